@@ -1,0 +1,7 @@
+// Runs once before the tests (vitest's globalSetup): the tests must see the kernels as they are now.
+
+import { embedKernels } from "../kernels/embed.mjs";
+
+export function setup() {
+  embedKernels();
+}
