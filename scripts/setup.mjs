@@ -1,0 +1,67 @@
+// Bring a fresh clone to where it can run: npm packages, then a WebGPU adapter. `npm test` and `npm run demo`
+// run this first; when all is well it costs a quarter of a second and prints one line.
+//
+//   node scripts/setup.mjs                 install what is missing
+//   node scripts/setup.mjs --check-only    only say whether WebGPU has an adapter; install nothing
+//   SIDENET_DEVICE=cpu                     no adapter is needed
+//
+// Plain Node without dependencies: it runs before there is a node_modules folder.
+
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { findAdapter } from "./lib/adapter.mjs";
+import { ensureRuntimeFolder } from "./lib/environment.mjs";
+import { ensurePackages } from "./lib/packages.mjs";
+import { reportFailure, SetupError, say } from "./lib/steps.mjs";
+import { installVulkanDriver } from "./lib/vulkan-driver.mjs";
+
+const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
+const NODE_MAJOR_MIN = 20;
+
+/**
+ * Set everything up. Returns the adapter's name, or null where the CPU must do: with SIDENET_DEVICE=cpu,
+ * or if none can be had and `adapter` is "preferred" (why, and what to run, is then printed).
+ */
+export function setup({ install = true, adapter = "required" } = {}) {
+  const major = Number.parseInt(process.versions.node, 10);
+  if (major < NODE_MAJOR_MIN) {
+    throw new SetupError(
+      `sidenet needs Node ${NODE_MAJOR_MIN} or later.`,
+      `This is Node ${process.versions.node}.`,
+    );
+  }
+  ensureRuntimeFolder();
+  if (install) ensurePackages(ROOT);
+  if (process.env.SIDENET_DEVICE === "cpu") return null;
+  try {
+    return ensureAdapter(install).name;
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    if (adapter === "preferred") {
+      console.error(`\n${error.message}\n`);
+      return null;
+    }
+    error.message += "\n\nTo go on without WebGPU, set SIDENET_DEVICE=cpu.";
+    throw error;
+  }
+}
+
+function ensureAdapter(install) {
+  const adapter = findAdapter();
+  if (adapter.name !== null) return adapter;
+  const noAdapter = "WebGPU finds no adapter.";
+  if (!install) throw new SetupError(noAdapter, adapter.why, ["node scripts/setup.mjs"]);
+  if (process.platform !== "linux") {
+    throw new SetupError(noAdapter, `${adapter.why}\nAn update of the graphics driver may help.`);
+  }
+  return installVulkanDriver(adapter.why);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    const name = setup({ install: !process.argv.includes("--check-only") });
+    say(name === null ? "ready, for the CPU only (SIDENET_DEVICE=cpu)" : `ready, WebGPU on ${name}`);
+  } catch (error) {
+    reportFailure(error);
+  }
+}
