@@ -7,15 +7,26 @@ ensureRuntimeFolder(); // before the workers start: they inherit it
 // Packages import each other through their exports maps; "source" leads to src/*.ts, so no build is needed.
 const conditions = ["source", ...defaultServerConditions];
 
-export default defineConfig({
+// `vitest run --mode cpu|deep`: a way to set environment variables that works in every shell.
+const MODES: Record<string, Record<string, string>> = {
+  cpu: { SIDENET_DEVICE: "cpu" },
+  deep: { SIDENET_TEST_DEPTH: "deep" },
+};
+
+const report = process.env.SIDENET_TEST_REPORT; // a file for .ci/run to count from
+
+export default defineConfig(({ mode }) => ({
   ssr: { resolve: { conditions } },
   test: {
     include: ["packages/*/test/**/*.test.ts", "bench/test/**/*.test.ts", "scripts/test/**/*.test.ts"],
     exclude: [...configDefaults.exclude, "**/dist/**"],
+    env: MODES[mode] ?? {},
     globalSetup: ["scripts/vitest-setup.mjs"],
+    setupFiles: ["scripts/vitest-worker.ts"],
     pool: "forks", // Dawn lives in native memory: a crash must end one test file, not the run
     maxWorkers: 2, // a software GPU takes every core by itself
     testTimeout: 120_000, // on a software GPU a first dispatch compiles its pipeline for seconds
     hookTimeout: 120_000,
+    reporters: ["default", ...(report ? [["json", { outputFile: report }] as ["json", object]] : [])],
   },
-});
+}));

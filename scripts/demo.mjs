@@ -1,0 +1,42 @@
+// The main job on a small scale: train a Ladder side network beside a frozen SmolLM2-135M on school arithmetic.
+
+import { spawnSync } from "node:child_process";
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { fetchModel } from "./fetch-model.mjs";
+import { reportFailure, run, SetupError, say } from "./lib/steps.mjs";
+import { setup } from "./setup.mjs";
+
+const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
+
+async function demo() {
+  const adapter = setup({ adapter: "preferred" });
+  say(adapter === null ? "WebGPU has no adapter here: the demo runs on the CPU" : `WebGPU on ${adapter}`);
+  const model = await fetchModel();
+  build();
+
+  const args = ["--model", model, "--data", "examples/data/gsm8k-sample.jsonl", "--method", "ladder"];
+  args.push("--output", "out/demo", "--device", adapter === null ? "cpu" : "webgpu");
+  console.log(`\n$ npx sidenet train ${args.join(" ")}\n`);
+  const { status, signal } = spawnSync(
+    process.execPath,
+    ["packages/ladder/bin/sidenet.js", "train", ...args, ...process.argv.slice(2)],
+    { cwd: ROOT, stdio: "inherit" },
+  );
+  if (signal) console.error(`sidenet train was ended by ${signal}`);
+  process.exitCode = status ?? 1;
+}
+
+function build() {
+  const steps = [["kernels/embed.mjs"], ["node_modules/typescript/bin/tsc", "-b", "tsconfig.build.json"]];
+  for (const args of steps) {
+    const { output, failed } = run(process.execPath, args, { cwd: ROOT });
+    if (failed) throw new SetupError("The build failed.", `${failed}\n${output}`, ["npm run build"]);
+  }
+}
+
+try {
+  await demo();
+} catch (error) {
+  reportFailure(error);
+}
