@@ -4,7 +4,8 @@ import { spawnSync } from "node:child_process";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { fetchModel } from "./fetch-model.mjs";
-import { reportFailure, run, SetupError, say } from "./lib/steps.mjs";
+import { npm } from "./lib/packages.mjs";
+import { reportFailure, SetupError, say } from "./lib/steps.mjs";
 import { setup } from "./setup.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
@@ -13,7 +14,10 @@ async function demo() {
   const adapter = setup({ adapter: "preferred" });
   say(adapter === null ? "WebGPU has no adapter here: the demo runs on the CPU" : `WebGPU on ${adapter}`);
   const model = await fetchModel();
-  build();
+  const build = npm(ROOT, ["run", "--silent", "build"]);
+  if (build.failed) {
+    throw new SetupError("The build failed.", `${build.failed}\n${build.output}`, ["npm run build"]);
+  }
 
   const args = ["--model", model, "--data", "examples/data/gsm8k-sample.jsonl", "--method", "ladder"];
   args.push("--output", "out/demo", "--device", adapter === null ? "cpu" : "webgpu");
@@ -25,14 +29,6 @@ async function demo() {
   );
   if (signal) console.error(`sidenet train was ended by ${signal}`);
   process.exitCode = status ?? 1;
-}
-
-function build() {
-  const steps = [["kernels/embed.mjs"], ["node_modules/typescript/bin/tsc", "-b", "tsconfig.build.json"]];
-  for (const args of steps) {
-    const { output, failed } = run(process.execPath, args, { cwd: ROOT });
-    if (failed) throw new SetupError("The build failed.", `${failed}\n${output}`, ["npm run build"]);
-  }
 }
 
 try {

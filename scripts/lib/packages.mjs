@@ -16,14 +16,10 @@ export function ensurePackages(root) {
   const installed = readJson(join(root, "node_modules", ".package-lock.json"));
   if (installed !== null && isInstalled(wanted, installed)) return;
 
-  say(`installing ${Object.keys(wanted.packages).length} npm packages (npm ci) ...`);
-  const [command, ...args] = npmCommand();
-  const { output, failed } = run(command, [...args, "ci", "--no-audit", "--no-fund", "--loglevel=error"], {
-    cwd: root,
-    shell: command === "npm.cmd", // Windows refuses to start .cmd files directly
-  });
-  if (failed)
-    throw new SetupError("The npm packages could not be installed.", `${failed}\n${output}`, ["npm ci"]);
+  say("installing the npm packages (npm ci) ...");
+  const { output, failed } = npm(root, ["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+  if (!failed) return;
+  throw new SetupError("The npm packages could not be installed.", `${failed}\n${output}`, ["npm ci"]);
 }
 
 /** Is everything that `wanted` (package-lock.json) lists in `installed` (node_modules/.package-lock.json)? */
@@ -36,11 +32,12 @@ export function isInstalled(wanted, installed) {
   });
 }
 
-/** The npm that runs this script, so that its version and settings are the user's own. */
-function npmCommand() {
+/** Run npm in `root`: the npm that runs this script, if one does, so its version and settings are the user's. */
+export function npm(root, args) {
   const script = process.env.npm_execpath;
-  if (script?.endsWith("npm-cli.js")) return [process.execPath, script];
-  return [process.platform === "win32" ? "npm.cmd" : "npm"];
+  if (script?.endsWith("npm-cli.js")) return run(process.execPath, [script, ...args], { cwd: root });
+  const windows = process.platform === "win32"; // there npm is a .cmd file, which only a shell can start
+  return run(windows ? "npm.cmd" : "npm", args, { cwd: root, shell: windows });
 }
 
 function readJson(path) {
