@@ -1,0 +1,110 @@
+import { f16round } from "@petamoriken/float16";
+import { Device, type Execution } from "../device.ts";
+import { type HostArray, hostArray, isFloat } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { DEFAULT_PROFILE } from "../profile.ts";
+import type { Storage, Tensor } from "../tensor.ts";
+
+/**
+ * `f32`: values are rounded to their dtype when an op has written them, as on any device.
+ * `f64`: nothing is ever rounded, so that gradients can be checked by finite differences.
+ */
+export type CpuPrecision = "f32" | "f64";
+
+/** Values of one storage; f16 is held widened. */
+interface CpuMemory {
+  values: HostArray;
+}
+
+/**
+ * The reference: each op is its row's plain loops in double. Slow on purpose; it is what every other device is compared
+ * with, and what runs where there is no adapter.
+ */
+export class CpuDevice extends Device {
+  override readonly kind = "cpu";
+  override readonly label: string;
+  override readonly profile = {
+    ...DEFAULT_PROFILE,
+    adapterClass: "software" as const,
+    maxBindingBytes: 2 ** 32,
+  };
+  readonly #double: boolean;
+
+  constructor(options: { precision?: CpuPrecision } = {}) {
+    super();
+    this.#double = options.precision === "f64";
+    this.label = this.#double ? "CPU reference in double" : "CPU reference";
+  }
+
+  /** Values come with the first write: their type is the tensor's, not the storage's. */
+  protected override allocate(): CpuMemory {
+    return { values: new Uint8Array(0) };
+  }
+
+  protected override deallocate(storage: Storage): void {
+    storage.handle = null;
+  }
+
+  protected override write(tensor: Tensor, values: ArrayLike<number>): void {
+    this.#store(tensor, values);
+  }
+
+  override async read(tensor: Tensor): Promise<HostArray> {
+    const values = this.#values(tensor);
+    return isFloat(tensor.dtype) && !this.#double ? Float32Array.from(values) : values.slice();
+  }
+
+  override async synchronize(): Promise<void> {}
+
+  override dispose(): void {}
+
+  protected override compute({ row, io, dims, attrs }: Execution): void {
+    const operands: Record<string, HostArray | null> = {};
+    const written: [Tensor, HostArray][] = [];
+    for (const { name, updated } of row.signature.inputs) {
+      const tensor = io[name];
+      const values = tensor && this.#values(tensor);
+      operands[name] = values && updated ? Float64Array.from(values) : values;
+      if (tensor && updated) written.push([tensor, operands[name]!]);
+    }
+    for (const { name } of row.signature.outputs) {
+      const tensor = io[name] ?? null;
+      operands[name] =
+        tensor &&
+        (isFloat(tensor.dtype) ? new Float64Array(tensor.size) : hostArray(tensor.dtype, tensor.size));
+      if (tensor) written.push([tensor, operands[name]!]);
+    }
+    row.reference(operands, dims, attrs);
+    for (const [tensor, values] of written) this.#store(tensor, values);
+  }
+
+  /** The values of a tensor, not a copy. Memory that was never written reads as NaN, or as the largest integer. */
+  #values(tensor: Tensor): HostArray {
+    const memory = tensor.storage.handle as CpuMemory;
+    if (memory.values.length === 0 && tensor.size > 0) {
+      memory.values = this.#blank(tensor);
+      memory.values.fill(isFloat(tensor.dtype) ? Number.NaN : -1);
+    }
+    return memory.values;
+  }
+
+  #store(tensor: Tensor, values: ArrayLike<number>): void {
+    const memory = tensor.storage.handle as CpuMemory;
+    const stored = this.#blank(tensor);
+    if (tensor.dtype === "f16" && !this.#double)
+      for (let i = 0; i < stored.length; i++) stored[i] = f16round(values[i]);
+    else stored.set(values);
+    memory.values = stored;
+  }
+
+  /** Throws `T-OUT-OF-MEMORY` when the process has no more. */
+  #blank({ dtype, size, storage }: Tensor): HostArray {
+    try {
+      return this.#double && isFloat(dtype) ? new Float64Array(size) : hostArray(dtype, size);
+    } catch (cause) {
+      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, "the process has no more"), {
+        cause,
+      });
+    }
+  }
+}

@@ -1,0 +1,234 @@
+import { type DType, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
+import { SidenetError } from "./errors.ts";
+import { type Category, MemoryAccount } from "./memory.ts";
+import type { AnyOpRow } from "./op.ts";
+import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
+import type { DeviceProfile } from "./profile.ts";
+import { ScopeStack } from "./scope.ts";
+import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
+import { bindInputs, type Dims, outputSpec, type TensorSpec } from "./signature.ts";
+import { Storage, Tensor } from "./tensor.ts";
+
+export type DeviceKind = "cpu" | "webgpu" | "meta";
+
+/** Storage sizes are multiples of this, so that a kernel may touch the last four elements as one vector. */
+const STORAGE_ALIGNMENT = 16;
+
+/** How a tensor made by hand is accounted and named. */
+export interface TensorOptions {
+  readonly dtype?: DType;
+  readonly category?: Category;
+  readonly label?: string;
+}
+
+/** One op about to run: its row, operands by name, extents and attributes. */
+export interface Execution {
+  readonly row: AnyOpRow;
+  readonly io: Readonly<Record<string, Tensor | null>>;
+  readonly dims: Dims;
+  readonly attrs: object;
+}
+
+/**
+ * A place where tensors live and ops run. `ops` computes and remembers nothing; what records is a tape, which is another
+ * `Ops` over the same device.
+ */
+export abstract class Device {
+  abstract readonly kind: DeviceKind;
+  /** What it is, for people: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
+  abstract readonly label: string;
+  abstract readonly profile: DeviceProfile;
+  readonly ops: Ops = buildOps((name, inputs, attrs) => this.execute(name, inputs, attrs));
+  readonly memory = new MemoryAccount();
+  /** Floating-point operations of all ops since the device was made (methods.md, 6). */
+  flops = 0;
+  readonly #scopes = new ScopeStack();
+
+  // What a device implements.
+
+  protected abstract allocate(storage: Storage): unknown;
+  protected abstract deallocate(storage: Storage): void;
+  protected abstract write(tensor: Tensor, values: ArrayLike<number>): void;
+  protected abstract compute(execution: Execution): void;
+  /** Use `tensor.read()`. */
+  abstract read(tensor: Tensor): Promise<HostArray>;
+  /** Resolves when all that was asked for has run. Rejects with the first error the driver reported. */
+  abstract synchronize(): Promise<void>;
+  /** Lets the device go; tensors on it are unusable afterwards. */
+  abstract dispose(): void;
+
+  // Tensors.
+
+  /** A tensor with undefined contents. Throws `T-SHAPE`, `T-DTYPE`, `T-TOO-LARGE` or `T-OUT-OF-MEMORY`. */
+  empty(shape: Shape, options: TensorOptions = {}): Tensor {
+    const { dtype = "f32", category = "workspace", label = "empty" } = options;
+    checkShape(shape, label);
+    this.checkDtype(dtype, label);
+    const padded =
+      Math.ceil(sizeBytes(dtype, sizeOf(shape)) / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT || STORAGE_ALIGNMENT;
+    const storage = new Storage(padded, label, category);
+    this.memory.reserve(storage);
+    try {
+      storage.handle = this.allocate(storage);
+    } catch (error) {
+      this.memory.free(storage);
+      throw error;
+    }
+    const tensor = new Tensor(this, shape, dtype, storage);
+    this.#scopes.adopt(tensor);
+    return tensor;
+  }
+
+  /** A tensor with the given values, row by row. Throws `T-SHAPE` when their number is not the shape's. */
+  tensor(values: ArrayLike<number>, shape: Shape, options: TensorOptions = {}): Tensor {
+    if (values.length !== sizeOf(shape)) {
+      throw new SidenetError(
+        "T-SHAPE",
+        `${options.label ?? "tensor"}: ${values.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
+      );
+    }
+    const tensor = this.empty(shape, { label: "tensor", ...options });
+    this.write(tensor, values);
+    return tensor;
+  }
+
+  zeros(shape: Shape, options: TensorOptions = {}): Tensor {
+    const tensor = this.empty(shape, { label: "zeros", ...options });
+    this.ops.fill(tensor, { value: 0 });
+    return tensor;
+  }
+
+  /** Another handle on the same memory, owned by the caller and not by a scope. Views and tapes are made of these. */
+  retain(tensor: Tensor, shape: Shape = tensor.shape): Tensor {
+    tensor.assertLive("retain");
+    return this.alias(tensor, shape, tensor.offset);
+  }
+
+  /** Runs `body` and frees every tensor made inside that it does not return or keep; `consume` is freed as well. */
+  scope<R>(body: () => R, options: { consume?: Iterable<Tensor>; label?: string } = {}): R {
+    return this.#scopes.run(body, options.consume ?? [], options.label ?? "a scope");
+  }
+
+  /** Takes a tensor out of its scope, as resident memory of the given category. */
+  keep(tensor: Tensor, category?: Category): Tensor {
+    tensor.assertLive("keep");
+    this.#scopes.keep(tensor);
+    if (category !== undefined) this.categorize(tensor, category);
+    return tensor;
+  }
+
+  /** Accounts a tensor's memory under another category from now on. */
+  categorize(tensor: Tensor, category: Category): void {
+    this.memory.recategorize(tensor.storage, category);
+  }
+
+  /** @internal */
+  releaseStorage(storage: Storage): void {
+    if (--storage.references > 0) return;
+    this.memory.free(storage);
+    this.deallocate(storage);
+  }
+
+  // Ops.
+
+  /**
+   * Runs a row of the op table and returns its outputs by name. Residuals are made only when named in `wanted`.
+   * Model code calls `ops`; this is for tapes. Throws `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`.
+   */
+  run(
+    name: OpName,
+    inputs: readonly (Tensor | null | undefined)[],
+    attrs: object = {},
+    wanted: readonly string[] = [],
+  ): Record<string, Tensor> {
+    const row = rowOf(name);
+    const { io, bindings, elem } = this.#bind(row, inputs);
+    const fullAttrs = { ...row.attrs, ...attrs };
+    const problem = row.check?.(bindings.dims, fullAttrs) ?? null;
+    if (problem !== null) throw new SidenetError("T-SHAPE", `${name}: ${problem} (${row.sig}).`);
+    const inferred = row.infer?.(
+      row.signature.inputs.map((operand) => io[operand.name] as Tensor),
+      fullAttrs,
+    );
+    const dims = { ...bindings.dims, ...inferred?.dims };
+    const outputs: Record<string, Tensor> = {};
+    try {
+      for (const [i, operand] of row.signature.outputs.entries()) {
+        if (operand.residual && !wanted.includes(operand.name)) continue;
+        const spec = inferred?.outputs[i] ?? outputSpec(operand, bindings, elem);
+        outputs[operand.name] = row.view ? this.#view(row, io, spec) : this.#output(row, spec);
+      }
+      this.flops += row.flops(dims, fullAttrs);
+      if (!row.view) this.compute({ row, io: { ...io, ...outputs }, dims, attrs: fullAttrs });
+    } catch (error) {
+      for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);
+      throw error;
+    }
+    return outputs;
+  }
+
+  protected execute(name: OpName, inputs: readonly (Tensor | null | undefined)[], attrs: object): unknown {
+    const outputs = Object.values(this.run(name, inputs, attrs));
+    return outputs.length === 1 ? outputs[0] : outputs.length === 0 ? undefined : outputs;
+  }
+
+  protected checkDtype(dtype: DType, label: string): void {
+    if (dtype === "f16" && !this.profile.f16) {
+      throw new SidenetError(
+        "T-DTYPE",
+        `${label}: ${this.label} has no f16 storage (the WebGPU feature shader-f16). Use f32.`,
+      );
+    }
+  }
+
+  /** A tensor over part of another's memory. @internal */
+  alias(tensor: Tensor, shape: Shape, offset: number): Tensor {
+    tensor.storage.references++;
+    return new Tensor(this, shape, tensor.dtype, tensor.storage, offset);
+  }
+
+  #output(row: AnyOpRow, spec: TensorSpec): Tensor {
+    return this.empty(spec.shape, { dtype: spec.dtype, label: row.name });
+  }
+
+  #view(row: AnyOpRow, io: Record<string, Tensor | null>, spec: TensorSpec): Tensor {
+    const source = io[row.signature.inputs[0].name];
+    if (source === null || sizeOf(spec.shape) !== source.size) {
+      throw new SidenetError(
+        "T-SHAPE",
+        `${row.name}: ${source} has ${source?.size} elements, ${formatShape(spec.shape)} wants ${sizeOf(spec.shape)}.`,
+      );
+    }
+    const view = this.alias(source, spec.shape, source.offset);
+    this.#scopes.adopt(view);
+    return view;
+  }
+
+  #bind(row: AnyOpRow, inputs: readonly (Tensor | null | undefined)[]) {
+    const io: Record<string, Tensor | null> = {};
+    let elem: DType = "f32";
+    let first = true;
+    for (const [i, operand] of row.signature.inputs.entries()) {
+      const tensor = inputs[i] ?? null;
+      io[operand.name] = tensor;
+      if (tensor === null) continue;
+      tensor.assertLive(row.name);
+      if (tensor.device !== this) {
+        throw new SidenetError(
+          "T-DEVICE",
+          `${row.name}: ${operand.name} (${tensor}) is on ${tensor.device.kind}, the op runs on ${this.kind}.`,
+        );
+      }
+      if (first && operand.dtype === null && isFloat(tensor.dtype)) {
+        elem = tensor.dtype;
+        first = false;
+      }
+    }
+    const bindings = bindInputs(
+      row.name,
+      row.signature,
+      row.signature.inputs.map((operand) => io[operand.name]),
+    );
+    return { io, bindings, elem };
+  }
+}

@@ -1,0 +1,31 @@
+export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
+export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
+export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
+export { SidenetError } from "./errors.ts";
+export {
+  type BytesByCategory,
+  CATEGORIES,
+  type Category,
+  formatBreakdown,
+  MemoryAccount,
+  type PeakReport,
+} from "./memory.ts";
+export { MetaDevice } from "./meta/device.ts";
+export type { AnyOpRow, AttrsOfRow, Draw, InputNamesOf, OpRow, OutputNamesOf } from "./op.ts";
+export {
+  buildOps,
+  type Execute,
+  type OpName,
+  type Ops,
+  type OpTable,
+  opNames,
+  opTable,
+  rowOf,
+} from "./ops/index.ts";
+export { ParamStore } from "./param-store.ts";
+export { Pick } from "./pick.ts";
+export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
+export { drawCase, type OpCase } from "./sample.ts";
+export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
+export type { Dims, Signature } from "./signature.ts";
+export { Tensor } from "./tensor.ts";

@@ -1,0 +1,100 @@
+import type { Device } from "./device.ts";
+import { elementBytes } from "./dtype.ts";
+import { SidenetError } from "./errors.ts";
+import type { KernelCall, KernelContext, KernelEntry, RowRange } from "./op.ts";
+import { formatShape } from "./shape.ts";
+import type { Tensor } from "./tensor.ts";
+
+const greatestCommonDivisor = (a: number, b: number): number =>
+  b === 0 ? a : greatestCommonDivisor(b, a % b);
+
+/** How many rows a window may hold, and in which multiples it may start, for one tensor of `rows` rows. */
+function windowRule(
+  device: Device,
+  op: string,
+  tensor: Tensor,
+  rows: number,
+): { most: number; step: number } {
+  const { maxBindingBytes, bindingAlignment } = device.profile;
+  const rowBytes = (tensor.size / rows) * elementBytes(tensor.dtype);
+  const most = rowBytes === 0 ? rows : Math.floor(maxBindingBytes / rowBytes);
+  if (most < 1) {
+    throw new SidenetError(
+      "T-TOO-LARGE",
+      `${op}: one row of ${tensor} takes ${rowBytes} bytes, a binding on this adapter holds ${maxBindingBytes}.`,
+    );
+  }
+  const step =
+    Number.isInteger(rowBytes) && rowBytes > 0
+      ? bindingAlignment / greatestCommonDivisor(bindingAlignment, rowBytes)
+      : 1;
+  return { most, step };
+}
+
+/** Ranges of rows whose windows all fit a binding and all start where one may (op.ts, `KernelContext.split`). */
+export function splitRows(
+  device: Device,
+  op: string,
+  rows: number,
+  tensors: readonly (Tensor | null)[],
+): RowRange[] {
+  if (rows === 0) return [];
+  let most = rows;
+  let step = 1;
+  for (const tensor of tensors) {
+    if (tensor === null) continue;
+    const rule = windowRule(device, op, tensor, rows);
+    most = Math.min(most, rule.most);
+    step = Math.max(step, rule.step); // steps are powers of two: the largest is a multiple of the others
+  }
+  if (most < rows) most = Math.floor(most / step) * step;
+  if (most < 1) {
+    throw new SidenetError(
+      "T-TOO-LARGE",
+      `${op}: no window of ${tensors
+        .filter((t) => t !== null)
+        .map((t) => formatShape(t.shape))
+        .join(" ")} both fits ` +
+        `a binding of ${device.profile.maxBindingBytes} bytes and starts at a multiple of ${device.profile.bindingAlignment}.`,
+    );
+  }
+  const ranges: RowRange[] = [];
+  for (let start = 0; start < rows; start += most)
+    ranges.push({ start, count: Math.min(most, rows - start) });
+  return ranges;
+}
+
+/** A context for one op; `release` frees its workspace and windows. */
+export function makeKernelContext(
+  device: Device,
+  op: string,
+  run: (kernel: KernelEntry, call: KernelCall) => void,
+): { kernel: KernelContext; release: () => void } {
+  const handles: Tensor[] = [];
+  const owned = (tensor: Tensor): Tensor => {
+    handles.push(tensor);
+    return tensor;
+  };
+  const kernel: KernelContext = {
+    profile: device.profile,
+    run,
+    temp: (shape, dtype = "f32") => {
+      const tensor = device.empty(shape, { dtype, label: `${op}, workspace` });
+      device.keep(tensor);
+      return owned(tensor);
+    },
+    rows: (tensor, rows, { start, count }) => {
+      if (start === 0 && count === rows) return tensor;
+      const row = tensor.size / Math.max(rows, 1);
+      const shape = tensor.shape[0] === rows ? [count, ...tensor.shape.slice(1)] : [count, row];
+      return owned(device.alias(tensor, shape, tensor.offset + start * row));
+    },
+    split: (rows, tensors) => splitRows(device, op, rows, tensors),
+  };
+  return {
+    kernel,
+    release: () => {
+      for (const tensor of handles) tensor.dispose(`the end of ${op}`);
+    },
+  };
+}

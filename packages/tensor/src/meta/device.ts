@@ -1,0 +1,51 @@
+import { Device, type Execution } from "../device.ts";
+import type { HostArray } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { makeKernelContext } from "../kernel-context.ts";
+import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
+import type { Tensor } from "../tensor.ts";
+
+/**
+ * Shapes, dtypes and bookkeeping without data. It runs the same kernel functions as WebGPU, workspace included, and only
+ * the dispatch does nothing: so the memory and the operations of a run are known before anyone pays for it.
+ */
+export class MetaDevice extends Device {
+  override readonly kind = "meta";
+  override readonly label: string;
+  override readonly profile: DeviceProfile;
+
+  /** `profile` is the adapter to stand in for; its limits decide how work is split. */
+  constructor(profile: Partial<DeviceProfile> = {}) {
+    super();
+    this.profile = { ...DEFAULT_PROFILE, ...profile };
+    this.label = `meta (${this.profile.adapterClass})`;
+  }
+
+  protected override allocate(): null {
+    return null;
+  }
+
+  protected override deallocate(): void {}
+
+  protected override write(): void {}
+
+  override async read(tensor: Tensor): Promise<HostArray> {
+    throw new SidenetError(
+      "T-META",
+      `${tensor} is on the meta device, which holds no values. Read its shape instead.`,
+    );
+  }
+
+  override async synchronize(): Promise<void> {}
+
+  override dispose(): void {}
+
+  protected override compute({ row, io, dims, attrs }: Execution): void {
+    const context = makeKernelContext(this, row.name, () => {});
+    try {
+      row.kernel(context.kernel, io, dims, attrs);
+    } finally {
+      context.release();
+    }
+  }
+}

@@ -1,0 +1,164 @@
+import type { DType, HostArray } from "./dtype.ts";
+import type { Pick } from "./pick.ts";
+import type { DeviceProfile } from "./profile.ts";
+import type { Shape } from "./shape.ts";
+import {
+  type Dims,
+  type InputArgs,
+  type InputNames,
+  type OutputNames,
+  parseSignature,
+  type ResultOf,
+  type Signature,
+  type TensorSpec,
+} from "./signature.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** Plain values of an attribute: what a kernel's parameters and a reference's scalars are made of. */
+export type AttrValue = number | boolean | string | null | readonly number[];
+export type Attrs = object;
+
+/** `kernels/<file>.wgsl`, entry point after the slash. */
+export type KernelEntry = `${string}/${string}`;
+
+/** One dispatch. Names are those of the WGSL text: a missing or unknown one is an error, so no list is kept twice. */
+export interface KernelCall {
+  /** Storage bindings by variable name; `null` binds an empty buffer for an operand that was left out. */
+  readonly bind: Readonly<Record<string, Tensor | null>>;
+  /** Fields of `struct Params`. */
+  readonly params: Readonly<Record<string, number | boolean>>;
+  /** Workgroups: a count, which is folded over two axes past 65,535, or three extents. */
+  readonly grid: number | readonly [number, number, number];
+  /** New values for `const NAME` or `override NAME` lines: tiles, never sizes. */
+  readonly consts?: Readonly<Record<string, number>>;
+  /** New bodies for one-line functions such as `fn apply(x: f32) -> f32 { return x; }`: the elementwise family. */
+  readonly bodies?: Readonly<Record<string, string>>;
+}
+
+/** A part of the first axis. */
+export interface RowRange {
+  readonly start: number;
+  readonly count: number;
+}
+
+/** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
+export interface KernelContext {
+  readonly profile: DeviceProfile;
+  run(kernel: KernelEntry, call: KernelCall): void;
+  /** Workspace that is freed when the op returns. Contents are undefined. */
+  temp(shape: Shape, dtype?: DType): Tensor;
+  /** Rows `start .. start + count` of the tensor seen as [rows, ...], sharing its memory. */
+  rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
+  /**
+   * Splits `rows` so that each tensor's window, seen as [rows, size / rows], fits one binding and starts where a binding
+   * may start. One range when all fit whole. Throws `T-TOO-LARGE` when a single row does not fit.
+   */
+  split(rows: number, tensors: readonly (Tensor | null)[]): RowRange[];
+}
+
+type OptionalNames<Sig extends string> = Sig extends `${string}->${string}`
+  ? { [T in Tokens<Sig>]: T extends `${infer Name}?${string}` ? Name : never }[Tokens<Sig>]
+  : never;
+type Tokens<S extends string> = S extends `${infer Head} ${infer Tail}` ? Head | Tokens<Tail> : S;
+type ResidualNames<Sig extends string> = Sig extends `${string}| ${infer R}`
+  ? Tokens<R> extends infer T
+    ? T extends `${infer Name}:${string}`
+      ? Name
+      : T extends `${infer Name}[${string}`
+        ? Name
+        : never
+    : never
+  : never;
+
+/** Operands by name; those that may be absent are nullable. */
+export type Io<Sig extends string, T> = {
+  [K in InputNames<Sig> | OutputNames<Sig>]: K extends OptionalNames<Sig> | ResidualNames<Sig> ? T | null : T;
+};
+
+/** How far a device's float32 result may be from the reference: of the largest magnitude in the tensor, plus `abs`. */
+export interface Closeness {
+  readonly rel: number;
+  readonly abs?: number;
+}
+
+/** A random case for the property tests. */
+export interface Draw<A> {
+  /** Extents by letter; a run `N..` takes a shape. */
+  readonly dims: Readonly<Record<string, number | Shape>>;
+  readonly attrs?: Partial<A>;
+  /** Values of an input by name; the default is normal with deviation 1. */
+  readonly values?: Readonly<Record<string, (size: number) => ArrayLike<number>>>;
+  /** Optional inputs to leave out. */
+  readonly omit?: readonly string[];
+}
+
+/** What an `infer` function finds. */
+export interface Inferred {
+  readonly outputs: readonly TensorSpec[];
+  /** Added to the extents that the signature binds. */
+  readonly dims?: Dims;
+}
+
+/** One row of the op table, as its file writes it. */
+export interface OpDefinition<Sig extends string, A extends Attrs> {
+  readonly name: string;
+  /** One sentence with the formula; `docs/ops.md` and error texts show it. */
+  readonly doc: string;
+  readonly sig: Sig;
+  /** Every attribute, with its default. */
+  readonly attrs?: A;
+  /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
+  readonly infer?: (inputs: readonly TensorSpec[], attrs: A) => Inferred;
+  /** What is wrong with extents that the signature accepts, or null. */
+  readonly check?: (dims: Dims, attrs: A) => string | null;
+  /** The output shares the memory of the input: no kernel, no copy. */
+  readonly view?: boolean;
+  /** Plain loops over doubles: the truth. Outputs arrive zero-filled. */
+  readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A) => void;
+  /** Dispatches on WebGPU. Every element of every output is written. */
+  readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
+  readonly draw: (pick: Pick) => Draw<A>;
+  /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
+  readonly close: Closeness | ((dims: Dims) => Closeness);
+  /** Floating-point operations; a multiply-add is 2. */
+  readonly flops: (dims: Dims, attrs: A) => number;
+}
+
+/** A row as the table holds it. */
+export interface OpRow<Sig extends string = string, A extends Attrs = Attrs>
+  extends Omit<OpDefinition<Sig, A>, "attrs"> {
+  readonly signature: Signature;
+  readonly attrs: A;
+}
+
+// Rows of different signatures stand in one table; callers recover the types through the table's keys.
+// biome-ignore lint/suspicious/noExplicitAny: see above
+export type AnyOpRow = OpRow<any, any>;
+
+// biome-ignore lint/complexity/noBannedTypes: a row without attributes
+export function defineOp<const Sig extends string, A extends Attrs = {}>(
+  definition: OpDefinition<Sig, A>,
+): OpRow<Sig, A> {
+  return { ...definition, attrs: definition.attrs ?? ({} as A), signature: parseSignature(definition.sig) };
+}
+
+type SigOf<R> = R extends OpRow<infer Sig, infer _> ? Sig : never;
+type AttrsOf<R> = R extends OpRow<infer _, infer A> ? A : never;
+/** Literal defaults widen: `{ eps: 1e-5 }` takes any number. */
+type Widen<V> = V extends number ? number : V extends boolean ? boolean : V;
+
+/** The call of a row: its inputs in the order of the signature, then attributes. */
+export type OpMethod<R> = (
+  ...args: [
+    ...InputArgs<SigOf<R>, Tensor>,
+    attrs?: { readonly [K in keyof AttrsOf<R>]?: Widen<AttrsOf<R>[K]> },
+  ]
+) => ResultOf<SigOf<R>, Tensor>;
+
+/** Method table of a set of rows. */
+export type OpsOf<Table> = { readonly [K in keyof Table]: OpMethod<Table[K]> };
+
+/** Typed names for gradient rules. */
+export type InputNamesOf<R> = InputNames<SigOf<R>>;
+export type OutputNamesOf<R> = OutputNames<SigOf<R>>;
+export type AttrsOfRow<R> = AttrsOf<R>;

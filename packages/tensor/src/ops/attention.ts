@@ -1,0 +1,234 @@
+import type { HostArray } from "../dtype.ts";
+import { defineOp } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import type { Dims } from "../signature.ts";
+
+const EPS = 2 ** -23;
+/** Log-sum-exp of a query that sees nothing: finite, and so low that no score reaches it. */
+export const NOTHING_VISIBLE = -3.0e38;
+
+export interface AttentionAttrs {
+  /** Query t sees key s when s <= t + queryOffset. */
+  queryOffset: number;
+  /** null: 1 / sqrt(D). */
+  scale: number | null;
+}
+
+const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / Math.sqrt(D);
+const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
+
+const checkHeads = ({ H, G }: Dims): string | null =>
+  G > 0 && H % G === 0 ? null : `H=${H} query heads do not share G=${G} key heads evenly`;
+
+/** Calls `visit` for each key that query (b, t) sees. */
+function forVisible(
+  mask: HostArray | null,
+  b: number,
+  t: number,
+  { S }: Dims,
+  { queryOffset }: AttentionAttrs,
+  visit: (s: number) => void,
+): void {
+  for (let s = 0; s < S && s <= t + queryOffset; s++) if (!mask || mask[b * S + s] !== 0) visit(s);
+}
+
+function dot(a: HostArray, at: number, b: HostArray, bt: number, D: number): number {
+  let sum = 0;
+  for (let c = 0; c < D; c++) sum += a[at + c] * b[bt + c];
+  return sum;
+}
+
+/** Visible query-key pairs of one head, for counting operations. */
+function pairs({ T, S }: Dims, { queryOffset }: AttentionAttrs): number {
+  let count = 0;
+  for (let t = 0; t < T; t++) count += Math.max(0, Math.min(S, t + queryOffset + 1));
+  return count;
+}
+
+function drawAttention(pick: Pick) {
+  const G = pick.int(1, 3);
+  const T = pick.int(1, 40);
+  const S = T + pick.oneOf([0, 0, pick.int(0, 20)]);
+  const dims = {
+    B: pick.int(1, 3),
+    T,
+    S,
+    G,
+    H: G * pick.int(1, 3),
+    D: pick.oneOf([1, 6, 8, 10, 16, 33, 64, 72]),
+  };
+  return {
+    dims,
+    attrs: { queryOffset: pick.oneOf([0, S - T]), scale: pick.oneOf([null, 0.25]) },
+    omit: pick.chance(0.5) ? ["keyMask"] : [],
+    values: { keyMask: (size: number) => pick.ints(size, 0, 1) },
+  };
+}
+
+export const attention = defineOp({
+  name: "attention",
+  doc:
+    "causal attention with grouped heads: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g], g = floor(h / (H/G)), over " +
+    "keys s <= t + queryOffset with keyMask[s] = 1; a query that sees nothing gives 0",
+  sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] -> y[B,T,H,D] | lse:f32[B,T,H]",
+  attrs,
+  check: checkHeads,
+  reference({ q, k, v, keyMask, y, lse }, dims, a) {
+    const { B, T, S, G, H, D } = dims;
+    for (let b = 0; b < B; b++) {
+      for (let t = 0; t < T; t++) {
+        for (let h = 0; h < H; h++) {
+          const row = (b * T + t) * H + h;
+          const keyAt = (s: number) => ((b * S + s) * G + Math.floor(h / (H / G))) * D;
+          const scores: [number, number][] = [];
+          forVisible(keyMask, b, t, dims, a, (s) =>
+            scores.push([s, scaleOf(a, D) * dot(q, row * D, k, keyAt(s), D)]),
+          );
+          if (lse) lse[row] = NOTHING_VISIBLE;
+          if (scores.length === 0) continue;
+          const max = Math.max(...scores.map(([, score]) => score));
+          const total = scores.reduce((sum, [, score]) => sum + Math.exp(score - max), 0);
+          if (lse) lse[row] = max + Math.log(total);
+          for (let c = 0; c < D; c++) {
+            let sum = 0;
+            for (const [s, score] of scores) sum += (Math.exp(score - max) / total) * v[keyAt(s) + c];
+            y[row * D + c] = sum;
+          }
+        }
+      }
+    }
+  },
+  kernel(k, { q, k: key, v, keyMask, y, lse }, { B, T, S, G, H, D }, a) {
+    k.run("attention/forward", {
+      bind: { q, k: key, v, keyMask, y, lse: lse ?? k.temp([B, T, H]) },
+      params: {
+        b: B,
+        t: T,
+        s: S,
+        g: G,
+        h: H,
+        d: D,
+        queryOffset: a.queryOffset,
+        scale: scaleOf(a, D),
+        hasMask: keyMask !== null,
+      },
+      grid: B * T * H,
+    });
+  },
+  draw: drawAttention,
+  close: ({ D, S }) => ({ rel: (32 + 2 * D + S) * EPS, abs: 1e-6 }), // scores sum D products, outputs S
+  flops: (dims, a) => 4 * dims.B * dims.H * dims.D * pairs(dims, a),
+});
+
+/** p[s] = exp(score - lse) and ds[s] = p (dy·v[s] - dy·y), the two factors that all gradients share. */
+function forGradients(
+  io: {
+    dy: HostArray;
+    q: HostArray;
+    k: HostArray;
+    v: HostArray;
+    y: HostArray;
+    lse: HostArray;
+    keyMask: HostArray | null;
+  },
+  dims: Dims,
+  a: AttentionAttrs,
+  visit: (row: number, keyAt: number, p: number, ds: number) => void,
+): void {
+  const { B, T, S, G, H, D } = dims;
+  for (let b = 0; b < B; b++) {
+    for (let t = 0; t < T; t++) {
+      for (let h = 0; h < H; h++) {
+        const row = (b * T + t) * H + h;
+        const delta = dot(io.dy, row * D, io.y, row * D, D);
+        forVisible(io.keyMask, b, t, dims, a, (s) => {
+          const keyAt = ((b * S + s) * G + Math.floor(h / (H / G))) * D;
+          const p = Math.exp(scaleOf(a, D) * dot(io.q, row * D, io.k, keyAt, D) - io.lse[row]);
+          visit(row, keyAt, p, p * (dot(io.dy, row * D, io.v, keyAt, D) - delta));
+        });
+      }
+    }
+  }
+}
+
+/** Draws y and lse near what a forward pass would give, so that p stays a probability. */
+function drawBackward(pick: Pick) {
+  const drawn = drawAttention(pick);
+  const lse = (size: number) =>
+    Array.from({ length: size }, () => Math.log(drawn.dims.S) + 1 + 0.1 * pick.normal());
+  const small = (size: number) => pick.normals(size, 0.5);
+  return { ...drawn, values: { ...drawn.values, lse, q: small, k: small } };
+}
+
+const backwardClose = ({ D, S, T }: Dims) => ({ rel: (64 + 2 * D + S + T) * EPS, abs: 1e-6 });
+
+export const attentionBackwardQ = defineOp({
+  name: "attentionBackwardQ",
+  doc: "dq[t,h] = scale · Σ_s p (dy·v[s] - dy·y) k[s], with p made again from lse",
+  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H] keyMask?:u8[B,S] -> dq[B,T,H,D]",
+  attrs,
+  check: checkHeads,
+  reference(io, dims, a) {
+    const { D } = dims;
+    forGradients(io, dims, a, (row, keyAt, _, ds) => {
+      for (let c = 0; c < D; c++) io.dq[row * D + c] += scaleOf(a, D) * ds * io.k[keyAt + c];
+    });
+  },
+  kernel(k, { dy, q, k: key, v, y, lse, keyMask, dq }, { B, T, S, G, H, D }, a) {
+    k.run("attention/backward_q", {
+      bind: { dy, q, k: key, v, yIn: y, lseIn: lse, keyMask, dq },
+      params: {
+        b: B,
+        t: T,
+        s: S,
+        g: G,
+        h: H,
+        d: D,
+        queryOffset: a.queryOffset,
+        scale: scaleOf(a, D),
+        hasMask: keyMask !== null,
+      },
+      grid: B * T * H,
+    });
+  },
+  draw: drawBackward,
+  close: backwardClose,
+  flops: (dims, a) => 6 * dims.B * dims.H * dims.D * pairs(dims, a),
+});
+
+export const attentionBackwardKV = defineOp({
+  name: "attentionBackwardKV",
+  doc: "dk[s] = scale · Σ p (dy·v[s] - dy·y) q[t,h] and dv[s] = Σ p dy[t,h], over queries t that see s and heads h of the group",
+  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H] keyMask?:u8[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
+  attrs,
+  check: checkHeads,
+  reference(io, dims, a) {
+    const { D } = dims;
+    forGradients(io, dims, a, (row, keyAt, p, ds) => {
+      for (let c = 0; c < D; c++) {
+        io.dk[keyAt + c] += scaleOf(a, D) * ds * io.q[row * D + c];
+        io.dv[keyAt + c] += p * io.dy[row * D + c];
+      }
+    });
+  },
+  kernel(k, { dy, q, k: key, v, y, lse, keyMask, dk, dv }, { B, T, S, G, H, D }, a) {
+    k.run("attention/backward_kv", {
+      bind: { dy, q, k: key, v, yIn: y, lseIn: lse, keyMask, dk, dv },
+      params: {
+        b: B,
+        t: T,
+        s: S,
+        g: G,
+        h: H,
+        d: D,
+        queryOffset: a.queryOffset,
+        scale: scaleOf(a, D),
+        hasMask: keyMask !== null,
+      },
+      grid: B * S * G,
+    });
+  },
+  draw: drawBackward,
+  close: backwardClose,
+  flops: (dims, a) => 8 * dims.B * dims.H * dims.D * pairs(dims, a),
+});

@@ -1,0 +1,150 @@
+import type { HostArray } from "../dtype.ts";
+import { defineOp, type KernelContext } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import type { Tensor } from "../tensor.ts";
+
+const EPS = 2 ** -23;
+
+/** Rows whose target counts; the mean is over these. */
+export function countScored(targets: HostArray, ignoreIndex: number): number {
+  let count = 0;
+  for (const target of targets) if (target !== ignoreIndex) count++;
+  return count;
+}
+
+/** log Σ exp of one row, shifted by its maximum. */
+export function logSumExp(logits: HostArray, at: number, V: number): number {
+  let max = Number.NEGATIVE_INFINITY;
+  for (let v = 0; v < V; v++) max = Math.max(max, logits[at + v]);
+  let sum = 0;
+  for (let v = 0; v < V; v++) sum += Math.exp(logits[at + v] - max);
+  return max + Math.log(sum);
+}
+
+/** Targets of a random case: some rows ignored, at least one scored. */
+export function drawTargets(pick: Pick, V: number): (size: number) => number[] {
+  return (size) =>
+    Array.from({ length: size }, (_, n) => (n > 0 && pick.chance(0.2) ? -100 : pick.int(0, V - 1)));
+}
+
+/**
+ * Fills `stats` with [log-sum-exp, negative log-likelihood] of each row of logits, ignored rows with 0 as the second.
+ * `from` is the row of `targets` and `stats` that belongs to row 0 of the logits.
+ */
+export function runRowLosses(
+  k: KernelContext,
+  operands: { logits: Tensor; targets: Tensor; lse: Tensor; nll: Tensor },
+  extents: { rows: number; from: number; V: number; ignoreIndex: number },
+): void {
+  const { logits, ...rest } = operands;
+  const { rows, from, V, ignoreIndex } = extents;
+  for (const range of k.split(rows, [logits])) {
+    k.run("cross-entropy/row_losses", {
+      bind: { logits: k.rows(logits, rows, range), ...rest },
+      params: { n: range.count, v: V, from: from + range.start, ignoreIndex },
+      grid: range.count,
+    });
+  }
+}
+
+/** loss = Σ nll / number of scored rows, and that number, on the device. */
+export function runMeanLoss(
+  k: KernelContext,
+  operands: { targets: Tensor; nll: Tensor; loss: Tensor },
+  extents: { rows: number; ignoreIndex: number },
+): void {
+  k.run("cross-entropy/mean_loss", {
+    bind: operands,
+    params: { n: extents.rows, v: 0, from: 0, ignoreIndex: extents.ignoreIndex },
+    grid: 1,
+  });
+}
+
+/** dlogits = (softmax - one-hot) · dloss / number of scored rows; ignored rows are zero. Over logits when dlogits is null. */
+export function runLogitGradients(
+  k: KernelContext,
+  operands: { logits: Tensor; targets: Tensor; lse: Tensor; dloss: Tensor | null; dlogits: Tensor | null },
+  extents: { rows: number; from: number; V: number; ignoreIndex: number },
+): void {
+  const { logits, dlogits, targets, lse, dloss } = operands;
+  const { rows, from, V, ignoreIndex } = extents;
+  const total = targets.size;
+  const scored = k.temp([1]);
+  k.run("cross-entropy/count_scored", {
+    bind: { targets, scored },
+    params: { n: total, v: 0, from: 0, ignoreIndex },
+    grid: 1,
+  });
+  for (const range of k.split(rows, [logits, dlogits])) {
+    const shared = { targets, lseIn: lse, dloss, scoredIn: scored };
+    const window = k.rows(logits, rows, range);
+    k.run(`cross-entropy/logit_gradients${dlogits === null ? "_in_place" : ""}`, {
+      bind:
+        dlogits === null
+          ? { dlogits: window, ...shared }
+          : { logits: window, dlogits: k.rows(dlogits, rows, range), ...shared },
+      params: { n: range.count, v: V, from: from + range.start, ignoreIndex, hasUpstream: dloss !== null },
+      grid: range.count,
+    });
+  }
+}
+
+export const crossEntropy = defineOp({
+  name: "crossEntropy",
+  doc: "loss = mean over rows with target ≠ ignoreIndex of log Σ exp(logits) - logits[target]; 0 when no row is scored",
+  sig: "logits[N,V] targets:i32[N] -> loss:f32[] | lse:f32[N]",
+  attrs: { ignoreIndex: -100 },
+  check: ({ V }) => (V > 0 ? null : "an empty vocabulary has no softmax"),
+  reference({ logits, targets, loss, lse }, { N, V }, { ignoreIndex }) {
+    let total = 0;
+    for (let n = 0; n < N; n++) {
+      const rowLse = logSumExp(logits, n * V, V);
+      if (lse) lse[n] = rowLse;
+      if (targets[n] !== ignoreIndex) total += rowLse - logits[n * V + targets[n]];
+    }
+    loss[0] = total / Math.max(1, countScored(targets, ignoreIndex));
+  },
+  kernel(k, { logits, targets, loss, lse }, { N, V }, { ignoreIndex }) {
+    const nll = k.temp([N]);
+    runRowLosses(k, { logits, targets, lse: lse ?? k.temp([N]), nll }, { rows: N, from: 0, V, ignoreIndex });
+    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
+  },
+  draw: (pick) => {
+    const V = pick.int(1, 300);
+    return { dims: { N: pick.int(1, 40), V }, values: { targets: drawTargets(pick, V) } };
+  },
+  close: { rel: 64 * EPS, abs: 1e-6 }, // as rmsNorm: sums of one sign, and one exp and log
+  flops: ({ N, V }) => 4 * N * V,
+});
+
+export const crossEntropyBackward = defineOp({
+  name: "crossEntropyBackward",
+  doc: "dlogits = (softmax(logits) - onehot(target)) · dloss / number of scored rows; ignored rows are 0",
+  sig: "dloss:f32[] logits[N,V] targets:i32[N] lse:f32[N] -> dlogits[N,V]",
+  attrs: { ignoreIndex: -100 },
+  reference({ dloss, logits, targets, lse, dlogits }, { N, V }, { ignoreIndex }) {
+    const scored = countScored(targets, ignoreIndex);
+    for (let n = 0; n < N; n++) {
+      if (targets[n] === ignoreIndex) continue;
+      for (let v = 0; v < V; v++) {
+        const p = Math.exp(logits[n * V + v] - lse[n]);
+        dlogits[n * V + v] = ((p - (v === targets[n] ? 1 : 0)) * dloss[0]) / scored;
+      }
+    }
+  },
+  kernel(k, { dloss, logits, targets, lse, dlogits }, { N, V }, { ignoreIndex }) {
+    runLogitGradients(k, { logits, targets, lse, dloss, dlogits }, { rows: N, from: 0, V, ignoreIndex });
+  },
+  draw: (pick) => {
+    const V = pick.int(1, 300);
+    return {
+      dims: { N: pick.int(1, 40), V },
+      values: {
+        targets: drawTargets(pick, V),
+        lse: (size) => Array.from({ length: size }, () => Math.log(V) + 2 + 0.1 * pick.normal()),
+      },
+    };
+  },
+  close: { rel: 64 * EPS, abs: 1e-7 },
+  flops: ({ N, V }) => 5 * N * V,
+});

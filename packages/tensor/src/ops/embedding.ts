@@ -1,0 +1,66 @@
+import { defineOp } from "../op.ts";
+
+export const embedding = defineOp({
+  name: "embedding",
+  doc: "y[n] = table[ids[n]]; an id outside 0..V-1 is the caller's to refuse, and gives a row of zeros",
+  sig: "ids:i32[N..] table[V,C] -> y[N..,C]",
+  reference({ ids, table, y }, { N, V, C }) {
+    for (let n = 0; n < N; n++) {
+      if (ids[n] < 0 || ids[n] >= V) continue;
+      for (let c = 0; c < C; c++) y[n * C + c] = table[ids[n] * C + c];
+    }
+  },
+  kernel(k, { ids, table, y }, { N, V, C }) {
+    const windows = k.split(V, [table]);
+    for (const range of windows) {
+      k.run("embedding/forward", {
+        bind: { ids, table: k.rows(table, V, range), y },
+        // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
+        params: { n: N, c: C, first: range.start, count: range.count, v: V, zeroOthers: range.start === 0 },
+        grid: N,
+      });
+    }
+  },
+  draw: (pick) => {
+    const V = pick.int(1, 90);
+    return {
+      dims: { N: pick.shape(60, 2), V, C: pick.int(1, 150) },
+      values: { ids: (size) => pick.ints(size, 0, V - 1) },
+    };
+  },
+  close: { rel: 0 }, // a copy
+  flops: () => 0,
+});
+
+export const embeddingBackward = defineOp({
+  name: "embeddingBackward",
+  doc: "dtable[v] = Σ dy[n] over n with ids[n] = v, in order of n, so that sums are the same on every run",
+  sig: "dy[N..,C] ids:i32[N..] -> dtable:f32[V,C]",
+  attrs: { rows: 0 },
+  infer: ([dy], { rows }) => ({ outputs: [{ shape: [rows, dy.shape[dy.shape.length - 1]], dtype: "f32" }] }),
+  reference({ dy, ids, dtable }, { N, C }, { rows }) {
+    for (let n = 0; n < N; n++) {
+      if (ids[n] < 0 || ids[n] >= rows) continue;
+      for (let c = 0; c < C; c++) dtable[ids[n] * C + c] += dy[n * C + c];
+    }
+  },
+  kernel(k, { dy, ids, dtable }, { N, C }, { rows }) {
+    for (const range of k.split(rows, [dtable])) {
+      k.run("embedding/backward", {
+        bind: { ids, dy, dtable: k.rows(dtable, rows, range) },
+        params: { n: N, c: C, first: range.start, count: range.count, v: rows, zeroOthers: false },
+        grid: range.count,
+      });
+    }
+  },
+  draw: (pick) => {
+    const rows = pick.int(1, 60);
+    return {
+      dims: { N: pick.shape(60, 2), C: pick.int(1, 150) },
+      attrs: { rows },
+      values: { ids: (size) => pick.ints(size, 0, rows - 1) },
+    };
+  },
+  close: ({ N }) => ({ rel: N * 2 ** -23 }), // at most N terms in one sum
+  flops: ({ N, C }) => N * C,
+});

@@ -1,0 +1,103 @@
+/**
+ * The op table. A row is one op: its shape rule, its reference, its kernel, its test cases. Everything that goes over all
+ * ops (devices, tapes, property tests, docs) goes over this object.
+ */
+import { SidenetError } from "../errors.ts";
+import type { AnyOpRow, OpsOf } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
+import { attention, attentionBackwardKV, attentionBackwardQ } from "./attention.ts";
+import { crossEntropy, crossEntropyBackward } from "./cross-entropy.ts";
+import {
+  add,
+  cast,
+  fill,
+  mul,
+  scale,
+  scaleBy,
+  sigmoid,
+  silu,
+  siluMul,
+  siluMulBackward,
+} from "./elementwise.ts";
+import { embedding, embeddingBackward } from "./embedding.ts";
+import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
+import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
+import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
+import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
+import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
+import { argmax, broadcast, sum } from "./reduce.ts";
+import { rope } from "./rope.ts";
+
+export const opTable = {
+  accumulate,
+  adamw,
+  add,
+  argmax,
+  attention,
+  attentionBackwardKV,
+  attentionBackwardQ,
+  broadcast,
+  cacheWrite,
+  cast,
+  clipFactor,
+  crossEntropy,
+  crossEntropyBackward,
+  embedding,
+  embeddingBackward,
+  fill,
+  linear,
+  lmHeadLoss,
+  lmHeadLossBackwardW,
+  matmul,
+  matmulNT,
+  matmulTN,
+  mul,
+  reshape,
+  rmsNorm,
+  rmsNormBackwardGain,
+  rmsNormBackwardX,
+  rope,
+  scale,
+  scaleBy,
+  sigmoid,
+  silu,
+  siluMul,
+  siluMulBackward,
+  slice,
+  sliceBackward,
+  sum,
+  sumSquares,
+};
+
+export type OpTable = typeof opTable;
+export type OpName = keyof OpTable;
+
+/** One method for each row of the op table. */
+export interface Ops extends OpsOf<OpTable> {}
+
+export const opNames = Object.keys(opTable) as OpName[];
+
+/** Throws `T-OP` for a name that is not in the table. */
+export function rowOf(name: OpName): AnyOpRow {
+  const row: AnyOpRow | undefined = opTable[name];
+  if (row === undefined) throw new SidenetError("T-OP", `"${name}" is not in the op table.`);
+  return row;
+}
+
+/** Runs one op by name. */
+export type Execute = (
+  name: OpName,
+  inputs: readonly (Tensor | null | undefined)[],
+  attrs: object,
+) => unknown;
+
+/** The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. */
+export function buildOps(execute: Execute): Ops {
+  const methods = opNames.map((name) => {
+    const arity = rowOf(name).signature.inputs.length;
+    const method = (...args: unknown[]) =>
+      execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], (args[arity] ?? {}) as object);
+    return [name, method];
+  });
+  return Object.fromEntries(methods) as Ops;
+}

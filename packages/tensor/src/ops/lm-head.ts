@@ -1,0 +1,155 @@
+/**
+ * The language-model head and its loss, never holding [N, V] logits: tokens go through in chunks whose logits fit a fixed
+ * workspace. A frozen head needs only dh, so the forward pass makes it while the logits of a chunk are at hand; that saves
+ * the backward pass a third product with W. After [CCE] (2411.09009), with chunks of tokens instead of vocabulary tiles.
+ */
+
+import { elementBytes } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
+import {
+  countScored,
+  drawTargets,
+  logSumExp,
+  runLogitGradients,
+  runMeanLoss,
+  runRowLosses,
+} from "./cross-entropy.ts";
+import { runMatmul } from "./matmul.ts";
+
+const EPS = 2 ** -23;
+/** Bytes of logits that a chunk may hold, unless `chunkTokens` says how many rows. */
+const CHUNK_BYTES = 2 ** 25;
+/** The largest alignment that WebGPU may ask of a binding's offset. */
+const BINDING_ALIGNMENT = 256;
+
+/** Ranges of tokens whose logits fit the workspace. */
+function tokenChunks(h: Tensor, V: number, chunkTokens: number): RowRange[] {
+  if (chunkTokens < 0 || !Number.isInteger(chunkTokens)) {
+    throw new SidenetError("T-ATTR", `lmHeadLoss: chunkTokens ${chunkTokens} is not a whole number >= 0.`);
+  }
+  const wanted = chunkTokens > 0 ? chunkTokens : CHUNK_BYTES / (4 * V);
+  const N = h.shape[0];
+  const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start where a binding may
+  const rows = Math.max(1, Math.floor(wanted / step)) * step;
+  const chunks: RowRange[] = [];
+  for (let start = 0; start < N; start += rows) chunks.push({ start, count: Math.min(rows, N - start) });
+  return chunks;
+}
+
+/** The logits of one chunk of tokens, h_c · Wᵀ. */
+function chunkLogits(k: KernelContext, h: Tensor, w: Tensor, range: RowRange, logits: Tensor): void {
+  const N = h.shape[0];
+  const [V, C] = w.shape;
+  const x = k.rows(h, N, range);
+  runMatmul(k, "nt", { a: x, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
+}
+
+export const lmHeadLoss = defineOp({
+  name: "lmHeadLoss",
+  doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
+  sig: "h[N,C] w[V,C] targets:i32[N] -> loss:f32[] | dh[N,C]",
+  attrs: { ignoreIndex: -100, chunkTokens: 0 },
+  check: ({ V }) => (V > 0 ? null : "an empty vocabulary has no softmax"),
+  reference({ h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex }) {
+    const scored = Math.max(1, countScored(targets, ignoreIndex));
+    const logits = new Float64Array(V);
+    let total = 0;
+    for (let n = 0; n < N; n++) {
+      if (targets[n] === ignoreIndex) continue;
+      for (let v = 0; v < V; v++) {
+        let dot = 0;
+        for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
+        logits[v] = dot;
+      }
+      const lse = logSumExp(logits, 0, V);
+      total += lse - logits[targets[n]];
+      if (!dh) continue;
+      for (let v = 0; v < V; v++) {
+        const d = (Math.exp(logits[v] - lse) - (v === targets[n] ? 1 : 0)) / scored;
+        for (let c = 0; c < C; c++) dh[n * C + c] += d * w[v * C + c];
+      }
+    }
+    loss[0] = total / scored;
+  },
+  kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, chunkTokens }) {
+    const chunks = tokenChunks(h, V, chunkTokens);
+    const nll = k.temp([N]);
+    const lse = k.temp([N]);
+    const logits = chunks.length > 0 ? k.temp([chunks[0].count, V]) : null;
+    for (const range of chunks) {
+      const rows = range.count;
+      const extents = { rows, from: range.start, V, ignoreIndex };
+      const l = k.rows(logits!, logits!.shape[0], { start: 0, count: rows });
+      chunkLogits(k, h, w, range, l);
+      runRowLosses(k, { logits: l, targets, lse, nll }, extents);
+      if (dh === null) continue;
+      runLogitGradients(k, { logits: l, targets, lse, dloss: null, dlogits: null }, extents);
+      runMatmul(k, "nn", { a: l, b: w, y: k.rows(dh, N, range) }, { P: 1, M: rows, K: V, N: C });
+    }
+    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
+  },
+  draw: (pick) => {
+    const V = pick.int(1, 200);
+    return {
+      dims: { N: pick.int(1, 150), C: pick.int(1, 70), V },
+      attrs: { chunkTokens: pick.oneOf([0, 64]) },
+      values: { targets: drawTargets(pick, V) },
+    };
+  },
+  // Logits carry a sum of C products; the exponential turns their absolute error into a relative one.
+  close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
+  flops: ({ N, C, V }) => 2 * N * C * V + 4 * N * V,
+});
+
+export const lmHeadLossBackwardW = defineOp({
+  name: "lmHeadLossBackwardW",
+  doc: "dw = dloss · d loss / d w of lmHeadLoss, the logits of each chunk made again",
+  sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
+  attrs: { ignoreIndex: -100, chunkTokens: 0 },
+  reference({ dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex }) {
+    const scored = Math.max(1, countScored(targets, ignoreIndex));
+    const logits = new Float64Array(V);
+    for (let n = 0; n < N; n++) {
+      if (targets[n] === ignoreIndex) continue;
+      for (let v = 0; v < V; v++) {
+        let dot = 0;
+        for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
+        logits[v] = dot;
+      }
+      const lse = logSumExp(logits, 0, V);
+      for (let v = 0; v < V; v++) {
+        const d = ((Math.exp(logits[v] - lse) - (v === targets[n] ? 1 : 0)) * dloss[0]) / scored;
+        for (let c = 0; c < C; c++) dw[v * C + c] += d * h[n * C + c];
+      }
+    }
+  },
+  kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, chunkTokens }) {
+    const chunks = tokenChunks(h, V, chunkTokens);
+    const lse = k.temp([N]);
+    const nll = k.temp([N]);
+    const most = chunks[0]?.count ?? 1;
+    const logits = k.temp([most, V]);
+    for (const [i, range] of chunks.entries()) {
+      const part = { start: 0, count: range.count };
+      const l = k.rows(logits, most, part);
+      const extents = { rows: range.count, from: range.start, V, ignoreIndex };
+      chunkLogits(k, h, w, range, l);
+      runRowLosses(k, { logits: l, targets, lse, nll }, extents);
+      runLogitGradients(k, { logits: l, targets, lse, dloss, dlogits: null }, extents);
+      const io = { a: l, b: k.rows(h, N, range), y: dw };
+      runMatmul(k, "tn", io, { P: 1, M: V, K: range.count, N: C, accumulate: i > 0 });
+    }
+  },
+  draw: (pick) => {
+    const V = pick.int(1, 200);
+    return {
+      dims: { N: pick.int(1, 150), C: pick.int(1, 70), V },
+      attrs: { chunkTokens: pick.oneOf([0, 64]) },
+      values: { targets: drawTargets(pick, V) },
+    };
+  },
+  close: ({ N, C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V) + Math.sqrt(N)) * EPS, abs: 1e-6 }),
+  flops: ({ N, C, V }) => 4 * N * C * V + 8 * N * V,
+});

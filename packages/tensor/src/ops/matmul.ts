@@ -1,0 +1,115 @@
+import type { HostArray } from "../dtype.ts";
+import { defineOp, type KernelContext } from "../op.ts";
+import type { Dims } from "../signature.ts";
+import type { Tensor } from "../tensor.ts";
+
+const EPS = 2 ** -23;
+
+/** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
+export type MatmulForm = "nn" | "nt" | "tn";
+
+export interface MatmulExtents {
+  readonly P: number;
+  readonly M: number;
+  readonly K: number;
+  readonly N: number;
+  /** y += a·b instead of y = a·b. */
+  readonly accumulate?: boolean;
+}
+
+/** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows of rows where an operand is larger than one binding. */
+export function runMatmul(
+  k: KernelContext,
+  form: MatmulForm,
+  operands: { a: Tensor; b: Tensor; y: Tensor; bias?: Tensor | null },
+  { P, M, K, N, accumulate = false }: MatmulExtents,
+): void {
+  const { a, b, y, bias = null } = operands;
+  k.run(`matmul/${form}`, {
+    bind: { a, b, bias, y },
+    params: { p: P, m: M, k: K, n: N, accumulate, hasBias: bias !== null },
+    grid: Math.ceil((P * M * N) / 64),
+  });
+}
+
+/** Σ_k a·b with the strides of a form, in double. */
+function referenceMatmul(
+  form: MatmulForm,
+  io: { a: HostArray; b: HostArray; y: HostArray },
+  { P, M, K, N }: Dims,
+): void {
+  const { a, b, y } = io;
+  const [aRow, aK] = form === "tn" ? [1, M] : [K, 1];
+  const [bCol, bK] = form === "nt" ? [K, 1] : [1, N];
+  for (let p = 0; p < P; p++) {
+    for (let m = 0; m < M; m++) {
+      for (let n = 0; n < N; n++) {
+        let sum = 0;
+        for (let i = 0; i < K; i++)
+          sum += a[p * M * K + m * aRow + i * aK] * b[p * N * K + n * bCol + i * bK];
+        y[(p * M + m) * N + n] = sum;
+      }
+    }
+  }
+}
+
+// K products of normal numbers: the sum grows as √K, its float32 error at most as K · eps, in practice as √K · eps.
+const close = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
+const flops = ({ P, M, K, N }: Dims): number => 2 * P * M * K * N;
+
+export const matmul = defineOp({
+  name: "matmul",
+  doc: "y = a · b, batched over leading axes",
+  sig: "a[P..,M,K] b[P..,K,N] -> y[P..,M,N]",
+  reference: (io, dims) => referenceMatmul("nn", io, dims),
+  kernel: (k, io, { P, M, K, N }) => runMatmul(k, "nn", io, { P, M, K, N }),
+  draw: (pick) => ({
+    dims: { P: pick.shape(4, 2), M: pick.int(0, 40), K: pick.int(0, 70), N: pick.int(0, 40) },
+  }),
+  close,
+  flops,
+});
+
+export const matmulNT = defineOp({
+  name: "matmulNT",
+  doc: "y = a · bᵀ, batched over leading axes",
+  sig: "a[P..,M,K] b[P..,N,K] -> y[P..,M,N]",
+  reference: (io, dims) => referenceMatmul("nt", io, dims),
+  kernel: (k, io, { P, M, K, N }) => runMatmul(k, "nt", io, { P, M, K, N }),
+  draw: (pick) => ({
+    dims: { P: pick.shape(4, 2), M: pick.int(0, 40), K: pick.int(0, 70), N: pick.int(0, 40) },
+  }),
+  close,
+  flops,
+});
+
+export const matmulTN = defineOp({
+  name: "matmulTN",
+  doc: "y = aᵀ · b, batched over leading axes",
+  sig: "a[P..,K,M] b[P..,K,N] -> y[P..,M,N]",
+  reference: (io, dims) => referenceMatmul("tn", io, dims),
+  kernel: (k, io, { P, M, K, N }) => runMatmul(k, "tn", io, { P, M, K, N }),
+  draw: (pick) => ({
+    dims: { P: pick.shape(4, 2), M: pick.int(0, 40), K: pick.int(0, 70), N: pick.int(0, 40) },
+  }),
+  close,
+  flops,
+});
+
+export const linear = defineOp({
+  name: "linear",
+  doc: "y = x · wᵀ + bias, w stored [out, in] as in checkpoints",
+  sig: "x[N..,I] w[O,I] bias?[O] -> y[N..,O]",
+  reference({ x, w, bias, y }, { N, I, O }) {
+    referenceMatmul("nt", { a: x, b: w, y }, { P: 1, M: N, K: I, N: O });
+    if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % O];
+  },
+  kernel: (k, { x, w, bias, y }, { N, I, O }) =>
+    runMatmul(k, "nt", { a: x, b: w, y, bias }, { P: 1, M: N, K: I, N: O }),
+  draw: (pick) => ({
+    dims: { N: pick.shape(60, 2), I: pick.int(0, 70), O: pick.int(0, 90) },
+    omit: pick.chance(0.5) ? ["bias"] : [],
+  }),
+  close: ({ I }) => ({ rel: (8 + I) * EPS, abs: 1e-6 }),
+  flops: ({ N, I, O }) => 2 * N * I * O,
+});

@@ -1,0 +1,130 @@
+import { defineOp } from "../op.ts";
+
+const EPS = 2 ** -23;
+
+export const accumulate = defineOp({
+  name: "accumulate",
+  doc: "total = total + x, in place: gradients over micro-batches and over several uses of one value",
+  sig: "total![N..] x[N..] ->",
+  reference({ total, x }) {
+    for (let i = 0; i < x.length; i++) total[i] += x[i];
+  },
+  kernel(k, { total, x }, { N }) {
+    for (const range of k.split(N, [total, x])) {
+      const vectors = Math.ceil(range.count / 4);
+      k.run("accumulate/main", {
+        bind: { total: k.rows(total, N, range), x: k.rows(x, N, range) },
+        params: { vectors },
+        grid: Math.ceil(vectors / 256),
+      });
+    }
+  },
+  draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
+  close: { rel: EPS },
+  flops: ({ N }) => N,
+});
+
+export const adamw = defineOp({
+  name: "adamw",
+  doc: "one AdamW step in place (methods.md, 6): m, v moments of g · gradScale; p ← p (1 - lr · weightDecay) - lr · m̂ / (√v̂ + eps)",
+  sig: "p!:f32[N..] m!:f32[N..] v!:f32[N..] g[N..] gradScale?:f32[] ->",
+  attrs: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 },
+  check: (_, { step }) =>
+    Number.isInteger(step) && step >= 1 ? null : `step ${step} is not a whole number >= 1`,
+  reference({ p, m, v, g, gradScale }, _, { lr, beta1, beta2, eps, weightDecay, step }) {
+    for (let i = 0; i < p.length; i++) {
+      const gi = g[i] * (gradScale ? gradScale[0] : 1);
+      m[i] = beta1 * m[i] + (1 - beta1) * gi;
+      v[i] = beta2 * v[i] + (1 - beta2) * gi * gi;
+      const mHat = m[i] / (1 - beta1 ** step);
+      const vHat = v[i] / (1 - beta2 ** step);
+      p[i] -= lr * weightDecay * p[i] + (lr * mHat) / (Math.sqrt(vHat) + eps);
+    }
+  },
+  kernel(k, { p, m, v, g, gradScale }, { N }, { lr, beta1, beta2, eps, weightDecay, step }) {
+    for (const range of k.split(N, [p, m, v, g])) {
+      k.run("adamw/main", {
+        bind: {
+          w: k.rows(p, N, range),
+          m: k.rows(m, N, range),
+          v: k.rows(v, N, range),
+          g: k.rows(g, N, range),
+          gradScale,
+        },
+        params: {
+          n: range.count,
+          lr,
+          beta1,
+          oneMinusBeta1: 1 - beta1, // in double: 1 - 0.999 in float32 is off by 2e-5
+          beta2,
+          oneMinusBeta2: 1 - beta2,
+          eps,
+          decay: lr * weightDecay,
+          correction1: 1 - beta1 ** step,
+          correction2: 1 - beta2 ** step,
+          hasScale: gradScale !== null,
+        },
+        grid: Math.ceil(range.count / 256),
+      });
+    }
+  },
+  draw: (pick) => ({
+    dims: { N: pick.shape(2000) },
+    omit: pick.chance(0.5) ? ["gradScale"] : [],
+    attrs: { lr: 10 ** -pick.int(1, 4), weightDecay: pick.oneOf([0, 0.01, 0.1]), step: pick.int(1, 1000) },
+    values: { v: (size) => Float64Array.from(pick.normals(size), (x) => x * x) },
+  }),
+  close: { rel: 16 * EPS, abs: 1e-7 },
+  flops: ({ N }) => 14 * N,
+});
+
+export const sumSquares = defineOp({
+  name: "sumSquares",
+  doc: "total = total + Σ x², in place: called for each gradient, it gives the square of the global norm",
+  sig: "total!:f32[] x[N..] ->",
+  reference({ total, x }) {
+    let sum = 0;
+    for (let i = 0; i < x.length; i++) sum += x[i] * x[i];
+    total[0] += sum;
+  },
+  kernel(k, { total, x }, { N }) {
+    for (const range of k.split(N, [x])) {
+      const groups = Math.min(256, Math.ceil(range.count / 1024));
+      const partial = k.temp([groups]);
+      k.run("sum-squares/partial", {
+        bind: { x: k.rows(x, N, range), partials: partial },
+        params: { n: range.count, groups },
+        grid: groups,
+      });
+      k.run("sum-squares/finish", {
+        bind: { partialsIn: partial, total },
+        params: { n: groups, groups },
+        grid: 1,
+      });
+    }
+  },
+  draw: (pick) => ({ dims: { N: pick.shape(5000) }, values: { total: () => [Math.abs(pick.normal())] } }),
+  close: { rel: 64 * EPS }, // one sign, by partial sums
+  flops: ({ N }) => 2 * N,
+});
+
+export const clipFactor = defineOp({
+  name: "clipFactor",
+  doc: "factor = min(1, maxNorm / (norm + 1e-6)) and norm = √sumSquares, as PyTorch's clip_grad_norm_",
+  sig: "sumSquares:f32[] -> factor:f32[] norm:f32[]",
+  attrs: { maxNorm: 1 },
+  reference({ sumSquares, factor, norm }, _, { maxNorm }) {
+    norm[0] = Math.sqrt(sumSquares[0]);
+    factor[0] = Math.min(1, maxNorm / (norm[0] + 1e-6));
+  },
+  kernel(k, { sumSquares, factor, norm }, _, { maxNorm }) {
+    k.run("clip-factor/main", { bind: { sumSquares, factor, norm }, params: { maxNorm }, grid: 1 });
+  },
+  draw: (pick) => ({
+    dims: {},
+    attrs: { maxNorm: 10 ** pick.int(-2, 2) },
+    values: { sumSquares: () => [10 ** (6 * pick.unit() - 3)] },
+  }),
+  close: { rel: 4 * EPS },
+  flops: () => 4,
+});

@@ -1,0 +1,45 @@
+import { defineOp } from "../op.ts";
+
+export const rope = defineOp({
+  name: "rope",
+  doc:
+    "rotates element i and i + D/2 of each head by the angle of its position, rotate-half layout (methods.md, 1); " +
+    "inverse rotates back, which is the gradient",
+  sig: "x[B..,T,H,D] cos:f32[T,P] sin:f32[T,P] -> y[B..,T,H,D]",
+  attrs: { inverse: false },
+  check: ({ D, P }) =>
+    2 * P === D ? null : `cos and sin hold ${P} angles a position, head size D=${D} wants D/2`,
+  reference({ x, cos, sin, y }, { B, T, H, D, P }, { inverse }) {
+    for (let b = 0; b < B; b++) {
+      for (let t = 0; t < T; t++) {
+        for (let h = 0; h < H; h++) {
+          const at = ((b * T + t) * H + h) * D;
+          for (let i = 0; i < P; i++) {
+            const c = cos[t * P + i];
+            const s = inverse ? -sin[t * P + i] : sin[t * P + i];
+            y[at + i] = x[at + i] * c - x[at + P + i] * s;
+            y[at + P + i] = x[at + P + i] * c + x[at + i] * s;
+          }
+        }
+      }
+    }
+  },
+  kernel(k, { x, cos, sin, y }, { B, T, H, D, P }, { inverse }) {
+    // Split by batch row, so that a window starts at position 0.
+    for (const range of k.split(B, [x, y])) {
+      const pairs = range.count * T * H * P;
+      k.run("rope/main", {
+        bind: { x: k.rows(x, B, range), cos, sin, y: k.rows(y, B, range) },
+        params: { pairs, t: T, h: H, d: D, direction: inverse ? -1 : 1 },
+        grid: Math.ceil(pairs / 64),
+      });
+    }
+  },
+  draw: (pick) => {
+    const P = pick.int(1, 40);
+    const dims = { B: pick.shape(4, 2), T: pick.int(1, 20), H: pick.int(1, 5), D: 2 * P, P };
+    return { dims, attrs: { inverse: pick.chance(0.5) } };
+  },
+  close: { rel: 4 * 2 ** -23 }, // two products and a sum
+  flops: ({ B, T, H, D }) => 3 * B * T * H * D,
+});

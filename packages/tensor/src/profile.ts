@@ -1,0 +1,28 @@
+/** What a device is like, as far as kernels and tile tables care. */
+export interface DeviceProfile {
+  /** `software`: a Vulkan driver on the processor. */
+  readonly adapterClass: "software" | "integrated" | "discrete";
+  /** f16 storage is available. */
+  readonly f16: boolean;
+  readonly subgroups: boolean;
+  readonly subgroupSize: number;
+  readonly maxBindingBytes: number;
+  readonly maxBufferBytes: number;
+  /** A binding starts at a multiple of this many bytes. */
+  readonly bindingAlignment: number;
+  readonly maxWorkgroupsPerAxis: number;
+  readonly maxStorageBindings: number;
+}
+
+/** The limits that WebGPU guarantees, on a discrete GPU with f16: what `meta` assumes unless told otherwise. */
+export const DEFAULT_PROFILE: DeviceProfile = {
+  adapterClass: "discrete",
+  f16: true,
+  subgroups: true,
+  subgroupSize: 32,
+  maxBindingBytes: 2 ** 27,
+  maxBufferBytes: 2 ** 28,
+  bindingAlignment: 256,
+  maxWorkgroupsPerAxis: 65535,
+  maxStorageBindings: 8,
+};

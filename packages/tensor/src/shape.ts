@@ -1,0 +1,28 @@
+import { SidenetError } from "./errors.ts";
+
+/** Row-major extents; [] is a scalar. */
+export type Shape = readonly number[];
+
+/** Number of elements. */
+export function sizeOf(shape: Shape): number {
+  let size = 1;
+  for (const extent of shape) size *= extent;
+  return size;
+}
+
+export const formatShape = (shape: Shape): string => `[${shape.join(",")}]`;
+
+export const sameShape = (a: Shape, b: Shape): boolean =>
+  a.length === b.length && a.every((extent, axis) => extent === b[axis]);
+
+/** Throws `T-SHAPE` unless every extent is a whole number, zero or more. */
+export function checkShape(shape: Shape, what: string): void {
+  for (const extent of shape) {
+    if (!Number.isInteger(extent) || extent < 0) {
+      throw new SidenetError(
+        "T-SHAPE",
+        `${what}: extent ${extent} in ${formatShape(shape)} is not a whole number >= 0.`,
+      );
+    }
+  }
+}

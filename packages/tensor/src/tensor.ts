@@ -1,0 +1,101 @@
+import type { Device } from "./device.ts";
+import type { DType, HostArray } from "./dtype.ts";
+import { SidenetError } from "./errors.ts";
+import type { Allocation, Category } from "./memory.ts";
+import { formatShape, type Shape, sizeOf } from "./shape.ts";
+
+/** Device memory behind one or more tensors. Never leaves the package. */
+export class Storage implements Allocation {
+  readonly sizeBytes: number;
+  readonly label: string;
+  category: Category;
+  /** What the device allocated: a typed array, a GPU buffer, nothing on `meta`. */
+  handle: unknown = null;
+  /** Tensors that share it. */
+  references = 1;
+
+  constructor(sizeBytes: number, label: string, category: Category) {
+    this.sizeBytes = sizeBytes;
+    this.label = label;
+    this.category = category;
+  }
+}
+
+let nextId = 1;
+
+/**
+ * A dense row-major array on a device. It carries no gradient state: a `Tape` knows what is tracked, a tensor does not.
+ *
+ * A tensor is freed when the scope it was made in ends without returning it, by `dispose()`, or by `using`.
+ */
+export class Tensor {
+  readonly id = nextId++;
+  readonly device: Device;
+  readonly shape: Shape;
+  readonly dtype: DType;
+  /** Number of elements. */
+  readonly size: number;
+  /** @internal */ readonly storage: Storage;
+  /** First element within the storage. @internal */ readonly offset: number;
+  /** The scope that will free it, if any. @internal */ owner: Set<Tensor> | null = null;
+  #freedBy: string | null = null;
+
+  /** @internal */
+  constructor(device: Device, shape: Shape, dtype: DType, storage: Storage, offset = 0) {
+    this.device = device;
+    this.shape = shape;
+    this.dtype = dtype;
+    this.size = sizeOf(shape);
+    this.storage = storage;
+    this.offset = offset;
+  }
+
+  get category(): Category {
+    return this.storage.category;
+  }
+
+  get disposed(): boolean {
+    return this.#freedBy !== null;
+  }
+
+  /** Copies the values to the host, f16 widened to f32. The only call that waits for a device. */
+  read(): Promise<HostArray> {
+    this.assertLive("read");
+    return this.device.read(this);
+  }
+
+  /** The value of a one-element tensor. Throws `T-SHAPE` for any other. */
+  async item(): Promise<number> {
+    if (this.size !== 1) {
+      throw new SidenetError("T-SHAPE", `item() wants one element, ${this} has ${this.size}. Use read().`);
+    }
+    return (await this.read())[0];
+  }
+
+  /** Frees the tensor, and its memory unless another tensor shares it. A second call does nothing. */
+  dispose(by = "dispose()"): void {
+    if (this.#freedBy !== null) return;
+    this.#freedBy = by;
+    this.owner?.delete(this);
+    this.owner = null;
+    this.device.releaseStorage(this.storage);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Throws `T-USE-AFTER-FREE`, naming who freed it. @internal */
+  assertLive(user: string): void {
+    if (this.#freedBy === null) return;
+    throw new SidenetError(
+      "T-USE-AFTER-FREE",
+      `${user} was given ${this} (made by ${this.storage.label}), freed by ${this.#freedBy}. ` +
+        "Return it from that scope, or keep() it.",
+    );
+  }
+
+  toString(): string {
+    return `tensor #${this.id} (${this.dtype} ${formatShape(this.shape)})`;
+  }
+}
