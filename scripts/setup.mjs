@@ -16,17 +16,17 @@ import { reportFailure, SetupError, say } from "./lib/steps.mjs";
 import { installVulkanDriver } from "./lib/vulkan-driver.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
-const NODE_MAJOR_MIN = 20;
+const NODE_MIN = [20, 19]; // below it the test runner does not start, and the oldest 20 lack Symbol.dispose
 
 /**
  * Set everything up. Returns the adapter's name, or null where the CPU must do: with SIDENET_DEVICE=cpu,
  * or if none can be had and `adapter` is "preferred" (why, and what to run, is then printed).
  */
 export function setup({ install = true, adapter = "required" } = {}) {
-  const major = Number.parseInt(process.versions.node, 10);
-  if (major < NODE_MAJOR_MIN) {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major < NODE_MIN[0] || (major === NODE_MIN[0] && minor < NODE_MIN[1])) {
     throw new SetupError(
-      `sidenet needs Node ${NODE_MAJOR_MIN} or later.`,
+      `sidenet needs Node ${NODE_MIN.join(".")} or later.`,
       `This is Node ${process.versions.node}.`,
     );
   }
