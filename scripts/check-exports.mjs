@@ -1,0 +1,71 @@
+// Look at the built packages as a user does: every entry of every exports map loads in Node, and type-checks in
+// a strict project that has no settings of ours. `npm run check` runs this after a build.
+
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { reportFailure, run, SetupError } from "./lib/steps.mjs";
+
+const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
+
+function listEntries() {
+  const folders = ["kernels", ...readdirSync(join(ROOT, "packages")).map((name) => `packages/${name}`)];
+  return folders.flatMap((folder) => {
+    const { name, exports } = JSON.parse(readFileSync(join(ROOT, folder, "package.json"), "utf8"));
+    return Object.keys(exports).map((entry) => name + entry.slice(1)); // "." and "./node"
+  });
+}
+
+/** A project beside the packages, as `npm install` would lay it out. */
+function writeConsumer(entries) {
+  const folder = join(ROOT, "node_modules", ".cache", "consumer");
+  mkdirSync(folder, { recursive: true });
+  const imports = entries.map((entry, i) => `import * as entry${i} from "${entry}";\n`).join("");
+  const uses = `console.log([${entries.map((_, i) => `entry${i}`).join(", ")}].length);\n`;
+  writeFileSync(join(folder, "index.ts"), imports + uses);
+  const compilerOptions = {
+    strict: true,
+    noEmit: true,
+    skipLibCheck: false, // our declarations are what is checked here
+    module: "NodeNext",
+    target: "ES2022",
+    lib: ["ES2023", "ESNext.Disposable"],
+    types: ["node"],
+  };
+  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["index.ts"] }));
+  writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }));
+  return folder;
+}
+
+function checkLoads(entry, folder) {
+  const { output, failed } = run(
+    process.execPath,
+    ["--input-type=module", "-e", `await import("${entry}")`],
+    {
+      cwd: folder,
+    },
+  );
+  if (failed) throw new SetupError(`${entry} does not load.`, `${failed}\n${output}`);
+}
+
+function checkTypes(folder) {
+  const tsc = join(ROOT, "node_modules", "typescript", "bin", "tsc");
+  const { output } = run(process.execPath, [tsc, "-p", folder, "--pretty", "false"], { cwd: ROOT });
+  // Other people's declarations may need a library (the DOM) that a user's project need not have.
+  const ours = output.split("\n").filter((line) => line.includes("error TS") && !FOREIGN.test(line));
+  if (ours.length > 0) {
+    throw new SetupError("The packages' types do not check in a user's project.", ours.join("\n"));
+  }
+}
+
+const FOREIGN = /^node_modules\/(?!\.cache\/consumer\/)/;
+
+try {
+  const entries = listEntries();
+  const folder = writeConsumer(entries);
+  for (const entry of entries) checkLoads(entry, folder);
+  checkTypes(folder);
+  console.error(`exports: ${entries.length} entries load and type-check`);
+} catch (error) {
+  reportFailure(error);
+}
