@@ -29,3 +29,12 @@ export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, Signature } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
+export { WebGpuDevice } from "./webgpu/device.ts";
+export {
+  type AdapterReport,
+  describeAdapter,
+  openWebGpu,
+  requestAdapter,
+  type WebGpuOptions,
+} from "./webgpu/open.ts";
+export type { KernelTime } from "./webgpu/profiler.ts";

@@ -185,5 +185,10 @@ export type InputNames<Sig extends string> = NameOf<Left<Sig>[number]>;
 export type OutputNames<Sig extends string> = NameOf<Primary<Sig>[number]> | NameOf<Residual<Sig>[number]>;
 
 /** One output: the tensor. Several: a tuple. None (an update in place): void. */
-export type ResultOf<Sig extends string, T> =
-  Primary<Sig> extends [] ? void : Primary<Sig> extends [string] ? T : { [K in keyof Primary<Sig>]: T };
+export type ResultOf<Sig extends string, T> = Outputs<Primary<Sig>, T>;
+// Over a type parameter, so that a tuple maps to a tuple and not to an object with an array's methods.
+type Outputs<Tokens extends readonly string[], T> = Tokens extends []
+  ? void
+  : Tokens extends [string]
+    ? T
+    : { [K in keyof Tokens]: T };

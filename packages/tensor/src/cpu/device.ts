@@ -1,7 +1,7 @@
-import { f16round } from "@petamoriken/float16";
 import { Device, type Execution } from "../device.ts";
 import { type HostArray, hostArray, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
+import { roundToFloat16 } from "../float16.ts";
 import { DEFAULT_PROFILE } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 
@@ -92,7 +92,7 @@ export class CpuDevice extends Device {
     const memory = tensor.storage.handle as CpuMemory;
     const stored = this.#blank(tensor);
     if (tensor.dtype === "f16" && !this.#double)
-      for (let i = 0; i < stored.length; i++) stored[i] = f16round(values[i]);
+      for (let i = 0; i < stored.length; i++) stored[i] = roundToFloat16(values[i]);
     else stored.set(values);
     memory.values = stored;
   }

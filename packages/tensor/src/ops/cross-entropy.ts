@@ -29,19 +29,19 @@ export function drawTargets(pick: Pick, V: number): (size: number) => number[] {
 
 /**
  * Fills `stats` with [log-sum-exp, negative log-likelihood] of each row of logits, ignored rows with 0 as the second.
- * `from` is the row of `targets` and `stats` that belongs to row 0 of the logits.
+ * `firstRow` is the row of `targets` and `stats` that belongs to row 0 of the logits.
  */
 export function runRowLosses(
   k: KernelContext,
   operands: { logits: Tensor; targets: Tensor; lse: Tensor; nll: Tensor },
-  extents: { rows: number; from: number; V: number; ignoreIndex: number },
+  extents: { rows: number; firstRow: number; V: number; ignoreIndex: number },
 ): void {
   const { logits, ...rest } = operands;
-  const { rows, from, V, ignoreIndex } = extents;
+  const { rows, firstRow, V, ignoreIndex } = extents;
   for (const range of k.split(rows, [logits])) {
     k.run("cross-entropy/row_losses", {
       bind: { logits: k.rows(logits, rows, range), ...rest },
-      params: { n: range.count, v: V, from: from + range.start, ignoreIndex },
+      params: { n: range.count, v: V, firstRow: firstRow + range.start, ignoreIndex, hasUpstream: 0 },
       grid: range.count,
     });
   }
@@ -53,9 +53,10 @@ export function runMeanLoss(
   operands: { targets: Tensor; nll: Tensor; loss: Tensor },
   extents: { rows: number; ignoreIndex: number },
 ): void {
+  const { targets, nll, loss } = operands;
   k.run("cross-entropy/mean_loss", {
-    bind: operands,
-    params: { n: extents.rows, v: 0, from: 0, ignoreIndex: extents.ignoreIndex },
+    bind: { targets, nllIn: nll, loss },
+    params: { n: extents.rows, v: 0, firstRow: 0, ignoreIndex: extents.ignoreIndex, hasUpstream: 0 },
     grid: 1,
   });
 }
@@ -64,15 +65,15 @@ export function runMeanLoss(
 export function runLogitGradients(
   k: KernelContext,
   operands: { logits: Tensor; targets: Tensor; lse: Tensor; dloss: Tensor | null; dlogits: Tensor | null },
-  extents: { rows: number; from: number; V: number; ignoreIndex: number },
+  extents: { rows: number; firstRow: number; V: number; ignoreIndex: number },
 ): void {
   const { logits, dlogits, targets, lse, dloss } = operands;
-  const { rows, from, V, ignoreIndex } = extents;
+  const { rows, firstRow, V, ignoreIndex } = extents;
   const total = targets.size;
   const scored = k.temp([1]);
   k.run("cross-entropy/count_scored", {
     bind: { targets, scored },
-    params: { n: total, v: 0, from: 0, ignoreIndex },
+    params: { n: total, v: 0, firstRow: 0, ignoreIndex, hasUpstream: 0 },
     grid: 1,
   });
   for (const range of k.split(rows, [logits, dlogits])) {
@@ -83,7 +84,13 @@ export function runLogitGradients(
         dlogits === null
           ? { dlogits: window, ...shared }
           : { logits: window, dlogits: k.rows(dlogits, rows, range), ...shared },
-      params: { n: range.count, v: V, from: from + range.start, ignoreIndex, hasUpstream: dloss !== null },
+      params: {
+        n: range.count,
+        v: V,
+        firstRow: firstRow + range.start,
+        ignoreIndex,
+        hasUpstream: dloss !== null,
+      },
       grid: range.count,
     });
   }
@@ -106,7 +113,11 @@ export const crossEntropy = defineOp({
   },
   kernel(k, { logits, targets, loss, lse }, { N, V }, { ignoreIndex }) {
     const nll = k.temp([N]);
-    runRowLosses(k, { logits, targets, lse: lse ?? k.temp([N]), nll }, { rows: N, from: 0, V, ignoreIndex });
+    runRowLosses(
+      k,
+      { logits, targets, lse: lse ?? k.temp([N]), nll },
+      { rows: N, firstRow: 0, V, ignoreIndex },
+    );
     runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
   },
   draw: (pick) => {
@@ -133,7 +144,7 @@ export const crossEntropyBackward = defineOp({
     }
   },
   kernel(k, { dloss, logits, targets, lse, dlogits }, { N, V }, { ignoreIndex }) {
-    runLogitGradients(k, { logits, targets, lse, dloss, dlogits }, { rows: N, from: 0, V, ignoreIndex });
+    runLogitGradients(k, { logits, targets, lse, dloss, dlogits }, { rows: N, firstRow: 0, V, ignoreIndex });
   },
   draw: (pick) => {
     const V = pick.int(1, 300);

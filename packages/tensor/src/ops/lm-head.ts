@@ -80,7 +80,7 @@ export const lmHeadLoss = defineOp({
     const logits = chunks.length > 0 ? k.temp([chunks[0].count, V]) : null;
     for (const range of chunks) {
       const rows = range.count;
-      const extents = { rows, from: range.start, V, ignoreIndex };
+      const extents = { rows, firstRow: range.start, V, ignoreIndex };
       const l = k.rows(logits!, logits!.shape[0], { start: 0, count: rows });
       chunkLogits(k, h, w, range, l);
       runRowLosses(k, { logits: l, targets, lse, nll }, extents);
@@ -134,7 +134,7 @@ export const lmHeadLossBackwardW = defineOp({
     for (const [i, range] of chunks.entries()) {
       const part = { start: 0, count: range.count };
       const l = k.rows(logits, most, part);
-      const extents = { rows: range.count, from: range.start, V, ignoreIndex };
+      const extents = { rows: range.count, firstRow: range.start, V, ignoreIndex };
       chunkLogits(k, h, w, range, l);
       runRowLosses(k, { logits: l, targets, lse, nll }, extents);
       runLogitGradients(k, { logits: l, targets, lse, dloss, dlogits: null }, extents);

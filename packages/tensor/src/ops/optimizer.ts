@@ -91,7 +91,7 @@ export const sumSquares = defineOp({
     for (const range of k.split(N, [x])) {
       const groups = Math.min(256, Math.ceil(range.count / 1024));
       const partial = k.temp([groups]);
-      k.run("sum-squares/partial", {
+      k.run("sum-squares/partial_sums", {
         bind: { x: k.rows(x, N, range), partials: partial },
         params: { n: range.count, groups },
         grid: groups,

@@ -1,0 +1,27 @@
+// accumulate: total[i] = total[i] + x[i]
+//   in x[N]   in/out total[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into the padding of the storage
+requires immediate_address_space;
+
+const LANES: u32 = 64;
+const VECTORS: u32 = 4; // a thread, LANES apart
+
+alias total_v = vec4<f32>;
+alias x_v = vec4<f32>;
+
+struct Params { vectors: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read_write> total: array<total_v>;
+@group(0) @binding(1) var<storage, read> x: array<x_v>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let first = (wg.x + wg.y * nwg.x) * LANES * VECTORS + lane;
+  for (var i = 0u; i < VECTORS; i++) {
+    let at = first + i * LANES;
+    if (at < p.vectors) {
+      total[at] = total_v(vec4<f32>(total[at]) + vec4<f32>(x[at]));
+    }
+  }
+}

@@ -1,0 +1,127 @@
+// row_losses: lse[firstRow + n] = log Σ_v exp(logits[n,v]), nll = lse - logits[target], 0 for ignored rows
+//   in logits[n,v] targets[N]   out lse[N] nll[N]   grid: one workgroup per row of logits
+// mean_loss: loss = Σ nll / number of scored rows (1 when there are none)
+//   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: that number alone
+// logit_gradients: dlogits = (exp(logits - lse) - onehot) · dloss / scored; ignored rows 0; _in_place: over the logits
+//   in logits[n,v] targets[N] lseIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]   grid: one workgroup per row
+//   numerics: shifted by the row's maximum; f32 throughout; `firstRow` is the row of targets that belongs to logits row 0
+requires immediate_address_space;
+
+const LANES: u32 = 64;
+const LOWEST = -3.0e38; // below any logit; finite, because WGSL may assume there are no infinities
+
+alias logits_t = f32;
+alias dlogits_t = f32;
+
+struct Params { n: u32, v: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> logits: array<logits_t>;
+@group(0) @binding(1) var<storage, read> targets: array<i32>;
+@group(0) @binding(2) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(3) var<storage, read_write> nll: array<f32>;
+@group(0) @binding(4) var<storage, read> nllIn: array<f32>;
+@group(0) @binding(5) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(6) var<storage, read_write> scored: array<f32>;
+@group(0) @binding(7) var<storage, read> lseIn: array<f32>;
+@group(0) @binding(8) var<storage, read> dloss: array<f32>;
+@group(0) @binding(9) var<storage, read> scoredIn: array<f32>;
+@group(0) @binding(10) var<storage, read_write> dlogits: array<dlogits_t>;
+
+var<workgroup> partial: array<f32, LANES>;
+
+fn reduceSum(lane: u32, value: f32) -> f32 {
+  partial[lane] = value;
+  workgroupBarrier();
+  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
+    if (lane < stride) { partial[lane] += partial[lane + stride]; }
+    workgroupBarrier();
+  }
+  let total = partial[0];
+  workgroupBarrier();
+  return total;
+}
+
+fn reduceMax(lane: u32, value: f32) -> f32 {
+  partial[lane] = value;
+  workgroupBarrier();
+  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
+    if (lane < stride) { partial[lane] = max(partial[lane], partial[lane + stride]); }
+    workgroupBarrier();
+  }
+  let largest = partial[0];
+  workgroupBarrier();
+  return largest;
+}
+
+@compute @workgroup_size(LANES)
+fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let row = wg.x + wg.y * nwg.x;
+  if (row >= p.n) { return; }
+  let at = row * p.v;
+  var largest = LOWEST;
+  for (var v = lane; v < p.v; v += LANES) { largest = max(largest, f32(logits[at + v])); }
+  largest = reduceMax(lane, largest);
+  var sum = 0.0;
+  for (var v = lane; v < p.v; v += LANES) { sum += exp(f32(logits[at + v]) - largest); }
+  sum = reduceSum(lane, sum);
+  if (lane == 0u) {
+    // (max - target) first: both may be large, their difference is exact or nearly so.
+    let shifted = log(sum);
+    let target_ = targets[p.firstRow + row];
+    lse[p.firstRow + row] = largest + shifted;
+    var value = 0.0;
+    if (target_ != p.ignoreIndex) { value = (largest - f32(logits[at + u32(target_)])) + shifted; }
+    nll[p.firstRow + row] = value;
+  }
+}
+
+fn countScored(lane: u32) -> f32 {
+  var count = 0.0;
+  for (var n = lane; n < p.n; n += LANES) { count += select(0.0, 1.0, targets[n] != p.ignoreIndex); }
+  return max(1.0, reduceSum(lane, count));
+}
+
+@compute @workgroup_size(LANES)
+fn mean_loss(@builtin(local_invocation_index) lane: u32) {
+  var sum = 0.0;
+  for (var n = lane; n < p.n; n += LANES) { sum += nllIn[n]; }
+  sum = reduceSum(lane, sum);
+  let count = countScored(lane);
+  if (lane == 0u) { loss[0] = sum / count; }
+}
+
+@compute @workgroup_size(LANES)
+fn count_scored(@builtin(local_invocation_index) lane: u32) {
+  let count = countScored(lane);
+  if (lane == 0u) { scored[0] = count; }
+}
+
+/// d loss / d logits[row, v] for a logit, 0 for an ignored row.
+fn gradient(logit: f32, v: u32, row: u32) -> f32 {
+  let target_ = targets[p.firstRow + row];
+  if (target_ == p.ignoreIndex) { return 0.0; }
+  let upstream = select(1.0, dloss[0], p.hasUpstream == 1u);
+  return (exp(logit - lseIn[p.firstRow + row]) - select(0.0, 1.0, v == u32(target_))) * upstream / scoredIn[0];
+}
+
+@compute @workgroup_size(LANES)
+fn logit_gradients(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let row = wg.x + wg.y * nwg.x;
+  if (row >= p.n) { return; }
+  for (var v = lane; v < p.v; v += LANES) {
+    dlogits[row * p.v + v] = dlogits_t(gradient(f32(logits[row * p.v + v]), v, row));
+  }
+}
+
+@compute @workgroup_size(LANES)
+fn logit_gradients_in_place(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let row = wg.x + wg.y * nwg.x;
+  if (row >= p.n) { return; }
+  for (var v = lane; v < p.v; v += LANES) {
+    dlogits[row * p.v + v] = dlogits_t(gradient(f32(dlogits[row * p.v + v]), v, row));
+  }
+}

@@ -1,0 +1,41 @@
+// sum: y[o,i] = Σ_a x[o,a,i], x seen as [outer, length, inner] around the axis
+//   in x[outer,length,inner]   out y[outer · inner]   grid: one workgroup per output, LANES threads share its terms
+//   numerics: f32 partial sums, one a thread
+requires immediate_address_space;
+
+const LANES: u32 = 64;
+
+alias x_t = f32;
+alias y_t = f32;
+
+struct Params { outputs: u32, length: u32, inner: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> x: array<x_t>;
+@group(0) @binding(1) var<storage, read_write> y: array<y_t>;
+
+var<workgroup> partial: array<f32, LANES>;
+
+fn reduceSum(lane: u32, value: f32) -> f32 {
+  partial[lane] = value;
+  workgroupBarrier();
+  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
+    if (lane < stride) { partial[lane] += partial[lane + stride]; }
+    workgroupBarrier();
+  }
+  let total = partial[0];
+  workgroupBarrier();
+  return total;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let out = wg.x + wg.y * nwg.x;
+  if (out >= p.outputs) { return; }
+  let at = (out / p.inner) * p.length * p.inner + out % p.inner;
+  var sum = 0.0;
+  for (var a = lane; a < p.length; a += LANES) { sum += f32(x[at + a * p.inner]); }
+  let total = reduceSum(lane, sum);
+  if (lane == 0u) { y[out] = y_t(total); }
+}

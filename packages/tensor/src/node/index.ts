@@ -1,0 +1,76 @@
+/** The part of the package that needs Node: Dawn, and choosing a device by name. */
+import { CpuDevice } from "../cpu/device.ts";
+import type { Device } from "../device.ts";
+import { SidenetError } from "../errors.ts";
+import { MetaDevice } from "../meta/device.ts";
+import type { WebGpuDevice } from "../webgpu/device.ts";
+import {
+  type AdapterReport,
+  describeAdapter,
+  openWebGpu,
+  requestAdapter,
+  type WebGpuOptions,
+} from "../webgpu/open.ts";
+import { calmEventPump, noteWait } from "./event-pump.ts";
+
+/** Dawn aborts the process when this is collected while a device lives, and it keeps Node from exiting while it is held. */
+let dawn: GPU | null = null;
+
+/** Dawn's `navigator.gpu`. Throws `T-NO-ADAPTER` when the native module does not load. */
+async function loadDawn(): Promise<GPU> {
+  if (dawn) return dawn;
+  try {
+    const { create } = await import("webgpu");
+    calmEventPump();
+    // NVIDIA's driver: f16 is hidden without the toggle, and timestamps come in steps of 65 µs with quantization.
+    dawn = create([
+      "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
+      "disable-dawn-features=timestamp_quantization",
+    ]);
+    return dawn;
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new SidenetError("T-NO-ADAPTER", `Dawn (npm package "webgpu") did not load here: ${why}`, {
+      cause,
+    });
+  }
+}
+
+/** Lets Dawn go, so that the process can exit. Dispose of the devices first. */
+export function releaseDawn(): void {
+  dawn = null;
+}
+
+/** Opens WebGPU through Dawn. Throws `T-NO-ADAPTER` or `T-NO-DEVICE`. */
+export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGpuDevice> {
+  return openWebGpu(await loadDawn(), { ...options, onWait: noteWait });
+}
+
+/** What WebGPU offers here. Throws `T-NO-ADAPTER`. */
+export async function describeNodeWebGpu(): Promise<AdapterReport> {
+  return describeAdapter(await requestAdapter(await loadDawn()));
+}
+
+export const DEVICE_NAMES = ["auto", "webgpu", "cpu", "meta"] as const;
+export type DeviceName = (typeof DEVICE_NAMES)[number];
+
+/** A device, and why it is that one. */
+export interface OpenedDevice {
+  readonly device: Device;
+  readonly reason: string;
+}
+
+/** Opens a device by name. `auto` takes WebGPU, and the CPU where there is no adapter. */
+export async function openDevice(name: DeviceName, options: WebGpuOptions = {}): Promise<OpenedDevice> {
+  if (name === "cpu") return { device: new CpuDevice(), reason: "asked for" };
+  if (name === "meta") return { device: new MetaDevice(), reason: "asked for" };
+  if (name === "webgpu") return { device: await openNodeWebGpu(options), reason: "asked for" };
+  try {
+    const device = await openNodeWebGpu(options);
+    const software = device.profile.adapterClass === "software";
+    return { device, reason: software ? "the only adapter, a software one" : "the adapter found" };
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "T-NO-ADAPTER") throw error;
+    return { device: new CpuDevice(), reason: error.message };
+  }
+}

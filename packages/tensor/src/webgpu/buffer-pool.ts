@@ -1,0 +1,89 @@
+/// <reference types="@webgpu/types" />
+// WebGPU's flag constants are globals that Dawn installs late; their values are fixed by the specification.
+export const USAGE = {
+  MAP_READ: 1,
+  COPY_SRC: 4,
+  COPY_DST: 8,
+  UNIFORM: 64,
+  STORAGE: 128,
+  QUERY_RESOLVE: 512,
+} as const;
+
+/** A buffer with a number, for bind-group keys. */
+export interface PooledBuffer {
+  readonly id: number;
+  readonly gpu: GPUBuffer;
+  readonly sizeBytes: number;
+}
+
+/**
+ * Free buffers by exact size: the shapes of a training step repeat, so most requests are met without an allocation. What is
+ * free stays below `limitBytes`; the longest unused goes first. A buffer goes back as soon as its last command is encoded,
+ * since commands run in order, but is destroyed only after a submit.
+ */
+export class BufferPool {
+  readonly #device: GPUDevice;
+  readonly #usage: number;
+  readonly #onDestroy: (buffer: PooledBuffer) => void;
+  readonly #limitBytes: number;
+  readonly #free = new Map<number, PooledBuffer[]>();
+  /** Free buffers, the longest unused first. */
+  readonly #queue = new Set<PooledBuffer>();
+  #nextId = 1;
+  #freeBytes = 0;
+  #allBytes = 0;
+
+  constructor(
+    device: GPUDevice,
+    options: { usage: number; limitBytes: number; onDestroy?: (buffer: PooledBuffer) => void },
+  ) {
+    this.#device = device;
+    this.#usage = options.usage;
+    this.#limitBytes = options.limitBytes;
+    this.#onDestroy = options.onDestroy ?? (() => {});
+  }
+
+  /** Bytes of all buffers, in use and free: what the driver holds. */
+  get allBytes(): number {
+    return this.#allBytes;
+  }
+
+  get freeBytes(): number {
+    return this.#freeBytes;
+  }
+
+  acquire(sizeBytes: number): PooledBuffer {
+    const found = this.#free.get(sizeBytes)?.pop();
+    if (found) {
+      this.#queue.delete(found);
+      this.#freeBytes -= sizeBytes;
+      return found;
+    }
+    const gpu = this.#device.createBuffer({ size: sizeBytes, usage: this.#usage });
+    this.#allBytes += sizeBytes;
+    return { id: this.#nextId++, gpu, sizeBytes };
+  }
+
+  release(buffer: PooledBuffer): void {
+    const list = this.#free.get(buffer.sizeBytes);
+    if (list) list.push(buffer);
+    else this.#free.set(buffer.sizeBytes, [buffer]);
+    this.#queue.add(buffer);
+    this.#freeBytes += buffer.sizeBytes;
+  }
+
+  /** Destroys free buffers above the limit. Call after a submit only. */
+  trim(limitBytes = this.#limitBytes): void {
+    for (const buffer of this.#queue) {
+      if (this.#freeBytes <= limitBytes) return;
+      this.#queue.delete(buffer);
+      const list = this.#free.get(buffer.sizeBytes)!;
+      list.splice(list.indexOf(buffer), 1);
+      if (list.length === 0) this.#free.delete(buffer.sizeBytes);
+      this.#freeBytes -= buffer.sizeBytes;
+      this.#allBytes -= buffer.sizeBytes;
+      this.#onDestroy(buffer);
+      buffer.gpu.destroy();
+    }
+  }
+}

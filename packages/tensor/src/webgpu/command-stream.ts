@@ -1,0 +1,135 @@
+import { USAGE } from "./buffer-pool.ts";
+import type { Pipeline } from "./pipelines.ts";
+import { type KernelTime, Profiler } from "./profiler.ts";
+
+/** Dispatches that are encoded before a submit, so that the GPU starts while the host still encodes. */
+const DISPATCHES_PER_SUBMIT = 64;
+const UNIFORM_SLOT_BYTES = 256;
+
+/** `setImmediates` is newer than the type package. */
+type ImmediatePass = GPUComputePassEncoder & { setImmediates(offset: number, data: ArrayBufferView): void };
+
+/** Parameters for adapters without immediates: a ring of uniform slots, written ahead of the submit that reads them. */
+class UniformRing {
+  readonly layout: GPUBindGroupLayout;
+  readonly #device: GPUDevice;
+  readonly #buffer: GPUBuffer;
+  readonly #group: GPUBindGroup;
+  readonly #bytes = new Uint8Array(DISPATCHES_PER_SUBMIT * UNIFORM_SLOT_BYTES);
+  #used = 0;
+
+  constructor(device: GPUDevice) {
+    this.#device = device;
+    this.layout = device.createBindGroupLayout({
+      entries: [{ binding: 0, visibility: 4, buffer: { type: "uniform", hasDynamicOffset: true } }],
+    });
+    this.#buffer = device.createBuffer({ size: this.#bytes.length, usage: USAGE.UNIFORM | USAGE.COPY_DST });
+    this.#group = device.createBindGroup({
+      layout: this.layout,
+      entries: [{ binding: 0, resource: { buffer: this.#buffer, size: UNIFORM_SLOT_BYTES } }],
+    });
+  }
+
+  bind(pass: GPUComputePassEncoder, params: Uint8Array): void {
+    const offset = this.#used++ * UNIFORM_SLOT_BYTES;
+    this.#bytes.set(params, offset);
+    pass.setBindGroup(1, this.#group, [offset]);
+  }
+
+  /** The queue runs writes and submits in order, so slots may be used again after each submit. */
+  upload(): void {
+    if (this.#used > 0)
+      this.#device.queue.writeBuffer(this.#buffer, 0, this.#bytes, 0, this.#used * UNIFORM_SLOT_BYTES);
+    this.#used = 0;
+  }
+}
+
+/** Encodes dispatches into one open compute pass and submits them in batches. */
+export class CommandStream {
+  readonly #device: GPUDevice;
+  readonly #ring: UniformRing | null;
+  readonly #afterSubmit: () => void;
+  #encoder: GPUCommandEncoder | null = null;
+  #pass: GPUComputePassEncoder | null = null;
+  #encoded = 0;
+  #profiler: Profiler | null = null;
+  /** Dispatches and submits since the device was made. */
+  readonly counts = { dispatches: 0, submits: 0 };
+
+  constructor(device: GPUDevice, options: { immediates: boolean; afterSubmit: () => void }) {
+    this.#device = device;
+    this.#ring = options.immediates ? null : new UniformRing(device);
+    this.#afterSubmit = options.afterSubmit;
+  }
+
+  get uniformLayout(): GPUBindGroupLayout | null {
+    return this.#ring?.layout ?? null;
+  }
+
+  dispatch(
+    pipeline: Pipeline,
+    group: GPUBindGroup,
+    params: Uint8Array<ArrayBuffer>,
+    grid: readonly [number, number, number],
+  ): void {
+    const pass = this.#openPass(pipeline.key);
+    pass.setPipeline(pipeline.gpu);
+    pass.setBindGroup(0, group);
+    if (this.#ring) this.#ring.bind(pass, params);
+    else (pass as ImmediatePass).setImmediates(0, params);
+    pass.dispatchWorkgroups(...grid);
+    this.counts.dispatches++;
+    this.#encoded++;
+    if (this.#profiler) this.#closePass();
+    if (this.#encoded >= DISPATCHES_PER_SUBMIT || this.#profiler?.full) this.submit();
+  }
+
+  copy(source: GPUBuffer, sourceOffset: number, target: GPUBuffer, sizeBytes: number): void {
+    this.#closePass();
+    this.#open().copyBufferToBuffer(source, sourceOffset, target, 0, sizeBytes);
+  }
+
+  /** Hands everything encoded so far to the queue. Does nothing when there is nothing. */
+  submit(): void {
+    if (this.#encoder !== null) {
+      this.#closePass();
+      const collect = this.#profiler?.resolve(this.#encoder) ?? null;
+      this.#ring?.upload();
+      this.#device.queue.submit([this.#encoder.finish()]);
+      collect?.();
+      this.counts.submits++;
+      this.#encoder = null;
+      this.#encoded = 0;
+    }
+    this.#afterSubmit();
+  }
+
+  startProfile(): void {
+    this.submit();
+    this.#profiler = new Profiler(this.#device);
+  }
+
+  async stopProfile(): Promise<KernelTime[]> {
+    this.submit();
+    const profiler = this.#profiler;
+    this.#profiler = null;
+    return profiler ? profiler.finish() : [];
+  }
+
+  #open(): GPUCommandEncoder {
+    this.#encoder ??= this.#device.createCommandEncoder();
+    return this.#encoder;
+  }
+
+  #openPass(label: string): GPUComputePassEncoder {
+    if (this.#pass) return this.#pass;
+    const timestampWrites = this.#profiler?.next(label.replace(/ .*/, ""));
+    this.#pass = this.#open().beginComputePass(timestampWrites ? { timestampWrites } : {});
+    return this.#pass;
+  }
+
+  #closePass(): void {
+    this.#pass?.end();
+    this.#pass = null;
+  }
+}

@@ -1,0 +1,346 @@
+/// <reference types="@webgpu/types" />
+import { Device, type Execution } from "../device.ts";
+import { type DType, elementBytes, type HostArray, hostArray } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+import { makeKernelContext } from "../kernel-context.ts";
+import type { KernelCall, KernelEntry } from "../op.ts";
+import type { DeviceProfile } from "../profile.ts";
+import type { Storage, Tensor } from "../tensor.ts";
+import { BufferPool, type PooledBuffer, USAGE } from "./buffer-pool.ts";
+import { CommandStream } from "./command-stream.ts";
+import { packParams } from "./kernel-source.ts";
+import { type Pipeline, PipelineCache } from "./pipelines.ts";
+import type { KernelTime } from "./profiler.ts";
+
+const POOL_LIMIT_BYTES = 2 ** 28;
+const BIND_GROUP_LIMIT = 8192;
+
+/** How `openWebGpu` sets a device up. */
+export interface WebGpuSettings {
+  readonly label: string;
+  readonly profile: DeviceProfile;
+  readonly immediates: boolean;
+  /** Fill new memory with NaN, so that a kernel which reads what nobody wrote is found. For tests. */
+  readonly poison: boolean;
+  /** Called when the host starts to wait for the GPU. */
+  readonly onWait: () => void;
+}
+
+/** The engine: ops become dispatches, batched and submitted together; nothing waits for the GPU but a read. */
+export class WebGpuDevice extends Device {
+  override readonly kind = "webgpu";
+  override readonly label: string;
+  override readonly profile: DeviceProfile;
+  readonly gpu: GPUDevice;
+  readonly #settings: WebGpuSettings;
+  readonly #pool: BufferPool;
+  readonly #staging: BufferPool;
+  readonly #stream: CommandStream;
+  readonly #pipelines: PipelineCache;
+  readonly #bindGroups = new Map<string, GPUBindGroup>();
+  readonly #empty: GPUBuffer;
+  #failure: SidenetError | null = null;
+  #scopes: Promise<void>[] = [];
+  #disposed = false;
+
+  /** Use `openWebGpu`. */
+  constructor(gpu: GPUDevice, settings: WebGpuSettings) {
+    super();
+    this.gpu = gpu;
+    this.label = settings.label;
+    this.profile = settings.profile;
+    this.#settings = settings;
+    const usage = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
+    this.#pool = new BufferPool(gpu, {
+      usage,
+      limitBytes: POOL_LIMIT_BYTES,
+      onDestroy: (buffer) => this.#forgetBindGroups(buffer),
+    });
+    this.#staging = new BufferPool(gpu, { usage: USAGE.MAP_READ | USAGE.COPY_DST, limitBytes: 2 ** 24 });
+    this.#stream = new CommandStream(gpu, {
+      immediates: settings.immediates,
+      afterSubmit: () => this.#pool.trim(),
+    });
+    const { uniformLayout } = this.#stream;
+    this.#pipelines = new PipelineCache(gpu, { immediates: settings.immediates, uniformLayout });
+    this.#empty = gpu.createBuffer({ size: 256, usage });
+    this.#watch();
+  }
+
+  /** What the driver holds: buffers in use and free ones, and how many kernels were compiled. */
+  statistics(): {
+    bufferBytes: number;
+    freeBytes: number;
+    pipelines: number;
+    dispatches: number;
+    submits: number;
+  } {
+    return {
+      bufferBytes: this.#pool.allBytes,
+      freeBytes: this.#pool.freeBytes,
+      pipelines: this.#pipelines.size,
+      ...this.#stream.counts,
+    };
+  }
+
+  /** Times every kernel until `stopProfile`. Throws `T-PROFILE` where the adapter has no timestamps. */
+  startProfile(): void {
+    if (!this.gpu.features.has("timestamp-query")) {
+      throw new SidenetError(
+        "T-PROFILE",
+        `${this.label} has no timestamp queries, so kernels cannot be timed on it.`,
+      );
+    }
+    this.#stream.startProfile();
+  }
+
+  stopProfile(): Promise<KernelTime[]> {
+    return this.#stream.stopProfile();
+  }
+
+  override async read(tensor: Tensor): Promise<HostArray> {
+    this.#assertUsable();
+    const sizeBytes = Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 4) * 4;
+    if (sizeBytes === 0) return hostArray(tensor.dtype, 0);
+    const staging = this.#staging.acquire(2 ** Math.ceil(Math.log2(Math.max(sizeBytes, 256))));
+    try {
+      const { gpu } = tensor.storage.handle as PooledBuffer;
+      this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, sizeBytes);
+      this.#stream.submit();
+      this.#settings.onWait();
+      await staging.gpu.mapAsync(1, 0, sizeBytes);
+      await this.#settle();
+      const bytes = staging.gpu.getMappedRange(0, sizeBytes).slice(0);
+      return fromBytes(bytes, tensor.dtype, tensor.size);
+    } catch (error) {
+      this.#assertUsable();
+      throw error;
+    } finally {
+      staging.gpu.unmap();
+      this.#staging.release(staging);
+      this.#staging.trim();
+    }
+  }
+
+  override async synchronize(): Promise<void> {
+    this.#assertUsable();
+    this.#stream.submit();
+    this.#settings.onWait();
+    await this.gpu.queue.onSubmittedWorkDone();
+    await this.#settle();
+  }
+
+  override dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.gpu.destroy();
+  }
+
+  protected override allocate(storage: Storage): PooledBuffer {
+    this.#assertUsable();
+    if (storage.sizeBytes > this.profile.maxBufferBytes) {
+      throw new SidenetError(
+        "T-TOO-LARGE",
+        `${storage.label} wants a buffer of ${storage.sizeBytes} bytes, ${this.label} allows ${this.profile.maxBufferBytes}.`,
+      );
+    }
+    this.gpu.pushErrorScope("out-of-memory");
+    const buffer = this.#pool.acquire(storage.sizeBytes);
+    this.#scopes.push(
+      this.gpu.popErrorScope().then((error) => {
+        if (error)
+          this.#fail("T-OUT-OF-MEMORY", this.memory.explain(storage, `the device said: ${error.message}`));
+      }),
+    );
+    if (this.#scopes.length > 256) this.#scopes = [Promise.all(this.#scopes).then(() => {})];
+    if (this.#settings.poison) this.#poison(buffer);
+    return buffer;
+  }
+
+  protected override deallocate(storage: Storage): void {
+    if (!this.#disposed) this.#pool.release(storage.handle as PooledBuffer);
+    storage.handle = null;
+  }
+
+  protected override write(tensor: Tensor, values: ArrayLike<number>): void {
+    // The queue writes ahead of commands that are not submitted yet, and the buffer may have just been theirs.
+    this.#stream.submit();
+    const { gpu } = tensor.storage.handle as PooledBuffer;
+    if (tensor.size > 0) this.gpu.queue.writeBuffer(gpu, 0, toBytes(values, tensor.dtype));
+  }
+
+  protected override compute({ row, io, dims, attrs }: Execution): void {
+    this.#assertUsable();
+    const context = makeKernelContext(this, row.name, (kernel, call) => this.#dispatch(kernel, call));
+    try {
+      row.kernel(context.kernel, io, dims, attrs);
+    } finally {
+      context.release();
+    }
+  }
+
+  #dispatch(kernel: KernelEntry, call: KernelCall): void {
+    const grid = this.#fold(kernel, call.grid);
+    if (grid === null) return;
+    const dtypes: Record<string, DType> = {};
+    for (const name in call.bind) dtypes[name] = call.bind[name]?.dtype ?? "f32";
+    const pipeline = this.#pipelines.get(kernel, dtypes, call.consts, call.bodies);
+    const params = packParams(pipeline.source, call.params);
+    this.#stream.dispatch(pipeline, this.#bindGroup(pipeline, call.bind), params, grid);
+  }
+
+  /** Workgroup extents within the limits: a plain count past 65,535 becomes a rectangle, and kernels skip its tail. */
+  #fold(kernel: string, grid: KernelCall["grid"]): readonly [number, number, number] | null {
+    const limit = this.profile.maxWorkgroupsPerAxis;
+    if (typeof grid === "number") {
+      if (grid === 0) return null;
+      const y = Math.ceil(grid / limit);
+      return [Math.ceil(grid / y), y, 1];
+    }
+    if (grid.some((extent) => extent === 0)) return null;
+    if (grid.some((extent) => extent > limit)) {
+      throw new SidenetError(
+        "T-TOO-LARGE",
+        `${kernel}: ${grid.join(" x ")} workgroups, an axis holds ${limit}.`,
+      );
+    }
+    return grid;
+  }
+
+  #bindGroup(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
+    let key = pipeline.key;
+    const resources: { name: string; binding: GPUBufferBinding }[] = [];
+    for (const name in bind) {
+      const tensor = bind[name];
+      if (tensor === null) {
+        key += "|-";
+        resources.push({ name, binding: { buffer: this.#empty } });
+        continue;
+      }
+      const { id, gpu, sizeBytes } = tensor.storage.handle as PooledBuffer;
+      const offset = tensor.offset * elementBytes(tensor.dtype);
+      // Up to whole vectors of four, which the storage always holds.
+      const size = Math.min(
+        Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 16) * 16 || 16,
+        sizeBytes - offset,
+      );
+      this.#checkBinding(pipeline, name, tensor, offset, size);
+      key += `|${id}:${offset}:${size}`;
+      resources.push({ name, binding: { buffer: gpu, offset, size } });
+    }
+    const known = this.#bindGroups.get(key);
+    if (known) return known;
+    const group = this.gpu.createBindGroup({
+      layout: pipeline.layout,
+      entries: resources.map(({ name, binding }) => ({
+        binding: pipeline.source.bindings.get(name)!.index,
+        resource: binding,
+      })),
+    });
+    if (this.#bindGroups.size >= BIND_GROUP_LIMIT) this.#bindGroups.clear();
+    this.#bindGroups.set(key, group);
+    return group;
+  }
+
+  #checkBinding(pipeline: Pipeline, name: string, tensor: Tensor, offset: number, size: number): void {
+    const { maxBindingBytes, bindingAlignment } = this.profile;
+    if (size <= maxBindingBytes && offset % bindingAlignment === 0) return;
+    throw new SidenetError(
+      "T-TOO-LARGE",
+      `${pipeline.key}: ${name} (${tensor}) binds ${size} bytes at ${offset}; this adapter binds at most ` +
+        `${maxBindingBytes}, at multiples of ${bindingAlignment}. The op has to split it (KernelContext.split).`,
+    );
+  }
+
+  /** Freed buffers come back under new tensors, so a step's bind groups repeat; a destroyed one must leave the cache. */
+  #forgetBindGroups(buffer: PooledBuffer): void {
+    const mark = `|${buffer.id}:`;
+    for (const key of this.#bindGroups.keys()) if (key.includes(mark)) this.#bindGroups.delete(key);
+  }
+
+  #poison(buffer: PooledBuffer): void {
+    const pipeline = this.#pipelines.get("fill/main", { x: "f32" });
+    const vectors = buffer.sizeBytes / 16;
+    for (let first = 0; first < vectors; first += this.profile.maxBindingBytes / 16) {
+      const count = Math.min(vectors - first, this.profile.maxBindingBytes / 16);
+      const resource = { buffer: buffer.gpu, offset: first * 16, size: count * 16 };
+      const group = this.gpu.createBindGroup({
+        layout: pipeline.layout,
+        entries: [{ binding: 0, resource }],
+      });
+      const params = new Uint8Array(new Uint32Array([count, 0x7fc00000]).buffer); // the bits of NaN
+      this.#stream.dispatch(pipeline, group, params, this.#fold("fill/main", Math.ceil(count / 256))!);
+    }
+  }
+
+  #watch(): void {
+    this.gpu.onuncapturederror = ({ error }) =>
+      this.#fail(
+        "T-GPU",
+        `${this.label} reported: ${error.message} This is a bug in a kernel or in the driver.`,
+      );
+    void this.gpu.lost.then(({ reason, message }) => {
+      if (this.#disposed) return;
+      this.#failure = new SidenetError(
+        "T-DEVICE-LOST",
+        `${this.label} is gone (${reason}: ${message}). Its tensors are lost; open a new device, and if it happens again ` +
+          "try a smaller batch or look for a driver update.",
+      );
+    });
+  }
+
+  #fail(code: string, message: string): void {
+    this.#failure ??= new SidenetError(code, message);
+  }
+
+  async #settle(): Promise<void> {
+    const scopes = this.#scopes;
+    this.#scopes = [];
+    await Promise.all(scopes);
+    this.#assertUsable();
+  }
+
+  #assertUsable(): void {
+    if (this.#disposed) throw new SidenetError("T-DEVICE-LOST", `${this.label} was disposed.`);
+    if (this.#failure === null) return;
+    const failure = this.#failure;
+    // A lost device stays lost; anything else is told once, and the process lives on.
+    if (failure.code !== "T-DEVICE-LOST") this.#failure = null;
+    throw failure;
+  }
+}
+
+function toBytes(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
+  if (dtype === "f16") {
+    const half = new Uint16Array(Math.ceil(values.length / 2) * 2);
+    for (let i = 0; i < values.length; i++) half[i] = toFloat16Bits(values[i]);
+    return new Uint8Array(half.buffer);
+  }
+  if (dtype === "u8") {
+    const bytes = new Uint8Array(Math.ceil(values.length / 4) * 4);
+    bytes.set(values);
+    return bytes;
+  }
+  const same = hostArray(dtype, 0).constructor === values.constructor;
+  // Dawn cannot read shared memory: copy it first.
+  const shared = same && !((values as HostArray).buffer instanceof ArrayBuffer);
+  const array = same && !shared ? (values as Float32Array<ArrayBuffer>) : hostArray(dtype, values.length);
+  if (array !== values) array.set(values);
+  return new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
+}
+
+function fromBytes(bytes: ArrayBuffer, dtype: DType, size: number): HostArray {
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(bytes, 0, size);
+    case "f16":
+      return Float32Array.from(new Uint16Array(bytes, 0, size), fromFloat16Bits);
+    case "i32":
+      return new Int32Array(bytes, 0, size);
+    case "u32":
+      return new Uint32Array(bytes, 0, size);
+    case "u8":
+      return new Uint8Array(bytes, 0, size);
+  }
+}

@@ -1,0 +1,128 @@
+/**
+ * Reads what the engine needs from a kernel's WGSL text, and writes the variant that a dispatch asks for. The text is
+ * valid WGSL as it stands (all elements f32, parameters as immediates); variants differ by whole lines only:
+ *
+ *   alias x_t = f32;               becomes f16 when `x` is bound to an f16 tensor
+ *   const TILE: u32 = 8;           another value, likewise `override`
+ *   fn apply(...) -> T { ... }     another body, one line
+ *   var<immediate> p: Params;      a uniform, on adapters without immediates
+ */
+import { kernels } from "@sidenet/kernels";
+import type { DType } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+
+export interface BindingInfo {
+  readonly index: number;
+  readonly writable: boolean;
+}
+
+export interface ParamField {
+  readonly name: string;
+  readonly type: "u32" | "i32" | "f32";
+}
+
+export interface KernelSource {
+  readonly file: string;
+  readonly text: string;
+  readonly bindings: ReadonlyMap<string, BindingInfo>;
+  readonly params: readonly ParamField[];
+}
+
+/** What makes one variant of a kernel different from another. */
+export interface Variant {
+  readonly dtypes: Readonly<Record<string, DType>>;
+  readonly consts: Readonly<Record<string, number>>;
+  readonly bodies: Readonly<Record<string, string>>;
+  readonly immediates: boolean;
+}
+
+/** Bytes of parameters that an adapter with immediates takes. */
+export const MAX_PARAM_BYTES = 64;
+
+const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
+const IMMEDIATE = /^var<immediate> p: Params;$/m;
+
+const parsed = new Map<string, KernelSource>();
+
+/** Parses `kernels/<file>.wgsl` once. Throws `T-KERNEL` when there is none or it breaks the rules above. */
+export function kernelSource(file: string): KernelSource {
+  const known = parsed.get(file);
+  if (known) return known;
+  const text = (kernels as Record<string, string>)[file];
+  if (text === undefined) throw new SidenetError("T-KERNEL", `there is no kernels/${file}.wgsl.`);
+  const bindings = new Map<string, BindingInfo>();
+  for (const [, index, access, name = ""] of text.matchAll(BINDING)) {
+    bindings.set(name, { index: Number(index), writable: access === "read_write" });
+  }
+  const source = { file, text, bindings, params: parseParams(file, text) };
+  parsed.set(file, source);
+  return source;
+}
+
+function parseParams(file: string, text: string): ParamField[] {
+  const body = /struct Params \{([^}]*)\}/.exec(text)?.[1] ?? "";
+  const fields = [...body.replaceAll(/\/\/.*$/gm, "").matchAll(/(\w+)\s*:\s*(u32|i32|f32)\b/g)].map(
+    ([, name = "", type]) => ({ name, type: type as ParamField["type"] }),
+  );
+  if (fields.length === 0 || fields.length * 4 > MAX_PARAM_BYTES || !IMMEDIATE.test(text)) {
+    throw new SidenetError(
+      "T-KERNEL",
+      `kernels/${file}.wgsl wants a struct Params of 1 to ${MAX_PARAM_BYTES / 4} scalars and "var<immediate> p: Params;".`,
+    );
+  }
+  return fields;
+}
+
+/** The WGSL text of a variant. Throws `T-KERNEL` for a const or function that the file does not have. */
+export function specialize(source: KernelSource, variant: Variant): string {
+  let text = source.text;
+  const replace = (pattern: RegExp, replacement: (line: string) => string, what: string): void => {
+    if (!pattern.test(text))
+      throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no ${what}.`);
+    text = text.replace(pattern, replacement);
+  };
+  const half = Object.entries(variant.dtypes).filter(([, dtype]) => dtype === "f16");
+  for (const [name] of half) {
+    const aliases = new RegExp(`^alias ${name}_\\w+ = .*\\bf32\\b.*;`, "gm");
+    replace(aliases, (line) => line.replaceAll("f32", "f16"), `alias for ${name}, so it cannot take f16`);
+  }
+  for (const [name, value] of Object.entries(variant.consts)) {
+    const line = new RegExp(`^((?:const|override) ${name}\\b[^=]*= )([^;]+);`, "m");
+    replace(line, (found) => found.replace(/= [^;]+;/, `= ${value};`), `const ${name}`);
+  }
+  for (const [name, body] of Object.entries(variant.bodies)) {
+    const line = new RegExp(`^(fn ${name}\\(.*\\) -> [^{]+\\{).*\\}$`, "m");
+    replace(line, (found) => found.replace(/\{.*\}$/, () => `{ ${body} }`), `one-line function ${name}`);
+  }
+  if (!variant.immediates) {
+    text = text.replace(/^requires immediate_address_space;$/m, "");
+    text = text.replace(IMMEDIATE, "@group(1) @binding(0) var<uniform> p: Params;");
+  }
+  return half.length > 0 ? `enable f16;\n${text}` : text;
+}
+
+/** Packs parameters in the order of `struct Params`. Throws `T-KERNEL` for a missing or unknown one. */
+export function packParams(
+  source: KernelSource,
+  values: Readonly<Record<string, number | boolean>>,
+): Uint8Array<ArrayBuffer> {
+  const bytes = new DataView(new ArrayBuffer(source.params.length * 4));
+  for (const [i, { name, type }] of source.params.entries()) {
+    const value = Number(values[name]);
+    if (values[name] === undefined || Number.isNaN(value)) {
+      throw new SidenetError(
+        "T-KERNEL",
+        `kernels/${source.file}.wgsl: parameter ${name} is ${values[name]}.`,
+      );
+    }
+    if (type === "f32") bytes.setFloat32(i * 4, value, true);
+    else if (type === "i32") bytes.setInt32(i * 4, value, true);
+    else bytes.setUint32(i * 4, value, true);
+  }
+  for (const name in values) {
+    if (!source.params.some((field) => field.name === name)) {
+      throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no parameter ${name}.`);
+    }
+  }
+  return new Uint8Array(bytes.buffer);
+}

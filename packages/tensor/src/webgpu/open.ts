@@ -1,0 +1,136 @@
+/// <reference types="@webgpu/types" />
+import { SidenetError } from "../errors.ts";
+import type { DeviceProfile } from "../profile.ts";
+import { WebGpuDevice } from "./device.ts";
+
+export interface WebGpuOptions {
+  readonly powerPreference?: "low-power" | "high-performance";
+  /** false: f32 storage only, as on an adapter without `shader-f16`. */
+  readonly f16?: boolean;
+  /** false: parameters travel in uniforms, as on an adapter without immediates. */
+  readonly immediates?: boolean;
+  /** Narrower limits than the adapter's, to see how a smaller one would fare. */
+  readonly maxBindingBytes?: number;
+  /** Live bytes past which an allocation is refused with `T-OUT-OF-MEMORY`. */
+  readonly memoryLimitBytes?: number;
+  /** Fill new memory with NaN. For tests. */
+  readonly poison?: boolean;
+  /** Called when the host starts to wait for the GPU. */
+  readonly onWait?: () => void;
+}
+
+/** What an adapter offers, for `doctor` and for choosing. */
+export interface AdapterReport {
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly description: string;
+  readonly software: boolean;
+  readonly features: readonly string[];
+  readonly limits: Readonly<Record<string, number>>;
+}
+
+const WANTED_FEATURES: readonly string[] = ["shader-f16", "subgroups", "timestamp-query"];
+const WANTED_LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+] as const;
+
+const isSoftware = (info: GPUAdapterInfo): boolean =>
+  (info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true ||
+  /llvmpipe|lavapipe|swiftshader|software|WARP/i.test(
+    `${info.device} ${info.description} ${info.architecture}`,
+  );
+
+const labelOf = (info: GPUAdapterInfo): string =>
+  [info.device, info.description].find((text) => text !== "") ??
+  (`${info.vendor} ${info.architecture}`.trim() || "GPU");
+
+/** Throws `T-NO-ADAPTER`, with what to install or to switch on. */
+export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<GPUAdapter> {
+  if (gpu === undefined) {
+    throw new SidenetError(
+      "T-NO-ADAPTER",
+      "this browser has no WebGPU (navigator.gpu is missing). Use a current Chrome, Edge, Safari or Firefox over https.",
+    );
+  }
+  const { powerPreference = "high-performance" } = options;
+  const adapter = await gpu.requestAdapter({ powerPreference });
+  if (adapter) return adapter;
+  throw new SidenetError(
+    "T-NO-ADAPTER",
+    "WebGPU finds no adapter. On Linux install a Vulkan driver: your GPU's own, or Mesa >= 23 (mesa-vulkan-drivers) for a " +
+      "software one. `sidenet doctor` says what is there; --device cpu runs without.",
+  );
+}
+
+export function describeAdapter(adapter: GPUAdapter): AdapterReport {
+  const limits: Record<string, number> = {};
+  for (const name in adapter.limits)
+    limits[name] = adapter.limits[name as keyof GPUSupportedLimits] as number;
+  return {
+    vendor: adapter.info.vendor,
+    architecture: adapter.info.architecture,
+    description: labelOf(adapter.info),
+    software: isSoftware(adapter.info),
+    features: [...adapter.features].sort(),
+    limits,
+  };
+}
+
+function profileOf(adapter: GPUAdapter, device: GPUDevice, options: WebGpuOptions): DeviceProfile {
+  const info = adapter.info as GPUAdapterInfo & { subgroupMaxSize?: number };
+  const integrated = /intel|apple|qualcomm|arm/i.test(info.vendor);
+  return {
+    adapterClass: isSoftware(info) ? "software" : integrated ? "integrated" : "discrete",
+    f16: device.features.has("shader-f16"),
+    subgroups: device.features.has("subgroups" as GPUFeatureName),
+    subgroupSize: info.subgroupMaxSize ?? 32,
+    maxBindingBytes: Math.min(
+      device.limits.maxStorageBufferBindingSize,
+      options.maxBindingBytes ?? Number.POSITIVE_INFINITY,
+    ),
+    maxBufferBytes: device.limits.maxBufferSize,
+    bindingAlignment: device.limits.minStorageBufferOffsetAlignment,
+    maxWorkgroupsPerAxis: device.limits.maxComputeWorkgroupsPerDimension,
+    maxStorageBindings: device.limits.maxStorageBuffersPerShaderStage,
+  };
+}
+
+/**
+ * Opens the engine on an adapter of `gpu` (`navigator.gpu` in a page; `@sidenet/tensor/node` brings Dawn's).
+ * Throws `T-NO-ADAPTER` or `T-NO-DEVICE`.
+ */
+export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<WebGpuDevice> {
+  const adapter = await requestAdapter(gpu, options);
+  const immediates =
+    (options.immediates ?? true) &&
+    gpu!.wgslLanguageFeatures.has("immediate_address_space") &&
+    ((adapter.limits as { maxImmediateSize?: number }).maxImmediateSize ?? 0) >= 64;
+  const requiredLimits: Record<string, number> = {};
+  for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
+  if (immediates) requiredLimits["maxImmediateSize"] = 64;
+  const requiredFeatures = WANTED_FEATURES.filter(
+    (feature) =>
+      adapter.features.has(feature as GPUFeatureName) && (feature !== "shader-f16" || options.f16 !== false),
+  ) as GPUFeatureName[];
+  let device: GPUDevice;
+  try {
+    device = await adapter.requestDevice({ requiredFeatures, requiredLimits });
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new SidenetError("T-NO-DEVICE", `${labelOf(adapter.info)} gave no device: ${why}`, { cause });
+  }
+  const opened = new WebGpuDevice(device, {
+    label: labelOf(adapter.info),
+    profile: profileOf(adapter, device, options),
+    immediates,
+    poison: options.poison ?? false,
+    onWait: options.onWait ?? (() => {}),
+  });
+  if (options.memoryLimitBytes !== undefined) opened.memory.limitBytes = options.memoryLimitBytes;
+  return opened;
+}

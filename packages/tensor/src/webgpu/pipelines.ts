@@ -1,0 +1,82 @@
+import type { DType } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { type KernelSource, kernelSource, specialize, type Variant } from "./kernel-source.ts";
+
+/** A compiled kernel and what its dispatches need. */
+export interface Pipeline {
+  readonly source: KernelSource;
+  readonly gpu: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  /** Readable and unique: "rms-norm/forward x:f16 LANES=64". */
+  readonly key: string;
+}
+
+const COMPUTE_STAGE = 4;
+
+/** Compiled kernels by what distinguishes them. Sizes never do: a pipeline costs seconds on a cold software driver. */
+export class PipelineCache {
+  readonly #device: GPUDevice;
+  readonly #immediates: boolean;
+  readonly #uniformLayout: GPUBindGroupLayout | null;
+  readonly #pipelines = new Map<string, Pipeline>();
+  readonly #modules = new Map<string, GPUShaderModule>();
+
+  constructor(device: GPUDevice, options: { immediates: boolean; uniformLayout: GPUBindGroupLayout | null }) {
+    this.#device = device;
+    this.#immediates = options.immediates;
+    this.#uniformLayout = options.uniformLayout;
+  }
+
+  get size(): number {
+    return this.#pipelines.size;
+  }
+
+  /** `dtypes` has every binding the dispatch uses, by variable name. Throws `T-KERNEL`. */
+  get(
+    kernel: string,
+    dtypes: Readonly<Record<string, DType>>,
+    consts: Readonly<Record<string, number>> = {},
+    bodies: Readonly<Record<string, string>> = {},
+  ): Pipeline {
+    let key = kernel;
+    for (const name in dtypes) key += dtypes[name] === "f16" ? ` ${name}:f16` : ` ${name}`;
+    for (const name in consts) key += ` ${name}=${consts[name]}`;
+    for (const name in bodies) key += ` ${name}{${bodies[name]}}`;
+    const known = this.#pipelines.get(key);
+    if (known) return known;
+    const pipeline = this.#compile(key, kernel, { dtypes, consts, bodies, immediates: this.#immediates });
+    this.#pipelines.set(key, pipeline);
+    return pipeline;
+  }
+
+  #compile(key: string, kernel: string, variant: Variant): Pipeline {
+    const [file = "", entryPoint = ""] = kernel.split("/");
+    const source = kernelSource(file);
+    const entries = Object.keys(variant.dtypes).map((name): GPUBindGroupLayoutEntry => {
+      const binding = source.bindings.get(name);
+      if (!binding) throw new SidenetError("T-KERNEL", `kernels/${file}.wgsl has no binding ${name}.`);
+      const type = binding.writable ? "storage" : "read-only-storage";
+      return { binding: binding.index, visibility: COMPUTE_STAGE, buffer: { type } };
+    });
+    const layout = this.#device.createBindGroupLayout({ label: key, entries });
+    const bindGroupLayouts = this.#uniformLayout ? [layout, this.#uniformLayout] : [layout];
+    const descriptor = this.#immediates
+      ? { bindGroupLayouts, immediateSize: source.params.length * 4 }
+      : { bindGroupLayouts };
+    const gpu = this.#device.createComputePipeline({
+      label: key,
+      layout: this.#device.createPipelineLayout(descriptor),
+      compute: { module: this.#module(specialize(source, variant), file), entryPoint },
+    });
+    return { source, gpu, layout, key };
+  }
+
+  /** Entry points of one variant share a module. */
+  #module(code: string, label: string): GPUShaderModule {
+    const known = this.#modules.get(code);
+    if (known) return known;
+    const module = this.#device.createShaderModule({ code, label });
+    this.#modules.set(code, module);
+    return module;
+  }
+}

@@ -1,0 +1,79 @@
+import { USAGE } from "./buffer-pool.ts";
+
+/** Time of one kernel over a profiled stretch. */
+export interface KernelTime {
+  readonly kernel: string;
+  readonly dispatches: number;
+  readonly elapsedMs: number;
+}
+
+/** Passes that one query set holds: two timestamps each, 4,096 at most by the specification. */
+const CAPACITY = 2048;
+
+/**
+ * Times each dispatch with timestamp queries (one compute pass a dispatch while it is on). Results gather on the GPU and
+ * are read once, at the end.
+ */
+export class Profiler {
+  readonly #device: GPUDevice;
+  readonly #querySet: GPUQuerySet;
+  readonly #resolved: GPUBuffer;
+  readonly #labels: string[] = [];
+  readonly #totals = new Map<string, { dispatches: number; elapsedMs: number }>();
+  readonly #pending: Promise<void>[] = [];
+
+  constructor(device: GPUDevice) {
+    this.#device = device;
+    this.#querySet = device.createQuerySet({ type: "timestamp", count: 2 * CAPACITY });
+    this.#resolved = device.createBuffer({
+      size: CAPACITY * 16,
+      usage: USAGE.QUERY_RESOLVE | USAGE.COPY_SRC,
+    });
+  }
+
+  /** The query set is full: submit and `collect` before the next dispatch. */
+  get full(): boolean {
+    return this.#labels.length >= CAPACITY;
+  }
+
+  /** Timestamps for the pass of one dispatch. */
+  next(label: string): GPUComputePassTimestampWrites {
+    const at = 2 * this.#labels.length;
+    this.#labels.push(label);
+    return { querySet: this.#querySet, beginningOfPassWriteIndex: at, endOfPassWriteIndex: at + 1 };
+  }
+
+  /** Encodes the copy-out of what was timed since the last call; `read` it after the submit. */
+  resolve(encoder: GPUCommandEncoder): (() => void) | null {
+    const labels = this.#labels.splice(0);
+    if (labels.length === 0) return null;
+    const sizeBytes = labels.length * 16;
+    const staging = this.#device.createBuffer({ size: sizeBytes, usage: USAGE.MAP_READ | USAGE.COPY_DST });
+    encoder.resolveQuerySet(this.#querySet, 0, 2 * labels.length, this.#resolved, 0);
+    encoder.copyBufferToBuffer(this.#resolved, 0, staging, 0, sizeBytes);
+    return () => this.#pending.push(this.#collect(staging, labels));
+  }
+
+  /** Kernels by time, the slowest first. */
+  async finish(): Promise<KernelTime[]> {
+    await Promise.all(this.#pending);
+    this.#querySet.destroy();
+    this.#resolved.destroy();
+    return [...this.#totals]
+      .map(([kernel, total]) => ({ kernel, ...total }))
+      .sort((a, b) => b.elapsedMs - a.elapsedMs);
+  }
+
+  async #collect(staging: GPUBuffer, labels: readonly string[]): Promise<void> {
+    await staging.mapAsync(1);
+    const stamps = new BigUint64Array(staging.getMappedRange());
+    for (const [i, label] of labels.entries()) {
+      const total = this.#totals.get(label) ?? { dispatches: 0, elapsedMs: 0 };
+      total.dispatches++;
+      total.elapsedMs += Math.max(0, Number(stamps[2 * i + 1] - stamps[2 * i])) / 1e6;
+      this.#totals.set(label, total);
+    }
+    staging.unmap();
+    staging.destroy();
+  }
+}

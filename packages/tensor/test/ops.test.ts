@@ -1,0 +1,128 @@
+import {
+  CpuDevice,
+  type Device,
+  type DType,
+  drawCase,
+  type HostArray,
+  isFloat,
+  MetaDevice,
+  type OpName,
+  opNames,
+  Pick,
+  rowOf,
+  type Tensor,
+} from "@sidenet/tensor";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { assertClose, gpuAvailable, openTestGpu, propertyRuns } from "./support.ts";
+
+/** What an op leaves behind on a device: outputs, then inputs it updated. */
+interface Outcome {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly values: HostArray | null;
+}
+
+type Case = ReturnType<typeof drawCase>;
+
+/** Runs a case in a scope of its own and reads everything it wrote. */
+async function runCase(device: Device, name: OpName, drawn: Case): Promise<Outcome[]> {
+  const row = rowOf(name);
+  const residuals = row.signature.outputs
+    .filter((operand) => operand.residual)
+    .map((operand) => operand.name);
+  const inputs = drawn.inputs.map(
+    (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
+  );
+  let outputs: Record<string, Tensor> = {};
+  try {
+    outputs = device.run(name, inputs, drawn.attrs, residuals);
+    const written: [string, Tensor][] = Object.entries(outputs);
+    for (const [i, operand] of row.signature.inputs.entries()) {
+      if (operand.updated) written.push([operand.name, inputs[i]!]);
+    }
+    const outcomes: Outcome[] = [];
+    for (const [key, tensor] of written) {
+      const values = device.kind === "meta" ? null : await tensor.read();
+      outcomes.push({ name: key, shape: tensor.shape, dtype: tensor.dtype, values });
+    }
+    return outcomes;
+  } finally {
+    for (const tensor of [...inputs, ...Object.values(outputs)]) tensor?.dispose();
+  }
+}
+
+/** Extents of a case, as the row's tolerance wants them. */
+function dimsOf(name: OpName, drawn: Case): Record<string, number> {
+  const dims: Record<string, number> = {};
+  const row = rowOf(name);
+  const bound = row.draw(new Pick(0)).dims; // the letters
+  for (const [i, operand] of row.signature.inputs.entries()) {
+    const shape = drawn.inputs[i]?.shape;
+    if (!shape) continue;
+    const run = operand.dims.findIndex((dim) => dim.endsWith(".."));
+    const extra = shape.length - operand.dims.length;
+    for (const [axis, letter] of operand.dims.entries()) {
+      if (axis === run) {
+        const part = shape.slice(axis, axis + extra + 1);
+        dims[letter.slice(0, -2)] = part.reduce((a, b) => a * b, 1);
+      } else dims[letter] = shape[run >= 0 && axis > run ? axis + extra : axis];
+    }
+  }
+  for (const letter in bound) dims[letter] ??= 1;
+  const inferred = row.infer?.(
+    drawn.inputs.map((input) => input!),
+    { ...row.attrs, ...drawn.attrs },
+  );
+  return { ...dims, ...inferred?.dims };
+}
+
+const cases = fc.record({
+  seed: fc.integer({ min: 0, max: 2 ** 31 }),
+  scale: fc.constantFrom(1, 0.5, 0.1, 0),
+});
+
+describe.runIf(gpuAvailable)("every op on WebGPU agrees with its reference", () => {
+  let gpu: Device;
+  let meta: MetaDevice;
+  const reference = new CpuDevice({ precision: "f64" });
+
+  beforeAll(async () => {
+    gpu = await openTestGpu();
+    meta = new MetaDevice(gpu.profile);
+  });
+  afterAll(() => gpu?.dispose());
+
+  for (const elem of ["f32", "f16"] as const) {
+    it.each(opNames)(`%s, ${elem}`, async (name) => {
+      const row = rowOf(name);
+      if (elem === "f16" && !row.signature.inputs.some((operand) => operand.dtype === null)) return;
+      const property = fc.asyncProperty(cases, async ({ seed, scale }) => {
+        const drawn = drawCase(row, new Pick(seed, scale), elem);
+        const live = gpu.memory.liveBytes;
+        gpu.memory.resetPeak();
+        meta.memory.resetPeak();
+        const expected = await runCase(reference, name, drawn);
+        const got = await runCase(gpu, name, drawn);
+        const planned = await runCase(meta, name, drawn);
+        expect(gpu.memory.liveBytes).toBe(live);
+        expect(meta.memory.peak()).toEqual(gpu.memory.peak());
+        const dims = dimsOf(name, drawn);
+        const close = typeof row.close === "function" ? row.close(dims) : row.close;
+        for (const [i, outcome] of got.entries()) {
+          expect(outcome.shape).toEqual(expected[i].shape);
+          expect(planned[i]).toEqual({ ...outcome, values: null });
+          assertClose(
+            `${name}.${outcome.name}`,
+            outcome.values!,
+            expected[i].values!,
+            close,
+            isFloat(outcome.dtype) ? outcome.dtype : null,
+          );
+        }
+      });
+      await fc.assert(property, propertyRuns(row.signature.inputs.length > 0 ? 200 : 50));
+    });
+  }
+});
