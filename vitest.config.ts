@@ -7,10 +7,11 @@ ensureRuntimeFolder(); // before the workers start: they inherit it
 // Packages import each other through their exports maps; "source" leads to src/*.ts, so no build is needed.
 const conditions = ["source", ...defaultServerConditions];
 
-// `vitest run --mode cpu|deep`: a way to set environment variables that works in every shell.
+// `vitest run --mode cpu|deep`: environment variables, set in a way that works in every shell.
+const { SIDENET_RUNS = "1000", SIDENET_SEED = String(Date.now() % 2 ** 31) } = process.env;
 const MODES: Record<string, Record<string, string>> = {
   cpu: { SIDENET_DEVICE: "cpu" },
-  deep: { SIDENET_TEST_DEPTH: "deep" },
+  deep: { SIDENET_RUNS, SIDENET_SEED },
 };
 
 const report = process.env.SIDENET_TEST_REPORT; // a file for .ci/run to count from
