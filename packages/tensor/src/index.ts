@@ -25,6 +25,8 @@ export {
 export { ParamStore } from "./param-store.ts";
 export { Pick } from "./pick.ts";
 export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
+export { philox, Random } from "./random.ts";
+export { fromFloat16Bits, roundToFloat16, toFloat16Bits } from "./float16.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, Signature } from "./signature.ts";

@@ -1,0 +1,177 @@
+/**
+ * The transformer block of the Llama family (methods.md, 1). It is written once: the backbone runs it with a device's ops,
+ * a side network with a tape, at its own sizes.
+ */
+import type { Ops, Tensor } from "@sidenet/tensor";
+import type { RopeTables } from "./rope-tables.ts";
+
+/** Sizes and switches of a block; those of a backbone come from its `config.json`. */
+export interface BlockShape {
+  /** [d] */
+  readonly hiddenSize: number;
+  /** [f] */
+  readonly intermediateSize: number;
+  /** [n_q] */
+  readonly numAttentionHeads: number;
+  /** [n_kv] */
+  readonly numKeyValueHeads: number;
+  /** [c]; hiddenSize need not be heads · headDim */
+  readonly headDim: number;
+  readonly rmsNormEps: number;
+  readonly attentionBias: { readonly qkv: boolean; readonly o: boolean };
+  readonly mlpBias: boolean;
+  /** rmsNorm over headDim on q and k before rope. */
+  readonly qkNorm: boolean;
+}
+
+/** A linear layer as the block sees it: what its weight is (float, NF4, with LoRA) is the layer's own affair. */
+export type Projection = (ops: Ops, x: Tensor) => Tensor;
+
+export interface BlockWeights {
+  readonly inputNorm: Tensor;
+  readonly q: Projection;
+  readonly k: Projection;
+  readonly v: Projection;
+  readonly o: Projection;
+  readonly qNorm: Tensor | null;
+  readonly kNorm: Tensor | null;
+  readonly postNorm: Tensor;
+  readonly gate: Projection;
+  readonly up: Projection;
+  readonly down: Projection;
+}
+
+/** Keys and values of earlier positions, [B,S,n_kv,c] each. */
+export interface LayerCache {
+  readonly k: Tensor;
+  readonly v: Tensor;
+}
+
+/** What all blocks of one forward pass share. */
+export interface BlockContext {
+  readonly rope: RopeTables;
+  /** u8[B,S], 1 = visible; null: all. */
+  readonly keyMask: Tensor | null;
+  /** Position of the first token: 0, or the length of the cache. */
+  readonly offset: number;
+}
+
+export interface ParameterSpec {
+  /** Hugging Face name without the layer's prefix: "self_attn.q_proj.weight". */
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly kind: "linear" | "bias" | "norm";
+}
+
+const PROJECTIONS = {
+  q: "self_attn.q_proj",
+  k: "self_attn.k_proj",
+  v: "self_attn.v_proj",
+  o: "self_attn.o_proj",
+  gate: "mlp.gate_proj",
+  up: "mlp.up_proj",
+  down: "mlp.down_proj",
+} as const;
+
+/** Every parameter of a block, in Hugging Face's names. */
+export function blockParameters(shape: BlockShape): ParameterSpec[] {
+  const { hiddenSize: d, intermediateSize: f, headDim: c } = shape;
+  const query = shape.numAttentionHeads * c;
+  const key = shape.numKeyValueHeads * c;
+  const linear = (name: string, out: number, inn: number, bias: boolean): ParameterSpec[] => [
+    { name: `${name}.weight`, shape: [out, inn], kind: "linear" },
+    ...(bias ? [{ name: `${name}.bias`, shape: [out], kind: "bias" } as const] : []),
+  ];
+  const norm = (name: string, size: number): ParameterSpec => ({ name: `${name}.weight`, shape: [size], kind: "norm" });
+  const { qkv, o } = shape.attentionBias;
+  return [
+    norm("input_layernorm", d),
+    ...linear(PROJECTIONS.q, query, d, qkv),
+    ...linear(PROJECTIONS.k, key, d, qkv),
+    ...linear(PROJECTIONS.v, key, d, qkv),
+    ...linear(PROJECTIONS.o, d, query, o),
+    ...(shape.qkNorm ? [norm("self_attn.q_norm", c), norm("self_attn.k_norm", c)] : []),
+    norm("post_attention_layernorm", d),
+    ...linear(PROJECTIONS.gate, f, d, shape.mlpBias),
+    ...linear(PROJECTIONS.up, f, d, shape.mlpBias),
+    ...linear(PROJECTIONS.down, d, f, shape.mlpBias),
+  ];
+}
+
+/** A block's weights out of a store, by name. `find` gives null for a parameter that is not there. */
+export function blockWeights(find: (name: string) => Tensor | null, need: (name: string) => Tensor): BlockWeights {
+  const projection = (name: string): Projection => {
+    const weight = need(`${name}.weight`);
+    const bias = find(`${name}.bias`);
+    return (ops, x) => ops.linear(x, weight, bias);
+  };
+  return {
+    inputNorm: need("input_layernorm.weight"),
+    q: projection(PROJECTIONS.q),
+    k: projection(PROJECTIONS.k),
+    v: projection(PROJECTIONS.v),
+    o: projection(PROJECTIONS.o),
+    qNorm: find("self_attn.q_norm.weight"),
+    kNorm: find("self_attn.k_norm.weight"),
+    postNorm: need("post_attention_layernorm.weight"),
+    gate: projection(PROJECTIONS.gate),
+    up: projection(PROJECTIONS.up),
+    down: projection(PROJECTIONS.down),
+  };
+}
+
+/**
+ * x + attention(norm(x)), then x + feed-forward(norm(x)).
+ *
+ * x: f32[B,T,d] → f32[B,T,d]. With a cache the keys and values of these positions are written to it first, and attention
+ * reads all of it. Each half frees its intermediates when it ends, whichever ops it was given.
+ */
+export function block(
+  ops: Ops,
+  shape: BlockShape,
+  weights: BlockWeights,
+  x: Tensor,
+  context: BlockContext,
+  cache: LayerCache | null = null,
+): Tensor {
+  const { device } = x;
+  return device.scope(() => {
+    const h = device.scope(() => attentionHalf(ops, shape, weights, x, context, cache), { label: "attention" });
+    return device.scope(() => feedForwardHalf(ops, shape, weights, h), { label: "feed-forward" });
+  });
+}
+
+function attentionHalf(
+  ops: Ops,
+  shape: BlockShape,
+  weights: BlockWeights,
+  x: Tensor,
+  context: BlockContext,
+  cache: LayerCache | null,
+): Tensor {
+  const { numAttentionHeads, numKeyValueHeads, headDim, rmsNormEps: eps } = shape;
+  const { cos, sin } = context.rope;
+  const [B, T] = x.shape;
+  const h = ops.rmsNorm(x, weights.inputNorm, { eps });
+  const heads = (projection: Projection, n: number) =>
+    ops.reshape(projection(ops, h), { shape: [B, T, n, headDim] });
+  const rotated = (projection: Projection, n: number, norm: Tensor | null) => {
+    const split = heads(projection, n);
+    return ops.rope(norm ? ops.rmsNorm(split, norm, { eps }) : split, cos, sin);
+  };
+  const q = rotated(weights.q, numAttentionHeads, weights.qNorm);
+  let k = rotated(weights.k, numKeyValueHeads, weights.kNorm);
+  let v = heads(weights.v, numKeyValueHeads);
+  if (cache) {
+    ops.cacheWrite(cache.k, k, { offset: context.offset });
+    ops.cacheWrite(cache.v, v, { offset: context.offset });
+    ({ k, v } = cache);
+  }
+  const a = ops.attention(q, k, v, context.keyMask, { queryOffset: context.offset });
+  return ops.add(x, weights.o(ops, ops.reshape(a, { shape: [B, T, numAttentionHeads * headDim] })));
+}
+
+function feedForwardHalf(ops: Ops, shape: BlockShape, weights: BlockWeights, x: Tensor): Tensor {
+  const h = ops.rmsNorm(x, weights.postNorm, { eps: shape.rmsNormEps });
+  return ops.add(x, weights.down(ops, ops.siluMul(weights.gate(ops, h), weights.up(ops, h))));
+}

@@ -1,0 +1,200 @@
+/**
+ * Ladder and xLadder (methods.md, 2 and 3): a small decoder beside the frozen backbone. It reads hidden states through
+ * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are one network with other rungs and free layers.
+ */
+import { type Device, type Ops, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import {
+  type BlockContext,
+  type BlockShape,
+  type BlockWeights,
+  block,
+  blockParameters,
+  blockWeights,
+  type LayerCache,
+  type ParameterSpec,
+} from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import type { Forward } from "./decoder.ts";
+import { checkSideConfig, type SideConfig, sideBlockShape } from "./ladder-config.ts";
+import { ropeTables } from "./rope-tables.ts";
+
+const rungName = (k: number): string => `ladder.rungs.${k}.down.weight`;
+const gateName = (k: number): string => `ladder.rungs.${k}.gate`;
+const layerName = (k: number, rest: string): string => `ladder.layers.${k}.${rest}`;
+const NORM = "ladder.norm.weight";
+const UP = "ladder.up.weight";
+
+/** Every parameter of a side network, by its name in `adapter_model.safetensors`. */
+export function sideParameters(config: SideConfig, model: ModelConfig): ParameterSpec[] {
+  const { hiddenSize: d } = model;
+  const { hidden_size: dSide, rungs, num_hidden_layers: l } = config;
+  const shape = sideBlockShape(config, model);
+  const specs: ParameterSpec[] = [];
+  for (let k = config.initial_rung ? 0 : 1; k <= rungs.length; k++) {
+    specs.push({ name: rungName(k), shape: [dSide, d], kind: "linear" });
+    if (k > 0 && config.fusion === "gate") specs.push({ name: gateName(k), shape: [1], kind: "bias" });
+  }
+  for (let k = 1; k <= l; k++) {
+    for (const spec of blockParameters(shape)) specs.push({ ...spec, name: layerName(k, spec.name) });
+  }
+  specs.push({ name: NORM, shape: [dSide], kind: "norm" });
+  specs.push({ name: UP, shape: [d, dSide], kind: "linear" });
+  return specs;
+}
+
+/** Initial values (methods.md, 2): U = 0, so that the model starts as its backbone. Each parameter has its own stream. */
+function initialValues(spec: ParameterSpec, stream: number, config: SideConfig, model: ModelConfig): Float32Array {
+  const values = new Float32Array(spec.shape.reduce((a, b) => a * b, 1));
+  if (spec.kind === "norm") return values.fill(1);
+  if (spec.kind === "bias" || spec.name === UP) return values;
+  const residual = /(o_proj|down_proj)\.weight$/.test(spec.name);
+  const deviation = spec.name.startsWith("ladder.rungs.")
+    ? 1 / Math.sqrt(model.hiddenSize)
+    : residual
+      ? 0.02 / Math.sqrt(2 * config.num_hidden_layers)
+      : 0.02;
+  return new Random(config.seed, stream).normals(values.length, deviation);
+}
+
+/** The trainable network. Its parameters are f32, in the account's category "adapter". */
+export class SideNetwork {
+  readonly config: SideConfig;
+  readonly model: ModelConfig;
+  readonly parameters: ParamStore;
+  readonly shape: BlockShape;
+  readonly #layers: readonly BlockWeights[];
+
+  /** Takes the store as its own. Throws `L-ADAPTER-CONFIG` or `T-NAME`. */
+  constructor(config: SideConfig, model: ModelConfig, parameters: ParamStore) {
+    checkSideConfig(config, model);
+    this.config = config;
+    this.model = model;
+    this.parameters = parameters;
+    this.shape = sideBlockShape(config, model);
+    this.#layers = Array.from({ length: config.num_hidden_layers }, (_, i) => {
+      const name = (rest: string) => layerName(i + 1, rest);
+      return blockWeights(
+        (rest) => (parameters.has(name(rest)) ? parameters.get(name(rest)) : null),
+        (rest) => parameters.get(name(rest)),
+      );
+    });
+  }
+
+  /** A side network with initial values of its configured seed. */
+  static initialize(device: Device, config: SideConfig, model: ModelConfig): SideNetwork {
+    checkSideConfig(config, model);
+    const parameters = new ParamStore(device, "adapter");
+    for (const [stream, spec] of sideParameters(config, model).entries()) {
+      const values = initialValues(spec, stream, config, model);
+      parameters.set(spec.name, device.tensor(values, spec.shape, { category: "adapter", label: spec.name }));
+    }
+    return new SideNetwork(config, model, parameters);
+  }
+
+  /** One pass beside a backbone pass. `ops` is a tape to train, the device's own ops to run. */
+  start(ops: Ops, forward: Forward, cache?: readonly LayerCache[]): SidePass {
+    const { device } = this.parameters;
+    const { offset } = forward.context;
+    const length = forward.ids.shape[1];
+    const rope = ropeTables(device, this.model.rope, this.config.head_dim, offset, length);
+    return new SidePass(this, this.#layers, ops, { ...forward.context, rope }, cache ?? null);
+  }
+
+  dispose(): void {
+    this.parameters.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** The state of one pass: shown each hidden state in turn, it climbs as far as its rungs allow. */
+export class SidePass {
+  readonly #network: SideNetwork;
+  readonly #layers: readonly BlockWeights[];
+  readonly #ops: Ops;
+  readonly #context: BlockContext;
+  readonly #cache: readonly LayerCache[] | null;
+  /** s_0 .. s_k so far is one tensor: the newest. null stands for s_0 = 0. */
+  #state: Tensor | null = null;
+  #done = 0;
+  /** Called with k and s_k after each side layer, for tests and golden cases. */
+  onState: ((k: number, state: Tensor) => void) | null = null;
+
+  /** Use `SideNetwork.start`. */
+  constructor(
+    network: SideNetwork,
+    layers: readonly BlockWeights[],
+    ops: Ops,
+    context: BlockContext,
+    cache: readonly LayerCache[] | null,
+  ) {
+    this.#network = network;
+    this.#layers = layers;
+    this.#ops = ops;
+    this.#context = context;
+    this.#cache = cache;
+  }
+
+  /** Reads H_index: f32[B,T,d]. Only the rungs' down projections look at it, so nothing of the backbone is recorded. */
+  observe(index: number, h: Tensor): void {
+    const { config } = this.#network;
+    if (index === 0 && config.initial_rung) this.#advance(() => this.#read(0, h), "the initial rung");
+    while (this.#done < config.rungs.length && config.rungs[this.#done] === index) this.#layer(h);
+  }
+
+  /** y = H_L + U · rmsNorm(s_l, w_side): f32[B,T,d], after all free layers. */
+  finish(h: Tensor): Tensor {
+    while (this.#done < this.#layers.length) this.#layer(null);
+    const ops = this.#ops;
+    const { parameters, model } = this.#network;
+    const state = this.#state!;
+    return h.device.scope(
+      () => {
+        const normed = ops.rmsNorm(state, parameters.get(NORM), { eps: model.rmsNormEps });
+        return ops.add(h, ops.linear(normed, parameters.get(UP)));
+      },
+      { consume: [state], label: "the side network's output" },
+    );
+  }
+
+  /** Runs side layer k = done + 1 over u_k. */
+  #layer(h: Tensor | null): void {
+    const k = ++this.#done;
+    const { shape } = this.#network;
+    this.#advance(() => {
+      const u = h === null ? this.#state! : this.#fuse(k, h);
+      return block(this.#ops, shape, this.#layers[k - 1], u, this.#context, this.#cache?.[k - 1] ?? null);
+    }, `side layer ${k}`);
+    this.onState?.(k, this.#state!);
+  }
+
+  #advance(next: () => Tensor, label: string): void {
+    const { device } = this.#network.parameters;
+    const previous = this.#state;
+    this.#state = device.scope(next, { consume: previous ? [previous] : [], label });
+  }
+
+  /** u_k = s + D_k n(H), or with a gate μ s + (1 - μ) D_k n(H), μ = σ(α / τ). */
+  #fuse(k: number, h: Tensor): Tensor {
+    const ops = this.#ops;
+    const { config, parameters } = this.#network;
+    const read = this.#read(k, h);
+    if (config.fusion === "add") return this.#state ? ops.add(this.#state, read) : read;
+    const alpha = ops.reshape(parameters.get(gateName(k)), { shape: [] });
+    const rest = ops.sigmoid(ops.scale(alpha, { factor: -1 / config.gate_temperature })); // 1 - σ(x) = σ(-x)
+    const gated = ops.scaleBy(read, rest);
+    if (!this.#state) return gated;
+    const mu = ops.sigmoid(ops.scale(alpha, { factor: 1 / config.gate_temperature }));
+    return ops.add(ops.scaleBy(this.#state, mu), gated);
+  }
+
+  /** D_k n(H): what the rung keeps for its weight's gradient is n(H), accounted as "rungs". */
+  #read(k: number, h: Tensor): Tensor {
+    const { config, model, parameters } = this.#network;
+    const n = config.rung_norm ? h.device.ops.rmsNorm(h, null, { eps: model.rmsNormEps }) : h;
+    h.device.categorize(n, "rungs");
+    return this.#ops.linear(n, parameters.get(rungName(k)));
+  }
+}
