@@ -35,5 +35,6 @@ export function residualStream(
     },
     ...(options.cache ? { cache: options.cache.layers } : {}),
   });
-  return pass ? pass.finish(h) : h;
+  if (!pass) return h;
+  return decoder.device.scope(() => pass.finish(h), { consume: [h], label: "the end of the side network" });
 }

@@ -154,6 +154,7 @@ export abstract class Device {
     const outputs: Record<string, Tensor> = {};
     try {
       for (const [i, operand] of row.signature.outputs.entries()) {
+        io[operand.name] = null; // a residual that nobody asked for
         if (operand.residual && !wanted.includes(operand.name)) continue;
         const spec = inferred?.outputs[i] ?? outputSpec(operand, bindings, elem);
         outputs[operand.name] = row.view ? this.#view(row, io, spec) : this.#output(row, spec);

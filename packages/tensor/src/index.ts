@@ -2,6 +2,7 @@ export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
 export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 export { SidenetError } from "./errors.ts";
+export { fromFloat16Bits, roundToFloat16, toFloat16Bits } from "./float16.ts";
 export {
   type BytesByCategory,
   CATEGORIES,
@@ -26,7 +27,6 @@ export { ParamStore } from "./param-store.ts";
 export { Pick } from "./pick.ts";
 export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
 export { philox, Random } from "./random.ts";
-export { fromFloat16Bits, roundToFloat16, toFloat16Bits } from "./float16.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, Signature } from "./signature.ts";

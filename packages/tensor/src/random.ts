@@ -50,7 +50,10 @@ export class Random {
   /** 32 random bits. */
   word(): number {
     if (this.#words.length === 0) {
-      this.#words = philox([this.#block % 2 ** 32, Math.floor(this.#block / 2 ** 32), this.#stream, 0], this.#key).reverse();
+      this.#words = philox(
+        [this.#block % 2 ** 32, Math.floor(this.#block / 2 ** 32), this.#stream, 0],
+        this.#key,
+      ).reverse();
       this.#block++;
     }
     return this.#words.pop()!;

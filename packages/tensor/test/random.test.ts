@@ -4,7 +4,11 @@ import { expect, it } from "vitest";
 
 // Known answers of the authors' own library (Random123, kat_vectors).
 it.each([
-  [[0, 0, 0, 0], [0, 0], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]],
+  [
+    [0, 0, 0, 0],
+    [0, 0],
+    [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
+  ],
   [
     [0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff],
     [0xffffffff, 0xffffffff],
@@ -16,7 +20,9 @@ it.each([
     [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1],
   ],
 ] as const)("philox of counter %j under key %j", (counter, key, words) => {
-  expect(philox([...counter] as [number, number, number, number], [...key] as [number, number])).toEqual([...words]);
+  expect(philox([...counter] as [number, number, number, number], [...key] as [number, number])).toEqual([
+    ...words,
+  ]);
 });
 
 it("normals have mean 0 and the deviation asked for", () => {

@@ -1,0 +1,178 @@
+import { CpuDevice, MemoryAccount, MetaDevice, SidenetError } from "@sidenet/tensor";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+
+const codeOf = (body: () => unknown): string => {
+  try {
+    body();
+  } catch (error) {
+    if (error instanceof SidenetError) return error.code;
+    throw error;
+  }
+  return "no error";
+};
+
+describe("scopes", () => {
+  it("free what they made, but for what they return or keep", () => {
+    const device = new CpuDevice();
+    const x = device.tensor([1, 2, 3], [3]);
+    let kept = x;
+    const y = device.scope(() => {
+      const inner = device.ops.add(x, x);
+      kept = device.keep(device.ops.mul(x, x));
+      return { sum: device.ops.add(inner, x) };
+    });
+    expect(device.memory.liveCount).toBe(3);
+    expect([x.disposed, kept.disposed, y.sum.disposed]).toEqual([false, false, false]);
+    for (const tensor of [x, kept, y.sum]) tensor.dispose();
+    expect(device.memory.liveBytes).toBe(0);
+  });
+
+  it("hand what they return to the scope around them", () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1], [1]);
+    device.scope(() => {
+      device.scope(() => device.ops.add(x, x));
+      expect(device.memory.liveCount).toBe(2);
+    });
+    expect(device.memory.liveCount).toBe(1);
+  });
+
+  it("free everything when their body throws", () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1], [1]);
+    expect(() =>
+      device.scope(() => {
+        device.ops.add(x, x);
+        throw new Error("the body's");
+      }),
+    ).toThrow("the body's");
+    expect(device.memory.liveCount).toBe(1);
+  });
+
+  it("refuse a body that returns a promise", () => {
+    const device = new CpuDevice();
+    expect(codeOf(() => device.scope(async () => device.tensor([1], [1])))).toBe("T-SCOPE");
+    expect(device.memory.liveCount).toBe(0);
+  });
+
+  it("consume what they are handed, unless it is returned", () => {
+    const device = new CpuDevice();
+    const x = device.tensor([1], [1]);
+    const same = device.scope(() => x, { consume: [x] });
+    expect(same.disposed).toBe(false);
+    device.scope(() => {}, { consume: [x] });
+    expect(x.disposed).toBe(true);
+  });
+
+  it("name who freed a tensor that is used again", () => {
+    const device = new CpuDevice();
+    let leaked = device.tensor([1], [1]);
+    device.scope(
+      () => {
+        leaked = device.ops.add(leaked, leaked);
+      },
+      { label: "layer 3" },
+    );
+    expect(() => device.ops.scale(leaked, { factor: 2 })).toThrow(
+      /T-USE-AFTER-FREE.*scale.*made by add.*the end of layer 3/s,
+    );
+  });
+});
+
+it("views and handles share memory until the last is gone", async () => {
+  const device = new CpuDevice();
+  const x = device.tensor([1, 2, 3, 4], [4]);
+  const view = device.ops.reshape(x, { shape: [2, 2] });
+  const handle = device.retain(x);
+  expect(device.memory.liveCount).toBe(1);
+  x.dispose();
+  view.dispose();
+  expect([...(await handle.read())]).toEqual([1, 2, 3, 4]);
+  handle.dispose();
+  expect(device.memory.liveCount).toBe(0);
+});
+
+it("an account's categories always add up, and its peak is the largest sum so far with its contents", () => {
+  const sizes = fc.array(fc.record({ size: fc.nat({ max: 100 }), free: fc.nat({ max: 3 }) }), {
+    maxLength: 60,
+  });
+  fc.assert(
+    fc.property(sizes, (steps) => {
+      const account = new MemoryAccount();
+      const live: { sizeBytes: number; label: string; category: "weights" | "saved" }[] = [];
+      let peak = 0;
+      let atPeak: string[] = [];
+      for (const [i, { size, free }] of steps.entries()) {
+        const allocation = {
+          sizeBytes: size,
+          label: `#${i}`,
+          category: i % 2 ? ("weights" as const) : ("saved" as const),
+        };
+        account.reserve(allocation);
+        live.push(allocation);
+        const total = live.reduce((sum, a) => sum + a.sizeBytes, 0);
+        if (total > peak) {
+          peak = total;
+          atPeak = live.map((a) => a.label);
+        }
+        for (let n = 0; n < free && live.length > 0; n++) account.free(live.shift()!);
+        const { weights, saved } = account.live;
+        expect(weights + saved).toBe(account.liveBytes);
+      }
+      const report = account.peak(1000);
+      expect(report.peakBytes).toBe(peak);
+      expect(report.byCategory.weights + report.byCategory.saved).toBe(peak);
+      expect(new Set(report.largest.map((a) => a.label))).toEqual(new Set(atPeak));
+    }),
+  );
+});
+
+it("a budget refuses the allocation that would pass it, says what is live, and goes on", () => {
+  const device = new MetaDevice();
+  device.memory.limitBytes = 1000;
+  using weights = device.empty([100], { category: "weights", label: "w" });
+  expect(() => device.empty([200], { label: "activations" })).toThrow(
+    /T-OUT-OF-MEMORY.*activations asked for.*weights 0\.0 MiB.*smaller batch/s,
+  );
+  expect(device.memory.liveCount).toBe(1);
+  using fits = device.empty([100]);
+  expect(fits.size + weights.size).toBe(200);
+});
+
+describe("mistakes are named", () => {
+  const device = new CpuDevice();
+  const x = device.tensor(new Float32Array(6), [2, 3]);
+  const cases: [string, string, () => unknown][] = [
+    ["a shape that does not fit", "T-SHAPE", () => device.ops.linear(x, x, device.tensor([1, 2, 3], [3]))],
+    ["a missing operand", "T-SHAPE", () => (device.ops.add as (a: unknown) => unknown)(x)],
+    [
+      "an integer where a float is due",
+      "T-DTYPE",
+      () => device.ops.add(x, device.tensor([1], [1], { dtype: "i32" })),
+    ],
+    ["values that do not fill the shape", "T-SHAPE", () => device.tensor([1, 2], [3])],
+    ["a negative extent", "T-SHAPE", () => device.empty([-1])],
+    [
+      "a tensor of another device",
+      "T-DEVICE",
+      () => device.ops.add(x, new CpuDevice().tensor(new Float32Array(6), [2, 3])),
+    ],
+    ["more elements than kernels can address", "T-TOO-LARGE", () => device.empty([2 ** 16, 2 ** 15])],
+    ["an axis that is not there", "T-ATTR", () => device.ops.sum(x, { axis: 2 })],
+    ["reading the meta device", "T-META", () => new MetaDevice().tensor([1], [1])],
+    ["item() of several elements", "T-SHAPE", () => x.item()],
+  ];
+  it.each(cases)("%s: %s", async (_, code, body) => {
+    let found = "no error";
+    try {
+      const result = await body();
+      if (result && (result as { device?: unknown }).device instanceof MetaDevice) {
+        await (result as { read(): Promise<unknown> }).read();
+      }
+    } catch (error) {
+      found = (error as SidenetError).code;
+    }
+    expect(found).toBe(code);
+  });
+});

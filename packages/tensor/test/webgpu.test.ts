@@ -1,0 +1,158 @@
+import { CpuDevice, type Device, MetaDevice, Random, type WebGpuDevice } from "@sidenet/tensor";
+import { openDevice, openNodeWebGpu } from "@sidenet/tensor/node";
+import { afterEach, describe, expect, it } from "vitest";
+import { assertClose, gpuAvailable, type openTestGpu } from "./support.ts";
+
+const opened: Device[] = [];
+const open = async (options: Parameters<typeof openTestGpu>[0] = {}): Promise<WebGpuDevice> => {
+  const device = await openNodeWebGpu({ poison: true, ...options });
+  opened.push(device);
+  return device;
+};
+afterEach(() => {
+  for (const device of opened.splice(0)) device.dispose();
+});
+
+const normals = (size: number, stream = 0): Float32Array => new Random(1, stream).normals(size);
+
+/** Runs the same calls on a GPU and on the reference and compares what they return. */
+async function agrees(gpu: Device, calls: (device: Device) => ReturnType<Device["ops"]["add"]>, rel = 1e-5) {
+  const cpu = new CpuDevice({ precision: "f64" });
+  using got = gpu.scope(() => calls(gpu));
+  using want = cpu.scope(() => calls(cpu));
+  assertClose("result", await got.read(), await want.read(), { rel }, got.dtype);
+}
+
+describe.runIf(gpuAvailable)("the WebGPU engine", () => {
+  it("computes the same when no tensor fits one binding", async () => {
+    // 4 KiB bindings: a 64 x 96 matrix spans six of them, and every op below has to work in windows.
+    const gpu = await open({ maxBindingBytes: 4096 });
+    await agrees(gpu, (d) => {
+      const x = d.tensor(normals(64 * 96), [64, 96]);
+      const w = d.tensor(normals(80 * 96, 1), [80, 96]);
+      const y = d.ops.linear(x, w);
+      return d.ops.add(d.ops.silu(d.ops.rmsNorm(y)), d.ops.mul(y, y));
+    });
+    await agrees(gpu, (d) => {
+      const table = d.tensor(normals(300 * 32), [300, 32]);
+      const ids = d.tensor(
+        new Int32Array(50).map((_, i) => (i * 37) % 300),
+        [50],
+        { dtype: "i32" },
+      );
+      return d.ops.embedding(ids, table);
+    });
+    await agrees(gpu, (d) => {
+      const h = d.tensor(normals(70 * 32), [70, 32]);
+      const w = d.tensor(normals(120 * 32, 1), [120, 32]);
+      const targets = d.tensor(
+        new Int32Array(70).map((_, i) => i),
+        [70],
+        { dtype: "i32" },
+      );
+      return d.run("lmHeadLoss", [h, w, targets], { chunkTokens: 64 }, ["dh"])["dh"];
+    });
+  });
+
+  it("computes the same with parameters in uniforms", async () => {
+    const gpu = await open({ immediates: false });
+    await agrees(gpu, (d) => {
+      let x = d.tensor(normals(33 * 40), [33, 40]);
+      for (let i = 0; i < 100; i++) x = d.ops.scale(d.ops.rmsNorm(x), { factor: 1 + i / 100 });
+      return x;
+    });
+  });
+
+  it("folds more than 65,535 workgroups over two axes", async () => {
+    const gpu = await open();
+    await agrees(gpu, (d) => d.ops.rmsNorm(d.tensor(normals(70_001 * 2), [70_001, 2])));
+  });
+
+  it("reads back every dtype", async () => {
+    const gpu = await open();
+    for (const [dtype, values] of [
+      ["f32", [1.5, -2, 2 ** 100]],
+      ["f16", [1.5, -2, 65504]],
+      ["i32", [-7, 2 ** 31 - 1, 0]],
+      ["u32", [7, 2 ** 32 - 1, 0]],
+      ["u8", [0, 255, 1]],
+    ] as const) {
+      if (dtype === "f16" && !gpu.profile.f16) continue;
+      using tensor = gpu.tensor(values, [3], { dtype });
+      expect([...(await tensor.read())], dtype).toEqual([...values]);
+    }
+  });
+
+  it("uploads from shared memory, and never clobbers commands that are still to run", async () => {
+    const gpu = await open();
+    const shared = new Float32Array(new SharedArrayBuffer(16)).fill(3);
+    using sum = gpu.scope(() => {
+      // The first tensor's buffer goes back to the pool and comes out again under the second upload.
+      const first = gpu.scope(() => gpu.ops.scale(gpu.tensor(shared, [4]), { factor: 2 }));
+      const second = gpu.scope(() => gpu.ops.scale(gpu.tensor([1, 1, 1, 1], [4]), { factor: 5 }));
+      return gpu.ops.add(first, second);
+    });
+    expect([...(await sum.read())]).toEqual([11, 11, 11, 11]);
+  });
+
+  it("reuses buffers: a loop of equal steps holds no more after the tenth than after the second", async () => {
+    const gpu = await open();
+    using x = gpu.tensor(normals(1000), [10, 100]);
+    const step = () => gpu.scope(() => gpu.ops.add(gpu.ops.rmsNorm(x), x));
+    let after2 = 0;
+    for (let i = 1; i <= 10; i++) {
+      using y = step();
+      await y.read();
+      if (i === 2) after2 = gpu.statistics().bufferBytes;
+    }
+    expect(gpu.statistics().bufferBytes).toBe(after2);
+    expect(gpu.memory.liveCount).toBe(1);
+  });
+
+  it("turns an impossible buffer into an error that names the request, and lives on", async () => {
+    const gpu = await open();
+    expect(() => gpu.empty([2 ** 30 - 1], { label: "huge" })).toThrow(/T-TOO-LARGE|T-OUT-OF-MEMORY/);
+    await agrees(gpu, (d) => d.ops.add(d.tensor([1], [1]), d.tensor([2], [1])));
+  });
+
+  it("tells a lost device by a typed error", async () => {
+    const gpu = await open();
+    using x = gpu.tensor([1, 2], [2]);
+    gpu.gpu.destroy();
+    await gpu.gpu.lost;
+    await expect((async () => (await gpu.ops.add(x, x).read())[0])()).rejects.toThrow(/T-DEVICE-LOST/);
+  });
+
+  it("times kernels by name", async () => {
+    const gpu = await open({ poison: false });
+    if (!gpu.gpu.features.has("timestamp-query")) return;
+    using x = gpu.tensor(normals(100_000), [1000, 100]);
+    gpu.startProfile();
+    for (let i = 0; i < 5; i++) gpu.ops.rmsNorm(x).dispose();
+    const times = await gpu.stopProfile();
+    expect(times).toHaveLength(1);
+    expect(times[0]).toMatchObject({ kernel: "rms-norm/forward", dispatches: 5 });
+    expect(times[0].elapsedMs).toBeGreaterThan(0);
+  });
+
+  it("plans on meta what it then allocates, to the byte", async () => {
+    const gpu = await open({ maxBindingBytes: 2 ** 16 });
+    const meta = new MetaDevice(gpu.profile);
+    for (const device of [gpu, meta]) {
+      device.scope(() => {
+        const h = device.empty([200, 64], { category: "weights" });
+        const w = device.empty([500, 64], { category: "weights" });
+        const targets = device.tensor(new Int32Array(200), [200], { dtype: "i32" });
+        device.run("lmHeadLoss", [h, w, targets], {}, ["dh"]);
+      });
+    }
+    expect(meta.memory.peak()).toEqual(gpu.memory.peak());
+    expect(meta.flops).toBe(gpu.flops);
+    await gpu.synchronize();
+  });
+});
+
+it("opens a device by name and says why", async () => {
+  expect((await openDevice("cpu")).device.kind).toBe("cpu");
+  expect((await openDevice("meta")).device.kind).toBe("meta");
+});
