@@ -82,7 +82,11 @@ export function blockParameters(shape: BlockShape): ParameterSpec[] {
     { name: `${name}.weight`, shape: [out, inn], kind: "linear" },
     ...(bias ? [{ name: `${name}.bias`, shape: [out], kind: "bias" } as const] : []),
   ];
-  const norm = (name: string, size: number): ParameterSpec => ({ name: `${name}.weight`, shape: [size], kind: "norm" });
+  const norm = (name: string, size: number): ParameterSpec => ({
+    name: `${name}.weight`,
+    shape: [size],
+    kind: "norm",
+  });
   const { qkv, o } = shape.attentionBias;
   return [
     norm("input_layernorm", d),
@@ -99,7 +103,10 @@ export function blockParameters(shape: BlockShape): ParameterSpec[] {
 }
 
 /** A block's weights out of a store, by name. `find` gives null for a parameter that is not there. */
-export function blockWeights(find: (name: string) => Tensor | null, need: (name: string) => Tensor): BlockWeights {
+export function blockWeights(
+  find: (name: string) => Tensor | null,
+  need: (name: string) => Tensor,
+): BlockWeights {
   const projection = (name: string): Projection => {
     const weight = need(`${name}.weight`);
     const bias = find(`${name}.bias`);
@@ -136,7 +143,9 @@ export function block(
 ): Tensor {
   const { device } = x;
   return device.scope(() => {
-    const h = device.scope(() => attentionHalf(ops, shape, weights, x, context, cache), { label: "attention" });
+    const h = device.scope(() => attentionHalf(ops, shape, weights, x, context, cache), {
+      label: "attention",
+    });
     return device.scope(() => feedForwardHalf(ops, shape, weights, h), { label: "feed-forward" });
   });
 }

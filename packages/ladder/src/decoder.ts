@@ -149,7 +149,11 @@ export class Decoder {
    */
   loss(ops: Ops, y: Tensor, targets: Tensor): Tensor {
     const h = this.finalNorm(ops, y);
-    return ops.lmHeadLoss(ops.reshape(h, { shape: [targets.size, this.config.hiddenSize] }), this.lmHead, targets);
+    return ops.lmHeadLoss(
+      ops.reshape(h, { shape: [targets.size, this.config.hiddenSize] }),
+      this.lmHead,
+      targets,
+    );
   }
 
   dispose(): void {

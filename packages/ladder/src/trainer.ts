@@ -59,18 +59,21 @@ export class Trainer {
 
   /** One update. The read of its loss is the only wait. */
   async step(batch: LabeledBatch): Promise<StepReport> {
+    const learningRate = this.#options.learningRate(this.#step);
+    const { loss, norm } = this.dispatchStep(batch);
+    try {
+      const tokens = batch.batchSize * batch.length;
+      return { loss: await loss.item(), gradNorm: await norm.item(), learningRate, tokens };
+    } finally {
+      loss.dispose();
+      norm.dispose();
+    }
+  }
+
+  /** Asks for one update without waiting for it: its loss and gradient norm, f32[] each, are the caller's. */
+  dispatchStep(batch: LabeledBatch): { loss: Tensor; norm: Tensor } {
     const learningRate = this.#options.learningRate(this.#step++);
-    const { loss, norm } = this.#device.scope(() => this.#update(batch, learningRate), {
-      label: "a training step",
-    });
-    using _loss = loss;
-    using _norm = norm;
-    return {
-      loss: await loss.item(),
-      gradNorm: await norm.item(),
-      learningRate,
-      tokens: batch.batchSize * batch.length,
-    };
+    return this.#device.scope(() => this.#update(batch, learningRate), { label: "a training step" });
   }
 
   #update(batch: LabeledBatch, lr: number): { loss: Tensor; norm: Tensor } {

@@ -1,0 +1,84 @@
+import { type Device, ParamStore, Pick, Random } from "@sidenet/tensor";
+import type { ModelConfig } from "../src/config.ts";
+import { Decoder, decoderParameters } from "../src/decoder.ts";
+import type { SideConfig } from "../src/ladder-config.ts";
+import type { LabeledBatch } from "../src/trainer.ts";
+
+/** A random small model of the Llama family. */
+export function drawModel(pick: Pick): ModelConfig {
+  const kv = pick.int(1, 2);
+  return {
+    family: "llama",
+    vocabSize: pick.int(11, 60),
+    hiddenSize: 2 * pick.int(4, 16),
+    intermediateSize: pick.int(5, 40),
+    numHiddenLayers: pick.int(1, 5),
+    numAttentionHeads: kv * pick.int(1, 3),
+    numKeyValueHeads: kv,
+    headDim: 2 * pick.int(1, 8),
+    rmsNormEps: 1e-5,
+    rope: { theta: 10000, scaling: null },
+    tieWordEmbeddings: pick.chance(0.5),
+    attentionBias: { qkv: pick.chance(0.3), o: pick.chance(0.3) },
+    mlpBias: pick.chance(0.3),
+    qkNorm: pick.chance(0.3),
+    maxPositionEmbeddings: 64,
+    slidingWindow: null,
+    bosTokenId: 1,
+    eosTokenIds: [2],
+    padTokenId: 0,
+    quantization: null,
+  };
+}
+
+/** A random side network for it: rungs anywhere, free layers allowed. */
+export function drawSide(pick: Pick, model: ModelConfig): SideConfig {
+  const l = pick.int(1, 4);
+  const kv = pick.int(1, 2);
+  const rungs = Array.from({ length: pick.int(1, l) }, () => pick.int(0, model.numHiddenLayers));
+  return {
+    method: "ladder",
+    base_model_name_or_path: "tiny",
+    num_hidden_layers: l,
+    hidden_size: pick.int(3, 12),
+    intermediate_size: pick.int(3, 16),
+    num_attention_heads: kv * pick.int(1, 2),
+    num_key_value_heads: kv,
+    head_dim: 2 * pick.int(1, 4),
+    rungs: rungs.sort((a, b) => a - b),
+    initial_rung: pick.chance(0.3),
+    fusion: pick.oneOf(["add", "gate"] as const),
+    gate_temperature: 0.1,
+    rung_norm: pick.chance(0.7),
+    init: "random",
+    seed: pick.int(0, 1000),
+  };
+}
+
+/** Random weights, norms near 1. */
+export function randomDecoder(device: Device, config: ModelConfig, seed = 1): Decoder {
+  const weights = new ParamStore(device, "weights");
+  for (const [stream, { name, shape, kind }] of decoderParameters(config).entries()) {
+    const values = new Random(seed, stream).normals(shape.reduce((a, b) => a * b, 1), kind === "norm" ? 0.1 : 0.3);
+    if (kind === "norm") for (let i = 0; i < values.length; i++) values[i] += 1;
+    weights.set(name, device.tensor(values, shape, { category: "weights", label: name }));
+  }
+  return new Decoder(config, weights);
+}
+
+export function drawBatch(pick: Pick, model: ModelConfig): LabeledBatch {
+  const batchSize = pick.int(1, 3);
+  const length = pick.int(2, 12);
+  const inputIds = pick.ints(batchSize * length, 0, model.vocabSize - 1);
+  const attentionMask = new Uint8Array(batchSize * length).fill(1);
+  const labels = Int32Array.from(inputIds);
+  for (let b = 1; b < batchSize; b++) {
+    // Right padding: hidden, and not scored.
+    const padded = pick.int(0, length - 2);
+    for (let t = length - padded; t < length; t++) {
+      attentionMask[b * length + t] = 0;
+      labels[b * length + t] = -100;
+    }
+  }
+  return { inputIds, labels, attentionMask, batchSize, length };
+}
