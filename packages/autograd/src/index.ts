@@ -1,0 +1,13 @@
+export { AdamW, type AdamWOptions, type AdamWState, type AdamWStep } from "./adamw.ts";
+export {
+  type Differentiable,
+  type GradcheckInput,
+  type GradcheckOptions,
+  type GradcheckReport,
+  gradcheck,
+} from "./gradcheck.ts";
+export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradients.ts";
+export type { GradRow, NoGradient, NoGradientReason, Pull, PullRow } from "./rules/grad-row.ts";
+export { gradTable } from "./rules/index.ts";
+export { makeSchedule, type Schedule, type ScheduleOptions } from "./schedule.ts";
+export { type BackwardOptions, type Gradients, Tape, type TapeRecord, type Trainable } from "./tape.ts";

@@ -1,0 +1,77 @@
+/** The errors of a tape, in one place so that they read alike: what was asked, why not, and what to do instead. */
+import { formatShape, type OpName, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { NoGradientReason } from "./rules/grad-row.ts";
+
+export const refuseLeaf = (name: string, problem: string): SidenetError =>
+  new SidenetError("A-LEAF", `${name} cannot be trained: ${problem}.`);
+
+export const refuseClosed = (what: string, state: "spent" | "disposed"): SidenetError =>
+  new SidenetError(
+    "A-CLOSED",
+    `${what}, but this tape ${state === "spent" ? "has run its backward pass" : "was disposed"}. ` +
+      "A tape is for one step: make a new one from the same parameters.",
+  );
+
+export const refuseSecondBackward = (): SidenetError =>
+  new SidenetError(
+    "A-TWICE",
+    "backward was called a second time. The first call freed what the tape had saved. For the sum of two losses, add " +
+      "them and call backward once; for another step, make a new tape.",
+  );
+
+export const refuseSecondOrder = (op: OpName, what: string): SidenetError =>
+  new SidenetError(
+    "A-SECOND-ORDER",
+    `${op}: ${what}. Gradients of gradients are not supported: use device.ops for arithmetic on gradients.`,
+  );
+
+export const refuseInPlace = (op: OpName, input: string, why: string): SidenetError =>
+  new SidenetError(
+    "A-IN-PLACE",
+    `${op} writes in place, but ${input} ${why}. Use an op with a result of its own, or device.ops outside the tape's ` +
+      "forward and backward passes.",
+  );
+
+/** A tracked input of an op that, or whose input, has no gradient. */
+export function refuseNoGradient(
+  op: OpName,
+  inputs: readonly string[],
+  reason: NoGradientReason,
+): SidenetError {
+  const names = inputs.join(", ");
+  if (reason === "in place") return refuseInPlace(op, names, "is tracked");
+  if (reason === "gradients of gradients are not supported")
+    return refuseSecondOrder(op, `${names} is tracked`);
+  return new SidenetError(
+    "A-NO-GRADIENT",
+    `${op}: ${names} is tracked, but has no gradient here (${reason}). Call it through device.ops if none is wanted.`,
+  );
+}
+
+export const refuseUntrackedLoss = (loss: Tensor): SidenetError =>
+  new SidenetError(
+    "A-UNTRACKED",
+    `backward was given ${loss}, which this tape does not track. Either no trainable tensor leads to it, or it was ` +
+      "computed with device.ops instead of the tape.",
+  );
+
+export const refuseLossShape = (loss: Tensor): SidenetError =>
+  new SidenetError(
+    "A-LOSS-SHAPE",
+    `backward was given ${loss}; without an upstream gradient it wants one element. Sum it, or pass the upstream.`,
+  );
+
+export const refuseUpstream = (loss: Tensor, upstream: Tensor): SidenetError =>
+  new SidenetError(
+    "A-UPSTREAM",
+    `the upstream gradient is ${upstream}, wanted ${loss.dtype} ${formatShape(loss.shape)} as the value it is for.`,
+  );
+
+export function refuseUnused(names: readonly string[]): SidenetError {
+  const shown = names.slice(0, 8).join(", ") + (names.length > 8 ? `, and ${names.length - 8} more` : "");
+  return new SidenetError(
+    "A-UNUSED",
+    `no gradient reaches ${shown}. Check that the forward pass used the tape, and this very tensor, where it should ` +
+      "train; pass allowUnused if part of the parameters is meant to be left out.",
+  );
+}

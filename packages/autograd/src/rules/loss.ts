@@ -1,0 +1,20 @@
+import { gradRow } from "./grad-row.ts";
+
+export const crossEntropy = gradRow("crossEntropy", {
+  logits: {
+    saves: ["logits", "targets", "lse"],
+    pull: (ops, dy, { logits, targets, lse }, { attrs }) =>
+      ops.crossEntropyBackward(dy, logits, targets, lse, attrs),
+  },
+  targets: { none: "integer input" },
+});
+
+export const lmHeadLoss = gradRow("lmHeadLoss", {
+  // The forward pass makes dh beside the loss, so a frozen head keeps neither h nor logits.
+  h: { saves: ["dh"], pull: (ops, dy, { dh }) => ops.scaleBy(dh, dy) },
+  w: {
+    saves: ["h", "w", "targets"],
+    pull: (ops, dy, { h, w, targets }, { attrs }) => ops.lmHeadLossBackwardW(dy, h, w, targets, attrs),
+  },
+  targets: { none: "integer input" },
+});

@@ -1,0 +1,321 @@
+import {
+  buildOps,
+  type Device,
+  isFloat,
+  type OpName,
+  type Ops,
+  rowOf,
+  sameShape,
+  sizeBytes,
+  type Tensor,
+} from "@sidenet/tensor";
+import { GradientSlots, gradientDtype, methodResult, RuleOps, type TrackedValue } from "./gradient-slots.ts";
+import {
+  refuseClosed,
+  refuseInPlace,
+  refuseLeaf,
+  refuseLossShape,
+  refuseNoGradient,
+  refuseSecondBackward,
+  refuseSecondOrder,
+  refuseUntrackedLoss,
+  refuseUnused,
+  refuseUpstream,
+} from "./refusals.ts";
+import { hasNoGradient, type Pull, type PullRow, selectPulls } from "./rules/grad-row.ts";
+import { gradRowOf } from "./rules/index.ts";
+import { type SavedTensor, SavedTensors } from "./saved-tensors.ts";
+
+/** Tensors to train, or a `ParamStore`: its names go into error messages. */
+export type Trainable = Iterable<Tensor | readonly [name: string, tensor: Tensor]>;
+
+/** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
+export type Gradients = Map<Tensor, Tensor>;
+
+export interface BackwardOptions {
+  /** Leaves that the loss does not depend on are left out of the result instead of being an error. */
+  readonly allowUnused?: boolean;
+}
+
+/** A recorded op, for tests and reports. */
+export interface TapeRecord {
+  readonly op: OpName;
+  /** Inputs that are tracked. */
+  readonly tracked: readonly string[];
+  /** Operands and residuals kept for the backward pass; another record may keep the same one. */
+  readonly saved: readonly { readonly name: string; readonly sizeBytes: number }[];
+}
+
+interface Entry {
+  readonly op: OpName;
+  readonly attrs: object;
+  readonly inputs: ReadonlyMap<string, TrackedValue>;
+  readonly output: TrackedValue;
+  readonly pulls: readonly Pull[];
+  /** By operand name; null for an optional input that was left out. */
+  readonly saved: ReadonlyMap<string, SavedTensor | null>;
+}
+
+type Inputs = readonly (Tensor | null | undefined)[];
+
+/** A method for each row of the op table; the constructor assigns them. */
+export interface Tape extends Ops {}
+
+/**
+ * An `Ops` that computes with the device's ops and records those whose inputs are tracked, for one backward pass.
+ *
+ * A value is tracked when it is one of the `trainable` leaves or was computed from a tracked value *through this tape*
+ * (methods.md, 5). Everything else runs as on the device and leaves no trace, so a frozen model costs nothing. A record
+ * saves the union of what the rules of its tracked inputs need; the tape owns that and frees it as `backward` consumes it.
+ * Tracking goes by tensor identity: `device.retain(t)` gives a handle on the same memory that is not tracked.
+ *
+ * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`.
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns what the interface above promises
+export class Tape {
+  readonly device: Device;
+  readonly #leaves: TrackedValue[] = [];
+  readonly #values = new WeakMap<Tensor, TrackedValue>();
+  readonly #entries: Entry[] = [];
+  readonly #saved: SavedTensors;
+  /** What `backward` returned: constants to any other tape, a mistake in this one. */
+  readonly #gradients = new WeakSet<Tensor>();
+  #state: "open" | "spent" | "disposed" = "open";
+
+  constructor(device: Device, trainable: Trainable) {
+    this.device = device;
+    this.#saved = new SavedTensors(device);
+    Object.assign(
+      this,
+      buildOps((op, inputs, attrs) => this.#execute(op, inputs, attrs)),
+    );
+    for (const item of trainable) {
+      const [name, tensor] = isEntry(item) ? item : [item.toString(), item];
+      this.#addLeaf(name, tensor);
+    }
+  }
+
+  /** Whether a gradient would flow into this tensor. */
+  isTracked(tensor: Tensor): boolean {
+    return this.#values.has(tensor);
+  }
+
+  /** The recorded ops in order; empty once `backward` has consumed them. */
+  get records(): readonly TapeRecord[] {
+    return this.#entries.map(({ op, inputs, saved }) => ({
+      op,
+      tracked: [...inputs.keys()],
+      saved: [...saved].flatMap(([name, tensor]) =>
+        tensor ? [{ name, sizeBytes: sizeBytes(tensor.handle.dtype, tensor.handle.size) }] : [],
+      ),
+    }));
+  }
+
+  /** Bytes that live for the backward pass alone: a saved weight or rung is resident anyway and does not count. */
+  get savedBytes(): number {
+    return this.#saved.sizeBytes;
+  }
+
+  /**
+   * Gradients of `loss` with respect to the leaves, each f32 and accounted as "gradients"; they belong to the innermost
+   * scope, else to the caller. `upstream` is the gradient of `loss` itself, of its shape and dtype; without one, `loss` has
+   * one element and the upstream is 1. Frees the records and what they saved as it goes: a tape has one backward pass.
+   *
+   * Throws `A-UNTRACKED`, `A-LOSS-SHAPE`, `A-UPSTREAM`, or `A-UNUSED` naming the leaves that the loss does not depend on,
+   * all before anything is computed; `A-TWICE`, `A-CLOSED`; and whatever an op throws, after which the tape is spent.
+   */
+  backward(loss: Tensor, upstream: Tensor | null = null, options: BackwardOptions = {}): Gradients {
+    if (this.#state === "spent") throw refuseSecondBackward();
+    if (this.#state === "disposed") throw refuseClosed("backward was called", this.#state);
+    const root = this.#checkLoss(loss, upstream);
+    if (!options.allowUnused) this.#checkReached(root);
+    this.#state = "spent";
+    const slots = new GradientSlots(this.device);
+    try {
+      // The scope frees, after an error, what was made on the way.
+      return this.device.scope(() => {
+        const seed =
+          upstream ?? this.device.tensor([1], root.shape, { dtype: root.dtype, label: "upstream" });
+        slots.add(root, upstream ? this.device.retain(upstream) : seed, upstream === null);
+        const rules = new RuleOps(this.device);
+        for (let entry = this.#entries.pop(); entry; entry = this.#entries.pop()) {
+          this.#consume(entry, slots, rules);
+        }
+        return this.#collect(slots);
+      });
+    } finally {
+      slots.dispose();
+      this.#release("the failed backward pass");
+    }
+  }
+
+  /** Frees what the tape still holds; ops on tracked values are refused from here on. A second call does nothing. */
+  dispose(): void {
+    this.#state = "disposed";
+    this.#release("its tape's dispose()");
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #addLeaf(name: string, tensor: Tensor): void {
+    if (tensor.disposed) throw refuseLeaf(name, "it was freed");
+    if (tensor.device !== this.device) {
+      throw refuseLeaf(
+        name,
+        `it is on ${tensor.device.kind}, the tape on another device (${this.device.kind})`,
+      );
+    }
+    if (!isFloat(tensor.dtype))
+      throw refuseLeaf(name, `it is ${tensor.dtype}, and gradients want f32 or f16`);
+    if (this.#values.has(tensor)) return;
+    const value = { shape: tensor.shape, dtype: tensor.dtype, leaf: { name, tensor } };
+    this.#values.set(tensor, value);
+    this.#leaves.push(value);
+  }
+
+  // Forward.
+
+  #execute(op: OpName, inputs: Inputs, attrs: object): unknown {
+    const tracked = this.#trackedInputs(op, inputs);
+    if (tracked.size === 0) return methodResult(op, this.device.run(op, inputs, attrs));
+    if (this.#state !== "open") throw refuseClosed(`${op} was given a tracked tensor`, this.#state);
+    const row = gradRowOf(op);
+    if (hasNoGradient(row)) {
+      if (row.none !== "integer output") throw refuseNoGradient(op, [...tracked.keys()], row.none);
+      return methodResult(op, this.device.run(op, inputs, attrs));
+    }
+    for (const name of tracked.keys()) {
+      const entry = row.inputs[name];
+      if (hasNoGradient(entry)) throw refuseNoGradient(op, [name], entry.none);
+    }
+    return methodResult(op, this.#runRecorded(op, inputs, attrs, tracked, row));
+  }
+
+  /** Tracked inputs by name. Refuses what would make a later backward pass wrong. */
+  #trackedInputs(op: OpName, inputs: Inputs): Map<string, TrackedValue> {
+    const tracked = new Map<string, TrackedValue>();
+    for (const [i, { name, updated }] of rowOf(op).signature.inputs.entries()) {
+      const tensor = inputs[i];
+      if (!tensor) continue;
+      const value = this.#values.get(tensor);
+      if (value) tracked.set(name, value);
+      if (this.#gradients.has(tensor))
+        throw refuseSecondOrder(op, `${name} is a gradient that this tape made`);
+      if (updated && this.#saved.has(tensor)) {
+        throw refuseInPlace(op, name, "is saved for the backward pass");
+      }
+    }
+    return tracked;
+  }
+
+  #runRecorded(
+    op: OpName,
+    inputs: Inputs,
+    attrs: object,
+    tracked: ReadonlyMap<string, TrackedValue>,
+    row: PullRow,
+  ): Record<string, Tensor> {
+    const { signature, attrs: defaults } = rowOf(op);
+    const pulls = selectPulls(row, [...tracked.keys()]);
+    const saves = new Set(pulls.flatMap((pull) => pull.saves));
+    const residuals = signature.outputs.filter(({ residual, name }) => residual && saves.has(name));
+    const outputs = this.device.run(
+      op,
+      inputs,
+      attrs,
+      residuals.map(({ name }) => name),
+    );
+    const saved = new Map<string, SavedTensor | null>();
+    for (const [i, { name }] of signature.inputs.entries()) {
+      const tensor = inputs[i];
+      if (saves.has(name)) saved.set(name, tensor ? this.#saved.keep(tensor) : null);
+    }
+    for (const { name, residual } of signature.outputs) {
+      if (!saves.has(name)) continue;
+      saved.set(name, residual ? this.#saved.adopt(outputs[name]) : this.#saved.keep(outputs[name]));
+    }
+    // Rows with gradients have one primary output (rules.test.ts holds them to it).
+    const y = outputs[signature.outputs[0].name];
+    const output = { shape: y.shape, dtype: y.dtype, leaf: null };
+    this.#values.set(y, output);
+    this.#entries.push({ op, attrs: { ...defaults, ...attrs }, inputs: tracked, output, pulls, saved });
+    return outputs;
+  }
+
+  // Backward.
+
+  #checkLoss(loss: Tensor, upstream: Tensor | null): TrackedValue {
+    const root = this.#values.get(loss);
+    if (root === undefined) throw refuseUntrackedLoss(loss);
+    if (upstream === null) {
+      if (loss.size !== 1) throw refuseLossShape(loss);
+    } else if (!sameShape(upstream.shape, loss.shape) || upstream.dtype !== loss.dtype) {
+      throw refuseUpstream(loss, upstream);
+    }
+    return root;
+  }
+
+  /** Throws `A-UNUSED` unless the loss depends on every leaf. */
+  #checkReached(root: TrackedValue): void {
+    const reached = new Set([root]);
+    for (const { inputs, output } of [...this.#entries].reverse()) {
+      if (reached.has(output)) for (const value of inputs.values()) reached.add(value);
+    }
+    const unused = this.#leaves.filter((value) => !reached.has(value));
+    if (unused.length > 0) throw refuseUnused(unused.map(({ leaf }) => leaf!.name));
+  }
+
+  /** Turns the gradient of one record's output into contributions to its inputs', and frees what the record saved. */
+  #consume(entry: Entry, slots: GradientSlots, rules: RuleOps): void {
+    const dy = slots.take(entry.output);
+    try {
+      if (dy) this.#pull(entry, dy, slots, rules);
+    } finally {
+      dy?.dispose("the backward pass, which had used it");
+      for (const saved of entry.saved.values()) if (saved) this.#saved.release(saved);
+    }
+  }
+
+  #pull(entry: Entry, dy: Tensor, slots: GradientSlots, rules: RuleOps): void {
+    const saved = Object.fromEntries(
+      [...entry.saved].map(([name, tensor]) => [name, tensor?.handle ?? null]),
+    );
+    for (const { inputs, run } of entry.pulls) {
+      const values = inputs.map((name) => entry.inputs.get(name)!);
+      const contexts = values.map((value) => ({
+        attrs: entry.attrs,
+        shape: value.shape,
+        dtype: gradientDtype(value),
+      }));
+      const gradients = this.device.scope(() => [...run(rules.ops, dy, saved, contexts)], {
+        label: `the gradient of ${entry.op}`,
+      });
+      for (const [i, gradient] of gradients.entries()) {
+        const { made, fresh } = rules.take(gradient);
+        slots.add(values[i], made ? gradient : this.device.retain(gradient), fresh);
+      }
+    }
+  }
+
+  #collect(slots: GradientSlots): Gradients {
+    const gradients: Gradients = new Map();
+    for (const value of this.#leaves) {
+      const gradient = slots.take(value);
+      if (!gradient) continue;
+      gradients.set(value.leaf!.tensor, gradient);
+      this.#gradients.add(gradient);
+    }
+    return gradients;
+  }
+
+  #release(by: string): void {
+    this.#entries.length = 0;
+    this.#saved.clear(by);
+  }
+}
+
+function isEntry(item: Tensor | readonly [string, Tensor]): item is readonly [string, Tensor] {
+  return Array.isArray(item);
+}
