@@ -48,7 +48,13 @@ export interface RopeTables {
 }
 
 /** Throws `L-ROPE` for an odd head size. */
-export function ropeTables(device: Device, rope: Rope, headDim: number, first: number, count: number): RopeTables {
+export function ropeTables(
+  device: Device,
+  rope: Rope,
+  headDim: number,
+  first: number,
+  count: number,
+): RopeTables {
   if (headDim % 2 !== 0) {
     throw new SidenetError("L-ROPE", `rope rotates pairs, so head_dim ${headDim} has to be even.`);
   }
