@@ -97,22 +97,3 @@ function scalingFrom(given: z.infer<typeof parametersSchema>, name: string): Rop
       );
   }
 }
-
-/**
- * How much llama3 scaling slows each frequency: base frequency / scaled frequency, [c/2], index i for θ^(-2i/c).
- * Source: methods.md section 1; λ < N/high keeps the frequency, λ > N/low divides it by the factor, between them a mix.
- */
-export function llama3Slowdown(
-  theta: number,
-  headDim: number,
-  scaling: RopeScaling & { type: "llama3" },
-): number[] {
-  const { factor, lowFreqFactor: low, highFreqFactor: high, originalMaxPositionEmbeddings: N } = scaling;
-  return Array.from({ length: headDim / 2 }, (_, i) => {
-    const wavelength = 2 * Math.PI * theta ** ((2 * i) / headDim);
-    if (wavelength < N / high) return 1;
-    if (wavelength > N / low) return factor;
-    const s = (N / wavelength - low) / (high - low);
-    return 1 / ((1 - s) / factor + s);
-  });
-}

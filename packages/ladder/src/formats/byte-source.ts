@@ -1,0 +1,40 @@
+import { SidenetError } from "@sidenet/tensor";
+
+/** Random access to bytes that may be a file, a blob or memory; parsers see nothing else of the outside world. */
+export interface ByteSource {
+  /** What messages call it: a path, an address, or "memory". */
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Exactly `length` bytes from `offset`; may be a view, so do not write to it. Throws `L-RANGE` outside the source. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** Throws `L-RANGE` unless [offset, offset + length) lies inside the source. */
+export function checkRange(
+  source: Pick<ByteSource, "name" | "sizeBytes">,
+  offset: number,
+  length: number,
+): void {
+  const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+  if (!whole || offset < 0 || length < 0 || offset + length > source.sizeBytes) {
+    throw new SidenetError(
+      "L-RANGE",
+      `${source.name}: asked for ${length} bytes at ${offset}, but it has ${source.sizeBytes}. ` +
+        "Is the file truncated? Fetch it again.",
+    );
+  }
+}
+
+/** A source over bytes in memory; reads are views, not copies. */
+export function memorySource(bytes: Uint8Array, name = "memory"): ByteSource {
+  const self = { name, sizeBytes: bytes.byteLength };
+  return {
+    ...self,
+    async read(offset, length) {
+      checkRange(self, offset, length);
+      return bytes.subarray(offset, offset + length);
+    },
+    async close() {},
+  };
+}

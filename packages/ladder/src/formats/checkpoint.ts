@@ -1,0 +1,62 @@
+import { SidenetError } from "@sidenet/tensor";
+import { asUint16, float32ToFloat16 } from "./float-codec.ts";
+
+/** One tensor of a checkpoint; nothing is read before a `read` method is called. */
+export interface CheckpointTensor {
+  readonly name: string;
+  /** As the file names it: "F32", "BF16", "U8", "Q4_1", ... */
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** Bytes in the file. */
+  readonly sizeBytes: number;
+  /** The stored bytes, row-major. */
+  readBytes(): Promise<Uint8Array>;
+  /** Values: floats and quantized types widened to float32, I32 and U8 as they are. Throws `L-DTYPE` on other types. */
+  read(): Promise<Float32Array | Int32Array | Uint8Array>;
+  /** Values of a float or quantized tensor, widened to float32. Throws `L-DTYPE` on other types. */
+  readFloat32(): Promise<Float32Array>;
+}
+
+/** Named tensors of one file, of several shards, or of a GGUF under its Hugging Face names. */
+export interface Checkpoint {
+  /** What messages call it. */
+  readonly name: string;
+  readonly tensors: ReadonlyMap<string, CheckpointTensor>;
+  /** Free text that the file carries beside its tensors. */
+  readonly metadata: ReadonlyMap<string, string>;
+  close(): Promise<void>;
+}
+
+/** Values as float16 bits: as stored where the file holds float16, otherwise rounded to nearest even from float32. */
+export async function readFloat16Bits(tensor: CheckpointTensor): Promise<Uint16Array> {
+  if (tensor.dtype === "F16") return asUint16(await tensor.readBytes());
+  return float32ToFloat16(await tensor.readFloat32());
+}
+
+/** The tensor of that name and shape. Throws `L-TENSOR-MISSING`, or `L-TENSOR-SHAPE` if `shape` is given and differs. */
+export function requireTensor(
+  checkpoint: Checkpoint,
+  name: string,
+  shape?: readonly number[],
+): CheckpointTensor {
+  const tensor = checkpoint.tensors.get(name);
+  if (!tensor) {
+    const some = [...checkpoint.tensors.keys()].slice(0, 4).join(", ");
+    throw new SidenetError(
+      "L-TENSOR-MISSING",
+      `${checkpoint.name}: no tensor "${name}" among its ${checkpoint.tensors.size} (${some}, ...). ` +
+        "Do the config and the weights belong to the same model?",
+    );
+  }
+  if (
+    shape &&
+    (shape.length !== tensor.shape.length || shape.some((extent, i) => extent !== tensor.shape[i]))
+  ) {
+    throw new SidenetError(
+      "L-TENSOR-SHAPE",
+      `${checkpoint.name}: "${name}" is [${tensor.shape.join(", ")}], but the config wants [${shape.join(", ")}]. ` +
+        "Do the config and the weights belong to the same model?",
+    );
+  }
+  return tensor;
+}

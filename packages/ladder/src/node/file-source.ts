@@ -1,0 +1,72 @@
+import { type FileHandle, open } from "node:fs/promises";
+import { SidenetError } from "@sidenet/tensor";
+import { type ByteSource, checkRange } from "../formats/byte-source.ts";
+
+/** Some systems refuse one read of 2 GiB or more. */
+const MAX_READ_BYTES = 2 ** 30;
+
+const CURES: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file. Check the path.",
+  EISDIR: "it is a folder. Name a file in it.",
+  EACCES: "no permission to read it. Check its owner and mode.",
+};
+
+/** A typed error for a failed file operation: `L-FILE-MISSING` when there is no such file, else `L-FILE`. */
+export function fileError(path: string, cause: unknown): SidenetError {
+  const code = (cause as NodeJS.ErrnoException).code ?? "";
+  const text = CURES[code] ?? (cause as Error).message;
+  return new SidenetError(code === "ENOENT" ? "L-FILE-MISSING" : "L-FILE", `${path}: ${text}`, { cause });
+}
+
+async function readFully(
+  file: FileHandle,
+  path: string,
+  offset: number,
+  length: number,
+): Promise<Uint8Array> {
+  const out = new Uint8Array(length);
+  let done = 0;
+  while (done < length) {
+    const { bytesRead } = await file.read(out, done, Math.min(length - done, MAX_READ_BYTES), offset + done);
+    if (bytesRead === 0) {
+      throw new SidenetError(
+        "L-FILE",
+        `${path}: it became shorter while it was read. Is something writing it?`,
+      );
+    }
+    done += bytesRead;
+  }
+  return out;
+}
+
+/** Opens a file of any size for random access. Throws `L-FILE-MISSING` or `L-FILE`. */
+export async function openFileSource(path: string): Promise<ByteSource> {
+  let file: FileHandle;
+  let sizeBytes: number;
+  try {
+    file = await open(path, "r");
+  } catch (cause) {
+    throw fileError(path, cause);
+  }
+  try {
+    const stats = await file.stat();
+    if (!stats.isFile()) throw new SidenetError("L-FILE", `${path}: it is not a file. Name a file in it.`);
+    sizeBytes = stats.size;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  const self = { name: path, sizeBytes };
+  return {
+    ...self,
+    async read(offset, length) {
+      checkRange(self, offset, length);
+      try {
+        return await readFully(file, path, offset, length);
+      } catch (cause) {
+        throw cause instanceof SidenetError ? cause : fileError(path, cause);
+      }
+    },
+    close: () => file.close(),
+  };
+}
