@@ -16,7 +16,7 @@ import {
   runMeanLoss,
   runRowLosses,
 } from "./cross-entropy.ts";
-import { runMatmul } from "./matmul.ts";
+import { runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
 /** Bytes of logits that a chunk may hold, unless `chunkTokens` says how many rows. */

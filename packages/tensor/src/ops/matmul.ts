@@ -1,36 +1,10 @@
 import type { HostArray } from "../dtype.ts";
-import { defineOp, type KernelContext } from "../op.ts";
+import { defineOp } from "../op.ts";
+import type { Pick } from "../pick.ts";
 import type { Dims } from "../signature.ts";
-import type { Tensor } from "../tensor.ts";
+import { type MatmulForm, runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
-
-/** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
-export type MatmulForm = "nn" | "nt" | "tn";
-
-export interface MatmulExtents {
-  readonly P: number;
-  readonly M: number;
-  readonly K: number;
-  readonly N: number;
-  /** y += a·b instead of y = a·b. */
-  readonly accumulate?: boolean;
-}
-
-/** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows of rows where an operand is larger than one binding. */
-export function runMatmul(
-  k: KernelContext,
-  form: MatmulForm,
-  operands: { a: Tensor; b: Tensor; y: Tensor; bias?: Tensor | null },
-  { P, M, K, N, accumulate = false }: MatmulExtents,
-): void {
-  const { a, b, y, bias = null } = operands;
-  k.run(`matmul/${form}`, {
-    bind: { a, b, bias, y },
-    params: { p: P, m: M, k: K, n: N, accumulate, hasBias: bias !== null },
-    grid: Math.ceil((P * M * N) / 64),
-  });
-}
 
 /** Σ_k a·b with the strides of a form, in double. */
 function referenceMatmul(
@@ -55,6 +29,17 @@ function referenceMatmul(
 
 // K products of normal numbers: the sum grows as √K, its float32 error at most as K · eps, in practice as √K · eps.
 const close = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
+/** Extents on both sides of every tile (4, 8, 16, 32, 64), often in fours: those have kernels of their own. */
+function drawExtent(pick: Pick, most: number, four: number): number {
+  return four * pick.int(0, Math.floor(most / four));
+}
+
+function drawProduct(pick: Pick) {
+  const four = pick.oneOf([4, 4, 1]);
+  const [M, K, N] = [70, 70, 140].map((most) => drawExtent(pick, most, four));
+  return { dims: { P: pick.shape(4, 2), M, K, N } };
+}
+
 const flops = ({ P, M, K, N }: Dims): number => 2 * P * M * K * N;
 
 export const matmul = defineOp({
@@ -63,9 +48,7 @@ export const matmul = defineOp({
   sig: "a[P..,M,K] b[P..,K,N] -> y[P..,M,N]",
   reference: (io, dims) => referenceMatmul("nn", io, dims),
   kernel: (k, io, { P, M, K, N }) => runMatmul(k, "nn", io, { P, M, K, N }),
-  draw: (pick) => ({
-    dims: { P: pick.shape(4, 2), M: pick.int(0, 40), K: pick.int(0, 70), N: pick.int(0, 40) },
-  }),
+  draw: drawProduct,
   close,
   flops,
 });
@@ -76,9 +59,7 @@ export const matmulNT = defineOp({
   sig: "a[P..,M,K] b[P..,N,K] -> y[P..,M,N]",
   reference: (io, dims) => referenceMatmul("nt", io, dims),
   kernel: (k, io, { P, M, K, N }) => runMatmul(k, "nt", io, { P, M, K, N }),
-  draw: (pick) => ({
-    dims: { P: pick.shape(4, 2), M: pick.int(0, 40), K: pick.int(0, 70), N: pick.int(0, 40) },
-  }),
+  draw: drawProduct,
   close,
   flops,
 });
@@ -89,9 +70,7 @@ export const matmulTN = defineOp({
   sig: "a[P..,K,M] b[P..,K,N] -> y[P..,M,N]",
   reference: (io, dims) => referenceMatmul("tn", io, dims),
   kernel: (k, io, { P, M, K, N }) => runMatmul(k, "tn", io, { P, M, K, N }),
-  draw: (pick) => ({
-    dims: { P: pick.shape(4, 2), M: pick.int(0, 40), K: pick.int(0, 70), N: pick.int(0, 40) },
-  }),
+  draw: drawProduct,
   close,
   flops,
 });
@@ -106,10 +85,13 @@ export const linear = defineOp({
   },
   kernel: (k, { x, w, bias, y }, { N, I, O }) =>
     runMatmul(k, "nt", { a: x, b: w, y, bias }, { P: 1, M: N, K: I, N: O }),
-  draw: (pick) => ({
-    dims: { N: pick.shape(60, 2), I: pick.int(0, 70), O: pick.int(0, 90) },
-    omit: pick.chance(0.5) ? ["bias"] : [],
-  }),
+  draw: (pick) => {
+    const four = pick.oneOf([4, 4, 1]);
+    return {
+      dims: { N: pick.shape(70, 2), I: drawExtent(pick, 70, four), O: drawExtent(pick, 140, four) },
+      omit: pick.chance(0.5) ? ["bias"] : [],
+    };
+  },
   close: ({ I }) => ({ rel: (8 + I) * EPS, abs: 1e-6 }),
   flops: ({ N, I, O }) => 2 * N * I * O,
 });

@@ -3,6 +3,7 @@
  * valid WGSL as it stands (all elements f32, parameters as immediates); variants differ by whole lines only:
  *
  *   alias x_t = f32;               becomes f16 when `x` is bound to an f16 tensor
+ *   <line> // x f16: <other line>  the other line when `x` is bound to an f16 tensor
  *   const TILE: u32 = 8;           another value, likewise `override`
  *   fn apply(...) -> T { ... }     another body, one line
  *   var<immediate> p: Params;      a uniform, on adapters without immediates
@@ -83,6 +84,11 @@ export function specialize(source: KernelSource, variant: Variant): string {
   };
   const half = Object.entries(variant.dtypes).filter(([, dtype]) => dtype === "f16");
   for (const [name] of half) {
+    const marked = new RegExp(`^.*// ${name} f16: (.*)$`, "gm");
+    if (marked.test(text)) {
+      text = text.replace(marked, "$1");
+      continue;
+    }
     const aliases = new RegExp(`^alias ${name}_\\w+ = .*\\bf32\\b.*;`, "gm");
     replace(aliases, (line) => line.replaceAll("f32", "f16"), `alias for ${name}, so it cannot take f16`);
   }

@@ -11,6 +11,8 @@ export interface WebGpuOptions {
   readonly immediates?: boolean;
   /** Narrower limits than the adapter's, to see how a smaller one would fare. */
   readonly maxBindingBytes?: number;
+  /** Take the adapter for one of this class, for instance to run a GPU's kernels on a software driver. */
+  readonly adapterClass?: DeviceProfile["adapterClass"];
   /** Live bytes past which an allocation is refused with `T-OUT-OF-MEMORY`. */
   readonly memoryLimitBytes?: number;
   /** Fill new memory with NaN. For tests. */
@@ -85,7 +87,8 @@ function profileOf(adapter: GPUAdapter, device: GPUDevice, options: WebGpuOption
   const info = adapter.info as GPUAdapterInfo & { subgroupMaxSize?: number };
   const integrated = /intel|apple|qualcomm|arm/i.test(info.vendor);
   return {
-    adapterClass: isSoftware(info) ? "software" : integrated ? "integrated" : "discrete",
+    adapterClass:
+      options.adapterClass ?? (isSoftware(info) ? "software" : integrated ? "integrated" : "discrete"),
     f16: device.features.has("shader-f16"),
     subgroups: device.features.has("subgroups" as GPUFeatureName),
     subgroupSize: info.subgroupMaxSize ?? 32,

@@ -1,0 +1,190 @@
+/**
+ * How a product is run on WebGPU: in which windows of its operands, and by which kernel.
+ *
+ * An operand that is larger than one binding goes through in windows of its rows: rows of y (and of a) one after the other,
+ * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
+ */
+import type { KernelCall, KernelContext, KernelEntry, RowRange } from "../op.ts";
+import type { DeviceProfile } from "../profile.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
+export type MatmulForm = "nn" | "nt" | "tn";
+
+export interface MatmulExtents {
+  readonly P: number;
+  readonly M: number;
+  readonly K: number;
+  readonly N: number;
+  /** y += a·b instead of y = a·b. */
+  readonly accumulate?: boolean;
+}
+
+export interface MatmulOperands {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly y: Tensor;
+  readonly bias?: Tensor | null;
+}
+
+/** Parameters of one dispatch, as the kernels name them: positions and strides in elements. */
+interface Window {
+  readonly form: MatmulForm;
+  readonly batches: number;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly aAt: number;
+  readonly aRow: number;
+  readonly yAt: number;
+  readonly yRow: number;
+}
+
+interface Choice {
+  readonly kernel: KernelEntry;
+  readonly grid: KernelCall["grid"];
+  readonly consts?: Readonly<Record<string, number>>;
+}
+
+/** Rows of y up to which one dispatch row per row of y beats a tile on a GPU. */
+const FEW_ROWS = 4;
+const FEW_COLS = 4; // COLS of matmul-few.wgsl
+const TILE = 64; // of matmul-tile.wgsl
+const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
+const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl
+
+const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
+
+/** What matmul-rows.wgsl reads and writes in vectors of four. */
+function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
+  return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
+}
+
+/** matmul-rows.wgsl is written for subgroups of eight lanes that run one after the other: a software driver's. */
+const hasRowsKernel = (profile: DeviceProfile): boolean =>
+  profile.adapterClass === "software" && profile.subgroups && profile.subgroupSize === 8;
+
+function choose(profile: DeviceProfile, window: Window): Choice {
+  const { form, batches, m, n } = window;
+  if (hasRowsKernel(profile) && fitsVectors(window)) {
+    const rows = m <= 8 ? 8 : m <= 16 ? 16 : 32;
+    return {
+      kernel: `matmul-rows/${form}`,
+      grid: batches * Math.ceil(m / rows) * Math.ceil(n / ROWS_COLS),
+      consts: { ROWS: rows },
+    };
+  }
+  const columnGroups = Math.ceil(n / FEW_COLS);
+  if (form === "nt" && batches === 1 && m <= FEW_ROWS && columnGroups <= profile.maxWorkgroupsPerAxis) {
+    return { kernel: "matmul-few/main", grid: [columnGroups, m, 1] };
+  }
+  return {
+    kernel: "matmul-tile/main",
+    grid: batches * Math.ceil(m / TILE) * Math.ceil(n / TILE),
+    consts: { FORM: FORM_CODES[form] },
+  };
+}
+
+function runWindow(
+  k: KernelContext,
+  bind: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
+  window: Window,
+  accumulate: boolean,
+): void {
+  const { kernel, grid, consts } = choose(k.profile, window);
+  const { batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
+  const common = { n, k: depth, yAt, yRow, accumulate, hasBias: bind.bias !== null };
+  const params = kernel === "matmul-few/main" ? common : { ...common, batches, m, aAt, aRow };
+  k.run(kernel, { bind, params, grid, ...(consts && { consts }) });
+}
+
+const whole = (count: number): RowRange => ({ start: 0, count });
+
+/** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows of rows where an operand is larger than one binding. */
+export function runMatmul(
+  k: KernelContext,
+  form: MatmulForm,
+  { a, b, y, bias = null }: MatmulOperands,
+  { P, M, K, N, accumulate = false }: MatmulExtents,
+): void {
+  if (P === 0 || M === 0 || N === 0) return;
+  if (P > 1) {
+    const plain = { form, m: M, n: N, k: K, aAt: 0, aRow: form === "tn" ? M : K, yAt: 0, yRow: N };
+    for (const range of k.split(P, [a, b, y])) {
+      const bind = { a: k.rows(a, P, range), b: k.rows(b, P, range), y: k.rows(y, P, range), bias };
+      runWindow(k, bind, { ...plain, batches: range.count }, accumulate);
+    }
+    return;
+  }
+  if (form === "nt") runColumnWindows(k, { a, b, y, bias }, { M, K, N, accumulate });
+  else runSumWindows(k, form, { a, b, y, bias }, { M, K, N, accumulate });
+}
+
+interface Extents {
+  readonly M: number;
+  readonly K: number;
+  readonly N: number;
+  readonly accumulate: boolean;
+}
+
+/** nt: windows of b's rows are columns of y. */
+function runColumnWindows(
+  k: KernelContext,
+  { a, b, y, bias }: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
+  { M, K, N, accumulate }: Extents,
+): void {
+  for (const rows of k.split(M, [a, y])) {
+    for (const columns of k.split(N, [b])) {
+      const bind = {
+        a: k.rows(a, M, rows),
+        b: k.rows(b, N, columns),
+        y: k.rows(y, M, rows),
+        bias, // all of it: kernels take bias[yAt + n]
+      };
+      const window: Window = {
+        form: "nt",
+        batches: 1,
+        m: rows.count,
+        n: columns.count,
+        k: K,
+        aAt: 0,
+        aRow: K,
+        yAt: columns.start,
+        yRow: N,
+      };
+      runWindow(k, bind, window, accumulate);
+    }
+  }
+}
+
+/** nn, tn: windows of b's rows are parts of the sum, which accumulate; the bias goes with the first. */
+function runSumWindows(
+  k: KernelContext,
+  form: "nn" | "tn",
+  { a, b, y, bias }: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
+  { M, K, N, accumulate }: Extents,
+): void {
+  const parts = K === 0 ? [whole(0)] : k.split(K, form === "tn" ? [a, b] : [b]);
+  for (const rows of k.split(M, form === "tn" ? [y] : [a, y])) {
+    for (const part of parts) {
+      const bind = {
+        a: form === "tn" ? k.rows(a, K, part) : k.rows(a, M, rows),
+        b: k.rows(b, K, part),
+        y: k.rows(y, M, rows),
+        bias: part.start === 0 ? bias : null,
+      };
+      const window: Window = {
+        form,
+        batches: 1,
+        m: rows.count,
+        n: N,
+        k: part.count,
+        aAt: form === "tn" ? rows.start : part.start,
+        aRow: form === "tn" ? M : K,
+        yAt: 0,
+        yRow: N,
+      };
+      runWindow(k, bind, window, accumulate || part.start > 0);
+    }
+  }
+}
