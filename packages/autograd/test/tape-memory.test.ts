@@ -5,18 +5,27 @@ import {
   MetaDevice,
   type Ops,
   ParamStore,
-  type SidenetError,
+  SidenetError,
   type Tensor,
 } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { type Gradients, Tape } from "../src/index.ts";
-import { counting, expectNoLeaks } from "./support.ts";
+import { counting, expectCode, expectNoLeaks } from "./support.ts";
 
 /** Notes the saved bytes before each op. */
 class WatchedDevice extends CpuDevice {
   readonly savedBefore: [string, number][] = [];
   protected override compute(execution: Parameters<CpuDevice["compute"]>[0]): void {
     this.savedBefore.push([execution.row.name, this.memory.live.saved]);
+    super.compute(execution);
+  }
+}
+
+/** Fails in its nth op. */
+class FailingDevice extends CpuDevice {
+  opsLeft = Number.POSITIVE_INFINITY;
+  protected override compute(execution: Parameters<CpuDevice["compute"]>[0]): void {
+    if (this.opsLeft-- === 0) throw new SidenetError("TEST-LOST", execution.row.name);
     super.compute(execution);
   }
 }
@@ -232,24 +241,39 @@ describe("nothing stays behind", () => {
     expectNoLeaks(device);
   });
 
-  it("after running out of memory at any point", () => {
-    const device = new CpuDevice();
+  it("after an op that fails, whichever it is", () => {
+    const device = new FailingDevice();
     const store = parameters(device);
     const start = device.memory.liveBytes;
     let failures = 0;
-    for (let extra = 0; ; extra += 32) {
-      device.memory.limitBytes = start + extra;
+    for (; ; failures++) {
+      device.opsLeft = failures;
+      let gradients: Gradients;
       try {
-        for (const gradient of step(device, store).values()) gradient.dispose();
-        break;
+        gradients = step(device, store);
       } catch (error) {
-        expect((error as SidenetError).code).toBe("T-OUT-OF-MEMORY");
-        failures++;
+        expect((error as SidenetError).code).toBe("TEST-LOST");
+        expect(device.memory.liveBytes, (error as SidenetError).message).toBe(start);
+        expect(device.memory.live.saved).toBe(0);
+        continue;
       }
-      expect(device.memory.liveBytes).toBe(start);
-      expect(device.memory.live.saved).toBe(0);
+      for (const gradient of gradients.values()) gradient.dispose();
+      break;
     }
-    expect(failures).toBeGreaterThan(10);
+    expect(failures, "ops of a step").toBeGreaterThan(20);
+    store.dispose();
+    expectNoLeaks(device);
+  });
+
+  it("after running out of memory", () => {
+    const device = new CpuDevice();
+    const store = parameters(device);
+    const start = device.memory.liveBytes;
+    for (let extra = 0; extra < 400; extra += 32) {
+      device.memory.limitBytes = start + extra;
+      expectCode("T-OUT-OF-MEMORY", () => step(device, store));
+      expect(device.memory.liveBytes).toBe(start);
+    }
     store.dispose();
     expectNoLeaks(device);
   });

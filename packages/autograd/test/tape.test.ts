@@ -41,6 +41,24 @@ describe("gradients of a value that is used more than once are summed", () => {
     expect(await gradientOf(diamond)).toEqual([5, 7, 9, 11]);
   });
 
+  it("without adding in place to a gradient that another value shares", async () => {
+    // Backwards, add gives the same dy to both sides; then one side gets more, and the other must not see it.
+    const shared = (view: boolean) => (ops: Ops, x: Tensor) => {
+      const a = ops.scale(x, { factor: 2 });
+      const b = ops.mul(x, x);
+      const more = ops.mul(a, a);
+      const same = view ? ops.reshape(a, { shape: [2, 2] }) : a;
+      return ops.add(ops.add(same, b), more);
+    };
+    for (const view of [false, true]) expect(await gradientOf(shared(view))).toEqual([12, 22, 32, 42]);
+    const both = (ops: Ops, x: Tensor) => {
+      const a = ops.scale(x, { factor: 2 });
+      const b = ops.mul(x, x);
+      return ops.add(ops.add(a, b), ops.add(a, b)); // a and b each sum two shared gradients
+    };
+    expect(await gradientOf(both)).toEqual([8, 12, 16, 20]);
+  });
+
   it("in random graphs, as finite differences say", async () => {
     const step = fc.record({ op: fc.integer({ min: 0, max: 7 }), a: fc.nat(), b: fc.nat() });
     const property = fc.asyncProperty(
@@ -75,8 +93,8 @@ describe("gradients of a value that is used more than once are summed", () => {
             ];
             made.push(results[op]());
           }
-          // Every leaf counts, and so does every dead end.
-          return made.reduce((total, each) => ops.add(total, ops.sigmoid(each)));
+          // The other values may be dead ends, or reached by one path only: their gradients pass through as they are.
+          return [made[made.length - 1], ...leaves].reduce((total, each) => ops.add(total, each));
         };
         const leaf = (name: string, at: number) => ({
           name,
@@ -133,6 +151,24 @@ describe("what is tracked", () => {
     });
     const gradients = tape.backward(loss);
     expect(await values(gradients.get(x))).toEqual([3, 12]);
+  });
+});
+
+describe("attributes", () => {
+  it("reach the backward op: another ignoreIndex", async () => {
+    const logits = {
+      name: "logits",
+      shape: [3, 4],
+      values: Array.from({ length: 12 }, (_, i) => Math.sin(i)),
+    };
+    const targets = { shape: [3], values: [2, 0, 1], dtype: "i32" as const };
+    const attrs = { ignoreIndex: 0 };
+    await gradcheck((ops, l, t) => ops.crossEntropy(l, t, attrs), [logits, targets]);
+    const [h, w] = [
+      { ...logits, name: "h" },
+      { ...logits, name: "w" },
+    ];
+    await gradcheck((ops, a, b, t) => ops.lmHeadLoss(a, b, t, attrs), [h, w, targets]);
   });
 });
 

@@ -25,10 +25,11 @@ export const cast = gradRow("cast", {
 });
 
 export const sigmoid = gradRow("sigmoid", {
-  // σ' = y - y², from the output: the input need not be kept.
+  // σ' = σ(x) σ(-x). From the output alone, y - y², it would vanish where y rounds to 1: a saturated gate could never open.
   x: {
-    saves: ["y"],
-    pull: (ops, dy, { y }) => ops.mul(dy, ops.add(y, ops.scale(ops.mul(y, y), { factor: -1 }))),
+    saves: ["x"],
+    pull: (ops, dy, { x }) =>
+      ops.mul(ops.mul(dy, ops.sigmoid(x)), ops.sigmoid(ops.scale(x, { factor: -1 }))),
   },
 });
 
