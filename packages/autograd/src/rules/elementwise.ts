@@ -28,8 +28,7 @@ export const sigmoid = gradRow("sigmoid", {
   // σ' = σ(x) σ(-x). From the output alone, y - y², it would vanish where y rounds to 1: a saturated gate could never open.
   x: {
     saves: ["x"],
-    pull: (ops, dy, { x }) =>
-      ops.mul(ops.mul(dy, ops.sigmoid(x)), ops.sigmoid(ops.scale(x, { factor: -1 }))),
+    pull: (ops, dy, { x }) => ops.mul(ops.mul(dy, ops.sigmoid(x)), ops.sigmoid(ops.scale(x, { factor: -1 }))),
   },
 });
 
