@@ -43,7 +43,12 @@ export function sideParameters(config: SideConfig, model: ModelConfig): Paramete
 }
 
 /** Initial values (methods.md, 2): U = 0, so that the model starts as its backbone. Each parameter has its own stream. */
-function initialValues(spec: ParameterSpec, stream: number, config: SideConfig, model: ModelConfig): Float32Array {
+function initialValues(
+  spec: ParameterSpec,
+  stream: number,
+  config: SideConfig,
+  model: ModelConfig,
+): Float32Array {
   const values = new Float32Array(spec.shape.reduce((a, b) => a * b, 1));
   if (spec.kind === "norm") return values.fill(1);
   if (spec.kind === "bias" || spec.name === UP) return values;
@@ -107,6 +112,22 @@ export class SideNetwork {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** μ s + (1 - μ) r with μ = σ(α / τ): s, r [B,T,d_s], null for s = 0; alpha f32[1], temperature τ (methods.md, 2). */
+export function gateFusion(
+  ops: Ops,
+  state: Tensor | null,
+  read: Tensor,
+  alpha: Tensor,
+  temperature: number,
+): Tensor {
+  const scalar = ops.reshape(alpha, { shape: [] });
+  const rest = ops.sigmoid(ops.scale(scalar, { factor: -1 / temperature })); // 1 - σ(x) = σ(-x)
+  const gated = ops.scaleBy(read, rest);
+  if (!state) return gated;
+  const mu = ops.sigmoid(ops.scale(scalar, { factor: 1 / temperature }));
+  return ops.add(ops.scaleBy(state, mu), gated);
 }
 
 /** The state of one pass: shown each hidden state in turn, it climbs as far as its rungs allow. */
@@ -176,18 +197,13 @@ export class SidePass {
     this.#state = device.scope(next, { consume: previous ? [previous] : [], label });
   }
 
-  /** u_k = s + D_k n(H), or with a gate μ s + (1 - μ) D_k n(H), μ = σ(α / τ). */
+  /** u_k: the state and what the rung reads, added or mixed by a gate. */
   #fuse(k: number, h: Tensor): Tensor {
     const ops = this.#ops;
     const { config, parameters } = this.#network;
     const read = this.#read(k, h);
     if (config.fusion === "add") return this.#state ? ops.add(this.#state, read) : read;
-    const alpha = ops.reshape(parameters.get(gateName(k)), { shape: [] });
-    const rest = ops.sigmoid(ops.scale(alpha, { factor: -1 / config.gate_temperature })); // 1 - σ(x) = σ(-x)
-    const gated = ops.scaleBy(read, rest);
-    if (!this.#state) return gated;
-    const mu = ops.sigmoid(ops.scale(alpha, { factor: 1 / config.gate_temperature }));
-    return ops.add(ops.scaleBy(this.#state, mu), gated);
+    return gateFusion(ops, this.#state, read, parameters.get(gateName(k)), config.gate_temperature);
   }
 
   /** D_k n(H): what the rung keeps for its weight's gradient is n(H), accounted as "rungs". */
