@@ -1,7 +1,8 @@
-// forward: y[n] = table[ids[n]], for ids within the bound rows first .. first + count of a table of v rows
-//   in ids[N] table[count,C]   out y[N,C]   grid: one workgroup per n; zeroOthers zeroes rows whose id is out of range
-// backward: dtable[v] = Σ dy[n] over n with ids[n] = v
-//   in ids[N] dy[N,C]   out dtable[count,C]   grid: one workgroup per table row
+// forward: y[n] = table[ids[firstToken + n]], for ids within the bound rows first .. first + count of a table of v rows
+//   in ids[N] table[count,C]   out y[N,C]   grid: one workgroup per n; the first window of the table zeroes
+//   rows whose id is in none
+// backward: dtable[v] = Σ dy[n] over n with ids[firstToken + n] = v
+//   in ids[N] dy[N,C]   out dtable[count,C]   grid: one workgroup per table row; later windows of dy add
 //   numerics: terms are added in order of n, so sums are the same on every run; every row is written
 requires immediate_address_space;
 
@@ -11,7 +12,7 @@ alias table_t = f32;
 alias y_t = f32;
 alias dy_t = f32;
 
-struct Params { n: u32, c: u32, first: u32, count: u32, v: u32, zeroOthers: u32 }
+struct Params { n: u32, firstToken: u32, c: u32, first: u32, count: u32, v: u32, isFirst: u32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> ids: array<i32>;
@@ -25,10 +26,10 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
         @builtin(local_invocation_index) lane: u32) {
   let n = wg.x + wg.y * nwg.x;
   if (n >= p.n) { return; }
-  let id = u32(ids[n]); // a negative id becomes a large one
+  let id = u32(ids[p.firstToken + n]); // a negative id becomes a large one
   if (id >= p.first && id - p.first < p.count) {
     for (var c = lane; c < p.c; c += LANES) { y[n * p.c + c] = y_t(table[(id - p.first) * p.c + c]); }
-  } else if (id >= p.v && p.zeroOthers == 1u) {
+  } else if (id >= p.v && p.isFirst == 1u) {
     for (var c = lane; c < p.c; c += LANES) { y[n * p.c + c] = y_t(0.0); }
   }
 }
@@ -40,8 +41,9 @@ fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: 
   if (row >= p.count) { return; }
   for (var c = lane; c < p.c; c += LANES) {
     var sum = 0.0;
+    if (p.isFirst == 0u) { sum = dtable[row * p.c + c]; }
     for (var n = 0u; n < p.n; n++) {
-      if (u32(ids[n]) == p.first + row) { sum += f32(dy[n * p.c + c]); }
+      if (u32(ids[p.firstToken + n]) == p.first + row) { sum += f32(dy[n * p.c + c]); }
     }
     dtable[row * p.c + c] = sum;
   }

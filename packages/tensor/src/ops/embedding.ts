@@ -11,14 +11,24 @@ export const embedding = defineOp({
     }
   },
   kernel(k, { ids, table, y }, { N, V, C }) {
-    const windows = k.split(V, [table]);
-    for (const range of windows) {
-      k.run("embedding/forward", {
-        bind: { ids, table: k.rows(table, V, range), y },
-        // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
-        params: { n: N, c: C, first: range.start, count: range.count, v: V, zeroOthers: range.start === 0 },
-        grid: N,
-      });
+    for (const tokens of k.split(N, [y])) {
+      const bind = { ids, y: k.rows(y, N, tokens) };
+      for (const range of k.split(V, [table])) {
+        k.run("embedding/forward", {
+          bind: { ...bind, table: k.rows(table, V, range) },
+          // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
+          params: {
+            n: tokens.count,
+            firstToken: tokens.start,
+            c: C,
+            first: range.start,
+            count: range.count,
+            v: V,
+            isFirst: range.start === 0,
+          },
+          grid: tokens.count,
+        });
+      }
     }
   },
   draw: (pick) => {
@@ -45,12 +55,27 @@ export const embeddingBackward = defineOp({
     }
   },
   kernel(k, { dy, ids, dtable }, { N, C }, { rows }) {
+    const noTokens = { start: 0, count: 0 }; // one pass all the same: it writes the zeros
     for (const range of k.split(rows, [dtable])) {
-      k.run("embedding/backward", {
-        bind: { ids, dy, dtable: k.rows(dtable, rows, range) },
-        params: { n: N, c: C, first: range.start, count: range.count, v: rows, zeroOthers: false },
-        grid: range.count,
-      });
+      for (const tokens of N === 0 ? [noTokens] : k.split(N, [dy])) {
+        k.run("embedding/backward", {
+          bind: {
+            ids: k.rows(ids, N, tokens),
+            dy: k.rows(dy, N, tokens),
+            dtable: k.rows(dtable, rows, range),
+          },
+          params: {
+            n: tokens.count,
+            firstToken: tokens.start,
+            c: C,
+            first: range.start,
+            count: range.count,
+            v: rows,
+            isFirst: tokens.start === 0,
+          },
+          grid: range.count,
+        });
+      }
     }
   },
   draw: (pick) => {

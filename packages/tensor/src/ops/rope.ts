@@ -1,4 +1,5 @@
 import { defineOp } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
 
 export const rope = defineOp({
   name: "rope",
@@ -25,14 +26,23 @@ export const rope = defineOp({
     }
   },
   kernel(k, { x, cos, sin, y }, { B, T, H, D, P }, { inverse }) {
+    const common = { h: H, d: D, direction: inverse ? -1 : 1 };
+    const run = (bind: Record<string, Tensor>, rows: number, t: number): void =>
+      k.run("rope/main", {
+        bind,
+        params: { pairs: rows * H * P, t, ...common },
+        grid: Math.ceil((rows * H * P) / 64),
+      });
+    if (B === 1) {
+      for (const range of k.split(T, [x, y, cos, sin])) {
+        const window = (tensor: Tensor) => k.rows(tensor, T, range);
+        run({ x: window(x), cos: window(cos), sin: window(sin), y: window(y) }, range.count, range.count);
+      }
+      return;
+    }
     // Split by batch row, so that a window starts at position 0.
     for (const range of k.split(B, [x, y])) {
-      const pairs = range.count * T * H * P;
-      k.run("rope/main", {
-        bind: { x: k.rows(x, B, range), cos, sin, y: k.rows(y, B, range) },
-        params: { pairs, t: T, h: H, d: D, direction: inverse ? -1 : 1 },
-        grid: Math.ceil(pairs / 64),
-      });
+      run({ x: k.rows(x, B, range), cos, sin, y: k.rows(y, B, range) }, range.count * T, T);
     }
   },
   draw: (pick) => {

@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" preserve="true" />
 import { USAGE } from "./buffer-pool.ts";
 import type { Pipeline } from "./pipelines.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";

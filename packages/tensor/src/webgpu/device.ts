@@ -1,4 +1,4 @@
-/// <reference types="@webgpu/types" />
+/// <reference types="@webgpu/types" preserve="true" />
 import { Device, type Execution } from "../device.ts";
 import { type DType, elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";

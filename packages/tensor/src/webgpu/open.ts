@@ -1,4 +1,4 @@
-/// <reference types="@webgpu/types" />
+/// <reference types="@webgpu/types" preserve="true" />
 import { SidenetError } from "../errors.ts";
 import type { DeviceProfile } from "../profile.ts";
 import { WebGpuDevice } from "./device.ts";

@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" preserve="true" />
 import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { type KernelSource, kernelSource, specialize, type Variant } from "./kernel-source.ts";

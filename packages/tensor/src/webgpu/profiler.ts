@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" preserve="true" />
 import { USAGE } from "./buffer-pool.ts";
 
 /** Time of one kernel over a profiled stretch. */
