@@ -1,0 +1,240 @@
+/** A tokenizer from GGUF metadata: the parts of a `tokenizer.json` are put together again. */
+import { SidenetError } from "@sidenet/tensor";
+import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
+import type { GgufFile } from "./gguf.ts";
+
+/** Kinds of token in `tokenizer.ggml.token_type`. */
+const UNKNOWN = 2;
+const CONTROL = 3;
+const USER_DEFINED = 4;
+const BYTE = 6;
+
+const GPT2_SPLIT = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const modernSplit = (digits: string) =>
+  `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+
+interface PreTokenizer {
+  /** Applied one after the other; text between matches is a piece of its own. */
+  readonly splits: readonly string[];
+  /** A piece that is a token is not merged from its bytes. */
+  readonly ignoreMerges?: boolean;
+  /** When the file does not say. */
+  readonly addBos?: boolean;
+  readonly normalizer?: "NFC";
+}
+
+const DIGITS_THEN_GPT2: PreTokenizer = { splits: ["\\p{N}", GPT2_SPLIT] };
+const LLAMA3: PreTokenizer = { splits: [modernSplit("\\p{N}{1,3}")], ignoreMerges: true, addBos: true };
+const QWEN2: PreTokenizer = { splits: [modernSplit("\\p{N}")], normalizer: "NFC" };
+
+/** By `tokenizer.ggml.pre`. Source: the patterns of the models' own tokenizer.json files. */
+const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizer>> = {
+  smollm: DIGITS_THEN_GPT2,
+  starcoder: DIGITS_THEN_GPT2,
+  refact: DIGITS_THEN_GPT2,
+  "command-r": DIGITS_THEN_GPT2,
+  "gpt-2": { splits: [GPT2_SPLIT] },
+  "llama-bpe": LLAMA3,
+  llama3: LLAMA3,
+  "llama-v3": LLAMA3,
+  qwen2: QWEN2,
+  "deepseek-r1-qwen": QWEN2,
+};
+
+/** What the metadata says, checked. */
+interface Vocabulary {
+  readonly name: string;
+  readonly tokens: readonly string[];
+  /** Kind of each token; ordinary where the file is silent. */
+  readonly kinds: readonly number[];
+  flag(key: string, fallback: boolean): boolean;
+  id(key: string): number | null;
+  texts(key: string): string[];
+  numbers(key: string): number[];
+}
+
+function fail(name: string, text: string): never {
+  throw new SidenetError("L-TOKENIZER", `${name}: ${text}`);
+}
+
+function readVocabulary({ metadata, source: { name } }: GgufFile): Vocabulary {
+  const list = (key: string, type: string): unknown[] => {
+    const values = metadata.get(`tokenizer.ggml.${key}`);
+    const fits = Array.isArray(values) && values.every((value) => typeof value === type);
+    return fits
+      ? values
+      : fail(name, `tokenizer.ggml.${key} is not a list of ${type}s. Convert the model again.`);
+  };
+  const texts = (key: string) => list(key, "string") as string[];
+  const numbers = (key: string) => list(key, "number") as number[];
+  const tokens = texts("tokens");
+  const kinds = metadata.has("tokenizer.ggml.token_type") ? numbers("token_type") : [];
+  if (kinds.length !== 0 && kinds.length !== tokens.length) {
+    fail(
+      name,
+      `tokenizer.ggml has ${tokens.length} tokens, but ${kinds.length} token types. Convert the model again.`,
+    );
+  }
+  const flag = (key: string, fallback: boolean) => {
+    const value = metadata.get(`tokenizer.ggml.${key}`) ?? fallback;
+    return typeof value === "boolean" ? value : fail(name, `tokenizer.ggml.${key} is not true or false.`);
+  };
+  const id = (key: string) => {
+    const value = metadata.get(`tokenizer.ggml.${key}_token_id`);
+    if (value === undefined) return null;
+    const known = typeof value === "number" && tokens[value] !== undefined;
+    return known ? value : fail(name, `tokenizer.ggml.${key}_token_id = ${String(value)} is no token.`);
+  };
+  return { name, tokens, kinds, flag, id, texts, numbers };
+}
+
+/** Tokens that are found in the text before anything else is done with it. */
+function addedTokens({ tokens, kinds }: Vocabulary): object[] {
+  const added: object[] = [];
+  for (const [id, content] of tokens.entries()) {
+    const kind = kinds[id];
+    if (content !== "" && (kind === CONTROL || kind === UNKNOWN || kind === USER_DEFINED)) {
+      added.push({ id, content, special: kind !== USER_DEFINED, normalized: false });
+    }
+  }
+  return added;
+}
+
+/** BOS and EOS around a text, as the file asks. */
+function postProcessor(vocabulary: Vocabulary, addBosDefault: boolean): object | null {
+  const { tokens, flag, id } = vocabulary;
+  const special = (wanted: boolean, key: string) => {
+    const found = wanted ? id(key) : null;
+    return found === null ? [] : [{ SpecialToken: { id: tokens[found], type_id: 0 } }];
+  };
+  const before = special(flag("add_bos_token", addBosDefault), "bos");
+  const after = special(flag("add_eos_token", false), "eos");
+  const single = [...before, { Sequence: { id: "A", type_id: 0 } }, ...after];
+  return single.length > 1 ? { type: "TemplateProcessing", single, pair: single } : null;
+}
+
+const vocabularyObject = (tokens: readonly string[]): Record<string, number> =>
+  Object.fromEntries(tokens.map((token, id) => [token, id]));
+
+/** `tokenizer.ggml.model` "gpt2": byte-level BPE with its list of merges. */
+function byteLevelJson(vocabulary: Vocabulary, pre: PreTokenizer): object {
+  const { name, tokens } = vocabulary;
+  const merges = vocabulary.texts("merges").map((merge) => {
+    const blank = merge.indexOf(" ", 1);
+    if (blank < 0) fail(name, `the merge "${merge}" is not two tokens. Convert the model again.`);
+    return [merge.slice(0, blank), merge.slice(blank + 1)];
+  });
+  const splits = pre.splits.map((Regex) => ({
+    type: "Split",
+    pattern: { Regex },
+    behavior: "Isolated",
+    invert: false,
+  }));
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
+  return {
+    added_tokens: addedTokens(vocabulary),
+    normalizer: pre.normalizer ? { type: pre.normalizer } : null,
+    pre_tokenizer: { type: "Sequence", pretokenizers: [...splits, byteLevel] },
+    post_processor: postProcessor(vocabulary, pre.addBos ?? false),
+    decoder: byteLevel,
+    model: {
+      type: "BPE",
+      vocab: vocabularyObject(tokens),
+      merges,
+      ignore_merges: pre.ignoreMerges ?? false,
+    },
+  };
+}
+
+/**
+ * The merges that a SentencePiece vocabulary implies: each way to split a token into two others, best score first.
+ * Source: the same construction in transformers' converter from SentencePiece.
+ */
+function mergesFromScores(
+  tokens: readonly string[],
+  kinds: readonly number[],
+  scores: readonly number[],
+): string[][] {
+  const ids = new Map(tokens.map((token, id) => [token, id]));
+  const found: { left: string; right: string; score: number; leftId: number; rightId: number }[] = [];
+  for (const [id, token] of tokens.entries()) {
+    if (kinds[id] === CONTROL || kinds[id] === UNKNOWN || kinds[id] === BYTE) continue;
+    for (let at = 1; at < token.length; at++) {
+      const [left, right] = [token.slice(0, at), token.slice(at)];
+      const [leftId, rightId] = [ids.get(left), ids.get(right)];
+      if (leftId !== undefined && rightId !== undefined) {
+        found.push({ left, right, score: scores[id], leftId, rightId });
+      }
+    }
+  }
+  found.sort((a, b) => b.score - a.score || a.leftId - b.leftId || a.rightId - b.rightId);
+  return found.map(({ left, right }) => [left, right]);
+}
+
+/** `tokenizer.ggml.model` "llama": SentencePiece BPE, words marked by "▁", unknown characters as bytes. */
+function sentencePieceJson(vocabulary: Vocabulary): object {
+  const { name, tokens, kinds, flag, id } = vocabulary;
+  const scores = vocabulary.numbers("scores");
+  if (scores.length !== tokens.length || kinds.length === 0) {
+    fail(name, `${tokens.length} tokens need as many scores (${scores.length}) and types (${kinds.length}).`);
+  }
+  if (flag("remove_extra_whitespaces", false))
+    fail(name, "tokenizer.ggml.remove_extra_whitespaces is not supported.");
+  const prefix = flag("add_space_prefix", true);
+  const replace = (from: string, content: string) => ({
+    type: "Replace",
+    pattern: { String: from },
+    content,
+  });
+  const normalizers = [...(prefix ? [{ type: "Prepend", prepend: "▁" }] : []), replace(" ", "▁")];
+  const strip = prefix ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : [];
+  return {
+    added_tokens: addedTokens(vocabulary),
+    normalizer: { type: "Sequence", normalizers },
+    pre_tokenizer: null,
+    post_processor: postProcessor(vocabulary, true),
+    decoder: {
+      type: "Sequence",
+      decoders: [replace("▁", " "), { type: "ByteFallback" }, { type: "Fuse" }, ...strip],
+    },
+    model: {
+      type: "BPE",
+      vocab: vocabularyObject(tokens),
+      merges: mergesFromScores(tokens, kinds, scores),
+      unk_token: tokens[id("unknown") ?? kinds.indexOf(UNKNOWN)] ?? null,
+      byte_fallback: true,
+      fuse_unk: true,
+    },
+  };
+}
+
+function tokenizerJson(gguf: GgufFile, vocabulary: Vocabulary): object {
+  const model = gguf.metadata.get("tokenizer.ggml.model");
+  if (model === "llama") return sentencePieceJson(vocabulary);
+  const pre = gguf.metadata.get("tokenizer.ggml.pre");
+  if (model === "gpt2" && typeof pre === "string" && Object.hasOwn(PRE_TOKENIZERS, pre)) {
+    return byteLevelJson(vocabulary, PRE_TOKENIZERS[pre]);
+  }
+  throw new SidenetError(
+    "L-TOKENIZER-KIND",
+    `${gguf.source.name}: tokenizer model ${JSON.stringify(model ?? null)}, pre-tokenizer ${JSON.stringify(pre ?? null)}: ` +
+      `"llama", and "gpt2" with one of ${Object.keys(PRE_TOKENIZERS).join(", ")}, can be read. ` +
+      "Use the model's folder with its tokenizer.json.",
+  );
+}
+
+/** Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
+export function tokenizerFromGguf(gguf: GgufFile): Tokenizer {
+  const { name } = gguf.source;
+  if (!gguf.metadata.has("tokenizer.ggml.tokens")) {
+    throw new SidenetError(
+      "L-TOKENIZER-MISSING",
+      `${name} holds no tokenizer (tokenizer.ggml.tokens). Use a file that was converted with its vocabulary.`,
+    );
+  }
+  const vocabulary = readVocabulary(gguf);
+  const { id } = vocabulary;
+  const tokenizer = loadTokenizer(tokenizerJson(gguf, vocabulary), {}, name);
+  const ends = [id("eos"), id("eot"), id("eom")].filter((end) => end !== null);
+  return { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] };
+}
