@@ -1,0 +1,220 @@
+import { Tape } from "@sidenet/autograd";
+import { z } from "zod";
+import { type Decoder, shiftLabels } from "../decoder.ts";
+import { parseSideConfig, type SideConfig } from "../ladder-config.ts";
+import { loadSideNetwork } from "../load-weights.ts";
+import { residualStream } from "../residual-stream.ts";
+import type { SideNetwork } from "../side-network.ts";
+import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
+import {
+  compareGreedy,
+  compareStates,
+  expectedTensor,
+  type GoldenBatch,
+  loadModel,
+  observe,
+  readBatch,
+  readModelConfig,
+} from "./check-model.ts";
+import { type Comparison, distance, norm, relativeError, worstOf, worstRelative } from "./compare.ts";
+import {
+  type CaseFolder,
+  type CheckContext,
+  caseTolerances,
+  malformed,
+  readCaseTensors,
+  readJson,
+  SkipCase,
+  toleranceOf,
+} from "./golden-case.ts";
+import { type HostTensor, readAndFree } from "./host-tensor.ts";
+
+const adapterSchema = z.looseObject({
+  base_model_name_or_path: z.string(),
+  method: z.string().optional(),
+  peft_type: z.string().optional(),
+});
+
+const trainingSchema = z.object({
+  steps: z.int().positive(),
+  lr: z.number(),
+  betas: z.tuple([z.number(), z.number()]),
+  eps: z.number(),
+  weight_decay: z.number(),
+  max_grad_norm: z.number(),
+});
+
+const caseSchema = z.looseObject({
+  training: trainingSchema,
+  tolerance: caseTolerances,
+  trainable_parameters: z.int().optional(),
+  exactly_zero_gradients: z.array(z.string()).default([]),
+});
+
+type Training = z.infer<typeof trainingSchema>;
+type Expected = ReadonlyMap<string, HostTensor>;
+type Values = ReadonlyMap<string, ArrayLike<number>>;
+/** Tolerance of a quantity of `case.json`. */
+type Limit = (quantity: string) => number;
+
+const isGate = (name: string): boolean => name.endsWith(".gate");
+
+/** Throws `SkipCase` for methods that are not there yet. */
+async function readSideConfig(folder: CaseFolder): Promise<SideConfig> {
+  const json = await readJson(folder, "adapter_config.json", adapterSchema);
+  if (json.peft_type) throw new SkipCase(`${json.peft_type} adapters are not covered yet`);
+  if (json.method !== "ladder" && json.method !== "xladder") {
+    throw new SkipCase(`the method "${json.method ?? "(none)"}" is not covered yet`);
+  }
+  return parseSideConfig(json, `${folder.name}/adapter_config.json`);
+}
+
+/** Every gradient of the loss at the start, before clipping, by parameter name. */
+function startGradients(decoder: Decoder, side: SideNetwork, batch: LabeledBatch): Promise<Values> {
+  const { device } = decoder;
+  return readAndFree(
+    device.scope(() => {
+      using tape = new Tape(device, side.parameters);
+      const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
+      const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
+      const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
+      const gradients = tape.backward(decoder.loss(tape, y, targets));
+      return Object.fromEntries([...side.parameters].map(([name, tensor]) => [name, gradients.get(tensor)!]));
+    }),
+  );
+}
+
+const stacked = (names: readonly string[], valuesOf: (name: string) => ArrayLike<number>): number[] =>
+  names.flatMap((name) => Array.from(valuesOf(name)));
+
+function compareGradients(
+  gradients: Values,
+  wanted: (name: string) => HostTensor,
+  limit: Limit,
+  zeros: readonly string[],
+): Comparison[] {
+  const names = [...gradients.keys()];
+  const out = (name: string) => gradients.get(name)!;
+  const ref = (name: string) => wanted(`grad.${name}`).values;
+  const all = stacked(names, ref);
+  const floor = 1e-3 * norm(all); // a parameter whose gradient nearly vanishes is not held to its own size
+  const single = names
+    .filter((name) => !isGate(name))
+    .map((name) => ({
+      tensor: `grad.${name}`,
+      error: distance(out(name), ref(name)) / Math.max(norm(ref(name)), floor),
+      tolerance: limit("grad"),
+    }));
+  const whole = {
+    tensor: "grad_all",
+    error: relativeError(stacked(names, out), all),
+    tolerance: limit("grad_all"),
+  };
+  const gates = names.filter(isGate);
+  const gate = gates.length > 0 && {
+    tensor: "grad_gate",
+    error: relativeError(stacked(gates, out), stacked(gates, ref)),
+    tolerance: limit("grad_gate"),
+  };
+  const zero = zeros.map((name) => {
+    const values = gradients.get(name);
+    if (!values) throw malformed(`exactly_zero_gradients names "${name}", which is not trained`);
+    return { tensor: `grad.${name} (exactly zero)`, error: norm(values), tolerance: 0 };
+  });
+  return [...single, whole, ...(gate ? [gate] : []), ...zero];
+}
+
+/** Some steps on the same batch: the loss before each and after the last, gradient norms, and the parameters then. */
+async function train(
+  decoder: Decoder,
+  side: SideNetwork,
+  batch: LabeledBatch,
+  training: Training,
+): Promise<{ losses: number[]; gradNorms: number[]; after: Values }> {
+  const { steps, lr, betas, eps, weight_decay: weightDecay, max_grad_norm: maxGradNorm } = training;
+  using trainer = new Trainer(decoder, side, {
+    learningRate: () => lr,
+    betas,
+    eps,
+    weightDecay,
+    maxGradNorm,
+  });
+  const losses: number[] = [];
+  const gradNorms: number[] = [];
+  for (let step = 0; step < steps; step++) {
+    const report = await trainer.step(batch);
+    losses.push(report.loss);
+    gradNorms.push(report.gradNorm);
+  }
+  losses.push(await evaluateLoss(decoder, side, [batch]));
+  const after = new Map<string, ArrayLike<number>>();
+  for (const [name, tensor] of side.parameters) after.set(name, await tensor.read());
+  return { losses, gradNorms, after };
+}
+
+/** The adapter at its starting values: what it shows, its loss, and the continuation of the prompt. */
+async function compareStart(
+  decoder: Decoder,
+  side: SideNetwork,
+  batch: GoldenBatch,
+  expected: Expected,
+  limit: Limit,
+): Promise<Comparison[]> {
+  const results = await observe(decoder, side, batch);
+  const states = [
+    "logits",
+    "y",
+    ...Array.from({ length: side.config.num_hidden_layers }, (_, k) => `side_states.${k + 1}`),
+  ];
+  const loss = expectedTensor(expected, "loss").values;
+  return [
+    // The golden cases give no tolerance of their own for the states: they are on the way to the logits.
+    ...states.map((name) =>
+      compareStates(name, results.get(name), expectedTensor(expected, name), batch, limit("logits")),
+    ),
+    { tensor: "loss", error: relativeError(results.get("loss")!, loss), tolerance: limit("losses") },
+    await compareGreedy(decoder, side, batch, expectedTensor(expected, "greedy")),
+  ];
+}
+
+/** A side network beside its model: forward, gradients, some steps of training, a greedy continuation. */
+export async function checkAdapter(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
+  const sideConfig = await readSideConfig(folder);
+  const model = folder.folder(sideConfig.base_model_name_or_path);
+  const config = await readModelConfig(model);
+  const { training, tolerance, ...about } = await readJson(folder, "case.json", caseSchema);
+  const limit = (quantity: string) => toleranceOf(tolerance, quantity, context.dtype);
+  const batch = await readBatch(folder);
+  const expected = await readCaseTensors(folder, "expected.safetensors");
+  const wanted = (name: string) => expectedTensor(expected, name);
+  using decoder = await loadModel(model, config, context);
+  const checkpoint = await folder.open("adapter_model.safetensors");
+  using side = await loadSideNetwork(context.device, sideConfig, config, checkpoint).finally(
+    checkpoint.close,
+  );
+  const comparisons = await compareStart(decoder, side, batch, expected, limit);
+  const gradients = await startGradients(decoder, side, batch);
+  comparisons.push(...compareGradients(gradients, wanted, limit, about.exactly_zero_gradients));
+  if (about.trainable_parameters !== undefined) {
+    const error = Math.abs(side.parameters.count - about.trainable_parameters);
+    comparisons.push({ tensor: "trainable_parameters", error, tolerance: 0 });
+  }
+  const { losses, gradNorms, after } = await train(decoder, side, batch, training);
+  const worstAfter = worstOf(
+    [...after].map(([name, values]) => ({
+      tensor: `after.${name}`,
+      error: relativeError(values, wanted(`after.${name}`).values),
+      tolerance: limit("after"),
+    })),
+  );
+  return [
+    ...comparisons,
+    { tensor: "losses", error: worstRelative(losses, wanted("losses").values), tolerance: limit("losses") },
+    {
+      tensor: "grad_norms",
+      error: worstRelative(gradNorms, wanted("grad_norms").values),
+      tolerance: limit("grad_norms"),
+    },
+    ...(worstAfter ? [worstAfter] : []),
+  ];
+}

@@ -1,0 +1,190 @@
+import { SidenetError, type Tensor } from "@sidenet/tensor";
+import { z } from "zod";
+import { type ModelConfig, parseModelConfig } from "../config.ts";
+import { Decoder, shiftLabels } from "../decoder.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
+import { generateGreedy } from "../generate.ts";
+import { loadWeights } from "../load-weights.ts";
+import { residualStream } from "../residual-stream.ts";
+import type { SideNetwork } from "../side-network.ts";
+import type { LabeledBatch } from "../trainer.ts";
+import { type Comparison, exactError, relativeError } from "./compare.ts";
+import {
+  type CaseFolder,
+  type CheckContext,
+  caseTolerances,
+  malformed,
+  readCaseTensors,
+  readJson,
+  SkipCase,
+  toleranceOf,
+} from "./golden-case.ts";
+import { type HostTensor, readAndFree, selectRows } from "./host-tensor.ts";
+
+const rows = z.array(z.array(z.int())).min(1);
+
+const batchSchema = z
+  .object({
+    input_ids: rows,
+    attention_mask: rows.nullish(),
+    labels: rows,
+    prompt_ids: z.array(z.int()).min(1),
+    max_new_tokens: z.int().positive(),
+  })
+  .refine(
+    ({ input_ids: ids, attention_mask: mask, labels }) =>
+      [ids, labels, mask ?? ids].every(
+        (table) => table.length === ids.length && table.every((row) => row.length === ids[0].length),
+      ),
+    "input_ids, attention_mask and labels differ in shape",
+  );
+
+const INDEX = "model.safetensors.index.json";
+
+/** A batch with labels, the prompt of the continuation, and which of its B · T positions see anything. */
+export interface GoldenBatch extends LabeledBatch {
+  readonly promptIds: readonly number[];
+  readonly maxNewTokens: number;
+  /** 1 where the running sum of the mask is above 0: elsewhere values mean nothing. */
+  readonly compared: Uint8Array;
+}
+
+export async function readBatch(folder: CaseFolder): Promise<GoldenBatch> {
+  const batch = await readJson(folder, "batch.json", batchSchema);
+  const mask = batch.attention_mask ?? null;
+  const compared = batch.input_ids.flatMap((ids, b) => {
+    const first = mask ? mask[b].findIndex((visible) => visible !== 0) : 0;
+    return ids.map((_, t) => (first >= 0 && t >= first ? 1 : 0));
+  });
+  return {
+    inputIds: batch.input_ids.flat(),
+    attentionMask: mask?.flat() ?? null,
+    labels: batch.labels.flat(),
+    batchSize: batch.input_ids.length,
+    length: batch.input_ids[0].length,
+    promptIds: batch.prompt_ids,
+    maxNewTokens: batch.max_new_tokens,
+    compared: Uint8Array.from(compared),
+  };
+}
+
+/** The configuration of a model folder. Throws `SkipCase` for weights that cannot be loaded yet. */
+export async function readModelConfig(folder: CaseFolder): Promise<ModelConfig> {
+  const json = await readJson(folder, "config.json", z.unknown());
+  let config: ModelConfig;
+  try {
+    config = parseModelConfig(json, `${folder.name}/config.json`);
+  } catch (error) {
+    throw error instanceof SidenetError ? new SkipCase(error.message) : error; // another family, or a field of one
+  }
+  if (config.quantization) throw new SkipCase("NF4 weights are not covered yet");
+  return config;
+}
+
+async function openCheckpoint(folder: CaseFolder): Promise<Checkpoint> {
+  if (!(await folder.has(INDEX))) return folder.open("model.safetensors");
+  return openSafetensorsShards(INDEX, await folder.json(INDEX), (file) => folder.open(file));
+}
+
+/** The model of a folder, its weights on the device. */
+export async function loadModel(
+  folder: CaseFolder,
+  config: ModelConfig,
+  { device, dtype }: CheckContext,
+): Promise<Decoder> {
+  const checkpoint = await openCheckpoint(folder);
+  try {
+    return new Decoder(config, await loadWeights(device, config, checkpoint, { dtype }));
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/**
+ * One forward pass, everything it shows read back by golden name: `hidden_states.i`, and with a side network
+ * `side_states.k` and `y`; `logits` [B,T,V] and `loss`.
+ */
+export async function observe(
+  decoder: Decoder,
+  side: SideNetwork | null,
+  batch: LabeledBatch,
+): Promise<Map<string, ArrayLike<number>>> {
+  const { device } = decoder;
+  const seen: Record<string, Tensor> = {};
+  try {
+    const results = device.scope(() => {
+      const y = residualStream(decoder, side, decoder.prepare(batch), {
+        onHidden: (i, h) => (seen[`hidden_states.${i}`] = device.retain(h)),
+        onSideState: (k, s) => (seen[`side_states.${k}`] = device.retain(s)),
+      });
+      const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
+      const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
+      return { y, logits: decoder.logits(device.ops, y), loss: decoder.loss(device.ops, y, targets) };
+    });
+    return await readAndFree({ ...results, ...seen });
+  } finally {
+    for (const tensor of Object.values(seen)) tensor.dispose("the check, which failed");
+  }
+}
+
+/** A tensor [B,T,...] at the positions that mean something. Values elsewhere only have to be finite. */
+export function compareStates(
+  tensor: string,
+  out: ArrayLike<number> | undefined,
+  ref: HostTensor,
+  batch: GoldenBatch,
+  tolerance: number,
+): Comparison {
+  const count = batch.batchSize * batch.length;
+  if (!out || out.length !== ref.values.length || !Array.from(out).every(Number.isFinite)) {
+    return { tensor, error: Number.POSITIVE_INFINITY, tolerance };
+  }
+  const visible = (values: ArrayLike<number>) => selectRows(values, count, batch.compared);
+  return { tensor, error: relativeError(visible(out), visible(ref.values)), tolerance };
+}
+
+/** The continuation of the prompt, token by token. */
+export async function compareGreedy(
+  decoder: Decoder,
+  side: SideNetwork | null,
+  batch: GoldenBatch,
+  ref: HostTensor,
+): Promise<Comparison> {
+  const ids = await generateGreedy(decoder, side, batch.promptIds, { maxTokens: batch.maxNewTokens });
+  return { tensor: "greedy", error: exactError(ids, ref.values), tolerance: 0 };
+}
+
+/** The tensor of that name. Throws `SkipCase`. */
+export function expectedTensor(expected: ReadonlyMap<string, HostTensor>, name: string): HostTensor {
+  const tensor = expected.get(name);
+  if (!tensor) throw malformed(`expected.safetensors has no "${name}"`);
+  return tensor;
+}
+
+const caseSchema = z.looseObject({ tolerance: caseTolerances });
+
+/** A whole model: every hidden state, logits, loss, and a greedy continuation through the key-value cache. */
+export async function checkModel(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
+  const config = await readModelConfig(folder);
+  const { tolerance } = await readJson(folder, "case.json", caseSchema);
+  const limit = (quantity: string) => toleranceOf(tolerance, quantity, context.dtype);
+  const batch = await readBatch(folder);
+  const expected = await readCaseTensors(folder, "expected.safetensors");
+  const wanted = (name: string) => expectedTensor(expected, name);
+  using decoder = await loadModel(folder, config, context);
+  const results = await observe(decoder, null, batch);
+  const states = Array.from({ length: config.numHiddenLayers + 1 }, (_, i) => `hidden_states.${i}`);
+  return [
+    ...states.map((name) =>
+      compareStates(name, results.get(name), wanted(name), batch, limit("hidden_states")),
+    ),
+    compareStates("logits", results.get("logits"), wanted("logits"), batch, limit("logits")),
+    {
+      tensor: "loss",
+      error: relativeError(results.get("loss")!, wanted("loss").values),
+      tolerance: limit("loss"),
+    },
+    await compareGreedy(decoder, null, batch, wanted("greedy")),
+  ];
+}

@@ -1,0 +1,68 @@
+import {
+  type Device,
+  type DType,
+  type HostArray,
+  type Shape,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+
+/** A tensor of a golden file: floats of any stored type widened to f32. */
+export interface HostTensor {
+  readonly dtype: "f32" | "i32" | "u8";
+  readonly shape: Shape;
+  readonly values: HostArray;
+}
+
+/** Every tensor of a file, which is closed then. Throws `L-DTYPE` for a type that golden files do not use. */
+export async function readTensors(checkpoint: Checkpoint): Promise<Map<string, HostTensor>> {
+  const tensors = new Map<string, HostTensor>();
+  try {
+    for (const [name, tensor] of checkpoint.tensors) {
+      const { shape, dtype } = tensor;
+      const kind = dtype === "I32" ? "i32" : dtype === "U8" ? "u8" : "f32";
+      tensors.set(name, { dtype: kind, shape, values: await tensor.read() });
+    }
+    return tensors;
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** Uploads it, floats as `float`. */
+export function upload(device: Device, { dtype, shape, values }: HostTensor, float: DType = "f32"): Tensor {
+  return device.tensor(values, shape, { dtype: dtype === "f32" ? float : dtype, label: "golden input" });
+}
+
+/** Reads tensors by name and frees them, also when a read fails. Several under one name are read one after the other. */
+export async function readAndFree(
+  tensors: Readonly<Record<string, Tensor | readonly Tensor[]>>,
+): Promise<Map<string, ArrayLike<number>>> {
+  const read = new Map<string, ArrayLike<number>>();
+  const parts = Object.entries(tensors).map(([name, part]) => [name, [part].flat() as Tensor[]] as const);
+  try {
+    for (const [name, list] of parts) {
+      const values = await Promise.all(list.map((tensor) => tensor.read()));
+      read.set(name, values.length === 1 ? values[0] : values.flatMap((part) => Array.from(part)));
+    }
+    return read;
+  } finally {
+    for (const [, list] of parts)
+      for (const tensor of list) tensor.dispose("the comparison, which had read it");
+  }
+}
+
+/** Rows of a tensor [rows, ...] for which `keep` says 1. */
+export function selectRows(values: ArrayLike<number>, rows: number, keep: ArrayLike<number>): Float64Array {
+  if (keep.length !== rows || values.length % rows !== 0) {
+    throw new SidenetError("L-CHECK", `${values.length} values are not ${keep.length} rows.`);
+  }
+  const width = values.length / rows;
+  const selected: number[] = [];
+  for (let row = 0; row < rows; row++) {
+    if (keep[row] === 0) continue;
+    for (let i = 0; i < width; i++) selected.push(values[row * width + i]);
+  }
+  return Float64Array.from(selected);
+}
