@@ -1,6 +1,6 @@
 // forward: y[o,a,i] = x[o, start + a, i], a < count      in x[outer,length,inner]   out y[outer,count,inner]
 // backward: y[o, start + a, i] = x[o,a,i], zero elsewhere   in x[outer,count,inner]   out y[outer,length,inner]
-//   grid of both: one thread per output, `size` of them
+//   grid: one thread per output, `size` of them, for both
 requires immediate_address_space;
 
 const LANES: u32 = 64;

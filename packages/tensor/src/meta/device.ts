@@ -2,6 +2,7 @@ import { Device, type Execution } from "../device.ts";
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { makeKernelContext } from "../kernel-context.ts";
+import type { KernelCall, KernelEntry } from "../op.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -14,9 +15,17 @@ export class MetaDevice extends Device {
   override readonly label: string;
   override readonly profile: DeviceProfile;
 
-  /** `profile` is the adapter to stand in for; its limits decide how work is split. */
-  constructor(profile: Partial<DeviceProfile> = {}) {
+  readonly #onDispatch: (kernel: KernelEntry, call: KernelCall) => void;
+
+  /**
+   * `profile` is the adapter to stand in for; its limits decide how work is split. `onDispatch` sees what would have run.
+   */
+  constructor(
+    profile: Partial<DeviceProfile> = {},
+    onDispatch: (kernel: KernelEntry, call: KernelCall) => void = () => {},
+  ) {
     super();
+    this.#onDispatch = onDispatch;
     this.profile = { ...DEFAULT_PROFILE, ...profile };
     this.label = `meta (${this.profile.adapterClass})`;
   }
@@ -41,7 +50,7 @@ export class MetaDevice extends Device {
   override dispose(): void {}
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
-    const context = makeKernelContext(this, row.name, () => {});
+    const context = makeKernelContext(this, row.name, this.#onDispatch);
     try {
       row.kernel(context.kernel, io, dims, attrs);
     } finally {

@@ -1,0 +1,94 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { type DType, drawCase, MetaDevice, opNames, Pick, rowOf } from "@sidenet/tensor";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { create } from "webgpu";
+import type { KernelCall } from "../src/op.ts";
+import { kernelSource, packParams } from "../src/webgpu/kernel-source.ts";
+import { PipelineCache } from "../src/webgpu/pipelines.ts";
+
+const folder = new URL("../../../kernels/", import.meta.url);
+const files = readdirSync(folder)
+  .filter((name) => name.endsWith(".wgsl"))
+  .map((name) => name.slice(0, -".wgsl".length));
+
+/** Adapters that choose kernels differently. */
+const PROFILES = [
+  { adapterClass: "software", subgroups: true, subgroupSize: 8 },
+  { adapterClass: "discrete", subgroups: true, subgroupSize: 32 },
+  { adapterClass: "integrated", subgroups: false, subgroupSize: 32 },
+] as const;
+
+interface Variant {
+  readonly kernel: string;
+  readonly dtypes: Record<string, DType>;
+  readonly consts: KernelCall["consts"];
+  readonly bodies: KernelCall["bodies"];
+}
+
+/** Every variant that random cases of every op dispatch, on every kind of adapter, found without a GPU. */
+function variantsInUse(): Map<string, Variant> {
+  const found = new Map<string, Variant>();
+  for (const profile of PROFILES) {
+    const meta = new MetaDevice(profile, (kernel, { bind, params, consts, bodies }) => {
+      const dtypes = Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t?.dtype ?? "f32"]));
+      packParams(kernelSource(kernel.split("/")[0]), params); // every parameter given, none unknown
+      const variant = { kernel, dtypes, consts, bodies };
+      found.set(JSON.stringify(variant), variant);
+    });
+    for (const name of opNames) {
+      for (const elem of ["f32", "f16"] as const) {
+        for (let seed = 1; seed <= 40; seed++) {
+          const drawn = drawCase(rowOf(name), new Pick(seed), elem);
+          const residuals = rowOf(name).signature.outputs.map((operand) => operand.name);
+          meta.scope(() => {
+            const inputs = drawn.inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
+            meta.run(name, inputs, drawn.attrs, seed % 2 ? residuals : []);
+          });
+        }
+      }
+    }
+  }
+  return found;
+}
+
+let device: GPUDevice;
+let gpu: GPU | null = create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
+
+beforeAll(async () => {
+  const adapter = (await gpu!.requestAdapter())!;
+  const requiredFeatures = ["shader-f16", "subgroups"] as GPUFeatureName[];
+  const requiredLimits = { maxImmediateSize: 64, maxStorageBuffersPerShaderStage: 8 };
+  device = await adapter.requestDevice({ requiredFeatures, requiredLimits });
+});
+afterAll(() => {
+  device.destroy();
+  gpu = null;
+});
+
+it("every variant of every kernel compiles, with parameters as immediates and as uniforms, within eight bindings", async () => {
+  const variants = variantsInUse();
+  const uniformLayout = device.createBindGroupLayout({
+    entries: [{ binding: 0, visibility: 4, buffer: { type: "uniform", hasDynamicOffset: true } }],
+  });
+  const problems: string[] = [];
+  for (const immediates of [true, false]) {
+    const cache = new PipelineCache(device, { immediates, uniformLayout: immediates ? null : uniformLayout });
+    for (const [key, { kernel, dtypes, consts, bodies }] of variants) {
+      device.pushErrorScope("validation");
+      cache.get(kernel, dtypes, consts, bodies);
+      const error = await device.popErrorScope();
+      if (error) problems.push(`${key}: ${error.message}`);
+    }
+  }
+  expect(problems).toEqual([]);
+  const used = new Set([...variants.values()].map(({ kernel }) => kernel.split("/")[0]));
+  expect([...used].sort(), "a kernel that no op dispatches").toEqual([...files].sort());
+});
+
+it.each(files)("kernels/%s.wgsl has a head that says what it computes, on what, and its grid", (file) => {
+  const text = readFileSync(new URL(`${file}.wgsl`, folder), "utf8");
+  const head = text.slice(0, text.search(/^(?!\/\/)/m));
+  expect(head.split("\n").length).toBeGreaterThan(2);
+  for (const word of ["out", "grid:"]) expect(head, `the head names "${word}"`).toContain(word);
+  expect(kernelSource(file).bindings.size).toBeGreaterThan(0);
+});
