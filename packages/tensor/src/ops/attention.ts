@@ -2,6 +2,12 @@ import type { HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import type { Dims } from "../signature.ts";
+import {
+  type AttentionExtents,
+  runAttention,
+  runAttentionBackwardKV,
+  runAttentionBackwardQ,
+} from "./attention-plan.ts";
 
 const EPS = 2 ** -23;
 /** Log-sum-exp of a query that sees nothing: finite, and so low that no score reaches it. */
@@ -16,6 +22,17 @@ export interface AttentionAttrs {
 
 const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / Math.sqrt(D);
 const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
+
+const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExtents => ({
+  B,
+  T,
+  S,
+  G,
+  H,
+  D,
+  queryOffset: a.queryOffset,
+  scale: scaleOf(a, D),
+});
 
 const checkHeads = ({ H, G }: Dims): string | null =>
   G > 0 && H % G === 0 ? null : `H=${H} query heads do not share G=${G} key heads evenly`;
@@ -98,23 +115,7 @@ export const attention = defineOp({
       }
     }
   },
-  kernel(k, { q, k: key, v, keyMask, y, lse }, { B, T, S, G, H, D }, a) {
-    k.run("attention/forward", {
-      bind: { q, k: key, v, keyMask, y, lse: lse ?? k.temp([B, T, H]) },
-      params: {
-        b: B,
-        t: T,
-        s: S,
-        g: G,
-        h: H,
-        d: D,
-        queryOffset: a.queryOffset,
-        scale: scaleOf(a, D),
-        hasMask: keyMask !== null,
-      },
-      grid: B * T * H,
-    });
-  },
+  kernel: (k, io, dims, a) => runAttention(k, io, extentsOf(dims, a)),
   draw: drawAttention,
   close: ({ D, S }) => ({ rel: (32 + 2 * D + S) * EPS, abs: 1e-6 }), // scores sum D products, outputs S
   flops: (dims, a) => 4 * dims.B * dims.H * dims.D * pairs(dims, a),
@@ -174,23 +175,7 @@ export const attentionBackwardQ = defineOp({
       for (let c = 0; c < D; c++) io.dq[row * D + c] += scaleOf(a, D) * ds * io.k[keyAt + c];
     });
   },
-  kernel(k, { dy, q, k: key, v, y, lse, keyMask, dq }, { B, T, S, G, H, D }, a) {
-    k.run("attention/backward_q", {
-      bind: { dy, q, k: key, v, yIn: y, lseIn: lse, keyMask, dq },
-      params: {
-        b: B,
-        t: T,
-        s: S,
-        g: G,
-        h: H,
-        d: D,
-        queryOffset: a.queryOffset,
-        scale: scaleOf(a, D),
-        hasMask: keyMask !== null,
-      },
-      grid: B * T * H,
-    });
-  },
+  kernel: (k, io, dims, a) => runAttentionBackwardQ(k, io, extentsOf(dims, a)),
   draw: drawBackward,
   close: backwardClose,
   flops: (dims, a) => 6 * dims.B * dims.H * dims.D * pairs(dims, a),
@@ -211,23 +196,7 @@ export const attentionBackwardKV = defineOp({
       }
     });
   },
-  kernel(k, { dy, q, k: key, v, y, lse, keyMask, dk, dv }, { B, T, S, G, H, D }, a) {
-    k.run("attention/backward_kv", {
-      bind: { dy, q, k: key, v, yIn: y, lseIn: lse, keyMask, dk, dv },
-      params: {
-        b: B,
-        t: T,
-        s: S,
-        g: G,
-        h: H,
-        d: D,
-        queryOffset: a.queryOffset,
-        scale: scaleOf(a, D),
-        hasMask: keyMask !== null,
-      },
-      grid: B * S * G,
-    });
-  },
+  kernel: (k, io, dims, a) => runAttentionBackwardKV(k, io, extentsOf(dims, a)),
   draw: drawBackward,
   close: backwardClose,
   flops: (dims, a) => 8 * dims.B * dims.H * dims.D * pairs(dims, a),

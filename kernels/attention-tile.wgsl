@@ -1,0 +1,331 @@
+// attention: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g] over keys s <= t + queryOffset with keyMask[s] = 1, in tiles
+//   in q[B,T,H,D] k v[B,S,G,D] keyMask[B,S] (bytes)   out y[B,T,H,D] lse[B,T,H]
+// statistics: stats[t,h] = (lseIn, dy·yIn)   in dy yIn lseIn   out stats
+// backward_q: dq = scale · Σ_s ds k, ds = p (dy·v - dy·y), p = exp(scale · q·k - lse)
+// backward_kv: dk = scale · Σ ds q, dv = Σ p dy, over the queries that see s and the heads of its group
+//   in as above, dy[B,T,H,D] statsIn[B,T,H] of (lse, dy·y)   out dq, dk dv
+//   A row is a query of one of the H/G heads that share a key head: row r is token r / (H/G), head r % (H/G) of the group.
+//   grid: one workgroup of 64 threads per 32 rows (backward_kv: 32 keys) of one key head; statistics: a thread per query
+//   why: products of 32 rows and 32 keys pass through workgroup memory, no T·S matrix exists; tiles that the causal rule
+//   hides are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each of CHUNKS parts of D.
+//   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = MASKED
+//   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
+requires immediate_address_space;
+
+const CHUNKS: u32 = 2; // ⌈D / 32⌉
+const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
+
+alias q_t = f32;
+alias k_t = f32;
+alias v_t = f32;
+alias y_t = f32;
+alias dy_t = f32;
+alias yIn_t = f32;
+alias dq_t = f32;
+alias dk_t = f32;
+alias dv_t = f32;
+
+struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, hasMask: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> q: array<q_t>;
+@group(0) @binding(1) var<storage, read> k: array<k_t>;
+@group(0) @binding(2) var<storage, read> v: array<v_t>;
+@group(0) @binding(3) var<storage, read> keyMask: array<u32>;
+@group(0) @binding(4) var<storage, read_write> y: array<y_t>;
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(6) var<storage, read> dy: array<dy_t>;
+@group(0) @binding(7) var<storage, read> yIn: array<yIn_t>;
+@group(0) @binding(8) var<storage, read> lseIn: array<f32>;
+@group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(10) var<storage, read> statsIn: array<vec2<f32>>;
+@group(0) @binding(11) var<storage, read_write> dq: array<dq_t>;
+@group(0) @binding(12) var<storage, read_write> dk: array<dk_t>;
+@group(0) @binding(13) var<storage, read_write> dv: array<dv_t>;
+
+alias Sums = array<vec4<f32>, 4 * CHUNKS>; // [chunk][row]
+const RIGHT: u32 = 160;
+const GRADIENTS: u32 = 1056;
+
+// Two blocks of [32][16 of D in vectors, padded to 5]: the left and the right side of a product; or one of [32][32 of D].
+var<workgroup> blocks: array<vec4<f32>, 320>;
+// Two tiles of [32 rows][32 columns, padded to 33]: scores or weights, and their gradients.
+var<workgroup> tiles: array<f32, 2112>;
+var<workgroup> rowMax: array<f32, 32>;
+var<workgroup> rowSum: array<f32, 32>;
+var<workgroup> rescale: array<f32, 32>; // what a row's sums so far are multiplied by
+
+/// Where a workgroup works: batch, key head, and its first row or key.
+struct Place { b: u32, g: u32, first: u32 }
+
+fn heads() -> u32 { return p.h / p.g; }
+fn rows() -> u32 { return p.t * heads(); }
+
+fn placeOf(wg: vec3<u32>, nwg: vec3<u32>, count: u32) -> Place {
+  let i = wg.x + wg.y * nwg.x;
+  let tiles = (count + 31) / 32;
+  return Place(i / tiles / p.g, i / tiles % p.g, i % tiles * 32);
+}
+
+/// Index of a row among all queries, and of a key among all keys; past the end, the last one.
+fn query(at: Place, row: u32) -> u32 {
+  let r = min(row, rows() - 1);
+  return (at.b * p.t + r / heads()) * p.h + at.g * heads() + r % heads();
+}
+fn key(at: Place, s: u32) -> u32 { return (at.b * p.s + min(s, p.s - 1)) * p.g + at.g; }
+
+// Four values of a row or key: zero past the end of D; past the last row or key the last one's, which nothing counts.
+fn four(d: u32, v: vec4<f32>) -> vec4<f32> { return select(vec4<f32>(), v, vec4(d, d + 1, d + 2, d + 3) < vec4(p.d)); }
+fn fourAt(i: u32, d: u32) -> vec4<u32> { return i * p.d + min(vec4(d, d + 1, d + 2, d + 3), vec4(p.d - 1)); }
+fn readQ(at: Place, row: u32, d: u32) -> vec4<f32> {
+  let i = fourAt(query(at, row), d);
+  return four(d, vec4(f32(q[i.x]), f32(q[i.y]), f32(q[i.z]), f32(q[i.w])));
+}
+fn readDy(at: Place, row: u32, d: u32) -> vec4<f32> {
+  let i = fourAt(query(at, row), d);
+  return four(d, vec4(f32(dy[i.x]), f32(dy[i.y]), f32(dy[i.z]), f32(dy[i.w])));
+}
+fn readK(at: Place, s: u32, d: u32) -> vec4<f32> {
+  let i = fourAt(key(at, s), d);
+  return four(d, vec4(f32(k[i.x]), f32(k[i.y]), f32(k[i.z]), f32(k[i.w])));
+}
+fn readV(at: Place, s: u32, d: u32) -> vec4<f32> {
+  let i = fourAt(key(at, s), d);
+  return four(d, vec4(f32(v[i.x]), f32(v[i.y]), f32(v[i.z]), f32(v[i.w])));
+}
+
+fn visible(at: Place, row: u32, s: u32) -> bool {
+  if (row >= rows() || s >= p.s || i32(s) > i32(row / heads()) + p.queryOffset) { return false; }
+  let i = at.b * p.s + s;
+  return p.hasMask == 0 || ((keyMask[i / 4] >> (i % 4 * 8)) & 0xff) != 0;
+}
+
+/// One past the last key that some of the 32 rows sees.
+fn keysEnd(at: Place) -> u32 {
+  let last = min(at.first + 31, rows() - 1) / heads();
+  return u32(clamp(i32(last) + p.queryOffset + 1, 0, i32(p.s)));
+}
+
+/// First row that sees the key tile.
+fn rowsStart(at: Place) -> u32 { return u32(max(i32(at.first) - p.queryOffset, 0)) * heads(); }
+
+/// left · rightᵀ over 16 of D: the thread's four rows times its four columns, which are 8 apart.
+fn addProduct(sums: mat4x4<f32>, d: u32, thread: u32) -> mat4x4<f32> {
+  var sum = sums;
+  for (var i = 0u; i < (min(16, p.d - d) + 3) / 4; i++) {
+    let l = thread / 8 * 20 + i;
+    let r = RIGHT + thread % 8 * 5 + i;
+    let b = transpose(mat4x4(blocks[r], blocks[r + 40], blocks[r + 80], blocks[r + 120]));
+    sum = mat4x4(sum[0] + b * blocks[l], sum[1] + b * blocks[l + 5], sum[2] + b * blocks[l + 10], sum[3] + b * blocks[l + 15]);
+  }
+  return sum;
+}
+
+/// scale · q·k for 32 rows and keys into the first tile, keys as its rows if `keysLeft`.
+fn scoreTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
+  var sum: mat4x4<f32>;
+  let qAt = select(0, RIGHT, keysLeft);
+  for (var d = 0u; d < p.d; d += 16) {
+    for (var i = thread; i < 128; i += 64) {
+      blocks[qAt + i / 4 * 5 + i % 4] = readQ(at, row + i / 4, d + i % 4 * 4);
+      blocks[RIGHT - qAt + i / 4 * 5 + i % 4] = readK(at, s + i / 4, d + i % 4 * 4);
+    }
+    workgroupBarrier();
+    sum = addProduct(sum, d, thread);
+    workgroupBarrier();
+  }
+  storeTile(sum * p.scale, 0, thread);
+}
+
+/// dy·v likewise into the second tile.
+fn gradientTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
+  var sum: mat4x4<f32>;
+  let dyAt = select(0, RIGHT, keysLeft);
+  for (var d = 0u; d < p.d; d += 16) {
+    for (var i = thread; i < 128; i += 64) {
+      blocks[dyAt + i / 4 * 5 + i % 4] = readDy(at, row + i / 4, d + i % 4 * 4);
+      blocks[RIGHT - dyAt + i / 4 * 5 + i % 4] = readV(at, s + i / 4, d + i % 4 * 4);
+    }
+    workgroupBarrier();
+    sum = addProduct(sum, d, thread);
+    workgroupBarrier();
+  }
+  storeTile(sum, GRADIENTS, thread);
+}
+
+fn storeTile(w: mat4x4<f32>, tile: u32, thread: u32) {
+  for (var r = 0u; r < 4; r++) {
+    let i = tile + (thread / 8 * 4 + r) * 33 + thread % 8;
+    tiles[i] = w[r].x;
+    tiles[i + 8] = w[r].y;
+    tiles[i + 16] = w[r].z;
+    tiles[i + 24] = w[r].w;
+  }
+}
+
+/// Scores of a row become weights exp(score - maximum); its maximum and sum go on from the tiles before.
+fn softmaxRow(at: Place, r: u32, s: u32) {
+  let w = r * 33;
+  let before = rowMax[r];
+  var top = before;
+  for (var i = 0u; i < 32; i++) {
+    if (visible(at, at.first + r, s + i)) { top = max(top, tiles[w + i]); } else { tiles[w + i] = MASKED; }
+  }
+  let factor = exp(max(before - top, -100.0));
+  var sum = rowSum[r] * factor;
+  for (var i = 0u; i < 32; i++) {
+    let e = select(0, exp(max(tiles[w + i] - top, -100.0)), tiles[w + i] > MASKED);
+    tiles[w + i] = e;
+    sum += e;
+  }
+  rowMax[r] = top;
+  rowSum[r] = sum;
+  rescale[r] = factor;
+}
+
+/// The first tile becomes p, the second ds · scale.
+fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
+  for (var i = thread; i < 1024; i += 64) {
+    let r = row + select(i / 32, i % 32, keysLeft);
+    let c = s + select(i % 32, i / 32, keysLeft);
+    let w = i / 32 * 33 + i % 32;
+    let stat = statsIn[query(at, r)];
+    let weight = select(0, exp(max(tiles[w] - stat.x, -100.0)), visible(at, r, c));
+    tiles[w] = weight;
+    tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.y) * p.scale;
+  }
+}
+
+/// tile · values added to one chunk of the thread's sums.
+fn addValues(sums: ptr<function, Sums>, chunk: u32, tile: u32, thread: u32) {
+  var sum = mat4x4((*sums)[chunk * 4], (*sums)[chunk * 4 + 1], (*sums)[chunk * 4 + 2], (*sums)[chunk * 4 + 3]);
+  let w = tile + thread / 8 * 132;
+  for (var i = 0u; i < min(32, max(p.s, rows())); i++) { // an end that no driver unrolls to
+    let value = blocks[i * 8 + thread % 8];
+    let weight = vec4(tiles[w + i], tiles[w + 33 + i], tiles[w + 66 + i], tiles[w + 99 + i]);
+    sum = mat4x4(sum[0] + weight.x * value, sum[1] + weight.y * value, sum[2] + weight.z * value, sum[3] + weight.w * value);
+  }
+  (*sums)[chunk * 4] = sum[0];
+  (*sums)[chunk * 4 + 1] = sum[1];
+  (*sums)[chunk * 4 + 2] = sum[2];
+  (*sums)[chunk * 4 + 3] = sum[3];
+}
+
+@compute @workgroup_size(64)
+fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+           @builtin(local_invocation_index) thread: u32) {
+  let at = placeOf(wg, nwg, rows());
+  if (at.b >= p.b) { return; }
+  if (thread < 32) {
+    rowMax[thread] = MASKED;
+    rowSum[thread] = 0;
+  }
+  let r0 = thread / 8 * 4;
+  var sums: Sums;
+  let end = keysEnd(at);
+  for (var s = 0u; s < end; s += 32) {
+    scoreTile(at, at.first, s, false, thread);
+    workgroupBarrier();
+    if (thread < 32) { softmaxRow(at, thread, s); }
+    for (var c = 0u; c < CHUNKS; c++) {
+      for (var i = thread; i < 256; i += 64) { blocks[i] = readV(at, s + i / 8, c * 32 + i % 8 * 4); }
+      workgroupBarrier();
+      for (var r = 0u; r < 4; r++) { sums[c * 4 + r] *= rescale[r0 + r]; }
+      addValues(&sums, c, 0, thread);
+      workgroupBarrier();
+    }
+  }
+  workgroupBarrier(); // a workgroup without keys has not passed one
+  for (var r = 0u; r < 4; r++) {
+    if (at.first + r0 + r >= rows()) { break; }
+    let sum = rowSum[r0 + r];
+    for (var c = 0u; c < CHUNKS; c++) {
+      let d = c * 32 + thread % 8 * 4;
+      let value = sums[c * 4 + r] * select(0, 1 / sum, sum > 0);
+      for (var e = d; e < min(d + 4, p.d); e++) { y[query(at, at.first + r0 + r) * p.d + e] = y_t(value[e - d]); }
+    }
+  }
+  if (thread < 32 && at.first + thread < rows()) {
+    let sum = rowSum[thread];
+    lse[query(at, at.first + thread)] = select(MASKED, rowMax[thread] + log(sum), sum > 0);
+  }
+}
+
+@compute @workgroup_size(64)
+fn statistics(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+              @builtin(local_invocation_index) thread: u32) {
+  let i = (wg.x + wg.y * nwg.x) * 64 + thread;
+  if (i >= p.b * p.t * p.h) { return; }
+  var sum = 0.0;
+  for (var d = i * p.d; d < (i + 1) * p.d; d++) { sum += f32(dy[d]) * f32(yIn[d]); }
+  stats[i] = vec2(lseIn[i], sum);
+}
+
+@compute @workgroup_size(64)
+fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+              @builtin(local_invocation_index) thread: u32) {
+  let at = placeOf(wg, nwg, rows());
+  if (at.b >= p.b) { return; }
+  let r0 = thread / 8 * 4;
+  var sums: Sums;
+  let end = keysEnd(at);
+  for (var s = 0u; s < end; s += 32) {
+    scoreTile(at, at.first, s, false, thread);
+    gradientTile(at, at.first, s, false, thread);
+    workgroupBarrier();
+    gradientWeights(at, at.first, s, false, thread);
+    for (var c = 0u; c < CHUNKS; c++) {
+      for (var i = thread; i < 256; i += 64) { blocks[i] = readK(at, s + i / 8, c * 32 + i % 8 * 4); }
+      workgroupBarrier();
+      addValues(&sums, c, GRADIENTS, thread);
+      workgroupBarrier();
+    }
+  }
+  for (var r = 0u; r < 4; r++) {
+    if (at.first + r0 + r >= rows()) { break; }
+    for (var c = 0u; c < CHUNKS; c++) {
+      let d = c * 32 + thread % 8 * 4;
+      let value = sums[c * 4 + r];
+      for (var e = d; e < min(d + 4, p.d); e++) { dq[query(at, at.first + r0 + r) * p.d + e] = dq_t(value[e - d]); }
+    }
+  }
+}
+
+@compute @workgroup_size(64)
+fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+               @builtin(local_invocation_index) thread: u32) {
+  let at = placeOf(wg, nwg, p.s);
+  if (at.b >= p.b) { return; }
+  let r0 = thread / 8 * 4;
+  var sumsK: Sums;
+  var sumsV: Sums;
+  for (var row = rowsStart(at); row < rows(); row += 32) {
+    scoreTile(at, row, at.first, true, thread);
+    gradientTile(at, row, at.first, true, thread);
+    workgroupBarrier();
+    gradientWeights(at, row, at.first, true, thread);
+    for (var c = 0u; c < CHUNKS; c++) {
+      for (var i = thread; i < 256; i += 64) { blocks[i] = readDy(at, row + i / 8, c * 32 + i % 8 * 4); }
+      workgroupBarrier();
+      addValues(&sumsV, c, 0, thread);
+      workgroupBarrier();
+      for (var i = thread; i < 256; i += 64) { blocks[i] = readQ(at, row + i / 8, c * 32 + i % 8 * 4); }
+      workgroupBarrier();
+      addValues(&sumsK, c, GRADIENTS, thread);
+      workgroupBarrier();
+    }
+  }
+  for (var r = 0u; r < 4; r++) {
+    if (at.first + r0 + r >= p.s) { break; }
+    let i = key(at, at.first + r0 + r) * p.d;
+    for (var c = 0u; c < CHUNKS; c++) {
+      let d = c * 32 + thread % 8 * 4;
+      let valueK = sumsK[c * 4 + r];
+      let valueV = sumsV[c * 4 + r];
+      for (var e = d; e < min(d + 4, p.d); e++) {
+        dk[i + e] = dk_t(valueK[e - d]);
+        dv[i + e] = dv_t(valueV[e - d]);
+      }
+    }
+  }
+}
