@@ -4,7 +4,7 @@ import { checkAdapter } from "./check-adapter.ts";
 import { checkModel } from "./check-model.ts";
 import { checkOp } from "./check-op.ts";
 import { type Comparison, share, worstOf } from "./compare.ts";
-import { type CaseFolder, type CaseRunner, type CheckContext, SkipCase } from "./golden-case.ts";
+import { type CaseFolder, type CaseRunner, type CheckContext, malformed, SkipCase } from "./golden-case.ts";
 
 export type CaseKind = "op" | "model" | "adapter" | "unknown";
 
@@ -17,12 +17,14 @@ export interface CaseLocation {
 export interface CaseResult {
   readonly name: string;
   readonly kind: CaseKind;
+  /** What reports count it under: the op, "models", "adapters". */
+  readonly group: string;
   readonly status: "passed" | "failed" | "skipped";
   /** Of the tensor that used most of its tolerance; null where nothing was compared, or a value is not finite. */
   readonly error: number | null;
   readonly tolerance: number | null;
   readonly tensor: string | null;
-  /** Why it was skipped or could not be computed; null otherwise. */
+  /** Why it failed or was skipped; null when it passed. */
   readonly reason: string | null;
 }
 
@@ -41,34 +43,52 @@ export function caseKind(files: ReadonlySet<string>): CaseKind | null {
   return files.has("config.json") ? "model" : "unknown";
 }
 
-function judge(
-  comparisons: readonly Comparison[],
-): Pick<CaseResult, "status" | "error" | "tolerance" | "tensor"> {
-  const worst = worstOf(comparisons)!;
+type Verdict = Omit<CaseResult, "name" | "kind" | "group">;
+
+function judge(comparisons: readonly Comparison[]): Verdict {
+  const worst = worstOf(comparisons);
+  if (worst === null) throw malformed("nothing to compare");
+  const { tensor, error, tolerance } = worst;
+  const passed = share(worst) <= 1;
+  const finite = Number.isFinite(error);
+  const problem = finite
+    ? `is off by ${error.toExponential(1)}`
+    : "differs, or has a value that is not finite";
   return {
-    status: share(worst) <= 1 ? "passed" : "failed",
-    error: Number.isFinite(worst.error) ? worst.error : null,
-    tolerance: worst.tolerance,
-    tensor: worst.tensor,
+    status: passed ? "passed" : "failed",
+    error: finite ? error : null,
+    tolerance,
+    tensor,
+    reason: passed ? null : `${tensor} ${problem} (tolerance ${tolerance})`,
   };
+}
+
+/** The op of a case that names one, whatever else is wrong with it. */
+async function groupOf({ kind, folder }: CaseLocation): Promise<string> {
+  if (kind !== "op") return kind === "unknown" ? kind : `${kind}s`;
+  const params = await folder.json("params.json").catch(() => null);
+  const op = (params as { op?: unknown } | null)?.op;
+  return typeof op === "string" ? op : "unknown";
+}
+
+async function verdict({ kind, folder }: CaseLocation, context: CheckContext): Promise<Verdict> {
+  const nothing = { error: null, tolerance: null, tensor: null };
+  try {
+    if (kind === "unknown") throw new SkipCase("not an op, a model or an adapter");
+    return judge(await RUNNERS[kind](folder, context));
+  } catch (error) {
+    if (error instanceof SkipCase) return { status: "skipped", ...nothing, reason: error.message };
+    const reason = error instanceof SidenetError ? error.message : `unexpected: ${(error as Error).stack}`;
+    return { status: "failed", ...nothing, reason };
+  }
 }
 
 /**
  * Runs one case; it never throws. An error while it runs makes a failed case, one that this version has no means for (or
  * whose files are malformed) is skipped.
  */
-export async function checkCase({ kind, folder }: CaseLocation, context: CheckContext): Promise<CaseResult> {
-  const { name } = folder;
-  const nothing = { error: null, tolerance: null, tensor: null };
-  try {
-    if (kind === "unknown") throw new SkipCase("not an op, a model or an adapter");
-    const comparisons = await RUNNERS[kind](folder, context);
-    return { name, kind, ...judge(comparisons), reason: null };
-  } catch (error) {
-    if (error instanceof SkipCase) {
-      return { name, kind, status: "skipped", ...nothing, reason: error.message };
-    }
-    const reason = error instanceof SidenetError ? error.message : `unexpected: ${(error as Error).stack}`;
-    return { name, kind, status: "failed", ...nothing, reason };
-  }
+export async function checkCase(location: CaseLocation, context: CheckContext): Promise<CaseResult> {
+  const { kind, folder } = location;
+  const group = await groupOf(location);
+  return { name: folder.name, kind, group, ...(await verdict(location, context)) };
 }

@@ -25,7 +25,10 @@ export interface WebGpuOptions {
 export interface AdapterReport {
   readonly vendor: string;
   readonly architecture: string;
+  /** The adapter's name. */
   readonly description: string;
+  /** The driver and its version, as it describes itself. */
+  readonly driver: string;
   readonly software: boolean;
   readonly features: readonly string[];
   readonly limits: Readonly<Record<string, number>>;
@@ -77,6 +80,7 @@ export function describeAdapter(adapter: GPUAdapter): AdapterReport {
     vendor: adapter.info.vendor,
     architecture: adapter.info.architecture,
     description: labelOf(adapter.info),
+    driver: adapter.info.description,
     software: isSoftware(adapter.info),
     features: [...adapter.features].sort(),
     limits,

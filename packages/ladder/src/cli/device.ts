@@ -1,0 +1,45 @@
+import { mkdirSync } from "node:fs";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
+import type { Device } from "@sidenet/tensor";
+import { DEVICE_NAMES, type DeviceName, openDevice, releaseDawn } from "@sidenet/tensor/node";
+import { Option } from "commander";
+import type { Report } from "./terminal.ts";
+
+/** `--json`, which every command has. */
+export const jsonOption = (): Option =>
+  new Option("--json", "print one JSON object as the last line of output");
+
+/** `--device`, with the devices that make sense for the command. */
+export function deviceOption(names: readonly DeviceName[] = DEVICE_NAMES): Option {
+  const text = "where to compute; auto takes WebGPU, and the CPU where there is no adapter";
+  return new Option("--device <name>", text).choices(names).default("auto");
+}
+
+/** Gives XDG_RUNTIME_DIR a private folder where the system has set none: Mesa prints a warning without it. */
+export function ensureRuntimeFolder(): void {
+  if (process.env.XDG_RUNTIME_DIR || process.platform !== "linux") return;
+  const folder = join(tmpdir(), `sidenet-runtime-${userInfo().uid}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 }); // private, as the XDG specification asks
+  process.env.XDG_RUNTIME_DIR = folder;
+}
+
+/**
+ * Runs `body` with a device and lets that go, so that the process can end. Names the device in `report`, if given.
+ * Throws what `openDevice` and `body` throw.
+ */
+export async function withDevice<T>(
+  name: DeviceName,
+  report: Report | null,
+  body: (device: Device, reason: string) => Promise<T>,
+): Promise<T> {
+  ensureRuntimeFolder();
+  const { device, reason } = await openDevice(name);
+  try {
+    report?.note(`device: ${device.kind}, ${device.label} (${reason})`);
+    return await body(device, reason);
+  } finally {
+    device.dispose();
+    releaseDawn();
+  }
+}

@@ -1,0 +1,65 @@
+/** How every command ends: its result as JSON or as text, errors by kind, and the exit code. */
+import { SidenetError } from "@sidenet/tensor";
+import { CommanderError } from "commander";
+import { Report, type Terminal } from "./terminal.ts";
+
+/** Exit codes: a typing mistake is told apart from a run that failed. */
+export const EXIT = { ok: 0, failed: 1, usage: 2 } as const;
+
+/** What a command found. The text for people was printed by then. */
+export interface Outcome {
+  /** The object that `--json` prints. */
+  readonly json: object;
+  readonly exitCode?: number;
+}
+
+/** The context of one invocation, shared by the commands. */
+export class Session {
+  readonly terminal: Terminal;
+  readonly report: Report;
+  readonly #json: boolean;
+  exitCode: number = EXIT.ok;
+
+  /** `json`: the arguments hold `--json`. Known before they are parsed, since parsing may be what fails. */
+  constructor(terminal: Terminal, json: boolean) {
+    this.terminal = terminal;
+    this.report = new Report(terminal, json);
+    this.#json = json;
+  }
+
+  /** Wraps the body of a command for commander's `action`. */
+  action<Args extends unknown[]>(
+    body: (report: Report, ...args: Args) => Promise<Outcome>,
+  ): (...args: Args) => Promise<void> {
+    return async (...args) => {
+      const { json, exitCode = EXIT.ok } = await body(this.report, ...args);
+      if (this.#json) this.terminal.out(`${JSON.stringify(json)}\n`);
+      this.exitCode = exitCode;
+    };
+  }
+
+  /** Tells an error the way its kind asks for, and sets the exit code. */
+  fail(error: unknown): void {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return; // --help and --version: printed by then
+      this.exitCode = EXIT.usage;
+      this.#failJson("C-USAGE", error.message.replace(/^error: /, "")); // commander has printed the text
+      return;
+    }
+    this.exitCode = EXIT.failed;
+    if (error instanceof SidenetError) {
+      this.report.note(error.message);
+      this.#failJson(error.code, error.message.slice(`[${error.code}] `.length));
+      return;
+    }
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    this.report.note(
+      `${stack}\n\nThis is a bug in sidenet. Please report it with the command and the lines above.`,
+    );
+    this.#failJson("C-BUG", error instanceof Error ? error.message : String(error));
+  }
+
+  #failJson(code: string, message: string): void {
+    if (this.#json) this.terminal.out(`${JSON.stringify({ error: { code, message } })}\n`);
+  }
+}
