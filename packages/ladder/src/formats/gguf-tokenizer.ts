@@ -147,27 +147,24 @@ function byteLevelJson(vocabulary: Vocabulary, pre: PreTokenizer): object {
 }
 
 /**
- * The merges that a SentencePiece vocabulary implies: each way to split a token into two others, best score first.
- * Source: the same construction in transformers' converter from SentencePiece.
+ * The merges that a SentencePiece vocabulary implies: each way to split a token into two others, best score first and,
+ * among the splits of equal score, longest left part first: that order gives runs of spaces the pieces SentencePiece gives.
  */
 function mergesFromScores(
   tokens: readonly string[],
   kinds: readonly number[],
   scores: readonly number[],
 ): string[][] {
-  const ids = new Map(tokens.map((token, id) => [token, id]));
-  const found: { left: string; right: string; score: number; leftId: number; rightId: number }[] = [];
+  const known = new Set(tokens);
+  const found: { left: string; right: string; score: number }[] = [];
   for (const [id, token] of tokens.entries()) {
     if (kinds[id] === CONTROL || kinds[id] === UNKNOWN || kinds[id] === BYTE) continue;
     for (let at = 1; at < token.length; at++) {
       const [left, right] = [token.slice(0, at), token.slice(at)];
-      const [leftId, rightId] = [ids.get(left), ids.get(right)];
-      if (leftId !== undefined && rightId !== undefined) {
-        found.push({ left, right, score: scores[id], leftId, rightId });
-      }
+      if (known.has(left) && known.has(right)) found.push({ left, right, score: scores[id] });
     }
   }
-  found.sort((a, b) => b.score - a.score || a.leftId - b.leftId || a.rightId - b.rightId);
+  found.sort((a, b) => b.score - a.score || b.left.length - a.left.length);
   return found.map(({ left, right }) => [left, right]);
 }
 
