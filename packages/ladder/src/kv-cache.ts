@@ -1,7 +1,10 @@
 import { type Device, ParamStore } from "@sidenet/tensor";
 import type { BlockShape, LayerCache } from "./block.ts";
 
-/** Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. */
+/**
+ * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros: attention gives
+ * a position that is not written yet the weight 0, and 0 times what old memory may hold, NaN, would still be NaN.
+ */
 export class KvCache {
   readonly layers: readonly LayerCache[];
   readonly capacity: number;
@@ -12,8 +15,8 @@ export class KvCache {
     this.#store = new ParamStore(device, "workspace");
     const extents = [batchSize, capacity, shape.numKeyValueHeads, shape.headDim];
     this.layers = Array.from({ length: numLayers }, (_, i) => ({
-      k: this.#store.set(`${i}.k`, device.empty(extents, { label: "key cache" })),
-      v: this.#store.set(`${i}.v`, device.empty(extents, { label: "value cache" })),
+      k: this.#store.set(`${i}.k`, device.zeros(extents, { label: "key cache" })),
+      v: this.#store.set(`${i}.v`, device.zeros(extents, { label: "value cache" })),
     }));
   }
 

@@ -3,7 +3,7 @@
  * give batches and take reports.
  */
 import { AdamW, clipGlobalNorm, Tape } from "@sidenet/autograd";
-import type { Device, Tensor } from "@sidenet/tensor";
+import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
 import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
 import { residualStream } from "./residual-stream.ts";
 import type { SideNetwork } from "./side-network.ts";
@@ -79,8 +79,11 @@ export class Trainer {
   #update(batch: LabeledBatch, lr: number): { loss: Tensor; norm: Tensor } {
     const { decoder, side } = this;
     using tape = new Tape(this.#device, side.parameters);
-    const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
-    const loss = decoder.loss(tape, y, targetsOf(this.#device, batch));
+    // A scope of its own: when it ends, the forward pass lives on only in what the tape has saved.
+    const loss = this.#device.scope(() => {
+      const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
+      return decoder.loss(tape, y, targetsOf(decoder, batch));
+    });
     const gradients = tape.backward(loss);
     const { factor, norm } = clipGlobalNorm(this.#device, gradients, this.#options.maxGradNorm ?? 1);
     this.optimizer.step(gradients, { lr, gradScale: factor });
@@ -96,8 +99,17 @@ export class Trainer {
   }
 }
 
-/** i32[B·T], the labels shifted by one. */
-function targetsOf(device: Device, batch: LabeledBatch): Tensor {
+/** i32[B·T], the labels shifted by one. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary. */
+function targetsOf({ device, config }: Decoder, batch: LabeledBatch): Tensor {
+  for (let i = 0; i < batch.labels.length; i++) {
+    const label = batch.labels[i];
+    if (label === -100 || (label >= 0 && label < config.vocabSize)) continue;
+    throw new SidenetError(
+      "L-TOKEN",
+      `label ${label} at position ${i % batch.length} of row ${Math.floor(i / batch.length)} is neither -100 nor in the ` +
+        `vocabulary of ${config.vocabSize}. Does the tokenizer belong to this model?`,
+    );
+  }
   const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
   return device.tensor(targets, [targets.length], { dtype: "i32", label: "targets" });
 }
@@ -114,7 +126,7 @@ export async function evaluateLoss(
   for (const batch of batches) {
     using loss = device.scope(() => {
       const y = residualStream(decoder, side, decoder.prepare(batch));
-      return decoder.loss(device.ops, y, targetsOf(device, batch));
+      return decoder.loss(device.ops, y, targetsOf(decoder, batch));
     });
     const scored = scoredPositions(batch);
     total += (await loss.item()) * scored;

@@ -48,9 +48,13 @@ async function generate(report: Report, options: GenerateOptions): Promise<Outco
     return await withDevice(options.device, report, async (device) => {
       const onProgress = (done: number, total: number) =>
         report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
-      const weights = await loadWeights(device, model.config, model.checkpoint, { dtype: options.dtype, onProgress });
+      const weights = await loadWeights(device, model.config, model.checkpoint, {
+        dtype: options.dtype,
+        onProgress,
+      });
       using decoder = new Decoder(model.config, weights);
-      using side = options.adapter === undefined ? null : await loadAdapter(options.adapter, device, model.config);
+      using side =
+        options.adapter === undefined ? null : await loadAdapter(options.adapter, device, model.config);
       const promptIds = tokenizer.encode(options.prompt);
       const started = performance.now();
       const ids = await generateGreedy(decoder, side, promptIds, {

@@ -55,19 +55,30 @@ export function defineTrain(program: Command, session: Session): void {
     .addOption(new Option("--method <name>", "what is trained").choices(["ladder"]).default("ladder"))
     .option("--steps <n>", "training steps", positiveInteger, 100)
     .option("--batch-size <n>", "records a step", positiveInteger, 4)
-    .option("--max-length <n>", "cut records to this many tokens (default: refuse what passes the context)", positiveInteger)
+    .option(
+      "--max-length <n>",
+      "cut records to this many tokens (default: refuse what passes the context)",
+      positiveInteger,
+    )
     .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
     .option("--learning-rate <x>", "highest learning rate", positiveNumber, 2e-3)
     .option("--warmup-steps <n>", "steps over which it rises", nonNegativeInteger, 5)
     .addOption(
-      new Option("--schedule <name>", "what it does then").choices(["constant", "linear", "cosine"]).default("cosine"),
+      new Option("--schedule <name>", "what it does then")
+        .choices(["constant", "linear", "cosine"])
+        .default("cosine"),
     )
     .option("--weight-decay <x>", "AdamW's decoupled decay", fraction, 0.01)
     .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1)
     .option("--reduction <r>", "the side network's width is the model's divided by r", positiveNumber, 8)
     .option("--layers <m>", "side layers, each with a rung (default: half of the model's)", positiveInteger)
     .option("--seed <n>", "initial values and order of the data", nonNegativeInteger, 0)
-    .option("--sample-tokens <n>", "length of the text shown before and after; 0: none", nonNegativeInteger, 48)
+    .option(
+      "--sample-tokens <n>",
+      "length of the text shown before and after; 0: none",
+      nonNegativeInteger,
+      48,
+    )
     .option("--text <field>", "field to learn from")
     .option("--prompt <field>", "field that is read, not learned")
     .option("--completion <field>", "field that is learned after it")
@@ -113,9 +124,11 @@ async function train(report: Report, options: TrainOptions): Promise<Outcome> {
           dtype: dtype === "auto" ? (device.profile.f16 && device.kind === "webgpu" ? "f16" : "f32") : dtype,
         },
         {
-          onLoad: (done, total) => report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
+          onLoad: (done, total) =>
+            report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
           onStart: (start) => report.note(describeStart(start)),
-          onSample: (when, { prompt, text }) => report.note(`\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`),
+          onSample: (when, { prompt, text }) =>
+            report.note(`\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`),
           onStep: (metrics) => report.note(describeStep(metrics, options.steps)),
         },
         stop.signal,

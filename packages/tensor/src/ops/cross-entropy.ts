@@ -21,10 +21,12 @@ export function logSumExp(logits: HostArray, at: number, V: number): number {
   return max + Math.log(sum);
 }
 
-/** Targets of a random case: some rows ignored, at least one scored. */
-export function drawTargets(pick: Pick, V: number): (size: number) => number[] {
-  return (size) =>
-    Array.from({ length: size }, (_, n) => (n > 0 && pick.chance(0.2) ? -100 : pick.int(0, V - 1)));
+/** Targets of a random case, and the index that marks some of them as ignored; the first is mostly scored. */
+export function drawTargets(pick: Pick, V: number) {
+  const ignoreIndex = pick.oneOf([-100, -1, 0]);
+  const targets = (size: number) =>
+    Array.from({ length: size }, (_, n) => (n > 0 && pick.chance(0.2) ? ignoreIndex : pick.int(0, V - 1)));
+  return { attrs: { ignoreIndex }, values: { targets } };
 }
 
 /**
@@ -122,7 +124,7 @@ export const crossEntropy = defineOp({
   },
   draw: (pick) => {
     const V = pick.int(1, 300);
-    return { dims: { N: pick.int(1, 40), V }, values: { targets: drawTargets(pick, V) } };
+    return { dims: { N: pick.int(1, 40), V }, ...drawTargets(pick, V) };
   },
   close: { rel: 64 * EPS, abs: 1e-6 }, // as rmsNorm: sums of one sign, and one exp and log
   flops: ({ N, V }) => 4 * N * V,
@@ -134,7 +136,7 @@ export const crossEntropyBackward = defineOp({
   sig: "dloss:f32[] logits[N,V] targets:i32[N] lse:f32[N] -> dlogits[N,V]",
   attrs: { ignoreIndex: -100 },
   reference({ dloss, logits, targets, lse, dlogits }, { N, V }, { ignoreIndex }) {
-    const scored = countScored(targets, ignoreIndex);
+    const scored = Math.max(1, countScored(targets, ignoreIndex));
     for (let n = 0; n < N; n++) {
       if (targets[n] === ignoreIndex) continue;
       for (let v = 0; v < V; v++) {
@@ -148,13 +150,9 @@ export const crossEntropyBackward = defineOp({
   },
   draw: (pick) => {
     const V = pick.int(1, 300);
-    return {
-      dims: { N: pick.int(1, 40), V },
-      values: {
-        targets: drawTargets(pick, V),
-        lse: (size) => Array.from({ length: size }, () => Math.log(V) + 2 + 0.1 * pick.normal()),
-      },
-    };
+    const { attrs, values } = drawTargets(pick, V);
+    const lse = (size: number) => Array.from({ length: size }, () => Math.log(V) + 2 + 0.1 * pick.normal());
+    return { dims: { N: pick.int(1, 40), V }, attrs, values: { ...values, lse } };
   },
   close: { rel: 64 * EPS, abs: 1e-7 },
   flops: ({ N, V }) => 5 * N * V,

@@ -92,11 +92,9 @@ export const lmHeadLoss = defineOp({
   },
   draw: (pick) => {
     const V = pick.int(1, 200);
-    return {
-      dims: { N: pick.int(1, 150), C: pick.int(1, 70), V },
-      attrs: { chunkTokens: pick.oneOf([0, 64]) },
-      values: { targets: drawTargets(pick, V) },
-    };
+    const { attrs, values } = drawTargets(pick, V);
+    const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
+    return { dims, values, attrs: { ...attrs, chunkTokens: pick.oneOf([0, 64]) } };
   },
   // Logits carry a sum of C products; the exponential turns their absolute error into a relative one.
   close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
@@ -144,11 +142,9 @@ export const lmHeadLossBackwardW = defineOp({
   },
   draw: (pick) => {
     const V = pick.int(1, 200);
-    return {
-      dims: { N: pick.int(1, 150), C: pick.int(1, 70), V },
-      attrs: { chunkTokens: pick.oneOf([0, 64]) },
-      values: { targets: drawTargets(pick, V) },
-    };
+    const { attrs, values } = drawTargets(pick, V);
+    const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
+    return { dims, values, attrs: { ...attrs, chunkTokens: pick.oneOf([0, 64]) } };
   },
   close: ({ N, C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V) + Math.sqrt(N)) * EPS, abs: 1e-6 }),
   flops: ({ N, C, V }) => 4 * N * C * V + 8 * N * V,

@@ -1,0 +1,322 @@
+/** One fine-tuning run from files to files: everything `sidenet train` does, with its terminal left out. */
+import { mkdir, open } from "node:fs/promises";
+import { join } from "node:path";
+import { makeSchedule } from "@sidenet/autograd";
+import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
+import { Decoder } from "../decoder.ts";
+import { generateGreedy } from "../generate.ts";
+import { ladderConfig } from "../ladder-config.ts";
+import { loadWeights, type WeightDType } from "../load-weights.ts";
+import {
+  BatchSampler,
+  encodeRecord,
+  inBatches,
+  makeBatch,
+  type TextRecord,
+  type TokenRecord,
+} from "../records.ts";
+import { SideNetwork } from "../side-network.ts";
+import type { Tokenizer } from "../tokenizer.ts";
+import { evaluateLoss, type StepReport, Trainer } from "../trainer.ts";
+import { saveAdapter } from "./adapter-files.ts";
+import { type FieldMapping, readRecords } from "./jsonl.ts";
+import { openModel } from "./open-model.ts";
+
+export interface TrainRunOptions {
+  readonly model: string;
+  readonly data: readonly string[];
+  readonly fields: FieldMapping;
+  readonly outputDir: string;
+  readonly method: "ladder";
+  readonly dtype: WeightDType;
+  readonly steps: number;
+  readonly batchSize: number;
+  /** Tokens a record is cut to; null: longer records than the model's context are refused. */
+  readonly maxLength: number | null;
+  /** Records held back from the end of the data, never trained on. */
+  readonly heldOut: number;
+  readonly learningRate: number;
+  readonly warmupSteps: number;
+  readonly schedule: "constant" | "linear" | "cosine";
+  readonly weightDecay: number;
+  readonly maxGradNorm: number;
+  readonly reduction: number;
+  /** Side layers; null: half of the backbone's. */
+  readonly layers: number | null;
+  readonly seed: number;
+  /** Tokens of the samples before and after; 0: none. */
+  readonly sampleTokens: number;
+}
+
+/** What a run tells while it goes. Every call is optional to act on. */
+export interface TrainRunEvents {
+  onLoad?(doneBytes: number, totalBytes: number): void;
+  onStart?(start: RunStart): void;
+  onSample?(when: "before" | "after", sample: Sample): void;
+  onStep?(metrics: StepMetrics): void;
+}
+
+export interface RunStart {
+  readonly trainableParameters: number;
+  readonly backboneParameters: number;
+  readonly trainRecords: number;
+  readonly heldOutRecords: number;
+  readonly sideLayers: number;
+  readonly sideWidth: number;
+  /** Held-back loss of the backbone alone, and with the untrained side network: equal, since U = 0. */
+  readonly frozenEvalLoss: number;
+  readonly initialEvalLoss: number;
+}
+
+export interface Sample {
+  readonly prompt: string;
+  readonly text: string;
+}
+
+/** A line of `metrics.jsonl`. */
+export interface StepMetrics {
+  readonly step: number;
+  readonly loss: number;
+  readonly grad_norm: number;
+  readonly learning_rate: number;
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly tokens_per_second: number;
+  readonly live_bytes: number;
+  readonly peak_bytes: number;
+}
+
+/** The object of `sidenet train --json` (design.md, "Commands"). */
+export interface TrainSummary {
+  readonly method: string;
+  readonly device: string;
+  readonly trainable_parameters: number;
+  readonly peak_bytes: number;
+  readonly peak_bytes_by_category: BytesByCategory;
+  readonly flops: number;
+  readonly tokens: number;
+  readonly loss: readonly number[];
+  readonly frozen_eval_loss: number;
+  readonly initial_eval_loss: number;
+  readonly eval_loss: number;
+  readonly tokens_per_second: number;
+  readonly seconds: number;
+  readonly steps: number;
+  readonly stopped_early: boolean;
+  readonly adapter: string;
+  readonly samples: { readonly before: Sample; readonly after: Sample } | null;
+}
+
+interface LoadedRun {
+  readonly decoder: Decoder;
+  readonly tokenizer: Tokenizer;
+  readonly modelName: string;
+  readonly train: readonly TokenRecord[];
+  readonly heldOut: readonly TokenRecord[];
+  readonly samplePrompt: string | null;
+  readonly maxLength: number;
+}
+
+async function readAll(options: TrainRunOptions): Promise<{ record: TextRecord; source: string }[]> {
+  const all: { record: TextRecord; source: string }[] = [];
+  for (const path of options.data) for await (const item of readRecords(path, options.fields)) all.push(item);
+  if (all.length > options.heldOut && options.heldOut > 0) return all;
+  throw new SidenetError(
+    "L-DATA",
+    `the data has ${all.length} records, and ${options.heldOut} are to be held back. Wanted at least one to hold back and ` +
+      "one to train on: give more data or a smaller --held-out.",
+  );
+}
+
+/** Data first, then the model: a mistake in a file of kilobytes is told before gigabytes are read. */
+async function load(device: Device, options: TrainRunOptions, events: TrainRunEvents): Promise<LoadedRun> {
+  const records = await readAll(options);
+  const model = await openModel(options.model);
+  try {
+    const { config } = model;
+    const tokenizer = await model.tokenizer();
+    const context = config.maxPositionEmbeddings;
+    const maxLength = Math.min(options.maxLength ?? context, context);
+    const encoding = {
+      bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
+      eosId: tokenizer.eosIds[0] ?? null,
+      maxLength,
+      cut: options.maxLength !== null,
+    };
+    const encoded = records.map(({ record, source }) => encodeRecord(record, source, tokenizer, encoding));
+    const firstHeld = records.length - options.heldOut;
+    const heldRecord = records[firstHeld].record;
+    const weights = await loadWeights(device, config, model.checkpoint, {
+      dtype: options.dtype,
+      ...(events.onLoad ? { onProgress: events.onLoad } : {}),
+    });
+    return {
+      decoder: new Decoder(config, weights),
+      tokenizer,
+      modelName: model.name,
+      train: encoded.slice(0, firstHeld),
+      heldOut: encoded.slice(firstHeld),
+      samplePrompt: "prompt" in heldRecord ? (heldRecord.prompt as string) : null,
+      maxLength,
+    };
+  } finally {
+    await model.close();
+  }
+}
+
+/** Greedy text after the first held-back prompt; the whole first record's start where there are no prompts. */
+async function sampleText(run: LoadedRun, side: SideNetwork | null, maxTokens: number): Promise<Sample> {
+  const { tokenizer, samplePrompt, heldOut, decoder } = run;
+  const ids = samplePrompt === null ? heldOut[0].inputIds.slice(0, 24) : tokenizer.encode(samplePrompt);
+  const text = await generateGreedy(decoder, side, ids, { maxTokens, stopIds: tokenizer.eosIds });
+  return { prompt: tokenizer.decode([...ids]), text: tokenizer.decode(text) };
+}
+
+/** Throws `L-DIVERGED`: what follows a loss that is not a number is worth nothing. */
+function checkLoss(step: number, { loss, learningRate }: StepReport, sources: readonly string[]): void {
+  if (Number.isFinite(loss)) return;
+  throw new SidenetError(
+    "L-DIVERGED",
+    `the loss of step ${step} is ${loss} (learning rate ${learningRate}, records: ${sources.join("; ")}). No adapter was ` +
+      "written. Try a lower --learning-rate or a longer --warmup-steps.",
+  );
+}
+
+/**
+ * Trains, evaluates, samples, and writes `adapter_config.json`, `adapter_model.safetensors` and `metrics.jsonl` to the
+ * output folder; adapter files appear whole or not at all. `signal` stops after the current step, and what was trained by
+ * then is evaluated and saved. Throws what reading, loading or the device throws, and `L-DIVERGED`.
+ */
+export async function trainRun(
+  device: Device,
+  options: TrainRunOptions,
+  events: TrainRunEvents = {},
+  signal?: AbortSignal,
+): Promise<TrainSummary> {
+  const schedule = makeSchedule({
+    kind: options.schedule,
+    lr: options.learningRate,
+    warmupSteps: Math.min(options.warmupSteps, options.steps),
+    totalSteps: options.steps,
+  });
+  const run = await load(device, options, events);
+  using decoder = run.decoder;
+  const { config } = decoder;
+  const sideConfig = ladderConfig(config, run.modelName, {
+    reduction: options.reduction,
+    seed: options.seed,
+    ...(options.layers === null ? {} : { layers: options.layers }),
+  });
+  using side = SideNetwork.initialize(device, sideConfig, config);
+  const padId = config.padTokenId ?? run.tokenizer.eosIds[0] ?? 0;
+  const evalBatches = inBatches(run.heldOut, options.batchSize, padId, run.maxLength);
+  const frozen = await evaluateLoss(decoder, null, evalBatches);
+  const initial = await evaluateLoss(decoder, side, evalBatches);
+  events.onStart?.({
+    trainableParameters: side.parameters.count,
+    backboneParameters: decoder.weights.count,
+    trainRecords: run.train.length,
+    heldOutRecords: run.heldOut.length,
+    sideLayers: sideConfig.num_hidden_layers,
+    sideWidth: sideConfig.hidden_size,
+    frozenEvalLoss: frozen,
+    initialEvalLoss: initial,
+  });
+  const before = options.sampleTokens > 0 ? await sampleText(run, null, options.sampleTokens) : null;
+  if (before) events.onSample?.("before", before);
+
+  await mkdir(options.outputDir, { recursive: true });
+  using trainer = new Trainer(decoder, side, {
+    learningRate: schedule,
+    weightDecay: options.weightDecay,
+    maxGradNorm: options.maxGradNorm,
+  });
+  const trained = await trainSteps(trainer, run, { options, padId, events, signal: signal ?? null });
+  const evalLoss = await evaluateLoss(decoder, side, evalBatches);
+  const after = options.sampleTokens > 0 ? await sampleText(run, side, options.sampleTokens) : null;
+  if (after) events.onSample?.("after", after);
+  await saveAdapter(options.outputDir, side);
+  return {
+    method: options.method,
+    device: `${device.kind}: ${device.label}`,
+    trainable_parameters: side.parameters.count,
+    ...trained,
+    frozen_eval_loss: frozen,
+    initial_eval_loss: initial,
+    eval_loss: evalLoss,
+    adapter: options.outputDir,
+    samples: before && after ? { before, after } : null,
+  };
+}
+
+type Trained = Pick<
+  TrainSummary,
+  | "peak_bytes"
+  | "peak_bytes_by_category"
+  | "flops"
+  | "tokens"
+  | "loss"
+  | "tokens_per_second"
+  | "seconds"
+  | "steps"
+  | "stopped_early"
+>;
+
+async function trainSteps(
+  trainer: Trainer,
+  run: LoadedRun,
+  context: { options: TrainRunOptions; padId: number; events: TrainRunEvents; signal: AbortSignal | null },
+): Promise<Trained> {
+  const { options, padId, events, signal } = context;
+  const { device } = trainer.decoder;
+  const sampler = new BatchSampler(run.train.length, options.batchSize, options.seed);
+  const metricsFile = await open(join(options.outputDir, "metrics.jsonl"), "w");
+  const losses: number[] = [];
+  let tokens = 0;
+  let seconds = 0;
+  device.memory.resetPeak();
+  const flopsBefore = device.flops;
+  try {
+    for (let step = 0; step < options.steps && !signal?.aborted; step++) {
+      const records = sampler.indices(step).map((index) => run.train[index]);
+      const started = performance.now();
+      const report = await trainer.step(makeBatch(records, padId, run.maxLength));
+      const elapsed = (performance.now() - started) / 1000;
+      checkLoss(
+        step,
+        report,
+        records.map((record) => record.source),
+      );
+      losses.push(report.loss);
+      tokens += report.tokens;
+      seconds += elapsed;
+      const metrics: StepMetrics = {
+        step,
+        loss: report.loss,
+        grad_norm: report.gradNorm,
+        learning_rate: report.learningRate,
+        tokens: report.tokens,
+        seconds: elapsed,
+        tokens_per_second: report.tokens / elapsed,
+        live_bytes: device.memory.liveBytes,
+        peak_bytes: device.memory.peak(0).peakBytes,
+      };
+      await metricsFile.write(`${JSON.stringify(metrics)}\n`);
+      events.onStep?.(metrics);
+    }
+  } finally {
+    await metricsFile.close();
+  }
+  const peak = device.memory.peak();
+  return {
+    peak_bytes: peak.peakBytes,
+    peak_bytes_by_category: peak.byCategory,
+    flops: device.flops - flopsBefore,
+    tokens,
+    loss: losses,
+    tokens_per_second: tokens / Math.max(seconds, 1e-9),
+    seconds,
+    steps: losses.length,
+    stopped_early: losses.length < options.steps,
+  };
+}
