@@ -34,7 +34,7 @@ interface HubLibrary {
   downloadFile(request: object): Promise<Blob | null>;
 }
 
-const WANTED =
+const MODEL_FILES =
   /^(config\.json|tokenizer\.json|tokenizer_config\.json|model[\w.-]*\.safetensors(\.index\.json)?)$/;
 
 /** "organization/name", as the hub writes ids. */

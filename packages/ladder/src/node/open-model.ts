@@ -1,6 +1,6 @@
-/** From what `--model` says to a model's configuration, weights and tokenizer. */
-import { existsSync, statSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+/** A model from where a user keeps it: a folder, a GGUF file, a safetensors file or a hub id. */
+import { readdir, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
@@ -9,3 +9,156 @@ import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "../formats/gguf-config.ts";
 import { tokenizerFromGguf } from "../formats/gguf-tokenizer.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
+import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
+import { fileError, openFileSource } from "./file-source.ts";
+import { downloadModel, type HubOptions, isHubId } from "./hub.ts";
+import { readJsonFile } from "./json-file.ts";
+import { openSafetensorsFile } from "./safetensors-file.ts";
+
+const CONFIG = "config.json";
+const TOKENIZER = "tokenizer.json";
+const TOKENIZER_CONFIG = "tokenizer_config.json";
+const WEIGHTS = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+
+export interface ModelFiles {
+  /** As the user gave it. */
+  readonly name: string;
+  readonly config: ModelConfig;
+  readonly checkpoint: Checkpoint;
+  /** Read on the first call. Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
+  tokenizer(): Promise<Tokenizer>;
+  close(): Promise<void>;
+}
+
+/** What a path leads to. Config and tokenizer of a safetensors file lie beside it; a GGUF holds its own. */
+type Location =
+  | { readonly kind: "folder"; readonly folder: string }
+  | { readonly kind: "safetensors"; readonly folder: string; readonly file: string }
+  | { readonly kind: "gguf"; readonly file: string };
+
+async function namesIn(folder: string): Promise<Set<string>> {
+  try {
+    return new Set(await readdir(folder));
+  } catch (cause) {
+    throw fileError(folder, cause);
+  }
+}
+
+async function locate(path: string, hub: HubOptions): Promise<Location> {
+  const stats = await stat(path).catch(() => null);
+  if (stats?.isDirectory()) {
+    const names = await namesIn(path);
+    const ggufs = [...names].filter((name) => name.endsWith(".gguf"));
+    if (!names.has(CONFIG) && ggufs.length === 1) return { kind: "gguf", file: join(path, ggufs[0]) };
+    return { kind: "folder", folder: path };
+  }
+  if (stats && path.endsWith(".safetensors"))
+    return { kind: "safetensors", file: path, folder: dirname(path) };
+  if (stats) return { kind: "gguf", file: path }; // known by its first bytes, whatever its name
+  if (isHubId(path)) return { kind: "folder", folder: await downloadModel(path, hub) };
+  throw new SidenetError(
+    "L-MODEL-MISSING",
+    `${path}: there is no such file or folder. Wanted a folder with ${CONFIG}, a .gguf file, a .safetensors file beside its ` +
+      `${CONFIG}, or the id of a model on the hub ("organization/name").`,
+  );
+}
+
+async function readConfig(folder: string): Promise<ModelConfig> {
+  const path = join(folder, CONFIG);
+  if (!(await namesIn(folder)).has(CONFIG)) {
+    throw new SidenetError(
+      "L-MODEL-MISSING",
+      `${folder}: it holds no ${CONFIG}. Is it the folder of a model?`,
+    );
+  }
+  return parseModelConfig(await readJsonFile(path), path);
+}
+
+/** Weights of a folder: `model.safetensors`, its shards, or the only safetensors file. */
+async function openWeights(folder: string): Promise<Checkpoint> {
+  const names = await namesIn(folder);
+  if (names.has(WEIGHTS)) return openSafetensorsFile(join(folder, WEIGHTS));
+  if (names.has(INDEX)) {
+    const index = join(folder, INDEX);
+    const open = (file: string) => openSafetensorsFile(join(folder, file));
+    return openSafetensorsShards(index, await readJsonFile(index), open);
+  }
+  const files = [...names].filter((name) => name.endsWith(".safetensors"));
+  if (files.length === 1) return openSafetensorsFile(join(folder, files[0]));
+  const other = [...names].find((name) => /\.(bin|pth?|ckpt|gguf)$/.test(name));
+  const found =
+    files.length > 1 ? `${files.length} safetensors files without ${INDEX}` : (other ?? "no weights");
+  throw new SidenetError(
+    "L-MODEL-MISSING",
+    `${folder}: it holds ${found}; wanted ${WEIGHTS}, or ${INDEX} with its shards. ` +
+      "Save the model as safetensors, or name one file.",
+  );
+}
+
+async function readTokenizer(folder: string): Promise<Tokenizer> {
+  const names = await namesIn(folder);
+  if (!names.has(TOKENIZER)) {
+    const other = names.has("tokenizer.model") ? " Its tokenizer.model is not read." : "";
+    throw new SidenetError(
+      "L-TOKENIZER-MISSING",
+      `${folder}: it holds no ${TOKENIZER} (${TOKENIZER_CONFIG} beside it is read too).${other} ` +
+        "Save the model's fast tokenizer there.",
+    );
+  }
+  const config = names.has(TOKENIZER_CONFIG) ? await readJsonFile(join(folder, TOKENIZER_CONFIG)) : {};
+  const path = join(folder, TOKENIZER);
+  return loadTokenizer(await readJsonFile(path), config, path);
+}
+
+/** Calls `read` at most once. */
+function once<T>(read: () => Promise<T>): () => Promise<T> {
+  let result: Promise<T> | null = null;
+  return () => {
+    result ??= read();
+    return result;
+  };
+}
+
+async function openGgufModel(name: string, file: string): Promise<ModelFiles> {
+  const source = await openFileSource(file);
+  try {
+    const gguf = await readGguf(source);
+    const config = await modelConfigFromGguf(gguf);
+    const checkpoint = checkpointFromGguf(gguf, config);
+    const tokenizer = once(async () => tokenizerFromGguf(gguf));
+    return { name, config, checkpoint, tokenizer, close: () => checkpoint.close() };
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
+}
+
+/**
+ * Opens a model; weights are read on demand. `path` is a folder, a `.gguf` file, a `.safetensors` file beside its
+ * `config.json`, or, if there is no such path, a hub id, which is downloaded. Throws `L-MODEL-MISSING`, `L-HUB`, and what
+ * reading its files throws.
+ */
+export async function openModel(path: string, hub: HubOptions = {}): Promise<ModelFiles> {
+  const location = await locate(path, hub);
+  if (location.kind === "gguf") return openGgufModel(path, location.file);
+  const { folder } = location;
+  const config = await readConfig(folder);
+  const checkpoint =
+    location.kind === "safetensors" ? await openSafetensorsFile(location.file) : await openWeights(folder);
+  const tokenizer = once(() => readTokenizer(folder));
+  return { name: path, config, checkpoint, tokenizer, close: () => checkpoint.close() };
+}
+
+/** The config alone, for planning: a folder needs nothing but its `config.json`. Throws as `openModel` does. */
+export async function openModelConfig(path: string, hub: HubOptions = {}): Promise<ModelConfig> {
+  if (basename(path) === CONFIG) return parseModelConfig(await readJsonFile(path), path);
+  const location = await locate(path, { ...hub, configOnly: true });
+  if (location.kind !== "gguf") return readConfig(location.folder);
+  const source = await openFileSource(location.file);
+  try {
+    return await modelConfigFromGguf(await readGguf(source));
+  } finally {
+    await source.close();
+  }
+}
