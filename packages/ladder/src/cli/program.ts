@@ -2,8 +2,10 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { defineCheck } from "./check.ts";
 import { defineDoctor } from "./doctor.ts";
+import { defineGenerate } from "./generate.ts";
 import { Session } from "./session.ts";
 import type { Terminal } from "./terminal.ts";
+import { defineTrain } from "./train.ts";
 
 /** The package's version; its manifest stands beside `src` and `dist`. */
 export function packageVersion(): string {
@@ -22,6 +24,8 @@ function buildProgram(session: Session): Command {
       writeErr: (text) => session.terminal.err(text),
     })
     .exitOverride(); // throws instead of ending the process
+  defineTrain(program, session);
+  defineGenerate(program, session);
   defineCheck(program, session);
   defineDoctor(program, session, version);
   return program;

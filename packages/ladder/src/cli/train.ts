@@ -156,11 +156,20 @@ function describeStart(start: RunStart): string {
   ].join("\n");
 }
 
+/** "weights 257 + saved 35 + ... = 353 MiB": the parts of the peak so far, the largest first. */
+function describePeak(bytes: BytesByCategory, total: number): string {
+  const rounded = (count: number): string => (count / 2 ** 20).toFixed(0);
+  const parts = CATEGORIES.filter((category) => bytes[category] >= 2 ** 19).sort(
+    (a, b) => bytes[b] - bytes[a],
+  );
+  return `${parts.map((category) => `${category} ${rounded(bytes[category])}`).join(" + ")} = ${rounded(total)} MiB`;
+}
+
 function describeStep(metrics: StepMetrics, steps: number): string {
   return (
     `step ${String(metrics.step + 1).padStart(String(steps).length)}/${steps}  loss ${metrics.loss.toFixed(4)}  ` +
-    `grad ${metrics.grad_norm.toFixed(3)}  lr ${metrics.learning_rate.toExponential(1)}  ` +
-    `${metrics.tokens_per_second.toFixed(0)} tokens/s  peak ${mib(metrics.peak_bytes)}`
+    `${metrics.tokens_per_second.toFixed(0)} tokens/s  ` +
+    `peak ${describePeak(metrics.peak_bytes_by_category, metrics.peak_bytes)}`
   );
 }
 

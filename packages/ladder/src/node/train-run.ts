@@ -83,7 +83,9 @@ export interface StepMetrics {
   readonly seconds: number;
   readonly tokens_per_second: number;
   readonly live_bytes: number;
+  /** Peak since the first step, and its parts. */
   readonly peak_bytes: number;
+  readonly peak_bytes_by_category: BytesByCategory;
 }
 
 /** The object of `sidenet train --json` (design.md, "Commands"). */
@@ -290,6 +292,7 @@ async function trainSteps(
       losses.push(report.loss);
       tokens += report.tokens;
       seconds += elapsed;
+      const peak = device.memory.peak(0);
       const metrics: StepMetrics = {
         step,
         loss: report.loss,
@@ -299,7 +302,8 @@ async function trainSteps(
         seconds: elapsed,
         tokens_per_second: report.tokens / elapsed,
         live_bytes: device.memory.liveBytes,
-        peak_bytes: device.memory.peak(0).peakBytes,
+        peak_bytes: peak.peakBytes,
+        peak_bytes_by_category: peak.byCategory,
       };
       await metricsFile.write(`${JSON.stringify(metrics)}\n`);
       events.onStep?.(metrics);

@@ -1,0 +1,46 @@
+export {
+  type BlockContext,
+  type BlockShape,
+  type BlockWeights,
+  block,
+  blockParameters,
+  type LayerCache,
+  type ParameterSpec,
+  type Projection,
+} from "./block.ts";
+export {
+  contextLimit,
+  type Family,
+  type ModelConfig,
+  parseModelConfig,
+  type Quantization,
+} from "./config.ts";
+export type { Rope, RopeScaling } from "./config-rope.ts";
+export { Decoder, decoderParameters, type Forward, shiftLabels, type TokenBatch } from "./decoder.ts";
+export type { ByteSource } from "./formats/byte-source.ts";
+export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
+export { type GgufFile, readGguf } from "./formats/gguf.ts";
+export { checkpointFromGguf } from "./formats/gguf-checkpoint.ts";
+export { modelConfigFromGguf } from "./formats/gguf-config.ts";
+export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
+export { openSafetensors } from "./formats/safetensors.ts";
+export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
+export { type GenerateOptions, generateGreedy } from "./generate.ts";
+export { KvCache } from "./kv-cache.ts";
+export { type LadderOptions, ladderConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
+export { type LoadOptions, loadSideNetwork, loadWeights, type WeightDType } from "./load-weights.ts";
+export {
+  BatchSampler,
+  type EncodeOptions,
+  encodeRecord,
+  inBatches,
+  makeBatch,
+  parseRecord,
+  type TextRecord,
+  type TokenRecord,
+} from "./records.ts";
+export { residualStream, type StreamOptions } from "./residual-stream.ts";
+export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
+export { SideNetwork, SidePass, sideParameters } from "./side-network.ts";
+export { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+export { evaluateLoss, type LabeledBatch, type StepReport, Trainer, type TrainerOptions } from "./trainer.ts";
