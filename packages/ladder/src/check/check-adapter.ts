@@ -1,4 +1,5 @@
 import { Tape } from "@sidenet/autograd";
+import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type Decoder, shiftLabels } from "../decoder.ts";
 import { parseSideConfig, type SideConfig } from "../ladder-config.ts";
@@ -59,14 +60,18 @@ type Limit = (quantity: string) => number;
 
 const isGate = (name: string): boolean => name.endsWith(".gate");
 
-/** Throws `SkipCase` for methods that are not there yet. */
+/** Throws `SkipCase` for methods that are not there yet, and for fields that are not as methods.md has them. */
 async function readSideConfig(folder: CaseFolder): Promise<SideConfig> {
   const json = await readJson(folder, "adapter_config.json", adapterSchema);
-  if (json.peft_type) throw new SkipCase(`${json.peft_type} adapters are not covered yet`);
+  if (json.peft_type) throw new SkipCase(`PEFT adapters (${json.peft_type}) are not covered yet`);
   if (json.method !== "ladder" && json.method !== "xladder") {
     throw new SkipCase(`the method "${json.method ?? "(none)"}" is not covered yet`);
   }
-  return parseSideConfig(json, `${folder.name}/adapter_config.json`);
+  try {
+    return parseSideConfig(json, "adapter_config.json");
+  } catch (error) {
+    throw error instanceof SidenetError ? malformed(error.message) : error;
+  }
 }
 
 /** Every gradient of the loss at the start, before clipping, by parameter name. */

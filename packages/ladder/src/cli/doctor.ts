@@ -193,10 +193,8 @@ function describe(d: Diagnosis): string {
   const { device, smoke, problem } = d.computed;
   for (const { dtype, passed, error, seconds } of smoke) {
     const size = error === null ? "a value is not finite" : `relative error ${error.toExponential(1)}`;
-    line(
-      "computed",
-      `${passed ? "OK" : "FAILED"}: ${dtype} rmsNorm and linear, ${size}, ${seconds.toFixed(1)} s`,
-    );
+    const what = `rmsNorm and linear in ${dtype} on ${device}`;
+    line("computed", `${passed ? "OK" : "FAILED"}: ${what}, ${size}, ${seconds.toFixed(1)} s`);
   }
   if (problem) line("computed", `FAILED on ${device}: ${problem}`);
   return [...lines, ...(d.advice.length > 0 ? ["", ...d.advice] : [])].join("\n");

@@ -1,0 +1,31 @@
+import { runSidenet } from "../src/cli/program.ts";
+
+/** What an invocation of `sidenet` wrote, and its exit code. */
+export interface Captured {
+  readonly exitCode: number;
+  readonly out: string;
+  readonly err: string;
+  /** The object that `--json` promises: the last line of standard output, which has no other. Throws if it is not so. */
+  readonly json: () => Record<string, unknown>;
+}
+
+/** Runs `sidenet` in this process. */
+export async function sidenet(...args: string[]): Promise<Captured> {
+  let out = "";
+  let err = "";
+  const exitCode = await runSidenet(args, {
+    out: (text) => {
+      out += text;
+    },
+    err: (text) => {
+      err += text;
+    },
+    interactive: false,
+  });
+  const json = () => {
+    const lines = out.split("\n");
+    if (lines.length !== 2 || lines[1] !== "") throw new Error(`not one line of JSON: ${out}`);
+    return JSON.parse(lines[0]) as Record<string, unknown>;
+  };
+  return { exitCode, out, err, json };
+}
