@@ -26,7 +26,7 @@ export interface GgufFile {
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
 }
 
-const MAGIC = 0x46554747; // "GGUF"
+const MAGIC = new TextEncoder().encode("GGUF");
 const MAX_DIMS = 4;
 const MAX_ARRAY_DEPTH = 4;
 const DEFAULT_ALIGNMENT = 32;
@@ -205,16 +205,16 @@ function placeTensors(
 }
 
 async function readVersion(source: ByteSource, cursor: GgufCursor): Promise<number> {
-  await cursor.need(24, "the header");
-  const magic = cursor.u32();
-  if (magic !== MAGIC) {
-    const found = magic.toString(16).padStart(8, "0");
+  const start = await source.read(0, Math.min(4, source.sizeBytes));
+  if (start.join() !== MAGIC.join()) {
     fail(
       source,
       "L-GGUF-MAGIC",
-      `starts with the bytes 0x${found} (reversed), not with "GGUF". Is it a GGUF file?`,
+      `starts with the bytes ${start.join(" ")}, not with "GGUF". Is it a GGUF file?`,
     );
   }
+  await cursor.need(24, "the header");
+  cursor.u32();
   const version = cursor.u32();
   if (version !== 0 && (version & 0xffff) === 0) {
     fail(source, "L-GGUF-ENDIAN", "is big-endian. Convert it with llama.cpp's gguf_convert_endian.py.");

@@ -1,0 +1,368 @@
+import { SidenetError } from "@sidenet/tensor";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type ByteSource, checkRange, memorySource } from "../src/formats/byte-source.ts";
+import { requireTensor } from "../src/formats/checkpoint.ts";
+import { type GgufValue, readGguf } from "../src/formats/gguf.ts";
+import { checkpointFromGguf, unpermuteRows } from "../src/formats/gguf-checkpoint.ts";
+import { modelConfigFromGguf } from "../src/formats/gguf-config.ts";
+import { huggingFaceName } from "../src/formats/gguf-names.ts";
+import { concatBytes } from "../src/formats/safetensors-write.ts";
+import { ropeFrequencies } from "../src/rope-tables.ts";
+import {
+  buildGguf,
+  type Field,
+  f32Bytes,
+  type GgufSpec,
+  llamaMetadata,
+  llamaTensors,
+  numbers,
+  strings,
+  type TensorSpec,
+} from "./gguf-builder.ts";
+
+const read = (bytes: Uint8Array) => readGguf(memorySource(bytes, "test.gguf"));
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  const error = await promise.then(
+    () => null,
+    (thrown: unknown) => thrown,
+  );
+  if (error instanceof SidenetError) return error.code;
+  throw new Error(`wanted a SidenetError, got ${String(error)}`);
+}
+
+/** Everything a user would do with a file: config, names, values. */
+async function readAll(bytes: Uint8Array): Promise<void> {
+  const gguf = await read(bytes);
+  const checkpoint = checkpointFromGguf(gguf, await modelConfigFromGguf(gguf));
+  for (const tensor of checkpoint.tensors.values()) await tensor.readFloat32();
+}
+
+const scalar: fc.Arbitrary<Field> = fc.oneof(
+  fc.integer({ min: 0, max: 255 }).map((value): Field => ({ type: "u8", value })),
+  fc.integer({ min: -128, max: 127 }).map((value): Field => ({ type: "i8", value })),
+  fc.integer({ min: 0, max: 65535 }).map((value): Field => ({ type: "u16", value })),
+  fc.integer({ min: -32768, max: 32767 }).map((value): Field => ({ type: "i16", value })),
+  fc.integer({ min: 0, max: 2 ** 32 - 1 }).map((value): Field => ({ type: "u32", value })),
+  fc.integer().map((value): Field => ({ type: "i32", value })),
+  fc.float().map((value): Field => ({ type: "f32", value })),
+  fc.double().map((value): Field => ({ type: "f64", value })),
+  fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map((value): Field => ({ type: "u64", value })),
+  fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }).map((value): Field => ({ type: "i64", value })),
+  fc.boolean().map((value): Field => ({ type: "bool", value })),
+  fc.string({ unit: "binary" }).map((value): Field => ({ type: "string", value })),
+);
+const list: fc.Arbitrary<Field> = fc.oneof(
+  fc.array(fc.string({ unit: "binary" })).map(strings),
+  fc.array(fc.integer()).map((values) => numbers("i32", values)),
+);
+const nested: fc.Arbitrary<Field> = fc
+  .array(list)
+  .map((value): Field => ({ type: "array", of: "array", value }));
+const metadata = fc.dictionary(fc.string({ unit: "binary" }), fc.oneof(scalar, list, nested), { maxKeys: 5 });
+
+/** What the reader should give for a field: 64-bit integers are numbers where those are exact. */
+function expectedValue(field: Field): GgufValue {
+  if (field.type === "array") return field.value.map(expectedValue);
+  if (typeof field.value !== "bigint") return field.value;
+  return Number.isSafeInteger(Number(field.value)) ? Number(field.value) : field.value;
+}
+
+describe("a GGUF header", () => {
+  it("gives back metadata of every kind", async () => {
+    await fc.assert(
+      fc.asyncProperty(metadata, fc.constantFrom(2, 3), async (fields, version) => {
+        const gguf = await read(buildGguf({ version, metadata: fields }));
+        expect(gguf.version).toBe(version);
+        const expected = Object.entries(fields).map(([key, field]) => [key, expectedValue(field)]);
+        expect([...gguf.metadata]).toEqual(expected);
+      }),
+    );
+  });
+
+  it("keeps a byte order mark at the start of a text", async () => {
+    const gguf = await read(buildGguf({ metadata: { tokens: strings(["\ufeff", "\ufeffa"]) } }));
+    expect(gguf.metadata.get("tokens")).toEqual(["\ufeff", "\ufeffa"]);
+  });
+
+  it("gives tensors outermost axis first, at their offset in the file", async () => {
+    const first = f32Bytes([1, 2, 3, 4, 5, 6]);
+    const gguf = await read(
+      buildGguf({
+        metadata: { "general.alignment": { type: "u32", value: 64 } },
+        alignment: 64,
+        tensors: [
+          { name: "a", typeId: 0, shape: [2, 3], bytes: first },
+          { name: "b", typeId: 0, shape: [], bytes: f32Bytes([7]) },
+        ],
+      }),
+    );
+    const [a, b] = ["a", "b"].map((name) => gguf.tensors.get(name));
+    expect(a?.shape).toEqual([2, 3]);
+    expect(await gguf.source.read(a?.offset ?? 0, 24)).toEqual(first);
+    expect(b?.offset).toBe((a?.offset ?? 0) + 64);
+  });
+
+  it("is read through a window: a few reads for thousands of texts, and none of the weights", async () => {
+    const tokens = Array.from({ length: 20_000 }, (_, i) => `token number ${i}`);
+    const weights: TensorSpec = { name: "w", typeId: 0, shape: [500_000], bytes: new Uint8Array(2_000_000) };
+    const bytes = buildGguf({ metadata: { tokens: strings(tokens) }, tensors: [weights] });
+    const reads: number[] = [];
+    const inner = memorySource(bytes);
+    const source: ByteSource = {
+      ...inner,
+      read: (offset, length) => {
+        reads.push(length);
+        return inner.read(offset, length);
+      },
+    };
+    const gguf = await readGguf(source);
+    expect(gguf.metadata.get("tokens")).toEqual(tokens);
+    expect(reads.length).toBeLessThan(5);
+  });
+});
+
+describe("a malformed GGUF file", () => {
+  const good: GgufSpec = { metadata: llamaMetadata(), tensors: llamaTensors() };
+  const bytes = buildGguf(good);
+  const poke = (at: number, ...values: number[]) => {
+    const copy = bytes.slice();
+    copy.set(values, at);
+    return copy;
+  };
+  const tensor = (change: Partial<TensorSpec>) =>
+    buildGguf({ tensors: [{ name: "t", typeId: 0, shape: [4], bytes: f32Bytes([1, 2, 3, 4]), ...change }] });
+  const deep = (depth: number): Field =>
+    depth === 0 ? numbers("u32", []) : { type: "array", of: "array", value: [deep(depth - 1)] };
+
+  it.each<[string, Uint8Array, string]>([
+    ["empty", new Uint8Array(0), "L-GGUF-MAGIC"],
+    ["another format", new TextEncoder().encode("PK\u0003\u0004 this is a zip file"), "L-GGUF-MAGIC"],
+    ["only the magic", bytes.subarray(0, 4), "L-GGUF-TRUNCATED"],
+    ["version 1", poke(4, 1), "L-GGUF-VERSION"],
+    ["version 9", poke(4, 9), "L-GGUF-VERSION"],
+    ["big-endian", poke(4, 0, 0, 0, 3), "L-GGUF-ENDIAN"],
+    ["a tensor count that lies", poke(8, 255, 255, 255, 255, 255, 255, 255, 255), "L-GGUF-TRUNCATED"],
+    ["a metadata count that lies", poke(16, 0, 0, 0, 0, 1), "L-GGUF-TRUNCATED"],
+    ["a key length that lies", poke(24, 0, 0, 0, 0, 0, 1), "L-GGUF-TRUNCATED"],
+    ["arrays in arrays in arrays", buildGguf({ metadata: { a: deep(6) } }), "L-GGUF-METADATA"],
+    [
+      "an alignment of 3",
+      buildGguf({ metadata: { "general.alignment": { type: "u32", value: 3 } } }),
+      "L-GGUF-METADATA",
+    ],
+    [
+      "an alignment of 0.5",
+      buildGguf({ metadata: { "general.alignment": { type: "f32", value: 0.5 } } }),
+      "L-GGUF-METADATA",
+    ],
+    ["a type nobody knows", tensor({ typeId: 77 }), "L-GGUF-TYPE"],
+    ["five axes", tensor({ shape: [1, 1, 1, 1, 4] }), "L-GGUF-TENSOR"],
+    ["a row that is no whole block", tensor({ typeId: 3 }), "L-GGUF-TENSOR"],
+    ["a tensor past the end", tensor({ shape: [400] }), "L-GGUF-TRUNCATED"],
+    ["a shape past all numbers", tensor({ shape: [2 ** 40, 2 ** 40] }), "L-GGUF-TENSOR"],
+  ])("%s", async (_, file, code) => {
+    expect(await codeOf(read(file))).toBe(code);
+  });
+
+  it("names a key or a tensor that stands twice, and tensors that overlap", async () => {
+    const one: TensorSpec = { name: "t", typeId: 0, shape: [8], bytes: f32Bytes([1, 2, 3, 4, 5, 6, 7, 8]) };
+    expect(await codeOf(read(buildGguf({ tensors: [one, one] })))).toBe("L-GGUF-TENSOR");
+    const overlapping = buildGguf({
+      tensors: [
+        { ...one, shape: [16] },
+        { ...one, name: "u" },
+      ],
+    });
+    expect(await codeOf(read(overlapping))).toBe("L-GGUF-TENSOR");
+  });
+
+  it("cut at any byte gives a typed error", async () => {
+    for (let length = 0; length < bytes.length - 32; length++) {
+      expect(await codeOf(readAll(bytes.subarray(0, length)))).toMatch(/^L-GGUF-(MAGIC|TRUNCATED)$/);
+    }
+  });
+
+  it("with random bytes changed is read or gives a typed error", async () => {
+    const change = fc.tuple(fc.nat(bytes.length - 1), fc.nat(255));
+    await fc.assert(
+      fc.asyncProperty(fc.array(change, { minLength: 1, maxLength: 5 }), async (changes) => {
+        const copy = bytes.slice();
+        for (const [at, value] of changes) copy[at] = value;
+        await readAll(copy).catch((error: unknown) => {
+          if (!(error instanceof SidenetError)) throw error;
+        });
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  it("never asks its source for bytes outside", () => {
+    const source = { name: "s", sizeBytes: 10 };
+    for (const [offset, length] of [
+      [-1, 1],
+      [0, 11],
+      [10, 1],
+      [0.5, 1],
+      [0, Number.NaN],
+      [2 ** 60, 2 ** 60],
+    ]) {
+      expect(() => checkRange(source, offset, length)).toThrow(/L-RANGE/);
+    }
+    expect(() => checkRange(source, 10, 0)).not.toThrow();
+  });
+});
+
+describe("a checkpoint from a GGUF", () => {
+  const open = async (spec: GgufSpec) => {
+    const gguf = await read(buildGguf(spec));
+    const config = await modelConfigFromGguf(gguf);
+    return { config, checkpoint: checkpointFromGguf(gguf, config) };
+  };
+
+  it("has Hugging Face names and the config that the metadata means", async () => {
+    const { config, checkpoint } = await open({ metadata: llamaMetadata(), tensors: llamaTensors() });
+    expect(config).toMatchObject({
+      family: "llama",
+      vocabSize: 16,
+      hiddenSize: 8,
+      numAttentionHeads: 2,
+      numKeyValueHeads: 1,
+      headDim: 4,
+      rmsNormEps: 1e-5,
+      rope: { theta: 100000, scaling: null },
+      tieWordEmbeddings: true,
+      maxPositionEmbeddings: 64,
+      quantization: null,
+    });
+    expect(requireTensor(checkpoint, "model.embed_tokens.weight", [16, 8]).dtype).toBe("F32");
+    expect([...checkpoint.tensors.keys()].every((name) => name.startsWith("model."))).toBe(true);
+  });
+
+  it("undoes llama.cpp's order of q and k rows in llama files, and in no others", async () => {
+    const tensors = llamaTensors();
+    const stored = (name: string) =>
+      new Float32Array(tensors.find((t) => t.name === name)?.bytes.buffer as ArrayBuffer);
+    const { checkpoint } = await open({ metadata: llamaMetadata(), tensors });
+    const q = await requireTensor(checkpoint, "model.layers.0.self_attn.q_proj.weight").readFloat32();
+    const rows = [0, 2, 1, 3, 4, 6, 5, 7]; // within each head of 4: first the even, then the odd rows
+    const expected = rows.flatMap((row) => [...stored("blk.0.attn_q.weight").subarray(row * 8, row * 8 + 8)]);
+    expect([...q]).toEqual(expected);
+    const v = await requireTensor(checkpoint, "model.layers.0.self_attn.v_proj.weight").readFloat32();
+    expect(v).toEqual(stored("blk.0.attn_v.weight"));
+
+    const qwen = await open({ metadata: llamaMetadata("qwen2"), tensors });
+    const same = await requireTensor(qwen.checkpoint, "model.layers.0.self_attn.q_proj.weight").readFloat32();
+    expect(same).toEqual(stored("blk.0.attn_q.weight"));
+  });
+
+  it("turns what the converter permuted back to what it was", () => {
+    const cases = fc.record({
+      heads: fc.integer({ min: 1, max: 4 }),
+      half: fc.integer({ min: 1, max: 5 }),
+      rowBytes: fc.integer({ min: 1, max: 6 }),
+    });
+    fc.assert(
+      fc.property(cases, ({ heads, half, rowBytes }) => {
+        const row = (index: number) => new Uint8Array(rowBytes).fill(index);
+        const original = concatBytes(Array.from({ length: heads * 2 * half }, (_, i) => row(i)));
+        // The converter: reshape(heads, 2, half, ...), swap axes 1 and 2.
+        const order = Array.from({ length: heads }, (_, h) =>
+          Array.from({ length: half }, (_, j) => [0, 1].map((side) => (h * 2 + side) * half + j)),
+        ).flat(2);
+        const permuted = concatBytes(order.map((index) => row(index)));
+        expect(unpermuteRows(permuted, heads, 2 * half)).toEqual(original);
+      }),
+    );
+  });
+
+  it("names biases, q and k norms and the head", async () => {
+    const metadata = llamaMetadata("qwen3");
+    const extra: TensorSpec[] = [
+      { name: "blk.0.attn_q_norm.weight", typeId: 0, shape: [4], bytes: f32Bytes([1, 1, 1, 1]) },
+      { name: "blk.0.attn_q.bias", typeId: 0, shape: [8], bytes: new Uint8Array(32) },
+      { name: "output.weight", typeId: 0, shape: [16, 8], bytes: new Uint8Array(512) },
+    ];
+    const { config, checkpoint } = await open({ metadata, tensors: [...llamaTensors(), ...extra] });
+    expect(config).toMatchObject({
+      qkNorm: true,
+      attentionBias: { qkv: true, o: false },
+      tieWordEmbeddings: false,
+    });
+    for (const name of [
+      "model.layers.0.self_attn.q_norm.weight",
+      "model.layers.0.self_attn.q_proj.bias",
+      "lm_head.weight",
+    ]) {
+      expect(checkpoint.tensors.has(name)).toBe(true);
+    }
+  });
+
+  it("finds Llama 3's rope parameters again in its frequency factors, and refuses other factors", async () => {
+    const scaling = {
+      type: "llama3",
+      factor: 32,
+      lowFreqFactor: 1,
+      highFreqFactor: 4,
+      originalMaxPositionEmbeddings: 8192,
+    } as const;
+    const theta = 5e7; // so that one wavelength is short and one past 8192
+    const base = ropeFrequencies({ theta, scaling: null }, 4);
+    const scaled = ropeFrequencies({ theta, scaling }, 4);
+    const withFactors = (factors: ArrayLike<number>) =>
+      open({
+        metadata: { ...llamaMetadata(), "llama.rope.freq_base": { type: "f32", value: theta } },
+        tensors: [
+          ...llamaTensors(),
+          { name: "rope_freqs.weight", typeId: 0, shape: [factors.length], bytes: f32Bytes(factors) },
+        ],
+      });
+    const { config, checkpoint } = await withFactors(base.map((f, i) => f / scaled[i]));
+    expect(config.rope.scaling).toEqual({ ...scaling, factor: expect.any(Number) });
+    expect(checkpoint.tensors.size).toBe(llamaTensors().length);
+    expect(await codeOf(withFactors([2, 3.3]))).toBe("L-CONFIG-UNSUPPORTED");
+    expect((await withFactors([1, 1])).config.rope.scaling).toBe(null);
+  });
+
+  it.each<[string, Record<string, Field>, string]>([
+    [
+      "another architecture",
+      { "general.architecture": { type: "string", value: "gemma" } },
+      "L-CONFIG-ARCHITECTURE",
+    ],
+    ["a missing size", { "llama.block_count": { type: "string", value: "one" } }, "L-CONFIG"],
+    ["heads that change by layer", { "llama.attention.head_count": numbers("u32", [2, 2]) }, "L-CONFIG"],
+    [
+      "key-value heads that do not divide",
+      { "llama.attention.head_count_kv": { type: "u32", value: 3 } },
+      "L-CONFIG",
+    ],
+    ["experts", { "llama.expert_count": { type: "u32", value: 8 } }, "L-CONFIG-UNSUPPORTED"],
+    [
+      "rope over half a head",
+      { "llama.rope.dimension_count": { type: "u32", value: 2 } },
+      "L-CONFIG-UNSUPPORTED",
+    ],
+    ["yarn", { "llama.rope.scaling.type": { type: "string", value: "yarn" } }, "L-CONFIG-ROPE"],
+    ["a part of a split file", { "split.count": { type: "u16", value: 2 } }, "L-CONFIG-UNSUPPORTED"],
+  ])("%s is refused", async (_, fields, code) => {
+    const bad = { metadata: { ...llamaMetadata(), ...fields }, tensors: llamaTensors() };
+    expect(await codeOf(open(bad))).toBe(code);
+  });
+
+  it("refuses a tensor it has no place for, and q rows that do not fit the heads", async () => {
+    const strange: TensorSpec = {
+      name: "blk.0.attn_qkv.weight",
+      typeId: 0,
+      shape: [1],
+      bytes: f32Bytes([1]),
+    };
+    expect(await codeOf(open({ metadata: llamaMetadata(), tensors: [...llamaTensors(), strange] }))).toBe(
+      "L-GGUF-TENSOR",
+    );
+    const metadata = { ...llamaMetadata(), "llama.attention.key_length": { type: "u32", value: 6 } as const };
+    expect(await codeOf(open({ metadata, tensors: llamaTensors() }))).toBe("L-TENSOR-SHAPE");
+    expect(huggingFaceName("blk.0.constructor.weight")).toBe(null);
+  });
+});
