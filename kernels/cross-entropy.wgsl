@@ -1,10 +1,13 @@
-// row_losses: lse[firstRow + n] = log Σ_v exp(logits[n,v]), nll = lse - logits[target], 0 for ignored rows
-//   in logits[n,v] targets[N]   out lse[N] nll[N]   grid: one workgroup per row of logits
+// row_losses: rowMax[firstRow + n] = max_v logits[n,v], logSum = log Σ_v exp(logits - rowMax); their sum is log Σ exp(logits),
+//   nll = (rowMax - logits[target]) + logSum, 0 for ignored rows
+//   in logits[n,v] targets[N]   out rowMax[N] logSum[N] nll[N]   grid: one workgroup per row of logits
 // mean_loss: loss = Σ nll / number of scored rows (1 when there are none)
 //   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: that number alone
-// logit_gradients: dlogits = (exp(logits - lse) - onehot) · dloss / scored; ignored rows 0; _in_place: over the logits
-//   in logits[n,v] targets[N] lseIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]   grid: one workgroup per row
-//   numerics: shifted by the row's maximum; f32 throughout; `firstRow` is the row of targets that belongs to logits row 0
+// logit_gradients: dlogits = (exp((logits - rowMax) - logSum) - onehot) · dloss / scored; ignored rows 0
+//   in logits[n,v] targets[N] rowMaxIn[N] logSumIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]; _in_place: over the logits
+//   grid: one workgroup per row
+//   numerics: f32 throughout; rowMax and logSum stay apart, since large logits would round logSum away in their sum;
+//   `firstRow` is the row of targets that belongs to logits row 0
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -18,15 +21,17 @@ var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> logits: array<logits_t>;
 @group(0) @binding(1) var<storage, read> targets: array<i32>;
-@group(0) @binding(2) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(2) var<storage, read_write> rowMax: array<f32>;
 @group(0) @binding(3) var<storage, read_write> nll: array<f32>;
 @group(0) @binding(4) var<storage, read> nllIn: array<f32>;
 @group(0) @binding(5) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(6) var<storage, read_write> scored: array<f32>;
-@group(0) @binding(7) var<storage, read> lseIn: array<f32>;
+@group(0) @binding(7) var<storage, read> rowMaxIn: array<f32>;
 @group(0) @binding(8) var<storage, read> dloss: array<f32>;
 @group(0) @binding(9) var<storage, read> scoredIn: array<f32>;
 @group(0) @binding(10) var<storage, read_write> dlogits: array<dlogits_t>;
+@group(0) @binding(11) var<storage, read_write> logSum: array<f32>;
+@group(0) @binding(12) var<storage, read> logSumIn: array<f32>;
 
 var<workgroup> partial: array<f32, LANES>;
 
@@ -70,7 +75,8 @@ fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     // (max - target) first: both may be large, their difference is exact or nearly so.
     let shifted = log(sum);
     let target_ = targets[p.firstRow + row];
-    lse[p.firstRow + row] = largest + shifted;
+    rowMax[p.firstRow + row] = largest;
+    logSum[p.firstRow + row] = shifted;
     var value = 0.0;
     if (target_ != p.ignoreIndex) { value = (largest - f32(logits[at + u32(target_)])) + shifted; }
     nll[p.firstRow + row] = value;
@@ -103,7 +109,8 @@ fn gradient(logit: f32, v: u32, row: u32) -> f32 {
   let target_ = targets[p.firstRow + row];
   if (target_ == p.ignoreIndex) { return 0.0; }
   let upstream = select(1.0, dloss[0], p.hasUpstream == 1u);
-  return (exp(logit - lseIn[p.firstRow + row]) - select(0.0, 1.0, v == u32(target_))) * upstream / scoredIn[0];
+  let shifted = (logit - rowMaxIn[p.firstRow + row]) - logSumIn[p.firstRow + row];
+  return (exp(shifted) - select(0.0, 1.0, v == u32(target_))) * upstream / scoredIn[0];
 }
 
 @compute @workgroup_size(LANES)

@@ -59,16 +59,21 @@ async function writeOps(folder: string): Promise<void> {
       clipped1: f32([1, 1], [-4 / 5.000001]),
     },
   });
-  // Two rows, one ignored: the loss of the other alone, with equal logits.
-  await write(`${folder}/cross_entropy/even`, {
-    "params.json": { op: "cross_entropy", ignore_index: -100, ...tolerance(["loss", "dlogits"]) },
-    "inputs.safetensors": {
-      logits: f32([2, 4], [1, 1, 1, 1, 5, 6, 7, 8]),
-      targets: i32([2], [2, -100]),
-      dloss: f32([], [4]),
-    },
-    "expected.safetensors": { loss: f32([], [Math.log(4)]), dlogits: f32([2, 4], [1, 1, -3, 1, 0, 0, 0, 0]) },
-  });
+  // Two rows, one ignored: the loss of the other alone, with equal logits. Large ones must lose nothing to rounding.
+  for (const [name, logit] of [
+    ["even", 1],
+    ["even-and-large", 5000],
+  ] as const) {
+    await write(`${folder}/cross_entropy/${name}`, {
+      "params.json": { op: "cross_entropy", ignore_index: -100, ...tolerance(["loss", "dlogits"]) },
+      "inputs.safetensors": {
+        logits: f32([2, 4], [logit, logit, logit, logit, 5, 6, 7, 8]),
+        targets: i32([2], [2, -100]),
+        dloss: f32([], [4]),
+      },
+      "expected.safetensors": { loss: f32([], [Math.log(4)]), dlogits: f32([2, 4], [1, 1, -3, 1, 0, 0, 0, 0]) },
+    });
+  }
   await write(`${folder}/gate_fusion/half`, {
     "params.json": { op: "gate_fusion", temperature: 0.1, ...tolerance(["y", "ds", "dr", "dalpha"]) },
     "inputs.safetensors": {
@@ -118,7 +123,7 @@ describe.each(DEVICES)("sidenet check --device %s", (device) => {
     await writeOps("good/ops");
     await write("good/ops/adamw/one-number", adamwCase());
     const { json, exitCode } = await check("good", "--device", device);
-    expect(json).toMatchObject({ passed: 7, failed: 0, skipped: 0, device, dtype: "f32" });
+    expect(json).toMatchObject({ passed: 8, failed: 0, skipped: 0, device, dtype: "f32" });
     expect(exitCode).toBe(0);
     for (const result of json.cases) {
       expect(result, result.name).toMatchObject({ status: "passed", reason: null, tolerance: 1e-5 });
@@ -141,7 +146,7 @@ describe.each(DEVICES)("sidenet check --device %s", (device) => {
     await writeOps("half/ops");
     await write("half/ops/adamw/one-number", adamwCase());
     const { json, byName } = await check("half", "--device", device, "--dtype", "f16");
-    expect(json).toMatchObject({ passed: 6, failed: 0, skipped: 1, dtype: "f16" });
+    expect(json).toMatchObject({ passed: 7, failed: 0, skipped: 1, dtype: "f16" });
     expect(byName.get("ops/adamw/one-number")?.reason).toMatch(/float16/);
   });
 

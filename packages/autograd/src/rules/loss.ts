@@ -2,9 +2,9 @@ import { gradRow } from "./grad-row.ts";
 
 export const crossEntropy = gradRow("crossEntropy", {
   logits: {
-    saves: ["logits", "targets", "lse"],
-    pull: (ops, dy, { logits, targets, lse }, { attrs }) =>
-      ops.crossEntropyBackward(dy, logits, targets, lse, attrs),
+    saves: ["logits", "targets", "max", "logSum"],
+    pull: (ops, dy, { logits, targets, max, logSum }, { attrs }) =>
+      ops.crossEntropyBackward(dy, logits, targets, max, logSum, attrs),
   },
   targets: { none: "integer input" },
 });

@@ -11,10 +11,10 @@ import type { Tensor } from "../tensor.ts";
 import {
   countScored,
   drawTargets,
-  logSumExp,
   runLogitGradients,
   runMeanLoss,
   runRowLosses,
+  softmaxShift,
 } from "./cross-entropy.ts";
 import { runMatmul } from "./matmul-plan.ts";
 
@@ -63,11 +63,11 @@ export const lmHeadLoss = defineOp({
         for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
         logits[v] = dot;
       }
-      const lse = logSumExp(logits, 0, V);
-      total += lse - logits[targets[n]];
+      const { max, logSum } = softmaxShift(logits, 0, V);
+      total += max - logits[targets[n]] + logSum;
       if (!dh) continue;
       for (let v = 0; v < V; v++) {
-        const d = (Math.exp(logits[v] - lse) - (v === targets[n] ? 1 : 0)) / scored;
+        const d = (Math.exp(logits[v] - max - logSum) - (v === targets[n] ? 1 : 0)) / scored;
         for (let c = 0; c < C; c++) dh[n * C + c] += d * w[v * C + c];
       }
     }
@@ -76,16 +76,16 @@ export const lmHeadLoss = defineOp({
   kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, chunkTokens }) {
     const chunks = tokenChunks(h, V, chunkTokens);
     const nll = k.temp([N]);
-    const lse = k.temp([N]);
+    const shift = { max: k.temp([N]), logSum: k.temp([N]) };
     const logits = chunks.length > 0 ? k.temp([chunks[0].count, V]) : null;
     for (const range of chunks) {
       const rows = range.count;
       const extents = { rows, firstRow: range.start, V, ignoreIndex };
       const l = k.rows(logits!, logits!.shape[0], { start: 0, count: rows });
       chunkLogits(k, h, w, range, l);
-      runRowLosses(k, { logits: l, targets, lse, nll }, extents);
+      runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
       if (dh === null) continue;
-      runLogitGradients(k, { logits: l, targets, lse, dloss: null, dlogits: null }, extents);
+      runLogitGradients(k, { logits: l, targets, ...shift, dloss: null, dlogits: null }, extents);
       runMatmul(k, "nn", { a: l, b: w, y: k.rows(dh, N, range) }, { P: 1, M: rows, K: V, N: C });
     }
     runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
@@ -116,16 +116,16 @@ export const lmHeadLossBackwardW = defineOp({
         for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
         logits[v] = dot;
       }
-      const lse = logSumExp(logits, 0, V);
+      const { max, logSum } = softmaxShift(logits, 0, V);
       for (let v = 0; v < V; v++) {
-        const d = ((Math.exp(logits[v] - lse) - (v === targets[n] ? 1 : 0)) * dloss[0]) / scored;
+        const d = ((Math.exp(logits[v] - max - logSum) - (v === targets[n] ? 1 : 0)) * dloss[0]) / scored;
         for (let c = 0; c < C; c++) dw[v * C + c] += d * h[n * C + c];
       }
     }
   },
   kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, chunkTokens }) {
     const chunks = tokenChunks(h, V, chunkTokens);
-    const lse = k.temp([N]);
+    const shift = { max: k.temp([N]), logSum: k.temp([N]) };
     const nll = k.temp([N]);
     const most = chunks[0]?.count ?? 1;
     const logits = k.temp([most, V]);
@@ -134,8 +134,8 @@ export const lmHeadLossBackwardW = defineOp({
       const l = k.rows(logits, most, part);
       const extents = { rows: range.count, firstRow: range.start, V, ignoreIndex };
       chunkLogits(k, h, w, range, l);
-      runRowLosses(k, { logits: l, targets, lse, nll }, extents);
-      runLogitGradients(k, { logits: l, targets, lse, dloss, dlogits: null }, extents);
+      runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
+      runLogitGradients(k, { logits: l, targets, ...shift, dloss, dlogits: null }, extents);
       const io = { a: l, b: k.rows(h, N, range), y: dw };
       runMatmul(k, "tn", io, { P: 1, M: V, K: range.count, N: C, accumulate: i > 0 });
     }
