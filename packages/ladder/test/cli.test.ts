@@ -83,8 +83,12 @@ describe("a session", () => {
 
   it("gives the code and the bare message of a library error as JSON", () => {
     const { text, terminal } = recorder();
-    new Session(terminal, true).fail(new SidenetError("T-SHAPE", "a is not b."));
+    const session = new Session(terminal, true);
+    session.fail(new SidenetError("T-SHAPE", "a is not b."));
     expect(JSON.parse(text.out)).toEqual({ error: { code: "T-SHAPE", message: "a is not b." } });
+    expect(session.exitCode).toBe(1);
+    session.fail(new SidenetError("C-USAGE", "--a and --b exclude each other."));
+    expect(session.exitCode).toBe(2);
   });
 });
 

@@ -6,6 +6,9 @@ import { Report, type Terminal } from "./terminal.ts";
 /** Exit codes: a typing mistake is told apart from a run that failed. */
 export const EXIT = { ok: 0, failed: 1, usage: 2 } as const;
 
+/** Code of the errors that a command throws for options that do not go together. */
+const USAGE = "C-USAGE";
+
 /** What a command found. The text for people was printed by then. */
 export interface Outcome {
   /** The object that `--json` prints. */
@@ -43,10 +46,10 @@ export class Session {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return; // --help and --version: printed by then
       this.exitCode = EXIT.usage;
-      this.#failJson("C-USAGE", error.message.replace(/^error: /, "")); // commander has printed the text
+      this.#failJson(USAGE, error.message.replace(/^error: /, "")); // commander has printed the text
       return;
     }
-    this.exitCode = EXIT.failed;
+    this.exitCode = error instanceof SidenetError && error.code === USAGE ? EXIT.usage : EXIT.failed;
     if (error instanceof SidenetError) {
       this.report.note(error.message);
       this.#failJson(error.code, error.message.slice(`[${error.code}] `.length));
