@@ -1,6 +1,5 @@
 import { createReadStream } from "node:fs";
 import { basename } from "node:path";
-import { createInterface } from "node:readline";
 import { SidenetError } from "@sidenet/tensor";
 import { parseRecord, type Source, type TextRecord } from "../records.ts";
 
@@ -11,16 +10,30 @@ export interface FieldMapping {
   readonly completion?: string;
 }
 
+/**
+ * Lines end at "\n" and nowhere else: JSON may hold the other characters that Unicode, and readline, take for line ends.
+ * A byte order mark is dropped. Throws a `TypeError` on text that is not UTF-8.
+ */
+async function* readLines(path: string): AsyncGenerator<string> {
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let rest = "";
+  for await (const chunk of createReadStream(path)) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
+  yield rest + decoder.decode();
+}
+
 /** Reads records of a JSONL file one by one; blank lines are skipped. Throws `L-DATA` or `L-RECORD`, with the line number. */
 export async function* readRecords(
   path: string,
   fields: FieldMapping = {},
 ): AsyncGenerator<{ record: TextRecord; source: Source }> {
-  const stream = createReadStream(path, { encoding: "utf8" });
   let number = 0;
   let count = 0;
   try {
-    for await (const line of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) {
+    for await (const line of readLines(path)) {
       number++;
       if (line.trim() === "") continue;
       const source = `${basename(path)}, line ${number}`;
@@ -29,13 +42,19 @@ export async function* readRecords(
     }
   } catch (cause) {
     if (cause instanceof SidenetError) throw cause;
+    if (cause instanceof TypeError) {
+      throw new SidenetError(
+        "L-DATA",
+        `${path} is not UTF-8 text somewhere after line ${number}. Save it as UTF-8.`,
+        { cause },
+      );
+    }
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new SidenetError("L-DATA", `cannot read the data file ${path}: ${why}. Check --data.`, { cause });
-  } finally {
-    stream.destroy();
   }
-  if (count === 0)
+  if (count === 0) {
     throw new SidenetError("L-DATA", `${path} has no records. A data file has one JSON object a line.`);
+  }
 }
 
 function parseLine(line: string, source: Source): unknown {

@@ -1,0 +1,233 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type FieldMapping, readRecords } from "../src/node/jsonl.ts";
+import {
+  BatchSampler,
+  type EncodeOptions,
+  encodeRecord,
+  inBatches,
+  makeBatch,
+  type TokenRecord,
+} from "../src/records.ts";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function readAll(content: string | Uint8Array, fields: FieldMapping = {}) {
+  const path = join(folder, "data.jsonl");
+  await writeFile(path, content);
+  const all: { record: object; source: string }[] = [];
+  for await (const item of readRecords(path, fields)) all.push(item);
+  return all;
+}
+
+async function errorOf(promise: Promise<unknown>): Promise<SidenetError> {
+  const error = await promise.then(
+    () => null,
+    (thrown: unknown) => thrown,
+  );
+  if (error instanceof SidenetError) return error;
+  throw new Error(`wanted a SidenetError, got ${String(error)}`);
+}
+
+describe("a JSONL file", () => {
+  const record = fc.oneof(
+    fc.record({ text: fc.string({ unit: "binary" }) }),
+    fc.record({
+      prompt: fc.string({ unit: "binary" }),
+      completion: fc.string({ unit: "binary" }),
+      id: fc.integer(),
+    }),
+  );
+
+  it("gives back its records, with the line each came from", async () => {
+    const lines = fc
+      .array(fc.option(record), { minLength: 1, maxLength: 8 })
+      .filter((list) => list.some(Boolean));
+    await fc.assert(
+      fc.asyncProperty(
+        lines,
+        fc.constantFrom("\n", "\r\n"),
+        fc.constantFrom("", "\ufeff"),
+        async (list, end, mark) => {
+          const found = await readAll(mark + list.map((one) => (one ? JSON.stringify(one) : "")).join(end));
+          const expected = list.flatMap((one, i) =>
+            one ? [{ record: one, source: `data.jsonl, line ${i + 1}` }] : [],
+          );
+          expect(found).toEqual(expected);
+        },
+      ),
+    );
+  });
+
+  it("ends lines at a newline only", async () => {
+    const found = await readAll('{"text":"a\u2028b\u2029c\u0085d"}\n{"text":"e"}');
+    expect(found.map(({ record: { ...fields } }) => fields)).toEqual([
+      { text: "a\u2028b\u2029c\u0085d" },
+      { text: "e" },
+    ]);
+  });
+
+  it("is read whole wherever its bytes are split between reads", async () => {
+    const texts = Array.from({ length: 400 }, (_, i) => "é🙂".repeat(i));
+    const found = await readAll(texts.map((text) => JSON.stringify({ text })).join("\n"));
+    expect(found.map(({ record: fields }) => fields)).toEqual(texts.map((text) => ({ text })));
+  });
+
+  it("may call its fields otherwise", async () => {
+    const content = '{"question":"2+2","answer":"4"}';
+    const [pair] = await readAll(content, { prompt: "question", completion: "answer" });
+    expect(pair.record).toEqual({ prompt: "2+2", completion: "4" });
+    expect((await errorOf(readAll(content, { text: "body" }))).code).toBe("L-RECORD");
+  });
+
+  it.each<[string, string | Uint8Array, string, RegExp]>([
+    ["empty", "", "L-DATA", /no records/],
+    ["blank", "\n  \n", "L-DATA", /no records/],
+    ["a line that is no JSON", '{"text":"a"}\n\n{oops\n', "L-RECORD", /line 3 .*\{oops/],
+    ["a line cut short", '{"text":"a"}\n{"text":"b', "L-RECORD", /line 2 /],
+    ["a field of the wrong type", '{"text":5}', "L-RECORD", /line 1: .*text \(number\)/],
+    ["a prompt alone", '{"text":"a"}\n{"prompt":"a"}', "L-RECORD", /line 2: .*prompt \(string\)/],
+    ["a line that is no object", '"text"', "L-RECORD", /line 1: .*"text"/],
+    ["not UTF-8", Uint8Array.of(0x22, 0xff, 0x22), "L-DATA", /UTF-8/],
+  ])("%s is refused", async (_, content, code, message) => {
+    const error = await errorOf(readAll(content));
+    expect(error.code).toBe(code);
+    expect(error.message).toMatch(message);
+  });
+
+  it("that is not there is refused", async () => {
+    const read = async () => {
+      for await (const _ of readRecords(join(folder, "none.jsonl"))) return;
+    };
+    expect((await errorOf(read())).message).toMatch(/L-DATA.*none\.jsonl/);
+  });
+});
+
+/** One token a character. */
+const encoder = { encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)) };
+const options = (change: Partial<EncodeOptions> = {}): EncodeOptions => ({
+  bosId: null,
+  eosId: 0,
+  maxLength: 100,
+  cut: false,
+  ...change,
+});
+
+describe("a record's tokens", () => {
+  it("are learned after the prompt, and the end with them", () => {
+    const [p, q, c] = [..."pqc"].map((letter) => letter.charCodeAt(0));
+    const pair = encodeRecord({ prompt: "pq", completion: "c" }, "x", encoder, options({ bosId: 9 }));
+    expect(pair.inputIds).toEqual([9, p, q, c, 0]);
+    expect(pair.labels).toEqual([-100, -100, -100, c, 0]);
+    const text = encodeRecord({ text: "pq" }, "x", encoder, options({ eosId: null }));
+    expect(text).toEqual({ inputIds: [p, q], labels: [p, q], source: "x" });
+  });
+
+  it("are refused past the context, unless they may be cut", () => {
+    const long = { text: "abcdef" };
+    expect(() => encodeRecord(long, "x.jsonl, line 3", encoder, options({ maxLength: 6 }))).toThrow(
+      /L-TOO-LONG\] x\.jsonl, line 3: 7 .*6/,
+    );
+    const cut = encodeRecord(long, "x", encoder, options({ maxLength: 6, cut: true }));
+    expect([cut.inputIds.length, cut.labels.length]).toEqual([6, 6]);
+  });
+
+  it("are refused when nothing of them is learned", () => {
+    const nothing = { prompt: "abc", completion: "d" };
+    expect(() => encodeRecord(nothing, "line 7", encoder, options({ maxLength: 3, cut: true }))).toThrow(
+      /L-NOTHING-TO-LEARN\] line 7/,
+    );
+    expect(() => encodeRecord({ text: "" }, "line 8", encoder, options())).toThrow(
+      /L-NOTHING-TO-LEARN\] line 8/,
+    );
+  });
+});
+
+describe("a batch", () => {
+  const tokenRecord: fc.Arbitrary<TokenRecord> = fc
+    .array(fc.integer({ min: 1, max: 99 }), { minLength: 1, maxLength: 70 })
+    .map((inputIds) => ({ inputIds, labels: inputIds.map((id) => (id % 2 ? id : -100)), source: "x" }));
+
+  it("holds its records on the left, and padding that is hidden and not scored", () => {
+    fc.assert(
+      fc.property(fc.array(tokenRecord, { minLength: 1, maxLength: 4 }), (records) => {
+        const batch = makeBatch(records, 7, 70);
+        const row = (values: ArrayLike<number>, r: number) =>
+          Array.from(values).slice(r * batch.length, (r + 1) * batch.length);
+        expect(batch.batchSize).toBe(records.length);
+        for (const [r, { inputIds, labels }] of records.entries()) {
+          const pad = batch.length - inputIds.length;
+          const filled = (values: readonly number[], fill: number) => [...values, ...Array(pad).fill(fill)];
+          expect(row(batch.inputIds, r)).toEqual(filled(inputIds, 7));
+          expect(row(batch.labels, r)).toEqual(filled(labels, -100));
+          expect(row(batch.attentionMask as Uint8Array, r)).toEqual(
+            filled(Array(inputIds.length).fill(1), 0),
+          );
+        }
+      }),
+    );
+  });
+
+  it("never grows past the longest allowed length by padding", () => {
+    fc.assert(
+      fc.property(
+        fc.array(tokenRecord, { minLength: 1 }),
+        (records) => makeBatch(records, 0, 70).length <= 70,
+      ),
+    );
+  });
+
+  it("follows the next until every record was in one", () => {
+    fc.assert(
+      fc.property(fc.array(tokenRecord), fc.integer({ min: 1, max: 5 }), (records, batchSize) => {
+        const batches = inBatches(records, batchSize, 0, 70);
+        expect(batches.map((batch) => batch.batchSize).reduce((sum, size) => sum + size, 0)).toBe(
+          records.length,
+        );
+        expect(batches.every((batch) => batch.batchSize <= batchSize)).toBe(true);
+      }),
+    );
+  });
+});
+
+describe("the order of training", () => {
+  const sizes = fc.record({
+    count: fc.integer({ min: 1, max: 20 }),
+    batchSize: fc.integer({ min: 1, max: 6 }),
+    seed: fc.nat(),
+  });
+
+  it("visits every record once an epoch, and shuffles each epoch anew", () => {
+    fc.assert(
+      fc.property(sizes, ({ count, batchSize, seed }) => {
+        const sampler = new BatchSampler(count, batchSize, seed);
+        const visited = Array.from({ length: count * 3 }, (_, step) => sampler.indices(step)).flat();
+        for (let epoch = 0; epoch < 3; epoch++) {
+          const order = visited.slice(epoch * count, (epoch + 1) * count).sort((a, b) => a - b);
+          expect(order).toEqual(Array.from({ length: count }, (_, i) => i));
+        }
+      }),
+    );
+    const long = new BatchSampler(50, 50, 1);
+    expect(long.indices(0)).not.toEqual(long.indices(1));
+  });
+
+  it("depends on seed and step alone, so a run can go on at any step", () => {
+    fc.assert(
+      fc.property(sizes, fc.array(fc.nat(40), { minLength: 1 }), ({ count, batchSize, seed }, steps) => {
+        const sampler = new BatchSampler(count, batchSize, seed);
+        for (const step of steps) {
+          expect(sampler.indices(step)).toEqual(new BatchSampler(count, batchSize, seed).indices(step));
+        }
+      }),
+    );
+  });
+});
