@@ -137,10 +137,6 @@ const FLOATS: Readonly<Record<string, (bytes: Uint8Array) => Float32Array>> = {
   BF16: (bytes) => bfloat16ToFloat32(asUint16(bytes)),
 };
 
-/** Whether `dequantize` knows the type. */
-export const canDequantize = (type: string): boolean =>
-  Object.hasOwn(FLOATS, type) || Object.hasOwn(DECODERS, type);
-
 /**
  * Values of whole blocks of a float or quantized ggml type, in order: f32[elements].
  * `name` is the tensor's, for the message. Throws `L-GGUF-TYPE` on a type it does not know.
