@@ -26,7 +26,10 @@ export async function generateGreedy(
   const { maxTokens, stopIds = [], onToken } = options;
   const { device, config } = decoder;
   if (promptIds.length === 0) {
-    throw new SidenetError("L-PROMPT", "the prompt has no tokens, and this model has no begin-of-text token to start from.");
+    throw new SidenetError(
+      "L-PROMPT",
+      "the prompt has no tokens, and this model has no begin-of-text token to start from.",
+    );
   }
   const capacity = promptIds.length + maxTokens;
   using cache = new KvCache(device, config, config.numHiddenLayers, 1, capacity);

@@ -33,8 +33,13 @@ export type SideConfig = z.infer<typeof sideConfigSchema>;
 export function parseSideConfig(json: unknown, source: string): SideConfig {
   const parsed = sideConfigSchema.safeParse(json);
   if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map((issue) => `${issue.path.join(".") || "(file)"}: ${issue.message}`);
-  throw new SidenetError("L-ADAPTER-CONFIG", `${source} is not a side network's configuration: ${problems.join("; ")}.`);
+  const problems = parsed.error.issues.map(
+    (issue) => `${issue.path.join(".") || "(file)"}: ${issue.message}`,
+  );
+  throw new SidenetError(
+    "L-ADAPTER-CONFIG",
+    `${source} is not a side network's configuration: ${problems.join("; ")}.`,
+  );
 }
 
 const refuse = (message: string): never => {
@@ -48,7 +53,8 @@ export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
   if (rungs.length > l) refuse(`${rungs.length} rungs are more than num_hidden_layers = ${l} side layers.`);
   for (const [k, rung] of rungs.entries()) {
     if (rung > L) refuse(`rungs[${k}] = ${rung} is past the backbone's last hidden state, H_${L}.`);
-    if (k > 0 && rung < rungs[k - 1]) refuse(`rungs[${k}] = ${rung} comes after ${rungs[k - 1]}: rungs may not descend.`);
+    if (k > 0 && rung < rungs[k - 1])
+      refuse(`rungs[${k}] = ${rung} comes after ${rungs[k - 1]}: rungs may not descend.`);
   }
   if (rungs.length === 0 && !config.initial_rung) refuse("without rungs the side network would see nothing.");
   if (config.num_attention_heads % config.num_key_value_heads !== 0) {
@@ -73,7 +79,8 @@ export function ladderConfig(model: ModelConfig, baseModel: string, options: Lad
   const L = model.numHiddenLayers;
   const { reduction: r = 8, layers: m = Math.max(1, Math.floor(L / 2)), seed = 0 } = options;
   if (!(r > 0)) refuse(`reduction ${r} is not above 0.`);
-  if (!Number.isInteger(m) || m < 1 || m > L) refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
+  if (!Number.isInteger(m) || m < 1 || m > L)
+    refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
   const heads = Math.max(1, Math.floor(model.numAttentionHeads / r));
   const headDim = Math.max(2, 2 * Math.round(model.hiddenSize / (r * heads) / 2));
   const config: SideConfig = {

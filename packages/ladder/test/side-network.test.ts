@@ -63,9 +63,13 @@ describe.each(devices)("a side network on %s", (_, open) => {
           return on.scope(() => {
             using tape = new Tape(on, side.parameters);
             const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
-            const targets = on.tensor(shiftLabels(batch.labels, batch.batchSize, batch.length), [batch.labels.length], {
-              dtype: "i32",
-            });
+            const targets = on.tensor(
+              shiftLabels(batch.labels, batch.batchSize, batch.length),
+              [batch.labels.length],
+              {
+                dtype: "i32",
+              },
+            );
             decoder.loss(tape, y, targets);
             // Every recorded weight is the side network's, or the norm and head that both share.
             return { ops: tape.records.map(({ op }) => op), savedBytes: tape.savedBytes };
@@ -116,7 +120,9 @@ describe.each(devices)("a side network on %s", (_, open) => {
           using next = on.scope(() => {
             const batch = { inputIds: ids, batchSize: 1, length: ids.length, attentionMask: null };
             const y = residualStream(decoder, side, decoder.prepare(batch));
-            return on.ops.argmax(decoder.logits(on.ops, on.ops.slice(y, { axis: 1, start: ids.length - 1, count: 1 })));
+            return on.ops.argmax(
+              decoder.logits(on.ops, on.ops.slice(y, { axis: 1, start: ids.length - 1, count: 1 })),
+            );
           });
           ids.push(await next.item());
         }

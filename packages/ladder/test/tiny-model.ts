@@ -1,4 +1,4 @@
-import { type Device, ParamStore, Pick, Random } from "@sidenet/tensor";
+import { type Device, ParamStore, type Pick, Random } from "@sidenet/tensor";
 import type { ModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters } from "../src/decoder.ts";
 import type { SideConfig } from "../src/ladder-config.ts";
@@ -59,7 +59,10 @@ export function drawSide(pick: Pick, model: ModelConfig): SideConfig {
 export function randomDecoder(device: Device, config: ModelConfig, seed = 1): Decoder {
   const weights = new ParamStore(device, "weights");
   for (const [stream, { name, shape, kind }] of decoderParameters(config).entries()) {
-    const values = new Random(seed, stream).normals(shape.reduce((a, b) => a * b, 1), kind === "norm" ? 0.1 : 0.3);
+    const values = new Random(seed, stream).normals(
+      shape.reduce((a, b) => a * b, 1),
+      kind === "norm" ? 0.1 : 0.3,
+    );
     if (kind === "norm") for (let i = 0; i < values.length; i++) values[i] += 1;
     weights.set(name, device.tensor(values, shape, { category: "weights", label: name }));
   }

@@ -115,7 +115,6 @@ interface LoadedRun {
   readonly modelName: string;
   readonly train: readonly TokenRecord[];
   readonly heldOut: readonly TokenRecord[];
-  readonly samplePrompt: string | null;
   readonly maxLength: number;
 }
 
@@ -147,7 +146,6 @@ async function load(device: Device, options: TrainRunOptions, events: TrainRunEv
     };
     const encoded = records.map(({ record, source }) => encodeRecord(record, source, tokenizer, encoding));
     const firstHeld = records.length - options.heldOut;
-    const heldRecord = records[firstHeld].record;
     const weights = await loadWeights(device, config, model.checkpoint, {
       dtype: options.dtype,
       ...(events.onLoad ? { onProgress: events.onLoad } : {}),
@@ -158,7 +156,6 @@ async function load(device: Device, options: TrainRunOptions, events: TrainRunEv
       modelName: model.name,
       train: encoded.slice(0, firstHeld),
       heldOut: encoded.slice(firstHeld),
-      samplePrompt: "prompt" in heldRecord ? (heldRecord.prompt as string) : null,
       maxLength,
     };
   } finally {
@@ -166,12 +163,17 @@ async function load(device: Device, options: TrainRunOptions, events: TrainRunEv
   }
 }
 
-/** Greedy text after the first held-back prompt; the whole first record's start where there are no prompts. */
+/** Tokens of a record's learned part that a sample is shown, so that it continues a text instead of opening one. */
+const SHOWN_TOKENS = 12;
+
+/** How the shortest held-back record goes on, greedily, after its prompt and its first learned tokens. */
 async function sampleText(run: LoadedRun, side: SideNetwork | null, maxTokens: number): Promise<Sample> {
-  const { tokenizer, samplePrompt, heldOut, decoder } = run;
-  const ids = samplePrompt === null ? heldOut[0].inputIds.slice(0, 24) : tokenizer.encode(samplePrompt);
+  const { tokenizer, heldOut, decoder } = run;
+  const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
+  const learnedFrom = record.labels.findIndex((label) => label !== -100);
+  const ids = record.inputIds.slice(0, learnedFrom + SHOWN_TOKENS);
   const text = await generateGreedy(decoder, side, ids, { maxTokens, stopIds: tokenizer.eosIds });
-  return { prompt: tokenizer.decode([...ids]), text: tokenizer.decode(text) };
+  return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
 }
 
 /** Throws `L-DIVERGED`: what follows a loss that is not a number is worth nothing. */
