@@ -7,12 +7,12 @@
 //   A row is a query of one of the H/G heads that share a key head: row r is token r / (H/G), head r % (H/G) of the group.
 //   grid: one workgroup of 64 threads per 32 rows (backward_kv: 32 keys) of one key head; statistics: a thread per query
 //   why: products of 32 rows and 32 keys pass through workgroup memory, no T·S matrix exists; tiles that the causal rule
-//   hides are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each of CHUNKS parts of D.
+//   hides are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each 32 of D.
 //   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = MASKED
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
 
-const CHUNKS: u32 = 2; // ⌈D / 32⌉
+const MOST_D: u32 = 64; // room for D: a multiple of 32
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
 
 alias q_t = f32;
@@ -43,7 +43,7 @@ var<immediate> p: Params;
 @group(0) @binding(12) var<storage, read_write> dk: array<dk_t>;
 @group(0) @binding(13) var<storage, read_write> dv: array<dv_t>;
 
-alias Sums = array<vec4<f32>, 4 * CHUNKS>; // [chunk][row]
+alias Sums = array<vec4<f32>, MOST_D / 8>; // [32 of D][row]
 const RIGHT: u32 = 160;
 const GRADIENTS: u32 = 1056;
 
@@ -153,27 +153,25 @@ fn gradientTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   storeTile(sum, GRADIENTS, thread);
 }
 
-fn storeTile(w: mat4x4<f32>, tile: u32, thread: u32) {
-  for (var r = 0u; r < 4; r++) {
-    let i = tile + (thread / 8 * 4 + r) * 33 + thread % 8;
-    tiles[i] = w[r].x;
-    tiles[i + 8] = w[r].y;
-    tiles[i + 16] = w[r].z;
-    tiles[i + 24] = w[r].w;
+fn storeTile(sums: mat4x4<f32>, tile: u32, thread: u32) {
+  var w = sums; // a copy, so that only it is indexed at run time
+  for (var i = 0u; i < min(16, 16 * p.d); i++) { // an end that no driver unrolls to
+    tiles[tile + (thread / 8 * 4 + i / 4) * 33 + thread % 8 + i % 4 * 8] = w[i / 4][i % 4];
   }
 }
 
 /// Scores of a row become weights exp(score - maximum); its maximum and sum go on from the tiles before.
 fn softmaxRow(at: Place, r: u32, s: u32) {
   let w = r * 33;
+  let count = min(32, p.s - s);
   let before = rowMax[r];
   var top = before;
-  for (var i = 0u; i < 32; i++) {
+  for (var i = 0u; i < count; i++) {
     if (visible(at, at.first + r, s + i)) { top = max(top, tiles[w + i]); } else { tiles[w + i] = MASKED; }
   }
   let factor = exp(max(before - top, -100.0));
   var sum = rowSum[r] * factor;
-  for (var i = 0u; i < 32; i++) {
+  for (var i = 0u; i < count; i++) {
     let e = select(0, exp(max(tiles[w + i] - top, -100.0)), tiles[w + i] > MASKED);
     tiles[w + i] = e;
     sum += e;
@@ -196,19 +194,20 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   }
 }
 
-/// tile · values added to one chunk of the thread's sums.
-fn addValues(sums: ptr<function, Sums>, chunk: u32, tile: u32, thread: u32) {
-  var sum = mat4x4((*sums)[chunk * 4], (*sums)[chunk * 4 + 1], (*sums)[chunk * 4 + 2], (*sums)[chunk * 4 + 3]);
+/// factor · sums + tile · values for 32 of D of the thread's sums, over `count` columns of the tile.
+fn addValues(sums: ptr<function, Sums>, chunk: u32, factor: vec4<f32>, tile: u32, count: u32, thread: u32) {
+  let c = chunk * 4;
+  var sum = mat4x4((*sums)[c] * factor.x, (*sums)[c + 1] * factor.y, (*sums)[c + 2] * factor.z, (*sums)[c + 3] * factor.w);
   let w = tile + thread / 8 * 132;
-  for (var i = 0u; i < min(32, max(p.s, rows())); i++) { // an end that no driver unrolls to
+  for (var i = 0u; i < min(32, count); i++) {
     let value = blocks[i * 8 + thread % 8];
     let weight = vec4(tiles[w + i], tiles[w + 33 + i], tiles[w + 66 + i], tiles[w + 99 + i]);
     sum = mat4x4(sum[0] + weight.x * value, sum[1] + weight.y * value, sum[2] + weight.z * value, sum[3] + weight.w * value);
   }
-  (*sums)[chunk * 4] = sum[0];
-  (*sums)[chunk * 4 + 1] = sum[1];
-  (*sums)[chunk * 4 + 2] = sum[2];
-  (*sums)[chunk * 4 + 3] = sum[3];
+  (*sums)[c] = sum[0];
+  (*sums)[c + 1] = sum[1];
+  (*sums)[c + 2] = sum[2];
+  (*sums)[c + 3] = sum[3];
 }
 
 @compute @workgroup_size(64)
@@ -221,28 +220,30 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     rowSum[thread] = 0;
   }
   let r0 = thread / 8 * 4;
+  let col = thread % 8 * 4;
   var sums: Sums;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 32) {
     scoreTile(at, at.first, s, false, thread);
     workgroupBarrier();
     if (thread < 32) { softmaxRow(at, thread, s); }
-    for (var c = 0u; c < CHUNKS; c++) {
+    workgroupBarrier();
+    let factor = vec4(rescale[r0], rescale[r0 + 1], rescale[r0 + 2], rescale[r0 + 3]);
+    for (var c = 0u; c * 32 < p.d; c++) {
       for (var i = thread; i < 256; i += 64) { blocks[i] = readV(at, s + i / 8, c * 32 + i % 8 * 4); }
       workgroupBarrier();
-      for (var r = 0u; r < 4; r++) { sums[c * 4 + r] *= rescale[r0 + r]; }
-      addValues(&sums, c, 0, thread);
+      addValues(&sums, c, factor, 0, p.s - s, thread);
       workgroupBarrier();
     }
   }
   workgroupBarrier(); // a workgroup without keys has not passed one
-  for (var r = 0u; r < 4; r++) {
-    if (at.first + r0 + r >= rows()) { break; }
-    let sum = rowSum[r0 + r];
-    for (var c = 0u; c < CHUNKS; c++) {
-      let d = c * 32 + thread % 8 * 4;
-      let value = sums[c * 4 + r] * select(0, 1 / sum, sum > 0);
-      for (var e = d; e < min(d + 4, p.d); e++) { y[query(at, at.first + r0 + r) * p.d + e] = y_t(value[e - d]); }
+  var out = sums; // a copy, so that only it is indexed at run time
+  for (var r = r0; r < min(r0 + 4, rows() - at.first); r++) {
+    let sum = rowSum[r];
+    let i = query(at, at.first + r) * p.d;
+    for (var d = 0u; d < p.d; d += 32) { // dimensions d + col .. d + col + 3
+      let value = out[d / 8 + r - r0] * select(0, 1 / sum, sum > 0);
+      for (var e = d + col; e < min(d + col + 4, p.d); e++) { y[i + e] = y_t(value[e - d - col]); }
     }
   }
   if (thread < 32 && at.first + thread < rows()) {
@@ -267,6 +268,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   let at = placeOf(wg, nwg, rows());
   if (at.b >= p.b) { return; }
   let r0 = thread / 8 * 4;
+  let col = thread % 8 * 4;
   var sums: Sums;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 32) {
@@ -274,19 +276,19 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     gradientTile(at, at.first, s, false, thread);
     workgroupBarrier();
     gradientWeights(at, at.first, s, false, thread);
-    for (var c = 0u; c < CHUNKS; c++) {
+    for (var c = 0u; c * 32 < p.d; c++) {
       for (var i = thread; i < 256; i += 64) { blocks[i] = readK(at, s + i / 8, c * 32 + i % 8 * 4); }
       workgroupBarrier();
-      addValues(&sums, c, GRADIENTS, thread);
+      addValues(&sums, c, vec4(1.0), GRADIENTS, p.s - s, thread);
       workgroupBarrier();
     }
   }
-  for (var r = 0u; r < 4; r++) {
-    if (at.first + r0 + r >= rows()) { break; }
-    for (var c = 0u; c < CHUNKS; c++) {
-      let d = c * 32 + thread % 8 * 4;
-      let value = sums[c * 4 + r];
-      for (var e = d; e < min(d + 4, p.d); e++) { dq[query(at, at.first + r0 + r) * p.d + e] = dq_t(value[e - d]); }
+  var out = sums;
+  for (var r = r0; r < min(r0 + 4, rows() - at.first); r++) {
+    let i = query(at, at.first + r) * p.d;
+    for (var d = 0u; d < p.d; d += 32) {
+      let value = out[d / 8 + r - r0];
+      for (var e = d + col; e < min(d + col + 4, p.d); e++) { dq[i + e] = dq_t(value[e - d - col]); }
     }
   }
 }
@@ -297,6 +299,7 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   let at = placeOf(wg, nwg, p.s);
   if (at.b >= p.b) { return; }
   let r0 = thread / 8 * 4;
+  let col = thread % 8 * 4;
   var sumsK: Sums;
   var sumsV: Sums;
   for (var row = rowsStart(at); row < rows(); row += 32) {
@@ -304,27 +307,27 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
     gradientTile(at, row, at.first, true, thread);
     workgroupBarrier();
     gradientWeights(at, row, at.first, true, thread);
-    for (var c = 0u; c < CHUNKS; c++) {
+    for (var c = 0u; c * 32 < p.d; c++) {
       for (var i = thread; i < 256; i += 64) { blocks[i] = readDy(at, row + i / 8, c * 32 + i % 8 * 4); }
       workgroupBarrier();
-      addValues(&sumsV, c, 0, thread);
+      addValues(&sumsV, c, vec4(1.0), 0, rows() - row, thread);
       workgroupBarrier();
       for (var i = thread; i < 256; i += 64) { blocks[i] = readQ(at, row + i / 8, c * 32 + i % 8 * 4); }
       workgroupBarrier();
-      addValues(&sumsK, c, GRADIENTS, thread);
+      addValues(&sumsK, c, vec4(1.0), GRADIENTS, rows() - row, thread);
       workgroupBarrier();
     }
   }
-  for (var r = 0u; r < 4; r++) {
-    if (at.first + r0 + r >= p.s) { break; }
-    let i = key(at, at.first + r0 + r) * p.d;
-    for (var c = 0u; c < CHUNKS; c++) {
-      let d = c * 32 + thread % 8 * 4;
-      let valueK = sumsK[c * 4 + r];
-      let valueV = sumsV[c * 4 + r];
-      for (var e = d; e < min(d + 4, p.d); e++) {
-        dk[i + e] = dk_t(valueK[e - d]);
-        dv[i + e] = dv_t(valueV[e - d]);
+  var outK = sumsK;
+  var outV = sumsV;
+  for (var r = r0; r < min(r0 + 4, p.s - at.first); r++) {
+    let i = key(at, at.first + r) * p.d;
+    for (var d = 0u; d < p.d; d += 32) {
+      let valueK = outK[d / 8 + r - r0];
+      let valueV = outV[d / 8 + r - r0];
+      for (var e = d + col; e < min(d + col + 4, p.d); e++) {
+        dk[i + e] = dk_t(valueK[e - d - col]);
+        dv[i + e] = dv_t(valueV[e - d - col]);
       }
     }
   }

@@ -26,3 +26,10 @@ export const DEFAULT_PROFILE: DeviceProfile = {
   maxWorkgroupsPerAxis: 65535,
   maxStorageBindings: 8,
 };
+
+/**
+ * Kernels named `*-rows` are written for subgroups of eight lanes that run one after the other, as a software driver has:
+ * loads are dear there, and lanes exchange values for next to nothing.
+ */
+export const hasEightLanes = (profile: DeviceProfile): boolean =>
+  profile.adapterClass === "software" && profile.subgroups && profile.subgroupSize === 8;

@@ -1,5 +1,6 @@
 /** How attention runs on WebGPU: which kernel, and with what workspace. */
 import type { KernelContext } from "../op.ts";
+import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
 export interface AttentionExtents {
@@ -26,8 +27,11 @@ interface BackwardInputs extends Inputs {
   readonly lse: Tensor;
 }
 
-const TILE = 32; // rows and keys of a workgroup in attention-tile.wgsl
-const THREADS = 64; // of its entry `statistics`
+const TILE = 32; // rows of a workgroup, or keys in backward_kv
+const THREADS = 64; // of attention-tile/statistics
+/** Room for D in both files: few steps, since each is a pipeline. */
+const ROOMS = [64, 128, 256, 512, 1024, 4096];
+const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
 
 const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, keyMask: Tensor | null) => ({
   b: B,
@@ -41,7 +45,17 @@ const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, ke
   hasMask: keyMask !== null,
 });
 
-const constsOf = ({ D }: AttentionExtents) => ({ CHUNKS: Math.max(1, Math.ceil(D / 32)) });
+type Entry = "forward" | "backward_q" | "backward_kv";
+
+/** The kernel for these extents, and how much of D it has room for. */
+function choose(k: KernelContext, entry: Entry, { D }: AttentionExtents) {
+  const room = ROOMS.find((most) => D <= most) ?? D;
+  const consts = { MOST_D: room };
+  if (hasEightLanes(k.profile) && D % 4 === 0 && room <= MOST_ROOM_ROWS) {
+    return { kernel: `attention-rows/${entry}`, consts } as const;
+  }
+  return { kernel: `attention-tile/${entry}`, consts } as const;
+}
 
 /** Tiles of queries: those of all heads that share a key head stand in one row of tiles. */
 const queryTiles = ({ B, T, G, H }: AttentionExtents): number => B * G * Math.ceil((T * (H / G)) / TILE);
@@ -54,11 +68,12 @@ export function runAttention(
 ): void {
   const { q, k: key, v, keyMask, y } = io;
   const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H]);
-  k.run("attention-tile/forward", {
+  const { kernel, consts } = choose(k, "forward", extents);
+  k.run(kernel, {
     bind: { q, k: key, v, keyMask, y, lse },
     params: paramsOf(extents, keyMask),
     grid: queryTiles(extents),
-    consts: constsOf(extents),
+    consts,
   });
 }
 
@@ -80,11 +95,12 @@ export function runAttentionBackwardQ(
   extents: AttentionExtents,
 ): void {
   const { dy, q, k: key, v, keyMask, dq } = io;
-  k.run("attention-tile/backward_q", {
+  const { kernel, consts } = choose(k, "backward_q", extents);
+  k.run(kernel, {
     bind: { dy, q, k: key, v, statsIn: runStatistics(k, io, extents), keyMask, dq },
     params: paramsOf(extents, keyMask),
     grid: queryTiles(extents),
-    consts: constsOf(extents),
+    consts,
   });
 }
 
@@ -94,10 +110,11 @@ export function runAttentionBackwardKV(
   extents: AttentionExtents,
 ): void {
   const { dy, q, k: key, v, keyMask, dk, dv } = io;
-  k.run("attention-tile/backward_kv", {
+  const { kernel, consts } = choose(k, "backward_kv", extents);
+  k.run(kernel, {
     bind: { dy, q, k: key, v, statsIn: runStatistics(k, io, extents), keyMask, dk, dv },
     params: paramsOf(extents, keyMask),
     grid: extents.B * extents.G * Math.ceil(extents.S / TILE),
-    consts: constsOf(extents),
+    consts,
   });
 }

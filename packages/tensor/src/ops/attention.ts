@@ -46,7 +46,7 @@ function forVisible(
   { queryOffset }: AttentionAttrs,
   visit: (s: number) => void,
 ): void {
-  for (let s = 0; s < S && s <= t + queryOffset; s++) if (!mask || mask[b * S + s] !== 0) visit(s);
+  for (let s = 0; s < S && s <= t + queryOffset; s++) if (mask?.[b * S + s] !== 0) visit(s);
 }
 
 function dot(a: HostArray, at: number, b: HostArray, bt: number, D: number): number {

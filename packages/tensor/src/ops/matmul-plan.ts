@@ -5,7 +5,7 @@
  * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
  */
 import type { KernelCall, KernelContext, KernelEntry, RowRange } from "../op.ts";
-import type { DeviceProfile } from "../profile.ts";
+import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
 /** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
@@ -60,13 +60,9 @@ function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
-/** matmul-rows.wgsl is written for subgroups of eight lanes that run one after the other: a software driver's. */
-const hasRowsKernel = (profile: DeviceProfile): boolean =>
-  profile.adapterClass === "software" && profile.subgroups && profile.subgroupSize === 8;
-
 function choose(profile: DeviceProfile, window: Window): Choice {
   const { form, batches, m, n } = window;
-  if (hasRowsKernel(profile) && fitsVectors(window)) {
+  if (hasEightLanes(profile) && fitsVectors(window)) {
     const rows = m <= 8 ? 8 : m <= 16 ? 16 : 32;
     return {
       kernel: `matmul-rows/${form}`,

@@ -1,0 +1,306 @@
+// attention for software drivers: the mathematics, operands and entry points of attention-tile.wgsl, where D is a multiple of 4
+//   grid: one subgroup of 8 lanes per 32 rows (backward_kv: 32 keys) of one key head, four rows a lane
+//   why: see matmul-rows.wgsl: loads cost most. A lane keeps four rows as the components of vectors, so maximum, sum and
+//   causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a lane and broadcast. The
+//   outputs of a lane's rows stay in its private memory, which costs half of what a binding does.
+//   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = MASKED
+//   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
+requires immediate_address_space;
+enable subgroups;
+
+const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
+const MOST_D: u32 = 256;
+
+alias q_v = vec4<f32>;
+alias k_v = vec4<f32>;
+alias v_v = vec4<f32>;
+alias y_v = vec4<f32>;
+alias dy_v = vec4<f32>;
+alias dq_v = vec4<f32>;
+alias dk_v = vec4<f32>;
+alias dv_v = vec4<f32>;
+
+struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, hasMask: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> q: array<q_v>;
+@group(0) @binding(1) var<storage, read> k: array<k_v>;
+@group(0) @binding(2) var<storage, read> v: array<v_v>;
+@group(0) @binding(3) var<storage, read> keyMask: array<u32>;
+@group(0) @binding(4) var<storage, read_write> y: array<y_v>;
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(6) var<storage, read> dy: array<dy_v>;
+@group(0) @binding(7) var<storage, read> statsIn: array<vec2<f32>>; // (lse, dy·y) of a query
+@group(0) @binding(8) var<storage, read_write> dq: array<dq_v>;
+@group(0) @binding(9) var<storage, read_write> dk: array<dk_v>;
+@group(0) @binding(10) var<storage, read_write> dv: array<dv_v>;
+
+alias Tile = array<vec4<f32>, 16>; // [16 broadcast rows], each with the lane's four
+alias Outputs = array<mat4x4<f32>, MOST_D / 4>; // [4 of D][lane's four]
+
+/// Where a subgroup works: batch, key head, and its first row or key.
+struct Place { b: u32, g: u32, first: u32 }
+
+fn heads() -> u32 { return p.h / p.g; }
+fn rows() -> u32 { return p.t * heads(); }
+
+fn placeOf(wg: vec3<u32>, nwg: vec3<u32>, count: u32) -> Place {
+  let i = wg.x + wg.y * nwg.x;
+  let tiles = (count + 31) / 32;
+  return Place(i / tiles / p.g, i / tiles % p.g, i % tiles * 32);
+}
+
+/// Index of a row among all queries, and of a key among all keys; past the end, the last one.
+fn query(at: Place, row: u32) -> u32 {
+  let r = min(row, rows() - 1);
+  return (at.b * p.t + r / heads()) * p.h + at.g * heads() + r % heads();
+}
+fn key(at: Place, s: u32) -> u32 { return (at.b * p.s + min(s, p.s - 1)) * p.g + at.g; }
+
+fn queries(at: Place, row: vec4<u32>) -> vec4<u32> {
+  return vec4(query(at, row.x), query(at, row.y), query(at, row.z), query(at, row.w));
+}
+fn keys(at: Place, s: vec4<u32>) -> vec4<u32> { return vec4(key(at, s.x), key(at, s.y), key(at, s.z), key(at, s.w)); }
+
+fn unmasked(at: Place, s: u32) -> bool {
+  if (p.hasMask == 0) { return s < p.s; }
+  let i = at.b * p.s + min(s, p.s - 1);
+  return s < p.s && ((keyMask[i / 4] >> (i % 4 * 8)) & 0xff) != 0;
+}
+
+/// Bit j: key s + j is no padding.
+fn unmaskedBits(at: Place, s: u32, lane: u32) -> u32 {
+  return subgroupBallot(unmasked(at, s + lane)).x | (subgroupBallot(unmasked(at, s + 8 + lane)).x << 8);
+}
+
+/// One past the last key that some of the 32 rows sees.
+fn keysEnd(at: Place) -> u32 {
+  let last = min(at.first + 31, rows() - 1) / heads();
+  return u32(clamp(i32(last) + p.queryOffset + 1, 0, i32(p.s)));
+}
+
+/// First row that sees the key tile.
+fn rowsStart(at: Place) -> u32 { return u32(max(i32(at.first) - p.queryOffset, 0)) * heads(); }
+
+/// How many of the lane's four rows or keys exist: they are 8 apart.
+fn mine(at: Place, count: u32, lane: u32) -> u32 {
+  return min(4, (max(count, at.first + lane) - at.first - lane + 7) / 8);
+}
+
+fn mad(sum: vec4<f32>, s: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
+  return sum + s.x * b[0] + s.y * b[1] + s.z * b[2] + s.w * b[3];
+}
+
+/// Products of 16 broadcast rows with the lane's four, over four of D: a0 and a1 hold a row each, b one of D each.
+fn addProducts(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, b: mat4x4<f32>) {
+  (*t)[0] = mad((*t)[0], subgroupBroadcast(a0, 0), b);
+  (*t)[1] = mad((*t)[1], subgroupBroadcast(a0, 1), b);
+  (*t)[2] = mad((*t)[2], subgroupBroadcast(a0, 2), b);
+  (*t)[3] = mad((*t)[3], subgroupBroadcast(a0, 3), b);
+  (*t)[4] = mad((*t)[4], subgroupBroadcast(a0, 4), b);
+  (*t)[5] = mad((*t)[5], subgroupBroadcast(a0, 5), b);
+  (*t)[6] = mad((*t)[6], subgroupBroadcast(a0, 6), b);
+  (*t)[7] = mad((*t)[7], subgroupBroadcast(a0, 7), b);
+  (*t)[8] = mad((*t)[8], subgroupBroadcast(a1, 0), b);
+  (*t)[9] = mad((*t)[9], subgroupBroadcast(a1, 1), b);
+  (*t)[10] = mad((*t)[10], subgroupBroadcast(a1, 2), b);
+  (*t)[11] = mad((*t)[11], subgroupBroadcast(a1, 3), b);
+  (*t)[12] = mad((*t)[12], subgroupBroadcast(a1, 4), b);
+  (*t)[13] = mad((*t)[13], subgroupBroadcast(a1, 5), b);
+  (*t)[14] = mad((*t)[14], subgroupBroadcast(a1, 6), b);
+  (*t)[15] = mad((*t)[15], subgroupBroadcast(a1, 7), b);
+}
+
+fn outer(m: mat4x4<f32>, w: vec4<f32>, s: vec4<f32>) -> mat4x4<f32> {
+  return mat4x4(m[0] + w * s.x, m[1] + w * s.y, m[2] + w * s.z, m[3] + w * s.w);
+}
+
+/// Sums over the 16 broadcast rows, each by the lane's four weights.
+fn addWeighted(sum: mat4x4<f32>, w: Tile, a0: vec4<f32>, a1: vec4<f32>) -> mat4x4<f32> {
+  var m = sum;
+  m = outer(m, w[0], subgroupBroadcast(a0, 0));
+  m = outer(m, w[1], subgroupBroadcast(a0, 1));
+  m = outer(m, w[2], subgroupBroadcast(a0, 2));
+  m = outer(m, w[3], subgroupBroadcast(a0, 3));
+  m = outer(m, w[4], subgroupBroadcast(a0, 4));
+  m = outer(m, w[5], subgroupBroadcast(a0, 5));
+  m = outer(m, w[6], subgroupBroadcast(a0, 6));
+  m = outer(m, w[7], subgroupBroadcast(a0, 7));
+  m = outer(m, w[8], subgroupBroadcast(a1, 0));
+  m = outer(m, w[9], subgroupBroadcast(a1, 1));
+  m = outer(m, w[10], subgroupBroadcast(a1, 2));
+  m = outer(m, w[11], subgroupBroadcast(a1, 3));
+  m = outer(m, w[12], subgroupBroadcast(a1, 4));
+  m = outer(m, w[13], subgroupBroadcast(a1, 5));
+  m = outer(m, w[14], subgroupBroadcast(a1, 6));
+  m = outer(m, w[15], subgroupBroadcast(a1, 7));
+  return m;
+}
+
+/// What 16 lanes' worth of values hold, for every lane to see.
+fn spread(x0: vec2<f32>, x1: vec2<f32>) -> array<vec2<f32>, 16> {
+  return array(
+    subgroupBroadcast(x0, 0), subgroupBroadcast(x0, 1), subgroupBroadcast(x0, 2), subgroupBroadcast(x0, 3),
+    subgroupBroadcast(x0, 4), subgroupBroadcast(x0, 5), subgroupBroadcast(x0, 6), subgroupBroadcast(x0, 7),
+    subgroupBroadcast(x1, 0), subgroupBroadcast(x1, 1), subgroupBroadcast(x1, 2), subgroupBroadcast(x1, 3),
+    subgroupBroadcast(x1, 4), subgroupBroadcast(x1, 5), subgroupBroadcast(x1, 6), subgroupBroadcast(x1, 7));
+}
+
+/// scale · q·k of the lane's four rows with keys s .. s + 15.
+fn scores(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
+  let d4 = p.d / 4;
+  let k0 = key(at, s + lane) * d4;
+  let k1 = key(at, s + 8 + lane) * d4;
+  var t: Tile;
+  for (var d = 0u; d < d4; d++) {
+    let b = transpose(mat4x4(vec4<f32>(q[i.x + d]), vec4<f32>(q[i.y + d]), vec4<f32>(q[i.z + d]), vec4<f32>(q[i.w + d])));
+    addProducts(&t, vec4<f32>(k[k0 + d]), vec4<f32>(k[k1 + d]), b);
+  }
+  for (var j = 0u; j < 16; j++) { t[j] *= p.scale; }
+  return t;
+}
+
+/// dy·v likewise.
+fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
+  let d4 = p.d / 4;
+  let v0 = key(at, s + lane) * d4;
+  let v1 = key(at, s + 8 + lane) * d4;
+  var t: Tile;
+  for (var d = 0u; d < d4; d++) {
+    let b = transpose(mat4x4(vec4<f32>(dy[i.x + d]), vec4<f32>(dy[i.y + d]), vec4<f32>(dy[i.z + d]), vec4<f32>(dy[i.w + d])));
+    addProducts(&t, vec4<f32>(v[v0 + d]), vec4<f32>(v[v1 + d]), b);
+  }
+  return t;
+}
+
+/// q·k of 16 rows, which start at q0 and q1, with the lane's four keys.
+fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
+  var t: Tile;
+  for (var d = 0u; d < p.d / 4; d++) {
+    let b = transpose(mat4x4(vec4<f32>(k[i.x + d]), vec4<f32>(k[i.y + d]), vec4<f32>(k[i.z + d]), vec4<f32>(k[i.w + d])));
+    addProducts(&t, vec4<f32>(q[q0 + d]), vec4<f32>(q[q1 + d]), b);
+  }
+  return t;
+}
+
+/// dy·v likewise.
+fn keyGradients(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
+  var t: Tile;
+  for (var d = 0u; d < p.d / 4; d++) {
+    let b = transpose(mat4x4(vec4<f32>(v[i.x + d]), vec4<f32>(v[i.y + d]), vec4<f32>(v[i.z + d]), vec4<f32>(v[i.w + d])));
+    addProducts(&t, vec4<f32>(dy[q0 + d]), vec4<f32>(dy[q1 + d]), b);
+  }
+  return t;
+}
+
+@compute @workgroup_size(8)
+fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+  let at = placeOf(wg, nwg, rows());
+  if (at.b >= p.b) { return; }
+  let d4 = p.d / 4;
+  let row = at.first + lane + vec4(0, 8, 16, 24);
+  let i = queries(at, row) * d4;
+  let limit = vec4<i32>(row / heads()) + p.queryOffset; // the last key that a row sees
+  var top = vec4(MASKED);
+  var total = vec4<f32>();
+  var out: Outputs;
+  let end = keysEnd(at);
+  for (var s = 0u; s < end; s += 16) {
+    var w = scores(at, i, s, lane);
+    let bits = unmaskedBits(at, s, lane);
+    let before = top;
+    for (var j = 0u; j < 16; j++) {
+      w[j] = select(vec4(MASKED), w[j], (vec4(i32(s + j)) <= limit) & vec4(extractBits(bits, j, 1) != 0));
+      top = max(top, w[j]);
+    }
+    let factor = exp(max(before - top, vec4(-100.0)));
+    total *= factor;
+    for (var j = 0u; j < 16; j++) {
+      w[j] = select(vec4<f32>(), exp(max(w[j] - top, vec4(-100.0))), w[j] > vec4(MASKED));
+      total += w[j];
+    }
+    let v0 = key(at, s + lane) * d4;
+    let v1 = key(at, s + 8 + lane) * d4;
+    for (var d = 0u; d < d4; d++) {
+      let m = out[d];
+      out[d] = addWeighted(mat4x4(m[0] * factor, m[1] * factor, m[2] * factor, m[3] * factor), w,
+                           vec4<f32>(v[v0 + d]), vec4<f32>(v[v1 + d]));
+    }
+  }
+  let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
+  for (var c = 0u; c < mine(at, rows(), lane); c++) {
+    for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d])[c] * inverse[c]); }
+    lse[query(at, row[c])] = select(MASKED, top[c] + log(total[c]), total[c] > 0);
+  }
+}
+
+@compute @workgroup_size(8)
+fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+              @builtin(local_invocation_index) lane: u32) {
+  let at = placeOf(wg, nwg, rows());
+  if (at.b >= p.b) { return; }
+  let d4 = p.d / 4;
+  let row = at.first + lane + vec4(0, 8, 16, 24);
+  let i = queries(at, row);
+  let limit = vec4<i32>(row / heads()) + p.queryOffset;
+  let stat = transpose(mat4x2(statsIn[i.x], statsIn[i.y], statsIn[i.z], statsIn[i.w]));
+  var out: Outputs;
+  let end = keysEnd(at);
+  for (var s = 0u; s < end; s += 16) {
+    var w = scores(at, i * d4, s, lane);
+    let g = gradients(at, i * d4, s, lane);
+    let bits = unmaskedBits(at, s, lane);
+    for (var j = 0u; j < 16; j++) {
+      let seen = (vec4(i32(s + j)) <= limit) & vec4(extractBits(bits, j, 1) != 0);
+      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0))), seen);
+      w[j] = weight * (g[j] - stat[1]) * p.scale;
+    }
+    let k0 = key(at, s + lane) * d4;
+    let k1 = key(at, s + 8 + lane) * d4;
+    for (var d = 0u; d < d4; d++) {
+      out[d] = addWeighted(out[d], w, vec4<f32>(k[k0 + d]), vec4<f32>(k[k1 + d]));
+    }
+  }
+  for (var c = 0u; c < mine(at, rows(), lane); c++) {
+    for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d])[c]); }
+  }
+}
+
+@compute @workgroup_size(8)
+fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+  let at = placeOf(wg, nwg, p.s);
+  if (at.b >= p.b) { return; }
+  let d4 = p.d / 4;
+  let s = at.first + lane + vec4(0, 8, 16, 24);
+  let i = keys(at, s) * d4;
+  let open = vec4(unmasked(at, s.x), unmasked(at, s.y), unmasked(at, s.z), unmasked(at, s.w));
+  var outK: Outputs;
+  var outV: Outputs;
+  for (var row = rowsStart(at); row < rows(); row += 16) {
+    let q0 = query(at, row + lane) * d4;
+    let q1 = query(at, row + 8 + lane) * d4;
+    var w = keyScores(i, q0, q1);
+    var g = keyGradients(i, q0, q1);
+    let stat = spread(statsIn[query(at, row + lane)], statsIn[query(at, row + 8 + lane)]);
+    for (var j = 0u; j < 16; j++) {
+      let limit = i32((row + j) / heads()) + p.queryOffset;
+      let seen = (vec4<i32>(s) <= vec4(limit)) & open & vec4(row + j < rows());
+      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0))), seen);
+      g[j] = w[j] * (g[j] - stat[j].y) * p.scale;
+    }
+    for (var d = 0u; d < d4; d++) {
+      outV[d] = addWeighted(outV[d], w, vec4<f32>(dy[q0 + d]), vec4<f32>(dy[q1 + d]));
+    }
+    for (var d = 0u; d < d4; d++) {
+      outK[d] = addWeighted(outK[d], g, vec4<f32>(q[q0 + d]), vec4<f32>(q[q1 + d]));
+    }
+  }
+  for (var c = 0u; c < mine(at, p.s, lane); c++) {
+    for (var d = 0u; d < d4; d++) {
+      dk[i[c] + d] = dk_v(transpose(outK[d])[c]);
+      dv[i[c] + d] = dv_v(transpose(outV[d])[c]);
+    }
+  }
+}

@@ -1,0 +1,96 @@
+import { CpuDevice, type Device, Random, type Tensor } from "@sidenet/tensor";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
+
+/** [B, T, S, H, G, D], queryOffset: one query, tiles and their edges, each room for D, D in fours and not. */
+const cases: readonly (readonly [readonly number[], number])[] = [
+  [[1, 1, 70, 6, 2, 64], 69],
+  [[2, 33, 33, 3, 1, 72], 0],
+  [[1, 40, 50, 2, 2, 128], 10],
+  [[1, 9, 17, 1, 1, 256], 8],
+  [[2, 20, 20, 4, 2, 10], 0],
+  [[1, 35, 35, 1, 1, 1], 0],
+  [[1, 10, 6, 2, 1, 8], -4], // the first queries see nothing
+];
+
+interface Inputs {
+  readonly dims: readonly number[];
+  readonly queryOffset: number;
+  /** What queries and keys are multiplied by. */
+  readonly size?: number;
+  readonly keyMask?: (b: number, s: number) => number;
+}
+
+/** All outputs of forward and backward, by name. */
+function run(device: Device, { dims, queryOffset, size = 1, keyMask }: Inputs): Record<string, Tensor> {
+  const [B, T, S, H, G, D] = dims;
+  const normals = (shape: number[], stream: number, by = 1): Tensor =>
+    device.tensor(
+      new Random(7, stream).normals(shape.reduce((a, b) => a * b, 1)).map((x) => x * by),
+      shape,
+    );
+  return device.scope(() => {
+    const q = normals([B, T, H, D], 0, size);
+    const k = normals([B, S, G, D], 1, size);
+    const v = normals([B, S, G, D], 2);
+    const dy = normals([B, T, H, D], 3);
+    const mask = keyMask
+      ? device.tensor(
+          Array.from({ length: B * S }, (_, i) => keyMask(Math.floor(i / S), i % S)),
+          [B, S],
+          { dtype: "u8" },
+        )
+      : null;
+    const attrs = { queryOffset };
+    const { y, lse } = device.run("attention", [q, k, v, mask], attrs, ["lse"]);
+    const saved = [dy, q, k, v, y, lse, mask];
+    const { dq } = device.run("attentionBackwardQ", saved, attrs, []);
+    const { dk, dv } = device.run("attentionBackwardKV", saved, attrs, []);
+    return { y, lse, dq, dk, dv };
+  });
+}
+
+const reference = new CpuDevice({ precision: "f64" });
+
+async function agrees(gpu: Device, inputs: Inputs, rel: number): Promise<void> {
+  const got = run(gpu, inputs);
+  const want = run(reference, inputs);
+  for (const name in want) {
+    const what = `${name} of ${inputs.dims} at ${inputs.queryOffset}`;
+    assertClose(what, await got[name].read(), await want[name].read(), { rel, abs: 1e-6 }, null);
+  }
+  for (const tensor of [...Object.values(got), ...Object.values(want)]) tensor.dispose();
+}
+
+describe.runIf(gpuAvailable).each([
+  ["as the adapter is", {}],
+  ["as on a GPU", { adapterClass: "discrete" as const }],
+])("attention, %s", (_, options) => {
+  let gpu: Device;
+  beforeAll(async () => {
+    gpu = await openTestGpu(options);
+  });
+  afterAll(() => gpu?.dispose());
+
+  it("agrees with its reference at every kind of size", async () => {
+    for (const [dims, queryOffset] of cases) await agrees(gpu, { dims, queryOffset }, 2e-5);
+  });
+
+  it("hides padding on either side; a query that sees nothing gives 0 and passes nothing on", async () => {
+    for (const keyMask of [
+      (_b: number, s: number) => Number(s > 6),
+      (b: number, s: number) => Number(s < 20 + b),
+      () => 0,
+    ]) {
+      await agrees(gpu, { dims: [2, 37, 37, 2, 1, 16], queryOffset: 0, keyMask }, 2e-5);
+    }
+  });
+
+  it("stays finite and exact with scores of thousands", async () => {
+    // Deviation 32 in both: scores of ±8,000, which only differences bring back into the range of exp.
+    // One unit in the last place of such a score is 5e-4 of a weight.
+    await agrees(gpu, { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, size: 32 }, 5e-3);
+  });
+
+  it("leaves no memory behind", () => expect(gpu.memory.liveCount).toBe(0));
+});
