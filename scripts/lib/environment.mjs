@@ -1,7 +1,7 @@
 // Environment that every child process of ours needs, in one place.
 
 import { mkdirSync } from "node:fs";
-import { tmpdir, userInfo } from "node:os";
+import { homedir, tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 
 /**
@@ -13,4 +13,10 @@ export function ensureRuntimeFolder() {
   const folder = join(tmpdir(), `sidenet-runtime-${userInfo().uid}`);
   mkdirSync(folder, { recursive: true, mode: 0o700 }); // 0700: the XDG specification asks for a private folder
   process.env.XDG_RUNTIME_DIR = folder;
+}
+
+/** What is fetched once and kept: $SIDENET_CACHE, else $XDG_CACHE_HOME/sidenet, else ~/.cache/sidenet. */
+export function cacheFolder() {
+  const { SIDENET_CACHE, XDG_CACHE_HOME } = process.env;
+  return SIDENET_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "sidenet");
 }

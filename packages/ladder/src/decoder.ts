@@ -8,7 +8,7 @@ import {
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
-import type { ModelConfig } from "./config.ts";
+import { contextLimit, type ModelConfig } from "./config.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -82,8 +82,8 @@ export class Decoder {
    */
   prepare(batch: TokenBatch, offset = 0): Forward {
     const { inputIds, batchSize: B, length: T, attentionMask } = batch;
-    const { vocabSize, maxPositionEmbeddings, headDim, rope } = this.config;
-    const limit = Math.min(maxPositionEmbeddings, this.config.slidingWindow ?? Number.POSITIVE_INFINITY);
+    const { vocabSize, headDim, rope } = this.config;
+    const limit = contextLimit(this.config);
     if (offset + T > limit) {
       throw new SidenetError(
         "L-CONTEXT",

@@ -3,6 +3,7 @@ import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
 import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
+import { contextLimit } from "../config.ts";
 import { Decoder } from "../decoder.ts";
 import { generateGreedy } from "../generate.ts";
 import { ladderConfig } from "../ladder-config.ts";
@@ -136,7 +137,7 @@ async function load(device: Device, options: TrainRunOptions, events: TrainRunEv
   try {
     const { config } = model;
     const tokenizer = await model.tokenizer();
-    const context = config.maxPositionEmbeddings;
+    const context = contextLimit(config);
     const maxLength = Math.min(options.maxLength ?? context, context);
     const encoding = {
       bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
