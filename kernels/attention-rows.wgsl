@@ -3,7 +3,7 @@
 //   why: see matmul-rows.wgsl: loads cost most. A lane keeps four rows as the components of vectors, so maximum, sum and
 //   causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a lane and broadcast. The
 //   outputs of a lane's rows stay in its private memory, which costs half of what a binding does.
-//   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = MASKED
+//   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
 enable subgroups;
@@ -28,9 +28,9 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> v: array<v_v>;
 @group(0) @binding(3) var<storage, read> keyMask: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_v>;
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
 @group(0) @binding(6) var<storage, read> dy: array<dy_v>;
-@group(0) @binding(7) var<storage, read> statsIn: array<vec2<f32>>; // (lse, dy·y) of a query
+@group(0) @binding(7) var<storage, read> statsIn: array<vec4<f32>>; // (lse, dy·y, 0) of a query
 @group(0) @binding(8) var<storage, read_write> dq: array<dq_v>;
 @group(0) @binding(9) var<storage, read_write> dk: array<dk_v>;
 @group(0) @binding(10) var<storage, read_write> dv: array<dv_v>;
@@ -138,7 +138,7 @@ fn addWeighted(sum: mat4x4<f32>, w: Tile, a0: vec4<f32>, a1: vec4<f32>) -> mat4x
 }
 
 /// What 16 lanes' worth of values hold, for every lane to see.
-fn spread(x0: vec2<f32>, x1: vec2<f32>) -> array<vec2<f32>, 16> {
+fn spread(x0: vec4<f32>, x1: vec4<f32>) -> Tile {
   return array(
     subgroupBroadcast(x0, 0), subgroupBroadcast(x0, 1), subgroupBroadcast(x0, 2), subgroupBroadcast(x0, 3),
     subgroupBroadcast(x0, 4), subgroupBroadcast(x0, 5), subgroupBroadcast(x0, 6), subgroupBroadcast(x0, 7),
@@ -231,7 +231,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
     for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d])[c] * inverse[c]); }
-    lse[query(at, row[c])] = select(MASKED, top[c] + log(total[c]), total[c] > 0);
+    lse[query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
   }
 }
 
@@ -244,7 +244,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   let row = at.first + lane + vec4(0, 8, 16, 24);
   let i = queries(at, row);
   let limit = vec4<i32>(row / heads()) + p.queryOffset;
-  let stat = transpose(mat4x2(statsIn[i.x], statsIn[i.y], statsIn[i.z], statsIn[i.w]));
+  let stat = transpose(mat4x4(statsIn[i.x], statsIn[i.y], statsIn[i.z], statsIn[i.w]));
   var out: Outputs;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 16) {
@@ -253,8 +253,8 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     let bits = unmaskedBits(at, s, lane);
     for (var j = 0u; j < 16; j++) {
       let seen = (vec4(i32(s + j)) <= limit) & vec4(extractBits(bits, j, 1) != 0);
-      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0))), seen);
-      w[j] = weight * (g[j] - stat[1]) * p.scale;
+      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0)) - stat[1]), seen);
+      w[j] = weight * (g[j] - stat[2]) * p.scale;
     }
     let k0 = key(at, s + lane) * d4;
     let k1 = key(at, s + 8 + lane) * d4;
@@ -287,8 +287,8 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
     for (var j = 0u; j < 16; j++) {
       let limit = i32((row + j) / heads()) + p.queryOffset;
       let seen = (vec4<i32>(s) <= vec4(limit)) & open & vec4(row + j < rows());
-      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0))), seen);
-      g[j] = w[j] * (g[j] - stat[j].y) * p.scale;
+      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0)) - stat[j].y), seen);
+      g[j] = w[j] * (g[j] - stat[j].z) * p.scale;
     }
     for (var d = 0u; d < d4; d++) {
       outV[d] = addWeighted(outV[d], w, vec4<f32>(dy[q0 + d]), vec4<f32>(dy[q1 + d]));

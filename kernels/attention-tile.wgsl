@@ -1,14 +1,16 @@
 // attention: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g] over keys s <= t + queryOffset with keyMask[s] = 1, in tiles
-//   in q[B,T,H,D] k v[B,S,G,D] keyMask[B,S] (bytes)   out y[B,T,H,D] lse[B,T,H]
-// statistics: stats[t,h] = (lseIn, dy·yIn)   in dy yIn lseIn   out stats
+//   in q[B,T,H,D] k v[B,S,G,D] keyMask[B,S] (bytes)   out y[B,T,H,D] lse[B,T,H] in two parts: the largest score, and the
+//   logarithm of the sum of all relative to it
+// statistics: stats[t,h] = (lseIn, dy·yIn, 0)   in dy yIn lseIn   out stats
 // backward_q: dq = scale · Σ_s ds k, ds = p (dy·v - dy·y), p = exp(scale · q·k - lse)
 // backward_kv: dk = scale · Σ ds q, dv = Σ p dy, over the queries that see s and the heads of its group
-//   in as above, dy[B,T,H,D] statsIn[B,T,H] of (lse, dy·y)   out dq, dk dv
+//   in as above, dy[B,T,H,D] statsIn[B,T,H]   out dq, dk dv
 //   A row is a query of one of the H/G heads that share a key head: row r is token r / (H/G), head r % (H/G) of the group.
 //   grid: one workgroup of 64 threads per 32 rows (backward_kv: 32 keys) of one key head; statistics: a thread per query
 //   why: products of 32 rows and 32 keys pass through workgroup memory, no T·S matrix exists; tiles that the causal rule
 //   hides are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each 32 of D.
-//   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = MASKED
+//   numerics: f32 throughout, scores shifted by their running maximum, and lse in two parts, as scores of
+//   thousands would round it away; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
 
@@ -33,12 +35,12 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> v: array<v_t>;
 @group(0) @binding(3) var<storage, read> keyMask: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_t>;
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
 @group(0) @binding(6) var<storage, read> dy: array<dy_t>;
 @group(0) @binding(7) var<storage, read> yIn: array<yIn_t>;
-@group(0) @binding(8) var<storage, read> lseIn: array<f32>;
-@group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>;
-@group(0) @binding(10) var<storage, read> statsIn: array<vec2<f32>>;
+@group(0) @binding(8) var<storage, read> lseIn: array<vec2<f32>>;
+@group(0) @binding(9) var<storage, read_write> stats: array<vec4<f32>>;
+@group(0) @binding(10) var<storage, read> statsIn: array<vec4<f32>>;
 @group(0) @binding(11) var<storage, read_write> dq: array<dq_t>;
 @group(0) @binding(12) var<storage, read_write> dk: array<dk_t>;
 @group(0) @binding(13) var<storage, read_write> dv: array<dv_t>;
@@ -188,9 +190,9 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
     let c = s + select(i % 32, i / 32, keysLeft);
     let w = i / 32 * 33 + i % 32;
     let stat = statsIn[query(at, r)];
-    let weight = select(0, exp(max(tiles[w] - stat.x, -100.0)), visible(at, r, c));
+    let weight = select(0, exp(max(tiles[w] - stat.x, -100.0) - stat.y), visible(at, r, c));
     tiles[w] = weight;
-    tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.y) * p.scale;
+    tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.z) * p.scale;
   }
 }
 
@@ -248,7 +250,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   }
   if (thread < 32 && at.first + thread < rows()) {
     let sum = rowSum[thread];
-    lse[query(at, at.first + thread)] = select(MASKED, rowMax[thread] + log(sum), sum > 0);
+    lse[query(at, at.first + thread)] = vec2(rowMax[thread], select(0, log(sum), sum > 0));
   }
 }
 
@@ -259,7 +261,7 @@ fn statistics(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   if (i >= p.b * p.t * p.h) { return; }
   var sum = 0.0;
   for (var d = i * p.d; d < (i + 1) * p.d; d++) { sum += f32(dy[d]) * f32(yIn[d]); }
-  stats[i] = vec2(lseIn[i], sum);
+  stats[i] = vec4(lseIn[i], sum, 0);
 }
 
 @compute @workgroup_size(64)

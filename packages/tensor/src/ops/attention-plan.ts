@@ -67,7 +67,7 @@ export function runAttention(
   extents: AttentionExtents,
 ): void {
   const { q, k: key, v, keyMask, y } = io;
-  const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H]);
+  const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H, 2]);
   const { kernel, consts } = choose(k, "forward", extents);
   k.run(kernel, {
     bind: { q, k: key, v, keyMask, y, lse },
@@ -77,10 +77,10 @@ export function runAttention(
   });
 }
 
-/** (lse, dy·y) of every query, side by side: what the backward kernels need of a row beside its vectors. */
+/** (lse, dy·y) of every query in one vector: what the backward kernels need of a row beside its own vectors. */
 function runStatistics(k: KernelContext, { dy, y, lse }: BackwardInputs, extents: AttentionExtents): Tensor {
   const { B, T, H } = extents;
-  const stats = k.temp([B, T, H, 2]);
+  const stats = k.temp([B, T, H, 4]);
   k.run("attention-tile/statistics", {
     bind: { dy, yIn: y, lseIn: lse, stats },
     params: paramsOf(extents, null),

@@ -10,7 +10,7 @@ import {
 } from "./attention-plan.ts";
 
 const EPS = 2 ** -23;
-/** Log-sum-exp of a query that sees nothing: finite, and so low that no score reaches it. */
+/** The largest score of a query that sees nothing: finite, and so low that no score reaches it. */
 export const NOTHING_VISIBLE = -3.0e38;
 
 export interface AttentionAttrs {
@@ -19,6 +19,12 @@ export interface AttentionAttrs {
   /** null: 1 / sqrt(D). */
   scale: number | null;
 }
+
+/**
+ * Of lse, the log-sum-exp of a query's scores: the largest score, and the logarithm of the sum of all relative to it. Added
+ * up, scores of thousands would round the second away, and with it the sum of a query's weights.
+ */
+const PARTS = 2;
 
 const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / Math.sqrt(D);
 const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
@@ -34,8 +40,10 @@ const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExte
   scale: scaleOf(a, D),
 });
 
-const checkHeads = ({ H, G }: Dims): string | null =>
-  G > 0 && H % G === 0 ? null : `H=${H} query heads do not share G=${G} key heads evenly`;
+const checkHeads = ({ H, G, P = PARTS }: Dims): string | null => {
+  if (P !== PARTS) return `lse has P=${P} parts instead of ${PARTS}`;
+  return G > 0 && H % G === 0 ? null : `H=${H} query heads do not share G=${G} key heads evenly`;
+};
 
 /** Calls `visit` for each key that query (b, t) sees. */
 function forVisible(
@@ -86,10 +94,12 @@ export const attention = defineOp({
   name: "attention",
   doc:
     "causal attention with grouped heads: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g], g = floor(h / (H/G)), over " +
-    "keys s <= t + queryOffset with keyMask[s] = 1; a query that sees nothing gives 0",
-  sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] -> y[B,T,H,D] | lse:f32[B,T,H]",
+    "keys s <= t + queryOffset with keyMask[s] = 1; a query that sees nothing gives 0; lse has the largest score and the " +
+    "log of the sum relative to it",
+  sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] -> y[B,T,H,D] | lse:f32[B,T,H,P]",
   attrs,
   check: checkHeads,
+  infer: ([q]) => ({ outputs: [q, { shape: [...q.shape.slice(0, 3), PARTS], dtype: "f32" }] }),
   reference({ q, k, v, keyMask, y, lse }, dims, a) {
     const { B, T, S, G, H, D } = dims;
     for (let b = 0; b < B; b++) {
@@ -101,11 +111,14 @@ export const attention = defineOp({
           forVisible(keyMask, b, t, dims, a, (s) =>
             scores.push([s, scaleOf(a, D) * dot(q, row * D, k, keyAt(s), D)]),
           );
-          if (lse) lse[row] = NOTHING_VISIBLE;
+          if (lse) lse[2 * row] = NOTHING_VISIBLE;
           if (scores.length === 0) continue;
           const max = Math.max(...scores.map(([, score]) => score));
           const total = scores.reduce((sum, [, score]) => sum + Math.exp(score - max), 0);
-          if (lse) lse[row] = max + Math.log(total);
+          if (lse) {
+            lse[2 * row] = max;
+            lse[2 * row + 1] = Math.log(total);
+          }
           for (let c = 0; c < D; c++) {
             let sum = 0;
             for (const [s, score] of scores) sum += (Math.exp(score - max) / total) * v[keyAt(s) + c];
@@ -144,7 +157,8 @@ function forGradients(
         const delta = dot(io.dy, row * D, io.y, row * D, D);
         forVisible(io.keyMask, b, t, dims, a, (s) => {
           const keyAt = ((b * S + s) * G + Math.floor(h / (H / G))) * D;
-          const p = Math.exp(scaleOf(a, D) * dot(io.q, row * D, io.k, keyAt, D) - io.lse[row]);
+          const score = scaleOf(a, D) * dot(io.q, row * D, io.k, keyAt, D);
+          const p = Math.exp(score - io.lse[2 * row] - io.lse[2 * row + 1]);
           visit(row, keyAt, p, p * (dot(io.dy, row * D, io.v, keyAt, D) - delta));
         });
       }
@@ -156,9 +170,15 @@ function forGradients(
 function drawBackward(pick: Pick) {
   const drawn = drawAttention(pick);
   const lse = (size: number) =>
-    Array.from({ length: size }, () => Math.log(drawn.dims.S) + 1 + 0.1 * pick.normal());
+    Array.from({ length: size }, (_, i) =>
+      i % PARTS === 0 ? 1 + 0.1 * pick.normal() : Math.log(drawn.dims.S),
+    );
   const small = (size: number) => pick.normals(size, 0.5);
-  return { ...drawn, values: { ...drawn.values, lse, q: small, k: small } };
+  return {
+    ...drawn,
+    dims: { ...drawn.dims, P: PARTS },
+    values: { ...drawn.values, lse, q: small, k: small },
+  };
 }
 
 const backwardClose = ({ D, S, T }: Dims) => ({ rel: (64 + 2 * D + S + T) * EPS, abs: 1e-6 });
@@ -166,7 +186,7 @@ const backwardClose = ({ D, S, T }: Dims) => ({ rel: (64 + 2 * D + S + T) * EPS,
 export const attentionBackwardQ = defineOp({
   name: "attentionBackwardQ",
   doc: "dq[t,h] = scale · Σ_s p (dy·v[s] - dy·y) k[s], with p made again from lse",
-  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H] keyMask?:u8[B,S] -> dq[B,T,H,D]",
+  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] -> dq[B,T,H,D]",
   attrs,
   check: checkHeads,
   reference(io, dims, a) {
@@ -184,7 +204,7 @@ export const attentionBackwardQ = defineOp({
 export const attentionBackwardKV = defineOp({
   name: "attentionBackwardKV",
   doc: "dk[s] = scale · Σ p (dy·v[s] - dy·y) q[t,h] and dv[s] = Σ p dy[t,h], over queries t that see s and heads h of the group",
-  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H] keyMask?:u8[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
+  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
   attrs,
   check: checkHeads,
   reference(io, dims, a) {
