@@ -71,9 +71,28 @@ async function writeOps(folder: string): Promise<void> {
         targets: i32([2], [2, -100]),
         dloss: f32([], [4]),
       },
-      "expected.safetensors": { loss: f32([], [Math.log(4)]), dlogits: f32([2, 4], [1, 1, -3, 1, 0, 0, 0, 0]) },
+      "expected.safetensors": {
+        loss: f32([], [Math.log(4)]),
+        dlogits: f32([2, 4], [1, 1, -3, 1, 0, 0, 0, 0]),
+      },
     });
   }
+  // Two equal keys and a score of 8,000 on both: weights of one half, which large scores must not blur.
+  await write(`${folder}/attention/equal-and-large`, {
+    "params.json": { op: "attention", query_offset: 0, scale: 1, ...tolerance(["y", "dq", "dk", "dv"]) },
+    "inputs.safetensors": {
+      q: f32([1, 2, 1, 2], [80, 0, 80, 0]),
+      k: f32([1, 2, 1, 2], [100, 0, 100, 0]),
+      v: f32([1, 2, 1, 2], [1, 0, 0, 1]),
+      dy: f32([1, 2, 1, 2], [0, 0, 1, 0]),
+    },
+    "expected.safetensors": {
+      y: f32([1, 2, 1, 2], [1, 0, 0.5, 0.5]),
+      dq: f32([1, 2, 1, 2], [0, 0, 0, 0]),
+      dk: f32([1, 2, 1, 2], [20, 0, -20, 0]),
+      dv: f32([1, 2, 1, 2], [0.5, 0, 0.5, 0]),
+    },
+  });
   await write(`${folder}/gate_fusion/half`, {
     "params.json": { op: "gate_fusion", temperature: 0.1, ...tolerance(["y", "ds", "dr", "dalpha"]) },
     "inputs.safetensors": {
@@ -123,7 +142,7 @@ describe.each(DEVICES)("sidenet check --device %s", (device) => {
     await writeOps("good/ops");
     await write("good/ops/adamw/one-number", adamwCase());
     const { json, exitCode } = await check("good", "--device", device);
-    expect(json).toMatchObject({ passed: 8, failed: 0, skipped: 0, device, dtype: "f32" });
+    expect(json).toMatchObject({ passed: 9, failed: 0, skipped: 0, device, dtype: "f32" });
     expect(exitCode).toBe(0);
     for (const result of json.cases) {
       expect(result, result.name).toMatchObject({ status: "passed", reason: null, tolerance: 1e-5 });
@@ -146,7 +165,7 @@ describe.each(DEVICES)("sidenet check --device %s", (device) => {
     await writeOps("half/ops");
     await write("half/ops/adamw/one-number", adamwCase());
     const { json, byName } = await check("half", "--device", device, "--dtype", "f16");
-    expect(json).toMatchObject({ passed: 7, failed: 0, skipped: 1, dtype: "f16" });
+    expect(json).toMatchObject({ passed: 8, failed: 0, skipped: 1, dtype: "f16" });
     expect(byName.get("ops/adamw/one-number")?.reason).toMatch(/float16/);
   });
 
