@@ -61,7 +61,7 @@ export function defineTrain(program: Command, session: Session): void {
       positiveInteger,
     )
     .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
-    .option("--learning-rate <x>", "highest learning rate", positiveNumber, 2e-3)
+    .option("--learning-rate <x>", "highest learning rate", positiveNumber, 5e-3)
     .option("--warmup-steps <n>", "steps over which it rises", nonNegativeInteger, 5)
     .addOption(
       new Option("--schedule <name>", "what it does then")
