@@ -1,6 +1,6 @@
 // unary: y[i] = apply(x[i]), the body of `apply` given by the op row
 //   in x[N]   out y[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into the padding of the storage
-//   numerics: f32 whatever the elements are; `scalar` is a parameter that a row may use
+//   numerics: f32 whatever the elements are; `scalar` and `other` are parameters that a row may use
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -9,7 +9,7 @@ const VECTORS: u32 = 4; // a thread, LANES apart
 alias x_v = vec4<f32>;
 alias y_v = vec4<f32>;
 
-struct Params { vectors: u32, scalar: f32 }
+struct Params { vectors: u32, scalar: f32, other: f32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> x: array<x_v>;

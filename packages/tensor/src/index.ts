@@ -1,3 +1,4 @@
+export { broadcastShape, joinAxes } from "./broadcasting.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
 export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";

@@ -113,8 +113,8 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly check?: (dims: Dims, attrs: A) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
   readonly view?: boolean;
-  /** Plain loops over doubles: the truth. Outputs arrive zero-filled. */
-  readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A) => void;
+  /** Plain loops over doubles: the truth. Outputs arrive zero-filled. `shapes` is for the few that go by axes. */
+  readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A, shapes: Io<Sig, Shape>) => void;
   /** Dispatches on WebGPU. Every element of every output is written. */
   readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
   readonly draw: (pick: Pick) => Draw<A>;

@@ -53,6 +53,21 @@ export class Pick {
     return Float64Array.from({ length: size }, () => deviation * this.normal());
   }
 
+  /** Normal values moved away from 0 by `distance`: where a function has a kink or a pole there. */
+  awayFromZero(size: number, distance: number): Float64Array {
+    return Float64Array.from(this.normals(size), (x) => (x < 0 ? x - distance : x + distance));
+  }
+
+  /** Values 0.01 apart in random order: no two are equal, and a small step changes no order. */
+  distinct(size: number): Float64Array {
+    const values = Float64Array.from({ length: size }, (_, i) => (i - (size >> 1)) / 100);
+    for (let i = size - 1; i > 0; i--) {
+      const other = Math.floor(this.unit() * (i + 1));
+      [values[i], values[other]] = [values[other], values[i]];
+    }
+    return values;
+  }
+
   ints(size: number, lo: number, hi: number): Int32Array {
     return Int32Array.from({ length: size }, () => this.int(lo, hi));
   }

@@ -1,15 +1,146 @@
-import { gradRow } from "./grad-row.ts";
-import { widen } from "./shared.ts";
+import { gradRow, IN_PLACE, INTEGER_OUTPUT } from "./grad-row.ts";
+import { sumTo, widen, widenForSum } from "./shared.ts";
+
+// Every export of this file is a row of the gradient table. Binary rows sum over the axes along which an operand repeats.
 
 export const add = gradRow("add", {
-  a: { saves: [], pull: (_ops, dy) => dy },
-  b: { saves: [], pull: (_ops, dy) => dy },
+  a: {
+    saves: [],
+    pull: (ops, dy, _saved, { shape, dtype }) => sumTo(ops, widenForSum(ops, dy, shape, dtype), shape),
+  },
+  b: {
+    saves: [],
+    pull: (ops, dy, _saved, { shape, dtype }) => sumTo(ops, widenForSum(ops, dy, shape, dtype), shape),
+  },
+});
+
+export const sub = gradRow("sub", {
+  a: {
+    saves: [],
+    pull: (ops, dy, _saved, { shape, dtype }) => sumTo(ops, widenForSum(ops, dy, shape, dtype), shape),
+  },
+  b: {
+    saves: [],
+    pull: (ops, dy, _saved, { shape, dtype }) =>
+      ops.neg(sumTo(ops, widenForSum(ops, dy, shape, dtype), shape)),
+  },
 });
 
 export const mul = gradRow("mul", {
-  a: { saves: ["b"], pull: (ops, dy, { b }) => ops.mul(dy, b) },
-  b: { saves: ["a"], pull: (ops, dy, { a }) => ops.mul(dy, a) },
+  a: {
+    saves: ["b"],
+    pull: (ops, dy, { b }, { shape, dtype }) =>
+      sumTo(ops, ops.mul(widenForSum(ops, dy, shape, dtype), b), shape),
+  },
+  b: {
+    saves: ["a"],
+    pull: (ops, dy, { a }, { shape, dtype }) =>
+      sumTo(ops, ops.mul(widenForSum(ops, dy, shape, dtype), a), shape),
+  },
 });
+
+export const div = gradRow("div", {
+  a: {
+    saves: ["b"],
+    pull: (ops, dy, { b }, { shape, dtype }) =>
+      sumTo(ops, ops.div(widenForSum(ops, dy, shape, dtype), b), shape),
+  },
+  b: {
+    saves: ["a", "b"],
+    // -(dy / b) (a / b): two quotients, since b² may leave the range of its type.
+    pull: (ops, dy, { a, b }, { shape, dtype }) =>
+      ops.neg(sumTo(ops, ops.mul(ops.div(widenForSum(ops, dy, shape, dtype), b), ops.div(a, b)), shape)),
+  },
+});
+
+// Where both are equal, a counts as the one that was taken.
+
+export const minimum = gradRow("minimum", {
+  a: {
+    saves: ["a", "b"],
+    pull: (ops, dy, { a, b }, { shape, dtype }) =>
+      sumTo(ops, ops.where(ops.lessEqual(a, b), widenForSum(ops, dy, shape, dtype)), shape),
+  },
+  b: {
+    saves: ["a", "b"],
+    pull: (ops, dy, { a, b }, { shape, dtype }) =>
+      sumTo(ops, ops.where(ops.less(b, a), widenForSum(ops, dy, shape, dtype)), shape),
+  },
+});
+
+export const maximum = gradRow("maximum", {
+  a: {
+    saves: ["a", "b"],
+    pull: (ops, dy, { a, b }, { shape, dtype }) =>
+      sumTo(ops, ops.where(ops.lessEqual(b, a), widenForSum(ops, dy, shape, dtype)), shape),
+  },
+  b: {
+    saves: ["a", "b"],
+    pull: (ops, dy, { a, b }, { shape, dtype }) =>
+      sumTo(ops, ops.where(ops.less(a, b), widenForSum(ops, dy, shape, dtype)), shape),
+  },
+});
+
+export const equal = INTEGER_OUTPUT;
+export const less = INTEGER_OUTPUT;
+export const lessEqual = INTEGER_OUTPUT;
+
+export const where = gradRow("where", {
+  mask: { none: "integer input" },
+  a: {
+    saves: ["mask"],
+    pull: (ops, dy, { mask }, { shape, dtype }) =>
+      sumTo(ops, ops.where(mask, widenForSum(ops, dy, shape, dtype)), shape),
+  },
+  b: {
+    saves: ["mask"],
+    pull: (ops, dy, { mask }, { shape, dtype }) =>
+      sumTo(ops, ops.where(mask, null, widenForSum(ops, dy, shape, dtype)), shape),
+  },
+});
+
+export const neg = gradRow("neg", { x: { saves: [], pull: (ops, dy) => ops.neg(dy) } });
+
+export const abs = gradRow("abs", {
+  x: { saves: ["x"], pull: (ops, dy, { x }) => ops.mul(dy, ops.sign(x)) },
+});
+
+export const sign = gradRow("sign", { x: { saves: [], pull: (ops, dy) => ops.scale(dy, { factor: 0 }) } });
+
+export const exp = gradRow("exp", { x: { saves: ["y"], pull: (ops, dy, { y }) => ops.mul(dy, y) } });
+
+export const log = gradRow("log", {
+  x: {
+    saves: ["x"],
+    pull: (ops, dy, { x }) => ops.div(dy, ops.clamp(widen(ops, x, "f32"), { min: 2 ** -126 })),
+  },
+});
+
+export const sqrt = gradRow("sqrt", {
+  // At 0 the slope is infinite; 1e-6 keeps it finite in f16 storage too.
+  x: {
+    saves: ["y"],
+    pull: (ops, dy, { y }) => ops.div(ops.scale(dy, { factor: 0.5 }), ops.clamp(y, { min: 1e-6 })),
+  },
+});
+
+export const pow = gradRow("pow", {
+  x: {
+    saves: ["x"],
+    pull: (ops, dy, { x }, { attrs: { exponent } }) =>
+      ops.mul(ops.scale(dy, { factor: exponent }), ops.pow(x, { exponent: exponent - 1 })),
+  },
+});
+
+export const clamp = gradRow("clamp", {
+  // Bounds included: there the value is still its own.
+  x: {
+    saves: ["x"],
+    pull: (ops, dy, { x }, { attrs }) => ops.where(ops.equal(x, ops.clamp(x, attrs)), dy),
+  },
+});
+
+export const fill = IN_PLACE;
 
 export const scale = gradRow("scale", {
   x: { saves: [], pull: (ops, dy, _saved, { attrs }) => ops.scale(dy, { factor: attrs.factor }) },
@@ -23,36 +154,3 @@ export const scaleBy = gradRow("scaleBy", {
 export const cast = gradRow("cast", {
   x: { saves: [], pull: (ops, dy, _saved, { dtype }) => ops.cast(dy, { to: dtype }) },
 });
-
-export const sigmoid = gradRow("sigmoid", {
-  // σ' = σ(x) σ(-x). From the output alone, y - y², it would vanish where y rounds to 1: a saturated gate could never open.
-  x: {
-    saves: ["x"],
-    pull: (ops, dy, { x }) => ops.mul(ops.mul(dy, ops.sigmoid(x)), ops.sigmoid(ops.scale(x, { factor: -1 }))),
-  },
-});
-
-export const silu = gradRow("silu", {
-  x: {
-    saves: ["x"],
-    // silu(x) = siluMul(x, 1), whose backward op holds the derivative.
-    pull(ops, dy, { x }) {
-      const ones = ops.scale(x, { factor: 0 });
-      ops.fill(ones, { value: 1 });
-      return ops.siluMulBackward(dy, x, ones)[0];
-    },
-  },
-});
-
-export const siluMul = gradRow(
-  "siluMul",
-  {
-    gate: { saves: ["gate", "up"], pull: (ops, dy, { gate, up }) => ops.siluMulBackward(dy, gate, up)[0] },
-    up: { saves: ["gate"], pull: (ops, dy, { gate }) => ops.mul(dy, ops.silu(gate)) },
-  },
-  {
-    inputs: ["gate", "up"],
-    saves: ["gate", "up"],
-    pull: (ops, dy, { gate, up }) => ops.siluMulBackward(dy, gate, up),
-  },
-);

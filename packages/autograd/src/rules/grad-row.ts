@@ -41,6 +41,11 @@ export interface NoGradient {
   readonly none: NoGradientReason;
 }
 
+export const IN_PLACE: NoGradient = { none: "in place" };
+export const INTEGER_OUTPUT: NoGradient = { none: "integer output" };
+export const SECOND_ORDER: NoGradient = { none: "gradients of gradients are not supported" };
+export const OPTIMIZER: NoGradient = { none: "part of the optimizer" };
+
 /** What a rule may know of the call besides tensors. */
 export interface PullContext<A> {
   /** All attributes, defaults filled in. */

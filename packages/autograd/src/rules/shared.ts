@@ -1,4 +1,4 @@
-import { type DType, type Ops, sizeOf, type Tensor } from "@sidenet/tensor";
+import { type DType, joinAxes, type Ops, type Shape, sameShape, sizeOf, type Tensor } from "@sidenet/tensor";
 
 /** x[N..,C] as [N,C], over the same memory. */
 export function asRows(ops: Ops, x: Tensor): Tensor {
@@ -11,3 +11,18 @@ export function asRows(ops: Ops, x: Tensor): Tensor {
 export function widen(ops: Ops, x: Tensor, dtype: DType): Tensor {
   return dtype === "f32" && x.dtype !== "f32" ? ops.cast(x, { to: "f32" }) : x;
 }
+
+/** Sums x over the axes along which an operand of `shape` was repeated: what broadcasting asks of a gradient. */
+export function sumTo(ops: Ops, x: Tensor, shape: Shape): Tensor {
+  if (sameShape(x.shape, shape)) return x;
+  const axes = joinAxes(x.shape, [shape]);
+  let part = ops.reshape(x, { shape: axes.map(({ extent }) => extent) });
+  for (let axis = axes.length - 1; axis >= 0; axis--) {
+    if (!axes[axis].has[0]) part = ops.sum(part, { axis });
+  }
+  return ops.reshape(part, { shape });
+}
+
+/** dy, cast up where it will be summed over broadcast axes: a sum's terms are small, and f16 would lose them. */
+export const widenForSum = (ops: Ops, dy: Tensor, shape: Shape, dtype: DType): Tensor =>
+  sameShape(dy.shape, shape) ? dy : widen(ops, dy, dtype);

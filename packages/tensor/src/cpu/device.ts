@@ -60,6 +60,9 @@ export class CpuDevice extends Device {
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
     const operands: Record<string, HostArray | null> = {};
+    const shapes = Object.fromEntries(
+      Object.entries(io).map(([name, tensor]) => [name, tensor?.shape ?? null]),
+    );
     const written: [Tensor, HostArray][] = [];
     for (const { name, updated } of row.signature.inputs) {
       const tensor = io[name];
@@ -74,7 +77,7 @@ export class CpuDevice extends Device {
         (isFloat(tensor.dtype) ? new Float64Array(tensor.size) : hostArray(tensor.dtype, tensor.size));
       if (tensor) written.push([tensor, operands[name]!]);
     }
-    row.reference(operands, dims, attrs);
+    row.reference(operands, dims, attrs, shapes);
     for (const [tensor, values] of written) this.#store(tensor, values);
   }
 

@@ -1,120 +1,208 @@
+import { broadcastShape, broadcastSource } from "../broadcasting.ts";
 import type { DType } from "../dtype.ts";
-import { defineOp, type KernelContext, type OpRow } from "../op.ts";
-import type { Tensor } from "../tensor.ts";
+import { SidenetError } from "../errors.ts";
+import { defineOp } from "../op.ts";
+import { sameShape, sizeOf } from "../shape.ts";
+import {
+  binary,
+  comparison,
+  drawBroadcast,
+  drawOffHalves,
+  EPS,
+  runElementwise,
+  runSpread,
+  unary,
+  VECTORS_PER_GROUP,
+} from "./elementwise-kernels.ts";
 
-/** Vectors of four that one workgroup of the elementwise kernels covers: LANES · VECTORS in their files. */
-const VECTORS_PER_GROUP = 64 * 4;
-
-/** Dispatches an elementwise kernel over windows that fit a binding. `body` replaces its `apply`. */
-function runElementwise(
-  k: KernelContext,
-  file: "unary" | "binary",
-  bind: Record<string, Tensor>,
-  scalar: number,
-  body: string,
-): void {
-  const tensors = Object.values(bind);
-  const size = tensors[0].size;
-  for (const range of k.split(size, tensors)) {
-    const windows = Object.fromEntries(
-      Object.entries(bind).map(([name, t]) => [name, k.rows(t, size, range)]),
-    );
-    const vectors = Math.ceil(range.count / 4);
-    k.run(`${file}/main`, {
-      bind: windows,
-      params: { vectors, scalar },
-      grid: Math.ceil(vectors / VECTORS_PER_GROUP),
-      bodies: { apply: body },
-    });
-  }
-}
-
-const EPS = 2 ** -23;
-
-/** y = f(x), as a WGSL expression of `x: vec4<f32>` and the same formula in double. */
-function unary<const Name extends string>(row: {
-  name: Name;
-  doc: string;
-  wgsl: string;
-  f: (x: number) => number;
-  flops: number;
-  rel: number;
-}): OpRow<"x[N..] -> y[N..]", object> {
-  return defineOp<"x[N..] -> y[N..]", object>({
-    name: row.name,
-    doc: row.doc,
-    sig: "x[N..] -> y[N..]",
-    reference({ x, y }) {
-      for (let i = 0; i < x.length; i++) y[i] = row.f(x[i]);
-    },
-    kernel: (k, { x, y }) => runElementwise(k, "unary", { x, y }, 0, row.wgsl),
-    draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-    close: { rel: row.rel },
-    flops: ({ N }) => row.flops * N,
-  });
-}
-
-/** y = f(a, b) over equal shapes. */
-function binary<const Name extends string>(row: {
-  name: Name;
-  doc: string;
-  wgsl: string;
-  f: (a: number, b: number) => number;
-}): OpRow<"a[N..] b[N..] -> y[N..]", object> {
-  return defineOp<"a[N..] b[N..] -> y[N..]", object>({
-    name: row.name,
-    doc: row.doc,
-    sig: "a[N..] b[N..] -> y[N..]",
-    reference({ a, b, y }) {
-      for (let i = 0; i < a.length; i++) y[i] = row.f(a[i], b[i]);
-    },
-    kernel: (k, { a, b, y }) => runElementwise(k, "binary", { a, b, y }, 0, row.wgsl),
-    draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-    close: { rel: EPS }, // one rounding
-    flops: ({ N }) => N,
-  });
-}
-
-// exp is the only inexact step: WGSL allows 3 + 2|x| ulp, and |x| stays below 88 before e^-|x| is 0.
-// e^-|x| never overflows, so no infinity is ever made.
-const sigmoidWgsl = (x: string): string =>
-  `let e = exp(-abs(${x})); let s = select(e, vec4<f32>(1.0), ${x} >= vec4<f32>(0.0)) / (1.0 + e);`;
-const sigmoidOf = (x: number): number => 1 / (1 + Math.exp(-x));
+// Every export of this file is a row of the op table: adding one is all that the table needs (docs/adding-an-op.md).
 
 export const add = binary({ name: "add", doc: "y = a + b", wgsl: "return a + b;", f: (a, b) => a + b });
+export const sub = binary({ name: "sub", doc: "y = a - b", wgsl: "return a - b;", f: (a, b) => a - b });
 export const mul = binary({ name: "mul", doc: "y = a · b", wgsl: "return a * b;", f: (a, b) => a * b });
 
-export const sigmoid = unary({
-  name: "sigmoid",
-  doc: "y = 1 / (1 + e^-x)",
-  wgsl: `${sigmoidWgsl("x")} return s;`,
-  f: sigmoidOf,
+export const div = binary({
+  name: "div",
+  doc: "y = a / b; a divisor of 0 is the caller's to avoid",
+  wgsl: "return a / b;",
+  f: (a, b) => a / b,
+  rel: 4 * EPS, // WGSL allows 2.5 units in the last place
+  values: (pick) => ({ b: (size) => pick.awayFromZero(size, 0.5) }),
+});
+
+export const minimum = binary({
+  name: "minimum",
+  doc: "y = the smaller of a and b",
+  wgsl: "return min(a, b);",
+  f: (a, b) => Math.min(a, b),
+  rel: 0,
+});
+
+export const maximum = binary({
+  name: "maximum",
+  doc: "y = the larger of a and b",
+  wgsl: "return max(a, b);",
+  f: (a, b) => Math.max(a, b),
+  rel: 0,
+});
+
+export const equal = comparison({
+  name: "equal",
+  doc: "m = 1 where a = b, else 0",
+  wgsl: "return a == b;",
+  f: (a, b) => a === b,
+});
+
+export const less = comparison({
+  name: "less",
+  doc: "m = 1 where a < b, else 0; greater is less with its operands exchanged",
+  wgsl: "return a < b;",
+  f: (a, b) => a < b,
+});
+
+export const lessEqual = comparison({
+  name: "lessEqual",
+  doc: "m = 1 where a ≤ b, else 0",
+  wgsl: "return a <= b;",
+  f: (a, b) => a <= b,
+});
+
+export const where = defineOp({
+  name: "where",
+  doc: "y = a where mask is not 0, else b; an operand that is left out counts as 0",
+  sig: "mask:u8[M..] a?[A..] b?[B..] -> y[Y..]",
+  infer: ([mask, a, b]) => {
+    const present = [mask, a, b].filter((operand) => operand !== null);
+    if (present.length < 2) throw new SidenetError("T-SHAPE", "where: one of a and b is wanted.");
+    const shape = broadcastShape(
+      "where",
+      present.map((operand) => operand.shape),
+    );
+    return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype: present[1].dtype }] };
+  },
+  reference({ mask, a, b, y }, _dims, _attrs, shapes) {
+    for (let i = 0; i < y.length; i++) {
+      const chosen = mask[broadcastSource(i, shapes.y, shapes.mask)] !== 0 ? a : b;
+      const own = (chosen === a ? shapes.a : shapes.b) ?? [];
+      y[i] = chosen === null ? 0 : chosen[broadcastSource(i, shapes.y, own)];
+    }
+  },
+  kernel(k, { mask, a, b, y }) {
+    const equal = [mask, a, b].every((operand) => operand === null || sameShape(operand.shape, y.shape));
+    const params = { hasA: a !== null, hasB: b !== null };
+    if (equal) runElementwise(k, "where/main", { mask, a, b, y }, { params });
+    else runSpread(k, "where", "choose", { a, b, mask }, { y }, {});
+  },
+  draw: (pick) => {
+    const { A, B } = drawBroadcast(pick);
+    return {
+      dims: { A, B, M: pick.oneOf([A, B, broadcastShape("where", [A, B])]) },
+      omit: pick.oneOf([[], [], ["a"], ["b"]]),
+    };
+  },
+  close: { rel: 0 }, // a copy
+  flops: () => 0,
+});
+
+export const neg = unary({ name: "neg", doc: "y = -x", wgsl: "return -x;", f: (x) => -x, flops: 1, rel: 0 });
+
+export const abs = unary({
+  name: "abs",
+  doc: "y = |x|",
+  wgsl: "return abs(x);",
+  f: Math.abs,
+  flops: 1,
+  rel: 0,
+  values: (pick, size) => pick.awayFromZero(size, 0.01),
+});
+
+export const sign = unary({
+  name: "sign",
+  doc: "y = 1, -1 or 0 as x is above, below or equal to 0",
+  wgsl: "return sign(x);",
+  f: (x) => (x > 0 ? 1 : x < 0 ? -1 : 0),
+  flops: 1,
+  rel: 0,
+  values: (pick, size) => pick.awayFromZero(size, 0.01),
+});
+
+export const exp = unary({
+  name: "exp",
+  doc: "y = e^x; an x above 88 counts as 88, since e^89 has no float32",
+  wgsl: "return exp(min(x, vec4<f32>(88.0)));",
+  f: (x) => Math.exp(Math.min(x, 88)),
+  flops: 1,
+  rel: 16 * EPS, // WGSL allows 3 + 2|x| units in the last place; the largest of a case is e^4 or so
+});
+
+/** The smallest normal float32: devices may take what is smaller for 0. */
+const TINY = 2 ** -126;
+
+export const log = unary({
+  name: "log",
+  doc: "y = log x; an x below the smallest normal float32, 2^-126, counts as that: no infinity comes of 0",
+  wgsl: "return log(max(x, vec4<f32>(0x1p-126)));",
+  f: (x) => Math.log(Math.max(x, TINY)),
+  flops: 1,
+  rel: 8 * EPS, // WGSL: 3 units in the last place, 2^-21 near 1, where the largest of a case is above 1
+  values: (pick, size) => Float64Array.from({ length: size }, () => 10 ** (3 * pick.unit() - 1)),
+});
+
+export const sqrt = unary({
+  name: "sqrt",
+  doc: "y = √x; an x below 0 counts as 0",
+  wgsl: "return sqrt(max(x, vec4<f32>(0.0)));",
+  f: (x) => Math.sqrt(Math.max(x, 0)),
+  flops: 1,
+  rel: 4 * EPS, // by way of an inverse root, of 2 units in the last place
+  values: (pick, size) => Float64Array.from({ length: size }, () => 0.1 + 3 * pick.unit()),
+});
+
+export const pow = unary({
+  name: "pow",
+  doc: "y = x^exponent, the exponent a number of the host; where it is not whole, an x below 0 counts as 0",
+  attrs: { exponent: 2 },
+  // A whole exponent by squaring: exact signs, and each product rounds once. log2 has 2^-21 absolute error near 1.
+  wgsl: ({ exponent }) =>
+    Number.isInteger(exponent)
+      ? "var y = vec4<f32>(1.0); var b = x; for (var n = u32(abs(p.scalar)); n > 0u; n >>= 1u) { " +
+        "if ((n & 1u) == 1u) { y *= b; } if (n > 1u) { b *= b; } } " +
+        "if (p.scalar < 0.0) { y = 1.0 / y; } return y;"
+      : "return select(vec4<f32>(0.0), exp2(p.scalar * log2(max(x, vec4<f32>(0x1p-126)))), x > vec4<f32>(0.0));",
+  scalars: ({ exponent }) => [exponent],
+  f: (x, { exponent }) => (Number.isInteger(exponent) || x > 0 ? x ** exponent : 0),
   flops: 4,
-  rel: 16 * EPS,
+  rel: 64 * EPS,
+  draw: (pick) => ({ exponent: pick.oneOf([2, 3, 5, -1, -2, 0.5, 1.7, -0.3]) }),
+  values: (pick, size) => Float64Array.from({ length: size }, () => 0.4 + 2 * pick.unit()),
 });
 
-export const silu = unary({
-  name: "silu",
-  doc: "y = x · sigmoid(x)",
-  wgsl: `${sigmoidWgsl("x")} return x * s;`,
-  f: (x) => x * sigmoidOf(x),
-  flops: 5,
-  rel: 16 * EPS,
+/** What stands for a bound that is not given: the largest float32. */
+const FAR = 3.4028234663852886e38;
+
+export const clamp = unary({
+  name: "clamp",
+  doc: "y = x brought into min .. max; null is no bound",
+  attrs: { min: null as number | null, max: null as number | null },
+  wgsl: "return clamp(x, vec4<f32>(p.scalar), vec4<f32>(p.other));",
+  scalars: ({ min, max }) => [min ?? -FAR, max ?? FAR],
+  f: (x, { min, max }) => Math.min(Math.max(x, min ?? -FAR), max ?? FAR),
+  flops: 2,
+  rel: EPS, // a bound is rounded to float32
+  draw: (pick) => ({ min: pick.oneOf([null, -0.5, 0]), max: pick.oneOf([null, 0.5, 1]) }),
+  values: drawOffHalves,
 });
 
-export const scale = defineOp({
+export const scale = unary({
   name: "scale",
   doc: "y = factor · x, the factor a number of the host",
-  sig: "x[N..] -> y[N..]",
   attrs: { factor: 1 },
-  reference({ x, y }, _, { factor }) {
-    for (let i = 0; i < x.length; i++) y[i] = factor * x[i];
-  },
-  kernel: (k, { x, y }, _, { factor }) =>
-    runElementwise(k, "unary", { x, y }, factor, "return p.scalar * x;"),
-  draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: { factor: pick.normal() } }),
-  close: { rel: 2 * EPS }, // the factor and the product are rounded
-  flops: ({ N }) => N,
+  wgsl: "return p.scalar * x;",
+  scalars: ({ factor }) => [factor],
+  f: (x, { factor }) => factor * x,
+  flops: 1,
+  rel: 2 * EPS, // the factor and the product are rounded
+  draw: (pick) => ({ factor: pick.normal() }),
 });
 
 export const scaleBy = defineOp({
@@ -148,7 +236,8 @@ export const cast = defineOp({
   reference({ x, y }) {
     for (let i = 0; i < x.length; i++) y[i] = x[i];
   },
-  kernel: (k, { x, y }) => runElementwise(k, "unary", { x, y }, 0, "return x;"),
+  kernel: (k, { x, y }) =>
+    runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: 0 }, // f32 to f32; a narrower type adds its own rounding
   flops: () => 0,
@@ -175,45 +264,4 @@ export const fill = defineOp({
   draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: { value: pick.normal() } }),
   close: { rel: EPS },
   flops: () => 0,
-});
-
-export const siluMul = defineOp({
-  name: "siluMul",
-  doc: "y = silu(gate) · up: the middle of a Llama feed-forward layer",
-  sig: "gate[N..] up[N..] -> y[N..]",
-  reference({ gate, up, y }) {
-    for (let i = 0; i < gate.length; i++) y[i] = gate[i] * sigmoidOf(gate[i]) * up[i];
-  },
-  kernel: (k, { gate, up, y }) =>
-    runElementwise(k, "binary", { a: gate, b: up, y }, 0, `${sigmoidWgsl("a")} return a * s * b;`),
-  draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-  close: { rel: 16 * EPS },
-  flops: ({ N }) => 6 * N,
-});
-
-export const siluMulBackward = defineOp({
-  name: "siluMulBackward",
-  doc: "dgate = dy · up · silu'(gate), dup = dy · silu(gate), with silu'(g) = σ(g) (1 + g (1 - σ(g)))",
-  sig: "dy[N..] gate[N..] up[N..] -> dgate[N..] dup[N..]",
-  reference({ dy, gate, up, dgate, dup }) {
-    for (let i = 0; i < gate.length; i++) {
-      const s = sigmoidOf(gate[i]);
-      dgate[i] = dy[i] * up[i] * s * (1 + gate[i] * (1 - s));
-      dup[i] = dy[i] * gate[i] * s;
-    }
-  },
-  kernel(k, { dy, gate, up, dgate, dup }, { N }) {
-    for (const range of k.split(N, [dy, gate, up, dgate, dup])) {
-      const window = (tensor: Tensor) => k.rows(tensor, N, range);
-      const vectors = Math.ceil(range.count / 4);
-      k.run("silu-mul-backward/main", {
-        bind: { dy: window(dy), gate: window(gate), up: window(up), dgate: window(dgate), dup: window(dup) },
-        params: { vectors },
-        grid: Math.ceil(vectors / VECTORS_PER_GROUP),
-      });
-    }
-  },
-  draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-  close: { rel: 32 * EPS },
-  flops: ({ N }) => 10 * N,
 });

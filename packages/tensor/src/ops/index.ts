@@ -5,20 +5,10 @@
 import { SidenetError } from "../errors.ts";
 import type { AnyOpRow, OpsOf } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
+import * as activations from "./activations.ts";
 import { attention, attentionBackwardKV, attentionBackwardQ } from "./attention.ts";
 import { crossEntropy, crossEntropyBackward } from "./cross-entropy.ts";
-import {
-  add,
-  cast,
-  fill,
-  mul,
-  scale,
-  scaleBy,
-  sigmoid,
-  silu,
-  siluMul,
-  siluMulBackward,
-} from "./elementwise.ts";
+import * as elementwise from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
@@ -29,40 +19,33 @@ import { argmax, broadcast, sum } from "./reduce.ts";
 import { rope } from "./rope.ts";
 
 export const opTable = {
+  // Families whose files export nothing but rows.
+  ...activations,
+  ...elementwise,
   accumulate,
   adamw,
-  add,
   argmax,
   attention,
   attentionBackwardKV,
   attentionBackwardQ,
   broadcast,
   cacheWrite,
-  cast,
   clipFactor,
   crossEntropy,
   crossEntropyBackward,
   embedding,
   embeddingBackward,
-  fill,
   linear,
   lmHeadLoss,
   lmHeadLossBackwardW,
   matmul,
   matmulNT,
   matmulTN,
-  mul,
   reshape,
   rmsNorm,
   rmsNormBackwardGain,
   rmsNormBackwardX,
   rope,
-  scale,
-  scaleBy,
-  sigmoid,
-  silu,
-  siluMul,
-  siluMulBackward,
   slice,
   sliceBackward,
   sum,

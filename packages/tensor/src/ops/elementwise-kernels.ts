@@ -1,0 +1,246 @@
+/** How elementwise rows are made and run: equal shapes in vectors of four, others through kernels/spread.wgsl. */
+import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
+import { SidenetError } from "../errors.ts";
+import { defineOp, type KernelContext, type KernelEntry, type OpRow } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+
+export const EPS = 2 ** -23;
+
+/** Vectors of four that one workgroup of the elementwise kernels covers: LANES · VECTORS in their files. */
+export const VECTORS_PER_GROUP = 64 * 4;
+
+/** Axes that kernels/spread.wgsl takes apart. */
+const SPREAD_AXES = 6;
+
+/** What a row fills into a kernel of the family. */
+export interface Elementwise {
+  /** The body of the kernel's one-line function: WGSL over vectors of four. */
+  readonly body?: string;
+  /** Numbers that the body may use, by their names in `Params`. */
+  readonly params?: Readonly<Record<string, number | boolean>>;
+}
+
+/** Dispatches an elementwise kernel over equal shapes, in windows that fit a binding. */
+export function runElementwise(
+  k: KernelContext,
+  kernel: KernelEntry,
+  bind: Readonly<Record<string, Tensor | null>>,
+  { body, params }: Elementwise,
+  bodyName = "apply",
+): void {
+  const tensors = Object.values(bind);
+  const size = tensors.find((tensor) => tensor !== null)!.size;
+  for (const range of k.split(size, tensors)) {
+    const windows = Object.fromEntries(
+      Object.entries(bind).map(([name, t]) => [name, t && k.rows(t, size, range)]),
+    );
+    const vectors = Math.ceil(range.count / 4);
+    k.run(kernel, {
+      bind: windows,
+      params: { vectors, ...params },
+      grid: Math.ceil(vectors / VECTORS_PER_GROUP),
+      ...(body !== undefined && { bodies: { [bodyName]: body } }),
+    });
+  }
+}
+
+/** What spread.wgsl reads; the mask is for `choose` alone. */
+export interface SpreadOperands {
+  readonly a: Tensor | null;
+  readonly b: Tensor | null;
+  readonly mask?: Tensor;
+}
+
+/** Dispatches an entry point of spread.wgsl, whose operands broadcast to the output, in windows of its outermost axis. */
+export function runSpread(
+  k: KernelContext,
+  op: string,
+  entry: "main" | "compare" | "choose",
+  { a, b, mask }: SpreadOperands,
+  output: { readonly y: Tensor } | { readonly m: Tensor },
+  bodies: Readonly<Record<string, string>>,
+): void {
+  const operands: Record<string, Tensor | null> = mask ? { a, b, mask } : { a, b };
+  const [[outputName, y]] = Object.entries<Tensor>(output);
+  if (y.size === 0) return;
+  const present = Object.values(operands).map((tensor): Shape => tensor?.shape ?? []);
+  const axes = joinAxes(y.shape, present);
+  if (axes.length > SPREAD_AXES) {
+    throw new SidenetError(
+      "T-SHAPE",
+      `${op}: broadcasting ${present.map(formatShape).join(" and ")} alternates over more than ${SPREAD_AXES} runs of axes.`,
+    );
+  }
+  const outermost = axes[0] ?? { extent: 1, has: present.map(() => false) };
+  const windowed = Object.values(operands).filter((_, i) => outermost.has[i]);
+  for (const range of k.split(outermost.extent, [y, ...windowed])) {
+    const extents = [range.count, ...axes.slice(1).map(({ extent }) => extent)].reverse();
+    const size = sizeOf(extents);
+    const bits = (operand: number) =>
+      [...axes].reverse().reduce((sum, { has }, axis) => sum + (has[operand] ? 2 ** axis : 0), 0);
+    const [d0, d1, d2, d3, d4, d5] = [...extents, 1, 1, 1, 1, 1, 1];
+    k.run(`spread/${entry}`, {
+      bind: {
+        ...Object.fromEntries(
+          Object.entries(operands).map(([name, tensor], i) => [
+            name,
+            tensor && outermost.has[i] ? k.rows(tensor, outermost.extent, range) : tensor,
+          ]),
+        ),
+        [outputName]: k.rows(y, outermost.extent, range),
+      },
+      params: {
+        ...{ size, rank: extents.length, d0, d1, d2, d3, d4, d5 },
+        ...{ aAxes: bits(0), bAxes: bits(1), maskAxes: mask ? bits(2) : 0 },
+        ...{ hasA: a !== null, hasB: b !== null },
+      },
+      grid: Math.ceil(size / 4 / 64),
+      bodies,
+    });
+  }
+}
+
+/** y = f(x). */
+export interface UnaryRow<A extends object> {
+  readonly name: string;
+  readonly doc: string;
+  readonly attrs?: A;
+  /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are what `scalars` gives. */
+  readonly wgsl: string | ((attrs: A) => string);
+  readonly scalars?: (attrs: A) => readonly [scalar: number, other?: number];
+  /** The same formula in double. */
+  readonly f: (x: number, attrs: A) => number;
+  readonly flops: number;
+  /** Largest error, of the largest |y| of the tensor. */
+  readonly rel: number;
+  /** Values of a random case, where normal ones will not do. */
+  readonly values?: (pick: Pick, size: number) => ArrayLike<number>;
+  readonly draw?: (pick: Pick) => Partial<A>;
+}
+
+type UnarySig = "x[N..] -> y[N..]";
+
+const attrsOr = <A extends object>(attrs: A | undefined): A => attrs ?? ({} as A);
+
+// biome-ignore lint/complexity/noBannedTypes: a row without attributes
+export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, A> {
+  return defineOp<UnarySig, A>({
+    name: row.name,
+    doc: row.doc,
+    sig: "x[N..] -> y[N..]",
+    attrs: attrsOr(row.attrs),
+    reference({ x, y }, _, attrs) {
+      for (let i = 0; i < x.length; i++) y[i] = row.f(x[i], attrs);
+    },
+    kernel(k, { x, y }, _, attrs) {
+      const [scalar = 0, other = 0] = row.scalars?.(attrs) ?? [];
+      const body = typeof row.wgsl === "string" ? row.wgsl : row.wgsl(attrs);
+      runElementwise(k, "unary/main", { x, y }, { body, params: { scalar, other } });
+    },
+    draw: (pick) => {
+      const { values } = row;
+      return {
+        dims: { N: pick.shape(3000) },
+        attrs: row.draw?.(pick) ?? {},
+        values: values ? { x: (size: number) => values(pick, size) } : {},
+      };
+    },
+    close: { rel: row.rel },
+    flops: ({ N }) => row.flops * N,
+  });
+}
+
+/** Shapes of two operands that broadcast to at most 3,000 elements: equal ones half the time. */
+export function drawBroadcast(pick: Pick): { A: Shape; B: Shape } {
+  const full = pick.shape(3000, 4);
+  if (pick.chance(0.5)) return { A: full, B: full };
+  const thinned = (): Shape => {
+    const first = pick.chance(0.4) ? pick.int(0, full.length) : 0;
+    return full.slice(first).map((extent) => (pick.chance(0.3) ? 1 : extent));
+  };
+  return { A: thinned(), B: thinned() };
+}
+
+/** Values at least 0.01 from every multiple of 1/2, where bounds are drawn. */
+export const drawOffHalves = (pick: Pick, size: number): Float64Array =>
+  Float64Array.from({ length: size }, () => pick.int(-5, 4) / 2 + 0.01 + 0.48 * pick.unit());
+
+/** y = f(a, b), broadcasting. */
+export interface BinaryRow {
+  readonly name: string;
+  readonly doc: string;
+  /** The body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`. */
+  readonly wgsl: string;
+  readonly f: (a: number, b: number) => number;
+  readonly rel?: number;
+  readonly values?: (pick: Pick) => Readonly<Record<string, (size: number) => ArrayLike<number>>>;
+}
+
+type BinarySig = "a[A..] b[B..] -> y[Y..]";
+
+export function binary(row: BinaryRow): OpRow<BinarySig, object> {
+  return defineOp<BinarySig, object>({
+    name: row.name,
+    doc: row.doc,
+    sig: "a[A..] b[B..] -> y[Y..]",
+    infer: ([a, b]) => {
+      const shape = broadcastShape(row.name, [a.shape, b.shape]);
+      return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype: a.dtype }] };
+    },
+    reference({ a, b, y }, _dims, _attrs, shapes) {
+      for (let i = 0; i < y.length; i++) {
+        const left = a[broadcastSource(i, shapes.y, shapes.a)];
+        y[i] = row.f(left, b[broadcastSource(i, shapes.y, shapes.b)]);
+      }
+    },
+    kernel(k, { a, b, y }) {
+      if (sameShape(a.shape, b.shape)) {
+        runElementwise(k, "binary/main", { a, b, y }, { body: row.wgsl });
+      } else runSpread(k, row.name, "main", { a, b }, { y }, { apply: row.wgsl });
+    },
+    draw: (pick) => ({ dims: { ...drawBroadcast(pick) }, values: row.values?.(pick) ?? {} }),
+    close: { rel: row.rel ?? EPS }, // one rounding
+    flops: ({ Y }) => Y,
+  });
+}
+
+type ComparisonSig = "a[A..] b[B..] -> m:u8[Y..]";
+
+/** m = 1 where the relation holds, else 0, broadcasting. */
+export function comparison(row: {
+  readonly name: string;
+  readonly doc: string;
+  /** The body of `test(a: vec4<f32>, b: vec4<f32>) -> vec4<bool>`. */
+  readonly wgsl: string;
+  readonly f: (a: number, b: number) => boolean;
+}): OpRow<ComparisonSig, object> {
+  return defineOp<ComparisonSig, object>({
+    name: row.name,
+    doc: row.doc,
+    sig: "a[A..] b[B..] -> m:u8[Y..]",
+    infer: ([a, b]) => {
+      const shape = broadcastShape(row.name, [a.shape, b.shape]);
+      return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype: "u8" }] };
+    },
+    reference({ a, b, m }, _dims, _attrs, shapes) {
+      for (let i = 0; i < m.length; i++) {
+        const left = a[broadcastSource(i, shapes.m, shapes.a)];
+        m[i] = Number(row.f(left, b[broadcastSource(i, shapes.m, shapes.b)]));
+      }
+    },
+    kernel(k, { a, b, m }) {
+      if (sameShape(a.shape, b.shape)) {
+        runElementwise(k, "binary/compare", { a, b, m }, { body: row.wgsl }, "test");
+      } else runSpread(k, row.name, "compare", { a, b }, { m }, { test: row.wgsl });
+    },
+    // Small whole numbers, so that equals are frequent.
+    draw: (pick) => {
+      const whole = (size: number) => pick.ints(size, -2, 2);
+      return { dims: { ...drawBroadcast(pick) }, values: { a: whole, b: whole } };
+    },
+    close: { rel: 0 }, // no arithmetic
+    flops: ({ Y }) => Y,
+  });
+}

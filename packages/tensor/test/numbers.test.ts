@@ -1,0 +1,57 @@
+/** Values at the edges of float32: results stay finite and right, since WGSL promises nothing about infinities and NaN. */
+import { CpuDevice, type Device, type OpName, opNames, rowOf } from "@sidenet/tensor";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { gpuAvailable, openTestGpu } from "./support.ts";
+
+const EDGES = [0, -0, 1e-40, -1e-40, 1e-30, 0.5, -1, 12, -12, 88, -104, 1e4, -1e4, 65504, 3e38, -3e38].map(
+  Math.fround,
+);
+/** Past these magnitudes a product, or a sum, has no float32 any more. */
+const NARROW = EDGES.filter((x) => Math.abs(x) < 1e15);
+
+const unaryNames = opNames.filter((name) => rowOf(name).sig === "x[N..] -> y[N..]");
+const binaryNames = opNames.filter((name) => /^a\[A\.\.\] b\[B\.\.\] -> /.test(rowOf(name).sig));
+const OVERFLOWING: readonly OpName[] = ["pow"];
+
+describe.runIf(gpuAvailable)("elementwise ops at the edges of float32", () => {
+  let gpu: Device;
+  const cpu = new CpuDevice({ precision: "f64" });
+  beforeAll(async () => {
+    gpu = await openTestGpu();
+  });
+  afterAll(() => gpu?.dispose());
+
+  const compare = async (name: OpName, operands: readonly number[][]) => {
+    const run = (d: Device) =>
+      d.scope(() => {
+        const inputs = operands.map((values) => d.tensor(values, [values.length]));
+        return Object.values(d.run(name, inputs))[0];
+      });
+    using got = run(gpu);
+    using want = run(cpu);
+    const [found, expected] = [await got.read(), await want.read()];
+    for (let i = 0; i < expected.length; i++) {
+      const at = `${name}(${operands.map((values) => values[i])})`;
+      // e^88 may be 179 units in the last place off; what is below the smallest normal number may become 0.
+      const limit = 3e-5 * Math.abs(expected[i]) + 2e-7;
+      expect(Number.isFinite(found[i]), `${at} is ${found[i]}`).toBe(true);
+      expect(
+        Math.abs(found[i] - expected[i]),
+        `${at} is ${found[i]}, not ${expected[i]}`,
+      ).toBeLessThanOrEqual(limit);
+    }
+  };
+
+  it.each(unaryNames)("%s", (name) => compare(name, [OVERFLOWING.includes(name) ? NARROW : EDGES]));
+
+  it.each(binaryNames)("%s", async (name) => {
+    const pairs = NARROW.flatMap((a) => NARROW.map((b) => [a, b] as const)).filter(([a, b]) => {
+      if (name === "div") return Math.abs(b) >= 0.5;
+      // Whether a denormal is 0 is the device's choice.
+      return (
+        rowOf(name).signature.outputs[0].dtype !== "u8" || [a, b].every((x) => x === 0 || Math.abs(x) > 1e-37)
+      );
+    });
+    await compare(name, [pairs.map(([a]) => a), pairs.map(([, b]) => b)]);
+  });
+});
