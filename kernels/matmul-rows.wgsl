@@ -1,20 +1,23 @@
 // matmul for software drivers: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), in the forms
 //   nt: a[M,K] b[N,K]   nn: a[M,K] b[K,N]   tn: a[K,M] b[K,N]   batched: P of each, one after the other
-//   in a b bias[N]   out y[M,N]   grid: one subgroup of 8 lanes per block of ROWS rows and 32 columns, 4 columns a lane
-//   wants rows of a, b and y in multiples of 4 (for tn: M and N)
+//   in a b (images) bias[N]   out y[M,N]   grid: one subgroup of 8 lanes per block of ROWS rows and 32 columns, 4 a lane
+//   wants N, and K (for tn: M) in multiples of 4, and of 8 with B_WIDE
 //   a starts at aAt with row stride aRow; y at column yAt with row stride yRow
-//   why: such a driver runs a load lane by lane, at some 9 instructions a value, and a multiply-add for 8 lanes in 2. So
-//   each value is loaded once per block: b by the lane that owns the column, a by one lane, which broadcasts it. Bytes:
-//   (ROWS + 32)·K elements a block for 64·ROWS·K operations. No workgroup memory: reading it costs as much as a binding.
+//   why: such a driver runs a load lane by lane, at some 9 instructions a value from a buffer and 3 from a texture, and a
+//   multiply-add for 8 lanes in 2. So operands come as textures, and each value once per block: b to the lane that owns
+//   the column, a to one lane, which broadcasts it. That is (ROWS + 32)·K values for 64·ROWS·K operations. No workgroup
+//   memory: reading it costs as much as a buffer.
 //   numerics: sums stay f32 whatever the elements are, over k in order
 requires immediate_address_space;
 enable subgroups;
 
-const ROWS: u32 = 32; // 8, 16 or 32
+const ROWS: u32 = 24; // 8, 16 or 24
+const B_WIDE: u32 = 0; // 1: b's rows of halves start at whole texels, so that nt takes eight values from each
+const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
 
-alias a_v = vec4<f32>; // a f16: alias a_v = vec2<u32>;
-alias b_v = vec4<f32>; // b f16: alias b_v = vec2<u32>;
-alias y_v = vec4<f32>; // y f16: alias y_v = vec2<u32>;
+const A_HALF: bool = false; // a f16: const A_HALF: bool = true;
+const B_HALF: bool = false; // b f16: const B_HALF: bool = true;
+alias y_v = vec4<f32>;
 alias bias_t = f32;
 
 struct Params {
@@ -23,19 +26,30 @@ struct Params {
 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> a: array<a_v>;
-@group(0) @binding(1) var<storage, read> b: array<b_v>;
+@group(0) @binding(0) var a: texture_storage_2d<rgba32uint, read>;
+@group(0) @binding(1) var b: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(2) var<storage, read> bias: array<bias_t>;
 @group(0) @binding(3) var<storage, read_write> y: array<y_v>;
 
-// Halves come two to a word: half as many loads as four halves.
-fn fromA(v: a_v) -> vec4<f32> { return v; } // a f16: fn fromA(v: a_v) -> vec4<f32> { return vec4(unpack2x16float(v.x), unpack2x16float(v.y)); }
-fn fromB(v: b_v) -> vec4<f32> { return v; } // b f16: fn fromB(v: b_v) -> vec4<f32> { return vec4(unpack2x16float(v.x), unpack2x16float(v.y)); }
-fn fromY(v: y_v) -> vec4<f32> { return v; } // y f16: fn fromY(v: y_v) -> vec4<f32> { return vec4(unpack2x16float(v.x), unpack2x16float(v.y)); }
-fn toY(v: vec4<f32>) -> y_v { return v; } // y f16: fn toY(v: vec4<f32>) -> y_v { return vec2(pack2x16float(v.xy), pack2x16float(v.zw)); }
+fn halves(v: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(v.x), unpack2x16float(v.y)); }
 
-/// Four columns of 32 rows, of which ROWS are used.
-alias Tile = array<vec4<f32>, 32>;
+fn texelA(i: u32) -> vec4<u32> { return textureLoad(a, vec2(i % WIDTH, i / WIDTH)); }
+fn texelB(i: u32) -> vec4<u32> { return textureLoad(b, vec2(i % WIDTH, i / WIDTH)); }
+
+/// Elements i .. i + 3 of an operand, i a multiple of 4.
+fn fourOfA(i: u32) -> vec4<f32> {
+  if (!A_HALF) { return bitcast<vec4<f32>>(texelA(i / 4)); }
+  let t = texelA(i / 8);
+  return halves(select(t.xy, t.zw, (i & 4) != 0));
+}
+fn fourOfB(i: u32) -> vec4<f32> {
+  if (!B_HALF) { return bitcast<vec4<f32>>(texelB(i / 4)); }
+  let t = texelB(i / 8);
+  return halves(select(t.xy, t.zw, (i & 4) != 0));
+}
+
+/// Four columns of 24 rows, of which ROWS are used.
+alias Tile = array<vec4<f32>, 24>;
 
 /// What a subgroup works on. Blocks past the last batch sum and store nothing: depth and m are 0.
 struct Block { batch: u32, row: u32, col: u32, depth: u32, m: u32 }
@@ -68,12 +82,10 @@ fn addRows(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
 
 /// Eight rows of the tile, lane 4·i + j holding rows 4·i .. 4·i + 3 of a's column j.
 fn addColumns(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
-  let c0 = subgroupBroadcast(s, 0); let c1 = subgroupBroadcast(s, 1);
-  let c2 = subgroupBroadcast(s, 2); let c3 = subgroupBroadcast(s, 3);
-  let d0 = subgroupBroadcast(s, 4); let d1 = subgroupBroadcast(s, 5);
-  let d2 = subgroupBroadcast(s, 6); let d3 = subgroupBroadcast(s, 7);
-  let c = transpose(mat4x4(c0, c1, c2, c3));
-  let d = transpose(mat4x4(d0, d1, d2, d3));
+  let c = transpose(mat4x4(subgroupBroadcast(s, 0), subgroupBroadcast(s, 1),
+                           subgroupBroadcast(s, 2), subgroupBroadcast(s, 3)));
+  let d = transpose(mat4x4(subgroupBroadcast(s, 4), subgroupBroadcast(s, 5),
+                           subgroupBroadcast(s, 6), subgroupBroadcast(s, 7)));
   (*t)[first] = mad((*t)[first], c[0], b);
   (*t)[first + 1] = mad((*t)[first + 1], c[1], b);
   (*t)[first + 2] = mad((*t)[first + 2], c[2], b);
@@ -89,20 +101,27 @@ fn store(tile: Tile, at: Block, col: u32) {
   var t = tile; // a copy, so that only it is indexed at run time
   var add = vec4<f32>();
   if (p.hasBias != 0) {
-let i = p.yAt + col;
+    let i = p.yAt + col;
     add = vec4(f32(bias[i]), f32(bias[i + 1]), f32(bias[i + 2]), f32(bias[i + 3]));
   }
   for (var m = at.row; m < min(at.row + ROWS, at.m); m++) {
     let i = (at.batch * p.m * p.n + p.yAt + m * p.yRow + col) / 4;
     var v = t[m - at.row] + add;
-    if (p.accumulate != 0) { v += fromY(y[i]); }
-    y[i] = toY(v);
+    if (p.accumulate != 0) { v += vec4<f32>(y[i]); }
+    y[i] = y_v(v);
   }
 }
 
-/// Where row `row` of a[M,K] starts, in vectors; past the end, the last row, whose sums nobody stores.
+/// Where row `row` of a[M,K] starts; past the end, the last row, whose sums nobody stores.
 fn rowOfA(at: Block, row: u32) -> u32 {
-  return (at.batch * p.m * p.k + p.aAt + min(row, p.m - 1) * p.aRow) / 4;
+  return at.batch * p.m * p.k + p.aAt + min(row, p.m - 1) * p.aRow;
+}
+
+/// Adds four of k for all rows, which start at r; b has the lane's four columns.
+fn addBlock(t: ptr<function, Tile>, r: vec3<u32>, k: u32, b: mat4x4<f32>) {
+  addRows(t, 0, fourOfA(r.x + k), b);
+  if (ROWS > 8) { addRows(t, 8, fourOfA(r.y + k), b); }
+  if (ROWS > 16) { addRows(t, 16, fourOfA(r.z + k), b); }
 }
 
 @compute @workgroup_size(8)
@@ -110,23 +129,22 @@ fn nt(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u
       @builtin(local_invocation_index) lane: u32) {
   let at = blockOf(wg, nwg);
   let col = at.col + lane * 4;
-  let r0 = rowOfA(at, at.row + lane);
-  let r1 = rowOfA(at, at.row + 8 + lane);
-  let r2 = rowOfA(at, at.row + 16 + lane);
-  let r3 = rowOfA(at, at.row + 24 + lane);
-  let k4 = p.k / 4;
-  let c0 = (at.batch * p.n + min(col, p.n - 4)) * k4;
-  let c1 = c0 + k4;
-  let c2 = c1 + k4;
-  let c3 = c2 + k4;
+  let r = vec3(rowOfA(at, at.row + lane), rowOfA(at, at.row + 8 + lane), rowOfA(at, at.row + 16 + lane));
+  let c0 = (at.batch * p.n + min(col, p.n - 4)) * p.k;
+  let c = vec4(c0, c0 + p.k, c0 + 2 * p.k, c0 + 3 * p.k);
   var t: Tile;
-  for (var i = 0u; i < at.depth / 4; i++) {
-    let bt = transpose(mat4x4(fromB(b[c0 + i]), fromB(b[c1 + i]), fromB(b[c2 + i]), fromB(b[c3 + i])));
-    addRows(&t, 0, fromA(a[r0 + i]), bt);
-    if (ROWS > 8) { addRows(&t, 8, fromA(a[r1 + i]), bt); }
-    if (ROWS > 16) {
-      addRows(&t, 16, fromA(a[r2 + i]), bt);
-      addRows(&t, 24, fromA(a[r3 + i]), bt);
+  if (B_WIDE != 0) {
+    for (var k = 0u; k < at.depth; k += 8) {
+      let b0 = texelB((c.x + k) / 8);
+      let b1 = texelB((c.y + k) / 8);
+      let b2 = texelB((c.z + k) / 8);
+      let b3 = texelB((c.w + k) / 8);
+      addBlock(&t, r, k, transpose(mat4x4(halves(b0.xy), halves(b1.xy), halves(b2.xy), halves(b3.xy))));
+      addBlock(&t, r, k + 4, transpose(mat4x4(halves(b0.zw), halves(b1.zw), halves(b2.zw), halves(b3.zw))));
+    }
+  } else {
+    for (var k = 0u; k < at.depth; k += 4) {
+      addBlock(&t, r, k, transpose(mat4x4(fourOfB(c.x + k), fourOfB(c.y + k), fourOfB(c.z + k), fourOfB(c.w + k))));
     }
   }
   store(t, at, col);
@@ -137,30 +155,20 @@ fn nn(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u
       @builtin(local_invocation_index) lane: u32) {
   let at = blockOf(wg, nwg);
   let col = at.col + lane * 4;
-  let r0 = rowOfA(at, at.row + lane);
-  let r1 = rowOfA(at, at.row + 8 + lane);
-  let r2 = rowOfA(at, at.row + 16 + lane);
-  let r3 = rowOfA(at, at.row + 24 + lane);
-  let n4 = p.n / 4;
-  var c = at.batch * p.k * n4 + min(col / 4, n4 - 1);
+  let r = vec3(rowOfA(at, at.row + lane), rowOfA(at, at.row + 8 + lane), rowOfA(at, at.row + 16 + lane));
+  var c = at.batch * p.k * p.n + min(col, p.n - 4);
   var t: Tile;
-  for (var i = 0u; i < at.depth / 4; i++) {
-    let bt = mat4x4(fromB(b[c]), fromB(b[c + n4]), fromB(b[c + 2 * n4]), fromB(b[c + 3 * n4]));
-    c += 4 * n4;
-    addRows(&t, 0, fromA(a[r0 + i]), bt);
-    if (ROWS > 8) { addRows(&t, 8, fromA(a[r1 + i]), bt); }
-    if (ROWS > 16) {
-      addRows(&t, 16, fromA(a[r2 + i]), bt);
-      addRows(&t, 24, fromA(a[r3 + i]), bt);
-    }
+  for (var k = 0u; k < at.depth; k += 4) {
+    addBlock(&t, r, k, mat4x4(fourOfB(c), fourOfB(c + p.n), fourOfB(c + 2 * p.n), fourOfB(c + 3 * p.n)));
+    c += 4 * p.n;
   }
   store(t, at, col);
 }
 
 /// Four values of column k of a, from row `row` on: zero past the last column, anything past the last row.
 fn columnOfA(at: Block, row: u32, k: u32) -> vec4<f32> {
-  let i = (at.batch * p.k * p.m + p.aAt + min(k, p.k - 1) * p.aRow + min(row, p.m - 4)) / 4;
-  return select(vec4<f32>(), fromA(a[i]), k < p.k);
+  let i = at.batch * p.k * p.m + p.aAt + min(k, p.k - 1) * p.aRow + min(row, p.m - 4);
+  return select(vec4<f32>(), fourOfA(i), k < p.k);
 }
 
 @compute @workgroup_size(8)
@@ -169,20 +177,16 @@ fn tn(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u
   let at = blockOf(wg, nwg);
   let col = at.col + lane * 4;
   let row = at.row + lane / 4 * 4;
-  let n4 = p.n / 4;
-  let c = at.batch * p.k * n4 + min(col / 4, n4 - 1);
+  let c = at.batch * p.k * p.n + min(col, p.n - 4);
+  let last = p.k - 1;
   var t: Tile;
   for (var i = 0u; i < at.depth; i += 4) {
-    let last = p.k - 1;
-    let bt = mat4x4(fromB(b[c + i * n4]), fromB(b[c + min(i + 1, last) * n4]),
-                    fromB(b[c + min(i + 2, last) * n4]), fromB(b[c + min(i + 3, last) * n4]));
+    let bt = mat4x4(fourOfB(c + i * p.n), fourOfB(c + min(i + 1, last) * p.n),
+                    fourOfB(c + min(i + 2, last) * p.n), fourOfB(c + min(i + 3, last) * p.n));
     let k = i + lane % 4;
     addColumns(&t, 0, columnOfA(at, row, k), bt);
     if (ROWS > 8) { addColumns(&t, 8, columnOfA(at, row + 8, k), bt); }
-    if (ROWS > 16) {
-      addColumns(&t, 16, columnOfA(at, row + 16, k), bt);
-      addColumns(&t, 24, columnOfA(at, row + 24, k), bt);
-    }
+    if (ROWS > 16) { addColumns(&t, 16, columnOfA(at, row + 16, k), bt); }
   }
   store(t, at, col);
 }

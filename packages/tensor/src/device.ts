@@ -1,7 +1,7 @@
 import { type DType, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
-import type { AnyOpRow } from "./op.ts";
+import { type AnyOpRow, IMAGE_WIDTH } from "./op.ts";
 import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
@@ -13,6 +13,15 @@ export type DeviceKind = "cpu" | "webgpu" | "meta";
 
 /** Storage sizes are multiples of this, so that a kernel may touch the last four elements as one vector. */
 const STORAGE_ALIGNMENT = 16;
+
+const IMAGE_ROW_BYTES = IMAGE_WIDTH * 16;
+
+/** Rows of an image of this many bytes, rounded up by a quarter at most, so that images of like size can take turns. */
+function imageRows(sizeBytes: number): number {
+  const rows = Math.ceil(sizeBytes / IMAGE_ROW_BYTES);
+  const step = 2 ** Math.max(0, Math.floor(Math.log2(rows)) - 2);
+  return Math.ceil(rows / step) * step;
+}
 
 /** How a tensor made by hand is accounted and named. */
 export interface TensorOptions {
@@ -48,6 +57,10 @@ export abstract class Device {
 
   protected abstract allocate(storage: Storage): unknown;
   protected abstract deallocate(storage: Storage): void;
+  /** Memory for an image of a tensor, and the copy into it. Nothing on devices that run no kernels. */
+  protected allocateImage(_storage: Storage, _tensor: Tensor): unknown {
+    return null;
+  }
   protected abstract write(tensor: Tensor, values: ArrayLike<number>): void;
   protected abstract compute(execution: Execution): void;
   /** Use `tensor.read()`. */
@@ -180,6 +193,20 @@ export abstract class Device {
         `${label}: ${this.label} has no f16 storage (the WebGPU feature shader-f16). Use f32.`,
       );
     }
+  }
+
+  /** A copy of a tensor as a texture (op.ts, `KernelContext.image`), owned by the caller. @internal */
+  image(tensor: Tensor, label: string): Tensor {
+    const bytes = Math.max(sizeBytes(tensor.dtype, tensor.size), 1);
+    const storage = new Storage(imageRows(bytes) * IMAGE_ROW_BYTES, label, "workspace");
+    this.memory.reserve(storage);
+    try {
+      storage.handle = this.allocateImage(storage, tensor);
+    } catch (error) {
+      this.memory.free(storage);
+      throw error;
+    }
+    return new Tensor(this, tensor.shape, tensor.dtype, storage);
   }
 
   /** A tensor over part of another's memory. @internal */

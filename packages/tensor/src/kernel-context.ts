@@ -1,7 +1,7 @@
 import type { Device } from "./device.ts";
 import { elementBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
-import type { KernelCall, KernelContext, KernelEntry, RowRange } from "./op.ts";
+import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "./op.ts";
 import { formatShape } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -14,10 +14,12 @@ function windowRule(
   op: string,
   tensor: Tensor,
   rows: number,
+  mostBytes: number,
 ): { most: number; step: number } {
   const { maxBindingBytes, bindingAlignment } = device.profile;
   const rowBytes = (tensor.size / rows) * elementBytes(tensor.dtype);
-  const most = rowBytes === 0 ? rows : Math.floor(maxBindingBytes / rowBytes);
+  const wanted = Math.min(maxBindingBytes, Math.max(mostBytes, bindingAlignment * rowBytes));
+  const most = rowBytes === 0 ? rows : Math.floor(wanted / rowBytes);
   if (most < 1) {
     throw new SidenetError(
       "T-TOO-LARGE",
@@ -37,16 +39,18 @@ export function splitRows(
   op: string,
   rows: number,
   tensors: readonly (Tensor | null)[],
+  { mostBytes = Number.POSITIVE_INFINITY, multipleOf = 1 }: WindowWish = {},
 ): RowRange[] {
   if (rows === 0) return [];
   let most = rows;
   let step = 1;
   for (const tensor of tensors) {
     if (tensor === null) continue;
-    const rule = windowRule(device, op, tensor, rows);
+    const rule = windowRule(device, op, tensor, rows, mostBytes);
     most = Math.min(most, rule.most);
     step = Math.max(step, rule.step); // steps are powers of two: the largest is a multiple of the others
   }
+  if (most >= multipleOf) step = Math.max(step, multipleOf);
   if (most < rows) most = Math.floor(most / step) * step;
   if (most < 1) {
     throw new SidenetError(
@@ -89,7 +93,8 @@ export function makeKernelContext(
       const shape = tensor.shape[0] === rows ? [count, ...tensor.shape.slice(1)] : [count, row];
       return owned(device.alias(tensor, shape, tensor.offset + start * row));
     },
-    split: (rows, tensors) => splitRows(device, op, rows, tensors),
+    image: (tensor) => owned(device.image(tensor, `${op}, image`)),
+    split: (rows, tensors, wish) => splitRows(device, op, rows, tensors, wish),
   };
   return {
     kernel,

@@ -23,7 +23,10 @@ export type KernelEntry = `${string}/${string}`;
 
 /** One dispatch. Names are those of the WGSL text: a missing or unknown one is an error, so no list is kept twice. */
 export interface KernelCall {
-  /** Storage bindings by variable name; `null` binds an empty buffer for an operand that was left out. */
+  /**
+   * Bindings by variable name: tensors for storage, `KernelContext.image`s for textures; `null` binds an empty buffer for
+   * an operand that was left out.
+   */
   readonly bind: Readonly<Record<string, Tensor | null>>;
   /** Fields of `struct Params`. */
   readonly params: Readonly<Record<string, number | boolean>>;
@@ -41,19 +44,36 @@ export interface RowRange {
   readonly count: number;
 }
 
+/** What windows should be like beyond what they must: kept where the limits of bindings allow. */
+export interface WindowWish {
+  /** Smaller windows than a binding holds. */
+  readonly mostBytes?: number;
+  /** All windows but the last have a multiple of this power of two as their number of rows. */
+  readonly multipleOf?: number;
+}
+
+/** Texels in a row of an image; kernels that read one have the same constant. */
+export const IMAGE_WIDTH = 2048;
+
 /** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
 export interface KernelContext {
   readonly profile: DeviceProfile;
   run(kernel: KernelEntry, call: KernelCall): void;
   /** Workspace that is freed when the op returns. Contents are undefined. */
   temp(shape: Shape, dtype?: DType): Tensor;
+  /**
+   * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row, in
+   * the tensor's order. A software driver reads a texel at a third of what a vector in a buffer costs. Workspace, freed
+   * when the op returns, or before by `dispose()`.
+   */
+  image(tensor: Tensor): Tensor;
   /** Rows `start .. start + count` of the tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
   /**
    * Splits `rows` so that each tensor's window, seen as [rows, size / rows], fits one binding and starts where a binding
    * may start. One range when all fit whole. Throws `T-TOO-LARGE` when a single row does not fit.
    */
-  split(rows: number, tensors: readonly (Tensor | null)[]): RowRange[];
+  split(rows: number, tensors: readonly (Tensor | null)[], wish?: WindowWish): RowRange[];
 }
 
 type OptionalNames<Sig extends string> = Sig extends `${string}->${string}`

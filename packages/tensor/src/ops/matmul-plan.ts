@@ -4,7 +4,7 @@
  * An operand that is larger than one binding goes through in windows of its rows: rows of y (and of a) one after the other,
  * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
  */
-import type { KernelCall, KernelContext, KernelEntry, RowRange } from "../op.ts";
+import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -51,25 +51,34 @@ const FEW_ROWS = 4;
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
+/** Rows of its blocks, and what one costs: more rows share the values of b, until the code outgrows the caches. */
+const ROWS_COSTS = [
+  [24, 1],
+  [16, 1.07],
+  [8, 1.3],
+] as const;
+/** Images are workspace beside their tensors, so large operands go through in parts, which keep whole texels. */
+const IMAGE_WINDOWS = {
+  a: { mostBytes: 2 ** 25 },
+  b: { mostBytes: 2 ** 24, multipleOf: 8 },
+};
 const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl
 
 const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
 
 /** What matmul-rows.wgsl reads and writes in vectors of four. */
-function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
+function fitsRows({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
+}
+
+/** Rows of a block that waste least on m. */
+function blockRows(m: number): number {
+  const cost = ([rows, each]: (typeof ROWS_COSTS)[number]): number => Math.ceil(m / rows) * rows * each;
+  return ROWS_COSTS.reduce((best, next) => (cost(next) < cost(best) ? next : best))[0];
 }
 
 function choose(profile: DeviceProfile, window: Window): Choice {
   const { form, batches, m, n } = window;
-  if (hasEightLanes(profile) && fitsVectors(window)) {
-    const rows = m <= 8 ? 8 : m <= 16 ? 16 : 32;
-    return {
-      kernel: `matmul-rows/${form}`,
-      grid: batches * Math.ceil(m / rows) * Math.ceil(n / ROWS_COLS),
-      consts: { ROWS: rows },
-    };
-  }
   const columnGroups = Math.ceil(n / FEW_COLS);
   if (form === "nt" && batches === 1 && m <= FEW_ROWS && columnGroups <= profile.maxWorkgroupsPerAxis) {
     return { kernel: "matmul-few/main", grid: [columnGroups, m, 1] };
@@ -81,18 +90,38 @@ function choose(profile: DeviceProfile, window: Window): Choice {
   };
 }
 
-function runWindow(
-  k: KernelContext,
-  bind: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
-  window: Window,
-  accumulate: boolean,
-): void {
-  const { kernel, grid, consts } = choose(k.profile, window);
+type Bindings = { readonly a: Tensor; readonly b: Tensor; readonly y: Tensor; readonly bias: Tensor | null };
+
+function runWindow(k: KernelContext, bind: Bindings, window: Window, accumulate: boolean): void {
   const { batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
   const common = { n, k: depth, yAt, yRow, accumulate, hasBias: bind.bias !== null };
-  const params = kernel === "matmul-few/main" ? common : { ...common, batches, m, aAt, aRow };
+  const all = { ...common, batches, m, aAt, aRow };
+  if (hasEightLanes(k.profile) && fitsRows(window)) {
+    runRows(k, bind, window, all);
+    return;
+  }
+  const { kernel, grid, consts } = choose(k.profile, window);
+  const params = kernel === "matmul-few/main" ? common : all;
   k.run(kernel, { bind, params, grid, ...(consts && { consts }) });
 }
+
+/** The kernel for software drivers, which takes a and b as textures. */
+function runRows(k: KernelContext, bind: Bindings, window: Window, params: KernelCall["params"]): void {
+  const { form, batches, m, n, k: depth } = window;
+  using a = k.image(bind.a);
+  using b = k.image(bind.b);
+  const rows = blockRows(m);
+  const wide = form === "nt" && bind.b.dtype === "f16" && depth % 8 === 0;
+  k.run(`matmul-rows/${form}`, {
+    bind: { ...bind, a, b },
+    params,
+    grid: batches * Math.ceil(m / rows) * Math.ceil(n / ROWS_COLS),
+    consts: { ROWS: rows, B_WIDE: Number(wide) },
+  });
+}
+
+const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
+  hasEightLanes(k.profile) ? IMAGE_WINDOWS : {};
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
@@ -106,7 +135,7 @@ export function runMatmul(
   if (P === 0 || M === 0 || N === 0) return;
   if (P > 1) {
     const plain = { form, m: M, n: N, k: K, aAt: 0, aRow: form === "tn" ? M : K, yAt: 0, yRow: N };
-    for (const range of k.split(P, [a, b, y])) {
+    for (const range of k.split(P, [a, b, y], wishes(k).b)) {
       const bind = { a: k.rows(a, P, range), b: k.rows(b, P, range), y: k.rows(y, P, range), bias };
       runWindow(k, bind, { ...plain, batches: range.count }, accumulate);
     }
@@ -129,8 +158,8 @@ function runColumnWindows(
   { a, b, y, bias }: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
   { M, K, N, accumulate }: Extents,
 ): void {
-  for (const rows of k.split(M, [a, y])) {
-    for (const columns of k.split(N, [b])) {
+  for (const rows of k.split(M, [a, y], wishes(k).a)) {
+    for (const columns of k.split(N, [b], wishes(k).b)) {
       const bind = {
         a: k.rows(a, M, rows),
         b: k.rows(b, N, columns),
@@ -160,8 +189,8 @@ function runSumWindows(
   { a, b, y, bias }: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
   { M, K, N, accumulate }: Extents,
 ): void {
-  const parts = K === 0 ? [whole(0)] : k.split(K, form === "tn" ? [a, b] : [b]);
-  for (const rows of k.split(M, form === "tn" ? [y] : [a, y])) {
+  const parts = K === 0 ? [whole(0)] : k.split(K, form === "tn" ? [a, b] : [b], wishes(k).b);
+  for (const rows of k.split(M, form === "tn" ? [y] : [a, y], wishes(k).a)) {
     for (const part of parts) {
       const bind = {
         a: form === "tn" ? k.rows(a, K, part) : k.rows(a, M, rows),

@@ -9,36 +9,38 @@ export const USAGE = {
   QUERY_RESOLVE: 512,
 } as const;
 
-/** A buffer with a number, for bind-group keys. */
-export interface PooledBuffer {
+/** A buffer or texture with a number that no other has, for bind-group keys. */
+export interface Pooled<R> {
   readonly id: number;
-  readonly gpu: GPUBuffer;
+  readonly gpu: R;
   readonly sizeBytes: number;
 }
 
+export type PooledBuffer = Pooled<GPUBuffer>;
+export type PooledTexture = Pooled<GPUTexture>;
+
+let nextId = 1;
+
 /**
- * Free buffers by exact size: the shapes of a training step repeat, so most requests are met without an allocation. What is
+ * Free buffers (or textures) by exact size: the shapes of a training step repeat, so most requests are met without an allocation. What is
  * free stays below `limitBytes`; the longest unused goes first. A buffer goes back as soon as its last command is encoded,
  * since commands run in order, but is destroyed only after a submit.
  */
-export class BufferPool {
-  readonly #device: GPUDevice;
-  readonly #usage: number;
-  readonly #onDestroy: (buffer: PooledBuffer) => void;
+export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
+  readonly #create: (sizeBytes: number) => R;
+  readonly #onDestroy: (buffer: Pooled<R>) => void;
   readonly #limitBytes: number;
-  readonly #free = new Map<number, PooledBuffer[]>();
+  readonly #free = new Map<number, Pooled<R>[]>();
   /** Free buffers, the longest unused first. */
-  readonly #queue = new Set<PooledBuffer>();
-  #nextId = 1;
+  readonly #queue = new Set<Pooled<R>>();
   #freeBytes = 0;
   #allBytes = 0;
 
   constructor(
-    device: GPUDevice,
-    options: { usage: number; limitBytes: number; onDestroy?: (buffer: PooledBuffer) => void },
+    create: (sizeBytes: number) => R,
+    options: { limitBytes: number; onDestroy?: (buffer: Pooled<R>) => void },
   ) {
-    this.#device = device;
-    this.#usage = options.usage;
+    this.#create = create;
     this.#limitBytes = options.limitBytes;
     this.#onDestroy = options.onDestroy ?? (() => {});
   }
@@ -52,19 +54,19 @@ export class BufferPool {
     return this.#freeBytes;
   }
 
-  acquire(sizeBytes: number): PooledBuffer {
+  acquire(sizeBytes: number): Pooled<R> {
     const found = this.#free.get(sizeBytes)?.pop();
     if (found) {
       this.#queue.delete(found);
       this.#freeBytes -= sizeBytes;
       return found;
     }
-    const gpu = this.#device.createBuffer({ size: sizeBytes, usage: this.#usage });
+    const gpu = this.#create(sizeBytes);
     this.#allBytes += sizeBytes;
-    return { id: this.#nextId++, gpu, sizeBytes };
+    return { id: nextId++, gpu, sizeBytes };
   }
 
-  release(buffer: PooledBuffer): void {
+  release(buffer: Pooled<R>): void {
     const list = this.#free.get(buffer.sizeBytes);
     if (list) list.push(buffer);
     else this.#free.set(buffer.sizeBytes, [buffer]);

@@ -1,4 +1,5 @@
 /// <reference types="@webgpu/types" preserve="true" />
+import { IMAGE_WIDTH } from "../op.ts";
 import { USAGE } from "./buffer-pool.ts";
 import type { Pipeline } from "./pipelines.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
@@ -88,6 +89,20 @@ export class CommandStream {
   copy(source: GPUBuffer, sourceOffset: number, target: GPUBuffer, sizeBytes: number): void {
     this.#closePass();
     this.#open().copyBufferToBuffer(source, sourceOffset, target, 0, sizeBytes);
+  }
+
+  /** Copies into a texture of `IMAGE_WIDTH` texels a row, 16 bytes each, row after row. */
+  copyToImage(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
+    this.#closePass();
+    const encoder = this.#open();
+    const bytesPerRow = IMAGE_WIDTH * 16;
+    const fullRows = Math.floor(sizeBytes / bytesPerRow);
+    const from = { buffer: source, offset: sourceOffset, bytesPerRow };
+    if (fullRows > 0) encoder.copyBufferToTexture(from, { texture: target }, [IMAGE_WIDTH, fullRows]);
+    const rest = Math.ceil((sizeBytes - fullRows * bytesPerRow) / 16);
+    if (rest === 0) return;
+    const last = { ...from, offset: sourceOffset + fullRows * bytesPerRow };
+    encoder.copyBufferToTexture(last, { texture: target, origin: [0, fullRows] }, [rest, 1]);
   }
 
   /** Hands everything encoded so far to the queue. Does nothing when there is nothing. */

@@ -4,16 +4,17 @@ import { type DType, elementBytes, type HostArray, hostArray } from "../dtype.ts
 import { SidenetError } from "../errors.ts";
 import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
 import { makeKernelContext } from "../kernel-context.ts";
-import type { KernelCall, KernelEntry } from "../op.ts";
+import { IMAGE_WIDTH, type KernelCall, type KernelEntry } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
-import { BufferPool, type PooledBuffer, USAGE } from "./buffer-pool.ts";
+import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
 import { packParams } from "./kernel-source.ts";
-import { type Pipeline, PipelineCache } from "./pipelines.ts";
+import { IMAGE_FORMAT, type Pipeline, PipelineCache } from "./pipelines.ts";
 import type { KernelTime } from "./profiler.ts";
 
 const POOL_LIMIT_BYTES = 2 ** 28;
+const IMAGE_POOL_LIMIT_BYTES = 2 ** 26;
 const BIND_GROUP_LIMIT = 8192;
 
 /** How `openWebGpu` sets a device up. */
@@ -27,6 +28,19 @@ export interface WebGpuSettings {
   readonly onWait: () => void;
 }
 
+const TEXTURE_USAGE = { COPY_DST: 2, STORAGE_BINDING: 8 } as const; // fixed by the specification, as in buffer-pool.ts
+
+const createImage = (gpu: GPUDevice, sizeBytes: number): GPUTexture =>
+  gpu.createTexture({
+    size: [IMAGE_WIDTH, sizeBytes / (IMAGE_WIDTH * 16)],
+    format: IMAGE_FORMAT,
+    usage: TEXTURE_USAGE.COPY_DST | TEXTURE_USAGE.STORAGE_BINDING,
+  });
+
+/** Whether what a storage holds is a texture. */
+const isImage = (handle: unknown): handle is PooledTexture =>
+  "createView" in (handle as Pooled<GPUBuffer | GPUTexture>).gpu;
+
 /** The engine: ops become dispatches, batched and submitted together; nothing waits for the GPU but a read. */
 export class WebGpuDevice extends Device {
   override readonly kind = "webgpu";
@@ -35,6 +49,7 @@ export class WebGpuDevice extends Device {
   readonly gpu: GPUDevice;
   readonly #settings: WebGpuSettings;
   readonly #pool: BufferPool;
+  readonly #images: BufferPool<GPUTexture>;
   readonly #staging: BufferPool;
   readonly #stream: CommandStream;
   readonly #pipelines: PipelineCache;
@@ -52,15 +67,25 @@ export class WebGpuDevice extends Device {
     this.profile = settings.profile;
     this.#settings = settings;
     const usage = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
-    this.#pool = new BufferPool(gpu, {
-      usage,
+    const onDestroy = ({ id }: Pooled<unknown>) => this.#forgetBindGroups(id);
+    this.#pool = new BufferPool((size) => gpu.createBuffer({ size, usage }), {
       limitBytes: POOL_LIMIT_BYTES,
-      onDestroy: (buffer) => this.#forgetBindGroups(buffer),
+      onDestroy,
     });
-    this.#staging = new BufferPool(gpu, { usage: USAGE.MAP_READ | USAGE.COPY_DST, limitBytes: 2 ** 24 });
+    this.#images = new BufferPool((size) => createImage(gpu, size), {
+      limitBytes: IMAGE_POOL_LIMIT_BYTES,
+      onDestroy,
+    });
+    const readback = USAGE.MAP_READ | USAGE.COPY_DST;
+    this.#staging = new BufferPool((size) => gpu.createBuffer({ size, usage: readback }), {
+      limitBytes: 2 ** 24,
+    });
     this.#stream = new CommandStream(gpu, {
       immediates: settings.immediates,
-      afterSubmit: () => this.#pool.trim(),
+      afterSubmit: () => {
+        this.#pool.trim();
+        this.#images.trim();
+      },
     });
     const { uniformLayout } = this.#stream;
     this.#pipelines = new PipelineCache(gpu, { immediates: settings.immediates, uniformLayout });
@@ -159,8 +184,20 @@ export class WebGpuDevice extends Device {
   }
 
   protected override deallocate(storage: Storage): void {
-    if (!this.#disposed) this.#pool.release(storage.handle as PooledBuffer);
+    const { handle } = storage;
     storage.handle = null;
+    if (this.#disposed) return;
+    if (isImage(handle)) this.#images.release(handle);
+    else this.#pool.release(handle as PooledBuffer);
+  }
+
+  protected override allocateImage(storage: Storage, tensor: Tensor): PooledTexture {
+    this.#assertUsable();
+    const image = this.#images.acquire(storage.sizeBytes);
+    const bytesPerElement = elementBytes(tensor.dtype);
+    const { gpu } = tensor.storage.handle as PooledBuffer;
+    this.#stream.copyToImage(gpu, tensor.offset * bytesPerElement, image.gpu, tensor.size * bytesPerElement);
+    return image;
   }
 
   protected override write(tensor: Tensor, values: ArrayLike<number>): void {
@@ -210,7 +247,7 @@ export class WebGpuDevice extends Device {
 
   #bindGroup(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
     let key = pipeline.key;
-    const resources: { name: string; binding: GPUBufferBinding }[] = [];
+    const resources: { name: string; binding: GPUBufferBinding | GPUTexture }[] = [];
     for (const name in bind) {
       const tensor = bind[name];
       if (tensor === null) {
@@ -218,7 +255,13 @@ export class WebGpuDevice extends Device {
         resources.push({ name, binding: { buffer: this.#empty } });
         continue;
       }
-      const { id, gpu, sizeBytes } = tensor.storage.handle as PooledBuffer;
+      const { handle } = tensor.storage;
+      if (isImage(handle)) {
+        key += `|${handle.id}:`;
+        resources.push({ name, binding: handle.gpu });
+        continue;
+      }
+      const { id, gpu, sizeBytes } = handle as PooledBuffer;
       const offset = tensor.offset * elementBytes(tensor.dtype);
       // Up to whole vectors of four, which the storage always holds.
       const size = Math.min(
@@ -235,7 +278,7 @@ export class WebGpuDevice extends Device {
       layout: pipeline.layout,
       entries: resources.map(({ name, binding }) => ({
         binding: pipeline.source.bindings.get(name)!.index,
-        resource: binding,
+        resource: "createView" in binding ? binding.createView() : binding,
       })),
     });
     if (this.#bindGroups.size >= BIND_GROUP_LIMIT) this.#bindGroups.clear();
@@ -254,8 +297,8 @@ export class WebGpuDevice extends Device {
   }
 
   /** Freed buffers come back under new tensors, so a step's bind groups repeat; a destroyed one must leave the cache. */
-  #forgetBindGroups(buffer: PooledBuffer): void {
-    const mark = `|${buffer.id}:`;
+  #forgetBindGroups(id: number): void {
+    const mark = `|${id}:`;
     for (const key of this.#bindGroups.keys()) if (key.includes(mark)) this.#bindGroups.delete(key);
   }
 

@@ -15,6 +15,8 @@ import { SidenetError } from "../errors.ts";
 export interface BindingInfo {
   readonly index: number;
   readonly writable: boolean;
+  /** A texture that a tensor's image is bound to. */
+  readonly image: boolean;
 }
 
 export interface ParamField {
@@ -41,6 +43,7 @@ export interface Variant {
 export const MAX_PARAM_BYTES = 64;
 
 const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
+const TEXTURE = /@group\(0\)\s*@binding\((\d+)\)\s*var\s+(\w+)\s*:\s*texture_storage_2d<rgba32uint,\s*read>/g;
 const IMMEDIATE = /^var<immediate> p: Params;$/m;
 
 const parsed = new Map<string, KernelSource>();
@@ -53,7 +56,10 @@ export function kernelSource(file: string): KernelSource {
   if (text === undefined) throw new SidenetError("T-KERNEL", `there is no kernels/${file}.wgsl.`);
   const bindings = new Map<string, BindingInfo>();
   for (const [, index, access, name = ""] of text.matchAll(BINDING)) {
-    bindings.set(name, { index: Number(index), writable: access === "read_write" });
+    bindings.set(name, { index: Number(index), writable: access === "read_write", image: false });
+  }
+  for (const [, index, name = ""] of text.matchAll(TEXTURE)) {
+    bindings.set(name, { index: Number(index), writable: false, image: true });
   }
   const source = { file, text, bindings, params: parseParams(file, text) };
   parsed.set(file, source);

@@ -13,6 +13,7 @@ export interface Pipeline {
 }
 
 const COMPUTE_STAGE = 4;
+export const IMAGE_FORMAT = "rgba32uint";
 
 /** Compiled kernels by what distinguishes them. Sizes never do: a pipeline costs seconds on a cold software driver. */
 export class PipelineCache {
@@ -56,8 +57,9 @@ export class PipelineCache {
     const entries = Object.keys(variant.dtypes).map((name): GPUBindGroupLayoutEntry => {
       const binding = source.bindings.get(name);
       if (!binding) throw new SidenetError("T-KERNEL", `kernels/${file}.wgsl has no binding ${name}.`);
-      const type = binding.writable ? "storage" : "read-only-storage";
-      return { binding: binding.index, visibility: COMPUTE_STAGE, buffer: { type } };
+      const place = { binding: binding.index, visibility: COMPUTE_STAGE };
+      if (binding.image) return { ...place, storageTexture: { access: "read-only", format: IMAGE_FORMAT } };
+      return { ...place, buffer: { type: binding.writable ? "storage" : "read-only-storage" } };
     });
     const layout = this.#device.createBindGroupLayout({ label: key, entries });
     const bindGroupLayouts = this.#uniformLayout ? [layout, this.#uniformLayout] : [layout];
