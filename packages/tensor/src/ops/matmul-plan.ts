@@ -51,12 +51,6 @@ const FEW_ROWS = 4;
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
-/** Rows of its blocks, and what one costs: more rows share the values of b, until the code outgrows the caches. */
-const ROWS_COSTS = [
-  [24, 1],
-  [16, 1.07],
-  [8, 1.3],
-] as const;
 /** Images are workspace beside their tensors, so large operands go through in parts, which keep whole texels. */
 const IMAGE_WINDOWS = {
   a: { mostBytes: 2 ** 25 },
@@ -69,12 +63,6 @@ const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) 
 /** What matmul-rows.wgsl reads and writes in vectors of four. */
 function fitsRows({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
-}
-
-/** Rows of a block that waste least on m. */
-function blockRows(m: number): number {
-  const cost = ([rows, each]: (typeof ROWS_COSTS)[number]): number => Math.ceil(m / rows) * rows * each;
-  return ROWS_COSTS.reduce((best, next) => (cost(next) < cost(best) ? next : best))[0];
 }
 
 function choose(profile: DeviceProfile, window: Window): Choice {
@@ -110,7 +98,7 @@ function runRows(k: KernelContext, bind: Bindings, window: Window, params: Kerne
   const { form, batches, m, n, k: depth } = window;
   using a = k.image(bind.a);
   using b = k.image(bind.b);
-  const rows = blockRows(m);
+  const rows = m <= 8 ? 8 : 16; // of a block
   const wide = form === "nt" && bind.b.dtype === "f16" && depth % 8 === 0;
   k.run(`matmul-rows/${form}`, {
     bind: { ...bind, a, b },
