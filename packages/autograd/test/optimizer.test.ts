@@ -105,7 +105,7 @@ describe("AdamW", () => {
   it("continues from an exported state as if it had never stopped", async () => {
     const device = double();
     const pick = new Pick(3);
-    const params = store(device, pick);
+    using params = store(device, pick);
     const start = await Promise.all([...params].map(async ([, parameter]) => read(parameter)));
     const batches = Array.from({ length: 6 }, () => [pick.normals(5), pick.normals(3)]);
     const run = (adamw: AdamW, part: typeof batches) => {
@@ -160,12 +160,14 @@ describe("AdamW", () => {
       expectCode("A-OPTIMIZER", () => adamw.step(all, { lr }));
     const some = new Map([...all].slice(0, 1));
     expectCode("A-OPTIMIZER", () => adamw.step(some, { lr: 1 }), "norm has no gradient");
+    disposeGradients(all);
     const { tensors } = adamw.exportState();
     const without = new Map([...tensors].slice(1));
     expectCode("A-OPTIMIZER", () => adamw.importState({ step: 1, tensors: without }), "lacks m.a");
-    const other = new Map(tensors).set("m.a", device.tensor([1], [1]));
+    using one = device.tensor([1], [1]);
+    const other = new Map(tensors).set("m.a", one);
     expectCode("A-OPTIMIZER", () => adamw.importState({ step: 1, tensors: other }), "wanted tensor");
-    const extra = new Map(tensors).set("m.b", device.tensor([1], [1]));
+    const extra = new Map(tensors).set("m.b", one);
     expectCode(
       "A-OPTIMIZER",
       () => adamw.importState({ step: 1, tensors: extra }),

@@ -19,12 +19,13 @@ function withTape(body: (tape: Tape, x: Tensor, device: Device) => void): void {
 describe("a tape refuses, with a code,", () => {
   it("A-LEAF: what cannot be trained", () => {
     const device = new CpuDevice();
-    const ids = device.tensor([1], [1], { dtype: "i32" });
+    using ids = device.tensor([1], [1], { dtype: "i32" });
     const freed = counting(device, [1]);
     freed.dispose();
     expectCode("A-LEAF", () => new Tape(device, [["ids", ids]]), "ids cannot be trained: it is i32");
     expectCode("A-LEAF", () => new Tape(device, [freed]), "it was freed");
-    expectCode("A-LEAF", () => new Tape(device, [new MetaDevice().empty([1])]), "it is on meta");
+    using elsewhere = new MetaDevice().empty([1]);
+    expectCode("A-LEAF", () => new Tape(device, [elsewhere]), "it is on meta");
   });
 
   it("A-UNUSED: a leaf that no gradient reaches, by its name, and goes on after it", () =>

@@ -156,18 +156,20 @@ describe("saved tensors", () => {
 
   it("count as saved while the tape needs them, unless they have a more telling category", () => {
     const device = new CpuDevice();
-    const [x, p] = [counting(device, [N, C]), counting(device, [N, C])];
-    const rung = device.tensor(new Float64Array(N * C), [N, C], { category: "rungs" });
-    const tape = new Tape(device, [p]);
-    const y = tape.add(tape.mul(x, p), tape.mul(rung, p));
-    expect([x.category, rung.category]).toEqual(["saved", "rungs"]);
-    tape.backward(y, x);
-    expect([x.category, rung.category]).toEqual(["workspace", "rungs"]);
-    const other = new Tape(device, [p]);
-    other.mul(x, p);
-    expect(x.category).toBe("saved");
-    other.dispose();
-    expect(x.category).toBe("workspace");
+    device.scope(() => {
+      const [x, p] = [counting(device, [N, C]), counting(device, [N, C])];
+      const rung = device.tensor(new Float64Array(N * C), [N, C], { category: "rungs" });
+      const tape = new Tape(device, [p]);
+      const y = tape.add(tape.mul(x, p), tape.mul(rung, p));
+      expect([x.category, rung.category]).toEqual(["saved", "rungs"]);
+      tape.backward(y, x);
+      expect([x.category, rung.category]).toEqual(["workspace", "rungs"]);
+      const other = new Tape(device, [p]);
+      other.mul(x, p);
+      expect(x.category).toBe("saved");
+      other.dispose();
+      expect(x.category).toBe("workspace");
+    });
   });
 
   it("include a residual only when a tracked input's rule wants it", () => {

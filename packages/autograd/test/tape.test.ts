@@ -1,7 +1,7 @@
 import { CpuDevice, type Ops, type Tensor } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { gradcheck, Tape } from "../src/index.ts";
+import { disposeGradients, gradcheck, Tape } from "../src/index.ts";
 import { counting, expectNoLeaks, propertyRuns } from "./support.ts";
 
 const double = () => new CpuDevice({ precision: "f64" });
@@ -120,7 +120,8 @@ describe("what is tracked", () => {
       const y = tape.linear(h, w);
       expect(tape.isTracked(y)).toBe(true);
       expect(tape.isTracked(device.ops.silu(y)), "the device's ops record nothing").toBe(false);
-      expect(tape.isTracked(device.retain(y)), "another handle is another value").toBe(false);
+      using handle = device.retain(y);
+      expect(tape.isTracked(handle), "another handle is another value").toBe(false);
       tape.linear(y, frozen);
       expect(tape.records).toEqual([
         { op: "linear", tracked: ["w"], saved: [{ name: "x", sizeBytes: 16 }] },
@@ -131,26 +132,28 @@ describe("what is tracked", () => {
     });
   });
 
-  it("takes a ParamStore's pairs and plain tensors, each once", async () => {
+  it("takes a ParamStore's pairs and plain tensors, each once", () => {
     const device = double();
-    const [p, q] = [counting(device, [2]), counting(device, [2])];
-    using tape = new Tape(device, [p, ["q", q], p]);
-    const gradients = device.scope(() => tape.backward(tape.sum(tape.mul(p, q))));
-    expect([...gradients.keys()]).toEqual([p, q]);
+    device.scope(() => {
+      const [p, q] = [counting(device, [2]), counting(device, [2])];
+      using tape = new Tape(device, [p, ["q", q], p]);
+      const gradients = tape.backward(tape.sum(tape.mul(p, q)));
+      expect([...gradients.keys()]).toEqual([p, q]);
+    });
   });
 
   it("does not depend on handles that were freed", async () => {
     const device = double();
-    const x = counting(device, [2]);
+    using x = counting(device, [2]);
     using tape = new Tape(device, [x]);
-    const loss = device.scope(() => {
+    using loss = device.scope(() => {
       const square = tape.mul(x, x);
       const cube = tape.mul(square, x);
       square.dispose();
       return tape.sum(cube);
     });
-    const gradients = tape.backward(loss);
-    expect(await values(gradients.get(x))).toEqual([3, 12]);
+    using gradient = tape.backward(loss).get(x)!;
+    expect(await values(gradient)).toEqual([3, 12]);
   });
 });
 
@@ -175,52 +178,60 @@ describe("attributes", () => {
 describe("gradients that are handed out", () => {
   it("have memory of their own, though rules pass dy through", async () => {
     const device = double();
-    const [p, q] = [counting(device, [3]), counting(device, [3])];
-    const upstream = device.tensor([1, 2, 3], [3]);
+    using p = counting(device, [3]);
+    using q = counting(device, [3]);
+    using upstream = device.tensor([1, 2, 3], [3]);
     using tape = new Tape(device, [p, q]);
-    const gradients = tape.backward(tape.add(p, q), upstream);
+    const gradients = device.scope(() => tape.backward(tape.add(p, q), upstream));
     device.ops.accumulate(gradients.get(p)!, p);
     expect(await values(gradients.get(p))).toEqual([2, 4, 6]);
     expect(await values(gradients.get(q))).toEqual([1, 2, 3]);
     expect(await values(upstream)).toEqual([1, 2, 3]);
+    disposeGradients(gradients);
   });
 
   it("are the upstream itself for a loss that is a leaf", async () => {
     const device = double();
-    const p = counting(device, []);
+    using p = counting(device, []);
     using tape = new Tape(device, [p]);
-    expect(await values(tape.backward(p).get(p))).toEqual([1]);
+    using gradient = tape.backward(p).get(p)!;
+    expect(await values(gradient)).toEqual([1]);
   });
 
-  it("are f32 for an f16 leaf, and follow the value elsewhere", async () => {
+  it("are f32 for an f16 leaf, and follow the value elsewhere", () => {
     const device = new CpuDevice();
-    const w = device.tensor([1, 2], [1, 2], { dtype: "f16" });
-    const gain = device.tensor([1, 1], [2]);
-    const x = device.tensor([3, 4], [1, 2], { dtype: "f16" });
-    using tape = new Tape(device, [w, gain]);
-    const loss = tape.sum(tape.cast(tape.linear(tape.rmsNorm(x, gain), w), { to: "f32" }));
-    const gradients = tape.backward(loss);
-    for (const leaf of [w, gain]) {
-      expect(gradients.get(leaf)!.dtype).toBe("f32");
-      expect(gradients.get(leaf)!.shape).toEqual(leaf.shape);
-    }
+    device.scope(() => {
+      const w = device.tensor([1, 2], [1, 2], { dtype: "f16" });
+      const gain = device.tensor([1, 1], [2]);
+      const x = device.tensor([3, 4], [1, 2], { dtype: "f16" });
+      using tape = new Tape(device, [w, gain]);
+      const loss = tape.sum(tape.cast(tape.linear(tape.rmsNorm(x, gain), w), { to: "f32" }));
+      const gradients = tape.backward(loss);
+      for (const leaf of [w, gain]) {
+        expect(gradients.get(leaf)!.dtype).toBe("f32");
+        expect(gradients.get(leaf)!.shape).toEqual(leaf.shape);
+      }
+    });
   });
 
   it("keep small terms that f16 would lose: dw of f16 activations is summed and stored in f32", async () => {
     const device = new CpuDevice();
-    const w = device.tensor([1], [1, 1]);
-    const x = device.tensor([2 ** -20], [1, 1], { dtype: "f16" });
-    const upstream = device.tensor([2 ** -20], [1, 1], { dtype: "f16" });
+    using w = device.tensor([1], [1, 1]);
+    using x = device.tensor([2 ** -20], [1, 1], { dtype: "f16" });
+    using upstream = device.tensor([2 ** -20], [1, 1], { dtype: "f16" });
     using tape = new Tape(device, [w]);
-    const gradients = tape.backward(tape.linear(x, w), upstream);
-    expect(await values(gradients.get(w))).toEqual([2 ** -40]);
+    using y = tape.linear(x, w);
+    using gradient = tape.backward(y, upstream).get(w)!;
+    expect(await values(gradient)).toEqual([2 ** -40]);
   });
 
-  it("leave out unused leaves when asked to", async () => {
+  it("leave out unused leaves when asked to", () => {
     const device = double();
-    const [p, q] = [counting(device, [1]), counting(device, [1])];
-    using tape = new Tape(device, [p, q]);
-    const gradients = tape.backward(tape.mul(p, p), null, { allowUnused: true });
-    expect([...gradients.keys()]).toEqual([p]);
+    device.scope(() => {
+      const [p, q] = [counting(device, [1]), counting(device, [1])];
+      using tape = new Tape(device, [p, q]);
+      const gradients = tape.backward(tape.mul(p, p), null, { allowUnused: true });
+      expect([...gradients.keys()]).toEqual([p]);
+    });
   });
 });

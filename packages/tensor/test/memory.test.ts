@@ -1,4 +1,4 @@
-import { CpuDevice, MemoryAccount, MetaDevice, SidenetError } from "@sidenet/tensor";
+import { CpuDevice, MemoryAccount, MetaDevice, SidenetError, type Tensor } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 
@@ -67,10 +67,11 @@ describe("scopes", () => {
 
   it("name who freed a tensor that is used again", () => {
     const device = new CpuDevice();
-    let leaked = device.tensor([1], [1]);
+    using x = device.tensor([1], [1]);
+    let leaked = x;
     device.scope(
       () => {
-        leaked = device.ops.add(leaked, leaked);
+        leaked = device.ops.add(x, x);
       },
       { label: "layer 3" },
     );
@@ -124,6 +125,8 @@ it("an account's categories always add up, and its peak is the largest sum so fa
       expect(report.peakBytes).toBe(peak);
       expect(report.byCategory.weights + report.byCategory.saved).toBe(peak);
       expect(new Set(report.largest.map((a) => a.label))).toEqual(new Set(atPeak));
+      for (const allocation of live) account.free(allocation);
+      expect([account.liveCount, account.liveBytes]).toEqual([0, 0]);
     }),
   );
 });
@@ -142,37 +145,48 @@ it("a budget refuses the allocation that would pass it, says what is live, and g
 
 describe("mistakes are named", () => {
   const device = new CpuDevice();
-  const x = device.tensor(new Float32Array(6), [2, 3]);
-  const cases: [string, string, () => unknown][] = [
-    ["a shape that does not fit", "T-SHAPE", () => device.ops.linear(x, x, device.tensor([1, 2, 3], [3]))],
-    ["a missing operand", "T-SHAPE", () => (device.ops.add as (a: unknown) => unknown)(x)],
+  const cases: [string, string, (x: Tensor) => unknown][] = [
+    [
+      "a shape that does not fit",
+      "T-SHAPE",
+      (x) => {
+        using bias = device.tensor([1, 2, 3], [3]);
+        return device.ops.linear(x, x, bias);
+      },
+    ],
+    ["a missing operand", "T-SHAPE", (x) => (device.ops.add as (a: unknown) => unknown)(x)],
     [
       "an integer where a float is due",
       "T-DTYPE",
-      () => device.ops.add(x, device.tensor([1], [1], { dtype: "i32" })),
+      (x) => {
+        using integer = device.tensor([1], [1], { dtype: "i32" });
+        return device.ops.add(x, integer);
+      },
     ],
     ["values that do not fill the shape", "T-SHAPE", () => device.tensor([1, 2], [3])],
     ["a negative extent", "T-SHAPE", () => device.empty([-1])],
     [
       "a tensor of another device",
       "T-DEVICE",
-      () => device.ops.add(x, new CpuDevice().tensor(new Float32Array(6), [2, 3])),
+      (x) => {
+        using elsewhere = new CpuDevice().tensor(new Float32Array(6), [2, 3]);
+        return device.ops.add(x, elsewhere);
+      },
     ],
     ["more elements than kernels can address", "T-TOO-LARGE", () => device.empty([2 ** 16, 2 ** 15])],
-    ["an axis that is not there", "T-ATTR", () => device.ops.sum(x, { axis: 2 })],
-    ["reading the meta device", "T-META", () => new MetaDevice().tensor([1], [1])],
-    ["item() of several elements", "T-SHAPE", () => x.item()],
+    ["an axis that is not there", "T-ATTR", (x) => device.ops.sum(x, { axis: 2 })],
+    [
+      "reading the meta device",
+      "T-META",
+      () => {
+        using shapeOnly = new MetaDevice().empty([1]);
+        return shapeOnly.read();
+      },
+    ],
+    ["item() of several elements", "T-SHAPE", (x) => x.item()],
   ];
   it.each(cases)("%s: %s", async (_, code, body) => {
-    let found = "no error";
-    try {
-      const result = await body();
-      if (result && (result as { device?: unknown }).device instanceof MetaDevice) {
-        await (result as { read(): Promise<unknown> }).read();
-      }
-    } catch (error) {
-      found = (error as SidenetError).code;
-    }
-    expect(found).toBe(code);
+    using x = device.tensor(new Float32Array(6), [2, 3]);
+    await expect(async () => body(x)).rejects.toMatchObject({ code });
   });
 });
