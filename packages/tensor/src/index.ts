@@ -27,6 +27,7 @@ export {
 export { ParamStore } from "./param-store.ts";
 export { Pick } from "./pick.ts";
 export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
+export { dynamicMap, NF4_LEVELS, nf4Table } from "./quant-maps.ts";
 export { philox, Random } from "./random.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";

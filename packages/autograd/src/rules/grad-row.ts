@@ -35,6 +35,7 @@ export type NoGradientReason =
   | "in place"
   | "gradients of gradients are not supported"
   | "a table of constants"
+  | "a quantized weight"
   | "part of the optimizer";
 
 export interface NoGradient {
@@ -44,6 +45,7 @@ export interface NoGradient {
 export const IN_PLACE: NoGradient = { none: "in place" };
 export const INTEGER_OUTPUT: NoGradient = { none: "integer output" };
 export const SECOND_ORDER: NoGradient = { none: "gradients of gradients are not supported" };
+export const QUANTIZED: NoGradient = { none: "a quantized weight" };
 export const OPTIMIZER: NoGradient = { none: "part of the optimizer" };
 
 /** What a rule may know of the call besides tensors. */

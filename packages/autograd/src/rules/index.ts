@@ -6,10 +6,11 @@ import type { OpName } from "@sidenet/tensor";
 import * as activations from "./activations.ts";
 import { attention } from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
-import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, SECOND_ORDER } from "./grad-row.ts";
+import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
 import { broadcast, embedding, reshape, slice, sliceBackward, sum } from "./layout.ts";
 import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
+import { nf4Linear } from "./nf4.ts";
 import { rmsNorm, rope } from "./norm.ts";
 
 export const gradTable = {
@@ -35,6 +36,11 @@ export const gradTable = {
   matmul,
   matmulNT,
   matmulTN,
+  nf4Dequantize: QUANTIZED,
+  nf4Linear,
+  nf4LinearBackwardX: SECOND_ORDER,
+  nf4Quantize: QUANTIZED,
+  nf4QuantizeScales: IN_PLACE,
   reshape,
   rmsNorm,
   rmsNormBackwardGain: SECOND_ORDER,

@@ -13,6 +13,8 @@ import { embedding, embeddingBackward } from "./embedding.ts";
 import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
+import { nf4Dequantize, nf4Quantize, nf4QuantizeScales } from "./nf4.ts";
+import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
 import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
 import { argmax, broadcast, sum } from "./reduce.ts";
@@ -41,6 +43,11 @@ export const opTable = {
   matmul,
   matmulNT,
   matmulTN,
+  nf4Dequantize,
+  nf4Linear,
+  nf4LinearBackwardX,
+  nf4Quantize,
+  nf4QuantizeScales,
   reshape,
   rmsNorm,
   rmsNormBackwardGain,

@@ -20,9 +20,18 @@ export interface MatmulExtents {
   readonly accumulate?: boolean;
 }
 
+/** Rows of an operand b that exist a panel at a time, such as those of a quantized weight. */
+export interface Panels {
+  /** At most so many rows at once. */
+  readonly rows: number;
+  /** Writes these rows to memory that holds until the next call. */
+  readonly make: (range: RowRange) => Tensor;
+}
+
 export interface MatmulOperands {
   readonly a: Tensor;
-  readonly b: Tensor;
+  /** Panels only in products that are not batched. */
+  readonly b: Tensor | Panels;
   readonly y: Tensor;
   readonly bias?: Tensor | null;
 }
@@ -113,6 +122,26 @@ const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
+const isPanels = (b: Tensor | Panels): b is Panels => "make" in b;
+
+/** Windows of b's rows; `others` share them. */
+function splitB(
+  k: KernelContext,
+  b: Tensor | Panels,
+  rows: number,
+  others: readonly Tensor[] = [],
+): RowRange[] {
+  if (!isPanels(b)) return k.split(rows, [...others, b], wishes(k).b);
+  const count = Math.ceil(rows / b.rows);
+  return Array.from({ length: count }, (_, i) => ({
+    start: i * b.rows,
+    count: Math.min(b.rows, rows - i * b.rows),
+  }));
+}
+
+const windowOfB = (k: KernelContext, b: Tensor | Panels, rows: number, range: RowRange): Tensor =>
+  isPanels(b) ? b.make(range) : k.rows(b, rows, range);
+
 /** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows of rows where an operand is larger than one binding. */
 export function runMatmul(
   k: KernelContext,
@@ -121,7 +150,7 @@ export function runMatmul(
   { P, M, K, N, accumulate = false }: MatmulExtents,
 ): void {
   if (P === 0 || M === 0 || N === 0) return;
-  if (P > 1) {
+  if (P > 1 && !isPanels(b)) {
     const plain = { form, m: M, n: N, k: K, aAt: 0, aRow: form === "tn" ? M : K, yAt: 0, yRow: N };
     for (const range of k.split(P, [a, b, y], wishes(k).b)) {
       const bind = { a: k.rows(a, P, range), b: k.rows(b, P, range), y: k.rows(y, P, range), bias };
@@ -143,18 +172,19 @@ interface Extents {
 /** nt: windows of b's rows are columns of y. */
 function runColumnWindows(
   k: KernelContext,
-  { a, b, y, bias }: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
+  { a, b, y, bias }: Required<MatmulOperands>,
   { M, K, N, accumulate }: Extents,
 ): void {
-  for (const rows of k.split(M, [a, y], wishes(k).a)) {
-    for (const columns of k.split(N, [b], wishes(k).b)) {
+  for (const columns of splitB(k, b, N)) {
+    const window = windowOfB(k, b, N, columns); // once, when it has to be made
+    for (const rows of k.split(M, [a, y], wishes(k).a)) {
       const bind = {
         a: k.rows(a, M, rows),
-        b: k.rows(b, N, columns),
+        b: window,
         y: k.rows(y, M, rows),
         bias, // all of it: kernels take bias[yAt + n]
       };
-      const window: Window = {
+      const shape: Window = {
         form: "nt",
         batches: 1,
         m: rows.count,
@@ -165,7 +195,7 @@ function runColumnWindows(
         yAt: columns.start,
         yRow: N,
       };
-      runWindow(k, bind, window, accumulate);
+      runWindow(k, bind, shape, accumulate);
     }
   }
 }
@@ -174,19 +204,20 @@ function runColumnWindows(
 function runSumWindows(
   k: KernelContext,
   form: "nn" | "tn",
-  { a, b, y, bias }: { a: Tensor; b: Tensor; y: Tensor; bias: Tensor | null },
+  { a, b, y, bias }: Required<MatmulOperands>,
   { M, K, N, accumulate }: Extents,
 ): void {
-  const parts = K === 0 ? [whole(0)] : k.split(K, form === "tn" ? [a, b] : [b], wishes(k).b);
-  for (const rows of k.split(M, form === "tn" ? [y] : [a, y], wishes(k).a)) {
-    for (const part of parts) {
+  const parts = K === 0 ? [whole(0)] : splitB(k, b, K, form === "tn" ? [a] : []);
+  for (const part of parts) {
+    const window = windowOfB(k, b, K, part); // once, when it has to be made
+    for (const rows of k.split(M, form === "tn" ? [y] : [a, y], wishes(k).a)) {
       const bind = {
         a: form === "tn" ? k.rows(a, K, part) : k.rows(a, M, rows),
-        b: k.rows(b, K, part),
+        b: window,
         y: k.rows(y, M, rows),
         bias: part.start === 0 ? bias : null,
       };
-      const window: Window = {
+      const shape: Window = {
         form,
         batches: 1,
         m: rows.count,
@@ -197,7 +228,7 @@ function runSumWindows(
         yAt: 0,
         yRow: N,
       };
-      runWindow(k, bind, window, accumulate || part.start > 0);
+      runWindow(k, bind, shape, accumulate || part.start > 0);
     }
   }
 }

@@ -1,0 +1,107 @@
+// mean: offset = Σ absmax / B, written into the table
+// main: absmax - offset to 8 bits: nested[q] = its largest magnitude over a block of nestedBlock; scales[b] = how many of
+// the 255 middles of neighbouring entries of the map lie strictly below it · (1 / nested)
+//   in absmax[B]   in/out table: 16 levels, a map of 256, the offset   out scales[B] bytes, nested[⌈B/nestedBlock⌉]
+//   grid: mean: one workgroup; main: one thread per nested block
+//   numerics: the sum is float32 in a fixed order: 32 sums side by side, in steps of 16, then those of four neighbours
+//   8 apart, then the eight, after what fills no 32. It is PyTorch's on a processor of 8 lanes, so that states made
+//   there and here agree to the bit. Quotients are rounded correctly, which WGSL's need not be
+//   source: QLoRA (2305.14314), "double quantization"
+requires immediate_address_space;
+
+const LANES: u32 = 32;
+
+struct Params { blocks: u32, nestedBlock: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> absmax: array<f32>;
+@group(0) @binding(1) var<storage, read_write> table: array<f32>;
+@group(0) @binding(2) var<storage, read_write> scales: array<u32>;
+@group(0) @binding(3) var<storage, read_write> nested: array<f32>;
+
+const MAP_AT: u32 = 16;
+const OFFSET_AT: u32 = 272;
+const STEP: u32 = 16;
+
+var<workgroup> sums: array<f32, LANES>;
+
+/// The leading 12 bits of a number: products of two such halves are exact.
+fn head(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
+
+/// s / a, corrected by what the driver's quotient leaves of s.
+fn quotient(s: f32, a: f32) -> f32 {
+  let q = s / a;
+  let qh = head(q);
+  let ql = q - qh;
+  let ah = head(a);
+  let al = a - ah;
+  return q + (((s - qh * ah) - qh * al) - ql * ah - ql * al) / a;
+}
+
+/// Σ of every 32nd value: sums of 16, of 16 of those, and so on, so that the error does not grow with their number.
+fn laneSum(lane: u32, count: u32) -> f32 {
+  var levels = vec4<f32>();
+  var i = 0u;
+  while (i + STEP <= count) {
+    for (var j = 0u; j < STEP; j++) { levels.x += absmax[(i + j) * LANES + lane]; }
+    i += STEP;
+    levels.y += levels.x;
+    levels.x = 0.0;
+    if (i / STEP % STEP != 0) { continue; }
+    levels.z += levels.y;
+    levels.y = 0.0;
+    if (i / (STEP * STEP) % STEP != 0) { continue; }
+    levels.w += levels.z;
+    levels.z = 0.0;
+  }
+  for (; i < count; i++) { levels.x += absmax[i * LANES + lane]; }
+  return ((levels.x + levels.y) + levels.z) + levels.w;
+}
+
+@compute @workgroup_size(LANES)
+fn mean(@builtin(local_invocation_index) lane: u32) {
+  let whole = p.blocks / LANES;
+  sums[lane] = laneSum(lane, whole);
+  workgroupBarrier();
+  if (lane != 0) { return; }
+  let eights = p.blocks / 8;
+  var total = 0.0;
+  for (var i = eights * 8; i < p.blocks; i++) { total += absmax[i]; }
+  for (var l = 0u; l < 8; l++) {
+    var sum = sums[l];
+    for (var e = whole * 4; e < eights; e++) { sum += absmax[e * 8 + l]; }
+    total += ((sum + sums[l + 8]) + sums[l + 16]) + sums[l + 24];
+  }
+  table[OFFSET_AT] = quotient(total, f32(p.blocks));
+}
+
+/// How many of the map's middles are below a value: a binary search, as they ascend.
+fn codeOf(scaled: f32) -> u32 {
+  var low = 0u;
+  var high = 255u;
+  while (low < high) {
+    let at = (low + high) / 2;
+    if (scaled > (table[MAP_AT + at] + table[MAP_AT + at + 1]) * 0.5) { low = at + 1; } else { high = at; }
+  }
+  return low;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let q = (wg.x + wg.y * nwg.x) * LANES + lane;
+  let first = q * p.nestedBlock;
+  if (first >= p.blocks) { return; }
+  let end = min(first + p.nestedBlock, p.blocks);
+  let offset = table[OFFSET_AT];
+  var largest = 0.0;
+  for (var i = first; i < end; i++) { largest = max(largest, abs(absmax[i] - offset)); }
+  nested[q] = largest;
+  var inverse = 0.0;
+  if (largest > 0.0) { inverse = quotient(1.0, largest); }
+  for (var at = first; at < end; at += 4) {
+    var word = 0u;
+    for (var j = 0u; j < min(4, end - at); j++) { word |= codeOf((absmax[at + j] - offset) * inverse) << (j * 8); }
+    scales[at / 4] = word;
+  }
+}

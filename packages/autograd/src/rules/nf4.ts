@@ -1,0 +1,24 @@
+import { gradRow, QUANTIZED } from "./grad-row.ts";
+import { asRows, widen } from "./shared.ts";
+
+export const nf4Linear = gradRow("nf4Linear", {
+  // dx = dy w through the dequantized weight; all that is saved is resident anyway.
+  x: {
+    saves: ["codes", "table", "absmax", "scales"],
+    pull(ops, dy, { codes, table, absmax, scales }, { attrs: { out: _, ...attrs }, shape, dtype }) {
+      const inner = shape[shape.length - 1];
+      return ops.nf4LinearBackwardX(widen(ops, dy, dtype), codes, table, absmax, scales, {
+        ...attrs,
+        in: inner,
+      });
+    },
+  },
+  codes: QUANTIZED,
+  table: QUANTIZED,
+  absmax: QUANTIZED,
+  scales: QUANTIZED,
+  bias: {
+    saves: [],
+    pull: (ops, dy, _saved, { dtype }) => ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 }),
+  },
+});

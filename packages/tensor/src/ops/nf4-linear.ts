@@ -1,0 +1,207 @@
+import type { HostArray } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import { hasEightLanes } from "../profile.ts";
+import { formatShape } from "../shape.ts";
+import type { TensorSpec } from "../signature.ts";
+import type { Tensor } from "../tensor.ts";
+import { type Panels, runMatmul } from "./matmul-plan.ts";
+import {
+  checkNf4,
+  codesOf,
+  dequantizeNf4,
+  drawNf4,
+  NF4_BLOCKS,
+  type Nf4Blocks,
+  type Nf4Operands,
+  runDequantize,
+} from "./nf4.ts";
+
+const EPS = 2 ** -23;
+
+/**
+ * Rows of y up to which a GPU decodes weights inside the product; past them, decoding once into a panel is cheaper. A
+ * software driver always takes panels: there decoding costs more than the product, and its reading of the panel little.
+ */
+const FEW_ROWS = 4;
+const FEW_COLS = 4; // COLS of nf4-few.wgsl
+
+interface Nf4Attrs extends Nf4Blocks {
+  /** Bytes of dequantized weight that exist at a time: workspace of whole rows, eight at least. */
+  readonly panelBytes: number;
+}
+
+const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 2 ** 23 };
+
+/** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
+function panelsOf(
+  k: KernelContext,
+  weight: Nf4Operands<Tensor>,
+  O: number,
+  I: number,
+  { panelBytes, ...blocks }: Nf4Attrs,
+): Panels {
+  const eights = Math.max(
+    1,
+    Math.floor(Math.min(panelBytes, k.profile.maxBindingBytes) / Math.max(32 * I, 1)),
+  );
+  const rows = Math.min(O, 8 * eights);
+  const panel = k.temp([rows, I]);
+  return {
+    rows,
+    make({ start, count }) {
+      runDequantize(k, weight, panel, { start: start * I, count: count * I }, blocks);
+      return panel;
+    },
+  };
+}
+
+/** Ranges of rows of w whose codes fit one binding, even where it has to start a little early. */
+function codeWindows(k: KernelContext, O: number, I: number): RowRange[] {
+  const { maxBindingBytes, bindingAlignment } = k.profile;
+  const most = Math.max(1, Math.floor(((maxBindingBytes - 2 * bindingAlignment) * 2) / Math.max(I, 1)));
+  const ranges: RowRange[] = [];
+  for (let start = 0; start < O; start += most) ranges.push({ start, count: Math.min(most, O - start) });
+  return ranges;
+}
+
+function runFew(
+  k: KernelContext,
+  { x, y, bias, weight }: { x: Tensor; y: Tensor; bias: Tensor | null; weight: Nf4Operands<Tensor> },
+  { N, I, O }: { N: number; I: number; O: number },
+  { block, nestedBlock }: Nf4Blocks,
+): void {
+  for (const { start, count } of codeWindows(k, O, I)) {
+    const { codes, codesAt } = codesOf(k, weight.codes, { start: start * I, count: count * I });
+    k.run("nf4-few/main", {
+      bind: { x, codes, table: weight.table, absmax: weight.absmax, scales: weight.scales, bias, y },
+      params: {
+        n: O,
+        k: I,
+        first: start,
+        count,
+        codesAt,
+        block,
+        nestedBlock,
+        isDouble: weight.scales !== null,
+        zero: 0,
+        hasBias: bias !== null,
+      },
+      grid: [Math.ceil(count / FEW_COLS), N, 1],
+    });
+  }
+}
+
+/** Both extents of the weight; `extent` is the one that the signature cannot give. Throws `T-ATTR`. */
+function outputOf(
+  op: string,
+  x: TensorSpec,
+  extent: number,
+  weight: Nf4Operands<TensorSpec>,
+  blocks: Nf4Blocks,
+): TensorSpec {
+  if (!Number.isInteger(extent) || extent < 0) {
+    throw new SidenetError(
+      "T-ATTR",
+      `${op}: the weight's other extent is ${extent}, wanted a whole number >= 0.`,
+    );
+  }
+  const inner = x.shape[x.shape.length - 1];
+  checkNf4(op, inner * extent, weight, blocks);
+  return { shape: [...x.shape.slice(0, -1), extent], dtype: x.dtype };
+}
+
+/** a [N,K] · w, or · wᵀ, in double over the float32 weight. */
+function referenceProduct(
+  { a, w, y }: { a: HostArray; w: Float64Array; y: HostArray },
+  { N, I, O }: { N: number; I: number; O: number },
+  transposed: boolean,
+): void {
+  const [K, M] = transposed ? [I, O] : [O, I];
+  for (let n = 0; n < N; n++) {
+    for (let m = 0; m < M; m++) {
+      let sum = 0;
+      for (let i = 0; i < K; i++) sum += a[n * K + i] * w[transposed ? m * K + i : i * M + m];
+      y[n * M + m] = sum;
+    }
+  }
+}
+
+function drawLinear(pick: Pick) {
+  const four = pick.oneOf([4, 4, 1]);
+  const extent = (most: number) => four * pick.int(0, Math.floor(most / four));
+  const [N, I, O] = [pick.shape(pick.oneOf([5, 60]), 2), extent(140), extent(140)];
+  const { attrs, omit, ...drawn } = drawNf4(pick, I * O);
+  const panelBytes = pick.oneOf([2 ** 23, 2 ** 13, 1]); // one panel, several, panels of eight rows
+  return {
+    ...drawn,
+    dims: { ...drawn.dims, N, I, O },
+    attrs: { ...attrs, panelBytes },
+    omit: pick.chance(0.5) ? [...omit, "bias"] : omit,
+  };
+}
+
+export const nf4Linear = defineOp({
+  name: "nf4Linear",
+  doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), of which a panel of rows at most is ever dequantized",
+  sig: "x[N..,I] codes:u8[P] table:f32[L] absmax:f32[A] scales?:u8[B] bias?[O] -> y[N..,O]",
+  attrs: { out: 0, ...DEFAULTS },
+  infer: ([x, codes, table, absmax, scales, bias], { out, ...attrs }) => {
+    if (bias && bias.shape[0] !== out) {
+      throw new SidenetError(
+        "T-SHAPE",
+        `nf4Linear: bias is ${formatShape(bias.shape)}, the weight has ${out} rows.`,
+      );
+    }
+    return {
+      outputs: [outputOf("nf4Linear", x, out, { codes, table, absmax, scales }, attrs)],
+      dims: { O: out },
+    };
+  },
+  reference({ x, codes, table, absmax, scales, bias, y }, { N, I, O }, attrs) {
+    const w = dequantizeNf4({ codes, table, absmax, scales }, I * O, attrs);
+    referenceProduct({ a: x, w, y }, { N, I, O }, true);
+    if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % O];
+  },
+  kernel(k, { x, codes, table, absmax, scales, bias, y }, { N, I, O }, { out: _, ...attrs }) {
+    const weight = { codes, table, absmax, scales };
+    if (N <= FEW_ROWS && !hasEightLanes(k.profile) && O <= FEW_COLS * k.profile.maxWorkgroupsPerAxis) {
+      runFew(k, { x, y, bias, weight }, { N, I, O }, attrs);
+    } else
+      runMatmul(k, "nt", { a: x, b: panelsOf(k, weight, O, I, attrs), y, bias }, { P: 1, M: N, K: I, N: O });
+  },
+  draw: (pick) => {
+    const { attrs, ...drawn } = drawLinear(pick);
+    return { ...drawn, attrs: { ...attrs, out: drawn.dims.O } };
+  },
+  // As for linear; weights are at most absmax, here up to 4.
+  close: ({ I }) => ({ rel: (8 + I) * EPS, abs: 1e-6 }),
+  flops: ({ N, I, O }) => 2 * N * I * O,
+});
+
+export const nf4LinearBackwardX = defineOp({
+  name: "nf4LinearBackwardX",
+  doc: "dx = dy · w for nf4Linear; the weight itself never gets a gradient",
+  sig: "dy[N..,O] codes:u8[P] table:f32[L] absmax:f32[A] scales?:u8[B] -> dx[N..,I]",
+  attrs: { in: 0, ...DEFAULTS },
+  infer: ([dy, codes, table, absmax, scales], { in: inner, ...attrs }) => ({
+    outputs: [outputOf("nf4LinearBackwardX", dy, inner, { codes, table, absmax, scales }, attrs)],
+    dims: { I: inner },
+  }),
+  reference({ dy, codes, table, absmax, scales, dx }, { N, I, O }, attrs) {
+    const w = dequantizeNf4({ codes, table, absmax, scales }, I * O, attrs);
+    referenceProduct({ a: dy, w, y: dx }, { N, I, O }, false);
+  },
+  kernel(k, { dy, codes, table, absmax, scales, dx }, { N, I, O }, { in: _, ...attrs }) {
+    const b = panelsOf(k, { codes, table, absmax, scales }, O, I, attrs);
+    runMatmul(k, "nn", { a: dy, b, y: dx }, { P: 1, M: N, K: O, N: I });
+  },
+  draw: (pick) => {
+    const { attrs, ...drawn } = drawLinear(pick);
+    return { ...drawn, attrs: { ...attrs, in: drawn.dims.I } };
+  },
+  // f16 results are rounded once per panel: O / 8 of them at most, each by half a step of values that grow as √O.
+  close: ({ O }) => ({ rel: (8 + O) * EPS, abs: 1e-6 }),
+  flops: ({ N, I, O }) => 2 * N * I * O,
+});

@@ -1,0 +1,125 @@
+import {
+  CpuDevice,
+  type Device,
+  dynamicMap,
+  nf4Table,
+  Pick,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { gpuAvailable, openTestGpu, propertyRuns } from "./support.ts";
+
+/** Fails unless `body` throws this code with this text. */
+function refused(body: () => unknown, code: string, text: string): void {
+  let thrown: unknown = null;
+  try {
+    body();
+  } catch (error) {
+    thrown = error;
+  }
+  expect(thrown).toBeInstanceOf(SidenetError);
+  expect((thrown as SidenetError).code).toBe(code);
+  expect((thrown as SidenetError).message).toContain(text);
+}
+
+describe("the dynamic map", () => {
+  it("has 256 ascending entries with 0 and 1, and its negatives where there is a sign", () => {
+    const signed = dynamicMap(true);
+    expect([signed.length, signed[127], signed[0], signed[255]]).toEqual([
+      256,
+      0,
+      Math.fround(-0.99296874),
+      1,
+    ]);
+    const unsigned = dynamicMap(false);
+    expect([unsigned.length, unsigned[0], unsigned[255]]).toEqual([256, 0, 1]);
+    for (const map of [signed, unsigned]) expect(new Set(map).size).toBe(256);
+    for (const x of signed.slice(128, 255)) expect(signed.includes(-x)).toBe(true);
+  });
+});
+
+const devices = gpuAvailable ? (["cpu", "webgpu"] as const) : (["cpu"] as const);
+
+describe.each(devices)("NF4 on %s", (kind) => {
+  let device: Device;
+  beforeAll(async () => {
+    // Bindings of 64 KiB: a weight of 100,000 elements goes through in windows.
+    device = kind === "cpu" ? new CpuDevice() : await openTestGpu({ maxBindingBytes: 2 ** 16 });
+  });
+  afterAll(() => device?.dispose());
+
+  const quantize = (w: Tensor) => {
+    const table = device.tensor(nf4Table(), [273]);
+    const [codes, absmax] = device.ops.nf4Quantize(w, table);
+    return { codes, table, absmax };
+  };
+
+  it("what was quantized once is quantized to itself", async () => {
+    const property = fc.asyncProperty(fc.nat(), fc.constantFrom(1, 130, 99_999), async (seed, most) => {
+      const pick = new Pick(seed);
+      const size = pick.int(1, most);
+      const kept = device.scope(() => {
+        const once = quantize(device.tensor(pick.normals(size, 10 ** pick.int(-3, 4)), [size]));
+        const w = device.ops.nf4Dequantize(once.codes, once.table, once.absmax, null, { shape: [size] });
+        const twice = quantize(w);
+        return [once.codes, twice.codes, once.absmax, twice.absmax];
+      });
+      const [codes, codesAgain, absmax, absmaxAgain] = await Promise.all(kept.map((tensor) => tensor.read()));
+      expect(codesAgain).toEqual(codes);
+      expect(absmaxAgain).toEqual(absmax);
+      for (const tensor of kept) tensor.dispose();
+      expect(device.memory.liveCount).toBe(0);
+    });
+    await fc.assert(property, propertyRuns(12));
+  });
+
+  it("a product with the identity gives the weight, in panels and in windows of codes alike", async () => {
+    const [O, I] = [1088, 128]; // 69,632 bytes of codes
+    for (const [N, panelBytes] of [
+      [1, 2 ** 23],
+      [I, 2 ** 16],
+    ] as const) {
+      const [w, y] = device.scope(() => {
+        const { codes, table, absmax } = quantize(device.tensor(new Pick(3).normals(O * I), [O, I]));
+        const x = new Float32Array(N * I);
+        for (let n = 0; n < N; n++) x[n * I + n] = 1;
+        const attrs = { out: O, panelBytes };
+        return [
+          device.ops.nf4Dequantize(codes, table, absmax, null, { shape: [O, I] }),
+          device.ops.nf4Linear(device.tensor(x, [N, I]), codes, table, absmax, null, null, attrs),
+        ];
+      });
+      const [weights, products] = [await w.read(), await y.read()];
+      for (let n = 0; n < N; n++) {
+        for (let o = 0; o < O; o++) expect(products[n * O + o]).toBeCloseTo(weights[o * I + n], 6);
+      }
+      for (const tensor of [w, y]) tensor.dispose();
+    }
+  });
+
+  it("refuses block sizes, lengths and a bias that are not those of one weight", () => {
+    device.scope(() => {
+      const { codes, table, absmax } = quantize(device.zeros([10, 64]));
+      const x = device.zeros([2, 64]);
+      const { ops } = device;
+      const linear = (attrs: object) => () => ops.nf4Linear(x, codes, table, absmax, null, null, attrs);
+      refused(linear({ out: 10, block: 48 }), "T-ATTR", "blocks of 48");
+      refused(linear({ out: 10, block: 32 }), "T-SHAPE", "absmax is [10]");
+      refused(linear({ out: 11 }), "T-SHAPE", "codes is [320]");
+      refused(linear({ out: 0.5 }), "T-ATTR", "0.5");
+      refused(
+        () => ops.nf4Linear(x, codes, table, absmax, codes, null, { out: 10 }),
+        "T-SHAPE",
+        "absmax is [10]",
+      );
+      const bias = device.zeros([9]);
+      refused(
+        () => ops.nf4Linear(x, codes, table, absmax, null, bias, { out: 10 }),
+        "T-SHAPE",
+        "bias is [9]",
+      );
+    });
+  });
+});
