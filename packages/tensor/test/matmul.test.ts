@@ -61,3 +61,19 @@ describe.runIf(gpuAvailable).each(settings)("matmul, %s", (_, options, sizes) =>
     expect(gpu.memory.liveCount).toBe(0);
   });
 });
+
+it.runIf(gpuAvailable)("matmul folds more than 65,535 workgroups over two axes", async () => {
+  const gpu = await openTestGpu();
+  for (const K of [4, 3]) {
+    const call = (device: Device): Tensor =>
+      device.scope(() => {
+        const a = device.tensor(normals([70_001, 1, K], 0), [70_001, 1, K]);
+        const b = device.tensor(normals([70_001, K, 4], 1), [70_001, K, 4]);
+        return device.ops.matmul(a, b);
+      });
+    using got = call(gpu);
+    using want = call(reference);
+    assertClose("y", await got.read(), await want.read(), { rel: 1e-5 }, null);
+  }
+  gpu.dispose();
+});
