@@ -3,6 +3,8 @@
  * a side network with a tape, at its own sizes.
  */
 import type { Ops, Tensor } from "@sidenet/tensor";
+import { nf4Projection } from "./nf4-weight.ts";
+import type { Projection } from "./projection.ts";
 import type { RopeTables } from "./rope-tables.ts";
 
 /** Sizes and switches of a block; those of a backbone come from its `config.json`. */
@@ -23,9 +25,6 @@ export interface BlockShape {
   /** rmsNorm over headDim on q and k before rope. */
   readonly qkNorm: boolean;
 }
-
-/** A linear layer as the block sees it: what its weight is (float, NF4, with LoRA) is the layer's own affair. */
-export type Projection = (ops: Ops, x: Tensor) => Tensor;
 
 export interface BlockWeights {
   readonly inputNorm: Tensor;
@@ -104,12 +103,16 @@ export function blockParameters(shape: BlockShape): ParameterSpec[] {
 
 /** A block's weights out of a store, by name. `find` gives null for a parameter that is not there. */
 export function blockWeights(
+  shape: BlockShape,
   find: (name: string) => Tensor | null,
   need: (name: string) => Tensor,
 ): BlockWeights {
+  const shapes = new Map(blockParameters(shape).map((spec) => [spec.name, spec.shape]));
   const projection = (name: string): Projection => {
-    const weight = need(`${name}.weight`);
     const bias = find(`${name}.bias`);
+    const quantized = nf4Projection(find, `${name}.weight`, shapes.get(`${name}.weight`)!, bias);
+    if (quantized) return quantized;
+    const weight = need(`${name}.weight`);
     return (ops, x) => ops.linear(x, weight, bias);
   };
   return {

@@ -61,6 +61,7 @@ export class Decoder {
     this.#layers = Array.from({ length: config.numHiddenLayers }, (_, i) => {
       const name = (rest: string) => `model.layers.${i}.${rest}`;
       return blockWeights(
+        config,
         (rest) => (weights.has(name(rest)) ? weights.get(name(rest)) : null),
         (rest) => weights.get(name(rest)),
       );

@@ -6,7 +6,6 @@ export {
   blockParameters,
   type LayerCache,
   type ParameterSpec,
-  type Projection,
 } from "./block.ts";
 export {
   contextLimit,
@@ -29,6 +28,9 @@ export { type GenerateOptions, generateGreedy } from "./generate.ts";
 export { KvCache } from "./kv-cache.ts";
 export { type LadderOptions, ladderConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
 export { type LoadOptions, loadSideNetwork, loadWeights, type WeightDType } from "./load-weights.ts";
+export { type LowRank, withLowRank } from "./lora.ts";
+export { quantizeNf4 } from "./nf4-weight.ts";
+export type { Projection } from "./projection.ts";
 export {
   BatchSampler,
   type EncodeOptions,

@@ -5,6 +5,7 @@ import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import { checkSideConfig, type SideConfig } from "./ladder-config.ts";
+import { isNf4, type Nf4Source, nf4Names, nf4Source } from "./nf4-weight.ts";
 import { SideNetwork, sideParameters } from "./side-network.ts";
 
 /** How the backbone is stored on the device. */
@@ -37,27 +38,33 @@ function refuseUnexpected(
   );
 }
 
+/** Something of a checkpoint that is to be loaded. */
+type Source = Nf4Source;
+
+function floatSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec, dtype: DType): Source {
+  const tensor = requireTensor(checkpoint, name, shape);
+  return {
+    sizeBytes: tensor.sizeBytes,
+    async load(store) {
+      const { device, category } = store;
+      store.set(name, device.tensor(await tensor.readFloat32(), shape, { dtype, category, label: name }));
+    },
+  };
+}
+
 async function loadParameters(
   device: Device,
-  checkpoint: Checkpoint,
-  specs: readonly ParameterSpec[],
-  options: {
-    category: "weights" | "adapter";
-    dtypeOf: (spec: ParameterSpec) => DType;
-    onProgress?: LoadOptions["onProgress"];
-  },
+  category: "weights" | "adapter",
+  sources: readonly Source[],
+  onProgress?: LoadOptions["onProgress"],
 ): Promise<ParamStore> {
-  const { category, dtypeOf, onProgress } = options;
-  const tensors = specs.map((spec) => requireTensor(checkpoint, spec.name, spec.shape)); // all, before any is uploaded
-  const totalBytes = tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  const totalBytes = sources.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   const store = new ParamStore(device, category);
   try {
     let doneBytes = 0;
-    for (const [i, spec] of specs.entries()) {
-      const values = await tensors[i].readFloat32();
-      const placement = { dtype: dtypeOf(spec), category, label: spec.name };
-      store.set(spec.name, device.tensor(values, spec.shape, placement));
-      doneBytes += tensors[i].sizeBytes;
+    for (const source of sources) {
+      await source.load(store);
+      doneBytes += source.sizeBytes;
       onProgress?.(doneBytes, totalBytes);
     }
     return store;
@@ -68,9 +75,10 @@ async function loadParameters(
 }
 
 /**
- * The weights of a decoder of this configuration, float or quantized in the file, dequantized here.
+ * The weights of a decoder of this configuration. Those that bitsandbytes stored in NF4 stay as they are; other quantized
+ * types are dequantized here.
  *
- * Throws `L-QUANTIZED` for a bitsandbytes checkpoint, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when
+ * Throws `L-QUANTIZED` when the config says NF4 and no weight is, `L-NF4` for a damaged one, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when
  * config and checkpoint do not fit, all before anything is uploaded; then what the file or the device throws, with
  * nothing left on the device.
  */
@@ -81,21 +89,30 @@ export async function loadWeights(
   options: LoadOptions = {},
 ): Promise<ParamStore> {
   const { dtype = "f32", onProgress } = options;
-  if (config.quantization) {
+  const specs = decoderParameters(config);
+  const quantized = new Set(
+    config.quantization ? specs.filter(({ name }) => isNf4(checkpoint, name)).map(({ name }) => name) : [],
+  );
+  if (config.quantization && quantized.size === 0) {
     throw new SidenetError(
       "L-QUANTIZED",
-      `${checkpoint.name}: its weights are ${config.quantization.type}, which cannot be loaded yet. Use the float checkpoint.`,
+      `${checkpoint.name}: the config says ${config.quantization.type}, but no weight has an NF4 state. Do the two belong together?`,
     );
   }
-  const specs = decoderParameters(config);
   // A tied head in the file is the embedding table once more: transformers ignores it too.
   const tiedHead = (name: string) => config.tieWordEmbeddings && name === "lm_head.weight";
-  refuseUnexpected(checkpoint, specs, (name) => COMPUTED.test(name) || tiedHead(name));
-  return loadParameters(device, checkpoint, specs, {
-    category: "weights",
-    dtypeOf: (spec) => (spec.kind === "linear" ? dtype : "f32"),
-    ...(onProgress ? { onProgress } : {}),
-  });
+  const parts = new Set([...quantized].flatMap(nf4Names));
+  refuseUnexpected(checkpoint, specs, (name) => COMPUTED.test(name) || tiedHead(name) || parts.has(name));
+  const sources: Source[] = []; // all, before any is uploaded
+  for (const spec of specs) {
+    const { name, shape, kind } = spec;
+    sources.push(
+      quantized.has(name)
+        ? await nf4Source(checkpoint, name, shape)
+        : floatSource(checkpoint, spec, kind === "linear" ? dtype : "f32"),
+    );
+  }
+  return loadParameters(device, "weights", sources, onProgress);
 }
 
 /** Key of `modelSignature` in the metadata of `adapter_model.safetensors`. */
@@ -131,9 +148,7 @@ export async function loadSideNetwork(
   }
   const specs = sideParameters(config, model);
   refuseUnexpected(checkpoint, specs, () => false);
-  const parameters = await loadParameters(device, checkpoint, specs, {
-    category: "adapter",
-    dtypeOf: () => "f32",
-  });
+  const sources = specs.map((spec) => floatSource(checkpoint, spec, "f32"));
+  const parameters = await loadParameters(device, "adapter", sources);
   return new SideNetwork(config, model, parameters);
 }

@@ -79,6 +79,7 @@ export class SideNetwork {
     this.#layers = Array.from({ length: config.num_hidden_layers }, (_, i) => {
       const name = (rest: string) => layerName(i + 1, rest);
       return blockWeights(
+        this.shape,
         (rest) => (parameters.has(name(rest)) ? parameters.get(name(rest)) : null),
         (rest) => parameters.get(name(rest)),
       );

@@ -86,7 +86,7 @@ describe("weights from a checkpoint", () => {
     ],
     ["the file has more layers", "L-TENSOR-UNEXPECTED", { ...config, numHiddenLayers: 1 }, weightsOf(config)],
     [
-      "the weights are quantized",
+      "the config says NF4 and no weight is",
       "L-QUANTIZED",
       { ...config, quantization: { type: "bitsandbytes-nf4", doubleQuant: true } },
       weightsOf(config),

@@ -38,7 +38,7 @@ export function dynamicMap(signed: boolean): Float32Array {
       j < Math.floor((parts + 1) / 2) ? fround(low + step * j) : fround(1 - step * (parts - j));
     for (let j = 0; j < parts; j++) {
       const middle = fround(fround(edge(j) + edge(j + 1)) / 2);
-      const value = fround(10 ** (i - EXPONENTS + 1) * middle);
+      const value = fround(fround(10 ** (i - EXPONENTS + 1)) * middle);
       values.push(value);
       if (signed) values.push(-value);
     }

@@ -69,17 +69,14 @@ export async function readBatch(folder: CaseFolder): Promise<GoldenBatch> {
   };
 }
 
-/** The configuration of a model folder. Throws `SkipCase` for weights that cannot be loaded yet. */
+/** The configuration of a model folder. Throws `SkipCase` for one that cannot be run. */
 export async function readModelConfig(folder: CaseFolder): Promise<ModelConfig> {
   const json = await readJson(folder, "config.json", z.unknown());
-  let config: ModelConfig;
   try {
-    config = parseModelConfig(json, `${folder.name}/config.json`);
+    return parseModelConfig(json, `${folder.name}/config.json`);
   } catch (error) {
     throw error instanceof SidenetError ? new SkipCase(error.message) : error; // another family, or a field of one
   }
-  if (config.quantization) throw new SkipCase("NF4 weights are not covered yet");
-  return config;
 }
 
 async function openCheckpoint(folder: CaseFolder): Promise<Checkpoint> {

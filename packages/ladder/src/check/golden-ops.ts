@@ -6,6 +6,7 @@ import { ropeFrom } from "../config-rope.ts";
 import { ropeValues } from "../rope-tables.ts";
 import { gateFusion } from "../side-network.ts";
 import { malformed, SkipCase } from "./golden-case.ts";
+import { quantizedOps } from "./golden-quantized.ts";
 
 /** Operands by name, on the device. */
 export interface Inputs {
@@ -177,6 +178,7 @@ const slice = define({
 
 /** By the name that `params.json` gives in "op". */
 export const goldenOps: Readonly<Record<string, GoldenOp>> = {
+  ...quantizedOps,
   adamw,
   attention,
   clip,

@@ -145,7 +145,7 @@ function drawLinear(pick: Pick) {
 export const nf4Linear = defineOp({
   name: "nf4Linear",
   doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), of which a panel of rows at most is ever dequantized",
-  sig: "x[N..,I] codes:u8[P] table:f32[L] absmax:f32[A] scales?:u8[B] bias?[O] -> y[N..,O]",
+  sig: "x[N..,I] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] bias?[O] -> y[N..,O]",
   attrs: { out: 0, ...DEFAULTS },
   infer: ([x, codes, table, absmax, scales, bias], { out, ...attrs }) => {
     if (bias && bias.shape[0] !== out) {
@@ -183,7 +183,7 @@ export const nf4Linear = defineOp({
 export const nf4LinearBackwardX = defineOp({
   name: "nf4LinearBackwardX",
   doc: "dx = dy · w for nf4Linear; the weight itself never gets a gradient",
-  sig: "dy[N..,O] codes:u8[P] table:f32[L] absmax:f32[A] scales?:u8[B] -> dx[N..,I]",
+  sig: "dy[N..,O] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> dx[N..,I]",
   attrs: { in: 0, ...DEFAULTS },
   infer: ([dy, codes, table, absmax, scales], { in: inner, ...attrs }) => ({
     outputs: [outputOf("nf4LinearBackwardX", dy, inner, { codes, table, absmax, scales }, attrs)],

@@ -324,7 +324,7 @@ export const nf4QuantizeScales = defineOp({
 export const nf4Dequantize = defineOp({
   name: "nf4Dequantize",
   doc: "w = levels[code] · absmax of its block, absmax from 8 bits where there are scales: the bytes of bitsandbytes",
-  sig: "codes:u8[P] table:f32[L] absmax:f32[A] scales?:u8[B] -> w:f32[M..]",
+  sig: "codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> w:f32[M..]",
   attrs: { shape: [] as readonly number[], ...NF4_BLOCKS },
   infer: ([codes, table, absmax, scales], { shape, ...blocks }) => {
     checkNf4("nf4Dequantize", sizeOf(shape), { codes, table, absmax, scales }, blocks);

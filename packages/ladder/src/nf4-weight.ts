@@ -1,0 +1,203 @@
+/** Linear weights in NF4, as bitsandbytes stores them in a checkpoint and as they lie on a device. */
+import { type Device, nf4Table, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { z } from "zod";
+import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
+import type { Projection } from "./projection.ts";
+
+/** Names beside the weight's own, which holds the codes: on a device, and in the store that owns them. */
+const TABLE = ".table";
+const ABSMAX = ".absmax";
+const SCALES = ".scales";
+const STATE = ".quant_state.bitsandbytes__nf4";
+const MAP = ".quant_map";
+const NESTED_ABSMAX = ".nested_absmax";
+const NESTED_MAP = ".nested_quant_map";
+
+const PARTS = [ABSMAX, MAP, NESTED_ABSMAX, NESTED_MAP, STATE];
+
+/** The tensors that a quantized weight of this name has in a checkpoint. */
+export const nf4Names = (weight: string): string[] => [weight, ...PARTS.map((part) => weight + part)];
+
+/** Whether a checkpoint holds the weight in NF4. */
+export const isNf4 = (checkpoint: Checkpoint, weight: string): boolean =>
+  checkpoint.tensors.has(weight + STATE);
+
+const size = z.int().positive();
+
+const stateSchema = z.looseObject({
+  quant_type: z.literal("nf4"),
+  blocksize: size,
+  shape: z.array(z.int().nonnegative()),
+  nested_blocksize: size.optional(),
+  nested_offset: z.number().optional(),
+});
+
+async function readState(checkpoint: Checkpoint, weight: string): Promise<z.infer<typeof stateSchema>> {
+  const text = new TextDecoder().decode(await requireTensor(checkpoint, weight + STATE).readBytes());
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    json = null;
+  }
+  const state = stateSchema.safeParse(json);
+  if (state.success) return state.data;
+  const problem = z.prettifyError(state.error).replaceAll("\n", " ");
+  throw new SidenetError("L-NF4", `${checkpoint.name}: ${weight}${STATE}: ${problem}. Is the file damaged?`);
+}
+
+/** One quantized weight of a checkpoint: what is to be read is known, nothing is read yet. */
+export interface Nf4Source {
+  readonly sizeBytes: number;
+  /** Uploads it under its name and those beside it. */
+  readonly load: (store: ParamStore) => Promise<void>;
+}
+
+/**
+ * The NF4 tensors of a weight [out, in], taken as they are. Throws `L-NF4` where its state does not fit, and
+ * `L-TENSOR-MISSING` or `L-TENSOR-SHAPE`.
+ */
+export async function nf4Source(
+  checkpoint: Checkpoint,
+  weight: string,
+  shape: readonly number[],
+): Promise<Nf4Source> {
+  const state = await readState(checkpoint, weight);
+  if (state.shape.join() !== shape.join()) {
+    throw new SidenetError(
+      "L-TENSOR-SHAPE",
+      `${checkpoint.name}: "${weight}" was quantized as [${state.shape.join(", ")}], but the config wants ` +
+        `[${shape.join(", ")}]. Do the config and the weights belong to the same model?`,
+    );
+  }
+  const elements = shape.reduce((a, b) => a * b, 1);
+  const blocks = Math.ceil(elements / state.blocksize);
+  const isDouble = state.nested_blocksize !== undefined;
+  const wanted: [string, number[]][] = [
+    [ABSMAX, [blocks]],
+    [MAP, [16]],
+  ];
+  if (isDouble) {
+    wanted.push([NESTED_ABSMAX, [Math.ceil(blocks / state.nested_blocksize!)]], [NESTED_MAP, [256]]);
+    if (!Number.isFinite(state.nested_offset)) {
+      throw new SidenetError("L-NF4", `${checkpoint.name}: ${weight}${STATE} has no nested_offset.`);
+    }
+  }
+  const codes = requireTensor(checkpoint, weight);
+  checkBytes(checkpoint, codes, weight, Math.ceil(elements / 2));
+  const parts = wanted.map(([name, extent]) => requireTensor(checkpoint, weight + name, extent));
+  checkType(checkpoint, parts[0].dtype, weight + ABSMAX, isDouble ? "U8" : "F32");
+  return {
+    sizeBytes: [codes, ...parts].reduce((sum, part) => sum + part.sizeBytes, 0),
+    async load(store) {
+      const [absmax, levels, nested, map] = await Promise.all(
+        parts.map((part, i) => (i === 0 && isDouble ? part.read() : part.readFloat32())),
+      );
+      const table = nf4Table({
+        double: isDouble,
+        levels,
+        ...(isDouble && { map, offset: state.nested_offset! }),
+      });
+      upload(store, weight, {
+        codes: await codes.readBytes(),
+        table,
+        absmax: isDouble ? nested : absmax,
+        scales: isDouble ? absmax : null,
+      });
+    },
+  };
+}
+
+function checkType(checkpoint: Checkpoint, dtype: string, name: string, wanted: string): void {
+  if (dtype === wanted) return;
+  throw new SidenetError("L-NF4", `${checkpoint.name}: "${name}" is ${dtype}, wanted ${wanted}.`);
+}
+
+function checkBytes(
+  checkpoint: Checkpoint,
+  { dtype, shape }: { dtype: string; shape: readonly number[] },
+  name: string,
+  bytes: number,
+): void {
+  checkType(checkpoint, dtype, name, "U8");
+  if (shape.reduce((a, b) => a * b, 1) === bytes) return;
+  throw new SidenetError(
+    "L-TENSOR-SHAPE",
+    `${checkpoint.name}: "${name}" is [${shape.join(", ")}], the config wants ${bytes} bytes of codes.`,
+  );
+}
+
+interface HostParts {
+  readonly codes: Uint8Array;
+  readonly table: Float32Array;
+  readonly absmax: ArrayLike<number>;
+  readonly scales: ArrayLike<number> | null;
+}
+
+function upload(store: ParamStore, weight: string, { codes, table, absmax, scales }: HostParts): void {
+  const { device, category } = store;
+  const put = (name: string, values: ArrayLike<number>, dtype: "u8" | "f32") =>
+    store.set(name, device.tensor(values, [values.length], { dtype, category, label: name }));
+  put(weight, codes, "u8");
+  put(weight + TABLE, table, "f32");
+  put(weight + ABSMAX, absmax, "f32");
+  if (scales) put(weight + SCALES, scales, "u8");
+}
+
+/** The power of two that divides `count` elements into `blocks` blocks: the only one, unless one block holds them all. */
+function blockOf(count: number, blocks: number, smallest: number): number {
+  let block = smallest;
+  while (Math.ceil(count / block) > blocks) block *= 2;
+  return block;
+}
+
+/**
+ * The layer of a weight that lies in NF4 in a store, or null when it does not: x · Wᵀ + bias with W [out, in] dequantized
+ * on the way. Block sizes follow from the lengths.
+ */
+export function nf4Projection(
+  find: (name: string) => Tensor | null,
+  weight: string,
+  [out, inner]: readonly number[],
+  bias: Tensor | null,
+): Projection | null {
+  const [codes, table, absmax, scales] = ["", TABLE, ABSMAX, SCALES].map((part) => find(weight + part));
+  if (!codes || !table || !absmax) return null;
+  const count = out * inner;
+  const blocks = (scales ?? absmax).size;
+  const block = blockOf(count, blocks, 8);
+  const nestedBlock = scales ? blockOf(blocks, absmax.size, 4) : 256;
+  return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, block, nestedBlock });
+}
+
+/**
+ * Quantizes a weight on a device, with double quantization unless told otherwise, and puts it into the store.
+ * Throws `L-NF4-FINITE`, naming the weight, when a value is not finite: no code stands for it.
+ */
+export function quantizeNf4(
+  device: Device,
+  store: ParamStore,
+  weight: string,
+  values: ArrayLike<number>,
+  options: { double?: boolean } = {},
+): void {
+  const { double = true } = options;
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isFinite(values[i])) continue;
+    throw new SidenetError(
+      "L-NF4-FINITE",
+      `${weight}: value ${i} is ${values[i]}, and NF4 has no code for it. Is the checkpoint damaged?`,
+    );
+  }
+  const { ops } = device;
+  const parts = device.scope(() => {
+    const table = device.tensor(nf4Table({ double }), [double ? 273 : 16], { label: weight + TABLE });
+    const [codes, absmax] = ops.nf4Quantize(device.tensor(values, [values.length]), table);
+    if (!double) return [codes, table, absmax, null] as const;
+    const [scales, nested] = ops.nf4QuantizeScales(absmax, table);
+    return [codes, table, nested, scales] as const;
+  });
+  for (const [i, part] of ["", TABLE, ABSMAX, SCALES].entries()) {
+    if (parts[i]) store.set(weight + part, parts[i]);
+  }
+}

@@ -1,0 +1,152 @@
+import { CpuDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { describe, expect, it } from "vitest";
+import { parseModelConfig } from "../src/config.ts";
+import { Decoder, decoderParameters } from "../src/decoder.ts";
+import { memorySource } from "../src/formats/byte-source.ts";
+import { openSafetensors } from "../src/formats/safetensors.ts";
+import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
+import { loadWeights } from "../src/load-weights.ts";
+import { nf4Projection, quantizeNf4 } from "../src/nf4-weight.ts";
+import { f32, MODEL, type TensorFile } from "./golden-cases.ts";
+
+const quantization_config = {
+  load_in_4bit: true,
+  bnb_4bit_quant_type: "nf4",
+  bnb_4bit_use_double_quant: true,
+};
+const config = parseModelConfig({ ...MODEL, quantization_config });
+const isLinear = (name: string) => name.includes(".layers.") && name.endsWith("proj.weight");
+
+const u8 = (values: ArrayLike<number>) => ({
+  dtype: "U8" as const,
+  shape: [values.length],
+  data: Uint8Array.from(values),
+});
+
+/** A checkpoint as bitsandbytes writes it, and the weights that it stands for, by name. */
+async function quantizedCheckpoint(double: boolean) {
+  const device = new CpuDevice();
+  const file: TensorFile = {};
+  const dense = new Map<string, Float32Array>();
+  const pick = new Pick(11);
+  for (const { name, shape } of decoderParameters(config)) {
+    const values = Float32Array.from(
+      pick.normals(
+        shape.reduce((a, b) => a * b, 1),
+        0.3,
+      ),
+    );
+    if (!isLinear(name)) {
+      file[name] = f32(shape, values);
+      dense.set(name, values);
+      continue;
+    }
+    using store = new ParamStore(device, "weights");
+    quantizeNf4(device, store, name, values, { double });
+    const read = async (part: string) => (await store.get(name + part).read()) as Float32Array;
+    const table = await read(".table");
+    const absmax = await read(".absmax");
+    const state = { quant_type: "nf4", blocksize: 64, dtype: "float32", shape };
+    file[name] = u8(await read(""));
+    file[`${name}.quant_map`] = f32([16], table.slice(0, 16));
+    if (double) {
+      file[`${name}.absmax`] = u8(await read(".scales"));
+      file[`${name}.nested_absmax`] = f32([absmax.length], absmax);
+      file[`${name}.nested_quant_map`] = f32([256], table.slice(16, 272));
+      Object.assign(state, { nested_blocksize: 256, nested_offset: table[272] });
+    } else file[`${name}.absmax`] = f32([absmax.length], absmax);
+    file[`${name}.quant_state.bitsandbytes__nf4`] = u8(new TextEncoder().encode(JSON.stringify(state)));
+    const w = device.scope(() =>
+      device.ops.nf4Dequantize(
+        store.get(name),
+        store.get(`${name}.table`),
+        store.get(`${name}.absmax`),
+        double ? store.get(`${name}.scales`) : null,
+        { shape },
+      ),
+    );
+    dense.set(name, (await w.read()) as Float32Array);
+    w.dispose();
+  }
+  return { file, dense };
+}
+
+const open = (file: TensorFile) =>
+  openSafetensors(memorySource(concatBytes(encodeSafetensors(file)), "model.safetensors"));
+
+describe.each([true, false])("a checkpoint in NF4, double quantization %s", (double) => {
+  it("computes what its dequantized weights compute", async () => {
+    const { file, dense } = await quantizedCheckpoint(double);
+    const device = new CpuDevice({ precision: "f64" });
+    const logits = async (quantized: boolean) => {
+      const tensors = Object.fromEntries(
+        decoderParameters(config).map(({ name, shape }) => [name, f32(shape, dense.get(name)!)]),
+      );
+      const model = quantized ? config : { ...config, quantization: null };
+      using decoder = new Decoder(
+        model,
+        await loadWeights(device, model, await open(quantized ? file : tensors)),
+      );
+      using y = device.scope(() => {
+        const forward = decoder.prepare({
+          inputIds: [1, 2, 3, 4],
+          batchSize: 1,
+          length: 4,
+          attentionMask: null,
+        });
+        return decoder.logits(device.ops, decoder.hidden(device.ops, forward));
+      });
+      return y.read();
+    };
+    const [whole, quantized] = [await logits(false), await logits(true)];
+    for (const [i, value] of whole.entries()) expect(quantized[i]).toBeCloseTo(value, 10);
+    expect(device.memory.liveCount).toBe(0);
+  });
+});
+
+describe("NF4 tensors that do not fit are refused, with nothing left on the device:", () => {
+  const name = "model.layers.0.self_attn.q_proj.weight";
+  const state = (change: object) => (file: TensorFile) => {
+    const key = `${name}.quant_state.bitsandbytes__nf4`;
+    const old = JSON.parse(new TextDecoder().decode(file[key].data as Uint8Array));
+    file[key] = u8(new TextEncoder().encode(JSON.stringify({ ...old, ...change })));
+  };
+  const cases: [title: string, code: string, change: (file: TensorFile) => void][] = [
+    ["another type", "L-NF4", state({ quant_type: "fp4" })],
+    ["a weight of another shape", "L-TENSOR-SHAPE", state({ shape: [1, 2] })],
+    ["no offset", "L-NF4", state({ nested_offset: undefined })],
+    ["another block size than the scales have", "L-TENSOR-SHAPE", state({ blocksize: 8 })],
+    ["codes that are cut off", "L-TENSOR-SHAPE", (file) => (file[name] = u8([1, 2, 3]))],
+    [
+      "scales of another type",
+      "L-NF4",
+      (file) => {
+        const { shape, data } = file[`${name}.absmax`];
+        file[`${name}.absmax`] = f32(shape, Array.from(data as Uint8Array));
+      },
+    ],
+    ["no map", "L-TENSOR-MISSING", (file) => delete file[`${name}.nested_quant_map`]],
+    [
+      "a state that is not JSON",
+      "L-NF4",
+      (file) => (file[`${name}.quant_state.bitsandbytes__nf4`] = u8([123])),
+    ],
+  ];
+  it.each(cases)("%s", async (_title, code, change) => {
+    const { file } = await quantizedCheckpoint(true);
+    change(file);
+    const device = new CpuDevice();
+    await expect(
+      open(file).then((checkpoint) => loadWeights(device, config, checkpoint)),
+    ).rejects.toMatchObject({ code });
+    expect(device.memory.liveCount).toBe(0);
+  });
+});
+
+it("a weight that is not finite is refused by name", () => {
+  const device = new CpuDevice();
+  using store = new ParamStore(device, "weights");
+  expect(() => quantizeNf4(device, store, "w", [1, Number.NaN])).toThrow(/w: value 1 is NaN/);
+  expect(nf4Projection((name) => (store.has(name) ? store.get(name) : null), "w", [1, 2], null)).toBeNull();
+  expect(device.memory.liveCount).toBe(0);
+});
