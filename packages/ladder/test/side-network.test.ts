@@ -11,13 +11,13 @@ import { evaluateLoss, Trainer } from "../src/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({
-  numRuns: Number(process.env["SIDENET_RUNS"] ?? numRuns),
-  seed: Number(process.env["SIDENET_SEED"] ?? 20260101),
+  numRuns: Number(process.env.SIDENET_RUNS ?? numRuns),
+  seed: Number(process.env.SIDENET_SEED ?? 20260101),
 });
 const drawn = fc.record({ seed: fc.nat(), scale: fc.constantFrom(1, 0.5, 0) });
 
 const devices: [string, () => Promise<Device>][] = [["cpu", async () => new CpuDevice()]];
-if (process.env["SIDENET_DEVICE"] !== "cpu") devices.push(["webgpu", () => openNodeWebGpu({ poison: true })]);
+if (process.env.SIDENET_DEVICE !== "cpu") devices.push(["webgpu", () => openNodeWebGpu({ poison: true })]);
 
 describe.each(devices)("a side network on %s", (_, open) => {
   let device: Device;
@@ -135,7 +135,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
 });
 
 it("plans on meta the peak and the operations of a real run, to the byte", async () => {
-  const cpuOnly = process.env["SIDENET_DEVICE"] === "cpu";
+  const cpuOnly = process.env.SIDENET_DEVICE === "cpu";
   if (cpuOnly) return;
   const gpu = await openNodeWebGpu();
   await fc.assert(

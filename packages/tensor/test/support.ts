@@ -3,7 +3,7 @@ import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { expect } from "vitest";
 
 /** `SIDENET_DEVICE=cpu npm test` is the explicit way to do without an adapter; otherwise a missing one fails. */
-export const gpuAvailable = process.env["SIDENET_DEVICE"] !== "cpu";
+export const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";
 
 /** A WebGPU device whose new memory is full of NaN, so that reading what nobody wrote shows. */
 export const openTestGpu = (options: Parameters<typeof openNodeWebGpu>[0] = {}): Promise<Device> =>
@@ -12,8 +12,8 @@ export const openTestGpu = (options: Parameters<typeof openNodeWebGpu>[0] = {}):
 /** Runs of a property: `SIDENET_RUNS` overrides the number, `SIDENET_SEED` the seed, which is printed on failure. */
 export function propertyRuns(numRuns: number): { numRuns: number; seed: number } {
   return {
-    numRuns: Number(process.env["SIDENET_RUNS"] ?? numRuns),
-    seed: Number(process.env["SIDENET_SEED"] ?? 20260101),
+    numRuns: Number(process.env.SIDENET_RUNS ?? numRuns),
+    seed: Number(process.env.SIDENET_SEED ?? 20260101),
   };
 }
 

@@ -50,7 +50,7 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
         [70],
         { dtype: "i32" },
       );
-      return d.run("lmHeadLoss", [h, w, targets], { chunkTokens: 64 }, ["dh"])["dh"];
+      return d.run("lmHeadLoss", [h, w, targets], { chunkTokens: 64 }, ["dh"]).dh;
     });
   });
 

@@ -119,7 +119,7 @@ export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = 
     ((adapter.limits as { maxImmediateSize?: number }).maxImmediateSize ?? 0) >= 64;
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  if (immediates) requiredLimits["maxImmediateSize"] = 64;
+  if (immediates) requiredLimits.maxImmediateSize = 64;
   const requiredFeatures = WANTED_FEATURES.filter(
     (feature) =>
       adapter.features.has(feature as GPUFeatureName) && (feature !== "shader-f16" || options.f16 !== false),
