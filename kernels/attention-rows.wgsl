@@ -1,8 +1,9 @@
 // attention for software drivers: the mathematics, operands and entry points of attention-tile.wgsl, where D is a multiple of 4
+//   in as there, q k v dy as images   out as there
 //   grid: one subgroup of 8 lanes per 32 rows (backward_kv: 32 keys) of one key head, four rows a lane
-//   why: see matmul-rows.wgsl: loads cost most. A lane keeps four rows as the components of vectors, so maximum, sum and
-//   causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a lane and broadcast. The
-//   outputs of a lane's rows stay in its private memory, which costs half of what a binding does.
+//   why: see matmul-rows.wgsl: loads cost most, from textures least. A lane keeps four rows as the components of
+//   vectors, so maximum, sum and causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a
+//   lane and broadcast. The outputs of a lane's rows stay in its private memory, at half of what a buffer costs.
 //   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
@@ -10,12 +11,13 @@ enable subgroups;
 
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
 const MOST_D: u32 = 256;
+const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
 
-alias q_v = vec4<f32>;
-alias k_v = vec4<f32>;
-alias v_v = vec4<f32>;
+const Q_HALF: bool = false; // q f16: const Q_HALF: bool = true;
+const K_HALF: bool = false; // k f16: const K_HALF: bool = true;
+const V_HALF: bool = false; // v f16: const V_HALF: bool = true;
 alias y_v = vec4<f32>;
-alias dy_v = vec4<f32>;
+const DY_HALF: bool = false; // dy f16: const DY_HALF: bool = true;
 alias dq_v = vec4<f32>;
 alias dk_v = vec4<f32>;
 alias dv_v = vec4<f32>;
@@ -23,13 +25,13 @@ alias dv_v = vec4<f32>;
 struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, hasMask: u32 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> q: array<q_v>;
-@group(0) @binding(1) var<storage, read> k: array<k_v>;
-@group(0) @binding(2) var<storage, read> v: array<v_v>;
+@group(0) @binding(0) var q: texture_storage_2d<rgba32uint, read>;
+@group(0) @binding(1) var k: texture_storage_2d<rgba32uint, read>;
+@group(0) @binding(2) var v: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(3) var<storage, read> keyMask: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_v>;
 @group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
-@group(0) @binding(6) var<storage, read> dy: array<dy_v>;
+@group(0) @binding(6) var dy: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(7) var<storage, read> statsIn: array<vec4<f32>>; // (lse, dy·y, 0) of a query
 @group(0) @binding(8) var<storage, read_write> dq: array<dq_v>;
 @group(0) @binding(9) var<storage, read_write> dk: array<dk_v>;
@@ -37,6 +39,21 @@ var<immediate> p: Params;
 
 alias Tile = array<vec4<f32>, 16>; // [16 broadcast rows], each with the lane's four
 alias Outputs = array<mat4x4<f32>, MOST_D / 4>; // [4 of D][lane's four]
+
+// Vector i of an operand: a texel, or half of one.
+fn place(i: u32, half: bool) -> vec2<u32> {
+  let texel = select(i, i / 2, half);
+  return vec2(texel % WIDTH, texel / WIDTH);
+}
+fn unpack(t: vec4<u32>, i: u32, half: bool) -> vec4<f32> {
+  if (!half) { return bitcast<vec4<f32>>(t); }
+  let two = select(t.xy, t.zw, (i & 1) != 0);
+  return vec4(unpack2x16float(two.x), unpack2x16float(two.y));
+}
+fn readQ(i: u32) -> vec4<f32> { return unpack(textureLoad(q, place(i, Q_HALF)), i, Q_HALF); }
+fn readK(i: u32) -> vec4<f32> { return unpack(textureLoad(k, place(i, K_HALF)), i, K_HALF); }
+fn readV(i: u32) -> vec4<f32> { return unpack(textureLoad(v, place(i, V_HALF)), i, V_HALF); }
+fn readDy(i: u32) -> vec4<f32> { return unpack(textureLoad(dy, place(i, DY_HALF)), i, DY_HALF); }
 
 /// Where a subgroup works: batch, key head, and its first row or key.
 struct Place { b: u32, g: u32, first: u32 }
@@ -153,8 +170,8 @@ fn scores(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
   let k1 = key(at, s + 8 + lane) * d4;
   var t: Tile;
   for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(vec4<f32>(q[i.x + d]), vec4<f32>(q[i.y + d]), vec4<f32>(q[i.z + d]), vec4<f32>(q[i.w + d])));
-    addProducts(&t, vec4<f32>(k[k0 + d]), vec4<f32>(k[k1 + d]), b);
+    let b = transpose(mat4x4(readQ(i.x + d), readQ(i.y + d), readQ(i.z + d), readQ(i.w + d)));
+    addProducts(&t, readK(k0 + d), readK(k1 + d), b);
   }
   for (var j = 0u; j < 16; j++) { t[j] *= p.scale; }
   return t;
@@ -167,8 +184,8 @@ fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
   let v1 = key(at, s + 8 + lane) * d4;
   var t: Tile;
   for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(vec4<f32>(dy[i.x + d]), vec4<f32>(dy[i.y + d]), vec4<f32>(dy[i.z + d]), vec4<f32>(dy[i.w + d])));
-    addProducts(&t, vec4<f32>(v[v0 + d]), vec4<f32>(v[v1 + d]), b);
+    let b = transpose(mat4x4(readDy(i.x + d), readDy(i.y + d), readDy(i.z + d), readDy(i.w + d)));
+    addProducts(&t, readV(v0 + d), readV(v1 + d), b);
   }
   return t;
 }
@@ -177,8 +194,8 @@ fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
 fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(vec4<f32>(k[i.x + d]), vec4<f32>(k[i.y + d]), vec4<f32>(k[i.z + d]), vec4<f32>(k[i.w + d])));
-    addProducts(&t, vec4<f32>(q[q0 + d]), vec4<f32>(q[q1 + d]), b);
+    let b = transpose(mat4x4(readK(i.x + d), readK(i.y + d), readK(i.z + d), readK(i.w + d)));
+    addProducts(&t, readQ(q0 + d), readQ(q1 + d), b);
   }
   return t;
 }
@@ -187,8 +204,8 @@ fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
 fn keyGradients(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(vec4<f32>(v[i.x + d]), vec4<f32>(v[i.y + d]), vec4<f32>(v[i.z + d]), vec4<f32>(v[i.w + d])));
-    addProducts(&t, vec4<f32>(dy[q0 + d]), vec4<f32>(dy[q1 + d]), b);
+    let b = transpose(mat4x4(readV(i.x + d), readV(i.y + d), readV(i.z + d), readV(i.w + d)));
+    addProducts(&t, readDy(q0 + d), readDy(q1 + d), b);
   }
   return t;
 }
@@ -225,7 +242,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     for (var d = 0u; d < d4; d++) {
       let m = out[d];
       out[d] = addWeighted(mat4x4(m[0] * factor, m[1] * factor, m[2] * factor, m[3] * factor), w,
-                           vec4<f32>(v[v0 + d]), vec4<f32>(v[v1 + d]));
+                           readV(v0 + d), readV(v1 + d));
     }
   }
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
@@ -259,7 +276,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     let k0 = key(at, s + lane) * d4;
     let k1 = key(at, s + 8 + lane) * d4;
     for (var d = 0u; d < d4; d++) {
-      out[d] = addWeighted(out[d], w, vec4<f32>(k[k0 + d]), vec4<f32>(k[k1 + d]));
+      out[d] = addWeighted(out[d], w, readK(k0 + d), readK(k1 + d));
     }
   }
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
@@ -291,10 +308,10 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
       g[j] = w[j] * (g[j] - stat[j].z) * p.scale;
     }
     for (var d = 0u; d < d4; d++) {
-      outV[d] = addWeighted(outV[d], w, vec4<f32>(dy[q0 + d]), vec4<f32>(dy[q1 + d]));
+      outV[d] = addWeighted(outV[d], w, readDy(q0 + d), readDy(q1 + d));
     }
     for (var d = 0u; d < d4; d++) {
-      outK[d] = addWeighted(outK[d], g, vec4<f32>(q[q0 + d]), vec4<f32>(q[q1 + d]));
+      outK[d] = addWeighted(outK[d], g, readQ(q0 + d), readQ(q1 + d));
     }
   }
   for (var c = 0u; c < mine(at, p.s, lane); c++) {

@@ -1,5 +1,5 @@
 /** How attention runs on WebGPU: which kernel, and with what workspace. */
-import type { KernelContext } from "../op.ts";
+import type { KernelContext, KernelEntry } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -47,14 +47,21 @@ const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, ke
 
 type Entry = "forward" | "backward_q" | "backward_kv";
 
+interface Choice {
+  readonly kernel: KernelEntry;
+  readonly consts: Readonly<Record<string, number>>;
+  /** How the kernel takes the vectors of queries, keys and values: as they are, or as textures. */
+  readonly vectors: (tensor: Tensor) => Tensor;
+}
+
 /** The kernel for these extents, and how much of D it has room for. */
-function choose(k: KernelContext, entry: Entry, { D }: AttentionExtents) {
+function choose(k: KernelContext, entry: Entry, { D }: AttentionExtents): Choice {
   const room = ROOMS.find((most) => D <= most) ?? D;
   const consts = { MOST_D: room };
   if (hasEightLanes(k.profile) && D % 4 === 0 && room <= MOST_ROOM_ROWS) {
-    return { kernel: `attention-rows/${entry}`, consts } as const;
+    return { kernel: `attention-rows/${entry}`, consts, vectors: (tensor) => k.image(tensor) };
   }
-  return { kernel: `attention-tile/${entry}`, consts } as const;
+  return { kernel: `attention-tile/${entry}`, consts, vectors: (tensor) => tensor };
 }
 
 /** Tiles of queries: those of all heads that share a key head stand in one row of tiles. */
@@ -68,9 +75,9 @@ export function runAttention(
 ): void {
   const { q, k: key, v, keyMask, y } = io;
   const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H, 2]);
-  const { kernel, consts } = choose(k, "forward", extents);
+  const { kernel, consts, vectors } = choose(k, "forward", extents);
   k.run(kernel, {
-    bind: { q, k: key, v, keyMask, y, lse },
+    bind: { q: vectors(q), k: vectors(key), v: vectors(v), keyMask, y, lse },
     params: paramsOf(extents, keyMask),
     grid: queryTiles(extents),
     consts,
@@ -95,9 +102,17 @@ export function runAttentionBackwardQ(
   extents: AttentionExtents,
 ): void {
   const { dy, q, k: key, v, keyMask, dq } = io;
-  const { kernel, consts } = choose(k, "backward_q", extents);
+  const { kernel, consts, vectors } = choose(k, "backward_q", extents);
   k.run(kernel, {
-    bind: { dy, q, k: key, v, statsIn: runStatistics(k, io, extents), keyMask, dq },
+    bind: {
+      dy: vectors(dy),
+      q: vectors(q),
+      k: vectors(key),
+      v: vectors(v),
+      statsIn: runStatistics(k, io, extents),
+      keyMask,
+      dq,
+    },
     params: paramsOf(extents, keyMask),
     grid: queryTiles(extents),
     consts,
@@ -110,9 +125,18 @@ export function runAttentionBackwardKV(
   extents: AttentionExtents,
 ): void {
   const { dy, q, k: key, v, keyMask, dk, dv } = io;
-  const { kernel, consts } = choose(k, "backward_kv", extents);
+  const { kernel, consts, vectors } = choose(k, "backward_kv", extents);
   k.run(kernel, {
-    bind: { dy, q, k: key, v, statsIn: runStatistics(k, io, extents), keyMask, dk, dv },
+    bind: {
+      dy: vectors(dy),
+      q: vectors(q),
+      k: vectors(key),
+      v: vectors(v),
+      statsIn: runStatistics(k, io, extents),
+      keyMask,
+      dk,
+      dv,
+    },
     params: paramsOf(extents, keyMask),
     grid: extents.B * extents.G * Math.ceil(extents.S / TILE),
     consts,
