@@ -14,6 +14,7 @@ export {
 } from "./memory.ts";
 export { MetaDevice } from "./meta/device.ts";
 export type { AnyOpRow, AttrsOfRow, Draw, InputNamesOf, OpRow, OutputNamesOf } from "./op.ts";
+export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";
 export {
   buildOps,
   type Execute,

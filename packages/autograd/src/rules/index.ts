@@ -6,30 +6,34 @@ import type { OpName } from "@sidenet/tensor";
 import * as activations from "./activations.ts";
 import { attention } from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
-import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
-import { broadcast, embedding, reshape, slice, sliceBackward, sum } from "./layout.ts";
+import { type GradRow, IN_PLACE, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
+import { concat, embedding, reshape, slice, sliceBackward, transpose } from "./layout.ts";
 import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
 import { nf4Linear } from "./nf4.ts";
-import { rmsNorm, rope } from "./norm.ts";
+import { layerNorm, rmsNorm, rope, softmax } from "./norm.ts";
+import * as reductions from "./reduce.ts";
 
 export const gradTable = {
   // Families whose files export nothing but rows.
   ...activations,
   ...elementwise,
+  ...reductions,
   accumulate: IN_PLACE,
   adamw: IN_PLACE,
-  argmax: INTEGER_OUTPUT,
   attention,
   attentionBackwardKV: SECOND_ORDER,
   attentionBackwardQ: SECOND_ORDER,
-  broadcast,
   cacheWrite: IN_PLACE,
   clipFactor: OPTIMIZER,
+  concat,
   crossEntropy,
   crossEntropyBackward: SECOND_ORDER,
   embedding,
   embeddingBackward: SECOND_ORDER,
+  layerNorm,
+  layerNormBackwardGain: SECOND_ORDER,
+  layerNormBackwardX: SECOND_ORDER,
   linear,
   lmHeadLoss,
   lmHeadLossBackwardW: SECOND_ORDER,
@@ -48,8 +52,10 @@ export const gradTable = {
   rope,
   slice,
   sliceBackward,
-  sum,
+  softmax,
+  softmaxBackward: SECOND_ORDER,
   sumSquares: IN_PLACE,
+  transpose,
 } satisfies { readonly [K in OpName]: GradRow<K> };
 
 export const gradRowOf = (op: OpName): GradRow => gradTable[op];

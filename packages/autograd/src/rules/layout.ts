@@ -1,5 +1,4 @@
 import { gradRow } from "./grad-row.ts";
-import { widen } from "./shared.ts";
 
 export const reshape = gradRow("reshape", {
   x: { saves: [], pull: (ops, dy, _saved, { shape }) => ops.reshape(dy, { shape }) },
@@ -9,7 +8,7 @@ export const slice = gradRow("slice", {
   x: {
     saves: [],
     pull: (ops, dy, _saved, { attrs: { axis, start }, shape }) =>
-      ops.sliceBackward(dy, { axis, start, length: shape[axis] }),
+      ops.sliceBackward(dy, { axis, start, length: shape.at(axis)! }),
   },
 });
 
@@ -17,21 +16,7 @@ export const sliceBackward = gradRow("sliceBackward", {
   dy: {
     saves: [],
     pull: (ops, dy, _saved, { attrs: { axis, start }, shape }) =>
-      ops.slice(dy, { axis, start, count: shape[axis] }),
-  },
-});
-
-export const sum = gradRow("sum", {
-  x: {
-    saves: [],
-    pull: (ops, dy, _saved, { attrs: { axis }, shape }) => ops.broadcast(dy, { shape, axis }),
-  },
-});
-
-export const broadcast = gradRow("broadcast", {
-  x: {
-    saves: [],
-    pull: (ops, dy, _saved, { attrs: { axis }, dtype }) => ops.sum(widen(ops, dy, dtype), { axis }),
+      ops.slice(dy, { axis, start, count: shape.at(axis)! }),
   },
 });
 
@@ -40,5 +25,29 @@ export const embedding = gradRow("embedding", {
   table: {
     saves: ["ids"],
     pull: (ops, dy, { ids }, { shape }) => ops.embeddingBackward(dy, ids, { rows: shape[0] }),
+  },
+});
+
+export const transpose = gradRow("transpose", {
+  x: {
+    saves: [],
+    // The inverse permutation; that of reversed axes is itself.
+    pull: (ops, dy, _saved, { attrs: { permutation } }) =>
+      ops.transpose(dy, { permutation: permutation.map((_, axis) => permutation.indexOf(axis)) }),
+  },
+});
+
+export const concat = gradRow("concat", {
+  a: {
+    saves: [],
+    pull: (ops, dy, _saved, { attrs: { axis }, shape }) =>
+      ops.slice(dy, { axis, start: 0, count: shape.at(axis)! }),
+  },
+  b: {
+    saves: [],
+    pull: (ops, dy, _saved, { attrs: { axis }, shape }) => {
+      const count = shape.at(axis)!;
+      return ops.slice(dy, { axis, start: dy.shape.at(axis)! - count, count });
+    },
   },
 });

@@ -1,4 +1,5 @@
 import { gradRow } from "./grad-row.ts";
+import { asRows, widen } from "./shared.ts";
 
 export const rmsNorm = gradRow("rmsNorm", {
   x: {
@@ -16,4 +17,24 @@ export const rope = gradRow("rope", {
   },
   cos: { none: "a table of constants" },
   sin: { none: "a table of constants" },
+});
+
+export const layerNorm = gradRow("layerNorm", {
+  x: {
+    saves: ["x", "mean", "rstd", "gain"],
+    pull: (ops, dy, { x, mean, rstd, gain }) => ops.layerNormBackwardX(dy, x, mean, rstd, gain),
+  },
+  gain: {
+    saves: ["x", "mean", "rstd"],
+    pull: (ops, dy, { x, mean, rstd }) => ops.layerNormBackwardGain(dy, x, mean, rstd),
+  },
+  bias: {
+    saves: [],
+    pull: (ops, dy, _saved, { dtype }) => ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 }),
+  },
+});
+
+export const softmax = gradRow("softmax", {
+  x: { saves: ["y"], pull: (ops, dy, { y }) => ops.softmaxBackward(dy, y) },
+  mask: { none: "integer input" },
 });

@@ -1,6 +1,6 @@
 /** The golden operations by name, each as a user would compute it from the op table. */
 import { AdamW, clipGlobalNorm } from "@sidenet/autograd";
-import { type Device, type Ops, ParamStore, type Tensor } from "@sidenet/tensor";
+import { concatAll, type Device, type Ops, ParamStore, sliceAll, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import { ropeFrom } from "../config-rope.ts";
 import { ropeValues } from "../rope-tables.ts";
@@ -153,13 +153,12 @@ const gate = define({
 
 const reduce = define({
   params: z.looseObject({ kind: z.string(), axis: z.int().nullable() }),
-  run({ ops, inputs, params }) {
-    const { kind } = params;
-    if (kind !== "sum" && kind !== "mean") throw new SkipCase(`reduce ${kind} is not covered yet`);
+  run({ ops, inputs, params: { kind, axis } }) {
+    if (kind !== "sum" && kind !== "mean" && kind !== "max" && kind !== "min") {
+      throw new SkipCase(`reduce ${kind} is not covered yet`);
+    }
     const x = inputs.need("x");
-    const axis = params.axis !== null && params.axis < 0 ? params.axis + x.shape.length : params.axis;
-    const y = ops.sum(x, { axis });
-    return { y: kind === "sum" ? y : ops.scale(y, { factor: y.size / x.size }) };
+    return { y: ops[kind](x, { axis }), ...(kind === "max" && { argmax: ops.argmax(x, { axis }) }) };
   },
 });
 
@@ -170,10 +169,28 @@ const slice = define({
     if (start.length !== x.shape.length || stop.length !== start.length) {
       throw malformed(`start and stop do not have the ${x.shape.length} axes of x`);
     }
-    const part = (t: Tensor, axis: number) =>
-      ops.slice(t, { axis, start: start[axis], count: stop[axis] - start[axis] });
-    return { y: [...start.keys()].reduce(part, x) };
+    return { y: sliceAll(ops, x, start, stop) };
   },
+});
+
+const concat = define({
+  params: z.looseObject({ count: z.int().positive(), axis: z.int() }),
+  run({ ops, inputs, params: { count, axis } }) {
+    const tensors = Array.from({ length: count }, (_, i) => inputs.need(`x${i}`));
+    return { y: concatAll(ops, tensors, axis) };
+  },
+});
+
+const transpose = define({
+  params: z.looseObject({ permutation: z.array(z.int()) }),
+  run: ({ ops, inputs, params: { permutation } }) => ({
+    y: ops.transpose(inputs.need("x"), { permutation }),
+  }),
+});
+
+const softmax = define({
+  params: none,
+  run: ({ ops, inputs }) => ({ y: ops.softmax(inputs.need("x"), inputs.find("mask")) }),
 });
 
 /** By the name that `params.json` gives in "op". */
@@ -182,6 +199,7 @@ export const goldenOps: Readonly<Record<string, GoldenOp>> = {
   adamw,
   attention,
   clip,
+  concat,
   cross_entropy: crossEntropy,
   embedding,
   gate_fusion: gate,
@@ -193,4 +211,6 @@ export const goldenOps: Readonly<Record<string, GoldenOp>> = {
   rope,
   silu_mul: siluMul,
   slice,
+  softmax,
+  transpose,
 };

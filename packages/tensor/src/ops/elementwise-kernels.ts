@@ -115,6 +115,8 @@ export interface UnaryRow<A extends object> {
   readonly flops: number;
   /** Largest error, of the largest |y| of the tensor. */
   readonly rel: number;
+  /** Absolute error on top of that. */
+  readonly abs?: number;
   /** Values of a random case, where normal ones will not do. */
   readonly values?: (pick: Pick, size: number) => ArrayLike<number>;
   readonly draw?: (pick: Pick) => Partial<A>;
@@ -147,7 +149,7 @@ export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, 
         values: values ? { x: (size: number) => values(pick, size) } : {},
       };
     },
-    close: { rel: row.rel },
+    close: { rel: row.rel, abs: row.abs ?? 0 },
     flops: ({ N }) => row.flops * N,
   });
 }

@@ -10,6 +10,9 @@ import { attention, attentionBackwardKV, attentionBackwardQ } from "./attention.
 import { crossEntropy, crossEntropyBackward } from "./cross-entropy.ts";
 import * as elementwise from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
+import * as extreme from "./extreme.ts";
+import * as indexing from "./indexing.ts";
+import * as layerNorms from "./layer-norm.ts";
 import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
@@ -17,22 +20,27 @@ import { nf4Dequantize, nf4Quantize, nf4QuantizeScales } from "./nf4.ts";
 import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
 import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
-import { argmax, broadcast, sum } from "./reduce.ts";
+import { broadcast, mean, sum } from "./reduce.ts";
 import { rope } from "./rope.ts";
+import { softmax, softmaxBackward } from "./softmax.ts";
+import { concat, transpose } from "./transpose.ts";
 
 export const opTable = {
   // Families whose files export nothing but rows.
   ...activations,
   ...elementwise,
+  ...extreme,
+  ...indexing,
+  ...layerNorms,
   accumulate,
   adamw,
-  argmax,
   attention,
   attentionBackwardKV,
   attentionBackwardQ,
   broadcast,
   cacheWrite,
   clipFactor,
+  concat,
   crossEntropy,
   crossEntropyBackward,
   embedding,
@@ -43,6 +51,7 @@ export const opTable = {
   matmul,
   matmulNT,
   matmulTN,
+  mean,
   nf4Dequantize,
   nf4Linear,
   nf4LinearBackwardX,
@@ -55,8 +64,11 @@ export const opTable = {
   rope,
   slice,
   sliceBackward,
+  softmax,
+  softmaxBackward,
   sum,
   sumSquares,
+  transpose,
 };
 
 export type OpTable = typeof opTable;

@@ -1,7 +1,7 @@
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { formatShape, type Shape } from "../shape.ts";
-import { aroundAxis } from "./reduce.ts";
+import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
 
 export const reshape = defineOp({
   name: "reshape",
@@ -22,9 +22,6 @@ export const reshape = defineOp({
   flops: () => 0,
 });
 
-const replaceAxis = (shape: Shape, axis: number, extent: number): Shape =>
-  shape.map((e, i) => (i === axis ? extent : e));
-
 /** A part of one axis, as attributes: elements `start .. start + count`. */
 function checkPart(op: string, shape: Shape, axis: number, start: number, count: number): void {
   if (
@@ -32,7 +29,7 @@ function checkPart(op: string, shape: Shape, axis: number, start: number, count:
     Number.isInteger(count) &&
     start >= 0 &&
     count >= 0 &&
-    start + count <= shape[axis]
+    start + count <= shape[axisOf(shape, axis)]
   )
     return;
   throw new SidenetError(

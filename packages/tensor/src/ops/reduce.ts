@@ -1,30 +1,72 @@
 import { SidenetError } from "../errors.ts";
-import { defineOp } from "../op.ts";
-import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import { formatShape, sameShape } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import { aroundAxis, drawAxis, withoutAxis } from "./axis.ts";
+import { runElementwise } from "./elementwise-kernels.ts";
 
-/**
- * A shape seen as [outer, length, inner] around one axis; all of it is the axis when that is null.
- * Throws `T-ATTR` for an axis that the shape does not have.
- */
-export function aroundAxis(
-  shape: Shape,
-  axis: number | null,
-): { outer: number; length: number; inner: number } {
-  if (axis === null) return { outer: 1, length: sizeOf(shape), inner: 1 };
-  if (!Number.isInteger(axis) || axis < 0 || axis >= shape.length) {
-    throw new SidenetError(
-      "T-ATTR",
-      `axis ${axis} is not one of the ${shape.length} axes of ${formatShape(shape)}.`,
-    );
-  }
-  return { outer: sizeOf(shape.slice(0, axis)), length: shape[axis], inner: sizeOf(shape.slice(axis + 1)) };
+interface Extents {
+  readonly outer: number;
+  readonly length: number;
+  readonly inner: number;
 }
 
-const withoutAxis = (shape: Shape, axis: number | null): Shape =>
-  axis === null ? [] : [...shape.slice(0, axis), ...shape.slice(axis + 1)];
+/** Inner extent from which neighbouring threads read neighbouring elements when each has an output of its own. */
+const WIDE = 32;
 
-const drawAxis = (rank: number, unit: number): number | null =>
-  unit < 0.2 || rank === 0 ? null : Math.floor(unit * 97) % rank;
+interface SumWindow extends Extents {
+  readonly factor: number;
+  /** Where in y its outputs begin. */
+  readonly first: number;
+  readonly accumulate: boolean;
+}
+
+function runSumWindow(k: KernelContext, x: Tensor, y: Tensor, { outer, ...params }: SumWindow): void {
+  const outputs = outer * params.inner;
+  const wide = params.inner >= WIDE;
+  k.run(wide ? "sum/columns" : "sum/main", {
+    bind: { x, y },
+    params: { outputs, ...params },
+    grid: wide ? Math.ceil(outputs / 64) : outputs,
+  });
+}
+
+/** y = factor · Σ x, in windows of the outer extent, or of the axis itself where that is the first. */
+function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents, factor: number): void {
+  const { outer, length, inner } = extents;
+  if (outer > 1) {
+    for (const { start, count } of k.split(outer, [x])) {
+      const window = k.rows(x, outer, { start, count });
+      runSumWindow(k, window, y, {
+        ...extents,
+        outer: count,
+        factor,
+        first: start * inner,
+        accumulate: false,
+      });
+    }
+    return;
+  }
+  const nothing: RowRange[] = [{ start: 0, count: 0 }]; // a sum of no terms is written too
+  const parts = length === 0 ? nothing : k.split(length, [x]);
+  // Partial results in f16 would round once for each window.
+  const total = parts.length > 1 && y.dtype === "f16" ? k.temp(y.shape) : y;
+  for (const range of parts) {
+    const accumulate = range.start > 0;
+    const window = { ...extents, length: range.count, factor, first: 0, accumulate };
+    runSumWindow(k, k.rows(x, length, range), total, window);
+  }
+  if (total !== y) {
+    const body = { body: "return x;", params: { scalar: 0, other: 0 } };
+    runElementwise(k, "unary/main", { x: total, y }, body);
+  }
+}
+
+const drawReduction = (pick: Pick) => {
+  const N = pick.shape(2000);
+  return { dims: { N }, attrs: { axis: drawAxis(pick, N.length) } };
+};
 
 export const sum = defineOp({
   name: "sum",
@@ -44,19 +86,35 @@ export const sum = defineOp({
       }
     }
   },
-  kernel(k, { x, y }, { outer, length, inner }) {
-    k.run("sum/main", {
-      bind: { x, y },
-      params: { outputs: outer * inner, length, inner },
-      grid: outer * inner,
-    });
-  },
-  draw: (pick) => {
-    const N = pick.shape(2000);
-    return { dims: { N }, attrs: { axis: drawAxis(N.length, pick.unit()) } };
-  },
+  kernel: (k, { x, y }, { outer, length, inner }) => runSum(k, x, y, { outer, length, inner }, 1),
+  draw: drawReduction,
   // Terms of both signs cancel: eps·length of the largest term, spread over partial sums.
   close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * 2 ** -23, abs: 1e-6 * Math.sqrt(length) }),
+  flops: ({ N }) => N,
+});
+
+export const mean = defineOp({
+  name: "mean",
+  doc: "y = mean of x over one axis, or over all elements when axis is null; over none, 0. Summed in f32: f16 cannot overflow",
+  sig: "x[N..] -> y[M..]",
+  attrs: { axis: null as number | null },
+  infer: ([x], { axis }) => ({
+    dims: aroundAxis(x.shape, axis),
+    outputs: [{ shape: withoutAxis(x.shape, axis), dtype: x.dtype }],
+  }),
+  reference({ x, y }, { outer, length, inner }) {
+    for (let o = 0; o < outer; o++) {
+      for (let i = 0; i < inner; i++) {
+        let total = 0;
+        for (let a = 0; a < length; a++) total += x[(o * length + a) * inner + i];
+        y[o * inner + i] = total / Math.max(length, 1);
+      }
+    }
+  },
+  kernel: (k, { x, y }, { outer, length, inner }) =>
+    runSum(k, x, y, { outer, length, inner }, 1 / Math.max(length, 1)),
+  draw: drawReduction,
+  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * 2 ** -23, abs: 1e-6 }), // as sum
   flops: ({ N }) => N,
 });
 
@@ -83,40 +141,23 @@ export const broadcast = defineOp({
     }
   },
   kernel(k, { x, y }, { outer, length, inner }) {
-    const size = outer * length * inner;
-    k.run("broadcast/main", { bind: { x, y }, params: { size, length, inner }, grid: Math.ceil(size / 64) });
+    // Along the outer extent where there is one; a scalar, or a vector along a new first axis, is bound whole each time.
+    const [rows, windowed] = outer > 1 ? [outer, [x, y]] : [length, [y]];
+    for (const range of k.split(rows, windowed)) {
+      const [count, source] = outer > 1 ? [length, k.rows(x, rows, range)] : [range.count, x];
+      const size = (y.size / rows) * range.count;
+      k.run("broadcast/main", {
+        bind: { x: source, y: k.rows(y, rows, range) },
+        params: { size, length: count, inner },
+        grid: Math.ceil(size / 64),
+      });
+    }
   },
   draw: (pick) => {
     const shape = pick.shape(2000);
-    const axis = drawAxis(shape.length, pick.unit());
+    const axis = drawAxis(pick, shape.length);
     return { dims: { N: withoutAxis(shape, axis) }, attrs: { shape, axis } };
   },
   close: { rel: 0 }, // a copy
   flops: () => 0,
-});
-
-export const argmax = defineOp({
-  name: "argmax",
-  doc: "index of the largest element of the last axis, the first of equals",
-  sig: "x[N..,C] -> y:i32[N..]",
-  check: ({ C }) => (C > 0 ? null : "an empty axis has no largest element"),
-  reference({ x, y }, { N, C }) {
-    for (let n = 0; n < N; n++) {
-      let best = 0;
-      for (let c = 1; c < C; c++) if (x[n * C + c] > x[n * C + best]) best = c;
-      y[n] = best;
-    }
-  },
-  kernel(k, { x, y }, { N, C }) {
-    for (const range of k.split(N, [x])) {
-      k.run("argmax/main", {
-        bind: { x: k.rows(x, N, range), y },
-        params: { n: range.count, c: C, first: range.start },
-        grid: range.count,
-      });
-    }
-  },
-  draw: (pick) => ({ dims: { N: pick.shape(30, 2), C: pick.int(1, 300) } }),
-  close: { rel: 0 },
-  flops: ({ N, C }) => N * C,
 });

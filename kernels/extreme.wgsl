@@ -1,0 +1,54 @@
+// The largest of direction · x[o,a,i] along a, the first of equals, x seen as [outer, length, inner] around the axis:
+// value[first + out] = that x, index[first + out] = its a; either output may be left out
+//   in x[outer,length,inner]   out value[...] index[...]   grid: one workgroup per output, LANES threads share its axis
+//   numerics: starts from an element, not from a bound, so any finite value may win
+requires immediate_address_space;
+
+const LANES: u32 = 64;
+
+alias x_t = f32;
+alias value_t = f32;
+
+struct Params { outputs: u32, length: u32, inner: u32, first: u32, direction: f32, hasValue: u32, hasIndex: u32 }
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> x: array<x_t>;
+@group(0) @binding(1) var<storage, read_write> value: array<value_t>;
+@group(0) @binding(2) var<storage, read_write> index: array<i32>;
+
+var<workgroup> values: array<f32, LANES>;
+var<workgroup> indices: array<u32, LANES>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+  let out = wg.x + wg.y * nwg.x;
+  if (out >= p.outputs) { return; }
+  let at = (out / p.inner) * p.length * p.inner + out % p.inner;
+  var best = min(lane, p.length - 1u); // lanes past the end repeat the last element, which cannot win a tie
+  var most = p.direction * f32(x[at + best * p.inner]);
+  for (var a = best + LANES; a < p.length; a += LANES) {
+    let candidate = p.direction * f32(x[at + a * p.inner]);
+    if (candidate > most) {
+      most = candidate;
+      best = a;
+    }
+  }
+  values[lane] = most;
+  indices[lane] = best;
+  workgroupBarrier();
+  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
+    if (lane < stride) {
+      let other = lane + stride;
+      if (values[other] > values[lane] || (values[other] == values[lane] && indices[other] < indices[lane])) {
+        values[lane] = values[other];
+        indices[lane] = indices[other];
+      }
+    }
+    workgroupBarrier();
+  }
+  if (lane == 0u) {
+    if (p.hasValue == 1u) { value[p.first + out] = value_t(p.direction * values[0]); }
+    if (p.hasIndex == 1u) { index[p.first + out] = i32(indices[0]); }
+  }
+}

@@ -1,0 +1,40 @@
+import { SidenetError } from "../errors.ts";
+import type { Pick } from "../pick.ts";
+import { formatShape, type Shape, sizeOf } from "../shape.ts";
+
+/** An axis as 0 .. rank - 1; negative ones count from the end. Throws `T-ATTR` for one that the shape does not have. */
+export function axisOf(shape: Shape, axis: number): number {
+  const found = axis < 0 ? axis + shape.length : axis;
+  if (Number.isInteger(axis) && found >= 0 && found < shape.length) return found;
+  throw new SidenetError(
+    "T-ATTR",
+    `axis ${axis} is not one of the ${shape.length} axes of ${formatShape(shape)}.`,
+  );
+}
+
+/** A shape seen as [outer, length, inner] around one axis; all of it is the axis when that is null. Throws `T-ATTR`. */
+export function aroundAxis(
+  shape: Shape,
+  axis: number | null,
+): { outer: number; length: number; inner: number } {
+  if (axis === null) return { outer: 1, length: sizeOf(shape), inner: 1 };
+  const at = axisOf(shape, axis);
+  return { outer: sizeOf(shape.slice(0, at)), length: shape[at], inner: sizeOf(shape.slice(at + 1)) };
+}
+
+export function withoutAxis(shape: Shape, axis: number | null): Shape {
+  if (axis === null) return [];
+  const at = axisOf(shape, axis);
+  return [...shape.slice(0, at), ...shape.slice(at + 1)];
+}
+
+export function replaceAxis(shape: Shape, axis: number, extent: number): Shape {
+  const at = axisOf(shape, axis);
+  return shape.map((own, i) => (i === at ? extent : own));
+}
+
+/** null, or an axis of a shape with `rank` of them, from either end. */
+export function drawAxis(pick: Pick, rank: number): number | null {
+  if (rank === 0 || pick.chance(0.2)) return null;
+  return pick.int(0, rank - 1) - (pick.chance(0.3) ? rank : 0);
+}

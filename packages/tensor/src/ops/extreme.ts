@@ -1,0 +1,170 @@
+import { SidenetError } from "../errors.ts";
+import { defineOp, type Inferred, type KernelContext } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import { formatShape } from "../shape.ts";
+import type { Dims, TensorSpec } from "../signature.ts";
+import type { Tensor } from "../tensor.ts";
+import { aroundAxis, drawAxis, replaceAxis, withoutAxis } from "./axis.ts";
+
+/**
+ * Specs: of an output that lacks the axis, and of one that keeps it at length 1, as gatherAlong's ids have it.
+ * Throws `T-SHAPE` where there is nothing to choose from.
+ */
+function inferExtreme(op: string, x: TensorSpec, axis: number | null, dtype: TensorSpec["dtype"]): Inferred {
+  const dims = aroundAxis(x.shape, axis);
+  if (dims.length === 0) {
+    throw new SidenetError("T-SHAPE", `${op}: axis ${axis ?? "(all)"} of ${formatShape(x.shape)} is empty.`);
+  }
+  const kept = axis === null ? [1] : replaceAxis(x.shape, axis, 1);
+  return {
+    dims,
+    outputs: [
+      { shape: withoutAxis(x.shape, axis), dtype },
+      { shape: kept, dtype: "i32" },
+    ],
+  };
+}
+
+/** Calls `found` with each output, its best element and that element's position along the axis: the first of equals. */
+function eachExtreme(
+  x: ArrayLike<number>,
+  { outer, length, inner }: Dims,
+  direction: number,
+  found: (out: number, value: number, index: number) => void,
+): void {
+  for (let o = 0; o < outer; o++) {
+    for (let i = 0; i < inner; i++) {
+      const at = (a: number) => x[(o * length + a) * inner + i];
+      let best = 0;
+      for (let a = 1; a < length; a++) if (direction * at(a) > direction * at(best)) best = a;
+      found(o * inner + i, at(best), best);
+    }
+  }
+}
+
+function runExtreme(
+  k: KernelContext,
+  { x, value, index }: { x: Tensor; value: Tensor | null; index: Tensor | null },
+  { outer, length, inner }: Dims,
+  direction: number,
+): void {
+  for (const range of k.split(outer, [x])) {
+    const outputs = range.count * inner;
+    k.run("extreme/main", {
+      bind: { x: k.rows(x, outer, range), value, index },
+      params: {
+        ...{ outputs, length, inner, direction, first: range.start * inner },
+        ...{ hasValue: value !== null, hasIndex: index !== null },
+      },
+      grid: outputs,
+    });
+  }
+}
+
+/** A shape without empty axes, an axis of it, and values without equals. */
+const drawDistinct = (pick: Pick) => {
+  const N = [pick.int(1, 9), pick.int(1, 140), pick.int(1, 5)].slice(pick.int(0, 2));
+  return {
+    dims: { N },
+    attrs: { axis: drawAxis(pick, N.length) },
+    values: { x: (size: number) => pick.distinct(size) },
+  };
+};
+
+export const max = defineOp({
+  name: "max",
+  doc: "y = the largest x of one axis, or of all elements when axis is null; the residual index is where, the first of equals, the axis kept at length 1",
+  sig: "x[N..] -> y[M..] | index:i32[I..]",
+  attrs: { axis: null as number | null },
+  infer: ([x], { axis }) => inferExtreme("max", x, axis, x.dtype),
+  reference({ x, y, index }, dims) {
+    eachExtreme(x, dims, 1, (out, value, at) => {
+      y[out] = value;
+      if (index) index[out] = at;
+    });
+  },
+  kernel: (k, { x, y, index }, dims) => runExtreme(k, { x, value: y, index }, dims, 1),
+  draw: drawDistinct,
+  close: { rel: 0 }, // a copy
+  flops: ({ N }) => N,
+});
+
+export const min = defineOp({
+  name: "min",
+  doc: "y = the smallest x of one axis, or of all elements when axis is null; the residual index is where, the first of equals, the axis kept at length 1",
+  sig: "x[N..] -> y[M..] | index:i32[I..]",
+  attrs: { axis: null as number | null },
+  infer: ([x], { axis }) => inferExtreme("min", x, axis, x.dtype),
+  reference({ x, y, index }, dims) {
+    eachExtreme(x, dims, -1, (out, value, at) => {
+      y[out] = value;
+      if (index) index[out] = at;
+    });
+  },
+  kernel: (k, { x, y, index }, dims) => runExtreme(k, { x, value: y, index }, dims, -1),
+  draw: drawDistinct,
+  close: { rel: 0 },
+  flops: ({ N }) => N,
+});
+
+export const argmax = defineOp({
+  name: "argmax",
+  doc: "position of the largest element of one axis, or among all elements when axis is null; the first of equals",
+  sig: "x[N..] -> y:i32[M..]",
+  attrs: { axis: -1 as number | null },
+  infer: ([x], { axis }) => inferExtreme("argmax", x, axis, "i32"),
+  reference({ x, y }, dims) {
+    eachExtreme(x, dims, 1, (out, _value, at) => {
+      y[out] = at;
+    });
+  },
+  kernel: (k, { x, y }, dims) => runExtreme(k, { x, value: null, index: y }, dims, 1),
+  // Few different values: equals are frequent, and the first has to win.
+  draw: (pick) => ({ ...drawDistinct(pick), values: { x: (size: number) => pick.ints(size, -3, 3) } }),
+  close: { rel: 0 },
+  flops: ({ N }) => N,
+});
+
+export const topK = defineOp({
+  name: "topK",
+  doc: "positions of the `count` largest elements of the last axis, in falling order, the first of equals first",
+  sig: "x[N..,C] -> ids:i32[N..,K]",
+  attrs: { count: 1 },
+  infer: ([x], { count }) => {
+    const C = x.shape[x.shape.length - 1];
+    if (!Number.isInteger(count) || count < 0 || count > C) {
+      throw new SidenetError(
+        "T-ATTR",
+        `topK: count is ${count}, the last axis of ${formatShape(x.shape)} has ${C}.`,
+      );
+    }
+    return { dims: { K: count }, outputs: [{ shape: [...x.shape.slice(0, -1), count], dtype: "i32" }] };
+  },
+  reference({ x, ids }, { N, C, K }) {
+    for (let n = 0; n < N; n++) {
+      const row = x.slice(n * C, (n + 1) * C);
+      const order = [...row.keys()].sort((i, j) => row[j] - row[i] || i - j);
+      for (let j = 0; j < K; j++) ids[n * K + j] = order[j];
+    }
+  },
+  kernel(k, { x, ids }, { N, C, K }) {
+    for (const range of k.split(N, [x])) {
+      k.run("top-k/main", {
+        bind: { x: k.rows(x, N, range), ids },
+        params: { n: range.count, c: C, k: K, first: range.start },
+        grid: range.count,
+      });
+    }
+  },
+  draw: (pick) => {
+    const C = pick.int(1, 200);
+    const x = (size: number) => (pick.chance(0.5) ? pick.normals(size) : pick.ints(size, -5, 5));
+    return {
+      dims: { N: pick.shape(12, 2), C },
+      attrs: { count: pick.int(0, Math.min(C, 20)) },
+      values: { x },
+    };
+  },
+  close: { rel: 0 },
+  flops: ({ N, C, K }) => N * C * K,
+});

@@ -1,0 +1,84 @@
+import { SidenetError } from "../errors.ts";
+import { defineOp } from "../op.ts";
+import { formatShape, type Shape } from "../shape.ts";
+
+const EPS = 2 ** -23;
+
+const endsWith = (shape: Shape, end: Shape): boolean =>
+  end.length <= shape.length && end.every((extent, i) => extent === shape[shape.length - end.length + i]);
+
+export const softmax = defineOp({
+  name: "softmax",
+  doc:
+    "y = e^x / Σ e^x over the last axis; where mask is 0 an element is hidden: y = 0, and so is a row with nothing visible. " +
+    "A mask has the last axes of x, and repeats over those before",
+  sig: "x[N..,C] mask?:u8[M..,C] -> y[N..,C]",
+  infer: ([x, mask]) => {
+    if (mask && !endsWith(x.shape, mask.shape)) {
+      throw new SidenetError(
+        "T-SHAPE",
+        `softmax: the mask is ${formatShape(mask.shape)}, wanted the last axes of x, ${formatShape(x.shape)}.`,
+      );
+    }
+    return { outputs: [{ shape: x.shape, dtype: x.dtype }] };
+  },
+  reference({ x, mask, y }, { N, C }) {
+    const visible = (i: number) => mask === null || mask[i % mask.length] !== 0;
+    for (let at = 0; at < N * C; at += C) {
+      let max = Number.NEGATIVE_INFINITY;
+      for (let c = 0; c < C; c++) if (visible(at + c)) max = Math.max(max, x[at + c]);
+      let sum = 0;
+      for (let c = 0; c < C; c++) if (visible(at + c)) sum += Math.exp(x[at + c] - max);
+      for (let c = 0; c < C; c++) if (visible(at + c)) y[at + c] = Math.exp(x[at + c] - max) / sum;
+    }
+  },
+  kernel(k, { x, mask, y }, { N, C, M }) {
+    for (const range of k.split(N, [x, y])) {
+      k.run("softmax/forward", {
+        bind: { x: k.rows(x, N, range), mask, y: k.rows(y, N, range) },
+        params: { n: range.count, c: C, maskRows: mask ? M : 0, firstRow: range.start },
+        grid: range.count,
+      });
+    }
+  },
+  draw: (pick) => {
+    const N = pick.shape(40, 3);
+    return {
+      dims: { N, M: N.slice(pick.int(0, N.length)), C: pick.int(1, 300) },
+      omit: pick.chance(0.4) ? ["mask"] : [],
+    };
+  },
+  close: { rel: 32 * EPS }, // a sum of one sign; e^x and its shift carry a few units in the last place each
+  flops: ({ N, C }) => 4 * N * C,
+});
+
+export const softmaxBackward = defineOp({
+  name: "softmaxBackward",
+  doc: "dx = y · (dy - Σ dy · y) over the last axis; 0 where y is, so it needs no mask",
+  sig: "dy[N..,C] y[N..,C] -> dx[N..,C]",
+  reference({ dy, y, dx }, { N, C }) {
+    for (let at = 0; at < N * C; at += C) {
+      let dot = 0;
+      for (let c = 0; c < C; c++) dot += dy[at + c] * y[at + c];
+      for (let c = 0; c < C; c++) dx[at + c] = y[at + c] * (dy[at + c] - dot);
+    }
+  },
+  kernel(k, { dy, y, dx }, { N, C }) {
+    for (const range of k.split(N, [dy, y, dx])) {
+      k.run("softmax/backward", {
+        bind: { yIn: k.rows(y, N, range), dy: k.rows(dy, N, range), y: k.rows(dx, N, range) },
+        params: { n: range.count, c: C, maskRows: 0, firstRow: 0 },
+        grid: range.count,
+      });
+    }
+  },
+  draw: (pick) => {
+    const C = pick.int(1, 300);
+    // As softmax gives them: rows that sum to about 1.
+    const y = (size: number) => Float64Array.from({ length: size }, () => (2 * pick.unit()) / C);
+    return { dims: { N: pick.shape(40, 3), C }, values: { y } };
+  },
+  // dy - Σ cancels at most against dy itself; the sum has √C terms' worth of rounding, of size 1/C each.
+  close: { rel: 32 * EPS, abs: 1e-8 },
+  flops: ({ N, C }) => 4 * N * C,
+});
