@@ -1,4 +1,4 @@
-import { philox, Random } from "@sidenet/tensor";
+import { CpuDevice, philox, Random } from "@sidenet/tensor";
 import fc from "fast-check";
 import { expect, it } from "vitest";
 
@@ -42,4 +42,16 @@ it("a shuffle is a permutation, the same for the same seed and stream", () => {
       expect(once.sort((a, b) => a - b)).toEqual(items);
     }),
   );
+});
+
+it("rows draw the numbers of the generator: position i of stream s is word i", async () => {
+  const device = new CpuDevice();
+  const x = device.zeros([10]);
+  device.ops.uniform(x, { seed: 7, stream: 3, offset: 4 });
+  const random = new Random(7, 3);
+  const words = Array.from({ length: 14 }, () => random.word()).slice(4);
+  expect([...(await x.read())]).toEqual(words.map((word) => ((word >>> 9) + 0.5) / 2 ** 23));
+  expect(() => device.ops.uniform(x, { offset: 3 })).toThrow(/multiple of 4/);
+  expect(() => device.ops.dropout(x, { rate: 1 })).toThrow(/rate 1/);
+  x.dispose();
 });

@@ -12,6 +12,7 @@ import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
 import { nf4Linear } from "./nf4.ts";
 import { layerNorm, rmsNorm, rope, softmax } from "./norm.ts";
+import { dropout } from "./random.ts";
 import * as reductions from "./reduce.ts";
 
 export const gradTable = {
@@ -29,6 +30,7 @@ export const gradTable = {
   concat,
   crossEntropy,
   crossEntropyBackward: SECOND_ORDER,
+  dropout,
   embedding,
   embeddingBackward: SECOND_ORDER,
   layerNorm,
@@ -45,6 +47,7 @@ export const gradTable = {
   nf4LinearBackwardX: SECOND_ORDER,
   nf4Quantize: QUANTIZED,
   nf4QuantizeScales: IN_PLACE,
+  normal: IN_PLACE,
   reshape,
   rmsNorm,
   rmsNormBackwardGain: SECOND_ORDER,
@@ -56,6 +59,7 @@ export const gradTable = {
   softmaxBackward: SECOND_ORDER,
   sumSquares: IN_PLACE,
   transpose,
+  uniform: IN_PLACE,
 } satisfies { readonly [K in OpName]: GradRow<K> };
 
 export const gradRowOf = (op: OpName): GradRow => gradTable[op];

@@ -20,6 +20,7 @@ import { nf4Dequantize, nf4Quantize, nf4QuantizeScales } from "./nf4.ts";
 import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
 import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
+import { dropout, normal, uniform } from "./random.ts";
 import { broadcast, mean, sum } from "./reduce.ts";
 import { rope } from "./rope.ts";
 import { softmax, softmaxBackward } from "./softmax.ts";
@@ -43,6 +44,7 @@ export const opTable = {
   concat,
   crossEntropy,
   crossEntropyBackward,
+  dropout,
   embedding,
   embeddingBackward,
   linear,
@@ -57,6 +59,7 @@ export const opTable = {
   nf4LinearBackwardX,
   nf4Quantize,
   nf4QuantizeScales,
+  normal,
   reshape,
   rmsNorm,
   rmsNormBackwardGain,
@@ -69,6 +72,7 @@ export const opTable = {
   sum,
   sumSquares,
   transpose,
+  uniform,
 };
 
 export type OpTable = typeof opTable;
