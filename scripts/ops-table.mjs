@@ -1,0 +1,152 @@
+// Write docs/ops.md, the table of every op, from the op table and the gradient table themselves.
+//
+//   npm run build && node scripts/ops-table.mjs
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+export const FILE = fileURLToPath(new URL("../docs/ops.md", import.meta.url));
+
+const HEAD = `# Operations
+
+Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src/ops) and the gradient table
+(packages/autograd/src/rules); a test fails when it is stale. Every op runs on \`cpu\` (its reference, in double),
+\`webgpu\` (its kernels, \`kernels/*.wgsl\`) and \`meta\` (shapes and memory, no data).
+
+- **Signature**: \`N..\` is any number of axes with product N; \`?\` may be left out, \`!\` is updated in place; without a
+  dtype an operand is f32 or f16; after \`|\` stand residuals, made only for a backward pass.
+- **Gradients**: the inputs that have one, and what each saves from the forward pass; or why there is none.
+- **Tolerance** of f32 results on WebGPU: of the largest magnitude in the tensor, in units of ε = 2^-23, plus an absolute
+  part. Where it grows with the length of sums, it is that for extents of 256. f16 storage adds its own rounding. Each
+  row has the derivation beside the number.
+- **Flops**: a multiply-add is 2. Letters are those of the signature; outer, length, inner are the extents around the axis.
+`;
+
+/** Flops as a sum of products of extents, found from values at 0 and 1; null where they are nothing of that form. */
+function polynomial(row, letters) {
+  const at = (values) => row.flops(values, row.attrs);
+  const subsets = Array.from({ length: 2 ** letters.length }, (_, bits) =>
+    letters.filter((_letter, i) => bits & (1 << i)),
+  );
+  const ones = (subset) =>
+    Object.fromEntries(letters.map((letter) => [letter, Number(subset.includes(letter))]));
+  const terms = subsets
+    .map((subset) => {
+      const parts = subsets.filter((part) => part.every((letter) => subset.includes(letter)));
+      const factor = parts.reduce(
+        (sum, part) => sum + (-1) ** (subset.length - part.length) * at(ones(part)),
+        0,
+      );
+      return { subset, factor };
+    })
+    .filter(({ factor }) => factor !== 0);
+  const probe = Object.fromEntries(letters.map((letter, i) => [letter, 3 + 2 * i]));
+  const value = terms.reduce(
+    (sum, { subset, factor }) => sum + subset.reduce((product, letter) => product * probe[letter], factor),
+    0,
+  );
+  const holds = Number.isFinite(value) && Math.abs(value - at(probe)) <= 1e-9 * Math.abs(value);
+  const text = terms.map(({ subset, factor }) =>
+    [...(factor === 1 && subset.length > 0 ? [] : [factor]), ...subset].join(" "),
+  );
+  return holds ? text.reverse().join(" + ") || "0" : null;
+}
+
+/** Letters of the signature, and those that `infer` adds, on a few random cases. */
+function extentNames(row, { drawCase, Pick }) {
+  const names = new Set();
+  for (const { dims } of [...row.signature.inputs, ...row.signature.outputs]) {
+    for (const letter of dims) names.add(letter.replace("..", ""));
+  }
+  const { inputs, attrs } = drawCase(row, new Pick(1));
+  const inferred = row.infer?.(inputs, { ...row.attrs, ...attrs });
+  for (const name of Object.keys(inferred?.dims ?? {})) names.add(name);
+  return [...names];
+}
+
+/** Kernel files that random cases dispatch. */
+function kernelsOf(row, name, { drawCase, MetaDevice, Pick }) {
+  const files = new Set();
+  const meta = new MetaDevice({}, (kernel) => files.add(kernel.split("/")[0]));
+  const residuals = row.signature.outputs.map((output) => output.name);
+  for (let seed = 1; seed <= 12; seed++) {
+    const { inputs, attrs } = drawCase(row, new Pick(seed));
+    meta.scope(() => {
+      const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
+      meta.run(name, tensors, attrs, residuals);
+    });
+  }
+  return [...files].sort();
+}
+
+function gradientText(row) {
+  if ("none" in row) return row.none;
+  const entries = Object.entries(row.inputs).map(([input, entry]) => {
+    if ("none" in entry) return null;
+    return entry.saves.length === 0 ? input : `${input} (${entry.saves.join(", ")})`;
+  });
+  return entries.filter((entry) => entry !== null).join("; ");
+}
+
+const rounded = (value) => Number(value.toPrecision(2));
+
+function toleranceText(row, letters) {
+  const extents = Object.fromEntries(letters.map((letter) => [letter, 256]));
+  const { rel, abs = 0 } = typeof row.close === "function" ? row.close(extents) : row.close;
+  const parts = [
+    ...(rel > 0 ? [`${rounded(rel * 2 ** 23)} ε`] : []),
+    ...(abs > 0 ? [`${rounded(abs)}`] : []),
+  ];
+  return parts.join(" + ") || "exact";
+}
+
+const cell = (text) => text.replaceAll("|", "\\|");
+
+/** The page. `tensor` and `autograd` are the packages' public modules. */
+export function opsTable({ tensor, autograd }) {
+  const { opNames, rowOf } = tensor;
+  const lines = [...opNames].sort().flatMap((name) => {
+    const row = rowOf(name);
+    const letters = extentNames(row, tensor);
+    const attrs = Object.entries(row.attrs).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
+    const kernels = kernelsOf(row, name, tensor);
+    const facts = [
+      `\`${row.sig}\``,
+      ...(attrs.length > 0 ? [`attributes ${attrs.map((attr) => `\`${attr}\``).join(", ")}`] : []),
+    ];
+    const table = [
+      row.view ? "none: a view" : kernels.map((file) => `\`${file}\``).join(" "),
+      gradientText(autograd.gradTable[name]),
+      toleranceText(row, letters),
+      polynomial(row, letters) ?? "see its row",
+    ];
+    return [
+      `## ${name}`,
+      "",
+      `${row.doc}.`,
+      "",
+      `${facts.join("; ")}`,
+      "",
+      "| kernels | gradients (saved for each) | tolerance | flops |",
+      "| --- | --- | --- | --- |",
+      `| ${table.map(cell).join(" | ")} |`,
+      "",
+    ];
+  });
+  return `${HEAD}\n${lines.join("\n").trimEnd()}\n`;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const tensor = await import("@sidenet/tensor");
+  const autograd = await import("@sidenet/autograd");
+  const page = opsTable({ tensor, autograd });
+  const before = (() => {
+    try {
+      return readFileSync(FILE, "utf8");
+    } catch {
+      return "";
+    }
+  })();
+  if (page !== before) writeFileSync(FILE, page);
+  console.log(page === before ? "docs/ops.md is up to date" : "docs/ops.md written");
+}
