@@ -1,9 +1,10 @@
 // row_losses: rowMax[firstRow + n] = max_v logits[n,v], logSum = log Σ_v exp(logits - rowMax); their sum is log Σ exp(logits),
-//   nll = (rowMax - logits[target]) + logSum, 0 for ignored rows
+//   nll = (rowMax - logits[target]) + logSum, 0 for ignored rows; with smoothing s the target's logit becomes
+//   (1 - s) logits[target] + s mean_v logits
 //   in logits[n,v] targets[N]   out rowMax[N] logSum[N] nll[N]   grid: one workgroup per row of logits
 // mean_loss: loss = Σ nll / number of scored rows (1 when there are none)
 //   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: that number alone
-// logit_gradients: dlogits = (exp((logits - rowMax) - logSum) - onehot) · dloss / scored; ignored rows 0
+// logit_gradients: dlogits = (exp((logits - rowMax) - logSum) - (1 - s) onehot - s / V) · dloss / scored; ignored rows 0
 //   in logits[n,v] targets[N] rowMaxIn[N] logSumIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]; _in_place: over the logits
 //   grid: one workgroup per row
 //   numerics: f32 throughout; rowMax and logSum stay apart, since large logits would round logSum away in their sum;
@@ -16,7 +17,7 @@ const LOWEST = -3.0e38; // below any logit; finite, because WGSL may assume ther
 alias logits_t = f32;
 alias dlogits_t = f32;
 
-struct Params { n: u32, v: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32 }
+struct Params { n: u32, v: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32, smoothing: f32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> logits: array<logits_t>;
@@ -71,6 +72,11 @@ fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   var sum = 0.0;
   for (var v = lane; v < p.v; v += LANES) { sum += exp(f32(logits[at + v]) - largest); }
   sum = reduceSum(lane, sum);
+  var below = 0.0; // mean of max - logits
+  if (p.smoothing > 0.0) {
+    for (var v = lane; v < p.v; v += LANES) { below += largest - f32(logits[at + v]); }
+    below = reduceSum(lane, below) / f32(p.v);
+  }
   if (lane == 0u) {
     // (max - target) first: both may be large, their difference is exact or nearly so.
     let shifted = log(sum);
@@ -78,7 +84,10 @@ fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     rowMax[p.firstRow + row] = largest;
     logSum[p.firstRow + row] = shifted;
     var value = 0.0;
-    if (target_ != p.ignoreIndex) { value = (largest - f32(logits[at + u32(target_)])) + shifted; }
+    if (target_ != p.ignoreIndex) {
+      let targetBelow = largest - f32(logits[at + u32(target_)]);
+      value = targetBelow + p.smoothing * (below - targetBelow) + shifted;
+    }
     nll[p.firstRow + row] = value;
   }
 }
@@ -110,7 +119,8 @@ fn gradient(logit: f32, v: u32, row: u32) -> f32 {
   if (target_ == p.ignoreIndex) { return 0.0; }
   let upstream = select(1.0, dloss[0], p.hasUpstream == 1u);
   let shifted = (logit - rowMaxIn[p.firstRow + row]) - logSumIn[p.firstRow + row];
-  return (exp(shifted) - select(0.0, 1.0, v == u32(target_))) * upstream / scoredIn[0];
+  let wanted = select(0.0, 1.0 - p.smoothing, v == u32(target_)) + p.smoothing / f32(p.v);
+  return (exp(shifted) - wanted) * upstream / scoredIn[0];
 }
 
 @compute @workgroup_size(LANES)

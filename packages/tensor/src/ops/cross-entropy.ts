@@ -1,6 +1,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import type { Pick } from "../pick.ts";
+import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 
 const EPS = 2 ** -23;
@@ -24,12 +25,56 @@ export function softmaxShift(logits: HostArray, at: number, V: number): { max: n
   return { max, logSum: Math.log(sum) };
 }
 
+/** Which rows count, and how far their targets are spread over all classes. */
+export interface LossAttrs {
+  readonly ignoreIndex: number;
+  /** The share s of a target that goes to all classes alike: (1 - s) onehot + s / V. */
+  readonly labelSmoothing: number;
+}
+
+/** What is wrong with a loss over V classes, or null. */
+export function checkLoss({ V }: Dims, { labelSmoothing }: LossAttrs): string | null {
+  if (V === 0) return "an empty vocabulary has no softmax";
+  return labelSmoothing >= 0 && labelSmoothing <= 1
+    ? null
+    : `labelSmoothing ${labelSmoothing} is not in 0 .. 1`;
+}
+
+/** Negative log-likelihood of one row of logits under its smoothed target. */
+export function rowLoss(
+  logits: HostArray,
+  at: number,
+  V: number,
+  target: number,
+  smoothing: number,
+): { nll: number; max: number; logSum: number } {
+  const { max, logSum } = softmaxShift(logits, at, V);
+  let below = 0;
+  for (let v = 0; v < V; v++) below += max - logits[at + v];
+  return {
+    max,
+    logSum,
+    nll: (1 - smoothing) * (max - logits[at + target]) + (smoothing * below) / V + logSum,
+  };
+}
+
+/** The smoothed target's weight on class v. */
+export const targetWeight = (v: number, target: number, V: number, smoothing: number): number =>
+  (v === target ? 1 - smoothing : 0) + smoothing / V;
+
 /** Targets of a random case, and the index that marks some of them as ignored; the first is mostly scored. */
 export function drawTargets(pick: Pick, V: number) {
   const ignoreIndex = pick.oneOf([-100, -1, 0]);
   const targets = (size: number) =>
     Array.from({ length: size }, (_, n) => (n > 0 && pick.chance(0.2) ? ignoreIndex : pick.int(0, V - 1)));
-  return { attrs: { ignoreIndex }, values: { targets } };
+  return { attrs: { ignoreIndex, labelSmoothing: pick.oneOf([0, 0, 0.1, 1]) }, values: { targets } };
+}
+
+/** Rows of logits at hand, and the row of targets that belongs to the first of them. */
+export interface LossExtents extends LossAttrs {
+  readonly rows: number;
+  readonly firstRow: number;
+  readonly V: number;
 }
 
 /**
@@ -39,14 +84,21 @@ export function drawTargets(pick: Pick, V: number) {
 export function runRowLosses(
   k: KernelContext,
   operands: { logits: Tensor; targets: Tensor; max: Tensor; logSum: Tensor; nll: Tensor },
-  extents: { rows: number; firstRow: number; V: number; ignoreIndex: number },
+  extents: LossExtents,
 ): void {
   const { logits, max, ...rest } = operands;
-  const { rows, firstRow, V, ignoreIndex } = extents;
+  const { rows, firstRow, V, ignoreIndex, labelSmoothing: smoothing } = extents;
   for (const range of k.split(rows, [logits])) {
     k.run("cross-entropy/row_losses", {
       bind: { logits: k.rows(logits, rows, range), rowMax: max, ...rest },
-      params: { n: range.count, v: V, firstRow: firstRow + range.start, ignoreIndex, hasUpstream: 0 },
+      params: {
+        n: range.count,
+        v: V,
+        firstRow: firstRow + range.start,
+        ignoreIndex,
+        hasUpstream: 0,
+        smoothing,
+      },
       grid: range.count,
     });
   }
@@ -61,7 +113,14 @@ export function runMeanLoss(
   const { targets, nll, loss } = operands;
   k.run("cross-entropy/mean_loss", {
     bind: { targets, nllIn: nll, loss },
-    params: { n: extents.rows, v: 0, firstRow: 0, ignoreIndex: extents.ignoreIndex, hasUpstream: 0 },
+    params: {
+      n: extents.rows,
+      v: 0,
+      firstRow: 0,
+      ignoreIndex: extents.ignoreIndex,
+      hasUpstream: 0,
+      smoothing: 0,
+    },
     grid: 1,
   });
 }
@@ -77,15 +136,15 @@ export function runLogitGradients(
     dloss: Tensor | null;
     dlogits: Tensor | null;
   },
-  extents: { rows: number; firstRow: number; V: number; ignoreIndex: number },
+  extents: LossExtents,
 ): void {
   const { logits, dlogits, targets, max, logSum, dloss } = operands;
-  const { rows, firstRow, V, ignoreIndex } = extents;
+  const { rows, firstRow, V, ignoreIndex, labelSmoothing: smoothing } = extents;
   const total = targets.size;
   const scored = k.temp([1]);
   k.run("cross-entropy/count_scored", {
     bind: { targets, scored },
-    params: { n: total, v: 0, firstRow: 0, ignoreIndex, hasUpstream: 0 },
+    params: { n: total, v: 0, firstRow: 0, ignoreIndex, hasUpstream: 0, smoothing: 0 },
     grid: 1,
   });
   for (const range of k.split(rows, [logits, dlogits])) {
@@ -102,6 +161,7 @@ export function runLogitGradients(
         firstRow: firstRow + range.start,
         ignoreIndex,
         hasUpstream: dloss !== null,
+        smoothing,
       },
       grid: range.count,
     });
@@ -110,24 +170,26 @@ export function runLogitGradients(
 
 export const crossEntropy = defineOp({
   name: "crossEntropy",
-  doc: "loss = mean over rows with target ≠ ignoreIndex of log Σ exp(logits) - logits[target]; 0 when no row is scored",
+  doc:
+    "loss = mean over rows with target ≠ ignoreIndex of log Σ exp(logits) - logits[target]; 0 when no row is scored; " +
+    "labelSmoothing s puts (1 - s) logits[target] + s mean(logits) in its place",
   sig: "logits[N,V] targets:i32[N] -> loss:f32[] | max:f32[N] logSum:f32[N]",
-  attrs: { ignoreIndex: -100 },
-  check: ({ V }) => (V > 0 ? null : "an empty vocabulary has no softmax"),
-  reference({ logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex }) {
+  attrs: { ignoreIndex: -100, labelSmoothing: 0 },
+  check: checkLoss,
+  reference({ logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex, labelSmoothing }) {
     let total = 0;
     for (let n = 0; n < N; n++) {
-      const row = softmaxShift(logits, n * V, V);
+      const row = rowLoss(logits, n * V, V, targets[n], labelSmoothing);
       if (max) max[n] = row.max;
       if (logSum) logSum[n] = row.logSum;
-      if (targets[n] !== ignoreIndex) total += row.max - logits[n * V + targets[n]] + row.logSum;
+      if (targets[n] !== ignoreIndex) total += row.nll;
     }
     loss[0] = total / Math.max(1, countScored(targets, ignoreIndex));
   },
-  kernel(k, { logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex }) {
+  kernel(k, { logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex, labelSmoothing }) {
     const nll = k.temp([N]);
     const rows = { max: max ?? k.temp([N]), logSum: logSum ?? k.temp([N]), nll };
-    runRowLosses(k, { logits, targets, ...rows }, { rows: N, firstRow: 0, V, ignoreIndex });
+    runRowLosses(k, { logits, targets, ...rows }, { rows: N, firstRow: 0, V, ignoreIndex, labelSmoothing });
     runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
   },
   draw: (pick) => {
@@ -140,22 +202,22 @@ export const crossEntropy = defineOp({
 
 export const crossEntropyBackward = defineOp({
   name: "crossEntropyBackward",
-  doc: "dlogits = (softmax(logits) - onehot(target)) · dloss / number of scored rows; ignored rows are 0",
+  doc: "dlogits = (softmax(logits) - (1 - s) onehot(target) - s / V) · dloss / number of scored rows; ignored rows are 0",
   sig: "dloss:f32[] logits[N,V] targets:i32[N] max:f32[N] logSum:f32[N] -> dlogits[N,V]",
-  attrs: { ignoreIndex: -100 },
-  reference({ dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex }) {
+  attrs: { ignoreIndex: -100, labelSmoothing: 0 },
+  reference({ dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
     for (let n = 0; n < N; n++) {
       if (targets[n] === ignoreIndex) continue;
       for (let v = 0; v < V; v++) {
         const p = Math.exp(logits[n * V + v] - max[n] - logSum[n]);
-        dlogits[n * V + v] = ((p - (v === targets[n] ? 1 : 0)) * dloss[0]) / scored;
+        dlogits[n * V + v] = ((p - targetWeight(v, targets[n], V, labelSmoothing)) * dloss[0]) / scored;
       }
     }
   },
-  kernel(k, { dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex }) {
+  kernel(k, { dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex, labelSmoothing }) {
     const operands = { logits, targets, max, logSum, dloss, dlogits };
-    runLogitGradients(k, operands, { rows: N, firstRow: 0, V, ignoreIndex });
+    runLogitGradients(k, operands, { rows: N, firstRow: 0, V, ignoreIndex, labelSmoothing });
   },
   draw: (pick) => {
     const V = pick.int(1, 300);

@@ -9,12 +9,15 @@ import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import {
+  checkLoss,
   countScored,
   drawTargets,
+  rowLoss,
   runLogitGradients,
   runMeanLoss,
   runRowLosses,
   softmaxShift,
+  targetWeight,
 } from "./cross-entropy.ts";
 import { runMatmul } from "./matmul-plan.ts";
 
@@ -50,9 +53,9 @@ export const lmHeadLoss = defineOp({
   name: "lmHeadLoss",
   doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
   sig: "h[N,C] w[V,C] targets:i32[N] -> loss:f32[] | dh[N,C]",
-  attrs: { ignoreIndex: -100, chunkTokens: 0 },
-  check: ({ V }) => (V > 0 ? null : "an empty vocabulary has no softmax"),
-  reference({ h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex }) {
+  attrs: { ignoreIndex: -100, labelSmoothing: 0, chunkTokens: 0 },
+  check: checkLoss,
+  reference({ h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
     const logits = new Float64Array(V);
     let total = 0;
@@ -63,24 +66,25 @@ export const lmHeadLoss = defineOp({
         for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
         logits[v] = dot;
       }
-      const { max, logSum } = softmaxShift(logits, 0, V);
-      total += max - logits[targets[n]] + logSum;
+      const { max, logSum, nll } = rowLoss(logits, 0, V, targets[n], labelSmoothing);
+      total += nll;
       if (!dh) continue;
       for (let v = 0; v < V; v++) {
-        const d = (Math.exp(logits[v] - max - logSum) - (v === targets[n] ? 1 : 0)) / scored;
+        const d =
+          (Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing)) / scored;
         for (let c = 0; c < C; c++) dh[n * C + c] += d * w[v * C + c];
       }
     }
     loss[0] = total / scored;
   },
-  kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, chunkTokens }) {
+  kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing, chunkTokens }) {
     const chunks = tokenChunks(h, V, chunkTokens);
     const nll = k.temp([N]);
     const shift = { max: k.temp([N]), logSum: k.temp([N]) };
     const logits = chunks.length > 0 ? k.temp([chunks[0].count, V]) : null;
     for (const range of chunks) {
       const rows = range.count;
-      const extents = { rows, firstRow: range.start, V, ignoreIndex };
+      const extents = { rows, firstRow: range.start, V, ignoreIndex, labelSmoothing };
       const l = k.rows(logits!, logits!.shape[0], { start: 0, count: rows });
       chunkLogits(k, h, w, range, l);
       runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
@@ -105,8 +109,8 @@ export const lmHeadLossBackwardW = defineOp({
   name: "lmHeadLossBackwardW",
   doc: "dw = dloss · d loss / d w of lmHeadLoss, the logits of each chunk made again",
   sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
-  attrs: { ignoreIndex: -100, chunkTokens: 0 },
-  reference({ dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex }) {
+  attrs: { ignoreIndex: -100, labelSmoothing: 0, chunkTokens: 0 },
+  reference({ dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
     const logits = new Float64Array(V);
     for (let n = 0; n < N; n++) {
@@ -118,12 +122,14 @@ export const lmHeadLossBackwardW = defineOp({
       }
       const { max, logSum } = softmaxShift(logits, 0, V);
       for (let v = 0; v < V; v++) {
-        const d = ((Math.exp(logits[v] - max - logSum) - (v === targets[n] ? 1 : 0)) * dloss[0]) / scored;
+        const d =
+          ((Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing)) * dloss[0]) /
+          scored;
         for (let c = 0; c < C; c++) dw[v * C + c] += d * h[n * C + c];
       }
     }
   },
-  kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, chunkTokens }) {
+  kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing, chunkTokens }) {
     const chunks = tokenChunks(h, V, chunkTokens);
     const shift = { max: k.temp([N]), logSum: k.temp([N]) };
     const nll = k.temp([N]);
@@ -132,7 +138,7 @@ export const lmHeadLossBackwardW = defineOp({
     for (const [i, range] of chunks.entries()) {
       const part = { start: 0, count: range.count };
       const l = k.rows(logits, most, part);
-      const extents = { rows: range.count, firstRow: range.start, V, ignoreIndex };
+      const extents = { rows: range.count, firstRow: range.start, V, ignoreIndex, labelSmoothing };
       chunkLogits(k, h, w, range, l);
       runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
       runLogitGradients(k, { logits: l, targets, ...shift, dloss, dlogits: null }, extents);

@@ -1,0 +1,27 @@
+import { CpuDevice, type Device, Random } from "@sidenet/tensor";
+import { expect, it } from "vitest";
+import { gpuAvailable, openTestGpu } from "./support.ts";
+
+it("a smoothed loss is the mixture that it says: (1 - s) of the target's and s of the mean over all classes", async () => {
+  const [N, V, s] = [3, 7, 0.3];
+  const devices: Device[] = [new CpuDevice(), ...(gpuAvailable ? [await openTestGpu()] : [])];
+  for (const device of devices) {
+    const logits = device.tensor(new Random(2, 0).normals(N * V, 3), [N, V]);
+    const loss = async (target: number, labelSmoothing: number): Promise<number> => {
+      const ids = [target, -100, (target + 2) % V];
+      using targets = device.tensor(ids, [N], { dtype: "i32" });
+      using value = device.ops.crossEntropy(logits, targets, { labelSmoothing });
+      return value.item();
+    };
+    const all = await Promise.all(Array.from({ length: V }, (_, v) => loss(v, 0)));
+    const mean = all.reduce((a, b) => a + b) / V;
+    expect(await loss(4, s)).toBeCloseTo((1 - s) * all[4] + s * mean, 5);
+    expect(await loss(4, 1)).toBeCloseTo(mean, 5);
+    using targets = device.tensor([0, 1, 2], [N], { dtype: "i32" });
+    expect(() => device.ops.crossEntropy(logits, targets, { labelSmoothing: 2 })).toThrow(
+      /T-SHAPE.*labelSmoothing 2/,
+    );
+    logits.dispose();
+    device.dispose();
+  }
+});
