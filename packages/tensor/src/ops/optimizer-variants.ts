@@ -1,0 +1,156 @@
+/** Optimizers beside AdamW with f32 state (optimizer.ts). */
+import type { HostArray } from "../dtype.ts";
+import { defineOp, type RowRange } from "../op.ts";
+import { dynamicMap } from "../quant-maps.ts";
+
+const EPS = 2 ** -23;
+const { fround } = Math;
+
+export const sgd = defineOp({
+  name: "sgd",
+  doc: "one step of SGD with momentum in place: d = g · gradScale + weightDecay · p; m ← momentum · m + d; p ← p - lr · m, or with nesterov lr · (d + momentum · m)",
+  sig: "p!:f32[N..] m!:f32[N..] g[N..] gradScale?:f32[] ->",
+  attrs: { lr: 1e-2, momentum: 0.9, weightDecay: 0, nesterov: false },
+  reference({ p, m, g, gradScale }, _, { lr, momentum, weightDecay, nesterov }) {
+    for (let i = 0; i < p.length; i++) {
+      const d = g[i] * (gradScale ? gradScale[0] : 1) + weightDecay * p[i];
+      m[i] = momentum * m[i] + d;
+      p[i] -= lr * (nesterov ? d + momentum * m[i] : m[i]);
+    }
+  },
+  kernel(k, { p, m, g, gradScale }, { N }, attrs) {
+    for (const range of k.split(N, [p, m, g])) {
+      k.run("sgd/main", {
+        bind: { w: k.rows(p, N, range), m: k.rows(m, N, range), g: k.rows(g, N, range), gradScale },
+        params: { n: range.count, ...attrs, hasScale: gradScale !== null },
+        grid: Math.ceil(range.count / 256),
+      });
+    }
+  },
+  draw: (pick) => ({
+    dims: { N: pick.shape(2000) },
+    omit: pick.chance(0.5) ? ["gradScale"] : [],
+    attrs: {
+      lr: 10 ** -pick.int(0, 3),
+      momentum: pick.oneOf([0, 0.9, 0.99]),
+      weightDecay: pick.oneOf([0, 0.1]),
+      nesterov: pick.chance(0.5),
+    },
+  }),
+  close: { rel: 16 * EPS, abs: 1e-7 },
+  flops: ({ N }) => 8 * N,
+});
+
+/** Elements that share one scale of 8-bit state. */
+export const STATE_BLOCK = 256;
+
+/** The two maps of 8-bit state: with a sign for m, without for v. f32[512] */
+export const stateMaps = (): Float32Array => Float32Array.of(...dynamicMap(true), ...dynamicMap(false));
+
+/** A block of moments to 8 bits: its scale, and the nearest entry of the map, a tie to the lower. */
+function encode(
+  values: readonly number[],
+  codes: HostArray,
+  most: HostArray,
+  block: number,
+  map: HostArray,
+): void {
+  const largest = values.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+  most[block] = largest;
+  for (const [j, value] of values.entries()) {
+    const scaled = largest > 0 ? fround(value / Math.max(largest, 1e-37)) : 0;
+    let code = 0;
+    while (code < 255 && scaled > fround(map[code] + map[code + 1]) / 2) code++;
+    codes[block * STATE_BLOCK + j] = code;
+  }
+}
+
+export const adamw8 = defineOp({
+  name: "adamw8",
+  doc: "adamw with moments of 8 bits in blocks of 256: m = maps[mCode] · mMax, v = maps[256 + vCode] · vMax, in the dynamic maps of bitsandbytes",
+  sig: "p!:f32[N..] mCodes!:u8[N..] vCodes!:u8[N..] mMax!:f32[B] vMax!:f32[B] maps:f32[L] g[N..] gradScale?:f32[] ->",
+  attrs: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 },
+  check: ({ N, B, L }, { step }) => {
+    if (!(Number.isInteger(step) && step >= 1)) return `step ${step} is not a whole number >= 1`;
+    if (L !== 512) return `maps has ${L} entries, two maps have 512`;
+    return B === Math.ceil(N / STATE_BLOCK)
+      ? null
+      : `${N} elements have ${Math.ceil(N / STATE_BLOCK)} blocks of 256, not ${B}`;
+  },
+  // Float32 step by step, as the kernel: codes are held to the bit.
+  reference({ p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N, B }, attrs) {
+    const { lr, beta1, beta2, eps, weightDecay, step } = attrs;
+    const [b1, c1, b2, c2] = [beta1, 1 - beta1, beta2, 1 - beta2].map(fround);
+    for (let block = 0; block < B; block++) {
+      const [ms, vs]: [number[], number[]] = [[], []];
+      for (let i = block * STATE_BLOCK; i < Math.min(N, (block + 1) * STATE_BLOCK); i++) {
+        const grad = fround(g[i] * (gradScale ? gradScale[0] : 1));
+        const m0 = fround(maps[mCodes[i]] * mMax[block]);
+        const v0 = fround(maps[256 + vCodes[i]] * vMax[block]);
+        const m = fround(fround(b1 * m0) + fround(c1 * grad));
+        const v = fround(fround(b2 * v0) + fround(c2 * fround(grad * grad)));
+        const mHat = m / (1 - beta1 ** step);
+        const vHat = v / (1 - beta2 ** step);
+        p[i] -= lr * weightDecay * p[i] + (lr * mHat) / (Math.sqrt(vHat) + eps);
+        ms.push(m);
+        vs.push(v);
+      }
+      encode(ms, mCodes, mMax, block, maps.subarray(0, 256));
+      encode(vs, vCodes, vMax, block, maps.subarray(256));
+    }
+  },
+  kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
+    const { lr, beta1, beta2, eps, weightDecay, step } = attrs;
+    const span = 64 * STATE_BLOCK; // of which the scales start where a binding may
+    const most = Math.floor(k.profile.maxBindingBytes / 4 / span) * span;
+    for (let start = 0; start < N; start += most) {
+      const range: RowRange = { start, count: Math.min(most, N - start) };
+      const blocks: RowRange = { start: start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
+      k.run("adamw-8bit/main", {
+        bind: {
+          w: k.rows(p, N, range),
+          mCodes: k.rows(mCodes, N, range),
+          vCodes: k.rows(vCodes, N, range),
+          mMax: k.rows(mMax, mMax.size, blocks),
+          vMax: k.rows(vMax, vMax.size, blocks),
+          maps,
+          g: k.rows(g, N, range),
+          gradScale,
+        },
+        params: {
+          n: range.count,
+          lr,
+          beta1,
+          oneMinusBeta1: 1 - beta1, // in double: 1 - 0.999 in float32 is off by 2e-5
+          beta2,
+          oneMinusBeta2: 1 - beta2,
+          eps,
+          decay: lr * weightDecay,
+          correction1: 1 - beta1 ** step,
+          correction2: 1 - beta2 ** step,
+          hasScale: gradScale !== null,
+          zero: 0,
+        },
+        grid: blocks.count,
+      });
+    }
+  },
+  draw: (pick) => {
+    const N = pick.shape(2000);
+    const size = N.reduce((a, b) => a * b, 1);
+    return {
+      dims: { N, B: Math.ceil(size / STATE_BLOCK), L: 512 },
+      omit: pick.chance(0.5) ? ["gradScale"] : [],
+      attrs: { lr: 10 ** -pick.int(1, 4), weightDecay: pick.oneOf([0, 0.01, 0.1]), step: pick.int(1, 1000) },
+      values: {
+        mCodes: (n) => pick.ints(n, 0, 255),
+        vCodes: (n) => pick.ints(n, 0, 255),
+        mMax: (n) => Float64Array.from(pick.normals(n), Math.abs),
+        vMax: (n) => Float64Array.from(pick.normals(n), Math.abs),
+        maps: stateMaps,
+      },
+    };
+  },
+  close: { rel: 16 * EPS, abs: 1e-7 }, // far below 1, so codes agree exactly
+  flops: ({ N }) => 20 * N,
+});
