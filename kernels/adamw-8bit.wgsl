@@ -1,5 +1,6 @@
 // adamw8: one step as adamw.wgsl's, with moments of 8 bits: m = signed map[mCode] · mMax of its block of 256, v likewise
-// with the unsigned map; both are scaled and rounded to the nearest entry anew, a tie to the lower
+// with the unsigned map; both are scaled and rounded to the nearest entry anew, a tie to the lower;
+//   a v above 0 never to 0, under which a lasting m over eps would be a leap that f32 state never makes
 //   in maps: 256 entries with a sign, 256 without; g[N] gradScale[1]   in/out w[N], mCodes, vCodes: N bytes; mMax vMax[⌈N/256⌉]
 //   grid: one workgroup of 64 threads per block, four neighbours a thread: their codes are one word
 //   numerics: f32 in between. Moments are products and sums rounded one by one, which passing through an integer that
@@ -78,7 +79,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   if (!inside) { return; }
   var codes = vec2<u32>();
   for (var j = 0u; j < 4; j++) {
-    codes |= vec2(codeOf(scaledBy(m[j], most.x), 0), codeOf(scaledBy(v[j], most.y), 256)) << vec2(j * 8);
+    let vCode = max(codeOf(scaledBy(v[j], most.y), 256), u32(v[j] > 0.0));
+    codes |= vec2(codeOf(scaledBy(m[j], most.x), 0), vCode) << vec2(j * 8);
   }
   mCodes[word] = codes.x;
   vCodes[word] = codes.y;

@@ -1,4 +1,4 @@
-import { ParamStore, SidenetError, sameShape, type Tensor } from "@sidenet/tensor";
+import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./tape.ts";
 
 export interface AdamWOptions {
@@ -9,6 +9,8 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
   /** Parameters that do not decay, such as norms and gates. None by default. */
   readonly exclude?: (name: string, parameter: Tensor) => boolean;
+  /** Moments as f32, or as 8 bits with a scale for each 256: a quarter of the bytes. f32 by default. */
+  readonly state?: "f32" | "8bit";
 }
 
 export interface AdamWStep {
@@ -31,7 +33,7 @@ function checkNumber(name: string, value: number, legal: boolean, wanted: string
 
 /**
  * AdamW with bias correction and decoupled weight decay (methods.md, 6; epsilon as in PyTorch: √v̂ + eps). The moments are
- * f32, made at once, and live until `dispose()`; parameters are updated in place.
+ * made at once and live until `dispose()`; parameters are updated in place.
  *
  * Throws `A-OPTIMIZER` for options out of range or a parameter that is not f32.
  */
@@ -42,10 +44,18 @@ export class AdamW {
   readonly #eps: number;
   readonly #weightDecay: number;
   readonly #exclude: (name: string, parameter: Tensor) => boolean;
+  /** The maps of 8-bit moments; null where they are f32. */
+  readonly #maps: Tensor | null;
   #stepsDone = 0;
 
   constructor(params: ParamStore, options: AdamWOptions = {}) {
-    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, exclude = () => false } = options;
+    const {
+      betas = [0.9, 0.999],
+      eps = 1e-8,
+      weightDecay = 0.01,
+      exclude = () => false,
+      state = "f32",
+    } = options;
     for (const [i, beta] of betas.entries())
       checkNumber(`betas[${i}]`, beta, beta >= 0 && beta < 1, "0 <= beta < 1");
     checkNumber("eps", eps, eps > 0 && eps < 1, "0 < eps < 1");
@@ -64,16 +74,39 @@ export class AdamW {
     this.#exclude = exclude;
     this.#state = new ParamStore(params.device, "optimizer");
     try {
-      for (const [name, { shape }] of params) {
-        for (const moment of ["m", "v"]) {
-          const label = `${moment}.${name}`;
-          this.#state.set(label, params.device.zeros(shape, { category: "optimizer", label }));
-        }
-      }
+      this.#maps = state === "8bit" ? this.#make8Bit() : null;
+      if (!this.#maps) this.#makeF32();
     } catch (error) {
       this.#state.dispose();
       throw error;
     }
+  }
+
+  #makeF32(): void {
+    const { device } = this.params;
+    for (const [name, { shape }] of this.params) {
+      for (const label of [`m.${name}`, `v.${name}`]) {
+        this.#state.set(label, device.zeros(shape, { category: "optimizer", label }));
+      }
+    }
+  }
+
+  /** Codes as m.<parameter> and v.<parameter>, their scales with ".absmax" after it. Returns the maps. */
+  #make8Bit(): Tensor {
+    const { device } = this.params;
+    for (const [name, { shape, size }] of this.params) {
+      for (const label of [`m.${name}`, `v.${name}`]) {
+        const codes = new Uint8Array(size); // any code is 0 while the scale is
+        const blocks = [Math.ceil(size / STATE_BLOCK)];
+        this.#state.set(label, device.tensor(codes, shape, { dtype: "u8", category: "optimizer", label }));
+        const scales = `${label}.absmax`;
+        this.#state.set(scales, device.zeros(blocks, { category: "optimizer", label: scales }));
+      }
+    }
+    return this.#state.set(
+      "maps",
+      device.tensor(stateMaps(), [512], { category: "optimizer", label: "maps" }),
+    );
   }
 
   /** Steps done so far. */
@@ -100,8 +133,12 @@ export class AdamW {
     for (const [name, parameter] of this.params) {
       const weightDecay = this.#exclude(name, parameter) ? 0 : this.#weightDecay;
       const moments = [this.#state.get(`m.${name}`), this.#state.get(`v.${name}`)] as const;
+      const gradient = gradients.get(parameter)!;
       const attrs = { lr, beta1, beta2, eps: this.#eps, weightDecay, step };
-      ops.adamw(parameter, ...moments, gradients.get(parameter)!, gradScale, attrs);
+      if (this.#maps) {
+        const scales = [this.#state.get(`m.${name}.absmax`), this.#state.get(`v.${name}.absmax`)] as const;
+        ops.adamw8(parameter, ...moments, ...scales, this.#maps, gradient, gradScale, attrs);
+      } else ops.adamw(parameter, ...moments, gradient, gradScale, attrs);
     }
   }
 
@@ -123,12 +160,18 @@ export class AdamW {
     for (const [name, moment] of this.#state) {
       const saved = tensors.get(name);
       if (!saved) throw refuse(`lacks ${name}`);
-      if (!sameShape(saved.shape, moment.shape)) throw refuse(`has ${name} as ${saved}, wanted ${moment}`);
+      if (!sameShape(saved.shape, moment.shape) || (saved.dtype === "u8") !== (moment.dtype === "u8"))
+        throw refuse(`has ${name} as ${saved}, wanted ${moment}`);
     }
     const { ops } = this.params.device;
     for (const [name, moment] of this.#state) {
+      const saved = tensors.get(name)!;
+      if (moment.dtype === "u8") {
+        ops.copyCodes(moment, saved);
+        continue;
+      }
       ops.fill(moment, { value: 0 });
-      ops.accumulate(moment, tensors.get(name)!);
+      ops.accumulate(moment, saved);
     }
     this.#stepsDone = step;
   }

@@ -29,6 +29,7 @@ export const gradTable = {
   cacheWrite: IN_PLACE,
   clipFactor: OPTIMIZER,
   concat,
+  copyCodes: IN_PLACE,
   crossEntropy,
   crossEntropyBackward: SECOND_ORDER,
   dropout,

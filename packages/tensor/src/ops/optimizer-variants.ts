@@ -54,6 +54,7 @@ function encode(
   most: HostArray,
   block: number,
   map: HostArray,
+  smallest = 0,
 ): void {
   const largest = values.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
   most[block] = largest;
@@ -61,7 +62,7 @@ function encode(
     const scaled = largest > 0 ? fround(value / Math.max(largest, 1e-37)) : 0;
     let code = 0;
     while (code < 255 && scaled > fround(map[code] + map[code + 1]) / 2) code++;
-    codes[block * STATE_BLOCK + j] = code;
+    codes[block * STATE_BLOCK + j] = value > 0 ? Math.max(code, smallest) : code;
   }
 }
 
@@ -96,7 +97,7 @@ export const adamw8 = defineOp({
         vs.push(v);
       }
       encode(ms, mCodes, mMax, block, maps.subarray(0, 256));
-      encode(vs, vCodes, vMax, block, maps.subarray(256));
+      encode(vs, vCodes, vMax, block, maps.subarray(256), 1); // a v above 0 stays above 0: m / eps would be a leap
     }
   },
   kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
@@ -153,4 +154,23 @@ export const adamw8 = defineOp({
   },
   close: { rel: 16 * EPS, abs: 1e-7 }, // far below 1, so codes agree exactly
   flops: ({ N }) => 20 * N,
+});
+
+export const copyCodes = defineOp({
+  name: "copyCodes",
+  doc: "to = from, bytes in place: how 8-bit state comes out of a checkpoint",
+  sig: "to!:u8[N..] from:u8[N..] ->",
+  reference({ to, from }) {
+    to.set(from);
+  },
+  kernel(k, { to, from }, { N }) {
+    for (const range of k.split(N, [to, from])) {
+      const words = Math.ceil(range.count / 4);
+      const bind = { source: k.rows(from, N, range), copy: k.rows(to, N, range) };
+      k.run("copy-codes/main", { bind, params: { words }, grid: Math.ceil(words / 64) });
+    }
+  },
+  draw: (pick) => ({ dims: { N: pick.shape(3000) }, values: { from: (n) => pick.ints(n, 0, 255) } }),
+  close: { rel: 0 }, // a copy
+  flops: () => 0,
 });

@@ -1,0 +1,63 @@
+import { CpuDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { describe, expect, it } from "vitest";
+import { AdamW, type AdamWOptions } from "../src/index.ts";
+import { expectCode, expectNoLeaks } from "./support.ts";
+
+const SIZE = 5000;
+
+/** Minimizes Σ (p - target)² / 2 of one parameter under noise: its optimizer, and a way to go on. */
+function problem(device: CpuDevice, options: AdamWOptions) {
+  const params = new ParamStore(device, "adapter");
+  const target = new Pick(1).normals(SIZE);
+  const p = params.set("p", device.zeros([SIZE]));
+  const adamw = new AdamW(params, options);
+  const noise = new Pick(2);
+  const run = async (steps: number) => {
+    for (let step = 0; step < steps; step++) {
+      const values = await p.read();
+      const gradient = Float64Array.from(values, (x, i) => x - target[i] + 0.1 * noise.normal());
+      using g = device.tensor(gradient, [SIZE]);
+      adamw.step(new Map([[p, g]]), { lr: 0.05 });
+    }
+    const values = await p.read();
+    return Math.sqrt(Array.from(values).reduce((sum, x, i) => sum + (x - target[i]) ** 2, 0) / SIZE);
+  };
+  const dispose = () => {
+    adamw.dispose();
+    params.dispose();
+  };
+  return { params, p, adamw, run, dispose };
+}
+
+describe("AdamW with 8-bit state", () => {
+  it("gets where f32 state gets, with little more than a quarter of its bytes", async () => {
+    const device = new CpuDevice();
+    const before = device.memory.live.optimizer;
+    const whole = problem(device, { weightDecay: 0 });
+    const wholeBytes = device.memory.live.optimizer - before;
+    const small = problem(device, { weightDecay: 0, state: "8bit" });
+    const smallBytes = device.memory.live.optimizer - before - wholeBytes;
+    expect(smallBytes).toBeLessThan(wholeBytes * 0.25 + 4 * 512 + 200);
+    const [a, b] = [await whole.run(80), await small.run(80)];
+    expect(a).toBeLessThan(0.1);
+    expect(Math.abs(b - a)).toBeLessThan(0.03);
+    for (const each of [whole, small]) each.dispose();
+    expectNoLeaks(device);
+  });
+
+  it("goes on from a checkpoint as if it had never stopped, and refuses one of another kind", async () => {
+    const device = new CpuDevice();
+    const one = problem(device, { state: "8bit" });
+    const two = problem(device, { state: "8bit" });
+    const f32 = problem(device, {});
+    await one.run(3);
+    two.adamw.importState(one.adamw.exportState());
+    expect(two.adamw.stepsDone).toBe(3);
+    for (const [name, tensor] of one.adamw.exportState().tensors) {
+      expect(await two.adamw.exportState().tensors.get(name)!.read(), name).toEqual(await tensor.read());
+    }
+    expectCode("A-OPTIMIZER", () => f32.adamw.importState(one.adamw.exportState()));
+    for (const each of [one, two, f32]) each.dispose();
+    expectNoLeaks(device);
+  });
+});
