@@ -22,7 +22,7 @@ async function demo() {
   const args = ["--model", model, "--data", "examples/data/gsm8k-sample.jsonl", "--method", "ladder"];
   args.push("--output", "out/demo", "--device", adapter === null ? "cpu" : "webgpu");
   // Small enough for a few minutes on two cores with a software driver, and large enough to see the loss fall.
-  args.push("--steps", "24", "--batch-size", "2", "--held-out", "8", "--learning-rate", "0.01");
+  args.push("--steps", "20", "--batch-size", "2", "--held-out", "8", "--learning-rate", "0.01");
   console.log(`\n$ npx sidenet train ${args.join(" ")}\n`);
   const { status, signal } = spawnSync(
     process.execPath,
