@@ -8,10 +8,14 @@ ensureRuntimeFolder(); // before the workers start: they inherit it
 const conditions = ["source", ...defaultServerConditions];
 
 // `vitest run --mode cpu|deep`: environment variables, set in a way that works in every shell.
-const { SIDENET_RUNS = "1000", SIDENET_SEED = String(Date.now() % 2 ** 31) } = process.env;
+const {
+  SIDENET_RUNS = "5000",
+  SIDENET_SECONDS = "20", // a property stops drawing after these, however many cases are left
+  SIDENET_SEED = String(Date.now() % 2 ** 31),
+} = process.env;
 const MODES: Record<string, Record<string, string>> = {
   cpu: { SIDENET_DEVICE: "cpu" },
-  deep: { SIDENET_RUNS, SIDENET_SEED },
+  deep: { SIDENET_RUNS, SIDENET_SECONDS, SIDENET_SEED },
 };
 
 const report = process.env.SIDENET_TEST_REPORT; // a file for .ci/run to count from
