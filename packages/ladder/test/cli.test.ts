@@ -37,6 +37,7 @@ describe("sidenet", () => {
       expect(out, command).toContain("--device <name>");
       expect(exitCode).toBe(0);
     }
+    expect((await sidenet("train", "--help")).out).toContain("--detect-anomaly");
     expect(await sidenet("--version")).toMatchObject({ exitCode: 0, out: `${packageVersion()}\n` });
   });
 

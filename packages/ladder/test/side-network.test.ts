@@ -105,6 +105,23 @@ describe.each(devices)("a side network on %s", (_, open) => {
     expect(on.memory.live).toMatchObject({ saved: 0, gradients: 0, workspace: 0, rungs: 0 });
   });
 
+  it("names the op that made the first infinity, and none in a clean step, with detectAnomaly", async () => {
+    const on = await use();
+    on.detectAnomaly = true;
+    const pick = new Pick(11);
+    const model = drawModel(pick);
+    using decoder = randomDecoder(on, model);
+    using side = SideNetwork.initialize(on, drawSide(pick, model), model);
+    using trainer = new Trainer(decoder, side, { learningRate: () => 1e35 });
+    const batch = drawBatch(pick, model);
+    try {
+      expect((await trainer.step(batch)).loss).toBeGreaterThan(0);
+      await expect(trainer.step(batch)).rejects.toMatchObject({ code: "T-ANOMALY" });
+    } finally {
+      on.detectAnomaly = false;
+    }
+  });
+
   it("generates with caches what it says without them", async () => {
     const on = await use();
     await fc.assert(

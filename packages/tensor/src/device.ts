@@ -1,3 +1,4 @@
+import { AnomalyWatch, firstNonFinite, type NonFinite } from "./anomaly.ts";
 import { type DType, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
@@ -52,6 +53,7 @@ export abstract class Device {
   /** Floating-point operations of all ops since the device was made (methods.md, 6). */
   flops = 0;
   readonly #scopes = new ScopeStack();
+  #anomalies: AnomalyWatch | null = null;
 
   // What a device implements.
 
@@ -63,12 +65,47 @@ export abstract class Device {
   }
   protected abstract write(tensor: Tensor, values: ArrayLike<number>): void;
   protected abstract compute(execution: Execution): void;
-  /** Use `tensor.read()`. */
-  abstract read(tensor: Tensor): Promise<HostArray>;
-  /** Resolves when all that was asked for has run. Rejects with the first error the driver reported. */
-  abstract synchronize(): Promise<void>;
+  /** Takes the values at the time of the call, however late they arrive. */
+  protected abstract download(tensor: Tensor): Promise<HostArray>;
+  protected abstract finish(): Promise<void>;
+  /** The first NaN or infinity in a float tensor at the time of the call. */
+  protected async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
+    return firstNonFinite(await this.download(tensor));
+  }
   /** Lets the device go; tensors on it are unusable afterwards. */
   abstract dispose(): void;
+
+  // Waiting.
+
+  /** Use `tensor.read()`. */
+  async read(tensor: Tensor): Promise<HostArray> {
+    const values = await this.download(tensor);
+    await this.#anomalies?.settle();
+    return values;
+  }
+
+  /**
+   * Resolves when all that was asked for has run. Rejects with the first error the driver reported, and with `T-ANOMALY`
+   * where `detectAnomaly` found one.
+   */
+  async synchronize(): Promise<void> {
+    await this.finish();
+    await this.#anomalies?.settle();
+  }
+
+  /**
+   * Looks at what every op makes, and lets the next `read` or `synchronize` reject with `T-ANOMALY`: the first op that made
+   * a NaN or an infinity of finite inputs, the element, and the shapes of the inputs. Slow: a GPU copies each result to the
+   * host. Values that came from the host are taken as they are. Nothing on `meta`, which has no values.
+   */
+  get detectAnomaly(): boolean {
+    return this.#anomalies !== null;
+  }
+
+  set detectAnomaly(on: boolean) {
+    if (on === this.detectAnomaly) return;
+    this.#anomalies = on ? new AnomalyWatch((tensor) => this.findNonFinite(tensor)) : null;
+  }
 
   // Tensors.
 
@@ -173,7 +210,7 @@ export abstract class Device {
         outputs[operand.name] = row.view ? this.#view(row, io, spec) : this.#output(row, spec);
       }
       this.flops += row.flops(dims, fullAttrs);
-      if (!row.view) this.compute({ row, io: { ...io, ...outputs }, dims, attrs: fullAttrs });
+      if (!row.view) this.#compute({ row, io: { ...io, ...outputs }, dims, attrs: fullAttrs });
     } catch (error) {
       for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);
       throw error;
@@ -213,6 +250,13 @@ export abstract class Device {
   alias(tensor: Tensor, shape: Shape, offset: number): Tensor {
     tensor.storage.references++;
     return new Tensor(this, shape, tensor.dtype, tensor.storage, offset);
+  }
+
+  #compute(execution: Execution): void {
+    const { row, io } = execution;
+    const watched = this.#anomalies?.before(row, io);
+    this.compute(execution);
+    if (watched) this.#anomalies?.after(row, io, watched);
   }
 
   #output(row: AnyOpRow, spec: TensorSpec): Tensor {

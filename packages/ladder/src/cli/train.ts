@@ -33,6 +33,7 @@ interface TrainOptions {
   readonly text?: string;
   readonly prompt?: string;
   readonly completion?: string;
+  readonly detectAnomaly: boolean;
 }
 
 const HELP = `
@@ -82,6 +83,7 @@ export function defineTrain(program: Command, session: Session): void {
     .option("--text <field>", "field to learn from")
     .option("--prompt <field>", "field that is read, not learned")
     .option("--completion <field>", "field that is learned after it")
+    .option("--detect-anomaly", "stop at the first NaN or infinity and name the op that made it; slow", false)
     .addOption(
       new Option("--dtype <type>", "storage of the frozen weights; auto takes f16 where the adapter has it")
         .choices(["auto", "f32", "f16"])

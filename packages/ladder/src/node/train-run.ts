@@ -47,6 +47,8 @@ export interface TrainRunOptions {
   readonly seed: number;
   /** Tokens of the samples before and after; 0: none. */
   readonly sampleTokens: number;
+  /** Name the first op that makes a NaN or an infinity, at a price (`Device.detectAnomaly`). */
+  readonly detectAnomaly?: boolean;
 }
 
 /** What a run tells while it goes. Every call is optional to act on. */
@@ -190,7 +192,8 @@ function checkLoss(step: number, { loss, learningRate }: StepReport, sources: re
 /**
  * Trains, evaluates, samples, and writes `adapter_config.json`, `adapter_model.safetensors` and `metrics.jsonl` to the
  * output folder; adapter files appear whole or not at all. `signal` stops after the current step, and what was trained by
- * then is evaluated and saved. Throws what reading, loading or the device throws, and `L-DIVERGED`.
+ * then is evaluated and saved. Throws what reading, loading or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
+ * `detectAnomaly`, which switches the device's mode on.
  */
 export async function trainRun(
   device: Device,
@@ -204,6 +207,7 @@ export async function trainRun(
     warmupSteps: Math.min(options.warmupSteps, options.steps),
     totalSteps: options.steps,
   });
+  if (options.detectAnomaly) device.detectAnomaly = true;
   const run = await load(device, options, events);
   using decoder = run.decoder;
   const { config } = decoder;

@@ -1,3 +1,4 @@
+import { firstNonFinite, type NonFinite } from "../anomaly.ts";
 import { Device, type Execution } from "../device.ts";
 import { type HostArray, hostArray, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
@@ -49,12 +50,17 @@ export class CpuDevice extends Device {
     this.#store(tensor, values);
   }
 
-  override async read(tensor: Tensor): Promise<HostArray> {
+  protected override async download(tensor: Tensor): Promise<HostArray> {
     const values = this.#values(tensor);
     return isFloat(tensor.dtype) && !this.#double ? Float32Array.from(values) : values.slice();
   }
 
-  override async synchronize(): Promise<void> {}
+  protected override async finish(): Promise<void> {}
+
+  /** At once, and without a copy. */
+  protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
+    return firstNonFinite(this.#values(tensor));
+  }
 
   override dispose(): void {}
 

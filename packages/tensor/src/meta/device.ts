@@ -38,14 +38,18 @@ export class MetaDevice extends Device {
 
   protected override write(): void {}
 
-  override async read(tensor: Tensor): Promise<HostArray> {
+  protected override async download(tensor: Tensor): Promise<HostArray> {
     throw new SidenetError(
       "T-META",
       `${tensor} is on the meta device, which holds no values. Read its shape instead.`,
     );
   }
 
-  override async synchronize(): Promise<void> {}
+  protected override async finish(): Promise<void> {}
+
+  protected override async findNonFinite(): Promise<null> {
+    return null;
+  }
 
   override dispose(): void {}
 

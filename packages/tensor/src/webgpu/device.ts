@@ -124,7 +124,7 @@ export class WebGpuDevice extends Device {
     return this.#stream.stopProfile();
   }
 
-  override async read(tensor: Tensor): Promise<HostArray> {
+  protected override async download(tensor: Tensor): Promise<HostArray> {
     this.#assertUsable();
     const sizeBytes = Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 4) * 4;
     if (sizeBytes === 0) return hostArray(tensor.dtype, 0);
@@ -148,7 +148,7 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  override async synchronize(): Promise<void> {
+  protected override async finish(): Promise<void> {
     this.#assertUsable();
     this.#stream.submit();
     this.#settings.onWait();

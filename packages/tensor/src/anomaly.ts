@@ -1,0 +1,100 @@
+import { type HostArray, isFloat } from "./dtype.ts";
+import { SidenetError } from "./errors.ts";
+import type { AnyOpRow } from "./op.ts";
+import { formatShape } from "./shape.ts";
+import type { Storage, Tensor } from "./tensor.ts";
+
+/** The first element of a tensor that is NaN or infinite. */
+export interface NonFinite {
+  readonly index: number;
+  readonly value: number;
+}
+
+export function firstNonFinite(values: HostArray): NonFinite | null {
+  for (let index = 0; index < values.length; index++) {
+    if (!Number.isFinite(values[index])) return { index, value: values[index] };
+  }
+  return null;
+}
+
+type Finding = Promise<NonFinite | null>;
+
+const FINITE: Finding = Promise.resolve(null);
+
+/** What an op was given, looked at before it ran: an op may write its inputs in place. */
+interface Watched {
+  readonly inputs: readonly Finding[];
+  readonly shapes: string;
+}
+
+/**
+ * Looks for the op that made the first NaN or infinity. Each op's outputs are looked at once, as they are when it has run;
+ * what no op made (weights, data) when an op first reads it. Findings arrive later and are judged in the order of the ops.
+ */
+export class AnomalyWatch {
+  /** Must take the values at the time of the call. */
+  readonly #look: (tensor: Tensor) => Finding;
+  readonly #known = new WeakMap<Storage, Finding>();
+  #judged: Promise<void> = Promise.resolve();
+  #first: SidenetError | null = null;
+
+  constructor(look: (tensor: Tensor) => Finding) {
+    this.#look = look;
+  }
+
+  /** Call before an op runs, and hand what it returns to `after`. */
+  before({ signature }: AnyOpRow, io: Readonly<Record<string, Tensor | null>>): Watched {
+    const inputs = signature.inputs.flatMap(({ name }) => io[name] ?? []);
+    return {
+      inputs: inputs.map((tensor) => this.#known.get(tensor.storage) ?? this.#lookAt(tensor)),
+      shapes: signature.inputs
+        .flatMap(({ name }) => (io[name] ? `${name} ${io[name].dtype} ${formatShape(io[name].shape)}` : []))
+        .join(", "),
+    };
+  }
+
+  /** Call when an op has run, or is sure to before what is asked for next. */
+  after(row: AnyOpRow, io: Readonly<Record<string, Tensor | null>>, { inputs, shapes }: Watched): void {
+    const { signature } = row;
+    const written = [...signature.inputs.filter(({ updated }) => updated), ...signature.outputs].flatMap(
+      ({ name }) => (io[name] ? [{ name, finding: this.#lookAt(io[name]) }] : []),
+    );
+    this.#judged = this.#judged.then(async () => {
+      if (this.#first !== null) return;
+      const found = await Promise.all(written.map(({ finding }) => finding));
+      const bad = found.findIndex((one) => one !== null);
+      if (bad < 0 || (await Promise.all(inputs)).some((one) => one !== null)) return;
+      this.#first ??= anomaly(row.name, written[bad].name, found[bad]!, shapes);
+    });
+    this.#judged.catch(() => {}); // told by `settle`
+  }
+
+  /** Throws `T-ANOMALY` for the first op that made one, once; and what looking at a tensor threw. */
+  async settle(): Promise<void> {
+    const judged = this.#judged;
+    try {
+      await judged;
+    } finally {
+      if (this.#judged === judged) this.#judged = Promise.resolve();
+    }
+    const first = this.#first;
+    this.#first = null;
+    if (first) throw first;
+  }
+
+  #lookAt(tensor: Tensor): Finding {
+    const finding = isFloat(tensor.dtype) ? this.#look(tensor) : FINITE;
+    finding.catch(() => {}); // told by `settle`, or by whoever reads next
+    this.#known.set(tensor.storage, finding);
+    return finding;
+  }
+}
+
+function anomaly(op: string, output: string, { index, value }: NonFinite, shapes: string): SidenetError {
+  return new SidenetError(
+    "T-ANOMALY",
+    `${op} made the first value that is not finite: ${output}[${index}] (counted row by row) is ${value}. All its inputs ` +
+      `are finite: ${shapes || "none"}. Look for a division by zero, or for values that grew too large: see what leads there, ` +
+      "or try a lower learning rate.",
+  );
+}
