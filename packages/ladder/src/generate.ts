@@ -4,6 +4,22 @@ import { KvCache } from "./kv-cache.ts";
 import { residualStream } from "./residual-stream.ts";
 import type { SideNetwork } from "./side-network.ts";
 
+/** How to choose among tokens; `sampleLogits` in docs/ops.md is the exact definition. */
+export interface Sampling {
+  /** 0 takes the likeliest; 1, the default, draws as the model says. */
+  readonly temperature?: number;
+  /** Keep this many of the likeliest tokens; 0, the default, keeps all. */
+  readonly topK?: number;
+  /** Keep the likeliest tokens until they have this share; the default is 1. */
+  readonly topP?: number;
+  /** Keep tokens of at least this share of the likeliest one's; the default is 0. */
+  readonly minP?: number;
+  /** Above 1 holds back tokens that the prompt or the text has already; the default is 1. */
+  readonly repetitionPenalty?: number;
+  /** The same seed gives the same text; 0 by default. */
+  readonly seed?: number;
+}
+
 export interface GenerateOptions {
   /** New tokens at most. */
   readonly maxTokens: number;
@@ -11,19 +27,21 @@ export interface GenerateOptions {
   readonly stopIds?: readonly number[];
   /** Called with each new id as it comes. */
   readonly onToken?: (id: number) => void;
+  /** Left out, the likeliest token is taken each time. */
+  readonly sampling?: Sampling | null;
 }
 
 /**
- * Greedy continuation of one prompt by backbone and, if given, side network, each with its key-value cache.
+ * Continuation of one prompt by backbone and, if given, side network, each with its key-value cache.
  * Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context.
  */
-export async function generateGreedy(
+export async function generate(
   decoder: Decoder,
   side: SideNetwork | null,
   promptIds: readonly number[],
   options: GenerateOptions,
 ): Promise<number[]> {
-  const { maxTokens, stopIds = [], onToken } = options;
+  const { maxTokens, stopIds = [], onToken, sampling = null } = options;
   const { device, config } = decoder;
   if (promptIds.length === 0) {
     throw new SidenetError(
@@ -40,7 +58,10 @@ export async function generateGreedy(
   while (generated.length < maxTokens) {
     using next = device.scope(() => {
       const batch = { inputIds: input, batchSize: 1, length: input.length, attentionMask: null };
-      return device.ops.argmax(lastLogits(decoder, side, batch, offset, { cache, sideCache }));
+      const logits = lastLogits(decoder, side, batch, offset, { cache, sideCache });
+      return sampling === null
+        ? device.ops.argmax(logits)
+        : sampleNext(logits, sampling, [...promptIds, ...generated], generated.length);
     });
     const id = await next.item();
     if (stopIds.includes(id)) break;
@@ -50,6 +71,27 @@ export async function generateGreedy(
     input = [id];
   }
   return generated;
+}
+
+/** Recent ids are padded to a multiple of this with ids that are none, so that memory of few sizes is reused. */
+const RECENT_PADDING = 64;
+
+/** id i32[1] by the number `position` of the seed. */
+function sampleNext(
+  logits: Tensor,
+  { repetitionPenalty = 1, ...sampling }: Sampling,
+  earlierIds: readonly number[],
+  position: number,
+): Tensor {
+  const { device } = logits;
+  const row = device.ops.reshape(logits, { shape: [1, logits.size] });
+  let recent: Tensor | null = null;
+  if (repetitionPenalty !== 1) {
+    const padded = new Int32Array(Math.ceil(earlierIds.length / RECENT_PADDING) * RECENT_PADDING).fill(-1);
+    padded.set(earlierIds);
+    recent = device.tensor(padded, [1, padded.length], { dtype: "i32" });
+  }
+  return device.ops.sampleLogits(row, recent, { ...sampling, repetitionPenalty, offset: position });
 }
 
 /** logits f32[B,1,V] of the last position of a batch that starts at `offset`. */

@@ -24,7 +24,7 @@ export { modelConfigFromGguf } from "./formats/gguf-config.ts";
 export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
-export { type GenerateOptions, generateGreedy } from "./generate.ts";
+export { type GenerateOptions, generate, type Sampling } from "./generate.ts";
 export { KvCache } from "./kv-cache.ts";
 export { type LadderOptions, ladderConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
 export { type LoadOptions, loadSideNetwork, loadWeights, type WeightDType } from "./load-weights.ts";

@@ -52,6 +52,12 @@ describe("sidenet", () => {
       ["check", "folder", "--unknown"],
       ["doctor", "--device"],
       ["doctor", "surplus"],
+      ["generate", "--model", "m", "--prompt", "p", "--temperature", "-1"],
+      ["generate", "--model", "m", "--prompt", "p", "--top-k", "1.5"],
+      ["generate", "--model", "m", "--prompt", "p", "--top-p", "0"],
+      ["generate", "--model", "m", "--prompt", "p", "--min-p", "1.1"],
+      ["generate", "--model", "m", "--prompt", "p", "--repetition-penalty", "none"],
+      ["generate", "--model", "m", "--prompt", "p", "--seed", "4294967296"],
     ];
     for (const args of mistakes) {
       const plain = await sidenet(...args);

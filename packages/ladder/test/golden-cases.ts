@@ -7,7 +7,7 @@ import type { ParameterSpec } from "../src/block.ts";
 import { parseModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters, shiftLabels } from "../src/decoder.ts";
 import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
-import { generateGreedy } from "../src/generate.ts";
+import { generate } from "../src/generate.ts";
 import { parseSideConfig } from "../src/ladder-config.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { SideNetwork, sideParameters } from "../src/side-network.ts";
@@ -164,7 +164,7 @@ async function expectForward(decoder: Decoder, side: SideNetwork | null): Promis
   const expected: TensorFile = {};
   for (const [name, tensor] of Object.entries({ ...seen, ...shown }))
     expected[name] = await readTensor(tensor);
-  const ids = await generateGreedy(decoder, side, BATCH.prompt_ids, { maxTokens: BATCH.max_new_tokens });
+  const ids = await generate(decoder, side, BATCH.prompt_ids, { maxTokens: BATCH.max_new_tokens });
   return {
     ...expected,
     loss: f32([], [await evaluateLoss(decoder, side, [labeled])]),

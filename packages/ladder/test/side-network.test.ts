@@ -4,7 +4,7 @@ import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 import { shiftLabels } from "../src/decoder.ts";
-import { generateGreedy } from "../src/generate.ts";
+import { generate, type Sampling } from "../src/generate.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { SideNetwork, sideParameters } from "../src/side-network.ts";
 import { evaluateLoss, Trainer } from "../src/trainer.ts";
@@ -131,7 +131,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
         using decoder = randomDecoder(on, model);
         using side = SideNetwork.initialize(on, drawSide(pick, model), model);
         const prompt = [...pick.ints(pick.int(1, 6), 0, model.vocabSize - 1)];
-        const cached = await generateGreedy(decoder, side, prompt, { maxTokens: 4 });
+        const cached = await generate(decoder, side, prompt, { maxTokens: 4 });
         const ids = [...prompt];
         while (ids.length < prompt.length + 4) {
           using next = on.scope(() => {
@@ -148,6 +148,30 @@ describe.each(devices)("a side network on %s", (_, open) => {
       runs(8),
     );
     expect(on.memory.liveCount).toBe(0);
+  });
+
+  it("samples the same ids for the same seed, and at temperature 0 or topK 1 those of greedy choice", async () => {
+    const on = await use();
+    const pick = new Pick(17);
+    const model = drawModel(pick);
+    using decoder = randomDecoder(on, model);
+    using side = SideNetwork.initialize(on, drawSide(pick, model), model);
+    const write = (sampling?: Sampling) =>
+      generate(decoder, side, [1, 5, 3], { maxTokens: 24, sampling: sampling ?? null });
+    const greedy = await write();
+    for (const sampling of [{ temperature: 0 }, { temperature: 1e-6 }, { topK: 1 }]) {
+      expect(await write(sampling), JSON.stringify(sampling)).toEqual(greedy);
+    }
+    const sampling = { temperature: 1.5, topP: 0.95, minP: 0.01, repetitionPenalty: 1.2, seed: 3 };
+    const drawn = await write(sampling);
+    expect(await write(sampling)).toEqual(drawn);
+    expect(await write({ ...sampling, seed: 4 })).not.toEqual(drawn);
+    const elsewhere = new CpuDevice();
+    using sameDecoder = randomDecoder(elsewhere, model);
+    using sameSide = SideNetwork.initialize(elsewhere, side.config, model);
+    expect(await generate(sameDecoder, sameSide, [1, 5, 3], { maxTokens: 24, sampling })).toEqual(drawn);
+    const unrepeated = await write({ temperature: 0, repetitionPenalty: 1000 });
+    expect(new Set(unrepeated.slice(0, 5)).size).toBe(5);
   });
 });
 

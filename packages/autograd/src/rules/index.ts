@@ -6,7 +6,7 @@ import type { OpName } from "@sidenet/tensor";
 import * as activations from "./activations.ts";
 import { attention } from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
-import { type GradRow, IN_PLACE, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
+import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
 import { concat, embedding, reshape, slice, sliceBackward, transpose } from "./layout.ts";
 import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
@@ -55,6 +55,7 @@ export const gradTable = {
   rmsNormBackwardGain: SECOND_ORDER,
   rmsNormBackwardX: SECOND_ORDER,
   rope,
+  sampleLogits: INTEGER_OUTPUT,
   sgd: IN_PLACE,
   slice,
   sliceBackward,

@@ -4,7 +4,7 @@ import { type ModelConfig, parseModelConfig } from "../config.ts";
 import { Decoder, shiftLabels } from "../decoder.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
-import { generateGreedy } from "../generate.ts";
+import { generate } from "../generate.ts";
 import { loadWeights } from "../load-weights.ts";
 import { residualStream } from "../residual-stream.ts";
 import type { SideNetwork } from "../side-network.ts";
@@ -148,7 +148,7 @@ export async function compareGreedy(
   batch: GoldenBatch,
   ref: HostTensor,
 ): Promise<Comparison> {
-  const ids = await generateGreedy(decoder, side, batch.promptIds, { maxTokens: batch.maxNewTokens });
+  const ids = await generate(decoder, side, batch.promptIds, { maxTokens: batch.maxNewTokens });
   return { tensor: "greedy", error: exactError(ids, ref.values), tolerance: 0 };
 }
 

@@ -20,6 +20,35 @@ export function positiveNumber(text: string): number {
   throw new InvalidArgumentError("Wanted a number above 0.");
 }
 
+/** A number from `least` to `most`, both included. */
+export function numberWithin(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`Wanted a number from ${least} to ${most}.`);
+  };
+}
+
+/** 32 bits, as generators of random numbers take them. */
+export function seed(text: string): number {
+  const value = nonNegativeInteger(text);
+  if (value < 2 ** 32) return value;
+  throw new InvalidArgumentError("Wanted a whole number below 2^32.");
+}
+
+/** 0, or what an inverse in float32 allows. */
+export function temperature(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && (value === 0 || (value >= 1e-6 && value <= 1e6))) return value;
+  throw new InvalidArgumentError("Wanted 0 or a number from 0.000001 to 1000000.");
+}
+
+export function share(text: string): number {
+  const value = Number(text);
+  if (value > 0 && value <= 1) return value;
+  throw new InvalidArgumentError("Wanted a number above 0, at most 1.");
+}
+
 export function fraction(text: string): number {
   const value = Number(text);
   if (Number.isFinite(value) && value >= 0 && value < 1) return value;

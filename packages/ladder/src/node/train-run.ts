@@ -5,7 +5,7 @@ import { makeSchedule } from "@sidenet/autograd";
 import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
 import { contextLimit } from "../config.ts";
 import { Decoder } from "../decoder.ts";
-import { generateGreedy } from "../generate.ts";
+import { generate } from "../generate.ts";
 import { ladderConfig } from "../ladder-config.ts";
 import { loadWeights, type WeightDType } from "../load-weights.ts";
 import {
@@ -175,7 +175,7 @@ async function sampleText(run: LoadedRun, side: SideNetwork | null, maxTokens: n
   const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
   const learnedFrom = record.labels.findIndex((label) => label !== -100);
   const ids = record.inputIds.slice(0, learnedFrom + SHOWN_TOKENS);
-  const text = await generateGreedy(decoder, side, ids, { maxTokens, stopIds: tokenizer.eosIds });
+  const text = await generate(decoder, side, ids, { maxTokens, stopIds: tokenizer.eosIds });
   return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
 }
 

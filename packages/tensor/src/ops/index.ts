@@ -24,6 +24,7 @@ import { adamw8, copyCodes, sgd } from "./optimizer-variants.ts";
 import { dropout, normal, uniform } from "./random.ts";
 import { broadcast, mean, sum } from "./reduce.ts";
 import { rope } from "./rope.ts";
+import { sampleLogits } from "./sampling.ts";
 import { softmax, softmaxBackward } from "./softmax.ts";
 import { concat, transpose } from "./transpose.ts";
 
@@ -68,6 +69,7 @@ export const opTable = {
   rmsNormBackwardGain,
   rmsNormBackwardX,
   rope,
+  sampleLogits,
   sgd,
   slice,
   sliceBackward,
