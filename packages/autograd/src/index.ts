@@ -1,4 +1,5 @@
 export { AdamW, type AdamWOptions, type AdamWState, type AdamWStep } from "./adamw.ts";
+export { checkpoint, type Recomputed } from "./checkpoint.ts";
 export {
   type Differentiable,
   type GradcheckInput,

@@ -37,9 +37,15 @@ export interface BackwardOptions {
   readonly allowUnused?: boolean;
 }
 
+/** What a record stands for: an op, or a function that is recorded as a whole. */
+export type RecordName = OpName | "checkpoint";
+
+/** Gradients of the tracked inputs, given by their places, from the gradient dy of the output and all inputs. */
+type WholePull = (dy: Tensor, saved: readonly Tensor[], tracked: readonly number[]) => readonly Tensor[];
+
 /** A recorded op, for tests and reports. */
 export interface TapeRecord {
-  readonly op: OpName;
+  readonly op: RecordName;
   /** Inputs that are tracked. */
   readonly tracked: readonly string[];
   /** Operands and residuals kept for the backward pass; another record may keep the same one. */
@@ -47,7 +53,7 @@ export interface TapeRecord {
 }
 
 interface Entry {
-  readonly op: OpName;
+  readonly op: RecordName;
   readonly attrs: object;
   readonly inputs: ReadonlyMap<string, TrackedValue>;
   readonly output: TrackedValue;
@@ -111,6 +117,11 @@ export class Tape {
     }));
   }
 
+  /** @internal */
+  get recordCount(): number {
+    return this.#entries.length;
+  }
+
   /** Bytes that live for the backward pass alone: a saved weight or rung is resident anyway and does not count. */
   get savedBytes(): number {
     return this.#saved.sizeBytes;
@@ -157,6 +168,35 @@ export class Tape {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /**
+   * Records a computation that this tape did not see, if an input is tracked; it saves all inputs. `pull` returns new
+   * memory. For `checkpoint`. Throws `A-CLOSED`, `A-SECOND-ORDER`. @internal
+   */
+  recordWhole(name: RecordName, inputs: readonly Tensor[], output: Tensor, pull: WholePull): void {
+    const names = inputs.map((_, i) => `${i}`);
+    const tracked = new Map<string, TrackedValue>();
+    for (const [i, tensor] of inputs.entries()) {
+      if (this.#gradients.has(tensor))
+        throw refuseSecondOrder(name, `input ${i} is a gradient that this tape made`);
+      const value = this.#values.get(tensor);
+      if (value) tracked.set(names[i], value);
+    }
+    if (tracked.size === 0) return;
+    if (this.#state !== "open") throw refuseClosed(`${name} was given a tracked tensor`, this.#state);
+    const run: Pull["run"] = (_ops, dy, saved) => {
+      return pull(
+        dy,
+        names.map((i) => saved[i]!),
+        [...tracked.keys()].map(Number),
+      );
+    };
+    const saved = new Map(inputs.map((tensor, i) => [names[i], this.#saved.keep(tensor)]));
+    const value = { shape: output.shape, dtype: output.dtype, leaf: null };
+    this.#values.set(output, value);
+    const pulls = [{ inputs: [...tracked.keys()], saves: names, fresh: true, run }];
+    this.#entries.push({ op: name, attrs: {}, inputs: tracked, output: value, pulls, saved });
   }
 
   #addLeaf(name: string, tensor: Tensor): void {
@@ -282,7 +322,7 @@ export class Tape {
     const saved = Object.fromEntries(
       [...entry.saved].map(([name, tensor]) => [name, tensor?.handle ?? null]),
     );
-    for (const { inputs, run } of entry.pulls) {
+    for (const { inputs, run, fresh: isNew = false } of entry.pulls) {
       const values = inputs.map((name) => entry.inputs.get(name)!);
       const contexts = values.map((value) => ({
         attrs: entry.attrs,
@@ -293,7 +333,7 @@ export class Tape {
         label: `the gradient of ${entry.op}`,
       });
       for (const [i, gradient] of gradients.entries()) {
-        const { made, fresh } = rules.take(gradient);
+        const { made, fresh } = isNew ? { made: true, fresh: true } : rules.take(gradient);
         slots.add(values[i], made ? gradient : this.device.retain(gradient), fresh);
       }
     }

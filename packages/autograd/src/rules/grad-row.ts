@@ -90,6 +90,8 @@ export interface JointRule<
 export interface Pull {
   readonly inputs: readonly string[];
   readonly saves: readonly string[];
+  /** The gradients are new memory, though `ops` did not make them. */
+  readonly fresh?: boolean;
   /** One context, and one gradient, for each of `inputs`. */
   readonly run: (
     ops: Ops,
