@@ -10,7 +10,7 @@ const conditions = ["source", ...defaultServerConditions];
 // `vitest run --mode cpu|deep`: environment variables, set in a way that works in every shell.
 const {
   SIDENET_RUNS = "5000",
-  SIDENET_SECONDS = "20", // a property stops drawing after these, however many cases are left
+  SIDENET_SECONDS = "20", // an op stops drawing after these, however many cases are left
   SIDENET_SEED = String(Date.now() % 2 ** 31),
 } = process.env;
 const MODES: Record<string, Record<string, string>> = {
@@ -30,7 +30,7 @@ export default defineConfig(({ mode }) => ({
     setupFiles: ["scripts/vitest-worker.ts"],
     pool: "forks", // Dawn lives in native memory: a crash must end one test file, not the run
     maxWorkers: 2, // a software GPU takes every core by itself
-    testTimeout: 120_000, // on a software GPU a first dispatch compiles its pipeline for seconds
+    testTimeout: mode === "deep" ? 3_600_000 : 120_000, // on a software GPU a first dispatch compiles its pipeline for seconds
     hookTimeout: 120_000,
     reporters: ["default", ...(report ? [["json", { outputFile: report }] as ["json", object]] : [])],
   },

@@ -6,12 +6,8 @@ import { afterEach, beforeEach, expect } from "vitest";
 
 // The same values on every run, so that a red build is red for a reason in the change. `npm run test:deep` draws
 // new ones, and more. A failure prints its seed: SIDENET_SEED=<seed> repeats it.
-const { SIDENET_SEED: seed = "1", SIDENET_RUNS: runs, SIDENET_SECONDS: seconds } = process.env;
-fc.configureGlobal({
-  seed: Number(seed),
-  ...(runs ? { numRuns: Number(runs) } : {}),
-  ...(seconds ? { interruptAfterTimeLimit: 1000 * Number(seconds) } : {}),
-});
+const { SIDENET_SEED: seed = "1", SIDENET_RUNS: runs } = process.env;
+fc.configureGlobal({ seed: Number(seed), ...(runs ? { numRuns: Number(runs) } : {}) });
 
 // Every test ends with as many live tensors as it began with, on every device it used: a leak is a failure of its own.
 const begun = new Map<MemoryAccount, number>();

@@ -14,7 +14,7 @@ import {
 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { assertClose, gpuAvailable, openTestGpu, propertyRuns } from "./support.ts";
+import { assertClose, gpuAvailable, openTestGpu, propertyRuns, timeBoxed } from "./support.ts";
 
 /** What an op leaves behind on a device: outputs, then inputs it updated. */
 interface Outcome {
@@ -98,7 +98,7 @@ describe.runIf(gpuAvailable)("every op on WebGPU agrees with its reference", () 
     it.each(opNames)(`%s, ${elem}`, async (name) => {
       const row = rowOf(name);
       if (elem === "f16" && !row.signature.inputs.some((operand) => operand.dtype === null)) return;
-      const property = fc.asyncProperty(cases, async ({ seed, scale }) => {
+      const property = timeBoxed(async ({ seed, scale }: { seed: number; scale: number }) => {
         const drawn = drawCase(row, new Pick(seed, scale), elem);
         const live = gpu.memory.liveBytes;
         gpu.memory.resetPeak();
@@ -122,7 +122,10 @@ describe.runIf(gpuAvailable)("every op on WebGPU agrees with its reference", () 
           );
         }
       });
-      await fc.assert(property, propertyRuns(row.signature.inputs.length > 0 ? 200 : 50));
+      await fc.assert(
+        fc.asyncProperty(cases, property),
+        propertyRuns(row.signature.inputs.length > 0 ? 200 : 50),
+      );
     });
   }
 });

@@ -40,3 +40,16 @@ export function assertClose(
     }
   }
 }
+
+/**
+ * A property's body that does nothing once `SIDENET_SECONDS` have passed since its first case: how a deep run ends in
+ * time. (fast-check's own limit leaves a running case behind, which then runs into the next test.)
+ */
+export function timeBoxed<A>(body: (drawn: A) => Promise<void>): (drawn: A) => Promise<void> {
+  const limitMs = 1000 * Number(process.env.SIDENET_SECONDS ?? Number.POSITIVE_INFINITY);
+  let end = Number.NaN;
+  return async (drawn) => {
+    if (Number.isNaN(end)) end = Date.now() + limitMs;
+    if (Date.now() < end) await body(drawn);
+  };
+}

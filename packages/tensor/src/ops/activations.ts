@@ -162,6 +162,7 @@ export const siluMulBackward = defineOp({
     }
   },
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-  close: { rel: 32 * EPS },
+  // silu' crosses 0 near gate = -1.28, where 1 + g (1 - σ) cancels: a few eps of dy · up are left as an absolute error.
+  close: { rel: 32 * EPS, abs: 8 * EPS },
   flops: ({ N }) => 10 * N,
 });
