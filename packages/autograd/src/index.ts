@@ -10,5 +10,13 @@ export {
 export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradients.ts";
 export type { GradRow, NoGradient, NoGradientReason, Pull, PullRow } from "./rules/grad-row.ts";
 export { gradTable } from "./rules/index.ts";
+export type { SavedFormat, SavedFormats } from "./saved-tensors.ts";
 export { makeSchedule, type Schedule, type ScheduleOptions } from "./schedule.ts";
-export { type BackwardOptions, type Gradients, Tape, type TapeRecord, type Trainable } from "./tape.ts";
+export {
+  type BackwardOptions,
+  type Gradients,
+  Tape,
+  type TapeOptions,
+  type TapeRecord,
+  type Trainable,
+} from "./tape.ts";

@@ -1,76 +1,148 @@
 import { type Device, sizeBytes, type Tensor } from "@sidenet/tensor";
 
-/** One tensor that a tape keeps, for one or more of its records. */
-export interface SavedTensor {
-  /** The tape's own handle: the tensor's scope may end before the backward pass. */
-  readonly handle: Tensor;
+/** How an f32 tensor is kept until the backward pass: as it is, in f16, or in 8 bits with a scale for each 64 values. */
+export type SavedFormat = "f32" | "f16" | "int8";
+
+/** By what a tensor is for: activations of the taped part ("saved"), hidden states that a side network reads ("rungs"). */
+export interface SavedFormats {
+  readonly saved?: "f32" | "f16";
+  readonly rungs?: SavedFormat;
+}
+
+/** The memory of one or more saved tensors: the tensor itself, or a smaller copy of it. */
+interface Kept {
+  /** The tape's own handles: a tensor's scope may end before the backward pass. Codes and scales for "int8". */
+  readonly handles: readonly Tensor[];
+  readonly format: SavedFormat;
   /** What was saved; a residual is its own source. */
   readonly source: Tensor;
-  /** The tape moved its bytes from "workspace" to "saved". */
+  /** The tape moved the source's bytes from "workspace" to "saved". */
   readonly relabelled: boolean;
   /** Records that still need it. */
   uses: number;
 }
 
+/** One operand or residual of one record. */
+export interface SavedTensor {
+  readonly kept: Kept;
+  readonly shape: readonly number[];
+  readonly sizeBytes: number;
+}
+
+const bytesOf = ({ handles }: Kept): number =>
+  handles.reduce((sum, { dtype, size }) => sum + sizeBytes(dtype, size), 0);
+
 /** What a tape keeps for its backward pass: each tensor once, however many records need it. */
 export class SavedTensors {
   readonly #device: Device;
-  readonly #entries = new Map<Tensor, SavedTensor>();
+  readonly #formats: SavedFormats;
+  /** By tensor, or by its memory where a smaller copy is kept: views of one memory share the copy. */
+  readonly #kept = new Map<object, Kept>();
 
-  constructor(device: Device) {
+  constructor(device: Device, formats: SavedFormats) {
     this.#device = device;
+    this.#formats = formats;
   }
 
   has(tensor: Tensor): boolean {
-    return this.#entries.has(tensor);
+    return this.#kept.has(tensor);
   }
 
   /** Bytes that are live for the backward pass alone: weights and rungs that a rule saves are resident anyway. */
   get sizeBytes(): number {
     let bytes = 0;
-    for (const { handle } of this.#entries.values()) {
-      if (handle.category === "saved") bytes += sizeBytes(handle.dtype, handle.size);
-    }
+    for (const kept of this.#kept.values()) if (kept.handles[0].category === "saved") bytes += bytesOf(kept);
     return bytes;
   }
 
-  /** Keeps an operand of an op alive. Its bytes count as "saved" unless they have a more telling category. */
-  keep(tensor: Tensor): SavedTensor {
-    const known = this.#entries.get(tensor);
-    if (known) {
-      known.uses++;
-      return known;
-    }
-    const relabelled = tensor.category === "workspace";
-    if (relabelled) this.#device.categorize(tensor, "saved");
-    return this.#add({ handle: this.#device.retain(tensor), source: tensor, relabelled, uses: 1 });
+  /**
+   * Keeps an operand of an op alive, or a smaller copy of it if it is an activation: a value that is `tracked`, or a rung.
+   * Its bytes count as "saved" unless they have a more telling category.
+   */
+  keep(tensor: Tensor, tracked: boolean): SavedTensor {
+    const format = this.#formatOf(tensor, tracked);
+    const key = format === "f32" ? tensor : tensor.memoryKey;
+    const known = this.#kept.get(key);
+    if (known) known.uses++;
+    return this.#saved(known ?? this.#add(key, this.#take(tensor, format)), tensor);
   }
 
   /** Takes over a residual, which only the backward pass reads. */
   adopt(residual: Tensor): SavedTensor {
     this.#device.keep(residual, "saved");
-    return this.#add({ handle: residual, source: residual, relabelled: false, uses: 1 });
+    const kept: Kept = { handles: [residual], format: "f32", source: residual, relabelled: false, uses: 1 };
+    return this.#saved(this.#add(residual, kept), residual);
+  }
+
+  /** The tensor for the length of `body`, decoded from its smaller copy if there is one. */
+  open<R>(saved: readonly (SavedTensor | null)[], body: (tensors: readonly (Tensor | null)[]) => R): R {
+    const decoded: Tensor[] = [];
+    try {
+      const tensors = saved.map((tensor) => {
+        if (tensor === null || tensor.kept.format === "f32") return tensor?.kept.handles[0] ?? null;
+        decoded.push(this.#decode(tensor));
+        return decoded.at(-1)!;
+      });
+      return body(tensors);
+    } finally {
+      for (const tensor of decoded) tensor.dispose("the backward pass, which had used it");
+    }
   }
 
   /** One record needs it no more; frees it after the last. */
-  release(saved: SavedTensor): void {
-    if (--saved.uses > 0) return;
-    this.#entries.delete(saved.source);
-    this.#free(saved, "the backward pass, which had used it");
+  release({ kept }: SavedTensor): void {
+    if (--kept.uses > 0) return;
+    this.#kept.delete(kept.format === "f32" ? kept.source : kept.source.memoryKey);
+    this.#free(kept, "the backward pass, which had used it");
   }
 
   clear(by: string): void {
-    for (const saved of this.#entries.values()) this.#free(saved, by);
-    this.#entries.clear();
+    for (const kept of this.#kept.values()) this.#free(kept, by);
+    this.#kept.clear();
   }
 
-  #add(saved: SavedTensor): SavedTensor {
-    this.#entries.set(saved.source, saved);
-    return saved;
+  #formatOf(tensor: Tensor, tracked: boolean): SavedFormat {
+    if (tensor.dtype !== "f32") return "f32"; // as it is
+    if (tensor.category === "rungs") return this.#formats.rungs ?? "f32";
+    const isActivation = tracked && tensor.category === "workspace";
+    return isActivation ? (this.#formats.saved ?? "f32") : "f32";
   }
 
-  #free({ handle, source, relabelled }: SavedTensor, by: string): void {
-    handle.dispose(by);
+  #take(tensor: Tensor, format: SavedFormat): Kept {
+    if (format === "f32") {
+      const relabelled = tensor.category === "workspace";
+      if (relabelled) this.#device.categorize(tensor, "saved");
+      return { handles: [this.#device.retain(tensor)], format, source: tensor, relabelled, uses: 1 };
+    }
+    const { ops } = this.#device;
+    const category = tensor.category === "rungs" ? "rungs" : "saved";
+    const copies = format === "f16" ? [ops.cast(tensor, { to: "f16" })] : ops.quantize8(tensor);
+    for (const copy of copies) this.#device.keep(copy, category);
+    // The original lives on as whatever else it is for.
+    if (category === "rungs") this.#device.categorize(tensor, "workspace");
+    return { handles: copies, format, source: tensor, relabelled: false, uses: 1 };
+  }
+
+  #decode({ kept: { handles, format }, shape }: SavedTensor): Tensor {
+    const { ops } = this.#device;
+    return this.#device.scope(() => {
+      const [codes, scales] = handles;
+      const values = format === "f16" ? ops.cast(codes, { to: "f32" }) : ops.dequantize8(codes, scales);
+      return ops.reshape(values, { shape });
+    });
+  }
+
+  #saved(kept: Kept, { shape }: Tensor): SavedTensor {
+    return { kept, shape, sizeBytes: bytesOf(kept) };
+  }
+
+  #add(key: object, kept: Kept): Kept {
+    this.#kept.set(key, kept);
+    return kept;
+  }
+
+  #free({ handles, source, relabelled }: Kept, by: string): void {
+    for (const handle of handles) handle.dispose(by);
     // Where someone else holds it still, it is workspace again.
     if (relabelled && !source.disposed) this.#device.categorize(source, "workspace");
   }

@@ -6,7 +6,6 @@ import {
   type Ops,
   rowOf,
   sameShape,
-  sizeBytes,
   type Tensor,
 } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, methodResult, RuleOps, type TrackedValue } from "./gradient-slots.ts";
@@ -24,7 +23,7 @@ import {
 } from "./refusals.ts";
 import { hasNoGradient, type Pull, type PullRow, selectPulls } from "./rules/grad-row.ts";
 import { gradRowOf } from "./rules/index.ts";
-import { type SavedTensor, SavedTensors } from "./saved-tensors.ts";
+import { type SavedFormats, type SavedTensor, SavedTensors } from "./saved-tensors.ts";
 
 /** Tensors to train, or a `ParamStore`: its names go into error messages. */
 export type Trainable = Iterable<Tensor | readonly [name: string, tensor: Tensor]>;
@@ -35,6 +34,11 @@ export type Gradients = Map<Tensor, Tensor>;
 export interface BackwardOptions {
   /** Leaves that the loss does not depend on are left out of the result instead of being an error. */
   readonly allowUnused?: boolean;
+}
+
+export interface TapeOptions {
+  /** Smaller formats for what is kept until the backward pass; f32 by default. */
+  readonly formats?: SavedFormats;
 }
 
 /** What a record stands for: an op, or a function that is recorded as a whole. */
@@ -88,9 +92,9 @@ export class Tape {
   readonly #gradients = new WeakSet<Tensor>();
   #state: "open" | "spent" | "disposed" = "open";
 
-  constructor(device: Device, trainable: Trainable) {
+  constructor(device: Device, trainable: Trainable, options: TapeOptions = {}) {
     this.device = device;
-    this.#saved = new SavedTensors(device);
+    this.#saved = new SavedTensors(device, options.formats ?? {});
     Object.assign(
       this,
       buildOps((op, inputs, attrs) => this.#execute(op, inputs, attrs)),
@@ -111,9 +115,7 @@ export class Tape {
     return this.#entries.map(({ op, inputs, saved }) => ({
       op,
       tracked: [...inputs.keys()],
-      saved: [...saved].flatMap(([name, tensor]) =>
-        tensor ? [{ name, sizeBytes: sizeBytes(tensor.handle.dtype, tensor.handle.size) }] : [],
-      ),
+      saved: [...saved].flatMap(([name, tensor]) => (tensor ? [{ name, sizeBytes: tensor.sizeBytes }] : [])),
     }));
   }
 
@@ -192,7 +194,7 @@ export class Tape {
         [...tracked.keys()].map(Number),
       );
     };
-    const saved = new Map(inputs.map((tensor, i) => [names[i], this.#saved.keep(tensor)]));
+    const saved = new Map(inputs.map((tensor, i) => [names[i], this.#keep(tensor)]));
     const value = { shape: output.shape, dtype: output.dtype, leaf: null };
     this.#values.set(output, value);
     const pulls = [{ inputs: [...tracked.keys()], saves: names, fresh: true, run }];
@@ -270,11 +272,11 @@ export class Tape {
     const saved = new Map<string, SavedTensor | null>();
     for (const [i, { name }] of signature.inputs.entries()) {
       const tensor = inputs[i];
-      if (saves.has(name)) saved.set(name, tensor ? this.#saved.keep(tensor) : null);
+      if (saves.has(name)) saved.set(name, tensor ? this.#keep(tensor) : null);
     }
     for (const { name, residual } of signature.outputs) {
       if (!saves.has(name)) continue;
-      saved.set(name, residual ? this.#saved.adopt(outputs[name]) : this.#saved.keep(outputs[name]));
+      saved.set(name, residual ? this.#saved.adopt(outputs[name]) : this.#saved.keep(outputs[name], true));
     }
     // Rows with gradients have one primary output (rules.test.ts holds them to it).
     const y = outputs[signature.outputs[0].name];
@@ -282,6 +284,10 @@ export class Tape {
     this.#values.set(y, output);
     this.#entries.push({ op, attrs: { ...defaults, ...attrs }, inputs: tracked, output, pulls, saved });
     return outputs;
+  }
+
+  #keep(tensor: Tensor): SavedTensor {
+    return this.#saved.keep(tensor, this.isTracked(tensor));
   }
 
   // Backward.
@@ -311,17 +317,27 @@ export class Tape {
   #consume(entry: Entry, slots: GradientSlots, rules: RuleOps): void {
     const dy = slots.take(entry.output);
     try {
-      if (dy) this.#pull(entry, dy, slots, rules);
+      if (dy) {
+        const names = [...entry.saved.keys()];
+        this.#saved.open([...entry.saved.values()], (tensors) =>
+          this.#pull(entry, dy, Object.fromEntries(names.map((name, i) => [name, tensors[i]])), {
+            slots,
+            rules,
+          }),
+        );
+      }
     } finally {
       dy?.dispose("the backward pass, which had used it");
       for (const saved of entry.saved.values()) if (saved) this.#saved.release(saved);
     }
   }
 
-  #pull(entry: Entry, dy: Tensor, slots: GradientSlots, rules: RuleOps): void {
-    const saved = Object.fromEntries(
-      [...entry.saved].map(([name, tensor]) => [name, tensor?.handle ?? null]),
-    );
+  #pull(
+    entry: Entry,
+    dy: Tensor,
+    saved: Record<string, Tensor | null>,
+    { slots, rules }: { slots: GradientSlots; rules: RuleOps },
+  ): void {
     for (const { inputs, run, fresh: isNew = false } of entry.pulls) {
       const values = inputs.map((name) => entry.inputs.get(name)!);
       const contexts = values.map((value) => ({

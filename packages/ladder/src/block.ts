@@ -62,7 +62,8 @@ export interface ParameterSpec {
   readonly kind: "linear" | "bias" | "norm";
 }
 
-const PROJECTIONS = {
+/** The seven linear layers of a block: their places in `BlockWeights` and their Hugging Face names. */
+export const PROJECTIONS = {
   q: "self_attn.q_proj",
   k: "self_attn.k_proj",
   v: "self_attn.v_proj",
@@ -150,6 +151,44 @@ export function block(
       label: "attention",
     });
     return device.scope(() => feedForwardHalf(ops, shape, weights, h), { label: "feed-forward" });
+  });
+}
+
+/**
+ * The same block for plain ops, `chunkTokens` of each row at a time: keys and values of the whole row are kept as a cache
+ * would, and nothing else is ever larger than a chunk but x and the result. Each token sees what it sees in `block`.
+ */
+export function blockInChunks(
+  ops: Ops,
+  shape: BlockShape,
+  weights: BlockWeights,
+  x: Tensor,
+  { rope, keyMask, offset }: BlockContext,
+  chunkTokens: number,
+): Tensor {
+  const { device } = x;
+  const [B, T, d] = x.shape;
+  return device.scope(() => {
+    const extents = [B, T, shape.numKeyValueHeads, shape.headDim];
+    const cache = {
+      k: device.zeros(extents, { label: "keys" }),
+      v: device.zeros(extents, { label: "values" }),
+    };
+    const y = device.empty([B, T, 1, d], { label: "a block's output" });
+    for (let start = 0; start < T; start += chunkTokens) {
+      device.scope(() => {
+        const count = Math.min(chunkTokens, T - start);
+        const part = (table: Tensor, axis: number) => ops.slice(table, { axis, start, count });
+        const context = {
+          rope: { cos: part(rope.cos, 0), sin: part(rope.sin, 0) },
+          keyMask,
+          offset: offset + start,
+        };
+        const rows = block(ops, shape, weights, part(x, 1), context, cache);
+        ops.cacheWrite(y, ops.reshape(rows, { shape: [B, count, 1, d] }), { offset: start });
+      });
+    }
+    return ops.reshape(y, { shape: [B, T, d] });
   });
 }
 

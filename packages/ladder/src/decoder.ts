@@ -1,14 +1,17 @@
 import { type Device, type Ops, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { BlockAdapter } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockWeights,
   block,
+  blockInChunks,
   blockParameters,
   blockWeights,
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
+import { type Embedding, floatEmbedding, floatHead, type Head, type LossOptions } from "./head.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -29,21 +32,44 @@ export interface Forward {
   readonly context: BlockContext;
 }
 
+const EMBEDDINGS = "model.embed_tokens.weight";
+export const LM_HEAD = "lm_head.weight";
+
+/** The name of a block's parameter in a checkpoint: layer 0, "self_attn.q_proj.weight". */
+export const layerName = (layer: number, rest: string): string => `model.layers.${layer}.${rest}`;
+
 /** Every parameter of a checkpoint of this configuration, by its Hugging Face name. */
 export function decoderParameters(config: ModelConfig): ParameterSpec[] {
   const { vocabSize: V, hiddenSize: d } = config;
   const layers = Array.from({ length: config.numHiddenLayers }, (_, i) =>
-    blockParameters(config).map((spec) => ({ ...spec, name: `model.layers.${i}.${spec.name}` })),
+    blockParameters(config).map((spec) => ({ ...spec, name: layerName(i, spec.name) })),
   );
   const head: ParameterSpec[] = config.tieWordEmbeddings
     ? []
-    : [{ name: "lm_head.weight", shape: [V, d], kind: "linear" }];
+    : [{ name: LM_HEAD, shape: [V, d], kind: "linear" }];
   return [
-    { name: "model.embed_tokens.weight", shape: [V, d], kind: "linear" },
+    { name: EMBEDDINGS, shape: [V, d], kind: "linear" },
     ...layers.flat(),
     { name: "model.norm.weight", shape: [d], kind: "norm" },
     ...head,
   ];
+}
+
+/** Runs a function of tensors, or records it as a whole, to be computed again in the backward pass. */
+export type RunLayer = (fn: (ops: Ops, ...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]) => Tensor;
+
+export interface HiddenOptions {
+  /** Shown every hidden state on the way: H_0, then the output of each block. */
+  readonly observe?: (index: number, h: Tensor) => void;
+  readonly cache?: readonly LayerCache[] | null;
+  /** What is trained inside the blocks. */
+  readonly adapter?: BlockAdapter | null;
+  /** Numbers the pass for its dropout; null: nothing is dropped. */
+  readonly dropoutStream?: number | null;
+  /** How a block that is given with all it is trained by is run: for gradient checkpointing. */
+  readonly runLayer?: RunLayer | null;
+  /** Tokens of each row that go through a block at a time; null: all. For blocks that nobody records. */
+  readonly chunkTokens?: number | null;
 }
 
 /** A decoder of the Llama family. It holds weights and computes with whichever ops it is given; it records nothing. */
@@ -51,6 +77,8 @@ export class Decoder {
   readonly config: ModelConfig;
   readonly weights: ParamStore;
   readonly device: Device;
+  readonly head: Head;
+  readonly #embedding: Embedding;
   readonly #layers: readonly BlockWeights[];
 
   /** Takes the store as its own. Throws `T-NAME` when a weight is missing. */
@@ -58,8 +86,10 @@ export class Decoder {
     this.config = config;
     this.weights = weights;
     this.device = weights.device;
+    this.#embedding = floatEmbedding(weights.get(EMBEDDINGS));
+    this.head = floatHead(this.headMatrix);
     this.#layers = Array.from({ length: config.numHiddenLayers }, (_, i) => {
-      const name = (rest: string) => `model.layers.${i}.${rest}`;
+      const name = (rest: string) => layerName(i, rest);
       return blockWeights(
         config,
         (rest) => (weights.has(name(rest)) ? weights.get(name(rest)) : null),
@@ -68,13 +98,9 @@ export class Decoder {
     });
   }
 
-  get embeddings(): Tensor {
-    return this.weights.get("model.embed_tokens.weight");
-  }
-
-  /** [V,d]; the embedding table when tied. */
-  get lmHead(): Tensor {
-    return this.config.tieWordEmbeddings ? this.embeddings : this.weights.get("lm_head.weight");
+  /** [V,d] of the head; the embedding table when tied. */
+  get headMatrix(): Tensor {
+    return this.weights.get(this.config.tieWordEmbeddings ? EMBEDDINGS : LM_HEAD);
   }
 
   /**
@@ -108,24 +134,16 @@ export class Decoder {
 
   /** H_0: f32[B,T,d]; the residual stream stays f32 whatever the weights are. */
   embed(ops: Ops, { ids }: Forward): Tensor {
-    const h = ops.embedding(ids, this.embeddings);
-    return h.dtype === "f32" ? h : ops.cast(h, { to: "f32" });
+    return this.#embedding(ops, ids);
   }
 
-  /**
-   * H_L, with `observe` shown every hidden state on the way: H_0, then the output of each block. A state is freed as soon
-   * as the next one stands, unless the observer kept it.
-   */
-  hidden(
-    ops: Ops,
-    forward: Forward,
-    options: { observe?: (index: number, h: Tensor) => void; cache?: readonly LayerCache[] } = {},
-  ): Tensor {
+  /** H_L. A state is freed as soon as the next one stands, unless the observer kept it. */
+  hidden(ops: Ops, forward: Forward, options: HiddenOptions = {}): Tensor {
     const { observe, cache } = options;
     let h = this.device.scope(() => this.embed(ops, forward), { label: "embedding" });
     observe?.(0, h);
-    for (const [i, weights] of this.#layers.entries()) {
-      h = this.device.scope(() => block(ops, this.config, weights, h, forward.context, cache?.[i] ?? null), {
+    for (let i = 0; i < this.#layers.length; i++) {
+      h = this.device.scope(() => this.#layer(ops, i, h, forward.context, cache?.[i] ?? null, options), {
         consume: [h],
         label: `layer ${i}`,
       });
@@ -140,21 +158,56 @@ export class Decoder {
   }
 
   /** logits f32[B,T,V] of the residual stream y[B,T,d]; holds all of them, so for few positions or small vocabularies. */
-  logits(ops: Ops, y: Tensor): Tensor {
-    return ops.linear(this.finalNorm(ops, y), this.lmHead);
+  logits(ops: Ops, y: Tensor, head: Head = this.head): Tensor {
+    return head.logits(ops, this.finalNorm(ops, y));
   }
 
   /**
    * Mean negative log-likelihood of labels over the residual stream y[B,T,d], -100 ignored: f32[]. `targets` i32[B·T] are
    * labels shifted by one, as `shiftLabels` makes them. Never holds all logits.
    */
-  loss(ops: Ops, y: Tensor, targets: Tensor): Tensor {
+  loss(ops: Ops, y: Tensor, targets: Tensor, head: Head = this.head, options: LossOptions = {}): Tensor {
     const h = this.finalNorm(ops, y);
-    return ops.lmHeadLoss(
+    return head.loss(
+      ops,
       ops.reshape(h, { shape: [targets.size, this.config.hiddenSize] }),
-      this.lmHead,
       targets,
+      options,
     );
+  }
+
+  #layer(
+    ops: Ops,
+    layer: number,
+    h: Tensor,
+    context: BlockContext,
+    cache: LayerCache | null,
+    options: HiddenOptions,
+  ): Tensor {
+    const { adapter, runLayer, dropoutStream = null, chunkTokens } = options;
+    const frozen = this.#layers[layer];
+    const trained = adapter?.tensors(layer) ?? [];
+    const weightsWith = (tensors: readonly Tensor[]) =>
+      adapter ? adapter.weights(layer, frozen, tensors, dropoutStream) : frozen;
+    if (runLayer) {
+      // All that may be gone when the block is computed again is handed in.
+      const { rope, keyMask } = context;
+      return runLayer(
+        (inner, x, cos, sin, ...rest) => {
+          const mask = keyMask ? rest.shift()! : null;
+          return block(inner, this.config, weightsWith(rest), x, {
+            rope: { cos, sin },
+            keyMask: mask,
+            offset: context.offset,
+          });
+        },
+        [h, rope.cos, rope.sin, ...(keyMask ? [keyMask] : []), ...trained],
+      );
+    }
+    if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {
+      return blockInChunks(ops, this.config, weightsWith(trained), h, context, chunkTokens);
+    }
+    return block(ops, this.config, weightsWith(trained), h, context, cache);
   }
 
   dispose(): void {

@@ -1,8 +1,8 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
 import type { Decoder, TokenBatch } from "./decoder.ts";
 import { KvCache } from "./kv-cache.ts";
 import { residualStream } from "./residual-stream.ts";
-import type { SideNetwork } from "./side-network.ts";
 
 /** How to choose among tokens; `sampleLogits` in docs/ops.md is the exact definition. */
 export interface Sampling {
@@ -32,12 +32,12 @@ export interface GenerateOptions {
 }
 
 /**
- * Continuation of one prompt by backbone and, if given, side network, each with its key-value cache.
+ * Continuation of one prompt by backbone and, if given, adapter, with key-value caches.
  * Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context.
  */
 export async function generate(
   decoder: Decoder,
-  side: SideNetwork | null,
+  adapter: Adapter | null,
   promptIds: readonly number[],
   options: GenerateOptions,
 ): Promise<number[]> {
@@ -51,6 +51,7 @@ export async function generate(
   }
   const capacity = promptIds.length + maxTokens;
   using cache = new KvCache(device, config, config.numHiddenLayers, 1, capacity);
+  const side = adapter?.side ?? null;
   using sideCache = side && new KvCache(device, side.shape, side.config.num_hidden_layers, 1, capacity);
   const generated: number[] = [];
   let input: readonly number[] = promptIds;
@@ -58,7 +59,7 @@ export async function generate(
   while (generated.length < maxTokens) {
     using next = device.scope(() => {
       const batch = { inputIds: input, batchSize: 1, length: input.length, attentionMask: null };
-      const logits = lastLogits(decoder, side, batch, offset, { cache, sideCache });
+      const logits = lastLogits(decoder, adapter, batch, offset, { cache, sideCache });
       return sampling === null
         ? device.ops.argmax(logits)
         : sampleNext(logits, sampling, [...promptIds, ...generated], generated.length);
@@ -97,12 +98,16 @@ function sampleNext(
 /** logits f32[B,1,V] of the last position of a batch that starts at `offset`. */
 function lastLogits(
   decoder: Decoder,
-  side: SideNetwork | null,
+  adapter: Adapter | null,
   batch: TokenBatch,
   offset: number,
   caches: { cache: KvCache; sideCache: KvCache | null },
 ): Tensor {
   const { ops } = decoder.device;
-  const y = residualStream(decoder, side, decoder.prepare(batch, offset), caches);
-  return decoder.logits(ops, ops.slice(y, { axis: 1, start: batch.length - 1, count: 1 }));
+  const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), caches);
+  return decoder.logits(
+    ops,
+    ops.slice(y, { axis: 1, start: batch.length - 1, count: 1 }),
+    adapter?.head ?? undefined,
+  );
 }

@@ -1,3 +1,5 @@
+export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
+export { type Adapter, type BlockAdapter, METHODS, type Method } from "./adapter.ts";
 export {
   type BlockContext,
   type BlockShape,
@@ -15,7 +17,14 @@ export {
   type Quantization,
 } from "./config.ts";
 export type { Rope, RopeScaling } from "./config-rope.ts";
-export { Decoder, decoderParameters, type Forward, shiftLabels, type TokenBatch } from "./decoder.ts";
+export {
+  Decoder,
+  decoderParameters,
+  type Forward,
+  type RunLayer,
+  shiftLabels,
+  type TokenBatch,
+} from "./decoder.ts";
 export type { ByteSource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
 export { type GgufFile, readGguf } from "./formats/gguf.ts";
@@ -24,11 +33,16 @@ export { modelConfigFromGguf } from "./formats/gguf-config.ts";
 export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
+export { FullTuning } from "./full-tuning.ts";
 export { type GenerateOptions, generate, type Sampling } from "./generate.ts";
+export type { Embedding, Head, LossOptions } from "./head.ts";
+export { HeadTuning } from "./head-tuning.ts";
 export { KvCache } from "./kv-cache.ts";
 export { type LadderOptions, ladderConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
-export { type LoadOptions, loadSideNetwork, loadWeights, type WeightDType } from "./load-weights.ts";
-export { type LowRank, withLowRank } from "./lora.ts";
+export { type AdapterConfig, adapterConfigJson, loadAdapter, parseAdapterConfig } from "./load-adapter.ts";
+export { type LoadOptions, loadWeights } from "./load-weights.ts";
+export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
+export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
 export { quantizeNf4 } from "./nf4-weight.ts";
 export type { Projection } from "./projection.ts";
 export {
@@ -45,4 +59,11 @@ export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
 export { SideNetwork, SidePass, sideParameters } from "./side-network.ts";
 export { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
-export { evaluateLoss, type LabeledBatch, type StepReport, Trainer, type TrainerOptions } from "./trainer.ts";
+export {
+  evaluateLoss,
+  type LabeledBatch,
+  type MemoryOptions,
+  type StepReport,
+  Trainer,
+  type TrainerOptions,
+} from "./trainer.ts";

@@ -1,19 +1,14 @@
 /** From a checkpoint to tensors on a device, one at a time: the host never holds more than one of them. */
+
 import { type Device, type DType, ParamStore, SidenetError } from "@sidenet/tensor";
+import { type BaseStorage, formatOf } from "./base-storage.ts";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
-import { checkSideConfig, type SideConfig } from "./ladder-config.ts";
-import { isNf4, type Nf4Source, nf4Names, nf4Source } from "./nf4-weight.ts";
-import { SideNetwork, sideParameters } from "./side-network.ts";
+import { isNf4, type Nf4Source, nf4Names, nf4Source, quantizeNf4 } from "./nf4-weight.ts";
 
-/** How the backbone is stored on the device. */
-export type WeightDType = "f32" | "f16";
-
-export interface LoadOptions {
-  /** f16 halves the matrices; vectors (norms, biases) stay f32, they are a thousandth of the bytes. Default f32. */
-  readonly dtype?: WeightDType;
+export interface LoadOptions extends BaseStorage {
   /** Called after each tensor with the bytes read so far and in all, as the file stores them. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
@@ -22,7 +17,7 @@ export interface LoadOptions {
 const COMPUTED = /(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$/;
 
 /** Throws `L-TENSOR-UNEXPECTED` for a tensor that the configuration has no place for: ignoring it would change the model. */
-function refuseUnexpected(
+export function refuseUnexpected(
   checkpoint: Checkpoint,
   specs: readonly ParameterSpec[],
   ignored: (name: string) => boolean,
@@ -41,7 +36,7 @@ function refuseUnexpected(
 /** Something of a checkpoint that is to be loaded. */
 type Source = Nf4Source;
 
-function floatSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec, dtype: DType): Source {
+export function floatSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec, dtype: DType): Source {
   const tensor = requireTensor(checkpoint, name, shape);
   return {
     sizeBytes: tensor.sizeBytes,
@@ -52,7 +47,19 @@ function floatSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec, dty
   };
 }
 
-async function loadParameters(
+/** A weight that is quantized on its way to the device. */
+function quantizedSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec): Source {
+  const tensor = requireTensor(checkpoint, name, shape);
+  return {
+    sizeBytes: tensor.sizeBytes,
+    async load(store) {
+      quantizeNf4(store.device, store, name, await tensor.readFloat32());
+      await store.device.synchronize(); // or freed parts would wait in the queue, all at once
+    },
+  };
+}
+
+export async function loadParameters(
   device: Device,
   category: "weights" | "adapter",
   sources: readonly Source[],
@@ -75,8 +82,8 @@ async function loadParameters(
 }
 
 /**
- * The weights of a decoder of this configuration. Those that bitsandbytes stored in NF4 stay as they are; other quantized
- * types are dequantized here.
+ * The weights of a decoder of this configuration, stored as `options` say. Those that bitsandbytes put into NF4 stay as
+ * they are; other quantized types are dequantized first.
  *
  * Throws `L-QUANTIZED` when the config says NF4 and no weight is, `L-NF4` for a damaged one, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when
  * config and checkpoint do not fit, all before anything is uploaded; then what the file or the device throws, with
@@ -88,7 +95,7 @@ export async function loadWeights(
   checkpoint: Checkpoint,
   options: LoadOptions = {},
 ): Promise<ParamStore> {
-  const { dtype = "f32", onProgress } = options;
+  const { onProgress } = options;
   const specs = decoderParameters(config);
   const quantized = new Set(
     config.quantization ? specs.filter(({ name }) => isNf4(checkpoint, name)).map(({ name }) => name) : [],
@@ -105,50 +112,11 @@ export async function loadWeights(
   refuseUnexpected(checkpoint, specs, (name) => COMPUTED.test(name) || tiedHead(name) || parts.has(name));
   const sources: Source[] = []; // all, before any is uploaded
   for (const spec of specs) {
-    const { name, shape, kind } = spec;
-    sources.push(
-      quantized.has(name)
-        ? await nf4Source(checkpoint, name, shape)
-        : floatSource(checkpoint, spec, kind === "linear" ? dtype : "f32"),
-    );
+    const { name, shape } = spec;
+    const format = formatOf(spec, options);
+    if (quantized.has(name)) sources.push(await nf4Source(checkpoint, name, shape));
+    else if (format === "nf4") sources.push(quantizedSource(checkpoint, spec));
+    else sources.push(floatSource(checkpoint, spec, format));
   }
   return loadParameters(device, "weights", sources, onProgress);
-}
-
-/** Key of `modelSignature` in the metadata of `adapter_model.safetensors`. */
-export const BASE_MODEL_KEY = "base_model";
-
-/** What a backbone must agree in with the one that an adapter was trained beside: "llama d=576 L=30 ...". */
-export function modelSignature(config: ModelConfig): string {
-  const { family, hiddenSize: d, numHiddenLayers: L, vocabSize: V } = config;
-  const heads = `${config.numAttentionHeads}/${config.numKeyValueHeads}x${config.headDim}`;
-  return `${family} d=${d} f=${config.intermediateSize} L=${L} V=${V} heads=${heads} rope=${config.rope.theta}`;
-}
-
-/**
- * A trained side network from its checkpoint. Its parameters are f32 on the device, whatever the file holds.
- *
- * Throws `L-ADAPTER-CONFIG` when the configuration does not fit the model, `L-ADAPTER-MODEL` when the file says that it
- * belongs to another model, and the `L-TENSOR-...` errors of `loadWeights`.
- */
-export async function loadSideNetwork(
-  device: Device,
-  config: SideConfig,
-  model: ModelConfig,
-  checkpoint: Checkpoint,
-): Promise<SideNetwork> {
-  checkSideConfig(config, model);
-  const trainedBeside = checkpoint.metadata.get(BASE_MODEL_KEY);
-  if (trainedBeside !== undefined && trainedBeside !== modelSignature(model)) {
-    throw new SidenetError(
-      "L-ADAPTER-MODEL",
-      `${checkpoint.name} was trained beside ${config.base_model_name_or_path} (${trainedBeside}), ` +
-        `but this model is ${modelSignature(model)}. Give --model that one.`,
-    );
-  }
-  const specs = sideParameters(config, model);
-  refuseUnexpected(checkpoint, specs, () => false);
-  const sources = specs.map((spec) => floatSource(checkpoint, spec, "f32"));
-  const parameters = await loadParameters(device, "adapter", sources);
-  return new SideNetwork(config, model, parameters);
 }

@@ -1,5 +1,9 @@
 /** Low-rank adaptation (methods.md, 4): a trainable product of two small matrices beside a frozen layer. */
-import type { Tensor } from "@sidenet/tensor";
+import { type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import type { Adapter, BlockAdapter } from "./adapter.ts";
+import { type BlockWeights, blockParameters, type ParameterSpec, PROJECTIONS } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import { type LoraConfig, type LoraSite, loraSites } from "./lora-config.ts";
 import type { Projection } from "./projection.ts";
 
 export interface LowRank {
@@ -9,9 +13,116 @@ export interface LowRank {
   readonly b: Tensor;
   /** alpha / r, or alpha / √r with rsLoRA */
   readonly scale: number;
+  /** What is dropped of the input on this side while training. */
+  readonly dropout?: { readonly rate: number; readonly seed: number; readonly stream: number } | null;
 }
 
-/** base(x) + scale · (x · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. */
-export function withLowRank(base: Projection, { a, b, scale }: LowRank): Projection {
-  return (ops, x) => ops.add(base(ops, x), ops.scale(ops.linear(ops.linear(x, a), b), { factor: scale }));
+/** base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. */
+export function withLowRank(base: Projection, { a, b, scale, dropout = null }: LowRank): Projection {
+  return (ops, x) => {
+    const kept = dropout ? ops.dropout(x, dropout) : x;
+    const narrow = ops.scale(ops.linear(kept, a), { factor: scale });
+    return ops.add(base(ops, x), ops.linear(narrow, b));
+  };
+}
+
+const siteName = ({ layer, module }: LoraSite): string => `base_model.model.model.layers.${layer}.${module}`;
+
+/** Every parameter of an adapter, by PEFT's names in `adapter_model.safetensors`: A then B of each site. */
+export function loraParameters(config: LoraConfig, model: ModelConfig): ParameterSpec[] {
+  const shapes = new Map(blockParameters(model).map(({ name, shape }) => [name, shape]));
+  return loraSites(config, model).flatMap((site): ParameterSpec[] => {
+    const [out, inner] = shapes.get(`${site.module}.weight`)!;
+    return [
+      { name: `${siteName(site)}.lora_A.weight`, shape: [site.rank, inner], kind: "linear" },
+      { name: `${siteName(site)}.lora_B.weight`, shape: [out, site.rank], kind: "linear" },
+    ];
+  });
+}
+
+const PLACES = Object.fromEntries(Object.entries(PROJECTIONS).map(([place, module]) => [module, place]));
+
+/** Streams from here on are dropout's. */
+const DROPOUT_STREAMS = 2 ** 31;
+
+/** LoRA as a value that is given to a decoder. Over NF4 weights it is QLoRA: the adapter does not know. */
+export class Lora implements Adapter, BlockAdapter {
+  readonly method = "lora";
+  readonly side = null;
+  readonly head = null;
+  readonly config: LoraConfig;
+  readonly model: ModelConfig;
+  readonly parameters: ParamStore;
+  readonly #seed: number;
+  readonly #sites: readonly (readonly LoraSite[])[];
+
+  /** Takes the store as its own; `seed` is that of dropout. Throws `L-ADAPTER-CONFIG`. */
+  constructor(config: LoraConfig, model: ModelConfig, parameters: ParamStore, seed = 0) {
+    this.config = config;
+    this.model = model;
+    this.parameters = parameters;
+    this.#seed = seed;
+    const sites = loraSites(config, model);
+    this.#sites = Array.from({ length: model.numHiddenLayers }, (_, layer) =>
+      sites.filter((site) => site.layer === layer),
+    );
+  }
+
+  /** Initial values: A uniform within ±1/√in (Kaiming with a = √5, as PEFT), B zero: the model starts as its backbone. */
+  static initialize(device: Device, config: LoraConfig, model: ModelConfig, seed = 0): Lora {
+    const specs = loraParameters(config, model);
+    const parameters = new ParamStore(device, "adapter");
+    for (const [stream, { name, shape }] of specs.entries()) {
+      const values = new Float32Array(shape[0] * shape[1]);
+      if (name.endsWith("lora_A.weight")) {
+        const random = new Random(seed, stream);
+        const bound = 1 / Math.sqrt(shape[1]);
+        for (let i = 0; i < values.length; i++) values[i] = bound * (2 * random.uniform() - 1);
+      }
+      parameters.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+    }
+    return new Lora(config, model, parameters, seed);
+  }
+
+  get blocks(): BlockAdapter {
+    return this;
+  }
+
+  tensors(layer: number): Tensor[] {
+    return this.#sites[layer].flatMap((site) =>
+      ["lora_A", "lora_B"].map((part) => this.parameters.get(`${siteName(site)}.${part}.weight`)),
+    );
+  }
+
+  weights(
+    layer: number,
+    frozen: BlockWeights,
+    tensors: readonly Tensor[],
+    dropoutStream: number | null,
+  ): BlockWeights {
+    const { lora_dropout: rate } = this.config;
+    const adapted: Record<string, Projection> = {};
+    for (const [i, { module, scale }] of this.#sites[layer].entries()) {
+      const place = PLACES[module] as keyof typeof PROJECTIONS;
+      // Each site of each pass draws from a stream of its own, past those of initial values.
+      const draw = ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PLACES).length + i;
+      const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);
+      const dropout = rate > 0 && dropoutStream !== null ? { rate, seed: this.#seed, stream } : null;
+      adapted[place] = withLowRank(frozen[place], {
+        a: tensors[2 * i],
+        b: tensors[2 * i + 1],
+        scale,
+        dropout,
+      });
+    }
+    return { ...frozen, ...adapted };
+  }
+
+  dispose(): void {
+    this.parameters.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }

@@ -1,5 +1,12 @@
 /** Linear weights in NF4, as bitsandbytes stores them in a checkpoint and as they lie on a device. */
-import { type Device, nf4Table, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import {
+  type Device,
+  NF4_BLOCKS,
+  nf4Table,
+  type ParamStore,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
 import { z } from "zod";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import type { Projection } from "./projection.ts";
@@ -12,6 +19,9 @@ const STATE = ".quant_state.bitsandbytes__nf4";
 const MAP = ".quant_map";
 const NESTED_ABSMAX = ".nested_absmax";
 const NESTED_MAP = ".nested_quant_map";
+
+/** Levels, the map of 8-bit scales and its offset. */
+const DOUBLE_TABLE = 273;
 
 const PARTS = [ABSMAX, MAP, NESTED_ABSMAX, NESTED_MAP, STATE];
 
@@ -127,6 +137,21 @@ function checkBytes(
   );
 }
 
+/** The tensors that a weight of this shape becomes with double quantization, as a store holds them. */
+export function nf4Sizes(
+  weight: string,
+  shape: readonly number[],
+): { name: string; size: number; dtype: "u8" | "f32" }[] {
+  const elements = shape.reduce((a, b) => a * b, 1);
+  const blocks = Math.ceil(elements / NF4_BLOCKS.block);
+  return [
+    { name: weight, size: Math.ceil(elements / 2), dtype: "u8" },
+    { name: weight + TABLE, size: DOUBLE_TABLE, dtype: "f32" },
+    { name: weight + ABSMAX, size: Math.ceil(blocks / NF4_BLOCKS.nestedBlock), dtype: "f32" },
+    { name: weight + SCALES, size: blocks, dtype: "u8" },
+  ];
+}
+
 interface HostParts {
   readonly codes: Uint8Array;
   readonly table: Float32Array;
@@ -170,15 +195,19 @@ export function nf4Projection(
   return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, block, nestedBlock });
 }
 
+/** Elements of a weight that are on the device in f32 at a time: 16 MiB. */
+const PART = 2 ** 22;
+
 /**
- * Quantizes a weight on a device, with double quantization unless told otherwise, and puts it into the store.
- * Throws `L-NF4-FINITE`, naming the weight, when a value is not finite: no code stands for it.
+ * Quantizes a weight on a device, part by part, with double quantization unless told otherwise, and puts it into the
+ * store: beside the result there is never more than a part of it in f32. Throws `L-NF4-FINITE`, naming the weight, when a
+ * value is not finite: no code stands for it.
  */
 export function quantizeNf4(
   device: Device,
   store: ParamStore,
   weight: string,
-  values: ArrayLike<number>,
+  values: Float32Array,
   options: { double?: boolean } = {},
 ): void {
   const { double = true } = options;
@@ -191,8 +220,17 @@ export function quantizeNf4(
   }
   const { ops } = device;
   const parts = device.scope(() => {
-    const table = device.tensor(nf4Table({ double }), [double ? 273 : 16], { label: weight + TABLE });
-    const [codes, absmax] = ops.nf4Quantize(device.tensor(values, [values.length]), table);
+    const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : 16], {
+      label: weight + TABLE,
+    });
+    const codes = device.empty([Math.ceil(values.length / 2)], { dtype: "u8", label: weight });
+    const absmax = device.empty([Math.ceil(values.length / NF4_BLOCKS.block)], { label: weight + ABSMAX });
+    for (let at = 0; at < values.length; at += PART) {
+      device.scope(() => {
+        const part = values.subarray(at, at + PART);
+        ops.nf4QuantizePart(codes, absmax, device.tensor(part, [part.length]), table, { at });
+      });
+    }
     if (!double) return [codes, table, absmax, null] as const;
     const [scales, nested] = ops.nf4QuantizeScales(absmax, table);
     return [codes, table, nested, scales] as const;

@@ -1,13 +1,22 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
-import type { Decoder, Forward } from "./decoder.ts";
+import type { Adapter } from "./adapter.ts";
+import type { Decoder, Forward, RunLayer } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
-import type { SideNetwork } from "./side-network.ts";
+
+/** Tokens of a row that go through a block at a time where nobody records it. */
+export const CHUNK_TOKENS = 1024;
 
 export interface StreamOptions {
-  /** What the side network computes with: a tape to train it, the device's ops (the default) to run it. */
-  readonly sideOps?: Ops;
+  /** What trained parts compute with: a tape to train them, the device's ops (the default) to run them. */
+  readonly ops?: Ops;
   readonly cache?: KvCache | null;
   readonly sideCache?: KvCache | null;
+  /** Numbers a training pass for its dropout; null, the default: nothing is dropped. */
+  readonly dropoutStream?: number | null;
+  /** Gradient checkpointing of recorded blocks. */
+  readonly runLayer?: RunLayer | null;
+  /** Tokens that go through a frozen block at a time; default 1,024. */
+  readonly chunkTokens?: number;
   /** Shown H_0 .. H_L, each while it lives. */
   readonly onHidden?: (index: number, h: Tensor) => void;
   /** Shown s_1 .. s_l. */
@@ -15,25 +24,34 @@ export interface StreamOptions {
 }
 
 /**
- * What enters the final norm: H_L of the backbone, or y of backbone and side network. f32[B,T,d].
+ * What enters the final norm: H_L of the backbone, or y of backbone and adapter. f32[B,T,d].
  *
- * The backbone always computes with the device's own ops: it has no way to be recorded.
+ * The backbone computes with `ops` only where an adapter trains inside its blocks. Otherwise it is given the device's own
+ * ops, and has no way to be recorded.
  */
 export function residualStream(
   decoder: Decoder,
-  side: SideNetwork | null,
+  adapter: Adapter | null,
   forward: Forward,
   options: StreamOptions = {},
 ): Tensor {
-  const { ops } = decoder.device;
-  const pass = side?.start(options.sideOps ?? ops, forward, options.sideCache?.layers) ?? null;
+  const plain = decoder.device.ops;
+  const { ops = plain, onHidden } = options;
+  const backboneOps = adapter?.blocks ? ops : plain;
+  const isRecorded = backboneOps !== plain;
+  const pass = adapter?.side?.start(ops, forward, options.sideCache?.layers) ?? null;
   if (pass) pass.onState = options.onSideState ?? null;
-  const h = decoder.hidden(ops, forward, {
+  const h = decoder.hidden(backboneOps, forward, {
     observe: (index, state) => {
-      options.onHidden?.(index, state);
+      onHidden?.(index, state);
       pass?.observe(index, state);
     },
-    ...(options.cache ? { cache: options.cache.layers } : {}),
+    adapter: adapter?.blocks ?? null,
+    cache: options.cache?.layers ?? null,
+    dropoutStream: options.dropoutStream ?? null,
+    ...(isRecorded
+      ? { runLayer: options.runLayer ?? null }
+      : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
   });
   if (!pass) return h;
   return decoder.device.scope(() => pass.finish(h), { consume: [h], label: "the end of the side network" });

@@ -3,6 +3,7 @@
  * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are one network with other rungs and free layers.
  */
 import { type Device, type Ops, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockShape,
@@ -62,7 +63,9 @@ function initialValues(
 }
 
 /** The trainable network. Its parameters are f32, in the account's category "adapter". */
-export class SideNetwork {
+export class SideNetwork implements Adapter {
+  readonly blocks = null;
+  readonly head = null;
   readonly config: SideConfig;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
@@ -95,6 +98,14 @@ export class SideNetwork {
       parameters.set(spec.name, device.tensor(values, spec.shape, { category: "adapter", label: spec.name }));
     }
     return new SideNetwork(config, model, parameters);
+  }
+
+  get method(): "ladder" | "xladder" {
+    return this.config.method;
+  }
+
+  get side(): SideNetwork {
+    return this;
   }
 
   /** One pass beside a backbone pass. `ops` is a tape to train, the device's own ops to run. */

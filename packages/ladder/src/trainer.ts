@@ -1,19 +1,44 @@
 /**
- * The one training loop: a frozen decoder, what is trained beside it, AdamW. It reads no files and prints nothing; callers
+ * The one training loop: a decoder, the adapter that is trained with it, AdamW. It reads no files and prints nothing; callers
  * give batches and take reports.
  */
-import { AdamW, clipGlobalNorm, Tape } from "@sidenet/autograd";
+import {
+  AdamW,
+  accumulateGradients,
+  checkpoint,
+  clipGlobalNorm,
+  disposeGradients,
+  type Gradients,
+  type SavedFormats,
+  Tape,
+} from "@sidenet/autograd";
 import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
 import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
 import { residualStream } from "./residual-stream.ts";
-import type { SideNetwork } from "./side-network.ts";
 
 /** A batch with its labels, B · T of them aligned with `inputIds`; -100 is not scored. */
 export interface LabeledBatch extends TokenBatch {
   readonly labels: ArrayLike<number>;
 }
 
-export interface TrainerOptions {
+/** What trades memory for time or precision; docs/memory.md says what each costs and saves. */
+export interface MemoryOptions {
+  /** Compute recorded blocks again in the backward pass instead of keeping what they made. Default false. */
+  readonly gradientCheckpointing?: boolean;
+  /** AdamW's moments. Default f32. */
+  readonly optimizerState?: "f32" | "8bit";
+  /** How activations and rungs are kept for the backward pass. Default f32 both. */
+  readonly savedFormats?: SavedFormats;
+  /** Bytes of logits that the loss holds at a time. */
+  readonly lossChunkBytes?: number;
+  /** Rows of a batch that go through forward and backward at a time; default: all. */
+  readonly microBatchSize?: number | null;
+  /** Tokens of a row that go through a frozen block at a time. */
+  readonly chunkTokens?: number;
+}
+
+export interface TrainerOptions extends MemoryOptions {
   /** Learning rate of a step, counted from 0. */
   readonly learningRate: (step: number) => number;
   readonly weightDecay?: number;
@@ -40,17 +65,19 @@ export function scoredPositions(batch: LabeledBatch): number {
 
 export class Trainer {
   readonly decoder: Decoder;
-  readonly side: SideNetwork;
+  readonly adapter: Adapter;
   readonly optimizer: AdamW;
   readonly #options: TrainerOptions;
   #step = 0;
+  /** Forward passes so far: each drops other values. */
+  #passes = 0;
 
-  constructor(decoder: Decoder, side: SideNetwork, options: TrainerOptions) {
-    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01 } = options;
+  constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
+    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, optimizerState: state = "f32" } = options;
     this.decoder = decoder;
-    this.side = side;
+    this.adapter = adapter;
     this.#options = options;
-    this.optimizer = new AdamW(side.parameters, { betas, eps, weightDecay });
+    this.optimizer = new AdamW(adapter.parameters, { betas, eps, weightDecay, state });
   }
 
   get #device(): Device {
@@ -72,22 +99,72 @@ export class Trainer {
 
   /** Asks for one update without waiting for it: its loss and gradient norm, f32[] each, are the caller's. */
   dispatchStep(batch: LabeledBatch): { loss: Tensor; norm: Tensor } {
-    const learningRate = this.#options.learningRate(this.#step++);
-    return this.#device.scope(() => this.#update(batch, learningRate), { label: "a training step" });
+    const lr = this.#options.learningRate(this.#step++);
+    return this.#device.scope(
+      () => {
+        const { loss, gradients } = this.#gradientsOf(batch);
+        try {
+          const { factor, norm } = clipGlobalNorm(this.#device, gradients, this.#options.maxGradNorm ?? 1);
+          this.optimizer.step(gradients, { lr, gradScale: factor });
+          return { loss, norm };
+        } finally {
+          disposeGradients(gradients);
+        }
+      },
+      { label: "a training step" },
+    );
   }
 
-  #update(batch: LabeledBatch, lr: number): { loss: Tensor; norm: Tensor } {
-    const { decoder, side } = this;
-    using tape = new Tape(this.#device, side.parameters);
+  /** Loss and gradients of a batch, as the mean over all its scored positions, however it is split into micro-batches. */
+  #gradientsOf(batch: LabeledBatch): { loss: Tensor; gradients: Gradients } {
+    const device = this.#device;
+    const scored = scoredPositions(batch);
+    if (scored === 0) {
+      throw new SidenetError(
+        "L-NOTHING-TO-LEARN",
+        `no label of a batch of ${batch.batchSize} x ${batch.length} tokens is scored. Give each record something to learn.`,
+      );
+    }
+    const parts = microBatches(batch, this.#options.microBatchSize ?? null);
+    if (parts.length === 1) return this.#backward(batch, 1);
+    const gradients: Gradients = new Map();
+    try {
+      const loss = device.zeros([], { label: "loss" });
+      for (const part of parts) {
+        const share = scoredPositions(part) / scored;
+        if (share === 0) continue;
+        device.scope(() => {
+          const one = this.#backward(part, share);
+          accumulateGradients(device, gradients, one.gradients);
+          device.ops.accumulate(loss, device.ops.scale(one.loss, { factor: share }));
+        });
+      }
+      return { loss, gradients };
+    } catch (error) {
+      disposeGradients(gradients);
+      throw error;
+    }
+  }
+
+  /** `share` is the weight of this loss in the step's. */
+  #backward(batch: LabeledBatch, share: number): { loss: Tensor; gradients: Gradients } {
+    const { decoder, adapter } = this;
+    const device = this.#device;
+    const { savedFormats, gradientCheckpointing, chunkTokens, lossChunkBytes } = this.#options;
+    using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
     // A scope of its own: when it ends, the forward pass lives on only in what the tape has saved.
-    const loss = this.#device.scope(() => {
-      const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
-      return decoder.loss(tape, y, targetsOf(decoder, batch));
+    const loss = device.scope(() => {
+      const y = residualStream(decoder, adapter, decoder.prepare(batch), {
+        ops: tape,
+        dropoutStream: this.#passes++,
+        runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
+        ...(chunkTokens && { chunkTokens }),
+      });
+      const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
+      return decoder.loss(tape, y, targetsOf(decoder, batch), adapter.head ?? decoder.head, options);
     });
-    const gradients = tape.backward(loss);
-    const { factor, norm } = clipGlobalNorm(this.#device, gradients, this.#options.maxGradNorm ?? 1);
-    this.optimizer.step(gradients, { lr, gradScale: factor });
-    return { loss, norm };
+    const upstream = share === 1 ? null : device.tensor([share], loss.shape, { label: "share of the loss" });
+    return { loss, gradients: tape.backward(loss, upstream) };
   }
 
   dispose(): void {
@@ -97,6 +174,26 @@ export class Trainer {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** A batch in parts of at most `rows` rows. */
+function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] {
+  const { batchSize, length } = batch;
+  if (rows === null || rows >= batchSize) return [batch];
+  const parts: LabeledBatch[] = [];
+  for (let first = 0; first < batchSize; first += rows) {
+    const count = Math.min(rows, batchSize - first);
+    const part = (values: ArrayLike<number>) =>
+      Int32Array.from({ length: count * length }, (_, i) => values[first * length + i]);
+    parts.push({
+      inputIds: part(batch.inputIds),
+      labels: part(batch.labels),
+      attentionMask: batch.attentionMask && part(batch.attentionMask),
+      batchSize: count,
+      length,
+    });
+  }
+  return parts;
 }
 
 /** i32[B·T], the labels shifted by one. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary. */
@@ -114,10 +211,10 @@ function targetsOf({ device, config }: Decoder, batch: LabeledBatch): Tensor {
   return device.tensor(targets, [targets.length], { dtype: "i32", label: "targets" });
 }
 
-/** Mean negative log-likelihood over all scored positions of the batches, with or without the side network. */
+/** Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. */
 export async function evaluateLoss(
   decoder: Decoder,
-  side: SideNetwork | null,
+  adapter: Adapter | null,
   batches: readonly LabeledBatch[],
 ): Promise<number> {
   const { device } = decoder;
@@ -125,8 +222,8 @@ export async function evaluateLoss(
   let positions = 0;
   for (const batch of batches) {
     using loss = device.scope(() => {
-      const y = residualStream(decoder, side, decoder.prepare(batch));
-      return decoder.loss(device.ops, y, targetsOf(decoder, batch));
+      const y = residualStream(decoder, adapter, decoder.prepare(batch));
+      return decoder.loss(device.ops, y, targetsOf(decoder, batch), adapter?.head ?? decoder.head);
     });
     const scored = scoredPositions(batch);
     total += (await loss.item()) * scored;

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseModelConfig } from "../src/config.ts";
 import { parseSideConfig, type SideConfig } from "../src/ladder-config.ts";
-import { loadAdapter, saveAdapter } from "../src/node/adapter-files.ts";
+import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
 import { SideNetwork, sideParameters } from "../src/side-network.ts";
 import { MODEL, SIDE } from "./golden-cases.ts";
 import { drawModel, drawSide } from "./tiny-model.ts";
@@ -26,7 +26,7 @@ const newFolder = () => mkdtemp(join(root, "a-"));
 async function saved(side: SideConfig = config): Promise<string> {
   const folder = await newFolder();
   using network = SideNetwork.initialize(new CpuDevice(), side, model);
-  await saveAdapter(folder, network);
+  await saveAdapter(folder, network, { name: "tiny", config: model });
   return folder;
 }
 
@@ -39,9 +39,9 @@ describe("a side network's files", () => {
         const device = new CpuDevice();
         const folder = await newFolder();
         using side = SideNetwork.initialize(device, drawSide(pick, drawnModel), drawnModel);
-        await saveAdapter(folder, side);
-        using loaded = await loadAdapter(folder, device, drawnModel);
-        expect(loaded.config).toEqual(side.config);
+        await saveAdapter(folder, side, { name: "tiny", config: drawnModel });
+        using loaded = await openAdapter(folder, device, drawnModel);
+        expect(loaded.side?.config).toEqual(side.config);
         for (const [name, tensor] of side.parameters) {
           const copy = loaded.parameters.get(name);
           expect(await copy.read()).toEqual(await tensor.read());
@@ -69,11 +69,11 @@ describe("a side network's files", () => {
       { ...model, hiddenSize: 14 },
       { ...model, numHiddenLayers: 5 },
     ]) {
-      const loading = loadAdapter(folder, device, other);
+      const loading = openAdapter(folder, device, other);
       await expect(loading).rejects.toMatchObject({ code: "L-ADAPTER-MODEL" });
       await expect(loading).rejects.toThrow(config.base_model_name_or_path);
     }
-    await expect(loadAdapter(folder, device, { ...model, numHiddenLayers: 1 })).rejects.toMatchObject({
+    await expect(openAdapter(folder, device, { ...model, numHiddenLayers: 1 })).rejects.toMatchObject({
       code: "L-ADAPTER-CONFIG",
     });
     expect(device.memory.liveCount).toBe(0);
@@ -112,7 +112,7 @@ describe("a side network's files", () => {
     for (const [code, spoil] of broken) {
       const folder = await saved();
       await spoil(folder);
-      await expect(loadAdapter(folder, device, model), code).rejects.toMatchObject({ code });
+      await expect(openAdapter(folder, device, model), code).rejects.toMatchObject({ code });
       expect(device.memory.liveCount).toBe(0);
     }
   });
@@ -123,7 +123,9 @@ describe("a side network's files", () => {
     const device = new CpuDevice();
     using side = SideNetwork.initialize(device, { ...config, seed: 5 }, model);
     device.ops.fill(side.parameters.get("ladder.norm.weight"), { value: Number.NaN });
-    await expect(saveAdapter(folder, side)).rejects.toMatchObject({ code: "L-ADAPTER-VALUES" });
+    await expect(saveAdapter(folder, side, { name: "tiny", config: model })).rejects.toMatchObject({
+      code: "L-ADAPTER-VALUES",
+    });
     expect(await readFile(join(folder, "adapter_model.safetensors"))).toEqual(before);
     expect((await readdir(folder)).length).toBe(2);
   });

@@ -205,7 +205,7 @@ export async function adapterCase(): Promise<Record<string, unknown>> {
   const expected = await expectForward(decoder, side);
   const gradients = device.scope(() => {
     using tape = new Tape(device, side.parameters);
-    const y = residualStream(decoder, side, decoder.prepare(labeled), { sideOps: tape });
+    const y = residualStream(decoder, side, decoder.prepare(labeled), { ops: tape });
     const targets = device.tensor(shiftLabels(labeled.labels, 3, 6), [18], { dtype: "i32" });
     return tape.backward(decoder.loss(tape, y, targets));
   });

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import { type CaseResult, checkCase } from "../src/check/check.ts";
-import type { WeightDType } from "../src/load-weights.ts";
+import type { WeightDType } from "../src/base-storage.ts";
 import { findCases } from "../src/node/golden-folder.ts";
 
 const GOLDEN = fileURLToPath(new URL("../../../../shared/golden", import.meta.url));

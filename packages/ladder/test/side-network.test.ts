@@ -62,7 +62,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
           using side = SideNetwork.initialize(on, config, deeper);
           return on.scope(() => {
             using tape = new Tape(on, side.parameters);
-            const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
+            const y = residualStream(decoder, side, decoder.prepare(batch), { ops: tape });
             const targets = on.tensor(
               shiftLabels(batch.labels, batch.batchSize, batch.length),
               [batch.labels.length],

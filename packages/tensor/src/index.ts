@@ -25,6 +25,7 @@ export {
   opTable,
   rowOf,
 } from "./ops/index.ts";
+export { NF4_BLOCKS } from "./ops/nf4.ts";
 export { STATE_BLOCK, stateMaps } from "./ops/optimizer-variants.ts";
 export { ParamStore } from "./param-store.ts";
 export { Pick } from "./pick.ts";

@@ -54,6 +54,11 @@ export class Tensor {
     return this.storage.category;
   }
 
+  /** What views of the same memory have in common, as a key for maps. */
+  get memoryKey(): object {
+    return this.storage;
+  }
+
   get disposed(): boolean {
     return this.#freedBy !== null;
   }

@@ -48,6 +48,7 @@ export const gradTable = {
   nf4Linear,
   nf4LinearBackwardX: SECOND_ORDER,
   nf4Quantize: QUANTIZED,
+  nf4QuantizePart: IN_PLACE,
   nf4QuantizeScales: IN_PLACE,
   normal: IN_PLACE,
   reshape,

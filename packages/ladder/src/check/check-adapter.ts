@@ -1,11 +1,10 @@
 import { Tape } from "@sidenet/autograd";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import type { Adapter } from "../adapter.ts";
 import { type Decoder, shiftLabels } from "../decoder.ts";
-import { parseSideConfig, type SideConfig } from "../ladder-config.ts";
-import { loadSideNetwork } from "../load-weights.ts";
+import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
 import { residualStream } from "../residual-stream.ts";
-import type { SideNetwork } from "../side-network.ts";
 import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
 import {
   compareGreedy,
@@ -25,16 +24,9 @@ import {
   malformed,
   readCaseTensors,
   readJson,
-  SkipCase,
   toleranceOf,
 } from "./golden-case.ts";
 import { type HostTensor, readAndFree } from "./host-tensor.ts";
-
-const adapterSchema = z.looseObject({
-  base_model_name_or_path: z.string(),
-  method: z.string().optional(),
-  peft_type: z.string().optional(),
-});
 
 const trainingSchema = z.object({
   steps: z.int().positive(),
@@ -60,31 +52,29 @@ type Limit = (quantity: string) => number;
 
 const isGate = (name: string): boolean => name.endsWith(".gate");
 
-/** Throws `SkipCase` for methods that are not there yet, and for fields that are not as methods.md has them. */
-async function readSideConfig(folder: CaseFolder): Promise<SideConfig> {
-  const json = await readJson(folder, "adapter_config.json", adapterSchema);
-  if (json.peft_type) throw new SkipCase(`PEFT adapters (${json.peft_type}) are not covered yet`);
-  if (json.method !== "ladder" && json.method !== "xladder") {
-    throw new SkipCase(`the method "${json.method ?? "(none)"}" is not covered yet`);
-  }
+/** Throws `SkipCase` for fields that are not as methods.md and PEFT have them. */
+async function readAdapterConfig(folder: CaseFolder): Promise<AdapterConfig> {
+  const json = await readJson(folder, "adapter_config.json", z.unknown());
   try {
-    return parseSideConfig(json, "adapter_config.json");
+    return parseAdapterConfig(json, "adapter_config.json");
   } catch (error) {
     throw error instanceof SidenetError ? malformed(error.message) : error;
   }
 }
 
 /** Every gradient of the loss at the start, before clipping, by parameter name. */
-function startGradients(decoder: Decoder, side: SideNetwork, batch: LabeledBatch): Promise<Values> {
+function startGradients(decoder: Decoder, adapter: Adapter, batch: LabeledBatch): Promise<Values> {
   const { device } = decoder;
   return readAndFree(
     device.scope(() => {
-      using tape = new Tape(device, side.parameters);
-      const y = residualStream(decoder, side, decoder.prepare(batch), { sideOps: tape });
+      using tape = new Tape(device, adapter.parameters);
+      const y = residualStream(decoder, adapter, decoder.prepare(batch), { ops: tape });
       const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
       const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
-      const gradients = tape.backward(decoder.loss(tape, y, targets));
-      return Object.fromEntries([...side.parameters].map(([name, tensor]) => [name, gradients.get(tensor)!]));
+      const gradients = tape.backward(decoder.loss(tape, y, targets, adapter.head ?? decoder.head));
+      return Object.fromEntries(
+        [...adapter.parameters].map(([name, tensor]) => [name, gradients.get(tensor)!]),
+      );
     }),
   );
 }
@@ -132,12 +122,12 @@ function compareGradients(
 /** Some steps on the same batch: the loss before each and after the last, gradient norms, and the parameters then. */
 async function train(
   decoder: Decoder,
-  side: SideNetwork,
+  adapter: Adapter,
   batch: LabeledBatch,
   training: Training,
 ): Promise<{ losses: number[]; gradNorms: number[]; after: Values }> {
   const { steps, lr, betas, eps, weight_decay: weightDecay, max_grad_norm: maxGradNorm } = training;
-  using trainer = new Trainer(decoder, side, {
+  using trainer = new Trainer(decoder, adapter, {
     learningRate: () => lr,
     betas,
     eps,
@@ -151,25 +141,27 @@ async function train(
     losses.push(report.loss);
     gradNorms.push(report.gradNorm);
   }
-  losses.push(await evaluateLoss(decoder, side, [batch]));
+  losses.push(await evaluateLoss(decoder, adapter, [batch]));
   const after = new Map<string, ArrayLike<number>>();
-  for (const [name, tensor] of side.parameters) after.set(name, await tensor.read());
+  for (const [name, tensor] of adapter.parameters) after.set(name, await tensor.read());
   return { losses, gradNorms, after };
 }
 
 /** The adapter at its starting values: what it shows, its loss, and the continuation of the prompt. */
 async function compareStart(
   decoder: Decoder,
-  side: SideNetwork,
+  adapter: Adapter,
   batch: GoldenBatch,
   expected: Expected,
   limit: Limit,
 ): Promise<Comparison[]> {
-  const results = await observe(decoder, side, batch);
+  const { side } = adapter;
+  const results = await observe(decoder, adapter, batch);
   const states = [
     "logits",
-    "y",
-    ...Array.from({ length: side.config.num_hidden_layers }, (_, k) => `side_states.${k + 1}`),
+    ...(side
+      ? ["y", ...Array.from({ length: side.config.num_hidden_layers }, (_, k) => `side_states.${k + 1}`)]
+      : []),
   ];
   const loss = expectedTensor(expected, "loss").values;
   return [
@@ -178,14 +170,14 @@ async function compareStart(
       compareStates(name, results.get(name), expectedTensor(expected, name), batch, limit("logits")),
     ),
     { tensor: "loss", error: relativeError(results.get("loss")!, loss), tolerance: limit("losses") },
-    await compareGreedy(decoder, side, batch, expectedTensor(expected, "greedy")),
+    await compareGreedy(decoder, adapter, batch, expectedTensor(expected, "greedy")),
   ];
 }
 
-/** A side network beside its model: forward, gradients, some steps of training, a greedy continuation. */
+/** An adapter with its model: forward, gradients, some steps of training, a greedy continuation. */
 export async function checkAdapter(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
-  const sideConfig = await readSideConfig(folder);
-  const model = folder.folder(sideConfig.base_model_name_or_path);
+  const adapterConfig = await readAdapterConfig(folder);
+  const model = folder.folder(adapterConfig.config.base_model_name_or_path);
   const config = await readModelConfig(model);
   const { training, tolerance, ...about } = await readJson(folder, "case.json", caseSchema);
   const limit = (quantity: string) => toleranceOf(tolerance, quantity, context.dtype);
@@ -194,17 +186,17 @@ export async function checkAdapter(folder: CaseFolder, context: CheckContext): P
   const wanted = (name: string) => expectedTensor(expected, name);
   using decoder = await loadModel(model, config, context);
   const checkpoint = await folder.open("adapter_model.safetensors");
-  using side = await loadSideNetwork(context.device, sideConfig, config, checkpoint).finally(
+  using adapter = await loadAdapter(context.device, adapterConfig, config, checkpoint).finally(
     checkpoint.close,
   );
-  const comparisons = await compareStart(decoder, side, batch, expected, limit);
-  const gradients = await startGradients(decoder, side, batch);
+  const comparisons = await compareStart(decoder, adapter, batch, expected, limit);
+  const gradients = await startGradients(decoder, adapter, batch);
   comparisons.push(...compareGradients(gradients, wanted, limit, about.exactly_zero_gradients));
   if (about.trainable_parameters !== undefined) {
-    const error = Math.abs(side.parameters.count - about.trainable_parameters);
+    const error = Math.abs(adapter.parameters.count - about.trainable_parameters);
     comparisons.push({ tensor: "trainable_parameters", error, tolerance: 0 });
   }
-  const { losses, gradNorms, after } = await train(decoder, side, batch, training);
+  const { losses, gradNorms, after } = await train(decoder, adapter, batch, training);
   const worstAfter = worstOf(
     [...after].map(([name, values]) => ({
       tensor: `after.${name}`,

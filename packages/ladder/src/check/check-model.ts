@@ -1,5 +1,6 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
+import type { Adapter } from "../adapter.ts";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
 import { Decoder, shiftLabels } from "../decoder.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
@@ -7,7 +8,6 @@ import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { generate } from "../generate.ts";
 import { loadWeights } from "../load-weights.ts";
 import { residualStream } from "../residual-stream.ts";
-import type { SideNetwork } from "../side-network.ts";
 import type { LabeledBatch } from "../trainer.ts";
 import { type Comparison, exactError, relativeError } from "./compare.ts";
 import {
@@ -104,20 +104,22 @@ export async function loadModel(
  */
 export async function observe(
   decoder: Decoder,
-  side: SideNetwork | null,
+  adapter: Adapter | null,
   batch: LabeledBatch,
 ): Promise<Map<string, ArrayLike<number>>> {
   const { device } = decoder;
   const seen: Record<string, Tensor> = {};
   try {
     const results = device.scope(() => {
-      const y = residualStream(decoder, side, decoder.prepare(batch), {
+      const y = residualStream(decoder, adapter, decoder.prepare(batch), {
         onHidden: (i, h) => (seen[`hidden_states.${i}`] = device.retain(h)),
         onSideState: (k, s) => (seen[`side_states.${k}`] = device.retain(s)),
       });
       const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
       const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
-      return { y, logits: decoder.logits(device.ops, y), loss: decoder.loss(device.ops, y, targets) };
+      const head = adapter?.head ?? decoder.head;
+      const logits = decoder.logits(device.ops, y, head);
+      return { y, logits, loss: decoder.loss(device.ops, y, targets, head) };
     });
     return await readAndFree({ ...results, ...seen });
   } finally {
@@ -144,11 +146,11 @@ export function compareStates(
 /** The continuation of the prompt, token by token. */
 export async function compareGreedy(
   decoder: Decoder,
-  side: SideNetwork | null,
+  adapter: Adapter | null,
   batch: GoldenBatch,
   ref: HostTensor,
 ): Promise<Comparison> {
-  const ids = await generate(decoder, side, batch.promptIds, { maxTokens: batch.maxNewTokens });
+  const ids = await generate(decoder, adapter, batch.promptIds, { maxTokens: batch.maxNewTokens });
   return { tensor: "greedy", error: exactError(ids, ref.values), tolerance: 0 };
 }
 

@@ -2,7 +2,7 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
-import type { WeightDType } from "../load-weights.ts";
+import type { WeightDType } from "../base-storage.ts";
 import type { Comparison } from "./compare.ts";
 import { type HostTensor, readTensors } from "./host-tensor.ts";
 

@@ -2,8 +2,9 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { Decoder } from "../decoder.ts";
 import { generate, type Sampling } from "../generate.ts";
-import { loadWeights, type WeightDType } from "../load-weights.ts";
-import { loadAdapter } from "../node/adapter-files.ts";
+import type { WeightDType } from "../base-storage.ts";
+import { loadWeights } from "../load-weights.ts";
+import { openAdapter } from "../node/adapter-files.ts";
 import { openModel } from "../node/open-model.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { nonNegativeInteger, numberWithin, positiveInteger, seed, share, temperature } from "./options.ts";
@@ -76,12 +77,12 @@ async function continueText(report: Report, options: GenerateOptions): Promise<O
         onProgress,
       });
       using decoder = new Decoder(model.config, weights);
-      using side =
-        options.adapter === undefined ? null : await loadAdapter(options.adapter, device, model.config);
+      using adapter =
+        options.adapter === undefined ? null : await openAdapter(options.adapter, device, model.config);
       const promptIds = tokenizer.encode(options.prompt);
       const sampling = samplingOf(options);
       const started = performance.now();
-      const ids = await generate(decoder, side, promptIds, {
+      const ids = await generate(decoder, adapter, promptIds, {
         maxTokens: options.maxTokens,
         stopIds: tokenizer.eosIds,
         sampling: sampling.temperature === 0 && sampling.repetitionPenalty === 1 ? null : sampling,

@@ -1,7 +1,7 @@
 import { type BytesByCategory, CATEGORIES, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { WeightDType } from "../load-weights.ts";
+import type { WeightDType } from "../base-storage.ts";
 import type { FieldMapping } from "../node/jsonl.ts";
 import { type RunStart, type StepMetrics, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";

@@ -1,11 +1,16 @@
-/** A side network's two files: `adapter_config.json` and `adapter_model.safetensors` (methods.md, 2). */
+/** An adapter's two files: `adapter_config.json` and `adapter_model.safetensors` (methods.md, 2 and 4). */
 import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
+import type { Adapter } from "../adapter.ts";
 import type { ModelConfig } from "../config.ts";
 import { encodeSafetensors, type WritableTensor } from "../formats/safetensors-write.ts";
-import { parseSideConfig } from "../ladder-config.ts";
-import { BASE_MODEL_KEY, loadSideNetwork, modelSignature } from "../load-weights.ts";
-import type { SideNetwork } from "../side-network.ts";
+import {
+  adapterConfigJson,
+  BASE_MODEL_KEY,
+  loadAdapter,
+  modelSignature,
+  parseAdapterConfig,
+} from "../load-adapter.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
@@ -13,14 +18,21 @@ import { openSafetensorsFile } from "./safetensors-file.ts";
 const CONFIG = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
 
+/** The model that an adapter was trained with. */
+export interface BaseModel {
+  /** As PEFT's base_model_name_or_path has it. */
+  readonly name: string;
+  readonly config: ModelConfig;
+}
+
 /**
- * Writes a side network to a folder that exists. Each file shows its old content or all of the new one, and the weights
+ * Writes an adapter to a folder that exists. Each file shows its old content or all of the new one, and the weights
  * come first: a new folder has a configuration only once the adapter is complete.
  * Throws `L-FILE` or `L-FILE-MISSING`, and `L-ADAPTER-VALUES` for a parameter that is not finite.
  */
-export async function saveAdapter(folder: string, side: SideNetwork): Promise<void> {
+export async function saveAdapter(folder: string, adapter: Adapter, base: BaseModel): Promise<void> {
   const tensors: Record<string, WritableTensor> = {};
-  for (const [name, tensor] of side.parameters) {
+  for (const [name, tensor] of adapter.parameters) {
     const data = Float32Array.from(await tensor.read());
     if (!data.every(Number.isFinite)) {
       throw new SidenetError(
@@ -30,21 +42,22 @@ export async function saveAdapter(folder: string, side: SideNetwork): Promise<vo
     }
     tensors[name] = { dtype: "F32", shape: tensor.shape, data };
   }
-  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(side.model) };
+  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config) };
   await writeFileAtomic(join(folder, WEIGHTS), encodeSafetensors(tensors, metadata));
-  await writeFileAtomic(join(folder, CONFIG), `${JSON.stringify(side.config, null, 2)}\n`);
+  const config = adapterConfigJson(adapter, base.name);
+  await writeFileAtomic(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`);
 }
 
 /**
- * Loads the side network of a folder beside a model of this configuration.
- * Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseSideConfig` and `loadSideNetwork` throw.
+ * Loads the adapter of a folder, ours or PEFT's LoRA, for a model of this configuration.
+ * Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` and `loadAdapter` throw.
  */
-export async function loadAdapter(folder: string, device: Device, model: ModelConfig): Promise<SideNetwork> {
+export async function openAdapter(folder: string, device: Device, model: ModelConfig): Promise<Adapter> {
   const path = join(folder, CONFIG);
-  const config = parseSideConfig(await readJsonFile(path), path);
+  const config = parseAdapterConfig(await readJsonFile(path), path);
   const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
   try {
-    return await loadSideNetwork(device, config, model, checkpoint);
+    return await loadAdapter(device, config, model, checkpoint);
   } finally {
     await checkpoint.close();
   }

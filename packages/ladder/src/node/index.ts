@@ -1,5 +1,5 @@
 /** The part of the package that needs Node: files and whole runs. */
-export { loadAdapter, saveAdapter } from "./adapter-files.ts";
+export { type BaseModel, openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
 export { openFileSource } from "./file-source.ts";
 export { type FieldMapping, readRecords } from "./jsonl.ts";

@@ -7,7 +7,8 @@ import { contextLimit } from "../config.ts";
 import { Decoder } from "../decoder.ts";
 import { generate } from "../generate.ts";
 import { ladderConfig } from "../ladder-config.ts";
-import { loadWeights, type WeightDType } from "../load-weights.ts";
+import type { WeightDType } from "../base-storage.ts";
+import { loadWeights } from "../load-weights.ts";
 import {
   BatchSampler,
   encodeRecord,

@@ -16,7 +16,7 @@ import * as layerNorms from "./layer-norm.ts";
 import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
-import { nf4Dequantize, nf4Quantize, nf4QuantizeScales } from "./nf4.ts";
+import { nf4Dequantize, nf4Quantize, nf4QuantizePart, nf4QuantizeScales } from "./nf4.ts";
 import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
 import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
@@ -62,6 +62,7 @@ export const opTable = {
   nf4Linear,
   nf4LinearBackwardX,
   nf4Quantize,
+  nf4QuantizePart,
   nf4QuantizeScales,
   normal,
   reshape,

@@ -14,7 +14,7 @@ import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import { NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "../quant-maps.ts";
 import { formatShape, sizeOf } from "../shape.ts";
-import type { TensorSpec } from "../signature.ts";
+import type { Dims, TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 
 const { fround } = Math;
@@ -179,6 +179,55 @@ export function drawNf4(pick: Pick, size: number) {
   };
 }
 
+/** Codes and absmax of values whose first is element `at`, a multiple of `block`. */
+function quantizeInto(
+  { codes, absmax, w, table }: Record<"codes" | "absmax" | "w" | "table", HostArray>,
+  { block, at }: { block: number; at: number },
+): void {
+  for (let first = 0; first < w.length; first += block) {
+    const end = Math.min(first + block, w.length);
+    const b = (at + first) / block;
+    absmax[b] = magnitude(w, first, end);
+    const inverse = absmax[b] > 0 ? fround(1 / absmax[b]) : 0;
+    for (let i = first; i < end; i++) {
+      const code = codeOf(fround(w[i] * inverse), table, 0, NF4_MAP_AT);
+      const byte = (at + i) >> 1;
+      // The first of a byte brings 7, a zero, for a second that may not come.
+      codes[byte] = i % 2 === 0 ? (code << 4) | 7 : (codes[byte] & 0xf0) | code;
+    }
+  }
+}
+
+function runQuantize(
+  k: KernelContext,
+  { codes, absmax, w, table }: Record<"codes" | "absmax" | "w" | "table", Tensor>,
+  { block, at }: { block: number; at: number },
+): void {
+  // Multiples of 64 blocks: their codes and absmax start where a binding may.
+  for (const range of windows(k, w.size, w.dtype === "f16" ? 2 : 4, 64 * block)) {
+    const target = { start: at + range.start, count: range.count };
+    k.run("nf4-quantize/main", {
+      bind: {
+        w: part(k, w, range, 1),
+        table,
+        codes: part(k, codes, target, 2),
+        absmax: part(k, absmax, target, block),
+      },
+      params: { n: range.count, block },
+      grid: Math.ceil(range.count / block / 64),
+    });
+  }
+}
+
+const checkLevels = ({ L }: Dims): string | null =>
+  L >= NF4_MAP_AT ? null : `the table has ${L} entries, the levels are ${NF4_MAP_AT}`;
+
+const weightValues = (pick: Pick) => ({
+  table: () => nf4Table({ double: false }),
+  w: (n: number) =>
+    Float64Array.from(pick.normals(n, 10 ** pick.int(-2, 4)), (x, i) => (i % 192 < 64 ? 0 : x)),
+});
+
 export const nf4Quantize = defineOp({
   name: "nf4Quantize",
   doc: "absmax = max |w| of each block, codes = the levels nearest to w / absmax, two a byte; a tie takes the lower",
@@ -194,42 +243,48 @@ export const nf4Quantize = defineOp({
       ],
     };
   },
-  check: ({ L }) => (L >= NF4_MAP_AT ? null : `the table has ${L} entries, the levels are ${NF4_MAP_AT}`),
-  reference({ w, table, codes, absmax }, _, { block }) {
-    codes.fill(0x77); // what pads the last byte
-    for (let b = 0; b < absmax.length; b++) {
-      const end = Math.min((b + 1) * block, w.length);
-      absmax[b] = magnitude(w, b * block, end);
-      const inverse = absmax[b] > 0 ? fround(1 / absmax[b]) : 0;
-      for (let i = b * block; i < end; i++) {
-        const code = codeOf(fround(w[i] * inverse), table, 0, NF4_MAP_AT);
-        codes[i >> 1] = i % 2 === 0 ? (code << 4) | (codes[i >> 1] & 15) : (codes[i >> 1] & 0xf0) | code;
-      }
-    }
+  check: checkLevels,
+  reference(io, _, { block }) {
+    quantizeInto(io, { block, at: 0 });
   },
-  kernel(k, { w, table, codes, absmax }, { N }, { block }) {
-    // Multiples of 64 blocks: their codes and absmax start where a binding may.
-    for (const range of windows(k, N, w.dtype === "f16" ? 2 : 4, 64 * block)) {
-      k.run("nf4-quantize/main", {
-        bind: {
-          w: part(k, w, range, 1),
-          table,
-          codes: part(k, codes, range, 2),
-          absmax: part(k, absmax, range, block),
-        },
-        params: { n: range.count, block },
-        grid: Math.ceil(range.count / block / 64),
-      });
-    }
-  },
+  kernel: (k, io, _, { block }) => runQuantize(k, io, { block, at: 0 }),
   draw: (pick) => ({
     dims: { N: pick.shape(2000), L: NF4_MAP_AT },
     attrs: { block: pick.oneOf([64, 64, 8]) },
-    values: {
-      table: () => nf4Table({ double: false }),
-      w: (n) => Float64Array.from(pick.normals(n, 10 ** pick.int(-2, 4)), (x, i) => (i % 192 < 64 ? 0 : x)),
-    },
+    values: weightValues(pick),
   }),
+  close: { rel: 0 }, // bit for bit
+  flops: ({ N }) => 4 * N,
+});
+
+export const nf4QuantizePart = defineOp({
+  name: "nf4QuantizePart",
+  doc: "nf4Quantize of a part of a weight into the codes and absmax of the whole, from element `at` on, in place",
+  sig: "codes!:u8[P] absmax!:f32[B] w[N..] table:f32[L] ->",
+  attrs: { block: NF4_BLOCKS.block, at: 0 },
+  check: ({ P, B, N, L }, { block, at }) => {
+    checkBlocks("nf4QuantizePart", { ...NF4_BLOCKS, block });
+    // Where codes and absmax of every part start at a binding's alignment.
+    if (!(Number.isInteger(at / (64 * block)) && at >= 0)) return `at = ${at} is not a multiple of 64 blocks`;
+    if (Math.ceil((at + N) / 2) > P || Math.ceil((at + N) / block) > B)
+      return `${N} elements from ${at} on pass the end of codes [${P}] or absmax [${B}]`;
+    if (N % block !== 0 && Math.ceil((at + N) / 2) !== P)
+      return `a part of ${N} elements that is not the last has to be of whole blocks of ${block}`;
+    return checkLevels({ L });
+  },
+  reference: (io, _, attrs) => quantizeInto(io, attrs),
+  kernel: (k, io, _, attrs) => runQuantize(k, io, attrs),
+  draw: (pick) => {
+    const block = pick.oneOf([64, 64, 8]);
+    const N = pick.int(0, 2000);
+    const at = 64 * block * pick.int(0, 2);
+    const rest = N % block === 0 ? pick.int(0, 100) : 0;
+    return {
+      dims: { N, P: Math.ceil((at + N) / 2) + rest, B: Math.ceil((at + N) / block) + rest, L: NF4_MAP_AT },
+      attrs: { block, at },
+      values: { ...weightValues(pick), codes: (n) => pick.ints(n, 0, 255) },
+    };
+  },
   close: { rel: 0 }, // bit for bit
   flops: ({ N }) => 4 * N,
 });

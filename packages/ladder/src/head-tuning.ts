@@ -1,0 +1,46 @@
+/** Training the head alone: the cheapest thing that can be trained, and a baseline for what is better. */
+import { ParamStore, type Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
+import type { ParameterSpec } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import { type Decoder, LM_HEAD } from "./decoder.ts";
+import { floatHead, type Head } from "./head.ts";
+
+/** What is trained, by its name in `adapter_model.safetensors`: a head [V,d] of its own, where the model's is tied too. */
+export const headParameters = ({ vocabSize, hiddenSize }: ModelConfig): ParameterSpec[] => [
+  { name: LM_HEAD, shape: [vocabSize, hiddenSize], kind: "linear" },
+];
+
+/** Head-only training as a value that is given to a decoder. */
+export class HeadTuning implements Adapter {
+  readonly method = "head";
+  readonly side = null;
+  readonly blocks = null;
+  readonly head: Head;
+  readonly model: ModelConfig;
+  readonly parameters: ParamStore;
+
+  /** Takes the store as its own. */
+  constructor(model: ModelConfig, parameters: ParamStore) {
+    this.model = model;
+    this.parameters = parameters;
+    this.head = floatHead(parameters.get(LM_HEAD));
+  }
+
+  /** A copy of the decoder's own head, in f32. Throws `L-HEAD` for a head in NF4. */
+  static initialize(decoder: Decoder): HeadTuning {
+    const { device, config } = decoder;
+    const parameters = new ParamStore(device, "adapter");
+    const copy: Tensor = device.ops.cast(decoder.headMatrix, { to: "f32" });
+    parameters.set(LM_HEAD, copy);
+    return new HeadTuning(config, parameters);
+  }
+
+  dispose(): void {
+    this.parameters.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

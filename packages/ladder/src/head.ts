@@ -1,0 +1,33 @@
+/** Both ends of a decoder, as it sees them: how their matrices are stored is their own affair. */
+import type { Ops, Tensor } from "@sidenet/tensor";
+
+/** ids i32[B,T] → H_0 f32[B,T,d]. */
+export type Embedding = (ops: Ops, ids: Tensor) => Tensor;
+
+/** How the loss over the head goes through its tokens. */
+export interface LossOptions {
+  /** Bytes of logits that exist at a time. */
+  readonly chunkBytes?: number;
+}
+
+/** The language-model head over normed states h. */
+export interface Head {
+  /** f32[B,T,V] of h[B,T,d]: all of them, so for few positions or small vocabularies. */
+  logits(ops: Ops, h: Tensor): Tensor;
+  /** Mean negative log-likelihood f32[] of targets i32[N], -100 ignored, over h[N,d]; never holds all logits. */
+  loss(ops: Ops, h: Tensor, targets: Tensor, options: LossOptions): Tensor;
+}
+
+/** A table [V,d] of floats. The residual stream is f32 whatever the table is. */
+export const floatEmbedding =
+  (table: Tensor): Embedding =>
+  (ops, ids) => {
+    const h = ops.embedding(ids, table);
+    return h.dtype === "f32" ? h : ops.cast(h, { to: "f32" });
+  };
+
+/** A matrix [V,d] of floats. */
+export const floatHead = (matrix: Tensor): Head => ({
+  logits: (ops, h) => ops.linear(h, matrix),
+  loss: (ops, h, targets, options) => ops.lmHeadLoss(h, matrix, targets, options),
+});

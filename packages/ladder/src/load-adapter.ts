@@ -1,0 +1,97 @@
+/** Adapters from their files' contents: one configuration and one checkpoint, of whichever method. */
+import { type Device, type ParamStore, SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import type { Adapter } from "./adapter.ts";
+import type { ParameterSpec } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import type { Checkpoint } from "./formats/checkpoint.ts";
+import { HeadTuning, headParameters } from "./head-tuning.ts";
+import { checkSideConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
+import { floatSource, loadParameters, refuseUnexpected } from "./load-weights.ts";
+import { Lora, loraParameters } from "./lora.ts";
+import { type LoraConfig, parseLoraConfig, peftConfigJson } from "./lora-config.ts";
+import { SideNetwork, sideParameters } from "./side-network.ts";
+
+const headSchema = z.object({ method: z.literal("head"), base_model_name_or_path: z.string() });
+export type HeadConfig = z.infer<typeof headSchema>;
+
+/** An `adapter_config.json`, read and checked. */
+export type AdapterConfig =
+  | { readonly kind: "side"; readonly config: SideConfig }
+  | { readonly kind: "lora"; readonly config: LoraConfig }
+  | { readonly kind: "head"; readonly config: HeadConfig };
+
+const kindSchema = z.looseObject({ method: z.string().optional(), peft_type: z.string().optional() });
+
+/**
+ * Parses an `adapter_config.json`: PEFT's LoRA, or one with a `method` of ours. Throws `L-ADAPTER-CONFIG`, naming each wrong
+ * field, or what kind of adapter it is where that is not known here.
+ */
+export function parseAdapterConfig(json: unknown, source: string): AdapterConfig {
+  const { method, peft_type: peft } = kindSchema.safeParse(json).data ?? {};
+  if (peft === "LORA") return { kind: "lora", config: parseLoraConfig(json, source) };
+  if (peft !== undefined) {
+    throw new SidenetError(
+      "L-ADAPTER-CONFIG",
+      `${source}: PEFT adapters of type ${peft} are not supported, LORA is.`,
+    );
+  }
+  const head = headSchema.safeParse(json);
+  if (method === "head" && head.success) return { kind: "head", config: head.data };
+  return { kind: "side", config: parseSideConfig(json, source) };
+}
+
+/** The object that `parseAdapterConfig` reads; `baseModel` names the model where the adapter does not know it. */
+export function adapterConfigJson(adapter: Adapter, baseModel: string): object {
+  if (adapter instanceof SideNetwork) return adapter.config;
+  if (adapter instanceof Lora) return peftConfigJson(adapter.config);
+  return { method: adapter.method, base_model_name_or_path: baseModel };
+}
+
+/** Key of `modelSignature` in the metadata of `adapter_model.safetensors`. */
+export const BASE_MODEL_KEY = "base_model";
+
+/** What a backbone must agree in with the one that an adapter was trained with: "llama d=576 L=30 ...". */
+export function modelSignature(config: ModelConfig): string {
+  const { family, hiddenSize: d, numHiddenLayers: L, vocabSize: V } = config;
+  const heads = `${config.numAttentionHeads}/${config.numKeyValueHeads}x${config.headDim}`;
+  return `${family} d=${d} f=${config.intermediateSize} L=${L} V=${V} heads=${heads} rope=${config.rope.theta}`;
+}
+
+function specsOf(adapter: AdapterConfig, model: ModelConfig): ParameterSpec[] {
+  if (adapter.kind === "lora") return loraParameters(adapter.config, model);
+  return adapter.kind === "head" ? headParameters(model) : sideParameters(adapter.config, model);
+}
+
+function assemble(adapter: AdapterConfig, model: ModelConfig, parameters: ParamStore): Adapter {
+  if (adapter.kind === "lora") return new Lora(adapter.config, model, parameters);
+  if (adapter.kind === "head") return new HeadTuning(model, parameters);
+  return new SideNetwork(adapter.config, model, parameters);
+}
+
+/**
+ * A trained adapter from its checkpoint. Its parameters are f32 on the device, whatever the file holds.
+ *
+ * Throws `L-ADAPTER-CONFIG` when the configuration does not fit the model, `L-ADAPTER-MODEL` when the file says that it
+ * belongs to another model, and the `L-TENSOR-...` errors of `loadWeights`.
+ */
+export async function loadAdapter(
+  device: Device,
+  adapter: AdapterConfig,
+  model: ModelConfig,
+  checkpoint: Checkpoint,
+): Promise<Adapter> {
+  if (adapter.kind === "side") checkSideConfig(adapter.config, model);
+  const trainedWith = checkpoint.metadata.get(BASE_MODEL_KEY);
+  if (trainedWith !== undefined && trainedWith !== modelSignature(model)) {
+    throw new SidenetError(
+      "L-ADAPTER-MODEL",
+      `${checkpoint.name} was trained with ${adapter.config.base_model_name_or_path} (${trainedWith}), ` +
+        `but this model is ${modelSignature(model)}. Give --model that one.`,
+    );
+  }
+  const specs = specsOf(adapter, model);
+  refuseUnexpected(checkpoint, specs, () => false);
+  const sources = specs.map((spec) => floatSource(checkpoint, spec, "f32"));
+  return assemble(adapter, model, await loadParameters(device, "adapter", sources));
+}

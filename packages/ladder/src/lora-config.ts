@@ -1,0 +1,220 @@
+/** `adapter_config.json` of a LoRA adapter, with the fields and rules of PEFT (methods.md, 4). */
+import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import { PROJECTIONS } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+
+const size = z.int().positive();
+const namesOrPattern = z.union([z.array(z.string()), z.string()]);
+const perModule = z.record(z.string(), z.number().positive()).nullish();
+
+const loraSchema = z.looseObject({
+  peft_type: z.literal("LORA"),
+  base_model_name_or_path: z.string().nullish(),
+  r: size,
+  lora_alpha: z.number().positive(),
+  lora_dropout: z.number().min(0).lt(1).default(0),
+  target_modules: namesOrPattern,
+  exclude_modules: namesOrPattern.nullish(),
+  use_rslora: z.boolean().default(false),
+  rank_pattern: perModule,
+  alpha_pattern: perModule,
+  layers_to_transform: z.union([z.int().nonnegative(), z.array(z.int().nonnegative())]).nullish(),
+});
+
+/** Fields that the mathematics here does not depend on. */
+const WITHOUT_EFFECT = [
+  "task_type",
+  "auto_mapping",
+  "revision",
+  "inference_mode",
+  "peft_version",
+  "layers_pattern",
+  "megatron_core",
+  "eva_config",
+  "corda_config",
+  "runtime_config",
+];
+
+/** Initial values that leave the backbone's weights as they are; they do not matter once an adapter is trained. */
+const PLAIN_INITS: readonly unknown[] = [true, false, null, undefined, "gaussian", "eva", "orthogonal"];
+
+export interface LoraConfig {
+  readonly base_model_name_or_path: string;
+  readonly r: number;
+  readonly lora_alpha: number;
+  readonly lora_dropout: number;
+  readonly target_modules: readonly string[] | string;
+  readonly exclude_modules: readonly string[] | string | null;
+  readonly use_rslora: boolean;
+  readonly rank_pattern: Readonly<Record<string, number>>;
+  readonly alpha_pattern: Readonly<Record<string, number>>;
+  readonly layers_to_transform: readonly number[] | null;
+}
+
+/** What LoRA is at one linear layer. */
+export interface LoraSite {
+  readonly layer: number;
+  /** "self_attn.q_proj" */
+  readonly module: string;
+  /** [r] */
+  readonly rank: number;
+  /** alpha / r, or alpha / √r with rsLoRA */
+  readonly scale: number;
+}
+
+function refuse(source: string, problem: string): never {
+  throw new SidenetError("L-ADAPTER-CONFIG", `${source}: ${problem}`);
+}
+
+/** null, false, 0, "none" and what is empty switch a feature off. */
+const isOff = (value: unknown): boolean =>
+  !value || value === "none" || (typeof value === "object" && Object.keys(value).length === 0);
+
+/**
+ * Parses PEFT's `adapter_config.json`. Throws `L-ADAPTER-CONFIG` with the path of a wrong field, or naming a feature that
+ * changes the mathematics and is not here (DoRA, trained biases or embeddings, initial values that change the backbone).
+ */
+export function parseLoraConfig(json: unknown, source: string): LoraConfig {
+  const parsed = loraSchema.safeParse(json);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map(
+      ({ path, message }) => `${path.join(".") || "(file)"}: ${message}`,
+    );
+    refuse(source, `not a LoRA configuration: ${problems.join("; ")}.`);
+  }
+  const { init_lora_weights: init, ...raw } = parsed.data;
+  for (const [field, value] of Object.entries(raw)) {
+    if (field in loraSchema.shape || WITHOUT_EFFECT.includes(field) || isOff(value)) continue;
+    refuse(source, `${field} = ${JSON.stringify(value)} is not supported. Train the adapter without it.`);
+  }
+  if (!PLAIN_INITS.includes(init)) {
+    refuse(source, `init_lora_weights = ${JSON.stringify(init)} changes the model's own weights as well.`);
+  }
+  const layers = raw.layers_to_transform ?? null;
+  return {
+    base_model_name_or_path: raw.base_model_name_or_path ?? "",
+    r: raw.r,
+    lora_alpha: raw.lora_alpha,
+    lora_dropout: raw.lora_dropout,
+    target_modules: raw.target_modules,
+    exclude_modules: raw.exclude_modules ?? null,
+    use_rslora: raw.use_rslora,
+    rank_pattern: raw.rank_pattern ?? {},
+    alpha_pattern: raw.alpha_pattern ?? {},
+    layers_to_transform: layers === null ? null : [layers].flat(),
+  };
+}
+
+/** The file as PEFT writes it: Python reads it with `PeftModel.from_pretrained`. */
+export function peftConfigJson(config: LoraConfig): object {
+  return {
+    peft_type: "LORA",
+    task_type: "CAUSAL_LM",
+    auto_mapping: null,
+    revision: null,
+    inference_mode: true,
+    fan_in_fan_out: false,
+    bias: "none",
+    use_dora: false,
+    modules_to_save: null,
+    init_lora_weights: true,
+    layers_pattern: null,
+    ...config,
+  };
+}
+
+/** What LoRA trains when the caller does not say. */
+export interface LoraOptions {
+  /** [r] Default 16. */
+  readonly rank?: number;
+  /** Default 2 r. */
+  readonly alpha?: number;
+  /** Default 0. */
+  readonly dropout?: number;
+  readonly rsLora?: boolean;
+  /** Last parts of the names of linear layers: "q_proj". Default: all seven. */
+  readonly targets?: readonly string[];
+}
+
+/** A LoRA configuration over all blocks. Throws `L-ADAPTER-CONFIG`. */
+export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraConfig {
+  const { rank = 16, alpha = 2 * rank, dropout = 0, rsLora = false } = options;
+  const targets = options.targets ?? Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
+  return parseLoraConfig(
+    {
+      peft_type: "LORA",
+      base_model_name_or_path: baseModel,
+      r: rank,
+      lora_alpha: alpha,
+      lora_dropout: dropout,
+      target_modules: targets,
+      use_rslora: rsLora,
+    },
+    "LoRA",
+  );
+}
+
+function pattern(text: string, source: string): RegExp {
+  try {
+    return new RegExp(text);
+  } catch {
+    return refuse(source, `"${text}" is not a regular expression.`);
+  }
+}
+
+/** Whether PEFT's target or exclude list has the module: whole names or last parts, or one expression for the whole. */
+function isListed(list: readonly string[] | string, module: string, field: string): boolean {
+  if (list === "all-linear") return true;
+  if (typeof list === "string") return pattern(`^(?:${list})$`, field).test(module);
+  return list.some((name) => module === name || module.endsWith(`.${name}`));
+}
+
+/** The value of the first key that ends the module's name, as PEFT looks it up. */
+function patternValue(
+  values: Readonly<Record<string, number>>,
+  module: string,
+  field: string,
+): number | null {
+  for (const [key, value] of Object.entries(values)) {
+    if (pattern(`^(.*\\.)?(${key})$`, field).test(module)) return value;
+  }
+  return null;
+}
+
+/**
+ * Every linear layer that the configuration adapts, by layer. Throws `L-ADAPTER-CONFIG` when a target is not a linear
+ * layer of a block, a layer is past the model's last, a rank is not a whole number, or nothing is left to train.
+ */
+export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
+  const { target_modules: targets, exclude_modules: excluded, layers_to_transform: layers } = config;
+  const L = model.numHiddenLayers;
+  const past = layers?.find((layer) => layer >= L);
+  if (past !== undefined)
+    refuse("layers_to_transform", `layer ${past} is past the last of ${L} (0 to ${L - 1}).`);
+  const sites: LoraSite[] = [];
+  const used = new Set<string>();
+  for (let layer = 0; layer < L; layer++) {
+    if (layers && !layers.includes(layer)) continue;
+    for (const module of Object.values(PROJECTIONS)) {
+      const name = `model.layers.${layer}.${module}`;
+      if (!isListed(targets, name, "target_modules")) continue;
+      if (Array.isArray(targets)) for (const t of targets) if (isListed([t], name, "")) used.add(t);
+      if (excluded !== null && isListed(excluded, name, "exclude_modules")) continue;
+      const rank = patternValue(config.rank_pattern, name, "rank_pattern") ?? config.r;
+      if (!Number.isInteger(rank)) refuse("rank_pattern", `rank ${rank} of ${name} is not a whole number.`);
+      const alpha = patternValue(config.alpha_pattern, name, "alpha_pattern") ?? config.lora_alpha;
+      sites.push({ layer, module, rank, scale: alpha / (config.use_rslora ? Math.sqrt(rank) : rank) });
+    }
+  }
+  const unknown = Array.isArray(targets) ? targets.find((target: string) => !used.has(target)) : undefined;
+  if (unknown !== undefined) {
+    const known = Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
+    refuse(
+      "target_modules",
+      `"${unknown}" is no linear layer of a block here. There are ${known.join(", ")}.`,
+    );
+  }
+  if (sites.length === 0) refuse("target_modules", `${JSON.stringify(targets)} leaves nothing to train.`);
+  return sites;
+}
