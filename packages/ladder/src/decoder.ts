@@ -9,6 +9,7 @@ import {
   blockWeights,
   type LayerCache,
   type ParameterSpec,
+  PROJECTIONS,
 } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import { type Embedding, floatEmbedding, floatHead, type Head, type LossOptions } from "./head.ts";
@@ -96,6 +97,11 @@ export class Decoder {
         (rest) => weights.get(name(rest)),
       );
     });
+  }
+
+  /** Whether the linear layers of the blocks lie in NF4. */
+  get isQuantized(): boolean {
+    return this.weights.get(layerName(0, `${PROJECTIONS.q}.weight`)).dtype === "u8";
   }
 
   /** [V,d] of the head; the embedding table when tied. */

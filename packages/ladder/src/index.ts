@@ -1,5 +1,5 @@
-export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
 export { type Adapter, type BlockAdapter, METHODS, type Method } from "./adapter.ts";
+export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
 export {
   type BlockContext,
   type BlockShape,
@@ -38,11 +38,18 @@ export { type GenerateOptions, generate, type Sampling } from "./generate.ts";
 export type { Embedding, Head, LossOptions } from "./head.ts";
 export { HeadTuning } from "./head-tuning.ts";
 export { KvCache } from "./kv-cache.ts";
-export { type LadderOptions, ladderConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
+export {
+  type LadderOptions,
+  ladderConfig,
+  type SideOptions,
+  type XLadderOptions,
+  xladderConfig,
+} from "./ladder-config.ts";
 export { type AdapterConfig, adapterConfigJson, loadAdapter, parseAdapterConfig } from "./load-adapter.ts";
 export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
+export { type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
 export { quantizeNf4 } from "./nf4-weight.ts";
 export type { Projection } from "./projection.ts";
 export {
@@ -57,7 +64,8 @@ export {
 } from "./records.ts";
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
-export { SideNetwork, SidePass, sideParameters } from "./side-network.ts";
+export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+export { SideNetwork, SidePass } from "./side-network.ts";
 export { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {
   evaluateLoss,

@@ -1,120 +1,167 @@
-import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
-import type { BlockShape } from "./block.ts";
+/** Ladders and xLadders for a backbone, from a few options (methods.md, 2 and 3). */
 import type { ModelConfig } from "./config.ts";
+import {
+  checkSideConfig,
+  parameterCount,
+  refuseSide as refuse,
+  type SideConfig,
+  sideParameters,
+} from "./side-config.ts";
 
-const size = z.int().positive();
-
-/** The fields of `adapter_config.json` of a side network, as methods.md (2) names them. */
-export const sideConfigSchema = z.object({
-  method: z.enum(["ladder", "xladder"]),
-  base_model_name_or_path: z.string(),
-  /** [l] */
-  num_hidden_layers: size,
-  /** [d_s] */
-  hidden_size: size,
-  intermediate_size: size,
-  num_attention_heads: size,
-  num_key_value_heads: size,
-  head_dim: size,
-  /** t_1 <= ... <= t_m, indices of H_0 .. H_L */
-  rungs: z.array(z.int().nonnegative()),
-  initial_rung: z.boolean().default(false),
-  fusion: z.enum(["add", "gate"]).default("add"),
-  gate_temperature: z.number().positive().default(0.1),
-  rung_norm: z.boolean().default(true),
-  init: z.enum(["random"]).default("random"),
-  seed: z.int().nonnegative().default(0),
-});
-
-export type SideConfig = z.infer<typeof sideConfigSchema>;
-
-/** Parses an `adapter_config.json`. Throws `L-ADAPTER-CONFIG` with the path of each wrong field. */
-export function parseSideConfig(json: unknown, source: string): SideConfig {
-  const parsed = sideConfigSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(
-    (issue) => `${issue.path.join(".") || "(file)"}: ${issue.message}`,
-  );
-  throw new SidenetError(
-    "L-ADAPTER-CONFIG",
-    `${source} is not a side network's configuration: ${problems.join("; ")}.`,
-  );
-}
-
-const refuse = (message: string): never => {
-  throw new SidenetError("L-ADAPTER-CONFIG", message);
-};
-
-/** Throws `L-ADAPTER-CONFIG` when the side network does not fit the backbone. */
-export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
-  const { rungs, num_hidden_layers: l } = config;
-  const L = model.numHiddenLayers;
-  if (rungs.length > l) refuse(`${rungs.length} rungs are more than num_hidden_layers = ${l} side layers.`);
-  for (const [k, rung] of rungs.entries()) {
-    if (rung > L) refuse(`rungs[${k}] = ${rung} is past the backbone's last hidden state, H_${L}.`);
-    if (k > 0 && rung < rungs[k - 1])
-      refuse(`rungs[${k}] = ${rung} comes after ${rungs[k - 1]}: rungs may not descend.`);
-  }
-  if (rungs.length === 0 && !config.initial_rung) refuse("without rungs the side network would see nothing.");
-  if (config.num_attention_heads % config.num_key_value_heads !== 0) {
-    refuse(
-      `num_attention_heads ${config.num_attention_heads} is not a multiple of num_key_value_heads ${config.num_key_value_heads}.`,
-    );
-  }
-  if (config.head_dim % 2 !== 0) refuse(`head_dim ${config.head_dim} is odd, and rope rotates pairs.`);
-}
-
-/** Where a Ladder reads and how wide it is, when the caller does not say (methods.md, 2). */
-export interface LadderOptions {
+/** What Ladder and xLadder share, when the caller does not leave it to the defaults (methods.md, 2). */
+export interface SideOptions {
   /** [r] The side network's width is the backbone's divided by this. Default 8. */
   readonly reduction?: number;
-  /** [l = m] Side layers, each with a rung. Default L / 2. */
-  readonly layers?: number;
+  /** [d_s] Its width, instead of a reduction. */
+  readonly width?: number;
+  readonly fusion?: "add" | "gate";
+  readonly initialRung?: boolean;
+  readonly rungNorm?: boolean;
+  readonly init?: "random" | "pruned";
   readonly seed?: number;
 }
 
-/** A Ladder for this backbone: m rungs at round(k · L / m), so the last is H_L. Throws `L-ADAPTER-CONFIG`. */
-export function ladderConfig(model: ModelConfig, baseModel: string, options: LadderOptions = {}): SideConfig {
-  const L = model.numHiddenLayers;
-  const { reduction: r = 8, layers: m = Math.max(1, Math.floor(L / 2)), seed = 0 } = options;
-  if (!(r > 0)) refuse(`reduction ${r} is not above 0.`);
-  if (!Number.isInteger(m) || m < 1 || m > L)
-    refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
-  const heads = Math.max(1, Math.floor(model.numAttentionHeads / r));
-  const headDim = Math.max(2, 2 * Math.round(model.hiddenSize / (r * heads) / 2));
+export interface LadderOptions extends SideOptions {
+  /** [l = m] Side layers, each with a rung. Default L / 2. */
+  readonly layers?: number;
+}
+
+export interface XLadderOptions extends SideOptions {
+  /** [δ] Layers at the top of the backbone that are read. Default L / 4. */
+  readonly delta?: number;
+  /** [l] Side layers, of which l - δ are free. Default 2 δ. */
+  readonly layers?: number;
+  /** Trainable parameters to meet within 1 % by choosing d_s and f_s; without it, sizes follow from the reduction. */
+  readonly parameters?: number;
+}
+
+interface Sizes {
+  readonly heads: number;
+  readonly headDim: number;
+  readonly width: number;
+  readonly intermediate: number;
+}
+
+const wholeWithin = (value: number, least: number, most: number): boolean =>
+  Number.isInteger(value) && value >= least && value <= most;
+
+/** Sizes of the side network's blocks (methods.md, 2). */
+function sizesOf(model: ModelConfig, { reduction: r = 8, width }: SideOptions): Sizes {
+  const { hiddenSize: d, intermediateSize: f, numAttentionHeads } = model;
+  if (!(r >= 1)) refuse(`reduction ${r} is not 1 or more.`);
+  const factor = width === undefined ? r : d / width;
+  if (width !== undefined && !wholeWithin(width, 1, d))
+    refuse(`a side width of ${width} is not within 1 to ${d}.`);
+  const heads = Math.max(1, Math.floor(numAttentionHeads / factor));
+  if (width !== undefined && width % (2 * heads) !== 0) {
+    refuse(
+      `a side width of ${width} does not divide into ${heads} heads of even size. Take a multiple of ${2 * heads}.`,
+    );
+  }
+  const headDim = width === undefined ? 2 * Math.round(d / (factor * heads) / 2) : width / heads;
+  if (headDim < 2) {
+    refuse(
+      `reduction ${r} leaves a side width of ${(d / r).toFixed(1)} for ${heads} head, which does not hold a pair for rope. ` +
+        `Take at most ${d / 2}.`,
+    );
+  }
+  return { heads, headDim, width: heads * headDim, intermediate: 8 * Math.ceil(f / factor / 8) };
+}
+
+function assemble(
+  method: SideConfig["method"],
+  model: ModelConfig,
+  baseModel: string,
+  { heads, headDim, width, intermediate }: Sizes,
+  layers: number,
+  rungs: number[],
+  options: SideOptions,
+): SideConfig {
   const config: SideConfig = {
-    method: "ladder",
+    method,
     base_model_name_or_path: baseModel,
-    num_hidden_layers: m,
-    hidden_size: heads * headDim,
-    intermediate_size: 8 * Math.ceil(model.intermediateSize / r / 8),
+    num_hidden_layers: layers,
+    hidden_size: width,
+    intermediate_size: intermediate,
     num_attention_heads: heads,
     num_key_value_heads: heads,
     head_dim: headDim,
-    rungs: Array.from({ length: m }, (_, k) => Math.round(((k + 1) * L) / m)),
-    initial_rung: false,
-    fusion: "add",
+    rungs,
+    initial_rung: options.initialRung ?? false,
+    fusion: options.fusion ?? "add",
     gate_temperature: 0.1,
-    rung_norm: true,
-    init: "random",
-    seed,
+    rung_norm: options.rungNorm ?? true,
+    init: options.init ?? "random",
+    seed: options.seed ?? 0,
   };
   checkSideConfig(config, model);
   return config;
 }
 
-/** The side block: the backbone's form at the side network's sizes. */
-export function sideBlockShape(config: SideConfig, model: ModelConfig): BlockShape {
-  return {
-    hiddenSize: config.hidden_size,
-    intermediateSize: config.intermediate_size,
-    numAttentionHeads: config.num_attention_heads,
-    numKeyValueHeads: config.num_key_value_heads,
-    headDim: config.head_dim,
-    rmsNormEps: model.rmsNormEps,
-    attentionBias: model.attentionBias,
-    mlpBias: model.mlpBias,
-    qkNorm: model.qkNorm,
-  };
+/** A Ladder for this backbone: m rungs at round(k · L / m), so the last is H_L. Throws `L-ADAPTER-CONFIG`. */
+export function ladderConfig(model: ModelConfig, baseModel: string, options: LadderOptions = {}): SideConfig {
+  const L = model.numHiddenLayers;
+  const { layers: m = Math.max(1, Math.floor(L / 2)) } = options;
+  if (!wholeWithin(m, 1, L)) refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
+  const rungs = Array.from({ length: m }, (_, k) => Math.round(((k + 1) * L) / m));
+  return assemble("ladder", model, baseModel, sizesOf(model, options), m, rungs, options);
+}
+
+/**
+ * An xLadder: rungs at the inputs of the top δ layers, then l - δ free layers (methods.md, 3). With `parameters`, width and
+ * feed-forward size are chosen together, so that it has as many within 1 %. Throws `L-ADAPTER-CONFIG`.
+ */
+export function xladderConfig(
+  model: ModelConfig,
+  baseModel: string,
+  options: XLadderOptions = {},
+): SideConfig {
+  const L = model.numHiddenLayers;
+  const { delta = Math.max(1, Math.floor(L / 4)), parameters } = options;
+  const { layers = 2 * delta } = options;
+  if (!wholeWithin(delta, 1, L)) refuse(`δ = ${delta}: wanted a whole number from 1 to L = ${L}.`);
+  if (!wholeWithin(layers, delta, Number.MAX_SAFE_INTEGER)) {
+    refuse(
+      `${layers} side layers are fewer than δ = ${delta}, which each have a rung. Raise --layers or lower --delta.`,
+    );
+  }
+  const rungs = Array.from({ length: delta }, (_, k) => L - delta + k);
+  const make = (sizes: Sizes) => assemble("xladder", model, baseModel, sizes, layers, rungs, options);
+  if (parameters === undefined) return make(sizesOf(model, options));
+  return matchParameters(model, parameters, sizesOf(model, options), make);
+}
+
+/** How far a parameter count may be off. */
+const PARAMETER_TOLERANCE = 0.01;
+
+/**
+ * Width and feed-forward size, of the heads of `start`, that come within 1 % of `parameters`: among those the pair whose
+ * proportion f_s / d_s is closest to the backbone's. Throws `L-ADAPTER-CONFIG` where there is none.
+ */
+function matchParameters(
+  model: ModelConfig,
+  parameters: number,
+  { heads }: Sizes,
+  make: (sizes: Sizes) => SideConfig,
+): SideConfig {
+  const proportion = model.intermediateSize / model.hiddenSize;
+  let best: { config: SideConfig; distance: number } | null = null;
+  for (let headDim = 2; heads * headDim <= model.hiddenSize; headDim += 2) {
+    const width = heads * headDim;
+    const sizesWith = (intermediate: number): Sizes => ({ heads, headDim, width, intermediate });
+    const countWith = (f: number) => parameterCount(sideParameters(make(sizesWith(f)), model));
+    const atEight = countWith(8); // linear in f
+    const perUnit = (countWith(16) - atEight) / 8;
+    const exact = 8 + (parameters - atEight) / perUnit;
+    for (const intermediate of [8 * Math.round(exact / 8), Math.round(exact)]) {
+      if (intermediate < 1) continue;
+      const off = Math.abs(atEight + (intermediate - 8) * perUnit - parameters) / parameters;
+      if (off > PARAMETER_TOLERANCE) continue;
+      const distance = Math.abs(Math.log(intermediate / width / proportion));
+      if (best === null || distance < best.distance)
+        best = { config: make(sizesWith(intermediate)), distance };
+      break; // multiples of 8 where they do
+    }
+  }
+  return best?.config ?? refuse(`no width with ${heads} heads comes within 1 % of ${parameters} parameters.`);
 }

@@ -6,11 +6,11 @@ import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Checkpoint } from "./formats/checkpoint.ts";
 import { HeadTuning, headParameters } from "./head-tuning.ts";
-import { checkSideConfig, parseSideConfig, type SideConfig } from "./ladder-config.ts";
 import { floatSource, loadParameters, refuseUnexpected } from "./load-weights.ts";
 import { Lora, loraParameters } from "./lora.ts";
 import { type LoraConfig, parseLoraConfig, peftConfigJson } from "./lora-config.ts";
-import { SideNetwork, sideParameters } from "./side-network.ts";
+import { checkSideConfig, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+import { SideNetwork } from "./side-network.ts";
 
 const headSchema = z.object({ method: z.literal("head"), base_model_name_or_path: z.string() });
 export type HeadConfig = z.infer<typeof headSchema>;

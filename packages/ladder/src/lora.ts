@@ -42,6 +42,15 @@ export function loraParameters(config: LoraConfig, model: ModelConfig): Paramete
 
 const PLACES = Object.fromEntries(Object.entries(PROJECTIONS).map(([place, module]) => [module, place]));
 
+const zeros = ([out, inner]: readonly number[]): Float32Array => new Float32Array(out * inner);
+
+/** Uniform within ±1/√in: Kaiming with a = √5. */
+function kaimingUniform(shape: readonly number[], seed: number, stream: number): Float32Array {
+  const random = new Random(seed, stream);
+  const bound = 1 / Math.sqrt(shape[1]);
+  return zeros(shape).map(() => bound * (2 * random.uniform() - 1));
+}
+
 /** Streams from here on are dropout's. */
 const DROPOUT_STREAMS = 2 ** 31;
 
@@ -73,12 +82,8 @@ export class Lora implements Adapter, BlockAdapter {
     const specs = loraParameters(config, model);
     const parameters = new ParamStore(device, "adapter");
     for (const [stream, { name, shape }] of specs.entries()) {
-      const values = new Float32Array(shape[0] * shape[1]);
-      if (name.endsWith("lora_A.weight")) {
-        const random = new Random(seed, stream);
-        const bound = 1 / Math.sqrt(shape[1]);
-        for (let i = 0; i < values.length; i++) values[i] = bound * (2 * random.uniform() - 1);
-      }
+      const values = () =>
+        name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
       parameters.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
     }
     return new Lora(config, model, parameters, seed);

@@ -58,10 +58,13 @@ export function ropeTables(
   if (headDim % 2 !== 0) {
     throw new SidenetError("L-ROPE", `rope rotates pairs, so head_dim ${headDim} has to be even.`);
   }
-  const { cos, sin } = ropeValues(rope, headDim, first, count);
-  const shape = [count, headDim / 2];
-  return {
-    cos: device.tensor(cos, shape, { label: "rope cosines" }),
-    sin: device.tensor(sin, shape, { label: "rope sines" }),
+  let values: ReturnType<typeof ropeValues> | null = null;
+  const table = (part: "cos" | "sin", label: string) => {
+    const make = () => {
+      values ??= ropeValues(rope, headDim, first, count);
+      return values[part];
+    };
+    return device.tensor(make, [count, headDim / 2], { label });
   };
+  return { cos: table("cos", "rope cosines"), sin: table("sin", "rope sines") };
 }

@@ -9,39 +9,24 @@ import {
   type BlockShape,
   type BlockWeights,
   block,
-  blockParameters,
   blockWeights,
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
-import { checkSideConfig, type SideConfig, sideBlockShape } from "./ladder-config.ts";
 import { ropeTables } from "./rope-tables.ts";
-
-const rungName = (k: number): string => `ladder.rungs.${k}.down.weight`;
-const gateName = (k: number): string => `ladder.rungs.${k}.gate`;
-const layerName = (k: number, rest: string): string => `ladder.layers.${k}.${rest}`;
-const NORM = "ladder.norm.weight";
-const UP = "ladder.up.weight";
-
-/** Every parameter of a side network, by its name in `adapter_model.safetensors`. */
-export function sideParameters(config: SideConfig, model: ModelConfig): ParameterSpec[] {
-  const { hiddenSize: d } = model;
-  const { hidden_size: dSide, rungs, num_hidden_layers: l } = config;
-  const shape = sideBlockShape(config, model);
-  const specs: ParameterSpec[] = [];
-  for (let k = config.initial_rung ? 0 : 1; k <= rungs.length; k++) {
-    specs.push({ name: rungName(k), shape: [dSide, d], kind: "linear" });
-    if (k > 0 && config.fusion === "gate") specs.push({ name: gateName(k), shape: [1], kind: "bias" });
-  }
-  for (let k = 1; k <= l; k++) {
-    for (const spec of blockParameters(shape)) specs.push({ ...spec, name: layerName(k, spec.name) });
-  }
-  specs.push({ name: NORM, shape: [dSide], kind: "norm" });
-  specs.push({ name: UP, shape: [d, dSide], kind: "linear" });
-  return specs;
-}
+import {
+  checkSideConfig,
+  gateName,
+  layerName,
+  rungName,
+  SIDE_NORM,
+  SIDE_UP,
+  type SideConfig,
+  sideBlockShape,
+  sideParameters,
+} from "./side-config.ts";
 
 /** Initial values (methods.md, 2): U = 0, so that the model starts as its backbone. Each parameter has its own stream. */
 function initialValues(
@@ -52,7 +37,7 @@ function initialValues(
 ): Float32Array {
   const values = new Float32Array(spec.shape.reduce((a, b) => a * b, 1));
   if (spec.kind === "norm") return values.fill(1);
-  if (spec.kind === "bias" || spec.name === UP) return values;
+  if (spec.kind === "bias" || spec.name === SIDE_UP) return values;
   const residual = /(o_proj|down_proj)\.weight$/.test(spec.name);
   const deviation = spec.name.startsWith("ladder.rungs.")
     ? 1 / Math.sqrt(model.hiddenSize)
@@ -94,7 +79,7 @@ export class SideNetwork implements Adapter {
     checkSideConfig(config, model);
     const parameters = new ParamStore(device, "adapter");
     for (const [stream, spec] of sideParameters(config, model).entries()) {
-      const values = initialValues(spec, stream, config, model);
+      const values = () => initialValues(spec, stream, config, model);
       parameters.set(spec.name, device.tensor(values, spec.shape, { category: "adapter", label: spec.name }));
     }
     return new SideNetwork(config, model, parameters);
@@ -185,8 +170,8 @@ export class SidePass {
     const state = this.#state!;
     return h.device.scope(
       () => {
-        const normed = ops.rmsNorm(state, parameters.get(NORM), { eps: model.rmsNormEps });
-        return ops.add(h, ops.linear(normed, parameters.get(UP)));
+        const normed = ops.rmsNorm(state, parameters.get(SIDE_NORM), { eps: model.rmsNormEps });
+        return ops.add(h, ops.linear(normed, parameters.get(SIDE_UP)));
       },
       { consume: [state], label: "the side network's output" },
     );

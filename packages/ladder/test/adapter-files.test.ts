@@ -5,9 +5,9 @@ import { CpuDevice, Pick } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseModelConfig } from "../src/config.ts";
-import { parseSideConfig, type SideConfig } from "../src/ladder-config.ts";
 import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
-import { SideNetwork, sideParameters } from "../src/side-network.ts";
+import { parseSideConfig, type SideConfig, sideParameters } from "../src/side-config.ts";
+import { SideNetwork } from "../src/side-network.ts";
 import { MODEL, SIDE } from "./golden-cases.ts";
 import { drawModel, drawSide } from "./tiny-model.ts";
 

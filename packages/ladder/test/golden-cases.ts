@@ -8,9 +8,9 @@ import { parseModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters, shiftLabels } from "../src/decoder.ts";
 import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import { generate } from "../src/generate.ts";
-import { parseSideConfig } from "../src/ladder-config.ts";
 import { residualStream } from "../src/residual-stream.ts";
-import { SideNetwork, sideParameters } from "../src/side-network.ts";
+import { parseSideConfig, sideParameters } from "../src/side-config.ts";
+import { SideNetwork } from "../src/side-network.ts";
 import { evaluateLoss, type LabeledBatch, Trainer } from "../src/trainer.ts";
 
 export type TensorFile = Record<string, WritableTensor>;

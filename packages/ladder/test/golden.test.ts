@@ -3,8 +3,8 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
-import { type CaseResult, checkCase } from "../src/check/check.ts";
 import type { WeightDType } from "../src/base-storage.ts";
+import { type CaseResult, checkCase } from "../src/check/check.ts";
 import { findCases } from "../src/node/golden-folder.ts";
 
 const GOLDEN = fileURLToPath(new URL("../../../../shared/golden", import.meta.url));

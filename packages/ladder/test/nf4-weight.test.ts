@@ -146,7 +146,7 @@ describe("NF4 tensors that do not fit are refused, with nothing left on the devi
 it("a weight that is not finite is refused by name", () => {
   const device = new CpuDevice();
   using store = new ParamStore(device, "weights");
-  expect(() => quantizeNf4(device, store, "w", [1, Number.NaN])).toThrow(/w: value 1 is NaN/);
+  expect(() => quantizeNf4(device, store, "w", Float32Array.of(1, Number.NaN))).toThrow(/w: value 1 is NaN/);
   expect(nf4Projection((name) => (store.has(name) ? store.get(name) : null), "w", [1, 2], null)).toBeNull();
   expect(device.memory.liveCount).toBe(0);
 });

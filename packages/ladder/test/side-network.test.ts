@@ -6,7 +6,8 @@ import { afterAll, describe, expect, it } from "vitest";
 import { shiftLabels } from "../src/decoder.ts";
 import { generate, type Sampling } from "../src/generate.ts";
 import { residualStream } from "../src/residual-stream.ts";
-import { SideNetwork, sideParameters } from "../src/side-network.ts";
+import { sideParameters } from "../src/side-config.ts";
+import { SideNetwork } from "../src/side-network.ts";
 import { evaluateLoss, Trainer } from "../src/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 

@@ -50,6 +50,10 @@ export abstract class Device {
   abstract readonly profile: DeviceProfile;
   readonly ops: Ops = buildOps((name, inputs, attrs) => this.execute(name, inputs, attrs));
   readonly memory = new MemoryAccount();
+  /** False where tensors have shapes and no values. */
+  readonly holdsValues: boolean = true;
+  /** Called with the name of each op that has been asked for, views included: for records of what a run does. */
+  onOp: ((name: OpName) => void) | null = null;
   /** Floating-point operations of all ops since the device was made (methods.md, 6). */
   flops = 0;
   readonly #scopes = new ScopeStack();
@@ -129,16 +133,24 @@ export abstract class Device {
     return tensor;
   }
 
-  /** A tensor with the given values, row by row. Throws `T-SHAPE` when their number is not the shape's. */
-  tensor(values: ArrayLike<number>, shape: Shape, options: TensorOptions = {}): Tensor {
-    if (values.length !== sizeOf(shape)) {
+  /**
+   * A tensor with the given values, row by row. A function makes them only where they are held: not on `meta`.
+   * Throws `T-SHAPE` when their number is not the shape's.
+   */
+  tensor(
+    values: ArrayLike<number> | (() => ArrayLike<number>),
+    shape: Shape,
+    options: TensorOptions = {},
+  ): Tensor {
+    const given = typeof values !== "function" ? values : this.holdsValues ? values() : null;
+    if (given !== null && given.length !== sizeOf(shape)) {
       throw new SidenetError(
         "T-SHAPE",
-        `${options.label ?? "tensor"}: ${values.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
+        `${options.label ?? "tensor"}: ${given.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
       );
     }
     const tensor = this.empty(shape, { label: "tensor", ...options });
-    this.write(tensor, values);
+    if (given !== null) this.write(tensor, given);
     return tensor;
   }
 
@@ -211,6 +223,7 @@ export abstract class Device {
       }
       this.flops += row.flops(dims, fullAttrs);
       if (!row.view) this.#compute({ row, io: { ...io, ...outputs }, dims, attrs: fullAttrs });
+      this.onOp?.(name);
     } catch (error) {
       for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);
       throw error;

@@ -58,6 +58,9 @@ interface Entry {
 export class MemoryAccount {
   /** An allocation that would pass this many live bytes is refused with `T-OUT-OF-MEMORY`. */
   limitBytes = Number.POSITIVE_INFINITY;
+  /** Shown every allocation as it is made. */
+  onReserve: ((allocation: Allocation) => void) | null = null;
+  #highest = 0;
   #live = noBytes();
   #liveBytes = 0;
   #entries = new Map<Allocation, Entry>();
@@ -92,6 +95,15 @@ export class MemoryAccount {
     this.#live[allocation.category] += allocation.sizeBytes;
     this.#liveBytes += allocation.sizeBytes;
     this.#notePeak();
+    this.#highest = Math.max(this.#highest, this.#liveBytes);
+    this.onReserve?.(allocation);
+  }
+
+  /** The most that was live since this was last asked, in bytes. */
+  takeHighest(): number {
+    const highest = Math.max(this.#highest, this.#liveBytes);
+    this.#highest = this.#liveBytes;
+    return highest;
   }
 
   free(allocation: Allocation): void {

@@ -54,4 +54,14 @@ describe.runIf(gpuAvailable)("elementwise ops at the edges of float32", () => {
     });
     await compare(name, [pairs.map(([a]) => a), pairs.map(([, b]) => b)]);
   });
+
+  it("cast to f16 keeps what is past its range at the largest half", async () => {
+    if (!gpu.profile.f16) return;
+    const values = [65504, 65519, 65536, 1e6, 3e38, -1e5, -3e38, 1];
+    const largest = [65504, 65504, 65504, 65504, 65504, -65504, -65504, 1];
+    for (const device of [gpu, cpu]) {
+      using half = device.scope(() => device.ops.cast(device.tensor(values, [values.length]), { to: "f16" }));
+      expect([...(await half.read())]).toEqual(largest);
+    }
+  });
 });

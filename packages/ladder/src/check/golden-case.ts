@@ -1,8 +1,8 @@
 /** What a golden case is to its runner: files, a device, and a way to say why it cannot be run. */
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { WeightDType } from "../base-storage.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Comparison } from "./compare.ts";
 import { type HostTensor, readTensors } from "./host-tensor.ts";
 

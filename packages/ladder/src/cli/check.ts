@@ -1,8 +1,8 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import { type CaseLocation, type CaseResult, checkCase } from "../check/check.ts";
 import type { WeightDType } from "../base-storage.ts";
+import { type CaseLocation, type CaseResult, checkCase } from "../check/check.ts";
 import { findCases } from "../node/golden-folder.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";

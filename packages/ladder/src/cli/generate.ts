@@ -1,8 +1,8 @@
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
+import type { WeightDType } from "../base-storage.ts";
 import { Decoder } from "../decoder.ts";
 import { generate, type Sampling } from "../generate.ts";
-import type { WeightDType } from "../base-storage.ts";
 import { loadWeights } from "../load-weights.ts";
 import { openAdapter } from "../node/adapter-files.ts";
 import { openModel } from "../node/open-model.ts";

@@ -3,11 +3,11 @@ import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
 import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
+import type { WeightDType } from "../base-storage.ts";
 import { contextLimit } from "../config.ts";
 import { Decoder } from "../decoder.ts";
 import { generate } from "../generate.ts";
 import { ladderConfig } from "../ladder-config.ts";
-import type { WeightDType } from "../base-storage.ts";
 import { loadWeights } from "../load-weights.ts";
 import {
   BatchSampler,
@@ -245,7 +245,7 @@ export async function trainRun(
   const evalLoss = await evaluateLoss(decoder, side, evalBatches);
   const after = options.sampleTokens > 0 ? await sampleText(run, side, options.sampleTokens) : null;
   if (after) events.onSample?.("after", after);
-  await saveAdapter(options.outputDir, side);
+  await saveAdapter(options.outputDir, side, { name: run.modelName, config });
   return {
     method: options.method,
     device: `${device.kind}: ${device.label}`,

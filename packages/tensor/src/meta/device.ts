@@ -12,6 +12,7 @@ import type { Tensor } from "../tensor.ts";
  */
 export class MetaDevice extends Device {
   override readonly kind = "meta";
+  override readonly holdsValues = false;
   override readonly label: string;
   override readonly profile: DeviceProfile;
 

@@ -228,17 +228,28 @@ export const scaleBy = defineOp({
   flops: ({ N }) => N,
 });
 
+const LARGEST_F16 = 65504;
+
 export const cast = defineOp({
   name: "cast",
-  doc: "y = x in another float type, rounded to nearest even",
+  doc: "y = x in another float type, rounded to nearest even; past the range of f16 its largest number, never an infinity",
   sig: "x[N..] -> y[N..]",
   attrs: { to: "f32" as DType },
   infer: ([x], { to }) => ({ outputs: [{ shape: x.shape, dtype: to }] }),
-  reference({ x, y }) {
-    for (let i = 0; i < x.length; i++) y[i] = x[i];
+  reference({ x, y }, _, { to }) {
+    const most = to === "f16" ? LARGEST_F16 : Number.POSITIVE_INFINITY;
+    for (let i = 0; i < x.length; i++) y[i] = Math.max(-most, Math.min(most, x[i]));
   },
-  kernel: (k, { x, y }) =>
-    runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } }),
+  kernel: (k, { x, y }, _, { to }) =>
+    runElementwise(
+      k,
+      "unary/main",
+      { x, y },
+      {
+        body: to === "f16" ? "return clamp(x, vec4(-p.scalar), vec4(p.scalar));" : "return x;",
+        params: { scalar: LARGEST_F16, other: 0 },
+      },
+    ),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: 0 }, // f32 to f32; a narrower type adds its own rounding
   flops: () => 0,

@@ -12,6 +12,7 @@ import * as elementwise from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import * as extreme from "./extreme.ts";
 import * as indexing from "./indexing.ts";
+import { dequantize8, quantize8 } from "./int8-blocks.ts";
 import * as layerNorms from "./layer-norm.ts";
 import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
@@ -52,6 +53,7 @@ export const opTable = {
   embedding,
   embeddingBackward,
   linear,
+  dequantize8,
   lmHeadLoss,
   lmHeadLossBackwardW,
   matmul,
@@ -64,6 +66,7 @@ export const opTable = {
   nf4Quantize,
   nf4QuantizePart,
   nf4QuantizeScales,
+  quantize8,
   normal,
   reshape,
   rmsNorm,

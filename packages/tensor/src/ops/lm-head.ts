@@ -22,17 +22,20 @@ import {
 import { runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
-/** Bytes of logits that a chunk may hold, unless `chunkTokens` says how many rows. */
-const CHUNK_BYTES = 2 ** 25;
+/** `chunkBytes` is what the logits of a chunk may take, unless `chunkTokens` says how many rows. */
+const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25 };
 /** The largest alignment that WebGPU may ask of a binding's offset. */
 const BINDING_ALIGNMENT = 256;
 
 /** Ranges of tokens whose logits fit the workspace. */
-function tokenChunks(h: Tensor, V: number, chunkTokens: number): RowRange[] {
+function tokenChunks(h: Tensor, V: number, { chunkTokens, chunkBytes }: typeof CHUNKS): RowRange[] {
   if (chunkTokens < 0 || !Number.isInteger(chunkTokens)) {
     throw new SidenetError("T-ATTR", `lmHeadLoss: chunkTokens ${chunkTokens} is not a whole number >= 0.`);
   }
-  const wanted = chunkTokens > 0 ? chunkTokens : CHUNK_BYTES / (4 * V);
+  if (!(chunkBytes > 0)) {
+    throw new SidenetError("T-ATTR", `lmHeadLoss: chunkBytes ${chunkBytes} is not a number above 0.`);
+  }
+  const wanted = chunkTokens > 0 ? chunkTokens : chunkBytes / (4 * V);
   const N = h.shape[0];
   const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start where a binding may
   const rows = Math.max(1, Math.floor(wanted / step)) * step;
@@ -53,7 +56,7 @@ export const lmHeadLoss = defineOp({
   name: "lmHeadLoss",
   doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
   sig: "h[N,C] w[V,C] targets:i32[N] -> loss:f32[] | dh[N,C]",
-  attrs: { ignoreIndex: -100, labelSmoothing: 0, chunkTokens: 0 },
+  attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
   check: checkLoss,
   reference({ h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
@@ -77,8 +80,8 @@ export const lmHeadLoss = defineOp({
     }
     loss[0] = total / scored;
   },
-  kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing, chunkTokens }) {
-    const chunks = tokenChunks(h, V, chunkTokens);
+  kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing, ...chunking }) {
+    const chunks = tokenChunks(h, V, chunking);
     const nll = k.temp([N]);
     const shift = { max: k.temp([N]), logSum: k.temp([N]) };
     const logits = chunks.length > 0 ? k.temp([chunks[0].count, V]) : null;
@@ -109,7 +112,7 @@ export const lmHeadLossBackwardW = defineOp({
   name: "lmHeadLossBackwardW",
   doc: "dw = dloss · d loss / d w of lmHeadLoss, the logits of each chunk made again",
   sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
-  attrs: { ignoreIndex: -100, labelSmoothing: 0, chunkTokens: 0 },
+  attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
   reference({ dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
     const logits = new Float64Array(V);
@@ -129,8 +132,8 @@ export const lmHeadLossBackwardW = defineOp({
       }
     }
   },
-  kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing, chunkTokens }) {
-    const chunks = tokenChunks(h, V, chunkTokens);
+  kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing, ...chunking }) {
+    const chunks = tokenChunks(h, V, chunking);
     const shift = { max: k.temp([N]), logSum: k.temp([N]) };
     const nll = k.temp([N]);
     const most = chunks[0]?.count ?? 1;

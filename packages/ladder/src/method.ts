@@ -1,0 +1,60 @@
+/** From options to an adapter: the one place that knows every method by name. */
+import { SidenetError } from "@sidenet/tensor";
+import type { Adapter, Method } from "./adapter.ts";
+import type { ModelConfig } from "./config.ts";
+import type { Decoder } from "./decoder.ts";
+import { FullTuning } from "./full-tuning.ts";
+import { HeadTuning } from "./head-tuning.ts";
+import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } from "./ladder-config.ts";
+import { Lora } from "./lora.ts";
+import { type LoraOptions, loraConfig } from "./lora-config.ts";
+import { parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
+import { SideNetwork } from "./side-network.ts";
+
+/** What is trained, and its sizes; options of other methods are ignored. */
+export interface MethodOptions {
+  readonly method: Method;
+  readonly ladder?: LadderOptions;
+  readonly xladder?: XLadderOptions;
+  readonly lora?: LoraOptions;
+  readonly seed?: number;
+}
+
+/** Whether a method's backbone is stored in NF4 unless the caller says otherwise: where memory is the point. */
+export const quantizesByDefault = (method: Method): boolean =>
+  method === "ladder" || method === "xladder" || method === "qlora";
+
+/** The side network of a method, or null for one without. Throws `L-ADAPTER-CONFIG`. */
+export function sideConfigOf(
+  options: MethodOptions,
+  model: ModelConfig,
+  baseModel: string,
+): SideConfig | null {
+  const { method, seed = 0 } = options;
+  if (method === "ladder") return ladderConfig(model, baseModel, { ...options.ladder, seed });
+  if (method !== "xladder") return null;
+  // As many parameters as the Ladder of the same reduction: the published comparison.
+  const ladder = ladderConfig(model, baseModel, { ...options.ladder, seed });
+  const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
+  return xladderConfig(model, baseModel, { ...options.ladder, ...options.xladder, parameters, seed });
+}
+
+/**
+ * An adapter with initial values, with which the model equals its backbone. Throws `L-ADAPTER-CONFIG` for sizes that do not
+ * fit the model, `L-FULL`, `L-HEAD`, and `L-METHOD` for QLoRA over weights that are not in NF4.
+ */
+export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {
+  const { method, seed = 0 } = options;
+  const { device, config } = decoder;
+  const side = sideConfigOf(options, config, baseModel);
+  if (side) return SideNetwork.initialize(device, side, config);
+  if (method === "full") return new FullTuning(decoder);
+  if (method === "head") return HeadTuning.initialize(decoder);
+  if (method === "qlora" && !decoder.isQuantized) {
+    throw new SidenetError(
+      "L-METHOD",
+      "QLoRA is LoRA over weights in NF4, and this model's are not. Use --quantize nf4, or --method lora.",
+    );
+  }
+  return Lora.initialize(device, loraConfig(baseModel, options.lora), config, seed);
+}

@@ -1,0 +1,125 @@
+/**
+ * 8 bits a value with a power of two for each block of 64, as the OCP Microscaling formats have it (MXINT8, there over 32):
+ * for what is kept for a while and read once, such as the hidden states of a training step.
+ */
+import { SidenetError } from "../errors.ts";
+import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
+import { formatShape, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+
+const BLOCK = 64;
+/** Below it a block is zero: its scale would leave the normal numbers. */
+const TINY = 2 ** -100;
+const LANES = 64;
+
+const blocksOf = (size: number): number => Math.ceil(size / BLOCK);
+
+/** The power of two with 127 · scale >= largest. */
+function scaleOf(largest: number): number {
+  if (largest < TINY) return 0;
+  const scale = 2 ** (Math.floor(Math.log2(largest)) - 6);
+  return largest > 127 * scale ? 2 * scale : scale;
+}
+
+/** Ties to even, as WGSL rounds. */
+function roundEven(x: number): number {
+  const below = Math.floor(x);
+  const rest = x - below;
+  return rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? below + 1 : below;
+}
+
+/** Windows of whole blocks whose codes and scales start where a binding may. */
+function runWindows(
+  k: KernelContext,
+  entry: KernelEntry,
+  size: number,
+  bind: (rows: (tensor: Tensor, per: number) => Tensor) => Record<string, Tensor>,
+  perThread: number,
+): void {
+  const span = k.profile.bindingAlignment * BLOCK;
+  const most = Math.max(1, Math.floor(k.profile.maxBindingBytes / 4 / span)) * span;
+  for (let start = 0; start < size; start += most) {
+    const count = Math.min(most, size - start);
+    const rows = (tensor: Tensor, per: number) =>
+      k.rows(tensor, tensor.size, { start: start / per, count: Math.ceil(count / per) });
+    k.run(entry, { bind: bind(rows), params: { n: count }, grid: Math.ceil(count / perThread / LANES) });
+  }
+}
+
+export const quantize8 = defineOp({
+  name: "quantize8",
+  doc: "codes = 128 + round(x / scale), scales = the power of two with 127 · scale >= max |x| for each block of 64",
+  sig: "x:f32[N..] -> codes:u8[N..] scales:f32[B]",
+  infer: ([x]) => ({
+    outputs: [
+      { shape: x.shape, dtype: "u8" },
+      { shape: [blocksOf(sizeOf(x.shape))], dtype: "f32" },
+    ],
+  }),
+  reference({ x, codes, scales }) {
+    for (let b = 0; b < scales.length; b++) {
+      const end = Math.min((b + 1) * BLOCK, x.length);
+      let largest = 0;
+      for (let i = b * BLOCK; i < end; i++) largest = Math.max(largest, Math.abs(x[i]));
+      scales[b] = scaleOf(largest);
+      for (let i = b * BLOCK; i < end; i++) {
+        codes[i] = 128 + (scales[b] > 0 ? roundEven(x[i] / scales[b]) : 0);
+      }
+    }
+  },
+  kernel: (k, { x, codes, scales }) =>
+    runWindows(
+      k,
+      "int8-blocks/quantize",
+      x.size,
+      (rows) => ({ x: rows(x, 1), codes: rows(codes, 1), scales: rows(scales, BLOCK) }),
+      BLOCK,
+    ),
+  draw: (pick) => ({
+    dims: { N: pick.shape(2000) },
+    values: {
+      x: (n) => Float64Array.from(pick.normals(n, 10 ** pick.int(-3, 4)), (x, i) => (i % 192 < 64 ? 0 : x)),
+    },
+  }),
+  close: { rel: 0 }, // bit for bit
+  flops: ({ N }) => 2 * N,
+});
+
+export const dequantize8 = defineOp({
+  name: "dequantize8",
+  doc: "x = (codes - 128) · scale of its block of 64: what quantize8 kept",
+  sig: "codes:u8[N..] scales:f32[B] -> x:f32[N..]",
+  infer: ([codes, scales]) => {
+    if (sizeOf(scales.shape) !== blocksOf(sizeOf(codes.shape))) {
+      throw new SidenetError(
+        "T-SHAPE",
+        `dequantize8: scales are ${formatShape(scales.shape)}, ${formatShape(codes.shape)} codes in blocks of ${BLOCK} ` +
+          `want [${blocksOf(sizeOf(codes.shape))}]. Do the two belong together?`,
+      );
+    }
+    return { outputs: [{ shape: codes.shape, dtype: "f32" }] };
+  },
+  reference({ codes, scales, x }) {
+    for (let i = 0; i < x.length; i++) x[i] = (codes[i] - 128) * scales[Math.floor(i / BLOCK)];
+  },
+  kernel: (k, { codes, scales, x }) =>
+    runWindows(
+      k,
+      "int8-blocks/dequantize",
+      x.size,
+      (rows) => ({ codesIn: rows(codes, 1), scalesIn: rows(scales, BLOCK), values: rows(x, 1) }),
+      4,
+    ),
+  draw: (pick) => {
+    const N = pick.shape(2000);
+    return {
+      dims: { N, B: blocksOf(sizeOf(N)) },
+      values: {
+        codes: (n) => pick.ints(n, 0, 255),
+        scales: (n) => Float64Array.from({ length: n }, () => 2 ** pick.int(-20, 10)),
+      },
+    };
+  },
+  close: { rel: 0 }, // a product with a power of two
+  flops: ({ N }) => 2 * N,
+});
