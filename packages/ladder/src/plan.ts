@@ -112,7 +112,9 @@ export function longestContext(
   let fits = 0;
   let tooMany = Math.floor(contextLimit(config) / CONTEXT_STEP) + 1;
   while (tooMany - fits > 1) {
-    const middle: number = best ? Math.floor((fits + tooMany) / 2) : Math.min(32, Math.floor((fits + tooMany) / 2));
+    const middle: number = best
+      ? Math.floor((fits + tooMany) / 2)
+      : Math.min(32, Math.floor((fits + tooMany) / 2));
     const plan = planAt(middle);
     if (plan) {
       fits = middle;

@@ -4,7 +4,7 @@ import type { Decoder, Forward, RunLayer } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
 
 /** Tokens of a row that go through a block at a time where nobody records it. */
-export const CHUNK_TOKENS = 1024;
+export const CHUNK_TOKENS = 512;
 
 export interface StreamOptions {
   /** What trained parts compute with: a tape to train them, the device's ops (the default) to run them. */
@@ -15,7 +15,7 @@ export interface StreamOptions {
   readonly dropoutStream?: number | null;
   /** Gradient checkpointing of recorded blocks. */
   readonly runLayer?: RunLayer | null;
-  /** Tokens that go through a frozen block at a time; default 1,024. */
+  /** Tokens that go through a frozen block at a time; default 512. */
   readonly chunkTokens?: number;
   /** Shown H_0 .. H_L, each while it lives. */
   readonly onHidden?: (index: number, h: Tensor) => void;

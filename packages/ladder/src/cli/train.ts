@@ -1,19 +1,32 @@
 import { type BytesByCategory, CATEGORIES, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
+import type { Method } from "../adapter.ts";
 import type { WeightDType } from "../base-storage.ts";
 import type { FieldMapping } from "../node/jsonl.ts";
 import { type RunStart, type StepMetrics, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import {
+  addMemoryOptions,
+  addSizeOptions,
+  LEARNING_RATES,
+  type MemoryFlags,
+  memoryOptions,
+  methodOption,
+  methodOptions,
+  type SizeFlags,
+  storageOf,
+  weightDType,
+} from "./method-options.ts";
 import { fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
 
-interface TrainOptions {
+interface TrainOptions extends SizeFlags, MemoryFlags {
   readonly model: string;
   readonly data: readonly string[];
-  readonly method: "ladder";
+  readonly method: Method;
   readonly output: string;
   readonly device: DeviceName;
   readonly dtype: WeightDType | "auto";
@@ -21,14 +34,11 @@ interface TrainOptions {
   readonly batchSize: number;
   readonly maxLength?: number;
   readonly heldOut: number;
-  readonly learningRate: number;
+  readonly learningRate?: number;
   readonly warmupSteps: number;
   readonly schedule: "constant" | "linear" | "cosine";
   readonly weightDecay: number;
   readonly maxGradNorm: number;
-  readonly reduction: number;
-  readonly layers?: number;
-  readonly seed: number;
   readonly sampleTokens: number;
   readonly text?: string;
   readonly prompt?: string;
@@ -47,13 +57,15 @@ Example:
   $ npx sidenet train --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --method ladder --output out/run`;
 
 export function defineTrain(program: Command, session: Session): void {
-  program
+  const command = program
     .command("train")
-    .description("Fine-tune: train a side network beside a frozen model.")
+    .description(
+      "Fine-tune: train a side network or another adapter of a frozen model, or a whole small one.",
+    )
     .requiredOption("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
     .requiredOption("--data <file...>", "JSONL files")
     .requiredOption("--output <dir>", "folder for the adapter and its metrics")
-    .addOption(new Option("--method <name>", "what is trained").choices(["ladder"]).default("ladder"))
+    .addOption(methodOption())
     .option("--steps <n>", "training steps", positiveInteger, 100)
     .option("--batch-size <n>", "records a step", positiveInteger, 4)
     .option(
@@ -62,7 +74,7 @@ export function defineTrain(program: Command, session: Session): void {
       positiveInteger,
     )
     .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
-    .option("--learning-rate <x>", "highest learning rate", positiveNumber, 5e-3)
+    .option("--learning-rate <x>", "highest learning rate (default: by method)", positiveNumber)
     .option("--warmup-steps <n>", "steps over which it rises", nonNegativeInteger, 5)
     .addOption(
       new Option("--schedule <name>", "what it does then")
@@ -71,9 +83,6 @@ export function defineTrain(program: Command, session: Session): void {
     )
     .option("--weight-decay <x>", "AdamW's decoupled decay", fraction, 0.01)
     .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1)
-    .option("--reduction <r>", "the side network's width is the model's divided by r", positiveNumber, 8)
-    .option("--layers <m>", "side layers, each with a rung (default: half of the model's)", positiveInteger)
-    .option("--seed <n>", "initial values and order of the data", nonNegativeInteger, 0)
     .option(
       "--sample-tokens <n>",
       "length of the text shown before and after; 0: none",
@@ -90,9 +99,8 @@ export function defineTrain(program: Command, session: Session): void {
         .default("auto"),
     )
     .addOption(deviceOption(["auto", "webgpu", "cpu"]))
-    .addOption(jsonOption())
-    .addHelpText("after", HELP)
-    .action(session.action(train));
+    .addOption(jsonOption());
+  addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(train));
 }
 
 function mapping({ text, prompt, completion }: TrainOptions): FieldMapping {
@@ -113,7 +121,7 @@ async function train(report: Report, options: TrainOptions): Promise<Outcome> {
   process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
   try {
     return await withDevice(options.device, report, async (device) => {
-      const { model, output, maxLength, layers, dtype, ...rest } = options;
+      const { model, output, maxLength, method, ...rest } = options;
       const summary = await trainRun(
         device,
         {
@@ -122,8 +130,10 @@ async function train(report: Report, options: TrainOptions): Promise<Outcome> {
           fields,
           outputDir: output,
           maxLength: maxLength ?? null,
-          layers: layers ?? null,
-          dtype: dtype === "auto" ? (device.profile.f16 && device.kind === "webgpu" ? "f16" : "f32") : dtype,
+          learningRate: options.learningRate ?? LEARNING_RATES[method],
+          method: methodOptions(method, options),
+          storage: storageOf(method, weightDType(options.dtype, device), options),
+          memory: memoryOptions(options),
         },
         {
           onLoad: (done, total) =>
@@ -148,12 +158,11 @@ const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`;
 
 function describeStart(start: RunStart): string {
-  const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as U = 0" : "DIFFERENT";
+  const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as it should be" : "DIFFERENT";
   return [
-    `frozen model: ${millions(start.backboneParameters)} parameters; side network: ${millions(start.trainableParameters)} ` +
-      `(${start.sideLayers} layers, width ${start.sideWidth})`,
+    `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}`,
     `data: ${start.trainRecords} records to train on, ${start.heldOutRecords} held back`,
-    `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained side network ` +
+    `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
       `${start.initialEvalLoss.toFixed(4)} (${same})`,
   ].join("\n");
 }
@@ -190,7 +199,7 @@ function describeSummary(summary: TrainSummary): string {
     "",
     memoryTable(summary.peak_bytes_by_category, summary.peak_bytes),
     "",
-    `loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (with the side network)`,
+    `loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`,
     `${summary.steps} steps${summary.stopped_early ? " (stopped early)" : ""}, ${summary.tokens} tokens in ` +
       `${summary.seconds.toFixed(0)} s: ${summary.tokens_per_second.toFixed(0)} tokens/s, ` +
       `${(summary.flops / summary.seconds / 1e9).toFixed(1)} GFLOP/s`,

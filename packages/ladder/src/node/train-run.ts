@@ -3,12 +3,13 @@ import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
 import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
-import type { WeightDType } from "../base-storage.ts";
+import type { Adapter } from "../adapter.ts";
+import type { BaseStorage } from "../base-storage.ts";
 import { contextLimit } from "../config.ts";
 import { Decoder } from "../decoder.ts";
 import { generate } from "../generate.ts";
-import { ladderConfig } from "../ladder-config.ts";
 import { loadWeights } from "../load-weights.ts";
+import { type MethodOptions, makeAdapter } from "../method.ts";
 import {
   BatchSampler,
   encodeRecord,
@@ -17,9 +18,8 @@ import {
   type TextRecord,
   type TokenRecord,
 } from "../records.ts";
-import { SideNetwork } from "../side-network.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-import { evaluateLoss, type StepReport, Trainer } from "../trainer.ts";
+import { evaluateLoss, type MemoryOptions, type StepReport, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { type FieldMapping, readRecords } from "./jsonl.ts";
 import { openModel } from "./open-model.ts";
@@ -29,8 +29,9 @@ export interface TrainRunOptions {
   readonly data: readonly string[];
   readonly fields: FieldMapping;
   readonly outputDir: string;
-  readonly method: "ladder";
-  readonly dtype: WeightDType;
+  readonly method: MethodOptions;
+  readonly storage: Required<BaseStorage>;
+  readonly memory: MemoryOptions;
   readonly steps: number;
   readonly batchSize: number;
   /** Tokens a record is cut to; null: longer records than the model's context are refused. */
@@ -42,9 +43,7 @@ export interface TrainRunOptions {
   readonly schedule: "constant" | "linear" | "cosine";
   readonly weightDecay: number;
   readonly maxGradNorm: number;
-  readonly reduction: number;
-  /** Side layers; null: half of the backbone's. */
-  readonly layers: number | null;
+  /** Order of the data. */
   readonly seed: number;
   /** Tokens of the samples before and after; 0: none. */
   readonly sampleTokens: number;
@@ -65,9 +64,7 @@ export interface RunStart {
   readonly backboneParameters: number;
   readonly trainRecords: number;
   readonly heldOutRecords: number;
-  readonly sideLayers: number;
-  readonly sideWidth: number;
-  /** Held-back loss of the backbone alone, and with the untrained side network: equal, since U = 0. */
+  /** Held-back loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;
 }
@@ -151,7 +148,7 @@ async function load(device: Device, options: TrainRunOptions, events: TrainRunEv
     const encoded = records.map(({ record, source }) => encodeRecord(record, source, tokenizer, encoding));
     const firstHeld = records.length - options.heldOut;
     const weights = await loadWeights(device, config, model.checkpoint, {
-      dtype: options.dtype,
+      ...options.storage,
       ...(events.onLoad ? { onProgress: events.onLoad } : {}),
     });
     return {
@@ -171,12 +168,12 @@ async function load(device: Device, options: TrainRunOptions, events: TrainRunEv
 const SHOWN_TOKENS = 12;
 
 /** How the shortest held-back record goes on, greedily, after its prompt and its first learned tokens. */
-async function sampleText(run: LoadedRun, side: SideNetwork | null, maxTokens: number): Promise<Sample> {
+async function sampleText(run: LoadedRun, adapter: Adapter | null, maxTokens: number): Promise<Sample> {
   const { tokenizer, heldOut, decoder } = run;
   const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
   const learnedFrom = record.labels.findIndex((label) => label !== -100);
   const ids = record.inputIds.slice(0, learnedFrom + SHOWN_TOKENS);
-  const text = await generate(decoder, side, ids, { maxTokens, stopIds: tokenizer.eosIds });
+  const text = await generate(decoder, adapter, ids, { maxTokens, stopIds: tokenizer.eosIds });
   return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
 }
 
@@ -212,23 +209,16 @@ export async function trainRun(
   const run = await load(device, options, events);
   using decoder = run.decoder;
   const { config } = decoder;
-  const sideConfig = ladderConfig(config, run.modelName, {
-    reduction: options.reduction,
-    seed: options.seed,
-    ...(options.layers === null ? {} : { layers: options.layers }),
-  });
-  using side = SideNetwork.initialize(device, sideConfig, config);
+  using adapter = makeAdapter(options.method, decoder, run.modelName);
   const padId = config.padTokenId ?? run.tokenizer.eosIds[0] ?? 0;
   const evalBatches = inBatches(run.heldOut, options.batchSize, padId, run.maxLength);
   const frozen = await evaluateLoss(decoder, null, evalBatches);
-  const initial = await evaluateLoss(decoder, side, evalBatches);
+  const initial = await evaluateLoss(decoder, adapter, evalBatches);
   events.onStart?.({
-    trainableParameters: side.parameters.count,
+    trainableParameters: adapter.parameters.count,
     backboneParameters: decoder.weights.count,
     trainRecords: run.train.length,
     heldOutRecords: run.heldOut.length,
-    sideLayers: sideConfig.num_hidden_layers,
-    sideWidth: sideConfig.hidden_size,
     frozenEvalLoss: frozen,
     initialEvalLoss: initial,
   });
@@ -236,20 +226,21 @@ export async function trainRun(
   if (before) events.onSample?.("before", before);
 
   await mkdir(options.outputDir, { recursive: true });
-  using trainer = new Trainer(decoder, side, {
+  using trainer = new Trainer(decoder, adapter, {
+    ...options.memory,
     learningRate: schedule,
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });
   const trained = await trainSteps(trainer, run, { options, padId, events, signal: signal ?? null });
-  const evalLoss = await evaluateLoss(decoder, side, evalBatches);
-  const after = options.sampleTokens > 0 ? await sampleText(run, side, options.sampleTokens) : null;
+  const evalLoss = await evaluateLoss(decoder, adapter, evalBatches);
+  const after = options.sampleTokens > 0 ? await sampleText(run, adapter, options.sampleTokens) : null;
   if (after) events.onSample?.("after", after);
-  await saveAdapter(options.outputDir, side, { name: run.modelName, config });
+  await saveAdapter(options.outputDir, adapter, { name: run.modelName, config });
   return {
-    method: options.method,
+    method: options.method.method,
     device: `${device.kind}: ${device.label}`,
-    trainable_parameters: side.parameters.count,
+    trainable_parameters: adapter.parameters.count,
     ...trained,
     frozen_eval_loss: frozen,
     initial_eval_loss: initial,

@@ -1,0 +1,150 @@
+/** Options that say what is trained and what memory it may take; `train`, `plan` and `compare` share them. */
+import type { Device } from "@sidenet/tensor";
+import { type Command, Option } from "commander";
+import { METHODS, type Method } from "../adapter.ts";
+import type { BaseStorage, WeightDType } from "../base-storage.ts";
+import { type MethodOptions, quantizesByDefault } from "../method.ts";
+import type { MemoryOptions } from "../trainer.ts";
+import { fraction, nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
+
+/** Highest learning rates, unless told otherwise; docs/decisions.md says how they were found. */
+export const LEARNING_RATES: Readonly<Record<Method, number>> = {
+  ladder: 5e-3,
+  xladder: 5e-3,
+  lora: 1e-3,
+  qlora: 1e-3,
+  full: 5e-5,
+  head: 1e-3,
+};
+
+/** `--dtype auto`: f16 where the adapter has it. */
+export const weightDType = (dtype: WeightDType | "auto", { kind, profile }: Device): WeightDType =>
+  dtype === "auto" ? (profile.f16 && kind !== "cpu" ? "f16" : "f32") : dtype;
+
+/** As commander hands them over; what was not given is missing. */
+export interface SizeFlags {
+  readonly reduction?: number;
+  readonly sideWidth?: number;
+  readonly layers?: number;
+  readonly delta?: number;
+  readonly fusion?: "add" | "gate";
+  readonly initialRung: boolean;
+  readonly rungNorm: boolean;
+  readonly init: "random" | "pruned";
+  readonly rank?: number;
+  readonly alpha?: number;
+  readonly dropout?: number;
+  readonly rslora: boolean;
+  readonly targets?: readonly string[];
+  readonly seed: number;
+}
+
+export interface MemoryFlags {
+  readonly quantize: "auto" | "nf4" | "none";
+  readonly quantizeEnds: boolean;
+  readonly gradientCheckpointing: boolean;
+  readonly optimizerState?: "f32" | "8bit";
+  readonly saved?: "f32" | "f16";
+  readonly rungs?: "f32" | "f16" | "int8";
+  readonly lossChunk?: number;
+  readonly microBatch?: number;
+  readonly chunkTokens?: number;
+}
+
+export const methodOption = (): Option =>
+  new Option("--method <name>", "what is trained").choices(METHODS).default("ladder");
+
+/** Sizes of side networks and of LoRA. */
+export function addSizeOptions(command: Command): Command {
+  return command
+    .option(
+      "--reduction <r>",
+      "side network: its width is the model's divided by r (default: 8)",
+      positiveNumber,
+    )
+    .option("--side-width <n>", "side network: its width, instead of a reduction", positiveInteger)
+    .option("--layers <l>", "side layers (default: ladder half of the model's, xladder 2 δ)", positiveInteger)
+    .option("--delta <n>", "xladder: layers at the top that are read (default: a quarter)", positiveInteger)
+    .addOption(
+      new Option("--fusion <kind>", "side network: how a rung joins the state")
+        .choices(["add", "gate"])
+        .default("add"),
+    )
+    .option("--initial-rung", "side network: start from the embeddings' hidden state", false)
+    .option("--no-rung-norm", "side network: read hidden states as they are")
+    .addOption(
+      new Option("--init <kind>", "side network: initial values of its blocks")
+        .choices(["random", "pruned"])
+        .default("random"),
+    )
+    .option("--rank <r>", "LoRA: rank (default: 16)", positiveInteger)
+    .option("--alpha <x>", "LoRA: scale times rank (default: twice the rank)", positiveNumber)
+    .option("--dropout <x>", "LoRA: share of its input that is dropped (default: 0)", fraction)
+    .option("--rslora", "LoRA: scale by alpha / √r", false)
+    .option("--targets <name...>", "LoRA: linear layers (default: all seven, q_proj ... down_proj)")
+    .option("--seed <n>", "initial values, dropout and order of the data", nonNegativeInteger, 0);
+}
+
+/** What trades memory for time or precision. */
+export function addMemoryOptions(command: Command): Command {
+  const choice = (flags: string, text: string, names: readonly string[]) =>
+    new Option(flags, text).choices(names);
+  return command
+    .addOption(
+      choice("--quantize <kind>", "linear weights of the blocks; auto: nf4 for ladder, xladder, qlora", [
+        "auto",
+        "nf4",
+        "none",
+      ]).default("auto"),
+    )
+    .option("--quantize-ends", "embeddings and head in NF4 as well", false)
+    .option("--gradient-checkpointing", "LoRA and full: compute blocks again in the backward pass", false)
+    .addOption(choice("--optimizer-state <kind>", "AdamW's moments (default: f32)", ["f32", "8bit"]))
+    .addOption(
+      choice("--saved <type>", "activations kept for the backward pass (default: f32)", ["f32", "f16"]),
+    )
+    .addOption(
+      choice("--rungs <type>", "hidden states that rungs keep (default: f32)", ["f32", "f16", "int8"]),
+    )
+    .option("--loss-chunk <MiB>", "logits that exist at a time (default: 32)", numberWithin(1, 4096))
+    .option("--micro-batch <n>", "rows that go through at a time (default: all)", positiveInteger)
+    .option(
+      "--chunk-tokens <n>",
+      "tokens that go through a frozen block at a time (default: 512)",
+      positiveInteger,
+    );
+}
+
+export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
+  const { reduction, sideWidth: width, layers, delta, fusion, initialRung, rungNorm, init } = flags;
+  const { rank, alpha, dropout, targets, rslora: rsLora, seed } = flags;
+  const side = defined({ reduction, width, layers, fusion, initialRung, rungNorm, init });
+  return {
+    method,
+    ladder: side,
+    xladder: { ...side, ...defined({ delta }) },
+    lora: { ...defined({ rank, alpha, dropout, targets }), rsLora },
+    seed,
+  };
+}
+
+export function memoryOptions(flags: MemoryFlags): MemoryOptions {
+  const { gradientCheckpointing, optimizerState, saved, rungs, lossChunk, microBatch, chunkTokens } = flags;
+  return {
+    gradientCheckpointing,
+    savedFormats: defined({ saved, rungs }),
+    ...defined({ optimizerState, microBatchSize: microBatch, chunkTokens }),
+    ...(lossChunk === undefined ? {} : { lossChunkBytes: lossChunk * 2 ** 20 }),
+  };
+}
+
+/** How the model of this method is stored. */
+export function storageOf(method: Method, dtype: WeightDType, flags: MemoryFlags): Required<BaseStorage> {
+  const quantizeBlocks = flags.quantize === "auto" ? quantizesByDefault(method) : flags.quantize === "nf4";
+  return { dtype, quantizeBlocks, quantizeEnds: flags.quantizeEnds };
+}
+
+/** The fields that have a value: options that were not given keep their defaults. */
+function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
+}
