@@ -19,6 +19,7 @@ interface Inputs {
   readonly k: Tensor;
   readonly v: Tensor;
   readonly keyMask: Tensor | null;
+  readonly segments: Tensor | null;
 }
 
 interface BackwardInputs extends Inputs {
@@ -28,12 +29,17 @@ interface BackwardInputs extends Inputs {
 }
 
 const TILE = 32; // rows of a workgroup, or keys in backward_kv
-const THREADS = 64; // of attention-tile/statistics
+const THREADS = 64; // of attention-tile/statistics and /join_marks
 /** Room for D in both files: few steps, since each is a pipeline. */
 const ROOMS = [64, 128, 256, 512, 1024, 4096];
 const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
 
-const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, keyMask: Tensor | null) => ({
+/** What keys are marked with, as the kernels know it. */
+const NO_MARKS = 0;
+const MASK = 1;
+const SEGMENTS = 2;
+
+const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, marks: number) => ({
   b: B,
   t: T,
   s: S,
@@ -42,8 +48,25 @@ const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, ke
   d: D,
   queryOffset,
   scale,
-  hasMask: keyMask !== null,
+  marks,
 });
+
+/** The key mask as it is, or joined with the segments: (segment, 0 where padding) of each key. */
+function marksOf(
+  k: KernelContext,
+  { keyMask, segments }: Inputs,
+  extents: AttentionExtents,
+): { readonly marks: Tensor | null; readonly kind: number } {
+  if (segments === null) return { marks: keyMask, kind: keyMask === null ? NO_MARKS : MASK };
+  const { B, S } = extents;
+  const marks = k.temp([B, S, 2], "u32");
+  k.run("attention-tile/join_marks", {
+    bind: { keyMask, segments, marksOut: marks },
+    params: paramsOf(extents, keyMask === null ? NO_MARKS : MASK),
+    grid: Math.ceil((B * S) / THREADS),
+  });
+  return { marks, kind: SEGMENTS };
+}
 
 type Entry = "forward" | "backward_q" | "backward_kv";
 
@@ -73,12 +96,13 @@ export function runAttention(
   io: Inputs & { readonly y: Tensor; readonly lse: Tensor | null },
   extents: AttentionExtents,
 ): void {
-  const { q, k: key, v, keyMask, y } = io;
+  const { q, k: key, v, y } = io;
   const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H, 2]);
   const { kernel, consts, vectors } = choose(k, "forward", extents);
+  const { marks, kind } = marksOf(k, io, extents);
   k.run(kernel, {
-    bind: { q: vectors(q), k: vectors(key), v: vectors(v), keyMask, y, lse },
-    params: paramsOf(extents, keyMask),
+    bind: { q: vectors(q), k: vectors(key), v: vectors(v), marks, y, lse },
+    params: paramsOf(extents, kind),
     grid: queryTiles(extents),
     consts,
   });
@@ -90,7 +114,7 @@ function runStatistics(k: KernelContext, { dy, y, lse }: BackwardInputs, extents
   const stats = k.temp([B, T, H, 4]);
   k.run("attention-tile/statistics", {
     bind: { dy, yIn: y, lseIn: lse, stats },
-    params: paramsOf(extents, null),
+    params: paramsOf(extents, NO_MARKS),
     grid: Math.ceil((B * T * H) / THREADS),
   });
   return stats;
@@ -101,8 +125,9 @@ export function runAttentionBackwardQ(
   io: BackwardInputs & { readonly dq: Tensor },
   extents: AttentionExtents,
 ): void {
-  const { dy, q, k: key, v, keyMask, dq } = io;
+  const { dy, q, k: key, v, dq } = io;
   const { kernel, consts, vectors } = choose(k, "backward_q", extents);
+  const { marks, kind } = marksOf(k, io, extents);
   k.run(kernel, {
     bind: {
       dy: vectors(dy),
@@ -110,10 +135,10 @@ export function runAttentionBackwardQ(
       k: vectors(key),
       v: vectors(v),
       statsIn: runStatistics(k, io, extents),
-      keyMask,
+      marks,
       dq,
     },
-    params: paramsOf(extents, keyMask),
+    params: paramsOf(extents, kind),
     grid: queryTiles(extents),
     consts,
   });
@@ -124,8 +149,9 @@ export function runAttentionBackwardKV(
   io: BackwardInputs & { readonly dk: Tensor; readonly dv: Tensor },
   extents: AttentionExtents,
 ): void {
-  const { dy, q, k: key, v, keyMask, dk, dv } = io;
+  const { dy, q, k: key, v, dk, dv } = io;
   const { kernel, consts, vectors } = choose(k, "backward_kv", extents);
+  const { marks, kind } = marksOf(k, io, extents);
   k.run(kernel, {
     bind: {
       dy: vectors(dy),
@@ -133,11 +159,11 @@ export function runAttentionBackwardKV(
       k: vectors(key),
       v: vectors(v),
       statsIn: runStatistics(k, io, extents),
-      keyMask,
+      marks,
       dk,
       dv,
     },
-    params: paramsOf(extents, keyMask),
+    params: paramsOf(extents, kind),
     grid: extents.B * extents.G * Math.ceil(extents.S / TILE),
     consts,
   });
