@@ -26,7 +26,10 @@ alias dq_v = vec4<f32>;
 alias dk_v = vec4<f32>;
 alias dv_v = vec4<f32>;
 
-struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32 }
+struct Params {
+  b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32,
+  firstQuery: u32, firstKey: u32, // where this window starts in lse and statistics, and in marks, which are bound whole
+}
 var<immediate> p: Params;
 
 @group(0) @binding(0) var q: texture_storage_2d<rgba32uint, read>;
@@ -84,7 +87,7 @@ fn queries(at: Place, row: vec4<u32>) -> vec4<u32> {
 fn keys(at: Place, s: vec4<u32>) -> vec4<u32> { return vec4(key(at, s.x), key(at, s.y), key(at, s.z), key(at, s.w)); }
 
 fn unmasked(at: Place, s: u32) -> bool {
-  let i = at.b * p.s + min(s, p.s - 1);
+  let i = p.firstKey + at.b * p.s + min(s, p.s - 1);
   if (p.marks == MASK) { return s < p.s && ((marks[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
   if (p.marks == SEGMENTS) { return s < p.s && marks[2 * i + 1] != 0; }
   return s < p.s;
@@ -92,7 +95,7 @@ fn unmasked(at: Place, s: u32) -> bool {
 
 /// Segment of a position; one outside of 0 .. S - 1 is of a row that does not exist.
 fn segment(at: Place, position: i32) -> u32 {
-  return marks[2 * (at.b * p.s + u32(clamp(position, 0, i32(p.s) - 1)))];
+  return marks[2 * (p.firstKey + at.b * p.s + u32(clamp(position, 0, i32(p.s) - 1)))];
 }
 fn segments(at: Place, position: vec4<i32>) -> vec4<u32> {
   if (p.marks != SEGMENTS) { return vec4<u32>(); }
@@ -289,7 +292,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
     for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d])[c] * inverse[c]); }
-    lse[query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
+    lse[p.firstQuery + query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
   }
 }
 
@@ -303,7 +306,8 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   let i = queries(at, row);
   let limit = vec4<i32>(row / heads()) + p.queryOffset;
   let own = segments(at, limit);
-  let stat = transpose(mat4x4(statsIn[i.x], statsIn[i.y], statsIn[i.z], statsIn[i.w]));
+  let j = p.firstQuery + i;
+  let stat = transpose(mat4x4(statsIn[j.x], statsIn[j.y], statsIn[j.z], statsIn[j.w]));
   var out: Outputs;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 16) {
@@ -345,7 +349,9 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
     let q1 = query(at, row + 8 + lane) * d4;
     var w = keyScores(i, q0, q1);
     var g = keyGradients(i, q0, q1);
-    let stat = spread(statsIn[query(at, row + lane)], statsIn[query(at, row + 8 + lane)]);
+    let j0 = p.firstQuery + query(at, row + lane);
+    let j1 = p.firstQuery + query(at, row + 8 + lane);
+    let stat = spread(statsIn[j0], statsIn[j1]);
     for (var j = 0u; j < 16; j++) {
       w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0)) - stat[j].y), bit(seen, j));
       g[j] = w[j] * (g[j] - stat[j].z) * p.scale;

@@ -33,7 +33,10 @@ alias dq_t = f32;
 alias dk_t = f32;
 alias dv_t = f32;
 
-struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32 }
+struct Params {
+  b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32,
+  firstQuery: u32, firstKey: u32, // where this window starts in lse and statistics, and in marks, which are bound whole
+}
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<q_t>;
@@ -110,9 +113,10 @@ fn readV(at: Place, s: u32, d: u32) -> vec4<f32> {
 fn visible(at: Place, row: u32, s: u32) -> bool {
   let position = i32(row / heads()) + p.queryOffset;
   if (row >= rows() || s >= p.s || i32(s) > position) { return false; }
-  let i = at.b * p.s + s;
+  let first = p.firstKey + at.b * p.s;
+  let i = first + s;
   if (p.marks == MASK) { return ((marks[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
-  if (p.marks == SEGMENTS) { return marks[2 * i + 1] != 0 && marks[2 * i] == marks[2 * (at.b * p.s + u32(position))]; }
+  if (p.marks == SEGMENTS) { return marks[2 * i + 1] != 0 && marks[2 * i] == marks[2 * (first + u32(position))]; }
   return true;
 }
 
@@ -217,7 +221,7 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
     let r = row + select(i / 32, i % 32, keysLeft);
     let c = s + select(i % 32, i / 32, keysLeft);
     let w = i / 32 * 33 + i % 32;
-    let stat = statsIn[query(at, r)];
+    let stat = statsIn[p.firstQuery + query(at, r)];
     let weight = select(0, exp(max(tiles[w] - stat.x, -100.0) - stat.y), visible(at, r, c));
     tiles[w] = weight;
     tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.z) * p.scale;
@@ -279,7 +283,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   }
   if (thread < 32 && at.first + thread < rows()) {
     let sum = rowSum[thread];
-    lse[query(at, at.first + thread)] = vec2(rowMax[thread], select(0, log(sum), sum > 0));
+    lse[p.firstQuery + query(at, at.first + thread)] = vec2(rowMax[thread], select(0, log(sum), sum > 0));
   }
 }
 
@@ -300,7 +304,7 @@ fn statistics(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   if (i >= p.b * p.t * p.h) { return; }
   var sum = 0.0;
   for (var d = i * p.d; d < (i + 1) * p.d; d++) { sum += f32(dy[d]) * f32(yIn[d]); }
-  stats[i] = vec4(lseIn[i], sum, 0);
+  stats[p.firstQuery + i] = vec4(lseIn[p.firstQuery + i], sum, 0);
 }
 
 @compute @workgroup_size(64)

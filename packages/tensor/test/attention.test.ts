@@ -1,4 +1,4 @@
-import { CpuDevice, type Device, Random, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, drawCase, Pick, Random, rowOf, type Tensor } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
 
@@ -148,6 +148,42 @@ describe.runIf(gpuAvailable).each([
       }
       gpu.ops.attention(q, k, k, null, segments, { queryOffset: 2 });
     });
+  });
+
+  it("goes through bindings in windows of queries, and refuses a sequence of keys that none holds", async () => {
+    const narrow = await openTestGpu({ ...options, maxBindingBytes: 20480 });
+    const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 17);
+    const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0);
+    try {
+      await agrees(narrow, { dims: [2, 70, 70, 2, 1, 64], queryOffset: 0 }, 2e-5);
+      await agrees(narrow, { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2e-5);
+      await agrees(narrow, { dims: [3, 2, 70, 2, 1, 64], queryOffset: 68, segments, keyMask }, 2e-5);
+      expect(() => run(narrow, { dims: [1, 8, 90, 2, 1, 64], queryOffset: 82 })).toThrow(
+        /T-TOO-LARGE.*attention/,
+      );
+      expect(narrow.memory.liveCount).toBe(0);
+    } finally {
+      narrow.dispose();
+    }
+  });
+
+  it("agrees with its reference on random cases", async () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      const { inputs, attrs } = drawCase(rowOf("attention"), new Pick(seed));
+      const call = (device: Device) =>
+        device.scope(() => {
+          const tensors = inputs.map(
+            (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
+          );
+          return device.run("attention", tensors, attrs, ["lse"]);
+        });
+      const [got, want] = [call(gpu), call(reference)];
+      for (const name in want) {
+        const what = `${name}, seed ${seed}`;
+        assertClose(what, await got[name].read(), await want[name].read(), { rel: 4e-5, abs: 1e-6 }, null);
+        for (const tensor of [got[name], want[name]]) tensor.dispose();
+      }
+    }
   });
 
   it("leaves no memory behind", () => expect(gpu.memory.liveCount).toBe(0));

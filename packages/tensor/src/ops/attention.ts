@@ -101,7 +101,7 @@ function drawSegments(pick: Pick): (size: number) => Int32Array {
 
 function drawAttention(pick: Pick) {
   const G = pick.int(1, 3);
-  const T = pick.int(1, 40);
+  const T = pick.chance(0.2) ? 1 : pick.int(1, 40);
   const S = T + pick.oneOf([0, 0, pick.int(0, 20)]);
   const dims = {
     B: pick.int(1, 3),
