@@ -36,7 +36,7 @@ function variantsInUse(): Map<string, Variant> {
       found.set(JSON.stringify(variant), variant);
     });
     for (const name of opNames) {
-      for (const elem of ["f32", "f16"] as const) {
+      for (const elem of ["f32", "f16", "i32", "u32"] as const) {
         for (let seed = 1; seed <= 16; seed++) {
           const drawn = drawCase(rowOf(name), new Pick(seed), elem);
           const residuals = rowOf(name).signature.outputs.map((operand) => operand.name);

@@ -135,6 +135,21 @@ describe.each(kinds)("layout and reductions on %s", (kind) => {
     }
   });
 
+  it("moves integers to the last bit, and masks by reshape alone", async () => {
+    const ids = [2 ** 31 - 1, -(2 ** 31), 0x7fc00001, 1, -1, 0]; // as floats, NaN and denormals among them
+    const x = (d: Device) => d.tensor(ids, [2, 3], { dtype: "i32" });
+    const turned = await values((_, ops) => ops.transpose(concatAll(ops, [x(_), x(_)], 0)));
+    expect([...turned.values]).toEqual([0, 1, 2].flatMap((i) => [ids[i], ids[i + 3], ids[i], ids[i + 3]]));
+    const last = await values((d, ops) => sliceAll(ops, repeat(ops, x(d), 1, 2), [0, 3], [2, 5]));
+    expect([...last.values]).toEqual([ids[1], ids[2], ids[4], ids[5]]);
+    device.scope(() => {
+      const mask = device.tensor([1, 0], [2], { dtype: "u8" });
+      expect(device.ops.reshape(mask, { shape: [2, 1] }).dtype).toBe("u8");
+      expect(() => device.ops.slice(mask, { count: 1 })).toThrow(/T-DTYPE.*slice.*u8/);
+      expect(() => device.ops.concat(x(device), device.zeros([2, 3]))).toThrow(/T-DTYPE.*concat/);
+    });
+  });
+
   it("transposes in windows of either side", async () => {
     for (const [shape, permutation] of [
       [

@@ -94,10 +94,13 @@ describe.runIf(gpuAvailable)("every op on WebGPU agrees with its reference", () 
   });
   afterAll(() => gpu?.dispose());
 
-  for (const elem of ["f32", "f16"] as const) {
+  for (const elem of ["f32", "f16", "i32", "u32"] as const) {
     it.each(opNames)(`%s, ${elem}`, async (name) => {
       const row = rowOf(name);
-      if (elem === "f16" && !row.signature.inputs.some((operand) => operand.dtype === null)) return;
+      const takes = row.signature.inputs.some(
+        ({ dtype, accepts }) => dtype === null && accepts.includes(elem),
+      );
+      if (elem !== "f32" && !takes) return;
       const property = timeBoxed(async ({ seed, scale }: { seed: number; scale: number }) => {
         const drawn = drawCase(row, new Pick(seed, scale), elem);
         const live = gpu.memory.liveBytes;

@@ -8,7 +8,7 @@ import { runFill } from "./elementwise-kernels.ts";
 export const reshape = defineOp({
   name: "reshape",
   doc: "the same elements in row-major order under another shape; shares the memory",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:any[N..] -> y:any[M..]",
   attrs: { shape: [] as readonly number[] },
   infer: ([x], { shape }) => ({ outputs: [{ shape, dtype: x.dtype }] }),
   view: true,
@@ -43,7 +43,7 @@ function checkPart(op: string, shape: Shape, axis: number, start: number, count:
 export const slice = defineOp({
   name: "slice",
   doc: "elements start .. start + count of one axis, copied",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:number[N..] -> y:number[M..]",
   attrs: { axis: 0, start: 0, count: 0 },
   infer: ([x], { axis, start, count }) => {
     const dims = aroundAxis(x.shape, axis);

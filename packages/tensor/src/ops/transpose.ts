@@ -1,3 +1,4 @@
+import { isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
@@ -86,7 +87,7 @@ function runTranspose(k: KernelContext, x: Tensor, y: Tensor, axes: readonly Sou
 export const transpose = defineOp({
   name: "transpose",
   doc: "axes in another order, copied: axis i of y is axis permutation[i] of x; without a permutation they are reversed",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:number[N..] -> y:number[M..]",
   attrs: { permutation: [] as readonly number[] },
   infer: ([x], { permutation }) => {
     const axes = permutationOf(x.shape, permutation);
@@ -132,9 +133,12 @@ export const transpose = defineOp({
 export const concat = defineOp({
   name: "concat",
   doc: "a, then b, along one axis; concatAll joins any number of tensors",
-  sig: "a[A..] b[B..] -> y[Y..]",
+  sig: "a:number[A..] b:number[B..] -> y:number[Y..]",
   attrs: { axis: 0 },
   infer: ([a, b], { axis }) => {
+    if (a.dtype !== b.dtype && !(isFloat(a.dtype) && isFloat(b.dtype))) {
+      throw new SidenetError("T-DTYPE", `concat: a is ${a.dtype} and b ${b.dtype}; only floats mix.`);
+    }
     const { outer, length, inner } = aroundAxis(a.shape, axis);
     const added = b.shape[axisOf(a.shape, axis)] ?? 0;
     if (!sameShape(b.shape, replaceAxis(a.shape, axis, added))) {
