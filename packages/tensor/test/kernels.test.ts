@@ -94,3 +94,11 @@ it.each(files)("kernels/%s.wgsl has a head that says what it computes, on what, 
   for (const word of ["out", "grid:"]) expect(head, `the head names "${word}"`).toContain(word);
   expect(kernelSource(file).bindings.size).toBeGreaterThan(0);
 });
+
+it.each(files)("kernels/%s.wgsl has at most 400 lines, and 60 in a function", (file) => {
+  const text = readFileSync(new URL(`${file}.wgsl`, folder), "utf8");
+  expect(text.trimEnd().split("\n").length).toBeLessThanOrEqual(400);
+  const functions = [...text.matchAll(/^fn (\w+)[^{]*\{(?:.*\}$|[\s\S]*?^\})/gm)];
+  expect(functions.length).toBeGreaterThan(0);
+  for (const [body, name] of functions) expect(body.split("\n").length, name).toBeLessThanOrEqual(60);
+});
