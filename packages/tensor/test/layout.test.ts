@@ -150,6 +150,19 @@ describe.each(kinds)("layout and reductions on %s", (kind) => {
     });
   });
 
+  it("rotates sequences that no binding holds whole", async () => {
+    const angles = (d: Device, f: (x: number) => number) =>
+      d.tensor(
+        Float64Array.from({ length: 30 * 16 }, (_, i) => f(i / 7)),
+        [30, 16],
+      );
+    for (const B of [1, 3]) {
+      await agrees((d, ops) =>
+        ops.rope(normals(d, [B, 30, 2, 32]), angles(d, Math.cos), angles(d, Math.sin)),
+      );
+    }
+  });
+
   it("transposes in windows of either side", async () => {
     for (const [shape, permutation] of [
       [

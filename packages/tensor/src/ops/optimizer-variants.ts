@@ -104,7 +104,7 @@ export const adamw8 = defineOp({
   },
   kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
     const span = 64 * STATE_BLOCK; // of which the scales start where a binding may
-    const most = Math.floor(k.profile.maxBindingBytes / 4 / span) * span;
+    const most = Math.max(span, Math.floor(k.profile.maxBindingBytes / 4 / span) * span);
     for (let start = 0; start < N; start += most) {
       const range: RowRange = { start, count: Math.min(most, N - start) };
       const blocks: RowRange = { start: start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
