@@ -20,8 +20,8 @@ Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src
 - **Size**: a tensor past what one binding holds (128 MiB where an adapter promises no more) goes through in windows of rows.
   An op refuses it by \`T-TOO-LARGE\` when what it needs at once does not fit: one row of the last axis; for reductions,
   \`cumsum\` and \`gatherAlong\`, all that one index of the axes before theirs holds (a sum or an extreme along the first
-  axis goes through all the same) and, of reductions, the result; for \`transpose\`, one index of the first axis of either side; for attention, the keys of
-  one sequence. Past 2^31 elements or 2^32 bytes a tensor is refused when it is made.
+  axis goes through all the same) and, of reductions, the result; for \`transpose\`, one index of the first axis of either
+  side; for attention, the keys of one sequence. Past 2^31 elements or 2^32 bytes a tensor is refused when it is made.
 - **Gradients**: the inputs that have one, and what each saves from the forward pass; or why there is none.
 - **Tolerance** of f32 results on WebGPU: of the largest magnitude in the tensor, in units of ε = 2^-23, plus an absolute
   part. Where it grows with the length of sums, it is that for extents of 256. f16 storage adds its own rounding. Each
