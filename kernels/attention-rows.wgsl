@@ -1,6 +1,7 @@
 // attention for software drivers: the mathematics, operands and entry points of attention-tile.wgsl, where D is a multiple of 4
 //   in as there, q k v dy as images   out as there
 //   grid: one subgroup of 8 lanes per 32 rows (backward_kv: 32 keys) of one key head, four rows a lane
+//   marks: what attention-tile.wgsl has there; a block that no lane's row or key sees is skipped
 //   why: see matmul-rows.wgsl: loads cost most, from textures least. A lane keeps four rows as the components of
 //   vectors, so maximum, sum and causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a
 //   lane and broadcast. The outputs of a lane's rows stay in its private memory, at half of what a buffer costs.
@@ -8,10 +9,13 @@
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
 enable subgroups;
+diagnostic(off, subgroup_uniformity); // a subgroup skips a block as a whole: it asks a ballot
 
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
 const MOST_D: u32 = 256;
 const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
+const MASK: u32 = 1; // marks are bytes: 0 is padding
+const SEGMENTS: u32 = 2; // marks are pairs (segment, 0 where padding)
 
 const Q_HALF: bool = false; // q f16: const Q_HALF: bool = true;
 const K_HALF: bool = false; // k f16: const K_HALF: bool = true;
@@ -22,13 +26,16 @@ alias dq_v = vec4<f32>;
 alias dk_v = vec4<f32>;
 alias dv_v = vec4<f32>;
 
-struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, hasMask: u32 }
+struct Params {
+  b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32,
+  firstQuery: u32, firstKey: u32, // where this window starts in lse and statistics, and in marks, which are bound whole
+}
 var<immediate> p: Params;
 
 @group(0) @binding(0) var q: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(1) var k: texture_storage_2d<rgba32uint, read>;
 @group(0) @binding(2) var v: texture_storage_2d<rgba32uint, read>;
-@group(0) @binding(3) var<storage, read> keyMask: array<u32>;
+@group(0) @binding(3) var<storage, read> marks: array<u32>; // of keys, as p.marks says
 @group(0) @binding(4) var<storage, read_write> y: array<y_v>;
 @group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
 @group(0) @binding(6) var dy: texture_storage_2d<rgba32uint, read>;
@@ -80,15 +87,50 @@ fn queries(at: Place, row: vec4<u32>) -> vec4<u32> {
 fn keys(at: Place, s: vec4<u32>) -> vec4<u32> { return vec4(key(at, s.x), key(at, s.y), key(at, s.z), key(at, s.w)); }
 
 fn unmasked(at: Place, s: u32) -> bool {
-  if (p.hasMask == 0) { return s < p.s; }
-  let i = at.b * p.s + min(s, p.s - 1);
-  return s < p.s && ((keyMask[i / 4] >> (i % 4 * 8)) & 0xff) != 0;
+  let i = p.firstKey + at.b * p.s + min(s, p.s - 1);
+  if (p.marks == MASK) { return s < p.s && ((marks[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
+  if (p.marks == SEGMENTS) { return s < p.s && marks[2 * i + 1] != 0; }
+  return s < p.s;
 }
 
-/// Bit j: key s + j is no padding.
-fn unmaskedBits(at: Place, s: u32, lane: u32) -> u32 {
-  return subgroupBallot(unmasked(at, s + lane)).x | (subgroupBallot(unmasked(at, s + 8 + lane)).x << 8);
+/// Segment of a position; one outside of 0 .. S - 1 is of a row that does not exist.
+fn segment(at: Place, position: i32) -> u32 {
+  return marks[2 * (p.firstKey + at.b * p.s + u32(clamp(position, 0, i32(p.s) - 1)))];
 }
+fn segments(at: Place, position: vec4<i32>) -> vec4<u32> {
+  if (p.marks != SEGMENTS) { return vec4<u32>(); }
+  return vec4(segment(at, position.x), segment(at, position.y), segment(at, position.z), segment(at, position.w));
+}
+
+/// Bit j of component c: the lane's row c, whose last key is limit[c], sees key s + j, of 16.
+fn seenKeys(at: Place, limit: vec4<i32>, own: vec4<u32>, s: u32, lane: u32) -> vec4<u32> {
+  let causal = clamp(limit - i32(s) + 1, vec4(0), vec4(16));
+  let open = subgroupBallot(unmasked(at, s + lane)).x | (subgroupBallot(unmasked(at, s + 8 + lane)).x << 8);
+  var seen = ((vec4(1u) << vec4<u32>(causal)) - 1) & vec4(open);
+  if (p.marks == SEGMENTS) {
+    for (var j = 0u; j < 16; j++) {
+      seen &= ~(vec4<u32>(own != vec4(segment(at, i32(s + j)))) << vec4(j));
+    }
+  }
+  return seen;
+}
+
+/// Bit j of component c: row `row + j` sees the lane's key s[c].
+fn seenRows(at: Place, s: vec4<u32>, open: vec4<bool>, own: vec4<u32>, row: u32) -> vec4<u32> {
+  var seen = vec4<u32>();
+  for (var j = 0u; j < 16; j++) {
+    let limit = i32((row + j) / heads()) + p.queryOffset;
+    var sees = (vec4<i32>(s) <= vec4(limit)) & open & vec4(row + j < rows());
+    if (p.marks == SEGMENTS) { sees &= own == vec4(segment(at, limit)); }
+    seen |= vec4<u32>(sees) << vec4(j);
+  }
+  return seen;
+}
+
+fn bit(seen: vec4<u32>, j: u32) -> vec4<bool> { return extractBits(seen, j, 1) != vec4<u32>(); }
+
+/// No lane sees anything of a block: true in all lanes or in none.
+fn isHidden(seen: vec4<u32>) -> bool { return subgroupBallot(any(seen != vec4<u32>())).x == 0; }
 
 /// One past the last key that some of the 32 rows sees.
 fn keysEnd(at: Place) -> u32 {
@@ -218,17 +260,19 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let d4 = p.d / 4;
   let row = at.first + lane + vec4(0, 8, 16, 24);
   let i = queries(at, row) * d4;
-  let limit = vec4<i32>(row / heads()) + p.queryOffset; // the last key that a row sees
+  let limit = vec4<i32>(row / heads()) + p.queryOffset; // the last key that a row sees, and its own position
+  let own = segments(at, limit);
   var top = vec4(MASKED);
   var total = vec4<f32>();
   var out: Outputs;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 16) {
+    let seen = seenKeys(at, limit, own, s, lane);
+    if (isHidden(seen)) { continue; }
     var w = scores(at, i, s, lane);
-    let bits = unmaskedBits(at, s, lane);
     let before = top;
     for (var j = 0u; j < 16; j++) {
-      w[j] = select(vec4(MASKED), w[j], (vec4(i32(s + j)) <= limit) & vec4(extractBits(bits, j, 1) != 0));
+      w[j] = select(vec4(MASKED), w[j], bit(seen, j));
       top = max(top, w[j]);
     }
     let factor = exp(max(before - top, vec4(-100.0)));
@@ -248,7 +292,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
     for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d])[c] * inverse[c]); }
-    lse[query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
+    lse[p.firstQuery + query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
   }
 }
 
@@ -261,16 +305,18 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   let row = at.first + lane + vec4(0, 8, 16, 24);
   let i = queries(at, row);
   let limit = vec4<i32>(row / heads()) + p.queryOffset;
-  let stat = transpose(mat4x4(statsIn[i.x], statsIn[i.y], statsIn[i.z], statsIn[i.w]));
+  let own = segments(at, limit);
+  let j = p.firstQuery + i;
+  let stat = transpose(mat4x4(statsIn[j.x], statsIn[j.y], statsIn[j.z], statsIn[j.w]));
   var out: Outputs;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 16) {
+    let seen = seenKeys(at, limit, own, s, lane);
+    if (isHidden(seen)) { continue; }
     var w = scores(at, i * d4, s, lane);
     let g = gradients(at, i * d4, s, lane);
-    let bits = unmaskedBits(at, s, lane);
     for (var j = 0u; j < 16; j++) {
-      let seen = (vec4(i32(s + j)) <= limit) & vec4(extractBits(bits, j, 1) != 0);
-      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0)) - stat[1]), seen);
+      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0)) - stat[1]), bit(seen, j));
       w[j] = weight * (g[j] - stat[2]) * p.scale;
     }
     let k0 = key(at, s + lane) * d4;
@@ -293,18 +339,21 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   let s = at.first + lane + vec4(0, 8, 16, 24);
   let i = keys(at, s) * d4;
   let open = vec4(unmasked(at, s.x), unmasked(at, s.y), unmasked(at, s.z), unmasked(at, s.w));
+  let own = segments(at, vec4<i32>(s));
   var outK: Outputs;
   var outV: Outputs;
   for (var row = rowsStart(at); row < rows(); row += 16) {
+    let seen = seenRows(at, s, open, own, row);
+    if (isHidden(seen)) { continue; }
     let q0 = query(at, row + lane) * d4;
     let q1 = query(at, row + 8 + lane) * d4;
     var w = keyScores(i, q0, q1);
     var g = keyGradients(i, q0, q1);
-    let stat = spread(statsIn[query(at, row + lane)], statsIn[query(at, row + 8 + lane)]);
+    let j0 = p.firstQuery + query(at, row + lane);
+    let j1 = p.firstQuery + query(at, row + 8 + lane);
+    let stat = spread(statsIn[j0], statsIn[j1]);
     for (var j = 0u; j < 16; j++) {
-      let limit = i32((row + j) / heads()) + p.queryOffset;
-      let seen = (vec4<i32>(s) <= vec4(limit)) & open & vec4(row + j < rows());
-      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0)) - stat[j].y), seen);
+      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0)) - stat[j].y), bit(seen, j));
       g[j] = w[j] * (g[j] - stat[j].z) * p.scale;
     }
     for (var d = 0u; d < d4; d++) {

@@ -1,14 +1,18 @@
-// attention: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g] over keys s <= t + queryOffset with keyMask[s] = 1, in tiles
-//   in q[B,T,H,D] k v[B,S,G,D] keyMask[B,S] (bytes)   out y[B,T,H,D] lse[B,T,H] in two parts: the largest score, and the
+// attention: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g] over keys s <= t + queryOffset with keyMask[s] = 1
+//   and segments[s] = segments[t + queryOffset], in tiles
+//   in q[B,T,H,D] k v[B,S,G,D] marks[B,S]   out y[B,T,H,D] lse[B,T,H] in two parts: the largest score, and the
 //   logarithm of the sum of all relative to it
+// join_marks: marksOut[s] = (segments[s], keyMask[s])   in keyMask[B,S] (bytes) segments[B,S]   out marksOut[B,S]
+//   marks are those pairs, or keyMask alone, as p.marks says: one binding, since an entry point has eight
 // statistics: stats[t,h] = (lseIn, dy·yIn, 0)   in dy yIn lseIn   out stats
 // backward_q: dq = scale · Σ_s ds k, ds = p (dy·v - dy·y), p = exp(scale · q·k - lse)
 // backward_kv: dk = scale · Σ ds q, dv = Σ p dy, over the queries that see s and the heads of its group
 //   in as above, dy[B,T,H,D] statsIn[B,T,H]   out dq, dk dv
 //   A row is a query of one of the H/G heads that share a key head: row r is token r / (H/G), head r % (H/G) of the group.
-//   grid: one workgroup of 64 threads per 32 rows (backward_kv: 32 keys) of one key head; statistics: a thread per query
-//   why: products of 32 rows and 32 keys pass through workgroup memory, no T·S matrix exists; tiles that the causal rule
-//   hides are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each 32 of D.
+//   grid: one workgroup of 64 threads per 32 rows (backward_kv: 32 keys) of one key head; statistics: a
+//   thread per query; join_marks: one per key
+//   why: products of 32 rows and 32 keys pass through workgroup memory, no T·S matrix exists; tiles that the causal rule or
+//   segments hide are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each 32 of D.
 //   numerics: f32 throughout, scores shifted by their running maximum, and lse in two parts, as scores of
 //   thousands would round it away; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
@@ -16,6 +20,8 @@ requires immediate_address_space;
 
 const MOST_D: u32 = 64; // room for D: a multiple of 32
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
+const MASK: u32 = 1; // marks are bytes: 0 is padding
+const SEGMENTS: u32 = 2; // marks are pairs (segment, 0 where padding)
 
 alias q_t = f32;
 alias k_t = f32;
@@ -27,13 +33,16 @@ alias dq_t = f32;
 alias dk_t = f32;
 alias dv_t = f32;
 
-struct Params { b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, hasMask: u32 }
+struct Params {
+  b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32,
+  firstQuery: u32, firstKey: u32, // where this window starts in lse and statistics, and in marks, which are bound whole
+}
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<q_t>;
 @group(0) @binding(1) var<storage, read> k: array<k_t>;
 @group(0) @binding(2) var<storage, read> v: array<v_t>;
-@group(0) @binding(3) var<storage, read> keyMask: array<u32>;
+@group(0) @binding(3) var<storage, read> marks: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_t>;
 @group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
 @group(0) @binding(6) var<storage, read> dy: array<dy_t>;
@@ -44,6 +53,9 @@ var<immediate> p: Params;
 @group(0) @binding(11) var<storage, read_write> dq: array<dq_t>;
 @group(0) @binding(12) var<storage, read_write> dk: array<dk_t>;
 @group(0) @binding(13) var<storage, read_write> dv: array<dv_t>;
+@group(0) @binding(14) var<storage, read> keyMask: array<u32>;
+@group(0) @binding(15) var<storage, read> segments: array<u32>;
+@group(0) @binding(16) var<storage, read_write> marksOut: array<vec2<u32>>;
 
 alias Sums = array<vec4<f32>, MOST_D / 8>; // [32 of D][row]
 const RIGHT: u32 = 160;
@@ -56,6 +68,8 @@ var<workgroup> tiles: array<f32, 2112>;
 var<workgroup> rowMax: array<f32, 32>;
 var<workgroup> rowSum: array<f32, 32>;
 var<workgroup> rescale: array<f32, 32>; // what a row's sums so far are multiplied by
+var<workgroup> sees: array<u32, 64>;
+var<workgroup> met: u32;
 
 /// Where a workgroup works: batch, key head, and its first row or key.
 struct Place { b: u32, g: u32, first: u32 }
@@ -97,9 +111,27 @@ fn readV(at: Place, s: u32, d: u32) -> vec4<f32> {
 }
 
 fn visible(at: Place, row: u32, s: u32) -> bool {
-  if (row >= rows() || s >= p.s || i32(s) > i32(row / heads()) + p.queryOffset) { return false; }
-  let i = at.b * p.s + s;
-  return p.hasMask == 0 || ((keyMask[i / 4] >> (i % 4 * 8)) & 0xff) != 0;
+  let position = i32(row / heads()) + p.queryOffset;
+  if (row >= rows() || s >= p.s || i32(s) > position) { return false; }
+  let first = p.firstKey + at.b * p.s;
+  let i = first + s;
+  if (p.marks == MASK) { return ((marks[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
+  if (p.marks == SEGMENTS) { return marks[2 * i + 1] != 0 && marks[2 * i] == marks[2 * (first + u32(position))]; }
+  return true;
+}
+
+/// Whether some of 32 rows sees some of 32 keys: asked where segments may hide all of them.
+fn meet(at: Place, row: u32, s: u32, thread: u32) -> bool {
+  if (p.marks != SEGMENTS) { return true; }
+  var seen = false;
+  for (var i = 0u; i < 16; i++) { seen |= visible(at, row + thread % 32, s + thread / 32 * 16 + i); }
+  sees[thread] = u32(seen);
+  workgroupBarrier();
+  if (thread == 0) {
+    met = 0;
+    for (var i = 0u; i < 64; i++) { met |= sees[i]; }
+  }
+  return workgroupUniformLoad(&met) != 0;
 }
 
 /// One past the last key that some of the 32 rows sees.
@@ -189,7 +221,7 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
     let r = row + select(i / 32, i % 32, keysLeft);
     let c = s + select(i % 32, i / 32, keysLeft);
     let w = i / 32 * 33 + i % 32;
-    let stat = statsIn[query(at, r)];
+    let stat = statsIn[p.firstQuery + query(at, r)];
     let weight = select(0, exp(max(tiles[w] - stat.x, -100.0) - stat.y), visible(at, r, c));
     tiles[w] = weight;
     tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.z) * p.scale;
@@ -226,6 +258,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   var sums: Sums;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 32) {
+    if (!meet(at, at.first, s, thread)) { continue; }
     scoreTile(at, at.first, s, false, thread);
     workgroupBarrier();
     if (thread < 32) { softmaxRow(at, thread, s); }
@@ -250,8 +283,18 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   }
   if (thread < 32 && at.first + thread < rows()) {
     let sum = rowSum[thread];
-    lse[query(at, at.first + thread)] = vec2(rowMax[thread], select(0, log(sum), sum > 0));
+    lse[p.firstQuery + query(at, at.first + thread)] = vec2(rowMax[thread], select(0, log(sum), sum > 0));
   }
+}
+
+@compute @workgroup_size(64)
+fn join_marks(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+              @builtin(local_invocation_index) thread: u32) {
+  let i = (wg.x + wg.y * nwg.x) * 64 + thread;
+  if (i >= p.b * p.s) { return; }
+  var open = 1u;
+  if (p.marks == MASK) { open = (keyMask[i / 4] >> (i % 4 * 8)) & 0xff; }
+  marksOut[i] = vec2(segments[i], open);
 }
 
 @compute @workgroup_size(64)
@@ -261,7 +304,7 @@ fn statistics(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   if (i >= p.b * p.t * p.h) { return; }
   var sum = 0.0;
   for (var d = i * p.d; d < (i + 1) * p.d; d++) { sum += f32(dy[d]) * f32(yIn[d]); }
-  stats[i] = vec4(lseIn[i], sum, 0);
+  stats[p.firstQuery + i] = vec4(lseIn[p.firstQuery + i], sum, 0);
 }
 
 @compute @workgroup_size(64)
@@ -274,6 +317,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   var sums: Sums;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 32) {
+    if (!meet(at, at.first, s, thread)) { continue; }
     scoreTile(at, at.first, s, false, thread);
     gradientTile(at, at.first, s, false, thread);
     workgroupBarrier();
@@ -305,6 +349,7 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   var sumsK: Sums;
   var sumsV: Sums;
   for (var row = rowsStart(at); row < rows(); row += 32) {
+    if (!meet(at, row, at.first, thread)) { continue; }
     scoreTile(at, row, at.first, true, thread);
     gradientTile(at, row, at.first, true, thread);
     workgroupBarrier();

@@ -1,5 +1,6 @@
 // The largest of direction · x[o,a,i] along a, the first of equals, x seen as [outer, length, inner] around the axis:
-// value[first + out] = that x, index[first + out] = its a; either output may be left out
+// value[first + out] = that x, index[first + out] = base + a; either output may be left out
+// continued: the axis goes on from a window before, and what is in value and index loses only to a larger x
 //   in x[outer,length,inner]   out value[...] index[...]   grid: one workgroup per output, LANES threads share its axis
 //   numerics: starts from an element, not from a bound, so any finite value may win
 requires immediate_address_space;
@@ -9,7 +10,7 @@ const LANES: u32 = 64;
 alias x_t = f32;
 alias value_t = f32;
 
-struct Params { outputs: u32, length: u32, inner: u32, first: u32, direction: f32, hasValue: u32, hasIndex: u32 }
+struct Params { outputs: u32, length: u32, inner: u32, first: u32, direction: f32, hasValue: u32, hasIndex: u32, base: u32, continued: u32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> x: array<x_t>;
@@ -48,7 +49,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
     workgroupBarrier();
   }
   if (lane == 0u) {
+    if (p.continued == 1u && values[0] <= p.direction * f32(value[p.first + out])) { return; }
     if (p.hasValue == 1u) { value[p.first + out] = value_t(p.direction * values[0]); }
-    if (p.hasIndex == 1u) { index[p.first + out] = i32(indices[0]); }
+    if (p.hasIndex == 1u) { index[p.first + out] = i32(p.base + indices[0]); }
   }
 }

@@ -24,8 +24,8 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let out = (wg.x + wg.y * nwg.x) * LANES + lane;
   if (out >= p.size) { return; }
   let id = u32(ids[out]); // a negative id becomes a large one
-  var value = 0.0;
-  if (id < p.length) { value = f32(x[(out / (p.count * p.inner) * p.length + id) * p.inner + out % p.inner]); }
+  var value = x_t();
+  if (id < p.length) { value = x[(out / (p.count * p.inner) * p.length + id) * p.inner + out % p.inner]; }
   y[out] = y_t(value);
 }
 

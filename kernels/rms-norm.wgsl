@@ -2,7 +2,7 @@
 //   in x[N,C] gain[C]   out y[N,C] rstd[N] (kept for backward)
 // backward_x: dx[n,c] = rstd · (g - x · rstd² · mean_c(g · x)),  g = dy · gain
 //   in x[N,C] gain[C] rstdIn[N] dy[N,C]   out y[N,C] (dx)   grid of both: one workgroup per row, LANES threads share it
-// backward_gain: dgain[c] = Σ_n dy · x · rstd
+// backward_gain: dgain[c] = Σ_n dy · x · rstd, added to what is there when accumulate
 //   in x[N,C] rstdIn[N] dy[N,C]   out dgain[C]   grid: one thread per column
 //   numerics: sums stay f32 whatever the elements are; every output is written   source: Zhang & Sennrich 2019, eq. 4
 requires immediate_address_space;
@@ -14,7 +14,7 @@ alias gain_t = f32;
 alias y_t = f32;
 alias dy_t = f32;
 
-struct Params { n: u32, c: u32, eps: f32, hasGain: u32 }
+struct Params { n: u32, c: u32, eps: f32, hasGain: u32, accumulate: u32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> x: array<x_t>;
@@ -81,6 +81,7 @@ fn backward_gain(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) 
   let c = (wg.x + wg.y * nwg.x) * LANES + lane;
   if (c >= p.c) { return; }
   var sum = 0.0;
+  if (p.accumulate == 1u) { sum = dgain[c]; }
   for (var n = 0u; n < p.n; n++) { sum += f32(dy[n * p.c + c]) * f32(x[n * p.c + c]) * rstdIn[n]; }
   dgain[c] = sum;
 }

@@ -1,5 +1,5 @@
-// forward: y[o,a,i] = x[o, start + a, i], a < count      in x[outer,length,inner]   out y[outer,count,inner]
-// backward: y[o, start + a, i] = x[o,a,i], zero elsewhere   in x[outer,count,inner]   out y[outer,length,inner]
+// forward: y[first + (o,a,i)] = x[o, start + a, i], a < count   in x[outer,length,inner]   out y[first + outer · count · inner]
+// backward: y[o, start + a, i] = x[o,a,i], zero elsewhere   in x[outer,count,inner]   out y[outer,length,inner]; no first
 //   grid: one thread per output, `size` of them, for both
 requires immediate_address_space;
 
@@ -8,7 +8,7 @@ const LANES: u32 = 64;
 alias x_t = f32;
 alias y_t = f32;
 
-struct Params { size: u32, length: u32, inner: u32, start: u32, count: u32 }
+struct Params { size: u32, length: u32, inner: u32, start: u32, count: u32, first: u32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> x: array<x_t>;
@@ -20,7 +20,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let out = (wg.x + wg.y * nwg.x) * LANES + lane;
   if (out >= p.size) { return; }
   let row = p.count * p.inner;
-  y[out] = y_t(x[(out / row * p.length + p.start) * p.inner + out % row]);
+  y[p.first + out] = y_t(x[(out / row * p.length + p.start) * p.inner + out % row]);
 }
 
 @compute @workgroup_size(LANES)

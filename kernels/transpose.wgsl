@@ -1,6 +1,7 @@
 // transpose: y[i0,i1,...] = x[start + Σ_a i_a · s_a]: axes in another order
-//   axes of y are counted from the last: extents d0 .. d5, and s0 .. s5 the stride in x of each
-//   in x[N]   out y[size]   grid: one thread per output
+//   axes of y are counted from the last: extents d0 .. d5 of this window, and s0 .. s5 the stride in x of each
+//   where the window has a part of one axis, its elements are runs in y: from `first`, `gap` apart
+//   in x[N]   out y[first + d5 · ... · d0 and gaps]   grid: one thread per output
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -9,7 +10,7 @@ alias x_t = f32;
 alias y_t = f32;
 
 struct Params {
-  size: u32, rank: u32, start: u32,
+  start: u32, first: u32, run: u32, gap: u32,
   d0: u32, d1: u32, d2: u32, d3: u32, d4: u32, d5: u32,
   s0: u32, s1: u32, s2: u32, s3: u32, s4: u32, s5: u32,
 }
@@ -34,13 +35,13 @@ fn axisOf(axis: u32) -> vec2<u32> {
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
   let out = (wg.x + wg.y * nwg.x) * LANES + lane;
-  if (out >= p.size) { return; }
+  if (out >= p.d0 * p.d1 * p.d2 * p.d3 * p.d4 * p.d5) { return; }
   var rest = out;
   var source = p.start;
-  for (var i = 0u; i < p.rank; i++) {
+  for (var i = 0u; rest > 0; i++) {
     let axis = axisOf(i);
     source += rest % axis.x * axis.y;
     rest /= axis.x;
   }
-  y[out] = y_t(x[source]);
+  y[p.first + out + out / p.run * p.gap] = y_t(x[source]);
 }

@@ -14,7 +14,14 @@ Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src
 \`webgpu\` (its kernels, \`kernels/*.wgsl\`) and \`meta\` (shapes and memory, no data).
 
 - **Signature**: \`N..\` is any number of axes with product N; \`?\` may be left out, \`!\` is updated in place; without a
-  dtype an operand is f32 or f16; after \`|\` stand residuals, made only for a backward pass.
+  dtype an operand is f32 or f16, as \`number\` also i32 or u32, as \`any\` of any type; after \`|\` stand residuals, made
+  only for a backward pass.
+- **Kernels** are those of any adapter: \`*-rows\` runs on software drivers where extents allow, and not elsewhere.
+- **Size**: a tensor past what one binding holds (128 MiB where an adapter promises no more) goes through in windows of rows.
+  An op refuses it by \`T-TOO-LARGE\` when what it needs at once does not fit: one row of the last axis; for reductions,
+  \`cumsum\` and \`gatherAlong\`, all that one index of the axes before theirs holds (a sum or an extreme along the first
+  axis goes through all the same) and, of reductions, the result; for \`transpose\`, one index of the first axis of either
+  side; for attention, the keys of one sequence. Past 2^31 elements or 2^32 bytes a tensor is refused when it is made.
 - **Gradients**: the inputs that have one, and what each saves from the forward pass; or why there is none.
 - **Tolerance** of f32 results on WebGPU: of the largest magnitude in the tensor, in units of ε = 2^-23, plus an absolute
   part. Where it grows with the length of sums, it is that for extents of 256. f16 storage adds its own rounding. Each
@@ -64,17 +71,26 @@ function extentNames(row, { drawCase, Pick }) {
   return [...names];
 }
 
-/** Kernel files that random cases dispatch. */
+/** Adapters that choose kernels differently. */
+const PROFILES = [
+  { adapterClass: "software", subgroups: true, subgroupSize: 8 },
+  { adapterClass: "integrated", subgroups: false, subgroupSize: 32 },
+  { adapterClass: "discrete", subgroups: true, subgroupSize: 32 },
+];
+
+/** Kernel files that random cases dispatch, on every kind of adapter. */
 function kernelsOf(row, name, { drawCase, MetaDevice, Pick }) {
   const files = new Set();
-  const meta = new MetaDevice({}, (kernel) => files.add(kernel.split("/")[0]));
   const residuals = row.signature.outputs.map((output) => output.name);
-  for (let seed = 1; seed <= 12; seed++) {
-    const { inputs, attrs } = drawCase(row, new Pick(seed));
-    meta.scope(() => {
-      const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
-      meta.run(name, tensors, attrs, residuals);
-    });
+  for (const profile of PROFILES) {
+    const meta = new MetaDevice(profile, (kernel) => files.add(kernel.split("/")[0]));
+    for (let seed = 1; seed <= 24; seed++) {
+      const { inputs, attrs } = drawCase(row, new Pick(seed));
+      meta.scope(() => {
+        const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
+        meta.run(name, tensors, attrs, residuals);
+      });
+    }
   }
   return [...files].sort();
 }

@@ -218,7 +218,7 @@ function attentionHalf(
     ops.cacheWrite(cache.v, v, { offset: context.offset });
     ({ k, v } = cache);
   }
-  const a = ops.attention(q, k, v, context.keyMask, { queryOffset: context.offset });
+  const a = ops.attention(q, k, v, context.keyMask, null, { queryOffset: context.offset });
   return ops.add(x, weights.o(ops, ops.reshape(a, { shape: [B, T, numAttentionHeads * headDim] })));
 }
 

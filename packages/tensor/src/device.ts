@@ -206,7 +206,7 @@ export abstract class Device {
     const row = rowOf(name);
     const { io, bindings, elem } = this.#bind(row, inputs);
     const fullAttrs = { ...row.attrs, ...attrs };
-    const problem = row.check?.(bindings.dims, fullAttrs) ?? null;
+    const problem = row.check?.(bindings.dims, fullAttrs, (input) => io[input] !== null) ?? null;
     if (problem !== null) throw new SidenetError("T-SHAPE", `${name}: ${problem} (${row.sig}).`);
     const inferred = row.infer?.(
       row.signature.inputs.map((operand) => io[operand.name] as Tensor),

@@ -129,8 +129,8 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly attrs?: A;
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
   readonly infer?: (inputs: readonly TensorSpec[], attrs: A) => Inferred;
-  /** What is wrong with extents that the signature accepts, or null. */
-  readonly check?: (dims: Dims, attrs: A) => string | null;
+  /** What is wrong with extents that the signature accepts, or null. `has` tells which optional inputs are given. */
+  readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
   readonly view?: boolean;
   /** Plain loops over doubles: the truth. Outputs arrive zero-filled. `shapes` is for the few that go by axes. */

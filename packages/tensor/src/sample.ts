@@ -21,15 +21,23 @@ function representable(values: ArrayLike<number>, dtype: DType): ArrayLike<numbe
   return dtype === "f32" ? Float64Array.from(values, Math.fround) : values;
 }
 
-/** Draws a random legal case from a row's own ranges. Float inputs are of type `elem`. */
+/** Default values: normal, whole numbers of the whole range, or masks. */
+function drawValues(pick: Pick, dtype: DType, size: number): ArrayLike<number> {
+  if (isFloat(dtype)) return pick.normals(size);
+  if (dtype === "i32") return Float64Array.from({ length: size }, () => pick.int(-(2 ** 31), 2 ** 31 - 1));
+  if (dtype === "u32") return Float64Array.from({ length: size }, () => pick.int(0, 2 ** 32 - 1));
+  return pick.ints(size, 0, 1);
+}
+
+/** Draws a random legal case from a row's own ranges. Inputs are of type `elem` where they may be, else f32. */
 export function drawCase(row: AnyOpRow, pick: Pick, elem: DType = "f32"): OpCase {
   const { dims, attrs = {}, values = {}, omit = [] } = row.draw(pick);
-  const inputs = row.signature.inputs.map(({ name, dims: letters, dtype: fixed }) => {
+  const inputs = row.signature.inputs.map(({ name, dims: letters, dtype: fixed, accepts }) => {
     if (omit.includes(name)) return null;
     const shape = letters.flatMap((letter) => dims[letter.replace("..", "")] as number | Shape);
-    const dtype = fixed ?? elem;
+    const dtype = fixed ?? (accepts.includes(elem) ? elem : "f32");
     const size = sizeOf(shape);
-    const draw = values[name] ?? ((n: number) => (isFloat(dtype) ? pick.normals(n) : pick.ints(n, 0, 1)));
+    const draw = values[name] ?? ((n: number) => drawValues(pick, dtype, n));
     return { name, shape, dtype, values: representable(draw(size), dtype) };
   });
   return { inputs, attrs };

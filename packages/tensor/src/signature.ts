@@ -5,16 +5,19 @@
  *
  * - `x[N..,C]`   an input; `C` binds one extent, `N..` (at most one in a shape) any number of axes, product N
  * - `gain?[C]`   may be left out          - `p![N..]`      updated in place
- * - `ids:i32[N]` has that dtype; without a dtype an input is f32 or f16, an output has the dtype of the first such input
+ * - `ids:i32[N]` has that dtype; `x:number[N]` any but u8, `x:any[N]` any; without a dtype an input is f32 or f16, an output
+ *   has the dtype of the first such input
  * - after `->` the outputs; after `|` the residuals: made for a backward pass, and only when asked for
  */
-import { type DType, isFloat } from "./dtype.ts";
+import type { DType } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { formatShape, type Shape, sizeOf } from "./shape.ts";
 
 export interface Operand {
   readonly name: string;
+  /** The one dtype it has; null where several go. */
   readonly dtype: DType | null;
+  readonly accepts: readonly DType[];
   readonly optional: boolean;
   readonly updated: boolean;
   readonly residual: boolean;
@@ -37,15 +40,24 @@ export interface TensorSpec {
   readonly dtype: DType;
 }
 
+/** What may stand for a dtype: what moves values without computing with them takes more than floats. */
+const SEVERAL: Readonly<Record<string, readonly DType[]>> = {
+  float: ["f32", "f16"],
+  number: ["f32", "f16", "i32", "u32"],
+  any: ["f32", "f16", "i32", "u32", "u8"],
+};
+
 const OPERAND = /^(\w+)([?!]?)(?::(\w+))?\[([\w.,]*)\]$/;
 
 function parseOperand(token: string, residual: boolean, text: string): Operand {
   const match = OPERAND.exec(token);
   if (!match) throw new SidenetError("T-SIGNATURE", `cannot read "${token}" in "${text}".`);
-  const [, name = "", mark, dtype, dims = ""] = match;
+  const [, name = "", mark, dtype = "float", dims = ""] = match;
+  const several = SEVERAL[dtype];
   return {
     name,
-    dtype: (dtype as DType | undefined) ?? null,
+    dtype: several ? null : (dtype as DType),
+    accepts: several ?? [dtype as DType],
     optional: mark === "?",
     updated: mark === "!",
     residual,
@@ -118,10 +130,10 @@ export function bindInputs(
       if (operand.optional) continue;
       throw new SidenetError("T-SHAPE", `${op}: ${operand.name} is missing. Wanted ${signature.text}`);
     }
-    if (operand.dtype === null ? !isFloat(spec.dtype) : spec.dtype !== operand.dtype) {
+    if (!operand.accepts.includes(spec.dtype)) {
       throw new SidenetError(
         "T-DTYPE",
-        `${op}: ${operand.name} is ${spec.dtype}, wanted ${operand.dtype ?? "f32 or f16"} (${signature.text}).`,
+        `${op}: ${operand.name} is ${spec.dtype}, wanted ${operand.accepts.join(" or ")} (${signature.text}).`,
       );
     }
     if (!bindShape(operand, spec.shape, bindings)) {

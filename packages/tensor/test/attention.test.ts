@@ -1,4 +1,4 @@
-import { CpuDevice, type Device, Random, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, drawCase, Pick, Random, rowOf, type Tensor } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
 
@@ -19,10 +19,14 @@ interface Inputs {
   /** What queries and keys are multiplied by. */
   readonly size?: number;
   readonly keyMask?: (b: number, s: number) => number;
+  readonly segments?: (b: number, s: number) => number;
 }
 
 /** All outputs of forward and backward, by name. */
-function run(device: Device, { dims, queryOffset, size = 1, keyMask }: Inputs): Record<string, Tensor> {
+function run(
+  device: Device,
+  { dims, queryOffset, size = 1, keyMask, segments }: Inputs,
+): Record<string, Tensor> {
   const [B, T, S, H, G, D] = dims;
   const normals = (shape: number[], stream: number, by = 1): Tensor =>
     device.tensor(
@@ -34,16 +38,18 @@ function run(device: Device, { dims, queryOffset, size = 1, keyMask }: Inputs): 
     const k = normals([B, S, G, D], 1, size);
     const v = normals([B, S, G, D], 2);
     const dy = normals([B, T, H, D], 3);
-    const mask = keyMask
-      ? device.tensor(
-          Array.from({ length: B * S }, (_, i) => keyMask(Math.floor(i / S), i % S)),
-          [B, S],
-          { dtype: "u8" },
-        )
-      : null;
+    const ofKeys = (value: Inputs["keyMask"], dtype: "u8" | "i32") =>
+      value
+        ? device.tensor(
+            Array.from({ length: B * S }, (_, i) => value(Math.floor(i / S), i % S)),
+            [B, S],
+            { dtype },
+          )
+        : null;
+    const marks = [ofKeys(keyMask, "u8"), ofKeys(segments, "i32")];
     const attrs = { queryOffset };
-    const { y, lse } = device.run("attention", [q, k, v, mask], attrs, ["lse"]);
-    const saved = [dy, q, k, v, y, lse, mask];
+    const { y, lse } = device.run("attention", [q, k, v, ...marks], attrs, ["lse"]);
+    const saved = [dy, q, k, v, y, lse, ...marks];
     const { dq } = device.run("attentionBackwardQ", saved, attrs, []);
     const { dk, dv } = device.run("attentionBackwardKV", saved, attrs, []);
     return { y, lse, dq, dk, dv };
@@ -86,10 +92,98 @@ describe.runIf(gpuAvailable).each([
     }
   });
 
+  it("hides other segments beside padding, with a cache and without", async () => {
+    const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 17) - 1;
+    const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0);
+    for (const D of [10, 16, 72]) {
+      await agrees(gpu, { dims: [2, 50, 50, 4, 2, D], queryOffset: 0, segments }, 2e-5);
+      await agrees(gpu, { dims: [2, 37, 60, 2, 2, D], queryOffset: 23, segments, keyMask }, 2e-5);
+      await agrees(gpu, { dims: [2, 1, 60, 6, 2, D], queryOffset: 59, segments, keyMask }, 2e-5);
+    }
+  });
+
   it("stays finite and exact with scores of thousands", async () => {
     // Deviation 32 in both: scores of ±8,000, which only differences bring back into the range of exp.
     // One unit in the last place of such a score is 5e-4 of a weight.
     await agrees(gpu, { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, size: 32 }, 5e-3);
+  });
+
+  it("keeps the sequences of a pack apart: each gives what it gives alone", async () => {
+    const lengths = [1, 33, 70, 20]; // short, past a tile, past two
+    const ends = lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b));
+    const [T, H, D] = [ends.at(-1)!, 2, 16];
+    const normals = (stream: number) => new Random(3, stream).normals(T * H * D);
+    const attend = (from: number, to: number, ids: readonly number[] | null) => {
+      const heads = (stream: number) =>
+        gpu.tensor(normals(stream).slice(from * H * D, to * H * D), [1, to - from, H, D]);
+      return gpu.scope(() => {
+        const segments = ids && gpu.tensor(ids, [1, to - from], { dtype: "i32" });
+        return gpu.ops.attention(heads(0), heads(1), heads(2), null, segments);
+      });
+    };
+    const ids = Array.from({ length: T }, (_, t) => -7 * ends.findIndex((end) => t < end));
+    using packed = attend(0, T, ids);
+    const whole = await packed.read();
+    for (const [i, end] of ends.entries()) {
+      const start = end - lengths[i];
+      using alone = attend(start, end, null);
+      assertClose(
+        `sequence ${i}`,
+        whole.slice(start * H * D, end * H * D),
+        await alone.read(),
+        { rel: 1e-5, abs: 1e-6 },
+        null,
+      );
+    }
+  });
+
+  it("refuses segments that do not mark the queries", () => {
+    gpu.scope(() => {
+      const [q, k] = [gpu.zeros([1, 3, 1, 4]), gpu.zeros([1, 5, 1, 4])];
+      const segments = gpu.tensor([0, 0, 0, 0, 0], [1, 5], { dtype: "i32" });
+      for (const queryOffset of [-1, 3]) {
+        expect(() => gpu.ops.attention(q, k, k, null, segments, { queryOffset })).toThrow(
+          /T-SHAPE.*segments.*queryOffset/,
+        );
+      }
+      gpu.ops.attention(q, k, k, null, segments, { queryOffset: 2 });
+    });
+  });
+
+  it("goes through bindings in windows of queries, and refuses a sequence of keys that none holds", async () => {
+    const narrow = await openTestGpu({ ...options, maxBindingBytes: 20480 });
+    const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 17);
+    const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0);
+    try {
+      await agrees(narrow, { dims: [2, 70, 70, 2, 1, 64], queryOffset: 0 }, 2e-5);
+      await agrees(narrow, { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2e-5);
+      await agrees(narrow, { dims: [3, 2, 70, 2, 1, 64], queryOffset: 68, segments, keyMask }, 2e-5);
+      expect(() => run(narrow, { dims: [1, 8, 90, 2, 1, 64], queryOffset: 82 })).toThrow(
+        /T-TOO-LARGE.*attention/,
+      );
+      expect(narrow.memory.liveCount).toBe(0);
+    } finally {
+      narrow.dispose();
+    }
+  });
+
+  it("agrees with its reference on random cases", async () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      const { inputs, attrs } = drawCase(rowOf("attention"), new Pick(seed));
+      const call = (device: Device) =>
+        device.scope(() => {
+          const tensors = inputs.map(
+            (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
+          );
+          return device.run("attention", tensors, attrs, ["lse"]);
+        });
+      const [got, want] = [call(gpu), call(reference)];
+      for (const name in want) {
+        const what = `${name}, seed ${seed}`;
+        assertClose(what, await got[name].read(), await want[name].read(), { rel: 4e-5, abs: 1e-6 }, null);
+        for (const tensor of [got[name], want[name]]) tensor.dispose();
+      }
+    }
   });
 
   it("leaves no memory behind", () => expect(gpu.memory.liveCount).toBe(0));

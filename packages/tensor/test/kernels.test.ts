@@ -36,7 +36,7 @@ function variantsInUse(): Map<string, Variant> {
       found.set(JSON.stringify(variant), variant);
     });
     for (const name of opNames) {
-      for (const elem of ["f32", "f16"] as const) {
+      for (const elem of ["f32", "f16", "i32", "u32"] as const) {
         for (let seed = 1; seed <= 16; seed++) {
           const drawn = drawCase(rowOf(name), new Pick(seed), elem);
           const residuals = rowOf(name).signature.outputs.map((operand) => operand.name);
@@ -93,4 +93,12 @@ it.each(files)("kernels/%s.wgsl has a head that says what it computes, on what, 
   expect(head.split("\n").length).toBeGreaterThan(2);
   for (const word of ["out", "grid:"]) expect(head, `the head names "${word}"`).toContain(word);
   expect(kernelSource(file).bindings.size).toBeGreaterThan(0);
+});
+
+it.each(files)("kernels/%s.wgsl has at most 400 lines, and 60 in a function", (file) => {
+  const text = readFileSync(new URL(`${file}.wgsl`, folder), "utf8");
+  expect(text.trimEnd().split("\n").length).toBeLessThanOrEqual(400);
+  const functions = [...text.matchAll(/^fn (\w+)[^{]*\{(?:.*\}$|[\s\S]*?^\})/gm)];
+  expect(functions.length).toBeGreaterThan(0);
+  for (const [body, name] of functions) expect(body.split("\n").length, name).toBeLessThanOrEqual(60);
 });

@@ -106,6 +106,117 @@ describe.each(kinds)("layout and reductions on %s", (kind) => {
     await agrees((d, ops) => ops.broadcast(normals(d, [64]), { shape: [60, 64], axis: 0 }));
   });
 
+  it("copies in windows: whole rows, or parts of rows that no binding holds, from and to anywhere", async () => {
+    for (const dtype of ["f32", "f16"] as const) {
+      const rel = dtype === "f16" ? 1e-3 : 0; // the reference rounds nothing
+      const x = (d: Device, shape: readonly number[]) => d.ops.cast(normals(d, shape), { to: dtype });
+      for (const [shape, axis, start, count] of [
+        [[60, 64], 0, 7, 50],
+        [[60, 64], 1, 3, 60],
+        [[5000], 0, 13, 4001],
+        [[3, 1801], 1, 1, 1799],
+        [[1, 3, 1801], 1, 1, 2],
+      ] as const) {
+        const length = shape.at(axis)! + 2;
+        await agrees((d, ops) => ops.slice(x(d, shape), { axis, start, count }), rel);
+        await agrees((d, ops) => ops.sliceBackward(x(d, shape), { axis, start: 1, length }), rel);
+        await agrees((d, ops) => ops.concat(x(d, shape), x(d, shape), { axis }), rel);
+        await agrees(
+          (d, ops) =>
+            ops.concat(x(d, shape), ops.slice(x(d, shape), { axis, count }), { axis: axis - shape.length }),
+          rel,
+        );
+      }
+      await agrees((d, ops) => {
+        const cache = ops.cast(d.zeros([3, 30, 64]), { to: dtype });
+        ops.cacheWrite(cache, x(d, [3, 7, 64]), { offset: 11 });
+        return cache;
+      }, rel);
+    }
+  });
+
+  it("moves integers to the last bit, and masks by reshape alone", async () => {
+    const ids = [2 ** 31 - 1, -(2 ** 31), 0x7fc00001, 1, -1, 0]; // as floats, NaN and denormals among them
+    const x = (d: Device) => d.tensor(ids, [2, 3], { dtype: "i32" });
+    const turned = await values((_, ops) => ops.transpose(concatAll(ops, [x(_), x(_)], 0)));
+    expect([...turned.values]).toEqual([0, 1, 2].flatMap((i) => [ids[i], ids[i + 3], ids[i], ids[i + 3]]));
+    const last = await values((d, ops) => sliceAll(ops, repeat(ops, x(d), 1, 2), [0, 3], [2, 5]));
+    expect([...last.values]).toEqual([ids[1], ids[2], ids[4], ids[5]]);
+    device.scope(() => {
+      const mask = device.tensor([1, 0], [2], { dtype: "u8" });
+      expect(device.ops.reshape(mask, { shape: [2, 1] }).dtype).toBe("u8");
+      expect(() => device.ops.slice(mask, { count: 1 })).toThrow(/T-DTYPE.*slice.*u8/);
+      expect(() => device.ops.concat(x(device), device.zeros([2, 3]))).toThrow(/T-DTYPE.*concat/);
+    });
+  });
+
+  it("rotates sequences that no binding holds whole", async () => {
+    const angles = (d: Device, f: (x: number) => number) =>
+      d.tensor(
+        Float64Array.from({ length: 30 * 16 }, (_, i) => f(i / 7)),
+        [30, 16],
+      );
+    for (const B of [1, 3]) {
+      await agrees((d, ops) =>
+        ops.rope(normals(d, [B, 30, 2, 32]), angles(d, Math.cos), angles(d, Math.sin)),
+      );
+    }
+  });
+
+  it("transposes in windows of either side", async () => {
+    for (const [shape, permutation] of [
+      [
+        [60, 64],
+        [1, 0],
+      ],
+      [
+        [128, 80],
+        [1, 0],
+      ],
+      [
+        [16, 12, 32],
+        [2, 0, 1],
+      ],
+      [
+        [16, 12, 32],
+        [1, 0, 2],
+      ],
+      [
+        [16, 12, 32],
+        [2, 1, 0],
+      ],
+      [
+        [16, 8, 4, 16],
+        [3, 1, 0, 2],
+      ],
+    ] as const) {
+      await agrees((d, ops) => ops.transpose(normals(d, shape), { permutation }));
+    }
+  });
+
+  it("finds extremes and sums of gradients over windows, the first of equals wherever they stand", async () => {
+    const whole = (d: Device) =>
+      d.tensor(
+        Float32Array.from({ length: 5000 }, (_, i) => (i * 7919) % 1250),
+        [5000],
+      );
+    for (const pick of ["max", "min", "argmax"] as const) {
+      for (const axis of [null, 0]) {
+        await agrees((d, ops) => ops[pick](whole(d), { axis }));
+        await agrees((d, ops) => ops[pick](normals(d, [60, 64]), { axis }));
+        await agrees((d, ops) => ops[pick](ops.cast(whole(d), { to: "f16" }), { axis }));
+      }
+    }
+    const index = async (d: Device) => {
+      using found = d.scope(() => d.run("max", [whole(d)], {}, ["index"]).index);
+      return await found.read();
+    };
+    expect(await index(device)).toEqual(await index(reference));
+    await agrees((d, ops) =>
+      ops.rmsNormBackwardGain(normals(d, [200, 8]), normals(d, [200, 8], 1), normals(d, [200], 2)),
+    );
+  });
+
   it("gives rows that are sums of 1, whatever is added to a row; what sees nothing is 0, and no value is too large", async () => {
     const row = [1e4, 9999, -1e4, 3e38, -3e38];
     const got = await values((d, ops) =>

@@ -1,29 +1,32 @@
 import { gradRow } from "./grad-row.ts";
 
+const SAVES = ["q", "k", "v", "y", "lse", "keyMask", "segments"] as const;
+
 export const attention = gradRow(
   "attention",
   {
     q: {
-      saves: ["q", "k", "v", "y", "lse", "keyMask"],
-      pull: (ops, dy, { q, k, v, y, lse, keyMask }, { attrs }) =>
-        ops.attentionBackwardQ(dy, q, k, v, y, lse, keyMask, attrs),
+      saves: SAVES,
+      pull: (ops, dy, { q, k, v, y, lse, keyMask, segments }, { attrs }) =>
+        ops.attentionBackwardQ(dy, q, k, v, y, lse, keyMask, segments, attrs),
     },
     k: {
-      saves: ["q", "k", "v", "y", "lse", "keyMask"],
-      pull: (ops, dy, { q, k, v, y, lse, keyMask }, { attrs }) =>
-        ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, attrs)[0],
+      saves: SAVES,
+      pull: (ops, dy, { q, k, v, y, lse, keyMask, segments }, { attrs }) =>
+        ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, segments, attrs)[0],
     },
     v: {
-      saves: ["q", "k", "v", "y", "lse", "keyMask"],
-      pull: (ops, dy, { q, k, v, y, lse, keyMask }, { attrs }) =>
-        ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, attrs)[1],
+      saves: SAVES,
+      pull: (ops, dy, { q, k, v, y, lse, keyMask, segments }, { attrs }) =>
+        ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, segments, attrs)[1],
     },
     keyMask: { none: "integer input" },
+    segments: { none: "integer input" },
   },
   {
     inputs: ["k", "v"], // one pass over the queries gives both
-    saves: ["q", "k", "v", "y", "lse", "keyMask"],
-    pull: (ops, dy, { q, k, v, y, lse, keyMask }, attrs) =>
-      ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, attrs),
+    saves: SAVES,
+    pull: (ops, dy, { q, k, v, y, lse, keyMask, segments }, attrs) =>
+      ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, segments, attrs),
   },
 );

@@ -75,7 +75,7 @@ const attention = define({
   run({ ops, inputs, params }) {
     const [q, k, v] = ["q", "k", "v"].map(inputs.need);
     const attrs = { queryOffset: params.query_offset, scale: params.scale ?? null };
-    return { y: ops.attention(q, k, v, inputs.find("key_mask"), attrs) };
+    return { y: ops.attention(q, k, v, inputs.find("key_mask"), null, attrs) };
   },
 });
 

@@ -1,5 +1,6 @@
-/** How attention runs on WebGPU: which kernel, and with what workspace. */
-import type { KernelContext, KernelEntry } from "../op.ts";
+/** How attention runs on WebGPU: which kernel, over which windows of its operands, and with what workspace. */
+import { elementBytes } from "../dtype.ts";
+import type { KernelContext, KernelEntry, RowRange } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -19,6 +20,7 @@ interface Inputs {
   readonly k: Tensor;
   readonly v: Tensor;
   readonly keyMask: Tensor | null;
+  readonly segments: Tensor | null;
 }
 
 interface BackwardInputs extends Inputs {
@@ -28,44 +30,151 @@ interface BackwardInputs extends Inputs {
 }
 
 const TILE = 32; // rows of a workgroup, or keys in backward_kv
-const THREADS = 64; // of attention-tile/statistics
-/** Room for D in both files: few steps, since each is a pipeline. */
+const THREADS = 64; // of attention-tile/statistics and /join_marks
+const PART = 256; // keys of a workgroup of attention-few.wgsl
+/** Room for D in all files: few steps, since each is a pipeline. */
 const ROOMS = [64, 128, 256, 512, 1024, 4096];
 const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
+const MOST_ROOM_FEW = 1024; // past it, workgroup memory would be for attention-few.wgsl
+/** Rows of a tile that attention-few.wgsl does better without: a quarter. */
+const FEW_ROWS = 8;
 
-const paramsOf = ({ B, T, S, G, H, D, queryOffset, scale }: AttentionExtents, keyMask: Tensor | null) => ({
-  b: B,
-  t: T,
-  s: S,
-  g: G,
-  h: H,
-  d: D,
-  queryOffset,
-  scale,
-  hasMask: keyMask !== null,
-});
+/** What keys are marked with, as the kernels know it. */
+const NO_MARKS = 0;
+const MASK = 1;
+const SEGMENTS = 2;
+
+interface Marks {
+  readonly marks: Tensor | null;
+  readonly kind: number;
+}
+
+/** A part whose operands fit bindings: all, or queries of one sequence with all of its keys. */
+interface Window {
+  readonly extents: AttentionExtents;
+  /** Where it starts in lse and statistics, and in marks: they are bound whole. */
+  readonly firstQuery: number;
+  readonly firstKey: number;
+  readonly ofQueries: (tensor: Tensor) => Tensor;
+  readonly ofKeys: (tensor: Tensor) => Tensor;
+}
+
+const whole = (extents: AttentionExtents): Window => {
+  const all = (tensor: Tensor) => tensor;
+  return { extents, firstQuery: 0, firstKey: 0, ofQueries: all, ofKeys: all };
+};
+
+/** Windows over the operands by query, [B,T,..], and by key, [B,S,..]. Throws `T-TOO-LARGE` where one sequence's keys do not fit. */
+function windowsOf(
+  k: KernelContext,
+  extents: AttentionExtents,
+  byQuery: readonly Tensor[],
+  byKey: readonly Tensor[],
+): Window[] {
+  const { B, T, S, H, queryOffset } = extents;
+  const bytes = (tensor: Tensor) => tensor.size * elementBytes(tensor.dtype);
+  const largest = Math.max(...[...byQuery, ...byKey].map(bytes));
+  if (largest <= k.profile.maxBindingBytes) return [whole(extents)];
+  return Array.from({ length: B }, (_, b): Window[] => {
+    const sequence: RowRange = { start: b, count: 1 };
+    const ofKeys = (tensor: Tensor) => k.rows(tensor, B, sequence);
+    k.split(1, byKey.map(ofKeys));
+    const queries = byQuery.map((tensor) => k.rows(tensor, B, sequence));
+    return k.split(T, queries).map(({ start, count }) => ({
+      extents: { ...extents, B: 1, T: count, queryOffset: queryOffset + start },
+      firstQuery: (b * T + start) * H,
+      firstKey: b * S,
+      ofQueries: (tensor) => k.rows(tensor, B * T, { start: b * T + start, count }),
+      ofKeys,
+    }));
+  }).flat();
+}
+
+const paramsOf = ({ extents, firstQuery, firstKey }: Window, marks: number) => {
+  const { B, T, S, G, H, D, queryOffset, scale } = extents;
+  return { b: B, t: T, s: S, g: G, h: H, d: D, queryOffset, scale, marks, firstQuery, firstKey };
+};
+
+/** The key mask as it is, or joined with the segments: (segment, 0 where padding) of each key. */
+function marksOf(k: KernelContext, { keyMask, segments }: Inputs, extents: AttentionExtents): Marks {
+  if (segments === null) return { marks: keyMask, kind: keyMask === null ? NO_MARKS : MASK };
+  const { B, S } = extents;
+  const marks = k.temp([B, S, 2], "u32");
+  k.run("attention-tile/join_marks", {
+    bind: { keyMask, segments, marksOut: marks },
+    params: paramsOf(whole(extents), keyMask === null ? NO_MARKS : MASK),
+    grid: Math.ceil((B * S) / THREADS),
+  });
+  return { marks, kind: SEGMENTS };
+}
 
 type Entry = "forward" | "backward_q" | "backward_kv";
 
-interface Choice {
-  readonly kernel: KernelEntry;
-  readonly consts: Readonly<Record<string, number>>;
-  /** How the kernel takes the vectors of queries, keys and values: as they are, or as textures. */
-  readonly vectors: (tensor: Tensor) => Tensor;
+interface Call {
+  /** Queries, keys and values, by their names in the kernel: textures where it reads those. */
+  readonly vectors: Readonly<Record<string, Tensor>>;
+  readonly others: Readonly<Record<string, Tensor | null>>;
+  readonly kind: number;
+  readonly grid: number;
 }
 
-/** The kernel for these extents, and how much of D it has room for. */
-function choose(k: KernelContext, entry: Entry, { D }: AttentionExtents): Choice {
+/** Runs the kernel for these extents, with room for their D. */
+function runTiles(
+  k: KernelContext,
+  entry: Entry,
+  window: Window,
+  { vectors, others, kind, grid }: Call,
+): void {
+  const { D } = window.extents;
   const room = ROOMS.find((most) => D <= most) ?? D;
-  const consts = { MOST_D: room };
-  if (hasEightLanes(k.profile) && D % 4 === 0 && room <= MOST_ROOM_ROWS) {
-    return { kernel: `attention-rows/${entry}`, consts, vectors: (tensor) => k.image(tensor) };
-  }
-  return { kernel: `attention-tile/${entry}`, consts, vectors: (tensor) => tensor };
+  const inRows = hasEightLanes(k.profile) && D % 4 === 0 && room <= MOST_ROOM_ROWS;
+  const images = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.image(t) : t] as const);
+  const kernel: KernelEntry = inRows ? `attention-rows/${entry}` : `attention-tile/${entry}`;
+  k.run(kernel, {
+    bind: { ...Object.fromEntries(images), ...others },
+    params: paramsOf(window, kind),
+    grid,
+    consts: { MOST_D: room },
+  });
+  if (inRows) for (const [, image] of images) image.dispose();
 }
 
 /** Tiles of queries: those of all heads that share a key head stand in one row of tiles. */
 const queryTiles = ({ B, T, G, H }: AttentionExtents): number => B * G * Math.ceil((T * (H / G)) / TILE);
+
+/** The forward pass of few queries: the keys in parts, each a workgroup, and then their sum. */
+function runFew(
+  k: KernelContext,
+  window: Window,
+  { q, k: key, v, y, lse }: Inputs & { readonly y: Tensor; readonly lse: Tensor },
+  { marks, kind }: Marks,
+): void {
+  const { B, T, S, G, H, D, queryOffset, scale } = window.extents;
+  const { firstQuery, firstKey, ofQueries, ofKeys } = window;
+  const queries = B * T * H;
+  const parts = Math.max(1, Math.ceil(Math.min(S, T + queryOffset) / PART));
+  const consts = { MOST_D: ROOMS.find((most) => D <= most) ?? D };
+  const extents = { t: T, s: S, g: G, h: H, d: D, queryOffset, scale, marks: kind };
+  const params = { ...extents, firstQuery, firstKey, queries, parts };
+  const sums = k.temp([queries, parts, D]);
+  const tops = k.temp([queries, parts, 2]);
+  k.run("attention-few/part", {
+    bind: { q: ofQueries(q), k: ofKeys(key), v: ofKeys(v), marks, sums, tops },
+    params,
+    grid: queries * parts,
+    consts,
+  });
+  k.run("attention-few/join", {
+    bind: { sumsIn: sums, topsIn: tops, y: ofQueries(y), lse },
+    params,
+    grid: queries,
+    consts,
+  });
+  for (const part of [sums, tops]) part.dispose();
+}
+
+const isFew = (k: KernelContext, { T, G, H, D }: AttentionExtents): boolean =>
+  (T === 1 || T * (H / G) <= FEW_ROWS) && D <= MOST_ROOM_FEW && !hasEightLanes(k.profile);
 
 /** Dispatches y and lse (which gets workspace when nobody asked for it). */
 export function runAttention(
@@ -73,26 +182,35 @@ export function runAttention(
   io: Inputs & { readonly y: Tensor; readonly lse: Tensor | null },
   extents: AttentionExtents,
 ): void {
-  const { q, k: key, v, keyMask, y } = io;
+  const { q, k: key, v, y } = io;
   const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H, 2]);
-  const { kernel, consts, vectors } = choose(k, "forward", extents);
-  k.run(kernel, {
-    bind: { q: vectors(q), k: vectors(key), v: vectors(v), keyMask, y, lse },
-    params: paramsOf(extents, keyMask),
-    grid: queryTiles(extents),
-    consts,
-  });
+  const { marks, kind } = marksOf(k, io, extents);
+  for (const window of windowsOf(k, extents, [q, y], [key, v])) {
+    const { ofQueries, ofKeys } = window;
+    if (isFew(k, extents)) {
+      runFew(k, window, { ...io, lse }, { marks, kind });
+      continue;
+    }
+    runTiles(k, "forward", window, {
+      vectors: { q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
+      others: { marks, y: ofQueries(y), lse },
+      kind,
+      grid: queryTiles(window.extents),
+    });
+  }
 }
 
 /** (lse, dy·y) of every query in one vector: what the backward kernels need of a row beside its own vectors. */
 function runStatistics(k: KernelContext, { dy, y, lse }: BackwardInputs, extents: AttentionExtents): Tensor {
   const { B, T, H } = extents;
   const stats = k.temp([B, T, H, 4]);
-  k.run("attention-tile/statistics", {
-    bind: { dy, yIn: y, lseIn: lse, stats },
-    params: paramsOf(extents, null),
-    grid: Math.ceil((B * T * H) / THREADS),
-  });
+  for (const window of windowsOf(k, extents, [dy, y], [])) {
+    k.run("attention-tile/statistics", {
+      bind: { dy: window.ofQueries(dy), yIn: window.ofQueries(y), lseIn: lse, stats },
+      params: paramsOf(window, NO_MARKS),
+      grid: Math.ceil((window.extents.B * window.extents.T * H) / THREADS),
+    });
+  }
   return stats;
 }
 
@@ -101,22 +219,18 @@ export function runAttentionBackwardQ(
   io: BackwardInputs & { readonly dq: Tensor },
   extents: AttentionExtents,
 ): void {
-  const { dy, q, k: key, v, keyMask, dq } = io;
-  const { kernel, consts, vectors } = choose(k, "backward_q", extents);
-  k.run(kernel, {
-    bind: {
-      dy: vectors(dy),
-      q: vectors(q),
-      k: vectors(key),
-      v: vectors(v),
-      statsIn: runStatistics(k, io, extents),
-      keyMask,
-      dq,
-    },
-    params: paramsOf(extents, keyMask),
-    grid: queryTiles(extents),
-    consts,
-  });
+  const { dy, q, k: key, v, dq } = io;
+  const { marks, kind } = marksOf(k, io, extents);
+  const statsIn = runStatistics(k, io, extents);
+  for (const window of windowsOf(k, extents, [dy, q, dq], [key, v])) {
+    const { ofQueries, ofKeys } = window;
+    runTiles(k, "backward_q", window, {
+      vectors: { dy: ofQueries(dy), q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
+      others: { statsIn, marks, dq: ofQueries(dq) },
+      kind,
+      grid: queryTiles(window.extents),
+    });
+  }
 }
 
 export function runAttentionBackwardKV(
@@ -124,21 +238,31 @@ export function runAttentionBackwardKV(
   io: BackwardInputs & { readonly dk: Tensor; readonly dv: Tensor },
   extents: AttentionExtents,
 ): void {
-  const { dy, q, k: key, v, keyMask, dk, dv } = io;
-  const { kernel, consts, vectors } = choose(k, "backward_kv", extents);
-  k.run(kernel, {
-    bind: {
-      dy: vectors(dy),
-      q: vectors(q),
-      k: vectors(key),
-      v: vectors(v),
-      statsIn: runStatistics(k, io, extents),
-      keyMask,
-      dk,
-      dv,
-    },
-    params: paramsOf(extents, keyMask),
-    grid: extents.B * extents.G * Math.ceil(extents.S / TILE),
-    consts,
-  });
+  const { dy, q, k: key, v, dk, dv } = io;
+  const { marks, kind } = marksOf(k, io, extents);
+  const statsIn = runStatistics(k, io, extents);
+  let current = -1; // the sequence whose gradients the windows so far have begun
+  for (const window of windowsOf(k, extents, [dy, q], [key, v, dk, dv])) {
+    const { ofQueries, ofKeys, firstKey, extents: part } = window;
+    const totals = [ofKeys(dk), ofKeys(dv)];
+    const isFirst = firstKey !== current;
+    current = firstKey;
+    const [dkPart, dvPart] = isFirst ? totals : totals.map(({ shape, dtype }) => k.temp(shape, dtype));
+    runTiles(k, "backward_kv", window, {
+      vectors: { dy: ofQueries(dy), q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
+      others: { statsIn, marks, dk: dkPart, dv: dvPart },
+      kind,
+      grid: part.B * part.G * Math.ceil(part.S / TILE),
+    });
+    if (isFirst) continue;
+    for (const [i, x] of [dkPart, dvPart].entries()) {
+      const vectors = Math.ceil(x.size / 4);
+      k.run("accumulate/main", {
+        bind: { total: totals[i], x },
+        params: { vectors },
+        grid: Math.ceil(vectors / 256),
+      });
+      x.dispose();
+    }
+  }
 }

@@ -40,21 +40,38 @@ const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExte
   scale: scaleOf(a, D),
 });
 
-const checkHeads = ({ H, G, P = PARTS }: Dims): string | null => {
+function check(
+  { T, S, H, G, P = PARTS }: Dims,
+  { queryOffset }: AttentionAttrs,
+  has: (input: string) => boolean,
+): string | null {
   if (P !== PARTS) return `lse has P=${P} parts instead of ${PARTS}`;
-  return G > 0 && H % G === 0 ? null : `H=${H} query heads do not share G=${G} key heads evenly`;
-};
+  if (G <= 0 || H % G !== 0) return `H=${H} query heads do not share G=${G} key heads evenly`;
+  if (!has("segments") || (queryOffset >= 0 && T + queryOffset <= S)) return null;
+  return (
+    `segments has the positions 0 .. S=${S} of the keys, and the queries are at ${queryOffset} .. ${T + queryOffset} ` +
+    "(queryOffset .. queryOffset + T)"
+  );
+}
+
+interface Marks {
+  readonly keyMask: HostArray | null;
+  readonly segments: HostArray | null;
+}
 
 /** Calls `visit` for each key that query (b, t) sees. */
 function forVisible(
-  mask: HostArray | null,
+  { keyMask, segments }: Marks,
   b: number,
   t: number,
   { S }: Dims,
   { queryOffset }: AttentionAttrs,
   visit: (s: number) => void,
 ): void {
-  for (let s = 0; s < S && s <= t + queryOffset; s++) if (mask?.[b * S + s] !== 0) visit(s);
+  const own = segments?.[b * S + t + queryOffset];
+  for (let s = 0; s < S && s <= t + queryOffset; s++) {
+    if (keyMask?.[b * S + s] !== 0 && segments?.[b * S + s] === own) visit(s);
+  }
 }
 
 function dot(a: HostArray, at: number, b: HostArray, bt: number, D: number): number {
@@ -70,9 +87,21 @@ function pairs({ T, S }: Dims, { queryOffset }: AttentionAttrs): number {
   return count;
 }
 
+/** Ids of any sign: runs of them as packing makes them, or a new one at random. */
+function drawSegments(pick: Pick): (size: number) => Int32Array {
+  const change = pick.oneOf([0, 0.05, 0.3, 1]);
+  return (size) => {
+    let id = 0;
+    return Int32Array.from({ length: size }, () => {
+      if (pick.chance(change)) id = pick.int(-3, 3);
+      return id;
+    });
+  };
+}
+
 function drawAttention(pick: Pick) {
   const G = pick.int(1, 3);
-  const T = pick.int(1, 40);
+  const T = pick.chance(0.2) ? 1 : pick.int(1, 40);
   const S = T + pick.oneOf([0, 0, pick.int(0, 20)]);
   const dims = {
     B: pick.int(1, 3),
@@ -85,8 +114,8 @@ function drawAttention(pick: Pick) {
   return {
     dims,
     attrs: { queryOffset: pick.oneOf([0, S - T]), scale: pick.oneOf([null, 0.25]) },
-    omit: pick.chance(0.5) ? ["keyMask"] : [],
-    values: { keyMask: (size: number) => pick.ints(size, 0, 1) },
+    omit: [...(pick.chance(0.5) ? ["keyMask"] : []), ...(pick.chance(0.5) ? ["segments"] : [])],
+    values: { keyMask: (size: number) => pick.ints(size, 0, 1), segments: drawSegments(pick) },
   };
 }
 
@@ -94,13 +123,14 @@ export const attention = defineOp({
   name: "attention",
   doc:
     "causal attention with grouped heads: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g], g = floor(h / (H/G)), over " +
-    "keys s <= t + queryOffset with keyMask[s] = 1; a query that sees nothing gives 0; lse has the largest score and the " +
-    "log of the sum relative to it",
-  sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] -> y[B,T,H,D] | lse:f32[B,T,H,P]",
+    "keys s <= t + queryOffset with keyMask[s] = 1 and, in a packed sequence, segments[s] = segments[t + queryOffset]: a " +
+    "query is at position t + queryOffset of the keys; a query that sees nothing gives 0; lse has the largest score and " +
+    "the log of the sum relative to it",
+  sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] segments?:i32[B,S] -> y[B,T,H,D] | lse:f32[B,T,H,P]",
   attrs,
-  check: checkHeads,
+  check,
   infer: ([q]) => ({ outputs: [q, { shape: [...q.shape.slice(0, 3), PARTS], dtype: "f32" }] }),
-  reference({ q, k, v, keyMask, y, lse }, dims, a) {
+  reference({ q, k, v, y, lse, ...marks }, dims, a) {
     const { B, T, S, G, H, D } = dims;
     for (let b = 0; b < B; b++) {
       for (let t = 0; t < T; t++) {
@@ -108,7 +138,7 @@ export const attention = defineOp({
           const row = (b * T + t) * H + h;
           const keyAt = (s: number) => ((b * S + s) * G + Math.floor(h / (H / G))) * D;
           const scores: [number, number][] = [];
-          forVisible(keyMask, b, t, dims, a, (s) =>
+          forVisible(marks, b, t, dims, a, (s) =>
             scores.push([s, scaleOf(a, D) * dot(q, row * D, k, keyAt(s), D)]),
           );
           if (lse) lse[2 * row] = NOTHING_VISIBLE;
@@ -143,8 +173,7 @@ function forGradients(
     v: HostArray;
     y: HostArray;
     lse: HostArray;
-    keyMask: HostArray | null;
-  },
+  } & Marks,
   dims: Dims,
   a: AttentionAttrs,
   visit: (row: number, keyAt: number, p: number, ds: number) => void,
@@ -155,7 +184,7 @@ function forGradients(
       for (let h = 0; h < H; h++) {
         const row = (b * T + t) * H + h;
         const delta = dot(io.dy, row * D, io.y, row * D, D);
-        forVisible(io.keyMask, b, t, dims, a, (s) => {
+        forVisible(io, b, t, dims, a, (s) => {
           const keyAt = ((b * S + s) * G + Math.floor(h / (H / G))) * D;
           const score = scaleOf(a, D) * dot(io.q, row * D, io.k, keyAt, D);
           const p = Math.exp(score - io.lse[2 * row] - io.lse[2 * row + 1]);
@@ -186,9 +215,9 @@ const backwardClose = ({ D, S, T }: Dims) => ({ rel: (64 + 2 * D + S + T) * EPS,
 export const attentionBackwardQ = defineOp({
   name: "attentionBackwardQ",
   doc: "dq[t,h] = scale · Σ_s p (dy·v[s] - dy·y) k[s], with p made again from lse",
-  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] -> dq[B,T,H,D]",
+  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] segments?:i32[B,S] -> dq[B,T,H,D]",
   attrs,
-  check: checkHeads,
+  check,
   reference(io, dims, a) {
     const { D } = dims;
     forGradients(io, dims, a, (row, keyAt, _, ds) => {
@@ -204,9 +233,9 @@ export const attentionBackwardQ = defineOp({
 export const attentionBackwardKV = defineOp({
   name: "attentionBackwardKV",
   doc: "dk[s] = scale · Σ p (dy·v[s] - dy·y) q[t,h] and dv[s] = Σ p dy[t,h], over queries t that see s and heads h of the group",
-  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
+  sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] segments?:i32[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
   attrs,
-  check: checkHeads,
+  check,
   reference(io, dims, a) {
     const { D } = dims;
     forGradients(io, dims, a, (row, keyAt, p, ds) => {

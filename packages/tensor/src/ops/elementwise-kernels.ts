@@ -46,6 +46,18 @@ export function runElementwise(
   }
 }
 
+/** x = value. */
+export function runFill(k: KernelContext, x: Tensor, value: number): void {
+  for (const range of k.split(x.size, [x])) {
+    const vectors = Math.ceil(range.count / 4);
+    k.run("fill/main", {
+      bind: { x: k.rows(x, x.size, range) },
+      params: { vectors, value },
+      grid: Math.ceil(vectors / VECTORS_PER_GROUP),
+    });
+  }
+}
+
 /** What spread.wgsl reads; the mask is for `choose` alone. */
 export interface SpreadOperands {
   readonly a: Tensor | null;

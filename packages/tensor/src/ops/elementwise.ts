@@ -10,6 +10,7 @@ import {
   drawOffHalves,
   EPS,
   runElementwise,
+  runFill,
   runSpread,
   unary,
   VECTORS_PER_GROUP,
@@ -263,15 +264,8 @@ export const fill = defineOp({
   reference({ x }, _, { value }) {
     x.fill(value);
   },
-  kernel(k, { x }, { N }, { value }) {
-    for (const range of k.split(N, [x])) {
-      const vectors = Math.ceil(range.count / 4);
-      k.run("fill/main", {
-        bind: { x: k.rows(x, N, range) },
-        params: { vectors, value },
-        grid: Math.ceil(vectors / VECTORS_PER_GROUP),
-      });
-    }
+  kernel(k, { x }, _, { value }) {
+    runFill(k, x, value);
   },
   draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: { value: pick.normal() } }),
   close: { rel: EPS },

@@ -48,13 +48,19 @@ function runExtreme(
   { outer, length, inner }: Dims,
   direction: number,
 ): void {
-  for (const range of k.split(outer, [x])) {
-    const outputs = range.count * inner;
+  // In windows of the outer extent, or of the axis itself where that is the first.
+  const isFirst = outer === 1;
+  const rows = isFirst ? length : outer;
+  const windows = k.split(rows, [x]);
+  const most = value ?? (isFirst && windows.length > 1 ? k.temp([inner]) : null); // what the next window compares with
+  for (const range of windows) {
+    const outputs = isFirst ? inner : range.count * inner;
     k.run("extreme/main", {
-      bind: { x: k.rows(x, outer, range), value, index },
+      bind: { x: k.rows(x, rows, range), value: most, index },
       params: {
-        ...{ outputs, length, inner, direction, first: range.start * inner },
-        ...{ hasValue: value !== null, hasIndex: index !== null },
+        ...{ outputs, length: isFirst ? range.count : length, inner, direction },
+        ...{ first: isFirst ? 0 : range.start * inner, base: isFirst ? range.start : 0 },
+        ...{ hasValue: most !== null, hasIndex: index !== null, continued: isFirst && range.start > 0 },
       },
       grid: outputs,
     });

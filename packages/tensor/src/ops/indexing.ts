@@ -17,7 +17,7 @@ export const gatherAlong = defineOp({
   doc:
     "y[.., j, ..] = x[.., ids[.., j, ..], ..] along one axis, as NumPy's take_along_axis; an id outside the axis gives 0. " +
     "Whole rows by index are embedding",
-  sig: "x[N..] ids:i32[M..] -> y[M..]",
+  sig: "x:number[N..] ids:i32[M..] -> y:number[M..]",
   attrs: { axis: -1 },
   infer: ([x, ids], { axis }) => {
     const { outer, length, inner } = aroundAxis(x.shape, axis);

@@ -2,11 +2,13 @@ import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { formatShape, type Shape } from "../shape.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
+import { byRows, copyRange } from "./copy-range.ts";
+import { runFill } from "./elementwise-kernels.ts";
 
 export const reshape = defineOp({
   name: "reshape",
   doc: "the same elements in row-major order under another shape; shares the memory",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:any[N..] -> y:any[M..]",
   attrs: { shape: [] as readonly number[] },
   infer: ([x], { shape }) => ({ outputs: [{ shape, dtype: x.dtype }] }),
   view: true,
@@ -41,7 +43,7 @@ function checkPart(op: string, shape: Shape, axis: number, start: number, count:
 export const slice = defineOp({
   name: "slice",
   doc: "elements start .. start + count of one axis, copied",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:number[N..] -> y:number[M..]",
   attrs: { axis: 0, start: 0, count: 0 },
   infer: ([x], { axis, start, count }) => {
     const dims = aroundAxis(x.shape, axis);
@@ -54,10 +56,17 @@ export const slice = defineOp({
     }
   },
   kernel(k, { x, y }, { outer, length, inner }, { start, count }) {
-    k.run("slice/forward", {
-      bind: { x, y },
-      params: { size: outer * count * inner, length, inner, start, count },
-      grid: Math.ceil((outer * count * inner) / 64),
+    const row = count * inner;
+    byRows(k, outer, [x, y], {
+      window: (range) => {
+        const size = range.count * row;
+        k.run("slice/forward", {
+          bind: { x: k.rows(x, outer, range), y: k.rows(y, outer, range) },
+          params: { size, length, inner, start, count, first: 0 },
+          grid: Math.ceil(size / 64),
+        });
+      },
+      row: (o) => copyRange(k, x, y, { from: (o * length + start) * inner, to: o * row, count: row }),
     });
   },
   draw: (pick) => {
@@ -88,10 +97,20 @@ export const sliceBackward = defineOp({
     }
   },
   kernel(k, { dy, dx }, { outer, count, inner }, { start, length }) {
-    k.run("slice/backward", {
-      bind: { x: dy, y: dx },
-      params: { size: outer * length * inner, length, inner, start, count },
-      grid: Math.ceil((outer * length * inner) / 64),
+    const row = count * inner;
+    byRows(k, outer, [dy, dx], {
+      window: (range) => {
+        const size = range.count * length * inner;
+        k.run("slice/backward", {
+          bind: { x: k.rows(dy, outer, range), y: k.rows(dx, outer, range) },
+          params: { size, length, inner, start, count, first: 0 },
+          grid: Math.ceil(size / 64),
+        });
+      },
+      row: (o) => {
+        if (o === 0) runFill(k, dx, 0);
+        copyRange(k, dy, dx, { from: o * row, to: (o * length + start) * inner, count: row });
+      },
     });
   },
   draw: (pick) => {
@@ -119,10 +138,16 @@ export const cacheWrite = defineOp({
     }
   },
   kernel(k, { cache, x }, { B, S, T, C }, { offset }) {
-    k.run("cache-write/main", {
-      bind: { cache, x },
-      params: { size: B * T * C, s: S, t: T, c: C, offset },
-      grid: Math.ceil((B * T * C) / 64),
+    byRows(k, B, [cache, x], {
+      window: (range) => {
+        const size = range.count * T * C;
+        k.run("cache-write/main", {
+          bind: { cache: k.rows(cache, B, range), x: k.rows(x, B, range) },
+          params: { size, s: S, t: T, c: C, offset },
+          grid: Math.ceil(size / 64),
+        });
+      },
+      row: (b) => copyRange(k, x, cache, { from: b * T * C, to: (b * S + offset) * C, count: T * C }),
     });
   },
   draw: (pick) => {

@@ -28,7 +28,8 @@ function referenceMatmul(
 }
 
 // K products of normal numbers: the sum grows as √K, its float32 error at most as K · eps, in practice as √K · eps.
-const close = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
+const closeProduct = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
+
 /** Extents on both sides of every tile (4, 8, 16, 32, 64), often in fours: those have kernels of their own. */
 function drawExtent(pick: Pick, most: number, four: number): number {
   return four * pick.int(0, Math.floor(most / four));
@@ -40,40 +41,24 @@ function drawProduct(pick: Pick) {
   return { dims: { P: pick.shape(4, 2), M, K, N } };
 }
 
-const flops = ({ P, M, K, N }: Dims): number => 2 * P * M * K * N;
+type ProductSig = `a[P..,${string}] b[P..,${string}] -> y[P..,M,N]`;
 
-export const matmul = defineOp({
-  name: "matmul",
-  doc: "y = a · b, batched over leading axes",
-  sig: "a[P..,M,K] b[P..,K,N] -> y[P..,M,N]",
-  reference: (io, dims) => referenceMatmul("nn", io, dims),
-  kernel: (k, io, { P, M, K, N }) => runMatmul(k, "nn", io, { P, M, K, N }),
-  draw: drawProduct,
-  close,
-  flops,
-});
+/** The row of one form of product. */
+const product = (name: string, doc: string, sig: ProductSig, form: MatmulForm) =>
+  defineOp<ProductSig, object>({
+    name,
+    doc: `${doc}, batched over leading axes`,
+    sig,
+    reference: (io, dims) => referenceMatmul(form, io, dims),
+    kernel: (k, io, { P, M, K, N }) => runMatmul(k, form, io, { P, M, K, N }),
+    draw: drawProduct,
+    close: closeProduct,
+    flops: ({ P, M, K, N }) => 2 * P * M * K * N,
+  });
 
-export const matmulNT = defineOp({
-  name: "matmulNT",
-  doc: "y = a · bᵀ, batched over leading axes",
-  sig: "a[P..,M,K] b[P..,N,K] -> y[P..,M,N]",
-  reference: (io, dims) => referenceMatmul("nt", io, dims),
-  kernel: (k, io, { P, M, K, N }) => runMatmul(k, "nt", io, { P, M, K, N }),
-  draw: drawProduct,
-  close,
-  flops,
-});
-
-export const matmulTN = defineOp({
-  name: "matmulTN",
-  doc: "y = aᵀ · b, batched over leading axes",
-  sig: "a[P..,K,M] b[P..,K,N] -> y[P..,M,N]",
-  reference: (io, dims) => referenceMatmul("tn", io, dims),
-  kernel: (k, io, { P, M, K, N }) => runMatmul(k, "tn", io, { P, M, K, N }),
-  draw: drawProduct,
-  close,
-  flops,
-});
+export const matmul = product("matmul", "y = a · b", "a[P..,M,K] b[P..,K,N] -> y[P..,M,N]", "nn");
+export const matmulNT = product("matmulNT", "y = a · bᵀ", "a[P..,M,K] b[P..,N,K] -> y[P..,M,N]", "nt");
+export const matmulTN = product("matmulTN", "y = aᵀ · b", "a[P..,K,M] b[P..,K,N] -> y[P..,M,N]", "tn");
 
 export const linear = defineOp({
   name: "linear",
@@ -92,6 +77,6 @@ export const linear = defineOp({
       omit: pick.chance(0.5) ? ["bias"] : [],
     };
   },
-  close: ({ I }) => ({ rel: (8 + I) * EPS, abs: 1e-6 }),
+  close: ({ I }) => closeProduct({ K: I }),
   flops: ({ N, I, O }) => 2 * N * I * O,
 });

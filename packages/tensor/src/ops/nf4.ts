@@ -110,7 +110,7 @@ const magnitude = (values: HostArray, from: number, to: number, offset = 0): num
 
 /** Windows of `size` elements that start at multiples of `step` and take at most a binding at `bytes` each. */
 function windows(k: KernelContext, size: number, bytes: number, step: number): RowRange[] {
-  const most = Math.floor(k.profile.maxBindingBytes / bytes / step) * step;
+  const most = Math.max(step, Math.floor(k.profile.maxBindingBytes / bytes / step) * step);
   const ranges: RowRange[] = [];
   for (let start = 0; start < size; start += most)
     ranges.push({ start, count: Math.min(most, size - start) });

@@ -29,7 +29,7 @@ export const rmsNorm = defineOp({
           y: k.rows(y, N, range),
           rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
         },
-        params: { n: range.count, c: C, eps, hasGain: gain !== null },
+        params: { n: range.count, c: C, eps, hasGain: gain !== null, accumulate: false },
         grid: range.count,
       });
     }
@@ -68,7 +68,7 @@ export const rmsNormBackwardX = defineOp({
           rstdIn: k.rows(rstd, N, range),
           dy: k.rows(dy, N, range),
         },
-        params: { n: range.count, c: C, eps: 0, hasGain: gain !== null },
+        params: { n: range.count, c: C, eps: 0, hasGain: gain !== null, accumulate: false },
         grid: range.count,
       });
     }
@@ -94,11 +94,14 @@ export const rmsNormBackwardGain = defineOp({
     }
   },
   kernel(k, { dy, x, rstd, dgain }, { N, C }) {
-    k.run("rms-norm/backward_gain", {
-      bind: { x, rstdIn: rstd, dy, dgain },
-      params: { n: N, c: C, eps: 0, hasGain: false },
-      grid: Math.ceil(C / 64),
-    });
+    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, rstd]); // zeros are written too
+    for (const range of parts) {
+      k.run("rms-norm/backward_gain", {
+        bind: { x: k.rows(x, N, range), rstdIn: k.rows(rstd, N, range), dy: k.rows(dy, N, range), dgain },
+        params: { n: range.count, c: C, eps: 0, hasGain: false, accumulate: range.start > 0 },
+        grid: Math.ceil(C / 64),
+      });
+    }
   },
   draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: pick.int(1, 300) } }),
   // A sum of N terms of both signs: error eps·N of the largest term, against a result of about sqrt(N) of it.

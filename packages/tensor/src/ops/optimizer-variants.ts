@@ -2,6 +2,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type RowRange } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
+import { ADAMW_ATTRS, adamwParams, checkStep, drawAdamW } from "./optimizer.ts";
 
 const EPS = 2 ** -23;
 const { fround } = Math;
@@ -70,9 +71,10 @@ export const adamw8 = defineOp({
   name: "adamw8",
   doc: "adamw with moments of 8 bits in blocks of 256: m = maps[mCode] · mMax, v = maps[256 + vCode] · vMax, in the dynamic maps of bitsandbytes",
   sig: "p!:f32[N..] mCodes!:u8[N..] vCodes!:u8[N..] mMax!:f32[B] vMax!:f32[B] maps:f32[L] g[N..] gradScale?:f32[] ->",
-  attrs: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 },
-  check: ({ N, B, L }, { step }) => {
-    if (!(Number.isInteger(step) && step >= 1)) return `step ${step} is not a whole number >= 1`;
+  attrs: ADAMW_ATTRS,
+  check: ({ N, B, L }, attrs) => {
+    const problem = checkStep(attrs);
+    if (problem) return problem;
     if (L !== 512) return `maps has ${L} entries, two maps have 512`;
     return B === Math.ceil(N / STATE_BLOCK)
       ? null
@@ -101,9 +103,8 @@ export const adamw8 = defineOp({
     }
   },
   kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
-    const { lr, beta1, beta2, eps, weightDecay, step } = attrs;
     const span = 64 * STATE_BLOCK; // of which the scales start where a binding may
-    const most = Math.floor(k.profile.maxBindingBytes / 4 / span) * span;
+    const most = Math.max(span, Math.floor(k.profile.maxBindingBytes / 4 / span) * span);
     for (let start = 0; start < N; start += most) {
       const range: RowRange = { start, count: Math.min(most, N - start) };
       const blocks: RowRange = { start: start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
@@ -118,20 +119,7 @@ export const adamw8 = defineOp({
           g: k.rows(g, N, range),
           gradScale,
         },
-        params: {
-          n: range.count,
-          lr,
-          beta1,
-          oneMinusBeta1: 1 - beta1, // in double: 1 - 0.999 in float32 is off by 2e-5
-          beta2,
-          oneMinusBeta2: 1 - beta2,
-          eps,
-          decay: lr * weightDecay,
-          correction1: 1 - beta1 ** step,
-          correction2: 1 - beta2 ** step,
-          hasScale: gradScale !== null,
-          zero: 0,
-        },
+        params: { n: range.count, ...adamwParams(attrs), hasScale: gradScale !== null, zero: 0 },
         grid: blocks.count,
       });
     }
@@ -141,8 +129,7 @@ export const adamw8 = defineOp({
     const size = N.reduce((a, b) => a * b, 1);
     return {
       dims: { N, B: Math.ceil(size / STATE_BLOCK), L: 512 },
-      omit: pick.chance(0.5) ? ["gradScale"] : [],
-      attrs: { lr: 10 ** -pick.int(1, 4), weightDecay: pick.oneOf([0, 0.01, 0.1]), step: pick.int(1, 1000) },
+      ...drawAdamW(pick),
       values: {
         mCodes: (n) => pick.ints(n, 0, 255),
         vCodes: (n) => pick.ints(n, 0, 255),

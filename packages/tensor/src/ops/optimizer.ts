@@ -1,4 +1,5 @@
 import { defineOp } from "../op.ts";
+import type { Pick } from "../pick.ts";
 
 const EPS = 2 ** -23;
 
@@ -24,13 +25,37 @@ export const accumulate = defineOp({
   flops: ({ N }) => N,
 });
 
+/** What AdamW goes by, however its moments are kept. */
+export const ADAMW_ATTRS = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 };
+type AdamWAttrs = typeof ADAMW_ATTRS;
+
+export const checkStep = ({ step }: AdamWAttrs): string | null =>
+  Number.isInteger(step) && step >= 1 ? null : `step ${step} is not a whole number >= 1`;
+
+/** Fields that the `Params` of both AdamW kernels share. */
+export const adamwParams = ({ lr, beta1, beta2, eps, weightDecay, step }: AdamWAttrs) => ({
+  lr,
+  beta1,
+  oneMinusBeta1: 1 - beta1, // in double: 1 - 0.999 in float32 is off by 2e-5
+  beta2,
+  oneMinusBeta2: 1 - beta2,
+  eps,
+  decay: lr * weightDecay,
+  correction1: 1 - beta1 ** step,
+  correction2: 1 - beta2 ** step,
+});
+
+export const drawAdamW = (pick: Pick) => ({
+  omit: pick.chance(0.5) ? ["gradScale"] : [],
+  attrs: { lr: 10 ** -pick.int(1, 4), weightDecay: pick.oneOf([0, 0.01, 0.1]), step: pick.int(1, 1000) },
+});
+
 export const adamw = defineOp({
   name: "adamw",
   doc: "one AdamW step in place (methods.md, 6): m, v moments of g · gradScale; p ← p (1 - lr · weightDecay) - lr · m̂ / (√v̂ + eps)",
   sig: "p!:f32[N..] m!:f32[N..] v!:f32[N..] g[N..] gradScale?:f32[] ->",
-  attrs: { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 },
-  check: (_, { step }) =>
-    Number.isInteger(step) && step >= 1 ? null : `step ${step} is not a whole number >= 1`,
+  attrs: ADAMW_ATTRS,
+  check: (_, attrs) => checkStep(attrs),
   reference({ p, m, v, g, gradScale }, _, { lr, beta1, beta2, eps, weightDecay, step }) {
     for (let i = 0; i < p.length; i++) {
       const gi = g[i] * (gradScale ? gradScale[0] : 1);
@@ -41,7 +66,7 @@ export const adamw = defineOp({
       p[i] -= lr * weightDecay * p[i] + (lr * mHat) / (Math.sqrt(vHat) + eps);
     }
   },
-  kernel(k, { p, m, v, g, gradScale }, { N }, { lr, beta1, beta2, eps, weightDecay, step }) {
+  kernel(k, { p, m, v, g, gradScale }, { N }, attrs) {
     for (const range of k.split(N, [p, m, v, g])) {
       k.run("adamw/main", {
         bind: {
@@ -51,27 +76,14 @@ export const adamw = defineOp({
           g: k.rows(g, N, range),
           gradScale,
         },
-        params: {
-          n: range.count,
-          lr,
-          beta1,
-          oneMinusBeta1: 1 - beta1, // in double: 1 - 0.999 in float32 is off by 2e-5
-          beta2,
-          oneMinusBeta2: 1 - beta2,
-          eps,
-          decay: lr * weightDecay,
-          correction1: 1 - beta1 ** step,
-          correction2: 1 - beta2 ** step,
-          hasScale: gradScale !== null,
-        },
+        params: { n: range.count, ...adamwParams(attrs), hasScale: gradScale !== null },
         grid: Math.ceil(range.count / 256),
       });
     }
   },
   draw: (pick) => ({
     dims: { N: pick.shape(2000) },
-    omit: pick.chance(0.5) ? ["gradScale"] : [],
-    attrs: { lr: 10 ** -pick.int(1, 4), weightDecay: pick.oneOf([0, 0.01, 0.1]), step: pick.int(1, 1000) },
+    ...drawAdamW(pick),
     values: { v: (size) => Float64Array.from(pick.normals(size), (x) => x * x) },
   }),
   close: { rel: 16 * EPS, abs: 1e-7 },

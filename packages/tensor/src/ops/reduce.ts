@@ -121,7 +121,7 @@ export const mean = defineOp({
 export const broadcast = defineOp({
   name: "broadcast",
   doc: "y = x repeated along a new axis of the given length; axis null repeats a scalar over `shape`",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:number[N..] -> y:number[M..]",
   attrs: { shape: [] as readonly number[], axis: null as number | null },
   infer: ([x], { shape, axis }) => {
     const dims = aroundAxis(shape, axis);

@@ -1,3 +1,4 @@
+import { elementBytes } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -33,16 +34,20 @@ export const rope = defineOp({
         params: { pairs: rows * H * P, t, ...common },
         grid: Math.ceil((rows * H * P) / 64),
       });
-    if (B === 1) {
-      for (const range of k.split(T, [x, y, cos, sin])) {
-        const window = (tensor: Tensor) => k.rows(tensor, T, range);
-        run({ x: window(x), cos: window(cos), sin: window(sin), y: window(y) }, range.count, range.count);
+    const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype)) * T * H * D;
+    if (B > 1 && largest <= k.profile.maxBindingBytes) {
+      // Split by sequences, so that a window starts at position 0.
+      for (const range of k.split(B, [x, y])) {
+        run({ x: k.rows(x, B, range), cos, sin, y: k.rows(y, B, range) }, range.count * T, T);
       }
       return;
     }
-    // Split by batch row, so that a window starts at position 0.
-    for (const range of k.split(B, [x, y])) {
-      run({ x: k.rows(x, B, range), cos, sin, y: k.rows(y, B, range) }, range.count * T, T);
+    for (let b = 0; b < B; b++) {
+      const [from, to] = [x, y].map((tensor) => k.rows(tensor, B, { start: b, count: 1 }));
+      for (const range of k.split(T, [from, to, cos, sin])) {
+        const window = (tensor: Tensor) => k.rows(tensor, T, range);
+        run({ x: window(from), cos: window(cos), sin: window(sin), y: window(to) }, range.count, range.count);
+      }
     }
   },
   draw: (pick) => {

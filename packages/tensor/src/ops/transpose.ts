@@ -1,7 +1,10 @@
+import { isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp } from "../op.ts";
+import { defineOp, type KernelContext } from "../op.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
+import { byRows, copyRange } from "./copy-range.ts";
 
 /** Runs of axes that kernels/transpose.wgsl takes apart. */
 const MAX_AXES = 6;
@@ -44,10 +47,47 @@ function sourceAxes(shape: Shape, permutation: readonly number[]): SourceAxis[] 
   return joined;
 }
 
+/**
+ * Dispatches in windows of y's first axis and of x's, which is y's axis `outermost`: the two may be one. A window of x gives
+ * a part of that axis to every window of y, so its elements stand apart there.
+ */
+function runTranspose(k: KernelContext, x: Tensor, y: Tensor, axes: readonly SourceAxis[]): void {
+  const [first] = axes;
+  const outermost = axes.findIndex(({ extent, stride }) => extent * stride === x.size);
+  const { extent } = axes[outermost];
+  const together = outermost === 0;
+  const below = sizeOf(axes.slice(outermost + 1).map((axis) => axis.extent)); // elements of y for one of x's rows
+  for (const target of k.split(first.extent, together ? [x, y] : [y])) {
+    for (const source of together ? [target] : k.split(extent, [x])) {
+      const extents = axes.map((axis) => axis.extent);
+      extents[outermost] = source.count;
+      extents[0] = target.count;
+      const [d0, d1, d2, d3, d4, d5] = [...[...extents].reverse(), 1, 1, 1, 1, 1, 1];
+      const strides = axes.map((axis) => axis.stride).reverse();
+      const [s0, s1, s2, s3, s4, s5] = [...strides, 0, 0, 0, 0, 0, 0];
+      k.run("transpose/main", {
+        bind: { x: k.rows(x, extent, source), y: k.rows(y, first.extent, target) },
+        params: {
+          ...(together
+            ? { start: 0, first: 0, run: sizeOf(extents), gap: 0 }
+            : {
+                start: target.start * first.stride,
+                first: source.start * below,
+                run: source.count * below,
+                gap: (extent - source.count) * below,
+              }),
+          ...{ d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5 },
+        },
+        grid: Math.ceil(sizeOf(extents) / 64),
+      });
+    }
+  }
+}
+
 export const transpose = defineOp({
   name: "transpose",
   doc: "axes in another order, copied: axis i of y is axis permutation[i] of x; without a permutation they are reversed",
-  sig: "x[N..] -> y[M..]",
+  sig: "x:number[N..] -> y:number[M..]",
   attrs: { permutation: [] as readonly number[] },
   infer: ([x], { permutation }) => {
     const axes = permutationOf(x.shape, permutation);
@@ -74,25 +114,8 @@ export const transpose = defineOp({
         `transpose: [${permutation}] of ${formatShape(x.shape)} leaves ${axes.length} axes apart, at most ${MAX_AXES} go.`,
       );
     }
-    const [first = { extent: 1, stride: x.size }, ...inner] = axes;
-    // Windows of y's first axis; those of x too when it is the first there as well.
-    const together = first.stride * first.extent === x.size;
-    for (const range of k.split(first.extent, together ? [x, y] : [y])) {
-      // What precedes the window in x goes with the binding, or, in a whole x, with an axis that starts later.
-      const extents = [range.count, ...inner.map(({ extent }) => extent)].reverse();
-      const [d0, d1, d2, d3, d4, d5] = [...extents, 1, 1, 1, 1, 1, 1];
-      const strides = [first.stride, ...inner.map(({ stride }) => stride)].reverse();
-      const [s0, s1, s2, s3, s4, s5] = [...strides, 0, 0, 0, 0, 0, 0];
-      k.run("transpose/main", {
-        bind: { x: together ? k.rows(x, first.extent, range) : x, y: k.rows(y, first.extent, range) },
-        params: {
-          ...{ size: sizeOf(extents), rank: extents.length },
-          ...{ start: together ? 0 : range.start * first.stride },
-          ...{ d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5 },
-        },
-        grid: Math.ceil(sizeOf(extents) / 64),
-      });
-    }
+    if (axes.length === 0) axes.push({ extent: 1, stride: 1 });
+    runTranspose(k, x, y, axes);
   },
   draw: (pick) => {
     const N = Array.from({ length: pick.int(0, 6) }, () => pick.int(pick.chance(0.05) ? 0 : 1, 5));
@@ -110,9 +133,12 @@ export const transpose = defineOp({
 export const concat = defineOp({
   name: "concat",
   doc: "a, then b, along one axis; concatAll joins any number of tensors",
-  sig: "a[A..] b[B..] -> y[Y..]",
+  sig: "a:number[A..] b:number[B..] -> y:number[Y..]",
   attrs: { axis: 0 },
   infer: ([a, b], { axis }) => {
+    if (a.dtype !== b.dtype && !(isFloat(a.dtype) && isFloat(b.dtype))) {
+      throw new SidenetError("T-DTYPE", `concat: a is ${a.dtype} and b ${b.dtype}; only floats mix.`);
+    }
     const { outer, length, inner } = aroundAxis(a.shape, axis);
     const added = b.shape[axisOf(a.shape, axis)] ?? 0;
     if (!sameShape(b.shape, replaceAxis(a.shape, axis, added))) {
@@ -132,16 +158,20 @@ export const concat = defineOp({
     }
   },
   kernel(k, { a, b, y }, { outer, length, added, inner }) {
-    for (const range of k.split(outer, [a, b, y])) {
-      const cache = k.rows(y, outer, range);
-      for (const [x, t, offset] of [[a, length, 0] as const, [b, added, length] as const]) {
-        const size = range.count * t * inner;
-        k.run("cache-write/main", {
-          bind: { cache, x: k.rows(x, outer, range) },
-          params: { size, s: length + added, t, c: inner, offset },
-          grid: Math.ceil(size / 64),
-        });
-      }
+    const s = length + added;
+    for (const [x, t, offset] of [[a, length, 0] as const, [b, added, length] as const]) {
+      byRows(k, outer, [x, y], {
+        window: (range) => {
+          const size = range.count * t * inner;
+          k.run("cache-write/main", {
+            bind: { cache: k.rows(y, outer, range), x: k.rows(x, outer, range) },
+            params: { size, s, t, c: inner, offset },
+            grid: Math.ceil(size / 64),
+          });
+        },
+        row: (o) =>
+          copyRange(k, x, y, { from: o * t * inner, to: (o * s + offset) * inner, count: t * inner }),
+      });
     }
   },
   draw: (pick) => {

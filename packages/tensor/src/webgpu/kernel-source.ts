@@ -2,7 +2,7 @@
  * Reads what the engine needs from a kernel's WGSL text, and writes the variant that a dispatch asks for. The text is
  * valid WGSL as it stands (all elements f32, parameters as immediates); variants differ by whole lines only:
  *
- *   alias x_t = f32;               becomes f16 when `x` is bound to an f16 tensor
+ *   alias x_t = f32;               becomes f16, i32 or u32 when `x` is bound to such a tensor
  *   <line> // x f16: <other line>  the other line when `x` is bound to an f16 tensor
  *   const TILE: u32 = 8;           another value, likewise `override`
  *   fn apply(...) -> T { ... }     another body, one line
@@ -88,6 +88,10 @@ export function specialize(source: KernelSource, variant: Variant): string {
       throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no ${what}.`);
     text = text.replace(pattern, replacement);
   };
+  for (const [name, dtype] of Object.entries(variant.dtypes)) {
+    if (dtype !== "i32" && dtype !== "u32") continue; // a binding without an alias has its one type
+    text = text.replace(new RegExp(`^alias ${name}_t = f32;`, "m"), `alias ${name}_t = ${dtype};`);
+  }
   const half = Object.entries(variant.dtypes).filter(([, dtype]) => dtype === "f16");
   for (const [name] of half) {
     const marked = new RegExp(`^.*// ${name} f16: (.*)$`, "gm");

@@ -41,7 +41,7 @@ export class PipelineCache {
     bodies: Readonly<Record<string, string>> = {},
   ): Pipeline {
     let key = kernel;
-    for (const name in dtypes) key += dtypes[name] === "f16" ? ` ${name}:f16` : ` ${name}`;
+    for (const name in dtypes) key += dtypes[name] === "f32" ? ` ${name}` : ` ${name}:${dtypes[name]}`;
     for (const name in consts) key += ` ${name}=${consts[name]}`;
     for (const name in bodies) key += ` ${name}{${bodies[name]}}`;
     const known = this.#pipelines.get(key);
