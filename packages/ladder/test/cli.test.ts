@@ -125,7 +125,7 @@ it("aligns tables: names to the left, numbers to the right", () => {
 });
 
 describe("sidenet doctor", () => {
-  it.each(gpu ? ["cpu", "webgpu", "auto"] : ["cpu"])(
+  it.each(gpu ? ["cpu", "webgpu", "wasm", "auto"] : ["cpu", "wasm"])(
     "computes on %s and agrees with the reference",
     async (device) => {
       const run = await sidenet("doctor", "--device", device, "--json");
@@ -140,7 +140,8 @@ describe("sidenet doctor", () => {
         smoke: { dtype: string; passed: boolean; error: number }[];
         problem: string | null;
       };
-      expect(used).toBe(device === "auto" ? "webgpu" : device);
+      const hardware = report.adapter !== null && !(report.adapter as { software: boolean }).software;
+      expect(used).toBe(device === "auto" ? (hardware ? "webgpu" : "wasm") : device);
       expect(problem).toBeNull();
       expect(smoke[0]).toMatchObject({ dtype: "f32", passed: true });
       expect(smoke.every(({ error }) => error > 0 && error < 2e-3)).toBe(true);
@@ -155,7 +156,7 @@ describe("sidenet doctor", () => {
   );
 
   it.runIf(gpu)("names adapter, driver, features and limits", async () => {
-    const { out } = await sidenet("doctor");
+    const { out } = await sidenet("doctor", "--device", "webgpu");
     for (const label of ["sidenet", "adapter", "driver", "features", "limits", "auto", "computed"]) {
       expect(out).toMatch(new RegExp(`^${label} +\\S`, "m"));
     }

@@ -10,7 +10,7 @@ import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
 import { bindInputs, type Dims, outputSpec, type TensorSpec } from "./signature.ts";
 import { Storage, Tensor } from "./tensor.ts";
 
-export type DeviceKind = "cpu" | "webgpu" | "meta";
+export type DeviceKind = "cpu" | "webgpu" | "wasm" | "meta";
 
 /** Storage sizes are multiples of this, so that a kernel may touch the last four elements as one vector. */
 const STORAGE_ALIGNMENT = 16;

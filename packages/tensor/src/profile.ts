@@ -12,6 +12,8 @@ export interface DeviceProfile {
   readonly bindingAlignment: number;
   readonly maxWorkgroupsPerAxis: number;
   readonly maxStorageBindings: number;
+  /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
+  readonly wasm?: { readonly panelRows: number };
 }
 
 /** The limits that WebGPU guarantees, on a discrete GPU with f16: what `meta` assumes unless told otherwise. */

@@ -13,6 +13,7 @@ import {
   SidenetError,
   type Tensor,
 } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { assertClose, gpuAvailable, openTestGpu, propertyRuns, timeBoxed } from "./support.ts";
@@ -100,16 +101,21 @@ const cases = fc.record({
   scale: fc.constantFrom(1, 0.5, 0.1, 0),
 });
 
-describe.runIf(gpuAvailable)("every op on WebGPU agrees with its reference", () => {
-  let gpu: Device;
+const ENGINES: [string, () => Promise<Device>][] = [
+  ["WebAssembly", () => openNodeWasm({ poison: true })],
+  ...(gpuAvailable ? [["WebGPU", openTestGpu] as [string, () => Promise<Device>]] : []),
+];
+
+describe.each(ENGINES)("every op on %s agrees with its reference", (_, open) => {
+  let engine: Device;
   let meta: MetaDevice;
   const reference = new CpuDevice({ precision: "f64" });
 
   beforeAll(async () => {
-    gpu = await openTestGpu();
-    meta = new MetaDevice(gpu.profile);
+    engine = await open();
+    meta = new MetaDevice(engine.profile);
   });
-  afterAll(() => gpu?.dispose());
+  afterAll(() => engine?.dispose());
 
   for (const elem of ["f32", "f16", "i32", "u32"] as const) {
     it.each(opNames)(`%s, ${elem}`, async (name) => {
@@ -120,14 +126,14 @@ describe.runIf(gpuAvailable)("every op on WebGPU agrees with its reference", () 
       if (elem !== "f32" && !takes) return;
       const property = timeBoxed(async ({ seed, scale }: { seed: number; scale: number }) => {
         const drawn = drawCase(row, new Pick(seed, scale), elem);
-        const live = gpu.memory.liveBytes;
-        gpu.memory.resetPeak();
+        const live = engine.memory.liveBytes;
+        engine.memory.resetPeak();
         meta.memory.resetPeak();
         const expected = await runCase(reference, name, drawn);
-        const got = await runCase(gpu, name, drawn);
+        const got = await runCase(engine, name, drawn);
         const planned = await runCase(meta, name, drawn);
-        expect(gpu.memory.liveBytes).toBe(live);
-        expect(meta.memory.peak()).toEqual(gpu.memory.peak());
+        expect(engine.memory.liveBytes).toBe(live);
+        expect(meta.memory.peak()).toEqual(engine.memory.peak());
         expect(planned).toEqual(got.map((outcome) => ({ ...outcome, values: null })));
         compare(name, drawn, got, expected);
       });

@@ -26,7 +26,7 @@ export function defineCheck(program: Command, session: Session): void {
     .command("check")
     .description("Compare a device with a folder of golden cases; exit code 1 if one fails.")
     .argument("<dir>", "folder of golden cases")
-    .addOption(deviceOption(["auto", "webgpu", "cpu"]))
+    .addOption(deviceOption())
     .addOption(
       new Option("--dtype <type>", "storage of inputs and weights").choices(["f32", "f16"]).default("f32"),
     )

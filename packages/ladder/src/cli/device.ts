@@ -10,9 +10,12 @@ import type { Report } from "./terminal.ts";
 export const jsonOption = (): Option =>
   new Option("--json", "print one JSON object as the last line of output");
 
+/** Devices that hold values. */
+const COMPUTING = DEVICE_NAMES.filter((name) => name !== "meta");
+
 /** `--device`, with the devices that make sense for the command. */
-export function deviceOption(names: readonly DeviceName[] = DEVICE_NAMES): Option {
-  const text = "where to compute; auto takes WebGPU, and the CPU where there is no adapter";
+export function deviceOption(names: readonly DeviceName[] = COMPUTING): Option {
+  const text = "where to compute; auto takes a hardware GPU, else WebAssembly";
   return new Option("--device <name>", text).choices(names).default("auto");
 }
 

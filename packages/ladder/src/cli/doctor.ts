@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { arch, platform, release } from "node:os";
 import { type AdapterReport, SidenetError } from "@sidenet/tensor";
-import { type DeviceName, describeNodeWebGpu } from "@sidenet/tensor/node";
+import { chooseDevice, type DeviceName, describeNodeWebGpu } from "@sidenet/tensor/node";
 import type { Command } from "commander";
 import { deviceOption, ensureRuntimeFolder, jsonOption, withDevice } from "./device.ts";
 import { installAdvice, type LinuxRelease, parseOsRelease } from "./install-advice.ts";
@@ -55,7 +55,7 @@ export function defineDoctor(program: Command, session: Session, version: string
   program
     .command("doctor")
     .description("Show adapter, driver, limits and features, try them out, and say what is missing.")
-    .addOption(deviceOption(["auto", "webgpu", "cpu"]))
+    .addOption(deviceOption())
     .addOption(jsonOption())
     .addHelpText("after", HELP)
     .action(
@@ -85,18 +85,9 @@ async function diagnose(name: DeviceName, version: string): Promise<Diagnosis> {
       immediates: (adapter?.limits.maxImmediateSize ?? 0) >= IMMEDIATE_BYTES,
     },
     limits: Object.fromEntries(Object.keys(LIMITS).map((limit) => [limit, adapter?.limits[limit] ?? 0])),
-    auto: chooseAuto(adapter),
+    auto: chooseDevice(adapter),
     computed,
     advice: advise(adapter, computed, linux),
-  };
-}
-
-/** As `openDevice` does. */
-function chooseAuto(adapter: AdapterReport | null): Diagnosis["auto"] {
-  if (adapter === null) return { device: "cpu", reason: "WebGPU has no adapter" };
-  return {
-    device: "webgpu",
-    reason: adapter.software ? "the only adapter, a software one" : "the adapter found",
   };
 }
 
@@ -135,14 +126,14 @@ function readRelease(): LinuxRelease | null {
 function advise(adapter: AdapterReport | null, computed: Computed, linux: LinuxRelease | null): string[] {
   if (adapter === null) {
     return [
-      "WebGPU has no adapter, so everything runs on the CPU, slowly.",
+      "WebGPU has no adapter, so everything runs on the processor, by WebAssembly.",
       ...installAdvice(platform(), linux),
     ];
   }
   const advice: string[] = [];
   if (adapter.software) {
     advice.push(
-      "This is a software driver. With a graphics card, install its Vulkan driver: it is found by itself.",
+      "The adapter is a software driver. With a graphics card, install its Vulkan driver: it is found by itself.",
     );
   }
   if (!adapter.features.includes("shader-f16")) {

@@ -59,7 +59,7 @@ export function defineGenerate(program: Command, session: Session): void {
     .option("--repetition-penalty <x>", "divide the logits of earlier tokens", numberWithin(0.001, 1000))
     .option("--seed <n>", "seed of the draws", seed)
     .addOption(new Option("--dtype <type>", "storage of the weights").choices(["f32", "f16"]).default("f32"))
-    .addOption(deviceOption(["auto", "webgpu", "cpu"]))
+    .addOption(deviceOption())
     .addOption(jsonOption())
     .addHelpText("after", HELP)
     .action(session.action(continueText));

@@ -98,7 +98,7 @@ export function defineTrain(program: Command, session: Session): void {
         .choices(["auto", "f32", "f16"])
         .default("auto"),
     )
-    .addOption(deviceOption(["auto", "webgpu", "cpu"]))
+    .addOption(deviceOption())
     .addOption(jsonOption());
   addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(train));
 }

@@ -4,6 +4,7 @@ import { type HostArray, hostArray, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { roundToFloat16 } from "../float16.ts";
 import { DEFAULT_PROFILE } from "../profile.ts";
+import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 
 /**
@@ -64,27 +65,11 @@ export class CpuDevice extends Device {
 
   override dispose(): void {}
 
-  protected override compute({ row, io, dims, attrs }: Execution): void {
-    const operands: Record<string, HostArray | null> = {};
-    const shapes = Object.fromEntries(
-      Object.entries(io).map(([name, tensor]) => [name, tensor?.shape ?? null]),
-    );
-    const written: [Tensor, HostArray][] = [];
-    for (const { name, updated } of row.signature.inputs) {
-      const tensor = io[name];
-      const values = tensor && this.#values(tensor);
-      operands[name] = values && updated ? Float64Array.from(values) : values;
-      if (tensor && updated) written.push([tensor, operands[name]!]);
-    }
-    for (const { name } of row.signature.outputs) {
-      const tensor = io[name] ?? null;
-      operands[name] =
-        tensor &&
-        (isFloat(tensor.dtype) ? new Float64Array(tensor.size) : hostArray(tensor.dtype, tensor.size));
-      if (tensor) written.push([tensor, operands[name]!]);
-    }
-    row.reference(operands, dims, attrs, shapes);
-    for (const [tensor, values] of written) this.#store(tensor, values);
+  protected override compute(execution: Execution): void {
+    runReference(execution, {
+      load: (tensor) => this.#values(tensor),
+      store: (tensor, values) => this.#store(tensor, values),
+    });
   }
 
   /** The values of a tensor, not a copy. Memory that was never written reads as NaN, or as the largest integer. */

@@ -5,10 +5,12 @@ import { makeKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+import { makeWasmContext } from "../wasm/context.ts";
+import { wasmOps } from "../wasm/kernels/index.ts";
 
 /**
- * Shapes, dtypes and bookkeeping without data. It runs the same kernel functions as WebGPU, workspace included, and only
- * the dispatch does nothing: so the memory and the operations of a run are known before anyone pays for it.
+ * Shapes, dtypes and bookkeeping without data. It runs the same kernel functions as WebGPU (or WebAssembly, by its
+ * profile), workspace included, and only the dispatch does nothing: so the memory and the operations of a run are known before anyone pays for it.
  */
 export class MetaDevice extends Device {
   override readonly kind = "meta";
@@ -55,6 +57,15 @@ export class MetaDevice extends Device {
   override dispose(): void {}
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
+    if (this.profile.wasm) {
+      const { context, release } = makeWasmContext(this, row.name, () => {});
+      try {
+        wasmOps[row.name]?.(context, io, dims, attrs);
+      } finally {
+        release();
+      }
+      return;
+    }
     const context = makeKernelContext(this, row.name, this.#onDispatch);
     try {
       row.kernel(context.kernel, io, dims, attrs);

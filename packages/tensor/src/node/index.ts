@@ -3,6 +3,7 @@ import { CpuDevice } from "../cpu/device.ts";
 import type { Device } from "../device.ts";
 import { SidenetError } from "../errors.ts";
 import { MetaDevice } from "../meta/device.ts";
+import { hasSimd } from "../wasm/open.ts";
 import type { WebGpuDevice } from "../webgpu/device.ts";
 import {
   type AdapterReport,
@@ -12,6 +13,9 @@ import {
   type WebGpuOptions,
 } from "../webgpu/open.ts";
 import { calmEventPump, noteWait } from "./event-pump.ts";
+import { openNodeWasm } from "./wasm.ts";
+
+export { openNodeWasm } from "./wasm.ts";
 
 /** Dawn aborts the process when this is collected while a device lives, and it keeps Node from exiting while it is held. */
 let dawn: GPU | null = null;
@@ -51,7 +55,7 @@ export async function describeNodeWebGpu(): Promise<AdapterReport> {
   return describeAdapter(await requestAdapter(await loadDawn()));
 }
 
-export const DEVICE_NAMES = ["auto", "webgpu", "cpu", "meta"] as const;
+export const DEVICE_NAMES = ["auto", "webgpu", "wasm", "cpu", "meta"] as const;
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /** A device, and why it is that one. */
@@ -60,17 +64,47 @@ export interface OpenedDevice {
   readonly reason: string;
 }
 
-/** Opens a device by name. `auto` takes WebGPU, and the CPU where there is no adapter. */
+/** What `auto` means beside this adapter: a hardware GPU, else WebAssembly, else a software GPU, else the reference. */
+export function chooseDevice(adapter: AdapterReport | null): {
+  readonly device: Exclude<DeviceName, "auto">;
+  readonly reason: string;
+} {
+  if (adapter && !adapter.software) return { device: "webgpu", reason: "a hardware GPU" };
+  const found = adapter
+    ? `no hardware GPU, only the software adapter ${adapter.description}`
+    : "no WebGPU adapter";
+  if (hasSimd()) return { device: "wasm", reason: found };
+  const why = `${found}, and no WebAssembly SIMD`;
+  return adapter ? { device: "webgpu", reason: why } : { device: "cpu", reason: why };
+}
+
+/**
+ * Opens a device by name; `auto` as `chooseDevice` says. Throws `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu, `T-WASM` or
+ * `T-THREADS` for wasm.
+ */
 export async function openDevice(name: DeviceName, options: WebGpuOptions = {}): Promise<OpenedDevice> {
-  if (name === "cpu") return { device: new CpuDevice(), reason: "asked for" };
-  if (name === "meta") return { device: new MetaDevice(), reason: "asked for" };
-  if (name === "webgpu") return { device: await openNodeWebGpu(options), reason: "asked for" };
+  if (name === "auto") {
+    const { device, reason } = chooseDevice(await adapterOrNull());
+    return { device: (await openDevice(device, options)).device, reason };
+  }
+  const reason = "asked for";
+  switch (name) {
+    case "cpu":
+      return { device: new CpuDevice(), reason };
+    case "meta":
+      return { device: new MetaDevice(), reason };
+    case "wasm":
+      return { device: await openNodeWasm(), reason };
+    case "webgpu":
+      return { device: await openNodeWebGpu(options), reason };
+  }
+}
+
+async function adapterOrNull(): Promise<AdapterReport | null> {
   try {
-    const device = await openNodeWebGpu(options);
-    const software = device.profile.adapterClass === "software";
-    return { device, reason: software ? "the only adapter, a software one" : "the adapter found" };
+    return await describeNodeWebGpu();
   } catch (error) {
-    if (!(error instanceof SidenetError) || error.code !== "T-NO-ADAPTER") throw error;
-    return { device: new CpuDevice(), reason: error.message };
+    if (error instanceof SidenetError && error.code === "T-NO-ADAPTER") return null;
+    throw error;
   }
 }

@@ -28,7 +28,7 @@ const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25 };
 const BINDING_ALIGNMENT = 256;
 
 /** Ranges of tokens whose logits fit the workspace. */
-function tokenChunks(h: Tensor, V: number, { chunkTokens, chunkBytes }: typeof CHUNKS): RowRange[] {
+export function tokenChunks(h: Tensor, V: number, { chunkTokens, chunkBytes }: typeof CHUNKS): RowRange[] {
   if (chunkTokens < 0 || !Number.isInteger(chunkTokens)) {
     throw new SidenetError("T-ATTR", `lmHeadLoss: chunkTokens ${chunkTokens} is not a whole number >= 0.`);
   }

@@ -1,6 +1,6 @@
-/** A whole step on WebGPU against the reference: saved tensors, pooled memory and gradients that share it. */
+/** A whole step on WebGPU and on WebAssembly against the reference: saved tensors, pooled memory and gradients that share it. */
 import { CpuDevice, type Device, ParamStore, Pick } from "@sidenet/tensor";
-import { openNodeWebGpu } from "@sidenet/tensor/node";
+import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { AdamW, clipGlobalNorm, Tape } from "../src/index.ts";
 import { expectNoLeaks, relativeError } from "./support.ts";
@@ -131,21 +131,29 @@ function expectClose(
 }
 
 // `SIDENET_DEVICE=cpu` is the explicit way to do without an adapter; otherwise a missing one fails.
-describe.runIf(process.env.SIDENET_DEVICE !== "cpu")("a step on WebGPU agrees with the reference", () => {
-  let gpu: Device;
+const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";
+const ENGINES: [string, () => Promise<Device>][] = [
+  ["WebAssembly", () => openNodeWasm({ poison: true })],
+  ...(gpuAvailable
+    ? [["WebGPU", () => openNodeWebGpu({ poison: true })] as [string, () => Promise<Device>]]
+    : []),
+];
+
+describe.each(ENGINES)("a step on %s agrees with the reference", (_, open) => {
+  let device: Device;
   beforeEach(async () => {
-    gpu = await openNodeWebGpu({ poison: true });
+    device = await open();
   });
-  afterEach(() => gpu?.dispose());
+  afterEach(() => device?.dispose());
 
   it("in loss, gradients, norm and updated parameters of a decoder", async () => {
     const want = await decoderStep(new CpuDevice({ precision: "f64" }));
     // The second time from pooled memory. Float32, two layers deep.
-    for (let again = 0; again < 2; again++) expectClose(await decoderStep(gpu), want, 2e-5);
+    for (let again = 0; again < 2; again++) expectClose(await decoderStep(device), want, 2e-5);
   });
 
   it("where f16 and f32 meet", async (context) => {
-    if (!gpu.profile.f16) return context.skip();
-    expectClose(await mixedStep(gpu), await mixedStep(new CpuDevice({ precision: "f64" })), 4e-3);
+    if (!device.profile.f16) return context.skip();
+    expectClose(await mixedStep(device), await mixedStep(new CpuDevice({ precision: "f64" })), 4e-3);
   });
 });

@@ -1,0 +1,90 @@
+// What is measured, on sidenet's WebAssembly device.
+
+import { AdamW, Tape } from "@sidenet/autograd";
+import { ParamStore } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
+import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./llama.mjs";
+
+export async function openSidenet(threads) {
+  const device = await openNodeWasm({ threads });
+  const { ops } = device;
+  const array = (values, shape) => device.tensor(values, shape);
+  /** A call whose result is thrown away: everything is done when it returns. */
+  const call = (compute) => async () => {
+    const y = device.scope(compute);
+    y.dispose();
+  };
+  return {
+    name: "sidenet",
+    label: device.label,
+    matmul: (a, b, transposed) => {
+      const [x, w] = [array(a.values, a.shape), array(b.values, b.shape)];
+      return call(() => (transposed ? ops.matmulNT(x, w) : ops.matmul(x, w)));
+    },
+    attention: (q, k, v) => {
+      const tensors = [q, k, v].map(({ values, shape }) => array(values, shape));
+      return call(() => ops.attention(...tensors));
+    },
+    rmsNorm: (x, gain) => {
+      const tensors = [x, gain].map(({ values, shape }) => array(values, shape));
+      return call(() => ops.rmsNorm(...tensors));
+    },
+    softmax: (x) => {
+      const tensor = array(x.values, x.shape);
+      return call(() => ops.softmax(tensor));
+    },
+    siluMul: (gate, up) => {
+      const tensors = [gate, up].map(({ values, shape }) => array(values, shape));
+      return call(() => ops.siluMul(...tensors));
+    },
+    trainingStep: () => trainingStep(device),
+    close: () => device.dispose(),
+  };
+}
+
+function trainingStep(device) {
+  const { B, T, d, heads, L, eps } = MODEL;
+  const store = new ParamStore(device, "adapter");
+  for (const [i, [name, shape]] of Object.entries(parameterShapes()).entries()) {
+    store.set(name, device.tensor(initialValues(shape, i), shape));
+  }
+  const { lr, betas, eps: adamEps, weightDecay } = ADAMW;
+  const adamw = new AdamW(store, { betas, eps: adamEps, weightDecay });
+  const { inputs, targets } = tokens();
+  const ids = device.tensor(inputs, [B, T], { dtype: "i32" });
+  const labels = device.tensor(targets, [B * T], { dtype: "i32" });
+  const { cos, sin, half } = rotary();
+  const [cosines, sines] = [device.tensor(cos, [T, half]), device.tensor(sin, [T, half])];
+  const p = (name) => store.get(name);
+  const forward = (tape) => {
+    let x = tape.embedding(ids, p("embed"));
+    for (let i = 0; i < L; i++) {
+      const h = tape.rmsNorm(x, p(`norm${i}a`), { eps });
+      const split = (name) =>
+        tape.reshape(tape.linear(h, p(`${name}${i}`)), { shape: [B, T, heads, d / heads] });
+      const y = tape.attention(
+        tape.rope(split("q"), cosines, sines),
+        tape.rope(split("k"), cosines, sines),
+        split("v"),
+      );
+      x = tape.add(x, tape.linear(tape.reshape(y, { shape: [B, T, d] }), p(`o${i}`)));
+      const g = tape.rmsNorm(x, p(`norm${i}b`), { eps });
+      const inner = tape.siluMul(tape.linear(g, p(`gate${i}`)), tape.linear(g, p(`up${i}`)));
+      x = tape.add(x, tape.linear(inner, p(`down${i}`)));
+    }
+    const last = tape.rmsNorm(x, p("norm"), { eps });
+    return tape.lmHeadLoss(tape.reshape(last, { shape: [B * T, d] }), p("head"), labels);
+  };
+  return async () => {
+    const loss = device.scope(() => {
+      const tape = new Tape(device, store);
+      const value = device.scope(() => forward(tape));
+      adamw.step(tape.backward(value), { lr });
+      tape.dispose();
+      return value;
+    });
+    const result = await loss.item();
+    loss.dispose();
+    return result;
+  };
+}

@@ -1,0 +1,49 @@
+/** Threads in Node, and the switch that Node 20 wants for relaxed SIMD. */
+import { availableParallelism } from "node:os";
+import { setFlagsFromString } from "node:v8";
+import { Worker } from "node:worker_threads";
+import { SidenetError } from "../errors.ts";
+import type { WasmDevice } from "../wasm/device.ts";
+import { hasRelaxedSimd, openWasm, type WasmOptions } from "../wasm/open.ts";
+import type { Spawn } from "../wasm/runtime.ts";
+
+/** All that a worker does; text, since a worker cannot load TypeScript. */
+const WORKER = `const { parentPort, workerData: { module, memory, index } } = require("node:worker_threads");
+const { work } = new WebAssembly.Instance(module, { env: { memory } }).exports;
+parentPort.postMessage("ready");
+work(index);`;
+
+const spawn: Spawn = (module, memory, index) =>
+  new Promise((resolve, reject) => {
+    const worker = new Worker(WORKER, { eval: true, workerData: { module, memory, index } });
+    worker.once("message", () => {
+      worker.unref(); // a process may end while threads sleep
+      resolve(worker);
+    });
+    worker.once("error", reject);
+  });
+
+/** V8 before 11.4 (Node 20) has relaxed SIMD behind a flag, which counts for what is compiled afterwards. */
+function allowRelaxedSimd(): void {
+  const [major] = process.versions.v8.split(".").map(Number);
+  if (major <= 11 && !hasRelaxedSimd()) setFlagsFromString("--experimental-wasm-relaxed-simd");
+}
+
+/** SIDENET_THREADS, or null where it is not set. Throws `T-THREADS` unless it is a whole number from 1 on. */
+export function threadsFromEnvironment(): number | null {
+  const text = process.env.SIDENET_THREADS;
+  if (text === undefined || text === "") return null;
+  const threads = Number(text);
+  if (Number.isInteger(threads) && threads >= 1) return threads;
+  throw new SidenetError(
+    "T-THREADS",
+    `SIDENET_THREADS is "${text}", wanted a whole number of threads from 1 on.`,
+  );
+}
+
+/** Opens the WebAssembly device in Node. Throws `T-WASM` or `T-THREADS`. */
+export function openNodeWasm(options: WasmOptions = {}): Promise<WasmDevice> {
+  allowRelaxedSimd();
+  const cores = threadsFromEnvironment() ?? availableParallelism();
+  return openWasm({ spawn, cores, mayWait: true }, options);
+}

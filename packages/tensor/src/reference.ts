@@ -1,0 +1,35 @@
+import type { Execution } from "./device.ts";
+import { type HostArray, hostArray, isFloat } from "./dtype.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** How the reference reaches a device's values. */
+export interface ValueAccess {
+  /** The values of a tensor; not written to. */
+  load(tensor: Tensor): HostArray;
+  /** Takes new values for a tensor, rounding them to its dtype. */
+  store(tensor: Tensor, values: HostArray): void;
+}
+
+/** Runs an op by its row's plain loops, in double, on values that live elsewhere. */
+export function runReference({ row, io, dims, attrs }: Execution, access: ValueAccess): void {
+  const operands: Record<string, HostArray | null> = {};
+  const shapes = Object.fromEntries(
+    Object.entries(io).map(([name, tensor]) => [name, tensor?.shape ?? null]),
+  );
+  const written: [Tensor, HostArray][] = [];
+  for (const { name, updated } of row.signature.inputs) {
+    const tensor = io[name];
+    const values = tensor && access.load(tensor);
+    operands[name] = values && updated ? Float64Array.from(values) : values;
+    if (tensor && updated) written.push([tensor, operands[name]!]);
+  }
+  for (const { name } of row.signature.outputs) {
+    const tensor = io[name] ?? null;
+    operands[name] =
+      tensor &&
+      (isFloat(tensor.dtype) ? new Float64Array(tensor.size) : hostArray(tensor.dtype, tensor.size));
+    if (tensor) written.push([tensor, operands[name]!]);
+  }
+  row.reference(operands, dims, attrs, shapes);
+  for (const [tensor, values] of written) access.store(tensor, values);
+}

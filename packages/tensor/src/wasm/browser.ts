@@ -1,0 +1,57 @@
+/** Threads in a page: workers over a shared memory, where the page is cross-origin isolated. */
+import type { WasmDevice } from "./device.ts";
+import { openWasm, type WasmOptions } from "./open.ts";
+import type { Spawn } from "./runtime.ts";
+
+/** All that a worker does; text, since it runs where no module of ours is loaded. */
+const WORKER = `onmessage = ({ data: { module, memory, index } }) => {
+  const { work } = new WebAssembly.Instance(module, { env: { memory } }).exports;
+  postMessage("ready");
+  work(index);
+};`;
+
+/** What a page has and the types of Node lack. */
+interface PageWorker {
+  onmessage: ((event: unknown) => void) | null;
+  onerror: ((event: { message?: string }) => void) | null;
+  postMessage(message: unknown): void;
+  terminate(): void;
+}
+interface Page {
+  readonly crossOriginIsolated?: boolean;
+  readonly navigator?: { readonly hardwareConcurrency?: number };
+  readonly Worker?: new (url: string) => PageWorker;
+}
+
+const spawnIn =
+  (Worker: new (url: string) => PageWorker): Spawn =>
+  (module, memory, index) =>
+    new Promise((resolve, reject) => {
+      const url = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
+      const worker = new Worker(url);
+      const settle = (done: () => void) => {
+        URL.revokeObjectURL(url);
+        done();
+      };
+      worker.onmessage = () => settle(() => resolve(worker));
+      worker.onerror = ({ message }) => settle(() => reject(new Error(`a worker failed: ${message}`)));
+      worker.postMessage({ module, memory, index });
+    });
+
+/**
+ * Opens the WebAssembly device in a page. Threads need a cross-origin-isolated page (headers
+ * `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`); elsewhere there is one.
+ * Throws `T-WASM` where the browser lacks SIMD.
+ */
+export function openBrowserWasm(options: WasmOptions = {}): Promise<WasmDevice> {
+  const page = globalThis as Page;
+  const shares = page.crossOriginIsolated === true && page.Worker !== undefined;
+  return openWasm(
+    {
+      spawn: shares ? spawnIn(page.Worker!) : null,
+      cores: page.navigator?.hardwareConcurrency ?? 1,
+      mayWait: false,
+    },
+    options,
+  );
+}

@@ -1,0 +1,63 @@
+import type { Device } from "../device.ts";
+import type { RowRange } from "../op.ts";
+import type { Shape } from "../shape.ts";
+import type { Dims } from "../signature.ts";
+import type { Tensor } from "../tensor.ts";
+import type { KernelName } from "./kernels/index.ts";
+
+/** How a call is split: tasks are parts of the output, the same whatever the number of threads. */
+export interface Tasks {
+  readonly tasks: number;
+  /** Rough time of the whole call in nanoseconds on one thread: short calls wake nobody. */
+  readonly work: number;
+}
+
+/** Arguments by name: numbers, or tensors for their addresses. Null and false are 0. */
+export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | null>>;
+
+/** What the WebAssembly side of an op may do. */
+export interface WasmContext {
+  /** Rows of a panel of the left operand of products (kernels/library.ts). */
+  readonly panelRows: number;
+  run(kernel: KernelName, args: KernelArgs, tasks: Tasks): void;
+  /** Workspace that is freed when the op returns. Contents are undefined. */
+  temp(shape: Shape): Tensor;
+  /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
+  rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
+}
+
+/** Runs an op by kernels, or returns false, having done nothing, for operands that they do not take. */
+// biome-ignore lint/suspicious/noExplicitAny: operands and attributes differ by row; each op names its own
+export type WasmOp = (k: WasmContext, io: any, dims: Dims, attrs: any) => boolean;
+
+/** A context for one op; `release` frees its workspace and windows. */
+export function makeWasmContext(
+  device: Device,
+  op: string,
+  run: WasmContext["run"],
+): { context: WasmContext; release: () => void } {
+  const handles: Tensor[] = [];
+  const owned = (tensor: Tensor): Tensor => {
+    handles.push(tensor);
+    return tensor;
+  };
+  const context: WasmContext = {
+    panelRows: device.profile.wasm?.panelRows ?? 1,
+    run,
+    temp: (shape) => {
+      const tensor = device.empty(shape, { label: `${op}, workspace` });
+      device.keep(tensor);
+      return owned(tensor);
+    },
+    rows: (tensor, rows, { start, count }) => {
+      const row = tensor.size / Math.max(rows, 1);
+      return owned(device.alias(tensor, [count, row], tensor.offset + start * row));
+    },
+  };
+  return {
+    context,
+    release: () => {
+      for (const tensor of handles) tensor.dispose(`the end of ${op}`);
+    },
+  };
+}

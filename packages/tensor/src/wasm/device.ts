@@ -1,0 +1,142 @@
+import { firstNonFinite, type NonFinite } from "../anomaly.ts";
+import { Device, type Execution } from "../device.ts";
+import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
+import { runReference } from "../reference.ts";
+import type { Storage, Tensor } from "../tensor.ts";
+import { makeWasmContext } from "./context.ts";
+import { wasmOps } from "./kernels/index.ts";
+import type { Runtime } from "./runtime.ts";
+
+/**
+ * Fast without a GPU: ops are WebAssembly SIMD kernels over one linear memory, on all threads; those without a kernel run
+ * by their reference on the same memory. Everything is done when an op returns, so nothing here waits.
+ */
+export class WasmDevice extends Device {
+  override readonly kind = "wasm";
+  override readonly label: string;
+  override readonly profile: DeviceProfile;
+  readonly #runtime: Runtime;
+  readonly #poison: boolean;
+  #disposed = false;
+
+  /** Use `openWasm`. `poison` fills new memory with NaN, for tests. */
+  constructor(runtime: Runtime, poison = false) {
+    super();
+    this.#runtime = runtime;
+    this.#poison = poison;
+    this.profile = {
+      ...DEFAULT_PROFILE,
+      adapterClass: "software",
+      subgroups: false,
+      maxBindingBytes: 2 ** 32,
+      maxBufferBytes: 2 ** 32,
+      wasm: { panelRows: runtime.panelRows },
+    };
+    const { threads, relaxedSimd } = runtime;
+    this.label =
+      `WebAssembly SIMD${relaxedSimd ? " with fused multiply-add" : ""}, ` +
+      (threads === 1 ? "one thread" : `${threads} threads`);
+  }
+
+  get threads(): number {
+    return this.#runtime.threads;
+  }
+
+  /** Memory that tensors take or have taken, and how much of it is free. */
+  statistics(): { memoryBytes: number; freeBytes: number; dispatches: number; shared: number } {
+    return this.#runtime.statistics();
+  }
+
+  protected override allocate(storage: Storage): number {
+    this.#assertUsable();
+    const address = this.#runtime.heap.acquire(storage.sizeBytes);
+    if (address === null) {
+      const why = "WebAssembly memory ends at 4 GiB, or the process has no more";
+      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, why));
+    }
+    if (this.#poison) this.#runtime.f32(address, storage.sizeBytes / 4).fill(Number.NaN);
+    return address;
+  }
+
+  protected override deallocate(storage: Storage): void {
+    this.#runtime.heap.release(storage.handle as number, storage.sizeBytes);
+    storage.handle = null;
+  }
+
+  protected override write(tensor: Tensor, values: ArrayLike<number>): void {
+    const view = this.#view(tensor);
+    if (tensor.dtype !== "f16") view.set(values);
+    else for (let i = 0; i < view.length; i++) view[i] = toFloat16Bits(values[i]);
+  }
+
+  protected override async download(tensor: Tensor): Promise<HostArray> {
+    this.#assertUsable();
+    const values = hostArray(tensor.dtype, tensor.size);
+    values.set(this.#values(tensor));
+    return values;
+  }
+
+  protected override async finish(): Promise<void> {
+    this.#assertUsable();
+  }
+
+  protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
+    return firstNonFinite(this.#values(tensor));
+  }
+
+  /** Ends the threads. */
+  override dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#runtime.dispose();
+  }
+
+  protected override compute(execution: Execution): void {
+    this.#assertUsable();
+    const { row, io, dims, attrs } = execution;
+    const op = wasmOps[row.name];
+    if (op !== undefined) {
+      const { context, release } = makeWasmContext(this, row.name, (...call) => this.#runtime.run(...call));
+      try {
+        if (op(context, io, dims, attrs)) return;
+      } finally {
+        release();
+      }
+    }
+    runReference(execution, {
+      load: (tensor) => this.#values(tensor),
+      store: (tensor, values) => this.write(tensor, values),
+    });
+  }
+
+  /** The bits of a tensor, in place; halves as 16-bit integers. */
+  #view({ dtype, size, storage, offset }: Tensor): HostArray | Uint16Array {
+    const { buffer } = this.#runtime.memory;
+    const address = (storage.handle as number) + offset * elementBytes(dtype);
+    switch (dtype) {
+      case "f32":
+        return new Float32Array(buffer, address, size);
+      case "f16":
+        return new Uint16Array(buffer, address, size);
+      case "i32":
+        return new Int32Array(buffer, address, size);
+      case "u32":
+        return new Uint32Array(buffer, address, size);
+      case "u8":
+        return new Uint8Array(buffer, address, size);
+    }
+  }
+
+  /** The values of a tensor, in place but for halves. */
+  #values(tensor: Tensor): HostArray {
+    const view = this.#view(tensor);
+    return view instanceof Uint16Array ? Float32Array.from(view, fromFloat16Bits) : view;
+  }
+
+  #assertUsable(): void {
+    if (this.#disposed) throw new SidenetError("T-DEVICE-LOST", `${this.label} was disposed.`);
+  }
+}

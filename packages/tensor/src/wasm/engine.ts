@@ -1,0 +1,21 @@
+/** The part of `WebAssembly` that is used, typed here: the compiler's own types come only with those of a page. */
+
+export interface Memory {
+  readonly buffer: ArrayBufferLike;
+  grow(pages: number): number;
+}
+
+/** Compiled code; threads are handed one. */
+export type Module = object;
+
+interface Engine {
+  validate(bytes: Uint8Array<ArrayBuffer>): boolean;
+  compile(bytes: Uint8Array<ArrayBuffer>): Promise<Module>;
+  readonly Memory: new (limits: { initial: number; maximum: number; shared: boolean }) => Memory;
+  readonly Instance: new (
+    module: Module,
+    imports: { readonly env: { readonly memory: Memory } },
+  ) => { readonly exports: Readonly<Record<string, unknown>> };
+}
+
+export const engine = (globalThis as unknown as { readonly WebAssembly: Engine }).WebAssembly;

@@ -1,0 +1,117 @@
+/** A part of linear memory. */
+export interface Block {
+  readonly address: number;
+  readonly sizeBytes: number;
+}
+
+/** Blocks start at multiples of a cache line, so that no two threads write to one line of different tensors. */
+const LINE = 64;
+
+/**
+ * Addresses within a memory that grows and never shrinks. What is freed rests by exact size, since the shapes of a training
+ * step repeat; before the memory grows, free neighbours are joined and looked through for a block that is large enough.
+ */
+export class Heap {
+  readonly #grow: (endBytes: number) => boolean;
+  readonly #bySize = new Map<number, number[]>();
+  /** Joined free blocks by address. */
+  #joined: Block[] = [];
+  /** End of what was ever handed out. */
+  #end: number;
+  #freeBytes = 0;
+  readonly #start: number;
+
+  /** `grow` makes memory reach at least so many bytes, or says that it cannot. */
+  constructor(start: number, grow: (endBytes: number) => boolean) {
+    this.#start = Math.ceil(start / LINE) * LINE;
+    this.#end = this.#start;
+    this.#grow = grow;
+  }
+
+  /** Bytes handed out or free: what the memory holds for tensors. */
+  get allBytes(): number {
+    return this.#end - this.#start;
+  }
+
+  get freeBytes(): number {
+    return this.#freeBytes;
+  }
+
+  static #sizeOf(sizeBytes: number): number {
+    return Math.ceil(sizeBytes / LINE) * LINE;
+  }
+
+  /** The address of a block, or null when no memory is left. */
+  acquire(wantedBytes: number): number | null {
+    const sizeBytes = Heap.#sizeOf(wantedBytes);
+    const address = this.#bySize.get(sizeBytes)?.pop() ?? this.#cut(sizeBytes);
+    if (address !== null) {
+      this.#freeBytes -= sizeBytes;
+      return address;
+    }
+    if (this.#freeBytes >= sizeBytes) {
+      this.#join();
+      const found = this.#cut(sizeBytes);
+      if (found !== null) {
+        this.#freeBytes -= sizeBytes;
+        return found;
+      }
+    }
+    return this.#extend(sizeBytes);
+  }
+
+  release(address: number, wantedBytes: number): void {
+    const sizeBytes = Heap.#sizeOf(wantedBytes);
+    const list = this.#bySize.get(sizeBytes);
+    if (list) list.push(address);
+    else this.#bySize.set(sizeBytes, [address]);
+    this.#freeBytes += sizeBytes;
+  }
+
+  #extend(sizeBytes: number): number | null {
+    // A free block at the very end is grown rather than left behind.
+    const last = this.#joined.at(-1);
+    const tail = last && last.address + last.sizeBytes === this.#end ? last : null;
+    const address = tail ? tail.address : this.#end;
+    if (!this.#grow(address + sizeBytes)) return null;
+    if (tail) {
+      this.#joined.pop();
+      this.#freeBytes -= tail.sizeBytes;
+    }
+    this.#end = address + sizeBytes;
+    return address;
+  }
+
+  /** The smallest joined block that holds so much, cut to size. */
+  #cut(sizeBytes: number): number | null {
+    let best = -1;
+    for (const [i, block] of this.#joined.entries()) {
+      if (block.sizeBytes < sizeBytes) continue;
+      if (best < 0 || block.sizeBytes < this.#joined[best].sizeBytes) best = i;
+    }
+    if (best < 0) return null;
+    const { address, sizeBytes: whole } = this.#joined[best];
+    if (whole === sizeBytes) this.#joined.splice(best, 1);
+    else this.#joined[best] = { address: address + sizeBytes, sizeBytes: whole - sizeBytes };
+    return address;
+  }
+
+  #join(): void {
+    const blocks = [...this.#joined];
+    for (const [sizeBytes, addresses] of this.#bySize) {
+      for (const address of addresses) blocks.push({ address, sizeBytes });
+    }
+    this.#bySize.clear();
+    blocks.sort((a, b) => a.address - b.address);
+    this.#joined = [];
+    for (const block of blocks) {
+      const last = this.#joined.at(-1);
+      if (last && last.address + last.sizeBytes === block.address) {
+        this.#joined[this.#joined.length - 1] = {
+          address: last.address,
+          sizeBytes: last.sizeBytes + block.sizeBytes,
+        };
+      } else this.#joined.push(block);
+    }
+  }
+}

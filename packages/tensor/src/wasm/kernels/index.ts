@@ -1,0 +1,42 @@
+/** All kernels, and the ops that run by them. What is not among the ops runs by its reference. */
+import type { OpName } from "../../ops/index.ts";
+import type { WasmOp } from "../context.ts";
+import * as attention from "./attention.ts";
+import * as attentionOps from "./attention-ops.ts";
+import * as elementwise from "./elementwise.ts";
+import * as elementwiseOps from "./elementwise-ops.ts";
+import type { Kernel } from "./kernel.ts";
+import * as loss from "./loss.ts";
+import * as lossOps from "./loss-ops.ts";
+import * as matmulOps from "./matmul.ts";
+import * as product from "./product.ts";
+import * as reduce from "./reduce.ts";
+import * as reduceOps from "./reduce-ops.ts";
+import * as rowOps from "./row-ops.ts";
+import * as rows from "./rows.ts";
+
+const table = {
+  ...attention,
+  ...elementwise,
+  ...loss,
+  ...product,
+  ...reduce,
+  ...rows,
+} satisfies Record<string, Kernel>;
+
+export type KernelName = keyof typeof table;
+export const kernels: Readonly<Record<KernelName, Kernel>> = table;
+/** In the order of the module's table. */
+export const kernelNames = Object.keys(table) as KernelName[];
+
+const ops = {
+  ...attentionOps,
+  ...elementwiseOps,
+  ...lossOps,
+  ...matmulOps,
+  ...reduceOps,
+  ...rowOps,
+} satisfies {
+  readonly [K in OpName]?: WasmOp;
+};
+export const wasmOps: Readonly<Record<string, WasmOp | undefined>> = ops;

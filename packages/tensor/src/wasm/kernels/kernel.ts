@@ -1,0 +1,43 @@
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { f32, i32 } from "../assembler/instructions.ts";
+import type { Library } from "./library.ts";
+
+/** What a kernel is given beside its arguments. */
+export interface Frame {
+  /** Which part of the work: 0 .. tasks - 1. */
+  readonly task: Local<"i32">;
+  /** Address of `SCRATCH_BYTES` of memory that belong to the thread. */
+  readonly scratch: Local<"i32">;
+  readonly library: Library;
+}
+
+/** Types of arguments by name; addresses and counts are i32. */
+export type ParamTypes = Readonly<Record<string, "i32" | "f32">>;
+/** Arguments that are addresses and counts. */
+export const words = <K extends string>(...names: readonly K[]): Readonly<Record<K, "i32">> =>
+  Object.fromEntries(names.map((name) => [name, "i32"])) as Record<K, "i32">;
+
+type Params<P extends ParamTypes> = { readonly [K in keyof P]: Local<P[K]> };
+
+/** One kernel: its arguments, and the code of one task. */
+export interface Kernel {
+  readonly params: ParamTypes;
+  readonly emit: (f: FunctionBuilder, args: Local<"i32">, frame: Frame) => void;
+}
+
+/** Arguments stand in memory as words in the order of `params`; `emit` finds them in variables. */
+export function defineKernel<const P extends ParamTypes>(
+  params: P,
+  emit: (f: FunctionBuilder, params: Params<P>, frame: Frame) => void,
+): Kernel {
+  return {
+    params,
+    emit(f, args, frame) {
+      const entries = Object.entries(params).map(([name, type], i) => [
+        name,
+        type === "i32" ? f.i32(i32.load(args, 4 * i)) : f.f32(f32.load(args, 4 * i)),
+      ]);
+      emit(f, Object.fromEntries(entries) as Params<P>, frame);
+    },
+  };
+}

@@ -1,0 +1,194 @@
+/** Functions that kernels call: one tile of a product, and the packing of its operands. */
+import type { Callee, Features, FunctionBuilder, Local } from "../assembler/function.ts";
+import { type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
+import type { ModuleBuilder } from "../assembler/module.ts";
+import { bytesOf, loader, type Source } from "./halves.ts";
+
+/** Columns of a panel of the right operand: two vectors. */
+export const PANEL_COLS = 8;
+export const PANEL_COL_BYTES = 4 * PANEL_COLS;
+
+/**
+ * Rows of a panel of the left operand. V8 puts all loads of a loop's round before its arithmetic, so a tile's accumulators,
+ * one round of operands and, without fused multiply-add, a product have to fit 15 registers, or they spill at half the speed.
+ * Measured on one core (GFLOP/s, EPYC 9004): fused 4 rows 50, 5: 50, 6: 55; separate 4: 41, 5: 44, 6: 28. Unrolling spills.
+ */
+export const panelRowsOf = ({ relaxedSimd }: Features): number => (relaxedSimd ? 6 : 5);
+
+/** Bytes of scratch that tiles at an edge take, at its start. */
+export const EDGE_BYTES = 256;
+
+export interface Library {
+  readonly panelRows: number;
+  /**
+   * A full tile: c[panelRows, 8] = init + a·b over k > 0 steps. (a, b, k, c, cRow, init, initRow): panels, bytes from row to
+   * row, the address of initial values or 0.
+   */
+  readonly tile: Callee;
+  /** The same for a tile of which only (rows, cols) exist; (..., rows, cols, scratch) follow. */
+  readonly edgeTile: Callee;
+  /** Rows of a matrix as a panel, transposed: dst[k][width] from (src, bytes from row to row, rows that exist, k, dst). */
+  readonly packRows: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
+  /** Columns of a matrix as a panel: dst[k][width] from (src, bytes from row to row, k, dst). Reads past the last column. */
+  readonly packColumns: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
+}
+
+export function emitLibrary(m: ModuleBuilder): Library {
+  const panelRows = panelRowsOf(m.options);
+  const tile = emitTile(m, panelRows);
+  const sources = (emit: (source: Source) => Callee) => ({ f32: emit("f32"), f16: emit("f16") });
+  return {
+    panelRows,
+    tile,
+    edgeTile: emitEdgeTile(m, tile),
+    packRows: {
+      left: emitPackRows(m, panelRows, "f32"),
+      right: sources((source) => emitPackRows(m, PANEL_COLS, source)),
+    },
+    packColumns: {
+      left: emitPackColumns(m, panelRows, "f32"),
+      right: sources((source) => emitPackColumns(m, PANEL_COLS, source)),
+    },
+  };
+}
+
+function emitTile(m: ModuleBuilder, panelRows: number): Callee {
+  return m.function(7, (f) => {
+    const [a, b, k, c, cRow, init, initRow] = f.params;
+    const each = <T>(make: (row: number, half: number) => T): T[] =>
+      Array.from({ length: 2 * panelRows }, (_, i) => make(i >> 1, i & 1));
+    const sums = each(() => f.v128());
+    const rowAt = (base: I32, step: I32, row: number) => i32.add(base, i32.mul(step, row));
+    f.if(init, () => {
+      each((row, half) => f.set(sums[2 * row + half], v128.load(rowAt(init, initRow, row), 16 * half)));
+    });
+    const end = f.i32(i32.add(a, i32.mul(k, 4 * panelRows)));
+    f.while(i32.ne(a, end), () => {
+      const right = [f.v128(v128.load(b)), f.v128(v128.load(b, 16))];
+      for (let row = 0; row < panelRows; row++) {
+        const left = f.v128(v128.load32Splat(a, 4 * row));
+        for (const half of [0, 1]) {
+          const sum = sums[2 * row + half];
+          f.set(sum, f.madd(left, right[half], sum));
+        }
+      }
+      f.set(a, i32.add(a, 4 * panelRows));
+      f.set(b, i32.add(b, PANEL_COL_BYTES));
+    });
+    each((row, half) => f.do(v128.store(rowAt(c, cRow, row), sums[2 * row + half], 16 * half)));
+  });
+}
+
+/** Copies words of rows, one by one. */
+function emitCopyWords(
+  f: FunctionBuilder,
+  from: readonly [address: I32, row: I32],
+  to: readonly [address: I32, row: I32],
+  rows: I32,
+  cols: I32,
+): void {
+  const row = f.i32();
+  const byte = f.i32();
+  const end = f.i32(i32.mul(cols, 4));
+  f.for(row, 0, rows, 1, () => {
+    const source = f.i32(i32.add(from[0], i32.mul(row, from[1])));
+    const target = f.i32(i32.add(to[0], i32.mul(row, to[1])));
+    f.for(byte, 0, end, 4, () => {
+      f.do(i32.store(i32.add(target, byte), i32.load(i32.add(source, byte))));
+    });
+  });
+}
+
+function emitEdgeTile(m: ModuleBuilder, tile: Callee): Callee {
+  return m.function(10, (f) => {
+    const [a, b, k, c, cRow, init, initRow, rows, cols, scratch] = f.params;
+    f.if(
+      init,
+      () => {
+        emitCopyWords(f, [init, initRow], [scratch, PANEL_COL_BYTES], rows, cols);
+        f.call(tile, a, b, k, scratch, PANEL_COL_BYTES, scratch, PANEL_COL_BYTES);
+      },
+      () => f.call(tile, a, b, k, scratch, PANEL_COL_BYTES, 0, 0),
+    );
+    emitCopyWords(f, [scratch, PANEL_COL_BYTES], [c, cRow], rows, cols);
+  });
+}
+
+/** Four vectors transposed. */
+function transpose(f: FunctionBuilder, [a, b, c, d]: readonly V128[]): V128[] {
+  const low = [f.v128(v128.shuffle(a, b, [0, 4, 1, 5])), f.v128(v128.shuffle(c, d, [0, 4, 1, 5]))];
+  const high = [f.v128(v128.shuffle(a, b, [2, 6, 3, 7])), f.v128(v128.shuffle(c, d, [2, 6, 3, 7]))];
+  return [low, high].flatMap(([x, y]) => [
+    v128.shuffle(x, y, [0, 1, 4, 5]),
+    v128.shuffle(x, y, [2, 3, 6, 7]),
+  ]);
+}
+
+/** Stores the first `count` words of a vector. */
+function storeWords(f: FunctionBuilder, address: I32, value: V128, count: number, offset: number): void {
+  if (count >= 4) f.do(v128.store(address, value, offset));
+  else if (count === 1) f.do(v128.store32Lane(address, value, 0, offset));
+  else f.do(v128.store64Lane(address, value, 0, offset));
+}
+
+function emitPackRows(m: ModuleBuilder, width: number, source: Source): Callee {
+  return m.function(5, (f) => {
+    const [src, srcRow, rows, k, dst] = f.params;
+    const load4 = loader(f, source);
+    const last = f.i32(i32.sub(rows, 1));
+    // Rows that do not exist are read as the last one: what becomes of them is thrown away.
+    const at = Array.from({ length: width }, (_, row) =>
+      f.i32(i32.add(src, i32.mul(srcRow, i32.min(last, row)))),
+    );
+    const advance = (elements: number) => {
+      for (const pointer of at) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
+      f.set(dst, i32.add(dst, 4 * width * elements));
+      f.set(k, i32.sub(k, elements));
+    };
+    f.while(i32.geS(k, 4), () => {
+      for (let first = 0; first < width; first += 4) {
+        const four = Array.from({ length: 4 }, (_, i) =>
+          first + i < width ? f.v128(load4(at[first + i])) : f.v128(),
+        );
+        for (const [step, column] of transpose(f, four).entries()) {
+          storeWords(f, dst, column, width - first, 4 * (width * step + first));
+        }
+      }
+      advance(4);
+    });
+    f.while(i32.gtS(k, 0), () => {
+      for (const [row, pointer] of at.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
+      advance(1);
+    });
+  });
+}
+
+function emitPackColumns(m: ModuleBuilder, width: number, source: Source): Callee {
+  return m.function(4, (f) => {
+    const [src, srcRow, k, dst] = f.params;
+    const load4 = loader(f, source);
+    f.while(i32.gtS(k, 0), () => {
+      for (let first = 0; first < width; first += 4) {
+        storeWords(f, dst, load4(src, first * bytesOf(source)), width - first, 4 * first);
+      }
+      f.set(src, i32.add(src, srcRow));
+      f.set(dst, i32.add(dst, 4 * width));
+      f.set(k, i32.sub(k, 1));
+    });
+  });
+}
+
+/** Calls the full tile, or the edge tile where fewer rows or columns exist. */
+export function emitTileCall(
+  f: FunctionBuilder,
+  { tile, edgeTile, panelRows }: Library,
+  args: readonly I32[],
+  extent: { readonly rows: Local<"i32">; readonly cols: Local<"i32">; readonly scratch: I32 },
+): void {
+  const { rows, cols, scratch } = extent;
+  f.if(
+    i32.and(i32.geS(rows, panelRows), i32.geS(cols, PANEL_COLS)),
+    () => f.call(tile, ...args),
+    () => f.call(edgeTile, ...args, i32.min(rows, panelRows), i32.min(cols, PANEL_COLS), scratch),
+  );
+}

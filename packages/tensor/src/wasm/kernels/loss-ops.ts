@@ -1,0 +1,145 @@
+/** The loss, from logits or from the head's input in chunks of tokens. */
+import type { LossAttrs } from "../../ops/cross-entropy.ts";
+import { tokenChunks } from "../../ops/lm-head.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmContext, WasmOp } from "../context.ts";
+import { runProduct } from "./product-plan.ts";
+import { EXP_PER_NS, isF32, rowTasks } from "./work.ts";
+
+interface Rows {
+  readonly logits: Tensor;
+  readonly targets: Tensor;
+  readonly max: Tensor;
+  readonly logSum: Tensor;
+}
+
+/** How many rows of logits are at hand, of which the first is row `firstRow` of the targets. */
+interface Extents {
+  readonly n: number;
+  readonly v: number;
+  readonly firstRow: number;
+}
+
+function runRowLosses(k: WasmContext, io: Rows & { nll: Tensor }, extents: Extents, attrs: LossAttrs): void {
+  const { rows, split } = rowTasks(extents.n, extents.v, EXP_PER_NS);
+  const { ignoreIndex, labelSmoothing: smoothing } = attrs;
+  k.run("rowLosses", { ...io, ...extents, ignoreIndex, smoothing, rows }, split);
+}
+
+function runGradients(
+  k: WasmContext,
+  io: Rows & { dlogits: Tensor; dloss: Tensor | null; scored: Tensor },
+  extents: Extents,
+  attrs: LossAttrs,
+): void {
+  const { rows, split } = rowTasks(extents.n, extents.v, EXP_PER_NS);
+  const { ignoreIndex, labelSmoothing: smoothing } = attrs;
+  k.run("logitGradients", { ...io, ...extents, ignoreIndex, smoothing, rows }, split);
+}
+
+function countScored(k: WasmContext, targets: Tensor, { ignoreIndex }: LossAttrs): Tensor {
+  const scored = k.temp([1]);
+  k.run("countScored", { targets, n: targets.size, ignoreIndex, scored }, { tasks: 1, work: targets.size });
+  return scored;
+}
+
+const alone = (work: number) => ({ tasks: 1, work });
+
+export const crossEntropy: WasmOp = (
+  k,
+  io: Omit<Rows, "max" | "logSum"> & { loss: Tensor; max: Tensor | null; logSum: Tensor | null },
+  { N, V },
+  attrs: LossAttrs,
+) => {
+  const { logits, targets, loss } = io;
+  if (!isF32({ logits })) return false;
+  const nll = k.temp([N]);
+  const rows = { logits, targets, max: io.max ?? k.temp([N]), logSum: io.logSum ?? k.temp([N]) };
+  runRowLosses(k, { ...rows, nll }, { n: N, v: V, firstRow: 0 }, attrs);
+  const scored = countScored(k, targets, attrs);
+  k.run("meanLoss", { nll, n: N, scored, loss }, alone(N));
+  return true;
+};
+
+export const crossEntropyBackward: WasmOp = (
+  k,
+  io: Rows & { dloss: Tensor; dlogits: Tensor },
+  { N, V },
+  attrs: LossAttrs,
+) => {
+  if (!isF32({ logits: io.logits, dlogits: io.dlogits })) return false;
+  runGradients(k, { ...io, scored: countScored(k, io.targets, attrs) }, { n: N, v: V, firstRow: 0 }, attrs);
+  return true;
+};
+
+interface HeadAttrs extends LossAttrs {
+  readonly chunkTokens: number;
+  readonly chunkBytes: number;
+}
+interface HeadIo {
+  readonly h: Tensor;
+  readonly w: Tensor;
+  readonly targets: Tensor;
+}
+
+const takesHead = ({ h, w }: HeadIo): boolean =>
+  h.dtype === "f32" && (w.dtype === "f32" || w.dtype === "f16");
+
+/** Calls `each` with the logits of one chunk of tokens after the other, in one workspace, their losses known. */
+function forChunks(
+  k: WasmContext,
+  { h, w, targets }: HeadIo,
+  { chunkTokens, chunkBytes, ...attrs }: HeadAttrs,
+  each: (rows: Rows, extents: Extents, h: Tensor, isFirst: boolean) => void,
+): Tensor {
+  const [N, C] = h.shape;
+  const [V] = w.shape;
+  const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes });
+  const [nll, max, logSum] = [k.temp([N]), k.temp([N]), k.temp([N])];
+  const most = chunks[0]?.count ?? 0;
+  const all = k.temp([most, V]);
+  for (const range of chunks) {
+    const logits = k.rows(all, most, { start: 0, count: range.count });
+    const part = k.rows(h, N, range);
+    const extents = { n: range.count, v: V, firstRow: range.start };
+    runProduct(k, "nt", { a: part, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
+    runRowLosses(k, { logits, targets, max, logSum, nll }, extents, attrs);
+    each({ logits, targets, max, logSum }, extents, part, range.start === 0);
+  }
+  return nll;
+}
+
+export const lmHeadLoss: WasmOp = (
+  k,
+  io: HeadIo & { loss: Tensor; dh: Tensor | null },
+  { N, C, V },
+  attrs: HeadAttrs,
+) => {
+  if (!takesHead(io) || C === 0) return false;
+  const { w, targets, loss, dh } = io;
+  const scored = countScored(k, targets, attrs);
+  const nll = forChunks(k, io, attrs, (rows, extents) => {
+    if (dh === null) return;
+    runGradients(k, { ...rows, dlogits: rows.logits, dloss: null, scored }, extents, attrs);
+    const y = k.rows(dh, N, { start: extents.firstRow, count: extents.n });
+    runProduct(k, "nn", { a: rows.logits, b: w, y }, { P: 1, M: extents.n, K: V, N: C });
+  });
+  k.run("meanLoss", { nll, n: N, scored, loss }, alone(N));
+  return true;
+};
+
+export const lmHeadLossBackwardW: WasmOp = (
+  k,
+  io: HeadIo & { dloss: Tensor; dw: Tensor },
+  { N, C, V },
+  attrs: HeadAttrs,
+) => {
+  if (!takesHead(io) || C === 0 || N === 0) return false;
+  const scored = countScored(k, io.targets, attrs);
+  forChunks(k, io, attrs, (rows, extents, h, isFirst) => {
+    runGradients(k, { ...rows, dlogits: rows.logits, dloss: io.dloss, scored }, extents, attrs);
+    const extent = { P: 1, M: V, K: extents.n, N: C, accumulate: !isFirst };
+    runProduct(k, "tn", { a: rows.logits, b: h, y: io.dw }, extent);
+  });
+  return true;
+};

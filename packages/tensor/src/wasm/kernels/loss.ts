@@ -1,0 +1,149 @@
+/** Cross-entropy over rows of logits: row losses, their mean, and gradients. */
+import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { expOf, logOf } from "./math.ts";
+import { forRows } from "./tasks.ts";
+import { accumulators, firstLane, forVectors, maxLanes, sumLanes } from "./vectors.ts";
+
+/** How many targets count, at least 1, as a float. */
+export const countScored = defineKernel(
+  { targets: "i32", n: "i32", ignoreIndex: "i32", scored: "i32" },
+  (f, { targets, n, ignoreIndex, scored }) => {
+    const [count, i] = [f.i32(), f.i32()];
+    f.for(i, 0, n, 1, () => {
+      const target = i32.load(i32.add(targets, i32.mul(i, 4)));
+      f.set(count, i32.add(count, i32.ne(target, ignoreIndex)));
+    });
+    f.do(f32.store(scored, f32.convert(i32.select(count, count, 1))));
+  },
+);
+
+/** loss = Σ nll / scored. */
+export const meanLoss = defineKernel(
+  { nll: "i32", n: "i32", scored: "i32", loss: "i32" },
+  (f, { nll, n, scored, loss }) => {
+    const [sum, i] = [f.f32(), f.i32()];
+    f.for(i, 0, n, 1, () => f.set(sum, f32.add(sum, f32.load(i32.add(nll, i32.mul(i, 4))))));
+    f.do(f32.store(loss, f32.div(sum, f32.load(scored))));
+  },
+);
+
+/**
+ * max, logSum and nll (0 for an ignored row) of rows of logits, whose first one is row `firstRow` of targets and results.
+ * Each is a row's maximum, the logarithm of its shifted sum, and its loss under the smoothed target.
+ */
+export const rowLosses = defineKernel(
+  {
+    ...words("logits", "targets", "max", "logSum", "nll"),
+    ...{ n: "i32", v: "i32", firstRow: "i32", ignoreIndex: "i32", smoothing: "f32", rows: "i32" },
+  } as const,
+  (f, { logits, targets, max, logSum, nll, n, v, firstRow, ignoreIndex, smoothing, rows }, { task }) => {
+    const at = f.i32();
+    const left = f.i32();
+    const bests = accumulators(f, 2);
+    const sums = accumulators(f, 2);
+    const exp = expOf(f);
+    const log = logOf(f);
+    const [shift, onlyFirst] = [f.v128(), firstLane(f)];
+    forRows(f, task, { rows, n }, (row) => {
+      const start = f.i32(i32.add(logits, i32.mul(i32.mul(row, v), 4)));
+      f.set(at, start);
+      for (const best of bests) f.set(best, v128.load32Splat(at));
+      f.set(left, v);
+      f.while(i32.geS(left, 8), () => {
+        for (const [i, best] of bests.entries()) f.set(best, f32x4.pmax(best, v128.load(at, 16 * i)));
+        f.set(at, i32.add(at, 32));
+        f.set(left, i32.sub(left, 8));
+      });
+      f.while(i32.gtS(left, 0), () => {
+        f.set(bests[0], f32x4.pmax(bests[0], v128.load32Splat(at)));
+        f.set(at, i32.add(at, 4));
+        f.set(left, i32.sub(left, 1));
+      });
+      const largest = f.f32(maxLanes(f, bests));
+      f.set(shift, f32x4.splat(largest));
+      for (const sum of sums) f.set(sum, f32x4.splat(0));
+      f.set(at, start);
+      forVectors(
+        f,
+        v,
+        [at],
+        ({ load, round, lanes }) => {
+          const value = exp(f32x4.sub(load(at), shift));
+          f.set(sums[round], f32x4.add(sums[round], lanes === 1 ? v128.and(value, onlyFirst) : value));
+        },
+        2,
+      );
+      const total = f.f32(f32x4.lane(log(f32x4.splat(sumLanes(f, sums))), 0));
+      const word = f.i32(i32.mul(i32.add(row, firstRow), 4));
+      const target = f.i32(i32.load(i32.add(targets, word)));
+      f.do(f32.store(i32.add(max, word), largest), f32.store(i32.add(logSum, word), total));
+      f.if(
+        i32.eq(target, ignoreIndex),
+        () => f.do(f32.store(i32.add(nll, word), 0)),
+        () => {
+          const chosen = f32.load(i32.add(start, i32.mul(target, 4)));
+          const loss = f.f32(f32.mul(f32.sub(1, smoothing), f32.sub(largest, chosen)));
+          f.if(f32.gt(smoothing, 0), () => {
+            for (const sum of sums) f.set(sum, f32x4.splat(0));
+            f.set(at, start);
+            forVectors(f, v, [at], ({ load, round, lanes }) => {
+              const below = f32x4.sub(shift, load(at));
+              f.set(sums[round], f32x4.add(sums[round], lanes === 1 ? v128.and(below, onlyFirst) : below));
+            });
+            const mean = f32.div(sumLanes(f, sums), f32.convert(v));
+            f.set(loss, f32.add(loss, f32.mul(smoothing, mean)));
+          });
+          f.do(f32.store(i32.add(nll, word), f32.add(loss, total)));
+        },
+      );
+    });
+  },
+);
+
+/** dlogits = (softmax - smoothed target) · dloss / scored; 0 for ignored rows. dlogits may be logits; dloss 0 stands for 1. */
+export const logitGradients = defineKernel(
+  {
+    ...words("logits", "dlogits", "targets", "max", "logSum", "dloss"),
+    ...{ scored: "i32", n: "i32", v: "i32", firstRow: "i32", ignoreIndex: "i32", smoothing: "f32" },
+    ...words("rows"),
+  } as const,
+  (f, p, { task }) => {
+    const [from, to] = [f.i32(), f.i32()];
+    const factor = f.f32(f32.div(1, f32.load(p.scored)));
+    f.if(p.dloss, () => f.set(factor, f32.mul(factor, f32.load(p.dloss))));
+    const all = f.v128(f32x4.splat(factor));
+    const share = f.v128(f32x4.splat(f32.mul(-1, f32.div(p.smoothing, f32.convert(p.v)))));
+    const [max, logSum] = [f.v128(), f.v128()];
+    const exp = expOf(f);
+    forRows(f, task, { rows: p.rows, n: p.n }, (row) => {
+      const offset = f.i32(i32.mul(i32.mul(row, p.v), 4));
+      const start = f.i32(i32.add(p.dlogits, offset));
+      const word = f.i32(i32.mul(i32.add(row, p.firstRow), 4));
+      const target = f.i32(i32.load(i32.add(p.targets, word)));
+      f.if(
+        i32.eq(target, p.ignoreIndex),
+        () => f.zeroBytes(start, i32.mul(p.v, 4)),
+        () => {
+          f.set(max, v128.load32Splat(i32.add(p.max, word)));
+          f.set(logSum, v128.load32Splat(i32.add(p.logSum, word)));
+          f.set(from, i32.add(p.logits, offset));
+          f.set(to, start);
+          forVectors(
+            f,
+            p.v,
+            [from, to],
+            ({ load, store }) => {
+              const value = exp(f32x4.sub(f32x4.sub(load(from), max), logSum));
+              store(to, f32x4.mul(f32x4.add(value, share), all));
+            },
+            2,
+          );
+          const chosen = f.i32(i32.add(start, i32.mul(target, 4)));
+          const weight = f32.mul(f32.sub(1, p.smoothing), factor);
+          f.do(f32.store(chosen, f32.sub(f32.load(chosen), weight)));
+        },
+      );
+    });
+  },
+);

@@ -1,0 +1,74 @@
+/** Functions of vectors: exp to 2 and log to 3 units in the last place, after Cephes (Moshier, expf and logf). */
+import type { FunctionBuilder } from "../assembler/function.ts";
+import { f32x4, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+
+export type Function1 = (x: V128) => V128;
+
+const splat = (f: FunctionBuilder, value: number) => f.v128(f32x4.splat(value));
+const bits = (f: FunctionBuilder, value: number) => f.v128(i32x4.splat(value));
+
+const LOG2_E = Math.LOG2E;
+/** log 2 in two parts: the first has few bits, so that n · LN2_HIGH is exact. */
+const LN2_HIGH = 0.693359375;
+const LN2_LOW = -2.12194440054691e-4;
+/** 1.5 · 2^23: added to a number it leaves the nearest integer in the lowest bits. */
+const TO_INTEGER = 12582912;
+/** e^x is a normal number in between. */
+const EXP_LEAST = -87.3;
+const EXP_MOST = 88;
+const EXP_POLYNOMIAL = [
+  1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
+];
+
+/** e^x, its argument held to -87.3 .. 88. Constants are made where this is called, before a loop. */
+export function expOf(f: FunctionBuilder): Function1 {
+  const [least, most, log2e] = [EXP_LEAST, EXP_MOST, LOG2_E].map((value) => splat(f, value));
+  const [magic, high, low, one] = [TO_INTEGER, -LN2_HIGH, -LN2_LOW, 1].map((value) => splat(f, value));
+  const [first, ...rest] = EXP_POLYNOMIAL.map((value) => splat(f, value));
+  return (x) => {
+    const held = f.v128(f32x4.pmax(f32x4.pmin(x, most), least));
+    const shifted = f.v128(f.madd(held, log2e, magic));
+    const n = f.v128(f32x4.sub(shifted, magic));
+    const r = f.v128(f.madd(n, low, f.madd(n, high, held)));
+    let polynomial: V128 = first;
+    for (const coefficient of rest) polynomial = f.madd(polynomial, r, coefficient);
+    const value = f32x4.add(f.madd(polynomial, f32x4.mul(r, r), r), one);
+    return i32x4.add(value, i32x4.shl(shifted, 23)); // times 2^n
+  };
+}
+
+/** 1 / (1 + e^-x): no infinity on the way, as e^-x stops at e^88. */
+export function sigmoidOf(f: FunctionBuilder): Function1 {
+  const exp = expOf(f);
+  const one = splat(f, 1);
+  return (x) => f32x4.div(one, f32x4.add(one, exp(f32x4.neg(x))));
+}
+
+const SQRT_HALF = Math.SQRT1_2;
+const LOG_POLYNOMIAL = [
+  7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+  2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+];
+
+/** log x of x from 2^-126 on; a smaller one counts as that. */
+export function logOf(f: FunctionBuilder): Function1 {
+  const tiny = bits(f, 0x00800000);
+  const mantissa = bits(f, 0x007fffff);
+  const half = splat(f, 0.5);
+  const [one, root, high, low, minusHalf] = [1, SQRT_HALF, LN2_HIGH, LN2_LOW, -0.5].map((v) => splat(f, v));
+  const bias = bits(f, 126);
+  const [first, ...rest] = LOG_POLYNOMIAL.map((value) => splat(f, value));
+  return (x) => {
+    const held = f.v128(f32x4.pmax(x, tiny));
+    const m = f.v128(v128.or(v128.and(held, mantissa), half)); // 0.5 .. 1
+    const below = f.v128(f32x4.lt(m, root));
+    const exponent = i32x4.sub(i32x4.shrU(held, 23), bias);
+    const e = f.v128(f32x4.sub(f32x4.convert(exponent), v128.and(below, one)));
+    const z = f.v128(f32x4.sub(f32x4.add(m, v128.and(below, m)), one));
+    const square = f.v128(f32x4.mul(z, z));
+    let polynomial: V128 = first;
+    for (const coefficient of rest) polynomial = f.madd(polynomial, z, coefficient);
+    const tail = f.madd(e, low, f32x4.mul(f32x4.mul(polynomial, z), square));
+    return f.madd(e, high, f32x4.add(z, f.madd(square, minusHalf, tail)));
+  };
+}

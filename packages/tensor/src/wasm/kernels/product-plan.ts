@@ -1,0 +1,191 @@
+/** How a product is run: in which windows its operands are packed, and into which blocks the result is split. */
+import type { MatmulForm } from "../../ops/matmul-plan.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmContext } from "../context.ts";
+import { PACK_STEPS } from "./tasks.ts";
+
+/** Steps of the sum in one window. Sums are added window by window, so this is part of the result: never by threads. */
+const WINDOW_STEPS = 2048;
+/** Bytes of packed operands: the left one stays in the second cache's reach, the right one in the third's. */
+const LEFT_BYTES = 2 ** 22;
+const RIGHT_BYTES = 2 ** 22;
+const PANEL_COLS = 8;
+/** Panels of a block: about 96 x 64 elements, of which two operands of 256 steps fit the second cache. */
+const BLOCK_ROWS = 16;
+const BLOCK_COLS = 8;
+/** GFLOP/s and elements per nanosecond of one thread, roughly: to tell long calls from short ones. */
+const FLOPS_PER_NS = 40;
+const PACKED_PER_NS = 2;
+
+export interface ProductOperands {
+  readonly a: Tensor;
+  /** f32 or f16. */
+  readonly b: Tensor;
+  readonly y: Tensor;
+  readonly bias?: Tensor | null;
+}
+
+export interface ProductExtents {
+  readonly P: number;
+  readonly M: number;
+  readonly K: number;
+  readonly N: number;
+  readonly accumulate?: boolean;
+}
+
+/** Part of a product: rows, columns and steps from-to. */
+interface Window {
+  readonly m0: number;
+  readonly m: number;
+  readonly n0: number;
+  readonly n: number;
+  readonly k0: number;
+  readonly k: number;
+}
+
+const divide = (count: number, by: number): number => Math.ceil(count / by);
+
+/** Starts of windows of at most `most`. */
+function* starts(count: number, most: number): IterableIterator<[start: number, size: number]> {
+  for (let start = 0; start < count; start += most) yield [start, Math.min(most, count - start)];
+}
+
+/** Whether the kernels take these operands. */
+export const takesProduct = ({ a, b, y, bias = null }: ProductOperands, { K }: ProductExtents): boolean =>
+  a.dtype === "f32" &&
+  (b.dtype === "f32" || b.dtype === "f16") &&
+  y.dtype === "f32" &&
+  (bias === null || bias.dtype === "f32") &&
+  K > 0;
+
+/** y[P,M,N] = a·b (+ bias[N]), or y += a·b. */
+export function runProduct(
+  k: WasmContext,
+  form: MatmulForm,
+  operands: ProductOperands,
+  extents: ProductExtents,
+): void {
+  const { P, M, K, N } = extents;
+  if (P === 0 || M === 0 || N === 0) return;
+  const { panelRows } = k;
+  const steps = Math.min(K, WINDOW_STEPS);
+  const rows = Math.min(M, Math.max(1, Math.floor(LEFT_BYTES / (4 * steps * panelRows))) * panelRows);
+  const cols = Math.min(N, Math.max(1, Math.floor(RIGHT_BYTES / (4 * steps * PANEL_COLS))) * PANEL_COLS);
+  const leftSize = divide(rows, panelRows) * panelRows * steps;
+  const rightSize = divide(cols, PANEL_COLS) * PANEL_COLS * steps;
+  const isWhole = rows === M && cols === N && steps === K;
+  const most = isWhole ? Math.max(1, Math.floor(RIGHT_BYTES / (4 * Math.max(leftSize, rightSize)))) : 1;
+  const batches = Math.min(P, most);
+  const left = k.temp([batches * leftSize]);
+  const right = k.temp([batches * rightSize]);
+  for (const [p0, p] of starts(P, batches)) {
+    const part = partOf(operands, p0, extents);
+    for (const [k0, kCount] of starts(K, WINDOW_STEPS)) {
+      for (const [m0, m] of starts(M, rows)) {
+        for (const [n0, n] of starts(N, cols)) {
+          const window = { m0, m, n0, n, k0, k: kCount };
+          if (n0 === 0) packLeft(k, form, part.a, left, p, window, extents);
+          packRight(k, form, part.b, right, p, window, extents);
+          multiply(k, { ...part, left, right }, p, window, extents);
+        }
+      }
+    }
+  }
+}
+
+/** Operands with the byte at which a batch begins. */
+interface Part {
+  readonly a: At;
+  readonly b: At;
+  readonly y: At;
+  readonly bias: Tensor | null;
+}
+interface At {
+  readonly tensor: Tensor;
+  readonly byte: number;
+}
+
+function partOf({ a, b, y, bias = null }: ProductOperands, p0: number, { M, K, N }: ProductExtents): Part {
+  const size = b.dtype === "f16" ? 2 : 4;
+  return {
+    a: { tensor: a, byte: 4 * p0 * M * K },
+    b: { tensor: b, byte: size * p0 * K * N },
+    y: { tensor: y, byte: 4 * p0 * M * N },
+    bias,
+  };
+}
+
+function packLeft(
+  k: WasmContext,
+  form: MatmulForm,
+  { tensor, byte }: At,
+  left: Tensor,
+  batches: number,
+  { m0, m, k0, k: steps }: Window,
+  { M, K }: ProductExtents,
+): void {
+  const panels = divide(m, k.panelRows);
+  const dstBatch = 4 * panels * k.panelRows * steps;
+  const common = { src: tensor, k: steps, dst: left, panels, srcBatch: 4 * M * K, dstBatch };
+  const work = (batches * m * steps) / PACKED_PER_NS;
+  if (form === "tn") {
+    const parts = divide(steps, PACK_STEPS);
+    const args = { ...common, srcAt: byte + 4 * (k0 * M + m0), row: 4 * M, parts };
+    k.run("packLeftColumns", args, { tasks: batches * parts, work });
+  } else {
+    const args = { ...common, srcAt: byte + 4 * (m0 * K + k0), row: 4 * K, m };
+    k.run("packLeftRows", args, { tasks: batches * panels, work });
+  }
+}
+
+function packRight(
+  k: WasmContext,
+  form: MatmulForm,
+  { tensor, byte }: At,
+  right: Tensor,
+  batches: number,
+  { n0, n, k0, k: steps }: Window,
+  { K, N }: ProductExtents,
+): void {
+  const half = tensor.dtype === "f16";
+  const size = half ? 2 : 4;
+  const panels = divide(n, PANEL_COLS);
+  const dstBatch = 4 * panels * PANEL_COLS * steps;
+  const common = { src: tensor, k: steps, dst: right, panels, srcBatch: size * K * N, dstBatch };
+  const work = (batches * n * steps) / PACKED_PER_NS;
+  if (form === "nt") {
+    const args = { ...common, srcAt: byte + size * (n0 * K + k0), row: size * K, n };
+    k.run(half ? "packRightRowsF16" : "packRightRowsF32", args, { tasks: batches * panels, work });
+  } else {
+    const parts = divide(steps, PACK_STEPS);
+    const args = { ...common, srcAt: byte + size * (k0 * N + n0), row: size * N, parts };
+    k.run(half ? "packRightColumnsF16" : "packRightColumnsF32", args, { tasks: batches * parts, work });
+  }
+}
+
+function multiply(
+  k: WasmContext,
+  { y, bias, left, right }: Part & { left: Tensor; right: Tensor },
+  batches: number,
+  { m0, m, n0, n, k0, k: steps }: Window,
+  { M, N, accumulate = false }: ProductExtents,
+): void {
+  const cAt = y.byte + 4 * (m0 * N + n0);
+  const isLater = accumulate || k0 > 0;
+  const init = isLater
+    ? { init: y.tensor, initAt: cAt, initRow: 4 * N }
+    : { init: bias, initAt: 4 * n0, initRow: 0 };
+  const [downPanels, acrossPanels] = [divide(m, k.panelRows), divide(n, PANEL_COLS)];
+  const blocksDown = divide(downPanels, BLOCK_ROWS);
+  const blocks = blocksDown * divide(acrossPanels, BLOCK_COLS);
+  const args = {
+    ...{ a: left, b: right, c: y.tensor, cAt, ...init, m, n, k: steps, cRow: 4 * N },
+    ...{ aBatch: 4 * downPanels * k.panelRows * steps, bBatch: 4 * acrossPanels * PANEL_COLS * steps },
+    ...{ cBatch: 4 * M * N, initBatch: isLater ? 4 * M * N : 0 },
+    ...{ blockRows: BLOCK_ROWS, blockCols: BLOCK_COLS, blocksDown, blocks },
+  };
+  k.run("productBlocks", args, {
+    tasks: batches * blocks,
+    work: (2 * batches * m * n * steps) / FLOPS_PER_NS,
+  });
+}

@@ -1,0 +1,95 @@
+/** Ops that run by kernels over rows. */
+import { elementBytes } from "../../dtype.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmOp } from "../context.ts";
+import { EXP_PER_NS, isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
+
+interface NormIo {
+  readonly x: Tensor;
+  readonly gain: Tensor | null;
+  readonly y: Tensor;
+  readonly rstd: Tensor | null;
+}
+
+export const rmsNorm: WasmOp = (k, io: NormIo, { N, C }, { eps }: { eps: number }) => {
+  if (!isF32({ ...io }) || C === 0) return false;
+  const { rows, split } = rowTasks(N, C);
+  k.run("rmsNorm", { ...io, n: N, c: C, eps, rows }, split);
+  return true;
+};
+
+type BackwardX = Omit<NormIo, "y"> & { readonly dy: Tensor; readonly dx: Tensor };
+
+export const rmsNormBackwardX: WasmOp = (k, io: BackwardX, { N, C }) => {
+  if (!isF32({ ...io }) || C === 0) return false;
+  const { rows, split } = rowTasks(N, C);
+  k.run("rmsNormBackwardX", { ...io, n: N, c: C, rows }, split);
+  return true;
+};
+
+/** Columns of a task that sums over rows: a cache line's worth of vectors. */
+const SUM_COLS = 32;
+
+export const rmsNormBackwardGain: WasmOp = (
+  k,
+  io: Record<"dy" | "x" | "rstd" | "dgain", Tensor>,
+  { N, C },
+) => {
+  if (!isF32(io)) return false;
+  const split = { tasks: Math.ceil(C / SUM_COLS), work: (N * C) / SIMPLE_PER_NS };
+  k.run("rmsNormBackwardGain", { ...io, n: N, c: C, cols: SUM_COLS }, split);
+  return true;
+};
+
+export const softmax: WasmOp = (
+  k,
+  { x, mask, y }: { x: Tensor; mask: Tensor | null; y: Tensor },
+  { N, C },
+) => {
+  if (mask !== null || !isF32({ x, y })) return false;
+  const { rows, split } = rowTasks(N, C, EXP_PER_NS);
+  k.run("softmax", { x, y, n: N, c: C, rows }, split);
+  return true;
+};
+
+export const softmaxBackward: WasmOp = (k, io: Record<"dy" | "y" | "dx", Tensor>, { N, C }) => {
+  if (!isF32(io)) return false;
+  const { rows, split } = rowTasks(N, C);
+  k.run("softmaxBackward", { ...io, n: N, c: C, rows }, split);
+  return true;
+};
+
+export const rope: WasmOp = (
+  k,
+  io: Record<"x" | "cos" | "sin" | "y", Tensor>,
+  { B, T, H, D, P },
+  { inverse }: { inverse: boolean },
+) => {
+  if (!isF32(io)) return false;
+  const { rows, split } = rowTasks(B * T, H * D);
+  k.run("rope", { ...io, n: B * T, t: T, h: H, p: P, direction: inverse ? -1 : 1, rows }, split);
+  return true;
+};
+
+export const embedding: WasmOp = (k, io: Record<"ids" | "table" | "y", Tensor>, { N, V, C }) => {
+  const bytes = C * elementBytes(io.table.dtype);
+  const { rows, split } = rowTasks(N, C);
+  k.run("embedding", { ...io, n: N, v: V, bytes, rows }, split);
+  return true;
+};
+
+/** Tasks of a gradient of a table: each looks at all tokens. */
+const TABLE_TASKS = 16;
+
+export const embeddingBackward: WasmOp = (
+  k,
+  io: Record<"dy" | "ids" | "dtable", Tensor>,
+  { N, C },
+  { rows: n }: { rows: number },
+) => {
+  if (io.dy.dtype !== "f32") return false;
+  const rows = Math.max(1, Math.ceil(n / TABLE_TASKS));
+  const split = { tasks: Math.ceil(n / rows), work: ((N + n) * C) / SIMPLE_PER_NS };
+  k.run("embeddingBackward", { ...io, tokens: N, n, c: C, rows }, split);
+  return true;
+};

@@ -1,0 +1,43 @@
+/** How work is cut into tasks: by these numbers alone, so that results are the same on any number of threads. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type Expr, i32 } from "../assembler/instructions.ts";
+
+/** Elements of a task of an elementwise kernel. */
+export const CHUNK = 16384;
+
+/** Elements of one partial sum. */
+export const SUM_CHUNK = 65536;
+/** Rows of a matrix that one task packs by columns. */
+export const PACK_STEPS = 64;
+/** Keys (or queries) that stream past a block of attention at a time: a multiple of a panel's columns. */
+export const STREAM = 256;
+
+export type Pointers<K extends string> = Readonly<Record<K, Local<"i32">>>;
+
+/** Moves pointers to the task's chunk, and gives its number of elements. */
+export function startChunk<K extends string>(
+  f: FunctionBuilder,
+  task: Expr<"i32">,
+  n: Local<"i32">,
+  pointers: Pointers<K>,
+  size = CHUNK,
+): Local<"i32"> {
+  const first = f.i32(i32.mul(task, size));
+  for (const pointer of Object.values<Local<"i32">>(pointers)) {
+    f.set(pointer, i32.add(pointer, i32.mul(first, 4)));
+  }
+  return f.i32(i32.min(f.i32(i32.sub(n, first)), size));
+}
+
+/** Runs the body for each row of the task. */
+export function forRows(
+  f: FunctionBuilder,
+  task: Expr<"i32">,
+  { rows, n }: { readonly rows: Local<"i32">; readonly n: Local<"i32"> },
+  body: (row: Local<"i32">) => void,
+): void {
+  const row = f.i32();
+  const first = f.i32(i32.mul(task, rows));
+  const end = f.i32(i32.min(n, f.i32(i32.add(first, rows))));
+  f.for(row, first, end, 1, () => body(row));
+}

@@ -1,0 +1,26 @@
+/** Rough times of calls, by which short ones stay on the calling thread, and how many tasks they are. */
+import type { Tensor } from "../../tensor.ts";
+import type { Tasks } from "../context.ts";
+import { CHUNK } from "./tasks.ts";
+
+/** Elements a thread takes in a nanosecond: what memory gives, or a function with an exponential. */
+export const SIMPLE_PER_NS = 1.5;
+export const EXP_PER_NS = 0.6;
+
+export const isF32 = (io: Readonly<Record<string, Tensor | null>>): boolean =>
+  Object.values(io).every((tensor) => tensor === null || tensor.dtype === "f32");
+
+/** Tasks of an elementwise kernel. */
+export const chunks = (size: number, perNs = SIMPLE_PER_NS): Tasks => ({
+  tasks: Math.ceil(size / CHUNK),
+  work: size / perNs,
+});
+
+/** Elements of a task over rows, about. */
+const ROWS_SIZE = 8192;
+
+/** Rows of a task of a kernel over rows, and the tasks. */
+export function rowTasks(n: number, c: number, perNs = SIMPLE_PER_NS): { rows: number; split: Tasks } {
+  const rows = Math.max(1, Math.floor(ROWS_SIZE / Math.max(c, 1)));
+  return { rows, split: { tasks: Math.ceil(n / rows), work: (n * c) / perNs } };
+}

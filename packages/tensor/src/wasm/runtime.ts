@@ -1,0 +1,164 @@
+import { elementBytes } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import { Tensor } from "../tensor.ts";
+import { MAX_PAGES, type ModuleOptions } from "./assembler/module.ts";
+import type { KernelArgs, Tasks } from "./context.ts";
+import { engine, type Memory, type Module } from "./engine.ts";
+import { Heap } from "./heap.ts";
+import { type KernelName, kernelNames, kernels } from "./kernels/index.ts";
+import { panelRowsOf } from "./kernels/library.ts";
+import { ARGS, CONTROL, heapStart } from "./layout.ts";
+import { emitProgram } from "./program.ts";
+
+const PAGE_BYTES = 65536;
+/** Memory after the last tensor: kernels read up to a vector past an end, and throw it away. */
+const MARGIN_BYTES = 256;
+/** Calls of less work than this run on the calling thread alone: waking others would take as long. */
+const ALONE_NS = 12_000;
+
+/** A thread that runs `work` of the module on the memory. */
+export interface Worker {
+  terminate(): unknown;
+}
+
+/** Starts thread `index` and resolves when it runs. */
+export type Spawn = (module: Module, memory: Memory, index: number) => Promise<Worker>;
+
+interface Exports {
+  readonly run: () => void;
+  readonly dispatch?: (mayWait: number) => void;
+}
+
+/** How a kernel's arguments stand in memory. */
+interface CallLayout {
+  readonly index: number;
+  readonly params: readonly (readonly [name: string, isFloat: boolean])[];
+}
+
+/** One linear memory, the module over it, and its threads. */
+export class Runtime {
+  readonly memory: Memory;
+  readonly heap: Heap;
+  readonly threads: number;
+  readonly relaxedSimd: boolean;
+  readonly panelRows: number;
+  readonly #exports: Exports;
+  readonly #mayWait: number;
+  readonly #layouts: ReadonlyMap<KernelName, CallLayout>;
+  #workers: readonly Worker[] = [];
+  #words: Int32Array;
+  #floats: Float32Array;
+  #counts = { dispatches: 0, shared: 0 };
+
+  private constructor(
+    module: Module,
+    memory: Memory,
+    { threads, relaxedSimd, mayWait }: { threads: number; relaxedSimd: boolean; mayWait: boolean },
+  ) {
+    this.memory = memory;
+    this.threads = threads;
+    this.relaxedSimd = relaxedSimd;
+    this.panelRows = panelRowsOf({ relaxedSimd });
+    this.#mayWait = Number(mayWait);
+    this.#exports = new engine.Instance(module, { env: { memory } }).exports as unknown as Exports;
+    this.heap = new Heap(heapStart(threads), (endBytes) => this.#reach(endBytes));
+    this.#layouts = new Map(kernelNames.map((name, index) => [name, { index, params: paramsOf(name) }]));
+    [this.#words, this.#floats] = [new Int32Array(memory.buffer), new Float32Array(memory.buffer)];
+  }
+
+  /** Throws `T-WASM` where the engine lacks what the module needs. */
+  static async open(
+    options: Pick<ModuleOptions, "relaxedSimd"> & { threads: number; mayWait: boolean; spawn: Spawn | null },
+  ): Promise<Runtime> {
+    const shared = options.threads > 1 && options.spawn !== null;
+    const threads = shared ? options.threads : 1;
+    try {
+      const initial = Math.ceil((heapStart(threads) + MARGIN_BYTES) / PAGE_BYTES);
+      const memory = new engine.Memory({ initial, maximum: MAX_PAGES, shared });
+      const module = await engine.compile(emitProgram({ shared, relaxedSimd: options.relaxedSimd }));
+      const runtime = new Runtime(module, memory, { ...options, threads });
+      if (shared) {
+        const starts = Array.from({ length: threads - 1 }, (_, i) => options.spawn!(module, memory, i + 1));
+        runtime.#workers = await Promise.all(starts);
+      }
+      return runtime;
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new SidenetError(
+        "T-WASM",
+        `WebAssembly with SIMD${shared ? " and shared memory" : ""} does not run here: ${why}. Use --device cpu.`,
+        { cause },
+      );
+    }
+  }
+
+  statistics(): { memoryBytes: number; freeBytes: number; dispatches: number; shared: number } {
+    return { memoryBytes: this.heap.allBytes, freeBytes: this.heap.freeBytes, ...this.#counts };
+  }
+
+  /** Part of the memory as float32. */
+  f32(address: number, length: number): Float32Array {
+    return new Float32Array(this.memory.buffer, address, length);
+  }
+
+  /** Runs a kernel and returns when it is done. */
+  run(name: KernelName, args: KernelArgs, { tasks, work }: Tasks): void {
+    if (tasks <= 0) return;
+    const { index, params } = this.#layouts.get(name)!;
+    this.#writeArgs(name, params, args);
+    this.#words[CONTROL.kernel / 4] = index;
+    this.#words[CONTROL.tasks / 4] = tasks;
+    this.#counts.dispatches++;
+    if (this.#exports.dispatch && tasks > 1 && work > ALONE_NS) {
+      this.#counts.shared++;
+      this.#exports.dispatch(this.#mayWait);
+    } else this.#exports.run();
+  }
+
+  #writeArgs(name: KernelName, params: CallLayout["params"], args: KernelArgs): void {
+    for (let i = 0; i < params.length; i++) {
+      const [param, isFloat] = params[i];
+      const arg = args[param];
+      if (arg === undefined) throw new SidenetError("T-KERNEL", `${name}: argument ${param} is missing.`);
+      const word = ARGS / 4 + i;
+      if (isFloat) this.#floats[word] = Number(arg);
+      else this.#words[word] = arg instanceof Tensor ? addressOf(arg) : Number(arg);
+    }
+  }
+
+  /** Lets the threads end. */
+  dispose(): void {
+    if (this.#workers.length > 0) {
+      Atomics.store(this.#words, CONTROL.quit / 4, 1);
+      Atomics.add(this.#words, CONTROL.generation / 4, 1);
+      Atomics.notify(this.#words, CONTROL.generation / 4);
+    }
+    for (const worker of this.#workers) void worker.terminate();
+    this.#workers = [];
+  }
+
+  #reach(endBytes: number): boolean {
+    const wanted = Math.ceil((endBytes + MARGIN_BYTES) / PAGE_BYTES);
+    const now = this.memory.buffer.byteLength / PAGE_BYTES;
+    if (wanted <= now) return true;
+    if (wanted > MAX_PAGES) return false;
+    // An eighth more than asked for, where there is room: growing makes new views.
+    for (const target of [Math.min(MAX_PAGES, Math.ceil(wanted * 1.125)), wanted]) {
+      try {
+        this.memory.grow(target - now);
+        this.#words = new Int32Array(this.memory.buffer);
+        this.#floats = new Float32Array(this.memory.buffer);
+        return true;
+      } catch (error) {
+        if (!(error instanceof RangeError)) throw error;
+      }
+    }
+    return false;
+  }
+}
+
+const paramsOf = (name: KernelName): [string, boolean][] =>
+  Object.entries(kernels[name].params).map(([param, type]) => [param, type === "f32"]);
+
+const addressOf = ({ storage, offset, dtype }: Tensor): number =>
+  (storage.handle as number) + offset * elementBytes(dtype);
