@@ -2,7 +2,9 @@
 import type { OpName } from "../../ops/index.ts";
 import type { WasmOp } from "../context.ts";
 import * as attention from "./attention.ts";
+import * as attentionBackward from "./attention-backward.ts";
 import * as attentionOps from "./attention-ops.ts";
+import * as attentionPack from "./attention-pack.ts";
 import * as elementwise from "./elementwise.ts";
 import * as elementwiseOps from "./elementwise-ops.ts";
 import type { Kernel } from "./kernel.ts";
@@ -17,6 +19,8 @@ import * as rows from "./rows.ts";
 
 const table = {
   ...attention,
+  ...attentionBackward,
+  ...attentionPack,
   ...elementwise,
   ...loss,
   ...product,
