@@ -82,20 +82,13 @@ export async function loadParameters(
 }
 
 /**
- * The weights of a decoder of this configuration, stored as `options` say. Those that bitsandbytes put into NF4 stay as
- * they are; other quantized types are dequantized first.
- *
- * Throws `L-QUANTIZED` when the config says NF4 and no weight is, `L-NF4` for a damaged one, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when
- * config and checkpoint do not fit, all before anything is uploaded; then what the file or the device throws, with
- * nothing left on the device.
+ * What a checkpoint has to hold for this configuration, and which of it is in NF4. Throws `L-QUANTIZED` when the config says
+ * NF4 and no weight is, and `L-TENSOR-UNEXPECTED`.
  */
-export async function loadWeights(
-  device: Device,
+export function checkCheckpoint(
   config: ModelConfig,
   checkpoint: Checkpoint,
-  options: LoadOptions = {},
-): Promise<ParamStore> {
-  const { onProgress } = options;
+): { specs: ParameterSpec[]; quantized: ReadonlySet<string> } {
   const specs = decoderParameters(config);
   const quantized = new Set(
     config.quantization ? specs.filter(({ name }) => isNf4(checkpoint, name)).map(({ name }) => name) : [],
@@ -110,6 +103,25 @@ export async function loadWeights(
   const tiedHead = (name: string) => config.tieWordEmbeddings && name === "lm_head.weight";
   const parts = new Set([...quantized].flatMap(nf4Names));
   refuseUnexpected(checkpoint, specs, (name) => COMPUTED.test(name) || tiedHead(name) || parts.has(name));
+  return { specs, quantized };
+}
+
+/**
+ * The weights of a decoder of this configuration, stored as `options` say. Those that bitsandbytes put into NF4 stay as
+ * they are; other quantized types are dequantized first.
+ *
+ * Throws `L-QUANTIZED` when the config says NF4 and no weight is, `L-NF4` for a damaged one, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when
+ * config and checkpoint do not fit, all before anything is uploaded; then what the file or the device throws, with
+ * nothing left on the device.
+ */
+export async function loadWeights(
+  device: Device,
+  config: ModelConfig,
+  checkpoint: Checkpoint,
+  options: LoadOptions = {},
+): Promise<ParamStore> {
+  const { onProgress } = options;
+  const { specs, quantized } = checkCheckpoint(config, checkpoint);
   const sources: Source[] = []; // all, before any is uploaded
   for (const spec of specs) {
     const { name, shape } = spec;

@@ -99,6 +99,16 @@ export class Lora implements Adapter, BlockAdapter {
     );
   }
 
+  /** What each site adds to its weight, by the weight's Hugging Face name: scale · B · A. */
+  updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
+    return this.#sites.flat().map((site) => ({
+      weight: `model.layers.${site.layer}.${site.module}.weight`,
+      a: this.parameters.get(`${siteName(site)}.lora_A.weight`),
+      b: this.parameters.get(`${siteName(site)}.lora_B.weight`),
+      scale: site.scale,
+    }));
+  }
+
   weights(
     layer: number,
     frozen: BlockWeights,

@@ -12,13 +12,14 @@ import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import type { Projection } from "./projection.ts";
 
 /** Names beside the weight's own, which holds the codes: on a device, and in the store that owns them. */
-const TABLE = ".table";
-const ABSMAX = ".absmax";
-const SCALES = ".scales";
-const STATE = ".quant_state.bitsandbytes__nf4";
-const MAP = ".quant_map";
-const NESTED_ABSMAX = ".nested_absmax";
-const NESTED_MAP = ".nested_quant_map";
+export const TABLE = ".table";
+export const ABSMAX = ".absmax";
+export const SCALES = ".scales";
+/** In a checkpoint. */
+export const STATE = ".quant_state.bitsandbytes__nf4";
+export const MAP = ".quant_map";
+export const NESTED_ABSMAX = ".nested_absmax";
+export const NESTED_MAP = ".nested_quant_map";
 
 /** Levels, the map of 8-bit scales and its offset. */
 const DOUBLE_TABLE = 273;
@@ -176,6 +177,16 @@ function blockOf(count: number, blocks: number, smallest: number): number {
   return block;
 }
 
+/** The tensors of a weight of `count` elements that lies in NF4 in a store, and its blocks, which follow from the lengths. */
+export function nf4Parts(find: (name: string) => Tensor | null, weight: string, count: number) {
+  const [codes, table, absmax, scales] = ["", TABLE, ABSMAX, SCALES].map((part) => find(weight + part));
+  if (!codes || !table || !absmax) return null;
+  const blocks = (scales ?? absmax).size;
+  const block = blockOf(count, blocks, 8);
+  const nestedBlock = scales ? blockOf(blocks, absmax.size, 4) : 256;
+  return { codes, table, absmax, scales, attrs: { block, nestedBlock } };
+}
+
 /**
  * The layer of a weight that lies in NF4 in a store, or null when it does not: x · Wᵀ + bias with W [out, in] dequantized
  * on the way. Block sizes follow from the lengths.
@@ -186,13 +197,10 @@ export function nf4Projection(
   [out, inner]: readonly number[],
   bias: Tensor | null,
 ): Projection | null {
-  const [codes, table, absmax, scales] = ["", TABLE, ABSMAX, SCALES].map((part) => find(weight + part));
-  if (!codes || !table || !absmax) return null;
-  const count = out * inner;
-  const blocks = (scales ?? absmax).size;
-  const block = blockOf(count, blocks, 8);
-  const nestedBlock = scales ? blockOf(blocks, absmax.size, 4) : 256;
-  return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, block, nestedBlock });
+  const parts = nf4Parts(find, weight, out * inner);
+  if (!parts) return null;
+  const { codes, table, absmax, scales, attrs } = parts;
+  return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, ...attrs });
 }
 
 /** Elements of a weight that are on the device in f32 at a time: 16 MiB. */

@@ -1,7 +1,9 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { defineCheck } from "./check.ts";
+import { defineConvert } from "./convert.ts";
 import { defineDoctor } from "./doctor.ts";
+import { defineExport } from "./export.ts";
 import { defineGenerate } from "./generate.ts";
 import { Session } from "./session.ts";
 import type { Terminal } from "./terminal.ts";
@@ -26,6 +28,8 @@ function buildProgram(session: Session): Command {
     .exitOverride(); // throws instead of ending the process
   defineTrain(program, session);
   defineGenerate(program, session);
+  defineConvert(program, session);
+  defineExport(program, session);
   defineCheck(program, session);
   defineDoctor(program, session, version);
   return program;

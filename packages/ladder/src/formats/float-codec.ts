@@ -6,6 +6,8 @@
  * at about sixty times the speed of `@petamoriken/float16`.
  */
 
+import { SidenetError } from "@sidenet/tensor";
+
 let halfTable: Float32Array | null = null;
 
 /** Float32 bits of one float16, subnormals, infinities and NaN included. */
@@ -102,4 +104,15 @@ export function asInt32(bytes: Uint8Array): Int32Array {
 function aligned(bytes: Uint8Array, size: number): [ArrayBuffer, number, number] {
   const start = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
   return [start.buffer as ArrayBuffer, start.byteOffset, Math.floor(bytes.byteLength / size)];
+}
+
+/** Throws `L-CONVERT-RANGE`, naming the tensor and the value, unless every value lies within ±limit and is a number. */
+export function checkNarrowed(name: string, values: Float32Array, limit: number, type: string): void {
+  for (let i = 0; i < values.length; i++) {
+    if (Math.abs(values[i]) <= limit) continue;
+    throw new SidenetError(
+      "L-CONVERT-RANGE",
+      `${name}: element ${i} is ${values[i]}, and ${type} holds finite values up to ${limit}. Convert to bf16 or f32.`,
+    );
+  }
 }

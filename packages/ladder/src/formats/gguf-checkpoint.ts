@@ -23,9 +23,22 @@ export function unpermuteRows(bytes: Uint8Array, heads: number, headDim: number)
   return out;
 }
 
-/** Heads to unpermute in this tensor, or 0. */
-function permutedHeads(name: string, config: ModelConfig): number {
-  if (config.family !== "llama") return 0;
+/** The inverse of `unpermuteRows`. */
+export function permuteRows(bytes: Uint8Array, heads: number, headDim: number): Uint8Array {
+  const rowBytes = bytes.byteLength / (heads * headDim);
+  const out = new Uint8Array(bytes.byteLength);
+  const half = headDim / 2;
+  for (let row = 0; row < heads * headDim; row++) {
+    const inHead = row % headDim;
+    const to = row - inHead + (inHead < half ? 2 * inHead : 2 * (inHead - half) + 1);
+    out.set(bytes.subarray(row * rowBytes, (row + 1) * rowBytes), to * rowBytes);
+  }
+  return out;
+}
+
+/** Heads whose rows a GGUF file holds in llama.cpp's order, for the tensor of this Hugging Face name; 0 for none. */
+export function permutedHeads(name: string, config: ModelConfig): number {
+  if (config.family !== "llama" && config.family !== "mistral") return 0; // both are "llama" there
   const match = /\.self_attn\.([qk])_proj\./.exec(name);
   if (!match) return 0;
   return match[1] === "q" ? config.numAttentionHeads : config.numKeyValueHeads;

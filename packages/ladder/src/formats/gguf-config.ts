@@ -1,5 +1,6 @@
 /** A `ModelConfig` from GGUF metadata. */
 import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
 import type { Family, ModelConfig } from "../config.ts";
 import type { Rope, RopeScaling } from "../config-rope.ts";
 import { ropeFrequencies } from "../rope-tables.ts";
@@ -91,6 +92,31 @@ function headsOf(reader: Reader, hiddenSize: number) {
   return { numAttentionHeads, numKeyValueHeads, headDim };
 }
 
+/** Where this project's writer keeps the parameters behind the factors; other readers pass it over. */
+export const LLAMA3_KEY = "sidenet.rope.llama3";
+
+const llama3Schema = z.strictObject({
+  type: z.literal("llama3"),
+  factor: z.number().positive(),
+  lowFreqFactor: z.number().positive(),
+  highFreqFactor: z.number().positive(),
+  originalMaxPositionEmbeddings: z.number().positive(),
+});
+
+function llama3Key(gguf: GgufFile): RopeScaling[] {
+  const text = gguf.metadata.get(LLAMA3_KEY);
+  if (typeof text !== "string") return [];
+  try {
+    return [llama3Schema.parse(JSON.parse(text))];
+  } catch (cause) {
+    throw new SidenetError(
+      "L-CONFIG-ROPE",
+      `${gguf.source.name}: ${LLAMA3_KEY} does not hold rope parameters. Convert the model again.`,
+      { cause },
+    );
+  }
+}
+
 /**
  * Llama 3 files hold, in place of its rope parameters, the factor of every frequency. The parameters are found again by
  * trying the published ones and comparing the factors they give.
@@ -102,14 +128,10 @@ async function llama3From(gguf: GgufFile, theta: number, headDim: number): Promi
   const factor = factors.at(-1) ?? 1;
   if (factors.every((value) => value === 1)) return null;
   const base = ropeFrequencies({ theta, scaling: null }, headDim);
-  for (const originalMaxPositionEmbeddings of [8192, 4096, 2048]) {
-    const scaling = {
-      type: "llama3" as const,
-      factor,
-      lowFreqFactor: 1,
-      highFreqFactor: 4,
-      originalMaxPositionEmbeddings,
-    };
+  const published = [8192, 4096, 2048].map((originalMaxPositionEmbeddings): RopeScaling => {
+    return { type: "llama3", factor, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings };
+  });
+  for (const scaling of [...llama3Key(gguf), ...published]) {
     const scaled = ropeFrequencies({ theta, scaling }, headDim);
     const same = (slowdown: number, i: number) => Math.abs((slowdown * scaled[i]) / base[i] - 1) <= 1e-5;
     if (factors.length === scaled.length && factors.every(same)) return scaling;

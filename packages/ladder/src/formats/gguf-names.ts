@@ -32,3 +32,18 @@ export function huggingFaceName(ggufName: string): string | null {
   if (!Object.hasOwn(table, part)) return null;
   return layer === undefined ? `${table[part]}.${kind}` : `model.layers.${layer}.${table[part]}.${kind}`;
 }
+
+const invert = (table: Readonly<Record<string, string>>): ReadonlyMap<string, string> =>
+  new Map(Object.entries(table).map(([gguf, name]) => [name, gguf]));
+const WHOLE_INVERSE = invert(WHOLE);
+const BLOCK_INVERSE = invert(BLOCK);
+
+/** The inverse of `huggingFaceName`; null for a name that no tensor of the family has. */
+export function ggufName(name: string): string | null {
+  const match = /^(?:model\.layers\.(\d+)\.)?([\w.]+)\.(weight|bias)$/.exec(name);
+  if (!match) return null;
+  const [, layer, part, kind] = match;
+  const found = (layer === undefined ? WHOLE_INVERSE : BLOCK_INVERSE).get(part);
+  if (found === undefined) return null;
+  return layer === undefined ? `${found}.${kind}` : `blk.${layer}.${found}.${kind}`;
+}

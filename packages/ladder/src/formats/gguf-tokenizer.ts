@@ -4,10 +4,12 @@ import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
 import type { GgufFile } from "./gguf.ts";
 
 /** Kinds of token in `tokenizer.ggml.token_type`. */
-const UNKNOWN = 2;
-const CONTROL = 3;
-const USER_DEFINED = 4;
-const BYTE = 6;
+export const NORMAL = 1;
+export const UNKNOWN = 2;
+export const CONTROL = 3;
+export const USER_DEFINED = 4;
+export const UNUSED = 5;
+export const BYTE = 6;
 
 const GPT2_SPLIT = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const modernSplit = (digits: string) =>
@@ -28,7 +30,7 @@ const LLAMA3: PreTokenizer = { splits: [modernSplit("\\p{N}{1,3}")], ignoreMerge
 const QWEN2: PreTokenizer = { splits: [modernSplit("\\p{N}")], normalizer: "NFC" };
 
 /** By `tokenizer.ggml.pre`. Source: the patterns of the models' own tokenizer.json files. */
-const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizer>> = {
+export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizer>> = {
   smollm: DIGITS_THEN_GPT2,
   starcoder: DIGITS_THEN_GPT2,
   refact: DIGITS_THEN_GPT2,
@@ -94,7 +96,8 @@ function addedTokens({ tokens, kinds }: Vocabulary): object[] {
   for (const [id, content] of tokens.entries()) {
     const kind = kinds[id];
     if (content !== "" && (kind === CONTROL || kind === UNKNOWN || kind === USER_DEFINED)) {
-      added.push({ id, content, special: kind !== USER_DEFINED, normalized: false });
+      const exact = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+      added.push({ id, content, special: kind !== USER_DEFINED, ...exact });
     }
   }
   return added;
@@ -110,7 +113,15 @@ function postProcessor(vocabulary: Vocabulary, addBosDefault: boolean): object |
   const before = special(flag("add_bos_token", addBosDefault), "bos");
   const after = special(flag("add_eos_token", false), "eos");
   const single = [...before, { Sequence: { id: "A", type_id: 0 } }, ...after];
-  return single.length > 1 ? { type: "TemplateProcessing", single, pair: single } : null;
+  if (single.length === 1) return null;
+  const pair = [...single, ...before, { Sequence: { id: "B", type_id: 1 } }, ...after];
+  const special_tokens = Object.fromEntries(
+    [...before, ...after].map(({ SpecialToken: { id: token } }) => [
+      token,
+      { id: token, ids: [tokens.indexOf(token)], tokens: [token] },
+    ]),
+  );
+  return { type: "TemplateProcessing", single, pair, special_tokens };
 }
 
 const vocabularyObject = (tokens: readonly string[]): Record<string, number> =>
@@ -220,18 +231,42 @@ function tokenizerJson(gguf: GgufFile, vocabulary: Vocabulary): object {
   );
 }
 
+function vocabularyOf(gguf: GgufFile): Vocabulary {
+  if (gguf.metadata.has("tokenizer.ggml.tokens")) return readVocabulary(gguf);
+  throw new SidenetError(
+    "L-TOKENIZER-MISSING",
+    `${gguf.source.name} holds no tokenizer (tokenizer.ggml.tokens). Use a file that was converted with its vocabulary.`,
+  );
+}
+
 /** Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
 export function tokenizerFromGguf(gguf: GgufFile): Tokenizer {
-  const { name } = gguf.source;
-  if (!gguf.metadata.has("tokenizer.ggml.tokens")) {
-    throw new SidenetError(
-      "L-TOKENIZER-MISSING",
-      `${name} holds no tokenizer (tokenizer.ggml.tokens). Use a file that was converted with its vocabulary.`,
-    );
-  }
-  const vocabulary = readVocabulary(gguf);
+  const vocabulary = vocabularyOf(gguf);
   const { id } = vocabulary;
-  const tokenizer = loadTokenizer(tokenizerJson(gguf, vocabulary), {}, name);
+  const tokenizer = loadTokenizer(tokenizerJson(gguf, vocabulary), {}, gguf.source.name);
   const ends = [id("eos"), id("eot"), id("eom")].filter((end) => end !== null);
   return { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] };
+}
+
+/** `tokenizer.json` and `tokenizer_config.json` of the same tokenizer, as Python reads them too. Throws as above. */
+export function tokenizerFilesFromGguf(gguf: GgufFile): { tokenizer: object; config: object } {
+  const vocabulary = vocabularyOf(gguf);
+  const { tokens, id } = vocabulary;
+  const special = (field: string, key: string) => {
+    const found = id(key);
+    return found === null ? {} : { [field]: tokens[found] };
+  };
+  const template = gguf.metadata.get("tokenizer.chat_template");
+  return {
+    tokenizer: { version: "1.0", truncation: null, padding: null, ...tokenizerJson(gguf, vocabulary) },
+    config: {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      clean_up_tokenization_spaces: false,
+      ...special("bos_token", "bos"),
+      ...special("eos_token", "eos"),
+      ...special("unk_token", "unknown"),
+      ...special("pad_token", "padding"),
+      ...(typeof template === "string" ? { chat_template: template } : {}),
+    },
+  };
 }

@@ -11,16 +11,62 @@ export type WritableTensor = { readonly shape: readonly number[] } & (
 
 const ELEMENT_BYTES = { F32: 4, I32: 4, F16: 2, BF16: 2, U8: 1 } as const;
 
-function stored({ dtype, data }: WritableTensor): Uint8Array {
+/** What a header says of one tensor. */
+export interface TensorHeader {
+  readonly name: string;
+  readonly dtype: WritableTensor["dtype"];
+  readonly shape: readonly number[];
+}
+
+/** Tensors that stand behind each other and are made together, when their turn comes. */
+export interface TensorGroup {
+  readonly tensors: readonly TensorHeader[];
+  /** Their bytes, in order. */
+  readonly read: () => Promise<readonly Uint8Array[]>;
+}
+
+export const headerBytes = ({ dtype, shape }: TensorHeader): number =>
+  shape.reduce((product, n) => product * n, ELEMENT_BYTES[dtype]);
+
+/** Stored bytes of values: floats rounded to nearest even for F16 and BF16. */
+export function storedBytes({ dtype, data }: Pick<WritableTensor, "dtype" | "data">): Uint8Array {
   const narrow = dtype === "F16" ? float32ToFloat16 : float32ToBfloat16;
   const words = data instanceof Float32Array && dtype !== "F32" ? narrow(data) : data;
   return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 }
 
+function mismatch(name: string, shape: readonly number[], what: string): SidenetError {
+  return new SidenetError(
+    "L-TENSOR-SHAPE",
+    `cannot write "${name}": shape [${shape.join(", ")}] does not hold its ${what}, or the name is the reserved __metadata__.`,
+  );
+}
+
+/** Length and JSON of a header, padded with spaces to a multiple of 8. */
+function encodeHeader(
+  tensors: readonly TensorHeader[],
+  metadata: Readonly<Record<string, string>>,
+): Uint8Array {
+  const header: Record<string, unknown> = Object.create(null);
+  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  let end = 0;
+  for (const tensor of tensors) {
+    const { name, dtype, shape } = tensor;
+    const start = end;
+    end += headerBytes(tensor);
+    header[name] = { dtype, shape, data_offsets: [start, end] };
+  }
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const head = new Uint8Array(8 + Math.ceil(json.length / 8) * 8).fill(0x20);
+  new DataView(head.buffer).setBigUint64(0, BigInt(head.length - 8), true);
+  head.set(json, 8);
+  return head;
+}
+
 /**
  * A safetensors file as chunks to be written one after the other, without a copy of the data.
- * Tensors stand by element size, then name, so every one is aligned to its type, and equal input gives equal bytes; the
- * header is padded with spaces to a multiple of 8. Throws `L-TENSOR-SHAPE` if a shape and its data differ in size.
+ * Tensors stand by element size, then name, so every one is aligned to its type, and equal input gives equal bytes.
+ * Throws `L-TENSOR-SHAPE` if a shape and its data differ in size.
  */
 export function encodeSafetensors(
   tensors: Readonly<Record<string, WritableTensor>>,
@@ -29,29 +75,37 @@ export function encodeSafetensors(
   const names = Object.keys(tensors).sort(
     (a, b) => ELEMENT_BYTES[tensors[b].dtype] - ELEMENT_BYTES[tensors[a].dtype] || (a < b ? -1 : 1),
   );
-  const header: Record<string, unknown> = Object.create(null);
-  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
   const chunks: Uint8Array[] = [];
-  let end = 0;
   for (const name of names) {
-    const { dtype, shape, data } = tensors[name];
-    if (shape.reduce((product, n) => product * n, 1) !== data.length || name === "__metadata__") {
-      throw new SidenetError(
-        "L-TENSOR-SHAPE",
-        `cannot write "${name}": shape [${shape.join(", ")}] does not hold its ${data.length} elements, ` +
-          "or the name is the reserved __metadata__.",
-      );
-    }
-    const bytes = stored(tensors[name]);
-    header[name] = { dtype, shape, data_offsets: [end, end + bytes.length] };
-    end += bytes.length;
-    chunks.push(bytes);
+    const { shape, data } = tensors[name];
+    if (shape.reduce((product, n) => product * n, 1) !== data.length || name === "__metadata__")
+      throw mismatch(name, shape, `${data.length} elements`);
+    chunks.push(storedBytes(tensors[name]));
   }
-  const json = new TextEncoder().encode(JSON.stringify(header));
-  const head = new Uint8Array(8 + Math.ceil(json.length / 8) * 8).fill(0x20);
-  new DataView(head.buffer).setBigUint64(0, BigInt(head.length - 8), true);
-  head.set(json, 8);
-  return [head, ...chunks];
+  const headers = names.map((name) => ({ name, ...tensors[name] }));
+  return [encodeHeader(headers, metadata), ...chunks];
+}
+
+/**
+ * The same, one group of tensors in memory at a time, in the order given: whoever gives it sees to their alignment.
+ * Throws `L-TENSOR-SHAPE` when other bytes come than were announced, and what `read` throws.
+ */
+export async function* streamSafetensors(
+  groups: readonly TensorGroup[],
+  metadata: Readonly<Record<string, string>> = {},
+): AsyncGenerator<Uint8Array> {
+  yield encodeHeader(
+    groups.flatMap(({ tensors }) => tensors),
+    metadata,
+  );
+  for (const { tensors, read } of groups) {
+    const parts = await read();
+    for (const [i, tensor] of tensors.entries()) {
+      if (parts[i].length !== headerBytes(tensor) || tensor.name === "__metadata__")
+        throw mismatch(tensor.name, tensor.shape, `${parts[i].length} bytes of ${tensor.dtype}`);
+      yield parts[i];
+    }
+  }
 }
 
 /** The chunks joined, for small files and tests. */

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { ModelConfig } from "../config.ts";
+import { checkNarrowed } from "../formats/float-codec.ts";
 import { encodeSafetensors, type WritableTensor } from "../formats/safetensors-write.ts";
 import {
   adapterConfigJson,
@@ -28,9 +29,15 @@ export interface BaseModel {
 /**
  * Writes an adapter to a folder that exists. Each file shows its old content or all of the new one, and the weights
  * come first: a new folder has a configuration only once the adapter is complete.
- * Throws `L-FILE` or `L-FILE-MISSING`, and `L-ADAPTER-VALUES` for a parameter that is not finite.
+ * Throws `L-FILE` or `L-FILE-MISSING`, `L-ADAPTER-VALUES` for a parameter that is not finite, and `L-CONVERT-RANGE` for one
+ * that F16 does not hold.
  */
-export async function saveAdapter(folder: string, adapter: Adapter, base: BaseModel): Promise<void> {
+export async function saveAdapter(
+  folder: string,
+  adapter: Adapter,
+  base: BaseModel,
+  dtype: "F32" | "F16" | "BF16" = "F32",
+): Promise<void> {
   const tensors: Record<string, WritableTensor> = {};
   for (const [name, tensor] of adapter.parameters) {
     const data = Float32Array.from(await tensor.read());
@@ -40,7 +47,8 @@ export async function saveAdapter(folder: string, adapter: Adapter, base: BaseMo
         `${name} holds a value that is not finite, so nothing was written to ${folder}. Train with a lower learning rate.`,
       );
     }
-    tensors[name] = { dtype: "F32", shape: tensor.shape, data };
+    if (dtype === "F16") checkNarrowed(name, data, 65504, dtype);
+    tensors[name] = { dtype, shape: tensor.shape, data };
   }
   const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config) };
   await writeFileAtomic(join(folder, WEIGHTS), encodeSafetensors(tensors, metadata));

@@ -1,16 +1,17 @@
 import { randomUUID } from "node:crypto";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
 import { fileError } from "./file-source.ts";
 
 /**
  * Writes a file so that its name only ever shows the old content or the whole new one: a temporary file in the same
  * folder, flushed, renamed over the target, the folder flushed. On failure the temporary file is removed.
- * Throws `L-FILE` or `L-FILE-MISSING` (no such folder).
+ * Throws `L-FILE` or `L-FILE-MISSING` (no such folder), and what making the content throws.
  */
 export async function writeFileAtomic(
   path: string,
-  content: string | Uint8Array | Iterable<Uint8Array>,
+  content: string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
 ): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
   const chunks =
@@ -22,7 +23,7 @@ export async function writeFileAtomic(
   try {
     const file = await open(temporary, "wx");
     try {
-      for (const chunk of chunks) await writeFully(file, chunk);
+      for await (const chunk of chunks) await writeFully(file, chunk);
       await file.sync();
     } finally {
       await file.close();
@@ -30,7 +31,7 @@ export async function writeFileAtomic(
     await rename(temporary, path);
   } catch (cause) {
     await rm(temporary, { force: true });
-    throw fileError(path, cause);
+    throw cause instanceof SidenetError ? cause : fileError(path, cause); // what made the content may have failed
   }
   await syncFolder(dirname(path));
 }

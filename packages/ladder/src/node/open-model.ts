@@ -4,7 +4,7 @@ import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
-import { readGguf } from "../formats/gguf.ts";
+import { type GgufFile, readGguf } from "../formats/gguf.ts";
 import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "../formats/gguf-config.ts";
 import { tokenizerFromGguf } from "../formats/gguf-tokenizer.ts";
@@ -26,6 +26,10 @@ export interface ModelFiles {
   readonly name: string;
   readonly config: ModelConfig;
   readonly checkpoint: Checkpoint;
+  /** Where its other files are: beside it, or in the GGUF itself. */
+  readonly origin:
+    | { readonly kind: "folder"; readonly folder: string }
+    | { readonly kind: "gguf"; readonly gguf: GgufFile };
   /** Read on the first call. Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
   tokenizer(): Promise<Tokenizer>;
   close(): Promise<void>;
@@ -127,7 +131,8 @@ async function openGgufModel(name: string, file: string): Promise<ModelFiles> {
     const config = await modelConfigFromGguf(gguf);
     const checkpoint = checkpointFromGguf(gguf, config);
     const tokenizer = once(async () => tokenizerFromGguf(gguf));
-    return { name, config, checkpoint, tokenizer, close: () => checkpoint.close() };
+    const origin = { kind: "gguf", gguf } as const;
+    return { name, config, checkpoint, origin, tokenizer, close: () => checkpoint.close() };
   } catch (error) {
     await source.close();
     throw error;
@@ -147,7 +152,8 @@ export async function openModel(path: string, hub: HubOptions = {}): Promise<Mod
   const checkpoint =
     location.kind === "safetensors" ? await openSafetensorsFile(location.file) : await openWeights(folder);
   const tokenizer = once(() => readTokenizer(folder));
-  return { name: path, config, checkpoint, tokenizer, close: () => checkpoint.close() };
+  const origin = { kind: "folder", folder } as const;
+  return { name: path, config, checkpoint, origin, tokenizer, close: () => checkpoint.close() };
 }
 
 /** The config alone, for planning: a folder needs nothing but its `config.json`. Throws as `openModel` does. */

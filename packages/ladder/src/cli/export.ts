@@ -1,0 +1,62 @@
+import { SidenetError } from "@sidenet/tensor";
+import type { DeviceName } from "@sidenet/tensor/node";
+import { type Command, Option } from "commander";
+import type { ConvertType } from "../node/convert-model.ts";
+import { exportAdapter } from "../node/export-adapter.ts";
+import { addOutputOptions, convertAndTell } from "./convert.ts";
+import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import type { Outcome, Session } from "./session.ts";
+import { formatBytes } from "./table.ts";
+import type { Report } from "./terminal.ts";
+
+interface ExportFlags {
+  readonly model: string;
+  readonly adapter: string;
+  readonly output: string;
+  readonly as: "adapter" | "merged";
+  readonly dtype: ConvertType;
+  readonly maxShard: number;
+  readonly overwrite: boolean;
+  readonly device: DeviceName;
+}
+
+const HELP = `
+--as adapter writes the adapter alone, checked against its model: LoRA as Python's PEFT reads it, a Ladder or xLadder as
+docs/adapter-format.md has it. --as merged writes the model with a LoRA (or a trained head) in its weights: a folder, or a
+GGUF file for llama.cpp. A side network is a computation of its own and cannot be merged.
+
+Examples:
+  $ npx sidenet export --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter out/lora --output out/peft --as adapter --dtype f16
+  $ npx sidenet export --model out/smollm2 --adapter out/lora --output out/merged
+  $ npx sidenet export --model out/smollm2 --adapter out/lora --output out/merged.gguf --dtype q8_0`;
+
+export function defineExport(program: Command, session: Session): void {
+  addOutputOptions(program.command("export"))
+    .description("Write what was trained for other programs: an adapter, or a merged model.")
+    .requiredOption("--adapter <dir>", "folder that train wrote, or PEFT")
+    .addOption(new Option("--as <what>", "what to write").choices(["adapter", "merged"]).default("merged"))
+    .addOption(deviceOption())
+    .addOption(jsonOption())
+    .addHelpText("after", HELP)
+    .action(session.action(exportTrained));
+}
+
+async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcome> {
+  const { model, adapter, output, dtype: type, maxShard: maxShardBytes, overwrite } = flags;
+  if (flags.as === "merged") {
+    return convertAndTell(report, { model, output, type, adapter, maxShardBytes, overwrite }, flags.device);
+  }
+  if (type === "nf4" || type === "q8_0" || output.endsWith(".gguf")) {
+    throw new SidenetError(
+      "C-USAGE",
+      `an adapter is written to a folder in f32, f16 or bf16, not ${output.endsWith(".gguf") ? "to a .gguf file" : `in ${type}`}.`,
+    );
+  }
+  return withDevice(flags.device, report, async (device) => {
+    const summary = await exportAdapter(device, { model, adapter, output, type, overwrite });
+    report.print(
+      `${output}: ${summary.kind} adapter, ${summary.parameters} parameters, ${formatBytes(summary.bytes)}`,
+    );
+    return { json: summary };
+  });
+}

@@ -1,0 +1,44 @@
+/** float32 to the storage types that GGUF files are written in. */
+import { float16Table, float32ToFloat16 } from "./float-codec.ts";
+import { GGUF_TYPES } from "./gguf-types.ts";
+import { storedBytes } from "./safetensors-write.ts";
+
+/** Types that can be written. */
+export type GgufWriteType = "F32" | "F16" | "Q8_0";
+
+const IDS = new Map([...GGUF_TYPES].map(([id, { name }]) => [name, id]));
+
+export const ggufTypeId = (type: GgufWriteType): number => IDS.get(type)!;
+
+/** Bytes of a tensor; its rows are whole blocks. */
+export function ggufSizeBytes(type: GgufWriteType, shape: readonly number[]): number {
+  const { blockElements, blockBytes } = GGUF_TYPES.get(ggufTypeId(type))!;
+  return (shape.reduce((product, n) => product * n, 1) / blockElements) * blockBytes;
+}
+
+/** 34 bytes for 32 elements: d = max |x| / 127 as float16, then round(x / d), halves away from 0, as ggml. */
+function encodeQ8(values: Float32Array): Uint8Array {
+  const blocks = values.length / 32;
+  const out = new Uint8Array(blocks * 34);
+  const bytes = new Int8Array(out.buffer);
+  const half = float16Table();
+  for (let b = 0; b < blocks; b++) {
+    let largest = 0;
+    for (let j = 0; j < 32; j++) largest = Math.max(largest, Math.abs(values[b * 32 + j]));
+    const d = Math.fround(largest / 127);
+    const bits = float32ToFloat16(Float32Array.of(d))[0];
+    const inverse = d > 0 && half[bits] > 0 ? Math.fround(1 / d) : 0;
+    out[b * 34] = bits & 255;
+    out[b * 34 + 1] = bits >> 8;
+    for (let j = 0; j < 32; j++) {
+      const scaled = Math.fround(values[b * 32 + j] * inverse);
+      bytes[b * 34 + 2 + j] = Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5);
+    }
+  }
+  return out;
+}
+
+/** Values as a tensor of this type holds them; for Q8_0 a multiple of 32 of them. */
+export function encodeGguf(type: GgufWriteType, values: Float32Array): Uint8Array {
+  return type === "Q8_0" ? encodeQ8(values) : storedBytes({ dtype: type, data: values });
+}

@@ -1,0 +1,85 @@
+/** A model's parameters on their way from one file to another, each read when its turn comes. */
+import { type Device, SidenetError, sizeOf } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
+import type { ParameterSpec } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import { LM_HEAD } from "./decoder.ts";
+import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
+import { checkCheckpoint } from "./load-weights.ts";
+import { Lora } from "./lora.ts";
+import { readNf4 } from "./nf4-file.ts";
+
+/** One parameter under its Hugging Face name. */
+export interface ModelTensor extends ParameterSpec {
+  /** As its file stores it: "F16", "Q4_1", "NF4", ... */
+  readonly storedAs: string;
+  /** Values, row-major. */
+  readonly read: () => Promise<Float32Array>;
+}
+
+/**
+ * Every parameter of a model, in the order in which they act; nothing is read yet. `device` computes the values of what is in
+ * NF4. Throws `L-QUANTIZED`, `L-TENSOR-UNEXPECTED`, `L-TENSOR-MISSING` or `L-TENSOR-SHAPE` when config and checkpoint do
+ * not fit.
+ */
+export function modelTensors(config: ModelConfig, checkpoint: Checkpoint, device: Device): ModelTensor[] {
+  const { specs, quantized } = checkCheckpoint(config, checkpoint);
+  return specs.map((spec): ModelTensor => {
+    const { name, shape } = spec;
+    if (quantized.has(name)) {
+      return { ...spec, storedAs: "NF4", read: () => readNf4(device, checkpoint, name, shape) };
+    }
+    const tensor = requireTensor(checkpoint, name, shape);
+    return { ...spec, storedAs: tensor.dtype, read: () => tensor.readFloat32() };
+  });
+}
+
+/** W + scale · B · A, one weight at a time. */
+function mergeLora(tensors: readonly ModelTensor[], lora: Lora): ModelTensor[] {
+  const updates = new Map(lora.updates().map((update) => [update.weight, update]));
+  return tensors.map((tensor) => {
+    const update = updates.get(tensor.name);
+    if (!update) return tensor;
+    const read = async (): Promise<Float32Array> => {
+      const { device } = update.a;
+      const values = await tensor.read();
+      using delta = device.scope(() =>
+        device.ops.scale(device.ops.matmul(update.b, update.a), { factor: update.scale }),
+      );
+      const change = await delta.read();
+      return values.map((value, i) => value + change[i]);
+    };
+    return { ...tensor, read };
+  });
+}
+
+/**
+ * The model with an adapter as part of its weights, and the configuration that it then has: LoRA's products added, a trained
+ * head in place of the model's. Throws `L-MERGE` for a side network, which is a computation of its own and no change of
+ * weights.
+ */
+export function mergeAdapter(
+  config: ModelConfig,
+  tensors: readonly ModelTensor[],
+  adapter: Adapter,
+): { config: ModelConfig; tensors: ModelTensor[] } {
+  if (adapter instanceof Lora) return { config, tensors: mergeLora(tensors, adapter) };
+  if (adapter.side !== null || !adapter.parameters.has(LM_HEAD)) {
+    throw new SidenetError(
+      "L-MERGE",
+      `an adapter of the method "${adapter.method}" is a network beside the model and cannot be merged into its weights. ` +
+        "Export it as an adapter: docs/adapter-format.md says how others read it.",
+    );
+  }
+  const head = adapter.parameters.get(LM_HEAD);
+  const read = async () => (await head.read()) as Float32Array;
+  const own: ModelTensor = { name: LM_HEAD, shape: head.shape, kind: "linear", storedAs: "F32", read };
+  return {
+    config: { ...config, tieWordEmbeddings: false },
+    tensors: [...tensors.filter(({ name }) => name !== LM_HEAD), own],
+  };
+}
+
+/** Elements of all of them. */
+export const elementCount = (tensors: readonly ModelTensor[]): number =>
+  tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

@@ -1,0 +1,101 @@
+/** Weights in NF4 between a checkpoint of bitsandbytes and values: what conversion needs, beside loading. */
+import { type Device, NF4_BLOCKS, ParamStore, sizeOf } from "@sidenet/tensor";
+import type { Checkpoint } from "./formats/checkpoint.ts";
+import { storedBytes, type TensorHeader } from "./formats/safetensors-write.ts";
+import {
+  ABSMAX,
+  MAP,
+  NESTED_ABSMAX,
+  NESTED_MAP,
+  nf4Parts,
+  nf4Source,
+  quantizeNf4,
+  SCALES,
+  STATE,
+  TABLE,
+} from "./nf4-weight.ts";
+
+/** Where the levels end and the offset of the scales stands in a table. */
+const LEVELS = 16;
+const OFFSET_AT = LEVELS + 256;
+
+/** f32 values of a weight that a checkpoint holds in NF4, computed on a device. Throws what `nf4Source` throws. */
+export async function readNf4(
+  device: Device,
+  checkpoint: Checkpoint,
+  weight: string,
+  shape: readonly number[],
+): Promise<Float32Array> {
+  const source = await nf4Source(checkpoint, weight, shape);
+  using store = new ParamStore(device, "weights");
+  await source.load(store);
+  const find = (name: string) => (store.has(name) ? store.get(name) : null);
+  const { codes, table, absmax, scales, attrs } = nf4Parts(find, weight, sizeOf(shape))!;
+  using values = device.scope(() =>
+    device.ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs }),
+  );
+  return (await values.read()) as Float32Array;
+}
+
+/** The tensors of a weight in a bitsandbytes checkpoint, with double quantization, in an order that keeps all aligned. */
+export function nf4Headers(weight: string, shape: readonly number[]): TensorHeader[] {
+  const elements = sizeOf(shape);
+  const blocks = Math.ceil(elements / NF4_BLOCKS.block);
+  const codeBytes = Math.ceil(elements / 2);
+  return [
+    { name: weight + NESTED_ABSMAX, dtype: "F32", shape: [Math.ceil(blocks / NF4_BLOCKS.nestedBlock)] },
+    { name: weight + NESTED_MAP, dtype: "F32", shape: [256] },
+    { name: weight + MAP, dtype: "F32", shape: [16] },
+    { name: weight, dtype: "U8", shape: [codeBytes, 1] },
+    { name: weight + ABSMAX, dtype: "U8", shape: [blocks] },
+    { name: weight + STATE, dtype: "U8", shape: [stateBytes(shape, codeBytes + blocks)] },
+  ];
+}
+
+/** Room for the state's text, filled up with spaces so that what follows `bytesBefore` and it stands at a multiple of 4. */
+function stateBytes(shape: readonly number[], bytesBefore: number): number {
+  const longest = stateText(shape, "bfloat16", -1.2345678901234567e-100).length + 4;
+  return longest + ((4 - ((bytesBefore + longest) % 4)) % 4);
+}
+
+const stateText = (shape: readonly number[], dtype: string, offset: number): string =>
+  JSON.stringify({
+    quant_type: "nf4",
+    blocksize: NF4_BLOCKS.block,
+    dtype,
+    shape,
+    nested_blocksize: NF4_BLOCKS.nestedBlock,
+    nested_dtype: "float32",
+    nested_offset: offset,
+  });
+
+/**
+ * A weight in NF4 as bitsandbytes stores it: the bytes of `nf4Headers`, in that order. `dtype` is what bitsandbytes is to
+ * dequantize it to. Throws `L-NF4-FINITE`.
+ */
+export async function quantizeNf4Bytes(
+  device: Device,
+  weight: string,
+  shape: readonly number[],
+  values: Float32Array,
+  dtype: string,
+): Promise<Uint8Array[]> {
+  using store = new ParamStore(device, "weights");
+  quantizeNf4(device, store, weight, values);
+  const [codes, table, absmax, scales] = await Promise.all(
+    ["", TABLE, ABSMAX, SCALES].map((part) => store.get(weight + part).read()),
+  );
+  const f32 = (data: Float32Array) => storedBytes({ dtype: "F32", data });
+  const floats = table as Float32Array;
+  const headers = nf4Headers(weight, shape);
+  const state = new Uint8Array(headers[5].shape[0]).fill(0x20);
+  new TextEncoder().encodeInto(stateText(shape, dtype, floats[OFFSET_AT]), state);
+  return [
+    f32(absmax as Float32Array),
+    f32(floats.slice(LEVELS, OFFSET_AT)),
+    f32(floats.slice(0, LEVELS)),
+    codes as Uint8Array,
+    scales as Uint8Array,
+    state,
+  ];
+}

@@ -1,0 +1,93 @@
+/** The tokenizer of a model on its way into another format: carried where both have it, made where it can be made exactly. */
+import { copyFile, readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
+import type { ModelConfig } from "../config.ts";
+import { tokenizerFilesFromGguf } from "../formats/gguf-tokenizer.ts";
+import { copiedVocabulary, NO_VOCABULARY, vocabularyFields } from "../formats/gguf-vocabulary.ts";
+import type { GgufFields } from "../formats/gguf-write.ts";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { readJsonFile } from "./json-file.ts";
+import type { ModelFiles } from "./open-model.ts";
+
+/** What belongs to a tokenizer or to generation in a model's folder, and does not depend on how weights are stored. */
+const CARRIED = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "tokenizer.model",
+  "chat_template.jinja",
+  "generation_config.json",
+];
+
+export interface CarriedTokenizer {
+  readonly fields: GgufFields;
+  /** Why there is none, or nothing. */
+  readonly missing: readonly string[];
+}
+
+const noTokenizer = (reason: string): string[] => [`tokenizer (${reason})`];
+
+async function chatTemplate(
+  folder: string,
+  names: readonly string[],
+  config: unknown,
+): Promise<string | null> {
+  if (names.includes("chat_template.jinja")) return readFile(join(folder, "chat_template.jinja"), "utf8");
+  const { chat_template: template } = config as { chat_template?: unknown };
+  return typeof template === "string" ? template : null;
+}
+
+/** Fields of a GGUF file. Throws `L-TOKENIZER`, and `L-TOKENIZER-KIND` where the tokenizer cannot be said there exactly. */
+export async function ggufTokenizer({ origin }: ModelFiles, config: ModelConfig): Promise<CarriedTokenizer> {
+  if (origin.kind === "gguf") {
+    const fields = copiedVocabulary(origin.gguf);
+    const isThere = "tokenizer.ggml.tokens" in fields;
+    return isThere
+      ? { fields, missing: [] }
+      : { fields: NO_VOCABULARY, missing: noTokenizer("the source has none") };
+  }
+  const { folder } = origin;
+  const names = await readdir(folder);
+  if (!names.includes("tokenizer.json")) {
+    return { fields: NO_VOCABULARY, missing: noTokenizer(`${folder} has no tokenizer.json`) };
+  }
+  const path = join(folder, "tokenizer.json");
+  const tokenizerConfig = names.includes("tokenizer_config.json")
+    ? await readJsonFile(join(folder, "tokenizer_config.json"))
+    : {};
+  const files = {
+    tokenizer: await readJsonFile(path),
+    config: tokenizerConfig,
+    chatTemplate: await chatTemplate(folder, names, tokenizerConfig),
+  };
+  return { fields: await vocabularyFields(files, config, path), missing: [] };
+}
+
+/** Writes the tokenizer's files to a folder, and gives their names and what is missing. */
+export async function carryTokenizer(
+  { origin }: ModelFiles,
+  to: string,
+): Promise<{ files: string[]; missing: string[] }> {
+  if (origin.kind === "folder") {
+    const names = new Set(await readdir(origin.folder));
+    const files = CARRIED.filter((name) => names.has(name));
+    for (const name of files) await copyFile(join(origin.folder, name), join(to, name));
+    const missing = names.has("tokenizer.json") ? [] : noTokenizer("the source has no tokenizer.json");
+    return { files, missing };
+  }
+  let made: ReturnType<typeof tokenizerFilesFromGguf>;
+  try {
+    made = tokenizerFilesFromGguf(origin.gguf);
+  } catch (error) {
+    if (!(error instanceof SidenetError)) throw error;
+    if (error.code !== "L-TOKENIZER-MISSING" && error.code !== "L-TOKENIZER-KIND") throw error;
+    return { files: [], missing: noTokenizer(error.message) };
+  }
+  await writeFileAtomic(join(to, "tokenizer.json"), JSON.stringify(made.tokenizer));
+  await writeFileAtomic(join(to, "tokenizer_config.json"), `${JSON.stringify(made.config, null, 2)}\n`);
+  return { files: ["tokenizer.json", "tokenizer_config.json"], missing: [] };
+}

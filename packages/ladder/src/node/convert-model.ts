@@ -1,0 +1,158 @@
+/** A model from any format that is read to a safetensors folder or a GGUF file, one tensor in memory at a time. */
+import { mkdir, stat } from "node:fs/promises";
+import { basename, dirname, resolve } from "node:path";
+import { type Device, SidenetError } from "@sidenet/tensor";
+import type { ModelConfig } from "../config.ts";
+import type { GgufWriteType } from "../formats/gguf-encode.ts";
+import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
+import { streamGguf } from "../formats/gguf-write.ts";
+import { elementCount, type ModelTensor, mergeAdapter, modelTensors } from "../model-tensors.ts";
+import { openAdapter } from "./adapter-files.ts";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
+import { type ModelFiles, openModel } from "./open-model.ts";
+import { checkOutput } from "./output-folder.ts";
+import { writeSafetensorsFolder } from "./safetensors-folder.ts";
+
+export const CONVERT_TYPES = ["f32", "f16", "bf16", "nf4", "q8_0"] as const;
+export type ConvertType = (typeof CONVERT_TYPES)[number];
+
+export interface ConvertOptions {
+  /** What `openModel` takes. */
+  readonly model: string;
+  /** A name that ends in .gguf, or a folder. */
+  readonly output: string;
+  /** Of matrices. In a GGUF file f32, f16 or q8_0, in a folder f32, f16, bf16 or nf4. */
+  readonly type: ConvertType;
+  /** Folder of an adapter that becomes part of the weights; null: none. */
+  readonly adapter: string | null;
+  /** Largest safetensors file; beyond it the weights are split, with an index. */
+  readonly maxShardBytes: number;
+  readonly overwrite: boolean;
+}
+
+export interface ConvertSummary {
+  readonly output: string;
+  readonly format: "safetensors" | "gguf";
+  readonly type: ConvertType;
+  readonly parameters: number;
+  readonly bytes: number;
+  /** Names in the folder, or that of the one file. */
+  readonly files: readonly string[];
+  /** What the source has not, and the result therefore neither. */
+  readonly missing: readonly string[];
+  readonly warnings: readonly string[];
+}
+
+/** Told the bytes written so far and in all. */
+export type ConvertProgress = (doneBytes: number, totalBytes: number) => void;
+
+/** A model with all that goes into its new files. */
+export interface OutgoingModel {
+  readonly files: ModelFiles;
+  readonly config: ModelConfig;
+  readonly tensors: readonly ModelTensor[];
+  readonly type: ConvertType;
+}
+
+const GGUF_TYPES: Partial<Record<ConvertType, GgufWriteType>> = { f32: "F32", f16: "F16", q8_0: "Q8_0" };
+
+function checkType({ output, type }: ConvertOptions): "gguf" | "safetensors" {
+  const format = output.endsWith(".gguf") ? "gguf" : "safetensors";
+  const known = format === "gguf" ? ["f32", "f16", "q8_0"] : ["f32", "f16", "bf16", "nf4"];
+  if (known.includes(type)) return format;
+  const other = format === "gguf" ? "a folder holds it" : "a file that ends in .gguf holds it";
+  throw new SidenetError(
+    "L-CONVERT-TYPE",
+    `${type} is not written to ${format === "gguf" ? "a GGUF file" : "a safetensors folder"}: ${known.join(", ")} are; ${other}.`,
+  );
+}
+
+const FLOATS = ["F32", "F16", "BF16"];
+
+function warningsFor({ type, adapter }: ConvertOptions, tensors: readonly ModelTensor[]): string[] {
+  const stored = [...new Set(tensors.map(({ storedAs }) => storedAs))].filter(
+    (name) => !FLOATS.includes(name),
+  );
+  if (stored.length === 0 || type === "nf4") return [];
+  const kinds = stored.join(", ");
+  if (adapter !== null) {
+    return [
+      `the base is quantized (${kinds}): the adapter is merged into what its weights were rounded to, not into the original ` +
+        "model. That is what it was trained with if it was trained on this file; for another base, merge into that one.",
+    ];
+  }
+  return [
+    `the source is quantized (${kinds}): what is written are its rounded values, not the original model.`,
+  ];
+}
+
+async function writeGguf(
+  model: OutgoingModel,
+  tokenizer: CarriedTokenizer,
+  options: ConvertOptions,
+  onProgress: ConvertProgress,
+): Promise<{ bytes: number; files: string[] }> {
+  const type = GGUF_TYPES[options.type]!;
+  const name = basename(options.model).replace(/\.gguf$/, "");
+  const metadata = { ...ggufModelFields(model.config, name, type), ...tokenizer.fields };
+  const tensors = ggufModelTensors(model.config, model.tensors, type);
+  const total = tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  let done = 0;
+  const told = tensors.map((tensor) => ({
+    ...tensor,
+    read: async () => {
+      const bytes = await tensor.read();
+      done += bytes.length;
+      onProgress(done, total);
+      return bytes;
+    },
+  }));
+  await mkdir(dirname(resolve(options.output)), { recursive: true });
+  await writeFileAtomic(options.output, streamGguf(metadata, told));
+  return { bytes: (await stat(options.output)).size, files: [basename(options.output)] };
+}
+
+/**
+ * Converts a model; the output appears whole or not at all. `device` computes what is in NF4 or merged; plain formats pass it
+ * by. Throws `L-CONVERT-TYPE`, `L-OUTPUT`, `L-CONVERT-RANGE`, `L-MERGE`, and what opening the model and adapter, reading
+ * and writing throw.
+ */
+export async function convertModel(
+  device: Device,
+  options: ConvertOptions,
+  onProgress: ConvertProgress = () => {},
+): Promise<ConvertSummary> {
+  const format = checkType(options);
+  const { model, adapter: adapterFolder, output, type } = options;
+  await checkOutput(output, options.overwrite, adapterFolder === null ? [model] : [model, adapterFolder]);
+  const files = await openModel(model);
+  try {
+    using adapter = adapterFolder === null ? null : await openAdapter(adapterFolder, device, files.config);
+    const own = modelTensors(files.config, files.checkpoint, device);
+    const { config, tensors } = adapter
+      ? mergeAdapter(files.config, own, adapter)
+      : { config: files.config, tensors: own };
+    const outgoing: OutgoingModel = { files, config, tensors, type };
+    const warnings = warningsFor(options, own);
+    const missing: string[] = [];
+    let written: { bytes: number; files: string[] };
+    if (format === "gguf") {
+      const tokenizer = await ggufTokenizer(files, config);
+      missing.push(...tokenizer.missing);
+      written = await writeGguf(outgoing, tokenizer, options, onProgress);
+    } else {
+      const { missing: absent, ...rest } = await writeSafetensorsFolder(
+        device,
+        outgoing,
+        options,
+        onProgress,
+      );
+      missing.push(...absent);
+      written = rest;
+    }
+    return { output, format, type, parameters: elementCount(tensors), ...written, missing, warnings };
+  } finally {
+    await files.close();
+  }
+}

@@ -1,0 +1,62 @@
+/** A trained adapter on its way to other programs. */
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Device } from "@sidenet/tensor";
+import type { WritableTensor } from "../formats/safetensors-write.ts";
+import { openAdapter, saveAdapter } from "./adapter-files.ts";
+import { openModel } from "./open-model.ts";
+import { checkOutput, writeFolderAtomic } from "./output-folder.ts";
+
+export interface ExportOptions {
+  readonly model: string;
+  readonly adapter: string;
+  readonly output: string;
+  readonly type: "f32" | "f16" | "bf16";
+  readonly overwrite: boolean;
+}
+
+export interface ExportSummary {
+  readonly output: string;
+  readonly format: "adapter";
+  /** "peft": Python's PEFT reads it; "ladder": docs/adapter-format.md says how. */
+  readonly kind: "peft" | "ladder" | "head";
+  readonly method: string;
+  readonly parameters: number;
+  readonly bytes: number;
+  readonly files: readonly string[];
+}
+
+const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<
+  string,
+  WritableTensor["dtype"]
+>;
+
+/**
+ * Writes an adapter's two files to a new folder, which appears whole or not at all, after loading it for its model: what is
+ * written fits. Throws `L-OUTPUT`, `L-ADAPTER-VALUES`, and what opening model and adapter throws.
+ */
+export async function exportAdapter(device: Device, options: ExportOptions): Promise<ExportSummary> {
+  const { output, type } = options;
+  await checkOutput(output, options.overwrite, [options.model, options.adapter]);
+  const model = await openModel(options.model);
+  try {
+    using adapter = await openAdapter(options.adapter, device, model.config);
+    const base = { name: model.name, config: model.config };
+    return await writeFolderAtomic(output, async (folder) => {
+      await saveAdapter(folder, adapter, base, DTYPES[type]);
+      const files = (await readdir(folder)).sort();
+      const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
+      return {
+        output,
+        format: "adapter",
+        kind: adapter.side ? "ladder" : adapter.head ? "head" : "peft",
+        method: adapter.method,
+        parameters: adapter.parameters.count,
+        bytes: sizes.reduce((a, b) => a + b, 0),
+        files,
+      };
+    });
+  } finally {
+    await model.close();
+  }
+}

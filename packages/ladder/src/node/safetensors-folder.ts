@@ -1,0 +1,147 @@
+/** A model as a folder of the Hugging Face layout: config.json, safetensors (in shards past a size), tokenizer. */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Device } from "@sidenet/tensor";
+import { checkNarrowed } from "../formats/float-codec.ts";
+import { type CheckpointType, modelConfigJson, quantizationJson } from "../formats/hf-config.ts";
+import {
+  headerBytes,
+  storedBytes,
+  streamSafetensors,
+  type TensorGroup,
+} from "../formats/safetensors-write.ts";
+import type { ModelTensor } from "../model-tensors.ts";
+import { nf4Headers, quantizeNf4Bytes } from "../nf4-file.ts";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { carryTokenizer } from "./carry-tokenizer.ts";
+import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-model.ts";
+import { readJsonFile } from "./json-file.ts";
+import { writeFolderAtomic } from "./output-folder.ts";
+
+type FloatDtype = "F32" | "F16" | "BF16";
+
+const TYPES: Readonly<Record<FloatDtype, CheckpointType>> = {
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+};
+const LARGEST: Readonly<Record<FloatDtype, number>> = {
+  F32: 3.4028234663852886e38,
+  F16: 65504,
+  BF16: 3.3895313892515355e38,
+};
+
+/** What floats are stored as; beside NF4 16 bits, of the kind that the model has. */
+function floatDtype({ type, tensors }: OutgoingModel): FloatDtype {
+  if (type === "f32") return "F32";
+  const isBf16 = type === "bf16" || (type === "nf4" && tensors.some(({ storedAs }) => storedAs === "BF16"));
+  return isBf16 ? "BF16" : "F16";
+}
+
+const isNf4 = ({ kind, name }: ModelTensor, { type }: OutgoingModel): boolean =>
+  type === "nf4" && kind === "linear" && name.startsWith("model.layers.");
+
+function groupOf(device: Device, tensor: ModelTensor, model: OutgoingModel, dtype: FloatDtype): TensorGroup {
+  const { name, shape } = tensor;
+  if (isNf4(tensor, model)) {
+    const read = async () => quantizeNf4Bytes(device, name, shape, await tensor.read(), TYPES[dtype]);
+    return { tensors: nf4Headers(name, shape), read };
+  }
+  const read = async () => {
+    const data = await tensor.read();
+    if (dtype !== "F32") checkNarrowed(name, data, LARGEST[dtype], dtype);
+    return [storedBytes({ dtype, data })];
+  };
+  return { tensors: [{ name, dtype, shape }], read };
+}
+
+const sizeOfGroup = ({ tensors }: TensorGroup): number => tensors.reduce((sum, t) => sum + headerBytes(t), 0);
+
+/** Consecutive groups within `maxBytes` a file; one that is larger has a file of its own. */
+function shardsOf(groups: readonly TensorGroup[], maxBytes: number): TensorGroup[][] {
+  const shards: TensorGroup[][] = [[]];
+  let bytes = 0;
+  for (const group of groups) {
+    const size = sizeOfGroup(group);
+    if (bytes > 0 && bytes + size > maxBytes) {
+      shards.push([]);
+      bytes = 0;
+    }
+    shards.at(-1)!.push(group);
+    bytes += size;
+  }
+  // NF4 first: its bytes are a multiple of 4, so the halves behind it are aligned too.
+  return shards.map((shard) =>
+    shard.sort((a, b) => Number(b.tensors.length > 1) - Number(a.tensors.length > 1)),
+  );
+}
+
+/** The model's own file, as far as it has one, with what conversion changes. */
+async function configJson(model: OutgoingModel, dtype: FloatDtype): Promise<object> {
+  const { files, config, type } = model;
+  const quantization = type === "nf4" ? { quantization_config: quantizationJson(TYPES[dtype]) } : {};
+  if (files.origin.kind === "gguf") return { ...modelConfigJson(config, TYPES[dtype]), ...quantization };
+  const original = (await readJsonFile(join(files.origin.folder, "config.json"))) as Record<string, unknown>;
+  const { quantization_config: _, torch_dtype: __, dtype: ___, ...rest } = original;
+  return {
+    ...rest,
+    tie_word_embeddings: config.tieWordEmbeddings,
+    torch_dtype: TYPES[dtype],
+    ...quantization,
+  };
+}
+
+/** Writes the folder, which appears whole or not at all. Throws what reading, quantizing and writing throw. */
+export async function writeSafetensorsFolder(
+  device: Device,
+  model: OutgoingModel,
+  options: ConvertOptions,
+  onProgress: ConvertProgress,
+): Promise<{ bytes: number; files: string[]; missing: string[] }> {
+  const dtype = floatDtype(model);
+  const groups = model.tensors.map((tensor) => groupOf(device, tensor, model, dtype));
+  const total = groups.reduce((sum, group) => sum + sizeOfGroup(group), 0);
+  let done = 0;
+  const told = groups.map((group) => ({
+    ...group,
+    read: async () => {
+      const parts = await group.read();
+      done += sizeOfGroup(group);
+      onProgress(done, total);
+      return parts;
+    },
+  }));
+  return writeFolderAtomic(options.output, async (folder) => {
+    const names = await writeShards(folder, shardsOf(told, options.maxShardBytes), total);
+    const tokenizer = await carryTokenizer(model.files, folder);
+    const config = JSON.stringify(await configJson(model, dtype), null, 2);
+    await writeFileAtomic(join(folder, "config.json"), `${config}\n`);
+    const files = ["config.json", ...names, ...tokenizer.files];
+    const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
+    return { bytes: sizes.reduce((a, b) => a + b, 0), files, missing: tokenizer.missing };
+  });
+}
+
+async function writeShards(
+  folder: string,
+  shards: readonly TensorGroup[][],
+  totalBytes: number,
+): Promise<string[]> {
+  const number = (i: number) => String(i).padStart(5, "0");
+  const nameOf = (i: number) =>
+    shards.length === 1
+      ? "model.safetensors"
+      : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
+  const names: string[] = [];
+  const weightMap: Record<string, string> = {};
+  for (const [i, shard] of shards.entries()) {
+    const name = nameOf(i);
+    await writeFileAtomic(join(folder, name), streamSafetensors(shard, { format: "pt" }));
+    names.push(name);
+    for (const { tensors } of shard) for (const tensor of tensors) weightMap[tensor.name] = name;
+  }
+  if (shards.length === 1) return names;
+  const index = { metadata: { total_size: totalBytes }, weight_map: weightMap };
+  await writeFileAtomic(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, null, 2)}\n`);
+  return [...names, "model.safetensors.index.json"];
+}
