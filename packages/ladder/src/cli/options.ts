@@ -54,3 +54,25 @@ export function fraction(text: string): number {
   if (Number.isFinite(value) && value >= 0 && value < 1) return value;
   throw new InvalidArgumentError("Wanted a number from 0 to below 1.");
 }
+
+const BYTE_UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  b: 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  tb: 1e12,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  tib: 2 ** 40,
+};
+
+/** A size such as "12GB" (10^9 bytes each) or "128 MiB" (2^20), in bytes. */
+export function byteSize(text: string): number {
+  const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(text) ?? [];
+  const factor = BYTE_UNITS[unit?.toLowerCase() ?? "none"];
+  const bytes = Math.floor(Number(digits) * factor);
+  if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
+  throw new InvalidArgumentError("Wanted a size such as 12GB (10^9 bytes) or 128MiB (2^20).");
+}

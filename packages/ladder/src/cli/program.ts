@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { defineCheck } from "./check.ts";
 import { defineDoctor } from "./doctor.ts";
 import { defineGenerate } from "./generate.ts";
+import { definePlan } from "./plan.ts";
 import { Session } from "./session.ts";
 import type { Terminal } from "./terminal.ts";
 import { defineTrain } from "./train.ts";
@@ -25,6 +26,7 @@ function buildProgram(session: Session): Command {
     })
     .exitOverride(); // throws instead of ending the process
   defineTrain(program, session);
+  definePlan(program, session);
   defineGenerate(program, session);
   defineCheck(program, session);
   defineDoctor(program, session, version);

@@ -14,3 +14,13 @@ export function formatTable(
     )
     .join("\n");
 }
+
+/** "6.41 GB", "353 MB": 10^9 and 10^6 bytes, as memory is sold. */
+export const formatBytes = (bytes: number): string =>
+  bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+
+/** "30.9 T": with the letter for 10^6, 10^9 or 10^12. */
+export function formatCount(count: number): string {
+  const [unit, size] = count >= 1e12 ? ["T", 1e12] : count >= 1e9 ? ["G", 1e9] : ["M", 1e6];
+  return `${(count / Number(size)).toPrecision(3)} ${unit}`;
+}

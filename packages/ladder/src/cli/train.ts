@@ -132,7 +132,7 @@ async function train(report: Report, options: TrainOptions): Promise<Outcome> {
           maxLength: maxLength ?? null,
           learningRate: options.learningRate ?? LEARNING_RATES[method],
           method: methodOptions(method, options),
-          storage: storageOf(method, weightDType(options.dtype, device), options),
+          storage: storageOf(method, weightDType(options.dtype, device, method), options),
           memory: memoryOptions(options),
         },
         {
