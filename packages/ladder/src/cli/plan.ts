@@ -1,6 +1,6 @@
 /** `sidenet plan`: what a training step would take, from a model's configuration alone. */
 import { SidenetError } from "@sidenet/tensor";
-import { DEVICE_NAMES } from "@sidenet/tensor/node";
+import { DEVICE_NAMES, type DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { METHODS } from "../adapter.ts";
 import { contextLimit, type ModelConfig } from "../config.ts";
@@ -70,15 +70,15 @@ export function definePlan(program: Command, session: Session): void {
     .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
     .option("--memory <size>", "find the longest context that fits, for each method: 12GB, 16GiB", byteSize)
     .option("--memory-timeline <file>", "live bytes by category after each op, as JSON lines");
-  addAdapterOptions(command).addOption(jsonOption());
+  addAdapterOptions(command, "meta");
   addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(plan));
 }
 
-/** Which adapter is planned for. */
-export function addAdapterOptions(command: Command): Command {
+/** Which adapter is planned for, and `--json`. */
+export function addAdapterOptions(command: Command, device: DeviceName): Command {
   return command
     .addOption(dtypeOption())
-    .addOption(deviceOption(DEVICE_NAMES).default("meta"))
+    .addOption(deviceOption(DEVICE_NAMES).default(device))
     .addOption(
       new Option("--adapter-class <kind>", "for --device meta: the kind of GPU")
         .choices(["discrete", "integrated", "software"])
@@ -88,10 +88,12 @@ export function addAdapterOptions(command: Command): Command {
       "--binding-limit <size>",
       "what one binding of the adapter holds (meta: 2 GiB, as NVIDIA's driver)",
       byteSize,
-    );
+    )
+    .addOption(jsonOption());
 }
 
-async function openConfig(model: string): Promise<ModelConfig> {
+/** The config of a model to plan. Throws as `openModelConfig`; a name that is nowhere is told the bundled ones. */
+export async function openPlannedConfig(model: string): Promise<ModelConfig> {
   try {
     return await openModelConfig(model);
   } catch (error) {
@@ -108,7 +110,7 @@ async function plan(report: Report, command: PlanCommand): Promise<Outcome> {
   const variants = command.method ?? command.methods ?? METHODS.map(parseVariant);
   const contexts = command.context ?? [2048];
   const flags = { ...command, batchSize: command.batchSize ?? command.batch ?? 1 };
-  const config = await openConfig(command.model);
+  const config = await openPlannedConfig(command.model);
   const device = await plannedDevice(report, flags);
   const rows =
     command.memory !== undefined && !command.context

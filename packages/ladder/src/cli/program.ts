@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { defineCheck } from "./check.ts";
+import { defineCompare } from "./compare.ts";
 import { defineDoctor } from "./doctor.ts";
 import { defineGenerate } from "./generate.ts";
 import { definePlan } from "./plan.ts";
@@ -26,6 +27,7 @@ function buildProgram(session: Session): Command {
     })
     .exitOverride(); // throws instead of ending the process
   defineTrain(program, session);
+  defineCompare(program, session);
   definePlan(program, session);
   defineGenerate(program, session);
   defineCheck(program, session);
