@@ -26,12 +26,12 @@ Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src
 - **Tolerance** of f32 results on WebGPU: of the largest magnitude in the tensor, in units of ε = 2^-23, plus an absolute
   part. Where it grows with the length of sums, it is that for extents of 256. f16 storage adds its own rounding. Each
   row has the derivation beside the number.
-- **Flops**: a multiply-add is 2. Letters are those of the signature; outer, length, inner are the extents around the axis.
+- **Flops**: a multiply-add is 2; residuals are counted where there are any. Letters are those of the signature; outer, length, inner are the extents around the axis.
 `;
 
 /** Flops as a sum of products of extents, found from values at 0 and 1; null where they are nothing of that form. */
 function polynomial(row, letters) {
-  const at = (values) => row.flops(values, row.attrs);
+  const at = (values) => row.flops(values, row.attrs, () => true);
   const subsets = Array.from({ length: 2 ** letters.length }, (_, bits) =>
     letters.filter((_letter, i) => bits & (1 << i)),
   );

@@ -25,6 +25,7 @@ export {
   shiftLabels,
   type TokenBatch,
 } from "./decoder.ts";
+export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./flop-counts.ts";
 export type { ByteSource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
 export { type GgufFile, readGguf } from "./formats/gguf.ts";
@@ -51,6 +52,15 @@ export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
 export { type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
 export { quantizeNf4 } from "./nf4-weight.ts";
+export {
+  BINDING_LIMITS,
+  type LargeBuffer,
+  type LongestContext,
+  longestContext,
+  type Plan,
+  type PlanOptions,
+  planStep,
+} from "./plan.ts";
 export type { Projection } from "./projection.ts";
 export {
   BatchSampler,

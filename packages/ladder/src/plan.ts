@@ -2,10 +2,18 @@
  * What a training step will take, before anyone pays for it: the trainer itself on the `meta` device, whose kernels do
  * nothing. So a plan is not a formula, and cannot drift from the code.
  */
-import { type BytesByCategory, type DeviceProfile, MetaDevice, SidenetError } from "@sidenet/tensor";
+import {
+  type BytesByCategory,
+  type DeviceProfile,
+  type MemorySample,
+  MetaDevice,
+  recordTimeline,
+  SidenetError,
+} from "@sidenet/tensor";
 import { type BaseStorage, emptyWeights } from "./base-storage.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import { Decoder } from "./decoder.ts";
+import type { FlopsByOp } from "./flop-counts.ts";
 import { type MethodOptions, makeAdapter } from "./method.ts";
 import { type LabeledBatch, type MemoryOptions, Trainer } from "./trainer.ts";
 
@@ -14,8 +22,12 @@ export interface PlanOptions {
   readonly storage: BaseStorage;
   readonly memory: MemoryOptions;
   readonly batchSize: number;
-  /** [T] Tokens of each row. */
+  /** [T] Tokens of each row; may be more than the model was made for. */
   readonly context: number;
+  /** The adapter to stand in for: its limits and kernels. Default: a discrete GPU with WebGPU's least limits. */
+  readonly profile?: Partial<DeviceProfile>;
+  /** Note memory after every op of the step. */
+  readonly timeline?: boolean;
 }
 
 /** A tensor that one binding of some adapters does not hold. */
@@ -29,10 +41,19 @@ export interface Plan {
   readonly peakBytes: number;
   /** What is live at the peak; its sum is the peak. */
   readonly peakBytesByCategory: BytesByCategory;
-  /** Floating-point operations of one step, forward and backward. */
+  /** The largest allocations that are live at the peak. */
+  readonly largest: readonly LargeBuffer[];
+  /** Live bytes when the step is over: what a model at rest takes. */
+  readonly restingBytes: number;
+  /** Floating-point operations of one step: forward, backward and update. */
   readonly flops: number;
+  readonly flopsByOp: FlopsByOp;
+  /** Tokens of one step. */
+  readonly tokens: number;
   /** Every buffer of more than 128 MiB, the largest of each label, the largest first. */
   readonly largeBuffers: readonly LargeBuffer[];
+  /** Empty unless asked for. */
+  readonly timeline: readonly MemorySample[];
 }
 
 /** Sizes of bindings that adapters offer, in bytes: WebGPU's least, and what GPUs have. */
@@ -50,76 +71,118 @@ export function plannedBatch(batchSize: number, length: number): LabeledBatch {
   };
 }
 
+/** The same model for any context: what a step takes does not depend on what the model was trained for. */
+const withoutContextLimit = (config: ModelConfig): ModelConfig => ({
+  ...config,
+  maxPositionEmbeddings: Number.MAX_SAFE_INTEGER,
+  slidingWindow: null,
+});
+
 /**
- * One training step of this model from its configuration alone. `profile` is the adapter to stand in for.
- * Throws what `makeAdapter` throws, `L-CONTEXT`, and `T-TOO-LARGE` where the adapter could not hold a tensor.
+ * One training step of this model from its configuration alone. Throws what `makeAdapter` throws, and `T-TOO-LARGE` where
+ * the adapter could not hold a tensor.
  */
-export function planStep(
-  config: ModelConfig,
-  options: PlanOptions,
-  profile: Partial<DeviceProfile> = {},
-): Plan {
-  const device = new MetaDevice(profile);
+export function planStep(config: ModelConfig, options: PlanOptions): Plan {
+  const device = new MetaDevice(options.profile);
+  const { maxBufferBytes } = device.profile;
   const large = new Map<string, number>();
-  using decoder = new Decoder(config, emptyWeights(device, config, options.storage));
-  using adapter = makeAdapter(options.method, decoder, "planned");
-  using trainer = new Trainer(decoder, adapter, { ...options.memory, learningRate: () => 0 });
   const note = ({ label, sizeBytes }: LargeBuffer) => {
+    if (sizeBytes > maxBufferBytes) {
+      throw new SidenetError(
+        "T-TOO-LARGE",
+        `${label} wants a buffer of ${sizeBytes} bytes, this adapter allows ${maxBufferBytes}. Take smaller weights ` +
+          "(--dtype f16, --quantize-ends) or an adapter with larger buffers.",
+      );
+    }
     if (sizeBytes > BINDING_LIMITS[0]) large.set(label, Math.max(large.get(label) ?? 0, sizeBytes));
   };
-  for (const allocation of device.memory.allocations()) note(allocation);
   device.memory.onReserve = note;
+  const model = withoutContextLimit(config);
+  using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
+  using adapter = makeAdapter(options.method, decoder, "planned");
+  using trainer = new Trainer(decoder, adapter, { ...options.memory, learningRate: () => 0 });
   device.memory.resetPeak();
   const before = device.flops;
+  const stop = options.timeline ? recordTimeline(device) : () => [];
   const { loss, norm } = trainer.dispatchStep(plannedBatch(options.batchSize, options.context));
+  const timeline = stop();
   loss.dispose();
   norm.dispose();
-  const { peakBytes, byCategory } = device.memory.peak(0);
+  const { peakBytes, byCategory, largest } = device.memory.peak();
   return {
     trainableParameters: adapter.parameters.count,
     peakBytes,
     peakBytesByCategory: byCategory,
+    largest,
+    restingBytes: device.memory.liveBytes,
     flops: device.flops - before,
+    flopsByOp: trainer.flops.byOp,
+    tokens: options.batchSize * options.context,
     largeBuffers: [...large]
       .map(([label, sizeBytes]) => ({ label, sizeBytes }))
       .sort((a, b) => b.sizeBytes - a.sizeBytes),
+    timeline,
   };
 }
 
 /** Contexts are searched in steps of this many tokens. */
 const CONTEXT_STEP = 64;
+/** Longer contexts are not searched for. */
+const MOST_TOKENS = 2 ** 20;
 
-/**
- * The longest context, a multiple of 64 up to the model's own, whose step takes at most `memoryBytes`, with its plan; null
- * where even 64 tokens do not fit.
- */
+/** What a budget of memory holds. */
+export interface LongestContext {
+  /** The longest context, a multiple of 64 tokens, whose step fits; 0 where none does. At most 1,048,576. */
+  readonly context: number;
+  /** The same, but at most the model's own context. */
+  readonly usable: number;
+  /** The step at `usable` tokens; null where nothing fits. */
+  readonly plan: Plan | null;
+}
+
+/** Finds the longest context whose step takes at most `memoryBytes`. Throws as `planStep` does. */
 export function longestContext(
   config: ModelConfig,
-  options: Omit<PlanOptions, "context">,
+  options: Omit<PlanOptions, "context" | "timeline">,
   memoryBytes: number,
-  profile: Partial<DeviceProfile> = {},
-): { context: number; plan: Plan } | null {
-  const planAt = (steps: number): Plan | null => {
+): LongestContext {
+  const peakAt = (steps: number): number => {
     try {
-      const plan = planStep(config, { ...options, context: steps * CONTEXT_STEP }, profile);
-      return plan.peakBytes <= memoryBytes ? plan : null;
+      return planStep(config, { ...options, context: steps * CONTEXT_STEP }).peakBytes;
     } catch (error) {
-      if (error instanceof SidenetError && error.code === "T-TOO-LARGE") return null; // a tensor passes the adapter's limits
+      if (error instanceof SidenetError && error.code === "T-TOO-LARGE") return Number.POSITIVE_INFINITY;
       throw error;
     }
   };
-  let best: { context: number; plan: Plan } | null = null;
-  let fits = 0;
-  let tooMany = Math.floor(contextLimit(config) / CONTEXT_STEP) + 1;
-  while (tooMany - fits > 1) {
-    const middle: number = best
-      ? Math.floor((fits + tooMany) / 2)
-      : Math.min(32, Math.floor((fits + tooMany) / 2));
-    const plan = planAt(middle);
-    if (plan) {
-      fits = middle;
-      best = { context: middle * CONTEXT_STEP, plan };
-    } else tooMany = middle;
+  const context = CONTEXT_STEP * largestWithin(memoryBytes, peakAt, MOST_TOKENS / CONTEXT_STEP);
+  const usable = Math.min(context, contextLimit(config));
+  return {
+    context,
+    usable,
+    plan: usable === 0 ? null : planStep(config, { ...options, context: usable }),
+  };
+}
+
+/**
+ * The largest n <= most with f(n) <= budget, or 0; f never falls. Peaks grow nearly in proportion to the context, so the
+ * next try lies on the line through the two closest known ones; every other try halves, in case they do not.
+ */
+function largestWithin(budget: number, f: (n: number) => number, most: number): number {
+  let low = { n: 0, value: 0 };
+  let high = { n: most + 1, value: Number.POSITIVE_INFINITY };
+  for (let tries = 0; high.n - low.n > 1; tries++) {
+    const middle = Math.floor((low.n + high.n) / 2);
+    const line = low.n + ((budget - low.value) * (high.n - low.n)) / (high.value - low.value);
+    const wanted =
+      low.n === 0
+        ? Math.min(16, middle) // small ones cost least to plan
+        : Number.isFinite(high.value) && tries % 3 !== 2
+          ? Math.round(line)
+          : Math.min(2 * low.n, middle);
+    const n = Math.min(high.n - 1, Math.max(low.n + 1, wanted));
+    const value = f(n);
+    if (value <= budget) low = { n, value };
+    else high = { n, value };
   }
-  return best;
+  return low.n;
 }

@@ -15,6 +15,7 @@ import {
 import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
+import { FlopCounts } from "./flop-counts.ts";
 import { residualStream } from "./residual-stream.ts";
 
 /** A batch with its labels, B · T of them aligned with `inputIds`; -100 is not scored. */
@@ -67,6 +68,8 @@ export class Trainer {
   readonly decoder: Decoder;
   readonly adapter: Adapter;
   readonly optimizer: AdamW;
+  /** Floating-point operations of the steps so far. */
+  readonly flops: FlopCounts;
   readonly #options: TrainerOptions;
   #step = 0;
   /** Forward passes so far: each drops other values. */
@@ -77,6 +80,7 @@ export class Trainer {
     this.decoder = decoder;
     this.adapter = adapter;
     this.#options = options;
+    this.flops = new FlopCounts(decoder.device);
     this.optimizer = new AdamW(adapter.parameters, { betas, eps, weightDecay, state });
   }
 
@@ -104,8 +108,7 @@ export class Trainer {
       () => {
         const { loss, gradients } = this.#gradientsOf(batch);
         try {
-          const { factor, norm } = clipGlobalNorm(this.#device, gradients, this.#options.maxGradNorm ?? 1);
-          this.optimizer.step(gradients, { lr, gradScale: factor });
+          const norm = this.flops.measure("update", () => this.#update(gradients, lr));
           return { loss, norm };
         } finally {
           disposeGradients(gradients);
@@ -113,6 +116,13 @@ export class Trainer {
       },
       { label: "a training step" },
     );
+  }
+
+  /** Returns the gradients' norm before clipping. */
+  #update(gradients: Gradients, lr: number): Tensor {
+    const { factor, norm } = clipGlobalNorm(this.#device, gradients, this.#options.maxGradNorm ?? 1);
+    this.optimizer.step(gradients, { lr, gradScale: factor });
+    return norm;
   }
 
   /** Loss and gradients of a batch, as the mean over all its scored positions, however it is split into micro-batches. */
@@ -153,18 +163,20 @@ export class Trainer {
     const { savedFormats, gradientCheckpointing, chunkTokens, lossChunkBytes } = this.#options;
     using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
     // A scope of its own: when it ends, the forward pass lives on only in what the tape has saved.
-    const loss = device.scope(() => {
-      const y = residualStream(decoder, adapter, decoder.prepare(batch), {
-        ops: tape,
-        dropoutStream: this.#passes++,
-        runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
-        ...(chunkTokens && { chunkTokens }),
+    const forward = () =>
+      device.scope(() => {
+        const y = residualStream(decoder, adapter, decoder.prepare(batch), {
+          ops: tape,
+          dropoutStream: this.#passes++,
+          runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
+          ...(chunkTokens && { chunkTokens }),
+        });
+        const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
+        return decoder.loss(tape, y, targetsOf(decoder, batch), adapter.head ?? decoder.head, options);
       });
-      const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
-      return decoder.loss(tape, y, targetsOf(decoder, batch), adapter.head ?? decoder.head, options);
-    });
+    const loss = this.flops.measure("forward", forward);
     const upstream = share === 1 ? null : device.tensor([share], loss.shape, { label: "share of the loss" });
-    return { loss, gradients: tape.backward(loss, upstream) };
+    return { loss, gradients: this.flops.measure("backward", () => tape.backward(loss, upstream)) };
   }
 
   dispose(): void {

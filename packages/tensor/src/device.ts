@@ -15,6 +15,8 @@ export type DeviceKind = "cpu" | "webgpu" | "wasm" | "meta";
 /** Storage sizes are multiples of this, so that a kernel may touch the last four elements as one vector. */
 const STORAGE_ALIGNMENT = 16;
 
+const PLAIN_SCOPE = "a scope";
+
 const IMAGE_ROW_BYTES = IMAGE_WIDTH * 16;
 
 /** Rows of an image of this many bytes, rounded up by a quarter at most, so that images of like size can take turns. */
@@ -56,6 +58,8 @@ export abstract class Device {
   onOp: ((name: OpName) => void) | null = null;
   /** Floating-point operations of all ops since the device was made (methods.md, 6). */
   flops = 0;
+  /** The same by op, views and the like left out. */
+  readonly flopsByOp = new Map<OpName, number>();
   readonly #scopes = new ScopeStack();
   #anomalies: AnomalyWatch | null = null;
 
@@ -168,7 +172,12 @@ export abstract class Device {
 
   /** Runs `body` and frees every tensor made inside that it does not return or keep; `consume` is freed as well. */
   scope<R>(body: () => R, options: { consume?: Iterable<Tensor>; label?: string } = {}): R {
-    return this.#scopes.run(body, options.consume ?? [], options.label ?? "a scope");
+    return this.#scopes.run(body, options.consume ?? [], options.label ?? PLAIN_SCOPE);
+  }
+
+  /** Labels of the open scopes, the outermost first; plain ones are left out. */
+  get scopeLabels(): readonly string[] {
+    return this.#scopes.labels.filter((label) => label !== PLAIN_SCOPE);
   }
 
   /** Takes a tensor out of its scope, as resident memory of the given category. */
@@ -221,7 +230,10 @@ export abstract class Device {
         const spec = inferred?.outputs[i] ?? outputSpec(operand, bindings, elem);
         outputs[operand.name] = row.view ? this.#view(row, io, spec) : this.#output(row, spec);
       }
-      this.flops += row.flops(dims, fullAttrs);
+      this.#countFlops(
+        name,
+        row.flops(dims, fullAttrs, (output) => outputs[output] !== undefined),
+      );
       if (!row.view) this.#compute({ row, io: { ...io, ...outputs }, dims, attrs: fullAttrs });
       this.onOp?.(name);
     } catch (error) {
@@ -263,6 +275,12 @@ export abstract class Device {
   alias(tensor: Tensor, shape: Shape, offset: number): Tensor {
     tensor.storage.references++;
     return new Tensor(this, shape, tensor.dtype, tensor.storage, offset);
+  }
+
+  #countFlops(name: OpName, flops: number): void {
+    if (flops === 0) return;
+    this.flops += flops;
+    this.flopsByOp.set(name, (this.flopsByOp.get(name) ?? 0) + flops);
   }
 
   #compute(execution: Execution): void {

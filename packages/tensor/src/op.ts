@@ -140,8 +140,8 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly draw: (pick: Pick) => Draw<A>;
   /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
   readonly close: Closeness | ((dims: Dims) => Closeness);
-  /** Floating-point operations; a multiply-add is 2. */
-  readonly flops: (dims: Dims, attrs: A) => number;
+  /** Floating-point operations; a multiply-add is 2. `has` tells which residuals are made. */
+  readonly flops: (dims: Dims, attrs: A, has: (output: string) => boolean) => number;
 }
 
 /** A row as the table holds it. */

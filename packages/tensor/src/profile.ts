@@ -14,6 +14,8 @@ export interface DeviceProfile {
   readonly maxStorageBindings: number;
   /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
   readonly wasm?: { readonly panelRows: number };
+  /** Ops run by their reference, which takes no workspace. */
+  readonly reference?: boolean;
 }
 
 /** The limits that WebGPU guarantees, on a discrete GPU with f16: what `meta` assumes unless told otherwise. */

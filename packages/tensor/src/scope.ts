@@ -17,6 +17,8 @@ export function* tensorsIn(value: unknown): IterableIterator<Tensor> {
  */
 export class ScopeStack {
   #frames: Set<Tensor>[] = [];
+  /** Of the open scopes, the outermost first. */
+  readonly labels: string[] = [];
 
   /** Hands a new tensor to the innermost scope; without one it belongs to the caller. */
   adopt(tensor: Tensor): void {
@@ -35,6 +37,7 @@ export class ScopeStack {
   run<R>(body: () => R, consume: Iterable<Tensor>, label: string): R {
     const frame = new Set<Tensor>();
     this.#frames.push(frame);
+    this.labels.push(label);
     const by = `the end of ${label}`;
     let result: R;
     try {
@@ -48,10 +51,12 @@ export class ScopeStack {
       }
     } catch (error) {
       this.#frames.pop();
+      this.labels.pop();
       for (const tensor of frame) tensor.dispose(by);
       throw error;
     }
     this.#frames.pop();
+    this.labels.pop();
     const escaping = new Set(tensorsIn(result));
     for (const tensor of escaping) {
       if (tensor.owner !== frame) continue;

@@ -17,9 +17,15 @@ export const LEARNING_RATES: Readonly<Record<Method, number>> = {
   head: 1e-3,
 };
 
-/** `--dtype auto`: f16 where the adapter has it. */
-export const weightDType = (dtype: WeightDType | "auto", { kind, profile }: Device): WeightDType =>
-  dtype === "auto" ? (profile.f16 && kind !== "cpu" ? "f16" : "f32") : dtype;
+export type WeightChoice = WeightDType | "auto";
+
+/** `--dtype auto`: f16 where the adapter has it, but for weights that are trained. */
+export const weightDType = (
+  dtype: WeightChoice,
+  { kind, profile }: Pick<Device, "kind" | "profile">,
+  method: Method,
+): WeightDType =>
+  dtype === "auto" ? (profile.f16 && kind !== "cpu" && method !== "full" ? "f16" : "f32") : dtype;
 
 /** As commander hands them over; what was not given is missing. */
 export interface SizeFlags {
@@ -50,6 +56,11 @@ export interface MemoryFlags {
   readonly microBatch?: number;
   readonly chunkTokens?: number;
 }
+
+export const dtypeOption = (): Option =>
+  new Option("--dtype <type>", "storage of the frozen weights; auto takes f16 where the adapter has it")
+    .choices(["auto", "f32", "f16"])
+    .default("auto");
 
 export const methodOption = (): Option =>
   new Option("--method <name>", "what is trained").choices(METHODS).default("ladder");

@@ -1,10 +1,12 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { defineCheck } from "./check.ts";
+import { defineCompare } from "./compare.ts";
 import { defineConvert } from "./convert.ts";
 import { defineDoctor } from "./doctor.ts";
 import { defineExport } from "./export.ts";
 import { defineGenerate } from "./generate.ts";
+import { definePlan } from "./plan.ts";
 import { Session } from "./session.ts";
 import type { Terminal } from "./terminal.ts";
 import { defineTrain } from "./train.ts";
@@ -27,6 +29,8 @@ function buildProgram(session: Session): Command {
     })
     .exitOverride(); // throws instead of ending the process
   defineTrain(program, session);
+  defineCompare(program, session);
+  definePlan(program, session);
   defineGenerate(program, session);
   defineConvert(program, session);
   defineExport(program, session);

@@ -23,7 +23,7 @@ import type { Outcome, Session } from "./session.ts";
 import { formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
 
-interface TrainOptions extends SizeFlags, MemoryFlags {
+interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly model: string;
   readonly data: readonly string[];
   readonly method: Method;
@@ -40,9 +40,6 @@ interface TrainOptions extends SizeFlags, MemoryFlags {
   readonly weightDecay: number;
   readonly maxGradNorm: number;
   readonly sampleTokens: number;
-  readonly text?: string;
-  readonly prompt?: string;
-  readonly completion?: string;
   readonly detectAnomaly: boolean;
 }
 
@@ -89,9 +86,6 @@ export function defineTrain(program: Command, session: Session): void {
       nonNegativeInteger,
       48,
     )
-    .option("--text <field>", "field to learn from")
-    .option("--prompt <field>", "field that is read, not learned")
-    .option("--completion <field>", "field that is learned after it")
     .option("--detect-anomaly", "stop at the first NaN or infinity and name the op that made it; slow", false)
     .addOption(
       new Option("--dtype <type>", "storage of the frozen weights; auto takes f16 where the adapter has it")
@@ -100,10 +94,25 @@ export function defineTrain(program: Command, session: Session): void {
     )
     .addOption(deviceOption())
     .addOption(jsonOption());
+  addFieldOptions(command);
   addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(train));
 }
 
-function mapping({ text, prompt, completion }: TrainOptions): FieldMapping {
+/** Fields of the records, as commander hands them over. */
+export interface FieldFlags {
+  readonly text?: string;
+  readonly prompt?: string;
+  readonly completion?: string;
+}
+
+export const addFieldOptions = (command: Command): Command =>
+  command
+    .option("--text <field>", "field to learn from")
+    .option("--prompt <field>", "field that is read, not learned")
+    .option("--completion <field>", "field that is learned after it");
+
+/** Throws `C-USAGE` for fields that do not go together. */
+export function fieldMapping({ text, prompt, completion }: FieldFlags): FieldMapping {
   if ((prompt === undefined) !== (completion === undefined) || (text !== undefined && prompt !== undefined)) {
     throw new SidenetError("C-USAGE", "give --text alone, or --prompt and --completion together.");
   }
@@ -112,7 +121,7 @@ function mapping({ text, prompt, completion }: TrainOptions): FieldMapping {
 }
 
 async function train(report: Report, options: TrainOptions): Promise<Outcome> {
-  const fields = mapping(options);
+  const fields = fieldMapping(options);
   const stop = new AbortController();
   const onSignal = () => {
     report.note("stopping after this step; what was trained so far will be saved");
@@ -132,7 +141,7 @@ async function train(report: Report, options: TrainOptions): Promise<Outcome> {
           maxLength: maxLength ?? null,
           learningRate: options.learningRate ?? LEARNING_RATES[method],
           method: methodOptions(method, options),
-          storage: storageOf(method, weightDType(options.dtype, device), options),
+          storage: storageOf(method, weightDType(options.dtype, device, method), options),
           memory: memoryOptions(options),
         },
         {

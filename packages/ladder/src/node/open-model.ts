@@ -10,6 +10,7 @@ import { modelConfigFromGguf } from "../formats/gguf-config.ts";
 import { tokenizerFromGguf } from "../formats/gguf-tokenizer.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
+import { findBundledConfig } from "./bundled-configs.ts";
 import { fileError, openFileSource } from "./file-source.ts";
 import { downloadModel, type HubOptions, isHubId } from "./hub.ts";
 import { readJsonFile } from "./json-file.ts";
@@ -156,9 +157,14 @@ export async function openModel(path: string, hub: HubOptions = {}): Promise<Mod
   return { name: path, config, checkpoint, origin, tokenizer, close: () => checkpoint.close() };
 }
 
-/** The config alone, for planning: a folder needs nothing but its `config.json`. Throws as `openModel` does. */
+/**
+ * The config alone, for planning: a folder needs nothing but its `config.json`, and the names in `bundledConfigs` need
+ * nothing at all. Throws as `openModel` does.
+ */
 export async function openModelConfig(path: string, hub: HubOptions = {}): Promise<ModelConfig> {
   if (basename(path) === CONFIG) return parseModelConfig(await readJsonFile(path), path);
+  const bundled = (await stat(path).catch(() => null)) ? null : await findBundledConfig(path);
+  if (bundled) return readConfig(bundled);
   const location = await locate(path, { ...hub, configOnly: true });
   if (location.kind !== "gguf") return readConfig(location.folder);
   const source = await openFileSource(location.file);

@@ -29,6 +29,8 @@ export class CpuDevice extends Device {
     ...DEFAULT_PROFILE,
     adapterClass: "software" as const,
     maxBindingBytes: 2 ** 32,
+    maxBufferBytes: 2 ** 32,
+    reference: true,
   };
   readonly #double: boolean;
 

@@ -9,8 +9,8 @@ import { makeWasmContext } from "../wasm/context.ts";
 import { wasmOps } from "../wasm/kernels/index.ts";
 
 /**
- * Shapes, dtypes and bookkeeping without data. It runs the same kernel functions as WebGPU (or WebAssembly, by its
- * profile), workspace included, and only the dispatch does nothing: so the memory and the operations of a run are known before anyone pays for it.
+ * Shapes, dtypes and bookkeeping without data. It runs the same kernel functions as WebGPU (or WebAssembly, or none as
+ * the reference, by its profile), workspace included, and only the dispatch does nothing: so the memory and the operations of a run are known before anyone pays for it.
  */
 export class MetaDevice extends Device {
   override readonly kind = "meta";
@@ -57,6 +57,7 @@ export class MetaDevice extends Device {
   override dispose(): void {}
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
+    if (this.profile.reference) return;
     if (this.profile.wasm) {
       const { context, release } = makeWasmContext(this, row.name, () => {});
       try {

@@ -105,7 +105,8 @@ export const lmHeadLoss = defineOp({
   },
   // Logits carry a sum of C products; the exponential turns their absolute error into a relative one.
   close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
-  flops: ({ N, C, V }) => 2 * N * C * V + 4 * N * V,
+  // dh takes a second product with W and the gradients of the logits.
+  flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
 });
 
 export const lmHeadLossBackwardW = defineOp({

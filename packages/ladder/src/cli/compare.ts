@@ -1,0 +1,177 @@
+/** `sidenet compare`: several methods with the same data and seed, or planned side by side. */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
+import type { Command } from "commander";
+import { writeFileAtomic } from "../node/atomic-write.ts";
+import { type TrainSummary, trainRun } from "../node/train-run.ts";
+import { withDevice } from "./device.ts";
+import { addMemoryOptions, addSizeOptions, LEARNING_RATES } from "./method-options.ts";
+import { positiveInteger, positiveNumber } from "./options.ts";
+import { addAdapterOptions, openPlannedConfig } from "./plan.ts";
+import { contextNote, type PlanFlags, planAll, plannedDevice, planTable } from "./plan-rows.ts";
+import type { Outcome, Session } from "./session.ts";
+import { formatBytes, formatCount, formatTable } from "./table.ts";
+import type { Report } from "./terminal.ts";
+import { addFieldOptions, type FieldFlags, fieldMapping } from "./train.ts";
+import { parseVariant, settingsOf, type Variant, variantList } from "./variants.ts";
+
+interface CompareOptions extends PlanFlags, FieldFlags {
+  readonly model: string;
+  readonly methods?: readonly Variant[];
+  readonly data?: readonly string[];
+  readonly output?: string;
+  readonly context?: readonly number[];
+  readonly steps: number;
+  readonly batchSize?: number;
+  readonly maxLength?: number;
+  readonly heldOut: number;
+  readonly learningRate?: number;
+}
+
+const DEFAULT_METHODS = ["ladder", "xladder", "qlora", "qlora+checkpointing", "lora"];
+const DEFAULT_CONTEXTS = [512, 2048, 8192, 32768];
+
+const HELP = `
+With --data each method trains on the same records in the same order, from the same seed, and is evaluated on the same
+records held back; each writes its adapter and metrics to a folder of its own in --output, beside results.json. Without
+--data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may carry levers, as
+in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
+
+Examples:
+  $ npx sidenet compare --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --output out/compare --steps 50
+  $ npx sidenet compare --model Llama-3.1-8B --device meta --context 512 2048 8192 32768`;
+
+export function defineCompare(program: Command, session: Session): void {
+  const command = program
+    .command("compare")
+    .description("Loss, peak memory by category, speed and parameters of several methods, in one table.")
+    .requiredOption("--model <path>", "as for train; planned: as for plan")
+    .option("--methods <names...>", `what is compared (default: ${DEFAULT_METHODS.join(",")})`, variantList)
+    .option("--data <file...>", "JSONL files to train on; without them the methods are planned")
+    .option("--output <dir>", "folder for results.json, adapters and metrics; needed with --data")
+    .option(
+      "--context <n...>",
+      `planned: tokens of a row (default: ${DEFAULT_CONTEXTS.join(" ")})`,
+      (text, all: number[] | undefined) => [...(all ?? []), ...text.split(",").map(positiveInteger)],
+    )
+    .option("--steps <n>", "training steps of each method", positiveInteger, 50)
+    .option("--batch-size <n>", "records a step (default: 4, planned 1)", positiveInteger)
+    .option("--max-length <n>", "cut records to this many tokens", positiveInteger)
+    .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
+    .option(
+      "--learning-rate <x>",
+      "highest learning rate of all methods (default: by method)",
+      positiveNumber,
+    );
+  addFieldOptions(command);
+  addAdapterOptions(command, "auto");
+  addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(compare));
+}
+
+async function compare(report: Report, options: CompareOptions): Promise<Outcome> {
+  const variants = options.methods ?? DEFAULT_METHODS.map(parseVariant);
+  const planned = options.device === "meta" || options.data === undefined;
+  if (!planned && options.output === undefined) {
+    throw new SidenetError("C-USAGE", "--data wants --output, a folder for adapters and results.");
+  }
+  const json = planned
+    ? await comparePlans(report, options, variants)
+    : await compareRuns(report, options, variants);
+  if (options.output !== undefined) {
+    await mkdir(options.output, { recursive: true });
+    await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(json, null, 2)}\n`);
+  }
+  return { json };
+}
+
+async function comparePlans(
+  report: Report,
+  options: CompareOptions,
+  variants: readonly Variant[],
+): Promise<object> {
+  const flags = {
+    ...options,
+    device: options.device === "auto" ? ("meta" as const) : options.device,
+    batchSize: options.batchSize ?? 1,
+  };
+  const config = await openPlannedConfig(options.model);
+  const device = await plannedDevice(report, flags);
+  const results = planAll(config, variants, options.context ?? DEFAULT_CONTEXTS, flags, device);
+  const note = contextNote(results, config);
+  report.print(`${options.model}, batch ${flags.batchSize}, planned for ${device.label}\n`);
+  report.print(planTable(results) + (note && `\n\n${note}`));
+  return {
+    model: options.model,
+    planned: true,
+    device: device.kind,
+    adapter: device.label,
+    batch_size: flags.batchSize,
+    results,
+  };
+}
+
+async function compareRuns(
+  report: Report,
+  options: CompareOptions,
+  variants: readonly Variant[],
+): Promise<object> {
+  const results: TrainSummary[] = [];
+  const device = await withDevice(options.device, report, async (device) => {
+    for (const variant of variants) {
+      report.note(`\n${variant.name}`);
+      results.push(await runVariant(device, report, options, variant));
+    }
+    return { device: device.kind, adapter: device.label };
+  });
+  report.print(runTable(results));
+  const { steps, batchSize = RUN_BATCH, seed } = options;
+  return { model: options.model, planned: false, ...device, steps, batch_size: batchSize, seed, results };
+}
+
+const RUN_BATCH = 4;
+
+/** One run, as `sidenet train` does it. */
+async function runVariant(
+  device: Device,
+  report: Report,
+  options: CompareOptions,
+  variant: Variant,
+): Promise<TrainSummary> {
+  const { model, data = [], output = "", steps, batchSize = RUN_BATCH, seed, heldOut } = options;
+  const { method, storage, memory } = settingsOf(variant, options, device);
+  const run = {
+    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
+    ...{ method, storage, memory, steps, batchSize, heldOut, seed },
+    maxLength: options.maxLength ?? null,
+    learningRate: options.learningRate ?? LEARNING_RATES[variant.method],
+    warmupSteps: Math.min(5, steps),
+    schedule: "cosine" as const,
+    weightDecay: 0.01,
+    maxGradNorm: 1,
+    sampleTokens: 0,
+  };
+  const summary = await trainRun(device, run, {
+    onStep: ({ step, loss, tokens_per_second }) =>
+      report.progress(
+        `step ${step + 1}/${steps}  loss ${loss.toFixed(4)}  ${tokens_per_second.toFixed(0)} tokens/s`,
+      ),
+  });
+  report.note(`${variant.name}: loss on held-back records ${summary.eval_loss.toFixed(4)}`);
+  return { ...summary, method: variant.name };
+}
+
+function runTable(results: readonly TrainSummary[]): string {
+  const head = ["method", "loss", "eval loss", "tokens/s", "s", "peak", ...CATEGORIES, "trained"];
+  const rows = results.map((run) => [
+    run.method,
+    (run.loss.at(-1) ?? Number.NaN).toFixed(4),
+    run.eval_loss.toFixed(4),
+    run.tokens_per_second.toFixed(0),
+    run.seconds.toFixed(0),
+    formatBytes(run.peak_bytes),
+    ...CATEGORIES.map((category) => formatBytes(run.peak_bytes_by_category[category])),
+    formatCount(run.trainable_parameters),
+  ]);
+  return formatTable(head, rows);
+}

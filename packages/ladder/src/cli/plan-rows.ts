@@ -1,0 +1,150 @@
+/** What `plan` and a planned `compare` share: from a method to a row of their tables. */
+import { CATEGORIES, type Device, type DeviceProfile, SidenetError } from "@sidenet/tensor";
+import type { DeviceName } from "@sidenet/tensor/node";
+import { contextLimit, type ModelConfig } from "../config.ts";
+import { BINDING_LIMITS, type LargeBuffer, type Plan, planStep } from "../plan.ts";
+import { withDevice } from "./device.ts";
+import type { MemoryFlags, SizeFlags, WeightChoice } from "./method-options.ts";
+import { formatBytes, formatCount, formatTable } from "./table.ts";
+import type { Report } from "./terminal.ts";
+import { settingsOf, type Variant } from "./variants.ts";
+
+export interface PlannedDevice {
+  readonly kind: Device["kind"];
+  readonly label: string;
+  readonly profile: DeviceProfile;
+}
+
+export interface PlanFlags extends SizeFlags, MemoryFlags {
+  readonly device: DeviceName;
+  readonly dtype: WeightChoice;
+  readonly bindingLimit?: number;
+  readonly adapterClass: DeviceProfile["adapterClass"];
+}
+
+/** Bindings of NVIDIA's driver; most GPUs have as much or more. */
+const USUAL_BINDING = 2 ** 31 - 4;
+
+/** The device that is planned for: that of this machine, or for `meta` a GPU of the given class. Throws as `openDevice`. */
+export async function plannedDevice(report: Report, flags: PlanFlags): Promise<PlannedDevice> {
+  const { adapterClass, bindingLimit } = flags;
+  const { kind, label, profile } =
+    flags.device === "meta"
+      ? genericDevice(adapterClass)
+      : await withDevice(flags.device, report, async (device) => device);
+  const maxBindingBytes = Math.min(
+    bindingLimit ?? Number.POSITIVE_INFINITY,
+    flags.device === "meta" && bindingLimit !== undefined ? bindingLimit : profile.maxBindingBytes,
+  );
+  return { kind, label, profile: { ...profile, maxBindingBytes } };
+}
+
+function genericDevice(adapterClass: DeviceProfile["adapterClass"]): PlannedDevice {
+  return {
+    kind: "meta",
+    label: `any ${adapterClass} adapter with f16`,
+    profile: {
+      adapterClass,
+      f16: true,
+      subgroups: adapterClass !== "integrated",
+      subgroupSize: adapterClass === "software" ? 8 : 32,
+      maxBindingBytes: USUAL_BINDING,
+      maxBufferBytes: 2 ** 32,
+      bindingAlignment: 256,
+      maxWorkgroupsPerAxis: 65535,
+      maxStorageBindings: 8,
+    },
+  };
+}
+
+/** A plan as `--json` prints it (design.md, "Commands"). */
+export const planJson = (variant: Variant, context: number, plan: Plan, config: ModelConfig) => ({
+  method: variant.name,
+  context,
+  past_model_context: context > contextLimit(config),
+  trainable_parameters: plan.trainableParameters,
+  peak_bytes: plan.peakBytes,
+  peak_bytes_by_category: plan.peakBytesByCategory,
+  largest_at_peak: plan.largest.map(({ label, sizeBytes }) => ({ label, size_bytes: sizeBytes })),
+  resting_bytes: plan.restingBytes,
+  flops: plan.flops,
+  flops_by_op: plan.flopsByOp,
+  tokens: plan.tokens,
+  large_buffers: plan.largeBuffers.map(largeBufferJson),
+});
+
+export type PlanRow = ReturnType<typeof planJson>;
+
+const largeBufferJson = ({ label, sizeBytes }: LargeBuffer) => ({
+  label,
+  size_bytes: sizeBytes,
+  exceeds_bindings_of: BINDING_LIMITS.filter((limit) => sizeBytes > limit),
+});
+
+/** Why a method could not be planned. */
+export interface FailedRow {
+  readonly method: string;
+  readonly context: number;
+  readonly error: { readonly code: string; readonly message: string };
+}
+
+export const isPlanned = (row: PlanRow | FailedRow): row is PlanRow => !("error" in row);
+
+/** Every variant at every context. What the library refuses for one of several stands in its row. */
+export function planAll(
+  config: ModelConfig,
+  variants: readonly Variant[],
+  contexts: readonly number[],
+  flags: PlanFlags & { readonly batchSize: number },
+  device: PlannedDevice,
+): (PlanRow | FailedRow)[] {
+  const several = variants.length * contexts.length > 1;
+  return contexts.flatMap((context) =>
+    variants.map((variant): PlanRow | FailedRow => {
+      try {
+        const settings = settingsOf(variant, flags, device);
+        const options = { ...settings, batchSize: flags.batchSize, context, profile: device.profile };
+        return planJson(variant, context, planStep(config, options), config);
+      } catch (error) {
+        if (!several || !(error instanceof SidenetError)) throw error;
+        return failedRow(variant, context, error);
+      }
+    }),
+  );
+}
+
+export const failedRow = (
+  { name }: Variant,
+  context: number,
+  { code, message }: SidenetError,
+): FailedRow => ({
+  method: name,
+  context,
+  error: { code, message: message.slice(`[${code}] `.length) },
+});
+
+/** One line a plan. */
+export function planTable(rows: readonly (PlanRow | FailedRow)[]): string {
+  const head = ["method", "context", "peak", ...CATEGORIES, "FLOPs a step", "trained"];
+  const cells = rows.map((row) =>
+    isPlanned(row)
+      ? [
+          row.method,
+          `${row.context}${row.past_model_context ? "*" : ""}`,
+          formatBytes(row.peak_bytes),
+          ...CATEGORIES.map((category) => formatBytes(row.peak_bytes_by_category[category])),
+          formatCount(row.flops),
+          formatCount(row.trainable_parameters),
+        ]
+      : [row.method, `${row.context}`, row.error.code, ...CATEGORIES.map(() => ""), "", ""],
+  );
+  const problems = rows.filter((row) => !isPlanned(row)).map((row) => (row as FailedRow).error);
+  const texts = [...new Set(problems.map(({ code, message }) => `[${code}] ${message}`))];
+  return [formatTable(head, cells), ...texts].join("\n");
+}
+
+/** The sentence that the star in a table stands for; empty where there is none. */
+export const contextNote = (rows: readonly (PlanRow | FailedRow)[], config: ModelConfig): string =>
+  rows.some((row) => isPlanned(row) && row.past_model_context)
+    ? `* past the model's own context of ${contextLimit(config)} tokens: the cost of such a step, which train refuses.`
+    : "";

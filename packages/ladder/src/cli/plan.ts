@@ -1,0 +1,219 @@
+/** `sidenet plan`: what a training step would take, from a model's configuration alone. */
+import { SidenetError } from "@sidenet/tensor";
+import { DEVICE_NAMES, type DeviceName } from "@sidenet/tensor/node";
+import { type Command, Option } from "commander";
+import { METHODS } from "../adapter.ts";
+import { contextLimit, type ModelConfig } from "../config.ts";
+import { bundledConfigs } from "../node/bundled-configs.ts";
+import { writeTimeline } from "../node/memory-timeline.ts";
+import { openModelConfig } from "../node/open-model.ts";
+import { BINDING_LIMITS, longestContext, planStep } from "../plan.ts";
+import { deviceOption, jsonOption } from "./device.ts";
+import { addMemoryOptions, addSizeOptions, dtypeOption } from "./method-options.ts";
+import { byteSize, positiveInteger } from "./options.ts";
+import {
+  contextNote,
+  type FailedRow,
+  failedRow,
+  isPlanned,
+  type PlanFlags,
+  type PlannedDevice,
+  type PlanRow,
+  planAll,
+  planJson,
+  plannedDevice,
+  planTable,
+} from "./plan-rows.ts";
+import type { Outcome, Session } from "./session.ts";
+import { formatBytes, formatCount, formatTable } from "./table.ts";
+import type { Report } from "./terminal.ts";
+import { parseVariant, settingsOf, type Variant, variantList } from "./variants.ts";
+
+interface PlanCommand extends PlanFlags {
+  readonly model: string;
+  readonly method?: Variant[];
+  readonly methods?: Variant[];
+  readonly context?: number[];
+  readonly batchSize?: number;
+  readonly batch?: number;
+  readonly memory?: number;
+  readonly memoryTimeline?: string;
+}
+
+const HELP = `
+The plan is the training step itself on a device without data, so its peak is that of a run, to the byte. Nothing but a
+config.json is read. A method may carry levers of its own: qlora+checkpointing, ladder+8bit, ladder+nf4-ends,
+ladder+int8-rungs, ladder+f32, ladder+no-checkpointing.
+
+--device meta plans for any GPU of --adapter-class; webgpu, wasm and cpu plan for this machine's. Contexts past the
+model's own are planned too and marked.
+
+Examples:
+  $ npx sidenet plan --model Qwen2.5-7B --context 2048 --batch-size 1
+  $ npx sidenet plan --model path/to/config.json --method ladder qlora+checkpointing --memory 12GB`;
+
+export function definePlan(program: Command, session: Session): void {
+  const command = program
+    .command("plan")
+    .description("Peak memory and FLOPs of a training step, from a config.json alone.")
+    .requiredOption(
+      "--model <path>",
+      "folder or config.json, .gguf or .safetensors file, hub id, or a bundled name (Qwen2.5-7B)",
+    )
+    .option("--method <names...>", "what is trained, with levers (default: all)", variantList)
+    .addOption(new Option("--methods <names...>").argParser(variantList).hideHelp())
+    .option("--context <n...>", "tokens of a row (default: 2048)", (text, all: number[] | undefined) => [
+      ...(all ?? []),
+      ...text.split(",").map(positiveInteger),
+    ])
+    .option("--batch-size <n>", "rows of a step (default: 1)", positiveInteger)
+    .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
+    .option("--memory <size>", "find the longest context that fits, for each method: 12GB, 16GiB", byteSize)
+    .option("--memory-timeline <file>", "live bytes by category after each op, as JSON lines");
+  addAdapterOptions(command, "meta");
+  addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(plan));
+}
+
+/** Which adapter is planned for, and `--json`. */
+export function addAdapterOptions(command: Command, device: DeviceName): Command {
+  return command
+    .addOption(dtypeOption())
+    .addOption(deviceOption(DEVICE_NAMES).default(device))
+    .addOption(
+      new Option("--adapter-class <kind>", "for --device meta: the kind of GPU")
+        .choices(["discrete", "integrated", "software"])
+        .default("discrete"),
+    )
+    .option(
+      "--binding-limit <size>",
+      "what one binding of the adapter holds (meta: 2 GiB, as NVIDIA's driver)",
+      byteSize,
+    )
+    .addOption(jsonOption());
+}
+
+/** The config of a model to plan. Throws as `openModelConfig`; a name that is nowhere is told the bundled ones. */
+export async function openPlannedConfig(model: string): Promise<ModelConfig> {
+  try {
+    return await openModelConfig(model);
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "L-MODEL-MISSING") throw error;
+    const names = (await bundledConfigs()).join(", ");
+    throw new SidenetError(
+      error.code,
+      `${error.message.slice(`[${error.code}] `.length)} Bundled are ${names}.`,
+    );
+  }
+}
+
+async function plan(report: Report, command: PlanCommand): Promise<Outcome> {
+  const variants = command.method ?? command.methods ?? METHODS.map(parseVariant);
+  const contexts = command.context ?? [2048];
+  const flags = { ...command, batchSize: command.batchSize ?? command.batch ?? 1 };
+  const config = await openPlannedConfig(command.model);
+  const device = await plannedDevice(report, flags);
+  const rows =
+    command.memory !== undefined && !command.context
+      ? []
+      : planAll(config, variants, contexts, flags, device);
+  report.print(`${command.model}, batch ${flags.batchSize}, on ${device.label}`);
+  if (rows.length > 0) {
+    report.print(`\n${planTable(rows)}`);
+    printIf(report, contextNote(rows, config));
+    printIf(report, describeBindings(rows.filter(isPlanned)));
+  }
+  const budget =
+    command.memory === undefined ? null : fitAll(config, variants, flags, device, command.memory);
+  if (budget) printBudget(report, budget, config);
+  if (command.memoryTimeline !== undefined) {
+    const [variant, context] = [variants[0], budget?.longest.find(isFitted)?.context ?? contexts[0]];
+    const options = { ...settingsOf(variant, flags, device), batchSize: flags.batchSize, context };
+    const { timeline } = planStep(config, { ...options, profile: device.profile, timeline: true });
+    await writeTimeline(command.memoryTimeline, timeline);
+    report.note(`${command.memoryTimeline}: ${variant.name} at ${context} tokens, ${timeline.length} ops`);
+  }
+  const alone = rows.length === 1 ? rows[0] : {};
+  const json = { ...alone, model: command.model, device: device.kind, adapter: device.label };
+  return { json: { ...json, batch_size: flags.batchSize, plans: rows, ...budget } };
+}
+
+function printIf(report: Report, text: string): void {
+  if (text !== "") report.print(`\n${text}`);
+}
+
+/** Which buffers one binding of smaller adapters does not hold: they go through in windows there. */
+function describeBindings(rows: readonly PlanRow[]): string {
+  const sizes = new Map<string, number>();
+  for (const { label, size_bytes } of rows.flatMap((row) => row.large_buffers)) {
+    sizes.set(label, Math.max(sizes.get(label) ?? 0, size_bytes));
+  }
+  const lines = BINDING_LIMITS.map((limit) => {
+    const over = [...sizes].filter(([, size]) => size > limit).sort(([, a], [, b]) => b - a);
+    const shown = over.slice(0, 3).map(([label, size]) => `${label} (${formatBytes(size)})`);
+    if (over.length > 3) shown.push(`${over.length - 3} more`);
+    const name = limit >= 2 ** 30 ? `${limit / 2 ** 30} GiB` : `${limit / 2 ** 20} MiB`;
+    return `buffers past a binding of ${name}: ${shown.join(", ") || "none"}`;
+  });
+  return lines.join("\n");
+}
+
+interface Fitted extends PlanRow {
+  /** The longest context that fits and that the model was made for. */
+  readonly longest_context: number;
+  /** The longest that fits, whatever the model was made for. */
+  readonly memory_context: number;
+}
+
+interface Budget {
+  readonly memory_bytes: number;
+  readonly longest: readonly (Fitted | FailedRow)[];
+  /** The longest context; of several, the fewest operations a token. */
+  readonly best: { readonly method: string; readonly context: number } | null;
+}
+
+const isFitted = (row: Fitted | FailedRow): row is Fitted => !("error" in row);
+
+function fitAll(
+  config: ModelConfig,
+  variants: readonly Variant[],
+  flags: PlanFlags & { readonly batchSize: number },
+  device: PlannedDevice,
+  memory: number,
+): Budget {
+  const longest = variants.map((variant): Fitted | FailedRow => {
+    try {
+      const options = { ...settingsOf(variant, flags, device), batchSize: flags.batchSize };
+      const fit = longestContext(config, { ...options, profile: device.profile }, memory);
+      if (fit.plan === null) {
+        throw new SidenetError("C-NO-FIT", `${variant.name} does not fit in ${formatBytes(memory)}.`);
+      }
+      const row = planJson(variant, fit.usable, fit.plan, config);
+      return { ...row, longest_context: fit.usable, memory_context: fit.context };
+    } catch (error) {
+      if (!(error instanceof SidenetError)) throw error;
+      return failedRow(variant, 0, error);
+    }
+  });
+  const [best = null] = longest
+    .filter(isFitted)
+    .sort((a, b) => b.context - a.context || a.flops / a.tokens - b.flops / b.tokens);
+  return { memory_bytes: memory, longest, best: best && { method: best.method, context: best.context } };
+}
+
+function printBudget(report: Report, { memory_bytes, longest, best }: Budget, config: ModelConfig): void {
+  const rows = longest.map((row) =>
+    isFitted(row)
+      ? [
+          row.method,
+          row.longest_context,
+          row.memory_context,
+          formatBytes(row.peak_bytes),
+          formatCount(row.flops),
+        ]
+      : [row.method, "-", "-", row.error.code, ""],
+  );
+  const head = ["method", "longest context", "memory alone holds", "peak", "FLOPs a step"];
+  report.print(`\nIn ${formatBytes(memory_bytes)}:\n${formatTable(head, rows)}`);
+  report.print(`The model's own context is ${contextLimit(config)}.`);
+  if (best) report.print(`Best: ${best.method}, with ${best.context} tokens.`);
+}

@@ -1,0 +1,40 @@
+import type { Device, OpName } from "@sidenet/tensor";
+
+/** Parts of a training step. What is computed again for the backward pass counts as backward. */
+export type Phase = "forward" | "backward" | "update";
+
+/** Floating-point operations of one op by part of the step. */
+export type PhaseFlops = Readonly<Record<Phase, number>>;
+
+export type FlopsByOp = Readonly<Partial<Record<OpName, PhaseFlops>>>;
+
+/** Counts floating-point operations by op and part of a training step, from what a device counts. */
+export class FlopCounts {
+  readonly #device: Device;
+  readonly #counts = new Map<OpName, Record<Phase, number>>();
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Runs `body`; all that it asks of the device counts as this part. */
+  measure<R>(phase: Phase, body: () => R): R {
+    const { flopsByOp } = this.#device;
+    const before = new Map(flopsByOp);
+    try {
+      return body();
+    } finally {
+      for (const [op, flops] of flopsByOp) {
+        const counts = this.#counts.get(op) ?? { forward: 0, backward: 0, update: 0 };
+        counts[phase] += flops - (before.get(op) ?? 0);
+        this.#counts.set(op, counts);
+      }
+    }
+  }
+
+  /** All so far; ops that ran in no part are left out. */
+  get byOp(): FlopsByOp {
+    const used = [...this.#counts].filter(([, counts]) => Object.values(counts).some((flops) => flops > 0));
+    return Object.fromEntries(used.map(([op, counts]) => [op, { ...counts }]));
+  }
+}
