@@ -1,5 +1,10 @@
 export { type Adapter, type BlockAdapter, METHODS, type Method } from "./adapter.ts";
 export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
+export type { Ceilings } from "./bench/ceilings.ts";
+export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
+export { checkRow } from "./bench/operands.ts";
+export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
+export { type BenchOptions, type BenchReport, runSuite } from "./bench/suite.ts";
 export {
   type BlockContext,
   type BlockShape,

@@ -1,99 +1,27 @@
 import {
   CpuDevice,
+  compareOutcomes,
   type Device,
-  type DType,
   drawCase,
-  type HostArray,
-  isFloat,
   MetaDevice,
+  type OpCase,
   type OpName,
+  type Outcome,
   opNames,
   Pick,
   rowOf,
+  runCase,
   SidenetError,
-  type Tensor,
 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { assertClose, gpuAvailable, openTestGpu, propertyRuns, timeBoxed } from "./support.ts";
+import { gpuAvailable, openTestGpu, propertyRuns, timeBoxed } from "./support.ts";
 
-/** What an op leaves behind on a device: outputs, then inputs it updated. */
-interface Outcome {
-  readonly name: string;
-  readonly shape: readonly number[];
-  readonly dtype: DType;
-  readonly values: HostArray | null;
-}
-
-type Case = ReturnType<typeof drawCase>;
-
-/** Runs a case in a scope of its own and reads everything it wrote. */
-async function runCase(device: Device, name: OpName, drawn: Case): Promise<Outcome[]> {
-  const row = rowOf(name);
-  const residuals = row.signature.outputs
-    .filter((operand) => operand.residual)
-    .map((operand) => operand.name);
-  const inputs = drawn.inputs.map(
-    (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
-  );
-  let outputs: Record<string, Tensor> = {};
-  try {
-    outputs = device.run(name, inputs, drawn.attrs, residuals);
-    const written: [string, Tensor][] = Object.entries(outputs);
-    for (const [i, operand] of row.signature.inputs.entries()) {
-      if (operand.updated) written.push([operand.name, inputs[i]!]);
-    }
-    const outcomes: Outcome[] = [];
-    for (const [key, tensor] of written) {
-      const values = device.kind === "meta" ? null : await tensor.read();
-      outcomes.push({ name: key, shape: tensor.shape, dtype: tensor.dtype, values });
-    }
-    return outcomes;
-  } finally {
-    for (const tensor of [...inputs, ...Object.values(outputs)]) tensor?.dispose();
-  }
-}
-
-/** Extents of a case, as the row's tolerance wants them. */
-function dimsOf(name: OpName, drawn: Case): Record<string, number> {
-  const dims: Record<string, number> = {};
-  const row = rowOf(name);
-  const bound = row.draw(new Pick(0)).dims; // the letters
-  for (const [i, operand] of row.signature.inputs.entries()) {
-    const shape = drawn.inputs[i]?.shape;
-    if (!shape) continue;
-    const run = operand.dims.findIndex((dim) => dim.endsWith(".."));
-    const extra = shape.length - operand.dims.length;
-    for (const [axis, letter] of operand.dims.entries()) {
-      if (axis === run) {
-        const part = shape.slice(axis, axis + extra + 1);
-        dims[letter.slice(0, -2)] = part.reduce((a, b) => a * b, 1);
-      } else dims[letter] = shape[run >= 0 && axis > run ? axis + extra : axis];
-    }
-  }
-  for (const letter in bound) dims[letter] ??= 1;
-  const inferred = row.infer?.(
-    drawn.inputs.map((input) => input!),
-    { ...row.attrs, ...drawn.attrs },
-  );
-  return { ...dims, ...inferred?.dims };
-}
-
-/** What went wrong with a result is thrown. */
-function compare(name: OpName, drawn: Case, got: readonly Outcome[], expected: readonly Outcome[]): void {
-  const row = rowOf(name);
-  const close = typeof row.close === "function" ? row.close(dimsOf(name, drawn)) : row.close;
-  for (const [i, outcome] of got.entries()) {
-    expect(outcome.shape).toEqual(expected[i].shape);
-    assertClose(
-      `${name}.${outcome.name}`,
-      outcome.values!,
-      expected[i].values!,
-      close,
-      isFloat(outcome.dtype) ? outcome.dtype : null,
-    );
-  }
+/** What is wrong with a case is thrown. */
+function compare(name: OpName, drawn: OpCase, got: readonly Outcome[], expected: readonly Outcome[]): void {
+  const problem = compareOutcomes(name, drawn, got, expected);
+  if (problem !== null) expect.fail(problem);
 }
 
 const cases = fc.record({

@@ -1,4 +1,4 @@
-import type { Device, HostArray } from "@sidenet/tensor";
+import { type Device, findDifference } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { expect } from "vitest";
 
@@ -17,28 +17,10 @@ export function propertyRuns(numRuns: number): { numRuns: number; seed: number }
   };
 }
 
-/** Rounding of an f16 store, and of values below its smallest normal number. */
-const F16 = { rel: 2 ** -10, abs: 2 ** -20 };
-
 /** Fails when an element is further from the reference than the tolerance allows, or is not finite. */
-export function assertClose(
-  what: string,
-  got: HostArray,
-  want: HostArray,
-  close: { rel: number; abs?: number },
-  dtype: string | null,
-): void {
-  expect(got.length, what).toBe(want.length);
-  let largest = 0;
-  for (const value of want) largest = Math.max(largest, Math.abs(value));
-  const half = dtype === "f16" ? F16 : { rel: 0, abs: 0 };
-  const limit = (close.rel + half.rel) * largest + (close.abs ?? 0) + half.abs;
-  for (let i = 0; i < got.length; i++) {
-    const error = Math.abs(got[i] - want[i]);
-    if (!(error <= limit)) {
-      expect.fail(`${what}[${i}] is ${got[i]}, the reference says ${want[i]}; |error| ${error} > ${limit}`);
-    }
-  }
+export function assertClose(...args: Parameters<typeof findDifference>): void {
+  const problem = findDifference(...args);
+  if (problem !== null) expect.fail(problem);
 }
 
 /**

@@ -9,7 +9,7 @@ import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
-import { packParams } from "./kernel-source.ts";
+import { addKernelSource, packParams } from "./kernel-source.ts";
 import { IMAGE_FORMAT, type Pipeline, PipelineCache } from "./pipelines.ts";
 import type { KernelTime } from "./profiler.ts";
 
@@ -215,6 +215,17 @@ export class WebGpuDevice extends Device {
     } finally {
       context.release();
     }
+  }
+
+  /** Adds a kernel of the caller's, written by the rules of kernels/README.md. Throws `T-KERNEL`. */
+  addKernel(name: string, text: string): void {
+    addKernelSource(name, text);
+  }
+
+  /** Runs a kernel by itself, outside any op: for benchmarks, and for kernels of the caller's. Throws `T-KERNEL`. */
+  dispatch(kernel: KernelEntry, call: KernelCall): void {
+    this.#assertUsable();
+    this.#dispatch(kernel, call);
   }
 
   #dispatch(kernel: KernelEntry, call: KernelCall): void {

@@ -54,6 +54,23 @@ export function kernelSource(file: string): KernelSource {
   if (known) return known;
   const text = (kernels as Record<string, string>)[file];
   if (text === undefined) throw new SidenetError("T-KERNEL", `there is no kernels/${file}.wgsl.`);
+  const source = parseKernel(file, text);
+  parsed.set(file, source);
+  return source;
+}
+
+/**
+ * Adds a kernel that is not of the package: WGSL by the rules above, dispatched as `name/entry`. The same text again changes
+ * nothing. Throws `T-KERNEL` when the name is taken by another text, or the text breaks the rules.
+ */
+export function addKernelSource(name: string, text: string): void {
+  const known = parsed.get(name)?.text ?? (kernels as Record<string, string>)[name];
+  if (known === text) return;
+  if (known !== undefined) throw new SidenetError("T-KERNEL", `there is another kernel named ${name}.`);
+  parsed.set(name, parseKernel(name, text));
+}
+
+function parseKernel(file: string, text: string): KernelSource {
   const bindings = new Map<string, BindingInfo>();
   for (const [, index, access, name = ""] of text.matchAll(BINDING)) {
     bindings.set(name, { index: Number(index), writable: access === "read_write", image: false });
@@ -61,9 +78,7 @@ export function kernelSource(file: string): KernelSource {
   for (const [, index, name = ""] of text.matchAll(TEXTURE)) {
     bindings.set(name, { index: Number(index), writable: false, image: true });
   }
-  const source = { file, text, bindings, params: parseParams(file, text) };
-  parsed.set(file, source);
-  return source;
+  return { file, text, bindings, params: parseParams(file, text) };
 }
 
 function parseParams(file: string, text: string): ParamField[] {

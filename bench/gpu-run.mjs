@@ -1,0 +1,179 @@
+// Everything worth knowing about a GPU, in one run of a few minutes: is it right, how fast, how much memory.
+//
+//   npm run build && node bench/gpu-run.mjs [--quick] [--golden DIR] [--output DIR] [--only check-f32,kernels] [--skip memory]
+//
+// Each part is a process of its own with a time limit, so a lost device or a hang ends that part alone. Prints a summary and
+// writes `gpu-run.json` (all results) and `gpu-run.log` (all output) to --output, or $OUT, or out/gpu-run.
+
+import { spawn, spawnSync } from "node:child_process";
+import { appendFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    device: { type: "string", default: "webgpu" },
+    golden: { type: "string", default: "golden" },
+    output: { type: "string", default: process.env.OUT ?? "out/gpu-run" },
+    only: { type: "string", default: "" },
+    skip: { type: "string", default: "" },
+    quick: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+
+const file = (path) => fileURLToPath(new URL(path, import.meta.url));
+const SIDENET = file("../packages/ladder/bin/sidenet.js");
+const { device, golden, quick } = options;
+
+const script = (name, ...args) => [file(`gpu/${name}.mjs`), "--device", device, ...args];
+const command = (...args) => [SIDENET, ...args, "--device", device, "--json"];
+const step = (...args) => script("step", "--profile", ...args);
+const small = ["--model", quick ? "tiny" : "smollm2-135m", "--context", quick ? "64" : "512", "--batch"];
+const large = ["--model", quick ? "tiny" : "qwen2.5-7b", "--context", quick ? "128" : "2048"];
+const few = ["--steps", quick ? "1" : "2"];
+const cases = ["--cases", quick ? "2" : "40"];
+const kernels = quick
+  ? ["--models", "smollm2-135m", "--tokens", "32", "--time", "10", "--only", "linear,rmsNorm,attention"]
+  : [];
+
+/** Parts that may run side by side, since nothing in them is timed, then those that need the GPU to themselves. */
+const PARTS = [
+  { name: "doctor", limit: 60, args: command("doctor"), together: true },
+  {
+    name: "check-f32",
+    limit: 150,
+    args: command("check", golden, "--dtype", "f32"),
+    together: true,
+    needs: golden,
+  },
+  {
+    name: "check-f16",
+    limit: 150,
+    args: command("check", golden, "--dtype", "f16"),
+    together: true,
+    needs: golden,
+  },
+  {
+    name: "properties-f32",
+    limit: 150,
+    args: script("properties", "--dtype", "f32", ...cases),
+    together: true,
+  },
+  {
+    name: "properties-f16",
+    limit: 150,
+    args: script("properties", "--dtype", "f16", ...cases),
+    together: true,
+  },
+  { name: "step-ladder", limit: 60, args: step(...small, "4", "--method", "ladder") },
+  { name: "step-qlora", limit: 60, args: step(...small, "4", "--method", "qlora") },
+  { name: "memory-ladder", limit: 90, args: step(...large, ...few, "--method", "ladder") },
+  { name: "memory-qlora", limit: 90, args: step(...large, ...few, "--method", "qlora") },
+  { name: "kernels", limit: 100, args: script("kernels", ...kernels) },
+];
+
+if (options.help) {
+  console.log(
+    `node bench/gpu-run.mjs [--quick] [--golden DIR] [--output DIR] [--device webgpu] [--only A,B] [--skip A,B]`,
+  );
+  console.log(
+    `parts: ${PARTS.map(({ name }) => name).join(" ")}; --only and --skip take names or their beginnings`,
+  );
+  process.exit(0);
+}
+
+ensureRuntimeFolder();
+mkdirSync(options.output, { recursive: true });
+const logFile = join(options.output, "gpu-run.log");
+writeFileSync(logFile, "");
+
+const list = (text) => text.split(",").filter((part) => part !== "");
+const matches = (name, names) => names.some((wanted) => name.startsWith(wanted));
+
+/** The object of a part's last line, or null. */
+function lastJson(text) {
+  try {
+    return JSON.parse(text.trim().split("\n").at(-1));
+  } catch {
+    return null;
+  }
+}
+
+/** Runs one part and tells how it ended. */
+function runPart({ name, limit, args }) {
+  return new Promise((resolve) => {
+    const started = performance.now();
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
+    let out = "";
+    let err = "";
+    let timedOut = false;
+    child.stdout.on("data", (data) => {
+      out += data;
+    });
+    child.stderr.on("data", (data) => {
+      err += data;
+    });
+    const timer = setTimeout(() => {
+      timedOut = true;
+      child.kill("SIGKILL");
+    }, limit * 1000);
+    child.on("close", (code, signal) => {
+      clearTimeout(timer);
+      const seconds = (performance.now() - started) / 1000;
+      const status = timedOut ? "timed out" : code === 0 ? "ok" : `failed (${signal ?? code})`;
+      appendFileSync(
+        logFile,
+        `\n==== ${name}: ${status}, ${seconds.toFixed(1)} s\n${err}${out.slice(-4000)}`,
+      );
+      console.log(`\n---- ${name}: ${status}, ${seconds.toFixed(1)} s`);
+      const lines = err.split("\n").filter((line) => line !== "" && !line.startsWith("Warning: max"));
+      console.log(lines.slice(name === "kernels" ? -80 : -18).join("\n"));
+      resolve({ name, status, seconds, result: lastJson(out) });
+    });
+  });
+}
+
+const chosen = PARTS.filter(({ name, needs }) => {
+  if (options.only && !matches(name, list(options.only))) return false;
+  if (matches(name, list(options.skip))) return false;
+  if (needs && !existsSync(needs)) {
+    console.log(`${name} left out: no folder ${needs} (--golden)`);
+    return false;
+  }
+  return true;
+});
+const smi = spawnSync(
+  "nvidia-smi",
+  ["--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv,noheader"],
+  {
+    encoding: "utf8",
+  },
+);
+const results = await Promise.all(chosen.filter(({ together }) => together).map(runPart));
+for (const part of chosen.filter(({ together }) => !together)) results.push(await runPart(part));
+
+writeFileSync(
+  join(options.output, "gpu-run.json"),
+  JSON.stringify({
+    date: new Date().toISOString(),
+    node: process.version,
+    nvidiaSmi: smi.stdout ?? null,
+    results,
+  }),
+);
+console.log("\n==== summary");
+for (const { name, status, seconds, result } of results) {
+  const counts = result?.passed === undefined ? "" : `, ${result.passed} passed`;
+  const failed = Array.isArray(result?.failures) ? result.failures.length : result?.failed;
+  const speed = result?.seconds_per_step
+    ? `, ${result.seconds_per_step.toFixed(3)} s a step, ${result.tokens_per_second.toFixed(0)} tokens/s, ` +
+      `peak ${(result.peak_bytes / 2 ** 20).toFixed(0)} MiB, driver ${result.driver_peak_mib} MiB`
+    : "";
+  console.log(
+    `${name.padEnd(16)} ${status}, ${seconds.toFixed(0)} s${counts}${failed === undefined ? "" : `, ${failed} failed`}${speed}`,
+  );
+}
+process.exit(results.every(({ status }) => status === "ok") ? 0 : 1);

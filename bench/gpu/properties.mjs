@@ -1,0 +1,41 @@
+// Random cases of every op on a device against the reference in double: the property tests without a test runner.
+//
+//   node bench/gpu/properties.mjs [--dtype f16] [--cases 40] [--device webgpu] [--only linear,rope]
+
+import { parseArgs } from "node:util";
+import { checkRow } from "@sidenet/ladder";
+import { opNames, rowOf } from "@sidenet/tensor";
+import { finish, open } from "./process.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    device: { type: "string", default: "webgpu" },
+    dtype: { type: "string", default: "f32" },
+    cases: { type: "string", default: "40" },
+    only: { type: "string", default: "" },
+  },
+});
+
+const device = await open(options.device, { poison: true });
+const only = options.only.split(",").filter((name) => name !== "");
+const failures = [];
+let passed = 0;
+for (const name of opNames) {
+  if (only.length > 0 && !only.includes(name)) continue;
+  const { inputs } = rowOf(name).signature;
+  if (!inputs.some(({ dtype, accepts }) => dtype === null && accepts.includes(options.dtype))) {
+    if (options.dtype !== "f32") continue;
+  }
+  try {
+    const problem = await checkRow(device, name, Number(options.cases), options.dtype);
+    if (problem === null) passed++;
+    else failures.push({ name, problem });
+  } catch (error) {
+    failures.push({ name, problem: String(error?.message ?? error) });
+  }
+}
+for (const { name, problem } of failures) console.error(`FAILED ${name}: ${problem}`);
+console.error(
+  `${passed} ops passed, ${failures.length} failed (${options.cases} cases each, ${options.dtype})`,
+);
+finish({ dtype: options.dtype, cases: Number(options.cases), passed, failures }, failures.length > 0 ? 1 : 0);

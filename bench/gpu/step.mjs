@@ -1,0 +1,137 @@
+// Training steps of a model with random weights: seconds, tokens/s, and memory by our allocator and by the driver.
+//
+//   node bench/gpu/step.mjs --model qwen2.5-7b --method ladder --context 2048 [--batch 1] [--steps 3] [--device webgpu]
+//     [--dtype f16] [--no-quantize] [--profile]
+
+import { spawn } from "node:child_process";
+import { parseArgs } from "node:util";
+import { makeAdapter, Trainer } from "@sidenet/ladder";
+import { WebGpuDevice } from "@sidenet/tensor";
+import { finish, median, open } from "./process.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    device: { type: "string", default: "webgpu" },
+    model: { type: "string", default: "smollm2-135m" },
+    method: { type: "string", default: "ladder" },
+    context: { type: "string", default: "512" },
+    batch: { type: "string", default: "1" },
+    steps: { type: "string", default: "3" },
+    dtype: { type: "string", default: "f16" },
+    "no-quantize": { type: "boolean", default: false },
+    profile: { type: "boolean", default: false },
+  },
+});
+
+/** The largest number of MiB that nvidia-smi has seen in use, asked five times a second; null without it. */
+function watchDriver() {
+  const seen = { mib: null };
+  const query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "200"];
+  const child = spawn("nvidia-smi", query, { stdio: ["ignore", "pipe", "ignore"] });
+  child.on("error", () => {}); // no NVIDIA driver here
+  child.stdout?.on("data", (data) => {
+    for (const line of String(data).trim().split("\n")) {
+      const mib = Number(line);
+      if (Number.isFinite(mib)) seen.mib = Math.max(seen.mib ?? 0, mib);
+    }
+  });
+  return {
+    get mib() {
+      return seen.mib;
+    },
+    reset: () => {
+      seen.mib = null;
+    },
+    stop: () => child.kill(),
+  };
+}
+
+function makeBatch(vocabSize, batchSize, length) {
+  const inputIds = Int32Array.from({ length: batchSize * length }, (_, i) => (i * 7919) % vocabSize);
+  return { inputIds, labels: inputIds, attentionMask: null, batchSize, length };
+}
+
+const driver = watchDriver();
+const device = await open(options.device);
+const dtype = device.profile.f16 ? options.dtype : "f32";
+const started = performance.now();
+const decoder = await randomDecoder();
+async function randomDecoder() {
+  const { randomDecoder: make } = await import("./models.mjs");
+  return make(device, options.model, { quantize: !options["no-quantize"], dtype });
+}
+const loadSeconds = (performance.now() - started) / 1000;
+const weightBytes = device.memory.liveBytes;
+const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+console.error(`${options.model}: ${mib(weightBytes)} of weights made in ${loadSeconds.toFixed(1)} s`);
+
+const adapter = makeAdapter({ method: options.method }, decoder, options.model);
+const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4 });
+const [batchSize, length] = [Number(options.batch), Number(options.context)];
+const batch = makeBatch(decoder.config.vocabSize, batchSize, length);
+const losses = [];
+const seconds = [];
+const before = device instanceof WebGpuDevice ? device.statistics() : null;
+device.memory.resetPeak();
+driver.reset();
+const flopsBefore = device.flops;
+for (let step = 0; step <= Number(options.steps); step++) {
+  const from = performance.now();
+  losses.push((await trainer.step(batch)).loss);
+  if (step > 0) seconds.push((performance.now() - from) / 1000);
+  console.error(
+    `step ${step}: loss ${losses.at(-1).toFixed(4)}, ${((performance.now() - from) / 1000).toFixed(3)} s`,
+  );
+}
+const stepSeconds = median(seconds);
+const flops = (device.flops - flopsBefore) / (Number(options.steps) + 1);
+const { peakBytes, byCategory } = device.memory.peak();
+const after = device instanceof WebGpuDevice ? device.statistics() : null;
+let profile = null;
+if (options.profile && device instanceof WebGpuDevice && device.gpu.features.has("timestamp-query")) {
+  device.startProfile();
+  const from = performance.now();
+  await trainer.step(batch);
+  const wallMs = performance.now() - from;
+  const kernels = await device.stopProfile();
+  const busyMs = kernels.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0);
+  profile = { wallMs, busyMs, kernels: kernels.slice(0, 30) };
+}
+await new Promise((resolve) => setTimeout(resolve, 300)); // the driver's last sample
+const result = {
+  model: options.model,
+  method: options.method,
+  context: length,
+  batch: batchSize,
+  dtype,
+  quantized: !options["no-quantize"],
+  device: `${device.kind}: ${device.label}`,
+  loss: losses,
+  seconds_per_step: stepSeconds,
+  tokens_per_second: (batchSize * length) / stepSeconds,
+  flops,
+  tflops: flops / stepSeconds / 1e12,
+  peak_bytes: peakBytes,
+  peak_bytes_by_category: byCategory,
+  weight_bytes: weightBytes,
+  load_seconds: loadSeconds,
+  driver_peak_mib: driver.mib,
+  buffer_bytes: after?.bufferBytes ?? null,
+  dispatches_per_step: after && (after.dispatches - before.dispatches) / (Number(options.steps) + 1),
+  gpu_busy_share: profile && Math.min(1, profile.busyMs / 1000 / stepSeconds),
+  profile,
+};
+driver.stop();
+console.error(
+  `${options.model} ${options.method}, ${batchSize} x ${length} tokens: ${stepSeconds.toFixed(3)} s a step, ` +
+    `${result.tokens_per_second.toFixed(0)} tokens/s, ${result.tflops.toFixed(2)} TFLOP/s, peak ${mib(peakBytes)}` +
+    `${driver.mib === null ? "" : `, driver ${driver.mib} MiB`}`,
+);
+if (profile) {
+  for (const { kernel, dispatches, elapsedMs } of profile.kernels.slice(0, 12))
+    console.error(`  ${kernel.padEnd(28)} ${String(dispatches).padStart(6)} x  ${elapsedMs.toFixed(1)} ms`);
+  console.error(
+    `  GPU busy ${profile.busyMs.toFixed(0)} ms of a step of ${(1000 * stepSeconds).toFixed(0)} ms`,
+  );
+}
+finish(result, losses.every(Number.isFinite) ? 0 : 1);

@@ -1,0 +1,148 @@
+/** Times of one case: GPU timestamps where the adapter has them, wall time beside. */
+import { type Device, SidenetError, sizeBytes, type Tensor, WebGpuDevice } from "@sidenet/tensor";
+import { Bench } from "tinybench";
+import { checkCase, makeOperands } from "./operands.ts";
+import type { BenchCase } from "./shapes.ts";
+
+export interface Timing {
+  readonly minMs: number;
+  readonly medianMs: number;
+  /** Median distance from the median, as a share of it. */
+  readonly spread: number;
+  readonly samples: number;
+}
+
+export interface BenchResult {
+  readonly name: string;
+  readonly op: string;
+  /** Wall time of one call, submission and waiting shared between the calls of a batch. */
+  readonly wall: Timing;
+  /** GPU time of one call by timestamps; null where there are none. */
+  readonly gpuMs: number | null;
+  readonly dispatches: number;
+  readonly flops: number;
+  /** Bytes of operands read and results written, each once: the least that the op must move. */
+  readonly bytes: number;
+  readonly gflops: number;
+  readonly gigabytesPerSecond: number;
+}
+
+/** A case that could not be timed, and why. */
+export interface BenchFailure {
+  readonly name: string;
+  readonly op: string;
+  readonly error: string;
+}
+
+export interface MeasureOptions {
+  /** Milliseconds that a case is timed for. */
+  readonly timeMs: number;
+  /** Whether results are checked first. */
+  readonly check: boolean;
+}
+
+/** Calls of one batch take about this long, so that waiting for the device is a small part of it. */
+const BATCH_MS = 20;
+const MOST_CALLS = 200;
+
+/** Times `batch`, which makes `calls` calls and waits for them. */
+export async function timeBatches(
+  batch: () => Promise<void>,
+  calls: number,
+  timeMs: number,
+): Promise<Timing> {
+  const bench = new Bench({
+    time: timeMs,
+    iterations: 3,
+    warmup: false, // callers have run it
+    throws: true,
+  });
+  bench.add("case", batch);
+  const [task] = await bench.run();
+  const result = task.result;
+  if (!("latency" in result)) throw new Error(`the benchmark ended as ${result.state}`);
+  const { min, p50, mad, samplesCount } = result.latency;
+  return { minMs: min / calls, medianMs: p50 / calls, spread: mad / p50, samples: samplesCount };
+}
+
+/** How many calls make a batch, after two that compile and warm up. */
+export async function calibrate(device: Device, call: () => void): Promise<number> {
+  call();
+  await device.synchronize();
+  const started = performance.now();
+  call();
+  await device.synchronize();
+  const one = performance.now() - started;
+  return Math.max(1, Math.min(MOST_CALLS, Math.floor(BATCH_MS / Math.max(one, 0.01))));
+}
+
+/** Milliseconds of GPU time of one call, and its dispatches. */
+export async function gpuTime(
+  device: Device,
+  call: () => void,
+  calls: number,
+): Promise<{ gpuMs: number | null; dispatches: number }> {
+  if (!(device instanceof WebGpuDevice)) return { gpuMs: null, dispatches: 0 };
+  const before = device.statistics().dispatches;
+  call();
+  await device.synchronize();
+  const dispatches = device.statistics().dispatches - before;
+  if (!device.gpu.features.has("timestamp-query")) return { gpuMs: null, dispatches };
+  device.startProfile();
+  for (let i = 0; i < calls; i++) call();
+  const kernels = await device.stopProfile();
+  const total = kernels.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0);
+  return { gpuMs: total / calls, dispatches };
+}
+
+const bytesOf = (tensor: Tensor | null): number => (tensor ? sizeBytes(tensor.dtype, tensor.size) : 0);
+
+/** Checks and times one case. A refusal of the device is a result too. */
+export async function measureCase(
+  device: Device,
+  benchCase: BenchCase,
+  { timeMs, check }: MeasureOptions,
+): Promise<BenchResult | BenchFailure> {
+  const { op, name, attrs, residuals } = benchCase;
+  let operands: (Tensor | null)[] = [];
+  try {
+    operands = makeOperands(device, benchCase);
+    const problem = check ? await checkCase(device, benchCase, operands) : null;
+    if (problem !== null) return { name, op, error: problem };
+    let bytes = operands.reduce((sum, operand) => sum + bytesOf(operand), 0);
+    const call = () => {
+      for (const tensor of Object.values(device.run(op, operands, attrs, residuals))) tensor.dispose();
+    };
+    const flopsBefore = device.flops;
+    const outputs = Object.values(device.run(op, operands, attrs, residuals));
+    const flops = device.flops - flopsBefore;
+    for (const tensor of outputs) {
+      bytes += bytesOf(tensor);
+      tensor.dispose();
+    }
+    const calls = await calibrate(device, call);
+    const batch = async () => {
+      for (let i = 0; i < calls; i++) call();
+      await device.synchronize();
+    };
+    const wall = await timeBatches(batch, calls, timeMs);
+    const { gpuMs, dispatches } = await gpuTime(device, call, calls);
+    const seconds = (gpuMs ?? wall.medianMs) / 1000;
+    return {
+      name,
+      op,
+      wall,
+      gpuMs,
+      dispatches,
+      flops,
+      bytes,
+      gflops: flops / seconds / 1e9,
+      gigabytesPerSecond: bytes / seconds / 1e9,
+    };
+  } catch (error) {
+    if (error instanceof SidenetError) return { name, op, error: error.message };
+    throw error;
+  } finally {
+    for (const tensor of operands) tensor?.dispose();
+  }
+}

@@ -1,0 +1,150 @@
+/** Operands of a benchmark on a device, and whether what an op makes of them is right. */
+import {
+  CpuDevice,
+  caseDims,
+  compareOutcomes,
+  type Device,
+  drawCase,
+  findDifference,
+  type HostArray,
+  isFloat,
+  nf4Table,
+  type OpCase,
+  type OpName,
+  Pick,
+  Random,
+  rowOf,
+  runCase,
+  sizeOf,
+  stateMaps,
+  type Tensor,
+} from "@sidenet/tensor";
+import type { BenchCase, Operand } from "./shapes.ts";
+
+/** Normal numbers are made once and repeated: they are to look random to arithmetic, not to be so. */
+const PERIOD = 65_521; // a prime, so that rows of no usual width look alike
+
+function valuesOf({ shape, dtype, fill }: Operand, stream: number): ArrayLike<number> {
+  const size = sizeOf(shape);
+  switch (fill.kind) {
+    case "nf4-table":
+      return nf4Table({ double: size > 16 });
+    case "state-maps":
+      return stateMaps();
+    case "value":
+      return new Float32Array(size).fill(fill.value);
+    case "bytes":
+      return Uint8Array.from({ length: size }, (_, i) => (i * 167 + (i >> 8) * 13) & 255);
+    case "ids": {
+      const ids = dtype === "u8" ? new Uint8Array(size) : new Int32Array(size);
+      for (let i = 0; i < size; i++) ids[i] = Math.imul(i, 2654435761) % fill.below;
+      return ids.map((id) => Math.abs(id));
+    }
+    case "normal": {
+      const some = new Random(1, stream).normals(Math.min(size, PERIOD));
+      if (size <= PERIOD) return some;
+      const all = new Float32Array(size);
+      for (let at = 0; at < size; at += PERIOD) all.set(some.subarray(0, Math.min(PERIOD, size - at)), at);
+      return all;
+    }
+  }
+}
+
+/** Operands in the order of the signature, owned by the caller. */
+export function makeOperands(device: Device, benchCase: BenchCase): (Tensor | null)[] {
+  const made: (Tensor | null)[] = [];
+  try {
+    for (const [i, { name }] of rowOf(benchCase.op).signature.inputs.entries()) {
+      const operand = benchCase.operands[name];
+      made.push(
+        operand
+          ? device.tensor(() => valuesOf(operand, i), operand.shape, { dtype: operand.dtype, label: name })
+          : null,
+      );
+    }
+    return made;
+  } catch (error) {
+    for (const tensor of made) tensor?.dispose();
+    throw error;
+  }
+}
+
+/** Multiply-adds that a check at the timed extents may take. */
+const CHECK_LIMIT = 4e8;
+
+/**
+ * What is wrong with an op on this device, or null: random cases of its row against the reference, then, where each row of
+ * the result comes from one row of the operands, three rows at the timed extents.
+ */
+export async function checkCase(
+  device: Device,
+  benchCase: BenchCase,
+  operands: readonly (Tensor | null)[],
+): Promise<string | null> {
+  const { op, operands: specs } = benchCase;
+  const elem = Object.values(specs).some(({ dtype }) => dtype === "f16") ? "f16" : "f32";
+  return (await checkRow(device, op, 4, elem)) ?? (await checkSomeRows(device, benchCase, operands));
+}
+
+/** Random cases of a row on a device against the reference: the first difference, or null. */
+export async function checkRow(
+  device: Device,
+  op: OpName,
+  cases: number,
+  elem: "f32" | "f16",
+): Promise<string | null> {
+  const reference = new CpuDevice({ precision: "f64" });
+  for (let seed = 1; seed <= cases; seed++) {
+    const drawn = drawCase(rowOf(op), new Pick(seed), elem);
+    const got = await runCase(device, op, drawn);
+    const problem = compareOutcomes(op, drawn, got, await runCase(reference, op, drawn));
+    if (problem !== null) return `case ${seed}: ${problem}`;
+  }
+  return null;
+}
+async function checkSomeRows(
+  device: Device,
+  { op, attrs, operands }: BenchCase,
+  tensors: readonly (Tensor | null)[],
+): Promise<string | null> {
+  const row = rowOf(op);
+  const byRow = ({ dims }: { dims: readonly string[] }) => dims[0] === "N.." && dims.length > 1;
+  const { inputs, outputs } = row.signature;
+  const plain = outputs.filter(({ residual }) => !residual);
+  if (inputs.some(({ updated }) => updated) || !plain.every(byRow) || !inputs.some(byRow)) return null;
+  const first = tensors[inputs.findIndex(byRow)]!;
+  const count = first.shape[0];
+  const rows = [...new Set([0, Math.floor(count / 2), count - 1])];
+  const pickRows = (values: HostArray, width: number) =>
+    rows.flatMap((at) => [...values.subarray(at * width, (at + 1) * width)]);
+  const made = device.run(op, tensors, attrs);
+  try {
+    const drawn: OpCase["inputs"] = await Promise.all(
+      inputs.map(async (input, i) => {
+        const tensor = tensors[i];
+        if (!tensor) return null;
+        const { name } = input;
+        const { dtype } = operands[name];
+        const values = await tensor.read();
+        if (!byRow(input)) return { name, shape: tensor.shape, dtype, values };
+        const shape = [rows.length, ...tensor.shape.slice(1)];
+        return { name, shape, dtype, values: pickRows(values, tensor.size / count) };
+      }),
+    );
+    const few = { inputs: drawn, attrs };
+    const dims = caseDims(op, few);
+    if (row.flops(dims, { ...row.attrs, ...attrs }) > 2 * CHECK_LIMIT) return null;
+    const want = await runCase(new CpuDevice({ precision: "f64" }), op, few);
+    const close = typeof row.close === "function" ? row.close(dims) : row.close;
+    for (const { name } of plain) {
+      const y = made[name];
+      const got = Float64Array.from(pickRows(await y.read(), y.size / count));
+      const expected = want.find((outcome) => outcome.name === name)!.values!;
+      const problem = findDifference(name, got, expected, close, isFloat(y.dtype) ? y.dtype : null);
+      if (problem !== null) return `at the timed extents: ${problem}`;
+    }
+    return null;
+  } finally {
+    for (const tensor of Object.values(made)) tensor.dispose();
+  }
+}

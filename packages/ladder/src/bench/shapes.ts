@@ -1,0 +1,269 @@
+/** What the benchmarks run: every row of the op table, at the extents that models give it. */
+import { type DType, NF4_BLOCKS, type OpName, rowOf } from "@sidenet/tensor";
+
+/** Extents of a model that benchmarks are named after: letters of methods.md. */
+export interface BenchModel {
+  readonly name: string;
+  readonly d: number;
+  readonly f: number;
+  readonly V: number;
+  readonly heads: number;
+  readonly keyHeads: number;
+  readonly c: number;
+}
+
+export const BENCH_MODELS: Readonly<Record<string, BenchModel>> = {
+  "smollm2-135m": { name: "SmolLM2-135M", d: 576, f: 1536, V: 49152, heads: 9, keyHeads: 3, c: 64 },
+  "qwen2.5-0.5b": { name: "Qwen2.5-0.5B", d: 896, f: 4864, V: 151936, heads: 14, keyHeads: 2, c: 64 },
+  "qwen2.5-7b": { name: "Qwen2.5-7B", d: 3584, f: 18944, V: 152064, heads: 28, keyHeads: 4, c: 128 },
+};
+
+/** How the values of an operand come about: normal numbers unless said. */
+export type Fill =
+  | { readonly kind: "normal" }
+  | { readonly kind: "ids"; readonly below: number }
+  | { readonly kind: "bytes" }
+  | { readonly kind: "value"; readonly value: number }
+  | { readonly kind: "nf4-table" }
+  | { readonly kind: "state-maps" };
+
+export interface Operand {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly fill: Fill;
+}
+
+/** One row at one set of extents. */
+export interface BenchCase {
+  readonly op: OpName;
+  /** "linear gate f16 2048 Qwen2.5-7B": unique, and stable between versions. */
+  readonly name: string;
+  readonly operands: Readonly<Record<string, Operand>>;
+  readonly attrs: object;
+  readonly residuals: readonly string[];
+}
+
+type Element = "f32" | "f16";
+type Loose = number[] | { shape: number[]; dtype?: DType; fill?: Fill };
+
+interface Variant {
+  readonly label?: string;
+  /** Shapes by operand name; what is left out is not given. */
+  readonly operands: Readonly<Record<string, Loose>>;
+  readonly attrs?: object;
+  readonly residuals?: readonly string[];
+}
+
+const ids = (shape: number[], below: number): Loose => ({
+  shape,
+  dtype: "i32",
+  fill: { kind: "ids", below },
+});
+/** Activations: f32 beside weights of any type. */
+const plain = (...shape: number[]): Loose => ({ shape, dtype: "f32" });
+const value = (shape: number[], number: number): Loose => ({ shape, fill: { kind: "value", value: number } });
+
+/** The four tensors of a weight [out, in] in NF4 with double quantization. */
+function nf4(out: number, inner: number): Record<string, Loose> {
+  const blocks = Math.ceil((out * inner) / NF4_BLOCKS.block);
+  return {
+    codes: { shape: [(out * inner) / 2], fill: { kind: "bytes" } },
+    table: { shape: [273], fill: { kind: "nf4-table" } },
+    absmax: value([Math.ceil(blocks / NF4_BLOCKS.nestedBlock)], 0.01),
+    scales: { shape: [blocks], fill: { kind: "bytes" } },
+  };
+}
+
+type Rule = (m: BenchModel, T: number) => readonly Variant[];
+
+const products = (make: (inner: number, out: number) => Variant): Rule => {
+  return ({ d, f, heads, c }) =>
+    [
+      ["q", d, heads * c],
+      ["gate", d, f],
+      ["down", f, d],
+    ].map(([label, inner, out]) => ({ label: label as string, ...make(inner as number, out as number) }));
+};
+
+/** Rows whose extents a model decides; all others take [T, d] for every operand. */
+const RULES: Partial<Record<OpName, Rule>> = {
+  linear: (m, T) => products((I, O) => ({ operands: { x: plain(T, I), w: [O, I] } }))(m, T),
+  matmulNT: (m, T) => products((I, O) => ({ operands: { a: plain(T, I), b: [O, I] } }))(m, T),
+  matmul: (m, T) => products((I, O) => ({ operands: { a: plain(T, O), b: [O, I] } }))(m, T),
+  matmulTN: (m, T) => products((I, O) => ({ operands: { a: [T, O], b: [T, I] } }))(m, T),
+  nf4Linear: (m, T) =>
+    products((I, O) => ({ operands: { x: plain(T, I), ...nf4(O, I) }, attrs: { out: O } }))(m, T),
+  nf4LinearBackwardX: (m, T) =>
+    products((I, O) => ({ operands: { dy: plain(T, O), ...nf4(O, I) }, attrs: { in: I } }))(m, T),
+  nf4Dequantize: ({ d, f }) => [{ operands: nf4(f, d), attrs: { shape: [f, d] } }],
+  nf4Quantize: ({ d, f }) => [
+    { operands: { w: [f, d], table: { shape: [16], fill: { kind: "nf4-table" } } } },
+  ],
+  nf4QuantizePart: ({ d, f }) => [
+    {
+      operands: {
+        codes: { shape: [(f * d) / 2], fill: { kind: "bytes" } },
+        absmax: [(f * d) / NF4_BLOCKS.block],
+        w: [f, d],
+        table: { shape: [16], fill: { kind: "nf4-table" } },
+      },
+    },
+  ],
+  nf4QuantizeScales: ({ d, f }) => [
+    {
+      operands: {
+        absmax: [(f * d) / NF4_BLOCKS.block],
+        table: { shape: [273], fill: { kind: "nf4-table" } },
+      },
+    },
+  ],
+  attention: ({ heads, keyHeads, c }, T) => [
+    {
+      operands: { q: [1, T, heads, c], k: [1, T, keyHeads, c], v: [1, T, keyHeads, c] },
+      residuals: ["lse"],
+    },
+  ],
+  attentionBackwardQ: attentionBackward,
+  attentionBackwardKV: attentionBackward,
+  rope: ({ heads, c }, T) => [{ operands: { x: [1, T, heads, c], cos: [T, c / 2], sin: [T, c / 2] } }],
+  siluMul: ({ f }, T) => [{ operands: { gate: [T, f], up: [T, f] } }],
+  siluMulBackward: ({ f }, T) => [{ operands: { dy: [T, f], gate: [T, f], up: [T, f] } }],
+  rmsNorm: ({ d }, T) => [{ operands: { x: [T, d], gain: [d] } }],
+  rmsNormBackwardX: ({ d }, T) => [{ operands: { dy: [T, d], x: [T, d], rstd: value([T], 1), gain: [d] } }],
+  rmsNormBackwardGain: ({ d }, T) => [{ operands: { dy: [T, d], x: [T, d], rstd: value([T], 1) } }],
+  layerNorm: ({ d }, T) => [{ operands: { x: [T, d], gain: [d], bias: [d] } }],
+  layerNormBackwardX: ({ d }, T) => [
+    { operands: { dy: [T, d], x: [T, d], mean: value([T], 0), rstd: value([T], 1), gain: [d] } },
+  ],
+  layerNormBackwardGain: ({ d }, T) => [
+    { operands: { dy: [T, d], x: [T, d], mean: value([T], 0), rstd: value([T], 1) } },
+  ],
+  softmax: ({ heads }, T) => [{ operands: { x: [heads * T, T] } }],
+  softmaxBackward: ({ heads }, T) => [{ operands: { dy: [heads * T, T], y: [heads * T, T] } }],
+  crossEntropy: ({ V }, T) => [
+    { operands: { logits: [T, V], targets: ids([T], V) }, residuals: ["max", "logSum"] },
+  ],
+  crossEntropyBackward: ({ V }, T) => [
+    {
+      operands: {
+        dloss: value([], 1),
+        logits: [T, V],
+        targets: ids([T], V),
+        max: value([T], 4),
+        logSum: value([T], 8),
+      },
+    },
+  ],
+  lmHeadLoss: ({ d, V }, T) => [
+    { label: "forward", operands: { h: plain(T, d), w: [V, d], targets: ids([T], V) } },
+    { label: "with dh", operands: { h: plain(T, d), w: [V, d], targets: ids([T], V) }, residuals: ["dh"] },
+  ],
+  lmHeadLossBackwardW: ({ d, V }, T) => [
+    { operands: { dloss: value([], 1), h: plain(T, d), w: [V, d], targets: ids([T], V) } },
+  ],
+  embedding: ({ d, V }, T) => [{ operands: { ids: ids([T], V), table: [V, d] } }],
+  embeddingBackward: ({ d, V }, T) => [{ operands: { dy: [T, d], ids: ids([T], V) }, attrs: { rows: V } }],
+  adamw: ({ d, f }) => [{ operands: { p: [f, d], m: value([f, d], 0.1), v: value([f, d], 0.1), g: [f, d] } }],
+  adamw8: ({ d, f }) => {
+    const codes = { shape: [f * d], fill: { kind: "bytes" } } as const;
+    const most = value([Math.ceil((f * d) / 256)], 0.01);
+    const maps = { shape: [512], fill: { kind: "state-maps" } } as const;
+    const shared = { p: [f * d], mMax: most, vMax: most, g: [f * d] };
+    return [
+      {
+        operands: {
+          ...shared,
+          mCodes: { ...codes, shape: [...codes.shape] },
+          vCodes: { ...codes, shape: [...codes.shape] },
+          maps: { ...maps, shape: [...maps.shape] },
+        },
+      },
+    ];
+  },
+  sgd: ({ d, f }) => [{ operands: { p: [f, d], m: [f, d], g: [f, d] } }],
+  sampleLogits: ({ V }) => [{ operands: { logits: [1, V] }, attrs: { topP: 0.9 } }],
+  argmax: ({ V }) => [{ operands: { x: [1, V] } }],
+  topK: ({ V }) => [{ operands: { x: [1, V] }, attrs: { count: 8 } }],
+  where: ({ d }, T) => [
+    { operands: { mask: { shape: [T, d], fill: { kind: "ids", below: 2 } }, a: [T, d], b: [T, d] } },
+  ],
+  log: ({ d }, T) => [{ operands: { x: value([T, d], 2) } }],
+  sqrt: ({ d }, T) => [{ operands: { x: value([T, d], 2) } }],
+  div: ({ d }, T) => [{ operands: { a: [T, d], b: value([T, d], 2) } }],
+  transpose: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { permutation: [1, 0] } }],
+  broadcast: ({ d }, T) => [{ operands: { x: [d] }, attrs: { shape: [T, d] } }],
+  concat: ({ d }, T) => [{ operands: { a: [T, d], b: [T, d] } }],
+  slice: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { start: T / 4, count: T / 2 } }],
+  sliceBackward: ({ d }, T) => [{ operands: { dy: [T / 2, d] }, attrs: { start: T / 4, length: T } }],
+  cacheWrite: ({ keyHeads, c }, T) => [
+    { operands: { cache: [1, 2 * T, keyHeads, c], x: [1, T, keyHeads, c] }, attrs: { offset: T } },
+  ],
+  gatherAlong: ({ d }, T) => [{ operands: { x: [T, d], ids: ids([T, 64], d) } }],
+  gatherAlongBackward: ({ d }, T) => [
+    { operands: { dy: [T, 64], ids: ids([T, 64], d) }, attrs: { length: d } },
+  ],
+  cast: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { to: "f32" } }],
+  dropout: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { rate: 0.1 } }],
+  clamp: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { min: -1, max: 1 } }],
+  quantize8: ({ d }, T) => [{ operands: { x: [T, d] } }],
+  dequantize8: ({ d }, T) => [
+    {
+      operands: {
+        codes: { shape: [T, d], fill: { kind: "bytes" } },
+        scales: value([Math.ceil((T * d) / 64)], 0.01),
+      },
+    },
+  ],
+  copyCodes: ({ d }, T) => [
+    {
+      operands: {
+        to: { shape: [T, d], fill: { kind: "bytes" } },
+        from: { shape: [T, d], fill: { kind: "bytes" } },
+      },
+    },
+  ],
+  scaleBy: ({ d }, T) => [{ operands: { x: [T, d], s: value([], 0.5) } }],
+  sumSquares: ({ d, f }) => [{ operands: { total: value([], 0), x: [f, d] } }],
+  clipFactor: () => [{ operands: { sumSquares: value([], 4) } }],
+};
+
+function attentionBackward({ heads, keyHeads, c }: BenchModel, T: number): Variant[] {
+  const query = [1, T, heads, c];
+  const key = [1, T, keyHeads, c];
+  const lse = value([1, T, heads, 2], 4);
+  return [{ operands: { dy: query, q: query, k: key, v: key, y: query, lse } }];
+}
+
+/** Every case of an op beside a model, in one storage type; none where the op has nothing to run. */
+export function benchCases(op: OpName, model: BenchModel, tokens: number, elem: Element): BenchCase[] {
+  const row = rowOf(op);
+  const { inputs } = row.signature;
+  if (row.view) return [];
+  if (elem === "f16" && !inputs.some(({ dtype, accepts }) => dtype === null && accepts.includes("f16"))) {
+    return [];
+  }
+  const all = Object.fromEntries(inputs.map(({ name }) => [name, [tokens, model.d]]));
+  const variants = RULES[op]?.(model, tokens) ?? [{ operands: all }];
+  return variants.map(({ label, operands, attrs = {}, residuals = [] }) => ({
+    op,
+    name: [op, label, elem, tokens, model.name].filter((part) => part !== undefined).join(" "),
+    operands: Object.fromEntries(
+      inputs
+        .filter(({ name }) => operands[name] !== undefined)
+        .map(({ name, dtype, accepts }) => {
+          const given = operands[name];
+          const {
+            shape,
+            dtype: own,
+            fill,
+          }: { shape: number[]; dtype?: DType; fill?: Fill } = Array.isArray(given)
+            ? { shape: given }
+            : given;
+          const type = dtype ?? own ?? (accepts.includes(elem) ? elem : "f32");
+          return [name, { shape, dtype: type, fill: fill ?? { kind: "normal" } }];
+        }),
+    ),
+    attrs,
+    residuals,
+  }));
+}

@@ -1,0 +1,64 @@
+/** The suite: which cases, in which order, and the report of a run. */
+import { type Device, type OpName, opNames } from "@sidenet/tensor";
+import { type Ceilings, measureCeilings } from "./ceilings.ts";
+import { type BenchFailure, type BenchResult, measureCase } from "./measure.ts";
+import { BENCH_MODELS, type BenchCase, benchCases } from "./shapes.ts";
+
+export interface BenchOptions {
+  /** Keys of `BENCH_MODELS`. */
+  readonly models: readonly string[];
+  readonly tokens: readonly number[];
+  readonly dtypes: readonly ("f32" | "f16")[];
+  /** Cases whose name contains one of these; empty: all. */
+  readonly only: readonly string[];
+  /** Milliseconds that each case is timed for. */
+  readonly timeMs: number;
+  readonly check: boolean;
+  readonly onResult?: (result: BenchResult | BenchFailure, done: number, total: number) => void;
+}
+
+export interface BenchReport {
+  readonly device: string;
+  readonly date: string;
+  readonly ceilings: Ceilings;
+  readonly results: readonly BenchResult[];
+  readonly failures: readonly BenchFailure[];
+}
+
+/** Cases of a run, by op, model and tokens. */
+export function suiteCases({ models, tokens, dtypes, only }: BenchOptions): BenchCase[] {
+  const cases: BenchCase[] = [];
+  for (const model of models) {
+    for (const op of opNames as readonly OpName[]) {
+      for (const count of tokens) {
+        for (const dtype of dtypes) cases.push(...benchCases(op, BENCH_MODELS[model], count, dtype));
+      }
+    }
+  }
+  const wanted = ({ name }: BenchCase) => only.length === 0 || only.some((part) => name.includes(part));
+  // Ops that do not go by tokens come once.
+  return [...new Map(cases.filter(wanted).map((item) => [item.name, item])).values()];
+}
+
+/** Measures ceilings and every case. Throws what the device throws beyond refusals. */
+export async function runSuite(device: Device, options: BenchOptions): Promise<BenchReport> {
+  const cases = suiteCases(options).filter(
+    ({ operands }) => device.profile.f16 || Object.values(operands).every(({ dtype }) => dtype !== "f16"),
+  );
+  const ceilings = await measureCeilings(device, options.timeMs);
+  const results: BenchResult[] = [];
+  const failures: BenchFailure[] = [];
+  for (const [i, benchCase] of cases.entries()) {
+    const result = await measureCase(device, benchCase, options);
+    if ("error" in result) failures.push(result);
+    else results.push(result);
+    options.onResult?.(result, i + 1, cases.length);
+  }
+  return {
+    device: `${device.kind}: ${device.label}`,
+    date: new Date().toISOString().slice(0, 10),
+    ceilings,
+    results,
+    failures,
+  };
+}

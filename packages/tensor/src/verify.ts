@@ -1,0 +1,117 @@
+/**
+ * Running a drawn case of an op on a device and comparing it with another's: what the property tests do, and what verifies
+ * a driver before its speed is measured.
+ */
+import type { Device } from "./device.ts";
+import { type DType, type HostArray, isFloat } from "./dtype.ts";
+import type { Closeness } from "./op.ts";
+import { type OpName, rowOf } from "./ops/index.ts";
+import { Pick } from "./pick.ts";
+import type { OpCase } from "./sample.ts";
+import { formatShape, type Shape, sameShape } from "./shape.ts";
+import type { Dims } from "./signature.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** What an op leaves behind on a device: an output, or an input it updated. */
+export interface Outcome {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly dtype: DType;
+  /** null on `meta`. */
+  readonly values: HostArray | null;
+}
+
+/** Runs a case with all its residuals and reads everything it wrote; nothing of it stays on the device. */
+export async function runCase(device: Device, name: OpName, drawn: OpCase): Promise<Outcome[]> {
+  const { signature } = rowOf(name);
+  const residuals = signature.outputs.filter((operand) => operand.residual).map((operand) => operand.name);
+  const inputs = drawn.inputs.map(
+    (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
+  );
+  let outputs: Record<string, Tensor> = {};
+  try {
+    outputs = device.run(name, inputs, drawn.attrs, residuals);
+    const written: [string, Tensor][] = Object.entries(outputs);
+    for (const [i, operand] of signature.inputs.entries()) {
+      if (operand.updated) written.push([operand.name, inputs[i]!]);
+    }
+    const outcomes: Outcome[] = [];
+    for (const [key, tensor] of written) {
+      const values = device.holdsValues ? await tensor.read() : null;
+      outcomes.push({ name: key, shape: tensor.shape, dtype: tensor.dtype, values });
+    }
+    return outcomes;
+  } finally {
+    for (const tensor of [...inputs, ...Object.values(outputs)]) tensor?.dispose();
+  }
+}
+
+/** Extents of a case by letter, as the row's tolerance wants them. */
+export function caseDims(name: OpName, drawn: OpCase): Dims {
+  const dims: Record<string, number> = {};
+  const row = rowOf(name);
+  const bound = row.draw(new Pick(0)).dims; // the letters
+  for (const [i, operand] of row.signature.inputs.entries()) {
+    const shape = drawn.inputs[i]?.shape;
+    if (!shape) continue;
+    const run = operand.dims.findIndex((dim) => dim.endsWith(".."));
+    const extra = shape.length - operand.dims.length;
+    for (const [axis, letter] of operand.dims.entries()) {
+      if (axis === run) {
+        const part = shape.slice(axis, axis + extra + 1);
+        dims[letter.slice(0, -2)] = part.reduce((a, b) => a * b, 1);
+      } else dims[letter] = shape[run >= 0 && axis > run ? axis + extra : axis];
+    }
+  }
+  for (const letter in bound) dims[letter] ??= 1;
+  const inferred = row.infer?.(
+    drawn.inputs.map((input) => input!),
+    { ...row.attrs, ...drawn.attrs },
+  );
+  return { ...dims, ...inferred?.dims };
+}
+
+/** Rounding of an f16 store, and of values below its smallest normal number. */
+const F16 = { rel: 2 ** -10, abs: 2 ** -20 };
+
+/** Where values are further from the reference than the tolerance allows, or not finite; null when nowhere. */
+export function findDifference(
+  what: string,
+  got: HostArray,
+  want: HostArray,
+  close: Closeness,
+  dtype: string | null,
+): string | null {
+  if (got.length !== want.length) return `${what} has ${got.length} values, the reference ${want.length}`;
+  let largest = 0;
+  for (const value of want) largest = Math.max(largest, Math.abs(value));
+  const half = dtype === "f16" ? F16 : { rel: 0, abs: 0 };
+  const limit = (close.rel + half.rel) * largest + (close.abs ?? 0) + half.abs;
+  for (let i = 0; i < got.length; i++) {
+    const error = Math.abs(got[i] - want[i]);
+    if (!(error <= limit)) {
+      return `${what}[${i}] is ${got[i]}, the reference says ${want[i]}; |error| ${error} > ${limit}`;
+    }
+  }
+  return null;
+}
+
+/** What is wrong with the outcomes of a case, or null. */
+export function compareOutcomes(
+  name: OpName,
+  drawn: OpCase,
+  got: readonly Outcome[],
+  want: readonly Outcome[],
+): string | null {
+  const row = rowOf(name);
+  const close = typeof row.close === "function" ? row.close(caseDims(name, drawn)) : row.close;
+  for (const [i, { name: output, shape, dtype, values }] of got.entries()) {
+    const what = `${name}.${output}`;
+    if (!sameShape(shape, want[i].shape)) {
+      return `${what} is ${formatShape(shape)}, the reference ${formatShape(want[i].shape)}`;
+    }
+    const problem = findDifference(what, values!, want[i].values!, close, isFloat(dtype) ? dtype : null);
+    if (problem !== null) return problem;
+  }
+  return null;
+}
