@@ -18,6 +18,16 @@ export {
 } from "./config.ts";
 export type { Rope, RopeScaling } from "./config-rope.ts";
 export {
+  BatchStream,
+  type BatchStreamOptions,
+  type DataPosition,
+  dataPositionSchema,
+  inMemory,
+  type StreamedBatch,
+  type TokenDataset,
+} from "./data/batch-stream.ts";
+export { inBatches, joinRecords, makeBatch, packRows } from "./data/batches.ts";
+export {
   Decoder,
   decoderParameters,
   type Forward,
@@ -53,11 +63,8 @@ export { type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts
 export { quantizeNf4 } from "./nf4-weight.ts";
 export type { Projection } from "./projection.ts";
 export {
-  BatchSampler,
   type EncodeOptions,
   encodeRecord,
-  inBatches,
-  makeBatch,
   parseRecord,
   type TextRecord,
   type TokenRecord,

@@ -1,7 +1,6 @@
-/** Records of text data, as token sequences with labels and as batches. */
-import { Random, SidenetError } from "@sidenet/tensor";
+/** Records of text data, and what they are as tokens with labels. */
+import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { LabeledBatch } from "./trainer.ts";
 
 /** Where a record came from, for messages: "train.jsonl, line 7". */
 export type Source = string;
@@ -41,6 +40,8 @@ export interface Encoder {
 export interface TokenRecord {
   readonly inputIds: readonly number[];
   readonly labels: readonly number[];
+  /** Ids of the sequences that share a row; attention stays inside each. Left out where there is one. */
+  readonly segments?: readonly number[];
   readonly source: Source;
 }
 
@@ -90,72 +91,4 @@ export function encodeRecord(
     );
   }
   return { inputIds: inputIds.slice(0, maxLength), labels, source };
-}
-
-/** Lengths are padded up to a multiple of this, so that shapes, and with them buffers, repeat. */
-const LENGTH_MULTIPLE = 32;
-
-/** Pads records to one length on the right; padding is hidden and not scored. */
-export function makeBatch(records: readonly TokenRecord[], padId: number, maxLength: number): LabeledBatch {
-  const longest = Math.max(...records.map((record) => record.inputIds.length));
-  const length = Math.min(
-    Math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE,
-    Math.max(longest, maxLength),
-  );
-  const size = records.length * length;
-  const inputIds = new Int32Array(size).fill(padId);
-  const labels = new Int32Array(size).fill(-100);
-  const attentionMask = new Uint8Array(size);
-  for (const [row, record] of records.entries()) {
-    inputIds.set(record.inputIds, row * length);
-    labels.set(record.labels, row * length);
-    attentionMask.fill(1, row * length, row * length + record.inputIds.length);
-  }
-  return { inputIds, labels, attentionMask, batchSize: records.length, length };
-}
-
-/** All records in order, in batches. */
-export function inBatches(
-  records: readonly TokenRecord[],
-  batchSize: number,
-  padId: number,
-  maxLength: number,
-): LabeledBatch[] {
-  const batches: LabeledBatch[] = [];
-  for (let i = 0; i < records.length; i += batchSize) {
-    batches.push(makeBatch(records.slice(i, i + batchSize), padId, maxLength));
-  }
-  return batches;
-}
-
-/**
- * Which records a step trains on: every epoch is a new shuffle of all of them, and a step's batch depends on seed and step
- * alone, so a run can go on at any step.
- */
-export class BatchSampler {
-  readonly #count: number;
-  readonly #batchSize: number;
-  readonly #seed: number;
-  #epoch = -1;
-  #order: number[] = [];
-
-  constructor(count: number, batchSize: number, seed: number) {
-    this.#count = count;
-    this.#batchSize = batchSize;
-    this.#seed = seed;
-  }
-
-  /** Indices of the records of a step, counted from 0. */
-  indices(step: number): number[] {
-    return Array.from({ length: this.#batchSize }, (_, i) => this.#at(step * this.#batchSize + i));
-  }
-
-  #at(position: number): number {
-    const epoch = Math.floor(position / this.#count);
-    if (epoch !== this.#epoch) {
-      this.#epoch = epoch;
-      this.#order = new Random(this.#seed, epoch).shuffle(Array.from({ length: this.#count }, (_, i) => i));
-    }
-    return this.#order[position % this.#count];
-  }
 }
