@@ -1,6 +1,6 @@
 /** A tokenizer from GGUF metadata: the parts of a `tokenizer.json` are put together again. */
 import { SidenetError } from "@sidenet/tensor";
-import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
+import { loadTokenizer, type Tokenizer, withChat } from "../tokenizer.ts";
 import type { GgufFile } from "./gguf.ts";
 
 /** Kinds of token in `tokenizer.ggml.token_type`. */
@@ -220,6 +220,19 @@ function tokenizerJson(gguf: GgufFile, vocabulary: Vocabulary): object {
   );
 }
 
+/** By the names that chat templates use. */
+function specialTokens({ tokens, id }: Vocabulary): Record<string, string> {
+  const named = {
+    bos_token: id("bos"),
+    eos_token: id("eos"),
+    pad_token: id("padding"),
+    unk_token: id("unknown"),
+  };
+  return Object.fromEntries(
+    Object.entries(named).flatMap(([name, found]) => (found === null ? [] : [[name, tokens[found]]])),
+  );
+}
+
 /** Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
 export function tokenizerFromGguf(gguf: GgufFile): Tokenizer {
   const { name } = gguf.source;
@@ -233,5 +246,11 @@ export function tokenizerFromGguf(gguf: GgufFile): Tokenizer {
   const { id } = vocabulary;
   const tokenizer = loadTokenizer(tokenizerJson(gguf, vocabulary), {}, name);
   const ends = [id("eos"), id("eot"), id("eom")].filter((end) => end !== null);
-  return { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] };
+  const template = gguf.metadata.get("tokenizer.chat_template");
+  return withChat(
+    { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] },
+    typeof template === "string" ? template : null,
+    specialTokens(vocabulary),
+    name,
+  );
 }
