@@ -9,6 +9,7 @@ export {
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
+export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./chat-template.ts";
 export {
   contextLimit,
   type Family,
@@ -65,6 +66,7 @@ export type { Projection } from "./projection.ts";
 export {
   type EncodeOptions,
   encodeRecord,
+  type FieldMapping,
   parseRecord,
   type TextRecord,
   type TokenRecord,
@@ -73,7 +75,8 @@ export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
 export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 export { SideNetwork, SidePass } from "./side-network.ts";
-export { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+export { StopMatcher, TextStream } from "./text-stream.ts";
+export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {
   evaluateLoss,
   type LabeledBatch,

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type FieldMapping, readRecords } from "../src/node/jsonl.ts";
-import { type EncodeOptions, encodeRecord } from "../src/records.ts";
+import { readRecords } from "../src/node/data/record-store.ts";
+import { type EncodeOptions, encodeRecord, type FieldMapping } from "../src/records.ts";
 
 let folder: string;
 beforeAll(async () => {

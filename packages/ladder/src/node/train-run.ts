@@ -12,11 +12,11 @@ import { Decoder } from "../decoder.ts";
 import { generate } from "../generate.ts";
 import { loadWeights } from "../load-weights.ts";
 import { type MethodOptions, makeAdapter } from "../method.ts";
-import { encodeRecord, type TextRecord, type TokenRecord } from "../records.ts";
+import { encodeRecord, type FieldMapping, type TextRecord, type TokenRecord } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { evaluateLoss, type MemoryOptions, type StepReport, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
-import { type FieldMapping, readRecords } from "./jsonl.ts";
+import { readRecords } from "./data/record-store.ts";
 import { openModel } from "./open-model.ts";
 
 export interface TrainRunOptions {
