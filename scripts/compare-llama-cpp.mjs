@@ -1,21 +1,17 @@
 // Compares sidenet's greedy token ids with llama.cpp's on the same GGUF file: an independent check of reader, tokenizer,
 // decoder and kernels.   node scripts/compare-llama-cpp.mjs [--model FILE.gguf] [--device webgpu|cpu] [--prompt TEXT]...
 //
-// llama.cpp comes from npm (node-llama-cpp, with the binary its package ships), into a cache folder, not into the project.
-// It rounds activations to 8 bits where weights are Q4_1 or Q8_0; sidenet does not. So two tokens of nearly equal logits
+// llama.cpp rounds activations to 8 bits where weights are Q4_1 or Q8_0; sidenet does not. So two tokens of nearly equal logits
 // can come out in the other order, and the default prompts are ones whose every step is decided clearly.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { fetchModel } from "./fetch-model.mjs";
-import { cacheFolder } from "./lib/environment.mjs";
-import { npm } from "./lib/packages.mjs";
+import { withLlamaModel } from "./lib/llama-cpp.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
-const VERSION = "3.22.1";
 const TOKENS = 32;
 const PROMPTS = [
   "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,",
@@ -24,49 +20,25 @@ const PROMPTS = [
   "The opposite of hot is cold. The opposite of big is",
 ];
 
-/** Installs llama.cpp's Node package beside the project's models, and loads it. */
-async function loadLlamaCpp() {
-  const folder = join(cacheFolder(), `node-llama-cpp-${VERSION}`);
-  const entry = join(folder, "node_modules/node-llama-cpp/dist/index.js");
-  if (!existsSync(entry)) {
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
-    const binary = `@node-llama-cpp/${process.platform === "darwin" ? "mac" : process.platform}-${process.arch}@${VERSION}`;
-    const packages = [`node-llama-cpp@${VERSION}`, binary.replace("win32", "win")];
-    const { failed, output } = npm(folder, ["install", "--omit=optional", "--ignore-scripts", ...packages]);
-    if (failed) throw new Error(`npm could not install ${packages.join(" and ")}: ${failed}\n${output}`);
-  }
-  return import(pathToFileURL(entry).href);
-}
-
-async function llamaIds(modelPath, prompts) {
-  const { getLlama, LlamaLogLevel } = await loadLlamaCpp();
-  const llama = await getLlama({
-    gpu: false,
-    build: "never",
-    skipDownload: true,
-    logLevel: LlamaLogLevel.error,
-  });
-  const model = await llama.loadModel({ modelPath, gpuLayers: 0 });
-  const results = [];
-  for (const prompt of prompts) {
-    // One thread: several spin at barriers, and starve each other on a busy machine with few cores.
-    const context = await model.createContext({ contextSize: 512, batchSize: 512, threads: 1 });
-    const sequence = context.getSequence();
-    const ids = model.tokenize(prompt, true);
-    if (model.tokens.shouldPrependBosToken && model.tokens.bos !== null) ids.unshift(model.tokens.bos);
-    const out = [];
-    for await (const id of sequence.evaluate(ids, { temperature: 0, yieldEogToken: true })) {
-      out.push(id);
-      if (out.length === TOKENS) break;
+const llamaIds = (modelPath, prompts) =>
+  withLlamaModel(modelPath, {}, async (model) => {
+    const results = [];
+    for (const prompt of prompts) {
+      // One thread: several spin at barriers, and starve each other on a busy machine with few cores.
+      const context = await model.createContext({ contextSize: 512, batchSize: 512, threads: 1 });
+      const sequence = context.getSequence();
+      const ids = model.tokenize(prompt, true);
+      if (model.tokens.shouldPrependBosToken && model.tokens.bos !== null) ids.unshift(model.tokens.bos);
+      const out = [];
+      for await (const id of sequence.evaluate(ids, { temperature: 0, yieldEogToken: true })) {
+        out.push(id);
+        if (out.length === TOKENS) break;
+      }
+      results.push(out);
+      await context.dispose();
     }
-    results.push(out);
-    await context.dispose();
-  }
-  await model.dispose();
-  await llama.dispose();
-  return results;
-}
+    return results;
+  });
 
 function sidenetIds(model, device, prompt) {
   const args = ["generate", "--model", model, "--device", device, "--max-tokens", String(TOKENS), "--json"];

@@ -51,6 +51,8 @@ export interface BlockContext {
   readonly rope: RopeTables;
   /** u8[B,S], 1 = visible; null: all. */
   readonly keyMask: Tensor | null;
+  /** i32[B,S]: a token sees the keys of its own segment; null: a row is one sequence. */
+  readonly segments: Tensor | null;
   /** Position of the first token: 0, or the length of the cache. */
   readonly offset: number;
 }
@@ -163,7 +165,7 @@ export function blockInChunks(
   shape: BlockShape,
   weights: BlockWeights,
   x: Tensor,
-  { rope, keyMask, offset }: BlockContext,
+  { rope, keyMask, segments, offset }: BlockContext,
   chunkTokens: number,
 ): Tensor {
   const { device } = x;
@@ -182,6 +184,7 @@ export function blockInChunks(
         const context = {
           rope: { cos: part(rope.cos, 0), sin: part(rope.sin, 0) },
           keyMask,
+          segments,
           offset: offset + start,
         };
         const rows = block(ops, shape, weights, part(x, 1), context, cache);
@@ -218,7 +221,7 @@ function attentionHalf(
     ops.cacheWrite(cache.v, v, { offset: context.offset });
     ({ k, v } = cache);
   }
-  const a = ops.attention(q, k, v, context.keyMask, null, { queryOffset: context.offset });
+  const a = ops.attention(q, k, v, context.keyMask, context.segments, { queryOffset: context.offset });
   return ops.add(x, weights.o(ops, ops.reshape(a, { shape: [B, T, numAttentionHeads * headDim] })));
 }
 

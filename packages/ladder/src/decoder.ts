@@ -24,6 +24,8 @@ export interface TokenBatch {
   readonly length: number;
   /** 1 = visible, B · T of them; null: all. */
   readonly attentionMask: ArrayLike<number> | null;
+  /** B · T ids of the sequences that share a row; a token sees those of its own id. Left out or null: a row is one. */
+  readonly segments?: ArrayLike<number> | null;
 }
 
 /** A batch on its device, with what all blocks share. Workspace of the surrounding scope. */
@@ -114,7 +116,7 @@ export class Decoder {
    * Throws `L-CONTEXT` when it is longer than the model's context, `L-TOKEN` for an id outside the vocabulary.
    */
   prepare(batch: TokenBatch, offset = 0): Forward {
-    const { inputIds, batchSize: B, length: T, attentionMask } = batch;
+    const { inputIds, batchSize: B, length: T, attentionMask, segments = null } = batch;
     const { vocabSize, headDim, rope } = this.config;
     const limit = contextLimit(this.config);
     if (offset + T > limit) {
@@ -135,7 +137,9 @@ export class Decoder {
     const ids = this.device.tensor(inputIds, [B, T], { dtype: "i32", label: "token ids" });
     const keyMask =
       attentionMask && this.device.tensor(attentionMask, [B, T], { dtype: "u8", label: "attention mask" });
-    return { ids, context: { rope: ropeTables(this.device, rope, headDim, offset, T), keyMask, offset } };
+    const ownSegments = segments && this.device.tensor(segments, [B, T], { dtype: "i32", label: "segments" });
+    const tables = ropeTables(this.device, rope, headDim, offset, T);
+    return { ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };
   }
 
   /** H_0: f32[B,T,d]; the residual stream stays f32 whatever the weights are. */
@@ -197,17 +201,20 @@ export class Decoder {
       adapter ? adapter.weights(layer, frozen, tensors, dropoutStream) : frozen;
     if (runLayer) {
       // All that may be gone when the block is computed again is handed in.
-      const { rope, keyMask } = context;
+      const { rope, keyMask, segments } = context;
       return runLayer(
         (inner, x, cos, sin, ...rest) => {
-          const mask = keyMask ? rest.shift()! : null;
+          const marks = {
+            keyMask: keyMask ? rest.shift()! : null,
+            segments: segments ? rest.shift()! : null,
+          };
           return block(inner, this.config, weightsWith(rest), x, {
             rope: { cos, sin },
-            keyMask: mask,
+            ...marks,
             offset: context.offset,
           });
         },
-        [h, rope.cos, rope.sin, ...(keyMask ? [keyMask] : []), ...trained],
+        [h, rope.cos, rope.sin, ...[keyMask, segments].filter((mark) => mark !== null), ...trained],
       );
     }
     if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {

@@ -14,6 +14,7 @@ export {
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
+export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./chat-template.ts";
 export {
   contextLimit,
   type Family,
@@ -22,6 +23,16 @@ export {
   type Quantization,
 } from "./config.ts";
 export type { Rope, RopeScaling } from "./config-rope.ts";
+export {
+  BatchStream,
+  type BatchStreamOptions,
+  type DataPosition,
+  dataPositionSchema,
+  inMemory,
+  type StreamedBatch,
+  type TokenDataset,
+} from "./data/batch-stream.ts";
+export { inBatches, joinRecords, makeBatch, packRows } from "./data/batches.ts";
 export {
   Decoder,
   decoderParameters,
@@ -68,11 +79,9 @@ export {
 } from "./plan.ts";
 export type { Projection } from "./projection.ts";
 export {
-  BatchSampler,
   type EncodeOptions,
   encodeRecord,
-  inBatches,
-  makeBatch,
+  type FieldMapping,
   parseRecord,
   type TextRecord,
   type TokenRecord,
@@ -81,7 +90,8 @@ export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
 export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 export { SideNetwork, SidePass } from "./side-network.ts";
-export { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+export { StopMatcher, TextStream } from "./text-stream.ts";
+export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {
   evaluateLoss,
   type LabeledBatch,

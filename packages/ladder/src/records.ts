@@ -1,46 +1,124 @@
-/** Records of text data, as token sequences with labels and as batches. */
-import { Random, SidenetError } from "@sidenet/tensor";
+/** Records of text data, and what they are as tokens with labels. */
+import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { LabeledBatch } from "./trainer.ts";
+import { type ChatMessage, type ChatTemplate, messageSchema, type TextPiece } from "./chat-template.ts";
+import type { EncodingOptions } from "./tokenizer.ts";
 
 /** Where a record came from, for messages: "train.jsonl, line 7". */
 export type Source = string;
 
 const text = z.string();
 
-/** `text`: every token is learned. `prompt` and `completion`: only the completion is. Other fields are ignored. */
-export const recordSchema = z.union([
-  z.looseObject({ prompt: text, completion: text }),
-  z.looseObject({ text }),
+/** Fields that a record may have, by the names that are looked for; others are ignored. */
+export const RECORD_FIELDS = [
+  "text",
+  "prompt",
+  "completion",
+  "messages",
+  "context",
+  "question",
+  "choices",
+  "label",
+] as const;
+export type RecordField = (typeof RECORD_FIELDS)[number];
+
+/** Every token is learned. */
+const plainSchema = z.looseObject({ text });
+/** The completion is learned. */
+const pairSchema = z.looseObject({ prompt: text, completion: text });
+/** What the assistant says is learned. */
+const chatSchema = z.looseObject({ messages: z.array(messageSchema).min(1) });
+/** A number, or, as tables have it, its digits or the letter of a choice. */
+const labelSchema = z.union([
+  z.int().nonnegative(),
+  z
+    .string()
+    .regex(/^(\d{1,9}|[A-Z])$/)
+    .transform((mark) => (mark >= "A" ? mark.charCodeAt(0) - 65 : Number(mark))),
 ]);
+/** The right choice is learned. */
+const choiceSchema = z
+  .looseObject({
+    context: text.optional(),
+    question: text,
+    choices: z.array(text).min(1),
+    label: labelSchema,
+  })
+  .refine(({ choices, label }) => label < choices.length, { message: "label is no index into choices" });
+
+/** The kinds of record, the more telling first: one that fits several is the first of them. */
+export const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
 export type TextRecord = z.infer<typeof recordSchema>;
+export type ChoiceRecord = z.infer<typeof choiceSchema>;
+
+export const isChoice = (record: TextRecord): record is ChoiceRecord =>
+  "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
+
+function describe(value: unknown): string {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    return Array.isArray(value) ? "an array" : JSON.stringify(value);
+  }
+  const fields = Object.entries(value).map(
+    ([key, field]) => `${key} (${Array.isArray(field) ? "array" : typeof field})`,
+  );
+  return `the fields ${fields.join(", ")}`;
+}
+
+/** Fields that belong together: where one of them is mapped, the record is made of these alone. */
+const FAMILIES: readonly (readonly RecordField[])[] = [
+  ["text"],
+  ["prompt", "completion"],
+  ["messages"],
+  ["context", "question", "choices", "label"],
+];
+
+/** Which fields of a record are called otherwise; "choices.text" is a field within a field. */
+export type FieldMapping = Readonly<Partial<Record<RecordField, string>>>;
+
+function fieldAt(value: object, path: string): unknown {
+  if (Object.hasOwn(value, path)) return (value as Record<string, unknown>)[path];
+  return path.split(".").reduce<unknown>((inner, name) => {
+    const isThere = inner !== null && typeof inner === "object" && Object.hasOwn(inner, name);
+    return isThere ? (inner as Record<string, unknown>)[name] : undefined;
+  }, value);
+}
+
+/** The record with its fields under their own names. */
+export function mapFields(value: unknown, fields: FieldMapping): unknown {
+  const mapped = Object.keys(fields) as RecordField[];
+  if (mapped.length === 0 || value === null || typeof value !== "object") return value;
+  const family = FAMILIES.filter((names) => mapped.some((name) => names.includes(name))).flat();
+  return Object.fromEntries(
+    family.flatMap((name) => {
+      const found = fieldAt(value, fields[name] ?? name);
+      return found === undefined ? [] : [[name, found]];
+    }),
+  );
+}
 
 /** Parses one record. Throws `L-RECORD`, naming its place and what is wrong. */
 export function parseRecord(value: unknown, source: Source): TextRecord {
   const parsed = recordSchema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const found =
-    value !== null && typeof value === "object" && !Array.isArray(value)
-      ? `the fields ${Object.entries(value)
-          .map(([key, field]) => `${key} (${Array.isArray(field) ? "array" : typeof field})`)
-          .join(", ")}`
-      : `${Array.isArray(value) ? "an array" : JSON.stringify(value)}`;
   throw new SidenetError(
     "L-RECORD",
-    `${source}: a record is {"text": "..."} or {"prompt": "...", "completion": "..."}, this one has ${found}. ` +
-      "Map other fields with --text, or --prompt and --completion.",
+    `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +
+      '"content": "..."}, ...]} or {"question": "...", "choices": ["...", ...], "label": 0}; this one has ' +
+      `${describe(value)}. Map other fields with --text, or --prompt and --completion, or --map.`,
   );
 }
 
 /** What reading records needs of a tokenizer. */
 export interface Encoder {
-  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  encode(text: string, options?: EncodingOptions): number[];
 }
 
 /** One sequence; labels are aligned with inputIds, -100 is not scored. */
 export interface TokenRecord {
   readonly inputIds: readonly number[];
   readonly labels: readonly number[];
+  /** Ids of the sequences that share a row; attention stays inside each. Left out where there is one. */
+  readonly segments?: readonly number[];
   readonly source: Source;
 }
 
@@ -52,11 +130,82 @@ export interface EncodeOptions {
   readonly maxLength: number;
   /** Cut longer records instead of refusing them. */
   readonly cut: boolean;
+  /** Of the model; conversations are written with it. */
+  readonly chat?: ChatTemplate | null;
+  /** Pairs of prompt and completion become conversations too. */
+  readonly asChat?: boolean;
+}
+
+/** A question as a person would put it, without what asks for the answer. */
+export const questionText = ({ context, question }: { context?: string | undefined; question: string }) =>
+  `${context ? `${context}\n` : ""}Question: ${question}`;
+
+/** How a prompt in plain text asks for its answer, which then follows after a blank. */
+export const ANSWER = "\nAnswer:";
+
+/** What comes before a record's text and after it, beside its pieces. */
+interface Piecewise {
+  readonly pieces: readonly TextPiece[];
+  /** A template writes begin and end by itself. */
+  readonly framed: boolean;
+}
+
+function templateOf({ chat }: EncodeOptions, source: Source): ChatTemplate {
+  if (chat) return chat;
+  throw new SidenetError(
+    "L-CHAT-TEMPLATE",
+    `${source}: a conversation needs a chat template, and the model has none. Give one with --chat-template, or use ` +
+      "records of prompt and completion.",
+  );
+}
+
+function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): Piecewise {
+  const conversation = (messages: readonly ChatMessage[]): Piecewise => ({
+    pieces: templateOf(options, source).pieces(messages),
+    framed: true,
+  });
+  const pair = (prompt: string, completion: string): Piecewise => ({
+    pieces: [
+      { text: prompt, learned: false },
+      { text: completion, learned: true },
+    ],
+    framed: false,
+  });
+  const turns = (user: string, assistant: string) =>
+    conversation([
+      { role: "user", content: user },
+      { role: "assistant", content: assistant },
+    ]);
+  const { asChat = false } = options;
+  if ("messages" in record) return conversation((record as z.infer<typeof chatSchema>).messages);
+  if ("completion" in record && "prompt" in record) {
+    const { prompt, completion } = record as z.infer<typeof pairSchema>;
+    return asChat ? turns(prompt, completion) : pair(prompt, completion);
+  }
+  if (isChoice(record)) {
+    const [question, answer] = [questionText(record), record.choices[record.label]];
+    return asChat ? turns(question, answer) : pair(question + ANSWER, ` ${answer}`);
+  }
+  return { pieces: [{ text: (record as { text: string }).text, learned: true }], framed: false };
+}
+
+/** Ids and labels of the pieces. They are encoded apart, so that their borders are borders of tokens. */
+function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId }: EncodeOptions) {
+  const inputIds: number[] = [];
+  const labels: number[] = [];
+  for (const { text, learned } of pieces) {
+    const ids = encoder.encode(text, { addSpecialTokens: false, continues: inputIds.length > 0 });
+    // What a template writes after the end of a turn is never generated, so it is not learned.
+    const end = framed && eosId !== null ? ids.lastIndexOf(eosId) : -1;
+    inputIds.push(...ids);
+    labels.push(...ids.map((id, i) => (learned && (end < 0 || i <= end) ? id : -100)));
+  }
+  return { inputIds, labels };
 }
 
 /**
- * Tokens and labels of a record. Prompt and completion are encoded apart, so that their border is a token's border.
- * Throws `L-TOO-LONG`, or `L-NOTHING-TO-LEARN` when no label is left after the first token.
+ * Tokens and labels of a record: a completion, the assistant's turns, the right choice or a whole text are learned.
+ * Throws `L-TOO-LONG`, `L-CHAT-TEMPLATE`, or `L-NOTHING-TO-LEARN` when no label is left after the first token.
  */
 export function encodeRecord(
   record: TextRecord,
@@ -65,14 +214,17 @@ export function encodeRecord(
   options: EncodeOptions,
 ): TokenRecord {
   const { bosId, eosId, maxLength, cut } = options;
-  const plain = { addSpecialTokens: false };
-  const [prompt, learned] =
-    "completion" in record && "prompt" in record
-      ? [encoder.encode(record.prompt as string, plain), encoder.encode(record.completion as string, plain)]
-      : [[], encoder.encode(record.text as string, plain)];
-  const start = bosId === null ? prompt : [bosId, ...prompt];
-  const end = eosId === null ? learned : [...learned, eosId];
-  const inputIds = [...start, ...end];
+  const piecewise = piecesOf(record, source, options);
+  const { framed } = piecewise;
+  const { inputIds, labels } = encodePieces(piecewise, encoder, options);
+  if (!framed && bosId !== null) {
+    inputIds.unshift(bosId);
+    labels.unshift(-100);
+  }
+  if (!framed && eosId !== null) {
+    inputIds.push(eosId);
+    labels.push(eosId);
+  }
   if (inputIds.length > maxLength && !cut) {
     throw new SidenetError(
       "L-TOO-LONG",
@@ -80,82 +232,15 @@ export function encodeRecord(
         "long ones with --max-length.",
     );
   }
-  const labels = [...start.map(() => -100), ...end].slice(0, maxLength);
   // The first token is predicted from nothing, so its label never counts.
-  if (!labels.slice(1).some((label) => label !== -100)) {
+  const learnedFrom = labels.findIndex((label, i) => i > 0 && label !== -100);
+  if (learnedFrom < 0 || learnedFrom >= maxLength) {
+    const all = learnedFrom < 0 ? inputIds.length : learnedFrom;
     throw new SidenetError(
       "L-NOTHING-TO-LEARN",
-      `${source}: nothing is left to learn from in its first ${maxLength} tokens (the prompt takes ${start.length}). ` +
+      `${source}: nothing is left to learn from in its first ${maxLength} tokens (what is only read takes ${all}). ` +
         "Raise --max-length or remove the record.",
     );
   }
-  return { inputIds: inputIds.slice(0, maxLength), labels, source };
-}
-
-/** Lengths are padded up to a multiple of this, so that shapes, and with them buffers, repeat. */
-const LENGTH_MULTIPLE = 32;
-
-/** Pads records to one length on the right; padding is hidden and not scored. */
-export function makeBatch(records: readonly TokenRecord[], padId: number, maxLength: number): LabeledBatch {
-  const longest = Math.max(...records.map((record) => record.inputIds.length));
-  const length = Math.min(
-    Math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE,
-    Math.max(longest, maxLength),
-  );
-  const size = records.length * length;
-  const inputIds = new Int32Array(size).fill(padId);
-  const labels = new Int32Array(size).fill(-100);
-  const attentionMask = new Uint8Array(size);
-  for (const [row, record] of records.entries()) {
-    inputIds.set(record.inputIds, row * length);
-    labels.set(record.labels, row * length);
-    attentionMask.fill(1, row * length, row * length + record.inputIds.length);
-  }
-  return { inputIds, labels, attentionMask, batchSize: records.length, length };
-}
-
-/** All records in order, in batches. */
-export function inBatches(
-  records: readonly TokenRecord[],
-  batchSize: number,
-  padId: number,
-  maxLength: number,
-): LabeledBatch[] {
-  const batches: LabeledBatch[] = [];
-  for (let i = 0; i < records.length; i += batchSize) {
-    batches.push(makeBatch(records.slice(i, i + batchSize), padId, maxLength));
-  }
-  return batches;
-}
-
-/**
- * Which records a step trains on: every epoch is a new shuffle of all of them, and a step's batch depends on seed and step
- * alone, so a run can go on at any step.
- */
-export class BatchSampler {
-  readonly #count: number;
-  readonly #batchSize: number;
-  readonly #seed: number;
-  #epoch = -1;
-  #order: number[] = [];
-
-  constructor(count: number, batchSize: number, seed: number) {
-    this.#count = count;
-    this.#batchSize = batchSize;
-    this.#seed = seed;
-  }
-
-  /** Indices of the records of a step, counted from 0. */
-  indices(step: number): number[] {
-    return Array.from({ length: this.#batchSize }, (_, i) => this.#at(step * this.#batchSize + i));
-  }
-
-  #at(position: number): number {
-    const epoch = Math.floor(position / this.#count);
-    if (epoch !== this.#epoch) {
-      this.#epoch = epoch;
-      this.#order = new Random(this.#seed, epoch).shuffle(Array.from({ length: this.#count }, (_, i) => i));
-    }
-    return this.#order[position % this.#count];
-  }
+  return { inputIds: inputIds.slice(0, maxLength), labels: labels.slice(0, maxLength), source };
 }

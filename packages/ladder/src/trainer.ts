@@ -201,6 +201,7 @@ function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] 
       inputIds: part(batch.inputIds),
       labels: part(batch.labels),
       attentionMask: batch.attentionMask && part(batch.attentionMask),
+      segments: batch.segments ? part(batch.segments) : null,
       batchSize: count,
       length,
     });

@@ -4,15 +4,8 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type FieldMapping, readRecords } from "../src/node/jsonl.ts";
-import {
-  BatchSampler,
-  type EncodeOptions,
-  encodeRecord,
-  inBatches,
-  makeBatch,
-  type TokenRecord,
-} from "../src/records.ts";
+import { readRecords } from "../src/node/data/record-store.ts";
+import { type EncodeOptions, encodeRecord, type FieldMapping } from "../src/records.ts";
 
 let folder: string;
 beforeAll(async () => {
@@ -147,87 +140,6 @@ describe("a record's tokens", () => {
     );
     expect(() => encodeRecord({ text: "" }, "line 8", encoder, options())).toThrow(
       /L-NOTHING-TO-LEARN\] line 8/,
-    );
-  });
-});
-
-describe("a batch", () => {
-  const tokenRecord: fc.Arbitrary<TokenRecord> = fc
-    .array(fc.integer({ min: 1, max: 99 }), { minLength: 1, maxLength: 70 })
-    .map((inputIds) => ({ inputIds, labels: inputIds.map((id) => (id % 2 ? id : -100)), source: "x" }));
-
-  it("holds its records on the left, and padding that is hidden and not scored", () => {
-    fc.assert(
-      fc.property(fc.array(tokenRecord, { minLength: 1, maxLength: 4 }), (records) => {
-        const batch = makeBatch(records, 7, 70);
-        const row = (values: ArrayLike<number>, r: number) =>
-          Array.from(values).slice(r * batch.length, (r + 1) * batch.length);
-        expect(batch.batchSize).toBe(records.length);
-        for (const [r, { inputIds, labels }] of records.entries()) {
-          const pad = batch.length - inputIds.length;
-          const filled = (values: readonly number[], fill: number) => [...values, ...Array(pad).fill(fill)];
-          expect(row(batch.inputIds, r)).toEqual(filled(inputIds, 7));
-          expect(row(batch.labels, r)).toEqual(filled(labels, -100));
-          expect(row(batch.attentionMask as Uint8Array, r)).toEqual(
-            filled(Array(inputIds.length).fill(1), 0),
-          );
-        }
-      }),
-    );
-  });
-
-  it("never grows past the longest allowed length by padding", () => {
-    fc.assert(
-      fc.property(
-        fc.array(tokenRecord, { minLength: 1 }),
-        (records) => makeBatch(records, 0, 70).length <= 70,
-      ),
-    );
-  });
-
-  it("follows the next until every record was in one", () => {
-    fc.assert(
-      fc.property(fc.array(tokenRecord), fc.integer({ min: 1, max: 5 }), (records, batchSize) => {
-        const batches = inBatches(records, batchSize, 0, 70);
-        expect(batches.map((batch) => batch.batchSize).reduce((sum, size) => sum + size, 0)).toBe(
-          records.length,
-        );
-        expect(batches.every((batch) => batch.batchSize <= batchSize)).toBe(true);
-      }),
-    );
-  });
-});
-
-describe("the order of training", () => {
-  const sizes = fc.record({
-    count: fc.integer({ min: 1, max: 20 }),
-    batchSize: fc.integer({ min: 1, max: 6 }),
-    seed: fc.nat(),
-  });
-
-  it("visits every record once an epoch, and shuffles each epoch anew", () => {
-    fc.assert(
-      fc.property(sizes, ({ count, batchSize, seed }) => {
-        const sampler = new BatchSampler(count, batchSize, seed);
-        const visited = Array.from({ length: count * 3 }, (_, step) => sampler.indices(step)).flat();
-        for (let epoch = 0; epoch < 3; epoch++) {
-          const order = visited.slice(epoch * count, (epoch + 1) * count).sort((a, b) => a - b);
-          expect(order).toEqual(Array.from({ length: count }, (_, i) => i));
-        }
-      }),
-    );
-    const long = new BatchSampler(50, 50, 1);
-    expect(long.indices(0)).not.toEqual(long.indices(1));
-  });
-
-  it("depends on seed and step alone, so a run can go on at any step", () => {
-    fc.assert(
-      fc.property(sizes, fc.array(fc.nat(40), { minLength: 1 }), ({ count, batchSize, seed }, steps) => {
-        const sampler = new BatchSampler(count, batchSize, seed);
-        for (const step of steps) {
-          expect(sampler.indices(step)).toEqual(new BatchSampler(count, batchSize, seed).indices(step));
-        }
-      }),
     );
   });
 });

@@ -3,8 +3,8 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Method } from "../adapter.ts";
 import type { WeightDType } from "../base-storage.ts";
-import type { FieldMapping } from "../node/jsonl.ts";
 import { type RunStart, type StepMetrics, type TrainSummary, trainRun } from "../node/train-run.ts";
+import type { FieldMapping } from "../records.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import {
   addMemoryOptions,

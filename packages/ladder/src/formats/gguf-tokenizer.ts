@@ -1,6 +1,6 @@
 /** A tokenizer from GGUF metadata: the parts of a `tokenizer.json` are put together again. */
 import { SidenetError } from "@sidenet/tensor";
-import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
+import { loadTokenizer, type Tokenizer, withChat } from "../tokenizer.ts";
 import type { GgufFile } from "./gguf.ts";
 
 /** Kinds of token in `tokenizer.ggml.token_type`. */
@@ -239,33 +239,44 @@ function vocabularyOf(gguf: GgufFile): Vocabulary {
   );
 }
 
+/** By the names that chat templates use. */
+function specialTokens({ tokens, id }: Vocabulary): Record<string, string> {
+  const named = {
+    bos_token: id("bos"),
+    eos_token: id("eos"),
+    pad_token: id("padding"),
+    unk_token: id("unknown"),
+  };
+  return Object.fromEntries(
+    Object.entries(named).flatMap(([name, found]) => (found === null ? [] : [[name, tokens[found]]])),
+  );
+}
+
 /** Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
 export function tokenizerFromGguf(gguf: GgufFile): Tokenizer {
   const vocabulary = vocabularyOf(gguf);
   const { id } = vocabulary;
   const tokenizer = loadTokenizer(tokenizerJson(gguf, vocabulary), {}, gguf.source.name);
   const ends = [id("eos"), id("eot"), id("eom")].filter((end) => end !== null);
-  return { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] };
+  const template = gguf.metadata.get("tokenizer.chat_template");
+  return withChat(
+    { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] },
+    typeof template === "string" ? template : null,
+    specialTokens(vocabulary),
+    gguf.source.name,
+  );
 }
 
 /** `tokenizer.json` and `tokenizer_config.json` of the same tokenizer, as Python reads them too. Throws as above. */
 export function tokenizerFilesFromGguf(gguf: GgufFile): { tokenizer: object; config: object } {
   const vocabulary = vocabularyOf(gguf);
-  const { tokens, id } = vocabulary;
-  const special = (field: string, key: string) => {
-    const found = id(key);
-    return found === null ? {} : { [field]: tokens[found] };
-  };
   const template = gguf.metadata.get("tokenizer.chat_template");
   return {
     tokenizer: { version: "1.0", truncation: null, padding: null, ...tokenizerJson(gguf, vocabulary) },
     config: {
       tokenizer_class: "PreTrainedTokenizerFast",
       clean_up_tokenization_spaces: false,
-      ...special("bos_token", "bos"),
-      ...special("eos_token", "eos"),
-      ...special("unk_token", "unknown"),
-      ...special("pad_token", "padding"),
+      ...specialTokens(vocabulary),
       ...(typeof template === "string" ? { chat_template: template } : {}),
     },
   };

@@ -1,10 +1,20 @@
 /** The part of the package that needs Node: files and whole runs. */
 export { type BaseModel, openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
+
 export { bundledConfigs } from "./bundled-configs.ts";
+export { EncodedRecords, type HeldOut, splitRecords } from "./data/encoded-records.ts";
+export {
+  openRecords,
+  type RecordList,
+  type RecordStore,
+  readRecords,
+  recordParser,
+  type StoredRecord,
+} from "./data/record-store.ts";
 export { openFileSource } from "./file-source.ts";
-export { type FieldMapping, readRecords } from "./jsonl.ts";
 export { type ModelFiles, openModel, openModelConfig } from "./open-model.ts";
+
 export {
   type RunStart,
   type StepMetrics,

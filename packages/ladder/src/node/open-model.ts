@@ -1,5 +1,5 @@
 /** A model from where a user keeps it: a folder, a GGUF file, a safetensors file or a hub id. */
-import { readdir, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
@@ -19,6 +19,8 @@ import { openSafetensorsFile } from "./safetensors-file.ts";
 const CONFIG = "config.json";
 const TOKENIZER = "tokenizer.json";
 const TOKENIZER_CONFIG = "tokenizer_config.json";
+/** In newer models beside the config, and before what that says. */
+const CHAT_TEMPLATE = "chat_template.jinja";
 const WEIGHTS = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
 
@@ -113,7 +115,10 @@ async function readTokenizer(folder: string): Promise<Tokenizer> {
   }
   const config = names.has(TOKENIZER_CONFIG) ? await readJsonFile(join(folder, TOKENIZER_CONFIG)) : {};
   const path = join(folder, TOKENIZER);
-  return loadTokenizer(await readJsonFile(path), config, path);
+  const tokenizer = loadTokenizer(await readJsonFile(path), config, path);
+  if (!names.has(CHAT_TEMPLATE)) return tokenizer;
+  const template = join(folder, CHAT_TEMPLATE);
+  return tokenizer.withChatTemplate(await readFile(template, "utf8"), template);
 }
 
 /** Calls `read` at most once. */

@@ -6,22 +6,17 @@ import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor
 import type { Adapter } from "../adapter.ts";
 import type { BaseStorage } from "../base-storage.ts";
 import { contextLimit } from "../config.ts";
+import { BatchStream, inMemory } from "../data/batch-stream.ts";
+import { inBatches } from "../data/batches.ts";
 import { Decoder } from "../decoder.ts";
 import { generate } from "../generate.ts";
 import { loadWeights } from "../load-weights.ts";
 import { type MethodOptions, makeAdapter } from "../method.ts";
-import {
-  BatchSampler,
-  encodeRecord,
-  inBatches,
-  makeBatch,
-  type TextRecord,
-  type TokenRecord,
-} from "../records.ts";
+import { encodeRecord, type FieldMapping, type TextRecord, type TokenRecord } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { evaluateLoss, type MemoryOptions, type StepReport, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
-import { type FieldMapping, readRecords } from "./jsonl.ts";
+import { readRecords } from "./data/record-store.ts";
 import { openModel } from "./open-model.ts";
 
 export interface TrainRunOptions {
@@ -270,7 +265,8 @@ async function trainSteps(
 ): Promise<Trained> {
   const { options, padId, events, signal } = context;
   const { device } = trainer.decoder;
-  const sampler = new BatchSampler(run.train.length, options.batchSize, options.seed);
+  const { batchSize, seed } = options;
+  const stream = new BatchStream(inMemory(run.train), { batchSize, seed, padId, maxLength: run.maxLength });
   const metricsFile = await open(join(options.outputDir, "metrics.jsonl"), "w");
   const losses: number[] = [];
   let tokens = 0;
@@ -279,15 +275,11 @@ async function trainSteps(
   const flopsBefore = device.flops;
   try {
     for (let step = 0; step < options.steps && !signal?.aborted; step++) {
-      const records = sampler.indices(step).map((index) => run.train[index]);
+      const { batch, sources } = await stream.next();
       const started = performance.now();
-      const report = await trainer.step(makeBatch(records, padId, run.maxLength));
+      const report = await trainer.step(batch);
       const elapsed = (performance.now() - started) / 1000;
-      checkLoss(
-        step,
-        report,
-        records.map((record) => record.source),
-      );
+      checkLoss(step, report, sources);
       losses.push(report.loss);
       tokens += report.tokens;
       seconds += elapsed;

@@ -1,0 +1,171 @@
+/** The order of training: which records a step gets, batch by batch without end, from any position on. */
+import { Random, SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import type { TokenRecord } from "../records.ts";
+import type { LabeledBatch } from "../trainer.ts";
+import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
+
+/** Records by number; they may be read and encoded when they are asked for. */
+export interface TokenDataset {
+  readonly length: number;
+  get(index: number): Promise<TokenRecord>;
+}
+
+/** A data set of records that are at hand. */
+export const inMemory = (records: readonly TokenRecord[]): TokenDataset => ({
+  length: records.length,
+  get: async (index) => records[index],
+});
+
+/** Every epoch is a new shuffle of all records, and depends on the seed alone. */
+export class ShuffledOrder {
+  readonly #count: number;
+  readonly #seed: number;
+  #epoch = -1;
+  #order: number[] = [];
+
+  constructor(count: number, seed: number) {
+    this.#count = count;
+    this.#seed = seed;
+  }
+
+  /** The record at a position of the endless row of epochs. */
+  at(position: number): number {
+    const epoch = Math.floor(position / this.#count);
+    if (epoch !== this.#epoch) {
+      this.#epoch = epoch;
+      this.#order = new Random(this.#seed, epoch).shuffle(Array.from({ length: this.#count }, (_, i) => i));
+    }
+    return this.#order[position % this.#count];
+  }
+}
+
+/** How records become batches. */
+export interface BatchStreamOptions {
+  /** Rows of a batch. */
+  readonly batchSize: number;
+  readonly seed: number;
+  readonly padId: number;
+  /** No row is padded past it. */
+  readonly maxLength: number;
+  /** Rows are padded to multiples of it; default 32. */
+  readonly padMultiple?: number;
+  /** Tokens of a row that several records share; null, the default: each has its own. */
+  readonly packLength?: number | null;
+  /** Records of like lengths go together. Default false. */
+  readonly bucketByLength?: boolean;
+}
+
+/** Where a stream stands: the next batch. Plain JSON, to be kept with a checkpoint. */
+export const dataPositionSchema = z.strictObject({
+  /** Windows of records before the present one. */
+  window: z.int().nonnegative(),
+  /** Batches of the present window that were given. */
+  batch: z.int().nonnegative(),
+});
+export type DataPosition = z.infer<typeof dataPositionSchema>;
+
+export interface StreamedBatch {
+  readonly batch: LabeledBatch;
+  /** Where its records came from, for messages. */
+  readonly sources: readonly string[];
+}
+
+/** Records that packing and bucketing look at together, unless the data are fewer: enough for both to find partners. */
+const WINDOW_RECORDS = 256;
+const WINDOW_BATCHES = 32;
+/** Streams of random numbers from here on order the batches of windows; those below shuffle epochs. */
+const WINDOW_STREAMS = 2 ** 31;
+
+/**
+ * Endless batches of a data set. Records come in shuffled epochs, a window of them at a time; a window's batches depend on
+ * the data, the options and its number alone, so `seek` to a kept position goes on exactly as the first run did.
+ */
+export class BatchStream {
+  readonly #data: TokenDataset;
+  readonly #options: BatchStreamOptions;
+  readonly #order: ShuffledOrder;
+  readonly #windowSize: number;
+  #position: DataPosition = { window: 0, batch: 0 };
+  /** The rows of the present window's batches; null: not made yet. */
+  #batches: TokenRecord[][] | null = null;
+
+  /** Throws `L-DATA` for data without records. */
+  constructor(data: TokenDataset, options: BatchStreamOptions) {
+    if (data.length === 0)
+      throw new SidenetError("L-DATA", "there are no records to train on. Check --data.");
+    this.#data = data;
+    this.#options = options;
+    this.#order = new ShuffledOrder(data.length, options.seed);
+    this.#windowSize = windowSize(data.length, options);
+  }
+
+  /** Of the next batch. */
+  get position(): DataPosition {
+    return this.#position;
+  }
+
+  /** Passes over the data before the present window; not whole. */
+  get epoch(): number {
+    return (this.#position.window * this.#windowSize) / this.#data.length;
+  }
+
+  /** Goes to a position of a stream over the same data with the same options. */
+  seek(position: DataPosition): void {
+    if (position.window !== this.#position.window) this.#batches = null;
+    this.#position = position;
+  }
+
+  /** Throws what reading a record throws, and `L-RESUME` after a seek to a position that this data does not have. */
+  async next(): Promise<StreamedBatch> {
+    this.#batches ??= await this.#readWindow(this.#position.window);
+    const { window, batch: index } = this.#position;
+    const rows = this.#batches[index];
+    if (rows === undefined) {
+      throw new SidenetError(
+        "L-RESUME",
+        `batch ${index} of data window ${window} does not exist: it has ${this.#batches.length}. Were the data, the batch ` +
+          "size, the seed or the packing changed since the checkpoint?",
+      );
+    }
+    if (index + 1 < this.#batches.length) this.#position = { window, batch: index + 1 };
+    else {
+      this.#position = { window: window + 1, batch: 0 };
+      this.#batches = null;
+    }
+    const { padId, maxLength, padMultiple = LENGTH_MULTIPLE } = this.#options;
+    return {
+      batch: makeBatch(rows, padId, maxLength, padMultiple),
+      sources: rows.map((row) => row.source),
+    };
+  }
+
+  async #readWindow(window: number): Promise<TokenRecord[][]> {
+    const { batchSize, seed, packLength = null, bucketByLength = false } = this.#options;
+    const first = window * this.#windowSize;
+    const records: TokenRecord[] = [];
+    for (let i = 0; i < this.#windowSize; i++) records.push(await this.#data.get(this.#order.at(first + i)));
+    const random = new Random(seed, WINDOW_STREAMS + window);
+    if (packLength !== null) {
+      const lengths = records.map((record) => record.inputIds.length);
+      const rows = packRows(lengths, packLength).map((items) => joinRecords(items.map((i) => records[i])));
+      return slices(random.shuffle(rows), batchSize);
+    }
+    if (!bucketByLength) return slices(records, batchSize);
+    records.sort((a, b) => a.inputIds.length - b.inputIds.length);
+    return random.shuffle(slices(records, batchSize));
+  }
+}
+
+/** Whole batches, and at most an epoch of records where there are so many. */
+function windowSize(count: number, { batchSize, packLength, bucketByLength }: BatchStreamOptions): number {
+  if (packLength != null) return Math.min(count, Math.max(WINDOW_RECORDS, WINDOW_BATCHES * batchSize));
+  if (!bucketByLength) return batchSize;
+  return batchSize * Math.max(1, Math.min(WINDOW_BATCHES, Math.floor(count / batchSize)));
+}
+
+function slices<T>(items: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
+    items.slice(i * size, (i + 1) * size),
+  );
+}

@@ -1,0 +1,161 @@
+/** Data files of every format as rows, one by one. */
+import { createReadStream } from "node:fs";
+import { readFile, stat } from "node:fs/promises";
+import { extname } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
+import { CsvError, parse as parseCsv } from "csv-parse";
+import type { Source } from "../../records.ts";
+import { parseLine, readLines, sourceAt } from "./jsonl.ts";
+import { readParquet } from "./parquet.ts";
+
+/** One row: its fields, not checked yet. */
+export interface Row {
+  readonly value: unknown;
+  readonly source: Source;
+}
+
+/** JSON is parsed whole; longer texts are no string in V8. */
+const MAX_JSON_BYTES = 2 ** 28;
+/** Paragraphs of plain text are joined up to about so many characters. */
+const TEXT_CHARACTERS = 2000;
+
+async function* jsonlRows(path: string): AsyncGenerator<Row> {
+  for await (const { text, number } of readLines(path)) {
+    if (text.trim() === "") continue;
+    const source = sourceAt(path, "line", number);
+    yield { value: parseLine(text, source), source };
+  }
+}
+
+/** An array, or an object with one field that is an array. */
+async function* jsonRows(path: string): AsyncGenerator<Row> {
+  const { size } = await stat(path);
+  const refuse = (problem: string, cause?: unknown): SidenetError =>
+    new SidenetError(
+      "L-DATA",
+      `${path} ${problem}. A JSON file is an array of records, or an object with one such array; large data are JSONL, one ` +
+        "record a line.",
+      { cause },
+    );
+  if (size > MAX_JSON_BYTES) throw refuse(`has ${size} bytes, more than ${MAX_JSON_BYTES}`);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse((await readFile(path, "utf8")).replace(/^\ufeff/, ""));
+  } catch (cause) {
+    throw refuse(`is not JSON: ${(cause as Error).message}`, cause);
+  }
+  const arrays = Array.isArray(parsed)
+    ? [parsed]
+    : Object.values((parsed ?? {}) as object).filter((field) => Array.isArray(field));
+  if (arrays.length !== 1) throw refuse(`holds ${arrays.length} arrays`);
+  for (const [i, value] of arrays[0].entries()) yield { value, source: sourceAt(path, "item", i + 1) };
+}
+
+/** Cells of a table are text; what is an array there is written as JSON. */
+function cell(value: string): unknown {
+  if (!/^\s*\[/.test(value)) return value;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
+
+async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
+  const parser = parseCsv({
+    columns: true,
+    bom: true,
+    delimiter,
+    skip_empty_lines: true,
+    max_record_size: 2 ** 26,
+  });
+  const stream = createReadStream(path);
+  stream.on("error", (error) => parser.destroy(error));
+  let number = 0;
+  try {
+    for await (const row of stream.pipe(parser) as AsyncIterable<Record<string, string>>) {
+      const value = Object.fromEntries(Object.entries(row).map(([name, text]) => [name, cell(text)]));
+      yield { value, source: sourceAt(path, "row", ++number) };
+    }
+  } catch (cause) {
+    if (!(cause instanceof CsvError)) throw cause;
+    throw new SidenetError(
+      "L-DATA",
+      `${path} cannot be read as a table: ${cause.message}. The first line names the columns; text with a separator or a ` +
+        "line end stands in quotes.",
+      { cause },
+    );
+  } finally {
+    stream.destroy();
+  }
+}
+
+async function* parquetRows(path: string): AsyncGenerator<Row> {
+  let number = 0;
+  for await (const value of readParquet(path)) yield { value, source: sourceAt(path, "row", ++number) };
+}
+
+/** Whole paragraphs together; a paragraph ends at a blank line, and a very long one at a line's end. */
+async function* textRows(path: string): AsyncGenerator<Row> {
+  let lines: string[] = [];
+  let length = 0;
+  let first = 1;
+  const take = (): Row | null => {
+    const text = lines.join("\n").trim();
+    lines = [];
+    length = 0;
+    return text === "" ? null : { value: { text }, source: sourceAt(path, "line", first) };
+  };
+  for await (const { text, number } of readLines(path)) {
+    const ends = text.trim() === "";
+    if ((ends && length >= TEXT_CHARACTERS) || length >= 4 * TEXT_CHARACTERS) {
+      const row = take();
+      if (row) yield row;
+    }
+    if (length === 0 && ends) continue;
+    if (length === 0) first = number;
+    lines.push(text.replace(/\r$/, ""));
+    length += text.length + 1;
+  }
+  const row = take();
+  if (row) yield row;
+}
+
+/** By the end of a file's name; what is not here is JSONL. */
+const READERS: Readonly<Record<string, (path: string) => AsyncGenerator<Row>>> = {
+  ".json": jsonRows,
+  ".csv": (path) => csvRows(path, ","),
+  ".tsv": (path) => csvRows(path, "\t"),
+  ".parquet": parquetRows,
+  ".txt": textRows,
+  ".md": textRows,
+};
+
+/** Whether records of this file lie one a line, so that they can be read from it in any order. */
+export const isJsonl = (path: string): boolean => !Object.hasOwn(READERS, extname(path).toLowerCase());
+
+/**
+ * The rows of a file: JSONL, JSON, CSV, TSV, Parquet or plain text, by the end of its name. No format but JSON is held in
+ * memory. Throws `L-DATA`, `L-RECORD`, or `L-FILE-MISSING`.
+ */
+export async function* readRows(path: string): AsyncGenerator<Row> {
+  const reader = isJsonl(path) ? jsonlRows : READERS[extname(path).toLowerCase()];
+  let count = 0;
+  try {
+    for await (const row of reader(path)) {
+      count++;
+      yield row;
+    }
+  } catch (cause) {
+    throw cause instanceof SidenetError ? cause : dataError(path, cause);
+  }
+  if (count === 0) {
+    throw new SidenetError("L-DATA", `${path} has no records. A data file has one JSON object a line.`);
+  }
+}
+
+/** An error of the file system, as one of this library. */
+export function dataError(path: string, cause: unknown): SidenetError {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new SidenetError("L-DATA", `cannot read the data file ${path}: ${why}. Check --data.`, { cause });
+}

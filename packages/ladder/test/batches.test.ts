@@ -1,0 +1,257 @@
+import { CpuDevice, type Device, Pick, Random } from "@sidenet/tensor";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import type { ModelConfig } from "../src/config.ts";
+import {
+  BatchStream,
+  type BatchStreamOptions,
+  dataPositionSchema,
+  inMemory,
+} from "../src/data/batch-stream.ts";
+import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
+import { makeAdapter } from "../src/method.ts";
+import type { TokenRecord } from "../src/records.ts";
+import { evaluateLoss, scoredPositions, Trainer } from "../src/trainer.ts";
+import { drawModel, randomDecoder } from "./tiny-model.ts";
+
+const tokenRecord: fc.Arbitrary<TokenRecord> = fc
+  .array(fc.integer({ min: 1, max: 99 }), { minLength: 2, maxLength: 70 })
+  .map((inputIds) => ({ inputIds, labels: inputIds.map((id) => (id % 2 ? id : -100)), source: "x" }));
+
+describe("a batch", () => {
+  it("holds its records on the left, and padding that is hidden and not scored", () => {
+    fc.assert(
+      fc.property(fc.array(tokenRecord, { minLength: 1, maxLength: 4 }), (records) => {
+        const batch = makeBatch(records, 7, 70);
+        const row = (values: ArrayLike<number>, r: number) =>
+          Array.from(values).slice(r * batch.length, (r + 1) * batch.length);
+        expect(batch.batchSize).toBe(records.length);
+        for (const [r, { inputIds, labels }] of records.entries()) {
+          const pad = batch.length - inputIds.length;
+          const filled = (values: readonly number[], fill: number) => [...values, ...Array(pad).fill(fill)];
+          expect(row(batch.inputIds, r)).toEqual(filled(inputIds, 7));
+          expect(row(batch.labels, r)).toEqual(filled(labels, -100));
+          expect(row(batch.attentionMask as Uint8Array, r)).toEqual(
+            filled(Array(inputIds.length).fill(1), 0),
+          );
+        }
+      }),
+    );
+  });
+
+  it("is padded to a multiple, and never past the longest allowed length", () => {
+    fc.assert(
+      fc.property(
+        fc.array(tokenRecord, { minLength: 1 }),
+        fc.integer({ min: 1, max: 48 }),
+        (records, multiple) => {
+          const { length } = makeBatch(records, 0, 70, multiple);
+          const longest = Math.max(...records.map((record) => record.inputIds.length));
+          expect(length).toBe(Math.min(Math.ceil(longest / multiple) * multiple, 70));
+        },
+      ),
+    );
+  });
+
+  it("follows the next until every record was in one", () => {
+    fc.assert(
+      fc.property(fc.array(tokenRecord), fc.integer({ min: 1, max: 5 }), (records, batchSize) => {
+        const batches = inBatches(records, batchSize, 0, 70);
+        expect(batches.map((batch) => batch.batchSize).reduce((sum, size) => sum + size, 0)).toBe(
+          records.length,
+        );
+        expect(batches.every((batch) => batch.batchSize <= batchSize)).toBe(true);
+      }),
+    );
+  });
+});
+
+describe("packing", () => {
+  it("places every record once, and fills no row past its capacity", () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 60 }),
+        fc.integer({ min: 1, max: 80 }),
+        (lengths, capacity) => {
+          const rows = packRows(lengths, capacity);
+          expect(rows.flat().sort((a, b) => a - b)).toEqual([...lengths.keys()]);
+          for (const row of rows) {
+            const used = row.reduce((sum, item) => sum + lengths[item], 0);
+            expect(used <= capacity || row.length === 1).toBe(true);
+          }
+          // No two rows could be one.
+          const sums = rows
+            .map((row) => row.reduce((sum, item) => sum + lengths[item], 0))
+            .sort((a, b) => a - b);
+          if (sums.length > 1) expect(sums[0] + sums[1]).toBeGreaterThan(capacity);
+        },
+      ),
+    );
+  });
+
+  it("marks the tokens of each record, and scores no first token", () => {
+    const row = joinRecords([
+      { inputIds: [1, 2], labels: [1, 2], source: "a" },
+      { inputIds: [3, 4, 5], labels: [-100, 4, 5], source: "b" },
+    ]);
+    expect(row).toEqual({
+      inputIds: [1, 2, 3, 4, 5],
+      labels: [-100, 2, -100, 4, 5],
+      segments: [0, 0, 1, 1, 1],
+      source: "a; b",
+    });
+    const batch = makeBatch([row, { inputIds: [6], labels: [6], source: "c" }], 9, 100, 6);
+    expect(Array.from(batch.segments!)).toEqual([0, 0, 1, 1, 1, -1, 0, -1, -1, -1, -1, -1]);
+  });
+});
+
+/** Records of a tiny model's vocabulary, with the prompt of each not scored. */
+function drawRecords(random: Random, model: ModelConfig, count: number): TokenRecord[] {
+  return Array.from({ length: count }, (_, r) => {
+    const inputIds = Array.from({ length: 2 + random.below(9) }, () => random.below(model.vocabSize));
+    const prompt = random.below(inputIds.length - 1);
+    const labels = inputIds.map((id, i) => (i < prompt ? -100 : id));
+    return { inputIds, labels, source: `record ${r}` };
+  });
+}
+
+const METHODS = ["ladder", "xladder", "lora", "full"] as const;
+
+/** The losses of a few steps, and the loss after them. */
+async function trained(
+  device: Device,
+  model: ModelConfig,
+  method: (typeof METHODS)[number],
+  rows: readonly TokenRecord[],
+  memory: object,
+): Promise<number[]> {
+  using decoder = randomDecoder(device, model);
+  using adapter = makeAdapter(
+    { method, ladder: { width: 8, layers: 2 }, xladder: { width: 8, delta: 1 }, lora: { rank: 2 }, seed: 3 },
+    decoder,
+    "tiny",
+  );
+  using trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-2, ...memory });
+  const batch = makeBatch(rows, 0, 64, 1);
+  const losses: number[] = [];
+  for (let step = 0; step < 3; step++) losses.push((await trainer.step(batch)).loss);
+  return [...losses, await evaluateLoss(decoder, adapter, [batch])];
+}
+
+describe("a packed row", () => {
+  it.each(METHODS)("trains as its records do in rows of their own: %s", async (method) => {
+    const device = new CpuDevice();
+    for (let seed = 1; seed <= 2; seed++) {
+      const model = { ...drawModel(new Pick(seed)), numHiddenLayers: 2 };
+      const records = drawRecords(new Random(seed), model, 5);
+      const apart = await trained(device, model, method, records, {});
+      const rows = [joinRecords(records.slice(0, 3)), joinRecords(records.slice(3))];
+      const levers = [{}, { microBatchSize: 1 }, { gradientCheckpointing: true }, { chunkTokens: 3 }];
+      for (const memory of levers) {
+        const packed = await trained(device, model, method, rows, memory);
+        for (const [i, loss] of packed.entries()) expect(loss).toBeCloseTo(apart[i], 4);
+      }
+    }
+  });
+
+  it("scores as many positions as its records do", () => {
+    fc.assert(
+      fc.property(fc.array(tokenRecord, { minLength: 1, maxLength: 6 }), (records) => {
+        expect(scoredPositions(makeBatch([joinRecords(records)], 0, 500))).toBe(
+          scoredPositions(makeBatch(records, 0, 500)),
+        );
+      }),
+    );
+  });
+});
+
+describe("the order of training", () => {
+  const numbered = (count: number) =>
+    inMemory(
+      Array.from({ length: count }, (_, i) => ({
+        inputIds: Array.from({ length: 1 + ((i * 7) % 13) }, () => i),
+        labels: Array.from({ length: 1 + ((i * 7) % 13) }, () => i),
+        source: String(i),
+      })),
+    );
+  const sizes = fc.record({
+    count: fc.integer({ min: 1, max: 40 }),
+    batchSize: fc.integer({ min: 1, max: 6 }),
+    seed: fc.nat(),
+    packLength: fc.option(fc.integer({ min: 8, max: 40 })),
+    bucketByLength: fc.boolean(),
+  });
+  type Sizes = { count: number } & globalThis.Pick<
+    BatchStreamOptions,
+    "batchSize" | "seed" | "packLength" | "bucketByLength" | "padMultiple"
+  >;
+  const open = ({ count, ...options }: Sizes) =>
+    new BatchStream(numbered(count), { padId: 0, maxLength: 64, ...options });
+
+  it("visits every record once an epoch, and shuffles each epoch anew", async () => {
+    await fc.assert(
+      fc.asyncProperty(sizes, async (drawn) => {
+        const { count } = drawn;
+        const stream = open({ ...drawn, packLength: null, bucketByLength: false });
+        const visited: number[] = [];
+        while (visited.length < count * 3) visited.push(...(await stream.next()).sources.map(Number));
+        for (let epoch = 0; epoch < 3; epoch++) {
+          const order = visited.slice(epoch * count, (epoch + 1) * count).sort((a, b) => a - b);
+          expect(order).toEqual(Array.from({ length: count }, (_, i) => i));
+        }
+      }),
+    );
+    const long = open({ count: 50, batchSize: 50, seed: 1 });
+    expect((await long.next()).sources).not.toEqual((await long.next()).sources);
+  });
+
+  it("gives each record equally often, packed or in buckets, and rows of like lengths in the latter", async () => {
+    await fc.assert(
+      fc.asyncProperty(sizes, async (drawn) => {
+        const stream = open(drawn);
+        const times = new Map<string, number>();
+        // A whole number of epochs is a whole number of windows after as many windows as there are records.
+        while (stream.position.window < drawn.count) {
+          for (const source of (await stream.next()).sources) {
+            for (const one of source.split("; ")) times.set(one, (times.get(one) ?? 0) + 1);
+          }
+        }
+        expect(stream.epoch % 1).toBe(0);
+        expect([...times.values()]).toEqual(Array(drawn.count).fill(stream.epoch));
+      }),
+      { numRuns: 30 },
+    );
+    const bucketed = open({ count: 40, batchSize: 4, seed: 0, bucketByLength: true, padMultiple: 1 });
+    const plain = open({ count: 40, batchSize: 4, seed: 0, padMultiple: 1 });
+    const padding = async (stream: BatchStream) => {
+      let padded = 0;
+      for (let i = 0; i < 10; i++) {
+        const { attentionMask } = (await stream.next()).batch;
+        padded += Array.from(attentionMask!).filter((visible) => visible === 0).length;
+      }
+      return padded;
+    };
+    expect(await padding(bucketed)).toBeLessThan(await padding(plain));
+  });
+
+  it("goes on at any kept position exactly as it would have", async () => {
+    await fc.assert(
+      fc.asyncProperty(sizes, fc.nat(30), async (drawn, steps) => {
+        const stream = open(drawn);
+        for (let i = 0; i < steps; i++) await stream.next();
+        const kept = dataPositionSchema.parse(JSON.parse(JSON.stringify(stream.position)));
+        const again = open(drawn);
+        again.seek(kept);
+        for (let i = 0; i < 5; i++) expect(await again.next()).toEqual(await stream.next());
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  it("refuses a position that its data does not have", async () => {
+    const stream = open({ count: 4, batchSize: 2, seed: 0, packLength: 40 });
+    stream.seek({ window: 0, batch: 9 });
+    await expect(stream.next()).rejects.toThrow(/L-RESUME.*batch 9 of data window 0/);
+    expect(() => open({ count: 0, batchSize: 2, seed: 0 })).toThrow(/L-DATA/);
+  });
+});

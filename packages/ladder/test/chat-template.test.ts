@@ -1,0 +1,167 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { ChatTemplate } from "../src/chat-template.ts";
+import { StopMatcher, TextStream } from "../src/text-stream.ts";
+import { loadTokenizer, type Tokenizer } from "../src/tokenizer.ts";
+import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
+
+const CHATML =
+  "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}" +
+  "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const chatml = () => new ChatTemplate(CHATML, {}, "model");
+
+const message = fc.record({
+  role: fc.constantFrom("system", "user", "assistant"),
+  content: fc.string({ unit: "grapheme", maxLength: 12 }),
+});
+
+describe("a chat template", () => {
+  it("cuts a conversation into pieces that join to the whole, the assistant's words learned", () => {
+    fc.assert(
+      fc.property(fc.array(message, { maxLength: 6 }), (messages) => {
+        const pieces = chatml().pieces(messages);
+        expect(pieces.map(({ text }) => text).join("")).toBe(chatml().render(messages, false));
+        const said = messages.filter(({ role }) => role === "assistant").map(({ content }) => content);
+        expect(pieces.filter(({ learned }) => learned).map(({ text }) => text)).toEqual(
+          said.map((content) => `${content}<|im_end|>\n`),
+        );
+      }),
+    );
+  });
+
+  it("sees the special tokens, and writes what opens the assistant's turn", () => {
+    const template = new ChatTemplate("{{ bos_token }}{{ messages[0].content }}", { bos_token: "<s>" }, "m");
+    expect(template.render([{ role: "user", content: "hi" }], false)).toBe("<s>hi");
+    expect(chatml().render([{ role: "user", content: "hi" }], true)).toBe(
+      "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+    );
+  });
+
+  it("is refused when it is none, when it refuses the messages, and when it rewrites earlier turns", () => {
+    expect(() => new ChatTemplate("{% if %}", {}, "some/model")).toThrow(
+      /L-CHAT-TEMPLATE\] some\/model: .*not understood/,
+    );
+    const strict = new ChatTemplate("{{ raise_exception('roles must alternate') }}", {}, "m");
+    expect(() => strict.render([], false)).toThrow(/L-CHAT-TEMPLATE\].*roles must alternate/);
+    const forgetful = new ChatTemplate(
+      "{% for m in messages %}{{ m.content if loop.last else m.content[:1] }}{% endfor %}",
+      {},
+      "m",
+    );
+    const turn = (content: string) => [
+      { role: "user", content },
+      { role: "assistant", content },
+    ];
+    expect(() => forgetful.pieces([...turn("abc"), ...turn("def")])).toThrow(/changes what earlier turns/);
+  });
+
+  it("comes with a tokenizer's config, by name where there are several", () => {
+    const { json } = byteTokenizer();
+    const several = {
+      chat_template: [
+        { name: "tools", template: "T" },
+        { name: "default", template: "D" },
+      ],
+    };
+    const tokenizer = loadTokenizer(json, several);
+    expect(tokenizer.chatTemplate()?.render([], false)).toBe("D");
+    expect(loadTokenizer(json, {}).chatTemplate()).toBeNull();
+    const other = tokenizer.withChatTemplate("{{ eos_token }}", "file.jinja");
+    expect(other.chatTemplate()?.render([], false)).toBe("");
+    expect(other.encode("a")).toEqual(tokenizer.encode("a"));
+  });
+});
+
+describe("text that comes id by id", () => {
+  const streamed = (tokenizer: Tokenizer, ids: readonly number[]) => {
+    const stream = new TextStream(tokenizer);
+    const parts = ids.map((id) => stream.push(id));
+    return { parts, rest: stream.end() };
+  };
+  const sample = fc.string({ unit: "binary", maxLength: 30 });
+
+  it("is the whole text in the end, and never a half character on the way", () => {
+    const { tokenizer } = byteTokenizer();
+    fc.assert(
+      fc.property(sample, (text) => {
+        const ids = tokenizer.encode(text);
+        const { parts, rest } = streamed(tokenizer, ids);
+        expect(parts.join("") + rest).toBe(tokenizer.decode(ids));
+        if (!text.includes("\ufffd")) expect(parts.join("")).not.toContain("\ufffd");
+      }),
+    );
+    const { parts } = streamed(tokenizer, tokenizer.encode("a🙂b"));
+    expect(parts).toEqual(["a", "", "", "", "🙂", "b"]);
+  });
+
+  it("gives bytes that are no character at the end at the latest", () => {
+    const { tokenizer } = byteTokenizer();
+    const euro = tokenizer.encode("€");
+    expect(streamed(tokenizer, euro.slice(0, 2))).toEqual({ parts: ["", ""], rest: "\ufffd" });
+    expect(streamed(tokenizer, [...euro.slice(0, 1), ...tokenizer.encode("x")])).toEqual({
+      parts: ["", "\ufffdx"],
+      rest: "",
+    });
+  });
+
+  it("keeps the blanks of a vocabulary that marks words", () => {
+    const tokenizer = wordTokenizer();
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom("ab", "c", " ", "é", "\n")), (parts) => {
+        const ids = tokenizer.encode(parts.join(""));
+        const { parts: given, rest } = streamed(tokenizer, ids);
+        expect(given.join("") + rest).toBe(tokenizer.decode(ids));
+      }),
+    );
+  });
+});
+
+describe("stop strings", () => {
+  const parts = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), maxLength: 4 }));
+  const stops = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 4 }), {
+    maxLength: 3,
+  });
+
+  it("end the text at the first of them, however it comes in parts", () => {
+    fc.assert(
+      fc.property(parts, stops, (list, wanted) => {
+        const matcher = new StopMatcher(wanted);
+        const seen: string[] = [];
+        for (const part of list) {
+          seen.push(matcher.push(part));
+          if (matcher.isStopped) break;
+        }
+        const text = seen.join("") + matcher.end();
+        const whole = list.join("");
+        const found = wanted.map((stop) => whole.indexOf(stop)).filter((at) => at >= 0);
+        expect(matcher.isStopped).toBe(found.length > 0);
+        // Parts beyond the one that holds a stop string may hold one that began earlier: only what was read is judged.
+        const cut = wanted.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
+        expect(cut).toEqual([]);
+        expect(whole.startsWith(text)).toBe(true);
+        if (found.length === 0) expect(text).toBe(whole);
+      }),
+    );
+  });
+
+  it("hold back no more than their own beginning", () => {
+    const matcher = new StopMatcher(["\nQuestion:"]);
+    expect([matcher.push("yes\nQu"), matcher.push("ite\n"), matcher.end()]).toEqual(["yes", "\nQuite", "\n"]);
+  });
+});
+
+describe("a text that continues another", () => {
+  it("gets no blank in front", () => {
+    const tokenizer = wordTokenizer();
+    const plain = { addSpecialTokens: false };
+    const go = (text: string) =>
+      tokenizer.decode([
+        ...tokenizer.encode("c", plain),
+        ...tokenizer.encode(text, { ...plain, continues: true }),
+      ]);
+    for (const text of ["ab", " ab", "  c", "\nc", "é"]) expect(go(text)).toBe(`c${text}`);
+    expect(tokenizer.decode([...tokenizer.encode("c", plain), ...tokenizer.encode("ab", plain)])).toBe(
+      "c ab",
+    );
+  });
+});

@@ -1,0 +1,216 @@
+import { mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ChatTemplate } from "../src/chat-template.ts";
+import { EncodedRecords, splitRecords } from "../src/node/data/encoded-records.ts";
+import { openRecords, type RecordList, readRecords, recordParser } from "../src/node/data/record-store.ts";
+import { encodeRecord, type FieldMapping, parseRecord } from "../src/records.ts";
+import { byteTokenizer } from "./tiny-tokenizer.ts";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function file(name: string, content: string | Uint8Array): Promise<string> {
+  const path = join(folder, name);
+  await writeFile(path, content);
+  return path;
+}
+
+async function all(path: string, fields: FieldMapping = {}) {
+  const records: { record: unknown; source: string }[] = [];
+  for await (const { record, source } of readRecords(path, fields)) records.push({ record, source });
+  return records;
+}
+
+const PARQUET = join(import.meta.dirname, "fixtures/records.parquet");
+
+describe("a data file", () => {
+  it("is JSON: an array, or an object with one", async () => {
+    const wanted = [
+      { record: { text: "a" }, source: "x.json, item 1" },
+      { record: { text: "b" }, source: "x.json, item 2" },
+    ];
+    expect(await all(await file("x.json", '[{"text":"a"},{"text":"b"}]'))).toEqual(wanted);
+    expect(await all(await file("x.json", '{"version":1,"data":[{"text":"a"},{"text":"b"}]}'))).toEqual(
+      wanted,
+    );
+    await expect(all(await file("x.json", '{"a":[],"b":[]}'))).rejects.toThrow(/L-DATA.*holds 2 arrays/);
+    await expect(all(await file("x.json", "[1,"))).rejects.toThrow(/L-DATA.*x\.json is not JSON/);
+  });
+
+  it("is a table, with quotes, line ends inside cells, and arrays written as JSON", async () => {
+    const csv = await file("x.csv", '\ufefftext,id\n"a, ""b""\nc",1\nd,2\n');
+    expect(await all(csv)).toEqual([
+      { record: { text: 'a, "b"\nc', id: "1" }, source: "x.csv, row 1" },
+      { record: { text: "d", id: "2" }, source: "x.csv, row 2" },
+    ]);
+    const tsv = await file("x.tsv", 'question\tchoices\tlabel\n1+1\t"[""2"",""3""]"\t1\n');
+    expect((await all(tsv))[0].record).toEqual({ question: "1+1", choices: ["2", "3"], label: 1 });
+    await expect(all(await file("x.csv", "a,b\n1,2,3\n"))).rejects.toThrow(/L-DATA.*as a table/);
+    await expect(all(await file("x.csv", 'a\n"open\n'))).rejects.toThrow(/L-DATA.*as a table/);
+  });
+
+  it("is Parquet, with lists and structs, over several row groups", async () => {
+    const records = await all(PARQUET, { question: "question", choices: "choices", label: "label" });
+    expect(records).toHaveLength(10);
+    expect(records[9]).toEqual({
+      record: { question: "What is 9 + 9? é🙂", choices: ["18", "19"], label: 0 },
+      source: "records.parquet, row 10",
+    });
+    expect((await all(PARQUET, { messages: "messages" }))[3].record).toEqual({
+      messages: [
+        { role: "user", content: "3" },
+        { role: "assistant", content: "6" },
+      ],
+    });
+    const cut = join(folder, "cut.parquet");
+    await writeFile(cut, await import("node:fs/promises").then(({ readFile }) => readFile(PARQUET)));
+    await truncate(cut, 3000);
+    await expect(all(cut)).rejects.toThrow(/L-DATA.*cut\.parquet cannot be read as Parquet/);
+  });
+
+  it("is plain text, in runs of whole paragraphs", async () => {
+    const paragraphs = Array.from({ length: 12 }, (_, i) => `paragraph ${i} `.repeat(50).trim());
+    const records = await all(await file("x.txt", `\n${paragraphs.join("\r\n\r\n")}\r\n`));
+    expect(records.length).toBeGreaterThan(2);
+    expect(records[0].source).toBe("x.txt, line 2");
+    const texts = records.map(({ record }) => (record as { text: string }).text);
+    expect(texts.join("\n\n")).toBe(paragraphs.join("\n\n"));
+    expect(Math.max(...texts.map((text) => text.length))).toBeLessThan(3000);
+  });
+
+  it("may name its fields otherwise, also within others", async () => {
+    const path = await file("x.jsonl", '{"stem":"q","c":{"text":["a","b"]},"answerKey":"B","text":"no"}');
+    const fields = { question: "stem", choices: "c.text", label: "answerKey" };
+    expect((await all(path, fields))[0].record).toEqual({ question: "q", choices: ["a", "b"], label: 1 });
+    await expect(all(path, { ...fields, label: "stem" })).rejects.toThrow(/L-RECORD.*x\.jsonl, line 1/);
+  });
+});
+
+describe("records on disk", () => {
+  const record = fc.record({ text: fc.string({ unit: "binary", maxLength: 20 }) });
+
+  it("are the same in any order as one by one, over several files", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(record, { minLength: 1, maxLength: 6 }),
+        fc.array(record, { minLength: 1, maxLength: 6 }),
+        async (first, second) => {
+          const jsonl = await file(
+            "a.jsonl",
+            `\ufeff\n${first.map((one) => JSON.stringify(one)).join("\r\n\n")}`,
+          );
+          const json = await file("b.json", JSON.stringify(second));
+          const store = await openRecords([jsonl, json], recordParser({}));
+          expect(store.length).toBe(first.length + second.length);
+          const wanted = [...(await all(jsonl)), ...(await all(json))];
+          for (let i = store.length - 1; i >= 0; i--) expect(await store.get(i)).toEqual(wanted[i]);
+          await store.close();
+        },
+      ),
+      { numRuns: 40 },
+    );
+  });
+
+  it("are checked when they are opened, and missed when the file shrinks", async () => {
+    const bad = await file("bad.jsonl", '{"text":"a"}\n{"txt":"b"}\n');
+    await expect(openRecords([bad], recordParser({}))).rejects.toThrow(/L-RECORD\] bad\.jsonl, line 2/);
+    await expect(openRecords([join(folder, "none.jsonl")], recordParser({}))).rejects.toThrow(/L-DATA/);
+    const path = await file("shrinks.jsonl", '{"text":"a"}\n{"text":"b"}\n');
+    const store = await openRecords([path], recordParser({}));
+    await truncate(path, 5);
+    await expect(store.get(1)).rejects.toThrow(/L-DATA.*shorter/);
+    await store.close();
+  });
+
+  it("are encoded when asked for, each the same every time", async () => {
+    const texts = Array.from({ length: 50 }, (_, i) => "x".repeat(1 + (i % 7)));
+    const path = await file("c.jsonl", texts.map((text) => JSON.stringify({ text })).join("\n"));
+    const store = await openRecords([path], recordParser({}));
+    const { tokenizer } = byteTokenizer();
+    let calls = 0;
+    const encoder = {
+      encode: (text: string) => {
+        calls++;
+        return tokenizer.encode(text);
+      },
+    };
+    const data = new EncodedRecords(store, encoder, { bosId: null, eosId: 2, maxLength: 99, cut: false });
+    const once = await data.all();
+    expect(await data.all()).toEqual(once);
+    expect(calls).toBe(50);
+    expect(once[3]).toMatchObject({ inputIds: [...tokenizer.encode("xxxx"), 2], source: "c.jsonl, line 4" });
+    await store.close();
+  });
+
+  it("split into parts without a record in common, by number or by share", async () => {
+    const list = {
+      length: 40,
+      get: async (i: number) => ({ record: { text: String(i) }, source: String(i) }),
+    };
+    const ids = async (part: RecordList) =>
+      Promise.all(Array.from({ length: part.length }, async (_, i) => Number((await part.get(i)).source)));
+    const last = splitRecords(list, { amount: 3, isShare: false }, 0);
+    expect(await ids(last.heldOut)).toEqual([37, 38, 39]);
+    const share = splitRecords(list, { amount: 0.25, isShare: true }, 1);
+    const [train, held] = [await ids(share.train), await ids(share.heldOut)];
+    expect(held).toHaveLength(10);
+    expect([...train, ...held].sort((a, b) => a - b)).toEqual(Array.from({ length: 40 }, (_, i) => i));
+    expect(await ids(splitRecords(list, { amount: 0.25, isShare: true }, 1).heldOut)).toEqual(held);
+    expect(await ids(splitRecords(list, { amount: 0.25, isShare: true }, 2).heldOut)).not.toEqual(held);
+    expect(() => splitRecords(list, { amount: 40, isShare: false }, 0)).toThrow(/L-DATA.*--held-out/);
+  });
+});
+
+describe("a conversation", () => {
+  const { tokenizer } = byteTokenizer();
+  const chat = new ChatTemplate(
+    "{% for m in messages %}<|im_start|>{{ m.role[:1] }}{{ m.content }}<|im_end|>\n{% endfor %}" +
+      "{% if add_generation_prompt %}<|im_start|>a{% endif %}",
+    {},
+    "m",
+  );
+  const options = { bosId: 1, eosId: 2, maxLength: 100, cut: false, chat };
+  const learned = (value: unknown, change: object = {}) => {
+    const { inputIds, labels } = encodeRecord(parseRecord(value, "s"), "s", tokenizer, {
+      ...options,
+      ...change,
+    });
+    expect(labels.every((label, i) => label === -100 || label === inputIds[i])).toBe(true);
+    return { all: tokenizer.decode(inputIds), learned: tokenizer.decode(labels.filter((id) => id !== -100)) };
+  };
+  const turns = (...contents: string[]) => ({
+    messages: contents.map((content, i) => ({ role: i % 2 ? "assistant" : "user", content })),
+  });
+
+  it("is learned where the assistant speaks, with the end of its turn and nothing after", () => {
+    expect(learned(turns("u", "v", "w", "x"))).toEqual({
+      all: "<|im_start|>uu<|im_end|>\n<|im_start|>av<|im_end|>\n<|im_start|>uw<|im_end|>\n<|im_start|>ax<|im_end|>\n",
+      learned: "v<|im_end|>x<|im_end|>",
+    });
+  });
+
+  it("comes of pairs and of choices when asked for", () => {
+    const asChat = { asChat: true };
+    expect(learned({ prompt: "p", completion: "c" }, asChat).learned).toBe("c<|im_end|>");
+    const choice = { context: "K.", question: "q?", choices: ["no", "yes"], label: 1 };
+    expect(learned(choice, asChat).all).toBe(
+      "<|im_start|>uK.\nQuestion: q?<|im_end|>\n<|im_start|>ayes<|im_end|>\n",
+    );
+    expect(learned(choice)).toEqual({
+      all: "<|im_start|>K.\nQuestion: q?\nAnswer: yes<|im_end|>",
+      learned: " yes<|im_end|>",
+    });
+  });
+
+  it("is refused by name where there is no template, or nobody to learn from", () => {
+    expect(() => learned(turns("u", "v"), { chat: null })).toThrow(/L-CHAT-TEMPLATE\] s: .*--chat-template/);
+    expect(() => learned(turns("u"))).toThrow(/L-NOTHING-TO-LEARN\] s: /);
+    expect(() => parseRecord({ question: "q", choices: ["a"], label: 1 }, "s")).toThrow(/L-RECORD\] s/);
+  });
+});
