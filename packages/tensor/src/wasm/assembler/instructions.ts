@@ -73,6 +73,9 @@ export const i32 = {
   eqz: (a: I32) => toI32([...codeOfI32(a), 0x45]),
   load: i32Load(0x28, 2),
   load8U: i32Load(0x2d, 0),
+  store8: (address: I32, value: I32, offset = 0): Statement => ({
+    code: [...codeOfI32(address), ...codeOfI32(value), 0x3a, ...at(0, offset)],
+  }),
   store: (address: I32, value: I32, offset = 0): Statement => ({
     code: [...codeOfI32(address), ...codeOfI32(value), 0x36, ...at(2, offset)],
   }),
@@ -81,6 +84,8 @@ export const i32 = {
   /** Bits of an f32. */
   reinterpret: (a: F32) => toI32([...codeOfF32(a), 0xbc]),
   min: (a: Expr<"i32">, b: I32) => i32.select(i32.ltS(a, b), a, b),
+  /** The smaller as unsigned numbers. */
+  minU: (a: Expr<"i32">, b: Expr<"i32">) => i32.select(i32.ltU(a, b), a, b),
 };
 
 const atomic =
@@ -154,8 +159,8 @@ export const v128 = {
   constant: (words: readonly [number, number, number, number]) =>
     toV128([...simd(0x0c), ...new Uint8Array(Int32Array.from(words).buffer)]),
   load: vLoad(0x00, 2),
-  /** Four halves as zero-extended 32-bit integers. */
-  load16x4U: vLoad(0x04, 1),
+  /** Four halves as sign-extended 32-bit integers. */
+  load16x4S: vLoad(0x03, 1),
   load32Splat: vLoad(0x09, 2),
   /** One word in lane 0, zeros beside it. */
   load32Zero: vLoad(0x5c, 2),
@@ -188,7 +193,6 @@ export const i8x16 = {
   splat: (a: I32) => toV128([...codeOfI32(a), ...simd(0x0f)]),
   /** Byte i is byte indices[i] of a, or 0 for an index past 15. */
   swizzle: vBinary(0x0e),
-  shrU: vShift(0x6d),
 };
 
 export const i16x8 = {
@@ -198,6 +202,7 @@ export const i16x8 = {
 
 export const i32x4 = {
   splat: (a: I32) => toV128([...codeOfI32(a), ...simd(0x11)]),
+  lane: (a: V128, lane: number) => toI32([...a.code, ...simd(0x1b), lane]),
   add: vBinary(0xae),
   sub: vBinary(0xb1),
   shl: vShift(0xab),

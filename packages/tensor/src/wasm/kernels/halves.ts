@@ -13,16 +13,15 @@ export type Load4 = (address: I32, offset?: number) => V128;
 export function loader(f: FunctionBuilder, source: Source): Load4 {
   if (source === "f32") return v128.load;
   const constant = (bits: number): Local<"v128"> => f.v128(i32x4.splat(bits));
-  const magnitude = constant(0x7fff);
-  const sign = constant(0x8000);
+  const kept = constant(0x8fffffff | 0); // of a half shifted by 13, the sign's copies above its exponent go
   const special = constant(0x7c00); // exponent of infinities and NaN
   const infinity = constant(0x7f800000);
   const rebias = constant(0x77800000); // 2^112: the exponent's bias goes from 15 to 127, subnormals included
   return (address, offset = 0) => {
-    const half = f.v128(v128.load16x4U(address, offset));
-    const value = f32x4.mul(i32x4.shl(v128.and(half, magnitude), 13), rebias);
+    const half = f.v128(v128.load16x4S(address, offset));
+    const value = f32x4.mul(v128.and(i32x4.shl(half, 13), kept), rebias);
     const isSpecial = i32x4.eq(v128.and(half, special), special);
-    return v128.or(v128.or(value, v128.and(isSpecial, infinity)), i32x4.shl(v128.and(half, sign), 16));
+    return v128.or(value, v128.and(isSpecial, infinity));
   };
 }
 

@@ -7,10 +7,13 @@ import * as attentionOps from "./attention-ops.ts";
 import * as attentionPack from "./attention-pack.ts";
 import * as elementwise from "./elementwise.ts";
 import * as elementwiseOps from "./elementwise-ops.ts";
+import * as fewRows from "./few-rows.ts";
 import type { Kernel } from "./kernel.ts";
 import * as loss from "./loss.ts";
 import * as lossOps from "./loss-ops.ts";
 import * as matmulOps from "./matmul.ts";
+import * as nf4 from "./nf4.ts";
+import * as nf4Ops from "./nf4-ops.ts";
 import * as product from "./product.ts";
 import * as reduce from "./reduce.ts";
 import * as reduceOps from "./reduce-ops.ts";
@@ -22,7 +25,9 @@ const table = {
   ...attentionBackward,
   ...attentionPack,
   ...elementwise,
+  ...fewRows,
   ...loss,
+  ...nf4,
   ...product,
   ...reduce,
   ...rows,
@@ -38,6 +43,7 @@ const ops = {
   ...elementwiseOps,
   ...lossOps,
   ...matmulOps,
+  ...nf4Ops,
   ...reduceOps,
   ...rowOps,
 } satisfies {

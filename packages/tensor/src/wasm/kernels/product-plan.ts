@@ -16,11 +16,26 @@ const BLOCK_COLS = 8;
 /** GFLOP/s and elements per nanosecond of one thread, roughly: to tell long calls from short ones. */
 const FLOPS_PER_NS = 40;
 const PACKED_PER_NS = 2;
+/** Rows of the result up to which a weight's rows are not packed: each is read once for each of them. */
+const FEW_ROWS = 2;
+/** Elements of a weight in a task then, and those that a thread takes in a nanosecond. */
+const FEW_SIZE = 32768;
+const FEW_PER_NS = 3;
+
+/** A weight in NF4: its tensors, and the sizes of its blocks as powers of two. */
+export interface Nf4Right {
+  readonly codes: Tensor;
+  readonly table: Tensor;
+  readonly absmax: Tensor;
+  readonly scales: Tensor | null;
+  readonly blockShift: number;
+  readonly nestedShift: number;
+}
 
 export interface ProductOperands {
   readonly a: Tensor;
-  /** f32 or f16. */
-  readonly b: Tensor;
+  /** f32, f16, or a weight in NF4, of which there is one in a batch. */
+  readonly b: Tensor | Nf4Right;
   readonly y: Tensor;
   readonly bias?: Tensor | null;
 }
@@ -50,10 +65,12 @@ function* starts(count: number, most: number): IterableIterator<[start: number, 
   for (let start = 0; start < count; start += most) yield [start, Math.min(most, count - start)];
 }
 
+const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "codes" in b;
+
 /** Whether the kernels take these operands. */
 export const takesProduct = ({ a, b, y, bias = null }: ProductOperands, { K }: ProductExtents): boolean =>
   a.dtype === "f32" &&
-  (b.dtype === "f32" || b.dtype === "f16") &&
+  (isNf4(b) || b.dtype === "f32" || b.dtype === "f16") &&
   y.dtype === "f32" &&
   (bias === null || bias.dtype === "f32") &&
   K > 0;
@@ -67,6 +84,10 @@ export function runProduct(
 ): void {
   const { P, M, K, N } = extents;
   if (P === 0 || M === 0 || N === 0) return;
+  if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
+    runFewRows(k, operands, extents);
+    return;
+  }
   const { panelRows } = k;
   const steps = Math.min(K, WINDOW_STEPS);
   const rows = Math.min(M, Math.max(1, Math.floor(LEFT_BYTES / (4 * steps * panelRows))) * panelRows);
@@ -85,7 +106,8 @@ export function runProduct(
         for (const [n0, n] of starts(N, cols)) {
           const window = { m0, m, n0, n, k0, k: kCount };
           if (n0 === 0) packLeft(k, form, part.a, left, p, window, extents);
-          packRight(k, form, part.b, right, p, window, extents);
+          if (isNf4(operands.b)) packNf4(k, form, operands.b, right, window, extents);
+          else packRight(k, form, { tensor: operands.b, byte: part.bByte }, right, p, window, extents);
           multiply(k, { ...part, left, right }, p, window, extents);
         }
       }
@@ -93,10 +115,23 @@ export function runProduct(
   }
 }
 
+/** y[M,N] = a · bᵀ (+ bias), row by row of b. */
+function runFewRows(
+  k: WasmContext,
+  { a, b, y, bias = null }: ProductOperands,
+  { M, K, N }: ProductExtents,
+): void {
+  const rows = Math.max(1, Math.floor(FEW_SIZE / K));
+  const split = { tasks: divide(N, rows), work: (M * K * N) / FEW_PER_NS };
+  const args = { x: a, y, bias, m: M, n: N, k: K, rows };
+  if (isNf4(b)) k.run("fewRowsNf4", { ...args, ...b }, split);
+  else k.run(b.dtype === "f16" ? "fewRowsF16" : "fewRowsF32", { ...args, w: b }, split);
+}
+
 /** Operands with the byte at which a batch begins. */
 interface Part {
   readonly a: At;
-  readonly b: At;
+  readonly bByte: number;
   readonly y: At;
   readonly bias: Tensor | null;
 }
@@ -106,10 +141,10 @@ interface At {
 }
 
 function partOf({ a, b, y, bias = null }: ProductOperands, p0: number, { M, K, N }: ProductExtents): Part {
-  const size = b.dtype === "f16" ? 2 : 4;
+  const size = "dtype" in b && b.dtype === "f16" ? 2 : 4;
   return {
     a: { tensor: a, byte: 4 * p0 * M * K },
-    b: { tensor: b, byte: size * p0 * K * N },
+    bByte: size * p0 * K * N,
     y: { tensor: y, byte: 4 * p0 * M * N },
     bias,
   };
@@ -161,6 +196,22 @@ function packRight(
     const args = { ...common, srcAt: byte + size * (k0 * N + n0), row: size * N, parts };
     k.run(half ? "packRightColumnsF16" : "packRightColumnsF32", args, { tasks: batches * parts, work });
   }
+}
+
+/** Panels of a weight in NF4, as the right operand of either form. */
+function packNf4(
+  k: WasmContext,
+  form: MatmulForm,
+  b: Nf4Right,
+  right: Tensor,
+  { n0, n, k0, k: steps }: Window,
+  { K, N }: ProductExtents,
+): void {
+  const work = (n * steps) / PACKED_PER_NS;
+  const args = { ...b, n0, n, k0, k: steps, dst: right };
+  if (form === "nt") {
+    k.run("packNf4Rows", { ...args, width: K }, { tasks: divide(n, PANEL_COLS), work });
+  } else k.run("packNf4Columns", { ...args, width: N }, { tasks: divide(steps, PACK_STEPS), work });
 }
 
 function multiply(

@@ -1,0 +1,108 @@
+/** Products of few rows with a weight's rows, y = x · wᵀ: what one token costs, which is reading the weight once. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type Expr, f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
+import { bytesOf, loader, type Source } from "./halves.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { nf4Decoder, WEIGHT } from "./nf4-decode.ts";
+import { forRows } from "./tasks.ts";
+import { accumulators, firstLane, sumLanes } from "./vectors.ts";
+
+const UNROLL = 4;
+
+const ROWS = words("x", "bias", "y", "m", "n", "k", "rows");
+type Rows = { readonly [K in keyof typeof ROWS]: Local<"i32"> };
+
+/** y[m, row] = bias[row] + dot(x[m], w[row]) for the rows of the task; `dot` adds up behind `xAt`. */
+function emitRows(
+  f: FunctionBuilder,
+  task: Local<"i32">,
+  { x, bias, y, m, n, k, rows }: Rows,
+  dot: (row: Local<"i32">, xAt: Local<"i32">) => Expr<"f32">,
+): void {
+  const [index, xAt, yAt] = [f.i32(), f.i32(), f.i32()];
+  const start = f.f32();
+  forRows(f, task, { rows, n }, (row) => {
+    f.set(start, 0);
+    f.if(bias, () => f.set(start, f32.load(i32.add(bias, i32.mul(row, 4)))));
+    f.set(yAt, i32.add(y, i32.mul(row, 4)));
+    f.for(index, 0, m, 1, () => {
+      f.set(xAt, i32.add(x, i32.mul(i32.mul(index, k), 4)));
+      const sum = dot(row, xAt);
+      f.do(f32.store(yAt, f32.add(start, sum)));
+      f.set(yAt, i32.add(yAt, i32.mul(n, 4)));
+    });
+  });
+}
+
+const fewRows = (source: Source) =>
+  defineKernel({ w: "i32", ...ROWS }, (f, { w, ...p }, { task }) => {
+    const bytes = bytesOf(source);
+    const load4 = loader(f, source);
+    const sums = accumulators(f, UNROLL);
+    const onlyFirst = firstLane(f);
+    const [wAt, left] = [f.i32(), f.i32()];
+    emitRows(f, task, p, (row, xAt) => {
+      for (const sum of sums) f.set(sum, f32x4.splat(0));
+      f.set(wAt, i32.add(w, i32.mul(i32.mul(row, p.k), bytes)));
+      f.set(left, p.k);
+      for (const rounds of [UNROLL, 1]) {
+        f.while(i32.geS(left, 4 * rounds), () => {
+          for (let round = 0; round < rounds; round++) {
+            const product = f.madd(load4(wAt, 4 * bytes * round), v128.load(xAt, 16 * round), sums[round]);
+            f.set(sums[round], product);
+          }
+          f.set(wAt, i32.add(wAt, 4 * bytes * rounds));
+          f.set(xAt, i32.add(xAt, 16 * rounds));
+          f.set(left, i32.sub(left, 4 * rounds));
+        });
+      }
+      f.while(i32.gtS(left, 0), () => {
+        f.set(sums[0], f.madd(v128.and(load4(wAt), onlyFirst), v128.load32Zero(xAt), sums[0]));
+        f.set(wAt, i32.add(wAt, bytes));
+        f.set(xAt, i32.add(xAt, 4));
+        f.set(left, i32.sub(left, 1));
+      });
+      return sumLanes(f, sums);
+    });
+  });
+
+export const fewRowsF32 = fewRows("f32");
+export const fewRowsF16 = fewRows("f16");
+
+/** Levels are added up by block; a block's scale is a factor of its sum. */
+export const fewRowsNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p, { task }) => {
+  const sums = accumulators(f, UNROLL);
+  const [blockSum, total] = [f.f32(), f.v128()];
+  const all = f.f32();
+  const factor = f.f32();
+  const x = f.i32();
+  const decode = nf4Decoder(f, p, {
+    begin: (scale) => {
+      f.set(factor, scale);
+      f.set(blockSum, 0);
+      for (const sum of sums) f.set(sum, f32x4.splat(0));
+    },
+    sixteen(levels) {
+      for (const [i, four] of levels.entries()) {
+        f.set(sums[i], f.madd(four, v128.load(x, 16 * i), sums[i]));
+      }
+      f.set(x, i32.add(x, 64));
+    },
+    one(level) {
+      f.set(blockSum, f32.add(blockSum, f32.mul(level, f32.load(x))));
+      f.set(x, i32.add(x, 4));
+    },
+    end() {
+      const four = f32x4.add(f32x4.add(sums[0], sums[1]), f32x4.add(sums[2], sums[3]));
+      f.set(total, f.madd(four, f32x4.splat(factor), total));
+      f.set(all, f32.add(all, f32.mul(blockSum, factor)));
+    },
+  });
+  emitRows(f, task, p, (row, xAt) => {
+    f.set(x, xAt);
+    f.set(total, f32x4.splat(0));
+    f.set(all, 0);
+    decode(i32.mul(row, p.k), p.k);
+    return f32.add(all, sumLanes(f, [total]));
+  });
+});

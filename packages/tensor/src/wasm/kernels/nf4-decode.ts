@@ -1,0 +1,130 @@
+/** NF4 codes in memory as f32 in registers: sixteen at a time through tables of their bytes. */
+
+import { NF4_MAP_AT, NF4_OFFSET_AT } from "../../quant-maps.ts";
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type Expr, f32, f32x4, i8x16, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+import { words } from "./kernel.ts";
+
+/** The tensors of a weight, scales 0 without double quantization, and its block sizes as powers of two. */
+export const WEIGHT = words("codes", "table", "absmax", "scales", "blockShift", "nestedShift");
+export type Weight = { readonly [K in keyof typeof WEIGHT]: Local<"i32"> };
+
+/** What becomes of decoded elements. Levels are still to be multiplied with the block's scale. */
+export interface Sink {
+  /** A block, or a part of one, begins. */
+  begin(scale: Local<"f32">): void;
+  /** Sixteen levels in order. */
+  sixteen(levels: readonly V128[]): void;
+  one(level: Expr<"f32">, scale: Local<"f32">): void;
+  end(): void;
+}
+
+/** Bytes of a and b in turn, from byte `first` of each on, `size` at a time. */
+const interleave = (a: V128, b: V128, first: number, size: 1 | 2): V128 => {
+  const bytes = Array.from({ length: 16 }, (_, i) => {
+    const pair = Math.floor(i / (2 * size));
+    const inPair = i % (2 * size);
+    return first + pair * size + (inPair % size) + (inPair < size ? 0 : 16);
+  });
+  return v128.shuffleBytes(a, b, bytes);
+};
+
+/** Byte j of each of the sixteen levels, for j = 0 .. 3. */
+function bytePlanes(f: FunctionBuilder, table: Local<"i32">): Local<"v128">[] {
+  const quarters = [0, 16, 32, 48].map((offset) => f.v128(v128.load(table, offset)));
+  return [0, 1, 2, 3].map((j) => {
+    const eight = (a: V128, b: V128) =>
+      v128.shuffleBytes(
+        a,
+        b,
+        Array.from({ length: 16 }, (_, i) => 4 * (i % 8) + j),
+      );
+    const [low, high] = [eight(quarters[0], quarters[1]), eight(quarters[2], quarters[3])];
+    return f.v128(
+      v128.shuffleBytes(
+        low,
+        high,
+        Array.from({ length: 16 }, (_, i) => (i < 8 ? i : 8 + i)),
+      ),
+    );
+  });
+}
+
+/** The scale of a block, rounded step by step as the reference does. */
+function emitScale(f: FunctionBuilder, w: Weight, block: Local<"i32">, scale: Local<"f32">): void {
+  const wordAt = (base: Expr<"i32">, index: Expr<"i32">) => i32.add(base, i32.mul(index, 4));
+  f.if(
+    w.scales,
+    () => {
+      const code = i32.load8U(i32.add(w.scales, block));
+      const factor = f32.load(wordAt(w.table, code), 4 * NF4_MAP_AT);
+      const nested = f32.load(wordAt(w.absmax, i32.shrU(block, w.nestedShift)));
+      f.set(scale, f32.add(f32.mul(factor, nested), f32.load(w.table, 4 * NF4_OFFSET_AT)));
+    },
+    () => f.set(scale, f32.load(wordAt(w.absmax, block))),
+  );
+}
+
+/** Code that hands `count` elements from element `first` on to a sink. Constants are made once, where this is called. */
+export function nf4Decoder(
+  f: FunctionBuilder,
+  w: Weight,
+  sink: Sink,
+): (first: Expr<"i32">, count: Expr<"i32">) => void {
+  const planes = bytePlanes(f, w.table);
+  const fifteen = f.v128(i8x16.splat(15));
+  const [at, end, next, block] = [f.i32(), f.i32(), f.i32(), f.i32()];
+  const scale = f.f32();
+  const emitOne = () => {
+    const byte = i32.load8U(i32.add(w.codes, i32.shrU(at, 1)));
+    const code = i32.and(i32.shrU(byte, i32.shl(i32.and(i32.sub(1, at), 1), 2)), 15); // the earlier one is the high half
+    sink.one(f32.load(i32.add(w.table, i32.shl(code, 2))), scale);
+    f.set(at, i32.add(at, 1));
+  };
+  const emitSixteen = () => {
+    const bytes = f.v128(v128.load64Zero(i32.add(w.codes, i32.shrU(at, 1))));
+    const high = v128.and(i32x4.shrU(bytes, 4), fifteen);
+    const codes = f.v128(interleave(high, v128.and(bytes, fifteen), 0, 1));
+    const [a, b, c, d] = planes.map((plane) => f.v128(i8x16.swizzle(plane, codes)));
+    const halves = [0, 8].map((first) => [interleave(a, b, first, 1), interleave(c, d, first, 1)]);
+    sink.sixteen(
+      halves.flatMap(([low, upper]) => {
+        const [x, y] = [f.v128(low), f.v128(upper)];
+        return [interleave(x, y, 0, 2), interleave(x, y, 8, 2)];
+      }),
+    );
+    f.set(at, i32.add(at, 16));
+  };
+  return (first, count) => {
+    f.set(at, first);
+    f.set(end, i32.add(first, count));
+    f.while(i32.ltU(at, end), () => {
+      f.set(block, i32.shrU(at, w.blockShift));
+      f.set(next, i32.shl(i32.add(block, 1), w.blockShift));
+      f.set(next, i32.minU(next, end));
+      emitScale(f, w, block, scale);
+      sink.begin(scale);
+      f.if(i32.and(at, 1), emitOne);
+      f.while(i32.geS(i32.sub(next, at), 16), emitSixteen);
+      f.while(i32.ltU(at, next), emitOne);
+      sink.end();
+    });
+  };
+}
+
+/** Writes elements to where `to` points, which moves on. */
+export function storingSink(f: FunctionBuilder, to: Local<"i32">): Sink {
+  const factor = f.v128();
+  return {
+    begin: (scale) => f.set(factor, f32x4.splat(scale)),
+    sixteen(levels) {
+      for (const [i, four] of levels.entries()) f.do(v128.store(to, f32x4.mul(four, factor), 16 * i));
+      f.set(to, i32.add(to, 64));
+    },
+    one(level, scale) {
+      f.do(f32.store(to, f32.mul(level, scale)));
+      f.set(to, i32.add(to, 4));
+    },
+    end: () => {},
+  };
+}

@@ -1,0 +1,73 @@
+/** Ops over weights in NF4. */
+import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmContext, WasmOp } from "../context.ts";
+import { type Nf4Right, runProduct, takesProduct } from "./product-plan.ts";
+import { chunks } from "./work.ts";
+
+/** Elements a thread decodes, or quantizes, in a nanosecond. */
+const DECODED_PER_NS = 3;
+const QUANTIZED_PER_NS = 0.3;
+/** Elements of a task that quantizes, about. */
+const QUANTIZED_SIZE = 8192;
+
+const weightOf = (
+  { codes, table, absmax, scales }: Nf4Operands<Tensor>,
+  { block, nestedBlock }: Nf4Blocks,
+): Nf4Right => ({
+  ...{ codes, table, absmax, scales },
+  ...{ blockShift: Math.log2(block), nestedShift: Math.log2(nestedBlock) },
+});
+
+export const nf4Dequantize: WasmOp = (k, { w, ...weight }: Nf4Operands<Tensor> & { w: Tensor }, _, attrs) => {
+  k.run("decodeNf4", { ...weightOf(weight, attrs), w, n: w.size }, chunks(w.size, DECODED_PER_NS));
+  return true;
+};
+
+type LinearIo = Nf4Operands<Tensor> & {
+  readonly x: Tensor;
+  readonly bias: Tensor | null;
+  readonly y: Tensor;
+};
+
+export const nf4Linear: WasmOp = (k, { x, bias, y, ...weight }: LinearIo, { N, I, O }, attrs) => {
+  const operands = { a: x, b: weightOf(weight, attrs), y, bias };
+  const extents = { P: 1, M: N, K: I, N: O };
+  if (!takesProduct(operands, extents)) return false;
+  runProduct(k, "nt", operands, extents);
+  return true;
+};
+
+export const nf4LinearBackwardX: WasmOp = (
+  k,
+  { dy, dx, ...weight }: Nf4Operands<Tensor> & { dy: Tensor; dx: Tensor },
+  { N, I, O },
+  attrs,
+) => {
+  const operands = { a: dy, b: weightOf(weight, attrs), y: dx };
+  const extents = { P: 1, M: N, K: O, N: I };
+  if (!takesProduct(operands, extents)) return false;
+  runProduct(k, "nn", operands, extents);
+  return true;
+};
+
+type QuantizeIo = Readonly<Record<"w" | "table" | "codes" | "absmax", Tensor>>;
+
+function runQuantize(k: WasmContext, io: QuantizeIo, { block, at }: { block: number; at: number }): void {
+  const { w } = io;
+  const blocks = Math.ceil(w.size / block);
+  const rows = Math.max(1, Math.floor(QUANTIZED_SIZE / block));
+  const args = { ...io, n: w.size, blocks, blockShift: Math.log2(block), at, rows };
+  const split = { tasks: Math.ceil(blocks / rows), work: w.size / QUANTIZED_PER_NS };
+  k.run(w.dtype === "f16" ? "quantizeNf4F16" : "quantizeNf4F32", args, split);
+}
+
+export const nf4Quantize: WasmOp = (k, io: QuantizeIo, _, { block }: { block: number }) => {
+  runQuantize(k, io, { block, at: 0 });
+  return true;
+};
+
+export const nf4QuantizePart: WasmOp = (k, io: QuantizeIo, _, attrs: { block: number; at: number }) => {
+  runQuantize(k, io, attrs);
+  return true;
+};

@@ -1,0 +1,150 @@
+/** Kernels of NF4 weights: decoded as they are or into panels of products, and quantized. */
+import type { FunctionBuilder } from "../assembler/function.ts";
+import { f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+import { bytesOf, loader, type Source } from "./halves.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
+import { nf4Decoder, storingSink, WEIGHT } from "./nf4-decode.ts";
+import { CHUNK, forRows, PACK_STEPS } from "./tasks.ts";
+import { firstLane, maxLanes } from "./vectors.ts";
+
+/** w = all elements; a task is a chunk of them. */
+export const decodeNf4 = defineKernel({ ...WEIGHT, w: "i32", n: "i32" } as const, (f, p, { task }) => {
+  const first = f.i32(i32.mul(task, CHUNK));
+  const to = f.i32(i32.add(p.w, i32.mul(first, 4)));
+  const decode = nf4Decoder(f, p, storingSink(f, to));
+  decode(first, i32.min(f.i32(i32.sub(p.n, first)), CHUNK));
+});
+
+/** What is packed: rows and columns from-to of a weight whose rows have `width` elements. */
+const WINDOW = words("n0", "n", "k0", "k", "width", "dst");
+
+/** Panels of a weight's rows, which are columns of the product (nt); a task is a panel. */
+export const packNf4Rows = defineKernel(
+  { ...WEIGHT, ...WINDOW } as const,
+  (f, p, { task, scratch, library: { packRows } }) => {
+    const first = f.i32(i32.mul(task, PANEL_COLS));
+    const rows = f.i32(i32.min(f.i32(i32.sub(p.n, first)), PANEL_COLS));
+    const [row, to] = [f.i32(), f.i32(scratch)];
+    const decode = nf4Decoder(f, p, storingSink(f, to));
+    f.for(row, 0, rows, 1, () => {
+      decode(i32.add(i32.mul(i32.add(i32.add(p.n0, first), row), p.width), p.k0), p.k);
+    });
+    const dst = i32.add(p.dst, i32.mul(i32.mul(first, p.k), 4));
+    f.call(packRows.right.f32, scratch, i32.mul(p.k, 4), rows, p.k, dst);
+  },
+);
+
+/** Columns that are decoded at a time: a multiple of a panel's, and with PACK_STEPS rows within a thread's scratch. */
+const DECODED_COLS = 512;
+
+/** Panels of a weight's columns (nn); a task is PACK_STEPS rows of the weight, all panels. */
+export const packNf4Columns = defineKernel(
+  { ...WEIGHT, ...WINDOW } as const,
+  (f, p, { task, scratch, library: { packColumns } }) => {
+    const first = f.i32(i32.mul(task, PACK_STEPS));
+    const steps = f.i32(i32.min(f.i32(i32.sub(p.k, first)), PACK_STEPS));
+    const [col, row, to, panel, dst, end] = Array.from({ length: 6 }, () => f.i32());
+    const decode = nf4Decoder(f, p, storingSink(f, to));
+    f.set(dst, i32.add(p.dst, i32.mul(first, PANEL_COL_BYTES)));
+    f.for(col, 0, p.n, DECODED_COLS, () => {
+      const cols = f.i32(i32.min(f.i32(i32.sub(p.n, col)), DECODED_COLS));
+      f.for(row, 0, steps, 1, () => {
+        f.set(to, i32.add(scratch, i32.mul(row, 4 * DECODED_COLS)));
+        const weightRow = i32.add(i32.add(p.k0, first), row);
+        decode(i32.add(i32.mul(weightRow, p.width), i32.add(p.n0, col)), cols);
+      });
+      f.set(end, i32.add(scratch, i32.mul(cols, 4)));
+      f.for(panel, scratch, end, PANEL_COL_BYTES, () => {
+        f.call(packColumns.right.f32, panel, 4 * DECODED_COLS, steps, dst);
+        f.set(dst, i32.add(dst, i32.mul(p.k, PANEL_COL_BYTES)));
+      });
+    });
+  },
+);
+
+/** Codes of four scaled values: how many middles of neighbouring levels lie strictly below each. */
+function nearestLevels(
+  f: FunctionBuilder,
+  table: ReturnType<FunctionBuilder["i32"]>,
+): (scaled: V128) => V128 {
+  const middles = Array.from({ length: 15 }, (_, i) => {
+    const pair = f32.add(f32.load(table, 4 * i), f32.load(table, 4 * i + 4));
+    return f.v128(f32x4.splat(f32.mul(pair, 0.5)));
+  });
+  return (scaled) => {
+    const value = f.v128(scaled);
+    const code = f.v128(v128.constant([0, 0, 0, 0]));
+    for (const middle of middles) f.set(code, i32x4.sub(code, f32x4.gt(value, middle)));
+    return code;
+  };
+}
+
+/**
+ * Codes and absmax of the n elements of w, which are those of a weight from element `at` on; a task is `rows` blocks.
+ * The first of a byte brings 7, a zero, for a second that may not come.
+ */
+const quantize = (source: Source) =>
+  defineKernel(
+    words("w", "table", "codes", "absmax", "n", "blocks", "blockShift", "at", "rows"),
+    (f, p, frame) => {
+      const bytes = bytesOf(source);
+      const load4 = loader(f, source);
+      const codesOf = nearestLevels(f, p.table);
+      const onlyFirst = firstLane(f);
+      const [from, left, to] = [f.i32(), f.i32(), f.i32()];
+      const [best, sign, factor] = [f.v128(), f.v128(i32x4.splat(0x7fffffff)), f.v128()];
+      const advance = (elements: number) => {
+        f.set(from, i32.add(from, elements * bytes));
+        f.set(left, i32.sub(left, elements));
+      };
+      forRows(f, frame.task, { rows: p.rows, n: p.blocks }, (row) => {
+        const first = f.i32(i32.shl(row, p.blockShift));
+        const count = f.i32(i32.min(f.i32(i32.sub(p.n, first)), i32.shl(1, p.blockShift)));
+        const start = f.i32(i32.add(p.w, i32.mul(first, bytes)));
+        f.set(from, start);
+        f.set(left, count);
+        f.set(best, f32x4.splat(0));
+        const largest = (lanes: 4 | 1) => {
+          const value = v128.and(load4(from), sign);
+          f.set(best, f32x4.pmax(best, lanes === 4 ? value : v128.and(value, onlyFirst)));
+          advance(lanes);
+        };
+        f.while(i32.geS(left, 4), () => largest(4));
+        f.while(i32.gtS(left, 0), () => largest(1));
+        const max = f.f32(maxLanes(f, [best]));
+        const element = f.i32(i32.add(p.at, first));
+        f.do(f32.store(i32.add(p.absmax, i32.mul(i32.shrU(element, p.blockShift), 4)), max));
+        f.set(factor, f32x4.splat(f32.select(f32.gt(max, 0), f32.div(1, max), 0)));
+        f.set(from, start);
+        f.set(left, count);
+        f.set(to, i32.add(p.codes, i32.shrU(element, 1)));
+        f.while(i32.geS(left, 8), () => {
+          const [a, b] = [0, 4].map((at) => codesOf(f32x4.mul(load4(from, at * bytes), factor)));
+          const [early, late] = [v128.shuffle(a, b, [0, 2, 4, 6]), v128.shuffle(a, b, [1, 3, 5, 7])];
+          const pairs = f.v128(v128.or(i32x4.shl(early, 4), late));
+          const packed = v128.shuffleBytes(pairs, pairs, [0, 4, 8, 12, ...Array(12).fill(0)]);
+          f.do(v128.store32Lane(to, packed, 0));
+          f.set(to, i32.add(to, 4));
+          advance(8);
+        });
+        const isLate = f.i32(0);
+        f.while(i32.gtS(left, 0), () => {
+          const code = f.i32(i32x4.lane(codesOf(f32x4.mul(load4(from), factor)), 0));
+          f.if(
+            isLate,
+            () => {
+              f.do(i32.store8(to, i32.or(i32.and(i32.load8U(to), 0xf0), code)));
+              f.set(to, i32.add(to, 1));
+            },
+            () => f.do(i32.store8(to, i32.or(i32.shl(code, 4), 7))),
+          );
+          f.set(isLate, i32.sub(1, isLate));
+          advance(1);
+        });
+      });
+    },
+  );
+
+export const quantizeNf4F32 = quantize("f32");
+export const quantizeNf4F16 = quantize("f16");
