@@ -175,6 +175,8 @@ export const v128 = {
   andNot: vBinary(0x4f),
   or: vBinary(0x50),
   xor: vBinary(0x51),
+  /** 1 where any bit is. */
+  anyTrue: (a: V128) => toI32([...a.code, ...simd(0x53)]),
   /** Bits of a where the mask is 1, else of b. */
   bitselect: (a: V128, b: V128, mask: V128) => toV128([...a.code, ...b.code, ...mask.code, ...simd(0x52)]),
   /** Bytes by number: 0..15 of a, 16..31 of b. */

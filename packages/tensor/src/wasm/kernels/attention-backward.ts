@@ -7,9 +7,12 @@ import {
   EXTENTS,
   emitHead,
   emitQueryTask,
+  emitSegments,
+  emitSkip,
   PLACES,
   panelsOf,
   SCORE_ROW,
+  type Segments,
 } from "./attention-block.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
@@ -30,12 +33,13 @@ function queryRows(
   f: FunctionBuilder,
   p: Words<"batches" | "h" | "t" | "s" | "offset" | "shifts" | "visible"> & { scale: Local<"f32"> },
   { head, batch, first, rows }: Words<"head" | "batch" | "first" | "rows">,
+  segments: Segments,
 ): (window: Window) => void {
   const plane = planeBytes(f, p);
   const shift = f.i32(at(p.shifts, i32.add(i32.mul(head, p.t), first), 4));
-  const [row, at1, at2, bits] = Array.from({ length: 4 }, () => f.i32());
+  const [row, at1, at2, bits, segmentsAt] = Array.from({ length: 5 }, () => f.i32());
   const exp = expOf(f);
-  const [max, logSum, delta, limit, position] = Array.from({ length: 5 }, () => f.v128());
+  const [max, logSum, delta, limit, position, own] = Array.from({ length: 6 }, () => f.v128());
   const [scale, four] = [f.v128(f32x4.splat(p.scale)), f.v128(i32x4.splat(4))];
   return ({ start, count, scores, slopes }) =>
     f.for(row, 0, rows, 1, () => {
@@ -49,15 +53,19 @@ function queryRows(
       f.set(at1, at(scores, row, SCORE_ROW));
       f.set(at2, at(slopes, row, SCORE_ROW));
       f.set(bits, at(p.visible, i32.add(i32.mul(batch, p.s), start), 4));
+      f.set(own, segments.of(i32.add(i32.add(first, row), p.offset)));
+      f.set(segmentsAt, segments.at(start));
       const last = f.i32(i32.add(at1, i32.mul(count, 4)));
       f.while(i32.ltU(at1, last), () => {
-        const visible = v128.and(i32x4.gtS(limit, position), v128.load(bits));
+        const among = v128.and(i32x4.eq(own, v128.load(segmentsAt)), v128.load(bits));
+        const visible = v128.and(i32x4.gtS(limit, position), among);
         const score = f32x4.mul(v128.load(at1), scale);
         const weight = exp(f32x4.sub(f32x4.sub(score, max), logSum));
         const slope = f32x4.mul(weight, f32x4.sub(v128.load(at2), delta));
         f.do(v128.store(at1, v128.and(slope, visible)));
         f.set(position, i32x4.add(position, four));
         for (const pointer of [at1, at2, bits]) f.set(pointer, i32.add(pointer, 16));
+        f.set(segmentsAt, i32.add(segmentsAt, segments.step));
       });
     });
 }
@@ -65,7 +73,7 @@ function queryRows(
 /** dq of a block of queries; `valueRows` are panels of rows, `keyColumns` of columns. */
 export const attentionBackwardQ = defineKernel(
   {
-    ...words("dy", "q", "keyRows", "keyColumns", "valueRows", "visible"),
+    ...words("dy", "q", "keyRows", "keyColumns", "valueRows", "visible", "segments"),
     ...words("shifts", "dq"),
     ...EXTENTS,
     ...PLACES,
@@ -87,9 +95,11 @@ export const attentionBackwardQ = defineKernel(
     const values = f.i32(at(p.valueRows, keyHead, rowPanels));
     const columns = f.i32(at(p.keyColumns, i32.mul(keyHead, block.columnPanels), panelBytes));
     const end = f.i32(i32.min(p.s, f.i32(i32.add(i32.add(first, rows), p.offset))));
-    const toSlopes = queryRows(f, p, queries);
-    const [start, count] = [f.i32(), f.i32()];
-    f.for(start, 0, end, STREAM, () => {
+    const [start, count, begin] = [f.i32(), f.i32(), f.i32()];
+    const segments = emitSegments(f, p, queries.batch);
+    emitSkip(f, segments, { first: i32.add(first, p.offset), rows, shift: 0 }, { from: begin, to: end });
+    const toSlopes = queryRows(f, p, queries, segments);
+    f.for(start, begin, end, STREAM, () => {
       f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
       block.score(left, f.i32(at(keys, start, i32.mul(p.d, 4))), count, scores);
       block.score(dyLeft, f.i32(at(values, start, i32.mul(p.d, 4))), count, slopes);
@@ -105,14 +115,14 @@ export const attentionBackwardQ = defineKernel(
 function keyRows(
   f: FunctionBuilder,
   p: Words<"batches" | "h" | "g" | "t" | "s" | "offset" | "shifts" | "visible"> & { scale: Local<"f32"> },
-  { head, keyHead, first, rows }: Words<"head" | "keyHead" | "first" | "rows">,
+  { head, batch, first, rows }: Words<"head" | "batch" | "first" | "rows">,
+  segments: Segments,
 ): (window: Window) => void {
   const plane = planeBytes(f, p);
-  const batch = f.i32(i32.divU(keyHead, p.g));
   const bits = f.i32(at(p.visible, i32.add(i32.mul(batch, p.s), first), 4));
-  const [row, at1, at2, shift] = Array.from({ length: 4 }, () => f.i32());
+  const [row, at1, at2, shift, segmentsAt] = Array.from({ length: 5 }, () => f.i32());
   const exp = expOf(f);
-  const [limit, position, mask] = [f.v128(), f.v128(), f.v128()];
+  const [limit, position, mask, own] = Array.from({ length: 4 }, () => f.v128());
   const [scale, four] = [f.v128(f32x4.splat(p.scale)), f.v128(i32x4.splat(4))];
   return ({ start, count, scores, slopes }) =>
     f.for(row, 0, rows, 1, () => {
@@ -123,9 +133,12 @@ function keyRows(
       f.set(at1, at(scores, row, SCORE_ROW));
       f.set(at2, at(slopes, row, SCORE_ROW));
       f.set(shift, at(p.shifts, i32.add(i32.mul(head, p.t), start), 4));
+      f.set(own, segments.of(i32.add(first, row)));
+      f.set(segmentsAt, segments.at(i32.add(start, p.offset)));
       const last = f.i32(i32.add(at1, i32.mul(count, 4)));
       f.while(i32.ltU(at1, last), () => {
-        const visible = f.v128(v128.and(i32x4.gtS(position, limit), mask));
+        const among = v128.and(i32x4.eq(own, v128.load(segmentsAt)), mask);
+        const visible = f.v128(v128.and(i32x4.gtS(position, limit), among));
         const score = f32x4.mul(v128.load(at1), scale);
         const below = f32x4.sub(f32x4.sub(score, v128.load(shift)), v128.load(i32.add(shift, plane)));
         const weight = f.v128(v128.and(exp(below), visible));
@@ -134,6 +147,7 @@ function keyRows(
         f.do(v128.store(at2, slope), v128.store(at1, weight));
         f.set(position, i32x4.add(position, four));
         for (const pointer of [at1, at2, shift]) f.set(pointer, i32.add(pointer, 16));
+        f.set(segmentsAt, i32.add(segmentsAt, segments.step));
       });
     });
 }
@@ -142,7 +156,7 @@ function keyRows(
 export const attentionBackwardKV = defineKernel(
   {
     ...words("k", "v", "queryRows", "queryColumns", "dyRows", "dyColumns"),
-    ...words("visible", "shifts", "dk", "dv"),
+    ...words("visible", "segments", "shifts", "dk", "dv"),
     ...EXTENTS,
     ...PLACES,
   } as const,
@@ -169,12 +183,16 @@ export const attentionBackwardKV = defineKernel(
     const group = f.i32(i32.divU(p.h, p.g));
     const [head, start, count] = [f.i32(), f.i32(), f.i32()];
     const headEnd = f.i32(i32.mul(i32.add(keyHead, 1), group));
-    const toWeightsAndSlopes = keyRows(f, p, { head, keyHead, first, rows });
+    const end = f.i32(p.t);
+    const batch = f.i32(i32.divU(keyHead, p.g));
+    const segments = emitSegments(f, p, batch);
+    emitSkip(f, segments, { first, rows, shift: p.offset }, { from: end, to: begin, down: true });
+    const toWeightsAndSlopes = keyRows(f, p, { head, batch, first, rows }, segments);
     f.for(head, i32.mul(keyHead, group), headEnd, 1, () => {
       const headRows = i32.mul(head, rowPanels);
       const headColumns = i32.mul(i32.mul(head, block.columnPanels), panelBytes);
-      f.for(start, begin, p.t, STREAM, () => {
-        f.set(count, i32.min(f.i32(i32.sub(p.t, start)), STREAM));
+      f.for(start, begin, end, STREAM, () => {
+        f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
         const panelAt = f.i32(i32.add(headRows, i32.mul(i32.mul(start, p.d), 4)));
         block.score(left, f.i32(i32.add(p.queryRows, panelAt)), count, scores);
         block.score(valueLeft, f.i32(i32.add(p.dyRows, panelAt)), count, slopes);

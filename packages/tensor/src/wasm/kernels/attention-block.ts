@@ -1,6 +1,6 @@
 /** What the kernels of attention share: where heads lie, and a block's products over packed panels. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type Expr, f32x4, type I32, i32 } from "../assembler/instructions.ts";
+import { type Expr, f32x4, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { type Frame, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { STREAM } from "./tasks.ts";
@@ -151,4 +151,60 @@ export function emitQueryTask(
   // Heads of queries that share a key head are neighbours.
   const keyHead = f.i32(i32.add(i32.mul(batch, p.g), i32.divU(inBatch, i32.divU(p.h, p.g))));
   return { head, first, rows, batch, keyHead };
+}
+
+/** Segments of a batch row's key positions. */
+export interface Segments {
+  /** The segment of a query or key at this position, in all lanes. */
+  of(position: I32): V128;
+  /** Where those of keys from a position on lie; moves on by `step` for four keys. */
+  at(position: I32): Expr<"i32">;
+  readonly step: Expr<"i32">;
+  /** 0 where there are none: then four zeros at address 0 stand for all, and nothing moves. */
+  readonly given: Expr<"i32">;
+}
+
+export function emitSegments(
+  f: FunctionBuilder,
+  { segments, s }: Readonly<Record<"segments" | "s", Local<"i32">>>,
+  batch: Local<"i32">,
+): Segments {
+  const base = f.i32(i32.select(segments, at(segments, i32.mul(batch, s), 4), 0));
+  const word = f.i32(i32.select(segments, 4, 0));
+  return {
+    of: (position) => v128.load32Splat(at(base, position, word)),
+    at: (position) => at(base, position, word),
+    step: i32.shl(word, 2),
+    given: segments,
+  };
+}
+
+/**
+ * Moves `from` on by panels of positions, towards `to`, while none of them has the segment of one of `rows` positions from
+ * `first` on: what a block of attention does not see. A negative step goes down and looks below `from`.
+ */
+export function emitSkip(
+  f: FunctionBuilder,
+  segments: Segments,
+  { first, rows, shift }: { first: I32; rows: Local<"i32">; shift: I32 },
+  { from, to, down = false }: { from: Local<"i32">; to: Local<"i32">; down?: boolean },
+): void {
+  const [row, address] = [f.i32(), f.i32()];
+  const [any, own] = [f.v128(), f.v128()];
+  f.if(segments.given, () =>
+    f.forever((stop) => {
+      stop(i32.leS(down ? from : to, down ? to : from));
+      f.set(any, v128.constant([0, 0, 0, 0]));
+      const looked = down ? i32.sub(from, PANEL_COLS) : from;
+      f.set(address, segments.at(i32.add(looked, shift)));
+      f.for(row, 0, rows, 1, () => {
+        f.set(own, segments.of(i32.add(first, row)));
+        for (const offset of [0, 16]) {
+          f.set(any, v128.or(any, i32x4.eq(own, v128.load(address, offset))));
+        }
+      });
+      stop(v128.anyTrue(any));
+      f.set(from, i32.add(from, down ? -PANEL_COLS : PANEL_COLS));
+    }),
+  );
 }

@@ -29,6 +29,7 @@ interface Inputs {
   readonly k: Tensor;
   readonly v: Tensor;
   readonly keyMask: Tensor | null;
+  readonly segments: Tensor | null;
 }
 
 /** Where a block's parts lie in a thread's scratch, or null where they do not fit. */
@@ -117,7 +118,7 @@ function shared(
 }
 
 const takes = (io: Readonly<Record<string, Tensor | null>>, { D }: Extents): boolean => {
-  const { keyMask: _, ...floats } = io;
+  const { keyMask: _mask, segments: _segments, ...floats } = io;
   return isF32(floats) && D > 0;
 };
 
@@ -129,12 +130,12 @@ export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | nul
   const side = { heads: G, length: S };
   for (const range of batchesOf(extents, 2 * S * G * D)) {
     const { count } = range;
-    const { q, k: key, v, keyMask, y, lse } = rowsOf(k, { ...io }, B, range);
+    const { q, k: key, v, keyMask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
     const keys = packHeads(k, "packHeadRows", key, count, D, side);
     const values = packHeads(k, "packHeadColumns", v, count, D, side);
     const visible = visibleBits(k, keyMask, count, S);
     const { args, split } = shared(k, extents, count, attrs, "queries", 4);
-    if (T > 0) k.run("attention", { q, keys, values, visible, y, lse, ...args, ...places }, split);
+    if (T > 0) k.run("attention", { q, keys, values, visible, segments, y, lse, ...args, ...places }, split);
   }
   return true;
 };
@@ -162,11 +163,19 @@ export const attentionBackwardQ: WasmOp = (k, io: BackwardIo & { dq: Tensor }, d
   const side = { heads: G, length: S };
   for (const range of batchesOf(extents, 3 * S * G * D)) {
     const { count } = range;
-    const { dy, q, k: key, v, y, lse, keyMask, dq } = rowsOf(k, { ...io }, B, range);
+    const { dy, q, k: key, v, y, lse, keyMask, segments, dq } = rowsOf(k, { ...io }, B, range);
     const keyRows = packHeads(k, "packHeadRows", key, count, D, side);
     const keyColumns = packHeads(k, "packHeadColumns", key, count, D, side);
     const valueRows = packHeads(k, "packHeadRows", v, count, D, side);
-    const operands = { dy, q, keyRows, keyColumns, valueRows, visible: visibleBits(k, keyMask, count, S) };
+    const operands = {
+      dy,
+      q,
+      keyRows,
+      keyColumns,
+      valueRows,
+      visible: visibleBits(k, keyMask, count, S),
+      segments,
+    };
     const shifts = queryShifts(k, { dy, y, lse }, count, extents);
     const { args, split } = shared(k, extents, count, attrs, "queries", 6);
     k.run("attentionBackwardQ", { ...operands, shifts, dq, ...args, ...places }, split);
@@ -187,14 +196,14 @@ export const attentionBackwardKV: WasmOp = (
   const side = { heads: H, length: T };
   for (const range of batchesOf(extents, 4 * T * H * D)) {
     const { count } = range;
-    const { dy, q, k: key, v, y, lse, keyMask, dk, dv } = rowsOf(k, { ...io }, B, range);
+    const { dy, q, k: key, v, y, lse, keyMask, segments, dk, dv } = rowsOf(k, { ...io }, B, range);
     const queryRows = packHeads(k, "packHeadRows", q, count, D, side);
     const queryColumns = packHeads(k, "packHeadColumns", q, count, D, side);
     const dyRows = packHeads(k, "packHeadRows", dy, count, D, side);
     const dyColumns = packHeads(k, "packHeadColumns", dy, count, D, side);
     const visible = visibleBits(k, keyMask, count, S);
     const shifts = queryShifts(k, { dy, y, lse }, count, extents);
-    const operands = { k: key, v, queryRows, queryColumns, dyRows, dyColumns, visible, shifts };
+    const operands = { k: key, v, queryRows, queryColumns, dyRows, dyColumns, visible, segments, shifts };
     const { args, split } = shared(k, extents, count, attrs, "keys", 8);
     k.run("attentionBackwardKV", { ...operands, dk, dv, ...args, ...places }, split);
   }

@@ -3,16 +3,19 @@
  * thread's scratch. Products are tiles over packed panels.
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { f32, f32x4, type I32, i32, i32x4, v128 } from "../assembler/instructions.ts";
+import { f32, f32x4, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
   Block,
   EXTENTS,
   emitHead,
   emitQueryTask,
+  emitSegments,
+  emitSkip,
   PLACES,
   panelsOf,
   SCORE_ROW,
+  type Segments,
 } from "./attention-block.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
@@ -25,7 +28,7 @@ const HIDDEN = -3.0e38;
 
 export const attention = defineKernel(
   {
-    ...words("q", "keys", "values", "visible", "y", "lse"),
+    ...words("q", "keys", "values", "visible", "segments", "y", "lse"),
     ...EXTENTS,
     ...PLACES,
   } as const,
@@ -48,16 +51,21 @@ export const attention = defineKernel(
     const panelBytes = f.i32(i32.mul(p.s, PANEL_COL_BYTES));
     const headValues = f.i32(at(p.values, i32.mul(keyHead, block.columnPanels), panelBytes));
     const end = f.i32(i32.min(p.s, f.i32(i32.add(i32.add(first, rows), p.offset))));
-    const [start, count] = [f.i32(), f.i32()];
+    const [start, count, begin] = [f.i32(), f.i32(), f.i32()];
+    const segments = emitSegments(f, p, batch);
+    emitSkip(f, segments, { first: i32.add(first, p.offset), rows, shift: 0 }, { from: begin, to: end });
     const exp = expOf(f);
-    f.for(start, 0, end, STREAM, () => {
+    f.for(start, begin, end, STREAM, () => {
       f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
       block.score(left, f.i32(at(headKeys, start, i32.mul(p.d, 4))), count, scores);
       const visible = f.i32(at(p.visible, i32.add(i32.mul(batch, p.s), start), 4));
       f.for(row, 0, rows, 1, () => {
         const seen = i32.sub(i32.add(i32.add(first, row), i32.add(p.offset, 1)), start);
         const io = { scores: at(scores, row, SCORE_ROW), visible, sums: at(sums, row, block.sumRow) };
-        emitSoftmaxRow(f, exp, { ...io, stats: at(stats, row, 8) }, { count, seen, scale: p.scale, block });
+        const position = i32.add(i32.add(first, row), p.offset);
+        const marks = { segments, own: segments.of(position), segmentsAt: segments.at(start) };
+        const extent = { count, seen, scale: p.scale, block, ...marks };
+        emitSoftmaxRow(f, exp, { ...io, stats: at(stats, row, 8) }, extent);
       });
       block.pack(scores, SCORE_ROW, count, weights);
       block.gather(weights, f.i32(at(headValues, start, PANEL_COL_BYTES)), panelBytes, count, sums);
@@ -76,7 +84,11 @@ function emitSoftmaxRow(
   f: FunctionBuilder,
   exp: Function1,
   io: Readonly<Record<"scores" | "visible" | "sums" | "stats", I32>>,
-  extent: { count: Local<"i32">; seen: I32; scale: Local<"f32">; block: Block },
+  extent: { count: Local<"i32">; seen: I32; scale: Local<"f32">; block: Block } & {
+    segments: Segments;
+    own: V128;
+    segmentsAt: I32;
+  },
 ): void {
   const { count, scale, block } = extent;
   const [scores, visible, sums, stats] = [io.scores, io.visible, io.sums, io.stats].map((address) =>
@@ -84,19 +96,23 @@ function emitSoftmaxRow(
   );
   const limit = f.v128(i32x4.splat(i32.min(f.i32(extent.seen), count)));
   const position = f.v128(v128.constant([0, 1, 2, 3]));
+  const own = f.v128(extent.own);
+  const segmentsAt = f.i32(extent.segmentsAt);
   const four = f.v128(i32x4.splat(4));
   const hidden = f.v128(f32x4.splat(HIDDEN));
   const factor = f.v128(f32x4.splat(scale));
   const best = f.v128(hidden);
   const [from, end] = [f.i32(scores), f.i32(at(scores, i32.shrU(i32.add(count, 3), 2), 16))];
   f.while(i32.ltU(from, end), () => {
-    const seen = v128.and(i32x4.gtS(limit, position), v128.load(visible));
+    const among = i32x4.eq(own, v128.load(segmentsAt));
+    const seen = v128.and(v128.and(i32x4.gtS(limit, position), v128.load(visible)), among);
     const score = f.v128(v128.bitselect(f32x4.mul(v128.load(from), factor), hidden, seen));
     f.do(v128.store(from, score));
     f.set(best, f32x4.pmax(best, score));
     f.set(position, i32x4.add(position, four));
     f.set(from, i32.add(from, 16));
     f.set(visible, i32.add(visible, 16));
+    f.set(segmentsAt, i32.add(segmentsAt, extent.segments.step));
   });
   const before = f.f32(f32.load(stats));
   const now = f.f32(f32.max(before, maxLanes(f, [best])));
