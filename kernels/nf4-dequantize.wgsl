@@ -12,6 +12,8 @@ const LANES: u32 = 64;
 const MAP_AT: u32 = 16;
 const OFFSET_AT: u32 = 272;
 
+alias w_v = vec4<f32>;
+
 struct Params { at: u32, count: u32, codesAt: u32, block: u32, nestedBlock: u32, isDouble: u32, zero: u32 }
 var<immediate> p: Params;
 
@@ -19,7 +21,7 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> table: array<f32>;
 @group(0) @binding(2) var<storage, read> absmax: array<f32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
-@group(0) @binding(4) var<storage, read_write> w: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> w: array<w_v>;
 
 fn rounded(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ p.zero); }
 
@@ -55,6 +57,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   if (i >= p.count) { return; }
   let c = codes[(p.at - p.codesAt + i) / 8];
   let s = scaleOf((p.at + i) / p.block);
-  w[i / 4] = s * levelsOf(vec4(c >> 4, c, c >> 12, c >> 8));
-  if (i + 4 < p.count) { w[i / 4 + 1] = s * levelsOf(vec4(c >> 20, c >> 16, c >> 28, c >> 24)); }
+  w[i / 4] = w_v(s * levelsOf(vec4(c >> 4, c, c >> 12, c >> 8)));
+  if (i + 4 < p.count) { w[i / 4 + 1] = w_v(s * levelsOf(vec4(c >> 20, c >> 16, c >> 28, c >> 24))); }
 }

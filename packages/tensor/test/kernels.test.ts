@@ -15,6 +15,7 @@ const files = readdirSync(folder)
 const PROFILES = [
   { adapterClass: "software", subgroups: true, subgroupSize: 8 },
   { adapterClass: "discrete", subgroups: true, subgroupSize: 32 },
+  { adapterClass: "discrete", subgroups: true, subgroupSize: 32, matrixUnits: true },
   { adapterClass: "integrated", subgroups: false, subgroupSize: 32 },
 ] as const;
 
@@ -58,7 +59,11 @@ let gpu: GPU | null = create(["backend=null", "enable-dawn-features=allow_unsafe
 
 beforeAll(async () => {
   const adapter = (await gpu!.requestAdapter())!;
-  const requiredFeatures = ["shader-f16", "subgroups"] as GPUFeatureName[];
+  const requiredFeatures = [
+    "shader-f16",
+    "subgroups",
+    "chromium-experimental-subgroup-matrix",
+  ] as GPUFeatureName[];
   const requiredLimits = { maxImmediateSize: 64, maxStorageBuffersPerShaderStage: 8 };
   device = await adapter.requestDevice({ requiredFeatures, requiredLimits });
 });
@@ -79,7 +84,10 @@ it("every variant of every kernel compiles, with parameters as immediates and as
       device.pushErrorScope("validation");
       cache.get(kernel, dtypes, consts, bodies);
       const error = await device.popErrorScope();
-      if (error) problems.push(`${key}: ${error.message}`);
+      // The null backend has 16 KiB of workgroup memory; adapters with matrix units are asked for theirs (open.ts).
+      const bytes = Number(/workgroup storage \((\d+) bytes\)/.exec(error?.message ?? "")?.[1] ?? 0);
+      const fitsUnits = kernel.startsWith("matmul-matrix/") && bytes > 0 && bytes <= 38912;
+      if (error && !fitsUnits) problems.push(`${key}: ${error.message}`);
     }
   }
   expect(problems).toEqual([]);

@@ -1,4 +1,11 @@
-import { CpuDevice, type Device, Random, type Tensor } from "@sidenet/tensor";
+import {
+  CpuDevice,
+  type Device,
+  Random,
+  roundToFloat16,
+  type Tensor,
+  type WebGpuDevice,
+} from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
 
@@ -61,6 +68,99 @@ describe.runIf(gpuAvailable).each(settings)("matmul, %s", (_, options, sizes) =>
     expect(gpu.memory.liveCount).toBe(0);
   });
 });
+
+it.runIf(gpuAvailable)("products of enough blocks take the large ones on a GPU, and are right", async () => {
+  const gpu = await openTestGpu({ adapterClass: "discrete" });
+  const P = 130;
+  const shapes = {
+    matmul: [
+      [P, 68, 20],
+      [P, 20, 72],
+    ],
+    matmulNT: [
+      [P, 68, 20],
+      [P, 72, 20],
+    ],
+    matmulTN: [
+      [P, 18, 68],
+      [P, 18, 72],
+    ],
+  } as const;
+  for (const [name, [a, b]] of Object.entries(shapes)) {
+    const call = (device: Device): Tensor =>
+      device.scope(() =>
+        device.ops[name as keyof typeof shapes](
+          device.tensor(normals(a, 0), a),
+          device.tensor(normals(b, 1), b),
+        ),
+      );
+    using got = call(gpu);
+    using want = call(reference);
+    assertClose(name, await got.read(), await want.read(), { rel: 1e-5 }, null);
+  }
+  gpu.dispose();
+});
+
+/** Products of f32 activations with weights in f16: exact but where an adapter has matrix units. */
+it.runIf(gpuAvailable)("linear takes f32 beside f16 weights", async () => {
+  const gpu = await openTestGpu();
+  const rel = gpu.profile.matrixUnits ? 2 ** -10 : 1e-5;
+  for (const [M, K, N] of [
+    [3, 64, 36],
+    [40, 72, 68],
+    [260, 100, 140],
+    [33, 47, 65],
+  ]) {
+    const call = (device: Device): Tensor =>
+      device.scope(() => {
+        const x = device.tensor(
+          normals([M, K], 0).map((v, i) => v * 10 ** (Math.floor(i / K) % 9)),
+          [M, K],
+        );
+        const w = device.tensor(Float32Array.from(normals([N, K], 1), roundToFloat16), [N, K], {
+          dtype: "f16",
+        });
+        return device.ops.linear(x, w, device.tensor(normals([N], 2), [N]));
+      });
+    using got = call(gpu);
+    using want = call(reference);
+    const [g, w] = [await got.read(), await want.read()];
+    for (let m = 0; m < M; m++) {
+      const row = (values: typeof g) => values.subarray(m * N, (m + 1) * N) as Float32Array;
+      assertClose(`row ${m} of ${[M, K, N]}`, row(g), row(w), { rel }, null);
+    }
+  }
+  gpu.dispose();
+});
+
+it.runIf(gpuAvailable)(
+  "rows become halves times a power of two, without overflow and with 11 bits of each value",
+  async () => {
+    const gpu = (await openTestGpu()) as WebGpuDevice;
+    const [M, K] = [9, 300];
+    // From 1e-20 to 1e20, and a row of zeros.
+    const values = normals([M, K], 0).map((v, i) => (i < K ? 0 : v * 10 ** (5 * (Math.floor(i / K) - 5))));
+    using a = gpu.tensor(values, [M, K]);
+    using half = gpu.empty([M, K], { dtype: "f16" });
+    using scales = gpu.empty([M]);
+    gpu.dispatch("half-rows/main", {
+      bind: { a, half, scales },
+      params: { m: M, k: K, aAt: 0, aRow: K },
+      grid: M,
+    });
+    const [h, s] = [await half.read(), await scales.read()];
+    for (let m = 0; m < M; m++) {
+      const row = values.subarray(m * K, (m + 1) * K);
+      const largest = row.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+      expect(Number.isInteger(Math.log2(s[m]))).toBe(true);
+      for (let i = 0; i < K; i++) {
+        const error = Math.abs(h[m * K + i] * s[m] - row[i]);
+        expect(error).toBeLessThanOrEqual(2 ** -11 * Math.abs(row[i]) + 2 ** -39 * largest);
+      }
+    }
+    gpu.dispose();
+  },
+);
 
 it.runIf(gpuAvailable)("matmul folds more than 65,535 workgroups over two axes", async () => {
   const gpu = await openTestGpu();

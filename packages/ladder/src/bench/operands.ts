@@ -2,6 +2,7 @@
 import {
   CpuDevice,
   caseDims,
+  closenessOn,
   compareOutcomes,
   type Device,
   drawCase,
@@ -97,7 +98,7 @@ export async function checkRow(
   for (let seed = 1; seed <= cases; seed++) {
     const drawn = drawCase(rowOf(op), new Pick(seed), elem);
     const got = await runCase(device, op, drawn);
-    const problem = compareOutcomes(op, drawn, got, await runCase(reference, op, drawn));
+    const problem = compareOutcomes(device.profile, op, drawn, got, await runCase(reference, op, drawn));
     if (problem !== null) return `case ${seed}: ${problem}`;
   }
   return null;
@@ -136,7 +137,7 @@ async function checkSomeRows(
     const has = (output: string) => made[output] !== undefined;
     if (row.flops(dims, { ...row.attrs, ...attrs }, has) > 2 * CHECK_LIMIT) return null;
     const want = await runCase(new CpuDevice({ precision: "f64" }), op, few);
-    const close = typeof row.close === "function" ? row.close(dims) : row.close;
+    const close = closenessOn(device.profile, op, few);
     for (const { name } of plain) {
       const y = made[name];
       const got = Float64Array.from(pickRows(await y.read(), y.size / count));

@@ -4,6 +4,7 @@
  * An operand that is larger than one binding goes through in windows of its rows: rows of y (and of a) one after the other,
  * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
  */
+import type { DType } from "../dtype.ts";
 import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
@@ -26,6 +27,13 @@ export interface Panels {
   readonly rows: number;
   /** Writes these rows to memory that holds until the next call. */
   readonly make: (range: RowRange) => Tensor;
+}
+
+/** A left operand as matrix units take it: in f16, each row divided by a power of two. */
+interface Halves {
+  readonly a: Tensor;
+  /** f32[M]; null where a was in f16 anyway. */
+  readonly scales: Tensor | null;
 }
 
 export interface MatmulOperands {
@@ -59,18 +67,25 @@ interface Choice {
 const FEW_ROWS = 4;
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
+const BLOCKS = [128, 64] as const; // of matmul-block.wgsl
+/** Blocks that keep a GPU busy; with fewer, smaller ones share the work better. */
+const ENOUGH_BLOCKS = 128;
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
 /** Images are workspace beside their tensors, so large operands go through in parts, which keep whole texels. */
 const IMAGE_WINDOWS = {
   a: { mostBytes: 2 ** 25 },
   b: { mostBytes: 2 ** 24, multipleOf: 8 },
 };
-const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl
+const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl and matmul-block.wgsl
+
+/** Rows of y from which on matrix units pay: a block of theirs has 128. */
+const MATRIX_ROWS = 16;
+const MATRIX_BLOCK = 128;
 
 const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
 
-/** What matmul-rows.wgsl reads and writes in vectors of four. */
-function fitsRows({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
+/** What matmul-rows.wgsl and matmul-block.wgsl read and write in vectors of four. */
+function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
@@ -80,6 +95,15 @@ function choose(profile: DeviceProfile, window: Window): Choice {
   if (form === "nt" && batches === 1 && m <= FEW_ROWS && columnGroups <= profile.maxWorkgroupsPerAxis) {
     return { kernel: "matmul-few/main", grid: [columnGroups, m, 1] };
   }
+  if (fitsVectors(window) && window.k > 0) {
+    const blocks = (side: number) => batches * Math.ceil(m / side) * Math.ceil(n / side);
+    const side = m > BLOCKS[1] && blocks(BLOCKS[0]) >= ENOUGH_BLOCKS ? BLOCKS[0] : BLOCKS[1];
+    return {
+      kernel: "matmul-block/main",
+      grid: blocks(side),
+      consts: { FORM: FORM_CODES[form], BLOCK: side },
+    };
+  }
   return {
     kernel: "matmul-tile/main",
     grid: batches * Math.ceil(m / TILE) * Math.ceil(n / TILE),
@@ -87,13 +111,88 @@ function choose(profile: DeviceProfile, window: Window): Choice {
   };
 }
 
-type Bindings = { readonly a: Tensor; readonly b: Tensor; readonly y: Tensor; readonly bias: Tensor | null };
+interface Bindings {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly y: Tensor;
+  readonly bias: Tensor | null;
+  /** Given where the product goes to the matrix units. */
+  readonly halves?: { readonly scales: Tensor | null } | null;
+}
 
-function runWindow(k: KernelContext, bind: Bindings, window: Window, accumulate: boolean): void {
+/**
+ * Whether y[M,N] = a·b goes to the matrix units: where the weights are halves, or are decoded and may as well be. Products
+ * of f32 with f32 never do.
+ */
+export function usesMatrixUnits(
+  profile: DeviceProfile,
+  form: MatmulForm,
+  { M, K, N }: { M: number; K: number; N: number },
+  weights: DType | "decoded",
+): boolean {
+  return (
+    profile.matrixUnits === true &&
+    form !== "tn" &&
+    (weights === "f16" || weights === "decoded") &&
+    M >= MATRIX_ROWS &&
+    K >= 16 &&
+    isMultipleOf4(K, N)
+  );
+}
+
+/** a[M,K] in f16, as workspace; itself when it is. */
+function halvesOf(k: KernelContext, a: Tensor, M: number, K: number): Halves {
+  if (a.dtype === "f16") return { a, scales: null };
+  const half = k.temp([M, K], "f16");
+  const scales = k.temp([M]);
+  for (const rows of k.split(M, [a, half, scales])) {
+    const bind = { a: k.rows(a, M, rows), half: k.rows(half, M, rows), scales: k.rows(scales, M, rows) };
+    k.run("half-rows/main", {
+      bind,
+      params: { m: rows.count, k: K, aAt: 0, aRow: K },
+      grid: rows.count,
+    });
+  }
+  return { a: half, scales };
+}
+
+function runMatrix(k: KernelContext, bind: Bindings, window: Window, accumulate: boolean): void {
+  const { form, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
+  const { a, b, y, bias } = bind;
+  const scales = bind.halves?.scales ?? null;
+  k.run("matmul-matrix/main", {
+    bind: { a, b, scales, bias, y },
+    params: {
+      m,
+      n,
+      k: depth,
+      aAt,
+      aRow,
+      yAt,
+      yRow,
+      accumulate,
+      hasBias: bias !== null,
+      hasScales: scales !== null,
+    },
+    grid: Math.ceil(m / MATRIX_BLOCK) * Math.ceil(n / MATRIX_BLOCK),
+    consts: { FORM: FORM_CODES[form] },
+  });
+}
+
+function runWindow(
+  k: KernelContext,
+  { halves = null, ...bind }: Bindings,
+  window: Window,
+  accumulate: boolean,
+): void {
+  if (halves) {
+    runMatrix(k, { ...bind, halves }, window, accumulate);
+    return;
+  }
   const { batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
   const common = { n, k: depth, yAt, yRow, accumulate, hasBias: bind.bias !== null };
   const all = { ...common, batches, m, aAt, aRow };
-  if (hasEightLanes(k.profile) && fitsRows(window)) {
+  if (hasEightLanes(k.profile) && fitsVectors(window)) {
     runRows(k, bind, window, all);
     return;
   }
@@ -103,7 +202,12 @@ function runWindow(k: KernelContext, bind: Bindings, window: Window, accumulate:
 }
 
 /** The kernel for software drivers, which takes a and b as textures. */
-function runRows(k: KernelContext, bind: Bindings, window: Window, params: KernelCall["params"]): void {
+function runRows(
+  k: KernelContext,
+  bind: Omit<Bindings, "halves">,
+  window: Window,
+  params: KernelCall["params"],
+): void {
   const { form, batches, m, n, k: depth } = window;
   using a = k.image(bind.a);
   using b = k.image(bind.b);
@@ -158,9 +262,20 @@ export function runMatmul(
     }
     return;
   }
-  if (form === "nt") runColumnWindows(k, { a, b, y, bias }, { M, K, N, accumulate });
-  else runSumWindows(k, form, { a, b, y, bias }, { M, K, N, accumulate });
+  const units = usesMatrixUnits(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
+  const left = units ? halvesOf(k, a, M, K) : null;
+  const operands = { a: left?.a ?? a, b, y, bias, halves: left };
+  if (form === "nt") runColumnWindows(k, operands, { M, K, N, accumulate });
+  else runSumWindows(k, form, operands, { M, K, N, accumulate });
 }
+
+interface WindowedOperands extends Required<MatmulOperands> {
+  readonly halves: Halves | null;
+}
+
+/** The scales of some rows of the left operand. */
+const scalesOf = (k: KernelContext, halves: Halves | null, M: number, rows: RowRange) =>
+  halves && { scales: halves.scales && k.rows(halves.scales, M, rows) };
 
 interface Extents {
   readonly M: number;
@@ -172,17 +287,18 @@ interface Extents {
 /** nt: windows of b's rows are columns of y. */
 function runColumnWindows(
   k: KernelContext,
-  { a, b, y, bias }: Required<MatmulOperands>,
+  { a, b, y, bias, halves }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
   for (const columns of splitB(k, b, N)) {
     const window = windowOfB(k, b, N, columns); // once, when it has to be made
-    for (const rows of k.split(M, [a, y], wishes(k).a)) {
+    for (const rows of k.split(M, [a, y, halves?.scales ?? null], wishes(k).a)) {
       const bind = {
         a: k.rows(a, M, rows),
         b: window,
         y: k.rows(y, M, rows),
         bias, // all of it: kernels take bias[yAt + n]
+        halves: scalesOf(k, halves, M, rows),
       };
       const shape: Window = {
         form: "nt",
@@ -204,18 +320,20 @@ function runColumnWindows(
 function runSumWindows(
   k: KernelContext,
   form: "nn" | "tn",
-  { a, b, y, bias }: Required<MatmulOperands>,
+  { a, b, y, bias, halves }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
   const parts = K === 0 ? [whole(0)] : splitB(k, b, K, form === "tn" ? [a] : []);
   for (const part of parts) {
     const window = windowOfB(k, b, K, part); // once, when it has to be made
-    for (const rows of k.split(M, form === "tn" ? [y] : [a, y], wishes(k).a)) {
+    const leading = form === "tn" ? [y] : [a, y, halves?.scales ?? null];
+    for (const rows of k.split(M, leading, wishes(k).a)) {
       const bind = {
         a: form === "tn" ? k.rows(a, K, part) : k.rows(a, M, rows),
         b: window,
         y: k.rows(y, M, rows),
         bias: part.start === 0 ? bias : null,
+        halves: scalesOf(k, halves, M, rows),
       };
       const shape: Window = {
         form,

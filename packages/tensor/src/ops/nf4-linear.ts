@@ -1,12 +1,12 @@
-import type { HostArray } from "../dtype.ts";
+import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import type { Pick } from "../pick.ts";
-import { hasEightLanes } from "../profile.ts";
+import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import { formatShape } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Panels, runMatmul } from "./matmul-plan.ts";
+import { type Panels, runMatmul, usesMatrixUnits } from "./matmul-plan.ts";
 import {
   checkNf4,
   codesOf,
@@ -28,11 +28,15 @@ const FEW_ROWS = 4;
 const FEW_COLS = 4; // COLS of nf4-few.wgsl
 
 interface Nf4Attrs extends Nf4Blocks {
-  /** Bytes of dequantized weight that exist at a time: workspace of whole rows, eight at least. */
+  /** Bytes of dequantized weight that exist at a time: workspace of whole rows, eight at least. 0: what suits the device. */
   readonly panelBytes: number;
 }
 
-const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 2 ** 23 };
+const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
+
+/** A GPU wants panels that keep all of it busy, a software driver such as stay in its cache. */
+const panelBytesFor = (profile: DeviceProfile): number =>
+  profile.adapterClass === "software" ? 2 ** 23 : 2 ** 25;
 
 /** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
 function panelsOf(
@@ -41,13 +45,12 @@ function panelsOf(
   O: number,
   I: number,
   { panelBytes, ...blocks }: Nf4Attrs,
+  dtype: "f32" | "f16",
 ): Panels {
-  const eights = Math.max(
-    1,
-    Math.floor(Math.min(panelBytes, k.profile.maxBindingBytes) / Math.max(32 * I, 1)),
-  );
+  const mostBytes = Math.min(panelBytes || panelBytesFor(k.profile), k.profile.maxBindingBytes);
+  const eights = Math.max(1, Math.floor(mostBytes / Math.max(8 * elementBytes(dtype) * I, 1)));
   const rows = Math.min(O, 8 * eights);
-  const panel = k.temp([rows, I]);
+  const panel = k.temp([rows, I], dtype);
   return {
     rows,
     make({ start, count }) {
@@ -168,8 +171,11 @@ export const nf4Linear = defineOp({
     const weight = { codes, table, absmax, scales };
     if (N <= FEW_ROWS && !hasEightLanes(k.profile) && O <= FEW_COLS * k.profile.maxWorkgroupsPerAxis) {
       runFew(k, { x, y, bias, weight }, { N, I, O }, attrs);
-    } else
-      runMatmul(k, "nt", { a: x, b: panelsOf(k, weight, O, I, attrs), y, bias }, { P: 1, M: N, K: I, N: O });
+      return;
+    }
+    const units = usesMatrixUnits(k.profile, "nt", { M: N, K: I, N: O }, "decoded");
+    const b = panelsOf(k, weight, O, I, attrs, units ? "f16" : "f32");
+    runMatmul(k, "nt", { a: x, b, y, bias }, { P: 1, M: N, K: I, N: O });
   },
   draw: (pick) => {
     const { attrs, ...drawn } = drawLinear(pick);
@@ -177,6 +183,7 @@ export const nf4Linear = defineOp({
   },
   // As for linear; weights are at most absmax, here up to 4.
   close: ({ I }) => ({ rel: (8 + I) * EPS, abs: 1e-6 }),
+  mayRoundToHalves: true,
   flops: ({ N, I, O }) => 2 * N * I * O,
 });
 
@@ -194,7 +201,8 @@ export const nf4LinearBackwardX = defineOp({
     referenceProduct({ a: dy, w, y: dx }, { N, I, O }, false);
   },
   kernel(k, { dy, codes, table, absmax, scales, dx }, { N, I, O }, { in: _, ...attrs }) {
-    const b = panelsOf(k, { codes, table, absmax, scales }, O, I, attrs);
+    const units = usesMatrixUnits(k.profile, "nn", { M: N, K: O, N: I }, "decoded");
+    const b = panelsOf(k, { codes, table, absmax, scales }, O, I, attrs, units ? "f16" : "f32");
     runMatmul(k, "nn", { a: dy, b, y: dx }, { P: 1, M: N, K: O, N: I });
   },
   draw: (pick) => {
@@ -203,5 +211,6 @@ export const nf4LinearBackwardX = defineOp({
   },
   // f16 results are rounded once per panel: O / 8 of them at most, each by half a step of values that grow as √O.
   close: ({ O }) => ({ rel: (8 + O) * EPS, abs: 1e-6 }),
+  mayRoundToHalves: true,
   flops: ({ N, I, O }) => 2 * N * I * O,
 });

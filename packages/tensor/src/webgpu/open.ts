@@ -7,6 +7,8 @@ export interface WebGpuOptions {
   readonly powerPreference?: "low-power" | "high-performance";
   /** false: f32 storage only, as on an adapter without `shader-f16`. */
   readonly f16?: boolean;
+  /** false: no products on matrix units, as on an adapter without subgroup matrices. */
+  readonly matrixUnits?: boolean;
   /** false: parameters travel in uniforms, as on an adapter without immediates. */
   readonly immediates?: boolean;
   /** Narrower limits than the adapter's, to see how a smaller one would fare. */
@@ -34,7 +36,8 @@ export interface AdapterReport {
   readonly limits: Readonly<Record<string, number>>;
 }
 
-const WANTED_FEATURES: readonly string[] = ["shader-f16", "subgroups", "timestamp-query"];
+const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix";
+const WANTED_FEATURES: readonly string[] = ["shader-f16", "subgroups", "timestamp-query", SUBGROUP_MATRIX];
 const WANTED_LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -43,6 +46,8 @@ const WANTED_LIMITS = [
   "maxComputeInvocationsPerWorkgroup",
   "maxComputeWorkgroupSizeX",
 ] as const;
+
+const MATRIX_WORKGROUP_BYTES = 38912;
 
 const isSoftware = (info: GPUAdapterInfo): boolean =>
   (info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true ||
@@ -87,6 +92,32 @@ export function describeAdapter(adapter: GPUAdapter): AdapterReport {
   };
 }
 
+/** What the kernels on matrix units are written for (kernels/matmul-matrix.wgsl): its unit, its subgroups, its memory. */
+function hasMatrixUnits(adapter: GPUAdapter, device: GPUDevice): boolean {
+  const info = adapter.info as GPUAdapterInfo & {
+    subgroupMinSize?: number;
+    subgroupMaxSize?: number;
+    subgroupMatrixConfigs?: Iterable<{
+      M: number;
+      N: number;
+      K: number;
+      componentType: string;
+      resultComponentType: string;
+    }>;
+  };
+  const needed = ["shader-f16", "subgroups", SUBGROUP_MATRIX] as GPUFeatureName[];
+  return (
+    needed.every((feature) => device.features.has(feature)) &&
+    info.subgroupMinSize === 32 &&
+    info.subgroupMaxSize === 32 &&
+    device.limits.maxComputeWorkgroupStorageSize >= MATRIX_WORKGROUP_BYTES &&
+    [...(info.subgroupMatrixConfigs ?? [])].some(
+      ({ M, N, K, componentType, resultComponentType }) =>
+        M === 16 && N === 16 && K === 16 && componentType === "f16" && resultComponentType === "f32",
+    )
+  );
+}
+
 function profileOf(adapter: GPUAdapter, device: GPUDevice, options: WebGpuOptions): DeviceProfile {
   const info = adapter.info as GPUAdapterInfo & { subgroupMaxSize?: number };
   const integrated = /intel|apple|qualcomm|arm/i.test(info.vendor);
@@ -96,6 +127,7 @@ function profileOf(adapter: GPUAdapter, device: GPUDevice, options: WebGpuOption
     f16: device.features.has("shader-f16"),
     subgroups: device.features.has("subgroups" as GPUFeatureName),
     subgroupSize: info.subgroupMaxSize ?? 32,
+    matrixUnits: options.matrixUnits !== false && hasMatrixUnits(adapter, device),
     maxBindingBytes: Math.min(
       device.limits.maxStorageBufferBindingSize,
       options.maxBindingBytes ?? Number.POSITIVE_INFINITY,
@@ -122,7 +154,8 @@ export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = 
   if (immediates) requiredLimits.maxImmediateSize = 64;
   const requiredFeatures = WANTED_FEATURES.filter(
     (feature) =>
-      adapter.features.has(feature as GPUFeatureName) && (feature !== "shader-f16" || options.f16 !== false),
+      adapter.features.has(feature as GPUFeatureName) &&
+      (options.f16 !== false || (feature !== "shader-f16" && feature !== SUBGROUP_MATRIX)),
   ) as GPUFeatureName[];
   let device: GPUDevice;
   try {
