@@ -2,6 +2,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { installAdvice, parseOsRelease } from "../src/cli/install-advice.ts";
 import { packageVersion } from "../src/cli/program.ts";
+import { hubOptions, progressBar } from "../src/cli/progress-bar.ts";
 import { Session } from "../src/cli/session.ts";
 import { formatTable } from "../src/cli/table.ts";
 import { Report } from "../src/cli/terminal.ts";
@@ -188,5 +189,27 @@ describe("what to install", () => {
     expect(installAdvice("linux", parseOsRelease("ID=fedora\n")).join()).toContain("dnf install");
     expect(installAdvice("linux", null).join()).toContain("Mesa");
     expect(installAdvice("darwin", null).join()).toContain("Metal");
+  });
+});
+
+describe("a progress bar", () => {
+  it("shows share, bytes, speed and the time left, and never leaves its width", () => {
+    expect(progressBar("f", 45e6, 90e6, 3)).toBe(
+      "f [============>           ] 50 %, 45 MB of 90 MB, 15 MB/s, 3 s left",
+    );
+    for (const done of [0, 1, 89e6, 90e6, 100e6])
+      expect(progressBar("f", done, 90e6, 0)).toMatch(/^f \[[=> ]{24}\] \d+ %, [\d.]+ MB of 90 MB$/);
+    expect(progressBar("f", 0, 0, 1)).toContain("100 %");
+  });
+
+  it("is a line per file where nobody watches", () => {
+    const { text, terminal } = recorder();
+    const { onProgress } = hubOptions(new Report(terminal, true));
+    for (const done of [1, 2, 3]) onProgress?.("config.json", done, 3);
+    onProgress?.("model.safetensors", 5e6, 5e6);
+    expect(text).toEqual({
+      out: "",
+      err: "fetching config.json (0.0 MB)\nfetching model.safetensors (5.0 MB)\n",
+    });
   });
 });

@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import { CONVERT_TYPES, type ConvertOptions, type ConvertType, convertModel } from "../node/convert-model.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { byteSize } from "./options.ts";
+import { hubOptions } from "./progress-bar.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -44,7 +45,7 @@ export async function convertAndTell(
   device: DeviceName | null,
 ): Promise<Outcome> {
   const run = (on: Device) =>
-    convertModel(on, options, (done, total) =>
+    convertModel(on, { ...options, hub: hubOptions(report) }, (done, total) =>
       report.progress(`writing ${options.output}: ${Math.round((100 * done) / total)} %`),
     );
   const summary =

@@ -5,6 +5,7 @@ import type { ConvertType } from "../node/convert-model.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addOutputOptions, convertAndTell } from "./convert.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import { hubOptions } from "./progress-bar.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -53,7 +54,14 @@ async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcom
     );
   }
   return withDevice(flags.device, report, async (device) => {
-    const summary = await exportAdapter(device, { model, adapter, output, type, overwrite });
+    const summary = await exportAdapter(device, {
+      model,
+      adapter,
+      output,
+      type,
+      overwrite,
+      hub: hubOptions(report),
+    });
     report.print(
       `${output}: ${summary.kind} adapter, ${summary.parameters} parameters, ${formatBytes(summary.bytes)}`,
     );

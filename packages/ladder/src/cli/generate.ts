@@ -8,6 +8,7 @@ import { openAdapter } from "../node/adapter-files.ts";
 import { openModel } from "../node/open-model.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { nonNegativeInteger, numberWithin, positiveInteger, seed, share, temperature } from "./options.ts";
+import { hubOptions } from "./progress-bar.ts";
 import type { Outcome, Session } from "./session.ts";
 import type { Report } from "./terminal.ts";
 
@@ -66,7 +67,7 @@ export function defineGenerate(program: Command, session: Session): void {
 }
 
 async function continueText(report: Report, options: GenerateOptions): Promise<Outcome> {
-  const model = await openModel(options.model);
+  const model = await openModel(options.model, hubOptions(report));
   try {
     const tokenizer = await model.tokenizer();
     return await withDevice(options.device, report, async (device) => {

@@ -10,6 +10,7 @@ import { elementCount, type ModelTensor, mergeAdapter, modelTensors } from "../m
 import { openAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
+import type { HubOptions } from "./hub.ts";
 import { type ModelFiles, openModel } from "./open-model.ts";
 import { checkOutput } from "./output-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
@@ -29,6 +30,8 @@ export interface ConvertOptions {
   /** Largest safetensors file; beyond it the weights are split, with an index. */
   readonly maxShardBytes: number;
   readonly overwrite: boolean;
+  /** How a model on the hub is fetched. */
+  readonly hub?: HubOptions;
 }
 
 export interface ConvertSummary {
@@ -126,7 +129,7 @@ export async function convertModel(
   const format = checkType(options);
   const { model, adapter: adapterFolder, output, type } = options;
   await checkOutput(output, options.overwrite, adapterFolder === null ? [model] : [model, adapterFolder]);
-  const files = await openModel(model);
+  const files = await openModel(model, options.hub);
   try {
     using adapter = adapterFolder === null ? null : await openAdapter(adapterFolder, device, files.config);
     const own = modelTensors(files.config, files.checkpoint, device);

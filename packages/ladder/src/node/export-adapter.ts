@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import type { WritableTensor } from "../formats/safetensors-write.ts";
 import { openAdapter, saveAdapter } from "./adapter-files.ts";
+import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
 import { checkOutput, writeFolderAtomic } from "./output-folder.ts";
 
@@ -13,6 +14,8 @@ export interface ExportOptions {
   readonly output: string;
   readonly type: "f32" | "f16" | "bf16";
   readonly overwrite: boolean;
+  /** How a model on the hub is fetched. */
+  readonly hub?: HubOptions;
 }
 
 export interface ExportSummary {
@@ -38,7 +41,7 @@ const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Recor
 export async function exportAdapter(device: Device, options: ExportOptions): Promise<ExportSummary> {
   const { output, type } = options;
   await checkOutput(output, options.overwrite, [options.model, options.adapter]);
-  const model = await openModel(options.model);
+  const model = await openModel(options.model, options.hub);
   try {
     using adapter = await openAdapter(options.adapter, device, model.config);
     const base = { name: model.name, config: model.config };

@@ -1,8 +1,11 @@
 /** Models from the hub, in the cache folder that Python's libraries share (HF_HOME, HF_HUB_CACHE). */
-import { createHash, randomUUID } from "node:crypto";
-import { copyFile, mkdir, open, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { download, type HubEntry } from "./hub-download.ts";
+import { type RetryOptions, reasonOf, refuseStatus, retryingFetch } from "./hub-fetch.ts";
+import { readJsonFile } from "./json-file.ts";
 
 export interface HubOptions {
   readonly revision?: string;
@@ -12,42 +15,55 @@ export interface HubOptions {
   readonly token?: string | undefined;
   /** Default HF_HUB_CACHE, else `hub` in HF_HOME. */
   readonly cacheDir?: string;
+  /** Take what the cache has and ask nobody; default: whether HF_HUB_OFFLINE is 1. */
+  readonly offline?: boolean;
   /** Download nothing but `config.json`: enough for planning. */
   readonly configOnly?: boolean;
   readonly onProgress?: (file: string, doneBytes: number, totalBytes: number) => void;
+  /** How failed requests are repeated. */
+  readonly retry?: Partial<RetryOptions>;
 }
 
-/** A file in the listing of a repository; `lfs.oid` is the SHA-256 of its content. */
-interface Entry {
-  readonly type: string;
-  readonly path: string;
-  readonly size: number;
-  readonly oid?: string;
-  readonly lfs?: { readonly oid: string };
-}
+const RETRY: RetryOptions = { attempts: 5, delayMs: 500, stallMs: 30_000 };
 
 /** What is used of the hub's library, whose own types do not resolve under "NodeNext". */
 interface HubLibrary {
   getHFHubCachePath(): string;
   modelInfo(request: object): Promise<{ sha?: string }>;
-  listFiles(request: object): AsyncIterable<Entry>;
-  downloadFile(request: object): Promise<Blob | null>;
+  listFiles(request: object): AsyncIterable<HubEntry>;
+  fileDownloadInfo(request: object): Promise<{ url: string } | null>;
 }
 
-const MODEL_FILES =
-  /^(config\.json|tokenizer\.json|tokenizer_config\.json|model[\w.-]*\.safetensors(\.index\.json)?)$/;
+const WEIGHTS = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+const CONFIG = "config.json";
+/** Plain names only: nothing of a listing leads out of the cache. */
+const SMALL_FILES =
+  /^(config|tokenizer|tokenizer_config|special_tokens_map|generation_config)\.json$|^chat_template\.jinja$/;
+const SHARDS = /^model[\w.-]*\.safetensors(\.index\.json)?$/;
 
 /** "organization/name", as the hub writes ids. */
 export const isHubId = (text: string): boolean => /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(text);
 
 function hubError(id: string, cause: unknown): SidenetError {
-  if (cause instanceof SidenetError) return cause;
-  const { statusCode, message } = cause as { statusCode?: number; message?: string };
-  const text =
-    statusCode === 401 || statusCode === 403 || statusCode === 404
-      ? `the hub has no model of this name, or not for you (${statusCode}). Check the name, or set HF_TOKEN for a gated one`
-      : `the hub could not be used (${message ?? "no answer"}). Check the network, or give --model a folder`;
-  return new SidenetError("L-HUB", `${id}: there is no such path, and ${text}.`, { cause });
+  if (cause instanceof SidenetError) {
+    return new SidenetError(cause.code, `${id}: ${cause.message.slice(`[${cause.code}] `.length)}`, {
+      cause,
+    });
+  }
+  const { statusCode } = cause as { statusCode?: number };
+  if (statusCode !== undefined) {
+    try {
+      refuseStatus(`${id}: there is no such path, and`, statusCode);
+    } catch (error) {
+      return error as SidenetError;
+    }
+  }
+  return new SidenetError(
+    "L-HUB",
+    `${id}: there is no such path, and the hub could not be used (${reasonOf(cause)}). Check the network, or give --model a folder.`,
+    { cause },
+  );
 }
 
 const exists = (path: string): Promise<boolean> =>
@@ -55,42 +71,6 @@ const exists = (path: string): Promise<boolean> =>
     () => true,
     () => false,
   );
-
-/** Streams a file to `target`, which appears only when its size and hash are right. */
-async function download(
-  blob: Blob,
-  entry: Entry,
-  target: string,
-  onProgress: HubOptions["onProgress"],
-): Promise<void> {
-  const temporary = `${target}.${randomUUID()}.incomplete`;
-  const hash = createHash("sha256");
-  try {
-    const file = await open(temporary, "wx");
-    let done = 0;
-    try {
-      for await (const chunk of blob.stream() as unknown as AsyncIterable<Uint8Array>) {
-        await file.writeFile(chunk);
-        hash.update(chunk);
-        done += chunk.length;
-        onProgress?.(entry.path, done, entry.size);
-      }
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    if (done !== entry.size || (entry.lfs && hash.digest("hex") !== entry.lfs.oid)) {
-      throw new SidenetError(
-        "L-HUB",
-        `${entry.path}: ${done} bytes came that are not the ${entry.size} of the listing. Try again.`,
-      );
-    }
-    await rename(temporary, target);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
-}
 
 /** Links the snapshot's name to the blob; a copy where links are not allowed. */
 async function link(blobPath: string, pointer: string): Promise<void> {
@@ -102,61 +82,115 @@ async function link(blobPath: string, pointer: string): Promise<void> {
   }
 }
 
+/** What a model needs of a listing: one file of weights where there is one, else all shards. */
+async function wantedFiles(listing: AsyncIterable<HubEntry>, configOnly: boolean): Promise<HubEntry[]> {
+  const files: HubEntry[] = [];
+  for await (const entry of listing) {
+    const etag = entry.lfs?.oid ?? entry.oid ?? "";
+    if (entry.type === "file" && /^\w+$/.test(etag) && Number.isSafeInteger(entry.size)) files.push(entry);
+  }
+  if (configOnly) return files.filter(({ path }) => path === CONFIG);
+  const isWhole = files.some(({ path }) => path === WEIGHTS);
+  return files.filter(
+    ({ path }) => SMALL_FILES.test(path) || (isWhole ? path === WEIGHTS : SHARDS.test(path)),
+  );
+}
+
+type Settings = HubOptions & { readonly retry: RetryOptions; readonly revision: string };
+
 async function downloadSnapshot(
   id: string,
   hub: HubLibrary,
   folder: string,
-  options: HubOptions,
+  settings: Settings,
 ): Promise<string> {
-  const { revision = "main", endpoint, token, onProgress } = options;
-  const common = { ...(endpoint ? { hubUrl: endpoint } : {}), ...(token ? { accessToken: token } : {}) };
+  const { revision, endpoint, token, retry } = settings;
+  const common = {
+    fetch: retryingFetch(retry),
+    ...(endpoint ? { hubUrl: endpoint.replace(/\/+$/, "") } : {}),
+    ...(token ? { accessToken: token } : {}),
+  };
   const { sha } = await hub.modelInfo({ ...common, name: id, revision, additionalFields: ["sha"] });
   if (!sha || !/^[\w-]+$/.test(sha)) {
-    throw new SidenetError("L-HUB", `${id}: the hub gave no commit for "${revision}". Try again later.`);
+    throw new SidenetError("L-HUB", `the hub gave no commit for "${revision}". Try again later.`);
   }
   const repo = { type: "model", name: id };
-  const wanted = options.configOnly ? /^config\.json$/ : MODEL_FILES;
   const snapshot = join(folder, "snapshots", sha);
   await mkdir(join(folder, "blobs"), { recursive: true });
-  for await (const entry of hub.listFiles({ ...common, repo, revision: sha })) {
-    const etag = entry.lfs?.oid ?? entry.oid ?? "";
+  const listing = hub.listFiles({ ...common, repo, revision: sha });
+  for (const entry of await wantedFiles(listing, settings.configOnly ?? false)) {
     const pointer = join(snapshot, entry.path);
-    if (entry.type !== "file" || !wanted.test(entry.path) || !/^\w+$/.test(etag) || (await exists(pointer)))
-      continue;
-    const blobPath = join(folder, "blobs", etag);
-    if (!(await exists(blobPath))) {
-      const blob = await hub.downloadFile({ ...common, repo, path: entry.path, revision: sha });
-      if (!blob)
-        throw new SidenetError(
-          "L-HUB",
-          `${id}: the hub lists ${entry.path}, but does not have it. Try again.`,
-        );
-      await download(blob, entry, blobPath, onProgress);
+    if (await exists(pointer)) continue;
+    const target = join(folder, "blobs", entry.lfs?.oid ?? entry.oid!);
+    if (!(await exists(target))) {
+      const info = await hub.fileDownloadInfo({ ...common, repo, path: entry.path, revision: sha });
+      if (!info)
+        throw new SidenetError("L-HUB", `the hub lists ${entry.path}, but does not have it. Try again.`);
+      await download({ url: info.url, token, entry, target, retry, onProgress: settings.onProgress });
     }
-    await link(blobPath, pointer);
+    await link(target, pointer);
   }
   const reference = join(folder, "refs", revision);
   await mkdir(dirname(reference), { recursive: true });
-  await writeFile(reference, sha);
+  await writeFileAtomic(reference, sha);
   return snapshot;
+}
+
+async function hasShards(snapshot: string): Promise<boolean> {
+  const index = (await readJsonFile(join(snapshot, INDEX)).catch(() => null)) as {
+    weight_map?: Record<string, unknown>;
+  } | null;
+  if (typeof index?.weight_map !== "object" || index.weight_map === null) return false;
+  for (const name of new Set(Object.values(index.weight_map))) {
+    if (typeof name !== "string" || !(await exists(join(snapshot, name)))) return false;
+  }
+  return true;
+}
+
+/** The newest snapshot of a revision that is whole in the cache, or null. */
+async function cachedSnapshot(folder: string, { revision, configOnly }: Settings): Promise<string | null> {
+  const isCommit = /^[0-9a-f]{40}$/.test(revision);
+  const sha = isCommit ? revision : await readFile(join(folder, "refs", revision), "utf8").catch(() => null);
+  if (sha === null) return null;
+  const snapshot = join(folder, "snapshots", sha.trim());
+  if (!(await exists(join(snapshot, CONFIG)))) return null;
+  const isWhole = configOnly || (await exists(join(snapshot, WEIGHTS))) || (await hasShards(snapshot));
+  return isWhole ? snapshot : null;
 }
 
 /**
  * Downloads the config, tokenizer and safetensors weights of a model, unless they are in the cache, and gives the folder.
- * Without an answer from the hub the last snapshot in the cache is used. Throws `L-HUB`.
+ * Without an answer from the hub the snapshot in the cache is used, if it is whole; a commit that is whole there is not asked
+ * for. Throws `L-HUB`.
  */
 export async function downloadModel(id: string, options: HubOptions = {}): Promise<string> {
   const hub = (await import("@huggingface/hub")) as unknown as HubLibrary;
-  const { HF_ENDPOINT, HF_TOKEN } = process.env;
-  const settings = { endpoint: HF_ENDPOINT, token: HF_TOKEN, ...options };
-  const folder = join(settings.cacheDir ?? hub.getHFHubCachePath(), `models--${id.replaceAll("/", "--")}`);
+  const { HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE } = process.env;
+  const revision = options.revision ?? "main";
+  if (!/^[\w.-]+(\/[\w.-]+)*$/.test(revision) || revision.split("/").includes("..")) {
+    throw new SidenetError("L-HUB", `${id}: "${revision}" is no branch, tag or commit. Check the revision.`);
+  }
+  const defaults = { endpoint: HF_ENDPOINT, token: HF_TOKEN, offline: HF_HUB_OFFLINE === "1" };
+  const given = { ...defaults, ...options, revision };
+  const folder = join(given.cacheDir ?? hub.getHFHubCachePath(), `models--${id.replaceAll("/", "--")}`);
+  const whole = { ...given, retry: { ...RETRY, ...options.retry } };
+  const cached = await cachedSnapshot(folder, whole);
+  if (cached !== null && (given.offline || cached.endsWith(revision))) return cached;
+  if (given.offline) {
+    throw new SidenetError(
+      "L-HUB",
+      `${id}: the cache (${folder}) does not have it, and HF_HUB_OFFLINE forbids to ask. Unset it once, or give --model a folder.`,
+    );
+  }
+  // With something to fall back on, a hub that does not answer is not waited for.
+  const retry =
+    cached === null
+      ? whole.retry
+      : { ...whole.retry, attempts: 1, stallMs: Math.min(whole.retry.stallMs, 10_000) };
   try {
-    return await downloadSnapshot(id, hub, folder, settings);
+    return await downloadSnapshot(id, hub, folder, { ...whole, retry });
   } catch (cause) {
-    const error = hubError(id, cause);
-    const sha = await readFile(join(folder, "refs", settings.revision ?? "main"), "utf8").catch(() => null);
-    const cached = sha === null ? null : join(folder, "snapshots", sha.trim());
-    if (cached !== null && (await exists(cached))) return cached;
-    throw error;
+    if (cached !== null) return cached;
+    throw hubError(id, cause);
   }
 }

@@ -1,0 +1,103 @@
+/** Requests to the hub that survive what networks do: dropped connections, stalls, busy servers. */
+import { SidenetError } from "@sidenet/tensor";
+
+export interface RetryOptions {
+  /** Tries before it is given up; those that brought something do not count. */
+  readonly attempts: number;
+  /** Pause after the first failure; it doubles with each further one. */
+  readonly delayMs: number;
+  /** A connection that brings nothing for this long is dropped. */
+  readonly stallMs: number;
+}
+
+/** Longest pause that a server's Retry-After is obeyed for. */
+const MAX_PAUSE_MS = 60_000;
+
+const BUSY = new Set([408, 429, 500, 502, 503, 504]);
+
+/** A request that may succeed when it is repeated. */
+export class TransientError extends Error {
+  readonly retryAfterMs: number | null;
+
+  constructor(message: string, retryAfterMs: number | null = null, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "TransientError";
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+function retryAfterOf(response: Response): number | null {
+  const header = response.headers.get("retry-after");
+  if (header === null) return null;
+  const seconds = Number(header);
+  const ms = Number.isFinite(seconds) ? 1000 * seconds : Date.parse(header) - Date.now();
+  return Number.isFinite(ms) ? Math.min(Math.max(ms, 0), MAX_PAUSE_MS) : null;
+}
+
+/** What an `Error` of Node's fetch says: the reason stands in its cause. */
+export function reasonOf(error: unknown): string {
+  const { cause, message } = error as { cause?: unknown; message?: string };
+  return cause instanceof Error
+    ? `${message}: ${cause.message || (cause as NodeJS.ErrnoException).code}`
+    : String(message);
+}
+
+/** Throws `TransientError` where the server is busy; other answers are the caller's to judge. */
+export async function fetchOnce(
+  url: string | URL | Request,
+  init: RequestInit,
+  stallMs: number,
+): Promise<Response> {
+  let response: Response;
+  try {
+    const stall = AbortSignal.timeout(stallMs);
+    response = await fetch(url, {
+      ...init,
+      signal: init.signal ? AbortSignal.any([init.signal, stall]) : stall,
+    });
+  } catch (cause) {
+    throw new TransientError(reasonOf(cause), null, { cause });
+  }
+  if (!BUSY.has(response.status)) return response;
+  await response.body?.cancel();
+  throw new TransientError(`the server answered ${response.status}`, retryAfterOf(response));
+}
+
+/** Runs `attempt` until it succeeds, with pauses, as long as its errors are transient. `attempt` tells whether it got on. */
+export async function withRetries<T>(
+  { attempts, delayMs }: RetryOptions,
+  attempt: (progress: () => void) => Promise<T>,
+): Promise<T> {
+  let failures = 0;
+  for (;;) {
+    let gotOn = false;
+    try {
+      return await attempt(() => {
+        gotOn = true;
+      });
+    } catch (error) {
+      if (!(error instanceof TransientError)) throw error;
+      failures = gotOn ? 1 : failures + 1;
+      if (failures >= attempts) throw error;
+      const pause = error.retryAfterMs ?? Math.min(delayMs * 2 ** (failures - 1), MAX_PAUSE_MS);
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
+  }
+}
+
+/** A `fetch` for the hub's library, for its small answers. */
+export const retryingFetch =
+  (options: RetryOptions): typeof fetch =>
+  (url, init = {}) =>
+    withRetries(options, () => fetchOnce(url, init, options.stallMs));
+
+/** Throws `L-HUB` for an answer that repeating does not change. */
+export function refuseStatus(what: string, status: number): never {
+  const denied = status === 401 || status === 403 || status === 404;
+  throw new SidenetError(
+    "L-HUB",
+    denied
+      ? `${what}: the hub does not have it, or not for you (${status}). Check the name, or set HF_TOKEN for a gated model.`
+      : `${what}: the hub answered ${status}. Try again later.`,
+  );
+}

@@ -1,0 +1,189 @@
+import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CpuDevice, ParamStore, Pick, sizeOf } from "@sidenet/tensor";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { Adapter } from "../src/adapter.ts";
+import type { ParameterSpec } from "../src/block.ts";
+import type { ModelConfig } from "../src/config.ts";
+import { Decoder } from "../src/decoder.ts";
+import { HeadTuning, headParameters } from "../src/head-tuning.ts";
+import { ladderConfig } from "../src/ladder-config.ts";
+import { loadWeights } from "../src/load-weights.ts";
+import { Lora, loraParameters } from "../src/lora.ts";
+import { type LoraOptions, loraConfig } from "../src/lora-config.ts";
+import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
+import { openModel } from "../src/node/open-model.ts";
+import { residualStream } from "../src/residual-stream.ts";
+import { SideNetwork } from "../src/side-network.ts";
+import { sidenet } from "./capture.ts";
+import { contentOf, convert, errorOf, MODEL, putModel } from "./model-folder.ts";
+
+const device = new CpuDevice();
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+const at = (...parts: string[]): string => join(folder, ...parts);
+
+/** Logits of a model on disk for some ids, and with the adapter of a folder. */
+async function logitsOf(path: string, adapterFolder?: string): Promise<Float32Array> {
+  const on = new CpuDevice({ precision: "f64" });
+  const model = await openModel(path);
+  const weights = await loadWeights(on, model.config, model.checkpoint);
+  await model.close();
+  using decoder = new Decoder(model.config, weights);
+  using adapter = adapterFolder === undefined ? null : await openAdapter(adapterFolder, on, model.config);
+  const batch = { inputIds: [1, 5, 3, 7, 2, 9], batchSize: 1, length: 6, attentionMask: null };
+  using logits = on.scope(() => {
+    const y = residualStream(decoder, adapter, decoder.prepare(batch));
+    return decoder.logits(on.ops, y, adapter?.head ?? decoder.head);
+  });
+  return Float32Array.from(await logits.read());
+}
+
+/** ‖a - b‖ / ‖b‖ */
+function distance(a: Float32Array, b: Float32Array): number {
+  const norm = (values: Float32Array) => Math.hypot(...values);
+  return norm(a.map((value, i) => value - b[i])) / norm(b);
+}
+
+/** Random values for every parameter. */
+function drawParameters(specs: readonly ParameterSpec[]): ParamStore {
+  const pick = new Pick(4);
+  const store = new ParamStore(device, "adapter");
+  for (const { name, shape } of specs) {
+    store.set(name, device.tensor(pick.normals(sizeOf(shape), 0.2), shape, { category: "adapter" }));
+  }
+  return store;
+}
+
+async function putAdapter(path: string, adapter: Adapter, config: ModelConfig): Promise<string> {
+  await mkdir(path);
+  await saveAdapter(path, adapter, { name: "base", config });
+  return path;
+}
+
+const aLora = (config: ModelConfig, options: LoraOptions = {}): Lora => {
+  const lora = loraConfig("base", { rank: 3, alpha: 5, ...options });
+  return new Lora(lora, config, drawParameters(loraParameters(lora, config)));
+};
+
+describe("a LoRA merged into its model", () => {
+  it.each(["llama", "qwen3"] as const)(
+    "gives the adapter's logits, from a folder and from a GGUF (%s)",
+    async (family) => {
+      const config: ModelConfig = {
+        ...MODEL,
+        family,
+        qkNorm: family === "qwen3",
+        mlpBias: family === "llama",
+      };
+      const source = await putModel(at("m"), config);
+      using lora = aLora(config, { rsLora: true });
+      const adapter = await putAdapter(at("a"), lora, config);
+      const wanted = await logitsOf(source, adapter);
+      expect(distance(await logitsOf(source), wanted)).toBeGreaterThan(0.05);
+      await convert(source, at("f32"), "f32", { adapter });
+      expect(distance(await logitsOf(at("f32")), wanted)).toBeLessThan(1e-6);
+      await convert(source, at("f32.gguf"), "f32", { adapter });
+      expect(distance(await logitsOf(at("f32.gguf")), wanted)).toBeLessThan(1e-6);
+      const summary = await convert(source, at("f16"), "f16", { adapter });
+      expect(distance(await logitsOf(at("f16")), wanted)).toBeLessThan(2e-3);
+      expect(summary.warnings).toEqual([]);
+    },
+  );
+
+  it("warns when the base was in 4 bits, and computes what adapter and base did", async () => {
+    const source = await putModel(at("m"), MODEL);
+    await convert(source, at("nf4"), "nf4");
+    using lora = aLora(MODEL, { targets: ["q_proj", "down_proj"] });
+    const adapter = await putAdapter(at("a"), lora, MODEL);
+    const { warnings } = await convert(at("nf4"), at("f32"), "f32", { adapter });
+    expect(warnings.join()).toMatch(/quantized \(NF4\).*merged into what its weights were rounded to/);
+    expect(distance(await logitsOf(at("f32")), await logitsOf(at("nf4"), adapter))).toBeLessThan(1e-6);
+  });
+
+  it("is what a trained head becomes too: the model then has one of its own", async () => {
+    const config = { ...MODEL, tieWordEmbeddings: true };
+    const source = await putModel(at("m"), config);
+    using head = new HeadTuning(config, drawParameters(headParameters(config)));
+    const adapter = await putAdapter(at("a"), head, config);
+    await convert(source, at("f32"), "f32", { adapter });
+    expect((await contentOf(at("f32"))).config.tieWordEmbeddings).toBe(false);
+    expect(distance(await logitsOf(at("f32")), await logitsOf(source, adapter))).toBeLessThan(1e-6);
+  });
+
+  it("is refused for a side network, and for another model", async () => {
+    const source = await putModel(at("m"), MODEL);
+    using side = SideNetwork.initialize(device, ladderConfig(MODEL, "base", { reduction: 2 }), MODEL);
+    const adapter = await putAdapter(at("a"), side, MODEL);
+    const error = await errorOf(convert(source, at("out"), "f16", { adapter }));
+    expect(error.code).toBe("L-MERGE");
+    expect(error.message).toContain("docs/adapter-format.md");
+    const other = await putModel(at("other"), { ...MODEL, numHiddenLayers: 1 });
+    using lora = aLora(MODEL);
+    const lower = await putAdapter(at("lora"), lora, MODEL);
+    expect((await errorOf(convert(other, at("out"), "f16", { adapter: lower }))).code).toBe(
+      "L-ADAPTER-MODEL",
+    );
+    expect((await readdir(folder)).sort()).toEqual(["a", "lora", "m", "other"]);
+  });
+});
+
+describe("sidenet convert and export", () => {
+  it("print one JSON object, name what is missing, and write adapters in the type asked for", async () => {
+    const source = await putModel(at("m"), MODEL);
+    const run = await sidenet(
+      "convert",
+      "--model",
+      source,
+      "--output",
+      at("c.gguf"),
+      "--dtype",
+      "f32",
+      "--json",
+    );
+    expect(run.exitCode).toBe(0);
+    expect(run.json()).toMatchObject({ format: "gguf", type: "f32", files: ["c.gguf"], warnings: [] });
+    expect(String(run.json().missing)).toContain("tokenizer");
+    using lora = aLora(MODEL);
+    const adapter = await putAdapter(at("a"), lora, MODEL);
+    const common = ["--model", source, "--adapter", adapter, "--device", "cpu", "--json"];
+    const merged = await sidenet("export", ...common, "--output", at("merged"), "--dtype", "f32");
+    expect(merged.json()).toMatchObject({ format: "safetensors", parameters: expect.any(Number) });
+    expect(distance(await logitsOf(at("merged")), await logitsOf(source, adapter))).toBeLessThan(1e-6);
+    const alone = await sidenet(
+      "export",
+      ...common,
+      "--output",
+      at("peft"),
+      "--as",
+      "adapter",
+      "--dtype",
+      "bf16",
+    );
+    expect(alone.json()).toMatchObject({ format: "adapter", kind: "peft", method: "lora" });
+    expect(JSON.parse(await readFile(at("peft", "adapter_config.json"), "utf8"))).toMatchObject({
+      peft_type: "LORA",
+      base_model_name_or_path: "base",
+    });
+    expect(distance(await logitsOf(source, at("peft")), await logitsOf(source, adapter))).toBeLessThan(0.02);
+    const wrong = await sidenet(
+      "export",
+      ...common,
+      "--output",
+      at("y"),
+      "--as",
+      "adapter",
+      "--dtype",
+      "nf4",
+    );
+    expect(wrong).toMatchObject({ exitCode: 2 });
+    expect(
+      (await sidenet("convert", "--model", source, "--output", at("z"), "--max-shard", "big")).exitCode,
+    ).toBe(2);
+  });
+});

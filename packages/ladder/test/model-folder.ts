@@ -1,0 +1,116 @@
+/** Small models on disk, of any family, for tests of reading and writing. */
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { CpuDevice, Pick, SidenetError } from "@sidenet/tensor";
+import type { ModelConfig } from "../src/config.ts";
+import type { RopeScaling } from "../src/config-rope.ts";
+import { decoderParameters } from "../src/decoder.ts";
+import { modelConfigJson } from "../src/formats/hf-config.ts";
+import { encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
+import { type ConvertOptions, convertModel } from "../src/node/convert-model.ts";
+import { openModel } from "../src/node/open-model.ts";
+import { drawModel } from "./tiny-model.ts";
+
+export type StoredType = "F32" | "F16" | "BF16";
+const NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
+
+/** A random configuration that its family can have. */
+export function drawFamily(pick: Pick): ModelConfig {
+  const family = pick.oneOf(["llama", "mistral", "qwen2", "qwen3"] as const);
+  const bias = pick.chance(0.3);
+  const scalings: (RopeScaling | null)[] = [
+    null,
+    { type: "linear", factor: 4 },
+    { type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 8192 },
+    { type: "llama3", factor: 16, lowFreqFactor: 2, highFreqFactor: 3, originalMaxPositionEmbeddings: 64 },
+  ];
+  return {
+    ...drawModel(pick),
+    family,
+    rope: { theta: pick.oneOf([1e4, 5e5, 1e6]), scaling: pick.oneOf(scalings) },
+    attentionBias: {
+      qkv: family === "qwen2" || (family !== "mistral" && bias),
+      o: (family === "llama" || family === "qwen3") && bias,
+    },
+    mlpBias: family === "llama" && pick.chance(0.3),
+    qkNorm: family === "qwen3",
+    slidingWindow: family === "mistral" ? pick.oneOf([null, 32]) : null,
+  };
+}
+
+/** Random weights under their Hugging Face names. */
+export function drawWeights(
+  config: ModelConfig,
+  dtype: StoredType,
+  seed = 1,
+): Record<string, WritableTensor> {
+  const pick = new Pick(seed);
+  return Object.fromEntries(
+    decoderParameters(config).map(({ name, shape }) => {
+      const count = shape.reduce((a, b) => a * b, 1);
+      return [name, { dtype, shape, data: Float32Array.from(pick.normals(count, 0.3)) }];
+    }),
+  );
+}
+
+/** Writes `config.json` and `model.safetensors` into a folder, and gives its path. */
+export async function putModel(
+  folder: string,
+  config: ModelConfig,
+  dtype: StoredType = "F16",
+  weights = drawWeights(config, dtype),
+): Promise<string> {
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, "config.json"), JSON.stringify(modelConfigJson(config, NAMES[dtype])));
+  await writeFile(join(folder, "model.safetensors"), encodeSafetensors(weights));
+  return folder;
+}
+
+const device = new CpuDevice();
+
+/** `convertModel` with everything at its default. */
+export function convert(
+  model: string,
+  output: string,
+  type: ConvertOptions["type"],
+  more: Partial<ConvertOptions> = {},
+) {
+  const options = { model, output, type, adapter: null, maxShardBytes: 5e9, overwrite: false };
+  return convertModel(device, { ...options, ...more });
+}
+
+/** The typed error that a promise fails with. */
+export async function errorOf(promise: Promise<unknown>): Promise<SidenetError> {
+  const error = await promise.then(
+    () => null,
+    (thrown: unknown) => thrown,
+  );
+  if (error instanceof SidenetError) return error;
+  throw new Error(`wanted a SidenetError, got ${String(error)}`);
+}
+
+/** Configuration and values of a model on disk, by name. */
+export async function contentOf(
+  path: string,
+): Promise<{ config: ModelConfig; values: Map<string, Float32Array> }> {
+  const model = await openModel(path);
+  try {
+    const values = new Map<string, Float32Array>();
+    for (const [name, tensor] of model.checkpoint.tensors) values.set(name, await tensor.readFloat32());
+    return { config: model.config, values };
+  } finally {
+    await model.close();
+  }
+}
+
+/** Large enough for NF4 blocks, small enough for a test. */
+export const MODEL: ModelConfig = {
+  ...drawFamily(new Pick(8)),
+  family: "llama",
+  vocabSize: 30,
+  hiddenSize: 32,
+  numHiddenLayers: 2,
+  attentionBias: { qkv: true, o: true },
+  qkNorm: false,
+  slidingWindow: null,
+};
