@@ -187,7 +187,7 @@ function describePeak(bytes: BytesByCategory, total: number): string {
 
 function describeStep(metrics: StepMetrics, steps: number): string {
   return (
-    `step ${String(metrics.step + 1).padStart(String(steps).length)}/${steps}  loss ${metrics.loss.toFixed(4)}  ` +
+    `step ${String(metrics.step + 1).padStart(String(steps).length)}/${steps}  loss ${(metrics.loss ?? Number.NaN).toFixed(4)}  ` +
     `${metrics.tokens_per_second.toFixed(0)} tokens/s  ` +
     `peak ${describePeak(metrics.peak_bytes_by_category, metrics.peak_bytes)}`
   );
@@ -208,7 +208,7 @@ function describeSummary(summary: TrainSummary): string {
     "",
     memoryTable(summary.peak_bytes_by_category, summary.peak_bytes),
     "",
-    `loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`,
+    `loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after?.toFixed(4)} (trained)`,
     `${summary.steps} steps${summary.stopped_early ? " (stopped early)" : ""}, ${summary.tokens} tokens in ` +
       `${summary.seconds.toFixed(0)} s: ${summary.tokens_per_second.toFixed(0)} tokens/s, ` +
       `${(summary.flops / summary.seconds / 1e9).toFixed(1)} GFLOP/s`,
