@@ -109,9 +109,14 @@ export class AdamW {
     );
   }
 
-  /** Steps done so far. */
+  /** Steps done so far; to be set when the values of `exportState` were overwritten with those of a checkpoint. */
   get stepsDone(): number {
     return this.#stepsDone;
+  }
+
+  set stepsDone(count: number) {
+    checkNumber("step", count, Number.isInteger(count) && count >= 0, "a whole number >= 0");
+    this.#stepsDone = count;
   }
 
   /**

@@ -56,6 +56,26 @@ export interface StepReport {
   readonly gradNorm: number;
   readonly learningRate: number;
   readonly tokens: number;
+  /** False where the loss or the norm is not finite: nothing was updated then. */
+  readonly updated: boolean;
+}
+
+/** What a step's update needs; the tensors are the caller's. */
+interface Prepared {
+  readonly loss: Tensor;
+  readonly norm: Tensor;
+  readonly factor: Tensor;
+  readonly gradients: Gradients;
+}
+
+/** How far a trainer has come. With the values of parameters and moments it is all that a checkpoint needs. */
+export interface TrainerCounters {
+  /** Steps asked for, skipped ones included: the schedule's next. */
+  readonly step: number;
+  /** Forward passes so far, which dropout draws by. */
+  readonly passes: number;
+  /** Updates that AdamW made. */
+  readonly updates: number;
 }
 
 /** Positions that a loss over this batch scores. */
@@ -88,55 +108,94 @@ export class Trainer {
     return this.decoder.device;
   }
 
-  /** One update. The read of its loss is the only wait. */
-  async step(batch: LabeledBatch): Promise<StepReport> {
+  get counters(): TrainerCounters {
+    return { step: this.#step, passes: this.#passes, updates: this.optimizer.stepsDone };
+  }
+
+  /** For a trainer that goes on from a checkpoint, whose values the parameters and moments have by then. */
+  set counters({ step, passes, updates }: TrainerCounters) {
+    this.#step = step;
+    this.#passes = passes;
+    this.optimizer.stepsDone = updates;
+  }
+
+  /**
+   * One update, from one batch or from the gradients of several together. It waits once, for the loss and the norm: what is
+   * not finite would spoil every parameter, so the step then ends before its update.
+   */
+  async step(batches: LabeledBatch | readonly LabeledBatch[]): Promise<StepReport> {
+    const all: readonly LabeledBatch[] = "inputIds" in batches ? [batches] : batches;
     const learningRate = this.#options.learningRate(this.#step);
-    const { loss, norm } = this.dispatchStep(batch);
+    const prepared = this.#prepare(all);
     try {
-      const tokens = batch.batchSize * batch.length;
-      return { loss: await loss.item(), gradNorm: await norm.item(), learningRate, tokens };
+      const [loss, gradNorm] = await Promise.all([prepared.loss.item(), prepared.norm.item()]);
+      const updated = Number.isFinite(loss) && Number.isFinite(gradNorm);
+      if (updated) this.#update(prepared, learningRate);
+      this.#step++;
+      const tokens = all.reduce((sum, { batchSize, length }) => sum + batchSize * length, 0);
+      return { loss, gradNorm, learningRate, tokens, updated };
     } finally {
-      loss.dispose();
-      norm.dispose();
+      for (const tensor of [prepared.loss, prepared.norm, prepared.factor]) tensor.dispose();
+      disposeGradients(prepared.gradients);
     }
   }
 
   /** Asks for one update without waiting for it: its loss and gradient norm, f32[] each, are the caller's. */
   dispatchStep(batch: LabeledBatch): { loss: Tensor; norm: Tensor } {
-    const lr = this.#options.learningRate(this.#step++);
-    return this.#device.scope(
+    const prepared = this.#prepare([batch]);
+    const { loss, norm } = prepared;
+    try {
+      this.#update(prepared, this.#options.learningRate(this.#step++));
+      return { loss, norm };
+    } catch (error) {
+      loss.dispose();
+      norm.dispose();
+      throw error;
+    } finally {
+      prepared.factor.dispose();
+      disposeGradients(prepared.gradients);
+    }
+  }
+
+  #update({ gradients, factor }: Prepared, lr: number): void {
+    const step = () => this.optimizer.step(gradients, { lr, gradScale: factor });
+    this.#device.scope(() => this.flops.measure("update", step), { label: "an update" });
+  }
+
+  /** Forward and backward, and the factor that clips. Frees what it made if it throws. */
+  #prepare(batches: readonly LabeledBatch[]): Prepared {
+    const device = this.#device;
+    return device.scope(
       () => {
-        const { loss, gradients } = this.#gradientsOf(batch);
+        const { loss, gradients } = this.#gradientsOf(batches);
         try {
-          const norm = this.flops.measure("update", () => this.#update(gradients, lr));
-          return { loss, norm };
-        } finally {
+          const { maxGradNorm = 1 } = this.#options;
+          const clip = () => clipGlobalNorm(device, gradients, maxGradNorm);
+          const { factor, norm } = this.flops.measure("update", clip);
+          for (const gradient of gradients.values()) device.keep(gradient, "gradients");
+          return { loss: device.keep(loss), norm: device.keep(norm), factor: device.keep(factor), gradients };
+        } catch (error) {
           disposeGradients(gradients);
+          throw error;
         }
       },
       { label: "a training step" },
     );
   }
 
-  /** Returns the gradients' norm before clipping. */
-  #update(gradients: Gradients, lr: number): Tensor {
-    const { factor, norm } = clipGlobalNorm(this.#device, gradients, this.#options.maxGradNorm ?? 1);
-    this.optimizer.step(gradients, { lr, gradScale: factor });
-    return norm;
-  }
-
-  /** Loss and gradients of a batch, as the mean over all its scored positions, however it is split into micro-batches. */
-  #gradientsOf(batch: LabeledBatch): { loss: Tensor; gradients: Gradients } {
+  /** Loss and gradients of batches, as the mean over all their scored positions, however they are split into micro-batches. */
+  #gradientsOf(batches: readonly LabeledBatch[]): { loss: Tensor; gradients: Gradients } {
     const device = this.#device;
-    const scored = scoredPositions(batch);
+    const scored = batches.reduce((sum, batch) => sum + scoredPositions(batch), 0);
     if (scored === 0) {
+      const sizes = batches.map(({ batchSize, length }) => `${batchSize} x ${length}`).join(", ");
       throw new SidenetError(
         "L-NOTHING-TO-LEARN",
-        `no label of a batch of ${batch.batchSize} x ${batch.length} tokens is scored. Give each record something to learn.`,
+        `no label of a batch of ${sizes} tokens is scored. Give each record something to learn.`,
       );
     }
-    const parts = microBatches(batch, this.#options.microBatchSize ?? null);
-    if (parts.length === 1) return this.#backward(batch, 1);
+    const parts = batches.flatMap((batch) => microBatches(batch, this.#options.microBatchSize ?? null));
+    if (parts.length === 1) return this.#backward(parts[0], 1);
     const gradients: Gradients = new Map();
     try {
       const loss = device.zeros([], { label: "loss" });

@@ -1,8 +1,8 @@
 import { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import { hubOptions, progressBar } from "../src/cli/download-progress.ts";
 import { installAdvice, parseOsRelease } from "../src/cli/install-advice.ts";
 import { packageVersion } from "../src/cli/program.ts";
-import { hubOptions, progressBar } from "../src/cli/progress-bar.ts";
 import { Session } from "../src/cli/session.ts";
 import { formatTable } from "../src/cli/table.ts";
 import { Report } from "../src/cli/terminal.ts";
@@ -29,16 +29,21 @@ describe("sidenet", () => {
   it("shows its commands, its version, and an example for each command", async () => {
     const help = await sidenet("--help");
     expect(help.exitCode).toBe(0);
-    const commands = [...help.out.matchAll(/^ {2}(\w+) (?:\[options\]|<)/gm)].map(([, name]) => name);
+    const commands = [...help.out.matchAll(/^ {2}(\w+) (?:\[options\]|<)/gm)]
+      .map(([, name]) => name)
+      .filter((name) => name !== "completions"); // a script for a shell, with no result of its own
     expect(commands).toEqual(expect.arrayContaining(["check", "doctor"]));
+    const computes = (command: string) => !["report", "watch"].includes(command);
     for (const command of commands) {
       const { out, exitCode } = await sidenet(command, "--help");
       expect(out, command).toMatch(/Examples?:\n +\$ npx sidenet /);
       expect(out, command).toContain("--json");
-      expect(out, command).toContain("--device <name>");
+      expect(out.includes("--device <name>"), command).toBe(computes(command));
+      expect(out, command).toContain("--quiet");
       expect(exitCode).toBe(0);
     }
     expect((await sidenet("train", "--help")).out).toContain("--detect-anomaly");
+    expect((await sidenet("completions", "--help")).out).toMatch(/Example:\n +\$ .*completions bash/);
     expect(await sidenet("--version")).toMatchObject({ exitCode: 0, out: `${packageVersion()}\n` });
   });
 

@@ -158,6 +158,22 @@ export abstract class Device {
     return tensor;
   }
 
+  /**
+   * Overwrites all values of a tensor, bit by bit as they are: a checkpoint's. On `meta` nothing happens.
+   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory.
+   */
+  assign(tensor: Tensor, values: ArrayLike<number>): void {
+    tensor.assertLive("assign");
+    if (values.length !== tensor.size || tensor.offset !== 0) {
+      const why = tensor.offset !== 0 ? "it is a view" : `${values.length} values were given`;
+      throw new SidenetError(
+        "T-SHAPE",
+        `cannot assign to ${tensor}: ${why}, wanted ${tensor.size} of its own.`,
+      );
+    }
+    if (this.holdsValues) this.write(tensor, values);
+  }
+
   zeros(shape: Shape, options: TensorOptions = {}): Tensor {
     const tensor = this.empty(shape, { label: "zeros", ...options });
     this.ops.fill(tensor, { value: 0 });

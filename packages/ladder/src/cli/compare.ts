@@ -154,19 +154,22 @@ async function runVariant(
   const summary = await trainRun(device, run, {
     onStep: ({ step, loss, tokens_per_second }) =>
       report.progress(
-        `step ${step + 1}/${steps}  loss ${loss.toFixed(4)}  ${tokens_per_second.toFixed(0)} tokens/s`,
+        `step ${step + 1}/${steps}  loss ${lossText(loss)}  ${tokens_per_second.toFixed(0)} tokens/s`,
       ),
   });
-  report.note(`${variant.name}: loss on held-back records ${summary.eval_loss.toFixed(4)}`);
+  report.note(`${variant.name}: loss on held-back records ${lossText(summary.eval_loss)}`);
   return { ...summary, method: variant.name };
 }
+
+/** A step whose loss was not finite, and an evaluation that there was none of, have no number. */
+const lossText = (loss: number | null | undefined): string => loss?.toFixed(4) ?? "-";
 
 function runTable(results: readonly TrainSummary[]): string {
   const head = ["method", "loss", "eval loss", "tokens/s", "s", "peak", ...CATEGORIES, "trained"];
   const rows = results.map((run) => [
     run.method,
-    (run.loss.at(-1) ?? Number.NaN).toFixed(4),
-    run.eval_loss.toFixed(4),
+    lossText(run.loss.at(-1)),
+    lossText(run.eval_loss),
     run.tokens_per_second.toFixed(0),
     run.seconds.toFixed(0),
     formatBytes(run.peak_bytes),

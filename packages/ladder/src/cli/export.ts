@@ -5,7 +5,7 @@ import type { ConvertType } from "../node/convert-model.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addOutputOptions, convertAndTell } from "./convert.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
-import { hubOptions } from "./progress-bar.ts";
+import { hubOptions } from "./download-progress.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";

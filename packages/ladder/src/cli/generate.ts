@@ -7,8 +7,8 @@ import { loadWeights } from "../load-weights.ts";
 import { openAdapter } from "../node/adapter-files.ts";
 import { openModel } from "../node/open-model.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import { hubOptions } from "./download-progress.ts";
 import { nonNegativeInteger, numberWithin, positiveInteger, seed, share, temperature } from "./options.ts";
-import { hubOptions } from "./progress-bar.ts";
 import type { Outcome, Session } from "./session.ts";
 import type { Report } from "./terminal.ts";
 

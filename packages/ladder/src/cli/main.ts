@@ -15,6 +15,7 @@ const exitCode = await runSidenet(process.argv.slice(2), {
   out: (text) => process.stdout.write(text),
   err: (text) => process.stderr.write(text),
   interactive: process.stderr.isTTY === true,
+  ...(process.stderr.columns ? { columns: process.stderr.columns } : {}),
 });
 await Promise.all([written(process.stdout), written(process.stderr)]);
 process.exit(exitCode); // not exitCode = ...: a driver's threads would keep the process alive

@@ -1,21 +1,21 @@
-import { readFileSync } from "node:fs";
+import tab from "@bomb.sh/tab/commander";
 import { Command } from "commander";
+import { packageVersion } from "../node/version.ts";
 import { defineCheck } from "./check.ts";
 import { defineCompare } from "./compare.ts";
 import { defineConvert } from "./convert.ts";
 import { defineDoctor } from "./doctor.ts";
 import { defineExport } from "./export.ts";
 import { defineGenerate } from "./generate.ts";
+import { defineInit } from "./init.ts";
 import { definePlan } from "./plan.ts";
+import { defineReport } from "./report.ts";
 import { Session } from "./session.ts";
 import type { Terminal } from "./terminal.ts";
 import { defineTrain } from "./train.ts";
+import { defineWatch } from "./watch.ts";
 
-/** The package's version; its manifest stands beside `src` and `dist`. */
-export function packageVersion(): string {
-  const manifest = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(manifest) as { version: string }).version;
-}
+export { packageVersion } from "../node/version.ts";
 
 function buildProgram(session: Session): Command {
   const version = packageVersion();
@@ -31,17 +31,32 @@ function buildProgram(session: Session): Command {
   defineTrain(program, session);
   defineCompare(program, session);
   definePlan(program, session);
+  defineInit(program, session);
+  defineReport(program, session);
+  defineWatch(program, session);
   defineGenerate(program, session);
   defineConvert(program, session);
   defineExport(program, session);
   defineCheck(program, session);
   defineDoctor(program, session, version);
+  for (const command of program.commands)
+    command.option("--quiet", "print nothing but errors, and --json's object");
+  defineCompletions(program);
   return program;
+}
+
+/** What the shell asks for at each Tab is answered from the program itself. */
+function defineCompletions(program: Command): void {
+  tab(program, { completionCommandName: "completions" });
+  program.commands
+    .find((command) => command.name() === "completions")
+    ?.description("Print a script that completes this command in bash, zsh, fish or powershell.")
+    .addHelpText("after", "\nExample:\n  $ source <(npx sidenet completions bash)   # or in ~/.bashrc");
 }
 
 /** Runs `sidenet` with these arguments and returns its exit code. Never throws. */
 export async function runSidenet(args: readonly string[], terminal: Terminal): Promise<number> {
-  const session = new Session(terminal, args.includes("--json"));
+  const session = new Session(terminal, args.includes("--json"), args.includes("--quiet"));
   try {
     await buildProgram(session).parseAsync([...args], { from: "user" });
   } catch (error) {

@@ -1,37 +1,54 @@
-import type { HubOptions } from "../node/hub.ts";
-import { formatBytes } from "./table.ts";
-import type { Report } from "./terminal.ts";
+/** A bar that a person watches. */
+import { Writable } from "node:stream";
+import { MultiBar, type SingleBar } from "cli-progress";
+import type { Terminal } from "./terminal.ts";
 
-const WIDTH = 24;
-
-/** "model.safetensors [=====>      ] 45 %, 121 of 269 MB, 12.3 MB/s, 12 s left"; seconds since it began. */
-export function progressBar(name: string, doneBytes: number, totalBytes: number, seconds: number): string {
-  const share = totalBytes > 0 ? Math.min(doneBytes / totalBytes, 1) : 1;
-  const filled = Math.round(share * WIDTH);
-  const bar = `${"=".repeat(filled)}${filled < WIDTH ? ">" : ""}`.slice(0, WIDTH).padEnd(WIDTH);
-  const speed = seconds > 0.5 ? doneBytes / seconds : 0;
-  const pace =
-    speed > 0 ? `, ${formatBytes(speed)}/s, ${Math.ceil((totalBytes - doneBytes) / speed)} s left` : "";
-  return `${name} [${bar}] ${Math.floor(100 * share)} %, ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}${pace}`;
+/** What the library takes for a terminal, over ours. */
+function asStream(terminal: Terminal): NodeJS.WriteStream {
+  const stream = new Writable({
+    write(chunk, _encoding, done) {
+      terminal.err(String(chunk));
+      done();
+    },
+  });
+  return Object.assign(stream, {
+    isTTY: true,
+    columns: terminal.columns ?? 80,
+  }) as unknown as NodeJS.WriteStream;
 }
 
-/** Time between two lines: a terminal is slower than a network. */
-const INTERVAL_MS = 100;
+/** Steps of a run with the time that is left, and a text of the caller's. Lines can be written above it. */
+export class ProgressBar {
+  readonly #bars: MultiBar;
+  readonly #bar: SingleBar;
 
-/** Shows downloads from the hub as they go: a bar for a person, a line per file for a log. */
-export function hubOptions(report: Report): Pick<HubOptions, "onProgress"> {
-  let current = { file: "", started: 0, shown: 0 };
-  return {
-    onProgress(file, done, total) {
-      const now = performance.now();
-      if (file !== current.file) {
-        current = { file, started: now, shown: 0 };
-        report.note(`fetching ${file} (${formatBytes(total)})`);
-      }
-      if (now - current.shown < INTERVAL_MS && done < total) return;
-      current.shown = now;
-      const seconds = (now - current.started) / 1000;
-      report.progress(progressBar(file, done, total, seconds));
-    },
-  };
+  constructor(terminal: Terminal, total: number, done: number) {
+    this.#bars = new MultiBar({
+      format: "{bar} {value}/{total}  {text}  {eta_formatted} left",
+      barsize: 20,
+      barCompleteChar: "█",
+      barIncompleteChar: "░",
+      etaBuffer: 20,
+      fps: 5,
+      hideCursor: null,
+      stopOnComplete: false,
+      clearOnComplete: true,
+      forceRedraw: true,
+      stream: asStream(terminal),
+    } as ConstructorParameters<typeof MultiBar>[0]);
+    this.#bar = this.#bars.create(total, done, { text: "" });
+  }
+
+  update(done: number, text: string): void {
+    this.#bar.update(done, { text });
+  }
+
+  /** Writes a line above the bar. */
+  log(text: string): void {
+    this.#bars.log(`${text}\n`);
+  }
+
+  stop(): void {
+    this.#bars.stop();
+  }
 }

@@ -3,11 +3,13 @@ import { SidenetError } from "@sidenet/tensor";
 import { CommanderError } from "commander";
 import { Report, type Terminal } from "./terminal.ts";
 
-/** Exit codes: a typing mistake is told apart from a run that failed. */
-export const EXIT = { ok: 0, failed: 1, usage: 2 } as const;
+/** Exit codes: a mistake in what was asked for is told apart from a run that failed, and from one that a signal ended. */
+export const EXIT = { ok: 0, failed: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as const;
 
 /** Code of the errors that a command throws for options that do not go together. */
 const USAGE = "C-USAGE";
+/** Codes that say: what was asked for cannot be done as it stands. */
+const USAGE_CODES: readonly string[] = [USAGE, "C-CONFIG"];
 
 /** What a command found. The text for people was printed by then. */
 export interface Outcome {
@@ -23,10 +25,10 @@ export class Session {
   readonly #json: boolean;
   exitCode: number = EXIT.ok;
 
-  /** `json`: the arguments hold `--json`. Known before they are parsed, since parsing may be what fails. */
-  constructor(terminal: Terminal, json: boolean) {
+  /** Whether the arguments hold `--json`, `--quiet`: known before they are parsed, since parsing may be what fails. */
+  constructor(terminal: Terminal, json: boolean, quiet = false) {
     this.terminal = terminal;
-    this.report = new Report(terminal, json);
+    this.report = new Report(terminal, json, quiet);
     this.#json = json;
   }
 
@@ -49,14 +51,16 @@ export class Session {
       this.#failJson(USAGE, error.message.replace(/^error: /, "")); // commander has printed the text
       return;
     }
-    this.exitCode = error instanceof SidenetError && error.code === USAGE ? EXIT.usage : EXIT.failed;
+    this.report.endBar();
+    const usage = error instanceof SidenetError && USAGE_CODES.includes(error.code);
+    this.exitCode = usage ? EXIT.usage : EXIT.failed;
     if (error instanceof SidenetError) {
-      this.report.note(error.message);
+      this.report.error(error.message);
       this.#failJson(error.code, error.message.slice(`[${error.code}] `.length));
       return;
     }
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    this.report.note(
+    this.report.error(
       `${stack}\n\nThis is a bug in sidenet. Please report it with the command and the lines above.`,
     );
     this.#failJson("C-BUG", error instanceof Error ? error.message : String(error));

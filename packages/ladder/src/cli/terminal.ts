@@ -1,3 +1,5 @@
+import { ProgressBar } from "./progress-bar.ts";
+
 /** Where a command writes. Tests capture both. */
 export interface Terminal {
   /** Standard output: what was asked for. */
@@ -6,38 +8,71 @@ export interface Terminal {
   err(text: string): void;
   /** A person is watching standard error, so a line may be rewritten in place. */
   readonly interactive: boolean;
+  /** Width of standard error, where it has one. */
+  readonly columns?: number;
 }
 
-/** What a command tells while it runs. With `--json` nothing of it goes to standard output. */
+/** What a command tells while it runs. With `--json` nothing of it goes to standard output, with `--quiet` only errors do. */
 export class Report {
   readonly #terminal: Terminal;
   readonly #json: boolean;
+  readonly #quiet: boolean;
   #overwritten = 0;
+  #bar: ProgressBar | null = null;
 
-  constructor(terminal: Terminal, json: boolean) {
+  constructor(terminal: Terminal, json: boolean, quiet = false) {
     this.#terminal = terminal;
     this.#json = json;
+    this.#quiet = quiet;
   }
 
-  /** A part of the result, for people: standard output, or nowhere with `--json`. */
+  /** A person watches, so that bars and lines that are rewritten make sense. */
+  get watched(): boolean {
+    return this.#terminal.interactive && !this.#quiet;
+  }
+
+  /** A part of the result, for people: standard output, or nowhere with `--json` or `--quiet`. */
   print(text: string): void {
-    if (this.#json) return;
+    if (this.#json || this.#quiet) return;
     this.#clear();
     this.#terminal.out(`${text}\n`);
   }
 
   /** A line of progress or a remark: standard error. */
   note(text: string): void {
+    if (!this.#quiet) this.error(text);
+  }
+
+  /** What is told whatever else is not: standard error. */
+  error(text: string): void {
+    if (this.#bar) {
+      this.#bar.log(text);
+      return;
+    }
     this.#clear();
     this.#terminal.err(`${text}\n`);
   }
 
   /** A line that the next one replaces; shown only to a person who watches. */
   progress(text: string): void {
-    if (!this.#terminal.interactive) return;
+    if (!this.watched || this.#bar) return;
     this.#clear();
     this.#terminal.err(text);
     this.#overwritten = text.length;
+  }
+
+  /** A bar at the foot of the terminal, `done` of `total`; shown only to a person who watches. */
+  bar(done: number, total: number, text: string): void {
+    if (!this.watched) return;
+    this.#clear();
+    this.#bar ??= new ProgressBar(this.#terminal, total, done);
+    this.#bar.update(done, text);
+  }
+
+  /** Takes the bar away. */
+  endBar(): void {
+    this.#bar?.stop();
+    this.#bar = null;
   }
 
   #clear(): void {

@@ -1,9 +1,15 @@
-import { type BytesByCategory, CATEGORIES, SidenetError } from "@sidenet/tensor";
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Method } from "../adapter.ts";
 import type { WeightDType } from "../base-storage.ts";
-import { type RunStart, type StepMetrics, type TrainSummary, trainRun } from "../node/train-run.ts";
+import { fileError } from "../node/file-source.ts";
+import { writeReport } from "../node/report.ts";
+import type { WeightedFile } from "../node/run/load.ts";
+import { readRunFile } from "../node/run/run-folder.ts";
+import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../node/train-run.ts";
 import type { FieldMapping } from "../records.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import {
@@ -19,9 +25,24 @@ import {
   weightDType,
 } from "./method-options.ts";
 import { fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
-import type { Outcome, Session } from "./session.ts";
-import { formatTable } from "./table.ts";
+import { EXIT, type Outcome, type Session } from "./session.ts";
+import {
+  applySettings,
+  checkSettings,
+  currentSettings,
+  parseAssignments,
+  parseConfig,
+  type Settings,
+} from "./settings.ts";
 import type { Report } from "./terminal.ts";
+import {
+  describeEvaluation,
+  describeProgress,
+  describeSample,
+  describeStart,
+  describeStep,
+  describeSummary,
+} from "./train-report.ts";
 
 interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly model: string;
@@ -32,6 +53,7 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly dtype: WeightDType | "auto";
   readonly steps: number;
   readonly batchSize: number;
+  readonly gradientAccumulation: number;
   readonly maxLength?: number;
   readonly heldOut: number;
   readonly learningRate?: number;
@@ -41,17 +63,37 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly maxGradNorm: number;
   readonly sampleTokens: number;
   readonly detectAnomaly: boolean;
+  readonly onNonfinite: "stop" | "skip";
+  readonly saveEvery: number;
+  readonly keep: number;
+  readonly evalEvery?: number;
+  readonly patience?: number;
+  readonly logEvery: number;
+}
+
+/** Flags that are no settings of the run. */
+interface InvocationFlags {
+  readonly config?: string;
+  readonly set?: readonly string[];
+  readonly resume?: boolean;
+  readonly overwrite?: boolean;
 }
 
 const HELP = `
 Data: JSONL files, one object a line: {"text": "..."} or {"prompt": "...", "completion": "..."} (only the completion is
-learned). Other field names are mapped with --text, or with --prompt and --completion.
+learned). Other field names are mapped with --text, or with --prompt and --completion. "a.jsonl:3" gives a file's records
+three times the weight of those of a file without a number.
 
-Writes to the output folder: adapter_config.json, adapter_model.safetensors, metrics.jsonl (one line a step).
-Ctrl-C stops after the current step and saves what was trained by then.
+Writes to the output folder: adapter_config.json, adapter_model.safetensors, checkpoints, metrics.jsonl, report.html.
+Ctrl-C stops before the next step and saves what was trained by then; a second one stops at once, and the last checkpoint
+stays. --resume goes on from there.
 
-Example:
-  $ npx sidenet train --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --method ladder --output out/run`;
+Exit codes: 0 done, 1 failed, 2 a mistake in flags or config, 130 or 143 stopped by SIGINT or SIGTERM.
+
+Examples:
+  $ npx sidenet train --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --method ladder --output out/run
+  $ npx sidenet train --config run.yaml --set learning-rate=0.002   # sidenet init run.yaml writes one
+  $ npx sidenet train --output out/run --resume`;
 
 export function defineTrain(program: Command, session: Session): void {
   const command = program
@@ -59,15 +101,29 @@ export function defineTrain(program: Command, session: Session): void {
     .description(
       "Fine-tune: train a side network or another adapter of a frozen model, or a whole small one.",
     )
-    .requiredOption("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
-    .requiredOption("--data <file...>", "JSONL files")
-    .requiredOption("--output <dir>", "folder for the adapter and its metrics")
+    .option("--config <file>", "settings in YAML or JSON, by the names of these flags; flags count more")
+    .option("--set <name=value...>", "a setting, the value as YAML has it; counts more than --config")
+    .option("--resume", "go on from the last checkpoint in --output, if there is one")
+    .option("--overwrite", "replace the run that --output holds");
+  addTrainSettings(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(train));
+}
+
+/** Every setting of a training run, none required: a config file may have it. */
+export function addTrainSettings(command: Command): Command {
+  command
+    .option("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
+    .option(
+      "--data <file...>",
+      "JSONL files, with a weight after a colon where they shall not count the same",
+    )
+    .option("--output <dir>", "folder for the adapter, checkpoints and metrics")
     .addOption(methodOption())
     .option("--steps <n>", "training steps", positiveInteger, 100)
-    .option("--batch-size <n>", "records a step", positiveInteger, 4)
+    .option("--batch-size <n>", "records of a batch", positiveInteger, 4)
+    .option("--gradient-accumulation <n>", "batches whose gradients make one step", positiveInteger, 1)
     .option(
       "--max-length <n>",
-      "cut records to this many tokens (default: refuse what passes the context)",
+      "cut records to this many tokens (default: refuse longer than the context)",
       positiveInteger,
     )
     .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
@@ -79,23 +135,55 @@ export function defineTrain(program: Command, session: Session): void {
         .default("cosine"),
     )
     .option("--weight-decay <x>", "AdamW's decoupled decay", fraction, 0.01)
-    .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1)
-    .option(
-      "--sample-tokens <n>",
-      "length of the text shown before and after; 0: none",
-      nonNegativeInteger,
-      48,
-    )
-    .option("--detect-anomaly", "stop at the first NaN or infinity and name the op that made it; slow", false)
+    .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1);
+  addWatchingSettings(command);
+  addFieldOptions(command)
     .addOption(
       new Option("--dtype <type>", "storage of the frozen weights; auto takes f16 where the adapter has it")
         .choices(["auto", "f32", "f16"])
         .default("auto"),
     )
-    .addOption(deviceOption())
-    .addOption(jsonOption());
-  addFieldOptions(command);
-  addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(train));
+    .addOption(deviceOption());
+  return addMemoryOptions(addSizeOptions(command));
+}
+
+/** What a long run looks at, keeps and tells. */
+function addWatchingSettings(command: Command): void {
+  command
+    .option(
+      "--eval-every <n>",
+      "steps from one evaluation to the next (default: at the end)",
+      positiveInteger,
+    )
+    .option(
+      "--patience <n>",
+      "evaluations without a better loss after which the run ends (default: it does not)",
+      positiveInteger,
+    )
+    .option(
+      "--sample-tokens <n>",
+      "length of the text shown before, at evaluations and after; 0: none",
+      nonNegativeInteger,
+      48,
+    )
+    .option("--save-every <n>", "steps from one checkpoint to the next", positiveInteger, 100)
+    .option("--keep <n>", "checkpoints that stay", positiveInteger, 2)
+    .option(
+      "--log-every <n>",
+      "steps from one line to the next, where there is no terminal",
+      positiveInteger,
+      10,
+    )
+    .addOption(
+      new Option("--on-nonfinite <what>", "a step whose loss or gradient is NaN or infinite")
+        .choices(["stop", "skip"])
+        .default("stop"),
+    )
+    .option(
+      "--detect-anomaly",
+      "stop at the first NaN or infinity and name the op that made it; slow",
+      false,
+    );
 }
 
 /** Fields of the records, as commander hands them over. */
@@ -120,98 +208,151 @@ export function fieldMapping({ text, prompt, completion }: FieldFlags): FieldMap
   return prompt !== undefined && completion !== undefined ? { prompt, completion } : {};
 }
 
-async function train(report: Report, options: TrainOptions): Promise<Outcome> {
-  const fields = fieldMapping(options);
-  const stop = new AbortController();
-  const onSignal = () => {
-    report.note("stopping after this step; what was trained so far will be saved");
-    stop.abort();
-  };
-  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
-  try {
-    return await withDevice(options.device, report, async (device) => {
-      const { model, output, maxLength, method, ...rest } = options;
-      const summary = await trainRun(
-        device,
-        {
-          ...rest,
-          model,
-          fields,
-          outputDir: output,
-          maxLength: maxLength ?? null,
-          learningRate: options.learningRate ?? LEARNING_RATES[method],
-          method: methodOptions(method, options),
-          storage: storageOf(method, weightDType(options.dtype, device, method), options),
-          memory: memoryOptions(options),
-        },
-        {
-          onLoad: (done, total) =>
-            report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
-          onStart: (start) => report.note(describeStart(start)),
-          onSample: (when, { prompt, text }) =>
-            report.note(`\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`),
-          onStep: (metrics) => report.note(describeStep(metrics, options.steps)),
-        },
-        stop.signal,
+/** "a.jsonl:2.5" is a file and its weight, unless a file has that very name. */
+export function weightedFile(text: string): WeightedFile {
+  const [, path, digits] = /^(.+):([^:/\\]*)$/.exec(text) ?? [];
+  if (path === undefined || existsSync(text)) return { path: text, weight: 1 };
+  const weight = Number(digits);
+  if (digits !== "" && weight > 0 && Number.isFinite(weight)) return { path, weight };
+  throw new SidenetError(
+    "C-USAGE",
+    `--data ${text}: "${digits}" is no weight. Wanted a number above 0 after the colon.`,
+  );
+}
+
+/** Settings that fix which records a step gets: with others, a resumed run would be another run. */
+const FIXED = ["method", "batch-size", "seed", "held-out"];
+
+/** Notes what is changed in a run that goes on. Throws `C-USAGE` where that would make it another run. */
+function compareSettings(report: Report, before: Settings, now: Settings): void {
+  const same = (name: string) => JSON.stringify(before[name]) === JSON.stringify(now[name]);
+  const changed = Object.keys({ ...before, ...now }).filter((name) => name !== "output" && !same(name));
+  const shown = (value: unknown) => (value === undefined ? "its default" : JSON.stringify(value));
+  for (const name of changed) {
+    const change = `${name} was ${shown(before[name])}, now it is ${shown(now[name])}`;
+    if (FIXED.includes(name)) {
+      throw new SidenetError(
+        "C-USAGE",
+        `${change}: that would be another run. Leave --${name} out, or start anew in another --output.`,
       );
-      report.print(describeSummary(summary));
-      return { json: summary };
-    });
-  } finally {
-    process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
+    }
+    report.note(`resumed with a change: ${change}`);
   }
 }
 
-const indent = (text: string): string => text.replace(/^/gm, "  | ");
-const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`;
-
-function describeStart(start: RunStart): string {
-  const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as it should be" : "DIFFERENT";
-  return [
-    `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}`,
-    `data: ${start.trainRecords} records to train on, ${start.heldOutRecords} held back`,
-    `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
-      `${start.initialEvalLoss.toFixed(4)} (${same})`,
-  ].join("\n");
-}
-
-/** "weights 257 + saved 35 + ... = 353 MiB": the parts of the peak so far, the largest first. */
-function describePeak(bytes: BytesByCategory, total: number): string {
-  const rounded = (count: number): string => (count / 2 ** 20).toFixed(0);
-  const parts = CATEGORIES.filter((category) => bytes[category] >= 2 ** 19).sort(
-    (a, b) => bytes[b] - bytes[a],
+/** Brings flags, `--set`, `--config` and the settings of a run that is resumed together in the command. */
+async function gatherSettings(report: Report, flags: InvocationFlags, command: Command): Promise<void> {
+  const { config, set = [], resume, overwrite } = flags;
+  if (resume && overwrite) throw new SidenetError("C-USAGE", "--resume and --overwrite exclude each other.");
+  const layers: Record<string, unknown>[] = [];
+  if (config !== undefined) {
+    const text = await readFile(config, "utf8").catch((cause: unknown) => {
+      throw fileError(config, cause);
+    });
+    layers.push(parseConfig(command, text, config));
+  }
+  layers.push(parseAssignments(command, set));
+  applySettings(command, ...layers);
+  const { output } = command.opts<{ output?: string }>();
+  const run = resume && output !== undefined ? await readRunFile(output) : null;
+  if (run) {
+    const known = Object.entries(run.settings).filter(([, value]) => value !== null);
+    const before = checkSettings(command, Object.fromEntries(known), `the run in ${output}`);
+    applySettings(command, before, ...layers);
+    compareSettings(report, run.settings, currentSettings(command));
+  }
+  const missing = ["model", "data", "output"].filter((name) => command.getOptionValue(name) === undefined);
+  if (missing.length === 0) return;
+  const names = missing.map((name) => `--${name}`).join(", ");
+  throw new SidenetError(
+    "C-USAGE",
+    `${names} must be given, as a flag or in --config. See sidenet train --help.`,
   );
-  return `${parts.map((category) => `${category} ${rounded(bytes[category])}`).join(" + ")} = ${rounded(total)} MiB`;
 }
 
-function describeStep(metrics: StepMetrics, steps: number): string {
-  return (
-    `step ${String(metrics.step + 1).padStart(String(steps).length)}/${steps}  loss ${metrics.loss.toFixed(4)}  ` +
-    `${metrics.tokens_per_second.toFixed(0)} tokens/s  ` +
-    `peak ${describePeak(metrics.peak_bytes_by_category, metrics.peak_bytes)}`
-  );
+/** Aborts at the first signal; at the second the process ends at once, and the last checkpoint stays. */
+function stopOnSignals(report: Report): {
+  signal: AbortSignal;
+  caught: () => NodeJS.Signals | null;
+  off: () => void;
+} {
+  const stop = new AbortController();
+  let first: NodeJS.Signals | null = null;
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (first !== null) process.exit(EXIT[signal as "SIGINT" | "SIGTERM"]);
+    first = signal;
+    report.note(
+      "stopping before the next step; what was trained so far will be saved. Once more: stop at once",
+    );
+    stop.abort();
+  };
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+  return {
+    signal: stop.signal,
+    caught: () => first,
+    off: () => process.off("SIGINT", onSignal).off("SIGTERM", onSignal),
+  };
 }
 
-function memoryTable(bytes: BytesByCategory, total: number): string {
-  const rows = CATEGORIES.filter((category) => bytes[category] > 0).map((category) => [
-    category,
-    mib(bytes[category]),
-    `${((100 * bytes[category]) / total).toFixed(1)} %`,
-  ]);
-  return formatTable(["peak memory", "", ""], [...rows, ["total", mib(total), ""]]);
+function eventsOf(report: Report, { steps, logEvery }: TrainOptions): TrainRunEvents {
+  let first = true;
+  return {
+    onLoad: (done, total) => report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
+    onNote: (text) => report.note(text),
+    onStart: (start) => report.note(describeStart(start)),
+    onSample: (when, sample) => {
+      report.endBar();
+      report.note(describeSample(when, sample));
+    },
+    onEvaluation: (line) => report.note(describeEvaluation(line)),
+    onStep: (line) => {
+      const done = line.step + 1;
+      report.bar(done, steps, describeProgress(line));
+      if (!report.watched && (first || done % logEvery === 0 || done >= steps)) {
+        report.note(describeStep(line, steps));
+      }
+      first = false;
+    },
+  };
 }
 
-function describeSummary(summary: TrainSummary): string {
-  const { frozen_eval_loss: before, eval_loss: after } = summary;
-  return [
-    "",
-    memoryTable(summary.peak_bytes_by_category, summary.peak_bytes),
-    "",
-    `loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`,
-    `${summary.steps} steps${summary.stopped_early ? " (stopped early)" : ""}, ${summary.tokens} tokens in ` +
-      `${summary.seconds.toFixed(0)} s: ${summary.tokens_per_second.toFixed(0)} tokens/s, ` +
-      `${(summary.flops / summary.seconds / 1e9).toFixed(1)} GFLOP/s`,
-    `adapter: ${summary.adapter}`,
-  ].join("\n");
+async function train(
+  report: Report,
+  _flags: TrainOptions & InvocationFlags,
+  command: Command,
+): Promise<Outcome> {
+  const { resume = false, overwrite = false } = command.opts<InvocationFlags>();
+  await gatherSettings(report, command.opts<InvocationFlags>(), command);
+  const options = command.opts<TrainOptions>();
+  const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
+  const run: Omit<TrainRunOptions, "storage"> = {
+    ...options,
+    model,
+    data: options.data.map(weightedFile),
+    fields: fieldMapping(options),
+    outputDir,
+    maxLength: options.maxLength ?? null,
+    learningRate: options.learningRate ?? LEARNING_RATES[method],
+    method: methodOptions(method, options),
+    memory: memoryOptions(options),
+    onNonFinite,
+    existing: resume ? "resume" : overwrite ? "overwrite" : "refuse",
+    settings: currentSettings(command),
+  };
+  const stop = stopOnSignals(report);
+  try {
+    return await withDevice(options.device, report, async (device) => {
+      const storage = storageOf(method, weightDType(options.dtype, device, method), options);
+      const summary = await trainRun(device, { ...run, storage }, eventsOf(report, options), stop.signal);
+      report.endBar();
+      const page = await writeReport(outputDir);
+      report.print(describeSummary(summary));
+      report.print(`report: ${page}`);
+      const caught = summary.stop_reason === "signal" ? stop.caught() : null;
+      return { json: summary, exitCode: caught ? EXIT[caught as "SIGINT" | "SIGTERM"] : EXIT.ok };
+    });
+  } finally {
+    report.endBar();
+    stop.off();
+  }
 }

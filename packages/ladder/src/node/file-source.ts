@@ -8,14 +8,25 @@ const MAX_READ_BYTES = 2 ** 30;
 const CURES: Readonly<Record<string, string>> = {
   ENOENT: "there is no such file. Check the path.",
   EISDIR: "it is a folder. Name a file in it.",
-  EACCES: "no permission to read it. Check its owner and mode.",
+  ENOTDIR: "a part of the path is a file, not a folder. Check the path.",
+  EACCES: "no permission. Check its owner and mode.",
+  EPERM: "the system does not allow it. Check its owner and mode, or choose another folder.",
+  EROFS: "the file system is read-only. Choose a folder that can be written.",
+  ENOSPC: "the disk is full. Free some space; the files that were there before are whole.",
+  EDQUOT: "the disk quota is used up. Free some space; the files that were there before are whole.",
+  EFBIG: "the file would pass the largest size allowed here. Raise the limit, or choose another disk.",
 };
 
-/** A typed error for a failed file operation: `L-FILE-MISSING` when there is no such file, else `L-FILE`. */
+/**
+ * A typed error for a failed file operation: `L-FILE-MISSING` when there is no such file, `L-DISK-FULL` when nothing more
+ * can be written, else `L-FILE`.
+ */
 export function fileError(path: string, cause: unknown): SidenetError {
   const code = (cause as NodeJS.ErrnoException).code ?? "";
   const text = CURES[code] ?? (cause as Error).message;
-  return new SidenetError(code === "ENOENT" ? "L-FILE-MISSING" : "L-FILE", `${path}: ${text}`, { cause });
+  const kind =
+    code === "ENOENT" ? "L-FILE-MISSING" : /ENOSPC|EDQUOT|EFBIG/.test(code) ? "L-DISK-FULL" : "L-FILE";
+  return new SidenetError(kind, `${path}: ${text}`, { cause });
 }
 
 async function readFully(

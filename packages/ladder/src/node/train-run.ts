@@ -1,27 +1,41 @@
 /** One fine-tuning run from files to files: everything `sidenet train` does, with its terminal left out. */
-import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
 import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { BaseStorage } from "../base-storage.ts";
-import { contextLimit } from "../config.ts";
-import { BatchStream, inMemory } from "../data/batch-stream.ts";
+import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
-import { Decoder } from "../decoder.ts";
-import { generate } from "../generate.ts";
-import { loadWeights } from "../load-weights.ts";
 import { type MethodOptions, makeAdapter } from "../method.ts";
-import { encodeRecord, type FieldMapping, type TextRecord, type TokenRecord } from "../records.ts";
-import type { Tokenizer } from "../tokenizer.ts";
-import { evaluateLoss, type MemoryOptions, type StepReport, Trainer } from "../trainer.ts";
+import type { FieldMapping } from "../records.ts";
+import { evaluateLoss, type LabeledBatch, type MemoryOptions, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
-import { readRecords } from "./data/record-store.ts";
-import { openModel } from "./open-model.ts";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { Checkpoints } from "./run/checkpoints.ts";
+import { type LoadedRun, loadRun, sampleText, type WeightedFile } from "./run/load.ts";
+import {
+  type EvalMetrics,
+  isEvaluation,
+  MetricsLog,
+  readMetrics,
+  type Sample,
+  type StepMetrics,
+} from "./run/metrics-log.ts";
+import {
+  clearRunFolder,
+  type Existing,
+  openRunFolder,
+  type RunFile,
+  writeRunFile,
+} from "./run/run-folder.ts";
+import { newRunState, type RunState } from "./run/run-state.ts";
+import { type StopReason, TrainingLoop } from "./run/training-loop.ts";
+import { packageVersion } from "./version.ts";
 
 export interface TrainRunOptions {
   readonly model: string;
-  readonly data: readonly string[];
+  /** A file without a weight has weight 1. */
+  readonly data: readonly (string | WeightedFile)[];
   readonly fields: FieldMapping;
   readonly outputDir: string;
   readonly method: MethodOptions;
@@ -29,6 +43,8 @@ export interface TrainRunOptions {
   readonly memory: MemoryOptions;
   readonly steps: number;
   readonly batchSize: number;
+  /** Batches whose gradients make one step. Default 1. */
+  readonly gradientAccumulation?: number;
   /** Tokens a record is cut to; null: longer records than the model's context are refused. */
   readonly maxLength: number | null;
   /** Records held back from the end of the data, never trained on. */
@@ -44,6 +60,20 @@ export interface TrainRunOptions {
   readonly sampleTokens: number;
   /** Name the first op that makes a NaN or an infinity, at a price (`Device.detectAnomaly`). */
   readonly detectAnomaly?: boolean;
+  /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
+  readonly saveEvery?: number | null;
+  /** Checkpoints that stay. Default 2, so that there is another one where the last is damaged. */
+  readonly keep?: number;
+  /** Steps from one evaluation of the records held back to the next; the best adapter is kept then. Null: at the end only. */
+  readonly evalEvery?: number | null;
+  /** Evaluations in a row without a better loss after which the run ends. Null: it does not. */
+  readonly patience?: number | null;
+  /** A step whose loss or gradient is not finite ends the run (default), or is left out. */
+  readonly onNonFinite?: "stop" | "skip";
+  /** Where the output folder holds a run. Default "refuse". */
+  readonly existing?: Existing;
+  /** The settings as `run.json` is to hold them. */
+  readonly settings?: RunFile["settings"];
 }
 
 /** What a run tells while it goes. Every call is optional to act on. */
@@ -52,6 +82,10 @@ export interface TrainRunEvents {
   onStart?(start: RunStart): void;
   onSample?(when: "before" | "after", sample: Sample): void;
   onStep?(metrics: StepMetrics): void;
+  onEvaluation?(metrics: EvalMetrics): void;
+  onCheckpoint?(step: number): void;
+  /** Something that the user should know: a damaged checkpoint, a skipped step. */
+  onNote?(text: string): void;
 }
 
 export interface RunStart {
@@ -62,27 +96,11 @@ export interface RunStart {
   /** Held-back loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;
+  /** Steps that were done by an earlier process; null: a new run. */
+  readonly resumedFrom: number | null;
 }
 
-export interface Sample {
-  readonly prompt: string;
-  readonly text: string;
-}
-
-/** A line of `metrics.jsonl`. */
-export interface StepMetrics {
-  readonly step: number;
-  readonly loss: number;
-  readonly grad_norm: number;
-  readonly learning_rate: number;
-  readonly tokens: number;
-  readonly seconds: number;
-  readonly tokens_per_second: number;
-  readonly live_bytes: number;
-  /** Peak since the first step, and its parts. */
-  readonly peak_bytes: number;
-  readonly peak_bytes_by_category: BytesByCategory;
-}
+export type { EvalMetrics, Sample, StepMetrics } from "./run/metrics-log.ts";
 
 /** The object of `sidenet train --json` (design.md, "Commands"). */
 export interface TrainSummary {
@@ -93,99 +111,31 @@ export interface TrainSummary {
   readonly peak_bytes_by_category: BytesByCategory;
   readonly flops: number;
   readonly tokens: number;
-  readonly loss: readonly number[];
+  /** By step; null where it was not finite and the step skipped. */
+  readonly loss: readonly (number | null)[];
   readonly frozen_eval_loss: number;
   readonly initial_eval_loss: number;
-  readonly eval_loss: number;
+  /** Of the adapter that was written; null where the run was asked to stop and did not evaluate. */
+  readonly eval_loss: number | null;
+  /** Steps after which the adapter was as it was written: the best evaluation's, or all. */
+  readonly adapter_step: number;
   readonly tokens_per_second: number;
   readonly seconds: number;
   readonly steps: number;
   readonly stopped_early: boolean;
+  readonly stop_reason: StopReason;
+  /** The step that an earlier process had reached; null: a new run. */
+  readonly resumed_from: number | null;
+  readonly model: string;
   readonly adapter: string;
   readonly samples: { readonly before: Sample; readonly after: Sample } | null;
 }
 
-interface LoadedRun {
-  readonly decoder: Decoder;
-  readonly tokenizer: Tokenizer;
-  readonly modelName: string;
-  readonly train: readonly TokenRecord[];
-  readonly heldOut: readonly TokenRecord[];
-  readonly maxLength: number;
-}
-
-async function readAll(options: TrainRunOptions): Promise<{ record: TextRecord; source: string }[]> {
-  const all: { record: TextRecord; source: string }[] = [];
-  for (const path of options.data) for await (const item of readRecords(path, options.fields)) all.push(item);
-  if (all.length > options.heldOut && options.heldOut > 0) return all;
-  throw new SidenetError(
-    "L-DATA",
-    `the data has ${all.length} records, and ${options.heldOut} are to be held back. Wanted at least one to hold back and ` +
-      "one to train on: give more data or a smaller --held-out.",
-  );
-}
-
-/** Data first, then the model: a mistake in a file of kilobytes is told before gigabytes are read. */
-async function load(device: Device, options: TrainRunOptions, events: TrainRunEvents): Promise<LoadedRun> {
-  const records = await readAll(options);
-  const model = await openModel(options.model);
-  try {
-    const { config } = model;
-    const tokenizer = await model.tokenizer();
-    const context = contextLimit(config);
-    const maxLength = Math.min(options.maxLength ?? context, context);
-    const encoding = {
-      bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
-      eosId: tokenizer.eosIds[0] ?? null,
-      maxLength,
-      cut: options.maxLength !== null,
-    };
-    const encoded = records.map(({ record, source }) => encodeRecord(record, source, tokenizer, encoding));
-    const firstHeld = records.length - options.heldOut;
-    const weights = await loadWeights(device, config, model.checkpoint, {
-      ...options.storage,
-      ...(events.onLoad ? { onProgress: events.onLoad } : {}),
-    });
-    return {
-      decoder: new Decoder(config, weights),
-      tokenizer,
-      modelName: model.name,
-      train: encoded.slice(0, firstHeld),
-      heldOut: encoded.slice(firstHeld),
-      maxLength,
-    };
-  } finally {
-    await model.close();
-  }
-}
-
-/** Tokens of a record's learned part that a sample is shown, so that it continues a text instead of opening one. */
-const SHOWN_TOKENS = 12;
-
-/** How the shortest held-back record goes on, greedily, after its prompt and its first learned tokens. */
-async function sampleText(run: LoadedRun, adapter: Adapter | null, maxTokens: number): Promise<Sample> {
-  const { tokenizer, heldOut, decoder } = run;
-  const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
-  const learnedFrom = record.labels.findIndex((label) => label !== -100);
-  const ids = record.inputIds.slice(0, learnedFrom + SHOWN_TOKENS);
-  const text = await generate(decoder, adapter, ids, { maxTokens, stopIds: tokenizer.eosIds });
-  return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
-}
-
-/** Throws `L-DIVERGED`: what follows a loss that is not a number is worth nothing. */
-function checkLoss(step: number, { loss, learningRate }: StepReport, sources: readonly string[]): void {
-  if (Number.isFinite(loss)) return;
-  throw new SidenetError(
-    "L-DIVERGED",
-    `the loss of step ${step} is ${loss} (learning rate ${learningRate}, records: ${sources.join("; ")}). No adapter was ` +
-      "written. Try a lower --learning-rate or a longer --warmup-steps.",
-  );
-}
-
 /**
- * Trains, evaluates, samples, and writes `adapter_config.json`, `adapter_model.safetensors` and `metrics.jsonl` to the
- * output folder; adapter files appear whole or not at all. `signal` stops after the current step, and what was trained by
- * then is evaluated and saved. Throws what reading, loading or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
+ * Trains, evaluates, samples, and writes to the output folder: `run.json`, `metrics.jsonl`, checkpoints,
+ * `adapter_config.json`, `adapter_model.safetensors` and `summary.json`; each file appears whole or not at all. `signal`
+ * ends the run before its next step: what was trained by then is saved, and `existing: "resume"` goes on there.
+ * Throws `L-RUN-EXISTS`, what reading, loading, the disk or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
  * `detectAnomaly`, which switches the device's mode on.
  */
 export async function trainRun(
@@ -200,118 +150,215 @@ export async function trainRun(
     warmupSteps: Math.min(options.warmupSteps, options.steps),
     totalSteps: options.steps,
   });
+  const { existing = "refuse", outputDir } = options;
+  const earlier = await openRunFolder(outputDir, existing);
   if (options.detectAnomaly) device.detectAnomaly = true;
-  const run = await load(device, options, events);
+  const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
   using decoder = run.decoder;
-  const { config } = decoder;
   using adapter = makeAdapter(options.method, decoder, run.modelName);
-  const padId = config.padTokenId ?? run.tokenizer.eosIds[0] ?? 0;
-  const evalBatches = inBatches(run.heldOut, options.batchSize, padId, run.maxLength);
-  const frozen = await evaluateLoss(decoder, null, evalBatches);
-  const initial = await evaluateLoss(decoder, adapter, evalBatches);
-  events.onStart?.({
-    trainableParameters: adapter.parameters.count,
-    backboneParameters: decoder.weights.count,
-    trainRecords: run.train.length,
-    heldOutRecords: run.heldOut.length,
-    frozenEvalLoss: frozen,
-    initialEvalLoss: initial,
-  });
-  const before = options.sampleTokens > 0 ? await sampleText(run, null, options.sampleTokens) : null;
-  if (before) events.onSample?.("before", before);
-
-  await mkdir(options.outputDir, { recursive: true });
   using trainer = new Trainer(decoder, adapter, {
     ...options.memory,
     learningRate: schedule,
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });
-  const trained = await trainSteps(trainer, run, { options, padId, events, signal: signal ?? null });
-  const evalLoss = await evaluateLoss(decoder, adapter, evalBatches);
-  const after = options.sampleTokens > 0 ? await sampleText(run, adapter, options.sampleTokens) : null;
-  if (after) events.onSample?.("after", after);
-  await saveAdapter(options.outputDir, adapter, { name: run.modelName, config });
-  return {
-    method: options.method.method,
-    device: `${device.kind}: ${device.label}`,
-    trainable_parameters: adapter.parameters.count,
-    ...trained,
-    frozen_eval_loss: frozen,
-    initial_eval_loss: initial,
-    eval_loss: evalLoss,
-    adapter: options.outputDir,
-    samples: before && after ? { before, after } : null,
+  const parts: RunParts = {
+    options,
+    events,
+    signal: signal ?? null,
+    run,
+    trainer,
+    checkpoints: options.saveEvery == null ? null : new Checkpoints(outputDir, options.keep ?? 2),
+    evalBatches: inBatches(run.heldOut, options.batchSize, run.padId, run.maxLength),
   };
+  const resumed = earlier ? await restore(parts) : null;
+  const state = resumed ?? (await begin(parts));
+  events.onStart?.({
+    trainableParameters: adapter.parameters.count,
+    backboneParameters: decoder.weights.count,
+    trainRecords: run.trainRecords,
+    heldOutRecords: run.heldOut.length,
+    frozenEvalLoss: state.start.frozenEvalLoss,
+    initialEvalLoss: state.start.initialEvalLoss,
+    resumedFrom: resumed?.counters.step ?? null,
+  });
+  if (state.start.sample) events.onSample?.("before", state.start.sample);
+  return await train(parts, state, resumed !== null);
 }
 
-type Trained = Pick<
-  TrainSummary,
-  | "peak_bytes"
-  | "peak_bytes_by_category"
-  | "flops"
-  | "tokens"
-  | "loss"
-  | "tokens_per_second"
-  | "seconds"
-  | "steps"
-  | "stopped_early"
->;
+/** What the parts of a run share. */
+interface RunParts {
+  readonly options: TrainRunOptions;
+  readonly events: TrainRunEvents;
+  readonly signal: AbortSignal | null;
+  readonly run: LoadedRun;
+  readonly trainer: Trainer;
+  readonly checkpoints: Checkpoints | null;
+  readonly evalBatches: readonly LabeledBatch[];
+}
 
-async function trainSteps(
-  trainer: Trainer,
-  run: LoadedRun,
-  context: { options: TrainRunOptions; padId: number; events: TrainRunEvents; signal: AbortSignal | null },
-): Promise<Trained> {
-  const { options, padId, events, signal } = context;
-  const { device } = trainer.decoder;
-  const { batchSize, seed } = options;
-  const stream = new BatchStream(inMemory(run.train), { batchSize, seed, padId, maxLength: run.maxLength });
-  const metricsFile = await open(join(options.outputDir, "metrics.jsonl"), "w");
-  const losses: number[] = [];
-  let tokens = 0;
-  let seconds = 0;
-  device.memory.resetPeak();
-  const flopsBefore = device.flops;
-  try {
-    for (let step = 0; step < options.steps && !signal?.aborted; step++) {
-      const { batch, sources } = await stream.next();
-      const started = performance.now();
-      const report = await trainer.step(batch);
-      const elapsed = (performance.now() - started) / 1000;
-      checkLoss(step, report, sources);
-      losses.push(report.loss);
-      tokens += report.tokens;
-      seconds += elapsed;
-      const peak = device.memory.peak(0);
-      const metrics: StepMetrics = {
-        step,
-        loss: report.loss,
-        grad_norm: report.gradNorm,
-        learning_rate: report.learningRate,
-        tokens: report.tokens,
-        seconds: elapsed,
-        tokens_per_second: report.tokens / elapsed,
-        live_bytes: device.memory.liveBytes,
-        peak_bytes: peak.peakBytes,
-        peak_bytes_by_category: peak.byCategory,
-      };
-      await metricsFile.write(`${JSON.stringify(metrics)}\n`);
-      events.onStep?.(metrics);
-    }
-  } finally {
-    await metricsFile.close();
+const metricsPath = ({ options }: RunParts): string => join(options.outputDir, "metrics.jsonl");
+const deviceName = ({ trainer }: RunParts): string =>
+  `${trainer.decoder.device.kind}: ${trainer.decoder.device.label}`;
+
+async function sample({ run, options }: RunParts, adapter: Adapter | null): Promise<Sample | null> {
+  return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;
+}
+
+/** A new run: what there is before the first step, and a folder that says so. */
+async function begin(parts: RunParts): Promise<RunState> {
+  const { options, run, trainer, evalBatches } = parts;
+  const { decoder, adapter } = trainer;
+  const start = {
+    trainRecords: run.trainRecords,
+    frozenEvalLoss: await evaluateLoss(decoder, null, evalBatches),
+    initialEvalLoss: await evaluateLoss(decoder, adapter, evalBatches),
+    sample: await sample(parts, null),
+  };
+  await clearRunFolder(options.outputDir);
+  await writeRunFile(options.outputDir, {
+    version: 1,
+    settings: options.settings ?? {},
+    sidenet: packageVersion(),
+    device: deviceName(parts),
+    model: run.modelName,
+    started: new Date().toISOString(),
+  });
+  return newRunState(start, deviceName(parts), { window: 0, batch: 0 });
+}
+
+/** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
+async function restore(parts: RunParts): Promise<RunState | null> {
+  const { trainer, events, run, options } = parts;
+  const checkpoints = parts.checkpoints ?? new Checkpoints(options.outputDir, options.keep ?? 2);
+  const restored = await checkpoints.restoreLatest(trainer);
+  for (const message of restored?.damaged ?? []) events.onNote?.(`${message} It is left out.`);
+  if (!restored) {
+    events.onNote?.("the run has no checkpoint yet: it starts from the beginning");
+    return null;
   }
-  const peak = device.memory.peak();
-  return {
+  const { state, path } = restored;
+  if (state.start.trainRecords !== run.trainRecords) {
+    throw new SidenetError(
+      "L-RESUME",
+      `${path} was made with ${state.start.trainRecords} records to train on, now there are ${run.trainRecords}. Give the ` +
+        "data of the first run, or start anew with --overwrite.",
+    );
+  }
+  events.onNote?.(`going on from ${path}`);
+  if (state.device !== deviceName(parts)) {
+    events.onNote?.(
+      `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,
+    );
+  }
+  const best = state.best && (await checkpoints.list("best")).some(({ step }) => step === state.best?.step);
+  return { ...state, best: best ? state.best : null, device: deviceName(parts) };
+}
+
+async function train(parts: RunParts, state: RunState, resumed: boolean): Promise<TrainSummary> {
+  const { options, events, trainer, run, evalBatches } = parts;
+  const { decoder, adapter } = trainer;
+  const before = resumed ? await readMetrics(metricsPath(parts)) : [];
+  const { step } = state.counters;
+  const kept = before.filter((line) => (isEvaluation(line) ? line.step <= step : line.step < step));
+  const losses = kept.flatMap((line) => (isEvaluation(line) ? [] : [line.loss]));
+  const { batchSize, seed } = options;
+  const stream = new BatchStream(run.train, { batchSize, seed, padId: run.padId, maxLength: run.maxLength });
+  stream.seek(dataPositionSchema.parse(state.data));
+  const evaluate = async () => ({
+    loss: await evaluateLoss(decoder, adapter, evalBatches),
+    sample: await sample(parts, adapter),
+  });
+  const onStep = (line: StepMetrics) => {
+    losses.push(line.loss);
+    events.onStep?.(line);
+  };
+  const log = await MetricsLog.open(metricsPath(parts), kept);
+  decoder.device.memory.resetPeak();
+  const loop = new TrainingLoop(
+    { ...parts, stream, log, evaluate, events: { ...events, onStep } },
+    state,
+    resumed,
+  );
+  try {
+    const reason = await loop.run();
+    return await finish(parts, loop, reason, { losses, resumedFrom: resumed ? step : null });
+  } catch (error) {
+    throw withWayOn(error, loop.savedStep);
+  } finally {
+    await log.close();
+  }
+}
+
+/** Writes the adapter that the run has come to, and says what it is worth. */
+async function finish(
+  parts: RunParts,
+  loop: TrainingLoop,
+  reason: StopReason,
+  { losses, resumedFrom }: { losses: readonly (number | null)[]; resumedFrom: number | null },
+): Promise<TrainSummary> {
+  const { options, events, trainer, run, checkpoints } = parts;
+  const { decoder, adapter } = trainer;
+  const { state } = loop;
+  const { step } = state.counters;
+  const peak = decoder.device.memory.peak();
+  const best = reason === "signal" || !checkpoints ? null : state.best;
+  if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
+  await saveAdapter(options.outputDir, adapter, { name: run.modelName, config: decoder.config });
+  let evalLoss: number | null = best?.loss ?? null;
+  if (evalLoss === null && reason !== "signal") {
+    evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches);
+  }
+  const after = reason === "signal" ? null : await sample(parts, adapter);
+  if (after) events.onSample?.("after", after);
+  const summary: TrainSummary = {
+    method: options.method.method,
+    model: run.modelName,
+    device: deviceName(parts),
+    trainable_parameters: adapter.parameters.count,
     peak_bytes: peak.peakBytes,
     peak_bytes_by_category: peak.byCategory,
-    flops: device.flops - flopsBefore,
-    tokens,
+    flops: state.flops,
+    tokens: state.tokens,
     loss: losses,
-    tokens_per_second: tokens / Math.max(seconds, 1e-9),
-    seconds,
-    steps: losses.length,
-    stopped_early: losses.length < options.steps,
+    tokens_per_second: state.tokens / Math.max(state.seconds, 1e-9),
+    seconds: state.seconds,
+    steps: step,
+    stopped_early: step < options.steps,
+    stop_reason: reason,
+    resumed_from: resumedFrom,
+    frozen_eval_loss: state.start.frozenEvalLoss,
+    initial_eval_loss: state.start.initialEvalLoss,
+    eval_loss: evalLoss,
+    adapter_step: best?.step ?? step,
+    adapter: options.outputDir,
+    samples: state.start.sample && after ? { before: state.start.sample, after } : null,
   };
+  const write = (name: string, value: object) =>
+    writeFileAtomic(join(options.outputDir, name), `${JSON.stringify(value, null, 2)}\n`);
+  if (loop.profile) await write("profile.json", loop.profile);
+  await write("summary.json", summary);
+  return summary;
+}
+
+/** What went wrong, and where the run can go on. */
+function withWayOn(error: unknown, savedStep: number | null): unknown {
+  if (!(error instanceof SidenetError)) return error;
+  const way =
+    savedStep === null
+      ? "No checkpoint was written by then."
+      : `The checkpoint after ${savedStep} steps is whole: go on from it with --resume.`;
+  const cures: Record<string, string> = {
+    "T-OUT-OF-MEMORY":
+      "--micro-batch, --gradient-checkpointing and --loss-chunk take less memory and train the same.",
+    "T-DEVICE-LOST": "",
+    "L-DISK-FULL": "",
+    "L-FILE": "",
+    "L-DIVERGED": "",
+  };
+  if (!(error.code in cures)) return error;
+  const message = error.message.slice(`[${error.code}] `.length);
+  return new SidenetError(error.code, [message, cures[error.code], way].filter(Boolean).join(" "), {
+    cause: error,
+  });
 }

@@ -1,0 +1,82 @@
+/** What `train` says to people. */
+import { type BytesByCategory, CATEGORIES } from "@sidenet/tensor";
+import type { EvalMetrics, RunStart, Sample, StepMetrics, TrainSummary } from "../node/train-run.ts";
+import { formatTable } from "./table.ts";
+
+const indent = (text: string): string => text.replace(/^/gm, "  | ");
+const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`;
+const number = (value: number | null): string => (value === null ? "not finite" : value.toFixed(4));
+
+export function describeStart(start: RunStart): string {
+  const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as it should be" : "DIFFERENT";
+  return [
+    `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}`,
+    `data: ${start.trainRecords} records to train on, ${start.heldOutRecords} held back`,
+    `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
+      `${start.initialEvalLoss.toFixed(4)} (${same})`,
+    ...(start.resumedFrom === null ? [] : [`resumed after ${start.resumedFrom} steps`]),
+  ].join("\n");
+}
+
+export const describeSample = (when: string, { prompt, text }: Sample): string =>
+  `\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`;
+
+export function describeEvaluation({ step, eval_loss, sample }: EvalMetrics): string {
+  const text = sample ? `\n${indent(`${sample.prompt}▸${sample.text}`)}` : "";
+  return `after ${step} steps: loss on held-back records ${eval_loss.toFixed(4)}${text}`;
+}
+
+/** "weights 257 + saved 35 + ... = 353 MiB": the parts of the peak so far, the largest first. */
+function describePeak(bytes: BytesByCategory, total: number): string {
+  const rounded = (count: number): string => (count / 2 ** 20).toFixed(0);
+  const parts = CATEGORIES.filter((category) => bytes[category] >= 2 ** 19).sort(
+    (a, b) => bytes[b] - bytes[a],
+  );
+  return `${parts.map((category) => `${category} ${rounded(bytes[category])}`).join(" + ")} = ${rounded(total)} MiB`;
+}
+
+/** The line of one step, for logs. */
+export function describeStep(metrics: StepMetrics, steps: number): string {
+  return (
+    `step ${String(metrics.step + 1).padStart(String(steps).length)}/${steps}  loss ${number(metrics.loss)}  ` +
+    `${metrics.tokens_per_second.toFixed(0)} tokens/s  ` +
+    `peak ${describePeak(metrics.peak_bytes_by_category, metrics.peak_bytes)}`
+  );
+}
+
+/** The part of a progress bar that says how it goes. */
+export const describeProgress = (metrics: StepMetrics): string =>
+  `loss ${number(metrics.loss)}  ${metrics.tokens_per_second.toFixed(0)} tokens/s  peak ${mib(metrics.peak_bytes)}`;
+
+function memoryTable(bytes: BytesByCategory, total: number): string {
+  const rows = CATEGORIES.filter((category) => bytes[category] > 0).map((category) => [
+    category,
+    mib(bytes[category]),
+    `${((100 * bytes[category]) / total).toFixed(1)} %`,
+  ]);
+  return formatTable(["peak memory", "", ""], [...rows, ["total", mib(total), ""]]);
+}
+
+const ENDS: Readonly<Record<TrainSummary["stop_reason"], string>> = {
+  done: "",
+  signal: " (asked to stop; --resume goes on)",
+  patience: " (no better evaluation for a while)",
+};
+
+export function describeSummary(summary: TrainSummary): string {
+  const { frozen_eval_loss: before, eval_loss: after, adapter_step: from, steps } = summary;
+  const seconds = Math.max(summary.seconds, 1e-9);
+  return [
+    "",
+    memoryTable(summary.peak_bytes_by_category, summary.peak_bytes),
+    "",
+    ...(after === null
+      ? []
+      : [`loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`]),
+    `${steps} steps${ENDS[summary.stop_reason]}, ${summary.tokens} tokens in ` +
+      `${summary.seconds.toFixed(0)} s: ${summary.tokens_per_second.toFixed(0)} tokens/s, ` +
+      `${(summary.flops / seconds / 1e9).toFixed(1)} GFLOP/s`,
+    `adapter: ${summary.adapter}${from === steps ? "" : ` (the best one, after ${from} steps)`}`,
+  ].join("\n");
+}

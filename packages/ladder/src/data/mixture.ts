@@ -1,0 +1,40 @@
+/** Several data sets as one, each with a weight. */
+import type { TokenRecord } from "../records.ts";
+import type { TokenDataset } from "./batch-stream.ts";
+
+/** How often records of one set appear for one of another, at most; finer ratios are rounded to the nearest. */
+const MOST_REPEATS = 20;
+
+/**
+ * How often each record of a set appears in an epoch: small whole numbers in the ratio of the weights, which must be above 0.
+ * Whole numbers, so that every record appears, and equally often as all others of its set.
+ */
+export function repeatsOf(weights: readonly number[]): number[] {
+  const least = Math.min(...weights);
+  const ratios = weights.map((weight) => weight / least);
+  let best = ratios.map(Math.round);
+  let bestError = Number.POSITIVE_INFINITY;
+  for (let scale = 1; scale <= MOST_REPEATS; scale++) {
+    const repeats = ratios.map((ratio) => Math.max(1, Math.round(ratio * scale)));
+    const error = Math.max(...repeats.map((count, i) => Math.abs(count / (ratios[i] * scale) - 1)));
+    if (error >= bestError - 1e-9) continue;
+    best = repeats;
+    bestError = error;
+  }
+  return best;
+}
+
+/** One epoch of the mixture holds each record of `sets[i]` as often as `repeatsOf(weights)[i]` says. */
+export function mixture(sets: readonly TokenDataset[], weights: readonly number[]): TokenDataset {
+  const repeats = repeatsOf(weights);
+  const ends: number[] = [];
+  for (const [i, { length }] of sets.entries()) ends.push((ends.at(-1) ?? 0) + length * repeats[i]);
+  return {
+    length: ends.at(-1) ?? 0,
+    async get(index): Promise<TokenRecord> {
+      const set = ends.findIndex((end) => index < end);
+      const within = index - (set === 0 ? 0 : ends[set - 1]);
+      return sets[set].get(within % sets[set].length);
+    },
+  };
+}

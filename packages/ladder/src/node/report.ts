@@ -1,0 +1,139 @@
+/** The page of a run, or of several side by side: one HTML file that needs nothing else. */
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { basename, join, resolve } from "node:path";
+import { type BytesByCategory, CATEGORIES, SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { fileError } from "./file-source.ts";
+import { readJsonFile } from "./json-file.ts";
+import { type EvalMetrics, isEvaluation, readMetrics, type StepMetrics } from "./run/metrics-log.ts";
+import { type RunFile, readRunFile } from "./run/run-folder.ts";
+import type { StepProfile } from "./run/step-profile.ts";
+
+/** A run as the page shows it; what is not there yet is null. */
+export interface ReportedRun {
+  readonly name: string;
+  readonly run: RunFile | null;
+  /** As `summary.json` or `results.json` has it. */
+  readonly summary: Readonly<Record<string, unknown>> | null;
+  readonly steps: readonly StepMetrics[];
+  readonly evaluations: readonly EvalMetrics[];
+  readonly profile: StepProfile | null;
+}
+
+export interface ReportData {
+  readonly title: string;
+  readonly categories: readonly (keyof BytesByCategory)[];
+  readonly runs: readonly ReportedRun[];
+}
+
+const resultsSchema = z.looseObject({
+  model: z.string(),
+  results: z.array(z.looseObject({ method: z.string() })),
+});
+
+/** A JSON file that need not be there. */
+async function optionalJson(path: string): Promise<unknown> {
+  try {
+    return await readJsonFile(path);
+  } catch (error) {
+    if (error instanceof SidenetError && error.code === "L-FILE-MISSING") return null;
+    throw error;
+  }
+}
+
+async function readRun(folder: string, name: string): Promise<ReportedRun> {
+  const lines = await readMetrics(join(folder, "metrics.jsonl"));
+  return {
+    name,
+    run: await readRunFile(folder),
+    summary: (await optionalJson(join(folder, "summary.json"))) as ReportedRun["summary"],
+    steps: lines.filter((line): line is StepMetrics => !isEvaluation(line)),
+    evaluations: lines.filter(isEvaluation),
+    profile: (await optionalJson(join(folder, "profile.json"))) as StepProfile | null,
+  };
+}
+
+/**
+ * What `train` or `compare` wrote to a folder, finished or not. Throws `L-REPORT` where neither did, and `L-FILE`, `L-JSON`
+ * or `L-RUN` for files that cannot be read.
+ */
+export async function readReportData(folder: string): Promise<ReportData> {
+  const categories = CATEGORIES;
+  const json = await optionalJson(join(folder, "results.json"));
+  if (json !== null) {
+    const parsed = resultsSchema.safeParse(json);
+    if (!parsed.success) {
+      const why = z.prettifyError(parsed.error);
+      throw new SidenetError(
+        "L-REPORT",
+        `${join(folder, "results.json")} is not what compare writes: ${why}.`,
+      );
+    }
+    const runs: ReportedRun[] = [];
+    for (const summary of parsed.data.results) {
+      runs.push({ ...(await readRun(join(folder, summary.method), summary.method)), summary });
+    }
+    return { title: `${runs.length} methods on ${basename(parsed.data.model)}`, categories, runs };
+  }
+  const run = await readRun(folder, basename(resolve(folder)));
+  if (run.run === null && run.steps.length === 0) {
+    throw new SidenetError(
+      "L-REPORT",
+      `${folder} holds no run: there is neither run.json nor results.json. Give the --output of train or compare.`,
+    );
+  }
+  const method = String(run.run?.settings.method ?? run.summary?.method ?? "training");
+  return { title: `${method} on ${basename(run.run?.model ?? "a model")}`, categories, runs: [run] };
+}
+
+const ASSETS = new URL("../../assets/", import.meta.url);
+
+async function readText(path: string | URL): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (cause) {
+    throw fileError(String(path), cause);
+  }
+}
+
+/** `live`: the page asks its server for new data as long as it is open. */
+export async function renderReport(data: ReportData, live = false): Promise<string> {
+  const { resolve: find } = createRequire(import.meta.url);
+  const styles = [find("uplot/dist/uPlot.min.css"), new URL("report.css", ASSETS)];
+  const scripts = [
+    find("uplot/dist/uPlot.iife.min.js"),
+    new URL("report-parts.js", ASSETS),
+    new URL("report.js", ASSETS),
+  ];
+  const join = async (files: readonly (string | URL)[]) =>
+    (await Promise.all(files.map(readText))).join("\n");
+  const json = JSON.stringify({ ...data, live }).replaceAll("<", "\\u003c"); // no "</script>" in it
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>${escapeHtml(data.title)} · sidenet</title>
+<style>${await join(styles)}</style>
+</head>
+<body>
+<main id="page"></main>
+<script type="application/json" id="data">${json}</script>
+<script>${await join(scripts)}</script>
+</body>
+</html>
+`;
+}
+
+const escapeHtml = (text: string): string =>
+  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+/** Writes `report.html` into the folder and returns its path. Throws what reading and writing throw. */
+export async function writeReport(folder: string): Promise<string> {
+  const path = join(folder, "report.html");
+  await writeFileAtomic(path, await renderReport(await readReportData(folder)));
+  return path;
+}

@@ -1,0 +1,179 @@
+/**
+ * Checkpoints of a run, `checkpoints/step-000100.safetensors` and so on: one file each, so that a rename makes it appear
+ * whole or not at all, with a checksum, so that what a disk has spoiled is found and not trained on.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
+import type { Checkpoint } from "../../formats/checkpoint.ts";
+import { encodeSafetensors } from "../../formats/safetensors-write.ts";
+import type { Trainer } from "../../trainer.ts";
+import { readTrainerState, writeTrainerState } from "../../trainer-state.ts";
+import { writeFileAtomic } from "../atomic-write.ts";
+import { fileError } from "../file-source.ts";
+import { openSafetensorsFile } from "../safetensors-file.ts";
+import { type RunState, runStateSchema } from "./run-state.ts";
+
+const FOLDER = "checkpoints";
+const FORMAT = "sidenet-checkpoint";
+
+/** `step-` are whole states, `best-` the adapter alone as it was after that step. */
+type Kind = "step" | "best";
+
+const fileName = (kind: Kind, step: number): string => `${kind}-${String(step).padStart(6, "0")}.safetensors`;
+const fileStep = (kind: Kind, name: string): number | null => {
+  const step = Number(name.slice(kind.length + 1, -".safetensors".length));
+  return Number.isInteger(step) && fileName(kind, step) === name ? step : null;
+};
+
+/** One file in the folder of checkpoints. */
+interface Found {
+  readonly step: number;
+  readonly path: string;
+}
+
+/** A checkpoint that went into the trainer, and those that could not. */
+export interface Restored {
+  readonly state: RunState;
+  readonly path: string;
+  readonly damaged: readonly string[];
+}
+
+export class Checkpoints {
+  readonly #folder: string;
+  readonly #keep: number;
+
+  /** `keep`: how many of a run's latest checkpoints stay; the best one's adapter is not counted. */
+  constructor(runFolder: string, keep: number) {
+    this.#folder = join(runFolder, FOLDER);
+    this.#keep = keep;
+  }
+
+  /** The latest first. Empty where there is no folder. */
+  async list(kind: Kind = "step"): Promise<Found[]> {
+    const names = await readdir(this.#folder).catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code === "ENOENT") return [];
+      throw fileError(this.#folder, cause);
+    });
+    return names
+      .flatMap((name) => {
+        const step = fileStep(kind, name);
+        return step === null ? [] : [{ step, path: join(this.#folder, name) }];
+      })
+      .sort((a, b) => b.step - a.step);
+  }
+
+  /**
+   * Writes a checkpoint and then removes those past `keep`, and best adapters that it does not name.
+   * Returns its path. Throws `L-FILE` or `L-DISK-FULL`.
+   */
+  async save(trainer: Trainer, state: RunState): Promise<string> {
+    const path = await this.#write(fileName("step", state.counters.step), trainer, state, true);
+    const best = (await this.list("best")).filter(({ step }) => step !== state.best?.step);
+    for (const old of [...(await this.list()).slice(this.#keep), ...best])
+      await rm(old.path, { force: true });
+    return path;
+  }
+
+  /** Keeps the adapter as it is now as the best so far, which `state.best` says of it. */
+  async saveBest(trainer: Trainer, state: RunState): Promise<void> {
+    await this.#write(fileName("best", state.counters.step), trainer, state, false);
+  }
+
+  /** Gives the trainer the adapter that was best after this step. Its moments stay as they are. */
+  async restoreBest(trainer: Trainer, step: number): Promise<void> {
+    await readInto(join(this.#folder, fileName("best", step)), trainer, false);
+  }
+
+  /**
+   * Gives the trainer the latest checkpoint that is whole, and null where there is none at all. A damaged one is renamed, so
+   * that it is in nobody's way and nothing is lost. Throws `L-CHECKPOINT` where every one is damaged, or is of another run.
+   */
+  async restoreLatest(trainer: Trainer): Promise<Restored | null> {
+    const damaged: string[] = [];
+    for (const { path } of await this.list()) {
+      try {
+        return { state: await readInto(path, trainer, true), path, damaged };
+      } catch (error) {
+        if (!(error instanceof SidenetError) || error.code === "L-CHECKPOINT") throw error;
+        damaged.push(error.message);
+        await rename(path, `${path}.damaged`).catch(() => {}); // on a disk that cannot be written it just stays
+      }
+    }
+    if (damaged.length === 0) return null;
+    throw new SidenetError(
+      "L-CHECKPOINT",
+      `no checkpoint in ${this.#folder} is whole: ${damaged.join(" ")} Start anew with --overwrite, or in another --output.`,
+    );
+  }
+
+  async #write(name: string, trainer: Trainer, state: RunState, withMoments: boolean): Promise<string> {
+    const tensors = await readTrainerState(trainer, withMoments);
+    const json = JSON.stringify(state);
+    const [, ...data] = encodeSafetensors(tensors);
+    const hash = createHash("sha256").update(json);
+    for (const chunk of data) hash.update(chunk);
+    const metadata = { format: FORMAT, state: json, sha256: hash.digest("hex") };
+    const path = join(this.#folder, name);
+    await makeFolder(this.#folder);
+    await writeFileAtomic(path, encodeSafetensors(tensors, metadata));
+    return path;
+  }
+}
+
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (cause) {
+    throw fileError(path, cause);
+  }
+}
+
+const damaged = (path: string, why: string, cause?: unknown): SidenetError =>
+  new SidenetError("L-CHECKPOINT-DAMAGED", `${path} is damaged: ${why}.`, { cause });
+
+/** Throws `L-CHECKPOINT-DAMAGED`, or `L-CHECKPOINT` for another run's. */
+async function readInto(path: string, trainer: Trainer, withMoments: boolean): Promise<RunState> {
+  const checkpoint = await openSafetensorsFile(path).catch((cause: unknown) => {
+    const safetensors = cause instanceof SidenetError && cause.code.startsWith("L-SAFETENSORS");
+    throw safetensors ? damaged(path, "its header and its data do not belong together", cause) : cause;
+  });
+  try {
+    const state = await verify(path, checkpoint);
+    await writeTrainerState(trainer, checkpoint, withMoments);
+    if (withMoments) trainer.counters = state.counters;
+    return state;
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+async function verify(path: string, { metadata }: Checkpoint): Promise<RunState> {
+  const json = metadata.get("state");
+  if (metadata.get("format") !== FORMAT || json === undefined)
+    throw damaged(path, "it is no checkpoint of a run");
+  if ((await checksum(path, json)) !== metadata.get("sha256")) throw damaged(path, "its checksum is wrong");
+  const state = runStateSchema.safeParse(JSON.parse(json));
+  if (state.success) return state.data;
+  throw new SidenetError(
+    "L-CHECKPOINT",
+    `${path} was written by another version of sidenet. Finish the run with that version, or start anew with --overwrite.`,
+  );
+}
+
+/** Of the state and of all that follows the header. */
+async function checksum(path: string, state: string): Promise<string> {
+  const head = Buffer.alloc(8);
+  const file = await open(path, "r");
+  try {
+    await file.read(head, 0, 8, 0);
+  } finally {
+    await file.close();
+  }
+  const hash = createHash("sha256").update(state);
+  const start = 8 + Number(head.readBigUInt64LE());
+  for await (const chunk of createReadStream(path, { start, highWaterMark: 2 ** 20 })) hash.update(chunk);
+  return hash.digest("hex");
+}

@@ -1,0 +1,93 @@
+/** The folder of a run: who may write to it, and what it remembers of how it was started. */
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import { writeFileAtomic } from "../atomic-write.ts";
+import { fileError } from "../file-source.ts";
+import { readJsonFile } from "../json-file.ts";
+
+const RUN = "run.json";
+/** Files and folders that a run makes; a new run in the folder of an old one starts by removing them. */
+const RUN_FILES = [
+  RUN,
+  "checkpoints",
+  "metrics.jsonl",
+  "summary.json",
+  "profile.json",
+  "report.html",
+  "adapter_config.json",
+  "adapter_model.safetensors",
+];
+
+/** What to do where the folder holds a run already. */
+export type Existing = "refuse" | "resume" | "overwrite";
+
+const runFileSchema = z.looseObject({
+  version: z.literal(1),
+  /** The settings that the run was started with, by the names of the command line. */
+  settings: z.record(z.string(), z.json()),
+  sidenet: z.string(),
+  device: z.string(),
+  model: z.string(),
+  started: z.string(),
+});
+export type RunFile = z.infer<typeof runFileSchema>;
+
+/** What a run was started with; null where the folder holds no run. Throws `L-RUN` for a file that is no run's. */
+export async function readRunFile(folder: string): Promise<RunFile | null> {
+  let json: unknown;
+  try {
+    json = await readJsonFile(join(folder, RUN));
+  } catch (error) {
+    if (error instanceof SidenetError && error.code === "L-FILE-MISSING") return null;
+    throw error;
+  }
+  const parsed = runFileSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  throw new SidenetError(
+    "L-RUN",
+    `${join(folder, RUN)} was not written by this version of sidenet: ${z.prettifyError(parsed.error)}. Use another --output.`,
+  );
+}
+
+export async function writeRunFile(folder: string, run: RunFile): Promise<void> {
+  await writeFileAtomic(join(folder, RUN), `${JSON.stringify(run, null, 2)}\n`);
+}
+
+/**
+ * Makes the folder, and makes sure that it can be written, before a model is read for minutes. Temporary files that a killed
+ * process has left are removed. Throws `L-RUN-EXISTS` where it holds a run and `existing` is "refuse"; `L-FILE`, `L-DISK-FULL`.
+ */
+export async function openRunFolder(folder: string, existing: Existing): Promise<RunFile | null> {
+  try {
+    await mkdir(folder, { recursive: true });
+  } catch (cause) {
+    throw fileError(folder, cause);
+  }
+  const run = await readRunFile(folder);
+  if (run && existing === "refuse") {
+    throw new SidenetError(
+      "L-RUN-EXISTS",
+      `${folder} holds a run already, started ${run.started}. Go on with it by --resume, replace it by --overwrite, or choose ` +
+        "another --output.",
+    );
+  }
+  await removeTemporaryFiles(folder);
+  await removeTemporaryFiles(join(folder, "checkpoints"));
+  await writeFileAtomic(join(folder, ".writable"), "");
+  await rm(join(folder, ".writable"), { force: true });
+  return existing === "resume" ? run : null;
+}
+
+/** Removes what an earlier run has made. Only when a new one is ready to start: until then the old one is whole. */
+export async function clearRunFolder(folder: string): Promise<void> {
+  for (const name of RUN_FILES) await rm(join(folder, name), { recursive: true, force: true });
+}
+
+async function removeTemporaryFiles(folder: string): Promise<void> {
+  const names = await readdir(folder).catch(() => []);
+  for (const name of names) {
+    if (/^\..+\.tmp$/.test(name)) await rm(join(folder, name), { force: true });
+  }
+}

@@ -1,0 +1,50 @@
+/** What a checkpoint says beside its tensors: how far a run has come. */
+import { z } from "zod";
+
+const count = z.int().min(0);
+const sample = z.strictObject({ prompt: z.string(), text: z.string() });
+
+export const runStateSchema = z.strictObject({
+  version: z.literal(1),
+  counters: z.strictObject({ step: count, passes: count, updates: count }),
+  /** The sampler's position. */
+  data: z.json(),
+  tokens: count,
+  seconds: z.number().min(0),
+  flops: z.number().min(0),
+  /** Steps that were skipped one after the other up to here, as their loss was not finite. */
+  skippedInARow: count,
+  /** The step after which the last evaluation was, and how many in a row brought no better loss. */
+  evaluation: z.strictObject({ step: count.nullable(), withoutGain: count }),
+  /** The evaluation whose adapter lies in `best.safetensors`. */
+  best: z.strictObject({ step: count, loss: z.number() }).nullable(),
+  /** What was found before the first step. */
+  start: z.strictObject({
+    trainRecords: count,
+    frozenEvalLoss: z.number(),
+    initialEvalLoss: z.number(),
+    sample: sample.nullable(),
+  }),
+  /** Device that computed so far: another one's rounding may differ. */
+  device: z.string(),
+});
+
+/** How far a run has come; steps are counted from 0, so `counters.step` is the next one. */
+export type RunState = z.infer<typeof runStateSchema>;
+
+/** The state of a run that has done nothing yet. */
+export function newRunState(start: RunState["start"], device: string, data: RunState["data"]): RunState {
+  return {
+    version: 1,
+    counters: { step: 0, passes: 0, updates: 0 },
+    data,
+    tokens: 0,
+    seconds: 0,
+    flops: 0,
+    skippedInARow: 0,
+    evaluation: { step: null, withoutGain: 0 },
+    best: null,
+    start,
+    device,
+  };
+}

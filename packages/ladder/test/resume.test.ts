@@ -1,0 +1,216 @@
+// A run that is stopped and resumed is the run that was never stopped: the same losses and the same adapter, to the bit.
+import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Device } from "@sidenet/tensor";
+import { openDevice } from "@sidenet/tensor/node";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { METHODS, type Method } from "../src/adapter.ts";
+import { readMetrics } from "../src/node/run/metrics-log.ts";
+import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../src/node/train-run.ts";
+import { cpu, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
+
+let root = "";
+let files: Awaited<ReturnType<typeof writeTinyFiles>>;
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "sidenet-resume-"));
+  files = await writeTinyFiles(root);
+});
+afterAll(() => rm(root, { recursive: true, force: true }));
+
+const open: Device[] = [];
+afterEach(() => {
+  for (const device of open.splice(0)) device.dispose();
+});
+
+const newFolder = () => mkdtemp(join(root, "run-"));
+const checkpointsIn = async (folder: string) => (await readdir(join(folder, "checkpoints"))).sort();
+
+/** Runs until `stopAfter` steps are done, as after Ctrl-C; a number past the end lets it run through. */
+async function runUntil(
+  device: Device,
+  options: TrainRunOptions,
+  stopAfter: number,
+  events: TrainRunEvents = {},
+) {
+  const stop = new AbortController();
+  return trainRun(
+    device,
+    options,
+    {
+      ...events,
+      onStep: (line) => {
+        if (line.step + 1 >= stopAfter) stop.abort();
+      },
+    },
+    stop.signal,
+  );
+}
+
+/** Never stopped, and stopped twice: after 2 steps, and 5. */
+async function compare(device: Device, method: Method, change: Partial<TrainRunOptions> = {}) {
+  const whole = tinyOptions(files, await newFolder(), method, change);
+  const summary = await trainRun(device, whole);
+  const parts = tinyOptions(files, await newFolder(), method, change);
+  expect(await runUntil(device, parts, 2)).toMatchObject({
+    steps: 2,
+    stop_reason: "signal",
+    eval_loss: null,
+  });
+  await runUntil(device, { ...parts, existing: "resume" }, 5);
+  const resumed = await trainRun(device, { ...parts, existing: "resume" });
+  expect(resumed).toMatchObject({ resumed_from: 5, steps: 8, stop_reason: "done" });
+  expect(resumed.loss).toEqual(summary.loss);
+  expect(resumed.eval_loss).toBe(summary.eval_loss);
+  expect(resumed.tokens).toBe(summary.tokens);
+  expect(resumed.flops).toBe(summary.flops);
+  expect(await traceOf(parts.outputDir)).toEqual(await traceOf(whole.outputDir));
+  expect(new Set(summary.loss).size).toBeGreaterThan(4); // it learns from other records each step
+}
+
+const devices =
+  process.env.SIDENET_DEVICE === "cpu" ? (["cpu", "wasm"] as const) : (["cpu", "wasm", "webgpu"] as const);
+
+describe("a resumed run equals one that was never stopped, to the bit", () => {
+  describe.each(devices)("on %s", (name) => {
+    it.each(METHODS)("with %s", async (method) => {
+      const { device } = await openDevice(name);
+      open.push(device);
+      await compare(device, method);
+    });
+
+    it("with 8-bit moments, micro-batches, accumulated gradients, dropout and evaluations", async () => {
+      const { device } = await openDevice(name);
+      open.push(device);
+      await compare(device, "lora", {
+        memory: { optimizerState: "8bit", microBatchSize: 1, gradientCheckpointing: true },
+        gradientAccumulation: 2,
+        evalEvery: 2,
+        sampleTokens: 3,
+      });
+    });
+  });
+
+  it("with several files of different weights", async () => {
+    await compare(cpu(), "ladder", {
+      data: [
+        { path: files.data, weight: 1 },
+        { path: files.more, weight: 2.5 },
+      ],
+    });
+  });
+});
+
+describe("checkpoints", () => {
+  it("are kept as many as asked for, the latest ones", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 1, keep: 3 });
+    await trainRun(cpu(), options);
+    expect(await checkpointsIn(options.outputDir)).toEqual([
+      "step-000006.safetensors",
+      "step-000007.safetensors",
+      "step-000008.safetensors",
+    ]);
+    expect((await readdir(options.outputDir)).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  it.each([
+    ["a flipped bit in its data", (bytes: Buffer) => (bytes[bytes.length - 9] ^= 1)],
+    ["a flipped bit in its state", (bytes: Buffer) => (bytes[bytes.indexOf('\\"tokens\\":') + 12] ^= 1)],
+    ["zeros for a page", (bytes: Buffer) => bytes.fill(0, 0, 512)],
+    ["half of it", null],
+  ] as const)(
+    "that are damaged, here by %s, are left out for the one before, and the run says so",
+    async (_, spoil) => {
+      const whole = tinyOptions(files, await newFolder());
+      await trainRun(cpu(), whole);
+      const options = tinyOptions(files, await newFolder());
+      await runUntil(cpu(), options, 7);
+      const last = join(options.outputDir, "checkpoints", "step-000007.safetensors");
+      const bytes = await readFile(last);
+      if (spoil) spoil(bytes);
+      await (spoil ? writeFile(last, bytes) : truncate(last, bytes.length / 2));
+      const notes: string[] = [];
+      const summary = await trainRun(
+        cpu(),
+        { ...options, existing: "resume" },
+        { onNote: (text) => notes.push(text) },
+      );
+      expect(summary.resumed_from).toBe(6);
+      expect(notes.join("\n")).toMatch(/step-000007\.safetensors.*is damaged: .*It is left out\./);
+      expect(await traceOf(options.outputDir)).toEqual(await traceOf(whole.outputDir));
+      expect(await checkpointsIn(options.outputDir)).toContain("step-000007.safetensors.damaged");
+    },
+  );
+
+  it("are refused when all are damaged, when the data changed, or when they are of other sizes", async () => {
+    const options = tinyOptions(files, await newFolder());
+    await runUntil(cpu(), options, 4);
+    const again = { ...options, existing: "resume" as const };
+    const two = [files.data, files.more];
+    await expect(trainRun(cpu(), { ...again, data: two })).rejects.toMatchObject({ code: "L-RESUME" });
+    const rank = { method: "ladder", ladder: { reduction: 4 } } as const;
+    await expect(trainRun(cpu(), { ...again, method: rank })).rejects.toMatchObject({ code: "L-CHECKPOINT" });
+    for (const name of await checkpointsIn(options.outputDir))
+      await writeFile(join(options.outputDir, "checkpoints", name), "nothing");
+    await expect(trainRun(cpu(), again)).rejects.toMatchObject({
+      code: "L-CHECKPOINT",
+      message: expect.stringMatching(/no checkpoint in .* is whole.*--overwrite/),
+    });
+  });
+
+  it("of a run that was killed before its first one mean a start from the beginning", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2, existing: "resume" });
+    const first = await trainRun(cpu(), options);
+    await rm(join(options.outputDir, "checkpoints"), { recursive: true });
+    const notes: string[] = [];
+    const second = await trainRun(cpu(), options, { onNote: (text) => notes.push(text) });
+    expect(second.loss).toEqual(first.loss);
+    expect(notes.join()).toContain("no checkpoint yet");
+  });
+});
+
+describe("the folder of a run", () => {
+  it("is not taken from a run that is there, unless it is to be resumed or replaced", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2 });
+    await trainRun(cpu(), options);
+    await expect(trainRun(cpu(), options)).rejects.toMatchObject({
+      code: "L-RUN-EXISTS",
+      message: expect.stringMatching(/--resume.*--overwrite.*--output/),
+    });
+    const replaced = await trainRun(cpu(), { ...options, steps: 1, existing: "overwrite" });
+    expect(replaced.loss.length).toBe(1);
+    expect(await checkpointsIn(options.outputDir)).toEqual(["step-000001.safetensors"]);
+  });
+
+  it("keeps the old run when the new one cannot start", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2 });
+    await trainRun(cpu(), options);
+    const before = await traceOf(options.outputDir);
+    const bad = { ...options, existing: "overwrite" as const, data: [join(root, "none.jsonl")] };
+    await expect(trainRun(cpu(), bad)).rejects.toMatchObject({ code: "L-DATA" });
+    expect(await traceOf(options.outputDir)).toEqual(before);
+  });
+});
+
+describe("evaluations", () => {
+  it("end a run that gets no better, and the best adapter is the one that is written", async () => {
+    // A rate that spoils what it learns: the first evaluation is the best.
+    const options = tinyOptions(files, await newFolder(), "full", {
+      steps: 60,
+      learningRate: 3,
+      schedule: "constant",
+      warmupSteps: 0,
+      evalEvery: 2,
+      patience: 3,
+    });
+    const summary = await trainRun(cpu(), options);
+    expect(summary).toMatchObject({ stop_reason: "patience", stopped_early: true });
+    expect(summary.steps).toBeLessThan(60);
+    expect(summary.steps - summary.adapter_step).toBe(3 * 2);
+    const evaluations = (await readMetrics(join(options.outputDir, "metrics.jsonl"))).flatMap((line) =>
+      "eval_loss" in line ? [line.eval_loss] : [],
+    );
+    expect(summary.eval_loss).toBe(Math.min(...evaluations));
+    expect(evaluations.length).toBe(summary.steps / 2);
+  });
+});

@@ -1,0 +1,212 @@
+// `sidenet train` as a user types it: config files and flags, what it writes, and what it says when something is wrong.
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Command } from "commander";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parse } from "yaml";
+import { configText, currentSettings, parseConfig, settingName, settingsOf } from "../src/cli/settings.ts";
+import { Report } from "../src/cli/terminal.ts";
+import { addTrainSettings, weightedFile } from "../src/cli/train.ts";
+import { sidenet } from "./capture.ts";
+import { writeTinyFiles } from "./tiny-run.ts";
+
+let root = "";
+let files: Awaited<ReturnType<typeof writeTinyFiles>>;
+let base: string[] = [];
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "sidenet-train-"));
+  files = await writeTinyFiles(root);
+  base = [
+    "--model",
+    files.model,
+    "--data",
+    files.data,
+    "--device",
+    "cpu",
+    "--held-out",
+    "4",
+    "--reduction",
+    "2",
+  ];
+});
+afterAll(() => rm(root, { recursive: true, force: true }));
+
+const newFolder = () => mkdtemp(join(root, "run-"));
+async function writeConfig(text: string, name = "run.yaml"): Promise<string> {
+  const path = join(await newFolder(), name);
+  await writeFile(path, text);
+  return path;
+}
+const newCommand = () => addTrainSettings(new Command("train").exitOverride());
+
+describe("settings", () => {
+  it("are the flags: a file takes each flag's name, and gives the value that the flag gives", () => {
+    const typed = newCommand().parse(
+      [
+        "--steps",
+        "7",
+        "--learning-rate",
+        "1e-3",
+        "--no-rung-norm",
+        "--quantize",
+        "nf4",
+        "--targets",
+        "q_proj",
+        "v_proj",
+      ],
+      { from: "user" },
+    );
+    const text =
+      "steps: 7\nlearning-rate: 1e-3\nrung-norm: false\nquantize: nf4\ntargets: [q_proj, v_proj]\n";
+    const written = parseConfig(newCommand(), text, "run.yaml");
+    for (const [name, value] of Object.entries(written)) expect(value).toEqual(currentSettings(typed)[name]);
+    expect(Object.keys(written).length).toBe(5);
+  });
+
+  it("of the file that init writes are every flag there is, and its values come back", async () => {
+    const path = join(await newFolder(), "run.yaml");
+    const made = await sidenet(
+      "init",
+      path,
+      "--model",
+      "m",
+      "--data",
+      "a.jsonl:2",
+      "b.jsonl",
+      "--schedule",
+      "linear",
+    );
+    expect(made.exitCode).toBe(0);
+    const text = await readFile(path, "utf8");
+    expect(parse(text)).toEqual({ model: "m", data: ["a.jsonl:2", "b.jsonl"], schedule: "linear" });
+    // Uncommented, each line is a setting that the schema takes, with the flag's default as its value.
+    const all = text.replace(/^#([a-z0-9-]+:)( .*)?$/gm, (_, name, value) => (value ? name + value : ""));
+    const values = parseConfig(newCommand(), all, "run.yaml");
+    const defaults = newCommand();
+    for (const option of settingsOf(defaults)) {
+      expect(text, settingName(option)).toMatch(new RegExp(`^#?${settingName(option)}:`, "m"));
+      const usual = defaults.getOptionValue(option.attributeName());
+      if (usual !== undefined && option.attributeName() !== "schedule")
+        expect(values[settingName(option)]).toEqual(usual);
+    }
+    expect((await sidenet("init", path)).exitCode).toBe(2);
+    expect(configText(newCommand(), "head")).toMatch(/^# head\n/);
+  });
+
+  it.each([
+    ["a word for a number", "steps: many", /line 1: steps: .*whole number above 0.*"many"/],
+    ["a number out of range", "a: 1\nweight-decay: 3", /weight-decay: .*0 to below 1.*3/],
+    ["a choice that is none", "schedule: exponential", /schedule: .*"constant"\|"linear"\|"cosine"/],
+    ["a flag with text", "rslora: please", /rslora: .*expected boolean/],
+    ["a list for one value", "steps: [1, 2]", /steps: Wanted one value/],
+    [
+      "another spelling",
+      "\nbatch_size: 4",
+      /line 2: there is no setting "batch_size". Did you mean batch-size\?/,
+    ],
+    ["an unknown name", "lerning: 4", /there is no setting "lerning". Settings are: model, data, output/],
+    ["what is no YAML", "steps: [1", /neither YAML nor JSON/],
+    ["text that is no map", "just text", /expected record|expected object/i],
+  ])("are told where they are wrong: %s", async (_, text, message) => {
+    const path = await writeConfig(text);
+    const { exitCode, err, out } = await sidenet("train", "--config", path);
+    expect({ exitCode, out }).toEqual({ exitCode: 2, out: "" });
+    expect(err).toContain("[C-CONFIG]");
+    expect(err).toContain("run.yaml");
+    expect(err).toMatch(message);
+  });
+
+  it("come from flags first, then --set, then the file, in YAML or JSON", async () => {
+    const output = join(await newFolder(), "out");
+    const settings = {
+      steps: 5,
+      "batch-size": 1,
+      seed: 9,
+      model: files.model,
+      data: files.data,
+      device: "cpu",
+    };
+    const path = await writeConfig(JSON.stringify({ ...settings, "held-out": 4, reduction: 2 }), "run.json");
+    const layers = ["--set", "steps=3", "batch-size=3", "--batch-size", "2"];
+    const run = await sidenet("train", "--config", path, "--output", output, "--json", ...layers);
+    expect(run.err).not.toContain("bug");
+    expect(run.json()).toMatchObject({ steps: 3 });
+    const { settings: kept } = JSON.parse(await readFile(join(output, "run.json"), "utf8"));
+    expect(kept).toMatchObject({ steps: 3, "batch-size": 2, seed: 9, schedule: "cosine" });
+  });
+
+  it("that are needed are named, all of them", async () => {
+    const { exitCode, err } = await sidenet("train", "--data", "x");
+    expect(exitCode).toBe(2);
+    expect(err).toContain("--model, --output must be given, as a flag or in --config");
+    expect((await sidenet("train", "--config", join(root, "none.yaml"))).err).toContain("[L-FILE-MISSING]");
+    expect((await sidenet("train", "--set", "steps")).err).toContain("--set wants name=value");
+  });
+});
+
+describe("a run", () => {
+  it("writes its adapter, checkpoints, metrics and page, and can be resumed by its folder alone", async () => {
+    const output = join(await newFolder(), "out");
+    const first = await sidenet("train", ...base, "--output", output, "--steps", "4", "--save-every", "2");
+    expect(first.err).toMatch(/^step 1\/4 .*\nstep 4\/4 /m);
+    expect(first.exitCode).toBe(0);
+    expect((await readdir(output)).sort()).toEqual([
+      "adapter_config.json",
+      "adapter_model.safetensors",
+      "checkpoints",
+      "metrics.jsonl",
+      "profile.json",
+      "report.html",
+      "run.json",
+      "summary.json",
+    ]);
+    const again = await sidenet("train", "--output", output, "--resume", "--steps", "6", "--json");
+    expect(again.json()).toMatchObject({ resumed_from: 4, steps: 6 });
+    expect(again.err).toContain("resumed with a change: steps was 4, now it is 6");
+    const other = await sidenet("train", "--output", output, "--resume", "--batch-size", "1");
+    expect(other.exitCode).toBe(2);
+    expect(other.err).toContain("batch-size was 4, now it is 1: that would be another run");
+    const taken = await sidenet("train", ...base, "--output", output);
+    expect(taken.exitCode).toBe(1);
+    expect(taken.err).toContain("[L-RUN-EXISTS]");
+    expect(
+      (await sidenet("train", ...base, "--output", output, "--steps", "1", "--overwrite")).exitCode,
+    ).toBe(0);
+  });
+
+  it("is quiet where it shall be: nothing but errors, and the object of --json", async () => {
+    const output = join(await newFolder(), "out");
+    const run = await sidenet("train", ...base, "--output", output, "--steps", "2", "--quiet");
+    expect(run).toMatchObject({ exitCode: 0, out: "", err: "" });
+    const failed = await sidenet("train", ...base, "--output", output, "--quiet", "--json");
+    expect(failed.err).toContain("[L-RUN-EXISTS]");
+    expect(failed.json()).toMatchObject({ error: { code: "L-RUN-EXISTS" } });
+  });
+
+  it("takes files with weights", () => {
+    expect(weightedFile("a.jsonl")).toEqual({ path: "a.jsonl", weight: 1 });
+    expect(weightedFile("dir/a.jsonl:2.5")).toEqual({ path: "dir/a.jsonl", weight: 2.5 });
+    expect(weightedFile("C:\\data\\a.jsonl")).toEqual({ path: "C:\\data\\a.jsonl", weight: 1 });
+    for (const bad of ["a.jsonl:", "a.jsonl:0", "a.jsonl:-1", "a.jsonl:much"]) {
+      expect(() => weightedFile(bad), bad).toThrow(/--data .*no weight/);
+    }
+  });
+});
+
+it("a progress bar is drawn for a person, lines are written above it, and it leaves nothing behind", async () => {
+  let err = "";
+  const terminal = { out: () => {}, err: (text: string) => { err += text; }, interactive: true, columns: 100 }; // biome-ignore format: short
+  const report = new Report(terminal, false);
+  report.bar(1, 20, "loss 2.5");
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  expect(err).toContain("█░░░░░░░░░░░░░░░░░░░ 1/20  loss 2.5");
+  report.note("a remark");
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  expect(err).toContain("a remark\n");
+  report.endBar();
+  report.print("done");
+  err = "";
+  report.note("after");
+  expect(err).toBe("after\n");
+});
