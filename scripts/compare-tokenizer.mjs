@@ -30,6 +30,7 @@ const CODE = [
   "#include <stdio.h>\n",
   "SELECT * FROM t WHERE a != 'b';",
   '</div>\n\n  <p class="x">',
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: code as text, to be tokenized
   "=> ${a}",
   "x[0]->y::z",
   "0xFF & ~mask",
