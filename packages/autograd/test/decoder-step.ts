@@ -3,40 +3,36 @@ import { type Device, ParamStore, Pick } from "@sidenet/tensor";
 import { AdamW, clipGlobalNorm, Tape } from "../src/index.ts";
 
 const B = 2; // batch
-const T = 12; // tokens
-const V = 40; // vocabulary
 const H = 4; // query heads
 const G = 2; // key-value heads
-const D = 6; // head size
 export const C = 24; // width
 
-const SHAPES: Record<string, readonly number[]> = {
-  embed: [V, C],
-  gain: [C],
-  q: [H * D, C],
-  k: [G * D, C],
-  v: [G * D, C],
-  vBias: [G * D],
-  o: [C, H * D],
-  gate: [2 * C, C],
-  up: [2 * C, C],
-  down: [C, 2 * C],
-  head: [V, C],
-};
+/** Tokens, vocabulary, head size and width. */
+const extentsOf = (size: number) => ({ T: 12 * size, V: 40 * size, D: 6 * size, width: C * size });
 
-function parameters(device: Device): ParamStore {
+function parameters(device: Device, size: number): ParamStore {
+  const { V, D, width } = extentsOf(size);
+  const shapes: Record<string, readonly number[]> = {
+    ...{ embed: [V, width], gain: [width], head: [V, width] },
+    ...{ q: [H * D, width], k: [G * D, width], v: [G * D, width], vBias: [G * D], o: [width, H * D] },
+    ...{ gate: [2 * width, width], up: [2 * width, width], down: [width, 2 * width] },
+  };
   const store = new ParamStore(device, "adapter");
   const pick = new Pick(7);
-  for (const [name, shape] of Object.entries(SHAPES)) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    store.set(name, device.tensor(pick.normals(size, 0.3), shape));
+  for (const [name, shape] of Object.entries(shapes)) {
+    const count = shape.reduce((a, b) => a * b, 1);
+    store.set(name, device.tensor(pick.normals(count, 0.3 / Math.sqrt(size)), shape));
   }
   return store;
 }
 
-/** A decoder with everything trainable and its weights used in two layers: loss, gradients, and an update, by name. */
-export async function decoderStep(device: Device): Promise<Map<string, ArrayLike<number>>> {
-  const store = parameters(device);
+/**
+ * A decoder with everything trainable and its weights used in two layers: loss, gradients, and an update, by name. At size 8
+ * every product is large enough for threads to share it.
+ */
+export async function decoderStep(device: Device, size = 1): Promise<Map<string, ArrayLike<number>>> {
+  const { T, V, D, width } = extentsOf(size);
+  const store = parameters(device, size);
   const adamw = new AdamW(store);
   const p = (name: string) => store.get(name);
   const pick = new Pick(8);
@@ -64,7 +60,7 @@ export async function decoderStep(device: Device): Promise<Map<string, ArrayLike
         tape.linear(tape.siluMul(tape.linear(f, p("gate")), tape.linear(f, p("up"))), p("down")),
       );
     }
-    return tape.lmHeadLoss(tape.reshape(x, { shape: [B * T, C] }), p("head"), targets);
+    return tape.lmHeadLoss(tape.reshape(x, { shape: [B * T, width] }), p("head"), targets);
   });
   const gradients = tape.backward(loss);
   const values = new Map<string, ArrayLike<number>>();

@@ -56,6 +56,9 @@ function expectClose(
 const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";
 const ENGINES: [string, () => Promise<Device>][] = [
   ["WebAssembly", () => openNodeWasm({ poison: true })],
+  ["WebAssembly, 1 thread", () => openNodeWasm({ poison: true, threads: 1 })],
+  ["WebAssembly, 4 threads", () => openNodeWasm({ poison: true, threads: 4 })],
+  ["WebAssembly, no fused multiply-add", () => openNodeWasm({ poison: true, relaxedSimd: false })],
   ...(gpuAvailable
     ? [["WebGPU", () => openNodeWebGpu({ poison: true })] as [string, () => Promise<Device>]]
     : []),
@@ -81,4 +84,18 @@ describe.each(ENGINES)("a step on %s agrees with the reference", (_, open) => {
     if (!device.profile.f16) return context.skip();
     expectClose(await mixedStep(device), await mixedStep(new CpuDevice({ precision: "f64" })), 4e-3);
   });
+});
+
+it("a step on WebAssembly is the same to the bit on 1, 2 and 4 threads", async () => {
+  const steps: Map<string, ArrayLike<number>>[] = [];
+  for (const threads of [1, 2, 4]) {
+    const device = await openNodeWasm({ threads });
+    steps.push(await decoderStep(device, 8));
+    if (threads > 1) expect(device.statistics().shared).toBeGreaterThan(0);
+    device.dispose();
+  }
+  for (const other of steps.slice(1)) {
+    for (const [name, values] of steps[0])
+      expect(Array.from(other.get(name)!), name).toEqual(Array.from(values));
+  }
 });

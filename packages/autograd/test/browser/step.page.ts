@@ -6,7 +6,7 @@ import { decoderStep } from "../decoder-step.ts";
 export async function step(threads: number): Promise<Record<string, number[]>> {
   const device = await openBrowserWasm({ threads });
   try {
-    const values = await decoderStep(device);
+    const values = await decoderStep(device, 4);
     return Object.fromEntries([...values].map(([name, numbers]) => [name, Array.from(numbers)]));
   } finally {
     device.dispose();

@@ -5,7 +5,7 @@ import { decoderStep } from "../decoder-step.ts";
 
 it("a step in an isolated page on three threads and in another on one gives the numbers of Node, to the bit", async () => {
   const device = await openNodeWasm({ threads: 2 });
-  const want = await decoderStep(device);
+  const want = await decoderStep(device, 4);
   device.dispose();
   const browser = await openChromium();
   try {

@@ -54,8 +54,7 @@ export class WasmDevice extends Device {
     this.#assertUsable();
     const address = this.#runtime.heap.acquire(storage.sizeBytes);
     if (address === null) {
-      const why = "WebAssembly memory ends at 4 GiB, or the process has no more";
-      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, why));
+      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, this.#runtime.whyFull()));
     }
     if (this.#poison) this.#runtime.f32(address, storage.sizeBytes / 4).fill(Number.NaN);
     return address;
