@@ -35,6 +35,13 @@ interface CallLayout {
   readonly params: readonly (readonly [name: string, isFloat: boolean])[];
 }
 
+export interface Statistics {
+  readonly memoryBytes: number;
+  readonly freeBytes: number;
+  readonly dispatches: number;
+  readonly shared: number;
+}
+
 /** One linear memory, the module over it, and its threads. */
 export class Runtime {
   readonly memory: Memory;
@@ -94,7 +101,7 @@ export class Runtime {
     }
   }
 
-  statistics(): { memoryBytes: number; freeBytes: number; dispatches: number; shared: number } {
+  statistics(): Statistics {
     return { memoryBytes: this.heap.allBytes, freeBytes: this.heap.freeBytes, ...this.#counts };
   }
 
