@@ -30,7 +30,8 @@ const CODE = [
   "#include <stdio.h>\n",
   "SELECT * FROM t WHERE a != 'b';",
   '</div>\n\n  <p class="x">',
-  "=> $" + "{a}",
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: code as text, to be tokenized
+  "=> ${a}",
   "x[0]->y::z",
   "0xFF & ~mask",
   "//TODO: don't\r\n",

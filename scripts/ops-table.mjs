@@ -11,11 +11,13 @@ const HEAD = `# Operations
 
 Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src/ops) and the gradient table
 (packages/autograd/src/rules); a test fails when it is stale. Every op runs on \`cpu\` (its reference, in double),
-\`webgpu\` (its kernels, \`kernels/*.wgsl\`) and \`meta\` (shapes and memory, no data).
+\`webgpu\` (its kernels, \`kernels/*.wgsl\`), \`wasm\` (SIMD kernels, or the reference) and \`meta\` (shapes and memory, no data).
 
 - **Signature**: \`N..\` is any number of axes with product N; \`?\` may be left out, \`!\` is updated in place; without a
   dtype an operand is f32 or f16, as \`number\` also i32 or u32, as \`any\` of any type; after \`|\` stand residuals, made
   only for a backward pass.
+- **WebAssembly** is how the op runs on \`wasm\`: by kernels, by its reference on the same memory, or by kernels but by the
+  reference for some operands (such as f16 activations, operands that broadcast, a mask of softmax).
 - **Kernels** are those of any adapter: \`*-rows\` runs on software drivers where extents allow, and not elsewhere.
 - **Size**: a tensor past what one binding holds (128 MiB where an adapter promises no more) goes through in windows of rows.
   An op refuses it by \`T-TOO-LARGE\` when what it needs at once does not fit: one row of the last axis; for reductions,
@@ -95,6 +97,31 @@ function kernelsOf(row, name, { drawCase, MetaDevice, Pick }) {
   return [...files].sort();
 }
 
+/** How an op runs on WebAssembly, from random cases of every class: kernels, reference, or now one and now the other. */
+export function wasmText(row, name, { drawCase, MetaDevice, Pick }) {
+  let dispatches = 0;
+  const meta = new MetaDevice({ wasm: { panelRows: 6 } }, () => dispatches++);
+  const residuals = row.signature.outputs.map((output) => output.name);
+  const seen = { kernels: false, reference: false };
+  for (const elem of ["f32", "f16"]) {
+    for (let seed = 1; seed <= 40; seed++) {
+      const { inputs, attrs } = drawCase(row, new Pick(seed), elem);
+      meta.scope(() => {
+        const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
+        const before = dispatches;
+        const outputs = Object.values(meta.run(name, tensors, attrs, residuals));
+        if (dispatches > before) seen.kernels = true;
+        // Nothing to do is done by either.
+        else if ([...tensors, ...outputs].every((tensor) => !tensor || tensor.size > 0))
+          seen.reference = true;
+      });
+    }
+  }
+  if (row.view) return "a view";
+  if (!seen.kernels) return "reference";
+  return seen.reference ? "kernels; reference for some" : "kernels";
+}
+
 function gradientText(row) {
   if ("none" in row) return row.none;
   const entries = Object.entries(row.inputs).map(([input, entry]) => {
@@ -131,6 +158,7 @@ export function opsTable({ tensor, autograd }) {
       ...(attrs.length > 0 ? [`attributes ${attrs.map((attr) => `\`${attr}\``).join(", ")}`] : []),
     ];
     const table = [
+      wasmText(row, name, tensor),
       row.view ? "none: a view" : kernels.map((file) => `\`${file}\``).join(" "),
       gradientText(autograd.gradTable[name]),
       toleranceText(row, letters),
@@ -143,8 +171,8 @@ export function opsTable({ tensor, autograd }) {
       "",
       `${facts.join("; ")}`,
       "",
-      "| kernels | gradients (saved for each) | tolerance | flops |",
-      "| --- | --- | --- | --- |",
+      "| WebAssembly | kernels | gradients (saved for each) | tolerance | flops |",
+      "| --- | --- | --- | --- | --- |",
       `| ${table.map(cell).join(" | ")} |`,
       "",
     ];

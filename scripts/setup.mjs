@@ -2,6 +2,7 @@
 // run this first; when all is well it costs a quarter of a second and prints one line.
 //
 //   node scripts/setup.mjs                 install what is missing
+//   node scripts/setup.mjs --browser       and Chromium, for the browser tests; no adapter is needed for those
 //   node scripts/setup.mjs --check-only    only say whether WebGPU has an adapter; install nothing
 //   SIDENET_DEVICE=cpu                     no adapter is needed
 //
@@ -10,6 +11,7 @@
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findAdapter } from "./lib/adapter.mjs";
+import { ensureChromium } from "./lib/chromium.mjs";
 import { ensureRuntimeFolder } from "./lib/environment.mjs";
 import { ensurePackages } from "./lib/packages.mjs";
 import { reportFailure, SetupError, say } from "./lib/steps.mjs";
@@ -23,15 +25,7 @@ const NODE_MIN = [20, 19]; // below it the test runner does not start, and the o
  * or if none can be had and `adapter` is "preferred" (why, and what to run, is then printed).
  */
 export function setup({ install = true, adapter = "required" } = {}) {
-  const [major, minor] = process.versions.node.split(".").map(Number);
-  if (major < NODE_MIN[0] || (major === NODE_MIN[0] && minor < NODE_MIN[1])) {
-    throw new SetupError(
-      `sidenet needs Node ${NODE_MIN.join(".")} or later.`,
-      `This is Node ${process.versions.node}.`,
-    );
-  }
-  ensureRuntimeFolder();
-  if (install) ensurePackages(ROOT);
+  setupPackages(install);
   if (process.env.SIDENET_DEVICE === "cpu") return null;
   try {
     return ensureAdapter(install).name;
@@ -44,6 +38,25 @@ export function setup({ install = true, adapter = "required" } = {}) {
     error.message += "\n\nTo go on without WebGPU, set SIDENET_DEVICE=cpu.";
     throw error;
   }
+}
+
+/** Node and the npm packages. */
+function setupPackages(install) {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major < NODE_MIN[0] || (major === NODE_MIN[0] && minor < NODE_MIN[1])) {
+    throw new SetupError(
+      `sidenet needs Node ${NODE_MIN.join(".")} or later.`,
+      `This is Node ${process.versions.node}.`,
+    );
+  }
+  ensureRuntimeFolder();
+  if (install) ensurePackages(ROOT);
+}
+
+/** For the browser tests: the npm packages, and the path of a Chromium. */
+export function setupBrowser({ install = true } = {}) {
+  setupPackages(install);
+  return ensureChromium(install);
 }
 
 function ensureAdapter(install) {
@@ -59,8 +72,13 @@ function ensureAdapter(install) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
-    const name = setup({ install: !process.argv.includes("--check-only") });
-    say(name === null ? "ready, for the CPU only (SIDENET_DEVICE=cpu)" : `ready, WebGPU on ${name}`);
+    const install = !process.argv.includes("--check-only");
+    if (process.argv.includes("--browser")) {
+      say(`ready, Chromium at ${setupBrowser({ install })}`);
+    } else {
+      const name = setup({ install });
+      say(name === null ? "ready, for the CPU only (SIDENET_DEVICE=cpu)" : `ready, WebGPU on ${name}`);
+    }
   } catch (error) {
     reportFailure(error);
   }

@@ -1,15 +1,15 @@
-// Last lines of .ci/run: add the test report and the exit codes up to one line, "N passed, N failed".
+// Last lines of .ci/run: add the test reports and the exit codes up to one line, "N passed, N failed".
 //
-//   node scripts/test-totals.mjs REPORT.json TEST_EXIT CHECK_EXIT
+//   node scripts/test-totals.mjs CHECK_EXIT REPORT.json TEST_EXIT [REPORT.json TEST_EXIT ...]
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 /**
- * Totals of vitest's JSON report (null if it wrote none). What failed without a failed test counts as one
- * failure: a file that could not be loaded, a run that broke off or ran no test, a failed check.
+ * Totals of one run by vitest's JSON report (null if it wrote none). What failed without a failed test counts as one
+ * failure: a file that could not be loaded, a run that broke off or ran no test.
  */
-export function testTotals(report, testExit, checkExit) {
+function runTotals({ report, exit }) {
   const files = report?.testResults ?? [];
   const tests = files.flatMap((file) => file.assertionResults);
   const count = (status) => tests.filter((test) => test.status === status).length;
@@ -17,12 +17,17 @@ export function testTotals(report, testExit, checkExit) {
     ({ status, assertionResults }) =>
       status === "failed" && !assertionResults.some((test) => test.status === "failed"),
   );
-
   const passed = count("passed");
-  let failed = count("failed") + broken.length;
-  if (failed === 0 && (testExit !== 0 || passed === 0)) failed++;
-  if (checkExit !== 0) failed++;
-  return { passed, failed, skipped: tests.length - passed - count("failed") };
+  const failed = count("failed") + broken.length;
+  const silent = failed === 0 && (exit !== 0 || passed === 0);
+  return { passed, failed: failed + Number(silent), skipped: tests.length - passed - count("failed") };
+}
+
+/** Totals of several runs, each with its exit code; a failed check counts as one failure. */
+export function testTotals(runs, checkExit) {
+  const totals = runs.map(runTotals);
+  const sum = (key) => totals.reduce((all, one) => all + one[key], 0);
+  return { passed: sum("passed"), failed: sum("failed") + Number(checkExit !== 0), skipped: sum("skipped") };
 }
 
 function readReport(path) {
@@ -35,8 +40,11 @@ function readReport(path) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [path, testExit, checkExit] = process.argv.slice(2);
-  const { passed, failed, skipped } = testTotals(readReport(path), Number(testExit), Number(checkExit));
+  const [checkExit, ...rest] = process.argv.slice(2);
+  const runs = [];
+  for (let i = 0; i < rest.length; i += 2)
+    runs.push({ report: readReport(rest[i]), exit: Number(rest[i + 1]) });
+  const { passed, failed, skipped } = testTotals(runs, Number(checkExit));
   console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
   process.exitCode = failed > 0 ? 1 : 0;
 }

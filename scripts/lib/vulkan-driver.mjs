@@ -2,11 +2,9 @@
 
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { findAdapter } from "./adapter.mjs";
+import { APT_ENV, WAIT_FOR_LOCK } from "./apt.mjs";
 import { installArguments, MESA_MAJOR_MIN, planDriver, shellLines } from "./apt-sources.mjs";
 import { run, SetupError, say } from "./steps.mjs";
-
-const APT_ENV = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-const WAIT_FOR_LOCK = ["-o", "DPkg::Lock::Timeout=300"]; // another apt may run, as on a machine's first boot
 
 /** Install the driver and return the adapter it gives; throws `SetupError` with the lines to run by hand. */
 export function installVulkanDriver(whyNone) {

@@ -1,16 +1,27 @@
 // The golden cases beside the repository, on machines that have them; check.test.ts needs none.
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { openDevice, releaseDawn } from "@sidenet/tensor/node";
+import type { Device } from "@sidenet/tensor";
+import { openDevice, openNodeWasm, releaseDawn } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import type { WeightDType } from "../src/base-storage.ts";
 import { type CaseResult, checkCase } from "../src/check/check.ts";
 import { findCases } from "../src/node/golden-folder.ts";
 
 const GOLDEN = fileURLToPath(new URL("../../../../shared/golden", import.meta.url));
-const DEVICES =
-  process.env.SIDENET_DEVICE === "cpu" ? (["cpu", "wasm"] as const) : (["cpu", "wasm", "webgpu"] as const);
-const RUNS = DEVICES.flatMap((device) => (["f32", "f16"] as const).map((dtype) => [device, dtype] as const));
+const gpu = process.env.SIDENET_DEVICE !== "cpu";
+
+const named = (name: "cpu" | "wasm" | "webgpu") => async () => (await openDevice(name)).device;
+const DEVICES: [string, () => Promise<Device>][] = [
+  ["cpu", named("cpu")],
+  ["wasm", named("wasm")],
+  ["wasm on 1 thread", () => openNodeWasm({ threads: 1 })],
+  ["wasm on 4 threads without fused multiply-add", () => openNodeWasm({ threads: 4, relaxedSimd: false })],
+  ...(gpu ? [["webgpu", named("webgpu")] as [string, () => Promise<Device>]] : []),
+];
+const RUNS = DEVICES.flatMap(([name, open]) =>
+  (["f32", "f16"] as const).map((dtype) => [name, dtype, open] as const),
+);
 
 /** The only reason to skip a case; anything else that is skipped is a mistake. */
 const NOT_F16 = /no float16 tolerances/;
@@ -18,8 +29,8 @@ const NOT_F16 = /no float16 tolerances/;
 const found = existsSync(GOLDEN);
 console.log(found ? `golden cases found: ${GOLDEN}` : "no golden cases beside the repository: not run");
 
-async function runAll(name: "cpu" | "wasm" | "webgpu", dtype: WeightDType): Promise<CaseResult[]> {
-  const { device } = await openDevice(name);
+async function runAll(open: () => Promise<Device>, dtype: WeightDType): Promise<CaseResult[]> {
+  const device = await open();
   try {
     const results: CaseResult[] = [];
     for (const location of await findCases(GOLDEN)) {
@@ -34,8 +45,8 @@ async function runAll(name: "cpu" | "wasm" | "webgpu", dtype: WeightDType): Prom
 }
 
 describe.runIf(found)("the golden cases", () => {
-  it.each(RUNS)("pass on %s in %s", async (device, dtype) => {
-    const results = await runAll(device, dtype);
+  it.each(RUNS)("pass on %s in %s", async (_, dtype, open) => {
+    const results = await runAll(open, dtype);
     const failed = results.filter(({ status }) => status === "failed");
     expect(failed.map(({ name, reason }) => `${name}: ${reason}`)).toEqual([]);
     const unexplained = results.filter(

@@ -21,7 +21,8 @@ export class MetaDevice extends Device {
   readonly #onDispatch: (kernel: KernelEntry, call: KernelCall) => void;
 
   /**
-   * `profile` is the adapter to stand in for; its limits decide how work is split. `onDispatch` sees what would have run.
+   * `profile` is the adapter to stand in for; its limits decide how work is split. `onDispatch` sees what would have run,
+   * a WebAssembly kernel as `wasm/NAME`.
    */
   constructor(
     profile: Partial<DeviceProfile> = {},
@@ -59,7 +60,9 @@ export class MetaDevice extends Device {
   protected override compute({ row, io, dims, attrs }: Execution): void {
     if (this.profile.reference) return;
     if (this.profile.wasm) {
-      const { context, release } = makeWasmContext(this, row.name, () => {});
+      const { context, release } = makeWasmContext(this, row.name, (kernel, _, { tasks }) =>
+        this.#onDispatch(`wasm/${kernel}`, { bind: {}, params: {}, grid: tasks }),
+      );
       try {
         wasmOps[row.name]?.(context, io, dims, attrs);
       } finally {

@@ -65,7 +65,10 @@ export interface OpenedDevice {
 }
 
 /** What `auto` means beside this adapter: a hardware GPU, else WebAssembly, else a software GPU, else the reference. */
-export function chooseDevice(adapter: AdapterReport | null): {
+export function chooseDevice(
+  adapter: AdapterReport | null,
+  simd: () => boolean = hasSimd,
+): {
   readonly device: Exclude<DeviceName, "auto">;
   readonly reason: string;
 } {
@@ -73,7 +76,7 @@ export function chooseDevice(adapter: AdapterReport | null): {
   const found = adapter
     ? `no hardware GPU, only the software adapter ${adapter.description}`
     : "no WebGPU adapter";
-  if (hasSimd()) return { device: "wasm", reason: found };
+  if (simd()) return { device: "wasm", reason: found };
   const why = `${found}, and no WebAssembly SIMD`;
   return adapter ? { device: "webgpu", reason: why } : { device: "cpu", reason: why };
 }

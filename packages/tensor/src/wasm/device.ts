@@ -8,7 +8,7 @@ import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { makeWasmContext } from "./context.ts";
 import { wasmOps } from "./kernels/index.ts";
-import type { Runtime } from "./runtime.ts";
+import type { Runtime, Statistics } from "./runtime.ts";
 
 /**
  * Fast without a GPU: ops are WebAssembly SIMD kernels over one linear memory, on all threads; those without a kernel run
@@ -20,6 +20,7 @@ export class WasmDevice extends Device {
   override readonly profile: DeviceProfile;
   readonly #runtime: Runtime;
   readonly #poison: boolean;
+  #references = 0;
   #disposed = false;
 
   /** Use `openWasm`. `poison` fills new memory with NaN, for tests. */
@@ -45,17 +46,19 @@ export class WasmDevice extends Device {
     return this.#runtime.threads;
   }
 
-  /** Memory that tensors take or have taken, and how much of it is free. */
-  statistics(): { memoryBytes: number; freeBytes: number; dispatches: number; shared: number } {
-    return this.#runtime.statistics();
+  /**
+   * Memory that tensors take or have taken, and how much of it is free; kernels that ran, and how many of those on all
+   * threads; ops that ran by their reference.
+   */
+  statistics(): Statistics & { references: number } {
+    return { ...this.#runtime.statistics(), references: this.#references };
   }
 
   protected override allocate(storage: Storage): number {
     this.#assertUsable();
     const address = this.#runtime.heap.acquire(storage.sizeBytes);
     if (address === null) {
-      const why = "WebAssembly memory ends at 4 GiB, or the process has no more";
-      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, why));
+      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, this.#runtime.whyFull()));
     }
     if (this.#poison) this.#runtime.f32(address, storage.sizeBytes / 4).fill(Number.NaN);
     return address;
@@ -106,6 +109,7 @@ export class WasmDevice extends Device {
         release();
       }
     }
+    this.#references++;
     runReference(execution, {
       load: (tensor) => this.#values(tensor),
       store: (tensor, values) => this.write(tensor, values),

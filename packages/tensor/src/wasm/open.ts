@@ -1,3 +1,4 @@
+import { SidenetError } from "../errors.ts";
 import { f32x4, type V128 } from "./assembler/instructions.ts";
 import { ModuleBuilder } from "./assembler/module.ts";
 import { WasmDevice } from "./device.ts";
@@ -37,12 +38,18 @@ export const hasSimd = (): boolean => validates((zero) => f32x4.add(zero, zero))
 /** Whether the engine has fused multiply-add. */
 export const hasRelaxedSimd = (): boolean => validates((zero) => f32x4.relaxedMadd(zero, zero, zero));
 
-/** Opens the WebAssembly device. Throws `T-WASM` where the engine lacks SIMD. */
+/** Opens the WebAssembly device. Throws `T-WASM` where the engine lacks SIMD, `T-THREADS` for a number that is none. */
 export async function openWasm(host: WasmHost, options: WasmOptions = {}): Promise<WasmDevice> {
   const { threads = host.cores, relaxedSimd = hasRelaxedSimd(), poison = false } = options;
+  if (!(Number.isInteger(threads) && threads >= 1)) {
+    throw new SidenetError(
+      "T-THREADS",
+      `${threads} threads were asked for, wanted a whole number from 1 on.`,
+    );
+  }
   const runtime = await Runtime.open({
     relaxedSimd,
-    threads: Math.max(1, Math.min(MOST_THREADS, Math.floor(threads))),
+    threads: Math.min(MOST_THREADS, threads),
     mayWait: host.mayWait,
     spawn: host.spawn,
   });

@@ -35,6 +35,13 @@ interface CallLayout {
   readonly params: readonly (readonly [name: string, isFloat: boolean])[];
 }
 
+export interface Statistics {
+  readonly memoryBytes: number;
+  readonly freeBytes: number;
+  readonly dispatches: number;
+  readonly shared: number;
+}
+
 /** One linear memory, the module over it, and its threads. */
 export class Runtime {
   readonly memory: Memory;
@@ -48,6 +55,8 @@ export class Runtime {
   #workers: readonly Worker[] = [];
   #words: Int32Array;
   #floats: Float32Array;
+  /** The last growth that failed went past what 32 bits address. */
+  #ended = false;
   #counts = { dispatches: 0, shared: 0 };
 
   private constructor(
@@ -92,8 +101,18 @@ export class Runtime {
     }
   }
 
-  statistics(): { memoryBytes: number; freeBytes: number; dispatches: number; shared: number } {
+  statistics(): Statistics {
     return { memoryBytes: this.heap.allBytes, freeBytes: this.heap.freeBytes, ...this.#counts };
+  }
+
+  /** Why no more memory can be had, for the message of an error. */
+  whyFull(): string {
+    const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+    if (!this.#ended) return "the system gives this process no more memory";
+    return (
+      `WebAssembly memory ends at 4 GiB, of which ${mib(this.heap.freeBytes)} are free in parts; ` +
+      "--device webgpu and the slow --device cpu have no such end"
+    );
   }
 
   /** Part of the memory as float32. */
@@ -141,7 +160,8 @@ export class Runtime {
     const wanted = Math.ceil((endBytes + MARGIN_BYTES) / PAGE_BYTES);
     const now = this.memory.buffer.byteLength / PAGE_BYTES;
     if (wanted <= now) return true;
-    if (wanted > MAX_PAGES) return false;
+    this.#ended = wanted > MAX_PAGES;
+    if (this.#ended) return false;
     // An eighth more than asked for, where there is room: growing makes new views.
     for (const target of [Math.min(MAX_PAGES, Math.ceil(wanted * 1.125)), wanted]) {
       try {

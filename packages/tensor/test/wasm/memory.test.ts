@@ -1,0 +1,68 @@
+import { CpuDevice, compareOutcomes, drawCase, Pick, rowOf, runCase, type Tensor } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
+import { describe, expect, it } from "vitest";
+
+const MIB = 2 ** 20;
+
+// Memory that nobody touches is only a range of addresses: these tests take gigabytes of those, and little memory.
+
+describe("WebAssembly memory", () => {
+  it("grows with what is asked for, keeps what was there, and takes freed memory again", async () => {
+    const device = await openNodeWasm({ threads: 2 });
+    const first = device.tensor([1, 2, 3, 4], [4]);
+    const before = device.statistics().memoryBytes;
+    const large = device.zeros([40 * MIB]);
+    expect(device.statistics().memoryBytes).toBeGreaterThanOrEqual(before + 160 * MIB);
+    expect([...(await first.read())]).toEqual([1, 2, 3, 4]);
+    const grown = device.statistics().memoryBytes;
+    large.dispose();
+    for (let round = 0; round < 20; round++) device.empty([40 * MIB]).dispose();
+    expect(device.statistics().memoryBytes).toBe(grown);
+    first.dispose();
+    expect(device.statistics().freeBytes).toBe(grown);
+    device.dispose();
+  });
+
+  it("is computed in past 2 GiB, where addresses have their highest bit", async () => {
+    const device = await openNodeWasm({ threads: 2 });
+    const below: Tensor[] = [1, 2, 3].map(() => device.empty([200 * MIB])); // 800 MiB each
+    const reference = new CpuDevice({ precision: "f64" });
+    const names = ["linear", "matmul", "attention", "attentionBackwardKV", "softmax", "lmHeadLoss"] as const;
+    for (const name of [...names, "nf4Linear", "nf4LinearBackwardX", "adamw", "sum", "cast"] as const) {
+      for (let seed = 1; seed <= 3; seed++) {
+        const drawn = drawCase(rowOf(name), new Pick(seed));
+        const expected = await runCase(reference, name, drawn);
+        const got = await runCase(device, name, drawn);
+        expect(compareOutcomes(device.profile, name, drawn, got, expected)).toBe(null);
+      }
+    }
+    expect(device.statistics().memoryBytes).toBeGreaterThan(2 ** 31);
+    for (const tensor of below) tensor.dispose();
+    device.dispose();
+  });
+
+  it("ends at 4 GiB with an error that names the request, what is live and what would help, and goes on", async () => {
+    const device = await openNodeWasm({ threads: 1 });
+    const held: Tensor[] = [];
+    let message = "";
+    try {
+      for (let i = 0; i < 8; i++) {
+        held.push(device.empty([200 * MIB], { category: "weights", label: `part ${i}` }));
+      }
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    expect(message).toMatch(/T-OUT-OF-MEMORY.*part \d asked for 800/);
+    expect(message).toContain("4 GiB");
+    expect(message).toContain("--device webgpu");
+    expect(message).toMatch(/Live now: \d+\.\d MiB \(.*weights/);
+    expect(held.length).toBeGreaterThan(3);
+    const live = device.memory.liveBytes;
+    held.pop()!.dispose();
+    expect(device.memory.liveBytes).toBe(live - 800 * MIB);
+    const again = device.tensor([5], [1]);
+    expect([...(await again.read())]).toEqual([5]);
+    for (const tensor of [...held, again]) tensor.dispose();
+    device.dispose();
+  });
+});
