@@ -30,7 +30,7 @@ const CODE = [
   "#include <stdio.h>\n",
   "SELECT * FROM t WHERE a != 'b';",
   '</div>\n\n  <p class="x">',
-  "=> ${a}",
+  "=> $" + "{a}",
   "x[0]->y::z",
   "0xFF & ~mask",
   "//TODO: don't\r\n",
