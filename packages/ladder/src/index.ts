@@ -51,7 +51,13 @@ export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
 export { FullTuning } from "./full-tuning.ts";
-export { type GenerateOptions, generate, type Sampling } from "./generate.ts";
+export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generate.ts";
+export {
+  type Continuation,
+  type GenerateTextOptions,
+  generateTexts,
+  type StopReason,
+} from "./generate-text.ts";
 export type { Embedding, Head, LossOptions } from "./head.ts";
 export { HeadTuning } from "./head-tuning.ts";
 export { KvCache } from "./kv-cache.ts";
