@@ -11,7 +11,7 @@ export interface GenerateTextOptions extends Omit<GenerateOptions, "onToken" | "
   /** Shown the text as it is sure to stand, and the number of its prompt. */
   readonly onText?: (text: string, prompt: number) => void;
   /** Asked after each token; true ends all continuations. */
-  readonly isStopped?: () => boolean;
+  readonly isStopped?: () => boolean | Promise<boolean>;
 }
 
 export type StopReason = "end of text" | "stop string" | "max tokens" | "interrupted";
@@ -32,6 +32,7 @@ export async function generateTexts(
   options: GenerateTextOptions,
 ): Promise<Continuation[]> {
   const { stop = [], onText, isStopped = () => false, ...rest } = options;
+  let interrupted = false;
   const texts = prompts.map((promptIds) => ({
     stream: new TextStream(tokenizer, promptIds),
     matcher: new StopMatcher(stop),
@@ -46,12 +47,15 @@ export async function generateTexts(
     ...rest,
     stopIds: tokenizer.eosIds,
     onToken: (id, row) => add(row, texts[row].matcher.push(texts[row].stream.push(id))),
-    isDone: (row) => texts[row].matcher.isStopped || isStopped(),
+    isDone: async (row) => {
+      interrupted ||= await isStopped();
+      return interrupted || texts[row].matcher.isStopped;
+    },
   });
   return all.map((ids, row) => {
     const { stream, matcher } = texts[row];
     if (!matcher.isStopped) add(row, matcher.push(stream.end()) + matcher.end());
-    const last = isStopped() ? "interrupted" : "end of text";
+    const last = interrupted ? "interrupted" : "end of text";
     const stopped = matcher.isStopped ? "stop string" : ids.length >= options.maxTokens ? "max tokens" : last;
     return { text: texts[row].text, ids, stopped };
   });

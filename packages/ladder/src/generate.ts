@@ -29,7 +29,7 @@ export interface GenerateOptions {
   /** Called with each new id as it comes, and the number of its prompt. */
   readonly onToken?: (id: number, prompt: number) => void;
   /** Asked after each new id; true ends the text of that prompt. */
-  readonly isDone?: (prompt: number) => boolean;
+  readonly isDone?: (prompt: number) => boolean | Promise<boolean>;
   /** Left out, the likeliest token is taken each time. */
   readonly sampling?: Sampling | null;
 }
@@ -76,7 +76,7 @@ export async function generateBatch(
         if (stopIds.includes(ids[i])) continue;
         generated[row].push(ids[i]);
         onToken?.(ids[i], row);
-        if (!isDone?.(row)) going.push(i);
+        if (!(await isDone?.(row))) going.push(i);
       }
       if (going.length === 0) break;
       batch = advance(batch, going, ids);

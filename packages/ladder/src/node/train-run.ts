@@ -324,7 +324,8 @@ async function finish(
   const peak = decoder.device.memory.peak();
   const best = reason === "signal" || !checkpoints ? null : state.best;
   if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
-  await saveAdapter(options.outputDir, adapter, { name: run.modelName, config: decoder.config });
+  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
+  await saveAdapter(options.outputDir, adapter, base);
   let evalLoss: number | null = best?.loss ?? null;
   if (evalLoss === null && reason !== "signal") {
     evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches);
