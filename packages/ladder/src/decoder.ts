@@ -22,7 +22,7 @@ export interface TokenBatch {
   readonly batchSize: number;
   /** [T] */
   readonly length: number;
-  /** 1 = visible, B · T of them; null: all. */
+  /** 1 = visible, B · T of them, or B · S when a cache of S positions is read; null: all. */
   readonly attentionMask: ArrayLike<number> | null;
   /** B · T ids of the sequences that share a row; a token sees those of its own id. Left out or null: a row is one. */
   readonly segments?: ArrayLike<number> | null;
@@ -136,7 +136,11 @@ export class Decoder {
     }
     const ids = this.device.tensor(inputIds, [B, T], { dtype: "i32", label: "token ids" });
     const keyMask =
-      attentionMask && this.device.tensor(attentionMask, [B, T], { dtype: "u8", label: "attention mask" });
+      attentionMask &&
+      this.device.tensor(attentionMask, [B, attentionMask.length / B], {
+        dtype: "u8",
+        label: "attention mask",
+      });
     const ownSegments = segments && this.device.tensor(segments, [B, T], { dtype: "i32", label: "segments" });
     const tables = ropeTables(this.device, rope, headDim, offset, T);
     return { ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };

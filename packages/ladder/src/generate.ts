@@ -1,5 +1,6 @@
-import { SidenetError, type Tensor } from "@sidenet/tensor";
+import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
+import { contextLimit } from "./config.ts";
 import type { Decoder, TokenBatch } from "./decoder.ts";
 import { KvCache } from "./kv-cache.ts";
 import { residualStream } from "./residual-stream.ts";
@@ -25,64 +26,189 @@ export interface GenerateOptions {
   readonly maxTokens: number;
   /** Ids that end the text; they are not part of the result. */
   readonly stopIds?: readonly number[];
-  /** Called with each new id as it comes. */
-  readonly onToken?: (id: number) => void;
+  /** Called with each new id as it comes, and the number of its prompt. */
+  readonly onToken?: (id: number, prompt: number) => void;
+  /** Asked after each new id; true ends the text of that prompt. */
+  readonly isDone?: (prompt: number) => boolean | Promise<boolean>;
   /** Left out, the likeliest token is taken each time. */
   readonly sampling?: Sampling | null;
 }
 
-/**
- * Continuation of one prompt by backbone and, if given, adapter, with key-value caches.
- * Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context.
- */
+/** Continuation of one prompt; as `generateBatch`. */
 export async function generate(
   decoder: Decoder,
   adapter: Adapter | null,
   promptIds: readonly number[],
   options: GenerateOptions,
 ): Promise<number[]> {
-  const { maxTokens, stopIds = [], onToken, sampling = null } = options;
-  const { device, config } = decoder;
-  if (promptIds.length === 0) {
+  const [ids] = await generateBatch(decoder, adapter, [promptIds], options);
+  return ids;
+}
+
+/**
+ * Continuations of prompts by backbone and, if given, adapter, with key-value caches. Each is what it would be alone: shorter
+ * prompts are padded on the left, which is hidden, and rope turns by distance only; draws come from a stream of the prompt's
+ * number. Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context.
+ */
+export async function generateBatch(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  prompts: readonly (readonly number[])[],
+  options: GenerateOptions,
+): Promise<number[][]> {
+  if (prompts.length === 0) return [];
+  checkPrompts(decoder, prompts, options);
+  const { maxTokens, stopIds = [], onToken, isDone, sampling = null } = options;
+  const generated: number[][] = prompts.map(() => []);
+  let batch = startBatch(decoder, adapter, prompts, maxTokens);
+  try {
+    for (let count = 0; count < maxTokens; count++) {
+      const earlier = batch.rows.map((row) => [...prompts[row], ...generated[row]]);
+      const ids = await nextIds(
+        decoder,
+        adapter,
+        batch,
+        earlier,
+        sampling && { ...sampling, position: count },
+      );
+      const going: number[] = [];
+      for (const [i, row] of batch.rows.entries()) {
+        if (stopIds.includes(ids[i])) continue;
+        generated[row].push(ids[i]);
+        onToken?.(ids[i], row);
+        if (!(await isDone?.(row))) going.push(i);
+      }
+      if (going.length === 0) break;
+      batch = advance(batch, going, ids);
+    }
+  } finally {
+    disposeBatch(batch);
+  }
+  return generated;
+}
+
+function checkPrompts(
+  { config }: Decoder,
+  prompts: readonly (readonly number[])[],
+  { maxTokens }: GenerateOptions,
+): void {
+  if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(
       "L-PROMPT",
       "the prompt has no tokens, and this model has no begin-of-text token to start from.",
     );
   }
-  const capacity = promptIds.length + maxTokens;
-  using cache = new KvCache(device, config, config.numHiddenLayers, 1, capacity);
-  const side = adapter?.side ?? null;
-  using sideCache = side && new KvCache(device, side.shape, side.config.num_hidden_layers, 1, capacity);
-  const generated: number[] = [];
-  let input: readonly number[] = promptIds;
-  let offset = 0;
-  while (generated.length < maxTokens) {
-    using next = device.scope(() => {
-      const batch = { inputIds: input, batchSize: 1, length: input.length, attentionMask: null };
-      const logits = lastLogits(decoder, adapter, batch, offset, { cache, sideCache });
-      return sampling === null
-        ? device.ops.argmax(logits)
-        : sampleNext(logits, sampling, [...promptIds, ...generated], generated.length);
-    });
-    const id = await next.item();
-    if (stopIds.includes(id)) break;
-    generated.push(id);
-    onToken?.(id);
-    offset += input.length;
-    input = [id];
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  const limit = contextLimit(config);
+  // The last new token is never read.
+  if (longest + maxTokens - 1 > limit) {
+    throw new SidenetError(
+      "L-CONTEXT",
+      `${longest} tokens of a prompt and ${maxTokens} new ones are more than the model's context of ${limit}. Shorten the ` +
+        "prompt or lower --max-tokens.",
+    );
   }
-  return generated;
+}
+
+/** The prompts that still go on. */
+interface RunningBatch {
+  /** Number of each row's prompt. */
+  readonly rows: readonly number[];
+  readonly cache: KvCache;
+  readonly sideCache: KvCache | null;
+  /** Padding before each prompt. */
+  readonly padding: readonly number[];
+  /** What is read next: [rows, length], at position `offset`. */
+  readonly input: Int32Array;
+  readonly length: number;
+  readonly offset: number;
+}
+
+function startBatch(
+  { device, config }: Decoder,
+  adapter: Adapter | null,
+  prompts: readonly (readonly number[])[],
+  maxTokens: number,
+): RunningBatch {
+  const length = Math.max(...prompts.map((prompt) => prompt.length));
+  const padding = prompts.map((prompt) => length - prompt.length);
+  const input = new Int32Array(prompts.length * length);
+  for (const [row, prompt] of prompts.entries()) input.set(prompt, row * length + padding[row]);
+  const side = adapter?.side ?? null;
+  const sizes = [prompts.length, length + maxTokens] as const;
+  return {
+    rows: [...prompts.keys()],
+    cache: new KvCache(device, config, config.numHiddenLayers, ...sizes),
+    sideCache: side && new KvCache(device, side.shape, side.config.num_hidden_layers, ...sizes),
+    padding,
+    input,
+    length,
+    offset: 0,
+  };
+}
+
+/** The batch after its rows `going` got the next of `ids`; the others are gone. */
+function advance(batch: RunningBatch, going: readonly number[], ids: ArrayLike<number>): RunningBatch {
+  const all = going.length === batch.rows.length;
+  const next = {
+    ...batch,
+    rows: going.map((i) => batch.rows[i]),
+    padding: going.map((i) => batch.padding[i]),
+    input: Int32Array.from(going, (i) => ids[i]),
+    length: 1,
+    offset: batch.offset + batch.length,
+  };
+  if (all) return next;
+  const rest = { ...next, cache: batch.cache.take(going), sideCache: batch.sideCache?.take(going) ?? null };
+  disposeBatch(batch);
+  return rest;
+}
+
+function disposeBatch({ cache, sideCache }: RunningBatch): void {
+  cache.dispose();
+  sideCache?.dispose();
+}
+
+/** 0 where a row is padded; null where none is. */
+function visible({ padding, cache: { capacity } }: RunningBatch): Uint8Array | null {
+  if (padding.every((count) => count === 0)) return null;
+  const mask = new Uint8Array(padding.length * capacity).fill(1);
+  for (const [row, count] of padding.entries()) mask.fill(0, row * capacity, row * capacity + count);
+  return mask;
+}
+
+/** One id for each row, the number `position` of its text. */
+async function nextIds(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  batch: RunningBatch,
+  earlierIds: readonly (readonly number[])[],
+  sampling: (Sampling & { readonly position: number }) | null,
+): Promise<ArrayLike<number>> {
+  const { device } = decoder;
+  const { rows, input, length, offset } = batch;
+  using next = device.scope(() => {
+    const tokens = { inputIds: input, batchSize: rows.length, length, attentionMask: visible(batch) };
+    const logits = lastLogits(decoder, adapter, tokens, offset, batch);
+    if (sampling === null) return device.ops.argmax(logits);
+    const ids = rows.map((row, i) => {
+      const own = device.ops.slice(logits, { axis: 0, start: i, count: 1 });
+      return sampleNext(own, sampling, earlierIds[i], row);
+    });
+    return concatAll(device.ops, ids, 0);
+  });
+  return next.read();
 }
 
 /** Recent ids are padded to a multiple of this with ids that are none, so that memory of few sizes is reused. */
 const RECENT_PADDING = 64;
 
-/** id i32[1] by the number `position` of the seed. */
+/** id i32[1] of logits[1,1,V], drawn from a stream of its own. */
 function sampleNext(
   logits: Tensor,
-  { repetitionPenalty = 1, ...sampling }: Sampling,
+  { repetitionPenalty = 1, position, ...sampling }: Sampling & { readonly position: number },
   earlierIds: readonly number[],
-  position: number,
+  stream: number,
 ): Tensor {
   const { device } = logits;
   const row = device.ops.reshape(logits, { shape: [1, logits.size] });
@@ -92,7 +218,7 @@ function sampleNext(
     padded.set(earlierIds);
     recent = device.tensor(padded, [1, padded.length], { dtype: "i32" });
   }
-  return device.ops.sampleLogits(row, recent, { ...sampling, repetitionPenalty, offset: position });
+  return device.ops.sampleLogits(row, recent, { ...sampling, repetitionPenalty, stream, offset: position });
 }
 
 /** logits f32[B,1,V] of the last position of a batch that starts at `offset`. */
@@ -101,10 +227,10 @@ function lastLogits(
   adapter: Adapter | null,
   batch: TokenBatch,
   offset: number,
-  caches: { cache: KvCache; sideCache: KvCache | null },
+  { cache, sideCache }: Pick<RunningBatch, "cache" | "sideCache">,
 ): Tensor {
   const { ops } = decoder.device;
-  const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), caches);
+  const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), { cache, sideCache });
   return decoder.logits(
     ops,
     ops.slice(y, { axis: 1, start: batch.length - 1, count: 1 }),

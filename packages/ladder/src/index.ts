@@ -41,6 +41,17 @@ export {
   shiftLabels,
   type TokenBatch,
 } from "./decoder.ts";
+export {
+  type EvalOptions,
+  type EvalResult,
+  type EvalRow,
+  type Evaluation,
+  prepareEvaluation,
+} from "./eval/evaluate.ts";
+export { type Estimate, estimate, estimateDifference, type Metric, wilson } from "./eval/intervals.ts";
+export { scoreWindows, slidingWindows, type WindowScore } from "./eval/perplexity.ts";
+export { type ScoringItem, type ScoringOptions, scoreContinuations } from "./eval/score-continuations.ts";
+export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./flop-counts.ts";
 export type { ByteSource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
@@ -51,7 +62,13 @@ export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
 export { FullTuning } from "./full-tuning.ts";
-export { type GenerateOptions, generate, type Sampling } from "./generate.ts";
+export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generate.ts";
+export {
+  type Continuation,
+  type GenerateTextOptions,
+  generateTexts,
+  type StopReason,
+} from "./generate-text.ts";
 export type { Embedding, Head, LossOptions } from "./head.ts";
 export { HeadTuning } from "./head-tuning.ts";
 export { KvCache } from "./kv-cache.ts";

@@ -4,6 +4,9 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** What the decoder writes for bytes that are no character, or not yet. */
 const REPLACEMENT = "\ufffd";
 
+/** So many tokens before a text decide how it begins. */
+const CONTEXT_TOKENS = 8;
+
 /**
  * Decodes ids one by one. Bytes that may still become a character are held back until they did, or until `end`, so what
  * was given, joined, is what `decode` makes of all ids.
@@ -11,11 +14,13 @@ const REPLACEMENT = "\ufffd";
 export class TextStream {
   readonly #tokenizer: Tokenizer;
   /** Ids from the last border at which all text was given: of what came before it, and since. */
-  #before: number[] = [];
+  #before: readonly number[];
   #pending: number[] = [];
 
-  constructor(tokenizer: Tokenizer) {
+  /** `promptIds`: what the text goes on from. */
+  constructor(tokenizer: Tokenizer, promptIds: readonly number[] = []) {
     this.#tokenizer = tokenizer;
+    this.#before = promptIds.slice(-CONTEXT_TOKENS);
   }
 
   /** The text that this id completes; special tokens are left out. */

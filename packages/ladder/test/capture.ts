@@ -10,7 +10,10 @@ export interface Captured {
 }
 
 /** Runs `sidenet` in this process. */
-export async function sidenet(...args: string[]): Promise<Captured> {
+export const sidenet = (...args: string[]): Promise<Captured> => sidenetWith([], ...args);
+
+/** The same with lines on standard input. */
+export async function sidenetWith(lines: readonly string[], ...args: string[]): Promise<Captured> {
   let out = "";
   let err = "";
   const exitCode = await runSidenet(args, {
@@ -21,6 +24,9 @@ export async function sidenet(...args: string[]): Promise<Captured> {
       err += text;
     },
     interactive: false,
+    lines: async function* () {
+      yield* lines;
+    },
   });
   const json = () => {
     const lines = out.split("\n");

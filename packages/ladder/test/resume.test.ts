@@ -91,6 +91,11 @@ describe("a resumed run equals one that was never stopped, to the bit", () => {
     });
   });
 
+  it("with packed rows, and with buckets of like lengths", async () => {
+    await compare(cpu(), "ladder", { packLength: 40, batchSize: 1 });
+    await compare(cpu(), "ladder", { bucketByLength: true, heldOut: 0.2 });
+  });
+
   it("with several files of different weights", async () => {
     await compare(cpu(), "ladder", {
       data: [

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import { writeFileAtomic } from "../node/atomic-write.ts";
+import { writeReport } from "../node/report.ts";
 import { type TrainSummary, trainRun } from "../node/train-run.ts";
 import { withDevice } from "./device.ts";
 import { addMemoryOptions, addSizeOptions, LEARNING_RATES } from "./method-options.ts";
@@ -81,6 +82,7 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
   if (options.output !== undefined) {
     await mkdir(options.output, { recursive: true });
     await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(json, null, 2)}\n`);
+    if (!planned) report.print(`report: ${await writeReport(options.output)}`);
   }
   return { json };
 }
@@ -150,6 +152,8 @@ async function runVariant(
     weightDecay: 0.01,
     maxGradNorm: 1,
     sampleTokens: 0,
+    existing: "overwrite" as const, // as results.json is
+    settings: { method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
   };
   const summary = await trainRun(device, run, {
     onStep: ({ step, loss, tokens_per_second }) =>

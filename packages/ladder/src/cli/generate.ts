@@ -1,113 +1,167 @@
+import { readFile } from "node:fs/promises";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { WeightDType } from "../base-storage.ts";
-import { Decoder } from "../decoder.ts";
-import { generate, type Sampling } from "../generate.ts";
-import { loadWeights } from "../load-weights.ts";
-import { openAdapter } from "../node/adapter-files.ts";
-import { openModel } from "../node/open-model.ts";
-import { deviceOption, jsonOption, withDevice } from "./device.ts";
-import { hubOptions } from "./download-progress.ts";
-import { nonNegativeInteger, numberWithin, positiveInteger, seed, share, temperature } from "./options.ts";
+import type { Sampling } from "../generate.ts";
+import { type Continuation, generateTexts } from "../generate-text.ts";
+import { fileError } from "../node/file-source.ts";
+import { type Inference, openInference } from "../node/inference.ts";
+import { withDevice } from "./device.ts";
+import {
+  addInferenceOptions,
+  addSamplingOptions,
+  collect,
+  type InferenceFlags,
+  Interrupt,
+  inferenceOptions,
+  samplerOf,
+  samplingOf,
+} from "./inference-options.ts";
+import { positiveInteger } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
 import type { Report } from "./terminal.ts";
 
-interface GenerateOptions extends Sampling {
-  readonly model: string;
-  readonly adapter?: string;
-  readonly prompt: string;
+interface GenerateFlags extends InferenceFlags, Sampling {
+  readonly prompt?: readonly string[];
+  readonly promptFile?: string;
+  readonly template: "plain" | "chat";
+  readonly system?: string;
   readonly maxTokens: number;
+  readonly stop?: readonly string[];
+  readonly batchSize: number;
   readonly device: DeviceName;
-  readonly dtype: WeightDType;
 }
 
 const HELP = `
-The prompt is continued as it stands; no chat template is put around it. The likeliest token is taken each time, unless
-one of --temperature, --top-k, --top-p, --min-p and --seed asks for chance: temperature is then 1 where it is not given,
-seed 0, and the same seed gives the same text. Tokens are cut by --top-k, --top-p and --min-p, in this order.
+The prompt is continued as it stands; with --template chat it is a user's turn, and the assistant answers. The likeliest
+token is taken each time, unless one of --temperature, --top-k, --top-p, --min-p and --seed asks for chance: temperature is
+then 1 where it is not given, seed 0, and the same seed gives the same text. Tokens are cut by --top-k, --top-p and --min-p,
+in this order. Several prompts are continued together, each as it would be alone. Ctrl-C ends the text.
 
 Examples:
   $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "The capital of France is" --max-tokens 16
   $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter out/run --prompt "Question: ..."
-  $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 7`;
-
-/** Chance only where it is asked for: greedy otherwise, though a repetition penalty holds for that as well. */
-function samplingOf(options: Sampling): Required<Sampling> {
-  const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
-  const chosen = [options.topK, options.topP, options.minP, options.seed].some(
-    (value) => value !== undefined,
-  );
-  const { temperature = chosen ? 1 : 0, seed = 0 } = options;
-  return { temperature, topK, topP, minP, repetitionPenalty, seed };
-}
+  $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 7
+  $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt-file prompts.txt --stop "." --json`;
 
 export function defineGenerate(program: Command, session: Session): void {
-  program
+  const command = program
     .command("generate")
-    .description("Continue a text with a model and, if given, an adapter.")
-    .requiredOption("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
-    .requiredOption("--prompt <text>", "text to continue")
-    .option("--adapter <dir>", "folder that train wrote")
-    .option("--max-tokens <n>", "new tokens at most", positiveInteger, 64)
-    .option("--temperature <t>", "chance of less likely tokens: 0 for none, 1 as the model says", temperature)
-    .option("--top-k <n>", "draw from the n likeliest tokens; 0 for all", nonNegativeInteger)
-    .option("--top-p <share>", "draw from the likeliest tokens that have this share together", share)
-    .option(
-      "--min-p <share>",
-      "draw from tokens with this share of the likeliest one's, or more",
-      numberWithin(0, 1),
+    .description("Continue texts with a model and, if given, an adapter.")
+    .option("--prompt <text>", "text to continue; may be given again", collect)
+    .option("--prompt-file <file>", "texts to continue, one a line")
+    .addOption(
+      new Option("--template <kind>", "the prompt as it stands, or as a user's turn of the chat template")
+        .choices(["plain", "chat"])
+        .default("plain"),
     )
-    .option("--repetition-penalty <x>", "divide the logits of earlier tokens", numberWithin(0.001, 1000))
-    .option("--seed <n>", "seed of the draws", seed)
-    .addOption(new Option("--dtype <type>", "storage of the weights").choices(["f32", "f16"]).default("f32"))
-    .addOption(deviceOption())
-    .addOption(jsonOption())
+    .option("--system <text>", "chat: what the system says first")
+    .option("--max-tokens <n>", "new tokens at most", positiveInteger, 64)
+    .option("--stop <text>", "ends the text before it; may be given again", collect)
+    .option("--batch-size <n>", "prompts that are continued together", positiveInteger, 8);
+  addInferenceOptions(addSamplingOptions(command))
     .addHelpText("after", HELP)
-    .action(session.action(continueText));
+    .action(session.action(continueTexts));
 }
 
-async function continueText(report: Report, options: GenerateOptions): Promise<Outcome> {
-  const model = await openModel(options.model, hubOptions(report));
-  try {
-    const tokenizer = await model.tokenizer();
-    return await withDevice(options.device, report, async (device) => {
-      const onProgress = (done: number, total: number) =>
-        report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
-      const weights = await loadWeights(device, model.config, model.checkpoint, {
-        dtype: options.dtype,
-        onProgress,
-      });
-      using decoder = new Decoder(model.config, weights);
-      using adapter =
-        options.adapter === undefined ? null : await openAdapter(options.adapter, device, model.config);
-      const promptIds = tokenizer.encode(options.prompt);
-      const sampling = samplingOf(options);
-      const started = performance.now();
-      const ids = await generate(decoder, adapter, promptIds, {
-        maxTokens: options.maxTokens,
-        stopIds: tokenizer.eosIds,
-        sampling: sampling.temperature === 0 && sampling.repetitionPenalty === 1 ? null : sampling,
-        onToken: () => report.progress(`${((performance.now() - started) / 1000).toFixed(0)} s`),
-      });
-      const seconds = (performance.now() - started) / 1000;
-      const text = tokenizer.decode(ids);
-      report.print(options.prompt + text);
-      report.note(`${ids.length} tokens in ${seconds.toFixed(1)} s`);
-      return {
-        json: {
-          text,
-          ids,
-          prompt_ids: promptIds,
-          stopped: ids.length < options.maxTokens ? "end of text" : "max tokens",
-          seconds,
-          tokens_per_second: ids.length / seconds,
-          device: device.kind,
-          adapter: options.adapter ?? null,
-          sampling,
-        },
-      };
-    });
-  } finally {
-    await model.close();
+async function promptsOf({ prompt = [], promptFile }: GenerateFlags): Promise<string[]> {
+  const prompts = [...prompt];
+  if (promptFile !== undefined) {
+    try {
+      const lines = (await readFile(promptFile, "utf8")).split(/\r?\n/);
+      prompts.push(...lines.filter((line) => line !== ""));
+    } catch (cause) {
+      throw fileError(promptFile, cause);
+    }
   }
+  if (prompts.length > 0) return prompts;
+  throw new SidenetError(
+    "C-USAGE",
+    "there is nothing to continue: give --prompt, or --prompt-file with a line or more.",
+  );
+}
+
+function idsOf(
+  prompt: string,
+  { tokenizer }: Inference,
+  { template, system, model }: GenerateFlags,
+): number[] {
+  if (template === "plain") {
+    if (system !== undefined) throw new SidenetError("C-USAGE", "--system needs --template chat.");
+    return tokenizer.encode(prompt);
+  }
+  const chat = tokenizer.chatTemplate();
+  if (chat === null) {
+    const cure = "Give one with --chat-template, or continue plain text.";
+    throw new SidenetError("L-CHAT-TEMPLATE", `${model} has no chat template. ${cure}`);
+  }
+  const messages = [
+    ...(system === undefined ? [] : [{ role: "system", content: system }]),
+    { role: "user", content: prompt },
+  ];
+  return tokenizer.encode(chat.render(messages, true), { addSpecialTokens: false });
+}
+
+async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outcome> {
+  const prompts = await promptsOf(flags);
+  return withDevice(flags.device, report, async (device) => {
+    const onLoad = (done: number, total: number) =>
+      report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
+    using inference = await openInference(device, inferenceOptions(flags, report), onLoad);
+    const ids = prompts.map((prompt) => idsOf(prompt, inference, flags));
+    return await writeTexts(report, device, inference, flags, { prompts, ids });
+  });
+}
+
+async function writeTexts(
+  report: Report,
+  device: Device,
+  { decoder, adapter, tokenizer }: Inference,
+  flags: GenerateFlags,
+  { prompts, ids }: { prompts: readonly string[]; ids: readonly (readonly number[])[] },
+): Promise<Outcome> {
+  const sampling = samplingOf(flags);
+  const isSingle = prompts.length === 1;
+  const shown = (i: number) => (flags.template === "plain" ? prompts[i] : "");
+  const started = performance.now();
+  const all: Continuation[] = [];
+  const interrupt = new Interrupt();
+  interrupt.start();
+  try {
+    if (isSingle) report.write(shown(0));
+    for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
+      const some = await generateTexts(
+        decoder,
+        adapter,
+        tokenizer,
+        ids.slice(start, start + flags.batchSize),
+        {
+          maxTokens: flags.maxTokens,
+          stop: flags.stop ?? [],
+          sampling: samplerOf(sampling),
+          isStopped: () => interrupt.check(),
+          ...(isSingle && { onText: (text: string) => report.write(text) }),
+        },
+      );
+      all.push(...some);
+      if (isSingle) report.write("\n");
+      else for (const [i, { text }] of some.entries()) report.print(`${shown(start + i)}${text}\n`);
+    }
+  } finally {
+    interrupt.stop();
+  }
+  const seconds = (performance.now() - started) / 1000;
+  const count = all.reduce((sum, one) => sum + one.ids.length, 0);
+  report.note(`${count} tokens in ${seconds.toFixed(1)} s`);
+  const results = all.map(({ text, ids: own, stopped }, i) => ({
+    ...{ prompt: prompts[i], text, ids: own, prompt_ids: ids[i], stopped },
+  }));
+  const { text, ids: own, prompt_ids, stopped } = results[0];
+  const adapterName = flags.adapter ?? null;
+  return {
+    json: {
+      ...{ text, ids: own, prompt_ids, stopped, results, seconds, tokens_per_second: count / seconds },
+      ...{ device: device.kind, adapter: adapterName, sampling },
+    },
+  };
 }

@@ -76,3 +76,10 @@ export function byteSize(text: string): number {
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
   throw new InvalidArgumentError("Wanted a size such as 12GB (10^9 bytes) or 128MiB (2^20).");
 }
+
+/** A number of things, or below 1 a share of them. */
+export function countOrShare(text: string): number {
+  const value = Number(text);
+  if (value > 0 && (value < 1 || Number.isInteger(value))) return value;
+  throw new InvalidArgumentError("Wanted a whole number above 0, or a share below 1.");
+}

@@ -1,10 +1,12 @@
 import tab from "@bomb.sh/tab/commander";
 import { Command } from "commander";
 import { packageVersion } from "../node/version.ts";
+import { defineChat } from "./chat.ts";
 import { defineCheck } from "./check.ts";
 import { defineCompare } from "./compare.ts";
 import { defineConvert } from "./convert.ts";
 import { defineDoctor } from "./doctor.ts";
+import { defineEval } from "./eval.ts";
 import { defineExport } from "./export.ts";
 import { defineGenerate } from "./generate.ts";
 import { defineInit } from "./init.ts";
@@ -34,7 +36,9 @@ function buildProgram(session: Session): Command {
   defineInit(program, session);
   defineReport(program, session);
   defineWatch(program, session);
+  defineEval(program, session);
   defineGenerate(program, session);
+  defineChat(program, session);
   defineConvert(program, session);
   defineExport(program, session);
   defineCheck(program, session);

@@ -10,6 +10,8 @@ export interface Terminal {
   readonly interactive: boolean;
   /** Width of standard error, where it has one. */
   readonly columns?: number;
+  /** Lines of standard input, for the commands that read it; `prompt` is shown to a person who types them. */
+  lines?(prompt: string): AsyncIterable<string>;
 }
 
 /** What a command tells while it runs. With `--json` nothing of it goes to standard output, with `--quiet` only errors do. */
@@ -36,6 +38,13 @@ export class Report {
     if (this.#json || this.#quiet) return;
     this.#clear();
     this.#terminal.out(`${text}\n`);
+  }
+
+  /** A part of a line of the result, as it comes. */
+  write(text: string): void {
+    if (this.#json || this.#quiet) return;
+    this.#clear();
+    this.#terminal.out(text);
   }
 
   /** A line of progress or a remark: standard error. */

@@ -24,7 +24,7 @@ import {
   storageOf,
   weightDType,
 } from "./method-options.ts";
-import { fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
+import { countOrShare, fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
 import {
   applySettings,
@@ -55,6 +55,8 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly batchSize: number;
   readonly gradientAccumulation: number;
   readonly maxLength?: number;
+  readonly packLength?: number;
+  readonly bucketByLength: boolean;
   readonly heldOut: number;
   readonly learningRate?: number;
   readonly warmupSteps: number;
@@ -126,7 +128,18 @@ export function addTrainSettings(command: Command): Command {
       "cut records to this many tokens (default: refuse longer than the context)",
       positiveInteger,
     )
-    .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
+    .option(
+      "--pack-length <n>",
+      "tokens of a row that several records share (default: none do)",
+      positiveInteger,
+    )
+    .option("--bucket-by-length", "batch records of like lengths, so that less is padded", false)
+    .option(
+      "--held-out <n>",
+      "records at the end of the data kept for evaluation; below 1 a share of them, by chance",
+      countOrShare,
+      16,
+    )
     .option("--learning-rate <x>", "highest learning rate (default: by method)", positiveNumber)
     .option("--warmup-steps <n>", "steps over which it rises", nonNegativeInteger, 5)
     .addOption(
@@ -221,7 +234,7 @@ export function weightedFile(text: string): WeightedFile {
 }
 
 /** Settings that fix which records a step gets: with others, a resumed run would be another run. */
-const FIXED = ["method", "batch-size", "seed", "held-out"];
+const FIXED = ["method", "batch-size", "seed", "held-out", "pack-length", "bucket-by-length"];
 
 /** Notes what is changed in a run that goes on. Throws `C-USAGE` where that would make it another run. */
 function compareSettings(report: Report, before: Settings, now: Settings): void {

@@ -24,7 +24,12 @@ export interface BaseModel {
   /** As PEFT's base_model_name_or_path has it. */
   readonly name: string;
   readonly config: ModelConfig;
+  /** Whether the linear weights of its blocks were NF4; left out: not known. */
+  readonly quantized?: boolean;
 }
+
+/** Key, in the metadata of the weights, of the storage that the backbone was trained with. */
+const STORAGE_KEY = "base_quantization";
 
 /**
  * Writes an adapter to a folder that exists. Each file shows its old content or all of the new one, and the weights
@@ -50,7 +55,8 @@ export async function saveAdapter(
     if (dtype === "F16") checkNarrowed(name, data, 65504, dtype);
     tensors[name] = { dtype, shape: tensor.shape, data };
   }
-  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config) };
+  const storage = base.quantized === undefined ? {} : { [STORAGE_KEY]: base.quantized ? "nf4" : "none" };
+  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config), ...storage };
   await writeFileAtomic(join(folder, WEIGHTS), encodeSafetensors(tensors, metadata));
   const config = adapterConfigJson(adapter, base.name);
   await writeFileAtomic(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`);
@@ -66,6 +72,17 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
   const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
   try {
     return await loadAdapter(device, config, model, checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** Whether the backbone of a folder's adapter was NF4 when it was trained; null: the file does not say. */
+export async function trainedOnNf4(folder: string): Promise<boolean | null> {
+  const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
+  try {
+    const storage = checkpoint.metadata.get(STORAGE_KEY);
+    return storage === undefined ? null : storage === "nf4";
   } finally {
     await checkpoint.close();
   }

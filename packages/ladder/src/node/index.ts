@@ -12,7 +12,9 @@ export {
   recordParser,
   type StoredRecord,
 } from "./data/record-store.ts";
+export { type EvalRunEvents, type EvalRunOptions, type EvalSummary, evalRun } from "./eval-run.ts";
 export { openFileSource } from "./file-source.ts";
+export { type Inference, type InferenceOptions, openInference } from "./inference.ts";
 export { type ModelFiles, openModel, openModelConfig } from "./open-model.ts";
 
 export {

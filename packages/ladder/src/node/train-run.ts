@@ -47,7 +47,7 @@ export interface TrainRunOptions {
   readonly gradientAccumulation?: number;
   /** Tokens a record is cut to; null: longer records than the model's context are refused. */
   readonly maxLength: number | null;
-  /** Records held back from the end of the data, never trained on. */
+  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
   readonly heldOut: number;
   readonly learningRate: number;
   readonly warmupSteps: number;
@@ -60,6 +60,10 @@ export interface TrainRunOptions {
   readonly sampleTokens: number;
   /** Name the first op that makes a NaN or an infinity, at a price (`Device.detectAnomaly`). */
   readonly detectAnomaly?: boolean;
+  /** Tokens of a row that several records share, attention inside each; null, the default: each has its own. */
+  readonly packLength?: number | null;
+  /** Records of like lengths go together. */
+  readonly bucketByLength?: boolean;
   /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
   readonly saveEvery?: number | null;
   /** Checkpoints that stay. Default 2, so that there is another one where the last is damaged. */
@@ -144,34 +148,51 @@ export async function trainRun(
   events: TrainRunEvents = {},
   signal?: AbortSignal,
 ): Promise<TrainSummary> {
-  const schedule = makeSchedule({
+  scheduleOf(options); // a mistake in it is told before anything is read
+  const { existing = "refuse", outputDir } = options;
+  const earlier = await openRunFolder(outputDir, existing);
+  if (options.detectAnomaly) device.detectAnomaly = true;
+  const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
+  try {
+    return await runLoaded(run, earlier !== null, { options, events, signal: signal ?? null });
+  } finally {
+    await run.close();
+  }
+}
+
+const scheduleOf = (options: TrainRunOptions) =>
+  makeSchedule({
     kind: options.schedule,
     lr: options.learningRate,
     warmupSteps: Math.min(options.warmupSteps, options.steps),
     totalSteps: options.steps,
   });
-  const { existing = "refuse", outputDir } = options;
-  const earlier = await openRunFolder(outputDir, existing);
-  if (options.detectAnomaly) device.detectAnomaly = true;
-  const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
+
+/** What a caller of `trainRun` asked for. */
+interface Request {
+  readonly options: TrainRunOptions;
+  readonly events: TrainRunEvents;
+  readonly signal: AbortSignal | null;
+}
+
+async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): Promise<TrainSummary> {
+  const { options, events } = request;
   using decoder = run.decoder;
   using adapter = makeAdapter(options.method, decoder, run.modelName);
   using trainer = new Trainer(decoder, adapter, {
     ...options.memory,
-    learningRate: schedule,
+    learningRate: scheduleOf(options),
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });
   const parts: RunParts = {
-    options,
-    events,
-    signal: signal ?? null,
+    ...request,
     run,
     trainer,
-    checkpoints: options.saveEvery == null ? null : new Checkpoints(outputDir, options.keep ?? 2),
+    checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
     evalBatches: inBatches(run.heldOut, options.batchSize, run.padId, run.maxLength),
   };
-  const resumed = earlier ? await restore(parts) : null;
+  const resumed = isResumed ? await restore(parts) : null;
   const state = resumed ?? (await begin(parts));
   events.onStart?.({
     trainableParameters: adapter.parameters.count,
@@ -187,10 +208,7 @@ export async function trainRun(
 }
 
 /** What the parts of a run share. */
-interface RunParts {
-  readonly options: TrainRunOptions;
-  readonly events: TrainRunEvents;
-  readonly signal: AbortSignal | null;
+interface RunParts extends Request {
   readonly run: LoadedRun;
   readonly trainer: Trainer;
   readonly checkpoints: Checkpoints | null;
@@ -262,8 +280,10 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   const { step } = state.counters;
   const kept = before.filter((line) => (isEvaluation(line) ? line.step <= step : line.step < step));
   const losses = kept.flatMap((line) => (isEvaluation(line) ? [] : [line.loss]));
-  const { batchSize, seed } = options;
-  const stream = new BatchStream(run.train, { batchSize, seed, padId: run.padId, maxLength: run.maxLength });
+  const { batchSize, seed, packLength = null, bucketByLength = false } = options;
+  const { padId, maxLength } = run;
+  const rows = { batchSize, seed, packLength, bucketByLength, padId, maxLength };
+  const stream = new BatchStream(run.train, rows);
   stream.seek(dataPositionSchema.parse(state.data));
   const evaluate = async () => ({
     loss: await evaluateLoss(decoder, adapter, evalBatches),
@@ -304,7 +324,8 @@ async function finish(
   const peak = decoder.device.memory.peak();
   const best = reason === "signal" || !checkpoints ? null : state.best;
   if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
-  await saveAdapter(options.outputDir, adapter, { name: run.modelName, config: decoder.config });
+  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
+  await saveAdapter(options.outputDir, adapter, base);
   let evalLoss: number | null = best?.loss ?? null;
   if (evalLoss === null && reason !== "signal") {
     evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches);

@@ -1,15 +1,16 @@
 /** What a run trains, and on what: files become a model on a device and records of tokens. */
-import { type Device, SidenetError } from "@sidenet/tensor";
+import type { Device } from "@sidenet/tensor";
 import type { Adapter } from "../../adapter.ts";
-import { contextLimit } from "../../config.ts";
-import { inMemory, type TokenDataset } from "../../data/batch-stream.ts";
+import { contextLimit, type ModelConfig } from "../../config.ts";
+import type { TokenDataset } from "../../data/batch-stream.ts";
 import { mixture } from "../../data/mixture.ts";
 import { Decoder } from "../../decoder.ts";
 import { generate } from "../../generate.ts";
 import { loadWeights } from "../../load-weights.ts";
-import { encodeRecord, type TextRecord, type TokenRecord } from "../../records.ts";
+import type { EncodeOptions, TokenRecord } from "../../records.ts";
 import type { Tokenizer } from "../../tokenizer.ts";
-import { readRecords } from "../data/record-store.ts";
+import { EncodedRecords, splitRecords } from "../data/encoded-records.ts";
+import { openRecords, type RecordList, type RecordStore, recordParser } from "../data/record-store.ts";
 import { openModel } from "../open-model.ts";
 import type { TrainRunOptions } from "../train-run.ts";
 import type { Sample } from "./metrics-log.ts";
@@ -30,33 +31,64 @@ export interface LoadedRun {
   readonly heldOut: readonly TokenRecord[];
   readonly maxLength: number;
   readonly padId: number;
+  /** Closes the files of data, which are read as they are needed. */
+  close(): Promise<void>;
 }
 
-interface Sourced {
-  readonly record: TextRecord;
-  readonly source: string;
-}
-
-/** Records of each file, and of those the last ones that are held back: of each file its share. */
-function holdBack(files: readonly Sourced[][], heldOut: number): { train: Sourced[][]; heldOut: Sourced[] } {
-  const total = files.reduce((sum, { length }) => sum + length, 0);
-  if (total <= heldOut || heldOut === 0) {
-    throw new SidenetError(
-      "L-DATA",
-      `the data has ${total} records, and ${heldOut} are to be held back. Wanted at least one to hold back and ` +
-        "one to train on: give more data or a smaller --held-out.",
-    );
-  }
-  const held: Sourced[] = [];
+/** How many records of each file are held back: its share of the whole, or the same share of each. */
+function heldOutOf(lengths: readonly number[], heldOut: number): number[] {
+  if (heldOut < 1) return lengths.map((length) => Math.max(1, Math.round(length * heldOut)));
+  const total = lengths.reduce((sum, length) => sum + length, 0);
   let before = 0;
-  const train = files.map((records) => {
-    const until = Math.round(((before + records.length) * heldOut) / total);
-    const count = until - Math.round((before * heldOut) / total);
-    before += records.length;
-    held.push(...records.slice(records.length - count));
-    return records.slice(0, records.length - count);
+  return lengths.map((length) => {
+    const start = Math.round((before * heldOut) / total);
+    before += length;
+    return Math.round((before * heldOut) / total) - start;
   });
+}
+
+interface Parts {
+  /** One for each file. */
+  readonly train: readonly RecordList[];
+  readonly heldOut: readonly RecordList[];
+}
+
+/** Throws `L-DATA` when nothing would be left to train on, or to evaluate. */
+function split(files: readonly RecordList[], heldOut: number, seed: number): Parts {
+  const counts = heldOutOf(
+    files.map(({ length }) => length),
+    heldOut,
+  );
+  const train: RecordList[] = [];
+  const held: RecordList[] = [];
+  for (const [i, records] of files.entries()) {
+    if (counts[i] === 0 && files.length > 1) {
+      train.push(records);
+      continue;
+    }
+    const share = heldOut < 1;
+    const parts = splitRecords(records, { amount: share ? heldOut : counts[i], isShare: share }, seed);
+    train.push(parts.train);
+    held.push(parts.heldOut);
+  }
   return { train, heldOut: held };
+}
+
+async function openData(
+  options: TrainRunOptions,
+): Promise<{ stores: RecordStore[]; weights: number[]; close(): Promise<void> }> {
+  const files = options.data.map((file) => (typeof file === "string" ? { path: file, weight: 1 } : file));
+  const stores: RecordStore[] = [];
+  const close = async () => {
+    for (const store of stores) await store.close();
+  };
+  try {
+    for (const { path } of files) stores.push(await openRecords([path], recordParser(options.fields)));
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return { stores, weights: files.map(({ weight }) => weight), close };
 }
 
 /** Data first, then the model: a mistake in a file of kilobytes is told before gigabytes are read. */
@@ -65,49 +97,50 @@ export async function loadRun(
   options: TrainRunOptions,
   onLoad: ((doneBytes: number, totalBytes: number) => void) | null,
 ): Promise<LoadedRun> {
-  const files = options.data.map((file) => (typeof file === "string" ? { path: file, weight: 1 } : file));
-  const read: Sourced[][] = [];
-  for (const { path } of files) {
-    const records: Sourced[] = [];
-    for await (const item of readRecords(path, options.fields)) records.push(item);
-    read.push(records);
-  }
-  const { train, heldOut } = holdBack(read, options.heldOut);
-  const model = await openModel(options.model);
+  const data = await openData(options);
   try {
-    const { config } = model;
-    const tokenizer = await model.tokenizer();
-    const context = contextLimit(config);
-    const maxLength = Math.min(options.maxLength ?? context, context);
-    const encoding = {
-      bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
-      eosId: tokenizer.eosIds[0] ?? null,
-      maxLength,
-      cut: options.maxLength !== null,
-    };
-    const encode = ({ record, source }: Sourced) => encodeRecord(record, source, tokenizer, encoding);
-    const sets = train.map((records) => inMemory(records.map(encode)));
-    const heldRecords = heldOut.map(encode);
-    const weights = await loadWeights(device, config, model.checkpoint, {
-      ...options.storage,
-      ...(onLoad ? { onProgress: onLoad } : {}),
-    });
-    return {
-      decoder: new Decoder(config, weights),
-      tokenizer,
-      modelName: model.name,
-      train: mixture(
-        sets,
-        files.map(({ weight }) => weight),
-      ),
-      trainRecords: sets.reduce((sum, { length }) => sum + length, 0),
-      heldOut: heldRecords,
-      maxLength,
-      padId: config.padTokenId ?? tokenizer.eosIds[0] ?? 0,
-    };
-  } finally {
-    await model.close();
+    const { train, heldOut } = split(data.stores, options.heldOut, options.seed);
+    const model = await openModel(options.model);
+    try {
+      const { config } = model;
+      const tokenizer = await model.tokenizer();
+      const encoding = encodingOf(config, tokenizer, options.maxLength);
+      const encoded = (records: RecordList) => new EncodedRecords(records, tokenizer, encoding);
+      const sets = train.map(encoded);
+      for (const set of sets) await set.check();
+      const held = await Promise.all(heldOut.map((records) => encoded(records).all()));
+      const weights = await loadWeights(device, config, model.checkpoint, {
+        ...options.storage,
+        ...(onLoad ? { onProgress: onLoad } : {}),
+      });
+      return {
+        decoder: new Decoder(config, weights),
+        tokenizer,
+        modelName: model.name,
+        train: mixture(sets, data.weights),
+        trainRecords: sets.reduce((sum, { length }) => sum + length, 0),
+        heldOut: held.flat(),
+        maxLength: encoding.maxLength,
+        padId: config.padTokenId ?? tokenizer.eosIds[0] ?? 0,
+        close: data.close,
+      };
+    } finally {
+      await model.close();
+    }
+  } catch (error) {
+    await data.close();
+    throw error;
   }
+}
+
+function encodingOf(config: ModelConfig, tokenizer: Tokenizer, maxLength: number | null): EncodeOptions {
+  const context = contextLimit(config);
+  return {
+    bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
+    eosId: tokenizer.eosIds[0] ?? null,
+    maxLength: Math.min(maxLength ?? context, context),
+    cut: maxLength !== null,
+  };
 }
 
 /** Tokens of a record's learned part that a sample is shown, so that it continues a text instead of opening one. */

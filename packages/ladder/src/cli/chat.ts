@@ -1,0 +1,156 @@
+import { type Device, SidenetError } from "@sidenet/tensor";
+import type { DeviceName } from "@sidenet/tensor/node";
+import type { Command } from "commander";
+import type { ChatMessage, ChatTemplate } from "../chat-template.ts";
+import { contextLimit } from "../config.ts";
+import type { Sampling } from "../generate.ts";
+import { generateTexts } from "../generate-text.ts";
+import { type Inference, openInference } from "../node/inference.ts";
+import { withDevice } from "./device.ts";
+import {
+  addInferenceOptions,
+  addSamplingOptions,
+  type InferenceFlags,
+  Interrupt,
+  inferenceOptions,
+  samplerOf,
+  samplingOf,
+} from "./inference-options.ts";
+import { positiveInteger } from "./options.ts";
+import type { Outcome, Session } from "./session.ts";
+import type { Report, Terminal } from "./terminal.ts";
+
+interface ChatFlags extends InferenceFlags, Sampling {
+  readonly system?: string;
+  readonly maxTokens: number;
+  readonly device: DeviceName;
+}
+
+const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer`;
+
+const HELP = `
+Each line is a turn; from a pipe too. ${COMMANDS}
+The whole conversation is read again each time; when it outgrows the model's context its oldest turns are left out. The
+likeliest token is taken each time, unless one of --temperature, --top-k, --top-p, --min-p and --seed asks for chance.
+With --json the last line of standard output has the conversation.
+
+Examples:
+  $ npx sidenet chat --model SmolLM2-135M-Instruct.Q4_1.gguf --temperature 0.7 --top-p 0.9
+  $ echo "What is the capital of France?" | npx sidenet chat --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter out/run`;
+
+export function defineChat(program: Command, session: Session): void {
+  const command = program
+    .command("chat")
+    .description("Talk to a model and, if given, an adapter, in the terminal.")
+    .option("--system <text>", "what the system says first")
+    .option("--max-tokens <n>", "tokens of an answer at most", positiveInteger, 512);
+  addInferenceOptions(addSamplingOptions(command))
+    .addHelpText("after", HELP)
+    .action(session.action((report, flags: ChatFlags) => chat(report, session.terminal, flags)));
+}
+
+async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {
+  return withDevice(flags.device, report, async (device) => {
+    const onLoad = (done: number, total: number) =>
+      report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
+    using inference = await openInference(device, inferenceOptions(flags, report), onLoad);
+    const template = inference.tokenizer.chatTemplate();
+    if (template === null) {
+      throw new SidenetError(
+        "L-CHAT-TEMPLATE",
+        `${flags.model} has no chat template. Give one with --chat-template, or continue texts with sidenet generate.`,
+      );
+    }
+    const conversation = new Conversation(inference, template, flags);
+    report.note(COMMANDS);
+    for await (const line of terminal.lines?.("> ") ?? []) {
+      const text = line.trim();
+      if (text === "/exit") break;
+      if (text === "/help") report.note(COMMANDS);
+      else if (text === "/reset") conversation.reset();
+      else if (text.startsWith("/")) report.note(`there is no ${text}. ${COMMANDS}`);
+      else if (text !== "") await conversation.answer(text, report);
+    }
+    return { json: conversation.summary(device) };
+  });
+}
+
+/** Tokens that are kept free for an answer. */
+const LEAST_ANSWER = 16;
+
+class Conversation {
+  readonly #inference: Inference;
+  readonly #template: ChatTemplate;
+  readonly #flags: ChatFlags;
+  readonly #sampling: Required<Sampling>;
+  #messages: ChatMessage[] = [];
+  #turns = 0;
+  #tokens = 0;
+  #seconds = 0;
+
+  constructor(inference: Inference, template: ChatTemplate, flags: ChatFlags) {
+    this.#inference = inference;
+    this.#template = template;
+    this.#flags = flags;
+    this.#sampling = samplingOf(flags);
+    this.reset();
+  }
+
+  reset(): void {
+    const { system } = this.#flags;
+    this.#messages = system === undefined ? [] : [{ role: "system", content: system }];
+  }
+
+  /** Says what the assistant answers, as it comes. Throws `L-CONTEXT` for a turn longer than the context. */
+  async answer(text: string, report: Report): Promise<void> {
+    const { decoder, adapter, tokenizer } = this.#inference;
+    this.#messages.push({ role: "user", content: text });
+    const ids = this.#fittingIds(report);
+    const limit = contextLimit(decoder.config);
+    const started = performance.now();
+    const interrupt = new Interrupt();
+    interrupt.start();
+    try {
+      const [answer] = await generateTexts(decoder, adapter, tokenizer, [ids], {
+        maxTokens: Math.max(1, Math.min(this.#flags.maxTokens, limit - ids.length)),
+        // A seed's draws are numbered from each answer's start, so every answer has a seed of its own.
+        sampling: samplerOf({ ...this.#sampling, seed: (this.#sampling.seed + this.#turns++) % 2 ** 32 }),
+        isStopped: () => interrupt.check(),
+        onText: (part) => report.write(part),
+      });
+      report.write("\n");
+      this.#messages.push({ role: "assistant", content: answer.text });
+      this.#tokens += answer.ids.length;
+      this.#seconds += (performance.now() - started) / 1000;
+      if (answer.stopped === "max tokens") report.note("(cut at --max-tokens)");
+    } finally {
+      interrupt.stop();
+    }
+  }
+
+  /** The conversation as tokens, without its oldest turns where it is too long. */
+  #fittingIds(report: Report): number[] {
+    const { decoder, tokenizer } = this.#inference;
+    const first = this.#flags.system === undefined ? 0 : 1;
+    for (let left = 0; ; left += 2) {
+      const ids = tokenizer.encode(this.#template.render(this.#messages, true), { addSpecialTokens: false });
+      const isLast = this.#messages.length <= first + 1;
+      if (ids.length + LEAST_ANSWER <= contextLimit(decoder.config) || isLast) {
+        if (left > 0) report.note(`(the ${left} oldest messages no longer fit the context)`);
+        return ids;
+      }
+      this.#messages.splice(first, 2);
+    }
+  }
+
+  summary(device: Device): object {
+    return {
+      messages: this.#messages,
+      tokens: this.#tokens,
+      tokens_per_second: this.#tokens / Math.max(this.#seconds, 1e-9),
+      device: device.kind,
+      adapter: this.#flags.adapter ?? null,
+      sampling: this.#sampling,
+    };
+  }
+}

@@ -1,0 +1,109 @@
+/** Options of the commands that ask a model: generate, chat and eval. */
+import { setImmediate } from "node:timers/promises";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { WeightDType } from "../base-storage.ts";
+import type { Sampling } from "../generate.ts";
+import type { InferenceOptions } from "../node/inference.ts";
+import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../records.ts";
+import { deviceOption, jsonOption } from "./device.ts";
+import { hubOptions } from "./download-progress.ts";
+import { nonNegativeInteger, numberWithin, seed, share, temperature } from "./options.ts";
+import type { Report } from "./terminal.ts";
+
+export interface InferenceFlags {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly dtype: WeightDType;
+  readonly quantize: "auto" | "nf4" | "none";
+  readonly chatTemplate?: string;
+}
+
+/** `--model`, `--adapter`, how the weights are stored, where to compute. */
+export function addInferenceOptions(command: Command): Command {
+  return command
+    .requiredOption("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
+    .option("--adapter <dir>", "folder that train wrote, or PEFT's LoRA")
+    .option("--chat-template <file>", "Jinja template of conversations, in place of the model's")
+    .addOption(new Option("--dtype <type>", "storage of the weights").choices(["f32", "f16"]).default("f32"))
+    .addOption(
+      new Option("--quantize <kind>", "linear weights of the blocks; auto: as the adapter was trained")
+        .choices(["auto", "nf4", "none"])
+        .default("auto"),
+    )
+    .addOption(deviceOption())
+    .addOption(jsonOption());
+}
+
+export const inferenceOptions = (flags: InferenceFlags, report: Report): InferenceOptions => ({
+  hub: hubOptions(report),
+  model: flags.model,
+  adapter: flags.adapter ?? null,
+  dtype: flags.dtype,
+  quantize: flags.quantize,
+  chatTemplate: flags.chatTemplate ?? null,
+});
+
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option("--temperature <t>", "chance of less likely tokens: 0 for none, 1 as the model says", temperature)
+    .option("--top-k <n>", "draw from the n likeliest tokens; 0 for all", nonNegativeInteger)
+    .option("--top-p <share>", "draw from the likeliest tokens that have this share together", share)
+    .option(
+      "--min-p <share>",
+      "draw from tokens with this share of the likeliest one's, or more",
+      numberWithin(0, 1),
+    )
+    .option("--repetition-penalty <x>", "divide the logits of earlier tokens", numberWithin(0.001, 1000))
+    .option("--seed <n>", "seed of the draws", seed);
+}
+
+/** Chance only where it is asked for: greedy otherwise, though a repetition penalty holds for that as well. */
+export function samplingOf(options: Sampling): Required<Sampling> {
+  const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
+  const chosen = [options.topK, options.topP, options.minP, options.seed].some(
+    (value) => value !== undefined,
+  );
+  const { temperature: heat = chosen ? 1 : 0, seed: first = 0 } = options;
+  return { temperature: heat, topK, topP, minP, repetitionPenalty, seed: first };
+}
+
+/** What `generate` takes: null for the likeliest token each time. */
+export const samplerOf = (sampling: Required<Sampling>): Sampling | null =>
+  sampling.temperature === 0 && sampling.repetitionPenalty === 1 ? null : sampling;
+
+/** For options that may be given several times. */
+export const collect = (value: string, earlier: readonly string[] = []): string[] => [...earlier, value];
+
+/** `--map to=from`, several times. */
+export function collectMapping(value: string, earlier: FieldMapping = {}): FieldMapping {
+  const [, to, from] = /^([^=]+)=(.+)$/.exec(value) ?? [];
+  if (RECORD_FIELDS.includes(to as RecordField)) return { ...earlier, [to]: from };
+  throw new InvalidArgumentError(`Wanted FIELD=NAME with a field of ${RECORD_FIELDS.join(", ")}.`);
+}
+
+/** Ctrl-C while something is written ends that, and not the process. */
+export class Interrupt {
+  #isAsked = false;
+  readonly #listener = () => {
+    this.#isAsked = true;
+  };
+
+  start(): void {
+    this.#isAsked = false;
+    process.on("SIGINT", this.#listener);
+  }
+
+  stop(): void {
+    process.off("SIGINT", this.#listener);
+  }
+
+  get isAsked(): boolean {
+    return this.#isAsked;
+  }
+
+  /** Lets signals in: a device that computes in this thread would leave them no time. */
+  async check(): Promise<boolean> {
+    await setImmediate();
+    return this.#isAsked;
+  }
+}

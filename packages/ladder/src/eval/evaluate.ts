@@ -1,0 +1,305 @@
+/** The tasks, scored: rows of data in, metrics out. It reads no files and prints nothing. */
+import { SidenetError } from "@sidenet/tensor";
+import type { Adapter } from "../adapter.ts";
+import type { ChatTemplate } from "../chat-template.ts";
+import { contextLimit } from "../config.ts";
+import type { Decoder } from "../decoder.ts";
+import { generateTexts } from "../generate-text.ts";
+import type { Source } from "../records.ts";
+import type { Tokenizer } from "../tokenizer.ts";
+import { finalNumber } from "./final-number.ts";
+import type { Metric } from "./intervals.ts";
+import { scoreWindows, slidingWindows } from "./perplexity.ts";
+import { scoreContinuations } from "./score-continuations.ts";
+import {
+  type ChoiceQuestion,
+  choiceQuestion,
+  choiceRow,
+  criticRow,
+  criticStep,
+  criticVerdict,
+  gsm8kQuestion,
+  gsm8kRow,
+  isRight,
+  type Question,
+  type Task,
+} from "./tasks.ts";
+
+/** A row of data and where it came from. */
+export interface EvalRow {
+  readonly value: unknown;
+  readonly source: Source;
+}
+
+export interface EvalOptions {
+  readonly task: Task;
+  /** Questions as turns of the model's chat template, or as plain text. */
+  readonly template: "plain" | "chat";
+  /** Prompts, or windows, that go through the model together. */
+  readonly batchSize: number;
+  /** Tokens of a window, and by how many the next is further on. */
+  readonly context: number;
+  readonly stride: number;
+  /** All texts as one, with a blank line between, instead of each by itself. */
+  readonly joinTexts: boolean;
+  /** Tokens of text that are looked at, from the start; null: all. */
+  readonly maxTokens: number | null;
+  /** Tokens that a generated answer may have. */
+  readonly answerTokens: number;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** A task over its rows, tokenized; scored with or without an adapter. */
+export interface Evaluation {
+  /** Questions, or windows of text. */
+  readonly count: number;
+  run(decoder: Decoder, adapter: Adapter | null): Promise<EvalResult>;
+}
+
+export interface EvalResult {
+  /** The first is the task's main score. */
+  readonly metrics: readonly Metric[];
+  /** What was found for each item, for a file. */
+  readonly predictions: readonly object[];
+}
+
+/** Turns rows into what is scored. Throws `L-RECORD`, `L-CHAT-TEMPLATE` or `L-EVAL`. */
+export function prepareEvaluation(
+  rows: readonly EvalRow[],
+  tokenizer: Tokenizer,
+  options: EvalOptions,
+): Evaluation {
+  if (options.task === "perplexity") return perplexity(rows, tokenizer, options);
+  if (options.task === "gsm8k") return finalNumbers(rows, tokenizer, options);
+  if (options.task === "critic") return critic(rows, tokenizer, options);
+  return choices(rows, tokenizer, options);
+}
+
+function templateOf(tokenizer: Tokenizer): ChatTemplate {
+  const template = tokenizer.chatTemplate();
+  if (template !== null) return template;
+  throw new SidenetError(
+    "L-CHAT-TEMPLATE",
+    "the model has no chat template. Give one with --chat-template, or ask with --template plain.",
+  );
+}
+
+/** The token that a text starts from where nothing is before it. */
+function startId(tokenizer: Tokenizer): number {
+  const id = tokenizer.bosId ?? tokenizer.eosIds[0];
+  if (id !== undefined) return id;
+  throw new SidenetError(
+    "L-PROMPT",
+    "the first token of a text is predicted from nothing: this model has no begin-of-text.",
+  );
+}
+
+/** Ids of a question up to where its answer begins. */
+function promptIds(
+  { user, ask }: Question,
+  tokenizer: Tokenizer,
+  template: EvalOptions["template"],
+): number[] {
+  if (ask === "") return [startId(tokenizer)];
+  if (template === "plain") return tokenizer.encode(user + ask);
+  const text = templateOf(tokenizer).render([{ role: "user", content: user }], true);
+  return tokenizer.encode(text, { addSpecialTokens: false });
+}
+
+/** In plain text a blank stands before an answer; after a template's opening, and for texts of their own, none. */
+const blank = ({ ask }: Question, { template }: EvalOptions): string =>
+  ask !== "" && template === "plain" ? " " : "";
+
+function scoringItem(question: ChoiceQuestion, tokenizer: Tokenizer, options: EvalOptions) {
+  const { lead, ask } = question;
+  const before = blank(question, options);
+  const go = { addSpecialTokens: false, continues: ask !== "" };
+  const prompt = promptIds(question, tokenizer, options.template);
+  if (lead !== "") prompt.push(...tokenizer.encode(before + lead, go));
+  const gap = lead !== "" ? " " : before;
+  return { prompt, continuations: question.choices.map((choice) => tokenizer.encode(gap + choice, go)) };
+}
+
+const bytes = (text: string): number => new TextEncoder().encode(text).length;
+
+/** Index of the largest; the first of equals. */
+const best = (values: readonly number[]): number => values.indexOf(Math.max(...values));
+
+const proportion = (name: string, right: readonly (boolean | null)[]): Metric => ({
+  name,
+  items: right.map((one) => ({ top: one ? 1 : 0, bottom: one === null ? 0 : 1 })),
+});
+
+function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+  const questions = rows.map(({ value, source }) => choiceQuestion(choiceRow(value, source), options.task));
+  const items = questions.map((question) => scoringItem(question, tokenizer, options));
+  return {
+    count: rows.length,
+    async run(decoder, adapter) {
+      const scores = await scoreContinuations(decoder, adapter, items, options);
+      const chosen = scores.map(best);
+      const normalized = scores.map((row, i) =>
+        best(row.map((score, choice) => score / bytes(questions[i].choices[choice]))),
+      );
+      const right = (found: readonly number[]) => found.map((choice, i) => choice === questions[i].label);
+      return {
+        metrics: [
+          proportion("accuracy", right(chosen)),
+          proportion("accuracy_normalized", right(normalized)),
+        ],
+        predictions: questions.map(({ label }, i) => ({
+          source: rows[i].source,
+          label,
+          chosen: chosen[i],
+          chosen_normalized: normalized[i],
+          log_likelihoods: scores[i],
+        })),
+      };
+    },
+  };
+}
+
+function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+  const parsed = rows.map(({ value, source }) => criticRow(value, source));
+  const verdicts = parsed.map(criticVerdict);
+  const steps = parsed.map(criticStep);
+  const withStep = [...steps.keys()].filter((i) => steps[i] !== null);
+  const items = [...verdicts, ...withStep.map((i) => steps[i]!)].map((question) =>
+    scoringItem(question, tokenizer, options),
+  );
+  return {
+    count: rows.length,
+    async run(decoder, adapter) {
+      const scores = await scoreContinuations(decoder, adapter, items, options);
+      const verdict = scores.slice(0, rows.length).map(best);
+      const step = new Map(withStep.map((i, n) => [i, best(scores[rows.length + n])]));
+      const right = verdict.map((found, i) => found === verdicts[i].label);
+      const of = (label: number) => right.map((one, i) => (verdicts[i].label === label ? one : null));
+      const stepRight = parsed.map((_, i) => (steps[i] === null ? null : step.get(i) === steps[i].label));
+      return {
+        metrics: [
+          proportion("accuracy", right),
+          proportion("accuracy_of_incorrect", of(0)),
+          proportion("accuracy_of_correct", of(1)),
+          proportion("first_wrong_step", stepRight),
+        ],
+        predictions: rows.map(({ source }, i) => ({
+          source,
+          label: verdicts[i].label,
+          chosen: verdict[i],
+          log_likelihoods: scores[i],
+          first_error_step: steps[i]?.label ?? null,
+          chosen_step: step.get(i) ?? null,
+        })),
+      };
+    },
+  };
+}
+
+/** In plain text a model goes on with a question of its own. */
+const NEXT_QUESTION = "\nQuestion:";
+
+function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+  const questions = rows.map(({ value, source }) => gsm8kQuestion(gsm8kRow(value, source)));
+  const prompts = questions.map((question) => promptIds(question, tokenizer, options.template));
+  return {
+    count: rows.length,
+    async run(decoder, adapter) {
+      const texts: string[] = questions.map(() => "");
+      const tokens: number[] = questions.map(() => 0);
+      const order = [...prompts.keys()].sort((a, b) => prompts[a].length - prompts[b].length);
+      for (let start = 0; start < order.length; start += options.batchSize) {
+        const group = order.slice(start, start + options.batchSize);
+        const found = await generateTexts(
+          decoder,
+          adapter,
+          tokenizer,
+          group.map((i) => prompts[i]),
+          { maxTokens: options.answerTokens, stop: [NEXT_QUESTION] },
+        );
+        for (const [g, i] of group.entries()) {
+          texts[i] = found[g].text;
+          tokens[i] = found[g].ids.length;
+        }
+        options.onProgress?.(start + group.length, order.length);
+      }
+      const right = questions.map((question, i) => isRight(question, texts[i]));
+      return {
+        metrics: [
+          proportion("exact_match", right),
+          proportion(
+            "has_number",
+            texts.map((text) => finalNumber(text) !== null),
+          ),
+          { name: "answer_tokens", items: tokens.map((count) => ({ top: count, bottom: 1 })) },
+        ],
+        predictions: rows.map(({ source }, i) => ({
+          source,
+          final: questions[i].final,
+          found: finalNumber(texts[i]),
+          text: texts[i],
+        })),
+      };
+    },
+  };
+}
+
+function textOf({ value, source }: EvalRow): string {
+  const text = (value as { text?: unknown } | null)?.text;
+  if (typeof text === "string") return text;
+  throw new SidenetError(
+    "L-RECORD",
+    `${source}: it has no text. Wanted the field text; map another one with --map.`,
+  );
+}
+
+function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+  const { context, stride, joinTexts, maxTokens } = options;
+  if (!(stride < context)) {
+    throw new SidenetError(
+      "L-EVAL",
+      `a stride of ${stride} leaves nothing before the first token of a window of ${context}. Take one below ${context}.`,
+    );
+  }
+  const texts = rows.map((row) => ({ text: textOf(row), source: row.source }));
+  const documents = joinTexts
+    ? [{ text: texts.map(({ text }) => text).join("\n\n"), source: texts[0].source }]
+    : texts;
+  let left = maxTokens ?? Number.POSITIVE_INFINITY;
+  const kept = documents.map(({ text, source }) => {
+    const ids = tokenizer.encode(text).slice(0, left);
+    left -= ids.length;
+    return { ids, source };
+  });
+  const windows = kept.flatMap(({ ids, source }) => slidingWindows(ids, context, stride, source));
+  if (windows.length === 0) {
+    throw new SidenetError(
+      "L-EVAL",
+      "no text has two tokens, so there is nothing to score. Is this the right file?",
+    );
+  }
+  const byteCounts = windows.map(({ labels }) => bytes(tokenizer.decode(labels.filter((id) => id !== -100))));
+  return {
+    count: windows.length,
+    async run(decoder, adapter) {
+      const limit = contextLimit(decoder.config);
+      if (context > limit) {
+        throw new SidenetError(
+          "L-EVAL",
+          `windows of ${context} tokens pass the model's context of ${limit}. Lower --context.`,
+        );
+      }
+      const scores = await scoreWindows(decoder, adapter, windows, options);
+      const nats = (bottom: (i: number) => number, scale = 1) =>
+        scores.map((score, i) => ({ top: score.nats * scale, bottom: bottom(i) }));
+      return {
+        metrics: [
+          { name: "perplexity", items: nats((i) => scores[i].tokens), transform: "exp" },
+          { name: "nats_per_token", items: nats((i) => scores[i].tokens) },
+          { name: "bits_per_byte", items: nats((i) => byteCounts[i], 1 / Math.LN2) },
+        ],
+        predictions: scores.map((score, i) => ({ source: windows[i].source, ...score })),
+      };
+    },
+  };
+}

@@ -1,0 +1,175 @@
+/** What the tasks of `eval` ask: rows of data as questions, each in plain text and as a person would put it in a chat. */
+import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import {
+  ANSWER,
+  type ChoiceRecord,
+  parseRecord,
+  questionText,
+  type Source,
+  type TextRecord,
+} from "../records.ts";
+import { finalNumber } from "./final-number.ts";
+
+export const TASKS = ["perplexity", "choice", "boolq", "arc", "blimp", "critic", "gsm8k"] as const;
+export type Task = (typeof TASKS)[number];
+
+/** What a model is asked, before any template. */
+export interface Question {
+  /** A user's turn. */
+  readonly user: string;
+  /** Ends the question in plain text; "": nothing is asked, and the choices are texts of their own. */
+  readonly ask: string;
+}
+
+/** One of several texts is right. */
+export interface ChoiceQuestion extends Question {
+  /** What the answer begins with, whatever is chosen; it is read, not scored. */
+  readonly lead: string;
+  readonly choices: readonly string[];
+  /** Of the right one. */
+  readonly label: number;
+}
+
+/** A text is written, and the number it arrives at is right or wrong. */
+export interface NumberQuestion extends Question {
+  readonly final: number;
+}
+
+function parseRow<Schema extends z.ZodType>(
+  schema: Schema,
+  value: unknown,
+  source: Source,
+  wanted: string,
+): z.infer<Schema> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const problem = z.prettifyError(parsed.error).replaceAll("\n", " ");
+  throw new SidenetError("L-RECORD", `${source}: ${problem}. Wanted ${wanted}; map other names with --map.`);
+}
+
+const gsm8kSchema = z.looseObject({ question: z.string(), answer: z.string() });
+/** Marks of GSM8K's calculator, which no reader is meant to see. */
+const CALCULATOR = /<<[^<>]*>>/g;
+
+export interface Gsm8kRow {
+  readonly question: string;
+  /** The worked solution, without marks of the calculator. */
+  readonly solution: string;
+  readonly final: number;
+}
+
+/** Throws `L-RECORD`. */
+export function gsm8kRow(value: unknown, source: Source): Gsm8kRow {
+  const wanted = 'the fields question and answer, whose last line is "#### number"';
+  const { question, answer } = parseRow(gsm8kSchema, value, source, wanted);
+  const solution = answer.replace(CALCULATOR, "").trim();
+  const final = finalNumber(solution);
+  if (final === null) {
+    throw new SidenetError("L-RECORD", `${source}: the answer ends in no number. Wanted ${wanted}.`);
+  }
+  return { question, solution, final };
+}
+
+const criticSchema = z
+  .looseObject({
+    question: z.string(),
+    solution: z.string(),
+    label: z.union([z.literal(0), z.literal(1)]),
+    first_error_step: z.int().gte(-1).nullish(),
+  })
+  .refine(
+    ({ solution, first_error_step: step }) => step == null || step < solution.split("\n").length,
+    "first_error_step is no line of the solution",
+  );
+export type CriticRow = z.infer<typeof criticSchema>;
+
+/** Throws `L-RECORD`. */
+export const criticRow = (value: unknown, source: Source): CriticRow =>
+  parseRow(
+    criticSchema,
+    value,
+    source,
+    "the fields question, solution, label (0 incorrect, 1 correct) and, if known, first_error_step (a line, from 0; -1: none)",
+  );
+
+const VERDICTS = ["incorrect", "correct"] as const;
+/** Asks for the step after the verdict. */
+const FIRST_WRONG = "incorrect\nFirst wrong step:";
+
+const criticQuestion = ({ question, solution }: CriticRow): Question => ({
+  user:
+    `Question: ${question}\nSolution:\n` +
+    solution
+      .split("\n")
+      .map((line, i) => `${i + 1}. ${line}\n`)
+      .join("") +
+    "Is the solution correct or incorrect?",
+  ask: ANSWER,
+});
+
+/** Whether a solution is right. */
+export const criticVerdict = (row: CriticRow): ChoiceQuestion => ({
+  ...criticQuestion(row),
+  lead: "",
+  choices: VERDICTS,
+  label: row.label,
+});
+
+/** Which step of a wrong solution is wrong first; null where that is not known, or no step is. */
+export function criticStep(row: CriticRow): ChoiceQuestion | null {
+  const { first_error_step: step, solution } = row;
+  if (step == null || step < 0) return null;
+  const choices = solution.split("\n").map((_, i) => String(i + 1));
+  return { ...criticQuestion(row), lead: FIRST_WRONG, choices, label: step };
+}
+
+/** A record as a question with choices. BLiMP's sentences are judged by themselves: its question is not shown. */
+export function choiceQuestion(record: ChoiceRecord, task: Task): ChoiceQuestion {
+  const { choices, label } = record;
+  if (task === "blimp") return { user: "", ask: "", lead: "", choices, label };
+  return { user: questionText(record), ask: ANSWER, lead: "", choices, label };
+}
+
+export const gsm8kQuestion = ({ question, final }: Gsm8kRow): NumberQuestion => ({
+  user: questionText({ question }),
+  ask: ANSWER,
+  final,
+});
+
+/** Throws `L-RECORD` for a record without choices. */
+export function choiceRow(value: unknown, source: Source): ChoiceRecord {
+  const record = parseRecord(value, source);
+  if ("question" in record && "choices" in record) return record as ChoiceRecord;
+  throw new SidenetError(
+    "L-RECORD",
+    `${source}: it has no choices. Wanted the fields question, choices and label; map other names with --map.`,
+  );
+}
+
+/** A row of a task as `train` learns it: what `eval` asks, and the right answer to it. Throws `L-RECORD`. */
+export function trainingRecord(task: Task, value: unknown, source: Source, asChat: boolean): TextRecord {
+  const pair = ({ user, ask }: Question, answer: string): TextRecord => {
+    if (ask === "") return { text: answer };
+    if (!asChat) return { prompt: user + ask, completion: ` ${answer}` };
+    const turn = (role: string, content: string) => ({ role, content });
+    return { messages: [turn("user", user), turn("assistant", answer)] };
+  };
+  if (task === "perplexity") return parseRecord(value, source);
+  if (task === "gsm8k") {
+    const row = gsm8kRow(value, source);
+    return pair(gsm8kQuestion(row), row.solution);
+  }
+  if (task === "critic") {
+    const row = criticRow(value, source);
+    const step = criticStep(row);
+    const answer =
+      row.label === 1 ? VERDICTS[1] : step ? `${step.lead} ${step.choices[step.label]}` : VERDICTS[0];
+    return pair(criticQuestion(row), answer);
+  }
+  const question = choiceQuestion(choiceRow(value, source), task);
+  return pair(question, question.choices[question.label]);
+}
+
+/** Whether a text arrives at the right number. */
+export const isRight = ({ final }: NumberQuestion, text: string): boolean => finalNumber(text) === final;

@@ -1,0 +1,107 @@
+/** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
+import type { Device } from "@sidenet/tensor";
+import type { Adapter } from "../adapter.ts";
+import { type EvalOptions, type EvalResult, type EvalRow, prepareEvaluation } from "../eval/evaluate.ts";
+import { type Estimate, estimate, estimateDifference, type Metric } from "../eval/intervals.ts";
+import { type FieldMapping, mapFields } from "../records.ts";
+import { writeFileAtomic } from "./atomic-write.ts";
+import { readRows } from "./data/rows.ts";
+import { type InferenceOptions, openInference } from "./inference.ts";
+
+export interface EvalRunOptions extends InferenceOptions, Omit<EvalOptions, "onProgress"> {
+  readonly data: readonly string[];
+  readonly fields: FieldMapping;
+  /** Rows that are looked at, from the start; null: all. */
+  readonly limit: number | null;
+  /** Of the bootstrap. */
+  readonly seed: number;
+  /** File for what was found row by row; null: none. */
+  readonly predictions: string | null;
+}
+
+export type Estimates = Readonly<Record<string, Estimate>>;
+
+/** The object of `sidenet eval --json`; docs/guide-evaluate.md says what the metrics are. */
+export interface EvalSummary {
+  readonly task: string;
+  readonly data: readonly string[];
+  readonly model: string;
+  readonly adapter: string | null;
+  readonly template: string;
+  readonly quantized: boolean;
+  readonly device: string;
+  /** Questions, or windows of text. */
+  readonly count: number;
+  /** The model alone. */
+  readonly before: Estimates;
+  /** With the adapter; null without one, as is the difference. */
+  readonly after: Estimates | null;
+  /** After minus before, over the same items. */
+  readonly difference: Estimates | null;
+  readonly seconds: number;
+}
+
+export interface EvalRunEvents {
+  onLoad?(done: number, total: number): void;
+  /** Items that were scored; `pass` is "before" or "after". */
+  onProgress?(pass: "before" | "after", done: number, total: number): void;
+}
+
+async function readSome({ data, fields, limit }: EvalRunOptions): Promise<EvalRow[]> {
+  const rows: EvalRow[] = [];
+  for (const path of data) {
+    for await (const { value, source } of readRows(path)) {
+      if (limit !== null && rows.length >= limit) return rows;
+      rows.push({ value: mapFields(value, fields), source });
+    }
+  }
+  return rows;
+}
+
+const named = (metrics: readonly Metric[], of: (metric: Metric, index: number) => Estimate): Estimates =>
+  Object.fromEntries(metrics.map((metric, index) => [metric.name, of(metric, index)]));
+
+function predictionLines(before: EvalResult, after: EvalResult | null): string {
+  return before.predictions
+    .map((found, i) => JSON.stringify({ before: found, ...(after && { after: after.predictions[i] }) }))
+    .map((line) => `${line}\n`)
+    .join("");
+}
+
+/** Scores a task with the model alone and, if given, with an adapter. Throws what reading, loading and scoring throw. */
+export async function evalRun(
+  device: Device,
+  options: EvalRunOptions,
+  events: EvalRunEvents = {},
+): Promise<EvalSummary> {
+  const rows = await readSome(options);
+  using inference = await openInference(device, options, (done, total) => events.onLoad?.(done, total));
+  const { decoder, adapter, tokenizer, isQuantized } = inference;
+  const started = performance.now();
+  const score = async (pass: "before" | "after", withAdapter: Adapter | null) => {
+    const onProgress = (done: number, total: number) => events.onProgress?.(pass, done, total);
+    const evaluation = prepareEvaluation(rows, tokenizer, { ...options, onProgress });
+    return { count: evaluation.count, ...(await evaluation.run(decoder, withAdapter)) };
+  };
+  const before = await score("before", null);
+  const after = adapter && (await score("after", adapter));
+  const { seed } = options;
+  if (options.predictions !== null) {
+    await writeFileAtomic(options.predictions, predictionLines(before, after));
+  }
+  return {
+    task: options.task,
+    data: options.data,
+    model: options.model,
+    adapter: options.adapter,
+    template: options.template,
+    quantized: isQuantized,
+    device: `${device.kind}: ${device.label}`,
+    count: before.count,
+    before: named(before.metrics, (metric) => estimate(metric, seed)),
+    after: after && named(after.metrics, (metric) => estimate(metric, seed)),
+    difference:
+      after && named(after.metrics, (metric, i) => estimateDifference(before.metrics[i], metric, seed)),
+    seconds: (performance.now() - started) / 1000,
+  };
+}

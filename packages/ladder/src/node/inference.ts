@@ -1,0 +1,81 @@
+/** A model from files, ready to be asked: decoder, adapter and tokenizer. */
+import { readFile } from "node:fs/promises";
+import type { Device } from "@sidenet/tensor";
+import type { Adapter } from "../adapter.ts";
+import type { WeightDType } from "../base-storage.ts";
+import { Decoder } from "../decoder.ts";
+import { loadWeights } from "../load-weights.ts";
+import { quantizesByDefault } from "../method.ts";
+import type { Tokenizer } from "../tokenizer.ts";
+import { openAdapter, trainedOnNf4 } from "./adapter-files.ts";
+import { fileError } from "./file-source.ts";
+import type { HubOptions } from "./hub.ts";
+import { openModel } from "./open-model.ts";
+
+export interface InferenceOptions {
+  readonly model: string;
+  readonly adapter: string | null;
+  readonly dtype: WeightDType;
+  /** Linear weights of the blocks; auto: as the adapter was trained, else as they are. */
+  readonly quantize: "auto" | "nf4" | "none";
+  /** File of a chat template, in place of the model's; null: that. */
+  readonly chatTemplate: string | null;
+  /** How models are fetched by their ids. */
+  readonly hub?: HubOptions;
+}
+
+export interface Inference {
+  readonly decoder: Decoder;
+  readonly adapter: Adapter | null;
+  readonly tokenizer: Tokenizer;
+  readonly isQuantized: boolean;
+  [Symbol.dispose](): void;
+}
+
+async function withTemplateOf(tokenizer: Tokenizer, path: string | null): Promise<Tokenizer> {
+  if (path === null) return tokenizer;
+  try {
+    return tokenizer.withChatTemplate(await readFile(path, "utf8"), path);
+  } catch (cause) {
+    throw fileError(path, cause);
+  }
+}
+
+/** Throws what opening a model, an adapter and a file throws. */
+export async function openInference(
+  device: Device,
+  options: InferenceOptions,
+  onProgress?: (done: number, total: number) => void,
+): Promise<Inference> {
+  const model = await openModel(options.model, options.hub);
+  let adapter: Adapter | null = null;
+  try {
+    const tokenizer = await withTemplateOf(await model.tokenizer(), options.chatTemplate);
+    adapter = options.adapter === null ? null : await openAdapter(options.adapter, device, model.config);
+    const trained = options.adapter === null ? false : await trainedOnNf4(options.adapter);
+    const byAdapter = trained ?? (adapter !== null && quantizesByDefault(adapter.method));
+    const quantizeBlocks = options.quantize === "auto" ? byAdapter : options.quantize === "nf4";
+    const weights = await loadWeights(device, model.config, model.checkpoint, {
+      dtype: options.dtype,
+      quantizeBlocks,
+      ...(onProgress ? { onProgress } : {}),
+    });
+    const decoder = new Decoder(model.config, weights);
+    const opened = adapter;
+    return {
+      decoder,
+      adapter: opened,
+      tokenizer,
+      isQuantized: decoder.isQuantized,
+      [Symbol.dispose]() {
+        opened?.dispose();
+        decoder.dispose();
+      },
+    };
+  } catch (error) {
+    adapter?.dispose();
+    throw error;
+  } finally {
+    await model.close();
+  }
+}

@@ -1,0 +1,229 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Estimate } from "../src/eval/intervals.ts";
+import type { EvalSummary } from "../src/node/eval-run.ts";
+import { sidenet, sidenetWith } from "./capture.ts";
+import { writeTinyModel } from "./tiny-files.ts";
+
+let folder: string;
+let common: string[];
+let adapter: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+  const files = await writeTinyModel(folder);
+  common = ["--model", files.model, "--device", "cpu"];
+  adapter = files.adapter;
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+interface Generated {
+  text: string;
+  ids: number[];
+  stopped: string;
+  results: { prompt: string; text: string; prompt_ids: number[] }[];
+}
+async function generated(...args: string[]): Promise<Generated> {
+  const run = await sidenet("generate", ...common, ...args, "--json");
+  expect(run.err).not.toContain("L-");
+  return run.json() as unknown as Generated;
+}
+
+describe("sidenet generate", () => {
+  it("writes the prompt and what follows, as it comes; the same as --json has", async () => {
+    const args = ["--prompt", "ab", "--max-tokens", "5"];
+    const { text, ids, results } = await generated(...args);
+    expect(ids).toHaveLength(5);
+    expect(results).toMatchObject([
+      { prompt: "ab", text, prompt_ids: ["a", "b"].map((c) => c.charCodeAt(0) + 3) },
+    ]);
+    const plain = await sidenet("generate", ...common, ...args);
+    expect(plain.out).toBe(`ab${text}\n`);
+    expect((await generated(...args, "--adapter", adapter)).ids).not.toEqual(ids);
+  });
+
+  it("continues several prompts, from a file too, each as it would be alone", async () => {
+    const file = join(folder, "prompts.txt");
+    await writeFile(file, "xyz\n\nq\r\n");
+    const args = ["--max-tokens", "4", "--temperature", "1", "--seed", "3"];
+    const several = await generated("--prompt", "ab", "--prompt-file", file, ...args);
+    expect(several.results.map(({ prompt }) => prompt)).toEqual(["ab", "xyz", "q"]);
+    expect((await generated("--prompt", "ab", ...args)).text).toBe(several.results[0].text);
+    const shown = await sidenet("generate", ...common, "--prompt", "ab", "--prompt-file", file, ...args);
+    expect(shown.out).toBe(several.results.map(({ prompt, text }) => `${prompt}${text}\n\n`).join(""));
+  });
+
+  it("ends before a stop string, and asks in the chat template", async () => {
+    const free = await generated("--prompt", "ab", "--max-tokens", "12");
+    const stop = free.text.slice(2, 4);
+    const stopped = await generated("--prompt", "ab", "--max-tokens", "12", "--stop", stop);
+    expect(stopped).toMatchObject({
+      text: free.text.slice(0, free.text.indexOf(stop)),
+      stopped: "stop string",
+    });
+    const chat = ["--template", "chat", "--system", "s", "--prompt", "u", "--max-tokens", "2"];
+    const [{ prompt_ids }] = (await generated(...chat)).results;
+    expect(String.fromCharCode(...prompt_ids.filter((id) => id > 2).map((id) => id - 3))).toBe(
+      "system\ns\nuser\nu\nassistant\n",
+    );
+  });
+
+  it("says what is missing", async () => {
+    expect(await sidenet("generate", ...common)).toMatchObject({ exitCode: 2 });
+    expect((await sidenet("generate", ...common, "--prompt", "a", "--system", "s")).exitCode).toBe(2);
+    const lost = await sidenet("generate", ...common, "--prompt-file", join(folder, "none.txt"));
+    expect(lost.err).toMatch(/L-FILE-MISSING.*none\.txt/);
+    const broken = join(folder, "broken.jinja");
+    await writeFile(broken, "{% if %}");
+    const chat = await sidenet(
+      "generate",
+      ...common,
+      "--prompt",
+      "a",
+      "--template",
+      "chat",
+      "--chat-template",
+      broken,
+    );
+    expect(chat.err).toMatch(/L-CHAT-TEMPLATE\].*broken\.jinja/);
+  });
+});
+
+describe("sidenet chat", () => {
+  const args = () => ["chat", ...common, "--max-tokens", "4"];
+
+  it("answers each line with all that was said before", async () => {
+    const run = await sidenetWith(["hello", "", "more"], ...args(), "--json");
+    const { messages } = run.json() as { messages: { role: string; content: string }[] };
+    expect(messages.map(({ role }) => role)).toEqual(["user", "assistant", "user", "assistant"]);
+    const [first] = (await generated("--template", "chat", "--prompt", "hello", "--max-tokens", "4")).results;
+    expect(messages[1].content).toBe(first.text);
+    const shown = await sidenetWith(["hello", "", "more"], ...args());
+    expect(shown.out).toBe(`${messages[1].content}\n${messages[3].content}\n`);
+    const alone = await sidenetWith(["more"], ...args(), "--json");
+    expect((alone.json() as { messages: unknown[] }).messages[1]).not.toEqual(messages[3]);
+  });
+
+  it("forgets, ends and explains on command", async () => {
+    const run = await sidenetWith(
+      ["hello", "/reset", "/what", "more", "/exit", "never"],
+      ...args(),
+      "--json",
+    );
+    const alone = await sidenetWith(["more"], ...args(), "--json");
+    const messages = (captured: typeof run) => (captured.json() as { messages: unknown[] }).messages;
+    expect(messages(run)).toEqual(messages(alone));
+    expect(run.err).toContain("there is no /what");
+  });
+
+  it("leaves out the oldest turns when the context is full", async () => {
+    const lines = Array.from({ length: 6 }, (_, i) => `${i}`.repeat(40));
+    const run = await sidenetWith(lines, ...args(), "--system", "s", "--json");
+    const { messages } = run.json() as { messages: { role: string; content: string }[] };
+    expect(messages[0]).toEqual({ role: "system", content: "s" });
+    expect(messages[1].role).toBe("user");
+    expect(messages.length).toBeLessThan(13);
+    expect(messages.at(-2)?.content).toBe(lines[5]);
+    expect(run.err).toMatch(/oldest messages no longer fit/);
+    const tooLong = await sidenetWith(["x".repeat(300)], ...args());
+    expect(tooLong.err).toMatch(/L-CONTEXT/);
+  });
+});
+
+describe("sidenet eval", () => {
+  const CHOICES = [
+    { question: "a?", choices: ["b", "c"], label: 0 },
+    { question: "d?", choices: ["ef", "g", "h"], label: 2 },
+    { question: "i?", choices: ["j", "k"], label: 1 },
+  ];
+  const put = async (name: string, text: string) => {
+    await writeFile(join(folder, name), text);
+    return join(folder, name);
+  };
+  const jsonl = (values: readonly object[]) => values.map((value) => JSON.stringify(value)).join("\n");
+  const evaluated = async (...args: string[]) => {
+    const run = await sidenet("eval", ...common, ...args, "--json");
+    return run.json() as unknown as EvalSummary;
+  };
+
+  it("scores a model, and with an adapter before, after and the difference", async () => {
+    const data = await put("choices.jsonl", jsonl(CHOICES));
+    const summary = await evaluated("--task", "choice", "--data", data);
+    const interval: Estimate = {
+      value: expect.any(Number),
+      low: expect.any(Number),
+      high: expect.any(Number),
+      count: 3,
+    };
+    const metrics = { accuracy: interval, accuracy_normalized: interval };
+    expect(summary).toMatchObject({
+      ...{ task: "choice", data: [data], adapter: null, template: "plain", quantized: false, count: 3 },
+      ...{ before: metrics, after: null, difference: null },
+    });
+    const predictions = join(folder, "found.jsonl");
+    const both = await evaluated(
+      "--task",
+      "choice",
+      "--data",
+      data,
+      "--adapter",
+      adapter,
+      "--predictions",
+      predictions,
+    );
+    expect(both.before).toEqual(summary.before);
+    const { after, difference } = both;
+    expect(difference?.accuracy.value).toBeCloseTo(after!.accuracy.value - both.before.accuracy.value);
+    const lines = (await readFile(predictions, "utf8"))
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(lines).toHaveLength(3);
+    expect(lines[1]).toMatchObject({
+      before: { label: 2, source: "choices.jsonl, line 2" },
+      after: { label: 2 },
+    });
+    expect(lines[1].before.log_likelihoods).not.toEqual(lines[1].after.log_likelihoods);
+    const shown = await sidenet("eval", ...common, "--task", "choice", "--data", data, "--adapter", adapter);
+    expect(shown.out).toMatch(/^choice +items +before +after +difference\naccuracy +3 +[\d.]+ % \[/);
+  });
+
+  it("takes other formats and names, some rows only, and NF4", async () => {
+    const csv = await put("c.csv", 'q,options,answer\na?,"[""b"",""c""]",A\nd?,"[""e"",""f""]",1\n');
+    const names = ["--map", "question=q", "--map", "choices=options", "--map", "label=answer"];
+    const summary = await evaluated(
+      "--task",
+      "arc",
+      "--data",
+      csv,
+      ...names,
+      "--limit",
+      "1",
+      "--quantize",
+      "nf4",
+    );
+    expect(summary).toMatchObject({ count: 1, quantized: true });
+  });
+
+  it("has perplexity of text, the same for windows of any number together", async () => {
+    const data = await put("t.jsonl", jsonl([{ text: "abc def ghi jkl mno" }, { text: "pqr" }]));
+    const sizes = ["--task", "perplexity", "--data", data, "--context", "8"];
+    const one = await evaluated(...sizes, "--batch-size", "1");
+    const four = await evaluated(...sizes, "--batch-size", "4");
+    expect(one.before.perplexity.value).toBeCloseTo(four.before.perplexity.value, 2);
+    expect(one.before.perplexity.low).toBeLessThan(one.before.perplexity.value);
+    expect(one.count).toBeGreaterThan(3);
+  });
+
+  it("tells which row is wrong, and what a task needs", async () => {
+    const data = await put("bad.jsonl", jsonl([CHOICES[0], { question: "q" }]));
+    const run = await sidenet("eval", ...common, "--task", "boolq", "--data", data);
+    expect(run).toMatchObject({ exitCode: 1, out: "" });
+    expect(run.err).toMatch(/L-RECORD\] bad\.jsonl, line 2/);
+    expect((await sidenet("eval", ...common, "--task", "none", "--data", data)).exitCode).toBe(2);
+    expect(
+      (await sidenet("eval", ...common, "--task", "choice", "--data", data, "--map", "x=y")).exitCode,
+    ).toBe(2);
+  });
+});

@@ -1,0 +1,387 @@
+import { CpuDevice, Pick, Random } from "@sidenet/tensor";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import type { Adapter } from "../src/adapter.ts";
+import type { Decoder } from "../src/decoder.ts";
+import { type EvalOptions, type EvalRow, prepareEvaluation } from "../src/eval/evaluate.ts";
+import { finalNumber } from "../src/eval/final-number.ts";
+import { estimate, estimateDifference, type Metric, wilson } from "../src/eval/intervals.ts";
+import { slidingWindows } from "../src/eval/perplexity.ts";
+import { scoreContinuations } from "../src/eval/score-continuations.ts";
+import { TASKS, trainingRecord } from "../src/eval/tasks.ts";
+import { generate } from "../src/generate.ts";
+import { makeAdapter } from "../src/method.ts";
+import { encodeRecord } from "../src/records.ts";
+import { residualStream } from "../src/residual-stream.ts";
+import type { Tokenizer } from "../src/tokenizer.ts";
+import { drawModel, randomDecoder } from "./tiny-model.ts";
+import { byteTokenizer } from "./tiny-tokenizer.ts";
+
+const CHATML =
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+const { tokenizer } = byteTokenizer({ chat_template: CHATML });
+
+/** A tiny model over bytes, of one layer, with an adapter that does something. */
+function drawn(seed: number, method: "ladder" | "lora" = "ladder") {
+  const device = new CpuDevice();
+  const model = {
+    ...drawModel(new Pick(seed)),
+    ...{ vocabSize: tokenizer.vocabSize, numHiddenLayers: 1, hiddenSize: 16, maxPositionEmbeddings: 512 },
+  };
+  const decoder = randomDecoder(device, model, seed);
+  const sizes = { ladder: { width: 8, layers: 1 }, lora: { rank: 2 }, seed };
+  const adapter = makeAdapter({ method, ...sizes }, decoder, "tiny");
+  for (const [stream, [name, tensor]] of [...adapter.parameters].entries()) {
+    if (!/up\.weight|lora_B/.test(name)) continue;
+    device.scope(() => {
+      const values = new Random(seed, stream).normals(tensor.size, 0.3);
+      device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
+    });
+  }
+  return {
+    ...{ decoder, adapter },
+    [Symbol.dispose]() {
+      adapter.dispose();
+      decoder.dispose();
+    },
+  };
+}
+
+/** log p of every token of a text but the first, given all before it: one pass, no cache, softmax in double. */
+async function plainLogProbabilities(decoder: Decoder, adapter: Adapter | null, ids: readonly number[]) {
+  using all = decoder.device.scope(() => {
+    const batch = { inputIds: ids, batchSize: 1, length: ids.length, attentionMask: null };
+    const y = residualStream(decoder, adapter, decoder.prepare(batch));
+    return decoder.logits(decoder.device.ops, y, adapter?.head ?? undefined);
+  });
+  const logits = await all.read();
+  const V = decoder.config.vocabSize;
+  return ids.slice(1).map((id, t) => {
+    const row = Array.from(logits.slice(t * V, (t + 1) * V));
+    return row[id] - Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
+  });
+}
+
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
+/** log p(continuation | prompt), as `plainLogProbabilities` has it. */
+async function plainScore(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  prompt: readonly number[],
+  rest: readonly number[],
+) {
+  const all = await plainLogProbabilities(decoder, adapter, [...prompt, ...rest]);
+  return sum(all.slice(prompt.length - 1));
+}
+
+describe("the score of a continuation", () => {
+  it.each(["ladder", "lora"] as const)(
+    "is its log-likelihood, however prompts go together: %s",
+    async (method) => {
+      using parts = drawn(2, method);
+      const { decoder, adapter } = parts;
+      const random = new Random(1);
+      const ids = (least: number, most: number) =>
+        Array.from({ length: least + random.below(most - least + 1) }, () =>
+          random.below(tokenizer.vocabSize),
+        );
+      const items = Array.from({ length: 5 }, () => ({
+        prompt: ids(1, 7),
+        continuations: Array.from({ length: 1 + random.below(3) }, () => ids(1, 4)),
+      }));
+      const before = decoder.device.memory.liveBytes;
+      for (const batchSize of [1, 3]) {
+        for (const one of [null, adapter]) {
+          const scores = await scoreContinuations(decoder, one, items, { batchSize });
+          for (const [i, { prompt, continuations }] of items.entries()) {
+            for (const [c, rest] of continuations.entries()) {
+              expect(scores[i][c]).toBeCloseTo(await plainScore(decoder, one, prompt, rest), 4);
+            }
+          }
+        }
+      }
+      expect(decoder.device.memory.liveBytes).toBe(before);
+    },
+  );
+});
+
+describe("sliding windows", () => {
+  it("score each token but the first once, with as much before it as they can", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 60 }),
+        fc.integer({ min: 2, max: 20 }),
+        fc.integer({ min: 1, max: 19 }),
+        (length, context, stride) => {
+          fc.pre(stride < context);
+          const ids = Array.from({ length }, (_, i) => i);
+          const windows = slidingWindows(ids, context, stride, "x");
+          const scored = windows.flatMap(({ labels }) => labels.filter((label) => label !== -100));
+          expect(scored).toEqual(ids.slice(1));
+          for (const { inputIds, labels } of windows) {
+            expect(inputIds.length).toBeLessThanOrEqual(context);
+            expect(labels[0]).toBe(-100);
+            const first = labels.findIndex((label) => label !== -100);
+            expect(first >= context - stride || inputIds[0] === 0).toBe(true);
+          }
+        },
+      ),
+    );
+  });
+});
+
+const options = (change: Partial<EvalOptions>): EvalOptions => ({
+  ...{ task: "choice", template: "plain", batchSize: 2, context: 16, stride: 8, joinTexts: false },
+  ...{ maxTokens: null, answerTokens: 6 },
+  ...change,
+});
+const rows = (values: readonly object[]): EvalRow[] =>
+  values.map((value, i) => ({ value, source: `line ${i + 1}` }));
+const scoreOf = (metrics: readonly Metric[], name: string) =>
+  estimate(metrics.find((metric) => metric.name === name)!, 0).value;
+
+describe("perplexity", () => {
+  it("is that of a plain sum over the same windows, of texts apart and as one", async () => {
+    using parts = drawn(3);
+    const { decoder, adapter } = parts;
+    const texts = ["abc def ghi jkl mno pqr stu", "é🙂 x", "short", ""];
+    for (const joinTexts of [false, true]) {
+      const evaluation = prepareEvaluation(
+        rows(texts.map((text) => ({ text }))),
+        tokenizer,
+        options({ task: "perplexity", joinTexts, maxTokens: 40 }),
+      );
+      const { metrics } = await evaluation.run(decoder, adapter);
+      let [nats, count, left] = [0, 0, 40];
+      for (const text of joinTexts ? [texts.join("\n\n")] : texts) {
+        const ids = tokenizer.encode(text).slice(0, left);
+        left -= ids.length;
+        for (let t = 1; t < ids.length; t++) {
+          // Windows begin at multiples of 8; the one that scores token t is the first that reaches it.
+          const start = t < 16 ? 0 : 8 * Math.ceil((t + 1 - 16) / 8);
+          nats -= (await plainLogProbabilities(decoder, adapter, ids.slice(start, t + 1))).at(-1)!;
+          count++;
+        }
+      }
+      expect(scoreOf(metrics, "nats_per_token")).toBeCloseTo(nats / count, 4);
+      expect(scoreOf(metrics, "perplexity") / Math.exp(nats / count)).toBeCloseTo(1, 4);
+      expect(metrics[0].items.reduce((total, { bottom }) => total + bottom, 0)).toBe(count);
+    }
+  });
+
+  it("is refused where nothing can be scored", () => {
+    const prepare = (values: object[], change: Partial<EvalOptions> = {}) =>
+      prepareEvaluation(rows(values), tokenizer, options({ task: "perplexity", ...change }));
+    expect(() => prepare([{ text: "a" }])).toThrow(/L-EVAL/);
+    expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-EVAL.*below 16/);
+    expect(() => prepare([{ title: "abc" }])).toThrow(/L-RECORD\] line 1.*--map/);
+  });
+});
+
+const CHOICES = [
+  { context: "Sky.", question: "is it blue?", choices: ["no", "yes"], label: 1 },
+  { question: "2+2?", choices: ["four", "5", "twenty two"], label: 0 },
+  { question: "up?", choices: ["down", "up"], label: 1 },
+];
+
+/** What `eval` documents as the prompt of a question with choices. */
+const plainPrompt = ({ context, question }: { context?: string; question: string }) =>
+  tokenizer.encode(`${context === undefined ? "" : `${context}\n`}Question: ${question}\nAnswer:`);
+
+describe("multiple choice", () => {
+  it("takes the likeliest choice, as it is and by byte", async () => {
+    using parts = drawn(4);
+    const { decoder, adapter } = parts;
+    const { metrics, predictions } = await prepareEvaluation(rows(CHOICES), tokenizer, options({})).run(
+      decoder,
+      adapter,
+    );
+    let [right, rightByByte] = [0, 0];
+    for (const [i, row] of CHOICES.entries()) {
+      const scores: number[] = [];
+      for (const choice of row.choices) {
+        scores.push(await plainScore(decoder, adapter, plainPrompt(row), tokenizer.encode(` ${choice}`)));
+      }
+      const best = (values: number[]) => values.indexOf(Math.max(...values));
+      right += Number(best(scores) === row.label);
+      rightByByte += Number(best(scores.map((score, c) => score / row.choices[c].length)) === row.label);
+      const found = predictions[i] as { log_likelihoods: number[] };
+      for (const [c, score] of scores.entries()) expect(found.log_likelihoods[c]).toBeCloseTo(score, 3);
+    }
+    expect(scoreOf(metrics, "accuracy")).toBeCloseTo(right / 3);
+    expect(scoreOf(metrics, "accuracy_normalized")).toBeCloseTo(rightByByte / 3);
+  });
+
+  it("asks in the chat template when told to, and judges BLiMP's sentences by themselves", async () => {
+    using parts = drawn(5);
+    const { decoder, adapter } = parts;
+    const asked = `<|im_start|>user\nQuestion: up?<|im_end|>\n<|im_start|>assistant\n`;
+    const chat = await prepareEvaluation(rows([CHOICES[2]]), tokenizer, options({ template: "chat" })).run(
+      decoder,
+      adapter,
+    );
+    const [found] = chat.predictions as { log_likelihoods: number[] }[];
+    for (const [c, choice] of ["down", "up"].entries()) {
+      const score = await plainScore(decoder, adapter, tokenizer.encode(asked), tokenizer.encode(choice));
+      expect(found.log_likelihoods[c]).toBeCloseTo(score, 3);
+    }
+    const blimp = await prepareEvaluation(rows([CHOICES[2]]), tokenizer, options({ task: "blimp" })).run(
+      decoder,
+      adapter,
+    );
+    const [sentences] = blimp.predictions as { log_likelihoods: number[] }[];
+    const start = tokenizer.eosIds[0];
+    expect(sentences.log_likelihoods[1]).toBeCloseTo(
+      await plainScore(decoder, adapter, [start], tokenizer.encode("up")),
+      3,
+    );
+    const none: Tokenizer = { ...tokenizer, chatTemplate: () => null };
+    expect(() => prepareEvaluation(rows(CHOICES), none, options({ template: "chat" }))).toThrow(
+      /L-CHAT-TEMPLATE/,
+    );
+  });
+});
+
+const CRITIC = [
+  { question: "1+1?", solution: "1+1=3\n#### 3", label: 0, first_error_step: 0 },
+  { question: "1+1?", solution: "1+1=2\n#### 2", label: 1, first_error_step: -1 },
+  { question: "1+2?", solution: "1+2=4", label: 0 },
+];
+
+describe("the critic task", () => {
+  it("judges solutions, and finds the first wrong step where there is one and it is known", async () => {
+    using parts = drawn(6);
+    const { decoder, adapter } = parts;
+    const { metrics, predictions } = await prepareEvaluation(
+      rows(CRITIC),
+      tokenizer,
+      options({ task: "critic" }),
+    ).run(decoder, adapter);
+    const prompt =
+      "Question: 1+1?\nSolution:\n1. 1+1=3\n2. #### 3\nIs the solution correct or incorrect?\nAnswer:";
+    const of = (rest: string, before = "") =>
+      plainScore(decoder, adapter, tokenizer.encode(prompt + before), tokenizer.encode(rest));
+    const [first] = predictions as {
+      log_likelihoods: number[];
+      chosen: number;
+      chosen_step: number | null;
+    }[];
+    expect(first.log_likelihoods[0]).toBeCloseTo(await of(" incorrect"), 3);
+    expect(first.log_likelihoods[1]).toBeCloseTo(await of(" correct"), 3);
+    const lead = " incorrect\nFirst wrong step:";
+    const isFirst = (await of(" 1", lead)) > (await of(" 2", lead));
+    expect(first.chosen_step).toBe(isFirst ? 0 : 1);
+    const counts = metrics.map((metric) => [metric.name, estimate(metric, 0).count]);
+    expect(Object.fromEntries(counts)).toEqual({
+      ...{ accuracy: 3, accuracy_of_incorrect: 2, accuracy_of_correct: 1, first_wrong_step: 1 },
+    });
+    const judged = predictions as { chosen: number; label: number }[];
+    expect(scoreOf(metrics, "accuracy")).toBeCloseTo(
+      judged.filter(({ chosen, label }) => chosen === label).length / 3,
+    );
+  });
+});
+
+describe("a final number", () => {
+  it.each<[string, number | null]>([
+    ["so it is 1,234.50.\n#### $1,234.50 dollars", 1234.5],
+    ["#### -3\nQuestion: 7", -3],
+    ["First 3, then 4.", 4],
+    ["costs $ .5", 0.5],
+    ["no number", null],
+    ["#### none\n5", null],
+  ])("of %j is %j", (text, value) => expect(finalNumber(text)).toBe(value));
+
+  it("is taken from what the model writes, greedily, up to a stop", async () => {
+    using parts = drawn(7);
+    const { decoder, adapter } = parts;
+    const row = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2" };
+    const evaluation = prepareEvaluation(rows([row, row]), tokenizer, options({ task: "gsm8k" }));
+    const { metrics, predictions } = await evaluation.run(decoder, adapter);
+    const prompt = tokenizer.encode("Question: 1+1?\nAnswer:");
+    const ids = await generate(decoder, adapter, prompt, { maxTokens: 6, stopIds: tokenizer.eosIds });
+    const text = tokenizer.decode(ids, { skipSpecial: true });
+    expect(predictions[1]).toMatchObject({ text, final: 2, found: finalNumber(text) });
+    expect(scoreOf(metrics, "exact_match")).toBe(finalNumber(text) === 2 ? 1 : 0);
+    expect(scoreOf(metrics, "answer_tokens")).toBe(ids.length);
+    expect(() =>
+      prepareEvaluation(rows([{ question: "q", answer: "none" }]), tokenizer, options({ task: "gsm8k" })),
+    ).toThrow(/L-RECORD\] line 1.*#### number/);
+  });
+});
+
+describe("what train learns of a task", () => {
+  const learned = (task: (typeof TASKS)[number], value: object, asChat = false) => {
+    const record = trainingRecord(task, value, "s", asChat);
+    const encoding = { bosId: null, eosId: 2, maxLength: 500, cut: false, chat: tokenizer.chatTemplate() };
+    const { inputIds, labels } = encodeRecord(record, "s", tokenizer, encoding);
+    return { all: tokenizer.decode(inputIds), learned: tokenizer.decode(labels.filter((id) => id !== -100)) };
+  };
+
+  it("is the answer to what eval asks", () => {
+    expect(learned("boolq", CHOICES[0])).toEqual({
+      all: "Sky.\nQuestion: is it blue?\nAnswer: yes<|im_end|>",
+      learned: " yes<|im_end|>",
+    });
+    expect(learned("critic", CRITIC[0]).learned).toBe(" incorrect\nFirst wrong step: 1<|im_end|>");
+    expect(learned("critic", CRITIC[1]).learned).toBe(" correct<|im_end|>");
+    expect(learned("critic", CRITIC[2]).learned).toBe(" incorrect<|im_end|>");
+    expect(learned("blimp", CHOICES[2]).all).toBe("up<|im_end|>");
+    const gsm8k = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2" };
+    expect(learned("gsm8k", gsm8k, true)).toEqual({
+      all: "<|im_start|>user\nQuestion: 1+1?<|im_end|>\n<|im_start|>assistant\n1+1=2\n#### 2<|im_end|>\n",
+      learned: "1+1=2\n#### 2<|im_end|>",
+    });
+  });
+
+  it("is refused by row where it is no row of the task", () => {
+    for (const task of TASKS) {
+      expect(() => trainingRecord(task, { x: 1 }, "f.jsonl, line 3", false)).toThrow(
+        /L-RECORD\] f\.jsonl, line 3/,
+      );
+    }
+    const beyond = { ...CRITIC[0], first_error_step: 2 };
+    expect(() => trainingRecord("critic", beyond, "s", false)).toThrow(/no line of the solution/);
+  });
+});
+
+describe("an interval", () => {
+  const share = (right: readonly number[]): Metric => ({
+    name: "accuracy",
+    items: right.map((top) => ({ top, bottom: 1 })),
+  });
+
+  it("of a share is Wilson's", () => {
+    // Values of SciPy 1.17: binomtest(8, 10).proportion_ci(method="wilson"), and of (0, 5).
+    expect(wilson(8, 10).low).toBeCloseTo(0.4901625, 6);
+    expect(wilson(8, 10).high).toBeCloseTo(0.9433178, 6);
+    expect(wilson(0, 5)).toEqual({ low: 0, high: expect.closeTo(0.4344825, 6) });
+    expect(estimate(share([1, 1, 0, 1]), 0)).toMatchObject({ value: 0.75, count: 4, ...wilson(3, 4) });
+  });
+
+  it("of a mean is near the normal one, the same for the same seed", () => {
+    const random = new Random(5);
+    const items = Array.from(random.normals(400, 2), (top) => ({ top: 10 + top, bottom: 1 }));
+    const metric = { name: "x", items };
+    const { value, low, high } = estimate(metric, 1);
+    const half = (1.96 * 2) / Math.sqrt(400);
+    expect(low).toBeGreaterThan(value - 1.35 * half);
+    expect(low).toBeLessThan(value - 0.75 * half);
+    expect(high - value).toBeGreaterThan(0.75 * half);
+    expect(high - value).toBeLessThan(1.35 * half);
+    expect(estimate(metric, 1)).toEqual(estimate(metric, 1));
+    expect(estimate({ ...metric, transform: "exp" }, 1).value).toBeCloseTo(Math.exp(value));
+  });
+
+  it("of a difference is of pairs: what both have in common cancels", () => {
+    const before = Array.from({ length: 60 }, (_, i) => Number(i % 2 === 0));
+    const after = before.map((right, i) => (i < 6 ? 1 : right));
+    const { value, low, high } = estimateDifference(share(before), share(after), 0);
+    expect(value).toBeCloseTo(3 / 60);
+    expect(low).toBeGreaterThanOrEqual(0);
+    expect(high).toBeLessThan(0.13); // two shares apart would give 0.23
+    expect(estimateDifference(share(before), share(before), 0)).toMatchObject({ value: 0, low: 0, high: 0 });
+  });
+});
