@@ -37,7 +37,6 @@ export {
   Decoder,
   decoderParameters,
   type Forward,
-  type RunLayer,
   shiftLabels,
   type TokenBatch,
 } from "./decoder.ts";
@@ -78,6 +77,7 @@ export {
   planStep,
 } from "./plan.ts";
 export type { Projection } from "./projection.ts";
+export type { RunLayer } from "./recomputed-block.ts";
 export {
   type EncodeOptions,
   encodeRecord,
