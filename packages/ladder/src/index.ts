@@ -72,9 +72,11 @@ export {
   type LargeBuffer,
   type LongestContext,
   longestContext,
+  measureStep,
   type Plan,
   type PlanOptions,
   planStep,
+  type StepOptions,
 } from "./plan.ts";
 export type { Projection } from "./projection.ts";
 export type { RunLayer } from "./recomputed-block.ts";
