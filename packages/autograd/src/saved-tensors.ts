@@ -50,9 +50,14 @@ export class SavedTensors {
 
   /** Bytes that are live for the backward pass alone: weights and rungs that a rule saves are resident anyway. */
   get sizeBytes(): number {
-    let bytes = 0;
-    for (const kept of this.#kept.values()) if (kept.handles[0].category === "saved") bytes += bytesOf(kept);
-    return bytes;
+    const bytes = new Map<object, number>(); // views of one memory count once
+    for (const { handles } of this.#kept.values()) {
+      for (const { category, memoryKey, dtype, size } of handles) {
+        if (category !== "saved") continue;
+        bytes.set(memoryKey, Math.max(bytes.get(memoryKey) ?? 0, sizeBytes(dtype, size)));
+      }
+    }
+    return [...bytes.values()].reduce((sum, size) => sum + size, 0);
   }
 
   /**

@@ -13,6 +13,7 @@ import {
 } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import { type Embedding, floatEmbedding, floatHead, type Head, type LossOptions } from "./head.ts";
+import { type RunLayer, recomputedBlock } from "./recomputed-block.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -57,9 +58,6 @@ export function decoderParameters(config: ModelConfig): ParameterSpec[] {
     ...head,
   ];
 }
-
-/** Runs a function of tensors, or records it as a whole, to be computed again in the backward pass. */
-export type RunLayer = (fn: (ops: Ops, ...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]) => Tensor;
 
 export interface HiddenOptions {
   /** Shown every hidden state on the way: H_0, then the output of each block. */
@@ -203,24 +201,7 @@ export class Decoder {
     const trained = adapter?.tensors(layer) ?? [];
     const weightsWith = (tensors: readonly Tensor[]) =>
       adapter ? adapter.weights(layer, frozen, tensors, dropoutStream) : frozen;
-    if (runLayer) {
-      // All that may be gone when the block is computed again is handed in.
-      const { rope, keyMask, segments } = context;
-      return runLayer(
-        (inner, x, cos, sin, ...rest) => {
-          const marks = {
-            keyMask: keyMask ? rest.shift()! : null,
-            segments: segments ? rest.shift()! : null,
-          };
-          return block(inner, this.config, weightsWith(rest), x, {
-            rope: { cos, sin },
-            ...marks,
-            offset: context.offset,
-          });
-        },
-        [h, rope.cos, rope.sin, ...[keyMask, segments].filter((mark) => mark !== null), ...trained],
-      );
-    }
+    if (runLayer) return recomputedBlock(runLayer, this.config, weightsWith, trained, h, context);
     if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {
       return blockInChunks(ops, this.config, weightsWith(trained), h, context, chunkTokens);
     }

@@ -37,7 +37,6 @@ export {
   Decoder,
   decoderParameters,
   type Forward,
-  type RunLayer,
   shiftLabels,
   type TokenBatch,
 } from "./decoder.ts";
@@ -90,11 +89,14 @@ export {
   type LargeBuffer,
   type LongestContext,
   longestContext,
+  measureStep,
   type Plan,
   type PlanOptions,
   planStep,
+  type StepOptions,
 } from "./plan.ts";
 export type { Projection } from "./projection.ts";
+export type { RunLayer } from "./recomputed-block.ts";
 export {
   type EncodeOptions,
   encodeRecord,

@@ -17,13 +17,17 @@ export interface LowRank {
   readonly dropout?: { readonly rate: number; readonly seed: number; readonly stream: number } | null;
 }
 
-/** base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. */
+/**
+ * base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. Only the sum outlives the call, and
+ * what is saved: each of its terms is as large.
+ */
 export function withLowRank(base: Projection, { a, b, scale, dropout = null }: LowRank): Projection {
-  return (ops, x) => {
-    const kept = dropout ? ops.dropout(x, dropout) : x;
-    const narrow = ops.scale(ops.linear(kept, a), { factor: scale });
-    return ops.add(base(ops, x), ops.linear(narrow, b));
-  };
+  return (ops, x) =>
+    x.device.scope(() => {
+      const kept = dropout ? ops.dropout(x, dropout) : x;
+      const narrow = ops.scale(ops.linear(kept, a), { factor: scale });
+      return ops.add(base(ops, x), ops.linear(narrow, b));
+    });
 }
 
 const siteName = ({ layer, module }: LoraSite): string => `base_model.model.model.layers.${layer}.${module}`;

@@ -20,9 +20,11 @@ export interface MethodOptions {
   readonly seed?: number;
 }
 
+/** Whether a method trains a network beside the model. */
+export const hasSideNetwork = (method: Method): boolean => method === "ladder" || method === "xladder";
+
 /** Whether a method's backbone is stored in NF4 unless the caller says otherwise: where memory is the point. */
-export const quantizesByDefault = (method: Method): boolean =>
-  method === "ladder" || method === "xladder" || method === "qlora";
+export const quantizesByDefault = (method: Method): boolean => hasSideNetwork(method) || method === "qlora";
 
 /** The side network of a method, or null for one without. Throws `L-ADAPTER-CONFIG`. */
 export function sideConfigOf(

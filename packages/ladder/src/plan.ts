@@ -4,6 +4,7 @@
  */
 import {
   type BytesByCategory,
+  type Device,
   type DeviceProfile,
   type MemorySample,
   MetaDevice,
@@ -17,17 +18,20 @@ import type { FlopsByOp } from "./flop-counts.ts";
 import { type MethodOptions, makeAdapter } from "./method.ts";
 import { type LabeledBatch, type MemoryOptions, Trainer } from "./trainer.ts";
 
-export interface PlanOptions {
+export interface StepOptions {
   readonly method: MethodOptions;
   readonly storage: BaseStorage;
   readonly memory: MemoryOptions;
   readonly batchSize: number;
   /** [T] Tokens of each row; may be more than the model was made for. */
   readonly context: number;
-  /** The adapter to stand in for: its limits and kernels. Default: a discrete GPU with WebGPU's least limits. */
-  readonly profile?: Partial<DeviceProfile>;
   /** Note memory after every op of the step. */
   readonly timeline?: boolean;
+}
+
+export interface PlanOptions extends StepOptions {
+  /** The adapter to stand in for: its limits and kernels. Default: a discrete GPU with WebGPU's least limits. */
+  readonly profile?: Partial<DeviceProfile>;
 }
 
 /** A tensor that one binding of some adapters does not hold. */
@@ -78,51 +82,63 @@ const withoutContextLimit = (config: ModelConfig): ModelConfig => ({
   slidingWindow: null,
 });
 
+/** One training step of this model from its configuration alone: `measureStep` on `meta`, in the place of another device. */
+export const planStep = (config: ModelConfig, options: PlanOptions): Plan =>
+  measureStep(new MetaDevice(options.profile), config, options);
+
 /**
- * One training step of this model from its configuration alone. Throws what `makeAdapter` throws, and `T-TOO-LARGE` where
- * the adapter could not hold a tensor.
+ * One training step of a model of this configuration with weights of no particular values, on any device: what it takes
+ * does not depend on values. Throws what `makeAdapter` throws, and `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where the device
+ * cannot hold it.
  */
-export function planStep(config: ModelConfig, options: PlanOptions): Plan {
-  const device = new MetaDevice(options.profile);
-  const { maxBufferBytes } = device.profile;
+export function measureStep(device: Device, config: ModelConfig, options: StepOptions): Plan {
+  const { memory } = device;
   const large = new Map<string, number>();
-  const note = ({ label, sizeBytes }: LargeBuffer) => {
-    if (sizeBytes > maxBufferBytes) {
-      throw new SidenetError(
-        "T-TOO-LARGE",
-        `${label} wants a buffer of ${sizeBytes} bytes, this adapter allows ${maxBufferBytes}. Take smaller weights ` +
-          "(--dtype f16, --quantize-ends) or an adapter with larger buffers.",
-      );
-    }
+  const before = memory.onReserve;
+  memory.onReserve = ({ label, sizeBytes }) => {
+    refuseLarge(label, sizeBytes, device.profile.maxBufferBytes);
     if (sizeBytes > BINDING_LIMITS[0]) large.set(label, Math.max(large.get(label) ?? 0, sizeBytes));
   };
-  device.memory.onReserve = note;
-  const model = withoutContextLimit(config);
-  using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
-  using adapter = makeAdapter(options.method, decoder, "planned");
-  using trainer = new Trainer(decoder, adapter, { ...options.memory, learningRate: () => 0 });
-  device.memory.resetPeak();
-  const before = device.flops;
-  const stop = options.timeline ? recordTimeline(device) : () => [];
-  const { loss, norm } = trainer.dispatchStep(plannedBatch(options.batchSize, options.context));
-  const timeline = stop();
-  loss.dispose();
-  norm.dispose();
-  const { peakBytes, byCategory, largest } = device.memory.peak();
-  return {
-    trainableParameters: adapter.parameters.count,
-    peakBytes,
-    peakBytesByCategory: byCategory,
-    largest,
-    restingBytes: device.memory.liveBytes,
-    flops: device.flops - before,
-    flopsByOp: trainer.flops.byOp,
-    tokens: options.batchSize * options.context,
-    largeBuffers: [...large]
-      .map(([label, sizeBytes]) => ({ label, sizeBytes }))
-      .sort((a, b) => b.sizeBytes - a.sizeBytes),
-    timeline,
-  };
+  try {
+    const model = withoutContextLimit(config);
+    using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
+    using adapter = makeAdapter(options.method, decoder, "planned");
+    using trainer = new Trainer(decoder, adapter, { ...options.memory, learningRate: () => 0 });
+    memory.resetPeak();
+    const flops = device.flops;
+    const stop = options.timeline ? recordTimeline(device) : () => [];
+    const { loss, norm } = trainer.dispatchStep(plannedBatch(options.batchSize, options.context));
+    const timeline = stop();
+    loss.dispose();
+    norm.dispose();
+    const { peakBytes, byCategory, largest } = memory.peak();
+    return {
+      trainableParameters: adapter.parameters.count,
+      peakBytes,
+      peakBytesByCategory: byCategory,
+      largest,
+      restingBytes: memory.liveBytes,
+      flops: device.flops - flops,
+      flopsByOp: trainer.flops.byOp,
+      tokens: options.batchSize * options.context,
+      largeBuffers: [...large]
+        .map(([label, sizeBytes]) => ({ label, sizeBytes }))
+        .sort((a, b) => b.sizeBytes - a.sizeBytes),
+      timeline,
+    };
+  } finally {
+    memory.onReserve = before;
+  }
+}
+
+/** Throws `T-TOO-LARGE`. */
+function refuseLarge(label: string, sizeBytes: number, maxBufferBytes: number): void {
+  if (sizeBytes <= maxBufferBytes) return;
+  throw new SidenetError(
+    "T-TOO-LARGE",
+    `${label} wants a buffer of ${sizeBytes} bytes, this adapter allows ${maxBufferBytes}. Take smaller weights ` +
+      "(--dtype f16, --quantize-ends) or an adapter with larger buffers.",
+  );
 }
 
 /** Contexts are searched in steps of this many tokens. */
@@ -146,9 +162,13 @@ export function longestContext(
   options: Omit<PlanOptions, "context" | "timeline">,
   memoryBytes: number,
 ): LongestContext {
+  const plans = new Map<number, Plan>();
   const peakAt = (steps: number): number => {
+    const context = steps * CONTEXT_STEP;
     try {
-      return planStep(config, { ...options, context: steps * CONTEXT_STEP }).peakBytes;
+      const plan = planStep(config, { ...options, context });
+      plans.set(context, plan);
+      return plan.peakBytes;
     } catch (error) {
       if (error instanceof SidenetError && error.code === "T-TOO-LARGE") return Number.POSITIVE_INFINITY;
       throw error;
@@ -156,33 +176,31 @@ export function longestContext(
   };
   const context = CONTEXT_STEP * largestWithin(memoryBytes, peakAt, MOST_TOKENS / CONTEXT_STEP);
   const usable = Math.min(context, contextLimit(config));
-  return {
-    context,
-    usable,
-    plan: usable === 0 ? null : planStep(config, { ...options, context: usable }),
-  };
+  if (usable === 0) return { context, usable, plan: null };
+  return { context, usable, plan: plans.get(usable) ?? planStep(config, { ...options, context: usable }) };
 }
 
 /**
  * The largest n <= most with f(n) <= budget, or 0; f never falls. Peaks grow nearly in proportion to the context, so the
- * next try lies on the line through the two closest known ones; every other try halves, in case they do not.
+ * next try lies on the line through the two closest known points; every third halves what is left, in case they do not.
  */
 function largestWithin(budget: number, f: (n: number) => number, most: number): number {
   let low = { n: 0, value: 0 };
+  let lower = low;
   let high = { n: most + 1, value: Number.POSITIVE_INFINITY };
-  for (let tries = 0; high.n - low.n > 1; tries++) {
-    const middle = Math.floor((low.n + high.n) / 2);
-    const line = low.n + ((budget - low.value) * (high.n - low.n)) / (high.value - low.value);
-    const wanted =
-      low.n === 0
-        ? Math.min(16, middle) // small ones cost least to plan
-        : Number.isFinite(high.value) && tries % 3 !== 2
-          ? Math.round(line)
-          : Math.min(2 * low.n, middle);
-    const n = Math.min(high.n - 1, Math.max(low.n + 1, wanted));
+  for (let tries = 1; high.n - low.n > 1; tries++) {
+    const n = Math.min(high.n - 1, Math.max(low.n + 1, guess(tries)));
     const value = f(n);
-    if (value <= budget) low = { n, value };
-    else high = { n, value };
+    if (value > budget) high = { n, value };
+    else [lower, low] = [low, { n, value }];
   }
   return low.n;
+
+  function guess(tries: number): number {
+    if (low.n < 32) return Math.min(low.n + 16, Math.floor((low.n + high.n) / 2)); // small ones cost least
+    const other = Number.isFinite(high.value) ? high : lower;
+    const onLine = low.n + ((budget - low.value) * (other.n - low.n)) / (other.value - low.value);
+    const halved = Math.floor((low.n + high.n) / 2);
+    return tries % 3 === 0 && Number.isFinite(high.value) ? halved : Math.floor(onLine);
+  }
 }

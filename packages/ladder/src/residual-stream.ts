@@ -1,7 +1,8 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
-import type { Decoder, Forward, RunLayer } from "./decoder.ts";
+import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
+import type { RunLayer } from "./recomputed-block.ts";
 
 /** Tokens of a row that go through a block at a time where nobody records it. */
 export const CHUNK_TOKENS = 512;
@@ -13,7 +14,7 @@ export interface StreamOptions {
   readonly sideCache?: KvCache | null;
   /** Numbers a training pass for its dropout; null, the default: nothing is dropped. */
   readonly dropoutStream?: number | null;
-  /** Gradient checkpointing of recorded blocks. */
+  /** Gradient checkpointing of recorded blocks: the backbone's, or a side network's. */
   readonly runLayer?: RunLayer | null;
   /** Tokens that go through a frozen block at a time; default 512. */
   readonly chunkTokens?: number;
@@ -36,10 +37,11 @@ export function residualStream(
   options: StreamOptions = {},
 ): Tensor {
   const plain = decoder.device.ops;
-  const { ops = plain, onHidden } = options;
+  const { ops = plain, onHidden, runLayer = null } = options;
   const backboneOps = adapter?.blocks ? ops : plain;
   const isRecorded = backboneOps !== plain;
-  const pass = adapter?.side?.start(ops, forward, options.sideCache?.layers) ?? null;
+  const pass =
+    adapter?.side?.start(ops, forward, { cache: options.sideCache?.layers ?? null, runLayer }) ?? null;
   if (pass) pass.onState = options.onSideState ?? null;
   const h = decoder.hidden(backboneOps, forward, {
     observe: (index, state) => {
@@ -49,9 +51,7 @@ export function residualStream(
     adapter: adapter?.blocks ?? null,
     cache: options.cache?.layers ?? null,
     dropoutStream: options.dropoutStream ?? null,
-    ...(isRecorded
-      ? { runLayer: options.runLayer ?? null }
-      : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
+    ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
   });
   if (!pass) return h;
   return decoder.device.scope(() => pass.finish(h), { consume: [h], label: "the end of the side network" });

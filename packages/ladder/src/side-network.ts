@@ -9,12 +9,14 @@ import {
   type BlockShape,
   type BlockWeights,
   block,
+  blockParameters,
   blockWeights,
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
+import { type RunLayer, recomputedBlock } from "./recomputed-block.ts";
 import { ropeTables } from "./rope-tables.ts";
 import {
   checkSideConfig,
@@ -55,7 +57,7 @@ export class SideNetwork implements Adapter {
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
   readonly shape: BlockShape;
-  readonly #layers: readonly BlockWeights[];
+  readonly #names: readonly string[];
 
   /** Takes the store as its own. Throws `L-ADAPTER-CONFIG` or `T-NAME`. */
   constructor(config: SideConfig, model: ModelConfig, parameters: ParamStore) {
@@ -64,14 +66,8 @@ export class SideNetwork implements Adapter {
     this.model = model;
     this.parameters = parameters;
     this.shape = sideBlockShape(config, model);
-    this.#layers = Array.from({ length: config.num_hidden_layers }, (_, i) => {
-      const name = (rest: string) => layerName(i + 1, rest);
-      return blockWeights(
-        this.shape,
-        (rest) => (parameters.has(name(rest)) ? parameters.get(name(rest)) : null),
-        (rest) => parameters.get(name(rest)),
-      );
-    });
+    this.#names = blockParameters(this.shape).map(({ name }) => name);
+    for (const { name } of sideParameters(config, model)) parameters.get(name);
   }
 
   /** A side network with initial values of its configured seed. */
@@ -94,12 +90,27 @@ export class SideNetwork implements Adapter {
   }
 
   /** One pass beside a backbone pass. `ops` is a tape to train, the device's own ops to run. */
-  start(ops: Ops, forward: Forward, cache?: readonly LayerCache[]): SidePass {
+  start(ops: Ops, forward: Forward, options: SidePassOptions = {}): SidePass {
     const { device } = this.parameters;
     const { offset } = forward.context;
     const length = forward.ids.shape[1];
     const rope = ropeTables(device, this.model.rope, this.config.head_dim, offset, length);
-    return new SidePass(this, this.#layers, ops, { ...forward.context, rope }, cache ?? null);
+    return new SidePass(this, ops, { ...forward.context, rope }, options);
+  }
+
+  /** What is trained in side layer k, in the order of `blockParameters`. */
+  tensors(k: number): Tensor[] {
+    return this.#names.map((name) => this.parameters.get(layerName(k, name)));
+  }
+
+  /** A side layer's weights, each of the tensors in its place. */
+  weights(tensors: readonly Tensor[]): BlockWeights {
+    const byName = new Map(this.#names.map((name, i) => [name, tensors[i]]));
+    return blockWeights(
+      this.shape,
+      (name) => byName.get(name) ?? null,
+      (name) => byName.get(name)!,
+    );
   }
 
   dispose(): void {
@@ -127,13 +138,19 @@ export function gateFusion(
   return ops.add(ops.scaleBy(state, mu), gated);
 }
 
+export interface SidePassOptions {
+  readonly cache?: readonly LayerCache[] | null;
+  /** How a side layer is run: for gradient checkpointing. */
+  readonly runLayer?: RunLayer | null;
+}
+
 /** The state of one pass: shown each hidden state in turn, it climbs as far as its rungs allow. */
 export class SidePass {
   readonly #network: SideNetwork;
-  readonly #layers: readonly BlockWeights[];
   readonly #ops: Ops;
   readonly #context: BlockContext;
   readonly #cache: readonly LayerCache[] | null;
+  readonly #runLayer: RunLayer | null;
   /** s_0 .. s_k so far is one tensor: the newest. null stands for s_0 = 0. */
   #state: Tensor | null = null;
   #done = 0;
@@ -141,18 +158,12 @@ export class SidePass {
   onState: ((k: number, state: Tensor) => void) | null = null;
 
   /** Use `SideNetwork.start`. */
-  constructor(
-    network: SideNetwork,
-    layers: readonly BlockWeights[],
-    ops: Ops,
-    context: BlockContext,
-    cache: readonly LayerCache[] | null,
-  ) {
+  constructor(network: SideNetwork, ops: Ops, context: BlockContext, options: SidePassOptions) {
     this.#network = network;
-    this.#layers = layers;
     this.#ops = ops;
     this.#context = context;
-    this.#cache = cache;
+    this.#cache = options.cache ?? null;
+    this.#runLayer = options.runLayer ?? null;
   }
 
   /** Reads H_index: f32[B,T,d]. Only the rungs' down projections look at it, so nothing of the backbone is recorded. */
@@ -164,7 +175,7 @@ export class SidePass {
 
   /** y = H_L + U · rmsNorm(s_l, w_side): f32[B,T,d], after all free layers. */
   finish(h: Tensor): Tensor {
-    while (this.#done < this.#layers.length) this.#layer(null);
+    while (this.#done < this.#network.config.num_hidden_layers) this.#layer(null);
     const ops = this.#ops;
     const { parameters, model } = this.#network;
     const state = this.#state!;
@@ -180,12 +191,20 @@ export class SidePass {
   /** Runs side layer k = done + 1 over u_k. */
   #layer(h: Tensor | null): void {
     const k = ++this.#done;
-    const { shape } = this.#network;
-    this.#advance(() => {
-      const u = h === null ? this.#state! : this.#fuse(k, h);
-      return block(this.#ops, shape, this.#layers[k - 1], u, this.#context, this.#cache?.[k - 1] ?? null);
-    }, `side layer ${k}`);
+    this.#advance(() => this.#block(k, h === null ? this.#state! : this.#fuse(k, h)), `side layer ${k}`);
     this.onState?.(k, this.#state!);
+  }
+
+  #block(k: number, u: Tensor): Tensor {
+    const network = this.#network;
+    const { shape } = network;
+    const tensors = network.tensors(k);
+    if (this.#runLayer) {
+      const weightsWith = (handles: readonly Tensor[]) => network.weights(handles);
+      return recomputedBlock(this.#runLayer, shape, weightsWith, tensors, u, this.#context);
+    }
+    const cache = this.#cache?.[k - 1] ?? null;
+    return block(this.#ops, shape, network.weights(tensors), u, this.#context, cache);
   }
 
   #advance(next: () => Tensor, label: string): void {

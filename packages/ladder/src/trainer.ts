@@ -204,8 +204,10 @@ export class Trainer {
         if (share === 0) continue;
         device.scope(() => {
           const one = this.#backward(part, share);
-          accumulateGradients(device, gradients, one.gradients);
-          device.ops.accumulate(loss, device.ops.scale(one.loss, { factor: share }));
+          this.flops.measure("backward", () => {
+            accumulateGradients(device, gradients, one.gradients);
+            device.ops.accumulate(loss, device.ops.scale(one.loss, { factor: share }));
+          });
         });
       }
       return { loss, gradients };

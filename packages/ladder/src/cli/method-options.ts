@@ -3,7 +3,7 @@ import type { Device } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { METHODS, type Method } from "../adapter.ts";
 import type { BaseStorage, WeightDType } from "../base-storage.ts";
-import { type MethodOptions, quantizesByDefault } from "../method.ts";
+import { hasSideNetwork, type MethodOptions, quantizesByDefault } from "../method.ts";
 import type { MemoryOptions } from "../trainer.ts";
 import { fraction, nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
 
@@ -48,10 +48,10 @@ export interface SizeFlags {
 export interface MemoryFlags {
   readonly quantize: "auto" | "nf4" | "none";
   readonly quantizeEnds: boolean;
-  readonly gradientCheckpointing: boolean;
-  readonly optimizerState?: "f32" | "8bit";
-  readonly saved?: "f32" | "f16";
-  readonly rungs?: "f32" | "f16" | "int8";
+  readonly gradientCheckpointing?: boolean;
+  readonly optimizerState: "auto" | "f32" | "8bit";
+  readonly saved: "auto" | "f32" | "f16";
+  readonly rungs: "auto" | "f32" | "f16" | "int8";
   readonly lossChunk?: number;
   readonly microBatch?: number;
   readonly chunkTokens?: number;
@@ -109,13 +109,32 @@ export function addMemoryOptions(command: Command): Command {
       ]).default("auto"),
     )
     .option("--quantize-ends", "embeddings and head in NF4 as well", false)
-    .option("--gradient-checkpointing", "LoRA and full: compute blocks again in the backward pass", false)
-    .addOption(choice("--optimizer-state <kind>", "AdamW's moments (default: f32)", ["f32", "8bit"]))
+    .option(
+      "--gradient-checkpointing",
+      "compute recorded blocks again in the backward pass (default: those of side networks, where it costs little)",
+    )
+    .option("--no-gradient-checkpointing", "keep what they made")
     .addOption(
-      choice("--saved <type>", "activations kept for the backward pass (default: f32)", ["f32", "f16"]),
+      choice("--optimizer-state <kind>", "AdamW's moments; auto: 8bit beside weights in NF4", [
+        "auto",
+        "f32",
+        "8bit",
+      ]).default("auto"),
     )
     .addOption(
-      choice("--rungs <type>", "hidden states that rungs keep (default: f32)", ["f32", "f16", "int8"]),
+      choice("--saved <type>", "activations kept for the backward pass; auto: as --dtype", [
+        "auto",
+        "f32",
+        "f16",
+      ]).default("auto"),
+    )
+    .addOption(
+      choice("--rungs <type>", "hidden states that rungs keep; auto: as --dtype", [
+        "auto",
+        "f32",
+        "f16",
+        "int8",
+      ]).default("auto"),
     )
     .option("--loss-chunk <MiB>", "logits that exist at a time (default: 32)", numberWithin(1, 4096))
     .option("--micro-batch <n>", "rows that go through at a time (default: all)", positiveInteger)
@@ -139,12 +158,22 @@ export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
   };
 }
 
-export function memoryOptions(flags: MemoryFlags): MemoryOptions {
+/** What `auto` comes to: `storage` is how the method's model is stored. */
+export function memoryOptions(
+  flags: MemoryFlags & Pick<SizeFlags, "rungNorm">,
+  method: Method,
+  storage: Required<BaseStorage>,
+): MemoryOptions {
   const { gradientCheckpointing, optimizerState, saved, rungs, lossChunk, microBatch, chunkTokens } = flags;
+  const { dtype, quantizeBlocks } = storage;
   return {
-    gradientCheckpointing,
-    savedFormats: defined({ saved, rungs }),
-    ...defined({ optimizerState, microBatchSize: microBatch, chunkTokens }),
+    gradientCheckpointing: gradientCheckpointing ?? hasSideNetwork(method),
+    optimizerState: optimizerState !== "auto" ? optimizerState : quantizeBlocks ? "8bit" : "f32",
+    savedFormats: {
+      saved: saved === "auto" ? dtype : saved,
+      rungs: rungs !== "auto" ? rungs : flags.rungNorm ? dtype : "f32", // unnormed states may pass what f16 holds
+    },
+    ...defined({ microBatchSize: microBatch, chunkTokens }),
     ...(lossChunk === undefined ? {} : { lossChunkBytes: lossChunk * 2 ** 20 }),
   };
 }

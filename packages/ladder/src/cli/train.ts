@@ -347,7 +347,6 @@ async function train(
     maxLength: options.maxLength ?? null,
     learningRate: options.learningRate ?? LEARNING_RATES[method],
     method: methodOptions(method, options),
-    memory: memoryOptions(options),
     onNonFinite,
     existing: resume ? "resume" : overwrite ? "overwrite" : "refuse",
     settings: currentSettings(command),
@@ -356,7 +355,8 @@ async function train(
   try {
     return await withDevice(options.device, report, async (device) => {
       const storage = storageOf(method, weightDType(options.dtype, device, method), options);
-      const summary = await trainRun(device, { ...run, storage }, eventsOf(report, options), stop.signal);
+      const memory = memoryOptions(options, method, storage);
+      const summary = await trainRun(device, { ...run, storage, memory }, eventsOf(report, options), stop.signal);
       report.endBar();
       const page = await writeReport(outputDir);
       report.print(describeSummary(summary));

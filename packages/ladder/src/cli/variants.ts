@@ -63,5 +63,10 @@ export function settingsOf(
   const all = { ...flags, ...variant.flags };
   const dtype = weightDType(flags.dtype, device, method);
   const storage = storageOf(method, dtype, all);
-  return { method: methodOptions(method, flags), storage, memory: memoryOptions(all), dtype };
+  return {
+    method: methodOptions(method, flags),
+    storage,
+    memory: memoryOptions(all, method, storage),
+    dtype,
+  };
 }
