@@ -1,5 +1,6 @@
 export { type Adapter, type BlockAdapter, METHODS, type Method } from "./adapter.ts";
 export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
+export { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { checkRow } from "./bench/operands.ts";
@@ -66,7 +67,7 @@ export { type AdapterConfig, adapterConfigJson, loadAdapter, parseAdapterConfig 
 export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
-export { type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
+export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
 export { quantizeNf4 } from "./nf4-weight.ts";
 export {
   BINDING_LIMITS,
@@ -78,6 +79,8 @@ export {
   planStep,
 } from "./plan.ts";
 export type { Projection } from "./projection.ts";
+export { type PruneOptions, prunedValues, sourceBlocks } from "./pruned-init.ts";
+export { IMPORTANCES, type Importance } from "./pruning.ts";
 export {
   type EncodeOptions,
   encodeRecord,
@@ -88,13 +91,12 @@ export {
 } from "./records.ts";
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
-export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+export { effectiveDepth, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 export { SideNetwork, SidePass } from "./side-network.ts";
 export { StopMatcher, TextStream } from "./text-stream.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {
   evaluateLoss,
-  type LabeledBatch,
   type MemoryOptions,
   type StepReport,
   Trainer,

@@ -189,7 +189,7 @@ export function nf4Parts(find: (name: string) => Tensor | null, weight: string, 
 
 /**
  * The layer of a weight that lies in NF4 in a store, or null when it does not: x · Wᵀ + bias with W [out, in] dequantized
- * on the way. Block sizes follow from the lengths.
+ * on the way.
  */
 export function nf4Projection(
   find: (name: string) => Tensor | null,
@@ -201,6 +201,24 @@ export function nf4Projection(
   if (!parts) return null;
   const { codes, table, absmax, scales, attrs } = parts;
   return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, ...attrs });
+}
+
+/** A weight of a store in f32, in new memory, whatever it is stored as. Throws `T-NAME` where it is missing. */
+export function denseMatrix(
+  device: Device,
+  store: ParamStore,
+  weight: string,
+  shape: readonly number[],
+): Tensor {
+  const { ops } = device;
+  const parts = nf4Parts(
+    (name) => (store.has(name) ? store.get(name) : null),
+    weight,
+    shape.reduce((a, b) => a * b, 1),
+  );
+  if (!parts) return ops.cast(store.get(weight), { to: "f32" });
+  const { codes, table, absmax, scales, attrs } = parts;
+  return ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs });
 }
 
 /** Elements of a weight that are on the device in f32 at a time: 16 MiB. */

@@ -11,11 +11,13 @@ import {
   SidenetError,
 } from "@sidenet/tensor";
 import { type BaseStorage, emptyWeights } from "./base-storage.ts";
+import type { LabeledBatch } from "./batch-loss.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import { Decoder } from "./decoder.ts";
 import type { FlopsByOp } from "./flop-counts.ts";
 import { type MethodOptions, makeAdapter } from "./method.ts";
-import { type LabeledBatch, type MemoryOptions, Trainer } from "./trainer.ts";
+import { effectiveDepth } from "./side-config.ts";
+import { type MemoryOptions, Trainer } from "./trainer.ts";
 
 export interface PlanOptions {
   readonly method: MethodOptions;
@@ -38,6 +40,8 @@ export interface LargeBuffer {
 
 export interface Plan {
   readonly trainableParameters: number;
+  /** Blocks on the longest way from tokens to logits. */
+  readonly effectiveDepth: number;
   readonly peakBytes: number;
   /** What is live at the peak; its sum is the peak. */
   readonly peakBytesByCategory: BytesByCategory;
@@ -111,6 +115,7 @@ export function planStep(config: ModelConfig, options: PlanOptions): Plan {
   const { peakBytes, byCategory, largest } = device.memory.peak();
   return {
     trainableParameters: adapter.parameters.count,
+    effectiveDepth: effectiveDepth(adapter.side?.config ?? null, config),
     peakBytes,
     peakBytesByCategory: byCategory,
     largest,

@@ -76,3 +76,8 @@ export function byteSize(text: string): number {
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
   throw new InvalidArgumentError("Wanted a size such as 12GB (10^9 bytes) or 128MiB (2^20).");
 }
+
+/** An option that takes several values, each as `parse` has it: commander calls this for one after the other. */
+export function listOf<T>(parse: (text: string) => T): (text: string, list?: readonly T[]) => readonly T[] {
+  return (text, list = []) => [...list, parse(text)];
+}

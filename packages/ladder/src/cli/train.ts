@@ -61,6 +61,7 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly schedule: "constant" | "linear" | "cosine";
   readonly weightDecay: number;
   readonly maxGradNorm: number;
+  readonly calibration?: number;
   readonly sampleTokens: number;
   readonly detectAnomaly: boolean;
   readonly onNonfinite: "stop" | "skip";
@@ -136,6 +137,11 @@ export function addTrainSettings(command: Command): Command {
     )
     .option("--weight-decay <x>", "AdamW's decoupled decay", fraction, 0.01)
     .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1);
+  command.option(
+    "--calibration <n>",
+    "records that --importance fisher is measured on (default: 16)",
+    positiveInteger,
+  );
   addWatchingSettings(command);
   addFieldOptions(command)
     .addOption(
@@ -324,6 +330,8 @@ async function train(
   const { resume = false, overwrite = false } = command.opts<InvocationFlags>();
   await gatherSettings(report, command.opts<InvocationFlags>(), command);
   const options = command.opts<TrainOptions>();
+  if (options.calibration !== undefined && options.importance !== "fisher")
+    throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
   const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
   const run: Omit<TrainRunOptions, "storage"> = {
     ...options,
