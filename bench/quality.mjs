@@ -12,6 +12,7 @@ import { makeSchedule } from "@sidenet/autograd";
 import {
   BatchSampler,
   Decoder,
+  denseMatrix,
   encodeRecord,
   evaluateLoss,
   inBatches,
@@ -82,20 +83,19 @@ function dequantized(store, device) {
   const out = new ParamStore(device, "weights");
   for (const [name, tensor] of store) {
     if (/\.(table|absmax|scales)$/.test(name)) continue;
-    if (tensor.dtype !== "u8") {
-      out.set(name, device.ops.cast(tensor, { to: "f32" }));
-      continue;
-    }
-    const [table, absmax, scales] = ["table", "absmax", "scales"].map((part) => store.get(`${name}.${part}`));
-    const shape = shapes.get(name);
-    out.set(name, device.ops.nf4Dequantize(tensor, table, absmax, scales, { shape }));
+    out.set(name, denseMatrix(device, store, name, shapes.get(name) ?? tensor.shape));
   }
   return out;
 }
 
 async function records(tokenizer) {
   const list = [];
-  const encoding = { bosId: null, eosId: tokenizer.eosIds[0], maxLength: Number.MAX_SAFE_INTEGER, cut: false };
+  const encoding = {
+    bosId: null,
+    eosId: tokenizer.eosIds[0],
+    maxLength: Number.MAX_SAFE_INTEGER,
+    cut: false,
+  };
   for await (const { record, source } of readRecords(options.data)) {
     const encoded = encodeRecord(record, source, tokenizer, encoding);
     if (encoded.inputIds.length <= maxLength) list.push(encoded); // whole problems, few of them padding

@@ -104,6 +104,9 @@ export async function nf4Source(
       const [absmax, levels, nested, map] = await Promise.all(
         parts.map((part, i) => (i === 0 && isDouble ? part.read() : part.readFloat32())),
       );
+      for (const [i, values] of [absmax, levels, nested, map].entries()) {
+        if (values) checkFinite(`${checkpoint.name}: ${weight}${wanted[i][0]}`, values);
+      }
       const table = nf4Table({
         double: isDouble,
         levels,
@@ -117,6 +120,17 @@ export async function nf4Source(
       });
     },
   };
+}
+
+/** Throws `L-NF4-FINITE`. */
+function checkFinite(name: string, values: ArrayLike<number>): void {
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isFinite(values[i])) continue;
+    throw new SidenetError(
+      "L-NF4-FINITE",
+      `${name}: value ${i} is ${values[i]}, and NF4 stands for finite numbers alone. Is the checkpoint damaged?`,
+    );
+  }
 }
 
 function checkType(checkpoint: Checkpoint, dtype: string, name: string, wanted: string): void {
@@ -237,13 +251,7 @@ export function quantizeNf4(
   options: { double?: boolean } = {},
 ): void {
   const { double = true } = options;
-  for (let i = 0; i < values.length; i++) {
-    if (Number.isFinite(values[i])) continue;
-    throw new SidenetError(
-      "L-NF4-FINITE",
-      `${weight}: value ${i} is ${values[i]}, and NF4 has no code for it. Is the checkpoint damaged?`,
-    );
-  }
+  checkFinite(weight, values);
   const { ops } = device;
   const parts = device.scope(() => {
     const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : 16], {

@@ -52,6 +52,7 @@ export interface SizeFlags {
   readonly dropout?: number;
   readonly rslora: boolean;
   readonly targets?: readonly string[];
+  readonly loraLayers?: readonly number[];
   readonly seed: number;
 }
 
@@ -112,6 +113,7 @@ export function addSizeOptions(command: Command): Command {
     .option("--alpha <x>", "LoRA: scale times rank (default: twice the rank)", positiveNumber)
     .option("--dropout <x>", "LoRA: share of its input that is dropped (default: 0)", fraction)
     .option("--rslora", "LoRA: scale by alpha / √r", false)
+    .option("--lora-layers <i...>", "LoRA: blocks, counted from 0 (default: all)", listOf(nonNegativeInteger))
     .option("--targets <name...>", "LoRA: linear layers (default: all seven, q_proj ... down_proj)")
     .option("--seed <n>", "initial values, dropout and order of the data", nonNegativeInteger, 0);
 }
@@ -148,7 +150,7 @@ export function addMemoryOptions(command: Command): Command {
 
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
   const { reduction, sideWidth: width, layers, delta, fusion, initialRung, rungNorm, init } = flags;
-  const { rank, alpha, dropout, targets, rslora: rsLora, seed } = flags;
+  const { rank, alpha, dropout, targets, loraLayers, rslora: rsLora, seed } = flags;
   const { rungsAt: rungs, importance } = flags;
   if (importance !== undefined && init !== "pruned")
     throw new SidenetError("C-USAGE", "--importance says what --init pruned keeps. Give both.");
@@ -159,7 +161,7 @@ export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
     method,
     ladder: { ...side, ...defined({ rungs }) },
     xladder: { ...side, ...defined({ delta }) },
-    lora: { ...defined({ rank, alpha, dropout, targets }), rsLora },
+    lora: { ...defined({ rank, alpha, dropout, targets, layers: loraLayers }), rsLora },
     seed,
   };
 }
