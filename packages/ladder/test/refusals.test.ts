@@ -53,8 +53,8 @@ describe("a side network is refused", () => {
     ["with a width that its heads do not divide", ladder({ width: 26 }), /26 does not divide into 3 heads/],
     [
       "with a reduction that leaves no pair for rope",
-      ladder({ reduction: 48 }),
-      /reduction 48 leaves a side width/,
+      ladder({ reduction: 100 }),
+      /reduction 100 leaves a side width/,
     ],
     ["with a reduction below 1", ladder({ reduction: 0.5 }), /reduction 0.5/],
     ["from a file whose rung is out of range", written({ rungs: [1, 2, 99] }), /rungs\[2\] = 99 is past/],
