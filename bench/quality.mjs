@@ -10,15 +10,15 @@ import { appendFileSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { makeSchedule } from "@sidenet/autograd";
 import {
-  BatchSampler,
+  BatchStream,
   Decoder,
   denseMatrix,
   encodeRecord,
   evaluateLoss,
   inBatches,
   initializeAdapter,
+  inMemory,
   loadWeights,
-  makeBatch,
   Trainer,
 } from "@sidenet/ladder";
 import { openModel, readRecords } from "@sidenet/ladder/node";
@@ -114,14 +114,9 @@ const encoded = await records(tokenizer);
 const train = encoded.slice(0, -Number(options["held-out"]));
 const heldOut = encoded.slice(train.length);
 const padId = model.config.padTokenId ?? tokenizer.eosIds[0];
-const sampler = new BatchSampler(train.length, batchSize, seed);
-const batches = Array.from({ length: steps }, (_, step) =>
-  makeBatch(
-    sampler.indices(step).map((index) => train[index]),
-    padId,
-    maxLength,
-  ),
-);
+const stream = new BatchStream(inMemory(train), { batchSize, seed, padId, maxLength });
+const batches = [];
+while (batches.length < steps) batches.push((await stream.next()).batch);
 const evalBatches = inBatches(heldOut, batchSize, padId, maxLength);
 const tokens = batches.reduce((sum, batch) => sum + batch.attentionMask.reduce((a, b) => a + b, 0), 0);
 const calibration = inBatches(train.slice(0, 16), 1, padId, maxLength);

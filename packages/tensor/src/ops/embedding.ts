@@ -1,18 +1,26 @@
-import { defineOp, type KernelContext } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import type { Tensor } from "../tensor.ts";
+import type { Panels } from "./matmul-plan.ts";
+
+function rangesOf(count: number, most: number): RowRange[] {
+  const ranges: RowRange[] = [];
+  for (let start = 0; start < count; start += most) ranges.push({ start, count: Math.min(most, count - start) });
+  return ranges;
+}
 
 /** y[n] = table[ids[n]], and zeros for an id that the table has no row for. */
-function runGather(
+export function runGather(
   k: KernelContext,
-  { ids, table, y }: Record<"ids" | "table" | "y", Tensor>,
+  { ids, table, y }: { ids: Tensor; table: Tensor | Panels; y: Tensor },
   { N, V, C }: { N: number; V: number; C: number },
 ): void {
+  const windows = "make" in table ? rangesOf(V, table.rows) : k.split(V, [table]);
   for (const tokens of k.split(N, [y])) {
     const bind = { ids, y: k.rows(y, N, tokens) };
-    for (const range of k.split(V, [table])) {
+    for (const range of windows) {
       k.run("embedding/forward", {
-        bind: { ...bind, table: k.rows(table, V, range) },
+        bind: { ...bind, table: "make" in table ? table.make(range) : k.rows(table, V, range) },
         // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
         params: {
           n: tokens.count,
