@@ -1,5 +1,6 @@
 export { type Adapter, type BlockAdapter, METHODS, type Method } from "./adapter.ts";
 export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
+export { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { checkRow } from "./bench/operands.ts";
@@ -82,8 +83,8 @@ export { type AdapterConfig, adapterConfigJson, loadAdapter, parseAdapterConfig 
 export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
-export { type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
-export { quantizeNf4 } from "./nf4-weight.ts";
+export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
+export { denseMatrix, quantizeNf4 } from "./nf4-weight.ts";
 export {
   BINDING_LIMITS,
   type LargeBuffer,
@@ -96,6 +97,8 @@ export {
   type StepOptions,
 } from "./plan.ts";
 export type { Projection } from "./projection.ts";
+export { type PruneOptions, prunedValues, sourceBlocks } from "./pruned-init.ts";
+export { IMPORTANCES, type Importance } from "./pruning.ts";
 export type { RunLayer } from "./recomputed-block.ts";
 export {
   type EncodeOptions,
@@ -107,13 +110,12 @@ export {
 } from "./records.ts";
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
-export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+export { effectiveDepth, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 export { SideNetwork, SidePass } from "./side-network.ts";
 export { StopMatcher, TextStream } from "./text-stream.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {
   evaluateLoss,
-  type LabeledBatch,
   type MemoryOptions,
   type StepReport,
   Trainer,

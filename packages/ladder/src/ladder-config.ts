@@ -1,5 +1,6 @@
 /** Ladders and xLadders for a backbone, from a few options (methods.md, 2 and 3). */
 import type { ModelConfig } from "./config.ts";
+import type { Importance } from "./pruning.ts";
 import {
   checkSideConfig,
   parameterCount,
@@ -17,13 +18,18 @@ export interface SideOptions {
   readonly fusion?: "add" | "gate";
   readonly initialRung?: boolean;
   readonly rungNorm?: boolean;
+  /** Default random. */
   readonly init?: "random" | "pruned";
+  /** What `pruned` keeps of the backbone's blocks: the largest Σ |w|, or Σ of squared gradients. Default l1. */
+  readonly importance?: Importance;
   readonly seed?: number;
 }
 
 export interface LadderOptions extends SideOptions {
-  /** [l = m] Side layers, each with a rung. Default L / 2. */
+  /** [l = m] Side layers, each with a rung. Default L / 2; as many as there are rungs, where these are given. */
   readonly layers?: number;
+  /** t_1 <= ... <= t_m, in place of the default's round(k · L / m); layers after the m-th are free. */
+  readonly rungs?: readonly number[];
 }
 
 export interface XLadderOptions extends SideOptions {
@@ -98,9 +104,20 @@ function assemble(
   return config;
 }
 
-/** A Ladder for this backbone: m rungs at round(k · L / m), so the last is H_L. Throws `L-ADAPTER-CONFIG`. */
+/**
+ * A Ladder for this backbone: m rungs at round(k · L / m), so the last is H_L, unless they are given.
+ * Throws `L-ADAPTER-CONFIG`.
+ */
 export function ladderConfig(model: ModelConfig, baseModel: string, options: LadderOptions = {}): SideConfig {
   const L = model.numHiddenLayers;
+  if (options.rungs) {
+    const { rungs, layers = rungs.length } = options;
+    if (!wholeWithin(layers, 1, Number.MAX_SAFE_INTEGER)) refuse(`${layers} side layers: wanted 1 or more.`);
+    const fraction = rungs.find((rung) => !wholeWithin(rung, 0, L));
+    if (fraction !== undefined)
+      refuse(`rung ${fraction}: wanted the index of a hidden state, 0 to L = ${L}.`);
+    return assemble("ladder", model, baseModel, sizesOf(model, options), layers, [...rungs], options);
+  }
   const { layers: m = Math.max(1, Math.floor(L / 2)) } = options;
   if (!wholeWithin(m, 1, L)) refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
   const rungs = Array.from({ length: m }, (_, k) => Math.round(((k + 1) * L) / m));
@@ -117,6 +134,11 @@ export function xladderConfig(
   options: XLadderOptions = {},
 ): SideConfig {
   const L = model.numHiddenLayers;
+  if ((options as LadderOptions).rungs) {
+    refuse(
+      "an xLadder's rungs are the inputs of the top δ layers. Give δ, or take method ladder for other rungs.",
+    );
+  }
   const { delta = Math.max(1, Math.floor(L / 4)), parameters } = options;
   const { layers = 2 * delta } = options;
   if (!wholeWithin(delta, 1, L)) refuse(`δ = ${delta}: wanted a whole number from 1 to L = ${L}.`);

@@ -81,7 +81,6 @@ export async function loadAdapter(
   model: ModelConfig,
   checkpoint: Checkpoint,
 ): Promise<Adapter> {
-  if (adapter.kind === "side") checkSideConfig(adapter.config, model);
   const trainedWith = checkpoint.metadata.get(BASE_MODEL_KEY);
   if (trainedWith !== undefined && trainedWith !== modelSignature(model)) {
     throw new SidenetError(
@@ -90,6 +89,7 @@ export async function loadAdapter(
         `but this model is ${modelSignature(model)}. Give --model that one.`,
     );
   }
+  if (adapter.kind === "side") checkSideConfig(adapter.config, model);
   const specs = specsOf(adapter, model);
   refuseUnexpected(checkpoint, specs, () => false);
   const sources = specs.map((spec) => floatSource(checkpoint, spec, "f32"));

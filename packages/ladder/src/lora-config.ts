@@ -33,6 +33,8 @@ const WITHOUT_EFFECT = [
   "megatron_core",
   "eva_config",
   "corda_config",
+  "lora_ga_config",
+  "qalora_group_size",
   "runtime_config",
 ];
 
@@ -102,9 +104,13 @@ export function parseLoraConfig(json: unknown, source: string): LoraConfig {
     use_rslora: raw.use_rslora,
     rank_pattern: raw.rank_pattern ?? {},
     alpha_pattern: raw.alpha_pattern ?? {},
-    layers_to_transform: layers === null ? null : [layers].flat(),
+    layers_to_transform: layers === null ? null : listOrAll([layers].flat()),
   };
 }
+
+/** To PEFT, an empty list of layers is no list. */
+const listOrAll = (layers: readonly number[]): readonly number[] | null =>
+  layers.length === 0 ? null : layers;
 
 /** The file as PEFT writes it: Python reads it with `PeftModel.from_pretrained`. */
 export function peftConfigJson(config: LoraConfig): object {
@@ -135,11 +141,17 @@ export interface LoraOptions {
   readonly rsLora?: boolean;
   /** Last parts of the names of linear layers: "q_proj". Default: all seven. */
   readonly targets?: readonly string[];
+  /** Blocks that are adapted, counted from 0. Default: all. */
+  readonly layers?: readonly number[];
+  /** Other ranks and alphas for layers whose name a key ends, which may be an expression: "layers.0.self_attn.q_proj". */
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  readonly alphaPattern?: Readonly<Record<string, number>>;
 }
 
 /** A LoRA configuration over all blocks. Throws `L-ADAPTER-CONFIG`. */
 export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraConfig {
   const { rank = 16, alpha = 2 * rank, dropout = 0, rsLora = false } = options;
+  if (options.layers?.length === 0) refuse("layers", "no block is named. Leave the option out to adapt all.");
   const targets = options.targets ?? Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
   return parseLoraConfig(
     {
@@ -150,6 +162,9 @@ export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraCo
       lora_dropout: dropout,
       target_modules: targets,
       use_rslora: rsLora,
+      layers_to_transform: options.layers ?? null,
+      rank_pattern: options.rankPattern ?? {},
+      alpha_pattern: options.alphaPattern ?? {},
     },
     "LoRA",
   );

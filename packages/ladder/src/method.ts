@@ -1,6 +1,7 @@
 /** From options to an adapter: the one place that knows every method by name. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Adapter, Method } from "./adapter.ts";
+import type { LabeledBatch } from "./batch-loss.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import { FullTuning } from "./full-tuning.ts";
@@ -8,6 +9,7 @@ import { HeadTuning } from "./head-tuning.ts";
 import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } from "./ladder-config.ts";
 import { Lora } from "./lora.ts";
 import { type LoraOptions, loraConfig } from "./lora-config.ts";
+import { prunedValues } from "./pruned-init.ts";
 import { parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
 import { SideNetwork } from "./side-network.ts";
 
@@ -26,6 +28,10 @@ export const hasSideNetwork = (method: Method): boolean => method === "ladder" |
 /** Whether a method's backbone is stored in NF4 unless the caller says otherwise: where memory is the point. */
 export const quantizesByDefault = (method: Method): boolean => hasSideNetwork(method) || method === "qlora";
 
+/** The options that a side network's are taken from; an xLadder has those of the Ladder that it is compared with as well. */
+const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
+  method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
+
 /** The side network of a method, or null for one without. Throws `L-ADAPTER-CONFIG`. */
 export function sideConfigOf(
   options: MethodOptions,
@@ -42,8 +48,30 @@ export function sideConfigOf(
 }
 
 /**
- * An adapter with initial values, with which the model equals its backbone. Throws `L-ADAPTER-CONFIG` for sizes that do not
- * fit the model, `L-FULL`, `L-HEAD`, and `L-METHOD` for QLoRA over weights that are not in NF4.
+ * An adapter with initial values, with which the model equals its backbone. `pruned` values are read from the backbone and,
+ * for Fisher importance, measured on `calibration`, of which nothing is asked otherwise. Throws as `makeAdapter` does,
+ * and `L-CALIBRATION`.
+ */
+export async function initializeAdapter(
+  options: MethodOptions,
+  decoder: Decoder,
+  baseModel: string,
+  calibration: () => readonly LabeledBatch[] = () => [],
+): Promise<Adapter> {
+  const { config, device } = decoder;
+  const side = sideConfigOf(options, config, baseModel);
+  if (side?.init !== "pruned") return makeAdapter(options, decoder, baseModel);
+  const { importance = "l1" } = sideOptionsOf(options);
+  const pruned = await prunedValues(decoder, side, {
+    importance,
+    calibration: importance === "fisher" ? calibration() : [],
+  });
+  return SideNetwork.initialize(device, side, config, pruned);
+}
+
+/**
+ * The same at once, for all but `pruned` values. Throws `L-ADAPTER-CONFIG` for sizes that do not fit the model, `L-PRUNED`,
+ * `L-FULL`, `L-HEAD`, and `L-METHOD` for QLoRA over weights that are not in NF4.
  */
 export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {
   const { method, seed = 0 } = options;

@@ -104,6 +104,9 @@ export async function nf4Source(
       const [absmax, levels, nested, map] = await Promise.all(
         parts.map((part, i) => (i === 0 && isDouble ? part.read() : part.readFloat32())),
       );
+      for (const [i, values] of [absmax, levels, nested, map].entries()) {
+        if (values) checkFinite(`${checkpoint.name}: ${weight}${wanted[i][0]}`, values);
+      }
       const table = nf4Table({
         double: isDouble,
         levels,
@@ -117,6 +120,17 @@ export async function nf4Source(
       });
     },
   };
+}
+
+/** Throws `L-NF4-FINITE`. */
+function checkFinite(name: string, values: ArrayLike<number>): void {
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isFinite(values[i])) continue;
+    throw new SidenetError(
+      "L-NF4-FINITE",
+      `${name}: value ${i} is ${values[i]}, and NF4 stands for finite numbers alone. Is the checkpoint damaged?`,
+    );
+  }
 }
 
 function checkType(checkpoint: Checkpoint, dtype: string, name: string, wanted: string): void {
@@ -189,7 +203,7 @@ export function nf4Parts(find: (name: string) => Tensor | null, weight: string, 
 
 /**
  * The layer of a weight that lies in NF4 in a store, or null when it does not: x · Wᵀ + bias with W [out, in] dequantized
- * on the way. Block sizes follow from the lengths.
+ * on the way.
  */
 export function nf4Projection(
   find: (name: string) => Tensor | null,
@@ -201,6 +215,24 @@ export function nf4Projection(
   if (!parts) return null;
   const { codes, table, absmax, scales, attrs } = parts;
   return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, ...attrs });
+}
+
+/** A weight of a store in f32, in new memory, whatever it is stored as. Throws `T-NAME` where it is missing. */
+export function denseMatrix(
+  device: Device,
+  store: ParamStore,
+  weight: string,
+  shape: readonly number[],
+): Tensor {
+  const { ops } = device;
+  const parts = nf4Parts(
+    (name) => (store.has(name) ? store.get(name) : null),
+    weight,
+    shape.reduce((a, b) => a * b, 1),
+  );
+  if (!parts) return ops.cast(store.get(weight), { to: "f32" });
+  const { codes, table, absmax, scales, attrs } = parts;
+  return ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs });
 }
 
 /** Elements of a weight that are on the device in f32 at a time: 16 MiB. */
@@ -219,13 +251,7 @@ export function quantizeNf4(
   options: { double?: boolean } = {},
 ): void {
   const { double = true } = options;
-  for (let i = 0; i < values.length; i++) {
-    if (Number.isFinite(values[i])) continue;
-    throw new SidenetError(
-      "L-NF4-FINITE",
-      `${weight}: value ${i} is ${values[i]}, and NF4 has no code for it. Is the checkpoint damaged?`,
-    );
-  }
+  checkFinite(weight, values);
   const { ops } = device;
   const parts = device.scope(() => {
     const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : 16], {

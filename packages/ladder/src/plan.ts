@@ -12,11 +12,13 @@ import {
   SidenetError,
 } from "@sidenet/tensor";
 import { type BaseStorage, emptyWeights } from "./base-storage.ts";
+import type { LabeledBatch } from "./batch-loss.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import { Decoder } from "./decoder.ts";
 import type { FlopsByOp } from "./flop-counts.ts";
 import { type MethodOptions, makeAdapter } from "./method.ts";
-import { type LabeledBatch, type MemoryOptions, Trainer } from "./trainer.ts";
+import { effectiveDepth } from "./side-config.ts";
+import { type MemoryOptions, Trainer } from "./trainer.ts";
 
 export interface StepOptions {
   readonly method: MethodOptions;
@@ -42,6 +44,8 @@ export interface LargeBuffer {
 
 export interface Plan {
   readonly trainableParameters: number;
+  /** Blocks on the longest way from tokens to logits. */
+  readonly effectiveDepth: number;
   readonly peakBytes: number;
   /** What is live at the peak; its sum is the peak. */
   readonly peakBytesByCategory: BytesByCategory;
@@ -114,6 +118,7 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
     const { peakBytes, byCategory, largest } = memory.peak();
     return {
       trainableParameters: adapter.parameters.count,
+      effectiveDepth: effectiveDepth(adapter.side?.config ?? null, config),
       peakBytes,
       peakBytesByCategory: byCategory,
       largest,

@@ -2,7 +2,7 @@
  * Ladder and xLadder (methods.md, 2 and 3): a small decoder beside the frozen backbone. It reads hidden states through
  * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are one network with other rungs and free layers.
  */
-import { type Device, type Ops, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import { type Device, type Ops, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import {
   type BlockContext,
@@ -12,7 +12,6 @@ import {
   blockParameters,
   blockWeights,
   type LayerCache,
-  type ParameterSpec,
 } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
@@ -29,25 +28,7 @@ import {
   sideBlockShape,
   sideParameters,
 } from "./side-config.ts";
-
-/** Initial values (methods.md, 2): U = 0, so that the model starts as its backbone. Each parameter has its own stream. */
-function initialValues(
-  spec: ParameterSpec,
-  stream: number,
-  config: SideConfig,
-  model: ModelConfig,
-): Float32Array {
-  const values = new Float32Array(spec.shape.reduce((a, b) => a * b, 1));
-  if (spec.kind === "norm") return values.fill(1);
-  if (spec.kind === "bias" || spec.name === SIDE_UP) return values;
-  const residual = /(o_proj|down_proj)\.weight$/.test(spec.name);
-  const deviation = spec.name.startsWith("ladder.rungs.")
-    ? 1 / Math.sqrt(model.hiddenSize)
-    : residual
-      ? 0.02 / Math.sqrt(2 * config.num_hidden_layers)
-      : 0.02;
-  return new Random(config.seed, stream).normals(values.length, deviation);
-}
+import { randomValues } from "./side-init.ts";
 
 /** The trainable network. Its parameters are f32, in the account's category "adapter". */
 export class SideNetwork implements Adapter {
@@ -70,12 +51,26 @@ export class SideNetwork implements Adapter {
     for (const { name } of sideParameters(config, model)) parameters.get(name);
   }
 
-  /** A side network with initial values of its configured seed. */
-  static initialize(device: Device, config: SideConfig, model: ModelConfig): SideNetwork {
+  /**
+   * A side network with initial values of its configured seed, in place of which `pruned` may hold others by name.
+   * Throws `L-PRUNED` where the configuration says `init: "pruned"` and there are none.
+   */
+  static initialize(
+    device: Device,
+    config: SideConfig,
+    model: ModelConfig,
+    pruned: ReadonlyMap<string, Float32Array> | null = null,
+  ): SideNetwork {
     checkSideConfig(config, model);
+    if (config.init === "pruned" && pruned === null && device.holdsValues) {
+      throw new SidenetError(
+        "L-PRUNED",
+        'init: "pruned" takes its values from the backbone. Use initializeAdapter, which reads them.',
+      );
+    }
     const parameters = new ParamStore(device, "adapter");
     for (const [stream, spec] of sideParameters(config, model).entries()) {
-      const values = () => initialValues(spec, stream, config, model);
+      const values = () => pruned?.get(spec.name) ?? randomValues(spec, stream, config, model);
       parameters.set(spec.name, device.tensor(values, spec.shape, { category: "adapter", label: spec.name }));
     }
     return new SideNetwork(config, model, parameters);

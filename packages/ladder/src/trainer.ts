@@ -14,14 +14,12 @@ import {
 } from "@sidenet/autograd";
 import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
-import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
+import { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
+import type { Decoder } from "./decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
 import { residualStream } from "./residual-stream.ts";
 
-/** A batch with its labels, B · T of them aligned with `inputIds`; -100 is not scored. */
-export interface LabeledBatch extends TokenBatch {
-  readonly labels: ArrayLike<number>;
-}
+export { type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 
 /** What trades memory for time or precision; docs/memory.md says what each costs and saves. */
 export interface MemoryOptions {
@@ -76,12 +74,6 @@ export interface TrainerCounters {
   readonly passes: number;
   /** Updates that AdamW made. */
   readonly updates: number;
-}
-
-/** Positions that a loss over this batch scores. */
-export function scoredPositions(batch: LabeledBatch): number {
-  const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
-  return targets.reduce((count, target) => count + (target === -100 ? 0 : 1), 0);
 }
 
 export class Trainer {
@@ -233,7 +225,7 @@ export class Trainer {
           ...(chunkTokens && { chunkTokens }),
         });
         const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
-        return decoder.loss(tape, y, targetsOf(decoder, batch), adapter.head ?? decoder.head, options);
+        return batchLoss(decoder, tape, y, batch, adapter.head, options);
       });
     const loss = this.flops.measure("forward", forward);
     const upstream = share === 1 ? null : device.tensor([share], loss.shape, { label: "share of the loss" });
@@ -270,21 +262,6 @@ function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] 
   return parts;
 }
 
-/** i32[B·T], the labels shifted by one. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary. */
-function targetsOf({ device, config }: Decoder, batch: LabeledBatch): Tensor {
-  for (let i = 0; i < batch.labels.length; i++) {
-    const label = batch.labels[i];
-    if (label === -100 || (label >= 0 && label < config.vocabSize)) continue;
-    throw new SidenetError(
-      "L-TOKEN",
-      `label ${label} at position ${i % batch.length} of row ${Math.floor(i / batch.length)} is neither -100 nor in the ` +
-        `vocabulary of ${config.vocabSize}. Does the tokenizer belong to this model?`,
-    );
-  }
-  const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
-  return device.tensor(targets, [targets.length], { dtype: "i32", label: "targets" });
-}
-
 /** Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. */
 export async function evaluateLoss(
   decoder: Decoder,
@@ -297,7 +274,7 @@ export async function evaluateLoss(
   for (const batch of batches) {
     using loss = device.scope(() => {
       const y = residualStream(decoder, adapter, decoder.prepare(batch));
-      return decoder.loss(device.ops, y, targetsOf(decoder, batch), adapter?.head ?? decoder.head);
+      return batchLoss(decoder, device.ops, y, batch, adapter?.head ?? null);
     });
     const scored = scoredPositions(batch);
     total += (await loss.item()) * scored;

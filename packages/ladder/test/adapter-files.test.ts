@@ -68,14 +68,12 @@ describe("a side network's files", () => {
     for (const other of [
       { ...model, hiddenSize: 14 },
       { ...model, numHiddenLayers: 5 },
+      { ...model, numHiddenLayers: 1 },
     ]) {
       const loading = openAdapter(folder, device, other);
       await expect(loading).rejects.toMatchObject({ code: "L-ADAPTER-MODEL" });
       await expect(loading).rejects.toThrow(config.base_model_name_or_path);
     }
-    await expect(openAdapter(folder, device, { ...model, numHiddenLayers: 1 })).rejects.toMatchObject({
-      code: "L-ADAPTER-CONFIG",
-    });
     expect(device.memory.liveCount).toBe(0);
   });
 

@@ -7,7 +7,7 @@ import * as activations from "./activations.ts";
 import { attention } from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
 import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
-import { concat, embedding, reshape, slice, sliceBackward, transpose } from "./layout.ts";
+import { concat, embedding, reshape, selectRows, slice, sliceBackward, transpose } from "./layout.ts";
 import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
 import { nf4Linear } from "./nf4.ts";
@@ -59,6 +59,7 @@ export const gradTable = {
   rmsNormBackwardX: SECOND_ORDER,
   rope,
   sampleLogits: INTEGER_OUTPUT,
+  selectRows,
   sgd: IN_PLACE,
   slice,
   sliceBackward,

@@ -28,6 +28,13 @@ export const embedding = gradRow("embedding", {
   },
 });
 
+export const selectRows = gradRow("selectRows", {
+  // Each row is taken at most once, so the gradient is a selection too: the other way round.
+  x: { saves: ["rows", "back"], pull: (ops, dy, { rows, back }) => ops.selectRows(dy, back, rows) },
+  rows: { none: "integer input" },
+  back: { none: "integer input" },
+});
+
 export const transpose = gradRow("transpose", {
   x: {
     saves: [],

@@ -1,11 +1,19 @@
 /** Options that say what is trained and what memory it may take; `train`, `plan` and `compare` share them. */
-import type { Device } from "@sidenet/tensor";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { METHODS, type Method } from "../adapter.ts";
 import type { BaseStorage, WeightDType } from "../base-storage.ts";
 import { hasSideNetwork, type MethodOptions, quantizesByDefault } from "../method.ts";
+import { IMPORTANCES, type Importance } from "../pruning.ts";
 import type { MemoryOptions } from "../trainer.ts";
-import { fraction, nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
+import {
+  fraction,
+  listOf,
+  nonNegativeInteger,
+  numberWithin,
+  positiveInteger,
+  positiveNumber,
+} from "./options.ts";
 
 /** Highest learning rates, unless told otherwise; docs/decisions.md says how they were found. */
 export const LEARNING_RATES: Readonly<Record<Method, number>> = {
@@ -36,12 +44,15 @@ export interface SizeFlags {
   readonly fusion?: "add" | "gate";
   readonly initialRung: boolean;
   readonly rungNorm: boolean;
+  readonly rungsAt?: readonly number[];
   readonly init: "random" | "pruned";
+  readonly importance?: Importance;
   readonly rank?: number;
   readonly alpha?: number;
   readonly dropout?: number;
   readonly rslora: boolean;
   readonly targets?: readonly string[];
+  readonly loraLayers?: readonly number[];
   readonly seed: number;
 }
 
@@ -75,6 +86,11 @@ export function addSizeOptions(command: Command): Command {
     )
     .option("--side-width <n>", "side network: its width, instead of a reduction", positiveInteger)
     .option("--layers <l>", "side layers (default: ladder half of the model's, xladder 2 δ)", positiveInteger)
+    .option(
+      "--rungs-at <t...>",
+      "ladder: hidden states that are read, H_0 to H_L, one side layer each (default: evenly up to the last)",
+      listOf(nonNegativeInteger),
+    )
     .option("--delta <n>", "xladder: layers at the top that are read (default: a quarter)", positiveInteger)
     .addOption(
       new Option("--fusion <kind>", "side network: how a rung joins the state")
@@ -88,10 +104,16 @@ export function addSizeOptions(command: Command): Command {
         .choices(["random", "pruned"])
         .default("random"),
     )
+    .addOption(
+      new Option("--importance <kind>", "pruned: what is kept of the model's blocks (default: l1)").choices(
+        IMPORTANCES,
+      ),
+    )
     .option("--rank <r>", "LoRA: rank (default: 16)", positiveInteger)
     .option("--alpha <x>", "LoRA: scale times rank (default: twice the rank)", positiveNumber)
     .option("--dropout <x>", "LoRA: share of its input that is dropped (default: 0)", fraction)
     .option("--rslora", "LoRA: scale by alpha / √r", false)
+    .option("--lora-layers <i...>", "LoRA: blocks, counted from 0 (default: all)", listOf(nonNegativeInteger))
     .option("--targets <name...>", "LoRA: linear layers (default: all seven, q_proj ... down_proj)")
     .option("--seed <n>", "initial values, dropout and order of the data", nonNegativeInteger, 0);
 }
@@ -147,13 +169,18 @@ export function addMemoryOptions(command: Command): Command {
 
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
   const { reduction, sideWidth: width, layers, delta, fusion, initialRung, rungNorm, init } = flags;
-  const { rank, alpha, dropout, targets, rslora: rsLora, seed } = flags;
-  const side = defined({ reduction, width, layers, fusion, initialRung, rungNorm, init });
+  const { rank, alpha, dropout, targets, loraLayers, rslora: rsLora, seed } = flags;
+  const { rungsAt: rungs, importance } = flags;
+  if (importance !== undefined && init !== "pruned")
+    throw new SidenetError("C-USAGE", "--importance says what --init pruned keeps. Give both.");
+  if (rungs !== undefined && method !== "ladder")
+    throw new SidenetError("C-USAGE", `--rungs-at is for --method ladder, not ${method}.`);
+  const side = defined({ reduction, width, layers, fusion, initialRung, rungNorm, init, importance });
   return {
     method,
-    ladder: side,
+    ladder: { ...side, ...defined({ rungs }) },
     xladder: { ...side, ...defined({ delta }) },
-    lora: { ...defined({ rank, alpha, dropout, targets }), rsLora },
+    lora: { ...defined({ rank, alpha, dropout, targets, layers: loraLayers }), rsLora },
     seed,
   };
 }

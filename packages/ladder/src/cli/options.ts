@@ -83,3 +83,8 @@ export function countOrShare(text: string): number {
   if (value > 0 && (value < 1 || Number.isInteger(value))) return value;
   throw new InvalidArgumentError("Wanted a whole number above 0, or a share below 1.");
 }
+
+/** An option that takes several values, each as `parse` has it: commander calls this for one after the other. */
+export function listOf<T>(parse: (text: string) => T): (text: string, list?: readonly T[]) => readonly T[] {
+  return (text, list = []) => [...list, parse(text)];
+}

@@ -63,6 +63,7 @@ export const planJson = (variant: Variant, context: number, plan: Plan, config: 
   context,
   past_model_context: context > contextLimit(config),
   trainable_parameters: plan.trainableParameters,
+  effective_depth: plan.effectiveDepth,
   peak_bytes: plan.peakBytes,
   peak_bytes_by_category: plan.peakBytesByCategory,
   largest_at_peak: plan.largest.map(({ label, sizeBytes }) => ({ label, size_bytes: sizeBytes })),

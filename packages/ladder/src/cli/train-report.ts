@@ -11,7 +11,8 @@ const number = (value: number | null): string => (value === null ? "not finite" 
 export function describeStart(start: RunStart): string {
   const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as it should be" : "DIFFERENT";
   return [
-    `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}`,
+    `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}; ` +
+      `effective depth ${start.effectiveDepth}`,
     `data: ${start.trainRecords} records to train on, ${start.heldOutRecords} held back`,
     `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
       `${start.initialEvalLoss.toFixed(4)} (${same})`,

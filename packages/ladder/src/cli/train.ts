@@ -63,6 +63,7 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
   readonly schedule: "constant" | "linear" | "cosine";
   readonly weightDecay: number;
   readonly maxGradNorm: number;
+  readonly calibration?: number;
   readonly sampleTokens: number;
   readonly detectAnomaly: boolean;
   readonly onNonfinite: "stop" | "skip";
@@ -149,6 +150,11 @@ export function addTrainSettings(command: Command): Command {
     )
     .option("--weight-decay <x>", "AdamW's decoupled decay", fraction, 0.01)
     .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1);
+  command.option(
+    "--calibration <n>",
+    "records that --importance fisher is measured on (default: 16)",
+    positiveInteger,
+  );
   addWatchingSettings(command);
   addFieldOptions(command)
     .addOption(
@@ -337,8 +343,10 @@ async function train(
   const { resume = false, overwrite = false } = command.opts<InvocationFlags>();
   await gatherSettings(report, command.opts<InvocationFlags>(), command);
   const options = command.opts<TrainOptions>();
+  if (options.calibration !== undefined && options.importance !== "fisher")
+    throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
   const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
-  const run: Omit<TrainRunOptions, "storage"> = {
+  const run: Omit<TrainRunOptions, "storage" | "memory"> = {
     ...options,
     model,
     data: options.data.map(weightedFile),
@@ -356,7 +364,12 @@ async function train(
     return await withDevice(options.device, report, async (device) => {
       const storage = storageOf(method, weightDType(options.dtype, device, method), options);
       const memory = memoryOptions(options, method, storage);
-      const summary = await trainRun(device, { ...run, storage, memory }, eventsOf(report, options), stop.signal);
+      const summary = await trainRun(
+        device,
+        { ...run, storage, memory },
+        eventsOf(report, options),
+        stop.signal,
+      );
       report.endBar();
       const page = await writeReport(outputDir);
       report.print(describeSummary(summary));

@@ -6,8 +6,9 @@ import type { Adapter } from "../adapter.ts";
 import type { BaseStorage } from "../base-storage.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
-import { type MethodOptions, makeAdapter } from "../method.ts";
-import type { FieldMapping } from "../records.ts";
+import { initializeAdapter, type MethodOptions } from "../method.ts";
+import type { FieldMapping, TokenRecord } from "../records.ts";
+import { effectiveDepth } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, type MemoryOptions, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
@@ -34,8 +35,7 @@ import { packageVersion } from "./version.ts";
 
 export interface TrainRunOptions {
   readonly model: string;
-  /** A file without a weight has weight 1. */
-  readonly data: readonly (string | WeightedFile)[];
+  readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
   readonly fields: FieldMapping;
   readonly outputDir: string;
   readonly method: MethodOptions;
@@ -54,6 +54,8 @@ export interface TrainRunOptions {
   readonly schedule: "constant" | "linear" | "cosine";
   readonly weightDecay: number;
   readonly maxGradNorm: number;
+  /** Training records that Fisher importance is measured on, where it is asked for. Default 16. */
+  readonly calibration?: number;
   /** Order of the data. */
   readonly seed: number;
   /** Tokens of the samples before and after; 0: none. */
@@ -80,6 +82,8 @@ export interface TrainRunOptions {
   readonly settings?: RunFile["settings"];
 }
 
+const CALIBRATION_RECORDS = 16;
+
 /** What a run tells while it goes. Every call is optional to act on. */
 export interface TrainRunEvents {
   onLoad?(doneBytes: number, totalBytes: number): void;
@@ -94,6 +98,8 @@ export interface TrainRunEvents {
 
 export interface RunStart {
   readonly trainableParameters: number;
+  /** Blocks on the longest way from tokens to logits. */
+  readonly effectiveDepth: number;
   readonly backboneParameters: number;
   readonly trainRecords: number;
   readonly heldOutRecords: number;
@@ -111,6 +117,7 @@ export interface TrainSummary {
   readonly method: string;
   readonly device: string;
   readonly trainable_parameters: number;
+  readonly effective_depth: number;
   readonly peak_bytes: number;
   readonly peak_bytes_by_category: BytesByCategory;
   readonly flops: number;
@@ -178,7 +185,10 @@ interface Request {
 async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): Promise<TrainSummary> {
   const { options, events } = request;
   using decoder = run.decoder;
-  using adapter = makeAdapter(options.method, decoder, run.modelName);
+  const samples = await calibrationRecords(run, options);
+  using adapter = await initializeAdapter(options.method, decoder, run.modelName, () =>
+    inBatches(samples, 1, run.padId, run.maxLength),
+  );
   using trainer = new Trainer(decoder, adapter, {
     ...options.memory,
     learningRate: scheduleOf(options),
@@ -196,6 +206,7 @@ async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): 
   const state = resumed ?? (await begin(parts));
   events.onStart?.({
     trainableParameters: adapter.parameters.count,
+    effectiveDepth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
     backboneParameters: decoder.weights.count,
     trainRecords: run.trainRecords,
     heldOutRecords: run.heldOut.length,
@@ -205,6 +216,15 @@ async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): 
   });
   if (state.start.sample) events.onSample?.("before", state.start.sample);
   return await train(parts, state, resumed !== null);
+}
+
+/** The first training records; each is a sample of the gradient for itself. */
+async function calibrationRecords(
+  { train }: LoadedRun,
+  { calibration = CALIBRATION_RECORDS }: TrainRunOptions,
+): Promise<TokenRecord[]> {
+  const count = Math.min(calibration, train.length);
+  return Promise.all(Array.from({ length: count }, (_, i) => train.get(i)));
 }
 
 /** What the parts of a run share. */
@@ -337,6 +357,7 @@ async function finish(
     model: run.modelName,
     device: deviceName(parts),
     trainable_parameters: adapter.parameters.count,
+    effective_depth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
     peak_bytes: peak.peakBytes,
     peak_bytes_by_category: peak.byCategory,
     flops: state.flops,

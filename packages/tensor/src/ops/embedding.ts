@@ -1,4 +1,41 @@
-import { defineOp } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import type { Tensor } from "../tensor.ts";
+import type { Panels } from "./matmul-plan.ts";
+
+function rangesOf(count: number, most: number): RowRange[] {
+  const ranges: RowRange[] = [];
+  for (let start = 0; start < count; start += most) ranges.push({ start, count: Math.min(most, count - start) });
+  return ranges;
+}
+
+/** y[n] = table[ids[n]], and zeros for an id that the table has no row for. */
+export function runGather(
+  k: KernelContext,
+  { ids, table, y }: { ids: Tensor; table: Tensor | Panels; y: Tensor },
+  { N, V, C }: { N: number; V: number; C: number },
+): void {
+  const windows = "make" in table ? rangesOf(V, table.rows) : k.split(V, [table]);
+  for (const tokens of k.split(N, [y])) {
+    const bind = { ids, y: k.rows(y, N, tokens) };
+    for (const range of windows) {
+      k.run("embedding/forward", {
+        bind: { ...bind, table: "make" in table ? table.make(range) : k.rows(table, V, range) },
+        // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
+        params: {
+          n: tokens.count,
+          firstToken: tokens.start,
+          c: C,
+          first: range.start,
+          count: range.count,
+          v: V,
+          isFirst: range.start === 0,
+        },
+        grid: tokens.count,
+      });
+    }
+  }
+}
 
 export const embedding = defineOp({
   name: "embedding",
@@ -10,27 +47,7 @@ export const embedding = defineOp({
       for (let c = 0; c < C; c++) y[n * C + c] = table[ids[n] * C + c];
     }
   },
-  kernel(k, { ids, table, y }, { N, V, C }) {
-    for (const tokens of k.split(N, [y])) {
-      const bind = { ids, y: k.rows(y, N, tokens) };
-      for (const range of k.split(V, [table])) {
-        k.run("embedding/forward", {
-          bind: { ...bind, table: k.rows(table, V, range) },
-          // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
-          params: {
-            n: tokens.count,
-            firstToken: tokens.start,
-            c: C,
-            first: range.start,
-            count: range.count,
-            v: V,
-            isFirst: range.start === 0,
-          },
-          grid: tokens.count,
-        });
-      }
-    }
-  },
+  kernel: (k, io, { N, V, C }) => runGather(k, io, { N, V, C }),
   draw: (pick) => {
     const V = pick.int(1, 90);
     return {
@@ -41,6 +58,42 @@ export const embedding = defineOp({
   close: { rel: 0 }, // a copy
   flops: () => 0,
 });
+
+export const selectRows = defineOp({
+  name: "selectRows",
+  doc: "y[m] = x[rows[m]], zeros for a row of -1; back[n] is the m that takes row n, or -1, for the gradient's sake",
+  sig: "x[N,C] rows:i32[M] back:i32[N] -> y[M,C]",
+  reference({ x, rows, y }, { M, N, C }) {
+    for (let m = 0; m < M; m++) {
+      if (rows[m] < 0 || rows[m] >= N) continue;
+      for (let c = 0; c < C; c++) y[m * C + c] = x[rows[m] * C + c];
+    }
+  },
+  kernel: (k, { x, rows, y }, { M, N, C }) => runGather(k, { ids: rows, table: x, y }, { N: M, V: N, C }),
+  draw: (pick) => {
+    const N = pick.int(1, 60);
+    const [rows, back] = drawSelection(pick, N);
+    return {
+      dims: { N, M: rows.length, C: pick.int(1, 150) },
+      values: { rows: () => rows, back: () => back },
+    };
+  },
+  close: { rel: 0 }, // a copy
+  flops: () => 0,
+});
+
+/** Some rows of N in any order, each at most once, and -1 in between; with where each row went. */
+function drawSelection(pick: Pick, N: number): [rows: Int32Array, back: Int32Array] {
+  const back = new Int32Array(N).fill(-1);
+  const rows: number[] = [];
+  for (let n = 0; n < N; n++) {
+    if (pick.chance(0.2)) rows.push(-1);
+    if (!pick.chance(0.6)) continue;
+    back[n] = rows.length;
+    rows.push(n);
+  }
+  return [Int32Array.from(rows), back];
+}
 
 export const embeddingBackward = defineOp({
   name: "embeddingBackward",

@@ -9,7 +9,7 @@ import * as activations from "./activations.ts";
 import { attention, attentionBackwardKV, attentionBackwardQ } from "./attention.ts";
 import { crossEntropy, crossEntropyBackward } from "./cross-entropy.ts";
 import * as elementwise from "./elementwise.ts";
-import { embedding, embeddingBackward } from "./embedding.ts";
+import { embedding, embeddingBackward, selectRows } from "./embedding.ts";
 import * as extreme from "./extreme.ts";
 import * as indexing from "./indexing.ts";
 import { dequantize8, quantize8 } from "./int8-blocks.ts";
@@ -74,6 +74,7 @@ export const opTable = {
   rmsNormBackwardX,
   rope,
   sampleLogits,
+  selectRows,
   sgd,
   slice,
   sliceBackward,

@@ -1,0 +1,177 @@
+// A training step of each method over one backbone, taking turns in one process: medians, tokens/s, and how many times as
+// fast as QLoRA a Ladder is.
+//
+//   npm run build && node bench/methods.mjs [--model M] [--device wasm|webgpu|auto] [--context 256] [--batch 4]
+//     [--rounds 7] [--quantize nf4|none] [--profile] [--out results.json]
+//
+// Every position is scored, as in text; --scored 0.6 leaves that share of each row, as with prompts that are not learned.
+// --quantize none computes over the dequantized weights in f32. --profile adds where the time of a step goes, by op: on
+// devices that compute while they are asked (wasm, cpu).
+
+import { writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import {
+  Decoder,
+  decoderParameters,
+  denseMatrix,
+  effectiveDepth,
+  loadWeights,
+  makeAdapter,
+  planStep,
+  Trainer,
+} from "@sidenet/ladder";
+import { openModel } from "@sidenet/ladder/node";
+import { ParamStore, Random } from "@sidenet/tensor";
+import { openDevice } from "@sidenet/tensor/node";
+import { fetchModel } from "../scripts/fetch-model.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: "string" },
+    device: { type: "string", default: "auto" },
+    context: { type: "string", default: "256" },
+    batch: { type: "string", default: "4" },
+    rounds: { type: "string", default: "7" },
+    scored: { type: "string", default: "1" },
+    quantize: { type: "string", default: "nf4" },
+    methods: { type: "string", default: "ladder,xladder,qlora,qlora+checkpointing" },
+    profile: { type: "boolean", default: false },
+    out: { type: "string" },
+  },
+});
+const [context, batchSize, rounds, scored] = ["context", "batch", "rounds", "scored"].map((name) =>
+  Number(options[name]),
+);
+const quantizeBlocks = options.quantize === "nf4";
+
+const { device } = await openDevice(options.device);
+const model = await openModel(options.model ?? (await fetchModel()));
+const { config } = model;
+
+async function openDecoder() {
+  const dtype = device.profile.f16 && device.kind === "webgpu" ? "f16" : "f32";
+  const quantized = await loadWeights(device, config, model.checkpoint, { quantizeBlocks: true, dtype });
+  if (quantizeBlocks) return new Decoder(config, quantized);
+  const dense = new ParamStore(device, "weights");
+  for (const { name, shape } of decoderParameters(config)) {
+    dense.set(name, denseMatrix(device, quantized, name, shape));
+  }
+  quantized.dispose();
+  return new Decoder(config, dense);
+}
+
+/** Tokens as if drawn from the vocabulary: what they are changes no time. */
+function randomBatch() {
+  const random = new Random(1, 0);
+  const inputIds = Int32Array.from({ length: batchSize * context }, () =>
+    Math.floor(random.uniform() * config.vocabSize),
+  );
+  const labels = inputIds.map((id, i) => ((i % context) / context < 1 - scored ? -100 : id));
+  return { inputIds, labels, attentionMask: null, batchSize, length: context };
+}
+
+function trainerOf(name, decoder) {
+  const [method, memory] = name.split("+");
+  const asLora = method === "qlora" && !quantizeBlocks ? "lora" : method; // over dequantized weights
+  const adapter = makeAdapter({ method: asLora }, decoder, model.name);
+  const gradientCheckpointing = memory === "checkpointing";
+  const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, gradientCheckpointing });
+  const storage = { quantizeBlocks: true, dtype: "f32" };
+  const plan = planStep(config, {
+    ...{ method: { method }, storage, memory: { gradientCheckpointing }, batchSize, context },
+  });
+  return {
+    name,
+    trainer,
+    adapter,
+    plan,
+    times: [],
+    depth: effectiveDepth(adapter.side?.config ?? null, config),
+  };
+}
+
+/** Milliseconds by op since the last call: what a device took from one op's end to the next one's. */
+function opClock() {
+  const total = new Map();
+  let last = performance.now();
+  device.onOp = (op) => {
+    const now = performance.now();
+    total.set(op, (total.get(op) ?? 0) + now - last);
+    last = now;
+  };
+  return {
+    start: () => {
+      total.clear();
+      last = performance.now();
+    },
+    read: () => Object.fromEntries([...total].sort((a, b) => b[1] - a[1])),
+  };
+}
+
+const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
+const decoder = await openDecoder();
+const batch = randomBatch();
+const runs = options.methods.split(",").map((name) => trainerOf(name, decoder));
+const clock = options.profile ? opClock() : null;
+for (let round = -1; round < rounds; round++) {
+  for (const run of runs) {
+    await device.synchronize();
+    clock?.start();
+    const start = performance.now();
+    const { loss } = await run.trainer.step(batch);
+    if (!Number.isFinite(loss)) throw new Error(`${run.name}: the loss is ${loss}`);
+    if (round < 0) continue; // the first step compiles
+    run.times.push(performance.now() - start);
+    run.ops = clock?.read();
+  }
+}
+
+const tokens = batchSize * context;
+const base = runs.find(({ name }) => name === "qlora");
+/** Ratios of the same round, whose steps ran next to each other: load that comes and goes moves both. */
+const ratio = (over, run) => median(over.times.map((time, i) => time / run.times[i]));
+const results = {
+  device: `${device.kind}: ${device.label}`,
+  model: model.name,
+  ...{
+    context,
+    batchSize,
+    scored,
+    rounds,
+    quantize: options.quantize,
+    date: new Date().toISOString().slice(0, 10),
+  },
+  methods: runs.map((run) => ({
+    method: run.name,
+    trainableParameters: run.adapter.parameters.count,
+    effectiveDepth: run.depth,
+    medianMs: median(run.times),
+    bestMs: Math.min(...run.times),
+    tokensPerSecond: (1000 * tokens) / median(run.times),
+    timesAsFastAsQlora: base ? ratio(base, run) : null,
+    plannedFlops: run.plan.flops,
+    plannedTimesAsFast: base ? base.plan.flops / run.plan.flops : null,
+    ...(run.ops && { opMs: run.ops }),
+  })),
+};
+console.log(
+  `${results.device}; ${batchSize} x ${context} tokens, ${scored} of them scored, ${options.quantize}`,
+);
+for (const m of results.methods) {
+  console.log(
+    `${m.method.padEnd(22)} ${m.medianMs.toFixed(0).padStart(7)} ms ${m.tokensPerSecond.toFixed(1).padStart(8)} tokens/s` +
+      `  ${(m.timesAsFastAsQlora ?? 0).toFixed(2)} times as fast (by FLOPs ${(m.plannedTimesAsFast ?? 0).toFixed(2)})`,
+  );
+  if (m.opMs) {
+    const parts = Object.entries(m.opMs).filter(([, ms]) => ms > 0.005 * m.medianMs);
+    console.log(`    ${parts.map(([op, ms]) => `${op} ${ms.toFixed(0)}`).join(", ")}`);
+  }
+}
+if (options.out) writeFileSync(options.out, `${JSON.stringify(results, null, 2)}\n`);
+console.log(JSON.stringify(results));
+for (const { trainer, adapter } of runs) {
+  trainer.dispose();
+  adapter.dispose();
+}
+await model.close();
+process.exit(0);

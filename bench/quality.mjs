@@ -1,0 +1,157 @@
+// How well each method learns from the same tokens: held-back loss after one run each, over one backbone in NF4.
+//
+//   npm run build && nice node bench/quality.mjs --variants variants.json [--model M] [--data records.jsonl] [--out log]
+//
+// variants.json: [{"name": "ladder 5e-3", "lr": 5e-3, "method": {"method": "ladder", "ladder": {"reduction": 4}}}, ...],
+// methods as `MethodOptions` has them. The weights are quantized to NF4 and dequantized once for all steps, which computes
+// what NF4 computes; hidden states that a frozen backbone gives the side networks are computed once for all variants.
+
+import { appendFileSync, readFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { makeSchedule } from "@sidenet/autograd";
+import {
+  BatchStream,
+  Decoder,
+  denseMatrix,
+  encodeRecord,
+  evaluateLoss,
+  inBatches,
+  initializeAdapter,
+  inMemory,
+  loadWeights,
+  Trainer,
+} from "@sidenet/ladder";
+import { openModel, readRecords } from "@sidenet/ladder/node";
+import { ParamStore } from "@sidenet/tensor";
+import { openDevice } from "@sidenet/tensor/node";
+import { fetchModel } from "../scripts/fetch-model.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: "string" },
+    data: { type: "string", default: "examples/data/gsm8k-sample.jsonl" },
+    "held-out": { type: "string", default: "24" },
+    variants: { type: "string" },
+    steps: { type: "string", default: "32" },
+    "max-length": { type: "string", default: "128" },
+    "batch-size": { type: "string", default: "4" },
+    warmup: { type: "string", default: "5" },
+    seed: { type: "string", default: "0" },
+    device: { type: "string", default: "auto" },
+    out: { type: "string" },
+  },
+});
+const [steps, batchSize, seed, maxLength] = ["steps", "batch-size", "seed", "max-length"].map((name) =>
+  Number(options[name]),
+);
+
+/** A frozen decoder that computes the hidden states of a batch once and shows them again whenever it comes back. */
+class RememberingDecoder extends Decoder {
+  #batch = null;
+  #states = new Map();
+
+  prepare(batch, offset) {
+    this.#batch = batch;
+    return super.prepare(batch, offset);
+  }
+
+  hidden(ops, forward, hiddenOptions) {
+    if (hiddenOptions.adapter || !hiddenOptions.observe) return super.hidden(ops, forward, hiddenOptions);
+    const { device } = this;
+    const known = this.#states.get(this.#batch);
+    if (!known) {
+      const states = [];
+      this.#states.set(this.#batch, states);
+      const observe = (index, h) => {
+        h.read().then((values) => states.push({ values, shape: h.shape }));
+        hiddenOptions.observe(index, h);
+      };
+      return super.hidden(ops, forward, { ...hiddenOptions, observe });
+    }
+    let h = null;
+    for (const [index, { values, shape }] of known.entries()) {
+      h?.dispose();
+      h = device.tensor(values, shape);
+      hiddenOptions.observe(index, h);
+    }
+    return h;
+  }
+}
+
+/** The same weights with every NF4 matrix dequantized. */
+function dequantized(store, device) {
+  const out = new ParamStore(device, "weights");
+  for (const [name, tensor] of store) {
+    if (/\.(table|absmax|scales)$/.test(name)) continue;
+    out.set(name, denseMatrix(device, store, name, shapes.get(name) ?? tensor.shape));
+  }
+  return out;
+}
+
+async function records(tokenizer) {
+  const list = [];
+  const encoding = {
+    bosId: null,
+    eosId: tokenizer.eosIds[0],
+    maxLength: Number.MAX_SAFE_INTEGER,
+    cut: false,
+  };
+  for await (const { record, source } of readRecords(options.data)) {
+    const encoded = encodeRecord(record, source, tokenizer, encoding);
+    if (encoded.inputIds.length <= maxLength) list.push(encoded); // whole problems, few of them padding
+  }
+  return list;
+}
+
+const { device } = await openDevice(options.device);
+const model = await openModel(options.model ?? (await fetchModel()));
+const shapes = new Map([...model.checkpoint.tensors].map(([name, { shape }]) => [name, shape]));
+const tokenizer = await model.tokenizer();
+const quantized = await loadWeights(device, model.config, model.checkpoint, { quantizeBlocks: true });
+const decoder = new RememberingDecoder(model.config, dequantized(quantized, device));
+quantized.dispose();
+const encoded = await records(tokenizer);
+const train = encoded.slice(0, -Number(options["held-out"]));
+const heldOut = encoded.slice(train.length);
+const padId = model.config.padTokenId ?? tokenizer.eosIds[0];
+const stream = new BatchStream(inMemory(train), { batchSize, seed, padId, maxLength });
+const batches = [];
+while (batches.length < steps) batches.push((await stream.next()).batch);
+const evalBatches = inBatches(heldOut, batchSize, padId, maxLength);
+const tokens = batches.reduce((sum, batch) => sum + batch.attentionMask.reduce((a, b) => a + b, 0), 0);
+const calibration = inBatches(train.slice(0, 16), 1, padId, maxLength);
+const report = (entry) => {
+  console.log(JSON.stringify(entry));
+  if (options.out) appendFileSync(options.out, `${JSON.stringify(entry)}\n`);
+};
+report({ device: device.label, steps, batchSize, tokens, heldOut: heldOut.length });
+report({ name: "frozen", evalLoss: await evaluateLoss(decoder, null, evalBatches) });
+
+for (const { name, lr, method, weightDecay = 0.01 } of JSON.parse(readFileSync(options.variants, "utf8"))) {
+  const started = performance.now();
+  const adapter = await initializeAdapter({ seed, ...method }, decoder, model.name, () => calibration);
+  const learningRate = makeSchedule({
+    kind: "cosine",
+    lr,
+    warmupSteps: Math.min(steps, Number(options.warmup)),
+    totalSteps: steps,
+    finalLr: 0.1 * lr,
+  });
+  const trainer = new Trainer(decoder, adapter, { learningRate, weightDecay });
+  const losses = [];
+  for (const batch of batches) losses.push((await trainer.step(batch)).loss);
+  const evalLoss = await evaluateLoss(decoder, adapter, evalBatches);
+  const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
+  report({
+    name,
+    lr,
+    parameters: adapter.parameters.count,
+    evalLoss,
+    trainLoss: mean(losses.slice(-16)),
+    seconds: (performance.now() - started) / 1000,
+  });
+  trainer.dispose();
+  adapter.dispose();
+}
+await model.close();
+process.exit(0);

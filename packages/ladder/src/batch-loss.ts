@@ -1,0 +1,76 @@
+/** The loss of a batch: which positions it scores, and no product with the head for the others. */
+import { type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
+import type { Head, LossOptions } from "./head.ts";
+
+/** A batch with its labels, B · T of them aligned with `inputIds`; -100 is not scored. */
+export interface LabeledBatch extends TokenBatch {
+  readonly labels: ArrayLike<number>;
+}
+
+/** Label of a position that is not scored. */
+const IGNORED = -100;
+
+/** Positions that a loss over this batch scores. */
+export function scoredPositions(batch: LabeledBatch): number {
+  const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
+  return targets.reduce((count, target) => count + (target === IGNORED ? 0 : 1), 0);
+}
+
+/** Selected positions are padded up to a multiple of this, so that sizes of buffers repeat. */
+const SELECTED_MULTIPLE = 64;
+/** Positions are selected where that leaves at most this share of them; a copy of nearly all would save next to nothing. */
+const SELECTED_SHARE = 7 / 8;
+
+/** The scored positions of N, or null where all are to go through the head. Hosts know labels before any device does. */
+function selection(targets: Int32Array): { rows: Int32Array; back: Int32Array; targets: Int32Array } | null {
+  const scored = [...targets.keys()].filter((n) => targets[n] !== IGNORED);
+  const count = Math.ceil(scored.length / SELECTED_MULTIPLE) * SELECTED_MULTIPLE;
+  if (count > SELECTED_SHARE * targets.length) return null;
+  const rows = new Int32Array(count).fill(-1);
+  const back = new Int32Array(targets.length).fill(-1);
+  for (const [m, n] of scored.entries()) {
+    rows[m] = n;
+    back[n] = m;
+  }
+  return { rows, back, targets: Int32Array.from(rows, (n) => (n < 0 ? IGNORED : targets[n])) };
+}
+
+/**
+ * Mean negative log-likelihood f32[] of a batch's labels over its residual stream y[B,T,d]. Only scored positions go through
+ * the final norm and the head. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary.
+ */
+export function batchLoss(
+  decoder: Decoder,
+  ops: Ops,
+  y: Tensor,
+  batch: LabeledBatch,
+  head: Head | null = null,
+  options: LossOptions = {},
+): Tensor {
+  const { device, config } = decoder;
+  checkLabels(batch, config.vocabSize);
+  const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
+  const put = (values: Int32Array, label: string) =>
+    device.tensor(values, [values.length], { dtype: "i32", label });
+  const selected = selection(targets);
+  if (!selected) return decoder.loss(ops, y, put(targets, "targets"), head ?? decoder.head, options);
+  const rows = ops.selectRows(
+    ops.reshape(y, { shape: [targets.length, config.hiddenSize] }),
+    put(selected.rows, "scored positions"),
+    put(selected.back, "places of scored positions"),
+  );
+  return decoder.loss(ops, rows, put(selected.targets, "targets"), head ?? decoder.head, options);
+}
+
+function checkLabels({ labels, length }: LabeledBatch, vocabSize: number): void {
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i];
+    if (label === IGNORED || (label >= 0 && label < vocabSize)) continue;
+    throw new SidenetError(
+      "L-TOKEN",
+      `label ${label} at position ${i % length} of row ${Math.floor(i / length)} is neither -100 nor in the ` +
+        `vocabulary of ${vocabSize}. Does the tokenizer belong to this model?`,
+    );
+  }
+}

@@ -1,0 +1,227 @@
+/**
+ * `init: "pruned"` (methods.md, 2): a side network whose blocks start as the most important rows and columns of the
+ * backbone's. Weights are read from wherever they lie (f32, f16, NF4), one matrix at a time.
+ */
+import { type Gradients, Tape } from "@sidenet/autograd";
+import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { batchLoss, type LabeledBatch } from "./batch-loss.ts";
+import { blockParameters, PROJECTIONS } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import { Decoder, decoderParameters, layerName } from "./decoder.ts";
+import { FullTuning } from "./full-tuning.ts";
+import { denseMatrix } from "./nf4-weight.ts";
+import {
+  axesOf,
+  type BlockImportance,
+  type Choice,
+  chooseBlock,
+  chooseChannels,
+  type Importance,
+  type MatrixImportance,
+  NONE,
+  pick,
+} from "./pruning.ts";
+import { residualStream } from "./residual-stream.ts";
+import {
+  type SideConfig,
+  sideBlockShape,
+  layerName as sideLayerName,
+  sideParameters,
+} from "./side-config.ts";
+import { randomValues } from "./side-init.ts";
+
+export interface PruneOptions {
+  /** Default l1. */
+  readonly importance?: Importance;
+  /** What Fisher importance is measured on: each batch counts as one sample of the gradient, so rows one by one are best. */
+  readonly calibration?: readonly LabeledBatch[];
+}
+
+/**
+ * The backbone block, counted from 0, that each side layer starts from, the nearest in depth: the one that reads the same
+ * hidden state H_t. Past the last block, and for free layers after the rungs, that is the last one.
+ */
+export function sourceBlocks({ rungs, num_hidden_layers: l }: SideConfig, model: ModelConfig): number[] {
+  const last = model.numHiddenLayers - 1;
+  const depth = (k: number): number => {
+    if (k < rungs.length) return rungs[k];
+    return (rungs[rungs.length - 1] ?? 0) + k - Math.max(rungs.length - 1, 0);
+  };
+  return Array.from({ length: l }, (_, k) => Math.min(depth(k), last));
+}
+
+type Place = keyof typeof PROJECTIONS;
+const PLACES = Object.keys(PROJECTIONS) as Place[];
+const weightOf = (place: Place): string => `${PROJECTIONS[place]}.weight`;
+
+/** Sums over both axes of a matrix, f32 on a device and nobody's but the holder's. */
+type Sums = Readonly<Record<"rows" | "columns", Tensor>>;
+type BlockSums = Map<Place, Sums>;
+
+function sumBothWays(device: Device, values: Tensor): Sums {
+  const { ops } = device;
+  return {
+    rows: device.keep(ops.sum(values, { axis: 1 })),
+    columns: device.keep(ops.sum(values, { axis: 0 })),
+  };
+}
+
+async function readImportance(sums: BlockSums): Promise<BlockImportance> {
+  const read: [Place, MatrixImportance][] = [];
+  for (const [place, { rows, columns }] of sums) {
+    read.push([place, { rows: await rows.read(), columns: await columns.read() }]);
+    rows.dispose();
+    columns.dispose();
+  }
+  return Object.fromEntries(read) as BlockImportance;
+}
+
+/** A parameter of the decoder in f32, in new memory. */
+function denseParameter({ weights, device }: Decoder, name: string, shape: readonly number[]): Tensor {
+  return denseMatrix(device, weights, name, shape);
+}
+
+/** Σ |w| of one block, a matrix at a time. */
+function absoluteSums(decoder: Decoder, layer: number): BlockSums {
+  const { device, config } = decoder;
+  const shapes = new Map(blockParameters(config).map(({ name, shape }) => [name, shape]));
+  const sums: BlockSums = new Map();
+  for (const place of PLACES) {
+    const name = weightOf(place);
+    device.scope(() => {
+      const w = denseParameter(decoder, layerName(layer, name), shapes.get(name)!);
+      sums.set(place, sumBothWays(device, device.ops.abs(w)));
+    });
+  }
+  return sums;
+}
+
+/** The whole decoder in f32, as gradients of its weights want it. */
+function denseCopy(decoder: Decoder): Decoder {
+  const store = new ParamStore(decoder.device, "weights");
+  for (const { name, shape } of decoderParameters(decoder.config)) {
+    store.set(name, denseParameter(decoder, name, shape));
+  }
+  return new Decoder(decoder.config, store);
+}
+
+/** Σ g² of blocks, g the gradient of each calibration batch's mean loss. Throws `L-CALIBRATION` without a batch. */
+async function fisherSums(
+  decoder: Decoder,
+  layers: ReadonlySet<number>,
+  batches: readonly LabeledBatch[],
+): Promise<Map<number, BlockSums>> {
+  if (batches.length === 0) {
+    throw new SidenetError(
+      "L-CALIBRATION",
+      "Fisher importance is measured on data, and there is no calibration batch. Give one, or take importance l1.",
+    );
+  }
+  const { device } = decoder;
+  using dense = denseCopy(decoder);
+  using full = new FullTuning(dense);
+  const totals = new Map([...layers].map((layer): [number, BlockSums] => [layer, new Map()]));
+  const leaves = [...totals].flatMap(([layer, sums]) =>
+    PLACES.map((place) => ({ sums, place, leaf: dense.weights.get(layerName(layer, weightOf(place))) })),
+  );
+  for (const batch of batches) {
+    device.scope(() => {
+      const gradients = gradientsOf(
+        dense,
+        full,
+        batch,
+        leaves.map(({ leaf }) => leaf),
+      );
+      for (const { sums, place, leaf } of leaves) {
+        const gradient = gradients.get(leaf)!;
+        const one = sumBothWays(device, device.ops.mul(gradient, gradient));
+        gradient.dispose("its square");
+        const total = sums.get(place);
+        if (!total) sums.set(place, one);
+        else for (const axis of ["rows", "columns"] as const) addTo(device, total[axis], one[axis]);
+      }
+    });
+    await device.synchronize(); // or the freed memory of all batches would wait in the queue
+  }
+  return totals;
+}
+
+function addTo(device: Device, total: Tensor, part: Tensor): void {
+  device.ops.accumulate(total, part);
+  part.dispose("its sum");
+}
+
+/** Gradients of the mean loss of a batch with respect to some of the weights. */
+function gradientsOf(
+  decoder: Decoder,
+  full: FullTuning,
+  batch: LabeledBatch,
+  leaves: readonly Tensor[],
+): Gradients {
+  using tape = new Tape(decoder.device, leaves);
+  const loss = decoder.device.scope(() => {
+    const y = residualStream(decoder, full, decoder.prepare(batch), { ops: tape });
+    return batchLoss(decoder, tape, y, batch);
+  });
+  return tape.backward(loss);
+}
+
+/** Importance of every row and column of blocks, by layer. Throws `L-CALIBRATION` for Fisher importance without data. */
+export async function measureImportance(
+  decoder: Decoder,
+  layers: ReadonlySet<number>,
+  { importance = "l1", calibration = [] }: PruneOptions = {},
+): Promise<Map<number, BlockImportance>> {
+  const fisher = importance === "fisher" ? await fisherSums(decoder, layers, calibration) : null;
+  const blocks = new Map<number, BlockImportance>();
+  for (const layer of layers) {
+    blocks.set(layer, await readImportance(fisher?.get(layer) ?? absoluteSums(decoder, layer)));
+  }
+  return blocks;
+}
+
+/**
+ * Initial values of the side network's blocks and rungs, by name: parts of the backbone's blocks, and rungs that read the
+ * channels these were taken for (1 at one channel a row). Where the side network has more of something than the block it
+ * starts from, the rest keeps its random value. Norm and output of the side network stay as they always start.
+ *
+ * Throws `L-CALIBRATION` for Fisher importance without data.
+ */
+export async function prunedValues(
+  decoder: Decoder,
+  config: SideConfig,
+  options: PruneOptions = {},
+): Promise<ReadonlyMap<string, Float32Array>> {
+  const { config: model } = decoder;
+  const sources = sourceBlocks(config, model);
+  const blocks = await measureImportance(decoder, new Set(sources), options);
+  const channels = chooseChannels([...blocks.values()], config.hidden_size);
+  const side = sideBlockShape(config, model);
+  const random = new Map(
+    sideParameters(config, model).map((spec, i) => [spec.name, randomValues(spec, i, config, model)]),
+  );
+  const values = new Map<string, Float32Array>();
+  for (const [i, layer] of sources.entries()) {
+    const choice = chooseBlock(model, side, blocks.get(layer)!);
+    for (const { name, shape } of blockParameters(model)) {
+      const dense = decoder.device.scope(() => denseParameter(decoder, layerName(layer, name), shape));
+      const target = sideLayerName(i + 1, name);
+      const axes = axesOf(name, channels, choice);
+      values.set(target, pick(await dense.read(), shape[shape.length - 1], axes, random.get(target)!));
+      dense.dispose("its pruned values");
+    }
+  }
+  for (const name of random.keys()) {
+    if (RUNG.test(name)) values.set(name, readingChannels(channels, model.hiddenSize));
+  }
+  return values;
+}
+
+const RUNG = /^ladder\.rungs\.\d+\.down\.weight$/;
+
+/** D_k [d_s, d] with a 1 at the chosen channel of each row. */
+function readingChannels(channels: Choice, hiddenSize: number): Float32Array {
+  const rung = new Float32Array(channels.length * hiddenSize);
+  for (const [row, channel] of channels.entries()) if (channel !== NONE) rung[row * hiddenSize + channel] = 1;
+  return rung;
+}

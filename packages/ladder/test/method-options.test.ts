@@ -1,0 +1,130 @@
+/** From flags to what is trained: sizes of side networks and of LoRA. */
+import { readdirSync, readFileSync } from "node:fs";
+import { CpuDevice, Pick } from "@sidenet/tensor";
+import { Command } from "commander";
+import { describe, expect, it } from "vitest";
+import type { Method } from "../src/adapter.ts";
+import { addSizeOptions, methodOptions, type SizeFlags } from "../src/cli/method-options.ts";
+import { type ModelConfig, parseModelConfig } from "../src/config.ts";
+import { loraConfig, loraSites } from "../src/lora-config.ts";
+import { initializeAdapter, sideConfigOf } from "../src/method.ts";
+import { effectiveDepth, parameterCount, sideParameters } from "../src/side-config.ts";
+import { evaluateLoss, Trainer } from "../src/trainer.ts";
+import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
+
+const CONFIGS = new URL("../configs/", import.meta.url);
+const models = new Map<string, ModelConfig>(
+  readdirSync(CONFIGS).map((name) => [
+    name,
+    parseModelConfig(JSON.parse(readFileSync(new URL(`${name}/config.json`, CONFIGS), "utf8"))),
+  ]),
+);
+
+function optionsOf(method: Method, line: string) {
+  const command = addSizeOptions(new Command()).exitOverride();
+  command.configureOutput({ writeErr: () => {} });
+  command.parse(line.split(" ").filter(Boolean), { from: "user" });
+  return methodOptions(method, command.opts<SizeFlags>());
+}
+
+const sideOf = (method: "ladder" | "xladder", line: string, model = models.get("SmolLM2-135M")!) =>
+  sideConfigOf(optionsOf(method, line), model, "m")!;
+
+describe("an xLadder has as many parameters as the Ladder of the same reduction, within 1 %,", () => {
+  it.each([...models])("beside %s, at every reduction and δ", (_name, model) => {
+    const L = model.numHiddenLayers;
+    for (const reduction of [4, 8, 16]) {
+      const ladder = sideOf("ladder", `--reduction ${reduction}`, model);
+      const wanted = parameterCount(sideParameters(ladder, model));
+      for (const delta of [Math.floor(L / 4), Math.floor(L / 2)]) {
+        const config = sideOf("xladder", `--reduction ${reduction} --delta ${delta}`, model);
+        const count = parameterCount(sideParameters(config, model));
+        expect(Math.abs(count - wanted) / wanted).toBeLessThan(0.01);
+        expect(config.num_hidden_layers).toBe(2 * delta);
+        expect(config.rungs).toEqual(Array.from({ length: delta }, (_, k) => L - delta + k));
+        expect(effectiveDepth(config, model)).toBe(L + delta);
+        expect(config.hidden_size).toBe(config.num_attention_heads * config.head_dim);
+      }
+    }
+  });
+});
+
+describe("flags of side networks", () => {
+  it("reach the configuration", () => {
+    expect(sideOf("ladder", "")).toMatchObject({
+      fusion: "add",
+      initial_rung: false,
+      rung_norm: true,
+      init: "random",
+    });
+    expect(
+      sideOf("ladder", "--fusion gate --initial-rung --no-rung-norm --init pruned --seed 7"),
+    ).toMatchObject({
+      fusion: "gate",
+      initial_rung: true,
+      rung_norm: false,
+      init: "pruned",
+      seed: 7,
+    });
+    expect(sideOf("ladder", "--rungs-at 3 9 30")).toMatchObject({ rungs: [3, 9, 30], num_hidden_layers: 3 });
+    expect(sideOf("ladder", "--rungs-at 3 9 30 --layers 5").num_hidden_layers).toBe(5);
+    expect(sideOf("ladder", "--side-width 96 --layers 4")).toMatchObject({
+      hidden_size: 96,
+      num_hidden_layers: 4,
+    });
+    expect(sideOf("xladder", "--delta 3 --layers 8 --fusion gate")).toMatchObject({
+      rungs: [27, 28, 29],
+      num_hidden_layers: 8,
+      fusion: "gate",
+    });
+  });
+
+  it("that would do nothing are refused", () => {
+    for (const [method, line, message] of [
+      ["ladder", "--importance fisher", /--importance says what --init pruned keeps/],
+      ["xladder", "--rungs-at 1 2", /--rungs-at is for --method ladder/],
+      ["lora", "--rungs-at 1 2", /--rungs-at is for --method ladder/],
+    ] as const) {
+      expect(() => optionsOf(method, line)).toThrow(message);
+    }
+    expect(() => optionsOf("ladder", "--init pruned --importance median")).toThrow(/l1, fisher/);
+  });
+});
+
+it("flags of LoRA reach its sites", () => {
+  const model = models.get("SmolLM2-135M")!;
+  const { lora } = optionsOf(
+    "lora",
+    "--rank 4 --alpha 6 --rslora --targets q_proj v_proj --lora-layers 0 29 --dropout 0.1",
+  );
+  const config = loraConfig("m", lora);
+  expect(config.lora_dropout).toBe(0.1);
+  const sites = loraSites(config, model);
+  expect(sites.map(({ layer, module }) => `${layer} ${module}`)).toEqual([
+    "0 self_attn.q_proj",
+    "0 self_attn.v_proj",
+    "29 self_attn.q_proj",
+    "29 self_attn.v_proj",
+  ]);
+  for (const { rank, scale } of sites) expect([rank, scale]).toEqual([4, 3]);
+});
+
+it("every kind of side network trains from flags alone, and starts as its backbone", async () => {
+  const device = new CpuDevice();
+  const pick = new Pick(21);
+  const model = { ...drawModel(pick), numHiddenLayers: 4 };
+  using decoder = randomDecoder(device, model);
+  const batch = drawBatch(pick, model);
+  for (const line of [
+    "--reduction 2 --fusion gate --initial-rung",
+    "--reduction 2 --rungs-at 0 2 4 --no-rung-norm",
+    "--reduction 2 --init pruned --importance fisher",
+  ]) {
+    using adapter = await initializeAdapter(optionsOf("ladder", line), decoder, "tiny", () => [batch]);
+    const frozen = await evaluateLoss(decoder, null, [batch]);
+    expect(await evaluateLoss(decoder, adapter, [batch])).toBe(frozen);
+    using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.01 });
+    for (let step = 0; step < 4; step++) await trainer.step(batch);
+    expect(await evaluateLoss(decoder, adapter, [batch])).toBeLessThan(frozen);
+  }
+});

@@ -1,0 +1,245 @@
+/** What a method cannot do is refused by name, before anything is trained. */
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CpuDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { describe, expect, it } from "vitest";
+import type { ModelConfig } from "../src/config.ts";
+import { decoderParameters } from "../src/decoder.ts";
+import { memorySource } from "../src/formats/byte-source.ts";
+import { openSafetensors } from "../src/formats/safetensors.ts";
+import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
+import { ladderConfig, xladderConfig } from "../src/ladder-config.ts";
+import { loadWeights } from "../src/load-weights.ts";
+import { Lora } from "../src/lora.ts";
+import { loraConfig, loraSites } from "../src/lora-config.ts";
+import { quantizeNf4 } from "../src/nf4-weight.ts";
+import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
+import { checkSideConfig, effectiveDepth, parseSideConfig } from "../src/side-config.ts";
+import { SideNetwork } from "../src/side-network.ts";
+import { f32, type TensorFile } from "./golden-cases.ts";
+import { drawModel } from "./tiny-model.ts";
+
+const model: ModelConfig = {
+  ...drawModel(new Pick(7)),
+  hiddenSize: 48,
+  intermediateSize: 64,
+  numAttentionHeads: 6,
+  numKeyValueHeads: 3,
+  numHiddenLayers: 8,
+};
+
+describe("a side network is refused", () => {
+  const xladder = (options: object) => () => xladderConfig(model, "m", options);
+  const ladder = (options: object) => () => ladderConfig(model, "m", options);
+  const written = (change: object) => () => {
+    const config = { ...ladderConfig(model, "m", { layers: 3 }), ...change };
+    checkSideConfig(parseSideConfig(config, "adapter_config.json"), model);
+  };
+  const cases: [title: string, make: () => unknown, message: RegExp][] = [
+    [
+      "with δ past the backbone's depth",
+      xladder({ delta: 9 }),
+      /δ = 9: wanted a whole number from 1 to L = 8/,
+    ],
+    ["with fewer side layers than δ", xladder({ delta: 4, layers: 3 }), /3 side layers are fewer than δ = 4/],
+    ["with rungs by hand for an xLadder", xladder({ rungs: [1, 2] }), /the inputs of the top δ layers/],
+    ["with more layers than hidden states", ladder({ layers: 9 }), /9 side layers: wanted .* 1 to L = 8/],
+    ["with a rung out of range", ladder({ rungs: [2, 9] }), /rung 9: wanted .* 0 to L = 8/],
+    ["with a rung that is no index", ladder({ rungs: [1.5] }), /rung 1.5/],
+    ["with descending rungs", ladder({ rungs: [4, 2] }), /rungs\[1\] = 2 comes after 4/],
+    ["with more rungs than layers", ladder({ rungs: [1, 2, 3], layers: 2 }), /3 rungs are more than .* 2/],
+    ["with no rung at all", ladder({ rungs: [], layers: 2 }), /would see nothing/],
+    ["with a width that its heads do not divide", ladder({ width: 26 }), /26 does not divide into 3 heads/],
+    [
+      "with a reduction that leaves no pair for rope",
+      ladder({ reduction: 100 }),
+      /reduction 100 leaves a side width/,
+    ],
+    ["with a reduction below 1", ladder({ reduction: 0.5 }), /reduction 0.5/],
+    ["from a file whose rung is out of range", written({ rungs: [1, 2, 99] }), /rungs\[2\] = 99 is past/],
+    ["from a file whose rungs descend", written({ rungs: [3, 1, 2] }), /comes after 3/],
+    ["from a file with an odd head", written({ head_dim: 3 }), /head_dim 3 is odd/],
+    [
+      "from a file whose heads do not divide",
+      written({ num_key_value_heads: 4, num_attention_heads: 6 }),
+      /6 is not a multiple of .* 4/,
+    ],
+  ];
+  it.each(cases)("%s", (_title, make, message) => {
+    expect(make).toThrow(expect.objectContaining({ code: "L-ADAPTER-CONFIG" }));
+    expect(make).toThrow(message);
+  });
+});
+
+describe("effective depth", () => {
+  it("is L + δ for an xLadder of l = 2 δ layers, and L + 1 for a Ladder up to the last hidden state", () => {
+    for (let delta = 1; delta <= 8; delta++) {
+      expect(effectiveDepth(xladderConfig(model, "m", { delta }), model)).toBe(8 + delta);
+    }
+    expect(effectiveDepth(ladderConfig(model, "m", { layers: 8 }), model)).toBe(9);
+    expect(effectiveDepth(null, model)).toBe(8);
+  });
+
+  it("is the longest chain of blocks from tokens to logits, for rungs anywhere", () => {
+    for (let seed = 0; seed < 50; seed++) {
+      const pick = new Pick(seed);
+      const layers = pick.int(1, 6);
+      const rungs = Array.from({ length: pick.int(1, layers) }, () => pick.int(0, 8)).sort((a, b) => a - b);
+      // s_k comes after s_{k-1}, and after the t_k blocks that its rung reads.
+      let longest = 0;
+      for (let k = 0; k < layers; k++) longest = Math.max(longest, rungs[k] ?? 0) + 1;
+      const config = ladderConfig(model, "m", { rungs, layers });
+      expect(effectiveDepth(config, model)).toBe(Math.max(8, longest));
+    }
+  });
+});
+
+describe("LoRA is refused", () => {
+  const sites = (options: object) => () => loraSites(loraConfig("m", options), model);
+  const cases: [title: string, make: () => unknown, message: RegExp][] = [
+    ["with rank 0", sites({ rank: 0 }), /r: Too small/],
+    ["with a broken rank", sites({ rank: 1.5 }), /r: /],
+    ["with rank 0 for one layer", sites({ rankPattern: { q_proj: 0 } }), /rank_pattern.q_proj: Too small/],
+    [
+      "with a broken rank for one layer",
+      sites({ rankPattern: { q_proj: 2.5 } }),
+      /rank 2.5 .* is not a whole number/,
+    ],
+    ["with alpha 0", sites({ alpha: 0 }), /lora_alpha: Too small/],
+    ["with dropout of everything", sites({ dropout: 1 }), /lora_dropout/],
+    ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is no linear layer/],
+    ["for a block past the last", sites({ layers: [8] }), /layer 8 is past the last of 8/],
+    ["for no block", sites({ layers: [] }), /no block is named/],
+  ];
+  it.each(cases)("%s", (_title, make, message) => {
+    expect(make).toThrow(expect.objectContaining({ code: "L-ADAPTER-CONFIG" }));
+    expect(make).toThrow(message);
+  });
+});
+
+describe("an adapter of another model is refused, whichever of them is given", () => {
+  const others: [string, Partial<ModelConfig>][] = [
+    ["deeper", { numHiddenLayers: 9 }],
+    ["shallower", { numHiddenLayers: 7 }],
+    ["wider", { hiddenSize: 64 }],
+    ["of another family", { family: "mistral" }],
+  ];
+  const methods = ["ladder", "lora"] as const;
+  const saved = async (method: (typeof methods)[number], device: CpuDevice): Promise<string> => {
+    const folder = await mkdtemp(join(tmpdir(), "sidenet-refusal-"));
+    using adapter =
+      method === "ladder"
+        ? SideNetwork.initialize(device, ladderConfig(model, "m"), model)
+        : Lora.initialize(device, loraConfig("m", { rank: 2 }), model);
+    await saveAdapter(folder, adapter, { name: "m", config: model });
+    return folder;
+  };
+
+  it.each(methods)("a %s by its metadata", async (method) => {
+    const device = new CpuDevice();
+    const folder = await saved(method, device);
+    try {
+      for (const [title, change] of others) {
+        await expect(openAdapter(folder, device, { ...model, ...change }), title).rejects.toMatchObject({
+          code: "L-ADAPTER-MODEL",
+        });
+      }
+      expect(device.memory.liveCount).toBe(0);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it("a PEFT adapter, which has no such metadata, by its tensors", async () => {
+    const device = new CpuDevice();
+    const folder = await saved("lora", device);
+    try {
+      const file = join(folder, "adapter_model.safetensors");
+      const bytes = new Uint8Array(await readFile(file));
+      const checkpoint = await openSafetensors(memorySource(bytes, file));
+      const tensors: TensorFile = {};
+      for (const [name, tensor] of checkpoint.tensors) {
+        tensors[name] = f32(tensor.shape, await tensor.readFloat32());
+      }
+      await writeFile(file, concatBytes(encodeSafetensors(tensors)));
+      const wrong = [
+        [{ numHiddenLayers: 9 }, "L-TENSOR-MISSING"],
+        [{ numHiddenLayers: 7 }, "L-TENSOR-UNEXPECTED"],
+        [{ hiddenSize: 64 }, "L-TENSOR-SHAPE"],
+      ] as const;
+      for (const [change, code] of wrong) {
+        await expect(openAdapter(folder, device, { ...model, ...change })).rejects.toMatchObject({ code });
+      }
+      using adapter = await openAdapter(folder, device, model);
+      expect(adapter.method).toBe("lora");
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+});
+
+describe("NF4 over a weight that is not finite is refused, naming it,", () => {
+  const name = "model.layers.1.mlp.up_proj.weight";
+  const dense = (value: number): TensorFile =>
+    Object.fromEntries(
+      decoderParameters(model).map((spec) => {
+        const values = new Pick(3).normals(
+          spec.shape.reduce((a, b) => a * b, 1),
+          0.1,
+        );
+        if (spec.name === name) values[5] = value;
+        return [spec.name, f32(spec.shape, values)];
+      }),
+    );
+  const load = async (file: TensorFile, device: CpuDevice, config = model) => {
+    const checkpoint = await openSafetensors(memorySource(concatBytes(encodeSafetensors(file)), "m"));
+    return loadWeights(device, config, checkpoint, { quantizeBlocks: config.quantization === null });
+  };
+
+  it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])(
+    "when it is quantized: %d",
+    async (value) => {
+      const device = new CpuDevice();
+      await expect(load(dense(value), device)).rejects.toThrow(new RegExp(`L-NF4-FINITE.*${name}: value 5`));
+      expect(device.memory.liveCount).toBe(0);
+    },
+  );
+
+  it.each(["absmax", "offset"] as const)("when it is loaded with a broken %s", async (part) => {
+    const device = new CpuDevice();
+    const file = dense(1);
+    const shape = file[name].shape;
+    using store = new ParamStore(device, "weights");
+    quantizeNf4(device, store, name, file[name].data as Float32Array);
+    const read = async (suffix: string) =>
+      Array.from((await store.get(name + suffix).read()) as Float32Array);
+    const [table, nested] = [await read(".table"), await read(".absmax")];
+    const scales = await read(".scales");
+    const codes = await read("");
+    const u8 = (values: ArrayLike<number>) =>
+      ({ dtype: "U8", shape: [values.length], data: Uint8Array.from(values) }) as const;
+    if (part === "absmax") nested[0] = Number.POSITIVE_INFINITY;
+    const state = {
+      quant_type: "nf4",
+      blocksize: 64,
+      shape,
+      nested_blocksize: 256,
+      nested_offset: table[272],
+    };
+    const json = JSON.stringify(state);
+    const broken = part === "offset" ? json.replace(/"nested_offset":[^}]+/, '"nested_offset":1e999') : json;
+    Object.assign(file, {
+      [name]: u8(codes),
+      [`${name}.quant_map`]: f32([16], table.slice(0, 16)),
+      [`${name}.absmax`]: u8(scales),
+      [`${name}.nested_absmax`]: f32([nested.length], nested),
+      [`${name}.nested_quant_map`]: f32([256], table.slice(16, 272)),
+      [`${name}.quant_state.bitsandbytes__nf4`]: u8(new TextEncoder().encode(broken)),
+    });
+    const config: ModelConfig = { ...model, quantization: { type: "bitsandbytes-nf4", doubleQuant: true } };
+    await expect(load(file, device, config)).rejects.toThrow(new RegExp(name.replaceAll(".", "\\.")));
+    store.dispose();
+    expect(device.memory.liveCount).toBe(0);
+  });
+});
