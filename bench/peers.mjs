@@ -1,18 +1,21 @@
-// sidenet's WebAssembly device beside jax-js's, alternating in one process: medians, and ours as a multiple of theirs.
+// sidenet's WebAssembly device beside jax-js's, taking turns in one process: medians, and ours as a multiple of theirs; with
+// --torch, a Python that has PyTorch, its figures from the same run.
 //
-//   npm run build && node bench/peers.mjs [--threads 2] [--rounds 15] [--only matmul,step]
+//   npm run build && node bench/peers.mjs [--threads 2] [--rounds 15] [--only matmul,step] [--torch PYTHON]
 
 import { parseArgs } from "node:util";
 import { Random } from "@sidenet/tensor";
 import { openJax } from "./peers/jax.mjs";
 import { MODEL } from "./peers/llama.mjs";
 import { openSidenet } from "./peers/sidenet.mjs";
+import { openTorch } from "./peers/torch.mjs";
 
 const { values: options } = parseArgs({
   options: {
     threads: { type: "string", default: "2" },
     rounds: { type: "string", default: "15" },
     only: { type: "string", default: "" },
+    torch: { type: "string" },
   },
 });
 
@@ -33,6 +36,9 @@ const PRODUCTS = [
     [128, 576, 49152],
   ].map((shape) => [...shape, "nt"]),
 ];
+
+/** Calls of one small op in a measurement of what a dispatch costs. */
+const CALLS = 1000;
 
 function cases() {
   const list = PRODUCTS.map(([M, K, N, form]) => ({
@@ -67,6 +73,12 @@ function cases() {
       make: (peer) => peer.trainingStep(),
       rounds: 5,
     },
+    {
+      group: "dispatch",
+      name: "one small op",
+      unit: "µs",
+      make: (peer) => peer.smallOp(CALLS),
+    },
   );
   const only = options.only.split(",").filter((part) => part !== "");
   return only.length === 0 ? list : list.filter(({ group }) => only.includes(group));
@@ -76,20 +88,24 @@ const median = (times) => [...times].sort((a, b) => a - b)[times.length >> 1];
 
 /** Nanoseconds of one call by peer, their runs taking turns after two calls that count for nothing. */
 async function race(peers, { make, rounds = Number(options.rounds) }) {
-  const calls = peers.map((peer) => make(peer));
+  const calls = await Promise.all(peers.map((peer) => make(peer)));
   const times = peers.map(() => []);
   const last = [];
   for (let round = -2; round < rounds; round++) {
     for (const [i, call] of calls.entries()) {
       const start = process.hrtime.bigint();
-      last[i] = await call();
-      if (round >= 0) times[i].push(Number(process.hrtime.bigint() - start));
+      const answer = await call();
+      const elapsedNs = answer?.elapsedNs ?? Number(process.hrtime.bigint() - start);
+      last[i] = answer?.result ?? answer;
+      if (round >= 0) times[i].push(elapsedNs);
     }
   }
   return { times: times.map(median), last };
 }
 
-const peers = [await openSidenet(Number(options.threads)), await openJax(Number(options.threads))];
+const threads = Number(options.threads);
+const peers = [await openSidenet(threads), await openJax(threads)];
+if (options.torch) peers.push(await openTorch(options.torch, threads));
 for (const { name, label } of peers) console.log(`${name}: ${label}`);
 console.log(`Node ${process.version}, ${options.rounds} rounds, medians\n`);
 
@@ -98,7 +114,8 @@ for (const item of cases()) {
   const { times, last } = await race(peers, item);
   const ratio = times[1] / times[0];
   ratios.set(item.group, [...(ratios.get(item.group) ?? []), ratio]);
-  const rates = peers.map(({ name }, i) => `${name} ${(item.amount / times[i]).toFixed(1)}`);
+  const figure = (ns) => (item.amount ? item.amount / ns : ns / CALLS / 1000);
+  const rates = peers.map(({ name }, i) => `${name} ${figure(times[i]).toFixed(1)}`);
   const check = item.group === "step" ? `, losses ${last.map((loss) => loss.toFixed(4)).join(" ")}` : "";
   console.log(`${item.name.padEnd(26)} ${rates.join("  ")} ${item.unit}  ratio ${ratio.toFixed(2)}${check}`);
 }

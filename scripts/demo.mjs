@@ -12,7 +12,7 @@ const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 
 async function demo() {
   const adapter = setup({ adapter: "preferred" });
-  say(adapter === null ? "WebGPU has no adapter here: the demo runs on the CPU" : `WebGPU on ${adapter}`);
+  say(adapter === null ? "WebGPU has no adapter here" : `WebGPU on ${adapter}`);
   const model = await fetchModel();
   const build = npm(ROOT, ["run", "--silent", "build"]);
   if (build.failed) {
@@ -20,8 +20,8 @@ async function demo() {
   }
 
   const args = ["--model", model, "--data", "examples/data/gsm8k-sample.jsonl", "--method", "ladder"];
-  args.push("--output", "out/demo", "--device", adapter === null ? "cpu" : "webgpu");
-  // Small enough for a few minutes on two cores with a software driver, and large enough to see the loss fall.
+  args.push("--output", "out/demo", "--device", "auto"); // a hardware GPU, else WebAssembly
+  // Small enough for a few minutes on two cores, and large enough to see the loss fall.
   args.push("--steps", "20", "--batch-size", "2", "--held-out", "8", "--learning-rate", "0.01");
   console.log(`\n$ npx sidenet train ${args.join(" ")}\n`);
   const { status, signal } = spawnSync(

@@ -45,6 +45,17 @@ export async function openJax(threads) {
     rmsNorm: (x, gain) => call((y, g) => rmsNorm(np, y, g, 1e-5), x, gain),
     softmax: (x) => call((y) => nn.softmax(y, -1), x),
     siluMul: (gate, up) => call((g, u) => nn.silu(g).mul(u), gate, up),
+    smallOp: (calls) => {
+      const [a, b] = [0, 1].map(() => np.array([1, 2, 3, 4]));
+      const add = jit((x, y) => x.add(y));
+      return async () => {
+        for (let i = 0; i < calls; i++) {
+          const y = add(a.ref, b.ref);
+          await y.blockUntilReady();
+          y.dispose();
+        }
+      };
+    },
     trainingStep: () => trainingStep(jax),
     close: () => {},
   };

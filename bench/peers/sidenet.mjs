@@ -37,6 +37,12 @@ export async function openSidenet(threads) {
       const tensors = [gate, up].map(({ values, shape }) => array(values, shape));
       return call(() => ops.siluMul(...tensors));
     },
+    smallOp: (calls) => {
+      const [a, b] = [array([1, 2, 3, 4], [4]), array([1, 2, 3, 4], [4])];
+      return async () => {
+        for (let i = 0; i < calls; i++) ops.add(a, b).dispose();
+      };
+    },
     trainingStep: () => trainingStep(device),
     close: () => device.dispose(),
   };

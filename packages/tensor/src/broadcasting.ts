@@ -1,11 +1,13 @@
 import { SidenetError } from "./errors.ts";
-import { formatShape, type Shape } from "./shape.ts";
+import { formatShape, type Shape, sameShape } from "./shape.ts";
 
 /**
  * The shape that operands broadcast to, by NumPy's rule: shapes are aligned at their last axes, missing axes count as 1,
  * and an axis of 1 repeats. Throws `T-SHAPE` naming both shapes where extents differ and neither is 1.
  */
 export function broadcastShape(op: string, shapes: readonly Shape[]): Shape {
+  const [first] = shapes;
+  if (first !== undefined && shapes.every((shape) => sameShape(shape, first))) return first; // nearly always
   const rank = Math.max(0, ...shapes.map((shape) => shape.length));
   return Array.from({ length: rank }, (_, axis) => {
     let extent = 1;

@@ -250,7 +250,7 @@ export abstract class Device {
         name,
         row.flops(dims, fullAttrs, (output) => outputs[output] !== undefined),
       );
-      if (!row.view) this.#compute({ row, io: { ...io, ...outputs }, dims, attrs: fullAttrs });
+      if (!row.view) this.#compute({ row, io: Object.assign(io, outputs), dims, attrs: fullAttrs });
       this.onOp?.(name);
     } catch (error) {
       for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);

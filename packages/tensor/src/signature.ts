@@ -23,6 +23,9 @@ export interface Operand {
   readonly residual: boolean;
   /** Dimension letters; `N..` marks a run of axes. */
   readonly dims: readonly string[];
+  /** The same letters without the mark, and which of them is the run, or -1: every call needs them. */
+  readonly letters: readonly string[];
+  readonly runAt: number;
 }
 
 export interface Signature {
@@ -54,6 +57,7 @@ function parseOperand(token: string, residual: boolean, text: string): Operand {
   if (!match) throw new SidenetError("T-SIGNATURE", `cannot read "${token}" in "${text}".`);
   const [, name = "", mark, dtype = "float", dims = ""] = match;
   const several = SEVERAL[dtype];
+  const extents = dims === "" ? [] : dims.split(",");
   return {
     name,
     dtype: several ? null : (dtype as DType),
@@ -61,7 +65,9 @@ function parseOperand(token: string, residual: boolean, text: string): Operand {
     optional: mark === "?",
     updated: mark === "!",
     residual,
-    dims: dims === "" ? [] : dims.split(","),
+    dims: extents,
+    letters: extents.map((dim) => dim.replace("..", "")),
+    runAt: extents.findIndex((dim) => dim.endsWith("..")),
   };
 }
 
@@ -83,15 +89,15 @@ interface Bindings {
 }
 
 function bindShape(operand: Operand, shape: Shape, bindings: Bindings): boolean {
-  const runAt = operand.dims.findIndex((dim) => dim.endsWith(".."));
-  const fixed = operand.dims.length - (runAt < 0 ? 0 : 1);
+  const { letters, runAt } = operand;
+  const fixed = letters.length - (runAt < 0 ? 0 : 1);
   const runLength = shape.length - fixed;
   if (runLength < 0 || (runAt < 0 && runLength !== 0)) return false;
   let axis = 0;
-  for (const dim of operand.dims) {
-    if (dim.endsWith("..")) {
-      const letter = dim.slice(0, -2);
-      const run = shape.slice(axis, axis + runLength);
+  for (let i = 0; i < letters.length; i++) {
+    const letter = letters[i];
+    if (i === runAt) {
+      const run = shape.length === runLength ? shape : shape.slice(axis, axis + runLength);
       axis += runLength;
       const bound = bindings.runs[letter];
       if (bound === undefined) {
@@ -100,8 +106,8 @@ function bindShape(operand: Operand, shape: Shape, bindings: Bindings): boolean 
       } else if (bound.length !== run.length || bound.some((extent, i) => extent !== run[i])) return false;
     } else {
       const extent = shape[axis++];
-      if (bindings.dims[dim] === undefined) bindings.dims[dim] = extent;
-      else if (bindings.dims[dim] !== extent) return false;
+      if (bindings.dims[letter] === undefined) bindings.dims[letter] = extent;
+      else if (bindings.dims[letter] !== extent) return false;
     }
   }
   return true;
@@ -124,7 +130,8 @@ export function bindInputs(
   inputs: readonly (TensorSpec | null)[],
 ): { dims: Record<string, number>; runs: Record<string, Shape> } {
   const bindings: Bindings = { dims: {}, runs: {} };
-  for (const [i, operand] of signature.inputs.entries()) {
+  for (let i = 0; i < signature.inputs.length; i++) {
+    const operand = signature.inputs[i];
     const spec = inputs[i] ?? null;
     if (spec === null) {
       if (operand.optional) continue;

@@ -5,7 +5,7 @@ import { makeKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
-import { makeWasmContext } from "../wasm/context.ts";
+import { OpContext } from "../wasm/context.ts";
 import { wasmOps } from "../wasm/kernels/index.ts";
 
 /**
@@ -60,13 +60,14 @@ export class MetaDevice extends Device {
   protected override compute({ row, io, dims, attrs }: Execution): void {
     if (this.profile.reference) return;
     if (this.profile.wasm) {
-      const { context, release } = makeWasmContext(this, row.name, (kernel, _, { tasks }) =>
+      const context = new OpContext(this, (kernel, _, { tasks }) =>
         this.#onDispatch(`wasm/${kernel}`, { bind: {}, params: {}, grid: tasks }),
       );
+      context.op = row.name;
       try {
         wasmOps[row.name]?.(context, io, dims, attrs);
       } finally {
-        release();
+        context.release();
       }
       return;
     }

@@ -30,34 +30,37 @@ export interface WasmContext {
 // biome-ignore lint/suspicious/noExplicitAny: operands and attributes differ by row; each op names its own
 export type WasmOp = (k: WasmContext, io: any, dims: Dims, attrs: any) => boolean;
 
-/** A context for one op; `release` frees its workspace and windows. */
-export function makeWasmContext(
-  device: Device,
-  op: string,
-  run: WasmContext["run"],
-): { context: WasmContext; release: () => void } {
-  const handles: Tensor[] = [];
-  const owned = (tensor: Tensor): Tensor => {
-    handles.push(tensor);
+/** What the ops of one device get, one after the other: `release` after each frees its workspace and windows. */
+export class OpContext implements WasmContext {
+  readonly panelRows: number;
+  readonly run: WasmContext["run"];
+  /** The op at work, for names. */
+  op = "";
+  readonly #device: Device;
+  readonly #handles: Tensor[] = [];
+
+  constructor(device: Device, run: WasmContext["run"]) {
+    this.#device = device;
+    this.panelRows = device.profile.wasm?.panelRows ?? 1;
+    this.run = run;
+  }
+
+  temp(shape: Shape): Tensor {
+    const tensor = this.#device.empty(shape, { label: `${this.op}, workspace` });
+    this.#device.keep(tensor);
+    this.#handles.push(tensor);
     return tensor;
-  };
-  const context: WasmContext = {
-    panelRows: device.profile.wasm?.panelRows ?? 1,
-    run,
-    temp: (shape) => {
-      const tensor = device.empty(shape, { label: `${op}, workspace` });
-      device.keep(tensor);
-      return owned(tensor);
-    },
-    rows: (tensor, rows, { start, count }) => {
-      const row = tensor.size / Math.max(rows, 1);
-      return owned(device.alias(tensor, [count, row], tensor.offset + start * row));
-    },
-  };
-  return {
-    context,
-    release: () => {
-      for (const tensor of handles) tensor.dispose(`the end of ${op}`);
-    },
-  };
+  }
+
+  rows(tensor: Tensor, rows: number, { start, count }: RowRange): Tensor {
+    const row = tensor.size / Math.max(rows, 1);
+    const window = this.#device.alias(tensor, [count, row], tensor.offset + start * row);
+    this.#handles.push(window);
+    return window;
+  }
+
+  release(): void {
+    for (const tensor of this.#handles) tensor.dispose(`the end of ${this.op}`);
+    this.#handles.length = 0;
+  }
 }

@@ -6,7 +6,7 @@ import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
-import { makeWasmContext } from "./context.ts";
+import { OpContext } from "./context.ts";
 import { wasmOps } from "./kernels/index.ts";
 import type { Runtime, Statistics } from "./runtime.ts";
 
@@ -20,6 +20,7 @@ export class WasmDevice extends Device {
   override readonly profile: DeviceProfile;
   readonly #runtime: Runtime;
   readonly #poison: boolean;
+  readonly #context: OpContext;
   #references = 0;
   #disposed = false;
 
@@ -36,6 +37,7 @@ export class WasmDevice extends Device {
       maxBufferBytes: 2 ** 32,
       wasm: { panelRows: runtime.panelRows },
     };
+    this.#context = new OpContext(this, (kernel, args, tasks) => runtime.run(kernel, args, tasks));
     const { threads, relaxedSimd } = runtime;
     this.label =
       `WebAssembly SIMD${relaxedSimd ? " with fused multiply-add" : ""}, ` +
@@ -102,11 +104,11 @@ export class WasmDevice extends Device {
     const { row, io, dims, attrs } = execution;
     const op = wasmOps[row.name];
     if (op !== undefined) {
-      const { context, release } = makeWasmContext(this, row.name, (...call) => this.#runtime.run(...call));
+      this.#context.op = row.name;
       try {
-        if (op(context, io, dims, attrs)) return;
+        if (op(this.#context, io, dims, attrs)) return;
       } finally {
-        release();
+        this.#context.release();
       }
     }
     this.#references++;

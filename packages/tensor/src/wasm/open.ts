@@ -1,5 +1,5 @@
 import { SidenetError } from "../errors.ts";
-import { f32x4, type V128 } from "./assembler/instructions.ts";
+import { f32x4, i8x16, type V128 } from "./assembler/instructions.ts";
 import { ModuleBuilder } from "./assembler/module.ts";
 import { WasmDevice } from "./device.ts";
 import { engine } from "./engine.ts";
@@ -35,8 +35,9 @@ function validates(use: (zero: V128) => V128): boolean {
 
 export const hasSimd = (): boolean => validates((zero) => f32x4.add(zero, zero));
 
-/** Whether the engine has fused multiply-add. */
-export const hasRelaxedSimd = (): boolean => validates((zero) => f32x4.relaxedMadd(zero, zero, zero));
+/** Whether the engine has fused multiply-add, and what comes with it. */
+export const hasRelaxedSimd = (): boolean =>
+  validates((zero) => f32x4.relaxedMadd(zero, zero, i8x16.relaxedSwizzle(zero, zero)));
 
 /** Opens the WebAssembly device. Throws `T-WASM` where the engine lacks SIMD, `T-THREADS` for a number that is none. */
 export async function openWasm(host: WasmHost, options: WasmOptions = {}): Promise<WasmDevice> {

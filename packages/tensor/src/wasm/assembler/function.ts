@@ -5,6 +5,7 @@ import {
   type F32,
   f32x4,
   type I32,
+  i8x16,
   i32,
   type Statement,
   type V128,
@@ -164,6 +165,11 @@ export class FunctionBuilder {
   /** a · b + c: fused where the engine has it. */
   madd(a: V128, b: V128, c: V128): V128 {
     return this.features.relaxedSimd ? f32x4.relaxedMadd(a, b, c) : f32x4.add(f32x4.mul(a, b), c);
+  }
+
+  /** Bytes of a table by number, 0..15. */
+  lookup(table: V128, indices: V128): V128 {
+    return (this.features.relaxedSimd ? i8x16.relaxedSwizzle : i8x16.swizzle)(table, indices);
   }
 
   /** Locals and code, as the module's code section has them. */

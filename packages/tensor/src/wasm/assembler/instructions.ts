@@ -195,6 +195,8 @@ export const i8x16 = {
   splat: (a: I32) => toV128([...codeOfI32(a), ...simd(0x0f)]),
   /** Byte i is byte indices[i] of a, or 0 for an index past 15. */
   swizzle: vBinary(0x0e),
+  /** The same in fewer instructions where no index is past 15, which is all we ask: relaxed SIMD. */
+  relaxedSwizzle: vBinary(0x100),
 };
 
 export const i16x8 = {

@@ -85,7 +85,7 @@ export function nf4Decoder(
     const bytes = f.v128(v128.load64Zero(i32.add(w.codes, i32.shrU(at, 1))));
     const high = v128.and(i32x4.shrU(bytes, 4), fifteen);
     const codes = f.v128(interleave(high, v128.and(bytes, fifteen), 0, 1));
-    const [a, b, c, d] = planes.map((plane) => f.v128(i8x16.swizzle(plane, codes)));
+    const [a, b, c, d] = planes.map((plane) => f.v128(f.lookup(plane, codes)));
     const halves = [0, 8].map((first) => [interleave(a, b, first, 1), interleave(c, d, first, 1)]);
     sink.sixteen(
       halves.flatMap(([low, upper]) => {

@@ -7,8 +7,13 @@ import { CHUNK } from "./tasks.ts";
 export const SIMPLE_PER_NS = 1.5;
 export const EXP_PER_NS = 0.6;
 
-export const isF32 = (io: Readonly<Record<string, Tensor | null>>): boolean =>
-  Object.values(io).every((tensor) => tensor === null || tensor.dtype === "f32");
+export function isF32(io: Readonly<Record<string, Tensor | null>>): boolean {
+  for (const name in io) {
+    const tensor = io[name];
+    if (tensor !== null && tensor.dtype !== "f32") return false;
+  }
+  return true;
+}
 
 /** Tasks of an elementwise kernel. */
 export const chunks = (size: number, perNs = SIMPLE_PER_NS): Tasks => ({

@@ -1,0 +1,61 @@
+// What is measured, on PyTorch in a process of its own, which takes its own times.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { ADAMW, initialValues, MODEL, parameterShapes, tokens } from "./llama.mjs";
+
+/** Throws when `python` does not run or has no PyTorch. */
+export async function openTorch(python, threads) {
+  const script = fileURLToPath(new URL("./torch-peer.py", import.meta.url));
+  const child = spawn(python, [script, String(threads)], { stdio: ["pipe", "pipe", "inherit"] });
+  const failed = new Promise((_, reject) => {
+    child.once("error", reject);
+    child.once("exit", (code) =>
+      reject(new Error(`${python} ended with ${code}: is PyTorch installed there?`)),
+    );
+  });
+  failed.catch(() => {}); // at the end nobody waits for it
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const read = async () => JSON.parse((await Promise.race([lines.next(), failed])).value);
+  const ask = (request) => {
+    child.stdin.write(`${JSON.stringify(request)}\n`);
+    return read();
+  };
+  const { label } = await read();
+  const folder = mkdtempSync(join(tmpdir(), "sidenet-peers-"));
+  const make = async (name, request) => {
+    await ask({ make: name, ...request });
+    return () => ask({});
+  };
+  const withShapes =
+    (name) =>
+    (...operands) =>
+      make(name, { shapes: operands.map(({ shape }) => shape) });
+  return {
+    name: "PyTorch",
+    label,
+    matmul: (a, b, transposed) => make("matmul", { shapes: [a.shape, b.shape], transposed }),
+    attention: withShapes("attention"),
+    rmsNorm: withShapes("rmsNorm"),
+    softmax: withShapes("softmax"),
+    siluMul: withShapes("siluMul"),
+    smallOp: (calls) => make("smallOp", { calls }),
+    trainingStep() {
+      const path = join(folder, "parameters.f32");
+      const shapes = parameterShapes();
+      const values = Object.values(shapes).map((shape, i) => initialValues(shape, i));
+      writeFileSync(path, Buffer.concat(values.map((each) => Buffer.from(each.buffer))));
+      const { inputs, targets } = tokens();
+      const batch = { inputs: [...inputs], targets: [...targets] };
+      return make("trainingStep", { path, shapes, model: MODEL, adamw: ADAMW, ...batch });
+    },
+    close() {
+      child.stdin.end();
+      rmSync(folder, { recursive: true });
+    },
+  };
+}
