@@ -12,7 +12,16 @@ import {
   PROJECTIONS,
 } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
-import { type Embedding, floatEmbedding, floatHead, type Head, type LossOptions } from "./head.ts";
+import {
+  type Embedding,
+  floatEmbedding,
+  floatHead,
+  type Head,
+  type LossOptions,
+  nf4Embedding,
+  nf4Head,
+} from "./head.ts";
+import { nf4Parts } from "./nf4-weight.ts";
 import { type RunLayer, recomputedBlock } from "./recomputed-block.ts";
 import { ropeTables } from "./rope-tables.ts";
 
@@ -87,8 +96,12 @@ export class Decoder {
     this.config = config;
     this.weights = weights;
     this.device = weights.device;
-    this.#embedding = floatEmbedding(weights.get(EMBEDDINGS));
-    this.head = floatHead(this.headMatrix);
+    const shape = [config.vocabSize, config.hiddenSize];
+    const quantized = (name: string) =>
+      nf4Parts((part) => (weights.has(part) ? weights.get(part) : null), name, shape[0] * shape[1]);
+    const [table, head] = [quantized(EMBEDDINGS), quantized(this.#headName)];
+    this.#embedding = table ? nf4Embedding(table, shape) : floatEmbedding(weights.get(EMBEDDINGS));
+    this.head = head ? nf4Head(head, shape) : floatHead(this.headMatrix);
     this.#layers = Array.from({ length: config.numHiddenLayers }, (_, i) => {
       const name = (rest: string) => layerName(i, rest);
       return blockWeights(
@@ -104,9 +117,13 @@ export class Decoder {
     return this.weights.get(layerName(0, `${PROJECTIONS.q}.weight`)).dtype === "u8";
   }
 
-  /** [V,d] of the head; the embedding table when tied. */
+  get #headName(): string {
+    return this.config.tieWordEmbeddings ? EMBEDDINGS : LM_HEAD;
+  }
+
+  /** The tensor of the head [V,d], the embedding table when tied; its codes when it lies in NF4. */
   get headMatrix(): Tensor {
-    return this.weights.get(this.config.tieWordEmbeddings ? EMBEDDINGS : LM_HEAD);
+    return this.weights.get(this.#headName);
   }
 
   /**

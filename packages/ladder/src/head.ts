@@ -1,5 +1,6 @@
 /** Both ends of a decoder, as it sees them: how their matrices are stored is their own affair. */
 import type { Ops, Tensor } from "@sidenet/tensor";
+import type { Nf4Weight } from "./nf4-weight.ts";
 
 /** ids i32[B,T] → H_0 f32[B,T,d]. */
 export type Embedding = (ops: Ops, ids: Tensor) => Tensor;
@@ -30,4 +31,20 @@ export const floatEmbedding =
 export const floatHead = (matrix: Tensor): Head => ({
   logits: (ops, h) => ops.linear(h, matrix),
   loss: (ops, h, targets, options) => ops.lmHeadLoss(h, matrix, targets, options),
+});
+
+/** A table [V,d] in NF4. Only the rows that tokens ask for are kept. */
+export const nf4Embedding =
+  ({ codes, table, absmax, scales, attrs }: Nf4Weight, [rows, width]: readonly number[]): Embedding =>
+  (ops, ids) =>
+    ops.nf4Embedding(ids, codes, table, absmax, scales, { rows, width, ...attrs });
+
+/** A matrix [V,d] in NF4, frozen. */
+export const nf4Head = (
+  { codes, table, absmax, scales, attrs }: Nf4Weight,
+  [vocab]: readonly number[],
+): Head => ({
+  logits: (ops, h) => ops.nf4Linear(h, codes, table, absmax, scales, null, { out: vocab, ...attrs }),
+  loss: (ops, h, targets, options) =>
+    ops.nf4HeadLoss(h, codes, table, absmax, scales, targets, { vocab, ...attrs, ...options }),
 });

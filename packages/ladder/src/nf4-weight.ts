@@ -191,8 +191,21 @@ function blockOf(count: number, blocks: number, smallest: number): number {
   return block;
 }
 
+/** A weight that lies in NF4 on a device. */
+export interface Nf4Weight {
+  readonly codes: Tensor;
+  readonly table: Tensor;
+  readonly absmax: Tensor;
+  readonly scales: Tensor | null;
+  readonly attrs: { readonly block: number; readonly nestedBlock: number };
+}
+
 /** The tensors of a weight of `count` elements that lies in NF4 in a store, and its blocks, which follow from the lengths. */
-export function nf4Parts(find: (name: string) => Tensor | null, weight: string, count: number) {
+export function nf4Parts(
+  find: (name: string) => Tensor | null,
+  weight: string,
+  count: number,
+): Nf4Weight | null {
   const [codes, table, absmax, scales] = ["", TABLE, ABSMAX, SCALES].map((part) => find(weight + part));
   if (!codes || !table || !absmax) return null;
   const blocks = (scales ?? absmax).size;

@@ -10,7 +10,7 @@ import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, QUANTIZED, SECOND_OR
 import { concat, embedding, reshape, selectRows, slice, sliceBackward, transpose } from "./layout.ts";
 import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
-import { nf4Linear } from "./nf4.ts";
+import { nf4HeadLoss, nf4Linear } from "./nf4.ts";
 import { layerNorm, rmsNorm, rope, softmax } from "./norm.ts";
 import { dropout } from "./random.ts";
 import * as reductions from "./reduce.ts";
@@ -46,7 +46,9 @@ export const gradTable = {
   matmulTN,
   dequantize8: QUANTIZED,
   nf4Dequantize: QUANTIZED,
+  nf4Embedding: QUANTIZED,
   quantize8: QUANTIZED,
+  nf4HeadLoss,
   nf4Linear,
   nf4LinearBackwardX: SECOND_ORDER,
   nf4Quantize: QUANTIZED,

@@ -22,3 +22,13 @@ export const nf4Linear = gradRow("nf4Linear", {
     pull: (ops, dy, _saved, { dtype }) => ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 }),
   },
 });
+
+export const nf4HeadLoss = gradRow("nf4HeadLoss", {
+  // As lmHeadLoss over a frozen head: the forward pass makes dh beside the loss.
+  h: { saves: ["dh"], pull: (ops, dy, { dh }) => ops.scaleBy(dh, dy) },
+  codes: QUANTIZED,
+  table: QUANTIZED,
+  absmax: QUANTIZED,
+  scales: QUANTIZED,
+  targets: { none: "integer input" },
+});

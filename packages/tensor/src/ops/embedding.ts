@@ -5,7 +5,8 @@ import type { Panels } from "./matmul-plan.ts";
 
 function rangesOf(count: number, most: number): RowRange[] {
   const ranges: RowRange[] = [];
-  for (let start = 0; start < count; start += most) ranges.push({ start, count: Math.min(most, count - start) });
+  for (let start = 0; start < count; start += most)
+    ranges.push({ start, count: Math.min(most, count - start) });
   return ranges;
 }
 

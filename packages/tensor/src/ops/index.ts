@@ -18,6 +18,7 @@ import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
 import { nf4Dequantize, nf4Quantize, nf4QuantizePart, nf4QuantizeScales } from "./nf4.ts";
+import { nf4Embedding, nf4HeadLoss } from "./nf4-ends.ts";
 import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
 import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
@@ -61,6 +62,8 @@ export const opTable = {
   matmulTN,
   mean,
   nf4Dequantize,
+  nf4Embedding,
+  nf4HeadLoss,
   nf4Linear,
   nf4LinearBackwardX,
   nf4Quantize,

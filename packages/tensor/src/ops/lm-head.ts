@@ -4,7 +4,7 @@
  * the backward pass a third product with W. After [CCE] (2411.09009), with chunks of tokens instead of vocabulary tiles.
  */
 
-import { elementBytes } from "../dtype.ts";
+import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
@@ -23,7 +23,7 @@ import { runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
 /** `chunkBytes` is what the logits of a chunk may take, unless `chunkTokens` says how many rows. */
-const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25 };
+export const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25 };
 /** The largest alignment that WebGPU may ask of a binding's offset. */
 const BINDING_ALIGNMENT = 256;
 
@@ -52,34 +52,41 @@ function chunkLogits(k: KernelContext, h: Tensor, w: Tensor, range: RowRange, lo
   runMatmul(k, "nt", { a: x, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
 }
 
+/** Loss and d loss / d h in double, row by row. */
+export function referenceHeadLoss(
+  { h, w, targets, loss, dh }: Record<"h" | "w" | "targets" | "loss", HostArray> & { dh: HostArray | null },
+  { N, C, V }: { N: number; C: number; V: number },
+  { ignoreIndex, labelSmoothing }: { ignoreIndex: number; labelSmoothing: number },
+): void {
+  const scored = Math.max(1, countScored(targets, ignoreIndex));
+  const logits = new Float64Array(V);
+  let total = 0;
+  for (let n = 0; n < N; n++) {
+    if (targets[n] === ignoreIndex) continue;
+    for (let v = 0; v < V; v++) {
+      let dot = 0;
+      for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
+      logits[v] = dot;
+    }
+    const { max, logSum, nll } = rowLoss(logits, 0, V, targets[n], labelSmoothing);
+    total += nll;
+    if (!dh) continue;
+    for (let v = 0; v < V; v++) {
+      const d =
+        (Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing)) / scored;
+      for (let c = 0; c < C; c++) dh[n * C + c] += d * w[v * C + c];
+    }
+  }
+  loss[0] = total / scored;
+}
+
 export const lmHeadLoss = defineOp({
   name: "lmHeadLoss",
   doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
   sig: "h[N,C] w[V,C] targets:i32[N] -> loss:f32[] | dh[N,C]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
   check: checkLoss,
-  reference({ h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing }) {
-    const scored = Math.max(1, countScored(targets, ignoreIndex));
-    const logits = new Float64Array(V);
-    let total = 0;
-    for (let n = 0; n < N; n++) {
-      if (targets[n] === ignoreIndex) continue;
-      for (let v = 0; v < V; v++) {
-        let dot = 0;
-        for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
-        logits[v] = dot;
-      }
-      const { max, logSum, nll } = rowLoss(logits, 0, V, targets[n], labelSmoothing);
-      total += nll;
-      if (!dh) continue;
-      for (let v = 0; v < V; v++) {
-        const d =
-          (Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing)) / scored;
-        for (let c = 0; c < C; c++) dh[n * C + c] += d * w[v * C + c];
-      }
-    }
-    loss[0] = total / scored;
-  },
+  reference: (io, { N, C, V }, attrs) => referenceHeadLoss(io, { N, C, V }, attrs),
   kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing, ...chunking }) {
     const chunks = tokenChunks(h, V, chunking);
     const nll = k.temp([N]);

@@ -32,14 +32,14 @@ interface Nf4Attrs extends Nf4Blocks {
   readonly panelBytes: number;
 }
 
-const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
+export const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
 
 /** A GPU wants panels that keep all of it busy, a software driver such as stay in its cache. */
 const panelBytesFor = (profile: DeviceProfile): number =>
   profile.adapterClass === "software" ? 2 ** 23 : 2 ** 25;
 
 /** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
-function panelsOf(
+export function panelsOf(
   k: KernelContext,
   weight: Nf4Operands<Tensor>,
   O: number,

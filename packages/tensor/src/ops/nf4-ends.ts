@@ -1,0 +1,124 @@
+/** Both ends of a decoder over a matrix [V,C] in NF4: rows of it by token, and the loss over it as a head. */
+import { SidenetError } from "../errors.ts";
+import { defineOp } from "../op.ts";
+import { sizeOf } from "../shape.ts";
+import type { TensorSpec } from "../signature.ts";
+import { checkLoss, drawTargets, runLogitGradients, runMeanLoss, runRowLosses } from "./cross-entropy.ts";
+import { runGather } from "./embedding.ts";
+import { CHUNKS, referenceHeadLoss, tokenChunks } from "./lm-head.ts";
+import { runMatmul } from "./matmul-plan.ts";
+import { checkNf4, dequantizeNf4, drawNf4, type Nf4Operands } from "./nf4.ts";
+import { DEFAULTS, panelsOf } from "./nf4-linear.ts";
+
+const EPS = 2 ** -23;
+
+/** Throws `T-ATTR` where an extent that the signature cannot give is not one, and as `checkNf4` does. */
+function checkMatrix(
+  op: string,
+  [V, C]: readonly [number, number],
+  weight: Nf4Operands<TensorSpec>,
+  attrs: typeof DEFAULTS,
+): void {
+  if (!Number.isInteger(V) || !Number.isInteger(C) || V < 1 || C < 1) {
+    throw new SidenetError("T-ATTR", `${op}: the matrix is [${V}, ${C}], wanted whole numbers >= 1.`);
+  }
+  checkNf4(op, V * C, weight, attrs);
+}
+
+export const nf4Embedding = defineOp({
+  name: "nf4Embedding",
+  doc: "y[n] = row ids[n] of a table [rows, width] in NF4; an id outside it gives a row of zeros",
+  sig: "ids:i32[N..] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> y:f32[N..,C]",
+  attrs: { rows: 0, width: 0, ...DEFAULTS },
+  infer: ([ids, codes, table, absmax, scales], { rows: V, width: C, ...attrs }) => {
+    checkMatrix("nf4Embedding", [V, C], { codes, table, absmax, scales }, attrs);
+    return {
+      outputs: [{ shape: [...ids.shape, C], dtype: "f32" }],
+      dims: { N: sizeOf(ids.shape), V, C },
+    };
+  },
+  reference({ ids, codes, table, absmax, scales, y }, { N, V, C }, { block, nestedBlock }) {
+    const w = dequantizeNf4({ codes, table, absmax, scales }, V * C, { block, nestedBlock });
+    for (let n = 0; n < N; n++) {
+      if (ids[n] < 0 || ids[n] >= V) continue;
+      for (let c = 0; c < C; c++) y[n * C + c] = w[ids[n] * C + c];
+    }
+  },
+  kernel(k, { ids, codes, table, absmax, scales, y }, { N, V, C }, { rows: _, width: __, ...attrs }) {
+    const weight = panelsOf(k, { codes, table, absmax, scales }, V, C, attrs, "f32");
+    runGather(k, { ids, table: weight, y }, { N, V, C });
+  },
+  draw: (pick) => {
+    const [V, C] = [pick.int(1, 60), 4 * pick.int(1, 20)];
+    const { attrs, values, dims, ...drawn } = drawNf4(pick, V * C);
+    return {
+      ...drawn,
+      dims: { ...dims, N: pick.shape(40, 2) },
+      values: { ...values, ids: (n: number) => pick.ints(n, -1, V) },
+      attrs: { ...attrs, rows: V, width: C, panelBytes: pick.oneOf([2 ** 23, 2 ** 12]) },
+    };
+  },
+  close: { rel: 0 }, // a copy of what nf4Dequantize makes, to the bit
+  flops: () => 0,
+});
+
+export const nf4HeadLoss = defineOp({
+  name: "nf4HeadLoss",
+  doc: "lmHeadLoss over a head [vocab, C] in NF4, of which a panel of rows at most is ever dequantized",
+  sig: "h:f32[N,C] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] targets:i32[N] -> loss:f32[] | dh:f32[N,C]",
+  attrs: { vocab: 0, ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS, ...DEFAULTS },
+  check: checkLoss,
+  infer: ([h, codes, table, absmax, scales], { vocab: V, block, nestedBlock, panelBytes }) => {
+    checkMatrix(
+      "nf4HeadLoss",
+      [V, h.shape[1]],
+      { codes, table, absmax, scales },
+      { block, nestedBlock, panelBytes },
+    );
+    return { outputs: [{ shape: [], dtype: "f32" }, h], dims: { V } };
+  },
+  reference({ h, codes, table, absmax, scales, targets, loss, dh }, { N, C, V }, attrs) {
+    const w = dequantizeNf4({ codes, table, absmax, scales }, V * C, attrs);
+    referenceHeadLoss({ h, w, targets, loss, dh }, { N, C, V }, attrs);
+  },
+  kernel(k, { h, codes, table, absmax, scales, targets, loss, dh }, { N, C, V }, attrs) {
+    const { ignoreIndex, labelSmoothing, chunkTokens, chunkBytes, vocab: _, ...nf4 } = attrs;
+    const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes });
+    const nll = k.temp([N]);
+    const shift = { max: k.temp([N]), logSum: k.temp([N]) };
+    const most = chunks[0]?.count ?? 0;
+    const logits = k.temp([Math.max(most, 1), V]);
+    const b = panelsOf(k, { codes, table, absmax, scales }, V, C, nf4, "f32");
+    for (const range of chunks) {
+      const rows = range.count;
+      const extents = { rows, firstRow: range.start, V, ignoreIndex, labelSmoothing };
+      const l = k.rows(logits, Math.max(most, 1), { start: 0, count: rows });
+      runMatmul(k, "nt", { a: k.rows(h, N, range), b, y: l }, { P: 1, M: rows, K: C, N: V });
+      runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
+      if (dh === null) continue;
+      runLogitGradients(k, { logits: l, targets, ...shift, dloss: null, dlogits: null }, extents);
+      runMatmul(k, "nn", { a: l, b, y: k.rows(dh, N, range) }, { P: 1, M: rows, K: V, N: C });
+    }
+    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
+  },
+  draw: (pick) => {
+    const [V, C] = [4 * pick.int(1, 40), 4 * pick.int(1, 16)];
+    const nf4 = drawNf4(pick, V * C);
+    const { attrs, values } = drawTargets(pick, V);
+    return {
+      ...nf4,
+      dims: { ...nf4.dims, N: pick.int(1, 150), C },
+      values: { ...nf4.values, ...values },
+      attrs: {
+        ...nf4.attrs,
+        ...attrs,
+        vocab: V,
+        chunkTokens: pick.oneOf([0, 64]),
+        panelBytes: pick.oneOf([2 ** 23, 2 ** 12]),
+      },
+    };
+  },
+  // As lmHeadLoss, over weights up to 4 times as large: logits of tens, whose exponential turns absolute errors relative.
+  close: ({ C, V }) => ({ rel: (256 + 16 * Math.sqrt(C * V)) * EPS, abs: 1e-5 }),
+  flops: ({ N, C, V }) => 2 * N * C * V + 4 * N * V,
+});
