@@ -78,6 +78,8 @@ const tokenizerSchema = z.looseObject({
   decoder: z.looseObject({ type: z.string() }).nullable().default(null),
 });
 
+const patternSchema = z.union([z.looseObject({ String: z.string() }), z.looseObject({ Regex: z.string() })]);
+
 function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: string): z.infer<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
@@ -92,7 +94,7 @@ function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: 
 export function loadTokenizer(json: unknown, config: unknown = {}, name = "tokenizer.json"): Tokenizer {
   const tokenizer = parse(tokenizerSchema, json, name);
   const settings = parse(configSchema, config, `${name}, tokenizer_config.json`);
-  refuseSlowExpressions(tokenizer, name);
+  refuseBadPatterns(tokenizer, name);
   const hub: Hub = guarded(name, () => new HubTokenizer(tokenizer, config as object));
   const vocabSize = 1 + [...hub.get_vocab(true).values()].reduce((largest, id) => Math.max(largest, id), -1);
   const idOf = (token: z.infer<typeof tokenName>): number | null => {
@@ -118,11 +120,18 @@ export function loadTokenizer(json: unknown, config: unknown = {}, name = "token
   );
 }
 
-/** Throws `L-TOKENIZER` for an expression that would keep the library busy forever. */
-function refuseSlowExpressions(value: unknown, name: string): void {
+/** Throws `L-TOKENIZER` for a pattern that the library would pass over, or that would keep it busy forever. */
+function refuseBadPatterns(value: unknown, name: string): void {
   if (typeof value !== "object" || value === null) return;
   for (const [key, part] of Object.entries(value)) {
     if (key === "vocab" || key === "merges") continue;
+    if (key === "pattern" && !patternSchema.safeParse(part).success) {
+      const shown = (JSON.stringify(part) ?? "").slice(0, 80);
+      throw new SidenetError(
+        "L-TOKENIZER",
+        `${name}: ${shown} is not a pattern, which is {"String": "..."} or {"Regex": "..."}. Is the file complete?`,
+      );
+    }
     if (key === "Regex" && typeof part === "string" && nestsRepetitions(part)) {
       throw new SidenetError(
         "L-TOKENIZER",
@@ -130,7 +139,7 @@ function refuseSlowExpressions(value: unknown, name: string): void {
           "forever. Is it the model's own file?",
       );
     }
-    refuseSlowExpressions(part, name);
+    refuseBadPatterns(part, name);
   }
 }
 
