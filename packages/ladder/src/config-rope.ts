@@ -46,7 +46,8 @@ function fail(name: string, text: string): never {
  */
 export function ropeFrom(raw: unknown, name: string): Rope {
   const parsed = sourceSchema.safeParse(raw);
-  if (!parsed.success) fail(name, z.prettifyError(parsed.error).replaceAll("\n", " "));
+  if (!parsed.success)
+    fail(name, `${z.prettifyError(parsed.error).replaceAll("\n", " ")}. Is the file complete?`);
   const { rope_theta, rope_scaling, rope_parameters } = parsed.data;
   const given = { ...rope_parameters, ...rope_scaling };
   for (const [field, value] of Object.entries(given)) {

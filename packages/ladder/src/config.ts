@@ -128,14 +128,20 @@ const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
   add_cross_attention: [false],
 };
 
-const count = z.int().positive();
+/** Above what any model has, and below what a list of its layers would take in memory. */
+export const MOST_LAYERS = 10_000;
+
+const count = z
+  .int()
+  .positive()
+  .max(2 ** 31 - 1);
 const tokenId = z.int().nullish();
 
 const rawSchema = z.looseObject({
   vocab_size: count,
   hidden_size: count,
   intermediate_size: count,
-  num_hidden_layers: count,
+  num_hidden_layers: count.max(MOST_LAYERS),
   num_attention_heads: count,
   num_key_value_heads: count.nullish(),
   head_dim: count.nullish(),

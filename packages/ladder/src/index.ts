@@ -84,6 +84,7 @@ export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
 export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
+export { type ModelTensor, mergeAdapter, modelTensors } from "./model-tensors.ts";
 export { denseMatrix, quantizeNf4 } from "./nf4-weight.ts";
 export {
   BINDING_LIMITS,

@@ -3,6 +3,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { PROJECTIONS } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
+import { mayHang } from "./regular-expression.ts";
 
 const size = z.int().positive();
 const namesOrPattern = z.union([z.array(z.string()), z.string()]);
@@ -171,6 +172,12 @@ export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraCo
 }
 
 function pattern(text: string, source: string): RegExp {
+  if (mayHang(text)) {
+    refuse(
+      source,
+      `the expression "${text}" may take forever. Write it without repetitions inside repetitions.`,
+    );
+  }
   try {
     return new RegExp(text);
   } catch {

@@ -2,16 +2,19 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type BlockShape, blockParameters, type ParameterSpec } from "./block.ts";
-import type { ModelConfig } from "./config.ts";
+import { MOST_LAYERS, type ModelConfig } from "./config.ts";
 
-const size = z.int().positive();
+const size = z
+  .int()
+  .positive()
+  .max(2 ** 31 - 1);
 
 /** The fields of `adapter_config.json` of a side network, as methods.md (2) names them. */
 export const sideConfigSchema = z.object({
   method: z.enum(["ladder", "xladder"]),
   base_model_name_or_path: z.string(),
   /** [l] */
-  num_hidden_layers: size,
+  num_hidden_layers: size.max(MOST_LAYERS),
   /** [d_s] */
   hidden_size: size,
   intermediate_size: size,

@@ -3,6 +3,7 @@ import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
+import { nestsRepetitions } from "./regular-expression.ts";
 
 export interface EncodingOptions {
   /** What the tokenizer puts around a text, such as BOS. Default true. */
@@ -61,15 +62,23 @@ const configSchema = z.looseObject({
 });
 type TokenizerConfig = z.infer<typeof configSchema>;
 
+/** The library keeps a list of all ids up to the largest; no vocabulary comes near this many. */
+const tokenId = z
+  .int()
+  .nonnegative()
+  .max(2 ** 22);
+
 /** The part of `tokenizer.json` without which the library fails with an unclear message. */
 const tokenizerSchema = z.looseObject({
-  model: z.looseObject({ vocab: z.union([z.record(z.string(), z.int()), z.array(z.unknown())]) }),
-  added_tokens: z.array(z.looseObject({ id: z.int(), content: z.string() })).default([]),
+  model: z.looseObject({ vocab: z.union([z.record(z.string(), tokenId), z.array(z.unknown())]) }),
+  added_tokens: z.array(z.looseObject({ id: tokenId, content: z.string() })).default([]),
   normalizer: z.looseObject({ type: z.string() }).nullable().default(null),
   pre_tokenizer: z.looseObject({ type: z.string() }).nullable().default(null),
   post_processor: z.looseObject({ type: z.string() }).nullable().default(null),
   decoder: z.looseObject({ type: z.string() }).nullable().default(null),
 });
+
+const patternSchema = z.union([z.looseObject({ String: z.string() }), z.looseObject({ Regex: z.string() })]);
 
 function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: string): z.infer<Schema> {
   const parsed = schema.safeParse(value);
@@ -85,27 +94,22 @@ function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: 
 export function loadTokenizer(json: unknown, config: unknown = {}, name = "tokenizer.json"): Tokenizer {
   const tokenizer = parse(tokenizerSchema, json, name);
   const settings = parse(configSchema, config, `${name}, tokenizer_config.json`);
-  let hub: Hub;
-  try {
-    hub = new HubTokenizer(tokenizer, config as object);
-  } catch (cause) {
-    throw new SidenetError(
-      "L-TOKENIZER",
-      `${name}: ${(cause as Error).message}. Use a model whose tokenizer.json has supported parts.`,
-      { cause },
-    );
-  }
+  refuseBadPatterns(tokenizer, name);
+  const hub: Hub = guarded(name, () => new HubTokenizer(tokenizer, config as object));
   const vocabSize = 1 + [...hub.get_vocab(true).values()].reduce((largest, id) => Math.max(largest, id), -1);
   const idOf = (token: z.infer<typeof tokenName>): number | null => {
     const content = contentOf(token);
     return content === null ? null : (hub.token_to_id(content) ?? null);
   };
   const eosId = idOf(settings.eos_token);
-  const encoder: Encoder = { hub, name, prefix: prefixOf(hub), around: tokensAround(hub, settings, idOf) };
+  const encoder: Encoder = guarded(name, () => {
+    return { hub, name, prefix: prefixOf(hub), around: tokensAround(hub, settings, idOf) };
+  });
   return withChat(
     {
-      encode: (text, options) => encode(encoder, text, options),
-      decode: (ids, options) => decode(hub, [...ids], options?.skipSpecial ?? false, name),
+      encode: (text, options) => guarded(name, () => encode(encoder, text, options)),
+      decode: (ids, options) =>
+        guarded(name, () => decode(hub, [...ids], options?.skipSpecial ?? false, name)),
       vocabSize,
       bosId: idOf(settings.bos_token),
       eosIds: eosId === null ? [] : [eosId],
@@ -114,6 +118,44 @@ export function loadTokenizer(json: unknown, config: unknown = {}, name = "token
     specialTokens(settings),
     name,
   );
+}
+
+/** Throws `L-TOKENIZER` for a pattern that the library would pass over, or that would keep it busy forever. */
+function refuseBadPatterns(value: unknown, name: string): void {
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, part] of Object.entries(value)) {
+    if (key === "vocab" || key === "merges") continue;
+    if (key === "pattern" && !patternSchema.safeParse(part).success) {
+      const shown = (JSON.stringify(part) ?? "").slice(0, 80);
+      throw new SidenetError(
+        "L-TOKENIZER",
+        `${name}: ${shown} is not a pattern, which is {"String": "..."} or {"Regex": "..."}. Is the file complete?`,
+      );
+    }
+    if (key === "Regex" && typeof part === "string" && nestsRepetitions(part)) {
+      throw new SidenetError(
+        "L-TOKENIZER",
+        `${name}: the expression ${JSON.stringify(part.slice(0, 80))} has repetitions within repetitions, which may take ` +
+          "forever. Is it the model's own file?",
+      );
+    }
+    refuseBadPatterns(part, name);
+  }
+}
+
+/** Runs a part of the library, which finds some mistakes of a file only when it is used. Throws `L-TOKENIZER`. */
+function guarded<T>(name: string, run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    if (cause instanceof SidenetError) throw cause;
+    const why = (cause as Error).message;
+    throw new SidenetError(
+      "L-TOKENIZER",
+      `${name}: its parts do not fit each other (${why}). Is the file complete?`,
+      { cause },
+    );
+  }
 }
 
 const contentOf = (token: z.infer<typeof tokenName>): string | null =>

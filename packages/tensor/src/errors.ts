@@ -6,8 +6,14 @@ export class SidenetError extends Error {
   readonly code: string;
 
   constructor(code: string, message: string, options?: ErrorOptions) {
-    super(`[${code}] ${message}`, options);
+    super(`[${code}] ${shortened(message)}`, options);
     this.name = "SidenetError";
     this.code = code;
   }
+}
+
+/** Where a message quotes a file, it may quote megabytes of it: what comes first and the cure at the end stay. */
+function shortened(message: string): string {
+  const [head, tail] = [1000, 500];
+  return message.length <= head + tail ? message : `${message.slice(0, head)} ... ${message.slice(-tail)}`;
 }

@@ -1,7 +1,7 @@
 /** A `ModelConfig` from GGUF metadata. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Family, ModelConfig } from "../config.ts";
+import { type Family, MOST_LAYERS, type ModelConfig } from "../config.ts";
 import type { Rope, RopeScaling } from "../config-rope.ts";
 import { ropeFrequencies } from "../rope-tables.ts";
 import type { GgufFile, GgufValue } from "./gguf.ts";
@@ -66,8 +66,12 @@ function shortestFloat32(value: number): number {
 
 function positiveInteger(reader: Reader, key: string, fallback?: number): number {
   const value = reader.number(key, fallback);
-  if (Number.isInteger(value) && value > 0) return value;
-  throw new SidenetError("L-CONFIG", `${reader.name}: ${key} is ${value}, wanted a whole number above 0.`);
+  const most = key === "block_count" ? MOST_LAYERS : 2 ** 31 - 1;
+  if (Number.isInteger(value) && value > 0 && value <= most) return value;
+  throw new SidenetError(
+    "L-CONFIG",
+    `${reader.name}: ${key} is ${value}, wanted a whole number from 1 to ${most}. Convert the model again.`,
+  );
 }
 
 function headsOf(reader: Reader, hiddenSize: number) {

@@ -20,14 +20,16 @@ export async function openSafetensorsShards(
   const shards = new Map<string, Checkpoint>();
   try {
     for (const [, file] of weightMap) {
-      if (/[\\/]/.test(file) || file === "..") fail(indexName, `shard "${file}" is not a plain file name.`);
-      if (!shards.has(file)) shards.set(file, await open(file));
+      if (!isPlainName(file)) {
+        fail(indexName, `shard ${shown(file)} is not a plain file name. Fetch the index again.`);
+      }
+      if (!shards.has(file)) shards.set(file, await openNamed(indexName, file, open));
     }
     const tensors = new Map<string, CheckpointTensor>();
     for (const [name, file] of weightMap) {
       const tensor = shards.get(file)?.tensors.get(name);
       if (!tensor)
-        fail(indexName, `it places "${name}" in ${file}, which does not hold it. Fetch both again.`);
+        fail(indexName, `it places ${shown(name)} in ${file}, which does not hold it. Fetch both again.`);
       tensors.set(name, tensor);
     }
     const metadata = new Map([...shards.values()].flatMap((shard) => [...shard.metadata]));
@@ -35,6 +37,28 @@ export async function openSafetensorsShards(
   } catch (error) {
     await closeAll(shards.values());
     throw error;
+  }
+}
+
+/** A name that stays in the folder, whatever the system takes for a separator. */
+const isPlainName = (file: string): boolean =>
+  !/[\\/\0]/.test(file) && file !== "." && file !== ".." && file.length < 256;
+
+/** A text of the file in a message. */
+const shown = (text: string): string => JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}...` : text);
+
+/** Opens a shard; its errors name the index too, since either may be what is wrong. */
+async function openNamed(
+  indexName: string,
+  file: string,
+  open: (fileName: string) => Promise<Checkpoint>,
+): Promise<Checkpoint> {
+  try {
+    return await open(file);
+  } catch (cause) {
+    if (!(cause instanceof SidenetError)) throw cause;
+    const problem = cause.message.slice(`[${cause.code}] `.length);
+    throw new SidenetError(cause.code, `${indexName} names the shard ${shown(file)}. ${problem}`, { cause });
   }
 }
 

@@ -72,6 +72,10 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
   const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
   try {
     return await loadAdapter(device, config, model, checkpoint);
+  } catch (cause) {
+    if (!(cause instanceof SidenetError) || cause.code !== "L-ADAPTER-CONFIG") throw cause;
+    const problem = cause.message.slice(`[${cause.code}] `.length);
+    throw new SidenetError(cause.code, `${path}: ${problem} Is it an adapter of this model?`, { cause });
   } finally {
     await checkpoint.close();
   }

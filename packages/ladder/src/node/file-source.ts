@@ -23,7 +23,7 @@ const CURES: Readonly<Record<string, string>> = {
  */
 export function fileError(path: string, cause: unknown): SidenetError {
   const code = (cause as NodeJS.ErrnoException).code ?? "";
-  const text = CURES[code] ?? (cause as Error).message;
+  const text = CURES[code] ?? `${(cause as Error).message}. Check the path and the disk.`;
   const kind =
     code === "ENOENT" ? "L-FILE-MISSING" : /ENOSPC|EDQUOT|EFBIG/.test(code) ? "L-DISK-FULL" : "L-FILE";
   return new SidenetError(kind, `${path}: ${text}`, { cause });

@@ -3,6 +3,14 @@ export { type BaseModel, openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
 
 export { bundledConfigs } from "./bundled-configs.ts";
+export {
+  CONVERT_TYPES,
+  type ConvertOptions,
+  type ConvertProgress,
+  type ConvertSummary,
+  type ConvertType,
+  convertModel,
+} from "./convert-model.ts";
 export { EncodedRecords, type HeldOut, splitRecords } from "./data/encoded-records.ts";
 export {
   openRecords,
@@ -13,6 +21,7 @@ export {
   type StoredRecord,
 } from "./data/record-store.ts";
 export { type EvalRunEvents, type EvalRunOptions, type EvalSummary, evalRun } from "./eval-run.ts";
+export { type ExportOptions, type ExportSummary, exportAdapter } from "./export-adapter.ts";
 export { openFileSource } from "./file-source.ts";
 export { type Inference, type InferenceOptions, openInference } from "./inference.ts";
 export { type ModelFiles, openModel, openModelConfig } from "./open-model.ts";

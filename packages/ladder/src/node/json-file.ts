@@ -1,14 +1,24 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import { fileError } from "./file-source.ts";
+
+/** The largest tokenizers are a tenth of this, and it is all in memory at once. */
+const MOST_BYTES = 2 ** 28;
 
 /** A parsed JSON file. Throws `L-FILE-MISSING`, `L-FILE`, or `L-JSON` when it is not JSON. */
 export async function readJsonFile(path: string): Promise<unknown> {
   let text: string;
   try {
+    const { size } = await stat(path);
+    if (size > MOST_BYTES) {
+      throw new SidenetError(
+        "L-JSON",
+        `${path} has ${size} bytes, more than the ${MOST_BYTES} of a JSON file here. Is it one?`,
+      );
+    }
     text = await readFile(path, "utf8");
   } catch (cause) {
-    throw fileError(path, cause);
+    throw cause instanceof SidenetError ? cause : fileError(path, cause);
   }
   try {
     return JSON.parse(text);

@@ -1,0 +1,159 @@
+// Perplexity of one model in several files, and llama.cpp's own for the same GGUF file: an independent check of the
+// readers, of conversion and of the decoder on running text.
+//   node scripts/compare-perplexity.mjs [--model PATH] [--data FILE.jsonl] [--tokens 20000] [--window 512]
+//                                       [--device auto|webgpu|wasm|cpu] [--keep DIR]
+//
+// The model (default: the demo's, whose Q4_1 weights then count as the F16 model) is converted to safetensors F16, GGUF F16
+// and bitsandbytes NF4. The text is the data's records joined by blank lines; its first tokens are cut into windows, and in
+// each window every token but the first is scored. Fails when the F16 files differ by more than 0.5 % among each other or
+// from llama.cpp, or when NF4 costs 10 % or more.
+
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { Decoder, evaluateLoss, loadWeights } from "@sidenet/ladder";
+import { convertModel, openModel } from "@sidenet/ladder/node";
+import { CpuDevice } from "@sidenet/tensor";
+import { openDevice, releaseDawn } from "@sidenet/tensor/node";
+import { fetchModel } from "./fetch-model.mjs";
+import { withLlamaModel } from "./lib/llama-cpp.mjs";
+
+const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
+const MOST_F16_DIFFERENCE = 0.005;
+const MOST_NF4_COST = 0.1;
+
+const { values } = parseArgs({
+  options: {
+    model: { type: "string" },
+    data: { type: "string", default: join(ROOT, "../shared/data/text/wikitext2.valid.jsonl") },
+    tokens: { type: "string", default: "20000" },
+    window: { type: "string", default: "512" },
+    device: { type: "string", default: "auto" },
+    keep: { type: "string" },
+  },
+});
+const [tokens, window] = [Number(values.tokens), Number(values.window)];
+
+/** Token ids of the text, in windows of equal length; a rest that fills none is left out. */
+async function windowsOf(model) {
+  const files = await openModel(model);
+  const tokenizer = await files.tokenizer();
+  await files.close();
+  const lines = (await readFile(values.data, "utf8")).split("\n").filter((line) => line.trim() !== "");
+  const text = lines.map((line) => JSON.parse(line).text).join("\n\n");
+  const ids = tokenizer.encode(text, { addSpecialTokens: false }).slice(0, tokens);
+  return {
+    text,
+    windows: Array.from({ length: Math.floor(ids.length / window) }, (_, i) =>
+      ids.slice(i * window, (i + 1) * window),
+    ),
+  };
+}
+
+/** Mean negative log-likelihood in nats of a file, by sidenet. */
+async function ourNats(device, path, windows) {
+  const files = await openModel(path);
+  const weights = await loadWeights(device, files.config, files.checkpoint);
+  await files.close();
+  const decoder = new Decoder(files.config, weights);
+  try {
+    let sum = 0;
+    for (const [i, ids] of windows.entries()) {
+      const batch = { inputIds: ids, labels: ids, attentionMask: null, batchSize: 1, length: ids.length };
+      sum += await evaluateLoss(decoder, null, [batch]);
+      process.stderr.write(`\r${path}: window ${i + 1} of ${windows.length} `);
+    }
+    process.stderr.write("\n");
+    return sum / windows.length;
+  } finally {
+    decoder.dispose();
+  }
+}
+
+/** Σ of -log p over the tokens of a window, by llama.cpp's logits. */
+async function theirWindow(model, ids) {
+  // One thread: several spin at barriers, and starve each other on a busy machine with few cores.
+  const context = await model.createContext({ contextSize: window, batchSize: window, threads: 1 });
+  const items = ids.map((id, t) => {
+    const logits = { filter: { tokens: [ids[t + 1]], includeTop: 1 } };
+    return t + 1 === ids.length ? id : [id, { generateNext: { totalLogitWeight: true, logits } }];
+  });
+  const results = await context.getSequence().controlledEvaluate(items);
+  await context.dispose();
+  let nats = 0;
+  for (let t = 0; t + 1 < ids.length; t++) {
+    const { logits, totalLogitWeight } = results[t].next; // the weight is Σ exp(logit - the largest)
+    nats += Math.max(...logits.values()) + Math.log(totalLogitWeight) - logits.get(ids[t + 1]);
+  }
+  return nats;
+}
+
+/** The same by llama.cpp, which has to cut the text into the same tokens. */
+const theirNats = (path, text, windows) =>
+  withLlamaModel(path, {}, async (model) => {
+    const own = model.tokenize(text, false).slice(0, windows.length * window);
+    if (windows.flat().some((id, i) => id !== own[i]))
+      throw new Error("llama.cpp cuts the text into other tokens");
+    let nats = 0;
+    for (const [i, ids] of windows.entries()) {
+      nats += await theirWindow(model, ids);
+      process.stderr.write(`\rllama.cpp: window ${i + 1} of ${windows.length} `);
+    }
+    process.stderr.write("\n");
+    return nats / (windows.length * (window - 1));
+  });
+
+const model = values.model ?? (await fetchModel());
+const folder = values.keep ?? (await mkdtemp(join(tmpdir(), "sidenet-perplexity-")));
+const outputs = {
+  safetensors: join(folder, "f16"),
+  gguf: join(folder, "f16.gguf"),
+  nf4: join(folder, "nf4"),
+};
+const { device } = await openDevice(values.device);
+let failed = false;
+try {
+  for (const [kind, output] of Object.entries(outputs)) {
+    if (existsSync(output)) continue; // kept from an earlier run
+    const type = kind === "nf4" ? "nf4" : "f16";
+    await convertModel(new CpuDevice(), {
+      model,
+      output,
+      type,
+      adapter: null,
+      maxShardBytes: 5e9,
+      overwrite: false,
+    });
+  }
+  const { text, windows } = await windowsOf(outputs.gguf);
+  const rows = [];
+  const add = (name, nats) => {
+    const perplexity = Math.exp(nats);
+    const base = rows[0]?.perplexity ?? perplexity;
+    rows.push({ name, perplexity });
+    console.log(
+      `${name.padEnd(34)} ${perplexity.toFixed(4)}  ${(100 * (perplexity / base - 1)).toFixed(3)} %`,
+    );
+  };
+  console.log(
+    `${windows.length} windows of ${window} tokens, ${windows.length * (window - 1)} scored; device ${device.kind}, ${device.label}`,
+  );
+  add("GGUF F16, llama.cpp", await theirNats(outputs.gguf, text, windows));
+  add("GGUF F16, sidenet", await ourNats(device, outputs.gguf, windows));
+  add("safetensors F16, sidenet", await ourNats(device, outputs.safetensors, windows));
+  add("safetensors NF4, sidenet", await ourNats(device, outputs.nf4, windows));
+  const [theirs, gguf, plain, nf4] = rows.map((row) => row.perplexity);
+  const apart = Math.max(theirs, gguf, plain) / Math.min(theirs, gguf, plain) - 1;
+  failed = apart > MOST_F16_DIFFERENCE || nf4 / plain - 1 >= MOST_NF4_COST;
+  console.log(
+    `the F16 figures differ by ${(100 * apart).toFixed(3)} % at most (allowed 0.5), NF4 costs ${(100 * (nf4 / plain - 1)).toFixed(2)} % (allowed below 10)`,
+  );
+} finally {
+  device.dispose();
+  releaseDawn();
+  if (values.keep === undefined) await rm(folder, { recursive: true, force: true });
+}
+process.exit(failed ? 1 : 0);
