@@ -170,6 +170,13 @@ export class WebGpuDevice extends Device {
         `${storage.label} wants a buffer of ${storage.sizeBytes} bytes, ${this.label} allows ${this.profile.maxBufferBytes}.`,
       );
     }
+    const buffer = this.#pool.reuse(storage.sizeBytes) ?? this.#createFor(storage);
+    if (this.#settings.poison) this.#poison(buffer);
+    return buffer;
+  }
+
+  /** A new buffer, whose failure the next wait tells. */
+  #createFor(storage: Storage): PooledBuffer {
     this.gpu.pushErrorScope("out-of-memory");
     const buffer = this.#pool.acquire(storage.sizeBytes);
     this.#scopes.push(
@@ -179,7 +186,6 @@ export class WebGpuDevice extends Device {
       }),
     );
     if (this.#scopes.length > 256) this.#scopes = [Promise.all(this.#scopes).then(() => {})];
-    if (this.#settings.poison) this.#poison(buffer);
     return buffer;
   }
 
