@@ -74,10 +74,10 @@ function cases() {
     rows("add", 3 * 512 * 576, (peer) => peer.add(random(512, 576), random(512, 576))),
     {
       group: "small",
-      name: "add of 256 values",
-      unit: "calls/ms",
-      amount: 1e6,
-      make: (peer) => peer.add(random(256), random(256)),
+      name: "200 adds of 256 values",
+      unit: "adds/ms",
+      amount: 200 * 1e6,
+      make: (peer) => peer.manySmall(random(256), 200),
     },
     {
       group: "step",

@@ -60,6 +60,16 @@ export async function openJax({ device, threads }) {
         ids,
       );
     },
+    manySmall: (a, count) => {
+      const x = array(a);
+      const add = jit((y, z) => y.add(z));
+      return async () => {
+        let y = x.ref;
+        for (let i = 0; i < count; i++) y = add(y, x.ref);
+        await y.blockUntilReady();
+        y.dispose();
+      };
+    },
     add: (a, b) => call((x, y) => x.add(y), a, b),
     softmax: (x) => call((y) => nn.softmax(y, -1), x),
     siluMul: (gate, up) => call((g, u) => nn.silu(g).mul(u), gate, up),

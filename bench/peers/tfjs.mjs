@@ -5,10 +5,8 @@ import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./
 
 const require = createRequire(import.meta.url);
 
-export async function openTfjs() {
-  // Both as CommonJS, so that they share one core.
-  const tf = require("@tensorflow/tfjs-core");
-  const { WebGPUBackend } = require("@tensorflow/tfjs-backend-webgpu");
+/** The backend on a device of our Dawn's. */
+async function setUp(tf, WebGPUBackend) {
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
   const names = [
     "maxComputeWorkgroupStorageSize",
@@ -26,6 +24,15 @@ export async function openTfjs() {
     tf.registerKernel({ ...kernel, backendName: "webgpu-here" });
   await tf.setBackend("webgpu-here");
   await tf.ready();
+  tf.env().set("WEBGPU_CPU_FORWARD", false); // or it computes small tensors on the processor
+  return { backend, gpu };
+}
+
+export async function openTfjs() {
+  // Both as CommonJS, so that they share one core.
+  const tf = require("@tensorflow/tfjs-core");
+  const { WebGPUBackend } = require("@tensorflow/tfjs-backend-webgpu");
+  const { backend, gpu } = await setUp(tf, WebGPUBackend);
   const wait = async () => {
     if (backend.commandEncoder) {
       backend.endComputePassEncoder();
@@ -60,6 +67,17 @@ export async function openTfjs() {
     softmax: (x) => call((y) => tf.softmax(y), x),
     siluMul: (gate, up) => call((g, u) => siluMul(tf, g, u), gate, up),
     transpose: (x) => call((y) => tf.transpose(y), x),
+    manySmall: (a, count) => {
+      const x = array(a);
+      return async () => {
+        tf.tidy(() => {
+          let y = x;
+          for (let i = 0; i < count; i++) y = tf.add(y, x);
+          return y;
+        }).dispose();
+        await wait();
+      };
+    },
     add: (a, b) => call((x, y) => tf.add(x, y), a, b),
     crossEntropy: (logits, labels) => {
       const y = tf.tensor1d(labels, "int32");
