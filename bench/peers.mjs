@@ -1,20 +1,30 @@
-// sidenet's WebAssembly device beside jax-js's, taking turns in one process: medians, and ours as a multiple of theirs; with
-// --torch, a Python that has PyTorch, its figures from the same run.
+// sidenet beside its peers on one kind of device, alternating in one process: results compared first, then medians, and ours as a
+// multiple of the faster peer's.
 //
-//   npm run build && node bench/peers.mjs [--threads 2] [--rounds 15] [--only matmul,step] [--torch PYTHON]
+//   npm run build && node bench/peers.mjs [--device webgpu|wasm] [--threads 2] [--rounds 15] [--only matmul,step] [--json FILE]
+//        [--torch PYTHON]
+//
+// webgpu: TensorFlow.js and jax-js on the same Dawn, all with our slowed event pump. wasm: jax-js with as many threads; with
+// --torch, a Python that has PyTorch, its figures from the same run beside them.
 
+import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { Random } from "@sidenet/tensor";
+import { installWebGpuGlobals } from "@sidenet/tensor/node";
+import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
 import { openJax } from "./peers/jax.mjs";
 import { MODEL } from "./peers/llama.mjs";
 import { openSidenet } from "./peers/sidenet.mjs";
+import { openTfjs } from "./peers/tfjs.mjs";
 import { openTorch } from "./peers/torch.mjs";
 
 const { values: options } = parseArgs({
   options: {
+    device: { type: "string", default: "wasm" },
     threads: { type: "string", default: "2" },
     rounds: { type: "string", default: "15" },
     only: { type: "string", default: "" },
+    json: { type: "string", default: "" },
     torch: { type: "string" },
   },
 });
@@ -37,9 +47,6 @@ const PRODUCTS = [
   ].map((shape) => [...shape, "nt"]),
 ];
 
-/** Calls of one small op in a measurement of what a dispatch costs. */
-const CALLS = 1000;
-
 function cases() {
   const list = PRODUCTS.map(([M, K, N, form]) => ({
     group: "matmul",
@@ -54,6 +61,7 @@ function cases() {
   const [T, H, D] = [256, 9, 64];
   const heads = (n) => random(1, T, n, D);
   const rows = (name, amount, make) => ({ group: name, name, unit: "GB/s", amount: 4 * amount, make });
+  const labels = Int32Array.from({ length: 128 }, (_, i) => (i * 7919) % 49152);
   list.push(
     {
       group: "attention",
@@ -64,7 +72,17 @@ function cases() {
     },
     rows("rmsNorm", 2 * 512 * 576, (peer) => peer.rmsNorm(random(512, 576), random(576))),
     rows("softmax", 2 * 2304 * 256, (peer) => peer.softmax(random(2304, 256))),
+    rows("crossEntropy", 128 * 49152, (peer) => peer.crossEntropy(random(128, 49152), labels)),
     rows("siluMul", 3 * 512 * 1536, (peer) => peer.siluMul(random(512, 1536), random(512, 1536))),
+    rows("transpose", 2 * 1024 * 1536, (peer) => peer.transpose(random(1024, 1536))),
+    rows("add", 3 * 512 * 576, (peer) => peer.add(random(512, 576), random(512, 576))),
+    {
+      group: "small",
+      name: "200 adds of 256 values",
+      unit: "adds/ms",
+      amount: 200 * 1e6,
+      make: (peer) => peer.manySmall(random(256), 200),
+    },
     {
       group: "step",
       name: "training step",
@@ -73,12 +91,6 @@ function cases() {
       make: (peer) => peer.trainingStep(),
       rounds: 5,
     },
-    {
-      group: "dispatch",
-      name: "one small op",
-      unit: "µs",
-      make: (peer) => peer.smallOp(CALLS),
-    },
   );
   const only = options.only.split(",").filter((part) => part !== "");
   return only.length === 0 ? list : list.filter(({ group }) => only.includes(group));
@@ -86,43 +98,134 @@ function cases() {
 
 const median = (times) => [...times].sort((a, b) => a - b)[times.length >> 1];
 
-/** Nanoseconds of one call by peer, their runs taking turns after two calls that count for nothing. */
-async function race(peers, { make, rounds = Number(options.rounds) }) {
-  const calls = await Promise.all(peers.map((peer) => make(peer)));
+/** The call of each peer over the same operands, or why it has none. */
+async function callsOf(peers, item) {
+  const first = stream;
+  const calls = [];
+  for (const peer of peers) {
+    stream = first; // the same numbers for everybody
+    try {
+      calls.push(await item.make(peer));
+    } catch (error) {
+      calls.push(String(error.message).split("\n")[0]);
+    }
+  }
+  return calls;
+}
+
+/** The largest difference to our result, of the largest value; what a peer throws is told instead of a time. */
+async function compare(calls) {
+  if (!calls[0].values) return calls.map((call) => (typeof call === "string" ? call : null));
+  const ours = await calls[0].values();
+  let most = 0;
+  for (const value of ours) most = Math.max(most, Math.abs(value));
+  const problems = [null];
+  for (const call of calls.slice(1)) {
+    if (typeof call === "string" || !call.values) {
+      problems.push(typeof call === "string" ? call : null);
+      continue;
+    }
+    try {
+      const theirs = await call.values();
+      let error = theirs.length === ours.length ? 0 : Number.POSITIVE_INFINITY;
+      for (let i = 0; i < ours.length; i++) error = Math.max(error, Math.abs(ours[i] - theirs[i]));
+      problems.push(error <= 1e-3 * most ? null : `differs from ours by ${(error / most).toExponential(1)}`);
+    } catch (error) {
+      problems.push(String(error.message).split("\n")[0]);
+    }
+  }
+  return problems;
+}
+
+/** Nanoseconds of one call by peer (null: it cannot), their runs taking turns after two calls that count for nothing. */
+async function race(peers, item) {
+  const { rounds = Number(options.rounds) } = item;
+  const calls = await callsOf(peers, item);
+  const problems = await compare(calls);
   const times = peers.map(() => []);
   const last = [];
   for (let round = -2; round < rounds; round++) {
     for (const [i, call] of calls.entries()) {
+      if (problems[i] !== null) continue;
       const start = process.hrtime.bigint();
-      const answer = await call();
-      const elapsedNs = answer?.elapsedNs ?? Number(process.hrtime.bigint() - start);
-      last[i] = answer?.result ?? answer;
-      if (round >= 0) times[i].push(elapsedNs);
+      try {
+        const answer = await call();
+        last[i] = answer?.result ?? answer;
+        // A process of its own takes its own times.
+        const elapsed = answer?.elapsedNs ?? Number(process.hrtime.bigint() - start);
+        if (round >= 0) times[i].push(elapsed);
+      } catch (error) {
+        problems[i] = String(error.message).split("\n")[0];
+      }
     }
   }
-  return { times: times.map(median), last };
+  const of = (reduce) => times.map((list, i) => (problems[i] === null ? reduce(list) : null));
+  return { times: of(median), least: of((list) => Math.min(...list)), last, problems };
 }
 
-const threads = Number(options.threads);
-const peers = [await openSidenet(threads), await openJax(threads)];
-if (options.torch) peers.push(await openTorch(options.torch, threads));
+async function openPeers() {
+  const { device, threads: count } = options;
+  const threads = Number(count);
+  ensureRuntimeFolder();
+  if (device === "webgpu") await installWebGpuGlobals();
+  const ours = await openSidenet({ device, threads });
+  const jax = await openJax({ device, threads });
+  const others = device === "webgpu" ? [jax, await openTfjs()] : [jax];
+  return [ours, ...others, ...(options.torch ? [await openTorch(options.torch, threads)] : [])];
+}
+
+const peers = await openPeers();
 for (const { name, label } of peers) console.log(`${name}: ${label}`);
 console.log(`Node ${process.version}, ${options.rounds} rounds, medians\n`);
 
-const ratios = new Map();
+const geometricMean = (list) => Math.exp(list.reduce((sum, ratio) => sum + Math.log(ratio), 0) / list.length);
+const report = [];
 for (const item of cases()) {
-  const { times, last } = await race(peers, item);
-  const ratio = times[1] / times[0];
-  ratios.set(item.group, [...(ratios.get(item.group) ?? []), ratio]);
-  const figure = (ns) => (item.amount ? item.amount / ns : ns / CALLS / 1000);
-  const rates = peers.map(({ name }, i) => `${name} ${figure(times[i]).toFixed(1)}`);
-  const check = item.group === "step" ? `, losses ${last.map((loss) => loss.toFixed(4)).join(" ")}` : "";
-  console.log(`${item.name.padEnd(26)} ${rates.join("  ")} ${item.unit}  ratio ${ratio.toFixed(2)}${check}`);
+  const { times, least, last, problems } = await race(peers, item);
+  const rivals = (list) => list.filter((time, i) => i > 0 && !peers[i].isBeside && time !== null);
+  const lead = (list) => Math.min(...rivals(list)) / list[0];
+  const ratio = lead(times);
+  const rates = times.map((time) => time && item.amount / time);
+  const shown = peers.map(({ name }, i) => `${name} ${rates[i] === null ? "-" : rates[i].toFixed(1)}`);
+  const check = item.group === "step" ? `, losses ${last.map((loss) => loss?.toFixed(4)).join(" ")}` : "";
+  console.log(
+    `${item.name.padEnd(22)} ${shown.join("  ")} ${item.unit}  ratio ${ratio.toFixed(2)} (of the fastest rounds ${lead(least).toFixed(2)})${check}`,
+  );
+  for (const [i, problem] of problems.entries()) if (problem) console.log(`  ${peers[i].name}: ${problem}`);
+  report.push({
+    name: item.name,
+    group: item.group,
+    unit: item.unit,
+    rates,
+    ratio,
+    ratioOfFastest: lead(least),
+    problems,
+  });
 }
 console.log();
-for (const [group, list] of ratios) {
-  const mean = Math.exp(list.reduce((sum, ratio) => sum + Math.log(ratio), 0) / list.length);
-  console.log(`${group.padEnd(12)} ${mean.toFixed(2)} times${list.length > 1 ? ", geometric mean" : ""}`);
+for (const group of new Set(report.map((row) => row.group))) {
+  const ratios = report
+    .filter((row) => row.group === group && Number.isFinite(row.ratio))
+    .map((row) => row.ratio);
+  if (ratios.length === 0) continue;
+  console.log(
+    `${group.padEnd(12)} ${geometricMean(ratios).toFixed(2)} times${ratios.length > 1 ? ", geometric mean" : ""}`,
+  );
+}
+const all = report.map((row) => row.ratio).filter(Number.isFinite);
+console.log(
+  `all          ${geometricMean(all).toFixed(2)} times, geometric mean; least ${Math.min(...all).toFixed(2)}`,
+);
+if (options.json) {
+  writeFileSync(
+    options.json,
+    JSON.stringify({
+      device: options.device,
+      peers: peers.map(({ label }) => label),
+      date: new Date().toISOString(),
+      report,
+    }),
+  );
 }
 for (const peer of peers) peer.close();
 process.exit(0); // jax-js has no way to end its threads

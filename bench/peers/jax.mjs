@@ -1,4 +1,4 @@
-// What is measured, on jax-js's WebAssembly device, every computation compiled by its jit.
+// What is measured, on a device of jax-js's, every computation compiled by its jit.
 
 import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./llama.mjs";
 import { installPageWorker } from "./web-worker.mjs";
@@ -19,43 +19,60 @@ function completeIterators() {
   };
 }
 
-export async function openJax(threads) {
-  installPageWorker(threads);
+export async function openJax({ device, threads }) {
+  if (device === "wasm") installPageWorker(threads);
   completeIterators();
   const jax = await import("@jax-js/jax");
-  await jax.init("wasm");
-  jax.defaultDevice("wasm");
+  await jax.init(device);
+  jax.defaultDevice(device);
   const { numpy: np, nn, jit } = jax;
   const array = ({ values, shape }) => np.array(values.slice()).reshape(shape);
   /** A call whose result is waited for and thrown away; operands stay. */
   const call = (compute, ...operands) => {
-    const arrays = operands.map(array);
+    const arrays = operands.map((operand) => (operand.values ? array(operand) : operand));
     const compiled = jit(compute);
-    return async () => {
+    const run = async () => {
       const y = compiled(...arrays.map((x) => x.ref));
       await y.blockUntilReady();
       y.dispose();
     };
+    run.values = async () => await compiled(...arrays.map((x) => x.ref)).data();
+    return run;
   };
   return {
     name: "jax-js",
-    label: `@jax-js/jax 0.1.25, wasm, ${threads} threads`,
+    label: `@jax-js/jax 0.1.25, ${device}${device === "wasm" ? `, ${threads} threads` : ""}`,
     matmul: (a, b, transposed) => call((x, w) => np.matmul(x, transposed ? w.transpose() : w), a, b),
     attention: (q, k, v) => call((x, y, z) => nn.dotProductAttention(x, y, z, { isCausal: true }), q, k, v),
     rmsNorm: (x, gain) => call((y, g) => rmsNorm(np, y, g, 1e-5), x, gain),
-    softmax: (x) => call((y) => nn.softmax(y, -1), x),
-    siluMul: (gate, up) => call((g, u) => nn.silu(g).mul(u), gate, up),
-    smallOp: (calls) => {
-      const [a, b] = [0, 1].map(() => np.array([1, 2, 3, 4]));
-      const add = jit((x, y) => x.add(y));
+    transpose: (x) => call((y) => y.transpose().add(0), x), // a copy: a transposed view alone computes nothing
+    crossEntropy: (logits, labels) => {
+      const [n, V] = logits.shape;
+      const ids = np.array(labels);
+      return call(
+        (x, y) =>
+          nn
+            .logSoftmax(x, -1)
+            .mul(nn.oneHot(y, V))
+            .sum()
+            .mul(-1 / n),
+        logits,
+        ids,
+      );
+    },
+    manySmall: (a, count) => {
+      const x = array(a);
+      const add = jit((y, z) => y.add(z));
       return async () => {
-        for (let i = 0; i < calls; i++) {
-          const y = add(a.ref, b.ref);
-          await y.blockUntilReady();
-          y.dispose();
-        }
+        let y = x.ref;
+        for (let i = 0; i < count; i++) y = add(y, x.ref);
+        await y.blockUntilReady();
+        y.dispose();
       };
     },
+    add: (a, b) => call((x, y) => x.add(y), a, b),
+    softmax: (x) => call((y) => nn.softmax(y, -1), x),
+    siluMul: (gate, up) => call((g, u) => nn.silu(g).mul(u), gate, up),
     trainingStep: () => trainingStep(jax),
     close: () => {},
   };

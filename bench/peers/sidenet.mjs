@@ -1,18 +1,30 @@
-// What is measured, on sidenet's WebAssembly device.
+// What is measured, on a device of sidenet's.
 
 import { AdamW, Tape } from "@sidenet/autograd";
 import { ParamStore } from "@sidenet/tensor";
-import { openNodeWasm } from "@sidenet/tensor/node";
+import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./llama.mjs";
 
-export async function openSidenet(threads) {
-  const device = await openNodeWasm({ threads });
+export async function openSidenet({ device: kind, threads }) {
+  const device = kind === "webgpu" ? await openNodeWebGpu() : await openNodeWasm({ threads });
   const { ops } = device;
   const array = (values, shape) => device.tensor(values, shape);
   /** A call whose result is thrown away: everything is done when it returns. */
-  const call = (compute) => async () => {
-    const y = device.scope(compute);
-    y.dispose();
+  const call = (compute) => {
+    const run = async () => {
+      const y = device.scope(compute);
+      y.dispose();
+      await device.synchronize();
+    };
+    run.values = async () => {
+      const y = device.scope(compute);
+      try {
+        return await y.read();
+      } finally {
+        y.dispose();
+      }
+    };
+    return run;
   };
   return {
     name: "sidenet",
@@ -29,6 +41,34 @@ export async function openSidenet(threads) {
       const tensors = [x, gain].map(({ values, shape }) => array(values, shape));
       return call(() => ops.rmsNorm(...tensors));
     },
+    transpose: (x) => {
+      const tensor = array(x.values, x.shape);
+      return call(() => ops.transpose(tensor, { permutation: [1, 0] }));
+    },
+    crossEntropy: (logits, labels) => {
+      const [x, y] = [
+        array(logits.values, logits.shape),
+        device.tensor(labels, [labels.length], { dtype: "i32" }),
+      ];
+      return call(() => ops.crossEntropy(x, y));
+    },
+    add: (a, b) => {
+      const [x, y] = [array(a.values, a.shape), array(b.values, b.shape)];
+      return call(() => ops.add(x, y));
+    },
+    manySmall: (a, count) => {
+      const x = array(a.values, a.shape);
+      return async () => {
+        let y = x;
+        for (let i = 0; i < count; i++) {
+          const next = ops.add(y, x);
+          if (y !== x) y.dispose();
+          y = next;
+        }
+        y.dispose();
+        await device.synchronize();
+      };
+    },
     softmax: (x) => {
       const tensor = array(x.values, x.shape);
       return call(() => ops.softmax(tensor));
@@ -36,12 +76,6 @@ export async function openSidenet(threads) {
     siluMul: (gate, up) => {
       const tensors = [gate, up].map(({ values, shape }) => array(values, shape));
       return call(() => ops.siluMul(...tensors));
-    },
-    smallOp: (calls) => {
-      const [a, b] = [array([1, 2, 3, 4], [4]), array([1, 2, 3, 4], [4])];
-      return async () => {
-        for (let i = 0; i < calls; i++) ops.add(a, b).dispose();
-      };
     },
     trainingStep: () => trainingStep(device),
     close: () => device.dispose(),

@@ -37,13 +37,14 @@ export async function openTorch(python, threads) {
       make(name, { shapes: operands.map(({ shape }) => shape) });
   return {
     name: "PyTorch",
+    isBeside: true, // shown, and no rival: a native library
     label,
     matmul: (a, b, transposed) => make("matmul", { shapes: [a.shape, b.shape], transposed }),
     attention: withShapes("attention"),
     rmsNorm: withShapes("rmsNorm"),
     softmax: withShapes("softmax"),
     siluMul: withShapes("siluMul"),
-    smallOp: (calls) => make("smallOp", { calls }),
+    manySmall: (_operand, calls) => make("smallOp", { calls }),
     trainingStep() {
       const path = join(folder, "parameters.f32");
       const shapes = parameterShapes();

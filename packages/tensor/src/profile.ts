@@ -39,3 +39,7 @@ export const DEFAULT_PROFILE: DeviceProfile = {
  */
 export const hasEightLanes = (profile: DeviceProfile): boolean =>
   profile.adapterClass === "software" && profile.subgroups && profile.subgroupSize === 8;
+
+/** Whether rows of this many elements go to the kernels for eight lanes, which read vectors of four. */
+export const inEightLanes = (profile: DeviceProfile, elements: number): boolean =>
+  hasEightLanes(profile) && elements % 4 === 0 && elements > 0;

@@ -40,6 +40,23 @@ async function loadDawn(): Promise<GPU> {
   }
 }
 
+/**
+ * Puts WebGPU where libraries made for browsers look for it: `navigator.gpu` and the global flag constants. Throws
+ * `T-NO-ADAPTER` when Dawn does not load.
+ */
+export async function installWebGpuGlobals(): Promise<void> {
+  const gpu = await loadDawn();
+  const { globals } = await import("webgpu");
+  for (const [name, value] of Object.entries(globals)) {
+    if (!(name in globalThis)) Object.defineProperty(globalThis, name, { value, configurable: true });
+  }
+  const navigator = (globalThis as { navigator?: object }).navigator ?? {
+    userAgent: `Node.js/${process.versions.node.split(".")[0]}`, // as later versions of Node have it
+  };
+  Object.defineProperty(navigator, "gpu", { value: gpu, configurable: true });
+  Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
+}
+
 /** Lets Dawn go, so that the process can exit. Dispose of the devices first. */
 export function releaseDawn(): void {
   dawn = null;

@@ -1,10 +1,15 @@
 import { defineOp } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import { inEightLanes } from "../profile.ts";
 
 const EPS = 2 ** -23;
 
 // Error of a float32 sum of C squares by LANES partial sums: at most about (C / LANES + log2 LANES) roundings, and all
 // terms have one sign, so nothing cancels. With C <= 16,384 and 8 lanes or more, 64 eps is ample.
 const CLOSE = { rel: 64 * EPS, abs: 1e-7 };
+
+/** Row lengths, multiples of 4 as often as not: those have kernels of their own. */
+const drawLength = (pick: Pick): number => pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]);
 
 export const rmsNorm = defineOp({
   name: "rmsNorm",
@@ -22,20 +27,26 @@ export const rmsNorm = defineOp({
   },
   kernel(k, { x, gain, y, rstd }, { N, C }, { eps }) {
     for (const range of k.split(N, [x, y, rstd])) {
+      const bind = {
+        x: k.rows(x, N, range),
+        gain,
+        y: k.rows(y, N, range),
+        rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
+      };
+      if (inEightLanes(k.profile, C)) {
+        const params = { n: range.count, vectors: C / 4, eps, hasGain: gain !== null };
+        k.run("rms-norm-rows/forward", { bind, params, grid: range.count });
+        continue;
+      }
       k.run("rms-norm/forward", {
-        bind: {
-          x: k.rows(x, N, range),
-          gain,
-          y: k.rows(y, N, range),
-          rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
-        },
+        bind,
         params: { n: range.count, c: C, eps, hasGain: gain !== null, accumulate: false },
         grid: range.count,
       });
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: pick.int(1, 300) },
+    dims: { N: pick.shape(40, 2), C: drawLength(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
     attrs: { eps: pick.oneOf([1e-5, 1e-6, 1e-2]) },
   }),
@@ -60,21 +71,27 @@ export const rmsNormBackwardX = defineOp({
   },
   kernel(k, { dy, x, rstd, gain, dx }, { N, C }) {
     for (const range of k.split(N, [dy, x, rstd, dx])) {
+      const bind = {
+        x: k.rows(x, N, range),
+        gain,
+        y: k.rows(dx, N, range),
+        rstdIn: k.rows(rstd, N, range),
+        dy: k.rows(dy, N, range),
+      };
+      if (inEightLanes(k.profile, C)) {
+        const params = { n: range.count, vectors: C / 4, eps: 0, hasGain: gain !== null };
+        k.run("rms-norm-rows/backward_x", { bind, params, grid: range.count });
+        continue;
+      }
       k.run("rms-norm/backward_x", {
-        bind: {
-          x: k.rows(x, N, range),
-          gain,
-          y: k.rows(dx, N, range),
-          rstdIn: k.rows(rstd, N, range),
-          dy: k.rows(dy, N, range),
-        },
+        bind,
         params: { n: range.count, c: C, eps: 0, hasGain: gain !== null, accumulate: false },
         grid: range.count,
       });
     }
   },
   draw: (pick) => {
-    const dims = { N: pick.shape(40, 2), C: pick.int(1, 300) };
+    const dims = { N: pick.shape(40, 2), C: drawLength(pick) };
     return { dims, omit: pick.chance(0.3) ? ["gain"] : [] };
   },
   // g - x·(…) cancels; the difference is still small against the largest dx of the tensor.
@@ -103,7 +120,7 @@ export const rmsNormBackwardGain = defineOp({
       });
     }
   },
-  draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: pick.int(1, 300) } }),
+  draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: drawLength(pick) } }),
   // A sum of N terms of both signs: error eps·N of the largest term, against a result of about sqrt(N) of it.
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }),
   flops: ({ N, C }) => 3 * N * C,

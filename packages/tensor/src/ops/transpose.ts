@@ -1,4 +1,4 @@
-import { isFloat } from "../dtype.ts";
+import { elementBytes, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
@@ -45,6 +45,26 @@ function sourceAxes(shape: Shape, permutation: readonly number[]): SourceAxis[] 
     } else joined.push({ extent, stride });
   }
   return joined;
+}
+
+const BLOCK = 32; // of transpose-block.wgsl
+
+/** The kernel for matrices whose extents are multiples of 4, one or several; false where it does not fit. */
+function runBlocks(k: KernelContext, x: Tensor, y: Tensor, axes: readonly SourceAxis[]): boolean {
+  const [cols, rows] = axes.slice(-2);
+  const batches = axes.length === 3 ? axes[0].extent : 1;
+  const isMatrix = axes.length >= 2 && axes.length <= 3 && cols.stride === 1 && rows.stride === cols.extent;
+  const inFours = isMatrix && rows.extent % 4 === 0 && cols.extent % 4 === 0;
+  const isWhole = inFours && batches * rows.extent * cols.extent === x.size;
+  const bytes = x.size * elementBytes(x.dtype);
+  if (!isWhole || !isFloat(x.dtype) || bytes > k.profile.maxBindingBytes) return false;
+  const blocks = Math.ceil(rows.extent / BLOCK) * Math.ceil(cols.extent / BLOCK);
+  k.run("transpose-block/main", {
+    bind: { x, y },
+    params: { batches, rows: rows.extent, cols: cols.extent },
+    grid: batches * blocks,
+  });
+  return true;
 }
 
 /**
@@ -115,9 +135,14 @@ export const transpose = defineOp({
       );
     }
     if (axes.length === 0) axes.push({ extent: 1, stride: 1 });
+    if (runBlocks(k, x, y, axes)) return;
     runTranspose(k, x, y, axes);
   },
   draw: (pick) => {
+    if (pick.chance(0.3)) {
+      const matrices = [pick.int(1, 3), 4 * pick.int(1, 20), 4 * pick.int(1, 20)];
+      return { dims: { N: matrices }, attrs: { permutation: [0, 2, 1] } };
+    }
     const N = Array.from({ length: pick.int(0, 6) }, () => pick.int(pick.chance(0.05) ? 0 : 1, 5));
     const permutation = [...N.keys()];
     for (let i = permutation.length - 1; i > 0; i--) {

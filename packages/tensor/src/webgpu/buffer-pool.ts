@@ -54,13 +54,18 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     return this.#freeBytes;
   }
 
-  acquire(sizeBytes: number): Pooled<R> {
+  /** A free one of this size, or null. */
+  reuse(sizeBytes: number): Pooled<R> | null {
     const found = this.#free.get(sizeBytes)?.pop();
-    if (found) {
-      this.#queue.delete(found);
-      this.#freeBytes -= sizeBytes;
-      return found;
-    }
+    if (!found) return null;
+    this.#queue.delete(found);
+    this.#freeBytes -= sizeBytes;
+    return found;
+  }
+
+  acquire(sizeBytes: number): Pooled<R> {
+    const found = this.reuse(sizeBytes);
+    if (found) return found;
     const gpu = this.#create(sizeBytes);
     this.#allBytes += sizeBytes;
     return { id: nextId++, gpu, sizeBytes };

@@ -53,6 +53,9 @@ export class CommandStream {
   readonly #afterSubmit: () => void;
   #encoder: GPUCommandEncoder | null = null;
   #pass: GPUComputePassEncoder | null = null;
+  /** What the open pass has set: a call that changes nothing costs a microsecond all the same. */
+  #pipeline: Pipeline | null = null;
+  #group: GPUBindGroup | null = null;
   #encoded = 0;
   #profiler: Profiler | null = null;
   /** Dispatches and submits since the device was made. */
@@ -75,11 +78,13 @@ export class CommandStream {
     grid: readonly [number, number, number],
   ): void {
     const pass = this.#openPass(pipeline.key);
-    pass.setPipeline(pipeline.gpu);
-    pass.setBindGroup(0, group);
+    if (pipeline !== this.#pipeline) pass.setPipeline(pipeline.gpu);
+    if (group !== this.#group) pass.setBindGroup(0, group);
+    this.#pipeline = pipeline;
+    this.#group = group;
     if (this.#ring) this.#ring.bind(pass, params);
     else (pass as ImmediatePass).setImmediates(0, params);
-    pass.dispatchWorkgroups(...grid);
+    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     this.counts.dispatches++;
     this.#encoded++;
     if (this.#profiler) this.#closePass();
@@ -147,5 +152,7 @@ export class CommandStream {
   #closePass(): void {
     this.#pass?.end();
     this.#pass = null;
+    this.#pipeline = null;
+    this.#group = null;
   }
 }

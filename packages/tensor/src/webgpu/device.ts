@@ -2,13 +2,13 @@
 import { Device, type Execution } from "../device.ts";
 import { type DType, elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
 import { makeKernelContext } from "../kernel-context.ts";
 import { IMAGE_WIDTH, type KernelCall, type KernelEntry } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
+import { fromBytes, toBytes } from "./host-bytes.ts";
 import { addKernelSource, packParams } from "./kernel-source.ts";
 import { IMAGE_FORMAT, type Pipeline, PipelineCache } from "./pipelines.ts";
 import type { KernelTime } from "./profiler.ts";
@@ -170,6 +170,13 @@ export class WebGpuDevice extends Device {
         `${storage.label} wants a buffer of ${storage.sizeBytes} bytes, ${this.label} allows ${this.profile.maxBufferBytes}.`,
       );
     }
+    const buffer = this.#pool.reuse(storage.sizeBytes) ?? this.#createFor(storage);
+    if (this.#settings.poison) this.#poison(buffer);
+    return buffer;
+  }
+
+  /** A new buffer, whose failure the next wait tells. */
+  #createFor(storage: Storage): PooledBuffer {
     this.gpu.pushErrorScope("out-of-memory");
     const buffer = this.#pool.acquire(storage.sizeBytes);
     this.#scopes.push(
@@ -179,7 +186,6 @@ export class WebGpuDevice extends Device {
       }),
     );
     if (this.#scopes.length > 256) this.#scopes = [Promise.all(this.#scopes).then(() => {})];
-    if (this.#settings.poison) this.#poison(buffer);
     return buffer;
   }
 
@@ -362,39 +368,5 @@ export class WebGpuDevice extends Device {
     // A lost device stays lost; anything else is told once, and the process lives on.
     if (failure.code !== "T-DEVICE-LOST") this.#failure = null;
     throw failure;
-  }
-}
-
-function toBytes(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
-  if (dtype === "f16") {
-    const half = new Uint16Array(Math.ceil(values.length / 2) * 2);
-    for (let i = 0; i < values.length; i++) half[i] = toFloat16Bits(values[i]);
-    return new Uint8Array(half.buffer);
-  }
-  if (dtype === "u8") {
-    const bytes = new Uint8Array(Math.ceil(values.length / 4) * 4);
-    bytes.set(values);
-    return bytes;
-  }
-  const same = hostArray(dtype, 0).constructor === values.constructor;
-  // Dawn cannot read shared memory: copy it first.
-  const shared = same && !((values as HostArray).buffer instanceof ArrayBuffer);
-  const array = same && !shared ? (values as Float32Array<ArrayBuffer>) : hostArray(dtype, values.length);
-  if (array !== values) array.set(values);
-  return new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
-}
-
-function fromBytes(bytes: ArrayBuffer, dtype: DType, size: number): HostArray {
-  switch (dtype) {
-    case "f32":
-      return new Float32Array(bytes, 0, size);
-    case "f16":
-      return Float32Array.from(new Uint16Array(bytes, 0, size), fromFloat16Bits);
-    case "i32":
-      return new Int32Array(bytes, 0, size);
-    case "u32":
-      return new Uint32Array(bytes, 0, size);
-    case "u8":
-      return new Uint8Array(bytes, 0, size);
   }
 }

@@ -132,28 +132,60 @@ export function specialize(source: KernelSource, variant: Variant): string {
   return half.length > 0 ? `enable f16;\n${text}` : text;
 }
 
-/** Packs parameters in the order of `struct Params`. Throws `T-KERNEL` for a missing or unknown one. */
+/** Views of the same bytes, which are packed anew for each dispatch. */
+interface ParamWriter {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly unsigned: Uint32Array;
+  readonly signed: Int32Array;
+  readonly float: Float32Array;
+}
+
+const writers = new WeakMap<KernelSource, ParamWriter>();
+
+function writerOf(source: KernelSource): ParamWriter {
+  const known = writers.get(source);
+  if (known) return known;
+  const buffer = new ArrayBuffer(source.params.length * 4);
+  const writer = {
+    bytes: new Uint8Array(buffer),
+    unsigned: new Uint32Array(buffer),
+    signed: new Int32Array(buffer),
+    float: new Float32Array(buffer),
+  };
+  writers.set(source, writer);
+  return writer;
+}
+
+/**
+ * Packs parameters in the order of `struct Params`, into memory that the next call for this kernel uses again.
+ * Throws `T-KERNEL` for a missing or unknown one.
+ */
 export function packParams(
   source: KernelSource,
   values: Readonly<Record<string, number | boolean>>,
 ): Uint8Array<ArrayBuffer> {
-  const bytes = new DataView(new ArrayBuffer(source.params.length * 4));
-  for (const [i, { name, type }] of source.params.entries()) {
+  const { params } = source;
+  const { bytes, unsigned, signed, float } = writerOf(source);
+  for (let i = 0; i < params.length; i++) {
+    const { name, type } = params[i];
     const value = Number(values[name]);
-    if (values[name] === undefined || Number.isNaN(value)) {
+    if (Number.isNaN(value)) {
       throw new SidenetError(
         "T-KERNEL",
         `kernels/${source.file}.wgsl: parameter ${name} is ${values[name]}.`,
       );
     }
-    if (type === "f32") bytes.setFloat32(i * 4, value, true);
-    else if (type === "i32") bytes.setInt32(i * 4, value, true);
-    else bytes.setUint32(i * 4, value, true);
+    if (type === "f32") float[i] = value;
+    else if (type === "i32") signed[i] = value;
+    else unsigned[i] = value;
   }
-  for (const name in values) {
-    if (!source.params.some((field) => field.name === name)) {
-      throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no parameter ${name}.`);
-    }
-  }
-  return new Uint8Array(bytes.buffer);
+  let given = 0;
+  for (const _ in values) given++;
+  if (given > params.length) refuseUnknown(source, values);
+  return bytes;
+}
+
+function refuseUnknown(source: KernelSource, values: Readonly<Record<string, number | boolean>>): never {
+  const unknown = Object.keys(values).find((name) => !source.params.some((field) => field.name === name));
+  throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no parameter ${unknown}.`);
 }

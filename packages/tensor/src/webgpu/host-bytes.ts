@@ -1,0 +1,39 @@
+/** Between a buffer's bytes and the arrays of the host. */
+import { type DType, type HostArray, hostArray } from "../dtype.ts";
+import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+
+/** Values as a buffer of that type holds them, padded to whole words. */
+export function toBytes(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
+  if (dtype === "f16") {
+    const half = new Uint16Array(Math.ceil(values.length / 2) * 2);
+    for (let i = 0; i < values.length; i++) half[i] = toFloat16Bits(values[i]);
+    return new Uint8Array(half.buffer);
+  }
+  if (dtype === "u8") {
+    const bytes = new Uint8Array(Math.ceil(values.length / 4) * 4);
+    bytes.set(values);
+    return bytes;
+  }
+  const same = hostArray(dtype, 0).constructor === values.constructor;
+  // Dawn cannot read shared memory: copy it first.
+  const shared = same && !((values as HostArray).buffer instanceof ArrayBuffer);
+  const array = same && !shared ? (values as Float32Array<ArrayBuffer>) : hostArray(dtype, values.length);
+  if (array !== values) array.set(values);
+  return new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
+}
+
+/** The first `size` values of a buffer's bytes. */
+export function fromBytes(bytes: ArrayBuffer, dtype: DType, size: number): HostArray {
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(bytes, 0, size);
+    case "f16":
+      return Float32Array.from(new Uint16Array(bytes, 0, size), fromFloat16Bits);
+    case "i32":
+      return new Int32Array(bytes, 0, size);
+    case "u32":
+      return new Uint32Array(bytes, 0, size);
+    case "u8":
+      return new Uint8Array(bytes, 0, size);
+  }
+}
