@@ -311,7 +311,7 @@ async function train(
   await gatherSettings(report, command.opts<InvocationFlags>(), command);
   const options = command.opts<TrainOptions>();
   const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
-  const run: Omit<TrainRunOptions, "storage"> = {
+  const run: Omit<TrainRunOptions, "storage" | "memory"> = {
     ...options,
     model,
     data: options.data.map(weightedFile),
