@@ -227,3 +227,47 @@ describe("sidenet eval", () => {
     ).toBe(2);
   });
 });
+
+describe("sidenet train", () => {
+  it("learns a task's rows as eval asks them, in chat and packed, and eval finds the storage it was trained with", async () => {
+    const rows = Array.from({ length: 8 }, (_, i) => ({
+      ...{ problem: `${i}?`, choices: ["no", "yes"], label: i % 2 },
+    }));
+    const data = join(folder, "train.jsonl");
+    await writeFile(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+    const output = join(folder, "trained");
+    const asked = ["--map", "question=problem"];
+    const learning = ["--task", "boolq", "--template", "chat", "--pack-length", "200", "--steps", "2"];
+    const sizes = ["--batch-size", "2", "--side-width", "8", "--layers", "1", "--sample-tokens", "0"];
+    const run = await sidenet(
+      ...["train", ...common, "--data", data, "--eval-data", data, "--output", output],
+      ...[...learning, ...asked, ...sizes, "--json"],
+    );
+    expect(run.err).not.toContain("L-");
+    const { loss, tokens, eval_loss } = run.json() as { loss: number[]; tokens: number; eval_loss: number };
+    expect(loss).toHaveLength(2);
+    expect(tokens).toBeGreaterThan(0);
+    expect(eval_loss).toBeGreaterThan(0);
+    const scored = await sidenet(
+      ...["eval", ...common, "--task", "boolq", "--template", "chat", "--data", data, ...asked],
+      ...["--adapter", output, "--json"],
+    );
+    expect(scored.json()).toMatchObject({ quantized: true, count: 8, template: "chat" });
+  });
+
+  it("refuses rows that are none of the task", async () => {
+    const data = join(folder, "none.jsonl");
+    await writeFile(data, '{"text":"a"}\n');
+    const run = await sidenet(
+      "train",
+      ...common,
+      "--data",
+      data,
+      "--output",
+      join(folder, "o"),
+      "--task",
+      "critic",
+    );
+    expect(run.err).toMatch(/L-RECORD\] none\.jsonl, line 1/);
+  });
+});

@@ -5,9 +5,10 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
+import { weightedFile } from "../src/cli/data-options.ts";
 import { configText, currentSettings, parseConfig, settingName, settingsOf } from "../src/cli/settings.ts";
 import { Report } from "../src/cli/terminal.ts";
-import { addTrainSettings, weightedFile } from "../src/cli/train.ts";
+import { addTrainSettings } from "../src/cli/train.ts";
 import { sidenet } from "./capture.ts";
 import { writeTinyFiles } from "./tiny-run.ts";
 

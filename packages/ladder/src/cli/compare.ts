@@ -6,6 +6,7 @@ import type { Command } from "commander";
 import { writeFileAtomic } from "../node/atomic-write.ts";
 import { writeReport } from "../node/report.ts";
 import { type TrainSummary, trainRun } from "../node/train-run.ts";
+import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
 import { withDevice } from "./device.ts";
 import { addMemoryOptions, addSizeOptions, LEARNING_RATES } from "./method-options.ts";
 import { positiveInteger, positiveNumber } from "./options.ts";
@@ -14,7 +15,6 @@ import { contextNote, type PlanFlags, planAll, plannedDevice, planTable } from "
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
-import { addFieldOptions, type FieldFlags, fieldMapping } from "./train.ts";
 import { parseVariant, settingsOf, type Variant, variantList } from "./variants.ts";
 
 interface CompareOptions extends PlanFlags, FieldFlags {

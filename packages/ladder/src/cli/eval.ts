@@ -3,14 +3,9 @@ import { type Command, Option } from "commander";
 import type { Estimate } from "../eval/intervals.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
 import { type Estimates, type EvalSummary, evalRun } from "../node/eval-run.ts";
-import type { FieldMapping } from "../records.ts";
+import { mapOption, parseMapping } from "./data-options.ts";
 import { withDevice } from "./device.ts";
-import {
-  addInferenceOptions,
-  collectMapping,
-  type InferenceFlags,
-  inferenceOptions,
-} from "./inference-options.ts";
+import { addInferenceOptions, type InferenceFlags, inferenceOptions } from "./inference-options.ts";
 import { positiveInteger, seed } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatTable } from "./table.ts";
@@ -27,7 +22,7 @@ interface EvalFlags extends InferenceFlags {
   readonly join: boolean;
   readonly maxTokens?: number;
   readonly answerTokens: number;
-  readonly map?: FieldMapping;
+  readonly map?: readonly string[];
   readonly seed: number;
   readonly predictions?: string;
   readonly device: DeviceName;
@@ -64,11 +59,7 @@ export function defineEval(program: Command, session: Session): void {
         .default("plain"),
     )
     .option("--limit <n>", "rows that are looked at, from the start (default: all)", positiveInteger)
-    .option(
-      "--map <field=name>",
-      "a field of the data under another name; may be given again",
-      collectMapping,
-    )
+    .addOption(mapOption())
     .option("--batch-size <n>", "prompts or windows that go through together", positiveInteger, 4)
     .option("--context <n>", "perplexity: tokens of a window", positiveInteger, 512)
     .option(
@@ -92,7 +83,7 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
       {
         ...inferenceOptions(flags, report),
         ...{ task, data, template, batchSize, context, answerTokens },
-        fields: flags.map ?? {},
+        fields: parseMapping(flags.map ?? []),
         limit: flags.limit ?? null,
         stride: flags.stride ?? Math.max(1, Math.floor(context / 2)),
         joinTexts: flags.join,

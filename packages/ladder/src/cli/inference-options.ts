@@ -1,10 +1,9 @@
 /** Options of the commands that ask a model: generate, chat and eval. */
 import { setImmediate } from "node:timers/promises";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { WeightDType } from "../base-storage.ts";
 import type { Sampling } from "../generate.ts";
 import type { InferenceOptions } from "../node/inference.ts";
-import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../records.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { nonNegativeInteger, numberWithin, seed, share, temperature } from "./options.ts";
@@ -73,13 +72,6 @@ export const samplerOf = (sampling: Required<Sampling>): Sampling | null =>
 
 /** For options that may be given several times. */
 export const collect = (value: string, earlier: readonly string[] = []): string[] => [...earlier, value];
-
-/** `--map to=from`, several times. */
-export function collectMapping(value: string, earlier: FieldMapping = {}): FieldMapping {
-  const [, to, from] = /^([^=]+)=(.+)$/.exec(value) ?? [];
-  if (RECORD_FIELDS.includes(to as RecordField)) return { ...earlier, [to]: from };
-  throw new InvalidArgumentError(`Wanted FIELD=NAME with a field of ${RECORD_FIELDS.join(", ")}.`);
-}
 
 /** Ctrl-C while something is written ends that, and not the process. */
 export class Interrupt {

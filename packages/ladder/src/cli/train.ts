@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
@@ -7,10 +6,16 @@ import type { Method } from "../adapter.ts";
 import type { WeightDType } from "../base-storage.ts";
 import { fileError } from "../node/file-source.ts";
 import { writeReport } from "../node/report.ts";
-import type { WeightedFile } from "../node/run/load.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../node/train-run.ts";
-import type { FieldMapping } from "../records.ts";
+import {
+  addFieldOptions,
+  addQuestionSettings,
+  type FieldFlags,
+  fieldMapping,
+  type QuestionFlags,
+  weightedFile,
+} from "./data-options.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import {
   addMemoryOptions,
@@ -44,7 +49,7 @@ import {
   describeSummary,
 } from "./train-report.ts";
 
-interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags {
+interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags, QuestionFlags {
   readonly model: string;
   readonly data: readonly string[];
   readonly method: Method;
@@ -83,9 +88,10 @@ interface InvocationFlags {
 }
 
 const HELP = `
-Data: JSONL files, one object a line: {"text": "..."} or {"prompt": "...", "completion": "..."} (only the completion is
-learned). Other field names are mapped with --text, or with --prompt and --completion. "a.jsonl:3" gives a file's records
-three times the weight of those of a file without a number.
+Data: JSONL, JSON, CSV, TSV, Parquet or text files. Records: {"text"}, {"prompt", "completion"} (the completion is learned),
+{"messages": [{"role", "content"}]} (what the assistant says is learned, in the model's chat template), or {"question",
+"choices", "label"} (the right choice is learned). Other names are mapped with --map prompt=question completion=answer.
+"a.jsonl:3" gives a file's records three times the weight of those of a file without a number. docs/guide-data.md has more.
 
 Writes to the output folder: adapter_config.json, adapter_model.safetensors, checkpoints, metrics.jsonl, report.html.
 Ctrl-C stops before the next step and saves what was trained by then; a second one stops at once, and the last checkpoint
@@ -115,10 +121,7 @@ export function defineTrain(program: Command, session: Session): void {
 export function addTrainSettings(command: Command): Command {
   command
     .option("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
-    .option(
-      "--data <file...>",
-      "JSONL files, with a weight after a colon where they shall not count the same",
-    )
+    .option("--data <file...>", "data files, with a weight after a colon where they shall not count the same")
     .option("--output <dir>", "folder for the adapter, checkpoints and metrics")
     .addOption(methodOption())
     .option("--steps <n>", "training steps", positiveInteger, 100)
@@ -155,6 +158,7 @@ export function addTrainSettings(command: Command): Command {
     "records that --importance fisher is measured on (default: 16)",
     positiveInteger,
   );
+  addQuestionSettings(command);
   addWatchingSettings(command);
   addFieldOptions(command)
     .addOption(
@@ -205,42 +209,11 @@ function addWatchingSettings(command: Command): void {
     );
 }
 
-/** Fields of the records, as commander hands them over. */
-export interface FieldFlags {
-  readonly text?: string;
-  readonly prompt?: string;
-  readonly completion?: string;
-}
-
-export const addFieldOptions = (command: Command): Command =>
-  command
-    .option("--text <field>", "field to learn from")
-    .option("--prompt <field>", "field that is read, not learned")
-    .option("--completion <field>", "field that is learned after it");
-
-/** Throws `C-USAGE` for fields that do not go together. */
-export function fieldMapping({ text, prompt, completion }: FieldFlags): FieldMapping {
-  if ((prompt === undefined) !== (completion === undefined) || (text !== undefined && prompt !== undefined)) {
-    throw new SidenetError("C-USAGE", "give --text alone, or --prompt and --completion together.");
-  }
-  if (text !== undefined) return { text };
-  return prompt !== undefined && completion !== undefined ? { prompt, completion } : {};
-}
-
-/** "a.jsonl:2.5" is a file and its weight, unless a file has that very name. */
-export function weightedFile(text: string): WeightedFile {
-  const [, path, digits] = /^(.+):([^:/\\]*)$/.exec(text) ?? [];
-  if (path === undefined || existsSync(text)) return { path: text, weight: 1 };
-  const weight = Number(digits);
-  if (digits !== "" && weight > 0 && Number.isFinite(weight)) return { path, weight };
-  throw new SidenetError(
-    "C-USAGE",
-    `--data ${text}: "${digits}" is no weight. Wanted a number above 0 after the colon.`,
-  );
-}
-
 /** Settings that fix which records a step gets: with others, a resumed run would be another run. */
-const FIXED = ["method", "batch-size", "seed", "held-out", "pack-length", "bucket-by-length"];
+const FIXED = [
+  ...["method", "batch-size", "seed", "held-out", "eval-data", "pack-length", "bucket-by-length"],
+  ...["task", "template", "chat-template", "map"],
+];
 
 /** Notes what is changed in a run that goes on. Throws `C-USAGE` where that would make it another run. */
 function compareSettings(report: Report, before: Settings, now: Settings): void {

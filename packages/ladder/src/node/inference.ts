@@ -32,7 +32,8 @@ export interface Inference {
   [Symbol.dispose](): void;
 }
 
-async function withTemplateOf(tokenizer: Tokenizer, path: string | null): Promise<Tokenizer> {
+/** The tokenizer with the chat template of a file, if given. Throws `L-FILE-MISSING`, `L-FILE` or `L-CHAT-TEMPLATE`. */
+export async function withTemplateOf(tokenizer: Tokenizer, path: string | null): Promise<Tokenizer> {
   if (path === null) return tokenizer;
   try {
     return tokenizer.withChatTemplate(await readFile(path, "utf8"), path);

@@ -6,6 +6,7 @@ import type { Adapter } from "../adapter.ts";
 import type { BaseStorage } from "../base-storage.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
+import type { Task } from "../eval/tasks.ts";
 import { initializeAdapter, type MethodOptions } from "../method.ts";
 import type { FieldMapping, TokenRecord } from "../records.ts";
 import { effectiveDepth } from "../side-config.ts";
@@ -37,6 +38,14 @@ export interface TrainRunOptions {
   readonly model: string;
   readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
   readonly fields: FieldMapping;
+  /** Files to evaluate with, instead of records held back. */
+  readonly evalData?: readonly string[];
+  /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
+  readonly task?: Task | null;
+  /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
+  readonly template?: "plain" | "chat";
+  /** File of a chat template, in place of the model's. */
+  readonly chatTemplate?: string | null;
   readonly outputDir: string;
   readonly method: MethodOptions;
   readonly storage: Required<BaseStorage>;

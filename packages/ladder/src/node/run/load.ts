@@ -5,12 +5,20 @@ import { contextLimit, type ModelConfig } from "../../config.ts";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { mixture } from "../../data/mixture.ts";
 import { Decoder } from "../../decoder.ts";
+import { trainingRecord } from "../../eval/tasks.ts";
 import { generate } from "../../generate.ts";
 import { loadWeights } from "../../load-weights.ts";
-import type { EncodeOptions, TokenRecord } from "../../records.ts";
+import { type EncodeOptions, mapFields, type TokenRecord } from "../../records.ts";
 import type { Tokenizer } from "../../tokenizer.ts";
 import { EncodedRecords, splitRecords } from "../data/encoded-records.ts";
-import { openRecords, type RecordList, type RecordStore, recordParser } from "../data/record-store.ts";
+import {
+  openRecords,
+  type RecordList,
+  type RecordParser,
+  type RecordStore,
+  recordParser,
+} from "../data/record-store.ts";
+import { withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
 import type { TrainRunOptions } from "../train-run.ts";
 import type { Sample } from "./metrics-log.ts";
@@ -74,21 +82,39 @@ function split(files: readonly RecordList[], heldOut: number, seed: number): Par
   return { train, heldOut: held };
 }
 
-async function openData(
-  options: TrainRunOptions,
-): Promise<{ stores: RecordStore[]; weights: number[]; close(): Promise<void> }> {
+interface OpenedData extends Parts {
+  readonly weights: readonly number[];
+  close(): Promise<void>;
+}
+
+/** How rows become records: by their fields, or as a task's questions and right answers. */
+function parserOf({ task = null, template, fields }: TrainRunOptions): RecordParser {
+  if (task === null) return recordParser(fields);
+  return (value, source) => trainingRecord(task, mapFields(value, fields), source, template === "chat");
+}
+
+/** What is held back is part of the data, unless there are files for it. */
+async function openData(options: TrainRunOptions): Promise<OpenedData> {
   const files = options.data.map((file) => (typeof file === "string" ? { path: file, weight: 1 } : file));
+  const evalData = options.evalData ?? [];
   const stores: RecordStore[] = [];
   const close = async () => {
     for (const store of stores) await store.close();
   };
   try {
-    for (const { path } of files) stores.push(await openRecords([path], recordParser(options.fields)));
+    for (const path of [...files.map((file) => file.path), ...evalData]) {
+      stores.push(await openRecords([path], parserOf(options)));
+    }
+    const data = stores.slice(0, files.length);
+    const parts =
+      evalData.length > 0
+        ? { train: data, heldOut: stores.slice(files.length) }
+        : split(data, options.heldOut, options.seed);
+    return { ...parts, weights: files.map(({ weight }) => weight), close };
   } catch (error) {
     await close();
     throw error;
   }
-  return { stores, weights: files.map(({ weight }) => weight), close };
 }
 
 /** Data first, then the model: a mistake in a file of kilobytes is told before gigabytes are read. */
@@ -99,12 +125,12 @@ export async function loadRun(
 ): Promise<LoadedRun> {
   const data = await openData(options);
   try {
-    const { train, heldOut } = split(data.stores, options.heldOut, options.seed);
+    const { train, heldOut } = data;
     const model = await openModel(options.model);
     try {
       const { config } = model;
-      const tokenizer = await model.tokenizer();
-      const encoding = encodingOf(config, tokenizer, options.maxLength);
+      const tokenizer = await withTemplateOf(await model.tokenizer(), options.chatTemplate ?? null);
+      const encoding = encodingOf(config, tokenizer, options);
       const encoded = (records: RecordList) => new EncodedRecords(records, tokenizer, encoding);
       const sets = train.map(encoded);
       for (const set of sets) await set.check();
@@ -133,13 +159,19 @@ export async function loadRun(
   }
 }
 
-function encodingOf(config: ModelConfig, tokenizer: Tokenizer, maxLength: number | null): EncodeOptions {
+function encodingOf(
+  config: ModelConfig,
+  tokenizer: Tokenizer,
+  { maxLength, template }: TrainRunOptions,
+): EncodeOptions {
   const context = contextLimit(config);
   return {
     bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
     eosId: tokenizer.eosIds[0] ?? null,
     maxLength: Math.min(maxLength ?? context, context),
     cut: maxLength !== null,
+    chat: tokenizer.chatTemplate(),
+    asChat: template === "chat",
   };
 }
 

@@ -1,0 +1,87 @@
+// What fine-tuning brings on a task: trains with each method, scores the frozen model and each adapter on other rows, and
+// prints the table of docs/results.md.
+//   node bench/task-results.mjs --model MODEL --task choice --train FILE --dev FILE --output DIR
+//     [--methods ladder,xladder,qlora] [--steps 100] [--batch-size 8] [--limit 200] [--device auto] [--args="..."]
+//
+// Run after `npm run build`. `--args` goes to `sidenet train` as it stands.
+
+import { spawnSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const BIN = resolve(fileURLToPath(import.meta.url), "../../packages/ladder/bin/sidenet.js");
+
+const text = (fallback) => ({ type: "string", ...(fallback === undefined ? {} : { default: fallback }) });
+const { values } = parseArgs({
+  options: {
+    model: text(),
+    task: text("choice"),
+    train: text(),
+    dev: text(),
+    output: text(),
+    methods: text("ladder,xladder,qlora"),
+    steps: text("100"),
+    "batch-size": text("8"),
+    limit: text("200"),
+    device: text("auto"),
+    args: text(""),
+  },
+});
+for (const name of ["model", "train", "dev", "output"]) {
+  if (values[name] === undefined) throw new Error(`--${name} is missing.`);
+}
+
+/** The object that a command prints with --json. */
+function sidenet(...args) {
+  console.error(`$ npx sidenet ${args.join(" ")}`);
+  const run = spawnSync(process.execPath, [BIN, ...args, "--json"], {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"],
+    maxBuffer: 2 ** 28,
+  });
+  if (run.status !== 0) throw new Error(`sidenet ${args[0]} failed: ${run.stdout}`);
+  return JSON.parse(run.stdout.trim().split("\n").at(-1));
+}
+
+const percent = (value) => (100 * value).toFixed(1);
+const share = ({ value, low, high }) => `${percent(value)} [${percent(low)}, ${percent(high)}]`;
+
+const { model, task, train, dev, output, device } = values;
+mkdirSync(output, { recursive: true });
+const rows = [];
+for (const method of values.methods.split(",")) {
+  const folder = join(output, method);
+  const trained = sidenet(
+    ...["train", "--model", model, "--device", device, "--data", train, "--task", task, "--method", method],
+    ...["--steps", values.steps, "--batch-size", values["batch-size"], "--output", folder, "--overwrite"],
+    ...["--sample-tokens", "0", ...values.args.split(" ").filter(Boolean)],
+  );
+  const scored = sidenet(
+    ...["eval", "--model", model, "--device", device, "--data", dev, "--task", task, "--adapter", folder],
+    ...["--limit", values.limit, "--quantize", "nf4"],
+  );
+  writeFileSync(join(output, `${method}.json`), `${JSON.stringify({ trained, scored }, null, 2)}\n`);
+  const main = Object.keys(scored.before)[0];
+  rows.push([
+    method,
+    ...[scored.before, scored.after, scored.difference].map((estimates) => share(estimates[main])),
+    `${trained.frozen_eval_loss.toFixed(3)} → ${trained.eval_loss.toFixed(3)}`,
+    trained.tokens,
+    (trained.peak_bytes / 2 ** 20).toFixed(0),
+    trained.seconds.toFixed(0),
+  ]);
+  console.error(`${rows.at(-1).join(" | ")}`);
+}
+const head = [
+  "method",
+  "before, %",
+  "after, %",
+  "difference, points",
+  "held-back loss",
+  "tokens",
+  "peak MiB",
+  "seconds",
+];
+for (const row of [head, head.map(() => "---"), ...rows]) console.log(`| ${row.join(" | ")} |`);

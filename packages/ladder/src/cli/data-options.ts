@@ -1,0 +1,91 @@
+/** Options about data that several commands have. */
+import { existsSync } from "node:fs";
+import { SidenetError } from "@sidenet/tensor";
+import { type Command, Option } from "commander";
+import { TASKS, type Task } from "../eval/tasks.ts";
+import type { WeightedFile } from "../node/run/load.ts";
+import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../records.ts";
+
+export const mapOption = (): Option =>
+  new Option("--map <field=name...>", "fields of the data under other names, such as question=problem");
+
+/** Of `--map`. Throws `C-USAGE`. */
+export function parseMapping(pairs: readonly string[]): FieldMapping {
+  const fields: Partial<Record<RecordField, string>> = {};
+  for (const pair of pairs) {
+    const [, to, from] = /^([^=]+)=(.+)$/.exec(pair) ?? [];
+    if (!RECORD_FIELDS.includes(to as RecordField)) {
+      throw new SidenetError(
+        "C-USAGE",
+        `--map ${pair}: wanted FIELD=NAME with a field of ${RECORD_FIELDS.join(", ")}.`,
+      );
+    }
+    fields[to as RecordField] = from;
+  }
+  return fields;
+}
+
+/** Fields of the records, as commander hands them over. */
+export interface FieldFlags {
+  readonly map?: readonly string[];
+  readonly text?: string;
+  readonly prompt?: string;
+  readonly completion?: string;
+}
+
+export const addFieldOptions = (command: Command): Command =>
+  command
+    .option("--text <field>", "field to learn from")
+    .option("--prompt <field>", "field that is read, not learned")
+    .option("--completion <field>", "field that is learned after it")
+    .addOption(mapOption());
+
+/** Throws `C-USAGE` for fields that do not go together. */
+export function fieldMapping({ text, prompt, completion, map }: FieldFlags): FieldMapping {
+  if (map !== undefined) {
+    if (text === undefined && prompt === undefined && completion === undefined) return parseMapping(map);
+    throw new SidenetError("C-USAGE", "--map excludes --text, --prompt and --completion.");
+  }
+  if ((prompt === undefined) !== (completion === undefined) || (text !== undefined && prompt !== undefined)) {
+    throw new SidenetError("C-USAGE", "give --text alone, or --prompt and --completion together.");
+  }
+  if (text !== undefined) return { text };
+  return prompt !== undefined && completion !== undefined ? { prompt, completion } : {};
+}
+
+/** "a.jsonl:2.5" is a file and its weight, unless a file has that very name. */
+export function weightedFile(text: string): WeightedFile {
+  const [, path, digits] = /^(.+):([^:/\\]*)$/.exec(text) ?? [];
+  if (path === undefined || existsSync(text)) return { path: text, weight: 1 };
+  const weight = Number(digits);
+  if (digits !== "" && weight > 0 && Number.isFinite(weight)) return { path, weight };
+  throw new SidenetError(
+    "C-USAGE",
+    `--data ${text}: "${digits}" is no weight. Wanted a number above 0 after the colon.`,
+  );
+}
+
+/** As commander hands them over. */
+export interface QuestionFlags {
+  readonly evalData?: readonly string[];
+  readonly task?: Task;
+  readonly template: "plain" | "chat";
+  readonly chatTemplate?: string;
+}
+
+/** How records are put to the model, and which it is evaluated with. */
+export function addQuestionSettings(command: Command): void {
+  command
+    .option("--eval-data <file...>", "files to evaluate with, instead of records held back")
+    .addOption(
+      new Option("--task <name>", "learn rows as eval asks them (default: records as they are)").choices(
+        TASKS,
+      ),
+    )
+    .addOption(
+      new Option("--template <kind>", "prompt and completion as plain text, or as turns of the chat template")
+        .choices(["plain", "chat"])
+        .default("plain"),
+    )
+    .option("--chat-template <file>", "Jinja template of conversations, in place of the model's");
+}
