@@ -65,7 +65,7 @@ class Run {
   }
 
   async resume() {
-    const saved = await loadState(this.statePath, this.decoder.weights, this.trainer.optimizer);
+    const saved = await loadState(this.statePath, this.trainer);
     if (saved === null) return;
     const { data, ...place } = saved;
     this.place = place;
@@ -134,8 +134,7 @@ class Run {
       place.best = heldOut;
       await saveModel(join(options.output, "model.safetensors"), decoder.weights);
     }
-    const state = { ...place, data: this.stream.position };
-    await saveState(this.statePath, decoder.weights, this.trainer.optimizer, state);
+    await saveState(this.statePath, this.trainer, { ...place, data: this.stream.position });
   }
 
   /** The best model as its files have it: loss on all held-out text, and how it goes on. */

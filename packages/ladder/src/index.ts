@@ -122,3 +122,4 @@ export {
   Trainer,
   type TrainerOptions,
 } from "./trainer.ts";
+export { readTrainerState, writeTrainerState } from "./trainer-state.ts";
