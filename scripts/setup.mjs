@@ -40,8 +40,8 @@ export function setup({ install = true, adapter = "required" } = {}) {
   }
 }
 
-/** Node and the npm packages. */
-function setupPackages(install) {
+/** Node and the npm packages, for what needs no adapter. */
+export function setupPackages(install = true) {
   const [major, minor] = process.versions.node.split(".").map(Number);
   if (major < NODE_MIN[0] || (major === NODE_MIN[0] && minor < NODE_MIN[1])) {
     throw new SetupError(
