@@ -16,8 +16,8 @@ const OPTIONS = {
   model: text(import.meta.dirname),
   output: text("out/tiny-books"),
   device: text("auto"),
-  minutes: { type: "string" }, // the run's length by the clock, or
-  tokens: { type: "string" }, // by its tokens
+  minutes: { type: "string" }, // the run's length by the clock,
+  tokens: { type: "string" }, // by its tokens, or what comes first of the two
   "batch-size": text("8"),
   length: text("256"),
   "learning-rate": text("3e-3"),
@@ -53,8 +53,7 @@ function readOptions() {
     reportSeconds: number("report-seconds"),
     heldOutRows: number("held-out-rows"),
   };
-  if ((options.minutes === null) === (options.tokens === null))
-    throw new Error("give --minutes or --tokens: how long to train.");
+  if (!options.minutes && !options.tokens) throw new Error("give --minutes or --tokens: how long to train.");
   return { device: values.device, options };
 }
 

@@ -58,10 +58,11 @@ class Run {
     this.statePath = join(options.output, "state.safetensors");
   }
 
-  /** From 0 to 1. */
+  /** From 0 to 1, at the first of its two limits. */
   get progress() {
     const { minutes, tokens } = this.options;
-    return tokens === null ? this.place.seconds / (60 * minutes) : this.place.tokens / tokens;
+    const { place } = this;
+    return Math.max(tokens ? place.tokens / tokens : 0, minutes ? place.seconds / (60 * minutes) : 0);
   }
 
   async resume() {
@@ -185,7 +186,7 @@ class Run {
 
 /**
  * Pretrains, or goes on where the output folder's state is, and gives the loss on all held-out text. `options`: folders
- * `corpus`, `model` and `output`; `minutes` or `tokens`, the other null; sizes and rates as in pretrain.mjs.
+ * `corpus`, `model` and `output`; `minutes`, `tokens` or both; sizes and rates as in pretrain.mjs.
  */
 export async function pretrain(device, options) {
   const { corpus: folder, model, output } = options;
