@@ -17,7 +17,7 @@ const { values } = parseArgs({
     data: { type: "string", multiple: true },
     size: { type: "string", default: "2048" },
     output: { type: "string" },
-    context: { type: "string", default: "512" },
+    context: { type: "string", default: "256" },
   },
 });
 const size = Number(values.size);

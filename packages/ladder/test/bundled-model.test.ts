@@ -19,7 +19,7 @@ import { evaluateLoss } from "../src/trainer.ts";
 const NAME = "tiny-books";
 const SAMPLE = fileURLToPath(new URL("../../../examples/data/books-sample.jsonl", import.meta.url));
 /** Nats per token on the sample, of texts that the model has not seen. */
-const LOSS = 3.4;
+const LOSS = 3.4; // 3.376 on WebAssembly
 
 let device: Device;
 let model: ModelFiles;
@@ -99,6 +99,6 @@ describe("the bundled model", () => {
       `${(100 * share).toFixed(1)} % of ${written.length} words; ${written.slice(0, 40).join(" ")}`,
     );
     expect(written.length).toBeGreaterThan(200);
-    expect(share).toBeGreaterThan(0.85);
+    expect(share).toBeGreaterThan(0.9);
   });
 });
