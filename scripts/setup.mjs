@@ -20,28 +20,20 @@ import { installVulkanDriver } from "./lib/vulkan-driver.mjs";
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 const NODE_MIN = [20, 19]; // below it the test runner does not start, and the oldest 20 lack Symbol.dispose
 
-/**
- * Set everything up. Returns the adapter's name, or null where the CPU must do: with SIDENET_DEVICE=cpu,
- * or if none can be had and `adapter` is "preferred" (why, and what to run, is then printed).
- */
-export function setup({ install = true, adapter = "required" } = {}) {
+/** Set everything up. Returns the adapter's name, or null with SIDENET_DEVICE=cpu, where the CPU must do. */
+export function setup({ install = true } = {}) {
   setupPackages(install);
   if (process.env.SIDENET_DEVICE === "cpu") return null;
   try {
     return ensureAdapter(install).name;
   } catch (error) {
-    if (!(error instanceof SetupError)) throw error;
-    if (adapter === "preferred") {
-      console.error(`\n${error.message}\n`);
-      return null;
-    }
-    error.message += "\n\nTo go on without WebGPU, set SIDENET_DEVICE=cpu.";
+    if (error instanceof SetupError) error.message += "\n\nTo go on without WebGPU, set SIDENET_DEVICE=cpu.";
     throw error;
   }
 }
 
-/** Node and the npm packages. */
-function setupPackages(install) {
+/** Node and the npm packages, for what needs no adapter. */
+export function setupPackages(install = true) {
   const [major, minor] = process.versions.node.split(".").map(Number);
   if (major < NODE_MIN[0] || (major === NODE_MIN[0] && minor < NODE_MIN[1])) {
     throw new SetupError(

@@ -71,6 +71,7 @@ export {
 } from "./generate-text.ts";
 export type { Embedding, Head, LossOptions } from "./head.ts";
 export { HeadTuning } from "./head-tuning.ts";
+export { type InitialOptions, initializeWeights } from "./initial-values.ts";
 export { KvCache } from "./kv-cache.ts";
 export {
   type LadderOptions,
@@ -122,3 +123,4 @@ export {
   Trainer,
   type TrainerOptions,
 } from "./trainer.ts";
+export { readTrainerState, writeTrainerState } from "./trainer-state.ts";

@@ -31,7 +31,10 @@ Examples:
 /** Options of every command that writes a model. */
 export function addOutputOptions(command: Command): Command {
   return command
-    .requiredOption("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
+    .requiredOption(
+      "--model <path>",
+      "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
+    )
     .requiredOption("--output <path>", "folder to make, or a file that ends in .gguf")
     .addOption(new Option("--dtype <type>", "how matrices are stored").choices(CONVERT_TYPES).default("f16"))
     .option("--max-shard <size>", "largest safetensors file: 500MB, 5GB", byteSize, 5e9)

@@ -20,7 +20,10 @@ export interface InferenceFlags {
 /** `--model`, `--adapter`, how the weights are stored, where to compute. */
 export function addInferenceOptions(command: Command): Command {
   return command
-    .requiredOption("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
+    .requiredOption(
+      "--model <path>",
+      "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
+    )
     .option("--adapter <dir>", "folder that train wrote, or PEFT's LoRA")
     .option("--chat-template <file>", "Jinja template of conversations, in place of the model's")
     .addOption(new Option("--dtype <type>", "storage of the weights").choices(["f32", "f16"]).default("f32"))

@@ -120,7 +120,7 @@ export function defineTrain(program: Command, session: Session): void {
 /** Every setting of a training run, none required: a config file may have it. */
 export function addTrainSettings(command: Command): Command {
   command
-    .option("--model <path>", "folder with config.json, .safetensors or .gguf file, or hub id")
+    .option("--model <path>", "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books")
     .option("--data <file...>", "data files, with a weight after a colon where they shall not count the same")
     .option("--output <dir>", "folder for the adapter, checkpoints and metrics")
     .addOption(methodOption())

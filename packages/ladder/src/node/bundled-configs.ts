@@ -1,4 +1,4 @@
-/** Configurations of well-known models that come with the package, so that runs can be planned without the models. */
+/** What comes with the package: a small model, and configurations of well-known ones, so that these can be planned. */
 import { readdir } from "node:fs/promises";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -21,4 +21,16 @@ export async function findBundledConfig(name: string): Promise<string | null> {
   const known = HUB_NAMES[basename(name)] ?? basename(name);
   const found = (await bundledConfigs()).find((config) => config.toLowerCase() === known.toLowerCase());
   return found === undefined ? null : fileURLToPath(new URL(`${found}/`, FOLDER));
+}
+
+const MODELS = new URL("../../models/", import.meta.url);
+
+/** Names of whole models that every command knows: "tiny-books". */
+export async function bundledModels(): Promise<string[]> {
+  return (await readdir(MODELS)).sort();
+}
+
+/** The folder of a bundled model by its name; null where there is none. */
+export async function findBundledModel(name: string): Promise<string | null> {
+  return (await bundledModels()).includes(name) ? fileURLToPath(new URL(`${name}/`, MODELS)) : null;
 }

@@ -2,7 +2,7 @@
 export { type BaseModel, openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
 
-export { bundledConfigs } from "./bundled-configs.ts";
+export { bundledConfigs, bundledModels } from "./bundled-configs.ts";
 export {
   CONVERT_TYPES,
   type ConvertOptions,

@@ -10,7 +10,7 @@ import { modelConfigFromGguf } from "../formats/gguf-config.ts";
 import { tokenizerFromGguf } from "../formats/gguf-tokenizer.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
-import { findBundledConfig } from "./bundled-configs.ts";
+import { bundledModels, findBundledConfig, findBundledModel } from "./bundled-configs.ts";
 import { fileError, openFileSource } from "./file-source.ts";
 import { downloadModel, type HubOptions, isHubId } from "./hub.ts";
 import { readJsonFile } from "./json-file.ts";
@@ -63,11 +63,13 @@ async function locate(path: string, hub: HubOptions): Promise<Location> {
   if (stats && path.endsWith(".safetensors"))
     return { kind: "safetensors", file: path, folder: dirname(path) };
   if (stats) return { kind: "gguf", file: path }; // known by its first bytes, whatever its name
+  const bundled = await findBundledModel(path);
+  if (bundled) return { kind: "folder", folder: bundled };
   if (isHubId(path)) return { kind: "folder", folder: await downloadModel(path, hub) };
   throw new SidenetError(
     "L-MODEL-MISSING",
     `${path}: there is no such file or folder. Wanted a folder with ${CONFIG}, a .gguf file, a .safetensors file beside its ` +
-      `${CONFIG}, or the id of a model on the hub ("organization/name").`,
+      `${CONFIG}, the id of a model on the hub ("organization/name"), or the bundled ${(await bundledModels()).join(", ")}.`,
   );
 }
 
@@ -147,7 +149,7 @@ async function openGgufModel(name: string, file: string): Promise<ModelFiles> {
 
 /**
  * Opens a model; weights are read on demand. `path` is a folder, a `.gguf` file, a `.safetensors` file beside its
- * `config.json`, or, if there is no such path, a hub id, which is downloaded. Throws `L-MODEL-MISSING`, `L-HUB`, and what
+ * `config.json`, or, if there is no such path, the name of a bundled model or a hub id, which is downloaded. Throws `L-MODEL-MISSING`, `L-HUB`, and what
  * reading its files throws.
  */
 export async function openModel(path: string, hub: HubOptions = {}): Promise<ModelFiles> {

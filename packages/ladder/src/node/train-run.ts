@@ -6,6 +6,7 @@ import type { Adapter } from "../adapter.ts";
 import type { BaseStorage } from "../base-storage.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
+import { decoderParameters } from "../decoder.ts";
 import type { Task } from "../eval/tasks.ts";
 import { initializeAdapter, type MethodOptions } from "../method.ts";
 import type { FieldMapping, TokenRecord } from "../records.ts";
@@ -216,7 +217,7 @@ async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): 
   events.onStart?.({
     trainableParameters: adapter.parameters.count,
     effectiveDepth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
-    backboneParameters: decoder.weights.count,
+    backboneParameters: parameterCount(decoderParameters(decoder.config)), // not the bytes that NF4 makes of them
     trainRecords: run.trainRecords,
     heldOutRecords: run.heldOut.length,
     frozenEvalLoss: state.start.frozenEvalLoss,

@@ -1,0 +1,42 @@
+// Turns JSONL files with a field "text" into one run of token ids, 16 bits each, with an end of text before each text; a
+// count of its bytes of text beside it, for bits per byte.
+//
+//   node examples/pretrain/tokenize.mjs --tokenizer out/pretrain --data books.train.jsonl --output out/pretrain/train.u16
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { loadTokenizer } from "@sidenet/ladder";
+import { readRecords, writeFileAtomic } from "@sidenet/ladder/node";
+
+const { values } = parseArgs({
+  options: {
+    tokenizer: { type: "string" },
+    data: { type: "string", multiple: true },
+    output: { type: "string" },
+  },
+});
+if (!values.tokenizer || !values.data || !values.output) {
+  console.error("usage: node tokenize.mjs --tokenizer DIR --data FILE... --output FILE.u16");
+  process.exit(2);
+}
+
+const read = async (name) => JSON.parse(await readFile(join(values.tokenizer, name), "utf8"));
+const tokenizer = loadTokenizer(await read("tokenizer.json"), await read("tokenizer_config.json"));
+const ids = [];
+let texts = 0;
+let bytes = 0;
+for (const path of values.data) {
+  for await (const { record } of readRecords(path, {})) {
+    ids.push(tokenizer.eosIds[0]);
+    for (const id of tokenizer.encode(record.text)) ids.push(id);
+    texts++;
+    bytes += Buffer.byteLength(record.text);
+  }
+}
+await writeFileAtomic(values.output, new Uint8Array(Uint16Array.from(ids).buffer));
+const counts = { tokens: ids.length, texts, bytes };
+await writeFileAtomic(`${values.output.replace(/\.u16$/, "")}.json`, `${JSON.stringify(counts)}\n`);
+console.log(
+  `${values.output}: ${ids.length} tokens from ${texts} texts, ${(bytes / ids.length).toFixed(2)} bytes each`,
+);

@@ -1,0 +1,64 @@
+/** Initial values of a decoder or side network: normal numbers, smaller where a layer's output joins the residual stream. */
+import { type Device, ParamStore, Random, SidenetError } from "@sidenet/tensor";
+import type { ParameterSpec } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import { decoderParameters } from "./decoder.ts";
+
+/** Standard deviation of Llama's, GPT-2's and the side networks' initial weights. */
+const DEVIATION = 0.02;
+
+export interface InitialOptions {
+  readonly seed?: number;
+  /** Standard deviation of matrices, `initializer_range` in a `config.json`. Default 0.02. */
+  readonly deviation?: number;
+}
+
+/**
+ * One parameter's values: norms 1, biases 0, matrices normal. The outputs of attention and MLP have a deviation smaller by
+ * √(2 · layers), so that the residual stream does not grow with depth (GPT-2). Each parameter takes a stream of its own.
+ */
+export function initialValues(
+  { name, shape, kind }: ParameterSpec,
+  stream: number,
+  layers: number,
+  { seed = 0, deviation = DEVIATION }: InitialOptions = {},
+): Float32Array {
+  const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+  if (kind === "norm") return values.fill(1);
+  if (kind === "bias") return values;
+  const residual = /(o_proj|down_proj)\.weight$/.test(name);
+  return new Random(seed, stream).normals(
+    values.length,
+    residual ? deviation / Math.sqrt(2 * layers) : deviation,
+  );
+}
+
+/**
+ * The f32 weights of a decoder that has learned nothing yet: where pretraining starts. Equal seeds give equal weights.
+ * Throws `L-INIT` for a deviation that is not positive.
+ */
+export function initializeWeights(
+  device: Device,
+  config: ModelConfig,
+  options: InitialOptions = {},
+): ParamStore {
+  const { deviation = DEVIATION } = options;
+  if (!(deviation > 0 && Number.isFinite(deviation))) {
+    throw new SidenetError(
+      "L-INIT",
+      `the deviation of initial weights is ${deviation}, wanted a positive number.`,
+    );
+  }
+  const store = new ParamStore(device, "weights");
+  try {
+    for (const [stream, spec] of decoderParameters(config).entries()) {
+      const { name, shape } = spec;
+      const values = () => initialValues(spec, stream, config.numHiddenLayers, options);
+      store.set(name, device.tensor(values, shape, { category: "weights", label: name }));
+    }
+    return store;
+  } catch (error) {
+    store.dispose();
+    throw error;
+  }
+}

@@ -1,0 +1,53 @@
+// `npm run demo`: which run it starts, and that its arguments do what the README says, in fewer steps.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { sidenet } from "../../packages/ladder/test/capture.ts";
+import { chooseDemo, DEMOS, demoArguments } from "../lib/demo-runs.mjs";
+
+describe("the demo", () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "sidenet-demo-"));
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  it("is the bundled model's unless --model names another, and takes options of sidenet train", () => {
+    expect(chooseDemo([])).toEqual({ name: "tiny-books", rest: [] });
+    expect(chooseDemo(["--steps", "3"])).toEqual({ name: "tiny-books", rest: ["--steps", "3"] });
+    expect(chooseDemo(["--model", "smollm2", "--json"])).toEqual({ name: "smollm2", rest: ["--json"] });
+    expect(chooseDemo(["--json", "--model=smollm2"])).toEqual({ name: "smollm2", rest: ["--json"] });
+    expect(() => chooseDemo(["--model", "gpt-5"])).toThrow(/tiny-books and smollm2/);
+    expect(() => chooseDemo(["--model"])).toThrow(/tiny-books and smollm2/);
+  });
+
+  it("goes on with a run only where that is asked for", () => {
+    expect(demoArguments("tiny-books", "tiny-books")).toContain("--overwrite");
+    expect(demoArguments("tiny-books", "tiny-books", ["--resume"])).not.toContain("--overwrite");
+  });
+
+  it("trains: the untrained adapter changes nothing, and the loss on held-back records falls", async () => {
+    const rest = ["--steps", "12", "--sample-tokens", "8", "--device", "wasm", "--json", "--output", folder];
+    const { exitCode, json, err } = await sidenet(...demoArguments("tiny-books", "tiny-books", rest));
+    expect(exitCode, err).toBe(0);
+    const summary = json() as Record<string, number> & { peak_bytes_by_category: Record<string, number> };
+    expect(summary.initial_eval_loss).toBe(summary.frozen_eval_loss);
+    expect(summary.eval_loss).toBeLessThan(summary.frozen_eval_loss - 0.1);
+    const parts = Object.values(summary.peak_bytes_by_category).reduce((a, b) => a + b, 0);
+    expect(parts).toBe(summary.peak_bytes);
+    expect(err).toMatch(/model: 1\.44 M parameters/);
+  });
+
+  it("has valid arguments for every model", async () => {
+    for (const name of Object.keys(DEMOS)) {
+      // A model that is not there is looked for last: before it come the options and the data.
+      const missing = join(folder, "missing");
+      const { exitCode, json } = await sidenet(
+        ...demoArguments(name, missing, ["--json", "--device", "cpu"]),
+      );
+      expect(exitCode).toBe(1);
+      expect(json()).toMatchObject({ error: { code: "L-MODEL-MISSING" } });
+    }
+  });
+});
