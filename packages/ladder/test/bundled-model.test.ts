@@ -63,7 +63,7 @@ describe("the bundled model", () => {
     for (const text of texts) expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 80 }), (text) => {
-        fc.pre(text.isWellFormed());
+        fc.pre(Buffer.from(text).toString() === text);
         expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
       }),
     );

@@ -20,8 +20,8 @@ import {
 } from "../data/record-store.ts";
 import { withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
-import type { TrainRunOptions } from "../train-run.ts";
 import type { Sample } from "./metrics-log.ts";
+import type { TrainRunOptions } from "./train-run-options.ts";
 
 /** A file of records, and how much of the training it is beside the others. */
 export interface WeightedFile {

@@ -2,11 +2,12 @@
 import { SidenetError } from "@sidenet/tensor";
 import type { BatchStream, StreamedBatch } from "../../data/batch-stream.ts";
 import type { StepReport, Trainer } from "../../trainer.ts";
-import type { TrainRunEvents, TrainRunOptions } from "../train-run.ts";
+import type { TrainRunEvents } from "../train-run.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { EvalMetrics, MetricsLog, Sample, StepMetrics } from "./metrics-log.ts";
 import type { RunState } from "./run-state.ts";
 import { memoryOver, type StepProfile, timeOver } from "./step-profile.ts";
+import type { TrainRunOptions } from "./train-run-options.ts";
 
 /** Why a run ended: all steps done, asked to stop, or no better evaluation for a while. */
 export type StopReason = "done" | "signal" | "patience";
