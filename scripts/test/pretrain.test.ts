@@ -24,7 +24,9 @@ const tokenizerOf = (texts: string[], size: number) => {
 
 describe("byte-pair encoding", () => {
   it("gives every text back, whatever it was trained on", () => {
-    const text = fc.string({ unit: "binary", maxLength: 60 }).filter((value) => Buffer.from(value).toString() === value);
+    const text = fc
+      .string({ unit: "binary", maxLength: 60 })
+      .filter((value) => Buffer.from(value).toString() === value);
     const property = fc.property(fc.array(text, { maxLength: 5 }), text, (texts, other) => {
       const { tokenizer } = tokenizerOf(texts, 300);
       for (const each of [...texts, other]) expect(tokenizer.decode(tokenizer.encode(each))).toBe(each);
