@@ -10,7 +10,7 @@ import { decoderParameters } from "../decoder.ts";
 import type { Task } from "../eval/tasks.ts";
 import { initializeAdapter, type MethodOptions } from "../method.ts";
 import type { FieldMapping, TokenRecord } from "../records.ts";
-import { effectiveDepth } from "../side-config.ts";
+import { effectiveDepth, parameterCount } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, type MemoryOptions, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
