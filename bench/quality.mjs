@@ -3,8 +3,9 @@
 //   npm run build && nice node bench/quality.mjs --variants variants.json [--model M] [--data records.jsonl] [--out log]
 //
 // variants.json: [{"name": "ladder 5e-3", "lr": 5e-3, "method": {"method": "ladder", "ladder": {"reduction": 4}}}, ...],
-// methods as `MethodOptions` has them. The weights are quantized to NF4 and dequantized once for all steps, which computes
-// what NF4 computes; hidden states that a frozen backbone gives the side networks are computed once for all variants.
+// methods as `MethodOptions` has them; `sideNorm` is another initial value of a side network's last norm than 1. Weights are
+// quantized to NF4 and dequantized once for all steps, which computes what NF4 computes; the hidden states that a frozen
+// backbone gives side networks are computed once for all variants.
 
 import { appendFileSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -127,9 +128,12 @@ const report = (entry) => {
 report({ device: device.label, steps, batchSize, tokens, heldOut: heldOut.length });
 report({ name: "frozen", evalLoss: await evaluateLoss(decoder, null, evalBatches) });
 
-for (const { name, lr, method, weightDecay = 0.01 } of JSON.parse(readFileSync(options.variants, "utf8"))) {
+for (const { name, lr, method, weightDecay = 0.01, sideNorm } of JSON.parse(
+  readFileSync(options.variants, "utf8"),
+)) {
   const started = performance.now();
   const adapter = await initializeAdapter({ seed, ...method }, decoder, model.name, () => calibration);
+  if (sideNorm) device.ops.fill(adapter.parameters.get("ladder.norm.weight"), { value: sideNorm });
   const learningRate = makeSchedule({
     kind: "cosine",
     lr,

@@ -17,8 +17,8 @@ import {
 
 /** Highest learning rates, unless told otherwise; docs/decisions.md says how they were found. */
 export const LEARNING_RATES: Readonly<Record<Method, number>> = {
-  ladder: 5e-3,
-  xladder: 5e-3,
+  ladder: 1e-2,
+  xladder: 1e-2,
   lora: 1e-3,
   qlora: 1e-3,
   full: 5e-5,
