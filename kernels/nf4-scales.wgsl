@@ -28,14 +28,20 @@ var<workgroup> sums: array<f32, LANES>;
 /// The leading 12 bits of a number: products of two such halves are exact.
 fn head(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
 
-/// s / a, corrected by what the driver's quotient leaves of s.
-fn quotient(s: f32, a: f32) -> f32 {
-  let q = s / a;
+/// What q · a leaves of s, exactly where q is s / a but for a few units in the last place.
+fn remainder(s: f32, q: f32, a: f32) -> f32 {
   let qh = head(q);
   let ql = q - qh;
   let ah = head(a);
   let al = a - ah;
-  return q + (((s - qh * ah) - qh * al) - ql * ah - ql * al) / a;
+  return ((s - qh * ah) - qh * al) - ql * ah - ql * al;
+}
+
+/// s / a, the driver's quotient corrected twice: its own divisions may be off by more than one unit.
+fn quotient(s: f32, a: f32) -> f32 {
+  let q = s / a;
+  let once = q + remainder(s, q, a) / a;
+  return once + remainder(s, once, a) / a;
 }
 
 /// Σ of every 32nd value: sums of 16, of 16 of those, and so on, so that the error does not grow with their number.

@@ -24,17 +24,17 @@ const HOT = [
 const { values: options } = parseArgs({
   options: {
     device: { type: "string", default: "webgpu" },
-    models: { type: "string", default: "smollm2-135m,qwen2.5-7b" },
-    tokens: { type: "string", default: "256,2048" },
+    models: { type: "string", default: "qwen2.5-7b" },
+    tokens: { type: "string", default: "2048" },
     dtypes: { type: "string", default: "f32,f16" },
-    time: { type: "string", default: "100" },
+    time: { type: "string", default: "60" },
     only: { type: "string", default: HOT.join(",") },
     "skip-check": { type: "boolean", default: false },
   },
 });
 const list = (text) => text.split(",").filter((part) => part !== "");
 
-const device = await open(options.device);
+const device = await open(options.device, { precision: "f16" });
 const report = await runSuite(device, {
   models: list(options.models),
   tokens: list(options.tokens).map(Number),

@@ -16,7 +16,7 @@ const { values: options } = parseArgs({
   },
 });
 
-const device = await open(options.device, { poison: true });
+const device = await open(options.device, { poison: true, precision: options.dtype });
 const only = options.only.split(",").filter((name) => name !== "");
 const failures = [];
 let passed = 0;

@@ -52,7 +52,7 @@ function makeBatch(vocabSize, batchSize, length) {
 }
 
 const driver = watchDriver();
-const device = await open(options.device);
+const device = await open(options.device, { precision: options.dtype });
 const dtype = device.profile.f16 ? options.dtype : "f32";
 const started = performance.now();
 const decoder = await randomDecoder();
@@ -66,7 +66,9 @@ const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 console.error(`${options.model}: ${mib(weightBytes)} of weights made in ${loadSeconds.toFixed(1)} s`);
 
 const adapter = makeAdapter({ method: options.method }, decoder, options.model);
-const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4 });
+// As `sidenet train` has it: what is kept for the backward pass is stored as the weights are.
+const savedFormats = { saved: dtype, rungs: dtype };
+const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, savedFormats });
 const [batchSize, length] = [Number(options.batch), Number(options.context)];
 const batch = makeBatch(decoder.config.vocabSize, batchSize, length);
 const losses = [];
@@ -117,6 +119,8 @@ const result = {
   load_seconds: loadSeconds,
   driver_peak_mib: driver.mib,
   buffer_bytes: after?.bufferBytes ?? null,
+  free_bytes: after?.freeBytes ?? null,
+  saved_format: dtype,
   dispatches_per_step: after && (after.dispatches - before.dispatches) / (Number(options.steps) + 1),
   gpu_busy_share: profile && Math.min(1, profile.busyMs / 1000 / stepSeconds),
   profile,

@@ -37,7 +37,7 @@ export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, Signature } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
 export { type MemorySample, recordTimeline } from "./timeline.ts";
-export { caseDims, closenessOn, compareOutcomes, findDifference, type Outcome, runCase } from "./verify.ts";
+export { caseDims, closenessOf, compareOutcomes, findDifference, type Outcome, runCase } from "./verify.ts";
 export { openBrowserWasm } from "./wasm/browser.ts";
 export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";

@@ -140,11 +140,6 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly draw: (pick: Pick) => Draw<A>;
   /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
   readonly close: Closeness | ((dims: Dims) => Closeness);
-  /**
-   * On a device with matrix units a product with weights in f16 or NF4 rounds its operands to halves first
-   * (ops/matmul-plan.ts), which adds their rounding to `close`.
-   */
-  readonly mayRoundToHalves?: boolean;
   /** Floating-point operations; a multiply-add is 2. `has` tells which residuals are made. */
   readonly flops: (dims: Dims, attrs: A, has: (output: string) => boolean) => number;
 }

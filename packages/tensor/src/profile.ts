@@ -12,7 +12,8 @@ export interface DeviceProfile {
   readonly bindingAlignment: number;
   readonly maxWorkgroupsPerAxis: number;
   readonly maxStorageBindings: number;
-  /** Matrix units that multiply 16 x 16 x 16 halves into f32, by whole subgroups of 32 (the feature subgroup-matrix). */
+  /** Matrix units that multiply 16 x 16 x 16 halves into f32, by whole subgroups of 32, are there
+   * and may be used (`WebGpuOptions.precision`). */
   readonly matrixUnits?: boolean;
   /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
   readonly wasm?: { readonly panelRows: number };

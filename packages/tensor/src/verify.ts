@@ -7,7 +7,6 @@ import { type DType, type HostArray, isFloat } from "./dtype.ts";
 import type { Closeness } from "./op.ts";
 import { type OpName, rowOf } from "./ops/index.ts";
 import { Pick } from "./pick.ts";
-import type { DeviceProfile } from "./profile.ts";
 import type { OpCase } from "./sample.ts";
 import { formatShape, type Shape, sameShape } from "./shape.ts";
 import type { Dims } from "./signature.ts";
@@ -97,27 +96,20 @@ export function findDifference(
   return null;
 }
 
-/**
- * The tolerance of a case on a device. Both operands of a product of halves are off by 2^-11 of themselves at most, and their
- * errors go either way, so a sum is off by less than that of its largest.
- */
-export function closenessOn(profile: DeviceProfile, name: OpName, drawn: OpCase): Closeness {
-  const row = rowOf(name);
-  const { rel, abs = 0 } = typeof row.close === "function" ? row.close(caseDims(name, drawn)) : row.close;
-  const hasWeights = drawn.inputs.some((input) => input?.dtype === "f16" || input?.name === "codes");
-  const rounds = profile.matrixUnits && row.mayRoundToHalves && hasWeights;
-  return { rel: rel + (rounds ? 2 ** -10 : 0), abs };
+/** The float32 tolerance of a case. */
+export function closenessOf(name: OpName, drawn: OpCase): Closeness {
+  const { close } = rowOf(name);
+  return typeof close === "function" ? close(caseDims(name, drawn)) : close;
 }
 
-/** What is wrong with the outcomes of a case on a device of this profile, or null. */
+/** What is wrong with the outcomes of a case, or null. */
 export function compareOutcomes(
-  profile: DeviceProfile,
   name: OpName,
   drawn: OpCase,
   got: readonly Outcome[],
   want: readonly Outcome[],
 ): string | null {
-  const close = closenessOn(profile, name, drawn);
+  const close = closenessOf(name, drawn);
   for (const [i, { name: output, shape, dtype, values }] of got.entries()) {
     const what = `${name}.${output}`;
     if (!sameShape(shape, want[i].shape)) {

@@ -103,7 +103,7 @@ it.runIf(gpuAvailable)("products of enough blocks take the large ones on a GPU, 
 
 /** Products of f32 activations with weights in f16: exact but where an adapter has matrix units. */
 it.runIf(gpuAvailable)("linear takes f32 beside f16 weights", async () => {
-  const gpu = await openTestGpu();
+  const gpu = await openTestGpu({ precision: "f16" });
   const rel = gpu.profile.matrixUnits ? 2 ** -10 : 1e-5;
   for (const [M, K, N] of [
     [3, 64, 36],

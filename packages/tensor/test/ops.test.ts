@@ -19,14 +19,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gpuAvailable, openTestGpu, propertyRuns, timeBoxed } from "./support.ts";
 
 /** What is wrong with a case is thrown. */
-function compare(
-  device: Device,
-  name: OpName,
-  drawn: OpCase,
-  got: readonly Outcome[],
-  expected: readonly Outcome[],
-): void {
-  const problem = compareOutcomes(device.profile, name, drawn, got, expected);
+function compare(name: OpName, drawn: OpCase, got: readonly Outcome[], expected: readonly Outcome[]): void {
+  const problem = compareOutcomes(name, drawn, got, expected);
   if (problem !== null) expect.fail(problem);
 }
 
@@ -69,7 +63,7 @@ describe.each(ENGINES)("every op on %s agrees with its reference", (_, open) => 
         expect(engine.memory.liveBytes).toBe(live);
         expect(meta.memory.peak()).toEqual(engine.memory.peak());
         expect(planned).toEqual(got.map((outcome) => ({ ...outcome, values: null })));
-        compare(engine, name, drawn, got, expected);
+        compare(name, drawn, got, expected);
       });
       await fc.assert(
         fc.asyncProperty(cases, property),
@@ -96,7 +90,7 @@ describe.runIf(gpuAvailable)("every op in windows agrees with its reference, or 
       const live = gpu.memory.liveBytes;
       const expected = await runCase(reference, name, drawn);
       try {
-        compare(gpu, name, drawn, await runCase(gpu, name, drawn), expected);
+        compare(name, drawn, await runCase(gpu, name, drawn), expected);
       } catch (error) {
         if (!(error instanceof SidenetError && error.code === "T-TOO-LARGE")) throw error;
         // Windows begin at multiples of 256 bytes, and workspace may be larger than what comes in and goes out.

@@ -50,7 +50,7 @@ export function defineChat(program: Command, session: Session): void {
 }
 
 async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {
-  return withDevice(flags.device, report, async (device) => {
+  return withDevice(flags, report, async (device) => {
     const onLoad = (done: number, total: number) =>
       report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
     using inference = await openInference(device, inferenceOptions(flags, report), onLoad);

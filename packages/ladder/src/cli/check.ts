@@ -38,7 +38,7 @@ export function defineCheck(program: Command, session: Session): void {
 
 async function check(report: Report, dir: string, options: CheckOptions): Promise<Outcome> {
   const cases = await casesOf(dir, options.filter ?? "");
-  return withDevice(options.device, report, async (device) => {
+  return withDevice(options, report, async (device) => {
     const results = await runCases(cases, device, options.dtype, report);
     const count = (status: CaseResult["status"]) =>
       results.filter((result) => result.status === status).length;

@@ -119,7 +119,7 @@ async function compareRuns(
   variants: readonly Variant[],
 ): Promise<object> {
   const results: TrainSummary[] = [];
-  const device = await withDevice(options.device, report, async (device) => {
+  const device = await withDevice(options, report, async (device) => {
     for (const variant of variants) {
       report.note(`\n${variant.name}`);
       results.push(await runVariant(device, report, options, variant));

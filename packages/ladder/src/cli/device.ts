@@ -28,16 +28,18 @@ export function ensureRuntimeFolder(): void {
 }
 
 /**
- * Runs `body` with a device and lets that go, so that the process can end. Names the device in `report`, if given.
+ * Runs `body` with a device and lets that go, so that the process can end. Names the device in `report`, if given. With
+ * weights in f16 (`dtype`) products may be as precise as those are (docs/decisions.md, "Precision is the device's").
  * Throws what `openDevice` and `body` throw.
  */
 export async function withDevice<T>(
-  name: DeviceName,
+  on: DeviceName | { readonly device: DeviceName; readonly dtype?: "f32" | "f16" | "auto" },
   report: Report | null,
   body: (device: Device, reason: string) => Promise<T>,
 ): Promise<T> {
   ensureRuntimeFolder();
-  const { device, reason } = await openDevice(name);
+  const { device: name, dtype = "f32" } = typeof on === "string" ? { device: on } : on;
+  const { device, reason } = await openDevice(name, { precision: dtype === "f32" ? "f32" : "f16" });
   try {
     report?.note(`device: ${device.kind}, ${device.label} (${reason})`);
     return await body(device, reason);

@@ -77,7 +77,7 @@ export function defineEval(program: Command, session: Session): void {
 
 async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
   const { task, data, template, batchSize, context, answerTokens } = flags;
-  return withDevice(flags.device, report, async (device) => {
+  return withDevice(flags, report, async (device) => {
     const summary = await evalRun(
       device,
       {

@@ -104,7 +104,7 @@ function idsOf(
 
 async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outcome> {
   const prompts = await promptsOf(flags);
-  return withDevice(flags.device, report, async (device) => {
+  return withDevice(flags, report, async (device) => {
     const onLoad = (done: number, total: number) =>
       report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
     using inference = await openInference(device, inferenceOptions(flags, report), onLoad);

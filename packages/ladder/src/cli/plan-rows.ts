@@ -31,7 +31,7 @@ export async function plannedDevice(report: Report, flags: PlanFlags): Promise<P
   const { kind, label, profile } =
     flags.device === "meta"
       ? genericDevice(adapterClass)
-      : await withDevice(flags.device, report, async (device) => device);
+      : await withDevice(flags, report, async (device) => device);
   const maxBindingBytes = Math.min(
     bindingLimit ?? Number.POSITIVE_INFINITY,
     flags.device === "meta" && bindingLimit !== undefined ? bindingLimit : profile.maxBindingBytes,

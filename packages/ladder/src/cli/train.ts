@@ -334,7 +334,7 @@ async function train(
   };
   const stop = stopOnSignals(report);
   try {
-    return await withDevice(options.device, report, async (device) => {
+    return await withDevice(options, report, async (device) => {
       const storage = storageOf(method, weightDType(options.dtype, device, method), options);
       const memory = memoryOptions(options, method, storage);
       const summary = await trainRun(

@@ -112,7 +112,6 @@ export const lmHeadLoss = defineOp({
   },
   // Logits carry a sum of C products; the exponential turns their absolute error into a relative one.
   close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
-  mayRoundToHalves: true,
   // dh takes a second product with W and the gradients of the logits.
   flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
 });
@@ -165,6 +164,5 @@ export const lmHeadLossBackwardW = defineOp({
     return { dims, values, attrs: { ...attrs, chunkTokens: pick.oneOf([0, 64]) } };
   },
   close: ({ N, C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V) + Math.sqrt(N)) * EPS, abs: 1e-6 }),
-  mayRoundToHalves: true,
   flops: ({ N, C, V }) => 4 * N * C * V + 8 * N * V,
 });

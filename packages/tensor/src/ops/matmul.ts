@@ -53,7 +53,6 @@ const product = (name: string, doc: string, sig: ProductSig, form: MatmulForm) =
     kernel: (k, io, { P, M, K, N }) => runMatmul(k, form, io, { P, M, K, N }),
     draw: drawProduct,
     close: closeProduct,
-    mayRoundToHalves: true,
     flops: ({ P, M, K, N }) => 2 * P * M * K * N,
   });
 
@@ -79,6 +78,5 @@ export const linear = defineOp({
     };
   },
   close: ({ I }) => closeProduct({ K: I }),
-  mayRoundToHalves: true,
   flops: ({ N, I, O }) => 2 * N * I * O,
 });

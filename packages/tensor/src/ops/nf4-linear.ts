@@ -183,7 +183,6 @@ export const nf4Linear = defineOp({
   },
   // As for linear; weights are at most absmax, here up to 4.
   close: ({ I }) => ({ rel: (8 + I) * EPS, abs: 1e-6 }),
-  mayRoundToHalves: true,
   flops: ({ N, I, O }) => 2 * N * I * O,
 });
 
@@ -211,6 +210,5 @@ export const nf4LinearBackwardX = defineOp({
   },
   // f16 results are rounded once per panel: O / 8 of them at most, each by half a step of values that grow as √O.
   close: ({ O }) => ({ rel: (8 + O) * EPS, abs: 1e-6 }),
-  mayRoundToHalves: true,
   flops: ({ N, I, O }) => 2 * N * I * O,
 });

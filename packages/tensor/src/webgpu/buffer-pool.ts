@@ -23,7 +23,7 @@ let nextId = 1;
 
 /**
  * Free buffers (or textures) by exact size: the shapes of a training step repeat, so most requests are met without an allocation. What is
- * free stays below `limitBytes`; the longest unused goes first. A buffer goes back as soon as its last command is encoded,
+ * free beyond the most that was in use, and `limitBytes`, goes, the longest unused first. A buffer goes back as soon as its last command is encoded,
  * since commands run in order, but is destroyed only after a submit.
  */
 export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
@@ -35,6 +35,8 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   readonly #queue = new Set<Pooled<R>>();
   #freeBytes = 0;
   #allBytes = 0;
+  /** The most that was in use at a time. */
+  #mostInUse = 0;
 
   constructor(
     create: (sizeBytes: number) => R,
@@ -60,6 +62,7 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     if (!found) return null;
     this.#queue.delete(found);
     this.#freeBytes -= sizeBytes;
+    this.#noteUse();
     return found;
   }
 
@@ -68,7 +71,12 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     if (found) return found;
     const gpu = this.#create(sizeBytes);
     this.#allBytes += sizeBytes;
+    this.#noteUse();
     return { id: nextId++, gpu, sizeBytes };
+  }
+
+  #noteUse(): void {
+    this.#mostInUse = Math.max(this.#mostInUse, this.#allBytes - this.#freeBytes);
   }
 
   release(buffer: Pooled<R>): void {
@@ -79,10 +87,14 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     this.#freeBytes += buffer.sizeBytes;
   }
 
-  /** Destroys free buffers above the limit. Call after a submit only. */
-  trim(limitBytes = this.#limitBytes): void {
+  /**
+   * Destroys free buffers past what was once in use together and the limit: below that they cost no new peak, and a step
+   * that repeats finds all its buffers again. Call after a submit only.
+   */
+  trim(): void {
+    const limitBytes = this.#mostInUse + this.#limitBytes;
     for (const buffer of this.#queue) {
-      if (this.#freeBytes <= limitBytes) return;
+      if (this.#allBytes <= limitBytes) return;
       this.#queue.delete(buffer);
       const list = this.#free.get(buffer.sizeBytes)!;
       list.splice(list.indexOf(buffer), 1);

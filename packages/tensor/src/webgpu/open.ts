@@ -7,8 +7,11 @@ export interface WebGpuOptions {
   readonly powerPreference?: "low-power" | "high-performance";
   /** false: f32 storage only, as on an adapter without `shader-f16`. */
   readonly f16?: boolean;
-  /** false: no products on matrix units, as on an adapter without subgroup matrices. */
-  readonly matrixUnits?: boolean;
+  /**
+   * "f16": products with weights in f16 or NF4 may round their operands to halves, which lets matrix units multiply them
+   * (sums stay f32). Default "f32": every product keeps its operands as they are.
+   */
+  readonly precision?: "f32" | "f16";
   /** false: parameters travel in uniforms, as on an adapter without immediates. */
   readonly immediates?: boolean;
   /** Narrower limits than the adapter's, to see how a smaller one would fare. */
@@ -127,7 +130,7 @@ function profileOf(adapter: GPUAdapter, device: GPUDevice, options: WebGpuOption
     f16: device.features.has("shader-f16"),
     subgroups: device.features.has("subgroups" as GPUFeatureName),
     subgroupSize: info.subgroupMaxSize ?? 32,
-    matrixUnits: options.matrixUnits !== false && hasMatrixUnits(adapter, device),
+    matrixUnits: options.precision === "f16" && hasMatrixUnits(adapter, device),
     maxBindingBytes: Math.min(
       device.limits.maxStorageBufferBindingSize,
       options.maxBindingBytes ?? Number.POSITIVE_INFINITY,

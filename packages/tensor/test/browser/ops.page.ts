@@ -22,7 +22,7 @@ async function differences(device: Device, names: readonly OpName[], cases: numb
       const drawn = drawCase(rowOf(name), new Pick(seed));
       const expected = await runCase(reference, name, drawn);
       const got = await runCase(device, name, drawn);
-      const problem = compareOutcomes(device.profile, name, drawn, got, expected);
+      const problem = compareOutcomes(name, drawn, got, expected);
       if (problem !== null) found.push(`${problem} (seed ${seed})`);
     }
   }

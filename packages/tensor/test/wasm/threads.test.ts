@@ -36,13 +36,7 @@ describe.each(CONFIGURATIONS.map((each) => [nameOf(each), each] as const))("with
       for (let seed = 1; seed <= CASES; seed++) {
         const drawn = drawCase(rowOf(name), new Pick(seed), seed % 4 === 0 ? "f16" : "f32");
         const expected = await runCase(reference, name, drawn);
-        const problem = compareOutcomes(
-          device.profile,
-          name,
-          drawn,
-          await runCase(device, name, drawn),
-          expected,
-        );
+        const problem = compareOutcomes(name, drawn, await runCase(device, name, drawn), expected);
         if (problem !== null) problems.push(`${problem} (seed ${seed})`);
       }
     }
