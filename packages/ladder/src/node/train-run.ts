@@ -7,15 +7,14 @@ import type { BaseStorage } from "../base-storage.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import { decoderParameters } from "../decoder.ts";
-import type { Task } from "../eval/tasks.ts";
 import { initializeAdapter, type MethodOptions } from "../method.ts";
-import type { FieldMapping, TokenRecord } from "../records.ts";
+import type { TokenRecord } from "../records.ts";
 import { effectiveDepth } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, type MemoryOptions, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
-import { type LoadedRun, loadRun, sampleText, type WeightedFile } from "./run/load.ts";
+import { type DataOptions, type LoadedRun, loadRun, sampleText } from "./run/load.ts";
 import {
   type EvalMetrics,
   isEvaluation,
@@ -35,18 +34,8 @@ import { newRunState, type RunState } from "./run/run-state.ts";
 import { type StopReason, TrainingLoop } from "./run/training-loop.ts";
 import { packageVersion } from "./version.ts";
 
-export interface TrainRunOptions {
+export interface TrainRunOptions extends DataOptions {
   readonly model: string;
-  readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
-  readonly fields: FieldMapping;
-  /** Files to evaluate with, instead of records held back. */
-  readonly evalData?: readonly string[];
-  /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
-  readonly task?: Task | null;
-  /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
-  readonly template?: "plain" | "chat";
-  /** File of a chat template, in place of the model's. */
-  readonly chatTemplate?: string | null;
   readonly outputDir: string;
   readonly method: MethodOptions;
   readonly storage: Required<BaseStorage>;
@@ -55,10 +44,6 @@ export interface TrainRunOptions {
   readonly batchSize: number;
   /** Batches whose gradients make one step. Default 1. */
   readonly gradientAccumulation?: number;
-  /** Tokens a record is cut to; null: longer records than the model's context are refused. */
-  readonly maxLength: number | null;
-  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
-  readonly heldOut: number;
   readonly learningRate: number;
   readonly warmupSteps: number;
   readonly schedule: "constant" | "linear" | "cosine";
