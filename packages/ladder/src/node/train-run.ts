@@ -9,7 +9,7 @@ import { inBatches } from "../data/batches.ts";
 import { decoderParameters } from "../decoder.ts";
 import { initializeAdapter, type MethodOptions } from "../method.ts";
 import type { TokenRecord } from "../records.ts";
-import { effectiveDepth } from "../side-config.ts";
+import { effectiveDepth, parameterCount } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, type MemoryOptions, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
