@@ -5,10 +5,10 @@ import { contextLimit, type ModelConfig } from "../../config.ts";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { mixture } from "../../data/mixture.ts";
 import { Decoder } from "../../decoder.ts";
-import { trainingRecord } from "../../eval/tasks.ts";
+import { type Task, trainingRecord } from "../../eval/tasks.ts";
 import { generate } from "../../generate.ts";
 import { loadWeights } from "../../load-weights.ts";
-import { type EncodeOptions, mapFields, type TokenRecord } from "../../records.ts";
+import { type EncodeOptions, type FieldMapping, mapFields, type TokenRecord } from "../../records.ts";
 import type { Tokenizer } from "../../tokenizer.ts";
 import { EncodedRecords, splitRecords } from "../data/encoded-records.ts";
 import {
@@ -27,6 +27,24 @@ import type { TrainRunOptions } from "./train-run-options.ts";
 export interface WeightedFile {
   readonly path: string;
   readonly weight: number;
+}
+
+/** What is trained on, and how it is put to the model. */
+export interface DataOptions {
+  readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
+  readonly fields: FieldMapping;
+  /** Files to evaluate with, instead of records held back. */
+  readonly evalData?: readonly string[];
+  /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
+  readonly task?: Task | null;
+  /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
+  readonly template?: "plain" | "chat";
+  /** File of a chat template, in place of the model's. */
+  readonly chatTemplate?: string | null;
+  /** Tokens a record is cut to; null: longer records than the model's context are refused. */
+  readonly maxLength: number | null;
+  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
+  readonly heldOut: number;
 }
 
 export interface LoadedRun {

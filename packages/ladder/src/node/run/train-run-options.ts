@@ -1,25 +1,12 @@
 /** What one fine-tuning run is told. */
 import type { BaseStorage } from "../../base-storage.ts";
-import type { Task } from "../../eval/tasks.ts";
 import type { MethodOptions } from "../../method.ts";
-import type { FieldMapping } from "../../records.ts";
 import type { MemoryOptions } from "../../trainer.ts";
-import type { WeightedFile } from "./load.ts";
+import type { DataOptions } from "./load.ts";
 import type { Existing, RunFile } from "./run-folder.ts";
 
-export interface TrainRunOptions {
+export interface TrainRunOptions extends DataOptions {
   readonly model: string;
-  /** A file without a weight has weight 1. */
-  readonly data: readonly (string | WeightedFile)[];
-  readonly fields: FieldMapping;
-  /** Files to evaluate with, instead of records held back. */
-  readonly evalData?: readonly string[];
-  /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
-  readonly task?: Task | null;
-  /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
-  readonly template?: "plain" | "chat";
-  /** File of a chat template, in place of the model's. */
-  readonly chatTemplate?: string | null;
   readonly outputDir: string;
   readonly method: MethodOptions;
   readonly storage: Required<BaseStorage>;
@@ -28,10 +15,6 @@ export interface TrainRunOptions {
   readonly batchSize: number;
   /** Batches whose gradients make one step. Default 1. */
   readonly gradientAccumulation?: number;
-  /** Tokens a record is cut to; null: longer records than the model's context are refused. */
-  readonly maxLength: number | null;
-  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
-  readonly heldOut: number;
   readonly learningRate: number;
   readonly warmupSteps: number;
   readonly schedule: "constant" | "linear" | "cosine";
