@@ -4,10 +4,10 @@ import type { Checkpoint } from "./formats/checkpoint.ts";
 import { storedBytes, type TensorHeader } from "./formats/safetensors-write.ts";
 import {
   ABSMAX,
+  denseMatrix,
   MAP,
   NESTED_ABSMAX,
   NESTED_MAP,
-  nf4Parts,
   nf4Source,
   quantizeNf4,
   SCALES,
@@ -29,11 +29,7 @@ export async function readNf4(
   const source = await nf4Source(checkpoint, weight, shape);
   using store = new ParamStore(device, "weights");
   await source.load(store);
-  const find = (name: string) => (store.has(name) ? store.get(name) : null);
-  const { codes, table, absmax, scales, attrs } = nf4Parts(find, weight, sizeOf(shape))!;
-  using values = device.scope(() =>
-    device.ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs }),
-  );
+  using values = device.scope(() => denseMatrix(device, store, weight, shape));
   return (await values.read()) as Float32Array;
 }
 
