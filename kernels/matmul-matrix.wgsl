@@ -93,6 +93,16 @@ fn store(subgroup: u32, lane: u32, row: u32, col: u32) {
   }
 }
 
+/// Two units side by side through workgroup memory to y.
+fn flush(c0: Sum, c1: Sum, subgroup: u32, lane: u32, at: vec2<u32>) {
+  let y0 = subgroup * 16 * STEP_Y;
+  workgroupBarrier();
+  subgroupMatrixStore<row_major>(&results, y0, c0, STEP_Y);
+  subgroupMatrixStore<row_major>(&results, y0 + 4, c1, STEP_Y);
+  workgroupBarrier();
+  store(subgroup, lane, at.x, at.y);
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
@@ -139,24 +149,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
       c31 = subgroupMatrixMultiplyAccumulate(a3, b1, c31);
     }
   }
-  let y0 = subgroup * 16 * STEP_Y;
-  subgroupMatrixStore<row_major>(&results, y0, c00, STEP_Y);
-  subgroupMatrixStore<row_major>(&results, y0 + 4, c01, STEP_Y);
-  workgroupBarrier();
-  store(subgroup, lane, row + sm, col + sn);
-  workgroupBarrier();
-  subgroupMatrixStore<row_major>(&results, y0, c10, STEP_Y);
-  subgroupMatrixStore<row_major>(&results, y0 + 4, c11, STEP_Y);
-  workgroupBarrier();
-  store(subgroup, lane, row + sm + 16, col + sn);
-  workgroupBarrier();
-  subgroupMatrixStore<row_major>(&results, y0, c20, STEP_Y);
-  subgroupMatrixStore<row_major>(&results, y0 + 4, c21, STEP_Y);
-  workgroupBarrier();
-  store(subgroup, lane, row + sm + 32, col + sn);
-  workgroupBarrier();
-  subgroupMatrixStore<row_major>(&results, y0, c30, STEP_Y);
-  subgroupMatrixStore<row_major>(&results, y0 + 4, c31, STEP_Y);
-  workgroupBarrier();
-  store(subgroup, lane, row + sm + 48, col + sn);
+  let at = vec2(row + sm, col + sn);
+  flush(c00, c01, subgroup, lane, at);
+  flush(c10, c11, subgroup, lane, at + vec2(16, 0));
+  flush(c20, c21, subgroup, lane, at + vec2(32, 0));
+  flush(c30, c31, subgroup, lane, at + vec2(48, 0));
 }

@@ -3,7 +3,7 @@
 //   in x[N,C] gain[C]   out y[N,C] rstd[N]
 // backward_x: y = dx = rstd · (g - x · rstd² · mean_c(g · x)),  g = dy · gain
 //   in x[N,C] gain[C] rstdIn[N] dy[N,C]   out y[N,C]
-//   grid of both: one subgroup of eight lanes per row
+//   grid: one subgroup of eight lanes per row, for both
 //   why: no barrier and no workgroup memory, which such a driver pays for dearly; vectors are cheaper to load than their values
 //   numerics: sums stay f32 whatever the elements are
 enable subgroups;

@@ -3,7 +3,7 @@
 //   in x[N,C]   out y[N,C]
 // backward: y = dx = yIn · (dy - Σ_c dy · yIn)
 //   in yIn[N,C] dy[N,C]   out y[N,C]
-//   grid of both: one subgroup of eight lanes per row
+//   grid: one subgroup of eight lanes per row, for both
 //   why: no barrier and no workgroup memory, which such a driver pays for dearly; vectors are cheaper to load than their
 //   values; maximum and sum come from one reading, the sum so far being rescaled when the maximum grows
 //   numerics: as softmax.wgsl
