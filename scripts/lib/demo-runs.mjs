@@ -11,7 +11,7 @@ export const DEMOS = {
     args: [
       ...["--data", "examples/data/shakespeare-sample.jsonl", "--held-out", "16", "--max-length", "256"],
       ...["--method", "ladder", "--reduction", "2", "--output", "out/demo"],
-      ...["--steps", "60", "--batch-size", "4", "--learning-rate", "0.01"],
+      ...["--steps", "80", "--batch-size", "4", "--learning-rate", "0.02"],
     ],
   },
   smollm2: {
