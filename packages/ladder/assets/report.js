@@ -7,11 +7,13 @@ const root = document.getElementById("page");
 
 /** Running mean over a share of the run, so that noise does not hide the way. */
 function smoothed(values) {
-  const weight = 1 - 1 / Math.max(1, Math.min(50, values.length / 12));
+  const most = Math.max(1, Math.min(50, values.length / 12));
   let mean = null;
+  let seen = 0;
   return values.map((value) => {
     if (value == null) return mean;
-    mean = mean === null ? value : weight * mean + (1 - weight) * value;
+    const share = 1 / Math.min(most, ++seen);
+    mean = mean === null ? value : mean + share * (value - mean);
     return mean;
   });
 }
@@ -100,8 +102,16 @@ function key(names) {
   );
 }
 
+/** Top of the scale that the memory plots of all runs share. */
+function highest(runs) {
+  const totals = runs.flatMap(({ profile }) =>
+    (profile?.memory ?? []).map((point) => CATEGORY_ORDER.reduce((sum, name) => sum + point[name], 0)),
+  );
+  return 1.05 * totals.reduce((most, total) => Math.max(most, total), 1);
+}
+
 /** Memory over one step, a layer for each category. */
-function drawTimeline(profile, title) {
+function drawTimeline({ profile }, title, { size, most }) {
   if (!profile?.memory?.length) return null;
   const present = CATEGORY_ORDER.filter((name) => profile.memory.some((point) => point[name] > 0));
   const host = element("div", { class: "plot" });
@@ -119,9 +129,10 @@ function drawTimeline(profile, title) {
     points: { show: false },
     value: (_, __, ___, index) => (index == null ? "-" : bytes(raw[i][index])),
   }));
-  const section = card(title, "", host);
-  const scales = { y: { range: (_, __, most) => [0, most * 1.05] } };
-  const axes = [{}, { size: 84, values: (_, ticks) => ticks.map(bytes) }];
+  const section = card(title, size, host);
+  const scales = { y: { range: () => [0, most] } };
+  const incrs = Array.from({ length: 40 }, (_, power) => 2 ** power);
+  const axes = [{}, { size: 84, incrs, values: (_, ticks) => ticks.map(bytes) }];
   const x = profile.memory.map((_, i) => i);
   section.draw = () =>
     plot(host, 260, { series: [{ label: "allocation" }, ...series], scales, axes }, [
@@ -161,7 +172,7 @@ function drawPeaks(runs) {
 
 const MOST_BARS = 14;
 
-function drawTimes(profile, title) {
+function drawTimes({ profile }, title, { size }) {
   if (!profile?.time?.length) return null;
   const shown = profile.time.slice(0, MOST_BARS);
   const rest = profile.time.slice(MOST_BARS);
@@ -189,7 +200,7 @@ function drawTimes(profile, title) {
   const how = profile.clock === "gpu" ? "GPU timestamps by kernel" : "the host's clock by op";
   return card(
     title,
-    "",
+    size,
     element("p", { class: "quiet" }, `${all.toFixed(0)} ms in all, by ${how}`),
     element("div", { class: "bars" }, ...rows),
   );
@@ -199,17 +210,17 @@ function drawSamples({ summary }, title) {
   const samples = summary?.samples;
   if (!samples) return [];
   const show = (name, { prompt, text }) =>
-    card(`${title}${name} training`, "half", element("pre", {}, prompt, element("mark", {}, text)));
-  return [show("before", samples.before), show("after", samples.after)];
+    card(`${name} training${title}`, "half", element("pre", {}, prompt, element("mark", {}, text)));
+  return [show("Before", samples.before), show("After", samples.after)];
 }
 
-function table(head, rows) {
+function table(head, rows, kind = "") {
   const line = (tag, cells) =>
     element("tr", {}, ...cells.map((cell) => element(tag, {}, String(cell ?? "-"))));
   return element(
     "div",
     { class: "scroll" },
-    element("table", {}, line("th", head), ...rows.map((row) => line("td", row))),
+    element("table", { class: kind }, line("th", head), ...rows.map((row) => line("td", row))),
   );
 }
 
@@ -239,7 +250,7 @@ function drawSettings({ run, name }, alone) {
     key,
     value === null ? "default" : Array.isArray(value) ? value.join(", ") : String(value),
   ]);
-  return card(alone ? "Settings" : `Settings of ${name}`, "half", table(["name", "value"], rows));
+  return card(alone ? "Settings" : `Settings of ${name}`, "half", table(["name", "value"], rows, "pairs"));
 }
 
 function drawRun({ run, summary, steps }) {
@@ -251,7 +262,7 @@ function drawRun({ run, summary, steps }) {
     ["tokens trained on", count(summary?.tokens ?? steps.reduce((sum, { tokens }) => sum + tokens, 0))],
     ["floating-point operations", summary?.flops ? summary.flops.toExponential(2) : null],
   ].filter(([, value]) => value);
-  return rows.length > 0 ? card("Run", "half", table(["", ""], rows)) : null;
+  return rows.length > 0 ? card("Run", "half", table(["", ""], rows, "pairs")) : null;
 }
 
 function tiles(runs, live) {
@@ -290,13 +301,14 @@ function simple(runs, title, pick, format) {
 function draw(data) {
   const { runs, title, live } = data;
   const alone = runs.length === 1;
-  const each = (make, text) => runs.map((run) => make(run, alone ? text : `${text}: ${run.name}`));
+  const look = { size: alone ? "" : "half", most: highest(runs) };
+  const each = (make, text) => runs.map((run) => make(run, alone ? text : `${text}: ${run.name}`, look));
   const sections = [
     drawComparison(runs),
     drawLines("Loss", "", 300, lossColumns(runs), loss),
     drawPeaks(runs),
-    ...each(({ profile }, text) => drawTimeline(profile, text), "Memory over one step"),
-    ...each(({ profile }, text) => drawTimes(profile, text), "Time of one step"),
+    ...each(drawTimeline, "Memory over one step"),
+    ...each(drawTimes, "Time of one step"),
     simple(
       runs,
       "Learning rate",
@@ -315,7 +327,7 @@ function draw(data) {
       (line) => line.tokens_per_second,
       (value) => value.toFixed(0),
     ),
-    ...runs.flatMap((run) => drawSamples(run, alone ? "" : `${run.name}: `)),
+    ...runs.flatMap((run) => drawSamples(run, alone ? "" : `: ${run.name}`)),
     ...runs.flatMap((run) => [drawSettings(run, alone), alone ? drawRun(run) : null]),
   ].filter((section) => section !== null);
   for (const { chart } of plots) chart.destroy();

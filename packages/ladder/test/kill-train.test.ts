@@ -70,6 +70,17 @@ describe("a signal", () => {
     },
   );
 
+  it("before the first step ends the run with nothing trained", async () => {
+    const output = join(command.folder, "early");
+    const { ended } = command.start(["train", ...settings, "--output", output], (err, child) => {
+      if (err.includes("device: ") && !child.killed) child.kill("SIGINT");
+    });
+    const { code, err } = await ended;
+    // It may be later than the first step by the time that the signal arrives.
+    expect(code).toBe(130);
+    expect(err).toMatch(/nothing was trained|asked to stop|stopping/);
+  });
+
   it("that comes twice ends it at once, and the last checkpoint is good", async () => {
     const output = join(command.folder, "twice");
     const { ended } = command.start(
@@ -106,7 +117,8 @@ it("a run that is killed at any moment can be read and resumed, and comes to the
     if (early) setTimeout(() => child.kill("SIGKILL"), Math.random() * 900);
     const end = await ended;
     expect(end.err).not.toMatch(/damaged|bug|\[[A-Z]-/);
-    if (end.signal === "SIGKILL") moments[end.err.includes("step ") ? "later" : "beforeStep"]++;
+    if (end.signal !== "SIGKILL") expect(end.code, end.err).toBe(0);
+    else moments[end.err.includes("step ") ? "later" : "beforeStep"]++;
     // Whatever was killed: the folder reads, and holds no more than its checkpoints and one that was being written.
     if ((await readdir(output).catch((): string[] => [])).includes("run.json")) await readReportData(output);
     expect((await checkpointsIn(output)).length).toBeLessThanOrEqual(3);

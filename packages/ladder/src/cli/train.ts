@@ -350,6 +350,10 @@ async function train(
       const caught = summary.stop_reason === "signal" ? stop.caught() : null;
       return { json: summary, exitCode: caught ? EXIT[caught as "SIGINT" | "SIGTERM"] : EXIT.ok };
     });
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "L-STOPPED") throw error;
+    report.error(error.message);
+    return { json: { stopped: error.code }, exitCode: EXIT[stop.caught() as "SIGINT" | "SIGTERM"] };
   } finally {
     report.endBar();
     stop.off();

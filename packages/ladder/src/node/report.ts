@@ -107,8 +107,9 @@ export async function renderReport(data: ReportData, live = false): Promise<stri
     new URL("report-parts.js", ASSETS),
     new URL("report.js", ASSETS),
   ];
-  const join = async (files: readonly (string | URL)[]) =>
-    (await Promise.all(files.map(readText))).join("\n");
+  const texts = (files: readonly (string | URL)[]) => Promise.all(files.map(readText));
+  const style = (await texts(styles)).join("\n");
+  const script = (await texts(scripts)).map((text) => `{\n${text}\n}`).join("\n"); // a block each: names stay its own
   const json = JSON.stringify({ ...data, live }).replaceAll("<", "\\u003c"); // no "</script>" in it
   return `<!doctype html>
 <html lang="en">
@@ -117,12 +118,12 @@ export async function renderReport(data: ReportData, live = false): Promise<stri
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>${escapeHtml(data.title)} · sidenet</title>
-<style>${await join(styles)}</style>
+<style>${style}</style>
 </head>
 <body>
 <main id="page"></main>
 <script type="application/json" id="data">${json}</script>
-<script>${await join(scripts)}</script>
+<script>${script}</script>
 </body>
 </html>
 `;

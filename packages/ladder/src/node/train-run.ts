@@ -191,16 +191,27 @@ async function sample({ run, options }: RunParts, adapter: Adapter | null): Prom
   return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;
 }
 
-/** A new run: what there is before the first step, and a folder that says so. */
+/** Ends a run that was asked to stop before there is anything to keep. */
+function stopIfAsked({ signal }: RunParts): void {
+  if (!signal?.aborted) return;
+  throw new SidenetError(
+    "L-STOPPED",
+    "stopped before the first step: nothing was trained, and nothing was changed.",
+  );
+}
+
+/** A new run: what there is before the first step, and a folder that says so. Throws `L-STOPPED`. */
 async function begin(parts: RunParts): Promise<RunState> {
   const { options, run, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;
-  const start = {
-    trainRecords: run.trainRecords,
-    frozenEvalLoss: await evaluateLoss(decoder, null, evalBatches),
-    initialEvalLoss: await evaluateLoss(decoder, adapter, evalBatches),
-    sample: await sample(parts, null),
-  };
+  stopIfAsked(parts);
+  const frozenEvalLoss = await evaluateLoss(decoder, null, evalBatches);
+  stopIfAsked(parts);
+  const initialEvalLoss = await evaluateLoss(decoder, adapter, evalBatches);
+  stopIfAsked(parts);
+  const before = await sample(parts, null);
+  stopIfAsked(parts);
+  const start = { trainRecords: run.trainRecords, frozenEvalLoss, initialEvalLoss, sample: before };
   await clearRunFolder(options.outputDir);
   await writeRunFile(options.outputDir, {
     version: 1,
