@@ -25,7 +25,9 @@ export { type ExportOptions, type ExportSummary, exportAdapter } from "./export-
 export { openFileSource } from "./file-source.ts";
 export { type Inference, type InferenceOptions, openInference } from "./inference.ts";
 export { type ModelFiles, openModel, openModelConfig } from "./open-model.ts";
-
+export { type ReportData, type ReportedRun, readReportData, renderReport, writeReport } from "./report.ts";
+export { type ReportServer, serveReport } from "./report-server.ts";
+export { type EvalMetrics, type MetricsLine, readMetrics } from "./run/metrics-log.ts";
 export {
   type RunStart,
   type StepMetrics,

@@ -1,7 +1,7 @@
 /** One fine-tuning run from files to files: everything `sidenet train` does, with its terminal left out. */
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
-import { type BytesByCategory, type Device, SidenetError } from "@sidenet/tensor";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
@@ -24,8 +24,10 @@ import {
 } from "./run/metrics-log.ts";
 import { clearRunFolder, openRunFolder, writeRunFile } from "./run/run-folder.ts";
 import { newRunState, type RunState } from "./run/run-state.ts";
+import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
 import { type StopReason, TrainingLoop } from "./run/training-loop.ts";
+import { withWayOn } from "./run/way-on.ts";
 import { packageVersion } from "./version.ts";
 
 export type { TrainRunOptions } from "./run/train-run-options.ts";
@@ -59,36 +61,7 @@ export interface RunStart {
 }
 
 export type { EvalMetrics, Sample, StepMetrics } from "./run/metrics-log.ts";
-
-/** The object of `sidenet train --json` (design.md, "Commands"). */
-export interface TrainSummary {
-  readonly method: string;
-  readonly device: string;
-  readonly trainable_parameters: number;
-  readonly effective_depth: number;
-  readonly peak_bytes: number;
-  readonly peak_bytes_by_category: BytesByCategory;
-  readonly flops: number;
-  readonly tokens: number;
-  /** By step; null where it was not finite and the step skipped. */
-  readonly loss: readonly (number | null)[];
-  readonly frozen_eval_loss: number;
-  readonly initial_eval_loss: number;
-  /** Of the adapter that was written; null where the run was asked to stop and did not evaluate. */
-  readonly eval_loss: number | null;
-  /** Steps after which the adapter was as it was written: the best evaluation's, or all. */
-  readonly adapter_step: number;
-  readonly tokens_per_second: number;
-  readonly seconds: number;
-  readonly steps: number;
-  readonly stopped_early: boolean;
-  readonly stop_reason: StopReason;
-  /** The step that an earlier process had reached; null: a new run. */
-  readonly resumed_from: number | null;
-  readonly model: string;
-  readonly adapter: string;
-  readonly samples: { readonly before: Sample; readonly after: Sample } | null;
-}
+export type { TrainSummary } from "./run/summary.ts";
 
 /**
  * Trains, evaluates, samples, and writes to the output folder: `run.json`, `metrics.jsonl`, checkpoints,
@@ -340,26 +313,4 @@ async function finish(
   if (loop.profile) await write("profile.json", loop.profile);
   await write("summary.json", summary);
   return summary;
-}
-
-/** What went wrong, and where the run can go on. */
-function withWayOn(error: unknown, savedStep: number | null): unknown {
-  if (!(error instanceof SidenetError)) return error;
-  const way =
-    savedStep === null
-      ? "No checkpoint was written by then."
-      : `The checkpoint after ${savedStep} steps is whole: go on from it with --resume.`;
-  const cures: Record<string, string> = {
-    "T-OUT-OF-MEMORY":
-      "--micro-batch, --gradient-checkpointing and --loss-chunk take less memory and train the same.",
-    "T-DEVICE-LOST": "",
-    "L-DISK-FULL": "",
-    "L-FILE": "",
-    "L-DIVERGED": "",
-  };
-  if (!(error.code in cures)) return error;
-  const message = error.message.slice(`[${error.code}] `.length);
-  return new SidenetError(error.code, [message, cures[error.code], way].filter(Boolean).join(" "), {
-    cause: error,
-  });
 }

@@ -1,0 +1,33 @@
+import type { BytesByCategory } from "@sidenet/tensor";
+import type { Sample } from "./metrics-log.ts";
+import type { StopReason } from "./training-loop.ts";
+
+/** The object of `sidenet train --json` (design.md, "Commands"). */
+export interface TrainSummary {
+  readonly method: string;
+  readonly device: string;
+  readonly trainable_parameters: number;
+  readonly effective_depth: number;
+  readonly peak_bytes: number;
+  readonly peak_bytes_by_category: BytesByCategory;
+  readonly flops: number;
+  readonly tokens: number;
+  /** By step; null where it was not finite and the step skipped. */
+  readonly loss: readonly (number | null)[];
+  readonly frozen_eval_loss: number;
+  readonly initial_eval_loss: number;
+  /** Of the adapter that was written; null where the run was asked to stop and did not evaluate. */
+  readonly eval_loss: number | null;
+  /** Steps after which the adapter was as it was written: the best evaluation's, or all. */
+  readonly adapter_step: number;
+  readonly tokens_per_second: number;
+  readonly seconds: number;
+  readonly steps: number;
+  readonly stopped_early: boolean;
+  readonly stop_reason: StopReason;
+  /** The step that an earlier process had reached; null: a new run. */
+  readonly resumed_from: number | null;
+  readonly model: string;
+  readonly adapter: string;
+  readonly samples: { readonly before: Sample; readonly after: Sample } | null;
+}

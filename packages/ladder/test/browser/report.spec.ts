@@ -1,0 +1,77 @@
+// The page of a run in a browser: it draws what the run wrote, in light and in dark, and follows a run that goes on.
+import { appendFile, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { openChromium } from "../../../../scripts/lib/browser.mjs";
+import { writeReport } from "../../src/node/report.ts";
+import { serveReport } from "../../src/node/report-server.ts";
+import { trainRun } from "../../src/node/train-run.ts";
+import { cpu, tinyOptions, writeTinyFiles } from "../tiny-run.ts";
+
+let root = "";
+let run = "";
+let browser: Awaited<ReturnType<typeof openChromium>>;
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "sidenet-report-"));
+  const files = await writeTinyFiles(root);
+  run = join(root, "run");
+  await trainRun(cpu(), tinyOptions(files, run, "ladder", { evalEvery: 4, sampleTokens: 4 }));
+  browser = await openChromium();
+});
+afterAll(async () => {
+  await browser?.close();
+  await rm(root, { recursive: true, force: true });
+});
+
+it.each(["light", "dark"] as const)("draws curves, memory, times and samples in %s", async (colorScheme) => {
+  const page = await browser.newPage({ colorScheme });
+  const errors: string[] = [];
+  page.on("pageerror", (error: Error) => errors.push(error.message));
+  await page.goto(pathToFileURL(await writeReport(run)).href);
+  await page.waitForFunction("document.body.dataset.drawn === '5'"); // loss, memory, rate, norm, speed
+  const titles = await page
+    .locator("section")
+    .evaluateAll((all) => all.map((one) => one.getAttribute("data-title")));
+  for (const title of [
+    "Loss",
+    "Peak memory",
+    "Memory over one step",
+    "Time of one step",
+    "Before training",
+    "After training",
+  ])
+    expect(titles).toContain(title);
+  expect(await page.locator(".tile b").nth(1).textContent()).toBe("8");
+  expect(await page.locator(".bars .name").count()).toBeGreaterThan(5);
+  // Lines are there: the canvas of the loss is not of one colour.
+  const colours = await page.evaluate(`(() => {
+    const canvas = document.querySelector('section[data-title="Loss"] canvas');
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return new Set(new Uint32Array(data.buffer)).size;
+  })()`);
+  expect(colours).toBeGreaterThan(10);
+  const background = await page.evaluate("getComputedStyle(document.body).backgroundColor");
+  expect(background).toBe(colorScheme === "light" ? "rgb(246, 247, 249)" : "rgb(20, 22, 26)");
+  expect(errors).toEqual([]);
+  await page.close();
+});
+
+it("follows a run that goes on, for this machine alone", async () => {
+  const server = await serveReport(run, 0);
+  try {
+    expect(server.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/$/);
+    const page = await browser.newPage();
+    await page.goto(server.url);
+    await page.waitForFunction("document.body.dataset.drawn === '5'");
+    await appendFile(
+      join(run, "metrics.jsonl"),
+      `${JSON.stringify({ step: 8, loss: 1, seconds: 1, tokens: 1 })}\n`,
+    );
+    await page.waitForFunction("document.querySelectorAll('.tile b')[1]?.textContent === '9'");
+    await page.close();
+  } finally {
+    await server.close();
+  }
+});
