@@ -30,7 +30,7 @@ it.each(["light", "dark"] as const)("draws curves, memory, times and samples in 
   const errors: string[] = [];
   page.on("pageerror", (error: Error) => errors.push(error.message));
   await page.goto(pathToFileURL(await writeReport(run)).href);
-  await page.waitForFunction("document.body.dataset.drawn === '5'"); // loss, memory, rate, norm, speed
+  await page.locator('body[data-drawn="5"]').waitFor(); // loss, memory, rate, norm, speed
   const titles = await page
     .locator("section")
     .evaluateAll((all) => all.map((one) => one.getAttribute("data-title")));
@@ -64,12 +64,16 @@ it("follows a run that goes on, for this machine alone", async () => {
     expect(server.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/$/);
     const page = await browser.newPage();
     await page.goto(server.url);
-    await page.waitForFunction("document.body.dataset.drawn === '5'");
+    await page.locator('body[data-drawn="5"]').waitFor();
     await appendFile(
       join(run, "metrics.jsonl"),
       `${JSON.stringify({ step: 8, loss: 1, seconds: 1, tokens: 1 })}\n`,
     );
-    await page.waitForFunction("document.querySelectorAll('.tile b')[1]?.textContent === '9'");
+    await page
+      .locator(".tile b")
+      .nth(1)
+      .filter({ hasText: /^9( |$)/ })
+      .waitFor();
     await page.close();
   } finally {
     await server.close();
