@@ -161,7 +161,7 @@ async function writeTexts(
   return {
     json: {
       ...{ text, ids: own, prompt_ids, stopped, results, seconds, tokens_per_second: count / seconds },
-      ...{ device: device.kind, adapter: adapterName, sampling },
+      ...{ device: device.kind, adapter: adapterName, sampling, ...peakJson(device) },
     },
   };
 }
