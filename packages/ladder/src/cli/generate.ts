@@ -6,7 +6,7 @@ import type { Sampling } from "../generate.ts";
 import { type Continuation, generateTexts } from "../generate-text.ts";
 import { fileError } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
-import { withDevice } from "./device.ts";
+import { peakJson, withDevice } from "./device.ts";
 import {
   addInferenceOptions,
   addSamplingOptions,
