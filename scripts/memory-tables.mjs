@@ -32,14 +32,15 @@ const LEVERS = {
   "`--loss-chunk 8`": { lossChunkBytes: 2 ** 23 },
   "`--chunk-tokens 128`": { chunkTokens: 128 },
   "`--quantize none`": { quantizeBlocks: false },
+  "`--quantize-ends`": { quantizeEnds: true },
 };
 
 const gb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 3 : 2);
 
-function planOf({ planStep }, config, { method, quantizeBlocks = true, ...memory }, context) {
+function planOf({ planStep }, config, { method, quantizeBlocks = true, quantizeEnds = false, ...memory }, context) {
   return planStep(config, {
     method: { method },
-    storage: { dtype: "f16", quantizeBlocks },
+    storage: { dtype: "f16", quantizeBlocks, quantizeEnds },
     memory: { ...LEAN, ...memory },
     batchSize: 1,
     context,
