@@ -206,6 +206,7 @@ function largestWithin(budget: number, f: (n: number) => number, most: number): 
     const other = Number.isFinite(high.value) ? high : lower;
     const onLine = low.n + ((budget - low.value) * (other.n - low.n)) / (other.value - low.value);
     const halved = Math.floor((low.n + high.n) / 2);
-    return tries % 3 === 0 && Number.isFinite(high.value) ? halved : Math.floor(onLine);
+    if (Number.isNaN(onLine) || (tries % 3 === 0 && Number.isFinite(high.value))) return halved;
+    return Math.floor(Math.min(onLine, 4 * low.n)); // peaks of short contexts may lie flat
   }
 }

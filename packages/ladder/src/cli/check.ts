@@ -4,7 +4,7 @@ import { type Command, Option } from "commander";
 import type { WeightDType } from "../base-storage.ts";
 import { type CaseLocation, type CaseResult, checkCase } from "../check/check.ts";
 import { findCases } from "../node/golden-folder.ts";
-import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
 import { formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -46,7 +46,11 @@ async function check(report: Report, dir: string, options: CheckOptions): Promis
     report.print(describe(results));
     report.print(`\n${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`);
     return {
-      json: { ...totals, device: device.kind, adapter: device.label, dtype: options.dtype, cases: results },
+      json: {
+        ...totals,
+        ...{ device: device.kind, adapter: device.label, dtype: options.dtype, ...peakJson(device) },
+        cases: results,
+      },
       exitCode: totals.failed > 0 ? EXIT.failed : EXIT.ok,
     };
   });

@@ -19,6 +19,12 @@ export function deviceOption(names: readonly DeviceName[] = COMPUTING): Option {
   return new Option("--device <name>", text).choices(names).default("auto");
 }
 
+/** The most that was live on a device, by category, as every command's JSON has it. */
+export function peakJson({ memory }: Device) {
+  const { peakBytes, byCategory } = memory.peak(0);
+  return { peak_bytes: peakBytes, peak_bytes_by_category: byCategory };
+}
+
 /** Gives XDG_RUNTIME_DIR a private folder where the system has set none: Mesa prints a warning without it. */
 export function ensureRuntimeFolder(): void {
   if (process.env.XDG_RUNTIME_DIR || process.platform !== "linux") return;

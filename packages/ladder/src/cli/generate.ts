@@ -6,7 +6,7 @@ import type { Sampling } from "../generate.ts";
 import { type Continuation, generateTexts } from "../generate-text.ts";
 import { fileError } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
-import { withDevice } from "./device.ts";
+import { peakJson, withDevice } from "./device.ts";
 import {
   addInferenceOptions,
   addSamplingOptions,
@@ -161,7 +161,7 @@ async function writeTexts(
   return {
     json: {
       ...{ text, ids: own, prompt_ids, stopped, results, seconds, tokens_per_second: count / seconds },
-      ...{ device: device.kind, adapter: adapterName, sampling },
+      ...{ device: device.kind, adapter: adapterName, sampling, ...peakJson(device) },
     },
   };
 }

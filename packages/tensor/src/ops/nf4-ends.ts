@@ -120,5 +120,5 @@ export const nf4HeadLoss = defineOp({
   },
   // As lmHeadLoss, over weights up to 4 times as large: logits of tens, whose exponential turns absolute errors relative.
   close: ({ C, V }) => ({ rel: (256 + 16 * Math.sqrt(C * V)) * EPS, abs: 1e-5 }),
-  flops: ({ N, C, V }) => 2 * N * C * V + 4 * N * V,
+  flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
 });

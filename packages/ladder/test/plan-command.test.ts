@@ -1,0 +1,116 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import * as ladder from "../src/index.ts";
+import { openModelConfig } from "../src/node/open-model.ts";
+import { sidenet } from "./capture.ts";
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-plan-"));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+interface Row {
+  readonly method: string;
+  readonly context: number;
+  readonly past_model_context: boolean;
+  readonly peak_bytes: number;
+  readonly peak_bytes_by_category: Record<string, number>;
+  readonly flops: number;
+  readonly tokens: number;
+  readonly trainable_parameters: number;
+  readonly longest_context?: number;
+  readonly memory_context?: number;
+}
+
+describe("sidenet plan", () => {
+  it("prints the keys that train and compare have, and of one plan at the top as well", async () => {
+    const args = ["--model", "SmolLM2-135M", "--method", "ladder", "--context", "256", "--batch", "2"];
+    const json = (await sidenet("plan", ...args, "--json")).json() as unknown as Row & { plans: Row[] };
+    expect(json).toMatchObject({ method: "ladder", tokens: 512, context: 256 });
+    expect(json.plans).toHaveLength(1);
+    expect(json.plans[0].peak_bytes).toBe(json.peak_bytes);
+    const sum = Object.values(json.peak_bytes_by_category).reduce((a, b) => a + b, 0);
+    expect(sum).toBe(json.peak_bytes);
+    expect(json.flops).toBeGreaterThan(0);
+    expect(json.trainable_parameters).toBeGreaterThan(0);
+  });
+
+  it("finds the longest context in a budget, tells it apart from the model's own, and names the best method", async () => {
+    const args = ["--model", "SmolLM2-135M", "--method", "ladder,qlora", "--memory", "800MB", "--json"];
+    const json = (await sidenet("plan", ...args)).json();
+    const [side, qlora] = json.longest as Row[];
+    expect(side.longest_context).toBe(8192);
+    expect(side.memory_context).toBeGreaterThanOrEqual(8192);
+    expect(qlora.longest_context).toBeLessThan(8192);
+    expect(json.best).toEqual({ method: "ladder", context: 8192 });
+    for (const row of [side, qlora]) expect(row.peak_bytes).toBeLessThanOrEqual(800e6);
+  });
+
+  it("writes live bytes after each op, whose highest is the peak", async () => {
+    const file = join(folder, "timeline.jsonl");
+    const args = [
+      "--model",
+      "SmolLM2-135M",
+      "--method",
+      "ladder",
+      "--context",
+      "64",
+      "--memory-timeline",
+      file,
+    ];
+    const { peak_bytes } = (await sidenet("plan", ...args, "--json")).json() as unknown as Row;
+    const lines = (await readFile(file, "utf8")).trim().split("\n");
+    const samples = lines.map(
+      (line) => JSON.parse(line) as { highest_bytes: number; live_bytes: number; live: object },
+    );
+    expect(Math.max(...samples.map(({ highest_bytes }) => highest_bytes))).toBe(peak_bytes);
+    for (const { live, live_bytes } of samples) {
+      expect(Object.values(live).reduce((a: number, b: number) => a + b, 0)).toBe(live_bytes);
+    }
+  });
+
+  it("names bundled models where one is not found, and refuses sizes, methods and levers that are none", async () => {
+    const missing = await sidenet("plan", "--model", join(folder, "nowhere"));
+    expect(missing).toMatchObject({ exitCode: 1 });
+    expect(missing.err).toContain("Bundled are Llama-2-7B");
+    for (const wrong of [
+      ["--memory", "twelve"],
+      ["--method", "lore"],
+      ["--method", "qlora+turbo"],
+    ]) {
+      expect((await sidenet("plan", "--model", "Qwen2.5-7B", ...wrong)).exitCode, wrong.join(" ")).toBe(2);
+    }
+  });
+
+  it("reads a config.json and nothing else", async () => {
+    const config = await readFile(new URL("../configs/SmolLM2-135M/config.json", import.meta.url), "utf8");
+    await writeFile(join(folder, "config.json"), config);
+    const plan = async (model: string) =>
+      (await sidenet("plan", "--model", model, "--method", "qlora", "--context", "32", "--json")).json();
+    expect((await plan(folder)).peak_bytes).toBe((await plan("SmolLM2-135M")).peak_bytes);
+  });
+});
+
+it("sidenet compare plans methods side by side where there is no data, and writes results.json", async () => {
+  const output = join(folder, "compare");
+  const args = ["--model", "SmolLM2-135M", "--context", "64", "16384", "--output", output];
+  const { exitCode, out } = await sidenet("compare", ...args);
+  expect(exitCode).toBe(0);
+  expect(out).toContain("past the model's own context of 8192");
+  const { results } = JSON.parse(await readFile(join(output, "results.json"), "utf8")) as { results: Row[] };
+  const names = ["ladder", "xladder", "qlora", "qlora+checkpointing", "lora"];
+  expect(results.map(({ method }) => method)).toEqual([...names, ...names]);
+  expect(results.map((row) => row.past_model_context)).toEqual(results.map((row) => row.context > 8192));
+  const [side, deeper] = results;
+  const off = Math.abs(side.trainable_parameters - deeper.trainable_parameters) / side.trainable_parameters;
+  expect(off).toBeLessThanOrEqual(0.01);
+});
+
+it("docs/memory.md has the tables that scripts/memory-tables.mjs makes", async () => {
+  const { FILE, memoryTables, withTables } = await import("../../../scripts/memory-tables.mjs");
+  const page = await readFile(FILE, "utf8");
+  expect(withTables(page, await memoryTables(ladder, openModelConfig)) === page, "run the script").toBe(true);
+}, 300_000); // contexts of 32,768 on 7B models

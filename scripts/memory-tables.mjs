@@ -1,0 +1,103 @@
+// Write the planned tables of docs/memory.md between their markers. A test fails when they are stale.
+//
+//   npm run build && node scripts/memory-tables.mjs
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+export const FILE = fileURLToPath(new URL("../docs/memory.md", import.meta.url));
+
+/** An adapter with f16 and bindings of 2 GiB, as `sidenet plan` assumes. */
+const PROFILE = { maxBindingBytes: 2 ** 31 - 4, maxBufferBytes: 2 ** 32 };
+const LEAN = { optimizerState: "8bit", savedFormats: { saved: "f16", rungs: "f16" } };
+
+/** Methods at the defaults of the command. */
+const METHODS = {
+  Ladder: { method: "ladder", gradientCheckpointing: true },
+  "xLadder, equal parameters": { method: "xladder", gradientCheckpointing: true },
+  QLoRA: { method: "qlora" },
+  "QLoRA + checkpointing": { method: "qlora", gradientCheckpointing: true },
+  LoRA: { method: "lora", quantizeBlocks: false, optimizerState: "f32" },
+};
+const CONTEXTS = [512, 2048, 8192, 32768];
+
+/** Ladder on Qwen2.5-7B, with one lever moved from its default. */
+const LEVERS = {
+  "the defaults": {},
+  "`--no-gradient-checkpointing`": { gradientCheckpointing: false },
+  "`--optimizer-state f32`": { optimizerState: "f32" },
+  "`--saved f32`": { savedFormats: { saved: "f32", rungs: "f16" } },
+  "`--rungs f32`": { savedFormats: { saved: "f16", rungs: "f32" } },
+  "`--rungs int8`": { savedFormats: { saved: "f16", rungs: "int8" } },
+  "`--loss-chunk 8`": { lossChunkBytes: 2 ** 23 },
+  "`--chunk-tokens 128`": { chunkTokens: 128 },
+  "`--quantize none`": { quantizeBlocks: false },
+  "`--quantize-ends`": { quantizeEnds: true },
+};
+
+const gb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 3 : 2);
+
+function planOf({ planStep }, config, { method, quantizeBlocks = true, quantizeEnds = false, ...memory }, context) {
+  return planStep(config, {
+    method: { method },
+    storage: { dtype: "f16", quantizeBlocks, quantizeEnds },
+    memory: { ...LEAN, ...memory },
+    batchSize: 1,
+    context,
+    profile: PROFILE,
+  });
+}
+
+const row = (cells) => `| ${cells.join(" | ")} |`;
+
+function comparison(ladder, config) {
+  const lines = [
+    row(["method", ...CONTEXTS, "trained", "FLOPs of a step at 2048"]),
+    row(["---", ...CONTEXTS.map(() => "---:"), "---:", "---:"]),
+  ];
+  for (const [name, settings] of Object.entries(METHODS)) {
+    const plans = CONTEXTS.map((context) => planOf(ladder, config, settings, context));
+    const trained = `${(plans[0].trainableParameters / 1e6).toFixed(2)} M`;
+    const flops = `${(plans[1].flops / 1e12).toFixed(2)} T`;
+    lines.push(row([name, ...plans.map(({ peakBytes }) => gb(peakBytes)), trained, flops]));
+  }
+  return lines.join("\n");
+}
+
+function levers(ladder, config) {
+  const lines = [row(["Ladder with", 2048, 8192, "FLOPs at 2048"]), row(["---", "---:", "---:", "---:"])];
+  for (const [name, memory] of Object.entries(LEVERS)) {
+    const settings = { method: "ladder", gradientCheckpointing: true, ...memory };
+    const plans = [2048, 8192].map((context) => planOf(ladder, config, settings, context));
+    const flops = `${(plans[0].flops / 1e12).toFixed(2)} T`;
+    lines.push(row([name, ...plans.map(({ peakBytes }) => gb(peakBytes)), flops]));
+  }
+  return lines.join("\n");
+}
+
+/** Tables by the name of their markers. `ladder` is the package's public module, `openModelConfig` that of its Node part. */
+export async function memoryTables(ladder, openModelConfig) {
+  return {
+    "SmolLM2-135M": comparison(ladder, await openModelConfig("SmolLM2-135M")),
+    "Qwen2.5-7B": comparison(ladder, await openModelConfig("Qwen2.5-7B")),
+    levers: levers(ladder, await openModelConfig("Qwen2.5-7B")),
+  };
+}
+
+/** The page with its tables replaced. */
+export function withTables(page, tables) {
+  return Object.entries(tables).reduce((text, [name, table]) => {
+    const [start, end] = [`<!-- ${name} -->`, `<!-- end of ${name} -->`];
+    const [from, to] = [text.indexOf(start), text.indexOf(end)];
+    if (from < 0 || to < from) throw new Error(`docs/memory.md lacks ${start} ... ${end}`);
+    return `${text.slice(0, from + start.length)}\n${table}\n${text.slice(to)}`;
+  }, page);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { openModelConfig } = await import("@sidenet/ladder/node");
+  const before = readFileSync(FILE, "utf8");
+  const page = withTables(before, await memoryTables(await import("@sidenet/ladder"), openModelConfig));
+  if (page !== before) writeFileSync(FILE, page);
+  console.log(page === before ? "docs/memory.md is up to date" : "docs/memory.md written");
+}
