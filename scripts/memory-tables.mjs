@@ -37,7 +37,12 @@ const LEVERS = {
 
 const gb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 3 : 2);
 
-function planOf({ planStep }, config, { method, quantizeBlocks = true, quantizeEnds = false, ...memory }, context) {
+function planOf(
+  { planStep },
+  config,
+  { method, quantizeBlocks = true, quantizeEnds = false, ...memory },
+  context,
+) {
   return planStep(config, {
     method: { method },
     storage: { dtype: "f16", quantizeBlocks, quantizeEnds },
