@@ -155,7 +155,7 @@ const results = {
   })),
 };
 console.log(
-  `${results.device}; ${batchSize} x ${context} tokens, ${scored} of them scored, ${options.quantize}`,
+  `${results.device}; ${batchSize} x ${context} tokens, ${Math.round(100 * scored)} % of them scored, ${options.quantize}`,
 );
 for (const m of results.methods) {
   console.log(
