@@ -17,7 +17,7 @@ interface EvalFlags extends InferenceFlags {
   readonly template: "plain" | "chat";
   readonly limit?: number;
   readonly batchSize: number;
-  readonly context: number;
+  readonly context?: number;
   readonly stride?: number;
   readonly join: boolean;
   readonly maxTokens?: number;
@@ -61,7 +61,11 @@ export function defineEval(program: Command, session: Session): void {
     .option("--limit <n>", "rows that are looked at, from the start (default: all)", positiveInteger)
     .addOption(mapOption())
     .option("--batch-size <n>", "prompts or windows that go through together", positiveInteger, 4)
-    .option("--context <n>", "perplexity: tokens of a window", positiveInteger, 512)
+    .option(
+      "--context <n>",
+      "perplexity: tokens of a window (default: 512, or the model's context)",
+      positiveInteger,
+    )
     .option(
       "--stride <n>",
       "perplexity: tokens between windows (default: half of --context)",
@@ -82,10 +86,11 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
       device,
       {
         ...inferenceOptions(flags, report),
-        ...{ task, data, template, batchSize, context, answerTokens },
+        ...{ task, data, template, batchSize, answerTokens },
+        context: context ?? null,
         fields: parseMapping(flags.map ?? []),
         limit: flags.limit ?? null,
-        stride: flags.stride ?? Math.max(1, Math.floor(context / 2)),
+        stride: flags.stride ?? null,
         joinTexts: flags.join,
         maxTokens: flags.maxTokens ?? null,
         seed: flags.seed,

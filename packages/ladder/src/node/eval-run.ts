@@ -1,6 +1,7 @@
 /** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
 import type { Device } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
+import { contextLimit } from "../config.ts";
 import { type EvalOptions, type EvalResult, type EvalRow, prepareEvaluation } from "../eval/evaluate.ts";
 import { type Estimate, estimate, estimateDifference, type Metric } from "../eval/intervals.ts";
 import { type FieldMapping, mapFields } from "../records.ts";
@@ -8,7 +9,13 @@ import { writeFileAtomic } from "./atomic-write.ts";
 import { readRows } from "./data/rows.ts";
 import { type InferenceOptions, openInference } from "./inference.ts";
 
-export interface EvalRunOptions extends InferenceOptions, Omit<EvalOptions, "onProgress"> {
+export interface EvalRunOptions
+  extends InferenceOptions,
+    Omit<EvalOptions, "onProgress" | "context" | "stride"> {
+  /** Tokens of a window; null: 512, or the model's context where that is shorter. */
+  readonly context: number | null;
+  /** Tokens between windows; null: half of one. */
+  readonly stride: number | null;
   readonly data: readonly string[];
   readonly fields: FieldMapping;
   /** Rows that are looked at, from the start; null: all. */
@@ -68,6 +75,11 @@ function predictionLines(before: EvalResult, after: EvalResult | null): string {
     .join("");
 }
 
+function windowsFor(options: EvalRunOptions, limit: number): Pick<EvalOptions, "context" | "stride"> {
+  const context = options.context ?? Math.min(512, limit);
+  return { context, stride: options.stride ?? Math.max(1, Math.floor(context / 2)) };
+}
+
 /** Scores a task with the model alone and, if given, with an adapter. Throws what reading, loading and scoring throw. */
 export async function evalRun(
   device: Device,
@@ -80,7 +92,11 @@ export async function evalRun(
   const started = performance.now();
   const score = async (pass: "before" | "after", withAdapter: Adapter | null) => {
     const onProgress = (done: number, total: number) => events.onProgress?.(pass, done, total);
-    const evaluation = prepareEvaluation(rows, tokenizer, { ...options, onProgress });
+    const evaluation = prepareEvaluation(rows, tokenizer, {
+      ...options,
+      ...windowsFor(options, contextLimit(decoder.config)),
+      onProgress,
+    });
     return { count: evaluation.count, ...(await evaluation.run(decoder, withAdapter)) };
   };
   const before = await score("before", null);
