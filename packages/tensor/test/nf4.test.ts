@@ -8,6 +8,7 @@ import {
   Random,
   SidenetError,
   type Tensor,
+  type WebGpuDevice,
 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -148,7 +149,7 @@ describe.runIf(gpuAvailable)("quotients of NF4 kernels", () => {
   it.each(["nf4-scales", "nf4-quantize"] as const)(
     "are rounded correctly in %s, however wrong the driver's are",
     async (file) => {
-      const gpu = await openTestGpu();
+      const gpu = (await openTestGpu()) as WebGpuDevice;
       const random = new Random(3, 0);
       const n = 4096;
       const s = Float32Array.from({ length: n }, () => 2 ** (random.uniform() * 20 - 10));
