@@ -18,17 +18,28 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read_write> codes: array<u32>;
 @group(0) @binding(3) var<storage, read_write> absmax: array<f32>;
 
-/// The leading 12 bits of a number: products of two such halves are exact.
-fn head(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
+/// What q · a leaves of s in units of both last places, exactly where q is s / a but for a few units in the last place: the
+/// difference of two products of 48 bits that agree in all but the lowest 32, which wrap.
+fn remainder(s: u32, q: u32, a: u32) -> i32 {
+  let shift = 150 + (s >> 23) - (q >> 23) - (a >> 23);
+  return bitcast<i32>((mantissa(s) << (shift & 31)) - mantissa(q) * mantissa(a));
+}
 
-/// 1 / a, corrected by what the driver's quotient leaves of 1.
-fn reciprocal(a: f32) -> f32 {
-  let q = 1.0 / a;
-  let qh = head(q);
-  let ql = q - qh;
-  let ah = head(a);
-  let al = a - ah;
-  return q + (((1.0 - qh * ah) - qh * al) - ql * ah - ql * al) * q;
+fn mantissa(bits: u32) -> u32 { return (bits & 0x7fffff) | 0x800000; }
+
+/// s / a of positive numbers, the driver's quotient corrected unit by unit. Integers throughout: compilers take identities
+/// for granted in floats (s - (s / a) · a is 0) that rounding breaks.
+fn quotient(s: f32, a: f32) -> f32 {
+  var q = bitcast<u32>(s / a);
+  for (var i = 0; i < 8; i++) {
+    if (s == 0.0 || q >> 23 == 0 || q >> 23 >= 255) { break; } // 0, denormal, infinite
+    let left = remainder(bitcast<u32>(s), q, bitcast<u32>(a));
+    let unit = bitcast<i32>(mantissa(bitcast<u32>(a)));
+    if (2 * left > unit) { q++; }
+    else if (select(2, 4, mantissa(q) == 0x800000) * left < -unit) { q--; } // below a power of two units are halves
+    else { break; }
+  }
+  return bitcast<f32>(q);
 }
 
 fn codeOf(scaled: f32) -> u32 {
@@ -48,7 +59,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   for (var i = first; i < end; i++) { largest = max(largest, abs(f32(w[i]))); }
   absmax[b] = largest;
   var inverse = 0.0;
-  if (largest > 0.0) { inverse = reciprocal(largest); }
+  if (largest > 0.0) { inverse = quotient(1.0, largest); }
   for (var at = first; at < end; at += 8) { // one word of codes; blocks are multiples of 8
     var word = 0u;
     for (var j = 0u; j < 8; j++) {

@@ -25,23 +25,28 @@ const STEP: u32 = 16;
 
 var<workgroup> sums: array<f32, LANES>;
 
-/// The leading 12 bits of a number: products of two such halves are exact.
-fn head(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
-
-/// What q · a leaves of s, exactly where q is s / a but for a few units in the last place.
-fn remainder(s: f32, q: f32, a: f32) -> f32 {
-  let qh = head(q);
-  let ql = q - qh;
-  let ah = head(a);
-  let al = a - ah;
-  return ((s - qh * ah) - qh * al) - ql * ah - ql * al;
+/// What q · a leaves of s in units of both last places, exactly where q is s / a but for a few units in the last place: the
+/// difference of two products of 48 bits that agree in all but the lowest 32, which wrap.
+fn remainder(s: u32, q: u32, a: u32) -> i32 {
+  let shift = 150 + (s >> 23) - (q >> 23) - (a >> 23);
+  return bitcast<i32>((mantissa(s) << (shift & 31)) - mantissa(q) * mantissa(a));
 }
 
-/// s / a, the driver's quotient corrected twice: its own divisions may be off by more than one unit.
+fn mantissa(bits: u32) -> u32 { return (bits & 0x7fffff) | 0x800000; }
+
+/// s / a of positive numbers, the driver's quotient corrected unit by unit. Integers throughout: compilers take identities
+/// for granted in floats (s - (s / a) · a is 0) that rounding breaks.
 fn quotient(s: f32, a: f32) -> f32 {
-  let q = s / a;
-  let once = q + remainder(s, q, a) / a;
-  return once + remainder(s, once, a) / a;
+  var q = bitcast<u32>(s / a);
+  for (var i = 0; i < 8; i++) {
+    if (s == 0.0 || q >> 23 == 0 || q >> 23 >= 255) { break; } // 0, denormal, infinite
+    let left = remainder(bitcast<u32>(s), q, bitcast<u32>(a));
+    let unit = bitcast<i32>(mantissa(bitcast<u32>(a)));
+    if (2 * left > unit) { q++; }
+    else if (select(2, 4, mantissa(q) == 0x800000) * left < -unit) { q--; } // below a power of two units are halves
+    else { break; }
+  }
+  return bitcast<f32>(q);
 }
 
 /// Σ of every 32nd value: sums of 16, of 16 of those, and so on, so that the error does not grow with their number.

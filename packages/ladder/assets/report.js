@@ -135,7 +135,7 @@ function drawTimeline({ profile }, title, { size, most }) {
   const axes = [{}, { size: 84, incrs, values: (_, ticks) => ticks.map(bytes) }];
   const x = profile.memory.map((_, i) => i);
   section.draw = () =>
-    plot(host, 260, { series: [{ label: "allocation" }, ...series], scales, axes }, [
+    plot(host, 260, { series: [{ label: "op" }, ...series], scales, axes }, [
       x,
       ...order.map((i) => sums[i]),
     ]);

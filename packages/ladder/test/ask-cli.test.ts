@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Estimate } from "../src/eval/intervals.ts";
 import type { EvalSummary } from "../src/node/eval-run.ts";
-import { sidenet, sidenetWith } from "./capture.ts";
+import { expectPeak, sidenet, sidenetWith } from "./capture.ts";
 import { writeTinyModel } from "./tiny-files.ts";
 
 let folder: string;
@@ -102,6 +102,7 @@ describe("sidenet chat", () => {
     const shown = await sidenetWith(["hello", "", "more"], ...args());
     expect(shown.out).toBe(`${messages[1].content}\n${messages[3].content}\n`);
     const alone = await sidenetWith(["more"], ...args(), "--json");
+    expectPeak(run.json());
     expect((alone.json() as { messages: unknown[] }).messages[1]).not.toEqual(messages[3]);
   });
 
@@ -173,6 +174,8 @@ describe("sidenet eval", () => {
       predictions,
     );
     expect(both.before).toEqual(summary.before);
+    expectPeak({ ...summary });
+    expectPeak({ ...both });
     const { after, difference } = both;
     expect(difference?.accuracy.value).toBeCloseTo(after!.accuracy.value - both.before.accuracy.value);
     const lines = (await readFile(predictions, "utf8"))

@@ -1,3 +1,5 @@
+import { CATEGORIES } from "@sidenet/tensor";
+import { expect } from "vitest";
 import { runSidenet } from "../src/cli/program.ts";
 
 /** What an invocation of `sidenet` wrote, and its exit code. */
@@ -34,4 +36,12 @@ export async function sidenetWith(lines: readonly string[], ...args: string[]): 
     return JSON.parse(lines[0]) as Record<string, unknown>;
   };
   return { exitCode, out, err, json };
+}
+
+/** Fails unless an object of `--json` has the peak of a device that held something, and its parts. */
+export function expectPeak({ peak_bytes, peak_bytes_by_category }: Record<string, unknown>): void {
+  const parts = peak_bytes_by_category as Record<string, number>;
+  expect(Object.keys(parts)).toEqual([...CATEGORIES]);
+  expect(peak_bytes).toBeGreaterThan(0);
+  expect(Object.values(parts).reduce((a, b) => a + b, 0)).toBe(peak_bytes);
 }

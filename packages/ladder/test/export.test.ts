@@ -16,7 +16,7 @@ import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { SideNetwork } from "../src/side-network.ts";
-import { sidenet } from "./capture.ts";
+import { expectPeak, sidenet } from "./capture.ts";
 import { contentOf, convert, errorOf, MODEL, putModel } from "./model-folder.ts";
 
 const device = new CpuDevice();
@@ -154,6 +154,7 @@ describe("sidenet convert and export", () => {
     const common = ["--model", source, "--adapter", adapter, "--device", "cpu", "--json"];
     const merged = await sidenet("export", ...common, "--output", at("merged"), "--dtype", "f32");
     expect(merged.json()).toMatchObject({ format: "safetensors", parameters: expect.any(Number) });
+    expectPeak(merged.json());
     expect(distance(await logitsOf(at("merged")), await logitsOf(source, adapter))).toBeLessThan(1e-6);
     const alone = await sidenet(
       "export",
@@ -165,6 +166,7 @@ describe("sidenet convert and export", () => {
       "--dtype",
       "bf16",
     );
+    expectPeak(alone.json());
     expect(alone.json()).toMatchObject({ format: "adapter", kind: "peft", method: "lora" });
     expect(JSON.parse(await readFile(at("peft", "adapter_config.json"), "utf8"))).toMatchObject({
       peft_type: "LORA",

@@ -33,6 +33,13 @@ beforeAll(async () => {
 });
 afterAll(() => rm(root, { recursive: true, force: true }));
 
+interface TimelineLine {
+  readonly op: string;
+  readonly live_bytes: number;
+  readonly highest_bytes: number;
+  readonly live: Readonly<Record<string, number>>;
+}
+
 const newFolder = () => mkdtemp(join(root, "run-"));
 async function writeConfig(text: string, name = "run.yaml"): Promise<string> {
   const path = join(await newFolder(), name);
@@ -174,6 +181,41 @@ describe("a run", () => {
     expect(
       (await sidenet("train", ...base, "--output", output, "--steps", "1", "--overwrite")).exitCode,
     ).toBe(0);
+  });
+
+  it("writes what is live after each op of its second step, the same that the report plots", async () => {
+    const output = join(await newFolder(), "out");
+    const file = join(await newFolder(), "timeline.jsonl");
+    const args = ["--output", output, "--steps", "3", "--sample-tokens", "0", "--memory-timeline", file];
+    const run = await sidenet("train", ...base, ...args, "--json");
+    const lines = (await readFile(file, "utf8")).trimEnd().split("\n");
+    const samples = lines.map((line) => JSON.parse(line) as TimelineLine);
+    const { peak_bytes } = run.json() as { peak_bytes: number };
+    const highest = samples.map(({ highest_bytes }) => highest_bytes);
+    expect(Math.max(...highest)).toBeLessThanOrEqual(peak_bytes);
+    expect(Math.max(...highest)).toBeGreaterThan(0.5 * peak_bytes);
+    const sum = (bytes: object) => Object.values(bytes).reduce((a: number, b: number) => a + b, 0);
+    for (const { live, live_bytes } of samples) expect(sum(live)).toBe(live_bytes);
+    const ops = samples.map(({ op }) => op);
+    expect(ops.filter((op) => op === "lmHeadLoss")).toHaveLength(1); // one step, no more
+    expect(ops.some((op) => op.startsWith("adamw"))).toBe(true);
+    const { memory } = JSON.parse(await readFile(join(output, "profile.json"), "utf8")) as {
+      memory: object[];
+    };
+    expect(memory.map(sum)).toEqual(highest);
+    const settings = await readFile(join(output, "run.json"), "utf8");
+    expect(settings).not.toContain("timeline"); // no setting: a run that goes on does not write it again
+  });
+
+  it("says so where there was no second step for a timeline, and refuses a file that cannot be before it starts", async () => {
+    const output = join(await newFolder(), "out");
+    const file = join(root, "never.jsonl");
+    const args = [...base, "--output", output, "--steps", "1", "--memory-timeline"];
+    const nowhere = await sidenet("train", ...args, join(root, "no", "folder.jsonl"));
+    expect(nowhere.exitCode).toBe(1);
+    expect(nowhere.err).toContain("[L-FILE-MISSING]");
+    expect((await sidenet("train", ...args, file)).err).toContain(`no ${file}: it is of the second step`);
+    await expect(readFile(file)).rejects.toThrow("ENOENT");
   });
 
   it("is quiet where it shall be: nothing but errors, and the object of --json", async () => {

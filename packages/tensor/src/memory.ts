@@ -60,7 +60,8 @@ export class MemoryAccount {
   limitBytes = Number.POSITIVE_INFINITY;
   /** Shown every allocation as it is made. */
   onReserve: ((allocation: Allocation) => void) | null = null;
-  #highest = 0;
+  #highestBytes = 0;
+  #highest = noBytes();
   #live = noBytes();
   #liveBytes = 0;
   #entries = new Map<Allocation, Entry>();
@@ -95,15 +96,15 @@ export class MemoryAccount {
     this.#live[allocation.category] += allocation.sizeBytes;
     this.#liveBytes += allocation.sizeBytes;
     this.#notePeak();
-    this.#highest = Math.max(this.#highest, this.#liveBytes);
+    if (this.#liveBytes > this.#highestBytes) this.#noteHighest();
     this.onReserve?.(allocation);
   }
 
-  /** The most that was live since this was last asked, in bytes. */
-  takeHighest(): number {
-    const highest = Math.max(this.#highest, this.#liveBytes);
-    this.#highest = this.#liveBytes;
-    return highest;
+  /** The most that was live since this was last asked, in bytes, and its parts. */
+  takeHighest(): { bytes: number; byCategory: BytesByCategory } {
+    const taken = { bytes: this.#highestBytes, byCategory: this.#highest };
+    this.#noteHighest();
+    return taken;
   }
 
   free(allocation: Allocation): void {
@@ -122,6 +123,7 @@ export class MemoryAccount {
     this.#live[category] += allocation.sizeBytes;
     allocation.category = category;
     if (this.#liveBytes === this.#peakBytes) this.#peak = { ...this.#live };
+    if (this.#liveBytes === this.#highestBytes) this.#noteHighest();
   }
 
   /** Starts a new peak from what is live now. */
@@ -157,6 +159,11 @@ export class MemoryAccount {
   /** Live allocations, for leak messages. */
   *allocations(): IterableIterator<Allocation> {
     yield* this.#entries.keys();
+  }
+
+  #noteHighest(): void {
+    this.#highestBytes = this.#liveBytes;
+    this.#highest = { ...this.#live };
   }
 
   #notePeak(): void {

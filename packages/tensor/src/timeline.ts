@@ -11,6 +11,8 @@ export interface MemorySample {
   readonly live: BytesByCategory;
   /** The most that was live since the sample before, workspace of the op included. */
   readonly highestBytes: number;
+  /** What that was. */
+  readonly highest: BytesByCategory;
 }
 
 /**
@@ -24,12 +26,14 @@ export function recordTimeline(device: Device): () => MemorySample[] {
   memory.takeHighest();
   device.onOp = (op) => {
     before?.(op);
+    const { bytes: highestBytes, byCategory: highest } = memory.takeHighest();
     samples.push({
       op,
       scopes: device.scopeLabels,
       liveBytes: memory.liveBytes,
       live: memory.live,
-      highestBytes: memory.takeHighest(),
+      highestBytes,
+      highest,
     });
   };
   return () => {

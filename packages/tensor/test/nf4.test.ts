@@ -1,11 +1,14 @@
+import { kernels } from "@sidenet/kernels";
 import {
   CpuDevice,
   type Device,
   dynamicMap,
   nf4Table,
   Pick,
+  Random,
   SidenetError,
   type Tensor,
+  type WebGpuDevice,
 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -122,4 +125,54 @@ describe.each(devices)("NF4 on %s", (kind) => {
       );
     });
   });
+});
+
+/** A kernel that divides as `file` does, on a driver whose quotients are `off` units in the last place away from its own. */
+function quotientKernel(file: "nf4-scales" | "nf4-quantize"): string {
+  const body = /\/\/\/ What q · a leaves[\s\S]*?fn quotient[\s\S]*?\n}\n/.exec(kernels[file])?.[0] ?? "";
+  expect(body).toContain("bitcast<u32>(s / a)");
+  return `requires immediate_address_space;
+struct Params { n: u32, off: i32 }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> s: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+${body.replace("bitcast<u32>(s / a)", "bitcast<u32>(s / a) + bitcast<u32>(p.off)")}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  if (id.x < p.n) { y[id.x] = quotient(s[id.x], a[id.x]); }
+}
+`;
+}
+
+describe.runIf(gpuAvailable)("quotients of NF4 kernels", () => {
+  it.each(["nf4-scales", "nf4-quantize"] as const)(
+    "are rounded correctly in %s, however wrong the driver's are",
+    async (file) => {
+      const gpu = (await openTestGpu()) as WebGpuDevice;
+      const random = new Random(3, 0);
+      const n = 4096;
+      const s = Float32Array.from({ length: n }, () => 2 ** (random.uniform() * 20 - 10));
+      // Counts, any numbers, and quotients about a power of two, where units change.
+      const a = s.map((value, i) =>
+        i % 3 === 0
+          ? 1 + (i % 700)
+          : i % 3 === 1
+            ? 2 ** (random.uniform() * 20 - 10)
+            : value * (1 + (i % 16) * 2 ** -24),
+      );
+      [s[0], a[0]] = [37.88243103027344, 46]; // times the reciprocal it is one unit too large, as one GPU had it
+      const want = s.map((value, i) => value / a[i]);
+      gpu.addKernel(`quotient-of-${file}`, quotientKernel(file));
+      for (const off of [0, 1, -1, 4, -4]) {
+        using out = gpu.tensor(new Float32Array(n), [n]);
+        using left = gpu.tensor(s, [n]);
+        using right = gpu.tensor(a, [n]);
+        const call = { bind: { s: left, a: right, y: out }, params: { n, off }, grid: n / 64 };
+        gpu.dispatch(`quotient-of-${file}/main`, call);
+        expect([...(await out.read())], `${off} units off`).toEqual([...want]);
+      }
+      gpu.dispose();
+    },
+  );
 });

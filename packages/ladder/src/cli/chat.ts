@@ -6,7 +6,7 @@ import { contextLimit } from "../config.ts";
 import type { Sampling } from "../generate.ts";
 import { generateTexts } from "../generate-text.ts";
 import { type Inference, openInference } from "../node/inference.ts";
-import { withDevice } from "./device.ts";
+import { peakJson, withDevice } from "./device.ts";
 import {
   addInferenceOptions,
   addSamplingOptions,
@@ -151,6 +151,7 @@ class Conversation {
       device: device.kind,
       adapter: this.#flags.adapter ?? null,
       sampling: this.#sampling,
+      ...peakJson(device),
     };
   }
 }

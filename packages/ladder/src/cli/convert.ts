@@ -2,7 +2,7 @@ import { CpuDevice, type Device } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { CONVERT_TYPES, type ConvertOptions, type ConvertType, convertModel } from "../node/convert-model.ts";
-import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { byteSize } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
@@ -51,15 +51,17 @@ export async function convertAndTell(
     convertModel(on, { ...options, hub: hubOptions(report) }, (done, total) =>
       report.progress(`writing ${options.output}: ${Math.round((100 * done) / total)} %`),
     );
-  const summary =
-    device === null ? await run(new CpuDevice()) : await withDevice(device, report, (on) => run(on));
+  const { summary, peak } =
+    device === null
+      ? { summary: await run(new CpuDevice()), peak: {} }
+      : await withDevice(device, report, async (on) => ({ summary: await run(on), peak: peakJson(on) }));
   for (const warning of summary.warnings) report.note(`warning: ${warning}`);
   for (const part of summary.missing) report.note(`missing: ${part}`);
   report.print(
     `${summary.output}: ${summary.format} ${summary.type}, ${summary.parameters} parameters, ${formatBytes(summary.bytes)} ` +
       `(${summary.files.join(", ")})`,
   );
-  return { json: summary };
+  return { json: { ...summary, ...peak } };
 }
 
 export function defineConvert(program: Command, session: Session): void {

@@ -4,7 +4,7 @@ import type { Estimate } from "../eval/intervals.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
 import { type Estimates, type EvalSummary, evalRun } from "../node/eval-run.ts";
 import { mapOption, parseMapping } from "./data-options.ts";
-import { withDevice } from "./device.ts";
+import { peakJson, withDevice } from "./device.ts";
 import { addInferenceOptions, type InferenceFlags, inferenceOptions } from "./inference-options.ts";
 import { positiveInteger, seed } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
@@ -102,7 +102,7 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
       },
     );
     report.print(describe(summary));
-    return { json: summary };
+    return { json: { ...summary, ...peakJson(device) } };
   });
 }
 

@@ -4,7 +4,7 @@ import { type Command, Option } from "commander";
 import type { ConvertType } from "../node/convert-model.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addOutputOptions, convertAndTell } from "./convert.ts";
-import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
@@ -65,6 +65,6 @@ async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcom
     report.print(
       `${output}: ${summary.kind} adapter, ${summary.parameters} parameters, ${formatBytes(summary.bytes)}`,
     );
-    return { json: summary };
+    return { json: { ...summary, ...peakJson(device) } };
   });
 }

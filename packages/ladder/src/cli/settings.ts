@@ -11,7 +11,16 @@ import { z } from "zod";
 export type Settings = Readonly<Record<string, z.core.util.JSONType>>;
 
 /** Flags that are about one invocation and no part of a run's settings. */
-const NOT_SETTINGS = new Set(["config", "set", "json", "quiet", "help", "resume", "overwrite"]);
+const NOT_SETTINGS = new Set([
+  "config",
+  "set",
+  "json",
+  "quiet",
+  "help",
+  "resume",
+  "overwrite",
+  "memory-timeline",
+]);
 
 /** The name in a file: `--no-rung-norm` is `rung-norm: false` there. */
 export const settingName = (option: Option): string =>

@@ -85,6 +85,7 @@ interface InvocationFlags {
   readonly set?: readonly string[];
   readonly resume?: boolean;
   readonly overwrite?: boolean;
+  readonly memoryTimeline?: string;
 }
 
 const HELP = `
@@ -113,7 +114,11 @@ export function defineTrain(program: Command, session: Session): void {
     .option("--config <file>", "settings in YAML or JSON, by the names of these flags; flags count more")
     .option("--set <name=value...>", "a setting, the value as YAML has it; counts more than --config")
     .option("--resume", "go on from the last checkpoint in --output, if there is one")
-    .option("--overwrite", "replace the run that --output holds");
+    .option("--overwrite", "replace the run that --output holds")
+    .option(
+      "--memory-timeline <file>",
+      "live bytes by category after each op of the second step, as JSON lines",
+    );
   addTrainSettings(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(train));
 }
 
@@ -313,7 +318,7 @@ async function train(
   _flags: TrainOptions & InvocationFlags,
   command: Command,
 ): Promise<Outcome> {
-  const { resume = false, overwrite = false } = command.opts<InvocationFlags>();
+  const { resume = false, overwrite = false, memoryTimeline } = command.opts<InvocationFlags>();
   await gatherSettings(report, command.opts<InvocationFlags>(), command);
   const options = command.opts<TrainOptions>();
   if (options.calibration !== undefined && options.importance !== "fisher")
@@ -325,6 +330,7 @@ async function train(
     data: options.data.map(weightedFile),
     fields: fieldMapping(options),
     outputDir,
+    memoryTimeline: memoryTimeline ?? null,
     maxLength: options.maxLength ?? null,
     learningRate: options.learningRate ?? LEARNING_RATES[method],
     method: methodOptions(method, options),

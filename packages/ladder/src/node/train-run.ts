@@ -12,6 +12,7 @@ import { effectiveDepth, parameterCount } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
+import { checkTimelinePath } from "./memory-timeline.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
 import {
@@ -78,6 +79,7 @@ export async function trainRun(
 ): Promise<TrainSummary> {
   scheduleOf(options); // a mistake in it is told before anything is read
   const { existing = "refuse", outputDir } = options;
+  if (options.memoryTimeline != null) await checkTimelinePath(options.memoryTimeline);
   const earlier = await openRunFolder(outputDir, existing);
   if (options.detectAnomaly) device.detectAnomaly = true;
   const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));

@@ -1,5 +1,11 @@
 /** A look into single steps of a run, for its report: memory over a step, and where the time of a step goes. */
-import { type BytesByCategory, type Device, WebGpuDevice } from "@sidenet/tensor";
+import {
+  type BytesByCategory,
+  type Device,
+  type MemorySample,
+  recordTimeline,
+  WebGpuDevice,
+} from "@sidenet/tensor";
 
 /** Time of one kernel on a GPU, of one op elsewhere. */
 export interface TimeShare {
@@ -9,7 +15,7 @@ export interface TimeShare {
 }
 
 export interface StepProfile {
-  /** Live bytes by category at allocations of one step, in order; the largest of each stretch where there were very many. */
+  /** The most that was live in each op of one step, by category; the largest of each stretch where there were very many. */
   readonly memory: readonly BytesByCategory[];
   /** Largest first. */
   readonly time: readonly TimeShare[];
@@ -20,37 +26,27 @@ export interface StepProfile {
 /** Points that a plot of this width can show. */
 const MOST_POINTS = 1500;
 
-const total = (bytes: BytesByCategory): number => Object.values(bytes).reduce((sum, count) => sum + count, 0);
-
-/** Of each of `MOST_POINTS` equal stretches its highest point. */
-function thin(points: readonly BytesByCategory[]): BytesByCategory[] {
-  const stretch = Math.ceil(points.length / MOST_POINTS);
-  if (stretch <= 1) return [...points];
-  return Array.from({ length: Math.ceil(points.length / stretch) }, (_, i) =>
-    points
+/** The highest of each sample; of each of `MOST_POINTS` equal stretches, its highest sample's. */
+export function memoryPoints(samples: readonly MemorySample[]): BytesByCategory[] {
+  const stretch = Math.max(1, Math.ceil(samples.length / MOST_POINTS));
+  return Array.from({ length: Math.ceil(samples.length / stretch) }, (_, i) =>
+    samples
       .slice(i * stretch, (i + 1) * stretch)
-      .reduce((highest, point) => (total(point) > total(highest) ? point : highest)),
-  );
+      .reduce((highest, sample) => (sample.highestBytes > highest.highestBytes ? sample : highest)),
+  ).map(({ highest }) => highest);
 }
 
-/** Memory over whatever `body` does on the device. */
+/** Memory over whatever `body` does on the device, op by op. */
 export async function memoryOver<T>(
   device: Device,
   body: () => Promise<T>,
-): Promise<{ result: T; memory: BytesByCategory[] }> {
-  const { memory } = device;
-  const points = [memory.live];
-  const before = memory.onReserve;
-  memory.onReserve = (allocation) => {
-    before?.(allocation);
-    points.push(memory.live);
-  };
+): Promise<{ result: T; samples: MemorySample[] }> {
+  const stop = recordTimeline(device);
   try {
     const result = await body();
-    points.push(memory.live);
-    return { result, memory: thin(points) };
+    return { result, samples: stop() };
   } finally {
-    memory.onReserve = before;
+    stop();
   }
 }
 

@@ -42,6 +42,8 @@ export interface TrainRunOptions extends DataOptions {
   readonly patience?: number | null;
   /** A step whose loss or gradient is not finite ends the run (default), or is left out. */
   readonly onNonFinite?: "stop" | "skip";
+  /** File for the live bytes after each op of this process's second step, as JSON lines; null, the default: none. */
+  readonly memoryTimeline?: string | null;
   /** Where the output folder holds a run. Default "refuse". */
   readonly existing?: Existing;
   /** The settings as `run.json` is to hold them. */

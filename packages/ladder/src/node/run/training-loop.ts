@@ -1,12 +1,13 @@
 /** The steps of a run, with what happens between them: metrics, evaluations, checkpoints, and the ways to end. */
-import { SidenetError } from "@sidenet/tensor";
+import { type MemorySample, SidenetError } from "@sidenet/tensor";
 import type { BatchStream, StreamedBatch } from "../../data/batch-stream.ts";
 import type { StepReport, Trainer } from "../../trainer.ts";
+import { writeTimeline } from "../memory-timeline.ts";
 import type { TrainRunEvents } from "../train-run.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { EvalMetrics, MetricsLog, Sample, StepMetrics } from "./metrics-log.ts";
 import type { RunState } from "./run-state.ts";
-import { memoryOver, type StepProfile, timeOver } from "./step-profile.ts";
+import { memoryOver, memoryPoints, type StepProfile, timeOver } from "./step-profile.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
 
 /** Why a run ended: all steps done, asked to stop, or no better evaluation for a while. */
@@ -34,6 +35,8 @@ export class TrainingLoop {
   #savedStep: number | null;
   #ownSteps = 0;
   #profile: Partial<StepProfile> = {};
+  /** Of the step just done, for `memoryTimeline`. */
+  #unwritten: readonly MemorySample[] | null = null;
 
   /** `resumed`: the state comes from a checkpoint, which the trainer has read. */
   constructor(parts: LoopParts, state: RunState, resumed: boolean) {
@@ -59,14 +62,18 @@ export class TrainingLoop {
 
   /** Throws `L-DIVERGED`, and what the trainer and the disk throw. */
   async run(): Promise<StopReason> {
-    const { options, signal } = this.#parts;
+    const { options, signal, events } = this.#parts;
     for (;;) {
       const { step } = this.#state.counters;
       if (!signal?.aborted && this.#evaluationIsDue(step)) await this.#evaluate(step);
       const reason = this.#reasonToStop(step);
       const due = options.saveEvery != null && step % options.saveEvery === 0;
       if (reason || due) await this.#save();
-      if (reason) return reason;
+      if (reason) {
+        if (options.memoryTimeline != null && this.#ownSteps < 2)
+          events.onNote?.(`no ${options.memoryTimeline}: it is of the second step, which there was none of`);
+        return reason;
+      }
       await this.#trainStep(step);
     }
   }
@@ -133,7 +140,16 @@ export class TrainingLoop {
     };
     const line = this.#lineOf(step, report, seconds);
     await log.append(line);
+    await this.#writeTimeline();
     events.onStep?.(line);
+  }
+
+  /** Outside the step's time. */
+  async #writeTimeline(): Promise<void> {
+    const { memoryTimeline } = this.#parts.options;
+    if (memoryTimeline == null || this.#unwritten === null) return;
+    await writeTimeline(memoryTimeline, this.#unwritten);
+    this.#unwritten = null;
   }
 
   #lineOf(step: number, report: StepReport, seconds: number): StepMetrics {
@@ -158,10 +174,12 @@ export class TrainingLoop {
   /** Looks into this process's second and third step: the first one compiles kernels. */
   async #watched(body: () => Promise<StepReport>): Promise<StepReport> {
     const { device } = this.#parts.trainer.decoder;
+    const { memoryTimeline } = this.#parts.options;
     const own = this.#ownSteps++;
     if (own === 1) {
-      const { result, memory } = await memoryOver(device, body);
-      this.#profile = { ...this.#profile, memory };
+      const { result, samples } = await memoryOver(device, body);
+      this.#profile = { ...this.#profile, memory: memoryPoints(samples) };
+      if (memoryTimeline != null) this.#unwritten = samples;
       return result;
     }
     if (own === 2) {

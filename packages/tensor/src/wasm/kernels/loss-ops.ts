@@ -1,9 +1,10 @@
 /** The loss, from logits or from the head's input in chunks of tokens. */
 import type { LossAttrs } from "../../ops/cross-entropy.ts";
 import { tokenChunks } from "../../ops/lm-head.ts";
+import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { runProduct } from "./product-plan.ts";
+import { type Nf4Right, runProduct, weightOf } from "./product-plan.ts";
 import { EXP_PER_NS, isF32, rowTasks } from "./work.ts";
 
 interface Rows {
@@ -85,15 +86,22 @@ interface HeadIo {
 const takesHead = ({ h, w }: HeadIo): boolean =>
   h.dtype === "f32" && (w.dtype === "f32" || w.dtype === "f16");
 
+/** A head [V,C] in any storage, its input and what is to come. */
+interface Head {
+  readonly h: Tensor;
+  readonly w: Tensor | Nf4Right;
+  readonly V: number;
+  readonly targets: Tensor;
+}
+
 /** Calls `each` with the logits of one chunk of tokens after the other, in one workspace, their losses known. */
 function forChunks(
   k: WasmContext,
-  { h, w, targets }: HeadIo,
+  { h, w, V, targets }: Head,
   { chunkTokens, chunkBytes, ...attrs }: HeadAttrs,
   each: (rows: Rows, extents: Extents, h: Tensor, isFirst: boolean) => void,
 ): Tensor {
   const [N, C] = h.shape;
-  const [V] = w.shape;
   const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes });
   const [nll, max, logSum] = [k.temp([N]), k.temp([N]), k.temp([N])];
   const most = chunks[0]?.count ?? 0;
@@ -109,22 +117,48 @@ function forChunks(
   return nll;
 }
 
-export const lmHeadLoss: WasmOp = (
-  k,
-  io: HeadIo & { loss: Tensor; dh: Tensor | null },
-  { N, C, V },
+/** The loss, and d loss / d h while a chunk's logits are at hand. */
+function runHeadLoss(
+  k: WasmContext,
+  { loss, dh, ...head }: Head & { loss: Tensor; dh: Tensor | null },
   attrs: HeadAttrs,
-) => {
-  if (!takesHead(io) || C === 0) return false;
-  const { w, targets, loss, dh } = io;
+): void {
+  const { h, w, V, targets } = head;
+  const [N, C] = h.shape;
   const scored = countScored(k, targets, attrs);
-  const nll = forChunks(k, io, attrs, (rows, extents) => {
+  const nll = forChunks(k, head, attrs, (rows, extents) => {
     if (dh === null) return;
     runGradients(k, { ...rows, dlogits: rows.logits, dloss: null, scored }, extents, attrs);
     const y = k.rows(dh, N, { start: extents.firstRow, count: extents.n });
     runProduct(k, "nn", { a: rows.logits, b: w, y }, { P: 1, M: extents.n, K: V, N: C });
   });
   k.run("meanLoss", { nll, n: N, scored, loss }, alone(N));
+}
+
+export const lmHeadLoss: WasmOp = (
+  k,
+  io: HeadIo & { loss: Tensor; dh: Tensor | null },
+  { C, V },
+  attrs: HeadAttrs,
+) => {
+  if (!takesHead(io) || C === 0) return false;
+  runHeadLoss(k, { ...io, V }, attrs);
+  return true;
+};
+
+export const nf4HeadLoss: WasmOp = (
+  k,
+  {
+    h,
+    targets,
+    loss,
+    dh,
+    ...weight
+  }: Nf4Operands<Tensor> & Omit<HeadIo, "w"> & { loss: Tensor; dh: Tensor | null },
+  { V },
+  { vocab: _, ...attrs }: HeadAttrs & Nf4Blocks & { vocab: number },
+) => {
+  runHeadLoss(k, { h, w: weightOf(weight, attrs), V, targets, loss, dh }, attrs);
   return true;
 };
 
@@ -136,7 +170,7 @@ export const lmHeadLossBackwardW: WasmOp = (
 ) => {
   if (!takesHead(io) || C === 0 || N === 0) return false;
   const scored = countScored(k, io.targets, attrs);
-  forChunks(k, io, attrs, (rows, extents, h, isFirst) => {
+  forChunks(k, { ...io, V }, attrs, (rows, extents, h, isFirst) => {
     runGradients(k, { ...rows, dlogits: rows.logits, dloss: io.dloss, scored }, extents, attrs);
     const extent = { P: 1, M: V, K: extents.n, N: C, accumulate: !isFirst };
     runProduct(k, "tn", { a: rows.logits, b: h, y: io.dw }, extent);

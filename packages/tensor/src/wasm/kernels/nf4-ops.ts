@@ -1,9 +1,9 @@
 /** Ops over weights in NF4. */
-import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
+import type { Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { type Nf4Right, runProduct, takesProduct } from "./product-plan.ts";
-import { chunks } from "./work.ts";
+import { runProduct, takesProduct, weightOf } from "./product-plan.ts";
+import { chunks, rowTasks } from "./work.ts";
 
 /** Elements a thread decodes, or quantizes, in a nanosecond. */
 const DECODED_PER_NS = 3;
@@ -11,16 +11,19 @@ const QUANTIZED_PER_NS = 0.3;
 /** Elements of a task that quantizes, about. */
 const QUANTIZED_SIZE = 8192;
 
-const weightOf = (
-  { codes, table, absmax, scales }: Nf4Operands<Tensor>,
-  { block, nestedBlock }: Nf4Blocks,
-): Nf4Right => ({
-  ...{ codes, table, absmax, scales },
-  ...{ blockShift: Math.log2(block), nestedShift: Math.log2(nestedBlock) },
-});
-
 export const nf4Dequantize: WasmOp = (k, { w, ...weight }: Nf4Operands<Tensor> & { w: Tensor }, _, attrs) => {
   k.run("decodeNf4", { ...weightOf(weight, attrs), w, n: w.size }, chunks(w.size, DECODED_PER_NS));
+  return true;
+};
+
+export const nf4Embedding: WasmOp = (
+  k,
+  { ids, y, ...weight }: Nf4Operands<Tensor> & Record<"ids" | "y", Tensor>,
+  { N, V, C },
+  attrs,
+) => {
+  const { rows, split } = rowTasks(N, C, DECODED_PER_NS);
+  k.run("embeddingNf4", { ...weightOf(weight, attrs), ids, y, n: N, v: V, width: C, rows }, split);
   return true;
 };
 

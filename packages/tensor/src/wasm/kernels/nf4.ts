@@ -16,6 +16,24 @@ export const decodeNf4 = defineKernel({ ...WEIGHT, w: "i32", n: "i32" } as const
   decode(first, i32.min(f.i32(i32.sub(p.n, first)), CHUNK));
 });
 
+/** y[n] = row ids[n] of a weight whose rows have `width` elements, zeros for an id that has none; a task is `rows` rows. */
+export const embeddingNf4 = defineKernel(
+  { ...WEIGHT, ...words("ids", "y", "n", "v", "width", "rows") } as const,
+  (f, p, { task }) => {
+    const to = f.i32();
+    const decode = nf4Decoder(f, p, storingSink(f, to));
+    forRows(f, task, p, (row) => {
+      const id = f.i32(i32.load(i32.add(p.ids, i32.mul(row, 4))));
+      f.set(to, i32.add(p.y, i32.mul(i32.mul(row, p.width), 4)));
+      f.if(
+        i32.ltU(id, p.v),
+        () => decode(i32.mul(id, p.width), p.width),
+        () => f.zeroBytes(to, i32.mul(p.width, 4)),
+      );
+    });
+  },
+);
+
 /** What is packed: rows and columns from-to of a weight whose rows have `width` elements. */
 const WINDOW = words("n0", "n", "k0", "k", "width", "dst");
 

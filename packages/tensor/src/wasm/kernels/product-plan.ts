@@ -1,5 +1,6 @@
 /** How a product is run: in which windows its operands are packed, and into which blocks the result is split. */
 import type { MatmulForm } from "../../ops/matmul-plan.ts";
+import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
 import { PACK_STEPS } from "./tasks.ts";
@@ -31,6 +32,14 @@ export interface Nf4Right {
   readonly blockShift: number;
   readonly nestedShift: number;
 }
+
+export const weightOf = (
+  { codes, table, absmax, scales }: Nf4Operands<Tensor>,
+  { block, nestedBlock }: Nf4Blocks,
+): Nf4Right => ({
+  ...{ codes, table, absmax, scales },
+  ...{ blockShift: Math.log2(block), nestedShift: Math.log2(nestedBlock) },
+});
 
 export interface ProductOperands {
   readonly a: Tensor;

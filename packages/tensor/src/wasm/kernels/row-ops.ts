@@ -78,6 +78,17 @@ export const embedding: WasmOp = (k, io: Record<"ids" | "table" | "y", Tensor>, 
   return true;
 };
 
+/** A lookup too: the rows of x are a table. */
+export const selectRows: WasmOp = (
+  k,
+  { x, rows: ids, y }: Record<"x" | "rows" | "y", Tensor>,
+  { M, N, C },
+) => {
+  const { rows, split } = rowTasks(M, C);
+  k.run("embedding", { ids, table: x, y, n: M, v: N, bytes: C * elementBytes(x.dtype), rows }, split);
+  return true;
+};
+
 /** Tasks of a gradient of a table: each looks at all tokens. */
 const TABLE_TASKS = 16;
 

@@ -1,0 +1,75 @@
+// `sidenet compare` with runs, not plans: the model that comes with the package, two methods, two steps.
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CATEGORIES } from "@sidenet/tensor";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import type { TrainSummary } from "../src/node/train-run.ts";
+import { type Captured, expectPeak, sidenet } from "./capture.ts";
+
+let folder = "";
+let args: string[] = [];
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-compare-"));
+  const data = join(folder, "data.jsonl");
+  const texts = Array.from(
+    { length: 10 },
+    (_, i) => `The ${i}. mouse went to the mill, and the mill was shut.`,
+  );
+  await writeFile(data, texts.map((text) => `${JSON.stringify({ text })}\n`).join(""));
+  args = ["--model", "tiny-books", "--data", data, "--methods", "ladder", "lora", "--steps", "2"];
+  args.push("--batch-size", "2", "--held-out", "2", "--device", "wasm");
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+const compare = (output: string, ...more: string[]): Promise<Captured> =>
+  sidenet("compare", ...args, "--output", join(folder, output), ...more);
+
+it("sidenet compare trains methods on the same records, and has them in one table, in JSON and in results.json", async () => {
+  const run = await compare("json", "--json");
+  expect(run.exitCode).toBe(0);
+  const json = run.json();
+  expect(json).toMatchObject({
+    model: "tiny-books",
+    planned: false,
+    device: "wasm",
+    steps: 2,
+    batch_size: 2,
+  });
+  const results = json.results as TrainSummary[];
+  expect(results.map(({ method }) => method)).toEqual(["ladder", "lora"]);
+  for (const result of results) {
+    expectPeak({ ...result });
+    expect(result.loss).toHaveLength(2);
+    expect(result.eval_loss).toBeGreaterThan(0);
+    for (const key of ["trainable_parameters", "flops", "tokens", "tokens_per_second", "seconds"] as const) {
+      expect(result[key], key).toBeGreaterThan(0);
+    }
+    expect(result.device).toMatch(/^wasm: /);
+    expect(await readdir(join(folder, "json", result.method))).toContain("adapter_model.safetensors");
+  }
+  const [ladder, lora] = results;
+  // An adapter that does nothing yet: the first loss and the losses before are of the backbone, as each stores it.
+  expect(ladder.tokens).toBe(lora.tokens);
+  expect(Math.abs((ladder.loss[0] ?? 0) - (lora.loss[0] ?? 9))).toBeLessThan(0.2);
+  expect(ladder.peak_bytes).not.toBe(lora.peak_bytes);
+  expect(JSON.parse(await readFile(join(folder, "json", "results.json"), "utf8"))).toEqual(json);
+
+  const shown = await compare("shown");
+  const [head, ...rows] = shown.out.trimEnd().split("\n");
+  const columns = ["method", "loss", "eval loss", "tokens/s", "s", "peak", ...CATEGORIES, "trained"];
+  expect(head.trim().split(/ {2,}/)).toEqual(columns);
+  // The same seed, so the same losses as above.
+  for (const [i, { method, loss, eval_loss }] of results.entries()) {
+    const cells = rows[i].trim().split(/ {2,}/);
+    expect(cells).toHaveLength(columns.length);
+    expect(cells.slice(0, 3)).toEqual([method, loss[1]?.toFixed(4), eval_loss?.toFixed(4)]);
+  }
+  expect(shown.out).toContain(`report: ${join(folder, "shown", "report.html")}`);
+});
+
+it("sidenet compare with data wants a folder for what it trains", async () => {
+  const run = await sidenet("compare", ...args);
+  expect(run).toMatchObject({ exitCode: 2, out: "" });
+  expect(run.err).toContain("--data wants --output");
+});
