@@ -1,24 +1,28 @@
 // Look at the built packages as a user does: every entry of every exports map loads in Node, and type-checks in
-// a strict project that has no settings of ours. `npm run check` runs this after a build.
+// a strict project that has no settings of ours; publint and attw find nothing in what `npm pack` makes of them.
+// `npm run check` runs this after a build.
 
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { publint } from "publint";
+import { formatMessage } from "publint/utils";
+import { listPublished, packPublished } from "./lib/published.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 
+const CACHE = join(ROOT, "node_modules", ".cache");
+
 function listEntries() {
-  const folders = ["kernels", ...readdirSync(join(ROOT, "packages")).map((name) => `packages/${name}`)];
-  return folders.flatMap((folder) => {
-    const { name, exports } = JSON.parse(readFileSync(join(ROOT, folder, "package.json"), "utf8"));
-    return Object.keys(exports).map((entry) => name + entry.slice(1)); // "." and "./node"
-  });
+  return listPublished(ROOT).flatMap(
+    ({ manifest: { name, exports } }) => Object.keys(exports).map((entry) => name + entry.slice(1)), // "." and "./node"
+  );
 }
 
 /** A project beside the packages, as `npm install` would lay it out. */
 function writeConsumer(entries) {
-  const folder = join(ROOT, "node_modules", ".cache", "consumer");
+  const folder = join(CACHE, "consumer");
   mkdirSync(folder, { recursive: true });
   const imports = entries.map((entry, i) => `import * as entry${i} from "${entry}";\n`).join("");
   const uses = `console.log([${entries.map((_, i) => `entry${i}`).join(", ")}].length);\n`;
@@ -60,12 +64,38 @@ function checkTypes(folder) {
 
 const FOREIGN = /^node_modules\/(?!\.cache\/consumer\/)/;
 
+/** The package.json against the tarball's files: what is named is there, and is of the format that it says. */
+async function checkManifest({ name, tarball }) {
+  const pack = { tarball: new Uint8Array(readFileSync(tarball)).buffer };
+  const { messages, pkg } = await publint({ pack, strict: true });
+  if (messages.length === 0) return;
+  const lines = messages.map(
+    (message) => `${message.type}: ${formatMessage(message, pkg, { color: false })}`,
+  );
+  throw new SetupError(`publint found faults in ${name}.`, lines.join("\n"));
+}
+
+/** Types against code, entry by entry, as Node and bundlers resolve both. */
+function checkResolution({ name, tarball }) {
+  const attw = join(ROOT, "node_modules", "@arethetypeswrong", "cli", "dist", "index.js");
+  // esm-only: there is no CommonJS build on purpose, and resolution without exports maps is of the time before them.
+  const args = [attw, tarball, "--profile", "esm-only", "--format", "ascii", "--no-color", "--no-emoji"];
+  const { output, failed } = run(process.execPath, args, { cwd: ROOT });
+  if (failed) throw new SetupError(`attw found faults in ${name}.`, output);
+}
+
 try {
   const entries = listEntries();
   const folder = writeConsumer(entries);
   for (const entry of entries) checkLoads(entry, folder);
   checkTypes(folder);
   console.error(`exports: ${entries.length} entries load and type-check`);
+  const packed = packPublished(ROOT, join(CACHE, "tarballs"));
+  for (const one of packed) {
+    await checkManifest(one);
+    checkResolution(one);
+  }
+  console.error(`exports: ${packed.length} packages pass publint and attw`);
 } catch (error) {
   reportFailure(error);
 }
