@@ -4,8 +4,8 @@
 //
 //   npm run build && node examples/custom-side-network.mjs
 //
-// The network is a weighted reading of all states, s = Σ_i D_i H_i, and y = H_L + U · silu(s). Replace `sideNetwork` by
-// yours: any function of ops and states will do.
+// Here s = Σ_i D_i · rmsNorm(H_i) over all hidden states, and y = H_L + U · silu(s) goes to the model's head. Write your own
+// into `lossOf`: what is computed with the tape is trained, what is computed with `device.ops` is not.
 
 import { AdamW, clipGlobalNorm, Tape } from "@sidenet/autograd";
 import { Decoder, loadWeights, shiftLabels } from "@sidenet/ladder";
@@ -31,18 +31,6 @@ for (let i = 0; i <= L; i++) {
 }
 side.set("up", device.zeros([d, WIDTH]));
 
-/**
- * y [B,T,d] of the hidden states H_0 .. H_L, each [B,T,d].
- * @param {import("@sidenet/tensor").Ops} ops a tape to train, a device's ops to run
- * @param {import("@sidenet/tensor").Tensor[]} states
- */
-function sideNetwork(ops, states) {
-  const read = states
-    .map((h, i) => ops.linear(device.ops.rmsNorm(h, null, { eps: 1e-5 }), side.get(`down.${i}`)))
-    .reduce((sum, term) => ops.add(sum, term));
-  return ops.add(states[L], ops.linear(ops.silu(read), side.get("up")));
-}
-
 const inputIds = (await model.tokenizer()).encode(TEXT);
 const length = inputIds.length;
 
@@ -50,10 +38,14 @@ const length = inputIds.length;
 function lossOf(tape) {
   const forward = decoder.prepare({ inputIds, batchSize: 1, length, attentionMask: null });
   const targets = device.tensor(shiftLabels(inputIds, 1, length), [length], { dtype: "i32" });
-  /** @type {import("@sidenet/tensor").Tensor[]} */
-  const states = [];
-  decoder.hidden(device.ops, forward, { observe: (_, h) => states.push(device.retain(h)) });
-  return decoder.loss(tape, sideNetwork(tape, states), targets);
+  let read = device.zeros([1, length, WIDTH]);
+  const observe = (/** @type {number} */ i, /** @type {import("@sidenet/tensor").Tensor} */ h) => {
+    const normed = device.ops.rmsNorm(h, null, { eps: 1e-5 }); // h is freed when the next block has read it
+    read = tape.add(read, tape.linear(normed, side.get(`down.${i}`)));
+  };
+  const h = decoder.hidden(device.ops, forward, { observe });
+  const y = tape.add(h, tape.linear(tape.silu(read), side.get("up")));
+  return decoder.loss(tape, y, targets);
 }
 
 const adamw = new AdamW(side, { weightDecay: 0 });

@@ -1,0 +1,137 @@
+// What the READMEs show is run: the commands of the project's, with the bundled model, and the packages' snippets.
+// (autograd's has a test of its own, which knows what its numbers should be.)
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import * as ladder from "@sidenet/ladder";
+import * as ladderNode from "@sidenet/ladder/node";
+import * as tensor from "@sidenet/tensor";
+import * as tensorNode from "@sidenet/tensor/node";
+import ts from "typescript";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { sidenet } from "../../packages/ladder/test/capture.ts";
+import { matmulCase, writeFolder } from "../../packages/ladder/test/golden-cases.ts";
+
+const ROOT = resolve(fileURLToPath(import.meta.url), "../../..");
+const DATA = join(ROOT, "examples", "data", "shakespeare-sample.jsonl");
+const BOOLQ = [
+  { question: "is the sky blue", passage: "The sky is blue.", answer: true },
+  { question: "is snow black", passage: "Snow is white.", answer: false },
+  { question: "is fire hot", passage: "Fire is hot.", answer: true },
+];
+
+const readText = (path: string) => readFile(join(ROOT, path), "utf8");
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-readmes-"));
+  await writeFile(join(folder, "dev.jsonl"), BOOLQ.map((row) => `${JSON.stringify(row)}\n`).join(""));
+  await writeFolder(join(folder, "golden", "matmul"), matmulCase());
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe("the README's commands", () => {
+  /** A line as it stands, and as it is run: in short, and on files that are there. */
+  const lines: string[] = [];
+  beforeAll(async () => {
+    const [, block] = /## The command\n[\s\S]*?```sh\n([\s\S]*?)```/.exec(await readText("README.md"))!;
+    for (const line of block.trimEnd().split("\n")) lines.push(line.replace(/\s+#.*$/, ""));
+  });
+
+  const inShort: Record<string, readonly string[]> = {
+    train: ["--steps", "2", "--max-length", "32", "--sample-tokens", "4", "--held-out", "4"],
+    generate: ["--max-tokens", "4"],
+    compare: ["--steps", "1", "--max-length", "32", "--held-out", "4", "--methods", "ladder", "lora"],
+  };
+  /** Not run: they need more than the bundled model. */
+  const left: Record<string, string> = { chat: "tiny-books has no chat template" };
+
+  function argumentsOf(line: string): string[] {
+    const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain);
+    const files: Record<string, string> = {
+      MODEL: "tiny-books",
+      DIR: join(folder, "golden"),
+      "train.jsonl": DATA,
+      "dev.jsonl": join(folder, "dev.jsonl"),
+    };
+    const args = words
+      .slice(2)
+      .map((word) => files[word] ?? (/^out\//.test(word) ? join(folder, word) : word));
+    const device = ["doctor", "plan", "convert", "export", "check"].includes(args[0])
+      ? []
+      : ["--device", "wasm"];
+    return [...args, ...(inShort[args[0]] ?? []), ...device];
+  }
+
+  const commandOf = (line: string) => line.split(" ")[2];
+
+  it("are all of `npx sidenet`, and few are left out", () => {
+    expect(lines.length).toBeGreaterThanOrEqual(10);
+    for (const line of lines) expect(line).toMatch(/^npx sidenet \w+/);
+    expect(lines.map(commandOf)).toEqual(expect.arrayContaining(Object.keys(left)));
+  });
+
+  it("run one after the other, and leave what they promise", async () => {
+    await mkdir(join(folder, "out"));
+    for (const line of lines) {
+      const command = commandOf(line);
+      if (command in left) continue;
+      if (process.env.SIDENET_DEVICE === "cpu" && ["doctor", "check"].includes(command)) continue;
+      const { exitCode, err } = await sidenet(...argumentsOf(line));
+      expect(exitCode, `${line}\n${err}`).toBe(0);
+    }
+    for (const path of ["run/adapter_config.json", "run/report.html", "model.gguf", "compare/results.json"]) {
+      expect((await stat(join(folder, "out", path))).size, path).toBeGreaterThan(0);
+    }
+  });
+});
+
+describe("the snippet of", () => {
+  const packages: Record<string, object> = {
+    "@sidenet/ladder": ladder,
+    "@sidenet/ladder/node": ladderNode,
+    "@sidenet/tensor": tensor,
+    "@sidenet/tensor/node": tensorNode,
+  };
+
+  /** What the first snippet of a README prints, some of its text replaced. Throws when there is nothing to replace. */
+  async function run(readme: string, replaced: Readonly<Record<string, string>> = {}): Promise<unknown[][]> {
+    let [, source] = /```ts\n(import[\s\S]*?)```/.exec(await readText(readme))!;
+    for (const [from, to] of Object.entries(replaced)) {
+      if (!source.includes(from)) throw new Error(`${readme} has no ${from}`);
+      source = source.replace(from, to);
+    }
+    const body = source.replaceAll(/import (\{.*?\}) from "(.*?)";/g, 'const $1 = packages["$2"];');
+    const { outputText } = ts.transpileModule(`async function example() {${body}}`, {
+      compilerOptions: { target: ts.ScriptTarget.ES2022 },
+    });
+    const printed: unknown[][] = [];
+    const output = { log: (...values: unknown[]) => printed.push(values) };
+    await new Function("packages", "console", `${outputText}\nreturn example();`)(packages, output);
+    return printed;
+  }
+
+  it("tensor computes silu(x wᵀ), and counts its memory", async () => {
+    const [[values], [peak]] = await run("packages/tensor/README.md", { '"auto"': '"wasm"' });
+    const silu = (x: number) => x / (1 + Math.exp(-x));
+    const found = Array.from(values as ArrayLike<number>);
+    expect(found.length).toBe(2);
+    for (const value of found) expect(value).toBeCloseTo(silu(1 - 3), 5);
+    expect((peak as { weights: number }).weights).toBeGreaterThanOrEqual(24);
+  });
+
+  it("ladder learns its sentence, and saves the adapter", async () => {
+    const out = join(folder, "adapter");
+    await mkdir(out);
+    const printed = await run("packages/ladder/README.md", {
+      '"auto"': '"wasm"',
+      '"SmolLM2-135M-Instruct.Q4_1.gguf"': '"tiny-books"',
+      '"out"': JSON.stringify(out),
+    });
+    const losses = printed.map(([loss]) => Number(loss));
+    expect(losses.length).toBe(11);
+    expect(losses.at(-1)).toBeLessThan(losses[0] - 0.3);
+    expect((await stat(join(out, "adapter_model.safetensors"))).size).toBeGreaterThan(0);
+  });
+});
