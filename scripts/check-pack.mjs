@@ -1,14 +1,15 @@
 // Install the packages as a user does: tarballs of `npm pack` in an empty strict ESM TypeScript project outside this
-// repository, whose program is type-checked and run.
+// repository, whose program is type-checked and run, and whose page Vite builds.
 //
 //   npm run check:pack        builds first; npm fetches what the packages depend on
 //
 // Its own script, since `npm run check` works without a network.
 
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { build, createLogger } from "vite";
 import { npm } from "./lib/packages.mjs";
 import { packPublished } from "./lib/published.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
@@ -31,6 +32,19 @@ const model = await openModel("tiny-books");
 console.log(JSON.stringify([[...(await gradient!.read())], decoderParameters(model.config).length > 0]));
 `;
 const EXPECTED = "[[2,4,6],true]";
+
+/** For a page: no entry that needs Node. What comes of it needs no page to run. */
+const PAGE = `import { Tape } from "@sidenet/autograd";
+import { METHODS, Trainer } from "@sidenet/ladder";
+import { CpuDevice, openBrowserWasm, openWebGpu } from "@sidenet/tensor";
+
+const device = new CpuDevice();
+const w = device.tensor([1, 2, 3], [3]);
+const tape = new Tape(device, [w]);
+const gradient = tape.backward(tape.sum(tape.mul(w, w))).get(w);
+const usable = [Trainer, openBrowserWasm, openWebGpu].every((part) => typeof part === "function");
+void gradient?.read().then((values) => console.log(JSON.stringify([[...values], usable && METHODS.length > 0])));
+`;
 
 const COMPILER_OPTIONS = {
   strict: true,
@@ -55,10 +69,30 @@ function writeProject(folder, tarballs) {
       dependencies: packages,
       devDependencies: Object.fromEntries(["typescript", "@types/node"].map(dev)),
     }),
-    "tsconfig.json": JSON.stringify({ compilerOptions: COMPILER_OPTIONS, files: ["index.ts"] }),
+    "tsconfig.json": JSON.stringify({ compilerOptions: COMPILER_OPTIONS, files: ["index.ts", "page.ts"] }),
     "index.ts": PROGRAM,
+    "page.ts": PAGE,
+    "index.html": '<!doctype html><title>page</title><script type="module" src="./page.ts"></script>',
   };
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
+}
+
+/** Builds the page, every warning an error: Vite only warns of Node's modules in a page. Returns the bundle's path. */
+async function buildPage(project) {
+  const warnings = [];
+  const customLogger = createLogger("silent");
+  for (const level of ["warn", "warnOnce", "error"]) customLogger[level] = (text) => void warnings.push(text);
+  const outDir = join(project, "page");
+  await build({
+    root: project,
+    configFile: false,
+    customLogger,
+    logLevel: "warn",
+    build: { outDir, assetsDir: ".", chunkSizeWarningLimit: 4096, modulePreload: false }, // kB
+  });
+  if (warnings.length > 0) throw new SetupError("Vite warns of the packages in a page.", warnings.join("\n"));
+  const [bundle] = readdirSync(outDir).filter((name) => /^index.*\.js$/.test(name));
+  return join(outDir, bundle);
 }
 
 function step(what, { output, failed }) {
@@ -86,10 +120,15 @@ try {
       `${ran.stdout}, not ${EXPECTED}`,
     );
   }
+  const page = node([await buildPage(project)]);
+  step("What Vite makes of a page with the packages does not run.", page);
+  if (page.stdout.trim() !== EXPECTED) {
+    throw new SetupError("In a page the packages compute something else.", `${page.stdout}, not ${EXPECTED}`);
+  }
   const command = node([join("node_modules", "@sidenet", "ladder", "bin", "sidenet.js"), "--version"]);
   step("The sidenet command of the packed packages does not start.", command);
   console.error(
-    `pack: the packages install, type-check and run in an empty project; sidenet ${command.stdout.trim()}`,
+    `pack: the packages install, type-check, run and build a page in an empty project; sidenet ${command.stdout.trim()}`,
   );
 } catch (error) {
   reportFailure(error);
