@@ -52,7 +52,7 @@ const COMPILER_OPTIONS = {
   noUncheckedIndexedAccess: true,
   module: "NodeNext",
   target: "ES2022",
-  lib: ["ES2023", "ESNext.Disposable", "DOM"], // the DOM is for the declarations of what the packages depend on
+  lib: ["ES2023", "ESNext.Disposable", "DOM"], // @webgpu/types names the DOM
   types: ["node"],
   outDir: "dist",
 };
