@@ -54,7 +54,8 @@ function valuesOf({ shape, dtype, fill }: Operand, stream: number): ArrayLike<nu
 /** Elements from which on a GPU draws its normal numbers itself. */
 const LARGE = 2 ** 20;
 
-function makeOperand(device: Device, name: string, operand: Operand, stream: number): Tensor {
+/** One operand; the caller owns it. */
+export function makeOperand(device: Device, name: string, operand: Operand, stream: number): Tensor {
   const { shape, dtype, fill } = operand;
   if (device.kind !== "webgpu" || fill.kind !== "normal" || sizeOf(shape) < LARGE) {
     return device.tensor(() => valuesOf(operand, stream), shape, { dtype, label: name });
