@@ -1,9 +1,11 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { compareReports } from "../src/bench/compare-reports.ts";
+import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
+import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
 import type { BenchReport } from "../src/bench/suite.ts";
 import { sidenet } from "./capture.ts";
 
@@ -48,6 +50,13 @@ describe("compareReports", () => {
         expect(there.verdict === "slower").toBe(b > a * (1 + share));
       }),
     );
+  });
+});
+
+describe("keepFaster", () => {
+  it("takes the lesser time of two runs for each row of the first", () => {
+    const first = timed({ a: 3, b: 2, c: 1 }, ["d"]);
+    expect(keepFaster(first, timed({ b: 1, a: 4, e: 1 }))).toEqual(timed({ a: 3, b: 1, c: 1 }, ["d"]));
   });
 });
 
@@ -102,6 +111,7 @@ describe("sidenet bench", () => {
     const slower = await sidenet("bench", ...rows, "--compare", await scaled(1e-3), "--threshold", "0.5");
     expect(slower.exitCode).toBe(1);
     expect(slower.out).toContain(`slower: ${first.name}`);
+    expect(slower.err.split("timed again").length - 1).toBe(2);
     const faster = await sidenet("bench", ...rows, "--compare", await scaled(1e3), "--json");
     expect(faster.exitCode).toBe(0);
     const { comparison } = faster.json() as { comparison: { slower: string[]; rows: { verdict: string }[] } };
@@ -128,6 +138,7 @@ describe("sidenet bench", () => {
       ["--models", "gpt-9"],
       ["--dtypes", "f64"],
       ["--threshold", "0.2"],
+      ["--compare", "x.json", "--threshold", "15"],
       ["--overwrite"],
       ["--output", "results.txt"],
       ["--grid", "4"],
@@ -150,16 +161,23 @@ fn halve(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = x[id.x] * 0.5
 `;
 
 describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("sidenet bench --kernel", () => {
-  const kernel = async (name: string, text: string, ...args: string[]) => {
-    const path = join(folder, name);
-    await writeFile(path, text);
-    return sidenet("bench", "--time", "5", "--kernel", path, ...args, "--json");
-  };
-  const buffers = ["--buffer", "x=4096", "--buffer", "y=4096"];
-
-  it("times a file of one's own, with its bytes, and says why one does not run", async () => {
-    const args = ["--entry", "halve", "--grid", "16", "--flops", "4096", ...buffers];
-    const { exitCode, json, err } = await kernel("halve.wgsl", HALVE, ...args);
+  it("times a file of one's own, with its bytes", async () => {
+    const path = join(folder, "halve.wgsl");
+    await writeFile(path, HALVE);
+    const options = [
+      "--entry",
+      "halve",
+      "--grid",
+      "16",
+      "--flops",
+      "4096",
+      "--buffer",
+      "x=4096",
+      "--time",
+      "5",
+    ];
+    const args = ["--kernel", path, ...options, "--buffer", "y=4096", "--json"];
+    const { exitCode, json, err } = await sidenet("bench", ...args);
     expect(exitCode, err).toBe(0);
     const [row] = (json() as unknown as BenchReport).results;
     expect(row).toMatchObject({
@@ -169,21 +187,40 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("sidenet bench --kernel", 
       dispatches: 1,
     });
     expect(row.wall.minMs).toBeGreaterThan(0);
+  });
 
-    const refused = async (name: string, text: string, ...rest: string[]) => {
-      const result = await kernel(name, text, ...rest);
-      expect(result.exitCode).toBe(1);
-      return (result.json() as { error: { code: string; message: string } }).error;
-    };
-    const typo = await refused("typo.wgsl", HALVE.replace("* 0.5", "* half"), ...args);
-    expect(typo).toMatchObject({ code: "L-KERNEL", message: expect.stringContaining("half") as string });
-    const entry = await refused("entry.wgsl", HALVE, ...buffers);
-    expect(entry).toMatchObject({ code: "L-KERNEL", message: expect.stringContaining("main") as string });
-    const unbound = await refused("unbound.wgsl", HALVE, "--entry", "halve", "--buffer", "x=64");
-    expect(unbound.code).toBe("L-KERNEL");
-    const stray = await refused("stray.wgsl", HALVE, ...args, "--buffer", "z=4");
-    expect(stray).toEqual({ code: "L-KERNEL", message: "stray.wgsl has no binding z." });
-    const param = await refused("param.wgsl", HALVE, ...args, "--param", "n=4");
-    expect(param).toEqual({ code: "L-KERNEL", message: "param.wgsl has no parameter n." });
+  it("says why a kernel does not run, and leaves a device that works", async () => {
+    const device = await openNodeWebGpu();
+    try {
+      const buffers = ["x", "y"].map((name) => ({ name, elements: 4096, dtype: "f32" }) as const);
+      const right = {
+        name: "",
+        text: HALVE,
+        entry: "halve",
+        grid: [16, 1, 1],
+        buffers,
+        params: {},
+        flops: 0,
+      } as const;
+      const reason = async (name: string, change: Partial<KernelBench>) => {
+        const error: unknown = await measureKernel(device, { ...right, name, ...change }, 5).catch((e) => e);
+        expect(error).toMatchObject({ code: "L-KERNEL" });
+        return (error as Error).message;
+      };
+      const typo = await reason("typo", { text: HALVE.replace("* 0.5", "* half") });
+      expect(typo).toContain("typo.wgsl was refused");
+      expect(typo).toContain("unresolved value 'half'");
+      expect(await reason("entry", { entry: "main" })).toContain('"main"');
+      await reason("unbound", { buffers: [buffers[0]] });
+      const stray = { name: "z", elements: 4, dtype: "f32" } as const;
+      expect(await reason("stray", { buffers: [...buffers, stray] })).toBe(
+        "[L-KERNEL] stray.wgsl has no binding z.",
+      );
+      expect(await reason("param", { params: { n: 4 } })).toBe("[L-KERNEL] param.wgsl has no parameter n.");
+      expect((await measureKernel(device, { ...right, name: "right" }, 5)).dispatches).toBe(1);
+      expect(device.memory.liveBytes).toBe(0);
+    } finally {
+      device.dispose();
+    }
   });
 });

@@ -49,3 +49,13 @@ export function compareReports(
   }
   return rows;
 }
+
+/** A report whose rows have the lesser of two runs' times. Rows are the first run's. */
+export function keepFaster<R extends ComparableReport>(first: R, second: R): R {
+  const others = new Map(second.results.map((row) => [row.name, row]));
+  const results = first.results.map((row) => {
+    const other = others.get(row.name);
+    return other !== undefined && other.wall.minMs < row.wall.minMs ? other : row;
+  });
+  return { ...first, results };
+}

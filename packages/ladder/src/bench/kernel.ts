@@ -73,11 +73,17 @@ export async function measureKernel(
 /** The first call, whose refusal by the GPU is the kernel's fault here and not a bug of the project. */
 async function tryOut(device: WebGpuDevice, name: string, call: () => void): Promise<void> {
   device.gpu.pushErrorScope("validation");
-  const dispatched = (async () => {
+  let thrown: unknown = null;
+  try {
     call();
-    await device.synchronize(); // submits at once, so that what is wrong with the commands falls into the scope too
-  })();
-  const [error] = await Promise.all([device.gpu.popErrorScope(), dispatched]);
-  if (error)
-    throw new SidenetError("L-KERNEL", `${name}.wgsl was refused by ${device.label}: ${error.message}`);
+  } catch (error) {
+    thrown = error;
+  }
+  const finished = device.synchronize(); // submits at once, so that what is wrong with the commands falls into the scope
+  const refused = await device.gpu.popErrorScope();
+  await finished; // in any case: the caller may let the device go, which must not have work then
+  if (thrown !== null) throw thrown;
+  if (refused) {
+    throw new SidenetError("L-KERNEL", `${name}.wgsl was refused by ${device.label}: ${refused.message}`);
+  }
 }

@@ -1,7 +1,7 @@
 /** Options of `sidenet bench` for a kernel of the user's. */
 import { basename } from "node:path";
 import { type Device, type DType, SidenetError, WebGpuDevice } from "@sidenet/tensor";
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { type KernelBuffer, measureKernel } from "../bench/kernel.ts";
 import { type BenchReport, reportOn } from "../bench/suite.ts";
 import { readKernelText } from "../node/bench-files.ts";
@@ -54,14 +54,21 @@ export function addKernelOptions(command: Command): Command {
     .option("--kernel <file>", "time a WGSL file of your own instead, on WebGPU; results are not checked")
     .option("--entry <name>", "its entry point", "main")
     .option("--grid <x,y,z>", "workgroups", parseGrid, [1, 1, 1])
-    .option(
-      "--buffer <name=elements:type>",
-      "a storage binding, by its variable; f32 unless said",
-      parseBuffer,
-      [],
+    .addOption(
+      new Option("--buffer <name=elements:type>", "a storage binding, by its variable; f32 unless said")
+        .argParser(parseBuffer)
+        .default([], "none"),
     )
-    .option("--param <name=number>", "a field of its struct Params", parseParam, {})
-    .option("--flops <n>", "operations of a call, for GFLOP/s", positiveNumber, 0);
+    .addOption(
+      new Option("--param <name=number>", "a field of its struct Params")
+        .argParser(parseParam)
+        .default({}, "none"),
+    )
+    .addOption(
+      new Option("--flops <n>", "operations of a call, for GFLOP/s")
+        .argParser(positiveNumber)
+        .default(0, "unknown"),
+    );
 }
 
 /** Times `--kernel`. Throws `L-FILE-MISSING`, `L-FILE`, and what `measureKernel` throws. */
