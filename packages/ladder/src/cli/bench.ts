@@ -54,7 +54,7 @@ scalars and "var<immediate> p: Params;".
 Examples:
   $ npx sidenet bench --only matmul softmax --output base.json
   $ npx sidenet bench --only matmul softmax --compare base.json --threshold 0.15
-  $ npx sidenet bench --kernel saxpy.wgsl --grid 64 --buffer x=4096 --buffer y=4096 --param a=2 --flops 8192`;
+  $ npx sidenet bench --kernel saxpy.wgsl --grid 64 --buffer x=4096 --buffer y=4096 --param a=2 --param n=4096 --flops 8192`;
 
 /** Values that may be given apart or with commas, each as `parse` has it. */
 const list =
