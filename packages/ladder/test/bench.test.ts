@@ -1,12 +1,15 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { MetaDevice, opNames, rowOf } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
-import type { BenchReport } from "../src/bench/suite.ts";
+import { makeOperands } from "../src/bench/operands.ts";
+import { BENCH_MODELS } from "../src/bench/shapes.ts";
+import { type BenchReport, suiteCases } from "../src/bench/suite.ts";
 import { sidenet } from "./capture.ts";
 
 let folder = "";
@@ -19,6 +22,26 @@ const QUICK = ["--time", "5", "--tokens", "16"];
 const timed = (times: Record<string, number>, failed: string[] = []) => ({
   results: Object.entries(times).map(([name, minMs]) => ({ name, wall: { minMs } })),
   failures: failed.map((name) => ({ name })),
+});
+
+describe("the suite", () => {
+  it("has operands that fit their op in every row, for every model and type", () => {
+    const device = new MetaDevice();
+    const cases = suiteCases({
+      ...{ models: Object.keys(BENCH_MODELS), tokens: [64], dtypes: ["f32", "f16"], only: [] },
+      ...{ timeMs: 1, check: false },
+    });
+    const ops = new Set(cases.map(({ op }) => op));
+    expect(opNames.filter((op) => !rowOf(op).view && !ops.has(op))).toEqual([]);
+    for (const item of cases) {
+      const run = () =>
+        device.scope(() => {
+          device.run(item.op, makeOperands(device, item), item.attrs, item.residuals);
+        });
+      expect(run, item.name).not.toThrow();
+    }
+    expect(device.memory.liveBytes).toBe(0);
+  });
 });
 
 describe("compareReports", () => {
