@@ -5,8 +5,8 @@
 // Run after `npm run build`. Prints what differs, and a line with the count; exit 1 if anything does.
 
 import { parseArgs } from "node:util";
-import { openModel } from "../packages/ladder/dist/node/index.js";
-import { Random } from "../packages/tensor/dist/index.js";
+import { openModel } from "@sidenet/ladder/node";
+import { Random } from "@sidenet/tensor";
 import { fetchModel } from "./fetch-model.mjs";
 import { withLlamaModel } from "./lib/llama-cpp.mjs";
 

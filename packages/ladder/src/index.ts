@@ -5,7 +5,7 @@ export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { checkRow } from "./bench/operands.ts";
 export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
-export { type BenchOptions, type BenchReport, runSuite } from "./bench/suite.ts";
+export { type BenchOptions, type BenchReport, type BenchRow, runSuite } from "./bench/suite.ts";
 export {
   type BlockContext,
   type BlockShape,

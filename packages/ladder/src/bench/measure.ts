@@ -95,6 +95,33 @@ export async function gpuTime(
   return { gpuMs: total / calls, dispatches };
 }
 
+/** What is timed: a call, and what it does at least. */
+export interface TimedCall {
+  readonly name: string;
+  readonly op: string;
+  readonly call: () => void;
+  readonly flops: number;
+  readonly bytes: number;
+}
+
+/** Times a call. Throws what the device throws. */
+export async function timeCall(
+  device: Device,
+  { name, op, call, flops, bytes }: TimedCall,
+  timeMs: number,
+): Promise<BenchResult> {
+  const calls = await calibrate(device, call);
+  const batch = async () => {
+    for (let i = 0; i < calls; i++) call();
+    await device.synchronize();
+  };
+  const wall = await timeBatches(batch, calls, timeMs);
+  const { gpuMs, dispatches } = await gpuTime(device, call, calls);
+  const seconds = (gpuMs || wall.medianMs) / 1000; // 0: shorter than the steps of the GPU's clock
+  const rates = { gflops: flops / seconds / 1e9, gigabytesPerSecond: bytes / seconds / 1e9 };
+  return { name, op, wall, gpuMs, dispatches, flops, bytes, ...rates };
+}
+
 const bytesOf = (tensor: Tensor | null): number => (tensor ? sizeBytes(tensor.dtype, tensor.size) : 0);
 
 /** Checks and times one case. A refusal of the device is a result too. */
@@ -120,25 +147,7 @@ export async function measureCase(
       bytes += bytesOf(tensor);
       tensor.dispose();
     }
-    const calls = await calibrate(device, call);
-    const batch = async () => {
-      for (let i = 0; i < calls; i++) call();
-      await device.synchronize();
-    };
-    const wall = await timeBatches(batch, calls, timeMs);
-    const { gpuMs, dispatches } = await gpuTime(device, call, calls);
-    const seconds = (gpuMs ?? wall.medianMs) / 1000;
-    return {
-      name,
-      op,
-      wall,
-      gpuMs,
-      dispatches,
-      flops,
-      bytes,
-      gflops: flops / seconds / 1e9,
-      gigabytesPerSecond: bytes / seconds / 1e9,
-    };
+    return await timeCall(device, { name, op, call, flops, bytes }, timeMs);
   } catch (error) {
     if (error instanceof SidenetError) return { name, op, error: error.message };
     throw error;

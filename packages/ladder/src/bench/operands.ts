@@ -54,7 +54,8 @@ function valuesOf({ shape, dtype, fill }: Operand, stream: number): ArrayLike<nu
 /** Elements from which on a GPU draws its normal numbers itself. */
 const LARGE = 2 ** 20;
 
-function makeOperand(device: Device, name: string, operand: Operand, stream: number): Tensor {
+/** One operand; the caller owns it. */
+export function makeOperand(device: Device, name: string, operand: Operand, stream: number): Tensor {
   const { shape, dtype, fill } = operand;
   if (device.kind !== "webgpu" || fill.kind !== "normal" || sizeOf(shape) < LARGE) {
     return device.tensor(() => valuesOf(operand, stream), shape, { dtype, label: name });
@@ -123,7 +124,8 @@ async function checkSomeRows(
   tensors: readonly (Tensor | null)[],
 ): Promise<string | null> {
   const row = rowOf(op);
-  const byRow = ({ dims }: { dims: readonly string[] }) => dims[0] === "N.." && dims.length > 1;
+  const hasRows = ({ dims }: { dims: readonly string[] }) => dims[0] === "N..";
+  const byRow = (spec: { dims: readonly string[] }) => hasRows(spec) && spec.dims.length > 1;
   const { inputs, outputs } = row.signature;
   const plain = outputs.filter(({ residual }) => !residual);
   if (inputs.some(({ updated }) => updated) || !plain.every(byRow) || !inputs.some(byRow)) return null;
@@ -142,7 +144,7 @@ async function checkSomeRows(
         const { name } = input;
         const { dtype } = operands[name];
         const values = await tensor.read();
-        if (!byRow(input)) return { name, shape: tensor.shape, dtype, values };
+        if (!hasRows(input)) return { name, shape: tensor.shape, dtype, values };
         const shape = [rows.length, ...tensor.shape.slice(1)];
         return { name, shape, dtype, values: pickRows(values, tensor.size / count) };
       }),

@@ -162,6 +162,16 @@ const RULES: Partial<Record<OpName, Rule>> = {
     { operands: { dloss: value([], 1), h: plain(T, d), w: [V, d], targets: ids([T], V) } },
   ],
   embedding: ({ d, V }, T) => [{ operands: { ids: ids([T], V), table: [V, d] } }],
+  selectRows: ({ d }, T) => [{ operands: { x: [T, d], rows: ids([T / 2], T), back: ids([T], T / 2) } }],
+  nf4Embedding: ({ d, V }, T) => [
+    { operands: { ids: ids([T], V), ...nf4(V, d) }, attrs: { rows: V, width: d } },
+  ],
+  nf4HeadLoss: ({ d, V }, T) =>
+    [["forward"], ["with dh", "dh"]].map(([label, ...residuals]) => ({
+      ...{ label, residuals },
+      operands: { h: plain(T, d), ...nf4(V, d), targets: ids([T], V) },
+      attrs: { vocab: V },
+    })),
   embeddingBackward: ({ d, V }, T) => [{ operands: { dy: [T, d], ids: ids([T], V) }, attrs: { rows: V } }],
   adamw: ({ d, f }) => [{ operands: { p: [f, d], m: value([f, d], 0.1), v: value([f, d], 0.1), g: [f, d] } }],
   adamw8: ({ d, f }) => {
@@ -191,7 +201,7 @@ const RULES: Partial<Record<OpName, Rule>> = {
   sqrt: ({ d }, T) => [{ operands: { x: value([T, d], 2) } }],
   div: ({ d }, T) => [{ operands: { a: [T, d], b: value([T, d], 2) } }],
   transpose: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { permutation: [1, 0] } }],
-  broadcast: ({ d }, T) => [{ operands: { x: [d] }, attrs: { shape: [T, d] } }],
+  broadcast: ({ d }, T) => [{ operands: { x: [d] }, attrs: { shape: [T, d], axis: 0 } }],
   concat: ({ d }, T) => [{ operands: { a: [T, d], b: [T, d] } }],
   slice: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { start: T / 4, count: T / 2 } }],
   sliceBackward: ({ d }, T) => [{ operands: { dy: [T / 2, d] }, attrs: { start: T / 4, length: T } }],

@@ -17,11 +17,18 @@ export interface BenchOptions {
   readonly onResult?: (result: BenchResult | BenchFailure, done: number, total: number) => void;
 }
 
+/** A result beside what the device can do at best. */
+export interface BenchRow extends BenchResult {
+  /** Of the ceiling that limits it, bytes or operations; above 1 where a cache serves it. */
+  readonly shareOfCeiling: number;
+  readonly limit: "copy" | "multiply-add";
+}
+
 export interface BenchReport {
   readonly device: string;
   readonly date: string;
   readonly ceilings: Ceilings;
-  readonly results: readonly BenchResult[];
+  readonly results: readonly BenchRow[];
   readonly failures: readonly BenchFailure[];
 }
 
@@ -40,25 +47,41 @@ export function suiteCases({ models, tokens, dtypes, only }: BenchOptions): Benc
   return [...new Map(cases.filter(wanted).map((item) => [item.name, item])).values()];
 }
 
-/** Measures ceilings and every case. Throws what the device throws beyond refusals. */
-export async function runSuite(device: Device, options: BenchOptions): Promise<BenchReport> {
+/** The report of a run whose rows `measure` yields, after the ceilings. Throws what the device and `measure` throw. */
+export async function reportOn(
+  device: Device,
+  timeMs: number,
+  measure: () => AsyncIterable<BenchResult | BenchFailure>,
+): Promise<BenchReport> {
+  const ceilings = await measureCeilings(device, timeMs);
+  const results: BenchRow[] = [];
+  const failures: BenchFailure[] = [];
+  for await (const result of measure()) {
+    if ("error" in result) failures.push(result);
+    else results.push(besideCeilings(result, ceilings));
+  }
+  const date = new Date().toISOString().slice(0, 10);
+  return { device: `${device.kind}: ${device.label}`, date, ceilings, results, failures };
+}
+
+function besideCeilings(result: BenchResult, ceilings: Ceilings): BenchRow {
+  const copy = result.gigabytesPerSecond / ceilings.copyGigabytesPerSecond;
+  const compute = result.gflops / ceilings.multiplyAddGflops;
+  return compute > copy
+    ? { ...result, shareOfCeiling: compute, limit: "multiply-add" }
+    : { ...result, shareOfCeiling: copy, limit: "copy" };
+}
+
+/** Measures ceilings and every case that the device has types for. Throws what the device throws beyond refusals. */
+export function runSuite(device: Device, options: BenchOptions): Promise<BenchReport> {
   const cases = suiteCases(options).filter(
     ({ operands }) => device.profile.f16 || Object.values(operands).every(({ dtype }) => dtype !== "f16"),
   );
-  const ceilings = await measureCeilings(device, options.timeMs);
-  const results: BenchResult[] = [];
-  const failures: BenchFailure[] = [];
-  for (const [i, benchCase] of cases.entries()) {
-    const result = await measureCase(device, benchCase, options);
-    if ("error" in result) failures.push(result);
-    else results.push(result);
-    options.onResult?.(result, i + 1, cases.length);
-  }
-  return {
-    device: `${device.kind}: ${device.label}`,
-    date: new Date().toISOString().slice(0, 10),
-    ceilings,
-    results,
-    failures,
-  };
+  return reportOn(device, options.timeMs, async function* () {
+    for (const [i, benchCase] of cases.entries()) {
+      const result = await measureCase(device, benchCase, options);
+      options.onResult?.(result, i + 1, cases.length);
+      yield result;
+    }
+  });
 }

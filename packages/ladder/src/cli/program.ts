@@ -1,6 +1,7 @@
 import tab from "@bomb.sh/tab/commander";
 import { Command } from "commander";
 import { packageVersion } from "../node/version.ts";
+import { defineBench } from "./bench.ts";
 import { defineChat } from "./chat.ts";
 import { defineCheck } from "./check.ts";
 import { defineCompare } from "./compare.ts";
@@ -42,6 +43,7 @@ function buildProgram(session: Session): Command {
   defineConvert(program, session);
   defineExport(program, session);
   defineCheck(program, session);
+  defineBench(program, session);
   defineDoctor(program, session, version);
   for (const command of program.commands)
     command.option("--quiet", "print nothing but errors, and --json's object");

@@ -88,7 +88,7 @@ export async function readReportData(folder: string): Promise<ReportData> {
   return { title: `${method} on ${basename(run.run?.model ?? "a model")}`, categories, runs: [run] };
 }
 
-const ASSETS = new URL("../../assets/", import.meta.url);
+export const ASSETS = new URL("../../assets/", import.meta.url);
 
 async function readText(path: string | URL): Promise<string> {
   try {
@@ -129,7 +129,7 @@ export async function renderReport(data: ReportData, live = false): Promise<stri
 `;
 }
 
-const escapeHtml = (text: string): string =>
+export const escapeHtml = (text: string): string =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 /** Writes `report.html` into the folder and returns its path. Throws what reading and writing throw. */

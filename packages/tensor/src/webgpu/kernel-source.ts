@@ -82,6 +82,7 @@ function parseKernel(file: string, text: string): KernelSource {
 }
 
 function parseParams(file: string, text: string): ParamField[] {
+  if (!/\bParams\b/.test(text)) return []; // a kernel that takes none
   const body = /struct Params \{([^}]*)\}/.exec(text)?.[1] ?? "";
   const fields = [...body.replaceAll(/\/\/.*$/gm, "").matchAll(/(\w+)\s*:\s*(u32|i32|f32)\b/g)].map(
     ([, name = "", type]) => ({ name, type: type as ParamField["type"] }),
@@ -89,7 +90,7 @@ function parseParams(file: string, text: string): ParamField[] {
   if (fields.length === 0 || fields.length * 4 > MAX_PARAM_BYTES || !IMMEDIATE.test(text)) {
     throw new SidenetError(
       "T-KERNEL",
-      `kernels/${file}.wgsl wants a struct Params of 1 to ${MAX_PARAM_BYTES / 4} scalars and "var<immediate> p: Params;".`,
+      `kernels/${file}.wgsl wants a struct Params of 1 to ${MAX_PARAM_BYTES / 4} scalars and "var<immediate> p: Params;", or no Params.`,
     );
   }
   return fields;

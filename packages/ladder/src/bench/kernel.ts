@@ -1,0 +1,89 @@
+/** Times a kernel that is not of the project. */
+import {
+  type DType,
+  isFloat,
+  SidenetError,
+  sizeBytes,
+  type Tensor,
+  type WebGpuDevice,
+} from "@sidenet/tensor";
+import { type BenchResult, timeCall } from "./measure.ts";
+import { makeOperand } from "./operands.ts";
+
+export interface KernelBuffer {
+  readonly name: string;
+  readonly elements: number;
+  readonly dtype: DType;
+}
+
+export interface KernelBench {
+  /** Of the file, without folder and ending. */
+  readonly name: string;
+  /** WGSL by the rules of kernels/README.md; `Params` may be left out. */
+  readonly text: string;
+  readonly entry: string;
+  /** Workgroups. */
+  readonly grid: readonly [number, number, number];
+  /** One for each binding, by the name of its variable. */
+  readonly buffers: readonly KernelBuffer[];
+  readonly params: Readonly<Record<string, number>>;
+  /** Operations of one call; 0 where nobody counted. */
+  readonly flops: number;
+}
+
+/**
+ * Times a kernel on buffers of its own: normal numbers, or integers below the buffer's length. What it computes is not
+ * checked. Throws `L-KERNEL` when the text breaks the rules, does not compile, or does not go with the buffers, and what the
+ * device throws.
+ */
+export async function measureKernel(
+  device: WebGpuDevice,
+  kernel: KernelBench,
+  timeMs: number,
+): Promise<BenchResult> {
+  const { name, entry, grid, params, flops } = kernel;
+  const id = `user-${name}`;
+  const bind: Record<string, Tensor> = {};
+  try {
+    device.addKernel(id, kernel.text);
+    let bytes = 0;
+    for (const [i, { name: buffer, elements, dtype }] of kernel.buffers.entries()) {
+      const fill = isFloat(dtype)
+        ? ({ kind: "normal" } as const)
+        : ({ kind: "ids", below: elements } as const);
+      bind[buffer] = makeOperand(device, buffer, { shape: [elements], dtype, fill }, i);
+      bytes += sizeBytes(dtype, elements);
+    }
+    const call = () => device.dispatch(`${id}/${entry}`, { bind, params, grid });
+    await tryOut(device, name, call);
+    return await timeCall(
+      device,
+      { name: `kernel ${name} ${entry}`, op: "kernel", call, flops, bytes },
+      timeMs,
+    );
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "T-KERNEL") throw error;
+    const reason = error.message.slice("[T-KERNEL] ".length).replaceAll(`kernels/${id}.wgsl`, `${name}.wgsl`);
+    throw new SidenetError("L-KERNEL", reason, { cause: error });
+  } finally {
+    for (const tensor of Object.values(bind)) tensor.dispose();
+  }
+}
+
+/** The first call, whose refusal by the GPU is the kernel's fault here and not a bug of the project. */
+async function tryOut(device: WebGpuDevice, name: string, call: () => void): Promise<void> {
+  device.gpu.pushErrorScope("validation");
+  let thrown: unknown = null;
+  try {
+    call();
+  } catch (error) {
+    thrown = error;
+  }
+  const finished = device.synchronize(); // submits at once, so that what is wrong with the commands falls into the scope
+  const refused = await device.gpu.popErrorScope();
+  await finished; // in any case: the caller may let the device go, which must not have work then
+  if (thrown !== null) throw thrown;
+  if (refused) {
+    throw new SidenetError("L-KERNEL", `${name}.wgsl was refused by ${device.label}: ${refused.message}`);
+  }
+}
