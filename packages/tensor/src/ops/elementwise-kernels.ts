@@ -65,6 +65,14 @@ export interface SpreadOperands {
   readonly mask?: Tensor;
 }
 
+export const LARGEST_F16 = 65504;
+
+/** Dispatches y = x as halves; past their range it is the largest of them, never an infinity. */
+export function runToHalves(k: KernelContext, x: Tensor, y: Tensor): void {
+  const body = "return clamp(x, vec4(-p.scalar), vec4(p.scalar));";
+  runElementwise(k, "unary/main", { x, y }, { body, params: { scalar: LARGEST_F16, other: 0 } });
+}
+
 /** Dispatches an entry point of spread.wgsl, whose operands broadcast to the output, in windows of its outermost axis. */
 export function runSpread(
   k: KernelContext,

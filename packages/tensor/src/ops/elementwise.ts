@@ -9,9 +9,11 @@ import {
   drawBroadcast,
   drawOffHalves,
   EPS,
+  LARGEST_F16,
   runElementwise,
   runFill,
   runSpread,
+  runToHalves,
   unary,
   VECTORS_PER_GROUP,
 } from "./elementwise-kernels.ts";
@@ -229,8 +231,6 @@ export const scaleBy = defineOp({
   flops: ({ N }) => N,
 });
 
-const LARGEST_F16 = 65504;
-
 export const cast = defineOp({
   name: "cast",
   doc: "y = x in another float type, rounded to nearest even; past the range of f16 its largest number, never an infinity",
@@ -242,15 +242,9 @@ export const cast = defineOp({
     for (let i = 0; i < x.length; i++) y[i] = Math.max(-most, Math.min(most, x[i]));
   },
   kernel: (k, { x, y }, _, { to }) =>
-    runElementwise(
-      k,
-      "unary/main",
-      { x, y },
-      {
-        body: to === "f16" ? "return clamp(x, vec4(-p.scalar), vec4(p.scalar));" : "return x;",
-        params: { scalar: LARGEST_F16, other: 0 },
-      },
-    ),
+    to === "f16"
+      ? runToHalves(k, x, y)
+      : runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: 0 }, // f32 to f32; a narrower type adds its own rounding
   flops: () => 0,

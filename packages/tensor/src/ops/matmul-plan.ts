@@ -8,6 +8,7 @@ import type { DType } from "../dtype.ts";
 import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+import { runToHalves } from "./elementwise-kernels.ts";
 
 /** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
 export type MatmulForm = "nn" | "nt" | "tn";
@@ -324,6 +325,13 @@ function runSumWindows(
   { M, K, N, accumulate }: Extents,
 ): void {
   const parts = K === 0 ? [whole(0)] : splitB(k, b, K, form === "tn" ? [a] : []);
+  if (parts.length > 1 && y.dtype === "f16" && !accumulate) {
+    // Each part would round the sum so far to halves: they meet in f32, and are rounded once.
+    const sum = k.temp([M, N]);
+    runSumWindows(k, form, { a, b, y: sum, bias, halves }, { M, K, N, accumulate });
+    runToHalves(k, sum, y);
+    return;
+  }
   for (const part of parts) {
     const window = windowOfB(k, b, K, part); // once, when it has to be made
     const leading = form === "tn" ? [y] : [a, y, halves?.scales ?? null];
