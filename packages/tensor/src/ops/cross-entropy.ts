@@ -226,6 +226,7 @@ export const crossEntropyBackward = defineOp({
     const logSum = (size: number) => new Array(size).fill(Math.log(V));
     return { dims: { N: pick.int(1, 40), V }, attrs, values: { ...values, max, logSum } };
   },
-  close: { rel: 64 * EPS, abs: 1e-7 },
+  // Where p cancels the target: exp is a few units off, and so is its argument after two differences; times dloss, near 1.
+  close: { rel: 64 * EPS, abs: 16 * EPS },
   flops: ({ N, V }) => 5 * N * V,
 });

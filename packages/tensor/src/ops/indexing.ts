@@ -96,7 +96,8 @@ export const gatherAlongBackward = defineOp({
       values: { ids: (size) => pick.ints(size, -1, length) },
     };
   },
-  close: ({ count }) => ({ rel: (1 + count) * 2 ** -23 }), // at most `count` terms in one sum
+  // At most `count` terms in one sum, which may cancel, as in embeddingBackward.
+  close: ({ count }) => ({ rel: (1 + count) * 2 ** -23, abs: count * 2 ** -23 }),
   flops: ({ M }) => M,
 });
 
