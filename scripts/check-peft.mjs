@@ -24,14 +24,12 @@ import {
   decoderParameters,
   denseMatrix,
   encodeSafetensors,
-  Lora,
   loadWeights,
-  parseLoraConfig,
-  parseModelConfig,
   residualStream,
 } from "@sidenet/ladder";
 import { openAdapter, openModel, saveAdapter } from "@sidenet/ladder/node";
-import { CpuDevice, Random } from "@sidenet/tensor";
+import { CpuDevice } from "@sidenet/tensor";
+import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
@@ -47,21 +45,6 @@ const { values: options } = parseArgs({
     keep: { type: "boolean", default: false },
   },
 });
-
-/** Random models of every family, in every form that a block has. */
-const LLAMA = {
-  ...{ model_type: "llama", architectures: ["LlamaForCausalLM"], vocab_size: 96, hidden_size: 48 },
-  ...{ intermediate_size: 80, num_hidden_layers: 3, num_attention_heads: 4, num_key_value_heads: 2 },
-  ...{ hidden_act: "silu", rms_norm_eps: 1e-5, rope_theta: 10000, max_position_embeddings: 256 },
-  ...{ tie_word_embeddings: true, bos_token_id: 0, eos_token_id: 1 },
-};
-const MODELS = {
-  llama: LLAMA,
-  "llama-biases": { ...LLAMA, attention_bias: true, mlp_bias: true, tie_word_embeddings: false },
-  mistral: { ...LLAMA, model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: null },
-  qwen2: { ...LLAMA, model_type: "qwen2", architectures: ["Qwen2ForCausalLM"], num_key_value_heads: 4 },
-  qwen3: { ...LLAMA, model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], head_dim: 16 },
-};
 
 const ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 /** PEFT's fields, for both sides. */
@@ -81,23 +64,6 @@ const CONFIGS = {
     },
   },
 };
-
-function writeModel(folder, config) {
-  mkdirSync(folder, { recursive: true });
-  const tensors = {};
-  for (const [stream, { name, shape, kind }] of decoderParameters(parseModelConfig(config)).entries()) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const data = new Random(3, stream).normals(size, kind === "norm" ? 0.1 : 0.2);
-    if (kind === "norm") for (let i = 0; i < size; i++) data[i] += 1;
-    tensors[name] = { dtype: "F32", shape, data };
-  }
-  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
-  writeFileSync(
-    join(folder, "model.safetensors"),
-    Buffer.concat(encodeSafetensors(tensors, { format: "pt" })),
-  );
-  return folder;
-}
 
 const device = new CpuDevice();
 
@@ -143,20 +109,6 @@ function relative(ours, theirs) {
   return Math.sqrt(difference / norm);
 }
 
-/** An adapter of this configuration with random values in both matrices. */
-function randomAdapter(config, decoder) {
-  const fields = { peft_type: "LORA", base_model_name_or_path: "tiny", ...config };
-  const adapter = Lora.initialize(device, parseLoraConfig(fields, "a case"), decoder.config, 5);
-  for (const [stream, [name, tensor]] of [...adapter.parameters].entries()) {
-    if (!name.includes("lora_B")) continue;
-    const values = device.tensor(new Random(9, stream).normals(tensor.size, 0.3), tensor.shape);
-    device.ops.fill(tensor, { value: 0 });
-    device.ops.accumulate(tensor, values);
-    values.dispose();
-  }
-  return adapter;
-}
-
 const drawIds = (V, seed) =>
   [0, 1].map((row) =>
     Array.from({ length: 12 }, (_, i) => 2 + ((seed * 31 + row * 17 + i * 7 + ((i * i) % 5)) % (V - 2))),
@@ -188,7 +140,7 @@ async function prepare(work, name, { model, peftModel = model, storage = {}, con
   mkdirSync(written, { recursive: true });
   const decoder = await openDecoder(model, storage);
   const ids = drawIds(decoder.config.vocabSize, name.length);
-  const adapter = randomAdapter(config, decoder);
+  const adapter = randomLora(device, config, decoder.config);
   await saveAdapter(written, adapter, { name: "tiny", config: decoder.config });
   writeLogits(written, await logitsOf(decoder, adapter, ids));
   adapter.dispose();
@@ -226,8 +178,8 @@ async function prepareGolden(work, name, folder) {
 
 async function prepareAll(work, binary) {
   const cases = [];
-  for (const [family, json] of Object.entries(MODELS)) {
-    const model = writeModel(join(work, family), json);
+  for (const [family, json] of Object.entries(RANDOM_MODELS)) {
+    const model = writeRandomModel(join(work, family), json);
     for (const [title, config] of Object.entries(CONFIGS)) {
       cases.push(await prepare(work, `${family}, ${title}`, { model, config }));
     }
@@ -236,7 +188,11 @@ async function prepareAll(work, binary) {
   await writeDequantized(peftModel, join(work, "llama"));
   const qlora = { model: join(work, "llama"), peftModel, storage: { quantizeBlocks: true } };
   const model = join(work, "bitsandbytes");
-  const source = writeModel(join(work, "even"), { ...LLAMA, hidden_size: 128, intermediate_size: 256 });
+  const source = writeRandomModel(join(work, "even"), {
+    ...RANDOM_LLAMA,
+    hidden_size: 128,
+    intermediate_size: 256,
+  });
   const done = run(binary, [PYTHON_HALF, "--quantize", source, model]);
   if (done.failed) throw new SetupError("bitsandbytes failed.", `${done.failed}\n${done.output}`);
   for (const [title, config] of Object.entries(CONFIGS)) {

@@ -19,7 +19,7 @@ import { convertModel, openModel } from "@sidenet/ladder/node";
 import { CpuDevice } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { fetchModel } from "./fetch-model.mjs";
-import { withLlamaModel } from "./lib/llama-cpp.mjs";
+import { llamaNats, withLlamaModel } from "./lib/llama-cpp.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 const MOST_F16_DIFFERENCE = 0.005;
@@ -73,24 +73,6 @@ async function ourNats(device, path, windows) {
   }
 }
 
-/** Σ of -log p over the tokens of a window, by llama.cpp's logits. */
-async function theirWindow(model, ids) {
-  // One thread: several spin at barriers, and starve each other on a busy machine with few cores.
-  const context = await model.createContext({ contextSize: window, batchSize: window, threads: 1 });
-  const items = ids.map((id, t) => {
-    const logits = { filter: { tokens: [ids[t + 1]], includeTop: 1 } };
-    return t + 1 === ids.length ? id : [id, { generateNext: { totalLogitWeight: true, logits } }];
-  });
-  const results = await context.getSequence().controlledEvaluate(items);
-  await context.dispose();
-  let nats = 0;
-  for (let t = 0; t + 1 < ids.length; t++) {
-    const { logits, totalLogitWeight } = results[t].next; // the weight is Σ exp(logit - the largest)
-    nats += Math.max(...logits.values()) + Math.log(totalLogitWeight) - logits.get(ids[t + 1]);
-  }
-  return nats;
-}
-
 /** The same by llama.cpp, which has to cut the text into the same tokens. */
 const theirNats = (path, text, windows) =>
   withLlamaModel(path, {}, async (model) => {
@@ -99,7 +81,7 @@ const theirNats = (path, text, windows) =>
       throw new Error("llama.cpp cuts the text into other tokens");
     let nats = 0;
     for (const [i, ids] of windows.entries()) {
-      nats += await theirWindow(model, ids);
+      for (const token of await llamaNats(model, ids)) nats += token;
       process.stderr.write(`\rllama.cpp: window ${i + 1} of ${windows.length} `);
     }
     process.stderr.write("\n");

@@ -40,3 +40,19 @@ export async function withLlamaModel(modelPath, options, body) {
     await llama.dispose();
   }
 }
+
+/** -log p of every token but the first of a text, by the logits of llama.cpp. */
+export async function llamaNats(model, ids) {
+  // One thread: several spin at barriers, and starve each other on a busy machine with few cores.
+  const context = await model.createContext({ contextSize: ids.length, batchSize: ids.length, threads: 1 });
+  const items = ids.map((id, t) => {
+    const logits = { filter: { tokens: [ids[t + 1]], includeTop: 1 } };
+    return t + 1 === ids.length ? id : [id, { generateNext: { totalLogitWeight: true, logits } }];
+  });
+  const results = await context.getSequence().controlledEvaluate(items);
+  await context.dispose();
+  return ids.slice(1).map((id, t) => {
+    const { logits, totalLogitWeight } = results[t].next; // the weight is Σ exp(logit - the largest)
+    return Math.max(...logits.values()) + Math.log(totalLogitWeight) - logits.get(id);
+  });
+}

@@ -1,0 +1,69 @@
+// Small models with random weights, of every family and in every form that a block has, for comparing with other programs.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  decoderParameters,
+  encodeSafetensors,
+  Lora,
+  parseLoraConfig,
+  parseModelConfig,
+} from "@sidenet/ladder";
+import { Random } from "@sidenet/tensor";
+
+export const RANDOM_LLAMA = {
+  ...{ model_type: "llama", architectures: ["LlamaForCausalLM"], vocab_size: 96, hidden_size: 48 },
+  ...{ intermediate_size: 80, num_hidden_layers: 3, num_attention_heads: 4, num_key_value_heads: 2 },
+  ...{ hidden_act: "silu", rms_norm_eps: 1e-5, rope_theta: 10000, max_position_embeddings: 256 },
+  ...{ tie_word_embeddings: true, bos_token_id: 0, eos_token_id: 1 },
+};
+/** `config.json` by name. */
+export const RANDOM_MODELS = {
+  llama: RANDOM_LLAMA,
+  "llama-biases": { ...RANDOM_LLAMA, attention_bias: true, mlp_bias: true, tie_word_embeddings: false },
+  mistral: {
+    ...RANDOM_LLAMA,
+    model_type: "mistral",
+    architectures: ["MistralForCausalLM"],
+    sliding_window: null,
+  },
+  qwen2: {
+    ...RANDOM_LLAMA,
+    model_type: "qwen2",
+    architectures: ["Qwen2ForCausalLM"],
+    num_key_value_heads: 4,
+  },
+  qwen3: { ...RANDOM_LLAMA, model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], head_dim: 16 },
+};
+
+/** Writes `config.json` and `model.safetensors` (float32) into a folder, and gives its path. */
+export function writeRandomModel(folder, config) {
+  mkdirSync(folder, { recursive: true });
+  const tensors = {};
+  for (const [stream, { name, shape, kind }] of decoderParameters(parseModelConfig(config)).entries()) {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const data = new Random(3, stream).normals(size, kind === "norm" ? 0.1 : 0.2);
+    if (kind === "norm") for (let i = 0; i < size; i++) data[i] += 1;
+    tensors[name] = { dtype: "F32", shape, data };
+  }
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+  writeFileSync(
+    join(folder, "model.safetensors"),
+    Buffer.concat(encodeSafetensors(tensors, { format: "pt" })),
+  );
+  return folder;
+}
+
+/** A LoRA of a configuration in PEFT's fields, with random values in both matrices. */
+export function randomLora(device, config, model) {
+  const fields = { peft_type: "LORA", base_model_name_or_path: "tiny", ...config };
+  const adapter = Lora.initialize(device, parseLoraConfig(fields, "a case"), model, 5);
+  for (const [stream, [name, tensor]] of [...adapter.parameters].entries()) {
+    if (!name.includes("lora_B")) continue;
+    const values = device.tensor(new Random(9, stream).normals(tensor.size, 0.3), tensor.shape);
+    device.ops.fill(tensor, { value: 0 });
+    device.ops.accumulate(tensor, values);
+    values.dispose();
+  }
+  return adapter;
+}
