@@ -73,8 +73,12 @@ export const i32 = {
   eqz: (a: I32) => toI32([...codeOfI32(a), 0x45]),
   load: i32Load(0x28, 2),
   load8U: i32Load(0x2d, 0),
+  load16U: i32Load(0x2f, 1),
   store8: (address: I32, value: I32, offset = 0): Statement => ({
     code: [...codeOfI32(address), ...codeOfI32(value), 0x3a, ...at(0, offset)],
+  }),
+  store16: (address: I32, value: I32, offset = 0): Statement => ({
+    code: [...codeOfI32(address), ...codeOfI32(value), 0x3b, ...at(1, offset)],
   }),
   store: (address: I32, value: I32, offset = 0): Statement => ({
     code: [...codeOfI32(address), ...codeOfI32(value), 0x36, ...at(2, offset)],

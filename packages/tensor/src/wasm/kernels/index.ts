@@ -9,11 +9,13 @@ import * as elementwise from "./elementwise.ts";
 import * as elementwiseOps from "./elementwise-ops.ts";
 import * as fewRows from "./few-rows.ts";
 import type { Kernel } from "./kernel.ts";
+import * as layoutOps from "./layout-ops.ts";
 import * as loss from "./loss.ts";
 import * as lossOps from "./loss-ops.ts";
 import * as matmulOps from "./matmul.ts";
 import * as nf4 from "./nf4.ts";
 import * as nf4Ops from "./nf4-ops.ts";
+import * as permute from "./permute.ts";
 import * as product from "./product.ts";
 import * as reduce from "./reduce.ts";
 import * as reduceOps from "./reduce-ops.ts";
@@ -28,6 +30,7 @@ const table = {
   ...fewRows,
   ...loss,
   ...nf4,
+  ...permute,
   ...product,
   ...reduce,
   ...rows,
@@ -41,6 +44,7 @@ export const kernelNames = Object.keys(table) as KernelName[];
 const ops = {
   ...attentionOps,
   ...elementwiseOps,
+  ...layoutOps,
   ...lossOps,
   ...matmulOps,
   ...nf4Ops,
