@@ -223,6 +223,12 @@ export const i32x4 = {
   truncSat: vUnary(0xf8),
 };
 
+export const i64x2 = {
+  /** 64-bit products of words 0 and 1, or 2 and 3, as unsigned numbers. */
+  extmulLowU: vBinary(0xde),
+  extmulHighU: vBinary(0xdf),
+};
+
 export const f32x4 = {
   splat: (a: F32) => toV128([...codeOfF32(a), ...simd(0x13)]),
   lane: (a: V128, lane: number) => toF32([...a.code, ...simd(0x1f), lane]),

@@ -1,6 +1,7 @@
 /** All kernels, and the ops that run by them. What is not among the ops runs by its reference. */
 import type { OpName } from "../../ops/index.ts";
 import type { WasmOp } from "../context.ts";
+import * as adamw8 from "./adamw8.ts";
 import * as attention from "./attention.ts";
 import * as attentionBackward from "./attention-backward.ts";
 import * as attentionOps from "./attention-ops.ts";
@@ -15,14 +16,18 @@ import * as lossOps from "./loss-ops.ts";
 import * as matmulOps from "./matmul.ts";
 import * as nf4 from "./nf4.ts";
 import * as nf4Ops from "./nf4-ops.ts";
+import * as optimizerOps from "./optimizer-ops.ts";
 import * as permute from "./permute.ts";
 import * as product from "./product.ts";
+import * as random from "./random.ts";
+import * as randomOps from "./random-ops.ts";
 import * as reduce from "./reduce.ts";
 import * as reduceOps from "./reduce-ops.ts";
 import * as rowOps from "./row-ops.ts";
 import * as rows from "./rows.ts";
 
 const table = {
+  ...adamw8,
   ...attention,
   ...attentionBackward,
   ...attentionPack,
@@ -32,6 +37,7 @@ const table = {
   ...nf4,
   ...permute,
   ...product,
+  ...random,
   ...reduce,
   ...rows,
 } satisfies Record<string, Kernel>;
@@ -48,6 +54,8 @@ const ops = {
   ...lossOps,
   ...matmulOps,
   ...nf4Ops,
+  ...optimizerOps,
+  ...randomOps,
   ...reduceOps,
   ...rowOps,
 } satisfies {

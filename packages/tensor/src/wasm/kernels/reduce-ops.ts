@@ -72,3 +72,10 @@ export const broadcast: WasmOp = (k, io: { x: Tensor; y: Tensor }, { outer, leng
   k.run("repeatRows", { ...io, n: outer * length, length: Math.max(length, 1), inner, rows }, split);
   return true;
 };
+
+export const argmax: WasmOp = (k, io: { x: Tensor; y: Tensor }, { outer, length, inner }) => {
+  if (inner !== 1 || io.x.dtype !== "f32") return false;
+  const { rows, split } = rowTasks(outer, length);
+  k.run("argmaxRows", { ...io, n: outer, c: length, rows }, split);
+  return true;
+};
