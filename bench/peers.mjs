@@ -47,6 +47,9 @@ const PRODUCTS = [
   ].map((shape) => [...shape, "nt"]),
 ];
 
+/** Calls of one small op, none reading another's result, in a measurement of what an op costs beside its work. */
+const CALLS = 1000;
+
 function cases() {
   const list = PRODUCTS.map(([M, K, N, form]) => ({
     group: "matmul",
@@ -82,6 +85,13 @@ function cases() {
       unit: "adds/ms",
       amount: 200 * 1e6,
       make: (peer) => peer.manySmall(random(256), 200),
+    },
+    {
+      group: "dispatch",
+      name: "one small op",
+      unit: "µs",
+      calls: CALLS,
+      make: (peer) => peer.smallOp(CALLS),
     },
     {
       group: "step",
@@ -185,7 +195,7 @@ for (const item of cases()) {
   const rivals = (list) => list.filter((time, i) => i > 0 && !peers[i].isBeside && time !== null);
   const lead = (list) => Math.min(...rivals(list)) / list[0];
   const ratio = lead(times);
-  const rates = times.map((time) => time && item.amount / time);
+  const rates = times.map((time) => time && (item.calls ? time / item.calls / 1000 : item.amount / time));
   const shown = peers.map(({ name }, i) => `${name} ${rates[i] === null ? "-" : rates[i].toFixed(1)}`);
   const check = item.group === "step" ? `, losses ${last.map((loss) => loss?.toFixed(4)).join(" ")}` : "";
   console.log(

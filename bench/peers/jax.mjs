@@ -70,6 +70,16 @@ export async function openJax({ device, threads }) {
         y.dispose();
       };
     },
+    smallOp: (count) => {
+      const [a, b] = [0, 1].map(() => np.array([1, 2, 3, 4]));
+      const add = jit((x, y) => x.add(y));
+      return async () => {
+        // Kept until the end: what is disposed of before is never computed.
+        const sums = Array.from({ length: count }, () => add(a.ref, b.ref));
+        await jax.blockUntilReady(sums.map((sum) => sum.ref));
+        for (const sum of sums) sum.dispose();
+      };
+    },
     add: (a, b) => call((x, y) => x.add(y), a, b),
     softmax: (x) => call((y) => nn.softmax(y, -1), x),
     siluMul: (gate, up) => call((g, u) => nn.silu(g).mul(u), gate, up),

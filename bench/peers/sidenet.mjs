@@ -56,6 +56,24 @@ export async function openSidenet({ device: kind, threads }) {
       const [x, y] = [array(a.values, a.shape), array(b.values, b.shape)];
       return call(() => ops.add(x, y));
     },
+    ...smallOps(device, array),
+    softmax: (x) => {
+      const tensor = array(x.values, x.shape);
+      return call(() => ops.softmax(tensor));
+    },
+    siluMul: (gate, up) => {
+      const tensors = [gate, up].map(({ values, shape }) => array(values, shape));
+      return call(() => ops.siluMul(...tensors));
+    },
+    trainingStep: () => trainingStep(device),
+    close: () => device.dispose(),
+  };
+}
+
+/** What ops cost that are too small to compute anything: in a chain, and beside each other. */
+function smallOps(device, array) {
+  const { ops } = device;
+  return {
     manySmall: (a, count) => {
       const x = array(a.values, a.shape);
       return async () => {
@@ -69,16 +87,13 @@ export async function openSidenet({ device: kind, threads }) {
         await device.synchronize();
       };
     },
-    softmax: (x) => {
-      const tensor = array(x.values, x.shape);
-      return call(() => ops.softmax(tensor));
+    smallOp: (count) => {
+      const [a, b] = [0, 1].map(() => array([1, 2, 3, 4], [4]));
+      return async () => {
+        for (let i = 0; i < count; i++) ops.add(a, b).dispose();
+        await device.synchronize();
+      };
     },
-    siluMul: (gate, up) => {
-      const tensors = [gate, up].map(({ values, shape }) => array(values, shape));
-      return call(() => ops.siluMul(...tensors));
-    },
-    trainingStep: () => trainingStep(device),
-    close: () => device.dispose(),
   };
 }
 

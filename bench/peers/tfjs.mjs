@@ -78,6 +78,13 @@ export async function openTfjs() {
         await wait();
       };
     },
+    smallOp: (count) => {
+      const [a, b] = [0, 1].map(() => tf.tensor1d([1, 2, 3, 4]));
+      return async () => {
+        for (let i = 0; i < count; i++) tf.add(a, b).dispose();
+        await wait();
+      };
+    },
     add: (a, b) => call((x, y) => tf.add(x, y), a, b),
     crossEntropy: (logits, labels) => {
       const y = tf.tensor1d(labels, "int32");

@@ -45,6 +45,7 @@ export async function openTorch(python, threads) {
     softmax: withShapes("softmax"),
     siluMul: withShapes("siluMul"),
     manySmall: (_operand, calls) => make("smallOp", { calls }),
+    smallOp: (calls) => make("smallOp", { calls }),
     trainingStep() {
       const path = join(folder, "parameters.f32");
       const shapes = parameterShapes();

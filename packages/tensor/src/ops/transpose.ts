@@ -10,7 +10,7 @@ import { byRows, copyRange } from "./copy-range.ts";
 const MAX_AXES = 6;
 
 /** The permutation in full: none given reverses all axes. Throws `T-ATTR` unless it names each axis once. */
-function permutationOf(shape: Shape, permutation: readonly number[]): readonly number[] {
+export function permutationOf(shape: Shape, permutation: readonly number[]): readonly number[] {
   const axes = [...shape.keys()];
   if (permutation.length === 0) return axes.reverse();
   if (
@@ -26,14 +26,14 @@ function permutationOf(shape: Shape, permutation: readonly number[]): readonly n
   );
 }
 
-interface SourceAxis {
+export interface SourceAxis {
   /** Extent in the output, and stride in x. */
   readonly extent: number;
   readonly stride: number;
 }
 
 /** Axes of the output in order, with their strides in x; those of extent 1 left out, neighbours in x joined. */
-function sourceAxes(shape: Shape, permutation: readonly number[]): SourceAxis[] {
+export function sourceAxes(shape: Shape, permutation: readonly number[]): SourceAxis[] {
   const joined: SourceAxis[] = [];
   for (const axis of permutation) {
     const extent = shape[axis];

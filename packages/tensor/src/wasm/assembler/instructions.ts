@@ -73,8 +73,12 @@ export const i32 = {
   eqz: (a: I32) => toI32([...codeOfI32(a), 0x45]),
   load: i32Load(0x28, 2),
   load8U: i32Load(0x2d, 0),
+  load16U: i32Load(0x2f, 1),
   store8: (address: I32, value: I32, offset = 0): Statement => ({
     code: [...codeOfI32(address), ...codeOfI32(value), 0x3a, ...at(0, offset)],
+  }),
+  store16: (address: I32, value: I32, offset = 0): Statement => ({
+    code: [...codeOfI32(address), ...codeOfI32(value), 0x3b, ...at(1, offset)],
   }),
   store: (address: I32, value: I32, offset = 0): Statement => ({
     code: [...codeOfI32(address), ...codeOfI32(value), 0x36, ...at(2, offset)],
@@ -217,6 +221,12 @@ export const i32x4 = {
   minS: vBinary(0xb6),
   /** Toward zero; what does not fit becomes the nearest that does. */
   truncSat: vUnary(0xf8),
+};
+
+export const i64x2 = {
+  /** 64-bit products of words 0 and 1, or 2 and 3, as unsigned numbers. */
+  extmulLowU: vBinary(0xde),
+  extmulHighU: vBinary(0xdf),
 };
 
 export const f32x4 = {

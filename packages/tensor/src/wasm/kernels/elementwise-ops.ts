@@ -82,25 +82,3 @@ export const cast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }) => {
   k.run(kernel, { x, y, n: x.size }, chunks(x.size));
   return true;
 };
-
-interface AdamWAttrs {
-  readonly lr: number;
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly eps: number;
-  readonly weightDecay: number;
-  readonly step: number;
-}
-
-export const adamw: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs: AdamWAttrs) => {
-  if (!isF32(io)) return false;
-  const { lr, beta1, beta2, eps, weightDecay, step } = attrs;
-  const args = {
-    ...io,
-    n: N,
-    ...{ beta1, oneMinusBeta1: 1 - beta1, beta2, oneMinusBeta2: 1 - beta2, eps },
-    ...{ decay: lr * weightDecay, stepSize: lr / (1 - beta1 ** step), correction2: 1 / (1 - beta2 ** step) },
-  };
-  k.run("adamw", args, chunks(N));
-  return true;
-};

@@ -1,6 +1,6 @@
 /** Elementwise kernels over f32; a task is a chunk of elements. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type Expr, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
+import { type Expr, f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { loader, toHalves } from "./halves.ts";
 import { defineKernel, type ParamTypes } from "./kernel.ts";
 import { expOf, type Function1, logOf, sigmoidOf } from "./math.ts";
@@ -173,3 +173,31 @@ export const adamw = defineKernel(ADAMW, (f, { p, m, v, g, n, gradScale, ...numb
     store(p, f32x4.sub(value, change));
   });
 });
+
+/** p and m in place, as PyTorch: d = g · gradScale + weightDecay · p. */
+export const sgd = defineKernel(
+  {
+    ...{ p: "i32", m: "i32", g: "i32", n: "i32", gradScale: "i32", nesterov: "i32" },
+    ...{ lr: "f32", momentum: "f32", weightDecay: "f32" },
+  } as const,
+  (f, { p, m, g, n, gradScale, nesterov, ...numbers }, { task }) => {
+    const count = startChunk(f, task, n, { p, m, g });
+    const factor = f.v128(f32x4.splat(1));
+    f.if(gradScale, () => f.set(factor, v128.load32Splat(gradScale)));
+    const [lr, momentum, weightDecay] = [numbers.lr, numbers.momentum, numbers.weightDecay].map((number) =>
+      splat(f, number),
+    );
+    // What m and d count in the step: momentum and 1 with Nesterov's, else 1 and 0.
+    const [ofM, ofD] = [
+      splat(f, f32.select(nesterov, numbers.momentum, 1)),
+      splat(f, f32.select(nesterov, 1, 0)),
+    ];
+    forVectors(f, count, [p, m, g], ({ load, store }) => {
+      const value = f.v128(load(p));
+      const d = f.v128(f.madd(load(g), factor, f32x4.mul(weightDecay, value)));
+      const mean = f.v128(f.madd(momentum, load(m), d));
+      store(m, mean);
+      store(p, f32x4.sub(value, f32x4.mul(lr, f.madd(ofD, d, f32x4.mul(ofM, mean)))));
+    });
+  },
+);

@@ -1,6 +1,7 @@
 /** All kernels, and the ops that run by them. What is not among the ops runs by its reference. */
 import type { OpName } from "../../ops/index.ts";
 import type { WasmOp } from "../context.ts";
+import * as adamw8 from "./adamw8.ts";
 import * as attention from "./attention.ts";
 import * as attentionBackward from "./attention-backward.ts";
 import * as attentionOps from "./attention-ops.ts";
@@ -9,18 +10,24 @@ import * as elementwise from "./elementwise.ts";
 import * as elementwiseOps from "./elementwise-ops.ts";
 import * as fewRows from "./few-rows.ts";
 import type { Kernel } from "./kernel.ts";
+import * as layoutOps from "./layout-ops.ts";
 import * as loss from "./loss.ts";
 import * as lossOps from "./loss-ops.ts";
 import * as matmulOps from "./matmul.ts";
 import * as nf4 from "./nf4.ts";
 import * as nf4Ops from "./nf4-ops.ts";
+import * as optimizerOps from "./optimizer-ops.ts";
+import * as permute from "./permute.ts";
 import * as product from "./product.ts";
+import * as random from "./random.ts";
+import * as randomOps from "./random-ops.ts";
 import * as reduce from "./reduce.ts";
 import * as reduceOps from "./reduce-ops.ts";
 import * as rowOps from "./row-ops.ts";
 import * as rows from "./rows.ts";
 
 const table = {
+  ...adamw8,
   ...attention,
   ...attentionBackward,
   ...attentionPack,
@@ -28,7 +35,9 @@ const table = {
   ...fewRows,
   ...loss,
   ...nf4,
+  ...permute,
   ...product,
+  ...random,
   ...reduce,
   ...rows,
 } satisfies Record<string, Kernel>;
@@ -41,9 +50,12 @@ export const kernelNames = Object.keys(table) as KernelName[];
 const ops = {
   ...attentionOps,
   ...elementwiseOps,
+  ...layoutOps,
   ...lossOps,
   ...matmulOps,
   ...nf4Ops,
+  ...optimizerOps,
+  ...randomOps,
   ...reduceOps,
   ...rowOps,
 } satisfies {

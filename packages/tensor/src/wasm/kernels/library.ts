@@ -115,7 +115,7 @@ function emitEdgeTile(m: ModuleBuilder, tile: Callee): Callee {
 }
 
 /** Four vectors transposed. */
-function transpose(f: FunctionBuilder, [a, b, c, d]: readonly V128[]): V128[] {
+export function transpose4(f: FunctionBuilder, [a, b, c, d]: readonly V128[]): V128[] {
   const low = [f.v128(v128.shuffle(a, b, [0, 4, 1, 5])), f.v128(v128.shuffle(c, d, [0, 4, 1, 5]))];
   const high = [f.v128(v128.shuffle(a, b, [2, 6, 3, 7])), f.v128(v128.shuffle(c, d, [2, 6, 3, 7]))];
   return [low, high].flatMap(([x, y]) => [
@@ -150,7 +150,7 @@ function emitPackRows(m: ModuleBuilder, width: number, source: Source): Callee {
         const four = Array.from({ length: 4 }, (_, i) =>
           first + i < width ? f.v128(load4(at[first + i])) : f.v128(),
         );
-        for (const [step, column] of transpose(f, four).entries()) {
+        for (const [step, column] of transpose4(f, four).entries()) {
           storeWords(f, dst, column, width - first, 4 * (width * step + first));
         }
       }

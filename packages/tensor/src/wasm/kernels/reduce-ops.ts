@@ -1,5 +1,4 @@
-/** Sums, clipping, and copies of rows. */
-import { elementBytes } from "../../dtype.ts";
+/** Sums and clipping. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SUM_CHUNK } from "./tasks.ts";
@@ -74,43 +73,9 @@ export const broadcast: WasmOp = (k, io: { x: Tensor; y: Tensor }, { outer, leng
   return true;
 };
 
-interface Copy {
-  readonly rows: number;
-  /** Elements of a row, and between rows. */
-  readonly size: number;
-  readonly fromRow: number;
-  readonly toRow: number;
-  /** First element. */
-  readonly fromAt?: number;
-  readonly toAt?: number;
-}
-
-function runCopy(k: WasmContext, from: Tensor, to: Tensor, copy: Copy): void {
-  const { size, fromRow, toRow, fromAt = 0, toAt = 0 } = copy;
-  const bytes = elementBytes(from.dtype);
-  const { rows, split } = rowTasks(copy.rows, size);
-  const args = { from, fromAt: bytes * fromAt, to, toAt: bytes * toAt, n: copy.rows, rows };
-  k.run("copyRows", { ...args, bytes: bytes * size, fromRow: bytes * fromRow, toRow: bytes * toRow }, split);
-}
-
-export const slice: WasmOp = (
-  k,
-  { x, y }: { x: Tensor; y: Tensor },
-  { outer, length, inner },
-  { start, count }: { start: number; count: number },
-) => {
-  const size = count * inner;
-  runCopy(k, x, y, { rows: outer, size, fromRow: length * inner, toRow: size, fromAt: start * inner });
-  return true;
-};
-
-export const cacheWrite: WasmOp = (
-  k,
-  { cache, x }: { cache: Tensor; x: Tensor },
-  { B, S, T, C },
-  { offset }: { offset: number },
-) => {
-  if (cache.dtype !== x.dtype) return false;
-  runCopy(k, x, cache, { rows: B, size: T * C, fromRow: T * C, toRow: S * C, toAt: offset * C });
+export const argmax: WasmOp = (k, io: { x: Tensor; y: Tensor }, { outer, length, inner }) => {
+  if (inner !== 1 || io.x.dtype !== "f32") return false;
+  const { rows, split } = rowTasks(outer, length);
+  k.run("argmaxRows", { ...io, n: outer, c: length, rows }, split);
   return true;
 };

@@ -1,8 +1,9 @@
-/** Sums along an axis of [outer, length, inner], and of squares. */
-import { f32, f32x4, i32 } from "../assembler/instructions.ts";
+/** Sums and extremes along an axis of [outer, length, inner], and sums of squares. */
+import type { Local } from "../assembler/function.ts";
+import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { forRows, SUM_CHUNK, startChunk } from "./tasks.ts";
-import { accumulators, forVectors, sumLanes } from "./vectors.ts";
+import { accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
 
 const UNROLL = 4;
 
@@ -122,6 +123,43 @@ export const repeatRows = defineKernel(
         () => f.do(f32.store(to, f32.load(from))),
         () => f.copyBytes(to, from, bytes),
       );
+    });
+  },
+);
+
+/** y[row] = position of the first of the largest of x[row, ...], `c` elements; a task is `rows` rows. */
+export const argmaxRows = defineKernel(
+  words("x", "y", "n", "c", "rows"),
+  (f, { x, y, n, c, rows }, { task }) => {
+    const [at, end] = [f.i32(), f.i32()];
+    const most = accumulators(f, UNROLL);
+    const all = f.v128();
+    forRows(f, task, { rows, n }, (row) => {
+      const start = f.i32(i32.add(x, i32.mul(i32.mul(row, c), 4)));
+      f.set(end, i32.add(start, i32.mul(c, 4)));
+      f.set(at, start);
+      // Lanes that hold no element hold the first one's value: another NaN never wins, a first one always does.
+      f.set(all, v128.load32Splat(start));
+      for (const best of most) f.set(best, all);
+      const larger = (best: Local<"v128">, value: V128) => f.set(best, f32x4.pmax(best, value));
+      forVectors(
+        f,
+        c,
+        [at],
+        ({ load, round, lanes }) => larger(most[round], lanes === 4 ? load(at) : v128.load32Splat(at)),
+        UNROLL,
+      );
+      f.set(all, f32x4.splat(maxLanes(f, most)));
+      f.set(at, start);
+      f.while(
+        i32.and(i32.leS(i32.sub(at, end), -16), i32.eqz(v128.anyTrue(f32x4.eq(v128.load(at), all)))),
+        () => f.set(at, i32.add(at, 16)),
+      );
+      f.while(i32.and(i32.ltU(at, end), i32.eqz(f32.eq(f32.load(at), f32x4.lane(all, 0)))), () =>
+        f.set(at, i32.add(at, 4)),
+      );
+      const found = i32.select(i32.ltU(at, end), i32.shrU(i32.sub(at, start), 2), 0);
+      f.do(i32.store(i32.add(y, i32.mul(row, 4)), found));
     });
   },
 );

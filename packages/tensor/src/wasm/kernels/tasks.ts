@@ -11,6 +11,10 @@ export const SUM_CHUNK = 65536;
 export const PACK_STEPS = 64;
 /** Keys (or queries) that stream past a block of attention at a time: a multiple of a panel's columns. */
 export const STREAM = 256;
+/** Columns and rows of what a task moves of a matrix whose axes change places, and the axes there may be around the two. */
+export const BAND = 32;
+export const PART = 1024;
+export const OUTER_AXES = 4;
 
 export type Pointers<K extends string> = Readonly<Record<K, Local<"i32">>>;
 

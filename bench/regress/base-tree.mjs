@@ -1,0 +1,102 @@
+// A checkout of the commit that a change is compared with, built beside it.
+
+import { execFileSync } from "node:child_process";
+import { lstatSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+
+/** What decides how fast anything runs; a change of other files is not measured. */
+const SOURCES = ["packages", "kernels", "package-lock.json", "tsconfig.base.json", "tsconfig.build.json"];
+
+const text = (error) =>
+  String(error.stderr ?? error.message)
+    .trim()
+    .split("\n")
+    .at(-1);
+
+function git(root, ...args) {
+  return execFileSync("git", args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] }).trim();
+}
+
+function commitOf(root, ref) {
+  try {
+    return git(root, "rev-parse", "--verify", "--quiet", `${ref}^{commit}`);
+  } catch {
+    return null;
+  }
+}
+
+function mergeBase(root, ref) {
+  try {
+    return git(root, "merge-base", "HEAD", ref);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * The commit to compare the working tree with: `ref`; else where HEAD left main, or on main itself HEAD's parent (HEAD while
+ * there is something uncommitted). `{ skip }` says why there is nothing to compare.
+ */
+export function findBase(root, ref = null) {
+  const head = commitOf(root, "HEAD");
+  if (head === null) return { skip: "this is not a git checkout" };
+  if (ref !== null) {
+    const commit = commitOf(root, ref);
+    if (commit === null)
+      throw new Error(`${ref} is no commit of this clone. Fetch it, or name another by --base.`);
+    return { commit };
+  }
+  if (git(root, "status", "--porcelain", "--", ...SOURCES) !== "") return { commit: head };
+  for (const main of ["origin/main", "main"]) {
+    const commit = commitOf(root, main) && mergeBase(root, main);
+    if (commit && commit !== head) return { commit };
+  }
+  const parent = commitOf(root, "HEAD^");
+  return parent === null
+    ? { skip: "HEAD has no parent in this clone (one commit, or a shallow clone)" }
+    : { commit: parent };
+}
+
+/** Whether anything that runs differs between the commit and the working tree. */
+export function differs(root, commit) {
+  const untracked = git(root, "ls-files", "--others", "--exclude-standard", "--", ...SOURCES);
+  return untracked !== "" || git(root, "diff", "--name-only", commit, "--", ...SOURCES) !== "";
+}
+
+/** Modules of the change for the base, but for the workspaces: those are the base's own. */
+function linkModules(from, to, root, tree) {
+  mkdirSync(to, { recursive: true });
+  for (const name of readdirSync(from)) {
+    const entry = join(from, name);
+    const isLink = lstatSync(entry).isSymbolicLink();
+    if (name.startsWith("@") && !isLink) linkModules(entry, join(to, name), root, tree);
+    else if (!isLink) symlinkSync(entry, join(to, name));
+    else symlinkSync(join(tree, relative(realpathSync(root), realpathSync(entry))), join(to, name));
+  }
+}
+
+/** Checks the commit out and builds it. `{ skip }` if it cannot be built as things are. */
+export function makeBaseTree(root, commit) {
+  const tree = mkdtempSync(join(tmpdir(), "sidenet-base-"));
+  const remove = () => {
+    try {
+      git(root, "worktree", "remove", "--force", tree);
+    } catch {
+      rmSync(tree, { recursive: true, force: true });
+      git(root, "worktree", "prune");
+    }
+  };
+  try {
+    git(root, "worktree", "add", "--detach", "--force", tree, commit);
+    linkModules(join(root, "node_modules"), join(tree, "node_modules"), root, tree);
+    const run = (...args) =>
+      execFileSync(process.execPath, args, { cwd: tree, stdio: ["ignore", "pipe", "pipe"] });
+    run("kernels/embed.mjs");
+    run(join(root, "node_modules/typescript/bin/tsc"), "-b", "tsconfig.build.json");
+    return { tree, remove };
+  } catch (error) {
+    remove();
+    return { skip: `${commit.slice(0, 9)} cannot be built with this checkout's modules: ${text(error)}` };
+  }
+}

@@ -1,0 +1,75 @@
+// The short list of rows that a change is held to: what a training step and generation spend their time on.
+
+const [T, d, f, heads, keyHeads, c, V] = [256, 576, 1536, 9, 3, 64, 4096];
+
+/** Operands in the order of the signature, of shapes of SmolLM2-135M; `library` is @sidenet/tensor. */
+function operandMakers(device, { Random, nf4Table, stateMaps, NF4_BLOCKS }) {
+  let stream = 0;
+  const normals = (...shape) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    return device.tensor(new Random(1, stream++).normals(size), shape);
+  };
+  const constant = (value, ...shape) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    return device.tensor(new Float32Array(size).fill(value), shape);
+  };
+  const whole = (dtype, below, ...shape) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const values = Array.from({ length: size }, (_, i) => (i * 7919) % below);
+    return device.tensor(values, shape, { dtype });
+  };
+  const nf4 = (out, inner) => {
+    const blocks = (out * inner) / NF4_BLOCKS.block;
+    return [
+      whole("u8", 256, (out * inner) / 2),
+      device.tensor(nf4Table({ double: true }), [273]),
+      constant(0.01, Math.ceil(blocks / NF4_BLOCKS.nestedBlock)),
+      whole("u8", 256, blocks),
+    ];
+  };
+  return { normals, constant, whole, nf4, maps: () => device.tensor(stateMaps(), [512]) };
+}
+
+/** Calls by name; each makes one op, or many small ones, and keeps nothing. */
+export function rowsOf(device, library) {
+  const { normals, constant, whole, nf4, maps } = operandMakers(device, library);
+  const row = (op, operands, attrs = {}, residuals = []) => {
+    return () => {
+      for (const tensor of Object.values(device.run(op, operands, attrs, residuals))) tensor.dispose();
+    };
+  };
+  const query = () => normals(1, T, heads, c);
+  const key = () => normals(1, T, keyHeads, c);
+  const lse = () => constant(4, 1, T, heads, 2);
+  const [small, other] = [normals(64), normals(64)];
+  return {
+    linear: () => row("linear", [normals(T, d), normals(f, d), null]),
+    matmul: () => row("matmul", [normals(T, f), normals(f, d)]),
+    matmulTN: () => row("matmulTN", [normals(T, d), normals(T, d)]),
+    nf4Linear: () => row("nf4Linear", [normals(T, d), ...nf4(f, d), null], { out: f }),
+    attention: () => row("attention", [query(), key(), key(), null], {}, ["lse"]),
+    attentionBackwardKV: () =>
+      row("attentionBackwardKV", [query(), query(), key(), key(), query(), lse(), null]),
+    lmHeadLoss: () =>
+      row("lmHeadLoss", [normals(T / 2, d), normals(V, d), whole("i32", V, T / 2)], {}, ["dh"]),
+    rmsNorm: () => row("rmsNorm", [normals(2 * T, d), normals(d)]),
+    softmax: () => row("softmax", [normals(heads * T, T), null]),
+    siluMul: () => row("siluMul", [normals(T, f), normals(T, f)]),
+    rope: () => row("rope", [query(), normals(T, c / 2), normals(T, c / 2)]),
+    add: () => row("add", [normals(2 * T, d), normals(2 * T, d)]),
+    transpose: () => row("transpose", [normals(2 * T, d)], { permutation: [1, 0] }),
+    adamw: () => row("adamw", [normals(T, d), constant(0.1, T, d), constant(0.1, T, d), normals(T, d), null]),
+    adamw8: () => {
+      const [n, blocks] = [64 * 256, 64];
+      const codes = () => whole("u8", 256, n);
+      const most = () => constant(0.01, blocks);
+      return row("adamw8", [normals(n), codes(), codes(), most(), most(), maps(), normals(n), null]);
+    },
+    "200 small adds": () => {
+      const add = row("add", [small, other]);
+      return () => {
+        for (let i = 0; i < 200; i++) add();
+      };
+    },
+  };
+}

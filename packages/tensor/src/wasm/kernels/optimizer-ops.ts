@@ -1,0 +1,42 @@
+/** Optimizer steps, over f32. */
+import { adamwParams } from "../../ops/optimizer.ts";
+import { STATE_BLOCK } from "../../ops/optimizer-variants.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmOp } from "../context.ts";
+import { chunks, isF32 } from "./work.ts";
+
+/** What both kernels of AdamW are told beside operands. */
+function numbers(attrs: Parameters<typeof adamwParams>[0]) {
+  const { correction1, correction2, lr, ...others } = adamwParams(attrs);
+  return { ...others, stepSize: lr / correction1, correction2: 1 / correction2 };
+}
+
+export const adamw: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs) => {
+  if (!isF32(io)) return false;
+  k.run("adamw", { ...io, n: N, ...numbers(attrs) }, chunks(N));
+  return true;
+};
+
+/** Blocks of a task, and elements a thread takes in a nanosecond: codes are searched for. */
+const TASK_BLOCKS = 32;
+const SEARCHED_PER_NS = 0.08;
+
+export const adamw8: WasmOp = (k, io: Record<string, Tensor>, { N, B }, attrs) => {
+  if (!isF32({ g: io.g })) return false;
+  const split = { tasks: Math.ceil(B / TASK_BLOCKS), work: (B * STATE_BLOCK) / SEARCHED_PER_NS };
+  k.run("adamw8", { ...io, n: N, blocks: B, rows: TASK_BLOCKS, ...numbers(attrs) }, split);
+  return true;
+};
+
+interface SgdAttrs {
+  readonly lr: number;
+  readonly momentum: number;
+  readonly weightDecay: number;
+  readonly nesterov: boolean;
+}
+
+export const sgd: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs: SgdAttrs) => {
+  if (!isF32(io)) return false;
+  k.run("sgd", { ...io, n: N, ...attrs }, chunks(N));
+  return true;
+};

@@ -1,0 +1,176 @@
+/** Axes in another order: runs of bytes where the last axis stays, blocks that are transposed in registers where it moves. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type I32, i32, v128 } from "../assembler/instructions.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { transpose4 } from "./library.ts";
+import { BAND, forRows, type OUTER_AXES, PART } from "./tasks.ts";
+
+const OUTER = [0, 1, 2, 3] as const satisfies { readonly length: typeof OUTER_AXES };
+/** Rows of a block: as many lines of x as stay near while columns go by. */
+const BLOCK = 16;
+
+/**
+ * Strides are in bytes. A task is `each` of the n units; a unit is one index of the outer axes, with rows PART · i to
+ * PART · (i + 1) of `rows` and columns BAND · j to BAND · (j + 1) of `cols`.
+ */
+const UNITS = words(
+  ...(["x", "y", "n", "each", "rows", "parts", "cols", "bands"] as const),
+  ...(["extent0", "extent1", "extent2", "extent3"] as const),
+  ...(["x0", "x1", "x2", "x3", "y0", "y1", "y2", "y3"] as const),
+);
+type Params = { readonly [K in keyof typeof UNITS]: Local<"i32"> };
+
+interface Unit {
+  /** Where the matrix of this unit begins. */
+  readonly from: Local<"i32">;
+  readonly to: Local<"i32">;
+  readonly row: Local<"i32">;
+  readonly rowEnd: Local<"i32">;
+  readonly col: Local<"i32">;
+  readonly colEnd: Local<"i32">;
+}
+
+/** Runs the body for each unit of the task. */
+function forUnits(f: FunctionBuilder, p: Params, task: Local<"i32">, body: (unit: Unit) => void): void {
+  const [rest, index, row, rowEnd, col, colEnd, from, to] = Array.from({ length: 8 }, () => f.i32());
+  /** What an axis of this extent has of `rest`. */
+  const take = (extent: Local<"i32">) => {
+    f.set(index, i32.remU(rest, extent));
+    f.set(rest, i32.divU(rest, extent));
+  };
+  forRows(f, task, { rows: p.each, n: p.n }, (unit) => {
+    f.set(rest, unit);
+    take(p.parts);
+    f.set(row, i32.mul(index, PART));
+    f.set(rowEnd, i32.min(f.i32(i32.add(row, PART)), p.rows));
+    take(p.bands);
+    f.set(col, i32.mul(index, BAND));
+    f.set(colEnd, i32.min(f.i32(i32.add(col, BAND)), p.cols));
+    f.set(from, p.x);
+    f.set(to, p.y);
+    for (const axis of OUTER) {
+      f.if(rest, () => {
+        take(p[`extent${axis}`]);
+        f.set(from, i32.add(from, i32.mul(index, p[`x${axis}`])));
+        f.set(to, i32.add(to, i32.mul(index, p[`y${axis}`])));
+      });
+    }
+    body({ from, to, row, rowEnd, col, colEnd });
+  });
+}
+
+/** Runs longer than this are worth a call of the engine's own copy. */
+const LONG_RUN = 1024;
+
+/** Moves `bytes`, a multiple of 2. */
+function copyRun(f: FunctionBuilder, to: Local<"i32">, from: Local<"i32">, bytes: Local<"i32">): void {
+  f.if(
+    i32.gtS(bytes, LONG_RUN),
+    () => f.copyBytes(to, from, bytes),
+    () => {
+      const left = f.i32(bytes);
+      const step = (count: number, move: () => void) => {
+        f.while(i32.geS(left, count), () => {
+          move();
+          f.set(from, i32.add(from, count));
+          f.set(to, i32.add(to, count));
+          f.set(left, i32.sub(left, count));
+        });
+      };
+      step(16, () => f.do(v128.store(to, v128.load(from))));
+      step(4, () => f.do(i32.store(to, i32.load(from))));
+      step(2, () => f.do(i32.store16(to, i32.load16U(from))));
+    },
+  );
+}
+
+/** y[..., row, :] = x[..., row, :]: runs of `cols` bytes, in which no band is cut: bands is 1. */
+export const permuteRuns = defineKernel({ ...UNITS, ...words("xRow", "yRow") } as const, (f, p, { task }) => {
+  const [source, target] = [f.i32(), f.i32()];
+  forUnits(f, p, task, ({ from, to, row, rowEnd }) => {
+    f.while(i32.ltS(row, rowEnd), () => {
+      f.set(source, i32.add(from, i32.mul(row, p.xRow)));
+      f.set(target, i32.add(to, i32.mul(row, p.yRow)));
+      copyRun(f, target, source, p.cols);
+      f.set(row, i32.add(row, 1));
+    });
+  });
+});
+
+/** How four elements are loaded, four by four transposed and stored, by their size. */
+const ELEMENTS = {
+  4: {
+    loadVector: v128.load,
+    transposed: (f: FunctionBuilder, four: ReturnType<typeof v128.load>[]) =>
+      transpose4(f, four).map((value) => (to: I32) => v128.store(to, value)),
+    move: (to: I32, from: I32) => i32.store(to, i32.load(from)),
+  },
+  2: {
+    loadVector: v128.load64Zero,
+    transposed(f: FunctionBuilder, [a, b, c, d]: ReturnType<typeof v128.load>[]) {
+      const halves = [0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23];
+      const [low, high] = [f.v128(v128.shuffleBytes(a, b, halves)), f.v128(v128.shuffleBytes(c, d, halves))];
+      const first = f.v128(v128.shuffle(low, high, [0, 4, 1, 5]));
+      const second = f.v128(v128.shuffle(low, high, [2, 6, 3, 7]));
+      return [first, second].flatMap((value) =>
+        [0, 1].map((lane) => (to: I32) => v128.store64Lane(to, value, lane)),
+      );
+    },
+    move: (to: I32, from: I32) => i32.store16(to, i32.load16U(from)),
+  },
+} as const;
+
+/**
+ * y[..., col, row] = x[..., row, col], elements of `size` bytes: columns are neighbours in x, rows in y. Within a block of
+ * rows four lines of y fill up while its lines of x stay in the nearest cache.
+ */
+const permuteBlocks = (size: 4 | 2) =>
+  defineKernel({ ...UNITS, ...words("xRow", "yCol") } as const, (f, p, { task }) => {
+    const { loadVector, transposed, move } = ELEMENTS[size];
+    const [first, end, row, source, target, x, y] = Array.from({ length: 7 }, () => f.i32());
+    const xRows = [0, 1, 2, 3].map((k) => f.i32(i32.mul(p.xRow, k)));
+    const yCols = [0, 1, 2, 3].map((k) => f.i32(i32.mul(p.yCol, k)));
+    /** Four columns of the block, four rows at a time. */
+    const fourColumns = () => {
+      f.while(i32.leS(i32.add(row, 4), end), () => {
+        const four = xRows.map((at) => f.v128(loadVector(i32.add(source, at))));
+        for (const [k, store] of transposed(f, four).entries()) f.do(store(i32.add(target, yCols[k])));
+        f.set(source, i32.add(source, i32.mul(p.xRow, 4)));
+        f.set(target, i32.add(target, 4 * size));
+        f.set(row, i32.add(row, 4));
+      });
+    };
+    /** What is left of the rows, `count` columns of each. */
+    const oneByOne = (count: I32) => {
+      const last = f.i32(i32.mul(count, size));
+      f.while(i32.ltS(row, end), () => {
+        f.set(x, source);
+        f.set(y, target);
+        f.while(i32.ltU(i32.sub(x, source), last), () => {
+          f.do(move(y, x));
+          f.set(x, i32.add(x, size));
+          f.set(y, i32.add(y, p.yCol));
+        });
+        f.set(source, i32.add(source, p.xRow));
+        f.set(target, i32.add(target, size));
+        f.set(row, i32.add(row, 1));
+      });
+    };
+    forUnits(f, p, task, ({ from, to, row: start, rowEnd, col: startCol, colEnd }) => {
+      const col = f.i32();
+      f.for(first, start, rowEnd, BLOCK, () => {
+        f.set(end, i32.min(f.i32(i32.add(first, BLOCK)), rowEnd));
+        f.for(col, startCol, colEnd, 4, () => {
+          f.set(row, first);
+          f.set(source, i32.add(from, i32.add(i32.mul(first, p.xRow), i32.mul(col, size))));
+          f.set(target, i32.add(to, i32.add(i32.mul(first, size), i32.mul(col, p.yCol))));
+          const count = f.i32(i32.min(f.i32(i32.sub(colEnd, col)), 4));
+          f.if(i32.eq(count, 4), fourColumns);
+          oneByOne(count);
+        });
+      });
+    });
+  });
+
+export const permuteBlocks4 = permuteBlocks(4);
+export const permuteBlocks2 = permuteBlocks(2);

@@ -1,0 +1,108 @@
+/** Numbers from Philox 4x32-10, four blocks side by side; the same words as `Random` and the other devices draw. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type Expr, f32x4, type I32, i32, i32x4, i64x2, type V128, v128 } from "../assembler/instructions.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { transpose4 } from "./library.ts";
+import { CHUNK, type Pointers, startChunk } from "./tasks.ts";
+import { forVectors } from "./vectors.ts";
+
+const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
+const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
+const ROUNDS = 10;
+/** Words of a block, and of the four that are drawn at once. */
+const WORDS = 4;
+const AT_ONCE = 4 * WORDS;
+/** Numbers that are drawn before they are used: 4 KiB of the thread's scratch. */
+const DRAWN = 1024;
+
+const splat = (f: FunctionBuilder, bits: I32) => f.v128(i32x4.splat(bits));
+
+/** Makes code that stores the words of blocks `block` .. `block` + 3 as uniform numbers in (0, 1). */
+function uniformDrawer(f: FunctionBuilder, seed: Local<"i32">, stream: Local<"i32">) {
+  const multipliers = MULTIPLIERS.map((bits) => splat(f, bits | 0));
+  const weyl = WEYL.map((bits) => splat(f, bits | 0));
+  const [half, step, lanes] = [
+    f.v128(f32x4.splat(0.5)),
+    f.v128(f32x4.splat(2 ** -23)),
+    f.v128(v128.constant([0, 1, 2, 3])),
+  ];
+  const [c0, c1, c2, c3, k0, k1] = Array.from({ length: 6 }, () => f.v128());
+  const multiply = (a: Local<"v128">, by: Local<"v128">): { high: V128; low: Local<"v128"> } => {
+    const [early, late] = [f.v128(i64x2.extmulLowU(a, by)), f.v128(i64x2.extmulHighU(a, by))];
+    return {
+      high: v128.shuffle(early, late, [1, 3, 5, 7]),
+      low: f.v128(v128.shuffle(early, late, [0, 2, 4, 6])),
+    };
+  };
+  return (block: Local<"i32">, to: Local<"i32">) => {
+    f.set(c0, i32x4.add(i32x4.splat(block), lanes));
+    f.set(c1, v128.constant([0, 0, 0, 0]));
+    f.set(c2, i32x4.splat(stream));
+    f.set(c3, v128.constant([0, 0, 0, 0]));
+    f.set(k0, i32x4.splat(seed));
+    f.set(k1, v128.constant([0, 0, 0, 0]));
+    for (let round = 0; round < ROUNDS; round++) {
+      const first = multiply(c0, multipliers[0]);
+      const second = multiply(c2, multipliers[1]);
+      f.set(c0, v128.xor(v128.xor(second.high, c1), k0));
+      f.set(c2, v128.xor(v128.xor(first.high, c3), k1));
+      f.set(c1, second.low);
+      f.set(c3, first.low);
+      if (round === ROUNDS - 1) break;
+      f.set(k0, i32x4.add(k0, weyl[0]));
+      f.set(k1, i32x4.add(k1, weyl[1]));
+    }
+    for (const [i, bits] of transpose4(f, [c0, c1, c2, c3]).entries()) {
+      const uniform = f32x4.mul(f32x4.add(f32x4.convert(i32x4.shrU(bits, 9)), half), step);
+      f.do(v128.store(to, uniform, 4 * WORDS * i));
+    }
+  };
+}
+
+const SOURCE = words("n", "seed", "stream", "firstBlock");
+
+/** Runs the body over the task's chunk with `drawn` at a uniform number for each element. */
+function forUniforms(
+  f: FunctionBuilder,
+  p: { readonly [K in keyof typeof SOURCE]: Local<"i32"> },
+  { task, scratch, pointers }: { task: Local<"i32">; scratch: Local<"i32">; pointers: Pointers<string> },
+  body: (access: Parameters<Parameters<typeof forVectors>[3]>[0], drawn: Local<"i32">) => void,
+): void {
+  const left = startChunk(f, task, p.n, pointers);
+  const draw = uniformDrawer(f, p.seed, p.stream);
+  const block = f.i32(i32.add(p.firstBlock, i32.mul(task, CHUNK / WORDS)));
+  const [count, to, end, drawn] = Array.from({ length: 4 }, () => f.i32());
+  f.while(i32.gtS(left, 0), () => {
+    f.set(count, i32.min(left, DRAWN));
+    f.set(to, scratch);
+    f.set(end, i32.add(scratch, i32.mul(count, 4)));
+    f.while(i32.ltU(to, end), () => {
+      draw(block, to);
+      f.set(block, i32.add(block, AT_ONCE / WORDS));
+      f.set(to, i32.add(to, 4 * AT_ONCE));
+    });
+    f.set(drawn, scratch);
+    forVectors(f, count, [...Object.values(pointers), drawn], (access) => body(access, drawn));
+    f.set(left, i32.sub(left, count));
+  });
+}
+
+/** x = uniform numbers; a task is a chunk. */
+export const uniform = defineKernel({ ...SOURCE, ...words("x") } as const, (f, p, { task, scratch }) => {
+  forUniforms(f, p, { task, scratch, pointers: { x: p.x } }, ({ load, store }, drawn) =>
+    store(p.x, load(drawn)),
+  );
+});
+
+/** y = 0 where a uniform number is below `rate`, else x · factor; a task is a chunk. */
+export const dropout = defineKernel(
+  { ...SOURCE, ...words("x", "y"), rate: "f32", factor: "f32" } as const,
+  (f, p, { task, scratch }) => {
+    const all = (value: Expr<"f32">) => f.v128(f32x4.splat(value));
+    const [rate, factor] = [all(p.rate), all(p.factor)];
+    forUniforms(f, p, { task, scratch, pointers: { x: p.x, y: p.y } }, ({ load, store }, drawn) => {
+      const isKept = f32x4.ge(load(drawn), rate);
+      store(p.y, v128.and(f32x4.mul(load(p.x), factor), isKept));
+    });
+  },
+);
