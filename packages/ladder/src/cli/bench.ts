@@ -17,6 +17,7 @@ import {
   type KernelOptions,
   SUITE_ONLY,
 } from "./bench-kernel.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { positiveInteger, positiveNumber, share } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
@@ -112,6 +113,7 @@ export function defineBench(program: Command, session: Session): void {
     .option("--output <file.json>", "write the results, and a page of the same name in .html", jsonFile)
     .option("--overwrite", "replace what --output wrote before");
   addKernelOptions(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(bench));
+  addConfigOptions(command);
 }
 
 async function bench(report: Report, options: BenchCommand, command: Command): Promise<Outcome> {
@@ -159,7 +161,7 @@ async function confirm(
 /** Throws `C-USAGE` for options that do nothing together, or rows that do not exist. */
 function checkOptions(options: BenchCommand, command: Command): void {
   const given = (names: readonly string[]) =>
-    names.find((name) => command.getOptionValueSource(name) === "cli");
+    names.find((name) => ["cli", "config"].includes(command.getOptionValueSource(name) ?? ""));
   const refuse = (text: string): never => {
     throw new SidenetError("C-USAGE", text);
   };

@@ -14,6 +14,7 @@ const RUN_FILES = [
   "checkpoints",
   "metrics.jsonl",
   "summary.json",
+  "failure.json",
   "profile.json",
   "report.html",
   "adapter_config.json",
