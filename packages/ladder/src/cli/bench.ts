@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
@@ -8,7 +7,7 @@ import { BENCH_MODELS } from "../bench/shapes.ts";
 import { type BenchReport, runSuite, suiteCases } from "../bench/suite.ts";
 import { writeFileAtomic } from "../node/atomic-write.ts";
 import { type Baseline, readBaseline, renderBenchPage } from "../node/bench-files.ts";
-import { fileError } from "../node/file-source.ts";
+import { makeFolder } from "../node/make-folder.ts";
 import { checkOutput } from "../node/output-folder.ts";
 import {
   addKernelOptions,
@@ -194,11 +193,7 @@ async function prepareOutput({ output, overwrite = false, compare }: BenchComman
   if (output === undefined) return;
   const inputs = compare === undefined ? [] : [compare];
   for (const path of [output, pageOf(output)]) await checkOutput(path, overwrite, inputs);
-  try {
-    await mkdir(dirname(output), { recursive: true });
-  } catch (cause) {
-    throw fileError(dirname(output), cause);
-  }
+  await makeFolder(dirname(output));
 }
 
 const pageOf = (output: string): string => output.replace(/\.json$/, ".html");

@@ -1,9 +1,9 @@
 /** `sidenet compare`: several methods with the same data and seed, or planned side by side. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import { writeFileAtomic } from "../node/atomic-write.ts";
+import { makeFolder } from "../node/make-folder.ts";
 import { writeReport } from "../node/report.ts";
 import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { addConfigOptions } from "./config-options.ts";
@@ -84,7 +84,7 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
     ? { json: await comparePlans(report, options, variants) }
     : await compareRuns(report, options, variants);
   if (options.output !== undefined) {
-    await mkdir(options.output, { recursive: true });
+    await makeFolder(options.output);
     await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(outcome.json, null, 2)}\n`);
     if (!planned) report.print(`report: ${await writeReport(options.output)}`);
   }
