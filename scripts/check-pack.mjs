@@ -1,7 +1,8 @@
 // Install the packages as a user does: tarballs of `npm pack` in an empty strict ESM TypeScript project outside this
-// repository, whose program is type-checked and run, and whose page Vite builds.
+// repository, whose program is type-checked and run, whose page Vite builds, and whose sidenet command trains.
 //
-//   npm run check:pack        builds first; npm fetches what the packages depend on
+//   npm run check:pack                          builds first; npm fetches what the packages depend on
+//   npm run check:pack -- --node 22 --node 24   on these versions of Node as well, from npm
 //
 // Its own script, since `npm run check` works without a network.
 
@@ -9,7 +10,9 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import { build, createLogger } from "vite";
+import { fetchNode, installedNode } from "./lib/node-versions.mjs";
 import { npm } from "./lib/packages.mjs";
 import { packPublished } from "./lib/published.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
@@ -90,6 +93,7 @@ async function buildPage(project) {
     logLevel: "warn",
     build: { outDir, assetsDir: ".", chunkSizeWarningLimit: 4096, modulePreload: false }, // kB
   });
+  delete process.env.NODE_ENV; // Vite has set it to "production", with which npm leaves out what a project needs to build
   if (warnings.length > 0) throw new SetupError("Vite warns of the packages in a page.", warnings.join("\n"));
   const [bundle] = readdirSync(outDir).filter((name) => /^index.*\.js$/.test(name));
   return join(outDir, bundle);
@@ -99,37 +103,67 @@ function step(what, { output, failed }) {
   if (failed) throw new SetupError(what, `${failed}\n${output}`);
 }
 
-const folder = mkdtempSync(join(tmpdir(), "sidenet-pack-"));
-try {
-  const project = join(folder, "project");
-  writeProject(project, packPublished(ROOT, join(folder, "tarballs")));
-  step(
-    "The packed packages do not install.",
-    npm(project, ["install", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"]),
+/** The sidenet command of the project: a run of two steps, and what it says of this machine's GPU. */
+function checkCommand(project, node) {
+  const records = Array.from(
+    { length: 6 },
+    (_, i) => `${JSON.stringify({ text: `Mouse number ${i} ran.` })}\n`,
   );
-  const node = (args) => run(process.execPath, args, { cwd: project });
+  writeFileSync(join(project, "data.jsonl"), records.join(""));
+  const sidenet = (...args) =>
+    node([join("node_modules", "@sidenet", "ladder", "bin", "sidenet.js"), ...args, "--json"]);
+  const settings = ["--model", "tiny-books", "--data", "data.jsonl", "--output", "run", "--device", "wasm"];
+  const run = sidenet("train", ...settings, "--steps", "2", "--batch-size", "2", "--held-out", "2");
+  step("The sidenet command of the packed packages does not train.", run);
+  const { loss } = JSON.parse(run.stdout);
+  if (loss.length !== 2 || !loss.every(Number.isFinite)) {
+    throw new SetupError("The sidenet command trained something else.", run.stdout);
+  }
+  const doctor = sidenet("doctor");
+  const { adapter } = JSON.parse(doctor.stdout);
+  if (adapter === null) return "no WebGPU adapter here";
+  step("WebGPU does not compute, though there is an adapter.", sidenet("doctor", "--device", "webgpu"));
+  return `WebGPU on ${adapter.description || adapter.vendor}`;
+}
+
+/** A user's project on one version of Node. */
+async function checkOn({ path, version }, project, tarballs) {
+  const started = performance.now();
+  const what = (text) => `${text} (Node ${version})`;
+  writeProject(project, tarballs);
   step(
-    "The packed packages do not type-check.",
+    what("The packed packages do not install."),
+    npm(project, ["install", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"], path),
+  );
+  const node = (args) => run(path, args, { cwd: project });
+  step(
+    what("The packed packages do not type-check."),
     node([join("node_modules", "typescript", "bin", "tsc"), "-p", "."]),
   );
-  const ran = node([join("dist", "index.js")]);
-  step("A program on the packed packages does not run.", ran);
-  if (ran.stdout.trim() !== EXPECTED) {
-    throw new SetupError(
-      "A program on the packed packages computes something else.",
-      `${ran.stdout}, not ${EXPECTED}`,
-    );
+  for (const [kind, file] of [
+    ["A program on the packed packages", join("dist", "index.js")],
+    ["What Vite makes of a page with the packages", await buildPage(project)],
+  ]) {
+    const ran = node([file]);
+    step(what(`${kind} does not run.`), ran);
+    if (ran.stdout.trim() !== EXPECTED) {
+      throw new SetupError(what(`${kind} computes something else.`), `${ran.stdout}, not ${EXPECTED}`);
+    }
   }
-  const page = node([await buildPage(project)]);
-  step("What Vite makes of a page with the packages does not run.", page);
-  if (page.stdout.trim() !== EXPECTED) {
-    throw new SetupError("In a page the packages compute something else.", `${page.stdout}, not ${EXPECTED}`);
-  }
-  const command = node([join("node_modules", "@sidenet", "ladder", "bin", "sidenet.js"), "--version"]);
-  step("The sidenet command of the packed packages does not start.", command);
+  const gpu = checkCommand(project, node);
+  const seconds = ((performance.now() - started) / 1000).toFixed(0);
   console.error(
-    `pack: the packages install, type-check, run and build a page in an empty project; sidenet ${command.stdout.trim()}`,
+    `pack: Node ${version}: installs, type-checks, runs, builds a page, trains; ${gpu} (${seconds} s)`,
   );
+}
+
+const { values } = parseArgs({ options: { node: { type: "string", multiple: true, default: [] } } });
+const folder = mkdtempSync(join(tmpdir(), "sidenet-pack-"));
+try {
+  const cache = join(ROOT, "node_modules", ".cache", "node");
+  const nodes = [installedNode(), ...values.node.map((version) => fetchNode(version, cache))];
+  const tarballs = packPublished(ROOT, join(folder, "tarballs"));
+  for (const node of nodes) await checkOn(node, join(folder, `project-${node.version}`), tarballs);
 } catch (error) {
   reportFailure(error);
 } finally {

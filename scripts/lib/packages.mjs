@@ -1,7 +1,7 @@
 // npm packages: installed as package-lock.json says, or not.
 
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { run, SetupError, say } from "./steps.mjs";
 
 /** Run `npm ci` in `root` unless node_modules already holds what package-lock.json lists. */
@@ -32,12 +32,13 @@ export function isInstalled(wanted, installed) {
   });
 }
 
-/** Run npm in `root`: the npm that runs this script, if one does, so its version and settings are the user's. */
-export function npm(root, args) {
+/** Run npm in `root`: the npm that runs this script, if one does, so its version and settings are the user's; on `node`. */
+export function npm(root, args, node = process.execPath) {
   const script = process.env.npm_execpath;
-  if (script?.endsWith("npm-cli.js")) return run(process.execPath, [script, ...args], { cwd: root });
+  if (script?.endsWith("npm-cli.js")) return run(node, [script, ...args], { cwd: root });
   const windows = process.platform === "win32"; // there npm is a .cmd file, which only a shell can start
-  return run(windows ? "npm.cmd" : "npm", args, { cwd: root, shell: windows });
+  const env = { ...process.env, PATH: `${dirname(node)}${delimiter}${process.env.PATH ?? ""}` };
+  return run(windows ? "npm.cmd" : "npm", args, { cwd: root, shell: windows, env });
 }
 
 function readJson(path) {

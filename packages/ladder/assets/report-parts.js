@@ -83,4 +83,21 @@ function plot(host, height, options, data) {
   plots.push({ host, height, chart: make() });
 }
 
-globalThis.parts = { plots, resolved, element, bytes, count, duration, loss, last, card, plot };
+/** How a run ended, and whether that is anything to look at; "" for a run that goes on. */
+function ending({ run, summary, failure, steps }, live) {
+  const planned = run?.settings?.steps ?? summary?.steps;
+  const done = `${steps.length}${planned ? ` of ${planned}` : ""} steps`;
+  if (failure) return { text: `failed after ${done}: [${failure.code}] ${failure.message}`, bad: true };
+  switch (summary?.stop_reason) {
+    case "done":
+      return { text: `done, ${done}`, bad: false };
+    case "signal":
+      return { text: `stopped by a signal after ${done}; --resume goes on`, bad: true };
+    case "patience":
+      return { text: `ended after ${done}, as evaluations got no better`, bad: false };
+  }
+  if (live) return { text: "", bad: false };
+  return { text: `no end is recorded after ${done}: it goes on, or was killed`, bad: true };
+}
+
+globalThis.parts = { plots, resolved, element, bytes, count, duration, loss, last, card, plot, ending };

@@ -1,6 +1,6 @@
 // @ts-nocheck: a script of a page, without modules. It draws the data in #data with uPlot; report.ts puts both there.
 
-const { plots, resolved, element, bytes, count, duration, loss, last, card, plot } = globalThis.parts;
+const { plots, resolved, element, bytes, count, duration, loss, last, card, plot, ending } = globalThis.parts;
 
 const CATEGORY_ORDER = ["weights", "adapter", "optimizer", "gradients", "rungs", "saved", "workspace"];
 const root = document.getElementById("page");
@@ -253,8 +253,19 @@ function drawSettings({ run, name }, alone) {
   return card(alone ? "Settings" : `Settings of ${name}`, "half", table(["name", "value"], rows, "pairs"));
 }
 
-function drawRun({ run, summary, steps }) {
+/** What is to be known before the curves are read: runs that did not come to their end. */
+function notices(runs, live) {
+  return runs.flatMap((run) => {
+    const { text, bad } = ending(run, live);
+    const name = runs.length > 1 ? `${run.name}: ` : "";
+    return bad ? [element("p", { class: "notice" }, name + text)] : [];
+  });
+}
+
+function drawRun(one, live) {
+  const { run, summary, steps } = one;
   const rows = [
+    ["ended", ending(one, live).text],
     ["device", summary?.device ?? run?.device],
     ["model", run?.model],
     ["started", run?.started.replace("T", " ").slice(0, 19)],
@@ -328,7 +339,7 @@ function draw(data) {
       (value) => value.toFixed(0),
     ),
     ...runs.flatMap((run) => drawSamples(run, alone ? "" : `: ${run.name}`)),
-    ...runs.flatMap((run) => [drawSettings(run, alone), alone ? drawRun(run) : null]),
+    ...runs.flatMap((run) => [drawSettings(run, alone), alone ? drawRun(run, live) : null]),
   ].filter((section) => section !== null);
   for (const { chart } of plots) chart.destroy();
   plots.length = 0;
@@ -337,6 +348,7 @@ function draw(data) {
   root.replaceChildren(
     heading,
     about,
+    ...notices(runs, live),
     ...[tiles(runs, live)].filter(Boolean),
     element("div", { class: "grid" }, ...sections),
   );

@@ -18,6 +18,8 @@ export interface Ended {
 export interface BundledCommand {
   /** For files of the test. */
   readonly folder: string;
+  /** What Node runs. */
+  readonly main: string;
   /** Starts the command; `onError` sees standard error as it comes. */
   start(args: readonly string[], onError?: (text: string, child: ChildProcess) => void): Running;
   remove(): Promise<void>;
@@ -49,6 +51,7 @@ export async function bundleCommand(name: string): Promise<BundledCommand> {
   });
   return {
     folder,
+    main,
     start: (args, onError) => start(main, args, onError),
     remove: () => rm(folder, { recursive: true, force: true }),
   };

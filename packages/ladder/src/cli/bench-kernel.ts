@@ -5,7 +5,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type KernelBuffer, measureKernel } from "../bench/kernel.ts";
 import { type BenchReport, reportOn } from "../bench/suite.ts";
 import { readKernelText } from "../node/bench-files.ts";
-import { positiveInteger, positiveNumber } from "./options.ts";
+import { positiveInteger, positiveNumber, repeatable } from "./options.ts";
 
 export interface KernelOptions {
   readonly kernel?: string;
@@ -56,12 +56,12 @@ export function addKernelOptions(command: Command): Command {
     .option("--grid <x,y,z>", "workgroups", parseGrid, [1, 1, 1])
     .addOption(
       new Option("--buffer <name=elements:type>", "a storage binding, by its variable; f32 unless said")
-        .argParser(parseBuffer)
+        .argParser(repeatable(parseBuffer))
         .default([], "none"),
     )
     .addOption(
       new Option("--param <name=number>", "a field of its struct Params")
-        .argParser(parseParam)
+        .argParser(repeatable(parseParam))
         .default({}, "none"),
     )
     .addOption(

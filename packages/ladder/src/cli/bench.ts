@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
@@ -8,7 +7,7 @@ import { BENCH_MODELS } from "../bench/shapes.ts";
 import { type BenchReport, runSuite, suiteCases } from "../bench/suite.ts";
 import { writeFileAtomic } from "../node/atomic-write.ts";
 import { type Baseline, readBaseline, renderBenchPage } from "../node/bench-files.ts";
-import { fileError } from "../node/file-source.ts";
+import { makeFolder } from "../node/make-folder.ts";
 import { checkOutput } from "../node/output-folder.ts";
 import {
   addKernelOptions,
@@ -17,6 +16,7 @@ import {
   type KernelOptions,
   SUITE_ONLY,
 } from "./bench-kernel.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { positiveInteger, positiveNumber, share } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
@@ -112,6 +112,7 @@ export function defineBench(program: Command, session: Session): void {
     .option("--output <file.json>", "write the results, and a page of the same name in .html", jsonFile)
     .option("--overwrite", "replace what --output wrote before");
   addKernelOptions(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(bench));
+  addConfigOptions(command);
 }
 
 async function bench(report: Report, options: BenchCommand, command: Command): Promise<Outcome> {
@@ -159,7 +160,7 @@ async function confirm(
 /** Throws `C-USAGE` for options that do nothing together, or rows that do not exist. */
 function checkOptions(options: BenchCommand, command: Command): void {
   const given = (names: readonly string[]) =>
-    names.find((name) => command.getOptionValueSource(name) === "cli");
+    names.find((name) => ["cli", "config"].includes(command.getOptionValueSource(name) ?? ""));
   const refuse = (text: string): never => {
     throw new SidenetError("C-USAGE", text);
   };
@@ -192,11 +193,7 @@ async function prepareOutput({ output, overwrite = false, compare }: BenchComman
   if (output === undefined) return;
   const inputs = compare === undefined ? [] : [compare];
   for (const path of [output, pageOf(output)]) await checkOutput(path, overwrite, inputs);
-  try {
-    await mkdir(dirname(output), { recursive: true });
-  } catch (cause) {
-    throw fileError(dirname(output), cause);
-  }
+  await makeFolder(dirname(output));
 }
 
 const pageOf = (output: string): string => output.replace(/\.json$/, ".html");

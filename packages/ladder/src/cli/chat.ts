@@ -6,6 +6,7 @@ import { contextLimit } from "../config.ts";
 import type { Sampling } from "../generate.ts";
 import { generateTexts } from "../generate-text.ts";
 import { type Inference, openInference } from "../node/inference.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import {
   addInferenceOptions,
@@ -47,6 +48,7 @@ export function defineChat(program: Command, session: Session): void {
   addInferenceOptions(addSamplingOptions(command))
     .addHelpText("after", HELP)
     .action(session.action((report, flags: ChatFlags) => chat(report, session.terminal, flags)));
+  addConfigOptions(command);
 }
 
 async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {

@@ -1,18 +1,20 @@
 /** `sidenet compare`: several methods with the same data and seed, or planned side by side. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import { writeFileAtomic } from "../node/atomic-write.ts";
+import { makeFolder } from "../node/make-folder.ts";
 import { writeReport } from "../node/report.ts";
-import { type TrainSummary, trainRun } from "../node/train-run.ts";
+import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-run.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
 import { withDevice } from "./device.ts";
 import { addMemoryOptions, addSizeOptions, LEARNING_RATES } from "./method-options.ts";
 import { positiveInteger, positiveNumber } from "./options.ts";
 import { addAdapterOptions, openPlannedConfig } from "./plan.ts";
 import { contextNote, type PlanFlags, planAll, plannedDevice, planTable } from "./plan-rows.ts";
-import type { Outcome, Session } from "./session.ts";
+import { EXIT, type Outcome, type Session } from "./session.ts";
+import { stopOnSignals } from "./signals.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
 import { parseVariant, settingsOf, type Variant, variantList } from "./variants.ts";
@@ -35,7 +37,8 @@ const DEFAULT_CONTEXTS = [512, 2048, 8192, 32768];
 
 const HELP = `
 With --data each method trains on the same records in the same order, from the same seed, and is evaluated on the same
-records held back; each writes its adapter and metrics to a folder of its own in --output, beside results.json. Without
+records held back; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
+runs out of memory or diverges is left behind, and the exit code is 1; Ctrl-C ends after the step at hand. Without
 --data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may carry levers, as
 in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
 
@@ -68,6 +71,7 @@ export function defineCompare(program: Command, session: Session): void {
   addFieldOptions(command);
   addAdapterOptions(command, "auto");
   addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(compare));
+  addConfigOptions(command);
 }
 
 async function compare(report: Report, options: CompareOptions): Promise<Outcome> {
@@ -76,15 +80,15 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
   if (!planned && options.output === undefined) {
     throw new SidenetError("C-USAGE", "--data wants --output, a folder for adapters and results.");
   }
-  const json = planned
-    ? await comparePlans(report, options, variants)
+  const outcome = planned
+    ? { json: await comparePlans(report, options, variants) }
     : await compareRuns(report, options, variants);
   if (options.output !== undefined) {
-    await mkdir(options.output, { recursive: true });
-    await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(json, null, 2)}\n`);
+    await makeFolder(options.output);
+    await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(outcome.json, null, 2)}\n`);
     if (!planned) report.print(`report: ${await writeReport(options.output)}`);
   }
-  return { json };
+  return outcome;
 }
 
 async function comparePlans(
@@ -113,22 +117,73 @@ async function comparePlans(
   };
 }
 
+/** A method that could not be trained to the end. */
+interface FailedRun {
+  readonly method: string;
+  readonly error: { readonly code: string; readonly message: string };
+}
+
+type Result = TrainSummary | FailedRun;
+
+/** Errors that a method has for itself: the others may do better. */
+const OF_ONE_METHOD = ["T-OUT-OF-MEMORY", "L-DIVERGED"];
+
 async function compareRuns(
   report: Report,
   options: CompareOptions,
   variants: readonly Variant[],
-): Promise<object> {
-  const results: TrainSummary[] = [];
-  const device = await withDevice(options, report, async (device) => {
-    for (const variant of variants) {
-      report.note(`\n${variant.name}`);
-      results.push(await runVariant(device, report, options, variant));
+): Promise<Outcome> {
+  const results: Result[] = [];
+  const stop = stopOnSignals(report, "stopping before the next step; methods that are done stay compared");
+  try {
+    const device = await withDevice(options, report, async (device) => {
+      for (const variant of variants) {
+        report.note(`\n${variant.name}`);
+        const result = await resultOf(device, report, options, variant, stop.signal).catch((error) => {
+          if (results.length === 0) throw error;
+          return failedRun(report, variant, error); // what the earlier methods came to is worth a table
+        });
+        results.push(result);
+        if (stop.signal.aborted || ("error" in result && !OF_ONE_METHOD.includes(result.error.code))) break;
+      }
+      return { device: device.kind, adapter: device.label };
+    });
+    report.print(runTable(results));
+    const { steps, batchSize = RUN_BATCH, seed } = options;
+    const failed = results.some((result) => "error" in result);
+    return {
+      json: { model: options.model, planned: false, ...device, steps, batch_size: batchSize, seed, results },
+      exitCode: stop.signal.aborted ? stop.exitCode() : failed ? EXIT.failed : EXIT.ok,
+    };
+  } finally {
+    stop.off();
+  }
+}
+
+/** Throws what would fail the other methods as well. */
+async function resultOf(
+  device: Device,
+  report: Report,
+  options: CompareOptions,
+  variant: Variant,
+  signal: AbortSignal,
+): Promise<Result> {
+  try {
+    return await runVariant(device, report, options, variant, signal);
+  } catch (error) {
+    if (error instanceof SidenetError && [...OF_ONE_METHOD, "L-STOPPED"].includes(error.code)) {
+      return failedRun(report, variant, error);
     }
-    return { device: device.kind, adapter: device.label };
-  });
-  report.print(runTable(results));
-  const { steps, batchSize = RUN_BATCH, seed } = options;
-  return { model: options.model, planned: false, ...device, steps, batch_size: batchSize, seed, results };
+    throw error;
+  }
+}
+
+/** Tells it at once. Throws what is no error of the library's. */
+function failedRun(report: Report, { name }: Variant, error: unknown): FailedRun {
+  if (!(error instanceof SidenetError)) throw error;
+  report.error(`${name}: ${error.message}`);
+  const { code, message } = error;
+  return { method: name, error: { code, message: message.slice(`[${code}] `.length) } };
 }
 
 const RUN_BATCH = 4;
@@ -139,6 +194,7 @@ async function runVariant(
   report: Report,
   options: CompareOptions,
   variant: Variant,
+  signal: AbortSignal,
 ): Promise<TrainSummary> {
   const { model, data = [], output = "", steps, batchSize = RUN_BATCH, seed, heldOut } = options;
   const { method, storage, memory } = settingsOf(variant, options, device);
@@ -155,12 +211,9 @@ async function runVariant(
     existing: "overwrite" as const, // as results.json is
     settings: { method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
   };
-  const summary = await trainRun(device, run, {
-    onStep: ({ step, loss, tokens_per_second }) =>
-      report.progress(
-        `step ${step + 1}/${steps}  loss ${lossText(loss)}  ${tokens_per_second.toFixed(0)} tokens/s`,
-      ),
-  });
+  const onStep: TrainRunEvents["onStep"] = ({ step, loss, tokens_per_second: speed }) =>
+    report.progress(`step ${step + 1}/${steps}  loss ${lossText(loss)}  ${speed.toFixed(0)} tokens/s`);
+  const summary = await trainRun(device, run, { onStep }, signal);
   report.note(`${variant.name}: loss on held-back records ${lossText(summary.eval_loss)}`);
   return { ...summary, method: variant.name };
 }
@@ -168,17 +221,21 @@ async function runVariant(
 /** A step whose loss was not finite, and an evaluation that there was none of, have no number. */
 const lossText = (loss: number | null | undefined): string => loss?.toFixed(4) ?? "-";
 
-function runTable(results: readonly TrainSummary[]): string {
+function runTable(results: readonly Result[]): string {
   const head = ["method", "loss", "eval loss", "tokens/s", "s", "peak", ...CATEGORIES, "trained"];
-  const rows = results.map((run) => [
-    run.method,
-    lossText(run.loss.at(-1)),
-    lossText(run.eval_loss),
-    run.tokens_per_second.toFixed(0),
-    run.seconds.toFixed(0),
-    formatBytes(run.peak_bytes),
-    ...CATEGORIES.map((category) => formatBytes(run.peak_bytes_by_category[category])),
-    formatCount(run.trainable_parameters),
-  ]);
+  const rows = results.map((run) =>
+    "error" in run
+      ? [run.method, run.error.code, ...head.slice(2).map(() => "-")]
+      : [
+          run.method,
+          lossText(run.loss.at(-1)),
+          lossText(run.eval_loss),
+          run.tokens_per_second.toFixed(0),
+          run.seconds.toFixed(0),
+          formatBytes(run.peak_bytes),
+          ...CATEGORIES.map((category) => formatBytes(run.peak_bytes_by_category[category])),
+          formatCount(run.trainable_parameters),
+        ],
+  );
   return formatTable(head, rows);
 }

@@ -2,6 +2,7 @@ import { CpuDevice, type Device } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { CONVERT_TYPES, type ConvertOptions, type ConvertType, convertModel } from "../node/convert-model.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { byteSize } from "./options.ts";
@@ -65,12 +66,13 @@ export async function convertAndTell(
 }
 
 export function defineConvert(program: Command, session: Session): void {
-  addOutputOptions(program.command("convert"))
+  const command = addOutputOptions(program.command("convert"))
     .description("Write a model in another format or type.")
     .addOption(deviceOption())
     .addOption(jsonOption())
     .addHelpText("after", HELP)
     .action(session.action(convert));
+  addConfigOptions(command);
 }
 
 async function convert(report: Report, flags: ConvertFlags): Promise<Outcome> {

@@ -3,6 +3,7 @@ import { type Command, Option } from "commander";
 import type { Estimate } from "../eval/intervals.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
 import { type Estimates, type EvalSummary, evalRun } from "../node/eval-run.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { mapOption, parseMapping } from "./data-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { addInferenceOptions, type InferenceFlags, inferenceOptions } from "./inference-options.ts";
@@ -77,6 +78,7 @@ export function defineEval(program: Command, session: Session): void {
     .option("--predictions <file>", "write what was found for each row, as JSON lines")
     .option("--seed <n>", "of the bootstrap", seed, 0);
   addInferenceOptions(command).addHelpText("after", HELP).action(session.action(evaluate));
+  addConfigOptions(command);
 }
 
 async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {

@@ -3,6 +3,7 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { ConvertType } from "../node/convert-model.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { addOutputOptions, convertAndTell } from "./convert.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
@@ -32,7 +33,7 @@ Examples:
   $ npx sidenet export --model out/smollm2 --adapter out/lora --output out/merged.gguf --dtype q8_0`;
 
 export function defineExport(program: Command, session: Session): void {
-  addOutputOptions(program.command("export"))
+  const command = addOutputOptions(program.command("export"))
     .description("Write what was trained for other programs: an adapter, or a merged model.")
     .requiredOption("--adapter <dir>", "folder that train wrote, or PEFT")
     .addOption(new Option("--as <what>", "what to write").choices(["adapter", "merged"]).default("merged"))
@@ -40,6 +41,7 @@ export function defineExport(program: Command, session: Session): void {
     .addOption(jsonOption())
     .addHelpText("after", HELP)
     .action(session.action(exportTrained));
+  addConfigOptions(command);
 }
 
 async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcome> {

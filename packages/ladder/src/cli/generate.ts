@@ -6,6 +6,7 @@ import type { Sampling } from "../generate.ts";
 import { type Continuation, generateTexts } from "../generate-text.ts";
 import { fileError } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import {
   addInferenceOptions,
@@ -62,6 +63,7 @@ export function defineGenerate(program: Command, session: Session): void {
   addInferenceOptions(addSamplingOptions(command))
     .addHelpText("after", HELP)
     .action(session.action(continueTexts));
+  addConfigOptions(command);
 }
 
 async function promptsOf({ prompt = [], promptFile }: GenerateFlags): Promise<string[]> {

@@ -6,7 +6,7 @@ import type { Sampling } from "../generate.ts";
 import type { InferenceOptions } from "../node/inference.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
-import { nonNegativeInteger, numberWithin, seed, share, temperature } from "./options.ts";
+import { nonNegativeInteger, numberWithin, repeatable, seed, share, temperature } from "./options.ts";
 import type { Report } from "./terminal.ts";
 
 export interface InferenceFlags {
@@ -74,7 +74,10 @@ export const samplerOf = (sampling: Required<Sampling>): Sampling | null =>
   sampling.temperature === 0 && sampling.repetitionPenalty === 1 ? null : sampling;
 
 /** For options that may be given several times. */
-export const collect = (value: string, earlier: readonly string[] = []): string[] => [...earlier, value];
+export const collect = repeatable((value: string, earlier: readonly string[] = []): string[] => [
+  ...earlier,
+  value,
+]);
 
 /** Ctrl-C while something is written ends that, and not the process. */
 export class Interrupt {

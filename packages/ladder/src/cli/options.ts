@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, type Option } from "commander";
 
 /** Parsers for option values; commander adds the option's name to their messages. */
 
@@ -88,3 +88,15 @@ export function countOrShare(text: string): number {
 export function listOf<T>(parse: (text: string) => T): (text: string, list?: readonly T[]) => readonly T[] {
   return (text, list = []) => [...list, parse(text)];
 }
+
+const repeatableParsers = new WeakSet<object>();
+
+/** Marks the parser of an option that may be given several times: it gets what the earlier ones came to. */
+export function repeatable<Parse extends (text: string, previous?: never) => unknown>(parse: Parse): Parse {
+  repeatableParsers.add(parse);
+  return parse;
+}
+
+/** Whether an option takes several values, at once or one after the other; a config file has a list of them. */
+export const isRepeatable = ({ variadic, parseArg }: Option): boolean =>
+  variadic || (parseArg !== undefined && repeatableParsers.has(parseArg));

@@ -8,6 +8,7 @@ import { bundledConfigs } from "../node/bundled-configs.ts";
 import { writeTimeline } from "../node/memory-timeline.ts";
 import { openModelConfig } from "../node/open-model.ts";
 import { BINDING_LIMITS, longestContext, planStep } from "../plan.ts";
+import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { addMemoryOptions, addSizeOptions, dtypeOption } from "./method-options.ts";
 import { byteSize, positiveInteger } from "./options.ts";
@@ -72,6 +73,7 @@ export function definePlan(program: Command, session: Session): void {
     .option("--memory-timeline <file>", "live bytes by category after each op, as JSON lines");
   addAdapterOptions(command, "meta");
   addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(plan));
+  addConfigOptions(command);
 }
 
 /** Which adapter is planned for, and `--json`. */

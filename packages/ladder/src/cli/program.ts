@@ -31,6 +31,15 @@ function buildProgram(session: Session): Command {
       writeErr: (text) => session.terminal.err(text),
     })
     .exitOverride(); // throws instead of ending the process
+  defineCommands(program, session);
+  for (const command of program.commands)
+    command.option("--quiet", "print nothing but errors, and --json's object");
+  defineCompletions(program);
+  return program;
+}
+
+/** Every command but the completions. */
+export function defineCommands(program: Command, session: Session): void {
   defineTrain(program, session);
   defineCompare(program, session);
   definePlan(program, session);
@@ -44,11 +53,7 @@ function buildProgram(session: Session): Command {
   defineExport(program, session);
   defineCheck(program, session);
   defineBench(program, session);
-  defineDoctor(program, session, version);
-  for (const command of program.commands)
-    command.option("--quiet", "print nothing but errors, and --json's object");
-  defineCompletions(program);
-  return program;
+  defineDoctor(program, session, packageVersion());
 }
 
 /** What the shell asks for at each Tab is answered from the program itself. */

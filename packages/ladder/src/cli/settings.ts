@@ -6,6 +6,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { type Command, CommanderError, type Option } from "commander";
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
+import { isRepeatable } from "./options.ts";
 
 /** Values by name, as `run.json` and a config file hold them. */
 export type Settings = Readonly<Record<string, z.core.util.JSONType>>;
@@ -26,8 +27,9 @@ const NOT_SETTINGS = new Set([
 export const settingName = (option: Option): string =>
   (option.long ?? option.flags).replace(/^--/, "").replace(/^no-/, "");
 
+/** Hidden options are other names of flags, and flags of one invocation are no settings. */
 export const settingsOf = (command: Command): Option[] =>
-  command.options.filter((option) => !NOT_SETTINGS.has(settingName(option)));
+  command.options.filter((option) => !option.hidden && !NOT_SETTINGS.has(settingName(option)));
 
 const shown = (value: unknown): string => JSON.stringify(value) ?? String(value);
 
@@ -56,7 +58,7 @@ function schemaOf(option: Option): z.ZodType {
   const scalar = option.argChoices
     ? z.enum(option.argChoices)
     : z.union([z.string(), z.number()], { error: "Wanted one value, text or a number" });
-  if (!option.variadic) {
+  if (!isRepeatable(option)) {
     return scalar.transform((value, context) =>
       option.argChoices ? value : parsed(option, value, undefined, context),
     );
@@ -65,7 +67,9 @@ function schemaOf(option: Option): z.ZodType {
     .union([scalar.transform((value) => [value]), z.array(scalar).min(1)])
     .transform((values, context) => {
       if (!option.parseArg || option.argChoices) return values.map(String);
-      return values.reduce<unknown>((all, value) => parsed(option, value, all, context), undefined);
+      // As commander does it: the default is the first previous value.
+      const first: unknown = option.defaultValue;
+      return values.reduce<unknown>((all, value) => parsed(option, value, all, context), first);
     });
 }
 

@@ -1,13 +1,12 @@
-import { readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Method } from "../adapter.ts";
 import type { WeightDType } from "../base-storage.ts";
-import { fileError } from "../node/file-source.ts";
 import { writeReport } from "../node/report.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../node/train-run.ts";
+import { addConfigOptions, type Layers } from "./config-options.ts";
 import {
   addFieldOptions,
   addQuestionSettings,
@@ -31,14 +30,8 @@ import {
 } from "./method-options.ts";
 import { countOrShare, fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
-import {
-  applySettings,
-  checkSettings,
-  currentSettings,
-  parseAssignments,
-  parseConfig,
-  type Settings,
-} from "./settings.ts";
+import { applySettings, checkSettings, currentSettings, type Settings } from "./settings.ts";
+import { stopOnSignals } from "./signals.ts";
 import type { Report } from "./terminal.ts";
 import {
   describeEvaluation,
@@ -81,8 +74,6 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags, QuestionFlags
 
 /** Flags that are no settings of the run. */
 interface InvocationFlags {
-  readonly config?: string;
-  readonly set?: readonly string[];
   readonly resume?: boolean;
   readonly overwrite?: boolean;
   readonly memoryTimeline?: string;
@@ -111,8 +102,6 @@ export function defineTrain(program: Command, session: Session): void {
     .description(
       "Fine-tune: train a side network or another adapter of a frozen model, or a whole small one.",
     )
-    .option("--config <file>", "settings in YAML or JSON, by the names of these flags; flags count more")
-    .option("--set <name=value...>", "a setting, the value as YAML has it; counts more than --config")
     .option("--resume", "go on from the last checkpoint in --output, if there is one")
     .option("--overwrite", "replace the run that --output holds")
     .option(
@@ -120,6 +109,9 @@ export function defineTrain(program: Command, session: Session): void {
       "live bytes by category after each op of the second step, as JSON lines",
     );
   addTrainSettings(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(train));
+  addConfigOptions(command, ["model", "data", "output"], (layers) =>
+    inheritSettings(session.report, command, layers),
+  );
 }
 
 /** Every setting of a training run, none required: a config file may have it. */
@@ -237,58 +229,16 @@ function compareSettings(report: Report, before: Settings, now: Settings): void 
   }
 }
 
-/** Brings flags, `--set`, `--config` and the settings of a run that is resumed together in the command. */
-async function gatherSettings(report: Report, flags: InvocationFlags, command: Command): Promise<void> {
-  const { config, set = [], resume, overwrite } = flags;
+/** The settings of the run that is resumed, below those that are given now. Throws `C-USAGE`, and as `readRunFile`. */
+async function inheritSettings(report: Report, command: Command, layers: Layers): Promise<void> {
+  const { resume, overwrite, output } = command.opts<InvocationFlags & Partial<TrainOptions>>();
   if (resume && overwrite) throw new SidenetError("C-USAGE", "--resume and --overwrite exclude each other.");
-  const layers: Record<string, unknown>[] = [];
-  if (config !== undefined) {
-    const text = await readFile(config, "utf8").catch((cause: unknown) => {
-      throw fileError(config, cause);
-    });
-    layers.push(parseConfig(command, text, config));
-  }
-  layers.push(parseAssignments(command, set));
-  applySettings(command, ...layers);
-  const { output } = command.opts<{ output?: string }>();
   const run = resume && output !== undefined ? await readRunFile(output) : null;
-  if (run) {
-    const known = Object.entries(run.settings).filter(([, value]) => value !== null);
-    const before = checkSettings(command, Object.fromEntries(known), `the run in ${output}`);
-    applySettings(command, before, ...layers);
-    compareSettings(report, run.settings, currentSettings(command));
-  }
-  const missing = ["model", "data", "output"].filter((name) => command.getOptionValue(name) === undefined);
-  if (missing.length === 0) return;
-  const names = missing.map((name) => `--${name}`).join(", ");
-  throw new SidenetError(
-    "C-USAGE",
-    `${names} must be given, as a flag or in --config. See sidenet train --help.`,
-  );
-}
-
-/** Aborts at the first signal; at the second the process ends at once, and the last checkpoint stays. */
-function stopOnSignals(report: Report): {
-  signal: AbortSignal;
-  caught: () => NodeJS.Signals | null;
-  off: () => void;
-} {
-  const stop = new AbortController();
-  let first: NodeJS.Signals | null = null;
-  const onSignal = (signal: NodeJS.Signals) => {
-    if (first !== null) process.exit(EXIT[signal as "SIGINT" | "SIGTERM"]);
-    first = signal;
-    report.note(
-      "stopping before the next step; what was trained so far will be saved. Once more: stop at once",
-    );
-    stop.abort();
-  };
-  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
-  return {
-    signal: stop.signal,
-    caught: () => first,
-    off: () => process.off("SIGINT", onSignal).off("SIGTERM", onSignal),
-  };
+  if (run === null) return;
+  const known = Object.entries(run.settings).filter(([, value]) => value !== null);
+  const before = checkSettings(command, Object.fromEntries(known), `the run in ${output}`);
+  applySettings(command, before, ...layers);
+  compareSettings(report, run.settings, currentSettings(command));
 }
 
 function eventsOf(report: Report, { steps, logEvery }: TrainOptions): TrainRunEvents {
@@ -315,12 +265,10 @@ function eventsOf(report: Report, { steps, logEvery }: TrainOptions): TrainRunEv
 
 async function train(
   report: Report,
-  _flags: TrainOptions & InvocationFlags,
+  options: TrainOptions & InvocationFlags,
   command: Command,
 ): Promise<Outcome> {
-  const { resume = false, overwrite = false, memoryTimeline } = command.opts<InvocationFlags>();
-  await gatherSettings(report, command.opts<InvocationFlags>(), command);
-  const options = command.opts<TrainOptions>();
+  const { resume = false, overwrite = false, memoryTimeline } = options;
   if (options.calibration !== undefined && options.importance !== "fisher")
     throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
   const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
@@ -338,30 +286,42 @@ async function train(
     existing: resume ? "resume" : overwrite ? "overwrite" : "refuse",
     settings: currentSettings(command),
   };
-  const stop = stopOnSignals(report);
+  const stop = stopOnSignals(report, "stopping before the next step; what was trained so far will be saved");
+  let failed = false;
+  const events: TrainRunEvents = {
+    ...eventsOf(report, options),
+    onFailure: () => {
+      failed = true;
+    },
+  };
   try {
     return await withDevice(options, report, async (device) => {
       const storage = storageOf(method, weightDType(options.dtype, device, method), options);
       const memory = memoryOptions(options, method, storage);
-      const summary = await trainRun(
-        device,
-        { ...run, storage, memory },
-        eventsOf(report, options),
-        stop.signal,
-      );
+      const summary = await trainRun(device, { ...run, storage, memory }, events, stop.signal);
       report.endBar();
       const page = await writeReport(outputDir);
       report.print(describeSummary(summary));
       report.print(`report: ${page}`);
-      const caught = summary.stop_reason === "signal" ? stop.caught() : null;
-      return { json: summary, exitCode: caught ? EXIT[caught as "SIGINT" | "SIGTERM"] : EXIT.ok };
+      return { json: summary, exitCode: summary.stop_reason === "signal" ? stop.exitCode() : EXIT.ok };
     });
   } catch (error) {
+    report.endBar();
+    if (failed) await reportFailedRun(report, outputDir);
     if (!(error instanceof SidenetError) || error.code !== "L-STOPPED") throw error;
     report.error(error.message);
-    return { json: { stopped: error.code }, exitCode: EXIT[stop.caught() as "SIGINT" | "SIGTERM"] };
+    return { json: { stopped: error.code }, exitCode: stop.exitCode() };
   } finally {
     report.endBar();
     stop.off();
+  }
+}
+
+/** The page of a run that failed says how far it came; what failed may keep it from being written. */
+async function reportFailedRun(report: Report, folder: string): Promise<void> {
+  try {
+    report.note(`report of the run so far: ${await writeReport(folder)}`);
+  } catch (error) {
+    report.note(`the report could not be written: ${error instanceof Error ? error.message : String(error)}`);
   }
 }

@@ -1,5 +1,5 @@
 /** A model from any format that is read to a safetensors folder or a GGUF file, one tensor in memory at a time. */
-import { mkdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { ModelConfig } from "../config.ts";
@@ -11,6 +11,7 @@ import { openAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
 import type { HubOptions } from "./hub.ts";
+import { makeFolder } from "./make-folder.ts";
 import { type ModelFiles, openModel } from "./open-model.ts";
 import { checkOutput } from "./output-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
@@ -111,7 +112,7 @@ async function writeGguf(
       return bytes;
     },
   }));
-  await mkdir(dirname(resolve(options.output)), { recursive: true });
+  await makeFolder(dirname(resolve(options.output)));
   await writeFileAtomic(options.output, streamGguf(metadata, told));
   return { bytes: (await stat(options.output)).size, files: [basename(options.output)] };
 }

@@ -1,11 +1,12 @@
 /** Models from the hub, in the cache folder that Python's libraries share (HF_HOME, HF_HUB_CACHE). */
-import { copyFile, mkdir, readFile, stat, symlink } from "node:fs/promises";
+import { copyFile, readFile, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { download, type HubEntry } from "./hub-download.ts";
 import { type RetryOptions, reasonOf, refuseStatus, retryingFetch } from "./hub-fetch.ts";
 import { readJsonFile } from "./json-file.ts";
+import { makeFolder } from "./make-folder.ts";
 
 export interface HubOptions {
   readonly revision?: string;
@@ -74,7 +75,7 @@ const exists = (path: string): Promise<boolean> =>
 
 /** Links the snapshot's name to the blob; a copy where links are not allowed. */
 async function link(blobPath: string, pointer: string): Promise<void> {
-  await mkdir(dirname(pointer), { recursive: true });
+  await makeFolder(dirname(pointer));
   try {
     await symlink(relative(dirname(pointer), blobPath), pointer);
   } catch {
@@ -116,7 +117,7 @@ async function downloadSnapshot(
   }
   const repo = { type: "model", name: id };
   const snapshot = join(folder, "snapshots", sha);
-  await mkdir(join(folder, "blobs"), { recursive: true });
+  await makeFolder(join(folder, "blobs"));
   const listing = hub.listFiles({ ...common, repo, revision: sha });
   for (const entry of await wantedFiles(listing, settings.configOnly ?? false)) {
     const pointer = join(snapshot, entry.path);
@@ -131,7 +132,7 @@ async function downloadSnapshot(
     await link(target, pointer);
   }
   const reference = join(folder, "refs", revision);
-  await mkdir(dirname(reference), { recursive: true });
+  await makeFolder(dirname(reference));
   await writeFileAtomic(reference, sha);
   return snapshot;
 }

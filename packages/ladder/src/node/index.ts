@@ -29,6 +29,7 @@ export { type ReportData, type ReportedRun, readReportData, renderReport, writeR
 export { type ReportServer, serveReport } from "./report-server.ts";
 export { type EvalMetrics, type MetricsLine, readMetrics } from "./run/metrics-log.ts";
 export {
+  type RunFailure,
   type RunStart,
   type StepMetrics,
   type TrainRunEvents,

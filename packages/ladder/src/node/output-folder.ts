@@ -3,6 +3,7 @@ import { mkdir, readdir, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { fileError } from "./file-source.ts";
+import { makeFolder } from "./make-folder.ts";
 
 /** Files by which a folder is known as one that this project wrote, and may replace. */
 const OURS = ["config.json", "adapter_config.json"];
@@ -58,7 +59,8 @@ export async function writeFolderAtomic<T>(path: string, fill: (folder: string) 
   const temporary = beside("tmp");
   const replaced = beside("old");
   try {
-    await mkdir(temporary, { recursive: true });
+    await makeFolder(dirname(target));
+    await mkdir(temporary);
     const result = await fill(temporary);
     if ((await namesIn(target)) !== null) await rename(target, replaced);
     await rename(temporary, target);

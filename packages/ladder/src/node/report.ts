@@ -7,6 +7,7 @@ import { z } from "zod";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { fileError } from "./file-source.ts";
 import { readJsonFile } from "./json-file.ts";
+import { type RunFailure, readFailure } from "./run/failure.ts";
 import { type EvalMetrics, isEvaluation, readMetrics, type StepMetrics } from "./run/metrics-log.ts";
 import { type RunFile, readRunFile } from "./run/run-folder.ts";
 import type { StepProfile } from "./run/step-profile.ts";
@@ -15,6 +16,8 @@ import type { StepProfile } from "./run/step-profile.ts";
 export interface ReportedRun {
   readonly name: string;
   readonly run: RunFile | null;
+  /** How it failed, where it did. */
+  readonly failure: Pick<RunFailure, "code" | "message"> | null;
   /** As `summary.json` or `results.json` has it. */
   readonly summary: Readonly<Record<string, unknown>> | null;
   readonly steps: readonly StepMetrics[];
@@ -30,7 +33,12 @@ export interface ReportData {
 
 const resultsSchema = z.looseObject({
   model: z.string(),
-  results: z.array(z.looseObject({ method: z.string() })),
+  results: z.array(
+    z.looseObject({
+      method: z.string(),
+      error: z.object({ code: z.string(), message: z.string() }).optional(),
+    }),
+  ),
 });
 
 /** A JSON file that need not be there. */
@@ -48,6 +56,7 @@ async function readRun(folder: string, name: string): Promise<ReportedRun> {
   return {
     name,
     run: await readRunFile(folder),
+    failure: await readFailure(folder),
     summary: (await optionalJson(join(folder, "summary.json"))) as ReportedRun["summary"],
     steps: lines.filter((line): line is StepMetrics => !isEvaluation(line)),
     evaluations: lines.filter(isEvaluation),
@@ -73,7 +82,9 @@ export async function readReportData(folder: string): Promise<ReportData> {
     }
     const runs: ReportedRun[] = [];
     for (const summary of parsed.data.results) {
-      runs.push({ ...(await readRun(join(folder, summary.method), summary.method)), summary });
+      const run = await readRun(join(folder, summary.method), summary.method);
+      const { error } = summary; // of a method that failed, and has no summary then
+      runs.push(error ? { ...run, failure: run.failure ?? error } : { ...run, summary });
     }
     return { title: `${runs.length} methods on ${basename(parsed.data.model)}`, categories, runs };
   }

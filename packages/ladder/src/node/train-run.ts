@@ -14,6 +14,7 @@ import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { checkTimelinePath } from "./memory-timeline.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
+import { forgetEnd, type RunFailure, recordFailure } from "./run/failure.ts";
 import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
 import {
   type EvalMetrics,
@@ -43,6 +44,8 @@ export interface TrainRunEvents {
   onStep?(metrics: StepMetrics): void;
   onEvaluation?(metrics: EvalMetrics): void;
   onCheckpoint?(step: number): void;
+  /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
+  onFailure?(failure: RunFailure): void;
   /** Something that the user should know: a damaged checkpoint, a skipped step. */
   onNote?(text: string): void;
 }
@@ -61,13 +64,15 @@ export interface RunStart {
   readonly resumedFrom: number | null;
 }
 
+export type { RunFailure } from "./run/failure.ts";
 export type { EvalMetrics, Sample, StepMetrics } from "./run/metrics-log.ts";
 export type { TrainSummary } from "./run/summary.ts";
 
 /**
  * Trains, evaluates, samples, and writes to the output folder: `run.json`, `metrics.jsonl`, checkpoints,
- * `adapter_config.json`, `adapter_model.safetensors` and `summary.json`; each file appears whole or not at all. `signal`
- * ends the run before its next step: what was trained by then is saved, and `existing: "resume"` goes on there.
+ * `adapter_config.json`, `adapter_model.safetensors` and `summary.json`, or `failure.json` in its place; each file appears
+ * whole or not at all. `signal` ends the run before its next step: what was trained by then is saved, and
+ * `existing: "resume"` goes on there.
  * Throws `L-RUN-EXISTS`, what reading, loading, the disk or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
  * `detectAnomaly`, which switches the device's mode on.
  */
@@ -247,6 +252,7 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
     losses.push(line.loss);
     events.onStep?.(line);
   };
+  if (resumed) await forgetEnd(options.outputDir);
   const log = await MetricsLog.open(metricsPath(parts), kept);
   decoder.device.memory.resetPeak();
   const loop = new TrainingLoop(
@@ -258,7 +264,11 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
     const reason = await loop.run();
     return await finish(parts, loop, reason, { losses, resumedFrom: resumed ? step : null });
   } catch (error) {
-    throw withWayOn(error, loop.savedStep);
+    const told = withWayOn(error, loop.savedStep);
+    const { profile, state: reached } = loop;
+    const failure = await recordFailure(options.outputDir, told, reached.counters.step, profile);
+    events.onFailure?.(failure);
+    throw told;
   } finally {
     await log.close();
   }

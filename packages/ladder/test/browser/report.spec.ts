@@ -79,3 +79,27 @@ it("follows a run that goes on, for this machine alone", async () => {
     await server.close();
   }
 });
+
+it("says how a run ended, when it failed and when nobody knows", async () => {
+  const failed = join(root, "failed");
+  const files = { model: join(root, "model"), data: join(root, "data.jsonl") };
+  const options = tinyOptions(files, failed, "full", {
+    learningRate: 1e30,
+    schedule: "constant",
+    warmupSteps: 0,
+  });
+  const settings = { steps: options.steps };
+  await trainRun(cpu(), { ...options, settings }).catch(() => undefined);
+  const page = await browser.newPage();
+  const notice = async () => {
+    await page.goto(pathToFileURL(await writeReport(failed)).href);
+    return await page.locator(".notice").textContent();
+  };
+  expect(await notice()).toMatch(/^failed after \d+ of 8 steps: \[L-DIVERGED\] the /);
+  expect(await page.locator('section[data-title="Run"] td', { hasText: "failed after" }).count()).toBe(1);
+  await rm(join(failed, "failure.json"));
+  expect(await notice()).toMatch(/^no end is recorded after \d+ of 8 steps/);
+  await page.goto(pathToFileURL(await writeReport(run)).href);
+  expect(await page.locator(".notice").count()).toBe(0);
+  await page.close();
+});

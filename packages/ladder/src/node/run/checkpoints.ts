@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -13,6 +13,7 @@ import type { Trainer } from "../../trainer.ts";
 import { readTrainerState, writeTrainerState } from "../../trainer-state.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
+import { makeFolder } from "../make-folder.ts";
 import { openSafetensorsFile } from "../safetensors-file.ts";
 import { type RunState, runStateSchema } from "./run-state.ts";
 
@@ -120,14 +121,6 @@ export class Checkpoints {
     await makeFolder(this.#folder);
     await writeFileAtomic(path, encodeSafetensors(tensors, metadata));
     return path;
-  }
-}
-
-async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path, { recursive: true });
-  } catch (cause) {
-    throw fileError(path, cause);
   }
 }
 

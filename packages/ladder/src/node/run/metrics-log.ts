@@ -1,4 +1,4 @@
-/** `metrics.jsonl`: a line for each step, evaluation and sample of a run (docs/metrics.md). */
+/** `metrics.jsonl`: a line for each step, evaluation and sample of a run (docs/training.md). */
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import type { BytesByCategory } from "@sidenet/tensor";
 import { writeFileAtomic } from "../atomic-write.ts";

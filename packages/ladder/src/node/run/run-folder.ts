@@ -1,11 +1,11 @@
 /** The folder of a run: who may write to it, and what it remembers of how it was started. */
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { writeFileAtomic } from "../atomic-write.ts";
-import { fileError } from "../file-source.ts";
 import { readJsonFile } from "../json-file.ts";
+import { makeFolder } from "../make-folder.ts";
 
 const RUN = "run.json";
 /** Files and folders that a run makes; a new run in the folder of an old one starts by removing them. */
@@ -14,6 +14,7 @@ const RUN_FILES = [
   "checkpoints",
   "metrics.jsonl",
   "summary.json",
+  "failure.json",
   "profile.json",
   "report.html",
   "adapter_config.json",
@@ -60,11 +61,7 @@ export async function writeRunFile(folder: string, run: RunFile): Promise<void> 
  * process has left are removed. Throws `L-RUN-EXISTS` where it holds a run and `existing` is "refuse"; `L-FILE`, `L-DISK-FULL`.
  */
 export async function openRunFolder(folder: string, existing: Existing): Promise<RunFile | null> {
-  try {
-    await mkdir(folder, { recursive: true });
-  } catch (cause) {
-    throw fileError(folder, cause);
-  }
+  await makeFolder(folder);
   const run = await readRunFile(folder);
   if (run && existing === "refuse") {
     throw new SidenetError(

@@ -1,0 +1,29 @@
+/** Ctrl-C and SIGTERM for commands whose work can be stopped between steps. */
+import { EXIT } from "./session.ts";
+import type { Report } from "./terminal.ts";
+
+export interface StopSignals {
+  /** Aborted by the first signal. */
+  readonly signal: AbortSignal;
+  /** What a command that was stopped exits with; 0 where no signal came. */
+  exitCode(): number;
+  off(): void;
+}
+
+/** Aborts at the first signal; at the second the process ends at once, and what was saved by then stays. */
+export function stopOnSignals(report: Report, told: string): StopSignals {
+  const stop = new AbortController();
+  let first: "SIGINT" | "SIGTERM" | null = null;
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (first !== null) process.exit(EXIT[first]);
+    first = signal as "SIGINT" | "SIGTERM";
+    report.note(`${told}. Once more: stop at once`);
+    stop.abort();
+  };
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+  return {
+    signal: stop.signal,
+    exitCode: () => (first === null ? EXIT.ok : EXIT[first]),
+    off: () => process.off("SIGINT", onSignal).off("SIGTERM", onSignal),
+  };
+}
