@@ -155,7 +155,9 @@ async function race(peers, item) {
   const times = peers.map(() => []);
   const last = [];
   for (let round = -2; round < rounds; round++) {
-    for (const [i, call] of calls.entries()) {
+    for (let turn = 0; turn < calls.length; turn++) {
+      const i = (round + 2 + turn) % calls.length; // another one begins each round
+      const call = calls[i];
       if (problems[i] !== null) continue;
       const start = process.hrtime.bigint();
       try {

@@ -1,12 +1,13 @@
 // Is a change slower than what it is based on? Both are built, run in processes side by side and take turns on a short list of
-// rows (bench/regress/rows.mjs); a row counts as slower when its median ratio is past the threshold, and again twice in new
-// processes. Exit code 1 then.
+// rows (bench/regress/rows.mjs); a row counts as slower when its median ratio is past the threshold and two more
+// measurements in new processes agree. Exit code 1 then.
 //
 //   npm run bench:regress -- [--base REF] [--devices webgpu,wasm] [--threshold 0.15] [--only linear,add] [--rounds 9]
-//        [--force] [--json FILE]
+//        [--seconds 120] [--force] [--json FILE]
 //
 // Without --base: where HEAD left main, or HEAD's parent on main, or HEAD beside uncommitted changes. Where there is no such
-// commit, and where nothing that runs differs, it says so and measures nothing (--force: measures all the same).
+// commit, and where nothing that runs differs, it says so and measures nothing (--force: measures all the same). No row is begun after
+// --seconds, the builds not counted; those that are left are named.
 
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -28,6 +29,7 @@ const { values: options } = parseArgs({
     threshold: { type: "string", default: "0.15" },
     only: { type: "string", default: "" },
     rounds: { type: "string", default: "9" },
+    seconds: { type: "string", default: "120" },
     force: { type: "boolean", default: false },
     json: { type: "string" },
   },
@@ -74,45 +76,31 @@ async function openPair(roots, device) {
   return { about: change.about, sample, close };
 }
 
-/** Rows that both sides can run; what the change alone cannot run any more has failed. */
-async function usableRows(roots, device) {
-  const only = options.only.split(",").filter(Boolean);
-  const { about, sample, close } = await openPair(roots, device);
-  const [usable, failed] = [[], []];
-  try {
-    for (const row of about.rows) {
-      if (only.length > 0 && !only.includes(row)) continue;
-      try {
-        await sample("base", row);
-        await sample("change", row);
-        usable.push(row);
-      } catch (error) {
-        if (error.side === "change") failed.push({ row, error: error.message });
-        else console.log(`${device} ${row}: not on the base: ${error.message}`);
-      }
-    }
-  } finally {
-    await close();
-  }
-  return { label: about.device, usable, failed };
-}
+const shownRow = ({ row, ratios, slower, absent, failed }) => {
+  const shown = ratios.map((ratio) => ratio.toFixed(2)).join(" ") || "-";
+  const why = absent === undefined ? "not measured: out of time" : `new: the base says ${absent}`;
+  const verdict = slower ? "SLOWER" : failed ? `FAILED: ${failed}` : ratios.length === 0 ? why : "";
+  return `  ${row.padEnd(22)} ${shown.padEnd(16)} ${verdict}`;
+};
 
-async function compareOn(device, roots) {
-  const { label, usable, failed } = await usableRows(roots, device);
-  const note = (text) => console.log(`${device}: ${text}`);
-  const rows = await judge(usable, () => openPair(roots, device), {
+async function compareOn(device, roots, deadline) {
+  const only = options.only.split(",").filter(Boolean);
+  let pair = await openPair(roots, device);
+  const { device: label, rows: all } = pair.about;
+  const open = async () => {
+    const opened = pair ?? (await openPair(roots, device));
+    pair = null;
+    return opened;
+  };
+  const rows = await judge(only.length > 0 ? all.filter((row) => only.includes(row)) : all, open, {
     threshold: Number(options.threshold),
     rounds: Number(options.rounds),
     confirmations: CONFIRMATIONS,
-    note,
+    deadline,
+    note: (text) => console.log(`${device}: ${text}`),
   });
-  console.log(`\n${device}: ${label}`);
-  for (const { row, ratios, slower } of rows) {
-    const shown = ratios.map((ratio) => ratio.toFixed(2)).join(" ");
-    console.log(`  ${row.padEnd(22)} ${shown.padEnd(16)} ${slower ? "SLOWER" : ""}`);
-  }
-  for (const { row, error } of failed) console.log(`  ${row.padEnd(22)} FAILED: ${error}`);
-  return { device, label, rows, failed };
+  console.log([`\n${device}: ${label}`, ...rows.map(shownRow)].join("\n"));
+  return { device, label, rows };
 }
 
 async function main() {
@@ -129,11 +117,15 @@ async function main() {
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
   const roots = { base: made.tree, change: ROOT };
   const reports = [];
-  for (const device of options.devices.split(",")) reports.push(await compareOn(device, roots));
-  const all = reports.flatMap(({ device, rows, failed }) => [
-    ...rows.filter(({ slower }) => slower).map(({ row }) => `${device} ${row}`),
-    ...failed.map(({ row }) => `${device} ${row}`),
-  ]);
+  const devices = options.devices.split(",");
+  const begun = performance.now();
+  for (const [i, device] of devices.entries()) {
+    const deadline = begun + ((i + 1) * 1000 * Number(options.seconds)) / devices.length;
+    reports.push(await compareOn(device, roots, deadline));
+  }
+  const all = reports.flatMap(({ device, rows }) =>
+    rows.filter(({ slower, failed }) => slower || failed).map(({ row }) => `${device} ${row}`),
+  );
   const seconds = Math.round((performance.now() - started) / 1000);
   const verdict = all.length === 0 ? "nothing is slower" : `slower or failed: ${all.join(", ")}`;
   console.log(

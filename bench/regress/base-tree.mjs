@@ -38,7 +38,7 @@ function mergeBase(root, ref) {
  * The commit to compare the working tree with: `ref`; else where HEAD left main, or on main itself HEAD's parent (HEAD while
  * there is something uncommitted). `{ skip }` says why there is nothing to compare.
  */
-export function findBase(root, ref = null) {
+export function findBase(root, /** @type {string | null} */ ref = null) {
   const head = commitOf(root, "HEAD");
   if (head === null) return { skip: "this is not a git checkout" };
   if (ref !== null) {

@@ -24,27 +24,48 @@ export async function ratioOf(sample, row, { rounds, each = 2 }) {
   return median(ratios);
 }
 
+/** Whether all measurements together say slower, and no confirmation says that nothing is the matter. */
+export function isSlower(ratios, threshold) {
+  const [, ...confirmations] = ratios;
+  return median(ratios) > 1 + threshold && confirmations.every((ratio) => ratio > 1 + threshold / 2);
+}
+
+/** One more measurement of a row. What a side cannot run ends it: `absent` on the base, `failed` on the change. */
+async function measure(result, sample, rounds, threshold) {
+  try {
+    result.ratios.push(await ratioOf(sample, result.row, { rounds }));
+    result.slower = isSlower(result.ratios, threshold);
+  } catch (error) {
+    if (error.side === undefined) throw error;
+    result.slower = false;
+    result[error.side === "base" ? "absent" : "failed"] = error.message;
+  }
+}
+
 /**
- * Rows with the ratios of all their measurements, and whether the change is slower by more than the threshold: in the first
- * measurement and in each of the confirmations, every one with processes of its own (`open` starts a pair).
+ * Measures every row once, and what seems slower again in each of the confirmations, always in processes of its own (`open`
+ * starts a pair). Rows have the ratios of all their measurements; past `deadline` (milliseconds of performance.now) a row that
+ * was not begun stays without.
  */
-export async function judge(rows, open, { threshold, rounds, confirmations, note = () => {} }) {
-  const found = new Map(rows.map((row) => [row, { row, ratios: [], slower: true }]));
-  const stages = [rounds, ...confirmations];
-  for (const [stage, count] of stages.entries()) {
-    const suspects = [...found.values()].filter(({ slower }) => slower);
+export async function judge(
+  rows,
+  open,
+  { threshold, rounds, confirmations, deadline = Infinity, note = () => {} },
+) {
+  const results = rows.map((row) => ({ row, ratios: [], slower: true }));
+  for (const [stage, count] of [rounds, ...confirmations].entries()) {
+    const suspects = results.filter(({ slower }) => slower);
     if (suspects.length === 0) break;
     if (stage > 0) note(`measured again: ${suspects.map(({ row }) => row).join(", ")}`);
     const { sample, close } = await open();
     try {
       for (const suspect of suspects) {
-        const ratio = await ratioOf(sample, suspect.row, { rounds: count });
-        suspect.ratios.push(ratio);
-        suspect.slower = ratio > 1 + threshold;
+        if (stage === 0 && performance.now() > deadline) suspect.slower = false;
+        else await measure(suspect, sample, count, threshold);
       }
     } finally {
       await close();
     }
   }
-  return [...found.values()];
+  return results;
 }

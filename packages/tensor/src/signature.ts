@@ -160,9 +160,15 @@ export function outputSpec(
   bindings: { dims: Record<string, number>; runs: Record<string, Shape> },
   elem: DType,
 ): TensorSpec {
-  const shape = operand.dims.flatMap((dim) =>
-    dim.endsWith("..") ? (bindings.runs[dim.slice(0, -2)] ?? []) : [bindings.dims[dim] ?? Number.NaN],
-  );
+  const { letters, runAt } = operand;
+  if (runAt === 0 && letters.length === 1) {
+    return { shape: bindings.runs[letters[0]] ?? [], dtype: operand.dtype ?? elem };
+  }
+  const shape: number[] = [];
+  for (let i = 0; i < letters.length; i++) {
+    if (i === runAt) shape.push(...(bindings.runs[letters[i]] ?? []));
+    else shape.push(bindings.dims[letters[i]] ?? Number.NaN);
+  }
   return { shape, dtype: operand.dtype ?? elem };
 }
 

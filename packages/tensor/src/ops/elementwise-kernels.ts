@@ -32,10 +32,12 @@ export function runElementwise(
 ): void {
   const tensors = Object.values(bind);
   const size = tensors.find((tensor) => tensor !== null)!.size;
-  for (const range of k.split(size, tensors)) {
-    const windows = Object.fromEntries(
-      Object.entries(bind).map(([name, t]) => [name, t && k.rows(t, size, range)]),
-    );
+  const ranges = k.split(size, tensors);
+  for (const range of ranges) {
+    const isWhole = ranges.length === 1; // of most calls: no objects then that only repeat what is there
+    const windows = isWhole
+      ? bind
+      : Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t && k.rows(t, size, range)]));
     const vectors = Math.ceil(range.count / 4);
     k.run(kernel, {
       bind: windows,

@@ -1,0 +1,118 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Random } from "@sidenet/tensor";
+import { afterEach, describe, expect, it } from "vitest";
+import { differs, findBase } from "../regress/base-tree.mjs";
+import { isSlower, judge } from "../regress/judge.mjs";
+
+type Side = "base" | "change";
+
+/** Times of a machine that others use: 1 ms, up to three times as long now and then, and a bias of each process. */
+function noisyPairs(seed: number, slowdown: Readonly<Record<string, number>>) {
+  const random = new Random(seed, 0);
+  const uniform = () => random.word() / 2 ** 32;
+  return async () => {
+    const bias: Record<Side, number> = { base: 1 + 0.05 * uniform(), change: 1 + 0.05 * uniform() };
+    const sample = async (side: Side, row: string) => {
+      const load = uniform() < 0.3 ? 1 + 2 * uniform() : 1 + 0.1 * uniform();
+      return bias[side] * load * (side === "change" ? (slowdown[row] ?? 1) : 1);
+    };
+    return { sample, close: async () => {} };
+  };
+}
+
+const SETTINGS = { threshold: 0.15, rounds: 9, confirmations: [15, 25] };
+
+describe("judge", () => {
+  it("finds a row that is 30 % slower among equals on a noisy machine, and nothing else", async () => {
+    for (let seed = 1; seed <= 40; seed++) {
+      const rows = ["a", "b", "c", "d", "e"];
+      const results = await judge(rows, noisyPairs(seed, { c: 1.3 }), SETTINGS);
+      const slower = results.filter((result: { slower: boolean }) => result.slower);
+      expect(slower.map(({ row }: { row: string }) => row)).toEqual(["c"]);
+    }
+  });
+
+  it("needs the confirmations: one measurement alone is no verdict", () => {
+    expect(isSlower([1.6, 1.56, 1.1], 0.15)).toBe(true);
+    expect(isSlower([1.9, 1.02], 0.15)).toBe(false);
+    expect(isSlower([1.9, 1.3, 1.05], 0.15)).toBe(false);
+    expect(isSlower([1.1, 1.1, 1.1], 0.15)).toBe(false);
+  });
+
+  it("tells what the change cannot run from what the base does not have, and measures the rest", async () => {
+    const open = async () => ({
+      close: async () => {},
+      sample: async (side: Side, row: string) => {
+        if (row === "broken" && side === "change") throw Object.assign(new Error("wrong"), { side });
+        if (row === "new" && side === "base") throw Object.assign(new Error("no such op"), { side });
+        return 1;
+      },
+    });
+    const results = await judge(["broken", "new", "same"], open, SETTINGS);
+    expect(results).toEqual([
+      { row: "broken", ratios: [], slower: false, failed: "wrong" },
+      { row: "new", ratios: [], slower: false, absent: "no such op" },
+      { row: "same", ratios: [1], slower: false },
+    ]);
+  });
+
+  it("begins no row after the deadline, and leaves it without a ratio", async () => {
+    const results = await judge(["late"], noisyPairs(1, {}), { ...SETTINGS, deadline: 0 });
+    expect(results).toEqual([{ row: "late", ratios: [], slower: false }]);
+  });
+});
+
+describe("the base", () => {
+  const folders: string[] = [];
+  afterEach(() => {
+    for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+  });
+
+  /** A repository of so many commits to packages/, on main. */
+  function repository(commits: number) {
+    const root = mkdtempSync(join(tmpdir(), "sidenet-regress-"));
+    folders.push(root);
+    const git = (...args: string[]) =>
+      execFileSync("git", ["-c", "user.name=t", "-c", "user.email=t@t", ...args], {
+        cwd: root,
+        encoding: "utf8",
+      }).trim();
+    git("init", "-q", "-b", "main");
+    mkdirSync(join(root, "packages"));
+    const commit = (text: string) => {
+      writeFileSync(join(root, "packages/file"), text);
+      git("add", "-A");
+      git("commit", "-q", "-m", text);
+      return git("rev-parse", "HEAD");
+    };
+    const made = Array.from({ length: commits }, (_, i) => commit(`${i}`));
+    return { root, git, commit, made };
+  }
+
+  it("is the parent on main, where a branch left main on a branch, and HEAD beside uncommitted changes", () => {
+    const { root, git, commit, made } = repository(2);
+    expect(findBase(root)).toEqual({ commit: made[0] });
+    git("checkout", "-q", "-b", "topic");
+    commit("one");
+    const tip = commit("two");
+    expect(findBase(root)).toEqual({ commit: made[1] });
+    expect(differs(root, made[1])).toBe(true);
+    expect(differs(root, tip)).toBe(false);
+    writeFileSync(join(root, "packages/file"), "three");
+    expect(findBase(root)).toEqual({ commit: tip });
+  });
+
+  it("is skipped, and said to be, where a clone has one commit", () => {
+    const { root } = repository(1);
+    expect(findBase(root).skip).toMatch(/no parent/);
+    expect(findBase(tmpdir()).skip).toMatch(/not a git checkout/);
+  });
+
+  it("that is named and missing is an error", () => {
+    const { root } = repository(1);
+    expect(() => findBase(root, "nowhere")).toThrow(/nowhere is no commit/);
+  });
+});
