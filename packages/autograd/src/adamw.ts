@@ -1,6 +1,7 @@
 import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./tape.ts";
 
+/** How an AdamW decays its moments and the parameters. */
 export interface AdamWOptions {
   /** Decay of the first and of the second moment; PyTorch's default is [0.9, 0.999]. */
   readonly betas?: readonly [number, number];
@@ -13,6 +14,7 @@ export interface AdamWOptions {
   readonly state?: "f32" | "8bit";
 }
 
+/** What one step of AdamW is told. */
 export interface AdamWStep {
   /** Learning rate of this step. */
   readonly lr: number;
@@ -114,6 +116,7 @@ export class AdamW {
     return this.#stepsDone;
   }
 
+  /** Throws `A-OPTIMIZER` for what is no whole number of 0 or more. */
   set stepsDone(count: number) {
     checkNumber("step", count, Number.isInteger(count) && count >= 0, "a whole number >= 0");
     this.#stepsDone = count;
@@ -186,6 +189,7 @@ export class AdamW {
     this.#state.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

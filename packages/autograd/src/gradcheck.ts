@@ -11,6 +11,7 @@ import {
 } from "@sidenet/tensor";
 import { Tape } from "./tape.ts";
 
+/** One input of the function that is checked. */
 export interface GradcheckInput {
   /** For messages; the default is its position. */
   readonly name?: string;
@@ -22,6 +23,7 @@ export interface GradcheckInput {
   readonly constant?: boolean;
 }
 
+/** How strictly `gradcheck` looks, and from which seed. */
 export interface GradcheckOptions {
   /** Largest relative error that passes. */
   readonly tolerance?: number;
@@ -30,6 +32,7 @@ export interface GradcheckOptions {
   readonly seed?: number;
 }
 
+/** How far gradients are from finite differences. */
 export interface GradcheckReport {
   /** Largest relative error of all checked inputs. */
   readonly worst: number;

@@ -8,13 +8,14 @@ export {
   gradcheck,
 } from "./gradcheck.ts";
 export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradients.ts";
-export type { GradRow, NoGradient, NoGradientReason, Pull, PullRow } from "./rules/grad-row.ts";
+export type { GradRow, NoGradient, NoGradientReason, Pull, PullContext, PullRow } from "./rules/grad-row.ts";
 export { gradTable } from "./rules/index.ts";
 export type { SavedFormat, SavedFormats } from "./saved-tensors.ts";
 export { makeSchedule, type Schedule, type ScheduleOptions } from "./schedule.ts";
 export {
   type BackwardOptions,
   type Gradients,
+  type RecordName,
   Tape,
   type TapeOptions,
   type TapeRecord,

@@ -3,6 +3,7 @@ import { SidenetError } from "@sidenet/tensor";
 /** Learning rate of a step; the first step is 0. */
 export type Schedule = (step: number) => number;
 
+/** How the learning rate goes over a run, in steps. */
 export interface ScheduleOptions {
   readonly kind: "constant" | "linear" | "cosine";
   /** The highest learning rate, which the warm-up reaches. */

@@ -31,11 +31,13 @@ export type Trainable = Iterable<Tensor | readonly [name: string, tensor: Tensor
 /** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
 export type Gradients = Map<Tensor, Tensor>;
 
+/** What `Tape.backward` may leave out. */
 export interface BackwardOptions {
   /** Leaves that the loss does not depend on are left out of the result instead of being an error. */
   readonly allowUnused?: boolean;
 }
 
+/** How a tape keeps what it saves. */
 export interface TapeOptions {
   /** Smaller formats for what is kept until the backward pass; f32 by default. */
   readonly formats?: SavedFormats;
@@ -168,6 +170,7 @@ export class Tape {
     this.#release("its tape's dispose()");
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -6,6 +6,7 @@ import type { SideNetwork } from "./side-network.ts";
 
 /** What can be trained; QLoRA is LoRA over NF4 weights. */
 export const METHODS = ["ladder", "xladder", "lora", "qlora", "full", "head"] as const;
+/** The name of a method, as `--method` takes it. */
 export type Method = (typeof METHODS)[number];
 
 /** Training inside the blocks: these are then recorded. */
@@ -34,6 +35,8 @@ export interface Adapter {
   readonly blocks: BlockAdapter | null;
   /** In place of the backbone's own head. */
   readonly head: Head | null;
+  /** Frees what is trained, and what belongs to it. */
   dispose(): void;
+  /** For `using`. */
   [Symbol.dispose](): void;
 }

@@ -5,8 +5,10 @@ import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
 import { nf4Sizes } from "./nf4-weight.ts";
 
+/** Storage of weights that are not quantized. */
 export type WeightDType = "f32" | "f16";
 
+/** How the frozen weights are stored. */
 export interface BaseStorage {
   /** Of matrices that are not quantized; vectors (norms, biases) stay f32, they are a thousandth of the bytes. Default f32. */
   readonly dtype?: WeightDType;

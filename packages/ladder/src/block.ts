@@ -26,6 +26,7 @@ export interface BlockShape {
   readonly qkNorm: boolean;
 }
 
+/** Weights of one decoder block: norms [d], projections as `linear` takes them; null where the family has none. */
 export interface BlockWeights {
   readonly inputNorm: Tensor;
   readonly q: Projection;
@@ -57,6 +58,7 @@ export interface BlockContext {
   readonly offset: number;
 }
 
+/** One parameter of a block, as checkpoints name it. */
 export interface ParameterSpec {
   /** Hugging Face name without the layer's prefix: "self_attn.q_proj.weight". */
   readonly name: string;

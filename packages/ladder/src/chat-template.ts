@@ -5,6 +5,10 @@ import { z } from "zod";
 
 /** One turn. Fields beyond these are handed to the template as they are. */
 export const messageSchema = z.looseObject({ role: z.string(), content: z.string() });
+/**
+ * A turn of a conversation: who says it, and what.
+ * @interface
+ */
 export type ChatMessage = z.infer<typeof messageSchema>;
 
 /** What a template may name: `bos_token` and the like. */
@@ -16,6 +20,7 @@ export interface TextPiece {
   readonly learned: boolean;
 }
 
+/** A model's way to write conversations as text, in Jinja. */
 export class ChatTemplate {
   readonly #template: Template;
   readonly #special: SpecialTokens;

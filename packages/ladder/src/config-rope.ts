@@ -1,6 +1,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 
+/** How rotary frequencies are stretched for contexts longer than the model was made for. */
 export type RopeScaling =
   | { readonly type: "linear"; readonly factor: number }
   | {

@@ -3,8 +3,10 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type Rope, ropeFrom } from "./config-rope.ts";
 
+/** Families that differ in their blocks: biases, norms of queries and keys, sliding windows. */
 export type Family = "llama" | "mistral" | "qwen2" | "qwen3";
 
+/** How a checkpoint stores its linear weights, where they are quantized. */
 export type Quantization = { readonly type: "bitsandbytes-nf4"; readonly doubleQuant: boolean };
 
 /** A decoder of the Llama family; letters of methods.md in brackets. */

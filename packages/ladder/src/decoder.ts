@@ -68,6 +68,7 @@ export function decoderParameters(config: ModelConfig): ParameterSpec[] {
   ];
 }
 
+/** How hidden states are computed: which, with what cache, and for whom. */
 export interface HiddenOptions {
   /** Shown every hidden state on the way: H_0, then the output of each block. */
   readonly observe?: (index: number, h: Tensor) => void;
@@ -225,10 +226,12 @@ export class Decoder {
     return block(ops, this.config, weightsWith(trained), h, context, cache);
   }
 
+  /** Frees the weights. */
   dispose(): void {
     this.weights.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

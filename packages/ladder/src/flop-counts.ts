@@ -6,6 +6,7 @@ export type Phase = "forward" | "backward" | "update";
 /** Floating-point operations of one op by part of the step. */
 export type PhaseFlops = Readonly<Record<Phase, number>>;
 
+/** Floating-point operations of a step by op and by part of the step. */
 export type FlopsByOp = Readonly<Partial<Record<OpName, PhaseFlops>>>;
 
 /** Counts floating-point operations by op and part of a training step, from what a device counts. */

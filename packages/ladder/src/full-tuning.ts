@@ -30,6 +30,7 @@ export class FullTuning implements Adapter, BlockAdapter {
     this.#names = blockParameters(config).map(({ name }) => name);
   }
 
+  /** Every block is trained as it stands. */
   get blocks(): BlockAdapter {
     return this;
   }
@@ -50,5 +51,6 @@ export class FullTuning implements Adapter, BlockAdapter {
   /** The weights belong to the decoder. */
   dispose(): void {}
 
+  /** For `using`. */
   [Symbol.dispose](): void {}
 }

@@ -5,6 +5,7 @@ import { type GenerateOptions, generateBatch } from "./generate.ts";
 import { StopMatcher, TextStream } from "./text-stream.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
+/** As `GenerateOptions`, in words instead of ids. */
 export interface GenerateTextOptions extends Omit<GenerateOptions, "onToken" | "isDone" | "stopIds"> {
   /** Texts that end a continuation; they are not part of it. */
   readonly stop?: readonly string[];
@@ -14,8 +15,10 @@ export interface GenerateTextOptions extends Omit<GenerateOptions, "onToken" | "
   readonly isStopped?: () => boolean | Promise<boolean>;
 }
 
+/** Why a text ended. */
 export type StopReason = "end of text" | "stop string" | "max tokens" | "interrupted";
 
+/** What a prompt was continued with, and why it ended. */
 export interface Continuation {
   readonly text: string;
   /** All new ids, those of a stop string included. */

@@ -21,6 +21,7 @@ export interface Sampling {
   readonly seed?: number;
 }
 
+/** When texts end, and how their tokens are chosen. */
 export interface GenerateOptions {
   /** New tokens at most. */
   readonly maxTokens: number;

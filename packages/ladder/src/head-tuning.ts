@@ -42,10 +42,12 @@ export class HeadTuning implements Adapter {
     return new HeadTuning(config, parameters);
   }
 
+  /** Frees the trained head. */
   dispose(): void {
     this.parameters.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

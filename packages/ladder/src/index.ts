@@ -38,6 +38,7 @@ export {
   Decoder,
   decoderParameters,
   type Forward,
+  type HiddenOptions,
   shiftLabels,
   type TokenBatch,
 } from "./decoder.ts";
@@ -50,15 +51,21 @@ export {
 } from "./eval/evaluate.ts";
 export { type Estimate, estimate, estimateDifference, type Metric, wilson } from "./eval/intervals.ts";
 export { scoreWindows, slidingWindows, type WindowScore } from "./eval/perplexity.ts";
-export { type ScoringItem, type ScoringOptions, scoreContinuations } from "./eval/score-continuations.ts";
+export {
+  type Scores,
+  type ScoringItem,
+  type ScoringOptions,
+  scoreContinuations,
+} from "./eval/score-continuations.ts";
 export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./flop-counts.ts";
 export type { ByteSource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
-export { type GgufFile, readGguf } from "./formats/gguf.ts";
+export { type GgufFile, type GgufTensorInfo, type GgufValue, readGguf } from "./formats/gguf.ts";
 export { checkpointFromGguf } from "./formats/gguf-checkpoint.ts";
 export { modelConfigFromGguf } from "./formats/gguf-config.ts";
 export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
+export type { GgufType } from "./formats/gguf-types.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
 export { FullTuning } from "./full-tuning.ts";
@@ -80,7 +87,13 @@ export {
   type XLadderOptions,
   xladderConfig,
 } from "./ladder-config.ts";
-export { type AdapterConfig, adapterConfigJson, loadAdapter, parseAdapterConfig } from "./load-adapter.ts";
+export {
+  type AdapterConfig,
+  adapterConfigJson,
+  type HeadConfig,
+  loadAdapter,
+  parseAdapterConfig,
+} from "./load-adapter.ts";
 export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
@@ -104,16 +117,19 @@ export { IMPORTANCES, type Importance } from "./pruning.ts";
 export type { RunLayer } from "./recomputed-block.ts";
 export {
   type EncodeOptions,
+  type Encoder,
   encodeRecord,
   type FieldMapping,
   parseRecord,
+  type RecordField,
+  type Source,
   type TextRecord,
   type TokenRecord,
 } from "./records.ts";
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
-export { ropeFrequencies, ropeValues } from "./rope-tables.ts";
+export { type RopeTables, ropeFrequencies, ropeValues } from "./rope-tables.ts";
 export { effectiveDepth, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
-export { SideNetwork, SidePass } from "./side-network.ts";
+export { SideNetwork, SidePass, type SidePassOptions } from "./side-network.ts";
 export { StopMatcher, TextStream } from "./text-stream.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {
@@ -121,6 +137,7 @@ export {
   type MemoryOptions,
   type StepReport,
   Trainer,
+  type TrainerCounters,
   type TrainerOptions,
 } from "./trainer.ts";
 export { readTrainerState, writeTrainerState } from "./trainer-state.ts";

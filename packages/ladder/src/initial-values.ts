@@ -7,6 +7,7 @@ import { decoderParameters } from "./decoder.ts";
 /** Standard deviation of Llama's, GPT-2's and the side networks' initial weights. */
 const DEVIATION = 0.02;
 
+/** From where initial values are drawn, and how large. */
 export interface InitialOptions {
   readonly seed?: number;
   /** Standard deviation of matrices, `initializer_range` in a `config.json`. Default 0.02. */

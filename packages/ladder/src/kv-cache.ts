@@ -41,10 +41,12 @@ export class KvCache {
     });
   }
 
+  /** Frees keys and values. */
   dispose(): void {
     this.#store.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

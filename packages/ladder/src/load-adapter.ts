@@ -13,6 +13,10 @@ import { checkSideConfig, parseSideConfig, type SideConfig, sideParameters } fro
 import { SideNetwork } from "./side-network.ts";
 
 const headSchema = z.object({ method: z.literal("head"), base_model_name_or_path: z.string() });
+/**
+ * A trained head as `adapter_config.json` has it.
+ * @interface
+ */
 export type HeadConfig = z.infer<typeof headSchema>;
 
 /** An `adapter_config.json`, read and checked. */

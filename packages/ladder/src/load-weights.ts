@@ -8,6 +8,7 @@ import { decoderParameters } from "./decoder.ts";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import { isNf4, type Nf4Source, nf4Names, nf4Source, quantizeNf4 } from "./nf4-weight.ts";
 
+/** How weights are stored on the device, and who is told how far reading is. */
 export interface LoadOptions extends BaseStorage {
   /** Called after each tensor with the bytes read so far and in all, as the file stores them. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;

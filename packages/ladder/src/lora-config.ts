@@ -42,6 +42,7 @@ const WITHOUT_EFFECT = [
 /** Initial values that leave the backbone's weights as they are; they do not matter once an adapter is trained. */
 const PLAIN_INITS: readonly unknown[] = [true, false, null, undefined, "gaussian", "eva", "orthogonal"];
 
+/** A LoRA as PEFT's `adapter_config.json` has it. */
 export interface LoraConfig {
   readonly base_model_name_or_path: string;
   readonly r: number;

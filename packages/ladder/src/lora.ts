@@ -6,6 +6,7 @@ import type { ModelConfig } from "./config.ts";
 import { type LoraConfig, type LoraSite, loraSites } from "./lora-config.ts";
 import type { Projection } from "./projection.ts";
 
+/** One pair of low rank: y += scale · B A x. */
 export interface LowRank {
   /** A [r,in] */
   readonly a: Tensor;
@@ -93,6 +94,7 @@ export class Lora implements Adapter, BlockAdapter {
     return new Lora(config, model, parameters, seed);
   }
 
+  /** What it adds to the linear layers of each block. */
   get blocks(): BlockAdapter {
     return this;
   }
@@ -137,10 +139,12 @@ export class Lora implements Adapter, BlockAdapter {
     return { ...frozen, ...adapted };
   }
 
+  /** Frees A and B. */
   dispose(): void {
     this.parameters.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -20,6 +20,7 @@ import { type MethodOptions, makeAdapter } from "./method.ts";
 import { effectiveDepth } from "./side-config.ts";
 import { type MemoryOptions, Trainer } from "./trainer.ts";
 
+/** One training step of a method on a batch of full rows. */
 export interface StepOptions {
   readonly method: MethodOptions;
   readonly storage: BaseStorage;
@@ -31,6 +32,7 @@ export interface StepOptions {
   readonly timeline?: boolean;
 }
 
+/** A step, and the adapter it is planned for. */
 export interface PlanOptions extends StepOptions {
   /** The adapter to stand in for: its limits and kernels. Default: a discrete GPU with WebGPU's least limits. */
   readonly profile?: Partial<DeviceProfile>;
@@ -42,6 +44,7 @@ export interface LargeBuffer {
   readonly sizeBytes: number;
 }
 
+/** What one training step takes. */
 export interface Plan {
   readonly trainableParameters: number;
   /** Blocks on the longest way from tokens to logits. */

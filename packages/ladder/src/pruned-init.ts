@@ -30,6 +30,7 @@ import {
 } from "./side-config.ts";
 import { randomValues } from "./side-init.ts";
 
+/** What pruning keeps, and on what it is measured. */
 export interface PruneOptions {
   /** Default l1. */
   readonly importance?: Importance;

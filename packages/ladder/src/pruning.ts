@@ -4,6 +4,7 @@
  */
 import type { BlockShape, PROJECTIONS } from "./block.ts";
 
+/** What rows and columns are chosen by: L1 norm, or Fisher information. */
 export const IMPORTANCES = ["l1", "fisher"] as const;
 /** `l1`: Σ |w|. `fisher`: Σ g² of the loss over calibration batches, for which the backbone's blocks get gradients. */
 export type Importance = (typeof IMPORTANCES)[number];

@@ -20,6 +20,7 @@ export const RECORD_FIELDS = [
   "choices",
   "label",
 ] as const;
+/** The name of a field that `--map` takes. */
 export type RecordField = (typeof RECORD_FIELDS)[number];
 
 /** Every token is learned. */
@@ -48,6 +49,7 @@ const choiceSchema = z
 
 /** The kinds of record, the more telling first: one that fits several is the first of them. */
 export const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
+/** A record of data: a text, a prompt and its completion, a conversation, or choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
 
@@ -110,6 +112,7 @@ export function parseRecord(value: unknown, source: Source): TextRecord {
 
 /** What reading records needs of a tokenizer. */
 export interface Encoder {
+  /** Token ids of a text. */
   encode(text: string, options?: EncodingOptions): number[];
 }
 
@@ -122,6 +125,7 @@ export interface TokenRecord {
   readonly source: Source;
 }
 
+/** How a record becomes tokens. */
 export interface EncodeOptions {
   readonly bosId: number | null;
   /** Ends each record and is learned with it; null: nothing does. */

@@ -7,6 +7,7 @@ import type { RunLayer } from "./recomputed-block.ts";
 /** Tokens of a row that go through a block at a time where nobody records it. */
 export const CHUNK_TOKENS = 512;
 
+/** How a pass through model and adapter is computed. */
 export interface StreamOptions {
   /** What trained parts compute with: a tape to train them, the device's ops (the default) to run them. */
   readonly ops?: Ops;

@@ -31,6 +31,10 @@ export const sideConfigSchema = z.object({
   seed: z.int().nonnegative().default(0),
 });
 
+/**
+ * Sizes and form of a side network, as `adapter_config.json` has them.
+ * @interface
+ */
 export type SideConfig = z.infer<typeof sideConfigSchema>;
 
 /** Parses an `adapter_config.json`. Throws `L-ADAPTER-CONFIG` with the path of each wrong field. */

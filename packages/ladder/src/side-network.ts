@@ -76,6 +76,7 @@ export class SideNetwork implements Adapter {
     return new SideNetwork(config, model, parameters);
   }
 
+  /** "ladder" or "xladder", as its configuration says. */
   get method(): "ladder" | "xladder" {
     return this.config.method;
   }
@@ -108,10 +109,12 @@ export class SideNetwork implements Adapter {
     );
   }
 
+  /** Frees its parameters. */
   dispose(): void {
     this.parameters.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -133,6 +136,7 @@ export function gateFusion(
   return ops.add(ops.scaleBy(state, mu), gated);
 }
 
+/** What one pass through a side network is told. */
 export interface SidePassOptions {
   readonly cache?: readonly LayerCache[] | null;
   /** How a side layer is run: for gradient checkpointing. */

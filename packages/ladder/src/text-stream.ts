@@ -58,6 +58,7 @@ export class StopMatcher {
     this.#stops = stops.filter((stop) => stop !== "");
   }
 
+  /** Whether a stop string has come. */
   get isStopped(): boolean {
     return this.#isStopped;
   }

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
 import { nestsRepetitions } from "./regular-expression.ts";
 
+/** What is put around a text when it is encoded. */
 export interface EncodingOptions {
   /** What the tokenizer puts around a text, such as BOS. Default true. */
   readonly addSpecialTokens?: boolean;
@@ -12,6 +13,7 @@ export interface EncodingOptions {
   readonly continues?: boolean;
 }
 
+/** Text to token ids and back, as a model's files have it. */
 export interface Tokenizer {
   /** Special tokens in the text are parsed. */
   encode(text: string, options?: EncodingOptions): number[];

@@ -47,6 +47,7 @@ export interface TrainerOptions extends MemoryOptions {
   readonly maxGradNorm?: number;
 }
 
+/** What one training step found. */
 export interface StepReport {
   /** Loss before the step's update. */
   readonly loss: number;
@@ -76,6 +77,7 @@ export interface TrainerCounters {
   readonly updates: number;
 }
 
+/** One decoder, one adapter, and the optimizer that changes the adapter; a call of `step` is a training step. */
 export class Trainer {
   readonly decoder: Decoder;
   readonly adapter: Adapter;
@@ -100,6 +102,7 @@ export class Trainer {
     return this.decoder.device;
   }
 
+  /** How far it has come: what a checkpoint keeps beside tensors. */
   get counters(): TrainerCounters {
     return { step: this.#step, passes: this.#passes, updates: this.optimizer.stepsDone };
   }
@@ -232,10 +235,12 @@ export class Trainer {
     return { loss, gradients: this.flops.measure("backward", () => tape.backward(loss, upstream)) };
   }
 
+  /** Frees the optimizer's state; decoder and adapter are their owners'. */
   dispose(): void {
     this.optimizer.dispose();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -10,6 +10,7 @@ import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
 import { bindInputs, type Dims, outputSpec, type TensorSpec } from "./signature.ts";
 import { Storage, Tensor } from "./tensor.ts";
 
+/** What computes: the reference, a GPU, WebAssembly, or nothing (shapes and bytes alone). */
 export type DeviceKind = "cpu" | "webgpu" | "wasm" | "meta";
 
 /** Storage sizes are multiples of this, so that a kernel may touch the last four elements as one vector. */
@@ -110,6 +111,7 @@ export abstract class Device {
     return this.#anomalies !== null;
   }
 
+  /** Switches it on or off, for the ops that follow. */
   set detectAnomaly(on: boolean) {
     if (on === this.detectAnomaly) return;
     this.#anomalies = on ? new AnomalyWatch((tensor) => this.findNonFinite(tensor)) : null;
@@ -174,6 +176,7 @@ export abstract class Device {
     if (this.holdsValues) this.write(tensor, values);
   }
 
+  /** A tensor of zeros. Throws `T-OUT-OF-MEMORY`, and `T-DTYPE` for a type that the device does not store. */
   zeros(shape: Shape, options: TensorOptions = {}): Tensor {
     const tensor = this.empty(shape, { label: "zeros", ...options });
     this.ops.fill(tensor, { value: 0 });

@@ -8,6 +8,7 @@ export type HostArray = Float32Array | Float64Array | Int32Array | Uint32Array |
 
 const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, u8: 1 };
 
+/** Whether a type holds floating-point numbers. */
 export const isFloat = (dtype: DType): boolean => dtype === "f32" || dtype === "f16";
 
 /** Bytes of `count` elements, padded to the 4-byte words that every device addresses. */
@@ -23,6 +24,7 @@ export function sizeBytes(dtype: DType, count: number): number {
   return bytes;
 }
 
+/** Bytes of one element. */
 export const elementBytes = (dtype: DType): number => BYTES[dtype];
 
 /** A zero-filled host array that can hold every value of the type. */

@@ -1,10 +1,11 @@
-export { broadcastShape, joinAxes } from "./broadcasting.ts";
+export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
 export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 export { SidenetError } from "./errors.ts";
 export { fromFloat16Bits, roundToFloat16, toFloat16Bits } from "./float16.ts";
 export {
+  type Allocation,
   type BytesByCategory,
   CATEGORIES,
   type Category,
@@ -13,7 +14,22 @@ export {
   type PeakReport,
 } from "./memory.ts";
 export { MetaDevice } from "./meta/device.ts";
-export type { AnyOpRow, AttrsOfRow, Draw, InputNamesOf, OpRow, OutputNamesOf } from "./op.ts";
+export type {
+  AnyOpRow,
+  AttrsOfRow,
+  Closeness,
+  Draw,
+  InputNamesOf,
+  Io,
+  KernelCall,
+  KernelContext,
+  OpRow,
+  OutputNamesOf,
+  RowRange,
+  WindowWish,
+} from "./op.ts";
+export type { GeluForm } from "./ops/activations.ts";
+export type { AttentionAttrs } from "./ops/attention.ts";
 export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";
 export {
   buildOps,
@@ -25,7 +41,7 @@ export {
   opTable,
   rowOf,
 } from "./ops/index.ts";
-export { NF4_BLOCKS } from "./ops/nf4.ts";
+export { NF4_BLOCKS, type Nf4Blocks } from "./ops/nf4.ts";
 export { STATE_BLOCK, stateMaps } from "./ops/optimizer-variants.ts";
 export { ParamStore } from "./param-store.ts";
 export { Pick } from "./pick.ts";
@@ -34,13 +50,14 @@ export { dynamicMap, NF4_LEVELS, nf4Table } from "./quant-maps.ts";
 export { philox, Random } from "./random.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
-export type { Dims, Signature } from "./signature.ts";
+export type { Dims, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
 export { type MemorySample, recordTimeline } from "./timeline.ts";
 export { caseDims, closenessOf, compareOutcomes, findDifference, type Outcome, runCase } from "./verify.ts";
 export { openBrowserWasm } from "./wasm/browser.ts";
 export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";
+export type { Statistics } from "./wasm/runtime.ts";
 export { WebGpuDevice } from "./webgpu/device.ts";
 export {
   type AdapterReport,

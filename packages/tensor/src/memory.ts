@@ -13,7 +13,9 @@ export const CATEGORIES = [
   "rungs",
   "workspace",
 ] as const;
+/** What memory is for; docs/memory.md says what each holds. */
 export type Category = (typeof CATEGORIES)[number];
+/** Bytes of each category; their sum is the whole. */
 export type BytesByCategory = Record<Category, number>;
 
 /** One live allocation, as the account sees it. */
@@ -71,6 +73,7 @@ export class MemoryAccount {
   #peak = noBytes();
   #freedSincePeak: Allocation[] = [];
 
+  /** Bytes in use now, in units of 16 a tensor. */
   get liveBytes(): number {
     return this.#liveBytes;
   }
@@ -80,6 +83,7 @@ export class MemoryAccount {
     return this.#entries.size;
   }
 
+  /** The same by category. */
   get live(): BytesByCategory {
     return { ...this.#live };
   }
@@ -107,6 +111,7 @@ export class MemoryAccount {
     return taken;
   }
 
+  /** Takes an allocation out of the account; one that is not in it changes nothing. */
   free(allocation: Allocation): void {
     const entry = this.#entries.get(allocation);
     if (entry === undefined) return;
@@ -132,6 +137,10 @@ export class MemoryAccount {
     this.#notePeak();
   }
 
+  /**
+   * The most that was live at a time since the account began or `resetPeak`, with the `largest` allocations of that
+   * moment.
+   */
   peak(largest = 12): PeakReport {
     const then = [...this.#freedSincePeak];
     for (const { allocation, bornAt } of this.#entries.values()) {

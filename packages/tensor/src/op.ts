@@ -58,6 +58,7 @@ export const IMAGE_WIDTH = 2048;
 /** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
 export interface KernelContext {
   readonly profile: DeviceProfile;
+  /** Dispatches a kernel. */
   run(kernel: KernelEntry, call: KernelCall): void;
   /** Workspace that is freed when the op returns. Contents are undefined. */
   temp(shape: Shape, dtype?: DType): Tensor;
@@ -137,6 +138,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A, shapes: Io<Sig, Shape>) => void;
   /** Dispatches on WebGPU. Every element of every output is written. */
   readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
+  /** Ranges that test cases draw extents from, by letter; they straddle workgroups on purpose. */
   readonly draw: (pick: Pick) => Draw<A>;
   /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
   readonly close: Closeness | ((dims: Dims) => Closeness);
@@ -152,6 +154,7 @@ export interface OpRow<Sig extends string = string, A extends Attrs = Attrs>
 }
 
 // Rows of different signatures stand in one table; callers recover the types through the table's keys.
+/** A row of any op. */
 // biome-ignore lint/suspicious/noExplicitAny: see above
 export type AnyOpRow = OpRow<any, any>;
 
@@ -180,5 +183,7 @@ export type OpsOf<Table> = { readonly [K in keyof Table]: OpMethod<Table[K]> };
 
 /** Typed names for gradient rules. */
 export type InputNamesOf<R> = InputNames<SigOf<R>>;
+/** Names of a row's outputs. */
 export type OutputNamesOf<R> = OutputNames<SigOf<R>>;
+/** The attributes of a row, by name. */
 export type AttrsOfRow<R> = AttrsOf<R>;

@@ -34,14 +34,17 @@ export class ParamStore {
     return tensor;
   }
 
+  /** Whether there is a tensor of that name. */
   has(name: string): boolean {
     return this.#tensors.has(name);
   }
 
+  /** Names of its tensors, in the order in which they were added. */
   names(): string[] {
     return [...this.#tensors.keys()];
   }
 
+  /** Its tensors with their names. */
   [Symbol.iterator](): IterableIterator<[string, Tensor]> {
     return this.#tensors.entries();
   }
@@ -53,11 +56,13 @@ export class ParamStore {
     return count;
   }
 
+  /** Frees all its tensors. */
   dispose(): void {
     for (const tensor of this.#tensors.values()) tensor.dispose("its ParamStore");
     this.#tensors.clear();
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -25,14 +25,17 @@ export class Pick {
     return lo + Math.floor(this.unit() * ((hi - lo) * this.scale + 1));
   }
 
+  /** One of the choices, each as likely. */
   oneOf<T>(choices: readonly T[]): T {
     return choices[this.int(0, choices.length - 1)];
   }
 
+  /** True with this probability. */
   chance(probability: number): boolean {
     return this.unit() < probability;
   }
 
+  /** A normal number of mean 0 and deviation 1. */
   normal(): number {
     return Math.sqrt(-2 * Math.log(1 - this.unit())) * Math.cos(2 * Math.PI * this.unit());
   }
@@ -49,6 +52,7 @@ export class Pick {
     return axes;
   }
 
+  /** Normal numbers of mean 0. */
   normals(size: number, deviation = 1): Float64Array {
     return Float64Array.from({ length: size }, () => deviation * this.normal());
   }
@@ -68,6 +72,7 @@ export class Pick {
     return values;
   }
 
+  /** Whole numbers from `lo` to `hi`, both included. */
   ints(size: number, lo: number, hi: number): Int32Array {
     return Int32Array.from({ length: size }, () => this.int(lo, hi));
   }

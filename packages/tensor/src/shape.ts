@@ -10,8 +10,10 @@ export function sizeOf(shape: Shape): number {
   return size;
 }
 
+/** A shape as messages have it: "[2,3]". */
 export const formatShape = (shape: Shape): string => `[${shape.join(",")}]`;
 
+/** Whether two shapes are equal, axis by axis. */
 export const sameShape = (a: Shape, b: Shape): boolean =>
   a.length === b.length && a.every((extent, axis) => extent === b[axis]);
 

@@ -13,6 +13,7 @@ import type { DType } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { formatShape, type Shape, sizeOf } from "./shape.ts";
 
+/** One operand of a signature line. */
 export interface Operand {
   readonly name: string;
   /** The one dtype it has; null where several go. */
@@ -28,6 +29,7 @@ export interface Operand {
   readonly runAt: number;
 }
 
+/** A signature line, parsed: its operands in order. */
 export interface Signature {
   readonly text: string;
   readonly inputs: readonly Operand[];

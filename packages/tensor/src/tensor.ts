@@ -50,6 +50,7 @@ export class Tensor {
     this.offset = offset;
   }
 
+  /** What its memory is counted under. */
   get category(): Category {
     return this.storage.category;
   }
@@ -59,6 +60,7 @@ export class Tensor {
     return this.storage;
   }
 
+  /** Whether this handle was freed; using it throws `T-USE-AFTER-FREE`. */
   get disposed(): boolean {
     return this.#freedBy !== null;
   }
@@ -86,6 +88,7 @@ export class Tensor {
     this.device.releaseStorage(this.storage);
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -100,6 +103,7 @@ export class Tensor {
     );
   }
 
+  /** As messages name it: number, type and shape. */
   toString(): string {
     return `tensor #${this.id} (${this.dtype} ${formatShape(this.shape)})`;
   }

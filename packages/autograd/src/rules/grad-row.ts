@@ -38,6 +38,7 @@ export type NoGradientReason =
   | "a quantized weight"
   | "part of the optimizer";
 
+/** An op without gradients, and why. */
 export interface NoGradient {
   readonly none: NoGradientReason;
 }
@@ -108,6 +109,7 @@ export interface PullRow<K extends OpName = OpName> {
   readonly joint: Pull | null;
 }
 
+/** The gradients of one op: a rule for each input, or the reason why there is none. */
 export type GradRow<K extends OpName = OpName> = NoGradient | PullRow<K>;
 
 export const hasNoGradient = (entry: object): entry is NoGradient => "none" in entry;

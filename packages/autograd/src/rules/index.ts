@@ -15,6 +15,7 @@ import { layerNorm, rmsNorm, rope, softmax } from "./norm.ts";
 import { dropout } from "./random.ts";
 import * as reductions from "./reduce.ts";
 
+/** The gradient row of every op; one that is missing does not compile. */
 export const gradTable = {
   // Families whose files export nothing but rows.
   ...activations,

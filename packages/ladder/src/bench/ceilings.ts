@@ -2,6 +2,7 @@
 import { type Device, type Tensor, WebGpuDevice } from "@sidenet/tensor";
 import { calibrate, gpuTime, timeBatches } from "./measure.ts";
 
+/** What a device can do at best, measured. */
 export interface Ceilings {
   /** Bytes read and written by the plainest kernel, 10^9 a second. */
   readonly copyGigabytesPerSecond: number;

@@ -4,6 +4,7 @@ import { Bench } from "tinybench";
 import { checkCase, makeOperands } from "./operands.ts";
 import type { BenchCase } from "./shapes.ts";
 
+/** Times of one call over several batches, in milliseconds. */
 export interface Timing {
   readonly minMs: number;
   readonly medianMs: number;
@@ -12,6 +13,7 @@ export interface Timing {
   readonly samples: number;
 }
 
+/** What one kernel was measured to do, times in milliseconds a call. */
 export interface BenchResult {
   readonly name: string;
   readonly op: string;

@@ -12,6 +12,7 @@ export interface BenchModel {
   readonly c: number;
 }
 
+/** Models whose extents the suite takes, by the names of `--models`. */
 export const BENCH_MODELS: Readonly<Record<string, BenchModel>> = {
   "smollm2-135m": { name: "SmolLM2-135M", d: 576, f: 1536, V: 49152, heads: 9, keyHeads: 3, c: 64 },
   "qwen2.5-0.5b": { name: "Qwen2.5-0.5B", d: 896, f: 4864, V: 151936, heads: 14, keyHeads: 2, c: 64 },

@@ -4,6 +4,7 @@ import { type Ceilings, measureCeilings } from "./ceilings.ts";
 import { type BenchFailure, type BenchResult, measureCase } from "./measure.ts";
 import { BENCH_MODELS, type BenchCase, benchCases } from "./shapes.ts";
 
+/** Which rows of the suite run, and for how long. */
 export interface BenchOptions {
   /** Keys of `BENCH_MODELS`. */
   readonly models: readonly string[];
@@ -14,6 +15,7 @@ export interface BenchOptions {
   /** Milliseconds that each case is timed for. */
   readonly timeMs: number;
   readonly check: boolean;
+  /** Called after each row, with how many are done of how many. */
   readonly onResult?: (result: BenchResult | BenchFailure, done: number, total: number) => void;
 }
 
@@ -24,6 +26,7 @@ export interface BenchRow extends BenchResult {
   readonly limit: "copy" | "multiply-add";
 }
 
+/** What a run of the suite found; `date` is in ISO 8601. */
 export interface BenchReport {
   readonly device: string;
   readonly date: string;

@@ -8,6 +8,7 @@ import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts"
 /** Records by number; they may be read and encoded when they are asked for. */
 export interface TokenDataset {
   readonly length: number;
+  /** The record at `index`, counted from 0. */
   get(index: number): Promise<TokenRecord>;
 }
 
@@ -63,8 +64,13 @@ export const dataPositionSchema = z.strictObject({
   /** Batches of the present window that were given. */
   batch: z.int().nonnegative(),
 });
+/**
+ * A place in the stream of batches: the window, and the batch within it, both counted from 0.
+ * @interface
+ */
 export type DataPosition = z.infer<typeof dataPositionSchema>;
 
+/** A batch, and the records that it came of. */
 export interface StreamedBatch {
   readonly batch: LabeledBatch;
   /** Where its records came from, for messages. */

@@ -31,6 +31,7 @@ export interface EvalRow {
   readonly source: Source;
 }
 
+/** What is asked of a model, and how. */
 export interface EvalOptions {
   readonly task: Task;
   /** Questions as turns of the model's chat template, or as plain text. */
@@ -46,6 +47,7 @@ export interface EvalOptions {
   readonly maxTokens: number | null;
   /** Tokens that a generated answer may have. */
   readonly answerTokens: number;
+  /** Called with the items that are scored, and all there are. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 
@@ -53,9 +55,11 @@ export interface EvalOptions {
 export interface Evaluation {
   /** Questions, or windows of text. */
   readonly count: number;
+  /** Scores a model, with an adapter or (null) without. Throws what the device throws. */
   run(decoder: Decoder, adapter: Adapter | null): Promise<EvalResult>;
 }
 
+/** What a model, or a model with an adapter, scored. */
 export interface EvalResult {
   /** The first is the task's main score. */
   readonly metrics: readonly Metric[];

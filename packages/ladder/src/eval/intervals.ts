@@ -10,6 +10,7 @@ export interface Metric {
   readonly transform?: "exp";
 }
 
+/** A score with its interval of 95 %. */
 export interface Estimate {
   readonly value: number;
   readonly low: number;

@@ -28,6 +28,7 @@ export function slidingWindows(
   return windows;
 }
 
+/** What one window of text cost the model. */
 export interface WindowScore {
   /** Negative log-likelihood in nats, summed. */
   readonly nats: number;

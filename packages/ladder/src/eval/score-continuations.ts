@@ -14,9 +14,11 @@ export interface ScoringItem {
 /** log p(continuation | prompt) in nats, the sum over its tokens. */
 export type Scores = readonly number[];
 
+/** How many prompts are scored at a time, and who is told. */
 export interface ScoringOptions {
   /** Prompts that go through together. */
   readonly batchSize: number;
+  /** Called with the continuations that are scored, and all there are. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 

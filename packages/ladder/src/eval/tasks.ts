@@ -11,7 +11,9 @@ import {
 } from "../records.ts";
 import { finalNumber } from "./final-number.ts";
 
+/** Names of the tasks; docs/guide-evaluate.md defines each. */
 export const TASKS = ["perplexity", "choice", "boolq", "arc", "blimp", "critic", "gsm8k"] as const;
+/** The name of a task, as `--task` takes it. */
 export type Task = (typeof TASKS)[number];
 
 /** What a model is asked, before any template. */

@@ -7,6 +7,7 @@ export interface ByteSource {
   readonly sizeBytes: number;
   /** Exactly `length` bytes from `offset`; may be a view, so do not write to it. Throws `L-RANGE` outside the source. */
   read(offset: number, length: number): Promise<Uint8Array>;
+  /** Closes what is read from; reading fails then. */
   close(): Promise<void>;
 }
 

@@ -24,6 +24,7 @@ export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
   /** Free text that the file carries beside its tensors. */
   readonly metadata: ReadonlyMap<string, string>;
+  /** Closes the files. */
   close(): Promise<void>;
 }
 

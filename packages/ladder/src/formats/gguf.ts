@@ -7,8 +7,10 @@ import type { ByteSource } from "./byte-source.ts";
 import { GgufCursor } from "./gguf-cursor.ts";
 import { GGUF_TYPES, type GgufType } from "./gguf-types.ts";
 
+/** A value of a GGUF file's metadata. */
 export type GgufValue = number | bigint | boolean | string | readonly GgufValue[];
 
+/** Type, shape and place of a tensor in a GGUF file. */
 export interface GgufTensorInfo {
   readonly name: string;
   readonly type: GgufType;
@@ -19,6 +21,7 @@ export interface GgufTensorInfo {
   readonly sizeBytes: number;
 }
 
+/** A GGUF file whose header is read: fields by name, and where each tensor lies. */
 export interface GgufFile {
   readonly source: ByteSource;
   readonly version: number;

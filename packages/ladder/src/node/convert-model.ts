@@ -16,9 +16,12 @@ import { type ModelFiles, openModel } from "./open-model.ts";
 import { checkOutput } from "./output-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
 
+/** Types that matrices can be written in. */
 export const CONVERT_TYPES = ["f32", "f16", "bf16", "nf4", "q8_0"] as const;
+/** The name of such a type, as `--dtype` takes it. */
 export type ConvertType = (typeof CONVERT_TYPES)[number];
 
+/** What is converted, to what, and where it goes. */
 export interface ConvertOptions {
   /** What `openModel` takes. */
   readonly model: string;
@@ -35,6 +38,7 @@ export interface ConvertOptions {
   readonly hub?: HubOptions;
 }
 
+/** What was written. */
 export interface ConvertSummary {
   readonly output: string;
   readonly format: "safetensors" | "gguf";

@@ -9,6 +9,7 @@ import { writeFileAtomic } from "./atomic-write.ts";
 import { readRows } from "./data/rows.ts";
 import { type InferenceOptions, openInference } from "./inference.ts";
 
+/** Model, data and task of an evaluation. */
 export interface EvalRunOptions
   extends InferenceOptions,
     Omit<EvalOptions, "onProgress" | "context" | "stride"> {
@@ -26,6 +27,7 @@ export interface EvalRunOptions
   readonly predictions: string | null;
 }
 
+/** Scores by the names of docs/guide-evaluate.md. */
 export type Estimates = Readonly<Record<string, Estimate>>;
 
 /** The object of `sidenet eval --json`; docs/guide-evaluate.md says what the metrics are. */
@@ -48,7 +50,9 @@ export interface EvalSummary {
   readonly seconds: number;
 }
 
+/** What an evaluation tells while it goes. */
 export interface EvalRunEvents {
+  /** Bytes of the model that are read, and all there are. */
   onLoad?(done: number, total: number): void;
   /** Items that were scored; `pass` is "before" or "after". */
   onProgress?(pass: "before" | "after", done: number, total: number): void;

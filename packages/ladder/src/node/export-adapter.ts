@@ -8,6 +8,7 @@ import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
 import { checkOutput, writeFolderAtomic } from "./output-folder.ts";
 
+/** Which adapter is written, in what type, and where to. */
 export interface ExportOptions {
   readonly model: string;
   readonly adapter: string;
@@ -18,6 +19,7 @@ export interface ExportOptions {
   readonly hub?: HubOptions;
 }
 
+/** What was written. */
 export interface ExportSummary {
   readonly output: string;
   readonly format: "adapter";

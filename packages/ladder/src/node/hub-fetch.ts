@@ -1,6 +1,7 @@
 /** Requests to the hub that survive what networks do: dropped connections, stalls, busy servers. */
 import { SidenetError } from "@sidenet/tensor";
 
+/** How often a request is made again, and how long is waited before. */
 export interface RetryOptions {
   /** Tries before it is given up; those that brought something do not count. */
   readonly attempts: number;

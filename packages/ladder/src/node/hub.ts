@@ -8,6 +8,7 @@ import { type RetryOptions, reasonOf, refuseStatus, retryingFetch } from "./hub-
 import { readJsonFile } from "./json-file.ts";
 import { makeFolder } from "./make-folder.ts";
 
+/** How models are fetched from the hub, and who is told. */
 export interface HubOptions {
   readonly revision?: string;
   /** Address of the hub; default HF_ENDPOINT, else the public one. */
@@ -20,6 +21,7 @@ export interface HubOptions {
   readonly offline?: boolean;
   /** Download nothing but `config.json`: enough for planning. */
   readonly configOnly?: boolean;
+  /** Called as a file comes. */
   readonly onProgress?: (file: string, doneBytes: number, totalBytes: number) => void;
   /** How failed requests are repeated. */
   readonly retry?: Partial<RetryOptions>;

@@ -12,6 +12,7 @@ import { fileError } from "./file-source.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
 
+/** Which model is loaded, with which adapter, and how it is stored. */
 export interface InferenceOptions {
   readonly model: string;
   readonly adapter: string | null;
@@ -24,11 +25,13 @@ export interface InferenceOptions {
   readonly hub?: HubOptions;
 }
 
+/** A model that is loaded to be asked, with its adapter and tokenizer; disposing frees model and adapter. */
 export interface Inference {
   readonly decoder: Decoder;
   readonly adapter: Adapter | null;
   readonly tokenizer: Tokenizer;
   readonly isQuantized: boolean;
+  /** For `using`. */
   [Symbol.dispose](): void;
 }
 

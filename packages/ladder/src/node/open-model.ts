@@ -24,6 +24,7 @@ const CHAT_TEMPLATE = "chat_template.jinja";
 const WEIGHTS = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
 
+/** The files of a model, opened: weights are read tensor by tensor. */
 export interface ModelFiles {
   /** As the user gave it. */
   readonly name: string;
@@ -35,6 +36,7 @@ export interface ModelFiles {
     | { readonly kind: "gguf"; readonly gguf: GgufFile };
   /** Read on the first call. Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
   tokenizer(): Promise<Tokenizer>;
+  /** Closes the files. */
   close(): Promise<void>;
 }
 

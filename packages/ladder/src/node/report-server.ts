@@ -4,8 +4,10 @@ import type { AddressInfo } from "node:net";
 import { SidenetError } from "@sidenet/tensor";
 import { readReportData, renderReport } from "./report.ts";
 
+/** A server of a report on the loopback address. */
 export interface ReportServer {
   readonly url: string;
+  /** Ends it, and the connections it has. */
   close(): Promise<void>;
 }
 

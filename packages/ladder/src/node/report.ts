@@ -25,6 +25,7 @@ export interface ReportedRun {
   readonly profile: StepProfile | null;
 }
 
+/** What a page of a folder shows. */
 export interface ReportData {
   readonly title: string;
   readonly categories: readonly (keyof BytesByCategory)[];

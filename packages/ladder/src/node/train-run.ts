@@ -38,11 +38,17 @@ const CALIBRATION_RECORDS = 16;
 
 /** What a run tells while it goes. Every call is optional to act on. */
 export interface TrainRunEvents {
+  /** Bytes of the model that are read, and all there are. */
   onLoad?(doneBytes: number, totalBytes: number): void;
+  /** Before the first step of this process. */
   onStart?(start: RunStart): void;
+  /** A held-back record as the model continues it, before and after training. */
   onSample?(when: "before" | "after", sample: Sample): void;
+  /** After each step. */
   onStep?(metrics: StepMetrics): void;
+  /** After each evaluation of the records held back. */
   onEvaluation?(metrics: EvalMetrics): void;
+  /** After a checkpoint is on the disk; `step` steps are done by then. */
   onCheckpoint?(step: number): void;
   /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
   onFailure?(failure: RunFailure): void;
@@ -50,6 +56,7 @@ export interface TrainRunEvents {
   onNote?(text: string): void;
 }
 
+/** What is known of a run before its first step. */
 export interface RunStart {
   readonly trainableParameters: number;
   /** Blocks on the longest way from tokens to logits. */

@@ -72,7 +72,9 @@ export async function describeNodeWebGpu(): Promise<AdapterReport> {
   return describeAdapter(await requestAdapter(await loadDawn()));
 }
 
+/** What `openDevice` and `--device` take. */
 export const DEVICE_NAMES = ["auto", "webgpu", "wasm", "cpu", "meta"] as const;
+/** The name of a device, or "auto". */
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /** A device, and why it is that one. */

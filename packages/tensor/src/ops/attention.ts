@@ -13,6 +13,7 @@ const EPS = 2 ** -23;
 /** The largest score of a query that sees nothing: finite, and so low that no score reaches it. */
 export const NOTHING_VISIBLE = -3.0e38;
 
+/** Which keys a query sees, and what scores are multiplied with. */
 export interface AttentionAttrs {
   /** Query t sees key s when s <= t + queryOffset. */
   queryOffset: number;

@@ -31,6 +31,7 @@ import { sampleLogits } from "./sampling.ts";
 import { softmax, softmaxBackward } from "./softmax.ts";
 import { concat, transpose } from "./transpose.ts";
 
+/** Every op there is, a row each (docs/ops.md). */
 export const opTable = {
   // Families whose files export nothing but rows.
   ...activations,
@@ -90,12 +91,15 @@ export const opTable = {
   uniform,
 };
 
+/** The op table's type, of which `Ops` is made. */
 export type OpTable = typeof opTable;
+/** The name of an op. */
 export type OpName = keyof OpTable;
 
 /** One method for each row of the op table. */
 export interface Ops extends OpsOf<OpTable> {}
 
+/** Names of all ops, in the table's order. */
 export const opNames = Object.keys(opTable) as OpName[];
 
 /** Throws `T-OP` for a name that is not in the table. */

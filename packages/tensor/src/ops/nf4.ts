@@ -34,6 +34,7 @@ export interface Nf4Operands<T> {
   readonly scales: T | null;
 }
 
+/** Elements that share a scale, and scales that share one of theirs, as bitsandbytes has them. */
 export const NF4_BLOCKS: Nf4Blocks = { block: 64, nestedBlock: 256 };
 
 const isPowerOfTwo = (n: number): boolean => Number.isInteger(n) && n > 0 && Number.isInteger(Math.log2(n));

@@ -44,6 +44,7 @@ export class WasmDevice extends Device {
       (threads === 1 ? "one thread" : `${threads} threads`);
   }
 
+  /** Threads that compute, the calling one included. */
   get threads(): number {
     return this.#runtime.threads;
   }

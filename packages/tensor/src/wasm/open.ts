@@ -5,6 +5,7 @@ import { WasmDevice } from "./device.ts";
 import { engine } from "./engine.ts";
 import { Runtime, type Spawn } from "./runtime.ts";
 
+/** Threads and instructions of a WebAssembly device. */
 export interface WasmOptions {
   /** Threads, the calling one included. Default: as many as the machine runs at once. */
   readonly threads?: number;

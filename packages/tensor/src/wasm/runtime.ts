@@ -35,6 +35,7 @@ interface CallLayout {
   readonly params: readonly (readonly [name: string, isFloat: boolean])[];
 }
 
+/** Memory in bytes, and dispatches in all and shared between threads. */
 export interface Statistics {
   readonly memoryBytes: number;
   readonly freeBytes: number;

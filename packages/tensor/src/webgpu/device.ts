@@ -120,6 +120,7 @@ export class WebGpuDevice extends Device {
     this.#stream.startProfile();
   }
 
+  /** Ends a profile: GPU time by kernel since `startProfile`. */
   stopProfile(): Promise<KernelTime[]> {
     return this.#stream.stopProfile();
   }

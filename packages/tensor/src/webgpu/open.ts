@@ -3,6 +3,7 @@ import { SidenetError } from "../errors.ts";
 import type { DeviceProfile } from "../profile.ts";
 import { WebGpuDevice } from "./device.ts";
 
+/** Which adapter is taken, and what is used of it. */
 export interface WebGpuOptions {
   readonly powerPreference?: "low-power" | "high-performance";
   /** false: f32 storage only, as on an adapter without `shader-f16`. */
@@ -80,6 +81,7 @@ export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOption
   );
 }
 
+/** Name, driver, features and limits of an adapter. */
 export function describeAdapter(adapter: GPUAdapter): AdapterReport {
   const limits: Record<string, number> = {};
   for (const name in adapter.limits)

@@ -22,6 +22,7 @@ export class EncodedRecords implements TokenDataset {
     this.#options = options;
   }
 
+  /** Records there are. */
   get length(): number {
     return this.#records.length;
   }

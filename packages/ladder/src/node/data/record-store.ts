@@ -7,6 +7,7 @@ import { type FieldMapping, mapFields, parseRecord, type Source, type TextRecord
 import { parseLine, readLines, sourceAt } from "./jsonl.ts";
 import { dataError, isJsonl, readRows } from "./rows.ts";
 
+/** A record, and where it came from. */
 export interface StoredRecord {
   readonly record: TextRecord;
   readonly source: Source;
@@ -15,11 +16,13 @@ export interface StoredRecord {
 /** Records by number. */
 export interface RecordList {
   readonly length: number;
+  /** The record at `index`, counted from 0. Throws `L-FILE`. */
   get(index: number): Promise<StoredRecord>;
 }
 
 /** A list of records that holds files open. */
 export interface RecordStore extends RecordList {
+  /** Closes the files; records cannot be read then. */
   close(): Promise<void>;
 }
 

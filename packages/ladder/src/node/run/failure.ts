@@ -19,6 +19,10 @@ const failureSchema = z.looseObject({
   /** ISO 8601. */
   time: z.string(),
 });
+/**
+ * How a run failed.
+ * @interface
+ */
 export type RunFailure = z.infer<typeof failureSchema>;
 
 /** How a run failed; null where it did not. Throws `L-RUN` for a file that is no run's, `L-FILE`, `L-JSON`. */

@@ -4,6 +4,7 @@ import type { BytesByCategory } from "@sidenet/tensor";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
 
+/** A text that a model continued. */
 export interface Sample {
   readonly prompt: string;
   readonly text: string;
@@ -36,6 +37,7 @@ export interface EvalMetrics {
   readonly sample?: Sample;
 }
 
+/** A line of `metrics.jsonl`. */
 export type MetricsLine = StepMetrics | EvalMetrics;
 
 export const isEvaluation = (line: MetricsLine): line is EvalMetrics => "eval_loss" in line;

@@ -14,6 +14,7 @@ export interface TimeShare {
   readonly elapsed_ms: number;
 }
 
+/** Memory and time of one step of a run, as `profile.json` has them. */
 export interface StepProfile {
   /** The most that was live in each op of one step, by category; the largest of each stretch where there were very many. */
   readonly memory: readonly BytesByCategory[];

@@ -5,6 +5,7 @@ import type { MemoryOptions } from "../../trainer.ts";
 import type { DataOptions } from "./load.ts";
 import type { Existing, RunFile } from "./run-folder.ts";
 
+/** What one fine-tuning run is told. */
 export interface TrainRunOptions extends DataOptions {
   readonly model: string;
   readonly outputDir: string;
