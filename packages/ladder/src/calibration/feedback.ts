@@ -6,8 +6,8 @@ import { upperFactor } from "./upper-factor.ts";
 
 const { block: BLOCK } = NF4_BLOCKS;
 
-/** Columns whose feedback is gathered from all earlier ones at once. */
-const PANEL = 64;
+/** Columns whose feedback is gathered from all earlier ones at once: a block, where blocks lie within rows. */
+const PANEL = BLOCK;
 /** Rows that are worked on together. */
 const ROWS = 128;
 
@@ -24,13 +24,14 @@ export interface Feedback {
 }
 
 /**
- * Of H [n, n], symmetric, whose upper half is read; `damping` · the mean of its diagonal is added to it. Null where that is not enough
- * for H to be positive definite, which finite data does not bring about.
+ * Of H [n, n], symmetric, whose upper half is read; `damping` · the mean of its diagonal is added to it. Null where H is
+ * not finite, or not positive definite even then.
  */
 export function feedbackOf(h: Float32Array | Float64Array, n: number, damping: number): Feedback | null {
   const stride = Math.ceil(n / 4) * 4;
   let trace = 0;
   for (let i = 0; i < n; i++) trace += h[i * n + i];
+  if (!Number.isFinite(trace)) return null;
   const extra = trace > 0 ? (damping * trace) / n : 1; // nothing came in: all columns count alike
   const r = new Float64Array(stride * stride);
   for (let i = 0; i < stride; i++) {
@@ -51,34 +52,7 @@ export interface Rounded {
   readonly error: number;
 }
 
-/** Some rows of a weight on their way. */
-interface Strip {
-  readonly rows: number;
-  /** What each column is to be rounded to once the errors before it are known, [rows, stride]. */
-  readonly targets: Float64Array;
-  /** Rounded values less the weight's own, [rows, stride]. */
-  readonly errors: Float64Array;
-}
-
-/** Takes the errors of all columns before `start` to the targets of [start, end). */
-function carryOver({ rows, targets, errors }: Strip, f: Feedback, start: number, end: number): void {
-  if (start === 0) return;
-  const [t, e, s] = [targets, errors, f.shares].map((data) => ({ data, stride: f.stride }));
-  for (let j = start; j < end; j += 4) {
-    for (let i = 0; i < rows; i += 2)
-      subtractTile(t, i * f.stride + j, e, i * f.stride, s, j * f.stride, start);
-  }
-}
-
-/** A panel's columns [start, end) of one row, the first of them element `at` of the weight. */
-interface Piece {
-  readonly row: number;
-  readonly start: number;
-  readonly end: number;
-  readonly at: number;
-}
-
-/** What a piece is rounded with, and to. */
+/** What the columns of one panel are rounded with, and to, in one row. */
 interface Trial {
   readonly scales: Float64Array;
   readonly codes: Uint8Array;
@@ -91,77 +65,116 @@ const newTrial = (): Trial => ({
   errors: new Float64Array(PANEL),
 });
 
-/** Rounds a piece with the trial's scales. Returns what that costs, or something larger than `most` as soon as it is. */
-function tryPiece(
-  w: Float32Array,
-  { targets }: Strip,
-  { stride, shares, weights }: Feedback,
-  { row, start, end, at }: Piece,
-  { scales, codes, errors }: Trial,
-  most: number,
-): number {
-  let cost = 0;
-  for (let j = 0; j < end - start && cost <= most; j++) {
-    let target = targets[row * stride + start + j];
-    const share = (start + j) * stride + start;
-    for (let k = 0; k < j; k++) target -= errors[k] * shares[share + k];
-    codes[j] = levelCode(target, scales[j]);
-    const value = levelValue(codes[j], scales[j]);
-    errors[j] = value - w[at + j];
-    cost += weights[start + j] * (value - target) ** 2;
-  }
-  return cost;
-}
-
 /** Scales that are tried for a block, as shares of its largest magnitude; the likeliest first. */
-const SHARES = (globalThis as any).CAL_FAC ?? [0.9, 1, 0.85, 0.95, 0.8];
+const SHARES = [0.9, 1, 0.85, 0.95, 0.8];
+
+/** Rows of a weight w [out, in] on their way, at most `ROWS` of them. */
+class Strip {
+  readonly #w: Float32Array;
+  readonly #scales: BlockScales;
+  readonly #feedback: Feedback;
+  /** What each column is to be rounded to once the errors before it are known, [rows, stride]. */
+  readonly #targets: Float64Array;
+  /** Rounded values less the weight's own, [rows, stride]. */
+  readonly #errors: Float64Array;
+  #trial = newTrial();
+  #best = newTrial();
+  #first = 0;
+  #rows = 0;
+
+  constructor(w: Float32Array, scales: BlockScales, feedback: Feedback) {
+    this.#w = w;
+    this.#scales = scales;
+    this.#feedback = feedback;
+    this.#targets = new Float64Array(ROWS * feedback.stride);
+    this.#errors = new Float64Array(ROWS * feedback.stride);
+  }
+
+  /** Rounds these rows into `codes`; what that costs. */
+  round(first: number, rows: number, codes: Uint8Array): number {
+    const { columns, stride } = this.#feedback;
+    [this.#first, this.#rows] = [first, rows];
+    for (let i = 0; i < rows; i++)
+      this.#targets.set(this.#w.subarray((first + i) * columns, (first + i + 1) * columns), i * stride);
+    let cost = 0;
+    for (let start = 0; start < columns; start += PANEL) {
+      const end = Math.min(start + PANEL, columns);
+      this.#carryOver(start, end);
+      for (let row = 0; row < rows; row++) {
+        cost += this.#roundPiece(row, start, end);
+        codes.set(this.#best.codes.subarray(0, end - start), (first + row) * columns + start);
+        this.#errors.set(this.#best.errors.subarray(0, end - start), row * stride + start);
+      }
+    }
+    return cost;
+  }
+
+  /** Takes the errors of all columns before `start` to the targets of [start, end). */
+  #carryOver(start: number, end: number): void {
+    const { stride, shares: data } = this.#feedback;
+    const [targets, errors] = [this.#targets, this.#errors].map((rows) => ({ data: rows, stride }));
+    for (let j = start; j < end; j += 4) {
+      for (let i = 0; i < this.#rows; i += 2)
+        subtractTile(targets, i * stride + j, errors, i * stride, { data, stride }, j * stride, start);
+    }
+  }
+
+  /** Finds scale and codes of the columns [start, end) of a row, into the best trial. */
+  #roundPiece(row: number, start: number, end: number): number {
+    const scales = this.#scales;
+    const at = (this.#first + row) * this.#feedback.columns + start;
+    const block = at / BLOCK;
+    if (this.#feedback.columns % BLOCK !== 0) {
+      // Blocks cross rows: their scales are not this row's to choose.
+      for (let j = 0; j < end - start; j++)
+        this.#best.scales[j] = scales.values[Math.floor((at + j) / BLOCK)];
+      return this.#try(row, start, end, this.#best, Number.POSITIVE_INFINITY);
+    }
+    let least = Number.POSITIVE_INFINITY;
+    let chosen = scales.scales[block];
+    for (const share of SHARES) {
+      const code = scales.codeOf(block, share * scales.largest[block]);
+      this.#trial.scales.fill(scales.valueOf(block, code));
+      const cost = this.#try(row, start, end, this.#trial, least);
+      if (!(cost < least)) continue;
+      [least, chosen] = [cost, code];
+      [this.#trial, this.#best] = [this.#best, this.#trial];
+    }
+    scales.choose(block, chosen);
+    return least;
+  }
+
+  /** Rounds a piece with a trial's scales. Returns what that costs, or something larger than `most` as soon as it is. */
+  #try(row: number, start: number, end: number, { scales, codes, errors }: Trial, most: number): number {
+    const { columns, stride, shares, weights } = this.#feedback;
+    const at = (this.#first + row) * columns + start;
+    const targets = this.#targets;
+    const w = this.#w;
+    let cost = 0;
+    for (let j = 0; j < end - start && cost <= most; j++) {
+      let target = targets[row * stride + start + j];
+      const share = (start + j) * stride + start;
+      for (let k = 0; k < j; k++) target -= errors[k] * shares[share + k];
+      codes[j] = levelCode(target, scales[j]);
+      const value = levelValue(codes[j], scales[j]);
+      errors[j] = value - w[at + j];
+      cost += weights[start + j] * (value - target) ** 2;
+    }
+    return cost;
+  }
+}
 
 /**
  * Rounds a weight w [out, in] to NF4, column after column: each to the level that best answers what the errors before it did to the
- * output, given that those after it will do the same. A block within a row takes the scale with which that goes best.
+ * output, given that those after it will do the same. A block that lies within a row takes the scale with which that goes
+ * best, which `scales` then has.
  */
-export function roundWithFeedback(w: Float32Array, scales: BlockScales, f: Feedback): Rounded {
-  const { columns: n, stride } = f;
+export function roundWithFeedback(w: Float32Array, scales: BlockScales, feedback: Feedback): Rounded {
   const codes = new Uint8Array(w.length);
-  const total = w.length / n;
+  const strip = new Strip(w, scales, feedback);
+  const total = w.length / feedback.columns;
   let error = 0;
-  const strip = { targets: new Float64Array(ROWS * stride), errors: new Float64Array(ROWS * stride) };
-  let [trial, best] = [newTrial(), newTrial()];
-  const aligned = n % BLOCK === 0;
-  for (let first = 0; first < total; first += ROWS) {
-    const rows = Math.min(ROWS, total - first);
-    for (let i = 0; i < rows; i++)
-      strip.targets.set(w.subarray((first + i) * n, (first + i + 1) * n), i * stride);
-    for (let start = 0; start < n; start += PANEL) {
-      const end = Math.min(start + PANEL, n);
-      carryOver({ ...strip, rows }, f, start, end);
-      for (let row = 0; row < rows; row++) {
-        const at = (first + row) * n + start;
-        const piece = { row, start, end, at };
-        let least = Number.POSITIVE_INFINITY;
-        if (!aligned) {
-          for (let j = 0; j < end - start; j++) best.scales[j] = scales.values[Math.floor((at + j) / BLOCK)];
-          least = tryPiece(w, { ...strip, rows }, f, piece, best, least);
-        } else {
-          const b = at / BLOCK;
-          let chosen = 0;
-          const largest = scales.wanted[b];
-          for (const share of (globalThis as any).CAL?.fac ?? SHARES) {
-            const code = scales.codeOf(b, largest * share);
-            trial.scales.fill(scales.valueOf(b, code));
-            const cost = tryPiece(w, { ...strip, rows }, f, piece, trial, least);
-            if (cost >= least) continue;
-            least = cost;
-            chosen = code;
-            [trial, best] = [best, trial];
-          }
-          scales.choose(b, chosen);
-        }
-        codes.set(best.codes.subarray(0, end - start), at);
-        strip.errors.set(best.errors.subarray(0, end - start), row * stride + start);
-        error += least;
-      }
-    }
-  }
+  for (let first = 0; first < total; first += ROWS)
+    error += strip.round(first, Math.min(ROWS, total - first), codes);
   return { codes, error };
 }

@@ -30,26 +30,27 @@ export const levelValue = (code: number, scale: number): number => fround(NF4_LE
 
 /** Scales of blocks with double quantization: 8 bits each, of the largest among 256, about an offset. */
 export class BlockScales {
-  readonly wanted: Float32Array;
+  /** Largest magnitude of each block. */
+  readonly largest: Float32Array;
   readonly scales: Uint8Array;
   readonly nested: Float32Array;
   readonly offset: number;
   /** f32 of each block, as every reader computes it. */
   readonly values: Float32Array;
 
-  /** Range and offset are made for these scales, and each is what is nearest to it until another is chosen. */
-  constructor(wanted: Float32Array) {
-    this.wanted = wanted;
-    const sum = wanted.reduce((a, b) => a + b, 0);
-    this.offset = fround(wanted.length === 0 ? 0 : sum / wanted.length);
-    this.nested = new Float32Array(Math.ceil(wanted.length / NESTED));
-    for (let b = 0; b < wanted.length; b++) {
+  /** Range and offset are made for the largest magnitudes of blocks, which the scales are as well until others are chosen. */
+  constructor(largest: Float32Array) {
+    this.largest = largest;
+    const sum = largest.reduce((a, b) => a + b, 0);
+    this.offset = fround(largest.length === 0 ? 0 : sum / largest.length);
+    this.nested = new Float32Array(Math.ceil(largest.length / NESTED));
+    for (let b = 0; b < largest.length; b++) {
       const q = Math.floor(b / NESTED);
-      this.nested[q] = Math.max(this.nested[q], Math.abs(fround(wanted[b] - this.offset)));
+      this.nested[q] = Math.max(this.nested[q], Math.abs(fround(largest[b] - this.offset)));
     }
-    this.scales = new Uint8Array(wanted.length);
-    this.values = new Float32Array(wanted.length);
-    for (let b = 0; b < wanted.length; b++) this.choose(b, this.codeOf(b, wanted[b]));
+    this.scales = new Uint8Array(largest.length);
+    this.values = new Float32Array(largest.length);
+    for (let b = 0; b < largest.length; b++) this.choose(b, this.codeOf(b, largest[b]));
   }
 
   /** The code of block b that is read as the value nearest to this. */
