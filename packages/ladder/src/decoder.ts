@@ -45,7 +45,7 @@ export interface Forward {
   readonly context: BlockContext;
 }
 
-const EMBEDDINGS = "model.embed_tokens.weight";
+export const EMBEDDINGS = "model.embed_tokens.weight";
 export const LM_HEAD = "lm_head.weight";
 
 /** The name of a block's parameter in a checkpoint: layer 0, "self_attn.q_proj.weight". */

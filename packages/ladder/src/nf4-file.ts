@@ -4,6 +4,7 @@ import type { Checkpoint } from "./formats/checkpoint.ts";
 import { storedBytes, type TensorHeader } from "./formats/safetensors-write.ts";
 import {
   ABSMAX,
+  type DoubleNf4,
   denseMatrix,
   MAP,
   NESTED_ABSMAX,
@@ -65,33 +66,40 @@ const stateText = (shape: readonly number[], dtype: string, offset: number): str
     nested_offset: offset,
   });
 
-/**
- * A weight in NF4 as bitsandbytes stores it: the bytes of `nf4Headers`, in that order. `dtype` is what bitsandbytes is to
- * dequantize it to. Throws `L-NF4-FINITE`.
- */
-export async function quantizeNf4Bytes(
+/** A weight of the host, quantized on a device. Throws `L-NF4-FINITE`. */
+export async function quantizedValues(
   device: Device,
   weight: string,
-  shape: readonly number[],
   values: Float32Array,
-  dtype: string,
-): Promise<Uint8Array[]> {
+): Promise<DoubleNf4> {
   using store = new ParamStore(device, "weights");
   quantizeNf4(device, store, weight, values);
   const [codes, table, absmax, scales] = await Promise.all(
     ["", TABLE, ABSMAX, SCALES].map((part) => store.get(weight + part).read()),
   );
+  return { codes, table, absmax, scales } as DoubleNf4;
+}
+
+/**
+ * A weight in NF4 with double quantization as bitsandbytes stores it: the bytes of `nf4Headers`, in that order. `dtype` is what
+ * bitsandbytes is to dequantize it to.
+ */
+export function nf4Bytes(
+  weight: string,
+  shape: readonly number[],
+  { codes, table, absmax, scales }: DoubleNf4,
+  dtype: string,
+): Uint8Array[] {
   const f32 = (data: Float32Array) => storedBytes({ dtype: "F32", data });
-  const floats = table as Float32Array;
   const headers = nf4Headers(weight, shape);
   const state = new Uint8Array(headers[5].shape[0]).fill(0x20);
-  new TextEncoder().encodeInto(stateText(shape, dtype, floats[OFFSET_AT]), state);
+  new TextEncoder().encodeInto(stateText(shape, dtype, table[OFFSET_AT]), state);
   return [
-    f32(absmax as Float32Array),
-    f32(floats.slice(LEVELS, OFFSET_AT)),
-    f32(floats.slice(0, LEVELS)),
-    codes as Uint8Array,
-    scales as Uint8Array,
+    f32(absmax),
+    f32(table.slice(LEVELS, OFFSET_AT)),
+    f32(table.slice(0, LEVELS)),
+    codes,
+    scales,
     state,
   ];
 }

@@ -112,7 +112,7 @@ export async function nf4Source(
         levels,
         ...(isDouble && { map, offset: state.nested_offset! }),
       });
-      upload(store, weight, {
+      uploadNf4(store, weight, {
         codes: await codes.readBytes(),
         table,
         absmax: isDouble ? nested : absmax,
@@ -123,7 +123,7 @@ export async function nf4Source(
 }
 
 /** Throws `L-NF4-FINITE`. */
-function checkFinite(name: string, values: ArrayLike<number>): void {
+export function checkFinite(name: string, values: ArrayLike<number>): void {
   for (let i = 0; i < values.length; i++) {
     if (Number.isFinite(values[i])) continue;
     throw new SidenetError(
@@ -167,14 +167,26 @@ export function nf4Sizes(
   ];
 }
 
-interface HostParts {
+/** A weight in NF4 on the host; `scales` null: `absmax` is one f32 a block. */
+export interface Nf4Values {
   readonly codes: Uint8Array;
   readonly table: Float32Array;
   readonly absmax: ArrayLike<number>;
   readonly scales: ArrayLike<number> | null;
 }
 
-function upload(store: ParamStore, weight: string, { codes, table, absmax, scales }: HostParts): void {
+/** With double quantization, as conversion writes it. */
+export interface DoubleNf4 extends Nf4Values {
+  readonly absmax: Float32Array;
+  readonly scales: Uint8Array;
+}
+
+/** Uploads a weight under its name and those beside it. */
+export function uploadNf4(
+  store: ParamStore,
+  weight: string,
+  { codes, table, absmax, scales }: Nf4Values,
+): void {
   const { device, category } = store;
   const put = (name: string, values: ArrayLike<number>, dtype: "u8" | "f32") =>
     store.set(name, device.tensor(values, [values.length], { dtype, category, label: name }));

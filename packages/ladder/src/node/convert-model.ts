@@ -2,6 +2,7 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
+import { CalibratedLayers } from "../calibration/calibrated-layers.ts";
 import type { ModelConfig } from "../config.ts";
 import type { GgufWriteType } from "../formats/gguf-encode.ts";
 import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
@@ -9,6 +10,7 @@ import { streamGguf } from "../formats/gguf-write.ts";
 import { elementCount, type ModelTensor, mergeAdapter, modelTensors } from "../model-tensors.ts";
 import { openAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
+import { type CalibrationOptions, calibrationRows } from "./calibration-rows.ts";
 import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
 import type { HubOptions } from "./hub.ts";
 import { makeFolder } from "./make-folder.ts";
@@ -34,6 +36,8 @@ export interface ConvertOptions {
   /** Largest safetensors file; beyond it the weights are split, with an index. */
   readonly maxShardBytes: number;
   readonly overwrite: boolean;
+  /** Text by which NF4 weights are chosen; null, the default: each weight is rounded to its nearest value. */
+  readonly calibration?: CalibrationOptions | null;
   /** How a model on the hub is fetched. */
   readonly hub?: HubOptions;
 }
@@ -61,6 +65,8 @@ export interface OutgoingModel {
   readonly config: ModelConfig;
   readonly tensors: readonly ModelTensor[];
   readonly type: ConvertType;
+  /** Where the NF4 weights come from; null: each is rounded by itself. */
+  readonly calibrated: CalibratedLayers | null;
 }
 
 const GGUF_TYPES: Partial<Record<ConvertType, GgufWriteType>> = { f32: "F32", f16: "F16", q8_0: "Q8_0" };
@@ -74,6 +80,25 @@ function checkType({ output, type }: ConvertOptions): "gguf" | "safetensors" {
     "L-CONVERT-TYPE",
     `${type} is not written to ${format === "gguf" ? "a GGUF file" : "a safetensors folder"}: ${known.join(", ")} are; ${other}.`,
   );
+}
+
+/** Throws `C-USAGE`-like mistakes by name: only NF4 is calibrated. */
+async function openCalibration(
+  device: Device,
+  { calibration = null, type }: ConvertOptions,
+  files: ModelFiles,
+  config: ModelConfig,
+  tensors: readonly ModelTensor[],
+): Promise<CalibratedLayers | null> {
+  if (calibration === null) return null;
+  if (type !== "nf4") {
+    throw new SidenetError(
+      "L-CONVERT-TYPE",
+      `calibration is for nf4, which alone is rounded by it; ${type} was asked for.`,
+    );
+  }
+  const rows = await calibrationRows(calibration, await files.tokenizer(), config);
+  return new CalibratedLayers(device, config, tensors, rows);
 }
 
 const FLOATS = ["F32", "F16", "BF16"];
@@ -141,7 +166,8 @@ export async function convertModel(
     const { config, tensors } = adapter
       ? mergeAdapter(files.config, own, adapter)
       : { config: files.config, tensors: own };
-    const outgoing: OutgoingModel = { files, config, tensors, type };
+    using calibrated = await openCalibration(device, options, files, config, tensors);
+    const outgoing: OutgoingModel = { files, config, tensors, type, calibrated };
     const warnings = warningsFor(options, own);
     const missing: string[] = [];
     let written: { bytes: number; files: string[] };

@@ -11,7 +11,7 @@ import {
   type TensorGroup,
 } from "../formats/safetensors-write.ts";
 import type { ModelTensor } from "../model-tensors.ts";
-import { nf4Headers, quantizeNf4Bytes } from "../nf4-file.ts";
+import { nf4Bytes, nf4Headers, quantizedValues } from "../nf4-file.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
 import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-model.ts";
@@ -44,7 +44,12 @@ const isNf4 = ({ kind, name }: ModelTensor, { type }: OutgoingModel): boolean =>
 function groupOf(device: Device, tensor: ModelTensor, model: OutgoingModel, dtype: FloatDtype): TensorGroup {
   const { name, shape } = tensor;
   if (isNf4(tensor, model)) {
-    const read = async () => quantizeNf4Bytes(device, name, shape, await tensor.read(), TYPES[dtype]);
+    const read = async () => {
+      const values = model.calibrated
+        ? await model.calibrated.weight(name)
+        : await quantizedValues(device, name, await tensor.read());
+      return nf4Bytes(name, shape, values, TYPES[dtype]);
+    };
     return { tensors: nf4Headers(name, shape), read };
   }
   const read = async () => {

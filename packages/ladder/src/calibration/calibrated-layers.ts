@@ -1,0 +1,251 @@
+/**
+ * NF4 weights of a model by what its layers put out on calibration text: layer after layer, each on the hidden states that the
+ * quantized layers before it leave (GPTQ, Frantar et al. 2022, 2210.17323, on NF4's grid).
+ */
+import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import {
+  type BlockContext,
+  type BlockWeights,
+  block,
+  blockParameters,
+  blockWeights,
+  PROJECTIONS,
+} from "../block.ts";
+import type { ModelConfig } from "../config.ts";
+import { EMBEDDINGS, layerName, type TokenBatch } from "../decoder.ts";
+import type { ModelTensor } from "../model-tensors.ts";
+import { type DoubleNf4, uploadNf4 } from "../nf4-weight.ts";
+import type { Projection } from "../projection.ts";
+import { ropeTables } from "../rope-tables.ts";
+import { calibratedNf4 } from "./calibrated-nf4.ts";
+import { type Feedback, feedbackOf } from "./feedback.ts";
+
+type Place = keyof typeof PROJECTIONS;
+
+/** Projections by the input that they share. */
+const READERS: readonly (readonly Place[])[] = [["q", "k", "v"], ["o"], ["gate", "up"], ["down"]];
+
+/** Inputs of more columns are refused: H alone would take over 0.5 GB, its factor minutes a layer. */
+export const MOST_COLUMNS = 8192;
+
+/** Share of the mean of H's diagonal that is added to it: calibration text is not all text. */
+const DAMPING = 0.01;
+
+/** What a layer came to: Σ of the error of its outputs over Σ of the outputs, squared, by weight. */
+export type LayerReport = (layer: number, errors: Readonly<Record<string, number>>) => void;
+
+/** Throws `L-CALIBRATION` for a model whose matrices H would be too large, naming the weight and what it would take. */
+export function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
+  if (tokens === 0) {
+    throw new SidenetError(
+      "L-CALIBRATION",
+      "there is no calibration text: not one token. Give a file with records.",
+    );
+  }
+  const largest = tensors.filter(isQuantized).reduce((a, b) => (b.shape[1] > a.shape[1] ? b : a));
+  const columns = largest.shape[1];
+  if (columns <= MOST_COLUMNS) return;
+  const gigabytes = ((8 * columns ** 2) / 1e9).toFixed(1);
+  const minutes = Math.ceil(columns ** 3 / 6 / 5e8 / 60);
+  throw new SidenetError(
+    "L-CALIBRATION",
+    `${largest.name} has ${columns} columns: its ${columns} x ${columns} matrix of second moments would take ${gigabytes} GB twice, ` +
+      `and some ${minutes} minutes a layer to factor; calibration goes up to ${MOST_COLUMNS}. Quantize without --calibrate.`,
+  );
+}
+
+/** The weights that calibration quantizes: the linear layers of the blocks. */
+export const isQuantized = ({ kind, name }: ModelTensor): boolean =>
+  kind === "linear" && name.startsWith("model.layers.");
+
+/** A row of tokens and where it stands: the state that goes into the next layer, f32[1,T,d]. */
+interface CalibrationRow {
+  readonly batch: TokenBatch;
+  state: Tensor;
+}
+
+/** Σ xᵀx of each input of a block, f32[in,in], over all rows that went through. */
+type Moments = ReadonlyMap<Place, Tensor>;
+
+/** The block's projections, each first reader of an input adding to its moments. */
+function observed(weights: BlockWeights, moments: Moments): BlockWeights {
+  const observe =
+    (projection: Projection, total: Tensor): Projection =>
+    (ops, x) => {
+      const columns = x.shape[x.shape.length - 1];
+      total.device.scope(() => {
+        const rows = ops.reshape(x, { shape: [x.size / columns, columns] });
+        ops.accumulate(total, ops.matmulTN(rows, rows));
+      });
+      return projection(ops, x);
+    };
+  const seen = [...moments].map(([place, total]) => [place, observe(weights[place], total)]);
+  return { ...weights, ...Object.fromEntries(seen) };
+}
+
+/** Quantizes the layers of a model one after the other, as their weights are asked for. */
+export class CalibratedLayers {
+  readonly #device: Device;
+  readonly #config: ModelConfig;
+  readonly #tensors: ReadonlyMap<string, ModelTensor>;
+  readonly #batches: readonly TokenBatch[];
+  readonly #onLayer: LayerReport;
+  #rows: CalibrationRow[] | null = null;
+  /** Of the layer that was quantized last. */
+  #quantized = new Map<string, DoubleNf4>();
+  #layer = -1;
+
+  /** Takes rows of tokens, one a batch. Throws `L-CALIBRATION` without any, and for a model whose matrices would be too large. */
+  constructor(
+    device: Device,
+    config: ModelConfig,
+    tensors: readonly ModelTensor[],
+    batches: readonly TokenBatch[],
+    onLayer: LayerReport = () => {},
+  ) {
+    checkCalibration(
+      tensors,
+      batches.reduce((sum, { batchSize, length }) => sum + batchSize * length, 0),
+    );
+    this.#device = device;
+    this.#config = config;
+    this.#tensors = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+    this.#batches = batches;
+    this.#onLayer = onLayer;
+  }
+
+  /**
+   * A weight of the blocks in NF4; to be asked in the order of the layers. Throws `L-NF4-FINITE` for a weight that is not finite and
+   * `L-CALIBRATION` where hidden states are not.
+   */
+  async weight(name: string): Promise<DoubleNf4> {
+    const layer = Number(/^model\.layers\.(\d+)\./.exec(name)?.[1]);
+    while (this.#layer < layer) await this.#next();
+    const found = this.#quantized.get(name);
+    if (found) return found;
+    throw new SidenetError(
+      "L-CALIBRATION",
+      `"${name}" is no weight of layer ${this.#layer}, which was calibrated last.`,
+    );
+  }
+
+  async #next(): Promise<void> {
+    this.#rows ??= await this.#embedded();
+    this.#layer++;
+    this.#quantized = new Map(); // the layer before is written
+    using store = new ParamStore(this.#device, "weights");
+    const linear = await this.#load(store);
+    const find = (name: string) => (store.has(name) ? store.get(name) : null);
+    const moments = await this.#observe(blockWeights(this.#config, find, (name) => store.get(name)));
+    using nf4 = new ParamStore(this.#device, "weights");
+    const errors: Record<string, number> = {};
+    for (const places of READERS) {
+      const feedback = this.#feedback(places[0], moments.get(places[0])!);
+      moments.delete(places[0]);
+      for (const place of places) {
+        const short = `${PROJECTIONS[place]}.weight`;
+        const name = layerName(this.#layer, short);
+        const { nf4: values, error } = calibratedNf4(name, linear.get(short)!, feedback);
+        uploadNf4(nf4, short, values);
+        this.#quantized.set(name, values);
+        errors[name] = error;
+      }
+    }
+    const either = (name: string) => (nf4.has(name) ? nf4.get(name) : find(name));
+    await this.#advance(blockWeights(this.#config, either, (name) => store.get(name)));
+    this.#onLayer(this.#layer, errors);
+  }
+
+  /** Puts the layer's parameters into a store in f32, by their names within it, and keeps the linear weights. */
+  async #load(store: ParamStore): Promise<Map<string, Float32Array>> {
+    const linear = new Map<string, Float32Array>();
+    for (const { name: short, shape } of blockParameters(this.#config)) {
+      const tensor = this.#tensors.get(layerName(this.#layer, short))!;
+      const values = await tensor.read();
+      store.set(short, this.#device.tensor(values, shape, { category: "weights", label: tensor.name }));
+      if (isQuantized(tensor)) linear.set(short, values);
+    }
+    return linear;
+  }
+
+  /** Sends all rows through the layer as it is, and reads what came to its projections. */
+  async #observe(weights: BlockWeights): Promise<Map<Place, Float32Array>> {
+    const device = this.#device;
+    using totals = new ParamStore(device, "workspace");
+    for (const [place] of READERS) {
+      const { hiddenSize, intermediateSize, numAttentionHeads, headDim } = this.#config;
+      const columns =
+        { o: numAttentionHeads * headDim, down: intermediateSize }[place as string] ?? hiddenSize;
+      totals.set(place, device.zeros([columns, columns], { label: `moments of ${place}` }));
+    }
+    const watched = observed(weights, new Map(READERS.map(([place]) => [place, totals.get(place)])));
+    for (const row of this.#rows!) {
+      device.scope(() => {
+        block(device.ops, this.#config, watched, row.state, this.#context(row.batch));
+      });
+      await device.synchronize(); // or the freed memory of all rows would wait in the queue
+    }
+    const read = new Map<Place, Float32Array>();
+    for (const [place] of READERS) read.set(place, (await totals.get(place).read()) as Float32Array);
+    return read;
+  }
+
+  /** Sends all rows through the quantized layer, to where the next one begins. */
+  async #advance(weights: BlockWeights): Promise<void> {
+    const device = this.#device;
+    for (const row of this.#rows!) {
+      const next = device.keep(
+        device.scope(() => block(device.ops, this.#config, weights, row.state, this.#context(row.batch))),
+      );
+      row.state.dispose();
+      row.state = next;
+      await device.synchronize();
+    }
+  }
+
+  #feedback(place: Place, moments: Float32Array): Feedback {
+    const columns = Math.sqrt(moments.length);
+    const feedback = feedbackOf(moments, columns, DAMPING);
+    if (feedback) return feedback;
+    throw new SidenetError(
+      "L-CALIBRATION",
+      `layer ${this.#layer}: what comes to ${PROJECTIONS[place]} on the calibration text is not finite, so nothing can be weighed ` +
+        "by it. Are the model's weights damaged?",
+    );
+  }
+
+  #context({ length, segments }: TokenBatch): BlockContext {
+    const device = this.#device;
+    const { rope, headDim } = this.#config;
+    return {
+      rope: ropeTables(device, rope, headDim, 0, length),
+      keyMask: null,
+      segments: segments ? device.tensor(segments, [1, length], { dtype: "i32", label: "segments" }) : null,
+      offset: 0,
+    };
+  }
+
+  /** The rows' embeddings: the table is read once, and only what the rows ask for is kept. */
+  async #embedded(): Promise<CalibrationRow[]> {
+    const { hiddenSize: d } = this.#config;
+    const table = await this.#tensors.get(EMBEDDINGS)!.read();
+    return this.#batches.map((batch) => {
+      const values = new Float32Array(batch.length * d);
+      for (let t = 0; t < batch.length; t++) {
+        const id = batch.inputIds[t];
+        values.set(table.subarray(id * d, (id + 1) * d), t * d);
+      }
+      const state = this.#device.tensor(values, [1, batch.length, d], { label: "hidden states" });
+      return { batch, state: this.#device.keep(state) };
+    });
+  }
+
+  dispose(): void {
+    for (const { state } of this.#rows ?? []) state.dispose();
+    this.#rows = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

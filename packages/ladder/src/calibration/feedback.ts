@@ -1,0 +1,180 @@
+/** Rounding of a weight's columns one after the other, each error answered by the columns that follow (GPTQ). */
+import { NF4_BLOCKS } from "@sidenet/tensor";
+import { type BlockScales, levelCode, levelValue } from "./nf4-grid.ts";
+import { subtractTile } from "./products.ts";
+import { upperFactor } from "./upper-factor.ts";
+
+const { block: BLOCK } = NF4_BLOCKS;
+
+/** Columns whose feedback is gathered from all earlier ones at once: a block, where blocks lie within rows. */
+const PANEL = BLOCK;
+/** Rows that are worked on together. */
+const ROWS = 128;
+
+/** What the columns of a weight [out, in] do to its output: H = R · Rᵀ, ready for feedback. */
+export interface Feedback {
+  /** [in] */
+  readonly columns: number;
+  /** Columns, and zeros up to a multiple of 4. */
+  readonly stride: number;
+  /** [stride, stride]: row j holds R[k, j] / R[j, j] of the columns k before j. */
+  readonly shares: Float64Array;
+  /** R[j, j]² */
+  readonly weights: Float64Array;
+}
+
+/**
+ * Of H [n, n], symmetric, whose upper half is read; `damping` · the mean of its diagonal is added to it. Null where H is
+ * not finite, or not positive definite even then.
+ */
+export function feedbackOf(h: Float32Array | Float64Array, n: number, damping: number): Feedback | null {
+  const stride = Math.ceil(n / 4) * 4;
+  let trace = 0;
+  for (let i = 0; i < n; i++) trace += h[i * n + i];
+  if (!Number.isFinite(trace)) return null;
+  const extra = trace > 0 ? (damping * trace) / n : 1; // nothing came in: all columns count alike
+  const r = new Float64Array(stride * stride);
+  for (let i = 0; i < stride; i++) {
+    for (let j = i; j < n; j++) r[i * stride + j] = h[i * n + j];
+    r[i * stride + i] = i < n ? h[i * n + i] + extra : 1;
+  }
+  if (upperFactor(r, stride) !== null) return null;
+  const weights = Float64Array.from({ length: n }, (_, j) => r[j * stride + j] ** 2);
+  for (let j = 0; j < n; j++) {
+    for (let k = 0; k < j; k++) r[j * stride + k] = r[k * stride + j] / r[j * stride + j];
+  }
+  return { columns: n, stride, shares: r, weights };
+}
+
+/** A weight's codes, and Σ (x · (q - w)ᵀ)² over the inputs that H was made of, damping included. */
+export interface Rounded {
+  readonly codes: Uint8Array;
+  readonly error: number;
+}
+
+/** What the columns of one panel are rounded with, and to, in one row. */
+interface Trial {
+  readonly scales: Float64Array;
+  readonly codes: Uint8Array;
+  readonly errors: Float64Array;
+}
+
+const newTrial = (): Trial => ({
+  scales: new Float64Array(PANEL),
+  codes: new Uint8Array(PANEL),
+  errors: new Float64Array(PANEL),
+});
+
+/** Scales that are tried for a block, as shares of its largest magnitude; the likeliest first. */
+const SHARES = [0.9, 1, 0.85, 0.95, 0.8];
+
+/** Rows of a weight w [out, in] on their way, at most `ROWS` of them. */
+class Strip {
+  readonly #w: Float32Array;
+  readonly #scales: BlockScales;
+  readonly #feedback: Feedback;
+  /** What each column is to be rounded to once the errors before it are known, [rows, stride]. */
+  readonly #targets: Float64Array;
+  /** Rounded values less the weight's own, [rows, stride]. */
+  readonly #errors: Float64Array;
+  #trial = newTrial();
+  #best = newTrial();
+  #first = 0;
+  #rows = 0;
+
+  constructor(w: Float32Array, scales: BlockScales, feedback: Feedback) {
+    this.#w = w;
+    this.#scales = scales;
+    this.#feedback = feedback;
+    this.#targets = new Float64Array(ROWS * feedback.stride);
+    this.#errors = new Float64Array(ROWS * feedback.stride);
+  }
+
+  /** Rounds these rows into `codes`; what that costs. */
+  round(first: number, rows: number, codes: Uint8Array): number {
+    const { columns, stride } = this.#feedback;
+    [this.#first, this.#rows] = [first, rows];
+    for (let i = 0; i < rows; i++)
+      this.#targets.set(this.#w.subarray((first + i) * columns, (first + i + 1) * columns), i * stride);
+    let cost = 0;
+    for (let start = 0; start < columns; start += PANEL) {
+      const end = Math.min(start + PANEL, columns);
+      this.#carryOver(start, end);
+      for (let row = 0; row < rows; row++) {
+        cost += this.#roundPiece(row, start, end);
+        codes.set(this.#best.codes.subarray(0, end - start), (first + row) * columns + start);
+        this.#errors.set(this.#best.errors.subarray(0, end - start), row * stride + start);
+      }
+    }
+    return cost;
+  }
+
+  /** Takes the errors of all columns before `start` to the targets of [start, end). */
+  #carryOver(start: number, end: number): void {
+    const { stride, shares: data } = this.#feedback;
+    const [targets, errors] = [this.#targets, this.#errors].map((rows) => ({ data: rows, stride }));
+    for (let j = start; j < end; j += 4) {
+      for (let i = 0; i < this.#rows; i += 2)
+        subtractTile(targets, i * stride + j, errors, i * stride, { data, stride }, j * stride, start);
+    }
+  }
+
+  /** Finds scale and codes of the columns [start, end) of a row, into the best trial. */
+  #roundPiece(row: number, start: number, end: number): number {
+    const scales = this.#scales;
+    const at = (this.#first + row) * this.#feedback.columns + start;
+    const block = at / BLOCK;
+    if (this.#feedback.columns % BLOCK !== 0) {
+      // Blocks cross rows: their scales are not this row's to choose.
+      for (let j = 0; j < end - start; j++)
+        this.#best.scales[j] = scales.values[Math.floor((at + j) / BLOCK)];
+      return this.#try(row, start, end, this.#best, Number.POSITIVE_INFINITY);
+    }
+    let least = Number.POSITIVE_INFINITY;
+    let chosen = scales.scales[block];
+    for (const share of SHARES) {
+      const code = scales.codeOf(block, share * scales.largest[block]);
+      this.#trial.scales.fill(scales.valueOf(block, code));
+      const cost = this.#try(row, start, end, this.#trial, least);
+      if (!(cost < least)) continue;
+      [least, chosen] = [cost, code];
+      [this.#trial, this.#best] = [this.#best, this.#trial];
+    }
+    scales.choose(block, chosen);
+    return least;
+  }
+
+  /** Rounds a piece with a trial's scales. Returns what that costs, or something larger than `most` as soon as it is. */
+  #try(row: number, start: number, end: number, { scales, codes, errors }: Trial, most: number): number {
+    const { columns, stride, shares, weights } = this.#feedback;
+    const at = (this.#first + row) * columns + start;
+    const targets = this.#targets;
+    const w = this.#w;
+    let cost = 0;
+    for (let j = 0; j < end - start && cost <= most; j++) {
+      let target = targets[row * stride + start + j];
+      const share = (start + j) * stride + start;
+      for (let k = 0; k < j; k++) target -= errors[k] * shares[share + k];
+      codes[j] = levelCode(target, scales[j]);
+      const value = levelValue(codes[j], scales[j]);
+      errors[j] = value - w[at + j];
+      cost += weights[start + j] * (value - target) ** 2;
+    }
+    return cost;
+  }
+}
+
+/**
+ * Rounds a weight w [out, in] to NF4, column after column: each to the level that best answers what the errors before it did to the
+ * output, given that those after it will do the same. A block that lies within a row takes the scale with which that goes
+ * best, which `scales` then has.
+ */
+export function roundWithFeedback(w: Float32Array, scales: BlockScales, feedback: Feedback): Rounded {
+  const codes = new Uint8Array(w.length);
+  const strip = new Strip(w, scales, feedback);
+  const total = w.length / feedback.columns;
+  let error = 0;
+  for (let first = 0; first < total; first += ROWS)
+    error += strip.round(first, Math.min(ROWS, total - first), codes);
+  return { codes, error };
+}
