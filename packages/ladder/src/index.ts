@@ -129,6 +129,7 @@ export {
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { type RopeTables, ropeFrequencies, ropeValues } from "./rope-tables.ts";
 export { effectiveDepth, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+export type { InitialSide } from "./side-init.ts";
 export { SideNetwork, SidePass, type SidePassOptions } from "./side-network.ts";
 export { StopMatcher, TextStream } from "./text-stream.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";

@@ -11,6 +11,7 @@ import { Lora } from "./lora.ts";
 import { type LoraOptions, loraConfig } from "./lora-config.ts";
 import { prunedValues } from "./pruned-init.ts";
 import { parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
+import { residualScale } from "./side-init.ts";
 import { SideNetwork } from "./side-network.ts";
 
 /** What is trained, and its sizes; options of other methods are ignored. */
@@ -48,8 +49,9 @@ export function sideConfigOf(
 }
 
 /**
- * An adapter with initial values, with which the model equals its backbone. `pruned` values are read from the backbone and,
- * for Fisher importance, measured on `calibration`, of which nothing is asked otherwise. Throws as `makeAdapter` does,
+ * An adapter with initial values, with which the model equals its backbone: a side network's in the size of the backbone's
+ * residual stream. `pruned` values are read from the backbone and, for Fisher importance, measured on `calibration`, of
+ * which nothing is asked otherwise. Throws as `makeAdapter` does,
  * and `L-CALIBRATION`.
  */
 export async function initializeAdapter(
@@ -60,17 +62,18 @@ export async function initializeAdapter(
 ): Promise<Adapter> {
   const { config, device } = decoder;
   const side = sideConfigOf(options, config, baseModel);
-  if (side?.init !== "pruned") return makeAdapter(options, decoder, baseModel);
+  if (!side) return makeAdapter(options, decoder, baseModel);
   const { importance = "l1" } = sideOptionsOf(options);
-  const pruned = await prunedValues(decoder, side, {
-    importance,
-    calibration: importance === "fisher" ? calibration() : [],
+  const measured = { importance, calibration: importance === "fisher" ? calibration() : [] };
+  const pruned = side.init === "pruned" ? await prunedValues(decoder, side, measured) : null;
+  return SideNetwork.initialize(device, side, config, {
+    pruned,
+    scale: await residualScale(decoder, side.seed),
   });
-  return SideNetwork.initialize(device, side, config, pruned);
 }
 
 /**
- * The same at once, for all but `pruned` values. Throws `L-ADAPTER-CONFIG` for sizes that do not fit the model, `L-PRUNED`,
+ * The same at once, for all but `pruned` values, and without a look at the backbone's values. Throws `L-ADAPTER-CONFIG` for sizes that do not fit the model, `L-PRUNED`,
  * `L-FULL`, `L-HEAD`, and `L-METHOD` for QLoRA over weights that are not in NF4.
  */
 export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {

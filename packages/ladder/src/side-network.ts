@@ -28,7 +28,7 @@ import {
   sideBlockShape,
   sideParameters,
 } from "./side-config.ts";
-import { randomValues } from "./side-init.ts";
+import { type InitialSide, randomValues } from "./side-init.ts";
 
 /** The trainable network. Its parameters are f32, in the account's category "adapter". */
 export class SideNetwork implements Adapter {
@@ -52,17 +52,18 @@ export class SideNetwork implements Adapter {
   }
 
   /**
-   * A side network with initial values of its configured seed, in place of which `pruned` may hold others by name.
+   * A side network with initial values of its configured seed, in place of which `initial` may have others.
    * Throws `L-PRUNED` where the configuration says `init: "pruned"` and there are none.
    */
   static initialize(
     device: Device,
     config: SideConfig,
     model: ModelConfig,
-    pruned: ReadonlyMap<string, Float32Array> | null = null,
+    initial: InitialSide = {},
   ): SideNetwork {
     checkSideConfig(config, model);
-    if (config.init === "pruned" && pruned === null && device.holdsValues) {
+    const { pruned } = initial;
+    if (config.init === "pruned" && !pruned && device.holdsValues) {
       throw new SidenetError(
         "L-PRUNED",
         'init: "pruned" takes its values from the backbone. Use initializeAdapter, which reads them.',
@@ -70,7 +71,7 @@ export class SideNetwork implements Adapter {
     }
     const parameters = new ParamStore(device, "adapter");
     for (const [stream, spec] of sideParameters(config, model).entries()) {
-      const values = () => pruned?.get(spec.name) ?? randomValues(spec, stream, config, model);
+      const values = () => pruned?.get(spec.name) ?? randomValues(spec, stream, config, model, initial);
       parameters.set(spec.name, device.tensor(values, spec.shape, { category: "adapter", label: spec.name }));
     }
     return new SideNetwork(config, model, parameters);

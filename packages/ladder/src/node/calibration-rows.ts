@@ -6,6 +6,7 @@ import { encodeRecord, type FieldMapping, type TokenRecord } from "../records.ts
 import type { Tokenizer } from "../tokenizer.ts";
 import { openRecords, recordParser } from "./data/record-store.ts";
 
+/** The text that NF4 weights are calibrated on. */
 export interface CalibrationOptions {
   /** Data files, as training reads them. */
   readonly data: readonly string[];

@@ -1,8 +1,8 @@
 /** The part of the package that needs Node: files and whole runs. */
 export { type BaseModel, openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
-
 export { bundledConfigs, bundledModels } from "./bundled-configs.ts";
+export type { CalibrationOptions } from "./calibration-rows.ts";
 export {
   CONVERT_TYPES,
   type ConvertOptions,
