@@ -10,6 +10,7 @@ import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
 import { makeOperands } from "../src/bench/operands.ts";
 import { BENCH_MODELS } from "../src/bench/shapes.ts";
 import { type BenchReport, suiteCases } from "../src/bench/suite.ts";
+import { chooseTile } from "../src/bench/tune.ts";
 import { sidenet } from "./capture.ts";
 
 let folder = "";
@@ -41,6 +42,29 @@ describe("the suite", () => {
       expect(run, item.name).not.toThrow();
     }
     expect(device.memory.liveBytes).toBe(0);
+  });
+});
+
+describe("chooseTile", () => {
+  it("takes the best candidate when it is clearly better than the default, else the default", () => {
+    const tried = (...ratios: number[]) => ratios.map((ratio, i) => ({ value: [8, 16][i], ratio }));
+    expect(chooseTile("rowsBlock", tried(0.9, 1))).toBe(8);
+    expect(chooseTile("rowsBlock", tried(0.98, 1))).toBe(16);
+    expect(chooseTile("rowsBlock", tried(1.4, 1))).toBe(16);
+  });
+});
+
+describe("bench --tune", () => {
+  it("excludes what chooses rows, and other devices", async () => {
+    for (const [args, text] of [
+      [["--only", "softmax"], "--tune excludes --only"],
+      [["--compare", "old.json"], "--tune excludes --compare"],
+      [["--device", "wasm"], "--tune chooses tiles of WebGPU kernels"],
+    ] as const) {
+      const run = await sidenet("bench", "--tune", ...args);
+      expect(run.exitCode, text).not.toBe(0);
+      expect(run.err).toContain(text);
+    }
   });
 });
 

@@ -17,6 +17,7 @@ import {
   type KernelOptions,
   SUITE_ONLY,
 } from "./bench-kernel.ts";
+import { benchTune } from "./bench-tune.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { positiveInteger, positiveNumber, share } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
@@ -37,7 +38,11 @@ interface BenchCommand extends KernelOptions {
   readonly threshold: number;
   readonly output?: string;
   readonly overwrite?: boolean;
+  readonly tune?: boolean;
 }
+
+/** What has no meaning beside --tune. */
+const TUNE_EXCLUDES = ["kernel", "models", "tokens", "only", "time", "check", "compare", "output"];
 
 /** How often rows that seem to be slower are timed again. */
 const CONFIRMATIONS = 2;
@@ -54,6 +59,7 @@ scalars and "var<immediate> p: Params;".
 Examples:
   $ npx sidenet bench --only matmul softmax --output base.json
   $ npx sidenet bench --only matmul softmax --compare base.json --threshold 0.15
+  $ npx sidenet bench --tune
   $ npx sidenet bench --kernel saxpy.wgsl --grid 64 --buffer x=4096 --buffer y=4096 --param a=2 --param n=4096 --flops 8192`;
 
 /** Values that may be given apart or with commas, each as `parse` has it. */
@@ -110,12 +116,14 @@ export function defineBench(program: Command, session: Session): void {
     .option("--compare <file>", "an earlier run's results; rows that got slower are named")
     .option("--threshold <share>", "how much slower a row may get: 0.15 is 15 %", share, 0.15)
     .option("--output <file.json>", "write the results, and a page of the same name in .html", jsonFile)
-    .option("--overwrite", "replace what --output wrote before");
+    .option("--overwrite", "replace what --output wrote before")
+    .option("--tune", "try the tiles of products on this GPU and keep the best for all later runs");
   addKernelOptions(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(bench));
 }
 
 async function bench(report: Report, options: BenchCommand, command: Command): Promise<Outcome> {
   checkOptions(options, command);
+  if (options.tune) return tune(options, report);
   const before = options.compare === undefined ? null : await readBaseline(options.compare);
   await prepareOutput(options);
   const { kernel, dtypes } = options;
@@ -136,6 +144,15 @@ async function bench(report: Report, options: BenchCommand, command: Command): P
     const bad = result.failures.length > 0 || rows.some(({ verdict }) => verdict === "slower");
     return { json, exitCode: bad ? EXIT.failed : EXIT.ok };
   });
+}
+
+/** On the device as training with these --dtypes has it. */
+function tune({ device, dtypes }: BenchCommand, report: Report): Promise<Outcome> {
+  const on = {
+    device: device === "auto" ? "webgpu" : device,
+    dtype: dtypes.includes("f16") ? "f16" : "f32",
+  } as const;
+  return withDevice(on, report, (opened) => benchTune(opened, report));
 }
 
 /** Runs again what seems to be slower, since a busy machine makes it seem so: the least time of all runs counts. */
@@ -163,6 +180,8 @@ function checkOptions(options: BenchCommand, command: Command): void {
   const refuse = (text: string): never => {
     throw new SidenetError("C-USAGE", text);
   };
+  const beside = options.tune ? given(TUNE_EXCLUDES) : undefined;
+  if (beside !== undefined) refuse(`--tune excludes --${beside}: it has rows of its own.`);
   const stray = given(options.kernel === undefined ? KERNEL_ONLY : SUITE_ONLY);
   if (stray !== undefined && options.kernel === undefined)
     refuse(`--${stray} belongs to --kernel. Add that.`);
