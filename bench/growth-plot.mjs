@@ -1,10 +1,12 @@
 // The plot of bench/growth.mjs: two panels on logarithmic axes, as an SVG that stands by itself.
 
 const [WIDTH, HEIGHT] = [380, 300];
-const MARGIN = { left: 62, right: 14, top: 34, bottom: 40 };
+const MARGIN = { left: 66, right: 14, top: 34, bottom: 40 };
 const COLOURS = ["#2563eb", "#c2410c"];
 
 const tokensText = (n) => (n >= 1024 ? `${n / 1024}k` : `${n}`);
+
+const tickText = (tick, unit) => (unit === "ms" && tick >= 1000 ? `${tick / 1000} s` : `${tick} ${unit}`);
 
 /** Powers of ten around the values. */
 function decades(values) {
@@ -31,7 +33,7 @@ function panel(rows, { title, unit, series }, left) {
     const at = y(tick).toFixed(1);
     const ends = `x1="${left + MARGIN.left}" x2="${left + WIDTH - right}" y1="${at}" y2="${at}"`;
     parts.push(`<line ${ends} stroke="#8884" />`);
-    parts.push(text([left + MARGIN.left - 6, y(tick) + 4], `${tick} ${unit}`, 'text-anchor="end"'));
+    parts.push(text([left + MARGIN.left - 6, y(tick) + 4], tickText(tick, unit), 'text-anchor="end"'));
   }
   for (const { tokens } of rows) {
     parts.push(text([x(tokens), HEIGHT - bottom + 18], tokensText(tokens), 'text-anchor="middle"'));
