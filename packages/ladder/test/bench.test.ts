@@ -9,7 +9,7 @@ import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
 import { makeOperands } from "../src/bench/operands.ts";
 import { BENCH_MODELS } from "../src/bench/shapes.ts";
-import { type BenchReport, suiteCases } from "../src/bench/suite.ts";
+import { type BenchReport, joinRuns, suiteCases } from "../src/bench/suite.ts";
 import { chooseTile } from "../src/bench/tune.ts";
 import { sidenet } from "./capture.ts";
 
@@ -65,6 +65,17 @@ describe("bench --tune", () => {
       expect(run.exitCode, text).not.toBe(0);
       expect(run.err).toContain(text);
     }
+  });
+});
+
+describe("joinRuns", () => {
+  it("puts rows of several runs beside the highest ceilings of them, so that none has another run's share", () => {
+    const ceilings = { copyGigabytesPerSecond: 10, multiplyAddGflops: 100, multiplyAddBy: "a loop" };
+    const rates = { gflops: 1, gigabytesPerSecond: 5, shareOfCeiling: 7, limit: "multiply-add" };
+    const report = { ceilings, results: [rates], failures: [] } as unknown as BenchReport;
+    const joined = joinRuns(report, { ...ceilings, copyGigabytesPerSecond: 20, multiplyAddGflops: 50 });
+    expect(joined.ceilings).toEqual({ ...ceilings, copyGigabytesPerSecond: 20 });
+    expect(joined.results[0]).toMatchObject({ shareOfCeiling: 0.25, limit: "copy" });
   });
 });
 

@@ -5,7 +5,7 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type ComparedRow, compareReports, keepFaster } from "../bench/compare-reports.ts";
 import { BENCH_MODELS } from "../bench/shapes.ts";
-import { type BenchReport, runSuite, suiteCases } from "../bench/suite.ts";
+import { type BenchReport, joinRuns, runSuite, suiteCases } from "../bench/suite.ts";
 import { writeFileAtomic } from "../node/atomic-write.ts";
 import { type Baseline, readBaseline, renderBenchPage } from "../node/bench-files.ts";
 import { fileError } from "../node/file-source.ts";
@@ -164,11 +164,12 @@ async function confirm(
   report: Report,
 ): Promise<BenchReport> {
   let result = first;
-  for (let again = 0; again < CONFIRMATIONS; again++) {
+  for (let i = 0; i < CONFIRMATIONS; i++) {
     const slower = named(compareReports(before, result, threshold), "slower").map(({ name }) => name);
     if (slower.length === 0) break;
     report.note(`timed again, since slower than before: ${slower.join(", ")}`);
-    result = keepFaster(result, await measure(slower));
+    const again = await measure(slower);
+    result = joinRuns(keepFaster(result, again), again.ceilings);
   }
   return result;
 }
