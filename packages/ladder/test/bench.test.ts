@@ -9,7 +9,8 @@ import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
 import { makeOperands } from "../src/bench/operands.ts";
 import { BENCH_MODELS } from "../src/bench/shapes.ts";
-import { type BenchReport, suiteCases } from "../src/bench/suite.ts";
+import { type BenchReport, joinRuns, suiteCases } from "../src/bench/suite.ts";
+import { chooseTile } from "../src/bench/tune.ts";
 import { sidenet } from "./capture.ts";
 
 let folder = "";
@@ -41,6 +42,40 @@ describe("the suite", () => {
       expect(run, item.name).not.toThrow();
     }
     expect(device.memory.liveBytes).toBe(0);
+  });
+});
+
+describe("chooseTile", () => {
+  it("takes the best candidate when it is clearly better than the default, else the default", () => {
+    const tried = (...ratios: number[]) => ratios.map((ratio, i) => ({ value: [8, 16][i], ratio }));
+    expect(chooseTile("rowsBlock", tried(0.9, 1))).toBe(8);
+    expect(chooseTile("rowsBlock", tried(0.98, 1))).toBe(16);
+    expect(chooseTile("rowsBlock", tried(1.4, 1))).toBe(16);
+  });
+});
+
+describe("bench --tune", () => {
+  it("excludes what chooses rows, and other devices", async () => {
+    for (const [args, text] of [
+      [["--only", "softmax"], "--tune excludes --only"],
+      [["--compare", "old.json"], "--tune excludes --compare"],
+      [["--device", "wasm"], "--tune chooses tiles of WebGPU kernels"],
+    ] as const) {
+      const run = await sidenet("bench", "--tune", ...args);
+      expect(run.exitCode, text).not.toBe(0);
+      expect(run.err).toContain(text);
+    }
+  });
+});
+
+describe("joinRuns", () => {
+  it("puts rows of several runs beside the highest ceilings of them, so that none has another run's share", () => {
+    const ceilings = { copyGigabytesPerSecond: 10, multiplyAddGflops: 100, multiplyAddBy: "a loop" };
+    const rates = { gflops: 1, gigabytesPerSecond: 5, shareOfCeiling: 7, limit: "multiply-add" };
+    const report = { ceilings, results: [rates], failures: [] } as unknown as BenchReport;
+    const joined = joinRuns(report, { ...ceilings, copyGigabytesPerSecond: 20, multiplyAddGflops: 50 });
+    expect(joined.ceilings).toEqual({ ...ceilings, copyGigabytesPerSecond: 20 });
+    expect(joined.results[0]).toMatchObject({ shareOfCeiling: 0.25, limit: "copy" });
   });
 });
 

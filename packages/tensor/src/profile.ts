@@ -1,3 +1,5 @@
+import type { Tiles } from "./tiles.ts";
+
 /** What a device is like, as far as kernels and tile tables care. */
 export interface DeviceProfile {
   /** `software`: a Vulkan driver on the processor. */
@@ -15,6 +17,8 @@ export interface DeviceProfile {
   /** Matrix units that multiply 16 x 16 x 16 halves into f32, by whole subgroups of 32, are there
    * and may be used (`WebGpuOptions.precision`). */
   readonly matrixUnits?: boolean;
+  /** Which tiles products take; `DEFAULT_TILES` unless a tuner has found better ones. */
+  readonly tiles?: Tiles;
   /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
   readonly wasm?: { readonly panelRows: number };
   /** Ops run by their reference, which takes no workspace. */

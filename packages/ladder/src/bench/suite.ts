@@ -67,6 +67,15 @@ export async function reportOn(
   return { device: `${device.kind}: ${device.label}`, date, ceilings, results, failures };
 }
 
+/** A report of rows that several runs have measured: all of them beside the highest ceilings of these runs. */
+export function joinRuns(report: BenchReport, others: Ceilings): BenchReport {
+  const { ceilings: own } = report;
+  const faster = others.multiplyAddGflops > own.multiplyAddGflops ? others : own;
+  const copyGigabytesPerSecond = Math.max(own.copyGigabytesPerSecond, others.copyGigabytesPerSecond);
+  const ceilings = { ...faster, copyGigabytesPerSecond };
+  return { ...report, ceilings, results: report.results.map((row) => besideCeilings(row, ceilings)) };
+}
+
 function besideCeilings(result: BenchResult, ceilings: Ceilings): BenchRow {
   const copy = result.gigabytesPerSecond / ceilings.copyGigabytesPerSecond;
   const compute = result.gflops / ceilings.multiplyAddGflops;

@@ -4,7 +4,7 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type ComparedRow, compareReports, keepFaster } from "../bench/compare-reports.ts";
 import { BENCH_MODELS } from "../bench/shapes.ts";
-import { type BenchReport, runSuite, suiteCases } from "../bench/suite.ts";
+import { type BenchReport, joinRuns, runSuite, suiteCases } from "../bench/suite.ts";
 import { writeFileAtomic } from "../node/atomic-write.ts";
 import { type Baseline, readBaseline, renderBenchPage } from "../node/bench-files.ts";
 import { makeFolder } from "../node/make-folder.ts";
@@ -16,6 +16,7 @@ import {
   type KernelOptions,
   SUITE_ONLY,
 } from "./bench-kernel.ts";
+import { benchTune } from "./bench-tune.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import { positiveInteger, positiveNumber, share } from "./options.ts";
@@ -37,7 +38,11 @@ interface BenchCommand extends KernelOptions {
   readonly threshold: number;
   readonly output?: string;
   readonly overwrite?: boolean;
+  readonly tune?: boolean;
 }
+
+/** What has no meaning beside --tune. */
+const TUNE_EXCLUDES = ["kernel", "models", "tokens", "only", "time", "check", "compare", "output"];
 
 /** How often rows that seem to be slower are timed again. */
 const CONFIRMATIONS = 2;
@@ -54,6 +59,7 @@ scalars and "var<immediate> p: Params;".
 Examples:
   $ npx sidenet bench --only matmul softmax --output base.json
   $ npx sidenet bench --only matmul softmax --compare base.json --threshold 0.15
+  $ npx sidenet bench --tune
   $ npx sidenet bench --kernel saxpy.wgsl --grid 64 --buffer x=4096 --buffer y=4096 --param a=2 --param n=4096 --flops 8192`;
 
 /** Values that may be given apart or with commas, each as `parse` has it. */
@@ -110,13 +116,15 @@ export function defineBench(program: Command, session: Session): void {
     .option("--compare <file>", "an earlier run's results; rows that got slower are named")
     .option("--threshold <share>", "how much slower a row may get: 0.15 is 15 %", share, 0.15)
     .option("--output <file.json>", "write the results, and a page of the same name in .html", jsonFile)
-    .option("--overwrite", "replace what --output wrote before");
+    .option("--overwrite", "replace what --output wrote before")
+    .option("--tune", "try the tiles of products on this GPU and keep the best for all later runs");
   addKernelOptions(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(bench));
   addConfigOptions(command);
 }
 
 async function bench(report: Report, options: BenchCommand, command: Command): Promise<Outcome> {
   checkOptions(options, command);
+  if (options.tune) return tune(options, report);
   const before = options.compare === undefined ? null : await readBaseline(options.compare);
   await prepareOutput(options);
   const { kernel, dtypes } = options;
@@ -139,6 +147,15 @@ async function bench(report: Report, options: BenchCommand, command: Command): P
   });
 }
 
+/** On the device as training with these --dtypes has it. */
+function tune({ device, dtypes }: BenchCommand, report: Report): Promise<Outcome> {
+  const on = {
+    device: device === "auto" ? "webgpu" : device,
+    dtype: dtypes.includes("f16") ? "f16" : "f32",
+  } as const;
+  return withDevice(on, report, (opened) => benchTune(opened, report));
+}
+
 /** Runs again what seems to be slower, since a busy machine makes it seem so: the least time of all runs counts. */
 async function confirm(
   before: Baseline,
@@ -148,11 +165,12 @@ async function confirm(
   report: Report,
 ): Promise<BenchReport> {
   let result = first;
-  for (let again = 0; again < CONFIRMATIONS; again++) {
+  for (let i = 0; i < CONFIRMATIONS; i++) {
     const slower = named(compareReports(before, result, threshold), "slower").map(({ name }) => name);
     if (slower.length === 0) break;
     report.note(`timed again, since slower than before: ${slower.join(", ")}`);
-    result = keepFaster(result, await measure(slower));
+    const again = await measure(slower);
+    result = joinRuns(keepFaster(result, again), again.ceilings);
   }
   return result;
 }
@@ -164,6 +182,8 @@ function checkOptions(options: BenchCommand, command: Command): void {
   const refuse = (text: string): never => {
     throw new SidenetError("C-USAGE", text);
   };
+  const beside = options.tune ? given(TUNE_EXCLUDES) : undefined;
+  if (beside !== undefined) refuse(`--tune excludes --${beside}: it has rows of its own.`);
   const stray = given(options.kernel === undefined ? KERNEL_ONLY : SUITE_ONLY);
   if (stray !== undefined && options.kernel === undefined)
     refuse(`--${stray} belongs to --kernel. Add that.`);

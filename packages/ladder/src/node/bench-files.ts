@@ -37,24 +37,61 @@ export async function readKernelText(path: string): Promise<string> {
   }
 }
 
-const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
-const time = (ms: number): string => `${ms.toPrecision(3)} ms`;
+/** Three digits, without an exponent. */
+const digits = (n: number): string => (n >= 100 ? n.toFixed(0) : n >= 10 ? n.toFixed(1) : n.toPrecision(2));
+const percent = (share: number): string =>
+  `${share > 0.095 || share === 0 ? (100 * share).toFixed(0) : digits(100 * share)} %`;
+const time = (ms: number): string =>
+  ms >= 1000 ? `${digits(ms / 1000)} s` : ms >= 0.1 ? `${digits(ms)} ms` : `${digits(1000 * ms)} µs`;
 
 function bar({ name, shareOfCeiling, limit, gflops, gigabytesPerSecond }: BenchRow): string {
   const colour = limit === "copy" ? "var(--c0)" : "var(--c1)";
   const width = (100 * Math.min(1, shareOfCeiling)).toFixed(1);
-  const rate = limit === "copy" ? `${gigabytesPerSecond.toFixed(1)} GB/s` : `${gflops.toFixed(1)} GFLOP/s`;
+  const rate = limit === "copy" ? `${digits(gigabytesPerSecond)} GB/s` : `${digits(gflops)} GFLOP/s`;
+  const note = shareOfCeiling > 1 ? " (from a cache)" : "";
   return (
     `<span class="name">${escapeHtml(name)}</span>` +
     `<span class="track"><i style="width:${width}%;background:${colour}"></i></span>` +
-    `<span class="value">${rate}, ${percent(shareOfCeiling)}</span>`
+    `<span class="value">${rate}, ${percent(shareOfCeiling)}${note}</span>`
   );
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[], tag: string) =>
-    `<tr>${cells.map((cell) => `<${tag}>${escapeHtml(cell)}</${tag}>`).join("")}</tr>`;
-  return `<div class="scroll"><table>${line(head, "th")}${rows.map((row) => line(row, "td")).join("\n")}</table></div>`;
+const SCALE = `<span></span><span class="scale">${["0", "25", "50", "75", "100 %"].map((text) => `<span>${text}</span>`).join("")}</span><span></span>`;
+
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  `<div class="scroll"><table>${tableRow(head, "th")}${rows.map((row) => tableRow(row, "td")).join("\n")}</table></div>`;
+
+/** Verdicts by name, which the style colours. */
+const tableRow = (cells: readonly string[], tag: string): string =>
+  `<tr class="${escapeHtml(cells.at(-1) ?? "")}">${cells.map((cell) => `<${tag}>${escapeHtml(cell)}</${tag}>`).join("")}</tr>`;
+
+/** In which order a reader wants them. */
+const VERDICTS: readonly ComparedRow["verdict"][] = ["slower", "failed", "faster", "same", "new"];
+
+/** Rows of both runs, those that changed first; those that only the earlier one has are counted. */
+function comparisonSection(comparison: readonly ComparedRow[]): string {
+  const cell = (ms: number | null) => (ms === null ? "-" : time(ms));
+  const rows = VERDICTS.flatMap((wanted) => comparison.filter(({ verdict }) => verdict === wanted)).map(
+    ({ name, beforeMs, afterMs, ratio, verdict }) => {
+      return [name, cell(beforeMs), cell(afterMs), ratio?.toFixed(2) ?? "-", verdict];
+    },
+  );
+  const missing = comparison.length - rows.length;
+  const note =
+    missing > 0 ? `<p class="quiet">${missing} rows of the earlier run were left out of this one.</p>` : "";
+  return section("Against the earlier run", note + table(["", "before", "now", "ratio", ""], rows));
+}
+
+function timesSection(results: readonly BenchRow[]): string {
+  const onGpu = results.some(({ dispatches }) => dispatches > 0); // elsewhere both columns say nothing
+  const rows = results.map(({ name, gpuMs, wall, dispatches }) => [
+    name,
+    ...(onGpu ? [gpuMs === null ? "-" : time(gpuMs)] : []),
+    ...[time(wall.minMs), time(wall.medianMs), percent(wall.spread)],
+    ...(onGpu ? [`${dispatches}`] : []),
+  ]);
+  const head = ["", ...(onGpu ? ["GPU"] : []), "least", "median", "spread", ...(onGpu ? ["dispatches"] : [])];
+  return section("Times of a call", table(head, rows));
 }
 
 const section = (title: string, body: string): string => `<section><h2>${title}</h2>${body}</section>`;
@@ -70,24 +107,10 @@ export async function renderBenchPage(
 ): Promise<string> {
   const { device, date, ceilings, results, failures } = report;
   const style = await readFile(new URL("report.css", ASSETS), "utf8");
-  const parts = [
-    section("Share of the ceiling", `<div class="bars">${results.map(bar).join("\n")}</div>${key}`),
-  ];
-  if (comparison.length > 0) {
-    const cell = (ms: number | null) => (ms === null ? "-" : time(ms));
-    const rows = comparison.map(({ name, beforeMs, afterMs, ratio, verdict }) => {
-      return [name, cell(beforeMs), cell(afterMs), ratio?.toFixed(2) ?? "-", verdict];
-    });
-    parts.push(section("Against the earlier run", table(["", "before", "now", "ratio", ""], rows)));
-  }
-  const times = results.map(({ name, gpuMs, wall, dispatches }) => [
-    name,
-    gpuMs === null ? "-" : time(gpuMs),
-    ...[time(wall.minMs), time(wall.medianMs), percent(wall.spread), `${dispatches}`],
-  ]);
-  parts.push(
-    section("Times of a call", table(["", "GPU", "least", "median", "spread", "dispatches"], times)),
-  );
+  const bars = `<div class="bars shares">${SCALE}${results.map(bar).join("\n")}</div>${key}`;
+  const parts = [section("Share of the ceiling", bars)];
+  if (comparison.length > 0) parts.push(comparisonSection(comparison));
+  parts.push(timesSection(results));
   if (failures.length > 0) {
     const rows = failures.map(({ name, error }) => [name, error]);
     parts.push(section("Not timed", table(["", "why"], rows)));

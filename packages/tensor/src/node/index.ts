@@ -13,8 +13,10 @@ import {
   type WebGpuOptions,
 } from "../webgpu/open.ts";
 import { calmEventPump, noteWait } from "./event-pump.ts";
+import { readTileCache } from "./tile-cache.ts";
 import { openNodeWasm } from "./wasm.ts";
 
+export { tileCachePath, writeTileCache } from "./tile-cache.ts";
 export { openNodeWasm } from "./wasm.ts";
 
 /** Dawn aborts the process when this is collected while a device lives, and it keeps Node from exiting while it is held. */
@@ -62,9 +64,12 @@ export function releaseDawn(): void {
   dawn = null;
 }
 
-/** Opens WebGPU through Dawn. Throws `T-NO-ADAPTER` or `T-NO-DEVICE`. */
+/** Opens WebGPU through Dawn, with the tiles that `sidenet bench --tune` found for this adapter, if it has run. Throws `T-NO-ADAPTER` or `T-NO-DEVICE`. */
 export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGpuDevice> {
-  return openWebGpu(await loadDawn(), { ...options, onWait: noteWait });
+  const device = await openWebGpu(await loadDawn(), { ...options, onWait: noteWait });
+  const tiles = readTileCache(device);
+  if (tiles !== null) device.retile(tiles);
+  return device;
 }
 
 /** What WebGPU offers here. Throws `T-NO-ADAPTER`. */

@@ -8,6 +8,7 @@ import type { DType } from "../dtype.ts";
 import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+import { tilesOf } from "../tiles.ts";
 import { runToHalves } from "./elementwise-kernels.ts";
 
 /** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
@@ -64,13 +65,9 @@ interface Choice {
   readonly consts?: Readonly<Record<string, number>>;
 }
 
-/** Rows of y up to which one dispatch row per row of y beats a tile on a GPU. */
-const FEW_ROWS = 4;
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
 const BLOCKS = [128, 64] as const; // of matmul-block.wgsl
-/** Blocks that keep a GPU busy; with fewer, smaller ones share the work better. */
-const ENOUGH_BLOCKS = 128;
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
 /** Images are workspace beside their tensors, so large operands go through in parts, which keep whole texels. */
 const IMAGE_WINDOWS = {
@@ -79,8 +76,6 @@ const IMAGE_WINDOWS = {
 };
 const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl and matmul-block.wgsl
 
-/** Rows of y from which on matrix units pay: a block of theirs has 128. */
-const MATRIX_ROWS = 16;
 const MATRIX_BLOCK = 128;
 
 const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
@@ -92,13 +87,14 @@ function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
 
 function choose(profile: DeviceProfile, window: Window): Choice {
   const { form, batches, m, n } = window;
+  const { fewRows, enoughBlocks } = tilesOf(profile);
   const columnGroups = Math.ceil(n / FEW_COLS);
-  if (form === "nt" && batches === 1 && m <= FEW_ROWS && columnGroups <= profile.maxWorkgroupsPerAxis) {
+  if (form === "nt" && batches === 1 && m <= fewRows && columnGroups <= profile.maxWorkgroupsPerAxis) {
     return { kernel: "matmul-few/main", grid: [columnGroups, m, 1] };
   }
   if (fitsVectors(window) && window.k > 0) {
     const blocks = (side: number) => batches * Math.ceil(m / side) * Math.ceil(n / side);
-    const side = m > BLOCKS[1] && blocks(BLOCKS[0]) >= ENOUGH_BLOCKS ? BLOCKS[0] : BLOCKS[1];
+    const side = m > BLOCKS[1] && blocks(BLOCKS[0]) >= enoughBlocks ? BLOCKS[0] : BLOCKS[1];
     return {
       kernel: "matmul-block/main",
       grid: blocks(side),
@@ -135,7 +131,7 @@ export function usesMatrixUnits(
     profile.matrixUnits === true &&
     form !== "tn" &&
     (weights === "f16" || weights === "decoded") &&
-    M >= MATRIX_ROWS &&
+    M >= tilesOf(profile).matrixRows &&
     K >= 16 &&
     isMultipleOf4(K, N)
   );
@@ -212,7 +208,7 @@ function runRows(
   const { form, batches, m, n, k: depth } = window;
   using a = k.image(bind.a);
   using b = k.image(bind.b);
-  const rows = m <= 8 ? 8 : 16; // of a block
+  const rows = m <= 8 ? 8 : tilesOf(k.profile).rowsBlock;
   const wide = form === "nt" && bind.b.dtype === "f16" && depth % 8 === 0;
   k.run(`matmul-rows/${form}`, {
     bind: { ...bind, a, b },

@@ -6,6 +6,7 @@ import { makeKernelContext } from "../kernel-context.ts";
 import { IMAGE_WIDTH, type KernelCall, type KernelEntry } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
+import type { Tiles } from "../tiles.ts";
 import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
@@ -45,7 +46,7 @@ const isImage = (handle: unknown): handle is PooledTexture =>
 export class WebGpuDevice extends Device {
   override readonly kind = "webgpu";
   override readonly label: string;
-  override readonly profile: DeviceProfile;
+  override profile: DeviceProfile;
   readonly gpu: GPUDevice;
   readonly #settings: WebGpuSettings;
   readonly #pool: BufferPool;
@@ -222,6 +223,11 @@ export class WebGpuDevice extends Device {
     } finally {
       context.release();
     }
+  }
+
+  /** Products take these tiles from now on: for tuners, and for what they have found. */
+  retile(tiles: Tiles): void {
+    this.profile = { ...this.profile, tiles };
   }
 
   /** Adds a kernel of the caller's, written by the rules of kernels/README.md. Throws `T-KERNEL`. */

@@ -1,0 +1,125 @@
+/** Which tiles are best on an adapter: every candidate of the table, timed on products of several shapes in turn. */
+import {
+  DEFAULT_TILES,
+  type Tensor,
+  TILE_CANDIDATES,
+  type Tiles,
+  tunableTiles,
+  type WebGpuDevice,
+} from "@sidenet/tensor";
+import { calibrate } from "./measure.ts";
+import { makeOperand } from "./operands.ts";
+
+type TileName = keyof Tiles;
+
+/** Products x[M,K] · w[N,K]ᵀ on either side of each choice. */
+const PROBES: { readonly [K in TileName]: readonly (readonly [M: number, K: number, N: number])[] } = {
+  rowsBlock: [
+    [16, 576, 1536],
+    [64, 576, 576],
+    [256, 576, 576],
+    [256, 1536, 576],
+  ],
+  fewRows: [1, 2, 3, 4, 6, 8].map((M) => [M, 2048, 2048] as const),
+  enoughBlocks: [
+    [128, 4096, 4096],
+    [256, 2048, 2048],
+    [512, 1024, 4096],
+    [1024, 1024, 1024],
+    [2048, 2048, 2048],
+  ],
+  matrixRows: [16, 24, 32, 48, 64, 96, 128].map((M) => [M, 2048, 2048] as const),
+};
+
+/** A candidate has to take this share less time than the default, over all its shapes, to replace it. */
+const GAIN = 0.03;
+const ROUNDS = 7;
+
+/** How a candidate did: its time as a multiple of the default's, geometric mean over the shapes. */
+export interface TriedTile {
+  readonly value: number;
+  readonly ratio: number;
+}
+
+export interface TunedTile {
+  readonly name: TileName;
+  readonly chosen: number;
+  readonly tried: readonly TriedTile[];
+}
+
+export interface Tuning {
+  readonly tiles: Tiles;
+  readonly choices: readonly TunedTile[];
+}
+
+/** The best of what was tried; the default unless another one is clearly better. */
+export function chooseTile(name: TileName, tried: readonly TriedTile[]): number {
+  const best = tried.reduce((a, b) => (b.ratio < a.ratio ? b : a));
+  return best.ratio < 1 - GAIN ? best.value : DEFAULT_TILES[name];
+}
+
+/** Least milliseconds of a call by candidate, which take turns. */
+async function timeCandidates(
+  device: WebGpuDevice,
+  call: () => void,
+  candidates: readonly Tiles[],
+): Promise<number[]> {
+  const least = candidates.map(() => Number.POSITIVE_INFINITY);
+  const calls: number[] = [];
+  for (const tiles of candidates) {
+    device.retile(tiles);
+    calls.push(await calibrate(device, call)); // compiles
+  }
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [i, tiles] of candidates.entries()) {
+      device.retile(tiles);
+      const from = performance.now();
+      for (let j = 0; j < calls[i]; j++) call();
+      await device.synchronize();
+      least[i] = Math.min(least[i], (performance.now() - from) / calls[i]);
+    }
+  }
+  return least;
+}
+
+/** Tries the candidates of one entry beside `tiles`. */
+async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Promise<TunedTile> {
+  const values = TILE_CANDIDATES[name];
+  const candidates = values.map((value) => ({ ...tiles, [name]: value }));
+  const logs = values.map(() => 0);
+  for (const [M, K, N] of PROBES[name]) {
+    const normal = { kind: "normal" } as const;
+    const dtype = name === "matrixRows" ? "f16" : "f32";
+    const operands: Tensor[] = [
+      makeOperand(device, "x", { shape: [M, K], dtype: "f32", fill: normal }, 0),
+      makeOperand(device, "w", { shape: [N, K], dtype, fill: normal }, 1),
+    ];
+    try {
+      const call = () => device.ops.linear(operands[0], operands[1]).dispose();
+      const times = await timeCandidates(device, call, candidates);
+      const before = times[values.indexOf(DEFAULT_TILES[name])];
+      for (const [i, ms] of times.entries()) logs[i] += Math.log(ms / before) / PROBES[name].length;
+    } finally {
+      for (const tensor of operands) tensor.dispose();
+    }
+  }
+  const tried = values.map((value, i) => ({ value, ratio: Math.exp(logs[i]) }));
+  return { name, chosen: chooseTile(name, tried), tried };
+}
+
+/** Tunes every entry that matters on the device, which keeps what was found. Throws what the device throws. */
+export async function tuneTiles(
+  device: WebGpuDevice,
+  onChoice: (choice: TunedTile) => void = () => {},
+): Promise<Tuning> {
+  let tiles = DEFAULT_TILES;
+  const choices: TunedTile[] = [];
+  for (const name of tunableTiles(device.profile)) {
+    const choice = await tuneOne(device, name, tiles);
+    tiles = { ...tiles, [name]: choice.chosen };
+    choices.push(choice);
+    onChoice(choice);
+  }
+  device.retile(tiles);
+  return { tiles, choices };
+}

@@ -1,0 +1,31 @@
+/** `sidenet bench --tune`. */
+import { type Device, SidenetError, WebGpuDevice } from "@sidenet/tensor";
+import { tileCachePath, writeTileCache } from "@sidenet/tensor/node";
+import { tuneTiles } from "../bench/tune.ts";
+import { fileError } from "../node/file-source.ts";
+import { EXIT, type Outcome } from "./session.ts";
+import { formatTable } from "./table.ts";
+import type { Report } from "./terminal.ts";
+
+/** Tries every tile of the table on this adapter and keeps the best for later runs. Throws `T-DEVICE`, `L-FILE`. */
+export async function benchTune(device: Device, report: Report): Promise<Outcome> {
+  if (!(device instanceof WebGpuDevice)) {
+    throw new SidenetError(
+      "T-DEVICE",
+      `--tune chooses tiles of WebGPU kernels, and ${device.label} has none.`,
+    );
+  }
+  const { tiles, choices } = await tuneTiles(device, ({ name, chosen }) => report.note(`${name}: ${chosen}`));
+  const rows = choices.flatMap(({ name, chosen, tried }) =>
+    tried.map(({ value, ratio }) => [`${name} ${value}`, ratio.toFixed(2), value === chosen ? "chosen" : ""]),
+  );
+  let file: string;
+  try {
+    file = writeTileCache(device, tiles);
+  } catch (cause) {
+    throw fileError(tileCachePath(), cause);
+  }
+  report.print(formatTable(["tile", "time, of the default's", ""], rows));
+  report.print(`\nwritten: ${file}`);
+  return { json: { device: device.label, tiles, choices, file }, exitCode: EXIT.ok };
+}

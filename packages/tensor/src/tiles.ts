@@ -1,0 +1,43 @@
+/** The tile table: which kernel of a family, and which of its blocks, where shapes alone do not decide. */
+import { type DeviceProfile, hasEightLanes } from "./profile.ts";
+
+export interface Tiles {
+  /** Rows of a block of matmul-rows, the product of software drivers, from 9 rows on. */
+  readonly rowsBlock: number;
+  /** Rows of y up to which one dispatch row per row of y (matmul-few) is taken in the place of blocks. */
+  readonly fewRows: number;
+  /** Blocks of 128 x 128 from which on matmul-block takes those; with fewer, 64 x 64 share the work better. */
+  readonly enoughBlocks: number;
+  /** Rows of y from which on products with weights in f16 or NF4 go to matrix units. */
+  readonly matrixRows: number;
+}
+
+/** What was best on the adapters that were measured (docs/benchmarks.md); a tuned cache may say otherwise. */
+export const DEFAULT_TILES: Tiles = { rowsBlock: 16, fewRows: 4, enoughBlocks: 128, matrixRows: 16 };
+
+/** Every value that may stand in the table: what a tuner tries and a cache may hold. */
+export const TILE_CANDIDATES: { readonly [K in keyof Tiles]: readonly number[] } = {
+  rowsBlock: [8, 16],
+  fewRows: [0, 1, 2, 4, 8],
+  enoughBlocks: [32, 64, 128, 256, 1024],
+  matrixRows: [16, 32, 64, 128],
+};
+
+export const tilesOf = (profile: DeviceProfile): Tiles => profile.tiles ?? DEFAULT_TILES;
+
+/** The entries that decide anything on such a device. */
+export function tunableTiles(profile: DeviceProfile): (keyof Tiles)[] {
+  if (hasEightLanes(profile)) return ["rowsBlock"];
+  return ["fewRows", "enoughBlocks", ...(profile.matrixUnits === true ? ["matrixRows" as const] : [])];
+}
+
+/** Whether this is a whole table of candidates. */
+export function areTiles(value: unknown): value is Tiles {
+  if (typeof value !== "object" || value === null) return false;
+  const given = value as Record<string, unknown>;
+  const names = Object.keys(TILE_CANDIDATES) as (keyof Tiles)[];
+  return (
+    Object.keys(given).length === names.length &&
+    names.every((name) => TILE_CANDIDATES[name].includes(given[name] as number))
+  );
+}
