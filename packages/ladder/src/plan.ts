@@ -162,6 +162,8 @@ export interface LongestContext {
   readonly usable: number;
   /** The step at `usable` tokens; null where nothing fits. */
   readonly plan: Plan | null;
+  /** Where nothing fits, the peak at 64 tokens, Infinity for a model that the device cannot hold; else null. */
+  readonly leastBytes: number | null;
 }
 
 /** Finds the longest context whose step takes at most `memoryBytes`. Throws as `planStep` does. */
@@ -184,8 +186,9 @@ export function longestContext(
   };
   const context = CONTEXT_STEP * largestWithin(memoryBytes, peakAt, MOST_TOKENS / CONTEXT_STEP);
   const usable = Math.min(context, contextLimit(config));
-  if (usable === 0) return { context, usable, plan: null };
-  return { context, usable, plan: plans.get(usable) ?? planStep(config, { ...options, context: usable }) };
+  if (usable === 0) return { context, usable, plan: null, leastBytes: peakAt(1) };
+  const plan = plans.get(usable) ?? planStep(config, { ...options, context: usable });
+  return { context, usable, plan, leastBytes: null };
 }
 
 /**

@@ -56,7 +56,19 @@ export type ChoiceRecord = z.infer<typeof choiceSchema>;
 export const isChoice = (record: TextRecord): record is ChoiceRecord =>
   "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
 
-function describe(value: unknown): string {
+/** How its fields could be mapped: by the first texts among them. */
+function mappingFor(value: unknown): string {
+  if (recordSchema.safeParse(value).success) return "Without the mapping of fields it would be a record.";
+  const texts = Object.entries(value ?? {}).flatMap(([key, field]) =>
+    typeof field === "string" ? [key] : [],
+  );
+  const [first, second] = texts.map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
+  if (first === undefined) return "Map other fields with --text, or --prompt and --completion, or --map.";
+  const flags = second === undefined ? `--text ${first}` : `--prompt ${first} --completion ${second}`;
+  return `Map its fields, such as ${flags} (or --text, --map).`;
+}
+
+export function describeFields(value: unknown): string {
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
     return Array.isArray(value) ? "an array" : JSON.stringify(value);
   }
@@ -98,15 +110,15 @@ export function mapFields(value: unknown, fields: FieldMapping): unknown {
   );
 }
 
-/** Parses one record. Throws `L-RECORD`, naming its place and what is wrong. */
-export function parseRecord(value: unknown, source: Source): TextRecord {
+/** Parses one record, `given` before its fields were mapped. Throws `L-RECORD`, naming its place and what is wrong. */
+export function parseRecord(value: unknown, source: Source, given: unknown = value): TextRecord {
   const parsed = recordSchema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw new SidenetError(
     "L-RECORD",
     `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +
       '"content": "..."}, ...]} or {"question": "...", "choices": ["...", ...], "label": 0}; this one has ' +
-      `${describe(value)}. Map other fields with --text, or --prompt and --completion, or --map.`,
+      `${describeFields(given)}. ${mappingFor(given)}`,
   );
 }
 

@@ -79,7 +79,7 @@ describe("sidenet", () => {
   it("prints an error of the library with its code, and exits 1", async () => {
     const { exitCode, out, err } = await sidenet("check", "no-such-folder", "--device", "cpu");
     expect({ exitCode, out }).toEqual({ exitCode: 1, out: "" });
-    expect(err).toBe("[L-FILE-MISSING] no-such-folder: there is no such file. Check the path.\n");
+    expect(err).toBe("[L-FILE-MISSING] no-such-folder: there is no such file or folder. Check the path.\n");
   });
 });
 

@@ -292,6 +292,8 @@ describe("the promises on 7B and 8B models", () => {
     const { context, usable } = longestContext(config, lean("ladder", true), 12e9);
     expect(usable).toBe(4096);
     expect(context).toBeGreaterThan(usable);
-    expect(longestContext(config, lean("ladder", true), 1e9)).toEqual({ context: 0, usable: 0, plan: null });
+    const none = longestContext(config, lean("ladder", true), 1e9);
+    expect(none).toMatchObject({ context: 0, usable: 0, plan: null });
+    expect(none.leastBytes).toBe(planStep(config, { ...lean("ladder", true), context: 64 }).peakBytes);
   });
 });

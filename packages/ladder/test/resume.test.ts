@@ -121,6 +121,7 @@ describe("checkpoints", () => {
   it.each([
     ["a flipped bit in its data", (bytes: Buffer) => (bytes[bytes.length - 9] ^= 1)],
     ["a flipped bit in its state", (bytes: Buffer) => (bytes[bytes.indexOf('\\"tokens\\":') + 12] ^= 1)],
+    ["another name in its header", (bytes: Buffer) => (bytes[bytes.indexOf(".weight") + 1] ^= 1)],
     ["zeros for a page", (bytes: Buffer) => bytes.fill(0, 0, 512)],
     ["half of it", null],
   ] as const)(

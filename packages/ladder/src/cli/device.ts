@@ -3,7 +3,7 @@ import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { DEVICE_NAMES, type DeviceName, openDevice, releaseDawn } from "@sidenet/tensor/node";
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import type { Report } from "./terminal.ts";
 
 /** `--json`, which every command has. */
@@ -16,8 +16,17 @@ const COMPUTING = DEVICE_NAMES.filter((name) => name !== "meta");
 /** `--device`, with the devices that make sense for the command. */
 export function deviceOption(names: readonly DeviceName[] = COMPUTING): Option {
   const text = "where to compute; auto takes a hardware GPU, else WebAssembly";
-  return new Option("--device <name>", text).choices(names).default("auto");
+  const parse = (name: string): DeviceName => {
+    const known = names.find((one) => one === name);
+    if (known !== undefined) return known;
+    const hint = GPU_WORDS.test(name) ? " webgpu is the GPU, of any vendor." : "";
+    throw new InvalidArgumentError(`Allowed choices are ${names.join(", ")}.${hint}`);
+  };
+  return new Option("--device <name>", text).choices(names).argParser(parse).default("auto");
 }
+
+/** What a GPU is called elsewhere. */
+const GPU_WORDS = /^(gpu|cuda|rocm|hip|mps|metal|vulkan|directml|dx12|d3d12|xpu)(:\d+)?$/i;
 
 /** The most that was live on a device, by category, as every command's JSON has it. */
 export function peakJson({ memory }: Device) {

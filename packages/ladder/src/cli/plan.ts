@@ -166,14 +166,19 @@ interface Fitted extends PlanRow {
   readonly memory_context: number;
 }
 
+/** A method that does not fit, and what it takes at 64 tokens; null where it cannot be planned at all. */
+interface Unfitted extends FailedRow {
+  readonly least_bytes: number | null;
+}
+
 interface Budget {
   readonly memory_bytes: number;
-  readonly longest: readonly (Fitted | FailedRow)[];
+  readonly longest: readonly (Fitted | Unfitted)[];
   /** The longest context; of several, the fewest operations a token. */
   readonly best: { readonly method: string; readonly context: number } | null;
 }
 
-const isFitted = (row: Fitted | FailedRow): row is Fitted => !("error" in row);
+const isFitted = (row: Fitted | Unfitted): row is Fitted => !("error" in row);
 
 function fitAll(
   config: ModelConfig,
@@ -182,18 +187,22 @@ function fitAll(
   device: PlannedDevice,
   memory: number,
 ): Budget {
-  const longest = variants.map((variant): Fitted | FailedRow => {
+  const longest = variants.map((variant): Fitted | Unfitted => {
     try {
       const options = { ...settingsOf(variant, flags, device), batchSize: flags.batchSize };
       const fit = longestContext(config, { ...options, profile: device.profile }, memory);
       if (fit.plan === null) {
-        throw new SidenetError("C-NO-FIT", `${variant.name} does not fit in ${formatBytes(memory)}.`);
+        const least = Number.isFinite(fit.leastBytes) ? fit.leastBytes : null;
+        const needs = least === null ? "" : `: it takes ${formatBytes(least)} at 64 tokens`;
+        const text = `${variant.name} does not fit in ${formatBytes(memory)}${needs}.`;
+        const row = failedRow(variant, 0, new SidenetError("C-NO-FIT", text));
+        return { ...row, least_bytes: least };
       }
       const row = planJson(variant, fit.usable, fit.plan, config);
       return { ...row, longest_context: fit.usable, memory_context: fit.context };
     } catch (error) {
       if (!(error instanceof SidenetError)) throw error;
-      return failedRow(variant, 0, error);
+      return { ...failedRow(variant, 0, error), least_bytes: null };
     }
   });
   const [best = null] = longest
@@ -201,6 +210,9 @@ function fitAll(
     .sort((a, b) => b.context - a.context || a.flops / a.tokens - b.flops / b.tokens);
   return { memory_bytes: memory, longest, best: best && { method: best.method, context: best.context } };
 }
+
+const NOTHING_FITS =
+  "Nothing fits. Less is taken by embeddings and head in NF4 too (--quantize-ends), or by a smaller model: docs/memory.md.";
 
 function printBudget(report: Report, { memory_bytes, longest, best }: Budget, config: ModelConfig): void {
   const rows = longest.map((row) =>
@@ -212,10 +224,17 @@ function printBudget(report: Report, { memory_bytes, longest, best }: Budget, co
           formatBytes(row.peak_bytes),
           formatCount(row.flops),
         ]
-      : [row.method, "-", "-", row.error.code, ""],
+      : [
+          row.method,
+          "-",
+          "-",
+          row.least_bytes === null ? row.error.code : `> ${formatBytes(row.least_bytes)}`,
+          "",
+        ],
   );
   const head = ["method", "longest context", "memory alone holds", "peak", "FLOPs a step"];
   report.print(`\nIn ${formatBytes(memory_bytes)}:\n${formatTable(head, rows)}`);
   report.print(`The model's own context is ${contextLimit(config)}.`);
   if (best) report.print(`Best: ${best.method}, with ${best.context} tokens.`);
+  else report.print(NOTHING_FITS);
 }

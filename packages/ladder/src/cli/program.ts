@@ -25,15 +25,17 @@ function buildProgram(session: Session): Command {
   const program = new Command("sidenet")
     .description("Fine-tune language models with side networks, on WebGPU.")
     .version(version)
-    .showHelpAfterError("(sidenet --help lists the commands, sidenet <command> --help the options of one)")
+    .showHelpAfterError("(sidenet --help lists the commands)")
     .configureOutput({
       writeOut: (text) => session.terminal.out(text),
       writeErr: (text) => session.terminal.err(text),
     })
     .exitOverride(); // throws instead of ending the process
   defineCommands(program, session);
-  for (const command of program.commands)
+  for (const command of program.commands) {
     command.option("--quiet", "print nothing but errors, and --json's object");
+    command.showHelpAfterError(`(sidenet ${command.name()} --help has the options, and examples)`);
+  }
   defineCompletions(program);
   return program;
 }

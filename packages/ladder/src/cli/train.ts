@@ -233,8 +233,15 @@ function compareSettings(report: Report, before: Settings, now: Settings): void 
 async function inheritSettings(report: Report, command: Command, layers: Layers): Promise<void> {
   const { resume, overwrite, output } = command.opts<InvocationFlags & Partial<TrainOptions>>();
   if (resume && overwrite) throw new SidenetError("C-USAGE", "--resume and --overwrite exclude each other.");
-  const run = resume && output !== undefined ? await readRunFile(output) : null;
-  if (run === null) return;
+  if (!resume || output === undefined) return;
+  const run = await readRunFile(output);
+  if (run === null) {
+    const { model, data } = command.opts<Partial<TrainOptions>>();
+    if (model !== undefined && data !== undefined)
+      report.note(`${output} holds no run yet: a new one starts`);
+    else throw new SidenetError("C-USAGE", `${output} holds no run to go on with. Check --output.`);
+    return;
+  }
   const known = Object.entries(run.settings).filter(([, value]) => value !== null);
   const before = checkSettings(command, Object.fromEntries(known), `the run in ${output}`);
   applySettings(command, before, ...layers);

@@ -5,7 +5,7 @@ import type { ChatTemplate } from "../chat-template.ts";
 import { contextLimit } from "../config.ts";
 import type { Decoder } from "../decoder.ts";
 import { generateTexts } from "../generate-text.ts";
-import type { Source } from "../records.ts";
+import { describeFields, type Source } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
 import type { Metric } from "./intervals.ts";
@@ -253,7 +253,7 @@ function textOf({ value, source }: EvalRow): string {
   if (typeof text === "string") return text;
   throw new SidenetError(
     "L-RECORD",
-    `${source}: it has no text. Wanted the field text; map another one with --map.`,
+    `${source}: it has no text, but ${describeFields(value)}. Map the one that is scored, such as --map text=completion.`,
   );
 }
 

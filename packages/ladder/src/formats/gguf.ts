@@ -213,7 +213,7 @@ async function readVersion(source: ByteSource, cursor: GgufCursor): Promise<numb
     fail(
       source,
       "L-GGUF-MAGIC",
-      `starts with the bytes ${start.join(" ")}, not with "GGUF". Is it a GGUF file?`,
+      'it does not start with "GGUF", so it is no GGUF file. A model is such a file, a .safetensors file, or a folder.',
     );
   }
   await cursor.need(24, "the header");

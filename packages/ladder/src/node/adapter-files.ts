@@ -68,7 +68,16 @@ export async function saveAdapter(
  */
 export async function openAdapter(folder: string, device: Device, model: ModelConfig): Promise<Adapter> {
   const path = join(folder, CONFIG);
-  const config = parseAdapterConfig(await readJsonFile(path), path);
+  const json = await readJsonFile(path).catch((cause: unknown) => {
+    if (!(cause instanceof SidenetError) || cause.code !== "L-FILE-MISSING") throw cause;
+    throw new SidenetError(
+      cause.code,
+      `${folder} holds no adapter: there is no ${path}. Give the --output of a run that has ended; one that was killed writes ` +
+        "its adapter when it goes on with --resume.",
+      { cause },
+    );
+  });
+  const config = parseAdapterConfig(json, path);
   const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
   try {
     return await loadAdapter(device, config, model, checkpoint);

@@ -30,7 +30,7 @@ export async function writeFileAtomic(
     }
     await rename(temporary, path);
   } catch (cause) {
-    await rm(temporary, { force: true });
+    await rm(temporary, { force: true }).catch(() => undefined);
     throw cause instanceof SidenetError ? cause : fileError(path, cause); // what made the content may have failed
   }
   await syncFolder(dirname(path));

@@ -6,9 +6,10 @@ import { type ByteSource, checkRange } from "../formats/byte-source.ts";
 const MAX_READ_BYTES = 2 ** 30;
 
 const CURES: Readonly<Record<string, string>> = {
-  ENOENT: "there is no such file. Check the path.",
+  ENOENT: "there is no such file or folder. Check the path.",
   EISDIR: "it is a folder. Name a file in it.",
   ENOTDIR: "a part of the path is a file, not a folder. Check the path.",
+  EEXIST: "there is a file of that name. Choose another, or remove it.",
   EACCES: "no permission. Check its owner and mode.",
   EPERM: "the system does not allow it. Check its owner and mode, or choose another folder.",
   EROFS: "the file system is read-only. Choose a folder that can be written.",

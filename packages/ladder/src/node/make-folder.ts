@@ -1,24 +1,32 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { fileError } from "./file-source.ts";
 
 /** Makes a folder and those above it, where they are not there yet. Throws `L-FILE`, `L-FILE-MISSING` or `L-DISK-FULL`. */
 export async function makeFolder(folder: string): Promise<void> {
   try {
-    await mkdir(folder, { recursive: true });
+    await makeAll(resolve(folder));
   } catch (cause) {
-    throw fileError(folder, await reasonOf(resolve(folder), cause));
+    throw fileError(folder, cause);
   }
 }
 
-/** On a read-only file system Node's recursive mkdir says that there is no such file; a plain one gives the reason. */
-async function reasonOf(folder: string, cause: unknown): Promise<unknown> {
-  if ((cause as NodeJS.ErrnoException).code !== "ENOENT") return cause;
+/** Node's own recursive mkdir says "no such file" on a read-only file system, and never returns in /proc. */
+async function makeAll(folder: string): Promise<void> {
   try {
     await mkdir(folder);
-    return cause; // it can be made by now
-  } catch (reason) {
-    const isMissing = (reason as NodeJS.ErrnoException).code === "ENOENT" && dirname(folder) !== folder;
-    return isMissing ? await reasonOf(dirname(folder), reason) : reason;
+  } catch (cause) {
+    if (await isFolder(folder)) return;
+    if ((cause as NodeJS.ErrnoException).code !== "ENOENT" || dirname(folder) === folder) throw cause;
+    await makeAll(dirname(folder));
+    await mkdir(folder).catch(async (error) => {
+      if (!(await isFolder(folder))) throw error; // another process may have made it meanwhile
+    });
   }
 }
+
+const isFolder = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (stats) => stats.isDirectory(),
+    () => false,
+  );

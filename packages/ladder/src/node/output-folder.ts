@@ -68,6 +68,8 @@ export async function writeFolderAtomic<T>(path: string, fill: (folder: string) 
   } catch (cause) {
     throw cause instanceof SidenetError ? cause : fileError(path, cause);
   } finally {
-    for (const leftover of [temporary, replaced]) await rm(leftover, { recursive: true, force: true });
+    // What went wrong is told, and not that nothing could be removed where nothing could be written.
+    for (const leftover of [temporary, replaced])
+      await rm(leftover, { recursive: true, force: true }).catch(() => undefined);
   }
 }

@@ -77,7 +77,7 @@ export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOption
   throw new SidenetError(
     "T-NO-ADAPTER",
     "WebGPU finds no adapter. On Linux install a Vulkan driver: your GPU's own, or Mesa >= 23 (mesa-vulkan-drivers) for a " +
-      "software one. `sidenet doctor` says what is there; --device cpu runs without.",
+      "software one. `sidenet doctor` says what is there; --device wasm runs without.",
   );
 }
 

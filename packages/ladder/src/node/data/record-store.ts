@@ -33,7 +33,7 @@ export type RecordParser = (value: unknown, source: Source) => TextRecord;
 export const recordParser =
   (fields: FieldMapping): RecordParser =>
   (value, source) =>
-    parseRecord(mapFields(value, fields), source);
+    parseRecord(mapFields(value, fields), source, value);
 
 /** The records of files one by one, each checked. Throws `L-DATA` or `L-RECORD`, with the line or row. */
 export async function* readRecords(path: string, fields: FieldMapping = {}): AsyncGenerator<StoredRecord> {

@@ -5,6 +5,7 @@ import { extname } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { CsvError, parse as parseCsv } from "csv-parse";
 import type { Source } from "../../records.ts";
+import { fileError } from "../file-source.ts";
 import { parseLine, readLines, sourceAt } from "./jsonl.ts";
 import { readParquet } from "./parquet.ts";
 
@@ -156,6 +157,6 @@ export async function* readRows(path: string): AsyncGenerator<Row> {
 
 /** An error of the file system, as one of this library. */
 export function dataError(path: string, cause: unknown): SidenetError {
-  const why = cause instanceof Error ? cause.message : String(cause);
-  return new SidenetError("L-DATA", `cannot read the data file ${path}: ${why}. Check --data.`, { cause });
+  const { code, message } = fileError(path, cause);
+  return new SidenetError("L-DATA", `data file ${message.slice(`[${code}] `.length)}`, { cause });
 }

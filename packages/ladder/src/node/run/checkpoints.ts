@@ -113,8 +113,10 @@ export class Checkpoints {
   async #write(name: string, trainer: Trainer, state: RunState, withMoments: boolean): Promise<string> {
     const tensors = await readTrainerState(trainer, withMoments);
     const json = JSON.stringify(state);
-    const [, ...data] = encodeSafetensors(tensors);
-    const hash = createHash("sha256").update(json);
+    const [header, ...data] = encodeSafetensors(tensors);
+    const hash = createHash("sha256")
+      .update(json)
+      .update(entriesOf(header.subarray(8)));
     for (const chunk of data) hash.update(chunk);
     const metadata = { format: FORMAT, state: json, sha256: hash.digest("hex") };
     const path = join(this.#folder, name);
@@ -156,17 +158,29 @@ async function verify(path: string, { metadata }: Checkpoint): Promise<RunState>
   );
 }
 
-/** Of the state and of all that follows the header. */
+/** Names, types, shapes and places of a header's tensors, whatever else it says. */
+function entriesOf(header: Uint8Array): string {
+  const { __metadata__: _, ...entries } = JSON.parse(new TextDecoder().decode(header)) as Record<
+    string,
+    unknown
+  >;
+  return JSON.stringify(entries);
+}
+
+/** Of the state, of what the header says of tensors, and of all that follows it. */
 async function checksum(path: string, state: string): Promise<string> {
-  const head = Buffer.alloc(8);
+  const size = Buffer.alloc(8);
   const file = await open(path, "r");
+  let header: Buffer;
   try {
-    await file.read(head, 0, 8, 0);
+    await file.read(size, 0, 8, 0);
+    header = Buffer.alloc(Number(size.readBigUInt64LE())); // at most 100 MB, as it was opened
+    await file.read(header, 0, header.length, 8);
   } finally {
     await file.close();
   }
-  const hash = createHash("sha256").update(state);
-  const start = 8 + Number(head.readBigUInt64LE());
+  const hash = createHash("sha256").update(state).update(entriesOf(header));
+  const start = 8 + header.length;
   for await (const chunk of createReadStream(path, { start, highWaterMark: 2 ** 20 })) hash.update(chunk);
   return hash.digest("hex");
 }

@@ -41,8 +41,13 @@ export async function readRunFile(folder: string): Promise<RunFile | null> {
   try {
     json = await readJsonFile(join(folder, RUN));
   } catch (error) {
-    if (error instanceof SidenetError && error.code === "L-FILE-MISSING") return null;
-    throw error;
+    if (!(error instanceof SidenetError)) throw error;
+    if (error.code === "L-FILE-MISSING") return null;
+    if (error.code !== "L-JSON") throw error;
+    const message = error.message.slice(`[${error.code}] `.length);
+    throw new SidenetError("L-RUN", `${message} Start anew with --overwrite, or use another --output.`, {
+      cause: error,
+    });
   }
   const parsed = runFileSchema.safeParse(json);
   if (parsed.success) return parsed.data;
@@ -62,7 +67,7 @@ export async function writeRunFile(folder: string, run: RunFile): Promise<void> 
  */
 export async function openRunFolder(folder: string, existing: Existing): Promise<RunFile | null> {
   await makeFolder(folder);
-  const run = await readRunFile(folder);
+  const run = existing === "overwrite" ? null : await readRunFile(folder); // what is replaced may be damaged
   if (run && existing === "refuse") {
     throw new SidenetError(
       "L-RUN-EXISTS",

@@ -1,0 +1,147 @@
+// Errors that a new user meets in the first hour (docs/first-hour.md): each says what is wrong, where, and what to do.
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { sidenet } from "./capture.ts";
+
+let root = "";
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "sidenet-first-"));
+  await writeFile(join(root, "qa.jsonl"), '{"question": "q", "answer": "a"}\n'.repeat(20));
+  await writeFile(join(root, "pairs.jsonl"), '{"prompt": "q", "completion": " a"}\n'.repeat(20));
+  await writeFile(join(root, "odd.jsonl"), '{"n": 1}\n');
+});
+afterAll(() => rm(root, { recursive: true, force: true }));
+
+const train = (data: string, ...more: string[]) => [
+  ...["train", "--model", "tiny-books", "--device", "cpu", "--output", join(root, "out")],
+  ...["--data", join(root, data), ...more],
+];
+const device = (name: string) => ["train", "--model", "m", "--data", "d", "--output", "o", "--device", name];
+
+describe("a new user is told", () => {
+  it.each<[string, () => string[], number, RegExp]>([
+    [
+      "a data file that is not there",
+      () => train("none.jsonl"),
+      1,
+      /data file .*none\.jsonl: there is no such file/,
+    ],
+    ["a folder for a data file", () => train("."), 1, /\[L-DATA\] data file .*it is a folder\. Name a file/],
+    [
+      "fields of other names",
+      () => train("qa.jsonl"),
+      1,
+      /line 1: .*such as --prompt question --completion answer/,
+    ],
+    [
+      "fields that hold no text",
+      () => train("odd.jsonl"),
+      1,
+      /the fields n \(number\)\. Map other fields with --text/,
+    ],
+    [
+      "a mapping that is not needed",
+      () => train("pairs.jsonl", "--text", "body"),
+      1,
+      /the fields prompt \(string\), completion \(string\)\. Without the mapping of fields it would be a record/,
+    ],
+    [
+      "a GPU by another name",
+      () => device("cuda:0"),
+      2,
+      /Allowed choices are auto, webgpu, .* webgpu is the GPU/,
+    ],
+    [
+      "a device that is none",
+      () => device("tpux"),
+      2,
+      /Allowed choices are auto, webgpu, wasm, cpu\.\n.*train --help/,
+    ],
+    [
+      "a file for a folder",
+      () => train("qa.jsonl", "--output", join(root, "qa.jsonl")),
+      1,
+      /there is a file of that name/,
+    ],
+    [
+      "a resume of nothing",
+      () => ["train", "--output", join(root, "nothing"), "--resume"],
+      2,
+      /holds no run to go on with/,
+    ],
+    [
+      "an adapter that is not there",
+      () => ["generate", "--model", "tiny-books", "--prompt", "p", "--device", "cpu", "--adapter", root],
+      1,
+      /holds no adapter: .*--output of a run that has ended.*--resume/,
+    ],
+    [
+      "a text that is called otherwise",
+      () => [
+        "eval",
+        "--model",
+        "tiny-books",
+        "--task",
+        "perplexity",
+        "--device",
+        "cpu",
+        "--data",
+        join(root, "pairs.jsonl"),
+      ],
+      1,
+      /no text, but the fields prompt .*--map text=completion/,
+    ],
+    [
+      "a model that is none",
+      () => ["plan", "--model", join(root, "qa.jsonl")],
+      1,
+      /does not start with "GGUF".*or a folder/,
+    ],
+    [
+      "an output below a file",
+      () => ["convert", "--model", "tiny-books", "--output", join(root, "qa.jsonl", "x")],
+      1,
+      /\[L-FILE\]/,
+    ],
+  ])("%s", async (_, args, code, message) => {
+    const { exitCode, err } = await sidenet(...args());
+    expect(err).toMatch(message);
+    expect(exitCode).toBe(code);
+    expect(err).not.toMatch(/ENO|EISDIR|EEXIST|This is a bug/);
+  });
+
+  it("what would fit where nothing does", async () => {
+    const run = await sidenet("plan", "--model", "Qwen2.5-7B", "--method", "ladder", "--memory", "4GB");
+    expect(run.out).toMatch(/^ladder +- +- +> 6\.\d+ GB/m);
+    expect(run.out).toContain("--quantize-ends");
+    const json = (
+      await sidenet("plan", "--model", "Qwen2.5-7B", "--method", "ladder", "--memory", "4GB", "--json")
+    ).json();
+    const [row] = json.longest as { least_bytes: number; error: { code: string; message: string } }[];
+    expect(row.least_bytes).toBeGreaterThan(4e9);
+    expect(row.error).toMatchObject({ code: "C-NO-FIT", message: expect.stringContaining("at 64 tokens") });
+  });
+
+  it("that a damaged run can be replaced", async () => {
+    const output = join(root, "damaged");
+    const settings = [
+      "--output",
+      output,
+      "--steps",
+      "1",
+      "--sample-tokens",
+      "0",
+      "--held-out",
+      "2",
+      "--max-length",
+      "16",
+    ];
+    expect((await sidenet(...train("pairs.jsonl", ...settings))).exitCode).toBe(0);
+    await writeFile(join(output, "run.json"), "{");
+    const resumed = await sidenet("train", "--output", output, "--resume");
+    expect(resumed.err).toMatch(/\[L-RUN\] .*run\.json is not JSON.*Start anew with --overwrite/);
+    expect((await sidenet(...train("pairs.jsonl", ...settings, "--overwrite"))).exitCode).toBe(0);
+  });
+});

@@ -1,0 +1,132 @@
+// The guides' commands and snippets run as they stand: with the bundled model, data made here, and fewer steps.
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import * as autograd from "@sidenet/autograd";
+import * as tensor from "@sidenet/tensor";
+import ts from "typescript";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { sidenet } from "../../packages/ladder/test/capture.ts";
+
+const DOCS = resolve(fileURLToPath(import.meta.url), "../../../docs");
+const gpu = process.env.SIDENET_DEVICE !== "cpu";
+
+const read = (name: string) => readFile(join(DOCS, name), "utf8");
+const blocks = (text: string, language: string) =>
+  [...text.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, "g"))].map(([, body]) => body);
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sidenet-guides-"));
+  const records = Array.from({ length: 24 }, (_, i) => ({
+    prompt: `Who met mouse ${i}?`,
+    completion: ` Mouse ${i + 1}.`,
+  }));
+  const lines = records.map((record) => `${JSON.stringify(record)}\n`).join("");
+  await writeFile(join(folder, "train.jsonl"), lines);
+  await writeFile(join(folder, "dev.jsonl"), lines);
+  const [kernel] = blocks(await read("guide-benchmark-kernels.md"), "wgsl");
+  await writeFile(join(folder, "saxpy.wgsl"), kernel);
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** What is added to a command, so that it is short. */
+const ADDED: Readonly<Record<string, readonly string[]>> = {
+  train: [
+    "--steps",
+    "4",
+    "--max-length",
+    "32",
+    "--sample-tokens",
+    "4",
+    "--held-out",
+    "4",
+    "--eval-every",
+    "2",
+  ],
+  compare: ["--steps", "1", "--max-length", "32", "--held-out", "4", "--device", "wasm"],
+  generate: ["--device", "wasm"],
+  eval: ["--device", "wasm", "--limit", "3"],
+  bench: ["--time", "2"],
+};
+
+/** Files of the guide are in the test's folder, and its model is the bundled one. */
+function argumentsOf(line: string): string[] {
+  const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain).slice(2);
+  const placed = words.map((word) => {
+    if (word === "MODEL") return "tiny-books";
+    return /^(out\/\w+|[\w-]+\.(jsonl|json|yaml|wgsl))$/.test(word) ? join(folder, word) : word;
+  });
+  const [command] = placed;
+  const added = ADDED[command] ?? [];
+  if (command === "train")
+    return [...placed, ...(placed.includes("--resume") ? ["--steps", "6"] : added), "--device", "wasm"];
+  // The search for a context takes seconds a method: one will do. Slower is a matter of the machine here.
+  if (command === "plan") return placed.filter((word) => !/^(xladder|qlora|qlora\+.*)$/.test(word));
+  if (command === "bench" && !placed.includes("--kernel")) {
+    return [...placed.map((word) => (word === "0.15" ? "1" : word)), ...added, "--device", "wasm"];
+  }
+  return [...placed, ...added];
+}
+
+const GUIDES = [
+  "guide-fine-tune.md",
+  "guide-choose-a-method.md",
+  "guide-benchmark-kernels.md",
+  "guide-drivers.md",
+];
+
+describe.each(GUIDES)("%s", (guide) => {
+  it("has commands that run one after the other", async () => {
+    const lines = blocks(await read(guide), "sh").flatMap((block) => block.trimEnd().split("\n"));
+    expect(lines.length).toBeGreaterThan(0);
+    for (const line of lines) {
+      expect(line).toMatch(/^npx sidenet \w+/);
+      if (!gpu && /--kernel|doctor/.test(line)) continue;
+      const { exitCode, err } = await sidenet(...argumentsOf(line.replace(/\s+#.*$/, "")));
+      expect(exitCode, `${line}\n${err}`).toBe(0);
+    }
+    if (guide === "guide-fine-tune.md") {
+      for (const path of ["run/report.html", "second/summary.json", "adapter/adapter_config.json"])
+        expect((await stat(join(folder, "out", path))).size, path).toBeGreaterThan(0);
+    }
+  });
+});
+
+it("guide-autograd-research.md: its function has right gradients, and its tape keeps what it says", async () => {
+  const [source] = blocks(await read("guide-autograd-research.md"), "ts");
+  const packages: Record<string, object> = { "@sidenet/autograd": autograd, "@sidenet/tensor": tensor };
+  const body = source
+    .replaceAll(/import (\{.*?\}) from "(.*?)";/g, 'const $1 = packages["$2"];')
+    .replaceAll(/\btype \w+, |, type \w+/g, "");
+  const { outputText } = ts.transpileModule(`async function example() {${body}}`, {
+    compilerOptions: { target: ts.ScriptTarget.ES2022 },
+  });
+  const printed: unknown[][] = [];
+  const output = { log: (...values: unknown[]) => printed.push(values) };
+  await new Function("packages", "console", `${outputText}\nreturn example();`)(packages, output);
+  const [first] = printed;
+  expect(first[1]).toBeLessThan(1e-7);
+  expect(printed.at(-1)).toEqual(["gradients:", 3]);
+  const ops = printed.slice(1, -2).map(([op]) => op);
+  expect(ops.filter((op) => op === "linear")).toHaveLength(3);
+});
+
+it("every link from one document to another leads somewhere", async () => {
+  const root = dirname(DOCS);
+  const documents = (await readdir(DOCS))
+    .filter((name) => name.endsWith(".md"))
+    .map((name) => join(DOCS, name));
+  const missing: string[] = [];
+  for (const path of [...documents, join(root, "README.md")]) {
+    const text = (await readFile(path, "utf8")).replaceAll(/```[\s\S]*?```/g, "");
+    for (const [, target] of text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
+      await stat(resolve(dirname(path), target)).catch(() => missing.push(`${path}: ${target}`));
+    }
+  }
+  expect(missing).toEqual([]);
+  const index = await readFile(join(DOCS, "README.md"), "utf8");
+  for (const path of documents)
+    if (!path.endsWith("README.md")) expect(index).toContain(path.slice(DOCS.length + 1));
+});
