@@ -1,18 +1,24 @@
 // How well each method learns from the same tokens: held-back loss after one run each, over one backbone in NF4.
 //
 //   npm run build && nice node bench/quality.mjs --variants variants.json [--model M] [--data records.jsonl] [--out log]
+//                                                [--calibrate]
 //
 // variants.json: [{"name": "ladder 5e-3", "lr": 5e-3, "method": {"method": "ladder", "ladder": {"reduction": 4}}}, ...],
 // methods as `MethodOptions` has them; `sideNorm` is another initial value of a side network's last norm than 1. Weights are
 // quantized to NF4 and dequantized once for all steps, which computes what NF4 computes; the hidden states that a frozen
-// backbone gives side networks are computed once for all variants.
+// backbone gives side networks are computed once for all variants. With --calibrate the quantization is calibrated on the
+// records that are trained on.
 
 import { appendFileSync, readFileSync } from "node:fs";
+import { mkdtemp, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { makeSchedule } from "@sidenet/autograd";
 import {
   BatchStream,
   Decoder,
+  decoderParameters,
   denseMatrix,
   encodeRecord,
   evaluateLoss,
@@ -22,7 +28,7 @@ import {
   loadWeights,
   Trainer,
 } from "@sidenet/ladder";
-import { openModel, readRecords } from "@sidenet/ladder/node";
+import { convertModel, openModel, readRecords } from "@sidenet/ladder/node";
 import { ParamStore } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
@@ -40,6 +46,7 @@ const { values: options } = parseArgs({
     seed: { type: "string", default: "0" },
     device: { type: "string", default: "auto" },
     out: { type: "string" },
+    calibrate: { type: "boolean", default: false },
   },
 });
 const [steps, batchSize, seed, maxLength] = ["steps", "batch-size", "seed", "max-length"].map((name) =>
@@ -89,8 +96,9 @@ function dequantized(store, device) {
   return out;
 }
 
+/** Records of at most `maxLength` tokens as a run has them, and as they were read. */
 async function records(tokenizer) {
-  const list = [];
+  const [list, read] = [[], []];
   const encoding = {
     bosId: null,
     eosId: tokenizer.eosIds[0],
@@ -99,20 +107,45 @@ async function records(tokenizer) {
   };
   for await (const { record, source } of readRecords(options.data)) {
     const encoded = encodeRecord(record, source, tokenizer, encoding);
-    if (encoded.inputIds.length <= maxLength) list.push(encoded); // whole problems, few of them padding
+    if (encoded.inputIds.length > maxLength) continue; // whole problems, few of them padding
+    list.push(encoded);
+    read.push(record);
   }
-  return list;
+  return { encoded: list, read };
+}
+
+/** The model in NF4, calibrated on these records. */
+async function calibratedOn(path, read) {
+  const folder = await mkdtemp(join(tmpdir(), "sidenet-quality-"));
+  const [data, output] = ["records.jsonl", "model"].map((name) => join(folder, name));
+  await writeFile(data, read.map((record) => JSON.stringify(record)).join("\n"));
+  const calibration = { data: [data], tokens: Number.MAX_SAFE_INTEGER };
+  await convertModel(device, {
+    model: path,
+    output,
+    type: "nf4",
+    adapter: null,
+    maxShardBytes: 5e9,
+    overwrite: false,
+    calibration,
+  });
+  return openModel(output);
 }
 
 const { device } = await openDevice(options.device);
-const model = await openModel(options.model ?? (await fetchModel()));
-const shapes = new Map([...model.checkpoint.tensors].map(([name, { shape }]) => [name, shape]));
+const path = options.model ?? (await fetchModel());
+let model = await openModel(path);
 const tokenizer = await model.tokenizer();
+const { encoded, read } = await records(tokenizer);
+const train = encoded.slice(0, -Number(options["held-out"]));
+if (options.calibrate) {
+  await model.close();
+  model = await calibratedOn(path, read.slice(0, train.length));
+}
+const shapes = new Map(decoderParameters(model.config).map(({ name, shape }) => [name, shape]));
 const quantized = await loadWeights(device, model.config, model.checkpoint, { quantizeBlocks: true });
 const decoder = new RememberingDecoder(model.config, dequantized(quantized, device));
 quantized.dispose();
-const encoded = await records(tokenizer);
-const train = encoded.slice(0, -Number(options["held-out"]));
 const heldOut = encoded.slice(train.length);
 const padId = model.config.padTokenId ?? tokenizer.eosIds[0];
 const stream = new BatchStream(inMemory(train), { batchSize, seed, padId, maxLength });
@@ -125,7 +158,14 @@ const report = (entry) => {
   console.log(JSON.stringify(entry));
   if (options.out) appendFileSync(options.out, `${JSON.stringify(entry)}\n`);
 };
-report({ device: device.label, steps, batchSize, tokens, heldOut: heldOut.length });
+report({
+  device: device.label,
+  calibrated: options.calibrate,
+  steps,
+  batchSize,
+  tokens,
+  heldOut: heldOut.length,
+});
 report({ name: "frozen", evalLoss: await evaluateLoss(decoder, null, evalBatches) });
 
 for (const { name, lr, method, weightDecay = 0.01, sideNorm } of JSON.parse(

@@ -1,15 +1,18 @@
 // Perplexity of one model in several files, and llama.cpp's own for the same GGUF file: an independent check of the
 // readers, of conversion and of the decoder on running text.
 //   node scripts/compare-perplexity.mjs [--model PATH] [--data FILE.jsonl] [--tokens 20000] [--window 512]
-//                                       [--device auto|webgpu|wasm|cpu] [--keep DIR]
+//                                       [--device auto|webgpu|wasm|cpu] [--keep DIR] [--without-llama]
+//                                       [--calibrate FILE.jsonl]... [--calibration-tokens 8192]
 //
 // The model (default: the demo's, whose Q4_1 weights then count as the F16 model) is converted to safetensors F16, GGUF F16
 // and bitsandbytes NF4. The text is the data's records joined by blank lines; its first tokens are cut into windows, and in
-// each window every token but the first is scored. Fails when the F16 files differ by more than 0.5 % among each other or
-// from llama.cpp, or when NF4 costs 10 % or more.
+// each window every token but the first is scored. With --calibrate NF4 is written twice, the second time calibrated on those
+// files, which have to be other text. With --keep the files stay, and the score of each window too, so that a run that was
+// cut off goes on. Fails when the F16 files differ by more than 0.5 % among each other or from llama.cpp, or when NF4 (the
+// calibrated one, where there is one) costs 10 % or more.
 
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { appendFile, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -33,6 +36,9 @@ const { values } = parseArgs({
     window: { type: "string", default: "512" },
     device: { type: "string", default: "auto" },
     keep: { type: "string" },
+    "without-llama": { type: "boolean", default: false },
+    calibrate: { type: "string", multiple: true, default: [] },
+    "calibration-tokens": { type: "string", default: "8192" },
   },
 });
 const [tokens, window] = [Number(values.tokens), Number(values.window)];
@@ -53,8 +59,20 @@ async function windowsOf(model) {
   };
 }
 
+/** Scores of windows that earlier runs kept, by file and window: one JSON object a line. */
+const scoresFile = values.keep && join(values.keep, `scores-${window}.jsonl`);
+
+async function knownScores() {
+  if (!scoresFile || !existsSync(scoresFile)) return new Map();
+  const lines = (await readFile(scoresFile, "utf8")).trim().split("\n");
+  return new Map(lines.map((line) => JSON.parse(line)).map(({ path, i, nats }) => [`${path} ${i}`, nats]));
+}
+
 /** Mean negative log-likelihood in nats of a file, by sidenet. */
 async function ourNats(device, path, windows) {
+  const known = await knownScores();
+  const isKnown = windows.every((_, i) => known.has(`${path} ${i}`));
+  if (isKnown) return windows.reduce((sum, _, i) => sum + known.get(`${path} ${i}`), 0) / windows.length;
   const files = await openModel(path);
   const weights = await loadWeights(device, files.config, files.checkpoint);
   await files.close();
@@ -62,8 +80,13 @@ async function ourNats(device, path, windows) {
   try {
     let sum = 0;
     for (const [i, ids] of windows.entries()) {
-      const batch = { inputIds: ids, labels: ids, attentionMask: null, batchSize: 1, length: ids.length };
-      sum += await evaluateLoss(decoder, null, [batch]);
+      let nats = known.get(`${path} ${i}`);
+      if (nats === undefined) {
+        const batch = { inputIds: ids, labels: ids, attentionMask: null, batchSize: 1, length: ids.length };
+        nats = await evaluateLoss(decoder, null, [batch]);
+        if (scoresFile) await appendFile(scoresFile, `${JSON.stringify({ path, i, nats })}\n`);
+      }
+      sum += nats;
       process.stderr.write(`\r${path}: window ${i + 1} of ${windows.length} `);
     }
     process.stderr.write("\n");
@@ -94,20 +117,24 @@ const outputs = {
   safetensors: join(folder, "f16"),
   gguf: join(folder, "f16.gguf"),
   nf4: join(folder, "nf4"),
+  ...(values.calibrate.length > 0 ? { calibrated: join(folder, "nf4-calibrated") } : {}),
 };
 const { device } = await openDevice(values.device);
 let failed = false;
 try {
   for (const [kind, output] of Object.entries(outputs)) {
     if (existsSync(output)) continue; // kept from an earlier run
-    const type = kind === "nf4" ? "nf4" : "f16";
-    await convertModel(new CpuDevice(), {
+    const type = kind === "nf4" || kind === "calibrated" ? "nf4" : "f16";
+    const calibration =
+      kind === "calibrated" ? { data: values.calibrate, tokens: Number(values["calibration-tokens"]) } : null;
+    await convertModel(calibration ? device : new CpuDevice(), {
       model,
       output,
       type,
       adapter: null,
       maxShardBytes: 5e9,
       overwrite: false,
+      calibration,
     });
   }
   const { text, windows } = await windowsOf(outputs.gguf);
@@ -117,18 +144,23 @@ try {
     const base = rows[0]?.perplexity ?? perplexity;
     rows.push({ name, perplexity });
     console.log(
-      `${name.padEnd(34)} ${perplexity.toFixed(4)}  ${(100 * (perplexity / base - 1)).toFixed(3)} %`,
+      `${name.padEnd(36)} ${perplexity.toFixed(4)}  ${(100 * (perplexity / base - 1)).toFixed(3)} %`,
     );
+    return perplexity;
   };
   console.log(
     `${windows.length} windows of ${window} tokens, ${windows.length * (window - 1)} scored; device ${device.kind}, ${device.label}`,
   );
-  add("GGUF F16, llama.cpp", await theirNats(outputs.gguf, text, windows));
-  add("GGUF F16, sidenet", await ourNats(device, outputs.gguf, windows));
-  add("safetensors F16, sidenet", await ourNats(device, outputs.safetensors, windows));
-  add("safetensors NF4, sidenet", await ourNats(device, outputs.nf4, windows));
-  const [theirs, gguf, plain, nf4] = rows.map((row) => row.perplexity);
-  const apart = Math.max(theirs, gguf, plain) / Math.min(theirs, gguf, plain) - 1;
+  const theirs = values["without-llama"]
+    ? []
+    : [add("GGUF F16, llama.cpp", await theirNats(outputs.gguf, text, windows))];
+  const gguf = add("GGUF F16, sidenet", await ourNats(device, outputs.gguf, windows));
+  const plain = add("safetensors F16, sidenet", await ourNats(device, outputs.safetensors, windows));
+  let nf4 = add("safetensors NF4, sidenet", await ourNats(device, outputs.nf4, windows));
+  if (outputs.calibrated)
+    nf4 = add("safetensors NF4 calibrated, sidenet", await ourNats(device, outputs.calibrated, windows));
+  const full = [...theirs, gguf, plain];
+  const apart = Math.max(...full) / Math.min(...full) - 1;
   failed = apart > MOST_F16_DIFFERENCE || nf4 / plain - 1 >= MOST_NF4_COST;
   console.log(
     `the F16 figures differ by ${(100 * apart).toFixed(3)} % at most (allowed 0.5), NF4 costs ${(100 * (nf4 / plain - 1)).toFixed(2)} % (allowed below 10)`,

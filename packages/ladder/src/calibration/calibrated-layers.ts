@@ -2,7 +2,7 @@
  * NF4 weights of a model by what its layers put out on calibration text: layer after layer, each on the hidden states that the
  * quantized layers before it leave (GPTQ, Frantar et al. 2022, 2210.17323, on NF4's grid).
  */
-import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Device, type Ops, ParamStore, repeat, SidenetError, type Tensor } from "@sidenet/tensor";
 import {
   type BlockContext,
   type BlockWeights,
@@ -22,8 +22,14 @@ import { type Feedback, feedbackOf } from "./feedback.ts";
 
 type Place = keyof typeof PROJECTIONS;
 
-/** Projections by the input that they share. */
-const READERS: readonly (readonly Place[])[] = [["q", "k", "v"], ["o"], ["gate", "up"], ["down"]];
+/** Projections by the moments that they share. */
+const READERS: readonly (readonly Place[])[] = [["q"], ["k"], ["v"], ["o"], ["gate", "up"], ["down"]];
+
+/**
+ * What the first token of a sequence counts for keys and values, as a share of the sequence's length; any other counts 1. Heads that
+ * look for nothing look there (attention sinks, Xiao et al. 2023, 2309.17453), so its error is in the output of every token.
+ */
+const SINK_SHARE = 0.25;
 
 /** Inputs of more columns are refused: H alone would take over 0.5 GB, its factor minutes a layer. */
 export const MOST_COLUMNS = 8192;
@@ -67,20 +73,78 @@ interface CalibrationRow {
 /** Σ xᵀx of each input of a block, f32[in,in], over all rows that went through. */
 type Moments = ReadonlyMap<Place, Tensor>;
 
-/** The block's projections, each first reader of an input adding to its moments. */
-function observed(weights: BlockWeights, moments: Moments): BlockWeights {
+/** Square roots of what each token of a row counts for keys and values. */
+function sinkWeights({ segments, length }: TokenBatch): Float32Array {
+  const starts = [...Array(length).keys()].filter(
+    (t) => t === 0 || (segments && segments[t] !== segments[t - 1]),
+  );
+  const weights = new Float32Array(length).fill(1);
+  for (const [i, start] of starts.entries())
+    weights[start] = Math.sqrt(Math.max(1, SINK_SHARE * ((starts[i + 1] ?? length) - start)));
+  return weights;
+}
+
+/** Adds Σ xᵀx of rows x [.., in] to a total. */
+function addMoments(ops: Ops, total: Tensor, x: Tensor): void {
+  const columns = x.shape[x.shape.length - 1];
+  total.device.scope(() => {
+    const rows = ops.reshape(x, { shape: [x.size / columns, columns] });
+    ops.accumulate(total, ops.matmulTN(rows, rows));
+  });
+}
+
+type Attention = Ops["attention"];
+
+/**
+ * Moments of what attention makes of the values' input x [B,T,d]: as it is linear in values, a head's output is v_proj of the mean of x
+ * that the head takes. Heads share the total. False where x does not divide into values.
+ */
+function addAttended(
+  ops: Ops,
+  total: Tensor,
+  x: Tensor,
+  ...[q, k, , ...rest]: Parameters<Attention>
+): boolean {
+  const [batch, length, heads, width] = q.shape;
+  const parts = x.shape[2] / width;
+  if (!Number.isInteger(parts)) return false;
+  for (let head = 0; head < heads; head++) {
+    total.device.scope(() => {
+      const one = (of: Tensor, start: number) =>
+        repeat(ops, ops.slice(of, { axis: 2, start, count: 1 }), 2, parts);
+      const values = ops.reshape(x, { shape: [batch, length, parts, width] });
+      const group = Math.floor((head * k.shape[2]) / heads);
+      const seen = ops.attention(one(q, head), one(k, group), values, ...rest);
+      addMoments(ops, total, ops.reshape(seen, { shape: x.shape }));
+    });
+  }
+  return true;
+}
+
+/** A block's projections and ops that add to moments whatever comes to them; `sinks` [T,1] weighs what keys read. */
+function observed(
+  ops: Ops,
+  weights: BlockWeights,
+  moments: Moments,
+  sinks: Tensor,
+): { ops: Ops; weights: BlockWeights } {
+  let values: Tensor | null = null;
   const observe =
-    (projection: Projection, total: Tensor): Projection =>
-    (ops, x) => {
-      const columns = x.shape[x.shape.length - 1];
-      total.device.scope(() => {
-        const rows = ops.reshape(x, { shape: [x.size / columns, columns] });
-        ops.accumulate(total, ops.matmulTN(rows, rows));
-      });
-      return projection(ops, x);
+    (place: Place, total: Tensor): Projection =>
+    (own, x) => {
+      if (place === "v") values = x;
+      else if (place === "k") total.device.scope(() => addMoments(own, total, ops.mul(x, sinks)));
+      else addMoments(own, total, x);
+      return weights[place](own, x);
     };
-  const seen = [...moments].map(([place, total]) => [place, observe(weights[place], total)]);
-  return { ...weights, ...Object.fromEntries(seen) };
+  const seen = [...moments].map(([place, total]) => [place, observe(place, total)]);
+  const attention: Attention = (...inputs) => {
+    const total = moments.get("v")!;
+    if (!addAttended(ops, total, values!, ...inputs))
+      total.device.scope(() => addMoments(ops, total, ops.mul(values!, sinks)));
+    return ops.attention(...inputs);
+  };
+  return { ops: { ...ops, attention }, weights: { ...weights, ...Object.fromEntries(seen) } };
 }
 
 /** Quantizes the layers of a model one after the other, as their weights are asked for. */
@@ -178,10 +242,12 @@ export class CalibratedLayers {
         { o: numAttentionHeads * headDim, down: intermediateSize }[place as string] ?? hiddenSize;
       totals.set(place, device.zeros([columns, columns], { label: `moments of ${place}` }));
     }
-    const watched = observed(weights, new Map(READERS.map(([place]) => [place, totals.get(place)])));
-    for (const row of this.#rows!) {
+    const moments = new Map(READERS.map(([place]) => [place, totals.get(place)]));
+    for (const { batch, state } of this.#rows!) {
       device.scope(() => {
-        block(device.ops, this.#config, watched, row.state, this.#context(row.batch));
+        const sinks = device.tensor(sinkWeights(batch), [batch.length, 1], { label: "weights of tokens" });
+        const watched = observed(device.ops, weights, moments, sinks);
+        block(watched.ops, this.#config, watched.weights, state, this.#context(batch));
       });
       await device.synchronize(); // or the freed memory of all rows would wait in the queue
     }

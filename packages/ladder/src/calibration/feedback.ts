@@ -11,39 +11,58 @@ const PANEL = BLOCK;
 /** Rows that are worked on together. */
 const ROWS = 128;
 
-/** What the columns of a weight [out, in] do to its output: H = R · Rᵀ, ready for feedback. */
+/** What the columns of a weight [out, in] do to its output: H = R · Rᵀ in an order of the columns, ready for feedback. */
 export interface Feedback {
   /** [in] */
   readonly columns: number;
+  /** The column at each place of the order. */
+  readonly order: Int32Array;
   /** Columns, and zeros up to a multiple of 4. */
   readonly stride: number;
-  /** [stride, stride]: row j holds R[k, j] / R[j, j] of the columns k before j. */
+  /** [stride, stride], by places: row j holds R[k, j] / R[j, j] of the columns k before j. */
   readonly shares: Float64Array;
   /** R[j, j]² */
   readonly weights: Float64Array;
 }
 
 /**
- * Of H [n, n], symmetric, whose upper half is read; `damping` · the mean of its diagonal is added to it. Null where H is
+ * Columns by what comes in, the most first, since those that follow answer for it. Where blocks lie within rows they stay
+ * together, in an order of their own.
+ */
+function orderOf(sizes: Float64Array): Int32Array {
+  const n = sizes.length;
+  const width = n % BLOCK === 0 ? BLOCK : n;
+  const groups = Array.from({ length: n / width }, (_, g) => {
+    const columns = Array.from({ length: width }, (__, j) => g * width + j);
+    columns.sort((a, b) => sizes[b] - sizes[a] || a - b);
+    return { columns, size: columns.reduce((sum, column) => sum + sizes[column], 0) };
+  });
+  groups.sort((a, b) => b.size - a.size || a.columns[0] - b.columns[0]);
+  return Int32Array.from(groups.flatMap(({ columns }) => columns));
+}
+
+/**
+ * Of H [n, n], symmetric; `damping` · the mean of its diagonal is added to it. Null where H is
  * not finite, or not positive definite even then.
  */
 export function feedbackOf(h: Float32Array | Float64Array, n: number, damping: number): Feedback | null {
   const stride = Math.ceil(n / 4) * 4;
-  let trace = 0;
-  for (let i = 0; i < n; i++) trace += h[i * n + i];
+  const sizes = Float64Array.from({ length: n }, (_, i) => h[i * n + i]);
+  const trace = sizes.reduce((a, b) => a + b, 0);
   if (!Number.isFinite(trace)) return null;
   const extra = trace > 0 ? (damping * trace) / n : 1; // nothing came in: all columns count alike
+  const order = orderOf(sizes);
   const r = new Float64Array(stride * stride);
   for (let i = 0; i < stride; i++) {
-    for (let j = i; j < n; j++) r[i * stride + j] = h[i * n + j];
-    r[i * stride + i] = i < n ? h[i * n + i] + extra : 1;
+    for (let j = i; j < n; j++) r[i * stride + j] = h[order[i] * n + order[j]];
+    r[i * stride + i] = i < n ? sizes[order[i]] + extra : 1;
   }
   if (upperFactor(r, stride) !== null) return null;
   const weights = Float64Array.from({ length: n }, (_, j) => r[j * stride + j] ** 2);
   for (let j = 0; j < n; j++) {
     for (let k = 0; k < j; k++) r[j * stride + k] = r[k * stride + j] / r[j * stride + j];
   }
-  return { columns: n, stride, shares: r, weights };
+  return { columns: n, order, stride, shares: r, weights };
 }
 
 /** A weight's codes, and Σ (x · (q - w)ᵀ)² over the inputs that H was made of, damping included. */
@@ -73,6 +92,8 @@ class Strip {
   readonly #w: Float32Array;
   readonly #scales: BlockScales;
   readonly #feedback: Feedback;
+  /** The weight's own values by places, [rows, stride]. */
+  readonly #values: Float64Array;
   /** What each column is to be rounded to once the errors before it are known, [rows, stride]. */
   readonly #targets: Float64Array;
   /** Rounded values less the weight's own, [rows, stride]. */
@@ -86,23 +107,28 @@ class Strip {
     this.#w = w;
     this.#scales = scales;
     this.#feedback = feedback;
+    this.#values = new Float64Array(ROWS * feedback.stride);
     this.#targets = new Float64Array(ROWS * feedback.stride);
     this.#errors = new Float64Array(ROWS * feedback.stride);
   }
 
   /** Rounds these rows into `codes`; what that costs. */
   round(first: number, rows: number, codes: Uint8Array): number {
-    const { columns, stride } = this.#feedback;
+    const { columns, stride, order } = this.#feedback;
     [this.#first, this.#rows] = [first, rows];
-    for (let i = 0; i < rows; i++)
-      this.#targets.set(this.#w.subarray((first + i) * columns, (first + i + 1) * columns), i * stride);
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < columns; j++)
+        this.#values[i * stride + j] = this.#w[(first + i) * columns + order[j]];
+    }
+    this.#targets.set(this.#values);
     let cost = 0;
     for (let start = 0; start < columns; start += PANEL) {
       const end = Math.min(start + PANEL, columns);
       this.#carryOver(start, end);
       for (let row = 0; row < rows; row++) {
         cost += this.#roundPiece(row, start, end);
-        codes.set(this.#best.codes.subarray(0, end - start), (first + row) * columns + start);
+        for (let j = start; j < end; j++)
+          codes[(first + row) * columns + order[j]] = this.#best.codes[j - start];
         this.#errors.set(this.#best.errors.subarray(0, end - start), row * stride + start);
       }
     }
@@ -122,14 +148,14 @@ class Strip {
   /** Finds scale and codes of the columns [start, end) of a row, into the best trial. */
   #roundPiece(row: number, start: number, end: number): number {
     const scales = this.#scales;
-    const at = (this.#first + row) * this.#feedback.columns + start;
-    const block = at / BLOCK;
-    if (this.#feedback.columns % BLOCK !== 0) {
+    const { columns, order } = this.#feedback;
+    const blockAt = (place: number) => Math.floor(((this.#first + row) * columns + order[place]) / BLOCK);
+    if (columns % BLOCK !== 0) {
       // Blocks cross rows: their scales are not this row's to choose.
-      for (let j = 0; j < end - start; j++)
-        this.#best.scales[j] = scales.values[Math.floor((at + j) / BLOCK)];
+      for (let j = start; j < end; j++) this.#best.scales[j - start] = scales.values[blockAt(j)];
       return this.#try(row, start, end, this.#best, Number.POSITIVE_INFINITY);
     }
+    const block = blockAt(start);
     let least = Number.POSITIVE_INFINITY;
     let chosen = scales.scales[block];
     for (const share of SHARES) {
@@ -146,18 +172,18 @@ class Strip {
 
   /** Rounds a piece with a trial's scales. Returns what that costs, or something larger than `most` as soon as it is. */
   #try(row: number, start: number, end: number, { scales, codes, errors }: Trial, most: number): number {
-    const { columns, stride, shares, weights } = this.#feedback;
-    const at = (this.#first + row) * columns + start;
+    const { stride, shares, weights } = this.#feedback;
+    const at = row * stride + start;
     const targets = this.#targets;
-    const w = this.#w;
+    const own = this.#values;
     let cost = 0;
     for (let j = 0; j < end - start && cost <= most; j++) {
-      let target = targets[row * stride + start + j];
+      let target = targets[at + j];
       const share = (start + j) * stride + start;
       for (let k = 0; k < j; k++) target -= errors[k] * shares[share + k];
       codes[j] = levelCode(target, scales[j]);
       const value = levelValue(codes[j], scales[j]);
-      errors[j] = value - w[at + j];
+      errors[j] = value - own[at + j];
       cost += weights[start + j] * (value - target) ** 2;
     }
     return cost;
