@@ -16,7 +16,10 @@ const CACHE = join(ROOT, "node_modules", ".cache");
 
 function listEntries() {
   return listPublished(ROOT).flatMap(
-    ({ manifest: { name, exports } }) => Object.keys(exports).map((entry) => name + entry.slice(1)), // "." and "./node"
+    ({ manifest: { name, exports } }) =>
+      Object.keys(exports)
+        .filter((entry) => typeof exports[entry] !== "string") // files, not code: "./models/*"
+        .map((entry) => name + entry.slice(1)), // "." and "./node"
   );
 }
 

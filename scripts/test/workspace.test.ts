@@ -15,7 +15,8 @@ interface Manifest {
   name: string;
   version: string;
   private?: boolean;
-  exports?: Record<string, { source?: string; types: string; default: string }>;
+  /** A string leads to files that are no code. */
+  exports?: Record<string, { source?: string; types: string; default: string } | string>;
   dependencies?: Record<string, string>;
   bin?: Record<string, string>;
 }
@@ -36,7 +37,12 @@ const manifests = FOLDERS.map((folder) => ({
 
 describe.each(manifests)("$manifest.name", ({ folder, manifest }) => {
   it("exports what the build makes of sources that exist", () => {
-    for (const { source, types, default: script } of Object.values(manifest.exports ?? {})) {
+    for (const entry of Object.values(manifest.exports ?? {})) {
+      if (typeof entry === "string") {
+        expect(existsSync(join(ROOT, folder, entry.replace("/*", ""))), entry).toBe(true);
+        continue;
+      }
+      const { source, types, default: script } = entry;
       if (source !== undefined) {
         expect(existsSync(join(ROOT, folder, source)), source).toBe(true);
         expect(script).toBe(source.replace("./src/", "./dist/").replace(/\.ts$/, ".js"));

@@ -34,6 +34,10 @@ export {
   type TokenDataset,
 } from "./data/batch-stream.ts";
 export { inBatches, joinRecords, makeBatch, packRows } from "./data/batches.ts";
+export { EncodedRecords, type HeldOut, splitRecords } from "./data/encoded-records.ts";
+export { type Line, linesOf } from "./data/lines.ts";
+export { type Indexed, type RecordList, recordParser, type StoredRecord } from "./data/record-list.ts";
+export { jsonlRows, type Row, textRows } from "./data/rows.ts";
 export {
   Decoder,
   decoderParameters,
@@ -42,6 +46,7 @@ export {
   shiftLabels,
   type TokenBatch,
 } from "./decoder.ts";
+export { ADAPTER_FILES, type BaseModel, type EncodedAdapter, encodeAdapter } from "./encode-adapter.ts";
 export {
   type EvalOptions,
   type EvalResult,
@@ -59,7 +64,7 @@ export {
 } from "./eval/score-continuations.ts";
 export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./flop-counts.ts";
-export type { ByteSource } from "./formats/byte-source.ts";
+export { type ByteSource, memorySource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
 export { type GgufFile, type GgufTensorInfo, type GgufValue, readGguf } from "./formats/gguf.ts";
 export { checkpointFromGguf } from "./formats/gguf-checkpoint.ts";
@@ -98,6 +103,7 @@ export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
 export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
+export { defaultMemory, defaultStorage, LEARNING_RATES } from "./method-defaults.ts";
 export { type ModelTensor, mergeAdapter, modelTensors } from "./model-tensors.ts";
 export { denseMatrix, quantizeNf4 } from "./nf4-weight.ts";
 export {
@@ -119,6 +125,7 @@ export {
   type EncodeOptions,
   type Encoder,
   encodeRecord,
+  encodeWindows,
   type FieldMapping,
   parseRecord,
   type RecordField,
@@ -128,6 +135,18 @@ export {
 } from "./records.ts";
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
 export { type RopeTables, ropeFrequencies, ropeValues } from "./rope-tables.ts";
+export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./run/metrics.ts";
+export { newRunState, type RunState } from "./run/run-state.ts";
+export type { StepProfile, TimeShare } from "./run/step-profile.ts";
+export {
+  type LoopEvents,
+  type LoopOptions,
+  type LoopParts,
+  type RunCheckpoints,
+  type RunLog,
+  type StopReason as RunStopReason,
+  TrainingLoop,
+} from "./run/training-loop.ts";
 export { effectiveDepth, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 export type { InitialSide } from "./side-init.ts";
 export { SideNetwork, SidePass, type SidePassOptions } from "./side-network.ts";

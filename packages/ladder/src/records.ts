@@ -56,6 +56,10 @@ export type ChoiceRecord = z.infer<typeof choiceSchema>;
 export const isChoice = (record: TextRecord): record is ChoiceRecord =>
   "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
 
+/** Whether all there is to a record is its text. */
+const isPlain = (record: TextRecord): boolean =>
+  !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
+
 /** How its fields could be mapped: by the first texts among them. */
 function mappingFor(value: unknown): string {
   if (recordSchema.safeParse(value).success) return "Without the mapping of fields it would be a record.";
@@ -259,4 +263,25 @@ export function encodeRecord(
     );
   }
   return { inputIds: inputIds.slice(0, maxLength), labels: labels.slice(0, maxLength), source };
+}
+
+/**
+ * A record in sequences of at most `maxLength` tokens: a plain text one after the other, so that all of it is learned, and
+ * any other record as `encodeRecord` gives it. A last token that would be alone is left out. Throws as `encodeRecord`.
+ */
+export function encodeWindows(
+  record: TextRecord,
+  source: Source,
+  encoder: Encoder,
+  options: EncodeOptions,
+): TokenRecord[] {
+  if (!isPlain(record)) return [encodeRecord(record, source, encoder, options)];
+  const { maxLength } = options;
+  const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
+  const windows: TokenRecord[] = [];
+  for (let first = 0; first + 1 < whole.inputIds.length; first += maxLength) {
+    const part = (values: readonly number[]) => values.slice(first, first + maxLength);
+    windows.push({ inputIds: part(whole.inputIds), labels: part(whole.labels), source });
+  }
+  return windows;
 }

@@ -4,8 +4,9 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ChatTemplate } from "../src/chat-template.ts";
-import { EncodedRecords, splitRecords } from "../src/node/data/encoded-records.ts";
-import { openRecords, type RecordList, readRecords, recordParser } from "../src/node/data/record-store.ts";
+import { EncodedRecords, splitRecords } from "../src/data/encoded-records.ts";
+import { type RecordList, recordParser } from "../src/data/record-list.ts";
+import { openRecords, readRecords } from "../src/node/data/record-store.ts";
 import { encodeRecord, type FieldMapping, parseRecord } from "../src/records.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 

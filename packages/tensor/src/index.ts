@@ -1,4 +1,5 @@
 export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
+export { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
 export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
@@ -28,6 +29,7 @@ export type {
   RowRange,
   WindowWish,
 } from "./op.ts";
+export { type BrowserDeviceName, openBrowserDevice } from "./open-browser-device.ts";
 export type { GeluForm } from "./ops/activations.ts";
 export type { AttentionAttrs } from "./ops/attention.ts";
 export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";

@@ -3,7 +3,8 @@ import { type Device, SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { METHODS, type Method } from "../adapter.ts";
 import type { BaseStorage, WeightDType } from "../base-storage.ts";
-import { hasSideNetwork, type MethodOptions, quantizesByDefault } from "../method.ts";
+import { type MethodOptions, quantizesByDefault } from "../method.ts";
+import { defaultDType, defaultMemory, LEARNING_RATES } from "../method-defaults.ts";
 import { IMPORTANCES, type Importance } from "../pruning.ts";
 import type { MemoryOptions } from "../trainer.ts";
 import {
@@ -15,25 +16,16 @@ import {
   positiveNumber,
 } from "./options.ts";
 
-/** Highest learning rates, unless told otherwise; docs/decisions.md says how they were found. */
-export const LEARNING_RATES: Readonly<Record<Method, number>> = {
-  ladder: 1e-2,
-  xladder: 1e-2,
-  lora: 1e-3,
-  qlora: 1e-3,
-  full: 5e-5,
-  head: 1e-3,
-};
+export { LEARNING_RATES };
 
 export type WeightChoice = WeightDType | "auto";
 
 /** `--dtype auto`: f16 where the adapter has it, but for weights that are trained. */
 export const weightDType = (
   dtype: WeightChoice,
-  { kind, profile }: Pick<Device, "kind" | "profile">,
+  device: Pick<Device, "kind" | "profile">,
   method: Method,
-): WeightDType =>
-  dtype === "auto" ? (profile.f16 && kind !== "cpu" && method !== "full" ? "f16" : "f32") : dtype;
+): WeightDType => (dtype === "auto" ? defaultDType(device, method) : dtype);
 
 /** As commander hands them over; what was not given is missing. */
 export interface SizeFlags {
@@ -192,13 +184,13 @@ export function memoryOptions(
   storage: Required<BaseStorage>,
 ): MemoryOptions {
   const { gradientCheckpointing, optimizerState, saved, rungs, lossChunk, microBatch, chunkTokens } = flags;
-  const { dtype, quantizeBlocks } = storage;
+  const auto = defaultMemory(method, storage, flags.rungNorm);
   return {
-    gradientCheckpointing: gradientCheckpointing ?? hasSideNetwork(method),
-    optimizerState: optimizerState !== "auto" ? optimizerState : quantizeBlocks ? "8bit" : "f32",
+    gradientCheckpointing: gradientCheckpointing ?? auto.gradientCheckpointing,
+    optimizerState: optimizerState === "auto" ? auto.optimizerState : optimizerState,
     savedFormats: {
-      saved: saved === "auto" ? dtype : saved,
-      rungs: rungs !== "auto" ? rungs : flags.rungNorm ? dtype : "f32", // unnormed states may pass what f16 holds
+      saved: saved === "auto" ? auto.savedFormats.saved! : saved,
+      rungs: rungs === "auto" ? auto.savedFormats.rungs! : rungs,
     },
     ...defined({ microBatchSize: microBatch, chunkTokens }),
     ...(lossChunk === undefined ? {} : { lossChunkBytes: lossChunk * 2 ** 20 }),

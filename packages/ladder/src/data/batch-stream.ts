@@ -4,13 +4,10 @@ import { z } from "zod";
 import type { TokenRecord } from "../records.ts";
 import type { LabeledBatch } from "../trainer.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
+import type { Indexed } from "./record-list.ts";
 
-/** Records by number; they may be read and encoded when they are asked for. */
-export interface TokenDataset {
-  readonly length: number;
-  /** The record at `index`, counted from 0. */
-  get(index: number): Promise<TokenRecord>;
-}
+/** Records as tokens; they may be read and encoded when they are asked for. */
+export type TokenDataset = Indexed<TokenRecord>;
 
 /** A data set of records that are at hand. */
 export const inMemory = (records: readonly TokenRecord[]): TokenDataset => ({

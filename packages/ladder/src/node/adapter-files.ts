@@ -3,33 +3,11 @@ import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { ModelConfig } from "../config.ts";
-import { checkNarrowed } from "../formats/float-codec.ts";
-import { encodeSafetensors, type WritableTensor } from "../formats/safetensors-write.ts";
-import {
-  adapterConfigJson,
-  BASE_MODEL_KEY,
-  loadAdapter,
-  modelSignature,
-  parseAdapterConfig,
-} from "../load-adapter.ts";
+import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../encode-adapter.ts";
+import { loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
-
-const CONFIG = "adapter_config.json";
-const WEIGHTS = "adapter_model.safetensors";
-
-/** The model that an adapter was trained with. */
-export interface BaseModel {
-  /** As PEFT's base_model_name_or_path has it. */
-  readonly name: string;
-  readonly config: ModelConfig;
-  /** Whether the linear weights of its blocks were NF4; left out: not known. */
-  readonly quantized?: boolean;
-}
-
-/** Key, in the metadata of the weights, of the storage that the backbone was trained with. */
-const STORAGE_KEY = "base_quantization";
 
 /**
  * Writes an adapter to a folder that exists. Each file shows its old content or all of the new one, and the weights
@@ -43,23 +21,9 @@ export async function saveAdapter(
   base: BaseModel,
   dtype: "F32" | "F16" | "BF16" = "F32",
 ): Promise<void> {
-  const tensors: Record<string, WritableTensor> = {};
-  for (const [name, tensor] of adapter.parameters) {
-    const data = Float32Array.from(await tensor.read());
-    if (!data.every(Number.isFinite)) {
-      throw new SidenetError(
-        "L-ADAPTER-VALUES",
-        `${name} holds a value that is not finite, so nothing was written to ${folder}. Train with a lower learning rate.`,
-      );
-    }
-    if (dtype === "F16") checkNarrowed(name, data, 65504, dtype);
-    tensors[name] = { dtype, shape: tensor.shape, data };
-  }
-  const storage = base.quantized === undefined ? {} : { [STORAGE_KEY]: base.quantized ? "nf4" : "none" };
-  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config), ...storage };
-  await writeFileAtomic(join(folder, WEIGHTS), encodeSafetensors(tensors, metadata));
-  const config = adapterConfigJson(adapter, base.name);
-  await writeFileAtomic(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`);
+  const { weights, config } = await encodeAdapter(adapter, base, dtype);
+  await writeFileAtomic(join(folder, ADAPTER_FILES.weights), weights);
+  await writeFileAtomic(join(folder, ADAPTER_FILES.config), config);
 }
 
 /**
@@ -67,7 +31,7 @@ export async function saveAdapter(
  * Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` and `loadAdapter` throw.
  */
 export async function openAdapter(folder: string, device: Device, model: ModelConfig): Promise<Adapter> {
-  const path = join(folder, CONFIG);
+  const path = join(folder, ADAPTER_FILES.config);
   const json = await readJsonFile(path).catch((cause: unknown) => {
     if (!(cause instanceof SidenetError) || cause.code !== "L-FILE-MISSING") throw cause;
     throw new SidenetError(
@@ -78,7 +42,7 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
     );
   });
   const config = parseAdapterConfig(json, path);
-  const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
+  const checkpoint = await openSafetensorsFile(join(folder, ADAPTER_FILES.weights));
   try {
     return await loadAdapter(device, config, model, checkpoint);
   } catch (cause) {
@@ -92,7 +56,7 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
 
 /** Whether the backbone of a folder's adapter was NF4 when it was trained; null: the file does not say. */
 export async function trainedOnNf4(folder: string): Promise<boolean | null> {
-  const checkpoint = await openSafetensorsFile(join(folder, WEIGHTS));
+  const checkpoint = await openSafetensorsFile(join(folder, ADAPTER_FILES.weights));
   try {
     const storage = checkpoint.metadata.get(STORAGE_KEY);
     return storage === undefined ? null : storage === "nf4";

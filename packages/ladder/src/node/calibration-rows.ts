@@ -1,10 +1,12 @@
 /** Text that a quantization is calibrated on, as rows of tokens. */
+
 import { contextLimit, type ModelConfig } from "../config.ts";
 import { joinRecords, packRows } from "../data/batches.ts";
+import { recordParser } from "../data/record-list.ts";
 import type { TokenBatch } from "../decoder.ts";
 import { encodeRecord, type FieldMapping, type TokenRecord } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-import { openRecords, recordParser } from "./data/record-store.ts";
+import { openRecords } from "./data/record-store.ts";
 
 /** The text that NF4 weights are calibrated on. */
 export interface CalibrationOptions {

@@ -4,13 +4,14 @@ import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
 import { type BytesByCategory, CATEGORIES, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { type EvalMetrics, isEvaluation, type StepMetrics } from "../run/metrics.ts";
+import type { StepProfile } from "../run/step-profile.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { fileError } from "./file-source.ts";
 import { readJsonFile } from "./json-file.ts";
 import { type RunFailure, readFailure } from "./run/failure.ts";
-import { type EvalMetrics, isEvaluation, readMetrics, type StepMetrics } from "./run/metrics-log.ts";
+import { readMetrics } from "./run/metrics-log.ts";
 import { type RunFile, readRunFile } from "./run/run-folder.ts";
-import type { StepProfile } from "./run/step-profile.ts";
 
 /** A run as the page shows it; what is not there yet is null. */
 export interface ReportedRun {

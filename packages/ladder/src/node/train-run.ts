@@ -1,34 +1,28 @@
 /** One fine-tuning run from files to files: everything `sidenet train` does, with its terminal left out. */
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
-import { type Device, SidenetError } from "@sidenet/tensor";
+import { type Device, type MemorySample, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import { decoderParameters } from "../decoder.ts";
 import { initializeAdapter } from "../method.ts";
 import type { TokenRecord } from "../records.ts";
+import { isEvaluation, type Sample, type StepMetrics } from "../run/metrics.ts";
+import { newRunState, type RunState } from "../run/run-state.ts";
+import { type LoopEvents, type StopReason, TrainingLoop } from "../run/training-loop.ts";
 import { effectiveDepth, parameterCount } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { checkTimelinePath } from "./memory-timeline.ts";
+import { checkTimelinePath, writeTimeline } from "./memory-timeline.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { forgetEnd, type RunFailure, recordFailure } from "./run/failure.ts";
 import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
-import {
-  type EvalMetrics,
-  isEvaluation,
-  MetricsLog,
-  readMetrics,
-  type Sample,
-  type StepMetrics,
-} from "./run/metrics-log.ts";
+import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { clearRunFolder, openRunFolder, writeRunFile } from "./run/run-folder.ts";
-import { newRunState, type RunState } from "./run/run-state.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
-import { type StopReason, TrainingLoop } from "./run/training-loop.ts";
 import { withWayOn } from "./run/way-on.ts";
 import { packageVersion } from "./version.ts";
 
@@ -37,23 +31,15 @@ export type { TrainRunOptions } from "./run/train-run-options.ts";
 const CALIBRATION_RECORDS = 16;
 
 /** What a run tells while it goes. Every call is optional to act on. */
-export interface TrainRunEvents {
+export interface TrainRunEvents extends LoopEvents {
   /** Bytes of the model that are read, and all there are. */
   onLoad?(doneBytes: number, totalBytes: number): void;
   /** Before the first step of this process. */
   onStart?(start: RunStart): void;
   /** A held-back record as the model continues it, before and after training. */
   onSample?(when: "before" | "after", sample: Sample): void;
-  /** After each step. */
-  onStep?(metrics: StepMetrics): void;
-  /** After each evaluation of the records held back. */
-  onEvaluation?(metrics: EvalMetrics): void;
-  /** After a checkpoint is on the disk; `step` steps are done by then. */
-  onCheckpoint?(step: number): void;
   /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
   onFailure?(failure: RunFailure): void;
-  /** Something that the user should know: a damaged checkpoint, a skipped step. */
-  onNote?(text: string): void;
 }
 
 /** What is known of a run before its first step. */
@@ -71,8 +57,8 @@ export interface RunStart {
   readonly resumedFrom: number | null;
 }
 
+export type { EvalMetrics, Sample, StepMetrics } from "../run/metrics.ts";
 export type { RunFailure } from "./run/failure.ts";
-export type { EvalMetrics, Sample, StepMetrics } from "./run/metrics-log.ts";
 export type { TrainSummary } from "./run/summary.ts";
 
 /**
@@ -262,13 +248,22 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   if (resumed) await forgetEnd(options.outputDir);
   const log = await MetricsLog.open(metricsPath(parts), kept);
   decoder.device.memory.resetPeak();
+  const timeline = timelineOf(options);
   const loop = new TrainingLoop(
-    { ...parts, stream, log, evaluate, events: { ...events, onStep } },
+    {
+      ...parts,
+      stream,
+      log,
+      evaluate,
+      events: { ...events, onStep },
+      writeTimeline: timeline?.write ?? null,
+    },
     state,
     resumed,
   );
   try {
     const reason = await loop.run();
+    timeline?.noteIfMissing(events);
     return await finish(parts, loop, reason, { losses, resumedFrom: resumed ? step : null });
   } catch (error) {
     const told = withWayOn(error, loop.savedStep);
@@ -279,6 +274,21 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   } finally {
     await log.close();
   }
+}
+
+/** Where `memoryTimeline` goes; null: nowhere. */
+function timelineOf({ memoryTimeline: path }: TrainRunOptions) {
+  if (path == null) return null;
+  let written = false;
+  return {
+    async write(samples: readonly MemorySample[]) {
+      await writeTimeline(path, samples);
+      written = true;
+    },
+    noteIfMissing(events: TrainRunEvents) {
+      if (!written) events.onNote?.(`no ${path}: it is of the second step, which there was none of`);
+    },
+  };
 }
 
 /** Writes the adapter that the run has come to, and says what it is worth. */

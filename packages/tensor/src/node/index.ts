@@ -1,9 +1,8 @@
 /** The part of the package that needs Node: Dawn, and choosing a device by name. */
+import { chooseDevice, type OpenedDevice } from "../choose-device.ts";
 import { CpuDevice } from "../cpu/device.ts";
-import type { Device } from "../device.ts";
 import { SidenetError } from "../errors.ts";
 import { MetaDevice } from "../meta/device.ts";
-import { hasSimd } from "../wasm/open.ts";
 import type { WebGpuDevice } from "../webgpu/device.ts";
 import {
   type AdapterReport,
@@ -16,6 +15,7 @@ import { calmEventPump, noteWait } from "./event-pump.ts";
 import { readTileCache } from "./tile-cache.ts";
 import { openNodeWasm } from "./wasm.ts";
 
+export { chooseDevice, type OpenedDevice } from "../choose-device.ts";
 export { tileCachePath, writeTileCache } from "./tile-cache.ts";
 export { openNodeWasm } from "./wasm.ts";
 
@@ -81,29 +81,6 @@ export async function describeNodeWebGpu(): Promise<AdapterReport> {
 export const DEVICE_NAMES = ["auto", "webgpu", "wasm", "cpu", "meta"] as const;
 /** The name of a device, or "auto". */
 export type DeviceName = (typeof DEVICE_NAMES)[number];
-
-/** A device, and why it is that one. */
-export interface OpenedDevice {
-  readonly device: Device;
-  readonly reason: string;
-}
-
-/** What `auto` means beside this adapter: a hardware GPU, else WebAssembly, else a software GPU, else the reference. */
-export function chooseDevice(
-  adapter: AdapterReport | null,
-  simd: () => boolean = hasSimd,
-): {
-  readonly device: Exclude<DeviceName, "auto">;
-  readonly reason: string;
-} {
-  if (adapter && !adapter.software) return { device: "webgpu", reason: "a hardware GPU" };
-  const found = adapter
-    ? `no hardware GPU, only the software adapter ${adapter.description}`
-    : "no WebGPU adapter";
-  if (simd()) return { device: "wasm", reason: found };
-  const why = `${found}, and no WebAssembly SIMD`;
-  return adapter ? { device: "webgpu", reason: why } : { device: "cpu", reason: why };
-}
 
 /**
  * Opens a device by name; `auto` as `chooseDevice` says. Throws `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu, `T-WASM` or

@@ -1,4 +1,4 @@
-/** Threads in a page: workers over a shared memory, where the page is cross-origin isolated. */
+/** Threads in a page, or in a worker of one: workers over a shared memory, where the page is cross-origin isolated. */
 import type { WasmDevice } from "./device.ts";
 import { openWasm, type WasmOptions } from "./open.ts";
 import type { Spawn } from "./runtime.ts";
@@ -19,6 +19,8 @@ interface PageWorker {
 }
 interface Page {
   readonly crossOriginIsolated?: boolean;
+  /** A worker has none. */
+  readonly document?: object;
   readonly navigator?: { readonly hardwareConcurrency?: number };
   readonly Worker?: new (url: string) => PageWorker;
 }
@@ -39,7 +41,7 @@ const spawnIn =
     });
 
 /**
- * Opens the WebAssembly device in a page. Threads need a cross-origin-isolated page (headers
+ * Opens the WebAssembly device in a page or in a worker. Threads need a cross-origin-isolated page (headers
  * `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`); elsewhere there is one.
  * Throws `T-WASM` where the browser lacks SIMD.
  */
@@ -50,7 +52,7 @@ export function openBrowserWasm(options: WasmOptions = {}): Promise<WasmDevice> 
     {
       spawn: shares ? spawnIn(page.Worker!) : null,
       cores: page.navigator?.hardwareConcurrency ?? 1,
-      mayWait: false,
+      mayWait: page.document === undefined,
     },
     options,
   );

@@ -1,39 +1,24 @@
 /** Records on disk, in any order: an index of where each lies, and nothing of them in memory. */
 import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { type FieldMapping, mapFields, parseRecord, type Source, type TextRecord } from "../../records.ts";
-import { parseLine, readLines, sourceAt } from "./jsonl.ts";
+import { parseLine, sourceAt } from "../../data/lines.ts";
+import {
+  type RecordList,
+  type RecordParser,
+  recordParser,
+  type StoredRecord,
+} from "../../data/record-list.ts";
+import { type FieldMapping, parseRecord, type Source } from "../../records.ts";
+import { readLines } from "./jsonl.ts";
 import { dataError, isJsonl, readRows } from "./rows.ts";
-
-/** A record, and where it came from. */
-export interface StoredRecord {
-  readonly record: TextRecord;
-  readonly source: Source;
-}
-
-/** Records by number. */
-export interface RecordList {
-  readonly length: number;
-  /** The record at `index`, counted from 0. Throws `L-FILE`. */
-  get(index: number): Promise<StoredRecord>;
-}
 
 /** A list of records that holds files open. */
 export interface RecordStore extends RecordList {
   /** Closes the files; records cannot be read then. */
   close(): Promise<void>;
 }
-
-/** Makes a record of a row's fields. Throws `L-RECORD`. */
-export type RecordParser = (value: unknown, source: Source) => TextRecord;
-
-/** The parser for records whose fields may be called otherwise. */
-export const recordParser =
-  (fields: FieldMapping): RecordParser =>
-  (value, source) =>
-    parseRecord(mapFields(value, fields), source, value);
 
 /** The records of files one by one, each checked. Throws `L-DATA` or `L-RECORD`, with the line or row. */
 export async function* readRecords(path: string, fields: FieldMapping = {}): AsyncGenerator<StoredRecord> {
@@ -66,13 +51,13 @@ async function indexJsonl(path: string, parse: RecordParser): Promise<IndexedFil
     const [starts, ends, numbers]: [number[], number[], number[]] = [[], [], []];
     for await (const { text, number, start, end } of readLines(path)) {
       if (text.trim() === "") continue;
-      const source = sourceAt(path, "line", number);
+      const source = sourceAt(basename(path), "line", number);
       parse(parseLine(text, source), source);
       starts.push(start);
       ends.push(end);
       numbers.push(number);
     }
-    return { handle, starts, ends, sourceOf: (index) => sourceAt(path, "line", numbers[index]) };
+    return { handle, starts, ends, sourceOf: (index) => sourceAt(basename(path), "line", numbers[index]) };
   } catch (error) {
     await handle.close();
     throw error;
@@ -139,9 +124,3 @@ export async function openRecords(paths: readonly string[], parse: RecordParser)
   };
   return { length, get, close };
 }
-
-/** The records with these numbers. */
-export const pickRecords = (list: RecordList, indices: readonly number[]): RecordList => ({
-  length: indices.length,
-  get: (index) => list.get(indices[index]),
-});

@@ -1,33 +1,17 @@
 /** Data files of every format as rows, one by one. */
 import { createReadStream } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
-import { extname } from "node:path";
+import { basename, extname } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { CsvError, parse as parseCsv } from "csv-parse";
-import type { Source } from "../../records.ts";
+import { sourceAt } from "../../data/lines.ts";
+import { jsonlRows, type Row, textRows } from "../../data/rows.ts";
 import { fileError } from "../file-source.ts";
-import { parseLine, readLines, sourceAt } from "./jsonl.ts";
+import { readLines } from "./jsonl.ts";
 import { readParquet } from "./parquet.ts";
-
-/** One row: its fields, not checked yet. */
-export interface Row {
-  readonly value: unknown;
-  readonly source: Source;
-}
 
 /** JSON is parsed whole; longer texts are no string in V8. */
 const MAX_JSON_BYTES = 2 ** 28;
-/** Paragraphs of plain text are joined up to about so many characters. */
-const TEXT_CHARACTERS = 2000;
-
-async function* jsonlRows(path: string): AsyncGenerator<Row> {
-  for await (const { text, number } of readLines(path)) {
-    if (text.trim() === "") continue;
-    const source = sourceAt(path, "line", number);
-    yield { value: parseLine(text, source), source };
-  }
-}
-
 /** An array, or an object with one field that is an array. */
 async function* jsonRows(path: string): AsyncGenerator<Row> {
   const { size } = await stat(path);
@@ -49,7 +33,8 @@ async function* jsonRows(path: string): AsyncGenerator<Row> {
     ? [parsed]
     : Object.values((parsed ?? {}) as object).filter((field) => Array.isArray(field));
   if (arrays.length !== 1) throw refuse(`holds ${arrays.length} arrays`);
-  for (const [i, value] of arrays[0].entries()) yield { value, source: sourceAt(path, "item", i + 1) };
+  for (const [i, value] of arrays[0].entries())
+    yield { value, source: sourceAt(basename(path), "item", i + 1) };
 }
 
 /** Cells of a table are text; what is an array there is written as JSON. */
@@ -76,7 +61,7 @@ async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
   try {
     for await (const row of stream.pipe(parser) as AsyncIterable<Record<string, string>>) {
       const value = Object.fromEntries(Object.entries(row).map(([name, text]) => [name, cell(text)]));
-      yield { value, source: sourceAt(path, "row", ++number) };
+      yield { value, source: sourceAt(basename(path), "row", ++number) };
     }
   } catch (cause) {
     if (!(cause instanceof CsvError)) throw cause;
@@ -93,34 +78,11 @@ async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
 
 async function* parquetRows(path: string): AsyncGenerator<Row> {
   let number = 0;
-  for await (const value of readParquet(path)) yield { value, source: sourceAt(path, "row", ++number) };
+  for await (const value of readParquet(path))
+    yield { value, source: sourceAt(basename(path), "row", ++number) };
 }
 
-/** Whole paragraphs together; a paragraph ends at a blank line, and a very long one at a line's end. */
-async function* textRows(path: string): AsyncGenerator<Row> {
-  let lines: string[] = [];
-  let length = 0;
-  let first = 1;
-  const take = (): Row | null => {
-    const text = lines.join("\n").trim();
-    lines = [];
-    length = 0;
-    return text === "" ? null : { value: { text }, source: sourceAt(path, "line", first) };
-  };
-  for await (const { text, number } of readLines(path)) {
-    const ends = text.trim() === "";
-    if ((ends && length >= TEXT_CHARACTERS) || length >= 4 * TEXT_CHARACTERS) {
-      const row = take();
-      if (row) yield row;
-    }
-    if (length === 0 && ends) continue;
-    if (length === 0) first = number;
-    lines.push(text.replace(/\r$/, ""));
-    length += text.length + 1;
-  }
-  const row = take();
-  if (row) yield row;
-}
+const textFileRows = (path: string) => textRows(readLines(path), basename(path));
 
 /** By the end of a file's name; what is not here is JSONL. */
 const READERS: Readonly<Record<string, (path: string) => AsyncGenerator<Row>>> = {
@@ -128,8 +90,8 @@ const READERS: Readonly<Record<string, (path: string) => AsyncGenerator<Row>>> =
   ".csv": (path) => csvRows(path, ","),
   ".tsv": (path) => csvRows(path, "\t"),
   ".parquet": parquetRows,
-  ".txt": textRows,
-  ".md": textRows,
+  ".txt": textFileRows,
+  ".md": textFileRows,
 };
 
 /** Whether records of this file lie one a line, so that they can be read from it in any order. */
@@ -140,10 +102,12 @@ export const isJsonl = (path: string): boolean => !Object.hasOwn(READERS, extnam
  * memory. Throws `L-DATA`, `L-RECORD`, or `L-FILE-MISSING`.
  */
 export async function* readRows(path: string): AsyncGenerator<Row> {
-  const reader = isJsonl(path) ? jsonlRows : READERS[extname(path).toLowerCase()];
+  const rows = isJsonl(path)
+    ? jsonlRows(readLines(path), basename(path))
+    : READERS[extname(path).toLowerCase()](path);
   let count = 0;
   try {
-    for await (const row of reader(path)) {
+    for await (const row of rows) {
       count++;
       yield row;
     }

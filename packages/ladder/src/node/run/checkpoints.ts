@@ -9,13 +9,13 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
 import { encodeSafetensors } from "../../formats/safetensors-write.ts";
+import { type RunState, runStateSchema } from "../../run/run-state.ts";
 import type { Trainer } from "../../trainer.ts";
 import { readTrainerState, writeTrainerState } from "../../trainer-state.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
 import { makeFolder } from "../make-folder.ts";
 import { openSafetensorsFile } from "../safetensors-file.ts";
-import { type RunState, runStateSchema } from "./run-state.ts";
 
 const FOLDER = "checkpoints";
 const FORMAT = "sidenet-checkpoint";

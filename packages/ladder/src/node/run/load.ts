@@ -3,24 +3,19 @@ import type { Device } from "@sidenet/tensor";
 import type { Adapter } from "../../adapter.ts";
 import { contextLimit, type ModelConfig } from "../../config.ts";
 import type { TokenDataset } from "../../data/batch-stream.ts";
+import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
 import { mixture } from "../../data/mixture.ts";
+import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
 import { Decoder } from "../../decoder.ts";
 import { type Task, trainingRecord } from "../../eval/tasks.ts";
 import { generate } from "../../generate.ts";
 import { loadWeights } from "../../load-weights.ts";
 import { type EncodeOptions, type FieldMapping, mapFields, type TokenRecord } from "../../records.ts";
+import type { Sample } from "../../run/metrics.ts";
 import type { Tokenizer } from "../../tokenizer.ts";
-import { EncodedRecords, splitRecords } from "../data/encoded-records.ts";
-import {
-  openRecords,
-  type RecordList,
-  type RecordParser,
-  type RecordStore,
-  recordParser,
-} from "../data/record-store.ts";
+import { openRecords, type RecordStore } from "../data/record-store.ts";
 import { withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
-import type { Sample } from "./metrics-log.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
 
 /** A file of records, and how much of the training it is beside the others. */

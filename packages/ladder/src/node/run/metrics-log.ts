@@ -1,46 +1,8 @@
 /** `metrics.jsonl`: a line for each step, evaluation and sample of a run (docs/training.md). */
 import { type FileHandle, open, readFile } from "node:fs/promises";
-import type { BytesByCategory } from "@sidenet/tensor";
+import type { MetricsLine } from "../../run/metrics.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
-
-/** A text that a model continued. */
-export interface Sample {
-  readonly prompt: string;
-  readonly text: string;
-}
-
-/** A line for a step. */
-export interface StepMetrics {
-  /** Counted from 0. */
-  readonly step: number;
-  /** Before the step's update; null where it was not finite. */
-  readonly loss: number | null;
-  /** Before clipping; null where it was not finite. */
-  readonly grad_norm: number | null;
-  readonly learning_rate: number;
-  readonly tokens: number;
-  readonly seconds: number;
-  readonly tokens_per_second: number;
-  readonly live_bytes: number;
-  /** Peak since this process's first step, and its parts. */
-  readonly peak_bytes: number;
-  readonly peak_bytes_by_category: BytesByCategory;
-  /** The step changed nothing, as its loss or norm was not finite. */
-  readonly skipped?: true;
-}
-
-/** A line for an evaluation after `step` steps. */
-export interface EvalMetrics {
-  readonly step: number;
-  readonly eval_loss: number;
-  readonly sample?: Sample;
-}
-
-/** A line of `metrics.jsonl`. */
-export type MetricsLine = StepMetrics | EvalMetrics;
-
-export const isEvaluation = (line: MetricsLine): line is EvalMetrics => "eval_loss" in line;
 
 /** The lines of a file, empty where there is none. The last may be half written, and is left out then. Throws `L-FILE`. */
 export async function readMetrics(path: string): Promise<MetricsLine[]> {

@@ -1,21 +1,19 @@
 /** What one fine-tuning run is told. */
 import type { BaseStorage } from "../../base-storage.ts";
 import type { MethodOptions } from "../../method.ts";
+import type { LoopOptions } from "../../run/training-loop.ts";
 import type { MemoryOptions } from "../../trainer.ts";
 import type { DataOptions } from "./load.ts";
 import type { Existing, RunFile } from "./run-folder.ts";
 
 /** What one fine-tuning run is told. */
-export interface TrainRunOptions extends DataOptions {
+export interface TrainRunOptions extends DataOptions, LoopOptions {
   readonly model: string;
   readonly outputDir: string;
   readonly method: MethodOptions;
   readonly storage: Required<BaseStorage>;
   readonly memory: MemoryOptions;
-  readonly steps: number;
   readonly batchSize: number;
-  /** Batches whose gradients make one step. Default 1. */
-  readonly gradientAccumulation?: number;
   readonly learningRate: number;
   readonly warmupSteps: number;
   readonly schedule: "constant" | "linear" | "cosine";
@@ -33,16 +31,8 @@ export interface TrainRunOptions extends DataOptions {
   readonly packLength?: number | null;
   /** Records of like lengths go together. */
   readonly bucketByLength?: boolean;
-  /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
-  readonly saveEvery?: number | null;
   /** Checkpoints that stay. Default 2, so that there is another one where the last is damaged. */
   readonly keep?: number;
-  /** Steps from one evaluation of the records held back to the next; the best adapter is kept then. Null: at the end only. */
-  readonly evalEvery?: number | null;
-  /** Evaluations in a row without a better loss after which the run ends. Null: it does not. */
-  readonly patience?: number | null;
-  /** A step whose loss or gradient is not finite ends the run (default), or is left out. */
-  readonly onNonFinite?: "stop" | "skip";
   /** File for the live bytes after each op of this process's second step, as JSON lines; null, the default: none. */
   readonly memoryTimeline?: string | null;
   /** Where the output folder holds a run. Default "refuse". */

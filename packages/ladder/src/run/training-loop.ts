@@ -1,14 +1,10 @@
 /** The steps of a run, with what happens between them: metrics, evaluations, checkpoints, and the ways to end. */
 import { type MemorySample, SidenetError } from "@sidenet/tensor";
-import type { BatchStream, StreamedBatch } from "../../data/batch-stream.ts";
-import type { StepReport, Trainer } from "../../trainer.ts";
-import { writeTimeline } from "../memory-timeline.ts";
-import type { TrainRunEvents } from "../train-run.ts";
-import type { Checkpoints } from "./checkpoints.ts";
-import type { EvalMetrics, MetricsLog, Sample, StepMetrics } from "./metrics-log.ts";
+import type { BatchStream, StreamedBatch } from "../data/batch-stream.ts";
+import type { StepReport, Trainer } from "../trainer.ts";
+import type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./metrics.ts";
 import type { RunState } from "./run-state.ts";
 import { memoryOver, memoryPoints, type StepProfile, timeOver } from "./step-profile.ts";
-import type { TrainRunOptions } from "./train-run-options.ts";
 
 /** Why a run ended: all steps done, asked to stop, or no better evaluation for a while. */
 export type StopReason = "done" | "signal" | "patience";
@@ -16,17 +12,58 @@ export type StopReason = "done" | "signal" | "patience";
 /** Steps in a row that may be skipped: after these, nothing will get better by itself. */
 const MOST_SKIPPED = 10;
 
+/** How long a run goes on, and how often it stops to look. */
+export interface LoopOptions {
+  readonly steps: number;
+  /** Batches whose gradients make one step. Default 1. */
+  readonly gradientAccumulation?: number;
+  /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
+  readonly saveEvery?: number | null;
+  /** Steps from one evaluation of the records held back to the next; the best adapter is kept then. Null: at the end only. */
+  readonly evalEvery?: number | null;
+  /** Evaluations in a row without a better loss after which the run ends. Null: it does not. */
+  readonly patience?: number | null;
+  /** A step whose loss or gradient is not finite ends the run (default), or is left out. */
+  readonly onNonFinite?: "stop" | "skip";
+}
+
+/** What the loop tells while it goes. Every call is optional to act on. */
+export interface LoopEvents {
+  /** After each step. */
+  onStep?(metrics: StepMetrics): void;
+  /** After each evaluation of the records held back. */
+  onEvaluation?(metrics: EvalMetrics): void;
+  /** After a checkpoint is kept; `step` steps are done by then. */
+  onCheckpoint?(step: number): void;
+  /** Something that the user should know: a damaged checkpoint, a skipped step. */
+  onNote?(text: string): void;
+}
+
+/** Where metrics are kept; the loop waits for each line. */
+export interface RunLog {
+  append(line: MetricsLine): Promise<void>;
+  flush(): Promise<void>;
+}
+
+/** Where states are kept. */
+export interface RunCheckpoints {
+  save(trainer: Trainer, state: RunState): Promise<unknown>;
+  saveBest(trainer: Trainer, state: RunState): Promise<void>;
+}
+
 /** What the loop works with. */
 export interface LoopParts {
   readonly trainer: Trainer;
   readonly stream: BatchStream;
-  readonly log: MetricsLog;
+  readonly log: RunLog;
   /** Null: none are kept. */
-  readonly checkpoints: Checkpoints | null;
-  readonly options: TrainRunOptions;
-  readonly events: TrainRunEvents;
+  readonly checkpoints: RunCheckpoints | null;
+  readonly options: LoopOptions;
+  readonly events: LoopEvents;
   readonly signal: AbortSignal | null;
   evaluate(): Promise<{ loss: number; sample: Sample | null }>;
+  /** Given the live bytes after each op of this process's second step. */
+  readonly writeTimeline?: ((samples: readonly MemorySample[]) => Promise<void>) | null;
 }
 
 export class TrainingLoop {
@@ -35,7 +72,7 @@ export class TrainingLoop {
   #savedStep: number | null;
   #ownSteps = 0;
   #profile: Partial<StepProfile> = {};
-  /** Of the step just done, for `memoryTimeline`. */
+  /** Of the step just done, for `writeTimeline`. */
   #unwritten: readonly MemorySample[] | null = null;
 
   /** `resumed`: the state comes from a checkpoint, which the trainer has read. */
@@ -62,18 +99,14 @@ export class TrainingLoop {
 
   /** Throws `L-DIVERGED`, and what the trainer and the disk throw. */
   async run(): Promise<StopReason> {
-    const { options, signal, events } = this.#parts;
+    const { options, signal } = this.#parts;
     for (;;) {
       const { step } = this.#state.counters;
       if (!signal?.aborted && this.#evaluationIsDue(step)) await this.#evaluate(step);
       const reason = this.#reasonToStop(step);
       const due = options.saveEvery != null && step % options.saveEvery === 0;
       if (reason || due) await this.#save();
-      if (reason) {
-        if (options.memoryTimeline != null && this.#ownSteps < 2)
-          events.onNote?.(`no ${options.memoryTimeline}: it is of the second step, which there was none of`);
-        return reason;
-      }
+      if (reason) return reason;
       await this.#trainStep(step);
     }
   }
@@ -146,9 +179,9 @@ export class TrainingLoop {
 
   /** Outside the step's time. */
   async #writeTimeline(): Promise<void> {
-    const { memoryTimeline } = this.#parts.options;
-    if (memoryTimeline == null || this.#unwritten === null) return;
-    await writeTimeline(memoryTimeline, this.#unwritten);
+    const { writeTimeline } = this.#parts;
+    if (!writeTimeline || this.#unwritten === null) return;
+    await writeTimeline(this.#unwritten);
     this.#unwritten = null;
   }
 
@@ -174,12 +207,11 @@ export class TrainingLoop {
   /** Looks into this process's second and third step: the first one compiles kernels. */
   async #watched(body: () => Promise<StepReport>): Promise<StepReport> {
     const { device } = this.#parts.trainer.decoder;
-    const { memoryTimeline } = this.#parts.options;
     const own = this.#ownSteps++;
     if (own === 1) {
       const { result, samples } = await memoryOver(device, body);
       this.#profile = { ...this.#profile, memory: memoryPoints(samples) };
-      if (memoryTimeline != null) this.#unwritten = samples;
+      if (this.#parts.writeTimeline) this.#unwritten = samples;
       return result;
     }
     if (own === 2) {

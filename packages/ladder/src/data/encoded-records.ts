@@ -1,7 +1,7 @@
 import { Random, SidenetError } from "@sidenet/tensor";
-import type { TokenDataset } from "../../data/batch-stream.ts";
-import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from "../../records.ts";
-import { pickRecords, type RecordList } from "./record-store.ts";
+import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from "../records.ts";
+import type { TokenDataset } from "./batch-stream.ts";
+import { type Indexed, pickItems, type RecordList } from "./record-list.ts";
 
 /** Tokens of records that are kept at hand: some 100 MB. */
 const CACHED_TOKENS = 2 ** 22;
@@ -71,11 +71,11 @@ export interface HeldOut {
 const SPLIT_STREAM = 2 ** 32 - 1;
 
 /** Parts that share no record. Throws `L-DATA` when one of them would be empty. */
-export function splitRecords(
-  records: RecordList,
+export function splitRecords<T>(
+  records: Indexed<T>,
   { amount, isShare }: HeldOut,
   seed: number,
-): { train: RecordList; heldOut: RecordList } {
+): { train: Indexed<T>; heldOut: Indexed<T> } {
   const count = isShare ? Math.max(1, Math.round(amount * records.length)) : amount;
   if (count <= 0 || count >= records.length) {
     throw new SidenetError(
@@ -88,11 +88,11 @@ export function splitRecords(
   const last = isShare ? new Random(seed, SPLIT_STREAM).shuffle([...all]) : all;
   const held = new Set(last.slice(records.length - count));
   return {
-    train: pickRecords(
+    train: pickItems(
       records,
       all.filter((index) => !held.has(index)),
     ),
-    heldOut: pickRecords(
+    heldOut: pickItems(
       records,
       all.filter((index) => held.has(index)),
     ),

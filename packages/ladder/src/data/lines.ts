@@ -1,0 +1,97 @@
+/** Bytes as lines of text, from wherever they come. */
+import { SidenetError } from "@sidenet/tensor";
+import type { Source } from "../records.ts";
+
+const NEWLINE = 0x0a;
+const BYTE_ORDER_MARK = "\ufeff";
+/** A line is held in memory, so it has to end at some point. */
+const MAX_LINE_BYTES = 2 ** 26;
+
+/** A line of a file and where it lies there, in bytes. */
+export interface Line {
+  readonly text: string;
+  /** Counted from 1. */
+  readonly number: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function decodeLine(bytes: Uint8Array, number: number, name: string): string {
+  try {
+    const text = decoder.decode(bytes);
+    return number === 1 && text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text;
+  } catch (cause) {
+    const where = `${name} is not UTF-8 text in line ${number}`;
+    throw new SidenetError("L-DATA", `${where}. Save it as UTF-8.`, { cause });
+  }
+}
+
+function joined(parts: readonly Uint8Array[], sizeBytes: number): Uint8Array {
+  const all = new Uint8Array(sizeBytes);
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/**
+ * The lines of a file that comes in chunks; `name` stands in messages. Lines end at "\n" and nowhere else: JSON may hold the
+ * other characters that Unicode, and readline, take for line ends. A byte order mark is dropped. Throws `L-DATA` for text
+ * that is not UTF-8, and for lines of more than 64 MiB.
+ */
+export async function* linesOf(
+  chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  name: string,
+): AsyncGenerator<Line> {
+  let held: Uint8Array[] = [];
+  let heldBytes = 0;
+  let number = 1;
+  let start = 0;
+  const line = (last: Uint8Array): Line => {
+    const bytes = held.length === 0 ? last : joined([...held, last], heldBytes + last.length);
+    held = [];
+    heldBytes = 0;
+    const end = start + bytes.length;
+    return { text: decodeLine(bytes, number, name), number, start, end };
+  };
+  for await (const chunk of chunks) {
+    let from = 0;
+    for (let at = chunk.indexOf(NEWLINE); at >= 0; at = chunk.indexOf(NEWLINE, from)) {
+      const whole = line(chunk.subarray(from, at));
+      yield whole;
+      start = whole.end + 1;
+      number++;
+      from = at + 1;
+    }
+    held.push(chunk.subarray(from));
+    heldBytes += chunk.length - from;
+    if (heldBytes > MAX_LINE_BYTES) {
+      throw new SidenetError(
+        "L-DATA",
+        `${name}, line ${number}: more than ${MAX_LINE_BYTES >> 20} MiB without a line end. A record is one line.`,
+      );
+    }
+  }
+  yield line(new Uint8Array(0));
+}
+
+/** Throws `L-RECORD`, naming the line. */
+export function parseLine(line: string, source: Source): unknown {
+  try {
+    return JSON.parse(line);
+  } catch (cause) {
+    const shown = line.length > 60 ? `${line.slice(0, 60)}...` : line;
+    throw new SidenetError(
+      "L-RECORD",
+      `${source} is not JSON: ${shown}. Each line is one whole JSON object.`,
+      { cause },
+    );
+  }
+}
+
+/** Where a record of a file is from, for messages. */
+export const sourceAt = (name: string, unit: string, number: number): Source => `${name}, ${unit} ${number}`;
