@@ -1,0 +1,42 @@
+/** The runs of this visit, side by side, and their adapters to take along. */
+import { ADAPTER_FILES } from "@sidenet/ladder";
+import { byId, bytes, element, loss } from "./dom.ts";
+import type { RunResult } from "./protocol.ts";
+
+export interface FinishedRun {
+  readonly title: string;
+  readonly initialLoss: number;
+  readonly result: RunResult;
+}
+
+/** A link that saves bytes of the page as a file; nothing is fetched. */
+function download(name: string, parts: readonly (string | Uint8Array)[], type: string): HTMLAnchorElement {
+  const url = URL.createObjectURL(new Blob(parts as BlobPart[], { type }));
+  return element("a", { href: url, download: name }, name);
+}
+
+export function addRun({ title, initialLoss, result }: FinishedRun): void {
+  const { adapter, steps, stopped, seconds, tokens, peakBytes, finalLoss } = result;
+  const files = element(
+    "td",
+    { class: "files" },
+    download(ADAPTER_FILES.weights, adapter.weights, "application/octet-stream"),
+    download(ADAPTER_FILES.config, [adapter.config], "application/json"),
+  );
+  const cells = [
+    `${steps}${stopped ? ", stopped" : ""}`,
+    `${loss(initialLoss)} → ${loss(finalLoss)}`,
+    bytes(peakBytes),
+    seconds > 0 ? (tokens / seconds).toFixed(0) : "-",
+  ];
+  byId("runs").prepend(
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, title),
+      ...cells.map((cell) => element("td", {}, cell)),
+      files,
+    ),
+  );
+  byId("runs-card").hidden = false;
+}

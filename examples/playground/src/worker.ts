@@ -1,0 +1,69 @@
+/** The worker: one request after the other, and "stop" at any time. */
+import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import type { Report, Request } from "./protocol.ts";
+import { Session } from "./session.ts";
+
+z.config({ jitless: true }); // the page's policy forbids to compile code from text
+
+/** The part of a worker's global scope that is used here; the DOM's types know a page alone. */
+const scope = globalThis as unknown as {
+  postMessage(report: Report): void;
+  onmessage: ((event: MessageEvent<Request>) => void) | null;
+};
+
+const tell = (report: Report): void => scope.postMessage(report);
+
+let session: Session | null = null;
+let stop = new AbortController();
+/** Ends with the last request. */
+let last: Promise<void> = Promise.resolve();
+
+function opened(): Session {
+  if (session) return session;
+  throw new SidenetError("P-DEVICE", "there is no device yet.");
+}
+
+async function serve(request: Exclude<Request, { type: "stop" }>): Promise<void> {
+  switch (request.type) {
+    case "open":
+      session?.dispose();
+      session = null;
+      session = await Session.open(request.device, request.model, tell);
+      tell({ type: "ready", device: session.facts, parameters: session.parameters });
+      break;
+    case "train":
+      await opened().train(request.settings, request.text, tell, stop.signal);
+      break;
+    case "generate":
+      await opened().generate(request.prompt, tell, stop.signal);
+      break;
+  }
+  tell({ type: "idle" });
+}
+
+/** A lost device is let go: nothing on it can be used any more. */
+function fail(error: unknown): void {
+  const isKnown = error instanceof SidenetError;
+  const message = isKnown ? error.message.slice(`[${error.code}] `.length) : `Something unforeseen: ${error}`;
+  const reopen = isKnown && error.code === "T-DEVICE-LOST";
+  if (reopen) {
+    try {
+      session?.dispose();
+    } finally {
+      session = null;
+    }
+  }
+  tell({ type: "failed", message: message.charAt(0).toUpperCase() + message.slice(1), reopen });
+}
+
+scope.onmessage = ({ data: request }) => {
+  if (request.type === "stop") {
+    stop.abort();
+    return;
+  }
+  last = last.then(() => {
+    stop = new AbortController();
+    return serve(request).catch(fail);
+  });
+};
