@@ -25,7 +25,11 @@ const layerRules = LAYERS.flatMap(({ name, path }, level) => [
     from: { path },
     to: {
       path: LAYERS.slice(0, level).map((layer) => layer.path),
-      pathNot: ["^packages/[^/]+/src/(node/)?index\\.ts$", "^kernels/dist/index\\.(js|d\\.ts)$"],
+      pathNot: [
+        "^packages/[^/]+/src/(node/)?index\\.ts$",
+        "^kernels/dist/index\\.(js|d\\.ts)$",
+        "^packages/ladder/models/",
+      ],
     },
   },
 ]);

@@ -121,7 +121,7 @@ export class LossPlot {
       cursor: { points: { size: 6 } },
       scales: { x: { time: false } },
       series: [{ label: "step" }, ...this.#series()],
-      axes: [axis, { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => tick.toFixed(1)) }],
+      axes: [axis, { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => tick.toFixed(2)) }],
     };
   }
 }

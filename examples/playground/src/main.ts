@@ -4,15 +4,25 @@ import config from "@sidenet/ladder/models/tiny-books/config.json?url";
 import weights from "@sidenet/ladder/models/tiny-books/model.safetensors?url";
 import tokenizer from "@sidenet/ladder/models/tiny-books/tokenizer.json?url";
 import tokenizerConfig from "@sidenet/ladder/models/tiny-books/tokenizer_config.json?url";
-import type { BrowserDeviceName, BytesByCategory } from "@sidenet/tensor";
-import { byId, bytes, count, duration, loss } from "./dom.ts";
-import { type Curve, LossPlot } from "./loss-plot.ts";
-import { type MemoryBar, showMemory, showMemoryKey } from "./memory-view.ts";
-import type { DeviceFacts, ModelUrls, PlaygroundMethod, Report, Request, When } from "./protocol.ts";
-import { addRun } from "./runs-table.ts";
+import type { BrowserDeviceName } from "@sidenet/tensor";
+import { byId, count } from "./dom.ts";
+import type {
+  DeviceFacts,
+  ModelUrls,
+  Passage,
+  PlaygroundMethod,
+  Report,
+  Request,
+  RunSettings,
+  When,
+} from "./protocol.ts";
+import { type BegunRun, RunView } from "./run-view.ts";
 import "./style.css";
+import "./results.css";
 import { Sentence, TextChoice } from "./text-choice.ts";
 import TrainingWorker from "./worker.ts?worker&inline";
+
+const absolute = (url: string): string => new URL(url, document.baseURI).href;
 
 /** The bundled model; addresses are whole, since a worker that is part of the page has none of its own. */
 const MODEL: ModelUrls = {
@@ -23,40 +33,21 @@ const MODEL: ModelUrls = {
   tokenizerConfig: absolute(tokenizerConfig),
 };
 
-const METHOD_NAMES: Readonly<Record<PlaygroundMethod, string>> = { ladder: "Ladder", qlora: "QLoRA" };
-/** Colours of the curves, by method. */
-const COLOURS: Readonly<Record<PlaygroundMethod, string>> = { ladder: "c0", qlora: "c1" };
-/** The library's, times what a model this small and a run this short can take. */
+/** The library's, times what a run this short on a model this small can take. */
 const RATES: Readonly<Record<PlaygroundMethod, number>> = {
   ladder: 2 * LEARNING_RATES.ladder,
   qlora: 4 * LEARNING_RATES.qlora,
 };
-/** Curves of earlier runs that are drawn behind the present one. */
-const MOST_EARLIER = 3;
 
-interface Run {
-  readonly title: string;
-  readonly curve: Curve;
-  initialLoss: number;
-  peak: BytesByCategory | null;
-}
+const DEVICES = { webgpu: "WebGPU: ", wasm: "", cpu: "", meta: "" } as const;
 
-function absolute(url: string): string {
-  return new URL(url, document.baseURI).href;
-}
-
-const plot = new LossPlot(byId("loss"));
-const runs: Run[] = [];
-let live: BytesByCategory | null = null;
-let worker = startWorker();
 /** What the worker is at. */
-let task: "open" | "train" | "write" | null = null;
+type Task = "open" | "train" | "write";
 
-const field = (id: string): HTMLInputElement => byId<HTMLInputElement>(id);
+const input = (id: string): HTMLInputElement => byId<HTMLInputElement>(id);
+const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
 const method = (): PlaygroundMethod =>
   document.querySelector<HTMLInputElement>('input[name="method"]:checked')!.value as PlaygroundMethod;
-
-const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
 
 function showProblem(text: string | null): void {
   byId("problem").hidden = text === null;
@@ -67,29 +58,56 @@ function showStatus(text: string): void {
   byId("status").textContent = text;
 }
 
-function setTask(next: typeof task): void {
-  task = next;
-  for (const id of ["train", "write", "device-choice"]) field(id).disabled = next !== null;
-  field("stop").disabled = next === null || next === "open";
-  document.body.dataset.task = next ?? "idle";
+function showDevice({ kind, label, reason }: DeviceFacts): void {
+  const chip = byId("device");
+  chip.dataset.kind = kind;
+  chip.querySelector("span")!.textContent = DEVICES[kind] + label;
+  const isFallback = kind !== "webgpu" && reason !== "asked for";
+  byId("notice").hidden = !isFallback;
+  byId("notice").textContent =
+    `${sentence(reason.replace(/\.$/, ""))}, so training runs on the CPU, in a worker: ${label}.`;
 }
 
-function ask(next: NonNullable<typeof task>, request: Request): void {
-  showProblem(null);
-  setTask(next);
-  worker.postMessage(request);
+/** The prompt, in the place of what was written. */
+function clearText(when: When, prompt: string): void {
+  const start = document.createElement("b");
+  start.textContent = prompt;
+  byId(when).replaceChildren(start);
 }
+
+const view = new RunView();
+const choice = new TextChoice((prompt) => {
+  byId<HTMLTextAreaElement>("prompt").value = prompt;
+}, showProblem);
+let task: Task | null = null;
+/** The run that the worker was asked for last. */
+let started: BegunRun | null = null;
+const worker = startWorker();
 
 function startWorker(): Worker {
   const started = new TrainingWorker();
   started.onmessage = ({ data }: MessageEvent<Report>) => take(data);
   started.onerror = ({ message }) => {
     started.terminate();
-    worker = startWorker();
-    openDevice();
-    showProblem(`The worker ended (${message || "it did not load"}); another one was started.`);
+    setTask(null);
+    input("train").disabled = true;
+    showStatus("Failed");
+    showProblem(`The worker ended: ${message || "its script did not load"}. Load the page again.`);
   };
   return started;
+}
+
+function setTask(next: Task | null): void {
+  task = next;
+  for (const id of ["train", "write", "device-choice"]) input(id).disabled = next !== null;
+  input("stop").disabled = next === null || next === "open";
+  document.body.dataset.task = next ?? "idle";
+}
+
+function ask(next: Task, request: Request): void {
+  showProblem(null);
+  setTask(next);
+  worker.postMessage(request);
 }
 
 function openDevice(): void {
@@ -97,130 +115,72 @@ function openDevice(): void {
   ask("open", { type: "open", device, model: MODEL });
 }
 
-const KINDS = { webgpu: "WebGPU", wasm: "WebAssembly", cpu: "CPU reference", meta: "meta" } as const;
-
-function showDevice({ kind, label, reason }: DeviceFacts): void {
-  const chip = byId("device");
-  chip.dataset.kind = kind;
-  chip.querySelector("span")!.textContent = kind === "wasm" ? label : `${KINDS[kind]}: ${label}`;
-  const isFallback = kind !== "webgpu" && reason !== "asked for";
-  const why = sentence(reason.replace(/\.$/, ""));
-  byId("notice").hidden = !isFallback;
-  byId("notice").textContent = `${why}, so training runs on the CPU, in a worker: ${label}.`;
-}
-
-/** Peaks of the runs, and what is live now. */
-function drawMemory(): void {
-  const bars: MemoryBar[] = runs
-    .slice(-MOST_EARLIER - 1)
-    .flatMap(({ title, peak }) => (peak ? [{ label: `${title}, peak`, live: peak }] : []));
-  if (live) bars.push({ label: "now", live });
-  showMemory(bars);
-  showMemoryKey(runs.at(-1)?.peak ?? live);
-}
-
-function showProgress(done: number, steps: number): void {
-  const bar = byId("progress");
-  bar.setAttribute("aria-valuemax", String(steps));
-  bar.setAttribute("aria-valuenow", String(done));
-  bar.querySelector("i")!.style.width = `${(100 * done) / steps}%`;
-}
-
-function begin(title: string, steps: number): void {
-  const name = METHOD_NAMES[method()];
-  const curve: Curve = { label: name, colour: COLOURS[method()], steps, losses: [], evaluations: [] };
-  runs.push({ title, curve, initialLoss: Number.NaN, peak: null });
-  byId("loss-empty").hidden = true;
-  for (const id of ["tile-loss", "tile-peak", "tile-speed", "tile-parameters"]) byId(id).textContent = "-";
-  showProgress(0, steps);
-  plot.show(runs.slice(-MOST_EARLIER - 1).map((run) => run.curve));
-  drawMemory();
-}
-
-function takeStep(run: Run, { metrics, live: now }: Extract<Report, { type: "step" }>): void {
-  const { curve } = run;
-  const done = metrics.step + 1;
-  curve.losses.push(metrics.loss ?? Number.NaN);
-  run.peak = metrics.peak_bytes_by_category;
-  live = now;
-  plot.update();
-  drawMemory();
-  showProgress(done, curve.steps);
-  byId("tile-peak").textContent = bytes(metrics.peak_bytes);
-  byId("tile-speed").textContent = metrics.tokens_per_second.toFixed(0);
-  const left = duration((curve.steps - done) * metrics.seconds);
-  showStatus(`Step ${done} of ${curve.steps}, loss ${loss(metrics.loss ?? Number.NaN)}, ${left} left`);
-}
-
-function takeEvaluation(run: Run, step: number, value: number): void {
-  run.curve.evaluations.push([step, value]);
-  byId("tile-loss").textContent = step === 0 ? loss(value) : `${loss(run.initialLoss)} → ${loss(value)}`;
-  plot.update();
-}
-
-function clearText(when: When, prompt: string): void {
-  const start = document.createElement("b");
-  start.textContent = prompt;
-  byId(when).replaceChildren(start);
+/** Without a device nothing can be trained. */
+function takeFailure({ message, reopen }: Extract<Report, { type: "failed" }>): void {
+  const isWithout = task === "open";
+  showStatus("Failed");
+  setTask(null);
+  if (reopen) openDevice();
+  if (isWithout) for (const id of ["train", "write"]) input(id).disabled = true;
+  showProblem(reopen ? `${message} It is opened again.` : message);
 }
 
 function take(report: Report): void {
-  const run = runs.at(-1);
   switch (report.type) {
     case "busy":
-      return showStatus(report.what);
+    case "note":
+      showStatus(sentence(report.type === "busy" ? report.what : report.text));
+      break;
     case "ready":
       showDevice(report.device);
       byId("model-line").textContent =
-        `tiny-books: a model of ${count(report.parameters)} parameters that has read 21 children's books.`;
-      return;
+        `The model is tiny-books: ${count(report.parameters)} parameters that have read 21 children's books.`;
+      break;
     case "started":
-      run!.initialLoss = report.facts.initialLoss;
-      byId("tile-parameters").textContent = count(report.facts.trainableParameters);
-      return takeEvaluation(run!, 0, report.facts.initialLoss);
+      view.begin(started!, report.facts);
+      break;
     case "step":
-      return takeStep(run!, report);
+      showStatus(view.step(report));
+      break;
     case "evaluation":
-      return takeEvaluation(run!, report.step, report.loss);
+      view.evaluate(report.step, report.loss);
+      break;
     case "clear-text":
-      return clearText(report.when, report.prompt);
+      clearText(report.when, report.prompt);
+      break;
     case "text":
-      return byId(report.when).append(report.text);
-    case "finished": {
-      const { steps, finalLoss } = report.result;
-      if (run!.curve.evaluations.at(-1)?.[0] !== steps) takeEvaluation(run!, steps, finalLoss);
-      return addRun({ title: run!.title, initialLoss: run!.initialLoss, result: report.result });
-    }
-    case "note":
-      return showStatus(sentence(report.text));
+      byId(report.when).append(report.text);
+      break;
+    case "finished":
+      view.finish(report.result);
+      break;
     case "idle":
       showStatus(task === "train" ? "Done" : "Ready");
-      return setTask(null);
+      setTask(null);
+      break;
     case "failed":
-      return takeFailure(report.message, report.reopen);
+      takeFailure(report);
   }
 }
 
-function takeFailure(message: string, reopen: boolean): void {
-  showStatus("Failed");
-  const wasOpening = task === "open";
-  setTask(null);
-  if (reopen) openDevice();
-  else if (wasOpening) field("train").disabled = true;
-  showProblem(message);
-}
-
-const choice = new TextChoice((prompt) => {
-  byId<HTMLTextAreaElement>("prompt").value = prompt;
-}, showProblem);
+/** What the model is to write. */
+const asked = (): Passage => ({
+  prompt: byId<HTMLTextAreaElement>("prompt").value,
+  tokens: input("tokens").valueAsNumber,
+});
 
 async function train(): Promise<void> {
-  const [steps, learningRate] = [field("steps").valueAsNumber, field("rate").valueAsNumber];
-  const prompt = byId<HTMLTextAreaElement>("prompt").value;
+  const settings: RunSettings = {
+    method: method(),
+    steps: input("steps").valueAsNumber,
+    learningRate: input("rate").valueAsNumber,
+    batchSize: input("batch").valueAsNumber,
+    maxLength: input("length").valueAsNumber,
+    passage: asked(),
+  };
   try {
     const text = await choice.text();
-    const settings = { method: method(), steps, learningRate, prompt };
-    begin(`${METHOD_NAMES[method()]}, ${choice.title}`, steps);
+    started = { method: settings.method, steps: settings.steps, text: choice.title };
     clearText("after", "");
     ask("train", { type: "train", settings, text });
   } catch (error) {
@@ -235,18 +195,16 @@ byId("settings").addEventListener("submit", (event) => {
 });
 byId("writer").addEventListener("submit", (event) => {
   event.preventDefault();
-  const prompt = byId<HTMLTextAreaElement>("prompt").value;
-  if (task === null) ask("write", { type: "generate", prompt });
+  if (task === null) ask("write", { type: "generate", passage: asked() });
 });
 byId("stop").addEventListener("click", () => {
-  field("stop").disabled = true;
+  input("stop").disabled = true;
   showStatus("Stopping");
   worker.postMessage({ type: "stop" } satisfies Request);
 });
 byId("device-choice").addEventListener("change", openDevice);
 byId("settings").addEventListener("change", ({ target }) => {
-  if ((target as HTMLInputElement).name === "method") field("rate").value = String(RATES[method()]);
+  if ((target as HTMLInputElement).name === "method") input("rate").value = String(RATES[method()]);
 });
-field("rate").value = String(RATES[method()]);
-showMemoryKey(null);
+input("rate").value = String(RATES[method()]);
 openDevice();

@@ -25,6 +25,7 @@ const MEANING: Readonly<Record<Category, string>> = {
 
 export interface MemoryBar {
   readonly label: string;
+  readonly what: "peak" | "live";
   readonly live: BytesByCategory;
 }
 
@@ -33,7 +34,7 @@ export const total = (memory: BytesByCategory): number =>
 
 export function showMemory(bars: readonly MemoryBar[]): void {
   const most = Math.max(...bars.map(({ live }) => total(live)), 1);
-  const track = ({ label, live }: MemoryBar) => {
+  const track = ({ label, what, live }: MemoryBar) => {
     const parts = ORDER.filter((category) => live[category] > 0).map((category) => {
       const part = element("i", { title: `${category}: ${bytes(live[category])}`, class: `c-${category}` });
       part.style.width = `${(100 * live[category]) / most}%`;
@@ -42,7 +43,11 @@ export function showMemory(bars: readonly MemoryBar[]): void {
     const text = ORDER.filter((category) => live[category] > 0)
       .map((category) => `${category} ${bytes(live[category])}`)
       .join(", ");
-    return element("div", { class: "track", role: "img", "aria-label": `${label}: ${text}` }, ...parts);
+    return element(
+      "div",
+      { class: "track", role: "img", "aria-label": `${label}, ${what}: ${text}`, "data-what": what },
+      ...parts,
+    );
   };
   byId("memory").replaceChildren(
     ...bars.flatMap((bar) => [

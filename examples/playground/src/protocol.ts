@@ -23,14 +23,25 @@ export interface RunSettings {
   readonly method: PlaygroundMethod;
   readonly steps: number;
   readonly learningRate: number;
+  /** Sequences of a step. */
+  readonly batchSize: number;
+  /** Tokens of a sequence at most. */
+  readonly maxLength: number;
   /** Shown to the model before and after the training. */
+  readonly passage: Passage;
+}
+
+/** What the model is to write. */
+export interface Passage {
   readonly prompt: string;
+  /** New ones at most. */
+  readonly tokens: number;
 }
 
 export type Request =
   | { readonly type: "open"; readonly device: BrowserDeviceName; readonly model: ModelUrls }
   | { readonly type: "train"; readonly settings: RunSettings; readonly text: TextFile }
-  | { readonly type: "generate"; readonly prompt: string }
+  | { readonly type: "generate"; readonly passage: Passage }
   | { readonly type: "stop" };
 
 /** Where the computing is done. */
@@ -45,7 +56,6 @@ export interface DeviceFacts {
 export interface RunFacts {
   readonly trainableParameters: number;
   readonly trainTokens: number;
-  readonly heldOutTokens: number;
   /** Loss on the text held back, before the training. */
   readonly initialLoss: number;
 }

@@ -36,7 +36,7 @@ async function serve(request: Exclude<Request, { type: "stop" }>): Promise<void>
       await opened().train(request.settings, request.text, tell, stop.signal);
       break;
     case "generate":
-      await opened().generate(request.prompt, tell, stop.signal);
+      await opened().generate(request.passage, tell, stop.signal);
       break;
   }
   tell({ type: "idle" });
