@@ -22,6 +22,8 @@ export interface WasmContext {
   run(kernel: KernelName, args: KernelArgs, tasks: Tasks): void;
   /** Workspace that is freed when the op returns. Contents are undefined. */
   temp(shape: Shape): Tensor;
+  /** Frees workspace before the op returns, so that one which works in chunks holds that of one chunk. */
+  drop(temp: Tensor): void;
   /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
 }
@@ -50,6 +52,11 @@ export class OpContext implements WasmContext {
     this.#device.keep(tensor);
     this.#handles.push(tensor);
     return tensor;
+  }
+
+  drop(temp: Tensor): void {
+    this.#handles.splice(this.#handles.lastIndexOf(temp), 1);
+    temp.dispose(`${this.op}, which has used it`);
   }
 
   rows(tensor: Tensor, rows: number, { start, count }: RowRange): Tensor {

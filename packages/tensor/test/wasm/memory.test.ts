@@ -41,6 +41,26 @@ describe("WebAssembly memory", () => {
     device.dispose();
   });
 
+  it("of the loss over a head is that of one chunk of tokens, however many there are", async () => {
+    const device = await openNodeWasm({ threads: 1 });
+    const [V, C, chunkTokens] = [2048, 16, 64];
+    const peakOver = async (chunks: number) => {
+      const n = chunks * chunkTokens;
+      using h = device.zeros([n, C]);
+      using w = device.zeros([V, C]);
+      using targets = device.tensor(new Int32Array(n), [n], { dtype: "i32" });
+      const before = device.memory.liveBytes;
+      device.memory.resetPeak();
+      using loss = device.ops.lmHeadLoss(h, w, targets, { chunkTokens });
+      expect(await loss.item()).toBeCloseTo(Math.log(V), 3);
+      return device.memory.peak().peakBytes - before;
+    };
+    const [one, many] = [await peakOver(1), await peakOver(16)];
+    expect(one).toBeGreaterThan(4 * V * chunkTokens);
+    expect(many - one).toBeLessThan(4 * 4 * 16 * chunkTokens); // some numbers a token
+    device.dispose();
+  });
+
   it("ends at 4 GiB with an error that names the request, what is live and what would help, and goes on", async () => {
     const device = await openNodeWasm({ threads: 1 });
     const held: Tensor[] = [];

@@ -122,6 +122,8 @@ export function runProduct(
       }
     }
   }
+  k.drop(left);
+  k.drop(right);
 }
 
 /** y[M,N] = a · bᵀ (+ bias), row by row of b. */
