@@ -3,9 +3,9 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import type { StepProfile } from "../../run/step-profile.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { readJsonFile } from "../json-file.ts";
-import type { StepProfile } from "./step-profile.ts";
 
 const FAILURE = "failure.json";
 const SUMMARY = "summary.json";
