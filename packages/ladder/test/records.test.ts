@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { linesOf } from "../src/data/lines.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
-import { type EncodeOptions, encodeRecord, type FieldMapping } from "../src/records.ts";
+import { type EncodeOptions, encodeRecord, encodeWindows, type FieldMapping } from "../src/records.ts";
 
 let folder: string;
 beforeAll(async () => {
@@ -142,4 +143,57 @@ describe("a record's tokens", () => {
       /L-NOTHING-TO-LEARN\] line 8/,
     );
   });
+});
+
+describe("a text in windows", () => {
+  const encoder = { encode: (text: string) => [...text].map((character) => character.codePointAt(0)!) };
+
+  it("has all of its tokens once, in order, but for a last one that would be alone", () => {
+    const text = fc.string({ minLength: 2, maxLength: 60 });
+    fc.assert(
+      fc.property(text, fc.integer({ min: 2, max: 20 }), fc.boolean(), (content, maxLength, ends) => {
+        const options = { bosId: null, eosId: ends ? 7 : null, maxLength, cut: true };
+        const windows = encodeWindows({ text: content }, "here", encoder, options);
+        const all = [...encoder.encode(content), ...(ends ? [7] : [])];
+        const ids = windows.flatMap(({ inputIds }) => inputIds);
+        expect(ids).toEqual(all.length % maxLength === 1 ? all.slice(0, -1) : all);
+        for (const { inputIds, labels } of windows) {
+          expect(labels).toEqual(inputIds);
+          expect(inputIds.length).toBeGreaterThan(1);
+          expect(inputIds.length).toBeLessThanOrEqual(maxLength);
+        }
+      }),
+    );
+  });
+
+  it("is a record as ever where not all of it is learned", () => {
+    const options = { bosId: 1, eosId: 2, maxLength: 8, cut: true };
+    const pair = { prompt: "who? ", completion: "a fox, it seems", text: "no part of it" };
+    expect(encodeWindows(pair, "here", encoder, options)).toEqual([
+      encodeRecord(pair, "here", encoder, options),
+    ]);
+  });
+});
+
+it("lines are the same however the bytes of a file come", async () => {
+  const collect = async (chunks: Iterable<Uint8Array>) => {
+    const lines: unknown[] = [];
+    for await (const line of linesOf(chunks, "x")) lines.push(line);
+    return lines;
+  };
+  const cuts = fc.array(fc.nat(40), { maxLength: 5 });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.string({ unit: fc.constantFrom("\n", "a", "é", "𝛿"), maxLength: 20 }),
+      cuts,
+      async (text, at) => {
+        const bytes = new TextEncoder().encode(text);
+        const ends = [...at, bytes.length].sort((a, b) => a - b);
+        const chunks = ends.map((end, i) => bytes.subarray(i === 0 ? 0 : ends[i - 1], end));
+        const lines = await collect(chunks);
+        expect(lines).toEqual(await collect([bytes]));
+        expect(lines.map((line) => (line as { text: string }).text).join("\n")).toBe(text);
+      },
+    ),
+  );
 });

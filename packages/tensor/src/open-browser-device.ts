@@ -8,10 +8,17 @@ import { describeAdapter, openWebGpu, requestAdapter } from "./webgpu/open.ts";
 
 export type BrowserDeviceName = "auto" | "webgpu" | "wasm" | "cpu";
 
-/** What a device that was not to be had said of it; other errors are thrown on. */
-function refusal(error: unknown): string {
-  if (!(error instanceof SidenetError) || !/^T-(NO-ADAPTER|NO-DEVICE|WASM)$/.test(error.code)) throw error;
-  return error.message.slice(`[${error.code}] `.length);
+const isCode = (error: unknown, code: string): error is SidenetError =>
+  error instanceof SidenetError && error.code === code;
+
+/** What a device that was not to be had said of it, for who reads a page; other errors are thrown on. */
+function refusal(error: unknown, gpu: GPU | undefined): string {
+  if (isCode(error, "T-NO-ADAPTER")) {
+    return gpu === undefined ? "this browser has no WebGPU" : "this browser's WebGPU finds no graphics card";
+  }
+  if (isCode(error, "T-NO-DEVICE") || isCode(error, "T-WASM"))
+    return error.message.slice(`[${error.code}] `.length).replace(/\.$/, "");
+  throw error;
 }
 
 /**
@@ -22,25 +29,24 @@ export async function openBrowserDevice(
   name: BrowserDeviceName = "auto",
   gpu: GPU | undefined = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu,
 ): Promise<OpenedDevice> {
-  if (name === "cpu") return { device: new CpuDevice(), reason: "asked for" };
   const refused: string[] = [];
   let reason = "asked for";
-  const why = () => (refused.length > 0 ? refused.join(" ") : reason);
-  if (name !== "wasm") {
+  const why = () => (refused.length > 0 ? refused.join(", and ") : reason);
+  if (name === "auto" || name === "webgpu") {
     try {
       const chosen = chooseDevice(describeAdapter(await requestAdapter(gpu)));
       if (name === "auto") ({ reason } = chosen);
       if (name === "webgpu" || chosen.device === "webgpu") return { device: await openWebGpu(gpu), reason };
     } catch (error) {
-      refused.push(refusal(error));
+      refused.push(refusal(error, gpu));
     }
   }
-  if (!hasSimd()) refused.push("This browser has no WebAssembly SIMD.");
-  else {
+  if (name !== "cpu") {
     try {
-      return { device: await openBrowserWasm(), reason: why() };
+      if (hasSimd()) return { device: await openBrowserWasm(), reason: why() };
+      refused.push("this browser has no WebAssembly SIMD");
     } catch (error) {
-      refused.push(refusal(error));
+      refused.push(refusal(error, gpu));
     }
   }
   return { device: new CpuDevice(), reason: why() };

@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import type { AdapterReport } from "@sidenet/tensor";
+import { type AdapterReport, openBrowserDevice } from "@sidenet/tensor";
 import { chooseDevice, openDevice, openNodeWasm } from "@sidenet/tensor/node";
 import { afterEach, describe, expect, it } from "vitest";
 
@@ -24,6 +24,54 @@ describe("--device auto", () => {
     const last = chooseDevice(null, noSimd);
     expect(last.device).toBe("cpu");
     expect(last.reason).toContain("no WebAssembly SIMD");
+  });
+});
+
+describe("a device in a page", () => {
+  /** A `navigator.gpu` whose adapter is of this name, and gives no device. */
+  const refusing = (description: string): GPU =>
+    ({
+      wgslLanguageFeatures: new Set(),
+      requestAdapter: async () => ({
+        info: { vendor: "v", architecture: "", device: "", description },
+        limits: {},
+        features: new Set(),
+        requestDevice: async () => {
+          throw new TypeError("not today");
+        },
+      }),
+    }) as unknown as GPU;
+  const none = { requestAdapter: async () => null } as unknown as GPU;
+  const { WebAssembly: engine } = globalThis as unknown as { WebAssembly: { validate: () => boolean } };
+  const { validate } = engine;
+  afterEach(() => {
+    engine.validate = validate;
+  });
+
+  async function opened(...args: Parameters<typeof openBrowserDevice>) {
+    const { device, reason } = await openBrowserDevice(...args);
+    device.dispose();
+    return [device.kind, reason];
+  }
+
+  it("is WebAssembly where there is no WebGPU, no adapter, a software one, or one that gives no device", async () => {
+    expect(await opened("auto")).toEqual(["wasm", "this browser has no WebGPU"]);
+    expect(await opened("webgpu")).toEqual(["wasm", "this browser has no WebGPU"]);
+    expect(await opened("auto", none)).toEqual(["wasm", "this browser's WebGPU finds no graphics card"]);
+    const [software, why] = await opened("auto", refusing("SwiftShader"));
+    expect(software).toBe("wasm");
+    expect(why).toContain("only the software adapter SwiftShader");
+    for (const name of ["auto", "webgpu"] as const)
+      expect(await opened(name, refusing("Card"))).toEqual(["wasm", "Card gave no device: not today"]);
+  });
+
+  it("is the reference where there is no SIMD either, or where it is asked for", async () => {
+    engine.validate = () => false;
+    const [kind, reason] = await opened("auto");
+    expect(kind).toBe("cpu");
+    expect(reason).toBe("this browser has no WebGPU, and this browser has no WebAssembly SIMD");
+    expect(await opened("wasm")).toEqual(["cpu", "this browser has no WebAssembly SIMD"]);
+    expect(await opened("cpu")).toEqual(["cpu", "asked for"]);
   });
 });
 
