@@ -15,8 +15,11 @@ import { SetupError } from "./steps.mjs";
  */
 const WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
-/** Starts Chromium. Throws `SetupError` where there is none: `node scripts/setup.mjs --browser` installs it. */
-export async function openChromium() {
+/**
+ * Starts Chromium, with WebGPU on its software driver unless `webGpu` is false: then no adapter is found, as on Linux without
+ * these switches. Throws `SetupError` where there is no Chromium: `node scripts/setup.mjs --browser` installs it.
+ */
+export async function openChromium({ webGpu = true } = {}) {
   const executablePath = findChromium();
   if (executablePath === null) {
     throw new SetupError("There is no Chromium for the browser tests.", "", [
@@ -25,7 +28,7 @@ export async function openChromium() {
   }
   // Chromium's own sandbox refuses to run as root, as in most containers.
   const sandbox = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
-  return chromium.launch({ executablePath, args: [...sandbox, ...WEBGPU] });
+  return chromium.launch({ executablePath, args: [...sandbox, ...(webGpu ? WEBGPU : [])] });
 }
 
 /** One script from `entry` (a file URL), with packages read from their sources. */

@@ -45,7 +45,9 @@ const DEVICES = { webgpu: "WebGPU: ", wasm: "", cpu: "", meta: "" } as const;
 type Task = "open" | "train" | "write";
 
 const input = (id: string): HTMLInputElement => byId<HTMLInputElement>(id);
-const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
+/** Begins with a capital letter, unless with the name of a file. */
+const sentence = (text: string): string =>
+  text.replace(/^[a-z]+(?=[\s,'])/, (word) => word.charAt(0).toUpperCase() + word.slice(1));
 const method = (): PlaygroundMethod =>
   document.querySelector<HTMLInputElement>('input[name="method"]:checked')!.value as PlaygroundMethod;
 
@@ -104,8 +106,11 @@ function setTask(next: Task | null): void {
   document.body.dataset.task = next ?? "idle";
 }
 
+let asked = 0;
+
 function ask(next: Task, request: Request): void {
   showProblem(null);
+  document.body.dataset.asked = String(++asked);
   setTask(next);
   worker.postMessage(request);
 }
@@ -122,7 +127,7 @@ function takeFailure({ message, reopen }: Extract<Report, { type: "failed" }>): 
   setTask(null);
   if (reopen) openDevice();
   if (isWithout) for (const id of ["train", "write"]) input(id).disabled = true;
-  showProblem(reopen ? `${message} It is opened again.` : message);
+  showProblem(sentence(message));
 }
 
 function take(report: Report): void {
@@ -164,7 +169,7 @@ function take(report: Report): void {
 }
 
 /** What the model is to write. */
-const asked = (): Passage => ({
+const passage = (): Passage => ({
   prompt: byId<HTMLTextAreaElement>("prompt").value,
   tokens: input("tokens").valueAsNumber,
 });
@@ -176,7 +181,7 @@ async function train(): Promise<void> {
     learningRate: input("rate").valueAsNumber,
     batchSize: input("batch").valueAsNumber,
     maxLength: input("length").valueAsNumber,
-    passage: asked(),
+    passage: passage(),
   };
   try {
     const text = await choice.text();
@@ -195,7 +200,7 @@ byId("settings").addEventListener("submit", (event) => {
 });
 byId("writer").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (task === null) ask("write", { type: "generate", passage: asked() });
+  if (task === null) ask("write", { type: "generate", passage: passage() });
 });
 byId("stop").addEventListener("click", () => {
   input("stop").disabled = true;

@@ -50,11 +50,12 @@ function fail(error: unknown): void {
   if (reopen) {
     try {
       session?.dispose();
-    } finally {
-      session = null;
+    } catch {
+      // What it held is gone with the device.
     }
+    session = null;
   }
-  tell({ type: "failed", message: message.charAt(0).toUpperCase() + message.slice(1), reopen });
+  tell({ type: "failed", message, reopen });
 }
 
 scope.onmessage = ({ data: request }) => {

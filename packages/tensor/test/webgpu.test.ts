@@ -123,6 +123,15 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
     await expect((async () => (await gpu.ops.add(x, x).read())[0])()).rejects.toThrow(/T-DEVICE-LOST/);
   });
 
+  it("tells a device that is lost while it is waited for by the same error", async () => {
+    const gpu = await open();
+    using x = gpu.tensor([1, 2], [2]);
+    using y = gpu.ops.add(x, x);
+    const reading = y.read();
+    gpu.gpu.destroy();
+    await expect(reading).rejects.toThrow(/T-DEVICE-LOST/);
+  });
+
   it("times kernels by name", async () => {
     const gpu = await open({ poison: false });
     if (!gpu.gpu.features.has("timestamp-query")) return;

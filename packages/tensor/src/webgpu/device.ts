@@ -17,6 +17,8 @@ import type { KernelTime } from "./profiler.ts";
 const POOL_LIMIT_BYTES = 2 ** 28;
 const IMAGE_POOL_LIMIT_BYTES = 2 ** 26;
 const BIND_GROUP_LIMIT = 8192;
+/** How long news of a lost device may take after what it refused. */
+const LOSS_PATIENCE_MS = 500;
 
 /** How `openWebGpu` sets a device up. */
 export interface WebGpuSettings {
@@ -141,6 +143,7 @@ export class WebGpuDevice extends Device {
       const bytes = staging.gpu.getMappedRange(0, sizeBytes).slice(0);
       return fromBytes(bytes, tensor.dtype, tensor.size);
     } catch (error) {
+      await this.#awaitLoss();
       this.#assertUsable();
       throw error;
     } finally {
@@ -148,6 +151,16 @@ export class WebGpuDevice extends Device {
       this.#staging.release(staging);
       this.#staging.trim();
     }
+  }
+
+  /** Something was refused: a device that is lost says so, in browsers after what it refuses. */
+  async #awaitLoss(): Promise<void> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const patience = new Promise((resolve) => {
+      timer = setTimeout(resolve, LOSS_PATIENCE_MS);
+    });
+    await Promise.race([this.gpu.lost, patience]);
+    clearTimeout(timer);
   }
 
   protected override async finish(): Promise<void> {
