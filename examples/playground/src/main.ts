@@ -186,7 +186,7 @@ async function train(): Promise<void> {
   try {
     const text = await choice.text();
     started = { method: settings.method, steps: settings.steps, text: choice.title };
-    clearText("after", "");
+    byId("after").replaceChildren();
     ask("train", { type: "train", settings, text });
   } catch (error) {
     if (!(error instanceof Sentence)) throw error;

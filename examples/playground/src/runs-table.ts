@@ -23,18 +23,18 @@ export function addRun({ title, initialLoss, result }: FinishedRun): void {
     download(ADAPTER_FILES.weights, adapter.weights, "application/octet-stream"),
     download(ADAPTER_FILES.config, [adapter.config], "application/json"),
   );
-  const cells = [
-    `${steps}${stopped ? ", stopped" : ""}`,
-    `${loss(initialLoss)} → ${loss(finalLoss)}`,
-    bytes(peakBytes),
-    seconds > 0 ? (tokens / seconds).toFixed(0) : "-",
-  ];
+  const cells = {
+    steps: `${steps}${stopped ? ", stopped" : ""}`,
+    "loss held back": `${loss(initialLoss)} → ${loss(finalLoss)}`,
+    "peak memory": bytes(peakBytes),
+    "tokens/s": seconds > 0 ? (tokens / seconds).toFixed(0) : "-",
+  };
   byId("runs").prepend(
     element(
       "tr",
       {},
       element("th", { scope: "row" }, title),
-      ...cells.map((cell) => element("td", {}, cell)),
+      ...Object.entries(cells).map(([label, cell]) => element("td", { "data-label": label }, cell)),
       files,
     ),
   );

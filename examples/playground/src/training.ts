@@ -81,7 +81,7 @@ export async function trainAdapter(training: Training): Promise<RunResult> {
   const { decoder, adapter, data, settings, tell, modelName } = training;
   const { device, config } = decoder;
   const batches = inBatches(data.heldOut, settings.batchSize, config.padTokenId ?? 0, settings.maxLength);
-  const evaluate = () => evaluateLoss(decoder, adapter, batches);
+  const evaluate = () => evaluateLoss(decoder, adapter, batches, { lossChunkBytes: LOSS_CHUNK_BYTES });
   const initialLoss = await evaluate();
   tell({
     type: "started",

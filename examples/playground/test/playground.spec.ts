@@ -46,17 +46,15 @@ describe("with WebGPU on the software driver", () => {
   });
 
   it("keeps to itself: nothing was asked of another origin, and nothing can be", async () => {
+    expect(visit.requests.length).toBeGreaterThan(5); // the worker's are among them
+    for (const url of visit.requests)
+      expect(url).toMatch(new RegExp(`^(${site.url}|blob:${site.url}|data:)`));
     const elsewhere = await openElsewhere();
     try {
       const asking = `fetch("${elsewhere.url}").then(() => "answered", () => "refused")`;
       expect(await visit.page.evaluate(asking)).toBe("refused");
       expect(await visit.inWorker(asking)).toBe("refused");
       expect(elsewhere.asked).toEqual([]);
-      for (const url of visit.requests)
-        expect(url.startsWith(site.url) || /^(blob|data):/.test(url), url).toBe(
-          !url.startsWith(elsewhere.url),
-        );
-      expect(visit.requests.length).toBeGreaterThan(5);
     } finally {
       elsewhere.close();
     }

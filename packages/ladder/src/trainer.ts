@@ -267,19 +267,24 @@ function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] 
   return parts;
 }
 
-/** Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. */
+/**
+ * Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. `lossChunkBytes`: as
+ * `MemoryOptions` have it.
+ */
 export async function evaluateLoss(
   decoder: Decoder,
   adapter: Adapter | null,
   batches: readonly LabeledBatch[],
+  { lossChunkBytes }: Pick<MemoryOptions, "lossChunkBytes"> = {},
 ): Promise<number> {
   const { device } = decoder;
+  const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
   let total = 0;
   let positions = 0;
   for (const batch of batches) {
     using loss = device.scope(() => {
       const y = residualStream(decoder, adapter, decoder.prepare(batch));
-      return batchLoss(decoder, device.ops, y, batch, adapter?.head ?? null);
+      return batchLoss(decoder, device.ops, y, batch, adapter?.head ?? null, options);
     });
     const scored = scoredPositions(batch);
     total += (await loss.item()) * scored;

@@ -178,9 +178,9 @@ async function begin(parts: RunParts): Promise<RunState> {
   const { options, run, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;
   stopIfAsked(parts);
-  const frozenEvalLoss = await evaluateLoss(decoder, null, evalBatches);
+  const frozenEvalLoss = await evaluateLoss(decoder, null, evalBatches, options.memory);
   stopIfAsked(parts);
-  const initialEvalLoss = await evaluateLoss(decoder, adapter, evalBatches);
+  const initialEvalLoss = await evaluateLoss(decoder, adapter, evalBatches, options.memory);
   stopIfAsked(parts);
   const before = await sample(parts, null);
   stopIfAsked(parts);
@@ -238,7 +238,7 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   const stream = new BatchStream(run.train, rows);
   stream.seek(dataPositionSchema.parse(state.data));
   const evaluate = async () => ({
-    loss: await evaluateLoss(decoder, adapter, evalBatches),
+    loss: await evaluateLoss(decoder, adapter, evalBatches, options.memory),
     sample: await sample(parts, adapter),
   });
   const onStep = (line: StepMetrics) => {
@@ -309,7 +309,7 @@ async function finish(
   await saveAdapter(options.outputDir, adapter, base);
   let evalLoss: number | null = best?.loss ?? null;
   if (evalLoss === null && reason !== "signal") {
-    evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches);
+    evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches, options.memory);
   }
   const after = reason === "signal" ? null : await sample(parts, adapter);
   if (after) events.onSample?.("after", after);
