@@ -6,7 +6,7 @@
 //
 // Its own script, since `npm run check` works without a network.
 
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -80,23 +80,39 @@ function writeProject(folder, tarballs) {
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
 }
 
-/** Builds the page, every warning an error: Vite only warns of Node's modules in a page. Returns the bundle's path. */
-async function buildPage(project) {
+/** A build whose every warning is an error: Vite only warns of Node's modules in a page. */
+async function buildStrictly(what, config) {
   const warnings = [];
   const customLogger = createLogger("silent");
   for (const level of ["warn", "warnOnce", "error"]) customLogger[level] = (text) => void warnings.push(text);
+  await build({ ...config, customLogger, logLevel: "warn" });
+  if (warnings.length > 0) throw new SetupError(`Vite warns of ${what}.`, warnings.join("\n"));
+}
+
+/** Builds the page. Returns the bundle's path. */
+async function buildPage(project) {
   const outDir = join(project, "page");
-  await build({
+  await buildStrictly("the packages in a page", {
     root: project,
     configFile: false,
-    customLogger,
-    logLevel: "warn",
     build: { outDir, assetsDir: ".", chunkSizeWarningLimit: 4096, modulePreload: false }, // kB
   });
-  delete process.env.NODE_ENV; // Vite has set it to "production", with which npm leaves out what a project needs to build
-  if (warnings.length > 0) throw new SetupError("Vite warns of the packages in a page.", warnings.join("\n"));
   const [bundle] = readdirSync(outDir).filter((name) => /^index.*\.js$/.test(name));
   return join(outDir, bundle);
+}
+
+/** Builds the playground on the packed packages; npm run test:browser sees it at work on their sources. */
+async function buildPlayground(project) {
+  const [from, to] = [join(ROOT, "examples"), join(project, "examples")];
+  for (const part of ["index.html", "src", "texts"].map((name) => join("playground", name)))
+    cpSync(join(from, part), join(to, part), { recursive: true });
+  cpSync(join(from, "data"), join(to, "data"), { recursive: true });
+  const outDir = join(project, "playground");
+  const configFile = join(from, "playground", "vite.config.ts"); // which finds Vite here
+  await buildStrictly("the playground", { root: join(to, "playground"), configFile, build: { outDir } });
+  const built = readdirSync(join(outDir, "assets"));
+  if (!built.some((name) => name.endsWith(".safetensors")))
+    throw new SetupError("The playground was built without its model.", built.join("\n"));
 }
 
 function step(what, { output, failed }) {
@@ -150,10 +166,11 @@ async function checkOn({ path, version }, project, tarballs) {
       throw new SetupError(what(`${kind} computes something else.`), `${ran.stdout}, not ${EXPECTED}`);
     }
   }
+  await buildPlayground(project);
   const gpu = checkCommand(project, node);
   const seconds = ((performance.now() - started) / 1000).toFixed(0);
   console.error(
-    `pack: Node ${version}: installs, type-checks, runs, builds a page, trains; ${gpu} (${seconds} s)`,
+    `pack: Node ${version}: installs, type-checks, runs, builds a page and the playground, trains; ${gpu} (${seconds} s)`,
   );
 }
 

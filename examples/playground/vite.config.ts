@@ -43,5 +43,6 @@ export default defineConfig({
     assetsInlineLimit: 0, // data: addresses are not the page's own origin
     chunkSizeWarningLimit: 2048,
     modulePreload: false,
+    rolldownOptions: { checks: { pluginTimings: false } }, // the worker is a build of its own, which takes its time
   },
 });
