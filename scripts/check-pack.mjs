@@ -109,7 +109,11 @@ async function buildPlayground(project) {
   cpSync(join(from, "data"), join(to, "data"), { recursive: true });
   const outDir = join(project, "playground");
   const configFile = join(from, "playground", "vite.config.ts"); // which finds Vite here
-  await buildStrictly("the playground", { root: join(to, "playground"), configFile, build: { outDir } });
+  await buildStrictly("the playground", {
+    root: join(to, "playground"),
+    configFile,
+    build: { outDir, emptyOutDir: true },
+  });
   const built = readdirSync(join(outDir, "assets"));
   if (!built.some((name) => name.endsWith(".safetensors")))
     throw new SetupError("The playground was built without its model.", built.join("\n"));
