@@ -69,10 +69,12 @@ const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
 const BLOCKS = [128, 64] as const; // of matmul-block.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
-/** Images are workspace beside their tensors, so large operands go through in parts, which keep whole texels. */
+/** Windows keep whole vectors, and texels of halves: the kernels for odd extents are several times as slow. */
+const VECTORS = { multipleOf: 8 };
+/** Images are workspace beside their tensors, so large operands go through in parts. */
 const IMAGE_WINDOWS = {
-  a: { mostBytes: 2 ** 25 },
-  b: { mostBytes: 2 ** 24, multipleOf: 8 },
+  a: { mostBytes: 2 ** 25, ...VECTORS },
+  b: { mostBytes: 2 ** 24, ...VECTORS },
 };
 const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl and matmul-block.wgsl
 
@@ -219,7 +221,7 @@ function runRows(
 }
 
 const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
-  hasEightLanes(k.profile) ? IMAGE_WINDOWS : {};
+  hasEightLanes(k.profile) ? IMAGE_WINDOWS : { a: VECTORS, b: VECTORS };
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
