@@ -123,6 +123,8 @@ const result = {
   saved_format: dtype,
   dispatches_per_step: after && (after.dispatches - before.dispatches) / (Number(options.steps) + 1),
   gpu_busy_share: profile && Math.min(1, profile.busyMs / 1000 / stepSeconds),
+  // Of the profiled step, where a pass of its own for each kernel adds to what lies between them: at most so much.
+  gpu_idle_share: profile && Math.max(0, 1 - profile.busyMs / profile.wallMs),
   profile,
 };
 driver.stop();
@@ -135,7 +137,8 @@ if (profile) {
   for (const { kernel, dispatches, elapsedMs } of profile.kernels.slice(0, 12))
     console.error(`  ${kernel.padEnd(28)} ${String(dispatches).padStart(6)} x  ${elapsedMs.toFixed(1)} ms`);
   console.error(
-    `  GPU busy ${profile.busyMs.toFixed(0)} ms of a step of ${(1000 * stepSeconds).toFixed(0)} ms`,
+    `  GPU busy ${profile.busyMs.toFixed(0)} ms of a step of ${(1000 * stepSeconds).toFixed(0)} ms; idle between kernels for ` +
+      `${(100 * result.gpu_idle_share).toFixed(0)} % of the profiled one (${profile.wallMs.toFixed(0)} ms)`,
   );
 }
 finish(result, losses.every(Number.isFinite) ? 0 : 1);
