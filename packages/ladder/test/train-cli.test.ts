@@ -172,6 +172,12 @@ describe("a run", () => {
     const again = await sidenet("train", "--output", output, "--resume", "--steps", "6", "--json");
     expect(again.json()).toMatchObject({ resumed_from: 4, steps: 6 });
     expect(again.err).toContain("resumed with a change: steps was 4, now it is 6");
+    // What is in force is what the report shows and what the next resume goes on from.
+    const { settings, started } = JSON.parse(await readFile(join(output, "run.json"), "utf8"));
+    expect(settings.steps).toBe(6);
+    expect(new Date(started).getTime()).toBeLessThan(Date.now());
+    const third = await sidenet("train", "--output", output, "--resume", "--json");
+    expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6 });
     const other = await sidenet("train", "--output", output, "--resume", "--batch-size", "1");
     expect(other.exitCode).toBe(2);
     expect(other.err).toContain("batch-size was 4, now it is 1: that would be another run");

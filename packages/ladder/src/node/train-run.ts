@@ -20,7 +20,7 @@ import { Checkpoints } from "./run/checkpoints.ts";
 import { forgetEnd, type RunFailure, recordFailure } from "./run/failure.ts";
 import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
-import { clearRunFolder, openRunFolder, writeRunFile } from "./run/run-folder.ts";
+import { clearRunFolder, openRunFolder, type RunFile, writeRunFile } from "./run/run-folder.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
 import { withWayOn } from "./run/way-on.ts";
@@ -82,7 +82,7 @@ export async function trainRun(
   if (options.detectAnomaly) device.detectAnomaly = true;
   const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
   try {
-    return await runLoaded(run, earlier !== null, { options, events, signal: signal ?? null });
+    return await runLoaded(run, earlier, { options, events, signal: signal ?? null });
   } finally {
     await run.close();
   }
@@ -103,7 +103,8 @@ interface Request {
   readonly signal: AbortSignal | null;
 }
 
-async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): Promise<TrainSummary> {
+/** `earlier`: the run that is to go on. */
+async function runLoaded(run: LoadedRun, earlier: RunFile | null, request: Request): Promise<TrainSummary> {
   const { options, events } = request;
   using decoder = run.decoder;
   const samples = await calibrationRecords(run, options);
@@ -123,7 +124,7 @@ async function runLoaded(run: LoadedRun, isResumed: boolean, request: Request): 
     checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
     evalBatches: inBatches(run.heldOut, options.batchSize, run.padId, run.maxLength),
   };
-  const resumed = isResumed ? await restore(parts) : null;
+  const resumed = earlier ? await restore(parts, earlier) : null;
   const state = resumed ?? (await begin(parts));
   events.onStart?.({
     trainableParameters: adapter.parameters.count,
@@ -198,7 +199,7 @@ async function begin(parts: RunParts): Promise<RunState> {
 }
 
 /** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
-async function restore(parts: RunParts): Promise<RunState | null> {
+async function restore(parts: RunParts, earlier: RunFile): Promise<RunState | null> {
   const { trainer, events, run, options } = parts;
   const checkpoints = parts.checkpoints ?? new Checkpoints(options.outputDir, options.keep ?? 2);
   const restored = await checkpoints.restoreLatest(trainer);
@@ -221,6 +222,8 @@ async function restore(parts: RunParts): Promise<RunState | null> {
       `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,
     );
   }
+  const { settings = earlier.settings } = options;
+  await writeRunFile(options.outputDir, { ...earlier, settings, device: deviceName(parts) });
   const best = state.best && (await checkpoints.list("best")).some(({ step }) => step === state.best?.step);
   return { ...state, best: best ? state.best : null, device: deviceName(parts) };
 }
