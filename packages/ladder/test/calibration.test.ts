@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { CalibratedLayers, MOST_COLUMNS } from "../src/calibration/calibrated-layers.ts";
 import { calibratedNf4 } from "../src/calibration/calibrated-nf4.ts";
 import { feedbackOf, roundWithFeedback } from "../src/calibration/feedback.ts";
+import { addAttended, sinkWeights } from "../src/calibration/moments.ts";
 import { BlockScales, blockMagnitudes, levelValue } from "../src/calibration/nf4-grid.ts";
 import { upperFactor } from "../src/calibration/upper-factor.ts";
 import { Decoder } from "../src/decoder.ts";
@@ -195,6 +196,57 @@ describe("rounding with feedback", () => {
         message: expect.stringContaining("some.weight: value 3"),
       }),
     );
+  });
+});
+
+describe("moments", () => {
+  it("of values are those of what attention puts out for any v_proj", async () => {
+    const exact = new CpuDevice({ precision: "f64" });
+    await fc.assert(
+      fc.asyncProperty(fc.nat(), async (seed) => {
+        const pick = new Pick(seed);
+        const [T, heads, width, parts] = [
+          pick.int(1, 12),
+          pick.int(1, 3),
+          2 * pick.int(1, 3),
+          pick.int(1, 3),
+        ];
+        const d = parts * width;
+        const [y, weighed] = exact.scope(() => {
+          const { ops } = exact;
+          const tensor = (...shape: number[]) =>
+            exact.tensor(pick.normals(shape.reduce((a, b) => a * b, 1)), shape);
+          const [q, k, x, w] = [
+            [1, T, heads, width],
+            [1, T, 1, width],
+            [1, T, d],
+            [width, d],
+          ].map((shape) => tensor(...shape));
+          const total = exact.zeros([d, d]);
+          expect(addAttended(ops, total, x, q, k, k, null, null, {})).toBe(true);
+          const v = ops.reshape(ops.linear(x, w, null), { shape: [1, T, 1, width] });
+          // Σ |w · x|² = Σ_ij (w H)_ij w_ij
+          return [ops.attention(q, k, v, null, null, {}), ops.mul(ops.matmul(w, total), w)];
+        });
+        const [outputs, moments] = [[...(await y.read())], [...(await weighed.read())]];
+        y.dispose();
+        weighed.dispose();
+        const sum = outputs.reduce((a, b) => a + b * b, 0);
+        expect(Math.abs(moments.reduce((a, b) => a + b, 0) - sum)).toBeLessThan(1e-6 * (1 + sum));
+      }),
+      runs,
+    );
+  });
+
+  it("of keys count the first token of each sequence by its length", () => {
+    const batch = { inputIds: new Int32Array(60), batchSize: 1, length: 60, attentionMask: null };
+    const counted = [
+      ...sinkWeights({ ...batch, segments: [...Array(60).keys()].map((t) => (t < 40 ? 0 : 1)) }),
+    ];
+    expect(counted.map((weight) => weight ** 2 > 1)).toEqual(counted.map((_, t) => t === 0 || t === 40));
+    expect(counted[0] ** 2).toBeCloseTo(10, 5);
+    expect(counted[40] ** 2).toBeCloseTo(5, 5);
+    expect(sinkWeights(batch)[0] ** 2).toBeCloseTo(15, 5);
   });
 });
 
