@@ -24,6 +24,7 @@ export interface BaseModel {
 /** Key, in the metadata of the weights, of the storage that the backbone was trained with. */
 export const STORAGE_KEY = "base_quantization";
 
+/** The files of an adapter. */
 export interface EncodedAdapter {
   /** Text of `adapter_config.json`. */
   readonly config: string;

@@ -36,7 +36,13 @@ export {
 export { inBatches, joinRecords, makeBatch, packRows } from "./data/batches.ts";
 export { EncodedRecords, type HeldOut, splitRecords } from "./data/encoded-records.ts";
 export { type Line, linesOf } from "./data/lines.ts";
-export { type Indexed, type RecordList, recordParser, type StoredRecord } from "./data/record-list.ts";
+export {
+  type Indexed,
+  type RecordList,
+  type RecordParser,
+  recordParser,
+  type StoredRecord,
+} from "./data/record-list.ts";
 export { jsonlRows, type Row, textRows } from "./data/rows.ts";
 export {
   Decoder,

@@ -6,6 +6,7 @@ import { openBrowserWasm } from "./wasm/browser.ts";
 import { hasSimd } from "./wasm/open.ts";
 import { describeAdapter, openWebGpu, requestAdapter } from "./webgpu/open.ts";
 
+/** What `openBrowserDevice` takes. */
 export type BrowserDeviceName = "auto" | "webgpu" | "wasm" | "cpu";
 
 const isCode = (error: unknown, code: string): error is SidenetError =>

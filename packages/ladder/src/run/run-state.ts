@@ -29,7 +29,10 @@ export const runStateSchema = z.strictObject({
   device: z.string(),
 });
 
-/** How far a run has come; steps are counted from 0, so `counters.step` is the next one. */
+/**
+ * How far a run has come; steps are counted from 0, so `counters.step` is the next one.
+ * @interface
+ */
 export type RunState = z.infer<typeof runStateSchema>;
 
 /** The state of a run that has done nothing yet. */

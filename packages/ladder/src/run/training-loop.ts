@@ -41,13 +41,17 @@ export interface LoopEvents {
 
 /** Where metrics are kept; the loop waits for each line. */
 export interface RunLog {
+  /** Takes a line; the next step begins when it has. */
   append(line: MetricsLine): Promise<void>;
+  /** Resolves when every line is safe: before a checkpoint. */
   flush(): Promise<void>;
 }
 
 /** Where states are kept. */
 export interface RunCheckpoints {
+  /** Keeps all that the run needs to go on from here. */
   save(trainer: Trainer, state: RunState): Promise<unknown>;
+  /** Keeps the adapter as the best so far. */
   saveBest(trainer: Trainer, state: RunState): Promise<void>;
 }
 
@@ -61,11 +65,13 @@ export interface LoopParts {
   readonly options: LoopOptions;
   readonly events: LoopEvents;
   readonly signal: AbortSignal | null;
+  /** Loss on the records held back, and a text where one is wanted. */
   evaluate(): Promise<{ loss: number; sample: Sample | null }>;
   /** Given the live bytes after each op of this process's second step. */
   readonly writeTimeline?: ((samples: readonly MemorySample[]) => Promise<void>) | null;
 }
 
+/** Runs the steps of a run from a state on, until they are done or it is asked to stop. */
 export class TrainingLoop {
   readonly #parts: LoopParts;
   #state: RunState;
@@ -82,6 +88,7 @@ export class TrainingLoop {
     this.#savedStep = resumed ? state.counters.step : null;
   }
 
+  /** How far the run has come. */
   get state(): RunState {
     return this.#state;
   }
