@@ -1,6 +1,7 @@
 /** The tile table: which kernel of a family, and which of its blocks, where shapes alone do not decide. */
 import { type DeviceProfile, hasEightLanes } from "./profile.ts";
 
+/** Where one kernel of a family gives way to another, by shapes. */
 export interface Tiles {
   /** Rows of a block of matmul-rows, the product of software drivers, from 9 rows on. */
   readonly rowsBlock: number;
@@ -23,6 +24,7 @@ export const TILE_CANDIDATES: { readonly [K in keyof Tiles]: readonly number[] }
   matrixRows: [16, 32, 64, 128],
 };
 
+/** The table of a device: a tuned one, or the default. */
 export const tilesOf = (profile: DeviceProfile): Tiles => profile.tiles ?? DEFAULT_TILES;
 
 /** The entries that decide anything on such a device. */
