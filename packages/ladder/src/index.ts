@@ -15,6 +15,7 @@ export {
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
+export { CalibratedLayers, type LayerReport } from "./calibration/calibrated-layers.ts";
 export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./chat-template.ts";
 export {
   contextLimit,

@@ -17,6 +17,7 @@ import { denseMatrix, quantizeNf4, uploadNf4 } from "../src/nf4-weight.ts";
 import { calibrationRows } from "../src/node/calibration-rows.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { residualStream } from "../src/residual-stream.ts";
+import { sidenet } from "./capture.ts";
 import { convert, errorOf, MODEL, putModel } from "./model-folder.ts";
 import { writeTinyModel } from "./tiny-files.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
@@ -311,6 +312,19 @@ describe("a calibrated model", () => {
       expect([inputIds.length, segments?.length ?? length, attentionMask]).toEqual([length, length, null]);
     }
     expect(rows.some(({ segments }) => segments != null)).toBe(true);
+  });
+
+  it("is what the command makes with --calibrate, whose other flags want it", async () => {
+    const flags = ["convert", "--model", model, "--output", at("made"), "--dtype", "nf4", "--device", "cpu"];
+    const lonely = await sidenet(...flags, "--calibration-tokens", "300");
+    expect([lonely.exitCode, lonely.err]).toEqual([2, expect.stringContaining("--calibrate")]);
+    const made = await sidenet(...flags, "--calibrate", data, "--calibration-tokens", "300");
+    expect(made.exitCode, made.err).toBe(0);
+    await convert(model, at("wanted"), "nf4", { calibration: calibration() });
+    const [a, b] = await Promise.all(
+      ["made", "wanted"].map((name) => readFile(join(at(name), "model.safetensors"))),
+    );
+    expect(a.equals(b)).toBe(true);
   });
 
   it("is refused by name where it cannot be", async () => {

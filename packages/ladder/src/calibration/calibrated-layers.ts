@@ -44,7 +44,7 @@ export function checkCalibration(tensors: readonly ModelTensor[], tokens: number
   const minutes = Math.ceil(columns ** 3 / 6 / 5e8 / 60);
   throw new SidenetError(
     "L-CALIBRATION",
-    `${largest.name} has ${columns} columns: its ${columns} x ${columns} matrix of second moments would take ${gigabytes} GB twice, ` +
+    `${largest.name} has ${columns} columns: its ${columns} x ${columns} matrix of second moments would take ${gigabytes} GB, ` +
       `and some ${minutes} minutes a layer to factor; calibration goes up to ${MOST_COLUMNS}. Quantize without --calibrate.`,
   );
 }
