@@ -63,7 +63,7 @@ class RememberingDecoder extends Decoder {
     return super.prepare(batch, offset);
   }
 
-  hidden(ops, forward, hiddenOptions) {
+  hidden(ops, forward, hiddenOptions = {}) {
     if (hiddenOptions.adapter || !hiddenOptions.observe) return super.hidden(ops, forward, hiddenOptions);
     const { device } = this;
     const known = this.#states.get(this.#batch);
