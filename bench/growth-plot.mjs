@@ -75,6 +75,7 @@ export function renderGrowth({ device, date, rows, exponents }) {
   const [width, height] = [2 * WIDTH + 20, HEIGHT + 26];
   const note = `tokens in a row · ${device}, ${date}`;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12">
+<title>Time and memory of a step by tokens in a row</title>
 <rect width="${width}" height="${height}" fill="#fff" />
 <g fill="#333">
 ${panel(rows, time, 0)}

@@ -112,7 +112,7 @@ export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "
 export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
 export { defaultMemory, defaultStorage, LEARNING_RATES } from "./method-defaults.ts";
 export { type ModelTensor, mergeAdapter, modelTensors } from "./model-tensors.ts";
-export { denseMatrix, quantizeNf4 } from "./nf4-weight.ts";
+export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./nf4-weight.ts";
 export {
   BINDING_LIMITS,
   type LargeBuffer,

@@ -218,11 +218,13 @@ export class CalibratedLayers {
     });
   }
 
+  /** Frees the hidden states that it holds. */
   dispose(): void {
     for (const { state } of this.#rows ?? []) state.dispose();
     this.#rows = null;
   }
 
+  /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
