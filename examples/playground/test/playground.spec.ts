@@ -69,8 +69,9 @@ describe("with WebGPU on the software driver", () => {
     }`);
     await visit.chooseDevice("auto");
     await visit.chooseDevice("webgpu");
-    await visit.start({ method: "ladder", fields: { batch: 1, length: 16, tokens: 1, steps: 1000 } });
-    await visit.page.locator('#progress:not([aria-valuenow="0"])').waitFor();
+    const fields = { "own-text": TEXT, batch: 1, length: 16, tokens: 1, steps: 1000 };
+    await visit.start({ method: "ladder", text: "own", fields });
+    await visit.page.locator("#status", { hasText: "of 1000" }).waitFor();
     await visit.inWorker("globalThis.lately.destroy()");
     await visit.page.locator("#problem", { hasText: "is gone" }).waitFor();
     await visit.idle();
@@ -131,7 +132,7 @@ describe("without WebGPU", () => {
 
   it("stops when it is asked to, and keeps what was trained by then", async () => {
     await visit.start({ method: "ladder", fields: { steps: 2000 } });
-    await visit.page.locator('#progress:not([aria-valuenow="0"])').waitFor();
+    await visit.page.locator("#status", { hasText: "of 2000" }).waitFor();
     await visit.page.locator("#stop").click();
     await visit.idle();
     expect(await visit.page.locator("#runs tr").first().innerText()).toMatch(/\d+, stopped/);
