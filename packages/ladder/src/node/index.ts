@@ -2,7 +2,6 @@
 export { openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
 export { bundledConfigs, bundledModels } from "./bundled-configs.ts";
-export type { CalibrationOptions } from "./calibration-rows.ts";
 export { type CalibrationOptions, calibrationRows } from "./calibration-rows.ts";
 export {
   CONVERT_TYPES,
