@@ -33,12 +33,6 @@ const MODEL: ModelUrls = {
   tokenizerConfig: absolute(tokenizerConfig),
 };
 
-/** The library's, times what a run this short on a model this small can take. */
-const RATES: Readonly<Record<PlaygroundMethod, number>> = {
-  ladder: 2 * LEARNING_RATES.ladder,
-  qlora: 4 * LEARNING_RATES.qlora,
-};
-
 const DEVICES = { webgpu: "WebGPU: ", wasm: "", cpu: "", meta: "" } as const;
 
 /** What the worker is at. */
@@ -209,7 +203,7 @@ byId("stop").addEventListener("click", () => {
 });
 byId("device-choice").addEventListener("change", openDevice);
 byId("settings").addEventListener("change", ({ target }) => {
-  if ((target as HTMLInputElement).name === "method") input("rate").value = String(RATES[method()]);
+  if ((target as HTMLInputElement).name === "method") input("rate").value = String(LEARNING_RATES[method()]);
 });
-input("rate").value = String(RATES[method()]);
+input("rate").value = String(LEARNING_RATES[method()]);
 openDevice();

@@ -11,7 +11,7 @@ import { openChromium } from "../../../scripts/lib/browser.mjs";
 import { openElsewhere, openSite, type Site, Visit } from "./site.ts";
 
 /** As little as shows that it works: a software driver needs a second for what a card does in a millisecond. */
-const SMALL = { batch: 2, length: 32, tokens: 4, steps: 4 };
+const SMALL = { batch: 2, length: 32, tokens: 4, steps: 4, rate: 0.01 };
 const TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on in the sun. ".repeat(12);
 
 let site: Site;
@@ -69,8 +69,9 @@ describe("with WebGPU on the software driver", () => {
     }`);
     await visit.chooseDevice("auto");
     await visit.chooseDevice("webgpu");
-    await visit.start({ method: "ladder", fields: { batch: 1, length: 16, tokens: 1, steps: 1000 } });
-    await visit.page.locator('#progress:not([aria-valuenow="0"])').waitFor();
+    const fields = { "own-text": TEXT, batch: 1, length: 16, tokens: 1, steps: 1000 };
+    await visit.start({ method: "ladder", text: "own", fields });
+    await visit.page.locator("#status", { hasText: "of 1000" }).waitFor();
     await visit.inWorker("globalThis.lately.destroy()");
     await visit.page.locator("#problem", { hasText: "is gone" }).waitFor();
     await visit.idle();
@@ -106,7 +107,7 @@ describe("without WebGPU", () => {
     expect(await visit.text("device")).toMatch(/WebAssembly SIMD.*(one thread|\d+ threads)/);
     const losses = [];
     for (const method of ["ladder", "qlora"] as const)
-      losses.push(await visit.run({ method, text: "plays", fields: { steps: 10, tokens: 8, length: 64 } }));
+      losses.push(await visit.run({ method, text: "plays", fields: { steps: 20, tokens: 8, length: 64 } }));
     const [ladder, qlora] = losses;
     expect(ladder.before).toBe(qlora.before); // both begin as the model itself
     for (const { before, after } of losses) expect(after).toBeLessThan(before - 0.05);
@@ -131,7 +132,7 @@ describe("without WebGPU", () => {
 
   it("stops when it is asked to, and keeps what was trained by then", async () => {
     await visit.start({ method: "ladder", fields: { steps: 2000 } });
-    await visit.page.locator('#progress:not([aria-valuenow="0"])').waitFor();
+    await visit.page.locator("#status", { hasText: "of 2000" }).waitFor();
     await visit.page.locator("#stop").click();
     await visit.idle();
     expect(await visit.page.locator("#runs tr").first().innerText()).toMatch(/\d+, stopped/);

@@ -125,7 +125,7 @@ export class WebGpuDevice extends Device {
 
   /** Ends a profile: GPU time by kernel since `startProfile`. */
   stopProfile(): Promise<KernelTime[]> {
-    return this.#stream.stopProfile();
+    return this.#orLoss(() => this.#stream.stopProfile());
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
@@ -134,18 +134,16 @@ export class WebGpuDevice extends Device {
     if (sizeBytes === 0) return hostArray(tensor.dtype, 0);
     const staging = this.#staging.acquire(2 ** Math.ceil(Math.log2(Math.max(sizeBytes, 256))));
     try {
-      const { gpu } = tensor.storage.handle as PooledBuffer;
-      this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, sizeBytes);
-      this.#stream.submit();
-      this.#settings.onWait();
-      await staging.gpu.mapAsync(1, 0, sizeBytes);
-      await this.#settle();
-      const bytes = staging.gpu.getMappedRange(0, sizeBytes).slice(0);
-      return fromBytes(bytes, tensor.dtype, tensor.size);
-    } catch (error) {
-      await this.#awaitLoss();
-      this.#assertUsable();
-      throw error;
+      return await this.#orLoss(async () => {
+        const { gpu } = tensor.storage.handle as PooledBuffer;
+        this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, sizeBytes);
+        this.#stream.submit();
+        this.#settings.onWait();
+        await staging.gpu.mapAsync(1, 0, sizeBytes);
+        await this.#settle();
+        const bytes = staging.gpu.getMappedRange(0, sizeBytes).slice(0);
+        return fromBytes(bytes, tensor.dtype, tensor.size);
+      });
     } finally {
       staging.gpu.unmap();
       this.#staging.release(staging);
@@ -153,22 +151,30 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  /** Something was refused: a device that is lost says so, in browsers after what it refuses. */
-  async #awaitLoss(): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const patience = new Promise((resolve) => {
-      timer = setTimeout(resolve, LOSS_PATIENCE_MS);
-    });
-    await Promise.race([this.gpu.lost, patience]);
-    clearTimeout(timer);
+  /** What waits for the GPU. Where that is refused, a lost device is the reason to tell; browsers say so after the refusal. */
+  async #orLoss<T>(wait: () => Promise<T>): Promise<T> {
+    try {
+      return await wait();
+    } catch (error) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const patience = new Promise((resolve) => {
+        timer = setTimeout(resolve, LOSS_PATIENCE_MS);
+      });
+      await Promise.race([this.gpu.lost, patience]);
+      clearTimeout(timer);
+      this.#assertUsable();
+      throw error;
+    }
   }
 
   protected override async finish(): Promise<void> {
     this.#assertUsable();
     this.#stream.submit();
     this.#settings.onWait();
-    await this.gpu.queue.onSubmittedWorkDone();
-    await this.#settle();
+    await this.#orLoss(async () => {
+      await this.gpu.queue.onSubmittedWorkDone();
+      await this.#settle();
+    });
   }
 
   override dispose(): void {
