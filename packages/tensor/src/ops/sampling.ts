@@ -10,7 +10,7 @@ interface Cuts {
   readonly minP: number;
 }
 
-interface SampleAttrs extends Cuts {
+export interface SampleAttrs extends Cuts {
   readonly repetitionPenalty: number;
   readonly seed: number;
   readonly stream: number;
@@ -44,7 +44,7 @@ function sampleProblem(N: number, attrs: SampleAttrs): string | null {
 }
 
 /** Uniform in (0, 1), of 23 bits as all rows draw them. */
-function uniformAt(position: number, { seed, stream }: SampleAttrs): number {
+export function uniformAt(position: number, { seed, stream }: SampleAttrs): number {
   const words = philox([Math.floor(position / 4), 0, stream, 0], [seed, 0]);
   return ((words[position % 4] >>> 9) + 0.5) / 2 ** 23;
 }
@@ -60,7 +60,8 @@ function penalised(logits: ArrayLike<number>, recent: ArrayLike<number>, penalty
   return z;
 }
 
-const depthOf = ({ temperature, minP }: Cuts): number => Math.fround(-temperature * Math.log(minP));
+/** How far below the largest a logit may lie, after minP. */
+export const depthOf = ({ temperature, minP }: Cuts): number => Math.fround(-temperature * Math.log(minP));
 
 interface Choice {
   readonly id: number;

@@ -25,6 +25,8 @@ import * as reduce from "./reduce.ts";
 import * as reduceOps from "./reduce-ops.ts";
 import * as rowOps from "./row-ops.ts";
 import * as rows from "./rows.ts";
+import * as sample from "./sample.ts";
+import * as sampleOps from "./sample-ops.ts";
 
 const table = {
   ...adamw8,
@@ -40,6 +42,7 @@ const table = {
   ...random,
   ...reduce,
   ...rows,
+  ...sample,
 } satisfies Record<string, Kernel>;
 
 export type KernelName = keyof typeof table;
@@ -58,6 +61,7 @@ const ops = {
   ...randomOps,
   ...reduceOps,
   ...rowOps,
+  ...sampleOps,
 } satisfies {
   readonly [K in OpName]?: WasmOp;
 };

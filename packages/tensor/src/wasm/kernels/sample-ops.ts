@@ -1,0 +1,38 @@
+/** The choice of the next token. */
+import { depthOf, type SampleAttrs, uniformAt } from "../../ops/sampling.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmOp } from "../context.ts";
+
+/** Rough nanoseconds of a logit: weights, and some sixty readings while a threshold is looked for. */
+const NS_PER_LOGIT = 12;
+
+export const sampleLogits: WasmOp = (
+  k,
+  { logits, recent, id }: { logits: Tensor; recent: Tensor | null; id: Tensor },
+  { N, V, R },
+  attrs: SampleAttrs,
+) => {
+  if (logits.dtype !== "f32") return false;
+  const { temperature, topK, topP, minP, repetitionPenalty } = attrs;
+  const [z, w] = [k.temp([V]), k.temp([V])];
+  const args = {
+    ...{ z, w, v: V, r: recent === null ? 0 : R, topK: topK >= V ? 0 : topK, topP },
+    depth: minP > 0 ? depthOf(attrs) : -1,
+    inverseTemperature: temperature > 0 ? 1 / temperature : 0,
+    ...{ penalty: repetitionPenalty, inversePenalty: 1 / repetitionPenalty },
+  };
+  for (let n = 0; n < N; n++) {
+    const row = { start: n, count: 1 };
+    const own = {
+      logits: k.rows(logits, N, row),
+      recent: recent && k.rows(recent, N, row),
+      id: k.rows(id, N, row),
+    };
+    k.run(
+      "sampleRow",
+      { ...args, ...own, u: uniformAt(attrs.offset + n, attrs) },
+      { tasks: 1, work: V * NS_PER_LOGIT },
+    );
+  }
+  return true;
+};

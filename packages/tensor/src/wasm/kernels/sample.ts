@@ -1,0 +1,200 @@
+/** The choice of the next token (ops/sampling.ts has the definition): a row is one task. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type Expr, f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { expOf } from "./math.ts";
+import { accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
+
+const UNROLL = 4;
+/** Elements whose weights are summed before the draw is looked for among them: sums of many would lose the last ones. */
+const STRIDE = 256;
+
+/** z = logits, those of recent ids shrunk; once however often they occur. */
+function emitPenalties(
+  f: FunctionBuilder,
+  p: Record<"logits" | "z" | "recent" | "r" | "v", Local<"i32">>,
+  penalty: Local<"f32">,
+  inverse: Local<"f32">,
+): void {
+  f.copyBytes(p.z, p.logits, i32.mul(p.v, 4));
+  const [i, id, value] = [f.i32(), f.i32(), f.f32()];
+  f.for(i, 0, p.r, 1, () => {
+    f.set(id, i32.load(i32.add(p.recent, i32.mul(i, 4))));
+    f.if(i32.ltU(id, p.v), () => {
+      f.set(id, i32.mul(id, 4));
+      f.set(value, f32.load(i32.add(p.logits, id)));
+      const shrunk = f32.mul(value, f32.select(f32.gt(value, 0), inverse, penalty));
+      f.do(f32.store(i32.add(p.z, id), shrunk));
+    });
+  });
+}
+
+/**
+ * Raises `threshold` (bits of a float in all lanes) to the largest value for which `holds`, which no larger value regains
+ * once it is lost: by halving what lies between its order among floats and that of `top`.
+ */
+function emitRaise(
+  f: FunctionBuilder,
+  threshold: Local<"v128">,
+  top: Local<"v128">,
+  holds: (candidate: Local<"v128">) => Expr<"i32">,
+): void {
+  /** Floats in order as signed integers, and back: the same change twice. */
+  const ordered = (bits: Expr<"i32">) => i32.xor(bits, i32.and(i32.shrS(bits, 31), 0x7fffffff));
+  const order = (value: Local<"v128">) => {
+    const bits = f.i32(i32x4.lane(value, 0));
+    return f.i32(ordered(bits));
+  };
+  const [low, high] = [order(threshold), order(top)];
+  const middle = f.i32();
+  const candidate = f.v128();
+  f.while(i32.ltS(low, high), () => {
+    // The upper middle without overflow: low holds, and what is above high does not.
+    const [half, odd] = [i32.add(i32.shrS(low, 1), i32.shrS(high, 1)), i32.and(i32.or(low, high), 1)];
+    f.set(middle, i32.add(half, odd));
+    f.set(candidate, i32x4.splat(ordered(middle)));
+    f.if(
+      holds(candidate),
+      () => f.set(low, middle),
+      () => f.set(high, i32.sub(middle, 1)),
+    );
+  });
+  f.set(threshold, i32x4.splat(ordered(low)));
+}
+
+/** Sums `value` of z and w over the row; other lanes count nothing. */
+function summer(f: FunctionBuilder, z: Local<"i32">, w: Local<"i32">, v: Local<"i32">) {
+  const [zAt, wAt] = [f.i32(), f.i32()];
+  const sums = accumulators(f, UNROLL);
+  const first = f.v128(v128.constant([-1, 0, 0, 0]));
+  return (value: (z: V128, w: V128) => V128): Expr<"f32"> => {
+    f.set(zAt, z);
+    f.set(wAt, w);
+    for (const sum of sums) f.set(sum, f32x4.splat(0));
+    forVectors(
+      f,
+      v,
+      [zAt, wAt],
+      ({ load, round, lanes }) => {
+        const term = value(load(zAt), load(wAt));
+        f.set(sums[round], f32x4.add(sums[round], lanes === 4 ? term : v128.and(term, first)));
+      },
+      UNROLL,
+    );
+    return sumLanes(f, sums);
+  };
+}
+
+/** The first v whose kept weight so far is above `goal`; the last kept one where sums fall short. */
+function emitDraw(
+  f: FunctionBuilder,
+  p: Record<"z" | "w" | "v", Local<"i32">>,
+  threshold: Local<"v128">,
+  goal: Local<"f32">,
+): Local<"i32"> {
+  const [mass, part, least] = [f.f32(0), f.f32(), f.f32(f32x4.lane(threshold, 0))];
+  const [start, end, at, found, last] = Array.from({ length: 5 }, () => f.i32());
+  f.set(found, -1);
+  const weightAt = (index: Local<"i32">) =>
+    f32.select(
+      f32.lt(f32.load(i32.add(p.z, i32.mul(index, 4))), least),
+      0,
+      f32.load(i32.add(p.w, i32.mul(index, 4))),
+    );
+  f.while(i32.and(i32.ltS(start, p.v), i32.ltS(found, 0)), () => {
+    f.set(end, i32.min(f.i32(i32.add(start, STRIDE)), p.v));
+    f.set(part, 0);
+    f.for(at, start, end, 1, () => f.set(part, f32.add(part, weightAt(at))));
+    f.if(f32.gt(part, 0), () => f.set(last, start));
+    f.if(f32.gt(f32.add(mass, part), goal), () => {
+      f.set(part, 0);
+      f.set(at, start);
+      f.while(i32.and(i32.ltS(at, end), i32.ltS(found, 0)), () => {
+        f.set(part, f32.add(part, weightAt(at)));
+        f.if(f32.gt(f32.add(mass, part), goal), () => f.set(found, at));
+        f.set(at, i32.add(at, 1));
+      });
+    });
+    f.if(i32.ltS(found, 0), () => {
+      f.set(mass, f32.add(mass, part));
+      f.set(start, end);
+    });
+  });
+  f.if(i32.ltS(found, 0), () => {
+    f.set(end, i32.min(f.i32(i32.add(last, STRIDE)), p.v));
+    f.for(at, last, end, 1, () => f.if(f32.gt(weightAt(at), 0), () => f.set(found, at)));
+  });
+  return found;
+}
+
+/** id of one row of logits; `inverseTemperature` 0 takes the first largest, `depth` below 0 is no minP, `topK` 0 none. */
+export const sampleRow = defineKernel(
+  {
+    ...words("logits", "recent", "z", "w", "id", "v", "r", "topK"),
+    ...{
+      topP: "f32",
+      depth: "f32",
+      inverseTemperature: "f32",
+      penalty: "f32",
+      inversePenalty: "f32",
+      u: "f32",
+    },
+  } as const,
+  (f, p) => {
+    emitPenalties(f, p, p.penalty, p.inversePenalty);
+    const [at, to] = [f.i32(p.z), f.i32(p.w)];
+    const best = f.v128(v128.load32Splat(p.z));
+    forVectors(f, p.v, [at], ({ lanes }) => {
+      f.set(best, f32x4.pmax(best, lanes === 4 ? v128.load(at) : v128.load32Splat(at)));
+    });
+    const top = f.v128(f32x4.splat(maxLanes(f, [best])));
+    const scale = f.v128(f32x4.splat(p.inverseTemperature));
+    const one = f.v128(f32x4.splat(1));
+    const exp = expOf(f);
+    const sum = summer(f, p.z, p.w, p.v);
+    // At temperature 0 the largest alone are kept, and of them the first is drawn.
+    const threshold = f.v128(top);
+    f.if(
+      f32.gt(p.inverseTemperature, 0),
+      () => {
+        f.set(at, p.z);
+        f.set(best, top);
+        forVectors(f, p.v, [at, to], ({ load, store, lanes }) => {
+          const value = f.v128(lanes === 4 ? load(at) : v128.load32Splat(at));
+          f.set(best, f32x4.pmin(best, value));
+          store(to, exp(f32x4.mul(f32x4.sub(value, top), scale)));
+        });
+        f.set(threshold, f32x4.neg(f32x4.splat(maxLanes(f, [f.v128(f32x4.neg(best))]))));
+        f.if(p.topK, () => {
+          const wanted = f.f32(f32.convert(p.topK)); // counts are exact up to 2^24, more than a vocabulary has
+          emitRaise(f, threshold, top, (least) =>
+            f32.ge(
+              sum((z) => v128.and(f32x4.ge(z, least), one)),
+              wanted,
+            ),
+          );
+        });
+        const kept = (least: Local<"v128">) => sum((z, w) => v128.and(f32x4.ge(z, least), w));
+        f.if(f32.lt(p.topP, 1), () => {
+          const wanted = f.f32(f32.mul(p.topP, kept(threshold)));
+          emitRaise(f, threshold, top, (least) => f32.ge(kept(least), wanted));
+        });
+        f.if(f32.ge(p.depth, 0), () => {
+          f.set(threshold, f32x4.max(threshold, f32x4.sub(top, f32x4.splat(p.depth))));
+        });
+      },
+      () => {
+        f.set(at, p.w);
+        forVectors(f, p.v, [at], ({ store }) => store(at, one));
+      },
+    );
+    const goal = f.f32(
+      f32.mul(
+        p.u,
+        sum((z, w) => v128.and(f32x4.ge(z, threshold), w)),
+      ),
+    );
+    f.if(f32.eq(p.inverseTemperature, 0), () => f.set(goal, 0));
+    f.do(i32.store(p.id, emitDraw(f, p, threshold, goal)));
+  },
+);
