@@ -1,5 +1,6 @@
 /** The page: it asks the worker, and draws what the worker tells. */
-import { LEARNING_RATES } from "@sidenet/ladder";
+import { defaultLearningRate, parseModelConfig } from "@sidenet/ladder";
+import tinyBooks from "@sidenet/ladder/models/tiny-books/config.json" with { type: "json" };
 import config from "@sidenet/ladder/models/tiny-books/config.json?url";
 import weights from "@sidenet/ladder/models/tiny-books/model.safetensors?url";
 import tokenizer from "@sidenet/ladder/models/tiny-books/tokenizer.json?url";
@@ -168,6 +169,12 @@ const passage = (): Passage => ({
   tokens: input("tokens").valueAsNumber,
 });
 
+/** The method's own rate, as `sidenet train` would take it. */
+function showRate(): void {
+  const model = parseModelConfig(tinyBooks, "config.json");
+  input("rate").value = String(defaultLearningRate({ method: method() }, model));
+}
+
 async function train(): Promise<void> {
   const settings: RunSettings = {
     method: method(),
@@ -203,7 +210,7 @@ byId("stop").addEventListener("click", () => {
 });
 byId("device-choice").addEventListener("change", openDevice);
 byId("settings").addEventListener("change", ({ target }) => {
-  if ((target as HTMLInputElement).name === "method") input("rate").value = String(LEARNING_RATES[method()]);
+  if ((target as HTMLInputElement).name === "method") showRate();
 });
-input("rate").value = String(LEARNING_RATES[method()]);
+showRate();
 openDevice();

@@ -110,7 +110,7 @@ export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
 export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
-export { defaultMemory, defaultStorage, LEARNING_RATES } from "./method-defaults.ts";
+export { defaultLearningRate, defaultMemory, defaultStorage } from "./method-defaults.ts";
 export { type ModelTensor, mergeAdapter, modelTensors } from "./model-tensors.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./nf4-weight.ts";
 export {

@@ -9,7 +9,7 @@ import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-
 import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
 import { withDevice } from "./device.ts";
-import { addMemoryOptions, addSizeOptions, LEARNING_RATES } from "./method-options.ts";
+import { addMemoryOptions, addSizeOptions } from "./method-options.ts";
 import { positiveInteger, positiveNumber } from "./options.ts";
 import { addAdapterOptions, openPlannedConfig } from "./plan.ts";
 import { contextNote, type PlanFlags, planAll, plannedDevice, planTable } from "./plan-rows.ts";
@@ -202,7 +202,7 @@ async function runVariant(
     ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
     ...{ method, storage, memory, steps, batchSize, heldOut, seed },
     maxLength: options.maxLength ?? null,
-    learningRate: options.learningRate ?? LEARNING_RATES[variant.method],
+    learningRate: options.learningRate ?? null,
     warmupSteps: Math.min(5, steps),
     schedule: "cosine" as const,
     weightDecay: 0.01,

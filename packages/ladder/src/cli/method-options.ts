@@ -4,7 +4,7 @@ import { type Command, Option } from "commander";
 import { METHODS, type Method } from "../adapter.ts";
 import type { BaseStorage, WeightDType } from "../base-storage.ts";
 import { type MethodOptions, quantizesByDefault } from "../method.ts";
-import { defaultDType, defaultMemory, LEARNING_RATES } from "../method-defaults.ts";
+import { defaultDType, defaultMemory } from "../method-defaults.ts";
 import { IMPORTANCES, type Importance } from "../pruning.ts";
 import type { MemoryOptions } from "../trainer.ts";
 import {
@@ -15,8 +15,6 @@ import {
   positiveInteger,
   positiveNumber,
 } from "./options.ts";
-
-export { LEARNING_RATES };
 
 export type WeightChoice = WeightDType | "auto";
 

@@ -19,7 +19,6 @@ import { deviceOption, jsonOption, withDevice } from "./device.ts";
 import {
   addMemoryOptions,
   addSizeOptions,
-  LEARNING_RATES,
   type MemoryFlags,
   memoryOptions,
   methodOption,
@@ -287,7 +286,6 @@ async function train(
     outputDir,
     memoryTimeline: memoryTimeline ?? null,
     maxLength: options.maxLength ?? null,
-    learningRate: options.learningRate ?? LEARNING_RATES[method],
     method: methodOptions(method, options),
     onNonFinite,
     existing: resume ? "resume" : overwrite ? "overwrite" : "refuse",

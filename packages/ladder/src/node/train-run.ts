@@ -7,6 +7,7 @@ import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import { decoderParameters } from "../decoder.ts";
 import { initializeAdapter } from "../method.ts";
+import { defaultLearningRate } from "../method-defaults.ts";
 import type { TokenRecord } from "../records.ts";
 import { isEvaluation, type Sample, type StepMetrics } from "../run/metrics.ts";
 import { newRunState, type RunState } from "../run/run-state.ts";
@@ -75,7 +76,7 @@ export async function trainRun(
   events: TrainRunEvents = {},
   signal?: AbortSignal,
 ): Promise<TrainSummary> {
-  scheduleOf(options); // a mistake in it is told before anything is read
+  scheduleOf(options, 1); // a mistake in it is told before anything is read
   const { existing = "refuse", outputDir } = options;
   if (options.memoryTimeline != null) await checkTimelinePath(options.memoryTimeline);
   const earlier = await openRunFolder(outputDir, existing);
@@ -88,10 +89,10 @@ export async function trainRun(
   }
 }
 
-const scheduleOf = (options: TrainRunOptions) =>
+const scheduleOf = (options: TrainRunOptions, defaultRate: number) =>
   makeSchedule({
     kind: options.schedule,
-    lr: options.learningRate,
+    lr: options.learningRate ?? defaultRate,
     warmupSteps: Math.min(options.warmupSteps, options.steps),
     totalSteps: options.steps,
   });
@@ -113,7 +114,7 @@ async function runLoaded(run: LoadedRun, earlier: RunFile | null, request: Reque
   );
   using trainer = new Trainer(decoder, adapter, {
     ...options.memory,
-    learningRate: scheduleOf(options),
+    learningRate: scheduleOf(options, defaultLearningRate(options.method, decoder.config)),
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });

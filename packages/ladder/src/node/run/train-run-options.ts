@@ -14,7 +14,8 @@ export interface TrainRunOptions extends DataOptions, LoopOptions {
   readonly storage: Required<BaseStorage>;
   readonly memory: MemoryOptions;
   readonly batchSize: number;
-  readonly learningRate: number;
+  /** The highest. Default: `defaultLearningRate` of method and model. */
+  readonly learningRate?: number | null;
   readonly warmupSteps: number;
   readonly schedule: "constant" | "linear" | "cosine";
   readonly weightDecay: number;
