@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest
 import { type ReportData, readReportData } from "../src/node/report.ts";
 import { trainRun } from "../src/node/train-run.ts";
 import { sidenet } from "./capture.ts";
-import { cpu, tinyOptions, writeTinyFiles } from "./tiny-run.ts";
+import { cpu, tinyArguments, tinyOptions, writeTinyFiles } from "./tiny-run.ts";
 
 let root = "";
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
@@ -15,18 +15,7 @@ let base: string[] = [];
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), "sidenet-failed-"));
   files = await writeTinyFiles(root);
-  base = [
-    "--model",
-    files.model,
-    "--data",
-    files.data,
-    "--device",
-    "cpu",
-    "--held-out",
-    "4",
-    "--reduction",
-    "2",
-  ];
+  base = tinyArguments(files);
   base.push("--sample-tokens", "0");
 });
 afterAll(() => rm(root, { recursive: true, force: true }));

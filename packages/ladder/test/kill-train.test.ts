@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readReportData } from "../src/node/report.ts";
 import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
-import { traceOf, writeTinyFiles } from "./tiny-run.ts";
+import { tinyArguments, traceOf, writeTinyFiles } from "./tiny-run.ts";
 
 /** In CI as many as fit a third of a minute. */
 const KILLS = Number(process.env.SIDENET_KILLS ?? 0);
@@ -15,18 +15,7 @@ let settings: string[] = [];
 beforeAll(async () => {
   command = await bundleCommand("sidenet-kill");
   const files = await writeTinyFiles(command.folder);
-  settings = [
-    "--model",
-    files.model,
-    "--data",
-    files.data,
-    "--device",
-    "cpu",
-    "--held-out",
-    "4",
-    "--reduction",
-    "2",
-  ];
+  settings = tinyArguments(files);
   settings.push(
     "--steps",
     "60",

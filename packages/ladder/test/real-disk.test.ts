@@ -5,7 +5,7 @@ import { chmod, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
-import { traceOf, writeTinyFiles } from "./tiny-run.ts";
+import { tinyArguments, traceOf, writeTinyFiles } from "./tiny-run.ts";
 
 /** A file system of its own that is gone with the process: as root, and as everybody where user namespaces are allowed. */
 const NAMESPACE = ["--mount", "--map-root-user", "sh", "-ec"];
@@ -21,18 +21,7 @@ let settings: string[] = [];
 beforeAll(async () => {
   command = await bundleCommand("sidenet-disk");
   const files = await writeTinyFiles(command.folder);
-  settings = [
-    "--model",
-    files.model,
-    "--data",
-    files.data,
-    "--device",
-    "cpu",
-    "--held-out",
-    "4",
-    "--reduction",
-    "2",
-  ];
+  settings = tinyArguments(files);
   settings.push("--steps", "40", "--sample-tokens", "0", "--save-every", "2", "--keep", "1000");
   whole = join(command.folder, "whole");
   expect((await command.start(["train", ...settings, "--output", whole]).ended).code).toBe(0);

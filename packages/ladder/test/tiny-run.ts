@@ -56,6 +56,11 @@ export async function writeTinyFiles(
   return { model, data, more };
 }
 
+/** What `sidenet train` takes for a Ladder over these files on the reference device. */
+export const tinyArguments = ({ model, data }: { model: string; data: string }): string[] => [
+  ...["--model", model, "--data", data, "--device", "cpu", "--held-out", "4", "--reduction", "2"],
+];
+
 function lines(count: number, seed: number): string {
   const random = new Random(seed, 0);
   const text = (length: number) =>

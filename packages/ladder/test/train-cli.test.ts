@@ -10,7 +10,7 @@ import { configText, currentSettings, parseConfig, settingName, settingsOf } fro
 import { Report } from "../src/cli/terminal.ts";
 import { addTrainSettings } from "../src/cli/train.ts";
 import { sidenet } from "./capture.ts";
-import { writeTinyFiles } from "./tiny-run.ts";
+import { tinyArguments, writeTinyFiles } from "./tiny-run.ts";
 
 let root = "";
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
@@ -18,18 +18,7 @@ let base: string[] = [];
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), "sidenet-train-"));
   files = await writeTinyFiles(root);
-  base = [
-    "--model",
-    files.model,
-    "--data",
-    files.data,
-    "--device",
-    "cpu",
-    "--held-out",
-    "4",
-    "--reduction",
-    "2",
-  ];
+  base = tinyArguments(files);
 });
 afterAll(() => rm(root, { recursive: true, force: true }));
 
