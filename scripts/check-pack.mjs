@@ -151,10 +151,16 @@ async function checkOn({ path, version }, project, tarballs) {
   const started = performance.now();
   const what = (text) => `${text} (Node ${version})`;
   writeProject(project, tarballs);
-  step(
-    what("The packed packages do not install."),
-    npm(project, ["install", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"], path),
-  );
+  // Vite sets NODE_ENV to production as it builds, and npm then leaves out what a project is developed with.
+  const install = [
+    "install",
+    "--include=dev",
+    "--no-audit",
+    "--no-fund",
+    "--prefer-offline",
+    "--loglevel=error",
+  ];
+  step(what("The packed packages do not install."), npm(project, install, path));
   const node = (args) => run(path, args, { cwd: project });
   step(
     what("The packed packages do not type-check."),
