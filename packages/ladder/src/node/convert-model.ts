@@ -94,7 +94,7 @@ async function openCalibration(
   if (type !== "nf4") {
     throw new SidenetError(
       "L-CONVERT-TYPE",
-      `calibration is for nf4, which alone is rounded by it; ${type} was asked for.`,
+      `calibration is for nf4, which alone is rounded by it; ${type} was asked for. Add --dtype nf4, or leave --calibrate out.`,
     );
   }
   const rows = await calibrationRows(calibration, await files.tokenizer(), config);
