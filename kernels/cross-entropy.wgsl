@@ -7,6 +7,7 @@
 // logit_gradients: dlogits = (exp((logits - rowMax) - logSum) - (1 - s) onehot - s / V) · dloss / scored; ignored rows 0
 //   in logits[n,v] targets[N] rowMaxIn[N] logSumIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]; _in_place: over the logits
 //   grid: one workgroup per row
+//   Logits lie in blocks of `block` columns, one [n, block] after the other and the last one narrower; block = v: as usual.
 //   numerics: f32 throughout; rowMax and logSum stay apart, since large logits would round logSum away in their sum;
 //   `firstRow` is the row of targets that belongs to logits row 0
 requires immediate_address_space;
@@ -17,7 +18,7 @@ const LOWEST = -3.0e38; // below any logit; finite, because WGSL may assume ther
 alias logits_t = f32;
 alias dlogits_t = f32;
 
-struct Params { n: u32, v: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32, smoothing: f32 }
+struct Params { n: u32, v: u32, block: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32, smoothing: f32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> logits: array<logits_t>;
@@ -60,21 +61,43 @@ fn reduceMax(lane: u32, value: f32) -> f32 {
   return largest;
 }
 
+/// Some columns of a row of logits, which lie side by side: `width` of them from column `first` on, at `at`.
+struct Part { first: u32, width: u32, at: u32 }
+
+fn partOf(row: u32, first: u32) -> Part {
+  let width = min(p.block, p.v - first);
+  return Part(first, width, first * p.n + row * width);
+}
+
+/// Where a logit lies.
+fn placeOf(row: u32, v: u32) -> u32 {
+  let part = partOf(row, v / p.block * p.block);
+  return part.at + v - part.first;
+}
+
 @compute @workgroup_size(LANES)
 fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
   let row = wg.x + wg.y * nwg.x;
   if (row >= p.n) { return; }
-  let at = row * p.v;
   var largest = LOWEST;
-  for (var v = lane; v < p.v; v += LANES) { largest = max(largest, f32(logits[at + v])); }
+  for (var first = 0u; first < p.v; first += p.block) {
+    let part = partOf(row, first);
+    for (var i = lane; i < part.width; i += LANES) { largest = max(largest, f32(logits[part.at + i])); }
+  }
   largest = reduceMax(lane, largest);
   var sum = 0.0;
-  for (var v = lane; v < p.v; v += LANES) { sum += exp(f32(logits[at + v]) - largest); }
+  for (var first = 0u; first < p.v; first += p.block) {
+    let part = partOf(row, first);
+    for (var i = lane; i < part.width; i += LANES) { sum += exp(f32(logits[part.at + i]) - largest); }
+  }
   sum = reduceSum(lane, sum);
   var below = 0.0; // mean of max - logits
   if (p.smoothing > 0.0) {
-    for (var v = lane; v < p.v; v += LANES) { below += largest - f32(logits[at + v]); }
+    for (var first = 0u; first < p.v; first += p.block) {
+      let part = partOf(row, first);
+      for (var i = lane; i < part.width; i += LANES) { below += largest - f32(logits[part.at + i]); }
+    }
     below = reduceSum(lane, below) / f32(p.v);
   }
   if (lane == 0u) {
@@ -85,7 +108,7 @@ fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     logSum[p.firstRow + row] = shifted;
     var value = 0.0;
     if (target_ != p.ignoreIndex) {
-      let targetBelow = largest - f32(logits[at + u32(target_)]);
+      let targetBelow = largest - f32(logits[placeOf(row, u32(target_))]);
       value = targetBelow + p.smoothing * (below - targetBelow) + shifted;
     }
     nll[p.firstRow + row] = value;
@@ -128,8 +151,11 @@ fn logit_gradients(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups
         @builtin(local_invocation_index) lane: u32) {
   let row = wg.x + wg.y * nwg.x;
   if (row >= p.n) { return; }
-  for (var v = lane; v < p.v; v += LANES) {
-    dlogits[row * p.v + v] = dlogits_t(gradient(f32(logits[row * p.v + v]), v, row));
+  for (var first = 0u; first < p.v; first += p.block) {
+    let part = partOf(row, first);
+    for (var i = lane; i < part.width; i += LANES) {
+      dlogits[part.at + i] = dlogits_t(gradient(f32(logits[part.at + i]), part.first + i, row));
+    }
   }
 }
 
@@ -138,7 +164,10 @@ fn logit_gradients_in_place(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_w
         @builtin(local_invocation_index) lane: u32) {
   let row = wg.x + wg.y * nwg.x;
   if (row >= p.n) { return; }
-  for (var v = lane; v < p.v; v += LANES) {
-    dlogits[row * p.v + v] = dlogits_t(gradient(f32(dlogits[row * p.v + v]), v, row));
+  for (var first = 0u; first < p.v; first += p.block) {
+    let part = partOf(row, first);
+    for (var i = lane; i < part.width; i += LANES) {
+      dlogits[part.at + i] = dlogits_t(gradient(f32(dlogits[part.at + i]), part.first + i, row));
+    }
   }
 }

@@ -75,6 +75,8 @@ export interface LossExtents extends LossAttrs {
   readonly rows: number;
   readonly firstRow: number;
   readonly V: number;
+  /** Logits lie in blocks of so many columns, one [rows, block] after the other; V where that is not said. */
+  readonly blockColumns?: number;
 }
 
 /**
@@ -87,13 +89,14 @@ export function runRowLosses(
   extents: LossExtents,
 ): void {
   const { logits, max, ...rest } = operands;
-  const { rows, firstRow, V, ignoreIndex, labelSmoothing: smoothing } = extents;
+  const { rows, firstRow, V, blockColumns = V, ignoreIndex, labelSmoothing: smoothing } = extents;
   for (const range of k.split(rows, [logits])) {
     k.run("cross-entropy/row_losses", {
       bind: { logits: k.rows(logits, rows, range), rowMax: max, ...rest },
       params: {
         n: range.count,
         v: V,
+        block: blockColumns,
         firstRow: firstRow + range.start,
         ignoreIndex,
         hasUpstream: 0,
@@ -116,6 +119,7 @@ export function runMeanLoss(
     params: {
       n: extents.rows,
       v: 0,
+      block: 0,
       firstRow: 0,
       ignoreIndex: extents.ignoreIndex,
       hasUpstream: 0,
@@ -139,12 +143,12 @@ export function runLogitGradients(
   extents: LossExtents,
 ): void {
   const { logits, dlogits, targets, max, logSum, dloss } = operands;
-  const { rows, firstRow, V, ignoreIndex, labelSmoothing: smoothing } = extents;
+  const { rows, firstRow, V, blockColumns = V, ignoreIndex, labelSmoothing: smoothing } = extents;
   const total = targets.size;
   const scored = k.temp([1]);
   k.run("cross-entropy/count_scored", {
     bind: { targets, scored },
-    params: { n: total, v: 0, firstRow: 0, ignoreIndex, hasUpstream: 0, smoothing: 0 },
+    params: { n: total, v: 0, block: 0, firstRow: 0, ignoreIndex, hasUpstream: 0, smoothing: 0 },
     grid: 1,
   });
   for (const range of k.split(rows, [logits, dlogits])) {
@@ -158,6 +162,7 @@ export function runLogitGradients(
       params: {
         n: range.count,
         v: V,
+        block: blockColumns,
         firstRow: firstRow + range.start,
         ignoreIndex,
         hasUpstream: dloss !== null,

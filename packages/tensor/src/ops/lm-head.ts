@@ -7,11 +7,14 @@
 import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import type { Pick } from "../pick.ts";
+import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import {
   checkLoss,
   countScored,
   drawTargets,
+  type LossAttrs,
   rowLoss,
   runLogitGradients,
   runMeanLoss,
@@ -19,16 +22,30 @@ import {
   softmaxShift,
   targetWeight,
 } from "./cross-entropy.ts";
-import { runMatmul } from "./matmul-plan.ts";
+import { isPanels, type Panels, runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
-/** `chunkBytes` is what the logits of a chunk may take, unless `chunkTokens` says how many rows. */
-export const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25 };
+/**
+ * `chunkBytes` is what the logits of a chunk may take, unless `chunkTokens` says how many rows. `blockColumns` of the head's
+ * rows, at least 256, make one block of logits; 0: what suits the device.
+ */
+export const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25, blockColumns: 0 };
+/**
+ * What suits a software driver: a strip of the head that many rows high stays in a core's cache while all tokens go over it,
+ * and rows of such a block, 3,584 bytes apart, do not fall into one set of the cache, as rows of 196,608 bytes do.
+ */
+const SOFTWARE_COLUMNS = 896;
+/** Rows of logits start where a binding may, whatever the number of tokens. */
+const COLUMN_STEP = 64;
 /** The largest alignment that WebGPU may ask of a binding's offset. */
 const BINDING_ALIGNMENT = 256;
 
 /** Ranges of tokens whose logits fit the workspace. */
-export function tokenChunks(h: Tensor, V: number, { chunkTokens, chunkBytes }: typeof CHUNKS): RowRange[] {
+export function tokenChunks(
+  h: Tensor,
+  V: number,
+  { chunkTokens, chunkBytes }: Omit<typeof CHUNKS, "blockColumns">,
+): RowRange[] {
   if (chunkTokens < 0 || !Number.isInteger(chunkTokens)) {
     throw new SidenetError("T-ATTR", `lmHeadLoss: chunkTokens ${chunkTokens} is not a whole number >= 0.`);
   }
@@ -44,12 +61,97 @@ export function tokenChunks(h: Tensor, V: number, { chunkTokens, chunkBytes }: t
   return chunks;
 }
 
-/** The logits of one chunk of tokens, h_c · Wᵀ. */
-function chunkLogits(k: KernelContext, h: Tensor, w: Tensor, range: RowRange, logits: Tensor): void {
-  const N = h.shape[0];
-  const [V, C] = w.shape;
-  const x = k.rows(h, N, range);
-  runMatmul(k, "nt", { a: x, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
+interface HeadDims {
+  readonly N: number;
+  readonly C: number;
+  readonly V: number;
+}
+
+/** Rows of the head that make a block of logits, which are columns of it; `others` have the same rows. */
+function headBlocks(
+  k: KernelContext,
+  { head, others }: { head: Tensor | Panels; others: readonly Tensor[] },
+  { most, C, V }: { most: number; C: number; V: number },
+  blockColumns: number,
+): RowRange[] {
+  const wanted = blockColumns || (hasEightLanes(k.profile) ? SOFTWARE_COLUMNS : V);
+  // Rows of blocks cannot be parted among bindings; without blocks they can, and products find windows of their own.
+  if (wanted >= V || 4 * most * V > k.profile.maxBindingBytes) return [{ start: 0, count: V }];
+  if (!isPanels(head))
+    return k.split(V, [head, ...others], { mostBytes: 4 * wanted * C, multipleOf: COLUMN_STEP });
+  const count = Math.floor(Math.min(wanted, head.rows) / COLUMN_STEP) * COLUMN_STEP || V;
+  return Array.from({ length: Math.ceil(V / count) }, (_, i) => ({
+    start: i * count,
+    count: Math.min(count, V - i * count),
+  }));
+}
+
+/** A block's rows of the head, which holds until the next call where they have to be made. */
+const headWindow = (k: KernelContext, head: Tensor | Panels, V: number, block: RowRange): Tensor | Panels => {
+  if (block.count === V) return head;
+  return isPanels(head) ? head.make(block) : k.rows(head, V, block);
+};
+
+/** Gradients of a block of a chunk's logits, [chunk, block]. */
+type UseGradients = (dlogits: Tensor, chunk: RowRange, block: RowRange) => void;
+
+interface Chunked {
+  readonly h: Tensor;
+  readonly head: Tensor | Panels;
+  readonly targets: Tensor;
+  readonly dloss?: Tensor | null;
+  /** Written beside the head, in the same rows. */
+  readonly others?: readonly Tensor[];
+}
+
+/** Goes through the logits chunk by chunk: their rows' nll[N], and what `use` makes of their gradients. */
+function runChunks(
+  k: KernelContext,
+  { h, head, targets, dloss = null, others = [] }: Chunked,
+  { N, C, V }: HeadDims,
+  { ignoreIndex, labelSmoothing, blockColumns, ...chunking }: LossAttrs & typeof CHUNKS,
+  use: UseGradients | null,
+): Tensor {
+  const chunks = tokenChunks(h, V, chunking);
+  const most = chunks[0]?.count ?? 0;
+  const nll = k.temp([N]);
+  const shift = { max: k.temp([N]), logSum: k.temp([N]) };
+  const memory = k.temp([most * V]);
+  const blocks = headBlocks(k, { head, others }, { most, C, V }, blockColumns);
+  for (const chunk of chunks) {
+    const rows = chunk.count;
+    const partOf = ({ start, count }: RowRange) =>
+      k.rows(memory, memory.size, { start: start * rows, count: count * rows });
+    for (const block of blocks) {
+      const operands = { a: k.rows(h, N, chunk), b: headWindow(k, head, V, block), y: partOf(block) };
+      runMatmul(k, "nt", operands, { P: 1, M: rows, K: C, N: block.count });
+    }
+    const logits = partOf({ start: 0, count: V });
+    const layout = { rows, firstRow: chunk.start, V, blockColumns: blocks[0].count };
+    const extents = { ...layout, ignoreIndex, labelSmoothing };
+    runRowLosses(k, { logits, targets, ...shift, nll }, extents);
+    if (use === null) continue;
+    runLogitGradients(k, { logits, targets, ...shift, dloss, dlogits: null }, extents);
+    for (const block of blocks) use(partOf(block), chunk, block);
+  }
+  return nll;
+}
+
+/** Dispatches the loss over a head [V,C], and dh where it is given. */
+export function runHeadLoss(
+  k: KernelContext,
+  { loss, dh, ...io }: Chunked & { loss: Tensor; dh: Tensor | null },
+  dims: HeadDims,
+  attrs: LossAttrs & typeof CHUNKS,
+): void {
+  const { N, C, V } = dims;
+  const addToGradient: UseGradients = (dlogits, chunk, block) => {
+    const operands = { a: dlogits, b: headWindow(k, io.head, V, block), y: k.rows(dh!, N, chunk) };
+    const extents = { P: 1, M: chunk.count, K: block.count, N: C };
+    runMatmul(k, "nn", operands, { ...extents, accumulate: block.start > 0 });
+  };
+  const nll = runChunks(k, io, dims, attrs, dh && addToGradient);
+  runMeanLoss(k, { targets: io.targets, nll, loss }, { rows: N, ignoreIndex: attrs.ignoreIndex });
 }
 
 /** Loss and d loss / d h in double, row by row. */
@@ -80,6 +182,15 @@ export function referenceHeadLoss(
   loss[0] = total / scored;
 }
 
+/** A random head, and tokens in one chunk or several. */
+function drawHead(pick: Pick) {
+  const V = pick.int(1, pick.oneOf([200, 200, 600]));
+  const { attrs, values } = drawTargets(pick, V);
+  const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
+  const [chunkTokens, blockColumns] = [pick.oneOf([0, 64]), pick.oneOf([0, 64])];
+  return { dims, values, attrs: { ...attrs, chunkTokens, blockColumns } };
+}
+
 export const lmHeadLoss = defineOp({
   name: "lmHeadLoss",
   doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
@@ -87,29 +198,8 @@ export const lmHeadLoss = defineOp({
   attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
   check: checkLoss,
   reference: (io, { N, C, V }, attrs) => referenceHeadLoss(io, { N, C, V }, attrs),
-  kernel(k, { h, w, targets, loss, dh }, { N, C, V }, { ignoreIndex, labelSmoothing, ...chunking }) {
-    const chunks = tokenChunks(h, V, chunking);
-    const nll = k.temp([N]);
-    const shift = { max: k.temp([N]), logSum: k.temp([N]) };
-    const logits = chunks.length > 0 ? k.temp([chunks[0].count, V]) : null;
-    for (const range of chunks) {
-      const rows = range.count;
-      const extents = { rows, firstRow: range.start, V, ignoreIndex, labelSmoothing };
-      const l = k.rows(logits!, logits!.shape[0], { start: 0, count: rows });
-      chunkLogits(k, h, w, range, l);
-      runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
-      if (dh === null) continue;
-      runLogitGradients(k, { logits: l, targets, ...shift, dloss: null, dlogits: null }, extents);
-      runMatmul(k, "nn", { a: l, b: w, y: k.rows(dh, N, range) }, { P: 1, M: rows, K: V, N: C });
-    }
-    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
-  },
-  draw: (pick) => {
-    const V = pick.int(1, 200);
-    const { attrs, values } = drawTargets(pick, V);
-    const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
-    return { dims, values, attrs: { ...attrs, chunkTokens: pick.oneOf([0, 64]) } };
-  },
+  kernel: (k, { w: head, ...io }, { N, C, V }, attrs) => runHeadLoss(k, { ...io, head }, { N, C, V }, attrs),
+  draw: drawHead,
   // Logits carry a sum of C products; the exponential turns their absolute error into a relative one.
   close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
   // dh takes a second product with W and the gradients of the logits.
@@ -140,29 +230,14 @@ export const lmHeadLossBackwardW = defineOp({
       }
     }
   },
-  kernel(k, { dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing, ...chunking }) {
-    const chunks = tokenChunks(h, V, chunking);
-    const shift = { max: k.temp([N]), logSum: k.temp([N]) };
-    const nll = k.temp([N]);
-    const most = chunks[0]?.count ?? 1;
-    const logits = k.temp([most, V]);
-    for (const [i, range] of chunks.entries()) {
-      const part = { start: 0, count: range.count };
-      const l = k.rows(logits, most, part);
-      const extents = { rows: range.count, firstRow: range.start, V, ignoreIndex, labelSmoothing };
-      chunkLogits(k, h, w, range, l);
-      runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
-      runLogitGradients(k, { logits: l, targets, ...shift, dloss, dlogits: null }, extents);
-      const io = { a: l, b: k.rows(h, N, range), y: dw };
-      runMatmul(k, "tn", io, { P: 1, M: V, K: range.count, N: C, accumulate: i > 0 });
-    }
+  kernel(k, { w: head, dw, ...io }, { N, C, V }, attrs) {
+    runChunks(k, { ...io, head, others: [dw] }, { N, C, V }, attrs, (dlogits, chunk, block) => {
+      const operands = { a: dlogits, b: k.rows(io.h, N, chunk), y: k.rows(dw, V, block) };
+      const extents = { P: 1, M: block.count, K: chunk.count, N: C };
+      runMatmul(k, "tn", operands, { ...extents, accumulate: chunk.start > 0 });
+    });
   },
-  draw: (pick) => {
-    const V = pick.int(1, 200);
-    const { attrs, values } = drawTargets(pick, V);
-    const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
-    return { dims, values, attrs: { ...attrs, chunkTokens: pick.oneOf([0, 64]) } };
-  },
+  draw: drawHead,
   close: ({ N, C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V) + Math.sqrt(N)) * EPS, abs: 1e-6 }),
   flops: ({ N, C, V }) => 4 * N * C * V + 8 * N * V,
 });

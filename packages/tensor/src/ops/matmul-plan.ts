@@ -225,7 +225,7 @@ const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
-const isPanels = (b: Tensor | Panels): b is Panels => "make" in b;
+export const isPanels = (b: Tensor | Panels): b is Panels => "make" in b;
 
 /** Windows of b's rows; `others` share them. */
 function splitB(

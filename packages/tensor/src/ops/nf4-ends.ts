@@ -3,10 +3,9 @@ import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
-import { checkLoss, drawTargets, runLogitGradients, runMeanLoss, runRowLosses } from "./cross-entropy.ts";
+import { checkLoss, drawTargets } from "./cross-entropy.ts";
 import { runGather } from "./embedding.ts";
-import { CHUNKS, referenceHeadLoss, tokenChunks } from "./lm-head.ts";
-import { runMatmul } from "./matmul-plan.ts";
+import { CHUNKS, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
 import { checkNf4, dequantizeNf4, drawNf4, type Nf4Operands } from "./nf4.ts";
 import { DEFAULTS, panelsOf } from "./nf4-linear.ts";
 
@@ -81,25 +80,11 @@ export const nf4HeadLoss = defineOp({
     const w = dequantizeNf4({ codes, table, absmax, scales }, V * C, attrs);
     referenceHeadLoss({ h, w, targets, loss, dh }, { N, C, V }, attrs);
   },
-  kernel(k, { h, codes, table, absmax, scales, targets, loss, dh }, { N, C, V }, attrs) {
-    const { ignoreIndex, labelSmoothing, chunkTokens, chunkBytes, vocab: _, ...nf4 } = attrs;
-    const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes });
-    const nll = k.temp([N]);
-    const shift = { max: k.temp([N]), logSum: k.temp([N]) };
-    const most = chunks[0]?.count ?? 0;
-    const logits = k.temp([Math.max(most, 1), V]);
-    const b = panelsOf(k, { codes, table, absmax, scales }, V, C, nf4, "f32");
-    for (const range of chunks) {
-      const rows = range.count;
-      const extents = { rows, firstRow: range.start, V, ignoreIndex, labelSmoothing };
-      const l = k.rows(logits, Math.max(most, 1), { start: 0, count: rows });
-      runMatmul(k, "nt", { a: k.rows(h, N, range), b, y: l }, { P: 1, M: rows, K: C, N: V });
-      runRowLosses(k, { logits: l, targets, ...shift, nll }, extents);
-      if (dh === null) continue;
-      runLogitGradients(k, { logits: l, targets, ...shift, dloss: null, dlogits: null }, extents);
-      runMatmul(k, "nn", { a: l, b, y: k.rows(dh, N, range) }, { P: 1, M: rows, K: V, N: C });
-    }
-    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
+  kernel(k, { h, codes, table, absmax, scales, targets, loss, dh }, { N, C, V }, { vocab: _, ...attrs }) {
+    const { panelBytes, block, nestedBlock, ...losses } = attrs;
+    const weight = { codes, table, absmax, scales };
+    const head = panelsOf(k, weight, V, C, { panelBytes, block, nestedBlock }, "f32");
+    runHeadLoss(k, { h, head, targets, loss, dh }, { N, C, V }, losses);
   },
   draw: (pick) => {
     const [V, C] = [4 * pick.int(1, 40), 4 * pick.int(1, 16)];
@@ -114,6 +99,7 @@ export const nf4HeadLoss = defineOp({
         ...attrs,
         vocab: V,
         chunkTokens: pick.oneOf([0, 64]),
+        blockColumns: pick.oneOf([0, 64]),
         panelBytes: pick.oneOf([2 ** 23, 2 ** 12]),
       },
     };
