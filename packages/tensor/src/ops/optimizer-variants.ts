@@ -38,7 +38,8 @@ export const sgd = defineOp({
       nesterov: pick.chance(0.5),
     },
   }),
-  close: { rel: 16 * EPS, abs: 1e-7 },
+  // Sums of up to three terms, of p and lr · m too, that may cancel: six roundings of half an EPS, of numbers up to 5 in size.
+  close: { rel: 16 * EPS, abs: 16 * EPS },
   flops: ({ N }) => 8 * N,
 });
 
