@@ -28,17 +28,25 @@ export const rope = defineOp({
   },
   kernel(k, { x, cos, sin, y }, { B, T, H, D, P }, { inverse }) {
     const common = { h: H, d: D, direction: inverse ? -1 : 1 };
-    const run = (bind: Record<string, Tensor>, rows: number, t: number): void =>
-      k.run("rope/main", {
-        bind,
-        params: { pairs: rows * H * P, t, ...common },
-        grid: Math.ceil((rows * H * P) / 64),
-      });
+    const run = (
+      x: Tensor,
+      y: Tensor,
+      tables: { cos: Tensor; sin: Tensor },
+      rows: number,
+      t: number,
+    ): void => {
+      const pairs = rows * H * P;
+      const params = { pairs, t, ...common };
+      if (P % 4 === 0) {
+        const bind = { x4: x, cos4: tables.cos, sin4: tables.sin, y4: y };
+        k.run("rope/four", { bind, params, grid: Math.ceil(pairs / 4 / 64) });
+      } else k.run("rope/main", { bind: { x, ...tables, y }, params, grid: Math.ceil(pairs / 64) });
+    };
     const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype)) * T * H * D;
     if (B > 1 && largest <= k.profile.maxBindingBytes) {
       // Split by sequences, so that a window starts at position 0.
       for (const range of k.split(B, [x, y])) {
-        run({ x: k.rows(x, B, range), cos, sin, y: k.rows(y, B, range) }, range.count * T, T);
+        run(k.rows(x, B, range), k.rows(y, B, range), { cos, sin }, range.count * T, T);
       }
       return;
     }
@@ -46,12 +54,12 @@ export const rope = defineOp({
       const [from, to] = [x, y].map((tensor) => k.rows(tensor, B, { start: b, count: 1 }));
       for (const range of k.split(T, [from, to, cos, sin])) {
         const window = (tensor: Tensor) => k.rows(tensor, T, range);
-        run({ x: window(from), cos: window(cos), sin: window(sin), y: window(to) }, range.count, range.count);
+        run(window(from), window(to), { cos: window(cos), sin: window(sin) }, range.count, range.count);
       }
     }
   },
   draw: (pick) => {
-    const P = pick.int(1, 40);
+    const P = pick.int(1, 10) * pick.oneOf([1, 4]);
     const dims = { B: pick.shape(4, 2), T: pick.int(1, 20), H: pick.int(1, 5), D: 2 * P, P };
     return { dims, attrs: { inverse: pick.chance(0.5) } };
   },
