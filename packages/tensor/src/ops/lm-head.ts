@@ -22,6 +22,7 @@ import {
   softmaxShift,
   targetWeight,
 } from "./cross-entropy.ts";
+import { runToHalves } from "./elementwise-kernels.ts";
 import { isPanels, type Panels, runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
@@ -145,10 +146,16 @@ export function runHeadLoss(
   attrs: LossAttrs & typeof CHUNKS,
 ): void {
   const { N, C, V } = dims;
+  let sum: Tensor | null = null; // of the blocks of a chunk, where dh itself would round each of them to halves
   const addToGradient: UseGradients = (dlogits, chunk, block) => {
-    const operands = { a: dlogits, b: headWindow(k, io.head, V, block), y: k.rows(dh!, N, chunk) };
+    const result = k.rows(dh!, N, chunk);
+    const isRounded = result.dtype === "f16" && block.count < V;
+    if (isRounded) sum ??= k.temp([chunk.count, C]);
+    const y = isRounded ? k.rows(sum!, sum!.shape[0], { start: 0, count: chunk.count }) : result;
+    const operands = { a: dlogits, b: headWindow(k, io.head, V, block), y };
     const extents = { P: 1, M: chunk.count, K: block.count, N: C };
     runMatmul(k, "nn", operands, { ...extents, accumulate: block.start > 0 });
+    if (isRounded && block.start + block.count === V) runToHalves(k, y, result);
   };
   const nll = runChunks(k, io, dims, attrs, dh && addToGradient);
   runMeanLoss(k, { targets: io.targets, nll, loss }, { rows: N, ignoreIndex: attrs.ignoreIndex });
