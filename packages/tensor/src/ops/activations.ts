@@ -1,6 +1,5 @@
 import { defineOp, type OpRow } from "../op.ts";
-import type { Tensor } from "../tensor.ts";
-import { EPS, runElementwise, unary, VECTORS_PER_GROUP } from "./elementwise-kernels.ts";
+import { EPS, runElementwise, unary } from "./elementwise-kernels.ts";
 import { erf } from "./erf.ts";
 
 // Every export of this file is a row of the op table.
@@ -150,17 +149,8 @@ export const siluMulBackward = defineOp({
       dup[i] = dy[i] * gate[i] * s;
     }
   },
-  kernel(k, { dy, gate, up, dgate, dup }, { N }) {
-    for (const range of k.split(N, [dy, gate, up, dgate, dup])) {
-      const window = (tensor: Tensor) => k.rows(tensor, N, range);
-      const vectors = Math.ceil(range.count / 4);
-      k.run("silu-mul-backward/main", {
-        bind: { dy: window(dy), gate: window(gate), up: window(up), dgate: window(dgate), dup: window(dup) },
-        params: { vectors },
-        grid: Math.ceil(vectors / VECTORS_PER_GROUP),
-      });
-    }
-  },
+  kernel: (k, { dy, gate, up, dgate, dup }) =>
+    runElementwise(k, "silu-mul-backward/main", { dy, gate, up, dgate, dup }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   // silu' crosses 0 near gate = -1.28, where 1 + g (1 - σ) cancels: a few eps of dy · up are left as an absolute error.
   close: { rel: 32 * EPS, abs: 8 * EPS },

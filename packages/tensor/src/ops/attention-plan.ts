@@ -3,6 +3,7 @@ import { elementBytes } from "../dtype.ts";
 import type { KernelContext, KernelEntry, RowRange } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+import { runAccumulate } from "./elementwise-kernels.ts";
 
 export interface AttentionExtents {
   readonly B: number;
@@ -256,12 +257,7 @@ export function runAttentionBackwardKV(
     });
     if (isFirst) continue;
     for (const [i, x] of [dkPart, dvPart].entries()) {
-      const vectors = Math.ceil(x.size / 4);
-      k.run("accumulate/main", {
-        bind: { total: totals[i], x },
-        params: { vectors },
-        grid: Math.ceil(vectors / 256),
-      });
+      runAccumulate(k, totals[i], x);
       x.dispose();
     }
   }

@@ -3,13 +3,18 @@ import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type KernelEntry, type OpRow } from "../op.ts";
 import type { Pick } from "../pick.ts";
+import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 
 export const EPS = 2 ** -23;
 
-/** Vectors of four that one workgroup of the elementwise kernels covers: LANES · VECTORS in their files. */
-export const VECTORS_PER_GROUP = 64 * 4;
+/**
+ * What a workgroup of the elementwise kernels takes: VECTORS vectors of four for each of its LANES threads, which lie LANES
+ * apart, so that neighbouring threads read neighbouring vectors. A software driver pays for every workgroup, and for
+ * every vector of an unrolled loop; it unrolls up to 32.
+ */
+const GROUPS = { usual: { LANES: 64, VECTORS: 4 }, eightLanes: { LANES: 8, VECTORS: 64 } } as const;
 
 /** Axes that kernels/spread.wgsl takes apart. */
 const SPREAD_AXES = 6;
@@ -20,6 +25,8 @@ export interface Elementwise {
   readonly body?: string;
   /** Numbers that the body may use, by their names in `Params`. */
   readonly params?: Readonly<Record<string, number | boolean>>;
+  /** Tensors that every window reads whole. */
+  readonly whole?: Readonly<Record<string, Tensor>>;
 }
 
 /** Dispatches an elementwise kernel over equal shapes, in windows that fit a binding. */
@@ -27,9 +34,10 @@ export function runElementwise(
   k: KernelContext,
   kernel: KernelEntry,
   bind: Readonly<Record<string, Tensor | null>>,
-  { body, params }: Elementwise,
+  { body, params, whole }: Elementwise = {},
   bodyName = "apply",
 ): void {
+  const group = hasEightLanes(k.profile) ? GROUPS.eightLanes : GROUPS.usual;
   const tensors = Object.values(bind);
   const size = tensors.find((tensor) => tensor !== null)!.size;
   const ranges = k.split(size, tensors);
@@ -40,25 +48,22 @@ export function runElementwise(
       : Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t && k.rows(t, size, range)]));
     const vectors = Math.ceil(range.count / 4);
     k.run(kernel, {
-      bind: windows,
+      bind: whole ? { ...windows, ...whole } : windows,
       params: { vectors, ...params },
-      grid: Math.ceil(vectors / VECTORS_PER_GROUP),
+      grid: Math.ceil(vectors / (group.LANES * group.VECTORS)),
+      consts: group,
       ...(body !== undefined && { bodies: { [bodyName]: body } }),
     });
   }
 }
 
 /** x = value. */
-export function runFill(k: KernelContext, x: Tensor, value: number): void {
-  for (const range of k.split(x.size, [x])) {
-    const vectors = Math.ceil(range.count / 4);
-    k.run("fill/main", {
-      bind: { x: k.rows(x, x.size, range) },
-      params: { vectors, value },
-      grid: Math.ceil(vectors / VECTORS_PER_GROUP),
-    });
-  }
-}
+export const runFill = (k: KernelContext, x: Tensor, value: number): void =>
+  runElementwise(k, "fill/main", { x }, { params: { value } });
+
+/** total = total + x. */
+export const runAccumulate = (k: KernelContext, total: Tensor, x: Tensor): void =>
+  runElementwise(k, "accumulate/main", { total, x });
 
 /** What spread.wgsl reads; the mask is for `choose` alone. */
 export interface SpreadOperands {

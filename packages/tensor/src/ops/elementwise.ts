@@ -15,7 +15,6 @@ import {
   runSpread,
   runToHalves,
   unary,
-  VECTORS_PER_GROUP,
 } from "./elementwise-kernels.ts";
 
 // Every export of this file is a row of the op table: adding one is all that the table needs (docs/adding-an-op.md).
@@ -216,16 +215,7 @@ export const scaleBy = defineOp({
   reference({ x, s, y }) {
     for (let i = 0; i < x.length; i++) y[i] = s[0] * x[i];
   },
-  kernel(k, { x, s, y }, { N }) {
-    for (const range of k.split(N, [x, y])) {
-      const vectors = Math.ceil(range.count / 4);
-      k.run("scale-by/main", {
-        bind: { x: k.rows(x, N, range), s, y: k.rows(y, N, range) },
-        params: { vectors },
-        grid: Math.ceil(vectors / VECTORS_PER_GROUP),
-      });
-    }
-  },
+  kernel: (k, { x, s, y }) => runElementwise(k, "scale-by/main", { x, y }, { whole: { s } }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: EPS },
   flops: ({ N }) => N,

@@ -1,5 +1,6 @@
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
+import { runAccumulate } from "./elementwise-kernels.ts";
 
 const EPS = 2 ** -23;
 
@@ -10,16 +11,7 @@ export const accumulate = defineOp({
   reference({ total, x }) {
     for (let i = 0; i < x.length; i++) total[i] += x[i];
   },
-  kernel(k, { total, x }, { N }) {
-    for (const range of k.split(N, [total, x])) {
-      const vectors = Math.ceil(range.count / 4);
-      k.run("accumulate/main", {
-        bind: { total: k.rows(total, N, range), x: k.rows(x, N, range) },
-        params: { vectors },
-        grid: Math.ceil(vectors / 256),
-      });
-    }
-  },
+  kernel: (k, { total, x }) => runAccumulate(k, total, x),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: EPS },
   flops: ({ N }) => N,
