@@ -1,8 +1,12 @@
 // transpose of the last two axes, both multiples of 4: y[b,c,r] = x[b,r,c]
-//   in x[B,R,C]   out y[B,C,R]   grid: one workgroup of 64 threads per 32 x 32 values, 4 x 4 a thread
+//   in x[B,R,C]   out y[B,C,R]   grid: one workgroup per block of LANES / ACROSS · 4 rows and ACROSS · 4 · STEPS columns
 //   why: a thread turns 4 x 4 values in registers, so both sides are read and written as vectors; a workgroup's rows are
-//   whole cache lines on both sides
+//   whole cache lines on both sides, on the side of y with eight lanes above each other alone
 requires immediate_address_space;
+
+const LANES: u32 = 64;
+const ACROSS: u32 = 8; // threads beside each other, the others below them
+const STEPS: u32 = 1; // to the right, of a thread
 
 alias x_v = vec4<f32>;
 alias y_v = vec4<f32>;
@@ -13,23 +17,29 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<x_v>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_v>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) t: u32) {
-  let across = (p.cols + 31) / 32;
-  let down = (p.rows + 31) / 32;
+  let height = LANES / ACROSS * 4;
+  let width = ACROSS * 4 * STEPS;
+  let across = (p.cols + width - 1) / width;
+  let down = (p.rows + height - 1) / height;
   let block = wg.x + wg.y * nwg.x;
   let batch = block / (across * down);
-  let row = block / across % down * 32 + t / 8 * 4;
-  let col = block % across * 32 + t % 8 * 4;
-  if (batch >= p.batches || row >= p.rows || col >= p.cols) { return; }
-  let read = (batch * p.rows * p.cols + row * p.cols + col) / 4;
+  let row = block / across % down * height + t / ACROSS * 4;
+  if (batch >= p.batches || row >= p.rows) { return; }
+  let first = block % across * width + t % ACROSS * 4;
   let step = p.cols / 4;
-  let v = transpose(mat4x4(vec4<f32>(x[read]), vec4<f32>(x[read + step]),
-                           vec4<f32>(x[read + 2 * step]), vec4<f32>(x[read + 3 * step])));
-  let write = (batch * p.rows * p.cols + col * p.rows + row) / 4;
-  y[write] = y_v(v[0]);
-  y[write + p.rows / 4] = y_v(v[1]);
-  y[write + p.rows / 2] = y_v(v[2]);
-  y[write + p.rows / 4 * 3] = y_v(v[3]);
+  for (var i = 0u; i < STEPS; i++) {
+    let col = first + i * ACROSS * 4;
+    if (col >= p.cols) { return; }
+    let read = (batch * p.rows * p.cols + row * p.cols + col) / 4;
+    let v = transpose(mat4x4(vec4<f32>(x[read]), vec4<f32>(x[read + step]),
+                             vec4<f32>(x[read + 2 * step]), vec4<f32>(x[read + 3 * step])));
+    let write = (batch * p.rows * p.cols + col * p.rows + row) / 4;
+    y[write] = y_v(v[0]);
+    y[write + p.rows / 4] = y_v(v[1]);
+    y[write + p.rows / 2] = y_v(v[2]);
+    y[write + p.rows / 4 * 3] = y_v(v[3]);
+  }
 }

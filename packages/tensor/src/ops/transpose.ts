@@ -1,6 +1,7 @@
 import { elementBytes, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext } from "../op.ts";
+import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
@@ -47,7 +48,11 @@ export function sourceAxes(shape: Shape, permutation: readonly number[]): Source
   return joined;
 }
 
-const BLOCK = 32; // of transpose-block.wgsl
+/** Blocks of transpose-block.wgsl: 32 x 32 values, or for eight lanes, of which a workgroup is dear, 32 x 256. */
+const BLOCKS = {
+  usual: { LANES: 64, ACROSS: 8, STEPS: 1 },
+  eightLanes: { LANES: 8, ACROSS: 1, STEPS: 64 },
+} as const;
 
 /** The kernel for matrices whose extents are multiples of 4, one or several; false where it does not fit. */
 function runBlocks(k: KernelContext, x: Tensor, y: Tensor, axes: readonly SourceAxis[]): boolean {
@@ -58,11 +63,14 @@ function runBlocks(k: KernelContext, x: Tensor, y: Tensor, axes: readonly Source
   const isWhole = inFours && batches * rows.extent * cols.extent === x.size;
   const bytes = x.size * elementBytes(x.dtype);
   if (!isWhole || !isFloat(x.dtype) || bytes > k.profile.maxBindingBytes) return false;
-  const blocks = Math.ceil(rows.extent / BLOCK) * Math.ceil(cols.extent / BLOCK);
+  const consts = hasEightLanes(k.profile) ? BLOCKS.eightLanes : BLOCKS.usual;
+  const down = Math.ceil(rows.extent / ((consts.LANES / consts.ACROSS) * 4));
+  const across = Math.ceil(cols.extent / (consts.ACROSS * 4 * consts.STEPS));
   k.run("transpose-block/main", {
     bind: { x, y },
     params: { batches, rows: rows.extent, cols: cols.extent },
-    grid: batches * blocks,
+    grid: batches * down * across,
+    consts,
   });
   return true;
 }
