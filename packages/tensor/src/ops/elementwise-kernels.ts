@@ -14,7 +14,11 @@ export const EPS = 2 ** -23;
  * apart, so that neighbouring threads read neighbouring vectors. A software driver pays for every workgroup, and for
  * every vector of an unrolled loop; it unrolls up to 32.
  */
-const GROUPS = { usual: { LANES: 64, VECTORS: 4 }, eightLanes: { LANES: 8, VECTORS: 64 } } as const;
+const GROUPS = {
+  usual: { LANES: 64, VECTORS: 4 },
+  spread: { LANES: 64, VECTORS: 1 }, // which computes more
+  eightLanes: { LANES: 8, VECTORS: 64 },
+} as const;
 
 /** Axes that kernels/spread.wgsl takes apart. */
 const SPREAD_AXES = 6;
@@ -100,6 +104,7 @@ export function runSpread(
       `${op}: broadcasting ${present.map(formatShape).join(" and ")} alternates over more than ${SPREAD_AXES} runs of axes.`,
     );
   }
+  const group = hasEightLanes(k.profile) ? GROUPS.eightLanes : GROUPS.spread;
   const outermost = axes[0] ?? { extent: 1, has: present.map(() => false) };
   const windowed = Object.values(operands).filter((_, i) => outermost.has[i]);
   for (const range of k.split(outermost.extent, [y, ...windowed])) {
@@ -123,7 +128,8 @@ export function runSpread(
         ...{ aAxes: bits(0), bAxes: bits(1), maskAxes: mask ? bits(2) : 0 },
         ...{ hasA: a !== null, hasB: b !== null },
       },
-      grid: Math.ceil(size / 4 / 64),
+      grid: Math.ceil(size / 4 / (group.LANES * group.VECTORS)),
+      consts: { ...group, FOURS: Number(d0 % 4 === 0) },
       bodies,
     });
   }
