@@ -12,9 +12,21 @@ const POLL_MS = 1;
 let waitingSince = 0;
 const neverNotified = new Int32Array(new SharedArrayBuffer(4));
 
-/** A new wait begins: look often again. */
-export function noteWait(): void {
-  waitingSince = performance.now();
+type Method = (this: unknown, ...args: unknown[]) => unknown;
+
+/** Every wait for the GPU begins with looking often, whoever's it is: ours, or that of another library on the same Dawn. */
+function watchWaits(globals: Readonly<Record<string, unknown>>): void {
+  for (const [type, name] of [
+    ["GPUQueue", "onSubmittedWorkDone"],
+    ["GPUBuffer", "mapAsync"],
+  ]) {
+    const { prototype } = globals[type] as { prototype: Record<string, Method> };
+    const original = prototype[name];
+    prototype[name] = function (...args) {
+      waitingSince = performance.now();
+      return original.apply(this, args);
+    };
+  }
 }
 
 /** Dawn's callback is a native function without a name; bound functions have one, and users' own have a source. */
@@ -23,8 +35,13 @@ const isDawns = (callback: unknown): boolean =>
   callback.name === "" &&
   Function.prototype.toString.call(callback) === "function () { [native code] }";
 
-/** Slows Dawn's calls of `setImmediate` and leaves all others alone. Call once, before Dawn is loaded. */
-export function calmEventPump(): void {
+let isCalm = false;
+
+/** Slows Dawn's calls of `setImmediate` and leaves all others alone. `globals` are Dawn's classes; a second call does nothing. */
+export function calmEventPump(globals: Readonly<Record<string, unknown>>): void {
+  if (isCalm) return;
+  isCalm = true;
+  watchWaits(globals);
   const { setImmediate: original } = globalThis;
   const calmed = (callback: (...args: unknown[]) => void, ...args: unknown[]): unknown => {
     if (!isDawns(callback)) return original(callback, ...args);

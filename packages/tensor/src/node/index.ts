@@ -11,7 +11,7 @@ import {
   requestAdapter,
   type WebGpuOptions,
 } from "../webgpu/open.ts";
-import { calmEventPump, noteWait } from "./event-pump.ts";
+import { calmEventPump } from "./event-pump.ts";
 import { readTileCache } from "./tile-cache.ts";
 import { openNodeWasm } from "./wasm.ts";
 
@@ -26,8 +26,8 @@ let dawn: GPU | null = null;
 async function loadDawn(): Promise<GPU> {
   if (dawn) return dawn;
   try {
-    const { create } = await import("webgpu");
-    calmEventPump();
+    const { create, globals } = await import("webgpu");
+    calmEventPump(globals as Record<string, unknown>);
     // NVIDIA's driver: f16 is hidden without the toggle, and timestamps come in steps of 65 µs with quantization.
     dawn = create([
       "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
@@ -66,7 +66,7 @@ export function releaseDawn(): void {
 
 /** Opens WebGPU through Dawn, with the tiles that `sidenet bench --tune` found for this adapter, if it has run. Throws `T-NO-ADAPTER` or `T-NO-DEVICE`. */
 export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGpuDevice> {
-  const device = await openWebGpu(await loadDawn(), { ...options, onWait: noteWait });
+  const device = await openWebGpu(await loadDawn(), options);
   const tiles = readTileCache(device);
   if (tiles !== null) device.retile(tiles);
   return device;

@@ -27,8 +27,6 @@ export interface WebGpuSettings {
   readonly immediates: boolean;
   /** Fill new memory with NaN, so that a kernel which reads what nobody wrote is found. For tests. */
   readonly poison: boolean;
-  /** Called when the host starts to wait for the GPU. */
-  readonly onWait: () => void;
 }
 
 const TEXTURE_USAGE = { COPY_DST: 2, STORAGE_BINDING: 8 } as const; // fixed by the specification, as in buffer-pool.ts
@@ -138,7 +136,6 @@ export class WebGpuDevice extends Device {
         const { gpu } = tensor.storage.handle as PooledBuffer;
         this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, sizeBytes);
         this.#stream.submit();
-        this.#settings.onWait();
         await staging.gpu.mapAsync(1, 0, sizeBytes);
         await this.#settle();
         const bytes = staging.gpu.getMappedRange(0, sizeBytes).slice(0);
@@ -170,7 +167,6 @@ export class WebGpuDevice extends Device {
   protected override async finish(): Promise<void> {
     this.#assertUsable();
     this.#stream.submit();
-    this.#settings.onWait();
     await this.#orLoss(async () => {
       await this.gpu.queue.onSubmittedWorkDone();
       await this.#settle();

@@ -23,8 +23,6 @@ export interface WebGpuOptions {
   readonly memoryLimitBytes?: number;
   /** Fill new memory with NaN. For tests. */
   readonly poison?: boolean;
-  /** Called when the host starts to wait for the GPU. */
-  readonly onWait?: () => void;
 }
 
 /** What an adapter offers, for `doctor` and for choosing. */
@@ -174,7 +172,6 @@ export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = 
     profile: profileOf(adapter, device, options),
     immediates,
     poison: options.poison ?? false,
-    onWait: options.onWait ?? (() => {}),
   });
   if (options.memoryLimitBytes !== undefined) opened.memory.limitBytes = options.memoryLimitBytes;
   return opened;
