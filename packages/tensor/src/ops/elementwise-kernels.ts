@@ -30,7 +30,7 @@ export interface Elementwise {
   /** Numbers that the body may use, by their names in `Params`. */
   readonly params?: Readonly<Record<string, number | boolean>>;
   /** Tensors that every window reads whole. */
-  readonly whole?: Readonly<Record<string, Tensor>>;
+  readonly whole?: Readonly<Record<string, Tensor | null>>;
 }
 
 /** Dispatches an elementwise kernel over equal shapes, in windows that fit a binding. */

@@ -2,6 +2,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type RowRange } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
+import { runElementwise } from "./elementwise-kernels.ts";
 import { ADAMW_ATTRS, adamwParams, checkStep, drawAdamW } from "./optimizer.ts";
 
 const EPS = 2 ** -23;
@@ -19,15 +20,13 @@ export const sgd = defineOp({
       p[i] -= lr * (nesterov ? d + momentum * m[i] : m[i]);
     }
   },
-  kernel(k, { p, m, g, gradScale }, { N }, attrs) {
-    for (const range of k.split(N, [p, m, g])) {
-      k.run("sgd/main", {
-        bind: { w: k.rows(p, N, range), m: k.rows(m, N, range), g: k.rows(g, N, range), gradScale },
-        params: { n: range.count, ...attrs, hasScale: gradScale !== null },
-        grid: Math.ceil(range.count / 256),
-      });
-    }
-  },
+  kernel: (k, { p, m, g, gradScale }, _, attrs) =>
+    runElementwise(
+      k,
+      "sgd/main",
+      { w: p, m, g },
+      { params: { ...attrs, hasScale: gradScale !== null }, whole: { gradScale } },
+    ),
   draw: (pick) => ({
     dims: { N: pick.shape(2000) },
     omit: pick.chance(0.5) ? ["gradScale"] : [],

@@ -1,6 +1,6 @@
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
-import { runAccumulate } from "./elementwise-kernels.ts";
+import { runAccumulate, runElementwise } from "./elementwise-kernels.ts";
 
 const EPS = 2 ** -23;
 
@@ -58,21 +58,13 @@ export const adamw = defineOp({
       p[i] -= lr * weightDecay * p[i] + (lr * mHat) / (Math.sqrt(vHat) + eps);
     }
   },
-  kernel(k, { p, m, v, g, gradScale }, { N }, attrs) {
-    for (const range of k.split(N, [p, m, v, g])) {
-      k.run("adamw/main", {
-        bind: {
-          w: k.rows(p, N, range),
-          m: k.rows(m, N, range),
-          v: k.rows(v, N, range),
-          g: k.rows(g, N, range),
-          gradScale,
-        },
-        params: { n: range.count, ...adamwParams(attrs), hasScale: gradScale !== null },
-        grid: Math.ceil(range.count / 256),
-      });
-    }
-  },
+  kernel: (k, { p, m, v, g, gradScale }, _, attrs) =>
+    runElementwise(
+      k,
+      "adamw/main",
+      { w: p, m, v, g },
+      { params: { ...adamwParams(attrs), hasScale: gradScale !== null }, whole: { gradScale } },
+    ),
   draw: (pick) => ({
     dims: { N: pick.shape(2000) },
     ...drawAdamW(pick),
