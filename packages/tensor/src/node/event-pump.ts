@@ -1,11 +1,11 @@
 /**
  * While a promise of Dawn's is pending it reschedules itself through `setImmediate` some 200,000 times a second, and so
- * keeps one core from the software driver. Here it goes on at once for a tenth of a millisecond, which serves small reads;
- * then after naps of a tenth, in which this thread takes no core; and in long waits by a timer, once a millisecond, so that
- * other work of the thread is not held up.
+ * keeps one core from the software driver. Here it goes on at once for a twentieth of a millisecond, which serves small
+ * reads; then after naps of a twentieth, in which this thread takes no core; and in long waits by a timer, once a
+ * millisecond, so that other work of the thread is not held up.
  */
-const SPIN_MS = 0.1;
-const NAP_MS = 0.1;
+const SPIN_MS = 0.05;
+const NAP_MS = 0.05;
 const NAPS_MS = 4;
 const POLL_MS = 1;
 
