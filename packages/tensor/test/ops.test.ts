@@ -111,3 +111,19 @@ describe.runIf(gpuAvailable)("every op in windows agrees with its reference, or 
     }
   });
 });
+
+describe.runIf(gpuAvailable)("every op by the kernels and tiles of a GPU agrees with its reference", () => {
+  let gpu: Device;
+  const reference = new CpuDevice({ precision: "f64" });
+  beforeAll(async () => {
+    gpu = await openTestGpu({ adapterClass: "discrete" });
+  });
+  afterAll(() => gpu?.dispose());
+
+  it.each(opNames)("%s", async (name) => {
+    for (let seed = 1; seed <= 10; seed++) {
+      const drawn = drawCase(rowOf(name), new Pick(seed));
+      compare(name, drawn, await runCase(gpu, name, drawn), await runCase(reference, name, drawn));
+    }
+  });
+});
