@@ -78,8 +78,10 @@ function headBlocks(
   const wanted = blockColumns || (hasEightLanes(k.profile) ? SOFTWARE_COLUMNS : V);
   // Rows of blocks cannot be parted among bindings; without blocks they can, and products find windows of their own.
   if (wanted >= V || 4 * most * V > k.profile.maxBindingBytes) return [{ start: 0, count: V }];
-  if (!isPanels(head))
-    return k.split(V, [head, ...others], { mostBytes: 4 * wanted * C, multipleOf: COLUMN_STEP });
+  if (!isPanels(head)) {
+    const mostBytes = elementBytes(head.dtype) * wanted * C;
+    return k.split(V, [head, ...others], { mostBytes, multipleOf: COLUMN_STEP });
+  }
   const count = Math.floor(Math.min(wanted, head.rows) / COLUMN_STEP) * COLUMN_STEP || V;
   return Array.from({ length: Math.ceil(V / count) }, (_, i) => ({
     start: i * count,
