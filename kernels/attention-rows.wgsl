@@ -12,7 +12,7 @@ enable subgroups;
 diagnostic(off, subgroup_uniformity); // a subgroup skips a block as a whole: it asks a ballot
 
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
-const MOST_D: u32 = 256;
+const MOST_D: u32 = 256; // a multiple of 64, and not 64 above D
 const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
 const MASK: u32 = 1; // marks are bytes: 0 is padding
 const SEGMENTS: u32 = 2; // marks are pairs (segment, 0 where padding)
@@ -45,7 +45,10 @@ var<immediate> p: Params;
 @group(0) @binding(10) var<storage, read_write> dv: array<dv_v>;
 
 alias Tile = array<vec4<f32>, 16>; // [16 broadcast rows], each with the lane's four
-alias Outputs = array<mat4x4<f32>, MOST_D / 4>; // [4 of D][lane's four]
+alias Known = array<vec4<u32>, 16>; // [16 broadcast rows]
+alias Chunk = array<mat4x4<f32>, 16>; // [4 of D][lane's four], 64 of D
+alias Outputs = array<Chunk, 4>; // the first MOST_D / 64 are in use
+alias Image = texture_storage_2d<rgba32uint, read>;
 
 // Vector i of an operand: a texel, or half of one.
 fn place(i: u32, half: bool) -> vec2<u32> {
@@ -57,10 +60,7 @@ fn unpack(t: vec4<u32>, i: u32, half: bool) -> vec4<f32> {
   let two = select(t.xy, t.zw, (i & 1) != 0);
   return vec4(unpack2x16float(two.x), unpack2x16float(two.y));
 }
-fn readQ(i: u32) -> vec4<f32> { return unpack(textureLoad(q, place(i, Q_HALF)), i, Q_HALF); }
-fn readK(i: u32) -> vec4<f32> { return unpack(textureLoad(k, place(i, K_HALF)), i, K_HALF); }
-fn readV(i: u32) -> vec4<f32> { return unpack(textureLoad(v, place(i, V_HALF)), i, V_HALF); }
-fn readDy(i: u32) -> vec4<f32> { return unpack(textureLoad(dy, place(i, DY_HALF)), i, DY_HALF); }
+fn vector(x: Image, half: bool, i: u32) -> vec4<f32> { return unpack(textureLoad(x, place(i, half)), i, half); }
 
 /// Where a subgroup works: batch, key head, and its first row or key.
 struct Place { b: u32, g: u32, first: u32 }
@@ -68,10 +68,13 @@ struct Place { b: u32, g: u32, first: u32 }
 fn heads() -> u32 { return p.h / p.g; }
 fn rows() -> u32 { return p.t * heads(); }
 
+/// Tiles from both ends in turn: one sees much where the other sees little, and each core takes a run of workgroups.
 fn placeOf(wg: vec3<u32>, nwg: vec3<u32>, count: u32) -> Place {
   let i = wg.x + wg.y * nwg.x;
   let tiles = (count + 31) / 32;
-  return Place(i / tiles / p.g, i / tiles % p.g, i % tiles * 32);
+  let turn = i % tiles;
+  let tile = select(turn / 2, tiles - 1 - turn / 2, turn % 2 != 0);
+  return Place(i / tiles / p.g, i / tiles % p.g, tile * 32);
 }
 
 /// Index of a row among all queries, and of a key among all keys; past the end, the last one.
@@ -102,29 +105,42 @@ fn segments(at: Place, position: vec4<i32>) -> vec4<u32> {
   return vec4(segment(at, position.x), segment(at, position.y), segment(at, position.z), segment(at, position.w));
 }
 
+/// What 16 rows or keys are known by, one a lane in x0 and in x1, for every lane to see.
+fn spread(x0: vec4<u32>, x1: vec4<u32>) -> Known {
+  return array(
+    subgroupBroadcast(x0, 0), subgroupBroadcast(x0, 1), subgroupBroadcast(x0, 2), subgroupBroadcast(x0, 3),
+    subgroupBroadcast(x0, 4), subgroupBroadcast(x0, 5), subgroupBroadcast(x0, 6), subgroupBroadcast(x0, 7),
+    subgroupBroadcast(x1, 0), subgroupBroadcast(x1, 1), subgroupBroadcast(x1, 2), subgroupBroadcast(x1, 3),
+    subgroupBroadcast(x1, 4), subgroupBroadcast(x1, 5), subgroupBroadcast(x1, 6), subgroupBroadcast(x1, 7));
+}
+
 /// Bit j of component c: the lane's row c, whose last key is limit[c], sees key s + j, of 16.
 fn seenKeys(at: Place, limit: vec4<i32>, own: vec4<u32>, s: u32, lane: u32) -> vec4<u32> {
   let causal = clamp(limit - i32(s) + 1, vec4(0), vec4(16));
   let open = subgroupBallot(unmasked(at, s + lane)).x | (subgroupBallot(unmasked(at, s + 8 + lane)).x << 8);
   var seen = ((vec4(1u) << vec4<u32>(causal)) - 1) & vec4(open);
   if (p.marks == SEGMENTS) {
-    for (var j = 0u; j < 16; j++) {
-      seen &= ~(vec4<u32>(own != vec4(segment(at, i32(s + j)))) << vec4(j));
-    }
+    let ids = spread(vec4(segment(at, i32(s + lane))), vec4(segment(at, i32(s + 8 + lane))));
+    for (var j = 0u; j < 16; j++) { seen &= ~(vec4<u32>(own != ids[j]) << vec4(j)); }
   }
   return seen;
 }
 
+/// A row that backward_kv broadcasts: its last key, its segment, and whether it exists.
+fn known(at: Place, row: u32) -> vec4<u32> {
+  let limit = i32(row / heads()) + p.queryOffset;
+  return vec4(u32(limit), segments(at, vec4(limit)).x, u32(row < rows()), 0);
+}
+
 /// Bit j of component c: row `row + j` sees the lane's key s[c].
-fn seenRows(at: Place, s: vec4<u32>, open: vec4<bool>, own: vec4<u32>, row: u32) -> vec4<u32> {
+fn seenRows(at: Place, s: vec4<u32>, open: vec4<bool>, own: vec4<u32>, row: u32, lane: u32) -> vec4<u32> {
+  let those = spread(known(at, row + lane), known(at, row + 8 + lane));
   var seen = vec4<u32>();
   for (var j = 0u; j < 16; j++) {
-    let limit = i32((row + j) / heads()) + p.queryOffset;
-    var sees = (vec4<i32>(s) <= vec4(limit)) & open & vec4(row + j < rows());
-    if (p.marks == SEGMENTS) { sees &= own == vec4(segment(at, limit)); }
+    let sees = (vec4<i32>(s) <= vec4(i32(those[j].x))) & (own == vec4(those[j].y)) & vec4(those[j].z != 0);
     seen |= vec4<u32>(sees) << vec4(j);
   }
-  return seen;
+  return select(vec4<u32>(), seen, open);
 }
 
 fn bit(seen: vec4<u32>, j: u32) -> vec4<bool> { return extractBits(seen, j, 1) != vec4<u32>(); }
@@ -174,9 +190,14 @@ fn outer(m: mat4x4<f32>, w: vec4<f32>, s: vec4<f32>) -> mat4x4<f32> {
   return mat4x4(m[0] + w * s.x, m[1] + w * s.y, m[2] + w * s.z, m[3] + w * s.w);
 }
 
-/// Sums over the 16 broadcast rows, each by the lane's four weights.
-fn addWeighted(sum: mat4x4<f32>, w: Tile, a0: vec4<f32>, a1: vec4<f32>) -> mat4x4<f32> {
-  var m = sum;
+fn scaled(m: mat4x4<f32>, f: vec4<f32>) -> mat4x4<f32> { return mat4x4(m[0] * f, m[1] * f, m[2] * f, m[3] * f); }
+
+/// Vector i of a chunk: factor times what it has, and a sum over 16 broadcast rows by the lane's four weights.
+fn addTo(c: ptr<function, Chunk>, i: u32, d4: u32, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
+  if (i >= d4) { return; }
+  let a0 = vector(x, half, at.x + i);
+  let a1 = vector(x, half, at.y + i);
+  var m = scaled((*c)[i], factor);
   m = outer(m, w[0], subgroupBroadcast(a0, 0));
   m = outer(m, w[1], subgroupBroadcast(a0, 1));
   m = outer(m, w[2], subgroupBroadcast(a0, 2));
@@ -193,16 +214,43 @@ fn addWeighted(sum: mat4x4<f32>, w: Tile, a0: vec4<f32>, a1: vec4<f32>) -> mat4x
   m = outer(m, w[13], subgroupBroadcast(a1, 5));
   m = outer(m, w[14], subgroupBroadcast(a1, 6));
   m = outer(m, w[15], subgroupBroadcast(a1, 7));
-  return m;
+  (*c)[i] = m;
 }
 
-/// What 16 lanes' worth of values hold, for every lane to see.
-fn spread(x0: vec4<f32>, x1: vec4<f32>) -> Tile {
-  return array(
-    subgroupBroadcast(x0, 0), subgroupBroadcast(x0, 1), subgroupBroadcast(x0, 2), subgroupBroadcast(x0, 3),
-    subgroupBroadcast(x0, 4), subgroupBroadcast(x0, 5), subgroupBroadcast(x0, 6), subgroupBroadcast(x0, 7),
-    subgroupBroadcast(x1, 0), subgroupBroadcast(x1, 1), subgroupBroadcast(x1, 2), subgroupBroadcast(x1, 3),
-    subgroupBroadcast(x1, 4), subgroupBroadcast(x1, 5), subgroupBroadcast(x1, 6), subgroupBroadcast(x1, 7));
+/// A whole chunk. Constants index it: what a variable indexes, the driver loads and stores lane by lane.
+fn addToChunk(c: ptr<function, Chunk>, d4: u32, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
+  addTo(c, 0, d4, w, factor, x, half, at);
+  addTo(c, 1, d4, w, factor, x, half, at);
+  addTo(c, 2, d4, w, factor, x, half, at);
+  addTo(c, 3, d4, w, factor, x, half, at);
+  addTo(c, 4, d4, w, factor, x, half, at);
+  addTo(c, 5, d4, w, factor, x, half, at);
+  addTo(c, 6, d4, w, factor, x, half, at);
+  addTo(c, 7, d4, w, factor, x, half, at);
+  addTo(c, 8, d4, w, factor, x, half, at);
+  addTo(c, 9, d4, w, factor, x, half, at);
+  addTo(c, 10, d4, w, factor, x, half, at);
+  addTo(c, 11, d4, w, factor, x, half, at);
+  addTo(c, 12, d4, w, factor, x, half, at);
+  addTo(c, 13, d4, w, factor, x, half, at);
+  addTo(c, 14, d4, w, factor, x, half, at);
+  addTo(c, 15, d4, w, factor, x, half, at);
+}
+
+/// Adds 16 rows of x, which start at `at.x` and `at.y`, to all outputs. Chunks take turns in the first place.
+fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
+  if (MOST_D == 64) {
+    addToChunk(&(*o)[0], p.d / 4, w, factor, x, half, at);
+    return;
+  }
+  for (var d = 0u; d < p.d / 4; d += 16) {
+    var c = (*o)[0];
+    addToChunk(&c, p.d / 4 - d, w, factor, x, half, at + d);
+    (*o)[0] = (*o)[1];
+    if (MOST_D == 128) { (*o)[1] = c; }
+    if (MOST_D == 192) { (*o)[1] = (*o)[2]; (*o)[2] = c; }
+    if (MOST_D == 256) { (*o)[1] = (*o)[2]; (*o)[2] = (*o)[3]; (*o)[3] = c; }
+  }
 }
 
 /// scale · q·k of the lane's four rows with keys s .. s + 15.
@@ -212,8 +260,8 @@ fn scores(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
   let k1 = key(at, s + 8 + lane) * d4;
   var t: Tile;
   for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(readQ(i.x + d), readQ(i.y + d), readQ(i.z + d), readQ(i.w + d)));
-    addProducts(&t, readK(k0 + d), readK(k1 + d), b);
+    let b = transpose(mat4x4(vector(q, Q_HALF, i.x + d), vector(q, Q_HALF, i.y + d), vector(q, Q_HALF, i.z + d), vector(q, Q_HALF, i.w + d)));
+    addProducts(&t, vector(k, K_HALF, k0 + d), vector(k, K_HALF, k1 + d), b);
   }
   for (var j = 0u; j < 16; j++) { t[j] *= p.scale; }
   return t;
@@ -226,8 +274,8 @@ fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
   let v1 = key(at, s + 8 + lane) * d4;
   var t: Tile;
   for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(readDy(i.x + d), readDy(i.y + d), readDy(i.z + d), readDy(i.w + d)));
-    addProducts(&t, readV(v0 + d), readV(v1 + d), b);
+    let b = transpose(mat4x4(vector(dy, DY_HALF, i.x + d), vector(dy, DY_HALF, i.y + d), vector(dy, DY_HALF, i.z + d), vector(dy, DY_HALF, i.w + d)));
+    addProducts(&t, vector(v, V_HALF, v0 + d), vector(v, V_HALF, v1 + d), b);
   }
   return t;
 }
@@ -236,8 +284,8 @@ fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
 fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(readK(i.x + d), readK(i.y + d), readK(i.z + d), readK(i.w + d)));
-    addProducts(&t, readQ(q0 + d), readQ(q1 + d), b);
+    let b = transpose(mat4x4(vector(k, K_HALF, i.x + d), vector(k, K_HALF, i.y + d), vector(k, K_HALF, i.z + d), vector(k, K_HALF, i.w + d)));
+    addProducts(&t, vector(q, Q_HALF, q0 + d), vector(q, Q_HALF, q1 + d), b);
   }
   return t;
 }
@@ -246,8 +294,8 @@ fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
 fn keyGradients(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(readV(i.x + d), readV(i.y + d), readV(i.z + d), readV(i.w + d)));
-    addProducts(&t, readDy(q0 + d), readDy(q1 + d), b);
+    let b = transpose(mat4x4(vector(v, V_HALF, i.x + d), vector(v, V_HALF, i.y + d), vector(v, V_HALF, i.z + d), vector(v, V_HALF, i.w + d)));
+    addProducts(&t, vector(dy, DY_HALF, q0 + d), vector(dy, DY_HALF, q1 + d), b);
   }
   return t;
 }
@@ -283,15 +331,11 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     }
     let v0 = key(at, s + lane) * d4;
     let v1 = key(at, s + 8 + lane) * d4;
-    for (var d = 0u; d < d4; d++) {
-      let m = out[d];
-      out[d] = addWeighted(mat4x4(m[0] * factor, m[1] * factor, m[2] * factor, m[3] * factor), w,
-                           readV(v0 + d), readV(v1 + d));
-    }
+    addWeighted(&out, w, factor, v, V_HALF, vec2(v0, v1));
   }
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
-    for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d])[c] * inverse[c]); }
+    for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d / 16][d % 16])[c] * inverse[c]); }
     lse[p.firstQuery + query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
   }
 }
@@ -321,12 +365,10 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     }
     let k0 = key(at, s + lane) * d4;
     let k1 = key(at, s + 8 + lane) * d4;
-    for (var d = 0u; d < d4; d++) {
-      out[d] = addWeighted(out[d], w, readK(k0 + d), readK(k1 + d));
-    }
+    addWeighted(&out, w, vec4(1.0), k, K_HALF, vec2(k0, k1));
   }
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
-    for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d])[c]); }
+    for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d / 16][d % 16])[c]); }
   }
 }
 
@@ -343,7 +385,7 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   var outK: Outputs;
   var outV: Outputs;
   for (var row = rowsStart(at); row < rows(); row += 16) {
-    let seen = seenRows(at, s, open, own, row);
+    let seen = seenRows(at, s, open, own, row, lane);
     if (isHidden(seen)) { continue; }
     let q0 = query(at, row + lane) * d4;
     let q1 = query(at, row + 8 + lane) * d4;
@@ -351,22 +393,19 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
     var g = keyGradients(i, q0, q1);
     let j0 = p.firstQuery + query(at, row + lane);
     let j1 = p.firstQuery + query(at, row + 8 + lane);
-    let stat = spread(statsIn[j0], statsIn[j1]);
+    let those = spread(bitcast<vec4<u32>>(statsIn[j0]), bitcast<vec4<u32>>(statsIn[j1]));
     for (var j = 0u; j < 16; j++) {
-      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[j].x, vec4(-100.0)) - stat[j].y), bit(seen, j));
-      g[j] = w[j] * (g[j] - stat[j].z) * p.scale;
+      let stat = bitcast<vec4<f32>>(those[j]);
+      w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat.x, vec4(-100.0)) - stat.y), bit(seen, j));
+      g[j] = w[j] * (g[j] - stat.z) * p.scale;
     }
-    for (var d = 0u; d < d4; d++) {
-      outV[d] = addWeighted(outV[d], w, readDy(q0 + d), readDy(q1 + d));
-    }
-    for (var d = 0u; d < d4; d++) {
-      outK[d] = addWeighted(outK[d], g, readQ(q0 + d), readQ(q1 + d));
-    }
+    addWeighted(&outV, w, vec4(1.0), dy, DY_HALF, vec2(q0, q1));
+    addWeighted(&outK, g, vec4(1.0), q, Q_HALF, vec2(q0, q1));
   }
   for (var c = 0u; c < mine(at, p.s, lane); c++) {
     for (var d = 0u; d < d4; d++) {
-      dk[i[c] + d] = dk_v(transpose(outK[d])[c]);
-      dv[i[c] + d] = dv_v(transpose(outV[d])[c]);
+      dk[i[c] + d] = dk_v(transpose(outK[d / 16][d % 16])[c]);
+      dv[i[c] + d] = dv_v(transpose(outV[d / 16][d % 16])[c]);
     }
   }
 }
