@@ -4,7 +4,7 @@
 //   marks: what attention-tile.wgsl has there; a block that no lane's row or key sees is skipped
 //   why: see matmul-rows.wgsl: loads cost most, from textures least. A lane keeps four rows as the components of
 //   vectors, so maximum, sum and causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a
-//   lane and broadcast. The outputs of a lane's rows stay in its private memory, at half of what a buffer costs.
+//   lane and broadcast. The outputs of a lane's rows stay in its private memory.
 //   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
@@ -12,7 +12,7 @@ enable subgroups;
 diagnostic(off, subgroup_uniformity); // a subgroup skips a block as a whole: it asks a ballot
 
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
-const MOST_D: u32 = 256; // a multiple of 64, and not 64 above D
+const MOST_D: u32 = 256; // room for D: at least 64
 const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
 const MASK: u32 = 1; // marks are bytes: 0 is padding
 const SEGMENTS: u32 = 2; // marks are pairs (segment, 0 where padding)
@@ -46,8 +46,7 @@ var<immediate> p: Params;
 
 alias Tile = array<vec4<f32>, 16>; // [16 broadcast rows], each with the lane's four
 alias Known = array<vec4<u32>, 16>; // [16 broadcast rows]
-alias Chunk = array<mat4x4<f32>, 16>; // [4 of D][lane's four], 64 of D
-alias Outputs = array<Chunk, 4>; // the first MOST_D / 64 are in use
+alias Outputs = array<mat4x4<f32>, MOST_D / 4>; // [4 of D][lane's four]
 alias Image = texture_storage_2d<rgba32uint, read>;
 
 // Vector i of an operand: a texel, or half of one.
@@ -192,12 +191,12 @@ fn outer(m: mat4x4<f32>, w: vec4<f32>, s: vec4<f32>) -> mat4x4<f32> {
 
 fn scaled(m: mat4x4<f32>, f: vec4<f32>) -> mat4x4<f32> { return mat4x4(m[0] * f, m[1] * f, m[2] * f, m[3] * f); }
 
-/// Vector i of a chunk: factor times what it has, and a sum over 16 broadcast rows by the lane's four weights.
-fn addTo(c: ptr<function, Chunk>, i: u32, d4: u32, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
-  if (i >= d4) { return; }
+/// Output i: factor times what it has, and a sum over 16 broadcast rows by the lane's four weights.
+fn addTo(o: ptr<function, Outputs>, i: u32, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
+  if (i >= p.d / 4) { return; }
   let a0 = vector(x, half, at.x + i);
   let a1 = vector(x, half, at.y + i);
-  var m = scaled((*c)[i], factor);
+  var m = scaled((*o)[i], factor);
   m = outer(m, w[0], subgroupBroadcast(a0, 0));
   m = outer(m, w[1], subgroupBroadcast(a0, 1));
   m = outer(m, w[2], subgroupBroadcast(a0, 2));
@@ -214,43 +213,32 @@ fn addTo(c: ptr<function, Chunk>, i: u32, d4: u32, w: Tile, factor: vec4<f32>, x
   m = outer(m, w[13], subgroupBroadcast(a1, 5));
   m = outer(m, w[14], subgroupBroadcast(a1, 6));
   m = outer(m, w[15], subgroupBroadcast(a1, 7));
-  (*c)[i] = m;
+  (*o)[i] = m;
 }
 
-/// A whole chunk. Constants index it: what a variable indexes, the driver loads and stores lane by lane.
-fn addToChunk(c: ptr<function, Chunk>, d4: u32, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
-  addTo(c, 0, d4, w, factor, x, half, at);
-  addTo(c, 1, d4, w, factor, x, half, at);
-  addTo(c, 2, d4, w, factor, x, half, at);
-  addTo(c, 3, d4, w, factor, x, half, at);
-  addTo(c, 4, d4, w, factor, x, half, at);
-  addTo(c, 5, d4, w, factor, x, half, at);
-  addTo(c, 6, d4, w, factor, x, half, at);
-  addTo(c, 7, d4, w, factor, x, half, at);
-  addTo(c, 8, d4, w, factor, x, half, at);
-  addTo(c, 9, d4, w, factor, x, half, at);
-  addTo(c, 10, d4, w, factor, x, half, at);
-  addTo(c, 11, d4, w, factor, x, half, at);
-  addTo(c, 12, d4, w, factor, x, half, at);
-  addTo(c, 13, d4, w, factor, x, half, at);
-  addTo(c, 14, d4, w, factor, x, half, at);
-  addTo(c, 15, d4, w, factor, x, half, at);
-}
-
-/// Adds 16 rows of x, which start at `at.x` and `at.y`, to all outputs. Chunks take turns in the first place.
+/// All outputs, of 16 rows of x that start at `at.x` and `at.y`. Constants index them where that is not too much code: what a
+/// variable indexes is loaded and stored lane by lane, as dear as the sums.
 fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
-  if (MOST_D == 64) {
-    addToChunk(&(*o)[0], p.d / 4, w, factor, x, half, at);
+  if (MOST_D > 64) {
+    for (var d = 0u; d < p.d / 4; d++) { addTo(o, d, w, factor, x, half, at); }
     return;
   }
-  for (var d = 0u; d < p.d / 4; d += 16) {
-    var c = (*o)[0];
-    addToChunk(&c, p.d / 4 - d, w, factor, x, half, at + d);
-    (*o)[0] = (*o)[1];
-    if (MOST_D == 128) { (*o)[1] = c; }
-    if (MOST_D == 192) { (*o)[1] = (*o)[2]; (*o)[2] = c; }
-    if (MOST_D == 256) { (*o)[1] = (*o)[2]; (*o)[2] = (*o)[3]; (*o)[3] = c; }
-  }
+  addTo(o, 0, w, factor, x, half, at);
+  addTo(o, 1, w, factor, x, half, at);
+  addTo(o, 2, w, factor, x, half, at);
+  addTo(o, 3, w, factor, x, half, at);
+  addTo(o, 4, w, factor, x, half, at);
+  addTo(o, 5, w, factor, x, half, at);
+  addTo(o, 6, w, factor, x, half, at);
+  addTo(o, 7, w, factor, x, half, at);
+  addTo(o, 8, w, factor, x, half, at);
+  addTo(o, 9, w, factor, x, half, at);
+  addTo(o, 10, w, factor, x, half, at);
+  addTo(o, 11, w, factor, x, half, at);
+  addTo(o, 12, w, factor, x, half, at);
+  addTo(o, 13, w, factor, x, half, at);
+  addTo(o, 14, w, factor, x, half, at);
+  addTo(o, 15, w, factor, x, half, at);
 }
 
 /// scale · q·k of the lane's four rows with keys s .. s + 15.
@@ -335,7 +323,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   }
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
-    for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d / 16][d % 16])[c] * inverse[c]); }
+    for (var d = 0u; d < d4; d++) { y[i[c] + d] = y_v(transpose(out[d])[c] * inverse[c]); }
     lse[p.firstQuery + query(at, row[c])] = vec2(top[c], select(0, log(total[c]), total[c] > 0));
   }
 }
@@ -368,7 +356,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     addWeighted(&out, w, vec4(1.0), k, K_HALF, vec2(k0, k1));
   }
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
-    for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d / 16][d % 16])[c]); }
+    for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d])[c]); }
   }
 }
 
@@ -404,8 +392,8 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   }
   for (var c = 0u; c < mine(at, p.s, lane); c++) {
     for (var d = 0u; d < d4; d++) {
-      dk[i[c] + d] = dk_v(transpose(outK[d / 16][d % 16])[c]);
-      dv[i[c] + d] = dv_v(transpose(outV[d / 16][d % 16])[c]);
+      dk[i[c] + d] = dk_v(transpose(outK[d])[c]);
+      dv[i[c] + d] = dv_v(transpose(outV[d])[c]);
     }
   }
 }

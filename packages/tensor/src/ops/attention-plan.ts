@@ -34,7 +34,7 @@ const TILE = 32; // rows of a workgroup, or keys in backward_kv
 const THREADS = 64; // of attention-tile/statistics and /join_marks
 const PART = 256; // keys of a workgroup of attention-few.wgsl
 /** Room for D in all files: few steps, since each is a pipeline. */
-const ROOMS = [64, 128, 192, 256, 512, 1024, 4096];
+const ROOMS = [64, 128, 256, 512, 1024, 4096];
 const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
 const MOST_ROOM_FEW = 1024; // past it, workgroup memory would be for attention-few.wgsl
 /** Rows of a tile that attention-few.wgsl does better without: a quarter. */
