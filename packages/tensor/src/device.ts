@@ -2,7 +2,7 @@ import { AnomalyWatch, firstNonFinite, type NonFinite } from "./anomaly.ts";
 import { type DType, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
-import { type AnyOpRow, IMAGE_WIDTH } from "./op.ts";
+import { type AnyOpRow, IMAGE_PITCH, IMAGE_WIDTH } from "./op.ts";
 import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
@@ -18,11 +18,11 @@ const STORAGE_ALIGNMENT = 16;
 
 const PLAIN_SCOPE = "a scope";
 
-const IMAGE_ROW_BYTES = IMAGE_WIDTH * 16;
+const IMAGE_ROW_BYTES = IMAGE_PITCH * 16;
 
 /** Rows of an image of this many bytes, rounded up by a quarter at most, so that images of like size can take turns. */
 function imageRows(sizeBytes: number): number {
-  const rows = Math.ceil(sizeBytes / IMAGE_ROW_BYTES);
+  const rows = Math.ceil(sizeBytes / (IMAGE_WIDTH * 16));
   const step = 2 ** Math.max(0, Math.floor(Math.log2(rows)) - 2);
   return Math.ceil(rows / step) * step;
 }

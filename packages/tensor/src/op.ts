@@ -55,6 +55,12 @@ export interface WindowWish {
 /** Texels in a row of an image; kernels that read one have the same constant. */
 export const IMAGE_WIDTH = 2048;
 
+/**
+ * Texels from one row of an image to the next: with a power of two, rows of a tensor whose stride is a multiple of 4 KiB
+ * would fall on the same lines of a cache.
+ */
+export const IMAGE_PITCH = IMAGE_WIDTH + 12;
+
 /** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
 export interface KernelContext {
   readonly profile: DeviceProfile;

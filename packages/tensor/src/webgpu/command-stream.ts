@@ -96,7 +96,7 @@ export class CommandStream {
     this.#open().copyBufferToBuffer(source, sourceOffset, target, 0, sizeBytes);
   }
 
-  /** Copies into a texture of `IMAGE_WIDTH` texels a row, 16 bytes each, row after row. */
+  /** Copies into a texture of `IMAGE_WIDTH` texels a row (and padding), 16 bytes each, row after row. */
   copyToImage(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
     this.#closePass();
     const encoder = this.#open();

@@ -3,7 +3,7 @@ import { Device, type Execution } from "../device.ts";
 import { type DType, elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { makeKernelContext } from "../kernel-context.ts";
-import { IMAGE_WIDTH, type KernelCall, type KernelEntry } from "../op.ts";
+import { IMAGE_PITCH, type KernelCall, type KernelEntry } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import type { Tiles } from "../tiles.ts";
@@ -33,7 +33,7 @@ const TEXTURE_USAGE = { COPY_DST: 2, STORAGE_BINDING: 8 } as const; // fixed by 
 
 const createImage = (gpu: GPUDevice, sizeBytes: number): GPUTexture =>
   gpu.createTexture({
-    size: [IMAGE_WIDTH, sizeBytes / (IMAGE_WIDTH * 16)],
+    size: [IMAGE_PITCH, sizeBytes / (IMAGE_PITCH * 16)],
     format: IMAGE_FORMAT,
     usage: TEXTURE_USAGE.COPY_DST | TEXTURE_USAGE.STORAGE_BINDING,
   });
