@@ -4,7 +4,8 @@
 //   marks: what attention-tile.wgsl has there; a block that no lane's row or key sees is skipped
 //   why: see matmul-rows.wgsl: loads cost most, from textures least. A lane keeps four rows as the components of
 //   vectors, so maximum, sum and causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a
-//   lane and broadcast. The outputs of a lane's rows stay in its private memory.
+//   lane and broadcast. The outputs of a lane's rows are indexed by constants up to D = 64: what a variable indexes is
+//   loaded and stored lane by lane, a third of the time. Cores take halves of the grid: see placeOf.
 //   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
@@ -67,7 +68,7 @@ struct Place { b: u32, g: u32, first: u32 }
 fn heads() -> u32 { return p.h / p.g; }
 fn rows() -> u32 { return p.t * heads(); }
 
-/// Tiles from both ends in turn: one sees much where the other sees little, and each core takes a run of workgroups.
+/// Each core takes one run of workgroups, so tiles come from both ends in turn: one sees much where the next sees little.
 fn placeOf(wg: vec3<u32>, nwg: vec3<u32>, count: u32) -> Place {
   let i = wg.x + wg.y * nwg.x;
   let tiles = (count + 31) / 32;
@@ -216,8 +217,7 @@ fn addTo(o: ptr<function, Outputs>, i: u32, w: Tile, factor: vec4<f32>, x: Image
   (*o)[i] = m;
 }
 
-/// All outputs, of 16 rows of x that start at `at.x` and `at.y`. Constants index them where that is not too much code: what a
-/// variable indexes is loaded and stored lane by lane, as dear as the sums.
+/// All outputs, of 16 rows of x that start at `at.x` and `at.y`. Past D = 64 constants would be too much code to compile.
 fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
   if (MOST_D > 64) {
     for (var d = 0u; d < p.d / 4; d++) { addTo(o, d, w, factor, x, half, at); }
