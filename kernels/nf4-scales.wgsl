@@ -4,8 +4,9 @@
 //   in absmax[B]   in/out table: 16 levels, a map of 256, the offset   out scales[B] bytes, nested[⌈B/nestedBlock⌉]
 //   grid: mean: one workgroup; main: one thread per nested block
 //   numerics: the sum is float32 in a fixed order: 32 sums side by side, in steps of 16, then those of four neighbours
-//   8 apart, then the eight, after what fills no 32. It is PyTorch's on a processor of 8 lanes, so that states made
-//   there and here agree to the bit. Quotients are rounded correctly, which WGSL's need not be
+//   8 apart, then the eight, after what fills no 8; of fewer than 8 the first, the fifth to seventh, the second to
+//   fourth. It is PyTorch's on a processor of 8 lanes, so that states made there and here agree to the bit. Quotients
+//   are rounded correctly, which WGSL's need not be
 //   source: QLoRA (2305.14314), "double quantization"
 requires immediate_address_space;
 
@@ -77,7 +78,9 @@ fn mean(@builtin(local_invocation_index) lane: u32) {
   if (lane != 0) { return; }
   let eights = p.blocks / 8;
   var total = 0.0;
-  for (var i = eights * 8; i < p.blocks; i++) { total += absmax[i]; }
+  if (eights == 0) { total = absmax[0]; }
+  for (var i = max(eights * 8, 4); i < p.blocks; i++) { total += absmax[i]; }
+  if (eights == 0) { for (var i = 1u; i < min(p.blocks, 4); i++) { total += absmax[i]; } }
   for (var l = 0u; l < 8; l++) {
     var sum = sums[l];
     for (var e = whole * 4; e < eights; e++) { sum += absmax[e * 8 + l]; }

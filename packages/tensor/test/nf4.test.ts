@@ -59,6 +59,24 @@ describe.each(devices)("NF4 on %s", (kind) => {
     return { codes, table, absmax };
   };
 
+  // Computed by torch.mean of PyTorch 2.15; one after the other, the sums of the middle three round to another mean.
+  it.each([
+    [[2.2040534, 0.08784467, 2.399576, 1.191412], 1.4707214832305908],
+    [[2.0478423, 0.9154485, 1.3906369, 1.364959, 1.7174159], 1.4872605800628662],
+    [[0.85298896, 1.0193272, 1.5718224, 2.3941917, 2.315305, 0.0336737037], 1.3645515441894531],
+    [[1.5177624, 0.70977384, 2.2710223, 0.70376980305, 1.9411571, 1.0668643, 1.3355484], 1.3636997938156128],
+    [
+      [2.4134433, 1.9655366, 0.53037035, 2.4743168, 2.4106526, 2.8303423, 0.65916055, 1.2530911, 1.4709423],
+      1.7786507606506348,
+    ],
+  ])("the offset of a few scales is PyTorch's mean of them: %j", async (scales, mean) => {
+    const table = device.tensor(nf4Table(), [273]);
+    const absmax = device.tensor(Float32Array.from(scales), [scales.length]);
+    const made = device.ops.nf4QuantizeScales(absmax, table);
+    expect((await table.read())[272]).toBe(mean);
+    for (const tensor of [table, absmax, ...made]) tensor.dispose();
+  });
+
   it("what was quantized once is quantized to itself", async () => {
     const property = fc.asyncProperty(fc.nat(), fc.constantFrom(1, 130, 99_999), async (seed, most) => {
       const pick = new Pick(seed);

@@ -136,6 +136,9 @@ export const nf4QuantizePart = defineOp({
   flops: ({ N }) => 4 * N,
 });
 
+/** The order of fewer than eight: PyTorch keeps four sums there, and adds what fills no four to the first. */
+const FEW = [0, 4, 5, 6, 1, 2, 3];
+
 /** Σ in float32, in the order that kernels/nf4-scales.wgsl states. */
 function orderedSum(values: HostArray): number {
   const lanes = 32;
@@ -157,6 +160,9 @@ function orderedSum(values: HostArray): number {
     return levels.reduce((a, b) => fround(a + b));
   });
   const eights = Math.floor(values.length / 8);
+  if (eights === 0) {
+    return FEW.filter((i) => i < values.length).reduce((sum, i) => fround(sum + values[i]), 0);
+  }
   let total = 0;
   for (let i = eights * 8; i < values.length; i++) total = fround(total + values[i]);
   for (let lane = 0; lane < 8; lane++) {
