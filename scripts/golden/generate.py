@@ -19,10 +19,9 @@ def ops(folder, seed, count):
         rng = random.Random(f"{seed} {op} {n}")
         torch.manual_seed(rng.getrandbits(60))
         to = folder / "ops" / op / f"{seed}-{n}"
-        if op in nf4_draws.DRAWS:
-            nf4_draws.DRAWS[op](to, rng)
-        else:
-            op_draws.write_random_op(to, op, rng)
+        write = nf4_draws.DRAWS.get(op) or (lambda to, rng, op=op: op_draws.write_random_op(to, op, rng))
+        while not write(to, rng):
+            pass
 
 
 def models(folder, seed, count):
@@ -49,6 +48,8 @@ def main():
     for kind in ("ops", "models", "adapters"):
         parser.add_argument(f"--{kind}", type=int, default=0)
     options = parser.parse_args()
+    if options.adapters and not options.models:
+        parser.error("adapters need models")
     torch.set_num_threads(1)
     ops(options.folder, options.seed, options.ops)
     bases = models(options.folder, options.seed, options.models)

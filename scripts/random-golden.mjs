@@ -1,0 +1,99 @@
+// Golden cases with other shapes, seeds and configurations than the folder's: PyTorch computes in double what golden/README.md
+// and methods.md say, and `sidenet check` is held to it on every device.
+//
+//   npm run build && node scripts/random-golden.mjs [--seed 1] [--ops 105] [--models 12] [--adapters 24] [--python FILE]
+//                                                   [--devices cpu,webgpu,wasm] [--keep DIR]
+//
+// The same seed and counts make the same cases. --python names one that has torch and numpy; without it a throw-away virtual
+// environment is made (gigabytes). --keep writes the cases there and leaves them. Not part of CI.
+
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { reportFailure, run, SetupError } from "./lib/steps.mjs";
+
+const GENERATOR = fileURLToPath(new URL("golden/generate.py", import.meta.url));
+const SIDENET = fileURLToPath(new URL("../packages/ladder/bin/sidenet.js", import.meta.url));
+const PACKAGES = ["torch", "numpy"];
+const KINDS = ["ops", "models", "adapters"];
+
+const { values: options } = parseArgs({
+  options: {
+    seed: { type: "string", default: "1" },
+    ops: { type: "string", default: "105" },
+    models: { type: "string", default: "12" },
+    adapters: { type: "string", default: "24" },
+    python: { type: "string" },
+    devices: { type: "string", default: "cpu,webgpu" },
+    keep: { type: "string" },
+  },
+});
+
+/** An interpreter with the packages, in `work` unless one is given. */
+function python(work) {
+  if (options.python) return options.python;
+  const venv = join(work, "venv");
+  const made = run("python3", ["-m", "venv", venv]);
+  if (made.failed) throw new SetupError("No virtual environment.", `${made.failed}\n${made.output}`);
+  const binary = join(venv, process.platform === "win32" ? "Scripts/python.exe" : "bin/python");
+  const installed = run(binary, ["-m", "pip", "install", "--quiet", ...PACKAGES]);
+  if (installed.failed) throw new SetupError("pip failed.", `${installed.failed}\n${installed.output}`);
+  return binary;
+}
+
+function generate(binary, folder) {
+  const counts = KINDS.flatMap((kind) => [`--${kind}`, options[kind]]);
+  const made = run(binary, ["-B", GENERATOR, folder, "--seed", options.seed, ...counts]);
+  if (made.failed) throw new SetupError("The cases were not made.", `${made.failed}\n${made.output}`);
+}
+
+/** What `sidenet check` says of the folder, the object of its last line. */
+function check(folder, device, dtype) {
+  const done = run(process.execPath, [SIDENET, "check", folder, "--device", device, "--dtype", dtype, "--json"]);
+  const last = done.stdout.trimEnd().split("\n").at(-1) ?? "";
+  if (!last.startsWith("{"))
+    throw new SetupError(`${device} ${dtype} was not checked.`, done.failed + done.output);
+  return JSON.parse(last);
+}
+
+/** Skipped for another reason than that float16 makes no sense of it: the case or the check is wrong. */
+const isOdd = ({ status, reason }) => status === "skipped" && !reason.includes("not meant for float16");
+
+function report(folder) {
+  let wrong = 0;
+  for (const device of options.devices.split(",")) {
+    for (const dtype of ["f32", "f16"]) {
+      const { passed, failed, skipped, adapter, cases } = check(folder, device, dtype);
+      console.log(
+        `${device} ${dtype}: ${passed} passed, ${failed} failed, ${skipped} skipped   (${adapter ?? device})`,
+      );
+      const listed = cases.filter((item) => item.status === "failed" || isOdd(item));
+      for (const { name, status, reason } of listed) console.log(`  ${status} ${name}: ${reason}`);
+      wrong += listed.length;
+    }
+  }
+  return wrong;
+}
+
+/** A folder to write to: what lies there already would be checked as well. */
+function kept() {
+  const folder = resolve(options.keep);
+  if (existsSync(folder) && readdirSync(folder).length > 0)
+    throw new SetupError("Nothing was made.", `${folder} is not empty.`);
+  return folder;
+}
+
+try {
+  const work = mkdtempSync(join(tmpdir(), "sidenet-golden-"));
+  try {
+    const folder = options.keep ? kept() : join(work, "cases");
+    generate(python(work), folder);
+    process.exitCode = report(folder) === 0 ? 0 : 1;
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+} catch (error) {
+  reportFailure(error);
+}
