@@ -224,7 +224,8 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
     let stat = statsIn[p.firstQuery + query(at, r)];
     let weight = select(0, exp(max(tiles[w] - stat.x, -100.0) - stat.y), visible(at, r, c));
     tiles[w] = weight;
-    tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.z) * p.scale;
+    // Of a key that has all weight, dy·v - dy·y is 0, and what is left of it rounding.
+    tiles[GRADIENTS + w] = select(weight * (tiles[GRADIENTS + w] - stat.z) * p.scale, 0, weight >= 1);
   }
 }
 

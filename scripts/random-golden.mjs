@@ -51,7 +51,16 @@ function generate(binary, folder) {
 
 /** What `sidenet check` says of the folder, the object of its last line. */
 function check(folder, device, dtype) {
-  const done = run(process.execPath, [SIDENET, "check", folder, "--device", device, "--dtype", dtype, "--json"]);
+  const done = run(process.execPath, [
+    SIDENET,
+    "check",
+    folder,
+    "--device",
+    device,
+    "--dtype",
+    dtype,
+    "--json",
+  ]);
   const last = done.stdout.trimEnd().split("\n").at(-1) ?? "";
   if (!last.startsWith("{"))
     throw new SetupError(`${device} ${dtype} was not checked.`, done.failed + done.output);

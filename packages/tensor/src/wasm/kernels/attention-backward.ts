@@ -1,6 +1,6 @@
 /** Attention's gradients from the shift that the forward pass kept: the same blocks, weights computed again. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { f32x4, i32, i32x4, v128 } from "../assembler/instructions.ts";
+import { f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
   Block,
@@ -28,6 +28,12 @@ type Window = Words<"start" | "count" | "scores" | "slopes">;
 const planeBytes = (f: FunctionBuilder, { batches, h, t }: Words<"batches" | "h" | "t">): Local<"i32"> =>
   f.i32(i32.mul(i32.mul(i32.mul(batches, h), t), 4));
 
+/** d loss / d score of a weight. Of a key that has all of a query's, dy · v - dy · y is 0, and what is left of it rounding. */
+function slopesOf(f: FunctionBuilder): (weight: Local<"v128">, difference: V128) => V128 {
+  const one = f.v128(f32x4.splat(1));
+  return (weight, difference) => v128.and(f32x4.mul(weight, difference), f32x4.lt(weight, one));
+}
+
 /** Code that turns the scores of rows of queries, over a window of keys, into gradients of scores. */
 function queryRows(
   f: FunctionBuilder,
@@ -39,6 +45,7 @@ function queryRows(
   const shift = f.i32(at(p.shifts, i32.add(i32.mul(head, p.t), first), 4));
   const [row, at1, at2, bits, segmentsAt] = Array.from({ length: 5 }, () => f.i32());
   const exp = expOf(f);
+  const slopeOf = slopesOf(f);
   const [max, logSum, delta, limit, position, own] = Array.from({ length: 6 }, () => f.v128());
   const [scale, four] = [f.v128(f32x4.splat(p.scale)), f.v128(i32x4.splat(4))];
   return ({ start, count, scores, slopes }) =>
@@ -60,8 +67,8 @@ function queryRows(
         const among = v128.and(i32x4.eq(own, v128.load(segmentsAt)), v128.load(bits));
         const visible = v128.and(i32x4.gtS(limit, position), among);
         const score = f32x4.mul(v128.load(at1), scale);
-        const weight = exp(f32x4.sub(f32x4.sub(score, max), logSum));
-        const slope = f32x4.mul(weight, f32x4.sub(v128.load(at2), delta));
+        const weight = f.v128(exp(f32x4.sub(f32x4.sub(score, max), logSum)));
+        const slope = slopeOf(weight, f32x4.sub(v128.load(at2), delta));
         f.do(v128.store(at1, v128.and(slope, visible)));
         f.set(position, i32x4.add(position, four));
         for (const pointer of [at1, at2, bits]) f.set(pointer, i32.add(pointer, 16));
@@ -122,6 +129,7 @@ function keyRows(
   const bits = f.i32(at(p.visible, i32.add(i32.mul(batch, p.s), first), 4));
   const [row, at1, at2, shift, segmentsAt] = Array.from({ length: 5 }, () => f.i32());
   const exp = expOf(f);
+  const slopeOf = slopesOf(f);
   const [limit, position, mask, own] = Array.from({ length: 4 }, () => f.v128());
   const [scale, four] = [f.v128(f32x4.splat(p.scale)), f.v128(i32x4.splat(4))];
   return ({ start, count, scores, slopes }) =>
@@ -143,7 +151,7 @@ function keyRows(
         const below = f32x4.sub(f32x4.sub(score, v128.load(shift)), v128.load(i32.add(shift, plane)));
         const weight = f.v128(v128.and(exp(below), visible));
         const delta = v128.load(i32.add(shift, i32.mul(plane, 2)));
-        const slope = f32x4.mul(weight, f32x4.sub(v128.load(at2), delta));
+        const slope = slopeOf(weight, f32x4.sub(v128.load(at2), delta));
         f.do(v128.store(at2, slope), v128.store(at1, weight));
         f.set(position, i32x4.add(position, four));
         for (const pointer of [at1, at2, shift]) f.set(pointer, i32.add(pointer, 16));
