@@ -40,7 +40,7 @@ var<immediate> p: Params;
 @group(0) @binding(4) var<storage, read_write> y: array<y_v>;
 @group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
 @group(0) @binding(6) var dy: texture_storage_2d<rgba32uint, read>;
-@group(0) @binding(7) var<storage, read> statsIn: array<vec4<f32>>; // (lse, dy·y, 0) of a query
+@group(0) @binding(7) var<storage, read> statsIn: array<vec4<f32>>; // (lse, dy·y, scale) of a query
 @group(0) @binding(8) var<storage, read_write> dq: array<dq_v>;
 @group(0) @binding(9) var<storage, read_write> dk: array<dk_v>;
 @group(0) @binding(10) var<storage, read_write> dv: array<dv_v>;
@@ -349,7 +349,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
     let g = gradients(at, i * d4, s, lane);
     for (var j = 0u; j < 16; j++) {
       let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0)) - stat[1]), bit(seen, j));
-      w[j] = weight * (g[j] - stat[2]) * p.scale;
+      w[j] = weight * (g[j] - stat[2]) * stat[3];
     }
     let k0 = key(at, s + lane) * d4;
     let k1 = key(at, s + 8 + lane) * d4;
@@ -385,7 +385,7 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
     for (var j = 0u; j < 16; j++) {
       let stat = bitcast<vec4<f32>>(those[j]);
       w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat.x, vec4(-100.0)) - stat.y), bit(seen, j));
-      g[j] = w[j] * (g[j] - stat.z) * p.scale;
+      g[j] = w[j] * (g[j] - stat.z) * stat.w;
     }
     addWeighted(&outV, w, vec4(1.0), dy, DY_HALF, vec2(q0, q1));
     addWeighted(&outK, g, vec4(1.0), q, Q_HALF, vec2(q0, q1));

@@ -4,7 +4,7 @@
 //   logarithm of the sum of all relative to it
 // join_marks: marksOut[s] = (segments[s], keyMask[s])   in keyMask[B,S] (bytes) segments[B,S]   out marksOut[B,S]
 //   marks are those pairs, or keyMask alone, as p.marks says: one binding, since an entry point has eight
-// statistics: stats[t,h] = (lseIn, dy·yIn, 0)   in dy yIn lseIn   out stats
+// statistics: stats[t,h] = (lseIn, dy·yIn, scale)   in dy yIn lseIn   out stats
 // backward_q: dq = scale · Σ_s ds k, ds = p (dy·v - dy·y), p = exp(scale · q·k - lse)
 // backward_kv: dk = scale · Σ ds q, dv = Σ p dy, over the queries that see s and the heads of its group
 //   in as above, dy[B,T,H,D] statsIn[B,T,H]   out dq, dk dv
@@ -224,8 +224,7 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
     let stat = statsIn[p.firstQuery + query(at, r)];
     let weight = select(0, exp(max(tiles[w] - stat.x, -100.0) - stat.y), visible(at, r, c));
     tiles[w] = weight;
-    // Of a key that has all weight, dy·v - dy·y is 0, and what is left of it rounding.
-    tiles[GRADIENTS + w] = select(weight * (tiles[GRADIENTS + w] - stat.z) * p.scale, 0, weight >= 1);
+    tiles[GRADIENTS + w] = weight * (tiles[GRADIENTS + w] - stat.z) * stat.w;
   }
 }
 
@@ -305,7 +304,9 @@ fn statistics(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   if (i >= p.b * p.t * p.h) { return; }
   var sum = 0.0;
   for (var d = i * p.d; d < (i + 1) * p.d; d++) { sum += f32(dy[d]) * f32(yIn[d]); }
-  stats[p.firstQuery + i] = vec4(lseIn[p.firstQuery + i], sum, 0);
+  let lse = lseIn[p.firstQuery + i];
+  // Of a key that has all weight, dy·v - dy·y is 0, and what is left of it rounding: it counts nothing.
+  stats[p.firstQuery + i] = vec4(lse, sum, select(p.scale, 0, lse.y == 0));
 }
 
 @compute @workgroup_size(64)

@@ -196,12 +196,12 @@ function forGradients(
   }
 }
 
-/** Draws y and lse near what a forward pass would give, so that p stays a probability. */
+/** Draws y and lse near what a forward pass would give, so that p stays a probability; a logarithm of 0 says that one key has all. */
 function drawBackward(pick: Pick) {
   const drawn = drawAttention(pick);
   const lse = (size: number) =>
     Array.from({ length: size }, (_, i) =>
-      i % PARTS === 0 ? 1 + 0.1 * pick.normal() : Math.log(drawn.dims.S),
+      i % PARTS === 0 ? 1 + 0.1 * pick.normal() : Math.log(1 + drawn.dims.S),
     );
   const small = (size: number) => pick.normals(size, 0.5);
   return {
