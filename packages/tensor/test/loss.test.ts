@@ -1,4 +1,5 @@
 import { CpuDevice, type Device, Random } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
 import { expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
 
@@ -22,6 +23,20 @@ it("a smoothed loss is the mixture that it says: (1 - s) of the target's and s o
       /T-SHAPE.*labelSmoothing 2/,
     );
     logits.dispose();
+    device.dispose();
+  }
+});
+
+it("counts of the loss over a head that are no counts are refused by name", async () => {
+  for (const device of [await openNodeWasm(), ...(gpuAvailable ? [await openTestGpu()] : [])]) {
+    using h = device.tensor([1, 2, 3, 4], [2, 2]);
+    using targets = device.tensor([0, 1], [2], { dtype: "i32" });
+    for (const name of ["chunkTokens", "blockColumns"]) {
+      for (const count of [-1, 1.5, Number.NaN]) {
+        const refused = new RegExp(`T-ATTR.*${name} ${count} is not a whole number`);
+        expect(() => device.ops.lmHeadLoss(h, h, targets, { [name]: count })).toThrow(refused);
+      }
+    }
     device.dispose();
   }
 });

@@ -75,10 +75,7 @@ describe.each(ENGINES)("every op on %s agrees with its reference", (_, open) => 
         expect(planned).toEqual(got.map((outcome) => ({ ...outcome, values: null })));
         compare(name, drawn, got, expected);
       });
-      await fc.assert(
-        fc.asyncProperty(cases, property),
-        propertyRuns(row.signature.inputs.length > 0 ? 200 : 50),
-      );
+      await fc.assert(fc.asyncProperty(cases, property), propertyRuns(200));
     });
   }
 });

@@ -41,15 +41,13 @@ const COLUMN_STEP = 64;
 /** The largest alignment that WebGPU may ask of a binding's offset. */
 const BINDING_ALIGNMENT = 256;
 
-/** Ranges of tokens whose logits fit the workspace. */
-export function tokenChunks(
-  h: Tensor,
-  V: number,
-  { chunkTokens, chunkBytes }: Omit<typeof CHUNKS, "blockColumns">,
-): RowRange[] {
-  if (chunkTokens < 0 || !Number.isInteger(chunkTokens)) {
-    throw new SidenetError("T-ATTR", `lmHeadLoss: chunkTokens ${chunkTokens} is not a whole number >= 0.`);
+/** Ranges of tokens whose logits fit the workspace. Throws `T-ATTR` where an option is no count. */
+export function tokenChunks(h: Tensor, V: number, { chunkBytes, ...counts }: typeof CHUNKS): RowRange[] {
+  for (const [name, count] of Object.entries(counts)) {
+    if (count < 0 || !Number.isInteger(count))
+      throw new SidenetError("T-ATTR", `lmHeadLoss: ${name} ${count} is not a whole number >= 0.`);
   }
+  const { chunkTokens } = counts;
   if (!(chunkBytes > 0)) {
     throw new SidenetError("T-ATTR", `lmHeadLoss: chunkBytes ${chunkBytes} is not a number above 0.`);
   }
@@ -112,7 +110,7 @@ function runChunks(
   k: KernelContext,
   { h, head, targets, dloss = null, others = [] }: Chunked,
   { N, C, V }: HeadDims,
-  { ignoreIndex, labelSmoothing, blockColumns, ...chunking }: LossAttrs & typeof CHUNKS,
+  { ignoreIndex, labelSmoothing, ...chunking }: LossAttrs & typeof CHUNKS,
   use: UseGradients | null,
 ): Tensor {
   const chunks = tokenChunks(h, V, chunking);
@@ -120,7 +118,7 @@ function runChunks(
   const nll = k.temp([N]);
   const shift = { max: k.temp([N]), logSum: k.temp([N]) };
   const memory = k.temp([most * V]);
-  const blocks = headBlocks(k, { head, others }, { most, C, V }, blockColumns);
+  const blocks = headBlocks(k, { head, others }, { most, C, V }, chunking.blockColumns);
   for (const chunk of chunks) {
     const rows = chunk.count;
     const partOf = ({ start, count }: RowRange) =>

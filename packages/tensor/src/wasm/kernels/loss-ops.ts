@@ -76,6 +76,7 @@ export const crossEntropyBackward: WasmOp = (
 interface HeadAttrs extends LossAttrs {
   readonly chunkTokens: number;
   readonly chunkBytes: number;
+  readonly blockColumns: number;
 }
 interface HeadIo {
   readonly h: Tensor;
@@ -98,11 +99,11 @@ interface Head {
 function forChunks(
   k: WasmContext,
   { h, w, V, targets }: Head,
-  { chunkTokens, chunkBytes, ...attrs }: HeadAttrs,
+  { chunkTokens, chunkBytes, blockColumns, ...attrs }: HeadAttrs,
   each: (rows: Rows, extents: Extents, h: Tensor, isFirst: boolean) => void,
 ): Tensor {
   const [N, C] = h.shape;
-  const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes });
+  const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes, blockColumns });
   const [nll, max, logSum] = [k.temp([N]), k.temp([N]), k.temp([N])];
   const most = chunks[0]?.count ?? 0;
   const all = k.temp([most, V]);
