@@ -140,8 +140,8 @@ def add_lora(model, first, last):
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def loss_sum(model, ids, labels, ladder):
-    """Summed loss and the number of scored positions."""
+def losses(model, ids, labels, ladder):
+    """Losses of the scored positions, as they stand in labels[:, 1:]."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         if ladder is None:
             h = model.model(ids).last_hidden_state
@@ -156,10 +156,18 @@ def loss_sum(model, ids, labels, ladder):
     scored = targets != IGNORED
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = h[:, :-1].reshape(-1, h.shape[-1])[scored] @ model.lm_head.weight.T
-    return F.cross_entropy(logits.float(), targets[scored], reduction="sum"), int(scored.sum())
+    return F.cross_entropy(logits.float(), targets[scored], reduction="none")
 
 
-def run(name, options, train, held_out):
+def kinds(ids, labels, digits):
+    """Of each scored token: a digit, one that the record has had before, or a new one."""
+    for row, targets in zip(ids.tolist(), labels.tolist()):
+        for at, target in enumerate(targets):
+            if at and target != IGNORED:
+                yield "digit" if target in digits else "seen" if target in row[:at] else "new"
+
+
+def run(name, options, train, held_out, digits):
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval().requires_grad_(False)
     last = model.model.layers[-1]
@@ -179,16 +187,21 @@ def run(name, options, train, held_out):
     for step, (ids, labels) in enumerate(steps):
         for group in optimizer.param_groups:
             group["lr"] = options.rate * min(1, (step + 1) / 5) * (1 + math.cos(math.pi * step / len(steps))) / 2
-        total, count = loss_sum(model, ids, labels, ladder)
         optimizer.zero_grad()
-        (total / count).backward()
+        losses(model, ids, labels, ladder).mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    with torch.no_grad():
-        sums = [loss_sum(model, ids, labels, ladder) for ids, labels in batches(held_out, min(4, options.batch))]
-    loss = sum(float(total) for total, _ in sums) / sum(count for _, count in sums)
+    by_kind = {"digit": [], "seen": [], "new": []}
+    for ids, labels in batches(held_out, min(4, options.batch)):
+        with torch.no_grad():
+            scored = losses(model, ids, labels, ladder).tolist()
+        for kind_of, loss in zip(kinds(ids, labels, digits), scored, strict=True):
+            by_kind[kind_of].append(loss)
+    every = sum(by_kind.values(), [])
+    parts = ", ".join(f"{len(part)} {kind_of} {sum(part) / len(part):.3f}" for kind_of, part in by_kind.items() if part)
     trained = sum(p.numel() for p in parameters)
-    print(f"{name}: {trained} parameters, held-back loss {loss:.4f}, {time.time() - began:.0f} s", flush=True)
+    loss = sum(every) / len(every)
+    print(f"{name}: {trained} parameters, held-back loss {loss:.4f} ({parts}), {time.time() - began:.0f} s", flush=True)
 
 
 def main():
@@ -196,9 +209,10 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     train = read(options.train_file, tokenizer, options, options.train)
     held_out = read(options.held_out_file, tokenizer, options, options.held_out)
+    digits = {token for token in tokenizer.get_vocab().values() if tokenizer.decode([token]).strip().isdigit()}
     print(f"{sum(len(ids) for ids, _ in train)} tokens in {len(train)} records", flush=True)
     for name in ["nothing", *options.runs]:
-        run(name, options, train, held_out)
+        run(name, options, train, held_out, digits)
 
 
 if __name__ == "__main__":
