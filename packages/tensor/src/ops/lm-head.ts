@@ -191,9 +191,10 @@ export function referenceHeadLoss(
 
 /** A random head, and tokens in one chunk or several. */
 function drawHead(pick: Pick) {
-  const V = pick.int(1, pick.oneOf([200, 200, 600]));
+  const four = pick.oneOf([4, 1]);
+  const V = four * pick.int(1, pick.oneOf([200, 200, 800]) / four);
   const { attrs, values } = drawTargets(pick, V);
-  const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
+  const dims = { N: pick.int(1, 150), C: four * pick.int(1, Math.floor(70 / four)), V };
   const [chunkTokens, blockColumns] = [pick.oneOf([0, 64]), pick.oneOf([0, 64])];
   return { dims, values, attrs: { ...attrs, chunkTokens, blockColumns } };
 }

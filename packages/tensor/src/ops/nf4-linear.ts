@@ -134,7 +134,13 @@ function referenceProduct(
 function drawLinear(pick: Pick) {
   const four = pick.oneOf([4, 4, 1]);
   const extent = (most: number) => four * pick.int(0, Math.floor(most / four));
-  const [N, I, O] = [pick.shape(pick.oneOf([5, 60]), 2), extent(140), extent(140)];
+  const [inner, outer] = pick.oneOf([
+    [140, 140],
+    [140, 140],
+    [500, 40],
+    [40, 500],
+  ] as const);
+  const [N, I, O] = [pick.shape(pick.oneOf([5, 60]), 2), extent(inner), extent(outer)];
   const { attrs, omit, ...drawn } = drawNf4(pick, I * O);
   const panelBytes = pick.oneOf([2 ** 23, 2 ** 13, 1]); // one panel, several, panels of eight rows
   return {
