@@ -34,9 +34,12 @@ interface Nf4Attrs extends Nf4Blocks {
 
 export const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
 
-/** A GPU wants panels that keep all of it busy, a software driver such as stay in its cache. */
+/**
+ * A GPU wants panels that are some launches' worth of work: with what a product of one takes for parts of its sum, at most
+ * 8 MiB, they are 32 MiB. A software driver wants such as stay in its cache.
+ */
 const panelBytesFor = (profile: DeviceProfile): number =>
-  profile.adapterClass === "software" ? 2 ** 23 : 2 ** 25;
+  profile.adapterClass === "software" ? 2 ** 23 : 3 * 2 ** 23;
 
 /** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
 export function panelsOf(
