@@ -35,11 +35,13 @@ interface Nf4Attrs extends Nf4Blocks {
 export const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
 
 /**
- * A GPU wants panels that are some launches' worth of work: with what a product of one takes for parts of its sum, at most
- * 8 MiB, they are 32 MiB. A software driver wants such as stay in its cache.
+ * A GPU wants panels that keep all of it busy. In f32 they are 32 MiB with what a product of one takes for parts of its sum, at
+ * most 8 MiB, which keep it as busy; in f16 by themselves. A software driver wants such as stay in its cache.
  */
-const panelBytesFor = (profile: DeviceProfile): number =>
-  profile.adapterClass === "software" ? 2 ** 23 : 3 * 2 ** 23;
+function panelBytesFor({ adapterClass }: DeviceProfile, dtype: "f32" | "f16"): number {
+  if (adapterClass === "software") return 2 ** 23;
+  return dtype === "f16" ? 2 ** 25 : 3 * 2 ** 23;
+}
 
 /** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
 export function panelsOf(
@@ -50,7 +52,7 @@ export function panelsOf(
   { panelBytes, ...blocks }: Nf4Attrs,
   dtype: "f32" | "f16",
 ): Panels {
-  const mostBytes = Math.min(panelBytes || panelBytesFor(k.profile), k.profile.maxBindingBytes);
+  const mostBytes = Math.min(panelBytes || panelBytesFor(k.profile, dtype), k.profile.maxBindingBytes);
   const eights = Math.max(1, Math.floor(mostBytes / Math.max(8 * elementBytes(dtype) * I, 1)));
   const rows = Math.min(O, 8 * eights);
   const panel = k.temp([rows, I], dtype);
