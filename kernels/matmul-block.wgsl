@@ -1,5 +1,6 @@
 // matmul for GPUs where extents are multiples of 4: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), forms and strides of matmul-tile
-//   in a b bias[N]   out y[M,N]   grid: one workgroup per block of BLOCK x BLOCK, 8 x 8 values a thread
+//   in a b bias[N]   out y[M,N], or [parts,batches,M,N] of a sum that is cut into parts of `depth` (matmul-parts adds them)
+//   grid: one workgroup per block of BLOCK x BLOCK and part, 8 x 8 values a thread
 //   why: 64 multiply-adds for four vectors from workgroup memory; each operand is read as vectors along the axis that
 //   memory has innermost, transposed in registers where that is k, and kept as [k][four of m or n]. The next block of k is on
 //   its way from memory while this one is multiplied.
@@ -23,7 +24,7 @@ alias y_v = vec4<f32>;
 
 struct Params {
   batches: u32, m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32,
-  accumulate: u32, hasBias: u32
+  accumulate: u32, hasBias: u32, parts: u32, depth: u32 // of k, a multiple of DEPTH where there are several
 }
 var<immediate> p: Params;
 
@@ -35,9 +36,8 @@ var<immediate> p: Params;
 var<workgroup> blockA: array<vec4<f32>, DEPTH * STEP>;
 var<workgroup> blockB: array<vec4<f32>, DEPTH * STEP>;
 
-/// Where a block of y starts, and its batch.
-struct Place { batch: u32, row: u32, col: u32 }
-
+/// Where a block of y starts, its batch, and which matrix [m,n] of y that is, counted over the batches of each part.
+struct Place { batch: u32, matrix: u32, row: u32, col: u32 }
 
 /// a[m,k] for four m and four k, as four vectors of m. Zero past the end of k. Rows past the end repeat the last: nobody stores what comes of them.
 fn alongK_A(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
@@ -126,7 +126,7 @@ fn store(sums: mat4x4<f32>, at: Place, row: u32, col: u32) {
   }
   for (var j = 0u; j < 4; j++) {
     if (row + j >= p.m) { break; }
-    let i = (at.batch * p.m * p.n + p.yAt + (row + j) * p.yRow + col) / 4;
+    let i = (at.matrix * p.m * p.n + p.yAt + (row + j) * p.yRow + col) / 4;
     var v = sum[j] + add;
     if (p.accumulate != 0) { v += vec4<f32>(y[i]); }
     y[i] = y_v(v);
@@ -139,8 +139,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   let rows = (p.m + BLOCK - 1) / BLOCK;
   let cols = (p.n + BLOCK - 1) / BLOCK;
   let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a part of b run close together
-  let at = Place(block / (rows * cols), block % rows * BLOCK, block / rows % cols * BLOCK);
-  if (at.batch >= p.batches) { return; }
+  let matrix = block / (rows * cols);
+  if (matrix >= p.parts * p.batches) { return; }
+  let at = Place(matrix % p.batches, matrix, block % rows * BLOCK, block / rows % cols * BLOCK);
+  let start = matrix / p.batches * p.depth; // of this part of the sum
+  let end = min(start + p.depth, p.k);
   let ty = t / SIDE;
   let tx = t % SIDE;
   var c00: mat4x4<f32>;
@@ -149,16 +152,16 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   var c11: mat4x4<f32>;
   var f0 = mat4x4<f32>();
   var f1 = mat4x4<f32>();
-  if (p.k > 0) {
-    f0 = fetch(at, t, 0);
-    if (THREADS < 2 * BLOCK) { f1 = fetch(at, t + THREADS, 0); }
+  if (start < end) {
+    f0 = fetch(at, t, start);
+    if (THREADS < 2 * BLOCK) { f1 = fetch(at, t + THREADS, start); }
   }
-  for (var k = 0u; k < p.k; k += DEPTH) {
+  for (var k = start; k < end; k += DEPTH) {
     workgroupBarrier();
     keep(t, f0);
     if (THREADS < 2 * BLOCK) { keep(t + THREADS, f1); }
     workgroupBarrier();
-    if (k + DEPTH < p.k) {
+    if (k + DEPTH < end) {
       f0 = fetch(at, t, k + DEPTH);
       if (THREADS < 2 * BLOCK) { f1 = fetch(at, t + THREADS, k + DEPTH); }
     }

@@ -1,6 +1,7 @@
 // matmul on a GPU's matrix units: y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
 //   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; strides as in matmul-tile, multiples of 4
-//   grid: one workgroup of eight subgroups of 32 per block of 128 x 128; a subgroup has 64 x 32 of it, in units of 16
+//   or y [parts,M,N] of a sum that is cut into parts of `depth` (matmul-parts adds them); each is scaled
+//   grid: one workgroup of eight subgroups of 32 per block of 128 x 128 and part; a subgroup has 64 x 32 of it, in units of 16
 //   why: a unit multiplies 16 x 16 x 16 in one instruction. Blocks are staged in workgroup memory, where rows are padded so
 //   that 16 of them lie on different banks; the next block of k is fetched while this one is multiplied. Results go through
 //   workgroup memory as well, since a unit's layout is the driver's secret and edges, scales and bias need elements.
@@ -29,7 +30,8 @@ alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
 
 struct Params {
-  m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32, accumulate: u32, hasBias: u32, hasScales: u32
+  m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32, accumulate: u32, hasBias: u32, hasScales: u32,
+  parts: u32, depth: u32 // of k, a multiple of DEPTH where there are several
 }
 var<immediate> p: Params;
 
@@ -75,8 +77,8 @@ fn loadB(col: u32, k: u32) -> Right {
   return subgroupMatrixLoad<Right, row_major>(&blockB, k * STEP_N + col / 4, STEP_N);
 }
 
-/// The 16 rows of 32 that a subgroup has in `results`, to y from `row` and `col` on.
-fn store(subgroup: u32, lane: u32, row: u32, col: u32) {
+/// The 16 rows of 32 that a subgroup has in `results`, to a part's y from `row` and `col` on.
+fn store(subgroup: u32, lane: u32, part: u32, row: u32, col: u32) {
   for (var i = lane; i < 128; i += 32) {
     let m = row + i / 8;
     let n = col + i % 8 * 4;
@@ -87,20 +89,20 @@ fn store(subgroup: u32, lane: u32, row: u32, col: u32) {
       let at = p.yAt + n;
       v += vec4(f32(bias[at]), f32(bias[at + 1]), f32(bias[at + 2]), f32(bias[at + 3]));
     }
-    let to = (p.yAt + m * p.yRow + n) / 4;
+    let to = (part * p.m * p.n + p.yAt + m * p.yRow + n) / 4;
     if (p.accumulate != 0) { v += vec4<f32>(y[to]); }
     y[to] = y_v(v);
   }
 }
 
 /// Two units side by side through workgroup memory to y.
-fn flush(c0: Sum, c1: Sum, subgroup: u32, lane: u32, at: vec2<u32>) {
+fn flush(c0: Sum, c1: Sum, subgroup: u32, lane: u32, part: u32, at: vec2<u32>) {
   let y0 = subgroup * 16 * STEP_Y;
   workgroupBarrier();
   subgroupMatrixStore<row_major>(&results, y0, c0, STEP_Y);
   subgroupMatrixStore<row_major>(&results, y0 + 4, c1, STEP_Y);
   workgroupBarrier();
-  store(subgroup, lane, at.x, at.y);
+  store(subgroup, lane, part, at.x, at.y);
 }
 
 @compute @workgroup_size(256)
@@ -110,18 +112,22 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   let rows = (p.m + BLOCK - 1) / BLOCK;
   let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a part of b run close together
   let row = block % rows * BLOCK;
-  let col = block / rows * BLOCK;
-  if (col >= p.n) { return; }
+  let cols = (p.n + BLOCK - 1) / BLOCK;
+  let col = block / rows % cols * BLOCK;
+  let part = block / rows / cols;
+  if (part >= p.parts) { return; }
+  let start = part * p.depth;
+  let end = min(start + p.depth, p.k);
   let sm = subgroup / 4 * 64;
   let sn = subgroup % 4 * 32;
   var c00 = Sum(); var c10 = Sum(); var c20 = Sum(); var c30 = Sum();
   var c01 = Sum(); var c11 = Sum(); var c21 = Sum(); var c31 = Sum();
-  var fa0 = fetchA(row, 0, t); var fa1 = fetchA(row, 0, t + 256);
-  var fa2 = fetchA(row, 0, t + 512); var fa3 = fetchA(row, 0, t + 768);
-  var fb0 = fetchB(col, 0, t); var fb1 = fetchB(col, 0, t + 256);
-  var fb2 = fetchB(col, 0, t + 512); var fb3 = fetchB(col, 0, t + 768);
+  var fa0 = fetchA(row, start, t); var fa1 = fetchA(row, start, t + 256);
+  var fa2 = fetchA(row, start, t + 512); var fa3 = fetchA(row, start, t + 768);
+  var fb0 = fetchB(col, start, t); var fb1 = fetchB(col, start, t + 256);
+  var fb2 = fetchB(col, start, t + 512); var fb3 = fetchB(col, start, t + 768);
   let to = t / 8 * STEP_K + t % 8; // 256 vectors on are 32 rows on
-  for (var k = 0u; k < p.k; k += DEPTH) {
+  for (var k = start; k < end; k += DEPTH) {
     workgroupBarrier();
     blockA[to] = fa0; blockA[to + 32 * STEP_K] = fa1; blockA[to + 64 * STEP_K] = fa2; blockA[to + 96 * STEP_K] = fa3;
     blockB[placeB(t)] = fb0; blockB[placeB(t + 256)] = fb1;
@@ -150,8 +156,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
     }
   }
   let at = vec2(row + sm, col + sn);
-  flush(c00, c01, subgroup, lane, at);
-  flush(c10, c11, subgroup, lane, at + vec2(16, 0));
-  flush(c20, c21, subgroup, lane, at + vec2(32, 0));
-  flush(c30, c31, subgroup, lane, at + vec2(48, 0));
+  flush(c00, c01, subgroup, lane, part, at);
+  flush(c10, c11, subgroup, lane, part, at + vec2(16, 0));
+  flush(c20, c21, subgroup, lane, part, at + vec2(32, 0));
+  flush(c30, c31, subgroup, lane, part, at + vec2(48, 0));
 }

@@ -48,9 +48,9 @@ describe("the suite", () => {
 describe("chooseTile", () => {
   it("takes the best candidate when it is clearly better than the default, else the default", () => {
     const tried = (...ratios: number[]) => ratios.map((ratio, i) => ({ value: [8, 16][i], ratio }));
-    expect(chooseTile("rowsBlock", tried(0.9, 1))).toBe(8);
-    expect(chooseTile("rowsBlock", tried(0.98, 1))).toBe(16);
-    expect(chooseTile("rowsBlock", tried(1.4, 1))).toBe(16);
+    expect(chooseTile(16, tried(0.9, 1))).toBe(8);
+    expect(chooseTile(16, tried(0.98, 1))).toBe(16);
+    expect(chooseTile(16, tried(1.4, 1))).toBe(16);
   });
 });
 

@@ -54,7 +54,15 @@ export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
-export { areTiles, DEFAULT_TILES, TILE_CANDIDATES, type Tiles, tilesOf, tunableTiles } from "./tiles.ts";
+export {
+  areTiles,
+  DEFAULT_TILES,
+  defaultTiles,
+  TILE_CANDIDATES,
+  type Tiles,
+  tilesOf,
+  tunableTiles,
+} from "./tiles.ts";
 export { type MemorySample, recordTimeline } from "./timeline.ts";
 export { caseDims, closenessOf, compareOutcomes, findDifference, type Outcome, runCase } from "./verify.ts";
 export { openBrowserWasm } from "./wasm/browser.ts";

@@ -66,7 +66,7 @@ export interface KernelContext {
   readonly profile: DeviceProfile;
   /** Dispatches a kernel. */
   run(kernel: KernelEntry, call: KernelCall): void;
-  /** Workspace that is freed when the op returns. Contents are undefined. */
+  /** Workspace that is freed when the op returns, or before by `dispose()`. Contents are undefined. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /**
    * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row, in

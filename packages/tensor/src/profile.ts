@@ -17,7 +17,7 @@ export interface DeviceProfile {
   /** Matrix units that multiply 16 x 16 x 16 halves into f32, by whole subgroups of 32, are there
    * and may be used (`WebGpuOptions.precision`). */
   readonly matrixUnits?: boolean;
-  /** Which tiles products take; `DEFAULT_TILES` unless a tuner has found better ones. */
+  /** Which tiles products take; `defaultTiles` unless a tuner has found better ones. */
   readonly tiles?: Tiles;
   /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
   readonly wasm?: { readonly panelRows: number };

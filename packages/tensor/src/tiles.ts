@@ -9,28 +9,47 @@ export interface Tiles {
   readonly fewRows: number;
   /** Blocks of 128 x 128 from which on matmul-block takes those; with fewer, 64 x 64 share the work better. */
   readonly enoughBlocks: number;
+  /**
+   * Blocks of 128 x 128, or four times as many of 64 x 64, up to which products with fewer cut a long sum into parts; 0: none
+   * do. Each such block takes 64 KiB of workspace.
+   */
+  readonly splitBlocks: number;
   /** Rows of y from which on products with weights in f16 or NF4 go to matrix units. */
   readonly matrixRows: number;
 }
 
 /** What was best on the adapters that were measured (docs/benchmarks.md); a tuned cache may say otherwise. */
-export const DEFAULT_TILES: Tiles = { rowsBlock: 16, fewRows: 4, enoughBlocks: 128, matrixRows: 16 };
+export const DEFAULT_TILES: Tiles = {
+  rowsBlock: 16,
+  fewRows: 4,
+  enoughBlocks: 128,
+  splitBlocks: 128,
+  matrixRows: 16,
+};
+/** Few cores, which a small product keeps busy, and a memory that they share with the processor: parts cost more than they bring. */
+const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitBlocks: 0 };
+
+/** The table of an adapter that nobody has tuned. */
+export const defaultTiles = (profile: DeviceProfile): Tiles =>
+  profile.adapterClass === "discrete" ? DEFAULT_TILES : OTHER_TILES;
 
 /** Every value that may stand in the table: what a tuner tries and a cache may hold. */
 export const TILE_CANDIDATES: { readonly [K in keyof Tiles]: readonly number[] } = {
   rowsBlock: [8, 16],
   fewRows: [0, 1, 2, 4, 8],
   enoughBlocks: [32, 64, 128, 256, 1024],
+  splitBlocks: [0, 32, 64, 128, 256],
   matrixRows: [16, 32, 64, 128],
 };
 
 /** The table of a device: a tuned one, or the default. */
-export const tilesOf = (profile: DeviceProfile): Tiles => profile.tiles ?? DEFAULT_TILES;
+export const tilesOf = (profile: DeviceProfile): Tiles => profile.tiles ?? defaultTiles(profile);
 
 /** The entries that decide anything on such a device. */
 export function tunableTiles(profile: DeviceProfile): (keyof Tiles)[] {
   if (hasEightLanes(profile)) return ["rowsBlock"];
-  return ["fewRows", "enoughBlocks", ...(profile.matrixUnits === true ? ["matrixRows" as const] : [])];
+  const units = profile.matrixUnits === true ? ["matrixRows" as const] : [];
+  return ["fewRows", "enoughBlocks", "splitBlocks", ...units];
 }
 
 /** Whether this is a whole table of candidates. */

@@ -1,4 +1,4 @@
-import { CpuDevice, type Device, Random } from "@sidenet/tensor";
+import { CpuDevice, type Device, MetaDevice, Random } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
@@ -31,6 +31,7 @@ it("counts of the loss over a head that are no counts are refused by name", asyn
   for (const device of [await openNodeWasm(), ...(gpuAvailable ? [await openTestGpu()] : [])]) {
     using h = device.tensor([1, 2, 3, 4], [2, 2]);
     using targets = device.tensor([0, 1], [2], { dtype: "i32" });
+    expect(() => device.ops.lmHeadLoss(h, h, targets, { chunkBytes: -1 })).toThrow(/T-ATTR.*chunkBytes -1/);
     for (const name of ["chunkTokens", "blockColumns"]) {
       for (const count of [-1, 1.5, Number.NaN]) {
         const refused = new RegExp(`T-ATTR.*${name} ${count} is not a whole number`);
@@ -40,3 +41,26 @@ it("counts of the loss over a head that are no counts are refused by name", asyn
     device.dispose();
   }
 });
+
+it.each([
+  ["discrete", 152_064, {}, 128],
+  ["integrated", 152_064, {}, 128],
+  ["software", 152_064, {}, 64],
+  ["discrete", 32_000, {}, 256],
+  ["discrete", 256_000, {}, 64],
+  ["discrete", 152_064, { chunkBytes: 2 ** 25 }, 64],
+  ["discrete", 152_064, { chunkTokens: 192 }, 192],
+] as const)(
+  "on a %s adapter a chunk over a head of %i rows, asked for %o, has %i tokens",
+  (adapterClass, V, attrs, rows) => {
+    const logits: (number | boolean)[] = [];
+    const device = new MetaDevice({ adapterClass, subgroups: false }, (kernel, { params }) => {
+      if (kernel === "matmul-block/main") logits.push(params.m);
+    });
+    device.scope(() => {
+      const [h, w] = [device.empty([300, 4]), device.empty([V, 4])];
+      device.ops.lmHeadLoss(h, w, device.empty([300], { dtype: "i32" }), attrs);
+    });
+    expect(logits[0]).toBe(rows);
+  },
+);

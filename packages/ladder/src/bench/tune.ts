@@ -1,6 +1,6 @@
 /** Which tiles are best on an adapter: every candidate of the table, timed on products of several shapes in turn. */
 import {
-  DEFAULT_TILES,
+  defaultTiles,
   type Tensor,
   TILE_CANDIDATES,
   type Tiles,
@@ -28,6 +28,13 @@ const PROBES: { readonly [K in TileName]: readonly (readonly [M: number, K: numb
     [1024, 1024, 1024],
     [2048, 2048, 2048],
   ],
+  splitBlocks: [
+    [64, 8192, 2048],
+    [256, 576, 576],
+    [256, 1536, 576],
+    [512, 3584, 448],
+    [72, 4096, 576],
+  ],
   matrixRows: [16, 24, 32, 48, 64, 96, 128].map((M) => [M, 2048, 2048] as const),
 };
 
@@ -52,10 +59,10 @@ export interface Tuning {
   readonly choices: readonly TunedTile[];
 }
 
-/** The best of what was tried; the default unless another one is clearly better. */
-export function chooseTile(name: TileName, tried: readonly TriedTile[]): number {
+/** The best of what was tried; `standard`, to whose time ratios refer, unless another one is clearly better. */
+export function chooseTile(standard: number, tried: readonly TriedTile[]): number {
   const best = tried.reduce((a, b) => (b.ratio < a.ratio ? b : a));
-  return best.ratio < 1 - GAIN ? best.value : DEFAULT_TILES[name];
+  return best.ratio < 1 - GAIN ? best.value : standard;
 }
 
 /** Least milliseconds of a call by candidate, which take turns. */
@@ -85,6 +92,7 @@ async function timeCandidates(
 /** Tries the candidates of one entry beside `tiles`. */
 async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Promise<TunedTile> {
   const values = TILE_CANDIDATES[name];
+  const standard = defaultTiles(device.profile)[name];
   const candidates = values.map((value) => ({ ...tiles, [name]: value }));
   const logs = values.map(() => 0);
   for (const [M, K, N] of PROBES[name]) {
@@ -97,14 +105,14 @@ async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Prom
     try {
       const call = () => device.ops.linear(operands[0], operands[1]).dispose();
       const times = await timeCandidates(device, call, candidates);
-      const before = times[values.indexOf(DEFAULT_TILES[name])];
+      const before = times[values.indexOf(standard)];
       for (const [i, ms] of times.entries()) logs[i] += Math.log(ms / before) / PROBES[name].length;
     } finally {
       for (const tensor of operands) tensor.dispose();
     }
   }
   const tried = values.map((value, i) => ({ value, ratio: Math.exp(logs[i]) }));
-  return { name, chosen: chooseTile(name, tried), tried };
+  return { name, chosen: chooseTile(standard, tried), tried };
 }
 
 /** Tunes every entry that matters on the device, which keeps what was found. Throws what the device throws. */
@@ -112,7 +120,7 @@ export async function tuneTiles(
   device: WebGpuDevice,
   onChoice: (choice: TunedTile) => void = () => {},
 ): Promise<Tuning> {
-  let tiles = DEFAULT_TILES;
+  let tiles = defaultTiles(device.profile);
   const choices: TunedTile[] = [];
   for (const name of tunableTiles(device.profile)) {
     const choice = await tuneOne(device, name, tiles);

@@ -148,7 +148,11 @@ export function addMemoryOptions(command: Command): Command {
         "int8",
       ]).default("auto"),
     )
-    .option("--loss-chunk <MiB>", "logits that exist at a time (default: 32)", numberWithin(1, 4096))
+    .option(
+      "--loss-chunk <MiB>",
+      "logits that exist at a time (default: 32; on a GPU those of 128 tokens, up to 80)",
+      numberWithin(1, 4096),
+    )
     .option("--micro-batch <n>", "rows that go through at a time (default: all)", positiveInteger)
     .option(
       "--chunk-tokens <n>",

@@ -8,7 +8,7 @@ import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import type { Pick } from "../pick.ts";
-import { hasEightLanes } from "../profile.ts";
+import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import {
   checkLoss,
@@ -28,9 +28,16 @@ import { isPanels, type Panels, runMatmul } from "./matmul-plan.ts";
 const EPS = 2 ** -23;
 /**
  * `chunkBytes` is what the logits of a chunk may take, unless `chunkTokens` says how many rows. `blockColumns` of the head's
- * rows, at least 256, make one block of logits; 0: what suits the device.
+ * rows, at least 256, make one block of logits. 0: what suits the device.
  */
-export const CHUNKS = { chunkTokens: 0, chunkBytes: 2 ** 25, blockColumns: 0 };
+export const CHUNKS = { chunkTokens: 0, chunkBytes: 0, blockColumns: 0 };
+const CHUNK_BYTES = 2 ** 25;
+/**
+ * What suits a GPU: chunks of whole blocks of its products, which have 128 rows, as long as the logits of one block do not take
+ * more than this. A chunk of half as many leaves half of each block empty, and reads the head twice as often.
+ */
+const GPU_ROWS = 128;
+const GPU_BYTES = 80 * 2 ** 20;
 /**
  * What suits a software driver: a strip of the head that many rows high stays in a core's cache while all tokens go over it,
  * and rows of such a block, 3,584 bytes apart, do not fall into one set of the cache, as rows of 196,608 bytes do.
@@ -41,17 +48,29 @@ const COLUMN_STEP = 64;
 /** The largest alignment that WebGPU may ask of a binding's offset. */
 const BINDING_ALIGNMENT = 256;
 
+/** How many tokens a chunk should have. */
+function wantedTokens(
+  { adapterClass }: DeviceProfile,
+  V: number,
+  { chunkTokens, chunkBytes }: Omit<typeof CHUNKS, "blockColumns">,
+): number {
+  if (chunkTokens > 0) return chunkTokens;
+  const wanted = (chunkBytes || CHUNK_BYTES) / (4 * V);
+  if (chunkBytes > 0 || adapterClass === "software") return wanted;
+  if (wanted >= GPU_ROWS) return Math.floor(wanted / GPU_ROWS) * GPU_ROWS;
+  return 4 * V * GPU_ROWS <= GPU_BYTES ? GPU_ROWS : wanted;
+}
+
 /** Ranges of tokens whose logits fit the workspace. Throws `T-ATTR` where an option is no count. */
 export function tokenChunks(h: Tensor, V: number, { chunkBytes, ...counts }: typeof CHUNKS): RowRange[] {
   for (const [name, count] of Object.entries(counts)) {
     if (count < 0 || !Number.isInteger(count))
       throw new SidenetError("T-ATTR", `lmHeadLoss: ${name} ${count} is not a whole number >= 0.`);
   }
-  const { chunkTokens } = counts;
-  if (!(chunkBytes > 0)) {
-    throw new SidenetError("T-ATTR", `lmHeadLoss: chunkBytes ${chunkBytes} is not a number above 0.`);
+  if (!(chunkBytes >= 0)) {
+    throw new SidenetError("T-ATTR", `lmHeadLoss: chunkBytes ${chunkBytes} is not a number >= 0.`);
   }
-  const wanted = chunkTokens > 0 ? chunkTokens : chunkBytes / (4 * V);
+  const wanted = wantedTokens(h.device.profile, V, { ...counts, chunkBytes });
   const N = h.shape[0];
   const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start where a binding may
   const rows = Math.max(1, Math.floor(wanted / step)) * step;
@@ -191,9 +210,10 @@ export function referenceHeadLoss(
 
 /** A random head, and tokens in one chunk or several. */
 function drawHead(pick: Pick) {
-  const V = pick.int(1, pick.oneOf([200, 200, 600]));
+  const four = pick.oneOf([4, 1]);
+  const V = four * pick.int(1, pick.oneOf([200, 200, 800]) / four);
   const { attrs, values } = drawTargets(pick, V);
-  const dims = { N: pick.int(1, 150), C: pick.int(1, 70), V };
+  const dims = { N: pick.int(1, 150), C: four * pick.int(1, Math.floor(70 / four)), V };
   const [chunkTokens, blockColumns] = [pick.oneOf([0, 64]), pick.oneOf([0, 64])];
   return { dims, values, attrs: { ...attrs, chunkTokens, blockColumns } };
 }

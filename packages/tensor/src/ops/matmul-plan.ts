@@ -5,14 +5,19 @@
  * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
  */
 import type { DType } from "../dtype.ts";
-import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "../op.ts";
+import type { KernelCall, KernelContext, RowRange, WindowWish } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
 import { runToHalves } from "./elementwise-kernels.ts";
-
-/** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
-export type MatmulForm = "nn" | "nt" | "tn";
+import {
+  type Bindings,
+  FORM_CODES,
+  type MatmulForm,
+  runBlocks,
+  runMatrix,
+  type Window,
+} from "./matmul-blocks.ts";
 
 export interface MatmulExtents {
   readonly P: number;
@@ -46,28 +51,8 @@ export interface MatmulOperands {
   readonly bias?: Tensor | null;
 }
 
-/** Parameters of one dispatch, as the kernels name them: positions and strides in elements. */
-interface Window {
-  readonly form: MatmulForm;
-  readonly batches: number;
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  readonly aAt: number;
-  readonly aRow: number;
-  readonly yAt: number;
-  readonly yRow: number;
-}
-
-interface Choice {
-  readonly kernel: KernelEntry;
-  readonly grid: KernelCall["grid"];
-  readonly consts?: Readonly<Record<string, number>>;
-}
-
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
-const BLOCKS = [128, 64] as const; // of matmul-block.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
 /** Windows keep whole vectors, and texels of halves: the kernels for odd extents are several times as slow. */
 const VECTORS = { multipleOf: 8 };
@@ -76,10 +61,6 @@ const IMAGE_WINDOWS = {
   a: { mostBytes: 2 ** 25, ...VECTORS },
   b: { mostBytes: 2 ** 24, ...VECTORS },
 };
-const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile.wgsl and matmul-block.wgsl
-
-const MATRIX_BLOCK = 128;
-
 const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
 
 /** What matmul-rows.wgsl and matmul-block.wgsl read and write in vectors of four. */
@@ -87,35 +68,8 @@ function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
-function choose(profile: DeviceProfile, window: Window): Choice {
-  const { form, batches, m, n } = window;
-  const { fewRows, enoughBlocks } = tilesOf(profile);
-  const columnGroups = Math.ceil(n / FEW_COLS);
-  if (form === "nt" && batches === 1 && m <= fewRows && columnGroups <= profile.maxWorkgroupsPerAxis) {
-    return { kernel: "matmul-few/main", grid: [columnGroups, m, 1] };
-  }
-  if (fitsVectors(window) && window.k > 0) {
-    const blocks = (side: number) => batches * Math.ceil(m / side) * Math.ceil(n / side);
-    const side = m > BLOCKS[1] && blocks(BLOCKS[0]) >= enoughBlocks ? BLOCKS[0] : BLOCKS[1];
-    return {
-      kernel: "matmul-block/main",
-      grid: blocks(side),
-      consts: { FORM: FORM_CODES[form], BLOCK: side },
-    };
-  }
-  return {
-    kernel: "matmul-tile/main",
-    grid: batches * Math.ceil(m / TILE) * Math.ceil(n / TILE),
-    consts: { FORM: FORM_CODES[form] },
-  };
-}
-
-interface Bindings {
-  readonly a: Tensor;
-  readonly b: Tensor;
-  readonly y: Tensor;
-  readonly bias: Tensor | null;
-  /** Given where the product goes to the matrix units. */
+/** What a dispatch binds, and how a was halved where the product goes to the matrix units. */
+interface WindowBindings extends Bindings {
   readonly halves?: { readonly scales: Tensor | null } | null;
 }
 
@@ -155,58 +109,44 @@ function halvesOf(k: KernelContext, a: Tensor, M: number, K: number): Halves {
   return { a: half, scales };
 }
 
-function runMatrix(k: KernelContext, bind: Bindings, window: Window, accumulate: boolean): void {
-  const { form, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
-  const { a, b, y, bias } = bind;
-  const scales = bind.halves?.scales ?? null;
-  k.run("matmul-matrix/main", {
-    bind: { a, b, scales, bias, y },
-    params: {
-      m,
-      n,
-      k: depth,
-      aAt,
-      aRow,
-      yAt,
-      yRow,
-      accumulate,
-      hasBias: bias !== null,
-      hasScales: scales !== null,
-    },
-    grid: Math.ceil(m / MATRIX_BLOCK) * Math.ceil(n / MATRIX_BLOCK),
-    consts: { FORM: FORM_CODES[form] },
-  });
-}
-
 function runWindow(
   k: KernelContext,
-  { halves = null, ...bind }: Bindings,
+  { halves = null, ...bind }: WindowBindings,
   window: Window,
   accumulate: boolean,
 ): void {
   if (halves) {
-    runMatrix(k, { ...bind, halves }, window, accumulate);
+    runMatrix(k, { ...bind, ...halves }, window, accumulate);
     return;
   }
-  const { batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
+  const { form, batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
   const common = { n, k: depth, yAt, yRow, accumulate, hasBias: bind.bias !== null };
   const all = { ...common, batches, m, aAt, aRow };
-  if (hasEightLanes(k.profile) && fitsVectors(window)) {
+  const isVectors = fitsVectors(window);
+  if (hasEightLanes(k.profile) && isVectors) {
     runRows(k, bind, window, all);
     return;
   }
-  const { kernel, grid, consts } = choose(k.profile, window);
-  const params = kernel === "matmul-few/main" ? common : all;
-  k.run(kernel, { bind, params, grid, ...(consts && { consts }) });
+  const columnGroups = Math.ceil(n / FEW_COLS);
+  const isFew = form === "nt" && batches === 1 && m <= tilesOf(k.profile).fewRows;
+  if (isFew && columnGroups <= k.profile.maxWorkgroupsPerAxis) {
+    k.run("matmul-few/main", { bind: { ...bind }, params: common, grid: [columnGroups, m, 1] });
+    return;
+  }
+  if (isVectors && depth > 0) {
+    runBlocks(k, bind, window, accumulate);
+    return;
+  }
+  k.run("matmul-tile/main", {
+    bind: { ...bind },
+    params: all,
+    grid: batches * Math.ceil(m / TILE) * Math.ceil(n / TILE),
+    consts: { FORM: FORM_CODES[form] },
+  });
 }
 
 /** The kernel for software drivers, which takes a and b as textures. */
-function runRows(
-  k: KernelContext,
-  bind: Omit<Bindings, "halves">,
-  window: Window,
-  params: KernelCall["params"],
-): void {
+function runRows(k: KernelContext, bind: Bindings, window: Window, params: KernelCall["params"]): void {
   const { form, batches, m, n, k: depth } = window;
   using a = k.image(bind.a);
   using b = k.image(bind.b);

@@ -2,7 +2,8 @@ import type { HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import type { Dims } from "../signature.ts";
-import { type MatmulForm, runMatmul } from "./matmul-plan.ts";
+import type { MatmulForm } from "./matmul-blocks.ts";
+import { runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
 
@@ -35,9 +36,15 @@ function drawExtent(pick: Pick, most: number, four: number): number {
   return four * pick.int(0, Math.floor(most / four));
 }
 
-function drawProduct(pick: Pick) {
+/** M, K, N: of several tiles, or of few and a sum that is long enough to be cut into parts. */
+function drawExtents(pick: Pick): number[] {
   const four = pick.oneOf([4, 4, 1]);
-  const [M, K, N] = [70, 70, 140].map((most) => drawExtent(pick, most, four));
+  const most = pick.chance(0.75) ? [70, 70, 140] : [24, 700, 24];
+  return most.map((extent) => drawExtent(pick, extent, four));
+}
+
+function drawProduct(pick: Pick) {
+  const [M, K, N] = drawExtents(pick);
   return { dims: { P: pick.shape(4, 2), M, K, N } };
 }
 
@@ -71,9 +78,9 @@ export const linear = defineOp({
   kernel: (k, { x, w, bias, y }, { N, I, O }) =>
     runMatmul(k, "nt", { a: x, b: w, y, bias }, { P: 1, M: N, K: I, N: O }),
   draw: (pick) => {
-    const four = pick.oneOf([4, 4, 1]);
+    const [N, I, O] = drawExtents(pick);
     return {
-      dims: { N: pick.shape(70, 2), I: drawExtent(pick, 70, four), O: drawExtent(pick, 140, four) },
+      dims: { N: pick.shape(N, 2), I, O },
       omit: pick.chance(0.5) ? ["bias"] : [],
     };
   },

@@ -87,7 +87,7 @@ export const nf4HeadLoss = defineOp({
     runHeadLoss(k, { h, head, targets, loss, dh }, { N, C, V }, losses);
   },
   draw: (pick) => {
-    const [V, C] = [4 * pick.int(1, 40), 4 * pick.int(1, 16)];
+    const [V, C] = [4 * pick.int(1, pick.oneOf([40, 40, 160])), 4 * pick.int(1, 16)];
     const nf4 = drawNf4(pick, V * C);
     const { attrs, values } = drawTargets(pick, V);
     return {

@@ -34,9 +34,14 @@ interface Nf4Attrs extends Nf4Blocks {
 
 export const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
 
-/** A GPU wants panels that keep all of it busy, a software driver such as stay in its cache. */
-const panelBytesFor = (profile: DeviceProfile): number =>
-  profile.adapterClass === "software" ? 2 ** 23 : 2 ** 25;
+/**
+ * A GPU wants panels that keep all of it busy. In f32 they are 32 MiB with what a product of one takes for parts of its sum, at
+ * most 8 MiB, which keep it as busy; in f16 by themselves. A software driver wants such as stay in its cache.
+ */
+function panelBytesFor({ adapterClass }: DeviceProfile, dtype: "f32" | "f16"): number {
+  if (adapterClass === "software") return 2 ** 23;
+  return dtype === "f16" ? 2 ** 25 : 3 * 2 ** 23;
+}
 
 /** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
 export function panelsOf(
@@ -47,7 +52,7 @@ export function panelsOf(
   { panelBytes, ...blocks }: Nf4Attrs,
   dtype: "f32" | "f16",
 ): Panels {
-  const mostBytes = Math.min(panelBytes || panelBytesFor(k.profile), k.profile.maxBindingBytes);
+  const mostBytes = Math.min(panelBytes || panelBytesFor(k.profile, dtype), k.profile.maxBindingBytes);
   const eights = Math.max(1, Math.floor(mostBytes / Math.max(8 * elementBytes(dtype) * I, 1)));
   const rows = Math.min(O, 8 * eights);
   const panel = k.temp([rows, I], dtype);
@@ -134,7 +139,13 @@ function referenceProduct(
 function drawLinear(pick: Pick) {
   const four = pick.oneOf([4, 4, 1]);
   const extent = (most: number) => four * pick.int(0, Math.floor(most / four));
-  const [N, I, O] = [pick.shape(pick.oneOf([5, 60]), 2), extent(140), extent(140)];
+  const [inner, outer] = pick.oneOf([
+    [140, 140],
+    [140, 140],
+    [500, 40],
+    [40, 500],
+  ] as const);
+  const [N, I, O] = [pick.shape(pick.oneOf([5, 60]), 2), extent(inner), extent(outer)];
   const { attrs, omit, ...drawn } = drawNf4(pick, I * O);
   const panelBytes = pick.oneOf([2 ** 23, 2 ** 13, 1]); // one panel, several, panels of eight rows
   return {

@@ -1,4 +1,4 @@
-import type { MatmulForm } from "../../ops/matmul-plan.ts";
+import type { MatmulForm } from "../../ops/matmul-blocks.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { type ProductExtents, type ProductOperands, runProduct, takesProduct } from "./product-plan.ts";

@@ -1,5 +1,5 @@
 /** How a product is run: in which windows its operands are packed, and into which blocks the result is split. */
-import type { MatmulForm } from "../../ops/matmul-plan.ts";
+import type { MatmulForm } from "../../ops/matmul-blocks.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";

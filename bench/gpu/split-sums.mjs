@@ -1,0 +1,191 @@
+// Products of few blocks and long sums with and without parts of their sums (docs/kernels.md, "Few blocks, long sums").
+//
+//   node bench/gpu/split-sums.mjs [--device webgpu] [--tables 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
+//
+// Tables of tiles (`splitBlocks`; 0: no parts) take turns on the same operands. Prints the least wall time of a call, waiting
+// shared between the calls of a batch, and of kernels alone by timestamps; results are held against the first table's.
+
+import { parseArgs } from "node:util";
+import { BENCH_MODELS } from "@sidenet/ladder";
+import { DEFAULT_TILES, NF4_BLOCKS, nf4Table, WebGpuDevice } from "@sidenet/tensor";
+import { finish, open } from "./process.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    device: { type: "string", default: "webgpu" },
+    tables: { type: "string", default: "0,64,128,256" },
+    rounds: { type: "string", default: "5" },
+    only: { type: "string", default: "" },
+    quick: { type: "boolean", default: false }, // small extents, to see that it runs
+    "as-gpu": { type: "boolean", default: false }, // the kernels of a GPU on a software driver
+  },
+});
+
+const [small, large] = options.quick
+  ? [
+      { d: 64, f: 256, V: 512 },
+      { d: 64, f: 512, V: 1024 },
+    ]
+  : [BENCH_MODELS["smollm2-135m"], BENCH_MODELS["qwen2.5-7b"]];
+const [few, many] = options.quick ? [32, 256] : [256, 2048];
+const BATCH_MS = 30;
+const MOST_CALLS = 200;
+
+const device = await open(options.device, {
+  precision: "f16",
+  ...(options["as-gpu"] && { adapterClass: "discrete" }),
+});
+if (!(device instanceof WebGpuDevice))
+  throw new Error(`${device.label}: parts are of WebGPU's products alone.`);
+
+let stream = 0;
+function normals(shape, dtype = "f32") {
+  const made = device.scope(() => {
+    const values = device.empty(shape);
+    device.ops.normal(values, { seed: 1, stream: stream++ });
+    return dtype === "f32" ? values : device.ops.cast(values, { to: dtype });
+  });
+  return device.keep(made);
+}
+
+function nf4(out, inner) {
+  const blocks = Math.ceil((out * inner) / NF4_BLOCKS.block);
+  const bytes = (size) => Uint8Array.from({ length: size }, (_, i) => (i * 167 + (i >> 8) * 13) & 255);
+  const tensor = (values, dtype) => device.tensor(values, [values.length], { dtype });
+  return [
+    tensor(bytes((out * inner) / 2), "u8"),
+    tensor(nf4Table({ double: true }), "f32"),
+    tensor(new Float32Array(Math.ceil(blocks / NF4_BLOCKS.nestedBlock)).fill(0.01), "f32"),
+    tensor(bytes(blocks), "u8"),
+  ];
+}
+
+const headOperands = (model, tokens, dtype) => [
+  normals([tokens, model.d]),
+  normals([model.V, model.d], dtype),
+  device.tensor(
+    Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % model.V),
+    [tokens],
+    { dtype: "i32" },
+  ),
+];
+
+/** Name, operands, and a call whose results the caller frees. */
+const CASES = [
+  [
+    `linear ${few} x ${small.d} of ${small.d}`,
+    () => [normals([few, small.d]), normals([small.d, small.d])],
+    (x, w) => [device.ops.linear(x, w)],
+  ],
+  [
+    `linear ${few} x ${small.f} of ${small.d}`,
+    () => [normals([few, small.f]), normals([small.d, small.f])],
+    (x, w) => [device.ops.linear(x, w)],
+  ],
+  [
+    `matmulTN [${small.d / 8}, ${small.d}] over ${many}`,
+    () => [normals([many, small.d / 8]), normals([many, small.d])],
+    (a, b) => [device.ops.matmulTN(a, b)],
+  ],
+  [
+    `linear ${many} x ${large.d} of 16`,
+    () => [normals([many, large.d]), normals([16, large.d])],
+    (x, w) => [device.ops.linear(x, w)],
+  ],
+  [
+    `nf4Linear ${many / 4} x ${large.f} of ${large.d}`,
+    () => [normals([many / 4, large.f]), ...nf4(large.d, large.f)],
+    (...io) => [device.ops.nf4Linear(...io.slice(0, 4), io[4], null, { out: large.d })],
+  ],
+  ...["f32", "f16"].flatMap((dtype) =>
+    [64, 128].map((chunkTokens) => [
+      `lmHeadLoss with dh ${dtype}, 256 by ${chunkTokens} tokens`,
+      () => headOperands(large, 256, dtype),
+      (...io) => Object.values(device.run("lmHeadLoss", io, { chunkTokens }, ["dh"])),
+    ]),
+  ),
+];
+
+const tables = options.tables.split(",").map((count) => ({ ...DEFAULT_TILES, splitBlocks: Number(count) }));
+
+/** Milliseconds of a call in a batch of them. */
+async function wall(call, calls) {
+  const from = performance.now();
+  for (let i = 0; i < calls; i++) for (const tensor of call()) tensor.dispose();
+  await device.synchronize();
+  return (performance.now() - from) / calls;
+}
+
+/** Milliseconds of kernels in a call, or null without timestamps. */
+async function kernels(call, calls) {
+  if (!device.gpu.features.has("timestamp-query")) return null;
+  device.startProfile();
+  for (let i = 0; i < calls; i++) for (const tensor of call()) tensor.dispose();
+  const times = await device.stopProfile();
+  return times.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0) / calls;
+}
+
+/** Largest difference from the values before, of their largest; rounding in another order is all that it may be. */
+function distance(got, want) {
+  let [most, largest] = [0, 0];
+  for (let i = 0; i < want.length; i++) {
+    const difference = Math.abs(got[i] - want[i]);
+    if (!(difference <= most)) most = difference; // NaN too
+    largest = Math.max(largest, Math.abs(want[i]));
+  }
+  return most / Math.max(largest, 1e-30);
+}
+
+async function readAll(tensors) {
+  const values = [];
+  for (const tensor of tensors) {
+    values.push(await tensor.read());
+    tensor.dispose();
+  }
+  return values;
+}
+
+async function measure([name, make, run]) {
+  const operands = make();
+  const call = () => run(...operands);
+  const rows = [];
+  const results = [];
+  for (const tiles of tables) {
+    device.retile(tiles);
+    results.push(await readAll(call())); // compiles
+    const calls = Math.max(1, Math.min(MOST_CALLS, Math.floor(BATCH_MS / (await wall(call, 1)))));
+    rows.push({ splitBlocks: tiles.splitBlocks, calls, wallMs: Number.POSITIVE_INFINITY, gpuMs: null });
+  }
+  for (let round = 0; round < Number(options.rounds); round++) {
+    for (const [i, row] of rows.entries()) {
+      device.retile(tables[i]);
+      row.wallMs = Math.min(row.wallMs, await wall(call, row.calls));
+    }
+  }
+  for (const [i, row] of rows.entries()) {
+    device.retile(tables[i]);
+    row.gpuMs = await kernels(call, row.calls);
+    row.difference = Math.max(...results[i].map((values, j) => distance(values, results[0][j])));
+  }
+  for (const tensor of operands) tensor.dispose();
+  return { name, rows };
+}
+
+const results = [];
+for (const item of CASES) {
+  if (!item[0].includes(options.only)) continue;
+  const result = await measure(item);
+  const [first] = result.rows;
+  const columns = result.rows.map(
+    ({ splitBlocks, wallMs, gpuMs }) =>
+      `${splitBlocks}: ${wallMs.toFixed(3)} ms (kernels ${gpuMs?.toFixed(3) ?? "?"}) x${(first.wallMs / wallMs).toFixed(2)}`,
+  );
+  console.error(`${result.name.padEnd(44)} ${columns.join("  ")}`);
+  results.push(result);
+}
+// Sums of halves on matrix units are f32 too, so that a difference past 1e-3 is a mistake and no rounding.
+const failures = results.filter(({ rows }) => rows.some(({ difference }) => !(difference < 1e-3)));
+for (const { name, rows } of failures) {
+  console.error(`FAILED ${name}: differs by ${rows.map(({ difference }) => difference).join(", ")}`);
+}
+finish({ results, failures }, failures.length > 0 ? 1 : 0);
