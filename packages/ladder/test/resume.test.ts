@@ -164,6 +164,15 @@ describe("checkpoints", () => {
     });
   });
 
+  it("are refused by a smaller network, which would leave a part of theirs out", async () => {
+    const of = (layers: number) =>
+      ({ method: { method: "ladder", ladder: { reduction: 2, layers } } }) as const;
+    const options = tinyOptions(files, await newFolder(), "ladder", of(2));
+    await runUntil(cpu(), options, 2);
+    const again = trainRun(cpu(), { ...options, ...of(1), existing: "resume" });
+    await expect(again).rejects.toThrow(/L-CHECKPOINT.*holds adapter.*does not train/);
+  });
+
   it("of a run that was killed before its first one mean a start from the beginning", async () => {
     const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2, existing: "resume" });
     const first = await trainRun(cpu(), options);

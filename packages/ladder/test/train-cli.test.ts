@@ -166,7 +166,10 @@ describe("a run", () => {
     expect(settings.steps).toBe(6);
     expect(new Date(started).getTime()).toBeLessThan(Date.now());
     const third = await sidenet("train", "--output", output, "--resume", "--json");
-    expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6 });
+    const { peak_bytes } = again.json();
+    expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6, peak_bytes }); // no step, and the peak of those before
+    const smaller = await sidenet("train", "--output", output, "--resume", "--steps", "8", "--layers", "1");
+    expect(smaller.err).toContain("layers was its default, now it is 1: that would be another run");
     const other = await sidenet("train", "--output", output, "--resume", "--batch-size", "1");
     expect(other.exitCode).toBe(2);
     expect(other.err).toContain("batch-size was 4, now it is 1: that would be another run");
