@@ -23,6 +23,7 @@ import { forgetEnd, type RunFailure, recordFailure } from "./run/failure.ts";
 import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { clearRunFolder, openRunFolder, type RunFile, writeRunFile } from "./run/run-folder.ts";
+import { lockRunFolder } from "./run/run-lock.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
 import { withWayOn } from "./run/way-on.ts";
@@ -68,7 +69,7 @@ export type { TrainSummary } from "./run/summary.ts";
  * `adapter_config.json`, `adapter_model.safetensors` and `summary.json`, or `failure.json` in its place; each file appears
  * whole or not at all. `signal` ends the run before its next step: what was trained by then is saved, and
  * `existing: "resume"` goes on there.
- * Throws `L-RUN-EXISTS`, what reading, loading, the disk or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
+ * Throws `L-RUN-EXISTS`, `L-RUN-BUSY`, what reading, loading, the disk or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
  * `detectAnomaly`, which switches the device's mode on.
  */
 export async function trainRun(
@@ -83,13 +84,18 @@ export async function trainRun(
     const data = options.data.map((file) => (typeof file === "string" ? file : file.path));
     await checkOutputFile(options.memoryTimeline, data);
   }
-  const earlier = await openRunFolder(outputDir, existing);
-  if (options.detectAnomaly) device.detectAnomaly = true;
-  const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
+  const unlock = await lockRunFolder(outputDir);
   try {
-    return await runLoaded(run, earlier, { options, events, signal: signal ?? null });
+    const earlier = await openRunFolder(outputDir, existing);
+    if (options.detectAnomaly) device.detectAnomaly = true;
+    const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
+    try {
+      return await runLoaded(run, earlier, { options, events, signal: signal ?? null });
+    } finally {
+      await run.close();
+    }
   } finally {
-    await run.close();
+    await unlock();
   }
 }
 
