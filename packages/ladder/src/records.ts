@@ -75,6 +75,9 @@ const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 function cureFor(value: unknown): string {
   if (recordSchema.safeParse(value).success) return "Without the mapping of fields it would be a record.";
   const fields: Record<string, unknown> = { ...(value as object | null) };
+  const { label, choices } = fields;
+  if (Array.isArray(choices) && Number(label) >= choices.length)
+    return `Its "label" is past its ${choices.length} choices, which count from 0.`;
   for (const [name, schema, wanted] of WANTED) {
     if (Object.hasOwn(fields, name) && !schema.safeParse(fields[name]).success)
       return `Its "${name}" is to be ${wanted}.`;

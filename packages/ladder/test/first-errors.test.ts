@@ -17,6 +17,7 @@ beforeAll(async () => {
   );
   await writeFile(join(root, "half.jsonl"), '{"prompt": "q"}\n');
   await writeFile(join(root, "null.jsonl"), '{"prompt": "q", "completion": null}\n');
+  await writeFile(join(root, "label.jsonl"), '{"question": "q", "choices": ["a", "b"], "label": 2}\n');
   const choices = { question: "q".repeat(3000), choices: ["a", "b"], label: 0 };
   await writeFile(join(root, "long.jsonl"), `${JSON.stringify(choices)}\n`);
 });
@@ -75,6 +76,18 @@ describe("a new user is told", () => {
       () => train("null.jsonl"),
       1,
       /completion \(null\)\. Its "completion" is to be a text\./,
+    ],
+    [
+      "a label past the choices",
+      () => train("label.jsonl"),
+      1,
+      /Its "label" is past its 2 choices, which count from 0/,
+    ],
+    [
+      "rows longer than the context",
+      () => train("pairs.jsonl", "--pack-length", "9999"),
+      1,
+      /--pack-length 9999 tokens are more than the model's context of 256/,
     ],
     [
       "a size of another method",

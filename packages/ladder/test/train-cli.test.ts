@@ -181,6 +181,34 @@ describe("a run", () => {
     ).toBe(0);
   });
 
+  it("shows a sample of what room a long record leaves", async () => {
+    const long = join(root, "long.jsonl");
+    const record = { prompt: "a".repeat(60), completion: "b" }; // of a context of 64 tokens
+    await writeFile(long, `${JSON.stringify(record)}\n`.repeat(6));
+    const args = [
+      "--data",
+      long,
+      "--output",
+      join(await newFolder(), "out"),
+      "--steps",
+      "1",
+      "--device",
+      "cpu",
+    ];
+    const run = await sidenet(
+      "train",
+      "--model",
+      files.model,
+      ...args,
+      "--held-out",
+      "2",
+      "--reduction",
+      "2",
+    );
+    expect(run.err).toContain("before training:");
+    expect(run.exitCode).toBe(0);
+  });
+
   it("writes what is live after each op of its second step, the same that the report plots", async () => {
     const output = join(await newFolder(), "out");
     const file = join(await newFolder(), "timeline.jsonl");
