@@ -206,7 +206,12 @@ export async function sampleText(
   const { tokenizer, heldOut, decoder } = run;
   const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
   const learnedFrom = record.labels.findIndex((label) => label !== -100);
-  const ids = record.inputIds.slice(0, learnedFrom + SHOWN_TOKENS);
+  const rest = record.labels.slice(learnedFrom);
+  const end = rest.indexOf(-100);
+  const learned = end < 0 ? rest.length : end;
+  // Not to its end, or there would be nothing to continue.
+  const shown = Math.min(SHOWN_TOKENS, Math.max(0, learned - 2));
+  const ids = record.inputIds.slice(0, Math.max(1, learnedFrom + shown));
   const room = contextLimit(decoder.config) - ids.length + 1; // the last new token is never read
   const text = await generate(decoder, adapter, ids, {
     maxTokens: Math.min(maxTokens, room),
