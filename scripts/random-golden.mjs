@@ -19,21 +19,55 @@ const SIDENET = fileURLToPath(new URL("../packages/ladder/bin/sidenet.js", impor
 const PACKAGES = ["torch", "numpy"];
 const KINDS = ["ops", "models", "adapters"];
 
-const { values: options } = parseArgs({
-  options: {
-    seed: { type: "string", default: "1" },
-    ops: { type: "string", default: "105" },
-    models: { type: "string", default: "12" },
-    adapters: { type: "string", default: "24" },
-    python: { type: "string" },
-    devices: { type: "string", default: "cpu,webgpu" },
-    keep: { type: "string" },
-  },
-});
+const DEVICES = ["cpu", "webgpu", "wasm"];
+const OPTIONS = {
+  seed: { type: "string", default: "1" },
+  ops: { type: "string", default: "105" },
+  models: { type: "string", default: "12" },
+  adapters: { type: "string", default: "24" },
+  python: { type: "string" },
+  devices: { type: "string", default: DEVICES.join(",") },
+  keep: { type: "string" },
+};
+
+const wrong = (why) => new SetupError("An option cannot be used.", why);
+
+/** What is asked for, before minutes are spent on half of it. */
+function readOptions() {
+  let values;
+  try {
+    ({ values } = parseArgs({ options: OPTIONS }));
+  } catch (error) {
+    throw wrong(
+      `${error.message}\nThere are ${Object.keys(OPTIONS)
+        .map((name) => `--${name}`)
+        .join(", ")}.`,
+    );
+  }
+  for (const name of ["seed", ...KINDS]) {
+    if (!/^\d{1,9}$/.test(values[name]))
+      throw wrong(`--${name} ${values[name]}: wanted a whole number, 0 or more.`);
+  }
+  const [ops, models, adapters] = KINDS.map((name) => Number(values[name]));
+  if (adapters > 0 && models === 0)
+    throw wrong("--adapters wants models to be made for: --models 1 or more.");
+  if (ops + models === 0) throw wrong("No case is asked for: --ops or --models 1 or more.");
+  const devices = values.devices.split(",");
+  const unknown = devices.find((name) => !DEVICES.includes(name));
+  if (unknown !== undefined) throw wrong(`--devices ${unknown}: there are ${DEVICES.join(", ")}.`);
+  return { ...values, devices };
+}
 
 /** An interpreter with the packages, in `work` unless one is given. */
-function python(work) {
-  if (options.python) return options.python;
+function python({ python: given }, work) {
+  if (given !== undefined) {
+    const tried = run(given, ["-c", `import ${PACKAGES.join(", ")}`]);
+    if (!tried.failed) return given;
+    const why = tried.output.trim().split("\n").at(-1) || tried.failed;
+    throw new SetupError(`--python ${given} cannot make the cases.`, why, [
+      `${given} -m pip install ${PACKAGES.join(" ")}   # or leave --python out: an environment is made then`,
+    ]);
+  }
   const venv = join(work, "venv");
   const made = run("python3", ["-m", "venv", venv]);
   if (made.failed) throw new SetupError("No virtual environment.", `${made.failed}\n${made.output}`);
@@ -43,7 +77,7 @@ function python(work) {
   return binary;
 }
 
-function generate(binary, folder) {
+function generate(options, binary, folder) {
   const counts = KINDS.flatMap((kind) => [`--${kind}`, options[kind]]);
   const made = run(binary, ["-B", GENERATOR, folder, "--seed", options.seed, ...counts]);
   if (made.failed) throw new SetupError("The cases were not made.", `${made.failed}\n${made.output}`);
@@ -62,17 +96,18 @@ function check(folder, device, dtype) {
     "--json",
   ]);
   const last = done.stdout.trimEnd().split("\n").at(-1) ?? "";
-  if (!last.startsWith("{"))
-    throw new SetupError(`${device} ${dtype} was not checked.`, done.failed + done.output);
-  return JSON.parse(last);
+  const found = last.startsWith("{") ? JSON.parse(last) : {};
+  if (found.cases === undefined)
+    throw new SetupError(`${device} ${dtype} was not checked.`, `${done.failed}\n${done.output}`);
+  return found;
 }
 
 /** Skipped for another reason than that float16 makes no sense of it: the case or the check is wrong. */
 const isOdd = ({ status, reason }) => status === "skipped" && !reason.includes("not meant for float16");
 
-function report(folder) {
-  let wrong = 0;
-  for (const device of options.devices.split(",")) {
+function report({ devices }, folder) {
+  let odd = 0;
+  for (const device of devices) {
     for (const dtype of ["f32", "f16"]) {
       const { passed, failed, skipped, adapter, cases } = check(folder, device, dtype);
       console.log(
@@ -80,26 +115,27 @@ function report(folder) {
       );
       const listed = cases.filter((item) => item.status === "failed" || isOdd(item));
       for (const { name, status, reason } of listed) console.log(`  ${status} ${name}: ${reason}`);
-      wrong += listed.length;
+      odd += listed.length;
     }
   }
-  return wrong;
+  return odd;
 }
 
 /** A folder to write to: what lies there already would be checked as well. */
-function kept() {
-  const folder = resolve(options.keep);
+function kept({ keep }) {
+  const folder = resolve(keep);
   if (existsSync(folder) && readdirSync(folder).length > 0)
     throw new SetupError("Nothing was made.", `${folder} is not empty.`);
   return folder;
 }
 
 try {
+  const options = readOptions();
   const work = mkdtempSync(join(tmpdir(), "sidenet-golden-"));
   try {
-    const folder = options.keep ? kept() : join(work, "cases");
-    generate(python(work), folder);
-    process.exitCode = report(folder) === 0 ? 0 : 1;
+    const folder = options.keep ? kept(options) : join(work, "cases");
+    generate(options, python(options, work), folder);
+    process.exitCode = report(options, folder) === 0 ? 0 : 1;
   } finally {
     rmSync(work, { recursive: true, force: true });
   }

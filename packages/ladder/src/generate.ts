@@ -88,10 +88,11 @@ export async function generateBatch(
   return generated;
 }
 
-function checkPrompts(
+/** Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no room for the new ones. */
+export function checkPrompts(
   { config }: Decoder,
   prompts: readonly (readonly number[])[],
-  { maxTokens }: GenerateOptions,
+  { maxTokens }: Pick<GenerateOptions, "maxTokens">,
 ): void {
   if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(

@@ -102,9 +102,9 @@ export {
 export {
   type AdapterConfig,
   adapterConfigJson,
-  type HeadConfig,
   loadAdapter,
   parseAdapterConfig,
+  type WeightsConfig,
 } from "./load-adapter.ts";
 export { type LoadOptions, loadWeights } from "./load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";

@@ -12,27 +12,27 @@ import { type LoraConfig, parseLoraConfig, peftConfigJson } from "./lora-config.
 import { checkSideConfig, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 import { SideNetwork } from "./side-network.ts";
 
-const headSchema = z.object({ method: z.literal("head"), base_model_name_or_path: z.string() });
+const weightsSchema = z.object({ method: z.enum(["head", "full"]), base_model_name_or_path: z.string() });
 /**
- * A trained head as `adapter_config.json` has it.
+ * A trained head, or all trained weights, as `adapter_config.json` has them.
  * @interface
  */
-export type HeadConfig = z.infer<typeof headSchema>;
+export type WeightsConfig = z.infer<typeof weightsSchema>;
 
 /** An `adapter_config.json`, read and checked. */
 export type AdapterConfig =
   | { readonly kind: "side"; readonly config: SideConfig }
   | { readonly kind: "lora"; readonly config: LoraConfig }
-  | { readonly kind: "head"; readonly config: HeadConfig };
+  | { readonly kind: "head" | "full"; readonly config: WeightsConfig };
 
-const kindSchema = z.looseObject({ method: z.string().optional(), peft_type: z.string().optional() });
+const kindSchema = z.looseObject({ peft_type: z.string().optional() });
 
 /**
  * Parses an `adapter_config.json`: PEFT's LoRA, or one with a `method` of ours. Throws `L-ADAPTER-CONFIG`, naming each wrong
  * field, or what kind of adapter it is where that is not known here.
  */
 export function parseAdapterConfig(json: unknown, source: string): AdapterConfig {
-  const { method, peft_type: peft } = kindSchema.safeParse(json).data ?? {};
+  const { peft_type: peft } = kindSchema.safeParse(json).data ?? {};
   if (peft === "LORA") return { kind: "lora", config: parseLoraConfig(json, source) };
   if (peft !== undefined) {
     throw new SidenetError(
@@ -40,8 +40,8 @@ export function parseAdapterConfig(json: unknown, source: string): AdapterConfig
       `${source}: PEFT adapters of type ${peft} are not supported, LORA is.`,
     );
   }
-  const head = headSchema.safeParse(json);
-  if (method === "head" && head.success) return { kind: "head", config: head.data };
+  const weights = weightsSchema.safeParse(json);
+  if (weights.success) return { kind: weights.data.method, config: weights.data };
   return { kind: "side", config: parseSideConfig(json, source) };
 }
 
@@ -64,20 +64,31 @@ export function modelSignature(config: ModelConfig): string {
 
 function specsOf(adapter: AdapterConfig, model: ModelConfig): ParameterSpec[] {
   if (adapter.kind === "lora") return loraParameters(adapter.config, model);
-  return adapter.kind === "head" ? headParameters(model) : sideParameters(adapter.config, model);
+  return adapter.kind === "side" ? sideParameters(adapter.config, model) : headParameters(model);
 }
 
 function assemble(adapter: AdapterConfig, model: ModelConfig, parameters: ParamStore): Adapter {
   if (adapter.kind === "lora") return new Lora(adapter.config, model, parameters);
-  if (adapter.kind === "head") return new HeadTuning(model, parameters);
-  return new SideNetwork(adapter.config, model, parameters);
+  if (adapter.kind === "side") return new SideNetwork(adapter.config, model, parameters);
+  return new HeadTuning(model, parameters);
+}
+
+/** Throws `L-ADAPTER-MODEL` when an adapter's file says that it belongs to another model. */
+export function checkTrainedWith(adapter: AdapterConfig, model: ModelConfig, checkpoint: Checkpoint): void {
+  const trainedWith = checkpoint.metadata.get(BASE_MODEL_KEY);
+  if (trainedWith === undefined || trainedWith === modelSignature(model)) return;
+  throw new SidenetError(
+    "L-ADAPTER-MODEL",
+    `${checkpoint.name} was trained with ${adapter.config.base_model_name_or_path} (${trainedWith}), ` +
+      `but this model is ${modelSignature(model)}. Give --model that one.`,
+  );
 }
 
 /**
  * A trained adapter from its checkpoint. Its parameters are f32 on the device, whatever the file holds.
  *
  * Throws `L-ADAPTER-CONFIG` when the configuration does not fit the model, `L-ADAPTER-MODEL` when the file says that it
- * belongs to another model, and the `L-TENSOR-...` errors of `loadWeights`.
+ * belongs to another model, `L-FULL` for all weights of a model, and the `L-TENSOR-...` errors of `loadWeights`.
  */
 export async function loadAdapter(
   device: Device,
@@ -85,12 +96,12 @@ export async function loadAdapter(
   model: ModelConfig,
   checkpoint: Checkpoint,
 ): Promise<Adapter> {
-  const trainedWith = checkpoint.metadata.get(BASE_MODEL_KEY);
-  if (trainedWith !== undefined && trainedWith !== modelSignature(model)) {
+  checkTrainedWith(adapter, model, checkpoint);
+  if (adapter.kind === "full") {
     throw new SidenetError(
-      "L-ADAPTER-MODEL",
-      `${checkpoint.name} was trained with ${adapter.config.base_model_name_or_path} (${trainedWith}), ` +
-        `but this model is ${modelSignature(model)}. Give --model that one.`,
+      "L-FULL",
+      `${checkpoint.name} holds all weights of a model, and not an adapter beside one. Write the model with sidenet export ` +
+        "--model, --adapter and --output, and give --model that output.",
     );
   }
   if (adapter.kind === "side") checkSideConfig(adapter.config, model);

@@ -60,14 +60,36 @@ export const isChoice = (record: TextRecord): record is ChoiceRecord =>
 const isPlain = (record: TextRecord): boolean =>
   !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
 
-/** How its fields could be mapped: by the first texts among them. */
-function mappingFor(value: unknown): string {
+/** What each field of ours is to be, told where a record has it and it is not. */
+const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
+  ["messages", chatSchema.shape.messages, 'a list of {"role": "...", "content": "..."}, each a text'],
+  ["text", text, "a text"],
+  ["prompt", text, "a text"],
+  ["completion", text, "a text"],
+  ["label", labelSchema, "the index of one of its choices, or its letter"],
+];
+/** What the field that is learned is called elsewhere. */
+const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
+
+/** What is wrong with its fields, or how they could be mapped: the first text as a prompt, and what looks like its answer. */
+function cureFor(value: unknown): string {
   if (recordSchema.safeParse(value).success) return "Without the mapping of fields it would be a record.";
-  const texts = Object.entries(value ?? {}).flatMap(([key, field]) =>
-    typeof field === "string" ? [key] : [],
-  );
-  const [first, second] = texts.map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
+  const fields: Record<string, unknown> = { ...(value as object | null) };
+  const { label, choices } = fields;
+  if (Array.isArray(choices) && Number(label) >= choices.length)
+    return `Its "label" is past its ${choices.length} choices, which count from 0.`;
+  for (const [name, schema, wanted] of WANTED) {
+    if (Object.hasOwn(fields, name) && !schema.safeParse(fields[name]).success)
+      return `Its "${name}" is to be ${wanted}.`;
+  }
+  const texts = Object.keys(fields).filter((name) => typeof fields[name] === "string");
+  const asked = texts.filter((name) => !ANSWER_NAMES.test(name));
+  const answer = texts.find((name) => ANSWER_NAMES.test(name)) ?? asked[1];
+  const [first, second] = [asked[0], answer]
+    .filter((name) => name !== undefined)
+    .map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
   if (first === undefined) return "Map other fields with --text, or --prompt and --completion, or --map.";
+  if (second === undefined && first === "prompt") return 'Its "completion" is missing.';
   const flags = second === undefined ? `--text ${first}` : `--prompt ${first} --completion ${second}`;
   return `Map its fields, such as ${flags} (or --text, --map).`;
 }
@@ -77,7 +99,7 @@ export function describeFields(value: unknown): string {
     return Array.isArray(value) ? "an array" : JSON.stringify(value);
   }
   const fields = Object.entries(value).map(
-    ([key, field]) => `${key} (${Array.isArray(field) ? "array" : typeof field})`,
+    ([key, field]) => `${key} (${Array.isArray(field) ? "array" : field === null ? "null" : typeof field})`,
   );
   return `the fields ${fields.join(", ")}`;
 }
@@ -122,7 +144,7 @@ export function parseRecord(value: unknown, source: Source, given: unknown = val
     "L-RECORD",
     `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +
       '"content": "..."}, ...]} or {"question": "...", "choices": ["...", ...], "label": 0}; this one has ' +
-      `${describeFields(given)}. ${mappingFor(given)}`,
+      `${describeFields(given)}. ${cureFor(given)}`,
   );
 }
 
@@ -211,14 +233,15 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
 
 /** Ids and labels of the pieces. They are encoded apart, so that their borders are borders of tokens. */
 function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId }: EncodeOptions) {
-  const inputIds: number[] = [];
-  const labels: number[] = [];
+  let inputIds: number[] = [];
+  let labels: number[] = [];
   for (const { text, learned } of pieces) {
     const ids = encoder.encode(text, { addSpecialTokens: false, continues: inputIds.length > 0 });
     // What a template writes after the end of a turn is never generated, so it is not learned.
     const end = framed && eosId !== null ? ids.lastIndexOf(eosId) : -1;
-    inputIds.push(...ids);
-    labels.push(...ids.map((id, i) => (learned && (end < 0 || i <= end) ? id : -100)));
+    // Not push(...ids): a text may have more tokens than a call may have arguments.
+    inputIds = inputIds.concat(ids);
+    labels = labels.concat(ids.map((id, i) => (learned && (end < 0 || i <= end) ? id : -100)));
   }
   return { inputIds, labels };
 }

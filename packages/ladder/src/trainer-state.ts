@@ -48,6 +48,15 @@ export async function writeTrainerState(
         "Go on with the method and sizes that it was made with.",
     );
   }
+  const stray = [...checkpoint.tensors.keys()].find(
+    (name) => name.startsWith("adapter.") && !wanted.has(name),
+  );
+  if (stray !== undefined) {
+    throw new SidenetError(
+      "L-CHECKPOINT",
+      `${checkpoint.name} holds ${stray}, which this run does not train. Go on with the method and sizes that it was made with.`,
+    );
+  }
   const { device } = trainer.decoder;
   for (const [name, tensor] of wanted) device.assign(tensor, await checkpoint.tensors.get(name)!.read());
 }

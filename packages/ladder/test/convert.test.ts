@@ -200,6 +200,12 @@ describe("the output", () => {
     await convert(source, at("deep", "er", "o.gguf"), "f16");
     await convert(source, at("deep", "er", "o.gguf"), "f32", { overwrite: true });
     expect((await readdir(at("deep", "er"))).sort()).toEqual(["o.gguf", "out"]);
+    await writeFile(at("deep", "er", "out", "run.json"), "{}");
+    const run = await errorOf(convert(source, at("deep", "er", "out"), "f16", { overwrite: true }));
+    expect(run.message).toMatch(/out holds run\.json as well, which would be lost/);
+    const file = await errorOf(convert(source, at("full", "letter.txt"), "f16", { overwrite: true }));
+    expect(file.message).toMatch(/letter\.txt is a file, and a folder is to be written/);
+    expect((await errorOf(convert(source, "", "f16", { overwrite: true }))).code).toBe("L-OUTPUT");
     expect((await errorOf(convert(source, at("x"), "q8_0"))).message).toMatch(
       /q8_0.*f32, f16, bf16, nf4.*\.gguf/,
     );

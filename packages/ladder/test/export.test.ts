@@ -7,6 +7,7 @@ import type { Adapter } from "../src/adapter.ts";
 import type { ParameterSpec } from "../src/block.ts";
 import type { ModelConfig } from "../src/config.ts";
 import { Decoder } from "../src/decoder.ts";
+import { FullTuning } from "../src/full-tuning.ts";
 import { HeadTuning, headParameters } from "../src/head-tuning.ts";
 import { ladderConfig } from "../src/ladder-config.ts";
 import { loadWeights } from "../src/load-weights.ts";
@@ -17,7 +18,7 @@ import { openModel } from "../src/node/open-model.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { SideNetwork } from "../src/side-network.ts";
 import { expectPeak, sidenet } from "./capture.ts";
-import { contentOf, convert, errorOf, MODEL, putModel } from "./model-folder.ts";
+import { contentOf, convert, drawWeights, errorOf, MODEL, putModel } from "./model-folder.ts";
 
 const device = new CpuDevice();
 let folder: string;
@@ -114,6 +115,22 @@ describe("a LoRA merged into its model", () => {
     await convert(source, at("f32"), "f32", { adapter });
     expect((await contentOf(at("f32"))).config.tieWordEmbeddings).toBe(false);
     expect(distance(await logitsOf(at("f32")), await logitsOf(source, adapter))).toBeLessThan(1e-6);
+  });
+
+  it("is the model itself where all weights were trained, which is no adapter beside one", async () => {
+    const source = await putModel(at("m"), MODEL);
+    const trained = await putModel(at("t"), MODEL, "F32", drawWeights(MODEL, "F32", 9));
+    const opened = await openModel(trained);
+    using decoder = new Decoder(MODEL, await loadWeights(device, MODEL, opened.checkpoint));
+    await opened.close();
+    const adapter = await putAdapter(at("a"), new FullTuning(decoder), MODEL);
+    await convert(source, at("f32"), "f32", { adapter });
+    expect(await logitsOf(at("f32"))).toEqual(await logitsOf(trained));
+    const error = await errorOf(openAdapter(adapter, device, MODEL));
+    expect(error.code).toBe("L-FULL");
+    expect(error.message).toMatch(/sidenet export.*--model that output/);
+    const other = await putModel(at("other"), { ...MODEL, numHiddenLayers: 1 });
+    expect((await errorOf(convert(other, at("o"), "f32", { adapter }))).code).toBe("L-ADAPTER-MODEL");
   });
 
   it("is refused for a side network, and for another model", async () => {

@@ -11,12 +11,35 @@ beforeAll(async () => {
   await writeFile(join(root, "qa.jsonl"), '{"question": "q", "answer": "a"}\n'.repeat(20));
   await writeFile(join(root, "pairs.jsonl"), '{"prompt": "q", "completion": " a"}\n'.repeat(20));
   await writeFile(join(root, "odd.jsonl"), '{"n": 1}\n');
+  await writeFile(
+    join(root, "alpaca.jsonl"),
+    '{"instruction": "q", "input": "", "output": "a"}\n'.repeat(20),
+  );
+  await writeFile(join(root, "half.jsonl"), '{"prompt": "q"}\n');
+  await writeFile(join(root, "null.jsonl"), '{"prompt": "q", "completion": null}\n');
+  await writeFile(join(root, "label.jsonl"), '{"question": "q", "choices": ["a", "b"], "label": 2}\n');
+  const choices = { question: "q".repeat(3000), choices: ["a", "b"], label: 0 };
+  await writeFile(join(root, "long.jsonl"), `${JSON.stringify(choices)}\n`);
 });
 afterAll(() => rm(root, { recursive: true, force: true }));
 
 const train = (data: string, ...more: string[]) => [
   ...["train", "--model", "tiny-books", "--device", "cpu", "--output", join(root, "out")],
   ...["--data", join(root, data), ...more],
+];
+const evaluate = (task: string, data: string, ...more: string[]) => [
+  ...[
+    "eval",
+    "--model",
+    "tiny-books",
+    "--device",
+    "cpu",
+    "--task",
+    task,
+    "--data",
+    join(root, data),
+    ...more,
+  ],
 ];
 const device = (name: string) => ["train", "--model", "m", "--data", "d", "--output", "o", "--device", name];
 
@@ -40,6 +63,63 @@ describe("a new user is told", () => {
       () => train("odd.jsonl"),
       1,
       /the fields n \(number\)\. Map other fields with --text/,
+    ],
+    [
+      "fields of other names, the answer not next to the question",
+      () => train("alpaca.jsonl"),
+      1,
+      /such as --prompt instruction --completion output/,
+    ],
+    ["half a record", () => train("half.jsonl"), 1, /line 1: .*Its "completion" is missing\./],
+    [
+      "a field that holds no text",
+      () => train("null.jsonl"),
+      1,
+      /completion \(null\)\. Its "completion" is to be a text\./,
+    ],
+    [
+      "a label past the choices",
+      () => train("label.jsonl"),
+      1,
+      /Its "label" is past its 2 choices, which count from 0/,
+    ],
+    [
+      "rows longer than the context",
+      () => train("pairs.jsonl", "--pack-length", "9999"),
+      1,
+      /--pack-length 9999 tokens are more than the model's context of 256/,
+    ],
+    [
+      "a size of another method",
+      () => train("pairs.jsonl", "--rank", "8"),
+      2,
+      /--rank is for --method lora or qlora, and does nothing for ladder/,
+    ],
+    ["patience for nothing", () => train("pairs.jsonl", "--patience", "2"), 2, /--eval-every\. Give both/],
+    ["an empty name", () => train("pairs.jsonl", "--output", ""), 2, /--output is empty/],
+    [
+      "a prompt that leaves no room, before it is written",
+      () => ["generate", "--model", "tiny-books", "--device", "cpu", "--prompt", "p", "--max-tokens", "999"],
+      1,
+      /\[L-CONTEXT\] 1 tokens of a prompt and 999/,
+    ],
+    [
+      "a question past the context, by its row",
+      () => evaluate("choice", "long.jsonl"),
+      1,
+      /\[L-CONTEXT\] long\.jsonl, line 1: .*context of 256\. Leave the row out/,
+    ],
+    [
+      "predictions where no folder is, before anything is scored",
+      () => evaluate("choice", "long.jsonl", "--predictions", join(root, "none", "p.jsonl")),
+      1,
+      /none: there is no such file or folder/,
+    ],
+    [
+      "predictions in place of the data",
+      () => evaluate("choice", "long.jsonl", "--predictions", join(root, "long.jsonl")),
+      1,
+      /\[L-OUTPUT\] .*long\.jsonl is read from, and would be replaced/,
     ],
     [
       "a mapping that is not needed",
@@ -106,8 +186,9 @@ describe("a new user is told", () => {
       /\[L-FILE\]/,
     ],
   ])("%s", async (_, args, code, message) => {
-    const { exitCode, err } = await sidenet(...args());
+    const { exitCode, err, out } = await sidenet(...args());
     expect(err).toMatch(message);
+    expect(out).toBe("");
     expect(exitCode).toBe(code);
     expect(err).not.toMatch(/ENO|EISDIR|EEXIST|This is a bug/);
   });

@@ -134,6 +134,16 @@ describe("a record's tokens", () => {
     expect([cut.inputIds.length, cut.labels.length]).toEqual([6, 6]);
   });
 
+  it("may have more tokens than a call may have arguments", () => {
+    const cut = encodeRecord(
+      { text: "a".repeat(500_000) },
+      "x",
+      encoder,
+      options({ maxLength: 6, cut: true }),
+    );
+    expect(cut.inputIds.length).toBe(6);
+  });
+
   it("are refused when nothing of them is learned", () => {
     const nothing = { prompt: "abc", completion: "d" };
     expect(() => encodeRecord(nothing, "line 7", encoder, options({ maxLength: 3, cut: true }))).toThrow(

@@ -1,6 +1,6 @@
 // A run that is stopped and resumed is the run that was never stopped: the same losses and the same adapter, to the bit.
-import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
@@ -164,6 +164,15 @@ describe("checkpoints", () => {
     });
   });
 
+  it("are refused by a smaller network, which would leave a part of theirs out", async () => {
+    const of = (layers: number) =>
+      ({ method: { method: "ladder", ladder: { reduction: 2, layers } } }) as const;
+    const options = tinyOptions(files, await newFolder(), "ladder", of(2));
+    await runUntil(cpu(), options, 2);
+    const again = trainRun(cpu(), { ...options, ...of(1), existing: "resume" });
+    await expect(again).rejects.toThrow(/L-CHECKPOINT.*holds adapter.*does not train/);
+  });
+
   it("of a run that was killed before its first one mean a start from the beginning", async () => {
     const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2, existing: "resume" });
     const first = await trainRun(cpu(), options);
@@ -186,6 +195,20 @@ describe("the folder of a run", () => {
     const replaced = await trainRun(cpu(), { ...options, steps: 1, existing: "overwrite" });
     expect(replaced.loss.length).toBe(1);
     expect(await checkpointsIn(options.outputDir)).toEqual(["step-000001.safetensors"]);
+  });
+
+  it("is one process's at a time, and no more that of one that is gone", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 1 });
+    const lock = join(options.outputDir, ".lock");
+    await mkdir(options.outputDir, { recursive: true });
+    await writeFile(lock, `${process.ppid} ${hostname()}`);
+    await expect(trainRun(cpu(), options)).rejects.toMatchObject({
+      code: "L-RUN-BUSY",
+      message: expect.stringMatching(new RegExp(`process ${process.ppid} trains into .*another --output`)),
+    });
+    await writeFile(lock, `${2 ** 30} ${hostname()}`);
+    await trainRun(cpu(), options);
+    expect(await readdir(options.outputDir)).not.toContain(".lock");
   });
 
   it("keeps the old run when the new one cannot start", async () => {

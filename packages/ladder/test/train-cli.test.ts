@@ -166,7 +166,10 @@ describe("a run", () => {
     expect(settings.steps).toBe(6);
     expect(new Date(started).getTime()).toBeLessThan(Date.now());
     const third = await sidenet("train", "--output", output, "--resume", "--json");
-    expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6 });
+    const { peak_bytes } = again.json();
+    expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6, peak_bytes }); // no step, and the peak of those before
+    const smaller = await sidenet("train", "--output", output, "--resume", "--steps", "8", "--layers", "1");
+    expect(smaller.err).toContain("layers was its default, now it is 1: that would be another run");
     const other = await sidenet("train", "--output", output, "--resume", "--batch-size", "1");
     expect(other.exitCode).toBe(2);
     expect(other.err).toContain("batch-size was 4, now it is 1: that would be another run");
@@ -176,6 +179,34 @@ describe("a run", () => {
     expect(
       (await sidenet("train", ...base, "--output", output, "--steps", "1", "--overwrite")).exitCode,
     ).toBe(0);
+  });
+
+  it("shows a sample of what room a long record leaves", async () => {
+    const long = join(root, "long.jsonl");
+    const record = { prompt: "a".repeat(60), completion: "b" }; // of a context of 64 tokens
+    await writeFile(long, `${JSON.stringify(record)}\n`.repeat(6));
+    const args = [
+      "--data",
+      long,
+      "--output",
+      join(await newFolder(), "out"),
+      "--steps",
+      "1",
+      "--device",
+      "cpu",
+    ];
+    const run = await sidenet(
+      "train",
+      "--model",
+      files.model,
+      ...args,
+      "--held-out",
+      "2",
+      "--reduction",
+      "2",
+    );
+    expect(run.err).toContain("a▸"); // its answer, of one token, is not given away
+    expect(run.exitCode).toBe(0);
   });
 
   it("writes what is live after each op of its second step, the same that the report plots", async () => {

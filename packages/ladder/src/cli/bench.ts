@@ -212,7 +212,7 @@ const suiteOptions = ({ models, tokens, dtypes, only, time, check }: BenchComman
 async function prepareOutput({ output, overwrite = false, compare }: BenchCommand): Promise<void> {
   if (output === undefined) return;
   const inputs = compare === undefined ? [] : [compare];
-  for (const path of [output, pageOf(output)]) await checkOutput(path, overwrite, inputs);
+  for (const path of [output, pageOf(output)]) await checkOutput(path, "file", overwrite, inputs);
   await makeFolder(dirname(output));
 }
 

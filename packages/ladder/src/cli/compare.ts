@@ -5,6 +5,7 @@ import type { Command } from "commander";
 import { writeFileAtomic } from "../node/atomic-write.ts";
 import { makeFolder } from "../node/make-folder.ts";
 import { writeReport } from "../node/report.ts";
+import { readRunFile } from "../node/run/run-folder.ts";
 import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
@@ -80,6 +81,12 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
   if (!planned && options.output === undefined) {
     throw new SidenetError("C-USAGE", "--data wants --output, a folder for adapters and results.");
   }
+  if (options.output !== undefined && (await readRunFile(options.output)) !== null) {
+    throw new SidenetError(
+      "L-RUN-EXISTS",
+      `${options.output} is the folder of a training run. Choose another --output for the comparison.`,
+    );
+  }
   const outcome = planned
     ? { json: await comparePlans(report, options, variants) }
     : await compareRuns(report, options, variants);
@@ -137,6 +144,7 @@ async function compareRuns(
   const stop = stopOnSignals(report, "stopping before the next step; methods that are done stay compared");
   try {
     const device = await withDevice(options, report, async (device) => {
+      for (const variant of variants) settingsOf(variant, options, device); // a mistake is told before hours are spent
       for (const variant of variants) {
         report.note(`\n${variant.name}`);
         const result = await resultOf(device, report, options, variant, stop.signal).catch((error) => {

@@ -110,6 +110,7 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
 
 /** Shares of right answers in percent, all else as it is. */
 function number(value: number, isShare: boolean, sign = false): string {
+  if (!Number.isFinite(value)) return "-"; // no item has a say
   const digits = isShare ? `${(100 * value).toFixed(1)} %` : value.toPrecision(5);
   return sign && value >= 0 ? `+${digits}` : digits;
 }

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { Sampling } from "../generate.ts";
+import { checkPrompts, type Sampling } from "../generate.ts";
 import { type Continuation, generateTexts } from "../generate-text.ts";
 import { fileError } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
@@ -130,6 +130,7 @@ async function writeTexts(
   const interrupt = new Interrupt();
   interrupt.start();
   try {
+    checkPrompts(decoder, ids, flags); // before anything is written
     if (isSingle) report.write(shown(0));
     for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
       const some = await generateTexts(

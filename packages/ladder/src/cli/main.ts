@@ -9,6 +9,9 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 
+// Nobody sees the progress any more (`2>&1 | head`, a closed terminal): the work goes on.
+process.stderr.on("error", () => {});
+
 const written = (stream: NodeJS.WriteStream) =>
   new Promise<void>((resolve) => stream.write("", () => resolve()));
 

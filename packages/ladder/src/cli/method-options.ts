@@ -108,6 +108,32 @@ export function addSizeOptions(command: Command): Command {
     .option("--seed <n>", "initial values, dropout and order of the data", nonNegativeInteger, 0);
 }
 
+const SIDE_METHODS: readonly Method[] = ["ladder", "xladder"];
+const LORA_METHODS: readonly Method[] = ["lora", "qlora"];
+
+/** Options that do nothing for other methods than these. */
+const OF_METHODS: Readonly<Partial<Record<keyof SizeFlags, readonly Method[]>>> = {
+  ...{ reduction: SIDE_METHODS, sideWidth: SIDE_METHODS, layers: SIDE_METHODS, fusion: SIDE_METHODS },
+  ...{ initialRung: SIDE_METHODS, rungNorm: SIDE_METHODS, init: SIDE_METHODS, importance: SIDE_METHODS },
+  ...{ rungsAt: ["ladder"], delta: ["xladder"] },
+  ...{ rank: LORA_METHODS, alpha: LORA_METHODS, dropout: LORA_METHODS, rslora: LORA_METHODS },
+  ...{ loraLayers: LORA_METHODS, targets: LORA_METHODS },
+};
+
+/** Throws `C-USAGE` for a size of another method: it would be trained without. */
+export function refuseOtherMethods(command: Command, method: Method): void {
+  for (const option of command.options) {
+    const methods = OF_METHODS[option.attributeName() as keyof SizeFlags];
+    if (!methods || methods.includes(method)) continue;
+    const value: unknown = command.getOptionValue(option.attributeName());
+    if (value === undefined || value === (option.negate ? true : option.defaultValue)) continue;
+    throw new SidenetError(
+      "C-USAGE",
+      `${option.long} is for --method ${methods.join(" or ")}, and does nothing for ${method}. Leave it out, or give another --method.`,
+    );
+  }
+}
+
 /** What trades memory for time or precision. */
 export function addMemoryOptions(command: Command): Command {
   const choice = (flags: string, text: string, names: readonly string[]) =>

@@ -1,4 +1,5 @@
 import tab from "@bomb.sh/tab/commander";
+import { SidenetError } from "@sidenet/tensor";
 import { Command } from "commander";
 import { packageVersion } from "../node/version.ts";
 import { defineBench } from "./bench.ts";
@@ -34,10 +35,25 @@ function buildProgram(session: Session): Command {
   defineCommands(program, session);
   for (const command of program.commands) {
     command.option("--quiet", "print nothing but errors, and --json's object");
+    command.hook("preAction", () => refuseEmpty(command));
     command.showHelpAfterError(`(sidenet ${command.name()} --help has the options, and examples)`);
   }
   defineCompletions(program);
   return program;
+}
+
+/** Options whose value may be no text at all. */
+const TEXTS = ["prompt", "stop", "system"];
+
+/** An empty name is that of a variable which was not set; as a path it would be this very folder. Throws `C-USAGE`. */
+function refuseEmpty(command: Command): void {
+  const given = command.options
+    .filter((option) => !TEXTS.includes(option.attributeName()))
+    .map((option) => [option.long, command.getOptionValue(option.attributeName())] as const);
+  const [name] = [...given, ...command.args.map((value) => ["an argument", value] as const)].find(
+    ([, value]) => value === "" || (Array.isArray(value) && value.includes("")),
+  ) ?? [null];
+  if (name) throw new SidenetError("C-USAGE", `${name} is empty. Is a variable not set?`);
 }
 
 /** Every command but the completions. */

@@ -23,6 +23,7 @@ import {
   memoryOptions,
   methodOption,
   methodOptions,
+  refuseOtherMethods,
   type SizeFlags,
   storageOf,
   weightDType,
@@ -205,10 +206,12 @@ function addWatchingSettings(command: Command): void {
     );
 }
 
-/** Settings that fix which records a step gets: with others, a resumed run would be another run. */
+/** Settings that fix which records a step gets, and what is trained: with others, a resumed run would be another run. */
 const FIXED = [
   ...["method", "batch-size", "seed", "held-out", "eval-data", "pack-length", "bucket-by-length"],
   ...["task", "template", "chat-template", "map"],
+  ...["reduction", "side-width", "layers", "rungs-at", "delta", "fusion", "initial-rung", "rung-norm"],
+  ...["rank", "alpha", "rslora", "lora-layers", "targets"],
 ];
 
 /** Notes what is changed in a run that goes on. Throws `C-USAGE` where that would make it another run. */
@@ -277,6 +280,9 @@ async function train(
   const { resume = false, overwrite = false, memoryTimeline } = options;
   if (options.calibration !== undefined && options.importance !== "fisher")
     throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
+  if (options.patience !== undefined && options.evalEvery === undefined)
+    throw new SidenetError("C-USAGE", "--patience counts the evaluations of --eval-every. Give both.");
+  refuseOtherMethods(command, options.method);
   const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
   const run: Omit<TrainRunOptions, "storage" | "memory"> = {
     ...options,

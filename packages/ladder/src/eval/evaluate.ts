@@ -10,7 +10,7 @@ import type { Tokenizer } from "../tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
 import type { Metric } from "./intervals.ts";
 import { scoreWindows, slidingWindows } from "./perplexity.ts";
-import { scoreContinuations } from "./score-continuations.ts";
+import { type ScoringItem, scoreContinuations } from "./score-continuations.ts";
 import {
   type ChoiceQuestion,
   choiceQuestion,
@@ -114,15 +114,48 @@ function promptIds(
 const blank = ({ ask }: Question, { template }: EvalOptions): string =>
   ask !== "" && template === "plain" ? " " : "";
 
-function scoringItem(question: ChoiceQuestion, tokenizer: Tokenizer, options: EvalOptions) {
+/** Throws `L-RECORD` for a choice without tokens, which has no likelihood. */
+function scoringItem(
+  question: ChoiceQuestion,
+  source: Source,
+  tokenizer: Tokenizer,
+  options: EvalOptions,
+): ScoringItem {
   const { lead, ask } = question;
   const before = blank(question, options);
   const go = { addSpecialTokens: false, continues: ask !== "" };
   const prompt = promptIds(question, tokenizer, options.template);
   if (lead !== "") prompt.push(...tokenizer.encode(before + lead, go));
   const gap = lead !== "" ? " " : before;
-  return { prompt, continuations: question.choices.map((choice) => tokenizer.encode(gap + choice, go)) };
+  const continuations = question.choices.map((choice) => tokenizer.encode(gap + choice, go));
+  const empty = continuations.findIndex(({ length }) => length === 0);
+  if (empty < 0) return { prompt, continuations };
+  throw new SidenetError(
+    "L-RECORD",
+    `${source}: choice ${empty} is empty. Give it a text, or leave the row out.`,
+  );
 }
+
+/** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
+function checkLengths(
+  rows: readonly EvalRow[],
+  { config }: Decoder,
+  lengthOf: (row: number) => number,
+  cure = "",
+): void {
+  const limit = contextLimit(config);
+  const row = rows.findIndex((_, i) => lengthOf(i) > limit);
+  if (row < 0) return;
+  throw new SidenetError(
+    "L-CONTEXT",
+    `${rows[row].source}: with its answer it has ${lengthOf(row)} tokens, more than the model's context of ${limit}. Leave the ` +
+      `row out${cure}, or choose a model with a longer context.`,
+  );
+}
+
+/** Tokens of a question with its longest answer, of which the last is never read. */
+const itemLength = ({ prompt, continuations }: ScoringItem): number =>
+  prompt.length + Math.max(...continuations.map((ids) => ids.length)) - 1;
 
 const bytes = (text: string): number => new TextEncoder().encode(text).length;
 
@@ -136,10 +169,11 @@ const proportion = (name: string, right: readonly (boolean | null)[]): Metric =>
 
 function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const questions = rows.map(({ value, source }) => choiceQuestion(choiceRow(value, source), options.task));
-  const items = questions.map((question) => scoringItem(question, tokenizer, options));
+  const items = questions.map((question, i) => scoringItem(question, rows[i].source, tokenizer, options));
   return {
     count: rows.length,
     async run(decoder, adapter) {
+      checkLengths(rows, decoder, (i) => itemLength(items[i]));
       const scores = await scoreContinuations(decoder, adapter, items, options);
       const chosen = scores.map(best);
       const normalized = scores.map((row, i) =>
@@ -168,12 +202,14 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
   const verdicts = parsed.map(criticVerdict);
   const steps = parsed.map(criticStep);
   const withStep = [...steps.keys()].filter((i) => steps[i] !== null);
-  const items = [...verdicts, ...withStep.map((i) => steps[i]!)].map((question) =>
-    scoringItem(question, tokenizer, options),
-  );
+  const item = (question: ChoiceQuestion, i: number) =>
+    scoringItem(question, rows[i].source, tokenizer, options);
+  const items = [...verdicts.map(item), ...withStep.map((i) => item(steps[i]!, i))];
   return {
     count: rows.length,
     async run(decoder, adapter) {
+      const stepItem = new Map(withStep.map((i, n) => [i, items[rows.length + n]]));
+      checkLengths(rows, decoder, (i) => itemLength(stepItem.get(i) ?? items[i]));
       const scores = await scoreContinuations(decoder, adapter, items, options);
       const verdict = scores.slice(0, rows.length).map(best);
       const step = new Map(withStep.map((i, n) => [i, best(scores[rows.length + n])]));
@@ -209,6 +245,8 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
   return {
     count: rows.length,
     async run(decoder, adapter) {
+      const { answerTokens } = options;
+      checkLengths(rows, decoder, (i) => prompts[i].length + answerTokens - 1, ", lower --answer-tokens");
       const texts: string[] = questions.map(() => "");
       const tokens: number[] = questions.map(() => 0);
       const order = [...prompts.keys()].sort((a, b) => prompts[a].length - prompts[b].length);
@@ -219,7 +257,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
           adapter,
           tokenizer,
           group.map((i) => prompts[i]),
-          { maxTokens: options.answerTokens, stop: [NEXT_QUESTION] },
+          { maxTokens: answerTokens, stop: [NEXT_QUESTION] },
         );
         for (const [g, i] of group.entries()) {
           texts[i] = found[g].text;

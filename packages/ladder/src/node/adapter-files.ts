@@ -4,7 +4,8 @@ import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { ModelConfig } from "../config.ts";
 import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../encode-adapter.ts";
-import { loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+import { type AdapterConfig, checkTrainedWith, loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
@@ -26,11 +27,8 @@ export async function saveAdapter(
   await writeFileAtomic(join(folder, ADAPTER_FILES.config), config);
 }
 
-/**
- * Loads the adapter of a folder, ours or PEFT's LoRA, for a model of this configuration.
- * Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` and `loadAdapter` throw.
- */
-export async function openAdapter(folder: string, device: Device, model: ModelConfig): Promise<Adapter> {
+/** Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` throws. */
+async function readAdapterConfig(folder: string): Promise<AdapterConfig> {
   const path = join(folder, ADAPTER_FILES.config);
   const json = await readJsonFile(path).catch((cause: unknown) => {
     if (!(cause instanceof SidenetError) || cause.code !== "L-FILE-MISSING") throw cause;
@@ -41,13 +39,42 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
       { cause },
     );
   });
-  const config = parseAdapterConfig(json, path);
-  const checkpoint = await openSafetensorsFile(join(folder, ADAPTER_FILES.weights));
+  return parseAdapterConfig(json, path);
+}
+
+const openAdapterWeights = (folder: string): Promise<Checkpoint> =>
+  openSafetensorsFile(join(folder, ADAPTER_FILES.weights));
+
+/**
+ * All weights of a model, where those are what a folder's run has trained; null: the folder holds an adapter.
+ * Throws as `readAdapterConfig`, `L-ADAPTER-MODEL`, and what opening a safetensors file throws.
+ */
+export async function openFullWeights(folder: string, model: ModelConfig): Promise<Checkpoint | null> {
+  const config = await readAdapterConfig(folder);
+  if (config.kind !== "full") return null;
+  const checkpoint = await openAdapterWeights(folder);
+  try {
+    checkTrainedWith(config, model, checkpoint);
+    return checkpoint;
+  } catch (error) {
+    await checkpoint.close();
+    throw error;
+  }
+}
+
+/**
+ * Loads the adapter of a folder, ours or PEFT's LoRA, for a model of this configuration.
+ * Throws as `readAdapterConfig`, and what `loadAdapter` and opening a safetensors file throw.
+ */
+export async function openAdapter(folder: string, device: Device, model: ModelConfig): Promise<Adapter> {
+  const config = await readAdapterConfig(folder);
+  const checkpoint = await openAdapterWeights(folder);
   try {
     return await loadAdapter(device, config, model, checkpoint);
   } catch (cause) {
     if (!(cause instanceof SidenetError) || cause.code !== "L-ADAPTER-CONFIG") throw cause;
     const problem = cause.message.slice(`[${cause.code}] `.length);
+    const path = join(folder, ADAPTER_FILES.config);
     throw new SidenetError(cause.code, `${path}: ${problem} Is it an adapter of this model?`, { cause });
   } finally {
     await checkpoint.close();
@@ -56,7 +83,7 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
 
 /** Whether the backbone of a folder's adapter was NF4 when it was trained; null: the file does not say. */
 export async function trainedOnNf4(folder: string): Promise<boolean | null> {
-  const checkpoint = await openSafetensorsFile(join(folder, ADAPTER_FILES.weights));
+  const checkpoint = await openAdapterWeights(folder);
   try {
     const storage = checkpoint.metadata.get(STORAGE_KEY);
     return storage === undefined ? null : storage === "nf4";

@@ -11,7 +11,7 @@ import { readJsonFile } from "./json-file.ts";
 import type { ModelFiles } from "./open-model.ts";
 
 /** What belongs to a tokenizer or to generation in a model's folder, and does not depend on how weights are stored. */
-const CARRIED = [
+export const TOKENIZER_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
@@ -74,7 +74,7 @@ export async function carryTokenizer(
 ): Promise<{ files: string[]; missing: string[] }> {
   if (origin.kind === "folder") {
     const names = new Set(await readdir(origin.folder));
-    const files = CARRIED.filter((name) => names.has(name));
+    const files = TOKENIZER_FILES.filter((name) => names.has(name));
     for (const name of files) await copyFile(join(origin.folder, name), join(to, name));
     const missing = names.has("tokenizer.json") ? [] : noTokenizer("the source has no tokenizer.json");
     return { files, missing };

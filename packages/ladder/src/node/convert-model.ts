@@ -2,13 +2,14 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
+import type { Adapter } from "../adapter.ts";
 import { CalibratedLayers } from "../calibration/calibrated-layers.ts";
 import type { ModelConfig } from "../config.ts";
 import type { GgufWriteType } from "../formats/gguf-encode.ts";
 import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
 import { streamGguf } from "../formats/gguf-write.ts";
 import { elementCount, type ModelTensor, mergeAdapter, modelTensors } from "../model-tensors.ts";
-import { openAdapter } from "./adapter-files.ts";
+import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { type CalibrationOptions, calibrationRows } from "./calibration-rows.ts";
 import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
@@ -157,36 +158,56 @@ export async function convertModel(
   onProgress: ConvertProgress = () => {},
 ): Promise<ConvertSummary> {
   const format = checkType(options);
-  const { model, adapter: adapterFolder, output, type } = options;
-  await checkOutput(output, options.overwrite, adapterFolder === null ? [model] : [model, adapterFolder]);
+  const { model, adapter: adapterFolder, output } = options;
+  const kind = format === "gguf" ? "file" : "folder";
+  await checkOutput(
+    output,
+    kind,
+    options.overwrite,
+    adapterFolder === null ? [model] : [model, adapterFolder],
+  );
   const files = await openModel(model, options.hub);
   try {
-    using adapter = adapterFolder === null ? null : await openAdapter(adapterFolder, device, files.config);
-    const own = modelTensors(files.config, files.checkpoint, device);
-    const { config, tensors } = adapter
-      ? mergeAdapter(files.config, own, adapter)
-      : { config: files.config, tensors: own };
-    using calibrated = await openCalibration(device, options, files, config, tensors);
-    const outgoing: OutgoingModel = { files, config, tensors, type, calibrated };
-    const warnings = warningsFor(options, own);
-    const missing: string[] = [];
-    let written: { bytes: number; files: string[] };
-    if (format === "gguf") {
-      const tokenizer = await ggufTokenizer(files, config);
-      missing.push(...tokenizer.missing);
-      written = await writeGguf(outgoing, tokenizer, options, onProgress);
-    } else {
-      const { missing: absent, ...rest } = await writeSafetensorsFolder(
-        device,
-        outgoing,
-        options,
-        onProgress,
-      );
-      missing.push(...absent);
-      written = rest;
+    const whole = adapterFolder === null ? null : await openFullWeights(adapterFolder, files.config);
+    try {
+      using adapter =
+        adapterFolder === null || whole ? null : await openAdapter(adapterFolder, device, files.config);
+      const own = modelTensors(files.config, whole ?? files.checkpoint, device);
+      return await writeModel(device, files, { own, adapter }, options, onProgress);
+    } finally {
+      await whole?.close();
     }
-    return { output, format, type, parameters: elementCount(tensors), ...written, missing, warnings };
   } finally {
     await files.close();
   }
+}
+
+/** Writes a model of these tensors, with an adapter as part of them. */
+async function writeModel(
+  device: Device,
+  files: ModelFiles,
+  { own, adapter }: { readonly own: readonly ModelTensor[]; readonly adapter: Adapter | null },
+  options: ConvertOptions,
+  onProgress: ConvertProgress,
+): Promise<ConvertSummary> {
+  const { output, type } = options;
+  const format = checkType(options);
+  const { config, tensors } = adapter
+    ? mergeAdapter(files.config, own, adapter)
+    : { config: files.config, tensors: own };
+  using calibrated = await openCalibration(device, options, files, config, tensors);
+  const outgoing: OutgoingModel = { files, config, tensors, type, calibrated };
+  const warnings = warningsFor(options, own);
+  const missing: string[] = [];
+  let written: { bytes: number; files: string[] };
+  if (format === "gguf") {
+    const tokenizer = await ggufTokenizer(files, config);
+    missing.push(...tokenizer.missing);
+    written = await writeGguf(outgoing, tokenizer, options, onProgress);
+  } else {
+    const { missing: absent, ...rest } = await writeSafetensorsFolder(device, outgoing, options, onProgress);
+    missing.push(...absent);
+    written = rest;
+  }
+  return { output, format, type, parameters: elementCount(tensors), ...written, missing, warnings };
 }

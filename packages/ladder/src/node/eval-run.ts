@@ -8,6 +8,7 @@ import { type FieldMapping, mapFields } from "../records.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readRows } from "./data/rows.ts";
 import { type InferenceOptions, openInference } from "./inference.ts";
+import { checkOutputFile } from "./output-folder.ts";
 
 /** Model, data and task of an evaluation. */
 export interface EvalRunOptions
@@ -90,6 +91,7 @@ export async function evalRun(
   options: EvalRunOptions,
   events: EvalRunEvents = {},
 ): Promise<EvalSummary> {
+  if (options.predictions !== null) await checkOutputFile(options.predictions, options.data);
   const rows = await readSome(options);
   using inference = await openInference(device, options, (done, total) => events.onLoad?.(done, total));
   const { decoder, adapter, tokenizer, isQuantized } = inference;

@@ -42,7 +42,7 @@ const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Recor
  */
 export async function exportAdapter(device: Device, options: ExportOptions): Promise<ExportSummary> {
   const { output, type } = options;
-  await checkOutput(output, options.overwrite, [options.model, options.adapter]);
+  await checkOutput(output, "folder", options.overwrite, [options.model, options.adapter]);
   const model = await openModel(options.model, options.hub);
   try {
     using adapter = await openAdapter(options.adapter, device, model.config);

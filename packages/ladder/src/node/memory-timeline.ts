@@ -1,15 +1,5 @@
-import { access, constants } from "node:fs/promises";
-import { dirname } from "node:path";
 import type { MemorySample } from "@sidenet/tensor";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { fileError } from "./file-source.ts";
-
-/** Throws `L-FILE-MISSING` or `L-FILE` where a timeline could not be written: before a run rather than in it. */
-export async function checkTimelinePath(path: string): Promise<void> {
-  await access(dirname(path), constants.W_OK).catch((cause: unknown) => {
-    throw fileError(path, cause);
-  });
-}
 
 /**
  * Writes samples as JSON lines, one an op: `{"i", "op", "in", "live_bytes", "highest_bytes", "live": {category: bytes}}`,

@@ -1,12 +1,23 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readdir, realpath, rename, rm } from "node:fs/promises";
+import { access, constants, mkdir, readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import { TOKENIZER_FILES } from "./carry-tokenizer.ts";
 import { fileError } from "./file-source.ts";
 import { makeFolder } from "./make-folder.ts";
 
 /** Files by which a folder is known as one that this project wrote, and may replace. */
 const OURS = ["config.json", "adapter_config.json"];
+/** All that stands in such a folder: where there is more, replacing it would lose what is not ours to lose. */
+const REPLACED = [
+  ...OURS,
+  ...TOKENIZER_FILES,
+  /^(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/,
+  /^(README\.md|\.gitattributes|\.DS_Store)$/,
+];
+
+const isReplaced = (name: string): boolean =>
+  REPLACED.some((known) => (typeof known === "string" ? known === name : known.test(name)));
 
 async function namesIn(folder: string): Promise<string[] | null> {
   try {
@@ -21,13 +32,16 @@ const isIn = (inner: string, outer: string): boolean => inner === outer || inner
 
 /**
  * Throws `L-OUTPUT` when something is at `path` that may not be replaced: anything, unless `overwrite` is set; then still
- * a folder that holds no model and no adapter, and what is read from (`inputs`).
+ * what is no such `kind`, a folder that holds no model and no adapter or more than that, such as a run, and what is read from
+ * (`inputs`).
  */
 export async function checkOutput(
   path: string,
+  kind: "file" | "folder",
   overwrite: boolean,
   inputs: readonly string[],
 ): Promise<void> {
+  if (path === "") throw new SidenetError("L-OUTPUT", "the name of the output is empty. Name a place.");
   const real = await realpath(path).catch(() => null);
   if (real === null) return;
   for (const input of inputs) {
@@ -41,12 +55,51 @@ export async function checkOutput(
   if (!overwrite) {
     throw new SidenetError("L-OUTPUT", `${path} exists. Write to another place, or add --overwrite.`);
   }
+  if ((names === null) !== (kind === "file")) {
+    const found = names === null ? "a file" : "a folder";
+    throw new SidenetError(
+      "L-OUTPUT",
+      `${path} is ${found}, and a ${kind} is to be written. Name another place.`,
+    );
+  }
   if (names && !OURS.some((name) => names.includes(name))) {
     throw new SidenetError(
       "L-OUTPUT",
       `${path} holds no model and no adapter, so it is not replaced. Empty it first.`,
     );
   }
+  const lost = names?.find((name) => !isReplaced(name));
+  if (lost !== undefined) {
+    throw new SidenetError(
+      "L-OUTPUT",
+      `${path} holds ${lost} as well, which would be lost, so it is not replaced. Write to another place, or empty it first.`,
+    );
+  }
+}
+
+/**
+ * Makes sure, before a long run, that a file can be written at its end; one of that name is replaced then. Throws `L-OUTPUT`
+ * for what is read from (`inputs`), `L-FILE-MISSING` or `L-FILE` where there is no folder for it that can be written.
+ */
+export async function checkOutputFile(path: string, inputs: readonly string[]): Promise<void> {
+  const real = await realpath(path).catch(() => null);
+  if (real !== null) {
+    for (const input of inputs) {
+      if ((await realpath(input).catch(() => null)) !== real) continue;
+      throw new SidenetError(
+        "L-OUTPUT",
+        `${path} is read from, and would be replaced. Write to another place.`,
+      );
+    }
+    if ((await stat(real)).isDirectory())
+      throw new SidenetError(
+        "L-OUTPUT",
+        `${path} is a folder, and a file is to be written. Name another place.`,
+      );
+  }
+  await access(dirname(path), constants.W_OK).catch((cause: unknown) => {
+    throw fileError(dirname(path), cause);
+  });
 }
 
 /**

@@ -16,12 +16,14 @@ import { effectiveDepth, parameterCount } from "../side-config.ts";
 import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
 import { saveAdapter } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { checkTimelinePath, writeTimeline } from "./memory-timeline.ts";
+import { writeTimeline } from "./memory-timeline.ts";
+import { checkOutputFile } from "./output-folder.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { forgetEnd, type RunFailure, recordFailure } from "./run/failure.ts";
 import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { clearRunFolder, openRunFolder, type RunFile, writeRunFile } from "./run/run-folder.ts";
+import { lockRunFolder } from "./run/run-lock.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
 import { withWayOn } from "./run/way-on.ts";
@@ -67,7 +69,7 @@ export type { TrainSummary } from "./run/summary.ts";
  * `adapter_config.json`, `adapter_model.safetensors` and `summary.json`, or `failure.json` in its place; each file appears
  * whole or not at all. `signal` ends the run before its next step: what was trained by then is saved, and
  * `existing: "resume"` goes on there.
- * Throws `L-RUN-EXISTS`, what reading, loading, the disk or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
+ * Throws `L-RUN-EXISTS`, `L-RUN-BUSY`, what reading, loading, the disk or the device throws, `L-DIVERGED`, and `T-ANOMALY` with
  * `detectAnomaly`, which switches the device's mode on.
  */
 export async function trainRun(
@@ -78,14 +80,22 @@ export async function trainRun(
 ): Promise<TrainSummary> {
   scheduleOf(options, 1); // a mistake in it is told before anything is read
   const { existing = "refuse", outputDir } = options;
-  if (options.memoryTimeline != null) await checkTimelinePath(options.memoryTimeline);
-  const earlier = await openRunFolder(outputDir, existing);
-  if (options.detectAnomaly) device.detectAnomaly = true;
-  const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
+  if (options.memoryTimeline != null) {
+    const data = options.data.map((file) => (typeof file === "string" ? file : file.path));
+    await checkOutputFile(options.memoryTimeline, data);
+  }
+  const unlock = await lockRunFolder(outputDir);
   try {
-    return await runLoaded(run, earlier, { options, events, signal: signal ?? null });
+    const earlier = await openRunFolder(outputDir, existing);
+    if (options.detectAnomaly) device.detectAnomaly = true;
+    const run = await loadRun(device, options, (done, total) => events.onLoad?.(done, total));
+    try {
+      return await runLoaded(run, earlier, { options, events, signal: signal ?? null });
+    } finally {
+      await run.close();
+    }
   } finally {
-    await run.close();
+    await unlock();
   }
 }
 
@@ -268,7 +278,8 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   try {
     const reason = await loop.run();
     timeline?.noteIfMissing(events);
-    return await finish(parts, loop, reason, { losses, resumedFrom: resumed ? step : null });
+    const earlier = kept.flatMap((line) => (isEvaluation(line) ? [] : [line]));
+    return await finish(parts, loop, reason, { losses, earlier, resumedFrom: resumed ? step : null });
   } catch (error) {
     const told = withWayOn(error, loop.savedStep);
     const { profile, state: reached } = loop;
@@ -295,18 +306,38 @@ function timelineOf({ memoryTimeline: path }: TrainRunOptions) {
   };
 }
 
+/** What the summary has of steps. */
+interface Told {
+  readonly losses: readonly (number | null)[];
+  /** Those of earlier processes. */
+  readonly earlier: readonly StepMetrics[];
+  readonly resumedFrom: number | null;
+}
+
+/** The most that was live in this process or an earlier one of the run. */
+function highestPeak({ memory }: Device, earlier: readonly StepMetrics[]) {
+  const own = memory.peak();
+  return earlier.reduce(
+    (most, line) =>
+      line.peak_bytes > most.peakBytes
+        ? { peakBytes: line.peak_bytes, byCategory: line.peak_bytes_by_category }
+        : most,
+    { peakBytes: own.peakBytes, byCategory: own.byCategory },
+  );
+}
+
 /** Writes the adapter that the run has come to, and says what it is worth. */
 async function finish(
   parts: RunParts,
   loop: TrainingLoop,
   reason: StopReason,
-  { losses, resumedFrom }: { losses: readonly (number | null)[]; resumedFrom: number | null },
+  { losses, earlier, resumedFrom }: Told,
 ): Promise<TrainSummary> {
   const { options, events, trainer, run, checkpoints } = parts;
   const { decoder, adapter } = trainer;
   const { state } = loop;
   const { step } = state.counters;
-  const peak = decoder.device.memory.peak();
+  const peak = highestPeak(decoder.device, earlier);
   const best = reason === "signal" || !checkpoints ? null : state.best;
   if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
   const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };

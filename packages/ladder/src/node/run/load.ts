@@ -1,5 +1,5 @@
 /** What a run trains, and on what: files become a model on a device and records of tokens. */
-import type { Device } from "@sidenet/tensor";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../../adapter.ts";
 import { contextLimit, type ModelConfig } from "../../config.ts";
 import type { TokenDataset } from "../../data/batch-stream.ts";
@@ -175,9 +175,15 @@ export async function loadRun(
 function encodingOf(
   config: ModelConfig,
   tokenizer: Tokenizer,
-  { maxLength, template }: TrainRunOptions,
+  { maxLength, packLength, template }: TrainRunOptions,
 ): EncodeOptions {
   const context = contextLimit(config);
+  if (packLength != null && packLength > context) {
+    throw new SidenetError(
+      "L-CONTEXT",
+      `rows of --pack-length ${packLength} tokens are more than the model's context of ${context}. Lower it.`,
+    );
+  }
   return {
     bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
     eosId: tokenizer.eosIds[0] ?? null,
@@ -200,7 +206,16 @@ export async function sampleText(
   const { tokenizer, heldOut, decoder } = run;
   const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
   const learnedFrom = record.labels.findIndex((label) => label !== -100);
-  const ids = record.inputIds.slice(0, learnedFrom + SHOWN_TOKENS);
-  const text = await generate(decoder, adapter, ids, { maxTokens, stopIds: tokenizer.eosIds });
+  const rest = record.labels.slice(learnedFrom);
+  const end = rest.indexOf(-100);
+  const learned = end < 0 ? rest.length : end;
+  // Not to its end, or there would be nothing to continue.
+  const shown = Math.min(SHOWN_TOKENS, Math.max(0, learned - 2));
+  const ids = record.inputIds.slice(0, Math.max(1, learnedFrom + shown));
+  const room = contextLimit(decoder.config) - ids.length + 1; // the last new token is never read
+  const text = await generate(decoder, adapter, ids, {
+    maxTokens: Math.min(maxTokens, room),
+    stopIds: tokenizer.eosIds,
+  });
   return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
 }

@@ -1,0 +1,50 @@
+/** One process at a time trains into a folder. */
+import { readFile, rm, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
+import { fileError } from "../file-source.ts";
+import { makeFolder } from "../make-folder.ts";
+
+const LOCK = ".lock";
+
+/** Whether a process of this machine, other than this one, goes by this number. */
+function isAlive(pid: number): boolean {
+  if (pid === process.pid) return false; // an earlier process had the number
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM"; // another user's
+  }
+}
+
+/** The process that a lock names, where it still goes on; what another machine has left cannot be asked. */
+async function holder(path: string): Promise<number | null> {
+  const [, pid, host] = /^(\d+) (.*)$/.exec(await readFile(path, "utf8").catch(() => "")) ?? [];
+  return host === hostname() && isAlive(Number(pid)) ? Number(pid) : null;
+}
+
+/**
+ * Makes the folder of a run this process's, until the function that is returned is called; a killed process holds it no
+ * more. Throws `L-RUN-BUSY` where another one trains into it, `L-FILE`, `L-DISK-FULL`.
+ */
+export async function lockRunFolder(folder: string): Promise<() => Promise<void>> {
+  await makeFolder(folder);
+  const path = join(folder, LOCK);
+  const pid = await holder(path);
+  if (pid !== null) {
+    throw new SidenetError(
+      "L-RUN-BUSY",
+      `process ${pid} trains into ${folder}. Wait for its end, or choose another --output. (If it is no sidenet: remove ${path}.)`,
+    );
+  }
+  const unlock = () => rm(path, { force: true }).catch(() => undefined);
+  await unlock();
+  try {
+    await writeFile(path, `${process.pid} ${hostname()}`, { flag: "wx" });
+  } catch (cause) {
+    await unlock();
+    throw fileError(folder, cause);
+  }
+  return unlock;
+}
