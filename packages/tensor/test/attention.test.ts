@@ -12,6 +12,9 @@ const cases: readonly (readonly [readonly number[], number])[] = [
   [[2, 20, 20, 4, 2, 10], 0],
   [[1, 35, 35, 1, 1, 1], 0],
   [[1, 10, 6, 2, 1, 8], -4], // the first queries see nothing
+  [[1, 64, 129, 2, 2, 96], 65], // whole tiles of attention-block, and one key
+  [[1, 129, 129, 7, 1, 64], 0], // and rows of a key tile that several workgroups share
+  [[1, 65, 65, 5, 1, 160], 0],
 ];
 
 interface Inputs {
