@@ -368,16 +368,15 @@ fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: 
     if (!isSeen(seen, t)) { continue; }
     let start = pair(at, m, t);
     var w = Scores(); // written out, or Dawn zeroes it only once
-    for (var d = 0u; d < p.d + 16; d += 16) {
-      f = fetchScores(t, start, d);
-      if (d > 0) { w = addScores(w, d - 16, t); }
-      if (d < p.d) { keep(t, f); }
-    }
     var x = Scores();
-    for (var d = 0u; d < p.d + 16; d += 16) {
-      f = fetchGradients(t, start, d);
-      if (d > 0) { x = addScores(x, d - 16, t); }
-      if (d < p.d) { keep(t, f); }
+    for (var n = 0u; n < 2; n++) { // one place in the code for both products: software drivers compile for long
+      w = x;
+      x = Scores();
+      for (var d = 0u; d < p.d + 16; d += 16) {
+        if (n == 0) { f = fetchScores(t, start, d); } else { f = fetchGradients(t, start, d); }
+        if (d > 0) { x = addScores(x, d - 16, t); }
+        if (d < p.d) { keep(t, f); }
+      }
     }
     let a = gradient(at, m, t, 0, shown(w.a, seen), x.a);
     let b = gradient(at, m, t, 32, shown(w.b, seen >> 4), x.b);
