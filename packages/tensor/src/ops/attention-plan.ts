@@ -1,9 +1,10 @@
 /** How attention runs on WebGPU: which kernel, over which windows of its operands, and with what workspace. */
 import { elementBytes } from "../dtype.ts";
-import type { KernelContext, KernelEntry, RowRange } from "../op.ts";
+import type { KernelContext, RowRange } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { runAccumulate } from "./elementwise-kernels.ts";
+import { runSum } from "./reduce.ts";
 
 export interface AttentionExtents {
   readonly B: number;
@@ -30,15 +31,20 @@ interface BackwardInputs extends Inputs {
   readonly lse: Tensor;
 }
 
-const TILE = 32; // rows of a workgroup, or keys in backward_kv
+const TILE = 32; // rows of a workgroup, or keys in backward_kv, of attention-tile.wgsl and attention-rows.wgsl
+const BLOCK = 64; // of attention-block.wgsl
 const THREADS = 64; // of attention-tile/statistics and /join_marks
 const PART = 256; // keys of a workgroup of attention-few.wgsl
 /** Room for D in all files: few steps, since each is a pipeline. */
 const ROOMS = [64, 128, 256, 512, 1024, 4096];
 const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
+const MOST_ROOM_BLOCK = 256; // past it, sums would not fit the registers of attention-block.wgsl
 const MOST_ROOM_FEW = 1024; // past it, workgroup memory would be for attention-few.wgsl
 /** Rows of a tile that attention-few.wgsl does better without: a quarter. */
 const FEW_ROWS = 8;
+/** Workgroups of attention-block.wgsl that keep a large GPU busy; with fewer, several share the rows of a key tile. */
+const ENOUGH_BLOCKS = 512;
+const LEAST_ROW_TILES = 4; // of such a workgroup
 
 /** What keys are marked with, as the kernels know it. */
 const NO_MARKS = 0;
@@ -115,33 +121,87 @@ interface Call {
   /** Queries, keys and values, by their names in the kernel: textures where it reads those. */
   readonly vectors: Readonly<Record<string, Tensor>>;
   readonly others: Readonly<Record<string, Tensor | null>>;
+  readonly out: Readonly<Record<string, Tensor>>;
   readonly kind: number;
-  readonly grid: number;
+}
+
+const roomFor = (D: number): number => ROOMS.find((most) => D <= most) ?? D;
+
+type Family = "attention-block" | "attention-rows" | "attention-tile";
+
+function familyOf({ profile }: KernelContext, D: number): Family {
+  if (D % 4 > 0) return "attention-tile";
+  if (hasEightLanes(profile)) return roomFor(D) <= MOST_ROOM_ROWS ? "attention-rows" : "attention-tile";
+  return roomFor(D) <= MOST_ROOM_BLOCK ? "attention-block" : "attention-tile";
+}
+
+/** Tiles of one side: of the rows of all heads that share a key head, or of its keys. */
+function tilesOf({ B, T, S, G, H }: AttentionExtents, entry: Entry, side: number): number {
+  return B * G * Math.ceil((entry === "backward_kv" ? S : T * (H / G)) / side);
 }
 
 /** Runs the kernel for these extents, with room for their D. */
-function runTiles(
-  k: KernelContext,
-  entry: Entry,
-  window: Window,
-  { vectors, others, kind, grid }: Call,
-): void {
+function runTiles(k: KernelContext, entry: Entry, window: Window, call: Call): void {
   const { D } = window.extents;
-  const room = ROOMS.find((most) => D <= most) ?? D;
-  const inRows = hasEightLanes(k.profile) && D % 4 === 0 && room <= MOST_ROOM_ROWS;
+  const family = familyOf(k, D);
+  if (family === "attention-block") {
+    runBlocks(k, entry, window, call);
+    return;
+  }
+  const { vectors, others, out, kind } = call;
+  const inRows = family === "attention-rows";
   const images = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.image(t) : t] as const);
-  const kernel: KernelEntry = inRows ? `attention-rows/${entry}` : `attention-tile/${entry}`;
-  k.run(kernel, {
-    bind: { ...Object.fromEntries(images), ...others },
+  k.run(`${family}/${entry}`, {
+    bind: { ...Object.fromEntries(images), ...others, ...out },
     params: paramsOf(window, kind),
-    grid,
-    consts: { MOST_D: room },
+    grid: tilesOf(window.extents, entry, TILE),
+    consts: { MOST_D: roomFor(D) },
   });
   if (inRows) for (const [, image] of images) image.dispose();
 }
 
-/** Tiles of queries: those of all heads that share a key head stand in one row of tiles. */
-const queryTiles = ({ B, T, G, H }: AttentionExtents): number => B * G * Math.ceil((T * (H / G)) / TILE);
+/** How many workgroups share the rows of a key tile: with the sums of each, dk and dv are at most as large as q. */
+function partsOf({ profile }: KernelContext, extents: AttentionExtents): number {
+  const { B, T, S, G, H, D } = extents;
+  const rowTiles = Math.ceil((T * (H / G)) / BLOCK);
+  return Math.max(
+    1,
+    Math.min(
+      H / G,
+      Math.floor(ENOUGH_BLOCKS / tilesOf(extents, "backward_kv", BLOCK)),
+      Math.floor(rowTiles / LEAST_ROW_TILES),
+      Math.floor(profile.maxBindingBytes / (4 * B * S * G * D)),
+    ),
+  );
+}
+
+function runBlocks(
+  k: KernelContext,
+  entry: Entry,
+  window: Window,
+  { vectors, others, out, kind }: Call,
+): void {
+  const { extents } = window;
+  const { B, S, G, D } = extents;
+  const room = roomFor(D);
+  const isKV = entry === "backward_kv";
+  const parts = isKV ? partsOf(k, extents) : 1;
+  // One binding too many for forward and backward_q, which write nothing to it.
+  const { dk = k.temp([4]), ...rest } = out;
+  const first = rest.y ?? rest.dq ?? rest.dv;
+  const sums = parts > 1 ? [first, dk].map(() => k.temp([parts, B, S, G, D])) : [first, dk];
+  k.run(`attention-block/${entry === "forward" ? "forward" : "backward"}`, {
+    bind: { ...vectors, ...others, out: sums[0], dk: sums[1] },
+    params: { ...paramsOf(window, kind), parts },
+    grid: parts * tilesOf(extents, entry, BLOCK),
+    consts: { MOST_D: room, THREADS: room > (isKV ? 64 : 128) ? 256 : 128, KEYS_LEFT: Number(isKV) },
+  });
+  if (parts === 1) return;
+  for (const [i, total] of [first, dk].entries()) {
+    runSum(k, sums[i], total, { outer: 1, length: parts, inner: total.size }, 1);
+    sums[i].dispose();
+  }
+}
 
 /** The forward pass of few queries: the keys in parts, each a workgroup, and then their sum. */
 function runFew(
@@ -154,7 +214,7 @@ function runFew(
   const { firstQuery, firstKey, ofQueries, ofKeys } = window;
   const queries = B * T * H;
   const parts = Math.max(1, Math.ceil(Math.min(S, T + queryOffset) / PART));
-  const consts = { MOST_D: ROOMS.find((most) => D <= most) ?? D };
+  const consts = { MOST_D: roomFor(D) };
   const extents = { t: T, s: S, g: G, h: H, d: D, queryOffset, scale, marks: kind };
   const params = { ...extents, firstQuery, firstKey, queries, parts };
   const sums = k.temp([queries, parts, D]);
@@ -194,9 +254,9 @@ export function runAttention(
     }
     runTiles(k, "forward", window, {
       vectors: { q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
-      others: { marks, y: ofQueries(y), lse },
+      others: { marks, lse },
+      out: { y: ofQueries(y) },
       kind,
-      grid: queryTiles(window.extents),
     });
   }
 }
@@ -227,9 +287,9 @@ export function runAttentionBackwardQ(
     const { ofQueries, ofKeys } = window;
     runTiles(k, "backward_q", window, {
       vectors: { dy: ofQueries(dy), q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
-      others: { statsIn, marks, dq: ofQueries(dq) },
+      others: { statsIn, marks },
+      out: { dq: ofQueries(dq) },
       kind,
-      grid: queryTiles(window.extents),
     });
   }
 }
@@ -244,16 +304,16 @@ export function runAttentionBackwardKV(
   const statsIn = runStatistics(k, io, extents);
   let current = -1; // the sequence whose gradients the windows so far have begun
   for (const window of windowsOf(k, extents, [dy, q], [key, v, dk, dv])) {
-    const { ofQueries, ofKeys, firstKey, extents: part } = window;
+    const { ofQueries, ofKeys, firstKey } = window;
     const totals = [ofKeys(dk), ofKeys(dv)];
     const isFirst = firstKey !== current;
     current = firstKey;
     const [dkPart, dvPart] = isFirst ? totals : totals.map(({ shape, dtype }) => k.temp(shape, dtype));
     runTiles(k, "backward_kv", window, {
       vectors: { dy: ofQueries(dy), q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
-      others: { statsIn, marks, dk: dkPart, dv: dvPart },
+      others: { statsIn, marks },
+      out: { dk: dkPart, dv: dvPart },
       kind,
-      grid: part.B * part.G * Math.ceil(part.S / TILE),
     });
     if (isFirst) continue;
     for (const [i, x] of [dkPart, dvPart].entries()) {

@@ -102,7 +102,7 @@ function drawSegments(pick: Pick): (size: number) => Int32Array {
 
 function drawAttention(pick: Pick) {
   const G = pick.int(1, 3);
-  const T = pick.chance(0.2) ? 1 : pick.int(1, 40);
+  const T = pick.chance(0.2) ? 1 : pick.chance(0.08) ? pick.oneOf([63, 64, 65, 129]) : pick.int(1, 40);
   const S = T + pick.oneOf([0, 0, pick.int(0, 20)]);
   const dims = {
     B: pick.int(1, 3),
@@ -110,7 +110,7 @@ function drawAttention(pick: Pick) {
     S,
     G,
     H: G * pick.int(1, 3),
-    D: pick.oneOf([1, 6, 8, 10, 16, 33, 64, 72]),
+    D: pick.oneOf([1, 6, 8, 10, 16, 33, 64, 72, 160]),
   };
   return {
     dims,

@@ -33,7 +33,7 @@ function runSumWindow(k: KernelContext, x: Tensor, y: Tensor, { outer, ...params
 }
 
 /** y = factor · Σ x, in windows of the outer extent, or of the axis itself where that is the first. */
-function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents, factor: number): void {
+export function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents, factor: number): void {
   const { outer, length, inner } = extents;
   if (outer > 1) {
     for (const { start, count } of k.split(outer, [x])) {
