@@ -29,6 +29,8 @@ export interface Library {
   readonly edgeTile: Callee;
   /** Rows of a matrix as a panel, transposed: dst[k][width] from (src, bytes from row to row, rows that exist, k, dst). */
   readonly packRows: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
+  /** The same for rows `first` on of `HeadRows`: (base, bytes from position to position, group, first, end, k, dst). */
+  readonly packHeads: { readonly left: Callee; readonly right: Callee };
   /** Columns of a matrix as a panel: dst[k][width] from (src, bytes from row to row, k, dst). Reads past the last column. */
   readonly packColumns: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
 }
@@ -45,6 +47,7 @@ export function emitLibrary(m: ModuleBuilder): Library {
       left: emitPackRows(m, panelRows, "f32"),
       right: sources((source) => emitPackRows(m, PANEL_COLS, source)),
     },
+    packHeads: { left: emitPackHeads(m, panelRows), right: emitPackHeads(m, PANEL_COLS) },
     packColumns: {
       left: emitPackColumns(m, panelRows, "f32"),
       right: sources((source) => emitPackColumns(m, PANEL_COLS, source)),
@@ -125,7 +128,13 @@ export function transpose4(f: FunctionBuilder, [a, b, c, d]: readonly V128[]): V
 }
 
 /** Stores the first `count` words of a vector. */
-function storeWords(f: FunctionBuilder, address: I32, value: V128, count: number, offset: number): void {
+export function storeWords(
+  f: FunctionBuilder,
+  address: I32,
+  value: V128,
+  count: number,
+  offset: number,
+): void {
   if (count >= 4) f.do(v128.store(address, value, offset));
   else if (count === 1) f.do(v128.store32Lane(address, value, 0, offset));
   else f.do(v128.store64Lane(address, value, 0, offset));
@@ -134,32 +143,57 @@ function storeWords(f: FunctionBuilder, address: I32, value: V128, count: number
 function emitPackRows(m: ModuleBuilder, width: number, source: Source): Callee {
   return m.function(5, (f) => {
     const [src, srcRow, rows, k, dst] = f.params;
-    const load4 = loader(f, source);
     const last = f.i32(i32.sub(rows, 1));
     // Rows that do not exist are read as the last one: what becomes of them is thrown away.
     const at = Array.from({ length: width }, (_, row) =>
       f.i32(i32.add(src, i32.mul(srcRow, i32.min(last, row)))),
     );
-    const advance = (elements: number) => {
-      for (const pointer of at) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
-      f.set(dst, i32.add(dst, 4 * width * elements));
-      f.set(k, i32.sub(k, elements));
-    };
-    f.while(i32.geS(k, 4), () => {
-      for (let first = 0; first < width; first += 4) {
-        const four = Array.from({ length: 4 }, (_, i) =>
-          first + i < width ? f.v128(load4(at[first + i])) : f.v128(),
-        );
-        for (const [step, column] of transpose4(f, four).entries()) {
-          storeWords(f, dst, column, width - first, 4 * (width * step + first));
-        }
+    emitTransposed(f, at, source, k, dst);
+  });
+}
+
+function emitPackHeads(m: ModuleBuilder, width: number): Callee {
+  return m.function(7, (f) => {
+    const [base, position, group, first, end, k, dst] = f.params;
+    const last = f.i32(i32.sub(end, 1));
+    const at = Array.from({ length: width }, (_, i) => {
+      const row = f.i32(i32.min(f.i32(i32.add(first, i)), last));
+      const head = i32.mul(i32.remU(row, group), i32.mul(k, 4));
+      return f.i32(i32.add(i32.add(base, i32.mul(i32.divU(row, group), position)), head));
+    });
+    emitTransposed(f, at, "f32", k, dst);
+  });
+}
+
+/** dst[k][rows] from k elements behind each pointer; the pointers move. */
+function emitTransposed(
+  f: FunctionBuilder,
+  at: readonly Local<"i32">[],
+  source: Source,
+  k: Local<"i32">,
+  dst: Local<"i32">,
+): void {
+  const width = at.length;
+  const load4 = loader(f, source);
+  const advance = (elements: number) => {
+    for (const pointer of at) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
+    f.set(dst, i32.add(dst, 4 * width * elements));
+    f.set(k, i32.sub(k, elements));
+  };
+  f.while(i32.geS(k, 4), () => {
+    for (let first = 0; first < width; first += 4) {
+      const four = Array.from({ length: 4 }, (_, i) =>
+        first + i < width ? f.v128(load4(at[first + i])) : f.v128(),
+      );
+      for (const [step, column] of transpose4(f, four).entries()) {
+        storeWords(f, dst, column, width - first, 4 * (width * step + first));
       }
-      advance(4);
-    });
-    f.while(i32.gtS(k, 0), () => {
-      for (const [row, pointer] of at.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
-      advance(1);
-    });
+    }
+    advance(4);
+  });
+  f.while(i32.gtS(k, 0), () => {
+    for (const [row, pointer] of at.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
+    advance(1);
   });
 }
 

@@ -1,0 +1,214 @@
+/** What the kernels of attention share: where rows of heads lie, and the products of a panel of them with what streams past. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { type Expr, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
+import type { Sight, Window } from "./attention-sight.ts";
+import { type Frame, words } from "./kernel.ts";
+import { PANEL_COL_BYTES, PANEL_COLS, transpose4 } from "./library.ts";
+import { STREAM } from "./tasks.ts";
+import { forVectors } from "./vectors.ts";
+
+export type Words<K extends string> = Readonly<Record<K, Local<"i32">>>;
+/** Values of the eight columns of a panel. */
+export type Eight<T> = readonly [T, T];
+
+export const HALVES = [0, 1] as const;
+export const eight = <T>(make: (half: 0 | 1) => T): Eight<T> => [make(0), make(1)];
+
+export const at = (base: I32, index: I32, bytes: I32): Expr<"i32"> => i32.add(base, i32.mul(index, bytes));
+export const panelsOf = (count: I32, width: number): Expr<"i32"> =>
+  i32.divU(i32.add(count, width - 1), width);
+
+/** Addresses within a thread's scratch, as the host lays them out (attention-ops.ts). */
+export const PLACES = words(
+  ...(["panelAt", "otherPanelAt", "scoresAt", "otherScoresAt"] as const),
+  ...(["sumsAt", "otherSumsAt", "rowsAt", "wordsAt"] as const),
+);
+
+/** Sizes, and the panels of a key head's rows; `group` query heads share a key head. */
+export const EXTENTS = {
+  ...words("t", "s", "g", "group", "d", "offset", "panels"),
+  scale: "f32",
+} as const;
+
+/**
+ * The rows of one key head in [B,s,g·group,d], the positions' group of heads one after the other: row i is that of position
+ * i / group and of head i mod group of those that share the key head.
+ */
+export class HeadRows {
+  readonly base: Local<"i32">;
+  readonly position: Local<"i32">;
+  readonly group: Local<"i32">;
+  readonly #bytes: Local<"i32">;
+
+  constructor(
+    f: FunctionBuilder,
+    { src, s, g, group, d }: Words<"src" | "s" | "g" | "d"> & { group: I32 },
+    head: Local<"i32">,
+  ) {
+    this.group = f.i32(group);
+    this.#bytes = f.i32(i32.mul(d, 4));
+    this.position = f.i32(i32.mul(i32.mul(g, this.group), this.#bytes));
+    this.base = f.i32(at(src, i32.mul(i32.divU(head, g), s), this.position));
+    f.set(this.base, at(this.base, i32.mul(i32.remU(head, g), this.group), this.#bytes));
+  }
+
+  at(row: Local<"i32">): Expr<"i32"> {
+    const inGroup = i32.mul(i32.remU(row, this.group), this.#bytes);
+    return i32.add(at(this.base, i32.divU(row, this.group), this.position), inGroup);
+  }
+}
+
+/** Eight rows that stay, as the right panel of products: their scores stand in columns, a row for each key or query that streams past. */
+export class Panel {
+  readonly f: FunctionBuilder;
+  readonly frame: Frame;
+  readonly first: Local<"i32">;
+  readonly rows: Local<"i32">;
+  readonly n: Local<"i32">;
+  readonly d: Local<"i32">;
+  /** Panels of the left operand in d. */
+  readonly #deep: Local<"i32">;
+
+  /** Rows from `first` on of n. */
+  constructor(
+    f: FunctionBuilder,
+    frame: Frame,
+    { first, n, d }: { first: Local<"i32">; n: Local<"i32">; d: Local<"i32"> },
+  ) {
+    this.f = f;
+    this.frame = frame;
+    [this.first, this.n, this.d] = [first, n, d];
+    this.rows = f.i32(i32.min(f.i32(i32.sub(n, first)), PANEL_COLS));
+    this.#deep = f.i32(panelsOf(d, frame.library.panelRows));
+  }
+
+  /** Bytes of a row of left panels. */
+  get stepBytes(): number {
+    return 4 * this.frame.library.panelRows;
+  }
+
+  place(offset: Local<"i32">): Local<"i32"> {
+    return this.f.i32(i32.add(this.frame.scratch, offset));
+  }
+
+  /** The panel's rows at `to`; columns that do not exist repeat the last one. */
+  pack({ base, position, group }: HeadRows, to: Local<"i32">): void {
+    const { f, first, n, d } = this;
+    f.call(this.frame.library.packHeads.right, base, position, group, first, n, d, to);
+  }
+
+  /** Bytes of what streams past, rows as left panels, for one head of n rows. */
+  rowsBytes(n: I32): Local<"i32"> {
+    const { panelRows } = this.frame.library;
+    return this.f.i32(i32.mul(i32.mul(panelsOf(n, panelRows), 4 * panelRows), this.d));
+  }
+
+  /** The same of columns as left panels: bytes of one panel, and of all. */
+  columnsBytes(n: I32): { panel: Local<"i32">; head: Local<"i32"> } {
+    const panel = this.f.i32(i32.mul(n, 4 * this.frame.library.panelRows));
+    return { panel, head: this.f.i32(i32.mul(panel, this.#deep)) };
+  }
+
+  /** scores[count][8]: left panels of rows from `left` on, times the panel. */
+  score(left: Local<"i32">, right: Local<"i32">, count: Local<"i32">, scores: Local<"i32">): void {
+    const { f, d } = this;
+    const { tile, panelRows } = this.frame.library;
+    const [a, c] = [f.i32(left), f.i32(scores)];
+    const end = f.i32(at(scores, count, PANEL_COL_BYTES));
+    f.while(i32.ltU(c, end), () => {
+      f.call(tile, a, right, d, c, PANEL_COL_BYTES, 0, 0);
+      f.set(a, i32.add(a, i32.mul(d, 4 * panelRows)));
+      f.set(c, i32.add(c, PANEL_COL_BYTES * panelRows));
+    });
+  }
+
+  /** sums[d][8] += left panels of columns from `left` on, `panelBytes` apart, times weights[count][8]. */
+  gather(
+    left: Local<"i32">,
+    panelBytes: Local<"i32">,
+    weights: Local<"i32">,
+    count: Local<"i32">,
+    sums: Local<"i32">,
+  ): void {
+    const { f } = this;
+    const { tile, panelRows } = this.frame.library;
+    const [a, c] = [f.i32(left), f.i32(sums)];
+    const end = f.i32(at(sums, this.d, PANEL_COL_BYTES));
+    f.while(i32.ltU(c, end), () => {
+      f.call(tile, a, weights, count, c, PANEL_COL_BYTES, c, PANEL_COL_BYTES);
+      f.set(a, i32.add(a, panelBytes));
+      f.set(c, i32.add(c, PANEL_COL_BYTES * panelRows));
+    });
+  }
+
+  /** Runs the body for windows of what the panel sees. */
+  stream({ begin, end }: Pick<Sight, "begin" | "end">, body: (window: Window) => void): void {
+    const { f } = this;
+    const [start, count] = [f.i32(), f.i32()];
+    f.for(start, begin, end, STREAM, () => {
+      f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
+      body({ start, count });
+    });
+  }
+
+  clear(sums: Local<"i32">): void {
+    this.f.zeroBytes(sums, i32.mul(this.#deep, PANEL_COL_BYTES * this.frame.library.panelRows));
+  }
+
+  /** Columns of sums, each times its factor, to the rows of the panel. */
+  write(sums: Local<"i32">, factors: Eight<V128>, to: HeadRows, scratch: Local<"i32">): void {
+    const { f } = this;
+    const [from, column, step] = [f.i32(sums), f.i32(scratch), f.i32()];
+    const rowBytes = f.i32(i32.and(i32.add(i32.mul(this.d, 4), 12), -16));
+    f.for(step, 0, this.d, 4, () => {
+      for (const half of HALVES) {
+        const four = [0, 1, 2, 3].map((i) =>
+          f.v128(f32x4.mul(v128.load(from, PANEL_COL_BYTES * i + 16 * half), factors[half])),
+        );
+        for (const [i, row] of transpose4(f, four).entries()) {
+          f.do(v128.store(at(column, rowBytes, 4 * half + i), row));
+        }
+      }
+      f.set(from, i32.add(from, 4 * PANEL_COL_BYTES));
+      f.set(column, i32.add(column, 16));
+    });
+    this.forRows((row, index) => {
+      const [source, target] = [f.i32(at(scratch, row, rowBytes)), f.i32(to.at(index))];
+      forVectors(f, this.d, [source, target], ({ load, store }) => store(target, load(source)));
+    });
+  }
+
+  /** Runs the body for each row that exists: its place in the panel, and among all. */
+  forRows(body: (row: Local<"i32">, index: Local<"i32">) => void): void {
+    const { f } = this;
+    const [row, index] = [f.i32(), f.i32()];
+    f.for(row, 0, this.rows, 1, () => {
+      f.set(index, i32.add(this.first, row));
+      body(row, index);
+    });
+  }
+}
+
+/** Which rows of which key head a task is: those that see or are seen the most go first. */
+export function emitPanelTask(
+  f: FunctionBuilder,
+  frame: Frame,
+  { t, s, group, d, panels }: Words<"t" | "s" | "group" | "d" | "panels">,
+  kind: "queries" | "keys",
+): { panel: Panel; head: Local<"i32"> } {
+  const head = f.i32(i32.divU(frame.task, panels));
+  const index = i32.remU(frame.task, panels);
+  const isQueries = kind === "queries";
+  const place = isQueries ? i32.sub(i32.sub(panels, 1), index) : index;
+  const first = f.i32(i32.mul(place, PANEL_COLS));
+  const n = isQueries ? f.i32(i32.mul(t, group)) : s;
+  return { panel: new Panel(f, frame, { first, n, d }), head };
+}
+
+/** `value` times what stands in k x width floats at an address. */
+export function emitScale(f: FunctionBuilder, address: I32, count: I32, value: Local<"f32">): void {
+  f.if(i32.eqz(f32.eq(value, 1)), () => {
+    const [pointer, factor] = [f.i32(address), f.v128(f32x4.splat(value))];
+    forVectors(f, count, [pointer], ({ load, store }) => store(pointer, f32x4.mul(load(pointer), factor)));
+  });
+}
