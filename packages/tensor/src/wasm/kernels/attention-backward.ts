@@ -15,7 +15,7 @@ import {
 import { emitKeySight, emitQuerySight } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES } from "./library.ts";
-import { weightOf } from "./math.ts";
+import { attentionExpOf } from "./math.ts";
 
 /** What a weight and its gradient are made from: max, logSum and dy · y of the query. */
 type Shift = readonly [max: V128, logSum: V128, delta: V128];
@@ -36,7 +36,7 @@ function shiftsOf(
  * what is left of it rounding.
  */
 function slopesOf(f: FunctionBuilder) {
-  const exp = weightOf(f);
+  const exp = attentionExpOf(f);
   const one = f.v128(f32x4.splat(1));
   return (score: V128, product: V128, [max, logSum, delta]: Shift, seen: V128 | undefined) => {
     const all = exp(f32x4.sub(f32x4.sub(score, max), logSum));
@@ -56,7 +56,7 @@ export const attentionBackwardQ = defineKernel(
   } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "queries");
-    const places = [p.panelAt, p.otherPanelAt, p.scoresAt, p.otherScoresAt, p.sumsAt, p.rowsAt, p.wordsAt];
+    const places = [p.panelAt, p.otherPanelAt, p.scoresAt, p.otherScoresAt, p.sumsAt, p.rowAt, p.wordsAt];
     const [right, dyRight, scores, slopes, sums, rows, scratch] = places.map((place) => panel.place(place));
     panel.pack(new HeadRows(f, { ...p, src: p.q, s: p.t }, head), right);
     panel.pack(new HeadRows(f, { ...p, src: p.dy, s: p.t }, head), dyRight);
@@ -106,7 +106,7 @@ export const attentionBackwardKV = defineKernel(
   } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "keys");
-    const places = [p.panelAt, p.otherPanelAt, p.scoresAt, p.otherScoresAt, p.rowsAt, p.wordsAt];
+    const places = [p.panelAt, p.otherPanelAt, p.scoresAt, p.otherScoresAt, p.rowAt, p.wordsAt];
     const [right, valueRight, scores, slopes, rows, scratch] = places.map((place) => panel.place(place));
     const [dkSums, dvSums] = [panel.place(p.sumsAt), panel.place(p.otherSumsAt)];
     const rowsOf = (src: Local<"i32">) => new HeadRows(f, { ...p, src, group: 1 }, head);

@@ -41,7 +41,7 @@ function placesOf(k: WasmContext, D: number): Record<string, number> | null {
     ...{
       sumsAt: sums,
       otherSumsAt: sums,
-      rowsAt: PANEL_COLS * 4 * Math.ceil(D / 4),
+      rowAt: D,
       wordsAt: 3 * PANEL_COLS,
     },
   };

@@ -58,6 +58,7 @@ export const queryShifts = defineKernel(
   (f, { dy, y, lse, shifts, heads, parts, ...p }, { task }) => {
     const head = f.i32(i32.divU(task, parts));
     const source = new HeadRows(f, { ...p, src: dy }, head);
+    const pairs = new HeadRows(f, { ...p, src: lse, d: f.i32(2) }, head);
     const rows = f.i32(i32.mul(p.s, p.group));
     const [row, from] = [f.i32(), f.i32(i32.mul(i32.remU(task, parts), PACK_HEADS))];
     const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
@@ -67,9 +68,7 @@ export const queryShifts = defineKernel(
     f.for(row, from, end, 1, () => {
       f.set(dyAt, source.at(row));
       f.set(yAt, i32.add(y, i32.sub(dyAt, dy)));
-      // Row (b, t, h) of lse has two words.
-      f.set(pair, i32.divU(i32.sub(dyAt, dy), i32.mul(p.d, 4)));
-      f.set(pair, at(lse, pair, 8));
+      f.set(pair, pairs.at(row));
       f.set(out, at(shifts, i32.add(i32.mul(head, rows), row), 4));
       for (const sum of sums) f.set(sum, f32x4.splat(0));
       forVectors(

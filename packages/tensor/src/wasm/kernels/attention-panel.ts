@@ -3,7 +3,7 @@ import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
 import type { Sight, Window } from "./attention-sight.ts";
 import { type Frame, words } from "./kernel.ts";
-import { PANEL_COL_BYTES, PANEL_COLS, transpose4 } from "./library.ts";
+import { PANEL_COL_BYTES, PANEL_COLS, SHORT_ROWS, transpose4 } from "./library.ts";
 import { STREAM } from "./tasks.ts";
 import { forVectors } from "./vectors.ts";
 
@@ -21,7 +21,7 @@ export const panelsOf = (count: I32, width: number): Expr<"i32"> =>
 /** Addresses within a thread's scratch, as the host lays them out (attention-ops.ts). */
 export const PLACES = words(
   ...(["panelAt", "otherPanelAt", "scoresAt", "otherScoresAt"] as const),
-  ...(["sumsAt", "otherSumsAt", "rowsAt", "wordsAt"] as const),
+  ...(["sumsAt", "otherSumsAt", "rowAt", "wordsAt"] as const),
 );
 
 /** Sizes, and the panels of a key head's rows; `group` query heads share a key head. */
@@ -131,11 +131,16 @@ export class Panel {
     sums: Local<"i32">,
   ): void {
     const { f } = this;
-    const { tile, panelRows } = this.frame.library;
+    const { tile, shortTile, panelRows } = this.frame.library;
     const [a, c] = [f.i32(left), f.i32(sums)];
     const end = f.i32(at(sums, this.d, PANEL_COL_BYTES));
     f.while(i32.ltU(c, end), () => {
-      f.call(tile, a, weights, count, c, PANEL_COL_BYTES, c, PANEL_COL_BYTES);
+      const args = [a, weights, count, c, PANEL_COL_BYTES, c, PANEL_COL_BYTES];
+      f.if(
+        i32.leS(i32.sub(end, c), SHORT_ROWS * PANEL_COL_BYTES),
+        () => f.call(shortTile, ...args),
+        () => f.call(tile, ...args),
+      );
       f.set(a, i32.add(a, panelBytes));
       f.set(c, i32.add(c, PANEL_COL_BYTES * panelRows));
     });
@@ -155,26 +160,35 @@ export class Panel {
     this.f.zeroBytes(sums, i32.mul(this.#deep, PANEL_COL_BYTES * this.frame.library.panelRows));
   }
 
-  /** Columns of sums, each times its factor, to the rows of the panel. */
-  write(sums: Local<"i32">, factors: Eight<V128>, to: HeadRows, scratch: Local<"i32">): void {
+  /** Columns of sums, each times its factor, to the rows of the panel; what belongs to none goes to `nowhere`, a row of scratch. */
+  write(sums: Local<"i32">, factors: Eight<V128>, to: HeadRows, nowhere: Local<"i32">): void {
     const { f } = this;
-    const [from, column, step] = [f.i32(sums), f.i32(scratch), f.i32()];
-    const rowBytes = f.i32(i32.and(i32.add(i32.mul(this.d, 4), 12), -16));
-    f.for(step, 0, this.d, 4, () => {
-      for (const half of HALVES) {
-        const four = [0, 1, 2, 3].map((i) =>
-          f.v128(f32x4.mul(v128.load(from, PANEL_COL_BYTES * i + 16 * half), factors[half])),
-        );
-        for (const [i, row] of transpose4(f, four).entries()) {
-          f.do(v128.store(at(column, rowBytes, 4 * half + i), row));
-        }
-      }
-      f.set(from, i32.add(from, 4 * PANEL_COL_BYTES));
-      f.set(column, i32.add(column, 16));
+    const index = f.i32();
+    const rows = Array.from({ length: PANEL_COLS }, (_, i) => {
+      f.set(index, i32.add(this.first, i));
+      return f.i32(i32.select(i32.ltS(i, this.rows), to.at(index), nowhere));
     });
-    this.forRows((row, index) => {
-      const [source, target] = [f.i32(at(scratch, row, rowBytes)), f.i32(to.at(index))];
-      forVectors(f, this.d, [source, target], ({ load, store }) => store(target, load(source)));
+    const [from, left] = [f.i32(sums), f.i32(this.d)];
+    const load = (step: number, half: 0 | 1) =>
+      f32x4.mul(v128.load(from, PANEL_COL_BYTES * step + 16 * half), factors[half]);
+    const advance = (steps: number) => {
+      for (const row of rows) f.set(row, i32.add(row, 4 * steps));
+      f.set(from, i32.add(from, PANEL_COL_BYTES * steps));
+      f.set(left, i32.sub(left, steps));
+    };
+    f.while(i32.geS(left, 4), () => {
+      for (const half of HALVES) {
+        const four = [0, 1, 2, 3].map((step) => f.v128(load(step, half)));
+        for (const [i, row] of transpose4(f, four).entries()) f.do(v128.store(rows[4 * half + i], row));
+      }
+      advance(4);
+    });
+    f.while(i32.gtS(left, 0), () => {
+      for (const half of HALVES) {
+        const four = f.v128(load(0, half));
+        for (let i = 0; i < 4; i++) f.do(v128.store32Lane(rows[4 * half + i], four, i));
+      }
+      advance(1);
     });
   }
 

@@ -20,7 +20,7 @@ import {
 import { emitQuerySight, type Sight, type Window } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES } from "./library.ts";
-import { logOf, weightOf } from "./math.ts";
+import { attentionExpOf, logOf } from "./math.ts";
 
 /** The score of what is not seen: finite, and no other score reaches it. */
 const HIDDEN = -3.0e38;
@@ -30,7 +30,7 @@ export const attention = defineKernel(
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "queries");
     const [right, scores, sums] = [p.panelAt, p.scoresAt, p.sumsAt].map((offset) => panel.place(offset));
-    const [rows, scratch] = [panel.place(p.rowsAt), panel.place(p.wordsAt)];
+    const [rows, scratch] = [panel.place(p.rowAt), panel.place(p.wordsAt)];
     const queries = new HeadRows(f, { ...p, src: p.q, s: p.t }, head);
     panel.pack(queries, right);
     panel.clear(sums);
@@ -60,11 +60,9 @@ export const attention = defineKernel(
         f.do(v128.store(scratch, largest[half], 16 * half));
         f.do(v128.store(scratch, logSum, PANEL_COL_BYTES + 16 * half));
       }
+      const pairs = new HeadRows(f, { ...p, src: p.lse, s: p.t, d: f.i32(2) }, head);
       panel.forRows((row, index) => {
-        // Row (b, t, h) of lse has two words.
-        const element = i32.divU(i32.sub(queries.at(index), p.q), i32.mul(p.d, 4));
-        const to = f.i32(at(p.lse, element, 8));
-        const from = f.i32(at(scratch, row, 4));
+        const [from, to] = [f.i32(at(scratch, row, 4)), f.i32(pairs.at(index))];
         f.do(f32.store(to, f32.load(from)), f32.store(to, f32.load(from, PANEL_COL_BYTES), 4));
       });
     });
@@ -77,7 +75,7 @@ function softmaxColumns(
   sight: Sight,
   { largest, totals }: Readonly<Record<"largest" | "totals", Eight<Local<"v128">>>>,
 ): (window: Window, scores: Local<"i32">, sums: Local<"i32">) => void {
-  const exp = weightOf(f);
+  const exp = attentionExpOf(f);
   const hidden = f.v128(f32x4.splat(HIDDEN));
   const before = eight(() => f.v128());
   const from = f.i32();
