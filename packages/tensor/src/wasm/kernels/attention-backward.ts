@@ -1,6 +1,6 @@
 /** Attention's gradients from the shift that the forward pass kept: the same panels, weights computed again. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
+import { type Expr, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
   EXTENTS,
@@ -14,7 +14,7 @@ import {
 } from "./attention-panel.ts";
 import { emitKeySight, emitQuerySight } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
-import { PANEL_COL_BYTES } from "./library.ts";
+import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { attentionExpOf } from "./math.ts";
 
 /** What a weight and its gradient are made from: max, logSum and dy · y of the query. */
@@ -30,6 +30,17 @@ function shiftsOf(
   const base = f.i32(at(shifts, i32.mul(head, rows), 4));
   return { base, plane: f.i32(i32.mul(i32.mul(heads, rows), 4)) };
 }
+
+/** The three values from an address on. */
+const shiftAt = (
+  f: FunctionBuilder,
+  address: Local<"i32">,
+  plane: Local<"i32">,
+  load: (address: Expr<"i32">) => V128,
+): Shift => {
+  const [max, logSum, delta] = [0, 1, 2].map((i) => f.v128(load(i32.add(address, i32.mul(plane, i)))));
+  return [max, logSum, delta];
+};
 
 /**
  * Code for a score and dy · v: the weight, and d loss / d score. Of a key that has all of a query's weight, dy · v - dy · y is 0, and
@@ -56,31 +67,31 @@ export const attentionBackwardQ = defineKernel(
   } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "queries");
-    const places = [p.panelAt, p.otherPanelAt, p.scoresAt, p.otherScoresAt, p.sumsAt, p.rowAt, p.wordsAt];
-    const [right, dyRight, scores, slopes, sums, rows, scratch] = places.map((place) => panel.place(place));
-    panel.pack(new HeadRows(f, { ...p, src: p.q, s: p.t }, head), right);
-    panel.pack(new HeadRows(f, { ...p, src: p.dy, s: p.t }, head), dyRight);
-    panel.clear(sums);
-    const sight = emitQuerySight(panel, p, head, scratch);
+    const [scores, slopes] = [panel.shared(p.scoresAt), panel.shared(p.otherScoresAt)];
+    const rowsOf = (src: Local<"i32">) => new HeadRows(f, { ...p, src, s: p.t }, head);
+    const [queries, outputs] = [rowsOf(p.q), rowsOf(p.dy)];
+    panel.each(() => {
+      panel.pack(queries, panel.place(p.panelAt));
+      panel.pack(outputs, panel.place(p.otherPanelAt));
+      panel.clear(panel.place(p.sumsAt));
+    });
+    const sight = emitQuerySight(panel, p, head);
     const rowsBytes = panel.rowsBytes(p.s);
     const [keys, values] = [p.keyRows, p.valueRows].map((base) => f.i32(at(base, head, rowsBytes)));
     const bytes = panel.columnsBytes(p.s);
     const columns = f.i32(at(p.keyColumns, head, bytes.head));
     const { base, plane } = shiftsOf(f, p, head);
-    const shift = f.i32(at(base, panel.first, 4));
-    const planes = [0, 1, 2].map((i) => f.i32(i32.add(shift, i32.mul(plane, i))));
-    const shifts = eight(
-      (half) => planes.map((address) => f.v128(v128.load(address, 16 * half))) as unknown as Shift,
-    );
     const slopeOf = slopesOf(f);
     const [from, other] = [f.i32(), f.i32()];
-    panel.stream(sight, (window) => {
+    panel.stream(sight, p.wordsAt, (window) => {
       const { start, count } = window;
       const rowsAt = f.i32(i32.mul(i32.mul(start, p.d), 4));
-      panel.score(f.i32(i32.add(keys, rowsAt)), right, count, scores);
-      panel.score(f.i32(i32.add(values, rowsAt)), dyRight, count, slopes);
+      panel.score(f.i32(i32.add(keys, rowsAt)), panel.place(p.panelAt), count, scores);
+      panel.score(f.i32(i32.add(values, rowsAt)), panel.place(p.otherPanelAt), count, slopes);
       f.set(from, scores);
       f.set(other, slopes);
+      const shift = f.i32(at(base, panel.first, 4));
+      const shifts = eight((half) => shiftAt(f, shift, plane, (address) => v128.load(address, 16 * half)));
       const pointers = [from, other].map((pointer) => [pointer, PANEL_COL_BYTES] as const);
       sight.each(window, pointers, (seen) => {
         for (const half of HALVES) {
@@ -89,10 +100,12 @@ export const attentionBackwardQ = defineKernel(
           f.do(v128.store(from, slope, 16 * half));
         }
       });
-      panel.gather(f.i32(at(columns, start, panel.stepBytes)), bytes.panel, scores, count, sums);
+      const columnsAt = f.i32(at(columns, start, panel.stepBytes));
+      panel.gather(columnsAt, bytes.panel, scores, count, panel.place(p.sumsAt));
     });
     const factor = f.v128(f32x4.splat(p.scale));
-    panel.write(sums, [factor, factor], new HeadRows(f, { ...p, src: p.dq, s: p.t }, head), rows);
+    const out = rowsOf(p.dq);
+    panel.each(() => panel.write(panel.place(p.sumsAt), [factor, factor], out, panel.shared(p.rowAt)));
   },
 );
 
@@ -106,19 +119,19 @@ export const attentionBackwardKV = defineKernel(
   } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "keys");
-    const places = [p.panelAt, p.otherPanelAt, p.scoresAt, p.otherScoresAt, p.rowAt, p.wordsAt];
-    const [right, valueRight, scores, slopes, rows, scratch] = places.map((place) => panel.place(place));
-    const [dkSums, dvSums] = [panel.place(p.sumsAt), panel.place(p.otherSumsAt)];
+    const [scores, slopes] = [panel.shared(p.scoresAt), panel.shared(p.otherScoresAt)];
     const rowsOf = (src: Local<"i32">) => new HeadRows(f, { ...p, src, group: 1 }, head);
-    panel.pack(rowsOf(p.k), right);
-    emitScale(f, right, i32.mul(p.d, 8), p.scale); // as the other passes scale keys, to the bit
-    panel.pack(rowsOf(p.v), valueRight);
-    panel.clear(dkSums);
-    panel.clear(dvSums);
-    const sight = emitKeySight(panel, p, head, scratch);
+    const [keys, values] = [rowsOf(p.k), rowsOf(p.v)];
+    panel.each(() => {
+      const right = panel.place(p.panelAt);
+      panel.pack(keys, right);
+      emitScale(f, right, i32.mul(p.d, PANEL_COLS), p.scale); // as the other passes scale keys, to the bit
+      panel.pack(values, panel.place(p.otherPanelAt));
+      for (const sums of [p.sumsAt, p.otherSumsAt]) panel.clear(panel.place(sums));
+    });
+    const sight = emitKeySight(panel, p, head);
     const queries = f.i32(i32.mul(p.t, p.group));
-    const rowsBytes = panel.rowsBytes(queries);
-    const bytes = panel.columnsBytes(queries);
+    const [rowsBytes, bytes] = [panel.rowsBytes(queries), panel.columnsBytes(queries)];
     const [queryRows, dyRows] = [p.queryRows, p.dyRows].map((base) => f.i32(at(base, head, rowsBytes)));
     const [queryColumns, dyColumns] = [p.queryColumns, p.dyColumns].map((base) =>
       f.i32(at(base, head, bytes.head)),
@@ -126,30 +139,33 @@ export const attentionBackwardKV = defineKernel(
     const { base, plane } = shiftsOf(f, p, head);
     const slopeOf = slopesOf(f);
     const [from, other, shift] = [f.i32(), f.i32(), f.i32()];
-    panel.stream(sight, (window) => {
+    panel.stream(sight, p.wordsAt, (window) => {
       const { start, count } = window;
       const rowsAt = f.i32(i32.mul(i32.mul(start, p.d), 4));
-      panel.score(f.i32(i32.add(queryRows, rowsAt)), right, count, scores);
-      panel.score(f.i32(i32.add(dyRows, rowsAt)), valueRight, count, slopes);
+      panel.score(f.i32(i32.add(queryRows, rowsAt)), panel.place(p.panelAt), count, scores);
+      panel.score(f.i32(i32.add(dyRows, rowsAt)), panel.place(p.otherPanelAt), count, slopes);
       f.set(from, scores);
       f.set(other, slopes);
       f.set(shift, at(base, start, 4));
       const columns = [from, other].map((pointer) => [pointer, PANEL_COL_BYTES] as const);
       sight.each(window, [...columns, [shift, 4]], (seen) => {
-        const shifts = [0, 1, 2].map((i) => f.v128(v128.load32Splat(i32.add(shift, i32.mul(plane, i)))));
+        const shifts = shiftAt(f, shift, plane, v128.load32Splat);
         for (const half of HALVES) {
           const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
-          const to = slopeOf(score, product, shifts as unknown as Shift, seen?.[half]);
+          const to = slopeOf(score, product, shifts, seen?.[half]);
           f.do(v128.store(other, to.slope, 16 * half), v128.store(from, to.weight, 16 * half));
         }
       });
       const columnsAt = f.i32(i32.mul(start, panel.stepBytes));
+      const [dkSums, dvSums] = [panel.place(p.sumsAt), panel.place(p.otherSumsAt)];
       panel.gather(f.i32(i32.add(dyColumns, columnsAt)), bytes.panel, scores, count, dvSums);
       panel.gather(f.i32(i32.add(queryColumns, columnsAt)), bytes.panel, slopes, count, dkSums);
     });
-    const factor = f.v128(f32x4.splat(p.scale));
-    panel.write(dkSums, [factor, factor], rowsOf(p.dk), rows);
-    const one = f.v128(f32x4.splat(1));
-    panel.write(dvSums, [one, one], rowsOf(p.dv), rows);
+    const [factor, one] = [f.v128(f32x4.splat(p.scale)), f.v128(f32x4.splat(1))];
+    const [dk, dv, nowhere] = [rowsOf(p.dk), rowsOf(p.dv), panel.shared(p.rowAt)];
+    panel.each(() => {
+      panel.write(panel.place(p.sumsAt), [factor, factor], dk, nowhere);
+      panel.write(panel.place(p.otherSumsAt), [one, one], dv, nowhere);
+    });
   },
 );

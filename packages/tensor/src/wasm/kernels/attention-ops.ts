@@ -2,14 +2,17 @@
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
-import { EDGE_BYTES } from "./library.ts";
+import { WORDS } from "./attention-panel.ts";
+import { EDGE_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_HEADS, STREAM } from "./tasks.ts";
 import { isF32, SIMPLE_PER_NS } from "./work.ts";
 
 const FLOPS_PER_NS = 40;
 /** Packed operands of so many bytes exist at a time, or of one batch row. */
 const PACKED_BYTES = 2 ** 24;
-const PANEL_COLS = 8;
+/** What streams past a task is read once: so many bytes stay near anyhow, for more a task takes more panels. */
+const STREAMED_BYTES = 2 ** 19;
+const MOST_PANELS = 8;
 
 interface Extents {
   readonly B: number;
@@ -31,27 +34,25 @@ interface Inputs {
   readonly segments: Tensor | null;
 }
 
-/** Where a panel's parts lie in a thread's scratch, or null where they do not fit. */
-function placesOf(k: WasmContext, D: number): Record<string, number> | null {
+/** Where the parts of a task with so many panels lie in a thread's scratch, or null where they do not fit. */
+function placesOf(k: WasmContext, D: number, blockPanels: number): Record<string, number> | null {
   const operand = PANEL_COLS * D;
   const scores = PANEL_COLS * STREAM;
   const sums = PANEL_COLS * k.panelRows * Math.ceil(D / k.panelRows);
-  const sizes = {
-    ...{ panelAt: operand, otherPanelAt: operand, scoresAt: scores, otherScoresAt: scores },
-    ...{
-      sumsAt: sums,
-      otherSumsAt: sums,
-      rowAt: D,
-      wordsAt: 3 * PANEL_COLS,
-    },
-  };
-  let end = EDGE_BYTES;
   const places: Record<string, number> = {};
-  for (const [name, size] of Object.entries(sizes)) {
-    places[name] = end;
-    end += Math.ceil(size / 16) * 64;
-  }
-  return end <= SCRATCH_BYTES ? places : null;
+  let end = EDGE_BYTES;
+  const place = (sizes: Readonly<Record<string, number>>) => {
+    for (const [name, size] of Object.entries(sizes)) {
+      places[name] = end;
+      end += Math.ceil(size / 16) * 64;
+    }
+  };
+  place({ scoresAt: scores, otherScoresAt: scores, rowAt: D, oneAt: 1 });
+  const first = end;
+  place({ panelAt: operand, otherPanelAt: operand, sumsAt: sums, otherSumsAt: sums, wordsAt: WORDS.count });
+  places.panelBytes = end - first;
+  places.blockPanels = blockPanels;
+  return first + blockPanels * places.panelBytes <= SCRATCH_BYTES ? places : null;
 }
 
 /** The heads of keys, or of queries by the key head they share: `group` is 1 or their number. */
@@ -113,20 +114,32 @@ const rowsOf = <K extends string>(
 
 const factorOf = ({ scale }: Attrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
 
-/** Arguments that all passes share, and the tasks of one with this many flops for each visible pair and element. */
-function shared(k: WasmContext, extents: Extents, B: number, attrs: Attrs, side: Side, flops: number) {
+/**
+ * Arguments that all passes share, and the tasks of one with so many products: each is 2 flops for each visible pair and
+ * element, and reads the streaming side once for each task.
+ */
+function shared(
+  k: WasmContext,
+  extents: Extents,
+  B: number,
+  attrs: Attrs,
+  { stays, streams, products }: { stays: Side; streams: Side; products: number },
+) {
   const { T, S, G, H, D } = extents;
-  const panels = Math.ceil((side.length * side.group) / PANEL_COLS);
-  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset, panels };
+  const bytes = 4 * products * streams.length * streams.group * D;
+  const wanted = Math.max(1, Math.min(MOST_PANELS, Math.round(bytes / STREAMED_BYTES)));
+  const places = placesOf(k, D, wanted) ?? placesOf(k, D, 1)!;
+  const blocks = Math.ceil((stays.length * stays.group) / PANEL_COLS / places.blockPanels);
+  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset, blocks };
   return {
-    args: { ...sizes, scale: factorOf(attrs, extents), ...placesOf(k, D) },
-    split: { tasks: B * G * panels, work: (flops * B * H * T * S * D) / FLOPS_PER_NS / 2 },
+    args: { ...sizes, scale: factorOf(attrs, extents), ...places },
+    split: { tasks: B * G * blocks, work: (products * B * H * T * S * D) / FLOPS_PER_NS },
   };
 }
 
 const takes = (k: WasmContext, io: Readonly<Record<string, Tensor | null>>, { D }: Extents): boolean => {
   const { keyMask: _mask, segments: _segments, ...floats } = io;
-  return isF32(floats) && D > 0 && placesOf(k, D) !== null;
+  return isF32(floats) && D > 0 && placesOf(k, D, 1) !== null;
 };
 
 export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | null }, dims, attrs: Attrs) => {
@@ -139,7 +152,11 @@ export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | nul
     const { q, k: key, v, keyMask: mask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
     const keys = packHeads(k, "packHeadRows", key, count, ofKeys, factorOf(attrs, extents));
     const values = packHeads(k, "packHeadColumns", v, count, ofKeys);
-    const { args, split } = shared(k, extents, count, attrs, ofQueries, 4);
+    const { args, split } = shared(k, extents, count, attrs, {
+      stays: ofQueries,
+      streams: ofKeys,
+      products: 2,
+    });
     k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
   }
   return true;
@@ -175,7 +192,11 @@ export const attentionBackwardQ: WasmOp = (k, io: BackwardIo & { dq: Tensor }, d
       valueRows: packHeads(k, "packHeadRows", v, count, ofKeys),
       ...queryShifts(k, { dy, y, lse }, count, ofQueries),
     };
-    const { args, split } = shared(k, extents, count, attrs, ofQueries, 6);
+    const { args, split } = shared(k, extents, count, attrs, {
+      stays: ofQueries,
+      streams: ofKeys,
+      products: 3,
+    });
     k.run("attentionBackwardQ", { ...operands, ...args }, split);
   }
   return true;
@@ -202,7 +223,11 @@ export const attentionBackwardKV: WasmOp = (
       dyColumns: packHeads(k, "packHeadColumns", dy, count, ofQueries),
       ...queryShifts(k, { dy, y, lse }, count, ofQueries),
     };
-    const { args, split } = shared(k, extents, count, attrs, keysOf(extents), 8);
+    const { args, split } = shared(k, extents, count, attrs, {
+      stays: keysOf(extents),
+      streams: ofQueries,
+      products: 4,
+    });
     k.run("attentionBackwardKV", { ...operands, ...args }, split);
   }
   return true;

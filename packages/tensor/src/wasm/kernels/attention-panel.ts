@@ -18,17 +18,21 @@ export const at = (base: I32, index: I32, bytes: I32): Expr<"i32"> => i32.add(ba
 export const panelsOf = (count: I32, width: number): Expr<"i32"> =>
   i32.divU(i32.add(count, width - 1), width);
 
-/** Addresses within a thread's scratch, as the host lays them out (attention-ops.ts). */
+/** Addresses within a thread's scratch, as the host lays them out (attention-ops.ts): once, and for each panel of a task. */
 export const PLACES = words(
-  ...(["panelAt", "otherPanelAt", "scoresAt", "otherScoresAt"] as const),
-  ...(["sumsAt", "otherSumsAt", "rowAt", "wordsAt"] as const),
+  ...(["scoresAt", "otherScoresAt", "rowAt", "oneAt"] as const),
+  ...(["panelAt", "otherPanelAt", "sumsAt", "otherSumsAt", "wordsAt"] as const),
 );
 
-/** Sizes, and the panels of a key head's rows; `group` query heads share a key head. */
+/** Sizes; `group` query heads share a key head, whose rows are cut into blocks of panels, `panelBytes` of scratch each. */
 export const EXTENTS = {
-  ...words("t", "s", "g", "group", "d", "offset", "panels"),
+  ...words("t", "s", "g", "group", "d", "offset"),
+  ...words("blocks", "blockPanels", "panelBytes"),
   scale: "f32",
 } as const;
+
+/** Where a panel's words are, after its columns' positions or masks and its columns' segments: 32 bytes for eight columns. */
+export const WORDS = { columns: 0, largest: 64, totals: 96, range: 128, count: 36 } as const;
 
 /**
  * The rows of one key head in [B,s,g·group,d], the positions' group of heads one after the other: row i is that of position
@@ -58,28 +62,49 @@ export class HeadRows {
   }
 }
 
-/** Eight rows that stay, as the right panel of products: their scores stand in columns, a row for each key or query that streams past. */
+/**
+ * Eight rows that stay, as the right panel of products: their scores stand in columns, a row for each key or query that streams past.
+ * A task has several where those would not stay in a cache, and takes each window of them past all of its panels.
+ */
 export class Panel {
   readonly f: FunctionBuilder;
   readonly frame: Frame;
+  /** The panel's first row, how many there are, and where its part of the scratch begins: set by `each`. */
   readonly first: Local<"i32">;
   readonly rows: Local<"i32">;
+  readonly #scratch: Local<"i32">;
+  readonly #index: Local<"i32">;
+  readonly #block: Words<"first" | "panels" | "bytes">;
+  /** Rows in all, and their elements. */
   readonly n: Local<"i32">;
   readonly d: Local<"i32">;
   /** Panels of the left operand in d. */
   readonly #deep: Local<"i32">;
 
-  /** Rows from `first` on of n. */
   constructor(
     f: FunctionBuilder,
     frame: Frame,
-    { first, n, d }: { first: Local<"i32">; n: Local<"i32">; d: Local<"i32"> },
+    block: Words<"first" | "panels" | "bytes">,
+    { n, d }: Words<"n" | "d">,
   ) {
     this.f = f;
     this.frame = frame;
-    [this.first, this.n, this.d] = [first, n, d];
-    this.rows = f.i32(i32.min(f.i32(i32.sub(n, first)), PANEL_COLS));
+    this.#block = block;
+    [this.n, this.d] = [n, d];
+    [this.first, this.rows, this.#scratch, this.#index] = [f.i32(), f.i32(), f.i32(), f.i32()];
     this.#deep = f.i32(panelsOf(d, frame.library.panelRows));
+  }
+
+  /** Runs the body for each panel of the task. */
+  each(body: () => void): void {
+    const { f, first } = this;
+    const { panels, bytes, first: firstPanel } = this.#block;
+    f.for(this.#index, 0, panels, 1, () => {
+      f.set(first, i32.mul(i32.add(firstPanel, this.#index), PANEL_COLS));
+      f.set(this.rows, i32.min(f.i32(i32.sub(this.n, first)), PANEL_COLS));
+      f.set(this.#scratch, at(this.frame.scratch, this.#index, bytes));
+      body();
+    });
   }
 
   /** Bytes of a row of left panels. */
@@ -87,7 +112,13 @@ export class Panel {
     return 4 * this.frame.library.panelRows;
   }
 
+  /** An address in the panel's part of the scratch. */
   place(offset: Local<"i32">): Local<"i32"> {
+    return this.f.i32(i32.add(this.#scratch, offset));
+  }
+
+  /** One that all panels share. */
+  shared(offset: Local<"i32">): Local<"i32"> {
     return this.f.i32(i32.add(this.frame.scratch, offset));
   }
 
@@ -146,14 +177,24 @@ export class Panel {
     });
   }
 
-  /** Runs the body for windows of what the panel sees. */
-  stream({ begin, end }: Pick<Sight, "begin" | "end">, body: (window: Window) => void): void {
+  /** Runs the body for windows of what each panel sees, the same of all panels one after the other. */
+  stream(sight: Sight, words: Local<"i32">, body: (window: Window) => void): void {
     const { f } = this;
-    const [start, count] = [f.i32(), f.i32()];
-    f.for(start, begin, end, STREAM, () => {
-      f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
-      body({ start, count });
+    const [from, to] = [f.i32(0x7fff_ffff), f.i32()];
+    this.each(() => {
+      sight.prepare(this.place(words));
+      f.set(from, i32.min(sight.begin, from));
+      f.set(to, i32.select(i32.gtS(sight.end, to), sight.end, to));
     });
+    const [window, start, count] = [f.i32(), f.i32(), f.i32()];
+    f.for(window, from, to, STREAM, () =>
+      this.each(() => {
+        sight.load(this.place(words));
+        f.set(start, i32.select(i32.gtS(sight.begin, window), sight.begin, window));
+        f.set(count, i32.sub(i32.min(sight.end, f.i32(i32.add(window, STREAM))), start));
+        f.if(i32.gtS(count, 0), () => body({ start, count }));
+      }),
+    );
   }
 
   clear(sums: Local<"i32">): void {
@@ -207,16 +248,17 @@ export class Panel {
 export function emitPanelTask(
   f: FunctionBuilder,
   frame: Frame,
-  { t, s, group, d, panels }: Words<"t" | "s" | "group" | "d" | "panels">,
+  p: Words<"t" | "s" | "group" | "d" | "blocks" | "blockPanels" | "panelBytes">,
   kind: "queries" | "keys",
 ): { panel: Panel; head: Local<"i32"> } {
-  const head = f.i32(i32.divU(frame.task, panels));
-  const index = i32.remU(frame.task, panels);
+  const head = f.i32(i32.divU(frame.task, p.blocks));
+  const index = i32.remU(frame.task, p.blocks);
   const isQueries = kind === "queries";
-  const place = isQueries ? i32.sub(i32.sub(panels, 1), index) : index;
-  const first = f.i32(i32.mul(place, PANEL_COLS));
-  const n = isQueries ? f.i32(i32.mul(t, group)) : s;
-  return { panel: new Panel(f, frame, { first, n, d }), head };
+  const block = isQueries ? i32.sub(i32.sub(p.blocks, 1), index) : index;
+  const n = isQueries ? f.i32(i32.mul(p.t, p.group)) : p.s;
+  const first = f.i32(i32.mul(block, p.blockPanels));
+  const panels = f.i32(i32.min(f.i32(i32.sub(panelsOf(n, PANEL_COLS), first)), p.blockPanels));
+  return { panel: new Panel(f, frame, { first, panels, bytes: p.panelBytes }, { n, d: p.d }), head };
 }
 
 /** `value` times what stands in k x width floats at an address. */

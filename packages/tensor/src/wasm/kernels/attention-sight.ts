@@ -1,7 +1,7 @@
 /** Who sees whom: a query the keys up to its position that no mask hides and that are of its segment. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
-import { at, type Eight, eight, type Panel, type Words } from "./attention-panel.ts";
+import { at, type Eight, eight, HALVES, type Panel, WORDS, type Words } from "./attention-panel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 
 /** Part of what streams past: rows from `start` on. */
@@ -13,6 +13,9 @@ export interface Sight {
   /** The first, a multiple of a left panel's rows, and the one after the last. */
   readonly begin: Local<"i32">;
   readonly end: Local<"i32">;
+  /** Finds out what the panel sees, and keeps it at the words of scratch; later `load` takes it from there. */
+  prepare(scratch: Local<"i32">): void;
+  load(scratch: Local<"i32">): void;
   /**
    * Runs the body for each row of a window; pointers move on by their bytes. `seen` is null where all see all: that is code
    * of its own, without comparisons, and most of the rows where nothing is marked.
@@ -20,10 +23,7 @@ export interface Sight {
   each(window: Window, pointers: Pointers, body: (seen: Eight<V128> | null) => void): void;
 }
 
-/** Where the byte of scratch is that stands for a mask: after two words of each column. */
-const ONE = 2 * PANEL_COL_BYTES;
-
-type Extents = Words<"t" | "s" | "g" | "group" | "offset" | "mask" | "segments">;
+type Extents = Words<"t" | "s" | "g" | "group" | "offset" | "mask" | "segments" | "oneAt">;
 
 /** Marks of a batch row's keys by position. Where there are none, a word at address 0 or a byte of scratch stands for all. */
 interface Marks {
@@ -33,17 +33,13 @@ interface Marks {
   readonly isGiven: Local<"i32">;
 }
 
-function emitMarks(
-  f: FunctionBuilder,
-  { mask, segments, s }: Extents,
-  batch: I32,
-  scratch: Local<"i32">,
-): Marks {
+function emitMarks({ f, frame }: Panel, { mask, segments, s, oneAt }: Extents, batch: I32): Marks {
   const first = f.i32(i32.mul(batch, s));
-  f.do(i32.store8(scratch, 1, ONE));
+  const one = f.i32(i32.add(frame.scratch, oneAt));
+  f.do(i32.store8(one, 1));
   const base = f.i32(i32.select(segments, at(segments, first, 4), 0));
   const word = f.i32(i32.select(segments, 4, 0));
-  const maskBase = f.i32(i32.select(mask, i32.add(mask, first), i32.add(scratch, ONE)));
+  const maskBase = f.i32(i32.select(mask, i32.add(mask, first), one));
   const byte = f.i32(i32.ne(mask, 0));
   return {
     segmentAt: (position) => at(base, position, word),
@@ -52,19 +48,57 @@ function emitMarks(
   };
 }
 
-/** Two words of each of the panel's columns; one that does not exist repeats the last. */
-function emitColumns(
-  { f, first, n }: Panel,
-  scratch: Local<"i32">,
-  of: (row: Local<"i32">) => Eight<Expr<"i32">>,
-): Eight<Eight<Local<"v128">>> {
-  const [column, row] = [f.i32(), f.i32()];
-  f.for(column, 0, PANEL_COLS, 1, () => {
-    f.set(row, i32.min(f.i32(i32.add(first, column)), i32.sub(n, 1)));
-    const to = f.i32(at(scratch, column, 4));
-    for (const [i, word] of of(row).entries()) f.do(i32.store(to, word, PANEL_COL_BYTES * i));
-  });
-  return eight((i) => eight((half) => f.v128(v128.load(scratch, PANEL_COL_BYTES * i + 16 * half))));
+/** What a panel keeps between windows: two words of each column, and the rows it sees. */
+class Kept {
+  readonly #f: FunctionBuilder;
+  readonly columns: Eight<Eight<Local<"v128">>>;
+  readonly begin: Local<"i32">;
+  readonly end: Local<"i32">;
+  /** Where rows begin, or end, that see or are seen by all. */
+  readonly open: Local<"i32">;
+
+  constructor(f: FunctionBuilder) {
+    this.#f = f;
+    this.columns = eight(() => eight(() => f.v128()));
+    [this.begin, this.end, this.open] = [f.i32(), f.i32(), f.i32()];
+  }
+
+  /** The words of the panel's columns; one that does not exist repeats the last. */
+  setColumns(
+    { first, n }: Panel,
+    scratch: Local<"i32">,
+    of: (row: Local<"i32">) => Eight<Expr<"i32">>,
+  ): void {
+    const f = this.#f;
+    const [column, row] = [f.i32(), f.i32()];
+    f.for(column, 0, PANEL_COLS, 1, () => {
+      f.set(row, i32.min(f.i32(i32.add(first, column)), i32.sub(n, 1)));
+      const to = f.i32(at(scratch, column, 4));
+      for (const [i, word] of of(row).entries()) f.do(i32.store(to, word, PANEL_COL_BYTES * i));
+    });
+    this.#loadColumns(scratch);
+  }
+
+  keepRange(scratch: Local<"i32">): void {
+    for (const [i, word] of [this.begin, this.end, this.open].entries()) {
+      this.#f.do(i32.store(scratch, word, WORDS.range + 4 * i));
+    }
+  }
+
+  load(scratch: Local<"i32">): void {
+    this.#loadColumns(scratch);
+    for (const [i, word] of [this.begin, this.end, this.open].entries()) {
+      this.#f.set(word, i32.load(scratch, WORDS.range + 4 * i));
+    }
+  }
+
+  #loadColumns(scratch: Local<"i32">): void {
+    for (const [i, vectors] of this.columns.entries()) {
+      for (const half of HALVES) {
+        this.#f.set(vectors[half], v128.load(scratch, WORDS.columns + PANEL_COL_BYTES * i + 16 * half));
+      }
+    }
+  }
 }
 
 function emitLoop(
@@ -99,24 +133,31 @@ function emitSkip(
   });
 }
 
-/** Of queries, past which keys stream. `scratch` has room for three words a column. */
-export function emitQuerySight(panel: Panel, p: Extents, head: Local<"i32">, scratch: Local<"i32">): Sight {
+/** Of queries, past which keys stream. */
+export function emitQuerySight(panel: Panel, p: Extents, head: Local<"i32">): Sight {
   const { f, first, rows } = panel;
-  const marks = emitMarks(f, p, i32.divU(head, p.g), scratch);
+  const marks = emitMarks(panel, p, i32.divU(head, p.g));
+  const kept = new Kept(f);
+  const { begin, end, open } = kept;
+  const [positions, segments] = kept.columns;
   const positionOf = (row: I32) => i32.add(i32.divU(row, p.group), p.offset);
-  const [positions, segments] = emitColumns(panel, scratch, (row) => {
-    const position = f.i32(positionOf(row));
-    return [position, i32.load(marks.segmentAt(position))];
-  });
-  const end = f.i32(i32.add(positionOf(i32.sub(i32.add(first, rows), 1)), 1));
-  f.set(end, i32.min(p.s, end));
-  const begin = f.i32(0);
-  f.if(p.segments, () => emitSkip(f, marks, segments, { from: begin, to: end, step: 1, look: begin }));
-  f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
-  const open = f.i32(i32.select(marks.isGiven, 0, i32.min(end, f.i32(i32.add(positionOf(first), 1)))));
   return {
     begin,
     end,
+    load: (scratch) => kept.load(scratch),
+    prepare(scratch) {
+      kept.setColumns(panel, scratch, (row) => {
+        const position = f.i32(positionOf(row));
+        return [position, i32.load(marks.segmentAt(position))];
+      });
+      f.set(end, i32.add(positionOf(i32.sub(i32.add(first, rows), 1)), 1));
+      f.set(end, i32.min(p.s, end));
+      f.set(begin, 0);
+      f.if(p.segments, () => emitSkip(f, marks, segments, { from: begin, to: end, step: 1, look: begin }));
+      f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
+      f.set(open, i32.select(marks.isGiven, 0, i32.add(positionOf(first), 1)));
+      kept.keepRange(scratch);
+    },
     each({ start, count }, pointers, body) {
       const key = f.i32(start);
       const to = f.i32(i32.add(start, count));
@@ -136,31 +177,35 @@ export function emitQuerySight(panel: Panel, p: Extents, head: Local<"i32">, scr
 }
 
 /** Of keys, past which the queries of all heads of their group stream: row i is at position i / group. */
-export function emitKeySight(panel: Panel, p: Extents, head: Local<"i32">, scratch: Local<"i32">): Sight {
+export function emitKeySight(panel: Panel, p: Extents, head: Local<"i32">): Sight {
   const { f, first, rows } = panel;
-  const marks = emitMarks(f, p, i32.divU(head, p.g), scratch);
-  const [visible, segments] = emitColumns(panel, scratch, (key) => [
-    marks.visible(key),
-    i32.load(marks.segmentAt(key)),
-  ]);
-  const keys = eight((half) =>
-    f.v128(i32x4.add(v128.constant([0, 1, 2, 3]), i32x4.splat(i32.add(first, 4 * half)))),
-  );
+  const marks = emitMarks(panel, p, i32.divU(head, p.g));
+  const kept = new Kept(f);
+  const { begin, end, open } = kept;
+  const [visible, segments] = kept.columns;
   /** The first row that sees a key, among those that exist. */
   const firstOf = (key: I32) => i32.mul(max(f.i32(i32.sub(key, p.offset)), 0), p.group);
-  const begin = f.i32(firstOf(first));
-  f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
-  const end = f.i32(p.t);
-  const look = i32.add(i32.sub(end, 1), p.offset);
-  f.if(p.segments, () => emitSkip(f, marks, segments, { from: end, to: f.i32(0), step: -1, look }));
-  f.set(end, i32.mul(end, p.group));
-  const open = f.i32(i32.select(marks.isGiven, end, firstOf(i32.sub(i32.add(first, rows), 1))));
   return {
     begin,
     end,
+    load: (scratch) => kept.load(scratch),
+    prepare(scratch) {
+      kept.setColumns(panel, scratch, (key) => [marks.visible(key), i32.load(marks.segmentAt(key))]);
+      f.set(begin, firstOf(first));
+      f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
+      f.set(end, p.t);
+      const look = i32.add(i32.sub(end, 1), p.offset);
+      f.if(p.segments, () => emitSkip(f, marks, segments, { from: end, to: f.i32(0), step: -1, look }));
+      f.set(end, i32.mul(end, p.group));
+      f.set(open, i32.select(marks.isGiven, end, firstOf(i32.sub(i32.add(first, rows), 1))));
+      kept.keepRange(scratch);
+    },
     each({ start, count }, pointers, body) {
       const query = f.i32(start);
       const to = f.i32(i32.add(start, count));
+      const keys = eight((half) =>
+        f.v128(i32x4.add(v128.constant([0, 1, 2, 3]), i32x4.splat(i32.add(first, 4 * half)))),
+      );
       emitLoop(f, query, f.i32(i32.min(to, open)), pointers, () => {
         const at = f.i32(i32.add(i32.divU(query, p.group), p.offset));
         const segment = f.v128(v128.load32Splat(marks.segmentAt(at)));

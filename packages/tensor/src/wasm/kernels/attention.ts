@@ -4,7 +4,6 @@
  * are found lane by lane, and nothing is packed again.
  */
 
-import type { Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
@@ -16,6 +15,8 @@ import {
   HeadRows,
   type Panel,
   PLACES,
+  WORDS,
+  type Words,
 } from "./attention-panel.ts";
 import { emitQuerySight, type Sight, type Window } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
@@ -29,41 +30,48 @@ export const attention = defineKernel(
   { ...words("q", "keys", "values", "mask", "segments", "y", "lse"), ...EXTENTS, ...PLACES } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "queries");
-    const [right, scores, sums] = [p.panelAt, p.scoresAt, p.sumsAt].map((offset) => panel.place(offset));
-    const [rows, scratch] = [panel.place(p.rowAt), panel.place(p.wordsAt)];
+    const scores = panel.shared(p.scoresAt);
     const queries = new HeadRows(f, { ...p, src: p.q, s: p.t }, head);
-    panel.pack(queries, right);
-    panel.clear(sums);
-    const sight = emitQuerySight(panel, p, head, scratch);
+    const [largest, totals] = [WORDS.largest, WORDS.totals];
+    panel.each(() => {
+      panel.pack(queries, panel.place(p.panelAt));
+      panel.clear(panel.place(p.sumsAt));
+      const scratch = panel.place(p.wordsAt);
+      for (const half of HALVES) {
+        f.do(v128.store(scratch, f32x4.splat(HIDDEN), largest + 16 * half));
+        f.do(v128.store(scratch, f32x4.splat(0), totals + 16 * half));
+      }
+    });
+    const sight = emitQuerySight(panel, p, head);
     const keys = f.i32(at(p.keys, head, panel.rowsBytes(p.s)));
     const columns = panel.columnsBytes(p.s);
     const values = f.i32(at(p.values, head, columns.head));
-    const largest = eight(() => f.v128(f32x4.splat(HIDDEN)));
-    const totals = eight(() => f.v128(f32x4.splat(0)));
-    const toWeights = softmaxColumns(panel, sight, { largest, totals });
-    panel.stream(sight, (window) => {
+    const toWeights = softmaxColumns(panel, sight);
+    panel.stream(sight, p.wordsAt, (window) => {
       const { start, count } = window;
+      const [right, sums] = [panel.place(p.panelAt), panel.place(p.sumsAt)];
       panel.score(f.i32(at(keys, start, i32.mul(p.d, 4))), right, count, scores);
-      toWeights(window, scores, sums);
+      toWeights(window, { scores, sums, scratch: panel.place(p.wordsAt) });
       panel.gather(f.i32(at(values, start, panel.stepBytes)), columns.panel, scores, count, sums);
     });
-    const one = f.v128(f32x4.splat(1));
-    const shares = eight((half) => {
-      const isAny = f32x4.gt(totals[half], f.v128(f32x4.splat(0)));
-      return f.v128(v128.and(f32x4.div(one, totals[half]), isAny));
-    });
-    panel.write(sums, shares, new HeadRows(f, { ...p, src: p.y, s: p.t }, head), rows);
-    f.if(p.lse, () => {
-      const log = logOf(f);
-      for (const half of HALVES) {
-        const logSum = v128.and(log(totals[half]), f32x4.gt(totals[half], f.v128(f32x4.splat(0))));
-        f.do(v128.store(scratch, largest[half], 16 * half));
-        f.do(v128.store(scratch, logSum, PANEL_COL_BYTES + 16 * half));
-      }
-      const pairs = new HeadRows(f, { ...p, src: p.lse, s: p.t, d: f.i32(2) }, head);
-      panel.forRows((row, index) => {
-        const [from, to] = [f.i32(at(scratch, row, 4)), f.i32(pairs.at(index))];
-        f.do(f32.store(to, f32.load(from)), f32.store(to, f32.load(from, PANEL_COL_BYTES), 4));
+    const out = new HeadRows(f, { ...p, src: p.y, s: p.t }, head);
+    const pairs = new HeadRows(f, { ...p, src: p.lse, s: p.t, d: f.i32(2) }, head);
+    const [one, none] = [1, 0].map((value) => f.v128(f32x4.splat(value)));
+    const log = logOf(f);
+    panel.each(() => {
+      const scratch = panel.place(p.wordsAt);
+      const sumOf = eight((half) => f.v128(v128.load(scratch, totals + 16 * half)));
+      const isAny = eight((half) => f.v128(f32x4.gt(sumOf[half], none)));
+      const shares = eight((half) => f.v128(v128.and(f32x4.div(one, sumOf[half]), isAny[half])));
+      panel.write(panel.place(p.sumsAt), shares, out, panel.shared(p.rowAt));
+      f.if(p.lse, () => {
+        for (const half of HALVES) {
+          f.do(v128.store(scratch, v128.and(log(sumOf[half]), isAny[half]), totals + 16 * half));
+        }
+        panel.forRows((row, index) => {
+          const [from, to] = [f.i32(at(scratch, row, 4)), f.i32(pairs.at(index))];
+          f.do(f32.store(to, f32.load(from, largest)), f32.store(to, f32.load(from, totals), 4));
+        });
       });
     });
   },
@@ -73,15 +81,17 @@ export const attention = defineKernel(
 function softmaxColumns(
   { f, d }: Panel,
   sight: Sight,
-  { largest, totals }: Readonly<Record<"largest" | "totals", Eight<Local<"v128">>>>,
-): (window: Window, scores: Local<"i32">, sums: Local<"i32">) => void {
+): (window: Window, places: Words<"scores" | "sums" | "scratch">) => void {
   const exp = attentionExpOf(f);
   const hidden = f.v128(f32x4.splat(HIDDEN));
-  const before = eight(() => f.v128());
+  const [before, largest, totals, shrinks] = Array.from({ length: 4 }, () => eight(() => f.v128()));
   const from = f.i32();
-  const shrinks = eight(() => f.v128());
-  return (window, scores, sums) => {
-    for (const half of HALVES) f.set(before[half], largest[half]);
+  return (window, { scores, sums, scratch }) => {
+    for (const half of HALVES) {
+      f.set(before[half], v128.load(scratch, WORDS.largest + 16 * half));
+      f.set(largest[half], before[half]);
+      f.set(totals[half], v128.load(scratch, WORDS.totals + 16 * half));
+    }
     f.set(from, scores);
     sight.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
       for (const half of HALVES) {
@@ -113,6 +123,10 @@ function softmaxColumns(
         f.set(totals[half], f32x4.add(totals[half], visible));
       }
     });
+    for (const half of HALVES) {
+      f.do(v128.store(scratch, largest[half], WORDS.largest + 16 * half));
+      f.do(v128.store(scratch, totals[half], WORDS.totals + 16 * half));
+    }
   };
 }
 
