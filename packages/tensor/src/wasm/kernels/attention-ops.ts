@@ -2,7 +2,7 @@
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
-import { WORDS } from "./attention-panel.ts";
+import { PITCH, WORDS } from "./attention-panel.ts";
 import { EDGE_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_HEADS, STREAM } from "./tasks.ts";
 import { isF32, SIMPLE_PER_NS } from "./work.ts";
@@ -86,7 +86,7 @@ function packHeads(
 ): Tensor {
   const rows = side.length * side.group;
   const padded = (count: number) => Math.ceil(count / k.panelRows) * k.panelRows;
-  const size = kernel === "packHeadRows" ? padded(rows) * side.D : rows * padded(side.D);
+  const size = kernel === "packHeadRows" ? padded(rows) * side.D : (rows | PITCH) * padded(side.D);
   const dst = k.temp([B * side.G, size]);
   const { args, split } = headRows(B, side);
   k.run(kernel, { src, dst, scale, ...args }, split);

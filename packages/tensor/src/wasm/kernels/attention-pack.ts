@@ -1,6 +1,6 @@
 /** Kernels before attention: left panels of heads, and what backward passes need of each query. */
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
-import { at, emitScale, HeadRows, panelsOf } from "./attention-panel.ts";
+import { at, emitScale, HeadRows, panelsOf, pitchOf } from "./attention-panel.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { storeWords } from "./library.ts";
 import { PACK_HEADS } from "./tasks.ts";
@@ -34,7 +34,7 @@ export const packHeadColumns = defineKernel(HEADS, (f, p, { task, library: { pan
   const rows = f.i32(i32.mul(p.s, p.group));
   const [row, from] = [f.i32(), f.i32(i32.mul(i32.remU(task, p.parts), PACK_HEADS))];
   const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
-  const panelBytes = f.i32(i32.mul(rows, 4 * panelRows));
+  const panelBytes = f.i32(i32.mul(pitchOf(rows), 4 * panelRows));
   const panels = panelsOf(p.d, panelRows);
   const target = f.i32(at(p.dst, i32.mul(head, panels), panelBytes));
   const [column, to, last] = [f.i32(), f.i32(), f.i32()];

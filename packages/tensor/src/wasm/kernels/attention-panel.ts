@@ -18,6 +18,13 @@ export const at = (base: I32, index: I32, bytes: I32): Expr<"i32"> => i32.add(ba
 export const panelsOf = (count: I32, width: number): Expr<"i32"> =>
   i32.divU(i32.add(count, width - 1), width);
 
+/**
+ * Rows from one panel of columns to the next: as many as there are, and some that keep the panels apart. Packing writes all of them
+ * at once, and at multiples of 4 KiB they would share lines of a cache.
+ */
+export const PITCH = 15;
+export const pitchOf = (rows: I32): Expr<"i32"> => i32.or(rows, PITCH);
+
 /** Addresses within a thread's scratch, as the host lays them out (attention-ops.ts): once, and for each panel of a task. */
 export const PLACES = words(
   ...(["scoresAt", "otherScoresAt", "rowAt", "oneAt"] as const),
@@ -136,7 +143,7 @@ export class Panel {
 
   /** The same of columns as left panels: bytes of one panel, and of all. */
   columnsBytes(n: I32): { panel: Local<"i32">; head: Local<"i32"> } {
-    const panel = this.f.i32(i32.mul(n, 4 * this.frame.library.panelRows));
+    const panel = this.f.i32(i32.mul(pitchOf(n), this.stepBytes));
     return { panel, head: this.f.i32(i32.mul(panel, this.#deep)) };
   }
 
