@@ -17,8 +17,11 @@ import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { attentionExpOf } from "./math.ts";
 
-/** What a weight and its gradient are made from: max, logSum and dy · y of the query. */
-type Shift = readonly [max: V128, logSum: V128, delta: V128];
+/**
+ * What a weight and its gradient are made from: max, logSum and dy · y of the query, and all bits where its weights are more than
+ * one. Of a key that has all of it, dy · v - dy · y is 0, and what is left of it rounding; then logSum is 0.
+ */
+type Shift = readonly [max: V128, logSum: V128, delta: V128, isShared: V128];
 
 /** Where a key head's queries have their shifts, and bytes from one of the three values to the next. */
 function shiftsOf(
@@ -31,7 +34,7 @@ function shiftsOf(
   return { base, plane: f.i32(i32.mul(i32.mul(heads, rows), 4)) };
 }
 
-/** The three values from an address on. */
+/** The shift whose three values stand from an address on. */
 const shiftAt = (
   f: FunctionBuilder,
   address: Local<"i32">,
@@ -39,21 +42,16 @@ const shiftAt = (
   load: (address: Expr<"i32">) => V128,
 ): Shift => {
   const [max, logSum, delta] = [0, 1, 2].map((i) => f.v128(load(i32.add(address, i32.mul(plane, i)))));
-  return [max, logSum, delta];
+  return [max, logSum, delta, f.v128(f32x4.gt(logSum, v128.constant([0, 0, 0, 0])))];
 };
 
-/**
- * Code for a score and dy · v: the weight, and d loss / d score. Of a key that has all of a query's weight, dy · v - dy · y is 0, and
- * what is left of it rounding.
- */
+/** Code for a score and dy · v: the weight, and d loss / d score. */
 function slopesOf(f: FunctionBuilder) {
   const exp = attentionExpOf(f);
-  const one = f.v128(f32x4.splat(1));
-  return (score: V128, product: V128, [max, logSum, delta]: Shift, seen: V128 | undefined) => {
+  return (score: V128, product: V128, [max, logSum, delta, isShared]: Shift, seen: V128 | undefined) => {
     const all = exp(f32x4.sub(f32x4.sub(score, max), logSum));
     const weight = f.v128(seen ? v128.and(all, seen) : all);
-    const slope = f32x4.mul(weight, f32x4.sub(product, delta));
-    return { weight, slope: v128.and(slope, f32x4.lt(weight, one)) };
+    return { weight, slope: v128.and(f32x4.mul(weight, f32x4.sub(product, delta)), isShared) };
   };
 }
 
