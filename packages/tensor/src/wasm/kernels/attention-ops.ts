@@ -2,15 +2,17 @@
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
-import { EDGE_BYTES } from "./library.ts";
-import { PACK_STEPS, STREAM } from "./tasks.ts";
+import { PITCH, WORDS } from "./attention-panel.ts";
+import { EDGE_BYTES, PANEL_COLS } from "./library.ts";
+import { PACK_HEADS, STREAM } from "./tasks.ts";
 import { isF32, SIMPLE_PER_NS } from "./work.ts";
 
-/** Panels of rows in a block: two of the second cache's operands, and scores of 48 x 256. */
-const BLOCK_PANELS = 8;
-const FLOPS_PER_NS = 25;
+const FLOPS_PER_NS = 40;
 /** Packed operands of so many bytes exist at a time, or of one batch row. */
 const PACKED_BYTES = 2 ** 24;
+/** What streams past a task is read once: so many bytes stay near anyhow, for more a task takes more panels. */
+const STREAMED_BYTES = 2 ** 19;
+const MOST_PANELS = 8;
 
 interface Extents {
   readonly B: number;
@@ -32,47 +34,63 @@ interface Inputs {
   readonly segments: Tensor | null;
 }
 
-/** Where a block's parts lie in a thread's scratch, or null where they do not fit. */
-function placesOf(k: WasmContext, D: number): Record<string, number> | null {
-  const rows = BLOCK_PANELS * k.panelRows;
-  const sums = rows * 8 * Math.ceil(D / 8);
-  const sizes = {
-    ...{ leftAt: rows * D, otherLeftAt: rows * D, scoresAt: rows * STREAM, otherScoresAt: rows * STREAM },
-    ...{ weightsAt: rows * STREAM, sumsAt: sums, otherSumsAt: sums, statsAt: 2 * rows },
-  };
-  let end = EDGE_BYTES;
+/** Where the parts of a task with so many panels lie in a thread's scratch, or null where they do not fit. */
+function placesOf(k: WasmContext, D: number, blockPanels: number): Record<string, number> | null {
+  const operand = PANEL_COLS * D;
+  const scores = PANEL_COLS * STREAM;
+  const sums = PANEL_COLS * k.panelRows * Math.ceil(D / k.panelRows);
   const places: Record<string, number> = {};
-  for (const [name, size] of Object.entries(sizes)) {
-    places[name] = end;
-    end += Math.ceil(size / 16) * 64;
-  }
-  return end <= SCRATCH_BYTES ? places : null;
+  let end = EDGE_BYTES;
+  const place = (sizes: Readonly<Record<string, number>>) => {
+    for (const [name, size] of Object.entries(sizes)) {
+      places[name] = end;
+      end += Math.ceil(size / 16) * 64;
+    }
+  };
+  place({ scoresAt: scores, otherScoresAt: scores, rowAt: D, oneAt: 1 });
+  const first = end;
+  place({ panelAt: operand, otherPanelAt: operand, sumsAt: sums, otherSumsAt: sums, wordsAt: WORDS.count });
+  places.panelBytes = end - first;
+  places.blockPanels = blockPanels;
+  return first + blockPanels * places.panelBytes <= SCRATCH_BYTES ? places : null;
 }
 
-type Side = { readonly heads: number; readonly length: number };
+/** The heads of keys, or of queries by the key head they share: `group` is 1 or their number. */
+interface Side {
+  readonly G: number;
+  readonly group: number;
+  readonly length: number;
+  readonly D: number;
+}
 
+const keysOf = ({ G, S, D }: Extents): Side => ({ G, group: 1, length: S, D });
+const queriesOf = ({ G, H, T, D }: Extents): Side => ({ G, group: H / G, length: T, D });
+
+/** Arguments and tasks of a kernel over rows of key heads. */
+function headRows(B: number, { G, group, length, D }: Side) {
+  const parts = Math.ceil((length * group) / PACK_HEADS);
+  return {
+    args: { s: length, g: G, group, d: D, parts },
+    split: { tasks: B * G * parts, work: (B * G * group * length * D) / SIMPLE_PER_NS },
+  };
+}
+
+/** Rows times `scale`, or columns, as left panels by key head. */
 function packHeads(
   k: WasmContext,
   kernel: "packHeadRows" | "packHeadColumns",
   src: Tensor,
   B: number,
-  D: number,
   side: Side,
+  scale = 1,
 ): Tensor {
-  const { heads, length: s } = side;
-  const dst = k.temp(
-    kernel === "packHeadRows" ? [B * heads, Math.ceil(s / 8) * 8, D] : [B * heads, Math.ceil(D / 8), s, 8],
-  );
-  const parts = Math.ceil(s / PACK_STEPS);
-  const split = { tasks: B * heads * parts, work: (B * heads * s * D) / SIMPLE_PER_NS };
-  k.run(kernel, { src, dst, heads, s, d: D, parts }, split);
+  const rows = side.length * side.group;
+  const padded = (count: number) => Math.ceil(count / k.panelRows) * k.panelRows;
+  const size = kernel === "packHeadRows" ? padded(rows) * side.D : (rows | PITCH) * padded(side.D);
+  const dst = k.temp([B * side.G, size]);
+  const { args, split } = headRows(B, side);
+  k.run(kernel, { src, dst, scale, ...args }, split);
   return dst;
-}
-
-function visibleBits(k: WasmContext, keyMask: Tensor | null, B: number, S: number): Tensor {
-  const bits = k.temp([B, S]);
-  k.run("visibleBits", { mask: keyMask, bits, n: B * S }, { tasks: 1, work: B * S });
-  return bits;
 }
 
 /** Ranges of batch rows whose packed operands fit the workspace. */
@@ -94,48 +112,52 @@ const rowsOf = <K extends string>(
     Object.entries<Tensor | null>(io).map(([name, tensor]) => [name, tensor && k.rows(tensor, B, range)]),
   ) as Record<K, Tensor>;
 
-/** Arguments that all passes share, and the tasks of one with this many flops for each visible pair and element. */
+const factorOf = ({ scale }: Attrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
+
+/**
+ * Arguments that all passes share, and the tasks of one with so many products: each is 2 flops for each visible pair and
+ * element, and reads the streaming side once for each task.
+ */
 function shared(
   k: WasmContext,
-  { T, S, G, H, D }: Extents,
+  extents: Extents,
   B: number,
-  { queryOffset, scale }: Attrs,
-  rows: "queries" | "keys",
-  flops: number,
+  attrs: Attrs,
+  { stays, streams, products }: { stays: Side; streams: Side; products: number },
 ) {
-  const blockRows = BLOCK_PANELS * k.panelRows;
-  const blocks = Math.ceil((rows === "queries" ? T : S) / blockRows);
+  const { T, S, G, H, D } = extents;
+  const bytes = 4 * products * streams.length * streams.group * D;
+  const wanted = Math.max(1, Math.min(MOST_PANELS, Math.round(bytes / STREAMED_BYTES)));
+  const places = placesOf(k, D, wanted) ?? placesOf(k, D, 1)!;
+  const blocks = Math.ceil((stays.length * stays.group) / PANEL_COLS / places.blockPanels);
+  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset, blocks };
   return {
-    args: {
-      ...{ batches: B, t: T, s: S, h: H, g: G, d: D, offset: queryOffset },
-      ...{ scale: scale ?? 1 / Math.sqrt(D), blocks, blockRows },
-    },
-    split: {
-      tasks: B * blocks * (rows === "queries" ? H : G),
-      work: (flops * B * H * T * S * D) / FLOPS_PER_NS / 2,
-    },
+    args: { ...sizes, scale: factorOf(attrs, extents), ...places },
+    split: { tasks: B * G * blocks, work: (products * B * H * T * S * D) / FLOPS_PER_NS },
   };
 }
 
-const takes = (io: Readonly<Record<string, Tensor | null>>, { D }: Extents): boolean => {
+const takes = (k: WasmContext, io: Readonly<Record<string, Tensor | null>>, { D }: Extents): boolean => {
   const { keyMask: _mask, segments: _segments, ...floats } = io;
-  return isF32(floats) && D > 0;
+  return isF32(floats) && D > 0 && placesOf(k, D, 1) !== null;
 };
 
 export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | null }, dims, attrs: Attrs) => {
   const extents = dims as unknown as Extents;
-  const { B, T, S, G, D } = extents;
-  const places = placesOf(k, D);
-  if (places === null || !takes({ ...io }, extents)) return false;
-  const side = { heads: G, length: S };
+  const { B, S, G, D } = extents;
+  if (!takes(k, { ...io }, extents)) return false;
+  const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
   for (const range of batchesOf(extents, 2 * S * G * D)) {
     const { count } = range;
-    const { q, k: key, v, keyMask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
-    const keys = packHeads(k, "packHeadRows", key, count, D, side);
-    const values = packHeads(k, "packHeadColumns", v, count, D, side);
-    const visible = visibleBits(k, keyMask, count, S);
-    const { args, split } = shared(k, extents, count, attrs, "queries", 4);
-    if (T > 0) k.run("attention", { q, keys, values, visible, segments, y, lse, ...args, ...places }, split);
+    const { q, k: key, v, keyMask: mask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
+    const keys = packHeads(k, "packHeadRows", key, count, ofKeys, factorOf(attrs, extents));
+    const values = packHeads(k, "packHeadColumns", v, count, ofKeys);
+    const { args, split } = shared(k, extents, count, attrs, {
+      stays: ofQueries,
+      streams: ofKeys,
+      products: 2,
+    });
+    k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
   }
   return true;
 };
@@ -146,39 +168,36 @@ function queryShifts(
   k: WasmContext,
   io: Record<"dy" | "y" | "lse", Tensor>,
   B: number,
-  { T, H, D }: Extents,
-): Tensor {
-  const shifts = k.temp([3, B * H, T]);
-  const { dy, y, lse } = io;
-  const args = { dy, y, lse, shifts, heads: H, t: T, d: D, all: B * H };
-  k.run("queryShifts", args, { tasks: B * H, work: (B * H * T * D) / SIMPLE_PER_NS });
-  return shifts;
+  side: Side,
+): { shifts: Tensor; heads: number } {
+  const heads = B * side.G;
+  const shifts = k.temp([3, heads, side.length * side.group]);
+  const { args, split } = headRows(B, side);
+  k.run("queryShifts", { ...io, shifts, heads, ...args }, split);
+  return { shifts, heads };
 }
 
 export const attentionBackwardQ: WasmOp = (k, io: BackwardIo & { dq: Tensor }, dims, attrs: Attrs) => {
   const extents = dims as unknown as Extents;
   const { B, S, G, D } = extents;
-  const places = placesOf(k, D);
-  if (places === null || !takes({ ...io }, extents)) return false;
-  const side = { heads: G, length: S };
+  if (!takes(k, { ...io }, extents)) return false;
+  const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
   for (const range of batchesOf(extents, 3 * S * G * D)) {
     const { count } = range;
-    const { dy, q, k: key, v, y, lse, keyMask, segments, dq } = rowsOf(k, { ...io }, B, range);
-    const keyRows = packHeads(k, "packHeadRows", key, count, D, side);
-    const keyColumns = packHeads(k, "packHeadColumns", key, count, D, side);
-    const valueRows = packHeads(k, "packHeadRows", v, count, D, side);
+    const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dq } = rowsOf(k, { ...io }, B, range);
     const operands = {
-      dy,
-      q,
-      keyRows,
-      keyColumns,
-      valueRows,
-      visible: visibleBits(k, keyMask, count, S),
-      segments,
+      ...{ dy, q, dq, mask, segments },
+      keyRows: packHeads(k, "packHeadRows", key, count, ofKeys, factorOf(attrs, extents)),
+      keyColumns: packHeads(k, "packHeadColumns", key, count, ofKeys),
+      valueRows: packHeads(k, "packHeadRows", v, count, ofKeys),
+      ...queryShifts(k, { dy, y, lse }, count, ofQueries),
     };
-    const shifts = queryShifts(k, { dy, y, lse }, count, extents);
-    const { args, split } = shared(k, extents, count, attrs, "queries", 6);
-    k.run("attentionBackwardQ", { ...operands, shifts, dq, ...args, ...places }, split);
+    const { args, split } = shared(k, extents, count, attrs, {
+      stays: ofQueries,
+      streams: ofKeys,
+      products: 3,
+    });
+    k.run("attentionBackwardQ", { ...operands, ...args }, split);
   }
   return true;
 };
@@ -190,22 +209,26 @@ export const attentionBackwardKV: WasmOp = (
   attrs: Attrs,
 ) => {
   const extents = dims as unknown as Extents;
-  const { B, T, S, H, D } = extents;
-  const places = placesOf(k, D);
-  if (places === null || !takes({ ...io }, extents)) return false;
-  const side = { heads: H, length: T };
+  const { B, T, H, D } = extents;
+  if (!takes(k, { ...io }, extents)) return false;
+  const ofQueries = queriesOf(extents);
   for (const range of batchesOf(extents, 4 * T * H * D)) {
     const { count } = range;
-    const { dy, q, k: key, v, y, lse, keyMask, segments, dk, dv } = rowsOf(k, { ...io }, B, range);
-    const queryRows = packHeads(k, "packHeadRows", q, count, D, side);
-    const queryColumns = packHeads(k, "packHeadColumns", q, count, D, side);
-    const dyRows = packHeads(k, "packHeadRows", dy, count, D, side);
-    const dyColumns = packHeads(k, "packHeadColumns", dy, count, D, side);
-    const visible = visibleBits(k, keyMask, count, S);
-    const shifts = queryShifts(k, { dy, y, lse }, count, extents);
-    const operands = { k: key, v, queryRows, queryColumns, dyRows, dyColumns, visible, segments, shifts };
-    const { args, split } = shared(k, extents, count, attrs, "keys", 8);
-    k.run("attentionBackwardKV", { ...operands, dk, dv, ...args, ...places }, split);
+    const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dk, dv } = rowsOf(k, { ...io }, B, range);
+    const operands = {
+      ...{ k: key, v, dk, dv, mask, segments },
+      queryRows: packHeads(k, "packHeadRows", q, count, ofQueries),
+      queryColumns: packHeads(k, "packHeadColumns", q, count, ofQueries),
+      dyRows: packHeads(k, "packHeadRows", dy, count, ofQueries),
+      dyColumns: packHeads(k, "packHeadColumns", dy, count, ofQueries),
+      ...queryShifts(k, { dy, y, lse }, count, ofQueries),
+    };
+    const { args, split } = shared(k, extents, count, attrs, {
+      stays: keysOf(extents),
+      streams: ofQueries,
+      products: 4,
+    });
+    k.run("attentionBackwardKV", { ...operands, ...args }, split);
   }
   return true;
 };

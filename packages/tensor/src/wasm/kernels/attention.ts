@@ -1,158 +1,134 @@
 /**
- * Streaming attention: blocks of queries against blocks of keys. No T x S matrix exists; a block's scores live in the
- * thread's scratch. Products are tiles over packed panels.
+ * Streaming attention: panels of eight queries, past which keys stream. No T x S matrix exists; a panel's scores stand in the
+ * thread's scratch with a query in each column, as the next product takes them: the largest and the sum of a query's scores
+ * are found lane by lane, and nothing is packed again.
  */
-import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { f32, f32x4, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+
+import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
-  Block,
+  type Eight,
   EXTENTS,
-  emitHead,
-  emitQueryTask,
-  emitSegments,
-  emitSkip,
+  eight,
+  emitPanelTask,
+  HALVES,
+  HeadRows,
+  type Panel,
   PLACES,
-  panelsOf,
-  SCORE_ROW,
-  type Segments,
-} from "./attention-block.ts";
+  WORDS,
+  type Words,
+} from "./attention-panel.ts";
+import { emitQuerySight, type Sight, type Window } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
-import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
-import { expOf, type Function1, logOf } from "./math.ts";
-import { STREAM } from "./tasks.ts";
-import { forVectors, maxLanes, sumLanes } from "./vectors.ts";
+import { PANEL_COL_BYTES } from "./library.ts";
+import { attentionExpOf, logOf } from "./math.ts";
 
 /** The score of what is not seen: finite, and no other score reaches it. */
 const HIDDEN = -3.0e38;
 
 export const attention = defineKernel(
-  {
-    ...words("q", "keys", "values", "visible", "segments", "y", "lse"),
-    ...EXTENTS,
-    ...PLACES,
-  } as const,
+  { ...words("q", "keys", "values", "mask", "segments", "y", "lse"), ...EXTENTS, ...PLACES } as const,
   (f, p, frame) => {
-    const { head, first, rows, batch, keyHead } = emitQueryTask(f, frame, p);
-    const block = new Block(f, frame, rows, p.d);
-    const [left, scores, weights, sums, stats] = [p.leftAt, p.scoresAt, p.weightsAt, p.sumsAt, p.statsAt].map(
-      (offset) => block.place(offset),
-    );
-    const query = emitHead(f, { src: p.q, heads: p.h, s: p.t, d: p.d }, head);
-    block.pack(at(query.base, first, query.row), query.row, p.d, left);
-    block.clear(sums);
-    const row = f.i32();
-    f.for(row, 0, rows, 1, () =>
-      f.do(f32.store(at(stats, row, 8), HIDDEN), f32.store(at(stats, row, 8), 0, 4)),
-    );
-    const headKeys = f.i32(
-      at(p.keys, keyHead, i32.mul(i32.mul(panelsOf(p.s, PANEL_COLS), PANEL_COL_BYTES), p.d)),
-    );
-    const panelBytes = f.i32(i32.mul(p.s, PANEL_COL_BYTES));
-    const headValues = f.i32(at(p.values, i32.mul(keyHead, block.columnPanels), panelBytes));
-    const end = f.i32(i32.min(p.s, f.i32(i32.add(i32.add(first, rows), p.offset))));
-    const [start, count, begin] = [f.i32(), f.i32(), f.i32()];
-    const segments = emitSegments(f, p, batch);
-    emitSkip(f, segments, { first: i32.add(first, p.offset), rows, shift: 0 }, { from: begin, to: end });
-    const exp = expOf(f);
-    f.for(start, begin, end, STREAM, () => {
-      f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
-      block.score(left, f.i32(at(headKeys, start, i32.mul(p.d, 4))), count, scores);
-      const visible = f.i32(at(p.visible, i32.add(i32.mul(batch, p.s), start), 4));
-      f.for(row, 0, rows, 1, () => {
-        const seen = i32.sub(i32.add(i32.add(first, row), i32.add(p.offset, 1)), start);
-        const io = { scores: at(scores, row, SCORE_ROW), visible, sums: at(sums, row, block.sumRow) };
-        const position = i32.add(i32.add(first, row), p.offset);
-        const marks = { segments, own: segments.of(position), segmentsAt: segments.at(start) };
-        const extent = { count, seen, scale: p.scale, block, ...marks };
-        emitSoftmaxRow(f, exp, { ...io, stats: at(stats, row, 8) }, extent);
+    const { panel, head } = emitPanelTask(f, frame, p, "queries");
+    const scores = panel.shared(p.scoresAt);
+    const queries = new HeadRows(f, { ...p, src: p.q, s: p.t }, head);
+    const [largest, totals] = [WORDS.largest, WORDS.totals];
+    panel.each(() => {
+      panel.pack(queries, panel.place(p.panelAt));
+      panel.clear(panel.place(p.sumsAt));
+      const scratch = panel.place(p.wordsAt);
+      for (const half of HALVES) {
+        f.do(v128.store(scratch, f32x4.splat(HIDDEN), largest + 16 * half));
+        f.do(v128.store(scratch, f32x4.splat(0), totals + 16 * half));
+      }
+    });
+    const sight = emitQuerySight(panel, p, head);
+    const keys = f.i32(at(p.keys, head, panel.rowsBytes(p.s)));
+    const columns = panel.columnsBytes(p.s);
+    const values = f.i32(at(p.values, head, columns.head));
+    const toWeights = softmaxColumns(panel, sight);
+    panel.stream(sight, p.wordsAt, (window) => {
+      const { start, count } = window;
+      const [right, sums] = [panel.place(p.panelAt), panel.place(p.sumsAt)];
+      panel.score(f.i32(at(keys, start, i32.mul(p.d, 4))), right, count, scores);
+      toWeights(window, { scores, sums, scratch: panel.place(p.wordsAt) });
+      panel.gather(f.i32(at(values, start, panel.stepBytes)), columns.panel, scores, count, sums);
+    });
+    const out = new HeadRows(f, { ...p, src: p.y, s: p.t }, head);
+    const pairs = new HeadRows(f, { ...p, src: p.lse, s: p.t, d: f.i32(2) }, head);
+    const [one, none] = [1, 0].map((value) => f.v128(f32x4.splat(value)));
+    const log = logOf(f);
+    panel.each(() => {
+      const scratch = panel.place(p.wordsAt);
+      const sumOf = eight((half) => f.v128(v128.load(scratch, totals + 16 * half)));
+      const isAny = eight((half) => f.v128(f32x4.gt(sumOf[half], none)));
+      const shares = eight((half) => f.v128(v128.and(f32x4.div(one, sumOf[half]), isAny[half])));
+      panel.write(panel.place(p.sumsAt), shares, out, panel.shared(p.rowAt));
+      f.if(p.lse, () => {
+        for (const half of HALVES) {
+          f.do(v128.store(scratch, v128.and(log(sumOf[half]), isAny[half]), totals + 16 * half));
+        }
+        panel.forRows((row, index) => {
+          const [from, to] = [f.i32(at(scratch, row, 4)), f.i32(pairs.at(index))];
+          f.do(f32.store(to, f32.load(from, largest)), f32.store(to, f32.load(from, totals), 4));
+        });
       });
-      block.pack(scores, SCORE_ROW, count, weights);
-      block.gather(weights, f.i32(at(headValues, start, PANEL_COL_BYTES)), panelBytes, count, sums);
     });
-    const out = i32.add(p.y, i32.sub(at(query.base, first, query.row), p.q));
-    block.write(sums, out, query.row, (index) => {
-      const total = f32.load(at(stats, index, 8), 4);
-      return f32.select(f32.gt(total, 0), f32.div(1, total), 0);
-    });
-    f.if(p.lse, () => emitLse(f, { rows, stats, lse: p.lse }, { query, q: p.q, first, d: p.d }));
   },
 );
 
-/** One row of scores to weights relative to the largest so far; what was summed before is scaled to that. */
-function emitSoftmaxRow(
-  f: FunctionBuilder,
-  exp: Function1,
-  io: Readonly<Record<"scores" | "visible" | "sums" | "stats", I32>>,
-  extent: { count: Local<"i32">; seen: I32; scale: Local<"f32">; block: Block } & {
-    segments: Segments;
-    own: V128;
-    segmentsAt: I32;
-  },
-): void {
-  const { count, scale, block } = extent;
-  const [scores, visible, sums, stats] = [io.scores, io.visible, io.sums, io.stats].map((address) =>
-    f.i32(address),
-  );
-  const limit = f.v128(i32x4.splat(i32.min(f.i32(extent.seen), count)));
-  const position = f.v128(v128.constant([0, 1, 2, 3]));
-  const own = f.v128(extent.own);
-  const segmentsAt = f.i32(extent.segmentsAt);
-  const four = f.v128(i32x4.splat(4));
+/** Code that turns scores to weights relative to the largest so far; what was summed before is scaled to that. */
+function softmaxColumns(
+  { f, d }: Panel,
+  sight: Sight,
+): (window: Window, places: Words<"scores" | "sums" | "scratch">) => void {
+  const exp = attentionExpOf(f);
   const hidden = f.v128(f32x4.splat(HIDDEN));
-  const factor = f.v128(f32x4.splat(scale));
-  const best = f.v128(hidden);
-  const [from, end] = [f.i32(scores), f.i32(at(scores, i32.shrU(i32.add(count, 3), 2), 16))];
-  f.while(i32.ltU(from, end), () => {
-    const among = i32x4.eq(own, v128.load(segmentsAt));
-    const seen = v128.and(v128.and(i32x4.gtS(limit, position), v128.load(visible)), among);
-    const score = f.v128(v128.bitselect(f32x4.mul(v128.load(from), factor), hidden, seen));
-    f.do(v128.store(from, score));
-    f.set(best, f32x4.pmax(best, score));
-    f.set(position, i32x4.add(position, four));
-    f.set(from, i32.add(from, 16));
-    f.set(visible, i32.add(visible, 16));
-    f.set(segmentsAt, i32.add(segmentsAt, extent.segments.step));
-  });
-  const before = f.f32(f32.load(stats));
-  const now = f.f32(f32.max(before, maxLanes(f, [best])));
-  const total = f.v128(f32x4.splat(0));
-  f.set(best, f32x4.splat(now));
-  f.set(from, scores);
-  f.while(i32.ltU(from, end), () => {
-    const score = f.v128(v128.load(from));
-    const weight = f.v128(v128.andNot(exp(f32x4.sub(score, best)), f32x4.eq(score, hidden)));
-    f.do(v128.store(from, weight));
-    f.set(total, f32x4.add(total, weight));
-    f.set(from, i32.add(from, 16));
-  });
-  const shrink = f.v128(exp(f32x4.splat(f32.sub(before, now))));
-  const kept = f32.mul(f32.load(stats, 4), f32x4.lane(shrink, 0));
-  f.do(f32.store(stats, f32.add(kept, sumLanes(f, [total])), 4), f32.store(stats, now));
-  f.if(f32.gt(now, before), () => {
-    forVectors(f, i32.mul(block.columnPanels, PANEL_COLS), [sums], ({ load, store }) =>
-      store(sums, f32x4.mul(load(sums), shrink)),
-    );
-  });
+  const [before, largest, totals, shrinks] = Array.from({ length: 4 }, () => eight(() => f.v128()));
+  const from = f.i32();
+  return (window, { scores, sums, scratch }) => {
+    for (const half of HALVES) {
+      f.set(before[half], v128.load(scratch, WORDS.largest + 16 * half));
+      f.set(largest[half], before[half]);
+      f.set(totals[half], v128.load(scratch, WORDS.totals + 16 * half));
+    }
+    f.set(from, scores);
+    sight.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
+      for (const half of HALVES) {
+        const score = v128.load(from, 16 * half);
+        const visible = seen ? v128.bitselect(score, hidden, seen[half]) : score;
+        f.set(largest[half], f32x4.pmax(largest[half], visible));
+      }
+    });
+    f.if(isAnyGreater(largest, before), () => {
+      for (const half of HALVES) {
+        f.set(shrinks[half], exp(f32x4.sub(before[half], largest[half])));
+        f.set(totals[half], f32x4.mul(totals[half], shrinks[half]));
+      }
+      f.set(from, sums);
+      const end = f.i32(at(sums, d, PANEL_COL_BYTES));
+      f.while(i32.ltU(from, end), () => {
+        for (const half of HALVES) {
+          f.do(v128.store(from, f32x4.mul(v128.load(from, 16 * half), shrinks[half]), 16 * half));
+        }
+        f.set(from, i32.add(from, PANEL_COL_BYTES));
+      });
+    });
+    f.set(from, scores);
+    sight.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
+      for (const half of HALVES) {
+        const weight = exp(f32x4.sub(v128.load(from, 16 * half), largest[half]));
+        const visible = f.v128(seen ? v128.and(weight, seen[half]) : weight);
+        f.do(v128.store(from, visible, 16 * half));
+        f.set(totals[half], f32x4.add(totals[half], visible));
+      }
+    });
+    for (const half of HALVES) {
+      f.do(v128.store(scratch, largest[half], WORDS.largest + 16 * half));
+      f.do(v128.store(scratch, totals[half], WORDS.totals + 16 * half));
+    }
+  };
 }
 
-function emitLse(
-  f: FunctionBuilder,
-  { rows, stats, lse }: Readonly<Record<"rows" | "stats" | "lse", Local<"i32">>>,
-  {
-    query,
-    q,
-    first,
-    d,
-  }: { query: ReturnType<typeof emitHead> } & Readonly<Record<"q" | "first" | "d", Local<"i32">>>,
-): void {
-  const log = logOf(f);
-  const row = f.i32();
-  f.for(row, 0, rows, 1, () => {
-    const element = i32.sub(at(query.base, i32.add(first, row), query.row), q);
-    const to = f.i32(at(lse, i32.divU(element, i32.mul(d, 4)), 8));
-    const total = f.f32(f32.load(at(stats, row, 8), 4));
-    const logSum = f32.select(f32.gt(total, 0), f32x4.lane(log(f32x4.splat(total)), 0), 0);
-    f.do(f32.store(to, f32.load(at(stats, row, 8))), f32.store(to, logSum, 4));
-  });
-}
+const isAnyGreater = (a: Eight<V128>, b: Eight<V128>) =>
+  v128.anyTrue(v128.or(f32x4.gt(a[0], b[0]), f32x4.gt(a[1], b[1])));

@@ -15,6 +15,9 @@ export const PANEL_COL_BYTES = 4 * PANEL_COLS;
  */
 export const panelRowsOf = ({ relaxedSimd }: Features): number => (relaxedSimd ? 6 : 5);
 
+/** Rows of a tile for what is left of attention's heads: 4 of 64, 2 of 128 where a panel has six. */
+export const SHORT_ROWS = 4;
+
 /** Bytes of scratch that tiles at an edge take, at its start. */
 export const EDGE_BYTES = 256;
 
@@ -25,10 +28,14 @@ export interface Library {
    * row, the address of initial values or 0.
    */
   readonly tile: Callee;
+  /** Its first SHORT_ROWS rows. */
+  readonly shortTile: Callee;
   /** The same for a tile of which only (rows, cols) exist; (..., rows, cols, scratch) follow. */
   readonly edgeTile: Callee;
   /** Rows of a matrix as a panel, transposed: dst[k][width] from (src, bytes from row to row, rows that exist, k, dst). */
   readonly packRows: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
+  /** The same for rows `first` on of `HeadRows`: (base, bytes from position to position, group, first, end, k, dst). */
+  readonly packHeads: { readonly left: Callee; readonly right: Callee };
   /** Columns of a matrix as a panel: dst[k][width] from (src, bytes from row to row, k, dst). Reads past the last column. */
   readonly packColumns: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
 }
@@ -40,11 +47,13 @@ export function emitLibrary(m: ModuleBuilder): Library {
   return {
     panelRows,
     tile,
+    shortTile: emitTile(m, panelRows, SHORT_ROWS),
     edgeTile: emitEdgeTile(m, tile),
     packRows: {
       left: emitPackRows(m, panelRows, "f32"),
       right: sources((source) => emitPackRows(m, PANEL_COLS, source)),
     },
+    packHeads: { left: emitPackHeads(m, panelRows), right: emitPackHeads(m, PANEL_COLS) },
     packColumns: {
       left: emitPackColumns(m, panelRows, "f32"),
       right: sources((source) => emitPackColumns(m, PANEL_COLS, source)),
@@ -52,11 +61,11 @@ export function emitLibrary(m: ModuleBuilder): Library {
   };
 }
 
-function emitTile(m: ModuleBuilder, panelRows: number): Callee {
+function emitTile(m: ModuleBuilder, panelRows: number, rows = panelRows): Callee {
   return m.function(7, (f) => {
     const [a, b, k, c, cRow, init, initRow] = f.params;
     const each = <T>(make: (row: number, half: number) => T): T[] =>
-      Array.from({ length: 2 * panelRows }, (_, i) => make(i >> 1, i & 1));
+      Array.from({ length: 2 * rows }, (_, i) => make(i >> 1, i & 1));
     const sums = each(() => f.v128());
     const rowAt = (base: I32, step: I32, row: number) => i32.add(base, i32.mul(step, row));
     f.if(init, () => {
@@ -65,7 +74,7 @@ function emitTile(m: ModuleBuilder, panelRows: number): Callee {
     const end = f.i32(i32.add(a, i32.mul(k, 4 * panelRows)));
     f.while(i32.ne(a, end), () => {
       const right = [f.v128(v128.load(b)), f.v128(v128.load(b, 16))];
-      for (let row = 0; row < panelRows; row++) {
+      for (let row = 0; row < rows; row++) {
         const left = f.v128(v128.load32Splat(a, 4 * row));
         for (const half of [0, 1]) {
           const sum = sums[2 * row + half];
@@ -125,41 +134,90 @@ export function transpose4(f: FunctionBuilder, [a, b, c, d]: readonly V128[]): V
 }
 
 /** Stores the first `count` words of a vector. */
-function storeWords(f: FunctionBuilder, address: I32, value: V128, count: number, offset: number): void {
+export function storeWords(
+  f: FunctionBuilder,
+  address: I32,
+  value: V128,
+  count: number,
+  offset: number,
+): void {
   if (count >= 4) f.do(v128.store(address, value, offset));
   else if (count === 1) f.do(v128.store32Lane(address, value, 0, offset));
   else f.do(v128.store64Lane(address, value, 0, offset));
 }
 
+/** Columns of four rows, of two or of one, as rows that lie `width` words apart, from word `first` on. */
+function storeColumns(
+  f: FunctionBuilder,
+  dst: Local<"i32">,
+  rows: readonly Local<"v128">[],
+  width: number,
+  first: number,
+): void {
+  const offset = (step: number) => 4 * (width * step + first);
+  if (rows.length === 4) {
+    for (const [step, column] of transpose4(f, rows).entries()) f.do(v128.store(dst, column, offset(step)));
+  } else if (rows.length === 2) {
+    const pairs = [
+      v128.shuffle(rows[0], rows[1], [0, 4, 1, 5]),
+      v128.shuffle(rows[0], rows[1], [2, 6, 3, 7]),
+    ];
+    for (const [i, pair] of pairs.map((pair) => f.v128(pair)).entries()) {
+      for (const lane of [0, 1]) f.do(v128.store64Lane(dst, pair, lane, offset(2 * i + lane)));
+    }
+  } else for (let step = 0; step < 4; step++) f.do(v128.store32Lane(dst, rows[0], step, offset(step)));
+}
+
 function emitPackRows(m: ModuleBuilder, width: number, source: Source): Callee {
   return m.function(5, (f) => {
     const [src, srcRow, rows, k, dst] = f.params;
-    const load4 = loader(f, source);
     const last = f.i32(i32.sub(rows, 1));
     // Rows that do not exist are read as the last one: what becomes of them is thrown away.
     const at = Array.from({ length: width }, (_, row) =>
       f.i32(i32.add(src, i32.mul(srcRow, i32.min(last, row)))),
     );
-    const advance = (elements: number) => {
-      for (const pointer of at) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
-      f.set(dst, i32.add(dst, 4 * width * elements));
-      f.set(k, i32.sub(k, elements));
-    };
-    f.while(i32.geS(k, 4), () => {
-      for (let first = 0; first < width; first += 4) {
-        const four = Array.from({ length: 4 }, (_, i) =>
-          first + i < width ? f.v128(load4(at[first + i])) : f.v128(),
-        );
-        for (const [step, column] of transpose4(f, four).entries()) {
-          storeWords(f, dst, column, width - first, 4 * (width * step + first));
-        }
-      }
-      advance(4);
+    emitTransposed(f, at, source, k, dst);
+  });
+}
+
+function emitPackHeads(m: ModuleBuilder, width: number): Callee {
+  return m.function(7, (f) => {
+    const [base, position, group, first, end, k, dst] = f.params;
+    const last = f.i32(i32.sub(end, 1));
+    const at = Array.from({ length: width }, (_, i) => {
+      const row = f.i32(i32.min(f.i32(i32.add(first, i)), last));
+      const head = i32.mul(i32.remU(row, group), i32.mul(k, 4));
+      return f.i32(i32.add(i32.add(base, i32.mul(i32.divU(row, group), position)), head));
     });
-    f.while(i32.gtS(k, 0), () => {
-      for (const [row, pointer] of at.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
-      advance(1);
-    });
+    emitTransposed(f, at, "f32", k, dst);
+  });
+}
+
+/** dst[k][rows] from k elements behind each pointer; the pointers move. */
+function emitTransposed(
+  f: FunctionBuilder,
+  at: readonly Local<"i32">[],
+  source: Source,
+  k: Local<"i32">,
+  dst: Local<"i32">,
+): void {
+  const width = at.length;
+  const load4 = loader(f, source);
+  const advance = (elements: number) => {
+    for (const pointer of at) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
+    f.set(dst, i32.add(dst, 4 * width * elements));
+    f.set(k, i32.sub(k, elements));
+  };
+  f.while(i32.geS(k, 4), () => {
+    for (let first = 0; first < width; first += 4) {
+      const rows = at.slice(first, first + 4).map((pointer) => f.v128(load4(pointer)));
+      storeColumns(f, dst, rows, width, first);
+    }
+    advance(4);
+  });
+  f.while(i32.gtS(k, 0), () => {
+    for (const [row, pointer] of at.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
+    advance(1);
   });
 }
 

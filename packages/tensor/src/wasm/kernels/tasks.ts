@@ -9,8 +9,9 @@ export const CHUNK = 16384;
 export const SUM_CHUNK = 65536;
 /** Rows of a matrix that one task packs by columns. */
 export const PACK_STEPS = 64;
-/** Keys (or queries) that stream past a block of attention at a time: a multiple of a panel's columns. */
-export const STREAM = 256;
+/** Keys (or queries) that stream past a panel of attention at a time, and those that a task packs: multiples of 5 and of 6. */
+export const STREAM = 360;
+export const PACK_HEADS = 60;
 /** Columns and rows of what a task moves of a matrix whose axes change places, and the axes there may be around the two. */
 export const BAND = 32;
 export const PART = 1024;

@@ -1,0 +1,98 @@
+// Attention and its gradients on wasm beside products, all taking turns in one process: GFLOP/s of the pairs that queries see, and
+// shares of a `linear` of 576 x 576 over the same tokens.
+//
+//   npm run build && node bench/attention.mjs [--tokens 256,512,1024] [--heads 9,3,64] [--threads 2] [--rounds 25]
+//        [--processor-time] [--base DIR]
+//
+// `--heads` are query heads, key heads and their size. `--base` is another checkout, built: its attention takes turns too.
+// `--processor-time` counts what a call computes (of one thread), for busy machines.
+
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
+
+const { values: options } = parseArgs({
+  options: {
+    tokens: { type: "string", default: "256,512,1024" },
+    heads: { type: "string", default: "9,3,64" },
+    threads: { type: "string", default: "2" },
+    rounds: { type: "string", default: "25" },
+    "processor-time": { type: "boolean", default: false },
+    base: { type: "string" },
+  },
+});
+const [H, G, D] = options.heads.split(",").map(Number);
+const ofProcessor = options["processor-time"];
+const threads = ofProcessor ? 1 : Number(options.threads);
+/** Calls of each row in a round, the fastest of which counts: other load can only add. */
+const CALLS = 4;
+
+async function openSide(name, root) {
+  const load = (path) => import(pathToFileURL(resolve(root, "packages/tensor/dist", path)).href);
+  const { Random } = await load("index.js");
+  const device = await (await load("node/index.js")).openNodeWasm({ threads });
+  return { name, device, Random };
+}
+
+/** Rows of one side: names, flops and calls. */
+function rowsOf({ name, device, Random }, T, products) {
+  let stream = 0;
+  const normals = (...shape) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    return device.tensor(new Random(1, stream++).normals(size), shape);
+  };
+  const row = (label, flops, op, operands, residuals = []) => ({
+    name: `${label}${name}`,
+    flops,
+    best: Number.POSITIVE_INFINITY,
+    call: () => {
+      for (const tensor of Object.values(device.run(op, operands, {}, residuals))) tensor.dispose();
+    },
+  });
+  const [q, k, v, dy] = [normals(1, T, H, D), normals(1, T, G, D), normals(1, T, G, D), normals(1, T, H, D)];
+  const { y, lse } = device.run("attention", [q, k, v], {}, ["lse"]);
+  const saved = [dy, q, k, v, y, lse];
+  const pairs = (H * D * T * (T + 1)) / 2;
+  const rows = [
+    row("attention", 4 * pairs, "attention", [q, k, v], ["lse"]),
+    row("attentionBackwardQ", 6 * pairs, "attentionBackwardQ", saved),
+    row("attentionBackwardKV", 8 * pairs, "attentionBackwardKV", saved),
+  ];
+  if (!products) return rows;
+  const [left, right, weights] = [normals(H, T, D), normals(H, T, D), normals(H, T, T)];
+  return [
+    row("linear", 2 * T * 576 * 576, "linear", [normals(T, 576), normals(576, 576), null]),
+    ...rows,
+    row("q·kᵀ alone", 2 * H * T * T * D, "matmulNT", [left, right]),
+    row("p·v alone", 2 * H * T * T * D, "matmul", [weights, right]),
+  ];
+}
+
+function milliseconds(call) {
+  const [wall, processor] = [performance.now(), process.cpuUsage()];
+  call();
+  if (!ofProcessor) return performance.now() - wall;
+  const { user, system } = process.cpuUsage(processor);
+  return (user + system) / 1000;
+}
+
+const sides = [await openSide("", new URL("..", import.meta.url).pathname)];
+if (options.base) sides.push(await openSide(" (base)", options.base));
+console.log(
+  `${sides[0].device.label}; ${H} heads of ${D} over ${G}; ${ofProcessor ? "processor" : "wall"} time`,
+);
+for (const T of options.tokens.split(",").map(Number)) {
+  const rows = sides.flatMap((side, i) => rowsOf(side, T, i === 0));
+  for (let round = 0; round < Number(options.rounds); round++) {
+    for (const row of round % 2 === 0 ? rows : [...rows].reverse()) {
+      for (let i = 0; i < CALLS; i++) row.best = Math.min(row.best, milliseconds(row.call));
+    }
+  }
+  const rate = ({ flops, best }) => flops / best / 1e6;
+  for (const row of rows) {
+    const share = Math.round((100 * rate(row)) / rate(rows[0]));
+    const shown = `${row.best.toFixed(3)} ms  ${rate(row).toFixed(1)} GFLOP/s  ${share} %`;
+    console.log(`T ${T}  ${row.name.padEnd(26)} ${shown}`);
+  }
+}
+for (const { device } of sides) device.dispose();
