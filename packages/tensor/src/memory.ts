@@ -33,6 +33,14 @@ export interface PeakReport {
   readonly largest: readonly { label: string; category: Category; sizeBytes: number }[];
 }
 
+function checkCategory(category: Category): void {
+  if (CATEGORIES.includes(category)) return;
+  throw new SidenetError(
+    "T-NAME",
+    `there is no category "${category}" of memory, only ${CATEGORIES.join(", ")}.`,
+  );
+}
+
 const noBytes = (): BytesByCategory =>
   Object.fromEntries(CATEGORIES.map((category) => [category, 0])) as BytesByCategory;
 
@@ -88,8 +96,9 @@ export class MemoryAccount {
     return { ...this.#live };
   }
 
-  /** Throws `T-OUT-OF-MEMORY` when the budget does not hold `sizeBytes` more. */
+  /** Throws `T-OUT-OF-MEMORY` when the budget does not hold `sizeBytes` more, `T-NAME` for a category that there is not. */
   reserve(allocation: Allocation): void {
+    checkCategory(allocation.category);
     if (this.#liveBytes + allocation.sizeBytes > this.limitBytes) {
       throw new SidenetError(
         "T-OUT-OF-MEMORY",
@@ -121,9 +130,10 @@ export class MemoryAccount {
     if (entry.bornAt <= this.#peakAt) this.#freedSincePeak.push({ ...allocation });
   }
 
-  /** Counts an allocation under another category from now on; the sum does not change. */
+  /** Counts an allocation under another category from now on; the sum does not change. Throws `T-NAME` as `reserve` does. */
   recategorize(allocation: Allocation, category: Category): void {
     if (!this.#entries.has(allocation)) return;
+    checkCategory(category);
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#live[category] += allocation.sizeBytes;
     allocation.category = category;
