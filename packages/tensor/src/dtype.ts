@@ -16,10 +16,11 @@ export const isFloat = (dtype: DType): boolean => dtype === "f32" || dtype === "
  * is not, and `T-TOO-LARGE`.
  */
 export function sizeBytes(dtype: DType, count: number): number {
-  if (!Object.hasOwn(BYTES, dtype)) {
+  const each = BYTES[dtype];
+  if (typeof each !== "number") {
     throw new SidenetError("T-DTYPE", `there is no dtype "${dtype}", only ${Object.keys(BYTES).join(", ")}.`);
   }
-  const bytes = Math.ceil((count * BYTES[dtype]) / 4) * 4;
+  const bytes = Math.ceil((count * each) / 4) * 4;
   if (count >= 2 ** 31 || bytes >= 2 ** 32) {
     throw new SidenetError(
       "T-TOO-LARGE",

@@ -33,9 +33,8 @@ export interface PeakReport {
   readonly largest: readonly { label: string; category: Category; sizeBytes: number }[];
 }
 
-function checkCategory(category: Category): void {
-  if (CATEGORIES.includes(category)) return;
-  throw new SidenetError(
+function refuseCategory(category: string): SidenetError {
+  return new SidenetError(
     "T-NAME",
     `there is no category "${category}" of memory, only ${CATEGORIES.join(", ")}.`,
   );
@@ -98,7 +97,7 @@ export class MemoryAccount {
 
   /** Throws `T-OUT-OF-MEMORY` when the budget does not hold `sizeBytes` more, `T-NAME` for a category that there is not. */
   reserve(allocation: Allocation): void {
-    checkCategory(allocation.category);
+    if (typeof this.#live[allocation.category] !== "number") throw refuseCategory(allocation.category);
     if (this.#liveBytes + allocation.sizeBytes > this.limitBytes) {
       throw new SidenetError(
         "T-OUT-OF-MEMORY",
@@ -133,7 +132,7 @@ export class MemoryAccount {
   /** Counts an allocation under another category from now on; the sum does not change. Throws `T-NAME` as `reserve` does. */
   recategorize(allocation: Allocation, category: Category): void {
     if (!this.#entries.has(allocation)) return;
-    checkCategory(category);
+    if (typeof this.#live[category] !== "number") throw refuseCategory(category);
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#live[category] += allocation.sizeBytes;
     allocation.category = category;

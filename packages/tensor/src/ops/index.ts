@@ -120,7 +120,7 @@ export type Execute = (
 function givenAttrs({ name, attrs: defaults }: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
   let given = attrs;
   for (const key in attrs) {
-    if (!Object.hasOwn(defaults, key)) {
+    if (!(key in defaults)) {
       const known = Object.keys(defaults).join(", ");
       throw new SidenetError(
         "T-ATTR",
