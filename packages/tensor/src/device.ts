@@ -357,10 +357,10 @@ export abstract class Device {
     tensor.assertLive(user);
     if (tensor.device === this) return;
     const { kind } = tensor.device;
+    const where = kind === this.kind ? `on another ${kind} device` : `on ${kind}, and this is ${this.kind}`;
     throw new SidenetError(
       "T-DEVICE",
-      `${user}: ${operand ? `${operand} (${tensor})` : tensor} is on ${kind === this.kind ? `another ${kind} device` : kind}, ` +
-        `${operand ? "the op runs" : "it was asked"} on ${this.kind}. Read it, and make a tensor of the values here.`,
+      `${user}: ${operand ? `${operand} (${tensor})` : tensor} is ${where}. Read it, and make a tensor of the values here.`,
     );
   }
 
