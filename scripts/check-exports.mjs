@@ -23,9 +23,12 @@ function listEntries() {
   );
 }
 
+const IN_NODE = { lib: ["ES2023", "ESNext.Disposable"], types: ["node"] };
+const IN_A_PAGE = { module: "ESNext", moduleResolution: "bundler", lib: ["ES2022", "DOM"], types: [] };
+
 /** A project beside the packages, as `npm install` would lay it out. */
-function writeConsumer(entries) {
-  const folder = join(CACHE, "consumer");
+function writeConsumer(name, entries, options) {
+  const folder = join(CACHE, name);
   mkdirSync(folder, { recursive: true });
   const imports = entries.map((entry, i) => `import * as entry${i} from "${entry}";\n`).join("");
   const uses = `console.log([${entries.map((_, i) => `entry${i}`).join(", ")}].length);\n`;
@@ -36,8 +39,7 @@ function writeConsumer(entries) {
     skipLibCheck: false, // our declarations are what is checked here
     module: "NodeNext",
     target: "ES2022",
-    lib: ["ES2023", "ESNext.Disposable"],
-    types: ["node"],
+    ...options,
   };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["index.ts"] }));
   writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }));
@@ -65,7 +67,7 @@ function checkTypes(folder) {
   }
 }
 
-const FOREIGN = /^node_modules\/(?!\.cache\/consumer\/)/;
+const FOREIGN = /^node_modules\/(?!\.cache\/consumer)/;
 
 /** The package.json against the tarball's files: what is named is there, and is of the format that it says. */
 async function checkManifest({ name, tarball }) {
@@ -89,9 +91,11 @@ function checkResolution({ name, tarball }) {
 
 try {
   const entries = listEntries();
-  const folder = writeConsumer(entries);
+  const folder = writeConsumer("consumer", entries, IN_NODE);
+  const forPages = entries.filter((entry) => !entry.endsWith("/node"));
   for (const entry of entries) checkLoads(entry, folder);
   checkTypes(folder);
+  checkTypes(writeConsumer("consumer-page", forPages, IN_A_PAGE));
   console.error(`exports: ${entries.length} entries load and type-check`);
   const packed = packPublished(ROOT, join(CACHE, "tarballs"));
   for (const one of packed) {

@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as autograd from "@sidenet/autograd";
+import * as ladder from "@sidenet/ladder";
+import * as ladderNode from "@sidenet/ladder/node";
 import * as tensor from "@sidenet/tensor";
 import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -94,23 +96,48 @@ describe.each(GUIDES)("%s", (guide) => {
   });
 });
 
-it("guide-autograd-research.md: its function has right gradients, and its tape keeps what it says", async () => {
-  const [source] = blocks(await read("guide-autograd-research.md"), "ts");
-  const packages: Record<string, object> = { "@sidenet/autograd": autograd, "@sidenet/tensor": tensor };
+const packages: Record<string, object> = {
+  "@sidenet/autograd": autograd,
+  "@sidenet/ladder": ladder,
+  "@sidenet/ladder/node": ladderNode,
+  "@sidenet/tensor": tensor,
+};
+
+/** What a snippet prints. */
+async function printed(source: string): Promise<unknown[][]> {
   const body = source
     .replaceAll(/import (\{.*?\}) from "(.*?)";/g, 'const $1 = packages["$2"];')
     .replaceAll(/\btype \w+, |, type \w+/g, "");
   const { outputText } = ts.transpileModule(`async function example() {${body}}`, {
     compilerOptions: { target: ts.ScriptTarget.ES2022 },
   });
-  const printed: unknown[][] = [];
-  const output = { log: (...values: unknown[]) => printed.push(values) };
+  const lines: unknown[][] = [];
+  const output = { log: (...values: unknown[]) => lines.push(values) };
   await new Function("packages", "console", `${outputText}\nreturn example();`)(packages, output);
-  const [first] = printed;
+  return lines;
+}
+
+it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
+  const [composed, custom] = blocks(await read("guide-autograd-research.md"), "ts");
+  const [first, ...rest] = await printed(composed);
   expect(first[1]).toBeLessThan(1e-7);
-  expect(printed.at(-1)).toEqual(["gradients:", 3]);
-  const ops = printed.slice(1, -2).map(([op]) => op);
-  expect(ops.filter((op) => op === "linear")).toHaveLength(3);
+  expect(rest.at(-1)).toEqual(["gradients:", 3]);
+  expect(rest.slice(0, -2).filter(([op]) => op === "linear")).toHaveLength(3);
+  const [[, worst], kept] = await printed(custom);
+  expect(worst).toBeLessThan(1e-7);
+  expect(kept).toEqual([["custom squaredRelu"], 48, "bytes"]);
+});
+
+it("guide-data.md: its program reads what its table says", async () => {
+  const questions = join(folder, "questions.jsonl");
+  const record = (i: number) =>
+    JSON.stringify({ question: `Who met mouse ${i}?`, answer: ` Mouse ${i + 1}.` });
+  await writeFile(questions, Array.from({ length: 24 }, (_, i) => record(i)).join("\n"));
+  const [source] = blocks(await read("guide-data.md"), "ts");
+  const lines = await printed(source.replace('"train.jsonl"', JSON.stringify(questions)));
+  expect(lines).toEqual([
+    [expect.stringMatching(/^\d rows of 128 tokens, the first from questions\.jsonl, line \d+; /)],
+  ]);
 });
 
 it("every link from one document to another leads somewhere", async () => {

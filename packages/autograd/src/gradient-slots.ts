@@ -86,6 +86,19 @@ export class GradientSlots {
     }
   }
 
+  /** Adds a contribution to each of the values; after an error none is left behind. */
+  addAll(
+    values: readonly TrackedValue[],
+    contributions: readonly { readonly gradient: Tensor; readonly fresh: boolean }[],
+  ): void {
+    try {
+      for (const [i, { gradient, fresh }] of contributions.entries()) this.add(values[i], gradient, fresh);
+    } catch (error) {
+      for (const { gradient } of contributions) gradient.dispose("the failed backward pass");
+      throw error;
+    }
+  }
+
   /** Hands out the gradient of a value, once. */
   take(value: TrackedValue): Tensor | undefined {
     const slot = this.#slots.get(value);

@@ -1,5 +1,6 @@
 export { AdamW, type AdamWOptions, type AdamWState, type AdamWStep } from "./adamw.ts";
 export { checkpoint, type Recomputed } from "./checkpoint.ts";
+export { type CustomGradient, customGradient, type ForwardResult } from "./custom-gradient.ts";
 export {
   type Differentiable,
   type GradcheckInput,

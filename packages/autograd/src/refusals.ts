@@ -19,7 +19,7 @@ export const refuseSecondBackward = (): SidenetError =>
       "them and call backward once; for another step, make a new tape.",
   );
 
-export const refuseSecondOrder = (op: OpName | "checkpoint", what: string): SidenetError =>
+export const refuseSecondOrder = (op: string, what: string): SidenetError =>
   new SidenetError(
     "A-SECOND-ORDER",
     `${op}: ${what}. Gradients of gradients are not supported: use device.ops for arithmetic on gradients.`,
@@ -47,9 +47,6 @@ export function refuseNoGradient(
     `${op}: ${names} is tracked, but has no gradient here (${reason}). Call it through device.ops if none is wanted.`,
   );
 }
-
-export const refuseCheckpoint = (problem: string): SidenetError =>
-  new SidenetError("A-CHECKPOINT", `checkpoint: ${problem}.`);
 
 export const refuseUntrackedLoss = (loss: Tensor): SidenetError =>
   new SidenetError(

@@ -44,10 +44,21 @@ export interface TapeOptions {
 }
 
 /** What a record stands for: an op, or a function that is recorded as a whole. */
-export type RecordName = OpName | "checkpoint";
+export type RecordName = OpName | "checkpoint" | `custom ${string}`;
 
-/** Gradients of the tracked inputs, given by their places, from the gradient dy of the output and all inputs. */
-type WholePull = (dy: Tensor, saved: readonly Tensor[], tracked: readonly number[]) => readonly Tensor[];
+/** The backward pass of a function that is recorded as a whole. */
+export interface WholePull {
+  readonly saves: readonly Tensor[];
+  /** Its gradients are new memory, though the ops it was given did not make them. */
+  readonly isFresh: boolean;
+  /** Gradients of the tracked inputs, given by their places, from the gradient dy of the output. */
+  readonly pull: (
+    ops: Ops,
+    dy: Tensor,
+    saved: readonly Tensor[],
+    tracked: readonly number[],
+  ) => readonly Tensor[];
+}
 
 /** A recorded op, for tests and reports. */
 export interface TapeRecord {
@@ -176,31 +187,37 @@ export class Tape {
   }
 
   /**
-   * Records a computation that this tape did not see, if an input is tracked; it saves all inputs. `pull` returns new
-   * memory. For `checkpoint`. Throws `A-CLOSED`, `A-SECOND-ORDER`. @internal
+   * Records a computation that this tape did not see, if an input is tracked. For `checkpoint` and `customGradient`. Throws
+   * `A-CLOSED`, `A-SECOND-ORDER`. @internal
    */
-  recordWhole(name: RecordName, inputs: readonly Tensor[], output: Tensor, pull: WholePull): void {
-    const names = inputs.map((_, i) => `${i}`);
+  recordWhole(
+    name: RecordName,
+    inputs: readonly Tensor[],
+    output: Tensor,
+    { saves, isFresh, pull }: WholePull,
+  ): void {
     const tracked = new Map<string, TrackedValue>();
     for (const [i, tensor] of inputs.entries()) {
       if (this.#gradients.has(tensor))
         throw refuseSecondOrder(name, `input ${i} is a gradient that this tape made`);
       const value = this.#values.get(tensor);
-      if (value) tracked.set(names[i], value);
+      if (value) tracked.set(`${i}`, value);
     }
     if (tracked.size === 0) return;
     if (this.#state !== "open") throw refuseClosed(`${name} was given a tracked tensor`, this.#state);
-    const run: Pull["run"] = (_ops, dy, saved) => {
-      return pull(
+    const places = [...tracked.keys()].map(Number);
+    const names = saves.map((_, i) => `${i}`);
+    const run: Pull["run"] = (ops, dy, saved) =>
+      pull(
+        ops,
         dy,
         names.map((i) => saved[i]!),
-        [...tracked.keys()].map(Number),
+        places,
       );
-    };
-    const saved = new Map(inputs.map((tensor, i) => [names[i], this.#keep(tensor)]));
     const value = { shape: output.shape, dtype: output.dtype, leaf: null };
     this.#values.set(output, value);
-    const pulls = [{ inputs: [...tracked.keys()], saves: names, fresh: true, run }];
+    const saved = new Map(saves.map((tensor, i) => [names[i], this.#keep(tensor)]));
+    const pulls = [{ inputs: [...tracked.keys()], saves: names, fresh: isFresh, run }];
     this.#entries.push({ op: name, attrs: {}, inputs: tracked, output: value, pulls, saved });
   }
 
@@ -348,13 +365,15 @@ export class Tape {
         shape: value.shape,
         dtype: gradientDtype(value),
       }));
-      const gradients = this.device.scope(() => [...run(rules.ops, dy, saved, contexts)], {
-        label: `the gradient of ${entry.op}`,
-      });
-      for (const [i, gradient] of gradients.entries()) {
-        const { made, fresh } = isNew ? { made: true, fresh: true } : rules.take(gradient);
-        slots.add(values[i], made ? gradient : this.device.retain(gradient), fresh);
-      }
+      const gradients = this.device.scope(
+        () =>
+          run(rules.ops, dy, saved, contexts).map((gradient) => {
+            const { made, fresh } = isNew ? { made: true, fresh: true } : rules.take(gradient);
+            return { gradient: made ? gradient : this.device.retain(gradient), fresh };
+          }),
+        { label: `the gradient of ${entry.op}` },
+      );
+      slots.addAll(values, gradients);
     }
   }
 

@@ -189,6 +189,22 @@ describe("checkpoint", () => {
     expectNoLeaks(device);
   });
 
+  it("is a plain call with other ops than a tape's, and may be inside another", async () => {
+    const device = new CpuDevice({ precision: "f64" });
+    using x = device.tensor([1, 2, 3], [3]);
+    using tape = new Tape(device, [x]);
+    const square: Recomputed = (ops, a) => ops.mul(a, a);
+    const nested: Recomputed = (ops, a) => checkpoint(ops, square, [checkpoint(ops, square, [a])]);
+    using plain = device.scope(() => nested(device.ops, x));
+    expect([...(await plain.read())]).toEqual([1, 16, 81]);
+    using loss = device.scope(() => tape.sum(checkpoint(tape, nested, [x])));
+    const gradients = tape.backward(loss);
+    expect([...(await gradients.get(x)!.read())]).toEqual([4, 32, 108]);
+    disposeGradients(gradients);
+    expectCode("A-CHECKPOINT", () => checkpoint(device.ops, square, []), "no inputs");
+    expect(device.memory.liveCount).toBe(3);
+  });
+
   it("refuses what it cannot compute again, and leaves nothing behind", () => {
     const device = new CpuDevice();
     device.scope(() => {

@@ -27,7 +27,8 @@ export interface BlockAdapter {
 
 /** Trained parameters and where they act; each place is null where the method leaves the backbone as it is. */
 export interface Adapter {
-  readonly method: Method;
+  /** One of `METHODS`, or the name of one's own. */
+  readonly method: string;
   /** f32, by the names of `adapter_model.safetensors`. */
   readonly parameters: ParamStore;
   /** A network beside the backbone, whose blocks are then read and never recorded. */

@@ -237,8 +237,17 @@ export class Decoder {
   }
 }
 
-/** Position t is scored against labels[t + 1]; the last of a row against nothing (-100). labels: B · T, row by row. */
+/**
+ * Position t is scored against labels[t + 1]; the last of a row against nothing (-100). labels: B · T, row by row. Throws
+ * `L-LABELS` for another number of them.
+ */
 export function shiftLabels(labels: ArrayLike<number>, batchSize: number, length: number): Int32Array {
+  if (labels.length !== batchSize * length) {
+    throw new SidenetError(
+      "L-LABELS",
+      `${labels.length} labels came for ${batchSize} rows of ${length} tokens. Wanted one for each token, -100 where none is scored.`,
+    );
+  }
   const targets = new Int32Array(batchSize * length).fill(-100);
   for (let b = 0; b < batchSize; b++) {
     for (let t = 0; t + 1 < length; t++) targets[b * length + t] = labels[b * length + t + 1];

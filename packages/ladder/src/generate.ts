@@ -94,6 +94,9 @@ export function checkPrompts(
   prompts: readonly (readonly number[])[],
   { maxTokens }: Pick<GenerateOptions, "maxTokens">,
 ): void {
+  if (!Number.isInteger(maxTokens) || maxTokens < 0) {
+    throw new SidenetError("L-CONTEXT", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
+  }
   if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(
       "L-PROMPT",

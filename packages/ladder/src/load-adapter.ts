@@ -1,7 +1,7 @@
 /** Adapters from their files' contents: one configuration and one checkpoint, of whichever method. */
 import { type Device, type ParamStore, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Adapter } from "./adapter.ts";
+import { type Adapter, METHODS } from "./adapter.ts";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Checkpoint } from "./formats/checkpoint.ts";
@@ -25,19 +25,26 @@ export type AdapterConfig =
   | { readonly kind: "lora"; readonly config: LoraConfig }
   | { readonly kind: "head" | "full"; readonly config: WeightsConfig };
 
-const kindSchema = z.looseObject({ peft_type: z.string().optional() });
+const kindSchema = z.looseObject({ method: z.string().optional(), peft_type: z.string().optional() });
 
 /**
  * Parses an `adapter_config.json`: PEFT's LoRA, or one with a `method` of ours. Throws `L-ADAPTER-CONFIG`, naming each wrong
  * field, or what kind of adapter it is where that is not known here.
  */
 export function parseAdapterConfig(json: unknown, source: string): AdapterConfig {
-  const { peft_type: peft } = kindSchema.safeParse(json).data ?? {};
+  const { method, peft_type: peft } = kindSchema.safeParse(json).data ?? {};
   if (peft === "LORA") return { kind: "lora", config: parseLoraConfig(json, source) };
   if (peft !== undefined) {
     throw new SidenetError(
       "L-ADAPTER-CONFIG",
       `${source}: PEFT adapters of type ${peft} are not supported, LORA is.`,
+    );
+  }
+  if (method !== undefined && !(METHODS as readonly string[]).includes(method)) {
+    throw new SidenetError(
+      "L-ADAPTER-CONFIG",
+      `${source}: the method "${method}" is none of ${METHODS.join(", ")}. An adapter of one's own is read by who wrote it: ` +
+        "openSafetensors gives its tensors.",
     );
   }
   const weights = weightsSchema.safeParse(json);

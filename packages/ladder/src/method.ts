@@ -24,10 +24,10 @@ export interface MethodOptions {
 }
 
 /** Whether a method trains a network beside the model. */
-export const hasSideNetwork = (method: Method): boolean => method === "ladder" || method === "xladder";
+export const hasSideNetwork = (method: string): boolean => method === "ladder" || method === "xladder";
 
 /** Whether a method's backbone is stored in NF4 unless the caller says otherwise: where memory is the point. */
-export const quantizesByDefault = (method: Method): boolean => hasSideNetwork(method) || method === "qlora";
+export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";
 
 /** The options that a side network's are taken from; an xLadder has those of the Ladder that it is compared with as well. */
 const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>

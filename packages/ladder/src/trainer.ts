@@ -182,13 +182,7 @@ export class Trainer {
   #gradientsOf(batches: readonly LabeledBatch[]): { loss: Tensor; gradients: Gradients } {
     const device = this.#device;
     const scored = batches.reduce((sum, batch) => sum + scoredPositions(batch), 0);
-    if (scored === 0) {
-      const sizes = batches.map(({ batchSize, length }) => `${batchSize} x ${length}`).join(", ");
-      throw new SidenetError(
-        "L-NOTHING-TO-LEARN",
-        `no label of a batch of ${sizes} tokens is scored. Give each record something to learn.`,
-      );
-    }
+    if (scored === 0) throw refuseUnscored(batches);
     const parts = batches.flatMap((batch) => microBatches(batch, this.#options.microBatchSize ?? null));
     if (parts.length === 1) return this.#backward(parts[0], 1);
     const gradients: Gradients = new Map();
@@ -246,6 +240,14 @@ export class Trainer {
   }
 }
 
+function refuseUnscored(batches: readonly LabeledBatch[]): SidenetError {
+  const sizes = batches.map(({ batchSize, length }) => `${batchSize} x ${length}`).join(", ");
+  return new SidenetError(
+    "L-NOTHING-TO-LEARN",
+    `no label ${sizes ? `of a batch of ${sizes} tokens is scored` : "is scored: there is no batch"}. Give each record something to learn.`,
+  );
+}
+
 /** A batch in parts of at most `rows` rows. */
 function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] {
   const { batchSize, length } = batch;
@@ -269,7 +271,7 @@ function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] 
 
 /**
  * Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. `lossChunkBytes`: as
- * `MemoryOptions` have it.
+ * `MemoryOptions` have it. Throws `L-NOTHING-TO-LEARN` when no position is scored.
  */
 export async function evaluateLoss(
   decoder: Decoder,
@@ -290,5 +292,6 @@ export async function evaluateLoss(
     total += (await loss.item()) * scored;
     positions += scored;
   }
-  return total / Math.max(1, positions);
+  if (positions === 0) throw refuseUnscored(batches);
+  return total / positions;
 }

@@ -1,5 +1,5 @@
 import { AnomalyWatch, firstNonFinite, type NonFinite } from "./anomaly.ts";
-import { type DType, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
+import { type DType, type HostArray, hostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import { type AnyOpRow, IMAGE_PITCH, IMAGE_WIDTH } from "./op.ts";
@@ -25,6 +25,17 @@ function imageRows(sizeBytes: number): number {
   const rows = Math.ceil(sizeBytes / (IMAGE_WIDTH * 16));
   const step = 2 ** Math.max(0, Math.floor(Math.log2(rows)) - 2);
   return Math.ceil(rows / step) * step;
+}
+
+/** JavaScript lets anything stand for a tensor: a number, or attributes where an operand may be left out. */
+function refuseOperand({ name, sig }: AnyOpRow, operand: string, value: unknown): SidenetError {
+  const found =
+    typeof value === "object" ? `an object with ${Object.keys(value ?? {}).join(", ")}` : `${value}`;
+  return new SidenetError(
+    "T-SHAPE",
+    `${name}: ${operand} is ${found}, wanted a tensor. Operands come first, null for one that is left out, and attributes ` +
+      `after them: ${sig}`,
+  );
 }
 
 /** How a tensor made by hand is accounted and named. */
@@ -156,16 +167,16 @@ export abstract class Device {
       );
     }
     const tensor = this.empty(shape, { label: "tensor", ...options });
-    if (given !== null) this.write(tensor, given);
-    return tensor;
+    return given === null ? tensor : this.#filled(tensor, () => this.write(tensor, given));
   }
 
   /**
    * Overwrites all values of a tensor, bit by bit as they are: a checkpoint's. On `meta` nothing happens.
-   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory.
+   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory, `T-DEVICE` and
+   * `T-USE-AFTER-FREE`.
    */
   assign(tensor: Tensor, values: ArrayLike<number>): void {
-    tensor.assertLive("assign");
+    this.assertOwn(tensor, "assign");
     if (values.length !== tensor.size || tensor.offset !== 0) {
       const why = tensor.offset !== 0 ? "it is a view" : `${values.length} values were given`;
       throw new SidenetError(
@@ -179,13 +190,28 @@ export abstract class Device {
   /** A tensor of zeros. Throws `T-OUT-OF-MEMORY`, and `T-DTYPE` for a type that the device does not store. */
   zeros(shape: Shape, options: TensorOptions = {}): Tensor {
     const tensor = this.empty(shape, { label: "zeros", ...options });
-    this.ops.fill(tensor, { value: 0 });
-    return tensor;
+    return this.#filled(tensor, () => {
+      if (isFloat(tensor.dtype)) this.ops.fill(tensor, { value: 0 });
+      else this.assign(tensor, hostArray(tensor.dtype, tensor.size));
+    });
   }
 
-  /** Another handle on the same memory, owned by the caller and not by a scope. Views and tapes are made of these. */
+  #filled(tensor: Tensor, fill: () => void): Tensor {
+    try {
+      fill();
+      return tensor;
+    } catch (error) {
+      tensor.dispose("what failed to fill it"); // nobody else has it
+      throw error;
+    }
+  }
+
+  /**
+   * Another handle on the same memory, owned by the caller and not by a scope. Views and tapes are made of these. Throws
+   * `T-DEVICE` and `T-USE-AFTER-FREE`.
+   */
   retain(tensor: Tensor, shape: Shape = tensor.shape): Tensor {
-    tensor.assertLive("retain");
+    this.assertOwn(tensor, "retain");
     return this.alias(tensor, shape, tensor.offset);
   }
 
@@ -199,9 +225,9 @@ export abstract class Device {
     return this.#scopes.labels.filter((label) => label !== PLAIN_SCOPE);
   }
 
-  /** Takes a tensor out of its scope, as resident memory of the given category. */
+  /** Takes a tensor out of its scope, as resident memory of the given category. Throws `T-DEVICE` and `T-USE-AFTER-FREE`. */
   keep(tensor: Tensor, category?: Category): Tensor {
-    tensor.assertLive("keep");
+    this.assertOwn(tensor, "keep");
     this.#scopes.keep(tensor);
     if (category !== undefined) this.categorize(tensor, category);
     return tensor;
@@ -326,6 +352,18 @@ export abstract class Device {
     return view;
   }
 
+  /** Throws `T-USE-AFTER-FREE`, and `T-DEVICE` for memory of another device: its address means something else here. */
+  protected assertOwn(tensor: Tensor, user: string, operand?: string): void {
+    tensor.assertLive(user);
+    if (tensor.device === this) return;
+    const { kind } = tensor.device;
+    const where = kind === this.kind ? `on another ${kind} device` : `on ${kind}, and this is ${this.kind}`;
+    throw new SidenetError(
+      "T-DEVICE",
+      `${user}: ${operand ? `${operand} (${tensor})` : tensor} is ${where}. Read it, and make a tensor of the values here.`,
+    );
+  }
+
   #bind(row: AnyOpRow, inputs: readonly (Tensor | null | undefined)[]) {
     const io: Record<string, Tensor | null> = {};
     let elem: DType = "f32";
@@ -334,13 +372,8 @@ export abstract class Device {
       const tensor = inputs[i] ?? null;
       io[operand.name] = tensor;
       if (tensor === null) continue;
-      tensor.assertLive(row.name);
-      if (tensor.device !== this) {
-        throw new SidenetError(
-          "T-DEVICE",
-          `${row.name}: ${operand.name} (${tensor}) is on ${tensor.device.kind}, the op runs on ${this.kind}.`,
-        );
-      }
+      if (!(tensor instanceof Tensor)) throw refuseOperand(row, operand.name, tensor);
+      this.assertOwn(tensor, row.name, operand.name);
       if (first && operand.dtype === null && isFloat(tensor.dtype)) {
         elem = tensor.dtype;
         first = false;

@@ -11,9 +11,16 @@ const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, u8: 1 };
 /** Whether a type holds floating-point numbers. */
 export const isFloat = (dtype: DType): boolean => dtype === "f32" || dtype === "f16";
 
-/** Bytes of `count` elements, padded to the 4-byte words that every device addresses. */
+/**
+ * Bytes of `count` elements, padded to the 4-byte words that every device addresses. Throws `T-DTYPE` for a type that there
+ * is not, and `T-TOO-LARGE`.
+ */
 export function sizeBytes(dtype: DType, count: number): number {
-  const bytes = Math.ceil((count * BYTES[dtype]) / 4) * 4;
+  const each = BYTES[dtype];
+  if (typeof each !== "number") {
+    throw new SidenetError("T-DTYPE", `there is no dtype "${dtype}", only ${Object.keys(BYTES).join(", ")}.`);
+  }
+  const bytes = Math.ceil((count * each) / 4) * 4;
   if (count >= 2 ** 31 || bytes >= 2 ** 32) {
     throw new SidenetError(
       "T-TOO-LARGE",

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
 export { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";

@@ -33,6 +33,13 @@ export interface PeakReport {
   readonly largest: readonly { label: string; category: Category; sizeBytes: number }[];
 }
 
+function refuseCategory(category: string): SidenetError {
+  return new SidenetError(
+    "T-NAME",
+    `there is no category "${category}" of memory, only ${CATEGORIES.join(", ")}.`,
+  );
+}
+
 const noBytes = (): BytesByCategory =>
   Object.fromEntries(CATEGORIES.map((category) => [category, 0])) as BytesByCategory;
 
@@ -88,8 +95,9 @@ export class MemoryAccount {
     return { ...this.#live };
   }
 
-  /** Throws `T-OUT-OF-MEMORY` when the budget does not hold `sizeBytes` more. */
+  /** Throws `T-OUT-OF-MEMORY` when the budget does not hold `sizeBytes` more, `T-NAME` for a category that there is not. */
   reserve(allocation: Allocation): void {
+    if (typeof this.#live[allocation.category] !== "number") throw refuseCategory(allocation.category);
     if (this.#liveBytes + allocation.sizeBytes > this.limitBytes) {
       throw new SidenetError(
         "T-OUT-OF-MEMORY",
@@ -121,9 +129,10 @@ export class MemoryAccount {
     if (entry.bornAt <= this.#peakAt) this.#freedSincePeak.push({ ...allocation });
   }
 
-  /** Counts an allocation under another category from now on; the sum does not change. */
+  /** Counts an allocation under another category from now on; the sum does not change. Throws `T-NAME` as `reserve` does. */
   recategorize(allocation: Allocation, category: Category): void {
     if (!this.#entries.has(allocation)) return;
+    if (typeof this.#live[category] !== "number") throw refuseCategory(category);
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#live[category] += allocation.sizeBytes;
     allocation.category = category;

@@ -17,8 +17,14 @@ export const formatShape = (shape: Shape): string => `[${shape.join(",")}]`;
 export const sameShape = (a: Shape, b: Shape): boolean =>
   a.length === b.length && a.every((extent, axis) => extent === b[axis]);
 
-/** Throws `T-SHAPE` unless every extent is a whole number, zero or more. */
+/** Throws `T-SHAPE` unless it is an array whose every extent is a whole number, zero or more. */
 export function checkShape(shape: Shape, what: string): void {
+  if (!Array.isArray(shape)) {
+    throw new SidenetError(
+      "T-SHAPE",
+      `${what}: the shape is ${shape}, wanted an array of extents, such as [2,3].`,
+    );
+  }
   for (const extent of shape) {
     if (!Number.isInteger(extent) || extent < 0) {
       throw new SidenetError(

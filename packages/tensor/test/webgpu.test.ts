@@ -1,4 +1,4 @@
-import { CpuDevice, type Device, MetaDevice, Random, type WebGpuDevice } from "@sidenet/tensor";
+import { CpuDevice, type Device, MetaDevice, Random, type Tensor, type WebGpuDevice } from "@sidenet/tensor";
 import { openDevice, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, describe, expect, it } from "vitest";
 import { assertClose, gpuAvailable, type openTestGpu } from "./support.ts";
@@ -143,6 +143,64 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
     expect(times[0].kernel).toMatch(/^rms-norm(-rows)?\/forward$/);
     expect(times[0].dispatches).toBe(5);
     expect(times[0].elapsedMs).toBeGreaterThan(0);
+  });
+
+  describe("a kernel of the caller's", () => {
+    const DOUBLE = `
+      @group(0) @binding(0) var<storage, read> x: array<f32>;
+      @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+      @compute @workgroup_size(64)
+      fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+        if (id.x < arrayLength(&y)) { y[id.x] = 2.0 * x[id.x]; }
+      }`;
+
+    it("that does not compile is told once, by its own error, and takes no other work with it", async () => {
+      const gpu = await open();
+      const call = (x: Tensor, y: Tensor) => ({ bind: { x, y }, params: {}, grid: 1 });
+      using y = gpu.zeros([4]);
+      using z = gpu.zeros([4]);
+      for (let time = 0; time < 2; time++) {
+        using x = gpu.scope(() => gpu.ops.scale(gpu.tensor([1, 2, 3, 4], [4]), { factor: 2 }));
+        gpu.addKernel("mistyped", DOUBLE.replace("2.0 * x", "2.0 * z"));
+        gpu.dispatch("mistyped/main", call(x, y));
+        using after = gpu.ops.add(x, x);
+        await expect(y.read()).rejects.toThrow(
+          /T-KERNEL.*kernels\/mistyped\.wgsl was refused by .*unresolved value 'z'/s,
+        );
+        expect([...(await x.read())]).toEqual([2, 4, 6, 8]);
+        expect([...(await after.read())]).toEqual([4, 8, 12, 16]);
+        gpu.addKernel("right", DOUBLE);
+        gpu.dispatch("right/main", call(x, y));
+        expect([...(await y.read())]).toEqual([4, 8, 12, 16]);
+      }
+      gpu.dispatch("right/nowhere" as "right/main", call(y, z));
+      await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL.*"nowhere"/s);
+      gpu.dispatch("right/main", { ...call(y, y), bind: { y } });
+      await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL/);
+      await gpu.synchronize();
+    });
+
+    it("is refused at once where a call of it cannot be", async () => {
+      const gpu = await open();
+      gpu.addKernel("double", DOUBLE);
+      using x = gpu.tensor([1], [1]);
+      using y = gpu.zeros([1]);
+      using elsewhere = new CpuDevice().zeros([1]);
+      const calling = (call: object) => () =>
+        gpu.dispatch("double/main", { bind: { x, y }, params: {}, grid: 1, ...call });
+      const freed = gpu.zeros([1]);
+      freed.dispose();
+      expect(calling({ bind: { x: freed, y } })).toThrow(/T-USE-AFTER-FREE.*double\/main/);
+      expect(calling({ bind: { x: elsewhere, y } })).toThrow(/T-DEVICE.*is on cpu/);
+      expect(calling({ bind: { x: undefined, y } })).toThrow(/T-KERNEL.*undefined is bound to x/);
+      for (const grid of [undefined, 1.5, -1, [1, 1], [1, Number.NaN, 1]])
+        expect(calling({ grid })).toThrow(/T-KERNEL.*grid/);
+      expect(() => gpu.addKernel("a/b", DOUBLE)).toThrow(/T-KERNEL/);
+      expect(() => gpu.addKernel("double", `${DOUBLE} `)).toThrow(/T-KERNEL.*name of its own/);
+      calling({ grid: 0 })();
+      calling({})();
+      expect([...(await y.read())]).toEqual([2]);
+    });
   });
 
   it("plans on meta what it then allocates, to the byte", async () => {

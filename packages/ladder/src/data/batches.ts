@@ -1,5 +1,6 @@
 /** Token records as batches: several records in one row, rows of one length. */
 
+import { SidenetError } from "@sidenet/tensor";
 import type { TokenRecord } from "../records.ts";
 import type { LabeledBatch } from "../trainer.ts";
 
@@ -23,13 +24,15 @@ export function joinRecords(records: readonly TokenRecord[]): TokenRecord {
   };
 }
 
-/** Pads rows to one length on the right; padding is hidden and not scored. */
+/** Pads rows to one length on the right; padding is hidden and not scored. Throws `L-DATA` where there is no row. */
 export function makeBatch(
   rows: readonly TokenRecord[],
   padId: number,
   maxLength: number,
   multiple = LENGTH_MULTIPLE,
 ): LabeledBatch {
+  if (rows.length === 0)
+    throw new SidenetError("L-DATA", "a batch has no rows. Give it at least one record.");
   const longest = Math.max(...rows.map((row) => row.inputIds.length));
   const length = Math.min(Math.ceil(longest / multiple) * multiple, Math.max(longest, maxLength));
   const size = rows.length * length;

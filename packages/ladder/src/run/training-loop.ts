@@ -19,7 +19,7 @@ export interface LoopOptions {
   readonly gradientAccumulation?: number;
   /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
   readonly saveEvery?: number | null;
-  /** Steps from one evaluation of the records held back to the next; the best adapter is kept then. Null: at the end only. */
+  /** Steps from one evaluation of the records held back to the next; the best adapter is kept then. Null: the loop makes none. */
   readonly evalEvery?: number | null;
   /** Evaluations in a row without a better loss after which the run ends. Null: it does not. */
   readonly patience?: number | null;

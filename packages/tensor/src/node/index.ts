@@ -84,7 +84,7 @@ export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /**
  * Opens a device by name; `auto` as `chooseDevice` says. Throws `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu, `T-WASM` or
- * `T-THREADS` for wasm.
+ * `T-THREADS` for wasm, `T-NAME` for any other name.
  */
 export async function openDevice(name: DeviceName, options: WebGpuOptions = {}): Promise<OpenedDevice> {
   if (name === "auto") {
@@ -101,6 +101,8 @@ export async function openDevice(name: DeviceName, options: WebGpuOptions = {}):
       return { device: await openNodeWasm(), reason };
     case "webgpu":
       return { device: await openNodeWebGpu(options), reason };
+    default:
+      throw new SidenetError("T-NAME", `there is no device "${name}", only ${DEVICE_NAMES.join(", ")}.`);
   }
 }
 

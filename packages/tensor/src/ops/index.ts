@@ -116,12 +116,33 @@ export type Execute = (
   attrs: object,
 ) => unknown;
 
+/** What a caller set: an attribute that is undefined has its default. Throws `T-ATTR` for one that the op does not have. */
+function givenAttrs({ name, attrs: defaults }: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
+  let given = attrs;
+  for (const key in attrs) {
+    if (!(key in defaults)) {
+      const known = Object.keys(defaults).join(", ");
+      throw new SidenetError(
+        "T-ATTR",
+        `${name} has no attribute "${key}"; ${known ? `it has ${known}` : "it takes none, and no further operand"}.`,
+      );
+    }
+    if (attrs[key] !== undefined) continue;
+    const { [key]: _, ...others } = given;
+    given = others;
+  }
+  return given;
+}
+
 /** The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. */
 export function buildOps(execute: Execute): Ops {
   const methods = opNames.map((name) => {
-    const arity = rowOf(name).signature.inputs.length;
-    const method = (...args: unknown[]) =>
-      execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], (args[arity] ?? {}) as object);
+    const row = rowOf(name);
+    const arity = row.signature.inputs.length;
+    const method = (...args: unknown[]) => {
+      const attrs = givenAttrs(row, (args[arity] ?? {}) as Record<string, unknown>);
+      return execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+    };
     return [name, method];
   });
   return Object.fromEntries(methods) as Ops;

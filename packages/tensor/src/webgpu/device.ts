@@ -1,17 +1,19 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import { Device, type Execution } from "../device.ts";
-import { type DType, elementBytes, type HostArray, hostArray } from "../dtype.ts";
+import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { makeKernelContext } from "../kernel-context.ts";
-import { IMAGE_PITCH, type KernelCall, type KernelEntry } from "../op.ts";
+import type { KernelCall, KernelEntry } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import type { Tiles } from "../tiles.ts";
 import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
+import { createImage, isImage } from "./images.ts";
+import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
 import { addKernelSource, packParams } from "./kernel-source.ts";
-import { IMAGE_FORMAT, type Pipeline, PipelineCache } from "./pipelines.ts";
+import { type Pipeline, PipelineCache, pipelineKey } from "./pipelines.ts";
 import type { KernelTime } from "./profiler.ts";
 
 const POOL_LIMIT_BYTES = 2 ** 28;
@@ -29,19 +31,6 @@ export interface WebGpuSettings {
   readonly poison: boolean;
 }
 
-const TEXTURE_USAGE = { COPY_DST: 2, STORAGE_BINDING: 8 } as const; // fixed by the specification, as in buffer-pool.ts
-
-const createImage = (gpu: GPUDevice, sizeBytes: number): GPUTexture =>
-  gpu.createTexture({
-    size: [IMAGE_PITCH, sizeBytes / (IMAGE_PITCH * 16)],
-    format: IMAGE_FORMAT,
-    usage: TEXTURE_USAGE.COPY_DST | TEXTURE_USAGE.STORAGE_BINDING,
-  });
-
-/** Whether what a storage holds is a texture. */
-const isImage = (handle: unknown): handle is PooledTexture =>
-  "createView" in (handle as Pooled<GPUBuffer | GPUTexture>).gpu;
-
 /** The engine: ops become dispatches, batched and submitted together; nothing waits for the GPU but a read. */
 export class WebGpuDevice extends Device {
   override readonly kind = "webgpu";
@@ -55,6 +44,8 @@ export class WebGpuDevice extends Device {
   readonly #stream: CommandStream;
   readonly #pipelines: PipelineCache;
   readonly #bindGroups = new Map<string, GPUBindGroup>();
+  /** Variants of callers' kernels that have run. */
+  readonly #proven = new Set<string>();
   readonly #empty: GPUBuffer;
   #failure: SidenetError | null = null;
   #scopes: Promise<void>[] = [];
@@ -95,13 +86,7 @@ export class WebGpuDevice extends Device {
   }
 
   /** What the driver holds: buffers in use and free ones, and how many kernels were compiled. */
-  statistics(): {
-    bufferBytes: number;
-    freeBytes: number;
-    pipelines: number;
-    dispatches: number;
-    submits: number;
-  } {
+  statistics(): Record<"bufferBytes" | "freeBytes" | "pipelines" | "dispatches" | "submits", number> {
     return {
       bufferBytes: this.#pool.allBytes,
       freeBytes: this.#pool.freeBytes,
@@ -250,38 +235,51 @@ export class WebGpuDevice extends Device {
     addKernelSource(name, text);
   }
 
-  /** Runs a kernel by itself, outside any op: for benchmarks, and for kernels of the caller's. Throws `T-KERNEL`. */
+  /**
+   * Runs a kernel by itself, outside any op: for benchmarks, and for kernels of the caller's. Throws `T-KERNEL`, `T-DEVICE` and
+   * `T-USE-AFTER-FREE`. Where the text does not compile, or the GPU refuses the first call, the next wait rejects with
+   * `T-KERNEL`.
+   */
   dispatch(kernel: KernelEntry, call: KernelCall): void {
     this.#assertUsable();
-    this.#dispatch(kernel, call);
+    for (const tensor of checkCall(kernel, call)) this.assertOwn(tensor, kernel);
+    const key = pipelineKey(kernel, dtypesOf(call), call.consts, call.bodies);
+    if (this.#proven.has(key)) this.#dispatch(kernel, call);
+    else this.#tryOut(key, kernel, call);
   }
 
-  #dispatch(kernel: KernelEntry, call: KernelCall): void {
-    const grid = this.#fold(kernel, call.grid);
-    if (grid === null) return;
-    const dtypes: Record<string, DType> = {};
-    for (const name in call.bind) dtypes[name] = call.bind[name]?.dtype ?? "f32";
-    const pipeline = this.#pipelines.get(kernel, dtypes, call.consts, call.bodies);
+  /** A call of which nothing is known: apart from other commands, which it would take with it. */
+  #tryOut(key: string, kernel: KernelEntry, call: KernelCall): void {
+    this.#stream.submit();
+    this.gpu.pushErrorScope("validation");
+    let isRun = false;
+    try {
+      isRun = this.#dispatch(kernel, call);
+      this.#stream.submit();
+    } finally {
+      const judged = this.gpu.popErrorScope().then((error) => {
+        if (error) this.#refuse(key, kernel, error);
+        else if (isRun) this.#proven.add(key);
+      });
+      this.#scopes.push(judged);
+    }
+  }
+
+  #refuse(key: string, kernel: KernelEntry, error: GPUError): void {
+    this.#pipelines.forget(key);
+    this.#bindGroups.clear();
+    const file = `kernels/${kernel.split("/")[0]}.wgsl`;
+    this.#fail("T-KERNEL", `${file} was refused by ${this.label}: ${error.message}`);
+  }
+
+  /** Whether there was anything to run. */
+  #dispatch(kernel: KernelEntry, call: KernelCall): boolean {
+    const grid = foldGrid(kernel, call.grid, this.profile.maxWorkgroupsPerAxis);
+    if (grid === null) return false;
+    const pipeline = this.#pipelines.get(kernel, dtypesOf(call), call.consts, call.bodies);
     const params = packParams(pipeline.source, call.params);
     this.#stream.dispatch(pipeline, this.#bindGroup(pipeline, call.bind), params, grid);
-  }
-
-  /** Workgroup extents within the limits: a plain count past 65,535 becomes a rectangle, and kernels skip its tail. */
-  #fold(kernel: string, grid: KernelCall["grid"]): readonly [number, number, number] | null {
-    const limit = this.profile.maxWorkgroupsPerAxis;
-    if (typeof grid === "number") {
-      if (grid === 0) return null;
-      const y = Math.ceil(grid / limit);
-      return [Math.ceil(grid / y), y, 1];
-    }
-    if (grid.some((extent) => extent === 0)) return null;
-    if (grid.some((extent) => extent > limit)) {
-      throw new SidenetError(
-        "T-TOO-LARGE",
-        `${kernel}: ${grid.join(" x ")} workgroups, an axis holds ${limit}.`,
-      );
-    }
-    return grid;
+    return true;
   }
 
   #bindGroup(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
@@ -352,7 +350,12 @@ export class WebGpuDevice extends Device {
         entries: [{ binding: 0, resource }],
       });
       const params = new Uint8Array(new Uint32Array([count, 0x7fc00000]).buffer); // the bits of NaN
-      this.#stream.dispatch(pipeline, group, params, this.#fold("fill/main", Math.ceil(count / 256))!);
+      this.#stream.dispatch(
+        pipeline,
+        group,
+        params,
+        foldGrid("fill/main", Math.ceil(count / 256), this.profile.maxWorkgroupsPerAxis)!,
+      );
     }
   }
 

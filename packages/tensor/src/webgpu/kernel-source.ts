@@ -64,9 +64,17 @@ export function kernelSource(file: string): KernelSource {
  * nothing. Throws `T-KERNEL` when the name is taken by another text, or the text breaks the rules.
  */
 export function addKernelSource(name: string, text: string): void {
+  if (name === "" || name.includes("/")) {
+    throw new SidenetError("T-KERNEL", `"${name}" cannot name a kernel. Give it a name without "/".`);
+  }
   const known = parsed.get(name)?.text ?? (kernels as Record<string, string>)[name];
   if (known === text) return;
-  if (known !== undefined) throw new SidenetError("T-KERNEL", `there is another kernel named ${name}.`);
+  if (known !== undefined) {
+    throw new SidenetError(
+      "T-KERNEL",
+      `there is another kernel named ${name}, or another text of it was added before. Give this one a name of its own.`,
+    );
+  }
   parsed.set(name, parseKernel(name, text));
 }
 

@@ -1,6 +1,7 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
+import { IMAGE_FORMAT } from "./images.ts";
 import { type KernelSource, kernelSource, specialize, type Variant } from "./kernel-source.ts";
 
 /** A compiled kernel and what its dispatches need. */
@@ -13,7 +14,20 @@ export interface Pipeline {
 }
 
 const COMPUTE_STAGE = 4;
-export const IMAGE_FORMAT = "rgba32uint";
+
+/** What distinguishes a variant of a kernel from others: `Pipeline.key`. */
+export function pipelineKey(
+  kernel: string,
+  dtypes: Readonly<Record<string, DType>>,
+  consts: Readonly<Record<string, number>> = {},
+  bodies: Readonly<Record<string, string>> = {},
+): string {
+  let key = kernel;
+  for (const name in dtypes) key += dtypes[name] === "f32" ? ` ${name}` : ` ${name}:${dtypes[name]}`;
+  for (const name in consts) key += ` ${name}=${consts[name]}`;
+  for (const name in bodies) key += ` ${name}{${bodies[name]}}`;
+  return key;
+}
 
 /** Compiled kernels by what distinguishes them. Sizes never do: a pipeline costs seconds on a cold software driver. */
 export class PipelineCache {
@@ -40,15 +54,18 @@ export class PipelineCache {
     consts: Readonly<Record<string, number>> = {},
     bodies: Readonly<Record<string, string>> = {},
   ): Pipeline {
-    let key = kernel;
-    for (const name in dtypes) key += dtypes[name] === "f32" ? ` ${name}` : ` ${name}:${dtypes[name]}`;
-    for (const name in consts) key += ` ${name}=${consts[name]}`;
-    for (const name in bodies) key += ` ${name}{${bodies[name]}}`;
+    const key = pipelineKey(kernel, dtypes, consts, bodies);
     const known = this.#pipelines.get(key);
     if (known) return known;
     const pipeline = this.#compile(key, kernel, { dtypes, consts, bodies, immediates: this.#immediates });
     this.#pipelines.set(key, pipeline);
     return pipeline;
+  }
+
+  /** What did not compile: asked for again, it is compiled again, and says again why not. */
+  forget(key: string): void {
+    this.#pipelines.delete(key);
+    this.#modules.clear(); // the others are compiled, and need theirs no more
   }
 
   #compile(key: string, kernel: string, variant: Variant): Pipeline {

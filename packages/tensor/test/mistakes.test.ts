@@ -1,0 +1,176 @@
+// What a program that is not checked by TypeScript, or checked loosely, hands over by mistake: told by name, with nothing left behind.
+import {
+  CpuDevice,
+  type Device,
+  type DType,
+  MetaDevice,
+  opNames,
+  rowOf,
+  type Shape,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
+import { openDevice, openNodeWasm } from "@sidenet/tensor/node";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { propertyRuns } from "./support.ts";
+
+/** The methods of ops as JavaScript sees them. */
+type Loose = Readonly<Record<string, (...args: unknown[]) => Tensor>>;
+const loose = (device: Device): Loose => device.ops as unknown as Loose;
+
+function messageOf(body: () => unknown): string {
+  try {
+    body();
+  } catch (error) {
+    if (error instanceof SidenetError) return error.message;
+    throw error;
+  }
+  return "no error";
+}
+
+describe("an attribute", () => {
+  it("that is undefined has its default, for every op that has some", () => {
+    const device = new MetaDevice();
+    const withAttrs = opNames.filter((name) => Object.keys(rowOf(name).attrs).length > 0);
+    expect(withAttrs.length).toBeGreaterThan(20);
+    for (const name of withAttrs) {
+      const seen: object[] = [];
+      device.run = (_op, _inputs, attrs = {}) => {
+        seen.push(attrs);
+        return {};
+      };
+      const { signature, attrs } = rowOf(name);
+      const inputs = signature.inputs.map(() => null);
+      loose(device)[name](...inputs, Object.fromEntries(Object.keys(attrs).map((key) => [key, undefined])));
+      expect(seen, name).toEqual([{}]);
+    }
+  });
+
+  it("that is undefined changes no result", async () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1, 2, 3], [1, 3]);
+    const given: { eps?: number } = {};
+    using plain = device.ops.rmsNorm(x);
+    // @ts-expect-error: allowed where exactOptionalPropertyTypes is off, as TypeScript has it by default
+    using norm = device.ops.rmsNorm(x, null, { eps: given.eps });
+    expect(await norm.read()).toEqual(await plain.read());
+  });
+
+  it("that the op does not have is named, with those that it has", () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1], [1]);
+    expect(messageOf(() => loose(device).dropout(x, { p: 0.5 }))).toMatch(
+      /\[T-ATTR\] dropout has no attribute "p"; it has /,
+    );
+    expect(messageOf(() => loose(device).add(x, x, { alpha: 2 }))).toContain("it takes none");
+    expect(messageOf(() => loose(device).add(x, x, x))).toContain("no further operand");
+    expect(device.memory.liveCount).toBe(1);
+  });
+});
+
+describe("an operand", () => {
+  it("that is no tensor is named", () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1], [1]);
+    expect(messageOf(() => loose(device).add(x, 2))).toMatch(/\[T-SHAPE\] add: b is 2, wanted a tensor/);
+    expect(messageOf(() => loose(device).rmsNorm(x, { eps: 1 }))).toMatch(
+      /gain is an object with eps.*null for one that is left out/,
+    );
+  });
+
+  it("of another device of the same kind is told apart from one of this", () => {
+    const [one, other] = [new CpuDevice(), new CpuDevice()];
+    using x = one.tensor([1], [1]);
+    using y = other.tensor([1], [1]);
+    using elsewhere = new MetaDevice().empty([1]);
+    expect(messageOf(() => one.ops.add(x, y))).toMatch(/\[T-DEVICE\] add: b .* is on another cpu device/);
+    expect(messageOf(() => one.ops.add(x, elsewhere))).toContain("is on meta, and this is cpu");
+  });
+});
+
+it("a tensor of another device is neither written, nor kept, nor freed by this one", async () => {
+  const [one, other] = await Promise.all([openNodeWasm({ threads: 1 }), openNodeWasm({ threads: 1 })]);
+  try {
+    // Equal addresses in two memories.
+    using x = one.tensor([1, 2], [2]);
+    using y = other.tensor([3, 4], [2]);
+    for (const misuse of [
+      () => other.assign(x, [9, 9]),
+      () => other.retain(x),
+      () => other.keep(x, "weights"),
+    ]) {
+      expect(messageOf(misuse)).toMatch(
+        /^\[T-DEVICE\] (assign|retain|keep): tensor #\d+ .* is on another wasm device/,
+      );
+    }
+    expect([...(await x.read()), ...(await y.read())]).toEqual([1, 2, 3, 4]);
+    expect(x.category).toBe("workspace");
+  } finally {
+    one.dispose();
+    other.dispose();
+  }
+});
+
+describe("a new tensor", () => {
+  it("of zeros has every type that the device stores, whatever was there before", async () => {
+    const device = await openNodeWasm({ threads: 1 });
+    try {
+      const shapes = fc.array(fc.nat(5), { maxLength: 3 });
+      const dtypes = fc.constantFrom<DType>("f32", "f16", "i32", "u32", "u8");
+      const isZero = async (shape: Shape, dtype: DType) => {
+        device.tensor(new Float32Array(64).fill(7), [64]).dispose();
+        using zeros = device.zeros(shape, { dtype });
+        const values = await zeros.read();
+        return zeros.dtype === dtype && values.length === zeros.size && values.every((value) => value === 0);
+      };
+      await fc.assert(fc.asyncProperty(shapes, dtypes, isZero), propertyRuns(50));
+    } finally {
+      device.dispose();
+    }
+  });
+
+  it.each(["f33", "float32", "toString"])(
+    "of the type %s is refused by name, and nothing is counted",
+    (name) => {
+      for (const device of [new CpuDevice(), new MetaDevice()]) {
+        for (const make of [
+          () => device.empty([2], { dtype: name as DType }),
+          () => device.zeros([2], { dtype: name as DType }),
+        ]) {
+          expect(messageOf(make)).toContain(
+            `[T-DTYPE] there is no dtype "${name}", only f32, f16, i32, u32, u8.`,
+          );
+        }
+        expect(device.memory.liveBytes).toBe(0);
+      }
+    },
+  );
+
+  it("of a shape or a category that is none is refused by name", () => {
+    const device = new CpuDevice();
+    expect(messageOf(() => device.zeros(3 as unknown as Shape))).toContain(
+      "[T-SHAPE] zeros: the shape is 3, wanted an array",
+    );
+    expect(messageOf(() => device.empty(undefined as unknown as Shape))).toContain("the shape is undefined");
+    expect(messageOf(() => device.zeros([2], { category: "wieghts" as "weights" }))).toContain(
+      '[T-NAME] there is no category "wieghts"',
+    );
+    using x = device.zeros([2]);
+    expect(messageOf(() => device.categorize(x, "wieghts" as "weights"))).toContain("T-NAME");
+    expect(device.memory.live.workspace).toBe(16);
+    expect(device.memory.liveBytes).toBe(16);
+  });
+
+  it("whose values cannot be written leaves no memory behind", () => {
+    const device = new CpuDevice();
+    expect(() => device.tensor([1n, 2n] as unknown as number[], [2])).toThrow(TypeError);
+    expect(device.memory.liveCount).toBe(0);
+  });
+});
+
+it("a device of a name that is none is refused by name", async () => {
+  await expect(openDevice("gpu" as "webgpu")).rejects.toThrow(
+    '[T-NAME] there is no device "gpu", only auto, webgpu, wasm, cpu, meta.',
+  );
+});
