@@ -15,17 +15,18 @@ const LEARNING_RATES: Readonly<Record<Exclude<Method, "ladder" | "xladder">, num
 };
 
 /**
- * A side network's rate times its width: Adam moves every weight by the rate, so what a layer puts out moves by as much more as
- * it has inputs (muP, Yang et al. 2022, 2203.03466). 9e-3 for the 16 of tiny-books, 2e-3 for the 72 of SmolLM2-135M.
+ * A side network's rate times its width times the root of the backbone's. Adam moves every weight by the rate, so y moves by as
+ * much more as U has inputs (muP, Yang et al. 2022, 2203.03466), and all of its d dimensions in the gradient's direction, which
+ * a head of rows of unit size turns into √d. 9e-3 for tiny-books (16 beside 128), 9.4e-4 for SmolLM2-135M (72 beside 576).
  */
-const SIDE_RATE_TIMES_WIDTH = 0.144;
+const SIDE_RATE_SCALE = 1.63;
 
 /** The highest learning rate where none is asked for, to two digits. Throws `L-ADAPTER-CONFIG`. */
 export function defaultLearningRate(options: MethodOptions, model: ModelConfig): number {
   const { method } = options;
   if (method !== "ladder" && method !== "xladder") return LEARNING_RATES[method];
   const width = sideConfigOf(options, model, "")!.hidden_size;
-  return Number((SIDE_RATE_TIMES_WIDTH / width).toPrecision(2));
+  return Number((SIDE_RATE_SCALE / (width * Math.sqrt(model.hiddenSize))).toPrecision(2));
 }
 
 /** Storage of frozen weights: f16 where the adapter has it, but for weights that are trained. */

@@ -8,6 +8,7 @@ import { addSizeOptions, methodOptions, type SizeFlags } from "../src/cli/method
 import { type ModelConfig, parseModelConfig } from "../src/config.ts";
 import { loraConfig, loraSites } from "../src/lora-config.ts";
 import { initializeAdapter, sideConfigOf } from "../src/method.ts";
+import { defaultLearningRate } from "../src/method-defaults.ts";
 import { effectiveDepth, parameterCount, sideParameters } from "../src/side-config.ts";
 import { evaluateLoss, Trainer } from "../src/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
@@ -46,6 +47,24 @@ describe("an xLadder has as many parameters as the Ladder of the same reduction,
         expect(config.hidden_size).toBe(config.num_attention_heads * config.head_dim);
       }
     }
+  });
+});
+
+describe("the default learning rate of a side network", () => {
+  it("moves y of every model and width by the same share in a head's direction", () => {
+    const share = (line: string, model: ModelConfig) =>
+      defaultLearningRate(optionsOf("ladder", line), model) *
+      sideOf("ladder", line, model).hidden_size *
+      Math.sqrt(model.hiddenSize);
+    for (const model of models.values()) {
+      for (const line of ["", "--reduction 4", "--side-width 64"]) {
+        expect(Math.abs(share(line, model) / share("", models.get("SmolLM2-135M")!) - 1)).toBeLessThan(0.06); // two digits
+      }
+    }
+  });
+
+  it("is what the guide says for SmolLM2-135M", () => {
+    expect(defaultLearningRate(optionsOf("ladder", ""), models.get("SmolLM2-135M")!)).toBe(9.4e-4);
   });
 });
 
