@@ -20,7 +20,7 @@ export const DEMOS = {
     args: [
       ...["--data", "examples/data/gsm8k-sample.jsonl", "--held-out", "8"],
       ...["--method", "ladder", "--output", "out/demo-smollm2"],
-      ...["--steps", "20", "--batch-size", "2", "--learning-rate", "0.01"],
+      ...["--steps", "20", "--batch-size", "2"],
     ],
   },
 };
