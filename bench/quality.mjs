@@ -4,7 +4,7 @@
 //                                                [--calibrate]
 //
 // variants.json: [{"name": "ladder 5e-3", "lr": 5e-3, "method": {"method": "ladder", "ladder": {"reduction": 4}}}, ...],
-// methods as `MethodOptions` has them; `sideNorm` is another initial value of a side network's last norm than 1. Weights are
+// methods as `MethodOptions` has them; `sideNorm` is another initial value of a side network's last norm than what is measured. Weights are
 // quantized to NF4 and dequantized once for all steps, which computes what NF4 computes; the hidden states that a frozen
 // backbone gives side networks are computed once for all variants. With --calibrate the quantization is calibrated on the
 // records that are trained on.
