@@ -72,7 +72,7 @@ const PARTS = [
   { name: "step-qlora", limit: 60, args: step(...small, "4", "--method", "qlora") },
   { name: "memory-ladder", limit: 90, args: step(...large, ...few, "--method", "ladder") },
   { name: "memory-qlora", limit: 90, args: step(...large, ...few, "--method", "qlora") },
-  { name: "kernels", limit: 100, args: script("kernels", ...kernels) },
+  { name: "kernels", limit: 150, args: script("kernels", ...kernels) },
   { name: "split-sums", limit: 60, args: script("split-sums", ...(quick ? ["--quick"] : [])) },
 ];
 

@@ -1,6 +1,9 @@
 // The kernels that decide a training step, timed at the extents of real models.
 //
-//   node bench/gpu/kernels.mjs [--device webgpu] [--models qwen2.5-7b] [--tokens 256,2048] [--only linear,attention]
+//   node bench/gpu/kernels.mjs [--device webgpu] [--models qwen2.5-7b] [--tokens 256,2048] [--only linear,attention] [--rounds 3]
+//
+// All rows are timed, then all of them again: a GPU that others use as well slows whole rows evenly, and only rounds that lie
+// apart show it. Each row's least time counts; `scatter` is its longest over it, and a rate beside 1.3 or more is not to be trusted.
 
 import { parseArgs } from "node:util";
 import { runSuite } from "@sidenet/ladder";
@@ -29,32 +32,47 @@ const { values: options } = parseArgs({
     dtypes: { type: "string", default: "f32,f16" },
     time: { type: "string", default: "60" },
     only: { type: "string", default: HOT.join(",") },
+    rounds: { type: "string", default: "3" },
     "skip-check": { type: "boolean", default: false },
   },
 });
 const list = (text) => text.split(",").filter((part) => part !== "");
 
 const device = await open(options.device, { precision: "f16" });
-const report = await runSuite(device, {
-  models: list(options.models),
-  tokens: list(options.tokens).map(Number),
-  dtypes: list(options.dtypes),
-  only: list(options.only).map((op) => `${op} `),
-  timeMs: Number(options.time),
-  check: !options["skip-check"],
-  onResult: (result) => {
-    if ("error" in result) console.error(`${result.name}: ${result.error}`);
-    else {
-      const time = (result.gpuMs ?? result.wall.medianMs).toFixed(3);
-      const rates = `${result.gflops.toFixed(0)} GFLOP/s ${result.gigabytesPerSecond.toFixed(1)} GB/s`;
-      console.error(
-        `${result.name.padEnd(48)} ${time} ms (wall ${result.wall.medianMs.toFixed(3)})  ${rates}`,
-      );
-    }
-  },
+const timeOf = ({ gpuMs, wall }) => gpuMs || wall.medianMs;
+
+function print(result, note = "") {
+  const rates = `${result.gflops.toFixed(0)} GFLOP/s ${result.gigabytesPerSecond.toFixed(1)} GB/s`;
+  const times = `${timeOf(result).toFixed(3)} ms (wall ${result.wall.medianMs.toFixed(3)})`;
+  console.error(`${result.name.padEnd(48)} ${times}  ${rates}${note}`);
+}
+
+const runs = [];
+for (let round = 0; round < Math.max(1, Number(options.rounds)); round++) {
+  const run = await runSuite(device, {
+    models: list(options.models),
+    tokens: list(options.tokens).map(Number),
+    dtypes: list(options.dtypes),
+    only: list(options.only).map((op) => `${op} `),
+    timeMs: Number(options.time),
+    check: round === 0 && !options["skip-check"],
+    onResult: (result) =>
+      "error" in result ? console.error(`${result.name}: ${result.error}`) : print(result),
+  });
+  runs.push(run);
+}
+
+const [first] = runs;
+const results = first.results.map(({ name }) => {
+  const rows = runs.flatMap((run) => run.results.filter((row) => row.name === name));
+  const times = rows.map(timeOf);
+  const least = rows[times.indexOf(Math.min(...times))];
+  return { ...least, scatter: Math.max(...times) / timeOf(least) };
 });
-const { copyGigabytesPerSecond, multiplyAddGflops } = report.ceilings;
+console.error(`\nleast of ${runs.length} rounds:`);
+for (const row of results) print(row, `  scatter ${row.scatter.toFixed(2)}`);
+const { copyGigabytesPerSecond, multiplyAddGflops } = first.ceilings;
 console.error(
   `ceilings: copy ${copyGigabytesPerSecond.toFixed(1)} GB/s, multiply-add ${multiplyAddGflops.toFixed(0)} GFLOP/s`,
 );
-finish(report, report.failures.length > 0 ? 1 : 0);
+finish({ ...first, results }, first.failures.length > 0 ? 1 : 0);
