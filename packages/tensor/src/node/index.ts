@@ -22,15 +22,27 @@ export { openNodeWasm } from "./wasm.ts";
 /** Dawn aborts the process when this is collected while a device lives, and it keeps Node from exiting while it is held. */
 let dawn: GPU | null = null;
 
-/** Dawn's `navigator.gpu`. Throws `T-NO-ADAPTER` when the native module does not load. */
+/** SIDENET_DAWN_FEATURES: toggles of Dawn, for work on kernels ("dump_shaders"). Throws `T-DAWN-FEATURES` unless they are names. */
+function featuresOfEnvironment(): string[] {
+  const text = process.env.SIDENET_DAWN_FEATURES ?? "";
+  const names = text.split(",").filter(Boolean);
+  if (names.every((name) => /^[a-z0-9_]+$/.test(name))) return names;
+  throw new SidenetError(
+    "T-DAWN-FEATURES",
+    `SIDENET_DAWN_FEATURES is "${text}", wanted names of Dawn's toggles with commas between them. Unset it for everyday use.`,
+  );
+}
+
+/** Dawn's `navigator.gpu`. Throws `T-NO-ADAPTER` when the native module does not load, `T-DAWN-FEATURES`. */
 async function loadDawn(): Promise<GPU> {
   if (dawn) return dawn;
+  const features = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia", ...featuresOfEnvironment()];
   try {
     const { create, globals } = await import("webgpu");
     calmEventPump(globals as Record<string, unknown>);
     // NVIDIA's driver: f16 is hidden without the toggle, and timestamps come in steps of 65 µs with quantization.
     dawn = create([
-      "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
+      `enable-dawn-features=${features.join(",")}`,
       "disable-dawn-features=timestamp_quantization",
     ]);
     return dawn;

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { type AdapterReport, openBrowserDevice } from "@sidenet/tensor";
-import { chooseDevice, openDevice, openNodeWasm } from "@sidenet/tensor/node";
+import { chooseDevice, openDevice, openNodeWasm, releaseDawn } from "@sidenet/tensor/node";
 import { afterEach, describe, expect, it } from "vitest";
 
 const adapter = (software: boolean): AdapterReport => ({
@@ -106,6 +106,23 @@ describe("SIDENET_THREADS", () => {
   it("refuses a number of threads in code that is none", async () => {
     for (const threads of [0, -1, 2.5, Number.NaN]) {
       await expect(openNodeWasm({ threads })).rejects.toThrow("T-THREADS");
+    }
+  });
+});
+
+describe("SIDENET_DAWN_FEATURES", () => {
+  afterEach(() => {
+    delete process.env.SIDENET_DAWN_FEATURES;
+    releaseDawn();
+  });
+
+  it("is refused where it holds no names of toggles, before Dawn sees it", async () => {
+    releaseDawn(); // it is read when Dawn loads
+    for (const text of ["a b", "dump_shaders;", "enable=x"]) {
+      process.env.SIDENET_DAWN_FEATURES = text;
+      await expect(openDevice("webgpu")).rejects.toThrow(
+        `[T-DAWN-FEATURES] SIDENET_DAWN_FEATURES is "${text}"`,
+      );
     }
   });
 });
