@@ -82,6 +82,7 @@ const PARTS = [
     ),
     env: { SIDENET_DAWN_FEATURES: "vulkan_use_cooperative_matrix_robust_access" },
   },
+  { name: "units", limit: 60, args: script("units") },
   { name: "split-sums", limit: 60, args: script("split-sums", ...(quick ? ["--quick"] : [])) },
 ];
 

@@ -1,0 +1,106 @@
+// Where the time of products on matrix units goes: the kernel, forms that it could have, and the kernel without one of its parts.
+//
+//   node bench/gpu/units.mjs [--rounds 5] [--m 2048] [--n 4608] [--k 3584]
+//
+// Variants take turns. For each: TFLOP/s of the whole product, and nanoseconds for 32 of k of a block of 128 x 128: of one block
+// alone, and of all cores together. The first over the second is how many blocks are at work at a time; as many as there are
+// cores means one a core, which then waits for what it asked for.
+
+import { readFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { WebGpuDevice } from "@sidenet/tensor";
+import { finish, open } from "./process.mjs";
+import { unitVariants } from "./unit-variants.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    device: { type: "string", default: "webgpu" },
+    rounds: { type: "string", default: "5" },
+    m: { type: "string", default: "2048" },
+    n: { type: "string", default: "4608" },
+    k: { type: "string", default: "3584" },
+  },
+});
+const [m, n, k] = [options.m, options.n, options.k].map(Number);
+const BLOCK = 128;
+const DEPTH = 32;
+const CALLS = 10;
+
+const device = await open(options.device, { precision: "f16" });
+if (!(device instanceof WebGpuDevice && device.profile.matrixUnits)) {
+  throw new Error(`${device.label} has no matrix units.`);
+}
+
+function halves(shape, seed) {
+  const made = device.scope(() => {
+    const values = device.empty(shape);
+    device.ops.normal(values, { seed, stream: 0 });
+    return device.ops.cast(values, { to: "f16" });
+  });
+  return device.keep(made);
+}
+
+const y = device.empty([m, n]);
+const none = device.empty([4]);
+const bind = { a: halves([m, k], 1), b: halves([n, k], 2), y, scales: none, bias: none };
+const strides = { aAt: 0, aRow: k, yAt: 0, yRow: n };
+const whole = { m, n, k, ...strides, accumulate: 0, hasBias: 0, hasScales: 0, parts: 1, depth: k };
+const alone = { ...whole, m: BLOCK, n: BLOCK };
+const blocks = Math.ceil(m / BLOCK) * Math.ceil(n / BLOCK);
+const timed = device.gpu.features.has("timestamp-query");
+
+/** Milliseconds of a dispatch, by the GPU's clock where it has one. */
+async function time(id, params, grid) {
+  if (timed) device.startProfile();
+  const from = performance.now();
+  for (let i = 0; i < CALLS; i++) device.dispatch(`${id}/main`, { bind, params, grid });
+  if (timed) return (await device.stopProfile()).reduce((sum, { elapsedMs }) => sum + elapsedMs, 0) / CALLS;
+  await device.synchronize();
+  return (performance.now() - from) / CALLS;
+}
+
+/** Compiles a variant and holds what it computes against the first one's; null where the adapter refuses it. */
+async function prepare({ name, right, text }, i, want) {
+  const id = `units-${i}`;
+  try {
+    device.addKernel(id, text);
+    await time(id, whole, blocks);
+  } catch (error) {
+    console.error(`${name}: ${error.message}`); // such as too little workgroup memory
+    return null;
+  }
+  const got = await y.read();
+  want ??= got;
+  const most = (values) => values.reduce((largest, value) => Math.max(largest, Math.abs(value)), 0);
+  const difference = most(got.map((value, j) => value - want[j])) / most(want);
+  return { row: { id, name, right, difference, wholeMs: Infinity, aloneMs: Infinity }, got };
+}
+
+const rows = [];
+let want = null;
+const text = readFileSync(new URL("../../kernels/matmul-matrix.wgsl", import.meta.url), "utf8");
+for (const [i, variant] of unitVariants(text).entries()) {
+  const prepared = await prepare(variant, i, want);
+  if (prepared === null) continue;
+  want ??= prepared.got;
+  rows.push(prepared.row);
+}
+for (let round = 0; round < Number(options.rounds); round++) {
+  for (const row of rows) {
+    row.wholeMs = Math.min(row.wholeMs, await time(row.id, whole, blocks));
+    row.aloneMs = Math.min(row.aloneMs, await time(row.id, alone, 1));
+  }
+}
+const steps = k / DEPTH;
+for (const row of rows) {
+  row.tflops = (2 * m * n * k) / row.wholeMs / 1e9;
+  row.aloneNs = (1e6 * row.aloneMs) / steps;
+  row.sharedNs = (1e6 * row.wholeMs) / steps / blocks;
+  console.error(
+    `${row.name.padEnd(42)} ${row.wholeMs.toFixed(3)} ms ${row.tflops.toFixed(1).padStart(6)} TFLOP/s  ` +
+      `32 of k: a block alone ${row.aloneNs.toFixed(0)} ns, of all cores ${row.sharedNs.toFixed(2)} ns a block`,
+  );
+}
+const wrong = rows.filter(({ right, difference }) => right && !(difference < 1e-3));
+for (const { name, difference } of wrong) console.error(`FAILED ${name}: differs by ${difference}`);
+finish({ m, n, k, variants: rows }, wrong.length > 0 ? 1 : 0);
