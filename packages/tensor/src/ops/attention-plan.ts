@@ -135,6 +135,10 @@ function familyOf({ profile }: KernelContext, D: number): Family {
   return roomFor(D) <= MOST_ROOM_BLOCK ? "attention-block" : "attention-tile";
 }
 
+/** Whether a kernel that takes heads in vectors runs these extents, where their width is a multiple of 4. */
+export const wantsVectors = (k: KernelContext, extents: AttentionExtents): boolean =>
+  !isFew(k, extents) && familyOf(k, extents.D) !== "attention-tile";
+
 /** Tiles of one side: of the rows of all heads that share a key head, or of its keys. */
 function tilesOf({ B, T, S, G, H }: AttentionExtents, entry: Entry, side: number): number {
   return B * G * Math.ceil((entry === "backward_kv" ? S : T * (H / G)) / side);

@@ -2,6 +2,7 @@ import type { HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import type { Dims } from "../signature.ts";
+import { inVectors } from "./attention-heads.ts";
 import {
   type AttentionExtents,
   runAttention,
@@ -110,7 +111,7 @@ function drawAttention(pick: Pick) {
     S,
     G,
     H: G * pick.int(1, 3),
-    D: pick.oneOf([1, 6, 8, 10, 16, 33, 64, 72, 160]),
+    D: pick.oneOf([1, 6, 8, 10, 16, 33, 64, 72, 160, pick.oneOf([150, 258])]),
   };
   return {
     dims,
@@ -159,7 +160,10 @@ export const attention = defineOp({
       }
     }
   },
-  kernel: (k, io, dims, a) => runAttention(k, io, extentsOf(dims, a)),
+  kernel: (k, { q, k: key, v, y, ...io }, dims, a) =>
+    inVectors(k, extentsOf(dims, a), { q, k: key, v }, { y }, (operands, extents) =>
+      runAttention(k, { ...io, ...operands }, extents),
+    ),
   draw: drawAttention,
   close: ({ D, S }) => ({ rel: (32 + 2 * D + S) * EPS, abs: 1e-6 }), // scores sum D products, outputs S
   flops: (dims, a) => 4 * dims.B * dims.H * dims.D * pairs(dims, a),
@@ -225,7 +229,10 @@ export const attentionBackwardQ = defineOp({
       for (let c = 0; c < D; c++) io.dq[row * D + c] += scaleOf(a, D) * ds * io.k[keyAt + c];
     });
   },
-  kernel: (k, io, dims, a) => runAttentionBackwardQ(k, io, extentsOf(dims, a)),
+  kernel: (k, { dy, q, k: key, v, y, dq, ...io }, dims, a) =>
+    inVectors(k, extentsOf(dims, a), { dy, q, k: key, v, y }, { dq }, (operands, extents) =>
+      runAttentionBackwardQ(k, { ...io, ...operands }, extents),
+    ),
   draw: drawBackward,
   close: backwardClose,
   flops: (dims, a) => 6 * dims.B * dims.H * dims.D * pairs(dims, a),
@@ -246,7 +253,10 @@ export const attentionBackwardKV = defineOp({
       }
     });
   },
-  kernel: (k, io, dims, a) => runAttentionBackwardKV(k, io, extentsOf(dims, a)),
+  kernel: (k, { dy, q, k: key, v, y, dk, dv, ...io }, dims, a) =>
+    inVectors(k, extentsOf(dims, a), { dy, q, k: key, v, y }, { dk, dv }, (operands, extents) =>
+      runAttentionBackwardKV(k, { ...io, ...operands }, extents),
+    ),
   draw: drawBackward,
   close: backwardClose,
   flops: (dims, a) => 8 * dims.B * dims.H * dims.D * pairs(dims, a),
