@@ -69,7 +69,10 @@ export default {
       name: "Dawn in one place",
       comment: "One module holds Dawn's instance: two of them, or a lost reference, abort the process.",
       severity: "error",
-      from: { path: "^(packages|bench|examples)/", pathNot: "^(packages/tensor/(src/node|test)|bench/test)/" },
+      from: {
+        path: "^(packages|bench|examples)/",
+        pathNot: "^(packages/tensor/(src/node|test)|bench/test)/",
+      },
       to: { path: "(^|/)node_modules/webgpu/" },
     },
     {
