@@ -86,13 +86,14 @@ fn copied(at: Place, first: u32, t: u32, ofKeys: bool) -> vec4<u32> {
   return (p.d / 4 + 1) * vec4(item(at, first, j, ofKeys), item(at, first, j + 16, ofKeys),
                               item(at, first, j + 32, ofKeys), item(at, first, j + 48, ofKeys));
 }
-/// Vectors c of items for product n: scores (0) or dy·v (1). Zero past the end of D.
+/// Vectors c of items for product n: scores (0) or dy·v (1). Zero past the end of D, without a branch: subgroups have to stay together.
 fn fetch(n: u32, i: vec4<u32>, c: u32, ofKeys: bool) -> Four {
-  if (c >= p.d / 4) { return Four(); }
-  if (ofKeys && n == 0) { return Four(k[i.x + c], k[i.y + c], k[i.z + c], k[i.w + c]); }
-  if (ofKeys) { return Four(v[i.x + c], v[i.y + c], v[i.z + c], v[i.w + c]); }
-  if (n == 0) { return Four(q[i.x + c], q[i.y + c], q[i.z + c], q[i.w + c]); }
-  return Four(dy[i.x + c], dy[i.y + c], dy[i.z + c], dy[i.w + c]);
+  let a = i + min(c, p.d / 4 - 1);
+  var f: Four;
+  if (ofKeys && n == 0) { f = Four(k[a.x], k[a.y], k[a.z], k[a.w]); } else if (ofKeys) { f = Four(v[a.x], v[a.y], v[a.z], v[a.w]); }
+  else if (n == 0) { f = Four(q[a.x], q[a.y], q[a.z], q[a.w]); } else { f = Four(dy[a.x], dy[a.y], dy[a.z], dy[a.w]); }
+  let none = vec4<f16>(); let is = c < p.d / 4;
+  return Four(select(none, f[0], is), select(none, f[1], is), select(none, f[2], is), select(none, f[3], is));
 }
 fn fetchLeft(n: u32, i: vec4<u32>, c: u32) -> Four { return fetch(n, i, c, KEYS_LEFT != 0); }
 fn fetchRight(n: u32, i: vec4<u32>, c: u32) -> Four { return fetch(n, i, c, KEYS_LEFT == 0); }
@@ -291,8 +292,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let u = unitOf(subgroup);
   var left = leftOf(at, t, vec4<f32>());
   let starts = copied(at, at.first, t, false);
-  let c = t % 16;
-  let to = t / 16 * STEP + c;
+  let c = t % 16; let to = t / 16 * STEP + c;
   let end = rangeOf(at).y;
   let values = tops(at, t, vec2(0, end)).y;
   var o0 = Sum(); var o1 = Sum(); var o2 = Sum(); var o3 = Sum();
@@ -305,8 +305,8 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     var s0 = Sum(); var s1 = Sum();
     for (var d = 0u; d < p.d; d += 64) {
       keep(to, f, g);
-      f = fetchLeft(0, starts, c + d / 4 + 16);
-      if (d + 64 < p.d) { g = fetchRight(0, others, c + d / 4 + 16); } else { g = fetchRight(1, others, c); }
+      let next = c + d / 4 + 16;
+      if (d + 64 < p.d) { f = fetchLeft(0, starts, next); g = fetchRight(0, others, next); } else { g = fetchRight(1, others, c); }
       for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); s0 = addItems(a, u.y, i, s0); s1 = addItems(a, u.y + 16, i, s1); }
     }
     put(u, s0, s1); if (t == 0) { atomicStore(&some, 0); }
@@ -345,8 +345,7 @@ fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: 
   let u = unitOf(subgroup);
   let left = leftOf(at, t, statsIn[p.firstQuery + select(item(at, at.first, t / 4, KEYS_LEFT != 0), 0, KEYS_LEFT != 0)]);
   let starts = copied(at, at.first, t, KEYS_LEFT != 0);
-  let c = t % 16;
-  let to = t / 16 * STEP + c;
+  let c = t % 16; let to = t / 16 * STEP + c;
   let range = rangeOf(at);
   let all = tops(at, t, range);
   let relative = all.y + select(left.ends.y, all.w, KEYS_LEFT != 0) - 127 + BOUND;
