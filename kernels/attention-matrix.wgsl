@@ -115,11 +115,11 @@ fn put(u: vec2<u32>, c0: Sum, c1: Sum) {
   subgroupMatrixStore<row_major>(&results, i, c0, STEP_Y);
   subgroupMatrixStore<row_major>(&results, i + 4, c1, STEP_Y);
 }
-fn pass(u: vec2<u32>, c0: Sum, c1: Sum) { workgroupBarrier(); put(u, c0, c1); workgroupBarrier(); }
+fn publish(u: vec2<u32>, c0: Sum, c1: Sum) { workgroupBarrier(); put(u, c0, c1); workgroupBarrier(); }
 fn take(u: vec2<u32>) -> Sum { return subgroupMatrixLoad<Sum, row_major>(&results, u.x * STEP_Y + u.y / 4, STEP_Y); }
 /// Two sums through `results`, where threads multiply them by what is theirs; `take` has them back.
 fn rescale(t: u32, u: vec2<u32>, c0: Sum, c1: Sum, by: f32) {
-  pass(u, c0, c1);
+  publish(u, c0, c1);
   let i = t / 4 * STEP_Y + t % 4;
   results[i] *= by; results[i + 4] *= by; results[i + 8] *= by; results[i + 12] *= by;
   workgroupBarrier();
@@ -250,7 +250,7 @@ fn keepWeights(t: u32, w: mat4x4<f32>, kind: u32, top: i32) {
 }
 /// Two sums, of 64 columns from vector c on, to `out`, or `dk`, times two powers.
 fn finish(at: Place, left: Item, t: u32, u: vec2<u32>, c0: Sum, c1: Sum, c: u32, by: vec2<f32>, second: bool) {
-  pass(u, c0, c1);
+  publish(u, c0, c1);
   if (at.first + t / 4 >= select(rows(), p.s, KEYS_LEFT != 0)) { return; }
   let to = p.d / 4 * (at.part * p.b * p.s * p.g + left.index) + c;
   for (var i = t % 4; i < min(16, p.d / 4 - c); i += 4) {
