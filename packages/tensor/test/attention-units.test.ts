@@ -33,7 +33,7 @@ function unitRow(name: OpName): AnyOpRow {
     const drawn = row.draw(pick);
     const { T, S } = drawn.dims as Record<string, number>;
     const more = Math.max(0, 16 - T);
-    const D = pick.oneOf([16, 32, 48, 64, 64, 96, 128, 20, 72, 124]);
+    const D = pick.oneOf([16, 32, 48, 64, 64, 96, 128, 20, 72, 124, 33, 99]);
     return { ...drawn, dims: { ...drawn.dims, T: T + more, S: S + more, D } };
   };
   return { ...row, draw };
