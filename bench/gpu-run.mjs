@@ -39,6 +39,9 @@ const kernels = quick
   ? ["--models", "smollm2-135m", "--tokens", "32", "--time", "10", "--only", "linear,rmsNorm,attention"]
   : [];
 
+/** Ops that matrix units compute from operands in f32. */
+const HALVED = ["attention", "attentionBackwardQ", "attentionBackwardKV", "nf4Linear", "nf4LinearBackwardX"];
+
 /** Parts that may run side by side, since nothing in them is timed, then those that need the GPU to themselves. */
 const PARTS = [
   { name: "doctor", limit: 60, args: command("doctor"), together: true },
@@ -68,6 +71,12 @@ const PARTS = [
     args: script("properties", "--dtype", "f16", ...cases),
     together: true,
   },
+  {
+    name: "properties-halved", // f32 operands where matrix units take halves
+    limit: 150,
+    args: script("properties", "--precision", "f16", ...cases, "--only", HALVED.join(",")),
+    together: true,
+  },
   { name: "step-ladder", limit: 60, args: step(...small, "4", "--method", "ladder") },
   { name: "step-qlora", limit: 60, args: step(...small, "4", "--method", "qlora") },
   { name: "memory-ladder", limit: 90, args: step(...large, ...few, "--method", "ladder") },
@@ -83,7 +92,7 @@ const PARTS = [
     env: { SIDENET_DAWN_FEATURES: "vulkan_use_cooperative_matrix_robust_access" },
   },
   { name: "units", limit: 60, args: script("units") },
-  { name: "split-sums", limit: 60, args: script("split-sums", ...(quick ? ["--quick"] : [])) },
+  { name: "choices", limit: 90, args: script("choices", ...(quick ? ["--quick"] : [])) },
 ];
 
 if (options.help) {

@@ -1,6 +1,8 @@
 // Random cases of every op on a device against the reference in double: the property tests without a test runner.
 //
-//   node bench/gpu/properties.mjs [--dtype f16] [--cases 40] [--device webgpu] [--only linear,rope]
+//   node bench/gpu/properties.mjs [--dtype f16] [--precision f16] [--cases 40] [--device webgpu] [--only linear,rope]
+//
+// The precision is that of --dtype unless said otherwise: f32 operands with f16 are those that matrix units halve.
 
 import { parseArgs } from "node:util";
 import { checkRow } from "@sidenet/ladder";
@@ -11,12 +13,13 @@ const { values: options } = parseArgs({
   options: {
     device: { type: "string", default: "webgpu" },
     dtype: { type: "string", default: "f32" },
+    precision: { type: "string" },
     cases: { type: "string", default: "40" },
     only: { type: "string", default: "" },
   },
 });
 
-const device = await open(options.device, { poison: true, precision: options.dtype });
+const device = await open(options.device, { poison: true, precision: options.precision ?? options.dtype });
 const only = options.only.split(",").filter((name) => name !== "");
 const failures = [];
 let passed = 0;

@@ -16,6 +16,8 @@ export interface Tiles {
   readonly splitBlocks: number;
   /** Rows of y from which on products with weights in f16 or NF4 go to matrix units. */
   readonly matrixRows: number;
+  /** Queries, of all heads that share a key head, from which on attention goes to matrix units; 0: it never does. */
+  readonly matrixQueries: number;
 }
 
 /** What was best on the adapters that were measured (docs/benchmarks.md); a tuned cache may say otherwise. */
@@ -25,6 +27,7 @@ export const DEFAULT_TILES: Tiles = {
   enoughBlocks: 128,
   splitBlocks: 128,
   matrixRows: 16,
+  matrixQueries: 16,
 };
 /** Few cores, which a small product keeps busy, and a memory that they share with the processor: parts cost more than they bring. */
 const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitBlocks: 0 };
@@ -40,6 +43,7 @@ export const TILE_CANDIDATES: { readonly [K in keyof Tiles]: readonly number[] }
   enoughBlocks: [32, 64, 128, 256, 1024],
   splitBlocks: [0, 32, 64, 128, 256],
   matrixRows: [16, 32, 64, 128],
+  matrixQueries: [0, 16, 64, 256, 1024],
 };
 
 /** The table of a device: a tuned one, or the default. */
@@ -48,7 +52,7 @@ export const tilesOf = (profile: DeviceProfile): Tiles => profile.tiles ?? defau
 /** The entries that decide anything on such a device. */
 export function tunableTiles(profile: DeviceProfile): (keyof Tiles)[] {
   if (hasEightLanes(profile)) return ["rowsBlock"];
-  const units = profile.matrixUnits === true ? ["matrixRows" as const] : [];
+  const units = profile.matrixUnits === true ? ["matrixRows" as const, "matrixQueries" as const] : [];
   return ["fewRows", "enoughBlocks", "splitBlocks", ...units];
 }
 

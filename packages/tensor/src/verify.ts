@@ -7,6 +7,7 @@ import { type DType, type HostArray, isFloat } from "./dtype.ts";
 import type { Closeness } from "./op.ts";
 import { type OpName, rowOf } from "./ops/index.ts";
 import { Pick } from "./pick.ts";
+import type { DeviceProfile } from "./profile.ts";
 import type { OpCase } from "./sample.ts";
 import { formatShape, type Shape, sameShape } from "./shape.ts";
 import type { Dims } from "./signature.ts";
@@ -96,20 +97,34 @@ export function findDifference(
   return null;
 }
 
-/** The float32 tolerance of a case. */
-export function closenessOf(name: OpName, drawn: OpCase): Closeness {
-  const { close } = rowOf(name);
-  return typeof close === "function" ? close(caseDims(name, drawn)) : close;
+/**
+ * What halves in matrix units add to a tolerance. Both operands of a product are off by 2^-11 of themselves at most, and their
+ * errors go either way. Attention has them in scores, whose error is one of weights, and in the product with these.
+ */
+function halvesOf(name: OpName, { inputs }: OpCase, profile: DeviceProfile): number {
+  if (profile.matrixUnits !== true) return 0;
+  const has = (dtype: DType) => inputs.some((input) => input?.dtype === dtype);
+  if (name.startsWith("attention")) return inputs[0]?.dtype === "f32" ? 2 ** -9 : 0;
+  const isDecoded = inputs.some((input) => input?.name === "codes");
+  return isDecoded || (has("f16") && has("f32")) ? 2 ** -10 : 0;
 }
 
-/** What is wrong with the outcomes of a case, or null. */
+/** The float32 tolerance of a case, on a device of such a profile. */
+export function closenessOf(name: OpName, drawn: OpCase, profile?: DeviceProfile): Closeness {
+  const { close } = rowOf(name);
+  const { rel, abs = 0 } = typeof close === "function" ? close(caseDims(name, drawn)) : close;
+  return { rel: rel + (profile ? halvesOf(name, drawn, profile) : 0), abs };
+}
+
+/** What is wrong with the outcomes of a case on a device of such a profile, or null. */
 export function compareOutcomes(
   name: OpName,
   drawn: OpCase,
   got: readonly Outcome[],
   want: readonly Outcome[],
+  profile?: DeviceProfile,
 ): string | null {
-  const close = closenessOf(name, drawn);
+  const close = closenessOf(name, drawn, profile);
   for (const [i, { name: output, shape, dtype, values }] of got.entries()) {
     const what = `${name}.${output}`;
     if (!sameShape(shape, want[i].shape)) {

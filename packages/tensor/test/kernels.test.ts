@@ -86,7 +86,7 @@ it("every variant of every kernel compiles, with parameters as immediates and as
       const error = await device.popErrorScope();
       // The null backend has 16 KiB of workgroup memory; adapters with matrix units are asked for theirs (open.ts).
       const bytes = Number(/workgroup storage \((\d+) bytes\)/.exec(error?.message ?? "")?.[1] ?? 0);
-      const fitsUnits = kernel.startsWith("matmul-matrix/") && bytes > 0 && bytes <= 38912;
+      const fitsUnits = /^(matmul|attention)-matrix\//.test(kernel) && bytes > 0 && bytes <= 38912;
       if (error && !fitsUnits) problems.push(`${key}: ${error.message}`);
     }
   }

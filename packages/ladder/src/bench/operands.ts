@@ -113,7 +113,8 @@ export async function checkRow(
   for (let seed = 1; seed <= cases; seed++) {
     const drawn = drawCase(rowOf(op), new Pick(seed), elem);
     const got = await runCase(device, op, drawn);
-    const problem = compareOutcomes(op, drawn, got, await runCase(reference, op, drawn));
+    const want = await runCase(reference, op, drawn);
+    const problem = compareOutcomes(op, drawn, got, want, device.profile);
     if (problem !== null) return `case ${seed}: ${problem}`;
   }
   return null;
@@ -154,11 +155,7 @@ async function checkSomeRows(
     const has = (output: string) => made[output] !== undefined;
     if (row.flops(dims, { ...row.attrs, ...attrs }, has) > 2 * CHECK_LIMIT) return null;
     const want = await runCase(new CpuDevice({ precision: "f64" }), op, few);
-    const { rel, abs = 0 } = closenessOf(op, few);
-    // With matrix units both operands are off by 2^-11 of themselves at most, and their errors go either way.
-    const halves =
-      device.profile.matrixUnits && drawn.some((input) => input?.dtype === "f16" || input?.name === "codes");
-    const close = { rel: rel + (halves ? 2 ** -10 : 0), abs };
+    const close = closenessOf(op, few, device.profile);
     for (const { name } of plain) {
       const y = made[name];
       const got = Float64Array.from(pickRows(await y.read(), y.size / count));

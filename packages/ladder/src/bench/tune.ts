@@ -12,8 +12,10 @@ import { makeOperand } from "./operands.ts";
 
 type TileName = keyof Tiles;
 
-/** Products x[M,K] · w[N,K]ᵀ on either side of each choice. */
-const PROBES: { readonly [K in TileName]: readonly (readonly [M: number, K: number, N: number])[] } = {
+type Extents = readonly [M: number, K: number, N: number];
+
+/** Products x[M,K] · w[N,K]ᵀ on either side of each choice; of attention, M tokens with N heads of K that share none. */
+const PROBES: { readonly [K in TileName]: readonly Extents[] } = {
   rowsBlock: [
     [16, 576, 1536],
     [64, 576, 576],
@@ -36,6 +38,7 @@ const PROBES: { readonly [K in TileName]: readonly (readonly [M: number, K: numb
     [72, 4096, 576],
   ],
   matrixRows: [16, 24, 32, 48, 64, 96, 128].map((M) => [M, 2048, 2048] as const),
+  matrixQueries: [16, 48, 128, 512, 2048].map((M) => [M, 128, 8] as const),
 };
 
 /** A candidate has to take this share less time than the default, over all its shapes, to replace it. */
@@ -89,21 +92,32 @@ async function timeCandidates(
   return least;
 }
 
+/** Operands of a probe, and the call that takes them. */
+function makeProbe(
+  device: WebGpuDevice,
+  name: TileName,
+  [M, K, N]: Extents,
+): { readonly operands: readonly Tensor[]; readonly call: () => void } {
+  const fill = { kind: "normal" } as const;
+  const make = (shape: readonly number[], i: number, dtype: "f32" | "f16" = "f32") =>
+    makeOperand(device, name, { shape, dtype, fill }, i);
+  if (name === "matrixQueries") {
+    const operands = [0, 1, 2].map((i) => make([1, M, N, K], i));
+    return { operands, call: () => device.ops.attention(operands[0], operands[1], operands[2]).dispose() };
+  }
+  const operands = [make([M, K], 0), make([N, K], 1, name === "matrixRows" ? "f16" : "f32")];
+  return { operands, call: () => device.ops.linear(operands[0], operands[1]).dispose() };
+}
+
 /** Tries the candidates of one entry beside `tiles`. */
 async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Promise<TunedTile> {
   const values = TILE_CANDIDATES[name];
   const standard = defaultTiles(device.profile)[name];
   const candidates = values.map((value) => ({ ...tiles, [name]: value }));
   const logs = values.map(() => 0);
-  for (const [M, K, N] of PROBES[name]) {
-    const normal = { kind: "normal" } as const;
-    const dtype = name === "matrixRows" ? "f16" : "f32";
-    const operands: Tensor[] = [
-      makeOperand(device, "x", { shape: [M, K], dtype: "f32", fill: normal }, 0),
-      makeOperand(device, "w", { shape: [N, K], dtype, fill: normal }, 1),
-    ];
+  for (const extents of PROBES[name]) {
+    const { operands, call } = makeProbe(device, name, extents);
     try {
-      const call = () => device.ops.linear(operands[0], operands[1]).dispose();
       const times = await timeCandidates(device, call, candidates);
       const before = times[values.indexOf(standard)];
       for (const [i, ms] of times.entries()) logs[i] += Math.log(ms / before) / PROBES[name].length;

@@ -3,7 +3,9 @@ import { elementBytes } from "../dtype.ts";
 import type { KernelContext, RowRange } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+import { tilesOf } from "../tiles.ts";
 import { runAccumulate } from "./elementwise-kernels.ts";
+import { halvesWithPowers } from "./half-rows.ts";
 import { runSum } from "./reduce.ts";
 
 export interface AttentionExtents {
@@ -32,13 +34,14 @@ interface BackwardInputs extends Inputs {
 }
 
 const TILE = 32; // rows of a workgroup, or keys in backward_kv, of attention-tile.wgsl and attention-rows.wgsl
-const BLOCK = 64; // of attention-block.wgsl
+const BLOCK = 64; // of attention-block.wgsl and attention-matrix.wgsl
 const THREADS = 64; // of attention-tile/statistics and /join_marks
 const PART = 256; // keys of a workgroup of attention-few.wgsl
 /** Room for D in all files: few steps, since each is a pipeline. */
 const ROOMS = [64, 128, 256, 512, 1024, 4096];
 const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
 const MOST_ROOM_BLOCK = 256; // past it, sums would not fit the registers of attention-block.wgsl
+const [LEAST_UNITS, MOST_UNITS] = [16, 128]; // a unit's depth, and what the sums of attention-matrix.wgsl have room for
 const MOST_ROOM_FEW = 1024; // past it, workgroup memory would be for attention-few.wgsl
 /** Rows of a tile that attention-few.wgsl does better without: a quarter. */
 const FEW_ROWS = 8;
@@ -117,7 +120,10 @@ function marksOf(k: KernelContext, { keyMask, segments }: Inputs, extents: Atten
 
 type Entry = "forward" | "backward_q" | "backward_kv";
 
+type Family = "attention-block" | "attention-matrix" | "attention-rows" | "attention-tile";
+
 interface Call {
+  readonly family: Family;
   /** Queries, keys and values, by their names in the kernel: textures where it reads those. */
   readonly vectors: Readonly<Record<string, Tensor>>;
   readonly others: Readonly<Record<string, Tensor | null>>;
@@ -127,39 +133,53 @@ interface Call {
 
 const roomFor = (D: number): number => ROOMS.find((most) => D <= most) ?? D;
 
-type Family = "attention-block" | "attention-rows" | "attention-tile";
-
-function familyOf({ profile }: KernelContext, D: number): Family {
+function familyOf(k: KernelContext, extents: AttentionExtents): Family {
+  const { profile } = k;
+  const { D } = extents;
   if (D % 4 > 0) return "attention-tile";
   if (hasEightLanes(profile)) return roomFor(D) <= MOST_ROOM_ROWS ? "attention-rows" : "attention-tile";
+  if (fitsUnits(k, extents)) return "attention-matrix";
   return roomFor(D) <= MOST_ROOM_BLOCK ? "attention-block" : "attention-tile";
 }
 
 /** Whether a kernel that takes heads in vectors runs these extents, where their width is a multiple of 4. */
 export const wantsVectors = (k: KernelContext, extents: AttentionExtents): boolean =>
-  !isFew(k, extents) && familyOf(k, extents.D) !== "attention-tile";
+  !isFew(k, extents) && familyOf(k, extents) !== "attention-tile";
+
+/** Whether matrix units compute it: operands of any type become halves then, which the device's precision allows. */
+function fitsUnits({ profile }: KernelContext, { T, G, H, D }: AttentionExtents): boolean {
+  const { matrixQueries } = tilesOf(profile);
+  const isEnough = matrixQueries > 0 && T * (H / G) >= matrixQueries;
+  return profile.matrixUnits === true && isEnough && D >= LEAST_UNITS && D <= MOST_UNITS;
+}
+
+/** Vectors as the kernels of a family take them. */
+const operandsOf = (
+  k: KernelContext,
+  family: Family,
+  { D }: AttentionExtents,
+  ...vectors: Tensor[]
+): Tensor[] => (family === "attention-matrix" ? vectors.map((x) => halvesWithPowers(k, x, D)) : vectors);
 
 /** Tiles of one side: of the rows of all heads that share a key head, or of its keys. */
-function tilesOf({ B, T, S, G, H }: AttentionExtents, entry: Entry, side: number): number {
+function blocksOf({ B, T, S, G, H }: AttentionExtents, entry: Entry, side: number): number {
   return B * G * Math.ceil((entry === "backward_kv" ? S : T * (H / G)) / side);
 }
 
 /** Runs the kernel for these extents, with room for their D. */
 function runTiles(k: KernelContext, entry: Entry, window: Window, call: Call): void {
-  const { D } = window.extents;
-  const family = familyOf(k, D);
-  if (family === "attention-block") {
+  const { family, vectors, others, out, kind } = call;
+  if (family === "attention-block" || family === "attention-matrix") {
     runBlocks(k, entry, window, call);
     return;
   }
-  const { vectors, others, out, kind } = call;
   const inRows = family === "attention-rows";
   const images = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.image(t) : t] as const);
   k.run(`${family}/${entry}`, {
     bind: { ...Object.fromEntries(images), ...others, ...out },
     params: paramsOf(window, kind),
-    grid: tilesOf(window.extents, entry, TILE),
-    consts: { MOST_D: roomFor(D) },
+    grid: blocksOf(window.extents, entry, TILE),
+    consts: { MOST_D: roomFor(window.extents.D) },
   });
   if (inRows) for (const [, image] of images) image.dispose();
 }
@@ -172,7 +192,7 @@ function partsOf({ profile }: KernelContext, extents: AttentionExtents): number 
     1,
     Math.min(
       H / G,
-      Math.floor(ENOUGH_BLOCKS / tilesOf(extents, "backward_kv", BLOCK)),
+      Math.floor(ENOUGH_BLOCKS / blocksOf(extents, "backward_kv", BLOCK)),
       Math.floor(rowTiles / LEAST_ROW_TILES),
       Math.floor(profile.maxBindingBytes / (4 * B * S * G * D)),
     ),
@@ -183,22 +203,25 @@ function runBlocks(
   k: KernelContext,
   entry: Entry,
   window: Window,
-  { vectors, others, out, kind }: Call,
+  { family, vectors, others, out, kind }: Call,
 ): void {
   const { extents } = window;
   const { B, S, G, D } = extents;
   const room = roomFor(D);
   const isKV = entry === "backward_kv";
   const parts = isKV ? partsOf(k, extents) : 1;
-  // One binding too many for forward and backward_q, which write nothing to it.
+  // Bindings that an entry names and has no use for: forward reads no dy, and only backward_kv writes to dk.
   const { dk = k.temp([4]), ...rest } = out;
   const first = rest.y ?? rest.dq ?? rest.dv;
   const sums = parts > 1 ? [first, dk].map(() => k.temp([parts, B, S, G, D])) : [first, dk];
-  k.run(`attention-block/${entry === "forward" ? "forward" : "backward"}`, {
-    bind: { ...vectors, ...others, out: sums[0], dk: sums[1] },
+  const onUnits = family === "attention-matrix";
+  const unused = onUnits && entry === "forward" ? { dy: vectors.q } : {};
+  const threads = room > (isKV ? 64 : 128) ? 256 : 128;
+  k.run(`${family}/${entry === "forward" ? "forward" : "backward"}`, {
+    bind: { ...vectors, ...others, out: sums[0], dk: sums[1], ...unused },
     params: { ...paramsOf(window, kind), parts },
-    grid: parts * tilesOf(extents, entry, BLOCK),
-    consts: { MOST_D: room, THREADS: room > (isKV ? 64 : 128) ? 256 : 128, KEYS_LEFT: Number(isKV) },
+    grid: parts * blocksOf(extents, entry, BLOCK),
+    consts: { MOST_D: room, ...(!onUnits && { THREADS: threads }), KEYS_LEFT: Number(isKV) },
   });
   if (parts === 1) return;
   for (const [i, total] of [first, dk].entries()) {
@@ -250,14 +273,19 @@ export function runAttention(
   const { q, k: key, v, y } = io;
   const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H, 2]);
   const { marks, kind } = marksOf(k, io, extents);
-  for (const window of windowsOf(k, extents, [q, y], [key, v])) {
-    const { ofQueries, ofKeys } = window;
-    if (isFew(k, extents)) {
+  if (isFew(k, extents)) {
+    for (const window of windowsOf(k, extents, [q, y], [key, v])) {
       runFew(k, window, { ...io, lse }, { marks, kind });
-      continue;
     }
+    return;
+  }
+  const family = familyOf(k, extents);
+  const [queries, keys, values] = operandsOf(k, family, extents, q, key, v);
+  for (const window of windowsOf(k, extents, [queries, y], [keys, values])) {
+    const { ofQueries, ofKeys } = window;
     runTiles(k, "forward", window, {
-      vectors: { q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
+      family,
+      vectors: { q: ofQueries(queries), k: ofKeys(keys), v: ofKeys(values) },
       others: { marks, lse },
       out: { y: ofQueries(y) },
       kind,
@@ -287,10 +315,13 @@ export function runAttentionBackwardQ(
   const { dy, q, k: key, v, dq } = io;
   const { marks, kind } = marksOf(k, io, extents);
   const statsIn = runStatistics(k, io, extents);
-  for (const window of windowsOf(k, extents, [dy, q, dq], [key, v])) {
+  const family = familyOf(k, extents);
+  const [gradients, queries, keys, values] = operandsOf(k, family, extents, dy, q, key, v);
+  for (const window of windowsOf(k, extents, [gradients, queries, dq], [keys, values])) {
     const { ofQueries, ofKeys } = window;
     runTiles(k, "backward_q", window, {
-      vectors: { dy: ofQueries(dy), q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
+      family,
+      vectors: { dy: ofQueries(gradients), q: ofQueries(queries), k: ofKeys(keys), v: ofKeys(values) },
       others: { statsIn, marks },
       out: { dq: ofQueries(dq) },
       kind,
@@ -306,15 +337,18 @@ export function runAttentionBackwardKV(
   const { dy, q, k: key, v, dk, dv } = io;
   const { marks, kind } = marksOf(k, io, extents);
   const statsIn = runStatistics(k, io, extents);
+  const family = familyOf(k, extents);
+  const [gradients, queries, keys, values] = operandsOf(k, family, extents, dy, q, key, v);
   let current = -1; // the sequence whose gradients the windows so far have begun
-  for (const window of windowsOf(k, extents, [dy, q], [key, v, dk, dv])) {
+  for (const window of windowsOf(k, extents, [gradients, queries], [keys, values, dk, dv])) {
     const { ofQueries, ofKeys, firstKey } = window;
     const totals = [ofKeys(dk), ofKeys(dv)];
     const isFirst = firstKey !== current;
     current = firstKey;
     const [dkPart, dvPart] = isFirst ? totals : totals.map(({ shape, dtype }) => k.temp(shape, dtype));
     runTiles(k, "backward_kv", window, {
-      vectors: { dy: ofQueries(dy), q: ofQueries(q), k: ofKeys(key), v: ofKeys(v) },
+      family,
+      vectors: { dy: ofQueries(gradients), q: ofQueries(queries), k: ofKeys(keys), v: ofKeys(values) },
       others: { statsIn, marks },
       out: { dk: dkPart, dv: dvPart },
       kind,

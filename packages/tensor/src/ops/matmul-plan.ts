@@ -10,6 +10,7 @@ import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
 import { runToHalves } from "./elementwise-kernels.ts";
+import { type Halves, halvesOf } from "./half-rows.ts";
 import {
   type Bindings,
   FORM_CODES,
@@ -34,13 +35,6 @@ export interface Panels {
   readonly rows: number;
   /** Writes these rows to memory that holds until the next call. */
   readonly make: (range: RowRange) => Tensor;
-}
-
-/** A left operand as matrix units take it: in f16, each row divided by a power of two. */
-interface Halves {
-  readonly a: Tensor;
-  /** f32[M]; null where a was in f16 anyway. */
-  readonly scales: Tensor | null;
 }
 
 export interface MatmulOperands {
@@ -91,22 +85,6 @@ export function usesMatrixUnits(
     K >= 16 &&
     isMultipleOf4(K, N)
   );
-}
-
-/** a[M,K] in f16, as workspace; itself when it is. */
-function halvesOf(k: KernelContext, a: Tensor, M: number, K: number): Halves {
-  if (a.dtype === "f16") return { a, scales: null };
-  const half = k.temp([M, K], "f16");
-  const scales = k.temp([M]);
-  for (const rows of k.split(M, [a, half, scales])) {
-    const bind = { a: k.rows(a, M, rows), half: k.rows(half, M, rows), scales: k.rows(scales, M, rows) };
-    k.run("half-rows/main", {
-      bind,
-      params: { m: rows.count, k: K, aAt: 0, aRow: K },
-      grid: rows.count,
-    });
-  }
-  return { a: half, scales };
 }
 
 function runWindow(

@@ -9,8 +9,8 @@ export interface WebGpuOptions {
   /** false: f32 storage only, as on an adapter without `shader-f16`. */
   readonly f16?: boolean;
   /**
-   * "f16": products with weights in f16 or NF4 may round their operands to halves, which lets matrix units multiply them
-   * (sums stay f32). Default "f32": every product keeps its operands as they are.
+   * "f16": products with weights in f16 or NF4, and attention, may round their operands to halves, which lets matrix units
+   * multiply them (sums stay f32). Default "f32": every product keeps its operands as they are.
    */
   readonly precision?: "f32" | "f16";
   /** false: parameters travel in uniforms, as on an adapter without immediates. */
@@ -95,7 +95,7 @@ export function describeAdapter(adapter: GPUAdapter): AdapterReport {
   };
 }
 
-/** What the kernels on matrix units are written for (kernels/matmul-matrix.wgsl): its unit, its subgroups, its memory. */
+/** What the kernels on matrix units are written for (matmul-matrix.wgsl, attention-matrix.wgsl): their unit, their subgroups, their memory. */
 function hasMatrixUnits(adapter: GPUAdapter, device: GPUDevice): boolean {
   const info = adapter.info as GPUAdapterInfo & {
     subgroupMinSize?: number;

@@ -1,9 +1,10 @@
-// Products of few blocks and long sums with and without parts of their sums (docs/kernels.md, "Few blocks, long sums").
+// Where the tile table chooses between kernels, each choice in turn on the same operands: long sums in parts or not
+// (`splitBlocks`), attention on matrix units or not (`matrixQueries`). docs/kernels.md says what is expected.
 //
-//   node bench/gpu/split-sums.mjs [--device webgpu] [--tables 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
+//   node bench/gpu/choices.mjs [--device webgpu] [--split 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
 //
-// Tables of tiles (`splitBlocks`; 0: no parts) take turns on the same operands. Prints the least wall time of a call, waiting
-// shared between the calls of a batch, and of kernels alone by timestamps; results are held against the first table's.
+// Prints the least wall time of a call, waiting shared between the calls of a batch, and of kernels alone by timestamps; results
+// are held against those of the first choice, which is without. Adapters without matrix units have no choice about attention.
 
 import { parseArgs } from "node:util";
 import { BENCH_MODELS } from "@sidenet/ladder";
@@ -13,7 +14,7 @@ import { finish, open } from "./process.mjs";
 const { values: options } = parseArgs({
   options: {
     device: { type: "string", default: "webgpu" },
-    tables: { type: "string", default: "0,64,128,256" },
+    split: { type: "string", default: "0,64,128,256" },
     rounds: { type: "string", default: "5" },
     only: { type: "string", default: "" },
     quick: { type: "boolean", default: false }, // small extents, to see that it runs
@@ -23,8 +24,8 @@ const { values: options } = parseArgs({
 
 const [small, large] = options.quick
   ? [
-      { d: 64, f: 256, V: 512 },
-      { d: 64, f: 512, V: 1024 },
+      { d: 64, f: 256, V: 512, heads: 3, keyHeads: 1, c: 64 },
+      { d: 64, f: 512, V: 1024, heads: 2, keyHeads: 1, c: 128 },
     ]
   : [BENCH_MODELS["smollm2-135m"], BENCH_MODELS["qwen2.5-7b"]];
 const [few, many] = options.quick ? [32, 256] : [256, 2048];
@@ -36,7 +37,7 @@ const device = await open(options.device, {
   ...(options["as-gpu"] && { adapterClass: "discrete" }),
 });
 if (!(device instanceof WebGpuDevice))
-  throw new Error(`${device.label}: parts are of WebGPU's products alone.`);
+  throw new Error(`${device.label}: only kernels of WebGPU are chosen by tiles.`);
 
 let stream = 0;
 function normals(shape, dtype = "f32") {
@@ -71,7 +72,7 @@ const headOperands = (model, tokens, dtype) => [
 ];
 
 /** Name, operands, and a call whose results the caller frees. */
-const CASES = [
+const PRODUCTS = [
   [
     `linear ${few} x ${small.d} of ${small.d}`,
     () => [normals([few, small.d]), normals([small.d, small.d])],
@@ -106,7 +107,44 @@ const CASES = [
   ),
 ];
 
-const tables = options.tables.split(",").map((count) => ({ ...DEFAULT_TILES, splitBlocks: Number(count) }));
+/** The largest share of all values by which a choice may differ from the first: sums in another order, and operands in halves. */
+const SUMS = 1e-3;
+const HALVES = 2 ** -8;
+
+/** Attention and its gradients at a model's heads; y and lse of the forward pass come first, by the first table. */
+function attentionCases({ heads, keyHeads, c }, tokens, dtype) {
+  const shape = (count) => [1, tokens, count, c];
+  const inputs = () => [heads, keyHeads, keyHeads].map((count) => normals(shape(count), dtype));
+  const saved = () => {
+    const [q, k, v] = inputs();
+    device.retile({ ...DEFAULT_TILES, matrixQueries: 0 });
+    const { y, lse } = device.run("attention", [q, k, v], {}, ["lse"]);
+    return [normals(shape(heads), dtype), q, k, v, y, lse];
+  };
+  const name = `${dtype} ${tokens} tokens, ${heads} heads of ${c} over ${keyHeads}`;
+  const call =
+    (op) =>
+    (...io) =>
+      Object.values(device.run(op, io, {}, []));
+  return [
+    [`attention ${name}`, inputs, call("attention")],
+    [`attentionBackwardQ ${name}`, saved, call("attentionBackwardQ")],
+    [`attentionBackwardKV ${name}`, saved, call("attentionBackwardKV")],
+  ];
+}
+
+const ATTENTION = ["f32", "f16"].flatMap((dtype) => [
+  ...attentionCases(small, few, dtype),
+  ...attentionCases(large, many, dtype),
+]);
+
+const split = options.split.split(",").map(Number);
+const CASES = [
+  ...PRODUCTS.map((item) => ({ item, tile: "splitBlocks", values: split, most: SUMS })),
+  ...(device.profile.matrixUnits
+    ? ATTENTION.map((item) => ({ item, tile: "matrixQueries", values: [0, 16], most: HALVES }))
+    : []),
+];
 
 /** Milliseconds of a call in a batch of them. */
 async function wall(call, calls) {
@@ -145,16 +183,17 @@ async function readAll(tensors) {
   return values;
 }
 
-async function measure([name, make, run]) {
+async function measure({ item: [name, make, run], tile, values, most }) {
   const operands = make();
   const call = () => run(...operands);
+  const tables = values.map((value) => ({ ...DEFAULT_TILES, [tile]: value }));
   const rows = [];
   const results = [];
   for (const tiles of tables) {
     device.retile(tiles);
     results.push(await readAll(call())); // compiles
     const calls = Math.max(1, Math.min(MOST_CALLS, Math.floor(BATCH_MS / (await wall(call, 1)))));
-    rows.push({ splitBlocks: tiles.splitBlocks, calls, wallMs: Number.POSITIVE_INFINITY, gpuMs: null });
+    rows.push({ value: tiles[tile], calls, wallMs: Number.POSITIVE_INFINITY, gpuMs: null });
   }
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const [i, row] of rows.entries()) {
@@ -168,23 +207,22 @@ async function measure([name, make, run]) {
     row.difference = Math.max(...results[i].map((values, j) => distance(values, results[0][j])));
   }
   for (const tensor of operands) tensor.dispose();
-  return { name, rows };
+  return { name, tile, most, rows };
 }
 
 const results = [];
-for (const item of CASES) {
-  if (!item[0].includes(options.only)) continue;
-  const result = await measure(item);
+for (const choice of CASES) {
+  if (!choice.item[0].includes(options.only)) continue;
+  const result = await measure(choice);
   const [first] = result.rows;
   const columns = result.rows.map(
-    ({ splitBlocks, wallMs, gpuMs }) =>
-      `${splitBlocks}: ${wallMs.toFixed(3)} ms (kernels ${gpuMs?.toFixed(3) ?? "?"}) x${(first.wallMs / wallMs).toFixed(2)}`,
+    ({ value, wallMs, gpuMs }) =>
+      `${value}: ${wallMs.toFixed(3)} ms (kernels ${gpuMs?.toFixed(3) ?? "?"}) x${(first.wallMs / wallMs).toFixed(2)}`,
   );
-  console.error(`${result.name.padEnd(44)} ${columns.join("  ")}`);
+  console.error(`${result.name.padEnd(44)} ${result.tile} ${columns.join("  ")}`);
   results.push(result);
 }
-// Sums of halves on matrix units are f32 too, so that a difference past 1e-3 is a mistake and no rounding.
-const failures = results.filter(({ rows }) => rows.some(({ difference }) => !(difference < 1e-3)));
+const failures = results.filter(({ rows, most }) => rows.some(({ difference }) => !(difference < most)));
 for (const { name, rows } of failures) {
   console.error(`FAILED ${name}: differs by ${rows.map(({ difference }) => difference).join(", ")}`);
 }

@@ -1,0 +1,199 @@
+// Attention on matrix units: the kernel's own WGSL, run as JavaScript, since no adapter of a test machine has such units.
+import {
+  CpuDevice,
+  compareOutcomes,
+  DEFAULT_TILES,
+  type Device,
+  type DeviceProfile,
+  drawCase,
+  MetaDevice,
+  type OpName,
+  Pick,
+  Random,
+  rowOf,
+  runCase,
+  type Tensor,
+} from "@sidenet/tensor";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import type { AnyOpRow } from "../src/op.ts";
+import { assertClose, propertyRuns, timeBoxed } from "./support.ts";
+import { WgslDevice } from "./wgsl/device.ts";
+
+const OPS = ["attention", "attentionBackwardQ", "attentionBackwardKV"] as const satisfies OpName[];
+const reference = new CpuDevice({ precision: "f64" });
+const openUnits = (profile: Partial<DeviceProfile> = {}) => new WgslDevice({ matrixUnits: true, ...profile });
+const onUnits = (device: WgslDevice) =>
+  device.calls.some(({ kernel }) => kernel.startsWith("attention-matrix/"));
+
+/** The row's own cases, with heads and queries that go to the units. */
+function unitRow(name: OpName): AnyOpRow {
+  const row = rowOf(name) as AnyOpRow;
+  const draw = (pick: Pick) => {
+    const drawn = row.draw(pick);
+    const { T, S } = drawn.dims as Record<string, number>;
+    const more = Math.max(0, 16 - T);
+    const D = pick.oneOf([16, 32, 48, 64, 64, 96, 128, 20, 72, 124, 33, 99]);
+    return { ...drawn, dims: { ...drawn.dims, T: T + more, S: S + more, D } };
+  };
+  return { ...row, draw };
+}
+
+describe.each(OPS)("%s on matrix units", (name) => {
+  it.each(["f16", "f32"] as const)("agrees with the reference on random cases in %s", async (elem) => {
+    const device = openUnits();
+    const property = timeBoxed(async (seed: number) => {
+      const drawn = drawCase(unitRow(name), new Pick(seed), elem);
+      device.calls.length = 0;
+      const got = await runCase(device, name, drawn);
+      expect(onUnits(device), "it went to the units").toBe(true);
+      const want = await runCase(reference, name, drawn);
+      const problem = compareOutcomes(name, drawn, got, want, device.profile);
+      if (problem !== null) expect.fail(problem);
+      expect(device.memory.liveCount).toBe(0);
+    });
+    await fc.assert(fc.asyncProperty(fc.integer({ min: 0, max: 2 ** 31 }), property), propertyRuns(6));
+  });
+});
+
+interface Call {
+  /** B, T, S, H, G, D. */
+  readonly dims: readonly number[];
+  readonly queryOffset?: number;
+  readonly keyMask?: (b: number, s: number) => number;
+  readonly segments?: (b: number, s: number) => number;
+  /** What number i of row j of an operand is multiplied by. */
+  readonly by?: Partial<Record<"q" | "k" | "v" | "dy", (row: number) => number>>;
+}
+
+/** All outputs of forward and backward, by name. */
+function run(device: Device, call: Call): Record<string, Tensor> {
+  const { dims, queryOffset = 0, keyMask, segments, by = {} } = call;
+  const [B, T, S, H, G, D] = dims;
+  return device.scope(() => {
+    const vectors = (name: "q" | "k" | "v" | "dy", shape: number[], stream: number): Tensor => {
+      const values = new Random(7, stream).normals(shape.reduce((a, b) => a * b, 1));
+      return device.tensor(
+        values.map((x, i) => x * (by[name]?.(Math.floor(i / D)) ?? 1)),
+        shape,
+      );
+    };
+    const ofKeys = (value: Call["keyMask"], dtype: "u8" | "i32") =>
+      value
+        ? device.tensor(
+            Array.from({ length: B * S }, (_, i) => value(Math.floor(i / S), i % S)),
+            [B, S],
+            { dtype },
+          )
+        : null;
+    const q = vectors("q", [B, T, H, D], 0);
+    const k = vectors("k", [B, S, G, D], 1);
+    const v = vectors("v", [B, S, G, D], 2);
+    const dy = vectors("dy", [B, T, H, D], 3);
+    const marks = [ofKeys(keyMask, "u8"), ofKeys(segments, "i32")];
+    const attrs = { queryOffset };
+    const { y, lse } = device.run("attention", [q, k, v, ...marks], attrs, ["lse"]);
+    const saved = [dy, q, k, v, y, lse, ...marks];
+    const { dq } = device.run("attentionBackwardQ", saved, attrs, []);
+    const { dk, dv } = device.run("attentionBackwardKV", saved, attrs, []);
+    return { y, lse, dq, dk, dv };
+  });
+}
+
+/** Reads all outputs and frees them. */
+async function outcomes(device: Device, call: Call): Promise<Record<string, Float32Array>> {
+  const made = run(device, call);
+  const values: Record<string, Float32Array> = {};
+  for (const [name, tensor] of Object.entries(made)) {
+    values[name] = Float32Array.from(await tensor.read());
+    tensor.dispose();
+  }
+  expect(device.memory.liveCount).toBe(0);
+  return values;
+}
+
+async function agrees(device: WgslDevice, call: Call, rel: number): Promise<void> {
+  const [got, want] = [await outcomes(device, call), await outcomes(reference, call)];
+  expect(onUnits(device)).toBe(true);
+  for (const name in want)
+    assertClose(`${name} of ${call.dims}`, got[name], want[name], { rel, abs: 1e-30 }, null);
+}
+
+describe("attention on matrix units", () => {
+  const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0);
+  const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 70) - 1;
+
+  it("goes through bindings in windows of queries", async () => {
+    const device = openUnits({ maxBindingBytes: 20480 });
+    await agrees(device, { dims: [2, 70, 70, 2, 1, 64] }, 2 ** -8);
+    await agrees(device, { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2 ** -8);
+    const windows = device.calls.filter(({ kernel }) => kernel === "attention-matrix/forward");
+    expect(windows.length).toBeGreaterThan(4);
+  });
+
+  it("shares the rows of a key tile between workgroups, and skips tiles that segments hide", async () => {
+    const device = openUnits();
+    await agrees(device, { dims: [1, 129, 129, 4, 1, 64], segments, keyMask }, 2 ** -8);
+    const { call } = device.calls.findLast(({ kernel }) => kernel === "attention-matrix/backward")!;
+    expect(call.params.parts).toBe(2);
+  });
+
+  it("rescales its sums when maxima grow, tile after tile", async () => {
+    // Scores with a deviation of 8 x the tile: each finds larger ones.
+    const grow = (row: number) => 1 + 4 * Math.floor(row / 64);
+    await agrees(openUnits(), { dims: [1, 20, 256, 1, 1, 128], queryOffset: 236, by: { k: grow } }, 2 ** -5);
+  });
+
+  it.each([
+    ["gradients of 1e-9", { dy: () => 1e-9 }, 2 ** -8],
+    ["values of 1e6 and of 1e-6 beside each other", { v: (row: number) => (row % 2 ? 1e6 : 1e-6) }, 2 ** -8],
+    ["queries of 1e5 and keys of 1e-5", { q: () => 1e5, k: () => 1e-5 }, 2 ** -8],
+    ["gradients of rows a million apart", { dy: (row: number) => 10 ** ((row % 7) - 6) }, 2 ** -8],
+    ["everything near the end of halves", { v: () => 6e4, dy: () => 6e4 }, 2 ** -8],
+  ] as const)("keeps %s", async (_, by, rel) => {
+    await agrees(openUnits(), { dims: [1, 40, 40, 2, 1, 64], by }, rel);
+  });
+
+  it("a query that sees nothing gives 0; one that sees one key passes nothing on to q and k", async () => {
+    const device = openUnits();
+    const none = await outcomes(device, { dims: [1, 40, 40, 2, 1, 16], keyMask: () => 0 });
+    for (const name of ["y", "dq", "dk", "dv"]) expect(none[name].every((x) => x === 0)).toBe(true);
+    for (const sight of [
+      { dims: [1, 20, 20, 4, 2, 16], keyMask: (_: number, s: number) => Number(s === 3) },
+      { dims: [1, 70, 70, 2, 1, 64], segments: (_: number, s: number) => s },
+    ]) {
+      const { dq, dk } = await outcomes(device, sight);
+      for (const gradient of [dq, dk]) expect(gradient.every((x) => x === 0)).toBe(true);
+    }
+  });
+});
+
+describe("the choice of the units", () => {
+  const kernelsOf = (profile: Partial<DeviceProfile>, [T, H, D]: readonly number[]) => {
+    const kernels = new Set<string>();
+    const meta = new MetaDevice(profile, (kernel) => kernels.add(kernel.split("/")[0]));
+    meta.scope(() => {
+      const [q, k, v] = [H, 1, 1].map((heads) => meta.empty([1, T, heads, D]));
+      meta.ops.attention(q, k, v);
+    });
+    return [...kernels];
+  };
+
+  it.each([
+    [{ matrixUnits: true }, [40, 2, 64], ["half-rows", "attention-matrix"]],
+    [{ matrixUnits: true }, [40, 2, 10], ["slice", "attention-block"]],
+    [{ matrixUnits: true }, [40, 2, 8], ["attention-block"]],
+    [{ matrixUnits: true }, [40, 2, 160], ["attention-block"]],
+    [{ matrixUnits: true }, [15, 1, 64], ["attention-block"]],
+    [{ matrixUnits: true }, [4, 1, 64], ["attention-few"]],
+    [{ matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 0 } }, [40, 2, 64], ["attention-block"]],
+    [
+      { matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 256 } },
+      [40, 2, 64],
+      ["attention-block"],
+    ],
+    [{}, [40, 2, 64], ["attention-block"]],
+  ] as const)("%o with [T, H, D] = %j takes %j", (profile, extents, kernels) => {
+    expect(kernelsOf(profile, extents)).toEqual(kernels);
+  });
+});

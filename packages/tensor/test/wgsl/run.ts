@@ -1,0 +1,207 @@
+/** Runs entry points of WGSL: all threads of a workgroup from barrier to barrier. */
+import { roundToFloat16 } from "../../src/float16.ts";
+import { Emitter } from "./emit.ts";
+import { type FunctionHead, parseModule, typesOf } from "./parser.ts";
+import { type Elem, elemOf, type Type } from "./types.ts";
+
+/** Numbers of an array; halves are floats that have been rounded. */
+export type Memory = Float32Array | Int32Array | Uint32Array;
+
+export interface Program {
+  readonly bindings: Readonly<Record<string, { readonly elem: Elem; readonly writable: boolean }>>;
+  readonly run: (
+    memory: Readonly<Record<string, Memory>>,
+    params: Readonly<Record<string, number | boolean>>,
+    grid: readonly [number, number, number],
+  ) => void;
+}
+
+interface Thread {
+  readonly memory: Readonly<Record<string, Memory>>;
+  readonly params: Readonly<Record<string, number>>;
+  readonly lane: number;
+}
+
+type Nested = number | boolean | Nested[];
+type Numbers = (a: Nested, b?: Nested, c?: Nested) => Nested;
+
+const at = (x: Nested | undefined, i: number) => (typeof x === "object" ? x[i] : x);
+
+/** f of numbers at the same places, of vectors and of columns of matrices; what is single goes with all. */
+function zip(f: Numbers, a: Nested, b?: Nested, c?: Nested): Nested {
+  const shape = typeof a === "object" ? a : typeof b === "object" ? b : c;
+  if (typeof shape !== "object") return f(a, b, c);
+  const result: Nested[] = new Array(shape.length);
+  for (let i = 0; i < shape.length; i++) {
+    const x = at(a, i)!;
+    result[i] = typeof shape[i] === "object" ? zip(f, x, at(b, i), at(c, i)) : f(x, at(b, i), at(c, i));
+  }
+  return result;
+}
+
+const word = new Uint32Array(1);
+const WORDS = { u32: word, i32: new Int32Array(word.buffer), f32: new Float32Array(word.buffer) };
+type Word = keyof typeof WORDS;
+
+/** A left or right operand where it lies, or of a result the eight numbers of a lane. */
+interface Operand {
+  readonly memory: Memory;
+  readonly at: number;
+  readonly step: number;
+  readonly isColumns: boolean;
+}
+
+const SIDE = 16;
+const EIGHT = 8;
+
+function loadUnit($: Thread, use: string, major: string, memory: Memory, at: number, step: number) {
+  const isColumns = major === "col";
+  if (use !== "result") return { memory, at, step, isColumns };
+  const start = at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT;
+  return Float32Array.from(memory.subarray(start, start + EIGHT));
+}
+
+function storeUnit($: Thread, unit: Float32Array, memory: Memory, at: number, step: number): void {
+  memory.set(unit, at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT);
+}
+
+/** Eight of a lane's row; operands are read here, so kernels may not have written to them since the load. */
+function multiplyAccumulate($: Thread, a: Operand, b: Operand, c: Float32Array): Float32Array {
+  const sum = Float64Array.from(c);
+  const row = a.at + ($.lane >> 1) * (a.isColumns ? 1 : a.step);
+  const first = ($.lane & 1) * EIGHT;
+  for (let k = 0; k < SIDE; k++) {
+    const left = a.memory[row + k * (a.isColumns ? a.step : 1)];
+    for (let i = 0; i < EIGHT; i++) {
+      const n = first + i;
+      sum[i] += left * b.memory[b.at + (b.isColumns ? n * b.step + k : k * b.step + n)];
+    }
+  }
+  return Float32Array.from(sum);
+}
+
+function* uniform(load: () => unknown) {
+  yield;
+  const value = load();
+  yield;
+  return value;
+}
+
+const RUNTIME = {
+  zip,
+  fround: Math.fround,
+  half: roundToFloat16,
+  clamp: (x: number, low: number, high: number) => Math.min(Math.max(x, low), high),
+  bits: (from: Word, to: Word, x: number) => {
+    WORDS[from][0] = x;
+    return WORDS[to][0];
+  },
+  load: (memory: Memory, i: number, size: number) => {
+    const vector = new Array(size);
+    for (let j = 0; j < size; j++) vector[j] = memory[i * size + j];
+    return vector;
+  },
+  store: (memory: Memory, i: number, value: readonly number[]) => memory.set(value, i * value.length),
+  replaced: (vector: readonly unknown[], i: number, value: unknown) =>
+    vector.map((x, j) => (j === i ? value : x)),
+  swizzle: (vector: readonly unknown[], at: readonly number[]) => at.map((i) => vector[i]),
+  dot: (a: readonly number[], b: readonly number[]) =>
+    Math.fround(a.reduce((sum, x, i) => sum + x * b[i], 0)),
+  transpose: (m: readonly (readonly number[])[]) => m.map((_, i) => m.map((column) => column[i])),
+  loadUnit,
+  storeUnit,
+  multiplyAccumulate,
+  uniform,
+};
+
+const SUBGROUP = 32;
+
+function makeMemory(type: Type, length: number): Memory {
+  const of = type.kind === "array" ? type.of : type;
+  const size = length * (of.kind === "vec" ? of.size : 1);
+  const elem = elemOf(of);
+  return elem === "u32"
+    ? new Uint32Array(size)
+    : elem === "i32"
+      ? new Int32Array(size)
+      : new Float32Array(size);
+}
+
+/** What a thread is told of its place, by WGSL's names. */
+function builtinsOf(
+  thread: number,
+  threads: number,
+  wg: readonly number[],
+  grid: readonly number[],
+): Record<string, unknown> {
+  return {
+    workgroup_id: wg,
+    num_workgroups: grid,
+    local_invocation_index: thread,
+    local_invocation_id: [thread, 0, 0],
+    global_invocation_id: [wg[0] * threads + thread, wg[1], wg[2]],
+    subgroup_id: Math.floor(thread / SUBGROUP),
+    subgroup_invocation_id: thread % SUBGROUP,
+    subgroup_size: SUBGROUP,
+  };
+}
+
+/** Runs all to their next barrier, from either end in turn; throws when some wait there and others have ended. */
+function runThreads(all: Generator[]): void {
+  for (let turn = 0; ; turn++) {
+    const done = (turn % 2 === 0 ? all : [...all].reverse()).map((thread) => thread.next().done);
+    if (done.every(Boolean)) return;
+    if (done.some(Boolean)) throw new Error("threads of a workgroup part at a barrier");
+  }
+}
+
+type Entry = (thread: Thread, ...given: unknown[]) => Generator | undefined;
+
+function lengthOf(emitter: Emitter, type: Type): number {
+  if (type.kind !== "array" || type.length === null) return 1;
+  const { js } = emitter.value(type.length.split(" "), null);
+  return Number(new Function(`return ${js}`)());
+}
+
+function entryOf(emitter: Emitter, head: FunctionHead): Entry {
+  const text = `${emitter.emit(head.name)}\nreturn f_${head.name};`;
+  return new Function(...Object.keys(RUNTIME), text)(...Object.values(RUNTIME)) as Entry;
+}
+
+/** Compiles one entry point. Throws where the text is past the subset that the kernels are written in. */
+export function compile(text: string, name: string): Program {
+  const module = parseModule(text);
+  const emitter = new Emitter(module);
+  const head = module.functions.get(name)!;
+  const { params: inputs } = typesOf(head, module);
+  const entry = entryOf(emitter, head);
+  const threads = Number(new Function(`return ${emitter.value(head.threads!, null).js}`)());
+  const lengths = [...module.workgroup].map(([key, type]) => [key, type, lengthOf(emitter, type)] as const);
+  const bindings = Object.fromEntries(
+    [...module.bindings.values()].map(({ name: key, type, writable }) => {
+      const of = type.kind === "array" ? type.of : type;
+      return [key, { elem: elemOf(of), writable }];
+    }),
+  );
+  return {
+    bindings,
+    run: (bound, given, grid) => {
+      const params = Object.fromEntries(Object.entries(given).map(([key, value]) => [key, Number(value)]));
+      for (let i = 0; i < grid[0] * grid[1] * grid[2]; i++) {
+        const wg = [i % grid[0], Math.floor(i / grid[0]) % grid[1], Math.floor(i / grid[0] / grid[1])];
+        const own = Object.fromEntries(lengths.map(([key, type, length]) => [key, makeMemory(type, length)]));
+        const memory = { ...bound, ...own };
+        const all: Generator[] = [];
+        for (let t = 0; t < threads; t++) {
+          const known = builtinsOf(t, threads, wg, grid);
+          const run = entry(
+            { memory, params, lane: t % SUBGROUP },
+            ...inputs.map(({ builtin }) => known[builtin!]),
+          );
+          if (emitter.waits(name)) all.push(run!);
+        }
+        runThreads(all);
+      }
+    },
+  };
+}
