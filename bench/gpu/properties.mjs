@@ -6,7 +6,7 @@
 
 import { parseArgs } from "node:util";
 import { checkRow } from "@sidenet/ladder";
-import { opNames, rowOf } from "@sidenet/tensor";
+import { DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
 import { finish, open } from "./process.mjs";
 
 const { values: options } = parseArgs({
@@ -20,6 +20,8 @@ const { values: options } = parseArgs({
 });
 
 const device = await open(options.device, { poison: true, precision: options.precision ?? options.dtype });
+// Every kernel for matrix units, those that no default chooses too.
+if (device.profile.matrixUnits) device.retile({ ...DEFAULT_TILES, matrixQueries: 16 });
 const only = options.only.split(",").filter((name) => name !== "");
 const failures = [];
 let passed = 0;

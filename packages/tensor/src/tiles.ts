@@ -27,7 +27,7 @@ export const DEFAULT_TILES: Tiles = {
   enoughBlocks: 128,
   splitBlocks: 128,
   matrixRows: 16,
-  matrixQueries: 16,
+  matrixQueries: 0, // no GPU has measured it yet
 };
 /** Few cores, which a small product keeps busy, and a memory that they share with the processor: parts cost more than they bring. */
 const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitBlocks: 0 };

@@ -22,7 +22,8 @@ import { WgslDevice } from "./wgsl/device.ts";
 
 const OPS = ["attention", "attentionBackwardQ", "attentionBackwardKV"] as const satisfies OpName[];
 const reference = new CpuDevice({ precision: "f64" });
-const openUnits = (profile: Partial<DeviceProfile> = {}) => new WgslDevice({ matrixUnits: true, ...profile });
+const UNITS = { matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 16 } };
+const openUnits = (profile: Partial<DeviceProfile> = {}) => new WgslDevice({ ...UNITS, ...profile });
 const onUnits = (device: WgslDevice) =>
   device.calls.some(({ kernel }) => kernel.startsWith("attention-matrix/"));
 
@@ -180,13 +181,13 @@ describe("the choice of the units", () => {
   };
 
   it.each([
-    [{ matrixUnits: true }, [40, 2, 64], ["half-rows", "attention-matrix"]],
-    [{ matrixUnits: true }, [40, 2, 10], ["slice", "attention-block"]],
-    [{ matrixUnits: true }, [40, 2, 8], ["attention-block"]],
-    [{ matrixUnits: true }, [40, 2, 160], ["attention-block"]],
-    [{ matrixUnits: true }, [15, 1, 64], ["attention-block"]],
-    [{ matrixUnits: true }, [4, 1, 64], ["attention-few"]],
-    [{ matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 0 } }, [40, 2, 64], ["attention-block"]],
+    [UNITS, [40, 2, 64], ["half-rows", "attention-matrix"]],
+    [UNITS, [40, 2, 10], ["slice", "attention-block"]],
+    [UNITS, [40, 2, 8], ["attention-block"]],
+    [UNITS, [40, 2, 160], ["attention-block"]],
+    [UNITS, [15, 1, 64], ["attention-block"]],
+    [UNITS, [4, 1, 64], ["attention-few"]],
+    [{ matrixUnits: true }, [40, 2, 64], ["attention-block"]],
     [
       { matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 256 } },
       [40, 2, 64],

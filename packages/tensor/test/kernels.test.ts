@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
-import { type DType, drawCase, MetaDevice, opNames, Pick, rowOf } from "@sidenet/tensor";
+import { DEFAULT_TILES, type DType, drawCase, MetaDevice, opNames, Pick, rowOf } from "@sidenet/tensor";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { create } from "webgpu";
 import type { KernelCall } from "../src/op.ts";
@@ -11,11 +11,14 @@ const files = readdirSync(folder)
   .filter((name) => name.endsWith(".wgsl"))
   .map((name) => name.slice(0, -".wgsl".length));
 
+/** Everything on matrix units that can be there. */
+const ALL_UNITS = { ...DEFAULT_TILES, matrixQueries: 16 };
+
 /** Adapters that choose kernels differently. */
 const PROFILES = [
   { adapterClass: "software", subgroups: true, subgroupSize: 8 },
   { adapterClass: "discrete", subgroups: true, subgroupSize: 32 },
-  { adapterClass: "discrete", subgroups: true, subgroupSize: 32, matrixUnits: true },
+  { adapterClass: "discrete", subgroups: true, subgroupSize: 32, matrixUnits: true, tiles: ALL_UNITS },
   { adapterClass: "integrated", subgroups: false, subgroupSize: 32 },
 ] as const;
 
