@@ -13,6 +13,8 @@ const PACKED_BYTES = 2 ** 24;
 /** What streams past a task is read once: so many bytes stay near anyhow, for more a task takes more panels. */
 const STREAMED_BYTES = 2 ** 19;
 const MOST_PANELS = 8;
+/** Queries that share a key head, up to which each reads keys and values for itself as they lie. */
+const FEW_ROWS = 4;
 
 interface Extents {
   readonly B: number;
@@ -154,11 +156,28 @@ const takes = (k: WasmContext, io: Readonly<Record<string, Tensor | null>>, { D 
   return isF32(floats) && D > 0 && placesOf(k, D, 1) !== null;
 };
 
+/** The forward pass of few queries: nothing is packed. */
+function runFew(
+  k: WasmContext,
+  { q, k: key, v, keyMask: mask, segments, y, lse }: Inputs & { y: Tensor; lse: Tensor | null },
+  { B, T, S, G, H, D }: Extents,
+  attrs: Attrs,
+): void {
+  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset };
+  const scale = attrs.scale ?? 1 / Math.sqrt(D);
+  const args = { q, k: key, v, mask, segments, y, lse, ...sizes, scale, ...placesOf(k, D, 1) };
+  k.run("attentionFew", args, { tasks: B * T * H, work: (B * T * H * S * D) / SIMPLE_PER_NS });
+}
+
 export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | null }, dims, attrs: Attrs) => {
   const extents = dims as unknown as Extents;
   const { B, S, G, D } = extents;
   if (!takes(k, { ...io }, extents)) return false;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
+  if (ofQueries.length * ofQueries.group <= FEW_ROWS) {
+    runFew(k, io, extents, attrs);
+    return true;
+  }
   for (const range of batchesOf(extents, 2 * S * G * D)) {
     const { count } = range;
     const { q, k: key, v, keyMask: mask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
