@@ -249,49 +249,13 @@ fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, 
   }
 }
 
-/// scale · q·k of the lane's four rows with keys s .. s + 15.
-fn scores(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
-  let d4 = p.d / 4;
-  let k0 = key(at, s + lane) * d4;
-  let k1 = key(at, s + 8 + lane) * d4;
-  var t: Tile;
-  for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(vector(q, Q_HALF, i.x + d), vector(q, Q_HALF, i.y + d), vector(q, Q_HALF, i.z + d), vector(q, Q_HALF, i.w + d)));
-    addProducts(&t, vector(k, K_HALF, k0 + d), vector(k, K_HALF, k1 + d), b);
-  }
-  for (var j = 0u; j < 16; j++) { t[j] *= p.scale; }
-  return t;
-}
-
-/// dy·v likewise.
-fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
-  let d4 = p.d / 4;
-  let v0 = key(at, s + lane) * d4;
-  let v1 = key(at, s + 8 + lane) * d4;
-  var t: Tile;
-  for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(vector(dy, DY_HALF, i.x + d), vector(dy, DY_HALF, i.y + d), vector(dy, DY_HALF, i.z + d), vector(dy, DY_HALF, i.w + d)));
-    addProducts(&t, vector(v, V_HALF, v0 + d), vector(v, V_HALF, v1 + d), b);
-  }
-  return t;
-}
-
-/// q·k of 16 rows, which start at q0 and q1, with the lane's four keys.
-fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
+/// Products of the lane's four vectors of own, which start at i, with 16 of x, one a lane, that start at `at.x` and `at.y`.
+fn products(own: Image, ownHalf: bool, i: vec4<u32>, x: Image, half: bool, at: vec2<u32>) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(vector(k, K_HALF, i.x + d), vector(k, K_HALF, i.y + d), vector(k, K_HALF, i.z + d), vector(k, K_HALF, i.w + d)));
-    addProducts(&t, vector(q, Q_HALF, q0 + d), vector(q, Q_HALF, q1 + d), b);
-  }
-  return t;
-}
-
-/// dy·v likewise.
-fn keyGradients(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
-  var t: Tile;
-  for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(vector(v, V_HALF, i.x + d), vector(v, V_HALF, i.y + d), vector(v, V_HALF, i.z + d), vector(v, V_HALF, i.w + d)));
-    addProducts(&t, vector(dy, DY_HALF, q0 + d), vector(dy, DY_HALF, q1 + d), b);
+    let b = transpose(mat4x4(vector(own, ownHalf, i.x + d), vector(own, ownHalf, i.y + d),
+                             vector(own, ownHalf, i.z + d), vector(own, ownHalf, i.w + d)));
+    addProducts(&t, vector(x, half, at.x + d), vector(x, half, at.y + d), b);
   }
   return t;
 }
@@ -313,10 +277,11 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   for (var s = 0u; s < end; s += 16) {
     let seen = seenKeys(at, limit, own, s, lane);
     if (isHidden(seen)) { continue; }
-    var w = scores(at, i, s, lane);
+    let those = vec2(key(at, s + lane), key(at, s + 8 + lane)) * d4;
+    var w = products(q, Q_HALF, i, k, K_HALF, those);
     let before = top;
     for (var j = 0u; j < 16; j++) {
-      w[j] = select(vec4(MASKED), w[j], bit(seen, j));
+      w[j] = select(vec4(MASKED), w[j] * p.scale, bit(seen, j));
       top = max(top, w[j]);
     }
     let factor = exp(max(before - top, vec4(-100.0)));
@@ -325,9 +290,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
       w[j] = select(vec4<f32>(), exp(max(w[j] - top, vec4(-100.0))), w[j] > vec4(MASKED));
       total += w[j];
     }
-    let v0 = key(at, s + lane) * d4;
-    let v1 = key(at, s + 8 + lane) * d4;
-    addWeighted(&out, w, factor, v, V_HALF, vec2(v0, v1));
+    addWeighted(&out, w, factor, v, V_HALF, those);
   }
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
@@ -353,15 +316,14 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   for (var s = 0u; s < end; s += 16) {
     let seen = seenKeys(at, limit, own, s, lane);
     if (isHidden(seen)) { continue; }
-    var w = scores(at, i * d4, s, lane);
-    let g = gradients(at, i * d4, s, lane);
+    let those = vec2(key(at, s + lane), key(at, s + 8 + lane)) * d4;
+    var w = products(q, Q_HALF, i * d4, k, K_HALF, those);
+    let g = products(dy, DY_HALF, i * d4, v, V_HALF, those);
     for (var j = 0u; j < 16; j++) {
-      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0)) - stat[1]), bit(seen, j));
+      let weight = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[0], vec4(-100.0)) - stat[1]), bit(seen, j));
       w[j] = weight * (g[j] - stat[2]) * stat[3];
     }
-    let k0 = key(at, s + lane) * d4;
-    let k1 = key(at, s + 8 + lane) * d4;
-    addWeighted(&out, w, vec4(1.0), k, K_HALF, vec2(k0, k1));
+    addWeighted(&out, w, vec4(1.0), k, K_HALF, those);
   }
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
     for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d])[c]); }
@@ -383,20 +345,18 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   for (var row = rowsStart(at); row < rows(); row += 16) {
     let seen = seenRows(at, s, open, own, row, lane);
     if (isHidden(seen)) { continue; }
-    let q0 = query(at, row + lane) * d4;
-    let q1 = query(at, row + 8 + lane) * d4;
-    var w = keyScores(i, q0, q1);
-    var g = keyGradients(i, q0, q1);
-    let j0 = p.firstQuery + query(at, row + lane);
-    let j1 = p.firstQuery + query(at, row + 8 + lane);
-    let those = spread(bitcast<vec4<u32>>(statsIn[j0]), bitcast<vec4<u32>>(statsIn[j1]));
+    let those = vec2(query(at, row + lane), query(at, row + 8 + lane));
+    var w = products(k, K_HALF, i, q, Q_HALF, those * d4);
+    var g = products(v, V_HALF, i, dy, DY_HALF, those * d4);
+    let j = p.firstQuery + those;
+    let stats = spread(bitcast<vec4<u32>>(statsIn[j.x]), bitcast<vec4<u32>>(statsIn[j.y]));
     for (var j = 0u; j < 16; j++) {
-      let stat = bitcast<vec4<f32>>(those[j]);
+      let stat = bitcast<vec4<f32>>(stats[j]);
       w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat.x, vec4(-100.0)) - stat.y), bit(seen, j));
       g[j] = w[j] * (g[j] - stat.z) * stat.w;
     }
-    addWeighted(&outV, w, vec4(1.0), dy, DY_HALF, vec2(q0, q1));
-    addWeighted(&outK, g, vec4(1.0), q, Q_HALF, vec2(q0, q1));
+    addWeighted(&outV, w, vec4(1.0), dy, DY_HALF, those * d4);
+    addWeighted(&outK, g, vec4(1.0), q, Q_HALF, those * d4);
   }
   for (var c = 0u; c < mine(at, p.s, lane); c++) {
     for (var d = 0u; d < d4; d++) {
