@@ -1,20 +1,22 @@
-// Attention and its gradients on wasm beside products, all taking turns in one process: GFLOP/s of the pairs that queries see, and
+// Attention and its gradients on wasm or webgpu beside products, all taking turns in one process: GFLOP/s of the pairs that queries see, and
 // shares of a `linear` of 576 x 576 over the same tokens.
 //
-//   npm run build && node bench/attention.mjs [--tokens 256,512,1024] [--heads 9,3,64] [--threads 2] [--rounds 25]
-//        [--processor-time] [--base DIR]
+//   npm run build && node bench/attention.mjs [--tokens 256,512,1024] [--heads 9,3,64] [--device wasm] [--threads 2]
+//        [--rounds 25] [--processor-time] [--base DIR]
 //
 // `--heads` are query heads, key heads and their size. `--base` is another checkout, built: its attention takes turns too.
-// `--processor-time` counts what a call computes (of one thread), for busy machines.
+// `--processor-time` counts what a call computes, for busy machines: of one thread on wasm, of a software driver's all on webgpu.
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
+import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
 
 const { values: options } = parseArgs({
   options: {
     tokens: { type: "string", default: "256,512,1024" },
     heads: { type: "string", default: "9,3,64" },
+    device: { type: "string", default: "wasm" },
     threads: { type: "string", default: "2" },
     rounds: { type: "string", default: "25" },
     "processor-time": { type: "boolean", default: false },
@@ -30,7 +32,9 @@ const CALLS = 4;
 async function openSide(name, root) {
   const load = (path) => import(pathToFileURL(resolve(root, "packages/tensor/dist", path)).href);
   const { Random } = await load("index.js");
-  const device = await (await load("node/index.js")).openNodeWasm({ threads });
+  const { openDevice, openNodeWasm } = await load("node/index.js");
+  const isWasm = options.device === "wasm";
+  const device = isWasm ? await openNodeWasm({ threads }) : (await openDevice(options.device)).device;
   return { name, device, Random };
 }
 
@@ -45,8 +49,9 @@ function rowsOf({ name, device, Random }, T, products) {
     name: `${label}${name}`,
     flops,
     best: Number.POSITIVE_INFINITY,
-    call: () => {
+    call: async () => {
       for (const tensor of Object.values(device.run(op, operands, {}, residuals))) tensor.dispose();
+      await device.synchronize();
     },
   });
   const [q, k, v, dy] = [normals(1, T, H, D), normals(1, T, G, D), normals(1, T, G, D), normals(1, T, H, D)];
@@ -68,14 +73,15 @@ function rowsOf({ name, device, Random }, T, products) {
   ];
 }
 
-function milliseconds(call) {
+async function milliseconds(call) {
   const [wall, processor] = [performance.now(), process.cpuUsage()];
-  call();
+  await call();
   if (!ofProcessor) return performance.now() - wall;
   const { user, system } = process.cpuUsage(processor);
   return (user + system) / 1000;
 }
 
+ensureRuntimeFolder();
 const sides = [await openSide("", new URL("..", import.meta.url).pathname)];
 if (options.base) sides.push(await openSide(" (base)", options.base));
 console.log(
@@ -85,7 +91,7 @@ for (const T of options.tokens.split(",").map(Number)) {
   const rows = sides.flatMap((side, i) => rowsOf(side, T, i === 0));
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const row of round % 2 === 0 ? rows : [...rows].reverse()) {
-      for (let i = 0; i < CALLS; i++) row.best = Math.min(row.best, milliseconds(row.call));
+      for (let i = 0; i < CALLS; i++) row.best = Math.min(row.best, await milliseconds(row.call));
     }
   }
   const rate = ({ flops, best }) => flops / best / 1e6;
@@ -96,3 +102,4 @@ for (const T of options.tokens.split(",").map(Number)) {
   }
 }
 for (const { device } of sides) device.dispose();
+process.exit(0); // a driver's threads would keep it alive

@@ -2,10 +2,11 @@
 //   in as there, q k v dy as images   out as there
 //   grid: one subgroup of 8 lanes per 32 rows (backward_kv: 32 keys) of one key head, four rows a lane
 //   marks: what attention-tile.wgsl has there; a block that no lane's row or key sees is skipped
-//   why: see matmul-rows.wgsl: loads cost most, from textures least. A lane keeps four rows as the components of
-//   vectors, so maximum, sum and causal rule need no other lane; 16 keys at a time (backward_kv: rows) are loaded one a
-//   lane and broadcast. The outputs of a lane's rows are indexed by constants up to D = 64: what a variable indexes is
-//   loaded and stored lane by lane, a third of the time. Cores take halves of the grid: see placeOf.
+//   why: see matmul-rows.wgsl: loads cost most, from textures least, and shuffles serve as broadcasts. A lane keeps four
+//   rows as the components of vectors, so maximum, sum and causal rule need no other lane; 16 keys at a time (backward_kv:
+//   rows) are loaded one a lane and broadcast. The outputs of a lane's rows are indexed by constants up to D = 128: what a
+//   variable indexes is loaded and stored lane by lane, a quarter of the time. That is much code to compile, so a loop
+//   runs it for eight of the 16 keys at a time. Cores take halves of the grid: see placeOf.
 //   numerics: f32 throughout, scores shifted by their running maximum; a row that sees nothing gives y = 0, lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
@@ -46,6 +47,7 @@ var<immediate> p: Params;
 @group(0) @binding(10) var<storage, read_write> dv: array<dv_v>;
 
 alias Tile = array<vec4<f32>, 16>; // [16 broadcast rows], each with the lane's four
+alias Eight = array<vec4<f32>, 8>;
 alias Known = array<vec4<u32>, 16>; // [16 broadcast rows]
 alias Outputs = array<mat4x4<f32>, MOST_D / 4>; // [4 of D][lane's four]
 alias Image = texture_storage_2d<rgba32uint, read>;
@@ -108,10 +110,10 @@ fn segments(at: Place, position: vec4<i32>) -> vec4<u32> {
 /// What 16 rows or keys are known by, one a lane in x0 and in x1, for every lane to see.
 fn spread(x0: vec4<u32>, x1: vec4<u32>) -> Known {
   return array(
-    subgroupBroadcast(x0, 0), subgroupBroadcast(x0, 1), subgroupBroadcast(x0, 2), subgroupBroadcast(x0, 3),
-    subgroupBroadcast(x0, 4), subgroupBroadcast(x0, 5), subgroupBroadcast(x0, 6), subgroupBroadcast(x0, 7),
-    subgroupBroadcast(x1, 0), subgroupBroadcast(x1, 1), subgroupBroadcast(x1, 2), subgroupBroadcast(x1, 3),
-    subgroupBroadcast(x1, 4), subgroupBroadcast(x1, 5), subgroupBroadcast(x1, 6), subgroupBroadcast(x1, 7));
+    subgroupShuffle(x0, 0), subgroupShuffle(x0, 1), subgroupShuffle(x0, 2), subgroupShuffle(x0, 3),
+    subgroupShuffle(x0, 4), subgroupShuffle(x0, 5), subgroupShuffle(x0, 6), subgroupShuffle(x0, 7),
+    subgroupShuffle(x1, 0), subgroupShuffle(x1, 1), subgroupShuffle(x1, 2), subgroupShuffle(x1, 3),
+    subgroupShuffle(x1, 4), subgroupShuffle(x1, 5), subgroupShuffle(x1, 6), subgroupShuffle(x1, 7));
 }
 
 /// Bit j of component c: the lane's row c, whose last key is limit[c], sees key s + j, of 16.
@@ -168,22 +170,22 @@ fn mad(sum: vec4<f32>, s: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
 
 /// Products of 16 broadcast rows with the lane's four, over four of D: a0 and a1 hold a row each, b one of D each.
 fn addProducts(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, b: mat4x4<f32>) {
-  (*t)[0] = mad((*t)[0], subgroupBroadcast(a0, 0), b);
-  (*t)[1] = mad((*t)[1], subgroupBroadcast(a0, 1), b);
-  (*t)[2] = mad((*t)[2], subgroupBroadcast(a0, 2), b);
-  (*t)[3] = mad((*t)[3], subgroupBroadcast(a0, 3), b);
-  (*t)[4] = mad((*t)[4], subgroupBroadcast(a0, 4), b);
-  (*t)[5] = mad((*t)[5], subgroupBroadcast(a0, 5), b);
-  (*t)[6] = mad((*t)[6], subgroupBroadcast(a0, 6), b);
-  (*t)[7] = mad((*t)[7], subgroupBroadcast(a0, 7), b);
-  (*t)[8] = mad((*t)[8], subgroupBroadcast(a1, 0), b);
-  (*t)[9] = mad((*t)[9], subgroupBroadcast(a1, 1), b);
-  (*t)[10] = mad((*t)[10], subgroupBroadcast(a1, 2), b);
-  (*t)[11] = mad((*t)[11], subgroupBroadcast(a1, 3), b);
-  (*t)[12] = mad((*t)[12], subgroupBroadcast(a1, 4), b);
-  (*t)[13] = mad((*t)[13], subgroupBroadcast(a1, 5), b);
-  (*t)[14] = mad((*t)[14], subgroupBroadcast(a1, 6), b);
-  (*t)[15] = mad((*t)[15], subgroupBroadcast(a1, 7), b);
+  (*t)[0] = mad((*t)[0], subgroupShuffle(a0, 0), b);
+  (*t)[1] = mad((*t)[1], subgroupShuffle(a0, 1), b);
+  (*t)[2] = mad((*t)[2], subgroupShuffle(a0, 2), b);
+  (*t)[3] = mad((*t)[3], subgroupShuffle(a0, 3), b);
+  (*t)[4] = mad((*t)[4], subgroupShuffle(a0, 4), b);
+  (*t)[5] = mad((*t)[5], subgroupShuffle(a0, 5), b);
+  (*t)[6] = mad((*t)[6], subgroupShuffle(a0, 6), b);
+  (*t)[7] = mad((*t)[7], subgroupShuffle(a0, 7), b);
+  (*t)[8] = mad((*t)[8], subgroupShuffle(a1, 0), b);
+  (*t)[9] = mad((*t)[9], subgroupShuffle(a1, 1), b);
+  (*t)[10] = mad((*t)[10], subgroupShuffle(a1, 2), b);
+  (*t)[11] = mad((*t)[11], subgroupShuffle(a1, 3), b);
+  (*t)[12] = mad((*t)[12], subgroupShuffle(a1, 4), b);
+  (*t)[13] = mad((*t)[13], subgroupShuffle(a1, 5), b);
+  (*t)[14] = mad((*t)[14], subgroupShuffle(a1, 6), b);
+  (*t)[15] = mad((*t)[15], subgroupShuffle(a1, 7), b);
 }
 
 fn outer(m: mat4x4<f32>, w: vec4<f32>, s: vec4<f32>) -> mat4x4<f32> {
@@ -192,98 +194,68 @@ fn outer(m: mat4x4<f32>, w: vec4<f32>, s: vec4<f32>) -> mat4x4<f32> {
 
 fn scaled(m: mat4x4<f32>, f: vec4<f32>) -> mat4x4<f32> { return mat4x4(m[0] * f, m[1] * f, m[2] * f, m[3] * f); }
 
-/// Output i: factor times what it has, and a sum over 16 broadcast rows by the lane's four weights.
-fn addTo(o: ptr<function, Outputs>, i: u32, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
-  if (i >= p.d / 4) { return; }
-  let a0 = vector(x, half, at.x + i);
-  let a1 = vector(x, half, at.y + i);
-  var m = scaled((*o)[i], factor);
-  m = outer(m, w[0], subgroupBroadcast(a0, 0));
-  m = outer(m, w[1], subgroupBroadcast(a0, 1));
-  m = outer(m, w[2], subgroupBroadcast(a0, 2));
-  m = outer(m, w[3], subgroupBroadcast(a0, 3));
-  m = outer(m, w[4], subgroupBroadcast(a0, 4));
-  m = outer(m, w[5], subgroupBroadcast(a0, 5));
-  m = outer(m, w[6], subgroupBroadcast(a0, 6));
-  m = outer(m, w[7], subgroupBroadcast(a0, 7));
-  m = outer(m, w[8], subgroupBroadcast(a1, 0));
-  m = outer(m, w[9], subgroupBroadcast(a1, 1));
-  m = outer(m, w[10], subgroupBroadcast(a1, 2));
-  m = outer(m, w[11], subgroupBroadcast(a1, 3));
-  m = outer(m, w[12], subgroupBroadcast(a1, 4));
-  m = outer(m, w[13], subgroupBroadcast(a1, 5));
-  m = outer(m, w[14], subgroupBroadcast(a1, 6));
-  m = outer(m, w[15], subgroupBroadcast(a1, 7));
-  (*o)[i] = m;
+/// The first or the second eight of 16 rows' weights.
+fn eightOf(w: Tile, second: bool) -> Eight {
+  return array(
+    select(w[0], w[8], second), select(w[1], w[9], second), select(w[2], w[10], second), select(w[3], w[11], second),
+    select(w[4], w[12], second), select(w[5], w[13], second), select(w[6], w[14], second), select(w[7], w[15], second));
 }
 
-/// All outputs, of 16 rows of x that start at `at.x` and `at.y`. Past D = 64 constants would be too much code to compile.
+/// Adds what eight broadcast rows, one a lane in a, have by the lane's four weights of each.
+fn addRows(sum: mat4x4<f32>, w: Eight, a: vec4<f32>) -> mat4x4<f32> {
+  var m = outer(sum, w[0], subgroupShuffle(a, 0));
+  m = outer(m, w[1], subgroupShuffle(a, 1));
+  m = outer(m, w[2], subgroupShuffle(a, 2));
+  m = outer(m, w[3], subgroupShuffle(a, 3));
+  m = outer(m, w[4], subgroupShuffle(a, 4));
+  m = outer(m, w[5], subgroupShuffle(a, 5));
+  m = outer(m, w[6], subgroupShuffle(a, 6));
+  return outer(m, w[7], subgroupShuffle(a, 7));
+}
+
+/// Outputs i to i + 3: factor times what they have, and a sum over eight broadcast rows.
+fn addTo(o: ptr<function, Outputs>, i: u32, w: Eight, factor: vec4<f32>, x: Image, half: bool, at: u32) {
+  if (i >= p.d / 4) { return; }
+  (*o)[i] = addRows(scaled((*o)[i], factor), w, vector(x, half, at + i));
+  (*o)[i + 1] = addRows(scaled((*o)[i + 1], factor), w, vector(x, half, at + i + 1));
+  (*o)[i + 2] = addRows(scaled((*o)[i + 2], factor), w, vector(x, half, at + i + 2));
+  (*o)[i + 3] = addRows(scaled((*o)[i + 3], factor), w, vector(x, half, at + i + 3));
+}
+
+/// All outputs, of 16 rows of x that start at `at.x` and `at.y`: eight rows at a time, which is half as much code.
 fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
-  if (MOST_D > 64) {
-    for (var d = 0u; d < p.d / 4; d++) { addTo(o, d, w, factor, x, half, at); }
+  if (MOST_D > 128) { // constants would be too much code to compile
+    for (var i = 0u; i < p.d / 4; i++) {
+      let m = addRows(scaled((*o)[i], factor), eightOf(w, false), vector(x, half, at.x + i));
+      (*o)[i] = addRows(m, eightOf(w, true), vector(x, half, at.y + i));
+    }
     return;
   }
-  addTo(o, 0, w, factor, x, half, at);
-  addTo(o, 1, w, factor, x, half, at);
-  addTo(o, 2, w, factor, x, half, at);
-  addTo(o, 3, w, factor, x, half, at);
-  addTo(o, 4, w, factor, x, half, at);
-  addTo(o, 5, w, factor, x, half, at);
-  addTo(o, 6, w, factor, x, half, at);
-  addTo(o, 7, w, factor, x, half, at);
-  addTo(o, 8, w, factor, x, half, at);
-  addTo(o, 9, w, factor, x, half, at);
-  addTo(o, 10, w, factor, x, half, at);
-  addTo(o, 11, w, factor, x, half, at);
-  addTo(o, 12, w, factor, x, half, at);
-  addTo(o, 13, w, factor, x, half, at);
-  addTo(o, 14, w, factor, x, half, at);
-  addTo(o, 15, w, factor, x, half, at);
-}
-
-/// scale · q·k of the lane's four rows with keys s .. s + 15.
-fn scores(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
-  let d4 = p.d / 4;
-  let k0 = key(at, s + lane) * d4;
-  let k1 = key(at, s + 8 + lane) * d4;
-  var t: Tile;
-  for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(vector(q, Q_HALF, i.x + d), vector(q, Q_HALF, i.y + d), vector(q, Q_HALF, i.z + d), vector(q, Q_HALF, i.w + d)));
-    addProducts(&t, vector(k, K_HALF, k0 + d), vector(k, K_HALF, k1 + d), b);
+  for (var turn = 0u; turn < 2; turn++) {
+    let second = turn != 0;
+    let eight = eightOf(w, second);
+    let f = select(factor, vec4(1.0), second);
+    let start = select(at.x, at.y, second);
+    addTo(o, 0, eight, f, x, half, start);
+    addTo(o, 4, eight, f, x, half, start);
+    addTo(o, 8, eight, f, x, half, start);
+    addTo(o, 12, eight, f, x, half, start);
+    if (MOST_D > 64) {
+      addTo(o, 16, eight, f, x, half, start);
+      addTo(o, 20, eight, f, x, half, start);
+      addTo(o, 24, eight, f, x, half, start);
+      addTo(o, 28, eight, f, x, half, start);
+    }
   }
-  for (var j = 0u; j < 16; j++) { t[j] *= p.scale; }
-  return t;
 }
 
-/// dy·v likewise.
-fn gradients(at: Place, i: vec4<u32>, s: u32, lane: u32) -> Tile {
-  let d4 = p.d / 4;
-  let v0 = key(at, s + lane) * d4;
-  let v1 = key(at, s + 8 + lane) * d4;
-  var t: Tile;
-  for (var d = 0u; d < d4; d++) {
-    let b = transpose(mat4x4(vector(dy, DY_HALF, i.x + d), vector(dy, DY_HALF, i.y + d), vector(dy, DY_HALF, i.z + d), vector(dy, DY_HALF, i.w + d)));
-    addProducts(&t, vector(v, V_HALF, v0 + d), vector(v, V_HALF, v1 + d), b);
-  }
-  return t;
-}
-
-/// q·k of 16 rows, which start at q0 and q1, with the lane's four keys.
-fn keyScores(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
+/// Products of the lane's four vectors of own, which start at i, with 16 of x, one a lane, that start at `at.x` and `at.y`.
+fn products(own: Image, ownHalf: bool, i: vec4<u32>, x: Image, half: bool, at: vec2<u32>) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(vector(k, K_HALF, i.x + d), vector(k, K_HALF, i.y + d), vector(k, K_HALF, i.z + d), vector(k, K_HALF, i.w + d)));
-    addProducts(&t, vector(q, Q_HALF, q0 + d), vector(q, Q_HALF, q1 + d), b);
-  }
-  return t;
-}
-
-/// dy·v likewise.
-fn keyGradients(i: vec4<u32>, q0: u32, q1: u32) -> Tile {
-  var t: Tile;
-  for (var d = 0u; d < p.d / 4; d++) {
-    let b = transpose(mat4x4(vector(v, V_HALF, i.x + d), vector(v, V_HALF, i.y + d), vector(v, V_HALF, i.z + d), vector(v, V_HALF, i.w + d)));
-    addProducts(&t, vector(dy, DY_HALF, q0 + d), vector(dy, DY_HALF, q1 + d), b);
+    let b = transpose(mat4x4(vector(own, ownHalf, i.x + d), vector(own, ownHalf, i.y + d),
+                             vector(own, ownHalf, i.z + d), vector(own, ownHalf, i.w + d)));
+    addProducts(&t, vector(x, half, at.x + d), vector(x, half, at.y + d), b);
   }
   return t;
 }
@@ -305,10 +277,11 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   for (var s = 0u; s < end; s += 16) {
     let seen = seenKeys(at, limit, own, s, lane);
     if (isHidden(seen)) { continue; }
-    var w = scores(at, i, s, lane);
+    let those = vec2(key(at, s + lane), key(at, s + 8 + lane)) * d4;
+    var w = products(q, Q_HALF, i, k, K_HALF, those);
     let before = top;
     for (var j = 0u; j < 16; j++) {
-      w[j] = select(vec4(MASKED), w[j], bit(seen, j));
+      w[j] = select(vec4(MASKED), w[j] * p.scale, bit(seen, j));
       top = max(top, w[j]);
     }
     let factor = exp(max(before - top, vec4(-100.0)));
@@ -317,9 +290,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
       w[j] = select(vec4<f32>(), exp(max(w[j] - top, vec4(-100.0))), w[j] > vec4(MASKED));
       total += w[j];
     }
-    let v0 = key(at, s + lane) * d4;
-    let v1 = key(at, s + 8 + lane) * d4;
-    addWeighted(&out, w, factor, v, V_HALF, vec2(v0, v1));
+    addWeighted(&out, w, factor, v, V_HALF, those);
   }
   let inverse = select(vec4<f32>(), 1 / total, total > vec4<f32>());
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
@@ -345,15 +316,14 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   for (var s = 0u; s < end; s += 16) {
     let seen = seenKeys(at, limit, own, s, lane);
     if (isHidden(seen)) { continue; }
-    var w = scores(at, i * d4, s, lane);
-    let g = gradients(at, i * d4, s, lane);
+    let those = vec2(key(at, s + lane), key(at, s + 8 + lane)) * d4;
+    var w = products(q, Q_HALF, i * d4, k, K_HALF, those);
+    let g = products(dy, DY_HALF, i * d4, v, V_HALF, those);
     for (var j = 0u; j < 16; j++) {
-      let weight = select(vec4<f32>(), exp(max(w[j] - stat[0], vec4(-100.0)) - stat[1]), bit(seen, j));
+      let weight = select(vec4<f32>(), exp(max(w[j] * p.scale - stat[0], vec4(-100.0)) - stat[1]), bit(seen, j));
       w[j] = weight * (g[j] - stat[2]) * stat[3];
     }
-    let k0 = key(at, s + lane) * d4;
-    let k1 = key(at, s + 8 + lane) * d4;
-    addWeighted(&out, w, vec4(1.0), k, K_HALF, vec2(k0, k1));
+    addWeighted(&out, w, vec4(1.0), k, K_HALF, those);
   }
   for (var c = 0u; c < mine(at, rows(), lane); c++) {
     for (var d = 0u; d < d4; d++) { dq[i[c] * d4 + d] = dq_v(transpose(out[d])[c]); }
@@ -375,20 +345,18 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   for (var row = rowsStart(at); row < rows(); row += 16) {
     let seen = seenRows(at, s, open, own, row, lane);
     if (isHidden(seen)) { continue; }
-    let q0 = query(at, row + lane) * d4;
-    let q1 = query(at, row + 8 + lane) * d4;
-    var w = keyScores(i, q0, q1);
-    var g = keyGradients(i, q0, q1);
-    let j0 = p.firstQuery + query(at, row + lane);
-    let j1 = p.firstQuery + query(at, row + 8 + lane);
-    let those = spread(bitcast<vec4<u32>>(statsIn[j0]), bitcast<vec4<u32>>(statsIn[j1]));
+    let those = vec2(query(at, row + lane), query(at, row + 8 + lane));
+    var w = products(k, K_HALF, i, q, Q_HALF, those * d4);
+    var g = products(v, V_HALF, i, dy, DY_HALF, those * d4);
+    let j = p.firstQuery + those;
+    let stats = spread(bitcast<vec4<u32>>(statsIn[j.x]), bitcast<vec4<u32>>(statsIn[j.y]));
     for (var j = 0u; j < 16; j++) {
-      let stat = bitcast<vec4<f32>>(those[j]);
+      let stat = bitcast<vec4<f32>>(stats[j]);
       w[j] = select(vec4<f32>(), exp(max(w[j] * p.scale - stat.x, vec4(-100.0)) - stat.y), bit(seen, j));
       g[j] = w[j] * (g[j] - stat.z) * stat.w;
     }
-    addWeighted(&outV, w, vec4(1.0), dy, DY_HALF, vec2(q0, q1));
-    addWeighted(&outK, g, vec4(1.0), q, Q_HALF, vec2(q0, q1));
+    addWeighted(&outV, w, vec4(1.0), dy, DY_HALF, those * d4);
+    addWeighted(&outK, g, vec4(1.0), q, Q_HALF, those * d4);
   }
   for (var c = 0u; c < mine(at, p.s, lane); c++) {
     for (var d = 0u; d < d4; d++) {

@@ -6,7 +6,8 @@
 //   why: such a driver runs a load lane by lane, at some 9 instructions a value from a buffer and 3 from a texture, and a
 //   multiply-add for 8 lanes in 2. So operands come as textures, and each value once per block: b to the lane that owns
 //   the column, a to one lane, which broadcasts it. That is (ROWS + 32)·K values for 64·ROWS·K operations. No workgroup
-//   memory: reading it costs as much as a buffer.
+//   memory: reading it costs as much as a buffer. A broadcast is a shuffle from a constant lane, one instruction: before
+//   subgroupBroadcast the driver asks which lanes run, for every value, and takes the square of all such places to compile.
 //   numerics: sums stay f32 whatever the elements are, over k in order
 requires immediate_address_space;
 enable subgroups;
@@ -70,22 +71,22 @@ fn mad(sum: vec4<f32>, s: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
 
 /// Eight rows of the tile, the lane of a row holding its four values of a.
 fn addRows(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
-  (*t)[first] = mad((*t)[first], subgroupBroadcast(s, 0), b);
-  (*t)[first + 1] = mad((*t)[first + 1], subgroupBroadcast(s, 1), b);
-  (*t)[first + 2] = mad((*t)[first + 2], subgroupBroadcast(s, 2), b);
-  (*t)[first + 3] = mad((*t)[first + 3], subgroupBroadcast(s, 3), b);
-  (*t)[first + 4] = mad((*t)[first + 4], subgroupBroadcast(s, 4), b);
-  (*t)[first + 5] = mad((*t)[first + 5], subgroupBroadcast(s, 5), b);
-  (*t)[first + 6] = mad((*t)[first + 6], subgroupBroadcast(s, 6), b);
-  (*t)[first + 7] = mad((*t)[first + 7], subgroupBroadcast(s, 7), b);
+  (*t)[first] = mad((*t)[first], subgroupShuffle(s, 0), b);
+  (*t)[first + 1] = mad((*t)[first + 1], subgroupShuffle(s, 1), b);
+  (*t)[first + 2] = mad((*t)[first + 2], subgroupShuffle(s, 2), b);
+  (*t)[first + 3] = mad((*t)[first + 3], subgroupShuffle(s, 3), b);
+  (*t)[first + 4] = mad((*t)[first + 4], subgroupShuffle(s, 4), b);
+  (*t)[first + 5] = mad((*t)[first + 5], subgroupShuffle(s, 5), b);
+  (*t)[first + 6] = mad((*t)[first + 6], subgroupShuffle(s, 6), b);
+  (*t)[first + 7] = mad((*t)[first + 7], subgroupShuffle(s, 7), b);
 }
 
 /// Eight rows of the tile, lane 4·i + j holding rows 4·i .. 4·i + 3 of a's column j.
 fn addColumns(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
-  let c = transpose(mat4x4(subgroupBroadcast(s, 0), subgroupBroadcast(s, 1),
-                           subgroupBroadcast(s, 2), subgroupBroadcast(s, 3)));
-  let d = transpose(mat4x4(subgroupBroadcast(s, 4), subgroupBroadcast(s, 5),
-                           subgroupBroadcast(s, 6), subgroupBroadcast(s, 7)));
+  let c = transpose(mat4x4(subgroupShuffle(s, 0), subgroupShuffle(s, 1),
+                           subgroupShuffle(s, 2), subgroupShuffle(s, 3)));
+  let d = transpose(mat4x4(subgroupShuffle(s, 4), subgroupShuffle(s, 5),
+                           subgroupShuffle(s, 6), subgroupShuffle(s, 7)));
   (*t)[first] = mad((*t)[first], c[0], b);
   (*t)[first + 1] = mad((*t)[first + 1], c[1], b);
   (*t)[first + 2] = mad((*t)[first + 2], c[2], b);

@@ -38,9 +38,9 @@ export function rowsOf(device, library) {
       for (const tensor of Object.values(device.run(op, operands, attrs, residuals))) tensor.dispose();
     };
   };
-  const query = () => normals(1, T, heads, c);
-  const key = () => normals(1, T, keyHeads, c);
-  const lse = () => constant(4, 1, T, heads, 2);
+  const query = (h = heads, size = c) => normals(1, T, h, size);
+  const key = (g = keyHeads, size = c) => normals(1, T, g, size);
+  const lse = (h = heads) => constant(4, 1, T, h, 2);
   const [small, other] = [normals(64), normals(64)];
   return {
     linear: () => row("linear", [normals(T, d), normals(f, d), null]),
@@ -50,6 +50,12 @@ export function rowsOf(device, library) {
     attention: () => row("attention", [query(), key(), key(), null], {}, ["lse"]),
     attentionBackwardKV: () =>
       row("attentionBackwardKV", [query(), query(), key(), key(), query(), lse(), null]),
+    "attention of 128": () => row("attention", [query(4, 128), key(1, 128), key(1, 128), null], {}, ["lse"]),
+    "attentionBackwardKV of 128": () =>
+      row("attentionBackwardKV", [
+        ...[query(4, 128), query(4, 128), key(1, 128), key(1, 128), query(4, 128)],
+        ...[lse(4), null],
+      ]),
     lmHeadLoss: () =>
       row("lmHeadLoss", [normals(T / 2, d), normals(V, d), whole("i32", V, T / 2)], {}, ["dh"]),
     rmsNorm: () => row("rmsNorm", [normals(2 * T, d), normals(d)]),

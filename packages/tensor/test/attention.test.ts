@@ -109,6 +109,8 @@ const longCases: readonly (readonly [readonly number[], number])[] = [
   [[1, 400, 400, 2, 1, 64], 0],
   [[1, 21, 800, 2, 1, 130], 779],
   [[1, 400, 10, 9, 3, 33], -5],
+  [[2, 1, 800, 4, 2, 130], 799], // so few queries that nothing is packed
+  [[1, 3, 725, 1, 1, 33], 721],
 ];
 
 describe("attention in WebAssembly, fused multiply-add or not", () => {

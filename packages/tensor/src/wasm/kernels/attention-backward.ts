@@ -9,10 +9,11 @@ import {
   emitScale,
   HALVES,
   HeadRows,
+  type Panel,
   PLACES,
   type Words,
 } from "./attention-panel.ts";
-import { emitKeySight, emitQuerySight } from "./attention-sight.ts";
+import { emitKeySight, emitQuerySight, type Window } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { attentionExpOf } from "./math.ts";
@@ -55,6 +56,26 @@ function slopesOf(f: FunctionBuilder) {
   };
 }
 
+/** Code for the two products of a window, rows from `lefts` on times the panel's operands, and where they stand: by row. */
+function productsOf(
+  panel: Panel,
+  p: Words<"panelAt" | "otherPanelAt" | "scoresAt" | "otherScoresAt">,
+  lefts: readonly [Local<"i32">, Local<"i32">],
+) {
+  const { f, d } = panel;
+  const [scores, slopes] = [panel.shared(p.scoresAt), panel.shared(p.otherScoresAt)];
+  const [from, other] = [f.i32(), f.i32()];
+  const run = ({ start, count }: Window) => {
+    const rowsAt = f.i32(i32.mul(i32.mul(start, d), 4));
+    panel.score(f.i32(i32.add(lefts[0], rowsAt)), panel.place(p.panelAt), count, scores);
+    panel.score(f.i32(i32.add(lefts[1], rowsAt)), panel.place(p.otherPanelAt), count, slopes);
+    f.set(from, scores);
+    f.set(other, slopes);
+  };
+  const pointers = [from, other].map((pointer) => [pointer, PANEL_COL_BYTES] as const);
+  return { scores, slopes, from, other, pointers, run };
+}
+
 /** dq of a panel of queries; `keyRows` are times scale. */
 export const attentionBackwardQ = defineKernel(
   {
@@ -65,7 +86,6 @@ export const attentionBackwardQ = defineKernel(
   } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "queries");
-    const [scores, slopes] = [panel.shared(p.scoresAt), panel.shared(p.otherScoresAt)];
     const rowsOf = (src: Local<"i32">) => new HeadRows(f, { ...p, src, s: p.t }, head);
     const [queries, outputs] = [rowsOf(p.q), rowsOf(p.dy)];
     panel.each(() => {
@@ -80,17 +100,12 @@ export const attentionBackwardQ = defineKernel(
     const columns = f.i32(at(p.keyColumns, head, bytes.head));
     const { base, plane } = shiftsOf(f, p, head);
     const slopeOf = slopesOf(f);
-    const [from, other] = [f.i32(), f.i32()];
+    const { scores, from, other, pointers, run } = productsOf(panel, p, [keys, values]);
     panel.stream(sight, p.wordsAt, (window) => {
       const { start, count } = window;
-      const rowsAt = f.i32(i32.mul(i32.mul(start, p.d), 4));
-      panel.score(f.i32(i32.add(keys, rowsAt)), panel.place(p.panelAt), count, scores);
-      panel.score(f.i32(i32.add(values, rowsAt)), panel.place(p.otherPanelAt), count, slopes);
-      f.set(from, scores);
-      f.set(other, slopes);
+      run(window);
       const shift = f.i32(at(base, panel.first, 4));
       const shifts = eight((half) => shiftAt(f, shift, plane, (address) => v128.load(address, 16 * half)));
-      const pointers = [from, other].map((pointer) => [pointer, PANEL_COL_BYTES] as const);
       sight.each(window, pointers, (seen) => {
         for (const half of HALVES) {
           const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
@@ -117,7 +132,6 @@ export const attentionBackwardKV = defineKernel(
   } as const,
   (f, p, frame) => {
     const { panel, head } = emitPanelTask(f, frame, p, "keys");
-    const [scores, slopes] = [panel.shared(p.scoresAt), panel.shared(p.otherScoresAt)];
     const rowsOf = (src: Local<"i32">) => new HeadRows(f, { ...p, src, group: 1 }, head);
     const [keys, values] = [rowsOf(p.k), rowsOf(p.v)];
     panel.each(() => {
@@ -136,17 +150,13 @@ export const attentionBackwardKV = defineKernel(
     );
     const { base, plane } = shiftsOf(f, p, head);
     const slopeOf = slopesOf(f);
-    const [from, other, shift] = [f.i32(), f.i32(), f.i32()];
+    const { scores, slopes, from, other, pointers, run } = productsOf(panel, p, [queryRows, dyRows]);
+    const shift = f.i32();
     panel.stream(sight, p.wordsAt, (window) => {
       const { start, count } = window;
-      const rowsAt = f.i32(i32.mul(i32.mul(start, p.d), 4));
-      panel.score(f.i32(i32.add(queryRows, rowsAt)), panel.place(p.panelAt), count, scores);
-      panel.score(f.i32(i32.add(dyRows, rowsAt)), panel.place(p.otherPanelAt), count, slopes);
-      f.set(from, scores);
-      f.set(other, slopes);
+      run(window);
       f.set(shift, at(base, start, 4));
-      const columns = [from, other].map((pointer) => [pointer, PANEL_COL_BYTES] as const);
-      sight.each(window, [...columns, [shift, 4]], (seen) => {
+      sight.each(window, [...pointers, [shift, 4]], (seen) => {
         const shifts = shiftAt(f, shift, plane, v128.load32Splat);
         for (const half of HALVES) {
           const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];

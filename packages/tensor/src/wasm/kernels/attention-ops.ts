@@ -13,6 +13,8 @@ const PACKED_BYTES = 2 ** 24;
 /** What streams past a task is read once: so many bytes stay near anyhow, for more a task takes more panels. */
 const STREAMED_BYTES = 2 ** 19;
 const MOST_PANELS = 8;
+/** Queries that share a key head, up to which each reads keys and values for itself as they lie. */
+const FEW_ROWS = 4;
 
 interface Extents {
   readonly B: number;
@@ -75,22 +77,33 @@ function headRows(B: number, { G, group, length, D }: Side) {
   };
 }
 
-/** Rows times `scale`, or columns, as left panels by key head. */
-function packHeads(
-  k: WasmContext,
-  kernel: "packHeadRows" | "packHeadColumns",
-  src: Tensor,
-  B: number,
-  side: Side,
-  scale = 1,
-): Tensor {
+/** What of an operand streams past panels: its rows, its columns or both. */
+interface Streamed {
+  readonly src: Tensor;
+  readonly rows?: true;
+  readonly columns?: true;
+}
+
+/** Two operands by key head as left panels, the rows of the first times `scale`. */
+function packHeads(k: WasmContext, B: number, side: Side, [first, second]: readonly Streamed[], scale = 1) {
   const rows = side.length * side.group;
   const padded = (count: number) => Math.ceil(count / k.panelRows) * k.panelRows;
-  const size = kernel === "packHeadRows" ? padded(rows) * side.D : (rows | PITCH) * padded(side.D);
-  const dst = k.temp([B * side.G, size]);
+  const temp = (size: number) => k.temp([B * side.G, size]);
+  const ofRows = ({ rows: asked }: Streamed) => (asked ? temp(padded(rows) * side.D) : null);
+  const ofColumns = ({ columns }: Streamed) => (columns ? temp((rows | PITCH) * padded(side.D)) : null);
+  const packed = {
+    ...{ firstRows: ofRows(first), firstColumns: ofColumns(first) },
+    ...{ secondRows: ofRows(second), secondColumns: ofColumns(second) },
+  };
   const { args, split } = headRows(B, side);
-  k.run(kernel, { src, dst, scale, ...args }, split);
-  return dst;
+  const panels = Object.values(packed).filter((tensor) => tensor !== null).length;
+  const tasks = { tasks: 2 * split.tasks, work: panels * split.work };
+  k.run(
+    "packHeads",
+    { first: first.src, second: second.src, ...packed, scale, ...args, each: split.tasks },
+    tasks,
+  );
+  return packed;
 }
 
 /** Ranges of batch rows whose packed operands fit the workspace. */
@@ -107,10 +120,11 @@ const rowsOf = <K extends string>(
   io: Readonly<Record<K, Tensor | null>>,
   B: number,
   range: { start: number; count: number },
-): Record<K, Tensor> =>
-  Object.fromEntries(
-    Object.entries<Tensor | null>(io).map(([name, tensor]) => [name, tensor && k.rows(tensor, B, range)]),
-  ) as Record<K, Tensor>;
+): Record<K, Tensor> => {
+  if (range.count === B) return io as Record<K, Tensor>;
+  const ofRange = Object.entries<Tensor | null>(io).map(([name, t]) => [name, t && k.rows(t, B, range)]);
+  return Object.fromEntries(ofRange) as Record<K, Tensor>;
+};
 
 const factorOf = ({ scale }: Attrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
 
@@ -142,16 +156,37 @@ const takes = (k: WasmContext, io: Readonly<Record<string, Tensor | null>>, { D 
   return isF32(floats) && D > 0 && placesOf(k, D, 1) !== null;
 };
 
+/** The forward pass of few queries: nothing is packed. */
+function runFew(
+  k: WasmContext,
+  { q, k: key, v, keyMask: mask, segments, y, lse }: Inputs & { y: Tensor; lse: Tensor | null },
+  { B, T, S, G, H, D }: Extents,
+  attrs: Attrs,
+): void {
+  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset };
+  const scale = attrs.scale ?? 1 / Math.sqrt(D);
+  const args = { q, k: key, v, mask, segments, y, lse, ...sizes, scale, ...placesOf(k, D, 1) };
+  k.run("attentionFew", args, { tasks: B * T * H, work: (B * T * H * S * D) / SIMPLE_PER_NS });
+}
+
 export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | null }, dims, attrs: Attrs) => {
   const extents = dims as unknown as Extents;
   const { B, S, G, D } = extents;
   if (!takes(k, { ...io }, extents)) return false;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
+  if (ofQueries.length * ofQueries.group <= FEW_ROWS) {
+    runFew(k, io, extents, attrs);
+    return true;
+  }
   for (const range of batchesOf(extents, 2 * S * G * D)) {
     const { count } = range;
     const { q, k: key, v, keyMask: mask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
-    const keys = packHeads(k, "packHeadRows", key, count, ofKeys, factorOf(attrs, extents));
-    const values = packHeads(k, "packHeadColumns", v, count, ofKeys);
+    const both = [
+      { src: key, rows: true },
+      { src: v, columns: true },
+    ] as const;
+    const packed = packHeads(k, count, ofKeys, both, factorOf(attrs, extents));
+    const [keys, values] = [packed.firstRows, packed.secondColumns];
     const { args, split } = shared(k, extents, count, attrs, {
       stays: ofQueries,
       streams: ofKeys,
@@ -185,11 +220,14 @@ export const attentionBackwardQ: WasmOp = (k, io: BackwardIo & { dq: Tensor }, d
   for (const range of batchesOf(extents, 3 * S * G * D)) {
     const { count } = range;
     const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dq } = rowsOf(k, { ...io }, B, range);
+    const both = [
+      { src: key, rows: true, columns: true },
+      { src: v, rows: true },
+    ] as const;
+    const packed = packHeads(k, count, ofKeys, both, factorOf(attrs, extents));
     const operands = {
       ...{ dy, q, dq, mask, segments },
-      keyRows: packHeads(k, "packHeadRows", key, count, ofKeys, factorOf(attrs, extents)),
-      keyColumns: packHeads(k, "packHeadColumns", key, count, ofKeys),
-      valueRows: packHeads(k, "packHeadRows", v, count, ofKeys),
+      ...{ keyRows: packed.firstRows, keyColumns: packed.firstColumns, valueRows: packed.secondRows },
       ...queryShifts(k, { dy, y, lse }, count, ofQueries),
     };
     const { args, split } = shared(k, extents, count, attrs, {
@@ -215,12 +253,15 @@ export const attentionBackwardKV: WasmOp = (
   for (const range of batchesOf(extents, 4 * T * H * D)) {
     const { count } = range;
     const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dk, dv } = rowsOf(k, { ...io }, B, range);
+    const both = [
+      { src: q, rows: true, columns: true },
+      { src: dy, rows: true, columns: true },
+    ] as const;
+    const packed = packHeads(k, count, ofQueries, both);
     const operands = {
       ...{ k: key, v, dk, dv, mask, segments },
-      queryRows: packHeads(k, "packHeadRows", q, count, ofQueries),
-      queryColumns: packHeads(k, "packHeadColumns", q, count, ofQueries),
-      dyRows: packHeads(k, "packHeadRows", dy, count, ofQueries),
-      dyColumns: packHeads(k, "packHeadColumns", dy, count, ofQueries),
+      ...{ queryRows: packed.firstRows, queryColumns: packed.firstColumns },
+      ...{ dyRows: packed.secondRows, dyColumns: packed.secondColumns },
       ...queryShifts(k, { dy, y, lse }, count, ofQueries),
     };
     const { args, split } = shared(k, extents, count, attrs, {

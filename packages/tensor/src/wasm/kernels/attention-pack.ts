@@ -1,4 +1,5 @@
 /** Kernels before attention: left panels of heads, and what backward passes need of each query. */
+import type { Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { at, emitScale, HeadRows, panelsOf, pitchOf } from "./attention-panel.ts";
 import { defineKernel, words } from "./kernel.ts";
@@ -6,51 +7,56 @@ import { storeWords } from "./library.ts";
 import { PACK_HEADS } from "./tasks.ts";
 import { accumulators, forVectors, sumLanes } from "./vectors.ts";
 
-const HEADS = words("src", "dst", "s", "g", "group", "d", "parts");
+const OPERANDS = words("first", "firstRows", "firstColumns", "second", "secondRows", "secondColumns");
 
-/** Rows of a key head times `scale` as left panels, [panel][d][panelRows]; a task is PACK_HEADS rows of one head. */
-export const packHeadRows = defineKernel(
-  { ...HEADS, scale: "f32" } as const,
+/**
+ * Two operands by key head as left panels, the rows of the first times `scale`: rows [panel][d][panelRows], columns
+ * [panel][row][panelRows], where an address is given. A task is PACK_HEADS rows of one head of one of them.
+ */
+export const packHeads = defineKernel(
+  { ...OPERANDS, ...words("s", "g", "group", "d", "parts", "each"), scale: "f32" } as const,
   (f, p, { task, library: { packHeads, panelRows } }) => {
-    const head = f.i32(i32.divU(task, p.parts));
-    const { base, position, group } = new HeadRows(f, p, head);
+    const isSecond = f.i32(i32.geS(task, p.each));
+    const chosen = (first: Local<"i32">, second: Local<"i32">) => f.i32(i32.select(isSecond, second, first));
+    const index = f.i32(i32.select(isSecond, i32.sub(task, p.each), task));
+    const head = f.i32(i32.divU(index, p.parts));
+    const source = new HeadRows(f, { ...p, src: chosen(p.first, p.second) }, head);
     const rows = f.i32(i32.mul(p.s, p.group));
-    const [first, from] = [f.i32(), f.i32(i32.mul(i32.remU(task, p.parts), PACK_HEADS))];
+    const from = f.i32(i32.mul(i32.remU(index, p.parts), PACK_HEADS));
     const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
-    const headBytes = i32.mul(i32.mul(panelsOf(rows, panelRows), 4 * panelRows), p.d);
-    const target = f.i32(at(p.dst, head, headBytes));
-    f.for(first, from, end, panelRows, () => {
-      const to = f.i32(at(target, first, i32.mul(p.d, 4)));
-      f.call(packHeads.left, base, position, group, first, rows, p.d, to);
-      emitScale(f, to, i32.mul(p.d, panelRows), p.scale);
+    const [row, to] = [f.i32(), f.i32()];
+
+    const asRows = chosen(p.firstRows, p.secondRows);
+    f.if(asRows, () => {
+      const bytes = i32.mul(i32.mul(panelsOf(rows, panelRows), 4 * panelRows), p.d);
+      const target = f.i32(at(asRows, head, bytes));
+      f.for(row, from, end, panelRows, () => {
+        f.set(to, at(target, row, i32.mul(p.d, 4)));
+        f.call(packHeads.left, source.base, source.position, source.group, row, rows, p.d, to);
+        f.if(i32.eqz(isSecond), () => emitScale(f, to, i32.mul(p.d, panelRows), p.scale));
+      });
+    });
+
+    const asColumns = chosen(p.firstColumns, p.secondColumns);
+    f.if(asColumns, () => {
+      const panelBytes = f.i32(i32.mul(pitchOf(rows), 4 * panelRows));
+      const target = f.i32(at(asColumns, i32.mul(head, panelsOf(p.d, panelRows)), panelBytes));
+      const [column, last] = [f.i32(), f.i32()];
+      f.for(row, from, end, 1, () => {
+        f.set(column, source.at(row));
+        f.set(last, i32.add(column, i32.mul(p.d, 4)));
+        f.set(to, at(target, row, 4 * panelRows));
+        f.while(i32.ltU(column, last), () => {
+          for (let first = 0; first < panelRows; first += 4) {
+            storeWords(f, to, v128.load(column, 4 * first), panelRows - first, 4 * first);
+          }
+          f.set(column, i32.add(column, 4 * panelRows));
+          f.set(to, i32.add(to, panelBytes));
+        });
+      });
     });
   },
 );
-
-/** Columns of a key head as left panels, [panel][row][panelRows]; a task is PACK_HEADS rows of one head. */
-export const packHeadColumns = defineKernel(HEADS, (f, p, { task, library: { panelRows } }) => {
-  const head = f.i32(i32.divU(task, p.parts));
-  const source = new HeadRows(f, p, head);
-  const rows = f.i32(i32.mul(p.s, p.group));
-  const [row, from] = [f.i32(), f.i32(i32.mul(i32.remU(task, p.parts), PACK_HEADS))];
-  const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
-  const panelBytes = f.i32(i32.mul(pitchOf(rows), 4 * panelRows));
-  const panels = panelsOf(p.d, panelRows);
-  const target = f.i32(at(p.dst, i32.mul(head, panels), panelBytes));
-  const [column, to, last] = [f.i32(), f.i32(), f.i32()];
-  f.for(row, from, end, 1, () => {
-    f.set(column, source.at(row));
-    f.set(last, i32.add(column, i32.mul(p.d, 4)));
-    f.set(to, at(target, row, 4 * panelRows));
-    f.while(i32.ltU(column, last), () => {
-      for (let first = 0; first < panelRows; first += 4) {
-        storeWords(f, to, v128.load(column, 4 * first), panelRows - first, 4 * first);
-      }
-      f.set(column, i32.add(column, 4 * panelRows));
-      f.set(to, i32.add(to, panelBytes));
-    });
-  });
-});
 
 /** What backward passes need of each query: max, logSum and dy · y, [3][heads][s · group]. A task is PACK_HEADS rows of one head. */
 export const queryShifts = defineKernel(

@@ -4,6 +4,9 @@ import { type Expr, type I32, i32, i32x4, type V128, v128 } from "../assembler/i
 import { at, type Eight, eight, HALVES, type Panel, WORDS, type Words } from "./attention-panel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 
+/** The score of what is not seen: finite, and no other score reaches it. */
+export const HIDDEN = -3.0e38;
+
 /** Part of what streams past: rows from `start` on. */
 export type Window = Words<"start" | "count">;
 export type Pointers = readonly (readonly [pointer: Local<"i32">, bytes: number])[];
@@ -33,7 +36,11 @@ interface Marks {
   readonly isGiven: Local<"i32">;
 }
 
-function emitMarks({ f, frame }: Panel, { mask, segments, s, oneAt }: Extents, batch: I32): Marks {
+export function emitMarks(
+  { f, frame }: Pick<Panel, "f" | "frame">,
+  { mask, segments, s, oneAt }: Words<"mask" | "segments" | "s" | "oneAt">,
+  batch: I32,
+): Marks {
   const first = f.i32(i32.mul(batch, s));
   const one = f.i32(i32.add(frame.scratch, oneAt));
   f.do(i32.store8(one, 1));

@@ -18,13 +18,10 @@ import {
   WORDS,
   type Words,
 } from "./attention-panel.ts";
-import { emitQuerySight, type Sight, type Window } from "./attention-sight.ts";
+import { emitQuerySight, HIDDEN, type Sight, type Window } from "./attention-sight.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES } from "./library.ts";
 import { attentionExpOf, logOf } from "./math.ts";
-
-/** The score of what is not seen: finite, and no other score reaches it. */
-const HIDDEN = -3.0e38;
 
 export const attention = defineKernel(
   { ...words("q", "keys", "values", "mask", "segments", "y", "lse"), ...EXTENTS, ...PLACES } as const,

@@ -4,6 +4,7 @@ import type { WasmOp } from "../context.ts";
 import * as adamw8 from "./adamw8.ts";
 import * as attention from "./attention.ts";
 import * as attentionBackward from "./attention-backward.ts";
+import * as attentionFew from "./attention-few.ts";
 import * as attentionOps from "./attention-ops.ts";
 import * as attentionPack from "./attention-pack.ts";
 import * as elementwise from "./elementwise.ts";
@@ -32,6 +33,7 @@ const table = {
   ...adamw8,
   ...attention,
   ...attentionBackward,
+  ...attentionFew,
   ...attentionPack,
   ...elementwise,
   ...fewRows,

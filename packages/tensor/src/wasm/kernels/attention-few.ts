@@ -1,0 +1,133 @@
+/** Attention of one query for itself, past keys and values as they lie: to pack them for so few would take longer than to read them. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
+import { at, HeadRows, PLACES, type Words } from "./attention-panel.ts";
+import { emitMarks, HIDDEN } from "./attention-sight.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { attentionExpOf, logOf } from "./math.ts";
+import { STREAM } from "./tasks.ts";
+import { accumulators, forVectors, sumLanes } from "./vectors.ts";
+
+const UNROLL = 4;
+/** Rows of values that are added at once, so that sums are loaded and stored as seldom. */
+const TOGETHER = 4;
+
+const SIZES = words("t", "s", "g", "group", "d", "offset");
+
+/** y and lse of one query of one head, which is a task; keys stream by in windows, as they do past panels. */
+export const attentionFew = defineKernel(
+  { ...words("q", "k", "v", "mask", "segments", "y", "lse"), ...SIZES, ...PLACES, scale: "f32" } as const,
+  (f, p, frame) => {
+    const { task, scratch } = frame;
+    const heads = f.i32(i32.mul(p.g, p.group));
+    const batch = f.i32(i32.divU(task, i32.mul(p.t, heads)));
+    const position = f.i32(i32.add(i32.remU(i32.divU(task, heads), p.t), p.offset));
+    const head = f.i32(i32.add(i32.mul(batch, p.g), i32.divU(i32.remU(task, heads), p.group)));
+    const [scores, sums] = [f.i32(i32.add(scratch, p.scoresAt)), f.i32(i32.add(scratch, p.sumsAt))];
+    const rowBytes = f.i32(i32.mul(p.d, 4));
+    const query = f.i32(at(p.q, task, rowBytes));
+    const marks = emitMarks({ f, frame }, p, batch);
+    const own = f.i32(i32.load(marks.segmentAt(position)));
+    const [keys, values] = [p.k, p.v].map((src) => new HeadRows(f, { ...p, src, group: 1 }, head));
+    const dot = emitDot(f, p.d);
+    const exp = attentionExpOf(f);
+
+    f.zeroBytes(sums, rowBytes);
+    const [largest, before, score] = [f.f32(HIDDEN), f.f32(), f.f32()];
+    const [totals, shrink, weights] = [f.v128(), f.v128(), f.v128()];
+    const [start, key, count, row, to, last] = Array.from({ length: 6 }, () => f.i32());
+    const end = f.i32(i32.min(p.s, f.i32(i32.add(position, 1))));
+    f.for(start, 0, end, STREAM, () => {
+      f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
+      f.set(before, largest);
+      f.set(row, at(keys.base, start, keys.position));
+      f.set(to, scores);
+      f.set(last, at(scores, count, 4));
+      f.set(key, start);
+      f.while(i32.ltU(to, last), () => {
+        f.set(score, HIDDEN);
+        const isSeen = i32.and(marks.visible(key), i32.eq(i32.load(marks.segmentAt(key)), own));
+        f.if(isSeen, () => {
+          f.set(score, f32.mul(dot(query, row), p.scale));
+          f.set(largest, f32.max(largest, score));
+        });
+        f.do(f32.store(to, score));
+        f.set(row, i32.add(row, keys.position));
+        f.set(to, i32.add(to, 4));
+        f.set(key, i32.add(key, 1));
+      });
+      f.do(v128.store(last, f32x4.splat(HIDDEN))); // the last vector of weights, and the last rows that are added together
+      f.set(shrink, exp(f32x4.sub(f32x4.splat(before), f32x4.splat(largest))));
+      f.set(totals, f32x4.mul(totals, shrink));
+      f.set(to, scores);
+      f.while(i32.ltU(to, last), () => {
+        const found = f.v128(v128.load(to));
+        const isSeen = f32x4.gt(found, f32x4.splat(HIDDEN));
+        f.set(weights, v128.and(exp(f32x4.sub(found, f32x4.splat(largest))), isSeen));
+        f.set(totals, f32x4.add(totals, weights));
+        f.do(v128.store(to, weights));
+        f.set(to, i32.add(to, 16));
+      });
+      f.set(row, at(values.base, start, values.position));
+      emitAddRows(f, { sums, row, stride: values.position, weights: scores, last, d: p.d }, shrink);
+    });
+
+    const sum = f.f32(sumLanes(f, [totals]));
+    const isAny = f.i32(f32.gt(sum, 0));
+    const share = f.v128(f32x4.splat(f32.select(isAny, f32.div(1, sum), 0)));
+    const [out, from] = [f.i32(at(p.y, task, rowBytes)), f.i32(sums)];
+    forVectors(f, p.d, [out, from], ({ load, store }) => store(out, f32x4.mul(load(from), share)));
+    f.if(p.lse, () => {
+      const pair = f.i32(at(p.lse, task, 8));
+      const log = f32x4.lane(logOf(f)(f32x4.splat(sum)), 0);
+      f.do(f32.store(pair, largest), f32.store(pair, f32.select(isAny, log, 0), 4));
+    });
+  },
+);
+
+/** Code for the product of two rows of d. */
+function emitDot(f: FunctionBuilder, d: Local<"i32">) {
+  const parts = accumulators(f, UNROLL);
+  const [left, right] = [f.i32(), f.i32()];
+  return (a: Local<"i32">, b: Local<"i32">) => {
+    for (const part of parts) f.set(part, f32x4.splat(0));
+    f.set(left, a);
+    f.set(right, b);
+    forVectors(
+      f,
+      d,
+      [left, right],
+      ({ load, round }) => f.set(parts[round], f.madd(load(left), load(right), parts[round])),
+      UNROLL,
+    );
+    return sumLanes(f, parts);
+  };
+}
+
+/** sums = shrink · sums + Σ weight · row, of as many rows as there are weights up to `last`; past it stand zeros. */
+function emitAddRows(
+  f: FunctionBuilder,
+  { sums, row, stride, weights, last, d }: Words<"sums" | "row" | "stride" | "weights" | "last" | "d">,
+  shrink: Local<"v128">,
+): void {
+  const [weight, factor] = [f.i32(weights), f.v128(shrink)];
+  const count = i32.divU(i32.sub(last, weights), 4);
+  const lastRow = f.i32(at(row, i32.sub(count, 1), stride));
+  const four = Array.from({ length: TOGETHER }, () => ({ row: f.i32(), weight: f.v128() }));
+  const to = f.i32();
+  f.while(i32.ltU(weight, last), () => {
+    for (const [i, one] of four.entries()) {
+      f.set(one.row, i32.minU(f.i32(at(row, i, stride)), lastRow)); // no row past the end: it might hold NaN
+      f.set(one.weight, v128.load32Splat(weight, 4 * i));
+    }
+    f.set(to, sums);
+    forVectors(f, d, [to, ...four.map((one) => one.row)], ({ load, store }) => {
+      const sum = f.v128(f32x4.mul(load(to), factor));
+      for (const one of four) f.set(sum, f.madd(load(one.row), one.weight, sum));
+      store(to, sum);
+    });
+    f.set(factor, f32x4.splat(1));
+    f.set(row, at(row, TOGETHER, stride));
+    f.set(weight, i32.add(weight, 4 * TOGETHER));
+  });
+}
