@@ -1,4 +1,5 @@
 import { defineOp } from "../op.ts";
+import { columnGroups, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -25,7 +26,8 @@ export const layerNorm = defineOp({
   },
   kernel(k, { x, gain, bias, y, mean, rstd }, { N, C }, { eps }) {
     for (const range of k.split(N, [x, y, mean, rstd])) {
-      k.run("layer-norm/forward", {
+      const { consts, vectors, each, grid } = rowGroups(k.profile, range.count, C);
+      k.run("norm/forward", {
         bind: {
           x: k.rows(x, N, range),
           gain,
@@ -37,12 +39,15 @@ export const layerNorm = defineOp({
         params: {
           n: range.count,
           c: C,
+          vectors,
+          each,
           eps,
           hasGain: gain !== null,
           hasBias: bias !== null,
           accumulate: false,
         },
-        grid: range.count,
+        grid,
+        consts: { ...consts, CENTERED: 1 },
       });
     }
   },
@@ -78,7 +83,8 @@ export const layerNormBackwardX = defineOp({
   },
   kernel(k, { dy, x, mean, rstd, gain, dx }, { N, C }) {
     for (const range of k.split(N, [dy, x, mean, rstd, dx])) {
-      k.run("layer-norm/backward_x", {
+      const { consts, vectors, each, grid } = rowGroups(k.profile, range.count, C);
+      k.run("norm/backward_x", {
         bind: {
           x: k.rows(x, N, range),
           gain,
@@ -90,12 +96,15 @@ export const layerNormBackwardX = defineOp({
         params: {
           n: range.count,
           c: C,
+          vectors,
+          each,
           eps: 0,
           hasGain: gain !== null,
           hasBias: false,
           accumulate: false,
         },
-        grid: range.count,
+        grid,
+        consts: { ...consts, CENTERED: 1 },
       });
     }
   },
@@ -121,7 +130,8 @@ export const layerNormBackwardGain = defineOp({
   kernel(k, { dy, x, mean, rstd, dgain }, { N, C }) {
     const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // zeros are written too
     for (const range of parts) {
-      k.run("layer-norm/backward_gain", {
+      const { consts, vectors, grid } = columnGroups(k.profile, C);
+      k.run("norm/backward_gain", {
         bind: {
           x: k.rows(x, N, range),
           meanIn: k.rows(mean, N, range),
@@ -132,12 +142,15 @@ export const layerNormBackwardGain = defineOp({
         params: {
           n: range.count,
           c: C,
+          vectors,
+          each: 1,
           eps: 0,
           hasGain: false,
           hasBias: false,
           accumulate: range.start > 0,
         },
-        grid: Math.ceil(C / 64),
+        grid,
+        consts: { ...consts, CENTERED: 1 },
       });
     }
   },
