@@ -106,12 +106,16 @@ fn fetchX(kept: ptr<function, Batch>, start: u32, i: u32) {
   }
 }
 
-fn fetchDy(kept: ptr<function, Batch>, start: u32, i: u32) {
+/// The same of dy · gain.
+fn fetchG(kept: ptr<function, Batch>, start: u32, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
-    let at = i + j * LANES;
-    kept[j] = select(value(), value(dy[start + min(at, p.vectors - 1)]), at < p.vectors);
+    let at = min(i + j * LANES, p.vectors - 1);
+    kept[j] = select(value(), value(dy[start + at]) * gainAt(at), i + j * LANES < p.vectors);
   }
 }
+
+/// Batch k of a reading that begins with batch `first`: each reading begins with what the one before ended with.
+fn batchOf(k: u32, first: u32, batches: u32) -> u32 { return select(first + k, first + k - batches, first + k >= batches); }
 
 @compute @workgroup_size(LANES)
 fn forward(at: Grid, t: Thread) {
@@ -121,20 +125,18 @@ fn forward(at: Grid, t: Thread) {
     let start = row * p.vectors;
     var xs: Batch;
     var center = 0.0;
-    var held = batches; // the batch in xs
     if (CENTERED == 1) {
       var sum = value();
-      for (held = 0; ; held++) {
-        fetchX(&xs, start, held * LANES * KEPT + t.lane);
+      for (var k = 1u; k <= batches; k++) { // the first batch comes last
+        fetchX(&xs, start, batchOf(k, 0, batches) * LANES * KEPT + t.lane);
         for (var j = 0u; j < KEPT; j++) { sum += xs[j]; }
-        if (held == batches - 1) { break; }
       }
       center = sumOf(at, t, total(sum)) / f32(p.c);
     }
     var squares = value();
-    for (var b = batches; b > 0; b--) {
-      let i = (b - 1) * LANES * KEPT + t.lane;
-      if (b - 1 != held) { fetchX(&xs, start, i); }
+    for (var k = 1 - CENTERED; k <= batches - CENTERED; k++) {
+      let i = batchOf(k, 0, batches) * LANES * KEPT + t.lane;
+      if (k > 0) { fetchX(&xs, start, i); }
       for (var j = 0u; j < KEPT; j++) {
         let d = select(value(), xs[j] - center, i + j * LANES < p.vectors);
         squares += d * d;
@@ -146,9 +148,10 @@ fn forward(at: Grid, t: Thread) {
       // CENTERED=0:
       rstd[row] = r;
     }
-    for (var b = 0u; b < batches; b++) {
-      let i = b * LANES * KEPT + t.lane;
-      if (b > 0) { fetchX(&xs, start, i); }
+    let begin = (batches - 1) * CENTERED;
+    for (var k = 0u; k < batches; k++) {
+      let i = batchOf(k, begin, batches) * LANES * KEPT + t.lane;
+      if (k > 0) { fetchX(&xs, start, i); }
       for (var j = 0u; j < KEPT; j++) {
         let c = i + j * LANES;
         if (c < p.vectors) {
@@ -174,29 +177,27 @@ fn backward_x(at: Grid, t: Thread) {
     var gs: Batch;
     var sum = value();
     var product = value();
-    for (var b = batches; b > 0; b--) {
-      let i = (b - 1) * LANES * KEPT + t.lane;
+    for (var k = 1u; k <= batches; k++) {
+      let i = batchOf(k, 0, batches) * LANES * KEPT + t.lane;
       fetchX(&xs, start, i);
-      fetchDy(&gs, start, i);
+      fetchG(&gs, start, i);
       for (var j = 0u; j < KEPT; j++) {
-        gs[j] *= gainAt(min(i + j * LANES, p.vectors - 1));
         if (CENTERED == 1) { sum += gs[j]; }
         product += gs[j] * (xs[j] - center);
       }
     }
-    var mean_ = 0.0;
-    if (CENTERED == 1) { mean_ = sumOf(at, t, total(sum)) / f32(p.c); }
+    var meanG = 0.0;
+    if (CENTERED == 1) { meanG = sumOf(at, t, total(sum)) / f32(p.c); }
     let share = r * r * sumOf(at, t, total(product)) / f32(p.c);
-    for (var b = 0u; b < batches; b++) {
-      let i = b * LANES * KEPT + t.lane;
-      if (b > 0) {
+    for (var k = 0u; k < batches; k++) {
+      let i = k * LANES * KEPT + t.lane;
+      if (k > 0) {
         fetchX(&xs, start, i);
-        fetchDy(&gs, start, i);
+        fetchG(&gs, start, i);
       }
       for (var j = 0u; j < KEPT; j++) {
         let c = i + j * LANES;
-        if (b > 0) { gs[j] *= gainAt(min(c, p.vectors - 1)); }
-        if (c < p.vectors) { y[start + c] = y_v(r * (gs[j] - mean_ - (xs[j] - center) * share)); }
+        if (c < p.vectors) { y[start + c] = y_v(r * (gs[j] - meanG - (xs[j] - center) * share)); }
       }
     }
   }

@@ -26,7 +26,7 @@ export const layerNorm = defineOp({
   },
   kernel(k, { x, gain, bias, y, mean, rstd }, { N, C }, { eps }) {
     for (const range of k.split(N, [x, y, mean, rstd])) {
-      const { consts, vectors, each, grid } = rowGroups(k.profile, range.count, C);
+      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
       k.run("norm/forward", {
         bind: {
           x: k.rows(x, N, range),
@@ -83,7 +83,11 @@ export const layerNormBackwardX = defineOp({
   },
   kernel(k, { dy, x, mean, rstd, gain, dx }, { N, C }) {
     for (const range of k.split(N, [dy, x, mean, rstd, dx])) {
-      const { consts, vectors, each, grid } = rowGroups(k.profile, range.count, C);
+      const { consts, vectors, each, grid } = rowGroups(k.profile, {
+        rows: range.count,
+        columns: C,
+        operands: 2,
+      });
       k.run("norm/backward_x", {
         bind: {
           x: k.rows(x, N, range),

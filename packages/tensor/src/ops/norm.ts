@@ -36,7 +36,7 @@ export const rmsNorm = defineOp({
         y: k.rows(y, N, range),
         rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
       };
-      const { consts, vectors, each, grid } = rowGroups(k.profile, range.count, C);
+      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
       const params = { n: range.count, c: C, vectors, each, eps, hasGain: gain !== null, ...RMS_PARAMS };
       k.run("norm/forward", { bind, params, grid, consts: { ...consts, CENTERED: 0 } });
     }
@@ -74,7 +74,11 @@ export const rmsNormBackwardX = defineOp({
         rstdIn: k.rows(rstd, N, range),
         dy: k.rows(dy, N, range),
       };
-      const { consts, vectors, each, grid } = rowGroups(k.profile, range.count, C);
+      const { consts, vectors, each, grid } = rowGroups(k.profile, {
+        rows: range.count,
+        columns: C,
+        operands: 2,
+      });
       const params = { n: range.count, c: C, vectors, each, eps: 0, hasGain: gain !== null, ...RMS_PARAMS };
       k.run("norm/backward_x", { bind, params, grid, consts: { ...consts, CENTERED: 0 } });
     }

@@ -1,7 +1,7 @@
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
-import { inEightLanes } from "../profile.ts";
 import { formatShape, type Shape } from "../shape.ts";
+import { rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -34,21 +34,14 @@ export const softmax = defineOp({
     }
   },
   kernel(k, { x, mask, y }, { N, C, M }) {
-    const eight = mask === null && inEightLanes(k.profile, C);
     for (const range of k.split(N, [x, y])) {
+      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
       const bind = { x: k.rows(x, N, range), y: k.rows(y, N, range) };
-      if (eight) {
-        k.run("softmax-rows/forward", {
-          bind,
-          params: { n: range.count, vectors: C / 4 },
-          grid: range.count,
-        });
-        continue;
-      }
       k.run("softmax/forward", {
-        bind: { ...bind, mask },
-        params: { n: range.count, c: C, maskRows: mask ? M : 0, firstRow: range.start },
-        grid: range.count,
+        bind: mask ? { ...bind, mask } : bind,
+        params: { n: range.count, vectors, each, maskRows: mask ? M : 0, firstRow: range.start },
+        grid,
+        consts: { ...consts, MASKED: mask ? 1 : 0 },
       });
     }
   },
@@ -77,18 +70,16 @@ export const softmaxBackward = defineOp({
   kernel(k, { dy, y, dx }, { N, C }) {
     for (const range of k.split(N, [dy, y, dx])) {
       const bind = { yIn: k.rows(y, N, range), dy: k.rows(dy, N, range), y: k.rows(dx, N, range) };
-      if (inEightLanes(k.profile, C)) {
-        k.run("softmax-rows/backward", {
-          bind,
-          params: { n: range.count, vectors: C / 4 },
-          grid: range.count,
-        });
-        continue;
-      }
+      const { consts, vectors, each, grid } = rowGroups(k.profile, {
+        rows: range.count,
+        columns: C,
+        operands: 2,
+      });
       k.run("softmax/backward", {
         bind,
-        params: { n: range.count, c: C, maskRows: 0, firstRow: 0 },
-        grid: range.count,
+        params: { n: range.count, vectors, each, maskRows: 0, firstRow: 0 },
+        grid,
+        consts: { ...consts, MASKED: 0 },
       });
     }
   },
