@@ -1,9 +1,10 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import type { Pick } from "../pick.ts";
+import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
-import { partGroups, rowGroups } from "./row-groups.ts";
+import { drawRows, partGroups, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -210,8 +211,8 @@ export const crossEntropy = defineOp({
     runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
   },
   draw: (pick) => {
-    const V = pick.int(1, 300);
-    return { dims: { N: pick.int(1, 40), V }, ...drawTargets(pick, V) };
+    const { N, C: V } = drawRows(pick, 1, 40, 1);
+    return { dims: { N: Math.max(1, sizeOf(N)), V }, ...drawTargets(pick, V) };
   },
   close: { rel: 64 * EPS, abs: 1e-6 }, // as rmsNorm: sums of one sign, and one exp and log
   flops: ({ N, V }) => 4 * N * V,
@@ -237,11 +238,11 @@ export const crossEntropyBackward = defineOp({
     runLogitGradients(k, operands, { rows: N, firstRow: 0, V, ignoreIndex, labelSmoothing });
   },
   draw: (pick) => {
-    const V = pick.int(1, 300);
+    const { N, C: V } = drawRows(pick, 1, 40, 1);
     const { attrs, values } = drawTargets(pick, V);
     const max = (size: number) => Array.from({ length: size }, () => 2 + 0.1 * pick.normal());
     const logSum = (size: number) => new Array(size).fill(Math.log(V));
-    return { dims: { N: pick.int(1, 40), V }, attrs, values: { ...values, max, logSum } };
+    return { dims: { N: Math.max(1, sizeOf(N)), V }, attrs, values: { ...values, max, logSum } };
   },
   // Where p cancels the target: exp is a few units off, and so is its argument after two differences; times dloss, near 1.
   close: { rel: 64 * EPS, abs: 16 * EPS },

@@ -1,5 +1,5 @@
 import { defineOp } from "../op.ts";
-import { columnGroups, rowGroups } from "./row-groups.ts";
+import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -52,7 +52,7 @@ export const layerNorm = defineOp({
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: pick.int(2, 300) },
+    dims: { ...drawRows(pick, 2) },
     omit: pick.oneOf([[], ["gain"], ["bias"], ["gain", "bias"]]),
     attrs: { eps: pick.oneOf([1e-5, 1e-6, 1e-2]) },
   }),
@@ -113,7 +113,7 @@ export const layerNormBackwardX = defineOp({
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: pick.int(1, 300) },
+    dims: { ...drawRows(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
   }),
   close: { rel: 256 * EPS, abs: 1e-6 }, // g - mean - x̂ · (…) cancels, as in rmsNormBackwardX
@@ -158,7 +158,7 @@ export const layerNormBackwardGain = defineOp({
       });
     }
   },
-  draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: pick.int(1, 300) } }),
+  draw: (pick) => ({ dims: { ...drawRows(pick, 1, 80) } }),
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }), // as rmsNormBackwardGain
   flops: ({ N, C }) => 4 * N * C,
 });

@@ -1,6 +1,5 @@
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
-import { columnGroups, rowGroups } from "./row-groups.ts";
+import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -10,9 +9,6 @@ const CLOSE = { rel: 64 * EPS, abs: 1e-7 };
 
 /** What rmsNorm leaves out of kernels/norm.wgsl. */
 const RMS_PARAMS = { hasBias: false, accumulate: false };
-
-/** Row lengths, multiples of 4 as often as not: those have kernels of their own. */
-const drawLength = (pick: Pick): number => pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]);
 
 export const rmsNorm = defineOp({
   name: "rmsNorm",
@@ -42,7 +38,7 @@ export const rmsNorm = defineOp({
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: drawLength(pick) },
+    dims: { ...drawRows(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
     attrs: { eps: pick.oneOf([1e-5, 1e-6, 1e-2]) },
   }),
@@ -84,7 +80,7 @@ export const rmsNormBackwardX = defineOp({
     }
   },
   draw: (pick) => {
-    const dims = { N: pick.shape(40, 2), C: drawLength(pick) };
+    const dims = { ...drawRows(pick) };
     return { dims, omit: pick.chance(0.3) ? ["gain"] : [] };
   },
   // g - x·(…) cancels; the difference is still small against the largest dx of the tensor.
@@ -116,7 +112,7 @@ export const rmsNormBackwardGain = defineOp({
       });
     }
   },
-  draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: drawLength(pick) } }),
+  draw: (pick) => ({ dims: { ...drawRows(pick, 1, 80) } }),
   // A sum of N terms of both signs: error eps·N of the largest term, against a result of about sqrt(N) of it.
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }),
   flops: ({ N, C }) => 3 * N * C,

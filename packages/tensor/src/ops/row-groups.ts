@@ -1,5 +1,7 @@
 /** How kernels over rows share them out: norm.wgsl, softmax.wgsl, cross-entropy.wgsl. */
+import type { Pick } from "../pick.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
+import type { Shape } from "../shape.ts";
 
 /** What such a kernel is made for, and what a dispatch over `rows` rows gives it. */
 export interface RowGroups {
@@ -36,7 +38,10 @@ export interface RowExtents {
 const MOST_LANES = 256;
 const LEAST_LANES = 32;
 const KEPT = 4;
-/** Of rows that would not fit `MOST_LANES` threads with `KEPT` each: a workgroup alone on a core then keeps 32 KiB on the way. */
+/**
+ * Of one operand whose rows would not fit `MOST_LANES` threads with `KEPT` each: a workgroup alone on a core then has 32 KiB on
+ * the way, which two operands have with `KEPT`.
+ */
 const KEPT_WIDE = 8;
 /** Workgroups past which one takes several rows: what a large GPU has room for, and some rounds of that. */
 const MANY_GROUPS = { gpu: 8192, eightLanes: 64 };
@@ -54,7 +59,7 @@ function constsOf(
 ): RowGroups["consts"] {
   // Eight lanes that run one after the other gain by two loads in a row, not by four that wait for each other.
   if (hasEightLanes(profile)) return { LANES: 8, KEPT: operands > 1 ? 1 : 2, WIDTH, SUBGROUPS: 1 };
-  const kept = vectors > MOST_LANES * KEPT ? KEPT_WIDE : KEPT;
+  const kept = operands === 1 && vectors > MOST_LANES * KEPT ? KEPT_WIDE : KEPT;
   let lanes = LEAST_LANES;
   while (lanes < MOST_LANES && lanes * kept < vectors) lanes *= 2;
   return { LANES: lanes, KEPT: kept, WIDTH, SUBGROUPS: profile.subgroups ? 2 : 0 };
@@ -94,4 +99,15 @@ export function columnGroups(profile: DeviceProfile, columns: number): Omit<RowG
   }
   const SUBGROUPS = profile.subgroups ? 2 : 0;
   return { consts: { LANES: MOST_LANES, KEPT, WIDTH, SUBGROUPS }, vectors, grid };
+}
+
+/** Short rows or a few wide ones, multiples of 4 as often as not: each has groups of its own. */
+export function drawRows(pick: Pick, least = 1, mostRows = 40, mostAxes = 2): { N: Shape; C: number } {
+  const short = () => ({ N: pick.shape(mostRows, mostAxes), C: pick.int(least, 300) });
+  const vectors = () => ({ N: pick.shape(mostRows, mostAxes), C: 4 * pick.int(1, 75) });
+  const wide = () => ({
+    N: [pick.int(1, 3)],
+    C: pick.oneOf([() => 4 * pick.int(75, 600), () => 4 * pick.int(600, 2500), () => pick.int(300, 2500)])(),
+  });
+  return pick.oneOf([short, vectors, short, wide])(); // the last one where nothing is scaled down
 }

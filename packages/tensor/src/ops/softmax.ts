@@ -1,7 +1,7 @@
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { formatShape, type Shape } from "../shape.ts";
-import { rowGroups } from "./row-groups.ts";
+import { drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -46,9 +46,9 @@ export const softmax = defineOp({
     }
   },
   draw: (pick) => {
-    const N = pick.shape(40, 3);
+    const { N, C } = drawRows(pick, 1, 40, 3);
     return {
-      dims: { N, M: N.slice(pick.int(0, N.length)), C: pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]) },
+      dims: { N, M: N.slice(pick.int(0, N.length)), C },
       omit: pick.chance(0.4) ? ["mask"] : [],
     };
   },
@@ -84,10 +84,10 @@ export const softmaxBackward = defineOp({
     }
   },
   draw: (pick) => {
-    const C = pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]);
+    const dims = drawRows(pick, 1, 40, 3);
     // As softmax gives them: rows that sum to about 1.
-    const y = (size: number) => Float64Array.from({ length: size }, () => (2 * pick.unit()) / C);
-    return { dims: { N: pick.shape(40, 3), C }, values: { y } };
+    const y = (size: number) => Float64Array.from({ length: size }, () => (2 * pick.unit()) / dims.C);
+    return { dims: { ...dims }, values: { y } };
   },
   // dy - Σ cancels at most against dy itself, up to 4 here, times y, up to 2 / C; the sum has √C terms' worth of rounding.
   close: ({ C }) => ({ rel: 32 * EPS, abs: (8 * EPS) / Math.max(C, 1) + 1e-8 }),
