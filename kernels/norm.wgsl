@@ -134,7 +134,7 @@ fn forward(at: Grid, t: Thread) {
       center = sumOf(at, t, total(sum)) / f32(p.c);
     }
     var squares = value();
-    for (var k = 1 - CENTERED; k <= batches - CENTERED; k++) {
+    for (var k = 1 - CENTERED; k < batches + 1 - CENTERED; k++) {
       let i = batchOf(k, 0, batches) * LANES * KEPT + t.lane;
       if (k > 0) { fetchX(&xs, start, i); }
       for (var j = 0u; j < KEPT; j++) {
@@ -188,7 +188,7 @@ fn backward_x(at: Grid, t: Thread) {
     }
     var meanG = 0.0;
     if (CENTERED == 1) { meanG = sumOf(at, t, total(sum)) / f32(p.c); }
-    let share = r * r * sumOf(at, t, total(product)) / f32(p.c);
+    let slope = r * r * sumOf(at, t, total(product)) / f32(p.c);
     for (var k = 0u; k < batches; k++) {
       let i = k * LANES * KEPT + t.lane;
       if (k > 0) {
@@ -197,7 +197,7 @@ fn backward_x(at: Grid, t: Thread) {
       }
       for (var j = 0u; j < KEPT; j++) {
         let c = i + j * LANES;
-        if (c < p.vectors) { y[start + c] = y_v(r * (gs[j] - meanG - (xs[j] - center) * share)); }
+        if (c < p.vectors) { y[start + c] = y_v(r * (gs[j] - meanG - (xs[j] - center) * slope)); }
       }
     }
   }
