@@ -1,27 +1,39 @@
 // row_losses: rowMax[firstRow + n] = max_v logits[n,v], logSum = log Σ_v exp(logits - rowMax); their sum is log Σ exp(logits),
 //   nll = (rowMax - logits[target]) + logSum, 0 for ignored rows; with smoothing s the target's logit becomes
 //   (1 - s) logits[target] + s mean_v logits
-//   in logits[n,v] targets[N]   out rowMax[N] logSum[N] nll[N]   grid: one workgroup per row of logits
+//   in logits[n,v] targets[N]   out rowMax[N] logSum[N] nll[N]   grid: one workgroup per `each` rows of logits
 // mean_loss: loss = Σ nll / number of scored rows (1 when there are none)
 //   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: that number alone
 // logit_gradients: dlogits = (exp((logits - rowMax) - logSum) - (1 - s) onehot - s / V) · dloss / scored; ignored rows 0
 //   in logits[n,v] targets[N] rowMaxIn[N] logSumIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]; _in_place: over the logits
-//   grid: one workgroup per row
+//   grid: `each` workgroups per row
 //   Logits lie in blocks of `block` columns, one [n, block] after the other and the last one narrower; block = v: as usual.
+//   why: logits are read once, with the sum so far rescaled when the maximum grows; KEPT loads a thread are on their way at once
 //   numerics: f32 throughout; rowMax and logSum stay apart, since large logits would round logSum away in their sum;
 //   `firstRow` is the row of targets that belongs to logits row 0
+enable subgroups;
+// SUBGROUPS=0:
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const LOWEST = -3.0e38; // below any logit; finite, because WGSL may assume there are no infinities
+const KEPT: u32 = 4;
+const WIDTH: u32 = 4; // of a vector: rows and blocks are multiples of it
+const LOWEST = -3.4028234663852886e38; // not above any logit; finite, because WGSL may assume there are no infinities
 
-alias logits_t = f32;
-alias dlogits_t = f32;
+alias logits_v = vec4<f32>;
+// WIDTH=1: alias logits_v = f32;
+alias dlogits_v = vec4<f32>;
+// WIDTH=1: alias dlogits_v = f32;
+alias value = vec4<f32>; // what is computed with
+// WIDTH=1: alias value = f32;
+alias places = vec4<u32>;
+// WIDTH=1: alias places = u32;
+alias Batch = array<value, KEPT>; // vectors of a thread, LANES apart
 
-struct Params { n: u32, v: u32, block: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32, smoothing: f32 }
+struct Params { n: u32, v: u32, block: u32, each: u32, firstRow: u32, ignoreIndex: i32, hasUpstream: u32, smoothing: f32 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> logits: array<logits_t>;
+@group(0) @binding(0) var<storage, read> logits: array<logits_v>;
 @group(0) @binding(1) var<storage, read> targets: array<i32>;
 @group(0) @binding(2) var<storage, read_write> rowMax: array<f32>;
 @group(0) @binding(3) var<storage, read_write> nll: array<f32>;
@@ -31,143 +43,234 @@ var<immediate> p: Params;
 @group(0) @binding(7) var<storage, read> rowMaxIn: array<f32>;
 @group(0) @binding(8) var<storage, read> dloss: array<f32>;
 @group(0) @binding(9) var<storage, read> scoredIn: array<f32>;
-@group(0) @binding(10) var<storage, read_write> dlogits: array<dlogits_t>;
+@group(0) @binding(10) var<storage, read_write> dlogits: array<dlogits_v>;
 @group(0) @binding(11) var<storage, read_write> logSum: array<f32>;
 @group(0) @binding(12) var<storage, read> logSumIn: array<f32>;
 
-var<workgroup> partial: array<f32, LANES>;
-
-fn reduceSum(lane: u32, value: f32) -> f32 {
-  partial[lane] = value;
-  workgroupBarrier();
-  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
-    if (lane < stride) { partial[lane] += partial[lane + stride]; }
-    workgroupBarrier();
-  }
-  let total = partial[0];
-  workgroupBarrier();
-  return total;
+struct Grid {
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(num_subgroups) subgroups: u32,
+  // SUBGROUPS=0:
+}
+struct Thread {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  // SUBGROUPS=0:
 }
 
-fn reduceMax(lane: u32, value: f32) -> f32 {
-  partial[lane] = value;
+var<workgroup> parts: array<f32, LANES>;
+
+/// Shows all threads a value of each subgroup, or of each thread where there are no subgroups; returns how many those are.
+fn share(at: Grid, t: Thread, part: f32) -> u32 {
+  workgroupBarrier(); // what was here has been read
+  if (subgroupElect()) { parts[t.subgroup] = part; }
+  // SUBGROUPS=0: parts[t.lane] = part;
   workgroupBarrier();
-  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
-    if (lane < stride) { partial[lane] = max(partial[lane], partial[lane + stride]); }
+  return at.subgroups;
+  // SUBGROUPS=0: return LANES;
+}
+
+fn sumOfParts(lane: u32, given: u32) -> f32 {
+  var count = given;
+  for (; count > 16; count /= 2) {
+    if (lane < count / 2) { parts[lane] += parts[lane + count / 2]; }
     workgroupBarrier();
   }
-  let largest = partial[0];
-  workgroupBarrier();
+  var sum = 0.0;
+  for (var i = 0u; i < count; i++) { sum += parts[i]; }
+  return sum;
+}
+
+/// The sum of a value of each thread.
+fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, subgroupAdd(v))); }
+// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, v)); }
+// SUBGROUPS=1: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupAdd(v); }
+
+fn maxOfParts(lane: u32, given: u32) -> f32 {
+  var count = given;
+  for (; count > 16; count /= 2) {
+    if (lane < count / 2) { parts[lane] = max(parts[lane], parts[lane + count / 2]); }
+    workgroupBarrier();
+  }
+  var largest = parts[0];
+  for (var i = 1u; i < count; i++) { largest = max(largest, parts[i]); }
   return largest;
 }
 
-/// Some columns of a row of logits, which lie side by side: `width` of them from column `first` on, at `at`.
+/// The largest of the values of all threads.
+fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, subgroupMax(v))); }
+// SUBGROUPS=0: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, v)); }
+// SUBGROUPS=1: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupMax(v); }
+
+fn total(v: value) -> f32 { return dot(v, value(1.0)); }
+// WIDTH=1: fn total(v: value) -> f32 { return v; }
+
+fn largestOf(v: value) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+// WIDTH=1: fn largestOf(v: value) -> f32 { return v; }
+
+/// e^(v - largest), for v <= largest.
+fn shifted(v: value, largest: f32) -> value { return exp(2.0 * max(0.5 * v - 0.5 * largest, value(-60.0))); }
+
+fn shiftedOne(v: f32, largest: f32) -> f32 { return exp(2.0 * max(0.5 * v - 0.5 * largest, -60.0)); }
+
+/// Some columns of a row of logits, which lie side by side: `width` vectors from column `first` on, at vector `at`.
 struct Part { first: u32, width: u32, at: u32 }
 
 fn partOf(row: u32, first: u32) -> Part {
   let width = min(p.block, p.v - first);
-  return Part(first, width, first * p.n + row * width);
+  return Part(first, width / WIDTH, (first * p.n + row * width) / WIDTH);
 }
 
-/// Where a logit lies.
-fn placeOf(row: u32, v: u32) -> u32 {
+/// logits[row, v].
+fn logitAt(row: u32, v: u32) -> f32 {
   let part = partOf(row, v / p.block * p.block);
-  return part.at + v - part.first;
+  let found = value(logits[part.at + (v - part.first) / WIDTH]);
+  return found[(v - part.first) % WIDTH];
+  // WIDTH=1: return found;
+}
+
+/// A thread's vectors of a part from its vector `i` on; LOWEST past the end.
+fn fetch(kept: ptr<function, Batch>, part: Part, i: u32) {
+  for (var j = 0u; j < KEPT; j++) {
+    let at = i + j * LANES;
+    kept[j] = select(value(LOWEST), value(logits[part.at + min(at, part.width - 1)]), at < part.width);
+  }
+}
+
+/// What a thread has seen of a row: the largest logit, Σ exp(logits - largest), Σ (largest - logits) and how many.
+struct Seen { largest: f32, sum: f32, below: f32, count: f32 }
+
+fn see(seen: ptr<function, Seen>, row: u32, lane: u32) {
+  for (var first = 0u; first < p.v; first += p.block) {
+    let part = partOf(row, first);
+    for (var from_ = 0u; from_ < part.width; from_ += LANES * KEPT) {
+      var xs: Batch;
+      fetch(&xs, part, from_ + lane);
+      var most = seen.largest;
+      for (var j = 0u; j < KEPT; j++) { most = max(most, largestOf(xs[j])); }
+      seen.sum *= shiftedOne(seen.largest, most);
+      for (var j = 0u; j < KEPT; j++) {
+        let isIn = from_ + lane + j * LANES < part.width;
+        seen.sum += select(0.0, total(shifted(xs[j], most)), isIn);
+      }
+      if (p.smoothing > 0.0) {
+        if (seen.count > 0.0) { seen.below += seen.count * (most - seen.largest); }
+        for (var j = 0u; j < KEPT; j++) {
+          if (from_ + lane + j * LANES < part.width) {
+            seen.below += total(most - xs[j]);
+            seen.count += f32(WIDTH);
+          }
+        }
+      }
+      seen.largest = most;
+    }
+  }
 }
 
 @compute @workgroup_size(LANES)
-fn row_losses(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = wg.x + wg.y * nwg.x;
-  if (row >= p.n) { return; }
-  var largest = LOWEST;
-  for (var first = 0u; first < p.v; first += p.block) {
-    let part = partOf(row, first);
-    for (var i = lane; i < part.width; i += LANES) { largest = max(largest, f32(logits[part.at + i])); }
-  }
-  largest = reduceMax(lane, largest);
-  var sum = 0.0;
-  for (var first = 0u; first < p.v; first += p.block) {
-    let part = partOf(row, first);
-    for (var i = lane; i < part.width; i += LANES) { sum += exp(f32(logits[part.at + i]) - largest); }
-  }
-  sum = reduceSum(lane, sum);
-  var below = 0.0; // mean of max - logits
-  if (p.smoothing > 0.0) {
-    for (var first = 0u; first < p.v; first += p.block) {
-      let part = partOf(row, first);
-      for (var i = lane; i < part.width; i += LANES) { below += largest - f32(logits[part.at + i]); }
+fn row_losses(at: Grid, t: Thread) {
+  let first = (at.group.x + at.group.y * at.groups.x) * p.each;
+  for (var row = first; row < min(first + p.each, p.n); row++) {
+    var seen = Seen(LOWEST, 0.0, 0.0, 0.0);
+    see(&seen, row, t.lane);
+    let largest = maxOf(at, t, seen.largest);
+    let sum = sumOf(at, t, seen.sum * shiftedOne(seen.largest, largest));
+    var below = 0.0; // mean of max - logits
+    if (p.smoothing > 0.0) {
+      if (seen.count > 0.0) { below = seen.below + seen.count * (largest - seen.largest); }
+      below = sumOf(at, t, below) / f32(p.v);
     }
-    below = reduceSum(lane, below) / f32(p.v);
-  }
-  if (lane == 0u) {
-    // (max - target) first: both may be large, their difference is exact or nearly so.
-    let shifted = log(sum);
-    let target_ = targets[p.firstRow + row];
-    rowMax[p.firstRow + row] = largest;
-    logSum[p.firstRow + row] = shifted;
-    var value = 0.0;
-    if (target_ != p.ignoreIndex) {
-      let targetBelow = largest - f32(logits[placeOf(row, u32(target_))]);
-      value = targetBelow + p.smoothing * (below - targetBelow) + shifted;
+    if (t.lane == 0) {
+      // (max - target) first: both may be large, their difference is exact or nearly so.
+      let shift = log(sum);
+      let target_ = targets[p.firstRow + row];
+      rowMax[p.firstRow + row] = largest;
+      logSum[p.firstRow + row] = shift;
+      var loss_ = 0.0;
+      if (target_ != p.ignoreIndex) {
+        let targetBelow = largest - logitAt(row, u32(target_));
+        loss_ = targetBelow + p.smoothing * (below - targetBelow) + shift;
+      }
+      nll[p.firstRow + row] = loss_;
     }
-    nll[p.firstRow + row] = value;
   }
 }
 
-fn countScored(lane: u32) -> f32 {
+fn countScored(at: Grid, t: Thread) -> f32 {
   var count = 0.0;
-  for (var n = lane; n < p.n; n += LANES) { count += select(0.0, 1.0, targets[n] != p.ignoreIndex); }
-  return max(1.0, reduceSum(lane, count));
+  for (var n = t.lane; n < p.n; n += LANES) { count += select(0.0, 1.0, targets[n] != p.ignoreIndex); }
+  return max(1.0, sumOf(at, t, count));
 }
 
 @compute @workgroup_size(LANES)
-fn mean_loss(@builtin(local_invocation_index) lane: u32) {
+fn mean_loss(at: Grid, t: Thread) {
   var sum = 0.0;
-  for (var n = lane; n < p.n; n += LANES) { sum += nllIn[n]; }
-  sum = reduceSum(lane, sum);
-  let count = countScored(lane);
-  if (lane == 0u) { loss[0] = sum / count; }
+  for (var n = t.lane; n < p.n; n += LANES) { sum += nllIn[n]; }
+  sum = sumOf(at, t, sum);
+  let count = countScored(at, t);
+  if (t.lane == 0) { loss[0] = sum / count; }
 }
 
 @compute @workgroup_size(LANES)
-fn count_scored(@builtin(local_invocation_index) lane: u32) {
-  let count = countScored(lane);
-  if (lane == 0u) { scored[0] = count; }
+fn count_scored(at: Grid, t: Thread) {
+  let count = countScored(at, t);
+  if (t.lane == 0) { scored[0] = count; }
 }
 
-/// d loss / d logits[row, v] for a logit, 0 for an ignored row.
-fn gradient(logit: f32, v: u32, row: u32) -> f32 {
-  let target_ = targets[p.firstRow + row];
-  if (target_ == p.ignoreIndex) { return 0.0; }
-  let upstream = select(1.0, dloss[0], p.hasUpstream == 1u);
-  let shifted = (logit - rowMaxIn[p.firstRow + row]) - logSumIn[p.firstRow + row];
-  let wanted = select(0.0, 1.0 - p.smoothing, v == u32(target_)) + p.smoothing / f32(p.v);
-  return (exp(shifted) - wanted) * upstream / scoredIn[0];
+/// What all logits of a row share.
+struct Row { target_: i32, max: f32, logSum: f32, factor: f32 }
+
+fn rowAt(row: u32) -> Row {
+  let upstream = select(1.0, dloss[0], p.hasUpstream == 1);
+  let n = p.firstRow + row;
+  return Row(targets[n], rowMaxIn[n], logSumIn[n], upstream / scoredIn[0]);
+}
+
+fn placesFrom(v: u32) -> places { return v + vec4(0, 1, 2, 3); }
+// WIDTH=1: fn placesFrom(v: u32) -> places { return v; }
+
+/// d loss / d logits from column v on; 0 for an ignored row.
+fn gradient(found: value, v: u32, row: Row) -> value {
+  let wanted = select(value(), value(1.0 - p.smoothing), placesFrom(v) == places(u32(row.target_))) + p.smoothing / f32(p.v);
+  let result = (exp((found - row.max) - row.logSum) - wanted) * row.factor;
+  return select(result, value(), row.target_ == p.ignoreIndex);
 }
 
 @compute @workgroup_size(LANES)
-fn logit_gradients(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = wg.x + wg.y * nwg.x;
+fn logit_gradients(at: Grid, t: Thread) {
+  let group = at.group.x + at.group.y * at.groups.x;
+  let row = group / p.each;
   if (row >= p.n) { return; }
+  let shared_ = rowAt(row);
   for (var first = 0u; first < p.v; first += p.block) {
     let part = partOf(row, first);
-    for (var i = lane; i < part.width; i += LANES) {
-      dlogits[part.at + i] = dlogits_t(gradient(f32(logits[part.at + i]), part.first + i, row));
+    for (var i = group % p.each * LANES * KEPT + t.lane; i < part.width; i += p.each * LANES * KEPT) {
+      var xs: Batch;
+      fetch(&xs, part, i);
+      for (var j = 0u; j < KEPT; j++) {
+        let c = i + j * LANES;
+        if (c < part.width) { dlogits[part.at + c] = dlogits_v(gradient(xs[j], first + c * WIDTH, shared_)); }
+      }
     }
   }
 }
 
 @compute @workgroup_size(LANES)
-fn logit_gradients_in_place(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = wg.x + wg.y * nwg.x;
+fn logit_gradients_in_place(at: Grid, t: Thread) {
+  let group = at.group.x + at.group.y * at.groups.x;
+  let row = group / p.each;
   if (row >= p.n) { return; }
+  let shared_ = rowAt(row);
   for (var first = 0u; first < p.v; first += p.block) {
     let part = partOf(row, first);
-    for (var i = lane; i < part.width; i += LANES) {
-      dlogits[part.at + i] = dlogits_t(gradient(f32(dlogits[part.at + i]), part.first + i, row));
+    for (var i = group % p.each * LANES * KEPT + t.lane; i < part.width; i += p.each * LANES * KEPT) {
+      var xs: Batch;
+      for (var j = 0u; j < KEPT; j++) { xs[j] = value(dlogits[part.at + min(i + j * LANES, part.width - 1)]); }
+      for (var j = 0u; j < KEPT; j++) {
+        let c = i + j * LANES;
+        if (c < part.width) { dlogits[part.at + c] = dlogits_v(gradient(xs[j], first + c * WIDTH, shared_)); }
+      }
     }
   }
 }

@@ -1,96 +1,192 @@
 // forward: y[n,c] = e^x / Σ e^x over the visible c of a row; 0 where the byte of mask is 0, and in a row with nothing visible
-//   in x[N,C] mask[M,C] as bytes, row (firstRow + n) mod M of it   out y[N,C]
+//   in x[N,C] mask[M,C] as bytes, row (firstRow + n) mod M of it, where MASKED   out y[N,C]
 // backward: y = dx = yIn · (dy - Σ_c dy · yIn)
 //   in yIn[N,C] dy[N,C]   out y[N,C]
-//   grid: one workgroup per row, LANES threads share it, for both
+//   grid: one workgroup of LANES threads per `each` rows, for both
+//   why: KEPT loads a thread are on their way at once, and stay in registers where a row is no longer than that of all
+//   threads; maximum and sum come from one reading, the sum so far being rescaled when the maximum grows
 //   numerics: the row's maximum is subtracted, in halves so that no difference overflows; sums are f32
+enable subgroups;
+// SUBGROUPS=0:
 requires immediate_address_space;
 
 const LANES: u32 = 64;
+const KEPT: u32 = 4;
 const LOWEST = -3.4028234663852886e38; // not above any value; finite, because WGSL may assume there are no infinities
 
-alias x_t = f32;
-alias y_t = f32;
-alias yIn_t = f32;
-alias dy_t = f32;
+alias x_v = vec4<f32>;
+// WIDTH=1: alias x_v = f32;
+alias y_v = vec4<f32>;
+// WIDTH=1: alias y_v = f32;
+alias yIn_v = vec4<f32>;
+// WIDTH=1: alias yIn_v = f32;
+alias dy_v = vec4<f32>;
+// WIDTH=1: alias dy_v = f32;
+alias value = vec4<f32>; // what is computed with
+// WIDTH=1: alias value = f32;
+alias flags = vec4<bool>;
+// WIDTH=1: alias flags = bool;
+alias Batch = array<value, KEPT>; // vectors of a thread, LANES apart
 
-struct Params { n: u32, c: u32, maskRows: u32, firstRow: u32 }
+struct Params { n: u32, vectors: u32, each: u32, maskRows: u32, firstRow: u32 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> x: array<x_t>;
+@group(0) @binding(0) var<storage, read> x: array<x_v>;
 @group(0) @binding(1) var<storage, read> mask: array<u32>;
-@group(0) @binding(2) var<storage, read_write> y: array<y_t>;
-@group(0) @binding(3) var<storage, read> yIn: array<yIn_t>;
-@group(0) @binding(4) var<storage, read> dy: array<dy_t>;
+@group(0) @binding(2) var<storage, read_write> y: array<y_v>;
+@group(0) @binding(3) var<storage, read> yIn: array<yIn_v>;
+@group(0) @binding(4) var<storage, read> dy: array<dy_v>;
 
-var<workgroup> partial: array<f32, LANES>;
-
-fn reduceSum(lane: u32, value: f32) -> f32 {
-  partial[lane] = value;
-  workgroupBarrier();
-  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
-    if (lane < stride) { partial[lane] += partial[lane + stride]; }
-    workgroupBarrier();
-  }
-  let total = partial[0];
-  workgroupBarrier();
-  return total;
+struct Grid {
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(num_subgroups) subgroups: u32,
+  // SUBGROUPS=0:
+}
+struct Thread {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  // SUBGROUPS=0:
 }
 
-fn reduceMax(lane: u32, value: f32) -> f32 {
-  partial[lane] = value;
+var<workgroup> parts: array<f32, LANES>;
+
+/// Shows all threads a value of each subgroup, or of each thread where there are no subgroups; returns how many those are.
+fn share(at: Grid, t: Thread, part: f32) -> u32 {
+  workgroupBarrier(); // what was here has been read
+  if (subgroupElect()) { parts[t.subgroup] = part; }
+  // SUBGROUPS=0: parts[t.lane] = part;
   workgroupBarrier();
-  for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
-    if (lane < stride) { partial[lane] = max(partial[lane], partial[lane + stride]); }
+  return at.subgroups;
+  // SUBGROUPS=0: return LANES;
+}
+
+fn sumOfParts(lane: u32, given: u32) -> f32 {
+  var count = given;
+  for (; count > 16; count /= 2) {
+    if (lane < count / 2) { parts[lane] += parts[lane + count / 2]; }
     workgroupBarrier();
   }
-  let largest = partial[0];
-  workgroupBarrier();
+  var sum = 0.0;
+  for (var i = 0u; i < count; i++) { sum += parts[i]; }
+  return sum;
+}
+
+/// The sum of a value of each thread.
+fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, subgroupAdd(v))); }
+// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, v)); }
+// SUBGROUPS=1: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupAdd(v); }
+
+fn maxOfParts(lane: u32, given: u32) -> f32 {
+  var count = given;
+  for (; count > 16; count /= 2) {
+    if (lane < count / 2) { parts[lane] = max(parts[lane], parts[lane + count / 2]); }
+    workgroupBarrier();
+  }
+  var largest = parts[0];
+  for (var i = 1u; i < count; i++) { largest = max(largest, parts[i]); }
   return largest;
 }
 
-fn visible(row: u32, c: u32) -> bool {
-  if (p.maskRows == 0u) { return true; }
-  let at = (p.firstRow + row) % p.maskRows * p.c + c;
-  return ((mask[at / 4u] >> (at % 4u * 8u)) & 0xffu) != 0u;
+/// The largest of the values of all threads.
+fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, subgroupMax(v))); }
+// SUBGROUPS=0: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, v)); }
+// SUBGROUPS=1: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupMax(v); }
+
+fn total(v: value) -> f32 { return dot(v, value(1.0)); }
+// WIDTH=1: fn total(v: value) -> f32 { return v; }
+
+fn largestOf(v: value) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+// WIDTH=1: fn largestOf(v: value) -> f32 { return v; }
+
+/// e^(v - largest), for v <= largest.
+fn shifted(v: value, largest: f32) -> value { return exp(2.0 * max(0.5 * v - 0.5 * largest, value(-60.0))); }
+
+fn shiftedOne(v: f32, largest: f32) -> f32 { return exp(2.0 * max(0.5 * v - 0.5 * largest, -60.0)); }
+
+/// Which elements of vector `i` of the mask's rows are not 0.
+fn visible(i: u32) -> flags { return ((vec4(mask[i]) >> vec4(0, 8, 16, 24)) & vec4(0xff)) != vec4(0); }
+// WIDTH=1: fn visible(i: u32) -> flags { return ((mask[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
+
+fn shown(row: u32, i: u32) -> flags { return flags(i < p.vectors); }
+// MASKED=1: fn shown(row: u32, i: u32) -> flags { return flags(i < p.vectors) & visible((p.firstRow + row) % p.maskRows * p.vectors + min(i, p.vectors - 1)); }
+
+/// A thread's vectors of x from vector `i` of a row on; LOWEST past its end and where nothing is visible.
+fn fetchX(kept: ptr<function, Batch>, row: u32, i: u32) {
+  for (var j = 0u; j < KEPT; j++) {
+    let at = i + j * LANES;
+    kept[j] = select(value(LOWEST), value(x[row * p.vectors + min(at, p.vectors - 1)]), shown(row, at));
+  }
 }
 
-/// e^(value - largest), for value <= largest.
-fn shifted(value: f32, largest: f32) -> f32 {
-  return exp(2.0 * max(0.5 * value - 0.5 * largest, -60.0));
+/// The same of dy and yIn, zeros past the end.
+fn fetchGradient(dys: ptr<function, Batch>, ys: ptr<function, Batch>, row: u32, i: u32) {
+  for (var j = 0u; j < KEPT; j++) {
+    let at = row * p.vectors + min(i + j * LANES, p.vectors - 1);
+    dys[j] = select(value(), value(dy[at]), i + j * LANES < p.vectors);
+    ys[j] = value(yIn[at]);
+  }
 }
 
 @compute @workgroup_size(LANES)
-fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = wg.x + wg.y * nwg.x;
-  if (row >= p.n) { return; }
-  let at = row * p.c;
-  var largest = LOWEST;
-  for (var c = lane; c < p.c; c += LANES) {
-    if (visible(row, c)) { largest = max(largest, f32(x[at + c])); }
-  }
-  largest = reduceMax(lane, largest);
-  var sum = 0.0;
-  for (var c = lane; c < p.c; c += LANES) {
-    if (visible(row, c)) { sum += shifted(f32(x[at + c]), largest); }
-  }
-  sum = max(1.0, reduceSum(lane, sum)); // the largest itself adds 1: below it, nothing is visible
-  for (var c = lane; c < p.c; c += LANES) {
-    var value = 0.0;
-    if (visible(row, c)) { value = shifted(f32(x[at + c]), largest) / sum; }
-    y[at + c] = y_t(value);
+fn forward(at: Grid, t: Thread) {
+  let first = (at.group.x + at.group.y * at.groups.x) * p.each;
+  let batches = (p.vectors + LANES * KEPT - 1) / (LANES * KEPT);
+  for (var row = first; row < min(first + p.each, p.n); row++) {
+    var es: Batch; // e^(x - largest)
+    var largest = LOWEST;
+    var sum = 0.0;
+    for (var k = 1u; k <= batches; k++) {
+      let i = select(k, 0, k == batches) * LANES * KEPT + t.lane; // the first batch comes last
+      fetchX(&es, row, i);
+      var most = largest;
+      for (var j = 0u; j < KEPT; j++) { most = max(most, largestOf(es[j])); }
+      sum *= shiftedOne(largest, most);
+      largest = most;
+      for (var j = 0u; j < KEPT; j++) {
+        es[j] = shifted(es[j], largest);
+        sum += total(select(value(), es[j], shown(row, i + j * LANES)));
+      }
+    }
+    let most = maxOf(at, t, largest);
+    let own = shiftedOne(largest, most);
+    let scale = 1.0 / max(1.0, sumOf(at, t, sum * own)); // the largest itself adds 1: below it, nothing is visible
+    for (var k = 0u; k < batches; k++) {
+      let i = k * LANES * KEPT + t.lane;
+      var factor = own * scale;
+      if (k > 0) {
+        fetchX(&es, row, i);
+        for (var j = 0u; j < KEPT; j++) { es[j] = shifted(es[j], most); }
+        factor = scale;
+      }
+      for (var j = 0u; j < KEPT; j++) {
+        let c = i + j * LANES;
+        if (c < p.vectors) { y[row * p.vectors + c] = y_v(select(value(), es[j] * factor, shown(row, c))); }
+      }
+    }
   }
 }
 
 @compute @workgroup_size(LANES)
-fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = wg.x + wg.y * nwg.x;
-  if (row >= p.n) { return; }
-  let at = row * p.c;
-  var dot = 0.0;
-  for (var c = lane; c < p.c; c += LANES) { dot += f32(dy[at + c]) * f32(yIn[at + c]); }
-  dot = reduceSum(lane, dot);
-  for (var c = lane; c < p.c; c += LANES) { y[at + c] = y_t(f32(yIn[at + c]) * (f32(dy[at + c]) - dot)); }
+fn backward(at: Grid, t: Thread) {
+  let first = (at.group.x + at.group.y * at.groups.x) * p.each;
+  let batches = (p.vectors + LANES * KEPT - 1) / (LANES * KEPT);
+  for (var row = first; row < min(first + p.each, p.n); row++) {
+    var dys: Batch;
+    var ys: Batch;
+    var sum = value();
+    for (var k = 1u; k <= batches; k++) {
+      fetchGradient(&dys, &ys, row, select(k, 0, k == batches) * LANES * KEPT + t.lane);
+      for (var j = 0u; j < KEPT; j++) { sum += dys[j] * ys[j]; }
+    }
+    let all = sumOf(at, t, total(sum));
+    for (var k = 0u; k < batches; k++) {
+      let i = k * LANES * KEPT + t.lane;
+      if (k > 0) { fetchGradient(&dys, &ys, row, i); }
+      for (var j = 0u; j < KEPT; j++) {
+        let c = i + j * LANES;
+        if (c < p.vectors) { y[row * p.vectors + c] = y_v(ys[j] * (dys[j] - all)); }
+      }
+    }
+  }
 }

@@ -6,6 +6,7 @@ export interface DeviceProfile {
   readonly adapterClass: "software" | "integrated" | "discrete";
   /** f16 storage is available. */
   readonly f16: boolean;
+  /** Threads of a subgroup add up values, and subgroups have numbers in WGSL. */
   readonly subgroups: boolean;
   readonly subgroupSize: number;
   readonly maxBindingBytes: number;
@@ -44,7 +45,3 @@ export const DEFAULT_PROFILE: DeviceProfile = {
  */
 export const hasEightLanes = (profile: DeviceProfile): boolean =>
   profile.adapterClass === "software" && profile.subgroups && profile.subgroupSize === 8;
-
-/** Whether rows of this many elements go to the kernels for eight lanes, which read vectors of four. */
-export const inEightLanes = (profile: DeviceProfile, elements: number): boolean =>
-  hasEightLanes(profile) && elements % 4 === 0 && elements > 0;

@@ -1,8 +1,10 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import type { Pick } from "../pick.ts";
+import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import { drawRows, partGroups, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -79,6 +81,9 @@ export interface LossExtents extends LossAttrs {
   readonly blockColumns?: number;
 }
 
+/** Parameters of kernels/cross-entropy.wgsl for what looks at targets and losses of rows only. */
+const TARGETS_ALONE = { v: 0, block: 0, each: 1, firstRow: 0, hasUpstream: 0, smoothing: 0 };
+
 /**
  * Fills max, logSum and nll (the negative log-likelihood, 0 for ignored rows) of each row of logits. `firstRow` is their
  * row, and that of the targets, that belongs to row 0 of the logits.
@@ -91,18 +96,25 @@ export function runRowLosses(
   const { logits, max, ...rest } = operands;
   const { rows, firstRow, V, blockColumns = V, ignoreIndex, labelSmoothing: smoothing } = extents;
   for (const range of k.split(rows, [logits])) {
+    const { consts, each, grid } = rowGroups(k.profile, {
+      rows: range.count,
+      columns: blockColumns,
+      allColumns: V,
+    });
     k.run("cross-entropy/row_losses", {
       bind: { logits: k.rows(logits, rows, range), rowMax: max, ...rest },
       params: {
         n: range.count,
         v: V,
         block: blockColumns,
+        each,
         firstRow: firstRow + range.start,
         ignoreIndex,
         hasUpstream: 0,
         smoothing,
       },
-      grid: range.count,
+      grid,
+      consts,
     });
   }
 }
@@ -116,16 +128,9 @@ export function runMeanLoss(
   const { targets, nll, loss } = operands;
   k.run("cross-entropy/mean_loss", {
     bind: { targets, nllIn: nll, loss },
-    params: {
-      n: extents.rows,
-      v: 0,
-      block: 0,
-      firstRow: 0,
-      ignoreIndex: extents.ignoreIndex,
-      hasUpstream: 0,
-      smoothing: 0,
-    },
+    params: { n: extents.rows, ignoreIndex: extents.ignoreIndex, ...TARGETS_ALONE },
     grid: 1,
+    consts: rowGroups(k.profile, { rows: 1, columns: extents.rows }).consts,
   });
 }
 
@@ -148,12 +153,18 @@ export function runLogitGradients(
   const scored = k.temp([1]);
   k.run("cross-entropy/count_scored", {
     bind: { targets, scored },
-    params: { n: total, v: 0, block: 0, firstRow: 0, ignoreIndex, hasUpstream: 0, smoothing: 0 },
+    params: { n: total, ignoreIndex, ...TARGETS_ALONE },
     grid: 1,
+    consts: rowGroups(k.profile, { rows: 1, columns: total }).consts,
   });
   for (const range of k.split(rows, [logits, dlogits])) {
     const shared = { targets, rowMaxIn: max, logSumIn: logSum, dloss, scoredIn: scored };
     const window = k.rows(logits, rows, range);
+    const { consts, each, grid } = partGroups(k.profile, {
+      rows: range.count,
+      columns: blockColumns,
+      allColumns: V,
+    });
     k.run(`cross-entropy/logit_gradients${dlogits === null ? "_in_place" : ""}`, {
       bind:
         dlogits === null
@@ -163,12 +174,14 @@ export function runLogitGradients(
         n: range.count,
         v: V,
         block: blockColumns,
+        each,
         firstRow: firstRow + range.start,
         ignoreIndex,
         hasUpstream: dloss !== null,
         smoothing,
       },
-      grid: range.count,
+      grid,
+      consts,
     });
   }
 }
@@ -198,8 +211,8 @@ export const crossEntropy = defineOp({
     runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
   },
   draw: (pick) => {
-    const V = pick.int(1, 300);
-    return { dims: { N: pick.int(1, 40), V }, ...drawTargets(pick, V) };
+    const { N, C: V } = drawRows(pick, 1, 40, 1);
+    return { dims: { N: Math.max(1, sizeOf(N)), V }, ...drawTargets(pick, V) };
   },
   close: { rel: 64 * EPS, abs: 1e-6 }, // as rmsNorm: sums of one sign, and one exp and log
   flops: ({ N, V }) => 4 * N * V,
@@ -225,11 +238,11 @@ export const crossEntropyBackward = defineOp({
     runLogitGradients(k, operands, { rows: N, firstRow: 0, V, ignoreIndex, labelSmoothing });
   },
   draw: (pick) => {
-    const V = pick.int(1, 300);
+    const { N, C: V } = drawRows(pick, 1, 40, 1);
     const { attrs, values } = drawTargets(pick, V);
     const max = (size: number) => Array.from({ length: size }, () => 2 + 0.1 * pick.normal());
     const logSum = (size: number) => new Array(size).fill(Math.log(V));
-    return { dims: { N: pick.int(1, 40), V }, attrs, values: { ...values, max, logSum } };
+    return { dims: { N: Math.max(1, sizeOf(N)), V }, attrs, values: { ...values, max, logSum } };
   },
   // Where p cancels the target: exp is a few units off, and so is its argument after two differences; times dloss, near 1.
   close: { rel: 64 * EPS, abs: 16 * EPS },

@@ -1,4 +1,5 @@
 import { defineOp } from "../op.ts";
+import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -25,7 +26,8 @@ export const layerNorm = defineOp({
   },
   kernel(k, { x, gain, bias, y, mean, rstd }, { N, C }, { eps }) {
     for (const range of k.split(N, [x, y, mean, rstd])) {
-      k.run("layer-norm/forward", {
+      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
+      k.run("norm/forward", {
         bind: {
           x: k.rows(x, N, range),
           gain,
@@ -37,17 +39,20 @@ export const layerNorm = defineOp({
         params: {
           n: range.count,
           c: C,
+          vectors,
+          each,
           eps,
           hasGain: gain !== null,
           hasBias: bias !== null,
           accumulate: false,
         },
-        grid: range.count,
+        grid,
+        consts: { ...consts, CENTERED: 1 },
       });
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: pick.int(2, 300) },
+    dims: { ...drawRows(pick, 2) },
     omit: pick.oneOf([[], ["gain"], ["bias"], ["gain", "bias"]]),
     attrs: { eps: pick.oneOf([1e-5, 1e-6, 1e-2]) },
   }),
@@ -78,7 +83,12 @@ export const layerNormBackwardX = defineOp({
   },
   kernel(k, { dy, x, mean, rstd, gain, dx }, { N, C }) {
     for (const range of k.split(N, [dy, x, mean, rstd, dx])) {
-      k.run("layer-norm/backward_x", {
+      const { consts, vectors, each, grid } = rowGroups(k.profile, {
+        rows: range.count,
+        columns: C,
+        operands: 2,
+      });
+      k.run("norm/backward_x", {
         bind: {
           x: k.rows(x, N, range),
           gain,
@@ -90,17 +100,20 @@ export const layerNormBackwardX = defineOp({
         params: {
           n: range.count,
           c: C,
+          vectors,
+          each,
           eps: 0,
           hasGain: gain !== null,
           hasBias: false,
           accumulate: false,
         },
-        grid: range.count,
+        grid,
+        consts: { ...consts, CENTERED: 1 },
       });
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: pick.int(1, 300) },
+    dims: { ...drawRows(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
   }),
   close: { rel: 256 * EPS, abs: 1e-6 }, // g - mean - x̂ · (…) cancels, as in rmsNormBackwardX
@@ -121,7 +134,8 @@ export const layerNormBackwardGain = defineOp({
   kernel(k, { dy, x, mean, rstd, dgain }, { N, C }) {
     const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // zeros are written too
     for (const range of parts) {
-      k.run("layer-norm/backward_gain", {
+      const { consts, vectors, grid } = columnGroups(k.profile, C);
+      k.run("norm/backward_gain", {
         bind: {
           x: k.rows(x, N, range),
           meanIn: k.rows(mean, N, range),
@@ -132,16 +146,19 @@ export const layerNormBackwardGain = defineOp({
         params: {
           n: range.count,
           c: C,
+          vectors,
+          each: 1,
           eps: 0,
           hasGain: false,
           hasBias: false,
           accumulate: range.start > 0,
         },
-        grid: Math.ceil(C / 64),
+        grid,
+        consts: { ...consts, CENTERED: 1 },
       });
     }
   },
-  draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: pick.int(1, 300) } }),
+  draw: (pick) => ({ dims: { ...drawRows(pick, 1, 80) } }),
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }), // as rmsNormBackwardGain
   flops: ({ N, C }) => 4 * N * C,
 });

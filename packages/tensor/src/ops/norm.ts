@@ -1,6 +1,5 @@
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
-import { inEightLanes } from "../profile.ts";
+import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -8,8 +7,8 @@ const EPS = 2 ** -23;
 // terms have one sign, so nothing cancels. With C <= 16,384 and 8 lanes or more, 64 eps is ample.
 const CLOSE = { rel: 64 * EPS, abs: 1e-7 };
 
-/** Row lengths, multiples of 4 as often as not: those have kernels of their own. */
-const drawLength = (pick: Pick): number => pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]);
+/** What rmsNorm leaves out of kernels/norm.wgsl. */
+const RMS_PARAMS = { hasBias: false, accumulate: false };
 
 export const rmsNorm = defineOp({
   name: "rmsNorm",
@@ -33,20 +32,13 @@ export const rmsNorm = defineOp({
         y: k.rows(y, N, range),
         rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
       };
-      if (inEightLanes(k.profile, C)) {
-        const params = { n: range.count, vectors: C / 4, eps, hasGain: gain !== null };
-        k.run("rms-norm-rows/forward", { bind, params, grid: range.count });
-        continue;
-      }
-      k.run("rms-norm/forward", {
-        bind,
-        params: { n: range.count, c: C, eps, hasGain: gain !== null, accumulate: false },
-        grid: range.count,
-      });
+      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
+      const params = { n: range.count, c: C, vectors, each, eps, hasGain: gain !== null, ...RMS_PARAMS };
+      k.run("norm/forward", { bind, params, grid, consts: { ...consts, CENTERED: 0 } });
     }
   },
   draw: (pick) => ({
-    dims: { N: pick.shape(40, 2), C: drawLength(pick) },
+    dims: { ...drawRows(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
     attrs: { eps: pick.oneOf([1e-5, 1e-6, 1e-2]) },
   }),
@@ -78,20 +70,17 @@ export const rmsNormBackwardX = defineOp({
         rstdIn: k.rows(rstd, N, range),
         dy: k.rows(dy, N, range),
       };
-      if (inEightLanes(k.profile, C)) {
-        const params = { n: range.count, vectors: C / 4, eps: 0, hasGain: gain !== null };
-        k.run("rms-norm-rows/backward_x", { bind, params, grid: range.count });
-        continue;
-      }
-      k.run("rms-norm/backward_x", {
-        bind,
-        params: { n: range.count, c: C, eps: 0, hasGain: gain !== null, accumulate: false },
-        grid: range.count,
+      const { consts, vectors, each, grid } = rowGroups(k.profile, {
+        rows: range.count,
+        columns: C,
+        operands: 2,
       });
+      const params = { n: range.count, c: C, vectors, each, eps: 0, hasGain: gain !== null, ...RMS_PARAMS };
+      k.run("norm/backward_x", { bind, params, grid, consts: { ...consts, CENTERED: 0 } });
     }
   },
   draw: (pick) => {
-    const dims = { N: pick.shape(40, 2), C: drawLength(pick) };
+    const dims = { ...drawRows(pick) };
     return { dims, omit: pick.chance(0.3) ? ["gain"] : [] };
   },
   // g - x·(…) cancels; the difference is still small against the largest dx of the tensor.
@@ -113,14 +102,17 @@ export const rmsNormBackwardGain = defineOp({
   kernel(k, { dy, x, rstd, dgain }, { N, C }) {
     const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, rstd]); // zeros are written too
     for (const range of parts) {
-      k.run("rms-norm/backward_gain", {
+      const { consts, vectors, grid } = columnGroups(k.profile, C);
+      const params = { n: range.count, c: C, vectors, each: 1, eps: 0, hasGain: false, ...RMS_PARAMS };
+      k.run("norm/backward_gain", {
         bind: { x: k.rows(x, N, range), rstdIn: k.rows(rstd, N, range), dy: k.rows(dy, N, range), dgain },
-        params: { n: range.count, c: C, eps: 0, hasGain: false, accumulate: range.start > 0 },
-        grid: Math.ceil(C / 64),
+        params: { ...params, accumulate: range.start > 0 },
+        grid,
+        consts: { ...consts, CENTERED: 0 },
       });
     }
   },
-  draw: (pick) => ({ dims: { N: pick.shape(80, 2), C: drawLength(pick) } }),
+  draw: (pick) => ({ dims: { ...drawRows(pick, 1, 80) } }),
   // A sum of N terms of both signs: error eps·N of the largest term, against a result of about sqrt(N) of it.
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }),
   flops: ({ N, C }) => 3 * N * C,

@@ -1,6 +1,21 @@
 import { elementBytes } from "../dtype.ts";
 import { defineOp } from "../op.ts";
+import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+
+/**
+ * Which heads of a position a thread takes, and how many at once. A software driver pays for every workgroup: there it takes
+ * all of them, one after the other.
+ */
+function groupsOf(profile: DeviceProfile, heads: number, pairs: number) {
+  const WIDTH = pairs % 4 === 0 ? 4 : 1;
+  const half = pairs / WIDTH;
+  if (hasEightLanes(profile)) {
+    return { consts: { LANES: 8, HEADS: 1, WIDTH }, parts: 1, rounds: heads, half };
+  }
+  const HEADS = heads > 2 ? 4 : 1;
+  return { consts: { LANES: 64, HEADS, WIDTH }, parts: Math.ceil(heads / HEADS), rounds: 1, half };
+}
 
 export const rope = defineOp({
   name: "rope",
@@ -27,7 +42,8 @@ export const rope = defineOp({
     }
   },
   kernel(k, { x, cos, sin, y }, { B, T, H, D, P }, { inverse }) {
-    const common = { h: H, d: D, direction: inverse ? -1 : 1 };
+    if (x.size === 0) return;
+    const { consts, parts, rounds, half } = groupsOf(k.profile, H, P);
     const run = (
       x: Tensor,
       y: Tensor,
@@ -35,12 +51,13 @@ export const rope = defineOp({
       rows: number,
       t: number,
     ): void => {
-      const pairs = rows * H * P;
-      const params = { pairs, t, ...common };
-      if (P % 4 === 0) {
-        const bind = { x4: x, cos4: tables.cos, sin4: tables.sin, y4: y };
-        k.run("rope/four", { bind, params, grid: Math.ceil(pairs / 4 / 64) });
-      } else k.run("rope/main", { bind: { x, ...tables, y }, params, grid: Math.ceil(pairs / 64) });
+      const threads = rows * parts * half;
+      k.run("rope/main", {
+        bind: { x, ...tables, y },
+        params: { threads, t, h: H, half, parts, rounds, direction: inverse ? -1 : 1 },
+        grid: Math.ceil(threads / consts.LANES),
+        consts,
+      });
     };
     const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype)) * T * H * D;
     if (B > 1 && largest <= k.profile.maxBindingBytes) {

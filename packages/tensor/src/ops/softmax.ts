@@ -1,7 +1,7 @@
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
-import { inEightLanes } from "../profile.ts";
 import { formatShape, type Shape } from "../shape.ts";
+import { drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -34,28 +34,21 @@ export const softmax = defineOp({
     }
   },
   kernel(k, { x, mask, y }, { N, C, M }) {
-    const eight = mask === null && inEightLanes(k.profile, C);
     for (const range of k.split(N, [x, y])) {
+      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
       const bind = { x: k.rows(x, N, range), y: k.rows(y, N, range) };
-      if (eight) {
-        k.run("softmax-rows/forward", {
-          bind,
-          params: { n: range.count, vectors: C / 4 },
-          grid: range.count,
-        });
-        continue;
-      }
       k.run("softmax/forward", {
-        bind: { ...bind, mask },
-        params: { n: range.count, c: C, maskRows: mask ? M : 0, firstRow: range.start },
-        grid: range.count,
+        bind: mask ? { ...bind, mask } : bind,
+        params: { n: range.count, vectors, each, maskRows: mask ? M : 0, firstRow: range.start },
+        grid,
+        consts: { ...consts, MASKED: mask ? 1 : 0 },
       });
     }
   },
   draw: (pick) => {
-    const N = pick.shape(40, 3);
+    const { N, C } = drawRows(pick, 1, 40, 3);
     return {
-      dims: { N, M: N.slice(pick.int(0, N.length)), C: pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]) },
+      dims: { N, M: N.slice(pick.int(0, N.length)), C },
       omit: pick.chance(0.4) ? ["mask"] : [],
     };
   },
@@ -77,26 +70,24 @@ export const softmaxBackward = defineOp({
   kernel(k, { dy, y, dx }, { N, C }) {
     for (const range of k.split(N, [dy, y, dx])) {
       const bind = { yIn: k.rows(y, N, range), dy: k.rows(dy, N, range), y: k.rows(dx, N, range) };
-      if (inEightLanes(k.profile, C)) {
-        k.run("softmax-rows/backward", {
-          bind,
-          params: { n: range.count, vectors: C / 4 },
-          grid: range.count,
-        });
-        continue;
-      }
+      const { consts, vectors, each, grid } = rowGroups(k.profile, {
+        rows: range.count,
+        columns: C,
+        operands: 2,
+      });
       k.run("softmax/backward", {
         bind,
-        params: { n: range.count, c: C, maskRows: 0, firstRow: 0 },
-        grid: range.count,
+        params: { n: range.count, vectors, each, maskRows: 0, firstRow: 0 },
+        grid,
+        consts: { ...consts, MASKED: 0 },
       });
     }
   },
   draw: (pick) => {
-    const C = pick.oneOf([pick.int(1, 300), 4 * pick.int(1, 75)]);
+    const dims = drawRows(pick, 1, 40, 3);
     // As softmax gives them: rows that sum to about 1.
-    const y = (size: number) => Float64Array.from({ length: size }, () => (2 * pick.unit()) / C);
-    return { dims: { N: pick.shape(40, 3), C }, values: { y } };
+    const y = (size: number) => Float64Array.from({ length: size }, () => (2 * pick.unit()) / dims.C);
+    return { dims: { ...dims }, values: { y } };
   },
   // dy - Σ cancels at most against dy itself, up to 4 here, times y, up to 2 / C; the sum has √C terms' worth of rounding.
   close: ({ C }) => ({ rel: 32 * EPS, abs: (8 * EPS) / Math.max(C, 1) + 1e-8 }),

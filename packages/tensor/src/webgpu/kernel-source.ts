@@ -5,6 +5,8 @@
  *   alias x_t = f32;               becomes f16, i32 or u32 when `x` is bound to such a tensor
  *   <line> // x f16: <other line>  the other line when `x` is bound to an f16 tensor
  *   const TILE: u32 = 8;           another value, likewise `override`
+ *   <line>                         the other line where the constant WIDTH is 1, or none if nothing follows the colon;
+ *   // WIDTH=1: <other line>       several such lines may stand below each other
  *   fn apply(...) -> T { ... }     another body, one line
  *   var<immediate> p: Params;      a uniform, on adapters without immediates
  */
@@ -45,6 +47,8 @@ export const MAX_PARAM_BYTES = 64;
 const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
 const TEXTURE = /@group\(0\)\s*@binding\((\d+)\)\s*var\s+(\w+)\s*:\s*texture_storage_2d<rgba32uint,\s*read>/g;
 const IMMEDIATE = /^var<immediate> p: Params;$/m;
+const ALTERNATIVES = /^(.*)((?:\n[ \t]*\/\/ \w+=\d+:.*)+)$/gm;
+const ALTERNATIVE = /^([ \t]*)\/\/ (\w+)=(\d+):(.*)$/gm;
 
 const parsed = new Map<string, KernelSource>();
 
@@ -104,9 +108,22 @@ function parseParams(file: string, text: string): ParamField[] {
   return fields;
 }
 
+/** The text with the lines that these constants choose. */
+const chooseLines = (text: string, consts: Variant["consts"]): string =>
+  text.replace(ALTERNATIVES, (_, line: string, alternatives: string) => {
+    let chosen = line;
+    for (const [, indent, name, value, other] of alternatives.matchAll(ALTERNATIVE)) {
+      if (consts[name] === Number(value)) chosen = other.trim() && `${indent}${other.trim()}`;
+    }
+    return chosen;
+  });
+
+const choosesLines = (text: string, name: string): boolean =>
+  new RegExp(`^[ \\t]*// ${name}=\\d+:`, "m").test(text);
+
 /** The WGSL text of a variant. Throws `T-KERNEL` for a const or function that the file does not have. */
 export function specialize(source: KernelSource, variant: Variant): string {
-  let text = source.text;
+  let text = chooseLines(source.text, variant.consts);
   const replace = (pattern: RegExp, replacement: (line: string) => string, what: string): void => {
     if (!pattern.test(text))
       throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no ${what}.`);
@@ -128,6 +145,7 @@ export function specialize(source: KernelSource, variant: Variant): string {
   }
   for (const [name, value] of Object.entries(variant.consts)) {
     const line = new RegExp(`^((?:const|override) ${name}\\b[^=]*= )([^;]+);`, "m");
+    if (choosesLines(source.text, name) && !line.test(text)) continue;
     replace(line, (found) => found.replace(/= [^;]+;/, `= ${value};`), `const ${name}`);
   }
   for (const [name, body] of Object.entries(variant.bodies)) {

@@ -19,6 +19,8 @@ export interface WebGpuOptions {
   readonly maxBindingBytes?: number;
   /** Take the adapter for one of this class, for instance to run a GPU's kernels on a software driver. */
   readonly adapterClass?: DeviceProfile["adapterClass"];
+  /** false: sums over a workgroup go through its memory alone, as on an adapter without subgroups. */
+  readonly subgroups?: boolean;
   /** Live bytes past which an allocation is refused with `T-OUT-OF-MEMORY`. */
   readonly memoryLimitBytes?: number;
   /** Fill new memory with NaN. For tests. */
@@ -121,14 +123,20 @@ function hasMatrixUnits(adapter: GPUAdapter, device: GPUDevice): boolean {
   );
 }
 
-function profileOf(adapter: GPUAdapter, device: GPUDevice, options: WebGpuOptions): DeviceProfile {
+/** Kernels join the sums of subgroups by their numbers, which WGSL has not had from the beginning. */
+const SUBGROUP_NUMBERS = "subgroup_id";
+
+function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: WebGpuOptions): DeviceProfile {
   const info = adapter.info as GPUAdapterInfo & { subgroupMaxSize?: number };
   const integrated = /intel|apple|qualcomm|arm/i.test(info.vendor);
   return {
     adapterClass:
       options.adapterClass ?? (isSoftware(info) ? "software" : integrated ? "integrated" : "discrete"),
     f16: device.features.has("shader-f16"),
-    subgroups: device.features.has("subgroups" as GPUFeatureName),
+    subgroups:
+      options.subgroups !== false &&
+      device.features.has("subgroups" as GPUFeatureName) &&
+      gpu.wgslLanguageFeatures.has(SUBGROUP_NUMBERS),
     subgroupSize: info.subgroupMaxSize ?? 32,
     matrixUnits: options.precision === "f16" && hasMatrixUnits(adapter, device),
     maxBindingBytes: Math.min(
@@ -169,7 +177,7 @@ export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = 
   }
   const opened = new WebGpuDevice(device, {
     label: labelOf(adapter.info),
-    profile: profileOf(adapter, device, options),
+    profile: profileOf(gpu!, adapter, device, options),
     immediates,
     poison: options.poison ?? false,
   });

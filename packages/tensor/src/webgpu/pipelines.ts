@@ -9,7 +9,7 @@ export interface Pipeline {
   readonly source: KernelSource;
   readonly gpu: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
-  /** Readable and unique: "rms-norm/forward x:f16 LANES=64". */
+  /** Readable and unique: "norm/forward x:f16 LANES=64". */
   readonly key: string;
 }
 

@@ -4,8 +4,9 @@ import { tokenChunks } from "../../ops/lm-head.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
+import { overRows } from "./half-windows.ts";
 import { type Nf4Right, runProduct, weightOf } from "./product-plan.ts";
-import { EXP_PER_NS, isF32, rowTasks } from "./work.ts";
+import { EXP_PER_NS, rowTasks } from "./work.ts";
 
 interface Rows {
   readonly logits: Tensor;
@@ -53,10 +54,11 @@ export const crossEntropy: WasmOp = (
   attrs: LossAttrs,
 ) => {
   const { logits, targets, loss } = io;
-  if (!isF32({ logits })) return false;
   const nll = k.temp([N]);
-  const rows = { logits, targets, max: io.max ?? k.temp([N]), logSum: io.logSum ?? k.temp([N]) };
-  runRowLosses(k, { ...rows, nll }, { n: N, v: V, firstRow: 0 }, attrs);
+  const rows = { targets, max: io.max ?? k.temp([N]), logSum: io.logSum ?? k.temp([N]), nll };
+  overRows(k, N, { inputs: { logits }, outputs: {} }, (window, { start: firstRow, count: n }) =>
+    runRowLosses(k, { ...rows, logits: window.logits! }, { n, v: V, firstRow }, attrs),
+  );
   const scored = countScored(k, targets, attrs);
   k.run("meanLoss", { nll, n: N, scored, loss }, alone(N));
   return true;
@@ -68,8 +70,11 @@ export const crossEntropyBackward: WasmOp = (
   { N, V },
   attrs: LossAttrs,
 ) => {
-  if (!isF32({ logits: io.logits, dlogits: io.dlogits })) return false;
-  runGradients(k, { ...io, scored: countScored(k, io.targets, attrs) }, { n: N, v: V, firstRow: 0 }, attrs);
+  const { logits, dlogits, ...shared } = { ...io, scored: countScored(k, io.targets, attrs) };
+  overRows(k, N, { inputs: { logits }, outputs: { dlogits } }, (window, { start: firstRow, count: n }) => {
+    const rows = { ...shared, logits: window.logits!, dlogits: window.dlogits! };
+    runGradients(k, rows, { n, v: V, firstRow }, attrs);
+  });
   return true;
 };
 

@@ -2,7 +2,8 @@
 import { elementBytes } from "../../dtype.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
-import { EXP_PER_NS, isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
+import { overRows } from "./half-windows.ts";
+import { EXP_PER_NS, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
 interface NormIo {
   readonly x: Tensor;
@@ -11,19 +12,23 @@ interface NormIo {
   readonly rstd: Tensor | null;
 }
 
-export const rmsNorm: WasmOp = (k, io: NormIo, { N, C }, { eps }: { eps: number }) => {
-  if (!isF32({ ...io }) || C === 0) return false;
-  const { rows, split } = rowTasks(N, C);
-  k.run("rmsNorm", { ...io, n: N, c: C, eps, rows }, split);
+export const rmsNorm: WasmOp = (k, { x, gain, y, rstd }: NormIo, { N, C }, { eps }: { eps: number }) => {
+  if (C === 0) return false;
+  overRows(k, N, { inputs: { x }, outputs: { y, rstd }, whole: { gain } }, (io, { count: n }) => {
+    const { rows, split } = rowTasks(n, C);
+    k.run("rmsNorm", { ...io, n, c: C, eps, rows }, split);
+  });
   return true;
 };
 
 type BackwardX = Omit<NormIo, "y"> & { readonly dy: Tensor; readonly dx: Tensor };
 
-export const rmsNormBackwardX: WasmOp = (k, io: BackwardX, { N, C }) => {
-  if (!isF32({ ...io }) || C === 0) return false;
-  const { rows, split } = rowTasks(N, C);
-  k.run("rmsNormBackwardX", { ...io, n: N, c: C, rows }, split);
+export const rmsNormBackwardX: WasmOp = (k, { dy, x, rstd, gain, dx }: BackwardX, { N, C }) => {
+  if (C === 0) return false;
+  overRows(k, N, { inputs: { dy, x, rstd }, outputs: { dx }, whole: { gain } }, (io, { count: n }) => {
+    const { rows, split } = rowTasks(n, C);
+    k.run("rmsNormBackwardX", { ...io, n, c: C, rows }, split);
+  });
   return true;
 };
 
@@ -32,12 +37,13 @@ const SUM_COLS = 32;
 
 export const rmsNormBackwardGain: WasmOp = (
   k,
-  io: Record<"dy" | "x" | "rstd" | "dgain", Tensor>,
+  { dy, x, rstd, dgain }: Record<"dy" | "x" | "rstd" | "dgain", Tensor>,
   { N, C },
 ) => {
-  if (!isF32(io)) return false;
-  const split = { tasks: Math.ceil(C / SUM_COLS), work: (N * C) / SIMPLE_PER_NS };
-  k.run("rmsNormBackwardGain", { ...io, n: N, c: C, cols: SUM_COLS }, split);
+  overRows(k, N, { inputs: { dy, x, rstd }, outputs: {}, whole: { dgain } }, (io, { start, count: n }) => {
+    const split = { tasks: Math.ceil(C / SUM_COLS), work: (n * C) / SIMPLE_PER_NS };
+    k.run("rmsNormBackwardGain", { ...io, n, c: C, cols: SUM_COLS, accumulate: start > 0 }, split);
+  });
   return true;
 };
 
@@ -46,28 +52,37 @@ export const softmax: WasmOp = (
   { x, mask, y }: { x: Tensor; mask: Tensor | null; y: Tensor },
   { N, C },
 ) => {
-  if (mask !== null || !isF32({ x, y })) return false;
-  const { rows, split } = rowTasks(N, C, EXP_PER_NS);
-  k.run("softmax", { x, y, n: N, c: C, rows }, split);
+  if (mask !== null) return false;
+  overRows(k, N, { inputs: { x }, outputs: { y } }, (io, { count: n }) => {
+    const { rows, split } = rowTasks(n, C, EXP_PER_NS);
+    k.run("softmax", { ...io, n, c: C, rows }, split);
+  });
   return true;
 };
 
-export const softmaxBackward: WasmOp = (k, io: Record<"dy" | "y" | "dx", Tensor>, { N, C }) => {
-  if (!isF32(io)) return false;
-  const { rows, split } = rowTasks(N, C);
-  k.run("softmaxBackward", { ...io, n: N, c: C, rows }, split);
+export const softmaxBackward: WasmOp = (k, { dy, y, dx }: Record<"dy" | "y" | "dx", Tensor>, { N, C }) => {
+  overRows(k, N, { inputs: { dy, y }, outputs: { dx } }, (io, { count: n }) => {
+    const { rows, split } = rowTasks(n, C);
+    k.run("softmaxBackward", { ...io, n, c: C, rows }, split);
+  });
   return true;
 };
 
 export const rope: WasmOp = (
   k,
-  io: Record<"x" | "cos" | "sin" | "y", Tensor>,
+  { x, y, cos, sin }: Record<"x" | "cos" | "sin" | "y", Tensor>,
   { B, T, H, D, P },
   { inverse }: { inverse: boolean },
 ) => {
-  if (!isF32(io)) return false;
-  const { rows, split } = rowTasks(B * T, H * D);
-  k.run("rope", { ...io, n: B * T, t: T, h: H, p: P, direction: inverse ? -1 : 1, rows }, split);
+  overRows(
+    k,
+    B * T,
+    { inputs: { x }, outputs: { y }, whole: { cos, sin } },
+    (io, { start: first, count: n }) => {
+      const { rows, split } = rowTasks(n, H * D);
+      k.run("rope", { ...io, first, n, t: T, h: H, p: P, direction: inverse ? -1 : 1, rows }, split);
+    },
+  );
   return true;
 };
 

@@ -112,10 +112,10 @@ export const rmsNormBackwardX = defineKernel(
   },
 );
 
-/** dgain[c] = Σ_n dy · x · rstd; a task is `cols` columns, a multiple of 4, and sums in order of n. */
+/** dgain[c] = Σ_n dy · x · rstd (+ dgain[c] when accumulate); a task is `cols` columns, a multiple of 4, and sums in order of n. */
 export const rmsNormBackwardGain = defineKernel(
-  { dy: "i32", x: "i32", rstd: "i32", dgain: "i32", n: "i32", c: "i32", cols: "i32" },
-  (f, { dy, x, rstd, dgain, n, c, cols }, { task }) => {
+  words("dy", "x", "rstd", "dgain", "n", "c", "cols", "accumulate"),
+  (f, { dy, x, rstd, dgain, n, c, cols, accumulate }, { task }) => {
     const first = f.i32(i32.mul(task, cols));
     const count = f.i32(i32.min(f.i32(i32.sub(c, first)), cols));
     const [row, dyAt, xAt, outAt, dyRow, xRow] = Array.from({ length: 6 }, () => f.i32());
@@ -123,7 +123,7 @@ export const rmsNormBackwardGain = defineKernel(
     const offset = i32.mul(first, 4);
     f.set(outAt, i32.add(dgain, offset));
     const zero = f.v128();
-    forVectors(f, count, [outAt], ({ store }) => store(outAt, zero));
+    f.if(i32.eqz(accumulate), () => forVectors(f, count, [outAt], ({ store }) => store(outAt, zero)));
     f.set(dyRow, i32.add(dy, offset));
     f.set(xRow, i32.add(x, offset));
     f.for(row, 0, n, 1, () => {
@@ -219,19 +219,19 @@ export const softmaxBackward = defineKernel(
   },
 );
 
-/** Rotates elements i and i + p of each head; a row is a position of a batch row, with h heads of 2 p. */
+/** Rotates elements i and i + p of each head; row `first` + n of all is a position of a batch row, with h heads of 2 p. */
 export const rope = defineKernel(
   {
-    ...words("x", "cos", "sin", "y", "n", "t", "h", "p"),
+    ...words("x", "cos", "sin", "y", "first", "n", "t", "h", "p"),
     ...{ direction: "f32", rows: "i32" },
   } as const,
-  (f, { x, cos, sin, y, n, t, h, p, direction, rows }, { task }) => {
+  (f, { x, cos, sin, y, first, n, t, h, p, direction, rows }, { task }) => {
     const [lowX, highX, lowY, highY, cosAt, sinAt, head] = Array.from({ length: 7 }, () => f.i32());
     const sign = f.v128(f32x4.splat(direction));
     const width = f.i32(i32.mul(p, 4));
     const rowBytes = f.i32(i32.mul(i32.mul(h, width), 2));
     forRows(f, task, { rows, n }, (row) => {
-      const angles = f.i32(i32.mul(i32.remU(row, t), width));
+      const angles = f.i32(i32.mul(i32.remU(i32.add(row, first), t), width));
       f.set(lowX, i32.add(x, i32.mul(row, rowBytes)));
       f.set(lowY, i32.add(y, i32.mul(row, rowBytes)));
       f.for(head, 0, h, 1, () => {

@@ -1,0 +1,69 @@
+/** How ops over rows, whose kernels take f32, take halves: some rows at a time, as f32 in workspace that stays in a cache. */
+import type { RowRange } from "../../op.ts";
+import type { Tensor } from "../../tensor.ts";
+import type { WasmContext } from "../context.ts";
+import { chunks, isF32 } from "./work.ts";
+
+/** Elements of an operand that are f32 at a time. */
+const WINDOW = 2 ** 17;
+
+type Operands = Readonly<Record<string, Tensor | null>>;
+
+/** Operands of an op over `n` rows: those that have such rows, and those that every row wants whole. */
+export interface RowOperands {
+  readonly inputs: Operands;
+  readonly outputs: Operands;
+  readonly whole?: Operands;
+}
+
+const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tensor, n: number): void =>
+  k.run(kernel, { x, y, n }, chunks(n));
+
+/** Calls `run` with all operands in f32, of all rows or, where some are halves, of a window of them after the other. */
+export function overRows(
+  k: WasmContext,
+  n: number,
+  { inputs, outputs, whole = {} }: RowOperands,
+  run: (io: Record<string, Tensor | null>, range: RowRange) => void,
+): void {
+  const rowed = { ...inputs, ...outputs };
+  const fixed = { ...whole };
+  for (const [name, tensor] of Object.entries(whole)) {
+    if (tensor?.dtype !== "f16") continue;
+    const decoded = k.temp(tensor.shape);
+    convert(k, "widen", tensor, decoded, tensor.size);
+    fixed[name] = decoded;
+  }
+  if (n === 0 || isF32(rowed)) {
+    run({ ...rowed, ...fixed }, { start: 0, count: n });
+    return;
+  }
+  const halves = Object.entries(rowed).filter(
+    (entry): entry is [string, Tensor] => entry[1]?.dtype === "f16",
+  );
+  const widest = Math.max(1, ...halves.map(([, tensor]) => tensor.size / n));
+  const most = Math.max(1, Math.min(n, Math.floor(WINDOW / widest)));
+  const temps = halves.map(([name, tensor]) => ({
+    name,
+    tensor,
+    temp: k.temp([most, tensor.size / n]),
+    isInput: name in inputs,
+  }));
+  for (let start = 0; start < n; start += most) {
+    const range = { start, count: Math.min(most, n - start) };
+    const io: Record<string, Tensor | null> = { ...fixed };
+    for (const [name, tensor] of Object.entries(rowed)) io[name] = tensor && k.rows(tensor, n, range);
+    const converted = temps.map(({ name, tensor, temp, isInput }) => {
+      const halved = io[name]!;
+      const window = k.rows(temp, most, { start: 0, count: range.count });
+      const size = (tensor.size / n) * range.count;
+      if (isInput) convert(k, "widen", halved, window, size);
+      io[name] = window;
+      return { halved, window, size, isInput };
+    });
+    run(io, range);
+    for (const { halved, window, size, isInput } of converted) {
+      if (!isInput) convert(k, "narrow", window, halved, size);
+    }
+  }
+}

@@ -1,0 +1,71 @@
+import {
+  CpuDevice,
+  compareOutcomes,
+  type Device,
+  type OpCase,
+  type OpName,
+  Pick,
+  runCase,
+} from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
+import { afterAll, beforeAll, expect, it } from "vitest";
+
+let device: Device;
+const reference = new CpuDevice({ precision: "f64" });
+beforeAll(async () => {
+  device = await openNodeWasm({ poison: true });
+});
+afterAll(() => device?.dispose());
+
+const pick = new Pick(5);
+const halves = (...shape: number[]) => {
+  const values = pick.normals(shape.reduce((a, b) => a * b, 1));
+  return {
+    name: "",
+    values: Float64Array.from(values, (x) => Math.round(x * 64) / 64),
+    shape,
+    dtype: "f16" as const,
+  };
+};
+const floats = (values: Float64Array, ...shape: number[]) => ({
+  name: "",
+  values: Float64Array.from(values, Math.fround),
+  shape,
+  dtype: "f32" as const,
+});
+
+/** 400 rows of 700: three windows; angles of 130 positions begin anew within one. */
+const CASES: [OpName, () => OpCase["inputs"], OpCase["attrs"]][] = [
+  ["rmsNorm", () => [halves(400, 700), halves(700)], { eps: 1e-5 }],
+  [
+    "rmsNormBackwardX",
+    () => [halves(400, 700), halves(400, 700), floats(new Float64Array(400).fill(1), 400), null],
+    {},
+  ],
+  [
+    "rmsNormBackwardGain",
+    () => [halves(400, 700), halves(400, 700), floats(new Float64Array(400).fill(1), 400)],
+    {},
+  ],
+  ["softmax", () => [halves(400, 700), null], {}],
+  ["softmaxBackward", () => [halves(400, 700), halves(400, 700)], {}],
+  [
+    "rope",
+    () => [halves(3, 130, 7, 100), floats(pick.normals(6500), 130, 50), floats(pick.normals(6500), 130, 50)],
+    { inverse: false },
+  ],
+  [
+    "crossEntropy",
+    () => [halves(400, 700), { name: "", values: pick.ints(400, 0, 699), shape: [400], dtype: "i32" }],
+    { ignoreIndex: -100, labelSmoothing: 0.1 },
+  ],
+];
+
+it.each(CASES)("%s takes halves in several windows", async (name, inputs, attrs) => {
+  const drawn: OpCase = { inputs: inputs(), attrs };
+  const got = await runCase(device, name, drawn);
+  const problem = compareOutcomes(name, drawn, got, await runCase(reference, name, drawn));
+  expect(problem).toBeNull();
+  expect((device as unknown as { statistics(): { references: number } }).statistics().references).toBe(0);
+  expect(device.memory.liveCount).toBe(0);
+});
