@@ -52,15 +52,6 @@ export interface WindowWish {
   readonly multipleOf?: number;
 }
 
-/** Texels in a row of an image; kernels that read one have the same constant. */
-export const IMAGE_WIDTH = 2048;
-
-/**
- * Texels from one row of an image to the next: with a power of two, rows of a tensor whose stride is a multiple of 4 KiB
- * would fall on the same lines of a cache.
- */
-export const IMAGE_PITCH = IMAGE_WIDTH + 12;
-
 /** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
 export interface KernelContext {
   readonly profile: DeviceProfile;
@@ -69,7 +60,7 @@ export interface KernelContext {
   /** Workspace that is freed when the op returns, or before by `dispose()`. Contents are undefined. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /**
-   * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row, in
+   * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row (image.ts), in
    * the tensor's order. A software driver reads a texel at a third of what a vector in a buffer costs. Workspace, freed
    * when the op returns, or before by `dispose()`.
    */

@@ -1,8 +1,9 @@
 import { firstNonFinite, type NonFinite } from "../anomaly.ts";
-import { Device, type Execution } from "../device.ts";
+import { Device } from "../device.ts";
 import { type HostArray, hostArray, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { roundToFloat16 } from "../float16.ts";
+import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
@@ -64,8 +65,6 @@ export class CpuDevice extends Device {
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(this.#values(tensor));
   }
-
-  override dispose(): void {}
 
   protected override compute(execution: Execution): void {
     runReference(execution, {

@@ -1,8 +1,9 @@
 import { firstNonFinite, type NonFinite } from "../anomaly.ts";
-import { Device, type Execution } from "../device.ts";
+import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
@@ -22,7 +23,6 @@ export class WasmDevice extends Device {
   readonly #poison: boolean;
   readonly #context: OpContext;
   #references = 0;
-  #disposed = false;
 
   /** Use `openWasm`. `poison` fills new memory with NaN, for tests. */
   constructor(runtime: Runtime, poison = false) {
@@ -58,7 +58,6 @@ export class WasmDevice extends Device {
   }
 
   protected override allocate(storage: Storage): number {
-    this.#assertUsable();
     const address = this.#runtime.heap.acquire(storage.sizeBytes);
     if (address === null) {
       throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, this.#runtime.whyFull()));
@@ -79,29 +78,23 @@ export class WasmDevice extends Device {
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
-    this.#assertUsable();
     const values = hostArray(tensor.dtype, tensor.size);
     values.set(this.#values(tensor));
     return values;
   }
 
-  protected override async finish(): Promise<void> {
-    this.#assertUsable();
-  }
+  protected override async finish(): Promise<void> {}
 
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(this.#values(tensor));
   }
 
   /** Ends the threads. */
-  override dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
+  protected override close(): void {
     this.#runtime.dispose();
   }
 
   protected override compute(execution: Execution): void {
-    this.#assertUsable();
     const { row, io, dims, attrs } = execution;
     const op = wasmOps[row.name];
     if (op !== undefined) {
@@ -141,9 +134,5 @@ export class WasmDevice extends Device {
   #values(tensor: Tensor): HostArray {
     const view = this.#view(tensor);
     return view instanceof Uint16Array ? Float32Array.from(view, fromFloat16Bits) : view;
-  }
-
-  #assertUsable(): void {
-    if (this.#disposed) throw new SidenetError("T-DEVICE-LOST", `${this.label} was disposed.`);
   }
 }
