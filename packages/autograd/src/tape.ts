@@ -6,7 +6,7 @@ import {
   type Ops,
   rowOf,
   sameShape,
-  type Tensor,
+  Tensor,
 } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, methodResult, RuleOps, type TrackedValue } from "./gradient-slots.ts";
 import {
@@ -92,7 +92,7 @@ export interface Tape extends Ops {}
  * saves the union of what the rules of its tracked inputs need; the tape owns that and frees it as `backward` consumes it.
  * Tracking goes by tensor identity: `device.retain(t)` gives a handle on the same memory that is not tracked.
  *
- * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`.
+ * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`, `A-FORMAT` for a format that there is not.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns what the interface above promises
 export class Tape {
@@ -113,7 +113,7 @@ export class Tape {
       buildOps((op, inputs, attrs) => this.#execute(op, inputs, attrs)),
     );
     for (const item of trainable) {
-      const [name, tensor] = isEntry(item) ? item : [item.toString(), item];
+      const [name, tensor] = isEntry(item) ? item : [`${item}`, item];
       this.#addLeaf(name, tensor);
     }
   }
@@ -222,6 +222,7 @@ export class Tape {
   }
 
   #addLeaf(name: string, tensor: Tensor): void {
+    if (!(tensor instanceof Tensor)) throw refuseLeaf(name, `it is ${tensor}, and no tensor`);
     if (tensor.disposed) throw refuseLeaf(name, "it was freed");
     if (tensor.device !== this.device) {
       throw refuseLeaf(

@@ -24,12 +24,16 @@ export class KvCache {
     this.batchSize = batchSize;
     this.capacity = capacity;
     this.#shape = shape;
-    this.#store = new ParamStore(device, "workspace");
     const extents = [batchSize, capacity, shape.numKeyValueHeads, shape.headDim];
-    this.layers = Array.from({ length: numLayers }, (_, i) => ({
-      k: this.#store.set(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" })),
-      v: this.#store.set(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" })),
-    }));
+    const layers: LayerCache[] = [];
+    this.#store = ParamStore.filled(device, "workspace", (store) => {
+      for (let i = 0; i < numLayers; i++) {
+        const k = store.set(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" }));
+        const v = store.set(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" }));
+        layers.push({ k, v });
+      }
+    });
+    this.layers = layers;
   }
 
   /** A cache of some of the rows, in this order; a row may be taken more than once. */

@@ -84,13 +84,13 @@ export class Lora implements Adapter, BlockAdapter {
 
   /** Initial values: A uniform within ±1/√in (Kaiming with a = √5, as PEFT), B zero: the model starts as its backbone. */
   static initialize(device: Device, config: LoraConfig, model: ModelConfig, seed = 0): Lora {
-    const specs = loraParameters(config, model);
-    const parameters = new ParamStore(device, "adapter");
-    for (const [stream, { name, shape }] of specs.entries()) {
-      const values = () =>
-        name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
-      parameters.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
-    }
+    const parameters = ParamStore.filled(device, "adapter", (store) => {
+      for (const [stream, { name, shape }] of loraParameters(config, model).entries()) {
+        const values = () =>
+          name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
+        store.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+      }
+    });
     return new Lora(config, model, parameters, seed);
   }
 

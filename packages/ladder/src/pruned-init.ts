@@ -99,11 +99,12 @@ function absoluteSums(decoder: Decoder, layer: number): BlockSums {
 
 /** The whole decoder in f32, as gradients of its weights want it. */
 function denseCopy(decoder: Decoder): Decoder {
-  const store = new ParamStore(decoder.device, "weights");
-  for (const { name, shape } of decoderParameters(decoder.config)) {
-    store.set(name, denseParameter(decoder, name, shape));
-  }
-  return new Decoder(decoder.config, store);
+  const weights = ParamStore.filled(decoder.device, "weights", (store) => {
+    for (const { name, shape } of decoderParameters(decoder.config)) {
+      store.set(name, denseParameter(decoder, name, shape));
+    }
+  });
+  return new Decoder(decoder.config, weights);
 }
 
 /** Σ g² of blocks, g the gradient of each calibration batch's mean loss. Throws `L-CALIBRATION` without a batch. */

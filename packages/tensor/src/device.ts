@@ -1,6 +1,7 @@
 import { AnomalyWatch, firstNonFinite, type NonFinite } from "./anomaly.ts";
 import { type DType, type HostArray, hostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
+import { checkValues } from "./host-values.ts";
 import { imageBytes } from "./image.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import type { AnyOpRow } from "./op.ts";
@@ -155,32 +156,37 @@ export abstract class Device {
 
   /**
    * A tensor with the given values, row by row. A function makes them only where they are held: not on `meta`.
-   * Throws `T-SHAPE` when their number is not the shape's.
+   * Throws `T-SHAPE` when their number is not the shape's, `T-VALUE` for what is no array of numbers.
    */
   tensor(
     values: ArrayLike<number> | (() => ArrayLike<number>),
     shape: Shape,
     options: TensorOptions = {},
   ): Tensor {
-    const given = typeof values !== "function" ? values : this.holdsValues ? values() : null;
-    if (given !== null && given.length !== sizeOf(shape)) {
+    const { label = "tensor" } = options;
+    if (typeof values === "function" && !this.holdsValues) return this.empty(shape, { ...options, label });
+    const given = typeof values === "function" ? values() : values;
+    checkShape(shape, label);
+    checkValues(given, label);
+    if (given.length !== sizeOf(shape)) {
       throw new SidenetError(
         "T-SHAPE",
-        `${options.label ?? "tensor"}: ${given.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
+        `${label}: ${given.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
       );
     }
-    const tensor = this.empty(shape, { label: "tensor", ...options });
-    return given === null ? tensor : this.#filled(tensor, () => this.write(tensor, given));
+    const tensor = this.empty(shape, { ...options, label });
+    return this.#filled(tensor, () => this.write(tensor, given));
   }
 
   /**
    * Overwrites all values of a tensor, bit by bit as they are: a checkpoint's. On `meta` nothing happens.
-   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory, `T-DEVICE` and
+   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory, `T-VALUE`, `T-DEVICE` and
    * `T-USE-AFTER-FREE`.
    */
   assign(tensor: Tensor, values: ArrayLike<number>): void {
     this.assertUsable();
     this.assertOwn(tensor, "assign");
+    checkValues(values, "assign");
     if (values.length !== tensor.size || tensor.offset !== 0) {
       const why = tensor.offset !== 0 ? "it is a view" : `${values.length} values were given`;
       throw new SidenetError(

@@ -35,9 +35,16 @@ export class CpuDevice extends Device {
   };
   readonly #double: boolean;
 
-  constructor(options: { precision?: CpuPrecision } = {}) {
+  /** Throws `T-VALUE` for a precision that there is not. */
+  constructor({ precision = "f32" }: { precision?: CpuPrecision } = {}) {
     super();
-    this.#double = options.precision === "f64";
+    if (precision !== "f32" && precision !== "f64") {
+      throw new SidenetError(
+        "T-VALUE",
+        `there is no precision "${precision}" of the CPU device, only f32 and f64.`,
+      );
+    }
+    this.#double = precision === "f64";
     this.label = this.#double ? "CPU reference in double" : "CPU reference";
   }
 

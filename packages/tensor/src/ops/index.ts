@@ -116,18 +116,32 @@ export type Execute = (
   attrs: object,
 ) => unknown;
 
-/** What a caller set: an attribute that is undefined has its default. Throws `T-ATTR` for one that the op does not have. */
-function givenAttrs({ name, attrs: defaults }: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
+function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetError {
+  const known = Object.keys(defaults).join(", ");
+  return new SidenetError(
+    "T-ATTR",
+    `${name} has no attribute "${key}"; ${known ? `it has ${known}` : "it takes none, and no further operand"}.`,
+  );
+}
+
+/** Attributes whose default is null are numbers where they are set. */
+const kindOf = (value: unknown): string =>
+  value === null ? "number" : Array.isArray(value) ? "array" : typeof value;
+
+/**
+ * What a caller set: an attribute that is undefined has its default. Throws `T-ATTR` for one that the op does not have, or
+ * of another type than its default: JavaScript would compute with "2" or true all the same.
+ */
+function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
   let given = attrs;
   for (const key in attrs) {
-    if (!(key in defaults)) {
-      const known = Object.keys(defaults).join(", ");
-      throw new SidenetError(
-        "T-ATTR",
-        `${name} has no attribute "${key}"; ${known ? `it has ${known}` : "it takes none, and no further operand"}.`,
-      );
+    if (!(key in row.attrs)) throw refuseName(row, key);
+    if (attrs[key] !== undefined) {
+      const wanted = kindOf(row.attrs[key]);
+      if (kindOf(attrs[key]) === wanted) continue;
+      const value = JSON.stringify(attrs[key]);
+      throw new SidenetError("T-ATTR", `${row.name}: ${key} is ${value}, wanted a value of type ${wanted}.`);
     }
-    if (attrs[key] !== undefined) continue;
     const { [key]: _, ...others } = given;
     given = others;
   }
