@@ -1,5 +1,5 @@
 import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
-import type { Gradients } from "./tape.ts";
+import type { Gradients } from "./backward.ts";
 
 /** How an AdamW decays its moments and the parameters. */
 export interface AdamWOptions {
