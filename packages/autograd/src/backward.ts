@@ -1,6 +1,7 @@
 /** The backward pass over the records of a tape, from the last to the first. */
 import type { Device, OpName, Ops, Tensor } from "@sidenet/tensor";
-import { GradientSlots, gradientDtype, RuleOps, type TrackedValue } from "./gradient-slots.ts";
+import { GradientSlots, gradientDtype, type TrackedValue } from "./gradient-slots.ts";
+import { RuleOps } from "./rule-ops.ts";
 import type { Pull } from "./rules/grad-row.ts";
 import type { SavedTensor, SavedTensors } from "./saved-tensors.ts";
 

@@ -2,13 +2,13 @@ import {
   buildOps,
   type Device,
   isFloat,
+  methodResult,
   type OpName,
   type Ops,
   rowOf,
   type SidenetError,
   Tensor,
 } from "@sidenet/tensor";
-import { methodResult } from "./gradient-slots.ts";
 import { refuseInPlace } from "./refusals.ts";
 import type { Tape } from "./tape.ts";
 

@@ -2,6 +2,7 @@ import {
   buildOps,
   type Device,
   isFloat,
+  methodResult,
   type OpName,
   type Ops,
   rowOf,
@@ -16,7 +17,7 @@ import {
   valuesBehind,
   type WholePull,
 } from "./backward.ts";
-import { methodResult, type TrackedValue } from "./gradient-slots.ts";
+import type { TrackedValue } from "./gradient-slots.ts";
 import {
   refuseClosed,
   refuseInPlace,

@@ -59,6 +59,7 @@ export {
   type EvalResult,
   type EvalRow,
   type Evaluation,
+  type PromptTemplate,
   prepareEvaluation,
 } from "./eval/evaluate.ts";
 export { type Estimate, estimate, estimateDifference, type Metric, wilson } from "./eval/intervals.ts";

@@ -6,7 +6,7 @@ import { imageBytes } from "./image.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import type { AnyOpRow } from "./op.ts";
 import { bindCall, type Execution } from "./op-call.ts";
-import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
+import { buildOps, methodResult, type OpName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
@@ -37,7 +37,7 @@ export abstract class Device {
   /** What it is, for people: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
   abstract readonly label: string;
   abstract readonly profile: DeviceProfile;
-  readonly ops: Ops = buildOps((name, inputs, attrs) => this.execute(name, inputs, attrs));
+  readonly ops: Ops = buildOps((name, inputs, attrs) => methodResult(name, this.run(name, inputs, attrs)));
   readonly memory = new MemoryAccount();
   /** False where tensors have shapes and no values. */
   readonly holdsValues: boolean = true;
@@ -299,11 +299,6 @@ export abstract class Device {
       throw error;
     }
     return outputs;
-  }
-
-  protected execute(name: OpName, inputs: readonly (Tensor | null | undefined)[], attrs: object): unknown {
-    const outputs = Object.values(this.run(name, inputs, attrs));
-    return outputs.length === 1 ? outputs[0] : outputs.length === 0 ? undefined : outputs;
   }
 
   protected checkDtype(dtype: DType, label: string): void {

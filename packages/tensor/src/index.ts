@@ -37,6 +37,7 @@ export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";
 export {
   buildOps,
   type Execute,
+  methodResult,
   type OpName,
   type Ops,
   type OpTable,

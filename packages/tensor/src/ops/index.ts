@@ -148,6 +148,13 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
   return given;
 }
 
+/** What the method of an op returns of its outputs by name: the one, an array of several, or nothing; residuals never. */
+export function methodResult(name: OpName, outputs: Readonly<Record<string, Tensor>>): unknown {
+  const primary = rowOf(name).signature.outputs.filter(({ residual }) => !residual);
+  if (primary.length === 1) return outputs[primary[0].name];
+  return primary.length === 0 ? undefined : primary.map((operand) => outputs[operand.name]);
+}
+
 /** The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. */
 export function buildOps(execute: Execute): Ops {
   const methods = opNames.map((name) => {
