@@ -48,12 +48,12 @@ const choiceSchema = z
   .refine(({ choices, label }) => label < choices.length, { message: "label is no index into choices" });
 
 /** The kinds of record, the more telling first: one that fits several is the first of them. */
-export const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
+const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
 /** A record of data: a text, a prompt and its completion, a conversation, or choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
 
-export const isChoice = (record: TextRecord): record is ChoiceRecord =>
+const isChoice = (record: TextRecord): record is ChoiceRecord =>
   "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
 
 /** Whether all there is to a record is its text. */

@@ -70,7 +70,7 @@ export { caseDims, closenessOf, compareOutcomes, findDifference, type Outcome, r
 export { openBrowserWasm } from "./wasm/browser.ts";
 export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";
-export type { Statistics } from "./wasm/runtime.ts";
+export type { WasmStatistics } from "./wasm/runtime.ts";
 export { WebGpuDevice } from "./webgpu/device.ts";
 export {
   type AdapterReport,

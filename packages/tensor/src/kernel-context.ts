@@ -34,7 +34,7 @@ function windowRule(
 }
 
 /** Ranges of rows whose windows all fit a binding and all start where one may (op.ts, `KernelContext.split`). */
-export function splitRows(
+function splitRows(
   device: Device,
   op: string,
   rows: number,

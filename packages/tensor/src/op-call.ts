@@ -81,7 +81,7 @@ export function bindCall(
   const fullAttrs = { ...row.attrs, ...attrs };
   const problem = row.check?.(bindings.dims, fullAttrs, (input) => io[input] !== null) ?? null;
   if (problem !== null) throw new SidenetError("T-SHAPE", `${name}: ${problem} (${sig}).`);
-  const inferred = row.infer?.(operands as Tensor[], fullAttrs); // rows that infer have no optional inputs
+  const inferred = row.infer?.(operands, fullAttrs);
   const elem = elementType(row, io);
   const outputs: [string, TensorSpec][] = [];
   for (const [i, operand] of signature.outputs.entries()) {

@@ -6,6 +6,7 @@ import {
   type Dims,
   type InputArgs,
   type InputNames,
+  type InputSpecs,
   type OutputNames,
   parseSignature,
   type ResultOf,
@@ -14,8 +15,7 @@ import {
 } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Plain values of an attribute: what a kernel's parameters and a reference's scalars are made of. */
-export type AttrValue = number | boolean | string | null | readonly number[];
+/** The attributes of an op, by name. */
 export type Attrs = object;
 
 /** `kernels/<file>.wgsl`, entry point after the slash. */
@@ -126,7 +126,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   /** Every attribute, with its default. */
   readonly attrs?: A;
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
-  readonly infer?: (inputs: readonly TensorSpec[], attrs: A) => Inferred;
+  readonly infer?: (inputs: InputSpecs<Sig>, attrs: A) => Inferred;
   /** What is wrong with extents that the signature accepts, or null. `has` tells which optional inputs are given. */
   readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */

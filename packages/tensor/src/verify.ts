@@ -52,10 +52,7 @@ export function caseDims(name: OpName, drawn: OpCase): Dims {
   const letters = row.signature.inputs.flatMap((operand) => operand.letters);
   const leftOut = Object.fromEntries(letters.map((letter) => [letter, 1]));
   const { dims } = bindInputs(name, row.signature, drawn.inputs);
-  const inferred = row.infer?.(
-    drawn.inputs.map((input) => input!),
-    { ...row.attrs, ...drawn.attrs },
-  );
+  const inferred = row.infer?.(drawn.inputs, { ...row.attrs, ...drawn.attrs });
   return { ...leftOut, ...dims, ...inferred?.dims };
 }
 

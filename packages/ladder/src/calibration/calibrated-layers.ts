@@ -30,7 +30,7 @@ const DAMPING = 0.01;
 export type LayerReport = (layer: number, errors: Readonly<Record<string, number>>) => void;
 
 /** Throws `L-CALIBRATION` for a model whose matrices H would be too large, naming the weight and what it would take. */
-export function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
+function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
   if (tokens === 0) {
     throw new SidenetError(
       "L-CALIBRATION",

@@ -16,7 +16,7 @@ export const inMemory = (records: readonly TokenRecord[]): TokenDataset => ({
 });
 
 /** Every epoch is a new shuffle of all records, and depends on the seed alone. */
-export class ShuffledOrder {
+class ShuffledOrder {
   readonly #count: number;
   readonly #seed: number;
   #epoch = -1;

@@ -9,7 +9,7 @@ import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { OpContext } from "./context.ts";
 import { wasmOps } from "./kernels/index.ts";
-import type { Runtime, Statistics } from "./runtime.ts";
+import type { Runtime, WasmStatistics } from "./runtime.ts";
 
 /**
  * Fast without a GPU: ops are WebAssembly SIMD kernels over one linear memory, on all threads; those without a kernel run
@@ -53,7 +53,7 @@ export class WasmDevice extends Device {
    * Memory that tensors take or have taken, and how much of it is free; kernels that ran, and how many of those on all
    * threads; ops that ran by their reference.
    */
-  statistics(): Statistics & { references: number } {
+  statistics(): WasmStatistics & { references: number } {
     return { ...this.#runtime.statistics(), references: this.#references };
   }
 
