@@ -2,7 +2,7 @@ import { firstNonFinite, type NonFinite } from "../anomaly.ts";
 import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
 import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
@@ -133,6 +133,6 @@ export class WasmDevice extends Device {
   /** The values of a tensor, in place but for halves. */
   #values(tensor: Tensor): HostArray {
     const view = this.#view(tensor);
-    return view instanceof Uint16Array ? Float32Array.from(view, fromFloat16Bits) : view;
+    return view instanceof Uint16Array ? float16ToFloat32(view) : view;
   }
 }
