@@ -6,12 +6,12 @@ import type { ModelConfig } from "./config.ts";
 import { type Decoder, LM_HEAD } from "./decoder.ts";
 import { floatHead, type Head } from "./head.ts";
 
-/** What is trained, by its name in `adapter_model.safetensors`: a head [V,d] of its own, where the model's is tied too. */
+/** What is trained, by its name in `adapter_model.safetensors`: a head [V,d] of its own, even where the model's is tied. */
 export const headParameters = ({ vocabSize, hiddenSize }: ModelConfig): ParameterSpec[] => [
   { name: LM_HEAD, shape: [vocabSize, hiddenSize], kind: "linear" },
 ];
 
-/** Head-only training as a value that is given to a decoder. */
+/** Training of the head alone, with the backbone frozen. */
 export class HeadTuning implements Adapter {
   readonly method = "head";
   readonly side = null;

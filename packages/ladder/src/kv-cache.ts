@@ -2,8 +2,8 @@ import { type Device, ParamStore } from "@sidenet/tensor";
 import type { BlockShape, LayerCache } from "./block.ts";
 
 /**
- * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros: attention gives
- * a position that is not written yet the weight 0, and 0 times what old memory may hold, NaN, would still be NaN.
+ * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros, since attention
+ * multiplies positions that are not written yet by 0, and 0 times a NaN in old memory would be NaN.
  */
 export class KvCache {
   readonly layers: readonly LayerCache[];
@@ -56,7 +56,7 @@ export class KvCache {
   }
 }
 
-/** Row r becomes what row `rows[r]` is. */
+/** Copies of a cache's tensors whose row r is row `rows[r]`. */
 function takeRows(cache: readonly LayerCache[], rows: readonly number[]): LayerCache[] {
   return cache.map(({ k, v }) => {
     const { device, shape } = k;

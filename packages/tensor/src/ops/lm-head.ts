@@ -106,7 +106,7 @@ function headBlocks(
   }));
 }
 
-/** A block's rows of the head, which holds until the next call where they have to be made. */
+/** A block's rows of the head. Where they have to be made, as those of NF4, the tensor is valid until the next call. */
 const headWindow = (k: KernelContext, head: Tensor | Panels, V: number, block: RowRange): Tensor | Panels => {
   if (block.count === V) return head;
   return isPanels(head) ? head.make(block) : k.rows(head, V, block);

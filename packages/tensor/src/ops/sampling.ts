@@ -1,4 +1,4 @@
-/** The choice of the next token: by chance where asked for, the same on every device for the same seed. */
+/** Choosing the next token: the likeliest, or one at random, which is the same on every device for the same seed. */
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import { isWord, philox } from "../random.ts";

@@ -130,7 +130,7 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  /** What waits for the GPU. Where that is refused, a lost device is the reason to tell; browsers say so after the refusal. */
+  /** Waits for the GPU. Where a wait fails because the device is lost, which browsers report later, that error is thrown. */
   async #orLoss<T>(wait: () => Promise<T>): Promise<T> {
     try {
       return await wait();
@@ -241,7 +241,7 @@ export class WebGpuDevice extends Device {
     else this.#tryOut(key, kernel, call);
   }
 
-  /** A call of which nothing is known: apart from other commands, which it would take with it. */
+  /** Runs a kernel for the first time, in a submit of its own: if the GPU refuses it, no other command is lost with it. */
   #tryOut(key: string, kernel: KernelEntry, call: KernelCall): void {
     this.#stream.submit();
     let isRun = false;
