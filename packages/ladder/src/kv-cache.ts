@@ -1,5 +1,7 @@
 import { type Device, ParamStore } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
 import type { BlockShape, LayerCache } from "./block.ts";
+import type { Decoder } from "./decoder.ts";
 
 /**
  * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros, since attention
@@ -48,6 +50,60 @@ export class KvCache {
   /** Frees keys and values. */
   dispose(): void {
     this.#store.dispose();
+  }
+
+  /** For `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** The caches of a model: of its backbone, and of a side network where it has one. */
+export class ModelCache {
+  readonly cache: KvCache;
+  readonly sideCache: KvCache | null;
+
+  /** Where the second cache cannot be made, the first is freed. */
+  private constructor(backbone: KvCache, side: () => KvCache | null) {
+    this.cache = backbone;
+    try {
+      this.sideCache = side();
+    } catch (error) {
+      backbone.dispose();
+      throw error;
+    }
+  }
+
+  /** Empty caches of `batchSize` rows for up to `capacity` positions. */
+  static empty(
+    { device, config }: Decoder,
+    adapter: Adapter | null,
+    batchSize: number,
+    capacity: number,
+  ): ModelCache {
+    const make = (shape: BlockShape, layers: number) =>
+      new KvCache(device, shape, layers, batchSize, capacity);
+    const side = adapter?.side ?? null;
+    return new ModelCache(
+      make(config, config.numHiddenLayers),
+      () => side && make(side.shape, side.config.num_hidden_layers),
+    );
+  }
+
+  /** Positions that each row has room for. */
+  get capacity(): number {
+    return this.cache.capacity;
+  }
+
+  /** Caches of some of the rows, in this order; a row may be taken more than once. */
+  take(rows: readonly number[]): ModelCache {
+    return new ModelCache(this.cache.take(rows), () => this.sideCache?.take(rows) ?? null);
+  }
+
+  /** Frees keys and values. */
+  dispose(): void {
+    this.cache.dispose();
+    this.sideCache?.dispose();
   }
 
   /** For `using`. */

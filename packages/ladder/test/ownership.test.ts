@@ -5,7 +5,7 @@ import { type Adapter, METHODS } from "../src/adapter.ts";
 import { emptyWeights } from "../src/base-storage.ts";
 import { Decoder } from "../src/decoder.ts";
 import { initializeWeights } from "../src/initial-values.ts";
-import { KvCache } from "../src/kv-cache.ts";
+import { KvCache, ModelCache } from "../src/kv-cache.ts";
 import { makeAdapter } from "../src/method.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { Trainer } from "../src/trainer.ts";
@@ -96,5 +96,14 @@ describe("what does not fit into memory leaves nothing behind:", () => {
   it("a cache of keys and values", async () => {
     const device = new MetaDevice();
     await underLimits(device, () => new KvCache(device, model, 3, 2, 16));
+  });
+
+  it("the caches of a model with its side network", async () => {
+    const device = new MetaDevice();
+    using decoder = new Decoder(model, emptyWeights(device, model, {}));
+    using adapter = makeAdapter({ method: "ladder" }, decoder, "tiny");
+    await underLimits(device, () => ModelCache.empty(decoder, adapter, 2, 16));
+    using caches = ModelCache.empty(decoder, adapter, 2, 16);
+    await underLimits(device, () => caches.take([1, 0, 1]));
   });
 });

@@ -44,6 +44,14 @@ export interface RowRange {
   readonly count: number;
 }
 
+/** 0 .. count in parts of at most `most`, one after the other. */
+export function rangesOf(count: number, most: number): RowRange[] {
+  const ranges: RowRange[] = [];
+  for (let start = 0; start < count; start += most)
+    ranges.push({ start, count: Math.min(most, count - start) });
+  return ranges;
+}
+
 /** What windows should be like beyond what they must: kept where the limits of bindings allow. */
 export interface WindowWish {
   /** Smaller windows than a binding holds. */
