@@ -213,6 +213,19 @@ describe("a new tensor", () => {
   });
 });
 
+it("an error has its code, its text, and both in its message", () => {
+  const error = new SidenetError("T-SHAPE", "no such axis.", { cause: "x" });
+  expect([error.code, error.text, error.message]).toEqual([
+    "T-SHAPE",
+    "no such axis.",
+    "[T-SHAPE] no such axis.",
+  ]);
+  const long = new SidenetError("L-JSON", `${"a".repeat(5000)}. Is it complete?`);
+  expect(long.text.length).toBeLessThan(1600);
+  expect(long.message).toBe(`[L-JSON] ${long.text}`);
+  expect(long.text).toMatch(/Is it complete\?$/);
+});
+
 it("a device of a name that is none is refused by name", async () => {
   await expect(openDevice("gpu" as "webgpu")).rejects.toThrow(
     '[T-NAME] there is no device "gpu", only auto, webgpu, wasm, cpu, meta.',
