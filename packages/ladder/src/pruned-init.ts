@@ -206,11 +206,10 @@ export async function prunedValues(
   for (const [i, layer] of sources.entries()) {
     const choice = chooseBlock(model, side, blocks.get(layer)!);
     for (const { name, shape } of blockParameters(model)) {
-      const dense = decoder.device.scope(() => denseParameter(decoder, layerName(layer, name), shape));
+      using dense = decoder.device.scope(() => denseParameter(decoder, layerName(layer, name), shape));
       const target = sideLayerName(i + 1, name);
       const axes = axesOf(name, channels, choice);
       values.set(target, pick(await dense.read(), shape[shape.length - 1], axes, random.get(target)!));
-      dense.dispose("its pruned values");
     }
   }
   for (const name of random.keys()) {
