@@ -2,7 +2,6 @@ import {
   buildOps,
   type Device,
   isFloat,
-  methodResult,
   type OpName,
   type Ops,
   rowOf,
@@ -62,7 +61,7 @@ export function plainOps(tape: Tape, handles: readonly Tensor[], refuse: Refuse)
         throw refuseInPlace(op, name, "is an input of a function whose backward pass needs it");
       }
     }
-    return methodResult(op, tape.device.run(op, inputs, attrs));
+    return tape.device.run(op, inputs, attrs);
   });
 }
 

@@ -1,4 +1,4 @@
-import { buildOps, type Device, methodResult, type Ops, rowOf, type Tensor } from "@sidenet/tensor";
+import { buildOps, type Device, type Ops, rowOf, type Tensor } from "@sidenet/tensor";
 
 /**
  * Ops for gradient rules, which remember what memory they made. A rule may hand back dy itself or a view of it, and what
@@ -15,7 +15,7 @@ export class RuleOps {
       const [first] = inputs;
       const fresh = !rowOf(op).view || (first != null && this.#made.get(first) === true);
       for (const output of Object.values(outputs)) this.#made.set(output, fresh);
-      return methodResult(op, outputs);
+      return outputs;
     });
   }
 

@@ -2,7 +2,6 @@ import {
   buildOps,
   type Device,
   isFloat,
-  methodResult,
   type OpName,
   type Ops,
   rowOf,
@@ -208,20 +207,20 @@ export class Tape {
     this.#leaves.push(value);
   }
 
-  #execute(op: OpName, inputs: Inputs, attrs: object): unknown {
+  #execute(op: OpName, inputs: Inputs, attrs: object): Record<string, Tensor> {
     const tracked = this.#trackedInputs(op, inputs);
-    if (tracked.size === 0) return methodResult(op, this.device.run(op, inputs, attrs));
+    if (tracked.size === 0) return this.device.run(op, inputs, attrs);
     if (this.#state !== "open") throw refuseClosed(`${op} was given a tracked tensor`, this.#state);
     const row = gradRowOf(op);
     if (hasNoGradient(row)) {
       if (row.none !== "integer output") throw refuseNoGradient(op, [...tracked.keys()], row.none);
-      return methodResult(op, this.device.run(op, inputs, attrs));
+      return this.device.run(op, inputs, attrs);
     }
     for (const name of tracked.keys()) {
       const entry = row.inputs[name];
       if (hasNoGradient(entry)) throw refuseNoGradient(op, [name], entry.none);
     }
-    return methodResult(op, this.#runRecorded(op, inputs, attrs, tracked, row));
+    return this.#runRecorded(op, inputs, attrs, tracked, row);
   }
 
   /** Tracked inputs by name. Refuses what would make a later backward pass wrong. */

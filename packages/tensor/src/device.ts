@@ -6,7 +6,7 @@ import { imageBytes } from "./image.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import type { AnyOpRow } from "./op.ts";
 import { bindCall, type Execution } from "./op-call.ts";
-import { buildOps, methodResult, type OpName, type Ops, rowOf } from "./ops/index.ts";
+import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
@@ -37,7 +37,7 @@ export abstract class Device {
   /** What it is, for people: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
   abstract readonly label: string;
   abstract readonly profile: DeviceProfile;
-  readonly ops: Ops = buildOps((name, inputs, attrs) => methodResult(name, this.run(name, inputs, attrs)));
+  readonly ops: Ops = buildOps((name, inputs, attrs) => this.run(name, inputs, attrs));
   readonly memory = new MemoryAccount();
   /** False where tensors have shapes and no values. */
   readonly holdsValues: boolean = true;
@@ -292,7 +292,8 @@ export abstract class Device {
         name,
         row.flops(call.dims, call.attrs, (output) => outputs[output] !== undefined),
       );
-      if (!row.view) this.#compute({ ...call, io: Object.assign(call.io, outputs) });
+      Object.assign(call.io, outputs);
+      if (!row.view) this.#compute(call);
       this.onOp?.(name);
     } catch (error) {
       for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);

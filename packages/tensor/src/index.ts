@@ -44,7 +44,6 @@ export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";
 export {
   buildOps,
   type Execute,
-  methodResult,
   type OpName,
   type Ops,
   type OpTable,

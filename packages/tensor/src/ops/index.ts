@@ -109,12 +109,12 @@ export function rowOf(name: OpName): AnyOpRow {
   return row;
 }
 
-/** Runs one op by name. */
+/** Runs one op and returns its outputs by name; residuals among them are its own affair. */
 export type Execute = (
   name: OpName,
   inputs: readonly (Tensor | null | undefined)[],
   attrs: object,
-) => unknown;
+) => Readonly<Record<string, Tensor>>;
 
 function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetError {
   const known = Object.keys(defaults).join(", ");
@@ -148,21 +148,20 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
   return given;
 }
 
-/** What the method of an op returns of its outputs by name: the one, an array of several, or nothing; residuals never. */
-export function methodResult(name: OpName, outputs: Readonly<Record<string, Tensor>>): unknown {
-  const primary = rowOf(name).signature.outputs.filter(({ residual }) => !residual);
-  if (primary.length === 1) return outputs[primary[0].name];
-  return primary.length === 0 ? undefined : primary.map((operand) => outputs[operand.name]);
-}
-
-/** The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. */
+/**
+ * The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. A method returns the
+ * one output of its op, an array of several, or nothing where the op writes in place.
+ */
 export function buildOps(execute: Execute): Ops {
   const methods = opNames.map((name) => {
     const row = rowOf(name);
     const arity = row.signature.inputs.length;
+    const primary = row.signature.outputs.flatMap((output) => (output.residual ? [] : output.name));
     const method = (...args: unknown[]) => {
       const attrs = givenAttrs(row, (args[arity] ?? {}) as Record<string, unknown>);
-      return execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+      const outputs = execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+      if (primary.length === 1) return outputs[primary[0]];
+      return primary.length === 0 ? undefined : primary.map((output) => outputs[output]);
     };
     return [name, method];
   });
