@@ -1,5 +1,5 @@
 import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
-import type { Gradients } from "./tape.ts";
+import type { Gradients } from "./backward.ts";
 
 /** How an AdamW decays its moments and the parameters. */
 export interface AdamWOptions {
@@ -33,6 +33,34 @@ function checkNumber(name: string, value: number, legal: boolean, wanted: string
   throw new SidenetError("A-OPTIMIZER", `AdamW: ${name} is ${value}, wanted ${wanted}.`);
 }
 
+/** Where the maps of 8-bit moments stand in the state. */
+const MAPS = "maps";
+
+/** Moments as m.<parameter> and v.<parameter>. */
+function fillF32(store: ParamStore, params: ParamStore): void {
+  for (const [name, { shape }] of params) {
+    for (const label of [`m.${name}`, `v.${name}`]) {
+      store.set(label, store.device.zeros(shape, { category: "optimizer", label }));
+    }
+  }
+}
+
+/** Codes as m.<parameter> and v.<parameter>, their scales with ".absmax" after it, and the maps. */
+function fill8Bit(store: ParamStore, params: ParamStore): void {
+  const { device } = store;
+  const category = "optimizer";
+  for (const [name, { shape, size }] of params) {
+    for (const label of [`m.${name}`, `v.${name}`]) {
+      const codes = new Uint8Array(size); // any code is 0 while the scale is
+      const blocks = [Math.ceil(size / STATE_BLOCK)];
+      store.set(label, device.tensor(codes, shape, { dtype: "u8", category, label }));
+      const scales = `${label}.absmax`;
+      store.set(scales, device.zeros(blocks, { category, label: scales }));
+    }
+  }
+  store.set(MAPS, device.tensor(stateMaps(), [512], { category, label: MAPS }));
+}
+
 /**
  * AdamW with bias correction and decoupled weight decay (methods.md, 6; epsilon as in PyTorch: √v̂ + eps). The moments are
  * made at once and live until `dispose()`; parameters are updated in place.
@@ -58,6 +86,9 @@ export class AdamW {
       exclude = () => false,
       state = "f32",
     } = options;
+    if (state !== "f32" && state !== "8bit") {
+      throw new SidenetError("A-OPTIMIZER", `AdamW: state is "${state}", wanted "f32" or "8bit".`);
+    }
     for (const [i, beta] of betas.entries())
       checkNumber(`betas[${i}]`, beta, beta >= 0 && beta < 1, "0 <= beta < 1");
     checkNumber("eps", eps, eps > 0 && eps < 1, "0 < eps < 1");
@@ -74,41 +105,10 @@ export class AdamW {
     this.#eps = eps;
     this.#weightDecay = weightDecay;
     this.#exclude = exclude;
-    this.#state = new ParamStore(params.device, "optimizer");
-    try {
-      this.#maps = state === "8bit" ? this.#make8Bit() : null;
-      if (!this.#maps) this.#makeF32();
-    } catch (error) {
-      this.#state.dispose();
-      throw error;
-    }
-  }
-
-  #makeF32(): void {
-    const { device } = this.params;
-    for (const [name, { shape }] of this.params) {
-      for (const label of [`m.${name}`, `v.${name}`]) {
-        this.#state.set(label, device.zeros(shape, { category: "optimizer", label }));
-      }
-    }
-  }
-
-  /** Codes as m.<parameter> and v.<parameter>, their scales with ".absmax" after it. Returns the maps. */
-  #make8Bit(): Tensor {
-    const { device } = this.params;
-    for (const [name, { shape, size }] of this.params) {
-      for (const label of [`m.${name}`, `v.${name}`]) {
-        const codes = new Uint8Array(size); // any code is 0 while the scale is
-        const blocks = [Math.ceil(size / STATE_BLOCK)];
-        this.#state.set(label, device.tensor(codes, shape, { dtype: "u8", category: "optimizer", label }));
-        const scales = `${label}.absmax`;
-        this.#state.set(scales, device.zeros(blocks, { category: "optimizer", label: scales }));
-      }
-    }
-    return this.#state.set(
-      "maps",
-      device.tensor(stateMaps(), [512], { category: "optimizer", label: "maps" }),
+    this.#state = ParamStore.filled(params.device, "optimizer", (store) =>
+      state === "8bit" ? fill8Bit(store, params) : fillF32(store, params),
     );
+    this.#maps = state === "8bit" ? this.#state.get(MAPS) : null;
   }
 
   /** Steps done so far; to be set when the values of `exportState` were overwritten with those of a checkpoint. */
@@ -124,9 +124,11 @@ export class AdamW {
 
   /**
    * Updates every parameter from its gradient, which stays the caller's. Gradients of other tensors are ignored.
-   * Throws `A-OPTIMIZER`, and changes nothing, when a parameter has no gradient or `lr` is not a number >= 0.
+   * Throws `A-OPTIMIZER`, and changes nothing, when a parameter has no gradient or `lr` is not a number >= 0; and
+   * `T-USE-AFTER-FREE` after `dispose()`.
    */
   step(gradients: Gradients, { lr, gradScale = null }: AdamWStep): void {
+    this.#assertOpen("step");
     checkNumber("lr", lr, Number.isFinite(lr) && lr >= 0, "a finite number >= 0");
     for (const [name, parameter] of this.params) {
       if (gradients.has(parameter)) continue;
@@ -152,6 +154,7 @@ export class AdamW {
 
   /** The live state, not a copy: read it before the next step. */
   exportState(): AdamWState {
+    this.#assertOpen("exportState");
     return { step: this.#stepsDone, tensors: new Map(this.#state) };
   }
 
@@ -160,6 +163,7 @@ export class AdamW {
    * Throws `A-OPTIMIZER`, and changes nothing, unless names and shapes are those of this optimizer's state.
    */
   importState({ step, tensors }: AdamWState): void {
+    this.#assertOpen("importState");
     checkNumber("step", step, Number.isInteger(step) && step >= 0, "a whole number >= 0");
     const refuse = (problem: string) =>
       new SidenetError("A-OPTIMIZER", `AdamW: the saved state ${problem}. Is it of another adapter?`);
@@ -192,5 +196,14 @@ export class AdamW {
   /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #assertOpen(user: string): void {
+    if (!this.#state.disposed) return;
+    throw new SidenetError(
+      "T-USE-AFTER-FREE",
+      `${user} was asked of an AdamW that was disposed, and its moments with it. Make a new one; importState gives it the ` +
+        "state of a checkpoint.",
+    );
   }
 }

@@ -1,11 +1,7 @@
 import {
-  buildOps,
   type Device,
   type DType,
   formatShape,
-  type OpName,
-  type Ops,
-  rowOf,
   type Shape,
   SidenetError,
   sameShape,
@@ -22,41 +18,6 @@ export interface TrackedValue {
 
 /** f32 for a leaf, whatever it is stored as: optimizers need the small terms. Otherwise the value's own type. */
 export const gradientDtype = ({ leaf, dtype }: TrackedValue): DType => (leaf ? "f32" : dtype);
-
-/** The primary outputs of an op, in the form its method returns them. */
-export function methodResult(op: OpName, outputs: Readonly<Record<string, Tensor>>): unknown {
-  const primary = rowOf(op)
-    .signature.outputs.filter((operand) => !operand.residual)
-    .map((operand) => outputs[operand.name]);
-  return primary.length === 1 ? primary[0] : primary.length === 0 ? undefined : primary;
-}
-
-/**
- * Ops for gradient rules, which remember what memory they made. A rule may hand back dy itself or a view of it, and what
- * is shared must not be added to in place.
- */
-export class RuleOps {
-  readonly ops: Ops;
-  /** Tensors that these ops made: true for new memory, false for a view of memory that was there. */
-  readonly #made = new WeakMap<Tensor, boolean>();
-
-  constructor(device: Device) {
-    this.ops = buildOps((op, inputs, attrs) => {
-      const outputs = device.run(op, inputs, attrs);
-      const [first] = inputs;
-      const fresh = !rowOf(op).view || (first != null && this.#made.get(first) === true);
-      for (const output of Object.values(outputs)) this.#made.set(output, fresh);
-      return methodResult(op, outputs);
-    });
-  }
-
-  /** Whether the tensor was made here, and of new memory. A second question about the same tensor finds it taken. */
-  take(tensor: Tensor): { made: boolean; fresh: boolean } {
-    const fresh = this.#made.get(tensor);
-    this.#made.delete(tensor);
-    return { made: fresh !== undefined, fresh: fresh ?? false };
-  }
-}
 
 interface Slot {
   gradient: Tensor;

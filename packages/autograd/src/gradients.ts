@@ -1,5 +1,5 @@
 import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Gradients } from "./tape.ts";
+import type { Gradients } from "./backward.ts";
 
 /**
  * Norm of all gradients together and the factor that brings it down to `maxNorm`: min(1, maxNorm / (norm + 1e-6)), as in

@@ -8,7 +8,6 @@ import {
   type SidenetError,
   Tensor,
 } from "@sidenet/tensor";
-import { methodResult } from "./gradient-slots.ts";
 import { refuseInPlace } from "./refusals.ts";
 import type { Tape } from "./tape.ts";
 
@@ -62,7 +61,7 @@ export function plainOps(tape: Tape, handles: readonly Tensor[], refuse: Refuse)
         throw refuseInPlace(op, name, "is an input of a function whose backward pass needs it");
       }
     }
-    return methodResult(op, tape.device.run(op, inputs, attrs));
+    return tape.device.run(op, inputs, attrs);
   });
 }
 

@@ -1,4 +1,5 @@
 export { AdamW, type AdamWOptions, type AdamWState, type AdamWStep } from "./adamw.ts";
+export type { Gradients, RecordName } from "./backward.ts";
 export { checkpoint, type Recomputed } from "./checkpoint.ts";
 export { type CustomGradient, customGradient, type ForwardResult } from "./custom-gradient.ts";
 export {
@@ -15,8 +16,6 @@ export type { SavedFormat, SavedFormats } from "./saved-tensors.ts";
 export { makeSchedule, type Schedule, type ScheduleOptions } from "./schedule.ts";
 export {
   type BackwardOptions,
-  type Gradients,
-  type RecordName,
   Tape,
   type TapeOptions,
   type TapeRecord,

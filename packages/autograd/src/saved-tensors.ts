@@ -1,4 +1,4 @@
-import { type Device, sizeBytes, type Tensor } from "@sidenet/tensor";
+import { type Device, SidenetError, sizeBytes, type Tensor } from "@sidenet/tensor";
 
 /** How an f32 tensor is kept until the backward pass: as it is, in f16, or in 8 bits with a scale for each 64 values. */
 export type SavedFormat = "f32" | "f16" | "int8";
@@ -7,6 +7,20 @@ export type SavedFormat = "f32" | "f16" | "int8";
 export interface SavedFormats {
   readonly saved?: "f32" | "f16";
   readonly rungs?: SavedFormat;
+}
+
+/** Which formats each kind may have; the first is the default. */
+const FORMATS: { readonly [K in keyof SavedFormats]-?: readonly NonNullable<SavedFormats[K]>[] } = {
+  saved: ["f32", "f16"],
+  rungs: ["f32", "f16", "int8"],
+};
+
+function checkFormats(formats: SavedFormats): void {
+  for (const [kind, known] of Object.entries(FORMATS)) {
+    const format = formats[kind as keyof SavedFormats];
+    if (format === undefined || (known as readonly string[]).includes(format)) continue;
+    throw new SidenetError("A-FORMAT", `formats.${kind} is "${format}", wanted one of ${known.join(", ")}.`);
+  }
 }
 
 /** The memory of one or more saved tensors: the tensor itself, or a smaller copy of it. */
@@ -39,7 +53,9 @@ export class SavedTensors {
   /** By tensor, or by its memory where a smaller copy is kept: views of one memory share the copy. */
   readonly #kept = new Map<object, Kept>();
 
+  /** Throws `A-FORMAT` for a format that there is not. */
   constructor(device: Device, formats: SavedFormats) {
+    checkFormats(formats);
     this.#device = device;
     this.#formats = formats;
   }

@@ -6,9 +6,17 @@ import {
   type Ops,
   rowOf,
   sameShape,
-  type Tensor,
+  Tensor,
 } from "@sidenet/tensor";
-import { GradientSlots, gradientDtype, methodResult, RuleOps, type TrackedValue } from "./gradient-slots.ts";
+import {
+  BackwardPass,
+  type Entry,
+  type Gradients,
+  type RecordName,
+  valuesBehind,
+  type WholePull,
+} from "./backward.ts";
+import type { TrackedValue } from "./gradient-slots.ts";
 import {
   refuseClosed,
   refuseInPlace,
@@ -28,9 +36,6 @@ import { type SavedFormats, type SavedTensor, SavedTensors } from "./saved-tenso
 /** Tensors to train, or a `ParamStore`: its names go into error messages. */
 export type Trainable = Iterable<Tensor | readonly [name: string, tensor: Tensor]>;
 
-/** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
-export type Gradients = Map<Tensor, Tensor>;
-
 /** What `Tape.backward` may leave out. */
 export interface BackwardOptions {
   /** Leaves that the loss does not depend on are left out of the result instead of being an error. */
@@ -43,23 +48,6 @@ export interface TapeOptions {
   readonly formats?: SavedFormats;
 }
 
-/** What a record stands for: an op, or a function that is recorded as a whole. */
-export type RecordName = OpName | "checkpoint" | `custom ${string}`;
-
-/** The backward pass of a function that is recorded as a whole. */
-export interface WholePull {
-  readonly saves: readonly Tensor[];
-  /** Its gradients are new memory, though the ops it was given did not make them. */
-  readonly isFresh: boolean;
-  /** Gradients of the tracked inputs, given by their places, from the gradient dy of the output. */
-  readonly pull: (
-    ops: Ops,
-    dy: Tensor,
-    saved: readonly Tensor[],
-    tracked: readonly number[],
-  ) => readonly Tensor[];
-}
-
 /** A recorded op, for tests and reports. */
 export interface TapeRecord {
   readonly op: RecordName;
@@ -67,16 +55,6 @@ export interface TapeRecord {
   readonly tracked: readonly string[];
   /** Operands and residuals kept for the backward pass; another record may keep the same one. */
   readonly saved: readonly { readonly name: string; readonly sizeBytes: number }[];
-}
-
-interface Entry {
-  readonly op: RecordName;
-  readonly attrs: object;
-  readonly inputs: ReadonlyMap<string, TrackedValue>;
-  readonly output: TrackedValue;
-  readonly pulls: readonly Pull[];
-  /** By operand name; null for an optional input that was left out. */
-  readonly saved: ReadonlyMap<string, SavedTensor | null>;
 }
 
 type Inputs = readonly (Tensor | null | undefined)[];
@@ -92,7 +70,7 @@ export interface Tape extends Ops {}
  * saves the union of what the rules of its tracked inputs need; the tape owns that and frees it as `backward` consumes it.
  * Tracking goes by tensor identity: `device.retain(t)` gives a handle on the same memory that is not tracked.
  *
- * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`.
+ * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`, `A-FORMAT` for a format that there is not.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns what the interface above promises
 export class Tape {
@@ -113,7 +91,7 @@ export class Tape {
       buildOps((op, inputs, attrs) => this.#execute(op, inputs, attrs)),
     );
     for (const item of trainable) {
-      const [name, tensor] = isEntry(item) ? item : [item.toString(), item];
+      const [name, tensor] = isEntry(item) ? item : [`${item}`, item];
       this.#addLeaf(name, tensor);
     }
   }
@@ -156,21 +134,12 @@ export class Tape {
     const root = this.#checkLoss(loss, upstream);
     if (!options.allowUnused) this.#checkReached(root);
     this.#state = "spent";
-    const slots = new GradientSlots(this.device);
     try {
-      // The scope frees, after an error, what was made on the way.
-      return this.device.scope(() => {
-        const seed =
-          upstream ?? this.device.tensor([1], root.shape, { dtype: root.dtype, label: "upstream" });
-        slots.add(root, upstream ? this.device.retain(upstream) : seed, upstream === null);
-        const rules = new RuleOps(this.device);
-        for (let entry = this.#entries.pop(); entry; entry = this.#entries.pop()) {
-          this.#consume(entry, slots, rules);
-        }
-        return this.#collect(slots);
-      });
+      const pass = new BackwardPass(this.device, this.#saved);
+      const gradients = pass.run(root, upstream, this.#entries, this.#leaves);
+      for (const gradient of gradients.values()) this.#gradients.add(gradient);
+      return gradients;
     } finally {
-      slots.dispose();
       this.#release("the failed backward pass");
     }
   }
@@ -222,6 +191,7 @@ export class Tape {
   }
 
   #addLeaf(name: string, tensor: Tensor): void {
+    if (!(tensor instanceof Tensor)) throw refuseLeaf(name, `it is ${tensor}, and no tensor`);
     if (tensor.disposed) throw refuseLeaf(name, "it was freed");
     if (tensor.device !== this.device) {
       throw refuseLeaf(
@@ -237,22 +207,20 @@ export class Tape {
     this.#leaves.push(value);
   }
 
-  // Forward.
-
-  #execute(op: OpName, inputs: Inputs, attrs: object): unknown {
+  #execute(op: OpName, inputs: Inputs, attrs: object): Record<string, Tensor> {
     const tracked = this.#trackedInputs(op, inputs);
-    if (tracked.size === 0) return methodResult(op, this.device.run(op, inputs, attrs));
+    if (tracked.size === 0) return this.device.run(op, inputs, attrs);
     if (this.#state !== "open") throw refuseClosed(`${op} was given a tracked tensor`, this.#state);
     const row = gradRowOf(op);
     if (hasNoGradient(row)) {
       if (row.none !== "integer output") throw refuseNoGradient(op, [...tracked.keys()], row.none);
-      return methodResult(op, this.device.run(op, inputs, attrs));
+      return this.device.run(op, inputs, attrs);
     }
     for (const name of tracked.keys()) {
       const entry = row.inputs[name];
       if (hasNoGradient(entry)) throw refuseNoGradient(op, [name], entry.none);
     }
-    return methodResult(op, this.#runRecorded(op, inputs, attrs, tracked, row));
+    return this.#runRecorded(op, inputs, attrs, tracked, row);
   }
 
   /** Tracked inputs by name. Refuses what would make a later backward pass wrong. */
@@ -310,8 +278,6 @@ export class Tape {
     return this.#saved.keep(tensor, this.isTracked(tensor));
   }
 
-  // Backward.
-
   #checkLoss(loss: Tensor, upstream: Tensor | null): TrackedValue {
     const root = this.#values.get(loss);
     if (root === undefined) throw refuseUntrackedLoss(loss);
@@ -325,67 +291,9 @@ export class Tape {
 
   /** Throws `A-UNUSED` unless the loss depends on every leaf. */
   #checkReached(root: TrackedValue): void {
-    const reached = new Set([root]);
-    for (const { inputs, output } of [...this.#entries].reverse()) {
-      if (reached.has(output)) for (const value of inputs.values()) reached.add(value);
-    }
+    const reached = valuesBehind(root, this.#entries);
     const unused = this.#leaves.filter((value) => !reached.has(value));
     if (unused.length > 0) throw refuseUnused(unused.map(({ leaf }) => leaf!.name));
-  }
-
-  /** Turns the gradient of one record's output into contributions to its inputs', and frees what the record saved. */
-  #consume(entry: Entry, slots: GradientSlots, rules: RuleOps): void {
-    const dy = slots.take(entry.output);
-    try {
-      if (dy) {
-        const names = [...entry.saved.keys()];
-        this.#saved.open([...entry.saved.values()], (tensors) =>
-          this.#pull(entry, dy, Object.fromEntries(names.map((name, i) => [name, tensors[i]])), {
-            slots,
-            rules,
-          }),
-        );
-      }
-    } finally {
-      dy?.dispose("the backward pass, which had used it");
-      for (const saved of entry.saved.values()) if (saved) this.#saved.release(saved);
-    }
-  }
-
-  #pull(
-    entry: Entry,
-    dy: Tensor,
-    saved: Record<string, Tensor | null>,
-    { slots, rules }: { slots: GradientSlots; rules: RuleOps },
-  ): void {
-    for (const { inputs, run, fresh: isNew = false } of entry.pulls) {
-      const values = inputs.map((name) => entry.inputs.get(name)!);
-      const contexts = values.map((value) => ({
-        attrs: entry.attrs,
-        shape: value.shape,
-        dtype: gradientDtype(value),
-      }));
-      const gradients = this.device.scope(
-        () =>
-          run(rules.ops, dy, saved, contexts).map((gradient) => {
-            const { made, fresh } = isNew ? { made: true, fresh: true } : rules.take(gradient);
-            return { gradient: made ? gradient : this.device.retain(gradient), fresh };
-          }),
-        { label: `the gradient of ${entry.op}` },
-      );
-      slots.addAll(values, gradients);
-    }
-  }
-
-  #collect(slots: GradientSlots): Gradients {
-    const gradients: Gradients = new Map();
-    for (const value of this.#leaves) {
-      const gradient = slots.take(value);
-      if (!gradient) continue;
-      gradients.set(value.leaf!.tensor, gradient);
-      this.#gradients.add(gradient);
-    }
-    return gradients;
   }
 
   #release(by: string): void {

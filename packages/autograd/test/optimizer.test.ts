@@ -181,6 +181,34 @@ describe("AdamW", () => {
     expectCode("A-OPTIMIZER", () => new AdamW(half), "h is f16");
   });
 
+  it("refuses a kind of state that there is not", () => {
+    using params = store(double(), new Pick(1));
+    expectCode("A-OPTIMIZER", () => new AdamW(params, { state: "8-bit" as "8bit" }), 'state is "8-bit"');
+  });
+
+  it("says that it was disposed, or its parameters, to whoever uses it afterwards", async () => {
+    const device = double();
+    const params = store(device, new Pick(1));
+    const adamw = new AdamW(params);
+    const other = new AdamW(params);
+    const all = gradientsOf(params, [new Float64Array(5), new Float64Array(3)]);
+    const state = adamw.exportState();
+    const before = await read(params.get("a"));
+    adamw.dispose();
+    const text = "was asked of an AdamW that was disposed";
+    expectCode("T-USE-AFTER-FREE", () => adamw.step(all, { lr: 1 }), `step ${text}`);
+    expectCode("T-USE-AFTER-FREE", () => adamw.exportState(), `exportState ${text}`);
+    expectCode("T-USE-AFTER-FREE", () => adamw.importState(state), `importState ${text}`);
+    expect(adamw.stepsDone).toBe(0);
+    expect(await read(params.get("a"))).toEqual(before);
+    params.dispose();
+    expectCode("T-USE-AFTER-FREE", () => other.step(all, { lr: 1 }), 'a ParamStore of "adapter" tensors');
+    expect(other.stepsDone).toBe(0);
+    other.dispose();
+    disposeGradients(all);
+    expectNoLeaks(device);
+  });
+
   it("leaves nothing behind when its state does not fit", () => {
     const device = new CpuDevice();
     const params = store(device, new Pick(1));

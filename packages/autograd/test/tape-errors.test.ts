@@ -26,6 +26,30 @@ describe("a tape refuses, with a code,", () => {
     expectCode("A-LEAF", () => new Tape(device, [freed]), "it was freed");
     using elsewhere = new MetaDevice().empty([1]);
     expectCode("A-LEAF", () => new Tape(device, [elsewhere]), "it is on meta");
+    for (const none of [undefined, null, 1]) {
+      const leaf = none as unknown as Tensor;
+      expectCode("A-LEAF", () => new Tape(device, [["w", leaf]]), `w cannot be trained: it is ${none}`);
+      expectCode("A-LEAF", () => new Tape(device, [leaf]), `it is ${none}, and no tensor`);
+    }
+    const closed = new ParamStore(device, "adapter");
+    closed.dispose();
+    expectCode(
+      "T-USE-AFTER-FREE",
+      () => new Tape(device, closed),
+      'a ParamStore of "adapter" tensors that was disposed',
+    );
+  });
+
+  it("A-FORMAT: a format for what it saves that there is not", () => {
+    const device = new CpuDevice();
+    const formats = { saved: "int8" as "f16" };
+    expectCode(
+      "A-FORMAT",
+      () => new Tape(device, [], { formats }),
+      'formats.saved is "int8", wanted one of f32, f16',
+    );
+    const rungs = { rungs: "f8" as "f16" };
+    expectCode("A-FORMAT", () => new Tape(device, [], { formats: rungs }), "wanted one of f32, f16, int8");
   });
 
   it("A-UNUSED: a leaf that no gradient reaches, by its name, and goes on after it", () =>

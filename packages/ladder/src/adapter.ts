@@ -1,4 +1,4 @@
-/** What a method of fine-tuning is to a decoder: a value given to it (methods.md, 2 to 4). */
+/** What a method of fine-tuning gives to a decoder: trained parameters, and where they act (methods.md, 2 to 4). */
 import type { ParamStore, Tensor } from "@sidenet/tensor";
 import type { BlockWeights } from "./block.ts";
 import type { Head } from "./head.ts";

@@ -1,5 +1,5 @@
 /** How a backbone's matrices are stored on a device: one decision for loading, planning and checking. */
-import { type Device, ParamStore } from "@sidenet/tensor";
+import { type Device, type DType, ParamStore, type Shape } from "@sidenet/tensor";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
@@ -28,20 +28,14 @@ export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType
 
 /** Weights of the right shapes and no particular values: for planning, and for memory runs of models that are not at hand. */
 export function emptyWeights(device: Device, config: ModelConfig, storage: BaseStorage): ParamStore {
-  const store = new ParamStore(device, "weights");
-  for (const spec of decoderParameters(config)) {
-    const { name, shape } = spec;
-    const dtype = formatOf(spec, storage);
-    if (dtype !== "nf4") {
+  return ParamStore.filled(device, "weights", (store) => {
+    const put = (name: string, shape: Shape, dtype: DType) =>
       store.set(name, device.empty(shape, { dtype, category: "weights", label: name }));
-      continue;
+    for (const spec of decoderParameters(config)) {
+      const { name, shape } = spec;
+      const format = formatOf(spec, storage);
+      if (format !== "nf4") put(name, shape, format);
+      else for (const part of nf4Sizes(name, shape)) put(part.name, [part.size], part.dtype);
     }
-    for (const part of nf4Sizes(name, shape)) {
-      store.set(
-        part.name,
-        device.empty([part.size], { dtype: part.dtype, category: "weights", label: part.name }),
-      );
-    }
-  }
-  return store;
+  });
 }

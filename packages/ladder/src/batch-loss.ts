@@ -1,4 +1,4 @@
-/** The loss of a batch: which positions it scores, and no product with the head for the others. */
+/** The loss of a batch. Only positions that have a label go through the head. */
 import { type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
 import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
 import type { Head, LossOptions } from "./head.ts";
@@ -19,10 +19,10 @@ export function scoredPositions(batch: LabeledBatch): number {
 
 /** Selected positions are padded up to a multiple of this, so that sizes of buffers repeat. */
 const SELECTED_MULTIPLE = 64;
-/** Positions are selected where that leaves at most this share of them; a copy of nearly all would save next to nothing. */
+/** Positions are selected where that leaves at most this share of them; copying nearly all of them would save next to nothing. */
 const SELECTED_SHARE = 7 / 8;
 
-/** The scored positions of N, or null where all are to go through the head. Hosts know labels before any device does. */
+/** The scored positions of N, or null where all are to go through the head. */
 function selection(targets: Int32Array): { rows: Int32Array; back: Int32Array; targets: Int32Array } | null {
   const scored = [...targets.keys()].filter((n) => targets[n] !== IGNORED);
   const count = Math.ceil(scored.length / SELECTED_MULTIPLE) * SELECTED_MULTIPLE;

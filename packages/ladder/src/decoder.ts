@@ -68,7 +68,7 @@ export function decoderParameters(config: ModelConfig): ParameterSpec[] {
   ];
 }
 
-/** How hidden states are computed: which, with what cache, and for whom. */
+/** Options of `Decoder.hidden`. */
 export interface HiddenOptions {
   /** Shown every hidden state on the way: H_0, then the output of each block. */
   readonly observe?: (index: number, h: Tensor) => void;
@@ -77,9 +77,9 @@ export interface HiddenOptions {
   readonly adapter?: BlockAdapter | null;
   /** Numbers the pass for its dropout; null: nothing is dropped. */
   readonly dropoutStream?: number | null;
-  /** How a block that is given with all it is trained by is run: for gradient checkpointing. */
+  /** Runs each trained block as a whole, so that it can be computed again: for gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
-  /** Tokens of each row that go through a block at a time; null: all. For blocks that nobody records. */
+  /** Tokens of each row that go through a block at a time; null: all. For frozen blocks, which no tape records. */
   readonly chunkTokens?: number | null;
 }
 

@@ -5,7 +5,7 @@ import { type BlockWeights, blockParameters, blockWeights } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { type Decoder, layerName } from "./decoder.ts";
 
-/** Full fine-tuning as a value that is given to a decoder: what it trains are the decoder's own weights, which stay its. */
+/** Full fine-tuning: it trains the decoder's own weights, which the decoder goes on owning. */
 export class FullTuning implements Adapter, BlockAdapter {
   readonly method = "full";
   readonly side = null;

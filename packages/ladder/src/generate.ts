@@ -2,7 +2,7 @@ import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import { contextLimit } from "./config.ts";
 import type { Decoder, TokenBatch } from "./decoder.ts";
-import { KvCache } from "./kv-cache.ts";
+import { ModelCache } from "./kv-cache.ts";
 import { residualStream } from "./residual-stream.ts";
 
 /** How to choose among tokens; `sampleLogits` in docs/ops.md is the exact definition. */
@@ -83,7 +83,7 @@ export async function generateBatch(
       batch = advance(batch, going, ids);
     }
   } finally {
-    disposeBatch(batch);
+    batch.caches.dispose();
   }
   return generated;
 }
@@ -119,8 +119,7 @@ export function checkPrompts(
 interface RunningBatch {
   /** Number of each row's prompt. */
   readonly rows: readonly number[];
-  readonly cache: KvCache;
-  readonly sideCache: KvCache | null;
+  readonly caches: ModelCache;
   /** Padding before each prompt. */
   readonly padding: readonly number[];
   /** What is read next: [rows, length], at position `offset`. */
@@ -130,7 +129,7 @@ interface RunningBatch {
 }
 
 function startBatch(
-  { device, config }: Decoder,
+  decoder: Decoder,
   adapter: Adapter | null,
   prompts: readonly (readonly number[])[],
   maxTokens: number,
@@ -139,12 +138,9 @@ function startBatch(
   const padding = prompts.map((prompt) => length - prompt.length);
   const input = new Int32Array(prompts.length * length);
   for (const [row, prompt] of prompts.entries()) input.set(prompt, row * length + padding[row]);
-  const side = adapter?.side ?? null;
-  const sizes = [prompts.length, length + maxTokens] as const;
   return {
     rows: [...prompts.keys()],
-    cache: new KvCache(device, config, config.numHiddenLayers, ...sizes),
-    sideCache: side && new KvCache(device, side.shape, side.config.num_hidden_layers, ...sizes),
+    caches: ModelCache.empty(decoder, adapter, prompts.length, length + maxTokens),
     padding,
     input,
     length,
@@ -164,18 +160,13 @@ function advance(batch: RunningBatch, going: readonly number[], ids: ArrayLike<n
     offset: batch.offset + batch.length,
   };
   if (all) return next;
-  const rest = { ...next, cache: batch.cache.take(going), sideCache: batch.sideCache?.take(going) ?? null };
-  disposeBatch(batch);
+  const rest = { ...next, caches: batch.caches.take(going) };
+  batch.caches.dispose();
   return rest;
 }
 
-function disposeBatch({ cache, sideCache }: RunningBatch): void {
-  cache.dispose();
-  sideCache?.dispose();
-}
-
 /** 0 where a row is padded; null where none is. */
-function visible({ padding, cache: { capacity } }: RunningBatch): Uint8Array | null {
+function visible({ padding, caches: { capacity } }: RunningBatch): Uint8Array | null {
   if (padding.every((count) => count === 0)) return null;
   const mask = new Uint8Array(padding.length * capacity).fill(1);
   for (const [row, count] of padding.entries()) mask.fill(0, row * capacity, row * capacity + count);
@@ -194,7 +185,7 @@ async function nextIds(
   const { rows, input, length, offset } = batch;
   using next = device.scope(() => {
     const tokens = { inputIds: input, batchSize: rows.length, length, attentionMask: visible(batch) };
-    const logits = lastLogits(decoder, adapter, tokens, offset, batch);
+    const logits = lastLogits(decoder, adapter, tokens, offset, batch.caches);
     if (sampling === null) return device.ops.argmax(logits);
     const ids = rows.map((row, i) => {
       const own = device.ops.slice(logits, { axis: 0, start: i, count: 1 });
@@ -232,7 +223,7 @@ function lastLogits(
   adapter: Adapter | null,
   batch: TokenBatch,
   offset: number,
-  { cache, sideCache }: Pick<RunningBatch, "cache" | "sideCache">,
+  { cache, sideCache }: ModelCache,
 ): Tensor {
   const { ops } = decoder.device;
   const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), { cache, sideCache });

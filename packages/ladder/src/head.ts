@@ -1,13 +1,13 @@
-/** Both ends of a decoder, as it sees them: how their matrices are stored is their own affair. */
+/** Embedding and head of a decoder, over matrices that are stored as floats or in NF4. */
 import type { Ops, Tensor } from "@sidenet/tensor";
 import type { Nf4Weight } from "./nf4-weight.ts";
 
 /** ids i32[B,T] → H_0 f32[B,T,d]. */
 export type Embedding = (ops: Ops, ids: Tensor) => Tensor;
 
-/** How the loss over the head goes through its tokens. */
+/** Options of the loss over a head. */
 export interface LossOptions {
-  /** Bytes of logits that exist at a time. */
+  /** Bytes of logits that exist at a time. Default: what suits the device. */
   readonly chunkBytes?: number;
 }
 

@@ -59,6 +59,7 @@ export {
   type EvalResult,
   type EvalRow,
   type Evaluation,
+  type PromptTemplate,
   prepareEvaluation,
 } from "./eval/evaluate.ts";
 export { type Estimate, estimate, estimateDifference, type Metric, wilson } from "./eval/intervals.ts";
@@ -91,7 +92,7 @@ export {
 export type { Embedding, Head, LossOptions } from "./head.ts";
 export { HeadTuning } from "./head-tuning.ts";
 export { type InitialOptions, initializeWeights } from "./initial-values.ts";
-export { KvCache } from "./kv-cache.ts";
+export { KvCache, ModelCache } from "./kv-cache.ts";
 export {
   type LadderOptions,
   ladderConfig,

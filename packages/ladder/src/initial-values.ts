@@ -50,16 +50,11 @@ export function initializeWeights(
       `the deviation of initial weights is ${deviation}, wanted a positive number.`,
     );
   }
-  const store = new ParamStore(device, "weights");
-  try {
+  return ParamStore.filled(device, "weights", (store) => {
     for (const [stream, spec] of decoderParameters(config).entries()) {
       const { name, shape } = spec;
       const values = () => initialValues(spec, stream, config.numHiddenLayers, options);
       store.set(name, device.tensor(values, shape, { category: "weights", label: name }));
     }
-    return store;
-  } catch (error) {
-    store.dispose();
-    throw error;
-  }
+  });
 }

@@ -1,9 +1,11 @@
 import { type Device, ParamStore } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
 import type { BlockShape, LayerCache } from "./block.ts";
+import type { Decoder } from "./decoder.ts";
 
 /**
- * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros: attention gives
- * a position that is not written yet the weight 0, and 0 times what old memory may hold, NaN, would still be NaN.
+ * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros, since attention
+ * multiplies positions that are not written yet by 0, and 0 times a NaN in old memory would be NaN.
  */
 export class KvCache {
   readonly layers: readonly LayerCache[];
@@ -24,12 +26,16 @@ export class KvCache {
     this.batchSize = batchSize;
     this.capacity = capacity;
     this.#shape = shape;
-    this.#store = new ParamStore(device, "workspace");
     const extents = [batchSize, capacity, shape.numKeyValueHeads, shape.headDim];
-    this.layers = Array.from({ length: numLayers }, (_, i) => ({
-      k: this.#store.set(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" })),
-      v: this.#store.set(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" })),
-    }));
+    const layers: LayerCache[] = [];
+    this.#store = ParamStore.filled(device, "workspace", (store) => {
+      for (let i = 0; i < numLayers; i++) {
+        const k = store.set(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" }));
+        const v = store.set(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" }));
+        layers.push({ k, v });
+      }
+    });
+    this.layers = layers;
   }
 
   /** A cache of some of the rows, in this order; a row may be taken more than once. */
@@ -52,7 +58,61 @@ export class KvCache {
   }
 }
 
-/** Row r becomes what row `rows[r]` is. */
+/** The caches of a model: of its backbone, and of a side network where it has one. */
+export class ModelCache {
+  readonly cache: KvCache;
+  readonly sideCache: KvCache | null;
+
+  /** Where the second cache cannot be made, the first is freed. */
+  private constructor(backbone: KvCache, side: () => KvCache | null) {
+    this.cache = backbone;
+    try {
+      this.sideCache = side();
+    } catch (error) {
+      backbone.dispose();
+      throw error;
+    }
+  }
+
+  /** Empty caches of `batchSize` rows for up to `capacity` positions. */
+  static empty(
+    { device, config }: Decoder,
+    adapter: Adapter | null,
+    batchSize: number,
+    capacity: number,
+  ): ModelCache {
+    const make = (shape: BlockShape, layers: number) =>
+      new KvCache(device, shape, layers, batchSize, capacity);
+    const side = adapter?.side ?? null;
+    return new ModelCache(
+      make(config, config.numHiddenLayers),
+      () => side && make(side.shape, side.config.num_hidden_layers),
+    );
+  }
+
+  /** Positions that each row has room for. */
+  get capacity(): number {
+    return this.cache.capacity;
+  }
+
+  /** Caches of some of the rows, in this order; a row may be taken more than once. */
+  take(rows: readonly number[]): ModelCache {
+    return new ModelCache(this.cache.take(rows), () => this.sideCache?.take(rows) ?? null);
+  }
+
+  /** Frees keys and values. */
+  dispose(): void {
+    this.cache.dispose();
+    this.sideCache?.dispose();
+  }
+
+  /** For `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Copies of a cache's tensors whose row r is row `rows[r]`. */
 function takeRows(cache: readonly LayerCache[], rows: readonly number[]): LayerCache[] {
   return cache.map(({ k, v }) => {
     const { device, shape } = k;

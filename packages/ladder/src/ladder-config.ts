@@ -9,7 +9,7 @@ import {
   sideParameters,
 } from "./side-config.ts";
 
-/** What Ladder and xLadder share, when the caller does not leave it to the defaults (methods.md, 2). */
+/** Sizes and form that Ladder and xLadder share (methods.md, 2). */
 export interface SideOptions {
   /** [r] The side network's width is the backbone's divided by this. Default 8. */
   readonly reduction?: number;

@@ -6,7 +6,7 @@ import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
-import { isNf4, type Nf4Source, nf4Names, nf4Source, quantizeNf4 } from "./nf4-weight.ts";
+import { isNf4, nf4Names, nf4Source, quantizeNf4, type WeightSource } from "./nf4-weight.ts";
 
 /** How weights are stored on the device, and who is told how far reading is. */
 export interface LoadOptions extends BaseStorage {
@@ -34,10 +34,11 @@ export function refuseUnexpected(
   );
 }
 
-/** Something of a checkpoint that is to be loaded. */
-type Source = Nf4Source;
-
-export function floatSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec, dtype: DType): Source {
+export function floatSource(
+  checkpoint: Checkpoint,
+  { name, shape }: ParameterSpec,
+  dtype: DType,
+): WeightSource {
   const tensor = requireTensor(checkpoint, name, shape);
   return {
     sizeBytes: tensor.sizeBytes,
@@ -49,7 +50,7 @@ export function floatSource(checkpoint: Checkpoint, { name, shape }: ParameterSp
 }
 
 /** A weight that is quantized on its way to the device. */
-function quantizedSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec): Source {
+function quantizedSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec): WeightSource {
   const tensor = requireTensor(checkpoint, name, shape);
   return {
     sizeBytes: tensor.sizeBytes,
@@ -63,7 +64,7 @@ function quantizedSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec)
 export async function loadParameters(
   device: Device,
   category: "weights" | "adapter",
-  sources: readonly Source[],
+  sources: readonly WeightSource[],
   onProgress?: LoadOptions["onProgress"],
 ): Promise<ParamStore> {
   const totalBytes = sources.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
@@ -123,7 +124,7 @@ export async function loadWeights(
 ): Promise<ParamStore> {
   const { onProgress } = options;
   const { specs, quantized } = checkCheckpoint(config, checkpoint);
-  const sources: Source[] = []; // all, before any is uploaded
+  const sources: WeightSource[] = []; // all, before any is uploaded
   for (const spec of specs) {
     const { name, shape } = spec;
     const format = formatOf(spec, options);

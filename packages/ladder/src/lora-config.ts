@@ -132,21 +132,23 @@ export function peftConfigJson(config: LoraConfig): object {
   };
 }
 
-/** What LoRA trains when the caller does not say. */
+/** Sizes and places of a LoRA. */
 export interface LoraOptions {
   /** [r] Default 16. */
   readonly rank?: number;
   /** Default 2 r. */
   readonly alpha?: number;
-  /** Default 0. */
+  /** Share of the input that is dropped while training. Default 0. */
   readonly dropout?: number;
+  /** Scale by alpha / √r instead of alpha / r. Default false. */
   readonly rsLora?: boolean;
   /** Last parts of the names of linear layers: "q_proj". Default: all seven. */
   readonly targets?: readonly string[];
   /** Blocks that are adapted, counted from 0. Default: all. */
   readonly layers?: readonly number[];
-  /** Other ranks and alphas for layers whose name a key ends, which may be an expression: "layers.0.self_attn.q_proj". */
+  /** Ranks of single layers, by the end of a layer's name, such as "layers.0.self_attn.q_proj", or an expression for it. */
   readonly rankPattern?: Readonly<Record<string, number>>;
+  /** Alphas of single layers, likewise. */
   readonly alphaPattern?: Readonly<Record<string, number>>;
 }
 

@@ -14,13 +14,13 @@ export interface LowRank {
   readonly b: Tensor;
   /** alpha / r, or alpha / √r with rsLoRA */
   readonly scale: number;
-  /** What is dropped of the input on this side while training. */
+  /** Dropout of the input of A, while training. */
   readonly dropout?: { readonly rate: number; readonly seed: number; readonly stream: number } | null;
 }
 
 /**
- * base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. Only the sum outlives the call, and
- * what is saved: each of its terms is as large.
+ * base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. The terms,
+ * each as large as the sum, are freed when the call ends, unless a tape has saved them.
  */
 export function withLowRank(base: Projection, { a, b, scale, dropout = null }: LowRank): Projection {
   return (ops, x) =>
@@ -59,7 +59,7 @@ function kaimingUniform(shape: readonly number[], seed: number, stream: number):
 /** Streams from here on are dropout's. */
 const DROPOUT_STREAMS = 2 ** 31;
 
-/** LoRA as a value that is given to a decoder. Over NF4 weights it is QLoRA: the adapter does not know. */
+/** LoRA. With a decoder whose weights lie in NF4 it is QLoRA; nothing here differs. */
 export class Lora implements Adapter, BlockAdapter {
   readonly method = "lora";
   readonly side = null;
@@ -84,13 +84,13 @@ export class Lora implements Adapter, BlockAdapter {
 
   /** Initial values: A uniform within ±1/√in (Kaiming with a = √5, as PEFT), B zero: the model starts as its backbone. */
   static initialize(device: Device, config: LoraConfig, model: ModelConfig, seed = 0): Lora {
-    const specs = loraParameters(config, model);
-    const parameters = new ParamStore(device, "adapter");
-    for (const [stream, { name, shape }] of specs.entries()) {
-      const values = () =>
-        name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
-      parameters.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
-    }
+    const parameters = ParamStore.filled(device, "adapter", (store) => {
+      for (const [stream, { name, shape }] of loraParameters(config, model).entries()) {
+        const values = () =>
+          name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
+        store.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+      }
+    });
     return new Lora(config, model, parameters, seed);
   }
 

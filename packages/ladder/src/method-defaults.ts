@@ -1,4 +1,4 @@
-/** What a method takes where nothing else is asked for: its learning rate, how the model is stored, what saves memory. */
+/** Defaults by method: the learning rate, how the model is stored, and what saves memory. */
 import type { Device } from "@sidenet/tensor";
 import type { Method } from "./adapter.ts";
 import type { BaseStorage, WeightDType } from "./base-storage.ts";
@@ -21,7 +21,7 @@ const LEARNING_RATES: Readonly<Record<Exclude<Method, "ladder" | "xladder">, num
  */
 const SIDE_RATE_SCALE = 1.63;
 
-/** The highest learning rate where none is asked for, to two digits. Throws `L-ADAPTER-CONFIG`. */
+/** The highest learning rate of a run that names none, rounded to two digits. Throws `L-ADAPTER-CONFIG`. */
 export function defaultLearningRate(options: MethodOptions, model: ModelConfig): number {
   const { method } = options;
   if (method !== "ladder" && method !== "xladder") return LEARNING_RATES[method];
@@ -35,7 +35,7 @@ export const defaultDType = (
   method: Method,
 ): WeightDType => (profile.f16 && kind !== "cpu" && method !== "full" ? "f16" : "f32");
 
-/** How the model of this method is stored. */
+/** How the model is stored unless the caller says otherwise. */
 export const defaultStorage = (
   method: Method,
   device: Pick<Device, "kind" | "profile">,
@@ -45,7 +45,7 @@ export const defaultStorage = (
   quantizeEnds: false,
 });
 
-/** What saves memory beside a model that is stored so; `rungNorm` as the side network has it. */
+/** Memory options of a method, for a model that is stored so. `rungNorm`: the side network norms what its rungs read. */
 export const defaultMemory = (
   method: Method,
   { dtype, quantizeBlocks }: Required<BaseStorage>,

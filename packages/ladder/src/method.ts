@@ -29,7 +29,7 @@ export const hasSideNetwork = (method: string): boolean => method === "ladder" |
 /** Whether a method's backbone is stored in NF4 unless the caller says otherwise: where memory is the point. */
 export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";
 
-/** The options that a side network's are taken from; an xLadder has those of the Ladder that it is compared with as well. */
+/** Options of the side network. An xLadder takes those of the Ladder too, whose number of parameters it is to match. */
 const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
   method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
 
@@ -49,10 +49,9 @@ export function sideConfigOf(
 }
 
 /**
- * An adapter with initial values, with which the model equals its backbone: a side network's in the size of the backbone's
- * residual stream. `pruned` values are read from the backbone and, for Fisher importance, measured on `calibration`, of
- * which nothing is asked otherwise. Throws as `makeAdapter` does,
- * and `L-CALIBRATION`.
+ * An adapter with initial values, with which the model computes what its backbone computes. For a side network it runs the
+ * backbone once, to measure the size of its residual stream, and reads `pruned` values from it; `calibration` is called for
+ * Fisher importance alone. Throws what `makeAdapter` throws, and `L-CALIBRATION`.
  */
 export async function initializeAdapter(
   options: MethodOptions,
@@ -73,8 +72,9 @@ export async function initializeAdapter(
 }
 
 /**
- * The same at once, for all but `pruned` values, and without a look at the backbone's values. Throws `L-ADAPTER-CONFIG` for sizes that do not fit the model, `L-PRUNED`,
- * `L-FULL`, `L-HEAD`, and `L-METHOD` for QLoRA over weights that are not in NF4.
+ * The same without running the backbone, so at once and on `meta` too: the norm of a side network starts at 1.
+ * Throws `L-ADAPTER-CONFIG` for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-FULL`, `L-HEAD`, and
+ * `L-METHOD` for QLoRA over weights that are not in NF4.
  */
 export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {
   const { method, seed = 0 } = options;

@@ -1,4 +1,4 @@
-/** A model's parameters on their way from one file to another, each read when its turn comes. */
+/** A model's parameters for conversion. Each is read from its file only when it is about to be written to another. */
 import { type Device, SidenetError, sizeOf } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { ParameterSpec } from "./block.ts";

@@ -1,5 +1,5 @@
 /** Weights in NF4 between a checkpoint of bitsandbytes and values: what conversion needs, beside loading. */
-import { type Device, NF4_BLOCKS, ParamStore, sizeOf } from "@sidenet/tensor";
+import { type Device, NF4_BLOCKS, NF4_MAP_AT, NF4_OFFSET_AT, ParamStore, sizeOf } from "@sidenet/tensor";
 import type { Checkpoint } from "./formats/checkpoint.ts";
 import { storedBytes, type TensorHeader } from "./formats/safetensors-write.ts";
 import {
@@ -15,10 +15,6 @@ import {
   STATE,
   TABLE,
 } from "./nf4-weight.ts";
-
-/** Where the levels end and the offset of the scales stands in a table. */
-const LEVELS = 16;
-const OFFSET_AT = LEVELS + 256;
 
 /** f32 values of a weight that a checkpoint holds in NF4, computed on a device. Throws what `nf4Source` throws. */
 export async function readNf4(
@@ -93,11 +89,11 @@ export function nf4Bytes(
   const f32 = (data: Float32Array) => storedBytes({ dtype: "F32", data });
   const headers = nf4Headers(weight, shape);
   const state = new Uint8Array(headers[5].shape[0]).fill(0x20);
-  new TextEncoder().encodeInto(stateText(shape, dtype, table[OFFSET_AT]), state);
+  new TextEncoder().encodeInto(stateText(shape, dtype, table[NF4_OFFSET_AT]), state);
   return [
     f32(absmax),
-    f32(table.slice(LEVELS, OFFSET_AT)),
-    f32(table.slice(0, LEVELS)),
+    f32(table.slice(NF4_MAP_AT, NF4_OFFSET_AT)),
+    f32(table.slice(0, NF4_MAP_AT)),
     codes,
     scales,
     state,

@@ -2,6 +2,8 @@
 import {
   type Device,
   NF4_BLOCKS,
+  NF4_MAP_AT,
+  NF4_OFFSET_AT,
   nf4Table,
   type ParamStore,
   SidenetError,
@@ -21,8 +23,8 @@ export const MAP = ".quant_map";
 export const NESTED_ABSMAX = ".nested_absmax";
 export const NESTED_MAP = ".nested_quant_map";
 
-/** Levels, the map of 8-bit scales and its offset. */
-const DOUBLE_TABLE = 273;
+/** Entries of a table with double quantization: levels, the map of 8-bit scales and its offset. */
+const DOUBLE_TABLE = NF4_OFFSET_AT + 1;
 
 const PARTS = [ABSMAX, MAP, NESTED_ABSMAX, NESTED_MAP, STATE];
 
@@ -57,8 +59,8 @@ async function readState(checkpoint: Checkpoint, weight: string): Promise<z.infe
   throw new SidenetError("L-NF4", `${checkpoint.name}: ${weight}${STATE}: ${problem}. Is the file damaged?`);
 }
 
-/** One quantized weight of a checkpoint: what is to be read is known, nothing is read yet. */
-export interface Nf4Source {
+/** A weight of a checkpoint that is to be loaded: what is to be read is known, nothing is read yet. */
+export interface WeightSource {
   readonly sizeBytes: number;
   /** Uploads it under its name and those beside it. */
   readonly load: (store: ParamStore) => Promise<void>;
@@ -72,7 +74,7 @@ export async function nf4Source(
   checkpoint: Checkpoint,
   weight: string,
   shape: readonly number[],
-): Promise<Nf4Source> {
+): Promise<WeightSource> {
   const state = await readState(checkpoint, weight);
   if (state.shape.join() !== shape.join()) {
     throw new SidenetError(
@@ -279,7 +281,7 @@ export function quantizeNf4(
   checkFinite(weight, values);
   const { ops } = device;
   const parts = device.scope(() => {
-    const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : 16], {
+    const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : NF4_MAP_AT], {
       label: weight + TABLE,
     });
     const codes = device.empty([Math.ceil(values.length / 2)], { dtype: "u8", label: weight });

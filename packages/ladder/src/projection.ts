@@ -1,4 +1,4 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
 
-/** A linear layer as a block sees it: what its weight is (float, NF4, with LoRA) is the layer's own affair. */
+/** A linear layer, x [..,in] → [..,out], whatever its weight is: floats or NF4, with LoRA or without. */
 export type Projection = (ops: Ops, x: Tensor) => Tensor;

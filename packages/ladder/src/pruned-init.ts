@@ -99,11 +99,12 @@ function absoluteSums(decoder: Decoder, layer: number): BlockSums {
 
 /** The whole decoder in f32, as gradients of its weights want it. */
 function denseCopy(decoder: Decoder): Decoder {
-  const store = new ParamStore(decoder.device, "weights");
-  for (const { name, shape } of decoderParameters(decoder.config)) {
-    store.set(name, denseParameter(decoder, name, shape));
-  }
-  return new Decoder(decoder.config, store);
+  const weights = ParamStore.filled(decoder.device, "weights", (store) => {
+    for (const { name, shape } of decoderParameters(decoder.config)) {
+      store.set(name, denseParameter(decoder, name, shape));
+    }
+  });
+  return new Decoder(decoder.config, weights);
 }
 
 /** Σ g² of blocks, g the gradient of each calibration batch's mean loss. Throws `L-CALIBRATION` without a batch. */
@@ -205,11 +206,10 @@ export async function prunedValues(
   for (const [i, layer] of sources.entries()) {
     const choice = chooseBlock(model, side, blocks.get(layer)!);
     for (const { name, shape } of blockParameters(model)) {
-      const dense = decoder.device.scope(() => denseParameter(decoder, layerName(layer, name), shape));
+      using dense = decoder.device.scope(() => denseParameter(decoder, layerName(layer, name), shape));
       const target = sideLayerName(i + 1, name);
       const axes = axesOf(name, channels, choice);
       values.set(target, pick(await dense.read(), shape[shape.length - 1], axes, random.get(target)!));
-      dense.dispose("its pruned values");
     }
   }
   for (const name of random.keys()) {

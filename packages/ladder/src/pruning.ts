@@ -23,7 +23,7 @@ export type Choice = readonly number[];
 export const NONE = -1;
 
 /** What a side block takes of its backbone block, beside the residual channels that all side blocks share. */
-export interface BlockChoice {
+interface BlockChoice {
   /** Rows of q_proj and of its bias. */
   readonly query: Choice;
   /** Rows of k_proj. */

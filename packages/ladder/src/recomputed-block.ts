@@ -1,12 +1,12 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
 import { type BlockContext, type BlockShape, type BlockWeights, block } from "./block.ts";
 
-/** Runs a function of tensors, or records it as a whole, to be computed again in the backward pass. */
+/** Runs a function of tensors and records it as a whole, to be computed again in the backward pass. */
 export type RunLayer = (fn: (ops: Ops, ...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]) => Tensor;
 
 /**
- * A block that is recorded as a whole: of all that it makes, nothing is kept. What it is trained by comes as tensors, and
- * `weightsWith` puts them, or other handles on them, into their places.
+ * A block that is recorded as a whole, so that nothing it makes is kept for the backward pass. `trained` are the tensors
+ * that are trained in it; `weightsWith` gives the block's weights with them, or other handles on them, in their places.
  */
 export function recomputedBlock(
   run: RunLayer,
@@ -16,7 +16,7 @@ export function recomputedBlock(
   x: Tensor,
   { rope, keyMask, segments, offset }: BlockContext,
 ): Tensor {
-  // All that may be gone when the block is computed again is handed in.
+  // Everything that may have been freed when the block is computed again is an input.
   return run(
     (ops, handle, cos, sin, ...rest) => {
       const marks = {

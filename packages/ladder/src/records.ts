@@ -48,19 +48,19 @@ const choiceSchema = z
   .refine(({ choices, label }) => label < choices.length, { message: "label is no index into choices" });
 
 /** The kinds of record, the more telling first: one that fits several is the first of them. */
-export const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
+const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
 /** A record of data: a text, a prompt and its completion, a conversation, or choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
 
-export const isChoice = (record: TextRecord): record is ChoiceRecord =>
+const isChoice = (record: TextRecord): record is ChoiceRecord =>
   "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
 
 /** Whether all there is to a record is its text. */
 const isPlain = (record: TextRecord): boolean =>
   !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
 
-/** What each field of ours is to be, told where a record has it and it is not. */
+/** The type that each field must have, and its description for the message about a field of another type. */
 const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
   ["messages", chatSchema.shape.messages, 'a list of {"role": "...", "content": "..."}, each a text'],
   ["text", text, "a text"],
@@ -185,10 +185,10 @@ export const questionText = ({ context, question }: { context?: string | undefin
 /** How a prompt in plain text asks for its answer, which then follows after a blank. */
 export const ANSWER = "\nAnswer:";
 
-/** What comes before a record's text and after it, beside its pieces. */
+/** A record as pieces of text. */
 interface Piecewise {
   readonly pieces: readonly TextPiece[];
-  /** A template writes begin and end by itself. */
+  /** The pieces hold begin and end of the text already, since a chat template has written them. */
   readonly framed: boolean;
 }
 
@@ -231,7 +231,7 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
   return { pieces: [{ text: (record as { text: string }).text, learned: true }], framed: false };
 }
 
-/** Ids and labels of the pieces. They are encoded apart, so that their borders are borders of tokens. */
+/** Ids and labels of the pieces. Each is encoded by itself, so that no token spans two of them. */
 function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId }: EncodeOptions) {
   let inputIds: number[] = [];
   let labels: number[] = [];

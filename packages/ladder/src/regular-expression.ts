@@ -1,4 +1,4 @@
-/** Expressions that come from files: JavaScript's engine goes back and forth, for ages where repetitions multiply. */
+/** Regular expressions that come from files. JavaScript's engine backtracks, so nested or many repetitions may hang it. */
 
 /** Repetitions one after the other, each of which tries every length: 40 characters to the power of this. */
 const MOST_REPETITIONS = 5;

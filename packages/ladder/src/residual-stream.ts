@@ -5,7 +5,7 @@ import type { KvCache } from "./kv-cache.ts";
 import type { RunLayer } from "./recomputed-block.ts";
 
 /** Tokens of a row that go through a block at a time where nobody records it. */
-export const CHUNK_TOKENS = 512;
+const CHUNK_TOKENS = 512;
 
 /** How a pass through model and adapter is computed. */
 export interface StreamOptions {

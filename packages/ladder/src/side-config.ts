@@ -10,7 +10,7 @@ const size = z
   .max(2 ** 31 - 1);
 
 /** The fields of `adapter_config.json` of a side network, as methods.md (2) names them. */
-export const sideConfigSchema = z.object({
+const sideConfigSchema = z.object({
   method: z.enum(["ladder", "xladder"]),
   base_model_name_or_path: z.string(),
   /** [l] */

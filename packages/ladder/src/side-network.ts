@@ -69,11 +69,13 @@ export class SideNetwork implements Adapter {
         'init: "pruned" takes its values from the backbone. Use initializeAdapter, which reads them.',
       );
     }
-    const parameters = new ParamStore(device, "adapter");
-    for (const [stream, spec] of sideParameters(config, model).entries()) {
-      const values = () => pruned?.get(spec.name) ?? randomValues(spec, stream, config, model, initial);
-      parameters.set(spec.name, device.tensor(values, spec.shape, { category: "adapter", label: spec.name }));
-    }
+    const parameters = ParamStore.filled(device, "adapter", (store) => {
+      for (const [stream, spec] of sideParameters(config, model).entries()) {
+        const { name, shape } = spec;
+        const values = () => pruned?.get(name) ?? randomValues(spec, stream, config, model, initial);
+        store.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+      }
+    });
     return new SideNetwork(config, model, parameters);
   }
 

@@ -1,6 +1,6 @@
 /**
- * The one training loop: a decoder, the adapter that is trained with it, AdamW. It reads no files and prints nothing; callers
- * give batches and take reports.
+ * The training step: forward and backward pass of a decoder with its adapter, clipping, AdamW. It reads no files and prints
+ * nothing; callers give batches and take reports (run/training-loop.ts runs many steps).
  */
 import {
   AdamW,
@@ -19,8 +19,6 @@ import type { Decoder } from "./decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
 import { residualStream } from "./residual-stream.ts";
 
-export { type LabeledBatch, scoredPositions } from "./batch-loss.ts";
-
 /** What trades memory for time or precision; docs/memory.md says what each costs and saves. */
 export interface MemoryOptions {
   /** Compute recorded blocks again in the backward pass instead of keeping what they made. Default false. */
@@ -29,17 +27,19 @@ export interface MemoryOptions {
   readonly optimizerState?: "f32" | "8bit";
   /** How activations and rungs are kept for the backward pass. Default f32 both. */
   readonly savedFormats?: SavedFormats;
-  /** Bytes of logits that the loss holds at a time. */
+  /** Bytes of logits that the loss holds at a time. Default: what suits the device. */
   readonly lossChunkBytes?: number;
   /** Rows of a batch that go through forward and backward at a time; default: all. */
   readonly microBatchSize?: number | null;
-  /** Tokens of a row that go through a frozen block at a time. */
+  /** Tokens of a row that go through a frozen block at a time. Default 512. */
   readonly chunkTokens?: number;
 }
 
+/** How a trainer changes parameters, and what it does to save memory. */
 export interface TrainerOptions extends MemoryOptions {
   /** Learning rate of a step, counted from 0. */
   readonly learningRate: (step: number) => number;
+  /** AdamW's; the defaults are 0.01, [0.9, 0.999] and 1e-8, as PyTorch's. */
   readonly weightDecay?: number;
   readonly betas?: readonly [number, number];
   readonly eps?: number;
@@ -86,7 +86,7 @@ export class Trainer {
   readonly flops: FlopCounts;
   readonly #options: TrainerOptions;
   #step = 0;
-  /** Forward passes so far: each drops other values. */
+  /** Forward passes so far; each has dropout of its own. */
   #passes = 0;
 
   constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
@@ -107,7 +107,7 @@ export class Trainer {
     return { step: this.#step, passes: this.#passes, updates: this.optimizer.stepsDone };
   }
 
-  /** For a trainer that goes on from a checkpoint, whose values the parameters and moments have by then. */
+  /** Set it once the parameters and moments hold the values of a checkpoint, to go on from there. */
   set counters({ step, passes, updates }: TrainerCounters) {
     this.#step = step;
     this.#passes = passes;

@@ -1,6 +1,7 @@
 import { CpuDevice, type Device, Pick, Random } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { scoredPositions } from "../src/batch-loss.ts";
 import type { ModelConfig } from "../src/config.ts";
 import {
   BatchStream,
@@ -11,7 +12,7 @@ import {
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
 import { makeAdapter } from "../src/method.ts";
 import type { TokenRecord } from "../src/records.ts";
-import { evaluateLoss, scoredPositions, Trainer } from "../src/trainer.ts";
+import { evaluateLoss, Trainer } from "../src/trainer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const tokenRecord: fc.Arbitrary<TokenRecord> = fc

@@ -149,6 +149,25 @@ describe("records on disk", () => {
     await store.close();
   });
 
+  it("count once in the cache, however many ask for one at a time", async () => {
+    const tokens = new Array<number>(2 ** 20 + 1).fill(3); // four of them are more than the cache holds, three are not
+    let calls = 0;
+    const encoder = {
+      encode: () => {
+        calls++;
+        return tokens;
+      },
+    };
+    const list = { length: 3, get: async (i: number) => ({ record: { text: "x" }, source: `${i}` }) };
+    const options = { bosId: null, eosId: null, maxLength: 2 ** 21, cut: false };
+    const data = new EncodedRecords(list, encoder, options);
+    await Promise.all([data.get(0), data.get(0)]); // both before either is there
+    for (const i of [1, 2]) await data.get(i);
+    calls = 0;
+    for (const i of [0, 1, 2]) await data.get(i);
+    expect(calls).toBe(0);
+  });
+
   it("split into parts without a record in common, by number or by share", async () => {
     const list = {
       length: 40,

@@ -1,14 +1,8 @@
 import { Float16Array } from "@petamoriken/float16";
+import { float16ToFloat32, float32ToFloat16 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import {
-  asFloat32,
-  asUint16,
-  bfloat16ToFloat32,
-  float16ToFloat32,
-  float32ToBfloat16,
-  float32ToFloat16,
-} from "../src/formats/float-codec.ts";
+import { asFloat32, asUint16, bfloat16ToFloat32, float32ToBfloat16 } from "../src/formats/float-codec.ts";
 
 const everyWord = Uint16Array.from({ length: 65536 }, (_, bits) => bits);
 const bitsOf = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, values.length);

@@ -1,6 +1,7 @@
+import { float16Table, float32ToFloat16 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { float16Table, float32ToBfloat16, float32ToFloat16 } from "../src/formats/float-codec.ts";
+import { float32ToBfloat16 } from "../src/formats/float-codec.ts";
 import { dequantize } from "../src/formats/gguf-quants.ts";
 import { GGUF_TYPES } from "../src/formats/gguf-types.ts";
 

@@ -3,6 +3,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tape } from "@sidenet/autograd";
 import { CpuDevice, type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import type { LabeledBatch } from "../src/batch-loss.ts";
 import type { ParameterSpec } from "../src/block.ts";
 import { parseModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters, shiftLabels } from "../src/decoder.ts";
@@ -11,7 +12,7 @@ import { generate } from "../src/generate.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { parseSideConfig, sideParameters } from "../src/side-config.ts";
 import { SideNetwork } from "../src/side-network.ts";
-import { evaluateLoss, type LabeledBatch, Trainer } from "../src/trainer.ts";
+import { evaluateLoss, Trainer } from "../src/trainer.ts";
 
 export type TensorFile = Record<string, WritableTensor>;
 

@@ -7,7 +7,8 @@ import type { RopeScaling } from "../src/config-rope.ts";
 import { decoderParameters } from "../src/decoder.ts";
 import { modelConfigJson } from "../src/formats/hf-config.ts";
 import { encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
-import { type ConvertOptions, convertModel } from "../src/node/convert-model.ts";
+import { convertModel } from "../src/node/convert-model.ts";
+import type { ConvertOptions } from "../src/node/convert-options.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { drawModel } from "./tiny-model.ts";
 

@@ -1,13 +1,16 @@
 import { AnomalyWatch, firstNonFinite, type NonFinite } from "./anomaly.ts";
 import { type DType, type HostArray, hostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
+import { checkValues } from "./host-values.ts";
+import { imageBytes } from "./image.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
-import { type AnyOpRow, IMAGE_PITCH, IMAGE_WIDTH } from "./op.ts";
+import type { AnyOpRow } from "./op.ts";
+import { bindCall, type Execution } from "./op-call.ts";
 import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
-import { bindInputs, type Dims, outputSpec, type TensorSpec } from "./signature.ts";
+import type { TensorSpec } from "./signature.ts";
 import { Storage, Tensor } from "./tensor.ts";
 
 /** What computes: the reference, a GPU, WebAssembly, or nothing (shapes and bytes alone). */
@@ -18,39 +21,11 @@ const STORAGE_ALIGNMENT = 16;
 
 const PLAIN_SCOPE = "a scope";
 
-const IMAGE_ROW_BYTES = IMAGE_PITCH * 16;
-
-/** Rows of an image of this many bytes, rounded up by a quarter at most, so that images of like size can take turns. */
-function imageRows(sizeBytes: number): number {
-  const rows = Math.ceil(sizeBytes / (IMAGE_WIDTH * 16));
-  const step = 2 ** Math.max(0, Math.floor(Math.log2(rows)) - 2);
-  return Math.ceil(rows / step) * step;
-}
-
-/** JavaScript lets anything stand for a tensor: a number, or attributes where an operand may be left out. */
-function refuseOperand({ name, sig }: AnyOpRow, operand: string, value: unknown): SidenetError {
-  const found =
-    typeof value === "object" ? `an object with ${Object.keys(value ?? {}).join(", ")}` : `${value}`;
-  return new SidenetError(
-    "T-SHAPE",
-    `${name}: ${operand} is ${found}, wanted a tensor. Operands come first, null for one that is left out, and attributes ` +
-      `after them: ${sig}`,
-  );
-}
-
 /** How a tensor made by hand is accounted and named. */
 export interface TensorOptions {
   readonly dtype?: DType;
   readonly category?: Category;
   readonly label?: string;
-}
-
-/** One op about to run: its row, operands by name, extents and attributes. */
-export interface Execution {
-  readonly row: AnyOpRow;
-  readonly io: Readonly<Record<string, Tensor | null>>;
-  readonly dims: Dims;
-  readonly attrs: object;
 }
 
 /**
@@ -62,7 +37,7 @@ export abstract class Device {
   /** What it is, for people: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
   abstract readonly label: string;
   abstract readonly profile: DeviceProfile;
-  readonly ops: Ops = buildOps((name, inputs, attrs) => this.execute(name, inputs, attrs));
+  readonly ops: Ops = buildOps((name, inputs, attrs) => this.run(name, inputs, attrs));
   readonly memory = new MemoryAccount();
   /** False where tensors have shapes and no values. */
   readonly holdsValues: boolean = true;
@@ -74,8 +49,9 @@ export abstract class Device {
   readonly flopsByOp = new Map<OpName, number>();
   readonly #scopes = new ScopeStack();
   #anomalies: AnomalyWatch | null = null;
+  #isDisposed = false;
 
-  // What a device implements.
+  // What a device implements. None of it is called once the device was disposed, but for `deallocate`.
 
   protected abstract allocate(storage: Storage): unknown;
   protected abstract deallocate(storage: Storage): void;
@@ -92,13 +68,45 @@ export abstract class Device {
   protected async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(await this.download(tensor));
   }
-  /** Lets the device go; tensors on it are unusable afterwards. */
-  abstract dispose(): void;
+  /** Lets go what is behind the device, such as threads; called once. */
+  protected close(): void {}
+
+  // The end.
+
+  /**
+   * Lets the device go. Its tensors can still be freed; anything else that is asked of it throws `T-DEVICE-LOST`. A second
+   * call does nothing.
+   */
+  dispose(): void {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    this.close();
+  }
+
+  /** For `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Whether the device was disposed. */
+  get disposed(): boolean {
+    return this.#isDisposed;
+  }
+
+  /** Throws `T-DEVICE-LOST` after `dispose()`, and what else a device knows that forbids its use. */
+  protected assertUsable(): void {
+    if (!this.#isDisposed) return;
+    throw new SidenetError(
+      "T-DEVICE-LOST",
+      `${this.label} was disposed. Open another device, and make the tensors there.`,
+    );
+  }
 
   // Waiting.
 
   /** Use `tensor.read()`. */
   async read(tensor: Tensor): Promise<HostArray> {
+    this.assertUsable();
     const values = await this.download(tensor);
     await this.#anomalies?.settle();
     return values;
@@ -109,6 +117,7 @@ export abstract class Device {
    * where `detectAnomaly` found one.
    */
   async synchronize(): Promise<void> {
+    this.assertUsable();
     await this.finish();
     await this.#anomalies?.settle();
   }
@@ -132,19 +141,14 @@ export abstract class Device {
 
   /** A tensor with undefined contents. Throws `T-SHAPE`, `T-DTYPE`, `T-TOO-LARGE` or `T-OUT-OF-MEMORY`. */
   empty(shape: Shape, options: TensorOptions = {}): Tensor {
+    this.assertUsable();
     const { dtype = "f32", category = "workspace", label = "empty" } = options;
     checkShape(shape, label);
     this.checkDtype(dtype, label);
     const padded =
       Math.ceil(sizeBytes(dtype, sizeOf(shape)) / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT || STORAGE_ALIGNMENT;
     const storage = new Storage(padded, label, category);
-    this.memory.reserve(storage);
-    try {
-      storage.handle = this.allocate(storage);
-    } catch (error) {
-      this.memory.free(storage);
-      throw error;
-    }
+    this.#reserve(storage, () => this.allocate(storage));
     const tensor = new Tensor(this, shape, dtype, storage);
     this.#scopes.adopt(tensor);
     return tensor;
@@ -152,31 +156,37 @@ export abstract class Device {
 
   /**
    * A tensor with the given values, row by row. A function makes them only where they are held: not on `meta`.
-   * Throws `T-SHAPE` when their number is not the shape's.
+   * Throws `T-SHAPE` when their number is not the shape's, `T-VALUE` for what is no array of numbers.
    */
   tensor(
     values: ArrayLike<number> | (() => ArrayLike<number>),
     shape: Shape,
     options: TensorOptions = {},
   ): Tensor {
-    const given = typeof values !== "function" ? values : this.holdsValues ? values() : null;
-    if (given !== null && given.length !== sizeOf(shape)) {
+    const { label = "tensor" } = options;
+    if (typeof values === "function" && !this.holdsValues) return this.empty(shape, { ...options, label });
+    const given = typeof values === "function" ? values() : values;
+    checkShape(shape, label);
+    checkValues(given, label);
+    if (given.length !== sizeOf(shape)) {
       throw new SidenetError(
         "T-SHAPE",
-        `${options.label ?? "tensor"}: ${given.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
+        `${label}: ${given.length} values do not fill ${formatShape(shape)} (${sizeOf(shape)}).`,
       );
     }
-    const tensor = this.empty(shape, { label: "tensor", ...options });
-    return given === null ? tensor : this.#filled(tensor, () => this.write(tensor, given));
+    const tensor = this.empty(shape, { ...options, label });
+    return this.#filled(tensor, () => this.write(tensor, given));
   }
 
   /**
    * Overwrites all values of a tensor, bit by bit as they are: a checkpoint's. On `meta` nothing happens.
-   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory, `T-DEVICE` and
+   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory, `T-VALUE`, `T-DEVICE` and
    * `T-USE-AFTER-FREE`.
    */
   assign(tensor: Tensor, values: ArrayLike<number>): void {
+    this.assertUsable();
     this.assertOwn(tensor, "assign");
+    checkValues(values, "assign");
     if (values.length !== tensor.size || tensor.offset !== 0) {
       const why = tensor.offset !== 0 ? "it is a view" : `${values.length} values were given`;
       throw new SidenetError(
@@ -194,6 +204,17 @@ export abstract class Device {
       if (isFloat(tensor.dtype)) this.ops.fill(tensor, { value: 0 });
       else this.assign(tensor, hostArray(tensor.dtype, tensor.size));
     });
+  }
+
+  /** Counts a storage and gives it memory, or neither. */
+  #reserve(storage: Storage, allocate: () => unknown): void {
+    this.memory.reserve(storage);
+    try {
+      storage.handle = allocate();
+    } catch (error) {
+      this.memory.free(storage);
+      throw error;
+    }
   }
 
   #filled(tensor: Tensor, fill: () => void): Tensor {
@@ -257,40 +278,28 @@ export abstract class Device {
     attrs: object = {},
     wanted: readonly string[] = [],
   ): Record<string, Tensor> {
+    this.assertUsable();
     const row = rowOf(name);
-    const { io, bindings, elem } = this.#bind(row, inputs);
-    const fullAttrs = { ...row.attrs, ...attrs };
-    const problem = row.check?.(bindings.dims, fullAttrs, (input) => io[input] !== null) ?? null;
-    if (problem !== null) throw new SidenetError("T-SHAPE", `${name}: ${problem} (${row.sig}).`);
-    const inferred = row.infer?.(
-      row.signature.inputs.map((operand) => io[operand.name] as Tensor),
-      fullAttrs,
+    const call = bindCall(row, { inputs, attrs, wanted }, (tensor, operand) =>
+      this.assertOwn(tensor, name, operand),
     );
-    const dims = { ...bindings.dims, ...inferred?.dims };
     const outputs: Record<string, Tensor> = {};
     try {
-      for (const [i, operand] of row.signature.outputs.entries()) {
-        io[operand.name] = null; // a residual that nobody asked for
-        if (operand.residual && !wanted.includes(operand.name)) continue;
-        const spec = inferred?.outputs[i] ?? outputSpec(operand, bindings, elem);
-        outputs[operand.name] = row.view ? this.#view(row, io, spec) : this.#output(row, spec);
+      for (const [output, spec] of call.outputs) {
+        outputs[output] = row.view ? this.#view(row, call.io, spec) : this.#output(row, spec);
       }
       this.#countFlops(
         name,
-        row.flops(dims, fullAttrs, (output) => outputs[output] !== undefined),
+        row.flops(call.dims, call.attrs, (output) => outputs[output] !== undefined),
       );
-      if (!row.view) this.#compute({ row, io: Object.assign(io, outputs), dims, attrs: fullAttrs });
+      Object.assign(call.io, outputs);
+      if (!row.view) this.#compute(call);
       this.onOp?.(name);
     } catch (error) {
       for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);
       throw error;
     }
     return outputs;
-  }
-
-  protected execute(name: OpName, inputs: readonly (Tensor | null | undefined)[], attrs: object): unknown {
-    const outputs = Object.values(this.run(name, inputs, attrs));
-    return outputs.length === 1 ? outputs[0] : outputs.length === 0 ? undefined : outputs;
   }
 
   protected checkDtype(dtype: DType, label: string): void {
@@ -304,15 +313,8 @@ export abstract class Device {
 
   /** A copy of a tensor as a texture (op.ts, `KernelContext.image`), owned by the caller. @internal */
   image(tensor: Tensor, label: string): Tensor {
-    const bytes = Math.max(sizeBytes(tensor.dtype, tensor.size), 1);
-    const storage = new Storage(imageRows(bytes) * IMAGE_ROW_BYTES, label, "workspace");
-    this.memory.reserve(storage);
-    try {
-      storage.handle = this.allocateImage(storage, tensor);
-    } catch (error) {
-      this.memory.free(storage);
-      throw error;
-    }
+    const storage = new Storage(imageBytes(sizeBytes(tensor.dtype, tensor.size)), label, "workspace");
+    this.#reserve(storage, () => this.allocateImage(storage, tensor));
     return new Tensor(this, tensor.shape, tensor.dtype, storage);
   }
 
@@ -362,28 +364,5 @@ export abstract class Device {
       "T-DEVICE",
       `${user}: ${operand ? `${operand} (${tensor})` : tensor} is ${where}. Read it, and make a tensor of the values here.`,
     );
-  }
-
-  #bind(row: AnyOpRow, inputs: readonly (Tensor | null | undefined)[]) {
-    const io: Record<string, Tensor | null> = {};
-    let elem: DType = "f32";
-    let first = true;
-    for (const [i, operand] of row.signature.inputs.entries()) {
-      const tensor = inputs[i] ?? null;
-      io[operand.name] = tensor;
-      if (tensor === null) continue;
-      if (!(tensor instanceof Tensor)) throw refuseOperand(row, operand.name, tensor);
-      this.assertOwn(tensor, row.name, operand.name);
-      if (first && operand.dtype === null && isFloat(tensor.dtype)) {
-        elem = tensor.dtype;
-        first = false;
-      }
-    }
-    const bindings = bindInputs(
-      row.name,
-      row.signature,
-      row.signature.inputs.map((operand) => io[operand.name]),
-    );
-    return { io, bindings, elem };
   }
 }

@@ -5,7 +5,14 @@ export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
 export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 export { SidenetError } from "./errors.ts";
-export { fromFloat16Bits, roundToFloat16, toFloat16Bits } from "./float16.ts";
+export {
+  float16Table,
+  float16ToFloat32,
+  float32ToFloat16,
+  fromFloat16Bits,
+  roundToFloat16,
+  toFloat16Bits,
+} from "./float16.ts";
 export {
   type Allocation,
   type BytesByCategory,
@@ -49,7 +56,7 @@ export { STATE_BLOCK, stateMaps } from "./ops/optimizer-variants.ts";
 export { ParamStore } from "./param-store.ts";
 export { Pick } from "./pick.ts";
 export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
-export { dynamicMap, NF4_LEVELS, nf4Table } from "./quant-maps.ts";
+export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./quant-maps.ts";
 export { philox, Random } from "./random.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
@@ -69,7 +76,7 @@ export { caseDims, closenessOf, compareOutcomes, findDifference, type Outcome, r
 export { openBrowserWasm } from "./wasm/browser.ts";
 export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";
-export type { Statistics } from "./wasm/runtime.ts";
+export type { WasmStatistics } from "./wasm/runtime.ts";
 export { WebGpuDevice } from "./webgpu/device.ts";
 export {
   type AdapterReport,

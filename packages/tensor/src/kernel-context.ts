@@ -1,7 +1,14 @@
 import type { Device } from "./device.ts";
 import { elementBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
-import type { KernelCall, KernelContext, KernelEntry, RowRange, WindowWish } from "./op.ts";
+import {
+  type KernelCall,
+  type KernelContext,
+  type KernelEntry,
+  type RowRange,
+  rangesOf,
+  type WindowWish,
+} from "./op.ts";
 import { formatShape } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -34,7 +41,7 @@ function windowRule(
 }
 
 /** Ranges of rows whose windows all fit a binding and all start where one may (op.ts, `KernelContext.split`). */
-export function splitRows(
+function splitRows(
   device: Device,
   op: string,
   rows: number,
@@ -62,10 +69,7 @@ export function splitRows(
         `a binding of ${device.profile.maxBindingBytes} bytes and starts at a multiple of ${device.profile.bindingAlignment}.`,
     );
   }
-  const ranges: RowRange[] = [];
-  for (let start = 0; start < rows; start += most)
-    ranges.push({ start, count: Math.min(most, rows - start) });
-  return ranges;
+  return rangesOf(rows, most);
 }
 
 /** A context for one op; `release` frees its workspace and windows. */

@@ -6,6 +6,7 @@ import {
   type Dims,
   type InputArgs,
   type InputNames,
+  type InputSpecs,
   type OutputNames,
   parseSignature,
   type ResultOf,
@@ -14,8 +15,7 @@ import {
 } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Plain values of an attribute: what a kernel's parameters and a reference's scalars are made of. */
-export type AttrValue = number | boolean | string | null | readonly number[];
+/** The attributes of an op, by name. */
 export type Attrs = object;
 
 /** `kernels/<file>.wgsl`, entry point after the slash. */
@@ -44,6 +44,14 @@ export interface RowRange {
   readonly count: number;
 }
 
+/** 0 .. count in parts of at most `most`, one after the other. */
+export function rangesOf(count: number, most: number): RowRange[] {
+  const ranges: RowRange[] = [];
+  for (let start = 0; start < count; start += most)
+    ranges.push({ start, count: Math.min(most, count - start) });
+  return ranges;
+}
+
 /** What windows should be like beyond what they must: kept where the limits of bindings allow. */
 export interface WindowWish {
   /** Smaller windows than a binding holds. */
@@ -51,15 +59,6 @@ export interface WindowWish {
   /** All windows but the last have a multiple of this power of two as their number of rows. */
   readonly multipleOf?: number;
 }
-
-/** Texels in a row of an image; kernels that read one have the same constant. */
-export const IMAGE_WIDTH = 2048;
-
-/**
- * Texels from one row of an image to the next: with a power of two, rows of a tensor whose stride is a multiple of 4 KiB
- * would fall on the same lines of a cache.
- */
-export const IMAGE_PITCH = IMAGE_WIDTH + 12;
 
 /** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
 export interface KernelContext {
@@ -69,7 +68,7 @@ export interface KernelContext {
   /** Workspace that is freed when the op returns, or before by `dispose()`. Contents are undefined. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /**
-   * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row, in
+   * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row (image.ts), in
    * the tensor's order. A software driver reads a texel at a third of what a vector in a buffer costs. Workspace, freed
    * when the op returns, or before by `dispose()`.
    */
@@ -135,7 +134,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   /** Every attribute, with its default. */
   readonly attrs?: A;
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
-  readonly infer?: (inputs: readonly TensorSpec[], attrs: A) => Inferred;
+  readonly infer?: (inputs: InputSpecs<Sig>, attrs: A) => Inferred;
   /** What is wrong with extents that the signature accepts, or null. `has` tells which optional inputs are given. */
   readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */

@@ -3,19 +3,36 @@ import { SidenetError } from "./errors.ts";
 import type { Category } from "./memory.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Named resident tensors with one owner: weights, optimizer state. Closed by `using` or `dispose()`. */
+/**
+ * Named resident tensors with one owner: weights, optimizer state. Closed by `using` or `dispose()`; whoever asks it for
+ * tensors afterwards gets `T-USE-AFTER-FREE`.
+ */
 export class ParamStore {
   readonly device: Device;
   readonly category: Category;
   readonly #tensors = new Map<string, Tensor>();
+  #isDisposed = false;
 
   constructor(device: Device, category: Category) {
     this.device = device;
     this.category = category;
   }
 
+  /** A store that `fill` puts tensors into; where that throws, none of them is left. */
+  static filled(device: Device, category: Category, fill: (store: ParamStore) => void): ParamStore {
+    const store = new ParamStore(device, category);
+    try {
+      fill(store);
+      return store;
+    } catch (error) {
+      store.dispose();
+      throw error;
+    }
+  }
+
   /** Takes ownership of the tensor. Throws `T-NAME` when the name is taken. */
   set(name: string, tensor: Tensor): Tensor {
+    this.#assertOpen(`set("${name}")`);
     if (this.#tensors.has(name))
       throw new SidenetError("T-NAME", `a parameter named "${name}" is already in the store.`);
     this.#tensors.set(name, this.device.keep(tensor, this.category));
@@ -24,6 +41,7 @@ export class ParamStore {
 
   /** Throws `T-NAME` for a name that is not there. */
   get(name: string): Tensor {
+    this.#assertOpen(`get("${name}")`);
     const tensor = this.#tensors.get(name);
     if (tensor === undefined) {
       throw new SidenetError(
@@ -36,28 +54,38 @@ export class ParamStore {
 
   /** Whether there is a tensor of that name. */
   has(name: string): boolean {
+    this.#assertOpen(`has("${name}")`);
     return this.#tensors.has(name);
   }
 
   /** Names of its tensors, in the order in which they were added. */
   names(): string[] {
+    this.#assertOpen("names()");
     return [...this.#tensors.keys()];
   }
 
   /** Its tensors with their names. */
   [Symbol.iterator](): IterableIterator<[string, Tensor]> {
+    this.#assertOpen("iteration");
     return this.#tensors.entries();
   }
 
   /** Number of elements of all parameters. */
   get count(): number {
+    this.#assertOpen("count");
     let count = 0;
     for (const tensor of this.#tensors.values()) count += tensor.size;
     return count;
   }
 
-  /** Frees all its tensors. */
+  /** Whether it was disposed, and its tensors with it. */
+  get disposed(): boolean {
+    return this.#isDisposed;
+  }
+
+  /** Frees all its tensors. A second call does nothing. */
   dispose(): void {
+    this.#isDisposed = true;
     for (const tensor of this.#tensors.values()) tensor.dispose("its ParamStore");
     this.#tensors.clear();
   }
@@ -65,5 +93,14 @@ export class ParamStore {
   /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #assertOpen(asked: string): void {
+    if (!this.#isDisposed) return;
+    throw new SidenetError(
+      "T-USE-AFTER-FREE",
+      `${asked} was asked of a ParamStore of "${this.category}" tensors that was disposed. Dispose of it, or of the adapter, ` +
+        "model or optimizer that owns it, after what still uses it.",
+    );
   }
 }

@@ -46,8 +46,9 @@ export function dynamicMap(signed: boolean): Float32Array {
   return Float32Array.from(values).sort();
 }
 
-/** Where the 8-bit map and the offset stand in an NF4 table. */
+/** Where the map of 8-bit scales stands in an NF4 table: after the levels. */
 export const NF4_MAP_AT = 16;
+/** Where their offset stands: the last entry of a table with a map. */
 export const NF4_OFFSET_AT = NF4_MAP_AT + 256;
 
 /**

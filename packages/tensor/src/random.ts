@@ -1,3 +1,5 @@
+import { SidenetError } from "./errors.ts";
+
 /**
  * Philox 4x32-10: a counter-based generator, so that a number depends on seed, stream and index alone and never on what was
  * drawn before it. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
@@ -5,6 +7,9 @@
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
 const ROUNDS = 10;
+
+/** Whether a number is a whole one from 0 to 2^32 - 1: what seeds, streams and counters are made of. */
+export const isWord = (n: number): boolean => Number.isInteger(n) && n >= 0 && n < 2 ** 32;
 
 /** High and low words of a 32 x 32-bit product. */
 function multiply(a: number, b: number): [high: number, low: number] {
@@ -41,10 +46,17 @@ export class Random {
   #block = 0;
   #words: number[] = [];
 
-  /** `seed` and `stream` are whole numbers from 0 to 2^32 - 1. */
+  /** Throws `T-VALUE` unless `seed` and `stream` are whole numbers from 0 to 2^32 - 1. */
   constructor(seed: number, stream = 0) {
-    this.#key = [seed >>> 0, 0];
-    this.#stream = stream >>> 0;
+    for (const [name, value] of Object.entries({ seed, stream })) {
+      if (isWord(value)) continue;
+      throw new SidenetError(
+        "T-VALUE",
+        `Random: ${name} is ${value}, wanted a whole number from 0 to 2^32 - 1.`,
+      );
+    }
+    this.#key = [seed, 0];
+    this.#stream = stream;
   }
 
   /** 32 random bits. */

@@ -1,5 +1,5 @@
-import type { Execution } from "./device.ts";
 import { type HostArray, hostArray, isFloat } from "./dtype.ts";
+import type { Execution } from "./op-call.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** How the reference reaches a device's values. */

@@ -2,13 +2,22 @@ import { SidenetError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Every tensor within a value that a scope returns: itself, or in arrays, maps and plain objects. */
-export function* tensorsIn(value: unknown): IterableIterator<Tensor> {
+function* tensorsIn(value: unknown): IterableIterator<Tensor> {
   if (value instanceof Tensor) yield value;
   else if (Array.isArray(value) || value instanceof Set) for (const item of value) yield* tensorsIn(item);
   else if (value instanceof Map) yield* tensorsIn([...value.values()]);
   else if (value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype) {
     yield* tensorsIn(Object.values(value));
   }
+}
+
+function refusePromise(result: unknown, label: string): void {
+  if (typeof (result as { then?: unknown } | null | undefined)?.then !== "function") return;
+  throw new SidenetError(
+    "T-SCOPE",
+    `the body of ${label} returned a promise. A scope ends when its body returns, so what is awaited inside it ` +
+      "would read freed tensors: await after the scope instead.",
+  );
 }
 
 /**
@@ -34,6 +43,10 @@ export class ScopeStack {
     tensor.owner = null;
   }
 
+  /**
+   * Runs a body in a scope of its own. Where it throws, what was made in it is freed, and what it was to consume stays the
+   * caller's. Throws `T-SCOPE` for a body that returns a promise.
+   */
   run<R>(body: () => R, consume: Iterable<Tensor>, label: string): R {
     const frame = new Set<Tensor>();
     this.#frames.push(frame);
@@ -42,21 +55,14 @@ export class ScopeStack {
     let result: R;
     try {
       result = body();
-      if (typeof (result as { then?: unknown } | null | undefined)?.then === "function") {
-        throw new SidenetError(
-          "T-SCOPE",
-          `the body of ${label} returned a promise. A scope ends when its body returns, so what is awaited inside it ` +
-            "would read freed tensors: await after the scope instead.",
-        );
-      }
+      refusePromise(result, label);
     } catch (error) {
-      this.#frames.pop();
-      this.labels.pop();
       for (const tensor of frame) tensor.dispose(by);
       throw error;
+    } finally {
+      this.#frames.pop();
+      this.labels.pop();
     }
-    this.#frames.pop();
-    this.labels.pop();
     const escaping = new Set(tensorsIn(result));
     for (const tensor of escaping) {
       if (tensor.owner !== frame) continue;

@@ -208,6 +208,14 @@ type ArgsOf<Tokens, T> = Tokens extends [infer Head, ...infer Tail]
     : [input: T, ...ArgsOf<Tail, T>]
   : [];
 
+/** What inference knows of the inputs, in order; null for an optional one that was left out. */
+export type InputSpecs<Sig extends string> = string extends Sig
+  ? readonly (TensorSpec | null)[]
+  : SpecsOf<Left<Sig>>;
+type SpecsOf<Tokens> = Tokens extends [infer Head, ...infer Tail]
+  ? [IsOptional<Head> extends true ? TensorSpec | null : TensorSpec, ...SpecsOf<Tail>]
+  : [];
+
 export type InputNames<Sig extends string> = NameOf<Left<Sig>[number]>;
 export type OutputNames<Sig extends string> = NameOf<Primary<Sig>[number]> | NameOf<Residual<Sig>[number]>;
 

@@ -65,8 +65,11 @@ export class Tensor {
     return this.#freedBy !== null;
   }
 
-  /** Copies the values to the host, f16 widened to f32. The only call that waits for a device. */
-  read(): Promise<HostArray> {
+  /**
+   * Copies the values of this moment to the host, f16 widened to f32. The only call that waits for a device. Rejects with
+   * `T-USE-AFTER-FREE`, and with what the device has to tell.
+   */
+  async read(): Promise<HostArray> {
     this.assertLive("read");
     return this.device.read(this);
   }

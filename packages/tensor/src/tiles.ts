@@ -29,7 +29,7 @@ export const DEFAULT_TILES: Tiles = {
   matrixRows: 16,
   matrixQueries: 0, // no GPU has measured it yet
 };
-/** Few cores, which a small product keeps busy, and a memory that they share with the processor: parts cost more than they bring. */
+/** A small product keeps the few cores of such a GPU busy, so cutting its sums into parts costs more than it brings. */
 const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitBlocks: 0 };
 
 /** The table of an adapter that nobody has tuned. */

@@ -6,11 +6,10 @@ import type { Device } from "./device.ts";
 import { type DType, type HostArray, isFloat } from "./dtype.ts";
 import type { Closeness } from "./op.ts";
 import { type OpName, rowOf } from "./ops/index.ts";
-import { Pick } from "./pick.ts";
 import type { DeviceProfile } from "./profile.ts";
 import type { OpCase } from "./sample.ts";
 import { formatShape, type Shape, sameShape } from "./shape.ts";
-import type { Dims } from "./signature.ts";
+import { bindInputs, type Dims } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** What an op leaves behind on a device: an output, or an input it updated. */
@@ -47,29 +46,14 @@ export async function runCase(device: Device, name: OpName, drawn: OpCase): Prom
   }
 }
 
-/** Extents of a case by letter, as the row's tolerance wants them. */
+/** Extents of a case by letter, as the row's tolerance wants them; 1 for letters of operands that are left out. */
 export function caseDims(name: OpName, drawn: OpCase): Dims {
-  const dims: Record<string, number> = {};
   const row = rowOf(name);
-  const bound = row.draw(new Pick(0)).dims; // the letters
-  for (const [i, operand] of row.signature.inputs.entries()) {
-    const shape = drawn.inputs[i]?.shape;
-    if (!shape) continue;
-    const run = operand.dims.findIndex((dim) => dim.endsWith(".."));
-    const extra = shape.length - operand.dims.length;
-    for (const [axis, letter] of operand.dims.entries()) {
-      if (axis === run) {
-        const part = shape.slice(axis, axis + extra + 1);
-        dims[letter.slice(0, -2)] = part.reduce((a, b) => a * b, 1);
-      } else dims[letter] = shape[run >= 0 && axis > run ? axis + extra : axis];
-    }
-  }
-  for (const letter in bound) dims[letter] ??= 1;
-  const inferred = row.infer?.(
-    drawn.inputs.map((input) => input!),
-    { ...row.attrs, ...drawn.attrs },
-  );
-  return { ...dims, ...inferred?.dims };
+  const letters = row.signature.inputs.flatMap((operand) => operand.letters);
+  const leftOut = Object.fromEntries(letters.map((letter) => [letter, 1]));
+  const { dims } = bindInputs(name, row.signature, drawn.inputs);
+  const inferred = row.infer?.(drawn.inputs, { ...row.attrs, ...drawn.attrs });
+  return { ...leftOut, ...dims, ...inferred?.dims };
 }
 
 /** Rounding of an f16 store, and of values below its smallest normal number. */

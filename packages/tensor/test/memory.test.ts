@@ -65,6 +65,27 @@ describe("scopes", () => {
     expect(x.disposed).toBe(true);
   });
 
+  it("let a read of a freed tensor reject, as any wait does, and free nothing of a body that throws too late", async () => {
+    const device = new CpuDevice();
+    const x = device.tensor([1], [1]);
+    const consumed = device.tensor([2], [1]);
+    const failing = () =>
+      device.scope(
+        () => {
+          device.ops.add(x, x);
+          throw new Error("later");
+        },
+        { consume: [consumed] },
+      );
+    expect(failing).toThrow("later");
+    expect([device.memory.liveCount, consumed.disposed]).toEqual([2, false]);
+    consumed.dispose();
+    x.dispose();
+    const reading = x.read(); // does not throw
+    await expect(reading).rejects.toThrow(/T-USE-AFTER-FREE.*read/s);
+    await expect(x.item()).rejects.toThrow("T-USE-AFTER-FREE");
+  });
+
   it("name who freed a tensor that is used again", () => {
     const device = new CpuDevice();
     using x = device.tensor([1], [1]);

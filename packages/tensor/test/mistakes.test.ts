@@ -5,6 +5,8 @@ import {
   type DType,
   MetaDevice,
   opNames,
+  ParamStore,
+  Random,
   rowOf,
   type Shape,
   SidenetError,
@@ -55,6 +57,21 @@ describe("an attribute", () => {
     // @ts-expect-error: allowed where exactOptionalPropertyTypes is off, as TypeScript has it by default
     using norm = device.ops.rmsNorm(x, null, { eps: given.eps });
     expect(await norm.read()).toEqual(await plain.read());
+  });
+
+  it("of another type is refused, where JavaScript would compute with it", () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1], [1]);
+    const refused = (name: string, attrs: object) => messageOf(() => loose(device)[name](x, attrs).dispose());
+    expect(refused("scale", { factor: "2" })).toBe(
+      '[T-ATTR] scale: factor is "2", wanted a value of type number.',
+    );
+    expect(refused("scale", { factor: true })).toContain("factor is true, wanted a value of type number");
+    expect(refused("max", { axis: "0" })).toContain('axis is "0", wanted a value of type number');
+    expect(refused("cumsum", { reverse: 1 })).toContain("reverse is 1, wanted a value of type boolean");
+    expect(refused("reshape", { shape: 1 })).toContain("shape is 1, wanted a value of type array");
+    expect(refused("cast", { to: 16 })).toContain("to is 16, wanted a value of type string");
+    expect(refused("max", { axis: null })).toBe("no error");
   });
 
   it("that the op does not have is named, with those that it has", () => {
@@ -162,15 +179,98 @@ describe("a new tensor", () => {
     expect(device.memory.liveBytes).toBe(16);
   });
 
+  it.each([
+    ["null", null, "the values are null, wanted an array of numbers"],
+    ["undefined", undefined, "the values are undefined"],
+    ["a string", "12", 'the values are "12"'],
+    ["a number", 2, "the values are 2"],
+    ["an object", {}, "the values are an object"],
+    ["null made by a function", () => null, "the values are null"],
+    ["an array with a hole", [1, undefined], "value 1 is undefined, wanted a number"],
+    ["an array with null", [null, 1], "value 0 is null"],
+    ["an array of strings", ["1", "2"], 'value 0 is "1"'],
+    ["an array of booleans", [true, false], "value 0 is true"],
+    ["an array of bigints", [1n, 2n], "value 0 is 1"],
+    ["an array of rows", [[1], [2]], "value 0 is an array, wanted a number. Rows follow one another"],
+  ])("whose values are %s is refused by name", (_, values, message) => {
+    for (const device of [new CpuDevice(), new MetaDevice()]) {
+      if (typeof values === "function" && !device.holdsValues) continue;
+      const make = () => device.tensor(values as unknown as number[], [2], { label: "ids" });
+      expect(messageOf(make)).toContain(`[T-VALUE] ids: ${message}`);
+      using x = device.zeros([2]);
+      if (typeof values === "function") continue;
+      expect(messageOf(() => device.assign(x, values as unknown as number[]))).toContain(
+        `[T-VALUE] assign: ${message}`,
+      );
+    }
+  });
+
   it("whose values cannot be written leaves no memory behind", () => {
     const device = new CpuDevice();
-    expect(() => device.tensor([1n, 2n] as unknown as number[], [2])).toThrow(TypeError);
+    const bits = new BigInt64Array(2) as unknown as Float64Array;
+    expect(() => device.tensor(bits, [2])).toThrow(TypeError);
     expect(device.memory.liveCount).toBe(0);
   });
+});
+
+it("an error has its code, its text, and both in its message", () => {
+  const error = new SidenetError("T-SHAPE", "no such axis.", { cause: "x" });
+  expect([error.code, error.text, error.message]).toEqual([
+    "T-SHAPE",
+    "no such axis.",
+    "[T-SHAPE] no such axis.",
+  ]);
+  const long = new SidenetError("L-JSON", `${"a".repeat(5000)}. Is it complete?`);
+  expect(long.text.length).toBeLessThan(1600);
+  expect(long.message).toBe(`[L-JSON] ${long.text}`);
+  expect(long.text).toMatch(/Is it complete\?$/);
 });
 
 it("a device of a name that is none is refused by name", async () => {
   await expect(openDevice("gpu" as "webgpu")).rejects.toThrow(
     '[T-NAME] there is no device "gpu", only auto, webgpu, wasm, cpu, meta.',
   );
+});
+
+describe("a plain value from outside", () => {
+  it.each([undefined, null, "7", 1.5, -1, 2 ** 32])("is refused as a seed: %s", (seed) => {
+    expect(messageOf(() => new Random(seed as number))).toBe(
+      `[T-VALUE] Random: seed is ${seed}, wanted a whole number from 0 to 2^32 - 1.`,
+    );
+    const message = messageOf(() => new Random(1, seed as number));
+    if (seed === undefined)
+      expect(message).toBe("no error"); // the default
+    else expect(message).toContain(`Random: stream is ${seed}`);
+  });
+
+  it("is refused as a precision that there is not", () => {
+    expect(messageOf(() => new CpuDevice({ precision: "double" as "f64" }))).toContain(
+      '[T-VALUE] there is no precision "double"',
+    );
+  });
+});
+
+describe("a ParamStore that was disposed", () => {
+  it("says so to whoever asks it for tensors, and may be disposed again", () => {
+    const device = new CpuDevice();
+    const store = new ParamStore(device, "adapter");
+    store.set("w", device.zeros([2]));
+    expect([store.disposed, store.count]).toEqual([false, 2]);
+    store.dispose();
+    store.dispose();
+    expect(store.disposed).toBe(true);
+    using x = device.zeros([1]);
+    for (const use of [
+      () => store.get("w"),
+      () => store.set("x", x),
+      () => store.has("w"),
+      () => store.names(),
+      () => store.count,
+      () => [...store],
+    ]) {
+      expect(messageOf(use)).toMatch(
+        /^\[T-USE-AFTER-FREE\] .* a ParamStore of "adapter" tensors that was disposed/,
+      );
+    }
+  });
 });

@@ -14,9 +14,9 @@ import type {
   Tensor,
 } from "@sidenet/tensor";
 
-export type InputName<K extends OpName> = InputNamesOf<OpTable[K]> & string;
+type InputName<K extends OpName> = InputNamesOf<OpTable[K]> & string;
 /** What a rule may save: an input, an output, or a residual, which the forward pass then makes. */
-export type SaveName<K extends OpName> = InputName<K> | (OutputNamesOf<OpTable[K]> & string);
+type SaveName<K extends OpName> = InputName<K> | (OutputNamesOf<OpTable[K]> & string);
 
 type Operands<K extends OpName> = Parameters<OpTable[K]["reference"]>[0];
 /** Null where the call left an optional input out. */
@@ -60,7 +60,7 @@ export interface PullContext<A> {
 }
 
 /** Gradient of one input: `saves` from the forward pass, `pull` from the gradient dy of the output. It only calls ops. */
-export interface InputRule<K extends OpName, S extends readonly SaveName<K>[]> {
+interface InputRule<K extends OpName, S extends readonly SaveName<K>[]> {
   readonly saves: S;
   readonly pull: (
     ops: Ops,
@@ -71,11 +71,7 @@ export interface InputRule<K extends OpName, S extends readonly SaveName<K>[]> {
 }
 
 /** Gradients of several inputs that share their work. Used instead of theirs when all of these inputs are tracked. */
-export interface JointRule<
-  K extends OpName,
-  I extends readonly InputName<K>[],
-  S extends readonly SaveName<K>[],
-> {
+interface JointRule<K extends OpName, I extends readonly InputName<K>[], S extends readonly SaveName<K>[]> {
   readonly inputs: I;
   readonly saves: S;
   /** One gradient for each of `inputs`, in that order. */

@@ -64,7 +64,7 @@ export async function measureKernel(
     );
   } catch (error) {
     if (!(error instanceof SidenetError) || error.code !== "T-KERNEL") throw error;
-    const reason = error.message.slice("[T-KERNEL] ".length).replaceAll(`kernels/${id}.wgsl`, `${name}.wgsl`);
+    const reason = error.text.replaceAll(`kernels/${id}.wgsl`, `${name}.wgsl`);
     throw new SidenetError("L-KERNEL", reason, { cause: error });
   } finally {
     for (const tensor of Object.values(bind)) tensor.dispose();

@@ -26,11 +26,11 @@ export const MOST_COLUMNS = 8192;
 /** Share of the mean of H's diagonal that is added to it: calibration text is not all text. */
 const DAMPING = 0.01;
 
-/** What a layer came to: Σ of the error of its outputs over Σ of the outputs, squared, by weight. */
+/** Told after each layer, by weight: the squared error of its outputs as a share of the squared outputs. */
 export type LayerReport = (layer: number, errors: Readonly<Record<string, number>>) => void;
 
 /** Throws `L-CALIBRATION` for a model whose matrices H would be too large, naming the weight and what it would take. */
-export function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
+function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
   if (tokens === 0) {
     throw new SidenetError(
       "L-CALIBRATION",
@@ -67,7 +67,7 @@ export class CalibratedLayers {
   readonly #batches: readonly TokenBatch[];
   readonly #onLayer: LayerReport;
   #rows: CalibrationRow[] | null = null;
-  /** Of the layer that was quantized last. */
+  /** Weights of the layer that was quantized last. */
   #quantized = new Map<string, DoubleNf4>();
   #layer = -1;
 

@@ -4,7 +4,7 @@ import { type Feedback, roundWithFeedback } from "./feedback.ts";
 import { BlockScales, blockMagnitudes, packCodes } from "./nf4-grid.ts";
 
 /** A weight in NF4, and the squared error of its outputs as a share of their squares, both on the calibration text. */
-export interface CalibratedWeight {
+interface CalibratedWeight {
   readonly nf4: DoubleNf4;
   readonly error: number;
 }

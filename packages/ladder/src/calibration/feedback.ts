@@ -66,7 +66,7 @@ export function feedbackOf(h: Float32Array | Float64Array, n: number, damping: n
 }
 
 /** A weight's codes, and Σ (x · (q - w)ᵀ)² over the inputs that H was made of, damping included. */
-export interface Rounded {
+interface Rounded {
   readonly codes: Uint8Array;
   readonly error: number;
 }

@@ -22,7 +22,7 @@ function updateBefore(h: Float64Array, n: number, start: number, end: number): v
 
 /**
  * R, upper triangular, of a symmetric positive definite h = R · Rᵀ, in place of the upper half of h [n, n], n a multiple of 4: from
- * the last column to the first, n³ / 6 multiplications. Null where it stands, else the column at which h is not positive definite to the
+ * the last column to the first, n³ / 6 multiplications. Returns null when it is done, else the column at which h is not positive definite to the
  * precision of doubles. What is below the diagonal means nothing afterwards.
  */
 export function upperFactor(h: Float64Array, n: number): number | null {

@@ -2,10 +2,11 @@ import { Tape } from "@sidenet/autograd";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Adapter } from "../adapter.ts";
+import type { LabeledBatch } from "../batch-loss.ts";
 import { type Decoder, shiftLabels } from "../decoder.ts";
 import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
 import { residualStream } from "../residual-stream.ts";
-import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
+import { evaluateLoss, Trainer } from "../trainer.ts";
 import {
   compareGreedy,
   compareStates,

@@ -1,6 +1,7 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Adapter } from "../adapter.ts";
+import type { LabeledBatch } from "../batch-loss.ts";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
 import { Decoder, shiftLabels } from "../decoder.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
@@ -8,7 +9,6 @@ import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { generate } from "../generate.ts";
 import { loadWeights } from "../load-weights.ts";
 import { residualStream } from "../residual-stream.ts";
-import type { LabeledBatch } from "../trainer.ts";
 import { type Comparison, exactError, relativeError } from "./compare.ts";
 import {
   type CaseFolder,

@@ -12,7 +12,8 @@ import {
   readJson,
   SkipCase,
 } from "./golden-case.ts";
-import { type GoldenOp, goldenOps, type Inputs, type Outputs } from "./golden-ops.ts";
+import type { GoldenOp, Inputs, Outputs } from "./golden-op.ts";
+import { goldenOps } from "./golden-ops.ts";
 import { type HostTensor, readAndFree, upload } from "./host-tensor.ts";
 
 const paramsSchema = z.looseObject({

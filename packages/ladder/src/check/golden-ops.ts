@@ -1,40 +1,14 @@
 /** The golden operations by name, each as a user would compute it from the op table. */
 import { AdamW, clipGlobalNorm } from "@sidenet/autograd";
-import { concatAll, type Device, type Ops, ParamStore, sliceAll, type Tensor } from "@sidenet/tensor";
+import { concatAll, ParamStore, sliceAll, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import { ropeFrom } from "../config-rope.ts";
 import { ropeValues } from "../rope-tables.ts";
 import { gateFusion } from "../side-network.ts";
 import { malformed, SkipCase } from "./golden-case.ts";
+import { define, type GoldenOp } from "./golden-op.ts";
 import { quantizedOps } from "./golden-quantized.ts";
 
-/** Operands by name, on the device. */
-export interface Inputs {
-  /** Throws `SkipCase` when the case does not bring it. */
-  need(name: string): Tensor;
-  find(name: string): Tensor | null;
-}
-
-export interface OpCall<P> {
-  readonly device: Device;
-  /** A tape where gradients are wanted, otherwise the device's ops. */
-  readonly ops: Ops;
-  readonly inputs: Inputs;
-  readonly params: P;
-}
-
-/** Outputs by golden name. Several tensors stand for one, stacked along a new first axis. */
-export type Outputs = Readonly<Record<string, Tensor | readonly Tensor[]>>;
-
-export interface GoldenOp<P = unknown> {
-  /** What `params.json` must hold besides the tolerances. */
-  readonly params: z.ZodType<P>;
-  /** Inputs that are f32 whatever the others are. */
-  readonly alwaysF32?: readonly string[];
-  readonly run: (call: OpCall<P>) => Outputs;
-}
-
-const define = <P>(op: GoldenOp<P>): GoldenOp => op as GoldenOp;
 const none = z.looseObject({});
 const ignoring = z.looseObject({ ignore_index: z.int() });
 

@@ -2,9 +2,7 @@
 import { NF4_LEVELS, nf4Table, type Ops, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import { withLowRank } from "../lora.ts";
-import type { GoldenOp, OpCall, Outputs } from "./golden-ops.ts";
-
-const define = <P>(op: GoldenOp<P>): GoldenOp => op as GoldenOp;
+import { define, type OpCall, type Outputs } from "./golden-op.ts";
 
 const stateSchema = z.looseObject({
   shape: z.array(z.int().positive()),

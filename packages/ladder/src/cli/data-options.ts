@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { TASKS, type Task } from "../eval/tasks.ts";
-import type { WeightedFile } from "../node/run/load.ts";
+import type { WeightedFile } from "../node/run/train-run-options.ts";
 import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../records.ts";
 
 export const mapOption = (): Option =>

@@ -1,7 +1,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { ConvertType } from "../node/convert-model.ts";
+import type { ConvertType } from "../node/convert-options.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addOutputOptions, convertAndTell } from "./convert.ts";

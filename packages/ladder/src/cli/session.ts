@@ -56,7 +56,7 @@ export class Session {
     this.exitCode = usage ? EXIT.usage : EXIT.failed;
     if (error instanceof SidenetError) {
       this.report.error(error.message);
-      this.#failJson(error.code, error.message.slice(`[${error.code}] `.length));
+      this.#failJson(error.code, error.text);
       return;
     }
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -1,8 +1,8 @@
 /** The order of training: which records a step gets, batch by batch without end, from any position on. */
 import { Random, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import type { LabeledBatch } from "../batch-loss.ts";
 import type { TokenRecord } from "../records.ts";
-import type { LabeledBatch } from "../trainer.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";
 
@@ -16,7 +16,7 @@ export const inMemory = (records: readonly TokenRecord[]): TokenDataset => ({
 });
 
 /** Every epoch is a new shuffle of all records, and depends on the seed alone. */
-export class ShuffledOrder {
+class ShuffledOrder {
   readonly #count: number;
   readonly #seed: number;
   #epoch = -1;

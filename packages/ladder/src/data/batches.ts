@@ -1,8 +1,8 @@
 /** Token records as batches: several records in one row, rows of one length. */
 
 import { SidenetError } from "@sidenet/tensor";
+import type { LabeledBatch } from "../batch-loss.ts";
 import type { TokenRecord } from "../records.ts";
-import type { LabeledBatch } from "../trainer.ts";
 
 /** Lengths are padded up to a multiple of this, so that shapes, and with them buffers, repeat. */
 export const LENGTH_MULTIPLE = 32;

@@ -37,8 +37,8 @@ export class EncodedRecords implements TokenDataset {
     }
     const { record, source } = await this.#records.get(index);
     const encoded = encodeRecord(record, source, this.#encoder, this.#options);
+    if (!this.#cache.has(index)) this.#cachedTokens += encoded.inputIds.length; // or another call has been faster
     this.#cache.set(index, encoded);
-    this.#cachedTokens += encoded.inputIds.length;
     for (const [oldest, { inputIds }] of this.#cache) {
       if (this.#cachedTokens <= CACHED_TOKENS) break;
       this.#cache.delete(oldest);

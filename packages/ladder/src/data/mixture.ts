@@ -9,7 +9,7 @@ const MOST_REPEATS = 20;
  * How often each record of a set appears in an epoch: small whole numbers in the ratio of the weights, which must be above 0.
  * Whole numbers, so that every record appears, and equally often as all others of its set.
  */
-export function repeatsOf(weights: readonly number[]): number[] {
+function repeatsOf(weights: readonly number[]): number[] {
   const least = Math.min(...weights);
   const ratios = weights.map((weight) => weight / least);
   let best = ratios.map(Math.round);

@@ -1,16 +1,23 @@
 /** The tasks, scored: rows of data in, metrics out. It reads no files and prints nothing. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
-import type { ChatTemplate } from "../chat-template.ts";
 import { contextLimit } from "../config.ts";
 import type { Decoder } from "../decoder.ts";
 import { generateTexts } from "../generate-text.ts";
-import { describeFields, type Source } from "../records.ts";
+import { describeFields } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
 import type { Metric } from "./intervals.ts";
 import { scoreWindows, slidingWindows } from "./perplexity.ts";
-import { type ScoringItem, scoreContinuations } from "./score-continuations.ts";
+import {
+  checkLengths,
+  type EvalRow,
+  itemLength,
+  type PromptTemplate,
+  promptIds,
+  scoringItem,
+} from "./prompts.ts";
+import { scoreContinuations } from "./score-continuations.ts";
 import {
   type ChoiceQuestion,
   choiceQuestion,
@@ -21,21 +28,15 @@ import {
   gsm8kQuestion,
   gsm8kRow,
   isRight,
-  type Question,
   type Task,
 } from "./tasks.ts";
 
-/** A row of data and where it came from. */
-export interface EvalRow {
-  readonly value: unknown;
-  readonly source: Source;
-}
+export type { EvalRow, PromptTemplate } from "./prompts.ts";
 
 /** What is asked of a model, and how. */
 export interface EvalOptions {
   readonly task: Task;
-  /** Questions as turns of the model's chat template, or as plain text. */
-  readonly template: "plain" | "chat";
+  readonly template: PromptTemplate;
   /** Prompts, or windows, that go through the model together. */
   readonly batchSize: number;
   /** Tokens of a window, and by how many the next is further on. */
@@ -79,84 +80,6 @@ export function prepareEvaluation(
   return choices(rows, tokenizer, options);
 }
 
-function templateOf(tokenizer: Tokenizer): ChatTemplate {
-  const template = tokenizer.chatTemplate();
-  if (template !== null) return template;
-  throw new SidenetError(
-    "L-CHAT-TEMPLATE",
-    "the model has no chat template. Give one with --chat-template, or ask with --template plain.",
-  );
-}
-
-/** The token that a text starts from where nothing is before it. */
-function startId(tokenizer: Tokenizer): number {
-  const id = tokenizer.bosId ?? tokenizer.eosIds[0];
-  if (id !== undefined) return id;
-  throw new SidenetError(
-    "L-PROMPT",
-    "the first token of a text is predicted from nothing: this model has no begin-of-text.",
-  );
-}
-
-/** Ids of a question up to where its answer begins. */
-function promptIds(
-  { user, ask }: Question,
-  tokenizer: Tokenizer,
-  template: EvalOptions["template"],
-): number[] {
-  if (ask === "") return [startId(tokenizer)];
-  if (template === "plain") return tokenizer.encode(user + ask);
-  const text = templateOf(tokenizer).render([{ role: "user", content: user }], true);
-  return tokenizer.encode(text, { addSpecialTokens: false });
-}
-
-/** In plain text a blank stands before an answer; after a template's opening, and for texts of their own, none. */
-const blank = ({ ask }: Question, { template }: EvalOptions): string =>
-  ask !== "" && template === "plain" ? " " : "";
-
-/** Throws `L-RECORD` for a choice without tokens, which has no likelihood. */
-function scoringItem(
-  question: ChoiceQuestion,
-  source: Source,
-  tokenizer: Tokenizer,
-  options: EvalOptions,
-): ScoringItem {
-  const { lead, ask } = question;
-  const before = blank(question, options);
-  const go = { addSpecialTokens: false, continues: ask !== "" };
-  const prompt = promptIds(question, tokenizer, options.template);
-  if (lead !== "") prompt.push(...tokenizer.encode(before + lead, go));
-  const gap = lead !== "" ? " " : before;
-  const continuations = question.choices.map((choice) => tokenizer.encode(gap + choice, go));
-  const empty = continuations.findIndex(({ length }) => length === 0);
-  if (empty < 0) return { prompt, continuations };
-  throw new SidenetError(
-    "L-RECORD",
-    `${source}: choice ${empty} is empty. Give it a text, or leave the row out.`,
-  );
-}
-
-/** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
-function checkLengths(
-  rows: readonly EvalRow[],
-  { config }: Decoder,
-  lengthOf: (row: number) => number,
-  cure = "",
-): void {
-  const limit = contextLimit(config);
-  const row = rows.findIndex((_, i) => lengthOf(i) > limit);
-  if (row < 0) return;
-  throw new SidenetError(
-    "L-CONTEXT",
-    `${rows[row].source}: with its answer it has ${lengthOf(row)} tokens, more than the model's context of ${limit}. Leave the ` +
-      `row out${cure}, or choose a model with a longer context.`,
-  );
-}
-
-/** Tokens of a question with its longest answer, of which the last is never read. */
-const itemLength = ({ prompt, continuations }: ScoringItem): number =>
-  prompt.length + Math.max(...continuations.map((ids) => ids.length)) - 1;
-
 const bytes = (text: string): number => new TextEncoder().encode(text).length;
 
 /** Index of the largest; the first of equals. */
@@ -169,7 +92,9 @@ const proportion = (name: string, right: readonly (boolean | null)[]): Metric =>
 
 function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const questions = rows.map(({ value, source }) => choiceQuestion(choiceRow(value, source), options.task));
-  const items = questions.map((question, i) => scoringItem(question, rows[i].source, tokenizer, options));
+  const items = questions.map((question, i) =>
+    scoringItem(question, rows[i].source, tokenizer, options.template),
+  );
   return {
     count: rows.length,
     async run(decoder, adapter) {
@@ -203,7 +128,7 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
   const steps = parsed.map(criticStep);
   const withStep = [...steps.keys()].filter((i) => steps[i] !== null);
   const item = (question: ChoiceQuestion, i: number) =>
-    scoringItem(question, rows[i].source, tokenizer, options);
+    scoringItem(question, rows[i].source, tokenizer, options.template);
   const items = [...verdicts.map(item), ...withStep.map((i) => item(steps[i]!, i))];
   return {
     count: rows.length,

@@ -3,7 +3,7 @@
 const NUMBER = /-?\$?\s?\d[\d,]*(?:\.\d+)?|-?\$?\s?\.\d+/g;
 
 /** "$1,234.50" is 1234.5; null: no number. */
-export function parseNumber(text: string): number | null {
+function parseNumber(text: string): number | null {
   const value = Number(text.replace(/[$,\s]/g, ""));
   return text.trim() === "" || !Number.isFinite(value) ? null : value;
 }

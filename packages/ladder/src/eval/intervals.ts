@@ -4,7 +4,7 @@ import { Random } from "@sidenet/tensor";
 /** A score that is a quotient of sums over items, such as right answers over questions, or nats over tokens. */
 export interface Metric {
   readonly name: string;
-  /** Each item's share of both sums; a bottom of 0: the item has no say. The same items, in one order, for all metrics. */
+  /** Each item's share of both sums; a bottom of 0: the item does not count. The same items, in one order, for all metrics. */
   readonly items: readonly { readonly top: number; readonly bottom: number }[];
   /** What the quotient is shown as; default itself. */
   readonly transform?: "exp";
@@ -15,7 +15,7 @@ export interface Estimate {
   readonly value: number;
   readonly low: number;
   readonly high: number;
-  /** Items that have a say. */
+  /** Items that count. */
   readonly count: number;
 }
 

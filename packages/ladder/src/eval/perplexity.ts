@@ -1,10 +1,10 @@
 /** Perplexity over sliding windows: each token is scored once, with as much before it as the windows allow. */
 import type { Adapter } from "../adapter.ts";
+import type { LabeledBatch } from "../batch-loss.ts";
 import { inBatches } from "../data/batches.ts";
 import { type Decoder, shiftLabels } from "../decoder.ts";
 import type { TokenRecord } from "../records.ts";
 import { residualStream } from "../residual-stream.ts";
-import type { LabeledBatch } from "../trainer.ts";
 
 /**
  * Windows of `context` tokens, each `stride` further on. A window scores what no earlier one did: all of the first but its

@@ -2,7 +2,7 @@
 import { concatAll, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { Decoder } from "../decoder.ts";
-import { KvCache } from "../kv-cache.ts";
+import { ModelCache } from "../kv-cache.ts";
 import { residualStream } from "../residual-stream.ts";
 
 /** A prompt of at least one token, and what may follow, of at least one token each. */
@@ -74,15 +74,12 @@ async function scoreGroup(
   adapter: Adapter | null,
   items: readonly ScoringItem[],
 ): Promise<Scores[]> {
-  const { device, config } = decoder;
+  const { device } = decoder;
   const length = Math.max(...items.map(({ prompt }) => prompt.length));
   const longest = Math.max(...items.flatMap(({ continuations }) => continuations.map((ids) => ids.length)));
   const capacity = length + longest - 1;
   const batch = prefixBatch(items, capacity, length);
-  using cache = new KvCache(device, config, config.numHiddenLayers, items.length, capacity);
-  const side = adapter?.side ?? null;
-  using sideCache =
-    side && new KvCache(device, side.shape, side.config.num_hidden_layers, items.length, capacity);
+  using caches = ModelCache.empty(decoder, adapter, items.length, capacity);
   const scores = items.map(({ continuations }) => continuations.map(() => 0));
   const add = async (states: Tensor, targets: readonly Target[]) => {
     using nats = device.scope(() => negativeLogLikelihoods(decoder, adapter, states, targets));
@@ -90,7 +87,7 @@ async function scoreGroup(
     for (const [i, { item, continuation }] of targets.entries()) scores[item][continuation] -= values[i];
   };
   using last = device.scope(() => {
-    const y = residualStream(decoder, adapter, decoder.prepare(batch), { cache, sideCache });
+    const y = residualStream(decoder, adapter, decoder.prepare(batch), caches);
     return device.ops.slice(y, { axis: 1, start: length - 1, count: 1 });
   });
   await add(last, firstTargets(items));
@@ -101,8 +98,7 @@ async function scoreGroup(
     const taken = rows.map(({ item }) => item);
     const width = longest - 1;
     using rest = device.scope(() => {
-      using ownCache = cache.take(taken);
-      using ownSideCache = sideCache?.take(taken) ?? null;
+      using own = caches.take(taken);
       const inputIds = new Int32Array(rows.length * width);
       for (const [r, { ids }] of rows.entries()) inputIds.set(ids.slice(0, -1), r * width);
       const mask = taken.map((item) => batch.attentionMask.subarray(item * capacity, (item + 1) * capacity));
@@ -112,7 +108,7 @@ async function scoreGroup(
         { inputIds, batchSize: rows.length, length: width, attentionMask },
         length,
       );
-      return residualStream(decoder, adapter, forward, { cache: ownCache, sideCache: ownSideCache });
+      return residualStream(decoder, adapter, forward, own);
     });
     const targets = rows.flatMap(({ ids, ...of }, r) =>
       ids.slice(1).map((id, t) => ({ state: r * width + t, id, ...of })),

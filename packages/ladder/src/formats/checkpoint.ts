@@ -1,5 +1,4 @@
-import { SidenetError } from "@sidenet/tensor";
-import { asUint16, float32ToFloat16 } from "./float-codec.ts";
+import { SidenetError, sameShape } from "@sidenet/tensor";
 
 /** One tensor of a checkpoint; nothing is read before a `read` method is called. */
 export interface CheckpointTensor {
@@ -28,12 +27,6 @@ export interface Checkpoint {
   close(): Promise<void>;
 }
 
-/** Values as float16 bits: as stored where the file holds float16, otherwise rounded to nearest even from float32. */
-export async function readFloat16Bits(tensor: CheckpointTensor): Promise<Uint16Array> {
-  if (tensor.dtype === "F16") return asUint16(await tensor.readBytes());
-  return float32ToFloat16(await tensor.readFloat32());
-}
-
 /** The tensor of that name and shape. Throws `L-TENSOR-MISSING`, or `L-TENSOR-SHAPE` if `shape` is given and differs. */
 export function requireTensor(
   checkpoint: Checkpoint,
@@ -49,10 +42,7 @@ export function requireTensor(
         "Do the config and the weights belong to the same model?",
     );
   }
-  if (
-    shape &&
-    (shape.length !== tensor.shape.length || shape.some((extent, i) => extent !== tensor.shape[i]))
-  ) {
+  if (shape && !sameShape(shape, tensor.shape)) {
     throw new SidenetError(
       "L-TENSOR-SHAPE",
       `${checkpoint.name}: "${name}" is [${tensor.shape.join(", ")}], but the config wants [${shape.join(", ")}]. ` +

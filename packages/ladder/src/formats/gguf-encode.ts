@@ -1,5 +1,5 @@
 /** float32 to the storage types that GGUF files are written in. */
-import { float16Table, float32ToFloat16 } from "./float-codec.ts";
+import { float16Table, float32ToFloat16 } from "@sidenet/tensor";
 import { GGUF_TYPES } from "./gguf-types.ts";
 import { storedBytes } from "./safetensors-write.ts";
 

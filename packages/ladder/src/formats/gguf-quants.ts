@@ -2,8 +2,8 @@
  * ggml's block formats to float32. A scale d is float16; every product below fits a double exactly, so each value is
  * rounded to float32 once, as ggml's own C code does. Source: the block layouts of ggml-quants.
  */
-import { SidenetError } from "@sidenet/tensor";
-import { asFloat32, asUint16, bfloat16ToFloat32, float16Table, float16ToFloat32 } from "./float-codec.ts";
+import { float16Table, float16ToFloat32, SidenetError } from "@sidenet/tensor";
+import { asFloat32, asUint16, bfloat16ToFloat32 } from "./float-codec.ts";
 
 /** Decodes `blocks` consecutive blocks. half: f32[65536], the value of each float16. */
 type BlockDecoder = (bytes: Uint8Array, blocks: number, out: Float32Array, half: Float32Array) => void;

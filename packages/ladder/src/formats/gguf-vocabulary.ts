@@ -18,7 +18,7 @@ import {
 import { encodeGgufHeader, type GgufField, type GgufFields, ggufNumbers, ggufStrings } from "./gguf-write.ts";
 
 /** What a folder holds of its tokenizer. */
-export interface TokenizerFiles {
+interface TokenizerFiles {
   /** Parsed `tokenizer.json`. */
   readonly tokenizer: unknown;
   /** Parsed `tokenizer_config.json`, or {}. */

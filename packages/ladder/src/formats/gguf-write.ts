@@ -13,7 +13,7 @@ export type GgufField =
 export type GgufFields = Readonly<Record<string, GgufField>>;
 
 /** A row of the tensor table. */
-export interface GgufTensorHeader {
+interface GgufTensorHeader {
   readonly name: string;
   /** ggml's number of the type. */
   readonly typeId: number;
@@ -27,7 +27,7 @@ export interface GgufTensorSource extends GgufTensorHeader {
   readonly read: () => Promise<Uint8Array>;
 }
 
-export interface GgufLayout {
+interface GgufLayout {
   readonly metadata?: GgufFields;
   readonly tensors?: readonly GgufTensorHeader[];
   readonly version?: number;

@@ -1,5 +1,5 @@
-import { SidenetError } from "@sidenet/tensor";
-import { float32ToBfloat16, float32ToFloat16 } from "./float-codec.ts";
+import { float32ToFloat16, SidenetError } from "@sidenet/tensor";
+import { float32ToBfloat16 } from "./float-codec.ts";
 
 /** What the writer takes: Float32Array for F32, and rounded for F16 and BF16; Uint16Array are F16 or BF16 bits as they are. */
 export type WritableTensor = { readonly shape: readonly number[] } & (

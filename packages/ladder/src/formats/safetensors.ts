@@ -3,11 +3,11 @@
  * Rules: header at most 100 MB and starting with "{", no key twice, tensors inside the data, neither overlapping nor
  * leaving holes, sizes equal to shape times element size. The data may start at an unaligned offset.
  */
-import { SidenetError } from "@sidenet/tensor";
+import { float16ToFloat32, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ByteSource } from "./byte-source.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
-import { asFloat32, asInt32, asUint16, bfloat16ToFloat32, float16ToFloat32 } from "./float-codec.ts";
+import { asFloat32, asInt32, asUint16, bfloat16ToFloat32 } from "./float-codec.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 
 /** Same limit as the format's reference implementation. */

@@ -7,7 +7,7 @@ import { tokenizerFilesFromGguf } from "../formats/gguf-tokenizer.ts";
 import { copiedVocabulary, NO_VOCABULARY, vocabularyFields } from "../formats/gguf-vocabulary.ts";
 import type { GgufFields } from "../formats/gguf-write.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { readJsonFile } from "./json-file.ts";
+import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import type { ModelFiles } from "./open-model.ts";
 
 /** What belongs to a tokenizer or to generation in a model's folder, and does not depend on how weights are stored. */
@@ -88,6 +88,6 @@ export async function carryTokenizer(
     return { files: [], missing: noTokenizer(error.message) };
   }
   await writeFileAtomic(join(to, "tokenizer.json"), JSON.stringify(made.tokenizer));
-  await writeFileAtomic(join(to, "tokenizer_config.json"), `${JSON.stringify(made.config, null, 2)}\n`);
+  await writeJsonFile(join(to, "tokenizer_config.json"), made.config);
   return { files: ["tokenizer.json", "tokenizer_config.json"], missing: [] };
 }

@@ -11,64 +11,19 @@ import { streamGguf } from "../formats/gguf-write.ts";
 import { elementCount, type ModelTensor, mergeAdapter, modelTensors } from "../model-tensors.ts";
 import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { type CalibrationOptions, calibrationRows } from "./calibration-rows.ts";
+import { calibrationRows } from "./calibration-rows.ts";
 import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
-import type { HubOptions } from "./hub.ts";
+import type {
+  ConvertOptions,
+  ConvertProgress,
+  ConvertSummary,
+  ConvertType,
+  OutgoingModel,
+} from "./convert-options.ts";
 import { makeFolder } from "./make-folder.ts";
 import { type ModelFiles, openModel } from "./open-model.ts";
 import { checkOutput } from "./output-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
-
-/** Types that matrices can be written in. */
-export const CONVERT_TYPES = ["f32", "f16", "bf16", "nf4", "q8_0"] as const;
-/** The name of such a type, as `--dtype` takes it. */
-export type ConvertType = (typeof CONVERT_TYPES)[number];
-
-/** What is converted, to what, and where it goes. */
-export interface ConvertOptions {
-  /** What `openModel` takes. */
-  readonly model: string;
-  /** A name that ends in .gguf, or a folder. */
-  readonly output: string;
-  /** Of matrices. In a GGUF file f32, f16 or q8_0, in a folder f32, f16, bf16 or nf4. */
-  readonly type: ConvertType;
-  /** Folder of an adapter that becomes part of the weights; null: none. */
-  readonly adapter: string | null;
-  /** Largest safetensors file; beyond it the weights are split, with an index. */
-  readonly maxShardBytes: number;
-  readonly overwrite: boolean;
-  /** Text by which NF4 weights are chosen; null, the default: each weight is rounded to its nearest value. */
-  readonly calibration?: CalibrationOptions | null;
-  /** How a model on the hub is fetched. */
-  readonly hub?: HubOptions;
-}
-
-/** What was written. */
-export interface ConvertSummary {
-  readonly output: string;
-  readonly format: "safetensors" | "gguf";
-  readonly type: ConvertType;
-  readonly parameters: number;
-  readonly bytes: number;
-  /** Names in the folder, or that of the one file. */
-  readonly files: readonly string[];
-  /** What the source has not, and the result therefore neither. */
-  readonly missing: readonly string[];
-  readonly warnings: readonly string[];
-}
-
-/** Told the bytes written so far and in all. */
-export type ConvertProgress = (doneBytes: number, totalBytes: number) => void;
-
-/** A model with all that goes into its new files. */
-export interface OutgoingModel {
-  readonly files: ModelFiles;
-  readonly config: ModelConfig;
-  readonly tensors: readonly ModelTensor[];
-  readonly type: ConvertType;
-  /** Where the NF4 weights come from; null: each is rounded by itself. */
-  readonly calibrated: CalibratedLayers | null;
-}
 
 const GGUF_TYPES: Partial<Record<ConvertType, GgufWriteType>> = { f32: "F32", f16: "F16", q8_0: "Q8_0" };
 
@@ -83,7 +38,7 @@ function checkType({ output, type }: ConvertOptions): "gguf" | "safetensors" {
   );
 }
 
-/** Throws `C-USAGE`-like mistakes by name: only NF4 is calibrated. */
+/** What NF4 weights are chosen by; null where nothing is asked for. Throws `L-CONVERT-TYPE` for another type than nf4. */
 async function openCalibration(
   device: Device,
   { calibration = null, type }: ConvertOptions,

@@ -3,14 +3,14 @@ export { openAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
 export { bundledConfigs, bundledModels } from "./bundled-configs.ts";
 export { type CalibrationOptions, calibrationRows } from "./calibration-rows.ts";
+export { convertModel } from "./convert-model.ts";
 export {
   CONVERT_TYPES,
   type ConvertOptions,
   type ConvertProgress,
   type ConvertSummary,
   type ConvertType,
-  convertModel,
-} from "./convert-model.ts";
+} from "./convert-options.ts";
 export { openRecords, type RecordStore, readRecords } from "./data/record-store.ts";
 export {
   type Estimates,
@@ -27,9 +27,9 @@ export { type Inference, type InferenceOptions, openInference } from "./inferenc
 export { type ModelFiles, openModel, openModelConfig } from "./open-model.ts";
 export { type ReportData, type ReportedRun, readReportData, renderReport, writeReport } from "./report.ts";
 export { type ReportServer, serveReport } from "./report-server.ts";
-export type { WeightedFile } from "./run/load.ts";
 export { readMetrics } from "./run/metrics-log.ts";
 export type { Existing } from "./run/run-folder.ts";
+export type { WeightedFile } from "./run/train-run-options.ts";
 export {
   type RunFailure,
   type RunStart,

@@ -1,5 +1,6 @@
 import { readFile, stat } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
+import { writeFileAtomic } from "./atomic-write.ts";
 import { fileError } from "./file-source.ts";
 
 /** The largest tokenizers are a tenth of this, and it is all in memory at once. */
@@ -27,4 +28,9 @@ export async function readJsonFile(path: string): Promise<unknown> {
       cause,
     });
   }
+}
+
+/** Writes a value as a JSON file for people to read, whole or not at all. Throws as `writeFileAtomic`. */
+export async function writeJsonFile(path: string, value: unknown): Promise<void> {
+  await writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);
 }

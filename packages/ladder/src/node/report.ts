@@ -11,7 +11,7 @@ import { fileError } from "./file-source.ts";
 import { readJsonFile } from "./json-file.ts";
 import { type RunFailure, readFailure } from "./run/failure.ts";
 import { readMetrics } from "./run/metrics-log.ts";
-import { type RunFile, readRunFile } from "./run/run-folder.ts";
+import { RUN_FILES, type RunFile, readRunFile } from "./run/run-folder.ts";
 
 /** A run as the page shows it; what is not there yet is null. */
 export interface ReportedRun {
@@ -54,15 +54,15 @@ async function optionalJson(path: string): Promise<unknown> {
 }
 
 async function readRun(folder: string, name: string): Promise<ReportedRun> {
-  const lines = await readMetrics(join(folder, "metrics.jsonl"));
+  const lines = await readMetrics(join(folder, RUN_FILES.metrics));
   return {
     name,
     run: await readRunFile(folder),
     failure: await readFailure(folder),
-    summary: (await optionalJson(join(folder, "summary.json"))) as ReportedRun["summary"],
+    summary: (await optionalJson(join(folder, RUN_FILES.summary))) as ReportedRun["summary"],
     steps: lines.filter((line): line is StepMetrics => !isEvaluation(line)),
     evaluations: lines.filter(isEvaluation),
-    profile: (await optionalJson(join(folder, "profile.json"))) as StepProfile | null,
+    profile: (await optionalJson(join(folder, RUN_FILES.profile))) as StepProfile | null,
   };
 }
 
@@ -147,7 +147,7 @@ export const escapeHtml = (text: string): string =>
 
 /** Writes `report.html` into the folder and returns its path. Throws what reading and writing throw. */
 export async function writeReport(folder: string): Promise<string> {
-  const path = join(folder, "report.html");
+  const path = join(folder, RUN_FILES.report);
   await writeFileAtomic(path, await renderReport(await readReportData(folder)));
   return path;
 }

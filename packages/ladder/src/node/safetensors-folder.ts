@@ -14,8 +14,8 @@ import type { ModelTensor } from "../model-tensors.ts";
 import { nf4Bytes, nf4Headers, quantizedValues } from "../nf4-file.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
-import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-model.ts";
-import { readJsonFile } from "./json-file.ts";
+import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-options.ts";
+import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import { writeFolderAtomic } from "./output-folder.ts";
 
 type FloatDtype = "F32" | "F16" | "BF16";
@@ -119,8 +119,7 @@ export async function writeSafetensorsFolder(
   return writeFolderAtomic(options.output, async (folder) => {
     const names = await writeShards(folder, shardsOf(told, options.maxShardBytes), total);
     const tokenizer = await carryTokenizer(model.files, folder);
-    const config = JSON.stringify(await configJson(model, dtype), null, 2);
-    await writeFileAtomic(join(folder, "config.json"), `${config}\n`);
+    await writeJsonFile(join(folder, "config.json"), await configJson(model, dtype));
     const files = ["config.json", ...names, ...tokenizer.files];
     const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
     return { bytes: sizes.reduce((a, b) => a + b, 0), files, missing: tokenizer.missing };
@@ -147,6 +146,6 @@ async function writeShards(
   }
   if (shards.length === 1) return names;
   const index = { metadata: { total_size: totalBytes }, weight_map: weightMap };
-  await writeFileAtomic(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, null, 2)}\n`);
+  await writeJsonFile(join(folder, "model.safetensors.index.json"), index);
   return [...names, "model.safetensors.index.json"];
 }

@@ -1,68 +1,40 @@
 /** One fine-tuning run from files to files: everything `sidenet train` does, with its terminal left out. */
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
-import { type Device, type MemorySample, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "../adapter.ts";
+import type { Device } from "@sidenet/tensor";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import { decoderParameters } from "../decoder.ts";
 import { initializeAdapter } from "../method.ts";
 import { defaultLearningRate } from "../method-defaults.ts";
 import type { TokenRecord } from "../records.ts";
-import { isEvaluation, type Sample, type StepMetrics } from "../run/metrics.ts";
-import { newRunState, type RunState } from "../run/run-state.ts";
-import { type LoopEvents, type StopReason, TrainingLoop } from "../run/training-loop.ts";
+import { isEvaluation, type MetricsLine, type StepMetrics } from "../run/metrics.ts";
+import type { RunState } from "../run/run-state.ts";
+import { TrainingLoop } from "../run/training-loop.ts";
 import { effectiveDepth, parameterCount } from "../side-config.ts";
-import { evaluateLoss, type LabeledBatch, Trainer } from "../trainer.ts";
-import { saveAdapter } from "./adapter-files.ts";
-import { writeFileAtomic } from "./atomic-write.ts";
+import { evaluateLoss, Trainer } from "../trainer.ts";
 import { writeTimeline } from "./memory-timeline.ts";
 import { checkOutputFile } from "./output-folder.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
-import { forgetEnd, type RunFailure, recordFailure } from "./run/failure.ts";
-import { type LoadedRun, loadRun, sampleText } from "./run/load.ts";
+import { forgetEnd, recordFailure } from "./run/failure.ts";
+import { finish } from "./run/finish.ts";
+import { type LoadedRun, loadRun } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
-import { clearRunFolder, openRunFolder, type RunFile, writeRunFile } from "./run/run-folder.ts";
+import { openRunFolder, RUN_FILES, type RunFile } from "./run/run-folder.ts";
 import { lockRunFolder } from "./run/run-lock.ts";
+import { type RunParts, type RunRequest, sample, type TrainRunEvents } from "./run/run-parts.ts";
+import { begin, restore } from "./run/start.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
 import { withWayOn } from "./run/way-on.ts";
-import { packageVersion } from "./version.ts";
-
-export type { TrainRunOptions } from "./run/train-run-options.ts";
-
-const CALIBRATION_RECORDS = 16;
-
-/** What a run tells while it goes. Every call is optional to act on. */
-export interface TrainRunEvents extends LoopEvents {
-  /** Bytes of the model that are read, and all there are. */
-  onLoad?(doneBytes: number, totalBytes: number): void;
-  /** Before the first step of this process. */
-  onStart?(start: RunStart): void;
-  /** A held-back record as the model continues it, before and after training. */
-  onSample?(when: "before" | "after", sample: Sample): void;
-  /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
-  onFailure?(failure: RunFailure): void;
-}
-
-/** What is known of a run before its first step. */
-export interface RunStart {
-  readonly trainableParameters: number;
-  /** Blocks on the longest way from tokens to logits. */
-  readonly effectiveDepth: number;
-  readonly backboneParameters: number;
-  readonly trainRecords: number;
-  readonly heldOutRecords: number;
-  /** Held-back loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
-  readonly frozenEvalLoss: number;
-  readonly initialEvalLoss: number;
-  /** Steps that were done by an earlier process; null: a new run. */
-  readonly resumedFrom: number | null;
-}
 
 export type { EvalMetrics, Sample, StepMetrics } from "../run/metrics.ts";
 export type { RunFailure } from "./run/failure.ts";
+export type { RunStart, TrainRunEvents } from "./run/run-parts.ts";
 export type { TrainSummary } from "./run/summary.ts";
+export type { TrainRunOptions } from "./run/train-run-options.ts";
+
+const CALIBRATION_RECORDS = 16;
 
 /**
  * Trains, evaluates, samples, and writes to the output folder: `run.json`, `metrics.jsonl`, checkpoints,
@@ -107,15 +79,12 @@ const scheduleOf = (options: TrainRunOptions, defaultRate: number) =>
     totalSteps: options.steps,
   });
 
-/** What a caller of `trainRun` asked for. */
-interface Request {
-  readonly options: TrainRunOptions;
-  readonly events: TrainRunEvents;
-  readonly signal: AbortSignal | null;
-}
-
 /** `earlier`: the run that is to go on. */
-async function runLoaded(run: LoadedRun, earlier: RunFile | null, request: Request): Promise<TrainSummary> {
+async function runLoaded(
+  run: LoadedRun,
+  earlier: RunFile | null,
+  request: RunRequest,
+): Promise<TrainSummary> {
   const { options, events } = request;
   using decoder = run.decoder;
   const samples = await calibrationRecords(run, options);
@@ -160,97 +129,38 @@ async function calibrationRecords(
   return Promise.all(Array.from({ length: count }, (_, i) => train.get(i)));
 }
 
-/** What the parts of a run share. */
-interface RunParts extends Request {
-  readonly run: LoadedRun;
-  readonly trainer: Trainer;
-  readonly checkpoints: Checkpoints | null;
-  readonly evalBatches: readonly LabeledBatch[];
+/** The lines of an earlier process up to the step that the run goes on from. */
+async function keptMetrics(path: string, step: number): Promise<MetricsLine[]> {
+  const lines = await readMetrics(path);
+  return lines.filter((line) => (isEvaluation(line) ? line.step <= step : line.step < step));
 }
 
-const metricsPath = ({ options }: RunParts): string => join(options.outputDir, "metrics.jsonl");
-const deviceName = ({ trainer }: RunParts): string =>
-  `${trainer.decoder.device.kind}: ${trainer.decoder.device.label}`;
-
-async function sample({ run, options }: RunParts, adapter: Adapter | null): Promise<Sample | null> {
-  return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;
-}
-
-/** Ends a run that was asked to stop before there is anything to keep. */
-function stopIfAsked({ signal }: RunParts): void {
-  if (!signal?.aborted) return;
-  throw new SidenetError(
-    "L-STOPPED",
-    "stopped before the first step: nothing was trained, and nothing was changed.",
-  );
-}
-
-/** A new run: what there is before the first step, and a folder that says so. Throws `L-STOPPED`. */
-async function begin(parts: RunParts): Promise<RunState> {
-  const { options, run, trainer, evalBatches } = parts;
-  const { decoder, adapter } = trainer;
-  stopIfAsked(parts);
-  const frozenEvalLoss = await evaluateLoss(decoder, null, evalBatches, options.memory);
-  stopIfAsked(parts);
-  const initialEvalLoss = await evaluateLoss(decoder, adapter, evalBatches, options.memory);
-  stopIfAsked(parts);
-  const before = await sample(parts, null);
-  stopIfAsked(parts);
-  const start = { trainRecords: run.trainRecords, frozenEvalLoss, initialEvalLoss, sample: before };
-  await clearRunFolder(options.outputDir);
-  await writeRunFile(options.outputDir, {
-    version: 1,
-    settings: options.settings ?? {},
-    sidenet: packageVersion(),
-    device: deviceName(parts),
-    model: run.modelName,
-    started: new Date().toISOString(),
-  });
-  return newRunState(start, deviceName(parts), { window: 0, batch: 0 });
-}
-
-/** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
-async function restore(parts: RunParts, earlier: RunFile): Promise<RunState | null> {
-  const { trainer, events, run, options } = parts;
-  const checkpoints = parts.checkpoints ?? new Checkpoints(options.outputDir, options.keep ?? 2);
-  const restored = await checkpoints.restoreLatest(trainer);
-  for (const message of restored?.damaged ?? []) events.onNote?.(`${message} It is left out.`);
-  if (!restored) {
-    events.onNote?.("the run has no checkpoint yet: it starts from the beginning");
-    return null;
-  }
-  const { state, path } = restored;
-  if (state.start.trainRecords !== run.trainRecords) {
-    throw new SidenetError(
-      "L-RESUME",
-      `${path} was made with ${state.start.trainRecords} records to train on, now there are ${run.trainRecords}. Give the ` +
-        "data of the first run, or start anew with --overwrite.",
-    );
-  }
-  events.onNote?.(`going on from ${path}`);
-  if (state.device !== deviceName(parts)) {
-    events.onNote?.(
-      `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,
-    );
-  }
-  const { settings = earlier.settings } = options;
-  await writeRunFile(options.outputDir, { ...earlier, settings, device: deviceName(parts) });
-  const best = state.best && (await checkpoints.list("best")).some(({ step }) => step === state.best?.step);
-  return { ...state, best: best ? state.best : null, device: deviceName(parts) };
-}
-
-async function train(parts: RunParts, state: RunState, resumed: boolean): Promise<TrainSummary> {
-  const { options, events, trainer, run, evalBatches } = parts;
-  const { decoder, adapter } = trainer;
-  const before = resumed ? await readMetrics(metricsPath(parts)) : [];
-  const { step } = state.counters;
-  const kept = before.filter((line) => (isEvaluation(line) ? line.step <= step : line.step < step));
-  const losses = kept.flatMap((line) => (isEvaluation(line) ? [] : [line.loss]));
+/** The training records from where the run is, in rows of its sizes. */
+function streamOf({ run, options }: RunParts, state: RunState): BatchStream {
   const { batchSize, seed, packLength = null, bucketByLength = false } = options;
   const { padId, maxLength } = run;
-  const rows = { batchSize, seed, packLength, bucketByLength, padId, maxLength };
-  const stream = new BatchStream(run.train, rows);
+  const stream = new BatchStream(run.train, {
+    batchSize,
+    seed,
+    packLength,
+    bucketByLength,
+    padId,
+    maxLength,
+  });
   stream.seek(dataPositionSchema.parse(state.data));
+  return stream;
+}
+
+/** Runs the loop from a state on, and writes how it ended. */
+async function train(parts: RunParts, state: RunState, resumed: boolean): Promise<TrainSummary> {
+  const { options, events, trainer, evalBatches } = parts;
+  const { decoder, adapter } = trainer;
+  const { step } = state.counters;
+  const metricsPath = join(options.outputDir, RUN_FILES.metrics);
+  const kept = resumed ? await keptMetrics(metricsPath, step) : [];
+  const earlier = kept.flatMap((line) => (isEvaluation(line) ? [] : [line]));
+  const losses = earlier.map(({ loss }) => loss);
+  const stream = streamOf(parts, state);
   const evaluate = async () => ({
     loss: await evaluateLoss(decoder, adapter, evalBatches, options.memory),
     sample: await sample(parts, adapter),
@@ -260,9 +170,9 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
     events.onStep?.(line);
   };
   if (resumed) await forgetEnd(options.outputDir);
-  const log = await MetricsLog.open(metricsPath(parts), kept);
+  const log = await MetricsLog.open(metricsPath, kept);
   decoder.device.memory.resetPeak();
-  const timeline = timelineOf(options);
+  const timeline = options.memoryTimeline ?? null;
   const loop = new TrainingLoop(
     {
       ...parts,
@@ -270,15 +180,15 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
       log,
       evaluate,
       events: { ...events, onStep },
-      writeTimeline: timeline?.write ?? null,
+      writeTimeline: timeline === null ? null : (samples) => writeTimeline(timeline, samples),
     },
     state,
     resumed,
   );
   try {
     const reason = await loop.run();
-    timeline?.noteIfMissing(events);
-    const earlier = kept.flatMap((line) => (isEvaluation(line) ? [] : [line]));
+    if (timeline !== null && loop.state.counters.step - step < 2)
+      events.onNote?.(`no ${timeline}: it is of the second step, which there was none of`);
     return await finish(parts, loop, reason, { losses, earlier, resumedFrom: resumed ? step : null });
   } catch (error) {
     const told = withWayOn(error, loop.savedStep);
@@ -289,92 +199,4 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   } finally {
     await log.close();
   }
-}
-
-/** Where `memoryTimeline` goes; null: nowhere. */
-function timelineOf({ memoryTimeline: path }: TrainRunOptions) {
-  if (path == null) return null;
-  let written = false;
-  return {
-    async write(samples: readonly MemorySample[]) {
-      await writeTimeline(path, samples);
-      written = true;
-    },
-    noteIfMissing(events: TrainRunEvents) {
-      if (!written) events.onNote?.(`no ${path}: it is of the second step, which there was none of`);
-    },
-  };
-}
-
-/** What the summary has of steps. */
-interface Told {
-  readonly losses: readonly (number | null)[];
-  /** Those of earlier processes. */
-  readonly earlier: readonly StepMetrics[];
-  readonly resumedFrom: number | null;
-}
-
-/** The most that was live in this process or an earlier one of the run. */
-function highestPeak({ memory }: Device, earlier: readonly StepMetrics[]) {
-  const own = memory.peak();
-  return earlier.reduce(
-    (most, line) =>
-      line.peak_bytes > most.peakBytes
-        ? { peakBytes: line.peak_bytes, byCategory: line.peak_bytes_by_category }
-        : most,
-    { peakBytes: own.peakBytes, byCategory: own.byCategory },
-  );
-}
-
-/** Writes the adapter that the run has come to, and says what it is worth. */
-async function finish(
-  parts: RunParts,
-  loop: TrainingLoop,
-  reason: StopReason,
-  { losses, earlier, resumedFrom }: Told,
-): Promise<TrainSummary> {
-  const { options, events, trainer, run, checkpoints } = parts;
-  const { decoder, adapter } = trainer;
-  const { state } = loop;
-  const { step } = state.counters;
-  const peak = highestPeak(decoder.device, earlier);
-  const best = reason === "signal" || !checkpoints ? null : state.best;
-  if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
-  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
-  await saveAdapter(options.outputDir, adapter, base);
-  let evalLoss: number | null = best?.loss ?? null;
-  if (evalLoss === null && reason !== "signal") {
-    evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches, options.memory);
-  }
-  const after = reason === "signal" ? null : await sample(parts, adapter);
-  if (after) events.onSample?.("after", after);
-  const summary: TrainSummary = {
-    method: options.method.method,
-    model: run.modelName,
-    device: deviceName(parts),
-    trainable_parameters: adapter.parameters.count,
-    effective_depth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
-    peak_bytes: peak.peakBytes,
-    peak_bytes_by_category: peak.byCategory,
-    flops: state.flops,
-    tokens: state.tokens,
-    loss: losses,
-    tokens_per_second: state.tokens / Math.max(state.seconds, 1e-9),
-    seconds: state.seconds,
-    steps: step,
-    stopped_early: step < options.steps,
-    stop_reason: reason,
-    resumed_from: resumedFrom,
-    frozen_eval_loss: state.start.frozenEvalLoss,
-    initial_eval_loss: state.start.initialEvalLoss,
-    eval_loss: evalLoss,
-    adapter_step: best?.step ?? step,
-    adapter: options.outputDir,
-    samples: state.start.sample && after ? { before: state.start.sample, after } : null,
-  };
-  const write = (name: string, value: object) =>
-    writeFileAtomic(join(options.outputDir, name), `${JSON.stringify(value, null, 2)}\n`);
-  if (loop.profile) await write("profile.json", loop.profile);
-  await write("summary.json", summary);
-  return summary;
 }

@@ -47,7 +47,7 @@ export interface RunLog {
   flush(): Promise<void>;
 }
 
-/** Where states are kept. */
+/** Where checkpoints are kept. */
 export interface RunCheckpoints {
   /** Keeps all that the run needs to go on from here. */
   save(trainer: Trainer, state: RunState): Promise<unknown>;
@@ -55,7 +55,7 @@ export interface RunCheckpoints {
   saveBest(trainer: Trainer, state: RunState): Promise<void>;
 }
 
-/** What the loop works with. */
+/** What a loop is made of. */
 export interface LoopParts {
   readonly trainer: Trainer;
   readonly stream: BatchStream;
@@ -93,7 +93,7 @@ export class TrainingLoop {
     return this.#state;
   }
 
-  /** Of the last checkpoint that this or the earlier process wrote. */
+  /** Steps done at the last checkpoint, of this process or an earlier one; null: there is none. */
   get savedStep(): number | null {
     return this.#savedStep;
   }
@@ -184,7 +184,7 @@ export class TrainingLoop {
     events.onStep?.(line);
   }
 
-  /** Outside the step's time. */
+  /** Called after the step was timed. */
   async #writeTimeline(): Promise<void> {
     const { writeTimeline } = this.#parts;
     if (!writeTimeline || this.#unwritten === null) return;

@@ -1,8 +1,9 @@
 import { firstNonFinite, type NonFinite } from "../anomaly.ts";
-import { Device, type Execution } from "../device.ts";
+import { Device } from "../device.ts";
 import { type HostArray, hostArray, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { roundToFloat16 } from "../float16.ts";
+import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
@@ -34,9 +35,16 @@ export class CpuDevice extends Device {
   };
   readonly #double: boolean;
 
-  constructor(options: { precision?: CpuPrecision } = {}) {
+  /** Throws `T-VALUE` for a precision that there is not. */
+  constructor({ precision = "f32" }: { precision?: CpuPrecision } = {}) {
     super();
-    this.#double = options.precision === "f64";
+    if (precision !== "f32" && precision !== "f64") {
+      throw new SidenetError(
+        "T-VALUE",
+        `there is no precision "${precision}" of the CPU device, only f32 and f64.`,
+      );
+    }
+    this.#double = precision === "f64";
     this.label = this.#double ? "CPU reference in double" : "CPU reference";
   }
 
@@ -64,8 +72,6 @@ export class CpuDevice extends Device {
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(this.#values(tensor));
   }
-
-  override dispose(): void {}
 
   protected override compute(execution: Execution): void {
     runReference(execution, {

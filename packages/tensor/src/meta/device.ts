@@ -1,8 +1,9 @@
-import { Device, type Execution } from "../device.ts";
+import { Device } from "../device.ts";
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { makeKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
+import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { OpContext } from "../wasm/context.ts";
@@ -54,8 +55,6 @@ export class MetaDevice extends Device {
   protected override async findNonFinite(): Promise<null> {
     return null;
   }
-
-  override dispose(): void {}
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
     if (this.profile.reference) return;

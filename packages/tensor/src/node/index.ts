@@ -76,7 +76,10 @@ export function releaseDawn(): void {
   dawn = null;
 }
 
-/** Opens WebGPU through Dawn, with the tiles that `sidenet bench --tune` found for this adapter, if it has run. Throws `T-NO-ADAPTER` or `T-NO-DEVICE`. */
+/**
+ * Opens WebGPU through Dawn, with the tiles that `sidenet bench --tune` found for this adapter, if it has run. Throws
+ * `T-NO-ADAPTER` or `T-NO-DEVICE`.
+ */
 export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGpuDevice> {
   const device = await openWebGpu(await loadDawn(), options);
   const tiles = readTileCache(device);

@@ -30,7 +30,7 @@ function allowRelaxedSimd(): void {
 }
 
 /** SIDENET_THREADS, or null where it is not set. Throws `T-THREADS` unless it is a whole number from 1 on. */
-export function threadsFromEnvironment(): number | null {
+function threadsFromEnvironment(): number | null {
   const text = process.env.SIDENET_THREADS;
   if (text === undefined || text === "") return null;
   const threads = Number(text);

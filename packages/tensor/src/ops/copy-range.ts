@@ -22,7 +22,7 @@ export function byRows(
 }
 
 /** Where a range of consecutive elements begins, and how many they are. */
-export interface CopiedRange {
+interface CopiedRange {
   readonly from: number;
   readonly to: number;
   readonly count: number;

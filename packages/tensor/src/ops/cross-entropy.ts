@@ -73,7 +73,7 @@ export function drawTargets(pick: Pick, V: number) {
 }
 
 /** Rows of logits at hand, and the row of targets that belongs to the first of them. */
-export interface LossExtents extends LossAttrs {
+interface LossExtents extends LossAttrs {
   readonly rows: number;
   readonly firstRow: number;
   readonly V: number;

@@ -1,14 +1,8 @@
-import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import type { HostArray } from "../dtype.ts";
+import { defineOp, type KernelContext, rangesOf } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import type { Tensor } from "../tensor.ts";
 import type { Panels } from "./matmul-plan.ts";
-
-function rangesOf(count: number, most: number): RowRange[] {
-  const ranges: RowRange[] = [];
-  for (let start = 0; start < count; start += most)
-    ranges.push({ start, count: Math.min(most, count - start) });
-  return ranges;
-}
 
 /** y[n] = table[ids[n]], and zeros for an id that the table has no row for. */
 export function runGather(
@@ -38,16 +32,23 @@ export function runGather(
   }
 }
 
+/** y[n] = table[ids[n]], in plain loops. */
+function referenceGather(
+  { ids, table, y }: { ids: HostArray; table: HostArray; y: HostArray },
+  V: number,
+  C: number,
+): void {
+  for (let n = 0; n < ids.length; n++) {
+    if (ids[n] < 0 || ids[n] >= V) continue;
+    for (let c = 0; c < C; c++) y[n * C + c] = table[ids[n] * C + c];
+  }
+}
+
 export const embedding = defineOp({
   name: "embedding",
   doc: "y[n] = table[ids[n]]; an id outside 0..V-1 is the caller's to refuse, and gives a row of zeros",
   sig: "ids:i32[N..] table[V,C] -> y[N..,C]",
-  reference({ ids, table, y }, { N, V, C }) {
-    for (let n = 0; n < N; n++) {
-      if (ids[n] < 0 || ids[n] >= V) continue;
-      for (let c = 0; c < C; c++) y[n * C + c] = table[ids[n] * C + c];
-    }
-  },
+  reference: (io, { V, C }) => referenceGather(io, V, C),
   kernel: (k, io, { N, V, C }) => runGather(k, io, { N, V, C }),
   draw: (pick) => {
     const V = pick.int(1, 90);
@@ -64,12 +65,7 @@ export const selectRows = defineOp({
   name: "selectRows",
   doc: "y[m] = x[rows[m]], zeros for a row of -1; back[n] is the m that takes row n, or -1, for the gradient's sake",
   sig: "x[N,C] rows:i32[M] back:i32[N] -> y[M,C]",
-  reference({ x, rows, y }, { M, N, C }) {
-    for (let m = 0; m < M; m++) {
-      if (rows[m] < 0 || rows[m] >= N) continue;
-      for (let c = 0; c < C; c++) y[m * C + c] = x[rows[m] * C + c];
-    }
-  },
+  reference: ({ x, rows, y }, { N, C }) => referenceGather({ ids: rows, table: x, y }, N, C),
   kernel: (k, { x, rows, y }, { M, N, C }) => runGather(k, { ids: rows, table: x, y }, { N: M, V: N, C }),
   draw: (pick) => {
     const N = pick.int(1, 60);

@@ -109,39 +109,59 @@ export function rowOf(name: OpName): AnyOpRow {
   return row;
 }
 
-/** Runs one op by name. */
+/** Runs one op and returns its outputs by name; residuals among them are its own affair. */
 export type Execute = (
   name: OpName,
   inputs: readonly (Tensor | null | undefined)[],
   attrs: object,
-) => unknown;
+) => Readonly<Record<string, Tensor>>;
 
-/** What a caller set: an attribute that is undefined has its default. Throws `T-ATTR` for one that the op does not have. */
-function givenAttrs({ name, attrs: defaults }: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
+function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetError {
+  const known = Object.keys(defaults).join(", ");
+  return new SidenetError(
+    "T-ATTR",
+    `${name} has no attribute "${key}"; ${known ? `it has ${known}` : "it takes none, and no further operand"}.`,
+  );
+}
+
+/** Attributes whose default is null are numbers where they are set. */
+const kindOf = (value: unknown): string =>
+  value === null ? "number" : Array.isArray(value) ? "array" : typeof value;
+
+/**
+ * What a caller set: an attribute that is undefined has its default. Throws `T-ATTR` for one that the op does not have, or
+ * of another type than its default: JavaScript would compute with "2" or true all the same.
+ */
+function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
   let given = attrs;
   for (const key in attrs) {
-    if (!(key in defaults)) {
-      const known = Object.keys(defaults).join(", ");
-      throw new SidenetError(
-        "T-ATTR",
-        `${name} has no attribute "${key}"; ${known ? `it has ${known}` : "it takes none, and no further operand"}.`,
-      );
+    if (!(key in row.attrs)) throw refuseName(row, key);
+    if (attrs[key] !== undefined) {
+      const wanted = kindOf(row.attrs[key]);
+      if (kindOf(attrs[key]) === wanted) continue;
+      const value = JSON.stringify(attrs[key]);
+      throw new SidenetError("T-ATTR", `${row.name}: ${key} is ${value}, wanted a value of type ${wanted}.`);
     }
-    if (attrs[key] !== undefined) continue;
     const { [key]: _, ...others } = given;
     given = others;
   }
   return given;
 }
 
-/** The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. */
+/**
+ * The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. A method returns the
+ * one output of its op, an array of several, or nothing where the op writes in place.
+ */
 export function buildOps(execute: Execute): Ops {
   const methods = opNames.map((name) => {
     const row = rowOf(name);
     const arity = row.signature.inputs.length;
+    const primary = row.signature.outputs.flatMap((output) => (output.residual ? [] : output.name));
     const method = (...args: unknown[]) => {
       const attrs = givenAttrs(row, (args[arity] ?? {}) as Record<string, unknown>);
-      return execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+      const outputs = execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+      if (primary.length === 1) return outputs[primary[0]];
+      return primary.length === 0 ? undefined : primary.map((output) => outputs[output]);
     };
     return [name, method];
   });

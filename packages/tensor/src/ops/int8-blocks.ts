@@ -3,7 +3,7 @@
  * for what is kept for a while and read once, such as the hidden states of a training step.
  */
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
+import { defineOp, type KernelContext, type KernelEntry, rangesOf } from "../op.ts";
 import { formatShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -38,8 +38,7 @@ function runWindows(
 ): void {
   const span = k.profile.bindingAlignment * BLOCK;
   const most = Math.max(1, Math.floor(k.profile.maxBindingBytes / 4 / span)) * span;
-  for (let start = 0; start < size; start += most) {
-    const count = Math.min(most, size - start);
+  for (const { start, count } of rangesOf(size, most)) {
     const rows = (tensor: Tensor, per: number) =>
       k.rows(tensor, tensor.size, { start: start / per, count: Math.ceil(count / per) });
     k.run(entry, { bind: bind(rows), params: { n: count }, grid: Math.ceil(count / perThread / LANES) });

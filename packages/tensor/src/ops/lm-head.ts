@@ -6,7 +6,7 @@
 
 import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
@@ -74,9 +74,7 @@ export function tokenChunks(h: Tensor, V: number, { chunkBytes, ...counts }: typ
   const N = h.shape[0];
   const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start where a binding may
   const rows = Math.max(1, Math.floor(wanted / step)) * step;
-  const chunks: RowRange[] = [];
-  for (let start = 0; start < N; start += rows) chunks.push({ start, count: Math.min(rows, N - start) });
-  return chunks;
+  return rangesOf(N, rows);
 }
 
 interface HeadDims {
@@ -100,13 +98,10 @@ function headBlocks(
     return k.split(V, [head, ...others], { mostBytes, multipleOf: COLUMN_STEP });
   }
   const count = Math.floor(Math.min(wanted, head.rows) / COLUMN_STEP) * COLUMN_STEP || V;
-  return Array.from({ length: Math.ceil(V / count) }, (_, i) => ({
-    start: i * count,
-    count: Math.min(count, V - i * count),
-  }));
+  return rangesOf(V, count);
 }
 
-/** A block's rows of the head, which holds until the next call where they have to be made. */
+/** A block's rows of the head. Where they have to be made, as those of NF4, the tensor is valid until the next call. */
 const headWindow = (k: KernelContext, head: Tensor | Panels, V: number, block: RowRange): Tensor | Panels => {
   if (block.count === V) return head;
   return isPanels(head) ? head.make(block) : k.rows(head, V, block);

@@ -5,7 +5,7 @@
  * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
  */
 import type { DType } from "../dtype.ts";
-import type { KernelCall, KernelContext, RowRange, WindowWish } from "../op.ts";
+import { type KernelCall, type KernelContext, type RowRange, rangesOf, type WindowWish } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
@@ -152,12 +152,7 @@ function splitB(
   rows: number,
   others: readonly Tensor[] = [],
 ): RowRange[] {
-  if (!isPanels(b)) return k.split(rows, [...others, b], wishes(k).b);
-  const count = Math.ceil(rows / b.rows);
-  return Array.from({ length: count }, (_, i) => ({
-    start: i * b.rows,
-    count: Math.min(b.rows, rows - i * b.rows),
-  }));
+  return isPanels(b) ? rangesOf(rows, b.rows) : k.split(rows, [...others, b], wishes(k).b);
 }
 
 const windowOfB = (k: KernelContext, b: Tensor | Panels, rows: number, range: RowRange): Tensor =>

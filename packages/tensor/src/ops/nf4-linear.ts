@@ -1,6 +1,6 @@
 import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import { formatShape } from "../shape.ts";
@@ -70,9 +70,7 @@ export function panelsOf(
 function codeWindows(k: KernelContext, O: number, I: number): RowRange[] {
   const { maxBindingBytes, bindingAlignment } = k.profile;
   const most = Math.max(1, Math.floor(((maxBindingBytes - 2 * bindingAlignment) * 2) / Math.max(I, 1)));
-  const ranges: RowRange[] = [];
-  for (let start = 0; start < O; start += most) ranges.push({ start, count: Math.min(most, O - start) });
-  return ranges;
+  return rangesOf(O, most);
 }
 
 function runFew(

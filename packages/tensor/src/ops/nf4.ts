@@ -10,7 +10,7 @@
  */
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import { NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "../quant-maps.ts";
 import { formatShape, sizeOf } from "../shape.ts";
@@ -99,10 +99,7 @@ export function dequantizeNf4(
 /** Windows of `size` elements that start at multiples of `step` and take at most a binding at `bytes` each. */
 export function windows(k: KernelContext, size: number, bytes: number, step: number): RowRange[] {
   const most = Math.max(step, Math.floor(k.profile.maxBindingBytes / bytes / step) * step);
-  const ranges: RowRange[] = [];
-  for (let start = 0; start < size; start += most)
-    ranges.push({ start, count: Math.min(most, size - start) });
-  return ranges;
+  return rangesOf(size, most);
 }
 
 export const part = (k: KernelContext, tensor: Tensor, { start, count }: RowRange, per: number): Tensor =>

@@ -1,6 +1,6 @@
 /** Optimizers beside AdamW with f32 state (optimizer.ts). */
 import type { HostArray } from "../dtype.ts";
-import { defineOp, type RowRange } from "../op.ts";
+import { defineOp, rangesOf } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
 import { ADAMW_ATTRS, adamwParams, checkStep, drawAdamW } from "./optimizer.ts";
@@ -105,9 +105,8 @@ export const adamw8 = defineOp({
   kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
     const span = 64 * STATE_BLOCK; // of which the scales start where a binding may
     const most = Math.max(span, Math.floor(k.profile.maxBindingBytes / 4 / span) * span);
-    for (let start = 0; start < N; start += most) {
-      const range: RowRange = { start, count: Math.min(most, N - start) };
-      const blocks: RowRange = { start: start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
+    for (const range of rangesOf(N, most)) {
+      const blocks = { start: range.start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
       k.run("adamw-8bit/main", {
         bind: {
           w: k.rows(p, N, range),

@@ -5,7 +5,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
 import type { Pick } from "../pick.ts";
-import { philox } from "../random.ts";
+import { isWord, philox } from "../random.ts";
 import type { Tensor } from "../tensor.ts";
 
 const EPS = 2 ** -23;
@@ -22,7 +22,6 @@ interface Source {
 const SOURCE: Source = { seed: 0, stream: 0, offset: 0 };
 
 function sourceProblem({ seed, stream, offset }: Source): string | null {
-  const isWord = (n: number) => Number.isInteger(n) && n >= 0 && n < 2 ** 32;
   if (!isWord(seed) || !isWord(stream))
     return `seed ${seed} and stream ${stream} are not both from 0 to 2^32 - 1`;
   return isWord(offset / WORDS) && offset / WORDS < 2 ** 31

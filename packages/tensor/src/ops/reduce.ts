@@ -1,7 +1,9 @@
+import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import { defineOp, type Inferred, type KernelContext, type RowRange } from "../op.ts";
 import type { Pick } from "../pick.ts";
 import { formatShape, sameShape } from "../shape.ts";
+import type { Dims, TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { aroundAxis, drawAxis, withoutAxis } from "./axis.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
@@ -63,6 +65,24 @@ export function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents,
   }
 }
 
+const attrs = { axis: null as number | null };
+
+const inferReduction = (x: TensorSpec, axis: number | null): Inferred => ({
+  dims: aroundAxis(x.shape, axis),
+  outputs: [{ shape: withoutAxis(x.shape, axis), dtype: x.dtype }],
+});
+
+/** y = Σ x along the axis. */
+function referenceSum({ x, y }: { x: HostArray; y: HostArray }, { outer, length, inner }: Dims): void {
+  for (let o = 0; o < outer; o++) {
+    for (let i = 0; i < inner; i++) {
+      let total = 0;
+      for (let a = 0; a < length; a++) total += x[(o * length + a) * inner + i];
+      y[o * inner + i] = total;
+    }
+  }
+}
+
 const drawReduction = (pick: Pick) => {
   const N = pick.shape(2000);
   return { dims: { N }, attrs: { axis: drawAxis(pick, N.length) } };
@@ -72,20 +92,9 @@ export const sum = defineOp({
   name: "sum",
   doc: "y = Σ x over one axis, or over all elements when axis is null",
   sig: "x[N..] -> y[M..]",
-  attrs: { axis: null as number | null },
-  infer: ([x], { axis }) => ({
-    dims: aroundAxis(x.shape, axis),
-    outputs: [{ shape: withoutAxis(x.shape, axis), dtype: x.dtype }],
-  }),
-  reference({ x, y }, { outer, length, inner }) {
-    for (let o = 0; o < outer; o++) {
-      for (let i = 0; i < inner; i++) {
-        let total = 0;
-        for (let a = 0; a < length; a++) total += x[(o * length + a) * inner + i];
-        y[o * inner + i] = total;
-      }
-    }
-  },
+  attrs,
+  infer: ([x], { axis }) => inferReduction(x, axis),
+  reference: referenceSum,
   kernel: (k, { x, y }, { outer, length, inner }) => runSum(k, x, y, { outer, length, inner }, 1),
   draw: drawReduction,
   // Terms of both signs cancel: eps·length of the largest term, spread over partial sums.
@@ -97,19 +106,11 @@ export const mean = defineOp({
   name: "mean",
   doc: "y = mean of x over one axis, or over all elements when axis is null; over none, 0. Summed in f32: f16 cannot overflow",
   sig: "x[N..] -> y[M..]",
-  attrs: { axis: null as number | null },
-  infer: ([x], { axis }) => ({
-    dims: aroundAxis(x.shape, axis),
-    outputs: [{ shape: withoutAxis(x.shape, axis), dtype: x.dtype }],
-  }),
-  reference({ x, y }, { outer, length, inner }) {
-    for (let o = 0; o < outer; o++) {
-      for (let i = 0; i < inner; i++) {
-        let total = 0;
-        for (let a = 0; a < length; a++) total += x[(o * length + a) * inner + i];
-        y[o * inner + i] = total / Math.max(length, 1);
-      }
-    }
+  attrs,
+  infer: ([x], { axis }) => inferReduction(x, axis),
+  reference({ x, y }, dims) {
+    referenceSum({ x, y }, dims);
+    for (let i = 0; i < y.length; i++) y[i] /= Math.max(dims.length, 1);
   },
   kernel: (k, { x, y }, { outer, length, inner }) =>
     runSum(k, x, y, { outer, length, inner }, 1 / Math.max(length, 1)),

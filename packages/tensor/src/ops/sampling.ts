@@ -1,7 +1,7 @@
-/** The choice of the next token: by chance where asked for, the same on every device for the same seed. */
+/** Choosing the next token: the likeliest, or one at random, which is the same on every device for the same seed. */
 import { defineOp } from "../op.ts";
 import type { Pick } from "../pick.ts";
-import { philox } from "../random.ts";
+import { isWord, philox } from "../random.ts";
 
 interface Cuts {
   readonly temperature: number;
@@ -28,7 +28,6 @@ const LEAST_TEMPERATURE = 1e-6;
 
 function sampleProblem(N: number, attrs: SampleAttrs): string | null {
   const { temperature, topK, topP, minP, repetitionPenalty, seed, stream, offset } = attrs;
-  const isWord = (n: number) => Number.isInteger(n) && n >= 0 && n < 2 ** 32;
   if (!(temperature === 0 || (temperature >= LEAST_TEMPERATURE && temperature <= 1e6)))
     return `temperature ${temperature} is neither 0 nor from ${LEAST_TEMPERATURE} to 1e6`;
   if (!isWord(topK)) return `topK ${topK} is not a whole number, 0 or more`;

@@ -1,14 +1,15 @@
 import { firstNonFinite, type NonFinite } from "../anomaly.ts";
-import { Device, type Execution } from "../device.ts";
+import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
+import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { OpContext } from "./context.ts";
 import { wasmOps } from "./kernels/index.ts";
-import type { Runtime, Statistics } from "./runtime.ts";
+import type { Runtime, WasmStatistics } from "./runtime.ts";
 
 /**
  * Fast without a GPU: ops are WebAssembly SIMD kernels over one linear memory, on all threads; those without a kernel run
@@ -22,7 +23,6 @@ export class WasmDevice extends Device {
   readonly #poison: boolean;
   readonly #context: OpContext;
   #references = 0;
-  #disposed = false;
 
   /** Use `openWasm`. `poison` fills new memory with NaN, for tests. */
   constructor(runtime: Runtime, poison = false) {
@@ -53,12 +53,11 @@ export class WasmDevice extends Device {
    * Memory that tensors take or have taken, and how much of it is free; kernels that ran, and how many of those on all
    * threads; ops that ran by their reference.
    */
-  statistics(): Statistics & { references: number } {
+  statistics(): WasmStatistics & { references: number } {
     return { ...this.#runtime.statistics(), references: this.#references };
   }
 
   protected override allocate(storage: Storage): number {
-    this.#assertUsable();
     const address = this.#runtime.heap.acquire(storage.sizeBytes);
     if (address === null) {
       throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, this.#runtime.whyFull()));
@@ -79,29 +78,23 @@ export class WasmDevice extends Device {
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
-    this.#assertUsable();
     const values = hostArray(tensor.dtype, tensor.size);
     values.set(this.#values(tensor));
     return values;
   }
 
-  protected override async finish(): Promise<void> {
-    this.#assertUsable();
-  }
+  protected override async finish(): Promise<void> {}
 
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(this.#values(tensor));
   }
 
   /** Ends the threads. */
-  override dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
+  protected override close(): void {
     this.#runtime.dispose();
   }
 
   protected override compute(execution: Execution): void {
-    this.#assertUsable();
     const { row, io, dims, attrs } = execution;
     const op = wasmOps[row.name];
     if (op !== undefined) {
@@ -140,10 +133,6 @@ export class WasmDevice extends Device {
   /** The values of a tensor, in place but for halves. */
   #values(tensor: Tensor): HostArray {
     const view = this.#view(tensor);
-    return view instanceof Uint16Array ? Float32Array.from(view, fromFloat16Bits) : view;
-  }
-
-  #assertUsable(): void {
-    if (this.#disposed) throw new SidenetError("T-DEVICE-LOST", `${this.label} was disposed.`);
+    return view instanceof Uint16Array ? float16ToFloat32(view) : view;
   }
 }

@@ -1,5 +1,5 @@
 /** A part of linear memory. */
-export interface Block {
+interface Block {
   readonly address: number;
   readonly sizeBytes: number;
 }

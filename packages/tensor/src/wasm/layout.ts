@@ -23,7 +23,6 @@ export const CONTROL = {
 
 /** Arguments of the dispatch, a word each. */
 export const ARGS = 2048;
-export const MOST_ARGS = 64;
 
 /** Each thread's own memory, one after the other. */
 export const SCRATCH = 65536;

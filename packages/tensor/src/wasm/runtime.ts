@@ -36,7 +36,7 @@ interface CallLayout {
 }
 
 /** Memory in bytes, and dispatches in all and shared between threads. */
-export interface Statistics {
+export interface WasmStatistics {
   readonly memoryBytes: number;
   readonly freeBytes: number;
   readonly dispatches: number;
@@ -102,7 +102,7 @@ export class Runtime {
     }
   }
 
-  statistics(): Statistics {
+  statistics(): WasmStatistics {
     return { memoryBytes: this.heap.allBytes, freeBytes: this.heap.freeBytes, ...this.#counts };
   }
 

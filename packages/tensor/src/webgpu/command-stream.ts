@@ -1,5 +1,5 @@
 /// <reference types="@webgpu/types" preserve="true" />
-import { IMAGE_WIDTH } from "../op.ts";
+import { IMAGE_ROW_BYTES, IMAGE_WIDTH } from "../image.ts";
 import { USAGE } from "./buffer-pool.ts";
 import type { Pipeline } from "./pipelines.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
@@ -100,13 +100,12 @@ export class CommandStream {
   copyToImage(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
     this.#closePass();
     const encoder = this.#open();
-    const bytesPerRow = IMAGE_WIDTH * 16;
-    const fullRows = Math.floor(sizeBytes / bytesPerRow);
-    const from = { buffer: source, offset: sourceOffset, bytesPerRow };
+    const fullRows = Math.floor(sizeBytes / IMAGE_ROW_BYTES);
+    const from = { buffer: source, offset: sourceOffset, bytesPerRow: IMAGE_ROW_BYTES };
     if (fullRows > 0) encoder.copyBufferToTexture(from, { texture: target }, [IMAGE_WIDTH, fullRows]);
-    const rest = Math.ceil((sizeBytes - fullRows * bytesPerRow) / 16);
+    const rest = Math.ceil((sizeBytes - fullRows * IMAGE_ROW_BYTES) / 16);
     if (rest === 0) return;
-    const last = { ...from, offset: sourceOffset + fullRows * bytesPerRow };
+    const last = { ...from, offset: sourceOffset + fullRows * IMAGE_ROW_BYTES };
     encoder.copyBufferToTexture(last, { texture: target, origin: [0, fullRows] }, [rest, 1]);
   }
 

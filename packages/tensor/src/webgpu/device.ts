@@ -1,26 +1,27 @@
 /// <reference types="@webgpu/types" preserve="true" />
-import { Device, type Execution } from "../device.ts";
+import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { makeKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
+import type { Execution } from "../op-call.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import type { Tiles } from "../tiles.ts";
+import { BindGroupCache } from "./bind-groups.ts";
 import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
+import { DriverErrors } from "./driver-errors.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
 import { createImage, isImage } from "./images.ts";
 import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
 import { addKernelSource, packParams } from "./kernel-source.ts";
-import { type Pipeline, PipelineCache, pipelineKey } from "./pipelines.ts";
+import { PipelineCache, pipelineKey } from "./pipelines.ts";
 import type { KernelTime } from "./profiler.ts";
 
 const POOL_LIMIT_BYTES = 2 ** 28;
 const IMAGE_POOL_LIMIT_BYTES = 2 ** 26;
-const BIND_GROUP_LIMIT = 8192;
-/** How long news of a lost device may take after what it refused. */
-const LOSS_PATIENCE_MS = 500;
+const STAGING_POOL_LIMIT_BYTES = 2 ** 24;
 
 /** How `openWebGpu` sets a device up. */
 export interface WebGpuSettings {
@@ -43,13 +44,10 @@ export class WebGpuDevice extends Device {
   readonly #staging: BufferPool;
   readonly #stream: CommandStream;
   readonly #pipelines: PipelineCache;
-  readonly #bindGroups = new Map<string, GPUBindGroup>();
+  readonly #bindGroups: BindGroupCache;
+  readonly #errors: DriverErrors;
   /** Variants of callers' kernels that have run. */
   readonly #proven = new Set<string>();
-  readonly #empty: GPUBuffer;
-  #failure: SidenetError | null = null;
-  #scopes: Promise<void>[] = [];
-  #disposed = false;
 
   /** Use `openWebGpu`. */
   constructor(gpu: GPUDevice, settings: WebGpuSettings) {
@@ -59,7 +57,7 @@ export class WebGpuDevice extends Device {
     this.profile = settings.profile;
     this.#settings = settings;
     const usage = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
-    const onDestroy = ({ id }: Pooled<unknown>) => this.#forgetBindGroups(id);
+    const onDestroy = ({ id }: Pooled<unknown>) => this.#bindGroups.forget(id);
     this.#pool = new BufferPool((size) => gpu.createBuffer({ size, usage }), {
       limitBytes: POOL_LIMIT_BYTES,
       onDestroy,
@@ -70,7 +68,7 @@ export class WebGpuDevice extends Device {
     });
     const readback = USAGE.MAP_READ | USAGE.COPY_DST;
     this.#staging = new BufferPool((size) => gpu.createBuffer({ size, usage: readback }), {
-      limitBytes: 2 ** 24,
+      limitBytes: STAGING_POOL_LIMIT_BYTES,
     });
     this.#stream = new CommandStream(gpu, {
       immediates: settings.immediates,
@@ -81,8 +79,8 @@ export class WebGpuDevice extends Device {
     });
     const { uniformLayout } = this.#stream;
     this.#pipelines = new PipelineCache(gpu, { immediates: settings.immediates, uniformLayout });
-    this.#empty = gpu.createBuffer({ size: 256, usage });
-    this.#watch();
+    this.#bindGroups = new BindGroupCache(gpu, settings.profile);
+    this.#errors = new DriverErrors(gpu, settings.label);
   }
 
   /** What the driver holds: buffers in use and free ones, and how many kernels were compiled. */
@@ -112,7 +110,6 @@ export class WebGpuDevice extends Device {
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
-    this.#assertUsable();
     const sizeBytes = Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 4) * 4;
     if (sizeBytes === 0) return hostArray(tensor.dtype, 0);
     const staging = this.#staging.acquire(2 ** Math.ceil(Math.log2(Math.max(sizeBytes, 256))));
@@ -133,24 +130,18 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  /** What waits for the GPU. Where that is refused, a lost device is the reason to tell; browsers say so after the refusal. */
+  /** Waits for the GPU. Where a wait fails because the device is lost, which browsers report later, that error is thrown. */
   async #orLoss<T>(wait: () => Promise<T>): Promise<T> {
     try {
       return await wait();
     } catch (error) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const patience = new Promise((resolve) => {
-        timer = setTimeout(resolve, LOSS_PATIENCE_MS);
-      });
-      await Promise.race([this.gpu.lost, patience]);
-      clearTimeout(timer);
-      this.#assertUsable();
+      await this.#errors.awaitLoss();
+      this.assertUsable();
       throw error;
     }
   }
 
   protected override async finish(): Promise<void> {
-    this.#assertUsable();
     this.#stream.submit();
     await this.#orLoss(async () => {
       await this.gpu.queue.onSubmittedWorkDone();
@@ -158,14 +149,17 @@ export class WebGpuDevice extends Device {
     });
   }
 
-  override dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
+  protected override close(): void {
     this.gpu.destroy();
   }
 
+  /** Throws what the driver has reported as well. */
+  protected override assertUsable(): void {
+    super.assertUsable();
+    this.#errors.throwFirst();
+  }
+
   protected override allocate(storage: Storage): PooledBuffer {
-    this.#assertUsable();
     if (storage.sizeBytes > this.profile.maxBufferBytes) {
       throw new SidenetError(
         "T-TOO-LARGE",
@@ -179,28 +173,28 @@ export class WebGpuDevice extends Device {
 
   /** A new buffer, whose failure the next wait tells. */
   #createFor(storage: Storage): PooledBuffer {
-    this.gpu.pushErrorScope("out-of-memory");
-    const buffer = this.#pool.acquire(storage.sizeBytes);
-    this.#scopes.push(
-      this.gpu.popErrorScope().then((error) => {
-        if (error)
-          this.#fail("T-OUT-OF-MEMORY", this.memory.explain(storage, `the device said: ${error.message}`));
-      }),
+    return this.#errors.scope(
+      "out-of-memory",
+      () => this.#pool.acquire(storage.sizeBytes),
+      (error) => {
+        if (error === null) return;
+        this.#errors.note(
+          "T-OUT-OF-MEMORY",
+          this.memory.explain(storage, `the device said: ${error.message}`),
+        );
+      },
     );
-    if (this.#scopes.length > 256) this.#scopes = [Promise.all(this.#scopes).then(() => {})];
-    return buffer;
   }
 
   protected override deallocate(storage: Storage): void {
     const { handle } = storage;
     storage.handle = null;
-    if (this.#disposed) return;
+    if (this.disposed) return;
     if (isImage(handle)) this.#images.release(handle);
     else this.#pool.release(handle as PooledBuffer);
   }
 
   protected override allocateImage(storage: Storage, tensor: Tensor): PooledTexture {
-    this.#assertUsable();
     const image = this.#images.acquire(storage.sizeBytes);
     const bytesPerElement = elementBytes(tensor.dtype);
     const { gpu } = tensor.storage.handle as PooledBuffer;
@@ -216,7 +210,6 @@ export class WebGpuDevice extends Device {
   }
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
-    this.#assertUsable();
     const context = makeKernelContext(this, row.name, (kernel, call) => this.#dispatch(kernel, call));
     try {
       row.kernel(context.kernel, io, dims, attrs);
@@ -241,35 +234,35 @@ export class WebGpuDevice extends Device {
    * `T-KERNEL`.
    */
   dispatch(kernel: KernelEntry, call: KernelCall): void {
-    this.#assertUsable();
+    this.assertUsable();
     for (const tensor of checkCall(kernel, call)) this.assertOwn(tensor, kernel);
     const key = pipelineKey(kernel, dtypesOf(call), call.consts, call.bodies);
     if (this.#proven.has(key)) this.#dispatch(kernel, call);
     else this.#tryOut(key, kernel, call);
   }
 
-  /** A call of which nothing is known: apart from other commands, which it would take with it. */
+  /** Runs a kernel for the first time, in a submit of its own: if the GPU refuses it, no other command is lost with it. */
   #tryOut(key: string, kernel: KernelEntry, call: KernelCall): void {
     this.#stream.submit();
-    this.gpu.pushErrorScope("validation");
     let isRun = false;
-    try {
-      isRun = this.#dispatch(kernel, call);
-      this.#stream.submit();
-    } finally {
-      const judged = this.gpu.popErrorScope().then((error) => {
-        if (error) this.#refuse(key, kernel, error);
+    this.#errors.scope(
+      "validation",
+      () => {
+        isRun = this.#dispatch(kernel, call);
+        this.#stream.submit();
+      },
+      (error) => {
+        if (error !== null) this.#refuse(key, kernel, error);
         else if (isRun) this.#proven.add(key);
-      });
-      this.#scopes.push(judged);
-    }
+      },
+    );
   }
 
   #refuse(key: string, kernel: KernelEntry, error: GPUError): void {
     this.#pipelines.forget(key);
     this.#bindGroups.clear();
     const file = `kernels/${kernel.split("/")[0]}.wgsl`;
-    this.#fail("T-KERNEL", `${file} was refused by ${this.label}: ${error.message}`);
+    this.#errors.note("T-KERNEL", `${file} was refused by ${this.label}: ${error.message}`);
   }
 
   /** Whether there was anything to run. */
@@ -278,65 +271,8 @@ export class WebGpuDevice extends Device {
     if (grid === null) return false;
     const pipeline = this.#pipelines.get(kernel, dtypesOf(call), call.consts, call.bodies);
     const params = packParams(pipeline.source, call.params);
-    this.#stream.dispatch(pipeline, this.#bindGroup(pipeline, call.bind), params, grid);
+    this.#stream.dispatch(pipeline, this.#bindGroups.get(pipeline, call.bind), params, grid);
     return true;
-  }
-
-  #bindGroup(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
-    let key = pipeline.key;
-    const resources: { name: string; binding: GPUBufferBinding | GPUTexture }[] = [];
-    for (const name in bind) {
-      const tensor = bind[name];
-      if (tensor === null) {
-        key += "|-";
-        resources.push({ name, binding: { buffer: this.#empty } });
-        continue;
-      }
-      const { handle } = tensor.storage;
-      if (isImage(handle)) {
-        key += `|${handle.id}:`;
-        resources.push({ name, binding: handle.gpu });
-        continue;
-      }
-      const { id, gpu, sizeBytes } = handle as PooledBuffer;
-      const offset = tensor.offset * elementBytes(tensor.dtype);
-      // Up to whole vectors of four, which the storage always holds.
-      const size = Math.min(
-        Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 16) * 16 || 16,
-        sizeBytes - offset,
-      );
-      this.#checkBinding(pipeline, name, tensor, offset, size);
-      key += `|${id}:${offset}:${size}`;
-      resources.push({ name, binding: { buffer: gpu, offset, size } });
-    }
-    const known = this.#bindGroups.get(key);
-    if (known) return known;
-    const group = this.gpu.createBindGroup({
-      layout: pipeline.layout,
-      entries: resources.map(({ name, binding }) => ({
-        binding: pipeline.source.bindings.get(name)!.index,
-        resource: "createView" in binding ? binding.createView() : binding,
-      })),
-    });
-    if (this.#bindGroups.size >= BIND_GROUP_LIMIT) this.#bindGroups.clear();
-    this.#bindGroups.set(key, group);
-    return group;
-  }
-
-  #checkBinding(pipeline: Pipeline, name: string, tensor: Tensor, offset: number, size: number): void {
-    const { maxBindingBytes, bindingAlignment } = this.profile;
-    if (size <= maxBindingBytes && offset % bindingAlignment === 0) return;
-    throw new SidenetError(
-      "T-TOO-LARGE",
-      `${pipeline.key}: ${name} (${tensor}) binds ${size} bytes at ${offset}; this adapter binds at most ` +
-        `${maxBindingBytes}, at multiples of ${bindingAlignment}. The op has to split it (KernelContext.split).`,
-    );
-  }
-
-  /** Freed buffers come back under new tensors, so a step's bind groups repeat; a destroyed one must leave the cache. */
-  #forgetBindGroups(id: number): void {
-    const mark = `|${id}:`;
-    for (const key of this.#bindGroups.keys()) if (key.includes(mark)) this.#bindGroups.delete(key);
   }
 
   #poison(buffer: PooledBuffer): void {
@@ -359,39 +295,8 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  #watch(): void {
-    this.gpu.onuncapturederror = ({ error }) =>
-      this.#fail(
-        "T-GPU",
-        `${this.label} reported: ${error.message} This is a bug in a kernel or in the driver.`,
-      );
-    void this.gpu.lost.then(({ reason, message }) => {
-      if (this.#disposed) return;
-      this.#failure = new SidenetError(
-        "T-DEVICE-LOST",
-        `${this.label} is gone (${reason}: ${message}). Its tensors are lost; open a new device, and if it happens again ` +
-          "try a smaller batch or look for a driver update.",
-      );
-    });
-  }
-
-  #fail(code: string, message: string): void {
-    this.#failure ??= new SidenetError(code, message);
-  }
-
   async #settle(): Promise<void> {
-    const scopes = this.#scopes;
-    this.#scopes = [];
-    await Promise.all(scopes);
-    this.#assertUsable();
-  }
-
-  #assertUsable(): void {
-    if (this.#disposed) throw new SidenetError("T-DEVICE-LOST", `${this.label} was disposed.`);
-    if (this.#failure === null) return;
-    const failure = this.#failure;
-    // A lost device stays lost; anything else is told once, and the process lives on.
-    if (failure.code !== "T-DEVICE-LOST") this.#failure = null;
-    throw failure;
+    await this.#errors.settle();
+    this.assertUsable();
   }
 }

@@ -1,6 +1,6 @@
 /** Between a buffer's bytes and the arrays of the host. */
 import { type DType, type HostArray, hostArray } from "../dtype.ts";
-import { fromFloat16Bits, toFloat16Bits } from "../float16.ts";
+import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
 
 /** Values as a buffer of that type holds them, padded to whole words. */
 export function toBytes(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
@@ -28,7 +28,7 @@ export function fromBytes(bytes: ArrayBuffer, dtype: DType, size: number): HostA
     case "f32":
       return new Float32Array(bytes, 0, size);
     case "f16":
-      return Float32Array.from(new Uint16Array(bytes, 0, size), fromFloat16Bits);
+      return float16ToFloat32(new Uint16Array(bytes, 0, size));
     case "i32":
       return new Int32Array(bytes, 0, size);
     case "u32":

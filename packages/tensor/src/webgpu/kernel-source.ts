@@ -14,14 +14,14 @@ import { kernels } from "@sidenet/kernels";
 import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 
-export interface BindingInfo {
+interface BindingInfo {
   readonly index: number;
   readonly writable: boolean;
   /** A texture that a tensor's image is bound to. */
   readonly image: boolean;
 }
 
-export interface ParamField {
+interface ParamField {
   readonly name: string;
   readonly type: "u32" | "i32" | "f32";
 }
@@ -42,7 +42,7 @@ export interface Variant {
 }
 
 /** Bytes of parameters that an adapter with immediates takes. */
-export const MAX_PARAM_BYTES = 64;
+const MAX_PARAM_BYTES = 64;
 
 const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
 const TEXTURE = /@group\(0\)\s*@binding\((\d+)\)\s*var\s+(\w+)\s*:\s*texture_storage_2d<rgba32uint,\s*read>/g;

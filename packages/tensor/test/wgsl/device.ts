@@ -1,10 +1,11 @@
 /** A device that runs the kernels' WGSL, as JavaScript on the processor: matrix units, and whatever else no adapter here has. */
 import type { DeviceProfile } from "@sidenet/tensor";
-import { Device, type Execution } from "../../src/device.ts";
+import { Device } from "../../src/device.ts";
 import { elementBytes, type HostArray } from "../../src/dtype.ts";
 import { fromFloat16Bits, toFloat16Bits } from "../../src/float16.ts";
 import { makeKernelContext } from "../../src/kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../../src/op.ts";
+import type { Execution } from "../../src/op-call.ts";
 import { DEFAULT_PROFILE } from "../../src/profile.ts";
 import type { Storage, Tensor } from "../../src/tensor.ts";
 import { fromBytes, toBytes } from "../../src/webgpu/host-bytes.ts";
@@ -45,7 +46,6 @@ export class WgslDevice extends Device {
     return fromBytes((tensor.storage.handle as ArrayBuffer).slice(start), tensor.dtype, tensor.size);
   }
   protected override async finish(): Promise<void> {}
-  override dispose(): void {}
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
     const context = makeKernelContext(this, row.name, (kernel, call) => this.dispatch(kernel, call));

@@ -16,8 +16,8 @@ import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
 import { makeFolder } from "../make-folder.ts";
 import { openSafetensorsFile } from "../safetensors-file.ts";
+import { RUN_FILES } from "./run-folder.ts";
 
-const FOLDER = "checkpoints";
 const FORMAT = "sidenet-checkpoint";
 
 /** `step-` are whole states, `best-` the adapter alone as it was after that step. */
@@ -48,7 +48,7 @@ export class Checkpoints {
 
   /** `keep`: how many of a run's latest checkpoints stay; the best one's adapter is not counted. */
   constructor(runFolder: string, keep: number) {
-    this.#folder = join(runFolder, FOLDER);
+    this.#folder = join(runFolder, RUN_FILES.checkpoints);
     this.#keep = keep;
   }
 

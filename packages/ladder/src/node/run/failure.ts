@@ -4,11 +4,8 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { StepProfile } from "../../run/step-profile.ts";
-import { writeFileAtomic } from "../atomic-write.ts";
-import { readJsonFile } from "../json-file.ts";
-
-const FAILURE = "failure.json";
-const SUMMARY = "summary.json";
+import { readJsonFile, writeJsonFile } from "../json-file.ts";
+import { RUN_FILES } from "./run-folder.ts";
 
 const failureSchema = z.looseObject({
   /** As errors have it; "BUG" for one that no error of ours was made for. */
@@ -27,7 +24,7 @@ export type RunFailure = z.infer<typeof failureSchema>;
 
 /** How a run failed; null where it did not. Throws `L-RUN` for a file that is no run's, `L-FILE`, `L-JSON`. */
 export async function readFailure(folder: string): Promise<RunFailure | null> {
-  const path = join(folder, FAILURE);
+  const path = join(folder, RUN_FILES.failure);
   let json: unknown;
   try {
     json = await readJsonFile(path);
@@ -48,18 +45,18 @@ export async function recordFailure(
   profile: StepProfile | null,
 ): Promise<RunFailure> {
   const code = error instanceof SidenetError ? error.code : "BUG";
-  const text = error instanceof Error ? error.message : String(error);
-  const message = text.startsWith(`[${code}] `) ? text.slice(`[${code}] `.length) : text;
+  const message =
+    error instanceof SidenetError ? error.text : error instanceof Error ? error.message : String(error);
   const failure = { code, message, steps, time: new Date().toISOString() };
   const write = (name: string, value: object) =>
-    writeFileAtomic(join(folder, name), `${JSON.stringify(value, null, 2)}\n`).catch(() => undefined);
-  await write(FAILURE, failure);
-  await rm(join(folder, SUMMARY), { force: true }).catch(() => undefined); // of an earlier process
-  if (profile) await write("profile.json", profile);
+    writeJsonFile(join(folder, name), value).catch(() => undefined);
+  await write(RUN_FILES.failure, failure);
+  await rm(join(folder, RUN_FILES.summary), { force: true }).catch(() => undefined); // of an earlier process
+  if (profile) await write(RUN_FILES.profile, profile);
   return failure;
 }
 
 /** A run that goes on has not ended: removes what an earlier process wrote of its end. */
 export async function forgetEnd(folder: string): Promise<void> {
-  for (const name of [FAILURE, SUMMARY]) await rm(join(folder, name), { force: true });
+  for (const name of [RUN_FILES.failure, RUN_FILES.summary]) await rm(join(folder, name), { force: true });
 }

@@ -1,46 +1,19 @@
 /** What a run trains, and on what: files become a model on a device and records of tokens. */
 import { type Device, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "../../adapter.ts";
 import { contextLimit, type ModelConfig } from "../../config.ts";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
 import { mixture } from "../../data/mixture.ts";
 import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
 import { Decoder } from "../../decoder.ts";
-import { type Task, trainingRecord } from "../../eval/tasks.ts";
-import { generate } from "../../generate.ts";
+import { trainingRecord } from "../../eval/tasks.ts";
 import { loadWeights } from "../../load-weights.ts";
-import { type EncodeOptions, type FieldMapping, mapFields, type TokenRecord } from "../../records.ts";
-import type { Sample } from "../../run/metrics.ts";
+import { type EncodeOptions, mapFields, type TokenRecord } from "../../records.ts";
 import type { Tokenizer } from "../../tokenizer.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
 import { withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
-
-/** A file of records, and how much of the training it is beside the others. */
-export interface WeightedFile {
-  readonly path: string;
-  readonly weight: number;
-}
-
-/** What is trained on, and how it is put to the model. */
-export interface DataOptions {
-  readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
-  readonly fields: FieldMapping;
-  /** Files to evaluate with, instead of records held back. */
-  readonly evalData?: readonly string[];
-  /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
-  readonly task?: Task | null;
-  /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
-  readonly template?: "plain" | "chat";
-  /** File of a chat template, in place of the model's. */
-  readonly chatTemplate?: string | null;
-  /** Tokens a record is cut to; null: longer records than the model's context are refused. */
-  readonly maxLength: number | null;
-  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
-  readonly heldOut: number;
-}
 
 export interface LoadedRun {
   readonly decoder: Decoder;
@@ -192,30 +165,4 @@ function encodingOf(
     chat: tokenizer.chatTemplate(),
     asChat: template === "chat",
   };
-}
-
-/** Tokens of a record's learned part that a sample is shown, so that it continues a text instead of opening one. */
-const SHOWN_TOKENS = 12;
-
-/** How the shortest held-back record goes on, greedily, after its prompt and its first learned tokens. */
-export async function sampleText(
-  run: LoadedRun,
-  adapter: Adapter | null,
-  maxTokens: number,
-): Promise<Sample> {
-  const { tokenizer, heldOut, decoder } = run;
-  const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
-  const learnedFrom = record.labels.findIndex((label) => label !== -100);
-  const rest = record.labels.slice(learnedFrom);
-  const end = rest.indexOf(-100);
-  const learned = end < 0 ? rest.length : end;
-  // Not to its end, or there would be nothing to continue.
-  const shown = Math.min(SHOWN_TOKENS, Math.max(0, learned - 2));
-  const ids = record.inputIds.slice(0, Math.max(1, learnedFrom + shown));
-  const room = contextLimit(decoder.config) - ids.length + 1; // the last new token is never read
-  const text = await generate(decoder, adapter, ids, {
-    maxTokens: Math.min(maxTokens, room),
-    stopIds: tokenizer.eosIds,
-  });
-  return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
 }

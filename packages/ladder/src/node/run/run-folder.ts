@@ -3,23 +3,25 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { ADAPTER_FILES } from "../../encode-adapter.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
-import { readJsonFile } from "../json-file.ts";
+import { readJsonFile, writeJsonFile } from "../json-file.ts";
 import { makeFolder } from "../make-folder.ts";
 
-const RUN = "run.json";
-/** Files and folders that a run makes; a new run in the folder of an old one starts by removing them. */
-const RUN_FILES = [
-  RUN,
-  "checkpoints",
-  "metrics.jsonl",
-  "summary.json",
-  "failure.json",
-  "profile.json",
-  "report.html",
-  "adapter_config.json",
-  "adapter_model.safetensors",
-];
+/** What a run writes into its folder; a new run in the folder of an old one starts by removing it all. */
+export const RUN_FILES = {
+  /** How the run was started. */
+  run: "run.json",
+  checkpoints: "checkpoints",
+  metrics: "metrics.jsonl",
+  /** How it ended; one of the two. */
+  summary: "summary.json",
+  failure: "failure.json",
+  profile: "profile.json",
+  report: "report.html",
+  adapterConfig: ADAPTER_FILES.config,
+  adapterWeights: ADAPTER_FILES.weights,
+} as const;
 
 /** What to do where the folder holds a run already. */
 export type Existing = "refuse" | "resume" | "overwrite";
@@ -39,13 +41,12 @@ export type RunFile = z.infer<typeof runFileSchema>;
 export async function readRunFile(folder: string): Promise<RunFile | null> {
   let json: unknown;
   try {
-    json = await readJsonFile(join(folder, RUN));
+    json = await readJsonFile(join(folder, RUN_FILES.run));
   } catch (error) {
     if (!(error instanceof SidenetError)) throw error;
     if (error.code === "L-FILE-MISSING") return null;
     if (error.code !== "L-JSON") throw error;
-    const message = error.message.slice(`[${error.code}] `.length);
-    throw new SidenetError("L-RUN", `${message} Start anew with --overwrite, or use another --output.`, {
+    throw new SidenetError("L-RUN", `${error.text} Start anew with --overwrite, or use another --output.`, {
       cause: error,
     });
   }
@@ -53,12 +54,12 @@ export async function readRunFile(folder: string): Promise<RunFile | null> {
   if (parsed.success) return parsed.data;
   throw new SidenetError(
     "L-RUN",
-    `${join(folder, RUN)} was not written by this version of sidenet: ${z.prettifyError(parsed.error)}. Use another --output.`,
+    `${join(folder, RUN_FILES.run)} was not written by this version of sidenet: ${z.prettifyError(parsed.error)}. Use another --output.`,
   );
 }
 
 export async function writeRunFile(folder: string, run: RunFile): Promise<void> {
-  await writeFileAtomic(join(folder, RUN), `${JSON.stringify(run, null, 2)}\n`);
+  await writeJsonFile(join(folder, RUN_FILES.run), run);
 }
 
 /**
@@ -76,7 +77,7 @@ export async function openRunFolder(folder: string, existing: Existing): Promise
     );
   }
   await removeTemporaryFiles(folder);
-  await removeTemporaryFiles(join(folder, "checkpoints"));
+  await removeTemporaryFiles(join(folder, RUN_FILES.checkpoints));
   await writeFileAtomic(join(folder, ".writable"), "");
   await rm(join(folder, ".writable"), { force: true });
   return existing === "resume" ? run : null;
@@ -84,7 +85,7 @@ export async function openRunFolder(folder: string, existing: Existing): Promise
 
 /** Removes what an earlier run has made. Only when a new one is ready to start: until then the old one is whole. */
 export async function clearRunFolder(folder: string): Promise<void> {
-  for (const name of RUN_FILES) await rm(join(folder, name), { recursive: true, force: true });
+  for (const name of Object.values(RUN_FILES)) await rm(join(folder, name), { recursive: true, force: true });
 }
 
 async function removeTemporaryFiles(folder: string): Promise<void> {

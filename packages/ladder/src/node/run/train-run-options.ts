@@ -1,10 +1,35 @@
-/** What one fine-tuning run is told. */
+/** What a fine-tuning run is told: data, model, method, and how long it goes on. */
 import type { BaseStorage } from "../../base-storage.ts";
+import type { Task } from "../../eval/tasks.ts";
 import type { MethodOptions } from "../../method.ts";
+import type { FieldMapping } from "../../records.ts";
 import type { LoopOptions } from "../../run/training-loop.ts";
 import type { MemoryOptions } from "../../trainer.ts";
-import type { DataOptions } from "./load.ts";
 import type { Existing, RunFile } from "./run-folder.ts";
+
+/** A file of records, and how much of the training it is beside the others. */
+export interface WeightedFile {
+  readonly path: string;
+  readonly weight: number;
+}
+
+/** What is trained on, and how it is put to the model. */
+export interface DataOptions {
+  readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
+  readonly fields: FieldMapping;
+  /** Files to evaluate with, instead of records held back. */
+  readonly evalData?: readonly string[];
+  /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
+  readonly task?: Task | null;
+  /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
+  readonly template?: "plain" | "chat";
+  /** File of a chat template, in place of the model's. */
+  readonly chatTemplate?: string | null;
+  /** Tokens a record is cut to; null: longer records than the model's context are refused. */
+  readonly maxLength: number | null;
+  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
+  readonly heldOut: number;
+}
 
 /** What one fine-tuning run is told. */
 export interface TrainRunOptions extends DataOptions, LoopOptions {

@@ -1,0 +1,58 @@
+/** What a conversion is told, and what it says it has done. */
+import type { CalibratedLayers } from "../calibration/calibrated-layers.ts";
+import type { ModelConfig } from "../config.ts";
+import type { ModelTensor } from "../model-tensors.ts";
+import type { CalibrationOptions } from "./calibration-rows.ts";
+import type { HubOptions } from "./hub.ts";
+import type { ModelFiles } from "./open-model.ts";
+
+/** Types that matrices can be written in. */
+export const CONVERT_TYPES = ["f32", "f16", "bf16", "nf4", "q8_0"] as const;
+/** The name of such a type, as `--dtype` takes it. */
+export type ConvertType = (typeof CONVERT_TYPES)[number];
+
+/** What is converted, to what, and where it goes. */
+export interface ConvertOptions {
+  /** What `openModel` takes. */
+  readonly model: string;
+  /** A name that ends in .gguf, or a folder. */
+  readonly output: string;
+  /** Of matrices. In a GGUF file f32, f16 or q8_0, in a folder f32, f16, bf16 or nf4. */
+  readonly type: ConvertType;
+  /** Folder of an adapter that becomes part of the weights; null: none. */
+  readonly adapter: string | null;
+  /** Largest safetensors file; beyond it the weights are split, with an index. */
+  readonly maxShardBytes: number;
+  readonly overwrite: boolean;
+  /** Text by which NF4 weights are chosen; null, the default: each weight is rounded to its nearest value. */
+  readonly calibration?: CalibrationOptions | null;
+  /** How a model on the hub is fetched. */
+  readonly hub?: HubOptions;
+}
+
+/** What was written. */
+export interface ConvertSummary {
+  readonly output: string;
+  readonly format: "safetensors" | "gguf";
+  readonly type: ConvertType;
+  readonly parameters: number;
+  readonly bytes: number;
+  /** Names in the folder, or that of the one file. */
+  readonly files: readonly string[];
+  /** What the source has not, and the result therefore neither. */
+  readonly missing: readonly string[];
+  readonly warnings: readonly string[];
+}
+
+/** Told the bytes written so far and in all. */
+export type ConvertProgress = (doneBytes: number, totalBytes: number) => void;
+
+/** A model with all that goes into its new files. */
+export interface OutgoingModel {
+  readonly files: ModelFiles;
+  readonly config: ModelConfig;
+  readonly tensors: readonly ModelTensor[];
+  readonly type: ConvertType;
+  /** Where the NF4 weights come from; null: each is rounded by itself. */
+  readonly calibrated: CalibratedLayers | null;
+}

@@ -1,0 +1,86 @@
+/** What a run leaves when it ends: the adapter, and a summary of how it went. */
+import { join } from "node:path";
+import type { Device } from "@sidenet/tensor";
+import type { StepMetrics } from "../../run/metrics.ts";
+import type { StopReason, TrainingLoop } from "../../run/training-loop.ts";
+import { effectiveDepth } from "../../side-config.ts";
+import { evaluateLoss } from "../../trainer.ts";
+import { saveAdapter } from "../adapter-files.ts";
+import { writeJsonFile } from "../json-file.ts";
+import { RUN_FILES } from "./run-folder.ts";
+import { deviceName, type RunParts, sample } from "./run-parts.ts";
+import type { TrainSummary } from "./summary.ts";
+
+/** The steps of a run, those of earlier processes included. */
+export interface RunHistory {
+  /** By step; null where it was not finite. */
+  readonly losses: readonly (number | null)[];
+  /** Lines of earlier processes. */
+  readonly earlier: readonly StepMetrics[];
+  /** The step that an earlier process had reached; null: a new run. */
+  readonly resumedFrom: number | null;
+}
+
+/** The most that was live in this process or an earlier one of the run. */
+function highestPeak({ memory }: Device, earlier: readonly StepMetrics[]) {
+  const own = memory.peak();
+  return earlier.reduce(
+    (most, line) =>
+      line.peak_bytes > most.peakBytes
+        ? { peakBytes: line.peak_bytes, byCategory: line.peak_bytes_by_category }
+        : most,
+    { peakBytes: own.peakBytes, byCategory: own.byCategory },
+  );
+}
+
+/** Writes the adapter that the run has come to, and says what it is worth. */
+export async function finish(
+  parts: RunParts,
+  loop: TrainingLoop,
+  reason: StopReason,
+  { losses, earlier, resumedFrom }: RunHistory,
+): Promise<TrainSummary> {
+  const { options, events, trainer, run, checkpoints } = parts;
+  const { decoder, adapter } = trainer;
+  const { state } = loop;
+  const { step } = state.counters;
+  const peak = highestPeak(decoder.device, earlier);
+  const best = reason === "signal" || !checkpoints ? null : state.best;
+  if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
+  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
+  await saveAdapter(options.outputDir, adapter, base);
+  let evalLoss: number | null = best?.loss ?? null;
+  if (evalLoss === null && reason !== "signal") {
+    evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches, options.memory);
+  }
+  const after = reason === "signal" ? null : await sample(parts, adapter);
+  if (after) events.onSample?.("after", after);
+  const summary: TrainSummary = {
+    method: options.method.method,
+    model: run.modelName,
+    device: deviceName(parts),
+    trainable_parameters: adapter.parameters.count,
+    effective_depth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
+    peak_bytes: peak.peakBytes,
+    peak_bytes_by_category: peak.byCategory,
+    flops: state.flops,
+    tokens: state.tokens,
+    loss: losses,
+    tokens_per_second: state.tokens / Math.max(state.seconds, 1e-9),
+    seconds: state.seconds,
+    steps: step,
+    stopped_early: step < options.steps,
+    stop_reason: reason,
+    resumed_from: resumedFrom,
+    frozen_eval_loss: state.start.frozenEvalLoss,
+    initial_eval_loss: state.start.initialEvalLoss,
+    eval_loss: evalLoss,
+    adapter_step: best?.step ?? step,
+    adapter: options.outputDir,
+    samples: state.start.sample && after ? { before: state.start.sample, after } : null,
+  };
+  const write = (name: string, value: object) => writeJsonFile(join(options.outputDir, name), value);
+  if (loop.profile) await write(RUN_FILES.profile, loop.profile);
+  await write(RUN_FILES.summary, summary);
+  return summary;
+}

@@ -1,0 +1,64 @@
+/** What the parts of a run share: what was asked for, what was loaded, and whom to tell. */
+import type { Adapter } from "../../adapter.ts";
+import type { LabeledBatch } from "../../batch-loss.ts";
+import type { Sample } from "../../run/metrics.ts";
+import type { LoopEvents } from "../../run/training-loop.ts";
+import type { Trainer } from "../../trainer.ts";
+import type { Checkpoints } from "./checkpoints.ts";
+import type { RunFailure } from "./failure.ts";
+import type { LoadedRun } from "./load.ts";
+import { sampleText } from "./sample-text.ts";
+import type { TrainRunOptions } from "./train-run-options.ts";
+
+/** What a run tells while it goes. Every call is optional to act on. */
+export interface TrainRunEvents extends LoopEvents {
+  /** Bytes of the model that are read, and all there are. */
+  onLoad?(doneBytes: number, totalBytes: number): void;
+  /** Before the first step of this process. */
+  onStart?(start: RunStart): void;
+  /** A held-back record as the model continues it, before and after training. */
+  onSample?(when: "before" | "after", sample: Sample): void;
+  /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
+  onFailure?(failure: RunFailure): void;
+}
+
+/** What is known of a run before its first step. */
+export interface RunStart {
+  readonly trainableParameters: number;
+  /** Blocks on the longest way from tokens to logits. */
+  readonly effectiveDepth: number;
+  readonly backboneParameters: number;
+  readonly trainRecords: number;
+  readonly heldOutRecords: number;
+  /** Held-back loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
+  readonly frozenEvalLoss: number;
+  readonly initialEvalLoss: number;
+  /** Steps that were done by an earlier process; null: a new run. */
+  readonly resumedFrom: number | null;
+}
+
+/** What a caller of `trainRun` asked for. */
+export interface RunRequest {
+  readonly options: TrainRunOptions;
+  readonly events: TrainRunEvents;
+  readonly signal: AbortSignal | null;
+}
+
+/** What the parts of a run share. */
+export interface RunParts extends RunRequest {
+  readonly run: LoadedRun;
+  readonly trainer: Trainer;
+  /** Null: none are kept. */
+  readonly checkpoints: Checkpoints | null;
+  /** Of the records held back. */
+  readonly evalBatches: readonly LabeledBatch[];
+}
+
+/** The device of a run, as its files name it. */
+export const deviceName = ({ trainer }: RunParts): string =>
+  `${trainer.decoder.device.kind}: ${trainer.decoder.device.label}`;
+
+/** A held-back record as the model continues it; null where no samples are wanted. */
+export async function sample({ run, options }: RunParts, adapter: Adapter | null): Promise<Sample | null> {
+  return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;
+}

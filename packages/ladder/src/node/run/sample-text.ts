@@ -1,0 +1,32 @@
+/** What the model of a run makes of a record that it is not trained on. */
+import type { Adapter } from "../../adapter.ts";
+import { contextLimit } from "../../config.ts";
+import { generate } from "../../generate.ts";
+import type { Sample } from "../../run/metrics.ts";
+import type { LoadedRun } from "./load.ts";
+
+/** Tokens of a record's learned part that a sample is shown, so that it continues a text instead of opening one. */
+const SHOWN_TOKENS = 12;
+
+/** How the shortest held-back record goes on, greedily, after its prompt and its first learned tokens. */
+export async function sampleText(
+  run: LoadedRun,
+  adapter: Adapter | null,
+  maxTokens: number,
+): Promise<Sample> {
+  const { tokenizer, heldOut, decoder } = run;
+  const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
+  const learnedFrom = record.labels.findIndex((label) => label !== -100);
+  const rest = record.labels.slice(learnedFrom);
+  const end = rest.indexOf(-100);
+  const learned = end < 0 ? rest.length : end;
+  // Not to its end, or there would be nothing to continue.
+  const shown = Math.min(SHOWN_TOKENS, Math.max(0, learned - 2));
+  const ids = record.inputIds.slice(0, Math.max(1, learnedFrom + shown));
+  const room = contextLimit(decoder.config) - ids.length + 1; // the last new token is never read
+  const text = await generate(decoder, adapter, ids, {
+    maxTokens: Math.min(maxTokens, room),
+    stopIds: tokenizer.eosIds,
+  });
+  return { prompt: tokenizer.decode(ids), text: tokenizer.decode(text) };
+}

@@ -1,0 +1,92 @@
+/// <reference types="@webgpu/types" preserve="true" />
+import { elementBytes } from "../dtype.ts";
+import { SidenetError } from "../errors.ts";
+import type { KernelCall } from "../op.ts";
+import type { DeviceProfile } from "../profile.ts";
+import type { Tensor } from "../tensor.ts";
+import { type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
+import { isImage } from "./images.ts";
+import type { Pipeline } from "./pipelines.ts";
+
+const GROUP_LIMIT = 8192;
+
+type Limits = Pick<DeviceProfile, "maxBindingBytes" | "bindingAlignment">;
+
+/** The part of a buffer that a tensor takes, in bytes. */
+interface BufferWindow {
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** Up to whole vectors of four, which a storage always holds. */
+function windowOf({ dtype, offset, size }: Tensor, buffer: PooledBuffer): BufferWindow {
+  const start = offset * elementBytes(dtype);
+  const vectors = Math.ceil((size * elementBytes(dtype)) / 16) * 16 || 16;
+  return { offset: start, size: Math.min(vectors, buffer.sizeBytes - start) };
+}
+
+/**
+ * Bind groups by their pipeline and what they bind. A training step gets the same buffers from the pool each time, so its
+ * bind groups repeat.
+ */
+export class BindGroupCache {
+  readonly #gpu: GPUDevice;
+  readonly #limits: Limits;
+  readonly #groups = new Map<string, GPUBindGroup>();
+  /** Bound where an operand was left out. */
+  readonly #nothing: GPUBuffer;
+
+  constructor(gpu: GPUDevice, limits: Limits) {
+    this.#gpu = gpu;
+    this.#limits = limits;
+    this.#nothing = gpu.createBuffer({ size: 256, usage: USAGE.STORAGE });
+  }
+
+  /** Throws `T-TOO-LARGE` for a tensor that one binding does not hold. */
+  get(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
+    let key = pipeline.key;
+    for (const name in bind) key += this.#keyOf(pipeline, name, bind[name]);
+    const known = this.#groups.get(key);
+    if (known) return known;
+    const group = this.#gpu.createBindGroup({
+      layout: pipeline.layout,
+      entries: Object.entries(bind).map(([name, tensor]) => ({
+        binding: pipeline.source.bindings.get(name)!.index,
+        resource: this.#resourceOf(tensor),
+      })),
+    });
+    if (this.#groups.size >= GROUP_LIMIT) this.#groups.clear();
+    this.#groups.set(key, group);
+    return group;
+  }
+
+  /** Drops the groups that bind a buffer or texture which is about to be destroyed. */
+  forget(id: number): void {
+    const mark = `|${id}:`;
+    for (const key of this.#groups.keys()) if (key.includes(mark)) this.#groups.delete(key);
+  }
+
+  clear(): void {
+    this.#groups.clear();
+  }
+
+  #keyOf(pipeline: Pipeline, name: string, tensor: Tensor | null): string {
+    if (tensor === null) return "|-";
+    const handle = tensor.storage.handle as PooledBuffer | PooledTexture;
+    if (isImage(handle)) return `|${handle.id}:`;
+    const { offset, size } = windowOf(tensor, handle);
+    const { maxBindingBytes, bindingAlignment } = this.#limits;
+    if (size <= maxBindingBytes && offset % bindingAlignment === 0) return `|${handle.id}:${offset}:${size}`;
+    throw new SidenetError(
+      "T-TOO-LARGE",
+      `${pipeline.key}: ${name} (${tensor}) binds ${size} bytes at ${offset}; this adapter binds at most ` +
+        `${maxBindingBytes}, at multiples of ${bindingAlignment}. The op has to split it (KernelContext.split).`,
+    );
+  }
+
+  #resourceOf(tensor: Tensor | null): GPUBindingResource {
+    if (tensor === null) return { buffer: this.#nothing };
+    const handle = tensor.storage.handle as PooledBuffer | PooledTexture;
+    return isImage(handle) ? handle.gpu.createView() : { buffer: handle.gpu, ...windowOf(tensor, handle) };
+  }
+}
