@@ -175,7 +175,7 @@ describe("perplexity", () => {
     const prepare = (values: object[], change: Partial<EvalOptions> = {}) =>
       prepareEvaluation(rows(values), tokenizer, options({ task: "perplexity", ...change }));
     expect(() => prepare([{ text: "a" }])).toThrow(/L-EVAL/);
-    expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-EVAL.*below 16/);
+    expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-OPTION.*below 16/);
     expect(() => prepare([{ title: "abc" }])).toThrow(/L-RECORD\] line 1.*--map/);
   });
 });

@@ -10,6 +10,11 @@ export class SidenetError extends Error {
     this.name = "SidenetError";
     this.code = code;
   }
+
+  /** The message without the code in front of it. */
+  get detail(): string {
+    return this.message.slice(`[${this.code}] `.length);
+  }
 }
 
 /** Where a message quotes a file, it may quote megabytes of it: what comes first and the cure at the end stay. */

@@ -114,14 +114,10 @@ export function planAll(
   );
 }
 
-export const failedRow = (
-  { name }: Variant,
-  context: number,
-  { code, message }: SidenetError,
-): FailedRow => ({
+export const failedRow = ({ name }: Variant, context: number, { code, detail }: SidenetError): FailedRow => ({
   method: name,
   context,
-  error: { code, message: message.slice(`[${code}] `.length) },
+  error: { code, message: detail },
 });
 
 /** One line a plan. */

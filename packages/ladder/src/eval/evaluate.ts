@@ -67,7 +67,7 @@ export interface EvalResult {
   readonly predictions: readonly object[];
 }
 
-/** Turns rows into what is scored. Throws `L-RECORD`, `L-CHAT-TEMPLATE` or `L-EVAL`. */
+/** Turns rows into what is scored. Throws `L-RECORD`, `L-CHAT-TEMPLATE`, `L-OPTION` or `L-EVAL`. */
 export function prepareEvaluation(
   rows: readonly EvalRow[],
   tokenizer: Tokenizer,
@@ -299,7 +299,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
   const { context, stride, joinTexts, maxTokens } = options;
   if (!(stride < context)) {
     throw new SidenetError(
-      "L-EVAL",
+      "L-OPTION",
       `a stride of ${stride} leaves nothing before the first token of a window of ${context}. Take one below ${context}.`,
     );
   }
@@ -327,7 +327,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
       const limit = contextLimit(decoder.config);
       if (context > limit) {
         throw new SidenetError(
-          "L-EVAL",
+          "L-OPTION",
           `windows of ${context} tokens pass the model's context of ${limit}. Lower --context.`,
         );
       }

@@ -3,6 +3,7 @@ import { concatAll, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { Decoder } from "../decoder.ts";
 import { KvCache } from "../kv-cache.ts";
+import { notFinite } from "../not-finite.ts";
 import { residualStream } from "../residual-stream.ts";
 
 /** A prompt of at least one token, and what may follow, of at least one token each. */
@@ -25,7 +26,10 @@ export interface ScoringOptions {
 /** Logits that exist at a time. */
 const LOGIT_BYTES = 2 ** 25;
 
-/** Scores of each item's continuations, in the order of the items. Throws `L-CONTEXT` for what is longer than the context. */
+/**
+ * Scores of each item's continuations, in the order of the items. Throws `L-CONTEXT` for what is longer than the context,
+ * `L-DIVERGED` for likelihoods that are not finite.
+ */
 export async function scoreContinuations(
   decoder: Decoder,
   adapter: Adapter | null,
@@ -42,7 +46,11 @@ export async function scoreContinuations(
       adapter,
       group.map((i) => items[i]),
     );
-    for (const [g, i] of group.entries()) scores[i] = found[g];
+    for (const [g, i] of group.entries()) {
+      scores[i] = found[g];
+      if (found[g].every(Number.isFinite)) continue;
+      throw await notFinite("the likelihoods of answers are not finite", decoder, adapter);
+    }
     onProgress?.(start + group.length, order.length);
   }
   return scores;
