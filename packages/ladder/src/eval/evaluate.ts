@@ -51,10 +51,27 @@ export interface EvalOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
+/** The one answer that is right most often, given to every question: the share of questions that it gets right. */
+export interface ConstantAnswer {
+  readonly answer: string;
+  readonly accuracy: number;
+}
+
+function constantAnswer(questions: readonly ChoiceQuestion[]): ConstantAnswer | null {
+  const [{ choices }] = questions;
+  const isSame = (other: readonly string[]) => other.join("\n") === choices.join("\n");
+  if (!questions.every((question) => isSame(question.choices))) return null;
+  const right = choices.map((_, i) => questions.filter(({ label }) => label === i).length);
+  const most = best(right);
+  return { answer: choices[most], accuracy: right[most] / questions.length };
+}
+
 /** A task over its rows, tokenized; scored with or without an adapter. */
 export interface Evaluation {
   /** Questions, or windows of text. */
   readonly count: number;
+  /** What an accuracy is to be held against; null where no one answer is among the choices of all questions. */
+  readonly constantAnswer: ConstantAnswer | null;
   /** Scores a model, with an adapter or (null) without. Throws what the device throws. */
   run(decoder: Decoder, adapter: Adapter | null): Promise<EvalResult>;
 }
@@ -172,6 +189,7 @@ function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOp
   const items = questions.map((question, i) => scoringItem(question, rows[i].source, tokenizer, options));
   return {
     count: rows.length,
+    constantAnswer: constantAnswer(questions),
     async run(decoder, adapter) {
       checkLengths(rows, decoder, (i) => itemLength(items[i]));
       const scores = await scoreContinuations(decoder, adapter, items, options);
@@ -207,6 +225,7 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
   const items = [...verdicts.map(item), ...withStep.map((i) => item(steps[i]!, i))];
   return {
     count: rows.length,
+    constantAnswer: constantAnswer(verdicts),
     async run(decoder, adapter) {
       const stepItem = new Map(withStep.map((i, n) => [i, items[rows.length + n]]));
       checkLengths(rows, decoder, (i) => itemLength(stepItem.get(i) ?? items[i]));
@@ -244,6 +263,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
   const prompts = questions.map((question) => promptIds(question, tokenizer, options.template));
   return {
     count: rows.length,
+    constantAnswer: null,
     async run(decoder, adapter) {
       const { answerTokens } = options;
       checkLengths(rows, decoder, (i) => prompts[i].length + answerTokens - 1, ", lower --answer-tokens");
@@ -323,6 +343,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
   const byteCounts = windows.map(({ labels }) => bytes(tokenizer.decode(labels.filter((id) => id !== -100))));
   return {
     count: windows.length,
+    constantAnswer: null,
     async run(decoder, adapter) {
       const limit = contextLimit(decoder.config);
       if (context > limit) {
