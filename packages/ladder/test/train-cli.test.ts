@@ -166,6 +166,10 @@ describe("a run", () => {
     expect(settings.steps).toBe(6);
     expect(new Date(started).getTime()).toBeLessThan(Date.now());
     const third = await sidenet("train", "--output", output, "--resume", "--json");
+    expect(third.err).toContain(
+      "resumed after 6 steps: nothing is left to train of 6. More are --steps 12\n",
+    );
+    expect(again.err).toContain("resumed after 4 steps\n");
     const { peak_bytes } = again.json();
     expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6, peak_bytes }); // no step, and the peak of those before
     const smaller = await sidenet("train", "--output", output, "--resume", "--steps", "8", "--layers", "1");
