@@ -32,6 +32,11 @@ export class KvCache {
     }));
   }
 
+  /** What one row takes. */
+  get rowBytes(): number {
+    return this.layers.reduce((sum, { k, v }) => sum + 4 * (k.size + v.size), 0) / this.batchSize;
+  }
+
   /** A cache of some of the rows, in this order; a row may be taken more than once. */
   take(rows: readonly number[]): KvCache {
     const { device } = this.#store;

@@ -93,8 +93,9 @@ describe("the score of a continuation", () => {
       }));
       const before = decoder.device.memory.liveBytes;
       for (const batchSize of [1, 3]) {
+        const copiedBytes = batchSize === 1 ? 2 ** 28 : 1; // all continuations at a time, or one
         for (const one of [null, adapter]) {
-          const scores = await scoreContinuations(decoder, one, items, { batchSize });
+          const scores = await scoreContinuations(decoder, one, items, { batchSize, copiedBytes });
           for (const [i, { prompt, continuations }] of items.entries()) {
             for (const [c, rest] of continuations.entries()) {
               expect(scores[i][c]).toBeCloseTo(await plainScore(decoder, one, prompt, rest), 4);
@@ -105,6 +106,18 @@ describe("the score of a continuation", () => {
       expect(decoder.device.memory.liveBytes).toBe(before);
     },
   );
+  it("takes memory for as many copies of its prompt as there may be", async () => {
+    using parts = drawn(2);
+    const { decoder } = parts;
+    const prompt = Array.from({ length: 300 }, (_, i) => i % 200);
+    const items = [{ prompt, continuations: Array.from({ length: 40 }, (_, i) => [i, 3]) }];
+    const peakOf = async (copiedBytes: number) => {
+      decoder.device.memory.resetPeak();
+      await scoreContinuations(decoder, null, items, { batchSize: 1, copiedBytes });
+      return decoder.device.memory.peak(0).peakBytes;
+    };
+    expect(await peakOf(1)).toBeLessThan((await peakOf(2 ** 28)) / 2);
+  });
 });
 
 describe("sliding windows", () => {
