@@ -45,7 +45,7 @@ async function serve(request: Exclude<Request, { type: "stop" }>): Promise<void>
 /** A lost device is let go: nothing on it can be used any more. */
 function fail(error: unknown): void {
   const isKnown = error instanceof SidenetError;
-  const message = isKnown ? error.detail : `Something unforeseen: ${error}`;
+  const message = isKnown ? error.message.slice(`[${error.code}] `.length) : `Something unforeseen: ${error}`;
   const reopen = isKnown && error.code === "T-DEVICE-LOST";
   if (reopen) {
     try {

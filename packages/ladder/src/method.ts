@@ -39,7 +39,7 @@ function ofOptions<Made>(make: () => Made): Made {
     return make();
   } catch (error) {
     if (!(error instanceof SidenetError) || error.code !== "L-ADAPTER-CONFIG") throw error;
-    throw new SidenetError("L-OPTION", error.detail, { cause: error });
+    throw new SidenetError("L-OPTION", error.text, { cause: error });
   }
 }
 

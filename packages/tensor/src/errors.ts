@@ -4,16 +4,15 @@
  */
 export class SidenetError extends Error {
   readonly code: string;
+  /** The message without the code. */
+  readonly text: string;
 
   constructor(code: string, message: string, options?: ErrorOptions) {
-    super(`[${code}] ${shortened(message)}`, options);
+    const text = shortened(message);
+    super(`[${code}] ${text}`, options);
     this.name = "SidenetError";
     this.code = code;
-  }
-
-  /** The message without the code in front of it. */
-  get detail(): string {
-    return this.message.slice(`[${this.code}] `.length);
+    this.text = text;
   }
 }
 

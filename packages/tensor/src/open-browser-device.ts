@@ -17,7 +17,8 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
   if (isCode(error, "T-NO-ADAPTER")) {
     return gpu === undefined ? "this browser has no WebGPU" : "this browser's WebGPU finds no graphics card";
   }
-  if (isCode(error, "T-NO-DEVICE") || isCode(error, "T-WASM")) return error.detail.replace(/\.$/, "");
+  if (isCode(error, "T-NO-DEVICE") || isCode(error, "T-WASM"))
+    return error.message.slice(`[${error.code}] `.length).replace(/\.$/, "");
   throw error;
 }
 

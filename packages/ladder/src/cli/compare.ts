@@ -190,7 +190,8 @@ async function resultOf(
 function failedRun(report: Report, { name }: Variant, error: unknown): FailedRun {
   if (!(error instanceof SidenetError)) throw error;
   report.error(`${name}: ${error.message}`);
-  return { method: name, error: { code: error.code, message: error.detail } };
+  const { code, message } = error;
+  return { method: name, error: { code, message: message.slice(`[${code}] `.length) } };
 }
 
 const RUN_BATCH = 4;

@@ -114,10 +114,14 @@ export function planAll(
   );
 }
 
-export const failedRow = ({ name }: Variant, context: number, { code, detail }: SidenetError): FailedRow => ({
+export const failedRow = (
+  { name }: Variant,
+  context: number,
+  { code, message }: SidenetError,
+): FailedRow => ({
   method: name,
   context,
-  error: { code, message: detail },
+  error: { code, message: message.slice(`[${code}] `.length) },
 });
 
 /** One line a plan. */

@@ -101,7 +101,10 @@ export async function openPlannedConfig(model: string): Promise<ModelConfig> {
   } catch (error) {
     if (!(error instanceof SidenetError) || error.code !== "L-MODEL-MISSING") throw error;
     const names = (await bundledConfigs()).join(", ");
-    throw new SidenetError(error.code, `${error.detail} Bundled are ${names}.`);
+    throw new SidenetError(
+      error.code,
+      `${error.message.slice(`[${error.code}] `.length)} Bundled are ${names}.`,
+    );
   }
 }
 

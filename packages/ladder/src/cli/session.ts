@@ -63,7 +63,7 @@ export class Session {
     this.exitCode = usage ? EXIT.usage : EXIT.failed;
     if (error instanceof SidenetError) {
       this.report.error(error.message);
-      this.#failJson(error.code, error.detail);
+      this.#failJson(error.code, error.message.slice(`[${error.code}] `.length));
       return;
     }
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -57,7 +57,7 @@ async function openNamed(
     return await open(file);
   } catch (cause) {
     if (!(cause instanceof SidenetError)) throw cause;
-    const problem = cause.detail;
+    const problem = cause.message.slice(`[${cause.code}] `.length);
     throw new SidenetError(cause.code, `${indexName} names the shard ${shown(file)}. ${problem}`, { cause });
   }
 }

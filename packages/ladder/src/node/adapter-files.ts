@@ -73,7 +73,7 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
     return await loadAdapter(device, config, model, checkpoint);
   } catch (cause) {
     if (!(cause instanceof SidenetError) || cause.code !== "L-ADAPTER-CONFIG") throw cause;
-    const problem = cause.detail;
+    const problem = cause.message.slice(`[${cause.code}] `.length);
     const path = join(folder, ADAPTER_FILES.config);
     throw new SidenetError(cause.code, `${path}: ${problem} Is it an adapter of this model?`, { cause });
   } finally {

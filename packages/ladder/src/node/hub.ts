@@ -50,7 +50,7 @@ export const isHubId = (text: string): boolean => /^[\w-][\w.-]*\/[\w-][\w.-]*$/
 
 function hubError(id: string, cause: unknown): SidenetError {
   if (cause instanceof SidenetError) {
-    return new SidenetError(cause.code, `${id}: ${cause.detail}`, {
+    return new SidenetError(cause.code, `${id}: ${cause.message.slice(`[${cause.code}] `.length)}`, {
       cause,
     });
   }

@@ -106,7 +106,7 @@ export async function checkOutputFile(path: string, inputs: readonly string[]): 
 function underItsName(cause: unknown, temporary: string, path: string): SidenetError {
   if (!(cause instanceof SidenetError)) return fileError(path, cause);
   if (!cause.message.includes(temporary)) return cause;
-  return new SidenetError(cause.code, cause.detail.replaceAll(temporary, path), { cause });
+  return new SidenetError(cause.code, cause.text.replaceAll(temporary, path), { cause });
 }
 
 /**

@@ -121,5 +121,6 @@ export async function* readRows(path: string): AsyncGenerator<Row> {
 
 /** An error of the file system, as one of this library. */
 export function dataError(path: string, cause: unknown): SidenetError {
-  return new SidenetError("L-DATA", `data file ${fileError(path, cause).detail}`, { cause });
+  const { code, message } = fileError(path, cause);
+  return new SidenetError("L-DATA", `data file ${message.slice(`[${code}] `.length)}`, { cause });
 }

@@ -47,10 +47,9 @@ export async function recordFailure(
   steps: number,
   profile: StepProfile | null,
 ): Promise<RunFailure> {
-  const [code, message] =
-    error instanceof SidenetError
-      ? [error.code, error.detail]
-      : ["BUG", error instanceof Error ? error.message : String(error)];
+  const code = error instanceof SidenetError ? error.code : "BUG";
+  const text = error instanceof Error ? error.message : String(error);
+  const message = text.startsWith(`[${code}] `) ? text.slice(`[${code}] `.length) : text;
   const failure = { code, message, steps, time: new Date().toISOString() };
   const write = (name: string, value: object) =>
     writeFileAtomic(join(folder, name), `${JSON.stringify(value, null, 2)}\n`).catch(() => undefined);

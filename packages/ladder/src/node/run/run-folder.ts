@@ -44,7 +44,7 @@ export async function readRunFile(folder: string): Promise<RunFile | null> {
     if (!(error instanceof SidenetError)) throw error;
     if (error.code === "L-FILE-MISSING") return null;
     if (error.code !== "L-JSON") throw error;
-    const message = error.detail;
+    const message = error.message.slice(`[${error.code}] `.length);
     throw new SidenetError("L-RUN", `${message} Start anew with --overwrite, or use another --output.`, {
       cause: error,
     });

@@ -16,7 +16,7 @@ export function withWayOn(error: unknown, savedStep: number | null): unknown {
     "L-DIVERGED": "",
   };
   if (!(error.code in cures)) return error;
-  const message = error.detail;
+  const message = error.message.slice(`[${error.code}] `.length);
   return new SidenetError(error.code, [message, cures[error.code], way].filter(Boolean).join(" "), {
     cause: error,
   });
