@@ -9,23 +9,21 @@
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { parseArgs } from "node:util";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    tokens: { type: "string", default: "256,512,1024" },
-    heads: { type: "string", default: "9,3,64" },
-    device: { type: "string", default: "wasm" },
-    threads: { type: "string", default: "2" },
-    rounds: { type: "string", default: "25" },
-    "processor-time": { type: "boolean", default: false },
-    base: { type: "string" },
-  },
+const options = scriptOptions({
+  tokens: [256, 512, 1024],
+  heads: [9, 3, 64],
+  device: "wasm",
+  threads: 2,
+  rounds: 25,
+  "processor-time": false,
+  base: null,
 });
-const [H, G, D] = options.heads.split(",").map(Number);
+const [H, G, D] = options.heads;
 const ofProcessor = options["processor-time"];
-const threads = ofProcessor ? 1 : Number(options.threads);
+const threads = ofProcessor ? 1 : options.threads;
 /** Calls of each row in a round, the fastest of which counts: other load can only add. */
 const CALLS = 4;
 
@@ -87,9 +85,9 @@ if (options.base) sides.push(await openSide(" (base)", options.base));
 console.log(
   `${sides[0].device.label}; ${H} heads of ${D} over ${G}; ${ofProcessor ? "processor" : "wall"} time`,
 );
-for (const T of options.tokens.split(",").map(Number)) {
+for (const T of options.tokens) {
   const rows = sides.flatMap((side, i) => rowsOf(side, T, i === 0));
-  for (let round = 0; round < Number(options.rounds); round++) {
+  for (let round = 0; round < options.rounds; round++) {
     for (const row of round % 2 === 0 ? rows : [...rows].reverse()) {
       for (let i = 0; i < CALLS; i++) row.best = Math.min(row.best, await milliseconds(row.call));
     }

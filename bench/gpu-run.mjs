@@ -9,19 +9,16 @@ import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    golden: { type: "string", default: "golden" },
-    output: { type: "string", default: process.env.OUT ?? "out/gpu-run" },
-    only: { type: "string", default: "" },
-    skip: { type: "string", default: "" },
-    quick: { type: "boolean", default: false },
-    help: { type: "boolean", default: false },
-  },
+const options = scriptOptions({
+  device: "webgpu",
+  golden: "golden",
+  output: process.env.OUT ?? "out/gpu-run",
+  only: [],
+  skip: [],
+  quick: false,
 });
 
 const file = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -95,22 +92,11 @@ const PARTS = [
   { name: "choices", limit: 90, args: script("choices", ...(quick ? ["--quick"] : [])) },
 ];
 
-if (options.help) {
-  console.log(
-    `node bench/gpu-run.mjs [--quick] [--golden DIR] [--output DIR] [--device webgpu] [--only A,B] [--skip A,B]`,
-  );
-  console.log(
-    `parts: ${PARTS.map(({ name }) => name).join(" ")}; --only and --skip take names or their beginnings`,
-  );
-  process.exit(0);
-}
-
 ensureRuntimeFolder();
 mkdirSync(options.output, { recursive: true });
 const logFile = join(options.output, "gpu-run.log");
 writeFileSync(logFile, "");
 
-const list = (text) => text.split(",").filter((part) => part !== "");
 const matches = (name, names) => names.some((wanted) => name.startsWith(wanted));
 
 /** The object of a part's last line, or null. */
@@ -160,8 +146,8 @@ function runPart({ name, limit, args, env }) {
 }
 
 const chosen = PARTS.filter(({ name, needs }) => {
-  if (options.only && !matches(name, list(options.only))) return false;
-  if (matches(name, list(options.skip))) return false;
+  if (options.only.length > 0 && !matches(name, options.only)) return false;
+  if (matches(name, options.skip)) return false;
   if (needs && !existsSync(needs)) {
     console.log(`${name} left out: no folder ${needs} (--golden)`);
     return false;

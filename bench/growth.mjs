@@ -8,21 +8,14 @@
 // beside q, k and v (on meta: no data).
 
 import { writeFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
 import { MetaDevice } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 import { randomDecoder } from "./gpu/models.mjs";
 import { renderGrowth } from "./growth-plot.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    threads: { type: "string", default: "2" },
-    most: { type: "string", default: "16384" },
-    svg: { type: "string" },
-    json: { type: "string" },
-  },
-});
+const options = scriptOptions({ threads: 2, most: 16_384, svg: null, json: null });
 const LEAST = 256;
 /** Steps of which the fastest counts, by tokens: other load can only add. */
 const stepsOf = (tokens) => (tokens <= 2048 ? 5 : tokens <= 8192 ? 3 : 2);
@@ -85,10 +78,10 @@ function exponent(rows, key) {
   return along / points.reduce((sum, [x]) => sum + (x - mx) ** 2, 0);
 }
 
-const device = await openNodeWasm({ threads: Number(options.threads) });
+const device = await openNodeWasm({ threads: options.threads });
 const decoder = await randomDecoder(device, "small", { quantize: false, dtype: "f32" });
 const rows = [];
-for (let tokens = LEAST; tokens <= Number(options.most); tokens *= 2) {
+for (let tokens = LEAST; tokens <= options.most; tokens *= 2) {
   const row = {
     tokens,
     ...(await measureStep(device, decoder, tokens)),

@@ -6,17 +6,11 @@
 // a software driver shares, only the latter is the host's.
 
 import { readFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    rounds: { type: "string", default: "15" },
-    only: { type: "string", default: "" },
-  },
-});
+const options = scriptOptions({ device: "webgpu", rounds: 15, only: "" });
 const COUNT = 2000;
 
 ensureRuntimeFolder();
@@ -52,7 +46,7 @@ for (const [name, call] of Object.entries(CASES)) {
   if (!name.startsWith(options.only)) continue;
   const [wall, host] = [[], []];
   let dispatches = 0;
-  for (let round = -2; round < Number(options.rounds); round++) {
+  for (let round = -2; round < options.rounds; round++) {
     await device.synchronize();
     const before = device.statistics?.().dispatches ?? 0;
     const [from, computed] = [process.hrtime.bigint(), computedNs()];

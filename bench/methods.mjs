@@ -9,7 +9,6 @@
 // devices that compute while they are asked (wasm, cpu).
 
 import { writeFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import {
   Decoder,
   decoderParameters,
@@ -24,24 +23,24 @@ import { openModel } from "@sidenet/ladder/node";
 import { ParamStore, Random } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
+import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    model: { type: "string" },
-    device: { type: "string", default: "auto" },
-    context: { type: "string", default: "256" },
-    batch: { type: "string", default: "4" },
-    rounds: { type: "string", default: "7" },
-    scored: { type: "string", default: "1" },
-    quantize: { type: "string", default: "nf4" },
-    methods: { type: "string", default: "ladder,xladder,qlora,qlora+checkpointing" },
-    profile: { type: "boolean", default: false },
-    out: { type: "string" },
-  },
+const options = scriptOptions({
+  model: null,
+  device: "auto",
+  context: 256,
+  batch: 4,
+  rounds: 7,
+  scored: { type: "string", default: "1" },
+  quantize: "nf4",
+  methods: ["ladder", "xladder", "qlora", "qlora+checkpointing"],
+  profile: false,
+  out: null,
 });
-const [context, batchSize, rounds, scored] = ["context", "batch", "rounds", "scored"].map((name) =>
-  Number(options[name]),
-);
+const { context, batch: batchSize, rounds } = options;
+const scored = Number(options.scored);
+if (!(scored > 0 && scored <= 1))
+  usageError(`--scored ${options.scored}: wanted a share, above 0 and at most 1`);
 const quantizeBlocks = options.quantize === "nf4";
 
 const { device } = await openDevice(options.device);
@@ -111,7 +110,7 @@ function opClock() {
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const decoder = await openDecoder();
 const batch = randomBatch();
-const runs = options.methods.split(",").map((name) => trainerOf(name, decoder));
+const runs = options.methods.map((name) => trainerOf(name, decoder));
 const clock = options.profile ? opClock() : null;
 for (let round = -1; round < rounds; round++) {
   for (const run of runs) {

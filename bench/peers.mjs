@@ -8,26 +8,17 @@
 // --torch, a Python that has PyTorch, its figures from the same run beside them.
 
 import { writeFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import { Random } from "@sidenet/tensor";
 import { installWebGpuGlobals } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 import { openJax } from "./peers/jax.mjs";
 import { MODEL } from "./peers/llama.mjs";
 import { openSidenet } from "./peers/sidenet.mjs";
 import { openTfjs } from "./peers/tfjs.mjs";
 import { openTorch } from "./peers/torch.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "wasm" },
-    threads: { type: "string", default: "2" },
-    rounds: { type: "string", default: "15" },
-    only: { type: "string", default: "" },
-    json: { type: "string", default: "" },
-    torch: { type: "string" },
-  },
-});
+const options = scriptOptions({ device: "wasm", threads: 2, rounds: 15, only: [], json: null, torch: null });
 
 let stream = 0;
 function random(...shape) {
@@ -102,7 +93,7 @@ function cases() {
       rounds: 5,
     },
   );
-  const only = options.only.split(",").filter((part) => part !== "");
+  const only = options.only;
   return only.length === 0 ? list : list.filter(({ group }) => only.includes(group));
 }
 
@@ -149,7 +140,7 @@ async function compare(calls) {
 
 /** Nanoseconds of one call by peer (null: it cannot), their runs taking turns after two calls that count for nothing. */
 async function race(peers, item) {
-  const { rounds = Number(options.rounds) } = item;
+  const { rounds = options.rounds } = item;
   const calls = await callsOf(peers, item);
   const problems = await compare(calls);
   const times = peers.map(() => []);
@@ -176,8 +167,7 @@ async function race(peers, item) {
 }
 
 async function openPeers() {
-  const { device, threads: count } = options;
-  const threads = Number(count);
+  const { device, threads } = options;
   ensureRuntimeFolder();
   if (device === "webgpu") await installWebGpuGlobals();
   const ours = await openSidenet({ device, threads });

@@ -13,7 +13,6 @@ import { appendFileSync, readFileSync } from "node:fs";
 import { mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { makeSchedule } from "@sidenet/autograd";
 import {
   BatchStream,
@@ -32,26 +31,26 @@ import { convertModel, openModel, readRecords } from "@sidenet/ladder/node";
 import { ParamStore } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    model: { type: "string" },
-    data: { type: "string", default: "examples/data/gsm8k-sample.jsonl" },
-    "held-out": { type: "string", default: "24" },
-    variants: { type: "string" },
-    steps: { type: "string", default: "32" },
-    "max-length": { type: "string", default: "128" },
-    "batch-size": { type: "string", default: "4" },
-    warmup: { type: "string", default: "5" },
-    seed: { type: "string", default: "0" },
-    device: { type: "string", default: "auto" },
-    out: { type: "string" },
-    calibrate: { type: "boolean", default: false },
+const options = scriptOptions(
+  {
+    model: null,
+    data: "examples/data/gsm8k-sample.jsonl",
+    "held-out": 24,
+    variants: null,
+    steps: 32,
+    "max-length": 128,
+    "batch-size": 4,
+    warmup: 5,
+    seed: 0,
+    device: "auto",
+    out: null,
+    calibrate: false,
   },
-});
-const [steps, batchSize, seed, maxLength] = ["steps", "batch-size", "seed", "max-length"].map((name) =>
-  Number(options[name]),
+  { required: ["variants"] },
 );
+const { steps, seed, "batch-size": batchSize, "max-length": maxLength } = options;
 
 /** A frozen decoder that computes the hidden states of a batch once and shows them again whenever it comes back. */
 class RememberingDecoder extends Decoder {
@@ -137,7 +136,7 @@ const path = options.model ?? (await fetchModel());
 let model = await openModel(path);
 const tokenizer = await model.tokenizer();
 const { encoded, read } = await records(tokenizer);
-const train = encoded.slice(0, -Number(options["held-out"]));
+const train = encoded.slice(0, -options["held-out"]);
 if (options.calibrate) {
   await model.close();
   model = await calibratedOn(path, read.slice(0, train.length));
@@ -177,7 +176,7 @@ for (const { name, lr, method, weightDecay = 0.01, sideNorm } of JSON.parse(
   const learningRate = makeSchedule({
     kind: "cosine",
     lr,
-    warmupSteps: Math.min(steps, Number(options.warmup)),
+    warmupSteps: Math.min(steps, options.warmup),
     totalSteps: steps,
     finalLr: 0.1 * lr,
   });

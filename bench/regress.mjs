@@ -13,7 +13,7 @@ import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 import { differs, findBase, makeBaseTree } from "./regress/base-tree.mjs";
 import { judge } from "./regress/judge.mjs";
 
@@ -22,17 +22,15 @@ const WORKER = fileURLToPath(new URL("regress/worker.mjs", import.meta.url));
 /** Rounds of the measurements that confirm a suspicion. */
 const CONFIRMATIONS = [15, 25];
 
-const { values: options } = parseArgs({
-  options: {
-    base: { type: "string" },
-    devices: { type: "string", default: "webgpu,wasm" },
-    threshold: { type: "string", default: "0.15" },
-    only: { type: "string", default: "" },
-    rounds: { type: "string", default: "9" },
-    seconds: { type: "string", default: "120" },
-    force: { type: "boolean", default: false },
-    json: { type: "string" },
-  },
+const options = scriptOptions({
+  base: null,
+  devices: ["webgpu", "wasm"],
+  threshold: 0.15,
+  only: [],
+  rounds: 9,
+  seconds: 120,
+  force: false,
+  json: null,
 });
 
 /** A worker that answers one question at a time. */
@@ -84,7 +82,7 @@ const shownRow = ({ row, ratios, slower, absent, failed }) => {
 };
 
 async function compareOn(device, roots, deadline) {
-  const only = options.only.split(",").filter(Boolean);
+  const { only } = options;
   let pair = await openPair(roots, device);
   const { device: label, rows: all } = pair.about;
   const open = async () => {
@@ -93,8 +91,8 @@ async function compareOn(device, roots, deadline) {
     return opened;
   };
   const rows = await judge(only.length > 0 ? all.filter((row) => only.includes(row)) : all, open, {
-    threshold: Number(options.threshold),
-    rounds: Number(options.rounds),
+    threshold: options.threshold,
+    rounds: options.rounds,
     confirmations: CONFIRMATIONS,
     deadline,
     note: (text) => console.log(`${device}: ${text}`),
@@ -117,10 +115,10 @@ async function main() {
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
   const roots = { base: made.tree, change: ROOT };
   const reports = [];
-  const devices = options.devices.split(",");
+  const { devices } = options;
   const begun = performance.now();
   for (const [i, device] of devices.entries()) {
-    const deadline = begun + ((i + 1) * 1000 * Number(options.seconds)) / devices.length;
+    const deadline = begun + ((i + 1) * 1000 * options.seconds) / devices.length;
     reports.push(await compareOn(device, roots, deadline));
   }
   const all = reports.flatMap(({ device, rows }) =>

@@ -9,32 +9,30 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { scriptOptions } from "../scripts/lib/options.mjs";
 
 const BIN = resolve(fileURLToPath(import.meta.url), "../../packages/ladder/bin/sidenet.js");
 
-const text = (fallback) => ({ type: "string", ...(fallback === undefined ? {} : { default: fallback }) });
-const { values } = parseArgs({
-  options: {
-    model: text(),
-    task: text("choice"),
-    train: text(),
-    dev: text(),
-    output: text(),
-    methods: text("ladder,xladder,qlora"),
-    steps: text("100"),
-    "batch-size": text("8"),
-    limit: text("200"),
-    device: text("auto"),
-    args: text(""),
+const values = scriptOptions(
+  {
+    model: null,
+    task: "choice",
+    train: null,
+    dev: null,
+    output: null,
+    methods: ["ladder", "xladder", "qlora"],
+    steps: 100,
+    "batch-size": 8,
+    limit: 200,
+    device: "auto",
+    args: "",
   },
-});
-for (const name of ["model", "train", "dev", "output"]) {
-  if (values[name] === undefined) throw new Error(`--${name} is missing.`);
-}
+  { required: ["model", "train", "dev", "output"] },
+);
 
 /** The object that a command prints with --json. */
-function sidenet(...args) {
+function sidenet(...given) {
+  const args = given.map(String);
   console.error(`$ npx sidenet ${args.join(" ")}`);
   const run = spawnSync(process.execPath, [BIN, ...args, "--json"], {
     encoding: "utf8",
@@ -51,7 +49,7 @@ const share = ({ value, low, high }) => `${percent(value)} [${percent(low)}, ${p
 const { model, task, train, dev, output, device } = values;
 mkdirSync(output, { recursive: true });
 const rows = [];
-for (const method of values.methods.split(",")) {
+for (const method of values.methods) {
   const folder = join(output, method);
   const trained = sidenet(
     ...["train", "--model", model, "--device", device, "--data", train, "--task", task, "--method", method],

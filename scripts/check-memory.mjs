@@ -7,22 +7,15 @@
 
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import { measureStep } from "@sidenet/ladder";
 import { openModelConfig } from "@sidenet/ladder/node";
 import { openDevice, openNodeWasm } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "./lib/environment.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 
 const CONSTANT_BYTES = 400e6;
 
-const { values } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    model: { type: "string", default: "SmolLM2-1.7B" },
-    method: { type: "string", default: "ladder" },
-    context: { type: "string", default: "64" },
-  },
-});
+const values = scriptOptions({ device: "webgpu", model: "SmolLM2-1.7B", method: "ladder", context: 64 });
 
 /** The most that the process has had in memory so far, in bytes. */
 const highestResident = () => process.resourceUsage().maxRSS * 1024;
@@ -60,7 +53,7 @@ const plan = measureStep(device, config, {
   storage: { dtype: half, quantizeBlocks: side || values.method === "qlora" },
   memory: { gradientCheckpointing: side, optimizerState: "8bit", savedFormats: { saved: half, rungs: half } },
   batchSize: 1,
-  context: Number(values.context),
+  context: values.context,
 });
 await device.synchronize();
 // Buffers are kept for reuse within a limit, so the driver's figure afterwards is close to its highest only for resident
@@ -72,7 +65,7 @@ const difference = reported === null ? null : reported - plan.peakBytes;
 const allowed = 0.1 * plan.peakBytes + CONSTANT_BYTES;
 const passed = difference === null ? null : Math.abs(difference) <= allowed;
 const result = {
-  ...{ model: values.model, method: values.method, context: Number(values.context) },
+  ...{ model: values.model, method: values.method, context: values.context },
   ...{ device: device.kind, adapter: device.label, source },
   ...{ peak_bytes: plan.peakBytes, peak_bytes_by_category: plan.peakBytesByCategory },
   ...{ reported_bytes: reported, difference_bytes: difference, allowed_bytes: allowed, passed },

@@ -10,9 +10,9 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writ
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { build, createLogger } from "vite";
 import { fetchNode, installedNode } from "./lib/node-versions.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 import { npm } from "./lib/packages.mjs";
 import { packPublished } from "./lib/published.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
@@ -184,7 +184,7 @@ async function checkOn({ path, version }, project, tarballs) {
   );
 }
 
-const { values } = parseArgs({ options: { node: { type: "string", multiple: true, default: [] } } });
+const values = scriptOptions({ node: { type: "string", multiple: true, default: [] } });
 const folder = mkdtempSync(join(tmpdir(), "sidenet-pack-"));
 try {
   const cache = join(ROOT, "node_modules", ".cache", "node");

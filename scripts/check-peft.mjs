@@ -18,7 +18,6 @@ import {
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import {
   Decoder,
   decoderParameters,
@@ -29,6 +28,7 @@ import {
 } from "@sidenet/ladder";
 import { openAdapter, openModel, saveAdapter } from "@sidenet/ladder/node";
 import { CpuDevice } from "@sidenet/tensor";
+import { scriptOptions } from "./lib/options.mjs";
 import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
 
@@ -38,13 +38,7 @@ const PACKAGES = ["torch", "transformers", "peft", "safetensors", "bitsandbytes"
 /** Relative error of logits, 2-norm over all: both sides compute in float32. */
 const TOLERANCE = 1e-5;
 
-const { values: options } = parseArgs({
-  options: {
-    golden: { type: "string" },
-    venv: { type: "string" },
-    keep: { type: "boolean", default: false },
-  },
-});
+const options = scriptOptions({ golden: null, venv: null, keep: false });
 
 const ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 /** PEFT's fields, for both sides. */

@@ -10,12 +10,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { Decoder, loadWeights, residualStream } from "@sidenet/ladder";
 import { convertModel, openModel, saveAdapter } from "@sidenet/ladder/node";
 import { CpuDevice, Random } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { llamaNats, withLlamaModel } from "./lib/llama-cpp.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
 
 const BUNDLED = fileURLToPath(new URL("../packages/ladder/models/tiny-books/", import.meta.url));
@@ -23,9 +23,7 @@ const LENGTH = 96;
 /** What rounded activations explain, in nats: the root mean square of the differences of a token's -log p, which are near 10. */
 const BOUNDS = { f16: 0.02, q8_0: 0.25 };
 
-const { values } = parseArgs({
-  options: { device: { type: "string", default: "cpu" }, keep: { type: "string" } },
-});
+const values = scriptOptions({ device: "cpu", keep: null });
 
 /** The families with what a GGUF file needs: a tokenizer's vocabulary, and rows that are whole blocks of 32. */
 const SIZES = {

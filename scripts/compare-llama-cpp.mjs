@@ -7,9 +7,9 @@
 import { spawnSync } from "node:child_process";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { fetchModel } from "./fetch-model.mjs";
 import { withLlamaModel } from "./lib/llama-cpp.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 const TOKENS = 32;
@@ -48,12 +48,10 @@ function sidenetIds(model, device, prompt) {
   return JSON.parse(run.stdout.trim().split("\n").at(-1)).ids;
 }
 
-const { values } = parseArgs({
-  options: {
-    model: { type: "string" },
-    device: { type: "string", default: "webgpu" },
-    prompt: { type: "string", multiple: true, default: PROMPTS },
-  },
+const values = scriptOptions({
+  model: null,
+  device: "webgpu",
+  prompt: { type: "string", multiple: true, default: PROMPTS },
 });
 const model = values.model ?? (await fetchModel());
 const theirs = await llamaIds(model, values.prompt);

@@ -16,32 +16,30 @@ import { appendFile, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { Decoder, evaluateLoss, loadWeights } from "@sidenet/ladder";
 import { convertModel, openModel } from "@sidenet/ladder/node";
 import { CpuDevice } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { fetchModel } from "./fetch-model.mjs";
 import { llamaNats, withLlamaModel } from "./lib/llama-cpp.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 const MOST_F16_DIFFERENCE = 0.005;
 const MOST_NF4_COST = 0.1;
 
-const { values } = parseArgs({
-  options: {
-    model: { type: "string" },
-    data: { type: "string", default: join(ROOT, "../shared/data/text/wikitext2.valid.jsonl") },
-    tokens: { type: "string", default: "20000" },
-    window: { type: "string", default: "512" },
-    device: { type: "string", default: "auto" },
-    keep: { type: "string" },
-    "without-llama": { type: "boolean", default: false },
-    calibrate: { type: "string", multiple: true, default: [] },
-    "calibration-tokens": { type: "string", default: "8192" },
-  },
+const values = scriptOptions({
+  model: null,
+  data: join(ROOT, "../shared/data/text/wikitext2.valid.jsonl"),
+  tokens: 20_000,
+  window: 512,
+  device: "auto",
+  keep: null,
+  "without-llama": false,
+  calibrate: { type: "string", multiple: true, default: [] },
+  "calibration-tokens": 8192,
 });
-const [tokens, window] = [Number(values.tokens), Number(values.window)];
+const { tokens, window } = values;
 
 /** Token ids of the text, in windows of equal length; a rest that fills none is left out. */
 async function windowsOf(model) {
@@ -126,7 +124,7 @@ try {
     if (existsSync(output)) continue; // kept from an earlier run
     const type = kind === "nf4" || kind === "calibrated" ? "nf4" : "f16";
     const calibration =
-      kind === "calibrated" ? { data: values.calibrate, tokens: Number(values["calibration-tokens"]) } : null;
+      kind === "calibrated" ? { data: values.calibrate, tokens: values["calibration-tokens"] } : null;
     await convertModel(calibration ? device : new CpuDevice(), {
       model,
       output,

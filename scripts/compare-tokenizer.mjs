@@ -4,11 +4,11 @@
 //
 // Run after `npm run build`. Prints what differs, and a line with the count; exit 1 if anything does.
 
-import { parseArgs } from "node:util";
 import { openModel } from "@sidenet/ladder/node";
 import { Random } from "@sidenet/tensor";
 import { fetchModel } from "./fetch-model.mjs";
 import { withLlamaModel } from "./lib/llama-cpp.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 
 const points = (first, last) => (random) => String.fromCodePoint(first + random.below(last - first + 1));
 const oneOf =
@@ -125,15 +125,9 @@ function drawStrings(count, seed) {
   });
 }
 
-const { values } = parseArgs({
-  options: {
-    model: { type: "string" },
-    count: { type: "string", default: "1000" },
-    seed: { type: "string", default: "1" },
-  },
-});
+const values = scriptOptions({ model: null, count: 1000, seed: 1 });
 const path = values.model ?? (await fetchModel());
-const samples = drawStrings(Number(values.count), Number(values.seed));
+const samples = drawStrings(values.count, values.seed);
 const theirs = await withLlamaModel(path, { vocabOnly: true }, async (model) =>
   samples.map(({ text }) => {
     const ids = model.tokenize(text, false);

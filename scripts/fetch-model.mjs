@@ -13,6 +13,7 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { cacheFolder } from "./lib/environment.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 import { reportFailure, run, SetupError, say } from "./lib/steps.mjs";
 import { openZipEntry } from "./lib/zip.mjs";
 
@@ -100,6 +101,7 @@ async function sha256(path) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
+    scriptOptions({});
     console.log(await fetchModel());
   } catch (error) {
     reportFailure(error);

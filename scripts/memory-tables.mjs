@@ -4,6 +4,7 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { scriptOptions } from "./lib/options.mjs";
 
 export const FILE = fileURLToPath(new URL("../docs/memory.md", import.meta.url));
 
@@ -100,6 +101,7 @@ export function withTables(page, tables) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  scriptOptions({});
   const { openModelConfig } = await import("@sidenet/ladder/node");
   const before = readFileSync(FILE, "utf8");
   const page = withTables(before, await memoryTables(await import("@sidenet/ladder"), openModelConfig));

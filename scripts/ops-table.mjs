@@ -4,6 +4,7 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { scriptOptions } from "./lib/options.mjs";
 
 export const FILE = fileURLToPath(new URL("../docs/ops.md", import.meta.url));
 
@@ -181,6 +182,7 @@ export function opsTable({ tensor, autograd }) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  scriptOptions({});
   const tensor = await import("@sidenet/tensor");
   const autograd = await import("@sidenet/autograd");
   const page = opsTable({ tensor, autograd });

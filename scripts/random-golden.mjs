@@ -11,7 +11,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { scriptOptions, usageError } from "./lib/options.mjs";
 import { reportFailure, run, SetupError } from "./lib/steps.mjs";
 
 const GENERATOR = fileURLToPath(new URL("golden/generate.py", import.meta.url));
@@ -20,42 +20,22 @@ const PACKAGES = ["torch", "numpy"];
 const KINDS = ["ops", "models", "adapters"];
 
 const DEVICES = ["cpu", "webgpu", "wasm"];
-const OPTIONS = {
-  seed: { type: "string", default: "1" },
-  ops: { type: "string", default: "105" },
-  models: { type: "string", default: "12" },
-  adapters: { type: "string", default: "24" },
-  python: { type: "string" },
-  devices: { type: "string", default: DEVICES.join(",") },
-  keep: { type: "string" },
-};
-
-const wrong = (why) => new SetupError("An option cannot be used.", why);
 
 /** What is asked for, before minutes are spent on half of it. */
 function readOptions() {
-  let values;
-  try {
-    ({ values } = parseArgs({ options: OPTIONS }));
-  } catch (error) {
-    throw wrong(
-      `${error.message}\nThere are ${Object.keys(OPTIONS)
-        .map((name) => `--${name}`)
-        .join(", ")}.`,
-    );
-  }
-  for (const name of ["seed", ...KINDS]) {
-    if (!/^\d{1,9}$/.test(values[name]))
-      throw wrong(`--${name} ${values[name]}: wanted a whole number, 0 or more.`);
-  }
-  const [ops, models, adapters] = KINDS.map((name) => Number(values[name]));
-  if (adapters > 0 && models === 0)
-    throw wrong("--adapters wants models to be made for: --models 1 or more.");
-  if (ops + models === 0) throw wrong("No case is asked for: --ops or --models 1 or more.");
-  const devices = values.devices.split(",");
+  const options = scriptOptions({
+    ...{ seed: 1, ops: 105, models: 12, adapters: 24 },
+    ...{ python: null, devices: DEVICES, keep: null },
+  });
+  const { ops, models, adapters, devices } = options;
+  const most = 1e9;
+  const over = ["seed", ...KINDS].find((name) => options[name] >= most);
+  if (over !== undefined) usageError(`--${over} ${options[over]}: wanted less than ${most}`);
+  if (adapters > 0 && models === 0) usageError("--adapters wants models to be made for: --models 1 or more");
+  if (ops + models === 0) usageError("no case is asked for: --ops or --models 1 or more");
   const unknown = devices.find((name) => !DEVICES.includes(name));
-  if (unknown !== undefined) throw wrong(`--devices ${unknown}: there are ${DEVICES.join(", ")}.`);
-  return { ...values, devices };
+  if (unknown !== undefined) usageError(`--devices ${unknown}: there are ${DEVICES.join(", ")}`);
+  return options;
 }
 
 /** An interpreter with the packages, in `work` unless one is given. */
@@ -78,8 +58,8 @@ function python({ python: given }, work) {
 }
 
 function generate(options, binary, folder) {
-  const counts = KINDS.flatMap((kind) => [`--${kind}`, options[kind]]);
-  const made = run(binary, ["-B", GENERATOR, folder, "--seed", options.seed, ...counts]);
+  const counts = KINDS.flatMap((kind) => [`--${kind}`, String(options[kind])]);
+  const made = run(binary, ["-B", GENERATOR, folder, "--seed", String(options.seed), ...counts]);
   if (made.failed) throw new SetupError("The cases were not made.", `${made.failed}\n${made.output}`);
 }
 

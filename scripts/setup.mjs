@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { findAdapter } from "./lib/adapter.mjs";
 import { ensureChromium } from "./lib/chromium.mjs";
 import { ensureRuntimeFolder } from "./lib/environment.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 import { ensurePackages } from "./lib/packages.mjs";
 import { reportFailure, SetupError, say } from "./lib/steps.mjs";
 import { installVulkanDriver } from "./lib/vulkan-driver.mjs";
@@ -64,8 +65,9 @@ function ensureAdapter(install) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
-    const install = !process.argv.includes("--check-only");
-    if (process.argv.includes("--browser")) {
+    const options = scriptOptions({ browser: false, "check-only": false });
+    const install = !options["check-only"];
+    if (options.browser) {
       say(`ready, Chromium at ${setupBrowser({ install })}`);
     } else {
       const name = setup({ install });

@@ -6,20 +6,18 @@
 // Prints the least wall time of a call, waiting shared between the calls of a batch, and of kernels alone by timestamps; results
 // are held against those of the first choice, which is without. Adapters without matrix units have no choice about attention.
 
-import { parseArgs } from "node:util";
 import { BENCH_MODELS } from "@sidenet/ladder";
 import { DEFAULT_TILES, NF4_BLOCKS, nf4Table, WebGpuDevice } from "@sidenet/tensor";
+import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    split: { type: "string", default: "0,64,128,256" },
-    rounds: { type: "string", default: "5" },
-    only: { type: "string", default: "" },
-    quick: { type: "boolean", default: false }, // small extents, to see that it runs
-    "as-gpu": { type: "boolean", default: false }, // the kernels of a GPU on a software driver
-  },
+const options = scriptOptions({
+  device: "webgpu",
+  split: [0, 64, 128, 256],
+  rounds: 5,
+  only: "",
+  quick: false, // small extents, to see that it runs
+  "as-gpu": false, // the kernels of a GPU on a software driver
 });
 
 const [small, large] = options.quick
@@ -138,7 +136,7 @@ const ATTENTION = ["f32", "f16"].flatMap((dtype) => [
   ...attentionCases(large, many, dtype),
 ]);
 
-const split = options.split.split(",").map(Number);
+const { split } = options;
 const CASES = [
   ...PRODUCTS.map((item) => ({ item, tile: "splitBlocks", values: split, most: SUMS })),
   ...(device.profile.matrixUnits
@@ -195,7 +193,7 @@ async function measure({ item: [name, make, run], tile, values, most }) {
     const calls = Math.max(1, Math.min(MOST_CALLS, Math.floor(BATCH_MS / (await wall(call, 1)))));
     rows.push({ value: tiles[tile], calls, wallMs: Number.POSITIVE_INFINITY, gpuMs: null });
   }
-  for (let round = 0; round < Number(options.rounds); round++) {
+  for (let round = 0; round < options.rounds; round++) {
     for (const [i, row] of rows.entries()) {
       device.retile(tables[i]);
       row.wallMs = Math.min(row.wallMs, await wall(call, row.calls));

@@ -5,8 +5,8 @@
 // All rows are timed, then all of them again: a GPU that others use as well slows whole rows evenly, and only rounds that lie
 // apart show it. Each row's least time counts; `scatter` is its longest over it, and a rate beside 1.3 or more is not to be trusted.
 
-import { parseArgs } from "node:util";
 import { runSuite } from "@sidenet/ladder";
+import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 
 const HOT = [
@@ -24,19 +24,16 @@ const HOT = [
   "softmax",
 ];
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    models: { type: "string", default: "qwen2.5-7b" },
-    tokens: { type: "string", default: "2048" },
-    dtypes: { type: "string", default: "f32,f16" },
-    time: { type: "string", default: "60" },
-    only: { type: "string", default: HOT.join(",") },
-    rounds: { type: "string", default: "3" },
-    "skip-check": { type: "boolean", default: false },
-  },
+const options = scriptOptions({
+  device: "webgpu",
+  models: ["qwen2.5-7b"],
+  tokens: [2048],
+  dtypes: ["f32", "f16"],
+  time: 60,
+  only: HOT,
+  rounds: 3,
+  "skip-check": false,
 });
-const list = (text) => text.split(",").filter((part) => part !== "");
 
 const device = await open(options.device, { precision: "f16" });
 const timeOf = ({ gpuMs, wall }) => gpuMs || wall.medianMs;
@@ -48,13 +45,13 @@ function print(result, note = "") {
 }
 
 const runs = [];
-for (let round = 0; round < Math.max(1, Number(options.rounds)); round++) {
+for (let round = 0; round < Math.max(1, options.rounds); round++) {
   const run = await runSuite(device, {
-    models: list(options.models),
-    tokens: list(options.tokens).map(Number),
-    dtypes: list(options.dtypes),
-    only: list(options.only).map((op) => `${op} `),
-    timeMs: Number(options.time),
+    models: options.models,
+    tokens: options.tokens,
+    dtypes: options.dtypes,
+    only: options.only.map((op) => `${op} `),
+    timeMs: options.time,
     check: round === 0 && !options["skip-check"],
     onResult: (result) =>
       "error" in result ? console.error(`${result.name}: ${result.error}`) : print(result),

@@ -4,25 +4,17 @@
 //
 // The precision is that of --dtype unless said otherwise: f32 operands with f16 are those that matrix units halve.
 
-import { parseArgs } from "node:util";
 import { checkRow } from "@sidenet/ladder";
 import { DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
+import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    dtype: { type: "string", default: "f32" },
-    precision: { type: "string" },
-    cases: { type: "string", default: "40" },
-    only: { type: "string", default: "" },
-  },
-});
+const options = scriptOptions({ device: "webgpu", dtype: "f32", precision: null, cases: 40, only: [] });
 
 const device = await open(options.device, { poison: true, precision: options.precision ?? options.dtype });
 // Every kernel for matrix units, those that no default chooses too.
 if (device.profile.matrixUnits) device.retile({ ...DEFAULT_TILES, matrixQueries: 16 });
-const only = options.only.split(",").filter((name) => name !== "");
+const { only } = options;
 const failures = [];
 let passed = 0;
 for (const name of opNames) {
@@ -32,7 +24,7 @@ for (const name of opNames) {
     if (options.dtype !== "f32") continue;
   }
   try {
-    const problem = await checkRow(device, name, Number(options.cases), options.dtype);
+    const problem = await checkRow(device, name, options.cases, options.dtype);
     if (problem === null) passed++;
     else failures.push({ name, problem });
   } catch (error) {
@@ -43,4 +35,4 @@ for (const { name, problem } of failures) console.error(`FAILED ${name}: ${probl
 console.error(
   `${passed} ops passed, ${failures.length} failed (${options.cases} cases each, ${options.dtype})`,
 );
-finish({ dtype: options.dtype, cases: Number(options.cases), passed, failures }, failures.length > 0 ? 1 : 0);
+finish({ dtype: options.dtype, cases: options.cases, passed, failures }, failures.length > 0 ? 1 : 0);

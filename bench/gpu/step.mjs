@@ -4,23 +4,21 @@
 //     [--dtype f16] [--no-quantize] [--profile]
 
 import { spawn } from "node:child_process";
-import { parseArgs } from "node:util";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
 import { WebGpuDevice } from "@sidenet/tensor";
+import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, median, open } from "./process.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    model: { type: "string", default: "smollm2-135m" },
-    method: { type: "string", default: "ladder" },
-    context: { type: "string", default: "512" },
-    batch: { type: "string", default: "1" },
-    steps: { type: "string", default: "3" },
-    dtype: { type: "string", default: "f16" },
-    "no-quantize": { type: "boolean", default: false },
-    profile: { type: "boolean", default: false },
-  },
+const options = scriptOptions({
+  device: "webgpu",
+  model: "smollm2-135m",
+  method: "ladder",
+  context: 512,
+  batch: 1,
+  steps: 3,
+  dtype: "f16",
+  "no-quantize": false,
+  profile: false,
 });
 
 /** The largest number of MiB that nvidia-smi has seen in use, asked five times a second; null without it. */
@@ -69,7 +67,7 @@ const adapter = makeAdapter({ method: options.method }, decoder, options.model);
 // As `sidenet train` has it: what is kept for the backward pass is stored as the weights are.
 const savedFormats = { saved: dtype, rungs: dtype };
 const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, savedFormats });
-const [batchSize, length] = [Number(options.batch), Number(options.context)];
+const { batch: batchSize, context: length } = options;
 const batch = makeBatch(decoder.config.vocabSize, batchSize, length);
 const losses = [];
 const seconds = [];
@@ -77,7 +75,7 @@ const before = device instanceof WebGpuDevice ? device.statistics() : null;
 device.memory.resetPeak();
 driver.reset();
 const flopsBefore = device.flops;
-for (let step = 0; step <= Number(options.steps); step++) {
+for (let step = 0; step <= options.steps; step++) {
   const from = performance.now();
   losses.push((await trainer.step(batch)).loss);
   if (step > 0) seconds.push((performance.now() - from) / 1000);
@@ -86,7 +84,7 @@ for (let step = 0; step <= Number(options.steps); step++) {
   );
 }
 const stepSeconds = median(seconds);
-const flops = (device.flops - flopsBefore) / (Number(options.steps) + 1);
+const flops = (device.flops - flopsBefore) / (options.steps + 1);
 const { peakBytes, byCategory } = device.memory.peak();
 const after = device instanceof WebGpuDevice ? device.statistics() : null;
 let profile = null;
@@ -121,7 +119,7 @@ const result = {
   buffer_bytes: after?.bufferBytes ?? null,
   free_bytes: after?.freeBytes ?? null,
   saved_format: dtype,
-  dispatches_per_step: after && (after.dispatches - before.dispatches) / (Number(options.steps) + 1),
+  dispatches_per_step: after && (after.dispatches - before.dispatches) / (options.steps + 1),
   gpu_busy_share: profile && Math.min(1, profile.busyMs / 1000 / stepSeconds),
   // Of the profiled step, where a pass of its own for each kernel adds to what lies between them: at most so much.
   gpu_idle_share: profile && Math.max(0, 1 - profile.busyMs / profile.wallMs),

@@ -7,21 +7,13 @@
 // cores means one a core, which then waits for what it asked for.
 
 import { readFileSync } from "node:fs";
-import { parseArgs } from "node:util";
 import { WebGpuDevice } from "@sidenet/tensor";
+import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 import { unitVariants } from "./unit-variants.mjs";
 
-const { values: options } = parseArgs({
-  options: {
-    device: { type: "string", default: "webgpu" },
-    rounds: { type: "string", default: "5" },
-    m: { type: "string", default: "2048" },
-    n: { type: "string", default: "4608" },
-    k: { type: "string", default: "3584" },
-  },
-});
-const [m, n, k] = [options.m, options.n, options.k].map(Number);
+const options = scriptOptions({ device: "webgpu", rounds: 5, m: 2048, n: 4608, k: 3584 });
+const { m, n, k } = options;
 const BLOCK = 128;
 const DEPTH = 32;
 const CALLS = 10;
@@ -85,7 +77,7 @@ for (const [i, variant] of unitVariants(text).entries()) {
   want ??= prepared.got;
   rows.push(prepared.row);
 }
-for (let round = 0; round < Number(options.rounds); round++) {
+for (let round = 0; round < options.rounds; round++) {
   for (const row of rows) {
     row.wholeMs = Math.min(row.wholeMs, await time(row.id, whole, blocks));
     row.aloneMs = Math.min(row.aloneMs, await time(row.id, alone, 1));

@@ -15,6 +15,8 @@ export interface Curve {
 }
 
 const HEIGHT = 260;
+/** Distances of marks along the steps: there is no half of one. */
+const WHOLE = Array.from({ length: 7 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 
 /** Running mean over a share of the run, so that noise does not hide the way. */
 function smoothed(values: readonly number[]): number[] {
@@ -121,7 +123,10 @@ export class LossPlot {
       cursor: { points: { size: 6 } },
       scales: { x: { time: false } },
       series: [{ label: "step" }, ...this.#series()],
-      axes: [axis, { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => tick.toFixed(2)) }],
+      axes: [
+        { ...axis, incrs: WHOLE },
+        { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => tick.toFixed(2)) },
+      ],
     };
   }
 }

@@ -53,6 +53,9 @@ function card(title, size, ...children) {
   return element("section", { class: size, "data-title": title }, element("h2", {}, title), ...children);
 }
 
+/** Distances of marks along x, where steps and ops are counted: there is no half of one. */
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
+
 /** A plot that keeps the width of its card. */
 function plot(host, height, options, data) {
   const text = getComputedStyle(document.body).color;
@@ -73,7 +76,7 @@ function plot(host, height, options, data) {
         ...options,
         scales: { x: { time: false }, ...options.scales },
         axes: [
-          { ...axis, ...x },
+          { ...axis, incrs: WHOLE, ...x },
           { ...axis, size: 64, ...y },
         ],
       },

@@ -41,7 +41,7 @@ function lossColumns(runs) {
     const x = steps.map(({ step }) => step + 1);
     const y = steps.map((line) => line.loss);
     const label = (text) => (alone ? text : `${name}, ${text}`);
-    if (alone) columns.push({ x, y, label: "step", colour: 6, width: 1 });
+    if (alone) columns.push({ x, y, label: "each step", colour: 6, width: 1 });
     columns.push({ x, y: smoothed(y), label: label("running mean"), colour: i, width: 2 });
     const found = evaluations.map(({ step, eval_loss }) => [step, eval_loss]);
     if (summary?.initial_eval_loss != null) found.unshift([0, summary.initial_eval_loss]);
@@ -324,7 +324,7 @@ function draw(data) {
       runs,
       "Learning rate",
       (line) => line.learning_rate,
-      (value) => value.toExponential(1),
+      (value) => (value === 0 ? "0" : value.toExponential(1)),
     ),
     simple(
       runs,

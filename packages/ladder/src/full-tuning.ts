@@ -14,12 +14,12 @@ export class FullTuning implements Adapter, BlockAdapter {
   readonly #config: ModelConfig;
   readonly #names: readonly string[];
 
-  /** Throws `L-FULL` unless every weight is f32: small updates are lost in fewer bits. */
+  /** Throws `L-METHOD` unless every weight is f32: small updates are lost in fewer bits. */
   constructor({ config, weights }: Decoder) {
     for (const [name, { dtype }] of weights) {
       if (dtype === "f32") continue;
       throw new SidenetError(
-        "L-FULL",
+        "L-METHOD",
         `${name} is ${dtype}; full fine-tuning trains every weight and wants f32. Load the model with --dtype f32 and ` +
           "--quantize none, or train an adapter.",
       );

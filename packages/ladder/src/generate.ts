@@ -3,6 +3,7 @@ import type { Adapter } from "./adapter.ts";
 import { contextLimit } from "./config.ts";
 import type { Decoder, TokenBatch } from "./decoder.ts";
 import { ModelCache } from "./kv-cache.ts";
+import { notFinite } from "./not-finite.ts";
 import { residualStream } from "./residual-stream.ts";
 
 /** How to choose among tokens; `sampleLogits` in docs/ops.md is the exact definition. */
@@ -49,7 +50,8 @@ export async function generate(
 /**
  * Continuations of prompts by backbone and, if given, adapter, with key-value caches. Each is what it would be alone: shorter
  * prompts are padded on the left, which is hidden, and rope turns by distance only; draws come from a stream of the prompt's
- * number. Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context.
+ * number. Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context,
+ * `L-DIVERGED` when logits are not finite.
  */
 export async function generateBatch(
   decoder: Decoder,
@@ -88,7 +90,10 @@ export async function generateBatch(
   return generated;
 }
 
-/** Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no room for the new ones. */
+/**
+ * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no room for the new ones, `L-OPTION` for more
+ * new ones than the context has.
+ */
 export function checkPrompts(
   { config }: Decoder,
   prompts: readonly (readonly number[])[],
@@ -108,7 +113,7 @@ export function checkPrompts(
   // The last new token is never read.
   if (longest + maxTokens - 1 > limit) {
     throw new SidenetError(
-      "L-CONTEXT",
+      maxTokens > limit ? "L-OPTION" : "L-CONTEXT",
       `${longest} tokens of a prompt and ${maxTokens} new ones are more than the model's context of ${limit}. Shorten the ` +
         "prompt or lower --max-tokens.",
     );
@@ -173,7 +178,7 @@ function visible({ padding, caches: { capacity } }: RunningBatch): Uint8Array | 
   return mask;
 }
 
-/** One id for each row, the number `position` of its text. */
+/** One id for each row, the next of its text. Throws `L-DIVERGED` where a logit is NaN or infinite: no id would mean anything. */
 async function nextIds(
   decoder: Decoder,
   adapter: Adapter | null,
@@ -183,17 +188,27 @@ async function nextIds(
 ): Promise<ArrayLike<number>> {
   const { device } = decoder;
   const { rows, input, length, offset } = batch;
-  using next = device.scope(() => {
+  const [next, sums] = device.scope(() => {
     const tokens = { inputIds: input, batchSize: rows.length, length, attentionMask: visible(batch) };
     const logits = lastLogits(decoder, adapter, tokens, offset, batch.caches);
-    if (sampling === null) return device.ops.argmax(logits);
+    const sums = device.ops.sum(logits, { axis: 2 });
+    if (sampling === null) return [device.ops.argmax(logits), sums];
     const ids = rows.map((row, i) => {
       const own = device.ops.slice(logits, { axis: 0, start: i, count: 1 });
       return sampleNext(own, sampling, earlierIds[i], row);
     });
-    return concatAll(device.ops, ids, 0);
+    return [concatAll(device.ops, ids, 0), sums];
   });
-  return next.read();
+  try {
+    const [ids, totals] = await Promise.all([next.read(), sums.read()]);
+    const bad = rows.findIndex((_, i) => !Number.isFinite(totals[i]));
+    if (bad < 0) return ids;
+    const where = `after ${earlierIds[bad].length} tokens of prompt ${rows[bad] + 1}`;
+    throw await notFinite(`the logits ${where} are not finite`, decoder, adapter);
+  } finally {
+    next.dispose();
+    sums.dispose();
+  }
 }
 
 /** Recent ids are padded to a multiple of this with ids that are none, so that memory of few sizes is reused. */

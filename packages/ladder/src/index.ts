@@ -55,6 +55,7 @@ export {
 } from "./decoder.ts";
 export { ADAPTER_FILES, type BaseModel, type EncodedAdapter, encodeAdapter } from "./encode-adapter.ts";
 export {
+  type ConstantAnswer,
   type EvalOptions,
   type EvalResult,
   type EvalRow,

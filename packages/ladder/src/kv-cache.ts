@@ -38,6 +38,11 @@ export class KvCache {
     this.layers = layers;
   }
 
+  /** What one row takes. */
+  get rowBytes(): number {
+    return this.layers.reduce((sum, { k, v }) => sum + 4 * (k.size + v.size), 0) / this.batchSize;
+  }
+
   /** A cache of some of the rows, in this order; a row may be taken more than once. */
   take(rows: readonly number[]): KvCache {
     const { device } = this.#store;
@@ -93,6 +98,11 @@ export class ModelCache {
   /** Positions that each row has room for. */
   get capacity(): number {
     return this.cache.capacity;
+  }
+
+  /** What one row takes. */
+  get rowBytes(): number {
+    return this.cache.rowBytes + (this.sideCache?.rowBytes ?? 0);
   }
 
   /** Caches of some of the rows, in this order; a row may be taken more than once. */

@@ -21,7 +21,7 @@ const LEARNING_RATES: Readonly<Record<Exclude<Method, "ladder" | "xladder">, num
  */
 const SIDE_RATE_SCALE = 1.63;
 
-/** The highest learning rate of a run that names none, rounded to two digits. Throws `L-ADAPTER-CONFIG`. */
+/** The highest learning rate where none is asked for, to two digits. Throws `L-OPTION`. */
 export function defaultLearningRate(options: MethodOptions, model: ModelConfig): number {
   const { method } = options;
   if (method !== "ladder" && method !== "xladder") return LEARNING_RATES[method];

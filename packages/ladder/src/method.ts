@@ -33,19 +33,31 @@ export const quantizesByDefault = (method: string): boolean => hasSideNetwork(me
 const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
   method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
 
-/** The side network of a method, or null for one without. Throws `L-ADAPTER-CONFIG`. */
+/** What options ask for and the model does not hold: `L-OPTION`, where the same in a file is `L-ADAPTER-CONFIG`. */
+function ofOptions<Made>(make: () => Made): Made {
+  try {
+    return make();
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "L-ADAPTER-CONFIG") throw error;
+    throw new SidenetError("L-OPTION", error.text, { cause: error });
+  }
+}
+
+/** The side network of a method, or null for one without. Throws `L-OPTION` for sizes that the model does not hold. */
 export function sideConfigOf(
   options: MethodOptions,
   model: ModelConfig,
   baseModel: string,
 ): SideConfig | null {
   const { method, seed = 0 } = options;
-  if (method === "ladder") return ladderConfig(model, baseModel, { ...options.ladder, seed });
-  if (method !== "xladder") return null;
-  // As many parameters as the Ladder of the same reduction: the published comparison.
-  const ladder = ladderConfig(model, baseModel, { ...options.ladder, seed });
-  const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
-  return xladderConfig(model, baseModel, { ...options.ladder, ...options.xladder, parameters, seed });
+  if (!hasSideNetwork(method)) return null;
+  return ofOptions(() => {
+    const ladder = ladderConfig(model, baseModel, { ...options.ladder, seed });
+    if (method === "ladder") return ladder;
+    // As many parameters as the Ladder of the same reduction: the published comparison.
+    const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
+    return xladderConfig(model, baseModel, { ...options.ladder, ...options.xladder, parameters, seed });
+  });
 }
 
 /**
@@ -73,8 +85,8 @@ export async function initializeAdapter(
 
 /**
  * The same without running the backbone, so at once and on `meta` too: the norm of a side network starts at 1.
- * Throws `L-ADAPTER-CONFIG` for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-FULL`, `L-HEAD`, and
- * `L-METHOD` for QLoRA over weights that are not in NF4.
+ * Throws `L-OPTION` for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-HEAD`, and `L-METHOD` for QLoRA
+ * over weights that are not in NF4, or full tuning over others than f32.
  */
 export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {
   const { method, seed = 0 } = options;
@@ -89,5 +101,5 @@ export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel:
       "QLoRA is LoRA over weights in NF4, and this model's are not. Use --quantize nf4, or --method lora.",
     );
   }
-  return Lora.initialize(device, loraConfig(baseModel, options.lora), config, seed);
+  return ofOptions(() => Lora.initialize(device, loraConfig(baseModel, options.lora), config, seed));
 }

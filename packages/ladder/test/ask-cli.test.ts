@@ -192,6 +192,18 @@ describe("sidenet eval", () => {
     expect(shown.out).toMatch(/^choice +items +before +after +difference\naccuracy +3 +[\d.]+ % \[/);
   });
 
+  it("holds an accuracy against the one answer that is right most often, where all questions have the same", async () => {
+    const row = (choices: string[], label: number) => ({ question: "a?", choices, label });
+    const rows = [0, 1, 1, 1].map((label) => row(["no", "yes"], label));
+    const data = await put("same.jsonl", jsonl(rows));
+    const summary = await evaluated("--task", "boolq", "--data", data);
+    expect(summary.constant_answer).toEqual({ answer: "yes", accuracy: 0.75 });
+    const shown = await sidenet("eval", ...common, "--task", "boolq", "--data", data);
+    expect(shown.out).toContain('\nalways "yes" would be 75.0 % right\n');
+    const others = await put("others.jsonl", jsonl([...rows, row(["b", "cd"], 0)]));
+    expect((await evaluated("--task", "arc", "--data", others)).constant_answer).toBeNull();
+  });
+
   it("takes other formats and names, some rows only, and NF4", async () => {
     const csv = await put("c.csv", 'q,options,answer\na?,"[""b"",""c""]",A\nd?,"[""e"",""f""]",1\n');
     const names = ["--map", "question=q", "--map", "choices=options", "--map", "label=answer"];

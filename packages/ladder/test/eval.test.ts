@@ -93,8 +93,9 @@ describe("the score of a continuation", () => {
       }));
       const before = decoder.device.memory.liveBytes;
       for (const batchSize of [1, 3]) {
+        const copiedBytes = batchSize === 1 ? 2 ** 28 : 1; // all continuations at a time, or one
         for (const one of [null, adapter]) {
-          const scores = await scoreContinuations(decoder, one, items, { batchSize });
+          const scores = await scoreContinuations(decoder, one, items, { batchSize, copiedBytes });
           for (const [i, { prompt, continuations }] of items.entries()) {
             for (const [c, rest] of continuations.entries()) {
               expect(scores[i][c]).toBeCloseTo(await plainScore(decoder, one, prompt, rest), 4);
@@ -105,6 +106,18 @@ describe("the score of a continuation", () => {
       expect(decoder.device.memory.liveBytes).toBe(before);
     },
   );
+  it("takes memory for as many copies of its prompt as there may be", async () => {
+    using parts = drawn(2);
+    const { decoder } = parts;
+    const prompt = Array.from({ length: 300 }, (_, i) => i % 200);
+    const items = [{ prompt, continuations: Array.from({ length: 40 }, (_, i) => [i, 3]) }];
+    const peakOf = async (copiedBytes: number) => {
+      decoder.device.memory.resetPeak();
+      await scoreContinuations(decoder, null, items, { batchSize: 1, copiedBytes });
+      return decoder.device.memory.peak(0).peakBytes;
+    };
+    expect(await peakOf(1)).toBeLessThan((await peakOf(2 ** 28)) / 2);
+  });
 });
 
 describe("sliding windows", () => {
@@ -175,7 +188,7 @@ describe("perplexity", () => {
     const prepare = (values: object[], change: Partial<EvalOptions> = {}) =>
       prepareEvaluation(rows(values), tokenizer, options({ task: "perplexity", ...change }));
     expect(() => prepare([{ text: "a" }])).toThrow(/L-EVAL/);
-    expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-EVAL.*below 16/);
+    expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-OPTION.*below 16/);
     expect(() => prepare([{ title: "abc" }])).toThrow(/L-RECORD\] line 1.*--map/);
   });
 });
@@ -245,7 +258,7 @@ describe("multiple choice", () => {
 });
 
 const CRITIC = [
-  { question: "1+1?", solution: "1+1=3\n#### 3", label: 0, first_error_step: 0 },
+  { question: "1+1?", solution: ["1+1=3", ..."bcdefghijkl"].join("\n"), label: 0, first_error_step: 0 },
   { question: "1+1?", solution: "1+1=2\n#### 2", label: 1, first_error_step: -1 },
   { question: "1+2?", solution: "1+2=4", label: 0 },
 ];
@@ -259,20 +272,17 @@ describe("the critic task", () => {
       tokenizer,
       options({ task: "critic" }),
     ).run(decoder, adapter);
-    const prompt =
-      "Question: 1+1?\nSolution:\n1. 1+1=3\n2. #### 3\nIs the solution correct or incorrect?\nAnswer:";
-    const of = (rest: string, before = "") =>
-      plainScore(decoder, adapter, tokenizer.encode(prompt + before), tokenizer.encode(rest));
-    const [first] = predictions as {
-      log_likelihoods: number[];
-      chosen: number;
-      chosen_step: number | null;
-    }[];
+    const lines = CRITIC[0].solution.split("\n").map((line, i) => `${i + 1}. ${line}\n`);
+    const prompt = `Question: 1+1?\nSolution:\n${lines.join("")}Is the solution correct or incorrect?\nAnswer:`;
+    const of = (rest: string, before = "", end: readonly number[] = []) =>
+      plainScore(decoder, adapter, tokenizer.encode(prompt + before), [...tokenizer.encode(rest), ...end]);
+    const [first] = predictions as { log_likelihoods: number[]; chosen_step: number | null }[];
     expect(first.log_likelihoods[0]).toBeCloseTo(await of(" incorrect"), 3);
     expect(first.log_likelihoods[1]).toBeCloseTo(await of(" correct"), 3);
     const lead = " incorrect\nFirst wrong step:";
-    const isFirst = (await of(" 1", lead)) > (await of(" 2", lead));
-    expect(first.chosen_step).toBe(isFirst ? 0 : 1);
+    // 12 begins with 1, so that 1 is the likelier of the two unless the end counts.
+    const byStep = await Promise.all(lines.map((_, i) => of(` ${i + 1}`, lead, tokenizer.eosIds)));
+    expect(first.chosen_step).toBe(byStep.indexOf(Math.max(...byStep)));
     const counts = metrics.map((metric) => [metric.name, estimate(metric, 0).count]);
     expect(Object.fromEntries(counts)).toEqual({
       ...{ accuracy: 3, accuracy_of_incorrect: 2, accuracy_of_correct: 1, first_wrong_step: 1 },
@@ -342,7 +352,7 @@ describe("what train learns of a task", () => {
         /L-RECORD\] f\.jsonl, line 3/,
       );
     }
-    const beyond = { ...CRITIC[0], first_error_step: 2 };
+    const beyond = { ...CRITIC[0], first_error_step: 12 };
     expect(() => trainingRecord("critic", beyond, "s", false)).toThrow(/no line of the solution/);
   });
 });

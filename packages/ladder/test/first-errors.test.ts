@@ -86,7 +86,7 @@ describe("a new user is told", () => {
     [
       "rows longer than the context",
       () => train("pairs.jsonl", "--pack-length", "9999"),
-      1,
+      2,
       /--pack-length 9999 tokens are more than the model's context of 256/,
     ],
     [
@@ -98,10 +98,46 @@ describe("a new user is told", () => {
     ["patience for nothing", () => train("pairs.jsonl", "--patience", "2"), 2, /--eval-every\. Give both/],
     ["an empty name", () => train("pairs.jsonl", "--output", ""), 2, /--output is empty/],
     [
+      "more side layers than the model has",
+      () => train("pairs.jsonl", "--layers", "1000"),
+      2,
+      /\[L-OPTION\] 1000 side layers: wanted a whole number from 1 to L = 6/,
+    ],
+    [
+      "a side network without width",
+      () => train("pairs.jsonl", "--reduction", "100000"),
+      2,
+      /\[L-OPTION\] reduction 100000 leaves.* Take at most 64/,
+    ],
+    [
+      "LoRA on a layer that there is not",
+      () => train("pairs.jsonl", "--method", "lora", "--targets", "lm_head"),
+      2,
+      /\[L-OPTION\].*"lm_head" is no linear layer/,
+    ],
+    [
+      "full fine-tuning of 4 bits",
+      () => train("pairs.jsonl", "--method", "full", "--quantize", "nf4"),
+      2,
+      /\[L-METHOD\].*--quantize none/,
+    ],
+    [
+      "a plan for more layers than the model has",
+      () => ["plan", "--model", "tiny-books", "--method", "ladder", "--layers", "1000"],
+      2,
+      /\[L-OPTION\] 1000 side layers/,
+    ],
+    [
+      "windows past the context",
+      () => evaluate("perplexity", "long.jsonl", "--map", "text=question", "--context", "9999"),
+      2,
+      /\[L-OPTION\] windows of 9999 tokens/,
+    ],
+    [
       "a prompt that leaves no room, before it is written",
       () => ["generate", "--model", "tiny-books", "--device", "cpu", "--prompt", "p", "--max-tokens", "999"],
-      1,
-      /\[L-CONTEXT\] 1 tokens of a prompt and 999/,
+      2,
+      /\[L-OPTION\] 1 tokens of a prompt and 999/,
     ],
     [
       "a question past the context, by its row",

@@ -78,6 +78,7 @@ describe("sidenet plan", () => {
     expect(missing.err).toContain("Bundled are Llama-2-7B");
     for (const wrong of [
       ["--memory", "twelve"],
+      ["--memory", "12"],
       ["--method", "lore"],
       ["--method", "qlora+turbo"],
     ]) {

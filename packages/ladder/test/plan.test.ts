@@ -76,7 +76,7 @@ function measured(run: () => Plan): Omit<Plan, "timeline"> | null {
   try {
     return run();
   } catch (error) {
-    if (error instanceof SidenetError && error.code === "L-ADAPTER-CONFIG") return null;
+    if (error instanceof SidenetError && error.code === "L-OPTION") return null;
     throw error;
   }
 }

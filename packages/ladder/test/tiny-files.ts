@@ -26,8 +26,14 @@ const CONFIG = {
   ...{ rms_norm_eps: 1e-5, max_position_embeddings: 256, rope_theta: 10000 },
 };
 
-/** Writes a random model with a tokenizer of bytes and a chat template, and a ladder that changes what it says. */
-export async function writeTinyModel(folder: string): Promise<{ model: string; adapter: string }> {
+/**
+ * Writes a random model with a tokenizer of bytes and a chat template, and a ladder that changes what it says. `damage` may
+ * change the model's tensors before they are written.
+ */
+export async function writeTinyModel(
+  folder: string,
+  damage: (tensors: Record<string, WritableTensor>) => void = () => {},
+): Promise<{ model: string; adapter: string }> {
   const model = join(folder, "model");
   const adapter = join(folder, "adapter");
   await mkdir(model, { recursive: true });
@@ -39,6 +45,7 @@ export async function writeTinyModel(folder: string): Promise<{ model: string; a
     const data = new Random(7, stream).normals(size, kind === "norm" ? 0.1 : 0.3);
     tensors[name] = { dtype: "F32", shape, data: kind === "norm" ? data.map((value) => value + 1) : data };
   }
+  damage(tensors);
   await writeFile(join(model, "model.safetensors"), concatBytes(encodeSafetensors(tensors)));
   await writeFile(join(model, "config.json"), JSON.stringify(CONFIG));
   await writeFile(join(model, "tokenizer.json"), JSON.stringify(byteTokenizer().json));

@@ -166,6 +166,10 @@ describe("a run", () => {
     expect(settings.steps).toBe(6);
     expect(new Date(started).getTime()).toBeLessThan(Date.now());
     const third = await sidenet("train", "--output", output, "--resume", "--json");
+    expect(third.err).toContain(
+      "resumed after 6 steps: nothing is left to train of 6. More are --steps 12\n",
+    );
+    expect(again.err).toContain("resumed after 4 steps\n");
     const { peak_bytes } = again.json();
     expect(third.json()).toMatchObject({ resumed_from: 6, steps: 6, peak_bytes }); // no step, and the peak of those before
     const smaller = await sidenet("train", "--output", output, "--resume", "--steps", "8", "--layers", "1");
@@ -207,6 +211,22 @@ describe("a run", () => {
     );
     expect(run.err).toContain("a▸"); // its answer, of one token, is not given away
     expect(run.exitCode).toBe(0);
+  });
+
+  it("shows what it answers to a prompt, and gives nothing of the answer away; of a text it shows how it goes on", async () => {
+    const sampleOf = async (record: object) => {
+      const data = join(await newFolder(), "few.jsonl");
+      await writeFile(data, `${JSON.stringify(record)}\n`.repeat(6));
+      const args = ["--data", data, "--output", join(await newFolder(), "out"), "--device", "cpu"];
+      const few = ["--steps", "1", "--held-out", "2", "--reduction", "2", "--sample-tokens", "3", "--json"];
+      const run = await sidenet("train", "--model", files.model, ...args, ...few);
+      const { samples } = run.json() as { samples: { before: { prompt: string } } };
+      return samples.before.prompt.replaceAll(" ", ""); // the tokenizer sets its letters apart
+    };
+    expect(await sampleOf({ prompt: "who", completion: "thelionmetthemouse" })).toBe("who");
+    const text = "onceuponatimetherewas";
+    expect(text.startsWith(await sampleOf({ text }))).toBe(true);
+    expect((await sampleOf({ text })).length).toBeGreaterThan(4);
   });
 
   it("writes what is live after each op of its second step, the same that the report plots", async () => {

@@ -129,9 +129,11 @@ function describe(summary: EvalSummary): string {
     return [name, before[name].count, ...column(before), ...column(after), ...column(difference, true)];
   };
   const head = [summary.task, "items", "before", ...(after ? ["after", "difference"] : [])];
+  const constant = summary.constant_answer;
   return [
     formatTable(head, Object.keys(before).map(row)),
     "",
+    ...(constant ? [`always "${constant.answer}" would be ${number(constant.accuracy, true)} right`] : []),
     `${summary.count} items in ${summary.seconds.toFixed(1)} s; intervals of 95 %; ${summary.template} template; linear weights ` +
       `${summary.quantized ? "in NF4" : "as loaded"}`,
   ].join("\n");

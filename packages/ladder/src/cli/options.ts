@@ -68,11 +68,19 @@ const BYTE_UNITS: Readonly<Record<string, number>> = {
   tib: 2 ** 40,
 };
 
-/** A size such as "12GB" (10^9 bytes each) or "128 MiB" (2^20), in bytes. */
+/** Fewer bytes than this are meant to have a unit. */
+const LEAST_PLAIN_BYTES = 1e6;
+
+/** A size such as "12GB" (10^9 bytes each) or "128 MiB" (2^20), in bytes; a plain number is one of bytes, a million at least. */
 export function byteSize(text: string): number {
   const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(text) ?? [];
   const factor = BYTE_UNITS[unit?.toLowerCase() ?? "none"];
   const bytes = Math.floor(Number(digits) * factor);
+  if (unit === "" && bytes < LEAST_PLAIN_BYTES) {
+    throw new InvalidArgumentError(
+      `${text} are bytes without a unit. Write ${text}GB (10^9 bytes), or MB, MiB, GiB.`,
+    );
+  }
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
   throw new InvalidArgumentError("Wanted a size such as 12GB (10^9 bytes) or 128MiB (2^20).");
 }

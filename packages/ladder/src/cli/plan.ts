@@ -105,8 +105,13 @@ export async function openPlannedConfig(model: string): Promise<ModelConfig> {
   }
 }
 
+/** Every method; QLoRA also with the lever that it has in most other programs. */
+const DEFAULT_VARIANTS = METHODS.flatMap((name) =>
+  name === "qlora" ? [name, "qlora+checkpointing"] : [name],
+);
+
 async function plan(report: Report, command: PlanCommand): Promise<Outcome> {
-  const variants = command.method ?? command.methods ?? METHODS.map(parseVariant);
+  const variants = command.method ?? command.methods ?? DEFAULT_VARIANTS.map(parseVariant);
   const contexts = command.context ?? [2048];
   const flags = { ...command, batchSize: command.batchSize ?? command.batch ?? 1 };
   const config = await openPlannedConfig(command.model);

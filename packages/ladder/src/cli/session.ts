@@ -8,8 +8,15 @@ export const EXIT = { ok: 0, failed: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as
 
 /** Code of the errors that a command throws for options that do not go together. */
 const USAGE = "C-USAGE";
-/** Codes that say: what was asked for cannot be done as it stands. */
-const USAGE_CODES: readonly string[] = [USAGE, "C-CONFIG"];
+/** Codes that say: an option is wrong by itself, beside another one, or for the model. Faults of files and data are failures. */
+const USAGE_CODES: readonly string[] = [
+  USAGE,
+  "C-CONFIG",
+  "L-OPTION",
+  "L-METHOD",
+  "L-CONVERT-TYPE",
+  "L-HEAD",
+];
 
 /** What a command found. The text for people was printed by then. */
 export interface Outcome {

@@ -8,7 +8,8 @@ const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`;
 const number = (value: number | null): string => (value === null ? "not finite" : value.toFixed(4));
 
-export function describeStart(start: RunStart): string {
+/** `steps` is how many are asked for. */
+export function describeStart(start: RunStart, steps: number): string {
   const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as it should be" : "DIFFERENT";
   return [
     `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}; ` +
@@ -16,9 +17,12 @@ export function describeStart(start: RunStart): string {
     `data: ${start.trainRecords} records to train on, ${start.heldOutRecords} held back`,
     `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
       `${start.initialEvalLoss.toFixed(4)} (${same})`,
-    ...(start.resumedFrom === null ? [] : [`resumed after ${start.resumedFrom} steps`]),
+    ...(start.resumedFrom === null ? [] : [resumption(start.resumedFrom, steps)]),
   ].join("\n");
 }
+
+const resumption = (done: number, steps: number): string =>
+  `resumed after ${done} steps${done < steps ? "" : `: nothing is left to train of ${steps}. More are --steps ${2 * done}`}`;
 
 export const describeSample = (when: string, { prompt, text }: Sample): string =>
   `\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`;

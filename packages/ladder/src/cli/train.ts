@@ -255,7 +255,7 @@ function eventsOf(report: Report, { steps, logEvery }: TrainOptions): TrainRunEv
   return {
     onLoad: (done, total) => report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
     onNote: (text) => report.note(text),
-    onStart: (start) => report.note(describeStart(start)),
+    onStart: (start) => report.note(describeStart(start, steps)),
     onSample: (when, sample) => {
       report.endBar();
       report.note(describeSample(when, sample));

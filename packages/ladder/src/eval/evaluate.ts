@@ -52,10 +52,27 @@ export interface EvalOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
+/** The one answer that is right most often, given to every question: the share of questions that it gets right. */
+export interface ConstantAnswer {
+  readonly answer: string;
+  readonly accuracy: number;
+}
+
+function constantAnswer(questions: readonly ChoiceQuestion[]): ConstantAnswer | null {
+  const [{ choices }] = questions;
+  const isSame = (other: readonly string[]) => other.join("\n") === choices.join("\n");
+  if (!questions.every((question) => isSame(question.choices))) return null;
+  const right = choices.map((_, i) => questions.filter(({ label }) => label === i).length);
+  const most = best(right);
+  return { answer: choices[most], accuracy: right[most] / questions.length };
+}
+
 /** A task over its rows, tokenized; scored with or without an adapter. */
 export interface Evaluation {
   /** Questions, or windows of text. */
   readonly count: number;
+  /** What an accuracy is to be held against; null where no one answer is among the choices of all questions. */
+  readonly constantAnswer: ConstantAnswer | null;
   /** Scores a model, with an adapter or (null) without. Throws what the device throws. */
   run(decoder: Decoder, adapter: Adapter | null): Promise<EvalResult>;
 }
@@ -68,7 +85,7 @@ export interface EvalResult {
   readonly predictions: readonly object[];
 }
 
-/** Turns rows into what is scored. Throws `L-RECORD`, `L-CHAT-TEMPLATE` or `L-EVAL`. */
+/** Turns rows into what is scored. Throws `L-RECORD`, `L-CHAT-TEMPLATE`, `L-OPTION` or `L-EVAL`. */
 export function prepareEvaluation(
   rows: readonly EvalRow[],
   tokenizer: Tokenizer,
@@ -97,6 +114,7 @@ function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOp
   );
   return {
     count: rows.length,
+    constantAnswer: constantAnswer(questions),
     async run(decoder, adapter) {
       checkLengths(rows, decoder, (i) => itemLength(items[i]));
       const scores = await scoreContinuations(decoder, adapter, items, options);
@@ -132,6 +150,7 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
   const items = [...verdicts.map(item), ...withStep.map((i) => item(steps[i]!, i))];
   return {
     count: rows.length,
+    constantAnswer: constantAnswer(verdicts),
     async run(decoder, adapter) {
       const stepItem = new Map(withStep.map((i, n) => [i, items[rows.length + n]]));
       checkLengths(rows, decoder, (i) => itemLength(stepItem.get(i) ?? items[i]));
@@ -169,6 +188,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
   const prompts = questions.map((question) => promptIds(question, tokenizer, options.template));
   return {
     count: rows.length,
+    constantAnswer: null,
     async run(decoder, adapter) {
       const { answerTokens } = options;
       checkLengths(rows, decoder, (i) => prompts[i].length + answerTokens - 1, ", lower --answer-tokens");
@@ -224,7 +244,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
   const { context, stride, joinTexts, maxTokens } = options;
   if (!(stride < context)) {
     throw new SidenetError(
-      "L-EVAL",
+      "L-OPTION",
       `a stride of ${stride} leaves nothing before the first token of a window of ${context}. Take one below ${context}.`,
     );
   }
@@ -248,11 +268,12 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
   const byteCounts = windows.map(({ labels }) => bytes(tokenizer.decode(labels.filter((id) => id !== -100))));
   return {
     count: windows.length,
+    constantAnswer: null,
     async run(decoder, adapter) {
       const limit = contextLimit(decoder.config);
       if (context > limit) {
         throw new SidenetError(
-          "L-EVAL",
+          "L-OPTION",
           `windows of ${context} tokens pass the model's context of ${limit}. Lower --context.`,
         );
       }

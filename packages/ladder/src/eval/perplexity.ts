@@ -3,6 +3,7 @@ import type { Adapter } from "../adapter.ts";
 import type { LabeledBatch } from "../batch-loss.ts";
 import { inBatches } from "../data/batches.ts";
 import { type Decoder, shiftLabels } from "../decoder.ts";
+import { notFinite } from "../not-finite.ts";
 import type { TokenRecord } from "../records.ts";
 import { residualStream } from "../residual-stream.ts";
 
@@ -36,7 +37,7 @@ export interface WindowScore {
   readonly tokens: number;
 }
 
-/** Scores of windows, in their order. */
+/** Scores of windows, in their order. Throws `L-DIVERGED` for one that is not finite. */
 export async function scoreWindows(
   decoder: Decoder,
   adapter: Adapter | null,
@@ -46,7 +47,12 @@ export async function scoreWindows(
   const scores: WindowScore[] = [];
   const longest = Math.max(...windows.map((window) => window.inputIds.length));
   for (const batch of inBatches(windows, batchSize, 0, longest)) {
-    scores.push(...(await scoreBatch(decoder, adapter, batch)));
+    const found = await scoreBatch(decoder, adapter, batch);
+    const bad = found.findIndex(({ nats }) => !Number.isFinite(nats));
+    if (bad >= 0) {
+      throw await notFinite(`the loss of window ${scores.length + bad + 1} is not finite`, decoder, adapter);
+    }
+    scores.push(...found);
     onProgress?.(scores.length, windows.length);
   }
   return scores;

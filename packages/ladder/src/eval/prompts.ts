@@ -61,8 +61,9 @@ export function scoringItem(
   const prompt = promptIds(question, tokenizer, template);
   if (lead !== "") prompt.push(...tokenizer.encode(before + lead, go));
   const gap = lead !== "" ? " " : before;
-  const continuations = question.choices.map((choice) => tokenizer.encode(gap + choice, go));
-  const empty = continuations.findIndex(({ length }) => length === 0);
+  const end = question.ends ? tokenizer.eosIds.slice(0, 1) : [];
+  const continuations = question.choices.map((choice) => [...tokenizer.encode(gap + choice, go), ...end]);
+  const empty = continuations.findIndex(({ length }) => length === end.length);
   if (empty < 0) return { prompt, continuations };
   throw new SidenetError(
     "L-RECORD",

@@ -3,6 +3,7 @@ import { concatAll, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { Decoder } from "../decoder.ts";
 import { ModelCache } from "../kv-cache.ts";
+import { notFinite } from "../not-finite.ts";
 import { residualStream } from "../residual-stream.ts";
 
 /** A prompt of at least one token, and what may follow, of at least one token each. */
@@ -18,6 +19,8 @@ export type Scores = readonly number[];
 export interface ScoringOptions {
   /** Prompts that go through together. */
   readonly batchSize: number;
+  /** Copies of prompts' caches that exist at a time, one for each continuation, unless one alone is larger. Default 256 MiB. */
+  readonly copiedBytes?: number;
   /** Called with the continuations that are scored, and all there are. */
   readonly onProgress?: (done: number, total: number) => void;
 }
@@ -25,12 +28,15 @@ export interface ScoringOptions {
 /** Logits that exist at a time. */
 const LOGIT_BYTES = 2 ** 25;
 
-/** Scores of each item's continuations, in the order of the items. Throws `L-CONTEXT` for what is longer than the context. */
+/**
+ * Scores of each item's continuations, in the order of the items. Throws `L-CONTEXT` for what is longer than the context,
+ * `L-DIVERGED` for likelihoods that are not finite.
+ */
 export async function scoreContinuations(
   decoder: Decoder,
   adapter: Adapter | null,
   items: readonly ScoringItem[],
-  { batchSize, onProgress }: ScoringOptions,
+  { batchSize, copiedBytes = 2 ** 28, onProgress }: ScoringOptions,
 ): Promise<Scores[]> {
   const scores: Scores[] = items.map(() => []);
   // Prompts of like lengths go together: shorter ones are padded.
@@ -41,8 +47,13 @@ export async function scoreContinuations(
       decoder,
       adapter,
       group.map((i) => items[i]),
+      copiedBytes,
     );
-    for (const [g, i] of group.entries()) scores[i] = found[g];
+    for (const [g, i] of group.entries()) {
+      scores[i] = found[g];
+      if (found[g].every(Number.isFinite)) continue;
+      throw await notFinite("the likelihoods of answers are not finite", decoder, adapter);
+    }
     onProgress?.(start + group.length, order.length);
   }
   return scores;
@@ -73,6 +84,7 @@ async function scoreGroup(
   decoder: Decoder,
   adapter: Adapter | null,
   items: readonly ScoringItem[],
+  copiedBytes: number,
 ): Promise<Scores[]> {
   const { device } = decoder;
   const length = Math.max(...items.map(({ prompt }) => prompt.length));
@@ -91,31 +103,60 @@ async function scoreGroup(
     return device.ops.slice(y, { axis: 1, start: length - 1, count: 1 });
   });
   await add(last, firstTargets(items));
-  if (longest > 1) {
-    const rows = items.flatMap(({ continuations }, item) =>
+  // What is one token long is scored by now. Of like lengths together: shorter ones are padded.
+  const rows: Continued[] = items
+    .flatMap(({ continuations }, item) =>
       continuations.map((ids, continuation) => ({ ids, item, continuation })),
-    );
-    const taken = rows.map(({ item }) => item);
-    const width = longest - 1;
-    using rest = device.scope(() => {
-      using own = caches.take(taken);
-      const inputIds = new Int32Array(rows.length * width);
-      for (const [r, { ids }] of rows.entries()) inputIds.set(ids.slice(0, -1), r * width);
-      const mask = taken.map((item) => batch.attentionMask.subarray(item * capacity, (item + 1) * capacity));
-      const attentionMask = new Uint8Array(rows.length * capacity);
-      for (const [r, row] of mask.entries()) attentionMask.set(row, r * capacity);
-      const forward = decoder.prepare(
-        { inputIds, batchSize: rows.length, length: width, attentionMask },
-        length,
-      );
-      return residualStream(decoder, adapter, forward, own);
-    });
-    const targets = rows.flatMap(({ ids, ...of }, r) =>
+    )
+    .filter(({ ids }) => ids.length > 1)
+    .sort((a, b) => a.ids.length - b.ids.length);
+  const count = Math.max(1, Math.floor(copiedBytes / caches.rowBytes));
+  for (let start = 0; start < rows.length; start += count) {
+    const some = rows.slice(start, start + count);
+    using rest = restStates(decoder, adapter, some, { ...batch, caches });
+    const width = rest.shape[1];
+    const targets = some.flatMap(({ ids, ...of }, r) =>
       ids.slice(1).map((id, t) => ({ state: r * width + t, id, ...of })),
     );
     await add(rest, targets);
   }
   return scores;
+}
+
+/** A continuation of several tokens. */
+interface Continued {
+  readonly ids: readonly number[];
+  readonly item: number;
+  readonly continuation: number;
+}
+
+interface Prefixes {
+  readonly caches: ModelCache;
+  /** Of the prompts. */
+  readonly length: number;
+  readonly attentionMask: Uint8Array;
+}
+
+/** States [rows,T,d] after all tokens but the last of each continuation, T of the longest; each row has a copy of its prompt's cache. */
+function restStates(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  rows: readonly Continued[],
+  { caches, length, attentionMask: masks }: Prefixes,
+): Tensor {
+  const { capacity } = caches;
+  const taken = rows.map(({ item }) => item);
+  const width = Math.max(...rows.map(({ ids }) => ids.length)) - 1;
+  return decoder.device.scope(() => {
+    using own = caches.take(taken);
+    const inputIds = new Int32Array(rows.length * width);
+    for (const [r, { ids }] of rows.entries()) inputIds.set(ids.slice(0, -1), r * width);
+    const attentionMask = new Uint8Array(rows.length * capacity);
+    for (const [r, item] of taken.entries())
+      attentionMask.set(masks.subarray(item * capacity, (item + 1) * capacity), r * capacity);
+    const batch = { inputIds, batchSize: rows.length, length: width, attentionMask };
+    return residualStream(decoder, adapter, decoder.prepare(batch, length), own);
+  });
 }
 
 /** The first token of each continuation follows the prompt. */

@@ -29,6 +29,8 @@ export interface ChoiceQuestion extends Question {
   /** What the answer begins with, whatever is chosen; it is read, not scored. */
   readonly lead: string;
   readonly choices: readonly string[];
+  /** The end of the text belongs to a choice: without it 1 would be likelier than 12, which begins with it. */
+  readonly ends: boolean;
   /** Of the right one. */
   readonly label: number;
 }
@@ -114,6 +116,7 @@ const criticQuestion = ({ question, solution }: CriticRow): Question => ({
 export const criticVerdict = (row: CriticRow): ChoiceQuestion => ({
   ...criticQuestion(row),
   lead: "",
+  ends: false,
   choices: VERDICTS,
   label: row.label,
 });
@@ -123,14 +126,14 @@ export function criticStep(row: CriticRow): ChoiceQuestion | null {
   const { first_error_step: step, solution } = row;
   if (step == null || step < 0) return null;
   const choices = solution.split("\n").map((_, i) => String(i + 1));
-  return { ...criticQuestion(row), lead: FIRST_WRONG, choices, label: step };
+  return { ...criticQuestion(row), lead: FIRST_WRONG, ends: true, choices, label: step };
 }
 
 /** A record as a question with choices. BLiMP's sentences are judged by themselves: its question is not shown. */
 export function choiceQuestion(record: ChoiceRecord, task: Task): ChoiceQuestion {
   const { choices, label } = record;
-  if (task === "blimp") return { user: "", ask: "", lead: "", choices, label };
-  return { user: questionText(record), ask: ANSWER, lead: "", choices, label };
+  if (task === "blimp") return { user: "", ask: "", lead: "", ends: false, choices, label };
+  return { user: questionText(record), ask: ANSWER, lead: "", ends: false, choices, label };
 }
 
 export const gsm8kQuestion = ({ question, final }: Gsm8kRow): NumberQuestion => ({

@@ -2,7 +2,13 @@
 import type { Device } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import { contextLimit } from "../config.ts";
-import { type EvalOptions, type EvalResult, type EvalRow, prepareEvaluation } from "../eval/evaluate.ts";
+import {
+  type ConstantAnswer,
+  type EvalOptions,
+  type EvalResult,
+  type EvalRow,
+  prepareEvaluation,
+} from "../eval/evaluate.ts";
 import { type Estimate, estimate, estimateDifference, type Metric } from "../eval/intervals.ts";
 import { type FieldMapping, mapFields } from "../records.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
@@ -42,6 +48,8 @@ export interface EvalSummary {
   readonly device: string;
   /** Questions, or windows of text. */
   readonly count: number;
+  /** What the one answer that is right most often would score; null where questions have choices of their own, or none. */
+  readonly constant_answer: ConstantAnswer | null;
   /** The model alone. */
   readonly before: Estimates;
   /** With the adapter; null without one, as is the difference. */
@@ -103,7 +111,8 @@ export async function evalRun(
       ...windowsFor(options, contextLimit(decoder.config)),
       onProgress,
     });
-    return { count: evaluation.count, ...(await evaluation.run(decoder, withAdapter)) };
+    const { count, constantAnswer } = evaluation;
+    return { count, constantAnswer, ...(await evaluation.run(decoder, withAdapter)) };
   };
   const before = await score("before", null);
   const after = adapter && (await score("after", adapter));
@@ -120,6 +129,7 @@ export async function evalRun(
     quantized: isQuantized,
     device: `${device.kind}: ${device.label}`,
     count: before.count,
+    constant_answer: before.constantAnswer,
     before: named(before.metrics, (metric) => estimate(metric, seed)),
     after: after && named(after.metrics, (metric) => estimate(metric, seed)),
     difference:

@@ -102,9 +102,17 @@ export async function checkOutputFile(path: string, inputs: readonly string[]): 
   });
 }
 
+/** An error that names the folder that was asked for, and not the temporary one. */
+function underItsName(cause: unknown, temporary: string, path: string): SidenetError {
+  if (!(cause instanceof SidenetError)) return fileError(path, cause);
+  if (!cause.message.includes(temporary)) return cause;
+  return new SidenetError(cause.code, cause.text.replaceAll(temporary, path), { cause });
+}
+
 /**
  * Fills a folder that appears under its name when `fill` is done, whole or not at all: `fill` gets a temporary folder beside
- * it. What stood there before is replaced at the end. Throws `L-FILE`, and what `fill` throws, with nothing left behind.
+ * it. What stood there before is replaced at the end. Throws `L-FILE`, and what `fill` throws, by the name that was asked
+ * for, with nothing left behind.
  */
 export async function writeFolderAtomic<T>(path: string, fill: (folder: string) => Promise<T>): Promise<T> {
   const target = resolve(path);
@@ -119,7 +127,7 @@ export async function writeFolderAtomic<T>(path: string, fill: (folder: string) 
     await rename(temporary, target);
     return result;
   } catch (cause) {
-    throw cause instanceof SidenetError ? cause : fileError(path, cause);
+    throw underItsName(cause, temporary, path);
   } finally {
     // What went wrong is told, and not that nothing could be removed where nothing could be written.
     for (const leftover of [temporary, replaced])

@@ -1,6 +1,7 @@
 /** The steps of a run, with what happens between them: metrics, evaluations, checkpoints, and the ways to end. */
 import { type MemorySample, SidenetError } from "@sidenet/tensor";
 import type { BatchStream, StreamedBatch } from "../data/batch-stream.ts";
+import { damagedWeights } from "../not-finite.ts";
 import type { StepReport, Trainer } from "../trainer.ts";
 import type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./metrics.ts";
 import type { RunState } from "./run-state.ts";
@@ -248,11 +249,13 @@ export class TrainingLoop {
     }
     trainer.counters = before; // the checkpoint is of the moment before this step
     await this.#save();
+    const damaged = await damagedWeights(trainer.decoder);
     const cure =
-      options.onNonFinite === "skip"
+      damaged ??
+      (options.onNonFinite === "skip"
         ? `It was the ${inARow}th in a row. Try a lower --learning-rate or a longer --warmup-steps.`
         : "Look at these records, try a lower --learning-rate or a longer --warmup-steps, or leave such steps out with " +
-          `--on-nonfinite skip${checkpoints ? " --resume" : ""}; --detect-anomaly names the op.`;
+          `--on-nonfinite skip${checkpoints ? " --resume" : ""}; --detect-anomaly names the op.`);
     throw new SidenetError("L-DIVERGED", `${where}; the parameters are as they were before it. ${cure}`);
   }
 }

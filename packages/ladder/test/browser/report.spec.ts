@@ -58,6 +58,35 @@ it.each(["light", "dark"] as const)("draws curves, memory, times and samples in 
   await page.close();
 });
 
+it("counts steps in whole numbers, and shows bars on a phone too", async () => {
+  const page = await browser.newPage({ viewport: { width: 390, height: 800 } });
+  await page.addInitScript(`{
+    globalThis.written = [];
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+      written.push({ canvas: this.canvas, text });
+      return fillText.call(this, text, ...place);
+    };
+  }`);
+  await page.goto(pathToFileURL(await writeReport(run)).href);
+  const marks = async (): Promise<string[]> => {
+    await page.locator('body[data-drawn="5"]').waitFor();
+    await page.waitForFunction("written.length > 0");
+    return page.evaluate(`(() => {
+      const canvas = document.querySelector('section[data-title="Loss"] canvas');
+      return written.filter((one) => one.canvas === canvas).map(({ text }) => text);
+    })()`);
+  };
+  const widths = await page.locator(".bars .track").evaluateAll((all) => all.map((one) => one.clientWidth));
+  expect(Math.min(...widths)).toBeGreaterThan(250);
+  await page.setViewportSize({ width: 1200, height: 800 });
+  await page.reload();
+  const steps = (await marks()).filter((text) => !/\.\d{4}$/.test(text)); // losses have four digits
+  expect(steps).toContain("8");
+  expect(steps.filter((text) => !/^\d+$/.test(text))).toEqual([]);
+  await page.close();
+});
+
 it("follows a run that goes on, for this machine alone", async () => {
   const server = await serveReport(run, 0);
   try {

@@ -153,7 +153,7 @@ function encodingOf(
   const context = contextLimit(config);
   if (packLength != null && packLength > context) {
     throw new SidenetError(
-      "L-CONTEXT",
+      "L-OPTION",
       `rows of --pack-length ${packLength} tokens are more than the model's context of ${context}. Lower it.`,
     );
   }

@@ -5,10 +5,10 @@ import { generate } from "../../generate.ts";
 import type { Sample } from "../../run/metrics.ts";
 import type { LoadedRun } from "./load.ts";
 
-/** Tokens of a record's learned part that a sample is shown, so that it continues a text instead of opening one. */
+/** Tokens of a text that a sample is shown, so that it continues one instead of opening it. */
 const SHOWN_TOKENS = 12;
 
-/** How the shortest held-back record goes on, greedily, after its prompt and its first learned tokens. */
+/** How the shortest held-back record goes on, greedily: after its prompt or question, or after the first tokens of a text. */
 export async function sampleText(
   run: LoadedRun,
   adapter: Adapter | null,
@@ -17,11 +17,9 @@ export async function sampleText(
   const { tokenizer, heldOut, decoder } = run;
   const record = heldOut.reduce((a, b) => (b.inputIds.length < a.inputIds.length ? b : a));
   const learnedFrom = record.labels.findIndex((label) => label !== -100);
-  const rest = record.labels.slice(learnedFrom);
-  const end = rest.indexOf(-100);
-  const learned = end < 0 ? rest.length : end;
+  const isText = learnedFrom <= 1; // BOS at most is not learned
   // Not to its end, or there would be nothing to continue.
-  const shown = Math.min(SHOWN_TOKENS, Math.max(0, learned - 2));
+  const shown = isText ? Math.min(SHOWN_TOKENS, Math.max(0, record.inputIds.length - learnedFrom - 2)) : 0;
   const ids = record.inputIds.slice(0, Math.max(1, learnedFrom + shown));
   const room = contextLimit(decoder.config) - ids.length + 1; // the last new token is never read
   const text = await generate(decoder, adapter, ids, {

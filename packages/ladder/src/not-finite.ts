@@ -1,0 +1,49 @@
+/** What a model that computes NaN or infinities answers with: the tensor that they came from, and what to do. */
+import { isFloat, type ParamStore, SidenetError } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
+import type { Decoder } from "./decoder.ts";
+
+/** The first value of a store that is NaN or infinite, by name and place, such as "model.norm.weight[12] = NaN"; null: none is. */
+async function nonFiniteValue(store: ParamStore): Promise<string | null> {
+  for (const [name, tensor] of store) {
+    if (!isFloat(tensor.dtype)) continue;
+    const values = await tensor.read();
+    let at = 0;
+    while (at < values.length && Number.isFinite(values[at])) at++;
+    if (at === values.length) continue;
+    const place: number[] = [];
+    let rest = at;
+    for (const size of [...tensor.shape].reverse()) {
+      place.unshift(rest % size);
+      rest = Math.floor(rest / size);
+    }
+    return `${name}[${place.join(", ")}] = ${values[at]}`;
+  }
+  return null;
+}
+
+/** Why the weights of a model make it compute nothing; null where all of them are finite. Reads them, so for when it is too late. */
+export async function damagedWeights({ weights }: Decoder): Promise<string | null> {
+  const value = await nonFiniteValue(weights);
+  return (
+    value &&
+    `The model's own ${value}. Is its file damaged? Fetch or convert it again; where it was read as f16, try --dtype f32.`
+  );
+}
+
+/** An `L-DIVERGED` that says of which values `what` came: "the logits of token 3 are not finite". */
+export async function notFinite(
+  what: string,
+  decoder: Decoder,
+  adapter: Adapter | null,
+): Promise<SidenetError> {
+  const damaged = await damagedWeights(decoder);
+  const trained = damaged ?? (adapter && (await nonFiniteValue(adapter.parameters)));
+  const cure =
+    damaged ??
+    (trained
+      ? `The adapter's ${trained}. Train it again, with a lower --learning-rate.`
+      : "All weights are finite, so values grew too large on the way: try --dtype f32, without --quantize" +
+        `${adapter ? ", or without the adapter" : ""}.`);
+  return new SidenetError("L-DIVERGED", `${what}. ${cure}`);
+}
