@@ -140,7 +140,7 @@ class SpoiledDevice extends CpuDevice {
 
   override async read(tensor: Tensor) {
     const values = await super.read(tensor);
-    if (tensor.size === 1 && this.#steps.has(this.step)) values[0] = Number.NaN;
+    if (tensor.shape.length === 0 && this.#steps.has(this.step)) values[0] = Number.NaN;
     return values;
   }
 }
