@@ -20,7 +20,9 @@ const CALLS = 10;
 
 const device = await open(options.device, { precision: "f16" });
 if (!(device instanceof WebGpuDevice && device.profile.matrixUnits)) {
-  throw new Error(`${device.label} has no matrix units.`);
+  console.error(`${device.label} has no matrix units: nothing is timed.`);
+  finish({ variants: [] });
+  await new Promise(() => {}); // the process ends when the result is written
 }
 
 function halves(shape, seed) {
