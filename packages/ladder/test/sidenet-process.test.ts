@@ -38,6 +38,13 @@ describe("the sidenet process", () => {
     expect(mistake.err).toContain("Did you mean doctor?");
   });
 
+  it("tells toggles of Dawn that are no names, and not that a driver is missing", async () => {
+    process.env.SIDENET_DAWN_FEATURES = "a b";
+    const doctor = await sidenet(["doctor"]).finally(() => delete process.env.SIDENET_DAWN_FEATURES);
+    expect(doctor).toMatchObject({ code: 1, out: "" });
+    expect(doctor.err).toContain('[T-DAWN-FEATURES] SIDENET_DAWN_FEATURES is "a b"');
+  });
+
   it("takes a reader that leaves early for the end, not for an error", async () => {
     const { child, ended } = command.start(["check", golden, "--device", "cpu"]);
     child.stdout?.once("data", () => child.stdout?.destroy());

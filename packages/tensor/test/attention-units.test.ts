@@ -9,14 +9,13 @@ import {
   MetaDevice,
   type OpName,
   Pick,
-  Random,
   rowOf,
   runCase,
-  type Tensor,
 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { AnyOpRow } from "../src/op.ts";
+import { type AttentionCall, runAttention } from "./attention-call.ts";
 import { assertClose, propertyRuns, timeBoxed } from "./support.ts";
 import { WgslDevice } from "./wgsl/device.ts";
 
@@ -57,53 +56,9 @@ describe.each(OPS)("%s on matrix units", (name) => {
   });
 });
 
-interface Call {
-  /** B, T, S, H, G, D. */
-  readonly dims: readonly number[];
-  readonly queryOffset?: number;
-  readonly keyMask?: (b: number, s: number) => number;
-  readonly segments?: (b: number, s: number) => number;
-  /** What number i of row j of an operand is multiplied by. */
-  readonly by?: Partial<Record<"q" | "k" | "v" | "dy", (row: number) => number>>;
-}
-
-/** All outputs of forward and backward, by name. */
-function run(device: Device, call: Call): Record<string, Tensor> {
-  const { dims, queryOffset = 0, keyMask, segments, by = {} } = call;
-  const [B, T, S, H, G, D] = dims;
-  return device.scope(() => {
-    const vectors = (name: "q" | "k" | "v" | "dy", shape: number[], stream: number): Tensor => {
-      const values = new Random(7, stream).normals(shape.reduce((a, b) => a * b, 1));
-      return device.tensor(
-        values.map((x, i) => x * (by[name]?.(Math.floor(i / D)) ?? 1)),
-        shape,
-      );
-    };
-    const ofKeys = (value: Call["keyMask"], dtype: "u8" | "i32") =>
-      value
-        ? device.tensor(
-            Array.from({ length: B * S }, (_, i) => value(Math.floor(i / S), i % S)),
-            [B, S],
-            { dtype },
-          )
-        : null;
-    const q = vectors("q", [B, T, H, D], 0);
-    const k = vectors("k", [B, S, G, D], 1);
-    const v = vectors("v", [B, S, G, D], 2);
-    const dy = vectors("dy", [B, T, H, D], 3);
-    const marks = [ofKeys(keyMask, "u8"), ofKeys(segments, "i32")];
-    const attrs = { queryOffset };
-    const { y, lse } = device.run("attention", [q, k, v, ...marks], attrs, ["lse"]);
-    const saved = [dy, q, k, v, y, lse, ...marks];
-    const { dq } = device.run("attentionBackwardQ", saved, attrs, []);
-    const { dk, dv } = device.run("attentionBackwardKV", saved, attrs, []);
-    return { y, lse, dq, dk, dv };
-  });
-}
-
 /** Reads all outputs and frees them. */
-async function outcomes(device: Device, call: Call): Promise<Record<string, Float32Array>> {
-  const made = run(device, call);
+async function outcomes(device: Device, call: AttentionCall): Promise<Record<string, Float32Array>> {
+  const made = runAttention(device, call);
   const values: Record<string, Float32Array> = {};
   for (const [name, tensor] of Object.entries(made)) {
     values[name] = Float32Array.from(await tensor.read());
@@ -113,7 +68,7 @@ async function outcomes(device: Device, call: Call): Promise<Record<string, Floa
   return values;
 }
 
-async function agrees(device: WgslDevice, call: Call, rel: number): Promise<void> {
+async function agrees(device: WgslDevice, call: AttentionCall, rel: number): Promise<void> {
   const [got, want] = [await outcomes(device, call), await outcomes(reference, call)];
   expect(onUnits(device)).toBe(true);
   for (const name in want)

@@ -1,6 +1,7 @@
-import { CpuDevice, type Device, drawCase, Pick, Random, rowOf, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, drawCase, Pick, Random, rowOf } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type AttentionCall, runAttention } from "./attention-call.ts";
 import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
 
 /** [B, T, S, H, G, D], queryOffset: one query, tiles and their edges, each room for D, D in fours and not. */
@@ -17,55 +18,15 @@ const cases: readonly (readonly [readonly number[], number])[] = [
   [[1, 65, 65, 5, 1, 160], 0],
 ];
 
-interface Inputs {
-  readonly dims: readonly number[];
-  readonly queryOffset: number;
-  /** What queries and keys are multiplied by. */
-  readonly size?: number;
-  readonly keyMask?: (b: number, s: number) => number;
-  readonly segments?: (b: number, s: number) => number;
-}
-
-/** All outputs of forward and backward, by name. */
-function run(
-  device: Device,
-  { dims, queryOffset, size = 1, keyMask, segments }: Inputs,
-): Record<string, Tensor> {
-  const [B, T, S, H, G, D] = dims;
-  const normals = (shape: number[], stream: number, by = 1): Tensor =>
-    device.tensor(
-      new Random(7, stream).normals(shape.reduce((a, b) => a * b, 1)).map((x) => x * by),
-      shape,
-    );
-  return device.scope(() => {
-    const q = normals([B, T, H, D], 0, size);
-    const k = normals([B, S, G, D], 1, size);
-    const v = normals([B, S, G, D], 2);
-    const dy = normals([B, T, H, D], 3);
-    const ofKeys = (value: Inputs["keyMask"], dtype: "u8" | "i32") =>
-      value
-        ? device.tensor(
-            Array.from({ length: B * S }, (_, i) => value(Math.floor(i / S), i % S)),
-            [B, S],
-            { dtype },
-          )
-        : null;
-    const marks = [ofKeys(keyMask, "u8"), ofKeys(segments, "i32")];
-    const attrs = { queryOffset };
-    const { y, lse } = device.run("attention", [q, k, v, ...marks], attrs, ["lse"]);
-    const saved = [dy, q, k, v, y, lse, ...marks];
-    const { dq } = device.run("attentionBackwardQ", saved, attrs, []);
-    const { dk, dv } = device.run("attentionBackwardKV", saved, attrs, []);
-    return { y, lse, dq, dk, dv };
-  });
-}
+/** Queries and keys so many times as large. */
+const larger = (size: number) => ({ q: () => size, k: () => size });
 
 const reference = new CpuDevice({ precision: "f64" });
 
-async function agrees(devices: readonly Device[], inputs: Inputs, rel: number): Promise<void> {
-  const want = run(reference, inputs);
+async function agrees(devices: readonly Device[], inputs: AttentionCall, rel: number): Promise<void> {
+  const want = runAttention(reference, inputs);
   for (const device of devices) {
-    const got = run(device, inputs);
+    const got = runAttention(device, inputs);
     for (const name in want) {
       const what = `${name} of ${inputs.dims} at ${inputs.queryOffset} on ${device.label}`;
       assertClose(what, await got[name].read(), await want[name].read(), { rel, abs: 1e-6 }, null);
@@ -77,15 +38,15 @@ async function agrees(devices: readonly Device[], inputs: Inputs, rel: number): 
 
 /** Of queries that see one key each: q and k have no say. */
 async function passesNothingToScores(device: Device): Promise<void> {
-  const sights: readonly Inputs[] = [
+  const sights: readonly AttentionCall[] = [
     { dims: [2, 1, 1, 3, 1, 128], queryOffset: 0 },
     { dims: [2, 9, 9, 3, 1, 128], queryOffset: -8 },
-    { dims: [1, 5, 5, 2, 2, 16], queryOffset: -4, size: 14 },
+    { dims: [1, 5, 5, 2, 2, 16], queryOffset: -4, by: larger(14) },
     { dims: [1, 20, 20, 4, 2, 10], queryOffset: 0, keyMask: (_, s) => Number(s === 3) },
     { dims: [1, 37, 37, 2, 1, 40], queryOffset: 0, segments: (_, s) => s },
   ];
   for (const sight of sights) {
-    const { dq, dk, ...rest } = run(device, sight);
+    const { dq, dk, ...rest } = runAttention(device, sight);
     for (const gradient of [dq, dk])
       expect(Array.from(await gradient.read()).every((x) => x === 0)).toBe(true);
     for (const tensor of [dq, dk, ...Object.values(rest)]) tensor.dispose();
@@ -125,7 +86,7 @@ describe("attention in WebAssembly, fused multiply-add or not", () => {
 
   it("agrees with its reference at every kind of size", async () => {
     for (const [dims, queryOffset] of cases) await agrees(devices, { dims, queryOffset }, 2e-5);
-    await agrees(devices, { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, size: 32 }, 5e-3); // scores of thousands
+    await agrees(devices, { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, by: larger(32) }, 5e-3); // scores of thousands
   });
 
   it.each(longCases)(
@@ -133,7 +94,7 @@ describe("attention in WebAssembly, fused multiply-add or not", () => {
     async (dims, queryOffset) => {
       const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0 && s !== 361);
       const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 150) - 1;
-      await agrees(devices, { dims, queryOffset, size: 2 }, 1e-4);
+      await agrees(devices, { dims, queryOffset, by: larger(2) }, 1e-4);
       await agrees(devices, { dims, queryOffset, keyMask, ...(queryOffset >= 0 && { segments }) }, 4e-5);
     },
   );
@@ -179,7 +140,7 @@ describe.runIf(gpuAvailable).each([
   it("stays finite and exact with scores of thousands", async () => {
     // Deviation 32 in both: scores of ±8,000, which only differences bring back into the range of exp.
     // One unit in the last place of such a score is 5e-4 of a weight.
-    await agrees([gpu], { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, size: 32 }, 5e-3);
+    await agrees([gpu], { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, by: larger(32) }, 5e-3);
   });
 
   it("keeps the sequences of a pack apart: each gives what it gives alone", async () => {
@@ -232,7 +193,7 @@ describe.runIf(gpuAvailable).each([
       await agrees([narrow], { dims: [2, 70, 70, 2, 1, 64], queryOffset: 0 }, 2e-5);
       await agrees([narrow], { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2e-5);
       await agrees([narrow], { dims: [3, 2, 70, 2, 1, 64], queryOffset: 68, segments, keyMask }, 2e-5);
-      expect(() => run(narrow, { dims: [1, 8, 90, 2, 1, 64], queryOffset: 82 })).toThrow(
+      expect(() => runAttention(narrow, { dims: [1, 8, 90, 2, 1, 64], queryOffset: 82 })).toThrow(
         /T-TOO-LARGE.*attention/,
       );
       expect(narrow.memory.liveCount).toBe(0);

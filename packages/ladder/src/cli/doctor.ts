@@ -96,8 +96,8 @@ async function findAdapter(): Promise<AdapterReport | SidenetError> {
   try {
     return await describeNodeWebGpu();
   } catch (error) {
-    if (error instanceof SidenetError) return error;
-    throw error;
+    if (error instanceof SidenetError && error.code === "T-NO-ADAPTER") return error;
+    throw error; // such as SIDENET_DAWN_FEATURES that are no names: no driver would cure that
   }
 }
 
