@@ -174,14 +174,14 @@ function runTiles(k: KernelContext, entry: Entry, window: Window, call: Call): v
     return;
   }
   const inRows = family === "attention-rows";
-  const images = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.image(t) : t] as const);
+  const textures = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.texture(t) : t] as const);
   k.run(`${family}/${entry}`, {
-    bind: { ...Object.fromEntries(images), ...others, ...out },
+    bind: { ...Object.fromEntries(textures), ...others, ...out },
     params: paramsOf(window, kind),
     grid: blocksOf(window.extents, entry, TILE),
     consts: { MOST_D: roomFor(window.extents.D) },
   });
-  if (inRows) for (const [, image] of images) image.dispose();
+  if (inRows) for (const [, texture] of textures) texture.dispose();
 }
 
 /** How many workgroups share the rows of a key tile: with the sums of each, dk and dv are at most as large as q. */

@@ -50,8 +50,8 @@ const TILE = 64; // of matmul-tile.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
 /** Windows keep whole vectors, and texels of halves: the kernels for odd extents are several times as slow. */
 const VECTORS = { multipleOf: 8 };
-/** Images are workspace beside their tensors, so large operands go through in parts. */
-const IMAGE_WINDOWS = {
+/** Textures are workspace in addition to their tensors, so large operands are processed in windows. */
+const TEXTURE_WINDOWS = {
   a: { mostBytes: 2 ** 25, ...VECTORS },
   b: { mostBytes: 2 ** 24, ...VECTORS },
 };
@@ -126,8 +126,8 @@ function runWindow(
 /** The kernel for software drivers, which takes a and b as textures. */
 function runRows(k: KernelContext, bind: Bindings, window: Window, params: KernelCall["params"]): void {
   const { form, batches, m, n, k: depth } = window;
-  using a = k.image(bind.a);
-  using b = k.image(bind.b);
+  using a = k.texture(bind.a);
+  using b = k.texture(bind.b);
   const rows = m <= 8 ? 8 : tilesOf(k.profile).rowsBlock;
   const wide = form === "nt" && bind.b.dtype === "f16" && depth % 8 === 0;
   k.run(`matmul-rows/${form}`, {
@@ -139,7 +139,7 @@ function runRows(k: KernelContext, bind: Bindings, window: Window, params: Kerne
 }
 
 const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
-  hasEightLanes(k.profile) ? IMAGE_WINDOWS : { a: VECTORS, b: VECTORS };
+  hasEightLanes(k.profile) ? TEXTURE_WINDOWS : { a: VECTORS, b: VECTORS };
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
