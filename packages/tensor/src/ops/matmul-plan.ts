@@ -62,26 +62,26 @@ function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
-/** What a dispatch binds, and how a was halved where the product goes to the matrix units. */
+/** What a dispatch binds, and how a was halved where the product goes to the subgroup matrices. */
 interface WindowBindings extends Bindings {
   readonly halves?: { readonly scales: Tensor | null } | null;
 }
 
 /**
- * Whether y[M,N] = a·b goes to the matrix units: where the weights are halves, or are decoded and may as well be. Products
+ * Whether y[M,N] = a·b goes to the subgroup matrices: where the weights are halves, or are decoded and may as well be. Products
  * of f32 with f32 never do.
  */
-export function usesMatrixUnits(
+export function usesSubgroupMatrices(
   profile: DeviceProfile,
   form: MatmulForm,
   { M, K, N }: { M: number; K: number; N: number },
   weights: DType | "decoded",
 ): boolean {
   return (
-    profile.matrixUnits === true &&
+    profile.subgroupMatrices === true &&
     form !== "tn" &&
     (weights === "f16" || weights === "decoded") &&
-    M >= tilesOf(profile).matrixRows &&
+    M >= tilesOf(profile).subgroupMatrixRows &&
     K >= 16 &&
     isMultipleOf4(K, N)
   );
@@ -174,8 +174,8 @@ export function runMatmul(
     }
     return;
   }
-  const units = usesMatrixUnits(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
-  const left = units ? halvesOf(k, a, M, K) : null;
+  const isOnMatrices = usesSubgroupMatrices(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
+  const left = isOnMatrices ? halvesOf(k, a, M, K) : null;
   const operands = { a: left?.a ?? a, b, y, bias, halves: left };
   if (form === "nt") runColumnWindows(k, operands, { M, K, N, accumulate });
   else runSumWindows(k, form, operands, { M, K, N, accumulate });
