@@ -36,8 +36,14 @@ const kernels = quick
   ? ["--models", "smollm2-135m", "--tokens", "32", "--time", "10", "--only", "linear,rmsNorm,attention"]
   : [];
 
-/** Ops that matrix units compute from operands in f32. */
-const HALVED = ["attention", "attentionBackwardQ", "attentionBackwardKV", "nf4Linear", "nf4LinearBackwardX"];
+/** Ops that subgroup matrices compute in f16 from f32 operands. */
+const ROUNDED_TO_F16 = [
+  "attention",
+  "attentionBackwardQ",
+  "attentionBackwardKV",
+  "nf4Linear",
+  "nf4LinearBackwardX",
+];
 
 /** Parts that may run side by side, since nothing in them is timed, then those that need the GPU to themselves. */
 const PARTS = [
@@ -69,9 +75,9 @@ const PARTS = [
     together: true,
   },
   {
-    name: "properties-halved", // f32 operands where matrix units take halves
+    name: "properties-f32-as-f16", // f32 operands that subgroup matrices take as f16
     limit: 150,
-    args: script("properties", "--precision", "f16", ...cases, "--only", HALVED.join(",")),
+    args: script("properties", "--precision", "f16", ...cases, "--only", ROUNDED_TO_F16.join(",")),
     together: true,
   },
   { name: "step-ladder", limit: 60, args: step(...small, "4", "--method", "ladder") },
@@ -80,7 +86,7 @@ const PARTS = [
   { name: "memory-qlora", limit: 90, args: step(...large, ...few, "--method", "qlora") },
   { name: "kernels", limit: 150, args: script("kernels", ...kernels) },
   {
-    name: "units-unguarded", // as above, with the driver's bounds checks in place of Dawn's around each load of a unit
+    name: "subgroup-matrices-unguarded", // as above, with the driver's bounds checks in place of Dawn's at each subgroup-matrix load
     limit: 60,
     args: script(
       "kernels",
@@ -88,7 +94,7 @@ const PARTS = [
     ),
     env: { SIDENET_DAWN_FEATURES: "vulkan_use_cooperative_matrix_robust_access" },
   },
-  { name: "units", limit: 60, args: script("units") },
+  { name: "subgroup-matrices", limit: 60, args: script("subgroup-matrices") },
   { name: "choices", limit: 90, args: script("choices", ...(quick ? ["--quick"] : [])) },
 ];
 

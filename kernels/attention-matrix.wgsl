@@ -1,4 +1,4 @@
-// attention on a GPU's matrix units, where D is a multiple of 4 from 16 to 128: the mathematics of attention-tile.wgsl
+// attention on a GPU's subgroup matrices, where D is a multiple of 4 from 16 to 128: the mathematics of attention-tile.wgsl
 //   in q k v dy: halves of half-rows.wgsl, D of a row and the exponent of its power of two; marks statsIn as in attention-tile
 //   out out: y (with lse), dq, or dv (with dk); dk and dv in parts [parts,B,S,G,D] that are to be added
 //   grid: one workgroup of eight subgroups of 32 per 64 rows (backward_kv: per 64 keys and part) of one key head

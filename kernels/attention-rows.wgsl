@@ -1,5 +1,5 @@
 // attention for software drivers: the mathematics, operands and entry points of attention-tile.wgsl, where D is a multiple of 4
-//   in as there, q k v dy as images   out as there
+//   in as there, q k v dy as textures   out as there
 //   grid: one subgroup of 8 lanes per 32 rows (backward_kv: 32 keys) of one key head, four rows a lane
 //   marks: what attention-tile.wgsl has there; a block that no lane's row or key sees is skipped
 //   why: see matmul-rows.wgsl: loads cost most, from textures least, and shuffles serve as broadcasts. A lane keeps four
@@ -15,7 +15,7 @@ diagnostic(off, subgroup_uniformity); // a subgroup skips a block as a whole: it
 
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
 const MOST_D: u32 = 256; // room for D: at least 64
-const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
+const WIDTH: u32 = 2048; // texels in a row of a texture: TEXTURE_WIDTH of texture-layout.ts
 const MASK: u32 = 1; // marks are bytes: 0 is padding
 const SEGMENTS: u32 = 2; // marks are pairs (segment, 0 where padding)
 
@@ -50,7 +50,7 @@ alias Tile = array<vec4<f32>, 16>; // [16 broadcast rows], each with the lane's 
 alias Eight = array<vec4<f32>, 8>;
 alias Known = array<vec4<u32>, 16>; // [16 broadcast rows]
 alias Outputs = array<mat4x4<f32>, MOST_D / 4>; // [4 of D][lane's four]
-alias Image = texture_storage_2d<rgba32uint, read>;
+alias Texture = texture_storage_2d<rgba32uint, read>;
 
 // Vector i of an operand: a texel, or half of one.
 fn place(i: u32, half: bool) -> vec2<u32> {
@@ -62,7 +62,7 @@ fn unpack(t: vec4<u32>, i: u32, half: bool) -> vec4<f32> {
   let two = select(t.xy, t.zw, (i & 1) != 0);
   return vec4(unpack2x16float(two.x), unpack2x16float(two.y));
 }
-fn vector(x: Image, half: bool, i: u32) -> vec4<f32> { return unpack(textureLoad(x, place(i, half)), i, half); }
+fn vector(x: Texture, half: bool, i: u32) -> vec4<f32> { return unpack(textureLoad(x, place(i, half)), i, half); }
 
 /// Where a subgroup works: batch, key head, and its first row or key.
 struct Place { b: u32, g: u32, first: u32 }
@@ -214,7 +214,7 @@ fn addRows(sum: mat4x4<f32>, w: Eight, a: vec4<f32>) -> mat4x4<f32> {
 }
 
 /// Outputs i to i + 3: factor times what they have, and a sum over eight broadcast rows.
-fn addTo(o: ptr<function, Outputs>, i: u32, w: Eight, factor: vec4<f32>, x: Image, half: bool, at: u32) {
+fn addTo(o: ptr<function, Outputs>, i: u32, w: Eight, factor: vec4<f32>, x: Texture, half: bool, at: u32) {
   if (i >= p.d / 4) { return; }
   (*o)[i] = addRows(scaled((*o)[i], factor), w, vector(x, half, at + i));
   (*o)[i + 1] = addRows(scaled((*o)[i + 1], factor), w, vector(x, half, at + i + 1));
@@ -223,7 +223,7 @@ fn addTo(o: ptr<function, Outputs>, i: u32, w: Eight, factor: vec4<f32>, x: Imag
 }
 
 /// All outputs, of 16 rows of x that start at `at.x` and `at.y`: eight rows at a time, which is half as much code.
-fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, half: bool, at: vec2<u32>) {
+fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Texture, half: bool, at: vec2<u32>) {
   if (MOST_D > 128) { // constants would be too much code to compile
     for (var i = 0u; i < p.d / 4; i++) {
       let m = addRows(scaled((*o)[i], factor), eightOf(w, false), vector(x, half, at.x + i));
@@ -250,7 +250,7 @@ fn addWeighted(o: ptr<function, Outputs>, w: Tile, factor: vec4<f32>, x: Image, 
 }
 
 /// Products of the lane's four vectors of own, which start at i, with 16 of x, one a lane, that start at `at.x` and `at.y`.
-fn products(own: Image, ownHalf: bool, i: vec4<u32>, x: Image, half: bool, at: vec2<u32>) -> Tile {
+fn products(own: Texture, ownHalf: bool, i: vec4<u32>, x: Texture, half: bool, at: vec2<u32>) -> Tile {
   var t: Tile;
   for (var d = 0u; d < p.d / 4; d++) {
     let b = transpose(mat4x4(vector(own, ownHalf, i.x + d), vector(own, ownHalf, i.y + d),

@@ -1,4 +1,4 @@
-// rows of a in f16, for matrix units: half[m,k] = a[m,k] / scale[m], scale[m] a power of two that brings the largest of the
+// rows of a in f16, for subgroup matrices: half[m,k] = a[m,k] / scale[m], scale[m] a power of two that brings the largest of the
 // row to 2^14 .. 2^15, so that nothing overflows and what is lost is 2^-11 of each value, or 2^-39 of the row's largest
 //   in a[M,K], from aAt with row stride aRow   out half[M,K] scales[M]   K, aAt and aRow are multiples of 4
 //   or, with TAIL = 1, half[M,K+4]: after each row the exponent of its power, biased as in f32, in the place of scales

@@ -1,4 +1,4 @@
-// matmul on a GPU's matrix units: y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
+// matmul on a GPU's subgroup matrices: y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
 //   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; strides as in matmul-tile, multiples of 4
 //   or y [parts,M,N] of a sum that is cut into parts of `depth` (matmul-parts adds them); each is scaled
 //   grid: one workgroup of eight subgroups of 32 per block of 128 x 128 and part; a subgroup has 64 x 32 of it, in units of 16

@@ -1,6 +1,6 @@
 // matmul for software drivers: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), in the forms
 //   nt: a[M,K] b[N,K]   nn: a[M,K] b[K,N]   tn: a[K,M] b[K,N]   batched: P of each, one after the other
-//   in a b (images) bias[N]   out y[M,N]   grid: one subgroup of 8 lanes per block of ROWS rows and 32 columns, 4 a lane
+//   in a b (textures) bias[N]   out y[M,N]   grid: one subgroup of 8 lanes per block of ROWS rows and 32 columns, 4 a lane
 //   wants N, and K (for tn: M) in multiples of 4, and of 8 with B_WIDE
 //   a starts at aAt with row stride aRow; y at column yAt with row stride yRow
 //   why: such a driver runs a load lane by lane, at some 9 instructions a value from a buffer and 3 from a texture, and a
@@ -14,7 +14,7 @@ enable subgroups;
 
 const ROWS: u32 = 16; // or 8
 const B_WIDE: u32 = 0; // 1: b's rows of halves start at whole texels, so that nt takes eight values from each
-const WIDTH: u32 = 2048; // texels in a row of an image: IMAGE_WIDTH
+const WIDTH: u32 = 2048; // texels in a row of a texture: TEXTURE_WIDTH of texture-layout.ts
 
 const A_HALF: bool = false; // a f16: const A_HALF: bool = true;
 const B_HALF: bool = false; // b f16: const B_HALF: bool = true;

@@ -1,10 +1,10 @@
 // Where the tile table chooses between kernels, each choice in turn on the same operands: long sums in parts or not
-// (`splitBlocks`), attention on matrix units or not (`matrixQueries`). docs/kernels.md says what is expected.
+// (`splitKBlocks`), attention on subgroup matrices or not (`subgroupMatrixQueries`). docs/kernels.md says what is expected.
 //
 //   node bench/gpu/choices.mjs [--device webgpu] [--split 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
 //
 // Prints the least wall time of a call, waiting shared between the calls of a batch, and of kernels alone by timestamps; results
-// are held against those of the first choice, which is without. Adapters without matrix units have no choice about attention.
+// are held against those of the first choice, which is without. Adapters without subgroup matrices have no choice about attention.
 
 import { BENCH_MODELS } from "@sidenet/ladder";
 import { DEFAULT_TILES, NF4_BLOCKS, nf4Table, WebGpuDevice } from "@sidenet/tensor";
@@ -115,7 +115,7 @@ function attentionCases({ heads, keyHeads, c }, tokens, dtype) {
   const inputs = () => [heads, keyHeads, keyHeads].map((count) => normals(shape(count), dtype));
   const saved = () => {
     const [q, k, v] = inputs();
-    device.retile({ ...DEFAULT_TILES, matrixQueries: 0 });
+    device.retile({ ...DEFAULT_TILES, subgroupMatrixQueries: 0 });
     const { y, lse } = device.run("attention", [q, k, v], {}, ["lse"]);
     return [normals(shape(heads), dtype), q, k, v, y, lse];
   };
@@ -138,9 +138,9 @@ const ATTENTION = ["f32", "f16"].flatMap((dtype) => [
 
 const { split } = options;
 const CASES = [
-  ...PRODUCTS.map((item) => ({ item, tile: "splitBlocks", values: split, most: SUMS })),
-  ...(device.profile.matrixUnits
-    ? ATTENTION.map((item) => ({ item, tile: "matrixQueries", values: [0, 16], most: HALVES }))
+  ...PRODUCTS.map((item) => ({ item, tile: "splitKBlocks", values: split, most: SUMS })),
+  ...(device.profile.subgroupMatrices
+    ? ATTENTION.map((item) => ({ item, tile: "subgroupMatrixQueries", values: [0, 16], most: HALVES }))
     : []),
 ];
 

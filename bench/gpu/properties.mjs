@@ -2,7 +2,7 @@
 //
 //   node bench/gpu/properties.mjs [--dtype f16] [--precision f16] [--cases 40] [--device webgpu] [--only linear,rope]
 //
-// The precision is that of --dtype unless said otherwise: f32 operands with f16 are those that matrix units halve.
+// The precision is that of --dtype unless said otherwise: f32 operands with f16 are those that subgroup matrices take rounded to f16.
 
 import { checkRow } from "@sidenet/ladder";
 import { DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
@@ -12,8 +12,8 @@ import { finish, open } from "./process.mjs";
 const options = scriptOptions({ device: "webgpu", dtype: "f32", precision: null, cases: 40, only: [] });
 
 const device = await open(options.device, { poison: true, precision: options.precision ?? options.dtype });
-// Every kernel for matrix units, those that no default chooses too.
-if (device.profile.matrixUnits) device.retile({ ...DEFAULT_TILES, matrixQueries: 16 });
+// Run every kernel for subgroup matrices, including those that no default chooses.
+if (device.profile.subgroupMatrices) device.retile({ ...DEFAULT_TILES, subgroupMatrixQueries: 16 });
 const { only } = options;
 const failures = [];
 let passed = 0;

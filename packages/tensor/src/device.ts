@@ -2,7 +2,6 @@ import { AnomalyWatch, firstNonFinite, type NonFinite } from "./anomaly.ts";
 import { type DType, type HostArray, hostArray, isFloat, sizeBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import { checkValues } from "./host-values.ts";
-import { imageBytes } from "./image.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import type { AnyOpRow } from "./op.ts";
 import { bindCall, type Execution } from "./op-call.ts";
@@ -12,6 +11,7 @@ import { ScopeStack } from "./scope.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
 import type { TensorSpec } from "./signature.ts";
 import { Storage, Tensor } from "./tensor.ts";
+import { textureBytes } from "./texture-layout.ts";
 
 /** What computes: the reference, a GPU, WebAssembly, or nothing (shapes and bytes alone). */
 export type DeviceKind = "cpu" | "webgpu" | "wasm" | "meta";
@@ -55,8 +55,8 @@ export abstract class Device {
 
   protected abstract allocate(storage: Storage): unknown;
   protected abstract deallocate(storage: Storage): void;
-  /** Memory for an image of a tensor, and the copy into it. Nothing on devices that run no kernels. */
-  protected allocateImage(_storage: Storage, _tensor: Tensor): unknown {
+  /** Allocates a texture for a tensor and copies the tensor into it. Devices without kernels return null. */
+  protected allocateTexture(_storage: Storage, _tensor: Tensor): unknown {
     return null;
   }
   protected abstract write(tensor: Tensor, values: ArrayLike<number>): void;
@@ -311,10 +311,10 @@ export abstract class Device {
     }
   }
 
-  /** A copy of a tensor as a texture (op.ts, `KernelContext.image`), owned by the caller. @internal */
-  image(tensor: Tensor, label: string): Tensor {
-    const storage = new Storage(imageBytes(sizeBytes(tensor.dtype, tensor.size)), label, "workspace");
-    this.#reserve(storage, () => this.allocateImage(storage, tensor));
+  /** A copy of a tensor as a texture (op.ts, `KernelContext.texture`), owned by the caller. @internal */
+  texture(tensor: Tensor, label: string): Tensor {
+    const storage = new Storage(textureBytes(sizeBytes(tensor.dtype, tensor.size)), label, "workspace");
+    this.#reserve(storage, () => this.allocateTexture(storage, tensor));
     return new Tensor(this, tensor.shape, tensor.dtype, storage);
   }
 

@@ -97,7 +97,7 @@ export function makeKernelContext(
       const shape = tensor.shape[0] === rows ? [count, ...tensor.shape.slice(1)] : [count, row];
       return owned(device.alias(tensor, shape, tensor.offset + start * row));
     },
-    image: (tensor) => owned(device.image(tensor, `${op}, image`)),
+    texture: (tensor) => owned(device.texture(tensor, `${op}, texture`)),
     split: (rows, tensors, wish) => splitRows(device, op, rows, tensors, wish),
   };
   return {

@@ -24,7 +24,7 @@ export type KernelEntry = `${string}/${string}`;
 /** One dispatch. Names are those of the WGSL text: a missing or unknown one is an error, so no list is kept twice. */
 export interface KernelCall {
   /**
-   * Bindings by variable name: tensors for storage, `KernelContext.image`s for textures; `null` binds an empty buffer for
+   * Bindings by variable name: tensors for storage, `KernelContext.texture`s for textures; `null` binds an empty buffer for
    * an operand that was left out.
    */
   readonly bind: Readonly<Record<string, Tensor | null>>;
@@ -68,11 +68,11 @@ export interface KernelContext {
   /** Workspace that is freed when the op returns, or before by `dispose()`. Contents are undefined. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /**
-   * A copy that kernels read as `texture_storage_2d<rgba32uint, read>`: 16 bytes a texel, `IMAGE_WIDTH` texels a row (image.ts), in
-   * the tensor's order. A software driver reads a texel at a third of what a vector in a buffer costs. Workspace, freed
-   * when the op returns, or before by `dispose()`.
+   * A copy of the tensor that kernels read as `texture_storage_2d<rgba32uint, read>`: elements in order, 16 bytes a texel,
+   * `TEXTURE_WIDTH` texels a row (texture-layout.ts). On a software driver reading a texel costs a third of reading a vector
+   * from a buffer. Workspace: freed when the op returns, or earlier by `dispose()`.
    */
-  image(tensor: Tensor): Tensor;
+  texture(tensor: Tensor): Tensor;
   /** Rows `start .. start + count` of the tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
   /**

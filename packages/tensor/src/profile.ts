@@ -15,9 +15,11 @@ export interface DeviceProfile {
   readonly bindingAlignment: number;
   readonly maxWorkgroupsPerAxis: number;
   readonly maxStorageBindings: number;
-  /** Matrix units that multiply 16 x 16 x 16 halves into f32, by whole subgroups of 32, are there
-   * and may be used (`WebGpuOptions.precision`). */
-  readonly matrixUnits?: boolean;
+  /**
+   * Whether the adapter has subgroup matrices (tensor cores on NVIDIA) that multiply 16 x 16 x 16 f16 values into f32 sums in
+   * subgroups of 32, and `WebGpuOptions.precision` allows their use.
+   */
+  readonly subgroupMatrices?: boolean;
   /** Which tiles products take; `defaultTiles` unless a tuner has found better ones. */
   readonly tiles?: Tiles;
   /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */

@@ -1,62 +1,65 @@
-/** The tile table: which kernel of a family, and which of its blocks, where shapes alone do not decide. */
+/** The tile table: which kernel of a family runs, and with which block size, where shapes alone do not decide. */
 import { type DeviceProfile, hasEightLanes } from "./profile.ts";
 
-/** Where one kernel of a family gives way to another, by shapes. */
+/** Thresholds between the kernels of a family. */
 export interface Tiles {
-  /** Rows of a block of matmul-rows, the product of software drivers, from 9 rows on. */
+  /** Rows of a block of matmul-rows, the matmul kernel for software drivers, from 9 rows on. */
   readonly rowsBlock: number;
-  /** Rows of y up to which one dispatch row per row of y (matmul-few) is taken in the place of blocks. */
+  /** Up to this many rows of y, matmul-few runs instead of a blocked kernel. */
   readonly fewRows: number;
-  /** Blocks of 128 x 128 from which on matmul-block takes those; with fewer, 64 x 64 share the work better. */
-  readonly enoughBlocks: number;
+  /** matmul-block uses blocks of 128 x 128 if y has at least this many; else 64 x 64, which spread over more cores. */
+  readonly minLargeBlocks: number;
   /**
-   * Blocks of 128 x 128, or four times as many of 64 x 64, up to which products with fewer cut a long sum into parts; 0: none
-   * do. Each such block takes 64 KiB of workspace.
+   * Split-K is used while the blocks of all splits together stay within this number (of 128 x 128; four times as many of
+   * 64 x 64); 0 disables it. Each block of 128 x 128 takes 64 KiB of workspace.
    */
-  readonly splitBlocks: number;
-  /** Rows of y from which on products with weights in f16 or NF4 go to matrix units. */
-  readonly matrixRows: number;
-  /** Queries, of all heads that share a key head, from which on attention goes to matrix units; 0: it never does. */
-  readonly matrixQueries: number;
+  readonly splitKBlocks: number;
+  /** From this many rows of y on, matmul with f16 or NF4 weights uses subgroup matrices. */
+  readonly subgroupMatrixRows: number;
+  /** From this many query rows per key head (tokens x query heads that share it) on, attention uses subgroup matrices; 0: never. */
+  readonly subgroupMatrixQueries: number;
 }
 
-/** What was best on the adapters that were measured (docs/benchmarks.md); a tuned cache may say otherwise. */
+/** The best on the adapters that were measured (docs/benchmarks.md); a tuned cache overrides it. */
 export const DEFAULT_TILES: Tiles = {
   rowsBlock: 16,
   fewRows: 4,
-  enoughBlocks: 128,
-  splitBlocks: 128,
-  matrixRows: 16,
-  matrixQueries: 0, // no GPU has measured it yet
+  minLargeBlocks: 128,
+  splitKBlocks: 128,
+  subgroupMatrixRows: 16,
+  subgroupMatrixQueries: 0, // no GPU has measured it yet
 };
-/** A small product keeps the few cores of such a GPU busy, so cutting its sums into parts costs more than it brings. */
-const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitBlocks: 0 };
+/** A small matmul already fills the few cores of an integrated GPU, so split-K would cost more than it gains. */
+const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitKBlocks: 0 };
 
-/** The table of an adapter that nobody has tuned. */
+/** The table of an adapter that was not tuned. */
 export const defaultTiles = (profile: DeviceProfile): Tiles =>
   profile.adapterClass === "discrete" ? DEFAULT_TILES : OTHER_TILES;
 
-/** Every value that may stand in the table: what a tuner tries and a cache may hold. */
+/** The values that each entry may have: the tuner tries them all, and a cache file may hold no others. */
 export const TILE_CANDIDATES: { readonly [K in keyof Tiles]: readonly number[] } = {
   rowsBlock: [8, 16],
   fewRows: [0, 1, 2, 4, 8],
-  enoughBlocks: [32, 64, 128, 256, 1024],
-  splitBlocks: [0, 32, 64, 128, 256],
-  matrixRows: [16, 32, 64, 128],
-  matrixQueries: [0, 16, 64, 256, 1024],
+  minLargeBlocks: [32, 64, 128, 256, 1024],
+  splitKBlocks: [0, 32, 64, 128, 256],
+  subgroupMatrixRows: [16, 32, 64, 128],
+  subgroupMatrixQueries: [0, 16, 64, 256, 1024],
 };
 
 /** The table of a device: a tuned one, or the default. */
 export const tilesOf = (profile: DeviceProfile): Tiles => profile.tiles ?? defaultTiles(profile);
 
-/** The entries that decide anything on such a device. */
+/** The entries that affect such a device. */
 export function tunableTiles(profile: DeviceProfile): (keyof Tiles)[] {
   if (hasEightLanes(profile)) return ["rowsBlock"];
-  const units = profile.matrixUnits === true ? ["matrixRows" as const, "matrixQueries" as const] : [];
-  return ["fewRows", "enoughBlocks", "splitBlocks", ...units];
+  const matrices =
+    profile.subgroupMatrices === true
+      ? ["subgroupMatrixRows" as const, "subgroupMatrixQueries" as const]
+      : [];
+  return ["fewRows", "minLargeBlocks", "splitKBlocks", ...matrices];
 }
 
-/** Whether this is a whole table of candidates. */
+/** Whether a value is a complete table whose entries are all among `TILE_CANDIDATES`. */
 export function areTiles(value: unknown): value is Tiles {
   if (typeof value !== "object" || value === null) return false;
   const given = value as Record<string, unknown>;

@@ -82,25 +82,25 @@ export function findDifference(
 }
 
 /**
- * What halves in matrix units add to a tolerance. Both operands of a product are off by 2^-11 of themselves at most, and their
- * errors go either way. Attention has them in scores, whose error is one of weights, and in the product with these.
+ * What f16 operands of subgroup matrices add to a relative tolerance. Rounding changes either operand of a matmul by at most
+ * 2^-11 of its value, in either direction. Attention rounds q and k (which changes scores and so weights) and weights and v.
  */
-function halvesOf(name: OpName, { inputs }: OpCase, profile: DeviceProfile): number {
-  if (profile.matrixUnits !== true) return 0;
+function f16Tolerance(name: OpName, { inputs }: OpCase, profile: DeviceProfile): number {
+  if (profile.subgroupMatrices !== true) return 0;
   const has = (dtype: DType) => inputs.some((input) => input?.dtype === dtype);
   if (name.startsWith("attention")) return inputs[0]?.dtype === "f32" ? 2 ** -9 : 0;
   const isDecoded = inputs.some((input) => input?.name === "codes");
   return isDecoded || (has("f16") && has("f32")) ? 2 ** -10 : 0;
 }
 
-/** The float32 tolerance of a case, on a device of such a profile. */
+/** The float32 tolerance of a case on a device with this profile. */
 export function closenessOf(name: OpName, drawn: OpCase, profile?: DeviceProfile): Closeness {
   const { close } = rowOf(name);
   const { rel, abs = 0 } = typeof close === "function" ? close(caseDims(name, drawn)) : close;
-  return { rel: rel + (profile ? halvesOf(name, drawn, profile) : 0), abs };
+  return { rel: rel + (profile ? f16Tolerance(name, drawn, profile) : 0), abs };
 }
 
-/** What is wrong with the outcomes of a case on a device of such a profile, or null. */
+/** Describes the first output that differs from `want` beyond the tolerance, or null if all agree. */
 export function compareOutcomes(
   name: OpName,
   drawn: OpCase,

@@ -11,14 +11,20 @@ const files = readdirSync(folder)
   .filter((name) => name.endsWith(".wgsl"))
   .map((name) => name.slice(0, -".wgsl".length));
 
-/** Everything on matrix units that can be there. */
-const ALL_UNITS = { ...DEFAULT_TILES, matrixQueries: 16 };
+/** Tiles that use subgroup matrices wherever a kernel for them exists. */
+const ALL_SUBGROUP_MATRICES = { ...DEFAULT_TILES, subgroupMatrixQueries: 16 };
 
 /** Adapters that choose kernels differently. */
 const PROFILES = [
   { adapterClass: "software", subgroups: true, subgroupSize: 8 },
   { adapterClass: "discrete", subgroups: true, subgroupSize: 32 },
-  { adapterClass: "discrete", subgroups: true, subgroupSize: 32, matrixUnits: true, tiles: ALL_UNITS },
+  {
+    adapterClass: "discrete",
+    subgroups: true,
+    subgroupSize: 32,
+    subgroupMatrices: true,
+    tiles: ALL_SUBGROUP_MATRICES,
+  },
   { adapterClass: "integrated", subgroups: false, subgroupSize: 32 },
 ] as const;
 
@@ -101,10 +107,10 @@ it("every variant of every kernel compiles, with parameters as immediates and as
       device.pushErrorScope("validation");
       cache.get(kernel, dtypes, consts, bodies);
       const error = await device.popErrorScope();
-      // The null backend has 16 KiB of workgroup memory; adapters with matrix units are asked for theirs (open.ts).
+      // The null backend has 16 KiB of workgroup memory; adapters with subgroup matrices are asked for theirs (open.ts).
       const bytes = Number(/workgroup storage \((\d+) bytes\)/.exec(error?.message ?? "")?.[1] ?? 0);
-      const fitsUnits = /^(matmul|attention)-matrix\//.test(kernel) && bytes > 0 && bytes <= 38912;
-      if (error && !fitsUnits) problems.push(`${key}: ${error.message}`);
+      const fitsAdapter = /^(matmul|attention)-matrix\//.test(kernel) && bytes > 0 && bytes <= 38912;
+      if (error && !fitsAdapter) problems.push(`${key}: ${error.message}`);
     }
   }
   expect(problems).toEqual([]);

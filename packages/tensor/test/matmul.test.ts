@@ -101,10 +101,10 @@ it.runIf(gpuAvailable)("products of enough blocks take the large ones on a GPU, 
   gpu.dispose();
 });
 
-/** Products of f32 activations with weights in f16: exact but where an adapter has matrix units. */
+/** Products of f32 activations with weights in f16: exact but where an adapter has subgroup matrices. */
 it.runIf(gpuAvailable)("linear takes f32 beside f16 weights", async () => {
   const gpu = await openTestGpu({ precision: "f16" });
-  const rel = gpu.profile.matrixUnits ? 2 ** -10 : 1e-5;
+  const rel = gpu.profile.subgroupMatrices ? 2 ** -10 : 1e-5;
   for (const [M, K, N] of [
     [3, 64, 36],
     [40, 72, 68],

@@ -55,13 +55,13 @@ const forms = fc.constantFrom<Form>("matmul", "matmulNT", "matmulTN");
 
 describe("what the plan of a product says", () => {
   it("parts are deep enough, cover the sum, and are no more blocks than wanted", () => {
-    const wishes = fc.constantFrom(...TILE_CANDIDATES.splitBlocks);
+    const wishes = fc.constantFrom(...TILE_CANDIDATES.splitKBlocks);
     let split = 0;
-    const property = (form: Form, sizes: Extents, splitBlocks: number) => {
+    const property = (form: Form, sizes: Extents, splitKBlocks: number) => {
       const { P, M, K, N } = sizes;
       fc.pre(P === 1 || K * Math.max(M, N) < 2 ** 23);
-      const plan = planOf({ tiles: { ...DEFAULT_TILES, splitBlocks } }, form, sizes);
-      expect(plan.workspace).toBeLessThanOrEqual(splitBlocks * 2 ** 16);
+      const plan = planOf({ tiles: { ...DEFAULT_TILES, splitKBlocks } }, form, sizes);
+      expect(plan.workspace).toBeLessThanOrEqual(splitKBlocks * 2 ** 16);
       for (const [i, { kernel, call }] of plan.calls.entries()) {
         if (kernel !== "matmul-block/main" || call.params.parts === 1) continue;
         split++;
@@ -73,7 +73,7 @@ describe("what the plan of a product says", () => {
         expect(parts * depth).toBeGreaterThanOrEqual(k);
         expect((parts - 1) * depth).toBeLessThan(k);
         expect(call.grid).toBe(parts * blocks);
-        expect(parts * blocks * (side / 128) ** 2).toBeLessThanOrEqual(splitBlocks);
+        expect(parts * blocks * (side / 128) ** 2).toBeLessThanOrEqual(splitKBlocks);
         expect(plan.calls[i + 1].kernel).toBe("matmul-parts/main");
         expect(plan.calls[i + 1].call.params.count).toBe(parts);
         expect(batches * m * n * parts * 4).toBeLessThanOrEqual(2 ** 27);
@@ -109,9 +109,9 @@ describe("what the plan of a product says", () => {
     expect(calls).toHaveLength(parts > 1 ? 2 : 1);
   });
 
-  it("on matrix units parts of 256 at least, of blocks of 128 x 128", () => {
+  it("on subgroup matrices parts of 256 at least, of blocks of 128 x 128", () => {
     const calls: KernelCall[] = [];
-    const device = new MetaDevice({ matrixUnits: true }, (kernel, call) => {
+    const device = new MetaDevice({ subgroupMatrices: true }, (kernel, call) => {
       if (kernel === "matmul-matrix/main") calls.push(call);
     });
     for (const inner of [508, 512, 1024, 4096]) {

@@ -23,22 +23,22 @@ const PROBES: { readonly [K in TileName]: readonly Extents[] } = {
     [256, 1536, 576],
   ],
   fewRows: [1, 2, 3, 4, 6, 8].map((M) => [M, 2048, 2048] as const),
-  enoughBlocks: [
+  minLargeBlocks: [
     [128, 4096, 4096],
     [256, 2048, 2048],
     [512, 1024, 4096],
     [1024, 1024, 1024],
     [2048, 2048, 2048],
   ],
-  splitBlocks: [
+  splitKBlocks: [
     [64, 8192, 2048],
     [256, 576, 576],
     [256, 1536, 576],
     [512, 3584, 448],
     [72, 4096, 576],
   ],
-  matrixRows: [16, 24, 32, 48, 64, 96, 128].map((M) => [M, 2048, 2048] as const),
-  matrixQueries: [16, 48, 128, 512, 2048].map((M) => [M, 128, 8] as const),
+  subgroupMatrixRows: [16, 24, 32, 48, 64, 96, 128].map((M) => [M, 2048, 2048] as const),
+  subgroupMatrixQueries: [16, 48, 128, 512, 2048].map((M) => [M, 128, 8] as const),
 };
 
 /** A candidate has to take this share less time than the default, over all its shapes, to replace it. */
@@ -101,11 +101,11 @@ function makeProbe(
   const fill = { kind: "normal" } as const;
   const make = (shape: readonly number[], i: number, dtype: "f32" | "f16" = "f32") =>
     makeOperand(device, name, { shape, dtype, fill }, i);
-  if (name === "matrixQueries") {
+  if (name === "subgroupMatrixQueries") {
     const operands = [0, 1, 2].map((i) => make([1, M, N, K], i));
     return { operands, call: () => device.ops.attention(operands[0], operands[1], operands[2]).dispose() };
   }
-  const operands = [make([M, K], 0), make([N, K], 1, name === "matrixRows" ? "f16" : "f32")];
+  const operands = [make([M, K], 0), make([N, K], 1, name === "subgroupMatrixRows" ? "f16" : "f32")];
   return { operands, call: () => device.ops.linear(operands[0], operands[1]).dispose() };
 }
 

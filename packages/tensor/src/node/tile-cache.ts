@@ -1,4 +1,4 @@
-/** The file in which `sidenet bench --tune` leaves a tile table, and which devices read when they open. */
+/** The tile cache: `sidenet bench --tune` writes a tile table to it, and WebGPU devices read it when they open. */
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
@@ -6,25 +6,26 @@ import { kernels } from "@sidenet/kernels";
 import { areTiles, type Tiles } from "../tiles.ts";
 import type { WebGpuDevice } from "../webgpu/device.ts";
 
-const FORMAT = 1;
+/** Version of the file's layout; a file of another version is ignored with a warning. */
+const FORMAT = 2;
 
-/** $SIDENET_CACHE, else $XDG_CACHE_HOME/sidenet, else ~/.cache/sidenet; in it tiles.json. */
+/** `tiles.json` in $SIDENET_CACHE, else in $XDG_CACHE_HOME/sidenet, else in ~/.cache/sidenet. */
 export function tileCachePath(): string {
   const { SIDENET_CACHE, XDG_CACHE_HOME } = process.env;
   return join(SIDENET_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "sidenet"), "tiles.json");
 }
 
-/** A number of the texts of the kernels that the table chooses between: another one, and times of old mean nothing. */
+/** Hash of the kernels that the table chooses between: timings of other kernel texts do not apply. */
 function kernelsHash(): string {
   let hash = 0x811c9dc5; // FNV-1a
   for (const [name, text] of Object.entries(kernels)) {
-    if (!name.startsWith("matmul-")) continue;
+    if (!/^(matmul|attention)-/.test(name)) continue;
     for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
   }
   return (hash >>> 0).toString(16);
 }
 
-/** What a table was measured for: the adapter with its driver, and our kernels. */
+/** What a table was measured on: the adapter, its driver and the kernels. */
 function identityOf(device: WebGpuDevice): Readonly<Record<string, string>> {
   const {
     vendor = "",
@@ -35,7 +36,7 @@ function identityOf(device: WebGpuDevice): Readonly<Record<string, string>> {
   return { vendor, architecture, device: name, description, kernels: kernelsHash() };
 }
 
-/** Writes the table for this adapter in the place of what was there. Throws what the file system throws. */
+/** Writes the table for this adapter, replacing the file, and returns its path. Throws what the file system throws. */
 export function writeTileCache(device: WebGpuDevice, tiles: Tiles): string {
   const path = tileCachePath();
   const entry = { format: FORMAT, date: new Date().toISOString(), measuredFor: identityOf(device), tiles };
@@ -51,7 +52,7 @@ export function writeTileCache(device: WebGpuDevice, tiles: Tiles): string {
   return path;
 }
 
-/** Why a file's text is no table for this device, or the table. */
+/** The table in a file's text, or the reason why this device cannot use it. */
 function judge(text: string, device: WebGpuDevice): Tiles | string {
   let entry: { format?: unknown; measuredFor?: unknown; tiles?: unknown } | null;
   try {
@@ -70,7 +71,7 @@ function judge(text: string, device: WebGpuDevice): Tiles | string {
 
 let warned = false;
 
-/** The table for this device, or null: without a file silently, with one that does not fit after a warning, once. */
+/** The table for this device, or null if there is no file or, after one warning per process, if it does not fit the device. */
 export function readTileCache(device: WebGpuDevice): Tiles | null {
   const path = tileCachePath();
   let found: Tiles | string;

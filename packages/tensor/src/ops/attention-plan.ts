@@ -41,7 +41,7 @@ const PART = 256; // keys of a workgroup of attention-few.wgsl
 const ROOMS = [64, 128, 256, 512, 1024, 4096];
 const MOST_ROOM_ROWS = 256; // past it, private memory would be too large for attention-rows.wgsl
 const MOST_ROOM_BLOCK = 256; // past it, sums would not fit the registers of attention-block.wgsl
-const [LEAST_UNITS, MOST_UNITS] = [16, 128]; // a unit's depth, and what the sums of attention-matrix.wgsl have room for
+const [MIN_MATRIX_D, MAX_MATRIX_D] = [16, 128]; // a unit's depth, and what the sums of attention-matrix.wgsl have room for
 const MOST_ROOM_FEW = 1024; // past it, workgroup memory would be for attention-few.wgsl
 /** Rows of a tile that attention-few.wgsl does better without: a quarter. */
 const FEW_ROWS = 8;
@@ -138,7 +138,7 @@ function familyOf(k: KernelContext, extents: AttentionExtents): Family {
   const { D } = extents;
   if (D % 4 > 0) return "attention-tile";
   if (hasEightLanes(profile)) return roomFor(D) <= MOST_ROOM_ROWS ? "attention-rows" : "attention-tile";
-  if (fitsUnits(k, extents)) return "attention-matrix";
+  if (fitsSubgroupMatrices(k, extents)) return "attention-matrix";
   return roomFor(D) <= MOST_ROOM_BLOCK ? "attention-block" : "attention-tile";
 }
 
@@ -146,11 +146,11 @@ function familyOf(k: KernelContext, extents: AttentionExtents): Family {
 export const wantsVectors = (k: KernelContext, extents: AttentionExtents): boolean =>
   !isFew(k, extents) && familyOf(k, extents) !== "attention-tile";
 
-/** Whether matrix units compute it: operands of any type become halves then, which the device's precision allows. */
-function fitsUnits({ profile }: KernelContext, { T, G, H, D }: AttentionExtents): boolean {
-  const { matrixQueries } = tilesOf(profile);
-  const isEnough = matrixQueries > 0 && T * (H / G) >= matrixQueries;
-  return profile.matrixUnits === true && isEnough && D >= LEAST_UNITS && D <= MOST_UNITS;
+/** Whether subgroup matrices compute it: operands of any type become halves then, which the device's precision allows. */
+function fitsSubgroupMatrices({ profile }: KernelContext, { T, G, H, D }: AttentionExtents): boolean {
+  const { subgroupMatrixQueries } = tilesOf(profile);
+  const isEnough = subgroupMatrixQueries > 0 && T * (H / G) >= subgroupMatrixQueries;
+  return profile.subgroupMatrices === true && isEnough && D >= MIN_MATRIX_D && D <= MAX_MATRIX_D;
 }
 
 /** Vectors as the kernels of a family take them. */
@@ -174,14 +174,14 @@ function runTiles(k: KernelContext, entry: Entry, window: Window, call: Call): v
     return;
   }
   const inRows = family === "attention-rows";
-  const images = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.image(t) : t] as const);
+  const textures = Object.entries(vectors).map(([name, t]) => [name, inRows ? k.texture(t) : t] as const);
   k.run(`${family}/${entry}`, {
-    bind: { ...Object.fromEntries(images), ...others, ...out },
+    bind: { ...Object.fromEntries(textures), ...others, ...out },
     params: paramsOf(window, kind),
     grid: blocksOf(window.extents, entry, TILE),
     consts: { MOST_D: roomFor(window.extents.D) },
   });
-  if (inRows) for (const [, image] of images) image.dispose();
+  if (inRows) for (const [, texture] of textures) texture.dispose();
 }
 
 /** How many workgroups share the rows of a key tile: with the sums of each, dk and dv are at most as large as q. */
@@ -214,14 +214,14 @@ function runBlocks(
   const { dk = k.temp([4]), ...rest } = out;
   const first = rest.y ?? rest.dq ?? rest.dv;
   const sums = parts > 1 ? [first, dk].map(() => k.temp([parts, B, S, G, D])) : [first, dk];
-  const onUnits = family === "attention-matrix";
-  const unused = onUnits && entry === "forward" ? { dy: vectors.q } : {};
+  const usesSubgroupMatrices = family === "attention-matrix";
+  const unused = usesSubgroupMatrices && entry === "forward" ? { dy: vectors.q } : {};
   const threads = room > (isKV ? 64 : 128) ? 256 : 128;
   k.run(`${family}/${entry === "forward" ? "forward" : "backward"}`, {
     bind: { ...vectors, ...others, out: sums[0], dk: sums[1], ...unused },
     params: { ...paramsOf(window, kind), parts },
     grid: parts * blocksOf(extents, entry, BLOCK),
-    consts: { MOST_D: room, ...(!onUnits && { THREADS: threads }), KEYS_LEFT: Number(isKV) },
+    consts: { MOST_D: room, ...(!usesSubgroupMatrices && { THREADS: threads }), KEYS_LEFT: Number(isKV) },
   });
   if (parts === 1) return;
   for (const [i, total] of [first, dk].entries()) {

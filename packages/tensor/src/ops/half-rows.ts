@@ -1,4 +1,4 @@
-/** Operands in halves, as matrix units take them: each row divided by a power of two, so that nothing overflows. */
+/** Operands in halves, as subgroup matrices take them: each row divided by a power of two, so that nothing overflows. */
 import type { KernelContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 

@@ -24,7 +24,7 @@ export interface Window {
   readonly yRow: number;
 }
 
-/** The tensors of one dispatch; `scales` where matrix units want them. */
+/** The tensors of one dispatch; `scales` where subgroup matrices want them. */
 export interface Bindings {
   readonly a: Tensor;
   readonly b: Tensor;
@@ -38,7 +38,7 @@ export const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, 
 const [LARGE, SMALL] = [128, 64] as const;
 /**
  * The least that a part sums over. A part writes 4 bytes a value of y and has them read again, which at 15 operations a byte
- * (an H200 in f32) takes as long as 60 values of its sum; on matrix units four times as long.
+ * (an H200 in f32) takes as long as 60 values of its sum; on subgroup matrices four times as long.
  */
 const LEAST_DEPTH = { block: 128, matrix: 256 } as const;
 /** Parts begin where a step of either kernel over k does. */
@@ -63,7 +63,7 @@ function mostParts(profile: DeviceProfile, { batches, m, n, k }: Window, leastDe
 
 /** How many parts make as many blocks as the GPU wants; four small ones do as much as a large one. */
 function wantedParts(profile: DeviceProfile, window: Window, side: number): number {
-  return Math.floor((tilesOf(profile).splitBlocks * (LARGE / side) ** 2) / blocksOf(window, side));
+  return Math.floor((tilesOf(profile).splitKBlocks * (LARGE / side) ** 2) / blocksOf(window, side));
 }
 
 function cutInto(side: Cut["side"], wanted: number, k: number): Cut {
@@ -75,10 +75,10 @@ function cutInto(side: Cut["side"], wanted: number, k: number): Cut {
 /** Large blocks where they, or parts of them, are enough for the GPU; small ones share less work better. */
 function cutOf(profile: DeviceProfile, window: Window): Cut {
   const { m, n, k } = window;
-  const { enoughBlocks } = tilesOf(profile);
+  const { minLargeBlocks } = tilesOf(profile);
   const most = mostParts(profile, window, LEAST_DEPTH.block);
   if (m > SMALL) {
-    if (blocksOf(window, LARGE) >= enoughBlocks) return cutInto(LARGE, 1, k);
+    if (blocksOf(window, LARGE) >= minLargeBlocks) return cutInto(LARGE, 1, k);
     const wanted = wantedParts(profile, window, LARGE);
     if (n > SMALL && wanted >= 2 && wanted <= most) return cutInto(LARGE, wanted, k);
   }
@@ -127,7 +127,7 @@ export function runBlocks(
   );
 }
 
-/** Dispatches a window whose a is in f16, to be multiplied by `scales` row by row, to the matrix units. */
+/** Dispatches a window whose a is in f16, to be multiplied by `scales` row by row, to the subgroup matrices. */
 export function runMatrix(
   k: KernelContext,
   { a, b, scales, ...ends }: Bindings & { readonly scales: Tensor | null },

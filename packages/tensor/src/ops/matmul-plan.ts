@@ -50,8 +50,8 @@ const TILE = 64; // of matmul-tile.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
 /** Windows keep whole vectors, and texels of halves: the kernels for odd extents are several times as slow. */
 const VECTORS = { multipleOf: 8 };
-/** Images are workspace beside their tensors, so large operands go through in parts. */
-const IMAGE_WINDOWS = {
+/** Textures are workspace in addition to their tensors, so large operands are processed in windows. */
+const TEXTURE_WINDOWS = {
   a: { mostBytes: 2 ** 25, ...VECTORS },
   b: { mostBytes: 2 ** 24, ...VECTORS },
 };
@@ -62,26 +62,26 @@ function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
-/** What a dispatch binds, and how a was halved where the product goes to the matrix units. */
+/** What a dispatch binds, and how a was halved where the product goes to the subgroup matrices. */
 interface WindowBindings extends Bindings {
   readonly halves?: { readonly scales: Tensor | null } | null;
 }
 
 /**
- * Whether y[M,N] = a·b goes to the matrix units: where the weights are halves, or are decoded and may as well be. Products
+ * Whether y[M,N] = a·b goes to the subgroup matrices: where the weights are halves, or are decoded and may as well be. Products
  * of f32 with f32 never do.
  */
-export function usesMatrixUnits(
+export function usesSubgroupMatrices(
   profile: DeviceProfile,
   form: MatmulForm,
   { M, K, N }: { M: number; K: number; N: number },
   weights: DType | "decoded",
 ): boolean {
   return (
-    profile.matrixUnits === true &&
+    profile.subgroupMatrices === true &&
     form !== "tn" &&
     (weights === "f16" || weights === "decoded") &&
-    M >= tilesOf(profile).matrixRows &&
+    M >= tilesOf(profile).subgroupMatrixRows &&
     K >= 16 &&
     isMultipleOf4(K, N)
   );
@@ -126,8 +126,8 @@ function runWindow(
 /** The kernel for software drivers, which takes a and b as textures. */
 function runRows(k: KernelContext, bind: Bindings, window: Window, params: KernelCall["params"]): void {
   const { form, batches, m, n, k: depth } = window;
-  using a = k.image(bind.a);
-  using b = k.image(bind.b);
+  using a = k.texture(bind.a);
+  using b = k.texture(bind.b);
   const rows = m <= 8 ? 8 : tilesOf(k.profile).rowsBlock;
   const wide = form === "nt" && bind.b.dtype === "f16" && depth % 8 === 0;
   k.run(`matmul-rows/${form}`, {
@@ -139,7 +139,7 @@ function runRows(k: KernelContext, bind: Bindings, window: Window, params: Kerne
 }
 
 const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
-  hasEightLanes(k.profile) ? IMAGE_WINDOWS : { a: VECTORS, b: VECTORS };
+  hasEightLanes(k.profile) ? TEXTURE_WINDOWS : { a: VECTORS, b: VECTORS };
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
@@ -174,8 +174,8 @@ export function runMatmul(
     }
     return;
   }
-  const units = usesMatrixUnits(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
-  const left = units ? halvesOf(k, a, M, K) : null;
+  const isOnMatrices = usesSubgroupMatrices(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
+  const left = isOnMatrices ? halvesOf(k, a, M, K) : null;
   const operands = { a: left?.a ?? a, b, y, bias, halves: left };
   if (form === "nt") runColumnWindows(k, operands, { M, K, N, accumulate });
   else runSumWindows(k, form, operands, { M, K, N, accumulate });

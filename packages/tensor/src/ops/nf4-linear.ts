@@ -6,7 +6,7 @@ import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import { formatShape } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Panels, runMatmul, usesMatrixUnits } from "./matmul-plan.ts";
+import { type Panels, runMatmul, usesSubgroupMatrices } from "./matmul-plan.ts";
 import {
   checkNf4,
   codesOf,
@@ -183,8 +183,8 @@ export const nf4Linear = defineOp({
       runFew(k, { x, y, bias, weight }, { N, I, O }, attrs);
       return;
     }
-    const units = usesMatrixUnits(k.profile, "nt", { M: N, K: I, N: O }, "decoded");
-    const b = panelsOf(k, weight, O, I, attrs, units ? "f16" : "f32");
+    const isOnMatrices = usesSubgroupMatrices(k.profile, "nt", { M: N, K: I, N: O }, "decoded");
+    const b = panelsOf(k, weight, O, I, attrs, isOnMatrices ? "f16" : "f32");
     runMatmul(k, "nt", { a: x, b, y, bias }, { P: 1, M: N, K: I, N: O });
   },
   draw: (pick) => {
@@ -210,8 +210,8 @@ export const nf4LinearBackwardX = defineOp({
     referenceProduct({ a: dy, w, y: dx }, { N, I, O }, false);
   },
   kernel(k, { dy, codes, table, absmax, scales, dx }, { N, I, O }, { in: _, ...attrs }) {
-    const units = usesMatrixUnits(k.profile, "nn", { M: N, K: O, N: I }, "decoded");
-    const b = panelsOf(k, { codes, table, absmax, scales }, O, I, attrs, units ? "f16" : "f32");
+    const isOnMatrices = usesSubgroupMatrices(k.profile, "nn", { M: N, K: O, N: I }, "decoded");
+    const b = panelsOf(k, { codes, table, absmax, scales }, O, I, attrs, isOnMatrices ? "f16" : "f32");
     runMatmul(k, "nn", { a: dy, b, y: dx }, { P: 1, M: N, K: O, N: I });
   },
   draw: (pick) => {

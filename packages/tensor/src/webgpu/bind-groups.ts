@@ -5,8 +5,8 @@ import type { KernelCall } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
-import { isImage } from "./images.ts";
 import type { Pipeline } from "./pipelines.ts";
+import { isTexture } from "./textures.ts";
 
 const GROUP_LIMIT = 8192;
 
@@ -73,7 +73,7 @@ export class BindGroupCache {
   #keyOf(pipeline: Pipeline, name: string, tensor: Tensor | null): string {
     if (tensor === null) return "|-";
     const handle = tensor.storage.handle as PooledBuffer | PooledTexture;
-    if (isImage(handle)) return `|${handle.id}:`;
+    if (isTexture(handle)) return `|${handle.id}:`;
     const { offset, size } = windowOf(tensor, handle);
     const { maxBindingBytes, bindingAlignment } = this.#limits;
     if (size <= maxBindingBytes && offset % bindingAlignment === 0) return `|${handle.id}:${offset}:${size}`;
@@ -87,6 +87,6 @@ export class BindGroupCache {
   #resourceOf(tensor: Tensor | null): GPUBindingResource {
     if (tensor === null) return { buffer: this.#nothing };
     const handle = tensor.storage.handle as PooledBuffer | PooledTexture;
-    return isImage(handle) ? handle.gpu.createView() : { buffer: handle.gpu, ...windowOf(tensor, handle) };
+    return isTexture(handle) ? handle.gpu.createView() : { buffer: handle.gpu, ...windowOf(tensor, handle) };
   }
 }

@@ -1,5 +1,5 @@
 /// <reference types="@webgpu/types" preserve="true" />
-import { IMAGE_ROW_BYTES, IMAGE_WIDTH } from "../image.ts";
+import { TEXTURE_ROW_BYTES, TEXTURE_WIDTH } from "../texture-layout.ts";
 import { USAGE } from "./buffer-pool.ts";
 import type { Pipeline } from "./pipelines.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
@@ -96,16 +96,16 @@ export class CommandStream {
     this.#open().copyBufferToBuffer(source, sourceOffset, target, 0, sizeBytes);
   }
 
-  /** Copies into a texture of `IMAGE_WIDTH` texels a row (and padding), 16 bytes each, row after row. */
-  copyToImage(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
+  /** Copies into a texture of `TEXTURE_WIDTH` texels a row (and padding), 16 bytes each, row after row. */
+  copyToTexture(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
     this.#closePass();
     const encoder = this.#open();
-    const fullRows = Math.floor(sizeBytes / IMAGE_ROW_BYTES);
-    const from = { buffer: source, offset: sourceOffset, bytesPerRow: IMAGE_ROW_BYTES };
-    if (fullRows > 0) encoder.copyBufferToTexture(from, { texture: target }, [IMAGE_WIDTH, fullRows]);
-    const rest = Math.ceil((sizeBytes - fullRows * IMAGE_ROW_BYTES) / 16);
+    const fullRows = Math.floor(sizeBytes / TEXTURE_ROW_BYTES);
+    const from = { buffer: source, offset: sourceOffset, bytesPerRow: TEXTURE_ROW_BYTES };
+    if (fullRows > 0) encoder.copyBufferToTexture(from, { texture: target }, [TEXTURE_WIDTH, fullRows]);
+    const rest = Math.ceil((sizeBytes - fullRows * TEXTURE_ROW_BYTES) / 16);
     if (rest === 0) return;
-    const last = { ...from, offset: sourceOffset + fullRows * IMAGE_ROW_BYTES };
+    const last = { ...from, offset: sourceOffset + fullRows * TEXTURE_ROW_BYTES };
     encoder.copyBufferToTexture(last, { texture: target, origin: [0, fullRows] }, [rest, 1]);
   }
 

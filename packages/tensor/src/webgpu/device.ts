@@ -13,14 +13,14 @@ import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE }
 import { CommandStream } from "./command-stream.ts";
 import { DriverErrors } from "./driver-errors.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
-import { createImage, isImage } from "./images.ts";
 import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
 import { addKernelSource, packParams } from "./kernel-source.ts";
 import { PipelineCache, pipelineKey } from "./pipelines.ts";
 import type { KernelTime } from "./profiler.ts";
+import { createTexture, isTexture } from "./textures.ts";
 
 const POOL_LIMIT_BYTES = 2 ** 28;
-const IMAGE_POOL_LIMIT_BYTES = 2 ** 26;
+const TEXTURE_POOL_LIMIT_BYTES = 2 ** 26;
 const STAGING_POOL_LIMIT_BYTES = 2 ** 24;
 
 /** How `openWebGpu` sets a device up. */
@@ -40,7 +40,7 @@ export class WebGpuDevice extends Device {
   readonly gpu: GPUDevice;
   readonly #settings: WebGpuSettings;
   readonly #pool: BufferPool;
-  readonly #images: BufferPool<GPUTexture>;
+  readonly #textures: BufferPool<GPUTexture>;
   readonly #staging: BufferPool;
   readonly #stream: CommandStream;
   readonly #pipelines: PipelineCache;
@@ -62,8 +62,8 @@ export class WebGpuDevice extends Device {
       limitBytes: POOL_LIMIT_BYTES,
       onDestroy,
     });
-    this.#images = new BufferPool((size) => createImage(gpu, size), {
-      limitBytes: IMAGE_POOL_LIMIT_BYTES,
+    this.#textures = new BufferPool((size) => createTexture(gpu, size), {
+      limitBytes: TEXTURE_POOL_LIMIT_BYTES,
       onDestroy,
     });
     const readback = USAGE.MAP_READ | USAGE.COPY_DST;
@@ -74,7 +74,7 @@ export class WebGpuDevice extends Device {
       immediates: settings.immediates,
       afterSubmit: () => {
         this.#pool.trim();
-        this.#images.trim();
+        this.#textures.trim();
       },
     });
     const { uniformLayout } = this.#stream;
@@ -190,16 +190,21 @@ export class WebGpuDevice extends Device {
     const { handle } = storage;
     storage.handle = null;
     if (this.disposed) return;
-    if (isImage(handle)) this.#images.release(handle);
+    if (isTexture(handle)) this.#textures.release(handle);
     else this.#pool.release(handle as PooledBuffer);
   }
 
-  protected override allocateImage(storage: Storage, tensor: Tensor): PooledTexture {
-    const image = this.#images.acquire(storage.sizeBytes);
+  protected override allocateTexture(storage: Storage, tensor: Tensor): PooledTexture {
+    const texture = this.#textures.acquire(storage.sizeBytes);
     const bytesPerElement = elementBytes(tensor.dtype);
     const { gpu } = tensor.storage.handle as PooledBuffer;
-    this.#stream.copyToImage(gpu, tensor.offset * bytesPerElement, image.gpu, tensor.size * bytesPerElement);
-    return image;
+    this.#stream.copyToTexture(
+      gpu,
+      tensor.offset * bytesPerElement,
+      texture.gpu,
+      tensor.size * bytesPerElement,
+    );
+    return texture;
   }
 
   protected override write(tensor: Tensor, values: ArrayLike<number>): void {

@@ -17,8 +17,8 @@ import { SidenetError } from "../errors.ts";
 interface BindingInfo {
   readonly index: number;
   readonly writable: boolean;
-  /** A texture that a tensor's image is bound to. */
-  readonly image: boolean;
+  /** Whether the binding is a texture (`KernelContext.texture`). */
+  readonly isTexture: boolean;
 }
 
 interface ParamField {
@@ -85,10 +85,10 @@ export function addKernelSource(name: string, text: string): void {
 function parseKernel(file: string, text: string): KernelSource {
   const bindings = new Map<string, BindingInfo>();
   for (const [, index, access, name = ""] of text.matchAll(BINDING)) {
-    bindings.set(name, { index: Number(index), writable: access === "read_write", image: false });
+    bindings.set(name, { index: Number(index), writable: access === "read_write", isTexture: false });
   }
   for (const [, index, name = ""] of text.matchAll(TEXTURE)) {
-    bindings.set(name, { index: Number(index), writable: false, image: true });
+    bindings.set(name, { index: Number(index), writable: false, isTexture: true });
   }
   return { file, text, bindings, params: parseParams(file, text) };
 }

@@ -3,31 +3,31 @@ import { SidenetError } from "../errors.ts";
 import type { DeviceProfile } from "../profile.ts";
 import { WebGpuDevice } from "./device.ts";
 
-/** Which adapter is taken, and what is used of it. */
+/** Which adapter to request, and which of its features and limits to use. */
 export interface WebGpuOptions {
   readonly powerPreference?: "low-power" | "high-performance";
-  /** false: f32 storage only, as on an adapter without `shader-f16`. */
+  /** false: store f32 only, as on an adapter without `shader-f16`. */
   readonly f16?: boolean;
   /**
-   * "f16": products with weights in f16 or NF4, and attention, may round their operands to halves, which lets matrix units
-   * multiply them (sums stay f32). Default "f32": every product keeps its operands as they are.
+   * "f16": matmul with f16 or NF4 weights and attention may round their operands to f16, so that they can run on subgroup
+   * matrices (sums stay f32). Default "f32": operands are never rounded.
    */
   readonly precision?: "f32" | "f16";
-  /** false: parameters travel in uniforms, as on an adapter without immediates. */
+  /** false: pass kernel parameters in a uniform buffer, as on an adapter without immediates. */
   readonly immediates?: boolean;
-  /** Narrower limits than the adapter's, to see how a smaller one would fare. */
+  /** Lower limit on the bytes of a storage binding, to try the behaviour of a smaller adapter. */
   readonly maxBindingBytes?: number;
-  /** Take the adapter for one of this class, for instance to run a GPU's kernels on a software driver. */
+  /** Treat the adapter as one of this class, for instance to run a GPU's kernels on a software driver. */
   readonly adapterClass?: DeviceProfile["adapterClass"];
-  /** false: sums over a workgroup go through its memory alone, as on an adapter without subgroups. */
+  /** false: reduce over a workgroup through workgroup memory only, as on an adapter without subgroups. */
   readonly subgroups?: boolean;
-  /** Live bytes past which an allocation is refused with `T-OUT-OF-MEMORY`. */
+  /** An allocation that would exceed this many live bytes throws `T-OUT-OF-MEMORY`. */
   readonly memoryLimitBytes?: number;
   /** Fill new memory with NaN. For tests. */
   readonly poison?: boolean;
 }
 
-/** What an adapter offers, for `doctor` and for choosing. */
+/** Name, driver, features and limits of an adapter: what `doctor` prints. */
 export interface AdapterReport {
   readonly vendor: string;
   readonly architecture: string;
@@ -51,7 +51,7 @@ const WANTED_LIMITS = [
   "maxComputeWorkgroupSizeX",
 ] as const;
 
-const MATRIX_WORKGROUP_BYTES = 38912;
+const SUBGROUP_MATRIX_WORKGROUP_BYTES = 38912;
 
 const isSoftware = (info: GPUAdapterInfo): boolean =>
   (info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true ||
@@ -63,7 +63,7 @@ const labelOf = (info: GPUAdapterInfo): string =>
   [info.device, info.description].find((text) => text !== "") ??
   (`${info.vendor} ${info.architecture}`.trim() || "GPU");
 
-/** Throws `T-NO-ADAPTER`, with what to install or to switch on. */
+/** Requests an adapter. Throws `T-NO-ADAPTER` with a message that says what to install or enable. */
 export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<GPUAdapter> {
   if (gpu === undefined) {
     throw new SidenetError(
@@ -77,11 +77,11 @@ export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOption
   throw new SidenetError(
     "T-NO-ADAPTER",
     "WebGPU finds no adapter. On Linux install a Vulkan driver: your GPU's own, or Mesa >= 23 (mesa-vulkan-drivers) for a " +
-      "software one. `sidenet doctor` says what is there; --device wasm runs without.",
+      "software one. `sidenet doctor` shows what is installed; --device wasm needs no adapter.",
   );
 }
 
-/** Name, driver, features and limits of an adapter. */
+/** Describes an adapter. */
 export function describeAdapter(adapter: GPUAdapter): AdapterReport {
   const limits: Record<string, number> = {};
   for (const name in adapter.limits)
@@ -97,8 +97,11 @@ export function describeAdapter(adapter: GPUAdapter): AdapterReport {
   };
 }
 
-/** What the kernels on matrix units are written for (matmul-matrix.wgsl, attention-matrix.wgsl): their unit, their subgroups, their memory. */
-function hasMatrixUnits(adapter: GPUAdapter, device: GPUDevice): boolean {
+/**
+ * Whether the device fits matmul-matrix.wgsl and attention-matrix.wgsl: subgroup matrices of 16 x 16 x 16, f16 into f32,
+ * subgroups of 32, and their workgroup memory.
+ */
+function hasSubgroupMatrices(adapter: GPUAdapter, device: GPUDevice): boolean {
   const info = adapter.info as GPUAdapterInfo & {
     subgroupMinSize?: number;
     subgroupMaxSize?: number;
@@ -115,7 +118,7 @@ function hasMatrixUnits(adapter: GPUAdapter, device: GPUDevice): boolean {
     needed.every((feature) => device.features.has(feature)) &&
     info.subgroupMinSize === 32 &&
     info.subgroupMaxSize === 32 &&
-    device.limits.maxComputeWorkgroupStorageSize >= MATRIX_WORKGROUP_BYTES &&
+    device.limits.maxComputeWorkgroupStorageSize >= SUBGROUP_MATRIX_WORKGROUP_BYTES &&
     [...(info.subgroupMatrixConfigs ?? [])].some(
       ({ M, N, K, componentType, resultComponentType }) =>
         M === 16 && N === 16 && K === 16 && componentType === "f16" && resultComponentType === "f32",
@@ -123,8 +126,8 @@ function hasMatrixUnits(adapter: GPUAdapter, device: GPUDevice): boolean {
   );
 }
 
-/** Kernels join the sums of subgroups by their numbers, which WGSL has not had from the beginning. */
-const SUBGROUP_NUMBERS = "subgroup_id";
+/** Reductions combine the sums of subgroups by `subgroup_id`, a built-in value that was added to WGSL later. */
+const SUBGROUP_ID = "subgroup_id";
 
 function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: WebGpuOptions): DeviceProfile {
   const info = adapter.info as GPUAdapterInfo & { subgroupMaxSize?: number };
@@ -136,9 +139,9 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
     subgroups:
       options.subgroups !== false &&
       device.features.has("subgroups" as GPUFeatureName) &&
-      gpu.wgslLanguageFeatures.has(SUBGROUP_NUMBERS),
+      gpu.wgslLanguageFeatures.has(SUBGROUP_ID),
     subgroupSize: info.subgroupMaxSize ?? 32,
-    matrixUnits: options.precision === "f16" && hasMatrixUnits(adapter, device),
+    subgroupMatrices: options.precision === "f16" && hasSubgroupMatrices(adapter, device),
     maxBindingBytes: Math.min(
       device.limits.maxStorageBufferBindingSize,
       options.maxBindingBytes ?? Number.POSITIVE_INFINITY,
@@ -151,7 +154,7 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
 }
 
 /**
- * Opens the engine on an adapter of `gpu` (`navigator.gpu` in a page; `@sidenet/tensor/node` brings Dawn's).
+ * Opens a WebGPU device on an adapter of `gpu` (`navigator.gpu` in a page; `@sidenet/tensor/node` provides Dawn's).
  * Throws `T-NO-ADAPTER` or `T-NO-DEVICE`.
  */
 export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<WebGpuDevice> {

@@ -1,8 +1,8 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { IMAGE_FORMAT } from "./images.ts";
 import { type KernelSource, kernelSource, specialize, type Variant } from "./kernel-source.ts";
+import { TEXTURE_FORMAT } from "./textures.ts";
 
 /** A compiled kernel and what its dispatches need. */
 export interface Pipeline {
@@ -75,7 +75,8 @@ export class PipelineCache {
       const binding = source.bindings.get(name);
       if (!binding) throw new SidenetError("T-KERNEL", `kernels/${file}.wgsl has no binding ${name}.`);
       const place = { binding: binding.index, visibility: COMPUTE_STAGE };
-      if (binding.image) return { ...place, storageTexture: { access: "read-only", format: IMAGE_FORMAT } };
+      if (binding.isTexture)
+        return { ...place, storageTexture: { access: "read-only", format: TEXTURE_FORMAT } };
       return { ...place, buffer: { type: binding.writable ? "storage" : "read-only-storage" } };
     });
     const layout = this.#device.createBindGroupLayout({ label: key, entries });

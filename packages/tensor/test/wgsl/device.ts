@@ -1,4 +1,4 @@
-/** A device that runs the kernels' WGSL, as JavaScript on the processor: matrix units, and whatever else no adapter here has. */
+/** A device that runs the kernels' WGSL, as JavaScript on the processor: for kernels that need features no test adapter has, such as subgroup matrices. */
 import type { DeviceProfile } from "@sidenet/tensor";
 import { Device } from "../../src/device.ts";
 import { elementBytes, type HostArray } from "../../src/dtype.ts";

@@ -1,4 +1,4 @@
-// Attention on matrix units: the kernel's own WGSL, run as JavaScript, since no adapter of a test machine has such units.
+// Attention on subgroup matrices: the kernel's own WGSL, run as JavaScript, since no adapter of a test machine has subgroup matrices.
 import {
   CpuDevice,
   compareOutcomes,
@@ -21,13 +21,14 @@ import { WgslDevice } from "./wgsl/device.ts";
 
 const OPS = ["attention", "attentionBackwardQ", "attentionBackwardKV"] as const satisfies OpName[];
 const reference = new CpuDevice({ precision: "f64" });
-const UNITS = { matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 16 } };
-const openUnits = (profile: Partial<DeviceProfile> = {}) => new WgslDevice({ ...UNITS, ...profile });
-const onUnits = (device: WgslDevice) =>
+const SUBGROUP_MATRICES = { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 16 } };
+const openDevice = (profile: Partial<DeviceProfile> = {}) =>
+  new WgslDevice({ ...SUBGROUP_MATRICES, ...profile });
+const usesSubgroupMatrices = (device: WgslDevice) =>
   device.calls.some(({ kernel }) => kernel.startsWith("attention-matrix/"));
 
-/** The row's own cases, with heads and queries that go to the units. */
-function unitRow(name: OpName): AnyOpRow {
+/** The row's own cases, with heads and queries that the kernel for subgroup matrices takes. */
+function matrixRow(name: OpName): AnyOpRow {
   const row = rowOf(name) as AnyOpRow;
   const draw = (pick: Pick) => {
     const drawn = row.draw(pick);
@@ -39,14 +40,14 @@ function unitRow(name: OpName): AnyOpRow {
   return { ...row, draw };
 }
 
-describe.each(OPS)("%s on matrix units", (name) => {
+describe.each(OPS)("%s on subgroup matrices", (name) => {
   it.each(["f16", "f32"] as const)("agrees with the reference on random cases in %s", async (elem) => {
-    const device = openUnits();
+    const device = openDevice();
     const property = timeBoxed(async (seed: number) => {
-      const drawn = drawCase(unitRow(name), new Pick(seed), elem);
+      const drawn = drawCase(matrixRow(name), new Pick(seed), elem);
       device.calls.length = 0;
       const got = await runCase(device, name, drawn);
-      expect(onUnits(device), "it went to the units").toBe(true);
+      expect(usesSubgroupMatrices(device), "subgroup matrices were used").toBe(true);
       const want = await runCase(reference, name, drawn);
       const problem = compareOutcomes(name, drawn, got, want, device.profile);
       if (problem !== null) expect.fail(problem);
@@ -70,17 +71,17 @@ async function outcomes(device: Device, call: AttentionCall): Promise<Record<str
 
 async function agrees(device: WgslDevice, call: AttentionCall, rel: number): Promise<void> {
   const [got, want] = [await outcomes(device, call), await outcomes(reference, call)];
-  expect(onUnits(device)).toBe(true);
+  expect(usesSubgroupMatrices(device)).toBe(true);
   for (const name in want)
     assertClose(`${name} of ${call.dims}`, got[name], want[name], { rel, abs: 1e-30 }, null);
 }
 
-describe("attention on matrix units", () => {
+describe("attention on subgroup matrices", () => {
   const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0);
   const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 70) - 1;
 
   it("goes through bindings in windows of queries", async () => {
-    const device = openUnits({ maxBindingBytes: 20480 });
+    const device = openDevice({ maxBindingBytes: 20480 });
     await agrees(device, { dims: [2, 70, 70, 2, 1, 64] }, 2 ** -8);
     await agrees(device, { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2 ** -8);
     const windows = device.calls.filter(({ kernel }) => kernel === "attention-matrix/forward");
@@ -88,7 +89,7 @@ describe("attention on matrix units", () => {
   });
 
   it("shares the rows of a key tile between workgroups, and skips tiles that segments hide", async () => {
-    const device = openUnits();
+    const device = openDevice();
     await agrees(device, { dims: [1, 129, 129, 4, 1, 64], segments, keyMask }, 2 ** -8);
     const { call } = device.calls.findLast(({ kernel }) => kernel === "attention-matrix/backward")!;
     expect(call.params.parts).toBe(2);
@@ -97,7 +98,7 @@ describe("attention on matrix units", () => {
   it("rescales its sums when maxima grow, tile after tile", async () => {
     // Scores with a deviation of 8 x the tile: each finds larger ones.
     const grow = (row: number) => 1 + 4 * Math.floor(row / 64);
-    await agrees(openUnits(), { dims: [1, 20, 256, 1, 1, 128], queryOffset: 236, by: { k: grow } }, 2 ** -5);
+    await agrees(openDevice(), { dims: [1, 20, 256, 1, 1, 128], queryOffset: 236, by: { k: grow } }, 2 ** -5);
   });
 
   it.each([
@@ -107,11 +108,11 @@ describe("attention on matrix units", () => {
     ["gradients of rows a million apart", { dy: (row: number) => 10 ** ((row % 7) - 6) }, 2 ** -8],
     ["everything near the end of halves", { v: () => 6e4, dy: () => 6e4 }, 2 ** -8],
   ] as const)("keeps %s", async (_, by, rel) => {
-    await agrees(openUnits(), { dims: [1, 40, 40, 2, 1, 64], by }, rel);
+    await agrees(openDevice(), { dims: [1, 40, 40, 2, 1, 64], by }, rel);
   });
 
   it("a query that sees nothing gives 0; one that sees one key passes nothing on to q and k", async () => {
-    const device = openUnits();
+    const device = openDevice();
     const none = await outcomes(device, { dims: [1, 40, 40, 2, 1, 16], keyMask: () => 0 });
     for (const name of ["y", "dq", "dk", "dv"]) expect(none[name].every((x) => x === 0)).toBe(true);
     for (const sight of [
@@ -124,7 +125,7 @@ describe("attention on matrix units", () => {
   });
 });
 
-describe("the choice of the units", () => {
+describe("the choice of subgroup matrices", () => {
   const kernelsOf = (profile: Partial<DeviceProfile>, [T, H, D]: readonly number[]) => {
     const kernels = new Set<string>();
     const meta = new MetaDevice(profile, (kernel) => kernels.add(kernel.split("/")[0]));
@@ -136,15 +137,15 @@ describe("the choice of the units", () => {
   };
 
   it.each([
-    [UNITS, [40, 2, 64], ["half-rows", "attention-matrix"]],
-    [UNITS, [40, 2, 10], ["slice", "attention-block"]],
-    [UNITS, [40, 2, 8], ["attention-block"]],
-    [UNITS, [40, 2, 160], ["attention-block"]],
-    [UNITS, [15, 1, 64], ["attention-block"]],
-    [UNITS, [4, 1, 64], ["attention-few"]],
-    [{ matrixUnits: true }, [40, 2, 64], ["attention-block"]],
+    [SUBGROUP_MATRICES, [40, 2, 64], ["half-rows", "attention-matrix"]],
+    [SUBGROUP_MATRICES, [40, 2, 10], ["slice", "attention-block"]],
+    [SUBGROUP_MATRICES, [40, 2, 8], ["attention-block"]],
+    [SUBGROUP_MATRICES, [40, 2, 160], ["attention-block"]],
+    [SUBGROUP_MATRICES, [15, 1, 64], ["attention-block"]],
+    [SUBGROUP_MATRICES, [4, 1, 64], ["attention-few"]],
+    [{ subgroupMatrices: true }, [40, 2, 64], ["attention-block"]],
     [
-      { matrixUnits: true, tiles: { ...DEFAULT_TILES, matrixQueries: 256 } },
+      { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 256 } },
       [40, 2, 64],
       ["attention-block"],
     ],

@@ -1,6 +1,6 @@
-// Where the time of products on matrix units goes: the kernel, forms that it could have, and the kernel without one of its parts.
+// Where the time of matmul on subgroup matrices goes: times the kernel, alternative forms of it, and the kernel with one part left out.
 //
-//   node bench/gpu/units.mjs [--rounds 5] [--m 2048] [--n 4608] [--k 3584]
+//   node bench/gpu/subgroup-matrices.mjs [--rounds 5] [--m 2048] [--n 4608] [--k 3584]
 //
 // Variants take turns. For each: TFLOP/s of the whole product, and nanoseconds for 32 of k of a block of 128 x 128: of one block
 // alone, and of all cores together. The first over the second is how many blocks are at work at a time; as many as there are
@@ -10,7 +10,7 @@ import { readFileSync } from "node:fs";
 import { WebGpuDevice } from "@sidenet/tensor";
 import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
-import { unitVariants } from "./unit-variants.mjs";
+import { subgroupMatrixVariants } from "./subgroup-matrix-variants.mjs";
 
 const options = scriptOptions({ device: "webgpu", rounds: 5, m: 2048, n: 4608, k: 3584 });
 const { m, n, k } = options;
@@ -19,8 +19,8 @@ const DEPTH = 32;
 const CALLS = 10;
 
 const device = await open(options.device, { precision: "f16" });
-if (!(device instanceof WebGpuDevice && device.profile.matrixUnits)) {
-  console.error(`${device.label} has no matrix units: nothing is timed.`);
+if (!(device instanceof WebGpuDevice && device.profile.subgroupMatrices)) {
+  console.error(`${device.label} has no subgroup matrices: nothing is timed.`);
   finish({ variants: [] });
   await new Promise(() => {}); // the process ends when the result is written
 }
@@ -55,7 +55,7 @@ async function time(id, params, grid) {
 
 /** Compiles a variant and holds what it computes against the first one's; null where the adapter refuses it. */
 async function prepare({ name, right, text }, i, want) {
-  const id = `units-${i}`;
+  const id = `subgroup-matrices-${i}`;
   try {
     device.addKernel(id, text);
     await time(id, whole, blocks);
@@ -73,7 +73,7 @@ async function prepare({ name, right, text }, i, want) {
 const rows = [];
 let want = null;
 const text = readFileSync(new URL("../../kernels/matmul-matrix.wgsl", import.meta.url), "utf8");
-for (const [i, variant] of unitVariants(text).entries()) {
+for (const [i, variant] of subgroupMatrixVariants(text).entries()) {
   const prepared = await prepare(variant, i, want);
   if (prepared === null) continue;
   want ??= prepared.got;

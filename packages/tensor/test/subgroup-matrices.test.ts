@@ -6,11 +6,11 @@ import { runMatmul } from "../src/ops/matmul-plan.ts";
 import { propertyRuns } from "./support.ts";
 import { WgslDevice } from "./wgsl/device.ts";
 
-const gpu = new WgslDevice({ matrixUnits: true });
+const gpu = new WgslDevice({ subgroupMatrices: true });
 const reference = new CpuDevice({ precision: "f64" });
 
-/** Runs a product as on an adapter with matrix units; how many parts its sum had. */
-function runOnUnits(
+/** Runs a product as on an adapter with subgroup matrices; how many parts its sum had. */
+function runOnSubgroupMatrices(
   ...[form, operands, extents]: Parameters<typeof runMatmul> extends [unknown, ...infer Rest] ? Rest : never
 ): number {
   gpu.calls.length = 0;
@@ -20,15 +20,15 @@ function runOnUnits(
   } finally {
     context.release();
   }
-  const onUnits = gpu.calls.filter(({ kernel }) => kernel === "matmul-matrix/main");
-  return Math.max(0, ...onUnits.map(({ call }) => call.params.parts as number));
+  const matmuls = gpu.calls.filter(({ kernel }) => kernel === "matmul-matrix/main");
+  return Math.max(0, ...matmuls.map(({ call }) => call.params.parts as number));
 }
 
 /** Whole numbers of which sums of a thousand are exact in halves. */
 const few = (pick: Pick, size: number) =>
   Float32Array.from({ length: size }, () => pick.oneOf([0, 0, 1, -1]));
 
-it("the kernel for matrix units, run as JavaScript, is exact on whole numbers, in parts as in one sum", async () => {
+it("the kernel for subgroup matrices, run as JavaScript, is exact on whole numbers, in parts as in one sum", async () => {
   let split = 0;
   const property = async (seed: number) => {
     const pick = new Pick(seed);
@@ -38,8 +38,12 @@ it("the kernel for matrix units, run as JavaScript, is exact on whole numbers, i
       4 * pick.int(1, 70),
     ];
     const form = pick.oneOf(["nt", "nn"] as const);
-    const [accumulate, hasBias, splitBlocks] = [pick.chance(0.5), pick.chance(0.5), pick.oneOf([0, 64, 128])];
-    gpu.profile = { ...gpu.profile, tiles: { ...DEFAULT_TILES, splitBlocks } };
+    const [accumulate, hasBias, splitKBlocks] = [
+      pick.chance(0.5),
+      pick.chance(0.5),
+      pick.oneOf([0, 64, 128]),
+    ];
+    gpu.profile = { ...gpu.profile, tiles: { ...DEFAULT_TILES, splitKBlocks } };
     const values = { a: few(pick, M * K), b: few(pick, K * N), y: few(pick, M * N), bias: few(pick, N) };
     const make = (device: Device) => ({
       a: device.tensor(values.a, [M, K]),
@@ -48,7 +52,7 @@ it("the kernel for matrix units, run as JavaScript, is exact on whole numbers, i
       bias: hasBias ? device.tensor(values.bias, [N]) : null,
     });
     const { y, ...operands } = make(gpu);
-    const parts = runOnUnits(form, { ...operands, y }, { P: 1, M, K, N, accumulate });
+    const parts = runOnSubgroupMatrices(form, { ...operands, y }, { P: 1, M, K, N, accumulate });
     if (parts > 1) split++;
     const got = await y.read();
     for (const tensor of [y, operands.a, operands.b, operands.bias]) tensor?.dispose();
@@ -60,7 +64,7 @@ it("the kernel for matrix units, run as JavaScript, is exact on whole numbers, i
     });
     const expected = await want.read();
     want.dispose();
-    expect(parts, "it went to the units").toBeGreaterThan(0);
+    expect(parts, "subgroup matrices were used").toBeGreaterThan(0);
     expect(Array.from(got), `${form} ${[M, K, N]} in ${parts} parts`).toEqual(Array.from(expected));
     expect(gpu.memory.liveCount).toBe(0);
   };

@@ -6,7 +6,9 @@ function edit(text, ...changes) {
   for (const [from, to] of changes) {
     const isThere = typeof from === "string" ? edited.includes(from) : edited.search(from) >= 0;
     if (!isThere)
-      throw new Error(`matmul-matrix.wgsl has no ${from} any more: mend bench/gpu/unit-variants.mjs`);
+      throw new Error(
+        `matmul-matrix.wgsl has no ${from} any more: mend bench/gpu/subgroup-matrix-variants.mjs`,
+      );
     edited = typeof from === "string" ? edited.replaceAll(from, to) : edited.replace(from, to);
   }
   return edited;
@@ -16,7 +18,7 @@ const LOOP = "  for (var k = start; k < end; k += DEPTH) {";
 const FIRST = /\n {2}var fa0 = fetchA[\s\S]*?fb3 = fetchB\(col, start, t \+ 768\);/;
 const PLACE = /\n {4}blockA\[to\] = fa0;[\s\S]*?blockB\[placeB\(t \+ 768\)\] = fb3;/;
 const NEXT = /\n {4}fa0 = fetchA[\s\S]*?fb3 = fetchB\(col, next, t \+ 768\);/;
-const UNIT_LOADS = /let ([ab]\d) = load([AB])\((s[mn](?: \+ \d+)?), q\);/g;
+const FRAGMENT_LOADS = /let ([ab]\d) = load([AB])\((s[mn](?: \+ \d+)?), q\);/g;
 
 /** Blocks of `depth` of k: fetched values are an array, whose loops a compiler unrolls or does not. */
 function ofDepth(text, depth) {
@@ -43,7 +45,7 @@ function ofDepth(text, depth) {
   );
 }
 
-/** A unit at a time through `results`, which are 10 KiB for 18: less workgroup memory, twice the barriers at the end. */
+/** One 16 x 16 fragment at a time through `results`, which are 10 KiB for 18: less workgroup memory, twice the barriers at the end. */
 function smallResults(text) {
   return edit(
     text,
@@ -102,11 +104,13 @@ function wideFetch(text) {
   );
 }
 
-/** Loads of units from workgroup memory once, before the loop: what is left are fetches, stores and products. */
-function unitsOnce(text) {
-  const loads = [...text.matchAll(UNIT_LOADS)];
+/** Loads the 16 x 16 fragments from workgroup memory once, before the loop: fetches, stores and multiplications remain. */
+function fragmentsOnce(text) {
+  const loads = [...text.matchAll(FRAGMENT_LOADS)];
   if (loads.length === 0)
-    throw new Error("matmul-matrix.wgsl loads its units in another way: mend unit-variants.mjs");
+    throw new Error(
+      "matmul-matrix.wgsl loads its fragments in another way: mend subgroup-matrix-variants.mjs",
+    );
   const before = loads.map(([, name, side, at]) => `  let ${name} = load${side}(${at}, 0);`).join("\n");
   return edit(text.replace(/ *let [ab]\d = load[AB].*\n/g, ""), [LOOP, `${before}\n${LOOP}`]);
 }
@@ -115,14 +119,14 @@ function unitsOnce(text) {
  * Texts by name. Those that are `right` compute the product; the others leave a part out, and are there to be timed.
  * Throws where the kernel no longer has what they change.
  */
-export function unitVariants(text) {
+export function subgroupMatrixVariants(text) {
   return [
     { name: "as it is", right: true, text },
     { name: "16 bytes a fetch", right: true, text: wideFetch(text) },
-    { name: "results of one unit", right: true, text: smallResults(text) },
+    { name: "results of one fragment", right: true, text: smallResults(text) },
     { name: "arrays, depth 32", right: true, text: ofDepth(text, 32) },
     { name: "arrays, depth 16", right: true, text: ofDepth(text, 16) },
-    { name: "arrays, depth 64, results of one unit", right: true, text: smallResults(ofDepth(text, 64)) },
+    { name: "arrays, depth 64, results of one fragment", right: true, text: smallResults(ofDepth(text, 64)) },
     { name: "without fetches", right: false, text: edit(text, [NEXT, ""]) },
     { name: "without fetches and stores", right: false, text: edit(text, [NEXT, ""], [PLACE, ""]) },
     {
@@ -134,11 +138,11 @@ export function unitVariants(text) {
         [/\n {4}workgroupBarrier\(\);\n {4}let next/, "\n    let next"],
       ),
     },
-    { name: "units loaded once", right: false, text: unitsOnce(text) },
+    { name: "fragments loaded once", right: false, text: fragmentsOnce(text) },
     {
-      name: "units loaded once, no fetches or stores",
+      name: "fragments loaded once, no fetches or stores",
       right: false,
-      text: unitsOnce(edit(text, [NEXT, ""], [PLACE, ""])),
+      text: fragmentsOnce(edit(text, [NEXT, ""], [PLACE, ""])),
     },
   ];
 }
