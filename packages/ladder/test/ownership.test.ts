@@ -1,5 +1,5 @@
 // Who owns memory frees it, says so to whoever comes later, and leaves none behind where making it failed.
-import { CpuDevice, MetaDevice, Pick, SidenetError } from "@sidenet/tensor";
+import { CpuDevice, MetaDevice, SidenetError, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { type Adapter, METHODS } from "../src/adapter.ts";
 import { emptyWeights } from "../src/base-storage.ts";
@@ -11,8 +11,8 @@ import { residualStream } from "../src/residual-stream.ts";
 import { Trainer } from "../src/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
-const model = { ...drawModel(new Pick(5)), numHiddenLayers: 3, hiddenSize: 32, numAttentionHeads: 4 };
-const batch = drawBatch(new Pick(1), model);
+const model = { ...drawModel(new TestRandom(5)), numHiddenLayers: 3, hiddenSize: 32, numAttentionHeads: 4 };
+const batch = drawBatch(new TestRandom(1), model);
 
 async function messageOf(body: () => unknown): Promise<string> {
   try {
