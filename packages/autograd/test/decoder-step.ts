@@ -65,7 +65,7 @@ export async function decoderStep(device: Device, size = 1): Promise<Map<string,
   const gradients = tape.backward(loss);
   const values = new Map<string, ArrayLike<number>>();
   for (const [name, leaf] of store) values.set(`d${name}`, await gradients.get(leaf)!.read());
-  const { factor, norm } = clipGlobalNorm(device, gradients, 0.5);
+  const { factor, norm } = clipGlobalNorm(gradients, 0.5);
   adamw.step(gradients, { lr: 0.01, gradScale: factor });
   for (const [name, leaf] of store) values.set(name, await leaf.read());
   values.set("norm", await norm.read());

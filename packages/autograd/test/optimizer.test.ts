@@ -228,7 +228,7 @@ describe("clipGlobalNorm", () => {
       const g = [pick.normals(5), pick.normals(3)];
       const gradients = gradientsOf(params, g);
       const live = device.memory.liveCount;
-      const { factor, norm } = clipGlobalNorm(device, gradients, maxNorm);
+      const { factor, norm } = clipGlobalNorm(gradients, maxNorm);
       expect(device.memory.liveCount).toBe(live + 2);
       const want = Math.hypot(...g[0], ...g[1]);
       expect(await norm.item()).toBeCloseTo(want, 12);
@@ -241,10 +241,14 @@ describe("clipGlobalNorm", () => {
     await fc.assert(property, propertyRuns(20));
   });
 
-  it("refuses a bound that is not above 0, with A-CLIP", () => {
+  it("refuses a bound that is not above 0, and an empty map, with A-CLIP", () => {
+    const device = new CpuDevice();
+    using parameter = device.zeros([2]);
+    using gradient = device.zeros([2]);
     for (const maxNorm of [0, -1, Number.NaN]) {
-      expectCode("A-CLIP", () => clipGlobalNorm(new CpuDevice(), new Map(), maxNorm));
+      expectCode("A-CLIP", () => clipGlobalNorm(new Map([[parameter, gradient]]), maxNorm));
     }
+    expectCode("A-CLIP", () => clipGlobalNorm(new Map(), 1));
   });
 });
 
@@ -256,7 +260,7 @@ describe("accumulateGradients", () => {
     for (const factor of [1, 10, 100]) {
       device.scope(() => {
         const batch = gradientsOf(params, [[1, 2, 3, 4, 5].map((x) => x * factor), [0, 0, factor]]);
-        accumulateGradients(device, totals, batch);
+        accumulateGradients(totals, batch);
         expect(batch.size).toBe(0);
       });
     }

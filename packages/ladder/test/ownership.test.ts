@@ -62,6 +62,20 @@ describe("what was disposed says so to whoever uses it afterwards", () => {
   });
 });
 
+it("full tuning accounts the model's weights as trained, until it is disposed", () => {
+  const device = new MetaDevice();
+  const decoder = new Decoder(model, emptyWeights(device, model, {}));
+  const before = device.memory.live;
+  const adapter = makeAdapter({ method: "full" }, decoder, "tiny");
+  expect(device.memory.live).toEqual({ ...before, weights: 0, adapter: before.weights });
+  adapter.dispose();
+  expect(device.memory.live).toEqual(before);
+  using other = makeAdapter({ method: "full" }, decoder, "tiny");
+  decoder.dispose();
+  other.dispose(); // after the weights' owner: nothing to do
+  expect(device.memory.liveBytes).toBe(0);
+});
+
 describe("what does not fit into memory leaves nothing behind:", () => {
   /** Makes something under every limit that cuts it off in the middle. */
   async function underLimits(device: MetaDevice, make: () => { dispose(): void }) {

@@ -325,4 +325,17 @@ describe("Fisher importance", () => {
     });
     expect(device.memory.liveCount).toBe(before);
   });
+
+  it("leaves nothing on the device when a later batch fails", async () => {
+    const device = new CpuDevice();
+    const pick = new TestRandom(6);
+    const { model, config } = drawPruned(pick);
+    using decoder = randomDecoder(device, model);
+    const before = device.memory.liveCount;
+    const good = drawBatch(pick, model);
+    const bad = { ...good, labels: Array.from(good.labels, () => model.vocabSize) };
+    const measured = prunedValues(decoder, config, { importance: "fisher", calibration: [good, bad] });
+    await expect(measured).rejects.toMatchObject({ code: "L-TOKEN" });
+    expect(device.memory.liveCount).toBe(before);
+  });
 });
