@@ -64,7 +64,7 @@ for (let step = 0; step < STEPS; step++) {
   }
   device.scope(() => {
     const gradients = tape.backward(loss);
-    adamw.step(gradients, { lr: 3e-3, gradScale: clipGlobalNorm(device, gradients, 1).factor });
+    adamw.step(gradients, { lr: 3e-3, gradScale: clipGlobalNorm(gradients, 1).factor });
   });
   if (step % 10 === 0 || step === STEPS - 1)
     console.log(`step ${step + 1}: loss ${(await loss.item()).toFixed(4)}`);

@@ -63,12 +63,12 @@ function polynomial(row, letters) {
 }
 
 /** Letters of the signature, and those that `infer` adds, on a few random cases. */
-function extentNames(row, { drawCase, Pick }) {
+function extentNames(row, { drawCase, TestRandom }) {
   const names = new Set();
   for (const { dims } of [...row.signature.inputs, ...row.signature.outputs]) {
     for (const letter of dims) names.add(letter.replace("..", ""));
   }
-  const { inputs, attrs } = drawCase(row, new Pick(1));
+  const { inputs, attrs } = drawCase(row, new TestRandom(1));
   const inferred = row.infer?.(inputs, { ...row.attrs, ...attrs });
   for (const name of Object.keys(inferred?.dims ?? {})) names.add(name);
   return [...names];
@@ -82,13 +82,13 @@ const PROFILES = [
 ];
 
 /** Kernel files that random cases dispatch, on every kind of adapter. */
-function kernelsOf(row, name, { drawCase, MetaDevice, Pick }) {
+function kernelsOf(row, name, { drawCase, MetaDevice, TestRandom }) {
   const files = new Set();
   const residuals = row.signature.outputs.map((output) => output.name);
   for (const profile of PROFILES) {
     const meta = new MetaDevice(profile, (kernel) => files.add(kernel.split("/")[0]));
     for (let seed = 1; seed <= 24; seed++) {
-      const { inputs, attrs } = drawCase(row, new Pick(seed));
+      const { inputs, attrs } = drawCase(row, new TestRandom(seed));
       meta.scope(() => {
         const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
         meta.run(name, tensors, attrs, residuals);
@@ -99,14 +99,14 @@ function kernelsOf(row, name, { drawCase, MetaDevice, Pick }) {
 }
 
 /** How an op runs on WebAssembly, from random cases of every class: kernels, reference, or now one and now the other. */
-export function wasmText(row, name, { drawCase, MetaDevice, Pick }) {
+export function wasmText(row, name, { drawCase, MetaDevice, TestRandom }) {
   let dispatches = 0;
   const meta = new MetaDevice({ wasm: { panelRows: 6 } }, () => dispatches++);
   const residuals = row.signature.outputs.map((output) => output.name);
   const seen = { kernels: false, reference: false };
   for (const elem of ["f32", "f16"]) {
     for (let seed = 1; seed <= 40; seed++) {
-      const { inputs, attrs } = drawCase(row, new Pick(seed), elem);
+      const { inputs, attrs } = drawCase(row, new TestRandom(seed), elem);
       meta.scope(() => {
         const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
         const before = dispatches;

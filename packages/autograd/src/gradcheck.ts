@@ -4,10 +4,10 @@ import {
   type DType,
   isFloat,
   type Ops,
-  Pick,
   type Shape,
   SidenetError,
   type Tensor,
+  TestRandom,
 } from "@sidenet/tensor";
 import { Tape } from "./tape.ts";
 
@@ -92,7 +92,7 @@ async function pullBack(
   f: Differentiable,
   inputs: readonly GradcheckInput[],
   checked: readonly number[],
-  pick: Pick,
+  pick: TestRandom,
 ): Promise<{ u: Float64Array; gradients: Map<number, ArrayLike<number>> }> {
   const [u, pairs] = device.scope(() => {
     const tensors = upload(device, inputs);
@@ -126,7 +126,7 @@ export async function gradcheck(
 ): Promise<GradcheckReport> {
   const { tolerance = TOLERANCE, steps = STEPS, seed = 1 } = options;
   const device = new CpuDevice({ precision: "f64" });
-  const pick = new Pick(seed);
+  const pick = new TestRandom(seed);
   const checked = [...inputs.keys()].filter((i) => isFloat(inputs[i].dtype ?? "f32") && !inputs[i].constant);
   const { u, gradients } = await pullBack(device, f, inputs, checked, pick);
   const report: { name: string; error: number }[] = [];

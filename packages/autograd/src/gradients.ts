@@ -1,17 +1,17 @@
-import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
+import { SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./backward.ts";
 
 /**
  * Norm of all gradients together and the factor that brings it down to `maxNorm`: min(1, maxNorm / (norm + 1e-6)), as in
- * PyTorch (methods.md, 6). Both are f32 scalars on the device, so nothing waits: hand `factor` to the optimizer as
- * `gradScale`. They belong to the innermost scope. Throws `A-CLIP` unless maxNorm > 0.
+ * PyTorch (methods.md, 6). Both are f32 scalars on the device, so nothing waits: pass `factor` to the optimizer as
+ * `gradScale`. They belong to the innermost scope. Throws `A-CLIP` unless maxNorm > 0 and there is a gradient.
  */
-export function clipGlobalNorm(
-  device: Device,
-  gradients: Gradients,
-  maxNorm: number,
-): { factor: Tensor; norm: Tensor } {
+export function clipGlobalNorm(gradients: Gradients, maxNorm: number): { factor: Tensor; norm: Tensor } {
   if (!(maxNorm > 0)) throw new SidenetError("A-CLIP", `maxNorm is ${maxNorm}, wanted a number > 0.`);
+  const [first] = gradients.values();
+  if (first === undefined)
+    throw new SidenetError("A-CLIP", "there are no gradients to clip: the map is empty.");
+  const { device } = first;
   return device.scope(() => {
     const total = device.zeros([], { label: "squared norm of the gradients" });
     for (const gradient of gradients.values()) device.ops.sumSquares(total, gradient);
@@ -24,8 +24,9 @@ export function clipGlobalNorm(
  * Adds the gradients of one micro-batch to `totals`, in place, and consumes them: a leaf's first gradient moves into
  * `totals` and out of its scope, later ones are added and freed. Free the totals with `disposeGradients` after the step.
  */
-export function accumulateGradients(device: Device, totals: Gradients, gradients: Gradients): void {
+export function accumulateGradients(totals: Gradients, gradients: Gradients): void {
   for (const [leaf, gradient] of gradients) {
+    const { device } = gradient;
     const total = totals.get(leaf);
     if (total === undefined) {
       totals.set(leaf, device.keep(gradient, "gradients"));

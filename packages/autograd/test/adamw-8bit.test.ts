@@ -1,4 +1,4 @@
-import { CpuDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { AdamW, type AdamWOptions } from "../src/index.ts";
 import { expectCode, expectNoLeaks } from "./support.ts";
@@ -8,10 +8,10 @@ const SIZE = 5000;
 /** Minimizes Σ (p - target)² / 2 of one parameter under noise: its optimizer, and a way to go on. */
 function problem(device: CpuDevice, options: AdamWOptions) {
   const params = new ParamStore(device, "adapter");
-  const target = new Pick(1).normals(SIZE);
+  const target = new TestRandom(1).normals(SIZE);
   const p = params.set("p", device.zeros([SIZE]));
   const adamw = new AdamW(params, options);
-  const noise = new Pick(2);
+  const noise = new TestRandom(2);
   const run = async (steps: number) => {
     for (let step = 0; step < steps; step++) {
       const values = await p.read();

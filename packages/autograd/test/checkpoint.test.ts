@@ -3,10 +3,10 @@ import {
   CpuDevice,
   type Device,
   type Ops,
-  Pick,
   type Shape,
   SidenetError,
   type Tensor,
+  TestRandom,
 } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
@@ -85,7 +85,7 @@ async function run(
   tracked: readonly boolean[],
   with_: boolean,
 ): Promise<Result> {
-  const pick = new Pick(seed);
+  const pick = new TestRandom(seed);
   const inputs = shapes.map((shape) =>
     device.tensor(
       pick.normals(

@@ -1,5 +1,5 @@
 /** `customGradient`: a function with a gradient of its own, on the tape as any op. */
-import { CpuDevice, type Device, type Ops, Pick, SidenetError, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, type Ops, SidenetError, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -43,7 +43,7 @@ async function gradientsOf(
 ): Promise<{ values: Float64Array[]; savedBytes: number }> {
   using tape = new Tape(device, leaves, { formats });
   using y = device.scope(() => body(tape));
-  using u = device.tensor(new Pick(5).normals(y.size), y.shape, { dtype: y.dtype });
+  using u = device.tensor(new TestRandom(5).normals(y.size), y.shape, { dtype: y.dtype });
   const { savedBytes } = tape;
   const gradients = tape.backward(y, u);
   const values = await Promise.all(
@@ -56,7 +56,7 @@ async function gradientsOf(
 
 describe("customGradient", () => {
   it("has right gradients, with ops of a device, a tape, and a checkpoint", async () => {
-    const values = new Pick(1).awayFromZero(12, 0.1);
+    const values = new TestRandom(1).awayFromZero(12, 0.1);
     const inputs = [{ shape: [3, 4], values }];
     expect((await gradcheck((ops, x) => customGradient(ops, SQUARED_RELU, [x]), inputs)).worst).toBeLessThan(
       1e-8,
@@ -73,7 +73,7 @@ describe("customGradient", () => {
         fc.constantFrom([true, true], [true, false], [false, true]),
         async (seed, tracked) => {
           const device = new CpuDevice({ precision: "f64" });
-          const pick = new Pick(seed);
+          const pick = new TestRandom(seed);
           const inputs = [device.tensor(pick.normals(12), [3, 4]), device.tensor(pick.normals(16), [4, 4])];
           const leaves = inputs.filter((_, i) => tracked[i]);
           const made: string[] = [];

@@ -1,5 +1,5 @@
 /** A training step of a small decoder on any device, in Node or in a page. */
-import { type Device, ParamStore, Pick } from "@sidenet/tensor";
+import { type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { AdamW, clipGlobalNorm, Tape } from "../src/index.ts";
 
 const B = 2; // batch
@@ -18,7 +18,7 @@ function parameters(device: Device, size: number): ParamStore {
     ...{ gate: [2 * width, width], up: [2 * width, width], down: [width, 2 * width] },
   };
   const store = new ParamStore(device, "adapter");
-  const pick = new Pick(7);
+  const pick = new TestRandom(7);
   for (const [name, shape] of Object.entries(shapes)) {
     const count = shape.reduce((a, b) => a * b, 1);
     store.set(name, device.tensor(pick.normals(count, 0.3 / Math.sqrt(size)), shape));
@@ -35,7 +35,7 @@ export async function decoderStep(device: Device, size = 1): Promise<Map<string,
   const store = parameters(device, size);
   const adamw = new AdamW(store);
   const p = (name: string) => store.get(name);
-  const pick = new Pick(8);
+  const pick = new TestRandom(8);
   using tape = new Tape(device, store);
   const loss = device.scope(() => {
     const ids = device.tensor(pick.ints(B * T, 0, V - 1), [B, T], { dtype: "i32" });
@@ -65,7 +65,7 @@ export async function decoderStep(device: Device, size = 1): Promise<Map<string,
   const gradients = tape.backward(loss);
   const values = new Map<string, ArrayLike<number>>();
   for (const [name, leaf] of store) values.set(`d${name}`, await gradients.get(leaf)!.read());
-  const { factor, norm } = clipGlobalNorm(device, gradients, 0.5);
+  const { factor, norm } = clipGlobalNorm(gradients, 0.5);
   adamw.step(gradients, { lr: 0.01, gradScale: factor });
   for (const [name, leaf] of store) values.set(name, await leaf.read());
   values.set("norm", await norm.read());

@@ -1,5 +1,5 @@
 /** A whole step on WebGPU and on WebAssembly against the reference: saved tensors, pooled memory and gradients that share it. */
-import { CpuDevice, type Device, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Tape } from "../src/index.ts";
@@ -8,7 +8,7 @@ import { expectNoLeaks, relativeError } from "./support.ts";
 
 /** f16 activations under f32 parameters, then f32 activations under a frozen f16 weight: what mixed rules must take. */
 async function mixedStep(device: Device): Promise<Map<string, ArrayLike<number>>> {
-  const pick = new Pick(9);
+  const pick = new TestRandom(9);
   const store = new ParamStore(device, "adapter");
   for (const [name, shape] of [
     ["w", [10, C]],

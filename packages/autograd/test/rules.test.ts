@@ -7,9 +7,9 @@ import {
   type OpName,
   type Ops,
   opNames,
-  Pick,
   rowOf,
   type Tensor,
+  TestRandom,
 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -74,7 +74,7 @@ async function runTape(
   expect(tape.records.length).toBe(1);
   const [record] = tape.records;
   expect(record.tracked).toEqual(tracked.map((i) => drawn.inputs[i]!.name));
-  const u = device.tensor(new Pick(seed).normals(y.size), y.shape, { dtype: y.dtype });
+  const u = device.tensor(new TestRandom(seed).normals(y.size), y.shape, { dtype: y.dtype });
   const gradients = tape.backward(y, u);
   y.dispose();
   u.dispose();
@@ -96,7 +96,7 @@ async function runTape(
 describe("gradients agree with finite differences", () => {
   it.each(pullRows)("%s", async (name) => {
     const property = fc.asyncProperty(cases, async ({ seed, scale }) => {
-      const drawn = drawCase(rowOf(name), new Pick(seed, scale));
+      const drawn = drawCase(rowOf(name), new TestRandom(seed, scale));
       const checked = differentiable(name, drawn);
       const inputs = drawn.inputs.flatMap((input, i) =>
         input ? [{ ...input, constant: !checked.includes(i) }] : [],
@@ -110,7 +110,7 @@ describe("gradients agree with finite differences", () => {
 describe("every subset of tracked inputs gets the same gradients, and saves no more", () => {
   it.each(pullRows)("%s", async (name) => {
     const property = fc.asyncProperty(cases, async ({ seed, scale }) => {
-      const drawn = drawCase(rowOf(name), new Pick(seed, scale));
+      const drawn = drawCase(rowOf(name), new TestRandom(seed, scale));
       const all = differentiable(name, drawn);
       const whole = await runTape(name, drawn, all, seed);
       for (let bits = 1; bits < 2 ** all.length - 1; bits++) {
@@ -134,7 +134,7 @@ describe("every subset of tracked inputs gets the same gradients, and saves no m
 describe("f16 operands get f32 gradients near those in double", () => {
   it.each(pullRows)("%s", async (name) => {
     const property = fc.asyncProperty(cases, async ({ seed, scale }) => {
-      const drawn = drawCase(rowOf(name), new Pick(seed, scale), "f16");
+      const drawn = drawCase(rowOf(name), new TestRandom(seed, scale), "f16");
       const all = differentiable(name, drawn);
       const want = await runTape(name, drawn, all, seed);
       const got = await runTape(name, drawn, all, seed, new CpuDevice());
@@ -190,7 +190,7 @@ describe("the gradient table", () => {
 
   it("refuses tracked inputs where it gives a reason, unless the output is an integer", () => {
     for (const name of opNames) {
-      const drawn = drawCase(rowOf(name), new Pick(5, 0.3));
+      const drawn = drawCase(rowOf(name), new TestRandom(5, 0.3));
       const row = gradTable[name];
       for (const [i, input] of drawn.inputs.entries()) {
         if (!input || !isFloat(input.dtype)) continue;

@@ -5,7 +5,10 @@ import { type BlockWeights, blockParameters, blockWeights } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { type Decoder, layerName } from "./decoder.ts";
 
-/** Full fine-tuning: it trains the decoder's own weights, which the decoder goes on owning. */
+/**
+ * Full fine-tuning: it trains the decoder's own weights, which the decoder goes on owning. Until `dispose()` their memory is
+ * accounted as "adapter", since they are what is trained.
+ */
 export class FullTuning implements Adapter, BlockAdapter {
   readonly method = "full";
   readonly side = null;
@@ -48,9 +51,15 @@ export class FullTuning implements Adapter, BlockAdapter {
     );
   }
 
-  /** The weights belong to the decoder. */
-  dispose(): void {}
+  /** The weights belong to the decoder and stay; their memory is accounted under the decoder's category again. */
+  dispose(): void {
+    const { parameters } = this;
+    if (parameters.disposed) return;
+    for (const [, tensor] of parameters) parameters.device.categorize(tensor, parameters.category);
+  }
 
   /** For `using`. */
-  [Symbol.dispose](): void {}
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }

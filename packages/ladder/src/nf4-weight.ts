@@ -1,12 +1,14 @@
 /** Linear weights in NF4, as bitsandbytes stores them in a checkpoint and as they lie on a device. */
 import {
   type Device,
+  formatShape,
   NF4_BLOCKS,
   NF4_MAP_AT,
   NF4_OFFSET_AT,
   nf4Table,
   type ParamStore,
   SidenetError,
+  sameShape,
   type Tensor,
 } from "@sidenet/tensor";
 import { z } from "zod";
@@ -76,11 +78,11 @@ export async function nf4Source(
   shape: readonly number[],
 ): Promise<WeightSource> {
   const state = await readState(checkpoint, weight);
-  if (state.shape.join() !== shape.join()) {
+  if (!sameShape(state.shape, shape)) {
     throw new SidenetError(
       "L-TENSOR-SHAPE",
-      `${checkpoint.name}: "${weight}" was quantized as [${state.shape.join(", ")}], but the config wants ` +
-        `[${shape.join(", ")}]. Do the config and the weights belong to the same model?`,
+      `${checkpoint.name}: "${weight}" was quantized as ${formatShape(state.shape)}, but the config wants ` +
+        `${formatShape(shape)}. Do the config and the weights belong to the same model?`,
     );
   }
   const elements = shape.reduce((a, b) => a * b, 1);
@@ -150,7 +152,7 @@ function checkBytes(
   if (shape.reduce((a, b) => a * b, 1) === bytes) return;
   throw new SidenetError(
     "L-TENSOR-SHAPE",
-    `${checkpoint.name}: "${name}" is [${shape.join(", ")}], the config wants ${bytes} bytes of codes.`,
+    `${checkpoint.name}: "${name}" is ${formatShape(shape)}, the config wants ${bytes} bytes of codes.`,
   );
 }
 

@@ -3,7 +3,7 @@
  * backbone's. Weights are read from wherever they lie (f32, f16, NF4), one matrix at a time.
  */
 import { type Gradients, Tape } from "@sidenet/autograd";
-import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import { batchLoss, type LabeledBatch } from "./batch-loss.ts";
 import { blockParameters, PROJECTIONS } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
@@ -55,24 +55,30 @@ type Place = keyof typeof PROJECTIONS;
 const PLACES = Object.keys(PROJECTIONS) as Place[];
 const weightOf = (place: Place): string => `${PROJECTIONS[place]}.weight`;
 
-/** Sums over both axes of a matrix, f32 on a device and nobody's but the holder's. */
-type Sums = Readonly<Record<"rows" | "columns", Tensor>>;
-type BlockSums = Map<Place, Sums>;
+/** The axis that the sums of all rows, and of all columns, run over. */
+const SUMMED_AXIS = { rows: 1, columns: 0 } as const;
+type Line = keyof typeof SUMMED_AXIS;
+const LINES = Object.keys(SUMMED_AXIS) as Line[];
 
-function sumBothWays(device: Device, values: Tensor): Sums {
-  const { ops } = device;
-  return {
-    rows: device.keep(ops.sum(values, { axis: 1 })),
-    columns: device.keep(ops.sum(values, { axis: 0 })),
-  };
+const sumName = (layer: number, place: Place, line: Line): string => `${layer}.${place}.${line}`;
+
+/** Adds the sum of each row and of each column of `values`, for one matrix of a block, to those in the store; f32. */
+function addSums(sums: ParamStore, layer: number, place: Place, values: Tensor): void {
+  const { ops } = sums.device;
+  for (const line of LINES) {
+    const name = sumName(layer, place, line);
+    const sum = ops.sum(values, { axis: SUMMED_AXIS[line] });
+    if (sums.has(name)) ops.accumulate(sums.get(name), sum);
+    else sums.set(name, sum);
+  }
 }
 
-async function readImportance(sums: BlockSums): Promise<BlockImportance> {
+/** Importance of one block, from the sums in the store. */
+async function readImportance(sums: ParamStore, layer: number): Promise<BlockImportance> {
   const read: [Place, MatrixImportance][] = [];
-  for (const [place, { rows, columns }] of sums) {
+  for (const place of PLACES) {
+    const [rows, columns] = LINES.map((line) => sums.get(sumName(layer, place, line)));
     read.push([place, { rows: await rows.read(), columns: await columns.read() }]);
-    rows.dispose();
-    columns.dispose();
   }
   return Object.fromEntries(read) as BlockImportance;
 }
@@ -82,19 +88,17 @@ function denseParameter({ weights, device }: Decoder, name: string, shape: reado
   return denseMatrix(device, weights, name, shape);
 }
 
-/** Σ |w| of one block, a matrix at a time. */
-function absoluteSums(decoder: Decoder, layer: number): BlockSums {
+/** Adds Σ |w| of one block, a matrix at a time. */
+function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): void {
   const { device, config } = decoder;
   const shapes = new Map(blockParameters(config).map(({ name, shape }) => [name, shape]));
-  const sums: BlockSums = new Map();
   for (const place of PLACES) {
     const name = weightOf(place);
     device.scope(() => {
       const w = denseParameter(decoder, layerName(layer, name), shapes.get(name)!);
-      sums.set(place, sumBothWays(device, device.ops.abs(w)));
+      addSums(sums, layer, place, device.ops.abs(w));
     });
   }
-  return sums;
 }
 
 /** The whole decoder in f32, as gradients of its weights want it. */
@@ -107,12 +111,13 @@ function denseCopy(decoder: Decoder): Decoder {
   return new Decoder(decoder.config, weights);
 }
 
-/** Σ g² of blocks, g the gradient of each calibration batch's mean loss. Throws `L-CALIBRATION` without a batch. */
-async function fisherSums(
+/** Adds Σ g² of blocks, g the gradient of each calibration batch's mean loss. Throws `L-CALIBRATION` without a batch. */
+async function addFisherSums(
+  sums: ParamStore,
   decoder: Decoder,
   layers: ReadonlySet<number>,
   batches: readonly LabeledBatch[],
-): Promise<Map<number, BlockSums>> {
+): Promise<void> {
   if (batches.length === 0) {
     throw new SidenetError(
       "L-CALIBRATION",
@@ -122,9 +127,8 @@ async function fisherSums(
   const { device } = decoder;
   using dense = denseCopy(decoder);
   using full = new FullTuning(dense);
-  const totals = new Map([...layers].map((layer): [number, BlockSums] => [layer, new Map()]));
-  const leaves = [...totals].flatMap(([layer, sums]) =>
-    PLACES.map((place) => ({ sums, place, leaf: dense.weights.get(layerName(layer, weightOf(place))) })),
+  const leaves = [...layers].flatMap((layer) =>
+    PLACES.map((place) => ({ layer, place, leaf: dense.weights.get(layerName(layer, weightOf(place))) })),
   );
   for (const batch of batches) {
     device.scope(() => {
@@ -134,23 +138,17 @@ async function fisherSums(
         batch,
         leaves.map(({ leaf }) => leaf),
       );
-      for (const { sums, place, leaf } of leaves) {
-        const gradient = gradients.get(leaf)!;
-        const one = sumBothWays(device, device.ops.mul(gradient, gradient));
-        gradient.dispose("its square");
-        const total = sums.get(place);
-        if (!total) sums.set(place, one);
-        else for (const axis of ["rows", "columns"] as const) addTo(device, total[axis], one[axis]);
+      for (const { layer, place, leaf } of leaves) {
+        device.scope(() => {
+          const gradient = gradients.get(leaf)!;
+          const square = device.ops.mul(gradient, gradient);
+          gradient.dispose("its square");
+          addSums(sums, layer, place, square);
+        });
       }
     });
     await device.synchronize(); // or the freed memory of all batches would wait in the queue
   }
-  return totals;
-}
-
-function addTo(device: Device, total: Tensor, part: Tensor): void {
-  device.ops.accumulate(total, part);
-  part.dispose("its sum");
 }
 
 /** Gradients of the mean loss of a batch with respect to some of the weights. */
@@ -174,10 +172,12 @@ export async function measureImportance(
   layers: ReadonlySet<number>,
   { importance = "l1", calibration = [] }: PruneOptions = {},
 ): Promise<Map<number, BlockImportance>> {
-  const fisher = importance === "fisher" ? await fisherSums(decoder, layers, calibration) : null;
+  using sums = new ParamStore(decoder.device, "workspace");
+  if (importance === "fisher") await addFisherSums(sums, decoder, layers, calibration);
   const blocks = new Map<number, BlockImportance>();
   for (const layer of layers) {
-    blocks.set(layer, await readImportance(fisher?.get(layer) ?? absoluteSums(decoder, layer)));
+    if (importance === "l1") addAbsoluteSums(sums, decoder, layer);
+    blocks.set(layer, await readImportance(sums, layer));
   }
   return blocks;
 }

@@ -1,5 +1,5 @@
 /** All that a trainer has learned, as named tensors: what a checkpoint holds of it. */
-import { SidenetError, sameShape, type Tensor } from "@sidenet/tensor";
+import { formatShape, SidenetError, sameShape, type Tensor } from "@sidenet/tensor";
 import type { Checkpoint } from "./formats/checkpoint.ts";
 import type { WritableTensor } from "./formats/safetensors-write.ts";
 import type { Trainer } from "./trainer.ts";
@@ -41,10 +41,10 @@ export async function writeTrainerState(
     const saved = checkpoint.tensors.get(name);
     const type = dtype === "u8" ? "U8" : "F32";
     if (saved && saved.dtype === type && sameShape(saved.shape, shape)) continue;
-    const found = saved ? `holds it as ${saved.dtype} [${saved.shape.join(", ")}]` : "does not hold it";
+    const found = saved ? `holds it as ${saved.dtype} ${formatShape(saved.shape)}` : "does not hold it";
     throw new SidenetError(
       "L-CHECKPOINT",
-      `${checkpoint.name}: this run trains ${name} as ${type} [${shape.join(", ")}], the checkpoint ${found}. ` +
+      `${checkpoint.name}: this run trains ${name} as ${type} ${formatShape(shape)}, the checkpoint ${found}. ` +
         "Go on with the method and sizes that it was made with.",
     );
   }

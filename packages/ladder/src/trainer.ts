@@ -165,7 +165,7 @@ export class Trainer {
         const { loss, gradients } = this.#gradientsOf(batches);
         try {
           const { maxGradNorm = 1 } = this.#options;
-          const clip = () => clipGlobalNorm(device, gradients, maxGradNorm);
+          const clip = () => clipGlobalNorm(gradients, maxGradNorm);
           const { factor, norm } = this.flops.measure("update", clip);
           for (const gradient of gradients.values()) device.keep(gradient, "gradients");
           return { loss: device.keep(loss), norm: device.keep(norm), factor: device.keep(factor), gradients };
@@ -194,7 +194,7 @@ export class Trainer {
         device.scope(() => {
           const one = this.#backward(part, share);
           this.flops.measure("backward", () => {
-            accumulateGradients(device, gradients, one.gradients);
+            accumulateGradients(gradients, one.gradients);
             device.ops.accumulate(loss, device.ops.scale(one.loss, { factor: share }));
           });
         });

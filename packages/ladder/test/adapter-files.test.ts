@@ -1,7 +1,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CpuDevice, Pick } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseModelConfig } from "../src/config.ts";
@@ -34,7 +34,7 @@ describe("a side network's files", () => {
   it("give back what was saved, whatever the network is like", async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(), async (seed) => {
-        const pick = new Pick(seed);
+        const pick = new TestRandom(seed);
         const drawnModel = drawModel(pick);
         const device = new CpuDevice();
         const folder = await newFolder();

@@ -1,7 +1,7 @@
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CpuDevice, NF4_BLOCKS, NF4_LEVELS, nf4Table, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, NF4_BLOCKS, NF4_LEVELS, nf4Table, ParamStore, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { CalibratedLayers, MOST_COLUMNS } from "../src/calibration/calibrated-layers.ts";
@@ -36,7 +36,7 @@ interface Case {
 
 /** Inputs whose columns go together, more or less, and some of which are much larger than others. */
 function drawCase(seed: number, columns: number): Case {
-  const pick = new Pick(seed);
+  const pick = new TestRandom(seed);
   const rows = pick.int(1, 6);
   const count = pick.int(1, 2 * columns);
   const like = pick.unit();
@@ -96,7 +96,7 @@ describe("the factor of a matrix of moments", () => {
   it("is upper triangular and gives the matrix back", () => {
     fc.assert(
       fc.property(fc.nat(), fc.constantFrom(4, 8, 60, 64, 68, 132, 196), (seed, n) => {
-        const pick = new Pick(seed);
+        const pick = new TestRandom(seed);
         const a = pick.normals(n * n);
         const h = new Float64Array(n * n);
         for (let i = 0; i < n; i++) {
@@ -205,7 +205,7 @@ describe("moments", () => {
     const exact = new CpuDevice({ precision: "f64" });
     await fc.assert(
       fc.asyncProperty(fc.nat(), async (seed) => {
-        const pick = new Pick(seed);
+        const pick = new TestRandom(seed);
         const [T, heads, width, parts] = [
           pick.int(1, 12),
           pick.int(1, 3),

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { CpuDevice, Pick } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type ModelConfig, parseModelConfig } from "../src/config.ts";
@@ -40,7 +40,7 @@ describe("a model of any family", () => {
   it("comes back from its config.json", () => {
     fc.assert(
       fc.property(fc.nat(), (seed) => {
-        const config = drawFamily(new Pick(seed));
+        const config = drawFamily(new TestRandom(seed));
         const json = JSON.parse(JSON.stringify(modelConfigJson(config, "float16")));
         expect(parseModelConfig(json)).toEqual(config);
       }),
@@ -50,7 +50,7 @@ describe("a model of any family", () => {
   it("survives safetensors → GGUF → safetensors → GGUF, with equal values and equal files", async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(), fc.constantFrom("f16", "f32"), async (seed, type) => {
-        const config = drawFamily(new Pick(seed));
+        const config = drawFamily(new TestRandom(seed));
         const [first, back, again] = [`a${seed}.gguf`, `b${seed}`, `c${seed}.gguf`].map((name) => at(name));
         const source = await putModel(at(`s${seed}`), config);
         await convert(source, first, type);
@@ -71,7 +71,7 @@ describe("a model of any family", () => {
 
   it("keeps 16-bit values to the bit, in one file or in shards", async () => {
     for (const dtype of ["F16", "BF16"] as const) {
-      const source = await putModel(at(dtype), drawFamily(new Pick(3)), dtype);
+      const source = await putModel(at(dtype), drawFamily(new TestRandom(3)), dtype);
       const whole = await convert(source, at(`${dtype}-one`), dtype === "F16" ? "f16" : "bf16");
       expect(whole.files).toEqual(["config.json", "model.safetensors"]);
       const parts = await convert(source, at(`${dtype}-many`), dtype === "F16" ? "f16" : "bf16", {
@@ -86,7 +86,7 @@ describe("a model of any family", () => {
   });
 
   it("is refused where a value does not fit the new type, and nothing is left behind", async () => {
-    const config = drawFamily(new Pick(5));
+    const config = drawFamily(new TestRandom(5));
     const weights = drawWeights(config, "F32");
     const name = "model.layers.0.mlp.up_proj.weight";
     (weights[name].data as Float32Array)[3] = 70000;
@@ -126,7 +126,7 @@ describe("Q8_0", () => {
   });
 
   it("is for rows of whole blocks; others stay F16, vectors F32", async () => {
-    const config = { ...drawFamily(new Pick(1)), hiddenSize: 32, intermediateSize: 40 };
+    const config = { ...drawFamily(new TestRandom(1)), hiddenSize: 32, intermediateSize: 40 };
     const source = await putModel(at("m"), config);
     await convert(source, at("m.gguf"), "q8_0");
     const model = await openModel(at("m.gguf"));

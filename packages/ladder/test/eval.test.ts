@@ -1,4 +1,4 @@
-import { CpuDevice, Pick, Random } from "@sidenet/tensor";
+import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Adapter } from "../src/adapter.ts";
@@ -26,7 +26,7 @@ const { tokenizer } = byteTokenizer({ chat_template: CHATML });
 function drawn(seed: number, method: "ladder" | "lora" = "ladder") {
   const device = new CpuDevice();
   const model = {
-    ...drawModel(new Pick(seed)),
+    ...drawModel(new TestRandom(seed)),
     ...{ vocabSize: tokenizer.vocabSize, numHiddenLayers: 1, hiddenSize: 16, maxPositionEmbeddings: 512 },
   };
   const decoder = randomDecoder(device, model, seed);

@@ -1,7 +1,7 @@
 import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CpuDevice, ParamStore, Pick, sizeOf } from "@sidenet/tensor";
+import { CpuDevice, ParamStore, sizeOf, TestRandom } from "@sidenet/tensor";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Adapter } from "../src/adapter.ts";
 import type { ParameterSpec } from "../src/block.ts";
@@ -53,7 +53,7 @@ function distance(a: Float32Array, b: Float32Array): number {
 
 /** Random values for every parameter. */
 function drawParameters(specs: readonly ParameterSpec[]): ParamStore {
-  const pick = new Pick(4);
+  const pick = new TestRandom(4);
   const store = new ParamStore(device, "adapter");
   for (const { name, shape } of specs) {
     store.set(name, device.tensor(pick.normals(sizeOf(shape), 0.2), shape, { category: "adapter" }));

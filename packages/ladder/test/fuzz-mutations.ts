@@ -1,5 +1,5 @@
 /** Changes to valid files that make them what damaged, cut and malicious ones are. */
-import type { Pick } from "@sidenet/tensor";
+import type { TestRandom } from "@sidenet/tensor";
 
 /** Counts, offsets and sizes that parsers stumble over. */
 const NUMBERS = [
@@ -63,7 +63,7 @@ const VALUES: readonly (() => unknown)[] = [
 ];
 
 /** Some bytes changed, cut, repeated, moved, or overwritten with numbers that matter. */
-export function mutateBytes(pick: Pick, source: Uint8Array, other: Uint8Array = source): Uint8Array {
+export function mutateBytes(pick: TestRandom, source: Uint8Array, other: Uint8Array = source): Uint8Array {
   let bytes = Uint8Array.from(source);
   for (let rounds = pick.int(1, 6); rounds > 0; rounds--) {
     if (bytes.length === 0) return bytes;
@@ -120,10 +120,11 @@ function placesOf(value: unknown, found: Place[] = [], limit = 3000): Place[] {
   return found;
 }
 
-const randomValue = (pick: Pick): unknown => (pick.chance(0.5) ? pick.oneOf(NUMBERS) : pick.oneOf(VALUES)());
+const randomValue = (pick: TestRandom): unknown =>
+  pick.chance(0.5) ? pick.oneOf(NUMBERS) : pick.oneOf(VALUES)();
 
 /** A JSON value with some nodes replaced, removed, renamed or exchanged. */
-export function mutateValue(pick: Pick, source: unknown): unknown {
+export function mutateValue(pick: TestRandom, source: unknown): unknown {
   if (pick.chance(0.02)) return randomValue(pick);
   const value = structuredClone(source);
   for (let rounds = pick.int(1, 4); rounds > 0; rounds--) {
@@ -151,7 +152,7 @@ export function mutateValue(pick: Pick, source: unknown): unknown {
 }
 
 /** A JSON text, changed as a value or as text. */
-export function mutateJson(pick: Pick, source: unknown): string {
+export function mutateJson(pick: TestRandom, source: unknown): string {
   const text = JSON.stringify(mutateValue(pick, source)) ?? "";
   if (pick.chance(0.8)) return text;
   return new TextDecoder().decode(mutateBytes(pick, new TextEncoder().encode(text)));

@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { CpuDevice, Pick, SidenetError, sizeOf } from "@sidenet/tensor";
+import { CpuDevice, SidenetError, sizeOf, TestRandom } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseModelConfig } from "../src/config.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
@@ -49,7 +49,7 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 interface Kind {
   /** Stands in every message. */
   readonly file: string;
-  readonly make: (pick: Pick) => string | Uint8Array;
+  readonly make: (pick: TestRandom) => string | Uint8Array;
   readonly read: (content: string | Uint8Array, file: string) => Promise<void>;
 }
 
@@ -83,7 +83,7 @@ async function fuzz(kind: Kind): Promise<void> {
   const seed = Number(SIDENET_FUZZ_SEED) * 1_000_003;
   let run = 0;
   for (; run < RUNS && performance.now() < end; run++) {
-    const content = kind.make(new Pick(seed + run));
+    const content = kind.make(new TestRandom(seed + run));
     if (LONG) await writeFile(join(tmpdir(), `sidenet-fuzz-current-${kind.file}`), content); // for what never ends
     const problem = await problemWith(kind, content);
     if (problem === null) continue;
@@ -118,7 +118,7 @@ const SMALL = concatBytes(
 );
 
 /** A file whose header was changed as JSON, and one whose bytes were. */
-function hostileSafetensors(pick: Pick): Uint8Array {
+function hostileSafetensors(pick: TestRandom): Uint8Array {
   if (pick.chance(0.5)) return mutateBytes(pick, SMALL);
   const length = Number(new DataView(SMALL.buffer, SMALL.byteOffset).getBigUint64(0, true));
   const header = JSON.parse(textOf(SMALL.subarray(8, 8 + length)));

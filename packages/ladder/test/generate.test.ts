@@ -1,4 +1,4 @@
-import { CpuDevice, Pick, Random } from "@sidenet/tensor";
+import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import type { Adapter } from "../src/adapter.ts";
 import { generate, generateBatch, type Sampling } from "../src/generate.ts";
@@ -11,7 +11,7 @@ import { byteTokenizer } from "./tiny-tokenizer.ts";
 /** A tiny model with an adapter that does something. */
 function drawn(seed: number, method: "ladder" | "lora" | null, vocabSize = 40) {
   const device = new CpuDevice();
-  const model = { ...drawModel(new Pick(seed)), vocabSize, numHiddenLayers: 2 };
+  const model = { ...drawModel(new TestRandom(seed)), vocabSize, numHiddenLayers: 2 };
   const decoder = randomDecoder(device, model, seed);
   const sizes = { ladder: { width: 8, layers: 2 }, lora: { rank: 2 }, seed };
   const adapter: Adapter | null = method && makeAdapter({ method, ...sizes }, decoder, "tiny");

@@ -1,6 +1,6 @@
 /** From flags to what is trained: sizes of side networks and of LoRA. */
 import { readdirSync, readFileSync } from "node:fs";
-import { CpuDevice, Pick } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import type { Method } from "../src/adapter.ts";
@@ -130,7 +130,7 @@ it("flags of LoRA reach its sites", () => {
 
 it("every kind of side network trains from flags alone, and starts as its backbone", async () => {
   const device = new CpuDevice();
-  const pick = new Pick(21);
+  const pick = new TestRandom(21);
   const model = { ...drawModel(pick), numHiddenLayers: 4 };
   using decoder = randomDecoder(device, model);
   const batch = drawBatch(pick, model);

@@ -1,7 +1,7 @@
 /** Small models on disk, of any family, for tests of reading and writing. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CpuDevice, Pick, SidenetError } from "@sidenet/tensor";
+import { CpuDevice, SidenetError, TestRandom } from "@sidenet/tensor";
 import type { ModelConfig } from "../src/config.ts";
 import type { RopeScaling } from "../src/config-rope.ts";
 import { decoderParameters } from "../src/decoder.ts";
@@ -16,7 +16,7 @@ export type StoredType = "F32" | "F16" | "BF16";
 const NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
 
 /** A random configuration that its family can have. */
-export function drawFamily(pick: Pick): ModelConfig {
+export function drawFamily(pick: TestRandom): ModelConfig {
   const family = pick.oneOf(["llama", "mistral", "qwen2", "qwen3"] as const);
   const bias = pick.chance(0.3);
   const scalings: (RopeScaling | null)[] = [
@@ -45,7 +45,7 @@ export function drawWeights(
   dtype: StoredType,
   seed = 1,
 ): Record<string, WritableTensor> {
-  const pick = new Pick(seed);
+  const pick = new TestRandom(seed);
   return Object.fromEntries(
     decoderParameters(config).map(({ name, shape }) => {
       const count = shape.reduce((a, b) => a * b, 1);
@@ -106,7 +106,7 @@ export async function contentOf(
 
 /** Large enough for NF4 blocks, small enough for a test. */
 export const MODEL: ModelConfig = {
-  ...drawFamily(new Pick(8)),
+  ...drawFamily(new TestRandom(8)),
   family: "llama",
   vocabSize: 30,
   hiddenSize: 32,

@@ -1,5 +1,5 @@
 /** Embeddings and head in NF4: they compute what their dequantized values compute, and train side networks as those do. */
-import { CpuDevice, type Device, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterAll, describe, expect, it } from "vitest";
 import type { ModelConfig } from "../src/config.ts";
@@ -35,7 +35,7 @@ describe.each(devices)("ends in NF4 on %s", (_, open) => {
 
   it.each([true, false])("learn as their dequantized values do, tied %s", async (tieWordEmbeddings) => {
     device ??= await open();
-    const pick = new Pick(31);
+    const pick = new TestRandom(31);
     const model = { ...drawModel(pick), tieWordEmbeddings, vocabSize: 44 };
     const config = drawSide(pick, model);
     const batch = drawBatch(pick, model);

@@ -1,4 +1,4 @@
-import { CpuDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { parseModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters } from "../src/decoder.ts";
@@ -28,7 +28,7 @@ async function quantizedCheckpoint(double: boolean) {
   const device = new CpuDevice();
   const file: TensorFile = {};
   const dense = new Map<string, Float32Array>();
-  const pick = new Pick(11);
+  const pick = new TestRandom(11);
   for (const { name, shape } of decoderParameters(config)) {
     const values = Float32Array.from(
       pick.normals(

@@ -2,7 +2,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CpuDevice, Pick } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { makeAdapter } from "../src/method.ts";
 import { notFinite } from "../src/not-finite.ts";
@@ -70,7 +70,7 @@ describe("a model with a NaN among its weights", () => {
 
 describe("notFinite", () => {
   const device = new CpuDevice();
-  const config = drawModel(new Pick(1));
+  const config = drawModel(new TestRandom(1));
   it("names a value of the adapter, and else what may help", async () => {
     using decoder = randomDecoder(device, config);
     using adapter = makeAdapter({ method: "lora" }, decoder, "tiny");

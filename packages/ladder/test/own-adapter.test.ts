@@ -1,5 +1,5 @@
 // An adapter of the user's own, given to the library's trainer, evaluation and generation; and what a loop of one's own may hand over.
-import { CpuDevice, ParamStore, Pick, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, ParamStore, type Tensor, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import {
   type Adapter,
@@ -47,7 +47,7 @@ class GainTuning implements Adapter, BlockAdapter {
   }
 }
 
-const config = { ...drawModel(new Pick(3)), numHiddenLayers: 3 };
+const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
 
 describe("an adapter of one's own", () => {
   it.each([false, true])(
@@ -57,7 +57,7 @@ describe("an adapter of one's own", () => {
       using decoder = randomDecoder(device, config);
       using adapter = new GainTuning(decoder);
       using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.05, gradientCheckpointing });
-      const batch = drawBatch(new Pick(4), config);
+      const batch = drawBatch(new TestRandom(4), config);
       const first = await evaluateLoss(decoder, adapter, [batch]);
       for (let step = 0; step < 5; step++) await trainer.step(batch);
       expect(await evaluateLoss(decoder, adapter, [batch])).toBeLessThan(first - 0.05);
@@ -82,7 +82,7 @@ describe("a loop of one's own is told of", () => {
     using decoder = randomDecoder(new CpuDevice(), config);
     using adapter = new GainTuning(decoder);
     using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.05 });
-    const batch = drawBatch(new Pick(4), config);
+    const batch = drawBatch(new TestRandom(4), config);
     const unscored = {
       ...batch,
       labels: batch.labels.length ? new Int32Array(batch.labels.length).fill(-100) : [],

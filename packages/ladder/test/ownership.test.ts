@@ -1,5 +1,5 @@
 // Who owns memory frees it, says so to whoever comes later, and leaves none behind where making it failed.
-import { CpuDevice, MetaDevice, Pick, SidenetError } from "@sidenet/tensor";
+import { CpuDevice, MetaDevice, SidenetError, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { type Adapter, METHODS } from "../src/adapter.ts";
 import { emptyWeights } from "../src/base-storage.ts";
@@ -11,8 +11,8 @@ import { residualStream } from "../src/residual-stream.ts";
 import { Trainer } from "../src/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
-const model = { ...drawModel(new Pick(5)), numHiddenLayers: 3, hiddenSize: 32, numAttentionHeads: 4 };
-const batch = drawBatch(new Pick(1), model);
+const model = { ...drawModel(new TestRandom(5)), numHiddenLayers: 3, hiddenSize: 32, numAttentionHeads: 4 };
+const batch = drawBatch(new TestRandom(1), model);
 
 async function messageOf(body: () => unknown): Promise<string> {
   try {
@@ -60,6 +60,20 @@ describe("what was disposed says so to whoever uses it afterwards", () => {
     const run = () => device.scope(() => decoder.hidden(device.ops, decoder.prepare(batch)));
     expect(await messageOf(run)).toMatch(/^\[T-USE-AFTER-FREE\] .*freed by its ParamStore/);
   });
+});
+
+it("full tuning accounts the model's weights as trained, until it is disposed", () => {
+  const device = new MetaDevice();
+  const decoder = new Decoder(model, emptyWeights(device, model, {}));
+  const before = device.memory.live;
+  const adapter = makeAdapter({ method: "full" }, decoder, "tiny");
+  expect(device.memory.live).toEqual({ ...before, weights: 0, adapter: before.weights });
+  adapter.dispose();
+  expect(device.memory.live).toEqual(before);
+  using other = makeAdapter({ method: "full" }, decoder, "tiny");
+  decoder.dispose();
+  other.dispose(); // after the weights' owner: nothing to do
+  expect(device.memory.liveBytes).toBe(0);
 });
 
 describe("what does not fit into memory leaves nothing behind:", () => {

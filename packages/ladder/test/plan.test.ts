@@ -1,5 +1,5 @@
 import { checkpoint, Tape } from "@sidenet/autograd";
-import { CATEGORIES, CpuDevice, type Device, MetaDevice, Pick, SidenetError } from "@sidenet/tensor";
+import { CATEGORIES, CpuDevice, type Device, MetaDevice, SidenetError, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -31,7 +31,7 @@ const runs = (numRuns: number) => ({
 const drawn = fc.record({ seed: fc.nat(), scale: fc.constantFrom(1, 0.5, 0) });
 
 /** Any method with any levers over any small model. */
-function drawStep(pick: Pick): { config: ModelConfig; options: StepOptions } {
+function drawStep(pick: TestRandom): { config: ModelConfig; options: StepOptions } {
   const model = drawModel(pick);
   // A vocabulary over which GPUs cut the sum of a gradient into parts.
   const config = pick.chance(0.3) ? { ...model, vocabSize: 400 } : model;
@@ -97,7 +97,7 @@ describe.each(devices)("a plan for %s", (name, open) => {
       const methods = new Set<string>();
       await fc.assert(
         fc.asyncProperty(drawn, async ({ seed, scale }) => {
-          const { config, options } = drawStep(new Pick(seed, scale));
+          const { config, options } = drawStep(new TestRandom(seed, scale));
           const plan = measured(() => planStep(config, { ...options, profile: device.profile }));
           const run = measured(() => measureStep(device, config, options));
           await device.synchronize();
@@ -175,7 +175,7 @@ it("keeps for the backward pass what the formula in docs/memory.md says, and no 
       fc.boolean(),
       fc.constantFrom("ladder", "xladder"),
       (draw, recompute, half, method) => {
-        const pick = new Pick(draw.seed, draw.scale);
+        const pick = new TestRandom(draw.seed, draw.scale);
         const { config, options: any } = drawStep(pick);
         const plain = { ...any.method.ladder, fusion: "add", initialRung: false, rungNorm: true } as const;
         const xladder = { ...any.method.xladder, ...plain, layers: any.method.xladder!.layers! };

@@ -1,4 +1,4 @@
-import { CpuDevice, MetaDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, MetaDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { batchLoss, type LabeledBatch } from "../src/batch-loss.ts";
@@ -51,7 +51,7 @@ const absolute = (_name: string, values: Float32Array) => values.map(Math.abs);
 const total = (values: ArrayLike<number>, indices: readonly number[]): number =>
   indices.reduce((sum, i) => sum + (i === NONE ? 0 : values[i]), 0);
 
-function drawPruned(pick: Pick): { model: ModelConfig; config: SideConfig } {
+function drawPruned(pick: TestRandom): { model: ModelConfig; config: SideConfig } {
   const model = drawModel(pick);
   return { model, config: { ...drawSide(pick, model), init: "pruned" } };
 }
@@ -75,7 +75,7 @@ describe("what pruning keeps", () => {
   it("is, of all choices that a side network could make, the one of the largest importance", async () => {
     await fc.assert(
       fc.asyncProperty(drawn, async (seed) => {
-        const pick = new Pick(seed);
+        const pick = new TestRandom(seed);
         const { model, config } = drawPruned(pick);
         using decoder = randomDecoder(new CpuDevice(), model, seed);
         const importance = await plainImportance(decoder, 0, absolute);
@@ -134,7 +134,12 @@ describe("what pruning keeps", () => {
   });
 
   it("reads the hidden state that its side layer reads, and the last block's after that", () => {
-    const model = { ...drawModel(new Pick(1)), numHiddenLayers: 8, hiddenSize: 64, numAttentionHeads: 2 };
+    const model = {
+      ...drawModel(new TestRandom(1)),
+      numHiddenLayers: 8,
+      hiddenSize: 64,
+      numAttentionHeads: 2,
+    };
     const ladder = ladderConfig(model, "m", { layers: 4 });
     expect(ladder.rungs).toEqual([2, 4, 6, 8]);
     expect(sourceBlocks(ladder, model)).toEqual([2, 4, 6, 7]);
@@ -148,7 +153,7 @@ describe("a pruned side network", () => {
   it("holds exactly the chosen values of the backbone, and its random ones where that has no more", async () => {
     await fc.assert(
       fc.asyncProperty(drawn, async (seed) => {
-        const pick = new Pick(seed);
+        const pick = new TestRandom(seed);
         const { model, config } = drawPruned(pick);
         const device = new CpuDevice();
         using decoder = randomDecoder(device, model, seed);
@@ -196,7 +201,7 @@ describe("a pruned side network", () => {
   });
 
   it("reads weights in f16 and in NF4 as what they stand for", async () => {
-    const pick = new Pick(5);
+    const pick = new TestRandom(5);
     const { model, config } = drawPruned(pick);
     const device = new CpuDevice();
     for (const kind of ["f16", "nf4"] as const) {
@@ -210,7 +215,7 @@ describe("a pruned side network", () => {
 
   it("still leaves the model equal to its backbone at the start, and learns", async () => {
     const device = new CpuDevice();
-    const pick = new Pick(11);
+    const pick = new TestRandom(11);
     const model = { ...drawModel(pick), numHiddenLayers: 3 };
     using decoder = randomDecoder(device, model);
     const batch = drawBatch(pick, model);
@@ -226,7 +231,7 @@ describe("a pruned side network", () => {
   });
 
   it("is planned with the sizes of a random one, and made by nothing that cannot read the backbone", () => {
-    const model = drawModel(new Pick(2));
+    const model = drawModel(new TestRandom(2));
     const options = { method: "ladder", ladder: { reduction: 2, init: "pruned" } } as const;
     const meta = new MetaDevice();
     using planned = randomDecoder(meta, model);
@@ -266,7 +271,7 @@ async function storedAs(
 describe("Fisher importance", () => {
   it("is the sum of squared derivatives of each batch's loss", async () => {
     const device = new CpuDevice({ precision: "f64" });
-    const pick = new Pick(3);
+    const pick = new TestRandom(3);
     const model = { ...drawModel(pick), numHiddenLayers: 2 };
     using decoder = randomDecoder(device, model);
     const batches = [drawBatch(pick, model), drawBatch(pick, model)];
@@ -312,12 +317,25 @@ describe("Fisher importance", () => {
 
   it("without data is refused, with nothing left on the device", async () => {
     const device = new CpuDevice();
-    const { model, config } = drawPruned(new Pick(4));
+    const { model, config } = drawPruned(new TestRandom(4));
     using decoder = randomDecoder(device, model);
     const before = device.memory.liveCount;
     await expect(prunedValues(decoder, config, { importance: "fisher" })).rejects.toMatchObject({
       code: "L-CALIBRATION",
     });
+    expect(device.memory.liveCount).toBe(before);
+  });
+
+  it("leaves nothing on the device when a later batch fails", async () => {
+    const device = new CpuDevice();
+    const pick = new TestRandom(6);
+    const { model, config } = drawPruned(pick);
+    using decoder = randomDecoder(device, model);
+    const before = device.memory.liveCount;
+    const good = drawBatch(pick, model);
+    const bad = { ...good, labels: Array.from(good.labels, () => model.vocabSize) };
+    const measured = prunedValues(decoder, config, { importance: "fisher", calibration: [good, bad] });
+    await expect(measured).rejects.toMatchObject({ code: "L-TOKEN" });
     expect(device.memory.liveCount).toBe(before);
   });
 });

@@ -2,7 +2,7 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CpuDevice, ParamStore, Pick } from "@sidenet/tensor";
+import { CpuDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import type { ModelConfig } from "../src/config.ts";
 import { decoderParameters } from "../src/decoder.ts";
@@ -21,7 +21,7 @@ import { f32, type TensorFile } from "./golden-cases.ts";
 import { drawModel } from "./tiny-model.ts";
 
 const model: ModelConfig = {
-  ...drawModel(new Pick(7)),
+  ...drawModel(new TestRandom(7)),
   hiddenSize: 48,
   intermediateSize: 64,
   numAttentionHeads: 6,
@@ -83,7 +83,7 @@ describe("effective depth", () => {
 
   it("is the longest chain of blocks from tokens to logits, for rungs anywhere", () => {
     for (let seed = 0; seed < 50; seed++) {
-      const pick = new Pick(seed);
+      const pick = new TestRandom(seed);
       const layers = pick.int(1, 6);
       const rungs = Array.from({ length: pick.int(1, layers) }, () => pick.int(0, 8)).sort((a, b) => a - b);
       // s_k comes after s_{k-1}, and after the t_k blocks that its rung reads.
@@ -184,7 +184,7 @@ describe("NF4 over a weight that is not finite is refused, naming it,", () => {
   const dense = (value: number): TensorFile =>
     Object.fromEntries(
       decoderParameters(model).map((spec) => {
-        const values = new Pick(3).normals(
+        const values = new TestRandom(3).normals(
           spec.shape.reduce((a, b) => a * b, 1),
           0.1,
         );

@@ -1,5 +1,5 @@
 import { Tape } from "@sidenet/autograd";
-import { CpuDevice, type Device, MetaDevice, Pick } from "@sidenet/tensor";
+import { CpuDevice, type Device, MetaDevice, TestRandom } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
@@ -32,7 +32,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
     const on = await use();
     await fc.assert(
       fc.asyncProperty(drawn, async ({ seed, scale }) => {
-        const pick = new Pick(seed, scale);
+        const pick = new TestRandom(seed, scale);
         const model = drawModel(pick);
         using decoder = randomDecoder(on, model);
         using side = SideNetwork.initialize(on, drawSide(pick, model), model);
@@ -53,7 +53,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
     const on = await use();
     await fc.assert(
       fc.property(drawn, ({ seed, scale }) => {
-        const pick = new Pick(seed, scale);
+        const pick = new TestRandom(seed, scale);
         const model = drawModel(pick);
         const config = { ...drawSide(pick, model), rungs: [0] };
         const batch = drawBatch(pick, model);
@@ -88,7 +88,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
 
   it("trains: the loss on one batch falls, and a step ends with what the second step ended with", async () => {
     const on = await use();
-    const pick = new Pick(11);
+    const pick = new TestRandom(11);
     const model = { ...drawModel(pick), numHiddenLayers: 3 };
     using decoder = randomDecoder(on, model);
     const config = { ...drawSide(pick, model), rungs: [1, 3], num_hidden_layers: 3 };
@@ -109,7 +109,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
   it("names the op that made the first infinity, and none in a clean step, with detectAnomaly", async () => {
     const on = await use();
     on.detectAnomaly = true;
-    const pick = new Pick(11);
+    const pick = new TestRandom(11);
     const model = drawModel(pick);
     using decoder = randomDecoder(on, model);
     using side = SideNetwork.initialize(on, drawSide(pick, model), model);
@@ -127,7 +127,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
     const on = await use();
     await fc.assert(
       fc.asyncProperty(drawn, async ({ seed, scale }) => {
-        const pick = new Pick(seed, scale);
+        const pick = new TestRandom(seed, scale);
         const model = drawModel(pick);
         using decoder = randomDecoder(on, model);
         using side = SideNetwork.initialize(on, drawSide(pick, model), model);
@@ -153,7 +153,7 @@ describe.each(devices)("a side network on %s", (_, open) => {
 
   it("samples the same ids for the same seed, and at temperature 0 or topK 1 those of greedy choice", async () => {
     const on = await use();
-    const pick = new Pick(17);
+    const pick = new TestRandom(17);
     const model = drawModel(pick);
     using decoder = randomDecoder(on, model);
     using side = SideNetwork.initialize(on, drawSide(pick, model), model);
@@ -184,7 +184,7 @@ it("plans on meta the peak and the operations of a real run, to the byte", async
     fc.asyncProperty(drawn, async ({ seed, scale }) => {
       const reports = [];
       for (const on of [gpu, new MetaDevice(gpu.profile)]) {
-        const pick = new Pick(seed, scale);
+        const pick = new TestRandom(seed, scale);
         const model = drawModel(pick);
         const before = on.flops;
         on.memory.resetPeak();
@@ -209,7 +209,7 @@ it("plans on meta the peak and the operations of a real run, to the byte", async
 it("names every parameter once", () => {
   fc.assert(
     fc.property(drawn, ({ seed, scale }) => {
-      const pick = new Pick(seed, scale);
+      const pick = new TestRandom(seed, scale);
       const model = drawModel(pick);
       const names = sideParameters(drawSide(pick, model), model).map((spec) => spec.name);
       expect(new Set(names).size).toBe(names.length);

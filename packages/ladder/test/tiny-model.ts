@@ -1,11 +1,11 @@
-import { type Device, ParamStore, type Pick, Random } from "@sidenet/tensor";
+import { type Device, ParamStore, Random, type TestRandom } from "@sidenet/tensor";
 import type { LabeledBatch } from "../src/batch-loss.ts";
 import type { ModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters } from "../src/decoder.ts";
 import type { SideConfig } from "../src/side-config.ts";
 
 /** A random small model of the Llama family. */
-export function drawModel(pick: Pick): ModelConfig {
+export function drawModel(pick: TestRandom): ModelConfig {
   const kv = pick.int(1, 2);
   return {
     family: "llama",
@@ -32,7 +32,7 @@ export function drawModel(pick: Pick): ModelConfig {
 }
 
 /** A random side network for it: rungs anywhere, free layers allowed. */
-export function drawSide(pick: Pick, model: ModelConfig): SideConfig {
+export function drawSide(pick: TestRandom, model: ModelConfig): SideConfig {
   const l = pick.int(1, 4);
   const kv = pick.int(1, 2);
   const rungs = Array.from({ length: pick.int(1, l) }, () => pick.int(0, model.numHiddenLayers));
@@ -69,7 +69,7 @@ export function randomDecoder(device: Device, config: ModelConfig, seed = 1): De
   return new Decoder(config, weights);
 }
 
-export function drawBatch(pick: Pick, model: ModelConfig): LabeledBatch {
+export function drawBatch(pick: TestRandom, model: ModelConfig): LabeledBatch {
   const batchSize = pick.int(1, 3);
   const length = pick.int(2, 12);
   const inputIds = pick.ints(batchSize * length, 0, model.vocabSize - 1);

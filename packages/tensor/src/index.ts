@@ -54,7 +54,6 @@ export {
 export { NF4_BLOCKS, type Nf4Blocks } from "./ops/nf4.ts";
 export { STATE_BLOCK, stateMaps } from "./ops/optimizer-variants.ts";
 export { ParamStore } from "./param-store.ts";
-export { Pick } from "./pick.ts";
 export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
 export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./quant-maps.ts";
 export { philox, Random } from "./random.ts";
@@ -62,6 +61,7 @@ export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
+export { TestRandom } from "./test-random.ts";
 export {
   areTiles,
   DEFAULT_TILES,

@@ -1,5 +1,4 @@
 import type { DType, HostArray } from "./dtype.ts";
-import type { Pick } from "./pick.ts";
 import type { DeviceProfile } from "./profile.ts";
 import type { Shape } from "./shape.ts";
 import {
@@ -14,6 +13,7 @@ import {
   type TensorSpec,
 } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
+import type { TestRandom } from "./test-random.ts";
 
 /** The attributes of an op, by name. */
 export type Attrs = object;
@@ -144,7 +144,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   /** Dispatches on WebGPU. Every element of every output is written. */
   readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
   /** Ranges that test cases draw extents from, by letter; they straddle workgroups on purpose. */
-  readonly draw: (pick: Pick) => Draw<A>;
+  readonly draw: (pick: TestRandom) => Draw<A>;
   /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
   readonly close: Closeness | ((dims: Dims) => Closeness);
   /** Floating-point operations; a multiply-add is 2. `has` tells which residuals are made. */

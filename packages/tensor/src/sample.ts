@@ -1,8 +1,8 @@
 import { type DType, isFloat } from "./dtype.ts";
 import { roundToFloat16 } from "./float16.ts";
 import type { AnyOpRow } from "./op.ts";
-import type { Pick } from "./pick.ts";
 import { type Shape, sizeOf } from "./shape.ts";
+import type { TestRandom } from "./test-random.ts";
 
 /** A drawn call of an op: operands in the order of the signature, null where left out. */
 export interface OpCase {
@@ -22,7 +22,7 @@ function representable(values: ArrayLike<number>, dtype: DType): ArrayLike<numbe
 }
 
 /** Default values: normal, whole numbers of the whole range, or masks. */
-function drawValues(pick: Pick, dtype: DType, size: number): ArrayLike<number> {
+function drawValues(pick: TestRandom, dtype: DType, size: number): ArrayLike<number> {
   if (isFloat(dtype)) return pick.normals(size);
   if (dtype === "i32") return Float64Array.from({ length: size }, () => pick.int(-(2 ** 31), 2 ** 31 - 1));
   if (dtype === "u32") return Float64Array.from({ length: size }, () => pick.int(0, 2 ** 32 - 1));
@@ -30,7 +30,7 @@ function drawValues(pick: Pick, dtype: DType, size: number): ArrayLike<number> {
 }
 
 /** Draws a random legal case from a row's own ranges. Inputs are of type `elem` where they may be, else f32. */
-export function drawCase(row: AnyOpRow, pick: Pick, elem: DType = "f32"): OpCase {
+export function drawCase(row: AnyOpRow, pick: TestRandom, elem: DType = "f32"): OpCase {
   const { dims, attrs = {}, values = {}, omit = [] } = row.draw(pick);
   const inputs = row.signature.inputs.map(({ name, dims: letters, dtype: fixed, accepts }) => {
     if (omit.includes(name)) return null;

@@ -10,8 +10,8 @@ export function sizeOf(shape: Shape): number {
   return size;
 }
 
-/** A shape as messages have it: "[2,3]". */
-export const formatShape = (shape: Shape): string => `[${shape.join(",")}]`;
+/** A shape as messages show it: "[2, 3]". */
+export const formatShape = (shape: Shape): string => `[${shape.join(", ")}]`;
 
 /** Whether two shapes are equal, axis by axis. */
 export const sameShape = (a: Shape, b: Shape): boolean =>
@@ -22,7 +22,7 @@ export function checkShape(shape: Shape, what: string): void {
   if (!Array.isArray(shape)) {
     throw new SidenetError(
       "T-SHAPE",
-      `${what}: the shape is ${shape}, wanted an array of extents, such as [2,3].`,
+      `${what}: the shape is ${shape}, wanted an array of extents, such as [2, 3].`,
     );
   }
   for (const extent of shape) {

@@ -85,6 +85,7 @@ export function parseSignature(text: string): Signature {
   return { text, inputs: read(left, false), outputs: [...read(primary, false), ...read(residuals, true)] };
 }
 
+/** Extents by letter, and the axes of a run by its letter. */
 interface Bindings {
   dims: Record<string, number>;
   runs: Record<string, Shape>;
@@ -115,22 +116,53 @@ function bindShape(operand: Operand, shape: Shape, bindings: Bindings): boolean 
   return true;
 }
 
-/** "a[2,3] b[4,5]": what came, for messages. */
-function describe(signature: Signature, inputs: readonly (TensorSpec | null)[]): string {
-  return signature.inputs
-    .map((operand, i) => {
-      const spec = inputs[i];
-      return spec ? `${operand.name}:${spec.dtype}${formatShape(spec.shape)}` : `${operand.name} left out`;
-    })
-    .join(" ");
+/** An operand with the extents that its letters are bound to: "w[O, I=640]", with a run of axes as "N=[2, 3]". */
+function formatOperand({ name, letters, runAt }: Operand, { dims, runs }: Bindings): string {
+  const axes = letters.map((letter, i) => {
+    if (i === runAt) {
+      const run = runs[letter];
+      if (run === undefined) return `${letter}..`;
+      return `${letter}=${run.length === 1 ? run[0] : formatShape(run)}`;
+    }
+    return dims[letter] === undefined ? letter : `${letter}=${dims[letter]}`;
+  });
+  return `${name}[${axes.join(", ")}]`;
 }
 
-/** Binds the inputs' extents to the letters. Throws `T-SHAPE` or `T-DTYPE`, with what came and what was wanted. */
+/** The error for input `at`, the first whose shape contradicts the signature or the inputs before it. */
+function refuseShape(
+  op: string,
+  signature: Signature,
+  inputs: readonly (TensorSpec | null)[],
+  at: number,
+): SidenetError {
+  const operand = signature.inputs[at];
+  const { shape, dtype } = inputs[at]!;
+  const bindings: Bindings = { dims: {}, runs: {} };
+  const bound = signature.inputs.slice(0, at).filter((earlier, i) => {
+    const spec = inputs[i];
+    return spec && bindShape(earlier, spec.shape, bindings);
+  });
+  const binding = bound.filter(({ letters }) => letters.some((letter) => operand.letters.includes(letter)));
+  const wanted = formatOperand(operand, bindings);
+  const why =
+    binding.length === 0
+      ? `wanted ${wanted}`
+      : `but ${binding.map((earlier) => formatOperand(earlier, bindings)).join(" and ")} ` +
+        `${binding.length === 1 ? "needs" : "need"} ${wanted}`;
+  return new SidenetError(
+    "T-SHAPE",
+    `${op}: ${operand.name} is ${dtype} ${formatShape(shape)}, ${why} (${signature.text}). ` +
+      "Check which operand has the other layout, or belongs to another layer.",
+  );
+}
+
+/** Binds the letters of a signature to the extents of the inputs. Throws `T-SHAPE` or `T-DTYPE`. */
 export function bindInputs(
   op: string,
   signature: Signature,
   inputs: readonly (TensorSpec | null)[],
-): { dims: Record<string, number>; runs: Record<string, Shape> } {
+): Bindings {
   const bindings: Bindings = { dims: {}, runs: {} };
   for (let i = 0; i < signature.inputs.length; i++) {
     const operand = signature.inputs[i];
@@ -145,23 +177,13 @@ export function bindInputs(
         `${op}: ${operand.name} is ${spec.dtype}, wanted ${operand.accepts.join(" or ")} (${signature.text}).`,
       );
     }
-    if (!bindShape(operand, spec.shape, bindings)) {
-      throw new SidenetError(
-        "T-SHAPE",
-        `${op}: got ${describe(signature, inputs)}, which does not fit ${signature.text} at ${operand.name}. ` +
-          "Check which operand has the other layout, or belongs to another layer.",
-      );
-    }
+    if (!bindShape(operand, spec.shape, bindings)) throw refuseShape(op, signature, inputs, i);
   }
   return bindings;
 }
 
 /** Shape and dtype of an output whose letters are all bound. */
-export function outputSpec(
-  operand: Operand,
-  bindings: { dims: Record<string, number>; runs: Record<string, Shape> },
-  elem: DType,
-): TensorSpec {
+export function outputSpec(operand: Operand, bindings: Bindings, elem: DType): TensorSpec {
   const { letters, runAt } = operand;
   if (runAt === 0 && letters.length === 1) {
     return { shape: bindings.runs[letters[0]] ?? [], dtype: operand.dtype ?? elem };

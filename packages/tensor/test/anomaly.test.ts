@@ -38,7 +38,7 @@ describe.each(Object.keys(DEVICES))("detectAnomaly on %s", (kind) => {
       const bad = ops.mul(ops.scale(x, { factor: 2 }), y);
       return ops.sum(ops.sub(ops.mul(bad, bad), ops.mul(bad, bad)));
     });
-    expect(message).toMatch(/mul made .*: y\[4\] .* is Infinity.*: a f32 \[2,3\], b f32 \[3\]/);
+    expect(message).toMatch(/mul made .*: y\[4\] .* is Infinity.*: a f32 \[2, 3\], b f32 \[3\]/);
   });
 
   it("finds what is not in the result any more, and what an op wrote in place", async () => {

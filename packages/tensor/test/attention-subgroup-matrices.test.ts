@@ -8,9 +8,9 @@ import {
   drawCase,
   MetaDevice,
   type OpName,
-  Pick,
   rowOf,
   runCase,
+  TestRandom,
 } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -30,7 +30,7 @@ const usesSubgroupMatrices = (device: WgslDevice) =>
 /** The row's own cases, with heads and queries that the kernel for subgroup matrices takes. */
 function matrixRow(name: OpName): AnyOpRow {
   const row = rowOf(name) as AnyOpRow;
-  const draw = (pick: Pick) => {
+  const draw = (pick: TestRandom) => {
     const drawn = row.draw(pick);
     const { T, S } = drawn.dims as Record<string, number>;
     const more = Math.max(0, 16 - T);
@@ -44,7 +44,7 @@ describe.each(OPS)("%s on subgroup matrices", (name) => {
   it.each(["f16", "f32"] as const)("agrees with the reference on random cases in %s", async (elem) => {
     const device = openDevice();
     const property = timeBoxed(async (seed: number) => {
-      const drawn = drawCase(matrixRow(name), new Pick(seed), elem);
+      const drawn = drawCase(matrixRow(name), new TestRandom(seed), elem);
       device.calls.length = 0;
       const got = await runCase(device, name, drawn);
       expect(usesSubgroupMatrices(device), "subgroup matrices were used").toBe(true);

@@ -12,7 +12,7 @@ it("aligns shapes at their last axes, and refuses by name what does not fit", ()
   ).toEqual([2, 3, 4]);
   expect(broadcastShape("add", [[], [5]])).toEqual([5]);
   expect(broadcastShape("add", [[0, 3], [1]])).toEqual([0, 3]);
-  expect(() => broadcastShape("add", [[2, 3], [2]])).toThrow(/T-SHAPE.*add: \[2,3\] and \[2\]/);
+  expect(() => broadcastShape("add", [[2, 3], [2]])).toThrow(/T-SHAPE.*add: \[2, 3\] and \[2\]/);
   expect(() => broadcastShape("mul", [[0], [2]])).toThrow(/T-SHAPE/);
 });
 

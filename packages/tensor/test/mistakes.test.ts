@@ -74,6 +74,28 @@ describe("an attribute", () => {
     expect(refused("max", { axis: null })).toBe("no error");
   });
 
+  it("that is a number is refused as null, for every op that has some, and null stays where it is the default", () => {
+    const device = new MetaDevice();
+    device.run = () => ({});
+    const kinds = { number: 0, null: 0 };
+    for (const name of opNames) {
+      const { signature, attrs } = rowOf(name);
+      const inputs = signature.inputs.map(() => null);
+      for (const [key, fallback] of Object.entries(attrs)) {
+        const message = messageOf(() => loose(device)[name](...inputs, { [key]: null }));
+        if (fallback === null) {
+          expect(message, `${name}.${key}`).toBe("no error");
+          kinds.null++;
+        } else if (typeof fallback === "number") {
+          expect(message).toBe(`[T-ATTR] ${name}: ${key} is null, wanted a value of type number.`);
+          kinds.number++;
+        }
+      }
+    }
+    expect(kinds.number).toBeGreaterThan(20);
+    expect(kinds.null).toBeGreaterThan(3);
+  });
+
   it("that the op does not have is named, with those that it has", () => {
     const device = new CpuDevice();
     using x = device.tensor([1], [1]);
@@ -94,6 +116,27 @@ describe("an operand", () => {
     expect(messageOf(() => loose(device).rmsNorm(x, { eps: 1 }))).toMatch(
       /gain is an object with eps.*null for one that is left out/,
     );
+  });
+
+  it("of a shape that contradicts another's is named with the extents that bind it", () => {
+    const device = new MetaDevice();
+    device.scope(() => {
+      const [x, deep, w, scalar] = [[32, 640], [2, 3, 640], [512, 768], []].map((s) => device.empty(s));
+      const cure = "Check which operand has the other layout, or belongs to another layer.";
+      const { linear, matmul, rmsNorm, crossEntropy } = device.ops;
+      const sig = "(x[N..,I] w[O,I] bias?[O] -> y[N..,O])";
+      expect(messageOf(() => linear(x, w))).toBe(
+        `[T-SHAPE] linear: w is f32 [512, 768], but x[N=32, I=640] needs w[O, I=640] ${sig}. ${cure}`,
+      );
+      expect(messageOf(() => linear(deep, w))).toContain("but x[N=[2, 3], I=640] needs w[O, I=640]");
+      expect(messageOf(() => linear(scalar, w))).toContain("linear: x is f32 [], wanted x[N.., I] (");
+      expect(messageOf(() => matmul(x, w))).toMatch(
+        /b is f32 \[512, 768\], but a\[.*=640\] needs b\[.*=640, /,
+      );
+      expect(messageOf(() => rmsNorm(deep, scalar))).toContain("but x[N=[2, 3], C=640] needs gain[C=640]");
+      const targets = device.empty([3], { dtype: "i32" });
+      expect(messageOf(() => crossEntropy(x, targets))).toMatch(/needs targets\[N=32\]/);
+    });
   });
 
   it("of another device of the same kind is told apart from one of this", () => {

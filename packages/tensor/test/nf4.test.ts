@@ -4,10 +4,10 @@ import {
   type Device,
   dynamicMap,
   nf4Table,
-  Pick,
   Random,
   SidenetError,
   type Tensor,
+  TestRandom,
   type WebGpuDevice,
 } from "@sidenet/tensor";
 import fc from "fast-check";
@@ -79,7 +79,7 @@ describe.each(devices)("NF4 on %s", (kind) => {
 
   it("what was quantized once is quantized to itself", async () => {
     const property = fc.asyncProperty(fc.nat(), fc.constantFrom(1, 130, 99_999), async (seed, most) => {
-      const pick = new Pick(seed);
+      const pick = new TestRandom(seed);
       const size = pick.int(1, most);
       const kept = device.scope(() => {
         const once = quantize(device.tensor(pick.normals(size, 10 ** pick.int(-3, 4)), [size]));
@@ -103,7 +103,7 @@ describe.each(devices)("NF4 on %s", (kind) => {
       [I, 2 ** 16],
     ] as const) {
       const [w, y] = device.scope(() => {
-        const { codes, table, absmax } = quantize(device.tensor(new Pick(3).normals(O * I), [O, I]));
+        const { codes, table, absmax } = quantize(device.tensor(new TestRandom(3).normals(O * I), [O, I]));
         const x = new Float32Array(N * I);
         for (let n = 0; n < N; n++) x[n * I + n] = 1;
         const attrs = { out: O, panelBytes };

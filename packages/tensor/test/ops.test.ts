@@ -8,10 +8,10 @@ import {
   type OpName,
   type Outcome,
   opNames,
-  Pick,
   rowOf,
   runCase,
   SidenetError,
+  TestRandom,
 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import fc from "fast-check";
@@ -63,7 +63,7 @@ describe.each(ENGINES)("every op on %s agrees with its reference", (_, open) => 
       if (elem !== "f32" && !takes) return;
       if (++rows % ROWS_PER_DEVICE === 0) await openEngine();
       const property = timeBoxed(async ({ seed, scale }: { seed: number; scale: number }) => {
-        const drawn = drawCase(row, new Pick(seed, scale), elem);
+        const drawn = drawCase(row, new TestRandom(seed, scale), elem);
         const live = engine.memory.liveBytes;
         engine.memory.resetPeak();
         meta.memory.resetPeak();
@@ -93,7 +93,7 @@ describe.runIf(gpuAvailable)("every op in windows agrees with its reference, or 
 
   it.each(opNames)("%s", async (name) => {
     for (let seed = 1; seed <= 20; seed++) {
-      const drawn = drawCase(rowOf(name), new Pick(seed));
+      const drawn = drawCase(rowOf(name), new TestRandom(seed));
       const live = gpu.memory.liveBytes;
       const expected = await runCase(reference, name, drawn);
       try {
@@ -119,7 +119,7 @@ describe.runIf(gpuAvailable)("every op by the kernels and tiles of a GPU agrees 
 
   it.each(opNames)("%s", async (name) => {
     for (let seed = 1; seed <= 10; seed++) {
-      const drawn = drawCase(rowOf(name), new Pick(seed));
+      const drawn = drawCase(rowOf(name), new TestRandom(seed));
       compare(name, drawn, await runCase(gpu, name, drawn), await runCase(reference, name, drawn));
     }
   });

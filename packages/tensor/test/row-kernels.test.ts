@@ -4,9 +4,9 @@ import {
   type Device,
   drawCase,
   type OpName,
-  Pick,
   rowOf,
   runCase,
+  TestRandom,
 } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { columnGroups, partGroups, rowGroups } from "../src/ops/row-groups.ts";
@@ -49,7 +49,7 @@ describe.runIf(gpuAvailable).each(Object.entries(ADAPTERS))(
       "%s agrees with its reference, in vectors, in an odd row and in a wide one",
       async (name) => {
         for (const seed of seeds) {
-          const drawn = drawCase(rowOf(name), new Pick(seed), elem);
+          const drawn = drawCase(rowOf(name), new TestRandom(seed), elem);
           const [got, expected] = [await runCase(gpu, name, drawn), await runCase(reference, name, drawn)];
           const problem = compareOutcomes(name, drawn, got, expected);
           if (problem !== null) expect.fail(`seed ${seed}: ${problem}`);
@@ -70,7 +70,7 @@ describe("groups of threads over rows", () => {
   it("reach every row and every column, with no more threads than every adapter has", () => {
     for (const profile of profiles) {
       for (let seed = 0; seed < 300; seed++) {
-        const pick = new Pick(seed);
+        const pick = new TestRandom(seed);
         const [rows, columns] = [pick.int(1, 100_000), pick.int(1, pick.oneOf([300, 9000, 200_000]))];
         const whole = rowGroups(profile, { rows, columns });
         const { LANES, WIDTH } = whole.consts;

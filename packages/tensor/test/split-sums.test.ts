@@ -6,10 +6,10 @@ import {
   drawCase,
   MetaDevice,
   type OpName,
-  Pick,
   rowOf,
   runCase,
   SidenetError,
+  TestRandom,
   TILE_CANDIDATES,
   type WebGpuDevice,
 } from "@sidenet/tensor";
@@ -143,7 +143,7 @@ describe("what the plan of a product says", () => {
 });
 
 /** Extents whose sums are long and whose results are small, by op: dims and attributes that a row's own draw may replace. */
-const LONG: Partial<Record<OpName, (pick: Pick) => Record<string, number | readonly number[]>>> = {
+const LONG: Partial<Record<OpName, (pick: TestRandom) => Record<string, number | readonly number[]>>> = {
   matmul: longProduct,
   matmulNT: longProduct,
   matmulTN: longProduct,
@@ -152,19 +152,19 @@ const LONG: Partial<Record<OpName, (pick: Pick) => Record<string, number | reado
   lmHeadLossBackwardW: longHead,
 };
 
-function longProduct(pick: Pick) {
+function longProduct(pick: TestRandom) {
   const four = (most: number) => 4 * pick.int(1, most / 4);
   return { P: pick.oneOf([[], [], [2], [3]]), M: four(100), K: 4 * pick.int(64, 240), N: four(100) };
 }
 
-function longHead(pick: Pick) {
+function longHead(pick: TestRandom) {
   return { N: pick.int(1, 300), C: 4 * pick.int(1, 16), V: 4 * pick.int(64, 150) };
 }
 
 /** A row that draws long sums. */
 function longRow(name: OpName): AnyOpRow {
   const row = rowOf(name) as AnyOpRow;
-  const draw = (pick: Pick) => {
+  const draw = (pick: TestRandom) => {
     const drawn = row.draw(pick);
     const dims = { ...drawn.dims, ...LONG[name]!(pick) };
     if (!("V" in dims)) return { ...drawn, dims };
@@ -201,7 +201,7 @@ describe.runIf(gpuAvailable).each(SETTINGS)("products whose sums are cut into pa
     async (name) => {
       let split = 0;
       const property = timeBoxed(async ({ seed, elem }: { seed: number; elem: "f32" | "f16" }) => {
-        const drawn = drawCase(longRow(name), new Pick(seed), elem);
+        const drawn = drawCase(longRow(name), new TestRandom(seed), elem);
         dispatched = [];
         meta.memory.resetPeak();
         gpu.memory.resetPeak();

@@ -1,4 +1,4 @@
-import { CpuDevice, DEFAULT_TILES, type Device, Pick } from "@sidenet/tensor";
+import { CpuDevice, DEFAULT_TILES, type Device, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import { makeKernelContext } from "../src/kernel-context.ts";
@@ -25,13 +25,13 @@ function runOnSubgroupMatrices(
 }
 
 /** Whole numbers of which sums of a thousand are exact in halves. */
-const few = (pick: Pick, size: number) =>
+const few = (pick: TestRandom, size: number) =>
   Float32Array.from({ length: size }, () => pick.oneOf([0, 0, 1, -1]));
 
 it("the kernel for subgroup matrices, run as JavaScript, is exact on whole numbers, in parts as in one sum", async () => {
   let split = 0;
   const property = async (seed: number) => {
-    const pick = new Pick(seed);
+    const pick = new TestRandom(seed);
     const [M, K, N] = [
       pick.int(16, 200),
       4 * (pick.chance(0.5) ? pick.int(4, 30) : pick.int(128, 250)),

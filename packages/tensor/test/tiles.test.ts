@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CpuDevice, DEFAULT_TILES, TILE_CANDIDATES, type Tiles, type WebGpuDevice } from "@sidenet/tensor";
 import { openNodeWebGpu, tileCachePath, writeTileCache } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
-import { Pick, rowOf } from "../src/index.ts";
+import { rowOf, TestRandom } from "../src/index.ts";
 import { drawCase } from "../src/sample.ts";
 import { areTiles } from "../src/tiles.ts";
 import { compareOutcomes, runCase } from "../src/verify.ts";
@@ -42,7 +42,7 @@ describe.runIf(gpuAvailable).each([
     for (const tiles of TABLES) {
       device.retile(tiles);
       for (let seed = 1; seed <= 6; seed++) {
-        const drawn = drawCase(rowOf("linear"), new Pick(seed), "f32");
+        const drawn = drawCase(rowOf("linear"), new TestRandom(seed), "f32");
         const expected = await runCase(reference, "linear", drawn);
         const got = await runCase(device, "linear", drawn);
         expect(compareOutcomes("linear", drawn, got, expected), JSON.stringify(tiles)).toBeNull();

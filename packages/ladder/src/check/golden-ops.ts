@@ -110,7 +110,7 @@ const clip = define({
   params: z.looseObject({ count: z.int().positive(), max_norm: z.number() }),
   run({ device, inputs, params }) {
     const gradients = Array.from({ length: params.count }, (_, i) => inputs.need(`g${i}`));
-    const { factor, norm } = clipGlobalNorm(device, new Map(gradients.map((g) => [g, g])), params.max_norm);
+    const { factor, norm } = clipGlobalNorm(new Map(gradients.map((g) => [g, g])), params.max_norm);
     const clipped = gradients.map((g, i) => [`clipped${i}`, device.ops.scaleBy(g, factor)] as const);
     return { norm, ...Object.fromEntries(clipped) };
   },

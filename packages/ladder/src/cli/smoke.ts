@@ -1,4 +1,4 @@
-import { CpuDevice, type Device, type DType, Pick } from "@sidenet/tensor";
+import { CpuDevice, type Device, type DType, TestRandom } from "@sidenet/tensor";
 import { relativeError } from "../check/compare.ts";
 
 /** A small computation on a device, held against the CPU reference. */
@@ -16,7 +16,7 @@ const TOLERANCE = { f32: 1e-5, f16: 2e-3 } as const;
 /** linear(rmsNorm(x, gain), w): the two kinds of kernel that a model spends its time in. */
 async function compute(device: Device, dtype: "f32" | "f16"): Promise<ArrayLike<number>> {
   const { N, C, O } = SHAPE;
-  const pick = new Pick(1);
+  const pick = new TestRandom(1);
   using y = device.scope(() => {
     const x = device.tensor(pick.normals(N * C), [N, C], { dtype });
     const gain = device.tensor(pick.normals(C), [C], { dtype });

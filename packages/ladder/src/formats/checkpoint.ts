@@ -1,4 +1,4 @@
-import { SidenetError, sameShape } from "@sidenet/tensor";
+import { formatShape, SidenetError, sameShape } from "@sidenet/tensor";
 
 /** One tensor of a checkpoint; nothing is read before a `read` method is called. */
 export interface CheckpointTensor {
@@ -45,7 +45,7 @@ export function requireTensor(
   if (shape && !sameShape(shape, tensor.shape)) {
     throw new SidenetError(
       "L-TENSOR-SHAPE",
-      `${checkpoint.name}: "${name}" is [${tensor.shape.join(", ")}], but the config wants [${shape.join(", ")}]. ` +
+      `${checkpoint.name}: "${name}" is ${formatShape(tensor.shape)}, but the config wants ${formatShape(shape)}. ` +
         "Do the config and the weights belong to the same model?",
     );
   }

@@ -1,5 +1,5 @@
 /** A GGUF file under the names, shapes and row order of a Hugging Face checkpoint. */
-import { SidenetError } from "@sidenet/tensor";
+import { formatShape, SidenetError } from "@sidenet/tensor";
 import type { ModelConfig } from "../config.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 import type { GgufFile, GgufTensorInfo } from "./gguf.ts";
@@ -79,7 +79,7 @@ export function checkpointFromGguf(gguf: GgufFile, config: ModelConfig): Checkpo
     if (name === null) {
       throw new SidenetError(
         "L-GGUF-TENSOR",
-        `${gguf.source.name}: "${info.name}" [${info.shape.join(", ")}] has no place in a ${config.family} model. ` +
+        `${gguf.source.name}: "${info.name}" ${formatShape(info.shape)} has no place in a ${config.family} model. ` +
           "Is it another architecture under this name?",
       );
     }

@@ -1,5 +1,5 @@
 /** Writer of GGUF version 3, little-endian: magic, counts, metadata, tensor table, then aligned data. */
-import { SidenetError } from "@sidenet/tensor";
+import { formatShape, SidenetError } from "@sidenet/tensor";
 import { concatBytes } from "./safetensors-write.ts";
 
 /** A metadata value with the type it has in the file. */
@@ -138,7 +138,7 @@ export async function* streamGguf(
     if (bytes.length !== sizeBytes) {
       throw new SidenetError(
         "L-TENSOR-SHAPE",
-        `cannot write "${name}" [${shape.join(", ")}]: ${bytes.length} bytes came, its type holds ${sizeBytes}.`,
+        `cannot write "${name}" ${formatShape(shape)}: ${bytes.length} bytes came, its type holds ${sizeBytes}.`,
       );
     }
     yield bytes;

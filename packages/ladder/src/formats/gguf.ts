@@ -2,7 +2,7 @@
  * Reader of GGUF, versions 2 and 3, little-endian: magic, counts, metadata, tensor table, then aligned data.
  * Every count, length and offset is held against the file's size before it is used.
  */
-import { SidenetError } from "@sidenet/tensor";
+import { formatShape, SidenetError } from "@sidenet/tensor";
 import type { ByteSource } from "./byte-source.ts";
 import { GgufCursor } from "./gguf-cursor.ts";
 import { GGUF_TYPES, type GgufType } from "./gguf-types.ts";
@@ -157,7 +157,7 @@ async function readTensorInfo(
     fail(
       source,
       "L-GGUF-TENSOR",
-      `"${name}" is ${type.name} [${shape.join(", ")}], but rows of ${type.name} come in blocks of ` +
+      `"${name}" is ${type.name} ${formatShape(shape)}, but rows of ${type.name} come in blocks of ` +
         `${type.blockElements}. Is the file damaged?`,
     );
   }

@@ -1,4 +1,4 @@
-import { float32ToFloat16, SidenetError } from "@sidenet/tensor";
+import { float32ToFloat16, formatShape, SidenetError } from "@sidenet/tensor";
 import { float32ToBfloat16 } from "./float-codec.ts";
 
 /** What the writer takes: Float32Array for F32, and rounded for F16 and BF16; Uint16Array are F16 or BF16 bits as they are. */
@@ -38,7 +38,7 @@ export function storedBytes({ dtype, data }: Pick<WritableTensor, "dtype" | "dat
 function mismatch(name: string, shape: readonly number[], what: string): SidenetError {
   return new SidenetError(
     "L-TENSOR-SHAPE",
-    `cannot write "${name}": shape [${shape.join(", ")}] does not hold its ${what}, or the name is the reserved __metadata__.`,
+    `cannot write "${name}": shape ${formatShape(shape)} does not hold its ${what}, or the name is the reserved __metadata__.`,
   );
 }
 

@@ -3,7 +3,7 @@
  * Rules: header at most 100 MB and starting with "{", no key twice, tensors inside the data, neither overlapping nor
  * leaving holes, sizes equal to shape times element size. The data may start at an unaligned offset.
  */
-import { float16ToFloat32, SidenetError } from "@sidenet/tensor";
+import { float16ToFloat32, formatShape, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ByteSource } from "./byte-source.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
@@ -141,7 +141,7 @@ function parseEntry(source: ByteSource, name: string, value: unknown): Entry {
     fail(
       source,
       "L-SAFETENSORS-OFFSETS",
-      `"${name}" is ${dtype} [${shape.join(", ")}] = ${wantedBytes} bytes, but its offsets ${start}..${stop} ` +
+      `"${name}" is ${dtype} ${formatShape(shape)} = ${wantedBytes} bytes, but its offsets ${start}..${stop} ` +
         `hold ${stop - start}. The header and the data do not belong together: fetch the file again.`,
     );
   }

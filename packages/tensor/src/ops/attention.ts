@@ -1,7 +1,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import type { Dims } from "../signature.ts";
+import type { TestRandom } from "../test-random.ts";
 import { inVectors } from "./attention-heads.ts";
 import {
   type AttentionExtents,
@@ -90,7 +90,7 @@ function pairs({ T, S }: Dims, { queryOffset }: AttentionAttrs): number {
 }
 
 /** Ids of any sign: runs of them as packing makes them, or a new one at random. */
-function drawSegments(pick: Pick): (size: number) => Int32Array {
+function drawSegments(pick: TestRandom): (size: number) => Int32Array {
   const change = pick.oneOf([0, 0.05, 0.3, 1]);
   return (size) => {
     let id = 0;
@@ -101,7 +101,7 @@ function drawSegments(pick: Pick): (size: number) => Int32Array {
   };
 }
 
-function drawAttention(pick: Pick) {
+function drawAttention(pick: TestRandom) {
   const G = pick.int(1, 3);
   const T = pick.chance(0.2) ? 1 : pick.chance(0.08) ? pick.oneOf([63, 64, 65, 129]) : pick.int(1, 40);
   const S = T + pick.oneOf([0, 0, pick.int(0, 20)]);
@@ -201,7 +201,7 @@ function forGradients(
 }
 
 /** Draws y and lse near what a forward pass would give, so that p stays a probability; a logarithm of 0 says that one key has all. */
-function drawBackward(pick: Pick) {
+function drawBackward(pick: TestRandom) {
   const drawn = drawAttention(pick);
   const lse = (size: number) =>
     Array.from({ length: size }, (_, i) =>

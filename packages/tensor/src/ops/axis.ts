@@ -1,6 +1,6 @@
 import { SidenetError } from "../errors.ts";
-import type { Pick } from "../pick.ts";
 import { formatShape, type Shape, sizeOf } from "../shape.ts";
+import type { TestRandom } from "../test-random.ts";
 
 /** An axis as 0 .. rank - 1; negative ones count from the end. Throws `T-ATTR` for one that the shape does not have. */
 export function axisOf(shape: Shape, axis: number): number {
@@ -34,7 +34,7 @@ export function replaceAxis(shape: Shape, axis: number, extent: number): Shape {
 }
 
 /** null, or an axis of a shape with `rank` of them, from either end. */
-export function drawAxis(pick: Pick, rank: number): number | null {
+export function drawAxis(pick: TestRandom, rank: number): number | null {
   if (rank === 0 || pick.chance(0.2)) return null;
   return pick.int(0, rank - 1) - (pick.chance(0.3) ? rank : 0);
 }

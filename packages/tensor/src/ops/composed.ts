@@ -3,6 +3,7 @@
  * code; their gradients are those of their parts.
  */
 import { SidenetError } from "../errors.ts";
+import { formatShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { axisOf, replaceAxis } from "./axis.ts";
 import type { Ops } from "./index.ts";
@@ -25,7 +26,7 @@ export function sliceAll(ops: Ops, x: Tensor, start: readonly number[], stop: re
   if (start.length !== x.shape.length || stop.length !== x.shape.length) {
     throw new SidenetError(
       "T-ATTR",
-      `sliceAll: start [${start}] and stop [${stop}] want an entry for each axis of ${x}.`,
+      `sliceAll: start ${formatShape(start)} and stop ${formatShape(stop)} want an entry for each axis of ${x}.`,
     );
   }
   let part = x;

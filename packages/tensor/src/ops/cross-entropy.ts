@@ -1,9 +1,9 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import { drawRows, partGroups, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
@@ -65,7 +65,7 @@ export const targetWeight = (v: number, target: number, V: number, smoothing: nu
   (v === target ? 1 - smoothing : 0) + smoothing / V;
 
 /** Targets of a random case, and the index that marks some of them as ignored; the first is mostly scored. */
-export function drawTargets(pick: Pick, V: number) {
+export function drawTargets(pick: TestRandom, V: number) {
   const ignoreIndex = pick.oneOf([-100, -1, 0]);
   const targets = (size: number) =>
     Array.from({ length: size }, (_, n) => (n > 0 && pick.chance(0.2) ? ignoreIndex : pick.int(0, V - 1)));

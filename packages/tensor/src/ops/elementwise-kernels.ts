@@ -2,10 +2,10 @@
 import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type KernelEntry, type OpRow } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 
 export const EPS = 2 ** -23;
 
@@ -151,8 +151,8 @@ export interface UnaryRow<A extends object> {
   /** Absolute error on top of that. */
   readonly abs?: number;
   /** Values of a random case, where normal ones will not do. */
-  readonly values?: (pick: Pick, size: number) => ArrayLike<number>;
-  readonly draw?: (pick: Pick) => Partial<A>;
+  readonly values?: (pick: TestRandom, size: number) => ArrayLike<number>;
+  readonly draw?: (pick: TestRandom) => Partial<A>;
 }
 
 type UnarySig = "x[N..] -> y[N..]";
@@ -188,7 +188,7 @@ export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, 
 }
 
 /** Shapes of two operands that broadcast to at most 3,000 elements: equal ones half the time. */
-export function drawBroadcast(pick: Pick): { A: Shape; B: Shape } {
+export function drawBroadcast(pick: TestRandom): { A: Shape; B: Shape } {
   const full = pick.shape(3000, 4);
   if (pick.chance(0.5)) return { A: full, B: full };
   const thinned = (): Shape => {
@@ -199,7 +199,7 @@ export function drawBroadcast(pick: Pick): { A: Shape; B: Shape } {
 }
 
 /** Values at least 0.01 from every multiple of 1/2, where bounds are drawn. */
-export const drawOffHalves = (pick: Pick, size: number): Float64Array =>
+export const drawOffHalves = (pick: TestRandom, size: number): Float64Array =>
   Float64Array.from({ length: size }, () => pick.int(-5, 4) / 2 + 0.01 + 0.48 * pick.unit());
 
 /** y = f(a, b), broadcasting. */
@@ -210,7 +210,7 @@ export interface BinaryRow {
   readonly wgsl: string;
   readonly f: (a: number, b: number) => number;
   readonly rel?: number;
-  readonly values?: (pick: Pick) => Readonly<Record<string, (size: number) => ArrayLike<number>>>;
+  readonly values?: (pick: TestRandom) => Readonly<Record<string, (size: number) => ArrayLike<number>>>;
 }
 
 type BinarySig = "a[A..] b[B..] -> y[Y..]";

@@ -1,7 +1,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext, rangesOf } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import type { Panels } from "./matmul-plan.ts";
 
 /** y[n] = table[ids[n]], and zeros for an id that the table has no row for. */
@@ -80,7 +80,7 @@ export const selectRows = defineOp({
 });
 
 /** Some rows of N in any order, each at most once, and -1 in between; with where each row went. */
-function drawSelection(pick: Pick, N: number): [rows: Int32Array, back: Int32Array] {
+function drawSelection(pick: TestRandom, N: number): [rows: Int32Array, back: Int32Array] {
   const back = new Int32Array(N).fill(-1);
   const rows: number[] = [];
   for (let n = 0; n < N; n++) {

@@ -1,9 +1,9 @@
 import { SidenetError } from "../errors.ts";
 import { defineOp, type Inferred, type KernelContext } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { formatShape } from "../shape.ts";
 import type { Dims, TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import { aroundAxis, drawAxis, replaceAxis, withoutAxis } from "./axis.ts";
 
 /**
@@ -68,7 +68,7 @@ function runExtreme(
 }
 
 /** A shape without empty axes, an axis of it, and values without equals. */
-const drawDistinct = (pick: Pick) => {
+const drawDistinct = (pick: TestRandom) => {
   const N = [pick.int(1, 9), pick.int(1, 140), pick.int(1, 5)].slice(pick.int(0, 2));
   return {
     dims: { N },

@@ -124,23 +124,29 @@ function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetEr
   );
 }
 
-/** Attributes whose default is null are numbers where they are set. */
-const kindOf = (value: unknown): string =>
-  value === null ? "number" : Array.isArray(value) ? "array" : typeof value;
+const typeName = (value: unknown): string =>
+  value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+
+/** What an attribute may be, by its default: an attribute that is null by default takes a number or null. */
+const typesLike = (fallback: unknown): string[] =>
+  fallback === null ? ["number", "null"] : [typeName(fallback)];
 
 /**
- * What a caller set: an attribute that is undefined has its default. Throws `T-ATTR` for one that the op does not have, or
- * of another type than its default: JavaScript would compute with "2" or true all the same.
+ * The attributes that a caller set: an undefined one keeps its default. Throws `T-ATTR` for one that the op does not have,
+ * or of another type than its default: JavaScript would compute with "2", true or null all the same.
  */
 function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
   let given = attrs;
   for (const key in attrs) {
     if (!(key in row.attrs)) throw refuseName(row, key);
     if (attrs[key] !== undefined) {
-      const wanted = kindOf(row.attrs[key]);
-      if (kindOf(attrs[key]) === wanted) continue;
+      const wanted = typesLike(row.attrs[key]);
+      if (wanted.includes(typeName(attrs[key]))) continue;
       const value = JSON.stringify(attrs[key]);
-      throw new SidenetError("T-ATTR", `${row.name}: ${key} is ${value}, wanted a value of type ${wanted}.`);
+      throw new SidenetError(
+        "T-ATTR",
+        `${row.name}: ${key} is ${value}, wanted a value of type ${wanted.join(" or ")}.`,
+      );
     }
     const { [key]: _, ...others } = given;
     given = others;

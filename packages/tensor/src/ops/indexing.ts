@@ -1,11 +1,11 @@
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { formatShape, sameShape } from "../shape.ts";
+import type { TestRandom } from "../test-random.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
 
 /** A shape, an axis of it from either end, and how many elements to pick along it. */
-const drawPicks = (pick: Pick) => {
+const drawPicks = (pick: TestRandom) => {
   const shape = [pick.int(1, 6), pick.int(1, 80), pick.int(1, 6)].slice(pick.int(0, 2));
   const axis = pick.int(0, shape.length - 1) - (pick.chance(0.3) ? shape.length : 0);
   const length = shape[axisOf(shape, axis)];

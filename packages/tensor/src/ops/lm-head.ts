@@ -7,9 +7,9 @@
 import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import {
   checkLoss,
   countScored,
@@ -204,7 +204,7 @@ export function referenceHeadLoss(
 }
 
 /** A random head, and tokens in one chunk or several. */
-function drawHead(pick: Pick) {
+function drawHead(pick: TestRandom) {
   const four = pick.oneOf([4, 1]);
   const V = four * pick.int(1, pick.oneOf([200, 200, 800]) / four);
   const { attrs, values } = drawTargets(pick, V);

@@ -1,7 +1,7 @@
 import type { HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import type { Dims } from "../signature.ts";
+import type { TestRandom } from "../test-random.ts";
 import type { MatmulForm } from "./matmul-blocks.ts";
 import { runMatmul } from "./matmul-plan.ts";
 
@@ -32,18 +32,18 @@ function referenceMatmul(
 const closeProduct = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
 
 /** Extents on both sides of every tile (4, 8, 16, 32, 64), often in fours: those have kernels of their own. */
-function drawExtent(pick: Pick, most: number, four: number): number {
+function drawExtent(pick: TestRandom, most: number, four: number): number {
   return four * pick.int(0, Math.floor(most / four));
 }
 
 /** M, K, N: of several tiles, or of few and a sum that is long enough to be cut into parts. */
-function drawExtents(pick: Pick): number[] {
+function drawExtents(pick: TestRandom): number[] {
   const four = pick.oneOf([4, 4, 1]);
   const most = pick.chance(0.75) ? [70, 70, 140] : [24, 700, 24];
   return most.map((extent) => drawExtent(pick, extent, four));
 }
 
-function drawProduct(pick: Pick) {
+function drawProduct(pick: TestRandom) {
   const [M, K, N] = drawExtents(pick);
   return { dims: { P: pick.shape(4, 2), M, K, N } };
 }

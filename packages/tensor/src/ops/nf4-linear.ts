@@ -1,11 +1,11 @@
 import { elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import { formatShape } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import { type Panels, runMatmul, usesSubgroupMatrices } from "./matmul-plan.ts";
 import {
   checkNf4,
@@ -135,7 +135,7 @@ function referenceProduct(
   }
 }
 
-function drawLinear(pick: Pick) {
+function drawLinear(pick: TestRandom) {
   const four = pick.oneOf([4, 4, 1]);
   const extent = (most: number) => four * pick.int(0, Math.floor(most / four));
   const [inner, outer] = pick.oneOf([

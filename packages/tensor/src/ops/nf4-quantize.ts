@@ -4,11 +4,11 @@
  */
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "../quant-maps.ts";
 import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import { checkBlocks, NF4_BLOCKS, part, windows } from "./nf4.ts";
 
 const { fround } = Math;
@@ -69,7 +69,7 @@ function runQuantize(
 const checkLevels = ({ L }: Dims): string | null =>
   L >= NF4_MAP_AT ? null : `the table has ${L} entries, the levels are ${NF4_MAP_AT}`;
 
-const weightValues = (pick: Pick) => ({
+const weightValues = (pick: TestRandom) => ({
   table: () => nf4Table({ double: false }),
   w: (n: number) =>
     Float64Array.from(pick.normals(n, 10 ** pick.int(-2, 4)), (x, i) => (i % 192 < 64 ? 0 : x)),

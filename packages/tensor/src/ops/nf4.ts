@@ -11,11 +11,11 @@
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "../quant-maps.ts";
 import { formatShape, sizeOf } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 
 const { fround } = Math;
 
@@ -141,7 +141,7 @@ export function runDequantize(
 }
 
 /** Random operands of a weight of `size` elements: any codes, positive scales, some of them zero. */
-export function drawNf4(pick: Pick, size: number) {
+export function drawNf4(pick: TestRandom, size: number) {
   const blocks = { block: pick.oneOf([64, 64, 8]), nestedBlock: pick.oneOf([256, 4]) };
   const isDouble = pick.chance(0.5);
   const count = Math.ceil(size / blocks.block);

@@ -1,5 +1,5 @@
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
+import type { TestRandom } from "../test-random.ts";
 import { runAccumulate, runElementwise } from "./elementwise-kernels.ts";
 
 const EPS = 2 ** -23;
@@ -37,7 +37,7 @@ export const adamwParams = ({ lr, beta1, beta2, eps, weightDecay, step }: AdamWA
   correction2: 1 - beta2 ** step,
 });
 
-export const drawAdamW = (pick: Pick) => ({
+export const drawAdamW = (pick: TestRandom) => ({
   omit: pick.chance(0.5) ? ["gradScale"] : [],
   attrs: { lr: 10 ** -pick.int(1, 4), weightDecay: pick.oneOf([0, 0.01, 0.1]), step: pick.int(1, 1000) },
 });

@@ -4,9 +4,9 @@
  */
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { isWord, philox } from "../random.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 
 const EPS = 2 ** -23;
 const LANES = 64;
@@ -61,7 +61,7 @@ function runRandom(
   }
 }
 
-const drawSource = (pick: Pick): Source => ({
+const drawSource = (pick: TestRandom): Source => ({
   seed: Math.floor(pick.unit() * 2 ** 32),
   stream: Math.floor(pick.unit() * 2 ** 32),
   offset: WORDS * pick.oneOf([0, 1, Math.floor(pick.unit() * 2 ** 31)]),

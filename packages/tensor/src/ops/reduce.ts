@@ -1,10 +1,10 @@
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type Inferred, type KernelContext, type RowRange } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { formatShape, sameShape } from "../shape.ts";
 import type { Dims, TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+import type { TestRandom } from "../test-random.ts";
 import { aroundAxis, drawAxis, withoutAxis } from "./axis.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
 
@@ -83,7 +83,7 @@ function referenceSum({ x, y }: { x: HostArray; y: HostArray }, { outer, length,
   }
 }
 
-const drawReduction = (pick: Pick) => {
+const drawReduction = (pick: TestRandom) => {
   const N = pick.shape(2000);
   return { dims: { N }, attrs: { axis: drawAxis(pick, N.length) } };
 };

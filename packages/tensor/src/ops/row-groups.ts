@@ -1,7 +1,8 @@
 /** How kernels over rows share them out: norm.wgsl, softmax.wgsl, cross-entropy.wgsl. */
-import type { Pick } from "../pick.ts";
+
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Shape } from "../shape.ts";
+import type { TestRandom } from "../test-random.ts";
 
 /** What such a kernel is made for, and what a dispatch over `rows` rows gives it. */
 export interface RowGroups {
@@ -102,7 +103,7 @@ export function columnGroups(profile: DeviceProfile, columns: number): Omit<RowG
 }
 
 /** Short rows or a few wide ones, multiples of 4 as often as not: each has groups of its own. */
-export function drawRows(pick: Pick, least = 1, mostRows = 40, mostAxes = 2): { N: Shape; C: number } {
+export function drawRows(pick: TestRandom, least = 1, mostRows = 40, mostAxes = 2): { N: Shape; C: number } {
   const short = () => ({ N: pick.shape(mostRows, mostAxes), C: pick.int(least, 300) });
   const vectors = () => ({ N: pick.shape(mostRows, mostAxes), C: 4 * pick.int(1, 75) });
   const wide = () => ({

@@ -1,7 +1,7 @@
 /** Choosing the next token: the likeliest, or one at random, which is the same on every device for the same seed. */
 import { defineOp } from "../op.ts";
-import type { Pick } from "../pick.ts";
 import { isWord, philox } from "../random.ts";
+import type { TestRandom } from "../test-random.ts";
 
 interface Cuts {
   readonly temperature: number;
@@ -123,7 +123,7 @@ function* choices(
 
 const MOST_ROWS = 5; // of a random case
 
-const drawAttrs = (pick: Pick): SampleAttrs => ({
+const drawAttrs = (pick: TestRandom): SampleAttrs => ({
   temperature: pick.oneOf([1, 0.7, 0, 0.1, 2, LEAST_TEMPERATURE]),
   topK: pick.oneOf([0, 1, 2, 10, 1000]),
   topP: pick.oneOf([1, 0.9, 0.5, 0.01]),
@@ -138,7 +138,7 @@ const drawAttrs = (pick: Pick): SampleAttrs => ({
 const CLEAR = 1e-4;
 
 /** A case without a choice at a border; many tries always find one, since a border is a few thousandths wide. */
-function drawClear(pick: Pick) {
+function drawClear(pick: TestRandom) {
   const [N, V, R] = [pick.int(0, MOST_ROWS), pick.int(1, 700), pick.int(0, 40)];
   for (;;) {
     // Sixty-fourths: the same numbers in f16, many of them equal.

@@ -23,7 +23,7 @@ export function permutationOf(shape: Shape, permutation: readonly number[]): rea
     return permutation;
   throw new SidenetError(
     "T-ATTR",
-    `transpose: [${permutation}] does not name each of the ${shape.length} axes of ${formatShape(shape)} once.`,
+    `transpose: ${formatShape(permutation)} does not name each of the ${shape.length} axes of ${formatShape(shape)} once.`,
   );
 }
 
@@ -139,7 +139,7 @@ export const transpose = defineOp({
     if (axes.length > MAX_AXES) {
       throw new SidenetError(
         "T-SHAPE",
-        `transpose: [${permutation}] of ${formatShape(x.shape)} leaves ${axes.length} axes apart, at most ${MAX_AXES} go.`,
+        `transpose: ${formatShape(permutation)} of ${formatShape(x.shape)} leaves ${axes.length} axes apart, at most ${MAX_AXES} go.`,
       );
     }
     if (axes.length === 0) axes.push({ extent: 1, stride: 1 });

@@ -8,9 +8,9 @@ import {
   openBrowserWasm,
   openWebGpu,
   opNames,
-  Pick,
   rowOf,
   runCase,
+  TestRandom,
 } from "@sidenet/tensor";
 
 /** What differs from the reference, by op; each op takes `cases` random cases. */
@@ -19,7 +19,7 @@ async function differences(device: Device, names: readonly OpName[], cases: numb
   const found: string[] = [];
   for (const name of names) {
     for (let seed = 1; seed <= cases; seed++) {
-      const drawn = drawCase(rowOf(name), new Pick(seed));
+      const drawn = drawCase(rowOf(name), new TestRandom(seed));
       const expected = await runCase(reference, name, drawn);
       const got = await runCase(device, name, drawn);
       const problem = compareOutcomes(name, drawn, got, expected);

@@ -4,8 +4,8 @@ import {
   type Device,
   type OpCase,
   type OpName,
-  Pick,
   runCase,
+  TestRandom,
 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => device?.dispose());
 
-const pick = new Pick(5);
+const pick = new TestRandom(5);
 const halves = (...shape: number[]) => {
   const values = pick.normals(shape.reduce((a, b) => a * b, 1));
   return {

@@ -4,11 +4,11 @@ import {
   drawCase,
   type HostArray,
   opNames,
-  Pick,
   rowOf,
   runCase,
   type Shape,
   type Tensor,
+  TestRandom,
   type WasmDevice,
 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
@@ -34,7 +34,7 @@ describe.each(CONFIGURATIONS.map((each) => [nameOf(each), each] as const))("with
     const problems: string[] = [];
     for (const name of opNames) {
       for (let seed = 1; seed <= CASES; seed++) {
-        const drawn = drawCase(rowOf(name), new Pick(seed), seed % 4 === 0 ? "f16" : "f32");
+        const drawn = drawCase(rowOf(name), new TestRandom(seed), seed % 4 === 0 ? "f16" : "f32");
         const expected = await runCase(reference, name, drawn);
         const problem = compareOutcomes(name, drawn, await runCase(device, name, drawn), expected);
         if (problem !== null) problems.push(`${problem} (seed ${seed})`);
@@ -46,7 +46,7 @@ describe.each(CONFIGURATIONS.map((each) => [nameOf(each), each] as const))("with
 
 /** Ops on operands that are large enough for every thread to get a part, by name: all outputs, one after the other. */
 async function largeOps(device: WasmDevice): Promise<Map<string, Uint8Array>> {
-  const pick = new Pick(5);
+  const pick = new TestRandom(5);
   const { ops } = device;
   const bits = new Map<string, Uint8Array>();
   const keep = async (name: string, tensors: readonly Tensor[]) => {

@@ -1,7 +1,7 @@
 import type { Shape } from "./shape.ts";
 
 /** A small deterministic generator for drawing test cases: mulberry32 over the seed. Not for training. */
-export class Pick {
+export class TestRandom {
   #state: number;
   readonly scale: number;
 
