@@ -143,16 +143,38 @@ it("guide-data.md: its program reads what its table says", async () => {
   ]);
 });
 
-it("every link from one document to another leads somewhere", async () => {
+/** The text of a document without its code blocks. */
+const proseOf = async (path: string) => (await readFile(path, "utf8")).replaceAll(/```[\s\S]*?```/g, "");
+
+/** The anchors that GitHub gives the headings of a document. */
+async function anchorsOf(path: string): Promise<Set<string>> {
+  const headings = [...(await proseOf(path)).matchAll(/^#+ (.*)$/gm)].map(([, heading]) => heading);
+  return new Set(
+    headings.map((heading) =>
+      heading
+        .toLowerCase()
+        .replaceAll(/[^\p{L}\p{N}\-_ ]/gu, "")
+        .replaceAll(" ", "-"),
+    ),
+  );
+}
+
+it("every link from one document to another leads to a file, and to a heading of it where it names one", async () => {
   const root = dirname(DOCS);
   const documents = (await readdir(DOCS))
     .filter((name) => name.endsWith(".md"))
     .map((name) => join(DOCS, name));
+  const readmes = ["", "kernels", "packages/autograd", "packages/ladder", "packages/tensor"].map((folder) =>
+    join(root, folder, "README.md"),
+  );
   const missing: string[] = [];
-  for (const path of [...documents, join(root, "README.md")]) {
-    const text = (await readFile(path, "utf8")).replaceAll(/```[\s\S]*?```/g, "");
-    for (const [, target] of text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
-      await stat(resolve(dirname(path), target)).catch(() => missing.push(`${path}: ${target}`));
+  for (const path of [...documents, ...readmes]) {
+    for (const [, target] of (await proseOf(path)).matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
+      const [file, anchor] = target.split("#");
+      const linked = file === "" ? path : resolve(dirname(path), file);
+      const found = await stat(linked).catch(() => null);
+      if (found === null || (anchor && !(await anchorsOf(linked)).has(anchor)))
+        missing.push(`${path}: ${target}`);
     }
   }
   expect(missing).toEqual([]);
