@@ -1,5 +1,5 @@
 // attention on a GPU's subgroup matrices, where D is a multiple of 4 from 16 to 128: the mathematics of attention-tile.wgsl
-//   in q k v dy: halves of half-rows.wgsl, D of a row and the exponent of its power of two; marks statsIn as in attention-tile
+//   in q k v dy: halves of f16-rows.wgsl, D of a row and the exponent of its power of two; marks statsIn as in attention-tile
 //   out out: y (with lse), dq, or dv (with dk); dk and dv in parts [parts,B,S,G,D] that are to be added
 //   grid: one workgroup of eight subgroups of 32 per 64 rows (backward_kv: per 64 keys and part) of one key head
 //   why: as in attention-block.wgsl a tile is 64 x 64 and its left side has the sums; a product is 64 x 64 over 64, a subgroup

@@ -24,7 +24,7 @@ alias y_v = vec4<f32>;
 
 struct Params {
   batches: u32, m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32,
-  accumulate: u32, hasBias: u32, parts: u32, depth: u32 // of k, a multiple of DEPTH where there are several
+  accumulate: u32, hasBias: u32, splits: u32, splitDepth: u32 // of k, a multiple of DEPTH where there are several
 }
 var<immediate> p: Params;
 
@@ -138,12 +138,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
         @builtin(local_invocation_index) t: u32) {
   let rows = (p.m + BLOCK - 1) / BLOCK;
   let cols = (p.n + BLOCK - 1) / BLOCK;
-  let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a part of b run close together
+  let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a split of b run close together
   let matrix = block / (rows * cols);
-  if (matrix >= p.parts * p.batches) { return; }
+  if (matrix >= p.splits * p.batches) { return; }
   let at = Place(matrix % p.batches, matrix, block % rows * BLOCK, block / rows % cols * BLOCK);
-  let start = matrix / p.batches * p.depth; // of this part of the sum
-  let end = min(start + p.depth, p.k);
+  let start = matrix / p.batches * p.splitDepth; // of this split of the sum
+  let end = min(start + p.splitDepth, p.k);
   let ty = t / SIDE;
   let tx = t % SIDE;
   var c00: mat4x4<f32>;

@@ -31,7 +31,7 @@ alias Sum = subgroup_matrix_result<f32, 16, 16>;
 
 struct Params {
   m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32, accumulate: u32, hasBias: u32, hasScales: u32,
-  parts: u32, depth: u32 // of k, a multiple of DEPTH where there are several
+  splits: u32, splitDepth: u32 // of k, a multiple of DEPTH where there are several
 }
 var<immediate> p: Params;
 
@@ -78,7 +78,7 @@ fn loadB(col: u32, k: u32) -> Right {
 }
 
 /// The 16 rows of 32 that a subgroup has in `results`, to a part's y from `row` and `col` on.
-fn store(subgroup: u32, lane: u32, part: u32, row: u32, col: u32) {
+fn store(subgroup: u32, lane: u32, split: u32, row: u32, col: u32) {
   for (var i = lane; i < 128; i += 32) {
     let m = row + i / 8;
     let n = col + i % 8 * 4;
@@ -89,20 +89,20 @@ fn store(subgroup: u32, lane: u32, part: u32, row: u32, col: u32) {
       let at = p.yAt + n;
       v += vec4(f32(bias[at]), f32(bias[at + 1]), f32(bias[at + 2]), f32(bias[at + 3]));
     }
-    let to = (part * p.m * p.n + p.yAt + m * p.yRow + n) / 4;
+    let to = (split * p.m * p.n + p.yAt + m * p.yRow + n) / 4;
     if (p.accumulate != 0) { v += vec4<f32>(y[to]); }
     y[to] = y_v(v);
   }
 }
 
 /// Two units side by side through workgroup memory to y.
-fn flush(c0: Sum, c1: Sum, subgroup: u32, lane: u32, part: u32, at: vec2<u32>) {
+fn flush(c0: Sum, c1: Sum, subgroup: u32, lane: u32, split: u32, at: vec2<u32>) {
   let y0 = subgroup * 16 * STEP_Y;
   workgroupBarrier();
   subgroupMatrixStore<row_major>(&results, y0, c0, STEP_Y);
   subgroupMatrixStore<row_major>(&results, y0 + 4, c1, STEP_Y);
   workgroupBarrier();
-  store(subgroup, lane, part, at.x, at.y);
+  store(subgroup, lane, split, at.x, at.y);
 }
 
 @compute @workgroup_size(256)
@@ -110,14 +110,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
         @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
         @builtin(subgroup_invocation_id) lane: u32) {
   let rows = (p.m + BLOCK - 1) / BLOCK;
-  let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a part of b run close together
+  let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a split of b run close together
   let row = block % rows * BLOCK;
   let cols = (p.n + BLOCK - 1) / BLOCK;
   let col = block / rows % cols * BLOCK;
-  let part = block / rows / cols;
-  if (part >= p.parts) { return; }
-  let start = part * p.depth;
-  let end = min(start + p.depth, p.k);
+  let split = block / rows / cols;
+  if (split >= p.splits) { return; }
+  let start = split * p.splitDepth;
+  let end = min(start + p.splitDepth, p.k);
   let sm = subgroup / 4 * 64;
   let sn = subgroup % 4 * 32;
   var c00 = Sum(); var c10 = Sum(); var c20 = Sum(); var c30 = Sum();
@@ -156,8 +156,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
     }
   }
   let at = vec2(row + sm, col + sn);
-  flush(c00, c01, subgroup, lane, part, at);
-  flush(c10, c11, subgroup, lane, part, at + vec2(16, 0));
-  flush(c20, c21, subgroup, lane, part, at + vec2(32, 0));
-  flush(c30, c31, subgroup, lane, part, at + vec2(48, 0));
+  flush(c00, c01, subgroup, lane, split, at);
+  flush(c10, c11, subgroup, lane, split, at + vec2(16, 0));
+  flush(c20, c21, subgroup, lane, split, at + vec2(32, 0));
+  flush(c30, c31, subgroup, lane, split, at + vec2(48, 0));
 }

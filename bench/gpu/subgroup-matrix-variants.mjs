@@ -61,11 +61,11 @@ function smallResults(text) {
     ],
     [
       /fn flush\(c0: Sum, c1: Sum,([\s\S]*?)\n}/,
-      `fn flush(c0: Sum, c1: Sum,$1\n  flushOne(c1, subgroup, lane, part, at + vec2(0, 16));\n}\nfn flushOne(c: Sum, subgroup: u32, lane: u32, part: u32, at: vec2<u32>) {
+      `fn flush(c0: Sum, c1: Sum,$1\n  flushOne(c1, subgroup, lane, split, at + vec2(0, 16));\n}\nfn flushOne(c: Sum, subgroup: u32, lane: u32, split: u32, at: vec2<u32>) {
   workgroupBarrier();
   subgroupMatrixStore<row_major>(&results, subgroup * 16 * STEP_Y, c, STEP_Y);
   workgroupBarrier();
-  store(subgroup, lane, part, at.x, at.y);
+  store(subgroup, lane, split, at.x, at.y);
 }`,
     ],
     [/\n {2}subgroupMatrixStore<row_major>\(&results, y0 \+ 4, c1, STEP_Y\);/, ""],

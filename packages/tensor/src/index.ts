@@ -35,7 +35,7 @@ export type {
   OpRow,
   OutputNamesOf,
   RowRange,
-  WindowWish,
+  WindowPreference,
 } from "./op.ts";
 export { type BrowserDeviceName, openBrowserDevice } from "./open-browser-device.ts";
 export type { GeluForm } from "./ops/activations.ts";

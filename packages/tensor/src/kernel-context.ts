@@ -7,7 +7,7 @@ import {
   type KernelEntry,
   type RowRange,
   rangesOf,
-  type WindowWish,
+  type WindowPreference,
 } from "./op.ts";
 import { formatShape } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
@@ -15,19 +15,19 @@ import type { Tensor } from "./tensor.ts";
 const greatestCommonDivisor = (a: number, b: number): number =>
   b === 0 ? a : greatestCommonDivisor(b, a % b);
 
-/** How many rows a window may hold, and in which multiples it may start, for one tensor of `rows` rows. */
+/** The maximum rows of a window over one tensor of `rows` rows, and the multiple of rows at which a window may start. */
 function windowRule(
   device: Device,
   op: string,
   tensor: Tensor,
   rows: number,
-  mostBytes: number,
-): { most: number; step: number } {
+  maxBytes: number,
+): { max: number; step: number } {
   const { maxBindingBytes, bindingAlignment } = device.profile;
   const rowBytes = (tensor.size / rows) * elementBytes(tensor.dtype);
-  const wanted = Math.min(maxBindingBytes, Math.max(mostBytes, bindingAlignment * rowBytes));
-  const most = rowBytes === 0 ? rows : Math.floor(wanted / rowBytes);
-  if (most < 1) {
+  const wanted = Math.min(maxBindingBytes, Math.max(maxBytes, bindingAlignment * rowBytes));
+  const max = rowBytes === 0 ? rows : Math.floor(wanted / rowBytes);
+  if (max < 1) {
     throw new SidenetError(
       "T-TOO-LARGE",
       `${op}: one row of ${tensor} takes ${rowBytes} bytes, a binding on this adapter holds ${maxBindingBytes}.`,
@@ -37,29 +37,29 @@ function windowRule(
     Number.isInteger(rowBytes) && rowBytes > 0
       ? bindingAlignment / greatestCommonDivisor(bindingAlignment, rowBytes)
       : 1;
-  return { most, step };
+  return { max, step };
 }
 
-/** Ranges of rows whose windows all fit a binding and all start where one may (op.ts, `KernelContext.split`). */
+/** `KernelContext.split`: ranges of rows whose windows of all tensors fit a binding and start at an aligned offset. */
 function splitRows(
   device: Device,
   op: string,
   rows: number,
   tensors: readonly (Tensor | null)[],
-  { mostBytes = Number.POSITIVE_INFINITY, multipleOf = 1 }: WindowWish = {},
+  { maxBytes = Number.POSITIVE_INFINITY, multipleOf = 1 }: WindowPreference = {},
 ): RowRange[] {
   if (rows === 0) return [];
-  let most = rows;
+  let max = rows;
   let step = 1;
   for (const tensor of tensors) {
     if (tensor === null) continue;
-    const rule = windowRule(device, op, tensor, rows, mostBytes);
-    most = Math.min(most, rule.most);
+    const rule = windowRule(device, op, tensor, rows, maxBytes);
+    max = Math.min(max, rule.max);
     step = Math.max(step, rule.step); // steps are powers of two: the largest is a multiple of the others
   }
-  if (most >= multipleOf) step = Math.max(step, multipleOf);
-  if (most < rows) most = Math.floor(most / step) * step;
-  if (most < 1) {
+  if (max >= multipleOf) step = Math.max(step, multipleOf);
+  if (max < rows) max = Math.floor(max / step) * step;
+  if (max < 1) {
     throw new SidenetError(
       "T-TOO-LARGE",
       `${op}: no window of ${tensors
@@ -69,10 +69,10 @@ function splitRows(
         `a binding of ${device.profile.maxBindingBytes} bytes and starts at a multiple of ${device.profile.bindingAlignment}.`,
     );
   }
-  return rangesOf(rows, most);
+  return rangesOf(rows, max);
 }
 
-/** A context for one op; `release` frees its workspace and windows. */
+/** The `KernelContext` of one op; `release` frees its workspace and windows. */
 export function makeKernelContext(
   device: Device,
   op: string,
@@ -98,7 +98,7 @@ export function makeKernelContext(
       return owned(device.alias(tensor, shape, tensor.offset + start * row));
     },
     texture: (tensor) => owned(device.texture(tensor, `${op}, texture`)),
-    split: (rows, tensors, wish) => splitRows(device, op, rows, tensors, wish),
+    split: (rows, tensors, preference) => splitRows(device, op, rows, tensors, preference),
   };
   return {
     kernel,

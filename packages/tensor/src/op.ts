@@ -52,11 +52,11 @@ export function rangesOf(count: number, most: number): RowRange[] {
   return ranges;
 }
 
-/** What windows should be like beyond what they must: kept where the limits of bindings allow. */
-export interface WindowWish {
-  /** Smaller windows than a binding holds. */
-  readonly mostBytes?: number;
-  /** All windows but the last have a multiple of this power of two as their number of rows. */
+/** Preferences for the windows of `KernelContext.split`, followed where the binding limits allow. */
+export interface WindowPreference {
+  /** Upper limit on the bytes of a window, below what a binding holds. */
+  readonly maxBytes?: number;
+  /** The number of rows of every window but the last is a multiple of this power of two. */
   readonly multipleOf?: number;
 }
 
@@ -79,7 +79,7 @@ export interface KernelContext {
    * Splits `rows` so that each tensor's window, seen as [rows, size / rows], fits one binding and starts where a binding
    * may start. One range when all fit whole. Throws `T-TOO-LARGE` when a single row does not fit.
    */
-  split(rows: number, tensors: readonly (Tensor | null)[], wish?: WindowWish): RowRange[];
+  split(rows: number, tensors: readonly (Tensor | null)[], preference?: WindowPreference): RowRange[];
 }
 
 type OptionalNames<Sig extends string> = Sig extends `${string}->${string}`

@@ -134,21 +134,21 @@ it.runIf(gpuAvailable)("linear takes f32 beside f16 weights", async () => {
 });
 
 it.runIf(gpuAvailable)(
-  "rows become halves times a power of two, without overflow and with 11 bits of each value",
+  "f16-rows scales rows by powers of two, without overflow and with 11 bits of each value",
   async () => {
     const gpu = (await openTestGpu()) as WebGpuDevice;
     const [M, K] = [9, 300];
     // From 1e-20 to 1e20, and a row of zeros.
     const values = normals([M, K], 0).map((v, i) => (i < K ? 0 : v * 10 ** (5 * (Math.floor(i / K) - 5))));
     using a = gpu.tensor(values, [M, K]);
-    using half = gpu.empty([M, K], { dtype: "f16" });
+    using rows = gpu.empty([M, K], { dtype: "f16" });
     using scales = gpu.empty([M]);
-    gpu.dispatch("half-rows/main", {
-      bind: { a, half, scales },
+    gpu.dispatch("f16-rows/main", {
+      bind: { a, rows, scales },
       params: { m: M, k: K, aAt: 0, aRow: K },
       grid: M,
     });
-    const [h, s] = [await half.read(), await scales.read()];
+    const [h, s] = [await rows.read(), await scales.read()];
     for (let m = 0; m < M; m++) {
       const row = values.subarray(m * K, (m + 1) * K);
       const largest = row.reduce((most, v) => Math.max(most, Math.abs(v)), 0);

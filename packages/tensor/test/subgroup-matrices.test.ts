@@ -9,7 +9,7 @@ import { WgslDevice } from "./wgsl/device.ts";
 const gpu = new WgslDevice({ subgroupMatrices: true });
 const reference = new CpuDevice({ precision: "f64" });
 
-/** Runs a product as on an adapter with subgroup matrices; how many parts its sum had. */
+/** Runs a matmul as on an adapter with subgroup matrices; returns the largest number of splits of a dispatch. */
 function runOnSubgroupMatrices(
   ...[form, operands, extents]: Parameters<typeof runMatmul> extends [unknown, ...infer Rest] ? Rest : never
 ): number {
@@ -21,15 +21,15 @@ function runOnSubgroupMatrices(
     context.release();
   }
   const matmuls = gpu.calls.filter(({ kernel }) => kernel === "matmul-matrix/main");
-  return Math.max(0, ...matmuls.map(({ call }) => call.params.parts as number));
+  return Math.max(0, ...matmuls.map(({ call }) => call.params.splits as number));
 }
 
-/** Whole numbers of which sums of a thousand are exact in halves. */
+/** Integers so small that a sum of a thousand products is exact in f16. */
 const few = (pick: TestRandom, size: number) =>
   Float32Array.from({ length: size }, () => pick.oneOf([0, 0, 1, -1]));
 
-it("the kernel for subgroup matrices, run as JavaScript, is exact on whole numbers, in parts as in one sum", async () => {
-  let split = 0;
+it("the kernel for subgroup matrices, run as JavaScript, is exact on integers, with split-K and without", async () => {
+  let splitCases = 0;
   const property = async (seed: number) => {
     const pick = new TestRandom(seed);
     const [M, K, N] = [
@@ -52,8 +52,8 @@ it("the kernel for subgroup matrices, run as JavaScript, is exact on whole numbe
       bias: hasBias ? device.tensor(values.bias, [N]) : null,
     });
     const { y, ...operands } = make(gpu);
-    const parts = runOnSubgroupMatrices(form, { ...operands, y }, { P: 1, M, K, N, accumulate });
-    if (parts > 1) split++;
+    const splits = runOnSubgroupMatrices(form, { ...operands, y }, { P: 1, M, K, N, accumulate });
+    if (splits > 1) splitCases++;
     const got = await y.read();
     for (const tensor of [y, operands.a, operands.b, operands.bias]) tensor?.dispose();
     const want = reference.scope(() => {
@@ -64,10 +64,10 @@ it("the kernel for subgroup matrices, run as JavaScript, is exact on whole numbe
     });
     const expected = await want.read();
     want.dispose();
-    expect(parts, "subgroup matrices were used").toBeGreaterThan(0);
-    expect(Array.from(got), `${form} ${[M, K, N]} in ${parts} parts`).toEqual(Array.from(expected));
+    expect(splits, "subgroup matrices were used").toBeGreaterThan(0);
+    expect(Array.from(got), `${form} ${[M, K, N]} with ${splits} splits`).toEqual(Array.from(expected));
     expect(gpu.memory.liveCount).toBe(0);
   };
   await fc.assert(fc.asyncProperty(fc.integer({ min: 0, max: 2 ** 31 }), property), propertyRuns(20));
-  expect(split).toBeGreaterThan(3);
+  expect(splitCases).toBeGreaterThan(3);
 });

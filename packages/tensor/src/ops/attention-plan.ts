@@ -5,7 +5,7 @@ import { hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
 import { runAccumulate } from "./elementwise-kernels.ts";
-import { halvesWithPowers } from "./half-rows.ts";
+import { toF16WithExponents } from "./f16-rows.ts";
 import { runSum } from "./reduce.ts";
 
 export interface AttentionExtents {
@@ -159,7 +159,7 @@ const operandsOf = (
   family: Family,
   { D }: AttentionExtents,
   ...vectors: Tensor[]
-): Tensor[] => (family === "attention-matrix" ? vectors.map((x) => halvesWithPowers(k, x, D)) : vectors);
+): Tensor[] => (family === "attention-matrix" ? vectors.map((x) => toF16WithExponents(k, x, D)) : vectors);
 
 /** Tiles of one side: of the rows of all heads that share a key head, or of its keys. */
 function blocksOf({ B, T, S, G, H }: AttentionExtents, entry: Entry, side: number): number {

@@ -79,7 +79,7 @@ export interface SpreadOperands {
 export const LARGEST_F16 = 65504;
 
 /** Dispatches y = x as halves; past their range it is the largest of them, never an infinity. */
-export function runToHalves(k: KernelContext, x: Tensor, y: Tensor): void {
+export function runToF16(k: KernelContext, x: Tensor, y: Tensor): void {
   const body = "return clamp(x, vec4(-p.scalar), vec4(p.scalar));";
   runElementwise(k, "unary/main", { x, y }, { body, params: { scalar: LARGEST_F16, other: 0 } });
 }

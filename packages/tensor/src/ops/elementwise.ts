@@ -13,7 +13,7 @@ import {
   runElementwise,
   runFill,
   runSpread,
-  runToHalves,
+  runToF16,
   unary,
 } from "./elementwise-kernels.ts";
 
@@ -233,7 +233,7 @@ export const cast = defineOp({
   },
   kernel: (k, { x, y }, _, { to }) =>
     to === "f16"
-      ? runToHalves(k, x, y)
+      ? runToF16(k, x, y)
       : runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: 0 }, // f32 to f32; a narrower type adds its own rounding

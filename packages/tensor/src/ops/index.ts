@@ -18,7 +18,7 @@ import { cacheWrite, reshape, slice, sliceBackward } from "./layout.ts";
 import { lmHeadLoss, lmHeadLossBackwardW } from "./lm-head.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
 import { nf4Dequantize } from "./nf4.ts";
-import { nf4Embedding, nf4HeadLoss } from "./nf4-ends.ts";
+import { nf4Embedding, nf4HeadLoss } from "./nf4-embedding-head.ts";
 import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { nf4Quantize, nf4QuantizePart, nf4QuantizeScales } from "./nf4-quantize.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";

@@ -22,7 +22,7 @@ import {
   softmaxShift,
   targetWeight,
 } from "./cross-entropy.ts";
-import { runToHalves } from "./elementwise-kernels.ts";
+import { runToF16 } from "./elementwise-kernels.ts";
 import { isPanels, type Panels, runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
@@ -94,8 +94,8 @@ function headBlocks(
   // Rows of blocks cannot be parted among bindings; without blocks they can, and products find windows of their own.
   if (wanted >= V || 4 * most * V > k.profile.maxBindingBytes) return [{ start: 0, count: V }];
   if (!isPanels(head)) {
-    const mostBytes = elementBytes(head.dtype) * wanted * C;
-    return k.split(V, [head, ...others], { mostBytes, multipleOf: COLUMN_STEP });
+    const maxBytes = elementBytes(head.dtype) * wanted * C;
+    return k.split(V, [head, ...others], { maxBytes, multipleOf: COLUMN_STEP });
   }
   const count = Math.floor(Math.min(wanted, head.rows) / COLUMN_STEP) * COLUMN_STEP || V;
   return rangesOf(V, count);
@@ -169,7 +169,7 @@ export function runHeadLoss(
     const operands = { a: dlogits, b: headWindow(k, io.head, V, block), y };
     const extents = { P: 1, M: chunk.count, K: block.count, N: C };
     runMatmul(k, "nn", operands, { ...extents, accumulate: block.start > 0 });
-    if (isRounded && block.start + block.count === V) runToHalves(k, y, result);
+    if (isRounded && block.start + block.count === V) runToF16(k, y, result);
   };
   const nll = runChunks(k, io, dims, attrs, dh && addToGradient);
   runMeanLoss(k, { targets: io.targets, nll, loss }, { rows: N, ignoreIndex: attrs.ignoreIndex });

@@ -1,7 +1,7 @@
 /**
- * How a window of a product becomes blocks of y on a GPU. Where those are fewer than keep the GPU busy and the sum is long,
- * the sum is cut into parts, which run as further workgroups of the same dispatch, each with a partial y of its own in
- * workspace; a second, small dispatch adds them (kernels/matmul-parts.wgsl).
+ * Dispatches one window of a matmul to matmul-block.wgsl or matmul-matrix.wgsl. Where y has fewer blocks than keep the GPU
+ * busy and k is long, split-K divides the sum over k between workgroups of the same dispatch. Each split writes a partial y
+ * to workspace, and a second dispatch (matmul-split-k.wgsl) adds the partials.
  */
 import type { KernelContext } from "../op.ts";
 import type { DeviceProfile } from "../profile.ts";
@@ -11,7 +11,7 @@ import { tilesOf } from "../tiles.ts";
 /** Which operand is stored transposed: nn: a[M,K]·b[K,N]; nt: a[M,K]·b[N,K]ᵀ; tn: a[K,M]ᵀ·b[K,N]. */
 export type MatmulForm = "nn" | "nt" | "tn";
 
-/** Parameters of one dispatch, as the kernels name them: positions and strides in elements. */
+/** Extents, offsets and row strides of one dispatch, in elements and named as in the kernels. */
 export interface Window {
   readonly form: MatmulForm;
   readonly batches: number;
@@ -24,7 +24,7 @@ export interface Window {
   readonly yRow: number;
 }
 
-/** The tensors of one dispatch; `scales` where subgroup matrices want them. */
+/** The tensors of one dispatch. */
 export interface Bindings {
   readonly a: Tensor;
   readonly b: Tensor;
@@ -32,119 +32,121 @@ export interface Bindings {
   readonly bias: Tensor | null;
 }
 
-export const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 }; // of matmul-tile, -block and -matrix
+/** The constant FORM of matmul-tile, -block and -matrix. */
+export const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 };
 
-/** Sides of a block of y: of matmul-block.wgsl, and of matmul-matrix.wgsl, which has the large ones alone. */
+/** Sides of a block of y. matmul-block.wgsl has both sizes, matmul-matrix.wgsl only the large one. */
 const [LARGE, SMALL] = [128, 64] as const;
 /**
- * The least that a part sums over. A part writes 4 bytes a value of y and has them read again, which at 15 operations a byte
- * (an H200 in f32) takes as long as 60 values of its sum; on subgroup matrices four times as long.
+ * Minimum k of a split. A split writes 4 bytes per value of y and reads them back, which at 15 operations per byte (an H200
+ * in f32) takes as long as summing over 60 of k; on subgroup matrices, as long as four times that.
  */
-const LEAST_DEPTH = { block: 128, matrix: 256 } as const;
-/** Parts begin where a step of either kernel over k does. */
+const MIN_SPLIT_DEPTH = { block: 128, matrix: 256 } as const;
+/** Splits begin at multiples of the k step of both kernels. */
 const DEPTH_STEP = 32;
-const PARTS_LANES = 64; // LANES of matmul-parts.wgsl
+const SPLIT_K_LANES = 64; // LANES of matmul-split-k.wgsl
 
-/** Blocks of y by their side, and parts of its sum. */
-interface Cut {
+/** How a window is divided: the side of its blocks and the splits of k. */
+interface Tiling {
   readonly side: typeof LARGE | typeof SMALL;
-  readonly parts: number;
-  /** What a part sums over; the last one less. */
-  readonly depth: number;
+  readonly splits: number;
+  /** The part of k that a split sums over; the last split may have less. */
+  readonly splitDepth: number;
 }
 
 const blocksOf = ({ batches, m, n }: Window, side: number): number =>
   batches * Math.ceil(m / side) * Math.ceil(n / side);
 
-/** How many parts the sum may have: each deep enough, and all of their results in one binding. */
-function mostParts(profile: DeviceProfile, { batches, m, n, k }: Window, leastDepth: number): number {
-  return Math.min(Math.floor(k / leastDepth), Math.floor(profile.maxBindingBytes / (4 * batches * m * n)));
+/** The largest number of splits that are deep enough and whose partial results fit one binding together. */
+function maxSplits(profile: DeviceProfile, { batches, m, n, k }: Window, minDepth: number): number {
+  return Math.min(Math.floor(k / minDepth), Math.floor(profile.maxBindingBytes / (4 * batches * m * n)));
 }
 
-/** How many parts make as many blocks as the GPU wants; four small ones do as much as a large one. */
-function wantedParts(profile: DeviceProfile, window: Window, side: number): number {
+/** The number of splits that gives as many blocks as the GPU wants; four small blocks count as one large one. */
+function wantedSplits(profile: DeviceProfile, window: Window, side: number): number {
   return Math.floor((tilesOf(profile).splitKBlocks * (LARGE / side) ** 2) / blocksOf(window, side));
 }
 
-function cutInto(side: Cut["side"], wanted: number, k: number): Cut {
-  if (wanted < 2) return { side, parts: 1, depth: k };
-  const depth = Math.ceil(k / wanted / DEPTH_STEP) * DEPTH_STEP;
-  return { side, parts: Math.ceil(k / depth), depth };
+function tilingWith(side: Tiling["side"], splits: number, k: number): Tiling {
+  if (splits < 2) return { side, splits: 1, splitDepth: k };
+  const splitDepth = Math.ceil(k / splits / DEPTH_STEP) * DEPTH_STEP;
+  return { side, splits: Math.ceil(k / splitDepth), splitDepth };
 }
 
-/** Large blocks where they, or parts of them, are enough for the GPU; small ones share less work better. */
-function cutOf(profile: DeviceProfile, window: Window): Cut {
+/** Large blocks if there are enough of them for the GPU, with split-K or without; otherwise small blocks. */
+function tilingOf(profile: DeviceProfile, window: Window): Tiling {
   const { m, n, k } = window;
   const { minLargeBlocks } = tilesOf(profile);
-  const most = mostParts(profile, window, LEAST_DEPTH.block);
+  const max = maxSplits(profile, window, MIN_SPLIT_DEPTH.block);
   if (m > SMALL) {
-    if (blocksOf(window, LARGE) >= minLargeBlocks) return cutInto(LARGE, 1, k);
-    const wanted = wantedParts(profile, window, LARGE);
-    if (n > SMALL && wanted >= 2 && wanted <= most) return cutInto(LARGE, wanted, k);
+    if (blocksOf(window, LARGE) >= minLargeBlocks) return tilingWith(LARGE, 1, k);
+    const wanted = wantedSplits(profile, window, LARGE);
+    if (n > SMALL && wanted >= 2 && wanted <= max) return tilingWith(LARGE, wanted, k);
   }
-  return cutInto(SMALL, Math.min(wantedParts(profile, window, SMALL), most), k);
+  return tilingWith(SMALL, Math.min(wantedSplits(profile, window, SMALL), max), k);
 }
 
-/** Runs `part` once: over y itself, or over workspace whose parts are then added to y with the bias and what y held. */
-function runParts(
+/**
+ * Calls `run` once: with y itself if there is one split; otherwise with workspace for the partial results, which are then
+ * added to y together with the bias and, when accumulating, the previous y.
+ */
+function withSplits(
   k: KernelContext,
   { y, bias }: Pick<Bindings, "y" | "bias">,
   { batches, m, n, yAt, yRow }: Window,
-  { parts, accumulate }: { parts: number; accumulate: boolean },
+  { splits, accumulate }: { splits: number; accumulate: boolean },
   run: (bind: { y: Tensor; bias: Tensor | null }, params: Record<string, number | boolean>) => void,
 ): void {
   const hasBias = bias !== null;
-  if (parts === 1) {
+  if (splits === 1) {
     run({ y, bias }, { yAt, yRow, accumulate, hasBias });
     return;
   }
-  using partial = k.temp([parts, batches * m, n]);
+  using partial = k.temp([splits, batches * m, n]);
   run({ y: partial, bias: null }, { yAt: 0, yRow: n, accumulate: false, hasBias: false });
   const vectors = (batches * m * n) / 4;
-  k.run("matmul-parts/main", {
-    bind: { parts: partial, bias, y },
-    params: { vectors, n, yAt, yRow, count: parts, accumulate, hasBias },
-    grid: Math.ceil(vectors / PARTS_LANES),
+  k.run("matmul-split-k/main", {
+    bind: { partial, bias, y },
+    params: { vectors, n, yAt, yRow, splits, accumulate, hasBias },
+    grid: Math.ceil(vectors / SPLIT_K_LANES),
   });
 }
 
-/** Dispatches a window whose extents are multiples of 4. */
+/** Dispatches matmul-block.wgsl for a window whose extents are multiples of 4. */
 export function runBlocks(
   k: KernelContext,
-  { a, b, ...ends }: Bindings,
+  { a, b, ...output }: Bindings,
   window: Window,
   accumulate: boolean,
 ): void {
-  const { form, batches, m, n, k: sum, aAt, aRow } = window;
-  const { side, parts, depth } = cutOf(k.profile, window);
-  runParts(k, ends, window, { parts, accumulate }, (bind, params) =>
+  const { form, batches, m, n, k: depth, aAt, aRow } = window;
+  const { side, splits, splitDepth } = tilingOf(k.profile, window);
+  withSplits(k, output, window, { splits, accumulate }, (bind, params) =>
     k.run("matmul-block/main", {
       bind: { a, b, ...bind },
-      params: { batches, m, n, k: sum, aAt, aRow, ...params, parts, depth },
-      grid: parts * blocksOf(window, side),
+      params: { batches, m, n, k: depth, aAt, aRow, ...params, splits, splitDepth },
+      grid: splits * blocksOf(window, side),
       consts: { FORM: FORM_CODES[form], BLOCK: side },
     }),
   );
 }
 
-/** Dispatches a window whose a is in f16, to be multiplied by `scales` row by row, to the subgroup matrices. */
+/** Dispatches matmul-matrix.wgsl (subgroup matrices) for a window with a in f16; row m of the result is multiplied by scales[m]. */
 export function runMatrix(
   k: KernelContext,
-  { a, b, scales, ...ends }: Bindings & { readonly scales: Tensor | null },
+  { a, b, scales, ...output }: Bindings & { readonly scales: Tensor | null },
   window: Window,
   accumulate: boolean,
 ): void {
-  const { form, m, n, k: sum, aAt, aRow } = window;
-  const wanted = Math.min(
-    wantedParts(k.profile, window, LARGE),
-    mostParts(k.profile, window, LEAST_DEPTH.matrix),
-  );
-  const { side, parts, depth } = cutInto(LARGE, wanted, sum);
-  runParts(k, ends, window, { parts, accumulate }, (bind, params) =>
+  const { form, m, n, k: depth, aAt, aRow } = window;
+  const wanted = wantedSplits(k.profile, window, LARGE);
+  const max = maxSplits(k.profile, window, MIN_SPLIT_DEPTH.matrix);
+  const { side, splits, splitDepth } = tilingWith(LARGE, Math.min(wanted, max), depth);
+  withSplits(k, output, window, { splits, accumulate }, (bind, params) =>
     k.run("matmul-matrix/main", {
       bind: { a, b, scales, ...bind },
-      params: { m, n, k: sum, aAt, aRow, ...params, hasScales: scales !== null, parts, depth },
-      grid: parts * blocksOf(window, side),
+      params: { m, n, k: depth, aAt, aRow, ...params, hasScales: scales !== null, splits, splitDepth },
+      grid: splits * blocksOf(window, side),
       consts: { FORM: FORM_CODES[form] },
     }),
   );

@@ -1,16 +1,22 @@
 /**
- * How a product is run on WebGPU: in which windows of its operands, and by which kernel.
+ * How a matmul runs on WebGPU: which kernel, over which windows of its operands.
  *
- * An operand that is larger than one binding goes through in windows of its rows: rows of y (and of a) one after the other,
- * rows of b either as columns of y (nt) or as parts of the sum that accumulate (nn, tn).
+ * An operand larger than one binding is processed in windows of its rows. Windows of rows of y (and of a, except in tn) are
+ * independent. Windows of rows of b are columns of y in nt; in nn and tn they are ranges of k, whose results accumulate.
  */
 import type { DType } from "../dtype.ts";
-import { type KernelCall, type KernelContext, type RowRange, rangesOf, type WindowWish } from "../op.ts";
+import {
+  type KernelCall,
+  type KernelContext,
+  type RowRange,
+  rangesOf,
+  type WindowPreference,
+} from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
-import { runToHalves } from "./elementwise-kernels.ts";
-import { type Halves, halvesOf } from "./half-rows.ts";
+import { runToF16 } from "./elementwise-kernels.ts";
+import { type F16Rows, toF16Rows } from "./f16-rows.ts";
 import {
   type Bindings,
   FORM_CODES,
@@ -29,17 +35,17 @@ export interface MatmulExtents {
   readonly accumulate?: boolean;
 }
 
-/** Rows of an operand b that exist a panel at a time, such as those of a quantized weight. */
+/** An operand b whose rows are produced a panel at a time, such as a quantized weight. */
 export interface Panels {
-  /** At most so many rows at once. */
+  /** Maximum number of rows of a panel. */
   readonly rows: number;
-  /** Writes these rows to memory that holds until the next call. */
+  /** Writes these rows to memory that the next call reuses. */
   readonly make: (range: RowRange) => Tensor;
 }
 
 export interface MatmulOperands {
   readonly a: Tensor;
-  /** Panels only in products that are not batched. */
+  /** Panels only if the matmul is not batched. */
   readonly b: Tensor | Panels;
   readonly y: Tensor;
   readonly bias?: Tensor | null;
@@ -48,28 +54,28 @@ export interface MatmulOperands {
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
 const TILE = 64; // of matmul-tile.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
-/** Windows keep whole vectors, and texels of halves: the kernels for odd extents are several times as slow. */
+/** Windows are multiples of 8 elements, so that they keep whole vec4s and f16 texels: kernels for odd extents are several times slower. */
 const VECTORS = { multipleOf: 8 };
 /** Textures are workspace in addition to their tensors, so large operands are processed in windows. */
 const TEXTURE_WINDOWS = {
-  a: { mostBytes: 2 ** 25, ...VECTORS },
-  b: { mostBytes: 2 ** 24, ...VECTORS },
+  a: { maxBytes: 2 ** 25, ...VECTORS },
+  b: { maxBytes: 2 ** 24, ...VECTORS },
 };
 const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
 
-/** What matmul-rows.wgsl and matmul-block.wgsl read and write in vectors of four. */
+/** Whether matmul-rows.wgsl and matmul-block.wgsl can run the window: they read and write vec4s. */
 function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
-/** What a dispatch binds, and how a was halved where the product goes to the subgroup matrices. */
+/** The tensors of one dispatch; `f16` is set where it runs on subgroup matrices, with the scales of a's rows. */
 interface WindowBindings extends Bindings {
-  readonly halves?: { readonly scales: Tensor | null } | null;
+  readonly f16?: { readonly scales: Tensor | null } | null;
 }
 
 /**
- * Whether y[M,N] = a·b goes to the subgroup matrices: where the weights are halves, or are decoded and may as well be. Products
- * of f32 with f32 never do.
+ * Whether y[M,N] = a·b runs on subgroup matrices: only if the weights are f16, or quantized and can be decoded to f16. A
+ * matmul of two f32 operands never does.
  */
 export function usesSubgroupMatrices(
   profile: DeviceProfile,
@@ -89,12 +95,12 @@ export function usesSubgroupMatrices(
 
 function runWindow(
   k: KernelContext,
-  { halves = null, ...bind }: WindowBindings,
+  { f16 = null, ...bind }: WindowBindings,
   window: Window,
   accumulate: boolean,
 ): void {
-  if (halves) {
-    runMatrix(k, { ...bind, ...halves }, window, accumulate);
+  if (f16) {
+    runMatrix(k, { ...bind, ...f16 }, window, accumulate);
     return;
   }
   const { form, batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
@@ -123,7 +129,7 @@ function runWindow(
   });
 }
 
-/** The kernel for software drivers, which takes a and b as textures. */
+/** Dispatches matmul-rows.wgsl, the kernel for software drivers, which reads a and b from textures. */
 function runRows(k: KernelContext, bind: Bindings, window: Window, params: KernelCall["params"]): void {
   const { form, batches, m, n, k: depth } = window;
   using a = k.texture(bind.a);
@@ -138,27 +144,27 @@ function runRows(k: KernelContext, bind: Bindings, window: Window, params: Kerne
   });
 }
 
-const wishes = (k: KernelContext): { a?: WindowWish; b?: WindowWish } =>
+const preferences = (k: KernelContext): { a?: WindowPreference; b?: WindowPreference } =>
   hasEightLanes(k.profile) ? TEXTURE_WINDOWS : { a: VECTORS, b: VECTORS };
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
 export const isPanels = (b: Tensor | Panels): b is Panels => "make" in b;
 
-/** Windows of b's rows; `others` share them. */
+/** Splits the rows of b into windows that fit `others` too. */
 function splitB(
   k: KernelContext,
   b: Tensor | Panels,
   rows: number,
   others: readonly Tensor[] = [],
 ): RowRange[] {
-  return isPanels(b) ? rangesOf(rows, b.rows) : k.split(rows, [...others, b], wishes(k).b);
+  return isPanels(b) ? rangesOf(rows, b.rows) : k.split(rows, [...others, b], preferences(k).b);
 }
 
 const windowOfB = (k: KernelContext, b: Tensor | Panels, rows: number, range: RowRange): Tensor =>
   isPanels(b) ? b.make(range) : k.rows(b, rows, range);
 
-/** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows of rows where an operand is larger than one binding. */
+/** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows where an operand is larger than one binding. */
 export function runMatmul(
   k: KernelContext,
   form: MatmulForm,
@@ -168,26 +174,26 @@ export function runMatmul(
   if (P === 0 || M === 0 || N === 0) return;
   if (P > 1 && !isPanels(b)) {
     const plain = { form, m: M, n: N, k: K, aAt: 0, aRow: form === "tn" ? M : K, yAt: 0, yRow: N };
-    for (const range of k.split(P, [a, b, y], wishes(k).b)) {
+    for (const range of k.split(P, [a, b, y], preferences(k).b)) {
       const bind = { a: k.rows(a, P, range), b: k.rows(b, P, range), y: k.rows(y, P, range), bias };
       runWindow(k, bind, { ...plain, batches: range.count }, accumulate);
     }
     return;
   }
   const isOnMatrices = usesSubgroupMatrices(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
-  const left = isOnMatrices ? halvesOf(k, a, M, K) : null;
-  const operands = { a: left?.a ?? a, b, y, bias, halves: left };
+  const f16 = isOnMatrices ? toF16Rows(k, a, M, K) : null;
+  const operands = { a: f16?.a ?? a, b, y, bias, f16 };
   if (form === "nt") runColumnWindows(k, operands, { M, K, N, accumulate });
   else runSumWindows(k, form, operands, { M, K, N, accumulate });
 }
 
 interface WindowedOperands extends Required<MatmulOperands> {
-  readonly halves: Halves | null;
+  readonly f16: F16Rows | null;
 }
 
-/** The scales of some rows of the left operand. */
-const scalesOf = (k: KernelContext, halves: Halves | null, M: number, rows: RowRange) =>
-  halves && { scales: halves.scales && k.rows(halves.scales, M, rows) };
+/** The scales of a range of a's rows. */
+const scalesOf = (k: KernelContext, f16: F16Rows | null, M: number, rows: RowRange) =>
+  f16 && { scales: f16.scales && k.rows(f16.scales, M, rows) };
 
 interface Extents {
   readonly M: number;
@@ -196,21 +202,21 @@ interface Extents {
   readonly accumulate: boolean;
 }
 
-/** nt: windows of b's rows are columns of y. */
+/** nt: each window of b's rows gives columns of y. */
 function runColumnWindows(
   k: KernelContext,
-  { a, b, y, bias, halves }: WindowedOperands,
+  { a, b, y, bias, f16 }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
   for (const columns of splitB(k, b, N)) {
-    const window = windowOfB(k, b, N, columns); // once, when it has to be made
-    for (const rows of k.split(M, [a, y, halves?.scales ?? null], wishes(k).a)) {
+    const window = windowOfB(k, b, N, columns); // outside the inner loop: a panel is decoded once
+    for (const rows of k.split(M, [a, y, f16?.scales ?? null], preferences(k).a)) {
       const bind = {
         a: k.rows(a, M, rows),
         b: window,
         y: k.rows(y, M, rows),
-        bias, // all of it: kernels take bias[yAt + n]
-        halves: scalesOf(k, halves, M, rows),
+        bias, // bound whole: kernels read bias[yAt + n]
+        f16: scalesOf(k, f16, M, rows),
       };
       const shape: Window = {
         form: "nt",
@@ -228,44 +234,44 @@ function runColumnWindows(
   }
 }
 
-/** nn, tn: windows of b's rows are parts of the sum, which accumulate; the bias goes with the first. */
+/** nn, tn: each window of b's rows gives a part of the sum over k, added to y; the bias is added with the first. */
 function runSumWindows(
   k: KernelContext,
   form: "nn" | "tn",
-  { a, b, y, bias, halves }: WindowedOperands,
+  { a, b, y, bias, f16 }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
-  const parts = K === 0 ? [whole(0)] : splitB(k, b, K, form === "tn" ? [a] : []);
-  if (parts.length > 1 && y.dtype === "f16" && !accumulate) {
-    // Each part would round the sum so far to halves: they meet in f32, and are rounded once.
+  const ranges = K === 0 ? [whole(0)] : splitB(k, b, K, form === "tn" ? [a] : []);
+  if (ranges.length > 1 && y.dtype === "f16" && !accumulate) {
+    // Accumulating in y would round to f16 after each window: accumulate in f32 and round once.
     const sum = k.temp([M, N]);
-    runSumWindows(k, form, { a, b, y: sum, bias, halves }, { M, K, N, accumulate });
-    runToHalves(k, sum, y);
+    runSumWindows(k, form, { a, b, y: sum, bias, f16 }, { M, K, N, accumulate });
+    runToF16(k, sum, y);
     return;
   }
-  for (const part of parts) {
-    const window = windowOfB(k, b, K, part); // once, when it has to be made
-    const leading = form === "tn" ? [y] : [a, y, halves?.scales ?? null];
-    for (const rows of k.split(M, leading, wishes(k).a)) {
+  for (const range of ranges) {
+    const window = windowOfB(k, b, K, range); // outside the inner loop: a panel is decoded once
+    const leading = form === "tn" ? [y] : [a, y, f16?.scales ?? null];
+    for (const rows of k.split(M, leading, preferences(k).a)) {
       const bind = {
-        a: form === "tn" ? k.rows(a, K, part) : k.rows(a, M, rows),
+        a: form === "tn" ? k.rows(a, K, range) : k.rows(a, M, rows),
         b: window,
         y: k.rows(y, M, rows),
-        bias: part.start === 0 ? bias : null,
-        halves: scalesOf(k, halves, M, rows),
+        bias: range.start === 0 ? bias : null,
+        f16: scalesOf(k, f16, M, rows),
       };
       const shape: Window = {
         form,
         batches: 1,
         m: rows.count,
         n: N,
-        k: part.count,
-        aAt: form === "tn" ? rows.start : part.start,
+        k: range.count,
+        aAt: form === "tn" ? rows.start : range.start,
         aRow: form === "tn" ? M : K,
         yAt: 0,
         yRow: N,
       };
-      runWindow(k, bind, shape, accumulate || part.start > 0);
+      runWindow(k, bind, shape, accumulate || range.start > 0);
     }
   }
 }

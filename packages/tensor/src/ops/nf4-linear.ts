@@ -52,8 +52,8 @@ export function panelsOf(
   { panelBytes, ...blocks }: Nf4Attrs,
   dtype: "f32" | "f16",
 ): Panels {
-  const mostBytes = Math.min(panelBytes || panelBytesFor(k.profile, dtype), k.profile.maxBindingBytes);
-  const eights = Math.max(1, Math.floor(mostBytes / Math.max(8 * elementBytes(dtype) * I, 1)));
+  const maxBytes = Math.min(panelBytes || panelBytesFor(k.profile, dtype), k.profile.maxBindingBytes);
+  const eights = Math.max(1, Math.floor(maxBytes / Math.max(8 * elementBytes(dtype) * I, 1)));
   const panels = Math.max(1, Math.ceil(O / (8 * eights)));
   const rows = Math.min(O, 8 * Math.ceil(O / panels / 8)); // about the same in each: a small last one would take as long on a GPU
   const panel = k.temp([rows, I], dtype);

@@ -53,33 +53,33 @@ const extents = fc.record({
 });
 const forms = fc.constantFrom<Form>("matmul", "matmulNT", "matmulTN");
 
-describe("what the plan of a product says", () => {
-  it("parts are deep enough, cover the sum, and are no more blocks than wanted", () => {
+describe("the plan of a matmul", () => {
+  it("splits are deep enough, cover k, and have no more blocks than wanted", () => {
     const wishes = fc.constantFrom(...TILE_CANDIDATES.splitKBlocks);
-    let split = 0;
+    let splitCases = 0;
     const property = (form: Form, sizes: Extents, splitKBlocks: number) => {
       const { P, M, K, N } = sizes;
       fc.pre(P === 1 || K * Math.max(M, N) < 2 ** 23);
       const plan = planOf({ tiles: { ...DEFAULT_TILES, splitKBlocks } }, form, sizes);
       expect(plan.workspace).toBeLessThanOrEqual(splitKBlocks * 2 ** 16);
       for (const [i, { kernel, call }] of plan.calls.entries()) {
-        if (kernel !== "matmul-block/main" || call.params.parts === 1) continue;
-        split++;
-        const { parts, depth, batches, m, n, k } = call.params as Record<string, number>;
+        if (kernel !== "matmul-block/main" || call.params.splits === 1) continue;
+        splitCases++;
+        const { splits, splitDepth, batches, m, n, k } = call.params as Record<string, number>;
         const side = call.consts!.BLOCK;
         const blocks = batches * Math.ceil(m / side) * Math.ceil(n / side);
-        expect(depth).toBeGreaterThanOrEqual(128);
-        expect(depth % 32).toBe(0);
-        expect(parts * depth).toBeGreaterThanOrEqual(k);
-        expect((parts - 1) * depth).toBeLessThan(k);
-        expect(call.grid).toBe(parts * blocks);
-        expect(parts * blocks * (side / 128) ** 2).toBeLessThanOrEqual(splitKBlocks);
-        expect(plan.calls[i + 1].kernel).toBe("matmul-parts/main");
-        expect(plan.calls[i + 1].call.params.count).toBe(parts);
-        expect(batches * m * n * parts * 4).toBeLessThanOrEqual(2 ** 27);
+        expect(splitDepth).toBeGreaterThanOrEqual(128);
+        expect(splitDepth % 32).toBe(0);
+        expect(splits * splitDepth).toBeGreaterThanOrEqual(k);
+        expect((splits - 1) * splitDepth).toBeLessThan(k);
+        expect(call.grid).toBe(splits * blocks);
+        expect(splits * blocks * (side / 128) ** 2).toBeLessThanOrEqual(splitKBlocks);
+        expect(plan.calls[i + 1].kernel).toBe("matmul-split-k/main");
+        expect(plan.calls[i + 1].call.params.splits).toBe(splits);
+        expect(batches * m * n * splits * 4).toBeLessThanOrEqual(2 ** 27);
       }
       const [covered, whole] = [
-        plan.calls.filter(({ kernel }) => kernel !== "matmul-parts/main"),
+        plan.calls.filter(({ kernel }) => kernel !== "matmul-split-k/main"),
         P * M * N * K,
       ];
       const done = covered.reduce((sum, { call: { params } }) => {
@@ -89,7 +89,7 @@ describe("what the plan of a product says", () => {
       expect(done).toBe(whole);
     };
     fc.assert(fc.property(forms, extents, wishes, property), propertyRuns(2000));
-    expect(split).toBeGreaterThan(300);
+    expect(splitCases).toBeGreaterThan(300);
   });
 
   it.each([
@@ -102,14 +102,14 @@ describe("what the plan of a product says", () => {
     ["matmulNT", { P: 1, M: 2048, K: 3584, N: 3584 }, 128, 1],
     ["matmulNT", { P: 1, M: 256, K: 252, N: 576 }, 64, 1],
     ["matmul", { P: 3, M: 64, K: 1024, N: 64 }, 64, 8],
-  ] as const)("%s of %o: blocks of %i, %i parts", (form, sizes, side, parts) => {
+  ] as const)("%s of %o: blocks of %i, %i splits", (form, sizes, side, splits) => {
     const { calls } = planOf({ maxBindingBytes: 2 ** 32, maxBufferBytes: 2 ** 33 }, form, sizes);
     expect(calls[0].kernel).toBe("matmul-block/main");
-    expect([calls[0].call.consts!.BLOCK, calls[0].call.params.parts]).toEqual([side, parts]);
-    expect(calls).toHaveLength(parts > 1 ? 2 : 1);
+    expect([calls[0].call.consts!.BLOCK, calls[0].call.params.splits]).toEqual([side, splits]);
+    expect(calls).toHaveLength(splits > 1 ? 2 : 1);
   });
 
-  it("on subgroup matrices parts of 256 at least, of blocks of 128 x 128", () => {
+  it("on subgroup matrices a split has at least 256 of k, and blocks are 128 x 128", () => {
     const calls: KernelCall[] = [];
     const device = new MetaDevice({ subgroupMatrices: true }, (kernel, call) => {
       if (kernel === "matmul-matrix/main") calls.push(call);
@@ -119,7 +119,7 @@ describe("what the plan of a product says", () => {
         device.ops.linear(device.empty([128, inner]), device.empty([3584, inner], { dtype: "f16" }));
       });
     }
-    expect(calls.map(({ params, grid }) => [params.parts, params.depth, grid])).toEqual([
+    expect(calls.map(({ params, grid }) => [params.splits, params.splitDepth, grid])).toEqual([
       [1, 508, 28],
       [2, 256, 56],
       [4, 256, 112],
@@ -127,7 +127,7 @@ describe("what the plan of a product says", () => {
     ]);
   });
 
-  it("adapters without many cores of their own cut nothing, unless a tuner said so", () => {
+  it("adapters that are not discrete GPUs do not split, unless their tiles are tuned to", () => {
     const sizes = { P: 1, M: 64, K: 8192, N: 64 };
     for (const profile of [
       { adapterClass: "integrated" },
@@ -135,10 +135,10 @@ describe("what the plan of a product says", () => {
       { adapterClass: "software", subgroups: false },
     ] as const) {
       const { calls } = planOf(profile, "matmul", sizes);
-      expect(calls.map(({ kernel }) => kernel)).not.toContain("matmul-parts/main");
+      expect(calls.map(({ kernel }) => kernel)).not.toContain("matmul-split-k/main");
     }
     const tuned = planOf({ adapterClass: "integrated", tiles: DEFAULT_TILES }, "matmul", sizes);
-    expect(tuned.calls[0].call.params.parts).toBe(64);
+    expect(tuned.calls[0].call.params.splits).toBe(64);
   });
 });
 
@@ -180,7 +180,7 @@ const SETTINGS: [string, { maxBindingBytes?: number }][] = [
   ["in windows of 128 KiB", { maxBindingBytes: 2 ** 17 }],
 ];
 
-describe.runIf(gpuAvailable).each(SETTINGS)("products whose sums are cut into parts, %s", (_, options) => {
+describe.runIf(gpuAvailable).each(SETTINGS)("matmul with split-K, %s", (_, options) => {
   let gpu: WebGpuDevice;
   let meta: MetaDevice;
   let dispatched: string[] = [];
@@ -199,7 +199,7 @@ describe.runIf(gpuAvailable).each(SETTINGS)("products whose sums are cut into pa
   it.each(Object.keys(LONG) as OpName[])(
     "%s agrees with the reference and with meta, to the bit twice",
     async (name) => {
-      let split = 0;
+      let splitCases = 0;
       const property = timeBoxed(async ({ seed, elem }: { seed: number; elem: "f32" | "f16" }) => {
         const drawn = drawCase(longRow(name), new TestRandom(seed), elem);
         dispatched = [];
@@ -212,7 +212,7 @@ describe.runIf(gpuAvailable).each(SETTINGS)("products whose sums are cut into pa
           if (error instanceof SidenetError && error.code === "T-TOO-LARGE") return;
           throw error;
         }
-        if (dispatched.includes("matmul-parts/main")) split++;
+        if (dispatched.includes("matmul-split-k/main")) splitCases++;
         const got = await runCase(gpu, name, drawn);
         expect(meta.memory.peak()).toEqual(gpu.memory.peak());
         expect(await runCase(gpu, name, drawn)).toEqual(got);
@@ -223,7 +223,7 @@ describe.runIf(gpuAvailable).each(SETTINGS)("products whose sums are cut into pa
       await fc.assert(fc.asyncProperty(seeds, property), propertyRuns(15));
       // Windows of so few bytes hold too few tokens for a sum over them to be cut.
       const isShort = name === "lmHeadLossBackwardW" && options.maxBindingBytes !== undefined;
-      expect(split > 0, "cases that were cut").toBe(!isShort);
+      expect(splitCases > 0, "some cases were split").toBe(!isShort);
     },
   );
 });
