@@ -33,7 +33,7 @@ const LEVERS = {
   "`--loss-chunk 8`": { lossChunkBytes: 2 ** 23 },
   "`--chunk-tokens 128`": { chunkTokens: 128 },
   "`--quantize none`": { quantizeBlocks: false },
-  "`--quantize-ends`": { quantizeEnds: true },
+  "`--quantize-ends`": { quantizeEmbeddings: true },
 };
 
 const gb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 3 : 2);
@@ -41,12 +41,12 @@ const gb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 3 : 2);
 function planOf(
   { planStep },
   config,
-  { method, quantizeBlocks = true, quantizeEnds = false, ...memory },
+  { method, quantizeBlocks = true, quantizeEmbeddings = false, ...memory },
   context,
 ) {
   return planStep(config, {
     method: { method },
-    storage: { dtype: "f16", quantizeBlocks, quantizeEnds },
+    storage: { dtype: "f16", quantizeBlocks, quantizeEmbeddings },
     memory: { ...LEAN, ...memory },
     batchSize: 1,
     context,

@@ -1,28 +1,29 @@
 import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./backward.ts";
 
-/** How an AdamW decays its moments and the parameters. */
+/** Hyperparameters of AdamW, and the format of its moments. */
 export interface AdamWOptions {
-  /** Decay of the first and of the second moment; PyTorch's default is [0.9, 0.999]. */
+  /** Decay rates of the first and second moment. Default [0.9, 0.999]. */
   readonly betas?: readonly [number, number];
+  /** Default 1e-8. */
   readonly eps?: number;
-  /** Decoupled: each step takes lr · weightDecay of a parameter off it. The default is 0.01, as PyTorch's. */
+  /** Decoupled weight decay: each step subtracts lr · weightDecay · parameter. Default 0.01. */
   readonly weightDecay?: number;
-  /** Parameters that do not decay, such as norms and gates. None by default. */
+  /** Whether a parameter is excluded from weight decay, such as norms and gates. Default: none is. */
   readonly exclude?: (name: string, parameter: Tensor) => boolean;
-  /** Moments as f32, or as 8 bits with a scale for each 256: a quarter of the bytes. f32 by default. */
+  /** Moments in f32, or in 8 bits with a scale for each block of 256: a quarter of the bytes. Default f32. */
   readonly state?: "f32" | "8bit";
 }
 
-/** What one step of AdamW is told. */
+/** Options of one step of AdamW. */
 export interface AdamWStep {
   /** Learning rate of this step. */
   readonly lr: number;
-  /** A factor on every gradient, as a scalar on the device: what `clipGlobalNorm` returns. */
+  /** A scalar on the device that multiplies every gradient, such as the `factor` of `clipGlobalNorm`. */
   readonly gradScale?: Tensor | null;
 }
 
-/** What a checkpoint holds: the number of steps done, and moments by `m.<parameter>` and `v.<parameter>`. */
+/** The state that a checkpoint stores: the number of steps done, and moments as `m.<parameter>` and `v.<parameter>`. */
 export interface AdamWState {
   readonly step: number;
   readonly tensors: ReadonlyMap<string, Tensor>;
@@ -33,10 +34,10 @@ function checkNumber(name: string, value: number, legal: boolean, wanted: string
   throw new SidenetError("A-OPTIMIZER", `AdamW: ${name} is ${value}, wanted ${wanted}.`);
 }
 
-/** Where the maps of 8-bit moments stand in the state. */
+/** Name of the maps of 8-bit codes in the state. */
 const MAPS = "maps";
 
-/** Moments as m.<parameter> and v.<parameter>. */
+/** Adds f32 moments of zeros as m.<parameter> and v.<parameter>. */
 function fillF32(store: ParamStore, params: ParamStore): void {
   for (const [name, { shape }] of params) {
     for (const label of [`m.${name}`, `v.${name}`]) {
@@ -45,13 +46,13 @@ function fillF32(store: ParamStore, params: ParamStore): void {
   }
 }
 
-/** Codes as m.<parameter> and v.<parameter>, their scales with ".absmax" after it, and the maps. */
+/** Adds 8-bit codes as m.<parameter> and v.<parameter>, their scales with ".absmax" appended, and the maps of the codes. */
 function fill8Bit(store: ParamStore, params: ParamStore): void {
   const { device } = store;
   const category = "optimizer";
   for (const [name, { shape, size }] of params) {
     for (const label of [`m.${name}`, `v.${name}`]) {
-      const codes = new Uint8Array(size); // any code is 0 while the scale is
+      const codes = new Uint8Array(size); // with a scale of 0 every code means 0
       const blocks = [Math.ceil(size / STATE_BLOCK)];
       store.set(label, device.tensor(codes, shape, { dtype: "u8", category, label }));
       const scales = `${label}.absmax`;
@@ -63,7 +64,7 @@ function fill8Bit(store: ParamStore, params: ParamStore): void {
 
 /**
  * AdamW with bias correction and decoupled weight decay (methods.md, 6; epsilon as in PyTorch: √v̂ + eps). The moments are
- * made at once and live until `dispose()`; parameters are updated in place.
+ * allocated by the constructor and live until `dispose()`; parameters are updated in place.
  *
  * Throws `A-OPTIMIZER` for options out of range or a parameter that is not f32.
  */
@@ -74,7 +75,7 @@ export class AdamW {
   readonly #eps: number;
   readonly #weightDecay: number;
   readonly #exclude: (name: string, parameter: Tensor) => boolean;
-  /** The maps of 8-bit moments; null where they are f32. */
+  /** What the codes of 8-bit moments mean; null for f32 moments. */
   readonly #maps: Tensor | null;
   #stepsDone = 0;
 
@@ -97,7 +98,7 @@ export class AdamW {
       if (dtype === "f32") continue;
       throw new SidenetError(
         "A-OPTIMIZER",
-        `AdamW: ${name} is ${dtype}. Small updates are lost in it: train it in f32.`,
+        `AdamW: ${name} is ${dtype}. It would lose small updates: train it in f32.`,
       );
     }
     this.params = params;
@@ -111,12 +112,12 @@ export class AdamW {
     this.#maps = state === "8bit" ? this.#state.get(MAPS) : null;
   }
 
-  /** Steps done so far; to be set when the values of `exportState` were overwritten with those of a checkpoint. */
+  /** Steps done so far. Set it after overwriting the tensors of `exportState` with those of a checkpoint. */
   get stepsDone(): number {
     return this.#stepsDone;
   }
 
-  /** Throws `A-OPTIMIZER` for what is no whole number of 0 or more. */
+  /** Throws `A-OPTIMIZER` unless the count is a whole number >= 0. */
   set stepsDone(count: number) {
     checkNumber("step", count, Number.isInteger(count) && count >= 0, "a whole number >= 0");
     this.#stepsDone = count;
@@ -134,7 +135,7 @@ export class AdamW {
       if (gradients.has(parameter)) continue;
       throw new SidenetError(
         "A-OPTIMIZER",
-        `AdamW: ${name} has no gradient. Give it another store if it is not trained.`,
+        `AdamW: ${name} has no gradient. Keep it in another store if it is not trained.`,
       );
     }
     const step = ++this.#stepsDone;
@@ -159,16 +160,19 @@ export class AdamW {
   }
 
   /**
-   * Takes the values of a checkpoint, whose tensors stay the caller's.
-   * Throws `A-OPTIMIZER`, and changes nothing, unless names and shapes are those of this optimizer's state.
+   * Copies the state of a checkpoint, whose tensors stay the caller's.
+   * Throws `A-OPTIMIZER`, and changes nothing, unless the names and shapes are those of this optimizer's state.
    */
   importState({ step, tensors }: AdamWState): void {
     this.#assertOpen("importState");
     checkNumber("step", step, Number.isInteger(step) && step >= 0, "a whole number >= 0");
     const refuse = (problem: string) =>
-      new SidenetError("A-OPTIMIZER", `AdamW: the saved state ${problem}. Is it of another adapter?`);
+      new SidenetError(
+        "A-OPTIMIZER",
+        `AdamW: the saved state ${problem}. Does it belong to another adapter?`,
+      );
     for (const name of tensors.keys())
-      if (!this.#state.has(name)) throw refuse(`has ${name}, which is no parameter's`);
+      if (!this.#state.has(name)) throw refuse(`has ${name}, which belongs to no parameter here`);
     for (const [name, moment] of this.#state) {
       const saved = tensors.get(name);
       if (!saved) throw refuse(`lacks ${name}`);
@@ -202,7 +206,7 @@ export class AdamW {
     if (!this.#state.disposed) return;
     throw new SidenetError(
       "T-USE-AFTER-FREE",
-      `${user} was asked of an AdamW that was disposed, and its moments with it. Make a new one; importState gives it the ` +
+      `${user} was asked of an AdamW that was disposed, which freed its moments. Make a new one; its importState takes the ` +
         "state of a checkpoint.",
     );
   }

@@ -1,5 +1,5 @@
 /** The backward pass over the records of a tape, from the last to the first. */
-import type { Device, OpName, Ops, Tensor } from "@sidenet/tensor";
+import type { Device, OpName, Tensor } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, type TrackedValue } from "./gradient-slots.ts";
 import { RuleOps } from "./rule-ops.ts";
 import type { Pull } from "./rules/grad-row.ts";
@@ -8,25 +8,11 @@ import type { SavedTensor, SavedTensors } from "./saved-tensors.ts";
 /** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
 export type Gradients = Map<Tensor, Tensor>;
 
-/** What a record stands for: an op, or a function that is recorded as a whole. */
+/** The name of a record: an op, or a function that `checkpoint` or `customGradient` recorded as one op. */
 export type RecordName = OpName | "checkpoint" | `custom ${string}`;
 
-/** The backward pass of a function that is recorded as a whole. */
-export interface WholePull {
-  readonly saves: readonly Tensor[];
-  /** Its gradients are new memory, though the ops it was given did not make them. */
-  readonly isFresh: boolean;
-  /** Gradients of the tracked inputs, given by their places, from the gradient dy of the output. */
-  readonly pull: (
-    ops: Ops,
-    dy: Tensor,
-    saved: readonly Tensor[],
-    tracked: readonly number[],
-  ) => readonly Tensor[];
-}
-
-/** What a tape remembers of an op: which values it led from and to, and how gradients go back. */
-export interface Entry {
+/** One op on the tape: its tracked inputs, its output, and the rules that turn the output's gradient into the inputs'. */
+export interface RecordedOp {
   readonly op: RecordName;
   readonly attrs: object;
   /** Tracked inputs by name. */
@@ -38,9 +24,9 @@ export interface Entry {
 }
 
 /** Every value that `root` was computed from, itself included. */
-export function valuesBehind(root: TrackedValue, entries: readonly Entry[]): ReadonlySet<TrackedValue> {
+export function valuesBehind(root: TrackedValue, records: readonly RecordedOp[]): ReadonlySet<TrackedValue> {
   const reached = new Set([root]);
-  for (const { inputs, output } of [...entries].reverse()) {
+  for (const { inputs, output } of [...records].reverse()) {
     if (reached.has(output)) for (const value of inputs.values()) reached.add(value);
   }
   return reached;
@@ -60,22 +46,22 @@ export class BackwardPass {
     this.#rules = new RuleOps(device);
   }
 
-  /** Gradients of the leaves that `root` depends on, of the innermost scope; `upstream` is that of `root`, null: 1. */
+  /** Gradients of the leaves that `root` depends on, in the innermost scope. `upstream` is the gradient of `root`; null is 1. */
   run(
     root: TrackedValue,
     upstream: Tensor | null,
-    entries: Entry[],
+    records: RecordedOp[],
     leaves: readonly TrackedValue[],
   ): Gradients {
     const device = this.#device;
     try {
-      // The scope frees, after an error, what was made on the way.
+      // The scope frees the intermediate tensors if a rule throws.
       return device.scope(() => {
         const seed = upstream
           ? device.retain(upstream)
           : device.tensor([1], root.shape, { dtype: root.dtype, label: "upstream" });
         this.#slots.add(root, seed, upstream === null);
-        for (let entry = entries.pop(); entry; entry = entries.pop()) this.#consume(entry);
+        for (let record = records.pop(); record; record = records.pop()) this.#consume(record);
         return this.#collect(leaves);
       });
     } finally {
@@ -83,27 +69,27 @@ export class BackwardPass {
     }
   }
 
-  /** Turns the gradient of one record's output into contributions to its inputs', and frees what the record saved. */
-  #consume(entry: Entry): void {
-    const dy = this.#slots.take(entry.output);
+  /** Adds the contribution of one record to the gradients of its inputs, then frees what the record saved. */
+  #consume(record: RecordedOp): void {
+    const dy = this.#slots.take(record.output);
     try {
       if (dy) {
-        const names = [...entry.saved.keys()];
-        this.#saved.open([...entry.saved.values()], (tensors) =>
-          this.#pull(entry, dy, Object.fromEntries(names.map((name, i) => [name, tensors[i]]))),
+        const names = [...record.saved.keys()];
+        this.#saved.open([...record.saved.values()], (tensors) =>
+          this.#pull(record, dy, Object.fromEntries(names.map((name, i) => [name, tensors[i]]))),
         );
       }
     } finally {
-      dy?.dispose("the backward pass, which had used it");
-      for (const saved of entry.saved.values()) if (saved) this.#saved.release(saved);
+      dy?.dispose("the backward pass after its last use");
+      for (const saved of record.saved.values()) if (saved) this.#saved.release(saved);
     }
   }
 
-  #pull(entry: Entry, dy: Tensor, saved: Record<string, Tensor | null>): void {
-    for (const { inputs, run, fresh: isNew = false } of entry.pulls) {
-      const values = inputs.map((name) => entry.inputs.get(name)!);
+  #pull(record: RecordedOp, dy: Tensor, saved: Record<string, Tensor | null>): void {
+    for (const { inputs, run, isFresh: isNew = false } of record.pulls) {
+      const values = inputs.map((name) => record.inputs.get(name)!);
       const contexts = values.map((value) => ({
-        attrs: entry.attrs,
+        attrs: record.attrs,
         shape: value.shape,
         dtype: gradientDtype(value),
       }));
@@ -113,7 +99,7 @@ export class BackwardPass {
             const { made, fresh } = isNew ? { made: true, fresh: true } : this.#rules.take(gradient);
             return { gradient: made ? gradient : this.#device.retain(gradient), fresh };
           }),
-        { label: `the gradient of ${entry.op}` },
+        { label: `the gradient of ${record.op}` },
       );
       this.#slots.addAll(values, gradients);
     }

@@ -13,26 +13,26 @@ import { Tape } from "./tape.ts";
 
 /** One input of the function that is checked. */
 export interface GradcheckInput {
-  /** For messages; the default is its position. */
+  /** Its name in messages; the default is its position. */
   readonly name?: string;
   readonly shape: Shape;
   readonly values: ArrayLike<number>;
-  /** The default is f32. Only floats are checked; nothing is rounded whatever the type. */
+  /** Default f32. Only floats are checked, and all are computed in double, f16 too. */
   readonly dtype?: DType;
-  /** Not differentiated: a table, a mask, a frozen weight. */
+  /** Not differentiated: a table, a mask or a frozen weight. */
   readonly constant?: boolean;
 }
 
-/** How strictly `gradcheck` looks, and from which seed. */
+/** The tolerance, the steps and the seed of `gradcheck`. */
 export interface GradcheckOptions {
-  /** Largest relative error that passes. */
+  /** Largest relative error that passes. Default 1e-6. */
   readonly tolerance?: number;
-  /** Steps of the difference, in units of an input's root mean square; the best one counts. */
+  /** Steps of the finite difference, relative to the root mean square of the input; the smallest error of them counts. */
   readonly steps?: readonly number[];
   readonly seed?: number;
 }
 
-/** How far gradients are from finite differences. */
+/** Relative errors of gradients against finite differences. */
 export interface GradcheckReport {
   /** Largest relative error of all checked inputs. */
   readonly worst: number;
@@ -43,10 +43,10 @@ export interface GradcheckReport {
 const STEPS = [1e-4, 1e-5, 1e-3, 1e-6];
 const TOLERANCE = 1e-6;
 
-/** What is differentiated: a function of tensors, which may only use the ops it is given. */
+/** The function to differentiate: it computes a tensor from tensors with the ops it is given and no others. */
 export type Differentiable = (ops: Ops, ...inputs: Tensor[]) => Tensor;
 
-/** Σ a·b and Σ |a·b|: a product of two random vectors may cancel, so errors are relative to the second. */
+/** Σ a·b and Σ |a·b|. The terms of the first may cancel, so errors are relative to the second. */
 function inner(a: ArrayLike<number>, b: ArrayLike<number>): { sum: number; size: number } {
   let sum = 0;
   let size = 0;
@@ -69,7 +69,7 @@ async function readAndFree(tensor: Tensor): Promise<ArrayLike<number>> {
 const upload = (device: Device, inputs: readonly GradcheckInput[]): Tensor[] =>
   inputs.map(({ values, shape, dtype = "f32" }) => device.tensor(values, shape, { dtype }));
 
-/** y = f(x) with input `at` moved by `step` along `direction`. */
+/** The values of f with input `at` moved by `step` along `direction`. */
 function evaluate(
   device: Device,
   f: Differentiable,
@@ -86,8 +86,8 @@ function evaluate(
   return readAndFree(device.scope(() => f(device.ops, ...upload(device, moved))));
 }
 
-/** Pulls a random u back through f: u, and the gradient of each checked input by its position. */
-async function pullBack(
+/** Draws a random u of the result's shape; returns it with the gradients of ⟨u, f⟩, by position of the checked inputs. */
+async function gradientsOfProjection(
   device: Device,
   f: Differentiable,
   inputs: readonly GradcheckInput[],
@@ -128,12 +128,12 @@ export async function gradcheck(
   const device = new CpuDevice({ precision: "f64" });
   const pick = new TestRandom(seed);
   const checked = [...inputs.keys()].filter((i) => isFloat(inputs[i].dtype ?? "f32") && !inputs[i].constant);
-  const { u, gradients } = await pullBack(device, f, inputs, checked, pick);
+  const { u, gradients } = await gradientsOfProjection(device, f, inputs, checked, pick);
   const report: { name: string; error: number }[] = [];
   for (const i of checked) {
     const name = inputs[i].name ?? `input ${i}`;
     const direction = pick.normals(inputs[i].values.length);
-    const pulled = inner(gradients.get(i)!, direction);
+    const fromRule = inner(gradients.get(i)!, direction);
     const unit = rootMeanSquare(inputs[i].values);
     let error = Number.POSITIVE_INFINITY;
     let slope = Number.NaN;
@@ -145,16 +145,17 @@ export async function gradcheck(
         u,
         Float64Array.from(u, (_, k) => (above[k] - below[k]) / (2 * step)),
       );
-      const scale = Math.max(difference.size, pulled.size) || 1;
-      const stepError = Math.abs(difference.sum - pulled.sum) / scale;
+      const scale = Math.max(difference.size, fromRule.size) || 1;
+      const stepError = Math.abs(difference.sum - fromRule.sum) / scale;
       if (stepError < error) [error, slope] = [stepError, difference.sum];
       if (error <= tolerance / 10) break;
     }
     if (!(error <= tolerance)) {
       throw new SidenetError(
         "A-GRADCHECK",
-        `the gradient with respect to ${name} gives a slope of ${pulled.sum}, finite differences ${slope}: relative ` +
-          `error ${error.toExponential(1)}, tolerance ${tolerance}. Gradcheck its ops one by one to find the wrong one.`,
+        `along a random direction the gradient with respect to ${name} gives a slope of ${fromRule.sum}, finite ` +
+          `differences give ${slope}: relative error ${error.toExponential(1)}, tolerance ${tolerance}. Gradcheck its ops ` +
+          "one by one to find the wrong one.",
       );
     }
     report.push({ name, error });

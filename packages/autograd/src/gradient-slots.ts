@@ -8,24 +8,24 @@ import {
   type Tensor,
 } from "@sidenet/tensor";
 
-/** A tracked value, as the tape knows it: the tensor itself may be gone. */
+/** A tracked value as the tape knows it, without its tensor, which may be freed before the backward pass. */
 export interface TrackedValue {
   readonly shape: Shape;
   readonly dtype: DType;
-  /** Set for what is trained. */
+  /** Set for the tensors that are trained. */
   readonly leaf: { readonly name: string; readonly tensor: Tensor } | null;
 }
 
-/** f32 for a leaf, whatever it is stored as: optimizers need the small terms. Otherwise the value's own type. */
+/** f32 for a leaf, whatever its dtype, since optimizers need the small terms; the value's own dtype otherwise. */
 export const gradientDtype = ({ leaf, dtype }: TrackedValue): DType => (leaf ? "f32" : dtype);
 
 interface Slot {
   gradient: Tensor;
-  /** Nobody else sees its memory: it may be added to in place. */
+  /** No one else has this memory, so it may be accumulated into. */
   owned: boolean;
 }
 
-/** Gradients of values that the backward pass has reached and not yet consumed. */
+/** Gradients that the backward pass has started to sum and not yet consumed, by value. */
 export class GradientSlots {
   readonly #device: Device;
   readonly #slots = new Map<TrackedValue, Slot>();
@@ -34,7 +34,7 @@ export class GradientSlots {
     this.#device = device;
   }
 
-  /** Adds a contribution; the handle is the slots' from here on. Several uses of one value sum. */
+  /** Adds a contribution and takes over its handle. Contributions of several uses of a value are summed. */
   add(value: TrackedValue, contribution: Tensor, owned: boolean): void {
     try {
       const slot = this.#slots.get(value);
@@ -42,7 +42,7 @@ export class GradientSlots {
       if (slot === undefined) this.#slots.set(value, next);
       else this.#sum(slot, next);
     } catch (error) {
-      contribution.dispose("the failed backward pass"); // it may be in no scope
+      contribution.dispose("the failed backward pass"); // no scope may own it
       throw error;
     }
   }
@@ -60,7 +60,7 @@ export class GradientSlots {
     }
   }
 
-  /** Hands out the gradient of a value, once. */
+  /** Removes the gradient of a value and returns it. */
   take(value: TrackedValue): Tensor | undefined {
     const slot = this.#slots.get(value);
     this.#slots.delete(value);
@@ -72,7 +72,7 @@ export class GradientSlots {
     this.#slots.clear();
   }
 
-  /** Brings a contribution to the type of the gradient; what becomes a leaf's gradient gets memory of its own. */
+  /** Casts a contribution to the gradient's dtype; the first one of a leaf gets memory of its own. */
   #prepare(value: TrackedValue, slot: Slot, first: boolean): Slot {
     const { gradient, owned } = slot;
     if (!sameShape(gradient.shape, value.shape)) {
@@ -98,10 +98,10 @@ export class GradientSlots {
     }
   }
 
-  /** In place when one side has memory of its own, so that two buffers are live and not three. */
+  /** Sums in place when one side owns its memory, so that two buffers are alive instead of three. */
   #sum(slot: Slot, next: Slot): void {
     const { ops } = this.#device;
-    const by = "the sum it went into";
+    const by = "its accumulation";
     if (slot.owned) {
       ops.accumulate(slot.gradient, next.gradient);
       next.gradient.dispose(by);

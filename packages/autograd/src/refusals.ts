@@ -1,4 +1,4 @@
-/** The errors of a tape, in one place so that they read alike: what was asked, why not, and what to do instead. */
+/** The errors of a tape, in one place so that they read alike: what was called, why it fails, and what to do instead. */
 import { formatShape, type OpName, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { NoGradientReason } from "./rules/grad-row.ts";
 
@@ -15,7 +15,7 @@ export const refuseClosed = (what: string, state: "spent" | "disposed"): Sidenet
 export const refuseSecondBackward = (): SidenetError =>
   new SidenetError(
     "A-TWICE",
-    "backward was called a second time. The first call freed what the tape had saved. For the sum of two losses, add " +
+    "backward was called a second time, but the first call freed what the tape had saved. For the sum of two losses, add " +
       "them and call backward once; for another step, make a new tape.",
   );
 
@@ -32,7 +32,7 @@ export const refuseInPlace = (op: OpName, input: string, why: string): SidenetEr
       "forward and backward passes.",
   );
 
-/** A tracked input of an op that, or whose input, has no gradient. */
+/** The error for tracked inputs that have no gradient, alone or because their op has none. */
 export function refuseNoGradient(
   op: OpName,
   inputs: readonly string[],
@@ -44,7 +44,7 @@ export function refuseNoGradient(
     return refuseSecondOrder(op, `${names} is tracked`);
   return new SidenetError(
     "A-NO-GRADIENT",
-    `${op}: ${names} is tracked, but has no gradient here (${reason}). Call it through device.ops if none is wanted.`,
+    `${op}: ${names} is tracked, but has no gradient here (${reason}). Call ${op} of device.ops if none is wanted.`,
   );
 }
 
@@ -52,26 +52,26 @@ export const refuseUntrackedLoss = (loss: Tensor): SidenetError =>
   new SidenetError(
     "A-UNTRACKED",
     `backward was given ${loss}, which this tape does not track. Either no trainable tensor leads to it, or it was ` +
-      "computed with device.ops instead of the tape.",
+      "computed with device.ops instead of the tape's ops.",
   );
 
 export const refuseLossShape = (loss: Tensor): SidenetError =>
   new SidenetError(
     "A-LOSS-SHAPE",
-    `backward was given ${loss}; without an upstream gradient it wants one element. Sum it, or pass the upstream.`,
+    `backward was given ${loss}; without an upstream gradient, a loss must have one element. Sum it, or pass its gradient as upstream.`,
   );
 
 export const refuseUpstream = (loss: Tensor, upstream: Tensor): SidenetError =>
   new SidenetError(
     "A-UPSTREAM",
-    `the upstream gradient is ${upstream}, wanted ${loss.dtype} ${formatShape(loss.shape)} as the value it is for.`,
+    `the upstream gradient is ${upstream}, wanted ${loss.dtype} ${formatShape(loss.shape)} like the value it belongs to.`,
   );
 
 export function refuseUnused(names: readonly string[]): SidenetError {
   const shown = names.slice(0, 8).join(", ") + (names.length > 8 ? `, and ${names.length - 8} more` : "");
   return new SidenetError(
     "A-UNUSED",
-    `no gradient reaches ${shown}. Check that the forward pass used the tape, and this very tensor, where it should ` +
-      "train; pass allowUnused if part of the parameters is meant to be left out.",
+    `no gradient reaches ${shown}. Check that the forward pass used the tape's ops, and this very tensor, where it is ` +
+      "trained; pass allowUnused if some parameters are meant to have no gradient.",
   );
 }

@@ -1,12 +1,12 @@
 import { buildOps, type Device, type Ops, rowOf, type Tensor } from "@sidenet/tensor";
 
 /**
- * Ops for gradient rules, which remember what memory they made. A rule may hand back dy itself or a view of it, and what
- * is shared must not be added to in place.
+ * Ops for gradient rules, which remember which tensors they made. A rule may return dy itself or a view of it, and shared
+ * memory must not be accumulated into.
  */
 export class RuleOps {
   readonly ops: Ops;
-  /** Tensors that these ops made: true for new memory, false for a view of memory that was there. */
+  /** Tensors that these ops made: true for new memory, false for a view of memory made elsewhere. */
   readonly #made = new WeakMap<Tensor, boolean>();
 
   constructor(device: Device) {
@@ -19,7 +19,7 @@ export class RuleOps {
     });
   }
 
-  /** Whether the tensor was made here, and of new memory. A second question about the same tensor finds it taken. */
+  /** Whether these ops made the tensor, and in new memory. Asked again about the same tensor, it answers no. */
   take(tensor: Tensor): { made: boolean; fresh: boolean } {
     const fresh = this.#made.get(tensor);
     this.#made.delete(tensor);

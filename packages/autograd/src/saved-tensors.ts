@@ -1,15 +1,15 @@
 import { type Device, SidenetError, sizeBytes, type Tensor } from "@sidenet/tensor";
 
-/** How an f32 tensor is kept until the backward pass: as it is, in f16, or in 8 bits with a scale for each 64 values. */
+/** How an f32 tensor is kept until the backward pass: unchanged, in f16, or in 8 bits with a scale for each 64 values. */
 export type SavedFormat = "f32" | "f16" | "int8";
 
-/** By what a tensor is for: activations of the taped part ("saved"), hidden states that a side network reads ("rungs"). */
+/** Formats of the activations that the tape saves ("saved") and of the hidden states that a side network reads ("rungs"). */
 export interface SavedFormats {
   readonly saved?: "f32" | "f16";
   readonly rungs?: SavedFormat;
 }
 
-/** Which formats each kind may have; the first is the default. */
+/** The formats of each kind; the first is the default. */
 const FORMATS: { readonly [K in keyof SavedFormats]-?: readonly NonNullable<SavedFormats[K]>[] } = {
   saved: ["f32", "f16"],
   rungs: ["f32", "f16", "int8"],
@@ -23,16 +23,16 @@ function checkFormats(formats: SavedFormats): void {
   }
 }
 
-/** The memory of one or more saved tensors: the tensor itself, or a smaller copy of it. */
+/** The memory behind one or more saved tensors: the tensor itself, or a copy in a smaller format. */
 interface Kept {
-  /** The tape's own handles: a tensor's scope may end before the backward pass. Codes and scales for "int8". */
+  /** The tape's own handles, since a tensor's scope may end before the backward pass. For "int8": codes and scales. */
   readonly handles: readonly Tensor[];
   readonly format: SavedFormat;
-  /** What was saved; a residual is its own source. */
+  /** The tensor that was saved. */
   readonly source: Tensor;
-  /** The tape moved the source's bytes from "workspace" to "saved". */
+  /** The source's bytes were accounted as "workspace", and as "saved" since. */
   readonly relabelled: boolean;
-  /** Records that still need it. */
+  /** Number of records that still need it. */
   uses: number;
 }
 
@@ -50,10 +50,10 @@ const bytesOf = ({ handles }: Kept): number =>
 export class SavedTensors {
   readonly #device: Device;
   readonly #formats: SavedFormats;
-  /** By tensor, or by its memory where a smaller copy is kept: views of one memory share the copy. */
+  /** By tensor, or by its memory where a smaller copy is kept: views of the same memory share that copy. */
   readonly #kept = new Map<object, Kept>();
 
-  /** Throws `A-FORMAT` for a format that there is not. */
+  /** Throws `A-FORMAT` for an unknown format. */
   constructor(device: Device, formats: SavedFormats) {
     checkFormats(formats);
     this.#device = device;
@@ -64,9 +64,9 @@ export class SavedTensors {
     return this.#kept.has(tensor);
   }
 
-  /** Bytes that are live for the backward pass alone: weights and rungs that a rule saves are resident anyway. */
+  /** Bytes that are alive only for the backward pass: saved weights and rungs are resident anyway. */
   get sizeBytes(): number {
-    const bytes = new Map<object, number>(); // views of one memory count once
+    const bytes = new Map<object, number>(); // views of the same memory count once
     for (const { handles } of this.#kept.values()) {
       for (const { category, memoryKey, dtype, size } of handles) {
         if (category !== "saved") continue;
@@ -77,8 +77,8 @@ export class SavedTensors {
   }
 
   /**
-   * Keeps an operand of an op alive, or a smaller copy of it if it is an activation: a value that is `tracked`, or a rung.
-   * Its bytes count as "saved" unless they have a more telling category.
+   * Keeps an operand of an op alive. Activations, that is `tracked` values and rungs, may be kept as a smaller copy. Bytes
+   * that were "workspace" are accounted as "saved"; other categories stay.
    */
   keep(tensor: Tensor, tracked: boolean): SavedTensor {
     const format = this.#formatOf(tensor, tracked);
@@ -95,7 +95,7 @@ export class SavedTensors {
     return this.#saved(this.#add(residual, kept), residual);
   }
 
-  /** The tensor for the length of `body`, decoded from its smaller copy if there is one. */
+  /** Calls `body` with the saved tensors, decoded from their smaller copies where there are such. */
   open<R>(saved: readonly (SavedTensor | null)[], body: (tensors: readonly (Tensor | null)[]) => R): R {
     const decoded: Tensor[] = [];
     try {
@@ -106,15 +106,15 @@ export class SavedTensors {
       });
       return body(tensors);
     } finally {
-      for (const tensor of decoded) tensor.dispose("the backward pass, which had used it");
+      for (const tensor of decoded) tensor.dispose("the backward pass after its last use");
     }
   }
 
-  /** One record needs it no more; frees it after the last. */
+  /** Ends one record's use; the last one frees the memory. */
   release({ kept }: SavedTensor): void {
     if (--kept.uses > 0) return;
     this.#kept.delete(kept.format === "f32" ? kept.source : kept.source.memoryKey);
-    this.#free(kept, "the backward pass, which had used it");
+    this.#free(kept, "the backward pass after its last use");
   }
 
   clear(by: string): void {
@@ -123,7 +123,7 @@ export class SavedTensors {
   }
 
   #formatOf(tensor: Tensor, tracked: boolean): SavedFormat {
-    if (tensor.dtype !== "f32") return "f32"; // as it is
+    if (tensor.dtype !== "f32") return "f32"; // kept unchanged
     if (tensor.category === "rungs") return this.#formats.rungs ?? "f32";
     const isActivation = tracked && tensor.category === "workspace";
     return isActivation ? (this.#formats.saved ?? "f32") : "f32";
@@ -139,7 +139,7 @@ export class SavedTensors {
     const category = tensor.category === "rungs" ? "rungs" : "saved";
     const copies = format === "f16" ? [ops.cast(tensor, { to: "f16" })] : ops.quantize8(tensor);
     for (const copy of copies) this.#device.keep(copy, category);
-    // The original lives on as whatever else it is for.
+    // The copy is the rung from here on; the original is freed by its scope.
     if (category === "rungs") this.#device.categorize(tensor, "workspace");
     return { handles: copies, format, source: tensor, relabelled: false, uses: 1 };
   }
@@ -164,7 +164,7 @@ export class SavedTensors {
 
   #free({ handles, source, relabelled }: Kept, by: string): void {
     for (const handle of handles) handle.dispose(by);
-    // Where someone else holds it still, it is workspace again.
+    // Another holder may still have the source: its bytes are workspace again.
     if (relabelled && !source.disposed) this.#device.categorize(source, "workspace");
   }
 }

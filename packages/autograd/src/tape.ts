@@ -8,15 +8,9 @@ import {
   sameShape,
   Tensor,
 } from "@sidenet/tensor";
-import {
-  BackwardPass,
-  type Entry,
-  type Gradients,
-  type RecordName,
-  valuesBehind,
-  type WholePull,
-} from "./backward.ts";
+import { BackwardPass, type Gradients, type RecordedOp, type RecordName, valuesBehind } from "./backward.ts";
 import type { TrackedValue } from "./gradient-slots.ts";
+import type { RecordedFunction } from "./recorded-function.ts";
 import {
   refuseClosed,
   refuseInPlace,
@@ -44,16 +38,16 @@ export interface BackwardOptions {
 
 /** How a tape keeps what it saves. */
 export interface TapeOptions {
-  /** Smaller formats for what is kept until the backward pass; f32 by default. */
+  /** Formats in which f32 tensors are kept until the backward pass; the default is f32 for all. */
   readonly formats?: SavedFormats;
 }
 
-/** A recorded op, for tests and reports. */
+/** A recorded op as tests and reports see it. */
 export interface TapeRecord {
   readonly op: RecordName;
-  /** Inputs that are tracked. */
+  /** Names of the tracked inputs. */
   readonly tracked: readonly string[];
-  /** Operands and residuals kept for the backward pass; another record may keep the same one. */
+  /** Operands and residuals kept for the backward pass. Records share a tensor that several of them keep. */
   readonly saved: readonly { readonly name: string; readonly sizeBytes: number }[];
 }
 
@@ -66,20 +60,21 @@ export interface Tape extends Ops {}
  * An `Ops` that computes with the device's ops and records those whose inputs are tracked, for one backward pass.
  *
  * A value is tracked when it is one of the `trainable` leaves or was computed from a tracked value *through this tape*
- * (methods.md, 5). Everything else runs as on the device and leaves no trace, so a frozen model costs nothing. A record
- * saves the union of what the rules of its tracked inputs need; the tape owns that and frees it as `backward` consumes it.
- * Tracking goes by tensor identity: `device.retain(t)` gives a handle on the same memory that is not tracked.
+ * (methods.md, 5). Every other op runs on the device without being recorded, so a frozen model costs nothing. A
+ * record saves only what the gradient rules of its tracked inputs need; the tape owns these tensors and frees each as
+ * `backward` consumes it. Tracking goes by tensor identity: `device.retain(t)` is a handle on the same memory that is not
+ * tracked.
  *
- * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`, `A-FORMAT` for a format that there is not.
+ * Throws `A-LEAF` for a leaf that is not a live float tensor on `device`, `A-FORMAT` for an unknown format.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns what the interface above promises
 export class Tape {
   readonly device: Device;
   readonly #leaves: TrackedValue[] = [];
   readonly #values = new WeakMap<Tensor, TrackedValue>();
-  readonly #entries: Entry[] = [];
+  readonly #records: RecordedOp[] = [];
   readonly #saved: SavedTensors;
-  /** What `backward` returned: constants to any other tape, a mistake in this one. */
+  /** The gradients that `backward` returned. To this tape they are an error; another tape takes them as constants. */
   readonly #gradients = new WeakSet<Tensor>();
   #state: "open" | "spent" | "disposed" = "open";
 
@@ -103,7 +98,7 @@ export class Tape {
 
   /** The recorded ops in order; empty once `backward` has consumed them. */
   get records(): readonly TapeRecord[] {
-    return this.#entries.map(({ op, inputs, saved }) => ({
+    return this.#records.map(({ op, inputs, saved }) => ({
       op,
       tracked: [...inputs.keys()],
       saved: [...saved].flatMap(([name, tensor]) => (tensor ? [{ name, sizeBytes: tensor.sizeBytes }] : [])),
@@ -112,21 +107,22 @@ export class Tape {
 
   /** @internal */
   get recordCount(): number {
-    return this.#entries.length;
+    return this.#records.length;
   }
 
-  /** Bytes that live for the backward pass alone: a saved weight or rung is resident anyway and does not count. */
+  /** Bytes that are alive only for the backward pass. A saved weight or rung does not count: it is resident anyway. */
   get savedBytes(): number {
     return this.#saved.sizeBytes;
   }
 
   /**
-   * Gradients of `loss` with respect to the leaves, each f32 and accounted as "gradients"; they belong to the innermost
-   * scope, else to the caller. `upstream` is the gradient of `loss` itself, of its shape and dtype; without one, `loss` has
-   * one element and the upstream is 1. Frees the records and what they saved as it goes: a tape has one backward pass.
+   * Gradients of `loss` with respect to the leaves, each f32 and accounted as "gradients". They belong to the innermost
+   * scope, or to the caller where there is none. `upstream` is the gradient of `loss` itself, of its shape and dtype; without
+   * one, `loss` must have one element and its gradient is 1. The pass frees the records and what they saved as it goes, so a
+   * tape has one backward pass.
    *
    * Throws `A-UNTRACKED`, `A-LOSS-SHAPE`, `A-UPSTREAM`, or `A-UNUSED` naming the leaves that the loss does not depend on,
-   * all before anything is computed; `A-TWICE`, `A-CLOSED`; and whatever an op throws, after which the tape is spent.
+   * all before anything is computed; `A-TWICE` and `A-CLOSED`; and whatever an op throws, after which the tape is spent.
    */
   backward(loss: Tensor, upstream: Tensor | null = null, options: BackwardOptions = {}): Gradients {
     if (this.#state === "spent") throw refuseSecondBackward();
@@ -136,7 +132,7 @@ export class Tape {
     this.#state = "spent";
     try {
       const pass = new BackwardPass(this.device, this.#saved);
-      const gradients = pass.run(root, upstream, this.#entries, this.#leaves);
+      const gradients = pass.run(root, upstream, this.#records, this.#leaves);
       for (const gradient of gradients.values()) this.#gradients.add(gradient);
       return gradients;
     } finally {
@@ -156,14 +152,14 @@ export class Tape {
   }
 
   /**
-   * Records a computation that this tape did not see, if an input is tracked. For `checkpoint` and `customGradient`. Throws
-   * `A-CLOSED`, `A-SECOND-ORDER`. @internal
+   * Records a function that ran outside this tape as one op, if an input is tracked; for `checkpoint` and `customGradient`.
+   * Throws `A-CLOSED`, `A-SECOND-ORDER`. @internal
    */
-  recordWhole(
+  recordFunction(
     name: RecordName,
     inputs: readonly Tensor[],
     output: Tensor,
-    { saves, isFresh, pull }: WholePull,
+    { saves, isFresh, pull }: RecordedFunction,
   ): void {
     const tracked = new Map<string, TrackedValue>();
     for (const [i, tensor] of inputs.entries()) {
@@ -174,24 +170,24 @@ export class Tape {
     }
     if (tracked.size === 0) return;
     if (this.#state !== "open") throw refuseClosed(`${name} was given a tracked tensor`, this.#state);
-    const places = [...tracked.keys()].map(Number);
+    const positions = [...tracked.keys()].map(Number);
     const names = saves.map((_, i) => `${i}`);
     const run: Pull["run"] = (ops, dy, saved) =>
       pull(
         ops,
         dy,
         names.map((i) => saved[i]!),
-        places,
+        positions,
       );
     const value = { shape: output.shape, dtype: output.dtype, leaf: null };
     this.#values.set(output, value);
     const saved = new Map(saves.map((tensor, i) => [names[i], this.#keep(tensor)]));
     const pulls = [{ inputs: [...tracked.keys()], saves: names, fresh: isFresh, run }];
-    this.#entries.push({ op: name, attrs: {}, inputs: tracked, output: value, pulls, saved });
+    this.#records.push({ op: name, attrs: {}, inputs: tracked, output: value, pulls, saved });
   }
 
   #addLeaf(name: string, tensor: Tensor): void {
-    if (!(tensor instanceof Tensor)) throw refuseLeaf(name, `it is ${tensor}, and no tensor`);
+    if (!(tensor instanceof Tensor)) throw refuseLeaf(name, `it is ${tensor}, not a tensor`);
     if (tensor.disposed) throw refuseLeaf(name, "it was freed");
     if (tensor.device !== this.device) {
       throw refuseLeaf(
@@ -200,7 +196,7 @@ export class Tape {
       );
     }
     if (!isFloat(tensor.dtype))
-      throw refuseLeaf(name, `it is ${tensor.dtype}, and gradients want f32 or f16`);
+      throw refuseLeaf(name, `it is ${tensor.dtype}, and only f32 and f16 have gradients`);
     if (this.#values.has(tensor)) return;
     const value = { shape: tensor.shape, dtype: tensor.dtype, leaf: { name, tensor } };
     this.#values.set(tensor, value);
@@ -223,7 +219,7 @@ export class Tape {
     return this.#runRecorded(op, inputs, attrs, tracked, row);
   }
 
-  /** Tracked inputs by name. Refuses what would make a later backward pass wrong. */
+  /** Tracked inputs by name. Throws for a call that would make the backward pass wrong. */
   #trackedInputs(op: OpName, inputs: Inputs): Map<string, TrackedValue> {
     const tracked = new Map<string, TrackedValue>();
     for (const [i, { name, updated }] of rowOf(op).signature.inputs.entries()) {
@@ -270,7 +266,7 @@ export class Tape {
     const y = outputs[signature.outputs[0].name];
     const output = { shape: y.shape, dtype: y.dtype, leaf: null };
     this.#values.set(y, output);
-    this.#entries.push({ op, attrs: { ...defaults, ...attrs }, inputs: tracked, output, pulls, saved });
+    this.#records.push({ op, attrs: { ...defaults, ...attrs }, inputs: tracked, output, pulls, saved });
     return outputs;
   }
 
@@ -291,13 +287,13 @@ export class Tape {
 
   /** Throws `A-UNUSED` unless the loss depends on every leaf. */
   #checkReached(root: TrackedValue): void {
-    const reached = valuesBehind(root, this.#entries);
+    const reached = valuesBehind(root, this.#records);
     const unused = this.#leaves.filter((value) => !reached.has(value));
     if (unused.length > 0) throw refuseUnused(unused.map(({ leaf }) => leaf!.name));
   }
 
   #release(by: string): void {
-    this.#entries.length = 0;
+    this.#records.length = 0;
     this.#saved.clear(by);
   }
 }

@@ -171,7 +171,7 @@ describe("AdamW", () => {
     expectCode(
       "A-OPTIMIZER",
       () => adamw.importState({ step: 1, tensors: extra }),
-      "m.b, which is no parameter's",
+      "m.b, which belongs to no parameter here",
     );
     expectCode("A-OPTIMIZER", () => adamw.importState({ step: 0.5, tensors }));
     expect(adamw.stepsDone).toBe(0);
@@ -181,7 +181,7 @@ describe("AdamW", () => {
     expectCode("A-OPTIMIZER", () => new AdamW(half), "h is f16");
   });
 
-  it("refuses a kind of state that there is not", () => {
+  it("refuses an unknown format of its moments", () => {
     using params = store(double(), new TestRandom(1));
     expectCode("A-OPTIMIZER", () => new AdamW(params, { state: "8-bit" as "8bit" }), 'state is "8-bit"');
   });

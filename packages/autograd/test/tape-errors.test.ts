@@ -17,7 +17,7 @@ function withTape(body: (tape: Tape, x: Tensor, device: Device) => void): void {
 }
 
 describe("a tape refuses, with a code,", () => {
-  it("A-LEAF: what cannot be trained", () => {
+  it("A-LEAF: a leaf that cannot be trained", () => {
     const device = new CpuDevice();
     using ids = device.tensor([1], [1], { dtype: "i32" });
     const freed = counting(device, [1]);
@@ -29,7 +29,7 @@ describe("a tape refuses, with a code,", () => {
     for (const none of [undefined, null, 1]) {
       const leaf = none as unknown as Tensor;
       expectCode("A-LEAF", () => new Tape(device, [["w", leaf]]), `w cannot be trained: it is ${none}`);
-      expectCode("A-LEAF", () => new Tape(device, [leaf]), `it is ${none}, and no tensor`);
+      expectCode("A-LEAF", () => new Tape(device, [leaf]), `it is ${none}, not a tensor`);
     }
     const closed = new ParamStore(device, "adapter");
     closed.dispose();
@@ -40,7 +40,7 @@ describe("a tape refuses, with a code,", () => {
     );
   });
 
-  it("A-FORMAT: a format for what it saves that there is not", () => {
+  it("A-FORMAT: an unknown format for saved tensors", () => {
     const device = new CpuDevice();
     const formats = { saved: "int8" as "f16" };
     expectCode(
@@ -52,7 +52,7 @@ describe("a tape refuses, with a code,", () => {
     expectCode("A-FORMAT", () => new Tape(device, [], { formats: rungs }), "wanted one of f32, f16, int8");
   });
 
-  it("A-UNUSED: a leaf that no gradient reaches, by its name, and goes on after it", () =>
+  it("A-UNUSED: a leaf that no gradient reaches, by its name, and works on", () =>
     withTape((_tape, x, device) => {
       using store = new ParamStore(device, "adapter");
       store.set("side.up", counting(device, [3]));
@@ -63,7 +63,7 @@ describe("a tape refuses, with a code,", () => {
       expect(tape.backward(loss, null, { allowUnused: true }).size).toBe(1);
     }));
 
-  it("A-UNUSED: naming eight leaves and counting the others", () =>
+  it("A-UNUSED: eight leaves by name and the others by number", () =>
     withTape((_tape, _x, device) => {
       const leaves = Array.from({ length: 12 }, (_, i) => [`p${i}`, counting(device, [1])] as const);
       using tape = new Tape(device, leaves);

@@ -15,14 +15,14 @@ export interface BaseStorage {
   /** The seven linear layers of every block in NF4 with double quantization. Default false. */
   readonly quantizeBlocks?: boolean;
   /** Embeddings and head in NF4 as well. Default false. */
-  readonly quantizeEnds?: boolean;
+  readonly quantizeEmbeddings?: boolean;
 }
 
 /** How one parameter is stored. */
 export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType | "nf4" {
   if (spec.kind !== "linear") return "f32";
   const inBlock = spec.name.startsWith("model.layers.");
-  if (inBlock ? storage.quantizeBlocks : storage.quantizeEnds) return "nf4";
+  if (inBlock ? storage.quantizeBlocks : storage.quantizeEmbeddings) return "nf4";
   return storage.dtype ?? "f32";
 }
 

@@ -76,6 +76,8 @@ export const PROJECTIONS = {
   up: "mlp.up_proj",
   down: "mlp.down_proj",
 } as const;
+/** The name of a projection in `BlockWeights`. */
+export type ProjectionName = keyof typeof PROJECTIONS;
 
 /** Every parameter of a block, in Hugging Face's names. */
 export function blockParameters(shape: BlockShape): ParameterSpec[] {

@@ -131,7 +131,7 @@ const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
 };
 
 /** Above what any model has, and below what a list of its layers would take in memory. */
-export const MOST_LAYERS = 10_000;
+export const MAX_LAYERS = 10_000;
 
 const count = z
   .int()
@@ -143,7 +143,7 @@ const rawSchema = z.looseObject({
   vocab_size: count,
   hidden_size: count,
   intermediate_size: count,
-  num_hidden_layers: count.max(MOST_LAYERS),
+  num_hidden_layers: count.max(MAX_LAYERS),
   num_attention_heads: count,
   num_key_value_heads: count.nullish(),
   head_dim: count.nullish(),

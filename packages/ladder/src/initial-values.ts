@@ -1,5 +1,5 @@
 /** Initial values of a decoder or side network: normal numbers, smaller where a layer's output joins the residual stream. */
-import { type Device, ParamStore, Random, SidenetError } from "@sidenet/tensor";
+import { type Device, ParamStore, Random, SidenetError, sizeOf } from "@sidenet/tensor";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
@@ -24,7 +24,7 @@ export function initialValues(
   layers: number,
   { seed = 0, deviation = DEVIATION }: InitialOptions = {},
 ): Float32Array {
-  const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+  const values = new Float32Array(sizeOf(shape));
   if (kind === "norm") return values.fill(1);
   if (kind === "bias") return values;
   const residual = /(o_proj|down_proj)\.weight$/.test(name);

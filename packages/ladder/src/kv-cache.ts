@@ -1,4 +1,4 @@
-import { type Device, ParamStore } from "@sidenet/tensor";
+import { type Device, ParamStore, sizeOf } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { BlockShape, LayerCache } from "./block.ts";
 import type { Decoder } from "./decoder.ts";
@@ -127,7 +127,7 @@ function takeRows(cache: readonly LayerCache[], rows: readonly number[]): LayerC
   return cache.map(({ k, v }) => {
     const { device, shape } = k;
     const [B, ...rest] = shape;
-    const width = rest.reduce((a, b) => a * b, 1);
+    const width = sizeOf(rest);
     const take = (table: typeof k) => {
       const { ops } = device;
       const ids = device.tensor(rows, [rows.length], { dtype: "i32", label: "rows of a cache" });

@@ -1,7 +1,13 @@
 /** Low-rank adaptation (methods.md, 4): a trainable product of two small matrices beside a frozen layer. */
 import { type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
 import type { Adapter, BlockAdapter } from "./adapter.ts";
-import { type BlockWeights, blockParameters, type ParameterSpec, PROJECTIONS } from "./block.ts";
+import {
+  type BlockWeights,
+  blockParameters,
+  type ParameterSpec,
+  PROJECTIONS,
+  type ProjectionName,
+} from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { type LoraConfig, type LoraSite, loraSites } from "./lora-config.ts";
 import type { Projection } from "./projection.ts";
@@ -45,7 +51,10 @@ export function loraParameters(config: LoraConfig, model: ModelConfig): Paramete
   });
 }
 
-const PLACES = Object.fromEntries(Object.entries(PROJECTIONS).map(([place, module]) => [module, place]));
+/** The name in `BlockWeights` of each linear layer, by its Hugging Face name. */
+const PROJECTION_NAMES = Object.fromEntries(
+  Object.entries(PROJECTIONS).map(([name, module]) => [module, name as ProjectionName]),
+);
 
 const zeros = ([out, inner]: readonly number[]): Float32Array => new Float32Array(out * inner);
 
@@ -124,12 +133,13 @@ export class Lora implements Adapter, BlockAdapter {
     const { lora_dropout: rate } = this.config;
     const adapted: Record<string, Projection> = {};
     for (const [i, { module, scale }] of this.#sites[layer].entries()) {
-      const place = PLACES[module] as keyof typeof PROJECTIONS;
+      const projection = PROJECTION_NAMES[module];
       // Each site of each pass draws from a stream of its own, past those of initial values.
-      const draw = ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PLACES).length + i;
+      const draw =
+        ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PROJECTION_NAMES).length + i;
       const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);
       const dropout = rate > 0 && dropoutStream !== null ? { rate, seed: this.#seed, stream } : null;
-      adapted[place] = withLowRank(frozen[place], {
+      adapted[projection] = withLowRank(frozen[projection], {
         a: tensors[2 * i],
         b: tensors[2 * i + 1],
         scale,

@@ -42,7 +42,7 @@ export const defaultStorage = (
 ): Required<BaseStorage> => ({
   dtype: defaultDType(device, method),
   quantizeBlocks: quantizesByDefault(method),
-  quantizeEnds: false,
+  quantizeEmbeddings: false,
 });
 
 /** Memory options of a method, for a model that is stored so. `rungNorm`: the side network norms what its rungs read. */

@@ -9,6 +9,7 @@ import {
   type ParamStore,
   SidenetError,
   sameShape,
+  sizeOf,
   type Tensor,
 } from "@sidenet/tensor";
 import { z } from "zod";
@@ -85,7 +86,7 @@ export async function nf4Source(
         `${formatShape(shape)}. Do the config and the weights belong to the same model?`,
     );
   }
-  const elements = shape.reduce((a, b) => a * b, 1);
+  const elements = sizeOf(shape);
   const blocks = Math.ceil(elements / state.blocksize);
   const isDouble = state.nested_blocksize !== undefined;
   const wanted: [string, number[]][] = [
@@ -149,7 +150,7 @@ function checkBytes(
   bytes: number,
 ): void {
   checkType(checkpoint, dtype, name, "U8");
-  if (shape.reduce((a, b) => a * b, 1) === bytes) return;
+  if (sizeOf(shape) === bytes) return;
   throw new SidenetError(
     "L-TENSOR-SHAPE",
     `${checkpoint.name}: "${name}" is ${formatShape(shape)}, the config wants ${bytes} bytes of codes.`,
@@ -161,7 +162,7 @@ export function nf4Sizes(
   weight: string,
   shape: readonly number[],
 ): { name: string; size: number; dtype: "u8" | "f32" }[] {
-  const elements = shape.reduce((a, b) => a * b, 1);
+  const elements = sizeOf(shape);
   const blocks = Math.ceil(elements / NF4_BLOCKS.block);
   return [
     { name: weight, size: Math.ceil(elements / 2), dtype: "u8" },
@@ -254,11 +255,7 @@ export function denseMatrix(
   shape: readonly number[],
 ): Tensor {
   const { ops } = device;
-  const parts = nf4Parts(
-    (name) => (store.has(name) ? store.get(name) : null),
-    weight,
-    shape.reduce((a, b) => a * b, 1),
-  );
+  const parts = nf4Parts((name) => (store.has(name) ? store.get(name) : null), weight, sizeOf(shape));
   if (!parts) return ops.cast(store.get(weight), { to: "f32" });
   const { codes, table, absmax, scales, attrs } = parts;
   return ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs });

@@ -152,7 +152,7 @@ function refuseLarge(label: string, sizeBytes: number, maxBufferBytes: number): 
 /** Contexts are searched in steps of this many tokens. */
 const CONTEXT_STEP = 64;
 /** Longer contexts are not searched for. */
-const MOST_TOKENS = 2 ** 20;
+const MAX_TOKENS = 2 ** 20;
 
 /** What a budget of memory holds. */
 export interface LongestContext {
@@ -184,7 +184,7 @@ export function longestContext(
       throw error;
     }
   };
-  const context = CONTEXT_STEP * largestWithin(memoryBytes, peakAt, MOST_TOKENS / CONTEXT_STEP);
+  const context = CONTEXT_STEP * largestWithin(memoryBytes, peakAt, MAX_TOKENS / CONTEXT_STEP);
   const usable = Math.min(context, contextLimit(config));
   if (usable === 0) return { context, usable, plan: null, leastBytes: peakAt(1) };
   const plan = plans.get(usable) ?? planStep(config, { ...options, context: usable });

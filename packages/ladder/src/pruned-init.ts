@@ -5,7 +5,7 @@
 import { type Gradients, Tape } from "@sidenet/autograd";
 import { ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import { batchLoss, type LabeledBatch } from "./batch-loss.ts";
-import { blockParameters, PROJECTIONS } from "./block.ts";
+import { blockParameters, PROJECTIONS, type ProjectionName } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { Decoder, decoderParameters, layerName } from "./decoder.ts";
 import { FullTuning } from "./full-tuning.ts";
@@ -22,12 +22,7 @@ import {
   pick,
 } from "./pruning.ts";
 import { residualStream } from "./residual-stream.ts";
-import {
-  type SideConfig,
-  sideBlockShape,
-  layerName as sideLayerName,
-  sideParameters,
-} from "./side-config.ts";
+import { type SideConfig, sideBlockShape, sideLayerName, sideParameters } from "./side-config.ts";
 import { randomValues } from "./side-init.ts";
 
 /** What pruning keeps, and on what it is measured. */
@@ -51,22 +46,22 @@ export function sourceBlocks({ rungs, num_hidden_layers: l }: SideConfig, model:
   return Array.from({ length: l }, (_, k) => Math.min(depth(k), last));
 }
 
-type Place = keyof typeof PROJECTIONS;
-const PLACES = Object.keys(PROJECTIONS) as Place[];
-const weightOf = (place: Place): string => `${PROJECTIONS[place]}.weight`;
+const PROJECTION_NAMES = Object.keys(PROJECTIONS) as ProjectionName[];
+const weightOf = (projection: ProjectionName): string => `${PROJECTIONS[projection]}.weight`;
 
 /** The axis that the sums of all rows, and of all columns, run over. */
 const SUMMED_AXIS = { rows: 1, columns: 0 } as const;
 type Line = keyof typeof SUMMED_AXIS;
 const LINES = Object.keys(SUMMED_AXIS) as Line[];
 
-const sumName = (layer: number, place: Place, line: Line): string => `${layer}.${place}.${line}`;
+const sumName = (layer: number, projection: ProjectionName, line: Line): string =>
+  `${layer}.${projection}.${line}`;
 
 /** Adds the sum of each row and of each column of `values`, for one matrix of a block, to those in the store; f32. */
-function addSums(sums: ParamStore, layer: number, place: Place, values: Tensor): void {
+function addSums(sums: ParamStore, layer: number, projection: ProjectionName, values: Tensor): void {
   const { ops } = sums.device;
   for (const line of LINES) {
-    const name = sumName(layer, place, line);
+    const name = sumName(layer, projection, line);
     const sum = ops.sum(values, { axis: SUMMED_AXIS[line] });
     if (sums.has(name)) ops.accumulate(sums.get(name), sum);
     else sums.set(name, sum);
@@ -75,10 +70,10 @@ function addSums(sums: ParamStore, layer: number, place: Place, values: Tensor):
 
 /** Importance of one block, from the sums in the store. */
 async function readImportance(sums: ParamStore, layer: number): Promise<BlockImportance> {
-  const read: [Place, MatrixImportance][] = [];
-  for (const place of PLACES) {
-    const [rows, columns] = LINES.map((line) => sums.get(sumName(layer, place, line)));
-    read.push([place, { rows: await rows.read(), columns: await columns.read() }]);
+  const read: [ProjectionName, MatrixImportance][] = [];
+  for (const projection of PROJECTION_NAMES) {
+    const [rows, columns] = LINES.map((line) => sums.get(sumName(layer, projection, line)));
+    read.push([projection, { rows: await rows.read(), columns: await columns.read() }]);
   }
   return Object.fromEntries(read) as BlockImportance;
 }
@@ -92,11 +87,11 @@ function denseParameter({ weights, device }: Decoder, name: string, shape: reado
 function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): void {
   const { device, config } = decoder;
   const shapes = new Map(blockParameters(config).map(({ name, shape }) => [name, shape]));
-  for (const place of PLACES) {
-    const name = weightOf(place);
+  for (const projection of PROJECTION_NAMES) {
+    const name = weightOf(projection);
     device.scope(() => {
       const w = denseParameter(decoder, layerName(layer, name), shapes.get(name)!);
-      addSums(sums, layer, place, device.ops.abs(w));
+      addSums(sums, layer, projection, device.ops.abs(w));
     });
   }
 }
@@ -128,7 +123,11 @@ async function addFisherSums(
   using dense = denseCopy(decoder);
   using full = new FullTuning(dense);
   const leaves = [...layers].flatMap((layer) =>
-    PLACES.map((place) => ({ layer, place, leaf: dense.weights.get(layerName(layer, weightOf(place))) })),
+    PROJECTION_NAMES.map((projection) => ({
+      layer,
+      projection,
+      leaf: dense.weights.get(layerName(layer, weightOf(projection))),
+    })),
   );
   for (const batch of batches) {
     device.scope(() => {
@@ -138,12 +137,12 @@ async function addFisherSums(
         batch,
         leaves.map(({ leaf }) => leaf),
       );
-      for (const { layer, place, leaf } of leaves) {
+      for (const { layer, projection, leaf } of leaves) {
         device.scope(() => {
           const gradient = gradients.get(leaf)!;
           const square = device.ops.mul(gradient, gradient);
           gradient.dispose("its square");
-          addSums(sums, layer, place, square);
+          addSums(sums, layer, projection, square);
         });
       }
     });

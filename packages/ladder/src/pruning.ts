@@ -2,7 +2,7 @@
  * Which parts of the backbone's blocks a pruned side network starts from (methods.md, 2, after [LST]): residual channels,
  * heads, pairs of query and key dimensions, value dimensions and intermediate channels of the largest importance.
  */
-import type { BlockShape, PROJECTIONS } from "./block.ts";
+import type { BlockShape, ProjectionName } from "./block.ts";
 
 /** What rows and columns are chosen by: L1 norm, or Fisher information. */
 export const IMPORTANCES = ["l1", "fisher"] as const;
@@ -16,7 +16,7 @@ export interface MatrixImportance {
 }
 
 /** Of the seven linear layers of one block. */
-export type BlockImportance = Readonly<Record<keyof typeof PROJECTIONS, MatrixImportance>>;
+export type BlockImportance = Readonly<Record<ProjectionName, MatrixImportance>>;
 
 /** An index of the backbone for each index of the side network; `NONE` where the backbone has no more. */
 export type Choice = readonly number[];

@@ -1,7 +1,7 @@
 /** Regular expressions that come from files. JavaScript's engine backtracks, so nested or many repetitions may hang it. */
 
 /** Repetitions one after the other, each of which tries every length: 40 characters to the power of this. */
-const MOST_REPETITIONS = 5;
+const MAX_REPETITIONS = 5;
 
 /** A class or an escaped character, the start of a group, its end, or a repetition without an end or of many. */
 const PARTS = /\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:[:=!]|<[=!]|<\w+>))?|\)|[*+]\??|\{\d*,?\d*\}\??/gsu;
@@ -9,7 +9,7 @@ const PARTS = /\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:[:=!]|<[=!]|<\w+>))?|\)|[*+]\?
 const repeats = (part: string): boolean => /^[*+{]/.test(part) && !/^\{[01]?(,1)?\}/.test(part);
 
 /** Whether matching a short text may take forever: a repetition within a repetition, or many in a row. */
-export const mayHang = (expression: string): boolean => mostRepetitions(expression) > MOST_REPETITIONS;
+export const mayHang = (expression: string): boolean => mostRepetitions(expression) > MAX_REPETITIONS;
 
 /** Whether a repetition stands within a repetition, which takes forever on any text that nearly matches. */
 export const nestsRepetitions = (expression: string): boolean =>

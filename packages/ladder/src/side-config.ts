@@ -1,8 +1,8 @@
 /** What a side network is: its configuration file, and the parameters that follow from it (methods.md, 2). */
-import { SidenetError } from "@sidenet/tensor";
+import { SidenetError, sizeOf } from "@sidenet/tensor";
 import { z } from "zod";
 import { type BlockShape, blockParameters, type ParameterSpec } from "./block.ts";
-import { MOST_LAYERS, type ModelConfig } from "./config.ts";
+import { MAX_LAYERS, type ModelConfig } from "./config.ts";
 
 const size = z
   .int()
@@ -14,7 +14,7 @@ const sideConfigSchema = z.object({
   method: z.enum(["ladder", "xladder"]),
   base_model_name_or_path: z.string(),
   /** [l] */
-  num_hidden_layers: size.max(MOST_LAYERS),
+  num_hidden_layers: size.max(MAX_LAYERS),
   /** [d_s] */
   hidden_size: size,
   intermediate_size: size,
@@ -103,7 +103,7 @@ export function sideBlockShape(config: SideConfig, model: ModelConfig): BlockSha
 
 export const rungName = (k: number): string => `ladder.rungs.${k}.down.weight`;
 export const gateName = (k: number): string => `ladder.rungs.${k}.gate`;
-export const layerName = (k: number, rest: string): string => `ladder.layers.${k}.${rest}`;
+export const sideLayerName = (k: number, rest: string): string => `ladder.layers.${k}.${rest}`;
 export const SIDE_NORM = "ladder.norm.weight";
 export const SIDE_UP = "ladder.up.weight";
 
@@ -118,7 +118,7 @@ export function sideParameters(config: SideConfig, model: ModelConfig): Paramete
     if (k > 0 && config.fusion === "gate") specs.push({ name: gateName(k), shape: [1], kind: "bias" });
   }
   for (let k = 1; k <= l; k++) {
-    for (const spec of blockParameters(shape)) specs.push({ ...spec, name: layerName(k, spec.name) });
+    for (const spec of blockParameters(shape)) specs.push({ ...spec, name: sideLayerName(k, spec.name) });
   }
   specs.push({ name: SIDE_NORM, shape: [dSide], kind: "norm" });
   specs.push({ name: SIDE_UP, shape: [d, dSide], kind: "linear" });
@@ -127,4 +127,4 @@ export function sideParameters(config: SideConfig, model: ModelConfig): Paramete
 
 /** Elements of all parameters. */
 export const parameterCount = (specs: readonly ParameterSpec[]): number =>
-  specs.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

@@ -1,4 +1,4 @@
-import { Random } from "@sidenet/tensor";
+import { Random, sizeOf } from "@sidenet/tensor";
 import type { ParameterSpec } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
@@ -20,7 +20,7 @@ export function randomValues(
   model: ModelConfig,
   { scale = 1 }: InitialSide = {},
 ): Float32Array {
-  const count = spec.shape.reduce((a, b) => a * b, 1);
+  const count = sizeOf(spec.shape);
   if (spec.name === SIDE_UP) return new Float32Array(count);
   if (spec.name === SIDE_NORM) return new Float32Array(count).fill(scale);
   const { seed, num_hidden_layers: layers } = config;

@@ -20,12 +20,12 @@ import { ropeTables } from "./rope-tables.ts";
 import {
   checkSideConfig,
   gateName,
-  layerName,
   rungName,
   SIDE_NORM,
   SIDE_UP,
   type SideConfig,
   sideBlockShape,
+  sideLayerName,
   sideParameters,
 } from "./side-config.ts";
 import { type InitialSide, randomValues } from "./side-init.ts";
@@ -99,7 +99,7 @@ export class SideNetwork implements Adapter {
 
   /** What is trained in side layer k, in the order of `blockParameters`. */
   tensors(k: number): Tensor[] {
-    return this.#names.map((name) => this.parameters.get(layerName(k, name)));
+    return this.#names.map((name) => this.parameters.get(sideLayerName(k, name)));
   }
 
   /** A side layer's weights, each of the tensors in its place. */

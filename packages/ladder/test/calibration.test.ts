@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CpuDevice, NF4_BLOCKS, NF4_LEVELS, nf4Table, ParamStore, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { CalibratedLayers, MOST_COLUMNS } from "../src/calibration/calibrated-layers.ts";
+import { CalibratedLayers, MAX_COLUMNS } from "../src/calibration/calibrated-layers.ts";
 import { calibratedNf4 } from "../src/calibration/calibrated-nf4.ts";
 import { feedbackOf, roundWithFeedback } from "../src/calibration/feedback.ts";
 import { addAttended, sinkWeights } from "../src/calibration/moments.ts";
@@ -341,7 +341,7 @@ describe("a calibrated model", () => {
     );
     const rows = await calibrationRows(calibration(), await files.tokenizer(), files.config);
     expect(() => new CalibratedLayers(device, files.config, wide, rows)).toThrow(
-      new RegExp(`1.mlp.down_proj.weight.*18944.*2.9 GB.*${MOST_COLUMNS}`),
+      new RegExp(`1.mlp.down_proj.weight.*18944.*2.9 GB.*${MAX_COLUMNS}`),
     );
     expect(() => new CalibratedLayers(device, files.config, tensors, [])).toThrow(/not one token/);
     await files.close();

@@ -87,7 +87,7 @@ export function tinyOptions(
       lora: { rank: 2, dropout: 0.2 },
       seed: 3,
     },
-    storage: { dtype: "f32", quantizeBlocks: quantizesByDefault(method), quantizeEnds: false },
+    storage: { dtype: "f32", quantizeBlocks: quantizesByDefault(method), quantizeEmbeddings: false },
     memory: {},
     steps: 8,
     batchSize: 2,

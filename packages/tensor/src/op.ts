@@ -133,6 +133,8 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly sig: Sig;
   /** Every attribute, with its default. */
   readonly attrs?: A;
+  /** Attributes that may be null although their default is not. */
+  readonly nullable?: readonly (keyof A & string)[];
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
   readonly infer?: (inputs: InputSpecs<Sig>, attrs: A) => Inferred;
   /** What is wrong with extents that the signature accepts, or null. `has` tells which optional inputs are given. */

@@ -1,9 +1,9 @@
 import { gradRow, SECOND_ORDER } from "./grad-row.ts";
 
-// Every export of this file is a row of the gradient table.
+// rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
 
 export const sigmoid = gradRow("sigmoid", {
-  // σ' = σ(x) σ(-x). From the output alone, y - y², it would vanish where y rounds to 1: a saturated gate could never open.
+  // σ' = σ(x) σ(-x). Computed from the output, as y - y², it would be 0 where y rounds to 1, and a saturated gate would stay so.
   x: {
     saves: ["x"],
     pull: (ops, dy, { x }) => ops.mul(ops.mul(dy, ops.sigmoid(x)), ops.sigmoid(ops.scale(x, { factor: -1 }))),
@@ -13,7 +13,7 @@ export const sigmoid = gradRow("sigmoid", {
 export const silu = gradRow("silu", {
   x: {
     saves: ["x"],
-    // silu(x) = siluMul(x, 1), whose backward op holds the derivative.
+    // silu(x) = siluMul(x, 1), and siluMulBackward computes the derivative.
     pull(ops, dy, { x }) {
       const ones = ops.scale(x, { factor: 0 });
       ops.fill(ones, { value: 1 });
@@ -42,7 +42,7 @@ export const relu = gradRow("relu", {
 });
 
 export const tanh = gradRow("tanh", {
-  // 1 - tanh² = 4 σ(2x) σ(-2x). From the output alone it would vanish where y rounds to 1, as for sigmoid.
+  // 1 - tanh² = 4 σ(2x) σ(-2x). Computed from the output it would be 0 where y rounds to 1, as for sigmoid.
   x: {
     saves: ["x"],
     pull(ops, dy, { x }) {

@@ -24,7 +24,7 @@ export const attention = gradRow(
     segments: { none: "integer input" },
   },
   {
-    inputs: ["k", "v"], // one pass over the queries gives both
+    inputs: ["k", "v"], // one pass over the queries computes both
     saves: SAVES,
     pull: (ops, dy, { q, k, v, y, lse, keyMask, segments }, attrs) =>
       ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, segments, attrs),

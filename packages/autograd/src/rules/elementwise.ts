@@ -1,7 +1,8 @@
 import { gradRow, IN_PLACE, INTEGER_OUTPUT } from "./grad-row.ts";
 import { sumTo, widen, widenForSum } from "./shared.ts";
 
-// Every export of this file is a row of the gradient table. Binary rows sum over the axes along which an operand repeats.
+// rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
+// Rules of binary ops sum dy over the axes along which their operand was broadcast (sumTo).
 
 export const add = gradRow("add", {
   a: {
@@ -47,13 +48,13 @@ export const div = gradRow("div", {
   },
   b: {
     saves: ["a", "b"],
-    // -(dy / b) (a / b): two quotients, since b² may leave the range of its type.
+    // -(dy / b) (a / b): two quotients, since b² may overflow or underflow.
     pull: (ops, dy, { a, b }, { shape, dtype }) =>
       ops.neg(sumTo(ops, ops.mul(ops.div(widenForSum(ops, dy, shape, dtype), b), ops.div(a, b)), shape)),
   },
 });
 
-// Where both are equal, a counts as the one that was taken.
+// Where both are equal, a gets the gradient.
 
 export const minimum = gradRow("minimum", {
   a: {
@@ -117,7 +118,7 @@ export const log = gradRow("log", {
 });
 
 export const sqrt = gradRow("sqrt", {
-  // At 0 the slope is infinite; 1e-6 keeps it finite in f16 storage too.
+  // The derivative is infinite at 0; with 1e-6 the gradient is finite in f16 storage too.
   x: {
     saves: ["y"],
     pull: (ops, dy, { y }) => ops.div(ops.scale(dy, { factor: 0.5 }), ops.clamp(y, { min: 1e-6 })),
@@ -133,7 +134,7 @@ export const pow = gradRow("pow", {
 });
 
 export const clamp = gradRow("clamp", {
-  // Bounds included: there the value is still its own.
+  // The bounds themselves pass dy on: there clamp(x) = x.
   x: {
     saves: ["x"],
     pull: (ops, dy, { x }, { attrs }) => ops.where(ops.equal(x, ops.clamp(x, attrs)), dy),

@@ -1,6 +1,7 @@
 /**
- * Gradient rows: what each input of an op needs for its own gradient, and how that gradient is made. A row is typed
- * against its op: an input left out, a misspelt save or a wrong attribute does not compile.
+ * Gradient rows: for each input of an op, what its gradient needs from the forward pass, and how it is computed from the
+ * gradient of the output (a vector-Jacobian product). A row is typed against its op: a missing input, a misspelt save or a
+ * wrong attribute does not compile.
  */
 import type {
   AttrsOfRow,
@@ -15,11 +16,11 @@ import type {
 } from "@sidenet/tensor";
 
 type InputName<K extends OpName> = InputNamesOf<OpTable[K]> & string;
-/** What a rule may save: an input, an output, or a residual, which the forward pass then makes. */
+/** What a rule may save: an input, an output, or a residual, which the forward pass makes only when a rule saves it. */
 type SaveName<K extends OpName> = InputName<K> | (OutputNamesOf<OpTable[K]> & string);
 
 type Operands<K extends OpName> = Parameters<OpTable[K]["reference"]>[0];
-/** Null where the call left an optional input out. */
+/** Null for an optional input that the call left out. */
 type SavedOperand<K extends OpName, N> =
   N extends InputName<K>
     ? null extends Operands<K>[N & keyof Operands<K>]
@@ -28,7 +29,7 @@ type SavedOperand<K extends OpName, N> =
     : Tensor;
 type SavedOperands<K extends OpName, N extends SaveName<K>> = { readonly [S in N]: SavedOperand<K, S> };
 
-/** Why an op or an input has no gradient. Only an integer output may be computed from tracked values all the same. */
+/** Why an op or an input has no gradient. An op with integer output takes tracked inputs; the others throw for them. */
 export type NoGradientReason =
   | "integer output"
   | "integer input"
@@ -49,17 +50,17 @@ export const SECOND_ORDER: NoGradient = { none: "gradients of gradients are not 
 export const QUANTIZED: NoGradient = { none: "a quantized weight" };
 export const OPTIMIZER: NoGradient = { none: "part of the optimizer" };
 
-/** What a rule may know of the call besides tensors. */
+/** What a rule is given of the call besides tensors. */
 export interface PullContext<A> {
   /** All attributes, defaults filled in. */
   readonly attrs: A;
   /** Shape of the input, and so of its gradient. */
   readonly shape: Shape;
-  /** Dtype that the gradient will have: f32 for a leaf, the value's own otherwise. A rule that sums widens first. */
+  /** Dtype of the input's gradient: f32 for a leaf, the input's own otherwise. A rule that sums casts to it first. */
   readonly dtype: DType;
 }
 
-/** Gradient of one input: `saves` from the forward pass, `pull` from the gradient dy of the output. It only calls ops. */
+/** The gradient of one input: `pull` computes it by ops from dy, the output's gradient, and the tensors named in `saves`. */
 interface InputRule<K extends OpName, S extends readonly SaveName<K>[]> {
   readonly saves: S;
   readonly pull: (
@@ -70,7 +71,7 @@ interface InputRule<K extends OpName, S extends readonly SaveName<K>[]> {
   ) => Tensor;
 }
 
-/** Gradients of several inputs that share their work. Used instead of theirs when all of these inputs are tracked. */
+/** Gradients of several inputs at once, used instead of their single rules when all of them are tracked. */
 interface JointRule<K extends OpName, I extends readonly InputName<K>[], S extends readonly SaveName<K>[]> {
   readonly inputs: I;
   readonly saves: S;
@@ -83,12 +84,12 @@ interface JointRule<K extends OpName, I extends readonly InputName<K>[], S exten
   ) => { readonly [P in keyof I]: Tensor };
 }
 
-/** A rule as the tape uses it: names are text, one or several inputs alike. */
+/** A rule as the tape uses it, for one or several inputs, without the types of its op. */
 export interface Pull {
   readonly inputs: readonly string[];
   readonly saves: readonly string[];
-  /** The gradients are new memory, though `ops` did not make them. */
-  readonly fresh?: boolean;
+  /** The gradients are in new memory even though `ops` did not make them. */
+  readonly isFresh?: boolean;
   /** One context, and one gradient, for each of `inputs`. */
   readonly run: (
     ops: Ops,
@@ -110,7 +111,7 @@ export type GradRow<K extends OpName = OpName> = NoGradient | PullRow<K>;
 
 export const hasNoGradient = (entry: object): entry is NoGradient => "none" in entry;
 
-/** Defines the row of a differentiable op: an entry for each input, and a rule for those that share work. */
+/** Defines the row of a differentiable op: an entry for each input, and perhaps a joint rule for inputs that share work. */
 export function gradRow<
   K extends OpName,
   const S extends Record<InputName<K>, readonly SaveName<K>[]>,
@@ -121,7 +122,7 @@ export function gradRow<
   inputs: { readonly [N in keyof S]: InputRule<K, S[N]> | NoGradient },
   joint?: JointRule<K, I, J>,
 ): PullRow<K> {
-  // The types above have done their work; the tape goes by the names in the rows.
+  // The parameter types have checked the row; the tape needs only the names in it.
   type AnyRule = { saves: readonly string[]; pull: (...args: unknown[]) => Tensor };
   const entries = Object.entries(inputs as Record<string, AnyRule | NoGradient>).map(([name, entry]) => {
     if (hasNoGradient(entry)) return [name, entry] as const;

@@ -1,6 +1,6 @@
 /**
- * The gradient table: one row for each row of the op table, typed as a total map, so that an op without a gradient row
- * does not compile. A row that has no gradient says why.
+ * The gradient table: one row for each row of the op table, typed as a total map, so that the table does not compile when
+ * an op has no gradient row. The row of an op without gradients gives the reason.
  */
 import type { OpName } from "@sidenet/tensor";
 import * as activations from "./activations.ts";
@@ -15,9 +15,9 @@ import { layerNorm, rmsNorm, rope, softmax } from "./norm.ts";
 import { dropout } from "./random.ts";
 import * as reductions from "./reduce.ts";
 
-/** The gradient row of every op; one that is missing does not compile. */
+/** The gradient row of every op. */
 export const gradTable = {
-  // Families whose files export nothing but rows.
+  // These files export nothing but rows.
   ...activations,
   ...elementwise,
   ...reductions,

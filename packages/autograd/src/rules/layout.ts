@@ -29,7 +29,7 @@ export const embedding = gradRow("embedding", {
 });
 
 export const selectRows = gradRow("selectRows", {
-  // Each row is taken at most once, so the gradient is a selection too: the other way round.
+  // Each row is selected at most once, so the gradient is the inverse selection.
   x: { saves: ["rows", "back"], pull: (ops, dy, { rows, back }) => ops.selectRows(dy, back, rows) },
   rows: { none: "integer input" },
   back: { none: "integer input" },
@@ -38,7 +38,7 @@ export const selectRows = gradRow("selectRows", {
 export const transpose = gradRow("transpose", {
   x: {
     saves: [],
-    // The inverse permutation; that of reversed axes is itself.
+    // By the inverse permutation.
     pull: (ops, dy, _saved, { attrs: { permutation } }) =>
       ops.transpose(dy, { permutation: permutation.map((_, axis) => permutation.indexOf(axis)) }),
   },

@@ -10,7 +10,7 @@ export const crossEntropy = gradRow("crossEntropy", {
 });
 
 export const lmHeadLoss = gradRow("lmHeadLoss", {
-  // The forward pass makes dh beside the loss, so a frozen head keeps neither h nor logits.
+  // The forward pass computes dh (a residual) with the loss, so under a frozen head neither h nor logits are saved.
   h: { saves: ["dh"], pull: (ops, dy, { dh }) => ops.scaleBy(dh, dy) },
   w: {
     saves: ["h", "w", "targets"],

@@ -1,8 +1,8 @@
 import { gradRow } from "./grad-row.ts";
 import { asRows, widen } from "./shared.ts";
 
-// The three forms are each other's gradients; nothing is ever transposed in memory. A product has the dtype of its first
-// operand, so it is that one which is widened.
+// The gradients of the three matmul forms are matmuls of another form, so nothing is transposed in memory. A matmul has the
+// dtype of its first operand, so that one is cast to f32 where the gradient is f32.
 
 export const matmul = gradRow("matmul", {
   a: { saves: ["b"], pull: (ops, dy, { b }, { dtype }) => ops.matmulNT(widen(ops, dy, dtype), b) },

@@ -2,7 +2,7 @@ import { gradRow, QUANTIZED } from "./grad-row.ts";
 import { asRows, widen } from "./shared.ts";
 
 export const nf4Linear = gradRow("nf4Linear", {
-  // dx = dy w through the dequantized weight; all that is saved is resident anyway.
+  // dx = dy w with the dequantized weight; what is saved is the weight, which is resident anyway.
   x: {
     saves: ["codes", "table", "absmax", "scales"],
     pull(ops, dy, { codes, table, absmax, scales }, { attrs: { out: _, ...attrs }, shape, dtype }) {
@@ -24,7 +24,7 @@ export const nf4Linear = gradRow("nf4Linear", {
 });
 
 export const nf4HeadLoss = gradRow("nf4HeadLoss", {
-  // As lmHeadLoss over a frozen head: the forward pass makes dh beside the loss.
+  // As in lmHeadLoss, the forward pass computes dh (a residual) with the loss.
   h: { saves: ["dh"], pull: (ops, dy, { dh }) => ops.scaleBy(dh, dy) },
   codes: QUANTIZED,
   table: QUANTIZED,

@@ -10,7 +10,7 @@ export const rmsNorm = gradRow("rmsNorm", {
 });
 
 export const rope = gradRow("rope", {
-  // A rotation is orthogonal: its gradient is the rotation back.
+  // A rotation is orthogonal: its gradient is the inverse rotation.
   x: {
     saves: ["cos", "sin"],
     pull: (ops, dy, { cos, sin }, { attrs }) => ops.rope(dy, cos, sin, { inverse: !attrs.inverse }),

@@ -1,6 +1,6 @@
 import { gradRow } from "./grad-row.ts";
 
 export const dropout = gradRow("dropout", {
-  // The mask is made again from the same numbers.
+  // attrs hold the seed and offset of the draws, so the backward pass drops the same elements.
   x: { saves: [], pull: (ops, dy, _saved, { attrs }) => ops.dropout(dy, attrs) },
 });

@@ -2,7 +2,7 @@ import { type Ops, type Shape, sizeOf, type Tensor } from "@sidenet/tensor";
 import { gradRow, INTEGER_OUTPUT, SECOND_ORDER } from "./grad-row.ts";
 import { widen } from "./shared.ts";
 
-// Every export of this file is a row of the gradient table.
+// rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
 
 export const sum = gradRow("sum", {
   x: {
@@ -28,8 +28,8 @@ export const mean = gradRow("mean", {
   },
 });
 
-/** dy goes to the element that was chosen, zero elsewhere. `index` keeps the axis, at length 1. */
-function toChosen(ops: Ops, dy: Tensor, index: Tensor, shape: Shape, axis: number | null): Tensor {
+/** Scatters dy to the elements that max or min chose, zero elsewhere. `index` keeps the reduced axis, with extent 1. */
+function scatterToChosen(ops: Ops, dy: Tensor, index: Tensor, shape: Shape, axis: number | null): Tensor {
   const length = axis === null ? sizeOf(shape) : shape.at(axis)!;
   const chosen = ops.reshape(dy, { shape: index.shape });
   return ops.reshape(ops.gatherAlongBackward(chosen, index, { axis: axis ?? 0, length }), { shape });
@@ -38,14 +38,14 @@ function toChosen(ops: Ops, dy: Tensor, index: Tensor, shape: Shape, axis: numbe
 export const max = gradRow("max", {
   x: {
     saves: ["index"],
-    pull: (ops, dy, { index }, { attrs, shape }) => toChosen(ops, dy, index, shape, attrs.axis),
+    pull: (ops, dy, { index }, { attrs, shape }) => scatterToChosen(ops, dy, index, shape, attrs.axis),
   },
 });
 
 export const min = gradRow("min", {
   x: {
     saves: ["index"],
-    pull: (ops, dy, { index }, { attrs, shape }) => toChosen(ops, dy, index, shape, attrs.axis),
+    pull: (ops, dy, { index }, { attrs, shape }) => scatterToChosen(ops, dy, index, shape, attrs.axis),
   },
 });
 

@@ -10,6 +10,7 @@ import {
   blockParameters,
   blockWeights,
   PROJECTIONS,
+  type ProjectionName,
 } from "../block.ts";
 import type { ModelConfig } from "../config.ts";
 import { EMBEDDINGS, layerName, type TokenBatch } from "../decoder.ts";
@@ -18,10 +19,10 @@ import { type DoubleNf4, uploadNf4 } from "../nf4-weight.ts";
 import { ropeTables } from "../rope-tables.ts";
 import { calibratedNf4 } from "./calibrated-nf4.ts";
 import { type Feedback, feedbackOf } from "./feedback.ts";
-import { observed, type Place, READERS, sinkWeights } from "./moments.ts";
+import { observed, READERS, sinkWeights } from "./moments.ts";
 
 /** Inputs of more columns are refused: H alone would take over 0.5 GB, its factor minutes a layer. */
-export const MOST_COLUMNS = 8192;
+export const MAX_COLUMNS = 8192;
 
 /** Share of the mean of H's diagonal that is added to it: calibration text is not all text. */
 const DAMPING = 0.01;
@@ -39,13 +40,13 @@ function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void
   }
   const largest = tensors.filter(isQuantized).reduce((a, b) => (b.shape[1] > a.shape[1] ? b : a));
   const columns = largest.shape[1];
-  if (columns <= MOST_COLUMNS) return;
+  if (columns <= MAX_COLUMNS) return;
   const gigabytes = ((8 * columns ** 2) / 1e9).toFixed(1);
   const minutes = Math.ceil(columns ** 3 / 6 / 5e8 / 60);
   throw new SidenetError(
     "L-CALIBRATION",
     `${largest.name} has ${columns} columns: its ${columns} x ${columns} matrix of second moments would take ${gigabytes} GB, ` +
-      `and some ${minutes} minutes a layer to factor; calibration goes up to ${MOST_COLUMNS}. Quantize without --calibrate.`,
+      `and some ${minutes} minutes a layer to factor; calibration goes up to ${MAX_COLUMNS}. Quantize without --calibrate.`,
   );
 }
 
@@ -145,7 +146,7 @@ export class CalibratedLayers {
   }
 
   /** Sends all rows through the layer as it is, and reads what came to its projections. */
-  async #observe(weights: BlockWeights): Promise<Map<Place, Float32Array>> {
+  async #observe(weights: BlockWeights): Promise<Map<ProjectionName, Float32Array>> {
     const device = this.#device;
     using totals = new ParamStore(device, "workspace");
     for (const [place] of READERS) {
@@ -163,7 +164,7 @@ export class CalibratedLayers {
       });
       await device.synchronize(); // or the freed memory of all rows would wait in the queue
     }
-    const read = new Map<Place, Float32Array>();
+    const read = new Map<ProjectionName, Float32Array>();
     for (const [place] of READERS) read.set(place, (await totals.get(place).read()) as Float32Array);
     return read;
   }
@@ -181,7 +182,7 @@ export class CalibratedLayers {
     }
   }
 
-  #feedback(place: Place, moments: Float32Array): Feedback {
+  #feedback(place: ProjectionName, moments: Float32Array): Feedback {
     const columns = Math.sqrt(moments.length);
     const feedback = feedbackOf(moments, columns, DAMPING);
     if (feedback) return feedback;

@@ -1,7 +1,7 @@
 /** Rounding of a weight's columns one after the other, each error answered by the columns that follow (GPTQ). */
 import { NF4_BLOCKS } from "@sidenet/tensor";
 import { type BlockScales, levelCode, levelValue } from "./nf4-grid.ts";
-import { subtractTile } from "./products.ts";
+import { subtractTile } from "./subtract-tile.ts";
 import { upperFactor } from "./upper-factor.ts";
 
 const { block: BLOCK } = NF4_BLOCKS;

@@ -1,13 +1,18 @@
 /** What comes to the matrices of a block, as second moments: what calibration weighs rounding errors by. */
 import { type Ops, repeat, type Tensor } from "@sidenet/tensor";
-import type { BlockWeights, PROJECTIONS } from "../block.ts";
+import type { BlockWeights, ProjectionName } from "../block.ts";
 import type { TokenBatch } from "../decoder.ts";
 import type { Projection } from "../projection.ts";
 
-export type Place = keyof typeof PROJECTIONS;
-
 /** Projections by the moments that they share. */
-export const READERS: readonly (readonly Place[])[] = [["q"], ["k"], ["v"], ["o"], ["gate", "up"], ["down"]];
+export const READERS: readonly (readonly ProjectionName[])[] = [
+  ["q"],
+  ["k"],
+  ["v"],
+  ["o"],
+  ["gate", "up"],
+  ["down"],
+];
 
 /**
  * What the first token of a sequence counts for keys and values, as a share of the sequence's length; any other counts 1. Heads that
@@ -16,7 +21,7 @@ export const READERS: readonly (readonly Place[])[] = [["q"], ["k"], ["v"], ["o"
 const SINK_SHARE = 0.25;
 
 /** Σ xᵀx of each input of a block, f32[in,in], over all rows that went through. */
-type Moments = ReadonlyMap<Place, Tensor>;
+type Moments = ReadonlyMap<ProjectionName, Tensor>;
 
 /** Square roots of what each token of a row counts for keys and values. */
 export function sinkWeights({ segments, length }: TokenBatch): Float32Array {
@@ -75,7 +80,7 @@ export function observed(
 ): { ops: Ops; weights: BlockWeights } {
   let values: Tensor | null = null;
   const observe =
-    (place: Place, total: Tensor): Projection =>
+    (place: ProjectionName, total: Tensor): Projection =>
     (own, x) => {
       if (place === "v") values = x;
       else if (place === "k") total.device.scope(() => addMoments(own, total, ops.mul(x, sinks)));

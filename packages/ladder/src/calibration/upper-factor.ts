@@ -1,4 +1,4 @@
-import { subtractTile } from "./products.ts";
+import { subtractTile } from "./subtract-tile.ts";
 
 /** Columns that are finished together. */
 const PANEL = 64;

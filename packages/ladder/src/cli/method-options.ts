@@ -228,7 +228,7 @@ export function memoryOptions(
 /** How the model of this method is stored. */
 export function storageOf(method: Method, dtype: WeightDType, flags: MemoryFlags): Required<BaseStorage> {
   const quantizeBlocks = flags.quantize === "auto" ? quantizesByDefault(method) : flags.quantize === "nf4";
-  return { dtype, quantizeBlocks, quantizeEnds: flags.quantizeEnds };
+  return { dtype, quantizeBlocks, quantizeEmbeddings: flags.quantizeEnds };
 }
 
 /** The fields that have a value: options that were not given keep their defaults. */

@@ -3,7 +3,7 @@ import type { TokenRecord } from "../records.ts";
 import type { TokenDataset } from "./batch-stream.ts";
 
 /** How often records of one set appear for one of another, at most; finer ratios are rounded to the nearest. */
-const MOST_REPEATS = 20;
+const MAX_REPEATS = 20;
 
 /**
  * How often each record of a set appears in an epoch: small whole numbers in the ratio of the weights, which must be above 0.
@@ -14,7 +14,7 @@ function repeatsOf(weights: readonly number[]): number[] {
   const ratios = weights.map((weight) => weight / least);
   let best = ratios.map(Math.round);
   let bestError = Number.POSITIVE_INFINITY;
-  for (let scale = 1; scale <= MOST_REPEATS; scale++) {
+  for (let scale = 1; scale <= MAX_REPEATS; scale++) {
     const repeats = ratios.map((ratio) => Math.max(1, Math.round(ratio * scale)));
     const error = Math.max(...repeats.map((count, i) => Math.abs(count / (ratios[i] * scale) - 1)));
     if (error >= bestError - 1e-9) continue;

@@ -1,7 +1,7 @@
 /** A `ModelConfig` from GGUF metadata. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { type Family, MOST_LAYERS, type ModelConfig } from "../config.ts";
+import { type Family, MAX_LAYERS, type ModelConfig } from "../config.ts";
 import type { Rope, RopeScaling } from "../config-rope.ts";
 import { ropeFrequencies } from "../rope-tables.ts";
 import type { GgufFile, GgufValue } from "./gguf.ts";
@@ -66,7 +66,7 @@ function shortestFloat32(value: number): number {
 
 function positiveInteger(reader: Reader, key: string, fallback?: number): number {
   const value = reader.number(key, fallback);
-  const most = key === "block_count" ? MOST_LAYERS : 2 ** 31 - 1;
+  const most = key === "block_count" ? MAX_LAYERS : 2 ** 31 - 1;
   if (Number.isInteger(value) && value > 0 && value <= most) return value;
   throw new SidenetError(
     "L-CONFIG",

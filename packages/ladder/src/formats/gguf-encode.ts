@@ -1,5 +1,5 @@
 /** float32 to the storage types that GGUF files are written in. */
-import { float16Table, float32ToFloat16 } from "@sidenet/tensor";
+import { float16Table, float32ToFloat16, sizeOf } from "@sidenet/tensor";
 import { GGUF_TYPES } from "./gguf-types.ts";
 import { storedBytes } from "./safetensors-write.ts";
 
@@ -13,7 +13,7 @@ export const ggufTypeId = (type: GgufWriteType): number => IDS.get(type)!;
 /** Bytes of a tensor; its rows are whole blocks. */
 export function ggufSizeBytes(type: GgufWriteType, shape: readonly number[]): number {
   const { blockElements, blockBytes } = GGUF_TYPES.get(ggufTypeId(type))!;
-  return (shape.reduce((product, n) => product * n, 1) / blockElements) * blockBytes;
+  return (sizeOf(shape) / blockElements) * blockBytes;
 }
 
 /** 34 bytes for 32 elements: d = max |x| / 127 as float16, then round(x / d), halves away from 0, as ggml. */

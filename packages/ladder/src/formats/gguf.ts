@@ -2,7 +2,7 @@
  * Reader of GGUF, versions 2 and 3, little-endian: magic, counts, metadata, tensor table, then aligned data.
  * Every count, length and offset is held against the file's size before it is used.
  */
-import { formatShape, SidenetError } from "@sidenet/tensor";
+import { formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import type { ByteSource } from "./byte-source.ts";
 import { GgufCursor } from "./gguf-cursor.ts";
 import { GGUF_TYPES, type GgufType } from "./gguf-types.ts";
@@ -50,7 +50,7 @@ const SCALARS: Readonly<Record<number, readonly [bytes: number, read: (cursor: G
 };
 const STRING = 8;
 const ARRAY = 9;
-const LEAST_BYTES: Readonly<Record<number, number>> = { [STRING]: 8, [ARRAY]: 12 };
+const MIN_BYTES: Readonly<Record<number, number>> = { [STRING]: 8, [ARRAY]: 12 };
 
 function fail(source: ByteSource, code: string, text: string): never {
   throw new SidenetError(code, `${source.name}: ${text}`);
@@ -85,7 +85,7 @@ async function readArray(
   await cursor.need(4, `the element type of "${key}"`);
   const kind = cursor.u32();
   const scalar = SCALARS[kind];
-  const least = scalar?.[0] ?? LEAST_BYTES[kind];
+  const least = scalar?.[0] ?? MIN_BYTES[kind];
   if (least === undefined)
     fail(source, "L-GGUF-METADATA", `"${key}" has elements of the unknown type ${kind}.`);
   const count = await readLength(cursor, least, `the array "${key}"`);
@@ -151,7 +151,7 @@ async function readTensorInfo(
       "L-GGUF-TYPE",
       `"${name}" has the unknown type ${typeId}. Is the file newer than this reader?`,
     );
-  const elements = shape.reduce((product, n) => product * n, 1);
+  const elements = sizeOf(shape);
   const rowElements = shape.at(-1) ?? 1;
   if (!Number.isSafeInteger(elements) || rowElements % type.blockElements !== 0) {
     fail(

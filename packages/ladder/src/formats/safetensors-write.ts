@@ -1,4 +1,4 @@
-import { float32ToFloat16, formatShape, SidenetError } from "@sidenet/tensor";
+import { float32ToFloat16, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import { float32ToBfloat16 } from "./float-codec.ts";
 
 /** What the writer takes: Float32Array for F32, and rounded for F16 and BF16; Uint16Array are F16 or BF16 bits as they are. */
@@ -25,8 +25,7 @@ export interface TensorGroup {
   readonly read: () => Promise<readonly Uint8Array[]>;
 }
 
-export const headerBytes = ({ dtype, shape }: TensorHeader): number =>
-  shape.reduce((product, n) => product * n, ELEMENT_BYTES[dtype]);
+export const headerBytes = ({ dtype, shape }: TensorHeader): number => ELEMENT_BYTES[dtype] * sizeOf(shape);
 
 /** Stored bytes of values: floats rounded to nearest even for F16 and BF16. */
 export function storedBytes({ dtype, data }: Pick<WritableTensor, "dtype" | "data">): Uint8Array {
@@ -78,7 +77,7 @@ export function encodeSafetensors(
   const chunks: Uint8Array[] = [];
   for (const name of names) {
     const { shape, data } = tensors[name];
-    if (shape.reduce((product, n) => product * n, 1) !== data.length || name === "__metadata__")
+    if (sizeOf(shape) !== data.length || name === "__metadata__")
       throw mismatch(name, shape, `${data.length} elements`);
     chunks.push(storedBytes(tensors[name]));
   }

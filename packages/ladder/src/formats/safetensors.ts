@@ -3,7 +3,7 @@
  * Rules: header at most 100 MB and starting with "{", no key twice, tensors inside the data, neither overlapping nor
  * leaving holes, sizes equal to shape times element size. The data may start at an unaligned offset.
  */
-import { float16ToFloat32, formatShape, SidenetError } from "@sidenet/tensor";
+import { float16ToFloat32, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ByteSource } from "./byte-source.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
@@ -136,7 +136,7 @@ function parseEntry(source: ByteSource, name: string, value: unknown): Entry {
     );
   }
   const [start, stop] = data_offsets;
-  const wantedBytes = (shape.reduce((product, n) => product * n, 1) * bits) / 8;
+  const wantedBytes = (sizeOf(shape) * bits) / 8;
   if (stop - start !== wantedBytes) {
     fail(
       source,

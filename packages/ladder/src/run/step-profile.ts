@@ -25,11 +25,11 @@ export interface StepProfile {
 }
 
 /** Points that a plot of this width can show. */
-const MOST_POINTS = 1500;
+const MAX_POINTS = 1500;
 
-/** The highest of each sample; of each of `MOST_POINTS` equal stretches, its highest sample's. */
+/** The highest of each sample; of each of `MAX_POINTS` equal stretches, its highest sample's. */
 export function memoryPoints(samples: readonly MemorySample[]): BytesByCategory[] {
-  const stretch = Math.max(1, Math.ceil(samples.length / MOST_POINTS));
+  const stretch = Math.max(1, Math.ceil(samples.length / MAX_POINTS));
   return Array.from({ length: Math.ceil(samples.length / stretch) }, (_, i) =>
     samples
       .slice(i * stretch, (i + 1) * stretch)

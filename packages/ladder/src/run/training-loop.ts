@@ -11,7 +11,7 @@ import { memoryOver, memoryPoints, type StepProfile, timeOver } from "./step-pro
 export type StopReason = "done" | "signal" | "patience";
 
 /** Steps in a row that may be skipped: after these, nothing will get better by itself. */
-const MOST_SKIPPED = 10;
+const MAX_SKIPPED = 10;
 
 /** How long a run goes on, and how often it stops to look. */
 export interface LoopOptions {
@@ -243,7 +243,7 @@ export class TrainingLoop {
       : `loss of step ${step} is ${loss}`;
     const where = `the ${what} (learning rate ${learningRate}, records: ${sources.join("; ")})`;
     const inARow = this.#state.skippedInARow + 1;
-    if (options.onNonFinite === "skip" && inARow < MOST_SKIPPED) {
+    if (options.onNonFinite === "skip" && inARow < MAX_SKIPPED) {
       events.onNote?.(`${where}: the step is skipped`);
       return;
     }

@@ -118,6 +118,7 @@ export const argmax = defineOp({
   doc: "position of the largest element of one axis, or among all elements when axis is null; the first of equals",
   sig: "x[N..] -> y:i32[M..]",
   attrs: { axis: -1 as number | null },
+  nullable: ["axis"],
   infer: ([x], { axis }) => inferExtreme("argmax", x, axis, "i32"),
   reference({ x, y }, dims) {
     eachExtreme(x, dims, 1, (out, _value, at) => {

@@ -127,9 +127,11 @@ function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetEr
 const typeName = (value: unknown): string =>
   value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
 
-/** What an attribute may be, by its default: an attribute that is null by default takes a number or null. */
-const typesLike = (fallback: unknown): string[] =>
-  fallback === null ? ["number", "null"] : [typeName(fallback)];
+/** The types that an attribute may have: that of its default, where null stands for a number that may be left out. */
+function typesOf({ attrs, nullable }: AnyOpRow, key: string): string[] {
+  if (attrs[key] === null) return ["number", "null"];
+  return [typeName(attrs[key]), ...(nullable?.includes(key) ? ["null"] : [])];
+}
 
 /**
  * The attributes that a caller set: an undefined one keeps its default. Throws `T-ATTR` for one that the op does not have,
@@ -140,7 +142,7 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
   for (const key in attrs) {
     if (!(key in row.attrs)) throw refuseName(row, key);
     if (attrs[key] !== undefined) {
-      const wanted = typesLike(row.attrs[key]);
+      const wanted = typesOf(row, key);
       if (wanted.includes(typeName(attrs[key]))) continue;
       const value = JSON.stringify(attrs[key]);
       throw new SidenetError(
