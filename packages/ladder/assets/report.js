@@ -246,10 +246,17 @@ function drawComparison(runs) {
 
 function drawSettings({ run, name }, alone) {
   if (!run) return null;
-  const rows = Object.entries(run.settings).map(([key, value]) => [
-    key,
-    value === null ? "default" : Array.isArray(value) ? value.join(", ") : String(value),
-  ]);
+  const text = (value) =>
+    Array.isArray(value)
+      ? value.join(", ")
+      : typeof value === "number" && !Number.isInteger(value)
+        ? String(+value.toPrecision(4))
+        : String(value);
+  const rows = Object.entries(run.settings).map(([key, value]) => {
+    if (value !== null) return [key, text(value)];
+    const found = run.defaults?.[key];
+    return [key, found == null ? "default" : `default: ${text(found)}`];
+  });
   return card(alone ? "Settings" : `Settings of ${name}`, "half", table(["name", "value"], rows, "pairs"));
 }
 

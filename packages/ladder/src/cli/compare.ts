@@ -205,18 +205,25 @@ async function runVariant(
 ): Promise<TrainSummary> {
   const { model, data = [], output = "", steps, batchSize = RUN_BATCH, seed, heldOut } = options;
   const { method, storage, memory } = settingsOf(variant, options, device);
-  const run = {
-    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
-    ...{ method, storage, memory, steps, batchSize, heldOut, seed },
-    maxLength: options.maxLength ?? null,
-    learningRate: options.learningRate ?? null,
+  const { maxLength = null, learningRate = null } = options;
+  const optimization = {
     warmupSteps: Math.min(5, steps),
-    schedule: "cosine" as const,
+    schedule: "cosine",
     weightDecay: 0.01,
     maxGradNorm: 1,
+  } as const;
+  const run = {
+    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
+    ...{ method, storage, memory, steps, batchSize, heldOut, seed, maxLength, learningRate },
+    ...optimization,
     sampleTokens: 0,
     existing: "overwrite" as const, // as results.json is
-    settings: { method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
+    settings: {
+      ...{ method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
+      ...{ "max-length": maxLength, "learning-rate": learningRate, schedule: optimization.schedule },
+      ...{ "warmup-steps": optimization.warmupSteps, "weight-decay": optimization.weightDecay },
+      ...{ "max-grad-norm": optimization.maxGradNorm },
+    },
   };
   const onStep: TrainRunEvents["onStep"] = ({ step, loss, tokens_per_second: speed }) =>
     report.progress(`step ${step + 1}/${steps}  loss ${lossText(loss)}  ${speed.toFixed(0)} tokens/s`);
