@@ -51,7 +51,7 @@ function lossColumns(runs) {
     columns.push({
       x: unique.map(([step]) => step),
       y: unique.map(([, value]) => value),
-      label: label("held back"),
+      label: label("held out"),
       colour: alone ? 1 : i,
       width: 2,
       points: true,
@@ -237,10 +237,7 @@ function drawComparison(runs) {
   return card(
     "Side by side",
     "",
-    table(
-      ["method", "loss on held-back records", "peak memory", "tokens/s", "time", "trained parameters"],
-      rows,
-    ),
+    table(["method", "held-out loss", "peak memory", "tokens/s", "time", "trained parameters"], rows),
   );
 }
 
@@ -296,7 +293,7 @@ function tiles(runs, live) {
   return element(
     "div",
     { class: "tiles" },
-    tile(`${before == null ? "" : `${loss(before)} → `}${loss(after)}`, "loss on held-back records"),
+    tile(`${before == null ? "" : `${loss(before)} → `}${loss(after)}`, "held-out loss"),
     tile(`${steps.length}${planned ? ` / ${planned}` : ""}`, live && !summary ? "steps so far" : "steps"),
     tile(bytes(summary?.peak_bytes ?? now?.peak_bytes), "peak memory"),
     tile((summary?.tokens_per_second ?? now?.tokens_per_second ?? 0).toFixed(0), "tokens/s"),

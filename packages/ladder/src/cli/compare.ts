@@ -38,7 +38,7 @@ const DEFAULT_CONTEXTS = [512, 2048, 8192, 32768];
 
 const HELP = `
 With --data each method trains on the same records in the same order, from the same seed, and is evaluated on the same
-records held back; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
+held-out records; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
 runs out of memory or diverges is left behind, and the exit code is 1; Ctrl-C ends after the step at hand. Without
 --data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may carry levers, as
 in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
@@ -228,7 +228,7 @@ async function runVariant(
   const onStep: TrainRunEvents["onStep"] = ({ step, loss, tokens_per_second: speed }) =>
     report.progress(`step ${step + 1}/${steps}  loss ${lossText(loss)}  ${speed.toFixed(0)} tokens/s`);
   const summary = await trainRun(device, run, { onStep }, signal);
-  report.note(`${variant.name}: loss on held-back records ${lossText(summary.eval_loss)}`);
+  report.note(`${variant.name}: held-out loss ${lossText(summary.eval_loss)}`);
   return { ...summary, method: variant.name };
 }
 
