@@ -201,7 +201,7 @@ def run(name, options, train, held_out, digits):
     parts = ", ".join(f"{len(part)} {kind_of} {sum(part) / len(part):.3f}" for kind_of, part in by_kind.items() if part)
     trained = sum(p.numel() for p in parameters)
     loss = sum(every) / len(every)
-    print(f"{name}: {trained} parameters, held-back loss {loss:.4f} ({parts}), {time.time() - began:.0f} s", flush=True)
+    print(f"{name}: {trained} parameters, held-out loss {loss:.4f} ({parts}), {time.time() - began:.0f} s", flush=True)
 
 
 def main():

@@ -1,4 +1,4 @@
-// How well each method learns from the same tokens: held-back loss after one run each, over one backbone in NF4.
+// How well each method learns from the same tokens: held-out loss after one run each, over one backbone in NF4.
 //
 //   npm run build && nice node bench/quality.mjs --variants variants.json [--model M] [--data records.jsonl] [--out log]
 //                                                [--calibrate]

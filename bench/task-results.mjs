@@ -77,7 +77,7 @@ const head = [
   "before, %",
   "after, %",
   "difference, points",
-  "held-back loss",
+  "held-out loss",
   "tokens",
   "peak MiB",
   "seconds",

@@ -27,7 +27,7 @@ describe("the demo", () => {
     expect(demoArguments("tiny-books", "tiny-books", ["--resume"])).not.toContain("--overwrite");
   });
 
-  it("trains: the untrained adapter changes nothing, and the loss on held-back records falls", async () => {
+  it("trains: the untrained adapter changes nothing, and the held-out loss falls", async () => {
     const rest = ["--steps", "12", "--sample-tokens", "8", "--device", "wasm", "--json", "--output", folder];
     const { exitCode, json, err } = await sidenet(...demoArguments("tiny-books", "tiny-books", rest));
     expect(exitCode, err).toBe(0);

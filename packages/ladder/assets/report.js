@@ -51,7 +51,7 @@ function lossColumns(runs) {
     columns.push({
       x: unique.map(([step]) => step),
       y: unique.map(([, value]) => value),
-      label: label("held back"),
+      label: label("held out"),
       colour: alone ? 1 : i,
       width: 2,
       points: true,
@@ -237,19 +237,23 @@ function drawComparison(runs) {
   return card(
     "Side by side",
     "",
-    table(
-      ["method", "loss on held-back records", "peak memory", "tokens/s", "time", "trained parameters"],
-      rows,
-    ),
+    table(["method", "held-out loss", "peak memory", "tokens/s", "time", "trained parameters"], rows),
   );
 }
 
 function drawSettings({ run, name }, alone) {
   if (!run) return null;
-  const rows = Object.entries(run.settings).map(([key, value]) => [
-    key,
-    value === null ? "default" : Array.isArray(value) ? value.join(", ") : String(value),
-  ]);
+  const text = (value) =>
+    Array.isArray(value)
+      ? value.join(", ")
+      : typeof value === "number" && !Number.isInteger(value)
+        ? String(+value.toPrecision(4))
+        : String(value);
+  const rows = Object.entries(run.settings).map(([key, value]) => {
+    if (value !== null) return [key, text(value)];
+    const found = run.defaults?.[key];
+    return [key, found == null ? "default" : `default: ${text(found)}`];
+  });
   return card(alone ? "Settings" : `Settings of ${name}`, "half", table(["name", "value"], rows, "pairs"));
 }
 
@@ -289,7 +293,7 @@ function tiles(runs, live) {
   return element(
     "div",
     { class: "tiles" },
-    tile(`${before == null ? "" : `${loss(before)} → `}${loss(after)}`, "loss on held-back records"),
+    tile(`${before == null ? "" : `${loss(before)} → `}${loss(after)}`, "held-out loss"),
     tile(`${steps.length}${planned ? ` / ${planned}` : ""}`, live && !summary ? "steps so far" : "steps"),
     tile(bytes(summary?.peak_bytes ?? now?.peak_bytes), "peak memory"),
     tile((summary?.tokens_per_second ?? now?.tokens_per_second ?? 0).toFixed(0), "tokens/s"),

@@ -5,7 +5,7 @@ import type { Adapter } from "../src/adapter.ts";
 import type { Decoder } from "../src/decoder.ts";
 import { type EvalOptions, type EvalRow, prepareEvaluation } from "../src/eval/evaluate.ts";
 import { finalNumber } from "../src/eval/final-number.ts";
-import { estimate, estimateDifference, type Metric, wilson } from "../src/eval/intervals.ts";
+import { estimate, type Metric } from "../src/eval/intervals.ts";
 import { slidingWindows } from "../src/eval/perplexity.ts";
 import { scoreContinuations } from "../src/eval/score-continuations.ts";
 import { TASKS, trainingRecord } from "../src/eval/tasks.ts";
@@ -90,22 +90,44 @@ describe("the score of a continuation", () => {
       const items = Array.from({ length: 5 }, () => ({
         prompt: ids(1, 7),
         continuations: Array.from({ length: 1 + random.below(3) }, () => ids(1, 4)),
+        afterLead: Array.from({ length: random.below(3) }, () => ids(1, 4)),
       }));
+      const lead = ids(2, 3);
+      const scoreOne = (one: Adapter | null, prompt: readonly number[], all: readonly number[][]) =>
+        Promise.all(all.map((rest) => plainScore(decoder, one, prompt, rest)));
+      const close = (values: readonly number[]) => values.map((value) => expect.closeTo(value, 4));
       const before = decoder.device.memory.liveBytes;
       for (const batchSize of [1, 3]) {
         const copiedBytes = batchSize === 1 ? 2 ** 28 : 1; // all continuations at a time, or one
         for (const one of [null, adapter]) {
-          const scores = await scoreContinuations(decoder, one, items, { batchSize, copiedBytes });
-          for (const [i, { prompt, continuations }] of items.entries()) {
-            for (const [c, rest] of continuations.entries()) {
-              expect(scores[i][c]).toBeCloseTo(await plainScore(decoder, one, prompt, rest), 4);
-            }
+          const scores = await scoreContinuations(decoder, one, items, { batchSize, copiedBytes, lead });
+          for (const [i, { prompt, continuations, afterLead }] of items.entries()) {
+            expect(scores[i]).toEqual({
+              continuations: close(await scoreOne(one, prompt, continuations)),
+              afterLead: close(await scoreOne(one, [...prompt, ...lead], afterLead)),
+            });
           }
         }
       }
       expect(decoder.device.memory.liveBytes).toBe(before);
     },
   );
+
+  it("does not depend on what a longer prompt of its group would leave of the context", async () => {
+    using parts = drawn(2);
+    const { decoder } = parts;
+    const prompt = (length: number) => Array.from({ length }, (_, i) => i % 200);
+    const items = [
+      { prompt: prompt(500), continuations: [prompt(13)] }, // 512 tokens are read: the model's context
+      { prompt: prompt(510), continuations: [[7]] },
+    ];
+    const together = await scoreContinuations(decoder, null, items, { batchSize: 2 });
+    const alone = await scoreContinuations(decoder, null, items, { batchSize: 1 });
+    expect(together).toEqual(alone);
+    const without = scoreContinuations(decoder, null, [{ ...items[1], afterLead: [[3]] }], { batchSize: 1 });
+    await expect(without).rejects.toThrow(/L-OPTION\].*lead/);
+  });
+
   it("takes memory for as many copies of its prompt as there may be", async () => {
     using parts = drawn(2);
     const { decoder } = parts;
@@ -354,44 +376,5 @@ describe("what train learns of a task", () => {
     }
     const beyond = { ...CRITIC[0], first_error_step: 12 };
     expect(() => trainingRecord("critic", beyond, "s", false)).toThrow(/no line of the solution/);
-  });
-});
-
-describe("an interval", () => {
-  const share = (right: readonly number[]): Metric => ({
-    name: "accuracy",
-    items: right.map((top) => ({ top, bottom: 1 })),
-  });
-
-  it("of a share is Wilson's", () => {
-    // Values of SciPy 1.17: binomtest(8, 10).proportion_ci(method="wilson"), and of (0, 5).
-    expect(wilson(8, 10).low).toBeCloseTo(0.4901625, 6);
-    expect(wilson(8, 10).high).toBeCloseTo(0.9433178, 6);
-    expect(wilson(0, 5)).toEqual({ low: 0, high: expect.closeTo(0.4344825, 6) });
-    expect(estimate(share([1, 1, 0, 1]), 0)).toMatchObject({ value: 0.75, count: 4, ...wilson(3, 4) });
-  });
-
-  it("of a mean is near the normal one, the same for the same seed", () => {
-    const random = new Random(5);
-    const items = Array.from(random.normals(400, 2), (top) => ({ top: 10 + top, bottom: 1 }));
-    const metric = { name: "x", items };
-    const { value, low, high } = estimate(metric, 1);
-    const half = (1.96 * 2) / Math.sqrt(400);
-    expect(low).toBeGreaterThan(value - 1.35 * half);
-    expect(low).toBeLessThan(value - 0.75 * half);
-    expect(high - value).toBeGreaterThan(0.75 * half);
-    expect(high - value).toBeLessThan(1.35 * half);
-    expect(estimate(metric, 1)).toEqual(estimate(metric, 1));
-    expect(estimate({ ...metric, transform: "exp" }, 1).value).toBeCloseTo(Math.exp(value));
-  });
-
-  it("of a difference is of pairs: what both have in common cancels", () => {
-    const before = Array.from({ length: 60 }, (_, i) => Number(i % 2 === 0));
-    const after = before.map((right, i) => (i < 6 ? 1 : right));
-    const { value, low, high } = estimateDifference(share(before), share(after), 0);
-    expect(value).toBeCloseTo(3 / 60);
-    expect(low).toBeGreaterThanOrEqual(0);
-    expect(high).toBeLessThan(0.13); // two shares apart would give 0.23
-    expect(estimateDifference(share(before), share(before), 0)).toMatchObject({ value: 0, low: 0, high: 0 });
   });
 });

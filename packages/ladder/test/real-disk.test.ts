@@ -99,7 +99,7 @@ describe.skipIf(!canMount)("a file system (skipped where none can be mounted)", 
       /^\[L-FILE\] .*the file system is read-only\. Choose a folder that can be written/gm,
     );
     expect(told, err).toHaveLength(3);
-    expect(err).not.toContain("loss on held-back");
+    expect(err).not.toContain("loss on held-out");
   });
 });
 

@@ -1,4 +1,5 @@
 // A run that is stopped and resumed is the run that was never stopped: the same losses and the same adapter, to the bit.
+import { copyFileSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,6 +8,7 @@ import { openDevice } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { METHODS, type Method } from "../src/adapter.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
+import { openSafetensorsFile } from "../src/node/safetensors-file.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../src/node/train-run.ts";
 import { cpu, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
 
@@ -116,6 +118,28 @@ describe("checkpoints", () => {
       "step-000008.safetensors",
     ]);
     expect((await readdir(options.outputDir)).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  it("come with the adapter of their step, for a run that is killed after them", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 2, keep: 9, evalEvery: 2 });
+    const { outputDir } = options;
+    const copies: { step: number; copy: string }[] = [];
+    const onCheckpoint = (step: number) => {
+      const copy = join(outputDir, `copy-${step}.safetensors`);
+      copyFileSync(join(outputDir, "adapter_model.safetensors"), copy);
+      copies.push({ step, copy });
+    };
+    await trainRun(cpu(), options, { onCheckpoint });
+    expect(copies.map(({ step }) => step)).toEqual([2, 4, 6, 8]);
+    for (const { step, copy } of copies) {
+      const path = join(outputDir, "checkpoints", `step-${String(step).padStart(6, "0")}.safetensors`);
+      const [adapter, checkpoint] = await Promise.all([copy, path].map(openSafetensorsFile));
+      for (const [name, tensor] of adapter.tensors) {
+        expect(await tensor.read()).toEqual(await checkpoint.tensors.get(`adapter.${name}`)?.read());
+      }
+      await adapter.close();
+      await checkpoint.close();
+    }
   });
 
   it.each([

@@ -167,7 +167,7 @@ describe("a run", () => {
     expect(new Date(started).getTime()).toBeLessThan(Date.now());
     const third = await sidenet("train", "--output", output, "--resume", "--json");
     expect(third.err).toContain(
-      "resumed after 6 steps: nothing is left to train of 6. More are --steps 12\n",
+      "resumed after 6 steps: all 6 are done. To train longer, give for example --steps 12\n",
     );
     expect(again.err).toContain("resumed after 4 steps\n");
     const { peak_bytes } = again.json();

@@ -38,7 +38,7 @@ const DEFAULT_CONTEXTS = [512, 2048, 8192, 32768];
 
 const HELP = `
 With --data each method trains on the same records in the same order, from the same seed, and is evaluated on the same
-records held back; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
+held-out records; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
 runs out of memory or diverges is left behind, and the exit code is 1; Ctrl-C ends after the step at hand. Without
 --data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may carry levers, as
 in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
@@ -205,23 +205,30 @@ async function runVariant(
 ): Promise<TrainSummary> {
   const { model, data = [], output = "", steps, batchSize = RUN_BATCH, seed, heldOut } = options;
   const { method, storage, memory } = settingsOf(variant, options, device);
-  const run = {
-    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
-    ...{ method, storage, memory, steps, batchSize, heldOut, seed },
-    maxLength: options.maxLength ?? null,
-    learningRate: options.learningRate ?? null,
+  const { maxLength = null, learningRate = null } = options;
+  const optimization = {
     warmupSteps: Math.min(5, steps),
-    schedule: "cosine" as const,
+    schedule: "cosine",
     weightDecay: 0.01,
     maxGradNorm: 1,
+  } as const;
+  const run = {
+    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
+    ...{ method, storage, memory, steps, batchSize, heldOut, seed, maxLength, learningRate },
+    ...optimization,
     sampleTokens: 0,
     existing: "overwrite" as const, // as results.json is
-    settings: { method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
+    settings: {
+      ...{ method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
+      ...{ "max-length": maxLength, "learning-rate": learningRate, schedule: optimization.schedule },
+      ...{ "warmup-steps": optimization.warmupSteps, "weight-decay": optimization.weightDecay },
+      ...{ "max-grad-norm": optimization.maxGradNorm },
+    },
   };
   const onStep: TrainRunEvents["onStep"] = ({ step, loss, tokens_per_second: speed }) =>
     report.progress(`step ${step + 1}/${steps}  loss ${lossText(loss)}  ${speed.toFixed(0)} tokens/s`);
   const summary = await trainRun(device, run, { onStep }, signal);
-  report.note(`${variant.name}: loss on held-back records ${lossText(summary.eval_loss)}`);
+  report.note(`${variant.name}: held-out loss ${lossText(summary.eval_loss)}`);
   return { ...summary, method: variant.name };
 }
 

@@ -76,7 +76,7 @@ export interface QuestionFlags {
 /** How records are put to the model, and which it is evaluated with. */
 export function addQuestionSettings(command: Command): void {
   command
-    .option("--eval-data <file...>", "files to evaluate with, instead of records held back")
+    .option("--eval-data <file...>", "files to evaluate with, instead of held-out records")
     .addOption(
       new Option("--task <name>", "learn rows as eval asks them (default: records as they are)").choices(
         TASKS,

@@ -10,26 +10,29 @@ const number = (value: number | null): string => (value === null ? "not finite" 
 
 /** `steps` is how many are asked for. */
 export function describeStart(start: RunStart, steps: number): string {
-  const same = start.frozenEvalLoss === start.initialEvalLoss ? "equal, as it should be" : "DIFFERENT";
+  const same =
+    start.frozenEvalLoss === start.initialEvalLoss
+      ? "equal, as expected"
+      : "DIFFERENT, which is a bug in sidenet";
   return [
     `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}; ` +
       `effective depth ${start.effectiveDepth}`,
-    `data: ${start.trainRecords} records to train on, ${start.heldOutRecords} held back`,
-    `loss on held-back records: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
+    `data: ${start.trainRecords} training records, ${start.heldOutRecords} held out`,
+    `held-out loss: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
       `${start.initialEvalLoss.toFixed(4)} (${same})`,
     ...(start.resumedFrom === null ? [] : [resumption(start.resumedFrom, steps)]),
   ].join("\n");
 }
 
 const resumption = (done: number, steps: number): string =>
-  `resumed after ${done} steps${done < steps ? "" : `: nothing is left to train of ${steps}. More are --steps ${2 * done}`}`;
+  `resumed after ${done} steps${done < steps ? "" : `: all ${steps} are done. To train longer, give for example --steps ${2 * done}`}`;
 
 export const describeSample = (when: string, { prompt, text }: Sample): string =>
   `\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`;
 
 export function describeEvaluation({ step, eval_loss, sample }: EvalMetrics): string {
   const text = sample ? `\n${indent(`${sample.prompt}▸${sample.text}`)}` : "";
-  return `after ${step} steps: loss on held-back records ${eval_loss.toFixed(4)}${text}`;
+  return `after ${step} steps: held-out loss ${eval_loss.toFixed(4)}${text}`;
 }
 
 /** "weights 257 + saved 35 + ... = 353 MiB": the parts of the peak so far, the largest first. */
@@ -65,8 +68,8 @@ function memoryTable(bytes: BytesByCategory, total: number): string {
 
 const ENDS: Readonly<Record<TrainSummary["stop_reason"], string>> = {
   done: "",
-  signal: " (asked to stop; --resume goes on)",
-  patience: " (no better evaluation for a while)",
+  signal: " (stopped early; continue with --resume)",
+  patience: " (stopped early by --patience)",
 };
 
 export function describeSummary(summary: TrainSummary): string {
@@ -78,7 +81,7 @@ export function describeSummary(summary: TrainSummary): string {
     "",
     ...(after === null
       ? []
-      : [`loss on held-back records: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`]),
+      : [`held-out loss: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`]),
     `${steps} steps${ENDS[summary.stop_reason]}, ${summary.tokens} tokens in ` +
       `${summary.seconds.toFixed(0)} s: ${summary.tokens_per_second.toFixed(0)} tokens/s, ` +
       `${(summary.flops / seconds / 1e9).toFixed(1)} GFLOP/s`,

@@ -61,7 +61,7 @@ export class EncodedRecords implements TokenDataset {
   }
 }
 
-/** Records held back for evaluation: so many from the end, or a share of all, below 1, drawn by a seed. */
+/** Held-out records for evaluation: so many from the end, or a share of all, below 1, drawn by a seed. */
 export interface HeldOut {
   readonly amount: number;
   readonly isShare: boolean;
@@ -80,7 +80,7 @@ export function splitRecords<T>(
   if (count <= 0 || count >= records.length) {
     throw new SidenetError(
       "L-DATA",
-      `the data has ${records.length} records, and ${count} are to be held back. Wanted at least one to hold back and one to ` +
+      `the data has ${records.length} records, and ${count} are to be held out for evaluation. At least one must be held out and one left to ` +
         "train on: give more data or a smaller --held-out.",
     );
   }

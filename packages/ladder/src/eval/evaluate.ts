@@ -12,12 +12,13 @@ import { scoreWindows, slidingWindows } from "./perplexity.ts";
 import {
   checkLengths,
   type EvalRow,
-  itemLength,
+  encodeAnswer,
+  followUpIds,
   type PromptTemplate,
   promptIds,
   scoringItem,
 } from "./prompts.ts";
-import { scoreContinuations } from "./score-continuations.ts";
+import { itemLength, scoreContinuations } from "./score-continuations.ts";
 import {
   type ChoiceQuestion,
   choiceQuestion,
@@ -25,6 +26,7 @@ import {
   criticRow,
   criticStep,
   criticVerdict,
+  FIRST_WRONG_LEAD,
   gsm8kQuestion,
   gsm8kRow,
   isRight,
@@ -48,9 +50,10 @@ export interface EvalOptions {
   readonly maxTokens: number | null;
   /** Tokens that a generated answer may have. */
   readonly answerTokens: number;
-  /** Called with the items that are scored, and all there are. */
-  readonly onProgress?: (done: number, total: number) => void;
 }
+
+/** Called with the number of items scored so far and in all. */
+export type OnProgress = (done: number, total: number) => void;
 
 /** The one answer that is right most often, given to every question: the share of questions that it gets right. */
 export interface ConstantAnswer {
@@ -74,7 +77,7 @@ export interface Evaluation {
   /** What an accuracy is to be held against; null where no one answer is among the choices of all questions. */
   readonly constantAnswer: ConstantAnswer | null;
   /** Scores a model, with an adapter or (null) without. Throws what the device throws. */
-  run(decoder: Decoder, adapter: Adapter | null): Promise<EvalResult>;
+  run(decoder: Decoder, adapter: Adapter | null, onProgress?: OnProgress): Promise<EvalResult>;
 }
 
 /** What a model, or a model with an adapter, scored. */
@@ -108,6 +111,7 @@ const proportion = (name: string, right: readonly (boolean | null)[]): Metric =>
 });
 
 function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+  const { batchSize } = options;
   const questions = rows.map(({ value, source }) => choiceQuestion(choiceRow(value, source), options.task));
   const items = questions.map((question, i) =>
     scoringItem(question, rows[i].source, tokenizer, options.template),
@@ -115,9 +119,10 @@ function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOp
   return {
     count: rows.length,
     constantAnswer: constantAnswer(questions),
-    async run(decoder, adapter) {
+    async run(decoder, adapter, onProgress) {
       checkLengths(rows, decoder, (i) => itemLength(items[i]));
-      const scores = await scoreContinuations(decoder, adapter, items, options);
+      const scored = await scoreContinuations(decoder, adapter, items, { batchSize, onProgress });
+      const scores = scored.map(({ continuations }) => continuations);
       const chosen = scores.map(best);
       const normalized = scores.map((row, i) =>
         best(row.map((score, choice) => score / bytes(questions[i].choices[choice]))),
@@ -141,25 +146,27 @@ function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOp
 }
 
 function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+  const { batchSize, template } = options;
   const parsed = rows.map(({ value, source }) => criticRow(value, source));
   const verdicts = parsed.map(criticVerdict);
   const steps = parsed.map(criticStep);
-  const withStep = [...steps.keys()].filter((i) => steps[i] !== null);
-  const item = (question: ChoiceQuestion, i: number) =>
-    scoringItem(question, rows[i].source, tokenizer, options.template);
-  const items = [...verdicts.map(item), ...withStep.map((i) => item(steps[i]!, i))];
+  const items = verdicts.map((question, i) => {
+    const step = steps[i];
+    const item = scoringItem(question, rows[i].source, tokenizer, template);
+    return step ? { ...item, afterLead: followUpIds(step, tokenizer) } : item;
+  });
+  const lead = encodeAnswer(verdicts[0], FIRST_WRONG_LEAD, tokenizer, template);
   return {
     count: rows.length,
     constantAnswer: constantAnswer(verdicts),
-    async run(decoder, adapter) {
-      const stepItem = new Map(withStep.map((i, n) => [i, items[rows.length + n]]));
-      checkLengths(rows, decoder, (i) => itemLength(stepItem.get(i) ?? items[i]));
-      const scores = await scoreContinuations(decoder, adapter, items, options);
-      const verdict = scores.slice(0, rows.length).map(best);
-      const step = new Map(withStep.map((i, n) => [i, best(scores[rows.length + n])]));
+    async run(decoder, adapter, onProgress) {
+      checkLengths(rows, decoder, (i) => itemLength(items[i], lead));
+      const scores = await scoreContinuations(decoder, adapter, items, { batchSize, lead, onProgress });
+      const verdict = scores.map(({ continuations }) => best(continuations));
+      const step = scores.map(({ afterLead }, i) => (steps[i] ? best(afterLead) : null));
       const right = verdict.map((found, i) => found === verdicts[i].label);
       const of = (label: number) => right.map((one, i) => (verdicts[i].label === label ? one : null));
-      const stepRight = parsed.map((_, i) => (steps[i] === null ? null : step.get(i) === steps[i].label));
+      const stepRight = steps.map((known, i) => known && step[i] === known.label);
       return {
         metrics: [
           proportion("accuracy", right),
@@ -171,9 +178,9 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
           source,
           label: verdicts[i].label,
           chosen: verdict[i],
-          log_likelihoods: scores[i],
+          log_likelihoods: scores[i].continuations,
           first_error_step: steps[i]?.label ?? null,
-          chosen_step: step.get(i) ?? null,
+          chosen_step: step[i],
         })),
       };
     },
@@ -189,7 +196,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
   return {
     count: rows.length,
     constantAnswer: null,
-    async run(decoder, adapter) {
+    async run(decoder, adapter, onProgress) {
       const { answerTokens } = options;
       checkLengths(rows, decoder, (i) => prompts[i].length + answerTokens - 1, ", lower --answer-tokens");
       const texts: string[] = questions.map(() => "");
@@ -208,7 +215,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
           texts[i] = found[g].text;
           tokens[i] = found[g].ids.length;
         }
-        options.onProgress?.(start + group.length, order.length);
+        onProgress?.(start + group.length, order.length);
       }
       const right = questions.map((question, i) => isRight(question, texts[i]));
       return {
@@ -241,7 +248,7 @@ function textOf({ value, source }: EvalRow): string {
 }
 
 function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
-  const { context, stride, joinTexts, maxTokens } = options;
+  const { batchSize, context, stride, joinTexts, maxTokens } = options;
   if (!(stride < context)) {
     throw new SidenetError(
       "L-OPTION",
@@ -269,7 +276,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
   return {
     count: windows.length,
     constantAnswer: null,
-    async run(decoder, adapter) {
+    async run(decoder, adapter, onProgress) {
       const limit = contextLimit(decoder.config);
       if (context > limit) {
         throw new SidenetError(
@@ -277,7 +284,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
           `windows of ${context} tokens pass the model's context of ${limit}. Lower --context.`,
         );
       }
-      const scores = await scoreWindows(decoder, adapter, windows, options);
+      const scores = await scoreWindows(decoder, adapter, windows, { batchSize, onProgress });
       const nats = (bottom: (i: number) => number, scale = 1) =>
         scores.map((score, i) => ({ top: score.nats * scale, bottom: bottom(i) }));
       return {

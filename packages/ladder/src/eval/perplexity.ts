@@ -6,6 +6,7 @@ import { type Decoder, shiftLabels } from "../decoder.ts";
 import { notFinite } from "../not-finite.ts";
 import type { TokenRecord } from "../records.ts";
 import { residualStream } from "../residual-stream.ts";
+import type { ScoringOptions } from "./score-continuations.ts";
 
 /**
  * Windows of `context` tokens, each `stride` further on. A window scores what no earlier one did: all of the first but its
@@ -42,7 +43,7 @@ export async function scoreWindows(
   decoder: Decoder,
   adapter: Adapter | null,
   windows: readonly TokenRecord[],
-  { batchSize, onProgress }: { batchSize: number; onProgress?: (done: number, total: number) => void },
+  { batchSize, onProgress }: Pick<ScoringOptions, "batchSize" | "onProgress">,
 ): Promise<WindowScore[]> {
   const scores: WindowScore[] = [];
   const longest = Math.max(...windows.map((window) => window.inputIds.length));

@@ -6,7 +6,7 @@ import type { Decoder } from "../decoder.ts";
 import type { Source } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
-import type { ChoiceQuestion, Question } from "./tasks.ts";
+import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";
 
 /** A row of data and where it came from. */
 export interface EvalRow {
@@ -44,9 +44,16 @@ export function promptIds({ user, ask }: Question, tokenizer: Tokenizer, templat
   return tokenizer.encode(text, { addSpecialTokens: false });
 }
 
-/** In plain text a blank stands before an answer; after a template's opening, and for texts of their own, none. */
-const blank = ({ ask }: Question, template: PromptTemplate): string =>
-  ask !== "" && template === "plain" ? " " : "";
+/** Encodes what follows a question. In plain text an answer begins with a blank; after a chat template's opening it does not. */
+export function encodeAnswer(
+  { ask }: Question,
+  answer: string,
+  tokenizer: Tokenizer,
+  template: PromptTemplate,
+): number[] {
+  const blank = ask !== "" && template === "plain" ? " " : "";
+  return tokenizer.encode(blank + answer, { addSpecialTokens: false, continues: ask !== "" });
+}
 
 /** Throws `L-RECORD` for a choice without tokens, which has no likelihood. */
 export function scoringItem(
@@ -55,20 +62,24 @@ export function scoringItem(
   tokenizer: Tokenizer,
   template: PromptTemplate,
 ): ScoringItem {
-  const { lead, ask } = question;
-  const before = blank(question, template);
-  const go = { addSpecialTokens: false, continues: ask !== "" };
-  const prompt = promptIds(question, tokenizer, template);
-  if (lead !== "") prompt.push(...tokenizer.encode(before + lead, go));
-  const gap = lead !== "" ? " " : before;
-  const end = question.ends ? tokenizer.eosIds.slice(0, 1) : [];
-  const continuations = question.choices.map((choice) => [...tokenizer.encode(gap + choice, go), ...end]);
-  const empty = continuations.findIndex(({ length }) => length === end.length);
-  if (empty < 0) return { prompt, continuations };
+  const continuations = question.choices.map((choice) => encodeAnswer(question, choice, tokenizer, template));
+  const empty = continuations.findIndex(({ length }) => length === 0);
+  if (empty < 0) return { prompt: promptIds(question, tokenizer, template), continuations };
   throw new SidenetError(
     "L-RECORD",
     `${source}: choice ${empty} is empty. Give it a text, or leave the row out.`,
   );
+}
+
+/**
+ * Answers to a follow-up, each with the token that ends a text: without it 1 would be likelier than 12, which begins with it.
+ */
+export function followUpIds({ choices }: FollowUp, tokenizer: Tokenizer): number[][] {
+  const end = tokenizer.eosIds.slice(0, 1);
+  return choices.map((choice) => [
+    ...tokenizer.encode(` ${choice}`, { addSpecialTokens: false, continues: true }),
+    ...end,
+  ]);
 }
 
 /** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
@@ -87,7 +98,3 @@ export function checkLengths(
       `row out${cure}, or choose a model with a longer context.`,
   );
 }
-
-/** Tokens of a question with its longest answer, of which the last is never read. */
-export const itemLength = ({ prompt, continuations }: ScoringItem): number =>
-  prompt.length + Math.max(...continuations.map((ids) => ids.length)) - 1;

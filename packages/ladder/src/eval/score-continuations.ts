@@ -1,119 +1,226 @@
-/** Log-likelihoods of continuations. A prompt goes through the model once, however many continuations it has. */
-import { concatAll, type Tensor } from "@sidenet/tensor";
+/**
+ * Log-likelihoods of continuations. A prompt goes through the model once, however many continuations it has, and so does a
+ * lead that precedes some of them.
+ */
+import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
-import type { Decoder } from "../decoder.ts";
+import { contextLimit } from "../config.ts";
+import type { Decoder, TokenBatch } from "../decoder.ts";
 import { ModelCache } from "../kv-cache.ts";
 import { notFinite } from "../not-finite.ts";
 import { residualStream } from "../residual-stream.ts";
 
-/** A prompt of at least one token, and what may follow, of at least one token each. */
+/** A prompt of at least one token, and what may follow it, at least one token each. */
 export interface ScoringItem {
   readonly prompt: readonly number[];
   readonly continuations: readonly (readonly number[])[];
+  /** What may follow the prompt and then `ScoringOptions.lead`. Default: nothing. */
+  readonly afterLead?: readonly (readonly number[])[];
 }
 
-/** log p(continuation | prompt) in nats, the sum over its tokens. */
-export type Scores = readonly number[];
+/** Log-likelihoods in nats, each the sum over the tokens of one continuation. */
+export interface Scores {
+  /** log p(continuation | prompt). */
+  readonly continuations: readonly number[];
+  /** log p(continuation | prompt, lead). */
+  readonly afterLead: readonly number[];
+}
 
-/** How many prompts are scored at a time, and who is told. */
+/** How many prompts are scored at a time, what follows each, and who is notified. */
 export interface ScoringOptions {
-  /** Prompts that go through together. */
+  /** Prompts that go through the model together. */
   readonly batchSize: number;
-  /** Copies of prompts' caches that exist at a time, one for each continuation, unless one alone is larger. Default 256 MiB. */
+  /** Tokens that are read, not scored, between a prompt and its `afterLead` continuations. */
+  readonly lead?: readonly number[];
+  /** Bytes of prompt caches copied at a time, one copy per continuation; at least one copy is made. Default 256 MiB. */
   readonly copiedBytes?: number;
-  /** Called with the continuations that are scored, and all there are. */
-  readonly onProgress?: (done: number, total: number) => void;
+  /** Called with the number of prompts scored so far and in all. */
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
-/** Logits that exist at a time. */
+/** Bytes of logits held at a time. */
 const LOGIT_BYTES = 2 ** 25;
 
 /**
- * Scores of each item's continuations, in the order of the items. Throws `L-CONTEXT` for what is longer than the context,
+ * Scores each item's continuations, in the order of the items. Throws `L-CONTEXT` for an item longer than the context and
  * `L-DIVERGED` for likelihoods that are not finite.
  */
 export async function scoreContinuations(
   decoder: Decoder,
   adapter: Adapter | null,
   items: readonly ScoringItem[],
-  { batchSize, copiedBytes = 2 ** 28, onProgress }: ScoringOptions,
+  options: ScoringOptions,
 ): Promise<Scores[]> {
-  const scores: Scores[] = items.map(() => []);
-  // Prompts of like lengths go together: shorter ones are padded.
-  const order = [...items.keys()].sort((a, b) => items[a].prompt.length - items[b].prompt.length);
-  for (let start = 0; start < order.length; start += batchSize) {
-    const group = order.slice(start, start + batchSize);
+  const { batchSize, lead = [], onProgress } = options;
+  if (lead.length === 0 && items.some(({ afterLead = [] }) => afterLead.length > 0)) {
+    throw new SidenetError(
+      "L-OPTION",
+      "continuations after a lead need a lead of at least one token. Give `lead`.",
+    );
+  }
+  const scores: Scores[] = new Array(items.length);
+  let done = 0;
+  for (const group of groupsOf(items, lead, batchSize, contextLimit(decoder.config))) {
     const found = await scoreGroup(
       decoder,
       adapter,
       group.map((i) => items[i]),
-      copiedBytes,
+      options,
     );
     for (const [g, i] of group.entries()) {
       scores[i] = found[g];
-      if (found[g].every(Number.isFinite)) continue;
+      const { continuations, afterLead } = found[g];
+      if ([...continuations, ...afterLead].every(Number.isFinite)) continue;
       throw await notFinite("the likelihoods of answers are not finite", decoder, adapter);
     }
-    onProgress?.(start + group.length, order.length);
+    done += group.length;
+    onProgress?.(done, items.length);
   }
   return scores;
 }
 
-/** A token whose likelihood is asked for: where it is predicted, and of which continuation it is. */
+/** Cache positions that an item needs after its prompt: the last token of a continuation is never read. */
+function positionsAfterPrompt(
+  { continuations, afterLead = [] }: ScoringItem,
+  lead: readonly number[],
+): number {
+  const ends = [
+    ...continuations.map((ids) => ids.length),
+    ...afterLead.map((ids) => lead.length + ids.length),
+  ];
+  return Math.max(...ends) - 1;
+}
+
+/** Tokens of an item with its longest continuation, of which the last is never read. */
+export const itemLength = (item: ScoringItem, lead: readonly number[] = []): number =>
+  item.prompt.length + positionsAfterPrompt(item, lead);
+
+/**
+ * Indices of the items that go through the model together. Prompts of similar lengths share a group, since shorter ones are
+ * padded; a group ends early where padding would push an item past the context `limit`.
+ */
+function groupsOf(
+  items: readonly ScoringItem[],
+  lead: readonly number[],
+  batchSize: number,
+  limit: number,
+): number[][] {
+  const order = [...items.keys()].sort((a, b) => items[a].prompt.length - items[b].prompt.length);
+  const groups: number[][] = [];
+  let longestRest = 0;
+  for (const i of order) {
+    const rest = positionsAfterPrompt(items[i], lead);
+    const group = groups.at(-1);
+    if (group && group.length < batchSize && items[i].prompt.length + Math.max(longestRest, rest) <= limit) {
+      group.push(i);
+      longestRest = Math.max(longestRest, rest);
+    } else {
+      groups.push([i]);
+      longestRest = rest;
+    }
+  }
+  return groups;
+}
+
+/** The prompts of a group, left-padded: attention and RoPE see no difference. */
+function promptBatch(items: readonly ScoringItem[], capacity: number, length: number) {
+  const inputIds = new Int32Array(items.length * length);
+  const attentionMask = new Uint8Array(items.length * capacity).fill(1);
+  for (const [row, { prompt }] of items.entries()) {
+    const padding = length - prompt.length;
+    inputIds.set(prompt, row * length + padding);
+    attentionMask.fill(0, row * capacity, row * capacity + padding);
+  }
+  return { inputIds, attentionMask };
+}
+
+/** Reads the group's prompts and scores what follows them, then reads the lead into the same caches and scores what follows that. */
+async function scoreGroup(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  items: readonly ScoringItem[],
+  { lead = [], copiedBytes = 2 ** 28 }: ScoringOptions,
+): Promise<Scores[]> {
+  const length = Math.max(...items.map(({ prompt }) => prompt.length));
+  const capacity = length + Math.max(...items.map((item) => positionsAfterPrompt(item, lead)));
+  using caches = ModelCache.empty(decoder, adapter, items.length, capacity);
+  const prompts = promptBatch(items, capacity, length);
+  const prefixes = { decoder, adapter, caches, attentionMask: prompts.attentionMask, copiedBytes };
+  const first = await readAndScore(
+    prefixes,
+    { inputIds: prompts.inputIds, length, offset: 0 },
+    items.map(({ continuations }) => continuations),
+  );
+  const after = items.map(({ afterLead = [] }) => afterLead);
+  if (after.every((continuations) => continuations.length === 0)) {
+    return first.map((continuations) => ({ continuations, afterLead: [] }));
+  }
+  const leads = Int32Array.from({ length: items.length * lead.length }, (_, i) => lead[i % lead.length]);
+  const second = await readAndScore(
+    prefixes,
+    { inputIds: leads, length: lead.length, offset: length },
+    after,
+  );
+  return first.map((continuations, i) => ({ continuations, afterLead: second[i] }));
+}
+
+/** A token whose likelihood is wanted: the row of the states that predicts it, and the continuation it belongs to. */
 interface Target {
-  /** Row of a list of states. */
   readonly state: number;
   readonly id: number;
   readonly item: number;
   readonly continuation: number;
 }
 
-/** The prompts of a group, padded on the left: attention and rope see no difference. */
-function prefixBatch(items: readonly ScoringItem[], capacity: number, length: number) {
-  const inputIds = new Int32Array(items.length * length);
-  const mask = new Uint8Array(items.length * capacity).fill(1);
-  for (const [row, { prompt }] of items.entries()) {
-    const padding = length - prompt.length;
-    inputIds.set(prompt, row * length + padding);
-    mask.fill(0, row * capacity, row * capacity + padding);
-  }
-  return { inputIds, batchSize: items.length, length, attentionMask: mask };
+/** A group of rows whose caches hold what was read so far. */
+interface Prefixes {
+  readonly decoder: Decoder;
+  readonly adapter: Adapter | null;
+  readonly caches: ModelCache;
+  /** [items, capacity]; 0 hides the padding before a prompt. */
+  readonly attentionMask: Uint8Array;
+  readonly copiedBytes: number;
 }
 
-async function scoreGroup(
-  decoder: Decoder,
-  adapter: Adapter | null,
-  items: readonly ScoringItem[],
-  copiedBytes: number,
-): Promise<Scores[]> {
+/** Tokens of every row of a group, [items, length], at cache positions `offset` and on. */
+interface Segment {
+  readonly inputIds: Int32Array;
+  readonly length: number;
+  readonly offset: number;
+}
+
+/** Reads a segment into the caches, then scores the continuations of each row. */
+async function readAndScore(
+  prefixes: Prefixes,
+  { inputIds, length, offset }: Segment,
+  continuations: readonly (readonly (readonly number[])[])[],
+): Promise<number[][]> {
+  const { decoder, adapter, caches, attentionMask, copiedBytes } = prefixes;
   const { device } = decoder;
-  const length = Math.max(...items.map(({ prompt }) => prompt.length));
-  const longest = Math.max(...items.flatMap(({ continuations }) => continuations.map((ids) => ids.length)));
-  const capacity = length + longest - 1;
-  const batch = prefixBatch(items, capacity, length);
-  using caches = ModelCache.empty(decoder, adapter, items.length, capacity);
-  const scores = items.map(({ continuations }) => continuations.map(() => 0));
+  const scores = continuations.map((own) => own.map(() => 0));
   const add = async (states: Tensor, targets: readonly Target[]) => {
     using nats = device.scope(() => negativeLogLikelihoods(decoder, adapter, states, targets));
     const values = await nats.read();
     for (const [i, { item, continuation }] of targets.entries()) scores[item][continuation] -= values[i];
   };
+  const rows: Continued[] = continuations.flatMap((own, item) =>
+    own.map((ids, continuation) => ({ ids, item, continuation })),
+  );
+  const batch: TokenBatch = { inputIds, batchSize: continuations.length, length, attentionMask };
   using last = device.scope(() => {
-    const y = residualStream(decoder, adapter, decoder.prepare(batch), caches);
+    const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), caches);
     return device.ops.slice(y, { axis: 1, start: length - 1, count: 1 });
   });
-  await add(last, firstTargets(items));
-  // What is one token long is scored by now. Of like lengths together: shorter ones are padded.
-  const rows: Continued[] = items
-    .flatMap(({ continuations }, item) =>
-      continuations.map((ids, continuation) => ({ ids, item, continuation })),
-    )
-    .filter(({ ids }) => ids.length > 1)
-    .sort((a, b) => a.ids.length - b.ids.length);
+  await add(
+    last,
+    rows.map(({ ids, item, continuation }) => ({ state: item, id: ids[0], item, continuation })),
+  );
+  // Continuations of one token are scored by now. Similar lengths go together: shorter ones are padded.
+  const longer = rows.filter(({ ids }) => ids.length > 1).sort((a, b) => a.ids.length - b.ids.length);
   const count = Math.max(1, Math.floor(copiedBytes / caches.rowBytes));
-  for (let start = 0; start < rows.length; start += count) {
-    const some = rows.slice(start, start + count);
-    using rest = restStates(decoder, adapter, some, { ...batch, caches });
+  for (let start = 0; start < longer.length; start += count) {
+    const some = longer.slice(start, start + count);
+    using rest = restStates(prefixes, some, offset + length);
     const width = rest.shape[1];
     const targets = some.flatMap(({ ids, ...of }, r) =>
       ids.slice(1).map((id, t) => ({ state: r * width + t, id, ...of })),
@@ -123,26 +230,21 @@ async function scoreGroup(
   return scores;
 }
 
-/** A continuation of several tokens. */
+/** A continuation and the row of the group that it follows. */
 interface Continued {
   readonly ids: readonly number[];
   readonly item: number;
   readonly continuation: number;
 }
 
-interface Prefixes {
-  readonly caches: ModelCache;
-  /** Of the prompts. */
-  readonly length: number;
-  readonly attentionMask: Uint8Array;
-}
-
-/** States [rows,T,d] after all tokens but the last of each continuation, T of the longest; each row has a copy of its prompt's cache. */
+/**
+ * States [rows,T,d] after all tokens but the last of each continuation, T of the longest. Each row gets a copy of its
+ * prefix's cache, which is filled up to `offset`.
+ */
 function restStates(
-  decoder: Decoder,
-  adapter: Adapter | null,
+  { decoder, adapter, caches, attentionMask: masks }: Prefixes,
   rows: readonly Continued[],
-  { caches, length, attentionMask: masks }: Prefixes,
+  offset: number,
 ): Tensor {
   const { capacity } = caches;
   const taken = rows.map(({ item }) => item);
@@ -155,17 +257,11 @@ function restStates(
     for (const [r, item] of taken.entries())
       attentionMask.set(masks.subarray(item * capacity, (item + 1) * capacity), r * capacity);
     const batch = { inputIds, batchSize: rows.length, length: width, attentionMask };
-    return residualStream(decoder, adapter, decoder.prepare(batch, length), own);
+    return residualStream(decoder, adapter, decoder.prepare(batch, offset), own);
   });
 }
 
-/** The first token of each continuation follows the prompt. */
-const firstTargets = (items: readonly ScoringItem[]): Target[] =>
-  items.flatMap(({ continuations }, item) =>
-    continuations.map((ids, continuation) => ({ state: item, id: ids[0], item, continuation })),
-  );
-
-/** f32[targets] of states [B,T,d]: log Σ e^z - z[id], through logits of some rows at a time. */
+/** f32[targets] of states [B,T,d]: log Σ e^z - z[id], computed from the logits of a few rows at a time. */
 function negativeLogLikelihoods(
   decoder: Decoder,
   adapter: Adapter | null,

@@ -24,16 +24,15 @@ export interface Question {
   readonly ask: string;
 }
 
-/** One of several texts is right. */
+/** A question of which one of several answers is right. */
 export interface ChoiceQuestion extends Question {
-  /** What the answer begins with, whatever is chosen; it is read, not scored. */
-  readonly lead: string;
   readonly choices: readonly string[];
-  /** The end of the text belongs to a choice: without it 1 would be likelier than 12, which begins with it. */
-  readonly ends: boolean;
-  /** Of the right one. */
+  /** Index of the right choice. */
   readonly label: number;
 }
+
+/** A second question, asked after `FIRST_WRONG_LEAD` in place of an answer to the first. */
+export type FollowUp = Pick<ChoiceQuestion, "choices" | "label">;
 
 /** A text is written, and the number it arrives at is right or wrong. */
 export interface NumberQuestion extends Question {
@@ -98,8 +97,8 @@ export const criticRow = (value: unknown, source: Source): CriticRow =>
   );
 
 const VERDICTS = ["incorrect", "correct"] as const;
-/** Asks for the step after the verdict. */
-const FIRST_WRONG = "incorrect\nFirst wrong step:";
+/** Follows a critic question and asks which step is wrong first. */
+export const FIRST_WRONG_LEAD = "incorrect\nFirst wrong step:";
 
 const criticQuestion = ({ question, solution }: CriticRow): Question => ({
   user:
@@ -115,25 +114,22 @@ const criticQuestion = ({ question, solution }: CriticRow): Question => ({
 /** Whether a solution is right. */
 export const criticVerdict = (row: CriticRow): ChoiceQuestion => ({
   ...criticQuestion(row),
-  lead: "",
-  ends: false,
   choices: VERDICTS,
   label: row.label,
 });
 
 /** Which step of a wrong solution is wrong first; null where that is not known, or no step is. */
-export function criticStep(row: CriticRow): ChoiceQuestion | null {
-  const { first_error_step: step, solution } = row;
+export function criticStep({ first_error_step: step, solution }: CriticRow): FollowUp | null {
   if (step == null || step < 0) return null;
   const choices = solution.split("\n").map((_, i) => String(i + 1));
-  return { ...criticQuestion(row), lead: FIRST_WRONG, ends: true, choices, label: step };
+  return { choices, label: step };
 }
 
 /** A record as a question with choices. BLiMP's sentences are judged by themselves: its question is not shown. */
 export function choiceQuestion(record: ChoiceRecord, task: Task): ChoiceQuestion {
   const { choices, label } = record;
-  if (task === "blimp") return { user: "", ask: "", lead: "", ends: false, choices, label };
-  return { user: questionText(record), ask: ANSWER, lead: "", ends: false, choices, label };
+  if (task === "blimp") return { user: "", ask: "", choices, label };
+  return { user: questionText(record), ask: ANSWER, choices, label };
 }
 
 export const gsm8kQuestion = ({ question, final }: Gsm8kRow): NumberQuestion => ({
@@ -169,7 +165,7 @@ export function trainingRecord(task: Task, value: unknown, source: Source, asCha
     const row = criticRow(value, source);
     const step = criticStep(row);
     const answer =
-      row.label === 1 ? VERDICTS[1] : step ? `${step.lead} ${step.choices[step.label]}` : VERDICTS[0];
+      row.label === 1 ? VERDICTS[1] : step ? `${FIRST_WRONG_LEAD} ${step.choices[step.label]}` : VERDICTS[0];
     return pair(criticQuestion(row), answer);
   }
   const question = choiceQuestion(choiceRow(value, source), task);

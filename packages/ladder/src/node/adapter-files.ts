@@ -34,8 +34,8 @@ async function readAdapterConfig(folder: string): Promise<AdapterConfig> {
     if (!(cause instanceof SidenetError) || cause.code !== "L-FILE-MISSING") throw cause;
     throw new SidenetError(
       cause.code,
-      `${folder} holds no adapter: there is no ${path}. Give the --output of a run that has ended; one that was killed writes ` +
-        "its adapter when it goes on with --resume.",
+      `${folder} holds no adapter: there is no ${path}. Give the --output of a run that has ended or has written a checkpoint; ` +
+        "a run that was killed before its first checkpoint starts again with train --resume.",
       { cause },
     );
   });

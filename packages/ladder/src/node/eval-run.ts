@@ -17,9 +17,7 @@ import { type InferenceOptions, openInference } from "./inference.ts";
 import { checkOutputFile } from "./output-folder.ts";
 
 /** Model, data and task of an evaluation. */
-export interface EvalRunOptions
-  extends InferenceOptions,
-    Omit<EvalOptions, "onProgress" | "context" | "stride"> {
+export interface EvalRunOptions extends InferenceOptions, Omit<EvalOptions, "context" | "stride"> {
   /** Tokens of a window; null: 512, or the model's context where that is shorter. */
   readonly context: number | null;
   /** Tokens between windows; null: half of one. */
@@ -104,16 +102,13 @@ export async function evalRun(
   using inference = await openInference(device, options, (done, total) => events.onLoad?.(done, total));
   const { decoder, adapter, tokenizer, isQuantized } = inference;
   const started = performance.now();
-  const score = async (pass: "before" | "after", withAdapter: Adapter | null) => {
-    const onProgress = (done: number, total: number) => events.onProgress?.(pass, done, total);
-    const evaluation = prepareEvaluation(rows, tokenizer, {
-      ...options,
-      ...windowsFor(options, contextLimit(decoder.config)),
-      onProgress,
-    });
-    const { count, constantAnswer } = evaluation;
-    return { count, constantAnswer, ...(await evaluation.run(decoder, withAdapter)) };
-  };
+  const evaluation = prepareEvaluation(rows, tokenizer, {
+    ...options,
+    ...windowsFor(options, contextLimit(decoder.config)),
+  });
+  const { count, constantAnswer } = evaluation;
+  const score = (pass: "before" | "after", withAdapter: Adapter | null) =>
+    evaluation.run(decoder, withAdapter, (done, total) => events.onProgress?.(pass, done, total));
   const before = await score("before", null);
   const after = adapter && (await score("after", adapter));
   const { seed } = options;
@@ -128,8 +123,8 @@ export async function evalRun(
     template: options.template,
     quantized: isQuantized,
     device: `${device.kind}: ${device.label}`,
-    count: before.count,
-    constant_answer: before.constantAnswer,
+    count,
+    constant_answer: constantAnswer,
     before: named(before.metrics, (metric) => estimate(metric, seed)),
     after: after && named(after.metrics, (metric) => estimate(metric, seed)),
     difference:

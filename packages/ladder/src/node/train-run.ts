@@ -10,14 +10,14 @@ import { defaultLearningRate } from "../method-defaults.ts";
 import type { TokenRecord } from "../records.ts";
 import { isEvaluation, type MetricsLine, type StepMetrics } from "../run/metrics.ts";
 import type { RunState } from "../run/run-state.ts";
-import { TrainingLoop } from "../run/training-loop.ts";
+import { type RunCheckpoints, TrainingLoop } from "../run/training-loop.ts";
 import { effectiveDepth, parameterCount } from "../side-config.ts";
 import { evaluateLoss, Trainer } from "../trainer.ts";
 import { writeTimeline } from "./memory-timeline.ts";
 import { checkOutputFile } from "./output-folder.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { forgetEnd, recordFailure } from "./run/failure.ts";
-import { finish } from "./run/finish.ts";
+import { finish, writeAdapter } from "./run/finish.ts";
 import { type LoadedRun, loadRun } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { openRunFolder, RUN_FILES, type RunFile } from "./run/run-folder.ts";
@@ -151,6 +151,19 @@ function streamOf({ run, options }: RunParts, state: RunState): BatchStream {
   return stream;
 }
 
+/** Checkpoints that come with an adapter: whenever a run is killed, its folder's adapter is no older than its last checkpoint. */
+function checkpointsWithAdapter(parts: RunParts): RunCheckpoints | null {
+  const { checkpoints } = parts;
+  if (!checkpoints) return null;
+  return {
+    async save(trainer, state) {
+      await writeAdapter(parts);
+      await checkpoints.save(trainer, state);
+    },
+    saveBest: (trainer, state) => checkpoints.saveBest(trainer, state),
+  };
+}
+
 /** Runs the loop from a state on, and writes how it ended. */
 async function train(parts: RunParts, state: RunState, resumed: boolean): Promise<TrainSummary> {
   const { options, events, trainer, evalBatches } = parts;
@@ -176,6 +189,7 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   const loop = new TrainingLoop(
     {
       ...parts,
+      checkpoints: checkpointsWithAdapter(parts),
       stream,
       log,
       evaluate,

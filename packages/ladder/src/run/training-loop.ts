@@ -20,7 +20,7 @@ export interface LoopOptions {
   readonly gradientAccumulation?: number;
   /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
   readonly saveEvery?: number | null;
-  /** Steps from one evaluation of the records held back to the next; the best adapter is kept then. Null: the loop makes none. */
+  /** Steps from one evaluation of the held-out records to the next; the best adapter is kept then. Null: the loop makes none. */
   readonly evalEvery?: number | null;
   /** Evaluations in a row without a better loss after which the run ends. Null: it does not. */
   readonly patience?: number | null;
@@ -32,7 +32,7 @@ export interface LoopOptions {
 export interface LoopEvents {
   /** After each step. */
   onStep?(metrics: StepMetrics): void;
-  /** After each evaluation of the records held back. */
+  /** After each evaluation of the held-out records. */
   onEvaluation?(metrics: EvalMetrics): void;
   /** After a checkpoint is kept; `step` steps are done by then. */
   onCheckpoint?(step: number): void;
@@ -66,7 +66,7 @@ export interface LoopParts {
   readonly options: LoopOptions;
   readonly events: LoopEvents;
   readonly signal: AbortSignal | null;
-  /** Loss on the records held back, and a text where one is wanted. */
+  /** Loss on the held-out records, and a text where one is wanted. */
   evaluate(): Promise<{ loss: number; sample: Sample | null }>;
   /** Given the live bytes after each op of this process's second step. */
   readonly writeTimeline?: ((samples: readonly MemorySample[]) => Promise<void>) | null;

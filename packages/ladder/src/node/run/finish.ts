@@ -33,22 +33,28 @@ function highestPeak({ memory }: Device, earlier: readonly StepMetrics[]) {
   );
 }
 
-/** Writes the adapter that the run has come to, and says what it is worth. */
+/** Writes the adapter as it is now to the output folder. Throws what `saveAdapter` throws. */
+export async function writeAdapter({ options, run, trainer }: RunParts): Promise<void> {
+  const { decoder, adapter } = trainer;
+  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
+  await saveAdapter(options.outputDir, adapter, base);
+}
+
+/** Writes the final adapter and a summary of the run. */
 export async function finish(
   parts: RunParts,
   loop: TrainingLoop,
   reason: StopReason,
   { losses, earlier, resumedFrom }: RunHistory,
 ): Promise<TrainSummary> {
-  const { options, events, trainer, run, checkpoints } = parts;
+  const { options, events, trainer, checkpoints } = parts;
   const { decoder, adapter } = trainer;
   const { state } = loop;
   const { step } = state.counters;
   const peak = highestPeak(decoder.device, earlier);
   const best = reason === "signal" || !checkpoints ? null : state.best;
   if (best && best.step !== step) await checkpoints?.restoreBest(trainer, best.step);
-  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
-  await saveAdapter(options.outputDir, adapter, base);
+  await writeAdapter(parts);
   let evalLoss: number | null = best?.loss ?? null;
   if (evalLoss === null && reason !== "signal") {
     evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches, options.memory);
@@ -57,7 +63,7 @@ export async function finish(
   if (after) events.onSample?.("after", after);
   const summary: TrainSummary = {
     method: options.method.method,
-    model: run.modelName,
+    model: parts.run.modelName,
     device: deviceName(parts),
     trainable_parameters: adapter.parameters.count,
     effective_depth: effectiveDepth(adapter.side?.config ?? null, decoder.config),

@@ -29,7 +29,7 @@ export interface LoadedRun {
   close(): Promise<void>;
 }
 
-/** How many records of each file are held back: its share of the whole, or the same share of each. */
+/** How many records of each file are held out: in proportion to its length, or the same share of each. */
 function heldOutOf(lengths: readonly number[], heldOut: number): number[] {
   if (heldOut < 1) return lengths.map((length) => Math.max(1, Math.round(length * heldOut)));
   const total = lengths.reduce((sum, length) => sum + length, 0);
@@ -79,7 +79,7 @@ function parserOf({ task = null, template, fields }: TrainRunOptions): RecordPar
   return (value, source) => trainingRecord(task, mapFields(value, fields), source, template === "chat");
 }
 
-/** What is held back is part of the data, unless there are files for it. */
+/** Held-out records come from the end of the data, unless `evalData` names files for them. */
 async function openData(options: TrainRunOptions): Promise<OpenedData> {
   const files = options.data.map((file) => (typeof file === "string" ? { path: file, weight: 1 } : file));
   const evalData = options.evalData ?? [];

@@ -34,6 +34,8 @@ const runFileSchema = z.looseObject({
   device: z.string(),
   model: z.string(),
   started: z.string(),
+  /** What settings without a value came to, by their names: those that depend on the model. */
+  defaults: z.record(z.string(), z.json()).default({}),
 });
 export type RunFile = z.infer<typeof runFileSchema>;
 

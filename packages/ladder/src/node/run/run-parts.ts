@@ -16,7 +16,7 @@ export interface TrainRunEvents extends LoopEvents {
   onLoad?(doneBytes: number, totalBytes: number): void;
   /** Before the first step of this process. */
   onStart?(start: RunStart): void;
-  /** A held-back record as the model continues it, before and after training. */
+  /** A held-out record as the model continues it, before and after training. */
   onSample?(when: "before" | "after", sample: Sample): void;
   /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
   onFailure?(failure: RunFailure): void;
@@ -30,7 +30,7 @@ export interface RunStart {
   readonly backboneParameters: number;
   readonly trainRecords: number;
   readonly heldOutRecords: number;
-  /** Held-back loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
+  /** Held-out loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;
   /** Steps that were done by an earlier process; null: a new run. */
@@ -50,7 +50,7 @@ export interface RunParts extends RunRequest {
   readonly trainer: Trainer;
   /** Null: none are kept. */
   readonly checkpoints: Checkpoints | null;
-  /** Of the records held back. */
+  /** Of the held-out records. */
   readonly evalBatches: readonly LabeledBatch[];
 }
 
@@ -58,7 +58,7 @@ export interface RunParts extends RunRequest {
 export const deviceName = ({ trainer }: RunParts): string =>
   `${trainer.decoder.device.kind}: ${trainer.decoder.device.label}`;
 
-/** A held-back record as the model continues it; null where no samples are wanted. */
+/** A held-out record as the model continues it; null where no samples are wanted. */
 export async function sample({ run, options }: RunParts, adapter: Adapter | null): Promise<Sample | null> {
   return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;
 }

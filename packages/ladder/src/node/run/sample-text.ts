@@ -8,7 +8,7 @@ import type { LoadedRun } from "./load.ts";
 /** Tokens of a text that a sample is shown, so that it continues one instead of opening it. */
 const SHOWN_TOKENS = 12;
 
-/** How the shortest held-back record goes on, greedily: after its prompt or question, or after the first tokens of a text. */
+/** How the shortest held-out record goes on, greedily: after its prompt or question, or after the first tokens of a text. */
 export async function sampleText(
   run: LoadedRun,
   adapter: Adapter | null,

@@ -1,5 +1,6 @@
 /** Where a run starts: anew, or from its last whole checkpoint. */
 import { SidenetError } from "@sidenet/tensor";
+import { defaultLearningRate } from "../../method-defaults.ts";
 import { newRunState, type RunState } from "../../run/run-state.ts";
 import { evaluateLoss } from "../../trainer.ts";
 import { packageVersion } from "../version.ts";
@@ -36,6 +37,10 @@ export async function begin(parts: RunParts): Promise<RunState> {
     device: deviceName(parts),
     model: run.modelName,
     started: new Date().toISOString(),
+    defaults: {
+      "learning-rate": defaultLearningRate(options.method, decoder.config),
+      "max-length": run.maxLength,
+    },
   });
   return newRunState(start, deviceName(parts), { window: 0, batch: 0 });
 }

@@ -17,7 +17,7 @@ export interface WeightedFile {
 export interface DataOptions {
   readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
   readonly fields: FieldMapping;
-  /** Files to evaluate with, instead of records held back. */
+  /** Files to evaluate with, instead of held-out records. */
   readonly evalData?: readonly string[];
   /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
   readonly task?: Task | null;
@@ -27,7 +27,7 @@ export interface DataOptions {
   readonly chatTemplate?: string | null;
   /** Tokens a record is cut to; null: longer records than the model's context are refused. */
   readonly maxLength: number | null;
-  /** Records held back from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
+  /** Held-out records from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
   readonly heldOut: number;
 }
 
