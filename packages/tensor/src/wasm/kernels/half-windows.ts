@@ -2,7 +2,7 @@
 import type { RowRange } from "../../op.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
-import { chunks, isF32 } from "./work.ts";
+import { chunks } from "./work.ts";
 
 /** Elements of an operand that are f32 at a time. */
 const WINDOW = 2 ** 17;
@@ -34,7 +34,7 @@ export function overRows(
     convert(k, "widen", tensor, decoded, tensor.size);
     fixed[name] = decoded;
   }
-  if (n === 0 || isF32(rowed)) {
+  if (n === 0 || !Object.values(rowed).some((tensor) => tensor?.dtype === "f16")) {
     run({ ...rowed, ...fixed }, { start: 0, count: n });
     return;
   }
