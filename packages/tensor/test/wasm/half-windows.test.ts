@@ -34,6 +34,17 @@ const floats = (values: Float64Array, ...shape: number[]) => ({
   dtype: "f32" as const,
 });
 
+const mask = (...shape: number[]) => ({
+  name: "",
+  values: pick.ints(
+    shape.reduce((a, b) => a * b, 1),
+    0,
+    1,
+  ),
+  shape,
+  dtype: "u8" as const,
+});
+
 /** 400 rows of 700: three windows; angles of 130 positions begin anew within one. */
 const CASES: [OpName, () => OpCase["inputs"], OpCase["attrs"]][] = [
   ["rmsNorm", () => [halves(400, 700), halves(700)], { eps: 1e-5 }],
@@ -47,7 +58,17 @@ const CASES: [OpName, () => OpCase["inputs"], OpCase["attrs"]][] = [
     () => [halves(400, 700), halves(400, 700), floats(new Float64Array(400).fill(1), 400)],
     {},
   ],
+  ["layerNorm", () => [halves(400, 700), halves(700), halves(700)], { eps: 1e-5 }],
   ["softmax", () => [halves(400, 700), null], {}],
+  // The rows of the mask begin anew within a window.
+  ["softmax", () => [halves(4, 100, 700), mask(100, 700)], {}],
+  ["add", () => [halves(400, 700), halves(700)], {}],
+  ["less", () => [halves(400, 700), halves(400, 1)], {}],
+  ["where", () => [mask(400, 700), halves(400, 700), null], {}],
+  ["dropout", () => [halves(400, 700)], { rate: 0.3, seed: 5, stream: 1, offset: 8 }],
+  ["gelu", () => [halves(400, 700)], { form: "erf" }],
+  ["linear", () => [halves(3000, 400), halves(30, 400), halves(30)], {}],
+  ["matmul", () => [halves(3, 500, 700), halves(3, 700, 20)], {}],
   ["softmaxBackward", () => [halves(400, 700), halves(400, 700)], {}],
   [
     "rope",

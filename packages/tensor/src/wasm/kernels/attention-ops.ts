@@ -3,9 +3,10 @@ import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
 import { PITCH, WORDS } from "./attention-panel.ts";
+import { overRows } from "./half-windows.ts";
 import { EDGE_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_HEADS, STREAM } from "./tasks.ts";
-import { isF32, SIMPLE_PER_NS } from "./work.ts";
+import { SIMPLE_PER_NS } from "./work.ts";
 
 const FLOPS_PER_NS = 40;
 /** Packed operands of so many bytes exist at a time, or of one batch row. */
@@ -151,10 +152,8 @@ function shared(
   };
 }
 
-const takes = (k: WasmContext, io: Readonly<Record<string, Tensor | null>>, { D }: Extents): boolean => {
-  const { keyMask: _mask, segments: _segments, ...floats } = io;
-  return isF32(floats) && D > 0 && placesOf(k, D, 1) !== null;
-};
+/** Whether a task's part of the scratch is large enough for heads of D. */
+const takes = (k: WasmContext, { D }: Extents): boolean => D > 0 && placesOf(k, D, 1) !== null;
 
 /** The forward pass of few queries: nothing is packed. */
 function runFew(
@@ -169,14 +168,14 @@ function runFew(
   k.run("attentionFew", args, { tasks: B * T * H, work: (B * T * H * S * D) / SIMPLE_PER_NS });
 }
 
-export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | null }, dims, attrs: Attrs) => {
-  const extents = dims as unknown as Extents;
+type ForwardIo = Inputs & { readonly y: Tensor; readonly lse: Tensor | null };
+
+function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Attrs): void {
   const { B, S, G, D } = extents;
-  if (!takes(k, { ...io }, extents)) return false;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
   if (ofQueries.length * ofQueries.group <= FEW_ROWS) {
     runFew(k, io, extents, attrs);
-    return true;
+    return;
   }
   for (const range of batchesOf(extents, 2 * S * G * D)) {
     const { count } = range;
@@ -194,8 +193,30 @@ export const attention: WasmOp = (k, io: Inputs & { y: Tensor; lse: Tensor | nul
     });
     k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
   }
-  return true;
-};
+}
+
+/** An op over batch rows, of which some at a time are f32 where operands are f16. */
+const overBatches =
+  <Io extends object>(
+    outputNames: readonly string[],
+    run: (k: WasmContext, io: Io, extents: Extents, attrs: Attrs) => void,
+  ): WasmOp =>
+  (k, io: Io, dims, attrs: Attrs) => {
+    const extents = dims as unknown as Extents;
+    if (!takes(k, extents)) return false;
+    const side = (isOutput: boolean) =>
+      Object.fromEntries(
+        (Object.entries(io) as [string, Tensor | null][]).filter(
+          ([name]) => outputNames.includes(name) === isOutput,
+        ),
+      );
+    overRows(k, extents.B, { inputs: side(false), outputs: side(true) }, (window, { count: B }) =>
+      run(k, window as Io, { ...extents, B }, attrs),
+    );
+    return true;
+  };
+
+export const attention = overBatches(["y", "lse"], runForward);
 
 type BackwardIo = Inputs & { readonly dy: Tensor; readonly y: Tensor; readonly lse: Tensor };
 
@@ -212,10 +233,13 @@ function queryShifts(
   return { shifts, heads };
 }
 
-export const attentionBackwardQ: WasmOp = (k, io: BackwardIo & { dq: Tensor }, dims, attrs: Attrs) => {
-  const extents = dims as unknown as Extents;
+function runBackwardQ(
+  k: WasmContext,
+  io: BackwardIo & { readonly dq: Tensor },
+  extents: Extents,
+  attrs: Attrs,
+): void {
   const { B, S, G, D } = extents;
-  if (!takes(k, { ...io }, extents)) return false;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
   for (const range of batchesOf(extents, 3 * S * G * D)) {
     const { count } = range;
@@ -237,18 +261,17 @@ export const attentionBackwardQ: WasmOp = (k, io: BackwardIo & { dq: Tensor }, d
     });
     k.run("attentionBackwardQ", { ...operands, ...args }, split);
   }
-  return true;
-};
+}
 
-export const attentionBackwardKV: WasmOp = (
-  k,
-  io: BackwardIo & { dk: Tensor; dv: Tensor },
-  dims,
+export const attentionBackwardQ = overBatches(["dq"], runBackwardQ);
+
+function runBackwardKV(
+  k: WasmContext,
+  io: BackwardIo & { readonly dk: Tensor; readonly dv: Tensor },
+  extents: Extents,
   attrs: Attrs,
-) => {
-  const extents = dims as unknown as Extents;
+): void {
   const { B, T, H, D } = extents;
-  if (!takes(k, { ...io }, extents)) return false;
   const ofQueries = queriesOf(extents);
   for (const range of batchesOf(extents, 4 * T * H * D)) {
     const { count } = range;
@@ -271,5 +294,6 @@ export const attentionBackwardKV: WasmOp = (
     });
     k.run("attentionBackwardKV", { ...operands, ...args }, split);
   }
-  return true;
-};
+}
+
+export const attentionBackwardKV = overBatches(["dk", "dv"], runBackwardKV);

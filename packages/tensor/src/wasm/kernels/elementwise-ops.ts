@@ -1,34 +1,148 @@
-/** Ops that run by elementwise kernels, where all operands are f32 and none broadcasts. */
+/** Ops that run by elementwise kernels; operands in f16 go through in windows (half-windows.ts). */
+import { type BroadcastAxis, joinAxes } from "../../broadcasting.ts";
+import type { GeluForm } from "../../ops/activations.ts";
 import { sameShape } from "../../shape.ts";
 import type { Tensor } from "../../tensor.ts";
-import type { WasmOp } from "../context.ts";
+import type { Tasks, WasmContext, WasmOp } from "../context.ts";
+import { overRows } from "./half-windows.ts";
 import type { KernelName } from "./index.ts";
-import { chunks, EXP_PER_NS, isF32, SIMPLE_PER_NS } from "./work.ts";
+import { OUTER_AXES } from "./tasks.ts";
+import { chunks, EXP_PER_NS, isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
+
+type Operands = Readonly<Record<string, Tensor | null>>;
+
+/** Runs an elementwise kernel over operands of one shape; in f16, in windows of them. */
+function runElements(
+  k: WasmContext,
+  kernel: KernelName,
+  operands: { readonly inputs: Operands; readonly outputs: Operands; readonly whole?: Operands },
+  { perNs = SIMPLE_PER_NS, ...args }: Readonly<Record<string, number | boolean>> & { perNs?: number } = {},
+): true {
+  const { inputs, outputs, whole } = operands;
+  const n = Object.values(outputs)[0]!.size;
+  const all = { ...inputs, ...outputs, ...whole };
+  if (isF32(all)) k.run(kernel, { ...args, ...all, n }, chunks(n, perNs));
+  else {
+    overRows(k, n, operands, (io, { count }) =>
+      k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
+    );
+  }
+  return true;
+}
 
 const unary =
   (kernel: KernelName, perNs = SIMPLE_PER_NS): WasmOp =>
-  (k, io: { x: Tensor; y: Tensor }) => {
-    if (!isF32(io)) return false;
-    k.run(kernel, { ...io, n: io.x.size }, chunks(io.x.size, perNs));
-    return true;
-  };
+  (k, { x, y }: { x: Tensor; y: Tensor }) =>
+    runElements(k, kernel, { inputs: { x }, outputs: { y } }, { perNs });
 
 export const neg = unary("neg");
 export const abs = unary("abs");
+export const sign = unary("sign");
 export const relu = unary("relu");
 export const sqrt = unary("sqrt");
 export const exp = unary("exp", EXP_PER_NS);
 export const log = unary("log", EXP_PER_NS);
 export const sigmoid = unary("sigmoid", EXP_PER_NS);
 export const silu = unary("silu", EXP_PER_NS);
+export const tanh = unary("tanh", EXP_PER_NS);
+
+export const gelu: WasmOp = (k, { x, y }: Record<"x" | "y", Tensor>, _, { form }: { form: GeluForm }) =>
+  runElements(
+    k,
+    form === "erf" ? "geluErf" : "geluTanh",
+    { inputs: { x }, outputs: { y } },
+    { perNs: EXP_PER_NS },
+  );
+
+export const geluBackward: WasmOp = (
+  k,
+  { dy, x, dx }: Record<"dy" | "x" | "dx", Tensor>,
+  _,
+  { form }: { form: GeluForm },
+) => {
+  const kernel = form === "erf" ? "geluBackwardErf" : "geluBackwardTanh";
+  return runElements(k, kernel, { inputs: { dy, x }, outputs: { dx } }, { perNs: EXP_PER_NS });
+};
+
+/** What stands for a bound that is not given: the largest float32. */
+const FAR = 3.4028234663852886e38;
+
+export const clamp: WasmOp = (
+  k,
+  { x, y }: Record<"x" | "y", Tensor>,
+  _,
+  { min, max }: { min: number | null; max: number | null },
+) => runElements(k, "clamp", { inputs: { x }, outputs: { y } }, { min: min ?? -FAR, max: max ?? FAR });
+
+export const pow: WasmOp = (
+  k,
+  { x, y }: Record<"x" | "y", Tensor>,
+  _,
+  { exponent }: { exponent: number },
+) => {
+  const operands = { inputs: { x }, outputs: { y } };
+  if (!Number.isInteger(exponent)) {
+    return runElements(k, "powFraction", operands, { exponent, perNs: EXP_PER_NS });
+  }
+  const times = Math.abs(exponent);
+  return times < 2 ** 31 && runElements(k, "powWhole", operands, { times, inverted: exponent < 0 });
+};
+
+/** Strides in bytes of one operand along the axes, the last one last: 0 where it repeats. */
+function stridesOf(axes: readonly BroadcastAxis[], operand: 0 | 1): number[] {
+  const strides: number[] = [];
+  let stride = 4;
+  for (const { extent, has } of axes.toReversed()) {
+    strides.unshift(has[operand] ? stride : 0);
+    if (has[operand]) stride *= extent;
+  }
+  return strides;
+}
+
+/** Arguments and tasks of a kernel whose operands broadcast; `axes` are those of y, joined. */
+function broadcastArgs(axes: readonly BroadcastAxis[]): {
+  args: Record<string, number | boolean>;
+  split: Tasks;
+} {
+  const outer = axes.slice(0, -1);
+  const { extent: c, has } = axes[axes.length - 1];
+  const [aStrides, bStrides] = ([0, 1] as const).map((operand) => stridesOf(axes, operand).slice(0, -1));
+  const args: Record<string, number | boolean> = { c, aRepeats: !has[0], bRepeats: !has[1] };
+  for (let i = 0; i < OUTER_AXES; i++) {
+    args[`extent${i}`] = outer.at(-1 - i)?.extent ?? 1;
+    args[`a${i}`] = aStrides.at(-1 - i) ?? 0;
+    args[`b${i}`] = bStrides.at(-1 - i) ?? 0;
+  }
+  const n = outer.reduce((product, { extent }) => product * extent, 1);
+  const { rows, split } = rowTasks(n, c);
+  return { args: { ...args, n, rows }, split };
+}
+
+type BinaryKernel = "add" | "sub" | "mul" | "div" | "minimum" | "maximum" | "equal" | "less" | "lessEqual";
+
+/** y = f(a, b), where operands broadcast. They go in windows of the outermost axis, which an operand has or repeats along. */
+function runBinary(k: WasmContext, kernel: BinaryKernel, a: Tensor, b: Tensor, y: Tensor): boolean {
+  if (sameShape(a.shape, b.shape)) return runElements(k, kernel, { inputs: { a, b }, outputs: { y } });
+  if (y.size === 0) return true;
+  const axes = joinAxes(y.shape, [a.shape, b.shape]);
+  if (axes.length - 1 > OUTER_AXES) return false;
+  const [first = { extent: 1, has: [true, true] }, ...others] = axes;
+  const select = (has: boolean) => ({
+    ...(first.has[0] === has && { a }),
+    ...(first.has[1] === has && { b }),
+  });
+  const operands = { inputs: select(true), outputs: { y }, whole: select(false) };
+  overRows(k, first.extent, operands, (io, { count }) => {
+    const { args, split } = broadcastArgs([{ ...first, extent: count }, ...others]);
+    k.run(`${kernel}Broadcast`, { ...args, ...io }, split);
+  });
+  return true;
+}
 
 const binary =
-  (kernel: KernelName): WasmOp =>
-  (k, io: { a: Tensor; b: Tensor; y: Tensor }) => {
-    if (!isF32(io) || !sameShape(io.a.shape, io.b.shape)) return false;
-    k.run(kernel, { ...io, n: io.y.size }, chunks(io.y.size));
-    return true;
-  };
+  (kernel: BinaryKernel): WasmOp =>
+  (k, { a, b, y }: Record<"a" | "b" | "y", Tensor>) =>
+    runBinary(k, kernel, a, b, y);
 
 export const add = binary("add");
 export const sub = binary("sub");
@@ -37,44 +151,48 @@ export const div = binary("div");
 export const minimum = binary("minimum");
 export const maximum = binary("maximum");
 
-export const siluMul: WasmOp = (k, io: { gate: Tensor; up: Tensor; y: Tensor }) => {
-  if (!isF32(io)) return false;
-  const { gate: a, up: b, y } = io;
-  k.run("siluMul", { a, b, y, n: y.size }, chunks(y.size, EXP_PER_NS));
-  return true;
+const comparison =
+  (kernel: BinaryKernel): WasmOp =>
+  (k, { a, b, m }: Record<"a" | "b" | "m", Tensor>) =>
+    runBinary(k, kernel, a, b, m);
+
+export const equal = comparison("equal");
+export const less = comparison("less");
+export const lessEqual = comparison("lessEqual");
+
+export const where: WasmOp = (
+  k,
+  { mask, a, b, y }: { mask: Tensor; a: Tensor | null; b: Tensor | null; y: Tensor },
+) => {
+  const isShaped = [mask, a, b].every((operand) => operand === null || sameShape(operand.shape, y.shape));
+  return isShaped && runElements(k, "where", { inputs: { mask, a, b }, outputs: { y } });
 };
 
-export const siluMulBackward: WasmOp = (k, io: Record<"dy" | "gate" | "up" | "dgate" | "dup", Tensor>) => {
-  if (!isF32(io)) return false;
-  k.run("siluMulBackward", { ...io, n: io.dy.size }, chunks(io.dy.size, EXP_PER_NS));
-  return true;
-};
+export const siluMul: WasmOp = (k, { gate: a, up: b, y }: Record<"gate" | "up" | "y", Tensor>) =>
+  runElements(k, "siluMul", { inputs: { a, b }, outputs: { y } }, { perNs: EXP_PER_NS });
 
-export const accumulate: WasmOp = (k, io: { total: Tensor; x: Tensor }) => {
-  if (!isF32(io)) return false;
-  const { total, x } = io;
-  k.run("add", { a: total, b: x, y: total, n: x.size }, chunks(x.size));
-  return true;
-};
+export const siluMulBackward: WasmOp = (
+  k,
+  { dy, gate, up, dgate, dup }: Record<"dy" | "gate" | "up" | "dgate" | "dup", Tensor>,
+) =>
+  runElements(
+    k,
+    "siluMulBackward",
+    { inputs: { dy, gate, up }, outputs: { dgate, dup } },
+    { perNs: EXP_PER_NS },
+  );
 
-export const scale: WasmOp = (k, io: { x: Tensor; y: Tensor }, _, { factor }: { factor: number }) => {
-  if (!isF32(io)) return false;
-  k.run("scale", { ...io, n: io.x.size, factor, by: 0 }, chunks(io.x.size));
-  return true;
-};
+export const accumulate: WasmOp = (k, { total, x }: { total: Tensor; x: Tensor }) =>
+  runElements(k, "add", { inputs: { a: total, b: x }, outputs: { y: total } });
 
-export const scaleBy: WasmOp = (k, io: { x: Tensor; s: Tensor; y: Tensor }) => {
-  if (!isF32(io)) return false;
-  const { x, s, y } = io;
-  k.run("scale", { x, y, n: x.size, factor: 1, by: s }, chunks(x.size));
-  return true;
-};
+export const scale: WasmOp = (k, { x, y }: Record<"x" | "y", Tensor>, _, { factor }: { factor: number }) =>
+  runElements(k, "scale", { inputs: { x }, outputs: { y } }, { factor, by: 0 });
 
-export const fill: WasmOp = (k, io: { x: Tensor }, _, { value }: { value: number }) => {
-  if (!isF32(io)) return false;
-  k.run("fill", { ...io, n: io.x.size, value }, chunks(io.x.size));
-  return true;
-};
+export const scaleBy: WasmOp = (k, { x, s: by, y }: Record<"x" | "s" | "y", Tensor>) =>
+  runElements(k, "scale", { inputs: { x }, outputs: { y }, whole: { by } }, { factor: 1 });
+
+export const fill: WasmOp = (k, { x }: { x: Tensor }, _, { value }: { value: number }) =>
+  runElements(k, "fill", { inputs: {}, outputs: { x } }, { value });
 
 export const cast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }) => {
   const kernel = x.dtype === "f16" ? "widen" : "narrow";

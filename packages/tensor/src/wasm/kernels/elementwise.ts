@@ -2,10 +2,10 @@
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { loader, toHalves } from "./halves.ts";
-import { defineKernel, type ParamTypes } from "./kernel.ts";
-import { expOf, type Function1, logOf, sigmoidOf } from "./math.ts";
+import { defineKernel, type ParamTypes, words } from "./kernel.ts";
+import { expOf, type Function1, logOf, sigmoidOf, tanhOf } from "./math.ts";
 import { CHUNK, type Pointers, startChunk } from "./tasks.ts";
-import { forVectors } from "./vectors.ts";
+import { type Access, forVectors } from "./vectors.ts";
 
 const splat = (f: FunctionBuilder, value: Expr<"f32">) => f.v128(f32x4.splat(value));
 
@@ -29,34 +29,20 @@ export const sqrt = unary((f) => {
 });
 export const exp = unary(expOf);
 export const log = unary(logOf);
+export const sign = unary((f) => {
+  const [zero, one, minusOne] = [0, 1, -1].map((value) => f.v128(f32x4.splat(value)));
+  return (x) => {
+    const value = f.v128(x);
+    return v128.or(v128.and(f32x4.gt(value, zero), one), v128.and(f32x4.lt(value, zero), minusOne));
+  };
+});
+export const tanh = unary(tanhOf);
 export const sigmoid = unary(sigmoidOf);
 export const silu = unary((f) => {
   const sigmoid = sigmoidOf(f);
   return (x) => {
     const value = f.v128(x);
     return f32x4.mul(value, sigmoid(value));
-  };
-});
-
-/** y = f(a, b). */
-const binary = (make: (f: FunctionBuilder) => (a: V128, b: V128) => V128) =>
-  defineKernel({ a: "i32", b: "i32", y: "i32", n: "i32" }, (f, { a, b, y, n }, { task }) => {
-    const count = startChunk(f, task, n, { a, b, y });
-    const apply = make(f);
-    forVectors(f, count, [a, b, y], ({ load, store }) => store(y, apply(load(a), load(b))));
-  });
-
-export const add = binary(() => f32x4.add);
-export const sub = binary(() => f32x4.sub);
-export const mul = binary(() => f32x4.mul);
-export const div = binary(() => f32x4.div);
-export const minimum = binary(() => f32x4.min);
-export const maximum = binary(() => f32x4.max);
-export const siluMul = binary((f) => {
-  const sigmoid = sigmoidOf(f);
-  return (gate, up) => {
-    const g = f.v128(gate);
-    return f32x4.mul(f32x4.mul(g, sigmoid(g)), up);
   };
 });
 
@@ -89,6 +75,78 @@ export const scale = defineKernel(
     forVectors(f, count, [x, y], ({ load, store }) => store(y, f32x4.mul(all, load(x))));
   },
 );
+
+/** y = x held to min .. max. */
+export const clamp = defineKernel(
+  { x: "i32", y: "i32", n: "i32", min: "f32", max: "f32" },
+  (f, { x, y, n, min, max }, { task }) => {
+    const count = startChunk(f, task, n, { x, y });
+    const [low, high] = [splat(f, min), splat(f, max)];
+    forVectors(f, count, [x, y], ({ load, store }) => store(y, f32x4.min(f32x4.max(load(x), low), high)));
+  },
+);
+
+/** y = x^times by repeated squaring, or 1 / x^times if `inverted`. */
+export const powWhole = defineKernel(
+  words("x", "y", "n", "times", "inverted"),
+  (f, { x, y, n, times, inverted }, { task }) => {
+    const count = startChunk(f, task, n, { x, y });
+    const one = f.v128(f32x4.splat(1));
+    const [power, square, left] = [f.v128(), f.v128(), f.i32()];
+    forVectors(f, count, [x, y], ({ load, store }) => {
+      f.set(power, one);
+      f.set(square, load(x));
+      f.set(left, times);
+      f.while(left, () => {
+        f.if(i32.and(left, 1), () => f.set(power, f32x4.mul(power, square)));
+        f.set(square, f32x4.mul(square, square));
+        f.set(left, i32.shrU(left, 1));
+      });
+      f.if(inverted, () => f.set(power, f32x4.div(one, power)));
+      store(y, power);
+    });
+  },
+);
+
+/** y = e^(exponent · log x), and 0 where x is not above 0. */
+export const powFraction = defineKernel(
+  { x: "i32", y: "i32", n: "i32", exponent: "f32" },
+  (f, { x, y, n, exponent }, { task }) => {
+    const count = startChunk(f, task, n, { x, y });
+    const [exp, log, all, zero] = [expOf(f), logOf(f), splat(f, exponent), f.v128()];
+    forVectors(f, count, [x, y], ({ load, store }) => {
+      const value = f.v128(load(x));
+      store(y, v128.and(exp(f32x4.mul(log(value), all)), f32x4.gt(value, zero)));
+    });
+  },
+);
+
+/** y = a where the mask is not 0, else b; without a or b, 0. */
+export const where = defineKernel(words("mask", "a", "b", "y", "n"), (f, { mask, a, b, y, n }, { task }) => {
+  const first = f.i32(i32.mul(task, CHUNK));
+  const [hasA, hasB] = [f.i32(a), f.i32(b)];
+  const count = startChunk(f, task, n, { a, b, y });
+  f.set(mask, i32.add(mask, first));
+  const choose = (value: (access: Access, chosen: V128) => V128, ...pointers: Local<"i32">[]) =>
+    forVectors(
+      f,
+      count,
+      [...pointers, y],
+      (access) => access.store(y, value(access, access.loadMask(mask))),
+      1,
+      [mask],
+    );
+  f.if(
+    hasA,
+    () =>
+      f.if(
+        hasB,
+        () => choose(({ load }, chosen) => v128.bitselect(load(a), load(b), chosen), a, b),
+        () => choose(({ load }, chosen) => v128.and(load(a), chosen), a),
+      ),
+    () => choose(({ load }, chosen) => v128.andNot(load(b), chosen), b),
+  );
+});
 
 export const fill = defineKernel({ x: "i32", n: "i32", value: "f32" }, (f, { x, n, value }, { task }) => {
   const count = startChunk(f, task, n, { x });

@@ -2,7 +2,7 @@
 import type { RowRange } from "../../op.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
-import { chunks, isF32 } from "./work.ts";
+import { chunks } from "./work.ts";
 
 /** Elements of an operand that are f32 at a time. */
 const WINDOW = 2 ** 17;
@@ -14,7 +14,21 @@ export interface RowOperands {
   readonly inputs: Operands;
   readonly outputs: Operands;
   readonly whole?: Operands;
+  /** How many elements of an operand are f32 at a time; by default as many as stay in a cache. */
+  readonly window?: number;
 }
+
+/** A tensor in f32: itself, or a copy in workspace. */
+export function widened(k: WasmContext, tensor: Tensor): Tensor {
+  if (tensor.dtype !== "f16") return tensor;
+  const copy = k.temp(tensor.shape);
+  convert(k, "widen", tensor, copy, tensor.size);
+  return copy;
+}
+
+/** Writes f32 results to an f16 tensor. */
+export const narrowInto = (k: WasmContext, results: Tensor, to: Tensor): void =>
+  convert(k, "narrow", results, to, to.size);
 
 const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tensor, n: number): void =>
   k.run(kernel, { x, y, n }, chunks(n));
@@ -23,18 +37,13 @@ const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tenso
 export function overRows(
   k: WasmContext,
   n: number,
-  { inputs, outputs, whole = {} }: RowOperands,
+  { inputs, outputs, whole = {}, window = WINDOW }: RowOperands,
   run: (io: Record<string, Tensor | null>, range: RowRange) => void,
 ): void {
   const rowed = { ...inputs, ...outputs };
-  const fixed = { ...whole };
-  for (const [name, tensor] of Object.entries(whole)) {
-    if (tensor?.dtype !== "f16") continue;
-    const decoded = k.temp(tensor.shape);
-    convert(k, "widen", tensor, decoded, tensor.size);
-    fixed[name] = decoded;
-  }
-  if (n === 0 || isF32(rowed)) {
+  const fixed: Record<string, Tensor | null> = {};
+  for (const [name, tensor] of Object.entries(whole)) fixed[name] = tensor && widened(k, tensor);
+  if (n === 0 || !Object.values(rowed).some((tensor) => tensor?.dtype === "f16")) {
     run({ ...rowed, ...fixed }, { start: 0, count: n });
     return;
   }
@@ -42,7 +51,7 @@ export function overRows(
     (entry): entry is [string, Tensor] => entry[1]?.dtype === "f16",
   );
   const widest = Math.max(1, ...halves.map(([, tensor]) => tensor.size / n));
-  const most = Math.max(1, Math.min(n, Math.floor(WINDOW / widest)));
+  const most = Math.max(1, Math.min(n, Math.floor(window / widest)));
   const temps = halves.map(([name, tensor]) => ({
     name,
     tensor,
@@ -55,15 +64,15 @@ export function overRows(
     for (const [name, tensor] of Object.entries(rowed)) io[name] = tensor && k.rows(tensor, n, range);
     const converted = temps.map(({ name, tensor, temp, isInput }) => {
       const halved = io[name]!;
-      const window = k.rows(temp, most, { start: 0, count: range.count });
+      const part = k.rows(temp, most, { start: 0, count: range.count });
       const size = (tensor.size / n) * range.count;
-      if (isInput) convert(k, "widen", halved, window, size);
-      io[name] = window;
-      return { halved, window, size, isInput };
+      if (isInput) convert(k, "widen", halved, part, size);
+      io[name] = part;
+      return { halved, part, size, isInput };
     });
     run(io, range);
-    for (const { halved, window, size, isInput } of converted) {
-      if (!isInput) convert(k, "narrow", window, halved, size);
+    for (const { halved, part, size, isInput } of converted) {
+      if (!isInput) convert(k, "narrow", part, halved, size);
     }
   }
 }

@@ -1,12 +1,14 @@
 /** All kernels, and the ops that run by them. What is not among the ops runs by its reference. */
 import type { OpName } from "../../ops/index.ts";
 import type { WasmOp } from "../context.ts";
+import * as activations from "./activations.ts";
 import * as adamw8 from "./adamw8.ts";
 import * as attention from "./attention.ts";
 import * as attentionBackward from "./attention-backward.ts";
 import * as attentionFew from "./attention-few.ts";
 import * as attentionOps from "./attention-ops.ts";
 import * as attentionPack from "./attention-pack.ts";
+import * as binary from "./binary.ts";
 import * as elementwise from "./elementwise.ts";
 import * as elementwiseOps from "./elementwise-ops.ts";
 import * as fewRows from "./few-rows.ts";
@@ -17,6 +19,7 @@ import * as lossOps from "./loss-ops.ts";
 import * as matmulOps from "./matmul.ts";
 import * as nf4 from "./nf4.ts";
 import * as nf4Ops from "./nf4-ops.ts";
+import * as norms from "./norms.ts";
 import * as optimizerOps from "./optimizer-ops.ts";
 import * as permute from "./permute.ts";
 import * as product from "./product.ts";
@@ -30,15 +33,18 @@ import * as sample from "./sample.ts";
 import * as sampleOps from "./sample-ops.ts";
 
 const table = {
+  ...activations,
   ...adamw8,
   ...attention,
   ...attentionBackward,
   ...attentionFew,
   ...attentionPack,
+  ...binary,
   ...elementwise,
   ...fewRows,
   ...loss,
   ...nf4,
+  ...norms,
   ...permute,
   ...product,
   ...random,

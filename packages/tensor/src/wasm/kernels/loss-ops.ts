@@ -4,7 +4,7 @@ import { tokenChunks } from "../../ops/lm-head.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
+import { narrowInto, overRows, widened } from "./half-windows.ts";
 import { type Nf4Right, runProduct, weightOf } from "./product-plan.ts";
 import { EXP_PER_NS, rowTasks } from "./work.ts";
 
@@ -89,9 +89,6 @@ interface HeadIo {
   readonly targets: Tensor;
 }
 
-const takesHead = ({ h, w }: HeadIo): boolean =>
-  h.dtype === "f32" && (w.dtype === "f32" || w.dtype === "f16");
-
 /** A head [V,C] in any storage, its input and what is to come. */
 interface Head {
   readonly h: Tensor;
@@ -147,8 +144,10 @@ export const lmHeadLoss: WasmOp = (
   { C, V },
   attrs: HeadAttrs,
 ) => {
-  if (!takesHead(io) || C === 0) return false;
-  runHeadLoss(k, { ...io, V }, attrs);
+  if (C === 0) return false;
+  const dh = io.dh?.dtype === "f16" ? k.temp(io.dh.shape) : io.dh;
+  runHeadLoss(k, { ...io, h: widened(k, io.h), dh, V }, attrs);
+  if (dh !== null && dh !== io.dh) narrowInto(k, dh, io.dh!);
   return true;
 };
 
@@ -174,9 +173,9 @@ export const lmHeadLossBackwardW: WasmOp = (
   { N, C, V },
   attrs: HeadAttrs,
 ) => {
-  if (!takesHead(io) || C === 0 || N === 0) return false;
+  if (C === 0 || N === 0) return false;
   const scored = countScored(k, io.targets, attrs);
-  forChunks(k, { ...io, V }, attrs, (rows, extents, h, isFirst) => {
+  forChunks(k, { ...io, h: widened(k, io.h), V }, attrs, (rows, extents, h, isFirst) => {
     runGradients(k, { ...rows, dlogits: rows.logits, dloss: io.dloss, scored }, extents, attrs);
     const extent = { P: 1, M: V, K: extents.n, N: C, accumulate: !isFirst };
     runProduct(k, "tn", { a: rows.logits, b: h, y: io.dw }, extent);

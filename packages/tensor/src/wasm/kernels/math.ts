@@ -1,5 +1,5 @@
 /** Functions of vectors: exp to 2 and log to 3 units in the last place, after Cephes (Moshier, expf and logf). */
-import type { FunctionBuilder } from "../assembler/function.ts";
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 
 export type Function1 = (x: V128) => V128;
@@ -90,5 +90,48 @@ export function logOf(f: FunctionBuilder): Function1 {
     for (const coefficient of rest) polynomial = f.madd(polynomial, z, coefficient);
     const tail = f.madd(e, low, f32x4.mul(f32x4.mul(polynomial, z), square));
     return f.madd(e, high, f32x4.add(z, f.madd(square, minusHalf, tail)));
+  };
+}
+
+/**
+ * tanh x from q = e^-2|x|, which neither overflows nor cancels: (1 - q) / (1 + q) with the sign of x. Below 1/4, where
+ * 1 - q would cancel, by the series of tanh.
+ */
+export function tanhOf(f: FunctionBuilder): Function1 {
+  const exp = expOf(f);
+  const [one, minusTwo, quarter] = [1, -2, 0.25].map((value) => splat(f, value));
+  const [c0, c1, c2, c3] = [-0.33333333, 0.13333333, -0.053968254, 0.021869488].map((v) => splat(f, v));
+  const signBit = bits(f, -0x80000000);
+  return (x) => {
+    const value = f.v128(x);
+    const size = f.v128(f32x4.abs(value));
+    const square = f.v128(f32x4.mul(value, value));
+    const series = f.madd(f.madd(f.madd(c3, square, c2), square, c1), square, c0);
+    const near = f.madd(f32x4.mul(value, square), series, value);
+    const q = f.v128(exp(f32x4.mul(size, minusTwo)));
+    const far = f32x4.div(f32x4.sub(one, q), f32x4.add(one, q));
+    const signed = v128.or(far, v128.and(value, signBit));
+    return v128.bitselect(near, signed, f32x4.lt(size, quarter));
+  };
+}
+
+/** erfc(z) = (c0 + t (c1 + ...)) t e^-z² with t = 1 / (1 + p z): Abramowitz and Stegun 7.1.26, off by 1.5e-7. */
+const ERFC_POLYNOMIAL = [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592];
+const ERFC_P = 0.3275911;
+
+/** Φ(x) of the normal distribution, off by 7.5e-8, and e^-x²/2. |x| counts as 12.7 at most, where Φ is 0 or 1. */
+export function normalOf(f: FunctionBuilder): (x: Local<"v128">) => { cdf: V128; bell: Local<"v128"> } {
+  const exp = expOf(f);
+  const [one, half, most, root, p] = [1, 0.5, 9, Math.SQRT1_2, ERFC_P].map((value) => splat(f, value));
+  const [first, ...rest] = ERFC_POLYNOMIAL.map((value) => splat(f, value));
+  const zero = f.v128();
+  return (x) => {
+    const z = f.v128(f32x4.pmin(f32x4.mul(f32x4.abs(x), root), most));
+    const t = f.v128(f32x4.div(one, f.madd(z, p, one)));
+    let polynomial: V128 = first;
+    for (const coefficient of rest) polynomial = f.madd(polynomial, t, coefficient);
+    const bell = f.v128(exp(f32x4.neg(f32x4.mul(z, z))));
+    const tail = f.v128(f32x4.mul(f32x4.mul(f32x4.mul(polynomial, t), bell), half));
+    return { cdf: v128.bitselect(tail, f32x4.sub(one, tail), f32x4.lt(x, zero)), bell };
   };
 }

@@ -2,7 +2,8 @@
 import type { Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { runProduct, takesProduct, weightOf } from "./product-plan.ts";
+import { overRows } from "./half-windows.ts";
+import { F16_WINDOW, runProduct, weightOf } from "./product-plan.ts";
 import { chunks, rowTasks } from "./work.ts";
 
 /** Elements a thread decodes, or quantizes, in a nanosecond. */
@@ -34,10 +35,11 @@ type LinearIo = Nf4Operands<Tensor> & {
 };
 
 export const nf4Linear: WasmOp = (k, { x, bias, y, ...weight }: LinearIo, { N, I, O }, attrs) => {
-  const operands = { a: x, b: weightOf(weight, attrs), y, bias };
-  const extents = { P: 1, M: N, K: I, N: O };
-  if (!takesProduct(operands, extents)) return false;
-  runProduct(k, "nt", operands, extents);
+  if (I === 0) return false;
+  const b = weightOf(weight, attrs);
+  overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
+    runProduct(k, "nt", { a: io.x!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
+  );
   return true;
 };
 
@@ -47,10 +49,11 @@ export const nf4LinearBackwardX: WasmOp = (
   { N, I, O },
   attrs,
 ) => {
-  const operands = { a: dy, b: weightOf(weight, attrs), y: dx };
-  const extents = { P: 1, M: N, K: O, N: I };
-  if (!takesProduct(operands, extents)) return false;
-  runProduct(k, "nn", operands, extents);
+  if (O === 0) return false;
+  const b = weightOf(weight, attrs);
+  overRows(k, N, { inputs: { dy }, outputs: { dx }, window: F16_WINDOW }, (io, { count }) =>
+    runProduct(k, "nn", { a: io.dy!, b, y: io.dx! }, { P: 1, M: count, K: O, N: I }),
+  );
   return true;
 };
 

@@ -23,6 +23,9 @@ const FEW_ROWS = 2;
 const FEW_SIZE = 32768;
 const FEW_PER_NS = 3;
 
+/** Elements of an f16 operand that a product takes as f32 at a time: rows enough that packing the weight for them costs little. */
+export const F16_WINDOW = 2 ** 20;
+
 /** A weight in NF4: its tensors, and the sizes of its blocks as powers of two. */
 export interface Nf4Right {
   readonly codes: Tensor;
@@ -75,14 +78,6 @@ function* starts(count: number, most: number): IterableIterator<[start: number, 
 }
 
 const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "codes" in b;
-
-/** Whether the kernels take these operands. */
-export const takesProduct = ({ a, b, y, bias = null }: ProductOperands, { K }: ProductExtents): boolean =>
-  a.dtype === "f32" &&
-  (isNf4(b) || b.dtype === "f32" || b.dtype === "f16") &&
-  y.dtype === "f32" &&
-  (bias === null || bias.dtype === "f32") &&
-  K > 0;
 
 /** y[P,M,N] = a·b (+ bias[N]), or y += a·b. */
 export function runProduct(

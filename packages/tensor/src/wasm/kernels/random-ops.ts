@@ -1,7 +1,8 @@
 /** Ops on random numbers. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
-import { chunks, isF32 } from "./work.ts";
+import { overRows } from "./half-windows.ts";
+import { chunks } from "./work.ts";
 
 /** Numbers a thread draws in a nanosecond. */
 const DRAWN_PER_NS = 0.3;
@@ -21,13 +22,16 @@ export const uniform: WasmOp = (k, { x }: { x: Tensor }, { N }, attrs: Source) =
 
 export const dropout: WasmOp = (
   k,
-  io: { x: Tensor; y: Tensor },
+  { x, y }: { x: Tensor; y: Tensor },
   { N },
   { rate, ...source }: Source & { rate: number },
 ) => {
-  if (!isF32(io)) return false;
   const limit = Math.fround(rate); // as every device has it
-  const args = { ...io, n: N, ...sourceArgs(source), rate: limit, factor: 1 / (1 - limit) };
-  k.run("dropout", args, chunks(N, DRAWN_PER_NS));
+  // A window begins at a multiple of a block's four numbers.
+  overRows(k, N, { inputs: { x }, outputs: { y } }, (io, { start, count: n }) => {
+    const { firstBlock, ...stream } = sourceArgs(source);
+    const numbers = { ...stream, firstBlock: firstBlock + start / 4, rate: limit, factor: 1 / (1 - limit) };
+    k.run("dropout", { ...io, n, ...numbers }, chunks(n, DRAWN_PER_NS));
+  });
   return true;
 };

@@ -1,6 +1,7 @@
-/** Sums and clipping. */
+/** Sums and extremes, and clipping. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
+import { overRows } from "./half-windows.ts";
 import { SUM_CHUNK } from "./tasks.ts";
 import { isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
@@ -29,20 +30,25 @@ interface Extents {
 
 function runSum(
   k: WasmContext,
-  io: { x: Tensor; y: Tensor },
+  { x, y }: { x: Tensor; y: Tensor },
   { outer, length, inner }: Extents,
   factor: number,
 ) {
-  if (!isF32(io) || (inner > 1 && inner < WIDE)) return false;
-  if (outer === 1 && inner === 1) runSumOfAll(k, "partialSums", io, { factor });
-  else if (inner === 1) {
-    const { rows, split } = rowTasks(outer, length);
-    k.run("sumRows", { ...io, n: outer, c: length, factor, rows }, split);
-  } else {
-    const parts = Math.ceil(inner / SUM_COLS);
-    const split = { tasks: outer * parts, work: (outer * length * inner) / SIMPLE_PER_NS };
-    k.run("sumColumns", { ...io, length, inner, factor, cols: SUM_COLS, parts }, split);
+  if (inner > 1 && inner < WIDE) return false;
+  if (outer === 1 && inner === 1 && isF32({ x, y })) {
+    runSumOfAll(k, "partialSums", { x, y }, { factor });
+    return true;
   }
+  overRows(k, outer, { inputs: { x }, outputs: { y } }, (io, { count: n }) => {
+    if (inner === 1) {
+      const { rows, split } = rowTasks(n, length);
+      k.run("sumRows", { ...io, n, c: length, factor, rows }, split);
+    } else {
+      const parts = Math.ceil(inner / SUM_COLS);
+      const split = { tasks: n * parts, work: (n * length * inner) / SIMPLE_PER_NS };
+      k.run("sumColumns", { ...io, length, inner, factor, cols: SUM_COLS, parts }, split);
+    }
+  });
   return true;
 }
 
@@ -66,16 +72,37 @@ export const clipFactor: WasmOp = (
   return true;
 };
 
-export const broadcast: WasmOp = (k, io: { x: Tensor; y: Tensor }, { outer, length, inner }) => {
-  if (!isF32(io)) return false;
-  const { rows, split } = rowTasks(outer * length, inner);
-  k.run("repeatRows", { ...io, n: outer * length, length: Math.max(length, 1), inner, rows }, split);
+export const broadcast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }, { outer, length, inner }) => {
+  overRows(k, outer, { inputs: { x }, outputs: { y } }, (io, { count }) => {
+    const n = count * length;
+    const { rows, split } = rowTasks(n, inner);
+    k.run("repeatRows", { ...io, n, length: Math.max(length, 1), inner, rows }, split);
+  });
   return true;
 };
 
-export const argmax: WasmOp = (k, io: { x: Tensor; y: Tensor }, { outer, length, inner }) => {
-  if (inner !== 1 || io.x.dtype !== "f32") return false;
-  const { rows, split } = rowTasks(outer, length);
-  k.run("argmaxRows", { ...io, n: outer, c: length, rows }, split);
+/** The largest or smallest along the last axis. */
+function runExtreme(
+  k: WasmContext,
+  kernel: "maxRows" | "minRows",
+  { x, value, index }: { x: Tensor; value: Tensor | null; index: Tensor | null },
+  { outer, length, inner }: Extents,
+): boolean {
+  if (inner !== 1) return false;
+  overRows(k, outer, { inputs: { x }, outputs: { value, index } }, (io, { count: n }) => {
+    const { rows, split } = rowTasks(n, length);
+    k.run(kernel, { ...io, n, c: length, rows }, split);
+  });
   return true;
-};
+}
+
+const extreme =
+  (kernel: "maxRows" | "minRows"): WasmOp =>
+  (k, { x, y, index }: { x: Tensor; y: Tensor; index: Tensor | null }, { outer, length, inner }) =>
+    runExtreme(k, kernel, { x, value: y, index }, { outer, length, inner });
+
+export const max = extreme("maxRows");
+export const min = extreme("minRows");
+
+export const argmax: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }, { outer, length, inner }) =>
+  runExtreme(k, "maxRows", { x, value: null, index: y }, { outer, length, inner });

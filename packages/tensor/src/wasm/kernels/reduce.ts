@@ -1,9 +1,8 @@
 /** Sums and extremes along an axis of [outer, length, inner], and sums of squares. */
-import type { Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
-import { forRows, SUM_CHUNK, startChunk } from "./tasks.ts";
-import { accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
+import { forRows, rowAt, SUM_CHUNK, startChunk, wordAt } from "./tasks.ts";
+import { type Access, accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
 
 const UNROLL = 4;
 
@@ -127,39 +126,47 @@ export const repeatRows = defineKernel(
   },
 );
 
-/** y[row] = position of the first of the largest of x[row, ...], `c` elements; a task is `rows` rows. */
-export const argmaxRows = defineKernel(
-  words("x", "y", "n", "c", "rows"),
-  (f, { x, y, n, c, rows }, { task }) => {
-    const [at, end] = [f.i32(), f.i32()];
-    const most = accumulators(f, UNROLL);
-    const all = f.v128();
-    forRows(f, task, { rows, n }, (row) => {
-      const start = f.i32(i32.add(x, i32.mul(i32.mul(row, c), 4)));
-      f.set(end, i32.add(start, i32.mul(c, 4)));
-      f.set(at, start);
-      // Lanes that hold no element hold the first one's value: another NaN never wins, a first one always does.
-      f.set(all, v128.load32Splat(start));
-      for (const best of most) f.set(best, all);
-      const larger = (best: Local<"v128">, value: V128) => f.set(best, f32x4.pmax(best, value));
-      forVectors(
-        f,
-        c,
-        [at],
-        ({ load, round, lanes }) => larger(most[round], lanes === 4 ? load(at) : v128.load32Splat(at)),
-        UNROLL,
-      );
-      f.set(all, f32x4.splat(maxLanes(f, most)));
-      f.set(at, start);
-      f.while(
-        i32.and(i32.leS(i32.sub(at, end), -16), i32.eqz(v128.anyTrue(f32x4.eq(v128.load(at), all)))),
-        () => f.set(at, i32.add(at, 16)),
-      );
-      f.while(i32.and(i32.ltU(at, end), i32.eqz(f32.eq(f32.load(at), f32x4.lane(all, 0)))), () =>
-        f.set(at, i32.add(at, 4)),
-      );
-      const found = i32.select(i32.ltU(at, end), i32.shrU(i32.sub(at, start), 2), 0);
-      f.do(i32.store(i32.add(y, i32.mul(row, 4)), found));
-    });
-  },
-);
+/**
+ * The largest (or smallest) of x[row, ...], `c` elements, and the position of the first that equals it; an address of 0
+ * asks for no value or no index. A task is `rows` rows.
+ */
+const extremeRows = (direction: 1 | -1) =>
+  defineKernel(
+    words("x", "value", "index", "n", "c", "rows"),
+    (f, { x, value, index, n, c, rows }, { task }) => {
+      const [at, end] = [f.i32(), f.i32()];
+      const largest = accumulators(f, UNROLL);
+      const all = f.v128();
+      /** The smallest is the largest of the negated elements. */
+      const signed = (element: V128) => (direction > 0 ? element : f32x4.neg(element));
+      forRows(f, task, { rows, n }, (row) => {
+        const start = f.i32(rowAt(x, row, c));
+        f.set(end, i32.add(start, i32.mul(c, 4)));
+        f.set(at, start);
+        // Lanes that hold no element hold the first one's value: another NaN never wins, a first one always does.
+        f.set(all, signed(v128.load32Splat(start)));
+        for (const best of largest) f.set(best, all);
+        const larger = ({ load, round, lanes }: Access) =>
+          f.set(
+            largest[round],
+            f32x4.pmax(largest[round], signed(lanes === 4 ? load(at) : v128.load32Splat(at))),
+          );
+        forVectors(f, c, [at], larger, UNROLL);
+        f.set(all, signed(f32x4.splat(maxLanes(f, largest))));
+        f.set(at, start);
+        f.while(
+          i32.and(i32.leS(i32.sub(at, end), -16), i32.eqz(v128.anyTrue(f32x4.eq(v128.load(at), all)))),
+          () => f.set(at, i32.add(at, 16)),
+        );
+        f.while(i32.and(i32.ltU(at, end), i32.eqz(f32.eq(f32.load(at), f32x4.lane(all, 0)))), () =>
+          f.set(at, i32.add(at, 4)),
+        );
+        f.set(at, i32.select(i32.ltU(at, end), at, start));
+        f.if(index, () => f.do(i32.store(wordAt(index, row), i32.shrU(i32.sub(at, start), 2))));
+        f.if(value, () => f.do(f32.store(wordAt(value, row), f32.load(at))));
+      });
+    },
+  );
+
+export const maxRows = extremeRows(1);
+export const minRows = extremeRows(-1);

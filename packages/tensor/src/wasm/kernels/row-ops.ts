@@ -8,54 +8,81 @@ import { EXP_PER_NS, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 interface NormIo {
   readonly x: Tensor;
   readonly gain: Tensor | null;
+  /** Of layerNorm, as `mean`. */
+  readonly bias?: Tensor | null;
   readonly y: Tensor;
+  readonly mean?: Tensor | null;
   readonly rstd: Tensor | null;
 }
 
-export const rmsNorm: WasmOp = (k, { x, gain, y, rstd }: NormIo, { N, C }, { eps }: { eps: number }) => {
-  if (C === 0) return false;
-  overRows(k, N, { inputs: { x }, outputs: { y, rstd }, whole: { gain } }, (io, { count: n }) => {
-    const { rows, split } = rowTasks(n, C);
-    k.run("rmsNorm", { ...io, n, c: C, eps, rows }, split);
-  });
-  return true;
-};
+const norm =
+  (kernel: "rmsNorm" | "layerNorm"): WasmOp =>
+  (k, { x, gain, bias = null, y, mean = null, rstd }: NormIo, { N, C }, { eps }: { eps: number }) => {
+    if (C === 0) return false;
+    const operands = { inputs: { x }, outputs: { y, mean, rstd }, whole: { gain, bias } };
+    overRows(k, N, operands, (io, { count: n }) => {
+      const { rows, split } = rowTasks(n, C);
+      k.run(kernel, { ...io, n, c: C, eps, rows }, split);
+    });
+    return true;
+  };
 
-type BackwardX = Omit<NormIo, "y"> & { readonly dy: Tensor; readonly dx: Tensor };
+export const rmsNorm = norm("rmsNorm");
+export const layerNorm = norm("layerNorm");
 
-export const rmsNormBackwardX: WasmOp = (k, { dy, x, rstd, gain, dx }: BackwardX, { N, C }) => {
-  if (C === 0) return false;
-  overRows(k, N, { inputs: { dy, x, rstd }, outputs: { dx }, whole: { gain } }, (io, { count: n }) => {
-    const { rows, split } = rowTasks(n, C);
-    k.run("rmsNormBackwardX", { ...io, n, c: C, rows }, split);
-  });
-  return true;
-};
+interface BackwardXIo {
+  readonly dy: Tensor;
+  readonly x: Tensor;
+  readonly mean?: Tensor;
+  readonly rstd: Tensor;
+  readonly gain: Tensor | null;
+  readonly dx: Tensor;
+}
+
+const normBackwardX =
+  (kernel: "rmsNormBackwardX" | "layerNormBackwardX"): WasmOp =>
+  (k, { dy, x, mean, rstd, gain, dx }: BackwardXIo, { N, C }) => {
+    if (C === 0) return false;
+    const inputs = { dy, x, mean: mean ?? null, rstd };
+    overRows(k, N, { inputs, outputs: { dx }, whole: { gain } }, (io, { count: n }) => {
+      const { rows, split } = rowTasks(n, C);
+      k.run(kernel, { ...io, n, c: C, rows }, split);
+    });
+    return true;
+  };
+
+export const rmsNormBackwardX = normBackwardX("rmsNormBackwardX");
+export const layerNormBackwardX = normBackwardX("layerNormBackwardX");
 
 /** Columns of a task that sums over rows: a cache line's worth of vectors. */
 const SUM_COLS = 32;
 
-export const rmsNormBackwardGain: WasmOp = (
-  k,
-  { dy, x, rstd, dgain }: Record<"dy" | "x" | "rstd" | "dgain", Tensor>,
-  { N, C },
-) => {
-  overRows(k, N, { inputs: { dy, x, rstd }, outputs: {}, whole: { dgain } }, (io, { start, count: n }) => {
-    const split = { tasks: Math.ceil(C / SUM_COLS), work: (n * C) / SIMPLE_PER_NS };
-    k.run("rmsNormBackwardGain", { ...io, n, c: C, cols: SUM_COLS, accumulate: start > 0 }, split);
-  });
-  return true;
-};
+type BackwardGainIo = Pick<BackwardXIo, "dy" | "x" | "mean" | "rstd"> & { readonly dgain: Tensor };
+
+const normBackwardGain =
+  (kernel: "rmsNormBackwardGain" | "layerNormBackwardGain"): WasmOp =>
+  (k, { dy, x, mean, rstd, dgain }: BackwardGainIo, { N, C }) => {
+    const inputs = { dy, x, mean: mean ?? null, rstd };
+    overRows(k, N, { inputs, outputs: {}, whole: { dgain } }, (io, { start, count: n }) => {
+      const split = { tasks: Math.ceil(C / SUM_COLS), work: (n * C) / SIMPLE_PER_NS };
+      k.run(kernel, { ...io, n, c: C, cols: SUM_COLS, accumulate: start > 0 }, split);
+    });
+    return true;
+  };
+
+export const rmsNormBackwardGain = normBackwardGain("rmsNormBackwardGain");
+export const layerNormBackwardGain = normBackwardGain("layerNormBackwardGain");
 
 export const softmax: WasmOp = (
   k,
   { x, mask, y }: { x: Tensor; mask: Tensor | null; y: Tensor },
-  { N, C },
+  { N, C, M },
 ) => {
-  if (mask !== null) return false;
-  overRows(k, N, { inputs: { x }, outputs: { y } }, (io, { count: n }) => {
+  const operands = { inputs: { x }, outputs: { y }, whole: { mask } };
+  overRows(k, N, operands, (io, { start: firstRow, count: n }) => {
     const { rows, split } = rowTasks(n, C, EXP_PER_NS);
-    k.run("softmax", { ...io, n, c: C, rows }, split);
+    const maskRows = mask === null ? 1 : M;
+    k.run(mask === null ? "softmax" : "softmaxMasked", { ...io, n, c: C, firstRow, maskRows, rows }, split);
   });
   return true;
 };

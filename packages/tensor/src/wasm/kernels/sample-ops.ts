@@ -2,6 +2,7 @@
 import { depthOf, type SampleAttrs, uniformAt } from "../../ops/sampling.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
+import { widened } from "./half-windows.ts";
 
 /** Rough nanoseconds of a logit: weights, and some sixty readings while a threshold is looked for. */
 const NS_PER_LOGIT = 12;
@@ -12,7 +13,7 @@ export const sampleLogits: WasmOp = (
   { N, V, R },
   attrs: SampleAttrs,
 ) => {
-  if (logits.dtype !== "f32") return false;
+  const values = widened(k, logits);
   const { temperature, topK, topP, minP, repetitionPenalty } = attrs;
   const [z, w] = [k.temp([V]), k.temp([V])];
   const args = {
@@ -24,7 +25,7 @@ export const sampleLogits: WasmOp = (
   for (let n = 0; n < N; n++) {
     const row = { start: n, count: 1 };
     const own = {
-      logits: k.rows(logits, N, row),
+      logits: k.rows(values, N, row),
       recent: recent && k.rows(recent, N, row),
       id: k.rows(id, N, row),
     };

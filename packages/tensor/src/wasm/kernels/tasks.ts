@@ -17,6 +17,14 @@ export const BAND = 32;
 export const PART = 1024;
 export const OUTER_AXES = 4;
 
+/** The address of row `row` of a matrix whose rows are `c` words of four bytes. */
+export const rowAt = (base: Local<"i32">, row: Expr<"i32">, c: Local<"i32">): Expr<"i32"> =>
+  i32.add(base, i32.mul(i32.mul(row, c), 4));
+
+/** The address of word `index`. */
+export const wordAt = (base: Local<"i32">, index: Expr<"i32">): Expr<"i32"> =>
+  i32.add(base, i32.mul(index, 4));
+
 export type Pointers<K extends string> = Readonly<Record<K, Local<"i32">>>;
 
 /** Moves pointers to the task's chunk, and gives its number of elements. */

@@ -1,0 +1,89 @@
+/** gelu and its derivative, in both forms of the op; a task is a chunk of elements. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { f32x4, type V128 } from "../assembler/instructions.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { normalOf, tanhOf } from "./math.ts";
+import { startChunk } from "./tasks.ts";
+import { forVectors } from "./vectors.ts";
+
+const SLOPE = Math.sqrt(2 / Math.PI);
+const CUBE = 0.044715;
+/** Past this |x| the tanh is ±1 in float32, so a larger x counts as this in its argument: its cube would overflow. */
+const FAR = 20;
+/** Past this |x|, x · Φ(x) and x · φ(x) are 0 on the negative side. */
+const TAIL = 13;
+
+const splats = (f: FunctionBuilder, ...values: number[]) => values.map((value) => f.v128(f32x4.splat(value)));
+
+/** The argument v, held to ±20, and tanh(√(2/π) (v + 0.044715 v³)). */
+function innerTanh(f: FunctionBuilder) {
+  const tanh = tanhOf(f);
+  const [far, minusFar, cube, slope, one] = splats(f, FAR, -FAR, CUBE, SLOPE, 1);
+  return (x: Local<"v128">) => {
+    const v = f.v128(f32x4.max(f32x4.min(x, far), minusFar));
+    const square = f.v128(f32x4.mul(v, v));
+    const inner = f32x4.mul(f32x4.mul(v, slope), f.madd(square, cube, one));
+    return { v, square, tanh: f.v128(tanh(inner)) };
+  };
+}
+
+type Make = (f: FunctionBuilder) => (x: Local<"v128">) => V128;
+
+/** gelu(x). */
+const FORWARD: Readonly<Record<"erf" | "tanh", Make>> = {
+  erf: (f) => {
+    const [normal, [least]] = [normalOf(f), splats(f, -TAIL)];
+    return (x) => f32x4.mul(f32x4.max(x, least), normal(x).cdf);
+  },
+  tanh: (f) => {
+    const [inner, [half, one]] = [innerTanh(f), splats(f, 0.5, 1)];
+    return (x) => f32x4.mul(f32x4.mul(x, half), f32x4.add(one, inner(x).tanh));
+  },
+};
+
+/** gelu'(x). */
+const DERIVATIVE: Readonly<Record<"erf" | "tanh", Make>> = {
+  // Φ(x) + x φ(x)
+  erf: (f) => {
+    const normal = normalOf(f);
+    const [most, least, density] = splats(f, TAIL, -TAIL, 1 / Math.sqrt(2 * Math.PI));
+    return (x) => {
+      const { cdf, bell } = normal(x);
+      const held = f32x4.max(f32x4.min(x, most), least);
+      return f.madd(f32x4.mul(held, density), bell, cdf);
+    };
+  },
+  // (1 + t) / 2 + v/2 (1 - t²) √(2/π) (1 + 3 · 0.044715 v²)
+  tanh: (f) => {
+    const inner = innerTanh(f);
+    const [half, one, slope, cube] = splats(f, 0.5, 1, SLOPE, 3 * CUBE);
+    return (x) => {
+      const { v, square, tanh: t } = inner(x);
+      const steep = f32x4.mul(f.madd(square, cube, one), slope);
+      const change = f32x4.mul(f32x4.mul(v, f32x4.sub(one, f32x4.mul(t, t))), steep);
+      return f32x4.mul(half, f32x4.add(f32x4.add(one, t), change));
+    };
+  },
+};
+
+const gelu = (make: Make) =>
+  defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task }) => {
+    const count = startChunk(f, task, n, { x, y });
+    const apply = make(f);
+    forVectors(f, count, [x, y], ({ load, store }) => store(y, apply(f.v128(load(x)))));
+  });
+
+export const geluErf = gelu(FORWARD.erf);
+export const geluTanh = gelu(FORWARD.tanh);
+
+const geluBackward = (make: Make) =>
+  defineKernel(words("dy", "x", "dx", "n"), (f, { dy, x, dx, n }, { task }) => {
+    const count = startChunk(f, task, n, { dy, x, dx });
+    const slopeOf = make(f);
+    forVectors(f, count, [dy, x, dx], ({ load, store }) =>
+      store(dx, f32x4.mul(load(dy), slopeOf(f.v128(load(x))))),
+    );
+  });
+
+export const geluBackwardErf = geluBackward(DERIVATIVE.erf);
+export const geluBackwardTanh = geluBackward(DERIVATIVE.tanh);

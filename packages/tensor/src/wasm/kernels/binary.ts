@@ -1,0 +1,117 @@
+/**
+ * Kernels of two operands, y = f(a, b). Each is emitted twice: for operands of one shape, where a task is a chunk of
+ * elements, and for operands that broadcast, where a task is `rows` rows of the output.
+ */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { sigmoidOf } from "./math.ts";
+import { CHUNK, forRows, OUTER_AXES, startChunk } from "./tasks.ts";
+import { type Access, forVectors } from "./vectors.ts";
+
+type Function2 = (a: V128, b: V128) => V128;
+
+/** How a result is stored, and the bytes of an element: f32, or a mask of one byte from a comparison. */
+const RESULTS = {
+  value: { bytes: 4, store: ({ store }: Access, y: Local<"i32">, result: V128) => store(y, result) },
+  mask: { bytes: 1, store: ({ storeMask }: Access, y: Local<"i32">, result: V128) => storeMask(y, result) },
+} as const;
+type Result = keyof typeof RESULTS;
+
+/** A loop over `count` elements of y and of those operands that have an element for each; the body gets a and b. */
+function emitLoop(
+  f: FunctionBuilder,
+  count: Local<"i32">,
+  { a, b, y }: Readonly<Record<"a" | "b" | "y", Local<"i32"> | V128>>,
+  apply: Function2,
+  result: Result,
+): void {
+  const isPointer = (operand: Local<"i32"> | V128): operand is Local<"i32"> => operand.type === "i32";
+  const inputs = [a, b].filter(isPointer);
+  const out = y as Local<"i32">;
+  const value = ({ load }: Access, operand: Local<"i32"> | V128) =>
+    isPointer(operand) ? load(operand) : operand;
+  forVectors(
+    f,
+    count,
+    result === "value" ? [...inputs, out] : inputs,
+    (access) => RESULTS[result].store(access, out, apply(value(access, a), value(access, b))),
+    1,
+    result === "mask" ? [out] : [],
+  );
+}
+
+const sameShape = (make: (f: FunctionBuilder) => Function2, result: Result) =>
+  defineKernel(words("a", "b", "y", "n"), (f, { a, b, y, n }, { task }) => {
+    f.set(y, i32.add(y, i32.mul(task, CHUNK * RESULTS[result].bytes)));
+    const count = startChunk(f, task, n, { a, b });
+    emitLoop(f, count, { a, b, y }, make(f), result);
+  });
+
+const AXES = Array.from({ length: OUTER_AXES }, (_, axis) => axis as 0 | 1 | 2 | 3);
+const OUTER = words(...AXES.flatMap((axis) => [`extent${axis}`, `a${axis}`, `b${axis}`] as const));
+
+/**
+ * A row is one index of the outer axes, of which axis 0 is the last; strides are in bytes, 0 where the operand repeats.
+ * `aRepeats` and `bRepeats` say whether an operand has one element for the whole row of `c`.
+ */
+const broadcasting = (make: (f: FunctionBuilder) => Function2, result: Result) =>
+  defineKernel(
+    { ...words("a", "b", "y", "n", "c", "aRepeats", "bRepeats", "rows"), ...OUTER } as const,
+    (f, { a, b, y, n, c, aRepeats, bRepeats, rows, ...p }, { task }) => {
+      const [aAt, bAt, yAt, rest, index] = Array.from({ length: 5 }, () => f.i32());
+      const all = f.v128();
+      const apply = make(f);
+      forRows(f, task, { rows, n }, (row) => {
+        f.set(aAt, a);
+        f.set(bAt, b);
+        f.set(rest, row);
+        for (const axis of AXES) {
+          f.if(rest, () => {
+            f.set(index, i32.remU(rest, p[`extent${axis}`]));
+            f.set(rest, i32.divU(rest, p[`extent${axis}`]));
+            f.set(aAt, i32.add(aAt, i32.mul(index, p[`a${axis}`])));
+            f.set(bAt, i32.add(bAt, i32.mul(index, p[`b${axis}`])));
+          });
+        }
+        f.set(yAt, i32.add(y, i32.mul(i32.mul(row, c), RESULTS[result].bytes)));
+        f.if(
+          aRepeats,
+          () => {
+            f.set(all, v128.load32Splat(aAt));
+            emitLoop(f, c, { a: all, b: bAt, y: yAt }, apply, result);
+          },
+          () =>
+            f.if(
+              bRepeats,
+              () => {
+                f.set(all, v128.load32Splat(bAt));
+                emitLoop(f, c, { a: aAt, b: all, y: yAt }, apply, result);
+              },
+              () => emitLoop(f, c, { a: aAt, b: bAt, y: yAt }, apply, result),
+            ),
+        );
+      });
+    },
+  );
+
+const both = (make: (f: FunctionBuilder) => Function2, result: Result = "value") =>
+  [sameShape(make, result), broadcasting(make, result)] as const;
+
+export const [add, addBroadcast] = both(() => f32x4.add);
+export const [sub, subBroadcast] = both(() => f32x4.sub);
+export const [mul, mulBroadcast] = both(() => f32x4.mul);
+export const [div, divBroadcast] = both(() => f32x4.div);
+export const [minimum, minimumBroadcast] = both(() => f32x4.min);
+export const [maximum, maximumBroadcast] = both(() => f32x4.max);
+export const [equal, equalBroadcast] = both(() => f32x4.eq, "mask");
+export const [less, lessBroadcast] = both(() => f32x4.lt, "mask");
+export const [lessEqual, lessEqualBroadcast] = both(() => f32x4.le, "mask");
+
+export const siluMul = sameShape((f) => {
+  const sigmoid = sigmoidOf(f);
+  return (gate, up) => {
+    const g = f.v128(gate);
+    return f32x4.mul(f32x4.mul(g, sigmoid(g)), up);
+  };
+}, "value");
