@@ -4,8 +4,7 @@
 //
 // The precision is that of --dtype unless said otherwise: f32 operands with f16 are those that subgroup matrices take rounded to f16.
 
-import { checkRow } from "@sidenet/ladder";
-import { DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
+import { checkRow, DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
 import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 

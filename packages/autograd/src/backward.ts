@@ -1,6 +1,7 @@
 /** The backward pass over the records of a tape, from the last to the first. */
-import type { Device, OpName, Tensor } from "@sidenet/tensor";
+import { type Device, sameShape, type Tensor } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, type TrackedValue } from "./gradient-slots.ts";
+import { refuseGradientShape } from "./refusals.ts";
 import { RuleOps } from "./rule-ops.ts";
 import type { Pull } from "./rules/grad-row.ts";
 import type { SavedTensor, SavedTensors } from "./saved-tensors.ts";
@@ -8,12 +9,10 @@ import type { SavedTensor, SavedTensors } from "./saved-tensors.ts";
 /** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
 export type Gradients = Map<Tensor, Tensor>;
 
-/** The name of a record: an op, or a function that `checkpoint` or `customGradient` recorded as one op. */
-export type RecordName = OpName | "checkpoint" | `custom ${string}`;
-
 /** One op on the tape: its tracked inputs, its output, and the rules that turn the output's gradient into the inputs'. */
 export interface RecordedOp {
-  readonly op: RecordName;
+  /** The name of the op, "checkpoint", or "custom NAME" for a `customGradient`. */
+  readonly op: string;
   readonly attrs: object;
   /** Tracked inputs by name. */
   readonly inputs: ReadonlyMap<string, TrackedValue>;
@@ -94,11 +93,17 @@ export class BackwardPass {
         dtype: gradientDtype(value),
       }));
       const gradients = this.#device.scope(
-        () =>
-          run(this.#rules.ops, dy, saved, contexts).map((gradient) => {
+        () => {
+          const pulled = run(this.#rules.ops, dy, saved, contexts);
+          for (const [i, { shape }] of pulled.entries()) {
+            if (sameShape(shape, values[i].shape)) continue;
+            throw refuseGradientShape(record.op, inputs[i], shape, values[i].shape);
+          }
+          return pulled.map((gradient) => {
             const { made, fresh } = isNew ? { made: true, fresh: true } : this.#rules.take(gradient);
             return { gradient: made ? gradient : this.#device.retain(gradient), fresh };
-          }),
+          });
+        },
         { label: `the gradient of ${record.op}` },
       );
       this.#slots.addAll(values, gradients);

@@ -1,5 +1,5 @@
 export { AdamW, type AdamWOptions, type AdamWState, type AdamWStep } from "./adamw.ts";
-export type { Gradients, RecordName } from "./backward.ts";
+export type { Gradients } from "./backward.ts";
 export { checkpoint, type Recomputed } from "./checkpoint.ts";
 export { type CustomGradient, customGradient, type ForwardResult } from "./custom-gradient.ts";
 export {
@@ -10,7 +10,15 @@ export {
   gradcheck,
 } from "./gradcheck.ts";
 export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradients.ts";
-export type { GradRow, NoGradient, NoGradientReason, Pull, PullContext, PullRow } from "./rules/grad-row.ts";
+export {
+  type GradRow,
+  type NoGradient,
+  type NoGradientReason,
+  type Pull,
+  type PullContext,
+  type PullRow,
+  withGradient,
+} from "./rules/grad-row.ts";
 export { gradTable } from "./rules/index.ts";
 export type { SavedFormat, SavedFormats } from "./saved-tensors.ts";
 export { makeSchedule, type Schedule, type ScheduleOptions } from "./schedule.ts";

@@ -1,13 +1,4 @@
-import {
-  buildOps,
-  type Device,
-  isFloat,
-  type OpName,
-  type Ops,
-  rowOf,
-  type SidenetError,
-  Tensor,
-} from "@sidenet/tensor";
+import { buildOps, type Device, isFloat, type Ops, type SidenetError, Tensor } from "@sidenet/tensor";
 import { refuseInPlace } from "./refusals.ts";
 import type { Tape } from "./tape.ts";
 
@@ -67,21 +58,21 @@ const describe = (value: unknown): string =>
  * lost, and an in-place write into one of the function's inputs (`handles`), which the backward pass needs.
  */
 export function plainOps(tape: Tape, handles: readonly Tensor[], refuse: Refuse): Ops {
-  return buildOps((op: OpName, inputs, attrs) => {
-    for (const [i, { name, updated }] of rowOf(op).signature.inputs.entries()) {
+  return buildOps((row, inputs, attrs) => {
+    for (const [i, { name, updated }] of row.signature.inputs.entries()) {
       const tensor = inputs[i];
       if (!tensor) continue;
       if (tape.isTracked(tensor)) {
         throw refuse(
-          `${name} of ${op} (${tensor}) is tracked, but is none of the function's inputs. Add it to the inputs, and use ` +
+          `${name} of ${row.name} (${tensor}) is tracked, but is none of the function's inputs. Add it to the inputs, and use ` +
             "the argument",
         );
       }
       if (updated && handles.includes(tensor)) {
-        throw refuseInPlace(op, name, "is an input of a function whose backward pass needs it");
+        throw refuseInPlace(row.name, name, "is an input of a function whose backward pass needs it");
       }
     }
-    return tape.device.run(op, inputs, attrs);
+    return tape.device.run(row, inputs, attrs);
   });
 }
 

@@ -1,5 +1,5 @@
 /** The errors of a tape, in one place so that they read alike: what was called, why it fails, and what to do instead. */
-import { formatShape, type OpName, SidenetError, type Tensor } from "@sidenet/tensor";
+import { formatShape, type Shape, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { NoGradientReason } from "./rules/grad-row.ts";
 
 export const refuseLeaf = (name: string, problem: string): SidenetError =>
@@ -25,16 +25,31 @@ export const refuseSecondOrder = (op: string, what: string): SidenetError =>
     `${op}: ${what}. Gradients of gradients are not supported: use device.ops for arithmetic on gradients.`,
   );
 
-export const refuseInPlace = (op: OpName, input: string, why: string): SidenetError =>
+export const refuseInPlace = (op: string, input: string, why: string): SidenetError =>
   new SidenetError(
     "A-IN-PLACE",
     `${op} writes in place, but ${input} ${why}. Use an op with a result of its own, or device.ops outside the tape's ` +
       "forward and backward passes.",
   );
 
+export const refuseGradientShape = (op: string, input: string, made: Shape, wanted: Shape): SidenetError =>
+  new SidenetError(
+    "A-RULE",
+    `the gradient rule of ${op} made ${formatShape(made)} for input ${input} of ${formatShape(wanted)}. ` +
+      "This is a mistake in the rule: gradcheck the op.",
+  );
+
+/** The error for tracked inputs of an op outside the table that was defined without gradients. */
+export const refuseNoGradientRow = (op: string, inputs: readonly string[]): SidenetError =>
+  new SidenetError(
+    "A-NO-GRADIENT",
+    `${op}: ${inputs.join(", ")} is tracked, but the row defines no gradients. Define them with withGradient, or call it ` +
+      "through device.ops if none is wanted.",
+  );
+
 /** The error for tracked inputs that have no gradient, alone or because their op has none. */
 export function refuseNoGradient(
-  op: OpName,
+  op: string,
   inputs: readonly string[],
   reason: NoGradientReason,
 ): SidenetError {

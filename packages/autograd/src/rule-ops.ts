@@ -1,4 +1,4 @@
-import { buildOps, type Device, type Ops, rowOf, type Tensor } from "@sidenet/tensor";
+import { buildOps, type Device, type Ops, type Tensor } from "@sidenet/tensor";
 
 /**
  * Ops for gradient rules, which remember which tensors they made. A rule may return dy itself or a view of it, and shared
@@ -10,10 +10,10 @@ export class RuleOps {
   readonly #made = new WeakMap<Tensor, boolean>();
 
   constructor(device: Device) {
-    this.ops = buildOps((op, inputs, attrs) => {
-      const outputs = device.run(op, inputs, attrs);
+    this.ops = buildOps((row, inputs, attrs) => {
+      const outputs = device.run(row, inputs, attrs);
       const [first] = inputs;
-      const fresh = !rowOf(op).view || (first != null && this.#made.get(first) === true);
+      const fresh = !row.view || (first != null && this.#made.get(first) === true);
       for (const output of Object.values(outputs)) this.#made.set(output, fresh);
       return outputs;
     });

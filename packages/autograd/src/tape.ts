@@ -1,14 +1,5 @@
-import {
-  buildOps,
-  type Device,
-  isFloat,
-  type OpName,
-  type Ops,
-  rowOf,
-  sameShape,
-  Tensor,
-} from "@sidenet/tensor";
-import { BackwardPass, type Gradients, type RecordedOp, type RecordName, valuesBehind } from "./backward.ts";
+import { type AnyOpRow, buildOps, type Device, isFloat, type Ops, sameShape, Tensor } from "@sidenet/tensor";
+import { BackwardPass, type Gradients, type RecordedOp, valuesBehind } from "./backward.ts";
 import type { TrackedValue } from "./gradient-slots.ts";
 import type { RecordedFunction } from "./recorded-function.ts";
 import {
@@ -17,6 +8,7 @@ import {
   refuseLeaf,
   refuseLossShape,
   refuseNoGradient,
+  refuseNoGradientRow,
   refuseSecondBackward,
   refuseSecondOrder,
   refuseUntrackedLoss,
@@ -44,7 +36,8 @@ export interface TapeOptions {
 
 /** A recorded op as tests and reports see it. */
 export interface TapeRecord {
-  readonly op: RecordName;
+  /** The name of the op, "checkpoint", or "custom NAME" for a `customGradient`. */
+  readonly op: string;
   /** Names of the tracked inputs. */
   readonly tracked: readonly string[];
   /** Operands and residuals kept for the backward pass. Records share a tensor that several of them keep. */
@@ -83,7 +76,7 @@ export class Tape {
     this.#saved = new SavedTensors(device, options.formats ?? {});
     Object.assign(
       this,
-      buildOps((op, inputs, attrs) => this.#execute(op, inputs, attrs)),
+      buildOps((row, inputs, attrs) => this.#execute(row, inputs, attrs)),
     );
     for (const item of trainable) {
       const [name, tensor] = isEntry(item) ? item : [`${item}`, item];
@@ -156,7 +149,7 @@ export class Tape {
    * Throws `A-CLOSED`, `A-SECOND-ORDER`. @internal
    */
   recordFunction(
-    name: RecordName,
+    name: string,
     inputs: readonly Tensor[],
     output: Tensor,
     { saves, isFresh, pull }: RecordedFunction,
@@ -203,26 +196,28 @@ export class Tape {
     this.#leaves.push(value);
   }
 
-  #execute(op: OpName, inputs: Inputs, attrs: object): Record<string, Tensor> {
-    const tracked = this.#trackedInputs(op, inputs);
-    if (tracked.size === 0) return this.device.run(op, inputs, attrs);
+  #execute(row: AnyOpRow, inputs: Inputs, attrs: object): Record<string, Tensor> {
+    const { name: op } = row;
+    const tracked = this.#trackedInputs(row, inputs);
+    if (tracked.size === 0) return this.device.run(row, inputs, attrs);
     if (this.#state !== "open") throw refuseClosed(`${op} was given a tracked tensor`, this.#state);
-    const row = gradRowOf(op);
-    if (hasNoGradient(row)) {
-      if (row.none !== "integer output") throw refuseNoGradient(op, [...tracked.keys()], row.none);
-      return this.device.run(op, inputs, attrs);
+    const gradient = gradRowOf(row);
+    if (gradient === null) throw refuseNoGradientRow(op, [...tracked.keys()]);
+    if (hasNoGradient(gradient)) {
+      if (gradient.none !== "integer output") throw refuseNoGradient(op, [...tracked.keys()], gradient.none);
+      return this.device.run(row, inputs, attrs);
     }
     for (const name of tracked.keys()) {
-      const entry = row.inputs[name];
+      const entry = gradient.inputs[name];
       if (hasNoGradient(entry)) throw refuseNoGradient(op, [name], entry.none);
     }
-    return this.#runRecorded(op, inputs, attrs, tracked, row);
+    return this.#runRecorded(row, inputs, attrs, tracked, gradient);
   }
 
   /** Tracked inputs by name. Throws for a call that would make the backward pass wrong. */
-  #trackedInputs(op: OpName, inputs: Inputs): Map<string, TrackedValue> {
+  #trackedInputs({ name: op, signature }: AnyOpRow, inputs: Inputs): Map<string, TrackedValue> {
     const tracked = new Map<string, TrackedValue>();
-    for (const [i, { name, updated }] of rowOf(op).signature.inputs.entries()) {
+    for (const [i, { name, updated }] of signature.inputs.entries()) {
       const tensor = inputs[i];
       if (!tensor) continue;
       const value = this.#values.get(tensor);
@@ -237,18 +232,18 @@ export class Tape {
   }
 
   #runRecorded(
-    op: OpName,
+    row: AnyOpRow,
     inputs: Inputs,
     attrs: object,
     tracked: ReadonlyMap<string, TrackedValue>,
-    row: PullRow,
+    gradient: PullRow,
   ): Record<string, Tensor> {
-    const { signature, attrs: defaults } = rowOf(op);
-    const pulls = selectPulls(row, [...tracked.keys()]);
+    const { name: op, signature, attrs: defaults } = row;
+    const pulls = selectPulls(gradient, [...tracked.keys()]);
     const saves = new Set(pulls.flatMap((pull) => pull.saves));
     const residuals = signature.outputs.filter(({ residual, name }) => residual && saves.has(name));
     const outputs = this.device.run(
-      op,
+      row,
       inputs,
       attrs,
       residuals.map(({ name }) => name),
@@ -262,7 +257,7 @@ export class Tape {
       if (!saves.has(name)) continue;
       saved.set(name, residual ? this.#saved.adopt(outputs[name]) : this.#saved.keep(outputs[name], true));
     }
-    // Rows with gradients have one primary output (rules.test.ts holds them to it).
+    // Rows with gradients have one primary output (pullRow in grad-row.ts refuses others).
     const y = outputs[signature.outputs[0].name];
     const output = { shape: y.shape, dtype: y.dtype, leaf: null };
     this.#values.set(y, output);

@@ -1,7 +1,6 @@
 /** One test for each refusal of a tape. */
 import { CpuDevice, type Device, MetaDevice, ParamStore, type Tensor } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { GradientSlots } from "../src/gradient-slots.ts";
 import { Tape } from "../src/index.ts";
 import { counting, expectCode, expectNoLeaks } from "./support.ts";
 
@@ -141,11 +140,5 @@ describe("a tape refuses, with a code,", () => {
       using tape = new Tape(device, [["cos", cos]]);
       const rope = () => tape.rope(counting(device, [1, 1, 2]), cos, counting(device, [1, 1]));
       expectCode("A-NO-GRADIENT", rope, "a table of constants");
-    }));
-
-  it("A-RULE: a gradient of another shape than its value", () =>
-    withTape((_tape, _x, device) => {
-      const value = { shape: [2], dtype: "f32" as const, leaf: null };
-      expectCode("A-RULE", () => new GradientSlots(device).add(value, counting(device, [3]), true));
     }));
 });

@@ -1,4 +1,4 @@
-import type { Device, OpName } from "@sidenet/tensor";
+import type { Device } from "@sidenet/tensor";
 
 /** Parts of a training step. What is computed again for the backward pass counts as backward. */
 export type Phase = "forward" | "backward" | "update";
@@ -7,12 +7,12 @@ export type Phase = "forward" | "backward" | "update";
 export type PhaseFlops = Readonly<Record<Phase, number>>;
 
 /** Floating-point operations of a step by op and by part of the step. */
-export type FlopsByOp = Readonly<Partial<Record<OpName, PhaseFlops>>>;
+export type FlopsByOp = Readonly<Record<string, PhaseFlops>>;
 
 /** Counts floating-point operations by op and part of a training step, from what a device counts. */
 export class FlopCounts {
   readonly #device: Device;
-  readonly #counts = new Map<OpName, Record<Phase, number>>();
+  readonly #counts = new Map<string, Record<Phase, number>>();
 
   constructor(device: Device) {
     this.#device = device;

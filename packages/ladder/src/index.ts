@@ -3,7 +3,6 @@ export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage
 export { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
-export { checkRow } from "./bench/operands.ts";
 export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
 export { type BenchOptions, type BenchReport, type BenchRow, runSuite } from "./bench/suite.ts";
 export {

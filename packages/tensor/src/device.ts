@@ -5,7 +5,7 @@ import { checkValues } from "./host-values.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import type { AnyOpRow } from "./op.ts";
 import { bindCall, type Execution } from "./op-call.ts";
-import { buildOps, type OpName, type Ops, rowOf } from "./ops/index.ts";
+import { buildOps, type OpOrName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
@@ -37,16 +37,16 @@ export abstract class Device {
   /** What it is, for people: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
   abstract readonly label: string;
   abstract readonly profile: DeviceProfile;
-  readonly ops: Ops = buildOps((name, inputs, attrs) => this.run(name, inputs, attrs));
+  readonly ops: Ops = buildOps((row, inputs, attrs) => this.run(row, inputs, attrs));
   readonly memory = new MemoryAccount();
   /** False where tensors have shapes and no values. */
   readonly holdsValues: boolean = true;
   /** Called with the name of each op that has been asked for, views included: for records of what a run does. */
-  onOp: ((name: OpName) => void) | null = null;
+  onOp: ((name: string) => void) | null = null;
   /** Floating-point operations of all ops since the device was made (methods.md, 6). */
   flops = 0;
   /** The same by op, views and the like left out. */
-  readonly flopsByOp = new Map<OpName, number>();
+  readonly flopsByOp = new Map<string, number>();
   readonly #scopes = new ScopeStack();
   #anomalies: AnomalyWatch | null = null;
   #isDisposed = false;
@@ -269,17 +269,18 @@ export abstract class Device {
   // Ops.
 
   /**
-   * Runs a row of the op table and returns its outputs by name. Residuals are made only when named in `wanted`.
-   * Model code calls `ops`; this is for tapes. Throws `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`.
+   * Runs an op and returns its outputs by name. Residuals are made only when named in `wanted`.
+   * Model code calls `ops`; this is for tapes. Throws `T-OP`, `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`.
    */
   run(
-    name: OpName,
+    op: OpOrName,
     inputs: readonly (Tensor | null | undefined)[],
     attrs: object = {},
     wanted: readonly string[] = [],
   ): Record<string, Tensor> {
     this.assertUsable();
-    const row = rowOf(name);
+    const row = rowOf(op);
+    const { name } = row;
     const call = bindCall(row, { inputs, attrs, wanted }, (tensor, operand) =>
       this.assertOwn(tensor, name, operand),
     );
@@ -324,7 +325,7 @@ export abstract class Device {
     return new Tensor(this, shape, tensor.dtype, tensor.storage, offset);
   }
 
-  #countFlops(name: OpName, flops: number): void {
+  #countFlops(name: string, flops: number): void {
     if (flops === 0) return;
     this.flops += flops;
     this.flopsByOp.set(name, (this.flopsByOp.get(name) ?? 0) + flops);

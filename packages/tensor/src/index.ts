@@ -23,28 +23,34 @@ export {
   type PeakReport,
 } from "./memory.ts";
 export { MetaDevice } from "./meta/device.ts";
-export type {
-  AnyOpRow,
-  AttrsOfRow,
-  Closeness,
-  Draw,
-  InputNamesOf,
-  Io,
-  KernelCall,
-  KernelContext,
-  OpRow,
-  OutputNamesOf,
-  RowRange,
-  WindowPreference,
+export {
+  type AnyOpRow,
+  type AttrsOfRow,
+  type Closeness,
+  type Draw,
+  defineOp,
+  type Inferred,
+  type InputNamesOf,
+  type Io,
+  type KernelCall,
+  type KernelContext,
+  type OpDefinition,
+  type OpMethod,
+  type OpRow,
+  type OutputNamesOf,
+  type RowRange,
+  type WindowPreference,
 } from "./op.ts";
 export { type BrowserDeviceName, openBrowserDevice } from "./open-browser-device.ts";
 export type { GeluForm } from "./ops/activations.ts";
 export type { AttentionAttrs } from "./ops/attention.ts";
 export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";
+export { type BinaryRow, binary, type UnaryRow, unary } from "./ops/elementwise-kernels.ts";
 export {
   buildOps,
   type Execute,
   type OpName,
+  type OpOrName,
   type Ops,
   type OpTable,
   opNames,
@@ -72,7 +78,15 @@ export {
   tunableTiles,
 } from "./tiles.ts";
 export { type MemorySample, recordTimeline } from "./timeline.ts";
-export { caseDims, closenessOf, compareOutcomes, findDifference, type Outcome, runCase } from "./verify.ts";
+export {
+  caseDims,
+  checkRow,
+  closenessOf,
+  compareOutcomes,
+  findDifference,
+  type Outcome,
+  runCase,
+} from "./verify.ts";
 export { openBrowserWasm } from "./wasm/browser.ts";
 export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";

@@ -136,7 +136,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   /** Attributes that may be null although their default is not. */
   readonly nullable?: readonly (keyof A & string)[];
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
-  readonly infer?: (inputs: InputSpecs<Sig>, attrs: A) => Inferred;
+  infer?(inputs: InputSpecs<Sig>, attrs: A): Inferred;
   /** What is wrong with extents that the signature accepts, or null. `has` tells which optional inputs are given. */
   readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
@@ -145,6 +145,8 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A, shapes: Io<Sig, Shape>) => void;
   /** Dispatches on WebGPU. Every element of every output is written. */
   readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
+  /** WGSL texts that `kernel` dispatches and `@sidenet/kernels` does not have, by the name before the slash. */
+  readonly sources?: Readonly<Record<string, string>>;
   /** Ranges that test cases draw extents from, by letter; they straddle workgroups on purpose. */
   readonly draw: (pick: TestRandom) => Draw<A>;
   /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
@@ -165,6 +167,10 @@ export interface OpRow<Sig extends string = string, A extends Attrs = Attrs>
 // biome-ignore lint/suspicious/noExplicitAny: see above
 export type AnyOpRow = OpRow<any, any>;
 
+/**
+ * An op from its definition: a row for the op table, or for `ops.call`. Throws `T-SIGNATURE` for a signature that cannot be
+ * parsed.
+ */
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 export function defineOp<const Sig extends string, A extends Attrs = {}>(
   definition: OpDefinition<Sig, A>,

@@ -1,10 +1,9 @@
 import type { Device } from "./device.ts";
 import type { BytesByCategory } from "./memory.ts";
-import type { OpName } from "./ops/index.ts";
 
 /** Memory just after an op has been asked for. */
 export interface MemorySample {
-  readonly op: OpName;
+  readonly op: string;
   /** Labels of the scopes that were open, the outermost first. */
   readonly scopes: readonly string[];
   readonly liveBytes: number;

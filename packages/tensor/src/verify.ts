@@ -2,15 +2,17 @@
  * Running a drawn case of an op on a device and comparing it with another's: what the property tests do, and what verifies
  * a driver before its speed is measured.
  */
+import { CpuDevice } from "./cpu/device.ts";
 import type { Device } from "./device.ts";
 import { type DType, type HostArray, isFloat } from "./dtype.ts";
 import type { Closeness } from "./op.ts";
-import { type OpName, rowOf } from "./ops/index.ts";
+import { type OpOrName, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
-import type { OpCase } from "./sample.ts";
+import { drawCase, type OpCase } from "./sample.ts";
 import { formatShape, type Shape, sameShape } from "./shape.ts";
 import { bindInputs, type Dims } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
+import { TestRandom } from "./test-random.ts";
 
 /** What an op leaves behind on a device: an output, or an input it updated. */
 export interface Outcome {
@@ -22,15 +24,15 @@ export interface Outcome {
 }
 
 /** Runs a case with all its residuals and reads everything it wrote; nothing of it stays on the device. */
-export async function runCase(device: Device, name: OpName, drawn: OpCase): Promise<Outcome[]> {
-  const { signature } = rowOf(name);
+export async function runCase(device: Device, op: OpOrName, drawn: OpCase): Promise<Outcome[]> {
+  const { signature } = rowOf(op);
   const residuals = signature.outputs.filter((operand) => operand.residual).map((operand) => operand.name);
   const inputs = drawn.inputs.map(
     (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
   );
   let outputs: Record<string, Tensor> = {};
   try {
-    outputs = device.run(name, inputs, drawn.attrs, residuals);
+    outputs = device.run(op, inputs, drawn.attrs, residuals);
     const written: [string, Tensor][] = Object.entries(outputs);
     for (const [i, operand] of signature.inputs.entries()) {
       if (operand.updated) written.push([operand.name, inputs[i]!]);
@@ -47,11 +49,11 @@ export async function runCase(device: Device, name: OpName, drawn: OpCase): Prom
 }
 
 /** Extents of a case by letter, as the row's tolerance wants them; 1 for letters of operands that are left out. */
-export function caseDims(name: OpName, drawn: OpCase): Dims {
-  const row = rowOf(name);
+export function caseDims(op: OpOrName, drawn: OpCase): Dims {
+  const row = rowOf(op);
   const letters = row.signature.inputs.flatMap((operand) => operand.letters);
   const leftOut = Object.fromEntries(letters.map((letter) => [letter, 1]));
-  const { dims } = bindInputs(name, row.signature, drawn.inputs);
+  const { dims } = bindInputs(row.name, row.signature, drawn.inputs);
   const inferred = row.infer?.(drawn.inputs, { ...row.attrs, ...drawn.attrs });
   return { ...leftOut, ...dims, ...inferred?.dims };
 }
@@ -85,7 +87,7 @@ export function findDifference(
  * What f16 operands of subgroup matrices add to a relative tolerance. Rounding changes either operand of a matmul by at most
  * 2^-11 of its value, in either direction. Attention rounds q and k (which changes scores and so weights) and weights and v.
  */
-function f16Tolerance(name: OpName, { inputs }: OpCase, profile: DeviceProfile): number {
+function f16Tolerance(name: string, { inputs }: OpCase, profile: DeviceProfile): number {
   if (profile.subgroupMatrices !== true) return 0;
   const has = (dtype: DType) => inputs.some((input) => input?.dtype === dtype);
   if (name.startsWith("attention")) return inputs[0]?.dtype === "f32" ? 2 ** -9 : 0;
@@ -94,28 +96,49 @@ function f16Tolerance(name: OpName, { inputs }: OpCase, profile: DeviceProfile):
 }
 
 /** The float32 tolerance of a case on a device with this profile. */
-export function closenessOf(name: OpName, drawn: OpCase, profile?: DeviceProfile): Closeness {
-  const { close } = rowOf(name);
-  const { rel, abs = 0 } = typeof close === "function" ? close(caseDims(name, drawn)) : close;
+export function closenessOf(op: OpOrName, drawn: OpCase, profile?: DeviceProfile): Closeness {
+  const { name, close } = rowOf(op);
+  const { rel, abs = 0 } = typeof close === "function" ? close(caseDims(op, drawn)) : close;
   return { rel: rel + (profile ? f16Tolerance(name, drawn, profile) : 0), abs };
 }
 
 /** Describes the first output that differs from `want` beyond the tolerance, or null if all agree. */
 export function compareOutcomes(
-  name: OpName,
+  op: OpOrName,
   drawn: OpCase,
   got: readonly Outcome[],
   want: readonly Outcome[],
   profile?: DeviceProfile,
 ): string | null {
-  const close = closenessOf(name, drawn, profile);
+  const close = closenessOf(op, drawn, profile);
   for (const [i, { name: output, shape, dtype, values }] of got.entries()) {
-    const what = `${name}.${output}`;
+    const what = `${rowOf(op).name}.${output}`;
     if (!sameShape(shape, want[i].shape)) {
       return `${what} is ${formatShape(shape)}, the reference ${formatShape(want[i].shape)}`;
     }
     const problem = findDifference(what, values!, want[i].values!, close, isFloat(dtype) ? dtype : null);
     if (problem !== null) return problem;
+  }
+  return null;
+}
+
+/**
+ * Runs random cases of an op on a device and on the reference: the first difference, or null. `elem` is the dtype of its
+ * floating-point operands where the op allows it.
+ */
+export async function checkRow(
+  device: Device,
+  op: OpOrName,
+  cases: number,
+  elem: "f32" | "f16" = "f32",
+): Promise<string | null> {
+  const reference = new CpuDevice({ precision: "f64" });
+  for (let seed = 1; seed <= cases; seed++) {
+    const drawn = drawCase(rowOf(op), new TestRandom(seed), elem);
+    const got = await runCase(device, op, drawn);
+    const want = await runCase(reference, op, drawn);
+    const problem = compareOutcomes(op, drawn, got, want, device.profile);
+    if (problem !== null) return `case ${seed}: ${problem}`;
   }
   return null;
 }

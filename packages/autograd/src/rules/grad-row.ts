@@ -3,31 +3,34 @@
  * gradient of the output (a vector-Jacobian product). A row is typed against its op: a missing input, a misspelt save or a
  * wrong attribute does not compile.
  */
-import type {
-  AttrsOfRow,
-  DType,
-  InputNamesOf,
-  OpName,
-  Ops,
-  OpTable,
-  OutputNamesOf,
-  Shape,
-  Tensor,
+import {
+  type AnyOpRow,
+  type AttrsOfRow,
+  type DType,
+  type InputNamesOf,
+  type OpName,
+  type Ops,
+  type OpTable,
+  type OutputNamesOf,
+  rowOf,
+  type Shape,
+  SidenetError,
+  type Tensor,
 } from "@sidenet/tensor";
 
-type InputName<K extends OpName> = InputNamesOf<OpTable[K]> & string;
+type InputName<R extends AnyOpRow> = InputNamesOf<R> & string;
 /** What a rule may save: an input, an output, or a residual, which the forward pass makes only when a rule saves it. */
-type SaveName<K extends OpName> = InputName<K> | (OutputNamesOf<OpTable[K]> & string);
+type SaveName<R extends AnyOpRow> = InputName<R> | (OutputNamesOf<R> & string);
 
-type Operands<K extends OpName> = Parameters<OpTable[K]["reference"]>[0];
+type Operands<R extends AnyOpRow> = Parameters<R["reference"]>[0];
 /** Null for an optional input that the call left out. */
-type SavedOperand<K extends OpName, N> =
-  N extends InputName<K>
-    ? null extends Operands<K>[N & keyof Operands<K>]
+type SavedOperand<R extends AnyOpRow, N> =
+  N extends InputName<R>
+    ? null extends Operands<R>[N & keyof Operands<R>]
       ? Tensor | null
       : Tensor
     : Tensor;
-type SavedOperands<K extends OpName, N extends SaveName<K>> = { readonly [S in N]: SavedOperand<K, S> };
+type SavedOperands<R extends AnyOpRow, N extends SaveName<R>> = { readonly [S in N]: SavedOperand<R, S> };
 
 /** Why an op or an input has no gradient. An op with integer output takes tracked inputs; the others throw for them. */
 export type NoGradientReason =
@@ -61,26 +64,26 @@ export interface PullContext<A> {
 }
 
 /** The gradient of one input: `pull` computes it by ops from dy, the output's gradient, and the tensors named in `saves`. */
-interface InputRule<K extends OpName, S extends readonly SaveName<K>[]> {
+interface InputRule<R extends AnyOpRow, S extends readonly SaveName<R>[]> {
   readonly saves: S;
   readonly pull: (
     ops: Ops,
     dy: Tensor,
-    saved: SavedOperands<K, S[number]>,
-    context: PullContext<AttrsOfRow<OpTable[K]>>,
+    saved: SavedOperands<R, S[number]>,
+    context: PullContext<AttrsOfRow<R>>,
   ) => Tensor;
 }
 
 /** Gradients of several inputs at once, used instead of their single rules when all of them are tracked. */
-interface JointRule<K extends OpName, I extends readonly InputName<K>[], S extends readonly SaveName<K>[]> {
+interface JointRule<R extends AnyOpRow, I extends readonly InputName<R>[], S extends readonly SaveName<R>[]> {
   readonly inputs: I;
   readonly saves: S;
   /** One gradient for each of `inputs`, in that order. */
   readonly pull: (
     ops: Ops,
     dy: Tensor,
-    saved: SavedOperands<K, S[number]>,
-    attrs: AttrsOfRow<OpTable[K]>,
+    saved: SavedOperands<R, S[number]>,
+    attrs: AttrsOfRow<R>,
   ) => { readonly [P in keyof I]: Tensor };
 }
 
@@ -100,30 +103,70 @@ export interface Pull {
 }
 
 /** The row of an op that has gradients. */
-export interface PullRow<K extends OpName = OpName> {
+export interface PullRow<K extends string = string> {
   readonly op: K;
   readonly inputs: Readonly<Record<string, Pull | NoGradient>>;
   readonly joint: Pull | null;
 }
 
 /** The gradients of one op: a rule for each input, or the reason why there is none. */
-export type GradRow<K extends OpName = OpName> = NoGradient | PullRow<K>;
+export type GradRow<K extends string = string> = NoGradient | PullRow<K>;
 
 export const hasNoGradient = (entry: object): entry is NoGradient => "none" in entry;
 
-/** Defines the row of a differentiable op: an entry for each input, and perhaps a joint rule for inputs that share work. */
+/** Defines the row of a differentiable op of the table: an entry for each input, and perhaps a joint rule for inputs that share work. */
 export function gradRow<
   K extends OpName,
-  const S extends Record<InputName<K>, readonly SaveName<K>[]>,
-  const I extends readonly InputName<K>[] = [],
-  const J extends readonly SaveName<K>[] = [],
+  const S extends Record<InputName<OpTable[K]>, readonly SaveName<OpTable[K]>[]>,
+  const I extends readonly InputName<OpTable[K]>[] = [],
+  const J extends readonly SaveName<OpTable[K]>[] = [],
 >(
   op: K,
-  inputs: { readonly [N in keyof S]: InputRule<K, S[N]> | NoGradient },
-  joint?: JointRule<K, I, J>,
+  inputs: { readonly [N in keyof S]: InputRule<OpTable[K], S[N]> | NoGradient },
+  joint?: JointRule<OpTable[K], I, J>,
 ): PullRow<K> {
-  // The parameter types have checked the row; the tape needs only the names in it.
-  type AnyRule = { saves: readonly string[]; pull: (...args: unknown[]) => Tensor };
+  return pullRow(op, rowOf(op), inputs, joint);
+}
+
+/** An op outside the table with its gradients. */
+export interface WithGradient {
+  readonly gradient: GradRow;
+}
+
+/** Whether a row was given gradients by `withGradient`. */
+export const hasGradient = <R extends object>(row: R): row is R & WithGradient => "gradient" in row;
+
+/**
+ * An op outside the table together with its gradients, for `ops.call`: an entry for each input, and perhaps a joint rule for
+ * inputs that share work. Throws `A-RULE` unless the op has one output, residuals aside.
+ */
+export function withGradient<
+  R extends AnyOpRow,
+  const S extends Record<InputName<R>, readonly SaveName<R>[]>,
+  const I extends readonly InputName<R>[] = [],
+  const J extends readonly SaveName<R>[] = [],
+>(
+  row: R,
+  inputs: { readonly [N in keyof S]: InputRule<R, S[N]> | NoGradient },
+  joint?: JointRule<R, I, J>,
+): R & WithGradient {
+  return { ...row, gradient: pullRow(row.name, row, inputs, joint) };
+}
+
+// The parameter types have checked the row; the tape needs only the names in it.
+type AnyRule = { saves: readonly string[]; pull: (...args: unknown[]) => Tensor };
+type AnyJointRule = { inputs: readonly string[]; saves: readonly string[]; pull: unknown };
+
+function pullRow<K extends string>(
+  op: K,
+  { signature }: AnyOpRow,
+  inputs: object,
+  joint: AnyJointRule | undefined,
+): PullRow<K> {
+  const outputs = signature.outputs.filter(({ residual }) => !residual).length;
+  if (outputs !== 1) {
+    throw new SidenetError("A-RULE", `${op} has ${outputs} outputs. An op with gradients has one.`);
+  }
   const entries = Object.entries(inputs as Record<string, AnyRule | NoGradient>).map(([name, entry]) => {
     if (hasNoGradient(entry)) return [name, entry] as const;
     const run: Pull["run"] = (ops, dy, saved, [context]) => [entry.pull(ops, dy, saved, context)];

@@ -2,11 +2,19 @@
  * The gradient table: one row for each row of the op table, typed as a total map, so that the table does not compile when
  * an op has no gradient row. The row of an op without gradients gives the reason.
  */
-import type { OpName } from "@sidenet/tensor";
+import type { AnyOpRow, OpName } from "@sidenet/tensor";
 import * as activations from "./activations.ts";
 import { attention } from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
-import { type GradRow, IN_PLACE, INTEGER_OUTPUT, OPTIMIZER, QUANTIZED, SECOND_ORDER } from "./grad-row.ts";
+import {
+  type GradRow,
+  hasGradient,
+  IN_PLACE,
+  INTEGER_OUTPUT,
+  OPTIMIZER,
+  QUANTIZED,
+  SECOND_ORDER,
+} from "./grad-row.ts";
 import { concat, embedding, reshape, selectRows, slice, sliceBackward, transpose } from "./layout.ts";
 import { crossEntropy, lmHeadLoss } from "./loss.ts";
 import { linear, matmul, matmulNT, matmulTN } from "./matmul.ts";
@@ -73,4 +81,6 @@ export const gradTable = {
   uniform: IN_PLACE,
 } satisfies { readonly [K in OpName]: GradRow<K> };
 
-export const gradRowOf = (op: OpName): GradRow => gradTable[op];
+/** The gradient row of an op: its own from `withGradient`, or that of the table; null where there is none. */
+export const gradRowOf = (row: AnyOpRow): GradRow | null =>
+  hasGradient(row) ? row.gradient : ((gradTable as Readonly<Record<string, GradRow>>)[row.name] ?? null);

@@ -2,23 +2,20 @@
 import {
   CpuDevice,
   caseDims,
+  checkRow,
   closenessOf,
-  compareOutcomes,
   type Device,
-  drawCase,
   findDifference,
   type HostArray,
   isFloat,
   nf4Table,
   type OpCase,
-  type OpName,
   Random,
   rowOf,
   runCase,
   sizeOf,
   stateMaps,
   type Tensor,
-  TestRandom,
 } from "@sidenet/tensor";
 import type { BenchCase, Operand } from "./shapes.ts";
 
@@ -102,23 +99,6 @@ export async function checkCase(
   return (await checkRow(device, op, 4, elem)) ?? (await checkSomeRows(device, benchCase, operands));
 }
 
-/** Random cases of a row on a device against the reference: the first difference, or null. */
-export async function checkRow(
-  device: Device,
-  op: OpName,
-  cases: number,
-  elem: "f32" | "f16",
-): Promise<string | null> {
-  const reference = new CpuDevice({ precision: "f64" });
-  for (let seed = 1; seed <= cases; seed++) {
-    const drawn = drawCase(rowOf(op), new TestRandom(seed), elem);
-    const got = await runCase(device, op, drawn);
-    const want = await runCase(reference, op, drawn);
-    const problem = compareOutcomes(op, drawn, got, want, device.profile);
-    if (problem !== null) return `case ${seed}: ${problem}`;
-  }
-  return null;
-}
 async function checkSomeRows(
   device: Device,
   { op, attrs, operands }: BenchCase,

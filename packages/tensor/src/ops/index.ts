@@ -3,7 +3,7 @@
  * ops (devices, tapes, property tests, docs) goes over this object.
  */
 import { SidenetError } from "../errors.ts";
-import type { AnyOpRow, OpsOf } from "../op.ts";
+import type { AnyOpRow, OpMethod, OpsOf } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import * as activations from "./activations.ts";
 import { attention, attentionBackwardKV, attentionBackwardQ } from "./attention.ts";
@@ -96,22 +96,39 @@ export type OpTable = typeof opTable;
 /** The name of an op. */
 export type OpName = keyof OpTable;
 
-/** One method for each row of the op table. */
-export interface Ops extends OpsOf<OpTable> {}
+/** An op: its name in the table, or a row that is not in it. */
+export type OpOrName = OpName | AnyOpRow;
+
+/** One method for each row of the op table, and `call` for rows outside it. */
+export interface Ops extends OpsOf<OpTable> {
+  /**
+   * Runs a row that `defineOp` made, with the arguments and the result that it would have as a method. Throws `T-OP` for a
+   * row that has the name of another op.
+   */
+  call<R extends AnyOpRow>(row: R, ...args: Parameters<OpMethod<R>>): ReturnType<OpMethod<R>>;
+}
 
 /** Names of all ops, in the table's order. */
 export const opNames = Object.keys(opTable) as OpName[];
 
-/** Throws `T-OP` for a name that is not in the table. */
-export function rowOf(name: OpName): AnyOpRow {
-  const row: AnyOpRow | undefined = opTable[name];
-  if (row === undefined) throw new SidenetError("T-OP", `"${name}" is not in the op table.`);
-  return row;
+/** Whether this very row stands in the table. */
+export const isInTable = (row: AnyOpRow): boolean => (opTable as Record<string, AnyOpRow>)[row.name] === row;
+
+/** Throws `T-OP` for a name that is not in the table, and for a row outside the table that has the name of one inside. */
+export function rowOf(op: OpOrName): AnyOpRow {
+  const name = typeof op === "string" ? op : op.name;
+  const known: AnyOpRow | undefined = opTable[name as OpName];
+  if (typeof op !== "string") {
+    if (known === undefined || known === op) return op;
+    throw new SidenetError("T-OP", `the op table has another op "${name}". Give this one a name of its own.`);
+  }
+  if (known === undefined) throw new SidenetError("T-OP", `"${name}" is not in the op table.`);
+  return known;
 }
 
 /** Runs one op and returns its outputs by name; residuals among them are its own affair. */
 export type Execute = (
-  name: OpName,
+  row: AnyOpRow,
   inputs: readonly (Tensor | null | undefined)[],
   attrs: object,
 ) => Readonly<Record<string, Tensor>>;
@@ -161,17 +178,17 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
  * one output of its op, an array of several, or nothing where the op writes in place.
  */
 export function buildOps(execute: Execute): Ops {
-  const methods = opNames.map((name) => {
-    const row = rowOf(name);
+  const methodOf = (row: AnyOpRow) => {
     const arity = row.signature.inputs.length;
     const primary = row.signature.outputs.flatMap((output) => (output.residual ? [] : output.name));
-    const method = (...args: unknown[]) => {
+    return (...args: unknown[]) => {
       const attrs = givenAttrs(row, (args[arity] ?? {}) as Record<string, unknown>);
-      const outputs = execute(name, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+      const outputs = execute(row, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
       if (primary.length === 1) return outputs[primary[0]];
       return primary.length === 0 ? undefined : primary.map((output) => outputs[output]);
     };
-    return [name, method];
-  });
-  return Object.fromEntries(methods) as Ops;
+  };
+  const call = (row: AnyOpRow, ...args: unknown[]) => methodOf(rowOf(row))(...args);
+  const methods = opNames.map((name) => [name, methodOf(rowOf(name))]);
+  return Object.fromEntries([...methods, ["call", call]]) as Ops;
 }

@@ -5,6 +5,7 @@ import { SidenetError } from "../errors.ts";
 import { makeKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
+import { isInTable } from "../ops/index.ts";
 import type { DeviceProfile } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import type { Tiles } from "../tiles.ts";
@@ -215,7 +216,11 @@ export class WebGpuDevice extends Device {
   }
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
-    const context = makeKernelContext(this, row.name, (kernel, call) => this.#dispatch(kernel, call));
+    for (const [name, text] of Object.entries(row.sources ?? {})) addKernelSource(name, text);
+    const isOurs = isInTable(row); // WGSL of another's row is tried out, and an error of its reported
+    const context = makeKernelContext(this, row.name, (kernel, call) =>
+      isOurs ? this.#dispatch(kernel, call) : this.dispatch(kernel, call),
+    );
     try {
       row.kernel(context.kernel, io, dims, attrs);
     } finally {
