@@ -85,7 +85,7 @@ function trainerOf(name, decoder) {
     adapter,
     plan,
     times: [],
-    depth: effectiveDepth(adapter.side?.config ?? null, config),
+    depth: effectiveDepth(adapter, config),
   };
 }
 

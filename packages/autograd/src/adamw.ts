@@ -1,5 +1,6 @@
 import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./backward.ts";
+import type { Optimizer, OptimizerState, OptimizerStep } from "./optimizer.ts";
 
 /** Hyperparameters of AdamW, and the format of its moments. */
 export interface AdamWOptions {
@@ -13,20 +14,6 @@ export interface AdamWOptions {
   readonly exclude?: (name: string, parameter: Tensor) => boolean;
   /** Moments in f32, or in 8 bits with a scale for each block of 256: a quarter of the bytes. Default f32. */
   readonly state?: "f32" | "8bit";
-}
-
-/** Options of one step of AdamW. */
-export interface AdamWStep {
-  /** Learning rate of this step. */
-  readonly lr: number;
-  /** A scalar on the device that multiplies every gradient, such as the `factor` of `clipGlobalNorm`. */
-  readonly gradScale?: Tensor | null;
-}
-
-/** The state that a checkpoint stores: the number of steps done, and moments as `m.<parameter>` and `v.<parameter>`. */
-export interface AdamWState {
-  readonly step: number;
-  readonly tensors: ReadonlyMap<string, Tensor>;
 }
 
 function checkNumber(name: string, value: number, legal: boolean, wanted: string): void {
@@ -68,7 +55,7 @@ function fill8Bit(store: ParamStore, params: ParamStore): void {
  *
  * Throws `A-OPTIMIZER` for options out of range or a parameter that is not f32.
  */
-export class AdamW {
+export class AdamW implements Optimizer {
   readonly params: ParamStore;
   readonly #state: ParamStore;
   readonly #betas: readonly [number, number];
@@ -128,7 +115,7 @@ export class AdamW {
    * Throws `A-OPTIMIZER`, and changes nothing, when a parameter has no gradient or `lr` is not a number >= 0; and
    * `T-USE-AFTER-FREE` after `dispose()`.
    */
-  step(gradients: Gradients, { lr, gradScale = null }: AdamWStep): void {
+  step(gradients: Gradients, { lr, gradScale = null }: OptimizerStep): void {
     this.#assertOpen("step");
     checkNumber("lr", lr, Number.isFinite(lr) && lr >= 0, "a finite number >= 0");
     for (const [name, parameter] of this.params) {
@@ -154,7 +141,7 @@ export class AdamW {
   }
 
   /** The live state, not a copy: read it before the next step. */
-  exportState(): AdamWState {
+  exportState(): OptimizerState {
     this.#assertOpen("exportState");
     return { step: this.#stepsDone, tensors: new Map(this.#state) };
   }
@@ -163,7 +150,7 @@ export class AdamW {
    * Copies the state of a checkpoint, whose tensors stay the caller's.
    * Throws `A-OPTIMIZER`, and changes nothing, unless the names and shapes are those of this optimizer's state.
    */
-  importState({ step, tensors }: AdamWState): void {
+  importState({ step, tensors }: OptimizerState): void {
     this.#assertOpen("importState");
     checkNumber("step", step, Number.isInteger(step) && step >= 0, "a whole number >= 0");
     const refuse = (problem: string) =>

@@ -1,4 +1,4 @@
-export { AdamW, type AdamWOptions, type AdamWState, type AdamWStep } from "./adamw.ts";
+export { AdamW, type AdamWOptions } from "./adamw.ts";
 export type { Gradients } from "./backward.ts";
 export { checkpoint, type Recomputed } from "./checkpoint.ts";
 export { type CustomGradient, customGradient, type ForwardResult } from "./custom-gradient.ts";
@@ -10,6 +10,7 @@ export {
   gradcheck,
 } from "./gradcheck.ts";
 export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradients.ts";
+export type { Optimizer, OptimizerState, OptimizerStep } from "./optimizer.ts";
 export {
   type GradRow,
   type NoGradient,

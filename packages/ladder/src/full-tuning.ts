@@ -11,8 +11,6 @@ import { type Decoder, layerName } from "./decoder.ts";
  */
 export class FullTuning implements Adapter, BlockAdapter {
   readonly method = "full";
-  readonly side = null;
-  readonly head = null;
   readonly parameters: ParamStore;
   readonly #config: ModelConfig;
   readonly #names: readonly string[];

@@ -14,8 +14,6 @@ export const headParameters = ({ vocabSize, hiddenSize }: ModelConfig): Paramete
 /** Training of the head alone, with the backbone frozen. */
 export class HeadTuning implements Adapter {
   readonly method = "head";
-  readonly side = null;
-  readonly blocks = null;
   readonly head: Head;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;

@@ -1,4 +1,14 @@
-export { type Adapter, type BlockAdapter, METHODS, type Method } from "./adapter.ts";
+export {
+  type Adapter,
+  type BlockAdapter,
+  type CacheShape,
+  effectiveDepth,
+  METHODS,
+  type Method,
+  type SideAdapter,
+  type SidePass,
+  type SidePassOptions,
+} from "./adapter.ts";
 export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
 export { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 export type { Ceilings } from "./bench/ceilings.ts";
@@ -155,9 +165,9 @@ export {
   type StopReason as RunStopReason,
   TrainingLoop,
 } from "./run/training-loop.ts";
-export { effectiveDepth, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 export type { InitialSide } from "./side-init.ts";
-export { SideNetwork, SidePass, type SidePassOptions } from "./side-network.ts";
+export { SideNetwork } from "./side-network.ts";
 export { StopMatcher, TextStream } from "./text-stream.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export {

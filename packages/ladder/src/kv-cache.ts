@@ -1,6 +1,6 @@
 import { type Device, ParamStore, sizeOf } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
-import type { BlockShape, LayerCache } from "./block.ts";
+import type { Adapter, CacheShape } from "./adapter.ts";
+import type { LayerCache } from "./block.ts";
 import type { Decoder } from "./decoder.ts";
 
 /**
@@ -12,13 +12,12 @@ export class KvCache {
   readonly batchSize: number;
   readonly capacity: number;
   readonly #store: ParamStore;
-  readonly #shape: BlockShape;
+  readonly #shape: CacheShape;
 
   /** `from`: what the cache holds already, which becomes its own; null: zeros. */
   constructor(
     device: Device,
-    shape: BlockShape,
-    numLayers: number,
+    shape: CacheShape,
     batchSize: number,
     capacity: number,
     from: readonly LayerCache[] | null = null,
@@ -29,7 +28,7 @@ export class KvCache {
     const extents = [batchSize, capacity, shape.numKeyValueHeads, shape.headDim];
     const layers: LayerCache[] = [];
     this.#store = ParamStore.filled(device, "workspace", (store) => {
-      for (let i = 0; i < numLayers; i++) {
+      for (let i = 0; i < shape.numLayers; i++) {
         const k = store.set(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" }));
         const v = store.set(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" }));
         layers.push({ k, v });
@@ -48,7 +47,7 @@ export class KvCache {
     const { device } = this.#store;
     return device.scope(() => {
       const layers = takeRows(this.layers, rows);
-      return new KvCache(device, this.#shape, layers.length, rows.length, this.capacity, layers);
+      return new KvCache(device, this.#shape, rows.length, this.capacity, layers);
     });
   }
 
@@ -86,13 +85,9 @@ export class ModelCache {
     batchSize: number,
     capacity: number,
   ): ModelCache {
-    const make = (shape: BlockShape, layers: number) =>
-      new KvCache(device, shape, layers, batchSize, capacity);
-    const side = adapter?.side ?? null;
-    return new ModelCache(
-      make(config, config.numHiddenLayers),
-      () => side && make(side.shape, side.config.num_hidden_layers),
-    );
+    const make = (shape: CacheShape) => new KvCache(device, shape, batchSize, capacity);
+    const side = adapter?.side?.cacheShape ?? null;
+    return new ModelCache(make({ ...config, numLayers: config.numHiddenLayers }), () => side && make(side));
   }
 
   /** Positions that each row has room for. */

@@ -8,7 +8,7 @@ import type { Checkpoint } from "./formats/checkpoint.ts";
 import { HeadTuning, headParameters } from "./head-tuning.ts";
 import { floatSource, loadParameters, refuseUnexpected } from "./load-weights.ts";
 import { Lora, loraParameters } from "./lora.ts";
-import { type LoraConfig, parseLoraConfig, peftConfigJson } from "./lora-config.ts";
+import { type LoraConfig, parseLoraConfig } from "./lora-config.ts";
 import { checkSideConfig, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 import { SideNetwork } from "./side-network.ts";
 
@@ -54,9 +54,7 @@ export function parseAdapterConfig(json: unknown, source: string): AdapterConfig
 
 /** The object that `parseAdapterConfig` reads; `baseModel` names the model where the adapter does not know it. */
 export function adapterConfigJson(adapter: Adapter, baseModel: string): object {
-  if (adapter instanceof SideNetwork) return adapter.config;
-  if (adapter instanceof Lora) return peftConfigJson(adapter.config);
-  return { method: adapter.method, base_model_name_or_path: baseModel };
+  return adapter.configJson?.(baseModel) ?? { method: adapter.method, base_model_name_or_path: baseModel };
 }
 
 /** Key of `modelSignature` in the metadata of `adapter_model.safetensors`. */

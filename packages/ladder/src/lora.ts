@@ -9,7 +9,7 @@ import {
   type ProjectionName,
 } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
-import { type LoraConfig, type LoraSite, loraSites } from "./lora-config.ts";
+import { type LoraConfig, type LoraSite, loraSites, peftConfigJson } from "./lora-config.ts";
 import type { Projection } from "./projection.ts";
 
 /** One pair of low rank: y += scale · B A x. */
@@ -71,8 +71,6 @@ const DROPOUT_STREAMS = 2 ** 31;
 /** LoRA. With a decoder whose weights lie in NF4 it is QLoRA; nothing here differs. */
 export class Lora implements Adapter, BlockAdapter {
   readonly method = "lora";
-  readonly side = null;
-  readonly head = null;
   readonly config: LoraConfig;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
@@ -147,6 +145,11 @@ export class Lora implements Adapter, BlockAdapter {
       });
     }
     return { ...frozen, ...adapted };
+  }
+
+  /** As PEFT writes it. */
+  configJson(): object {
+    return peftConfigJson(this.config);
   }
 
   /** Frees A and B. */

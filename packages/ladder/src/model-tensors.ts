@@ -64,11 +64,12 @@ export function mergeAdapter(
   adapter: Adapter,
 ): { config: ModelConfig; tensors: ModelTensor[] } {
   if (adapter instanceof Lora) return { config, tensors: mergeLora(tensors, adapter) };
-  if (adapter.side !== null || !adapter.parameters.has(LM_HEAD)) {
+  if (adapter.side || !adapter.parameters.has(LM_HEAD)) {
+    const why = adapter.side ? "it is a network beside the model" : "only LoRA and a trained head are";
     throw new SidenetError(
       "L-MERGE",
-      `an adapter of the method "${adapter.method}" is a network beside the model and cannot be merged into its weights. ` +
-        "Export it as an adapter: docs/adapter-format.md says how others read it.",
+      `an adapter of the method "${adapter.method}" cannot be merged into the model's weights: ${why}. Export it as an ` +
+        "adapter: docs/adapter-format.md says how others read it.",
     );
   }
   const head = adapter.parameters.get(LM_HEAD);

@@ -2,27 +2,32 @@
  * What a training step will take, before anyone pays for it: the trainer itself on the `meta` device, whose kernels do
  * nothing. So a plan is not a formula, and cannot drift from the code.
  */
+import type { Optimizer } from "@sidenet/autograd";
 import {
   type BytesByCategory,
   type Device,
   type DeviceProfile,
   type MemorySample,
   MetaDevice,
+  type ParamStore,
   recordTimeline,
   SidenetError,
 } from "@sidenet/tensor";
+import { type Adapter, effectiveDepth } from "./adapter.ts";
 import { type BaseStorage, emptyWeights } from "./base-storage.ts";
 import type { LabeledBatch } from "./batch-loss.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import { Decoder } from "./decoder.ts";
 import type { FlopsByOp } from "./flop-counts.ts";
 import { type MethodOptions, makeAdapter } from "./method.ts";
-import { effectiveDepth } from "./side-config.ts";
 import { type MemoryOptions, Trainer } from "./trainer.ts";
 
 /** One training step of a method on a batch of full rows. */
 export interface StepOptions {
-  readonly method: MethodOptions;
+  /** A method of this library by its options, or a function that makes an adapter of one's own. */
+  readonly method: MethodOptions | ((decoder: Decoder) => Adapter);
+  /** Makes the optimizer, as for a `Trainer`. Default: AdamW. */
+  readonly optimizer?: (parameters: ParamStore) => Optimizer;
   readonly storage: BaseStorage;
   readonly memory: MemoryOptions;
   readonly batchSize: number;
@@ -109,8 +114,13 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
   try {
     const model = withoutContextLimit(config);
     using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
-    using adapter = makeAdapter(options.method, decoder, "planned");
-    using trainer = new Trainer(decoder, adapter, { ...options.memory, learningRate: () => 0 });
+    const { method, optimizer } = options;
+    using adapter = typeof method === "function" ? method(decoder) : makeAdapter(method, decoder, "planned");
+    using trainer = new Trainer(decoder, adapter, {
+      ...options.memory,
+      learningRate: () => 0,
+      ...(optimizer && { optimizer }),
+    });
     memory.resetPeak();
     const flops = device.flops;
     const stop = options.timeline ? recordTimeline(device) : () => [];
@@ -121,7 +131,7 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
     const { peakBytes, byCategory, largest } = memory.peak();
     return {
       trainableParameters: adapter.parameters.count,
-      effectiveDepth: effectiveDepth(adapter.side?.config ?? null, config),
+      effectiveDepth: effectiveDepth(adapter, config),
       peakBytes,
       peakBytesByCategory: byCategory,
       largest,

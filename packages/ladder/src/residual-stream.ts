@@ -41,9 +41,9 @@ export function residualStream(
   const { ops = plain, onHidden, runLayer = null } = options;
   const backboneOps = adapter?.blocks ? ops : plain;
   const isRecorded = backboneOps !== plain;
+  const cache = options.sideCache?.layers ?? null;
   const pass =
-    adapter?.side?.start(ops, forward, { cache: options.sideCache?.layers ?? null, runLayer }) ?? null;
-  if (pass) pass.onState = options.onSideState ?? null;
+    adapter?.side?.start(ops, forward, { cache, runLayer, onState: options.onSideState ?? null }) ?? null;
   const h = decoder.hidden(backboneOps, forward, {
     observe: (index, state) => {
       onHidden?.(index, state);

@@ -76,12 +76,8 @@ export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
   if (config.head_dim % 2 !== 0) refuseSide(`head_dim ${config.head_dim} is odd, and rope rotates pairs.`);
 }
 
-/**
- * Blocks on the longest way from tokens to logits (methods.md, 3): max(L, max_k (t_k + l - k + 1)). Without a side network
- * that is L.
- */
-export function effectiveDepth(side: SideConfig | null, { numHiddenLayers: L }: ModelConfig): number {
-  if (side === null) return L;
+/** Blocks on the longest way from tokens to logits through a side network (methods.md, 3): max(L, max_k (t_k + l - k + 1)). */
+export function sideDepth(side: SideConfig, { numHiddenLayers: L }: ModelConfig): number {
   const { rungs, num_hidden_layers: l } = side;
   return Math.max(L, l, ...rungs.map((rung, k) => rung + l - k)); // k counts from 0 here
 }

@@ -3,7 +3,7 @@
  * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are one network with other rungs and free layers.
  */
 import { type Device, type Ops, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
+import type { Adapter, CacheShape, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockShape,
@@ -25,15 +25,14 @@ import {
   SIDE_UP,
   type SideConfig,
   sideBlockShape,
+  sideDepth,
   sideLayerName,
   sideParameters,
 } from "./side-config.ts";
 import { type InitialSide, randomValues } from "./side-init.ts";
 
 /** The trainable network. Its parameters are f32, in the account's category "adapter". */
-export class SideNetwork implements Adapter {
-  readonly blocks = null;
-  readonly head = null;
+export class SideNetwork implements Adapter, SideAdapter {
   readonly config: SideConfig;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
@@ -84,8 +83,27 @@ export class SideNetwork implements Adapter {
     return this.config.method;
   }
 
-  get side(): SideNetwork {
+  get side(): SideAdapter {
     return this;
+  }
+
+  /** Keys and values of every side layer. */
+  get cacheShape(): CacheShape {
+    const {
+      num_hidden_layers: numLayers,
+      num_key_value_heads: numKeyValueHeads,
+      head_dim: headDim,
+    } = this.config;
+    return { numLayers, numKeyValueHeads, headDim };
+  }
+
+  get effectiveDepth(): number {
+    return sideDepth(this.config, this.model);
+  }
+
+  /** Its sizes and form. */
+  configJson(): object {
+    return this.config;
   }
 
   /** One pass beside a backbone pass. `ops` is a tape to train, the device's own ops to run. */
@@ -94,7 +112,7 @@ export class SideNetwork implements Adapter {
     const { offset } = forward.context;
     const length = forward.ids.shape[1];
     const rope = ropeTables(device, this.model.rope, this.config.head_dim, offset, length);
-    return new SidePass(this, ops, { ...forward.context, rope }, options);
+    return new SideNetworkPass(this, ops, { ...forward.context, rope }, options);
   }
 
   /** What is trained in side layer k, in the order of `blockParameters`. */
@@ -139,15 +157,8 @@ export function gateFusion(
   return ops.add(ops.scaleBy(state, mu), gated);
 }
 
-/** What one pass through a side network is told. */
-export interface SidePassOptions {
-  readonly cache?: readonly LayerCache[] | null;
-  /** How a side layer is run: for gradient checkpointing. */
-  readonly runLayer?: RunLayer | null;
-}
-
 /** The state of one pass: shown each hidden state in turn, it climbs as far as its rungs allow. */
-export class SidePass {
+class SideNetworkPass implements SidePass {
   readonly #network: SideNetwork;
   readonly #ops: Ops;
   readonly #context: BlockContext;
@@ -156,16 +167,15 @@ export class SidePass {
   /** s_0 .. s_k so far is one tensor: the newest. null stands for s_0 = 0. */
   #state: Tensor | null = null;
   #done = 0;
-  /** Called with k and s_k after each side layer, for tests and golden cases. */
-  onState: ((k: number, state: Tensor) => void) | null = null;
+  readonly #onState: ((k: number, state: Tensor) => void) | null;
 
-  /** Use `SideNetwork.start`. */
   constructor(network: SideNetwork, ops: Ops, context: BlockContext, options: SidePassOptions) {
     this.#network = network;
     this.#ops = ops;
     this.#context = context;
     this.#cache = options.cache ?? null;
     this.#runLayer = options.runLayer ?? null;
+    this.#onState = options.onState ?? null;
   }
 
   /** Reads H_index: f32[B,T,d]. Only the rungs' down projections look at it, so nothing of the backbone is recorded. */
@@ -194,7 +204,7 @@ export class SidePass {
   #layer(h: Tensor | null): void {
     const k = ++this.#done;
     this.#advance(() => this.#block(k, h === null ? this.#state! : this.#fuse(k, h)), `side layer ${k}`);
-    this.onState?.(k, this.#state!);
+    this.#onState?.(k, this.#state!);
   }
 
   #block(k: number, u: Tensor): Tensor {

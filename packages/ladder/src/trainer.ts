@@ -9,10 +9,11 @@ import {
   clipGlobalNorm,
   disposeGradients,
   type Gradients,
+  type Optimizer,
   type SavedFormats,
   Tape,
 } from "@sidenet/autograd";
-import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Device, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 import type { Decoder } from "./decoder.ts";
@@ -39,6 +40,8 @@ export interface MemoryOptions {
 export interface TrainerOptions extends MemoryOptions {
   /** Learning rate of a step, counted from 0. */
   readonly learningRate: (step: number) => number;
+  /** Makes what updates the adapter's parameters. Default: an `AdamW` of the options below and of `optimizerState`. */
+  readonly optimizer?: (parameters: ParamStore) => Optimizer;
   /** AdamW's; the defaults are 0.01, [0.9, 0.999] and 1e-8, as PyTorch's. */
   readonly weightDecay?: number;
   readonly betas?: readonly [number, number];
@@ -81,7 +84,7 @@ export interface TrainerCounters {
 export class Trainer {
   readonly decoder: Decoder;
   readonly adapter: Adapter;
-  readonly optimizer: AdamW;
+  readonly optimizer: Optimizer;
   /** Floating-point operations of the steps so far. */
   readonly flops: FlopCounts;
   readonly #options: TrainerOptions;
@@ -89,13 +92,13 @@ export class Trainer {
   /** Forward passes so far; each has dropout of its own. */
   #passes = 0;
 
+  /** Throws `L-OPTION` where options of AdamW come with another optimizer. */
   constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
-    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, optimizerState: state = "f32" } = options;
     this.decoder = decoder;
     this.adapter = adapter;
     this.#options = options;
     this.flops = new FlopCounts(decoder.device);
-    this.optimizer = new AdamW(adapter.parameters, { betas, eps, weightDecay, state });
+    this.optimizer = makeOptimizer(adapter.parameters, options);
   }
 
   get #device(): Device {
@@ -238,6 +241,20 @@ export class Trainer {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+const ADAMW_OPTIONS = ["betas", "eps", "weightDecay", "optimizerState"] as const;
+
+/** Throws `L-OPTION` where options of AdamW come with another optimizer. */
+function makeOptimizer(parameters: ParamStore, options: TrainerOptions): Optimizer {
+  const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, optimizerState: state = "f32" } = options;
+  if (!options.optimizer) return new AdamW(parameters, { betas, eps, weightDecay, state });
+  const unused = ADAMW_OPTIONS.filter((name) => options[name] !== undefined);
+  if (unused.length === 0) return options.optimizer(parameters);
+  throw new SidenetError(
+    "L-OPTION",
+    `${unused.join(", ")} are options of AdamW, but another optimizer is given. Give them to that one.`,
+  );
 }
 
 function refuseUnscored(batches: readonly LabeledBatch[]): SidenetError {

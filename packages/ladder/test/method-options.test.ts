@@ -9,7 +9,7 @@ import { type ModelConfig, parseModelConfig } from "../src/config.ts";
 import { loraConfig, loraSites } from "../src/lora-config.ts";
 import { initializeAdapter, sideConfigOf } from "../src/method.ts";
 import { defaultLearningRate } from "../src/method-defaults.ts";
-import { effectiveDepth, parameterCount, sideParameters } from "../src/side-config.ts";
+import { parameterCount, sideDepth, sideParameters } from "../src/side-config.ts";
 import { evaluateLoss, Trainer } from "../src/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
@@ -43,7 +43,7 @@ describe("an xLadder has as many parameters as the Ladder of the same reduction,
         expect(Math.abs(count - wanted) / wanted).toBeLessThan(0.01);
         expect(config.num_hidden_layers).toBe(2 * delta);
         expect(config.rungs).toEqual(Array.from({ length: delta }, (_, k) => L - delta + k));
-        expect(effectiveDepth(config, model)).toBe(L + delta);
+        expect(sideDepth(config, model)).toBe(L + delta);
         expect(config.hidden_size).toBe(config.num_attention_heads * config.head_dim);
       }
     }

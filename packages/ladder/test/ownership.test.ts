@@ -109,7 +109,7 @@ describe("what does not fit into memory leaves nothing behind:", () => {
 
   it("a cache of keys and values", async () => {
     const device = new MetaDevice();
-    await underLimits(device, () => new KvCache(device, model, 3, 2, 16));
+    await underLimits(device, () => new KvCache(device, { ...model, numLayers: 3 }, 2, 16));
   });
 
   it("the caches of a model with its side network", async () => {

@@ -7,7 +7,7 @@ import { METHODS } from "../src/adapter.ts";
 import { emptyWeights } from "../src/base-storage.ts";
 import type { ModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters } from "../src/decoder.ts";
-import { makeAdapter } from "../src/method.ts";
+import { type MethodOptions, makeAdapter } from "../src/method.ts";
 import { bundledConfigs } from "../src/node/bundled-configs.ts";
 import { openModelConfig } from "../src/node/open-model.ts";
 import {
@@ -22,6 +22,7 @@ import {
 import type { RunLayer } from "../src/recomputed-block.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { parameterCount } from "../src/side-config.ts";
+import type { SideNetwork } from "../src/side-network.ts";
 import { drawModel } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({
@@ -30,8 +31,11 @@ const runs = (numRuns: number) => ({
 });
 const drawn = fc.record({ seed: fc.nat(), scale: fc.constantFrom(1, 0.5, 0) });
 
+/** A step of a method of the library. */
+type MethodStep = StepOptions & { readonly method: MethodOptions };
+
 /** Any method with any levers over any small model. */
-function drawStep(pick: TestRandom): { config: ModelConfig; options: StepOptions } {
+function drawStep(pick: TestRandom): { config: ModelConfig; options: MethodStep } {
   const model = drawModel(pick);
   // A vocabulary over which GPUs cut the sum of a gradient into parts.
   const config = pick.chance(0.3) ? { ...model, vocabSize: 400 } : model;
@@ -46,7 +50,7 @@ function drawStep(pick: TestRandom): { config: ModelConfig; options: StepOptions
     rungNorm: pick.chance(0.7),
   };
   const delta = pick.int(1, L);
-  const options: StepOptions = {
+  const options: MethodStep = {
     method: {
       method,
       ladder,
@@ -125,12 +129,12 @@ const stored = (elements: number, bytes: number): number => Math.ceil((elements 
 /** docs/memory.md, "What a side layer keeps": by tensor, for N = B · T tokens. */
 function savedByFormula(
   decoder: Decoder,
-  options: StepOptions,
+  options: MethodStep,
   { recompute, bytes }: { recompute: boolean; bytes: number },
 ): number {
   const { config, device } = decoder;
   using adapter = makeAdapter(options.method, decoder, "tiny");
-  const side = adapter.side!;
+  const side = adapter as SideNetwork;
   const { shape } = side;
   const [T, N] = [options.context, options.batchSize * options.context];
   const { hiddenSize: d } = config;
@@ -179,7 +183,7 @@ it("keeps for the backward pass what the formula in docs/memory.md says, and no 
         const { config, options: any } = drawStep(pick);
         const plain = { ...any.method.ladder, fusion: "add", initialRung: false, rungNorm: true } as const;
         const xladder = { ...any.method.xladder, ...plain, layers: any.method.xladder!.layers! };
-        const options = { ...any, method: { ...any.method, method, ladder: plain, xladder } } as StepOptions;
+        const options = { ...any, method: { ...any.method, method, ladder: plain, xladder } } as MethodStep;
         const device = new MetaDevice();
         using decoder = new Decoder(
           config,
@@ -195,7 +199,7 @@ it("keeps for the backward pass what the formula in docs/memory.md says, and no 
         });
         forward(decoder, adapter, tape, options, recompute);
         expect(device.memory.live.saved).toBe(wanted);
-        const rungs = adapter.side!.config.rungs.length;
+        const rungs = (adapter as SideNetwork).config.rungs.length;
         const N = options.batchSize * options.context;
         expect(device.memory.live.rungs).toBe(rungs * stored(N * config.hiddenSize, half ? 2 : 4));
         const named = tape.records.flatMap(({ tracked, saved }) => [
@@ -204,7 +208,7 @@ it("keeps for the backward pass what the formula in docs/memory.md says, and no 
         ]);
         expect(named).not.toContain("codes"); // what every linear layer of the backbone would save
         const blocks = tape.records.filter(({ op }) => op === (recompute ? "checkpoint" : "attention"));
-        expect(blocks.length).toBe(adapter.side!.config.num_hidden_layers);
+        expect(blocks.length).toBe((adapter as SideNetwork).config.num_hidden_layers);
         checked++;
       },
     ),

@@ -236,7 +236,7 @@ describe("a pruned side network", () => {
     const meta = new MetaDevice();
     using planned = randomDecoder(meta, model);
     using adapter = makeAdapter(options, planned, "tiny");
-    expect(adapter.side?.config.init).toBe("pruned");
+    expect(adapter.configJson?.("")).toMatchObject({ init: "pruned" });
     using decoder = randomDecoder(new CpuDevice(), model);
     expect(() => makeAdapter(options, decoder, "tiny")).toThrow(/L-PRUNED/);
   });

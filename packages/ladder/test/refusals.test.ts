@@ -15,7 +15,7 @@ import { Lora } from "../src/lora.ts";
 import { loraConfig, loraSites } from "../src/lora-config.ts";
 import { quantizeNf4 } from "../src/nf4-weight.ts";
 import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
-import { checkSideConfig, effectiveDepth, parseSideConfig } from "../src/side-config.ts";
+import { checkSideConfig, parseSideConfig, sideDepth } from "../src/side-config.ts";
 import { SideNetwork } from "../src/side-network.ts";
 import { f32, type TensorFile } from "./golden-cases.ts";
 import { drawModel } from "./tiny-model.ts";
@@ -75,10 +75,9 @@ describe("a side network is refused", () => {
 describe("effective depth", () => {
   it("is L + δ for an xLadder of l = 2 δ layers, and L + 1 for a Ladder up to the last hidden state", () => {
     for (let delta = 1; delta <= 8; delta++) {
-      expect(effectiveDepth(xladderConfig(model, "m", { delta }), model)).toBe(8 + delta);
+      expect(sideDepth(xladderConfig(model, "m", { delta }), model)).toBe(8 + delta);
     }
-    expect(effectiveDepth(ladderConfig(model, "m", { layers: 8 }), model)).toBe(9);
-    expect(effectiveDepth(null, model)).toBe(8);
+    expect(sideDepth(ladderConfig(model, "m", { layers: 8 }), model)).toBe(9);
   });
 
   it("is the longest chain of blocks from tokens to logits, for rungs anywhere", () => {
@@ -90,7 +89,7 @@ describe("effective depth", () => {
       let longest = 0;
       for (let k = 0; k < layers; k++) longest = Math.max(longest, rungs[k] ?? 0) + 1;
       const config = ladderConfig(model, "m", { rungs, layers });
-      expect(effectiveDepth(config, model)).toBe(Math.max(8, longest));
+      expect(sideDepth(config, model)).toBe(Math.max(8, longest));
     }
   });
 });

@@ -160,8 +160,8 @@ async function compareStart(
   const results = await observe(decoder, adapter, batch);
   const states = [
     "logits",
-    ...(side
-      ? ["y", ...Array.from({ length: side.config.num_hidden_layers }, (_, k) => `side_states.${k + 1}`)]
+    ...(side?.cacheShape
+      ? ["y", ...Array.from({ length: side.cacheShape.numLayers }, (_, k) => `side_states.${k + 1}`)]
       : []),
   ];
   const loss = expectedTensor(expected, "loss").values;

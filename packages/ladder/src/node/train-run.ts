@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
 import type { Device } from "@sidenet/tensor";
+import { effectiveDepth } from "../adapter.ts";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import { decoderParameters } from "../decoder.ts";
@@ -11,7 +12,7 @@ import type { TokenRecord } from "../records.ts";
 import { isEvaluation, type MetricsLine, type StepMetrics } from "../run/metrics.ts";
 import type { RunState } from "../run/run-state.ts";
 import { type RunCheckpoints, TrainingLoop } from "../run/training-loop.ts";
-import { effectiveDepth, parameterCount } from "../side-config.ts";
+import { parameterCount } from "../side-config.ts";
 import { evaluateLoss, Trainer } from "../trainer.ts";
 import { writeTimeline } from "./memory-timeline.ts";
 import { checkOutputFile } from "./output-folder.ts";
@@ -108,7 +109,7 @@ async function runLoaded(
   const state = resumed ?? (await begin(parts));
   events.onStart?.({
     trainableParameters: adapter.parameters.count,
-    effectiveDepth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
+    effectiveDepth: effectiveDepth(adapter, decoder.config),
     backboneParameters: parameterCount(decoderParameters(decoder.config)), // not the bytes that NF4 makes of them
     trainRecords: run.trainRecords,
     heldOutRecords: run.heldOut.length,

@@ -1,9 +1,9 @@
 /** What a run leaves when it ends: the adapter, and a summary of how it went. */
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
+import { effectiveDepth } from "../../adapter.ts";
 import type { StepMetrics } from "../../run/metrics.ts";
 import type { StopReason, TrainingLoop } from "../../run/training-loop.ts";
-import { effectiveDepth } from "../../side-config.ts";
 import { evaluateLoss } from "../../trainer.ts";
 import { saveAdapter } from "../adapter-files.ts";
 import { writeJsonFile } from "../json-file.ts";
@@ -66,7 +66,7 @@ export async function finish(
     model: parts.run.modelName,
     device: deviceName(parts),
     trainable_parameters: adapter.parameters.count,
-    effective_depth: effectiveDepth(adapter.side?.config ?? null, decoder.config),
+    effective_depth: effectiveDepth(adapter, decoder.config),
     peak_bytes: peak.peakBytes,
     peak_bytes_by_category: peak.byCategory,
     flops: state.flops,
