@@ -1,10 +1,10 @@
-// adamw8: one step as adamw.wgsl's, with moments of 8 bits: m = signed map[mCode] · mMax of its block of 256, v likewise
-// with the unsigned map; both are scaled and rounded to the nearest entry anew, a tie to the lower;
-//   a v above 0 never to 0, under which a lasting m over eps would be a leap that f32 state never makes
+// adamw8: one step of adamw.wgsl with 8-bit moments: m = map[mCode] · mMax of its block of 256, with the signed map, and v
+//   likewise with the unsigned one. After the step both are scaled and rounded to the nearest entry again, ties to the lower.
+//   A positive v is never rounded to 0: m / eps would be a step that f32 moments never make.
 //   in maps: 256 entries with a sign, 256 without; g[N] gradScale[1]   in/out w[N], mCodes, vCodes: N bytes; mMax vMax[⌈N/256⌉]
-//   grid: one workgroup of 64 threads per block, four neighbours a thread: their codes are one word
-//   numerics: f32 in between. Moments are products and sums rounded one by one, which passing through an integer that
-//   compilers know nothing about (zero is 0) keeps so: a fused multiply-add could change a code
+//   grid: one workgroup of 64 threads per block, four neighbours per thread, whose codes share a word
+//   numerics: f32 in between. Products and sums of moments are rounded separately: they pass through an integer that the
+//   compiler cannot fold (zero is 0), since a fused multiply-add could change a code
 //   source: Dettmers et al. 2022 (2110.02861), "8-bit optimizers via block-wise quantization"
 requires immediate_address_space;
 
@@ -31,7 +31,7 @@ var<workgroup> largest: array<vec2<f32>, LANES>;
 
 fn rounded(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ p.zero); }
 
-/// How many of a map's middles are below a value.
+/// How many midpoints between neighbouring entries of a map are below a value.
 fn codeOf(scaled: f32, map: u32) -> u32 {
   var low = 0u;
   var high = 255u;

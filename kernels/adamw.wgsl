@@ -1,11 +1,11 @@
-// adamw: one step in place: m, v moments of g · gradScale; w ← w - decay · w - lr · (m/c1) / (√(v/c2) + eps)
+// adamw: one step in place, with m and v the moments of g · gradScale; w ← w - decay · w - lr · (m/c1) / (√(v/c2) + eps)
 //   in g[N] gradScale[1]   in/out w[N] m[N] v[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into
 //   the padding of the storage
 //   numerics: f32 state; the corrections c = 1 - βᵗ and 1 - β come from the host, in double   source: Loshchilov & Hutter 2019
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 4; // a thread, LANES apart
+const VECTORS: u32 = 4; // per thread, LANES apart
 
 alias w_v = vec4<f32>;
 alias m_v = vec4<f32>;

@@ -1,27 +1,26 @@
 // attention: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g] over keys s <= t + queryOffset with keyMask[s] = 1
-//   and segments[s] = segments[t + queryOffset], in tiles
-//   in q[B,T,H,D] k v[B,S,G,D] marks[B,S]   out y[B,T,H,D] lse[B,T,H] in two parts: the largest score, and the
-//   logarithm of the sum of all relative to it
-// join_marks: marksOut[s] = (segments[s], keyMask[s])   in keyMask[B,S] (bytes) segments[B,S]   out marksOut[B,S]
-//   marks are those pairs, or keyMask alone, as p.marks says: one binding, since an entry point has eight
-// statistics: stats[t,h] = (lseIn, dy·yIn, scale)   in dy yIn lseIn   out stats
-// backward_q: dq = scale · Σ_s ds k, ds = p (dy·v - dy·y), p = exp(scale · q·k - lse)
-// backward_kv: dk = scale · Σ ds q, dv = Σ p dy, over the queries that see s and the heads of its group
-//   in as above, dy[B,T,H,D] statsIn[B,T,H]   out dq, dk dv
+//   and segments[s] = segments[t + queryOffset]
+// forward:     in q[B,T,H,D] k v[B,S,G,D] mask[B,S]   out y[B,T,H,D] lse[B,T,H] = (maximum score, log Σ exp(score - maximum))
+// backward_q:  dq = scale · Σ_s ds k with ds = p (dy·v - dy·y) and p = exp(scale · q·k - lse)
+// backward_kv: dk = scale · Σ ds q, dv = Σ p dy, over the queries to which s is visible and the heads of its group
+//   in as forward, dy[B,T,H,D] statsIn[B,T,H]   out dq, or dk and dv
+// statistics:  stats[t,h] = (lseIn, dy·yIn, scale)   in dy yIn lseIn   out stats
+// pack_mask:   maskOut[s] = (segments[s], keyMask[s])   in keyMask[B,S] (bytes) segments[B,S]   out maskOut[B,S]
+//   mask holds keyMask or these pairs, as maskKind says: one binding for both, since an adapter may have only eight
 //   A row is a query of one of the H/G heads that share a key head: row r is token r / (H/G), head r % (H/G) of the group.
-//   grid: one workgroup of 64 threads per 32 rows (backward_kv: 32 keys) of one key head; statistics: a
-//   thread per query; join_marks: one per key
-//   why: products of 32 rows and 32 keys pass through workgroup memory, no T·S matrix exists; tiles that the causal rule or
-//   segments hide are skipped. Sums of a row stay with its threads, 4 rows x 4 columns in each 32 of D.
-//   numerics: f32 throughout, scores shifted by their running maximum, and lse in two parts, as scores of
-//   thousands would round it away; a row that sees nothing gives y = 0, lse = (MASKED, 0)
+//   grid: one workgroup of 64 threads per tile of 32 rows (backward_kv: 32 keys) of one key head; statistics: one thread per
+//   query; pack_mask: one thread per key
+//   why: scores of 32 rows x 32 keys pass through workgroup memory, so there is no T x S matrix, and tiles that the causal
+//   rule or the segments hide are skipped. A thread accumulates 4 rows x 4 columns of each 32 of D.
+//   numerics: f32; scores are shifted by the running maximum; lse is two numbers, since scores of thousands would round the
+//   logarithm away; a row without visible keys gives y = 0 and lse = (MASKED, 0)
 //   source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4
 requires immediate_address_space;
 
-const MOST_D: u32 = 64; // room for D: a multiple of 32
+const MAX_D: u32 = 64; // D at most, a multiple of 32
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
-const MASK: u32 = 1; // marks are bytes: 0 is padding
-const SEGMENTS: u32 = 2; // marks are pairs (segment, 0 where padding)
+const KEY_MASK: u32 = 1; // mask is bytes, 0 for padding
+const SEGMENTS: u32 = 2; // mask is pairs (segment, key mask)
 
 alias q_t = f32;
 alias k_t = f32;
@@ -34,15 +33,15 @@ alias dk_t = f32;
 alias dv_t = f32;
 
 struct Params {
-  b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, marks: u32,
-  firstQuery: u32, firstKey: u32, // where this window starts in lse and statistics, and in marks, which are bound whole
+  b: u32, t: u32, s: u32, g: u32, h: u32, d: u32, queryOffset: i32, scale: f32, maskKind: u32,
+  firstQuery: u32, firstKey: u32, // where the window starts in lse and stats, and in mask: they are bound whole
 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<q_t>;
 @group(0) @binding(1) var<storage, read> k: array<k_t>;
 @group(0) @binding(2) var<storage, read> v: array<v_t>;
-@group(0) @binding(3) var<storage, read> marks: array<u32>;
+@group(0) @binding(3) var<storage, read> mask: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_t>;
 @group(0) @binding(5) var<storage, read_write> lse: array<vec2<f32>>;
 @group(0) @binding(6) var<storage, read> dy: array<dy_t>;
@@ -55,23 +54,23 @@ var<immediate> p: Params;
 @group(0) @binding(13) var<storage, read_write> dv: array<dv_t>;
 @group(0) @binding(14) var<storage, read> keyMask: array<u32>;
 @group(0) @binding(15) var<storage, read> segments: array<u32>;
-@group(0) @binding(16) var<storage, read_write> marksOut: array<vec2<u32>>;
+@group(0) @binding(16) var<storage, read_write> maskOut: array<vec2<u32>>;
 
-alias Sums = array<vec4<f32>, MOST_D / 8>; // [32 of D][row]
+alias Sums = array<vec4<f32>, MAX_D / 8>; // [32 of D][row]
 const RIGHT: u32 = 160;
 const GRADIENTS: u32 = 1056;
 
-// Two blocks of [32][16 of D in vectors, padded to 5]: the left and the right side of a product; or one of [32][32 of D].
+// Two blocks [32][16 of D as 4 vectors, padded to 5], the left and right side of q·k or dy·v; or one block [32][32 of D].
 var<workgroup> blocks: array<vec4<f32>, 320>;
-// Two tiles of [32 rows][32 columns, padded to 33]: scores or weights, and their gradients.
+// Two tiles [32 rows][32 columns, padded to 33]: scores or weights, and from GRADIENTS on their gradients.
 var<workgroup> tiles: array<f32, 2112>;
 var<workgroup> rowMax: array<f32, 32>;
 var<workgroup> rowSum: array<f32, 32>;
-var<workgroup> rescale: array<f32, 32>; // what a row's sums so far are multiplied by
-var<workgroup> sees: array<u32, 64>;
-var<workgroup> met: u32;
+var<workgroup> rescale: array<f32, 32>; // factor of a row's sums so far
+var<workgroup> visibility: array<u32, 64>;
+var<workgroup> anyVisibleInTile: u32;
 
-/// Where a workgroup works: batch, key head, and its first row or key.
+/// The tile of a workgroup: batch, key head, and first row or key.
 struct Place { b: u32, g: u32, first: u32 }
 
 fn heads() -> u32 { return p.h / p.g; }
@@ -83,14 +82,15 @@ fn placeOf(wg: vec3<u32>, nwg: vec3<u32>, count: u32) -> Place {
   return Place(i / tiles / p.g, i / tiles % p.g, i % tiles * 32);
 }
 
-/// Index of a row among all queries, and of a key among all keys; past the end, the last one.
+/// Index of a row among all queries; past the end, that of the last row.
 fn query(at: Place, row: u32) -> u32 {
   let r = min(row, rows() - 1);
   return (at.b * p.t + r / heads()) * p.h + at.g * heads() + r % heads();
 }
+/// Index of a key among all keys; past the end, that of the last key.
 fn key(at: Place, s: u32) -> u32 { return (at.b * p.s + min(s, p.s - 1)) * p.g + at.g; }
 
-// Four values of a row or key: zero past the end of D; past the last row or key the last one's, which nothing counts.
+// Four values of a row or key from element d on, zero past the end of D. Past the last row or key it is the last one's, unused.
 fn four(d: u32, v: vec4<f32>) -> vec4<f32> { return select(vec4<f32>(), v, vec4(d, d + 1, d + 2, d + 3) < vec4(p.d)); }
 fn fourAt(i: u32, d: u32) -> vec4<u32> { return i * p.d + min(vec4(d, d + 1, d + 2, d + 3), vec4(p.d - 1)); }
 fn readQ(at: Place, row: u32, d: u32) -> vec4<f32> {
@@ -115,35 +115,35 @@ fn visible(at: Place, row: u32, s: u32) -> bool {
   if (row >= rows() || s >= p.s || i32(s) > position) { return false; }
   let first = p.firstKey + at.b * p.s;
   let i = first + s;
-  if (p.marks == MASK) { return ((marks[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
-  if (p.marks == SEGMENTS) { return marks[2 * i + 1] != 0 && marks[2 * i] == marks[2 * (first + u32(position))]; }
+  if (p.maskKind == KEY_MASK) { return ((mask[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
+  if (p.maskKind == SEGMENTS) { return mask[2 * i + 1] != 0 && mask[2 * i] == mask[2 * (first + u32(position))]; }
   return true;
 }
 
-/// Whether some of 32 rows sees some of 32 keys: asked where segments may hide all of them.
-fn meet(at: Place, row: u32, s: u32, thread: u32) -> bool {
-  if (p.marks != SEGMENTS) { return true; }
-  var seen = false;
-  for (var i = 0u; i < 16; i++) { seen |= visible(at, row + thread % 32, s + thread / 32 * 16 + i); }
-  sees[thread] = u32(seen);
+/// Whether any of 32 keys is visible to any of 32 rows. Segments alone can hide a whole tile of the loops below.
+fn anyVisible(at: Place, row: u32, s: u32, thread: u32) -> bool {
+  if (p.maskKind != SEGMENTS) { return true; }
+  var isAny = false;
+  for (var i = 0u; i < 16; i++) { isAny |= visible(at, row + thread % 32, s + thread / 32 * 16 + i); }
+  visibility[thread] = u32(isAny);
   workgroupBarrier();
   if (thread == 0) {
-    met = 0;
-    for (var i = 0u; i < 64; i++) { met |= sees[i]; }
+    anyVisibleInTile = 0;
+    for (var i = 0u; i < 64; i++) { anyVisibleInTile |= visibility[i]; }
   }
-  return workgroupUniformLoad(&met) != 0;
+  return workgroupUniformLoad(&anyVisibleInTile) != 0;
 }
 
-/// One past the last key that some of the 32 rows sees.
+/// One past the last key that the causal rule makes visible to any of the 32 rows.
 fn keysEnd(at: Place) -> u32 {
   let last = min(at.first + 31, rows() - 1) / heads();
   return u32(clamp(i32(last) + p.queryOffset + 1, 0, i32(p.s)));
 }
 
-/// First row that sees the key tile.
+/// First row to which the causal rule makes any key of the tile visible.
 fn rowsStart(at: Place) -> u32 { return u32(max(i32(at.first) - p.queryOffset, 0)) * heads(); }
 
-/// left · rightᵀ over 16 of D: the thread's four rows times its four columns, which are 8 apart.
+/// Adds left · rightᵀ over 16 of D: the thread's four rows times its four columns, which are 8 apart.
 fn addProduct(sums: mat4x4<f32>, d: u32, thread: u32) -> mat4x4<f32> {
   var sum = sums;
   for (var i = 0u; i < (min(16, p.d - d) + 3) / 4; i++) {
@@ -155,7 +155,7 @@ fn addProduct(sums: mat4x4<f32>, d: u32, thread: u32) -> mat4x4<f32> {
   return sum;
 }
 
-/// scale · q·k for 32 rows and keys into the first tile, keys as its rows if `keysLeft`.
+/// Writes scale · q·k of 32 rows and 32 keys to the first tile; with `keysLeft`, keys are the tile's rows.
 fn scoreTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   var sum: mat4x4<f32>;
   let qAt = select(0, RIGHT, keysLeft);
@@ -171,7 +171,7 @@ fn scoreTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   storeTile(sum * p.scale, 0, thread);
 }
 
-/// dy·v likewise into the second tile.
+/// Writes dy·v likewise to the second tile.
 fn gradientTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   var sum: mat4x4<f32>;
   let dyAt = select(0, RIGHT, keysLeft);
@@ -188,34 +188,34 @@ fn gradientTile(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
 }
 
 fn storeTile(sums: mat4x4<f32>, tile: u32, thread: u32) {
-  var w = sums; // a copy, so that only it is indexed at run time
-  for (var i = 0u; i < min(16, 16 * p.d); i++) { // an end that no driver unrolls to
+  var w = sums; // indexing with a variable is confined to this copy
+  for (var i = 0u; i < min(16, 16 * p.d); i++) { // the bound depends on a parameter, so that no driver unrolls the loop
     tiles[tile + (thread / 8 * 4 + i / 4) * 33 + thread % 8 + i % 4 * 8] = w[i / 4][i % 4];
   }
 }
 
-/// Scores of a row become weights exp(score - maximum); its maximum and sum go on from the tiles before.
+/// Turns the scores of a row into weights exp(score - maximum) and updates the row's running maximum and sum.
 fn softmaxRow(at: Place, r: u32, s: u32) {
   let w = r * 33;
   let count = min(32, p.s - s);
   let before = rowMax[r];
-  var top = before;
+  var maxScore = before;
   for (var i = 0u; i < count; i++) {
-    if (visible(at, at.first + r, s + i)) { top = max(top, tiles[w + i]); } else { tiles[w + i] = MASKED; }
+    if (visible(at, at.first + r, s + i)) { maxScore = max(maxScore, tiles[w + i]); } else { tiles[w + i] = MASKED; }
   }
-  let factor = exp(max(before - top, -100.0));
+  let factor = exp(max(before - maxScore, -100.0));
   var sum = rowSum[r] * factor;
   for (var i = 0u; i < count; i++) {
-    let e = select(0, exp(max(tiles[w + i] - top, -100.0)), tiles[w + i] > MASKED);
+    let e = select(0, exp(max(tiles[w + i] - maxScore, -100.0)), tiles[w + i] > MASKED);
     tiles[w + i] = e;
     sum += e;
   }
-  rowMax[r] = top;
+  rowMax[r] = maxScore;
   rowSum[r] = sum;
   rescale[r] = factor;
 }
 
-/// The first tile becomes p, the second ds · scale.
+/// Turns the first tile into p and the second into ds · scale.
 fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   for (var i = thread; i < 1024; i += 64) {
     let r = row + select(i / 32, i % 32, keysLeft);
@@ -228,7 +228,7 @@ fn gradientWeights(at: Place, row: u32, s: u32, keysLeft: bool, thread: u32) {
   }
 }
 
-/// factor · sums + tile · values for 32 of D of the thread's sums, over `count` columns of the tile.
+/// sums = factor · sums + tile · values for chunk `chunk` of 32 of D, over the first `count` columns of the tile.
 fn addValues(sums: ptr<function, Sums>, chunk: u32, factor: vec4<f32>, tile: u32, count: u32, thread: u32) {
   let c = chunk * 4;
   var sum = mat4x4((*sums)[c] * factor.x, (*sums)[c + 1] * factor.y, (*sums)[c + 2] * factor.z, (*sums)[c + 3] * factor.w);
@@ -258,7 +258,7 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   var sums: Sums;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 32) {
-    if (!meet(at, at.first, s, thread)) { continue; }
+    if (!anyVisible(at, at.first, s, thread)) { continue; }
     scoreTile(at, at.first, s, false, thread);
     workgroupBarrier();
     if (thread < 32) { softmaxRow(at, thread, s); }
@@ -271,8 +271,8 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
       workgroupBarrier();
     }
   }
-  workgroupBarrier(); // a workgroup without keys has not passed one
-  var out = sums; // a copy, so that only it is indexed at run time
+  workgroupBarrier(); // a workgroup without keys has passed none yet
+  var out = sums; // indexing with a variable is confined to this copy
   for (var r = r0; r < min(r0 + 4, rows() - at.first); r++) {
     let sum = rowSum[r];
     let i = query(at, at.first + r) * p.d;
@@ -288,13 +288,13 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
 }
 
 @compute @workgroup_size(64)
-fn join_marks(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+fn pack_mask(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
               @builtin(local_invocation_index) thread: u32) {
   let i = (wg.x + wg.y * nwg.x) * 64 + thread;
   if (i >= p.b * p.s) { return; }
   var open = 1u;
-  if (p.marks == MASK) { open = (keyMask[i / 4] >> (i % 4 * 8)) & 0xff; }
-  marksOut[i] = vec2(segments[i], open);
+  if (p.maskKind == KEY_MASK) { open = (keyMask[i / 4] >> (i % 4 * 8)) & 0xff; }
+  maskOut[i] = vec2(segments[i], open);
 }
 
 @compute @workgroup_size(64)
@@ -305,7 +305,7 @@ fn statistics(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   var sum = 0.0;
   for (var d = i * p.d; d < (i + 1) * p.d; d++) { sum += f32(dy[d]) * f32(yIn[d]); }
   let lse = lseIn[p.firstQuery + i];
-  // Of a key that has all weight, dy·v - dy·y is 0, and what is left of it rounding: it counts nothing.
+  // log-sum 0: one key has all the weight, so dy·v - dy·y is 0 up to rounding. The scale 0 makes the gradient exactly 0.
   stats[p.firstQuery + i] = vec4(lse, sum, select(p.scale, 0, lse.y == 0));
 }
 
@@ -319,7 +319,7 @@ fn backward_q(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg
   var sums: Sums;
   let end = keysEnd(at);
   for (var s = 0u; s < end; s += 32) {
-    if (!meet(at, at.first, s, thread)) { continue; }
+    if (!anyVisible(at, at.first, s, thread)) { continue; }
     scoreTile(at, at.first, s, false, thread);
     gradientTile(at, at.first, s, false, thread);
     workgroupBarrier();
@@ -351,7 +351,7 @@ fn backward_kv(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nw
   var sumsK: Sums;
   var sumsV: Sums;
   for (var row = rowsStart(at); row < rows(); row += 32) {
-    if (!meet(at, row, at.first, thread)) { continue; }
+    if (!anyVisible(at, row, at.first, thread)) { continue; }
     scoreTile(at, row, at.first, true, thread);
     gradientTile(at, row, at.first, true, thread);
     workgroupBarrier();

@@ -1,12 +1,12 @@
 // main: y[i] = apply(a[i], b[i])      compare: m[i] = test(a[i], b[i]), as bytes 0 and 1, four to a word
-//   the bodies of `apply` and `test` are given by the op row
+//   the op row gives the bodies of `apply` and `test`
 //   in a[N] b[N]   out y[N] or m[N / 4]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into
 //   the padding of the storage
-//   numerics: f32 whatever the elements are
+//   numerics: f32 for every element type
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 4; // a thread, LANES apart
+const VECTORS: u32 = 4; // per thread, LANES apart
 
 alias a_v = vec4<f32>;
 alias b_v = vec4<f32>;

@@ -3,13 +3,14 @@
 //   (1 - s) logits[target] + s mean_v logits
 //   in logits[n,v] targets[N]   out rowMax[N] logSum[N] nll[N]   grid: one workgroup per `each` rows of logits
 // mean_loss: loss = Σ nll / number of scored rows (1 when there are none)
-//   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: that number alone
+//   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: only that number
 // logit_gradients: dlogits = (exp((logits - rowMax) - logSum) - (1 - s) onehot - s / V) · dloss / scored; ignored rows 0
 //   in logits[n,v] targets[N] rowMaxIn[N] logSumIn[N] dloss[1] scoredIn[1]   out dlogits[n,v]; _in_place: over the logits
 //   grid: `each` workgroups per row
-//   Logits lie in blocks of `block` columns, one [n, block] after the other and the last one narrower; block = v: as usual.
-//   why: logits are read once, with the sum so far rescaled when the maximum grows; KEPT loads a thread are on their way at once
-//   numerics: f32 throughout; rowMax and logSum stay apart, since large logits would round logSum away in their sum;
+//   Logits are stored in blocks of `block` columns, one [n, block] after the other, the last one narrower; with block = v they
+//   are one matrix.
+//   why: logits are read once: the running sum is rescaled when the maximum grows; each thread has KEPT loads in flight
+//   numerics: f32 throughout; rowMax and logSum are two numbers, since in their sum large logits would round logSum away;
 //   `firstRow` is the row of targets that belongs to logits row 0
 enable subgroups;
 // SUBGROUPS=0:
@@ -17,14 +18,14 @@ requires immediate_address_space;
 
 const LANES: u32 = 64;
 const KEPT: u32 = 4;
-const WIDTH: u32 = 4; // of a vector: rows and blocks are multiples of it
+const WIDTH: u32 = 4; // elements of a vector: rows and blocks are multiples of it
 const LOWEST = -3.4028234663852886e38; // not above any logit; finite, because WGSL may assume there are no infinities
 
 alias logits_v = vec4<f32>;
 // WIDTH=1: alias logits_v = f32;
 alias dlogits_v = vec4<f32>;
 // WIDTH=1: alias dlogits_v = f32;
-alias value = vec4<f32>; // what is computed with
+alias value = vec4<f32>; // the type of intermediate values
 // WIDTH=1: alias value = f32;
 alias places = vec4<u32>;
 // WIDTH=1: alias places = u32;
@@ -59,48 +60,48 @@ struct Thread {
   // SUBGROUPS=0:
 }
 
-var<workgroup> parts: array<f32, LANES>;
+var<workgroup> partials: array<f32, LANES>;
 
-/// Shows all threads a value of each subgroup, or of each thread where there are no subgroups; returns how many those are.
+/// Publishes one value per subgroup (without subgroups, per thread) to the workgroup; returns how many there are.
 fn share(at: Grid, t: Thread, part: f32) -> u32 {
-  workgroupBarrier(); // what was here has been read
-  if (subgroupElect()) { parts[t.subgroup] = part; }
-  // SUBGROUPS=0: parts[t.lane] = part;
+  workgroupBarrier(); // all threads have read what an earlier call left
+  if (subgroupElect()) { partials[t.subgroup] = part; }
+  // SUBGROUPS=0: partials[t.lane] = part;
   workgroupBarrier();
   return at.subgroups;
   // SUBGROUPS=0: return LANES;
 }
 
-fn sumOfParts(lane: u32, given: u32) -> f32 {
+fn sumOfPartials(lane: u32, given: u32) -> f32 {
   var count = given;
   for (; count > 16; count /= 2) {
-    if (lane < count / 2) { parts[lane] += parts[lane + count / 2]; }
+    if (lane < count / 2) { partials[lane] += partials[lane + count / 2]; }
     workgroupBarrier();
   }
   var sum = 0.0;
-  for (var i = 0u; i < count; i++) { sum += parts[i]; }
+  for (var i = 0u; i < count; i++) { sum += partials[i]; }
   return sum;
 }
 
-/// The sum of a value of each thread.
-fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, subgroupAdd(v))); }
-// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, v)); }
+/// The sum of v over the workgroup.
+fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfPartials(t.lane, share(at, t, subgroupAdd(v))); }
+// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfPartials(t.lane, share(at, t, v)); }
 // SUBGROUPS=1: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupAdd(v); }
 
-fn maxOfParts(lane: u32, given: u32) -> f32 {
+fn maxOfPartials(lane: u32, given: u32) -> f32 {
   var count = given;
   for (; count > 16; count /= 2) {
-    if (lane < count / 2) { parts[lane] = max(parts[lane], parts[lane + count / 2]); }
+    if (lane < count / 2) { partials[lane] = max(partials[lane], partials[lane + count / 2]); }
     workgroupBarrier();
   }
-  var largest = parts[0];
-  for (var i = 1u; i < count; i++) { largest = max(largest, parts[i]); }
+  var largest = partials[0];
+  for (var i = 1u; i < count; i++) { largest = max(largest, partials[i]); }
   return largest;
 }
 
-/// The largest of the values of all threads.
-fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, subgroupMax(v))); }
-// SUBGROUPS=0: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, v)); }
+/// The maximum of v over the workgroup.
+fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfPartials(t.lane, share(at, t, subgroupMax(v))); }
+// SUBGROUPS=0: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfPartials(t.lane, share(at, t, v)); }
 // SUBGROUPS=1: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupMax(v); }
 
 fn total(v: value) -> f32 { return dot(v, value(1.0)); }
@@ -114,7 +115,7 @@ fn shifted(v: value, largest: f32) -> value { return exp(2.0 * max(0.5 * v - 0.5
 
 fn shiftedOne(v: f32, largest: f32) -> f32 { return exp(2.0 * max(0.5 * v - 0.5 * largest, -60.0)); }
 
-/// Some columns of a row of logits, which lie side by side: `width` vectors from column `first` on, at vector `at`.
+/// Contiguous columns of a row of logits: `width` vectors from column `first` on, stored at vector `at`.
 struct Part { first: u32, width: u32, at: u32 }
 
 fn partOf(row: u32, first: u32) -> Part {
@@ -130,7 +131,7 @@ fn logitAt(row: u32, v: u32) -> f32 {
   // WIDTH=1: return found;
 }
 
-/// A thread's vectors of a part from its vector `i` on; LOWEST past the end.
+/// The batch that starts at vector `i` of such columns; LOWEST past their end.
 fn fetch(kept: ptr<function, Batch>, part: Part, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
     let at = i + j * LANES;
@@ -138,7 +139,7 @@ fn fetch(kept: ptr<function, Batch>, part: Part, i: u32) {
   }
 }
 
-/// What a thread has seen of a row: the largest logit, Σ exp(logits - largest), Σ (largest - logits) and how many.
+/// Running statistics of a row: the maximum, Σ exp(logits - maximum), Σ (maximum - logits) and the count.
 struct Seen { largest: f32, sum: f32, below: f32, count: f32 }
 
 fn see(seen: ptr<function, Seen>, row: u32, lane: u32) {
@@ -218,7 +219,7 @@ fn count_scored(at: Grid, t: Thread) {
   if (t.lane == 0) { scored[0] = count; }
 }
 
-/// What all logits of a row share.
+/// What the gradients of a row's logits have in common.
 struct Row { target_: i32, max: f32, logSum: f32, factor: f32 }
 
 fn rowAt(row: u32) -> Row {

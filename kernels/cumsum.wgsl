@@ -1,7 +1,7 @@
 // cumsum: y[o,a,i] = Σ x[o,b,i] over b <= a, or over b >= a in reverse, x seen as [outer, length, inner] around the axis
 //   in x[outer,length,inner]   out y[outer,length,inner]   grid: one workgroup per line (o,i), `lines` of them
-//   Each thread sums a run of the line, adds what the threads before it have, and goes through its run again.
-//   numerics: f32 whatever the elements are
+//   why: each thread sums a range of the line, adds the sums of the threads before it, and passes over its range again
+//   numerics: f32 for every element type
 requires immediate_address_space;
 
 const LANES: u32 = 64;

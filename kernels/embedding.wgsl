@@ -1,9 +1,9 @@
-// forward: y[n] = table[ids[firstToken + n]], for ids within the bound rows first .. first + count of a table of v rows
-//   in ids[N] table[count,C]   out y[N,C]   grid: one workgroup per n; the first window of the table zeroes
-//   rows whose id is in none
+// forward: y[n] = table[ids[firstToken + n]], for ids within rows first .. first + count, the bound window of a table of v rows
+//   in ids[N] table[count,C]   out y[N,C]   grid: one workgroup per n; the first window of the table writes
+//   zeros where the id is in no window
 // backward: dtable[v] = Σ dy[n] over n with ids[firstToken + n] = v
 //   in ids[N] dy[N,C]   out dtable[count,C]   grid: one workgroup per table row; later windows of dy add
-//   numerics: terms are added in order of n, so sums are the same on every run; every row is written
+//   numerics: terms are added in order of n, so results are the same on every run; every row is written
 requires immediate_address_space;
 
 const LANES: u32 = 64;

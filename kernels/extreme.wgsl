@@ -1,8 +1,8 @@
-// The largest of direction · x[o,a,i] along a, the first of equals, x seen as [outer, length, inner] around the axis:
-// value[first + out] = that x, index[first + out] = base + a; either output may be left out
-// continued: the axis goes on from a window before, and what is in value and index loses only to a larger x
+// max and min along an axis: the largest direction · x[o,a,i] over a, the first of equals, with x as [outer, length, inner]
+//   value[first + out] = that x, index[first + out] = base + a; either output may be absent
+//   continued: the axis continues from an earlier window, whose value and index are kept unless an x here is larger
 //   in x[outer,length,inner]   out value[...] index[...]   grid: one workgroup per output, LANES threads share its axis
-//   numerics: starts from an element, not from a bound, so any finite value may win
+//   numerics: the search starts from an element, not from a bound, so any finite value may be the result
 requires immediate_address_space;
 
 const LANES: u32 = 64;

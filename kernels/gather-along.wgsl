@@ -3,7 +3,7 @@
 // backward: y[o,a,i] = Σ_j x[o,j,i] over j with ids[o,j,i] = a
 //   in x[outer,count,inner] (dy) ids[outer,count,inner]   out y[outer,length,inner] (dx)
 //   grid: one thread per output, `size` of them, for both
-//   numerics: terms are added in order of j, so sums are the same on every run
+//   numerics: terms are added in order of j, so results are the same on every run
 requires immediate_address_space;
 
 const LANES: u32 = 64;

@@ -1,12 +1,12 @@
 // int8 blocks: codes[i] = 128 + round(x[i] / scales[i / 64]), scales = the power of two with 127 · scale >= max |x| of the block
-//   in, out x[N], codes[N] (four a word), scales[⌈N/64⌉]   grid: a thread for each block to quantize, for each word of codes back
+//   in, out x[N], codes[N] (four a word), scales[⌈N/64⌉]   grid: one thread per block to quantize, per word of codes to dequantize
 //   numerics: a power of two divides exactly and round() takes ties to even, so codes are the same everywhere
 //   source: shared exponents as in the OCP Microscaling formats (MXINT8), here over 64 values
 requires immediate_address_space;
 
 const LANES: u32 = 64;
 const BLOCK: u32 = 64;
-const TINY: f32 = 0x1p-100; // below it a block is zero: its scale would leave the normal numbers
+const TINY: f32 = 0x1p-100; // blocks below it become zero: their scale would be subnormal
 
 struct Params { n: u32 }
 var<immediate> p: Params;

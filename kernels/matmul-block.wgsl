@@ -1,21 +1,22 @@
 // matmul for GPUs where extents are multiples of 4: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), forms and strides of matmul-tile
-//   in a b bias[N]   out y[M,N], or [parts,batches,M,N] of a sum that is cut into parts of `depth` (matmul-parts adds them)
-//   grid: one workgroup per block of BLOCK x BLOCK and part, 8 x 8 values a thread
-//   why: 64 multiply-adds for four vectors from workgroup memory; each operand is read as vectors along the axis that
-//   memory has innermost, transposed in registers where that is k, and kept as [k][four of m or n]. The next block of k is on
-//   its way from memory while this one is multiplied.
-//   numerics: sums stay f32 whatever the elements are, over k in order
+//   in a b bias[N]   out y[M,N]; with split-K partial sums [splits,batches,M,N] over `splitDepth` of k each, which
+//   matmul-split-k adds
+//   grid: one workgroup per block of BLOCK x BLOCK and split, 8 x 8 values per thread
+//   why: 64 multiply-adds per four vectors from workgroup memory. Operands are read as vectors along the axis that is
+//   innermost in memory, transposed in registers where that is k, and staged as [k][four of m or n]. The next block of k is
+//   loaded while this one is multiplied.
+//   numerics: sums are f32 for every element type, over k in order
 requires immediate_address_space;
 
 const FORM: u32 = 0; // NT, NN or TN
 const NT: u32 = 0;
 const NN: u32 = 1;
 const TN: u32 = 2;
-const BLOCK: u32 = 128; // 64 where there would be too few blocks for the GPU
+const BLOCK: u32 = 128; // or 64, where blocks of 128 would be too few for the GPU
 const SIDE: u32 = BLOCK / 8; // threads along either axis
 const THREADS: u32 = SIDE * SIDE;
 const DEPTH: u32 = 16; // of k at a time
-const STEP: u32 = BLOCK / 4 + 1; // vectors of one k; one more than it takes, to spread over the banks
+const STEP: u32 = BLOCK / 4 + 1; // vectors from one k to the next, with one of padding against bank conflicts
 
 alias a_v = vec4<f32>;
 alias b_v = vec4<f32>;
@@ -24,7 +25,7 @@ alias y_v = vec4<f32>;
 
 struct Params {
   batches: u32, m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32,
-  accumulate: u32, hasBias: u32, splits: u32, splitDepth: u32 // of k, a multiple of DEPTH where there are several
+  accumulate: u32, hasBias: u32, splits: u32, splitDepth: u32 // splitDepth is a multiple of DEPTH if splits > 1
 }
 var<immediate> p: Params;
 
@@ -36,10 +37,10 @@ var<immediate> p: Params;
 var<workgroup> blockA: array<vec4<f32>, DEPTH * STEP>;
 var<workgroup> blockB: array<vec4<f32>, DEPTH * STEP>;
 
-/// Where a block of y starts, its batch, and which matrix [m,n] of y that is, counted over the batches of each part.
+/// A block of y: its batch, the index of its matrix [m,n] over all splits and batches, and its first row and column.
 struct Place { batch: u32, matrix: u32, row: u32, col: u32 }
 
-/// a[m,k] for four m and four k, as four vectors of m. Zero past the end of k. Rows past the end repeat the last: nobody stores what comes of them.
+/// a[m,k] for four m and four k, as four vectors of m. Zero past the end of k; rows past the end repeat the last and are not stored.
 fn alongK_A(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
   let k = k0 + i % 4 * 4;
   let first = at.batch * p.m * p.k + p.aAt + min(k, p.k - 4);
@@ -51,7 +52,7 @@ fn alongK_A(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
   return transpose(v);
 }
 
-/// The same of an operand whose rows are those of k.
+/// The same for form tn, where a is stored [k,m].
 fn alongM_A(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
   let k = k0 + i / (BLOCK / 4) * 4;
   let first = at.batch * p.m * p.k + p.aAt + min(at.row + i % (BLOCK / 4) * 4, p.m - 4);
@@ -61,7 +62,7 @@ fn alongM_A(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
   return inK(v, k);
 }
 
-/// Zero where k is past its end.
+/// Sets the vectors of k past the end to zero.
 fn inK(v: mat4x4<f32>, k: u32) -> mat4x4<f32> {
   let none = vec4<f32>();
   return mat4x4(select(none, v[0], k < p.k), select(none, v[1], k + 1 < p.k),
@@ -87,7 +88,7 @@ fn alongN_B(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
   return inK(v, k);
 }
 
-/// Fetch i of 2 · BLOCK: those of a, then those of b.
+/// Load i of 2 · BLOCK: the loads of a, then those of b.
 fn fetch(at: Place, i: u32, k0: u32) -> mat4x4<f32> {
   if (i < BLOCK) {
     if (FORM == TN) { return alongM_A(at, i, k0); }
@@ -115,7 +116,7 @@ fn mad(sum: mat4x4<f32>, s: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
                 fma(vec4(s.z), v, sum[2]), fma(vec4(s.w), v, sum[3]));
 }
 
-/// Four rows of four columns.
+/// Stores four rows of four columns.
 fn store(sums: mat4x4<f32>, at: Place, row: u32, col: u32) {
   if (col >= p.n) { return; }
   var sum = sums;
@@ -138,11 +139,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
         @builtin(local_invocation_index) t: u32) {
   let rows = (p.m + BLOCK - 1) / BLOCK;
   let cols = (p.n + BLOCK - 1) / BLOCK;
-  let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a split of b run close together
+  let block = wg.x + wg.y * nwg.x; // row blocks first: blocks with the same columns of b run close together
   let matrix = block / (rows * cols);
   if (matrix >= p.splits * p.batches) { return; }
   let at = Place(matrix % p.batches, matrix, block % rows * BLOCK, block / rows % cols * BLOCK);
-  let start = matrix / p.batches * p.splitDepth; // of this split of the sum
+  let start = matrix / p.batches * p.splitDepth; // of this split
   let end = min(start + p.splitDepth, p.k);
   let ty = t / SIDE;
   let tx = t % SIDE;

@@ -1,8 +1,8 @@
-// matmul for GPUs where y has few rows, as when tokens are made one at a time: y[m,n] = Σ_k a[m,k] b[n,k] (+ bias[n])
+// matmul for GPUs where y has few rows, as in decoding token by token: y[m,n] = Σ_k a[m,k] b[n,k] (+ bias[n])
 //   in a[M,K] b[N,K] bias[N]   out y[M,N], from column yAt on, with row stride yRow
 //   grid: [⌈N / COLS⌉, M, 1], LANES threads share COLS columns
-//   why: b is read once for each row of y, and all threads read neighbouring words; a tile would leave most threads idle
-//   numerics: sums stay f32 whatever the elements are, LANES partial sums each, added as a tree
+//   why: b is read once per row of y, and threads read neighbouring words; a tile would leave most threads idle
+//   numerics: sums are f32 for every element type, from LANES partial sums added as a tree
 requires immediate_address_space;
 
 const LANES: u32 = 64;

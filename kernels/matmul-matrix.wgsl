@@ -1,11 +1,11 @@
-// matmul on a GPU's subgroup matrices: y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
+// matmul on subgroup matrices (tensor cores on NVIDIA): y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
 //   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; strides as in matmul-tile, multiples of 4
-//   or y [parts,M,N] of a sum that is cut into parts of `depth` (matmul-parts adds them); each is scaled
-//   grid: one workgroup of eight subgroups of 32 per block of 128 x 128 and part; a subgroup has 64 x 32 of it, in units of 16
-//   why: a unit multiplies 16 x 16 x 16 in one instruction. Blocks are staged in workgroup memory, where rows are padded so
-//   that 16 of them lie on different banks; the next block of k is fetched while this one is multiplied. Results go through
-//   workgroup memory as well, since a unit's layout is the driver's secret and edges, scales and bias need elements.
-//   numerics: products of halves are exact, sums are f32
+//   with split-K y is partial sums [splits,M,N] over `splitDepth` of k each, with scales applied; matmul-split-k adds them
+//   grid: one workgroup of eight subgroups of 32 per block of 128 x 128 and split; a subgroup computes 64 x 32 of the block
+//   why: one instruction multiplies 16 x 16 x 16. Blocks are staged in workgroup memory, with rows padded so that 16 of them
+//   lie on different banks; the next block of k is loaded while this one is multiplied. Results pass through workgroup
+//   memory too, since the layout of a subgroup matrix is opaque and edges, scales and bias need single elements.
+//   numerics: products of f16 values are exact, sums are f32
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 enable f16;
 enable subgroups;
@@ -16,10 +16,10 @@ const FORM: u32 = 0; // NT or NN
 const NT: u32 = 0;
 const NN: u32 = 1;
 const BLOCK: u32 = 128;
-const DEPTH: u32 = 32; // of k at a time
-const STEP_K: u32 = DEPTH / 4 + 2; // vectors of a row [k], two more than it takes
-const STEP_N: u32 = BLOCK / 4 + 2; // and of a row [n]
-const STEP_Y: u32 = 9; // vectors of a row of results: 32 values and a pad
+const DEPTH: u32 = 32; // of k per step
+const STEP_K: u32 = DEPTH / 4 + 2; // vectors from row to row of [..][k], with two of padding
+const STEP_N: u32 = BLOCK / 4 + 2; // the same of [k][n]
+const STEP_Y: u32 = 9; // vectors from row to row of results: 32 values and padding
 
 alias a_v = vec4<f16>; // a f16: alias a_v = vec4<f16>;
 alias b_v = vec4<f16>; // b f16: alias b_v = vec4<f16>;
@@ -31,7 +31,7 @@ alias Sum = subgroup_matrix_result<f32, 16, 16>;
 
 struct Params {
   m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32, accumulate: u32, hasBias: u32, hasScales: u32,
-  splits: u32, splitDepth: u32 // of k, a multiple of DEPTH where there are several
+  splits: u32, splitDepth: u32 // splitDepth is a multiple of DEPTH if splits > 1
 }
 var<immediate> p: Params;
 
@@ -43,9 +43,9 @@ var<immediate> p: Params;
 
 var<workgroup> blockA: array<vec4<f16>, BLOCK * STEP_K>; // [m][k]
 var<workgroup> blockB: array<vec4<f16>, BLOCK * STEP_K>; // nt: [n][k]; nn: [k][n]
-var<workgroup> results: array<vec4<f32>, 8 * 16 * STEP_Y>; // of each subgroup: 16 rows of 32
+var<workgroup> results: array<vec4<f32>, 8 * 16 * STEP_Y>; // per subgroup 16 rows of 32
 
-/// Vector i of 1024 of the block of a at `row` and k; zero past the end of k, the last row past theirs.
+/// Vector i of 1024 of the block of a at `row` and k0; zero past the end of k; rows past the end repeat the last.
 fn fetchA(row: u32, k0: u32, i: u32) -> vec4<f16> {
   let m = min(row + i / 8, p.m - 1);
   let k = k0 + i % 8 * 4;
@@ -77,7 +77,7 @@ fn loadB(col: u32, k: u32) -> Right {
   return subgroupMatrixLoad<Right, row_major>(&blockB, k * STEP_N + col / 4, STEP_N);
 }
 
-/// The 16 rows of 32 that a subgroup has in `results`, to a part's y from `row` and `col` on.
+/// Writes a subgroup's 16 rows of 32 from `results` to y of a split, from `row` and `col` on.
 fn store(subgroup: u32, lane: u32, split: u32, row: u32, col: u32) {
   for (var i = lane; i < 128; i += 32) {
     let m = row + i / 8;
@@ -95,7 +95,7 @@ fn store(subgroup: u32, lane: u32, split: u32, row: u32, col: u32) {
   }
 }
 
-/// Two units side by side through workgroup memory to y.
+/// Writes two adjacent 16 x 16 results to y by way of workgroup memory.
 fn flush(c0: Sum, c1: Sum, subgroup: u32, lane: u32, split: u32, at: vec2<u32>) {
   let y0 = subgroup * 16 * STEP_Y;
   workgroupBarrier();
@@ -110,7 +110,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
         @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
         @builtin(subgroup_invocation_id) lane: u32) {
   let rows = (p.m + BLOCK - 1) / BLOCK;
-  let block = wg.x + wg.y * nwg.x; // rows first: blocks that share a split of b run close together
+  let block = wg.x + wg.y * nwg.x; // row blocks first: blocks with the same columns of b run close together
   let row = block % rows * BLOCK;
   let cols = (p.n + BLOCK - 1) / BLOCK;
   let col = block / rows % cols * BLOCK;

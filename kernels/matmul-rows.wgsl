@@ -1,19 +1,20 @@
 // matmul for software drivers: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), in the forms
 //   nt: a[M,K] b[N,K]   nn: a[M,K] b[K,N]   tn: a[K,M] b[K,N]   batched: P of each, one after the other
-//   in a b (textures) bias[N]   out y[M,N]   grid: one subgroup of 8 lanes per block of ROWS rows and 32 columns, 4 a lane
-//   wants N, and K (for tn: M) in multiples of 4, and of 8 with B_WIDE
+//   in a b (textures) bias[N]   out y[M,N]   grid: one subgroup of 8 lanes per block of ROWS rows x 32 columns, 4 columns per lane
+//   N, and K (for tn: M), are multiples of 4, and of 8 with B_WIDE
 //   a starts at aAt with row stride aRow; y at column yAt with row stride yRow
-//   why: such a driver runs a load lane by lane, at some 9 instructions a value from a buffer and 3 from a texture, and a
-//   multiply-add for 8 lanes in 2. So operands come as textures, and each value once per block: b to the lane that owns
-//   the column, a to one lane, which broadcasts it. That is (ROWS + 32)·K values for 64·ROWS·K operations. No workgroup
-//   memory: reading it costs as much as a buffer. A broadcast is a shuffle from a constant lane, one instruction: before
-//   subgroupBroadcast the driver asks which lanes run, for every value, and takes the square of all such places to compile.
-//   numerics: sums stay f32 whatever the elements are, over k in order
+//   why: such a driver runs a load lane by lane, at some 9 instructions per value from a buffer and 3 from a texture, and
+//   a multiply-add of 8 lanes in 2. So operands are textures, and each value is loaded once per block: b by the lane that
+//   owns the column, a by one lane, which broadcasts it. That is (ROWS + 32)·K loads for 64·ROWS·K operations. There is no
+//   workgroup memory, which costs as much to read as a buffer. Broadcasts are shuffles from a constant lane, one
+//   instruction each: for subgroupBroadcast the driver reads the mask of active lanes every time, and its compile time is
+//   quadratic in the number of such reads.
+//   numerics: sums are f32 for every element type, over k in order
 requires immediate_address_space;
 enable subgroups;
 
 const ROWS: u32 = 16; // or 8
-const B_WIDE: u32 = 0; // 1: b's rows of halves start at whole texels, so that nt takes eight values from each
+const B_WIDE: u32 = 0; // 1: rows of an f16 b start at whole texels, so that nt reads eight values per texel
 const WIDTH: u32 = 2048; // texels in a row of a texture: TEXTURE_WIDTH of texture-layout.ts
 
 const A_HALF: bool = false; // a f16: const A_HALF: bool = true;
@@ -52,24 +53,24 @@ fn fourOfB(i: u32) -> vec4<f32> {
 /// Four columns of 16 rows, of which ROWS are used. 24 rows, or 8 columns, gain 5 % for half as much code again.
 alias Tile = array<vec4<f32>, 16>;
 
-/// What a subgroup works on. Blocks past the last batch sum and store nothing: depth and m are 0.
+/// The block of a subgroup. Blocks past the last batch have depth and m 0, so that they store nothing.
 struct Block { batch: u32, row: u32, col: u32, depth: u32, m: u32 }
 
 fn blockOf(wg: vec3<u32>, nwg: vec3<u32>) -> Block {
   let rows = (p.m + ROWS - 1) / ROWS;
   let cols = (p.n + 31) / 32;
-  let i = wg.x + wg.y * nwg.x; // rows first: the blocks that share a part of b run close together
+  let i = wg.x + wg.y * nwg.x; // row blocks first: blocks with the same columns of b run close together
   let batch = i / (rows * cols);
   let real = batch < p.batches;
   return Block(batch, i % rows * ROWS, i / rows % cols * 32, select(0, p.k, real), select(0, p.m, real));
 }
 
-/// Four values of a row of a times as many rows of b.
+/// Adds four values of a row of a times four rows of b.
 fn mad(sum: vec4<f32>, s: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
   return sum + s.x * b[0] + s.y * b[1] + s.z * b[2] + s.w * b[3];
 }
 
-/// Eight rows of the tile, the lane of a row holding its four values of a.
+/// Adds to eight rows of the tile; lane i holds four values of row i of a.
 fn addRows(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
   (*t)[first] = mad((*t)[first], subgroupShuffle(s, 0), b);
   (*t)[first + 1] = mad((*t)[first + 1], subgroupShuffle(s, 1), b);
@@ -81,7 +82,7 @@ fn addRows(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
   (*t)[first + 7] = mad((*t)[first + 7], subgroupShuffle(s, 7), b);
 }
 
-/// Eight rows of the tile, lane 4·i + j holding rows 4·i .. 4·i + 3 of a's column j.
+/// Adds to eight rows of the tile; lane 4·i + j holds rows 4·i .. 4·i + 3 of column j of a.
 fn addColumns(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) {
   let c = transpose(mat4x4(subgroupShuffle(s, 0), subgroupShuffle(s, 1),
                            subgroupShuffle(s, 2), subgroupShuffle(s, 3)));
@@ -99,7 +100,7 @@ fn addColumns(t: ptr<function, Tile>, first: u32, s: vec4<f32>, b: mat4x4<f32>) 
 
 fn store(tile: Tile, at: Block, col: u32) {
   if (col >= p.n) { return; }
-  var t = tile; // a copy, so that only it is indexed at run time
+  var t = tile; // indexing with a variable is confined to this copy
   var add = vec4<f32>();
   if (p.hasBias != 0) {
     let i = p.yAt + col;
@@ -113,12 +114,12 @@ fn store(tile: Tile, at: Block, col: u32) {
   }
 }
 
-/// Where row `row` of a[M,K] starts; past the end, the last row, whose sums nobody stores.
+/// Where row `row` of a[M,K] starts; past the end, the last row, whose sums are not stored.
 fn rowOfA(at: Block, row: u32) -> u32 {
   return at.batch * p.m * p.k + p.aAt + min(row, p.m - 1) * p.aRow;
 }
 
-/// Adds four of k for all rows, which start at r; b has the lane's four columns.
+/// Adds four steps of k for all rows, which start at r; b has the lane's four columns.
 fn addBlock(t: ptr<function, Tile>, r: vec2<u32>, k: u32, b: mat4x4<f32>) {
   addRows(t, 0, fourOfA(r.x + k), b);
   if (ROWS > 8) { addRows(t, 8, fourOfA(r.y + k), b); }

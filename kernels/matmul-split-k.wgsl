@@ -1,5 +1,5 @@
-// split-K reduction of matmul: y[m,n] = Σ_split partial[split,m,n] (+ bias[n]) (+ y[m,n]), summed in the order of the splits
-//   in partial[splits,batches·M,N] (written by matmul-block or matmul-matrix) bias[N]   out y, from yAt on with row stride yRow
+// split-K reduction of matmul: y[m,n] = Σ_split partials[split,m,n] (+ bias[n]) (+ y[m,n]), summed in the order of the splits
+//   in partials[splits,batches·M,N] (written by matmul-block or matmul-matrix) bias[N]   out y, from yAt on with row stride yRow
 //   grid: LANES vectors of y per workgroup; N, yAt and yRow are multiples of 4
 //   why: each partial is read once, four loads in flight per thread. The order is fixed, so equal operands give equal bits,
 //   which atomic additions would not.
@@ -14,7 +14,7 @@ alias y_v = vec4<f32>;
 struct Params { vectors: u32, n: u32, yAt: u32, yRow: u32, splits: u32, accumulate: u32, hasBias: u32 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> bias: array<bias_t>;
 @group(0) @binding(2) var<storage, read_write> y: array<y_v>;
 
@@ -24,13 +24,13 @@ fn sumOf(i: u32) -> vec4<f32> {
   var split = 0u;
   for (; split + 4 <= p.splits; split += 4) {
     let at = split * p.vectors + i;
-    let v0 = partial[at];
-    let v1 = partial[at + p.vectors];
-    let v2 = partial[at + 2 * p.vectors];
-    let v3 = partial[at + 3 * p.vectors];
+    let v0 = partials[at];
+    let v1 = partials[at + p.vectors];
+    let v2 = partials[at + 2 * p.vectors];
+    let v3 = partials[at + 3 * p.vectors];
     sum = sum + v0 + v1 + v2 + v3;
   }
-  for (; split < p.splits; split++) { sum += partial[split * p.vectors + i]; }
+  for (; split < p.splits; split++) { sum += partials[split * p.vectors + i]; }
   return sum;
 }
 

@@ -1,11 +1,11 @@
-// matmul for GPUs, and for sizes that are no multiples of 4: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), in the forms
+// matmul for any extents, on GPUs and without subgroups: y[m,n] = Σ_k a·b (+ bias[n]) (+ y[m,n]), in the forms
 //   nt: a[M,K] b[N,K]   nn: a[M,K] b[K,N]   tn: a[K,M] b[K,N]   batched: P of each, one after the other
-//   in a b bias[N]   out y[M,N]   grid: one workgroup of 256 threads per block of 64 x 64, 4 x 4 a thread
+//   in a b bias[N]   out y[M,N]   grid: one workgroup of 256 threads per block of 64 x 64, 4 x 4 values per thread
 //   a starts at aAt with row stride aRow; y at column yAt with row stride yRow
-//   why: both blocks are kept as vectors along the axis that memory has innermost, so neighbouring threads read
-//   neighbouring words; the thread that needs the other axis transposes 4 x 4 values in registers, which costs nothing.
-//   Rows of five vectors instead of four keep threads of a column off each other's banks.
-//   numerics: sums stay f32 whatever the elements are, over k in order
+//   why: both blocks are staged as vectors along the axis that is innermost in memory, so neighbouring threads read
+//   neighbouring words; a thread that needs the other axis transposes 4 x 4 values in registers, which costs nothing.
+//   Rows are padded from four vectors to five, which avoids bank conflicts between threads of a column.
+//   numerics: sums are f32 for every element type, over k in order
 requires immediate_address_space;
 
 const FORM: u32 = 0; // NT, NN or TN
@@ -33,7 +33,7 @@ var<immediate> p: Params;
 var<workgroup> blockA: array<vec4<f32>, 320>; // [64 m][4 of k, padded to 5]; tn: [16 k][16 of m]
 var<workgroup> blockB: array<vec4<f32>, 320>; // nt: [64 n][4 of k, padded to 5]; else [16 k][16 of n]
 
-/// Zero past the edges, so that no sum needs a test. Reads stay inside all the same.
+/// Zero past the edges, so that sums need no tests; reads are clamped.
 fn readA(batch: u32, m: u32, k: u32) -> f32 {
   let at = batch * p.m * p.k + p.aAt;
   let mIn = min(m, p.m - 1);
@@ -50,7 +50,7 @@ fn readB(batch: u32, k: u32, n: u32) -> f32 {
   return select(0, v, n < p.n && k < p.k);
 }
 
-/// Thread `t` of 256 brings one vector of each block.
+/// Thread `t` of 256 loads one vector of each block.
 fn load(t: u32, batch: u32, row: u32, col: u32, k: u32) {
   if (FORM == TN) {
     let m = row + t % 16 * 4;
@@ -98,7 +98,7 @@ fn mad(sum: vec4<f32>, s: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
   return fma(vec4(s.w), b[3], fma(vec4(s.z), b[2], fma(vec4(s.y), b[1], fma(vec4(s.x), b[0], sum))));
 }
 
-/// A thread's rows from `row` on and columns from `col` on, `step` apart. Loops with unknown ends, so that drivers keep them.
+/// A thread's rows from `row` on and columns from `col` on, `step` apart. Loop bounds depend on parameters, so that drivers do not unroll.
 fn store(sums: mat4x4<f32>, batch: u32, row: u32, col: u32, step: u32) {
   var sum = sums;
   for (var m = row; m < min(row + 4, p.m); m++) {

@@ -1,10 +1,10 @@
 // nf4Dequantize: w[i] = level[code[i]] · absmax[i / block], for count elements from `at` on, a multiple of 8
-// with scales of 8 bits absmax[b] = map[scale[b]] · nested[b / nestedBlock] + offset, and `absmax` is bound to nested
+// with 8-bit scales absmax[b] = map[scale[b]] · nested[b / nestedBlock] + offset, and the binding `absmax` holds nested
 //   in codes (two a byte, the earlier element in the high nibble; bound from element codesAt on) absmax[B] scales[B] bytes
 //   table: 16 levels, then the map of 256 and the offset   out w[count]
-//   grid: one thread per 8 elements, which one word of codes holds and one block covers
-//   numerics: float32, product and sum rounded one by one as on a processor: a fused multiply-add would differ in the
-//   last bit, so the product passes through an integer that compilers know nothing about (zero is 0)
+//   grid: one thread per 8 elements: one word of codes, within one block
+//   numerics: f32, with product and sum rounded separately as on a processor: a fused multiply-add would differ in the
+//   last bit, so the product passes through an integer that the compiler cannot fold (zero is 0)
 //   source: QLoRA (2305.14314), appendix E
 requires immediate_address_space;
 
@@ -31,8 +31,8 @@ fn scaleOf(b: u32) -> f32 {
   return rounded(table[MAP_AT + q] * absmax[b / p.nestedBlock]) + table[OFFSET_AT];
 }
 
-/// The levels of four codes. A tree of selections between values that all threads share: a software driver looks a
-/// value of each thread's own up lane by lane, which is four times as dear, and a GPU has arithmetic to spare here.
+/// The levels of four codes, by a tree of selections between uniform values: a software driver does a table lookup lane by
+/// lane, which costs four times as much, and a GPU has arithmetic to spare here.
 fn levelsOf(codes: vec4<u32>) -> vec4<f32> {
   let b0 = (codes & vec4(1u)) != vec4(0u);
   let b1 = (codes & vec4(2u)) != vec4(0u);

@@ -1,9 +1,9 @@
-// nf4Linear where y has few rows, as when tokens are made one at a time: y[m,n] = Σ_k x[m,k] w[n,k] (+ bias[n]), with
-// w[n,k] = level[code] · absmax of its block, decoded on the way (nf4-dequantize.wgsl has the format)
+// nf4Linear where y has few rows, as in decoding token by token: y[m,n] = Σ_k x[m,k] w[n,k] (+ bias[n]), with
+// w[n,k] = level[code] · absmax of its block, decoded while it is read (nf4-dequantize.wgsl has the format)
 //   in x[M,K] codes table absmax scales bias[N]   out y[M,N]; codes are bound from row first of w on, codesAt elements in
-//   grid: [⌈count / COLS⌉, M, 1], LANES threads share COLS columns of the count from first on
-//   why: a weight is read once for each row of y, in an eighth of the bytes of f32
-//   numerics: sums stay f32, LANES partial sums each, added as a tree
+//   grid: [⌈count / COLS⌉, M, 1], LANES threads share COLS of the `count` columns from `first` on
+//   why: a weight is read once per row of y, at an eighth of the bytes of f32
+//   numerics: sums are f32, from LANES partial sums added as a tree
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -40,12 +40,12 @@ fn scaleOf(b: u32) -> f32 {
   return rounded(table[MAP_AT + q] * absmax[b / p.nestedBlock]) + table[OFFSET_AT];
 }
 
-/// Σ over the eight weights of a word; those of neighbouring rows, in its first and last word, count nothing.
+/// Σ over the eight weights of a word, without those that belong to neighbouring rows.
 fn wordSum(word: u32, row: u32, xAt: u32) -> f32 {
   let c = codes[word - p.codesAt / 8];
   var sum = 0.0;
   for (var j = 0u; j < 8; j++) {
-    let k = word * 8 + j - row; // wraps before the row starts, so it is past the row's end
+    let k = word * 8 + j - row; // wraps around before the start of the row, which puts it past the end
     if (k < p.k) { sum += f32(x[xAt + k]) * levels[extractBits(c, (j ^ 1) * 4, 4)]; }
   }
   return sum * scaleOf(word * 8 / p.block);

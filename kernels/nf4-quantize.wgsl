@@ -1,7 +1,7 @@
-// nf4Quantize: absmax[b] = max |w| over block b; code[i] = how many of the 15 middles of neighbouring levels lie strictly
-// below w[i] · (1 / absmax), two codes a byte, the earlier element in the high nibble
+// nf4Quantize: absmax[b] = max |w| over block b; code[i] = how many of the 15 midpoints between neighbouring levels are
+//   strictly below w[i] · (1 / absmax), two codes a byte, the earlier element in the high nibble
 //   in w[N] table[16+] (levels first)   out codes[⌈N/2⌉] bytes, absmax[⌈N/block⌉]   grid: one thread per block of weights
-//   a block of zeros gets code 7, whose level is 0, and so does what pads the last byte
+//   a block of zeros gets code 7, whose level is 0; so does the padding of the last byte
 //   numerics: the reciprocal is rounded correctly, which WGSL's division need not be, so codes are the same everywhere
 //   source: QLoRA (2305.14314); the layout of bitsandbytes
 requires immediate_address_space;
@@ -18,8 +18,8 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read_write> codes: array<u32>;
 @group(0) @binding(3) var<storage, read_write> absmax: array<f32>;
 
-/// What q · a leaves of s in units of both last places, exactly where q is s / a but for a few units in the last place: the
-/// difference of two products of 48 bits that agree in all but the lowest 32, which wrap.
+/// The remainder s - q · a in units of the last places of both, exact if q is within a few units in the last place of s / a:
+/// the difference of two 48-bit products that agree in all but the lowest 32 bits, which wrap.
 fn remainder(s: u32, q: u32, a: u32) -> i32 {
   let shift = 150 + (s >> 23) - (q >> 23) - (a >> 23);
   return bitcast<i32>((mantissa(s) << (shift & 31)) - mantissa(q) * mantissa(a));
@@ -27,16 +27,16 @@ fn remainder(s: u32, q: u32, a: u32) -> i32 {
 
 fn mantissa(bits: u32) -> u32 { return (bits & 0x7fffff) | 0x800000; }
 
-/// s / a of positive numbers, the driver's quotient corrected unit by unit. Integers throughout: compilers take identities
-/// for granted in floats (s - (s / a) · a is 0) that rounding breaks.
+/// s / a of positive numbers, correctly rounded: the driver's quotient is corrected unit by unit, in integers, because compilers
+/// assume of floats that s - (s / a) · a is 0.
 fn quotient(s: f32, a: f32) -> f32 {
   var q = bitcast<u32>(s / a);
   for (var i = 0; i < 8; i++) {
-    if (s == 0.0 || q >> 23 == 0 || q >> 23 >= 255) { break; } // 0, denormal, infinite
+    if (s == 0.0 || q >> 23 == 0 || q >> 23 >= 255) { break; } // 0, subnormal or infinite
     let left = remainder(bitcast<u32>(s), q, bitcast<u32>(a));
     let unit = bitcast<i32>(mantissa(bitcast<u32>(a)));
     if (2 * left > unit) { q++; }
-    else if (select(2, 4, mantissa(q) == 0x800000) * left < -unit) { q--; } // below a power of two units are halves
+    else if (select(2, 4, mantissa(q) == 0x800000) * left < -unit) { q--; } // just below a power of two, a unit in the last place is half as large
     else { break; }
   }
   return bitcast<f32>(q);

@@ -1,12 +1,12 @@
 // mean: offset = Σ absmax / B, written into the table
-// main: absmax - offset to 8 bits: nested[q] = its largest magnitude over a block of nestedBlock; scales[b] = how many of
-// the 255 middles of neighbouring entries of the map lie strictly below it · (1 / nested)
+// main: quantizes absmax - offset to 8 bits: nested[q] = its largest magnitude over a block of nestedBlock; scales[b] = how
+//   many of the 255 midpoints between neighbouring entries of the map are strictly below (absmax - offset) · (1 / nested)
 //   in absmax[B]   in/out table: 16 levels, a map of 256, the offset   out scales[B] bytes, nested[⌈B/nestedBlock⌉]
 //   grid: mean: one workgroup; main: one thread per nested block
-//   numerics: the sum is float32 in a fixed order: 32 sums side by side, in steps of 16, then those of four neighbours
-//   8 apart, then the eight, after what fills no 8; of fewer than 8 the first, the fifth to seventh, the second to
-//   fourth. It is PyTorch's on a processor of 8 lanes, so that states made there and here agree to the bit. Quotients
-//   are rounded correctly, which WGSL's need not be
+//   numerics: the f32 sum has the order of PyTorch on a processor of 8 lanes, so that states made there and here agree to the
+//   bit: 32 interleaved sums in steps of 16; then the four sums that are 8 apart; then the remainder that fills no 8, and the
+//   eight; of fewer than 8 values the first, the fifth to seventh, the second to fourth. Quotients are rounded correctly,
+//   which those of WGSL need not be
 //   source: QLoRA (2305.14314), "double quantization"
 requires immediate_address_space;
 
@@ -26,8 +26,8 @@ const STEP: u32 = 16;
 
 var<workgroup> sums: array<f32, LANES>;
 
-/// What q · a leaves of s in units of both last places, exactly where q is s / a but for a few units in the last place: the
-/// difference of two products of 48 bits that agree in all but the lowest 32, which wrap.
+/// The remainder s - q · a in units of the last places of both, exact if q is within a few units in the last place of s / a:
+/// the difference of two 48-bit products that agree in all but the lowest 32 bits, which wrap.
 fn remainder(s: u32, q: u32, a: u32) -> i32 {
   let shift = 150 + (s >> 23) - (q >> 23) - (a >> 23);
   return bitcast<i32>((mantissa(s) << (shift & 31)) - mantissa(q) * mantissa(a));
@@ -35,16 +35,16 @@ fn remainder(s: u32, q: u32, a: u32) -> i32 {
 
 fn mantissa(bits: u32) -> u32 { return (bits & 0x7fffff) | 0x800000; }
 
-/// s / a of positive numbers, the driver's quotient corrected unit by unit. Integers throughout: compilers take identities
-/// for granted in floats (s - (s / a) · a is 0) that rounding breaks.
+/// s / a of positive numbers, correctly rounded: the driver's quotient is corrected unit by unit, in integers, because compilers
+/// assume of floats that s - (s / a) · a is 0.
 fn quotient(s: f32, a: f32) -> f32 {
   var q = bitcast<u32>(s / a);
   for (var i = 0; i < 8; i++) {
-    if (s == 0.0 || q >> 23 == 0 || q >> 23 >= 255) { break; } // 0, denormal, infinite
+    if (s == 0.0 || q >> 23 == 0 || q >> 23 >= 255) { break; } // 0, subnormal or infinite
     let left = remainder(bitcast<u32>(s), q, bitcast<u32>(a));
     let unit = bitcast<i32>(mantissa(bitcast<u32>(a)));
     if (2 * left > unit) { q++; }
-    else if (select(2, 4, mantissa(q) == 0x800000) * left < -unit) { q--; } // below a power of two units are halves
+    else if (select(2, 4, mantissa(q) == 0x800000) * left < -unit) { q--; } // just below a power of two, a unit in the last place is half as large
     else { break; }
   }
   return bitcast<f32>(q);
@@ -89,7 +89,7 @@ fn mean(@builtin(local_invocation_index) lane: u32) {
   table[OFFSET_AT] = quotient(total, f32(p.blocks));
 }
 
-/// How many of the map's middles are below a value: a binary search, as they ascend.
+/// How many of the map's midpoints are below a value, by binary search: they ascend.
 fn codeOf(scaled: f32) -> u32 {
   var low = 0u;
   var high = 255u;

@@ -1,14 +1,14 @@
-// rmsNorm and layerNorm over rows of vectors, and their gradients; without CENTERED mean is 0 and there is no bias
+// rmsNorm and layerNorm over rows, and their gradients; with CENTERED = 0 (rmsNorm) the mean is 0 and there is no bias
 // forward: y[n,c] = (x[n,c] - mean[n]) · rstd[n] · gain[c] + bias[c],  rstd[n] = 1/√(mean_c (x - mean)² + eps)
 //   in x[N,C] gain[C] bias[C]   out y[N,C] mean[N] rstd[N] (kept for backward)
 // backward_x: y = dx[n,c] = rstd · (g - mean_c g - x̂ · mean_c(g · x̂)),  g = dy · gain, x̂ = (x - mean) · rstd
 //   in x[N,C] gain[C] meanIn[N] rstdIn[N] dy[N,C]   out y[N,C]   grid of both: one workgroup of LANES threads per `each` rows
-// backward_gain: dgain[c] = Σ_n dy · x̂, added to what is there when accumulate
+// backward_gain: dgain[c] = Σ_n dy · x̂, added to the old value when accumulate
 //   in x[N,C] meanIn[N] rstdIn[N] dy[N,C]   out dgain[C]   grid: one workgroup per COLUMNS vectors of a row
-//   why: KEPT loads a thread are on their way at once, and stay in registers where a row is no longer than that of all
-//   threads; of longer ones the part that was read last is where the next reading begins
-//   numerics: the variance is that of differences from the mean, not a difference of squares; sums stay f32 whatever the
-//   elements are; every output is written   source: Zhang & Sennrich 2019, eq. 4; Ba et al. 2016, eq. 4
+//   why: each thread has KEPT loads in flight, which stay in registers if they cover the row; a second pass over a
+//   longer row begins with the batch that the first one read last
+//   numerics: the variance sums squared differences from the mean, not a difference of squares; sums are f32 for every
+//   element type; every output is written   source: Zhang & Sennrich 2019, eq. 4; Ba et al. 2016, eq. 4
 enable subgroups;
 // SUBGROUPS=0:
 requires immediate_address_space;
@@ -28,7 +28,7 @@ alias y_v = vec4<f32>;
 // WIDTH=1: alias y_v = f32;
 alias dy_v = vec4<f32>;
 // WIDTH=1: alias dy_v = f32;
-alias value = vec4<f32>; // what is computed with
+alias value = vec4<f32>; // the type of intermediate values
 // WIDTH=1: alias value = f32;
 alias Batch = array<value, KEPT>; // vectors of a thread, LANES apart
 
@@ -58,33 +58,33 @@ struct Thread {
   // SUBGROUPS=0:
 }
 
-var<workgroup> parts: array<f32, LANES>;
+var<workgroup> partials: array<f32, LANES>;
 var<workgroup> columns: array<value, LANES>;
 
-/// Shows all threads a value of each subgroup, or of each thread where there are no subgroups; returns how many those are.
+/// Publishes one value per subgroup (without subgroups, per thread) to the workgroup; returns how many there are.
 fn share(at: Grid, t: Thread, part: f32) -> u32 {
-  workgroupBarrier(); // what was here has been read
-  if (subgroupElect()) { parts[t.subgroup] = part; }
-  // SUBGROUPS=0: parts[t.lane] = part;
+  workgroupBarrier(); // all threads have read what an earlier call left
+  if (subgroupElect()) { partials[t.subgroup] = part; }
+  // SUBGROUPS=0: partials[t.lane] = part;
   workgroupBarrier();
   return at.subgroups;
   // SUBGROUPS=0: return LANES;
 }
 
-fn sumOfParts(lane: u32, given: u32) -> f32 {
+fn sumOfPartials(lane: u32, given: u32) -> f32 {
   var count = given;
   for (; count > 16; count /= 2) {
-    if (lane < count / 2) { parts[lane] += parts[lane + count / 2]; }
+    if (lane < count / 2) { partials[lane] += partials[lane + count / 2]; }
     workgroupBarrier();
   }
   var sum = 0.0;
-  for (var i = 0u; i < count; i++) { sum += parts[i]; }
+  for (var i = 0u; i < count; i++) { sum += partials[i]; }
   return sum;
 }
 
-/// The sum of a value of each thread.
-fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, subgroupAdd(v))); }
-// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, v)); }
+/// The sum of v over the workgroup.
+fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfPartials(t.lane, share(at, t, subgroupAdd(v))); }
+// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfPartials(t.lane, share(at, t, v)); }
 // SUBGROUPS=1: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupAdd(v); }
 
 fn total(v: value) -> f32 { return dot(v, value(1.0)); }
@@ -98,7 +98,7 @@ fn gainAt(i: u32) -> value {
 fn centerOf(n: u32) -> f32 { return meanIn[n]; }
 // CENTERED=0: fn centerOf(n: u32) -> f32 { return 0.0; }
 
-/// A thread's vectors of x from vector `i` of a row on, zeros past its end.
+/// The batch of x that starts at vector `i` of a row; zeros past the row's end.
 fn fetchX(kept: ptr<function, Batch>, start: u32, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
     let at = i + j * LANES;
@@ -106,7 +106,7 @@ fn fetchX(kept: ptr<function, Batch>, start: u32, i: u32) {
   }
 }
 
-/// The same of dy · gain.
+/// The same batch of dy · gain.
 fn fetchG(kept: ptr<function, Batch>, start: u32, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
     let at = min(i + j * LANES, p.vectors - 1);
@@ -114,7 +114,7 @@ fn fetchG(kept: ptr<function, Batch>, start: u32, i: u32) {
   }
 }
 
-/// Batch k of a reading that begins with batch `first`: each reading begins with what the one before ended with.
+/// Batch k of a pass that begins with batch `first`: each pass begins with the batch that the previous one ended with.
 fn batchOf(k: u32, first: u32, batches: u32) -> u32 { return select(first + k, first + k - batches, first + k >= batches); }
 
 @compute @workgroup_size(LANES)
@@ -127,7 +127,7 @@ fn forward(at: Grid, t: Thread) {
     var center = 0.0;
     if (CENTERED == 1) {
       var sum = value();
-      for (var k = 1u; k <= batches; k++) { // the first batch comes last
+      for (var k = 1u; k <= batches; k++) { // batch 0 comes last
         fetchX(&xs, start, batchOf(k, 0, batches) * LANES * KEPT + t.lane);
         for (var j = 0u; j < KEPT; j++) { sum += xs[j]; }
       }
@@ -203,7 +203,7 @@ fn backward_x(at: Grid, t: Thread) {
   }
 }
 
-/// The sum of the vectors of threads COLUMNS apart, in the first of them.
+/// The sum over threads that are COLUMNS apart, valid in the first of them.
 fn sumOfColumns(lane: u32, v: value) -> value {
   columns[lane] = v;
   for (var count = LANES / 2; count >= COLUMNS; count /= 2) {

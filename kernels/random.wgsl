@@ -1,10 +1,10 @@
 // uniform: y[i] = u[i]   normal: y[i] = scale · normal number i   dropout: y[i] = u[i] < scale ? 0 : x[i] / (1 - scale)
 // with u[i] = (r / 2^9 + 1/2) / 2^23, r the word i of Philox 4x32-10 under (seed, stream), that of tensor/src/random.ts
-//   in x[N] (dropout)   out y[N]   grid: one workgroup per LANES vectors of four, which one Philox block makes; the last
+//   in x[N] (dropout)   out y[N]   grid: one workgroup per LANES vectors of four, one Philox block per vector; the last
 //   may reach into the padding of the storage
-//   numerics: u is exact, in (0, 1), and the same on every device: 23 bits and a half fit a float32. Normal numbers are
-//   pairs after Box and Muller from words 2k and 2k + 1, with a logarithm and a cosine of our own, since WGSL's may be
-//   off by 2^-11: they differ between devices in the last bits only
+//   numerics: u is exact, in (0, 1), and the same on every device: 23 bits plus 1/2 fit an f32. Normal numbers come from the
+//   Box-Muller transform of words 2k and 2k + 1, with logarithm and cosine computed here, since WGSL's may be off by 2^-11;
+//   devices differ only in the last bits
 //   source: Salmon et al. 2011
 requires immediate_address_space;
 
@@ -19,7 +19,7 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<x_v>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_v>;
 
-/// The upper word of a product; WGSL has no 64-bit numbers.
+/// The upper 32 bits of a product; WGSL has no 64-bit integers.
 fn mulHigh(a: u32, b: u32) -> u32 {
   let a0 = a & 0xffff;
   let a1 = a >> 16;
@@ -54,7 +54,7 @@ fn logOf(u: f32) -> f32 {
   return f32(e) * 0.6931471805599453 + 2.0 * (s + s * series);
 }
 
-/// (cos, sin) of 2π u: by quarters of the circle, and Taylor's series within an eighth on either side.
+/// (cos, sin) of 2π u: reduced to a quarter of the circle, then Taylor series on at most an eighth.
 fn circle(u: f32) -> vec2<f32> {
   let quarter = floor(u * 4.0 + 0.5);
   let t = (u * 4.0 - quarter) * 1.5707963267948966;

@@ -3,8 +3,9 @@
 //   kept: z[v] >= threshold, the largest of those of top-k, top-p and min-p, each exact to the bit pattern of a z
 //   u = (r / 2^9 + 1/2) / 2^23, r the word number firstWord + n of Philox 4x32-10 under (seed, stream), as in random.wgsl
 //   in logits[N,V] recent[N,R]   workspace z[N,V]   out id[first + N]   grid: one workgroup per row, LANES threads share it
-//   No sort: a threshold is found bit by bit, from the highest, in the order of the bit patterns (32 passes over z for
-//   each of top-k and top-p). Penalty and the thresholds of top-k and min-p are single, correctly rounded operations, the
+//   why: no sort; a threshold is found bit by bit, from the highest, in the order of the bit patterns (32 passes over z for
+//   each of top-k and top-p)
+//   numerics: the penalty and the thresholds of top-k and min-p are single, correctly rounded operations, the
 //   same on every device; sums of w are f32, so devices may differ where u or top-p meets a border of those sums
 requires immediate_address_space;
 
@@ -13,7 +14,7 @@ const LOWEST = -3.4028234663852886e38; // not above any value; finite, because W
 
 alias logits_t = f32;
 
-/// inverseTemperature 0 stands for greedy choice, topK 0 and topP 1 for no cut, a depth (below the largest z) < 0 too.
+/// inverseTemperature 0 means greedy choice. topK 0, topP 1 and a depth (of min-p, below the largest z) < 0 mean no cut.
 struct Params {
   n: u32, v: u32, r: u32, first: u32, firstWord: u32, seed: u32, stream: u32, topK: u32,
   topP: f32, depth: f32, inverseTemperature: f32, penalty: f32, inversePenalty: f32,
@@ -64,7 +65,7 @@ fn reduceMax(lane: u32, value: f32) -> f32 {
   return largest;
 }
 
-/// The upper word of a product; WGSL has no 64-bit numbers.
+/// The upper 32 bits of a product; WGSL has no 64-bit integers.
 fn mulHigh(a: u32, b: u32) -> u32 {
   let a0 = a & 0xffff;
   let a1 = a >> 16;
@@ -86,14 +87,14 @@ fn uniformOf(word: u32) -> f32 {
   return (f32(c[word % 4u] >> 9) + 0.5) * 0x1p-23;
 }
 
-/// Whole numbers in the order of the values; both zeros have one.
+/// Integer keys in the order of the values; both zeros have the same key.
 fn keyOf(value: f32) -> u32 {
   let bits = bitcast<u32>(value);
   if (value == 0.0) { return 0x80000000u; }
   return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
 }
 
-/// In halves, so that no difference overflows.
+/// Computed as 2 · (a/2 - b/2), so that no difference overflows.
 fn weightOf(value: f32, top: f32) -> f32 {
   return exp(2.0 * max(max(0.5 * value - 0.5 * top, -1e30) * p.inverseTemperature, -60.0));
 }
@@ -136,7 +137,7 @@ fn thresholdOf(lane: u32, at: u32, top: f32) -> u32 {
   return threshold;
 }
 
-/// z of a row, for all lanes to read; ids outside the row penalise nothing.
+/// Computes z of a row; ids outside the vocabulary are ignored.
 fn penalise(row: u32, lane: u32) {
   let at = row * p.v;
   for (var v = lane; v < p.v; v += LANES) { z[at + v] = f32(logits[at + v]); }
@@ -163,7 +164,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   top = reduceMax(lane, top);
   let threshold = thresholdOf(lane, at, top);
 
-  // Each lane sums a stretch of its own; the first lane finds the stretch that u falls into, then the place in it.
+  // Each lane sums its own range of v; lane 0 finds the range that u falls into, then the position in it.
   let stretch = (p.v + LANES - 1u) / LANES;
   var mass = 0.0;
   for (var v = lane * stretch; v < min(p.v, (lane + 1u) * stretch); v++) {
@@ -186,7 +187,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
       before += partial[i];
     }
   }
-  // Where rounding leaves the sum short of u, the last one kept of the stretch is meant.
+  // If rounding leaves the sum short of u, the result is the last kept token of the range.
   var found = 0u;
   for (var v = chosen * stretch; v < min(p.v, (chosen + 1u) * stretch); v++) {
     let value = z[at + v];

@@ -3,7 +3,7 @@
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 4; // a thread, LANES apart
+const VECTORS: u32 = 4; // per thread, LANES apart
 
 alias x_v = vec4<f32>;
 alias y_v = vec4<f32>;

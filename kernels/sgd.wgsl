@@ -1,11 +1,11 @@
 // sgd: d = g · gradScale + weightDecay · w; m ← momentum · m + d; w ← w - lr · (nesterov ? d + momentum · m : m), in place
 //   in g[N] gradScale[1]   in/out w[N] m[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into
 //   the padding of the storage
-//   numerics: f32 state   source: Sutskever et al. 2013, as PyTorch has it
+//   numerics: f32 state   source: Sutskever et al. 2013, in PyTorch's form
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 4; // a thread, LANES apart
+const VECTORS: u32 = 4; // per thread, LANES apart
 
 alias w_v = vec4<f32>;
 alias m_v = vec4<f32>;

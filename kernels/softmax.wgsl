@@ -3,9 +3,9 @@
 // backward: y = dx = yIn · (dy - Σ_c dy · yIn)
 //   in yIn[N,C] dy[N,C]   out y[N,C]
 //   grid: one workgroup of LANES threads per `each` rows, for both
-//   why: KEPT loads a thread are on their way at once, and stay in registers where a row is no longer than that of all
-//   threads; maximum and sum come from one reading, the sum so far being rescaled when the maximum grows
-//   numerics: the row's maximum is subtracted, in halves so that no difference overflows; sums are f32
+//   why: each thread has KEPT loads in flight, which stay in registers if they cover the row; maximum and sum come
+//   from one pass, which rescales the running sum when the maximum grows
+//   numerics: the row's maximum is subtracted as 2 · (x/2 - max/2), so that no difference overflows; sums are f32
 enable subgroups;
 // SUBGROUPS=0:
 requires immediate_address_space;
@@ -22,7 +22,7 @@ alias yIn_v = vec4<f32>;
 // WIDTH=1: alias yIn_v = f32;
 alias dy_v = vec4<f32>;
 // WIDTH=1: alias dy_v = f32;
-alias value = vec4<f32>; // what is computed with
+alias value = vec4<f32>; // the type of intermediate values
 // WIDTH=1: alias value = f32;
 alias flags = vec4<bool>;
 // WIDTH=1: alias flags = bool;
@@ -49,48 +49,48 @@ struct Thread {
   // SUBGROUPS=0:
 }
 
-var<workgroup> parts: array<f32, LANES>;
+var<workgroup> partials: array<f32, LANES>;
 
-/// Shows all threads a value of each subgroup, or of each thread where there are no subgroups; returns how many those are.
+/// Publishes one value per subgroup (without subgroups, per thread) to the workgroup; returns how many there are.
 fn share(at: Grid, t: Thread, part: f32) -> u32 {
-  workgroupBarrier(); // what was here has been read
-  if (subgroupElect()) { parts[t.subgroup] = part; }
-  // SUBGROUPS=0: parts[t.lane] = part;
+  workgroupBarrier(); // all threads have read what an earlier call left
+  if (subgroupElect()) { partials[t.subgroup] = part; }
+  // SUBGROUPS=0: partials[t.lane] = part;
   workgroupBarrier();
   return at.subgroups;
   // SUBGROUPS=0: return LANES;
 }
 
-fn sumOfParts(lane: u32, given: u32) -> f32 {
+fn sumOfPartials(lane: u32, given: u32) -> f32 {
   var count = given;
   for (; count > 16; count /= 2) {
-    if (lane < count / 2) { parts[lane] += parts[lane + count / 2]; }
+    if (lane < count / 2) { partials[lane] += partials[lane + count / 2]; }
     workgroupBarrier();
   }
   var sum = 0.0;
-  for (var i = 0u; i < count; i++) { sum += parts[i]; }
+  for (var i = 0u; i < count; i++) { sum += partials[i]; }
   return sum;
 }
 
-/// The sum of a value of each thread.
-fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, subgroupAdd(v))); }
-// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfParts(t.lane, share(at, t, v)); }
+/// The sum of v over the workgroup.
+fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfPartials(t.lane, share(at, t, subgroupAdd(v))); }
+// SUBGROUPS=0: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return sumOfPartials(t.lane, share(at, t, v)); }
 // SUBGROUPS=1: fn sumOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupAdd(v); }
 
-fn maxOfParts(lane: u32, given: u32) -> f32 {
+fn maxOfPartials(lane: u32, given: u32) -> f32 {
   var count = given;
   for (; count > 16; count /= 2) {
-    if (lane < count / 2) { parts[lane] = max(parts[lane], parts[lane + count / 2]); }
+    if (lane < count / 2) { partials[lane] = max(partials[lane], partials[lane + count / 2]); }
     workgroupBarrier();
   }
-  var largest = parts[0];
-  for (var i = 1u; i < count; i++) { largest = max(largest, parts[i]); }
+  var largest = partials[0];
+  for (var i = 1u; i < count; i++) { largest = max(largest, partials[i]); }
   return largest;
 }
 
-/// The largest of the values of all threads.
-fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, subgroupMax(v))); }
-// SUBGROUPS=0: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfParts(t.lane, share(at, t, v)); }
+/// The maximum of v over the workgroup.
+fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfPartials(t.lane, share(at, t, subgroupMax(v))); }
+// SUBGROUPS=0: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return maxOfPartials(t.lane, share(at, t, v)); }
 // SUBGROUPS=1: fn maxOf(at: Grid, t: Thread, v: f32) -> f32 { return subgroupMax(v); }
 
 fn total(v: value) -> f32 { return dot(v, value(1.0)); }
@@ -104,14 +104,14 @@ fn shifted(v: value, largest: f32) -> value { return exp(2.0 * max(0.5 * v - 0.5
 
 fn shiftedOne(v: f32, largest: f32) -> f32 { return exp(2.0 * max(0.5 * v - 0.5 * largest, -60.0)); }
 
-/// Which elements of vector `i` of the mask's rows are not 0.
+/// Which elements of vector `i` of the mask are not 0.
 fn visible(i: u32) -> flags { return ((vec4(mask[i]) >> vec4(0, 8, 16, 24)) & vec4(0xff)) != vec4(0); }
 // WIDTH=1: fn visible(i: u32) -> flags { return ((mask[i / 4] >> (i % 4 * 8)) & 0xff) != 0; }
 
 fn shown(row: u32, i: u32) -> flags { return flags(i < p.vectors); }
 // MASKED=1: fn shown(row: u32, i: u32) -> flags { return flags(i < p.vectors) & visible((p.firstRow + row) % p.maskRows * p.vectors + min(i, p.vectors - 1)); }
 
-/// A thread's vectors of x from vector `i` of a row on; LOWEST past its end and where nothing is visible.
+/// The batch of x that starts at vector `i` of a row; LOWEST past the row's end and where the mask is 0.
 fn fetchX(kept: ptr<function, Batch>, row: u32, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
     let at = i + j * LANES;
@@ -119,7 +119,7 @@ fn fetchX(kept: ptr<function, Batch>, row: u32, i: u32) {
   }
 }
 
-/// The same of dy and yIn, zeros past the end.
+/// The same batches of dy and yIn; zeros past the end.
 fn fetchGradient(dys: ptr<function, Batch>, ys: ptr<function, Batch>, row: u32, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
     let at = row * p.vectors + min(i + j * LANES, p.vectors - 1);
@@ -137,7 +137,7 @@ fn forward(at: Grid, t: Thread) {
     var largest = LOWEST;
     var sum = 0.0;
     for (var k = 1u; k <= batches; k++) {
-      let i = select(k, 0, k == batches) * LANES * KEPT + t.lane; // the first batch comes last
+      let i = select(k, 0, k == batches) * LANES * KEPT + t.lane; // batch 0 comes last
       fetchX(&es, row, i);
       var most = largest;
       for (var j = 0u; j < KEPT; j++) { most = max(most, largestOf(es[j])); }
@@ -150,7 +150,7 @@ fn forward(at: Grid, t: Thread) {
     }
     let most = maxOf(at, t, largest);
     let own = shiftedOne(largest, most);
-    let scale = 1.0 / max(1.0, sumOf(at, t, sum * own)); // the largest itself adds 1: below it, nothing is visible
+    let scale = 1.0 / max(1.0, sumOf(at, t, sum * own)); // the maximum itself adds 1: a smaller sum means that nothing is visible
     for (var k = 0u; k < batches; k++) {
       let i = k * LANES * KEPT + t.lane;
       var factor = own * scale;

@@ -1,16 +1,16 @@
-// The elementwise family with broadcasting: operands that lack some of the output's axes repeat along them.
+// elementwise ops with broadcasting: operands that lack some of the output's axes repeat along them
 // main: y = apply(a, b)   compare: m = test(a, b), as bytes 0 and 1   choose: y = a where the byte of mask is not 0, else b
-//   axes are joined runs, the last first: extents d0 .. d5; bit i of aAxes says that a has axis i, likewise b and mask;
-//   an operand that was left out (hasA, hasB) counts as 0
-//   in a b mask   out y[size] or m[size / 4]   grid: one workgroup per LANES · VECTORS fours of outputs; the last may reach
+//   axes are counted from the last, with adjacent ones merged: extents d0 .. d5; bit i of aAxes is set if a has axis i,
+//   likewise b and mask; an absent operand (hasA, hasB) counts as 0
+//   in a b mask   out y[size] or m[size / 4]   grid: one workgroup per LANES · VECTORS groups of four outputs; the last may reach
 //   into the padding
-//   why: where d0 is a multiple of 4 (FOURS), four outputs share all indices but the last, and their elements are a vector
-//   or one element; otherwise indices are taken apart again where a row ends
-//   numerics: f32 whatever the elements are
+//   why: where d0 is a multiple of 4 (FOURS), four outputs share all indices but the last, and their operands are a vector
+//   or one element; otherwise the index is decomposed again where a row ends
+//   numerics: f32 for every element type
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 1; // a thread, LANES apart
+const VECTORS: u32 = 1; // per thread, LANES apart
 const FOURS: u32 = 0;
 
 alias a_v = vec4<f32>;
@@ -45,7 +45,7 @@ fn extentOf(axis: u32) -> u32 {
   }
 }
 
-/// Elements of a, b and mask that stand at one output.
+/// Positions of the elements of a, b and mask for one output.
 fn sourceOf(out: u32) -> vec3<u32> {
   let axes = vec3(p.aAxes, p.bAxes, p.maskAxes);
   var source = vec3(0u);
@@ -73,7 +73,7 @@ fn oneOrFour(vector: vec4<f32>, element: u32, axes: u32) -> vec4<f32> {
   return select(vec4(vector[element % 4u]), vector, (axes & 1u) == 1u);
 }
 
-/// They stand beside each other in an operand that has the last axis, and are one element of another.
+/// They are contiguous in an operand that has the last axis, and a single element in another.
 fn loadTogether(first: u32) -> Four {
   let source = sourceOf(first);
   var four: Four;

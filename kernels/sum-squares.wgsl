@@ -1,6 +1,6 @@
 // partial_sums: partials[group] = Σ x² over the elements of a group      in x[N]   out partials[groups]   grid: `groups` workgroups
 // finish: total = total + Σ partialsIn                                in partialsIn[n]   in/out total[1]   grid: one workgroup
-//   numerics: f32, one partial sum a thread, then a tree; the order is fixed, so the result is the same on every run
+//   numerics: f32, one partial sum per thread, then a tree; the order is fixed, so results are the same on every run
 requires immediate_address_space;
 
 const LANES: u32 = 64;

@@ -1,7 +1,7 @@
-// y[first + (o,i)] = factor · Σ_a x[o,a,i] (+ what is there when accumulate), x seen as [outer, length, inner] around the axis
+// sum: y[first + (o,i)] = factor · Σ_a x[o,a,i] (+ the old y when accumulate), with x as [outer, length, inner] around the axis
 //   in x[outer,length,inner]   out y[...]
 //   grid: main: one workgroup per output, LANES threads share its terms   columns: one thread per output, for a wide inner
-//   numerics: f32 partial sums, one a thread
+//   numerics: f32 partial sums, one per thread
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -53,7 +53,7 @@ fn columns(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
   let out = (wg.x + wg.y * nwg.x) * LANES + lane;
   if (out >= p.outputs) { return; }
   let at = (out / p.inner) * p.length * p.inner + out % p.inner;
-  // Four partial sums: a shorter chain of roundings, and of waits for the one before.
+  // Four partial sums shorten the chain of roundings and of dependent additions.
   var sums = vec4<f32>(0.0);
   var a = 0u;
   for (; a + 4u <= p.length; a += 4u) {

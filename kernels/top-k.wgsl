@@ -1,6 +1,6 @@
-// topK: ids[first + n, j] = index of the j-th largest x[n,c], the first of equals before the others
+// topK: ids[first + n, j] = index of the j-th largest x[n,c], with equal values in the order of c
 //   in x[N,C]   out ids[first + N, K]   grid: one workgroup per row, LANES threads share it
-//   One pass over the row for each j: the largest of those that come after the last one found. No order is kept in memory.
+//   why: one pass over the row per j finds the largest element that comes after the last one found, without workspace
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -14,9 +14,9 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read_write> ids: array<i32>;
 
 var<workgroup> values: array<f32, LANES>;
-var<workgroup> indices: array<u32, LANES>; // c where a lane found none
+var<workgroup> indices: array<u32, LANES>; // c if a lane found none
 
-/// Whether a stands before b in the order of results; index c stands for none.
+/// Whether a comes before b in the order of results; index c means none.
 fn precedes(a: f32, aIndex: u32, b: f32, bIndex: u32) -> bool {
   if (aIndex == p.c || bIndex == p.c) { return aIndex != p.c; }
   return a > b || (a == b && aIndex < bIndex);

@@ -1,12 +1,12 @@
 // transpose of the last two axes, both multiples of 4: y[b,c,r] = x[b,r,c]
 //   in x[B,R,C]   out y[B,C,R]   grid: one workgroup per block of LANES / ACROSS · 4 rows and ACROSS · 4 · STEPS columns
-//   why: a thread turns 4 x 4 values in registers, so both sides are read and written as vectors; a workgroup's rows are
-//   whole cache lines on both sides, on the side of y with eight lanes above each other alone
+//   why: a thread transposes 4 x 4 values in registers, so x is read and y written as vectors; a workgroup covers whole cache
+//   lines of both, or with eight lanes above each other only of y
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const ACROSS: u32 = 8; // threads beside each other, the others below them
-const STEPS: u32 = 1; // to the right, of a thread
+const ACROSS: u32 = 8; // threads side by side; the others are below them
+const STEPS: u32 = 1; // of a thread, to the right
 
 alias x_v = vec4<f32>;
 alias y_v = vec4<f32>;

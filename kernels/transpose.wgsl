@@ -1,6 +1,6 @@
-// transpose: y[i0,i1,...] = x[start + Σ_a i_a · s_a]: axes in another order
+// transpose: y[i0,i1,...] = x[start + Σ_a i_a · s_a], any permutation of axes
 //   axes of y are counted from the last: extents d0 .. d5 of this window, and s0 .. s5 the stride in x of each
-//   where the window has a part of one axis, its elements are runs in y: from `first`, `gap` apart
+//   where the window has only a part of one axis, its elements are runs in y, `gap` apart from `first` on
 //   in x[N]   out y[first + d5 · ... · d0 and gaps]   grid: one thread per output
 requires immediate_address_space;
 

@@ -1,10 +1,10 @@
-// unary: y[i] = apply(x[i]), the body of `apply` given by the op row
+// unary: y[i] = apply(x[i]); the op row gives the body of `apply`
 //   in x[N]   out y[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into the padding of the storage
-//   numerics: f32 whatever the elements are; `scalar` and `other` are parameters that a row may use
+//   numerics: f32 for every element type; `scalar` and `other` are parameters that a row may use
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 4; // a thread, LANES apart
+const VECTORS: u32 = 4; // per thread, LANES apart
 
 alias x_v = vec4<f32>;
 alias y_v = vec4<f32>;

@@ -1,10 +1,10 @@
-// where: y[i] = a[i] where the byte mask[i] is not 0, else b[i]; an operand that was left out counts as 0
+// where: y[i] = a[i] where the byte mask[i] is not 0, else b[i]; an absent operand counts as 0
 //   in mask[N / 4] a[N] b[N]   out y[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into
 //   the padding of the storage
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const VECTORS: u32 = 4; // a thread, LANES apart
+const VECTORS: u32 = 4; // per thread, LANES apart
 
 alias a_v = vec4<f32>;
 alias b_v = vec4<f32>;

@@ -36,10 +36,10 @@ export function runAttention(device: Device, call: AttentionCall): Record<string
     const k = vectors("k", [B, S, G, D], 1);
     const v = vectors("v", [B, S, G, D], 2);
     const dy = vectors("dy", [B, T, H, D], 3);
-    const marks = [ofKeys(keyMask, "u8"), ofKeys(segments, "i32")];
+    const masks = [ofKeys(keyMask, "u8"), ofKeys(segments, "i32")];
     const attrs = { queryOffset };
-    const { y, lse } = device.run("attention", [q, k, v, ...marks], attrs, ["lse"]);
-    const saved = [dy, q, k, v, y, lse, ...marks];
+    const { y, lse } = device.run("attention", [q, k, v, ...masks], attrs, ["lse"]);
+    const saved = [dy, q, k, v, y, lse, ...masks];
     const { dq } = device.run("attentionBackwardQ", saved, attrs, []);
     const { dk, dv } = device.run("attentionBackwardKV", saved, attrs, []);
     return { y, lse, dq, dk, dv };

@@ -92,7 +92,7 @@ describe("attention on subgroup matrices", () => {
     const device = openDevice();
     await agrees(device, { dims: [1, 129, 129, 4, 1, 64], segments, keyMask }, 2 ** -8);
     const { call } = device.calls.findLast(({ kernel }) => kernel === "attention-matrix/backward")!;
-    expect(call.params.parts).toBe(2);
+    expect(call.params.splits).toBe(2);
   });
 
   it("rescales its sums when maxima grow, tile after tile", async () => {

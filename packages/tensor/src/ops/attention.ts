@@ -2,29 +2,25 @@ import type { HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Dims } from "../signature.ts";
 import type { TestRandom } from "../test-random.ts";
-import { inVectors } from "./attention-heads.ts";
-import {
-  type AttentionExtents,
-  runAttention,
-  runAttentionBackwardKV,
-  runAttentionBackwardQ,
-} from "./attention-plan.ts";
+import { runAttention, runAttentionBackwardKV, runAttentionBackwardQ } from "./attention-dispatch.ts";
+import type { AttentionExtents } from "./attention-kernels.ts";
+import { withPaddedHeads } from "./attention-padding.ts";
 
 const EPS = 2 ** -23;
-/** The largest score of a query that sees nothing: finite, and so low that no score reaches it. */
+/** The maximum score of a query without visible keys: finite, but lower than any score. */
 export const NOTHING_VISIBLE = -3.0e38;
 
-/** Which keys a query sees, and what scores are multiplied with. */
+/** The causal rule and the scale of scores. */
 export interface AttentionAttrs {
-  /** Query t sees key s when s <= t + queryOffset. */
+  /** Query t attends to keys s <= t + queryOffset. */
   queryOffset: number;
-  /** null: 1 / sqrt(D). */
+  /** Factor of q·k; null: 1 / sqrt(D). */
   scale: number | null;
 }
 
 /**
- * Of lse, the log-sum-exp of a query's scores: the largest score, and the logarithm of the sum of all relative to it. Added
- * up, scores of thousands would round the second away, and with it the sum of a query's weights.
+ * lse, the log-sum-exp of a query's scores, is stored as two numbers: the maximum score, and the logarithm of the sum of
+ * exp(score - maximum). In their sum, a score of thousands would round the logarithm away.
  */
 const PARTS = 2;
 
@@ -56,14 +52,14 @@ function check(
   );
 }
 
-interface Marks {
+interface Mask {
   readonly keyMask: HostArray | null;
   readonly segments: HostArray | null;
 }
 
-/** Calls `visit` for each key that query (b, t) sees. */
+/** Calls `visit` for each key that is visible to query (b, t). */
 function forVisible(
-  { keyMask, segments }: Marks,
+  { keyMask, segments }: Mask,
   b: number,
   t: number,
   { S }: Dims,
@@ -82,14 +78,14 @@ function dot(a: HostArray, at: number, b: HostArray, bt: number, D: number): num
   return sum;
 }
 
-/** Visible query-key pairs of one head, for counting operations. */
+/** Query-key pairs of one head that the causal rule makes visible, for counting operations. */
 function pairs({ T, S }: Dims, { queryOffset }: AttentionAttrs): number {
   let count = 0;
   for (let t = 0; t < T; t++) count += Math.max(0, Math.min(S, t + queryOffset + 1));
   return count;
 }
 
-/** Ids of any sign: runs of them as packing makes them, or a new one at random. */
+/** Segment ids of any sign, in runs as packed sequences have them. */
 function drawSegments(pick: TestRandom): (size: number) => Int32Array {
   const change = pick.oneOf([0, 0.05, 0.3, 1]);
   return (size) => {
@@ -126,13 +122,13 @@ export const attention = defineOp({
   doc:
     "causal attention with grouped heads: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g], g = floor(h / (H/G)), over " +
     "keys s <= t + queryOffset with keyMask[s] = 1 and, in a packed sequence, segments[s] = segments[t + queryOffset]: a " +
-    "query is at position t + queryOffset of the keys; a query that sees nothing gives 0; lse has the largest score and " +
-    "the log of the sum relative to it",
+    "query is at position t + queryOffset of the keys; a query without visible keys gives 0; lse holds the maximum score " +
+    "and the log of Σ exp(score - maximum)",
   sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] segments?:i32[B,S] -> y[B,T,H,D] | lse:f32[B,T,H,P]",
   attrs,
   check,
   infer: ([q]) => ({ outputs: [q, { shape: [...q.shape.slice(0, 3), PARTS], dtype: "f32" }] }),
-  reference({ q, k, v, y, lse, ...marks }, dims, a) {
+  reference({ q, k, v, y, lse, ...mask }, dims, a) {
     const { B, T, S, G, H, D } = dims;
     for (let b = 0; b < B; b++) {
       for (let t = 0; t < T; t++) {
@@ -140,7 +136,7 @@ export const attention = defineOp({
           const row = (b * T + t) * H + h;
           const keyAt = (s: number) => ((b * S + s) * G + Math.floor(h / (H / G))) * D;
           const scores: [number, number][] = [];
-          forVisible(marks, b, t, dims, a, (s) =>
+          forVisible(mask, b, t, dims, a, (s) =>
             scores.push([s, scaleOf(a, D) * dot(q, row * D, k, keyAt(s), D)]),
           );
           if (lse) lse[2 * row] = NOTHING_VISIBLE;
@@ -161,7 +157,7 @@ export const attention = defineOp({
     }
   },
   kernel: (k, { q, k: key, v, y, ...io }, dims, a) =>
-    inVectors(k, extentsOf(dims, a), { q, k: key, v }, { y }, (operands, extents) =>
+    withPaddedHeads(k, extentsOf(dims, a), { q, k: key, v }, { y }, (operands, extents) =>
       runAttention(k, { ...io, ...operands }, extents),
     ),
   draw: drawAttention,
@@ -169,7 +165,7 @@ export const attention = defineOp({
   flops: (dims, a) => 4 * dims.B * dims.H * dims.D * pairs(dims, a),
 });
 
-/** p[s] = exp(score - lse) and ds[s] = p (dy·v[s] - dy·y), the two factors that all gradients share. */
+/** Visits the visible pairs with p[s] = exp(score - lse) and ds[s] = p (dy·v[s] - dy·y), which all gradients share. */
 function forGradients(
   io: {
     dy: HostArray;
@@ -178,7 +174,7 @@ function forGradients(
     v: HostArray;
     y: HostArray;
     lse: HostArray;
-  } & Marks,
+  } & Mask,
   dims: Dims,
   a: AttentionAttrs,
   visit: (row: number, keyAt: number, p: number, ds: number) => void,
@@ -200,7 +196,7 @@ function forGradients(
   }
 }
 
-/** Draws y and lse near what a forward pass would give, so that p stays a probability; a logarithm of 0 says that one key has all. */
+/** Draws y and lse near those of a forward pass, so that p stays a probability. A logarithm of 0 means that one key has all the weight. */
 function drawBackward(pick: TestRandom) {
   const drawn = drawAttention(pick);
   const lse = (size: number) =>
@@ -219,7 +215,7 @@ const backwardClose = ({ D, S, T }: Dims) => ({ rel: (64 + 2 * D + S + T) * EPS,
 
 export const attentionBackwardQ = defineOp({
   name: "attentionBackwardQ",
-  doc: "dq[t,h] = scale · Σ_s p (dy·v[s] - dy·y) k[s], with p made again from lse",
+  doc: "dq[t,h] = scale · Σ_s p (dy·v[s] - dy·y) k[s], with p recomputed from lse",
   sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] segments?:i32[B,S] -> dq[B,T,H,D]",
   attrs,
   check,
@@ -230,7 +226,7 @@ export const attentionBackwardQ = defineOp({
     });
   },
   kernel: (k, { dy, q, k: key, v, y, dq, ...io }, dims, a) =>
-    inVectors(k, extentsOf(dims, a), { dy, q, k: key, v, y }, { dq }, (operands, extents) =>
+    withPaddedHeads(k, extentsOf(dims, a), { dy, q, k: key, v, y }, { dq }, (operands, extents) =>
       runAttentionBackwardQ(k, { ...io, ...operands }, extents),
     ),
   draw: drawBackward,
@@ -240,7 +236,7 @@ export const attentionBackwardQ = defineOp({
 
 export const attentionBackwardKV = defineOp({
   name: "attentionBackwardKV",
-  doc: "dk[s] = scale · Σ p (dy·v[s] - dy·y) q[t,h] and dv[s] = Σ p dy[t,h], over queries t that see s and heads h of the group",
+  doc: "dk[s] = scale · Σ p (dy·v[s] - dy·y) q[t,h] and dv[s] = Σ p dy[t,h], over queries t to which s is visible and heads h of the group",
   sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] segments?:i32[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
   attrs,
   check,
@@ -254,7 +250,7 @@ export const attentionBackwardKV = defineOp({
     });
   },
   kernel: (k, { dy, q, k: key, v, y, dk, dv, ...io }, dims, a) =>
-    inVectors(k, extentsOf(dims, a), { dy, q, k: key, v, y }, { dk, dv }, (operands, extents) =>
+    withPaddedHeads(k, extentsOf(dims, a), { dy, q, k: key, v, y }, { dk, dv }, (operands, extents) =>
       runAttentionBackwardKV(k, { ...io, ...operands }, extents),
     ),
   draw: drawBackward,

@@ -102,11 +102,11 @@ function withSplits(
     run({ y, bias }, { yAt, yRow, accumulate, hasBias });
     return;
   }
-  using partial = k.temp([splits, batches * m, n]);
-  run({ y: partial, bias: null }, { yAt: 0, yRow: n, accumulate: false, hasBias: false });
+  using partials = k.temp([splits, batches * m, n]);
+  run({ y: partials, bias: null }, { yAt: 0, yRow: n, accumulate: false, hasBias: false });
   const vectors = (batches * m * n) / 4;
   k.run("matmul-split-k/main", {
-    bind: { partial, bias, y },
+    bind: { partials, bias, y },
     params: { vectors, n, yAt, yRow, splits, accumulate, hasBias },
     grid: Math.ceil(vectors / SPLIT_K_LANES),
   });
