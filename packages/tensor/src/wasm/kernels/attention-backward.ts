@@ -3,17 +3,17 @@ import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
+  COLUMN_HALVES,
   EXTENTS,
   eight,
   emitPanelTask,
   emitScale,
-  HALVES,
   HeadRows,
   type Panel,
   PLACES,
   type Words,
 } from "./attention-panel.ts";
-import { emitKeySight, emitQuerySight, type Window } from "./attention-sight.ts";
+import { emitKeyVisibility, emitQueryVisibility, type Window } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { attentionExpOf } from "./math.ts";
@@ -49,9 +49,9 @@ const shiftAt = (
 /** Code for a score and dy · v: the weight, and d loss / d score. */
 function slopesOf(f: FunctionBuilder) {
   const exp = attentionExpOf(f);
-  return (score: V128, product: V128, [max, logSum, delta, isShared]: Shift, seen: V128 | undefined) => {
+  return (score: V128, product: V128, [max, logSum, delta, isShared]: Shift, visible: V128 | undefined) => {
     const all = exp(f32x4.sub(f32x4.sub(score, max), logSum));
-    const weight = f.v128(seen ? v128.and(all, seen) : all);
+    const weight = f.v128(visible ? v128.and(all, visible) : all);
     return { weight, slope: v128.and(f32x4.mul(weight, f32x4.sub(product, delta)), isShared) };
   };
 }
@@ -93,7 +93,7 @@ export const attentionBackwardQ = defineKernel(
       panel.pack(outputs, panel.place(p.otherPanelAt));
       panel.clear(panel.place(p.sumsAt));
     });
-    const sight = emitQuerySight(panel, p, head);
+    const visibility = emitQueryVisibility(panel, p, head);
     const rowsBytes = panel.rowsBytes(p.s);
     const [keys, values] = [p.keyRows, p.valueRows].map((base) => f.i32(at(base, head, rowsBytes)));
     const bytes = panel.columnsBytes(p.s);
@@ -101,15 +101,15 @@ export const attentionBackwardQ = defineKernel(
     const { base, plane } = shiftsOf(f, p, head);
     const slopeOf = slopesOf(f);
     const { scores, from, other, pointers, run } = productsOf(panel, p, [keys, values]);
-    panel.stream(sight, p.wordsAt, (window) => {
+    panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       run(window);
       const shift = f.i32(at(base, panel.first, 4));
       const shifts = eight((half) => shiftAt(f, shift, plane, (address) => v128.load(address, 16 * half)));
-      sight.each(window, pointers, (seen) => {
-        for (const half of HALVES) {
+      visibility.each(window, pointers, (visible) => {
+        for (const half of COLUMN_HALVES) {
           const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
-          const { slope } = slopeOf(score, product, shifts[half], seen?.[half]);
+          const { slope } = slopeOf(score, product, shifts[half], visible?.[half]);
           f.do(v128.store(from, slope, 16 * half));
         }
       });
@@ -141,7 +141,7 @@ export const attentionBackwardKV = defineKernel(
       panel.pack(values, panel.place(p.otherPanelAt));
       for (const sums of [p.sumsAt, p.otherSumsAt]) panel.clear(panel.place(sums));
     });
-    const sight = emitKeySight(panel, p, head);
+    const visibility = emitKeyVisibility(panel, p, head);
     const queries = f.i32(i32.mul(p.t, p.group));
     const [rowsBytes, bytes] = [panel.rowsBytes(queries), panel.columnsBytes(queries)];
     const [queryRows, dyRows] = [p.queryRows, p.dyRows].map((base) => f.i32(at(base, head, rowsBytes)));
@@ -152,15 +152,15 @@ export const attentionBackwardKV = defineKernel(
     const slopeOf = slopesOf(f);
     const { scores, slopes, from, other, pointers, run } = productsOf(panel, p, [queryRows, dyRows]);
     const shift = f.i32();
-    panel.stream(sight, p.wordsAt, (window) => {
+    panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       run(window);
       f.set(shift, at(base, start, 4));
-      sight.each(window, [...pointers, [shift, 4]], (seen) => {
+      visibility.each(window, [...pointers, [shift, 4]], (visible) => {
         const shifts = shiftAt(f, shift, plane, v128.load32Splat);
-        for (const half of HALVES) {
+        for (const half of COLUMN_HALVES) {
           const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
-          const to = slopeOf(score, product, shifts, seen?.[half]);
+          const to = slopeOf(score, product, shifts, visible?.[half]);
           f.do(v128.store(other, to.slope, 16 * half), v128.store(from, to.weight, 16 * half));
         }
       });

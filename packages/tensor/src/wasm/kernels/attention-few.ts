@@ -2,7 +2,7 @@
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { at, HeadRows, PLACES, type Words } from "./attention-panel.ts";
-import { emitMarks, HIDDEN } from "./attention-sight.ts";
+import { emitMasks, HIDDEN } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { attentionExpOf, logOf } from "./math.ts";
 import { STREAM } from "./tasks.ts";
@@ -26,8 +26,8 @@ export const attentionFew = defineKernel(
     const [scores, sums] = [f.i32(i32.add(scratch, p.scoresAt)), f.i32(i32.add(scratch, p.sumsAt))];
     const rowBytes = f.i32(i32.mul(p.d, 4));
     const query = f.i32(at(p.q, task, rowBytes));
-    const marks = emitMarks({ f, frame }, p, batch);
-    const own = f.i32(i32.load(marks.segmentAt(position)));
+    const masks = emitMasks({ f, frame }, p, batch);
+    const own = f.i32(i32.load(masks.segmentAt(position)));
     const [keys, values] = [p.k, p.v].map((src) => new HeadRows(f, { ...p, src, group: 1 }, head));
     const dot = emitDot(f, p.d);
     const exp = attentionExpOf(f);
@@ -46,8 +46,8 @@ export const attentionFew = defineKernel(
       f.set(key, start);
       f.while(i32.ltU(to, last), () => {
         f.set(score, HIDDEN);
-        const isSeen = i32.and(marks.visible(key), i32.eq(i32.load(marks.segmentAt(key)), own));
-        f.if(isSeen, () => {
+        const isVisible = i32.and(masks.visible(key), i32.eq(i32.load(masks.segmentAt(key)), own));
+        f.if(isVisible, () => {
           f.set(score, f32.mul(dot(query, row), p.scale));
           f.set(largest, f32.max(largest, score));
         });
@@ -62,8 +62,8 @@ export const attentionFew = defineKernel(
       f.set(to, scores);
       f.while(i32.ltU(to, last), () => {
         const found = f.v128(v128.load(to));
-        const isSeen = f32x4.gt(found, f32x4.splat(HIDDEN));
-        f.set(weights, v128.and(exp(f32x4.sub(found, f32x4.splat(largest))), isSeen));
+        const isVisible = f32x4.gt(found, f32x4.splat(HIDDEN));
+        f.set(weights, v128.and(exp(f32x4.sub(found, f32x4.splat(largest))), isVisible));
         f.set(totals, f32x4.add(totals, weights));
         f.do(v128.store(to, weights));
         f.set(to, i32.add(to, 16));

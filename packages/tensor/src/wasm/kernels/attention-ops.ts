@@ -3,7 +3,7 @@ import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
 import { PITCH, WORDS } from "./attention-panel.ts";
-import { overRows } from "./half-windows.ts";
+import { overRows } from "./f16-windows.ts";
 import { EDGE_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_HEADS, STREAM } from "./tasks.ts";
 import { SIMPLE_PER_NS } from "./work.ts";

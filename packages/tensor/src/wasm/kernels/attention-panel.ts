@@ -1,7 +1,7 @@
 /** What the kernels of attention share: where rows of heads lie, and the products of a panel of them with what streams past. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
-import type { Sight, Window } from "./attention-sight.ts";
+import type { Visibility, Window } from "./attention-visibility.ts";
 import { type Frame, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS, SHORT_ROWS, transpose4 } from "./library.ts";
 import { STREAM } from "./tasks.ts";
@@ -11,7 +11,7 @@ export type Words<K extends string> = Readonly<Record<K, Local<"i32">>>;
 /** Values of the eight columns of a panel. */
 export type Eight<T> = readonly [T, T];
 
-export const HALVES = [0, 1] as const;
+export const COLUMN_HALVES = [0, 1] as const;
 export const eight = <T>(make: (half: 0 | 1) => T): Eight<T> => [make(0), make(1)];
 
 export const at = (base: I32, index: I32, bytes: I32): Expr<"i32"> => i32.add(base, i32.mul(index, bytes));
@@ -185,20 +185,20 @@ export class Panel {
   }
 
   /** Runs the body for windows of what each panel sees, the same of all panels one after the other. */
-  stream(sight: Sight, words: Local<"i32">, body: (window: Window) => void): void {
+  stream(visibility: Visibility, words: Local<"i32">, body: (window: Window) => void): void {
     const { f } = this;
     const [from, to] = [f.i32(0x7fff_ffff), f.i32()];
     this.each(() => {
-      sight.prepare(this.place(words));
-      f.set(from, i32.min(sight.begin, from));
-      f.set(to, i32.select(i32.gtS(sight.end, to), sight.end, to));
+      visibility.prepare(this.place(words));
+      f.set(from, i32.min(visibility.begin, from));
+      f.set(to, i32.select(i32.gtS(visibility.end, to), visibility.end, to));
     });
     const [window, start, count] = [f.i32(), f.i32(), f.i32()];
     f.for(window, from, to, STREAM, () =>
       this.each(() => {
-        sight.load(this.place(words));
-        f.set(start, i32.select(i32.gtS(sight.begin, window), sight.begin, window));
-        f.set(count, i32.sub(i32.min(sight.end, f.i32(i32.add(window, STREAM))), start));
+        visibility.load(this.place(words));
+        f.set(start, i32.select(i32.gtS(visibility.begin, window), visibility.begin, window));
+        f.set(count, i32.sub(i32.min(visibility.end, f.i32(i32.add(window, STREAM))), start));
         f.if(i32.gtS(count, 0), () => body({ start, count }));
       }),
     );
@@ -225,14 +225,14 @@ export class Panel {
       f.set(left, i32.sub(left, steps));
     };
     f.while(i32.geS(left, 4), () => {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         const four = [0, 1, 2, 3].map((step) => f.v128(load(step, half)));
         for (const [i, row] of transpose4(f, four).entries()) f.do(v128.store(rows[4 * half + i], row));
       }
       advance(4);
     });
     f.while(i32.gtS(left, 0), () => {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         const four = f.v128(load(0, half));
         for (let i = 0; i < 4; i++) f.do(v128.store32Lane(rows[4 * half + i], four, i));
       }

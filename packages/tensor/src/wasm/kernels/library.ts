@@ -2,7 +2,7 @@
 import type { Callee, Features, FunctionBuilder, Local } from "../assembler/function.ts";
 import { type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
 import type { ModuleBuilder } from "../assembler/module.ts";
-import { bytesOf, loader, type Source } from "./halves.ts";
+import { bytesOf, loader, type Source } from "./f16.ts";
 
 /** Columns of a panel of the right operand: two vectors. */
 export const PANEL_COLS = 8;

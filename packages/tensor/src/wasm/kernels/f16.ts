@@ -29,7 +29,7 @@ export function loader(f: FunctionBuilder, source: Source): Load4 {
  * f32 to the nearest half, ties to even, in the low 64 bits. Normal results are rounded by integer arithmetic; subnormal
  * ones by adding 0.5, in whose binade a step is the smallest half.
  */
-export function toHalves(f: FunctionBuilder): (x: V128) => V128 {
+export function toF16(f: FunctionBuilder): (x: V128) => V128 {
   const constant = (bits: number): Local<"v128"> => f.v128(i32x4.splat(bits));
   const magnitude = constant(0x7fffffff);
   const overflow = constant(0x477fefff); // the largest that rounds to a finite half

@@ -1,7 +1,7 @@
 /** Products of few rows with a weight's rows, y = x · wᵀ: what one token costs, which is reading the weight once. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
-import { bytesOf, loader, type Source } from "./halves.ts";
+import { bytesOf, loader, type Source } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { nf4Decoder, WEIGHT } from "./nf4-decode.ts";
 import { forRows } from "./tasks.ts";
@@ -66,11 +66,11 @@ const fewRows = (source: Source) =>
     });
   });
 
-export const fewRowsF32 = fewRows("f32");
-export const fewRowsF16 = fewRows("f16");
+export const matmulFewF32 = fewRows("f32");
+export const matmulFewF16 = fewRows("f16");
 
 /** Levels are added up by block; a block's scale is a factor of its sum. */
-export const fewRowsNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p, { task }) => {
+export const matmulFewNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p, { task }) => {
   const sums = accumulators(f, UNROLL);
   const [blockSum, total] = [f.f32(), f.v128()];
   const all = f.f32();

@@ -1,7 +1,7 @@
 /** Who sees whom: a query the keys up to its position that no mask hides and that are of its segment. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
-import { at, type Eight, eight, HALVES, type Panel, WORDS, type Words } from "./attention-panel.ts";
+import { at, COLUMN_HALVES, type Eight, eight, type Panel, WORDS, type Words } from "./attention-panel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 
 /** The score of what is not seen: finite, and no other score reaches it. */
@@ -12,7 +12,7 @@ export type Window = Words<"start" | "count">;
 export type Pointers = readonly (readonly [pointer: Local<"i32">, bytes: number])[];
 
 /** The rows that a panel sees any of (or that see any of it), and loops over them. */
-export interface Sight {
+export interface Visibility {
   /** The first, a multiple of a left panel's rows, and the one after the last. */
   readonly begin: Local<"i32">;
   readonly end: Local<"i32">;
@@ -28,19 +28,19 @@ export interface Sight {
 
 type Extents = Words<"t" | "s" | "g" | "group" | "offset" | "mask" | "segments" | "oneAt">;
 
-/** Marks of a batch row's keys by position. Where there are none, a word at address 0 or a byte of scratch stands for all. */
-interface Marks {
+/** Masks of a batch row's keys by position. Where there are none, a word at address 0 or a byte of scratch stands for all. */
+interface Masks {
   segmentAt(position: I32): Expr<"i32">;
   /** All bits where the key is visible. */
   visible(position: I32): Expr<"i32">;
   readonly isGiven: Local<"i32">;
 }
 
-export function emitMarks(
+export function emitMasks(
   { f, frame }: Pick<Panel, "f" | "frame">,
   { mask, segments, s, oneAt }: Words<"mask" | "segments" | "s" | "oneAt">,
   batch: I32,
-): Marks {
+): Masks {
   const first = f.i32(i32.mul(batch, s));
   const one = f.i32(i32.add(frame.scratch, oneAt));
   f.do(i32.store8(one, 1));
@@ -56,7 +56,7 @@ export function emitMarks(
 }
 
 /** What a panel keeps between windows: two words of each column, and the rows it sees. */
-class Kept {
+class PanelRange {
   readonly #f: FunctionBuilder;
   readonly columns: Eight<Eight<Local<"v128">>>;
   readonly begin: Local<"i32">;
@@ -86,7 +86,7 @@ class Kept {
     this.#loadColumns(scratch);
   }
 
-  keepRange(scratch: Local<"i32">): void {
+  saveRange(scratch: Local<"i32">): void {
     for (const [i, word] of [this.begin, this.end, this.open].entries()) {
       this.#f.do(i32.store(scratch, word, WORDS.range + 4 * i));
     }
@@ -101,7 +101,7 @@ class Kept {
 
   #loadColumns(scratch: Local<"i32">): void {
     for (const [i, vectors] of this.columns.entries()) {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         this.#f.set(vectors[half], v128.load(scratch, WORDS.columns + PANEL_COL_BYTES * i + 16 * half));
       }
     }
@@ -124,54 +124,54 @@ function emitLoop(
 
 const max = (a: Expr<"i32">, b: I32): Expr<"i32"> => i32.select(i32.gtS(a, b), a, b);
 
-/** The rows of a panel's sight, of which those from `skip` while no segment is a column's are left out. */
+/** The rows of a panel's visibility, of which those from `skip` while no segment is a column's are left out. */
 function emitSkip(
   f: FunctionBuilder,
-  marks: Marks,
+  masks: Masks,
   segments: Eight<Local<"v128">>,
   { from, to, step, look }: { from: Local<"i32">; to: Local<"i32">; step: 1 | -1; look: Expr<"i32"> },
 ): void {
   const any = f.v128();
   f.forever((stop) => {
     stop(step > 0 ? i32.geS(from, to) : i32.leS(from, to));
-    f.set(any, v128.load32Splat(marks.segmentAt(look)));
+    f.set(any, v128.load32Splat(masks.segmentAt(look)));
     stop(v128.anyTrue(v128.or(i32x4.eq(segments[0], any), i32x4.eq(segments[1], any))));
     f.set(from, i32.add(from, step));
   });
 }
 
 /** Of queries, past which keys stream. */
-export function emitQuerySight(panel: Panel, p: Extents, head: Local<"i32">): Sight {
+export function emitQueryVisibility(panel: Panel, p: Extents, head: Local<"i32">): Visibility {
   const { f, first, rows } = panel;
-  const marks = emitMarks(panel, p, i32.divU(head, p.g));
-  const kept = new Kept(f);
-  const { begin, end, open } = kept;
-  const [positions, segments] = kept.columns;
+  const masks = emitMasks(panel, p, i32.divU(head, p.g));
+  const range = new PanelRange(f);
+  const { begin, end, open } = range;
+  const [positions, segments] = range.columns;
   const positionOf = (row: I32) => i32.add(i32.divU(row, p.group), p.offset);
   return {
     begin,
     end,
-    load: (scratch) => kept.load(scratch),
+    load: (scratch) => range.load(scratch),
     prepare(scratch) {
-      kept.setColumns(panel, scratch, (row) => {
+      range.setColumns(panel, scratch, (row) => {
         const position = f.i32(positionOf(row));
-        return [position, i32.load(marks.segmentAt(position))];
+        return [position, i32.load(masks.segmentAt(position))];
       });
       f.set(end, i32.add(positionOf(i32.sub(i32.add(first, rows), 1)), 1));
       f.set(end, i32.min(p.s, end));
       f.set(begin, 0);
-      f.if(p.segments, () => emitSkip(f, marks, segments, { from: begin, to: end, step: 1, look: begin }));
+      f.if(p.segments, () => emitSkip(f, masks, segments, { from: begin, to: end, step: 1, look: begin }));
       f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
-      f.set(open, i32.select(marks.isGiven, 0, i32.add(positionOf(first), 1)));
-      kept.keepRange(scratch);
+      f.set(open, i32.select(masks.isGiven, 0, i32.add(positionOf(first), 1)));
+      range.saveRange(scratch);
     },
     each({ start, count }, pointers, body) {
       const key = f.i32(start);
       const to = f.i32(i32.add(start, count));
       emitLoop(f, key, f.i32(i32.min(to, open)), pointers, () => body(null));
       emitLoop(f, key, to, pointers, () => {
-        const segment = f.v128(v128.load32Splat(marks.segmentAt(key)));
-        const visible = f.v128(i32x4.splat(marks.visible(key)));
+        const segment = f.v128(v128.load32Splat(masks.segmentAt(key)));
+        const visible = f.v128(i32x4.splat(masks.visible(key)));
         const position = f.v128(i32x4.splat(key));
         const seen = (half: 0 | 1) => {
           const among = v128.and(i32x4.eq(segments[half], segment), visible);
@@ -184,28 +184,28 @@ export function emitQuerySight(panel: Panel, p: Extents, head: Local<"i32">): Si
 }
 
 /** Of keys, past which the queries of all heads of their group stream: row i is at position i / group. */
-export function emitKeySight(panel: Panel, p: Extents, head: Local<"i32">): Sight {
+export function emitKeyVisibility(panel: Panel, p: Extents, head: Local<"i32">): Visibility {
   const { f, first, rows } = panel;
-  const marks = emitMarks(panel, p, i32.divU(head, p.g));
-  const kept = new Kept(f);
-  const { begin, end, open } = kept;
-  const [visible, segments] = kept.columns;
+  const masks = emitMasks(panel, p, i32.divU(head, p.g));
+  const range = new PanelRange(f);
+  const { begin, end, open } = range;
+  const [visible, segments] = range.columns;
   /** The first row that sees a key, among those that exist. */
   const firstOf = (key: I32) => i32.mul(max(f.i32(i32.sub(key, p.offset)), 0), p.group);
   return {
     begin,
     end,
-    load: (scratch) => kept.load(scratch),
+    load: (scratch) => range.load(scratch),
     prepare(scratch) {
-      kept.setColumns(panel, scratch, (key) => [marks.visible(key), i32.load(marks.segmentAt(key))]);
+      range.setColumns(panel, scratch, (key) => [masks.visible(key), i32.load(masks.segmentAt(key))]);
       f.set(begin, firstOf(first));
       f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
       f.set(end, p.t);
       const look = i32.add(i32.sub(end, 1), p.offset);
-      f.if(p.segments, () => emitSkip(f, marks, segments, { from: end, to: f.i32(0), step: -1, look }));
+      f.if(p.segments, () => emitSkip(f, masks, segments, { from: end, to: f.i32(0), step: -1, look }));
       f.set(end, i32.mul(end, p.group));
-      f.set(open, i32.select(marks.isGiven, end, firstOf(i32.sub(i32.add(first, rows), 1))));
-      kept.keepRange(scratch);
+      f.set(open, i32.select(masks.isGiven, end, firstOf(i32.sub(i32.add(first, rows), 1))));
+      range.saveRange(scratch);
     },
     each({ start, count }, pointers, body) {
       const query = f.i32(start);
@@ -215,7 +215,7 @@ export function emitKeySight(panel: Panel, p: Extents, head: Local<"i32">): Sigh
       );
       emitLoop(f, query, f.i32(i32.min(to, open)), pointers, () => {
         const at = f.i32(i32.add(i32.divU(query, p.group), p.offset));
-        const segment = f.v128(v128.load32Splat(marks.segmentAt(at)));
+        const segment = f.v128(v128.load32Splat(masks.segmentAt(at)));
         const position = f.v128(i32x4.splat(at));
         const seen = (half: 0 | 1) => {
           const among = v128.and(i32x4.eq(segments[half], segment), visible[half]);

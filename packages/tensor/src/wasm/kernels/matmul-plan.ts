@@ -44,7 +44,7 @@ export const weightOf = (
   ...{ blockShift: Math.log2(block), nestedShift: Math.log2(nestedBlock) },
 });
 
-export interface ProductOperands {
+export interface MatmulOperands {
   readonly a: Tensor;
   /** f32, f16, or a weight in NF4, of which there is one in a batch. */
   readonly b: Tensor | Nf4Right;
@@ -52,7 +52,7 @@ export interface ProductOperands {
   readonly bias?: Tensor | null;
 }
 
-export interface ProductExtents {
+export interface MatmulExtents {
   readonly P: number;
   readonly M: number;
   readonly K: number;
@@ -80,16 +80,16 @@ function* starts(count: number, most: number): IterableIterator<[start: number, 
 const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "codes" in b;
 
 /** y[P,M,N] = a·b (+ bias[N]), or y += a·b. */
-export function runProduct(
+export function runMatmul(
   k: WasmContext,
   form: MatmulForm,
-  operands: ProductOperands,
-  extents: ProductExtents,
+  operands: MatmulOperands,
+  extents: MatmulExtents,
 ): void {
   const { P, M, K, N } = extents;
   if (P === 0 || M === 0 || N === 0) return;
   if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
-    runFewRows(k, operands, extents);
+    runFew(k, operands, extents);
     return;
   }
   const { panelRows } = k;
@@ -122,16 +122,12 @@ export function runProduct(
 }
 
 /** y[M,N] = a · bᵀ (+ bias), row by row of b. */
-function runFewRows(
-  k: WasmContext,
-  { a, b, y, bias = null }: ProductOperands,
-  { M, K, N }: ProductExtents,
-): void {
+function runFew(k: WasmContext, { a, b, y, bias = null }: MatmulOperands, { M, K, N }: MatmulExtents): void {
   const rows = Math.max(1, Math.floor(FEW_SIZE / K));
   const split = { tasks: divide(N, rows), work: (M * K * N) / FEW_PER_NS };
   const args = { x: a, y, bias, m: M, n: N, k: K, rows };
-  if (isNf4(b)) k.run("fewRowsNf4", { ...args, ...b }, split);
-  else k.run(b.dtype === "f16" ? "fewRowsF16" : "fewRowsF32", { ...args, w: b }, split);
+  if (isNf4(b)) k.run("matmulFewNf4", { ...args, ...b }, split);
+  else k.run(b.dtype === "f16" ? "matmulFewF16" : "matmulFewF32", { ...args, w: b }, split);
 }
 
 /** Operands with the byte at which a batch begins. */
@@ -146,7 +142,7 @@ interface At {
   readonly byte: number;
 }
 
-function partOf({ a, b, y, bias = null }: ProductOperands, p0: number, { M, K, N }: ProductExtents): Part {
+function partOf({ a, b, y, bias = null }: MatmulOperands, p0: number, { M, K, N }: MatmulExtents): Part {
   const size = "dtype" in b && b.dtype === "f16" ? 2 : 4;
   return {
     a: { tensor: a, byte: 4 * p0 * M * K },
@@ -163,7 +159,7 @@ function packLeft(
   left: Tensor,
   batches: number,
   { m0, m, k0, k: steps }: Window,
-  { M, K }: ProductExtents,
+  { M, K }: MatmulExtents,
 ): void {
   const panels = divide(m, k.panelRows);
   const dstBatch = 4 * panels * k.panelRows * steps;
@@ -186,7 +182,7 @@ function packRight(
   right: Tensor,
   batches: number,
   { n0, n, k0, k: steps }: Window,
-  { K, N }: ProductExtents,
+  { K, N }: MatmulExtents,
 ): void {
   const half = tensor.dtype === "f16";
   const size = half ? 2 : 4;
@@ -211,7 +207,7 @@ function packNf4(
   b: Nf4Right,
   right: Tensor,
   { n0, n, k0, k: steps }: Window,
-  { K, N }: ProductExtents,
+  { K, N }: MatmulExtents,
 ): void {
   const work = (n * steps) / PACKED_PER_NS;
   const args = { ...b, n0, n, k0, k: steps, dst: right };
@@ -225,7 +221,7 @@ function multiply(
   { y, bias, left, right }: Part & { left: Tensor; right: Tensor },
   batches: number,
   { m0, m, n0, n, k0, k: steps }: Window,
-  { M, N, accumulate = false }: ProductExtents,
+  { M, N, accumulate = false }: MatmulExtents,
 ): void {
   const cAt = y.byte + 4 * (m0 * N + n0);
   const isLater = accumulate || k0 > 0;
@@ -241,7 +237,7 @@ function multiply(
     ...{ cBatch: 4 * M * N, initBatch: isLater ? 4 * M * N : 0 },
     ...{ blockRows: BLOCK_ROWS, blockCols: BLOCK_COLS, blocksDown, blocks },
   };
-  k.run("productBlocks", args, {
+  k.run("matmulBlocks", args, {
     tasks: batches * blocks,
     work: (2 * batches * m * n * steps) / FLOPS_PER_NS,
   });
