@@ -1,9 +1,19 @@
 /**
- * Streaming attention: panels of eight queries, past which keys stream. No T x S matrix exists; a panel's scores stand in the
- * thread's scratch with a query in each column, as the next product takes them: the largest and the sum of a query's scores
- * are found lane by lane, and nothing is packed again.
+ * The forward pass of attention (FlashAttention's online softmax). A panel is eight queries that share a key head; keys and
+ * values stream past it in windows, so that no T x S matrix exists.
+ *
+ *     for panel of the task: pack its queries; max = HIDDEN, total = 0, sums[d][8] = 0
+ *     for window of STREAM keys, for panel of the task:
+ *       scores[key][8] = keys · queriesᵀ                      (matmul tiles)
+ *       max' = max(max, visible scores), by column
+ *       if max' > max: total, sums *= e^(max - max')
+ *       scores = visible ? e^(scores - max') : 0,  total += Σ scores
+ *       sums[d][8] += valuesᵀ · scores                       (matmul tiles)
+ *     y = (sums / total)ᵀ,  lse = (max, log total)
+ *
+ * Scores are stored with a query in each column. That is the layout of a right operand, so the second matmul needs no packing,
+ * and maxima and sums of queries are found lane by lane.
  */
-
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
@@ -18,7 +28,7 @@ import {
   WORDS,
   type Words,
 } from "./attention-panel.ts";
-import { emitQueryVisibility, HIDDEN, type Visibility, type Window } from "./attention-visibility.ts";
+import { HIDDEN, queryVisibility, type Visibility, type Window } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES } from "./library.ts";
 import { attentionExpOf, logOf } from "./math.ts";
@@ -39,7 +49,7 @@ export const attention = defineKernel(
         f.do(v128.store(scratch, f32x4.splat(0), totals + 16 * half));
       }
     });
-    const visibility = emitQueryVisibility(panel, p, head);
+    const visibility = queryVisibility(panel, p, head);
     const keys = f.i32(at(p.keys, head, panel.rowsBytes(p.s)));
     const columns = panel.columnsBytes(p.s);
     const values = f.i32(at(p.values, head, columns.head));
@@ -74,7 +84,7 @@ export const attention = defineKernel(
   },
 );
 
-/** Code that turns scores to weights relative to the largest so far; what was summed before is scaled to that. */
+/** Returns an emitter that turns a window's scores into weights relative to the largest score so far, and rescales `sums` to it. */
 function softmaxColumns(
   { f, d }: Panel,
   visibility: Visibility,
@@ -90,11 +100,11 @@ function softmaxColumns(
       f.set(totals[half], v128.load(scratch, WORDS.totals + 16 * half));
     }
     f.set(from, scores);
-    visibility.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
+    visibility.each(window, [[from, PANEL_COL_BYTES]], (visible) => {
       for (const half of COLUMN_HALVES) {
         const score = v128.load(from, 16 * half);
-        const visible = seen ? v128.bitselect(score, hidden, seen[half]) : score;
-        f.set(largest[half], f32x4.pmax(largest[half], visible));
+        const counted = visible ? v128.bitselect(score, hidden, visible[half]) : score;
+        f.set(largest[half], f32x4.pmax(largest[half], counted));
       }
     });
     f.if(isAnyGreater(largest, before), () => {
@@ -112,12 +122,12 @@ function softmaxColumns(
       });
     });
     f.set(from, scores);
-    visibility.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
+    visibility.each(window, [[from, PANEL_COL_BYTES]], (visible) => {
       for (const half of COLUMN_HALVES) {
         const weight = exp(f32x4.sub(v128.load(from, 16 * half), largest[half]));
-        const visible = f.v128(seen ? v128.and(weight, seen[half]) : weight);
-        f.do(v128.store(from, visible, 16 * half));
-        f.set(totals[half], f32x4.add(totals[half], visible));
+        const counted = f.v128(visible ? v128.and(weight, visible[half]) : weight);
+        f.do(v128.store(from, counted, 16 * half));
+        f.set(totals[half], f32x4.add(totals[half], counted));
       }
     });
     for (const half of COLUMN_HALVES) {

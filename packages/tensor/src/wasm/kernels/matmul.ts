@@ -1,4 +1,7 @@
-/** Kernels of products: both operands are packed into panels, then tiles of the result are computed from those. */
+/**
+ * Kernels of matrix multiplication, batched. Both operands are packed into panels (library.ts), then `matmulBlocks` computes
+ * blocks of tiles; matmul-plan.ts says in which windows. Offsets `...At` and strides are in bytes.
+ */
 import { type I32, i32 } from "../assembler/instructions.ts";
 import type { Source } from "./f16.ts";
 import { bytesOf } from "./f16.ts";
@@ -6,13 +9,13 @@ import { defineKernel, words } from "./kernel.ts";
 import { emitTileCall, PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_STEPS } from "./tasks.ts";
 
-/** Steps of a sum that stay in registers: panels of so many fit the first cache. */
+/** Steps of k that a tile sums in registers: panels of so many steps fit the L1 cache. */
 const SUM_STEPS = 256;
 
-/** Task -> (batch, part). */
+/** The batch of a task and its part of that. */
 const batchOf = (task: I32, parts: I32): [I32, I32] => [i32.divU(task, parts), i32.remU(task, parts)];
 
-/** Panels of the left operand from its rows; a task is a panel. */
+/** Left panels from rows of a (nn, nt); a task is a panel. */
 export const packLeftRows = defineKernel(
   {
     src: "i32",
@@ -59,11 +62,11 @@ const packRightRows = (source: Source) =>
     },
   );
 
-/** Panels of the right operand from its rows, which are columns of the product (nt); a task is a panel. */
+/** Right panels from rows of b, which are columns of bᵀ (nt); a task is a panel. */
 export const packRightRowsF32 = packRightRows("f32");
 export const packRightRowsF16 = packRightRows("f16");
 
-/** Panels from columns: a task is PACK_STEPS rows of the matrix, all panels. */
+/** Panels from columns of a (tn) or of b (nn); a task is PACK_STEPS rows of the matrix, for all panels. */
 const packColumnsOf = (side: "left" | "right", source: Source) =>
   defineKernel(
     {
@@ -101,8 +104,12 @@ export const packRightColumnsF32 = packColumnsOf("right", "f32");
 export const packRightColumnsF16 = packColumnsOf("right", "f16");
 
 /**
- * c[m,n] = init + a·b from panels, batched. A task is a block of `blockRows` x `blockCols` panels; rows of c and of init lie
- * `cRow` and `initRow` bytes apart; init is the address of initial values (c itself to accumulate, a bias with initRow 0) or 0.
+ * c[m,n] = init + a·b from panels. A task is a block of `blockRows` x `blockCols` tiles. `init` is the address of initial values or
+ * 0: c itself to accumulate, or a bias with a row stride of 0.
+ *
+ *     for k0 in steps of SUM_STEPS:
+ *       for right panel of the block: for left panel of the block:
+ *         tile of c = (k0 = 0 ? init : tile of c) + left panel · right panel over steps k0 .. k0 + SUM_STEPS
  */
 export const matmulBlocks = defineKernel(
   {
