@@ -1,30 +1,44 @@
-/** Attention's gradients from the shift that the forward pass kept: the same panels, weights computed again. */
+/**
+ * The gradients of attention, over the panels of the forward pass. Weights are recomputed from the scores and the saved lse.
+ *
+ *     dq, for a panel of queries:
+ *       for window of keys:  scores = keys · queriesᵀ,  slopes = values · dyᵀ           (matmul tiles)
+ *                            slopes = e^(scores - max - logSum) · (slopes - delta)      (d loss / d score)
+ *                            sums[d][8] += keysᵀ · slopes                              (matmul tiles)
+ *       dq = scale · sumsᵀ
+ *     dk and dv, for a panel of keys:
+ *       for window of queries: the same with queries and keys exchanged, and
+ *                            dvSums += dyᵀ · weights,  dkSums += queriesᵀ · slopes
+ *
+ * `delta` is dy · y of a query (`queryShifts`).
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
+  COLUMN_HALVES,
   EXTENTS,
   eight,
   emitPanelTask,
   emitScale,
-  HALVES,
   HeadRows,
   type Panel,
   PLACES,
   type Words,
 } from "./attention-panel.ts";
-import { emitKeySight, emitQuerySight, type Window } from "./attention-sight.ts";
+import { keyVisibility, queryVisibility, type Window } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { attentionExpOf } from "./math.ts";
 
 /**
- * What a weight and its gradient are made from: max, logSum and dy · y of the query, and all bits where its weights are more than
- * one. Of a key that has all of it, dy · v - dy · y is 0, and what is left of it rounding; then logSum is 0.
+ * What a query contributes to a weight and its gradient. `isShared` has all bits set where logSum is above 0, that is where the
+ * query attends to more than one key. If a single key has all the weight, dy · v - dy · y is 0 and its rounding error must not
+ * become a gradient.
  */
 type Shift = readonly [max: V128, logSum: V128, delta: V128, isShared: V128];
 
-/** Where a key head's queries have their shifts, and bytes from one of the three values to the next. */
+/** The address of the shifts of a key head's queries, and the bytes from one of the three values to the next. */
 function shiftsOf(
   f: FunctionBuilder,
   { shifts, t, group, heads }: Words<"shifts" | "t" | "group" | "heads">,
@@ -35,7 +49,7 @@ function shiftsOf(
   return { base, plane: f.i32(i32.mul(i32.mul(heads, rows), 4)) };
 }
 
-/** The shift whose three values stand from an address on. */
+/** Loads the shift at an address. */
 const shiftAt = (
   f: FunctionBuilder,
   address: Local<"i32">,
@@ -46,18 +60,21 @@ const shiftAt = (
   return [max, logSum, delta, f.v128(f32x4.gt(logSum, v128.constant([0, 0, 0, 0])))];
 };
 
-/** Code for a score and dy · v: the weight, and d loss / d score. */
+/** Returns an emitter of the weight and of d loss / d score, from a score and dy · v. */
 function slopesOf(f: FunctionBuilder) {
   const exp = attentionExpOf(f);
-  return (score: V128, product: V128, [max, logSum, delta, isShared]: Shift, seen: V128 | undefined) => {
+  return (score: V128, dyV: V128, [max, logSum, delta, isShared]: Shift, visible: V128 | undefined) => {
     const all = exp(f32x4.sub(f32x4.sub(score, max), logSum));
-    const weight = f.v128(seen ? v128.and(all, seen) : all);
-    return { weight, slope: v128.and(f32x4.mul(weight, f32x4.sub(product, delta)), isShared) };
+    const weight = f.v128(visible ? v128.and(all, visible) : all);
+    return { weight, slope: v128.and(f32x4.mul(weight, f32x4.sub(dyV, delta)), isShared) };
   };
 }
 
-/** Code for the two products of a window, rows from `lefts` on times the panel's operands, and where they stand: by row. */
-function productsOf(
+/**
+ * The two matmuls of a window: the rows at `lefts` times the panel's two operands. `run` emits them and sets the pointers `from`
+ * and `other` to their first rows.
+ */
+function matmulsOf(
   panel: Panel,
   p: Words<"panelAt" | "otherPanelAt" | "scoresAt" | "otherScoresAt">,
   lefts: readonly [Local<"i32">, Local<"i32">],
@@ -76,7 +93,7 @@ function productsOf(
   return { scores, slopes, from, other, pointers, run };
 }
 
-/** dq of a panel of queries; `keyRows` are times scale. */
+/** dq; a task is one or more panels of queries of one key head. `keyRows` are already multiplied by scale. */
 export const attentionBackwardQ = defineKernel(
   {
     ...words("dy", "q", "keyRows", "keyColumns", "valueRows", "mask", "segments"),
@@ -93,23 +110,23 @@ export const attentionBackwardQ = defineKernel(
       panel.pack(outputs, panel.place(p.otherPanelAt));
       panel.clear(panel.place(p.sumsAt));
     });
-    const sight = emitQuerySight(panel, p, head);
+    const visibility = queryVisibility(panel, p, head);
     const rowsBytes = panel.rowsBytes(p.s);
     const [keys, values] = [p.keyRows, p.valueRows].map((base) => f.i32(at(base, head, rowsBytes)));
     const bytes = panel.columnsBytes(p.s);
     const columns = f.i32(at(p.keyColumns, head, bytes.head));
     const { base, plane } = shiftsOf(f, p, head);
     const slopeOf = slopesOf(f);
-    const { scores, from, other, pointers, run } = productsOf(panel, p, [keys, values]);
-    panel.stream(sight, p.wordsAt, (window) => {
+    const { scores, from, other, pointers, run } = matmulsOf(panel, p, [keys, values]);
+    panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       run(window);
       const shift = f.i32(at(base, panel.first, 4));
       const shifts = eight((half) => shiftAt(f, shift, plane, (address) => v128.load(address, 16 * half)));
-      sight.each(window, pointers, (seen) => {
-        for (const half of HALVES) {
-          const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
-          const { slope } = slopeOf(score, product, shifts[half], seen?.[half]);
+      visibility.each(window, pointers, (visible) => {
+        for (const half of COLUMN_HALVES) {
+          const [score, dyV] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
+          const { slope } = slopeOf(score, dyV, shifts[half], visible?.[half]);
           f.do(v128.store(from, slope, 16 * half));
         }
       });
@@ -122,7 +139,7 @@ export const attentionBackwardQ = defineKernel(
   },
 );
 
-/** dk and dv of a panel of keys, over all queries and query heads that see them. */
+/** dk and dv; a task is one or more panels of keys, past which the queries of all heads of the group stream. */
 export const attentionBackwardKV = defineKernel(
   {
     ...words("k", "v", "queryRows", "queryColumns", "dyRows", "dyColumns"),
@@ -137,11 +154,11 @@ export const attentionBackwardKV = defineKernel(
     panel.each(() => {
       const right = panel.place(p.panelAt);
       panel.pack(keys, right);
-      emitScale(f, right, i32.mul(p.d, PANEL_COLS), p.scale); // as the other passes scale keys, to the bit
+      emitScale(f, right, i32.mul(p.d, PANEL_COLS), p.scale); // the other passes scale keys too: scores agree to the bit
       panel.pack(values, panel.place(p.otherPanelAt));
       for (const sums of [p.sumsAt, p.otherSumsAt]) panel.clear(panel.place(sums));
     });
-    const sight = emitKeySight(panel, p, head);
+    const visibility = keyVisibility(panel, p, head);
     const queries = f.i32(i32.mul(p.t, p.group));
     const [rowsBytes, bytes] = [panel.rowsBytes(queries), panel.columnsBytes(queries)];
     const [queryRows, dyRows] = [p.queryRows, p.dyRows].map((base) => f.i32(at(base, head, rowsBytes)));
@@ -150,17 +167,17 @@ export const attentionBackwardKV = defineKernel(
     );
     const { base, plane } = shiftsOf(f, p, head);
     const slopeOf = slopesOf(f);
-    const { scores, slopes, from, other, pointers, run } = productsOf(panel, p, [queryRows, dyRows]);
+    const { scores, slopes, from, other, pointers, run } = matmulsOf(panel, p, [queryRows, dyRows]);
     const shift = f.i32();
-    panel.stream(sight, p.wordsAt, (window) => {
+    panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       run(window);
       f.set(shift, at(base, start, 4));
-      sight.each(window, [...pointers, [shift, 4]], (seen) => {
+      visibility.each(window, [...pointers, [shift, 4]], (visible) => {
         const shifts = shiftAt(f, shift, plane, v128.load32Splat);
-        for (const half of HALVES) {
-          const [score, product] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
-          const to = slopeOf(score, product, shifts, seen?.[half]);
+        for (const half of COLUMN_HALVES) {
+          const [score, dyV] = [v128.load(from, 16 * half), v128.load(other, 16 * half)];
+          const to = slopeOf(score, dyV, shifts, visible?.[half]);
           f.do(v128.store(other, to.slope, 16 * half), v128.store(from, to.weight, 16 * half));
         }
       });

@@ -1,20 +1,33 @@
-/** Attention of one query for itself, past keys and values as they lie: to pack them for so few would take longer than to read them. */
+/**
+ * Attention of few queries, each by itself, over keys and values in place: packing those into panels would take longer than
+ * reading them once for each query.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { at, HeadRows, PLACES, type Words } from "./attention-panel.ts";
-import { emitMarks, HIDDEN } from "./attention-sight.ts";
+import { emitMasks, HIDDEN } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { attentionExpOf, logOf } from "./math.ts";
 import { STREAM } from "./tasks.ts";
 import { accumulators, forVectors, sumLanes } from "./vectors.ts";
 
 const UNROLL = 4;
-/** Rows of values that are added at once, so that sums are loaded and stored as seldom. */
+/** Rows of values that are added at a time, so that the sums are loaded and stored once for that many rows. */
 const TOGETHER = 4;
 
 const SIZES = words("t", "s", "g", "group", "d", "offset");
 
-/** y and lse of one query of one head, which is a task; keys stream by in windows, as they do past panels. */
+/**
+ * y and lse of one query of one head, which is a task, by the online softmax:
+ *
+ *     max = HIDDEN, total = 0, sums[d] = 0
+ *     for window of STREAM keys up to the query's position:
+ *       scores[j] = visible(j) ? scale · q·k[j] : HIDDEN,  max' = max(max, scores)
+ *       shrink = e^(max - max'),  total *= shrink
+ *       weights[j] = e^(scores[j] - max'),  total += Σ weights
+ *       sums = shrink · sums + Σ_j weights[j] · v[j]
+ *     y = sums / total,  lse = (max, log total)
+ */
 export const attentionFew = defineKernel(
   { ...words("q", "k", "v", "mask", "segments", "y", "lse"), ...SIZES, ...PLACES, scale: "f32" } as const,
   (f, p, frame) => {
@@ -26,8 +39,8 @@ export const attentionFew = defineKernel(
     const [scores, sums] = [f.i32(i32.add(scratch, p.scoresAt)), f.i32(i32.add(scratch, p.sumsAt))];
     const rowBytes = f.i32(i32.mul(p.d, 4));
     const query = f.i32(at(p.q, task, rowBytes));
-    const marks = emitMarks({ f, frame }, p, batch);
-    const own = f.i32(i32.load(marks.segmentAt(position)));
+    const masks = emitMasks({ f, frame }, p, batch);
+    const own = f.i32(i32.load(masks.segmentAt(position)));
     const [keys, values] = [p.k, p.v].map((src) => new HeadRows(f, { ...p, src, group: 1 }, head));
     const dot = emitDot(f, p.d);
     const exp = attentionExpOf(f);
@@ -46,8 +59,8 @@ export const attentionFew = defineKernel(
       f.set(key, start);
       f.while(i32.ltU(to, last), () => {
         f.set(score, HIDDEN);
-        const isSeen = i32.and(marks.visible(key), i32.eq(i32.load(marks.segmentAt(key)), own));
-        f.if(isSeen, () => {
+        const isVisible = i32.and(masks.unhidden(key), i32.eq(i32.load(masks.segmentAt(key)), own));
+        f.if(isVisible, () => {
           f.set(score, f32.mul(dot(query, row), p.scale));
           f.set(largest, f32.max(largest, score));
         });
@@ -56,14 +69,14 @@ export const attentionFew = defineKernel(
         f.set(to, i32.add(to, 4));
         f.set(key, i32.add(key, 1));
       });
-      f.do(v128.store(last, f32x4.splat(HIDDEN))); // the last vector of weights, and the last rows that are added together
+      f.do(v128.store(last, f32x4.splat(HIDDEN))); // fills the last vector of weights: those of rows that do not exist are 0
       f.set(shrink, exp(f32x4.sub(f32x4.splat(before), f32x4.splat(largest))));
       f.set(totals, f32x4.mul(totals, shrink));
       f.set(to, scores);
       f.while(i32.ltU(to, last), () => {
         const found = f.v128(v128.load(to));
-        const isSeen = f32x4.gt(found, f32x4.splat(HIDDEN));
-        f.set(weights, v128.and(exp(f32x4.sub(found, f32x4.splat(largest))), isSeen));
+        const isVisible = f32x4.gt(found, f32x4.splat(HIDDEN));
+        f.set(weights, v128.and(exp(f32x4.sub(found, f32x4.splat(largest))), isVisible));
         f.set(totals, f32x4.add(totals, weights));
         f.do(v128.store(to, weights));
         f.set(to, i32.add(to, 16));
@@ -85,7 +98,7 @@ export const attentionFew = defineKernel(
   },
 );
 
-/** Code for the product of two rows of d. */
+/** Returns an emitter of the dot product of two rows of d elements. */
 function emitDot(f: FunctionBuilder, d: Local<"i32">) {
   const parts = accumulators(f, UNROLL);
   const [left, right] = [f.i32(), f.i32()];
@@ -104,7 +117,7 @@ function emitDot(f: FunctionBuilder, d: Local<"i32">) {
   };
 }
 
-/** sums = shrink · sums + Σ weight · row, of as many rows as there are weights up to `last`; past it stand zeros. */
+/** sums = shrink · sums + Σ weight · row over the weights up to address `last`; zeros follow them. */
 function emitAddRows(
   f: FunctionBuilder,
   { sums, row, stride, weights, last, d }: Words<"sums" | "row" | "stride" | "weights" | "last" | "d">,
@@ -117,7 +130,7 @@ function emitAddRows(
   const to = f.i32();
   f.while(i32.ltU(weight, last), () => {
     for (const [i, one] of four.entries()) {
-      f.set(one.row, i32.minU(f.i32(at(row, i, stride)), lastRow)); // no row past the end: it might hold NaN
+      f.set(one.row, i32.minU(f.i32(at(row, i, stride)), lastRow)); // never past the last row, where memory might hold NaN: 0 · NaN is NaN
       f.set(one.weight, v128.load32Splat(weight, 4 * i));
     }
     f.set(to, sums);

@@ -1,20 +1,23 @@
-/** Attention: operands packed by head, then blocks of queries (or of keys) on all threads. */
+/**
+ * The ops of attention. Each packs by key head the operands that will stream (attention-pack.ts), then runs a kernel whose tasks
+ * are blocks of panels of those that stay: queries for y and dq, keys for dk and dv.
+ */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
 import { PITCH, WORDS } from "./attention-panel.ts";
-import { overRows } from "./half-windows.ts";
+import { overRows } from "./f16-windows.ts";
 import { EDGE_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_HEADS, STREAM } from "./tasks.ts";
 import { SIMPLE_PER_NS } from "./work.ts";
 
 const FLOPS_PER_NS = 40;
-/** Packed operands of so many bytes exist at a time, or of one batch row. */
+/** Bytes of packed operands that exist at a time; if one batch row has more, those of one batch row. */
 const PACKED_BYTES = 2 ** 24;
-/** What streams past a task is read once: so many bytes stay near anyhow, for more a task takes more panels. */
+/** A task reads the streaming operands once, so it takes a panel for each so many bytes of them, up to MAX_PANELS. */
 const STREAMED_BYTES = 2 ** 19;
-const MOST_PANELS = 8;
-/** Queries that share a key head, up to which each reads keys and values for itself as they lie. */
+const MAX_PANELS = 8;
+/** Up to so many queries of a key head, each reads keys and values in place (attention-few.ts). */
 const FEW_ROWS = 4;
 
 interface Extents {
@@ -37,7 +40,7 @@ interface Inputs {
   readonly segments: Tensor | null;
 }
 
-/** Where the parts of a task with so many panels lie in a thread's scratch, or null where they do not fit. */
+/** The layout of a thread's scratch for a task of `blockPanels` panels (`PLACES`), or null if they do not fit. */
 function placesOf(k: WasmContext, D: number, blockPanels: number): Record<string, number> | null {
   const operand = PANEL_COLS * D;
   const scores = PANEL_COLS * STREAM;
@@ -58,7 +61,7 @@ function placesOf(k: WasmContext, D: number, blockPanels: number): Record<string
   return first + blockPanels * places.panelBytes <= SCRATCH_BYTES ? places : null;
 }
 
-/** The heads of keys, or of queries by the key head they share: `group` is 1 or their number. */
+/** Keys, or queries: G key heads of `group` heads each (1 for keys), `length` positions, D elements. */
 interface Side {
   readonly G: number;
   readonly group: number;
@@ -69,7 +72,7 @@ interface Side {
 const keysOf = ({ G, S, D }: Extents): Side => ({ G, group: 1, length: S, D });
 const queriesOf = ({ G, H, T, D }: Extents): Side => ({ G, group: H / G, length: T, D });
 
-/** Arguments and tasks of a kernel over rows of key heads. */
+/** Arguments and tasks of a kernel of which a task is PACK_HEADS rows of one key head. */
 function headRows(B: number, { G, group, length, D }: Side) {
   const parts = Math.ceil((length * group) / PACK_HEADS);
   return {
@@ -78,14 +81,14 @@ function headRows(B: number, { G, group, length, D }: Side) {
   };
 }
 
-/** What of an operand streams past panels: its rows, its columns or both. */
+/** An operand that streams, and how it is to be packed: by rows, by columns (as its transpose) or both. */
 interface Streamed {
   readonly src: Tensor;
   readonly rows?: true;
   readonly columns?: true;
 }
 
-/** Two operands by key head as left panels, the rows of the first times `scale`. */
+/** Packs two operands by key head, the rows of the first times `scale`; what was not asked for is null. */
 function packHeads(k: WasmContext, B: number, side: Side, [first, second]: readonly Streamed[], scale = 1) {
   const rows = side.length * side.group;
   const padded = (count: number) => Math.ceil(count / k.panelRows) * k.panelRows;
@@ -107,7 +110,7 @@ function packHeads(k: WasmContext, B: number, side: Side, [first, second]: reado
   return packed;
 }
 
-/** Ranges of batch rows whose packed operands fit the workspace. */
+/** Ranges of batch rows whose packed operands fit PACKED_BYTES. */
 function* batchesOf(
   { B }: Extents,
   floatsPerRow: number,
@@ -130,32 +133,32 @@ const rowsOf = <K extends string>(
 const factorOf = ({ scale }: Attrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
 
 /**
- * Arguments that all passes share, and the tasks of one with so many products: each is 2 flops for each visible pair and
- * element, and reads the streaming side once for each task.
+ * Arguments that all passes share, and the tasks of a pass of `matmuls` matrix multiplications. Each of those takes 2 operations
+ * for each visible pair and element, and reads its streaming operand once in each task.
  */
 function shared(
   k: WasmContext,
   extents: Extents,
   B: number,
   attrs: Attrs,
-  { stays, streams, products }: { stays: Side; streams: Side; products: number },
+  { stays, streams, matmuls }: { stays: Side; streams: Side; matmuls: number },
 ) {
   const { T, S, G, H, D } = extents;
-  const bytes = 4 * products * streams.length * streams.group * D;
-  const wanted = Math.max(1, Math.min(MOST_PANELS, Math.round(bytes / STREAMED_BYTES)));
+  const bytes = 4 * matmuls * streams.length * streams.group * D;
+  const wanted = Math.max(1, Math.min(MAX_PANELS, Math.round(bytes / STREAMED_BYTES)));
   const places = placesOf(k, D, wanted) ?? placesOf(k, D, 1)!;
   const blocks = Math.ceil((stays.length * stays.group) / PANEL_COLS / places.blockPanels);
   const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset, blocks };
   return {
     args: { ...sizes, scale: factorOf(attrs, extents), ...places },
-    split: { tasks: B * G * blocks, work: (products * B * H * T * S * D) / FLOPS_PER_NS },
+    split: { tasks: B * G * blocks, work: (matmuls * B * H * T * S * D) / FLOPS_PER_NS },
   };
 }
 
 /** Whether a task's part of the scratch is large enough for heads of D. */
 const takes = (k: WasmContext, { D }: Extents): boolean => D > 0 && placesOf(k, D, 1) !== null;
 
-/** The forward pass of few queries: nothing is packed. */
+/** The forward pass of few queries, without packing. */
 function runFew(
   k: WasmContext,
   { q, k: key, v, keyMask: mask, segments, y, lse }: Inputs & { y: Tensor; lse: Tensor | null },
@@ -189,13 +192,13 @@ function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Attr
     const { args, split } = shared(k, extents, count, attrs, {
       stays: ofQueries,
       streams: ofKeys,
-      products: 2,
+      matmuls: 2,
     });
     k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
   }
 }
 
-/** An op over batch rows, of which some at a time are f32 where operands are f16. */
+/** An op over batch rows; with f16 operands, over as many at a time as fit a window in f32. */
 const overBatches =
   <Io extends object>(
     outputNames: readonly string[],
@@ -257,7 +260,7 @@ function runBackwardQ(
     const { args, split } = shared(k, extents, count, attrs, {
       stays: ofQueries,
       streams: ofKeys,
-      products: 3,
+      matmuls: 3,
     });
     k.run("attentionBackwardQ", { ...operands, ...args }, split);
   }
@@ -290,7 +293,7 @@ function runBackwardKV(
     const { args, split } = shared(k, extents, count, attrs, {
       stays: keysOf(extents),
       streams: ofQueries,
-      products: 4,
+      matmuls: 4,
     });
     k.run("attentionBackwardKV", { ...operands, ...args }, split);
   }

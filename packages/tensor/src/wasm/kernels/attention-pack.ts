@@ -1,4 +1,4 @@
-/** Kernels before attention: left panels of heads, and what backward passes need of each query. */
+/** Kernels that run before those of attention: packing of the streaming operands, and per-query values for the gradients. */
 import type { Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { at, emitScale, HeadRows, panelsOf, pitchOf } from "./attention-panel.ts";
@@ -10,8 +10,9 @@ import { accumulators, forVectors, sumLanes } from "./vectors.ts";
 const OPERANDS = words("first", "firstRows", "firstColumns", "second", "secondRows", "secondColumns");
 
 /**
- * Two operands by key head as left panels, the rows of the first times `scale`: rows [panel][d][panelRows], columns
- * [panel][row][panelRows], where an address is given. A task is PACK_HEADS rows of one head of one of them.
+ * Packs two operands by key head as left operands of matmuls, each where an address is given: its rows as
+ * [row / panelRows][d][panelRows], and its transpose ("columns") as [d / panelRows][row][panelRows]. Rows of the first operand
+ * are multiplied by `scale`. A task is PACK_HEADS rows of one head of one operand: tasks from `each` on are the second one's.
  */
 export const packHeads = defineKernel(
   { ...OPERANDS, ...words("s", "g", "group", "d", "parts", "each"), scale: "f32" } as const,
@@ -58,7 +59,7 @@ export const packHeads = defineKernel(
   },
 );
 
-/** What backward passes need of each query: max, logSum and dy · y, [3][heads][s · group]. A task is PACK_HEADS rows of one head. */
+/** What the gradients need of each query, [3][heads][s · group]: max, logSum and dy · y. A task is PACK_HEADS rows of one head. */
 export const queryShifts = defineKernel(
   words("dy", "y", "lse", "shifts", "heads", "s", "g", "group", "d", "parts"),
   (f, { dy, y, lse, shifts, heads, parts, ...p }, { task }) => {

@@ -1,17 +1,21 @@
-/** What the kernels of attention share: where rows of heads lie, and the products of a panel of them with what streams past. */
+/**
+ * What the kernels of attention share: addresses of the rows of a head, and the matmuls of a panel (eight queries or keys that
+ * stay in place) with the rows that stream past it.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
-import type { Sight, Window } from "./attention-sight.ts";
+import type { Visibility, Window } from "./attention-visibility.ts";
 import { type Frame, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS, SHORT_ROWS, transpose4 } from "./library.ts";
 import { STREAM } from "./tasks.ts";
 import { forVectors } from "./vectors.ts";
 
 export type Words<K extends string> = Readonly<Record<K, Local<"i32">>>;
-/** Values of the eight columns of a panel. */
+/** A value for each of the eight columns of a panel: two vectors, or what stands for them. */
 export type Eight<T> = readonly [T, T];
 
-export const HALVES = [0, 1] as const;
+/** Columns 0 .. 3 and 4 .. 7 of a panel. */
+export const COLUMN_HALVES = [0, 1] as const;
 export const eight = <T>(make: (half: 0 | 1) => T): Eight<T> => [make(0), make(1)];
 
 export const at = (base: I32, index: I32, bytes: I32): Expr<"i32"> => i32.add(base, i32.mul(index, bytes));
@@ -19,31 +23,40 @@ export const panelsOf = (count: I32, width: number): Expr<"i32"> =>
   i32.divU(i32.add(count, width - 1), width);
 
 /**
- * Rows from one panel of columns to the next: as many as there are, and some that keep the panels apart. Packing writes all of them
- * at once, and at multiples of 4 KiB they would share lines of a cache.
+ * Rows between the starts of two panels of columns: the number of rows, rounded up to 16 i + 15. Packing writes one row of all
+ * panels at a time, and panels at multiples of 4 KiB would compete for the same lines of the cache.
  */
 export const PITCH = 15;
 export const pitchOf = (rows: I32): Expr<"i32"> => i32.or(rows, PITCH);
 
-/** Addresses within a thread's scratch, as the host lays them out (attention-ops.ts): once, and for each panel of a task. */
+/**
+ * Offsets within a thread's scratch, laid out by `placesOf` in attention-ops.ts: the first line once for a task, the second line
+ * from the start of each panel's part.
+ */
 export const PLACES = words(
   ...(["scoresAt", "otherScoresAt", "rowAt", "oneAt"] as const),
   ...(["panelAt", "otherPanelAt", "sumsAt", "otherSumsAt", "wordsAt"] as const),
 );
 
-/** Sizes; `group` query heads share a key head, whose rows are cut into blocks of panels, `panelBytes` of scratch each. */
+/**
+ * T, S, key heads, query heads that share one, D and the position of the first query; then the tasks of a key head, the panels
+ * of a task, and the bytes of scratch of a panel.
+ */
 export const EXTENTS = {
   ...words("t", "s", "g", "group", "d", "offset"),
   ...words("blocks", "blockPanels", "panelBytes"),
   scale: "f32",
 } as const;
 
-/** Where a panel's words are, after its columns' positions or masks and its columns' segments: 32 bytes for eight columns. */
+/**
+ * Byte offsets at a panel's `wordsAt`: two words for each column (attention-visibility.ts), the largest score and the sum of
+ * weights of each column, and the range of rows; and how many words these are.
+ */
 export const WORDS = { columns: 0, largest: 64, totals: 96, range: 128, count: 36 } as const;
 
 /**
- * The rows of one key head in [B,s,g·group,d], the positions' group of heads one after the other: row i is that of position
- * i / group and of head i mod group of those that share the key head.
+ * Addresses of the rows of one key head in [B,s,g·group,d]. With grouped queries, row i is position i / group of head i mod group
+ * among the heads that share the key head.
  */
 export class HeadRows {
   readonly base: Local<"i32">;
@@ -70,22 +83,23 @@ export class HeadRows {
 }
 
 /**
- * Eight rows that stay, as the right panel of products: their scores stand in columns, a row for each key or query that streams past.
- * A task has several where those would not stay in a cache, and takes each window of them past all of its panels.
+ * Eight queries (or keys) as the right operand of matmuls whose left operand is the rows that stream past: scores have a column for
+ * each of the eight, and a row for each streaming row. A task has several panels where the streaming operands exceed a cache, and
+ * runs each window of them past all its panels before the next.
  */
 export class Panel {
   readonly f: FunctionBuilder;
   readonly frame: Frame;
-  /** The panel's first row, how many there are, and where its part of the scratch begins: set by `each`. */
+  /** The panel's first row and its number of rows, 8 but at the end; `each` sets these, and the address of the panel's scratch. */
   readonly first: Local<"i32">;
   readonly rows: Local<"i32">;
   readonly #scratch: Local<"i32">;
   readonly #index: Local<"i32">;
   readonly #block: Words<"first" | "panels" | "bytes">;
-  /** Rows in all, and their elements. */
+  /** Rows of the head, and elements of a row. */
   readonly n: Local<"i32">;
   readonly d: Local<"i32">;
-  /** Panels of the left operand in d. */
+  /** Left panels that d columns take. */
   readonly #deep: Local<"i32">;
 
   constructor(
@@ -114,7 +128,7 @@ export class Panel {
     });
   }
 
-  /** Bytes of a row of left panels. */
+  /** Bytes of one step of a left panel. */
   get stepBytes(): number {
     return 4 * this.frame.library.panelRows;
   }
@@ -124,30 +138,30 @@ export class Panel {
     return this.f.i32(i32.add(this.#scratch, offset));
   }
 
-  /** One that all panels share. */
+  /** An address in the scratch that all panels of the task share. */
   shared(offset: Local<"i32">): Local<"i32"> {
     return this.f.i32(i32.add(this.frame.scratch, offset));
   }
 
-  /** The panel's rows at `to`; columns that do not exist repeat the last one. */
+  /** Packs the panel's rows to `to`; columns past the last row repeat it. */
   pack({ base, position, group }: HeadRows, to: Local<"i32">): void {
     const { f, first, n, d } = this;
     f.call(this.frame.library.packHeads.right, base, position, group, first, n, d, to);
   }
 
-  /** Bytes of what streams past, rows as left panels, for one head of n rows. */
+  /** Bytes of one head of n streaming rows, packed by rows. */
   rowsBytes(n: I32): Local<"i32"> {
     const { panelRows } = this.frame.library;
     return this.f.i32(i32.mul(i32.mul(panelsOf(n, panelRows), 4 * panelRows), this.d));
   }
 
-  /** The same of columns as left panels: bytes of one panel, and of all. */
+  /** Bytes of one head of n streaming rows, packed by columns: of one panel, and of all. */
   columnsBytes(n: I32): { panel: Local<"i32">; head: Local<"i32"> } {
     const panel = this.f.i32(i32.mul(pitchOf(n), this.stepBytes));
     return { panel, head: this.f.i32(i32.mul(panel, this.#deep)) };
   }
 
-  /** scores[count][8]: left panels of rows from `left` on, times the panel. */
+  /** scores[count][8] = `count` streaming rows, packed by rows at `left`, times the panel at `right`. */
   score(left: Local<"i32">, right: Local<"i32">, count: Local<"i32">, scores: Local<"i32">): void {
     const { f, d } = this;
     const { tile, panelRows } = this.frame.library;
@@ -160,7 +174,7 @@ export class Panel {
     });
   }
 
-  /** sums[d][8] += left panels of columns from `left` on, `panelBytes` apart, times weights[count][8]. */
+  /** sums[d][8] += the transpose of `count` streaming rows, packed by columns at `left`, times weights[count][8]. */
   gather(
     left: Local<"i32">,
     panelBytes: Local<"i32">,
@@ -184,21 +198,25 @@ export class Panel {
     });
   }
 
-  /** Runs the body for windows of what each panel sees, the same of all panels one after the other. */
-  stream(sight: Sight, words: Local<"i32">, body: (window: Window) => void): void {
+  /**
+   * Runs the body for each window of STREAM rows and, within it, for each panel to which any of them are visible:
+   *
+   *     for window: for panel: body(the visible rows of the window)
+   */
+  stream(visibility: Visibility, words: Local<"i32">, body: (window: Window) => void): void {
     const { f } = this;
     const [from, to] = [f.i32(0x7fff_ffff), f.i32()];
     this.each(() => {
-      sight.prepare(this.place(words));
-      f.set(from, i32.min(sight.begin, from));
-      f.set(to, i32.select(i32.gtS(sight.end, to), sight.end, to));
+      visibility.prepare(this.place(words));
+      f.set(from, i32.min(visibility.begin, from));
+      f.set(to, i32.select(i32.gtS(visibility.end, to), visibility.end, to));
     });
     const [window, start, count] = [f.i32(), f.i32(), f.i32()];
     f.for(window, from, to, STREAM, () =>
       this.each(() => {
-        sight.load(this.place(words));
-        f.set(start, i32.select(i32.gtS(sight.begin, window), sight.begin, window));
-        f.set(count, i32.sub(i32.min(sight.end, f.i32(i32.add(window, STREAM))), start));
+        visibility.load(this.place(words));
+        f.set(start, i32.select(i32.gtS(visibility.begin, window), visibility.begin, window));
+        f.set(count, i32.sub(i32.min(visibility.end, f.i32(i32.add(window, STREAM))), start));
         f.if(i32.gtS(count, 0), () => body({ start, count }));
       }),
     );
@@ -208,7 +226,10 @@ export class Panel {
     this.f.zeroBytes(sums, i32.mul(this.#deep, PANEL_COL_BYTES * this.frame.library.panelRows));
   }
 
-  /** Columns of sums, each times its factor, to the rows of the panel; what belongs to none goes to `nowhere`, a row of scratch. */
+  /**
+   * Writes the columns of sums[d][8], each times its factor, as the panel's rows of `to`. Columns past the last row go to
+   * `nowhere`, a row of scratch.
+   */
   write(sums: Local<"i32">, factors: Eight<V128>, to: HeadRows, nowhere: Local<"i32">): void {
     const { f } = this;
     const index = f.i32();
@@ -225,14 +246,14 @@ export class Panel {
       f.set(left, i32.sub(left, steps));
     };
     f.while(i32.geS(left, 4), () => {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         const four = [0, 1, 2, 3].map((step) => f.v128(load(step, half)));
         for (const [i, row] of transpose4(f, four).entries()) f.do(v128.store(rows[4 * half + i], row));
       }
       advance(4);
     });
     f.while(i32.gtS(left, 0), () => {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         const four = f.v128(load(0, half));
         for (let i = 0; i < 4; i++) f.do(v128.store32Lane(rows[4 * half + i], four, i));
       }
@@ -240,7 +261,7 @@ export class Panel {
     });
   }
 
-  /** Runs the body for each row that exists: its place in the panel, and among all. */
+  /** Runs the body for each row of the panel, given its index in the panel and in the head. */
   forRows(body: (row: Local<"i32">, index: Local<"i32">) => void): void {
     const { f } = this;
     const [row, index] = [f.i32(), f.i32()];
@@ -251,7 +272,7 @@ export class Panel {
   }
 }
 
-/** Which rows of which key head a task is: those that see or are seen the most go first. */
+/** The panels and the key head of a task. Those with the most visible pairs go first, so that threads end at about the same time. */
 export function emitPanelTask(
   f: FunctionBuilder,
   frame: Frame,
@@ -268,7 +289,7 @@ export function emitPanelTask(
   return { panel: new Panel(f, frame, { first, panels, bytes: p.panelBytes }, { n, d: p.d }), head };
 }
 
-/** `value` times what stands in k x width floats at an address. */
+/** Multiplies `count` floats at an address by `value`. */
 export function emitScale(f: FunctionBuilder, address: I32, count: I32, value: Local<"f32">): void {
   f.if(i32.eqz(f32.eq(value, 1)), () => {
     const [pointer, factor] = [f.i32(address), f.v128(f32x4.splat(value))];

@@ -1,24 +1,34 @@
 /**
- * Streaming attention: panels of eight queries, past which keys stream. No T x S matrix exists; a panel's scores stand in the
- * thread's scratch with a query in each column, as the next product takes them: the largest and the sum of a query's scores
- * are found lane by lane, and nothing is packed again.
+ * The forward pass of attention (FlashAttention's online softmax). A panel is eight queries that share a key head; keys and
+ * values stream past it in windows, so that no T x S matrix exists.
+ *
+ *     for panel of the task: pack its queries; max = HIDDEN, total = 0, sums[d][8] = 0
+ *     for window of STREAM keys, for panel of the task:
+ *       scores[key][8] = keys · queriesᵀ                      (matmul tiles)
+ *       max' = max(max, visible scores), by column
+ *       if max' > max: total, sums *= e^(max - max')
+ *       scores = visible ? e^(scores - max') : 0,  total += Σ scores
+ *       sums[d][8] += valuesᵀ · scores                       (matmul tiles)
+ *     y = (sums / total)ᵀ,  lse = (max, log total)
+ *
+ * Scores are stored with a query in each column. That is the layout of a right operand, so the second matmul needs no packing,
+ * and maxima and sums of queries are found lane by lane.
  */
-
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
   at,
+  COLUMN_HALVES,
   type Eight,
   EXTENTS,
   eight,
   emitPanelTask,
-  HALVES,
   HeadRows,
   type Panel,
   PLACES,
   WORDS,
   type Words,
 } from "./attention-panel.ts";
-import { emitQuerySight, HIDDEN, type Sight, type Window } from "./attention-sight.ts";
+import { HIDDEN, queryVisibility, type Visibility, type Window } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES } from "./library.ts";
 import { attentionExpOf, logOf } from "./math.ts";
@@ -34,17 +44,17 @@ export const attention = defineKernel(
       panel.pack(queries, panel.place(p.panelAt));
       panel.clear(panel.place(p.sumsAt));
       const scratch = panel.place(p.wordsAt);
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         f.do(v128.store(scratch, f32x4.splat(HIDDEN), largest + 16 * half));
         f.do(v128.store(scratch, f32x4.splat(0), totals + 16 * half));
       }
     });
-    const sight = emitQuerySight(panel, p, head);
+    const visibility = queryVisibility(panel, p, head);
     const keys = f.i32(at(p.keys, head, panel.rowsBytes(p.s)));
     const columns = panel.columnsBytes(p.s);
     const values = f.i32(at(p.values, head, columns.head));
-    const toWeights = softmaxColumns(panel, sight);
-    panel.stream(sight, p.wordsAt, (window) => {
+    const toWeights = softmaxColumns(panel, visibility);
+    panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       const [right, sums] = [panel.place(p.panelAt), panel.place(p.sumsAt)];
       panel.score(f.i32(at(keys, start, i32.mul(p.d, 4))), right, count, scores);
@@ -62,7 +72,7 @@ export const attention = defineKernel(
       const shares = eight((half) => f.v128(v128.and(f32x4.div(one, sumOf[half]), isAny[half])));
       panel.write(panel.place(p.sumsAt), shares, out, panel.shared(p.rowAt));
       f.if(p.lse, () => {
-        for (const half of HALVES) {
+        for (const half of COLUMN_HALVES) {
           f.do(v128.store(scratch, v128.and(log(sumOf[half]), isAny[half]), totals + 16 * half));
         }
         panel.forRows((row, index) => {
@@ -74,53 +84,53 @@ export const attention = defineKernel(
   },
 );
 
-/** Code that turns scores to weights relative to the largest so far; what was summed before is scaled to that. */
+/** Returns an emitter that turns a window's scores into weights relative to the largest score so far, and rescales `sums` to it. */
 function softmaxColumns(
   { f, d }: Panel,
-  sight: Sight,
+  visibility: Visibility,
 ): (window: Window, places: Words<"scores" | "sums" | "scratch">) => void {
   const exp = attentionExpOf(f);
   const hidden = f.v128(f32x4.splat(HIDDEN));
   const [before, largest, totals, shrinks] = Array.from({ length: 4 }, () => eight(() => f.v128()));
   const from = f.i32();
   return (window, { scores, sums, scratch }) => {
-    for (const half of HALVES) {
+    for (const half of COLUMN_HALVES) {
       f.set(before[half], v128.load(scratch, WORDS.largest + 16 * half));
       f.set(largest[half], before[half]);
       f.set(totals[half], v128.load(scratch, WORDS.totals + 16 * half));
     }
     f.set(from, scores);
-    sight.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
-      for (const half of HALVES) {
+    visibility.each(window, [[from, PANEL_COL_BYTES]], (visible) => {
+      for (const half of COLUMN_HALVES) {
         const score = v128.load(from, 16 * half);
-        const visible = seen ? v128.bitselect(score, hidden, seen[half]) : score;
-        f.set(largest[half], f32x4.pmax(largest[half], visible));
+        const counted = visible ? v128.bitselect(score, hidden, visible[half]) : score;
+        f.set(largest[half], f32x4.pmax(largest[half], counted));
       }
     });
     f.if(isAnyGreater(largest, before), () => {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         f.set(shrinks[half], exp(f32x4.sub(before[half], largest[half])));
         f.set(totals[half], f32x4.mul(totals[half], shrinks[half]));
       }
       f.set(from, sums);
       const end = f.i32(at(sums, d, PANEL_COL_BYTES));
       f.while(i32.ltU(from, end), () => {
-        for (const half of HALVES) {
+        for (const half of COLUMN_HALVES) {
           f.do(v128.store(from, f32x4.mul(v128.load(from, 16 * half), shrinks[half]), 16 * half));
         }
         f.set(from, i32.add(from, PANEL_COL_BYTES));
       });
     });
     f.set(from, scores);
-    sight.each(window, [[from, PANEL_COL_BYTES]], (seen) => {
-      for (const half of HALVES) {
+    visibility.each(window, [[from, PANEL_COL_BYTES]], (visible) => {
+      for (const half of COLUMN_HALVES) {
         const weight = exp(f32x4.sub(v128.load(from, 16 * half), largest[half]));
-        const visible = f.v128(seen ? v128.and(weight, seen[half]) : weight);
-        f.do(v128.store(from, visible, 16 * half));
-        f.set(totals[half], f32x4.add(totals[half], visible));
+        const counted = f.v128(visible ? v128.and(weight, visible[half]) : weight);
+        f.do(v128.store(from, counted, 16 * half));
+        f.set(totals[half], f32x4.add(totals[half], counted));
       }
     });
-    for (const half of HALVES) {
+    for (const half of COLUMN_HALVES) {
       f.do(v128.store(scratch, largest[half], WORDS.largest + 16 * half));
       f.do(v128.store(scratch, totals[half], WORDS.totals + 16 * half));
     }

@@ -1,10 +1,10 @@
-/** Ops that run by elementwise kernels; operands in f16 go through in windows (half-windows.ts). */
+/** Ops that run by elementwise kernels; operands in f16 go through in windows (f16-windows.ts). */
 import { type BroadcastAxis, joinAxes } from "../../broadcasting.ts";
 import type { GeluForm } from "../../ops/activations.ts";
 import { sameShape } from "../../shape.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Tasks, WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
+import { overRows } from "./f16-windows.ts";
 import type { KernelName } from "./index.ts";
 import { OUTER_AXES } from "./tasks.ts";
 import { chunks, EXP_PER_NS, isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";

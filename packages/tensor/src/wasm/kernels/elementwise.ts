@@ -1,7 +1,7 @@
 /** Elementwise kernels over f32; a task is a chunk of elements. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
-import { loader, toHalves } from "./halves.ts";
+import { loader, toF16 } from "./f16.ts";
 import { defineKernel, type ParamTypes, words } from "./kernel.ts";
 import { expOf, type Function1, logOf, sigmoidOf, tanhOf } from "./math.ts";
 import { CHUNK, type Pointers, startChunk } from "./tasks.ts";
@@ -155,7 +155,7 @@ export const fill = defineKernel({ x: "i32", n: "i32", value: "f32" }, (f, { x, 
 });
 
 /** Moves a task's chunk between halves and floats: four at a time, then one by one. */
-function forHalves(
+function forF16(
   f: FunctionBuilder,
   task: Expr<"i32">,
   n: Local<"i32">,
@@ -179,15 +179,15 @@ function forHalves(
 /** Halves to f32. Loads reach past the last element, stores do not. */
 export const widen = defineKernel({ x: "i32", y: "i32", n: "i32" }, (f, { x, y, n }, { task }) => {
   const load4 = loader(f, "f16");
-  forHalves(f, task, n, { halves: x, floats: y }, (lanes) =>
+  forF16(f, task, n, { halves: x, floats: y }, (lanes) =>
     f.do(lanes === 4 ? v128.store(y, load4(x)) : v128.store32Lane(y, load4(x), 0)),
   );
 });
 
 /** f32 to halves. */
 export const narrow = defineKernel({ x: "i32", y: "i32", n: "i32" }, (f, { x, y, n }, { task }) => {
-  const convert = toHalves(f);
-  forHalves(f, task, n, { halves: y, floats: x }, (lanes) =>
+  const convert = toF16(f);
+  forF16(f, task, n, { halves: y, floats: x }, (lanes) =>
     f.do(
       lanes === 4
         ? v128.store64Lane(y, convert(v128.load(x)), 0)

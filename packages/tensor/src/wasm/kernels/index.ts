@@ -11,18 +11,18 @@ import * as attentionPack from "./attention-pack.ts";
 import * as binary from "./binary.ts";
 import * as elementwise from "./elementwise.ts";
 import * as elementwiseOps from "./elementwise-ops.ts";
-import * as fewRows from "./few-rows.ts";
 import type { Kernel } from "./kernel.ts";
 import * as layoutOps from "./layout-ops.ts";
 import * as loss from "./loss.ts";
 import * as lossOps from "./loss-ops.ts";
-import * as matmulOps from "./matmul.ts";
+import * as matmul from "./matmul.ts";
+import * as matmulFew from "./matmul-few.ts";
+import * as matmulOps from "./matmul-ops.ts";
 import * as nf4 from "./nf4.ts";
 import * as nf4Ops from "./nf4-ops.ts";
 import * as norms from "./norms.ts";
 import * as optimizerOps from "./optimizer-ops.ts";
 import * as permute from "./permute.ts";
-import * as product from "./product.ts";
 import * as random from "./random.ts";
 import * as randomOps from "./random-ops.ts";
 import * as reduce from "./reduce.ts";
@@ -41,12 +41,12 @@ const table = {
   ...attentionPack,
   ...binary,
   ...elementwise,
-  ...fewRows,
   ...loss,
+  ...matmul,
+  ...matmulFew,
   ...nf4,
   ...norms,
   ...permute,
-  ...product,
   ...random,
   ...reduce,
   ...rows,

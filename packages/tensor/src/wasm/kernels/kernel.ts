@@ -2,30 +2,33 @@ import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32, i32 } from "../assembler/instructions.ts";
 import type { Library } from "./library.ts";
 
-/** What a kernel is given beside its arguments. */
+/** What the code of a kernel can use beside its arguments. */
 export interface Frame {
-  /** Which part of the work: 0 .. tasks - 1. */
+  /** The number of the task, 0 .. tasks - 1. */
   readonly task: Local<"i32">;
-  /** Address of `SCRATCH_BYTES` of memory that belong to the thread. */
+  /** Address of the thread's own `SCRATCH_BYTES` of memory. */
   readonly scratch: Local<"i32">;
   readonly library: Library;
 }
 
-/** Types of arguments by name; addresses and counts are i32. */
+/** Types of arguments by name: i32 for addresses and counts. */
 export type ParamTypes = Readonly<Record<string, "i32" | "f32">>;
-/** Arguments that are addresses and counts. */
+/** Arguments of type i32. */
 export const words = <K extends string>(...names: readonly K[]): Readonly<Record<K, "i32">> =>
   Object.fromEntries(names.map((name) => [name, "i32"])) as Record<K, "i32">;
 
 type Params<P extends ParamTypes> = { readonly [K in keyof P]: Local<P[K]> };
 
-/** One kernel: its arguments, and the code of one task. */
+/** A kernel: its arguments, and an emitter of the code of one task. */
 export interface Kernel {
   readonly params: ParamTypes;
   readonly emit: (f: FunctionBuilder, args: Local<"i32">, frame: Frame) => void;
 }
 
-/** Arguments stand in memory as words in the order of `params`; `emit` finds them in variables. */
+/**
+ * Defines a kernel. The host writes its arguments to memory as words in the order of `params`; the code loads them into locals,
+ * which `emit` gets by name.
+ */
 export function defineKernel<const P extends ParamTypes>(
   params: P,
   emit: (f: FunctionBuilder, params: Params<P>, frame: Frame) => void,

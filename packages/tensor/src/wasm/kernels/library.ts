@@ -1,42 +1,51 @@
-/** Functions that kernels call: one tile of a product, and the packing of its operands. */
+/**
+ * Functions that kernels call: the micro-kernel of matrix multiplication, and the packing of its operands. A matmul cuts c = a·b
+ * into tiles of `panelRows` x PANEL_COLS. The rows of a tile's a are packed as a left panel [k][panelRows], the columns of its b
+ * as a right panel [k][PANEL_COLS], so that the micro-kernel reads both in order:
+ *
+ *     sums[panelRows][2 vectors] = init or 0
+ *     for step of k: for row: sums[row] += broadcast(a[step][row]) · b[step]
+ *     c = sums
+ */
 import type { Callee, Features, FunctionBuilder, Local } from "../assembler/function.ts";
 import { type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
 import type { ModuleBuilder } from "../assembler/module.ts";
-import { bytesOf, loader, type Source } from "./halves.ts";
+import { bytesOf, loader, type Source } from "./f16.ts";
 
-/** Columns of a panel of the right operand: two vectors. */
+/** Columns of a right panel: two vectors. */
 export const PANEL_COLS = 8;
+/** Bytes of one step of a right panel. */
 export const PANEL_COL_BYTES = 4 * PANEL_COLS;
 
 /**
- * Rows of a panel of the left operand. V8 puts all loads of a loop's round before its arithmetic, so a tile's accumulators,
- * one round of operands and, without fused multiply-add, a product have to fit 15 registers, or they spill at half the speed.
+ * Rows of a left panel. V8 puts all loads of a loop iteration before its arithmetic, so the accumulators of a tile, the operands of
+ * one step and, without fused multiply-add, an intermediate result must fit in 15 registers; if they spill, the speed halves.
  * Measured on one core (GFLOP/s, EPYC 9004): fused 4 rows 50, 5: 50, 6: 55; separate 4: 41, 5: 44, 6: 28. Unrolling spills.
  */
 export const panelRowsOf = ({ relaxedSimd }: Features): number => (relaxedSimd ? 6 : 5);
 
-/** Rows of a tile for what is left of attention's heads: 4 of 64, 2 of 128 where a panel has six. */
+/** Rows of the short tile, for the end of attention's heads: with panels of 6 rows, D = 64 leaves 4 and D = 128 leaves 2. */
 export const SHORT_ROWS = 4;
 
-/** Bytes of scratch that tiles at an edge take, at its start. */
+/** Bytes at the start of a thread's scratch that `edgeTile` uses. */
 export const EDGE_BYTES = 256;
 
 export interface Library {
   readonly panelRows: number;
   /**
-   * A full tile: c[panelRows, 8] = init + a·b over k > 0 steps. (a, b, k, c, cRow, init, initRow): panels, bytes from row to
-   * row, the address of initial values or 0.
+   * (a, b, k, c, cRow, init, initRow): a full tile c[panelRows, 8] = init + a·b over k > 0 steps, from a left and a right panel.
+   * `init` is the address of initial values or 0; cRow and initRow are row strides in bytes.
    */
   readonly tile: Callee;
-  /** Its first SHORT_ROWS rows. */
+  /** The same for the first SHORT_ROWS rows. */
   readonly shortTile: Callee;
-  /** The same for a tile of which only (rows, cols) exist; (..., rows, cols, scratch) follow. */
+  /** (..., rows, cols, scratch): the same for a tile at the edge of c, of which only `rows` x `cols` exist. */
   readonly edgeTile: Callee;
-  /** Rows of a matrix as a panel, transposed: dst[k][width] from (src, bytes from row to row, rows that exist, k, dst). */
+  /** (src, row stride in bytes, rows, k, dst): packs the transpose of `rows` rows of k elements, dst[k][width]. */
   readonly packRows: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
-  /** The same for rows `first` on of `HeadRows`: (base, bytes from position to position, group, first, end, k, dst). */
+  /** (base, position stride in bytes, group, first, end, k, dst): the same for rows `first` .. `end` of `HeadRows`. */
   readonly packHeads: { readonly left: Callee; readonly right: Callee };
-  /** Columns of a matrix as a panel: dst[k][width] from (src, bytes from row to row, k, dst). Reads past the last column. */
+  /** (src, row stride in bytes, k, dst): packs `width` columns of k rows, dst[k][width]. Reads past the last column. */
   readonly packColumns: { readonly left: Callee; readonly right: Readonly<Record<Source, Callee>> };
 }
 
@@ -88,7 +97,7 @@ function emitTile(m: ModuleBuilder, panelRows: number, rows = panelRows): Callee
   });
 }
 
-/** Copies words of rows, one by one. */
+/** Copies `cols` words of each of `rows` rows. */
 function emitCopyWords(
   f: FunctionBuilder,
   from: readonly [address: I32, row: I32],
@@ -123,7 +132,7 @@ function emitEdgeTile(m: ModuleBuilder, tile: Callee): Callee {
   });
 }
 
-/** Four vectors transposed. */
+/** The transpose of four vectors. */
 export function transpose4(f: FunctionBuilder, [a, b, c, d]: readonly V128[]): V128[] {
   const low = [f.v128(v128.shuffle(a, b, [0, 4, 1, 5])), f.v128(v128.shuffle(c, d, [0, 4, 1, 5]))];
   const high = [f.v128(v128.shuffle(a, b, [2, 6, 3, 7])), f.v128(v128.shuffle(c, d, [2, 6, 3, 7]))];
@@ -146,7 +155,7 @@ export function storeWords(
   else f.do(v128.store64Lane(address, value, 0, offset));
 }
 
-/** Columns of four rows, of two or of one, as rows that lie `width` words apart, from word `first` on. */
+/** Stores the transpose of 4, 2 or 1 vectors: dst[step][first ..] for steps 0 .. 3, with rows of `width` words. */
 function storeColumns(
   f: FunctionBuilder,
   dst: Local<"i32">,
@@ -172,7 +181,7 @@ function emitPackRows(m: ModuleBuilder, width: number, source: Source): Callee {
   return m.function(5, (f) => {
     const [src, srcRow, rows, k, dst] = f.params;
     const last = f.i32(i32.sub(rows, 1));
-    // Rows that do not exist are read as the last one: what becomes of them is thrown away.
+    // Rows past the end read the last one; nobody reads the results.
     const at = Array.from({ length: width }, (_, row) =>
       f.i32(i32.add(src, i32.mul(srcRow, i32.min(last, row)))),
     );
@@ -193,7 +202,7 @@ function emitPackHeads(m: ModuleBuilder, width: number): Callee {
   });
 }
 
-/** dst[k][rows] from k elements behind each pointer; the pointers move. */
+/** dst[k][rows] from k elements at each pointer; moves the pointers. */
 function emitTransposed(
   f: FunctionBuilder,
   at: readonly Local<"i32">[],
@@ -236,7 +245,7 @@ function emitPackColumns(m: ModuleBuilder, width: number, source: Source): Calle
   });
 }
 
-/** Calls the full tile, or the edge tile where fewer rows or columns exist. */
+/** Calls the full tile, or at the edge of c the edge tile. */
 export function emitTileCall(
   f: FunctionBuilder,
   { tile, edgeTile, panelRows }: Library,

@@ -4,8 +4,8 @@ import { tokenChunks } from "../../ops/lm-head.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { narrowInto, overRows, widened } from "./half-windows.ts";
-import { type Nf4Right, runProduct, weightOf } from "./product-plan.ts";
+import { narrowInto, overRows, widened } from "./f16-windows.ts";
+import { type Nf4Right, runMatmul, weightOf } from "./matmul-plan.ts";
 import { EXP_PER_NS, rowTasks } from "./work.ts";
 
 interface Rows {
@@ -113,7 +113,7 @@ function forChunks(
     const logits = k.rows(all, most, { start: 0, count: range.count });
     const part = k.rows(h, N, range);
     const extents = { n: range.count, v: V, firstRow: range.start };
-    runProduct(k, "nt", { a: part, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
+    runMatmul(k, "nt", { a: part, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
     runRowLosses(k, { logits, targets, max, logSum, nll }, extents, attrs);
     each({ logits, targets, max, logSum }, extents, part, range.start === 0);
   }
@@ -133,7 +133,7 @@ function runHeadLoss(
     if (dh === null) return;
     runGradients(k, { ...rows, dlogits: rows.logits, dloss: null, scored }, extents, attrs);
     const y = k.rows(dh, N, { start: extents.firstRow, count: extents.n });
-    runProduct(k, "nn", { a: rows.logits, b: w, y }, { P: 1, M: extents.n, K: V, N: C });
+    runMatmul(k, "nn", { a: rows.logits, b: w, y }, { P: 1, M: extents.n, K: V, N: C });
   });
   k.run("meanLoss", { nll, n: N, scored, loss }, alone(N));
 }
@@ -178,7 +178,7 @@ export const lmHeadLossBackwardW: WasmOp = (
   forChunks(k, { ...io, h: widened(k, io.h), V }, attrs, (rows, extents, h, isFirst) => {
     runGradients(k, { ...rows, dlogits: rows.logits, dloss: io.dloss, scored }, extents, attrs);
     const extent = { P: 1, M: V, K: extents.n, N: C, accumulate: !isFirst };
-    runProduct(k, "tn", { a: rows.logits, b: h, y: io.dw }, extent);
+    runMatmul(k, "tn", { a: rows.logits, b: h, y: io.dw }, extent);
   });
   return true;
 };

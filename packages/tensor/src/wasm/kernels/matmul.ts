@@ -1,40 +1,157 @@
-import type { MatmulForm } from "../../ops/matmul-blocks.ts";
-import type { Tensor } from "../../tensor.ts";
-import type { WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
-import { F16_WINDOW, runProduct } from "./product-plan.ts";
+/**
+ * Kernels of matrix multiplication, batched. Both operands are packed into panels (library.ts), then `matmulBlocks` computes
+ * blocks of tiles; matmul-plan.ts says in which windows. Offsets `...At` and strides are in bytes.
+ */
+import { type I32, i32 } from "../assembler/instructions.ts";
+import type { Source } from "./f16.ts";
+import { bytesOf } from "./f16.ts";
+import { defineKernel, words } from "./kernel.ts";
+import { emitTileCall, PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
+import { PACK_STEPS } from "./tasks.ts";
 
-/** y = a·b. Of operands in f16, a and y go through in windows as f32; the kernels that pack b decode it themselves. */
-const matmulOf =
-  (form: MatmulForm): WasmOp =>
-  (k, { a, b, y }: Record<"a" | "b" | "y", Tensor>, { P, M, K, N }) => {
-    if (K === 0) return false;
-    const byRow = P === 1 && form !== "tn"; // rows of a are rows of y
-    const operands = { inputs: { a }, outputs: { y }, window: F16_WINDOW };
-    overRows(k, byRow ? M : P, operands, (io, range) => {
-      const { count } = range;
-      const extents = byRow ? { P, M: count, K, N } : { P: count, M, K, N };
-      const right = extents.P === P ? b : k.rows(b, P, range);
-      runProduct(k, form, { a: io.a!, b: right, y: io.y! }, extents);
-    });
-    return true;
-  };
+/** Steps of k that a tile sums in registers: panels of so many steps fit the L1 cache. */
+const SUM_STEPS = 256;
 
-export const matmul = matmulOf("nn");
-export const matmulNT = matmulOf("nt");
-export const matmulTN = matmulOf("tn");
+/** The batch of a task and its part of that. */
+const batchOf = (task: I32, parts: I32): [I32, I32] => [i32.divU(task, parts), i32.remU(task, parts)];
 
-interface LinearIo {
-  readonly x: Tensor;
-  readonly w: Tensor;
-  readonly bias: Tensor | null;
-  readonly y: Tensor;
-}
+/** Left panels from rows of a (nn, nt); a task is a panel. */
+export const packLeftRows = defineKernel(
+  {
+    src: "i32",
+    srcAt: "i32",
+    row: "i32",
+    m: "i32",
+    k: "i32",
+    dst: "i32",
+    panels: "i32",
+    srcBatch: "i32",
+    dstBatch: "i32",
+  },
+  (f, p, { task, library: { packRows, panelRows } }) => {
+    const [batch, part] = batchOf(task, p.panels);
+    const first = f.i32(i32.mul(part, panelRows));
+    const src = i32.add(i32.add(i32.add(p.src, p.srcAt), i32.mul(batch, p.srcBatch)), i32.mul(first, p.row));
+    const dst = i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, i32.mul(p.k, 4)));
+    f.call(packRows.left, src, p.row, i32.min(f.i32(i32.sub(p.m, first)), panelRows), p.k, dst);
+  },
+);
 
-export const linear: WasmOp = (k, { x, w, bias, y }: LinearIo, { N, I, O }) => {
-  if (I === 0) return false;
-  overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
-    runProduct(k, "nt", { a: io.x!, b: w, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
+const packRightRows = (source: Source) =>
+  defineKernel(
+    {
+      src: "i32",
+      srcAt: "i32",
+      row: "i32",
+      n: "i32",
+      k: "i32",
+      dst: "i32",
+      panels: "i32",
+      srcBatch: "i32",
+      dstBatch: "i32",
+    },
+    (f, p, { task, library: { packRows } }) => {
+      const [batch, part] = batchOf(task, p.panels);
+      const first = f.i32(i32.mul(part, PANEL_COLS));
+      const src = i32.add(
+        i32.add(i32.add(p.src, p.srcAt), i32.mul(batch, p.srcBatch)),
+        i32.mul(first, p.row),
+      );
+      const dst = i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, i32.mul(p.k, 4)));
+      f.call(packRows.right[source], src, p.row, i32.min(f.i32(i32.sub(p.n, first)), PANEL_COLS), p.k, dst);
+    },
   );
-  return true;
-};
+
+/** Right panels from rows of b, which are columns of bᵀ (nt); a task is a panel. */
+export const packRightRowsF32 = packRightRows("f32");
+export const packRightRowsF16 = packRightRows("f16");
+
+/** Panels from columns of a (tn) or of b (nn); a task is PACK_STEPS rows of the matrix, for all panels. */
+const packColumnsOf = (side: "left" | "right", source: Source) =>
+  defineKernel(
+    {
+      src: "i32",
+      srcAt: "i32",
+      row: "i32",
+      k: "i32",
+      dst: "i32",
+      panels: "i32",
+      parts: "i32",
+      srcBatch: "i32",
+      dstBatch: "i32",
+    },
+    (f, p, { task, library: { packColumns, panelRows } }) => {
+      const width = side === "left" ? panelRows : PANEL_COLS;
+      const [batch, part] = batchOf(task, p.parts);
+      const first = f.i32(i32.mul(part, PACK_STEPS));
+      const steps = f.i32(i32.min(f.i32(i32.sub(p.k, first)), PACK_STEPS));
+      const src = f.i32(
+        i32.add(i32.add(i32.add(p.src, p.srcAt), i32.mul(batch, p.srcBatch)), i32.mul(first, p.row)),
+      );
+      const dst = f.i32(i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, 4 * width)));
+      const callee = side === "left" ? packColumns.left : packColumns.right[source];
+      const panel = f.i32();
+      f.for(panel, 0, p.panels, 1, () => {
+        f.call(callee, src, p.row, steps, dst);
+        f.set(src, i32.add(src, width * bytesOf(source)));
+        f.set(dst, i32.add(dst, i32.mul(p.k, 4 * width)));
+      });
+    },
+  );
+
+export const packLeftColumns = packColumnsOf("left", "f32");
+export const packRightColumnsF32 = packColumnsOf("right", "f32");
+export const packRightColumnsF16 = packColumnsOf("right", "f16");
+
+/**
+ * c[m,n] = init + a·b from panels. A task is a block of `blockRows` x `blockCols` tiles. `init` is the address of initial values or
+ * 0: c itself to accumulate, or a bias with a row stride of 0.
+ *
+ *     for k0 in steps of SUM_STEPS:
+ *       for right panel of the block: for left panel of the block:
+ *         tile of c = (k0 = 0 ? init : tile of c) + left panel · right panel over steps k0 .. k0 + SUM_STEPS
+ */
+export const matmulBlocks = defineKernel(
+  {
+    ...words("a", "b", "c", "cAt", "init", "initAt"),
+    ...words("m", "n", "k", "cRow", "initRow"),
+    ...words("aBatch", "bBatch", "cBatch", "initBatch"),
+    ...words("blockRows", "blockCols", "blocksDown", "blocks"),
+  } as const,
+  (f, p, { task, scratch, library }) => {
+    const { panelRows } = library;
+    const batch = f.i32(i32.divU(task, p.blocks));
+    const block = f.i32(i32.remU(task, p.blocks));
+    const aBase = f.i32(i32.add(p.a, i32.mul(batch, p.aBatch)));
+    const bBase = f.i32(i32.add(p.b, i32.mul(batch, p.bBatch)));
+    const cBase = f.i32(i32.add(i32.add(p.c, p.cAt), i32.mul(batch, p.cBatch)));
+    const initBase = f.i32(i32.add(i32.add(p.init, p.initAt), i32.mul(batch, p.initBatch)));
+    const firstRow = f.i32(i32.mul(i32.mul(i32.remU(block, p.blocksDown), p.blockRows), panelRows));
+    const firstCol = f.i32(i32.mul(i32.mul(i32.divU(block, p.blocksDown), p.blockCols), PANEL_COLS));
+    const lastRow = f.i32(i32.min(p.m, f.i32(i32.add(firstRow, i32.mul(p.blockRows, panelRows)))));
+    const lastCol = f.i32(i32.min(p.n, f.i32(i32.add(firstCol, i32.mul(p.blockCols, PANEL_COLS)))));
+    const [k0, row, col, steps, init, initRow] = Array.from({ length: 6 }, () => f.i32());
+    f.for(k0, 0, p.k, SUM_STEPS, () => {
+      f.set(steps, i32.min(f.i32(i32.sub(p.k, k0)), SUM_STEPS));
+      f.for(col, firstCol, lastCol, PANEL_COLS, () => {
+        const b = f.i32(
+          i32.add(bBase, i32.mul(i32.add(i32.mul(i32.divU(col, PANEL_COLS), p.k), k0), PANEL_COL_BYTES)),
+        );
+        const cols = f.i32(i32.sub(p.n, col));
+        f.for(row, firstRow, lastRow, panelRows, () => {
+          const a = i32.add(aBase, i32.mul(i32.add(i32.mul(row, p.k), i32.mul(k0, panelRows)), 4));
+          const c = f.i32(i32.add(i32.add(cBase, i32.mul(row, p.cRow)), i32.mul(col, 4)));
+          f.set(init, c);
+          f.set(initRow, p.cRow);
+          f.if(i32.eqz(k0), () => {
+            f.set(init, i32.add(i32.add(initBase, i32.mul(row, p.initRow)), i32.mul(col, 4)));
+            f.set(initRow, p.initRow);
+            f.if(i32.eqz(p.init), () => f.set(init, 0));
+          });
+          const rows = f.i32(i32.sub(p.m, row));
+          emitTileCall(f, library, [a, b, steps, c, p.cRow, init, initRow], { rows, cols, scratch });
+        });
+      });
+    });
+  },
+);

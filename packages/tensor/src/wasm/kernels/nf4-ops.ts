@@ -2,8 +2,8 @@
 import type { Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
-import { F16_WINDOW, runProduct, weightOf } from "./product-plan.ts";
+import { overRows } from "./f16-windows.ts";
+import { F16_WINDOW, runMatmul, weightOf } from "./matmul-plan.ts";
 import { chunks, rowTasks } from "./work.ts";
 
 /** Elements a thread decodes, or quantizes, in a nanosecond. */
@@ -38,7 +38,7 @@ export const nf4Linear: WasmOp = (k, { x, bias, y, ...weight }: LinearIo, { N, I
   if (I === 0) return false;
   const b = weightOf(weight, attrs);
   overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
-    runProduct(k, "nt", { a: io.x!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
+    runMatmul(k, "nt", { a: io.x!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
   );
   return true;
 };
@@ -52,7 +52,7 @@ export const nf4LinearBackwardX: WasmOp = (
   if (O === 0) return false;
   const b = weightOf(weight, attrs);
   overRows(k, N, { inputs: { dy }, outputs: { dx }, window: F16_WINDOW }, (io, { count }) =>
-    runProduct(k, "nn", { a: io.dy!, b, y: io.dx! }, { P: 1, M: count, K: O, N: I }),
+    runMatmul(k, "nn", { a: io.dy!, b, y: io.dx! }, { P: 1, M: count, K: O, N: I }),
   );
   return true;
 };

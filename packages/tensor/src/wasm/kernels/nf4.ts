@@ -1,7 +1,7 @@
 /** Kernels of NF4 weights: decoded as they are or into panels of products, and quantized. */
 import type { FunctionBuilder } from "../assembler/function.ts";
 import { f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
-import { bytesOf, loader, type Source } from "./halves.ts";
+import { bytesOf, loader, type Source } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { nf4Decoder, storingSink, WEIGHT } from "./nf4-decode.ts";

@@ -1,7 +1,7 @@
 /** Ops on random numbers. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
+import { overRows } from "./f16-windows.ts";
 import { chunks } from "./work.ts";
 
 /** Numbers a thread draws in a nanosecond. */

@@ -1,7 +1,7 @@
 /** Sums and extremes, and clipping. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
+import { overRows } from "./f16-windows.ts";
 import { SUM_CHUNK } from "./tasks.ts";
 import { isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 

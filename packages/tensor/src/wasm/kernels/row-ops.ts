@@ -2,7 +2,7 @@
 import { elementBytes } from "../../dtype.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
-import { overRows } from "./half-windows.ts";
+import { overRows } from "./f16-windows.ts";
 import { EXP_PER_NS, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
 interface NormIo {

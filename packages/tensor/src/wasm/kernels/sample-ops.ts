@@ -2,7 +2,7 @@
 import { depthOf, type SampleAttrs, uniformAt } from "../../ops/sampling.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
-import { widened } from "./half-windows.ts";
+import { widened } from "./f16-windows.ts";
 
 /** Rough nanoseconds of a logit: weights, and some sixty readings while a threshold is looked for. */
 const NS_PER_LOGIT = 12;

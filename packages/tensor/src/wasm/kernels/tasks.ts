@@ -1,18 +1,18 @@
-/** How work is cut into tasks: by these numbers alone, so that results are the same on any number of threads. */
+/** How work is cut into tasks: by these sizes alone, so that results do not depend on the number of threads. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, i32 } from "../assembler/instructions.ts";
 
 /** Elements of a task of an elementwise kernel. */
 export const CHUNK = 16384;
 
-/** Elements of one partial sum. */
+/** Elements of one partial sum of a reduction to a scalar. */
 export const SUM_CHUNK = 65536;
-/** Rows of a matrix that one task packs by columns. */
+/** Rows of a matrix in a task that packs its columns. */
 export const PACK_STEPS = 64;
-/** Keys (or queries) that stream past a panel of attention at a time, and those that a task packs: multiples of 5 and of 6. */
+/** Keys (or queries) that stream past a panel of attention at a time, and those that a task packs: multiples of both `panelRows`, 5 and 6. */
 export const STREAM = 360;
 export const PACK_HEADS = 60;
-/** Columns and rows of what a task moves of a matrix whose axes change places, and the axes there may be around the two. */
+/** Of a transpose: columns and rows of a unit of work, and the largest number of axes around these two; also of broadcasting. */
 export const BAND = 32;
 export const PART = 1024;
 export const OUTER_AXES = 4;
@@ -27,7 +27,7 @@ export const wordAt = (base: Local<"i32">, index: Expr<"i32">): Expr<"i32"> =>
 
 export type Pointers<K extends string> = Readonly<Record<K, Local<"i32">>>;
 
-/** Moves pointers to the task's chunk, and gives its number of elements. */
+/** Moves the pointers to the task's chunk of `size` words, and returns its number of elements. */
 export function startChunk<K extends string>(
   f: FunctionBuilder,
   task: Expr<"i32">,

@@ -1,9 +1,9 @@
-/** Rough times of calls, by which short ones stay on the calling thread, and how many tasks they are. */
+/** The tasks of a call, and its rough time, by which short calls stay on the calling thread. */
 import type { Tensor } from "../../tensor.ts";
 import type { Tasks } from "../context.ts";
 import { CHUNK } from "./tasks.ts";
 
-/** Elements a thread takes in a nanosecond: what memory gives, or a function with an exponential. */
+/** Elements that a thread processes in a nanosecond: limited by memory, or by an exponential. */
 export const SIMPLE_PER_NS = 1.5;
 export const EXP_PER_NS = 0.6;
 
@@ -21,7 +21,7 @@ export const chunks = (size: number, perNs = SIMPLE_PER_NS): Tasks => ({
   work: size / perNs,
 });
 
-/** Elements of a task over rows, about. */
+/** Elements of a task of a kernel over rows, roughly. */
 const ROWS_SIZE = 8192;
 
 /** Rows of a task of a kernel over rows, and the tasks. */

@@ -1,29 +1,38 @@
-/** How a product is run: in which windows its operands are packed, and into which blocks the result is split. */
+/**
+ * How a matmul is run: the windows in which its operands are packed, and the blocks of its result.
+ *
+ *     for batches that fit the workspace:
+ *       for window of WINDOW_STEPS of k:
+ *         for window of rows of a: pack it
+ *           for window of columns of b: pack it; matmulBlocks adds a·b to y
+ *
+ * With one or two rows of a (decoding a token), b is read once and nothing is packed (matmul-few.ts).
+ */
 import type { MatmulForm } from "../../ops/matmul-blocks.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
 import { PACK_STEPS } from "./tasks.ts";
 
-/** Steps of the sum in one window. Sums are added window by window, so this is part of the result: never by threads. */
+/** Steps of k in one window. Windows are summed one after the other, so rounding depends on this; it must not depend on threads. */
 const WINDOW_STEPS = 2048;
-/** Bytes of packed operands: the left one stays in the second cache's reach, the right one in the third's. */
+/** Bytes of the packed operands of a window. */
 const LEFT_BYTES = 2 ** 22;
 const RIGHT_BYTES = 2 ** 22;
 const PANEL_COLS = 8;
-/** Panels of a block: about 96 x 64 elements, of which two operands of 256 steps fit the second cache. */
+/** Panels of a block: about 96 x 64 elements, whose operands over SUM_STEPS fit the L2 cache. */
 const BLOCK_ROWS = 16;
 const BLOCK_COLS = 8;
-/** GFLOP/s and elements per nanosecond of one thread, roughly: to tell long calls from short ones. */
+/** Operations and packed elements per nanosecond of one thread, roughly: short calls stay on one thread. */
 const FLOPS_PER_NS = 40;
 const PACKED_PER_NS = 2;
-/** Rows of the result up to which a weight's rows are not packed: each is read once for each of them. */
+/** Up to so many rows of y, the rows of b are not packed: each is read once. */
 const FEW_ROWS = 2;
-/** Elements of a weight in a task then, and those that a thread takes in a nanosecond. */
+/** Elements of b in a task of such a matmul, and those that a thread takes in a nanosecond. */
 const FEW_SIZE = 32768;
 const FEW_PER_NS = 3;
 
-/** Elements of an f16 operand that a product takes as f32 at a time: rows enough that packing the weight for them costs little. */
+/** Elements of f16 activations that are f32 at a time: enough rows that packing the weight for them again costs little. */
 export const F16_WINDOW = 2 ** 20;
 
 /** A weight in NF4: its tensors, and the sizes of its blocks as powers of two. */
@@ -44,15 +53,15 @@ export const weightOf = (
   ...{ blockShift: Math.log2(block), nestedShift: Math.log2(nestedBlock) },
 });
 
-export interface ProductOperands {
+export interface MatmulOperands {
   readonly a: Tensor;
-  /** f32, f16, or a weight in NF4, of which there is one in a batch. */
+  /** f32, f16, or a weight in NF4, which has no batches. */
   readonly b: Tensor | Nf4Right;
   readonly y: Tensor;
   readonly bias?: Tensor | null;
 }
 
-export interface ProductExtents {
+export interface MatmulExtents {
   readonly P: number;
   readonly M: number;
   readonly K: number;
@@ -60,7 +69,7 @@ export interface ProductExtents {
   readonly accumulate?: boolean;
 }
 
-/** Part of a product: rows, columns and steps from-to. */
+/** Part of a matmul: m rows from m0, n columns from n0 and k steps from k0. */
 interface Window {
   readonly m0: number;
   readonly m: number;
@@ -72,24 +81,24 @@ interface Window {
 
 const divide = (count: number, by: number): number => Math.ceil(count / by);
 
-/** Starts of windows of at most `most`. */
-function* starts(count: number, most: number): IterableIterator<[start: number, size: number]> {
-  for (let start = 0; start < count; start += most) yield [start, Math.min(most, count - start)];
+/** Windows of at most `size` elements. */
+function* windows(count: number, size: number): IterableIterator<[start: number, size: number]> {
+  for (let start = 0; start < count; start += size) yield [start, Math.min(size, count - start)];
 }
 
 const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "codes" in b;
 
 /** y[P,M,N] = a·b (+ bias[N]), or y += a·b. */
-export function runProduct(
+export function runMatmul(
   k: WasmContext,
   form: MatmulForm,
-  operands: ProductOperands,
-  extents: ProductExtents,
+  operands: MatmulOperands,
+  extents: MatmulExtents,
 ): void {
   const { P, M, K, N } = extents;
   if (P === 0 || M === 0 || N === 0) return;
   if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
-    runFewRows(k, operands, extents);
+    runFew(k, operands, extents);
     return;
   }
   const { panelRows } = k;
@@ -103,11 +112,11 @@ export function runProduct(
   const batches = Math.min(P, most);
   const left = k.temp([batches * leftSize]);
   const right = k.temp([batches * rightSize]);
-  for (const [p0, p] of starts(P, batches)) {
+  for (const [p0, p] of windows(P, batches)) {
     const part = partOf(operands, p0, extents);
-    for (const [k0, kCount] of starts(K, WINDOW_STEPS)) {
-      for (const [m0, m] of starts(M, rows)) {
-        for (const [n0, n] of starts(N, cols)) {
+    for (const [k0, kCount] of windows(K, WINDOW_STEPS)) {
+      for (const [m0, m] of windows(M, rows)) {
+        for (const [n0, n] of windows(N, cols)) {
           const window = { m0, m, n0, n, k0, k: kCount };
           if (n0 === 0) packLeft(k, form, part.a, left, p, window, extents);
           if (isNf4(operands.b)) packNf4(k, form, operands.b, right, window, extents);
@@ -121,20 +130,16 @@ export function runProduct(
   k.drop(right);
 }
 
-/** y[M,N] = a · bᵀ (+ bias), row by row of b. */
-function runFewRows(
-  k: WasmContext,
-  { a, b, y, bias = null }: ProductOperands,
-  { M, K, N }: ProductExtents,
-): void {
+/** y[M,N] = a · bᵀ (+ bias) with few rows of a, row by row of b. */
+function runFew(k: WasmContext, { a, b, y, bias = null }: MatmulOperands, { M, K, N }: MatmulExtents): void {
   const rows = Math.max(1, Math.floor(FEW_SIZE / K));
   const split = { tasks: divide(N, rows), work: (M * K * N) / FEW_PER_NS };
   const args = { x: a, y, bias, m: M, n: N, k: K, rows };
-  if (isNf4(b)) k.run("fewRowsNf4", { ...args, ...b }, split);
-  else k.run(b.dtype === "f16" ? "fewRowsF16" : "fewRowsF32", { ...args, w: b }, split);
+  if (isNf4(b)) k.run("matmulFewNf4", { ...args, ...b }, split);
+  else k.run(b.dtype === "f16" ? "matmulFewF16" : "matmulFewF32", { ...args, w: b }, split);
 }
 
-/** Operands with the byte at which a batch begins. */
+/** The operands of a range of batches, with the byte offset at which it begins. */
 interface Part {
   readonly a: At;
   readonly bByte: number;
@@ -146,7 +151,7 @@ interface At {
   readonly byte: number;
 }
 
-function partOf({ a, b, y, bias = null }: ProductOperands, p0: number, { M, K, N }: ProductExtents): Part {
+function partOf({ a, b, y, bias = null }: MatmulOperands, p0: number, { M, K, N }: MatmulExtents): Part {
   const size = "dtype" in b && b.dtype === "f16" ? 2 : 4;
   return {
     a: { tensor: a, byte: 4 * p0 * M * K },
@@ -163,7 +168,7 @@ function packLeft(
   left: Tensor,
   batches: number,
   { m0, m, k0, k: steps }: Window,
-  { M, K }: ProductExtents,
+  { M, K }: MatmulExtents,
 ): void {
   const panels = divide(m, k.panelRows);
   const dstBatch = 4 * panels * k.panelRows * steps;
@@ -186,32 +191,32 @@ function packRight(
   right: Tensor,
   batches: number,
   { n0, n, k0, k: steps }: Window,
-  { K, N }: ProductExtents,
+  { K, N }: MatmulExtents,
 ): void {
-  const half = tensor.dtype === "f16";
-  const size = half ? 2 : 4;
+  const isF16 = tensor.dtype === "f16";
+  const size = isF16 ? 2 : 4;
   const panels = divide(n, PANEL_COLS);
   const dstBatch = 4 * panels * PANEL_COLS * steps;
   const common = { src: tensor, k: steps, dst: right, panels, srcBatch: size * K * N, dstBatch };
   const work = (batches * n * steps) / PACKED_PER_NS;
   if (form === "nt") {
     const args = { ...common, srcAt: byte + size * (n0 * K + k0), row: size * K, n };
-    k.run(half ? "packRightRowsF16" : "packRightRowsF32", args, { tasks: batches * panels, work });
+    k.run(isF16 ? "packRightRowsF16" : "packRightRowsF32", args, { tasks: batches * panels, work });
   } else {
     const parts = divide(steps, PACK_STEPS);
     const args = { ...common, srcAt: byte + size * (k0 * N + n0), row: size * N, parts };
-    k.run(half ? "packRightColumnsF16" : "packRightColumnsF32", args, { tasks: batches * parts, work });
+    k.run(isF16 ? "packRightColumnsF16" : "packRightColumnsF32", args, { tasks: batches * parts, work });
   }
 }
 
-/** Panels of a weight in NF4, as the right operand of either form. */
+/** Right panels of a weight in NF4. */
 function packNf4(
   k: WasmContext,
   form: MatmulForm,
   b: Nf4Right,
   right: Tensor,
   { n0, n, k0, k: steps }: Window,
-  { K, N }: ProductExtents,
+  { K, N }: MatmulExtents,
 ): void {
   const work = (n * steps) / PACKED_PER_NS;
   const args = { ...b, n0, n, k0, k: steps, dst: right };
@@ -225,7 +230,7 @@ function multiply(
   { y, bias, left, right }: Part & { left: Tensor; right: Tensor },
   batches: number,
   { m0, m, n0, n, k0, k: steps }: Window,
-  { M, N, accumulate = false }: ProductExtents,
+  { M, N, accumulate = false }: MatmulExtents,
 ): void {
   const cAt = y.byte + 4 * (m0 * N + n0);
   const isLater = accumulate || k0 > 0;
@@ -241,7 +246,7 @@ function multiply(
     ...{ cBatch: 4 * M * N, initBatch: isLater ? 4 * M * N : 0 },
     ...{ blockRows: BLOCK_ROWS, blockCols: BLOCK_COLS, blocksDown, blocks },
   };
-  k.run("productBlocks", args, {
+  k.run("matmulBlocks", args, {
     tasks: batches * blocks,
     work: (2 * batches * m * n * steps) / FLOPS_PER_NS,
   });

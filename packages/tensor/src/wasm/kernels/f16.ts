@@ -1,40 +1,42 @@
-/** f16 in memory as f32 in registers, and back. */
+/** Conversion between f16 in memory and f32 in registers. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, type I32, i16x8, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 
-/** How elements lie in memory. */
+/** The type of elements in memory. */
 export type Source = "f32" | "f16";
 
 export const bytesOf = (source: Source): number => (source === "f16" ? 2 : 4);
 
-/** Loads four elements as f32. Constants are made once, where this is called. */
+/** Loads four elements as f32. */
 export type Load4 = (address: I32, offset?: number) => V128;
 
+/** Returns an emitter of loads. Its constants are set where this is called: before a loop. */
 export function loader(f: FunctionBuilder, source: Source): Load4 {
   if (source === "f32") return v128.load;
   const constant = (bits: number): Local<"v128"> => f.v128(i32x4.splat(bits));
-  const kept = constant(0x8fffffff | 0); // of a half shifted by 13, the sign's copies above its exponent go
-  const special = constant(0x7c00); // exponent of infinities and NaN
+  // After a sign-extended f16 is shifted left by 13, its exponent ends at bit 27; bits 28 .. 30 are copies of the sign.
+  const signAndValue = constant(0x8fffffff | 0);
+  const special = constant(0x7c00); // the exponent of infinities and NaN
   const infinity = constant(0x7f800000);
-  const rebias = constant(0x77800000); // 2^112: the exponent's bias goes from 15 to 127, subnormals included
+  const rebias = constant(0x77800000); // times 2^112: the bias of the exponent goes from 15 to 127, of subnormals too
   return (address, offset = 0) => {
     const half = f.v128(v128.load16x4S(address, offset));
-    const value = f32x4.mul(v128.and(i32x4.shl(half, 13), kept), rebias);
+    const value = f32x4.mul(v128.and(i32x4.shl(half, 13), signAndValue), rebias);
     const isSpecial = i32x4.eq(v128.and(half, special), special);
     return v128.or(value, v128.and(isSpecial, infinity));
   };
 }
 
 /**
- * f32 to the nearest half, ties to even, in the low 64 bits. Normal results are rounded by integer arithmetic; subnormal
- * ones by adding 0.5, in whose binade a step is the smallest half.
+ * Returns an emitter that rounds four f32 to the nearest f16, ties to even, in the low 64 bits of the result. Normal results are
+ * rounded by integer arithmetic; subnormal ones by adding 0.5, since the spacing of f32 at 0.5 is the smallest f16.
  */
-export function toHalves(f: FunctionBuilder): (x: V128) => V128 {
+export function toF16(f: FunctionBuilder): (x: V128) => V128 {
   const constant = (bits: number): Local<"v128"> => f.v128(i32x4.splat(bits));
   const magnitude = constant(0x7fffffff);
-  const overflow = constant(0x477fefff); // the largest that rounds to a finite half
+  const overflow = constant(0x477fefff); // the largest f32 that rounds to a finite f16
   const infinity = constant(0x7f800000);
-  const tiny = constant(0x38800000); // 2^-14, the smallest normal half
+  const tiny = constant(0x38800000); // 2^-14, the smallest normal f16
   const rebias = constant(0x38000000 - 0xfff);
   const half = constant(0x3f000000);
   const one = constant(1);

@@ -1,7 +1,11 @@
-/** Products of few rows with a weight's rows, y = x · wᵀ: what one token costs, which is reading the weight once. */
+/**
+ * y = x · wᵀ (+ bias) with few rows of x, as for one token: the cost is reading the weight once. A task is `rows` rows of w.
+ *
+ *     for row of w: for m: y[m, row] = bias[row] + dot(x[m], w[row])
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
-import { bytesOf, loader, type Source } from "./halves.ts";
+import { bytesOf, loader, type Source } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { nf4Decoder, WEIGHT } from "./nf4-decode.ts";
 import { forRows } from "./tasks.ts";
@@ -12,7 +16,7 @@ const UNROLL = 4;
 const ROWS = words("x", "bias", "y", "m", "n", "k", "rows");
 type Rows = { readonly [K in keyof typeof ROWS]: Local<"i32"> };
 
-/** y[m, row] = bias[row] + dot(x[m], w[row]) for the rows of the task; `dot` adds up behind `xAt`. */
+/** The loops over rows of w and of x; `dot` emits the dot product of row `row` of w with the row of x at `xAt`. */
 function emitRows(
   f: FunctionBuilder,
   task: Local<"i32">,
@@ -34,7 +38,7 @@ function emitRows(
   });
 }
 
-const fewRows = (source: Source) =>
+const matmulFew = (source: Source) =>
   defineKernel({ w: "i32", ...ROWS }, (f, { w, ...p }, { task }) => {
     const bytes = bytesOf(source);
     const load4 = loader(f, source);
@@ -48,8 +52,8 @@ const fewRows = (source: Source) =>
       for (const rounds of [UNROLL, 1]) {
         f.while(i32.geS(left, 4 * rounds), () => {
           for (let round = 0; round < rounds; round++) {
-            const product = f.madd(load4(wAt, 4 * bytes * round), v128.load(xAt, 16 * round), sums[round]);
-            f.set(sums[round], product);
+            const sum = f.madd(load4(wAt, 4 * bytes * round), v128.load(xAt, 16 * round), sums[round]);
+            f.set(sums[round], sum);
           }
           f.set(wAt, i32.add(wAt, 4 * bytes * rounds));
           f.set(xAt, i32.add(xAt, 16 * rounds));
@@ -66,11 +70,11 @@ const fewRows = (source: Source) =>
     });
   });
 
-export const fewRowsF32 = fewRows("f32");
-export const fewRowsF16 = fewRows("f16");
+export const matmulFewF32 = matmulFew("f32");
+export const matmulFewF16 = matmulFew("f16");
 
-/** Levels are added up by block; a block's scale is a factor of its sum. */
-export const fewRowsNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p, { task }) => {
+/** NF4: levels times x are summed by block of the weight, then multiplied by the block's scale. */
+export const matmulFewNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p, { task }) => {
   const sums = accumulators(f, UNROLL);
   const [blockSum, total] = [f.f32(), f.v128()];
   const all = f.f32();

@@ -1,46 +1,54 @@
-/** Who sees whom: a query the keys up to its position that no mask hides and that are of its segment. */
+/**
+ * Which keys are visible to which queries: those up to the query's own position that the key mask does not hide and that
+ * belong to the query's segment (a sequence of a packed batch row). `queryVisibility` is for kernels whose panel holds queries
+ * while keys stream past it, `keyVisibility` for the reverse.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
-import { at, type Eight, eight, HALVES, type Panel, WORDS, type Words } from "./attention-panel.ts";
+import { at, COLUMN_HALVES, type Eight, eight, type Panel, WORDS, type Words } from "./attention-panel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 
-/** The score of what is not seen: finite, and no other score reaches it. */
+/** The score of a key that is not visible: finite, and below every other score. */
 export const HIDDEN = -3.0e38;
 
-/** Part of what streams past: rows from `start` on. */
+/** `count` of the rows that stream past a panel, from row `start` on. */
 export type Window = Words<"start" | "count">;
 export type Pointers = readonly (readonly [pointer: Local<"i32">, bytes: number])[];
 
-/** The rows that a panel sees any of (or that see any of it), and loops over them. */
-export interface Sight {
-  /** The first, a multiple of a left panel's rows, and the one after the last. */
+/** The streaming rows that are visible to any column of a panel (or that any of its columns is visible to), and loops over them. */
+export interface Visibility {
+  /** The first such row, rounded down to a multiple of `panelRows`, and the row after the last. */
   readonly begin: Local<"i32">;
   readonly end: Local<"i32">;
-  /** Finds out what the panel sees, and keeps it at the words of scratch; later `load` takes it from there. */
+  /** Computes the panel's range and columns, and saves them at `scratch`, from where `load` restores them. */
   prepare(scratch: Local<"i32">): void;
   load(scratch: Local<"i32">): void;
   /**
-   * Runs the body for each row of a window; pointers move on by their bytes. `seen` is null where all see all: that is code
-   * of its own, without comparisons, and most of the rows where nothing is marked.
+   * Runs the body for each row of a window, and advances each pointer by its bytes. `visible` has all bits set in the lanes of
+   * the columns that are visible to the row. It is null in a loop of its own, without comparisons, over the rows for which every
+   * column is: without masks and segments those are all rows but the ones at the causal diagonal.
    */
-  each(window: Window, pointers: Pointers, body: (seen: Eight<V128> | null) => void): void;
+  each(window: Window, pointers: Pointers, body: (visible: Eight<V128> | null) => void): void;
 }
 
 type Extents = Words<"t" | "s" | "g" | "group" | "offset" | "mask" | "segments" | "oneAt">;
 
-/** Marks of a batch row's keys by position. Where there are none, a word at address 0 or a byte of scratch stands for all. */
-interface Marks {
+/**
+ * The key mask and the segments of one batch row. Without segments every position reads the word at address 0, without a mask
+ * a byte of scratch that is 1: a stride of 0 takes the place of a branch.
+ */
+interface Masks {
   segmentAt(position: I32): Expr<"i32">;
-  /** All bits where the key is visible. */
-  visible(position: I32): Expr<"i32">;
+  /** All bits if the mask does not hide the key, else 0. */
+  unhidden(position: I32): Expr<"i32">;
   readonly isGiven: Local<"i32">;
 }
 
-export function emitMarks(
+export function emitMasks(
   { f, frame }: Pick<Panel, "f" | "frame">,
   { mask, segments, s, oneAt }: Words<"mask" | "segments" | "s" | "oneAt">,
   batch: I32,
-): Marks {
+): Masks {
   const first = f.i32(i32.mul(batch, s));
   const one = f.i32(i32.add(frame.scratch, oneAt));
   f.do(i32.store8(one, 1));
@@ -50,18 +58,21 @@ export function emitMarks(
   const byte = f.i32(i32.ne(mask, 0));
   return {
     segmentAt: (position) => at(base, position, word),
-    visible: (position) => i32.sub(0, i32.ne(i32.load8U(at(maskBase, position, byte)), 0)),
+    unhidden: (position) => i32.sub(0, i32.ne(i32.load8U(at(maskBase, position, byte)), 0)),
     isGiven: f.i32(i32.or(mask, segments)),
   };
 }
 
-/** What a panel keeps between windows: two words of each column, and the rows it sees. */
-class Kept {
+/**
+ * What a panel needs in every window, in locals and saved in scratch: two words of each column (its position or mask, and its
+ * segment), and the range of streaming rows.
+ */
+class PanelState {
   readonly #f: FunctionBuilder;
   readonly columns: Eight<Eight<Local<"v128">>>;
   readonly begin: Local<"i32">;
   readonly end: Local<"i32">;
-  /** Where rows begin, or end, that see or are seen by all. */
+  /** Queries in the panel: rows before this one need no comparisons. Keys in the panel: rows from this one on. */
   readonly open: Local<"i32">;
 
   constructor(f: FunctionBuilder) {
@@ -70,7 +81,7 @@ class Kept {
     [this.begin, this.end, this.open] = [f.i32(), f.i32(), f.i32()];
   }
 
-  /** The words of the panel's columns; one that does not exist repeats the last. */
+  /** Stores and loads the words of the panel's columns; a column past the last row repeats the last. */
   setColumns(
     { first, n }: Panel,
     scratch: Local<"i32">,
@@ -86,7 +97,7 @@ class Kept {
     this.#loadColumns(scratch);
   }
 
-  keepRange(scratch: Local<"i32">): void {
+  saveRange(scratch: Local<"i32">): void {
     for (const [i, word] of [this.begin, this.end, this.open].entries()) {
       this.#f.do(i32.store(scratch, word, WORDS.range + 4 * i));
     }
@@ -101,7 +112,7 @@ class Kept {
 
   #loadColumns(scratch: Local<"i32">): void {
     for (const [i, vectors] of this.columns.entries()) {
-      for (const half of HALVES) {
+      for (const half of COLUMN_HALVES) {
         this.#f.set(vectors[half], v128.load(scratch, WORDS.columns + PANEL_COL_BYTES * i + 16 * half));
       }
     }
@@ -124,88 +135,88 @@ function emitLoop(
 
 const max = (a: Expr<"i32">, b: I32): Expr<"i32"> => i32.select(i32.gtS(a, b), a, b);
 
-/** The rows of a panel's sight, of which those from `skip` while no segment is a column's are left out. */
+/** Moves `from` toward `to` until the segment of position `look` is that of a column of the panel. */
 function emitSkip(
   f: FunctionBuilder,
-  marks: Marks,
+  masks: Masks,
   segments: Eight<Local<"v128">>,
   { from, to, step, look }: { from: Local<"i32">; to: Local<"i32">; step: 1 | -1; look: Expr<"i32"> },
 ): void {
   const any = f.v128();
   f.forever((stop) => {
     stop(step > 0 ? i32.geS(from, to) : i32.leS(from, to));
-    f.set(any, v128.load32Splat(marks.segmentAt(look)));
+    f.set(any, v128.load32Splat(masks.segmentAt(look)));
     stop(v128.anyTrue(v128.or(i32x4.eq(segments[0], any), i32x4.eq(segments[1], any))));
     f.set(from, i32.add(from, step));
   });
 }
 
-/** Of queries, past which keys stream. */
-export function emitQuerySight(panel: Panel, p: Extents, head: Local<"i32">): Sight {
+/** The visibility of a panel of queries, past which keys stream. */
+export function queryVisibility(panel: Panel, p: Extents, head: Local<"i32">): Visibility {
   const { f, first, rows } = panel;
-  const marks = emitMarks(panel, p, i32.divU(head, p.g));
-  const kept = new Kept(f);
-  const { begin, end, open } = kept;
-  const [positions, segments] = kept.columns;
+  const masks = emitMasks(panel, p, i32.divU(head, p.g));
+  const state = new PanelState(f);
+  const { begin, end, open } = state;
+  const [positions, segments] = state.columns;
   const positionOf = (row: I32) => i32.add(i32.divU(row, p.group), p.offset);
   return {
     begin,
     end,
-    load: (scratch) => kept.load(scratch),
+    load: (scratch) => state.load(scratch),
     prepare(scratch) {
-      kept.setColumns(panel, scratch, (row) => {
+      state.setColumns(panel, scratch, (row) => {
         const position = f.i32(positionOf(row));
-        return [position, i32.load(marks.segmentAt(position))];
+        return [position, i32.load(masks.segmentAt(position))];
       });
       f.set(end, i32.add(positionOf(i32.sub(i32.add(first, rows), 1)), 1));
       f.set(end, i32.min(p.s, end));
       f.set(begin, 0);
-      f.if(p.segments, () => emitSkip(f, marks, segments, { from: begin, to: end, step: 1, look: begin }));
+      f.if(p.segments, () => emitSkip(f, masks, segments, { from: begin, to: end, step: 1, look: begin }));
       f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
-      f.set(open, i32.select(marks.isGiven, 0, i32.add(positionOf(first), 1)));
-      kept.keepRange(scratch);
+      f.set(open, i32.select(masks.isGiven, 0, i32.add(positionOf(first), 1)));
+      state.saveRange(scratch);
     },
     each({ start, count }, pointers, body) {
       const key = f.i32(start);
       const to = f.i32(i32.add(start, count));
       emitLoop(f, key, f.i32(i32.min(to, open)), pointers, () => body(null));
       emitLoop(f, key, to, pointers, () => {
-        const segment = f.v128(v128.load32Splat(marks.segmentAt(key)));
-        const visible = f.v128(i32x4.splat(marks.visible(key)));
+        const segment = f.v128(v128.load32Splat(masks.segmentAt(key)));
+        const unhidden = f.v128(i32x4.splat(masks.unhidden(key)));
         const position = f.v128(i32x4.splat(key));
-        const seen = (half: 0 | 1) => {
-          const among = v128.and(i32x4.eq(segments[half], segment), visible);
+        const visible = (half: 0 | 1) => {
+          const among = v128.and(i32x4.eq(segments[half], segment), unhidden);
           return f.v128(v128.andNot(among, i32x4.gtS(position, positions[half])));
         };
-        body(eight(seen));
+        body(eight(visible));
       });
     },
   };
 }
 
-/** Of keys, past which the queries of all heads of their group stream: row i is at position i / group. */
-export function emitKeySight(panel: Panel, p: Extents, head: Local<"i32">): Sight {
+/** The visibility of a panel of keys, past which the queries of all heads of their group stream: row i is at position i / group. */
+export function keyVisibility(panel: Panel, p: Extents, head: Local<"i32">): Visibility {
   const { f, first, rows } = panel;
-  const marks = emitMarks(panel, p, i32.divU(head, p.g));
-  const kept = new Kept(f);
-  const { begin, end, open } = kept;
-  const [visible, segments] = kept.columns;
-  /** The first row that sees a key, among those that exist. */
+  const masks = emitMasks(panel, p, i32.divU(head, p.g));
+  const state = new PanelState(f);
+  const { begin, end, open } = state;
+  const [unhidden, segments] = state.columns;
+  /** The first query row to which a key is visible. */
   const firstOf = (key: I32) => i32.mul(max(f.i32(i32.sub(key, p.offset)), 0), p.group);
   return {
     begin,
     end,
-    load: (scratch) => kept.load(scratch),
+    load: (scratch) => state.load(scratch),
     prepare(scratch) {
-      kept.setColumns(panel, scratch, (key) => [marks.visible(key), i32.load(marks.segmentAt(key))]);
+      state.setColumns(panel, scratch, (key) => [masks.unhidden(key), i32.load(masks.segmentAt(key))]);
       f.set(begin, firstOf(first));
       f.set(begin, i32.sub(begin, i32.remU(begin, panel.frame.library.panelRows)));
       f.set(end, p.t);
       const look = i32.add(i32.sub(end, 1), p.offset);
-      f.if(p.segments, () => emitSkip(f, marks, segments, { from: end, to: f.i32(0), step: -1, look }));
+      f.if(p.segments, () => emitSkip(f, masks, segments, { from: end, to: f.i32(0), step: -1, look }));
       f.set(end, i32.mul(end, p.group));
-      f.set(open, i32.select(marks.isGiven, end, firstOf(i32.sub(i32.add(first, rows), 1))));
-      kept.keepRange(scratch);
+      f.set(open, i32.select(masks.isGiven, end, firstOf(i32.sub(i32.add(first, rows), 1))));
+      state.saveRange(scratch);
     },
     each({ start, count }, pointers, body) {
       const query = f.i32(start);
@@ -215,13 +226,13 @@ export function emitKeySight(panel: Panel, p: Extents, head: Local<"i32">): Sigh
       );
       emitLoop(f, query, f.i32(i32.min(to, open)), pointers, () => {
         const at = f.i32(i32.add(i32.divU(query, p.group), p.offset));
-        const segment = f.v128(v128.load32Splat(marks.segmentAt(at)));
+        const segment = f.v128(v128.load32Splat(masks.segmentAt(at)));
         const position = f.v128(i32x4.splat(at));
-        const seen = (half: 0 | 1) => {
-          const among = v128.and(i32x4.eq(segments[half], segment), visible[half]);
+        const visible = (half: 0 | 1) => {
+          const among = v128.and(i32x4.eq(segments[half], segment), unhidden[half]);
           return f.v128(v128.andNot(among, i32x4.gtS(keys[half], position)));
         };
-        body(eight(seen));
+        body(eight(visible));
       });
       emitLoop(f, query, to, pointers, () => body(null));
     },

@@ -1,15 +1,20 @@
-/** How ops over rows, whose kernels take f32, take halves: some rows at a time, as f32 in workspace that stays in a cache. */
+/**
+ * How ops run kernels of f32 on f16 operands: a window of rows at a time is widened to f32 in workspace that stays in a cache,
+ * and results are narrowed.
+ *
+ *     for window of rows: widen the f16 inputs; run the kernel; narrow the f16 outputs
+ */
 import type { RowRange } from "../../op.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
 import { chunks } from "./work.ts";
 
-/** Elements of an operand that are f32 at a time. */
+/** Elements of an operand that are f32 at a time, by default. */
 const WINDOW = 2 ** 17;
 
 type Operands = Readonly<Record<string, Tensor | null>>;
 
-/** Operands of an op over `n` rows: those that have such rows, and those that every row wants whole. */
+/** Operands of an op over `n` rows: inputs and outputs of n rows each, and those that every window takes whole. */
 export interface RowOperands {
   readonly inputs: Operands;
   readonly outputs: Operands;
@@ -33,7 +38,7 @@ export const narrowInto = (k: WasmContext, results: Tensor, to: Tensor): void =>
 const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tensor, n: number): void =>
   k.run(kernel, { x, y, n }, chunks(n));
 
-/** Calls `run` with all operands in f32, of all rows or, where some are halves, of a window of them after the other. */
+/** Calls `run` with operands in f32: once with all rows if none of those with rows is f16, else once for each window of them. */
 export function overRows(
   k: WasmContext,
   n: number,
@@ -47,32 +52,30 @@ export function overRows(
     run({ ...rowed, ...fixed }, { start: 0, count: n });
     return;
   }
-  const halves = Object.entries(rowed).filter(
-    (entry): entry is [string, Tensor] => entry[1]?.dtype === "f16",
-  );
-  const widest = Math.max(1, ...halves.map(([, tensor]) => tensor.size / n));
-  const most = Math.max(1, Math.min(n, Math.floor(window / widest)));
-  const temps = halves.map(([name, tensor]) => ({
+  const f16s = Object.entries(rowed).filter((entry): entry is [string, Tensor] => entry[1]?.dtype === "f16");
+  const widest = Math.max(1, ...f16s.map(([, tensor]) => tensor.size / n));
+  const maxRows = Math.max(1, Math.min(n, Math.floor(window / widest)));
+  const temps = f16s.map(([name, tensor]) => ({
     name,
     tensor,
-    temp: k.temp([most, tensor.size / n]),
+    temp: k.temp([maxRows, tensor.size / n]),
     isInput: name in inputs,
   }));
-  for (let start = 0; start < n; start += most) {
-    const range = { start, count: Math.min(most, n - start) };
+  for (let start = 0; start < n; start += maxRows) {
+    const range = { start, count: Math.min(maxRows, n - start) };
     const io: Record<string, Tensor | null> = { ...fixed };
     for (const [name, tensor] of Object.entries(rowed)) io[name] = tensor && k.rows(tensor, n, range);
     const converted = temps.map(({ name, tensor, temp, isInput }) => {
-      const halved = io[name]!;
-      const part = k.rows(temp, most, { start: 0, count: range.count });
+      const original = io[name]!;
+      const part = k.rows(temp, maxRows, { start: 0, count: range.count });
       const size = (tensor.size / n) * range.count;
-      if (isInput) convert(k, "widen", halved, part, size);
+      if (isInput) convert(k, "widen", original, part, size);
       io[name] = part;
-      return { halved, part, size, isInput };
+      return { original, part, size, isInput };
     });
     run(io, range);
-    for (const { halved, part, size, isInput } of converted) {
-      if (!isInput) convert(k, "narrow", part, halved, size);
+    for (const { original, part, size, isInput } of converted) {
+      if (!isInput) convert(k, "narrow", part, original, size);
     }
   }
 }
