@@ -1,24 +1,24 @@
-/** How a backbone's matrices are stored on a device: one decision for loading, planning and checking. */
+/** The formats in which a backbone is stored on a device, for loading, planning and checking alike. */
 import { type Device, type DType, ParamStore, type Shape } from "@sidenet/tensor";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
 import { nf4Sizes } from "./nf4-weight.ts";
 
-/** Storage of weights that are not quantized. */
+/** Dtype of weights that are not quantized. */
 export type WeightDType = "f32" | "f16";
 
 /** How the frozen weights are stored. */
 export interface BaseStorage {
-  /** Of matrices that are not quantized; vectors (norms, biases) stay f32, they are a thousandth of the bytes. Default f32. */
+  /** Dtype of matrices that are not quantized; norms and biases, a thousandth of the bytes, stay f32. Default f32. */
   readonly dtype?: WeightDType;
-  /** The seven linear layers of every block in NF4 with double quantization. Default false. */
+  /** Store the seven linear layers of every block in NF4 with double quantization. Default false. */
   readonly quantizeBlocks?: boolean;
-  /** Embeddings and head in NF4 as well. Default false. */
+  /** Store the embedding table and lm_head in NF4 as well. Default false. */
   readonly quantizeEmbeddings?: boolean;
 }
 
-/** How one parameter is stored. */
+/** The format of one parameter. */
 export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType | "nf4" {
   if (spec.kind !== "linear") return "f32";
   const inBlock = spec.name.startsWith("model.layers.");
@@ -26,7 +26,7 @@ export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType
   return storage.dtype ?? "f32";
 }
 
-/** Weights of the right shapes and no particular values: for planning, and for memory runs of models that are not at hand. */
+/** Uninitialized weights of the right shapes, for plans and for measurements that do not depend on values. */
 export function emptyWeights(device: Device, config: ModelConfig, storage: BaseStorage): ParamStore {
   return ParamStore.filled(device, "weights", (store) => {
     const put = (name: string, shape: Shape, dtype: DType) =>

@@ -3,26 +3,26 @@ import { type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
 import { type Decoder, shiftLabels, type TokenBatch } from "./decoder.ts";
 import type { Head, LossOptions } from "./head.ts";
 
-/** A batch with its labels, B · T of them aligned with `inputIds`; -100 is not scored. */
+/** A batch with B · T labels, aligned with `inputIds`; -100 is not scored. */
 export interface LabeledBatch extends TokenBatch {
   readonly labels: ArrayLike<number>;
 }
 
-/** Label of a position that is not scored. */
+/** The label of positions that are not scored. */
 const IGNORED = -100;
 
-/** Positions that a loss over this batch scores. */
+/** The number of positions that the loss of this batch scores. */
 export function scoredPositions(batch: LabeledBatch): number {
   const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
   return targets.reduce((count, target) => count + (target === IGNORED ? 0 : 1), 0);
 }
 
-/** Selected positions are padded up to a multiple of this, so that sizes of buffers repeat. */
+/** The number of selected positions is padded to a multiple of this, so that buffer sizes repeat. */
 const SELECTED_MULTIPLE = 64;
-/** Positions are selected where that leaves at most this share of them; copying nearly all of them would save next to nothing. */
+/** Positions are selected only where at most this share of them remains: otherwise the copy costs more than it saves. */
 const SELECTED_SHARE = 7 / 8;
 
-/** The scored positions of N, or null where all are to go through the head. */
+/** Which of N positions go through the head, as `selectRows` takes them; null: all. */
 function selection(targets: Int32Array): { rows: Int32Array; back: Int32Array; targets: Int32Array } | null {
   const scored = [...targets.keys()].filter((n) => targets[n] !== IGNORED);
   const count = Math.ceil(scored.length / SELECTED_MULTIPLE) * SELECTED_MULTIPLE;
@@ -58,7 +58,7 @@ export function batchLoss(
   const rows = ops.selectRows(
     ops.reshape(y, { shape: [targets.length, config.hiddenSize] }),
     put(selected.rows, "scored positions"),
-    put(selected.back, "places of scored positions"),
+    put(selected.back, "inverse of scored positions"),
   );
   return decoder.loss(ops, rows, put(selected.targets, "targets"), head ?? decoder.head, options);
 }

@@ -1,13 +1,13 @@
 /**
- * The transformer block of the Llama family (methods.md, 1). It is written once: the backbone runs it with a device's ops,
- * a side network with a tape, at its own sizes.
+ * The transformer block of the Llama family (methods.md, 1), for backbones and side networks alike. A frozen backbone runs
+ * it with the device's ops, a side network at its own sizes with a tape.
  */
 import type { Ops, Tensor } from "@sidenet/tensor";
 import { nf4Projection } from "./nf4-weight.ts";
 import type { Projection } from "./projection.ts";
 import type { RopeTables } from "./rope-tables.ts";
 
-/** Sizes and switches of a block; those of a backbone come from its `config.json`. */
+/** Sizes and options of a block; those of a backbone come from its `config.json`. */
 export interface BlockShape {
   /** [d] */
   readonly hiddenSize: number;
@@ -26,7 +26,7 @@ export interface BlockShape {
   readonly qkNorm: boolean;
 }
 
-/** Weights of one decoder block: norms [d], projections as `linear` takes them; null where the family has none. */
+/** Weights of one block: gains of norms [d], and linear layers. Norms of q and k are null where the family has none. */
 export interface BlockWeights {
   readonly inputNorm: Tensor;
   readonly q: Projection;
@@ -41,32 +41,32 @@ export interface BlockWeights {
   readonly down: Projection;
 }
 
-/** Keys and values of earlier positions, [B,S,n_kv,c] each. */
+/** The key-value cache of one layer, [B,S,n_kv,c] each. */
 export interface LayerCache {
   readonly k: Tensor;
   readonly v: Tensor;
 }
 
-/** What all blocks of one forward pass share. */
+/** The inputs that all blocks of one forward pass share. */
 export interface BlockContext {
   readonly rope: RopeTables;
   /** u8[B,S], 1 = visible; null: all. */
   readonly keyMask: Tensor | null;
-  /** i32[B,S]: a token sees the keys of its own segment; null: a row is one sequence. */
+  /** i32[B,S]: a token attends only to keys of its own segment; null: each row is one sequence. */
   readonly segments: Tensor | null;
   /** Position of the first token: 0, or the length of the cache. */
   readonly offset: number;
 }
 
-/** One parameter of a block, as checkpoints name it. */
+/** Name and shape of one parameter in a checkpoint. */
 export interface ParameterSpec {
-  /** Hugging Face name without the layer's prefix: "self_attn.q_proj.weight". */
+  /** The Hugging Face name without the layer's prefix, such as "self_attn.q_proj.weight". */
   readonly name: string;
   readonly shape: readonly number[];
   readonly kind: "linear" | "bias" | "norm";
 }
 
-/** The seven linear layers of a block: their places in `BlockWeights` and their Hugging Face names. */
+/** The seven linear layers of a block: their Hugging Face names, by their names in `BlockWeights`. */
 export const PROJECTIONS = {
   q: "self_attn.q_proj",
   k: "self_attn.k_proj",
@@ -79,7 +79,7 @@ export const PROJECTIONS = {
 /** The name of a projection in `BlockWeights`. */
 export type ProjectionName = keyof typeof PROJECTIONS;
 
-/** Every parameter of a block, in Hugging Face's names. */
+/** Every parameter of a block, by its Hugging Face name. */
 export function blockParameters(shape: BlockShape): ParameterSpec[] {
   const { hiddenSize: d, intermediateSize: f, headDim: c } = shape;
   const query = shape.numAttentionHeads * c;
@@ -108,7 +108,7 @@ export function blockParameters(shape: BlockShape): ParameterSpec[] {
   ];
 }
 
-/** A block's weights out of a store, by name. `find` gives null for a parameter that is not there. */
+/** A block's weights, looked up by their Hugging Face names. `find` returns null for a missing parameter, `need` throws. */
 export function blockWeights(
   shape: BlockShape,
   find: (name: string) => Tensor | null,
@@ -138,10 +138,10 @@ export function blockWeights(
 }
 
 /**
- * x + attention(norm(x)), then x + feed-forward(norm(x)).
+ * x + attention(norm(x)), then x + feed-forward(norm(x)): f32[B,T,d] → f32[B,T,d].
  *
- * x: f32[B,T,d] → f32[B,T,d]. With a cache the keys and values of these positions are written to it first, and attention
- * reads all of it. Each half frees its intermediates when it ends, whichever ops it was given.
+ * With a cache, the keys and values of these positions are written to it first, and attention reads the whole cache. Each
+ * half frees its intermediate tensors when it ends, unless a tape has saved them.
  */
 export function block(
   ops: Ops,
@@ -161,8 +161,8 @@ export function block(
 }
 
 /**
- * The same block for plain ops, `chunkTokens` of each row at a time: keys and values of the whole row are kept as a cache
- * would, and nothing else is ever larger than a chunk but x and the result. Each token sees what it sees in `block`.
+ * `block` for ops that record nothing, over `chunkTokens` tokens of each row at a time: besides x, the result, and the keys
+ * and values of the whole row, which a cache holds, no tensor is larger than a chunk. The result is that of `block`.
  */
 export function blockInChunks(
   ops: Ops,

@@ -1,43 +1,43 @@
-/** Conversations as the text a model was trained on: its own Jinja template, run by the hub's own library. */
+/** Conversations as text, by a model's own Jinja template, run by Hugging Face's library. */
 import { Template } from "@huggingface/jinja";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 
-/** One turn. Fields beyond these are handed to the template as they are. */
+/** One turn of a conversation. Further fields are passed on to the template. */
 export const messageSchema = z.looseObject({ role: z.string(), content: z.string() });
 /**
- * A turn of a conversation: who says it, and what.
+ * One turn of a conversation.
  * @interface
  */
 export type ChatMessage = z.infer<typeof messageSchema>;
 
-/** What a template may name: `bos_token` and the like. */
+/** Special tokens by the names that templates use, such as `bos_token`. */
 export type SpecialTokens = Readonly<Record<string, string>>;
 
-/** A stretch of text; `learned`: by training, as it is what the assistant says. */
+/** A piece of a record's text. Only `learned` pieces have labels. */
 export interface TextPiece {
   readonly text: string;
   readonly learned: boolean;
 }
 
-/** A model's way to write conversations as text, in Jinja. */
+/** A model's chat template. */
 export class ChatTemplate {
   readonly #template: Template;
   readonly #special: SpecialTokens;
   readonly #name: string;
 
-  /** `name` stands in messages. Throws `L-CHAT-TEMPLATE` for what is no template. */
+  /** `name` appears in error messages. Throws `L-CHAT-TEMPLATE` for text that is not a template. */
   constructor(source: string, special: SpecialTokens, name: string) {
     this.#special = special;
     this.#name = name;
     try {
       this.#template = new Template(source);
     } catch (cause) {
-      throw this.#error(`the chat template is not understood: ${(cause as Error).message}`, cause);
+      throw this.#error(`the chat template cannot be parsed: ${(cause as Error).message}`, cause);
     }
   }
 
-  /** `addGenerationPrompt`: ends with what opens the assistant's turn. Throws `L-CHAT-TEMPLATE`. */
+  /** The text of a conversation; with `addGenerationPrompt` it ends with the opening of an assistant turn. Throws `L-CHAT-TEMPLATE`. */
   render(messages: readonly ChatMessage[], addGenerationPrompt: boolean): string {
     try {
       return this.#template.render({
@@ -51,8 +51,8 @@ export class ChatTemplate {
   }
 
   /**
-   * A conversation in pieces, of which what the assistant says is learned: what each of its turns adds to the text that
-   * opens it. Throws `L-CHAT-TEMPLATE` where the template changes earlier turns, as some do with their thoughts.
+   * A conversation in pieces, of which the assistant's turns are learned. Throws `L-CHAT-TEMPLATE` where the template changes
+   * earlier turns, as some do by removing the reasoning of earlier answers.
    */
   pieces(messages: readonly ChatMessage[]): TextPiece[] {
     const pieces: TextPiece[] = [];

@@ -1,7 +1,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 
-/** How rotary frequencies are stretched for contexts longer than the model was made for. */
+/** How rotary frequencies are scaled for contexts longer than that of pretraining. */
 export type RopeScaling =
   | { readonly type: "linear"; readonly factor: number }
   | {
@@ -12,7 +12,7 @@ export type RopeScaling =
       readonly originalMaxPositionEmbeddings: number;
     };
 
-/** Rotary embedding: base frequency and how it is stretched. */
+/** Rotary position embedding: base frequency and scaling. */
 export interface Rope {
   readonly theta: number;
   readonly scaling: RopeScaling | null;

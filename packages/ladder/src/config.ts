@@ -1,12 +1,12 @@
-/** What a model is, from its `config.json`. Every field that changes the mathematics is understood or refused by name. */
+/** Model configurations from `config.json`. A field that changes the mathematics is either supported or refused by name. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type Rope, ropeFrom } from "./config-rope.ts";
 
-/** Families that differ in their blocks: biases, norms of queries and keys, sliding windows. */
+/** Model families. They differ in biases, norms of queries and keys, and sliding windows. */
 export type Family = "llama" | "mistral" | "qwen2" | "qwen3";
 
-/** How a checkpoint stores its linear weights, where they are quantized. */
+/** How a checkpoint stores quantized linear weights. */
 export type Quantization = { readonly type: "bitsandbytes-nf4"; readonly doubleQuant: boolean };
 
 /** A decoder of the Llama family; letters of methods.md in brackets. */
@@ -28,25 +28,25 @@ export interface ModelConfig {
   readonly headDim: number;
   readonly rmsNormEps: number;
   readonly rope: Rope;
-  /** lm_head is the embedding table. */
+  /** Whether lm_head is the embedding table. */
   readonly tieWordEmbeddings: boolean;
   readonly attentionBias: { readonly qkv: boolean; readonly o: boolean };
   readonly mlpBias: boolean;
   /** rmsNorm over headDim on q and k before rope. */
   readonly qkNorm: boolean;
   readonly maxPositionEmbeddings: number;
-  /** Full attention equals the model's own only up to this many tokens; null: at any length. See `contextLimit`. */
+  /** Up to this many tokens full attention equals the model's own; null: at any length. See `contextLimit`. */
   readonly slidingWindow: number | null;
   readonly bosTokenId: number | null;
   readonly eosTokenIds: readonly number[];
   readonly padTokenId: number | null;
-  /** How the linear weights of the blocks are stored, where that is not a plain float type. */
+  /** The quantization of the blocks' linear weights in the checkpoint; null: floats. */
   readonly quantization: Quantization | null;
 }
 
 interface FamilyRule {
   readonly architecture: string;
-  /** What transformers assumes when the file is silent. */
+  // Defaults for fields that the file does not have.
   readonly numKeyValueHeads: number | null;
   readonly headDim: number | null;
   readonly maxPositionEmbeddings: number;
@@ -95,7 +95,7 @@ const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
   },
 };
 
-/** Fields of related models that would change the result, with the values that do not. */
+/** Fields of related models that change the result, with the values that do not. */
 const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
   attention_multiplier: [],
   residual_multiplier: [1],
@@ -130,7 +130,7 @@ const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
   add_cross_attention: [false],
 };
 
-/** Above what any model has, and below what a list of its layers would take in memory. */
+/** More layers than any model has: a limit on what a hostile file can make us allocate. */
 export const MAX_LAYERS = 10_000;
 
 const count = z
@@ -277,7 +277,7 @@ const idOr = (id: number | null | undefined, fallback: number | null): number | 
 };
 
 /**
- * Reads a parsed `config.json`; `name` stands in messages. Weights are not looked at, so a quantized model can be planned.
+ * Reads a parsed `config.json`; `name` appears in error messages.
  * Throws `L-CONFIG` (a wrong type or size), `L-CONFIG-ARCHITECTURE`, `L-CONFIG-UNSUPPORTED` or `L-CONFIG-ROPE`.
  */
 export function parseModelConfig(json: unknown, name = "config.json"): ModelConfig {

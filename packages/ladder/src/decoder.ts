@@ -27,18 +27,18 @@ import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
 export interface TokenBatch {
-  /** Row by row, B · T of them. */
+  /** B · T ids, row by row. */
   readonly inputIds: ArrayLike<number>;
   readonly batchSize: number;
   /** [T] */
   readonly length: number;
-  /** 1 = visible, B · T of them, or B · S when a cache of S positions is read; null: all. */
+  /** B · T values, 1 for a visible key, or B · S values with a cache of S positions; null: all keys are visible. */
   readonly attentionMask: ArrayLike<number> | null;
-  /** B · T ids of the sequences that share a row; a token sees those of its own id. Left out or null: a row is one. */
+  /** B · T ids of the sequences packed into a row; attention stays within an id. Absent or null: each row is one sequence. */
   readonly segments?: ArrayLike<number> | null;
 }
 
-/** A batch on its device, with what all blocks share. Workspace of the surrounding scope. */
+/** A batch on the device. Its tensors belong to the surrounding scope. */
 export interface Forward {
   /** i32[B,T] */
   readonly ids: Tensor;
@@ -48,7 +48,7 @@ export interface Forward {
 export const EMBEDDINGS = "model.embed_tokens.weight";
 export const LM_HEAD = "lm_head.weight";
 
-/** The name of a block's parameter in a checkpoint: layer 0, "self_attn.q_proj.weight". */
+/** The name of a block's parameter in a checkpoint, such as `layerName(0, "self_attn.q_proj.weight")`. */
 export const layerName = (layer: number, rest: string): string => `model.layers.${layer}.${rest}`;
 
 /** Every parameter of a checkpoint of this configuration, by its Hugging Face name. */
@@ -70,20 +70,20 @@ export function decoderParameters(config: ModelConfig): ParameterSpec[] {
 
 /** Options of `Decoder.hidden`. */
 export interface HiddenOptions {
-  /** Shown every hidden state on the way: H_0, then the output of each block. */
+  /** Called with every hidden state: H_0, then the output of each block. */
   readonly observe?: (index: number, h: Tensor) => void;
   readonly cache?: readonly LayerCache[] | null;
-  /** What is trained inside the blocks. */
+  /** The adapter inside the blocks. */
   readonly adapter?: BlockAdapter | null;
-  /** Numbers the pass for its dropout; null: nothing is dropped. */
+  /** The number of the training pass, from which dropout draws; null: no dropout. */
   readonly dropoutStream?: number | null;
-  /** Runs each trained block as a whole, so that it can be computed again: for gradient checkpointing. */
+  /** Runs each recorded block under gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
-  /** Tokens of each row that go through a block at a time; null: all. For frozen blocks, which no tape records. */
+  /** Tokens of each row that go through a block at a time, for blocks that no tape records; null: all. */
   readonly chunkTokens?: number | null;
 }
 
-/** A decoder of the Llama family. It holds weights and computes with whichever ops it is given; it records nothing. */
+/** A decoder of the Llama family. It holds weights; its methods compute with the ops that they are given. */
 export class Decoder {
   readonly config: ModelConfig;
   readonly weights: ParamStore;
@@ -92,7 +92,7 @@ export class Decoder {
   readonly #embedding: Embedding;
   readonly #layers: readonly BlockWeights[];
 
-  /** Takes the store as its own. Throws `T-NAME` when a weight is missing. */
+  /** Takes ownership of the store. Throws `T-NAME` when a weight is missing. */
   constructor(config: ModelConfig, weights: ParamStore) {
     this.config = config;
     this.weights = weights;
@@ -113,7 +113,7 @@ export class Decoder {
     });
   }
 
-  /** Whether the linear layers of the blocks lie in NF4. */
+  /** Whether the linear layers of the blocks are in NF4. */
   get isQuantized(): boolean {
     return this.weights.get(layerName(0, `${PROJECTIONS.q}.weight`)).dtype === "u8";
   }
@@ -122,13 +122,13 @@ export class Decoder {
     return this.config.tieWordEmbeddings ? EMBEDDINGS : LM_HEAD;
   }
 
-  /** The tensor of the head [V,d], the embedding table when tied; its codes when it lies in NF4. */
+  /** The tensor of the head [V,d], which is the embedding table when tied; for a head in NF4, its codes. */
   get headMatrix(): Tensor {
     return this.weights.get(this.#headName);
   }
 
   /**
-   * Uploads a batch. `offset` is the position of its first token, past 0 when a cache holds what came before.
+   * Uploads a batch. `offset` is the position of its first token: above 0 when a cache holds the tokens before it.
    * Throws `L-CONTEXT` when it is longer than the model's context, `L-TOKEN` for an id outside the vocabulary.
    */
   prepare(batch: TokenBatch, offset = 0): Forward {
@@ -162,12 +162,12 @@ export class Decoder {
     return { ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };
   }
 
-  /** H_0: f32[B,T,d]; the residual stream stays f32 whatever the weights are. */
+  /** H_0: f32[B,T,d]. The residual stream is f32, whatever the dtype of the weights. */
   embed(ops: Ops, { ids }: Forward): Tensor {
     return this.#embedding(ops, ids);
   }
 
-  /** H_L. A state is freed as soon as the next one stands, unless the observer kept it. */
+  /** H_L: f32[B,T,d]. Each hidden state is freed as soon as the next one is computed, unless `observe` retained it. */
   hidden(ops: Ops, forward: Forward, options: HiddenOptions = {}): Tensor {
     const { observe, cache } = options;
     let h = this.device.scope(() => this.embed(ops, forward), { label: "embedding" });
@@ -187,14 +187,14 @@ export class Decoder {
     return ops.rmsNorm(y, this.weights.get("model.norm.weight"), { eps: this.config.rmsNormEps });
   }
 
-  /** logits f32[B,T,V] of the residual stream y[B,T,d]; holds all of them, so for few positions or small vocabularies. */
+  /** Logits f32[B,T,V] of the residual stream y[B,T,d]. It holds all of them: for few positions or small vocabularies. */
   logits(ops: Ops, y: Tensor, head: Head = this.head): Tensor {
     return head.logits(ops, this.finalNorm(ops, y));
   }
 
   /**
-   * Mean negative log-likelihood of labels over the residual stream y[B,T,d], -100 ignored: f32[]. `targets` i32[B·T] are
-   * labels shifted by one, as `shiftLabels` makes them. Never holds all logits.
+   * Mean negative log-likelihood f32[] over the residual stream y[B,T,d]. `targets` i32[B·T] are labels shifted by one, as
+   * `shiftLabels` makes them; -100 is ignored. It never holds all logits.
    */
   loss(ops: Ops, y: Tensor, targets: Tensor, head: Head = this.head, options: LossOptions = {}): Tensor {
     const h = this.finalNorm(ops, y);
@@ -238,14 +238,14 @@ export class Decoder {
 }
 
 /**
- * Position t is scored against labels[t + 1]; the last of a row against nothing (-100). labels: B · T, row by row. Throws
- * `L-LABELS` for another number of them.
+ * Targets of B · T positions, row by row: position t is scored against labels[t + 1], the last of a row against nothing
+ * (-100). Throws `L-LABELS` for another number of labels.
  */
 export function shiftLabels(labels: ArrayLike<number>, batchSize: number, length: number): Int32Array {
   if (labels.length !== batchSize * length) {
     throw new SidenetError(
       "L-LABELS",
-      `${labels.length} labels came for ${batchSize} rows of ${length} tokens. Wanted one for each token, -100 where none is scored.`,
+      `there are ${labels.length} labels for ${batchSize} rows of ${length} tokens. Wanted one for each token, -100 where it is not scored.`,
     );
   }
   const targets = new Int32Array(batchSize * length).fill(-100);

@@ -1,4 +1,4 @@
-/** An adapter as the bytes of its two files (methods.md, 2 and 4). */
+/** Adapters as the contents of their two files (methods.md, 2 and 4). */
 import { SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { ModelConfig } from "./config.ts";
@@ -6,7 +6,7 @@ import { checkNarrowed } from "./formats/float-codec.ts";
 import { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
 import { adapterConfigJson, BASE_MODEL_KEY, modelSignature } from "./load-adapter.ts";
 
-/** The names that PEFT and this library look for in the folder of an adapter. */
+/** The file names in the folder of an adapter, as in PEFT. */
 export const ADAPTER_FILES = {
   config: "adapter_config.json",
   weights: "adapter_model.safetensors",
@@ -14,17 +14,17 @@ export const ADAPTER_FILES = {
 
 /** The model that an adapter was trained with. */
 export interface BaseModel {
-  /** As PEFT's base_model_name_or_path has it. */
+  /** For base_model_name_or_path: a path or a hub id. */
   readonly name: string;
   readonly config: ModelConfig;
-  /** Whether the linear weights of its blocks were NF4; left out: not known. */
+  /** Whether the linear weights of its blocks were NF4; absent: unknown. */
   readonly quantized?: boolean;
 }
 
-/** Key, in the metadata of the weights, of the storage that the backbone was trained with. */
+/** Key in the metadata of `adapter_model.safetensors` for the quantization of the backbone in training. */
 export const STORAGE_KEY = "base_quantization";
 
-/** The files of an adapter. */
+/** The contents of an adapter's files. */
 export interface EncodedAdapter {
   /** Text of `adapter_config.json`. */
   readonly config: string;
@@ -33,8 +33,8 @@ export interface EncodedAdapter {
 }
 
 /**
- * Reads an adapter from its device. Throws `L-ADAPTER-VALUES` for a parameter that is not finite, and `L-CONVERT-RANGE` for
- * one that F16 does not hold.
+ * Reads an adapter from its device and encodes it. Throws `L-ADAPTER-VALUES` for a parameter that is not finite, and
+ * `L-CONVERT-RANGE` for one outside the range of F16.
  */
 export async function encodeAdapter(
   adapter: Adapter,

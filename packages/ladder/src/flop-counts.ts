@@ -1,15 +1,15 @@
 import type { Device } from "@sidenet/tensor";
 
-/** Parts of a training step. What is computed again for the backward pass counts as backward. */
+/** Parts of a training step. Recomputation under gradient checkpointing counts as backward. */
 export type Phase = "forward" | "backward" | "update";
 
-/** Floating-point operations of one op by part of the step. */
+/** Floating-point operations of one op, by part of the step. */
 export type PhaseFlops = Readonly<Record<Phase, number>>;
 
-/** Floating-point operations of a step by op and by part of the step. */
+/** Floating-point operations of a step, by op and part of the step. */
 export type FlopsByOp = Readonly<Record<string, PhaseFlops>>;
 
-/** Counts floating-point operations by op and part of a training step, from what a device counts. */
+/** Counts floating-point operations by op and part of a training step, from the counters of a device. */
 export class FlopCounts {
   readonly #device: Device;
   readonly #counts = new Map<string, Record<Phase, number>>();
@@ -18,7 +18,7 @@ export class FlopCounts {
     this.#device = device;
   }
 
-  /** Runs `body`; all that it asks of the device counts as this part. */
+  /** Runs `body` and counts its operations under this part. */
   measure<R>(phase: Phase, body: () => R): R {
     const { flopsByOp } = this.#device;
     const before = new Map(flopsByOp);
@@ -33,7 +33,7 @@ export class FlopCounts {
     }
   }
 
-  /** All so far; ops that ran in no part are left out. */
+  /** All counts so far, without ops that have none. */
   get byOp(): FlopsByOp {
     const used = [...this.#counts].filter(([, counts]) => Object.values(counts).some((flops) => flops > 0));
     return Object.fromEntries(used.map(([op, counts]) => [op, { ...counts }]));

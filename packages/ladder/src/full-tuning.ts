@@ -1,4 +1,4 @@
-/** Training all weights of a small model. */
+/** Full fine-tuning of a small model. */
 import { type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter, BlockAdapter } from "./adapter.ts";
 import { type BlockWeights, blockParameters, blockWeights } from "./block.ts";
@@ -31,7 +31,7 @@ export class FullTuning implements Adapter, BlockAdapter {
     this.#names = blockParameters(config).map(({ name }) => name);
   }
 
-  /** Every block is trained as it stands. */
+  /** All weights of every block are trained. */
   get blocks(): BlockAdapter {
     return this;
   }

@@ -1,24 +1,24 @@
-/** Continuations as text: streamed, and ended by stop strings. */
+/** Generation as text: streamed, and ended by stop strings. */
 import type { Adapter } from "./adapter.ts";
 import type { Decoder } from "./decoder.ts";
 import { type GenerateOptions, generateBatch } from "./generate.ts";
 import { StopMatcher, TextStream } from "./text-stream.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** As `GenerateOptions`, in words instead of ids. */
+/** `GenerateOptions` in terms of text instead of token ids. */
 export interface GenerateTextOptions extends Omit<GenerateOptions, "onToken" | "isDone" | "stopIds"> {
-  /** Texts that end a continuation; they are not part of it. */
+  /** Stop strings: each ends a continuation and is not part of it. */
   readonly stop?: readonly string[];
-  /** Shown the text as it is sure to stand, and the number of its prompt. */
+  /** Called with each piece of final text and the index of its prompt. */
   readonly onText?: (text: string, prompt: number) => void;
-  /** Asked after each token; true ends all continuations. */
+  /** Called after each token; true ends all continuations. */
   readonly isStopped?: () => boolean | Promise<boolean>;
 }
 
-/** Why a text ended. */
+/** Why a continuation ended. */
 export type StopReason = "end of text" | "stop string" | "max tokens" | "interrupted";
 
-/** What a prompt was continued with, and why it ended. */
+/** The continuation of one prompt, and why it ended. */
 export interface Continuation {
   readonly text: string;
   /** All new ids, those of a stop string included. */
@@ -26,7 +26,7 @@ export interface Continuation {
   readonly stopped: StopReason;
 }
 
-/** Texts that go on from token ids. Throws what `generateBatch` throws. */
+/** The continuation of each prompt of token ids, as text. Throws what `generateBatch` throws. */
 export async function generateTexts(
   decoder: Decoder,
   adapter: Adapter | null,

@@ -6,37 +6,37 @@ import { ModelCache } from "./kv-cache.ts";
 import { notFinite } from "./not-finite.ts";
 import { residualStream } from "./residual-stream.ts";
 
-/** How to choose among tokens; `sampleLogits` in docs/ops.md is the exact definition. */
+/** How the next token is chosen; `sampleLogits` in docs/ops.md is the exact definition. */
 export interface Sampling {
-  /** 0 takes the likeliest; 1, the default, draws as the model says. */
+  /** Divides the logits; 0 takes the most probable token. Default 1. */
   readonly temperature?: number;
-  /** Keep this many of the likeliest tokens; 0, the default, keeps all. */
+  /** Keep this many of the most probable tokens; 0, the default, keeps all. */
   readonly topK?: number;
-  /** Keep the likeliest tokens until they have this share; the default is 1. */
+  /** Keep the most probable tokens up to this total probability. Default 1. */
   readonly topP?: number;
-  /** Keep tokens of at least this share of the likeliest one's; the default is 0. */
+  /** Keep tokens of at least this share of the highest probability. Default 0. */
   readonly minP?: number;
-  /** Above 1 holds back tokens that the prompt or the text has already; the default is 1. */
+  /** Above 1, tokens that occur in the prompt or the text so far become less probable. Default 1. */
   readonly repetitionPenalty?: number;
-  /** The same seed gives the same text; 0 by default. */
+  /** Equal seeds give equal texts. Default 0. */
   readonly seed?: number;
 }
 
-/** When texts end, and how their tokens are chosen. */
+/** When generation ends, and how tokens are chosen. */
 export interface GenerateOptions {
-  /** New tokens at most. */
+  /** The largest number of new tokens. */
   readonly maxTokens: number;
-  /** Ids that end the text; they are not part of the result. */
+  /** Token ids that end a text; they are not part of the result. */
   readonly stopIds?: readonly number[];
-  /** Called with each new id as it comes, and the number of its prompt. */
+  /** Called with each new id and the index of its prompt. */
   readonly onToken?: (id: number, prompt: number) => void;
-  /** Asked after each new id; true ends the text of that prompt. */
+  /** Called after each new id; true ends the text of that prompt. */
   readonly isDone?: (prompt: number) => boolean | Promise<boolean>;
-  /** Left out, the likeliest token is taken each time. */
+  /** Absent or null, the default: greedy decoding, the most probable token each time. */
   readonly sampling?: Sampling | null;
 }
 
-/** Continuation of one prompt; as `generateBatch`. */
+/** The new ids after one prompt; see `generateBatch`. */
 export async function generate(
   decoder: Decoder,
   adapter: Adapter | null,
@@ -48,10 +48,10 @@ export async function generate(
 }
 
 /**
- * Continuations of prompts by backbone and, if given, adapter, with key-value caches. Each is what it would be alone: shorter
- * prompts are padded on the left, which is hidden, and rope turns by distance only; draws come from a stream of the prompt's
- * number. Returns the new ids. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when prompt and new tokens pass the context,
- * `L-DIVERGED` when logits are not finite.
+ * The new ids after each prompt, by the backbone and the adapter if there is one, with key-value caches. Each text is what it
+ * would be in a batch of one: the left padding of shorter prompts is masked, rope depends on distances only, and each prompt
+ * has its own stream of random numbers. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when a prompt and the new tokens
+ * exceed the context, `L-DIVERGED` when logits are not finite.
  */
 export async function generateBatch(
   decoder: Decoder,
@@ -74,15 +74,15 @@ export async function generateBatch(
         earlier,
         sampling && { ...sampling, position: count },
       );
-      const going: number[] = [];
+      const continuing: number[] = [];
       for (const [i, row] of batch.rows.entries()) {
         if (stopIds.includes(ids[i])) continue;
         generated[row].push(ids[i]);
         onToken?.(ids[i], row);
-        if (!(await isDone?.(row))) going.push(i);
+        if (!(await isDone?.(row))) continuing.push(i);
       }
-      if (going.length === 0) break;
-      batch = advance(batch, going, ids);
+      if (continuing.length === 0) break;
+      batch = advance(batch, continuing, ids);
     }
   } finally {
     batch.caches.dispose();
@@ -91,8 +91,8 @@ export async function generateBatch(
 }
 
 /**
- * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no room for the new ones, `L-OPTION` for more
- * new ones than the context has.
+ * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no space for the new tokens, `L-OPTION` for
+ * more new tokens than the context holds.
  */
 export function checkPrompts(
   { config }: Decoder,
@@ -110,24 +110,24 @@ export function checkPrompts(
   }
   const longest = Math.max(...prompts.map((prompt) => prompt.length));
   const limit = contextLimit(config);
-  // The last new token is never read.
+  // The last new token is never an input.
   if (longest + maxTokens - 1 > limit) {
     throw new SidenetError(
       maxTokens > limit ? "L-OPTION" : "L-CONTEXT",
-      `${longest} tokens of a prompt and ${maxTokens} new ones are more than the model's context of ${limit}. Shorten the ` +
+      `a prompt of ${longest} tokens and ${maxTokens} new ones exceed the model's context of ${limit}. Shorten the ` +
         "prompt or lower --max-tokens.",
     );
   }
 }
 
-/** The prompts that still go on. */
+/** The prompts whose texts have not ended. */
 interface RunningBatch {
-  /** Number of each row's prompt. */
+  /** The index of each row's prompt. */
   readonly rows: readonly number[];
   readonly caches: ModelCache;
-  /** Padding before each prompt. */
+  /** Number of padding tokens before each prompt. */
   readonly padding: readonly number[];
-  /** What is read next: [rows, length], at position `offset`. */
+  /** The next input, [rows, length], whose first token is at position `offset`. */
   readonly input: Int32Array;
   readonly length: number;
   readonly offset: number;
@@ -153,32 +153,32 @@ function startBatch(
   };
 }
 
-/** The batch after its rows `going` got the next of `ids`; the others are gone. */
-function advance(batch: RunningBatch, going: readonly number[], ids: ArrayLike<number>): RunningBatch {
-  const all = going.length === batch.rows.length;
+/** The batch reduced to the rows `continuing`, with the new `ids` as its next input. */
+function advance(batch: RunningBatch, continuing: readonly number[], ids: ArrayLike<number>): RunningBatch {
+  const all = continuing.length === batch.rows.length;
   const next = {
     ...batch,
-    rows: going.map((i) => batch.rows[i]),
-    padding: going.map((i) => batch.padding[i]),
-    input: Int32Array.from(going, (i) => ids[i]),
+    rows: continuing.map((i) => batch.rows[i]),
+    padding: continuing.map((i) => batch.padding[i]),
+    input: Int32Array.from(continuing, (i) => ids[i]),
     length: 1,
     offset: batch.offset + batch.length,
   };
   if (all) return next;
-  const rest = { ...next, caches: batch.caches.take(going) };
+  const rest = { ...next, caches: batch.caches.take(continuing) };
   batch.caches.dispose();
   return rest;
 }
 
-/** 0 where a row is padded; null where none is. */
-function visible({ padding, caches: { capacity } }: RunningBatch): Uint8Array | null {
+/** The attention mask: 0 where a row is padded; null where no row is. */
+function maskOf({ padding, caches: { capacity } }: RunningBatch): Uint8Array | null {
   if (padding.every((count) => count === 0)) return null;
   const mask = new Uint8Array(padding.length * capacity).fill(1);
   for (const [row, count] of padding.entries()) mask.fill(0, row * capacity, row * capacity + count);
   return mask;
 }
 
-/** One id for each row, the next of its text. Throws `L-DIVERGED` where a logit is NaN or infinite: no id would mean anything. */
+/** The next id of each row. Throws `L-DIVERGED` where a logit is NaN or infinite. */
 async function nextIds(
   decoder: Decoder,
   adapter: Adapter | null,
@@ -189,7 +189,7 @@ async function nextIds(
   const { device } = decoder;
   const { rows, input, length, offset } = batch;
   const [next, sums] = device.scope(() => {
-    const tokens = { inputIds: input, batchSize: rows.length, length, attentionMask: visible(batch) };
+    const tokens = { inputIds: input, batchSize: rows.length, length, attentionMask: maskOf(batch) };
     const logits = lastLogits(decoder, adapter, tokens, offset, batch.caches);
     const sums = device.ops.sum(logits, { axis: 2 });
     if (sampling === null) return [device.ops.argmax(logits), sums];
@@ -211,10 +211,10 @@ async function nextIds(
   }
 }
 
-/** Recent ids are padded to a multiple of this with ids that are none, so that memory of few sizes is reused. */
+/** The list of earlier ids is padded with -1 to a multiple of this, so that buffer sizes repeat. */
 const RECENT_PADDING = 64;
 
-/** id i32[1] of logits[1,1,V], drawn from a stream of its own. */
+/** One id i32[1], sampled from logits[1,1,V] with the random numbers of `stream`. */
 function sampleNext(
   logits: Tensor,
   { repetitionPenalty = 1, position, ...sampling }: Sampling & { readonly position: number },
@@ -232,7 +232,7 @@ function sampleNext(
   return device.ops.sampleLogits(row, recent, { ...sampling, repetitionPenalty, stream, offset: position });
 }
 
-/** logits f32[B,1,V] of the last position of a batch that starts at `offset`. */
+/** Logits f32[B,1,V] at the last position of a batch that starts at position `offset`. */
 function lastLogits(
   decoder: Decoder,
   adapter: Adapter | null,

@@ -1,4 +1,4 @@
-/** Training the head alone: the cheapest thing that can be trained, and a baseline for what is better. */
+/** Training of lm_head alone: the cheapest method, and a baseline for the others. */
 import { isFloat, ParamStore, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { ParameterSpec } from "./block.ts";
@@ -6,32 +6,32 @@ import type { ModelConfig } from "./config.ts";
 import { type Decoder, LM_HEAD } from "./decoder.ts";
 import { floatHead, type Head } from "./head.ts";
 
-/** What is trained, by its name in `adapter_model.safetensors`: a head [V,d] of its own, even where the model's is tied. */
+/** The trained parameter: a separate head [V,d], even where the model's head is tied to its embedding table. */
 export const headParameters = ({ vocabSize, hiddenSize }: ModelConfig): ParameterSpec[] => [
   { name: LM_HEAD, shape: [vocabSize, hiddenSize], kind: "linear" },
 ];
 
-/** Training of the head alone, with the backbone frozen. */
+/** A trained lm_head over a frozen backbone. */
 export class HeadTuning implements Adapter {
   readonly method = "head";
   readonly head: Head;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
 
-  /** Takes the store as its own. */
+  /** Takes ownership of the store. */
   constructor(model: ModelConfig, parameters: ParamStore) {
     this.model = model;
     this.parameters = parameters;
     this.head = floatHead(parameters.get(LM_HEAD));
   }
 
-  /** A copy of the decoder's own head, in f32. Throws `L-HEAD` for a head in NF4. */
+  /** Starts from an f32 copy of the decoder's head. Throws `L-HEAD` for a head in NF4. */
   static initialize(decoder: Decoder): HeadTuning {
     const { device, config } = decoder;
     if (!isFloat(decoder.headMatrix.dtype)) {
       throw new SidenetError(
         "L-HEAD",
-        "the head lies in NF4, and training it starts from its values. Leave --quantize-ends out, or train an adapter.",
+        "the head is in NF4, and its training must start from unrounded values. Leave out --quantize-ends, or train an adapter.",
       );
     }
     const parameters = ParamStore.filled(device, "adapter", (store) => {

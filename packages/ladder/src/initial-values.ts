@@ -1,22 +1,23 @@
-/** Initial values of a decoder or side network: normal numbers, smaller where a layer's output joins the residual stream. */
+/** Initial values of a decoder or side network, as for GPT-2: normal, and smaller for matrices that write to the residual stream. */
 import { type Device, ParamStore, Random, SidenetError, sizeOf } from "@sidenet/tensor";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters } from "./decoder.ts";
 
-/** Standard deviation of Llama's, GPT-2's and the side networks' initial weights. */
+/** Standard deviation of initial matrices, as for Llama and GPT-2. */
 const DEVIATION = 0.02;
 
-/** From where initial values are drawn, and how large. */
+/** Seed and size of initial values. */
 export interface InitialOptions {
+  /** Default 0. */
   readonly seed?: number;
-  /** Standard deviation of matrices, `initializer_range` in a `config.json`. Default 0.02. */
+  /** Standard deviation of matrices (`initializer_range` in a `config.json`). Default 0.02. */
   readonly deviation?: number;
 }
 
 /**
- * One parameter's values: norms 1, biases 0, matrices normal. The outputs of attention and MLP have a deviation smaller by
- * √(2 · layers), so that the residual stream does not grow with depth (GPT-2). Each parameter takes a stream of its own.
+ * One parameter's values: norms 1, biases 0, matrices normal. The deviation of o_proj and down_proj is divided by
+ * √(2 · layers), so that the residual stream does not grow with depth. Each parameter has its own random `stream`.
  */
 export function initialValues(
   { name, shape, kind }: ParameterSpec,
@@ -35,8 +36,8 @@ export function initialValues(
 }
 
 /**
- * The f32 weights of a decoder that has learned nothing yet: where pretraining starts. Equal seeds give equal weights.
- * Throws `L-INIT` for a deviation that is not positive.
+ * The initial f32 weights of a decoder, for pretraining. Equal seeds give equal weights. Throws `L-INIT` for a deviation that
+ * is not positive.
  */
 export function initializeWeights(
   device: Device,

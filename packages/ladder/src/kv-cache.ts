@@ -4,8 +4,8 @@ import type { LayerCache } from "./block.ts";
 import type { Decoder } from "./decoder.ts";
 
 /**
- * Keys and values of every layer for up to `capacity` positions, [B,S,n_kv,c] each, f32. It starts as zeros, since attention
- * multiplies positions that are not written yet by 0, and 0 times a NaN in old memory would be NaN.
+ * Keys and values of every layer for up to `capacity` positions, f32 [B,S,n_kv,c] each. They start as zeros, since attention
+ * multiplies values at positions not yet written by a weight of 0, and 0 times a NaN in reused memory would be NaN.
  */
 export class KvCache {
   readonly layers: readonly LayerCache[];
@@ -14,7 +14,7 @@ export class KvCache {
   readonly #store: ParamStore;
   readonly #shape: CacheShape;
 
-  /** `from`: what the cache holds already, which becomes its own; null: zeros. */
+  /** `from`: tensors to begin with, of which it takes ownership; null: zeros. */
   constructor(
     device: Device,
     shape: CacheShape,
@@ -37,12 +37,12 @@ export class KvCache {
     this.layers = layers;
   }
 
-  /** What one row takes. */
+  /** Bytes of one row of the batch. */
   get rowBytes(): number {
     return this.layers.reduce((sum, { k, v }) => sum + 4 * (k.size + v.size), 0) / this.batchSize;
   }
 
-  /** A cache of some of the rows, in this order; a row may be taken more than once. */
+  /** A new cache with copies of these rows, in this order; a row may be taken more than once. */
   take(rows: readonly number[]): KvCache {
     const { device } = this.#store;
     return device.scope(() => {
@@ -51,7 +51,7 @@ export class KvCache {
     });
   }
 
-  /** Frees keys and values. */
+  /** Frees the keys and values. */
   dispose(): void {
     this.#store.dispose();
   }
@@ -67,7 +67,7 @@ export class ModelCache {
   readonly cache: KvCache;
   readonly sideCache: KvCache | null;
 
-  /** Where the second cache cannot be made, the first is freed. */
+  /** Frees the first cache where making the second fails. */
   private constructor(backbone: KvCache, side: () => KvCache | null) {
     this.cache = backbone;
     try {
@@ -90,22 +90,22 @@ export class ModelCache {
     return new ModelCache(make({ ...config, numLayers: config.numHiddenLayers }), () => side && make(side));
   }
 
-  /** Positions that each row has room for. */
+  /** The number of positions that each row holds. */
   get capacity(): number {
     return this.cache.capacity;
   }
 
-  /** What one row takes. */
+  /** Bytes of one row of the batch. */
   get rowBytes(): number {
     return this.cache.rowBytes + (this.sideCache?.rowBytes ?? 0);
   }
 
-  /** Caches of some of the rows, in this order; a row may be taken more than once. */
+  /** New caches with copies of these rows, in this order; a row may be taken more than once. */
   take(rows: readonly number[]): ModelCache {
     return new ModelCache(this.cache.take(rows), () => this.sideCache?.take(rows) ?? null);
   }
 
-  /** Frees keys and values. */
+  /** Frees the keys and values. */
   dispose(): void {
     this.cache.dispose();
     this.sideCache?.dispose();

@@ -1,4 +1,4 @@
-/** Ladders and xLadders for a backbone, from a few options (methods.md, 2 and 3). */
+/** Configurations of Ladders and xLadders for a backbone, from a few options (methods.md, 2 and 3). */
 import type { ModelConfig } from "./config.ts";
 import type { Importance } from "./pruning.ts";
 import {
@@ -9,7 +9,7 @@ import {
   sideParameters,
 } from "./side-config.ts";
 
-/** Sizes and form that Ladder and xLadder share (methods.md, 2). */
+/** Options that Ladder and xLadder share (methods.md, 2). */
 export interface SideOptions {
   /** [r] The side network's width is the backbone's divided by this. Default 8. */
   readonly reduction?: number;
@@ -20,24 +20,24 @@ export interface SideOptions {
   readonly rungNorm?: boolean;
   /** Default random. */
   readonly init?: "random" | "pruned";
-  /** What `pruned` keeps of the backbone's blocks: the largest Σ |w|, or Σ of squared gradients. Default l1. */
+  /** By which importance `pruned` selects rows and columns: Σ |w|, or Σ of squared gradients. Default l1. */
   readonly importance?: Importance;
   readonly seed?: number;
 }
 
 export interface LadderOptions extends SideOptions {
-  /** [l = m] Side layers, each with a rung. Default L / 2; as many as there are rungs, where these are given. */
+  /** [l] Number of side layers, each with a rung. Default L / 2, or the number of `rungs` if these are given. */
   readonly layers?: number;
-  /** t_1 <= ... <= t_m, in place of the default's round(k · L / m); layers after the m-th are free. */
+  /** t_1 <= ... <= t_m, the hidden states that are read. Default round(k · L / m). Layers after the m-th are free. */
   readonly rungs?: readonly number[];
 }
 
 export interface XLadderOptions extends SideOptions {
-  /** [δ] Layers at the top of the backbone that are read. Default L / 4. */
+  /** [δ] Number of layers at the top of the backbone whose inputs are read. Default L / 4. */
   readonly delta?: number;
-  /** [l] Side layers, of which l - δ are free. Default 2 δ. */
+  /** [l] Number of side layers, of which l - δ are free. Default 2 δ. */
   readonly layers?: number;
-  /** Trainable parameters to meet within 1 % by choosing d_s and f_s; without it, sizes follow from the reduction. */
+  /** Number of trainable parameters, met within 1 % by the choice of d_s and f_s. Absent: sizes follow from the reduction. */
   readonly parameters?: number;
 }
 
@@ -48,26 +48,26 @@ interface Sizes {
   readonly intermediate: number;
 }
 
-const wholeWithin = (value: number, least: number, most: number): boolean =>
-  Number.isInteger(value) && value >= least && value <= most;
+const isWholeWithin = (value: number, min: number, max: number): boolean =>
+  Number.isInteger(value) && value >= min && value <= max;
 
 /** Sizes of the side network's blocks (methods.md, 2). */
 function sizesOf(model: ModelConfig, { reduction: r = 8, width }: SideOptions): Sizes {
   const { hiddenSize: d, intermediateSize: f, numAttentionHeads } = model;
   if (!(r >= 1)) refuse(`reduction ${r} is not 1 or more.`);
   const factor = width === undefined ? r : d / width;
-  if (width !== undefined && !wholeWithin(width, 1, d))
-    refuse(`a side width of ${width} is not within 1 to ${d}.`);
+  if (width !== undefined && !isWholeWithin(width, 1, d))
+    refuse(`the side width ${width} is not a whole number from 1 to ${d}.`);
   const heads = Math.max(1, Math.floor(numAttentionHeads / factor));
   if (width !== undefined && width % (2 * heads) !== 0) {
     refuse(
-      `a side width of ${width} does not divide into ${heads} heads of even size. Take a multiple of ${2 * heads}.`,
+      `the side width ${width} does not divide into ${heads} heads of even size. Take a multiple of ${2 * heads}.`,
     );
   }
   const headDim = width === undefined ? 2 * Math.round(d / (factor * heads) / 2) : width / heads;
   if (headDim < 2) {
     refuse(
-      `reduction ${r} leaves a side width of ${(d / r).toFixed(1)} for ${heads} head, which does not hold a pair for rope. ` +
+      `reduction ${r} leaves a side width of ${(d / r).toFixed(1)} for ${heads} head, too small for a rope pair. ` +
         `Take at most ${d / 2}.`,
     );
   }
@@ -105,28 +105,29 @@ function assemble(
 }
 
 /**
- * A Ladder for this backbone: m rungs at round(k · L / m), so the last is H_L, unless they are given.
- * Throws `L-ADAPTER-CONFIG`.
+ * The configuration of a Ladder for this backbone: unless `rungs` are given, m rungs at round(k · L / m), so the last one
+ * reads H_L. Throws `L-ADAPTER-CONFIG`.
  */
 export function ladderConfig(model: ModelConfig, baseModel: string, options: LadderOptions = {}): SideConfig {
   const L = model.numHiddenLayers;
   if (options.rungs) {
     const { rungs, layers = rungs.length } = options;
-    if (!wholeWithin(layers, 1, Number.MAX_SAFE_INTEGER)) refuse(`${layers} side layers: wanted 1 or more.`);
-    const fraction = rungs.find((rung) => !wholeWithin(rung, 0, L));
+    if (!isWholeWithin(layers, 1, Number.MAX_SAFE_INTEGER))
+      refuse(`${layers} side layers: wanted 1 or more.`);
+    const fraction = rungs.find((rung) => !isWholeWithin(rung, 0, L));
     if (fraction !== undefined)
       refuse(`rung ${fraction}: wanted the index of a hidden state, 0 to L = ${L}.`);
     return assemble("ladder", model, baseModel, sizesOf(model, options), layers, [...rungs], options);
   }
   const { layers: m = Math.max(1, Math.floor(L / 2)) } = options;
-  if (!wholeWithin(m, 1, L)) refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
+  if (!isWholeWithin(m, 1, L)) refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
   const rungs = Array.from({ length: m }, (_, k) => Math.round(((k + 1) * L) / m));
   return assemble("ladder", model, baseModel, sizesOf(model, options), m, rungs, options);
 }
 
 /**
- * An xLadder: rungs at the inputs of the top δ layers, then l - δ free layers (methods.md, 3). With `parameters`, width and
- * feed-forward size are chosen together, so that it has as many within 1 %. Throws `L-ADAPTER-CONFIG`.
+ * The configuration of an xLadder: rungs at the inputs of the top δ layers, then l - δ free layers (methods.md, 3). With
+ * `parameters`, width and feed-forward size are chosen to have that many within 1 %. Throws `L-ADAPTER-CONFIG`.
  */
 export function xladderConfig(
   model: ModelConfig,
@@ -141,8 +142,8 @@ export function xladderConfig(
   }
   const { delta = Math.max(1, Math.floor(L / 4)), parameters } = options;
   const { layers = 2 * delta } = options;
-  if (!wholeWithin(delta, 1, L)) refuse(`δ = ${delta}: wanted a whole number from 1 to L = ${L}.`);
-  if (!wholeWithin(layers, delta, Number.MAX_SAFE_INTEGER)) {
+  if (!isWholeWithin(delta, 1, L)) refuse(`δ = ${delta}: wanted a whole number from 1 to L = ${L}.`);
+  if (!isWholeWithin(layers, delta, Number.MAX_SAFE_INTEGER)) {
     refuse(
       `${layers} side layers are fewer than δ = ${delta}, which each have a rung. Raise --layers or lower --delta.`,
     );
@@ -153,12 +154,12 @@ export function xladderConfig(
   return matchParameters(model, parameters, sizesOf(model, options), make);
 }
 
-/** How far a parameter count may be off. */
+/** Relative tolerance of the parameter count. */
 const PARAMETER_TOLERANCE = 0.01;
 
 /**
- * Width and feed-forward size, of the heads of `start`, that come within 1 % of `parameters`: among those the pair whose
- * proportion f_s / d_s is closest to the backbone's. Throws `L-ADAPTER-CONFIG` where there is none.
+ * The configuration with this number of heads that comes within 1 % of `parameters`; among several, the one whose ratio
+ * f_s / d_s is closest to the backbone's. Throws `L-ADAPTER-CONFIG` where there is none.
  */
 function matchParameters(
   model: ModelConfig,
@@ -182,7 +183,7 @@ function matchParameters(
       const distance = Math.abs(Math.log(intermediate / width / proportion));
       if (best === null || distance < best.distance)
         best = { config: make(sizesWith(intermediate)), distance };
-      break; // multiples of 8 where they do
+      break; // a multiple of 8 is preferred
     }
   }
   return best?.config ?? refuse(`no width with ${heads} heads comes within 1 % of ${parameters} parameters.`);

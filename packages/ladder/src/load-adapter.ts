@@ -1,4 +1,4 @@
-/** Adapters from their files' contents: one configuration and one checkpoint, of whichever method. */
+/** Adapters of every method from the contents of their two files. */
 import { type Device, type ParamStore, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type Adapter, METHODS } from "./adapter.ts";
@@ -14,12 +14,12 @@ import { SideNetwork } from "./side-network.ts";
 
 const weightsSchema = z.object({ method: z.enum(["head", "full"]), base_model_name_or_path: z.string() });
 /**
- * A trained head, or all trained weights, as `adapter_config.json` has them.
+ * The `adapter_config.json` of a trained head, or of full tuning.
  * @interface
  */
 export type WeightsConfig = z.infer<typeof weightsSchema>;
 
-/** An `adapter_config.json`, read and checked. */
+/** A parsed `adapter_config.json`. */
 export type AdapterConfig =
   | { readonly kind: "side"; readonly config: SideConfig }
   | { readonly kind: "lora"; readonly config: LoraConfig }
@@ -28,8 +28,8 @@ export type AdapterConfig =
 const kindSchema = z.looseObject({ method: z.string().optional(), peft_type: z.string().optional() });
 
 /**
- * Parses an `adapter_config.json`: PEFT's LoRA, or one with a `method` of ours. Throws `L-ADAPTER-CONFIG`, naming each wrong
- * field, or what kind of adapter it is where that is not known here.
+ * Parses an `adapter_config.json`: PEFT's LoRA, or one with a `method` of `METHODS`. Throws `L-ADAPTER-CONFIG`, naming each
+ * wrong field, or the kind of adapter if that is unknown.
  */
 export function parseAdapterConfig(json: unknown, source: string): AdapterConfig {
   const { method, peft_type: peft } = kindSchema.safeParse(json).data ?? {};
@@ -43,8 +43,8 @@ export function parseAdapterConfig(json: unknown, source: string): AdapterConfig
   if (method !== undefined && !(METHODS as readonly string[]).includes(method)) {
     throw new SidenetError(
       "L-ADAPTER-CONFIG",
-      `${source}: the method "${method}" is none of ${METHODS.join(", ")}. An adapter of one's own is read by who wrote it: ` +
-        "openSafetensors gives its tensors.",
+      `${source}: the method "${method}" is none of ${METHODS.join(", ")}. For the adapter of a method of your own, read its ` +
+        "tensors with openSafetensors.",
     );
   }
   const weights = weightsSchema.safeParse(json);
@@ -52,7 +52,7 @@ export function parseAdapterConfig(json: unknown, source: string): AdapterConfig
   return { kind: "side", config: parseSideConfig(json, source) };
 }
 
-/** The object that `parseAdapterConfig` reads; `baseModel` names the model where the adapter does not know it. */
+/** The content of `adapter_config.json`; `baseModel` is used for adapters that do not hold the name of their model. */
 export function adapterConfigJson(adapter: Adapter, baseModel: string): object {
   return adapter.configJson?.(baseModel) ?? { method: adapter.method, base_model_name_or_path: baseModel };
 }
@@ -60,7 +60,7 @@ export function adapterConfigJson(adapter: Adapter, baseModel: string): object {
 /** Key of `modelSignature` in the metadata of `adapter_model.safetensors`. */
 export const BASE_MODEL_KEY = "base_model";
 
-/** What a backbone must agree in with the one that an adapter was trained with: "llama d=576 L=30 ...". */
+/** The family and sizes in which a backbone must equal the one that an adapter was trained with: "llama d=576 L=30 ...". */
 export function modelSignature(config: ModelConfig): string {
   const { family, hiddenSize: d, numHiddenLayers: L, vocabSize: V } = config;
   const heads = `${config.numAttentionHeads}/${config.numKeyValueHeads}x${config.headDim}`;
@@ -78,19 +78,19 @@ function assemble(adapter: AdapterConfig, model: ModelConfig, parameters: ParamS
   return new HeadTuning(model, parameters);
 }
 
-/** Throws `L-ADAPTER-MODEL` when an adapter's file says that it belongs to another model. */
+/** Throws `L-ADAPTER-MODEL` when an adapter was trained with a model of other sizes. */
 export function checkTrainedWith(adapter: AdapterConfig, model: ModelConfig, checkpoint: Checkpoint): void {
   const trainedWith = checkpoint.metadata.get(BASE_MODEL_KEY);
   if (trainedWith === undefined || trainedWith === modelSignature(model)) return;
   throw new SidenetError(
     "L-ADAPTER-MODEL",
     `${checkpoint.name} was trained with ${adapter.config.base_model_name_or_path} (${trainedWith}), ` +
-      `but this model is ${modelSignature(model)}. Give --model that one.`,
+      `but this model is ${modelSignature(model)}. Give that model to --model.`,
   );
 }
 
 /**
- * A trained adapter from its checkpoint. Its parameters are f32 on the device, whatever the file holds.
+ * A trained adapter from its checkpoint. Its parameters are f32 on the device, whatever the dtype in the file.
  *
  * Throws `L-ADAPTER-CONFIG` when the configuration does not fit the model, `L-ADAPTER-MODEL` when the file says that it
  * belongs to another model, `L-FULL` for all weights of a model, and the `L-TENSOR-...` errors of `loadWeights`.
@@ -105,8 +105,8 @@ export async function loadAdapter(
   if (adapter.kind === "full") {
     throw new SidenetError(
       "L-FULL",
-      `${checkpoint.name} holds all weights of a model, and not an adapter beside one. Write the model with sidenet export ` +
-        "--model, --adapter and --output, and give --model that output.",
+      `${checkpoint.name} holds all weights of a model, not an adapter beside one. Write the model with sidenet export ` +
+        "--model, --adapter and --output, and give that output to --model.",
     );
   }
   if (adapter.kind === "side") checkSideConfig(adapter.config, model);

@@ -1,4 +1,4 @@
-/** `adapter_config.json` of a LoRA adapter, with the fields and rules of PEFT (methods.md, 4). */
+/** The `adapter_config.json` of a LoRA adapter, with the fields and rules of PEFT (methods.md, 4). */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { PROJECTIONS } from "./block.ts";
@@ -23,7 +23,7 @@ const loraSchema = z.looseObject({
   layers_to_transform: z.union([z.int().nonnegative(), z.array(z.int().nonnegative())]).nullish(),
 });
 
-/** Fields that the mathematics here does not depend on. */
+/** Fields that do not change the result. */
 const WITHOUT_EFFECT = [
   "task_type",
   "auto_mapping",
@@ -39,10 +39,10 @@ const WITHOUT_EFFECT = [
   "runtime_config",
 ];
 
-/** Initial values that leave the backbone's weights as they are; they do not matter once an adapter is trained. */
+/** Values of `init_lora_weights` that leave the backbone's weights unchanged, and so do not matter for a trained adapter. */
 const PLAIN_INITS: readonly unknown[] = [true, false, null, undefined, "gaussian", "eva", "orthogonal"];
 
-/** A LoRA as PEFT's `adapter_config.json` has it. */
+/** The configuration of a LoRA adapter, with PEFT's field names. */
 export interface LoraConfig {
   readonly base_model_name_or_path: string;
   readonly r: number;
@@ -56,7 +56,7 @@ export interface LoraConfig {
   readonly layers_to_transform: readonly number[] | null;
 }
 
-/** What LoRA is at one linear layer. */
+/** A linear layer that LoRA adapts. */
 export interface LoraSite {
   readonly layer: number;
   /** "self_attn.q_proj" */
@@ -71,13 +71,14 @@ function refuse(source: string, problem: string): never {
   throw new SidenetError("L-ADAPTER-CONFIG", `${source}: ${problem}`);
 }
 
-/** null, false, 0, "none" and what is empty switch a feature off. */
+/** Whether a value switches a feature off: null, false, 0, "none", or an empty string, list or object. */
 const isOff = (value: unknown): boolean =>
   !value || value === "none" || (typeof value === "object" && Object.keys(value).length === 0);
 
 /**
- * Parses PEFT's `adapter_config.json`. Throws `L-ADAPTER-CONFIG` with the path of a wrong field, or naming a feature that
- * changes the mathematics and is not here (DoRA, trained biases or embeddings, initial values that change the backbone).
+ * Parses PEFT's `adapter_config.json`. Throws `L-ADAPTER-CONFIG` with the path of a wrong field, or with the name of a feature
+ * that changes the mathematics and is not supported (DoRA, trained biases or embeddings, initial values that change the
+ * backbone).
  */
 export function parseLoraConfig(json: unknown, source: string): LoraConfig {
   const parsed = loraSchema.safeParse(json);
@@ -110,11 +111,11 @@ export function parseLoraConfig(json: unknown, source: string): LoraConfig {
   };
 }
 
-/** To PEFT, an empty list of layers is no list. */
+/** PEFT treats an empty list of layers like no list. */
 const listOrAll = (layers: readonly number[]): readonly number[] | null =>
   layers.length === 0 ? null : layers;
 
-/** The file as PEFT writes it: Python reads it with `PeftModel.from_pretrained`. */
+/** The content of `adapter_config.json`, which PEFT's `PeftModel.from_pretrained` reads. */
 export function peftConfigJson(config: LoraConfig): object {
   return {
     peft_type: "LORA",
@@ -132,27 +133,27 @@ export function peftConfigJson(config: LoraConfig): object {
   };
 }
 
-/** Sizes and places of a LoRA. */
+/** Options of a LoRA adapter. */
 export interface LoraOptions {
   /** [r] Default 16. */
   readonly rank?: number;
   /** Default 2 r. */
   readonly alpha?: number;
-  /** Share of the input that is dropped while training. Default 0. */
+  /** Dropout rate of A's input in training. Default 0. */
   readonly dropout?: number;
   /** Scale by alpha / √r instead of alpha / r. Default false. */
   readonly rsLora?: boolean;
-  /** Last parts of the names of linear layers: "q_proj". Default: all seven. */
+  /** Linear layers to adapt, by the last part of their names, such as "q_proj". Default: all seven. */
   readonly targets?: readonly string[];
-  /** Blocks that are adapted, counted from 0. Default: all. */
+  /** Blocks to adapt, counted from 0. Default: all. */
   readonly layers?: readonly number[];
-  /** Ranks of single layers, by the end of a layer's name, such as "layers.0.self_attn.q_proj", or an expression for it. */
+  /** Ranks of single layers, by the end of a layer's name, such as "layers.0.self_attn.q_proj", or a regular expression. */
   readonly rankPattern?: Readonly<Record<string, number>>;
-  /** Alphas of single layers, likewise. */
+  /** Alphas of single layers, by the same kind of key. */
   readonly alphaPattern?: Readonly<Record<string, number>>;
 }
 
-/** A LoRA configuration over all blocks. Throws `L-ADAPTER-CONFIG`. */
+/** A LoRA configuration from options. Throws `L-ADAPTER-CONFIG`. */
 export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraConfig {
   const { rank = 16, alpha = 2 * rank, dropout = 0, rsLora = false } = options;
   if (options.layers?.length === 0) refuse("layers", "no block is named. Leave the option out to adapt all.");
@@ -178,7 +179,7 @@ function pattern(text: string, source: string): RegExp {
   if (mayHang(text)) {
     refuse(
       source,
-      `the expression "${text}" may take forever. Write it without repetitions inside repetitions.`,
+      `matching the expression "${text}" may never end. Write it without repetitions inside repetitions.`,
     );
   }
   try {
@@ -188,14 +189,14 @@ function pattern(text: string, source: string): RegExp {
   }
 }
 
-/** Whether PEFT's target or exclude list has the module: whole names or last parts, or one expression for the whole. */
+/** Whether PEFT's target or exclude list names the module: by its name, by the end of its name, or by one expression. */
 function isListed(list: readonly string[] | string, module: string, field: string): boolean {
   if (list === "all-linear") return true;
   if (typeof list === "string") return pattern(`^(?:${list})$`, field).test(module);
   return list.some((name) => module === name || module.endsWith(`.${name}`));
 }
 
-/** The value of the first key that ends the module's name, as PEFT looks it up. */
+/** The value of the first key that matches the end of the module's name, as in PEFT. */
 function patternValue(
   values: Readonly<Record<string, number>>,
   module: string,
@@ -237,7 +238,7 @@ export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
     const known = Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
     refuse(
       "target_modules",
-      `"${unknown}" is no linear layer of a block here. There are ${known.join(", ")}.`,
+      `"${unknown}" is not a linear layer of a block. These are: ${known.join(", ")}.`,
     );
   }
   if (sites.length === 0) refuse("target_modules", `${JSON.stringify(targets)} leaves nothing to train.`);

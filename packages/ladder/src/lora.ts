@@ -1,4 +1,4 @@
-/** Low-rank adaptation (methods.md, 4): a trainable product of two small matrices beside a frozen layer. */
+/** LoRA (methods.md, 4): a trainable product of two small matrices added to a frozen linear layer. */
 import { type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
 import type { Adapter, BlockAdapter } from "./adapter.ts";
 import {
@@ -12,7 +12,7 @@ import type { ModelConfig } from "./config.ts";
 import { type LoraConfig, type LoraSite, loraSites, peftConfigJson } from "./lora-config.ts";
 import type { Projection } from "./projection.ts";
 
-/** One pair of low rank: y += scale · B A x. */
+/** The matrices of LoRA at one linear layer: y += scale · B A x. */
 export interface LowRank {
   /** A [r,in] */
   readonly a: Tensor;
@@ -20,13 +20,13 @@ export interface LowRank {
   readonly b: Tensor;
   /** alpha / r, or alpha / √r with rsLoRA */
   readonly scale: number;
-  /** Dropout of the input of A, while training. */
+  /** Dropout of A's input in training. */
   readonly dropout?: { readonly rate: number; readonly seed: number; readonly stream: number } | null;
 }
 
 /**
- * base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ; whatever the base's weight is, float or NF4. The terms,
- * each as large as the sum, are freed when the call ends, unless a tape has saved them.
+ * The layer base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ. The two terms, each as large as the sum, are freed when the call ends,
+ * unless a tape has saved them.
  */
 export function withLowRank(base: Projection, { a, b, scale, dropout = null }: LowRank): Projection {
   return (ops, x) =>
@@ -39,7 +39,7 @@ export function withLowRank(base: Projection, { a, b, scale, dropout = null }: L
 
 const siteName = ({ layer, module }: LoraSite): string => `base_model.model.model.layers.${layer}.${module}`;
 
-/** Every parameter of an adapter, by PEFT's names in `adapter_model.safetensors`: A then B of each site. */
+/** Every parameter of a LoRA adapter, by PEFT's names: A, then B of each site. */
 export function loraParameters(config: LoraConfig, model: ModelConfig): ParameterSpec[] {
   const shapes = new Map(blockParameters(model).map(({ name, shape }) => [name, shape]));
   return loraSites(config, model).flatMap((site): ParameterSpec[] => {
@@ -58,17 +58,17 @@ const PROJECTION_NAMES = Object.fromEntries(
 
 const zeros = ([out, inner]: readonly number[]): Float32Array => new Float32Array(out * inner);
 
-/** Uniform within ±1/√in: Kaiming with a = √5. */
+/** Uniform within ±1/√in, which is Kaiming-uniform with a = √5. */
 function kaimingUniform(shape: readonly number[], seed: number, stream: number): Float32Array {
   const random = new Random(seed, stream);
   const bound = 1 / Math.sqrt(shape[1]);
   return zeros(shape).map(() => bound * (2 * random.uniform() - 1));
 }
 
-/** Streams from here on are dropout's. */
+/** Random streams from here on are for dropout; those below are for initial values. */
 const DROPOUT_STREAMS = 2 ** 31;
 
-/** LoRA. With a decoder whose weights lie in NF4 it is QLoRA; nothing here differs. */
+/** A LoRA adapter. Over a decoder whose weights are in NF4 it is QLoRA, with the same code. */
 export class Lora implements Adapter, BlockAdapter {
   readonly method = "lora";
   readonly config: LoraConfig;
@@ -77,7 +77,7 @@ export class Lora implements Adapter, BlockAdapter {
   readonly #seed: number;
   readonly #sites: readonly (readonly LoraSite[])[];
 
-  /** Takes the store as its own; `seed` is that of dropout. Throws `L-ADAPTER-CONFIG`. */
+  /** Takes ownership of the store; `seed` is for dropout. Throws `L-ADAPTER-CONFIG`. */
   constructor(config: LoraConfig, model: ModelConfig, parameters: ParamStore, seed = 0) {
     this.config = config;
     this.model = model;
@@ -89,7 +89,7 @@ export class Lora implements Adapter, BlockAdapter {
     );
   }
 
-  /** Initial values: A uniform within ±1/√in (Kaiming with a = √5, as PEFT), B zero: the model starts as its backbone. */
+  /** A LoRA with PEFT's initial values: A Kaiming-uniform with a = √5, B zero, so that the model starts as its backbone. */
   static initialize(device: Device, config: LoraConfig, model: ModelConfig, seed = 0): Lora {
     const parameters = ParamStore.filled(device, "adapter", (store) => {
       for (const [stream, { name, shape }] of loraParameters(config, model).entries()) {
@@ -101,7 +101,7 @@ export class Lora implements Adapter, BlockAdapter {
     return new Lora(config, model, parameters, seed);
   }
 
-  /** What it adds to the linear layers of each block. */
+  /** LoRA acts inside the blocks. */
   get blocks(): BlockAdapter {
     return this;
   }
@@ -112,7 +112,7 @@ export class Lora implements Adapter, BlockAdapter {
     );
   }
 
-  /** What each site adds to its weight, by the weight's Hugging Face name: scale · B · A. */
+  /** The updates scale · B · A, each with the Hugging Face name of the weight it adds to. */
   updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
     return this.#sites.flat().map((site) => ({
       weight: `model.layers.${site.layer}.${site.module}.weight`,
@@ -132,7 +132,7 @@ export class Lora implements Adapter, BlockAdapter {
     const adapted: Record<string, Projection> = {};
     for (const [i, { module, scale }] of this.#sites[layer].entries()) {
       const projection = PROJECTION_NAMES[module];
-      // Each site of each pass draws from a stream of its own, past those of initial values.
+      // Each site of each training pass has its own random stream.
       const draw =
         ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PROJECTION_NAMES).length + i;
       const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);

@@ -1,4 +1,4 @@
-/** Defaults by method: the learning rate, how the model is stored, and what saves memory. */
+/** Defaults of each method: learning rate, storage of the model, and memory options. */
 import type { Device } from "@sidenet/tensor";
 import type { Method } from "./adapter.ts";
 import type { BaseStorage, WeightDType } from "./base-storage.ts";
@@ -6,7 +6,7 @@ import type { ModelConfig } from "./config.ts";
 import { hasSideNetwork, type MethodOptions, quantizesByDefault, sideConfigOf } from "./method.ts";
 import type { MemoryOptions } from "./trainer.ts";
 
-/** Highest learning rates of methods without a side network; docs/decisions.md says how they were found. */
+/** Peak learning rates of methods without a side network; docs/decisions.md says how they were found. */
 const LEARNING_RATES: Readonly<Record<Exclude<Method, "ladder" | "xladder">, number>> = {
   lora: 1e-3,
   qlora: 1e-3,
@@ -15,13 +15,14 @@ const LEARNING_RATES: Readonly<Record<Exclude<Method, "ladder" | "xladder">, num
 };
 
 /**
- * A side network's rate times its width times the root of the backbone's. Adam moves every weight by the rate, so y moves by as
- * much more as U has inputs (muP, Yang et al. 2022, 2203.03466), and all of its d dimensions in the gradient's direction, which
- * a head of rows of unit size turns into √d. 9e-3 for tiny-books (16 beside 128), 9.4e-4 for SmolLM2-135M (72 beside 576).
+ * A side network's learning rate is this constant / (d_s · √d). Adam moves every weight of U [d, d_s] by about the rate, so a
+ * step moves each element of y in proportion to d_s (muP, Yang et al. 2022, 2203.03466), and the logits in proportion to √d,
+ * since all d elements move along the gradient. It gives 9e-3 for tiny-books (d_s 16, d 128) and 9.4e-4 for SmolLM2-135M
+ * (d_s 72, d 576).
  */
 const SIDE_RATE_SCALE = 1.63;
 
-/** The highest learning rate where none is asked for, to two digits. Throws `L-OPTION`. */
+/** The default peak learning rate, rounded to two digits. Throws `L-OPTION`. */
 export function defaultLearningRate(options: MethodOptions, model: ModelConfig): number {
   const { method } = options;
   if (method !== "ladder" && method !== "xladder") return LEARNING_RATES[method];
@@ -29,13 +30,13 @@ export function defaultLearningRate(options: MethodOptions, model: ModelConfig):
   return Number((SIDE_RATE_SCALE / (width * Math.sqrt(model.hiddenSize))).toPrecision(2));
 }
 
-/** Storage of frozen weights: f16 where the adapter has it, but for weights that are trained. */
+/** Default dtype of the model: f16 on a GPU that has it, unless the weights themselves are trained. */
 export const defaultDType = (
   { kind, profile }: Pick<Device, "kind" | "profile">,
   method: Method,
 ): WeightDType => (profile.f16 && kind !== "cpu" && method !== "full" ? "f16" : "f32");
 
-/** How the model is stored unless the caller says otherwise. */
+/** Default storage of the model. */
 export const defaultStorage = (
   method: Method,
   device: Pick<Device, "kind" | "profile">,
@@ -45,7 +46,7 @@ export const defaultStorage = (
   quantizeEmbeddings: false,
 });
 
-/** Memory options of a method, for a model that is stored so. `rungNorm`: the side network norms what its rungs read. */
+/** Default memory options for a model with this storage. `rungNorm`: whether rungs read normalized hidden states. */
 export const defaultMemory = (
   method: Method,
   { dtype, quantizeBlocks }: Required<BaseStorage>,
@@ -53,5 +54,5 @@ export const defaultMemory = (
 ): Required<Pick<MemoryOptions, "gradientCheckpointing" | "optimizerState" | "savedFormats">> => ({
   gradientCheckpointing: hasSideNetwork(method),
   optimizerState: quantizeBlocks ? "8bit" : "f32",
-  savedFormats: { saved: dtype, rungs: rungNorm ? dtype : "f32" }, // unnormed states may pass what f16 holds
+  savedFormats: { saved: dtype, rungs: rungNorm ? dtype : "f32" }, // hidden states without a norm may overflow f16
 });

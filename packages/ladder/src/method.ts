@@ -1,4 +1,4 @@
-/** From options to an adapter: the one place that knows every method by name. */
+/** Adapters from options: the one file that knows every method by name. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Adapter, Method } from "./adapter.ts";
 import type { LabeledBatch } from "./batch-loss.ts";
@@ -14,7 +14,7 @@ import { parameterCount, type SideConfig, sideParameters } from "./side-config.t
 import { residualScale } from "./side-init.ts";
 import { SideNetwork } from "./side-network.ts";
 
-/** What is trained, and its sizes; options of other methods are ignored. */
+/** A method with its options; the options of other methods are ignored. */
 export interface MethodOptions {
   readonly method: Method;
   readonly ladder?: LadderOptions;
@@ -26,14 +26,14 @@ export interface MethodOptions {
 /** Whether a method trains a network beside the model. */
 export const hasSideNetwork = (method: string): boolean => method === "ladder" || method === "xladder";
 
-/** Whether a method's backbone is stored in NF4 unless the caller says otherwise: where memory is the point. */
+/** Whether a method's backbone is stored in NF4 by default. */
 export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";
 
-/** Options of the side network. An xLadder takes those of the Ladder too, whose number of parameters it is to match. */
+/** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches. */
 const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
   method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
 
-/** What options ask for and the model does not hold: `L-OPTION`, where the same in a file is `L-ADAPTER-CONFIG`. */
+/** Runs `make` with `L-OPTION` in place of `L-ADAPTER-CONFIG`, which is about files: here the sizes come from options. */
 function ofOptions<Made>(make: () => Made): Made {
   try {
     return make();
@@ -43,7 +43,7 @@ function ofOptions<Made>(make: () => Made): Made {
   }
 }
 
-/** The side network of a method, or null for one without. Throws `L-OPTION` for sizes that the model does not hold. */
+/** The configuration of a method's side network; null for a method without. Throws `L-OPTION` for sizes that do not fit. */
 export function sideConfigOf(
   options: MethodOptions,
   model: ModelConfig,
@@ -61,9 +61,9 @@ export function sideConfigOf(
 }
 
 /**
- * An adapter with initial values, with which the model computes what its backbone computes. For a side network it runs the
- * backbone once, to measure the size of its residual stream, and reads `pruned` values from it; `calibration` is called for
- * Fisher importance alone. Throws what `makeAdapter` throws, and `L-CALIBRATION`.
+ * An adapter with initial values, with which the model computes exactly what its backbone computes. For a side network it runs
+ * the backbone once, to measure the size of its residual stream, and reads the values of `init: "pruned"` from it.
+ * `calibration` is called only for Fisher importance. Throws what `makeAdapter` throws, and `L-CALIBRATION`.
  */
 export async function initializeAdapter(
   options: MethodOptions,
@@ -84,7 +84,8 @@ export async function initializeAdapter(
 }
 
 /**
- * The same without running the backbone, so at once and on `meta` too: the norm of a side network starts at 1.
+ * An adapter with initial values that do not need a run of the backbone, so it works on `meta` too: the final norm of a side
+ * network starts at 1.
  * Throws `L-OPTION` for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-HEAD`, and `L-METHOD` for QLoRA
  * over weights that are not in NF4, or full tuning over others than f32.
  */

@@ -1,6 +1,6 @@
 /**
  * `init: "pruned"` (methods.md, 2): a side network whose blocks start as the most important rows and columns of the
- * backbone's. Weights are read from wherever they lie (f32, f16, NF4), one matrix at a time.
+ * backbone's. Weights are read in any storage format (f32, f16, NF4), one matrix at a time.
  */
 import { type Gradients, Tape } from "@sidenet/autograd";
 import { ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
@@ -25,17 +25,17 @@ import { residualStream } from "./residual-stream.ts";
 import { type SideConfig, sideBlockShape, sideLayerName, sideParameters } from "./side-config.ts";
 import { randomValues } from "./side-init.ts";
 
-/** What pruning keeps, and on what it is measured. */
+/** How the importance of rows and columns is measured. */
 export interface PruneOptions {
   /** Default l1. */
   readonly importance?: Importance;
-  /** What Fisher importance is measured on: each batch counts as one sample of the gradient, so rows one by one are best. */
+  /** Data for Fisher importance. Each batch is one sample of the gradient, so batches of one row are best. */
   readonly calibration?: readonly LabeledBatch[];
 }
 
 /**
- * The backbone block, counted from 0, that each side layer starts from, the nearest in depth: the one that reads the same
- * hidden state H_t. Past the last block, and for free layers after the rungs, that is the last one.
+ * The backbone block, counted from 0, from which each side layer is pruned: the one that reads the same hidden state H_t. Free
+ * layers continue from there, block by block; past the last block, the last one is used.
  */
 export function sourceBlocks({ rungs, num_hidden_layers: l }: SideConfig, model: ModelConfig): number[] {
   const last = model.numHiddenLayers - 1;
@@ -78,7 +78,7 @@ async function readImportance(sums: ParamStore, layer: number): Promise<BlockImp
   return Object.fromEntries(read) as BlockImportance;
 }
 
-/** A parameter of the decoder in f32, in new memory. */
+/** An f32 copy of a parameter of the decoder. */
 function denseParameter({ weights, device }: Decoder, name: string, shape: readonly number[]): Tensor {
   return denseMatrix(device, weights, name, shape);
 }
@@ -96,7 +96,7 @@ function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): voi
   }
 }
 
-/** The whole decoder in f32, as gradients of its weights want it. */
+/** An f32 copy of the whole decoder, for gradients of its weights. */
 function denseCopy(decoder: Decoder): Decoder {
   const weights = ParamStore.filled(decoder.device, "weights", (store) => {
     for (const { name, shape } of decoderParameters(decoder.config)) {
@@ -150,7 +150,7 @@ async function addFisherSums(
   }
 }
 
-/** Gradients of the mean loss of a batch with respect to some of the weights. */
+/** Gradients of a batch's mean loss with respect to some of the weights. */
 function gradientsOf(
   decoder: Decoder,
   full: FullTuning,
@@ -165,7 +165,7 @@ function gradientsOf(
   return tape.backward(loss);
 }
 
-/** Importance of every row and column of blocks, by layer. Throws `L-CALIBRATION` for Fisher importance without data. */
+/** Importance of every row and column of these blocks, by layer. Throws `L-CALIBRATION` for Fisher importance without data. */
 export async function measureImportance(
   decoder: Decoder,
   layers: ReadonlySet<number>,
@@ -182,9 +182,9 @@ export async function measureImportance(
 }
 
 /**
- * Initial values of the side network's blocks and rungs, by name: parts of the backbone's blocks, and rungs that read the
- * channels these were taken for (1 at one channel a row). Where the side network has more of something than the block it
- * starts from, the rest keeps its random value. Norm and output of the side network stay as they always start.
+ * Initial values of the side network's blocks and rungs, by name. Blocks are rows and columns of the backbone's blocks; each
+ * row of a rung selects one of the chosen channels (a single 1). Where the side network is larger than the block it starts
+ * from, the rest keeps its random values. The side network's norm and output matrix U are not included.
  *
  * Throws `L-CALIBRATION` for Fisher importance without data.
  */
@@ -212,7 +212,7 @@ export async function prunedValues(
     }
   }
   for (const name of random.keys()) {
-    if (RUNG.test(name)) values.set(name, readingChannels(channels, model.hiddenSize));
+    if (RUNG.test(name)) values.set(name, selectionMatrix(channels, model.hiddenSize));
   }
   return values;
 }
@@ -220,7 +220,7 @@ export async function prunedValues(
 const RUNG = /^ladder\.rungs\.\d+\.down\.weight$/;
 
 /** D_k [d_s, d] with a 1 at the chosen channel of each row. */
-function readingChannels(channels: Choice, hiddenSize: number): Float32Array {
+function selectionMatrix(channels: Choice, hiddenSize: number): Float32Array {
   const rung = new Float32Array(channels.length * hiddenSize);
   for (const [row, channel] of channels.entries()) if (channel !== NONE) rung[row * hiddenSize + channel] = 1;
   return rung;

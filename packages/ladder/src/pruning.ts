@@ -1,12 +1,12 @@
 /**
- * Which parts of the backbone's blocks a pruned side network starts from (methods.md, 2, after [LST]): residual channels,
- * heads, pairs of query and key dimensions, value dimensions and intermediate channels of the largest importance.
+ * The choice of rows and columns for `init: "pruned"` (methods.md, 2, after [LST]): the residual channels, heads, pairs of
+ * query and key dimensions, value dimensions and intermediate channels of the largest importance.
  */
 import type { BlockShape, ProjectionName } from "./block.ts";
 
-/** What rows and columns are chosen by: L1 norm, or Fisher information. */
+/** Measures of importance: L1 norm, or Fisher information. */
 export const IMPORTANCES = ["l1", "fisher"] as const;
-/** `l1`: Σ |w|. `fisher`: Σ g² of the loss over calibration batches, for which the backbone's blocks get gradients. */
+/** `l1`: Σ |w|. `fisher`: Σ g², with the gradients g of the loss on calibration batches. */
 export type Importance = (typeof IMPORTANCES)[number];
 
 /** Importance of the rows and of the columns of one matrix, each summed over the other axis. */
@@ -15,14 +15,14 @@ export interface MatrixImportance {
   readonly columns: ArrayLike<number>;
 }
 
-/** Of the seven linear layers of one block. */
+/** Importance of the rows and columns of the seven linear layers of one block. */
 export type BlockImportance = Readonly<Record<ProjectionName, MatrixImportance>>;
 
-/** An index of the backbone for each index of the side network; `NONE` where the backbone has no more. */
+/** For each index of the side network, an index of the backbone, or `NONE` where the backbone has no more. */
 export type Choice = readonly number[];
 export const NONE = -1;
 
-/** What a side block takes of its backbone block, beside the residual channels that all side blocks share. */
+/** The rows and columns of a backbone block that a side block takes. Residual channels are chosen once for all blocks. */
 interface BlockChoice {
   /** Rows of q_proj and of its bias. */
   readonly query: Choice;
@@ -32,13 +32,13 @@ interface BlockChoice {
   readonly value: Choice;
   /** Columns of o_proj. */
   readonly output: Choice;
-  /** Within a head, of q and k; rope's pairs stay pairs. */
+  /** Dimensions of q and k within a head; the pairs that rope rotates stay together. */
   readonly headDims: Choice;
   /** Rows of gate_proj and up_proj, columns of down_proj. */
   readonly intermediate: Choice;
 }
 
-/** Indices of the `count` largest values in ascending order, the lower index first among equals; then `NONE`. */
+/** Indices of the `count` largest values, in ascending order, padded with `NONE`. Among equal values the lower index wins. */
 export function largest(values: ArrayLike<number>, count: number): Choice {
   const order = Array.from({ length: values.length }, (_, i) => i).sort(
     (a, b) => values[b] - values[a] || a - b,
@@ -58,8 +58,8 @@ const part = (vectors: readonly ArrayLike<number>[], start: number, count: numbe
   sum(vectors.map((vector) => sum(Array.from({ length: count }, (_, i) => vector[start + i]))));
 
 /**
- * The residual channels of a side network of width `width`: one choice for all its layers, since one stream runs through
- * them, by importance summed over the blocks that they start from.
+ * The residual channels of a side network of width `width`, by importance summed over the blocks that its layers start from.
+ * It is one choice for all layers, since they share the residual stream.
  */
 export function chooseChannels(blocks: readonly BlockImportance[], width: number): Choice {
   const channels = blocks.flatMap(({ q, k, v, o, gate, up, down }) => [
@@ -79,7 +79,7 @@ interface Group {
   readonly importance: number;
 }
 
-/** Every group of `size` query heads of one key-value head that a side network could take, the most important first. */
+/** All candidate groups of `size` query heads that share a key-value head, the most important first. */
 function groupsOf(from: BlockShape, { q, k, v, o }: BlockImportance, size: number): Group[] {
   const c = from.headDim;
   const perKey = from.numAttentionHeads / from.numKeyValueHeads;
@@ -98,7 +98,7 @@ function groupsOf(from: BlockShape, { q, k, v, o }: BlockImportance, size: numbe
   return groups.sort((a, b) => b.importance - a.importance || a.queries[0] - b.queries[0]);
 }
 
-/** Pairs (i, i + c/2) of query and key dimensions, all heads of the groups together: one choice, as q_norm and k_norm want. */
+/** Pairs (i, i + c/2) of query and key dimensions: one choice for all heads, since q_norm and k_norm are shared by heads. */
 function choosePairs(
   from: BlockShape,
   to: BlockShape,
@@ -137,8 +137,8 @@ function chooseValues(
 }
 
 /**
- * What a side block of shape `to` takes of a block of shape `from`. Heads are taken in groups: as many query heads of one
- * key-value head as share one in the side network. Dimensions keep their order, so that rope's frequencies keep theirs.
+ * The rows and columns that a side block of shape `to` takes of a block of shape `from`. Heads are chosen in groups, of as many
+ * query heads per key-value head as the side network has. Dimensions keep their order, and so rope's frequencies do.
  */
 export function chooseBlock(from: BlockShape, to: BlockShape, importance: BlockImportance): BlockChoice {
   const perKey = to.numAttentionHeads / to.numKeyValueHeads;
@@ -166,7 +166,7 @@ export function chooseBlock(from: BlockShape, to: BlockShape, importance: BlockI
   };
 }
 
-/** Axes of a block's parameter, by its Hugging Face name: which choice each of its axes takes. */
+/** The choice along each axis of a block's parameter, given by its Hugging Face name. */
 export function axesOf(name: string, channels: Choice, block: BlockChoice): readonly Choice[] {
   const { query, key, value, output, headDims, intermediate } = block;
   const [, module, kind] = /^(?:self_attn\.|mlp\.)?(\w+)\.(weight|bias)$/.exec(name)!;
@@ -188,7 +188,7 @@ export function axesOf(name: string, channels: Choice, block: BlockChoice): read
   return kind === "bias" || columns === undefined ? [rows] : [rows, columns];
 }
 
-/** values[axes] of a tensor whose last axis has `inner` elements; where an axis has `NONE`, `fallback`'s value stays. */
+/** values[axes] of a tensor whose last axis has `inner` elements; `fallback` has the result's shape and its values for `NONE`. */
 export function pick(
   values: ArrayLike<number>,
   inner: number,

@@ -1,12 +1,12 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
 import { type BlockContext, type BlockShape, type BlockWeights, block } from "./block.ts";
 
-/** Runs a function of tensors and records it as a whole, to be computed again in the backward pass. */
+/** Runs a function of tensors under gradient checkpointing: recorded as one op, and run again in the backward pass. */
 export type RunLayer = (fn: (ops: Ops, ...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]) => Tensor;
 
 /**
- * A block that is recorded as a whole, so that nothing it makes is kept for the backward pass. `trained` are the tensors
- * that are trained in it; `weightsWith` gives the block's weights with them, or other handles on them, in their places.
+ * A block under gradient checkpointing: only its inputs are kept for the backward pass. `trained` are the block's trained
+ * tensors; `weightsWith` returns the block's weights with these, or other handles on them, applied.
  */
 export function recomputedBlock(
   run: RunLayer,
@@ -16,15 +16,15 @@ export function recomputedBlock(
   x: Tensor,
   { rope, keyMask, segments, offset }: BlockContext,
 ): Tensor {
-  // Everything that may have been freed when the block is computed again is an input.
+  // Tensors that may be freed before the block is computed again must be inputs.
   return run(
     (ops, handle, cos, sin, ...rest) => {
-      const marks = {
+      const masks = {
         keyMask: keyMask ? rest.shift()! : null,
         segments: segments ? rest.shift()! : null,
       };
-      return block(ops, shape, weightsWith(rest), handle, { rope: { cos, sin }, ...marks, offset });
+      return block(ops, shape, weightsWith(rest), handle, { rope: { cos, sin }, ...masks, offset });
     },
-    [x, rope.cos, rope.sin, ...[keyMask, segments].filter((mark) => mark !== null), ...trained],
+    [x, rope.cos, rope.sin, ...[keyMask, segments].filter((mask) => mask !== null), ...trained],
   );
 }

@@ -4,32 +4,32 @@ import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
 import type { RunLayer } from "./recomputed-block.ts";
 
-/** Tokens of a row that go through a block at a time where nobody records it. */
+/** Default number of tokens of a row that go through a block at a time where no tape records it. */
 const CHUNK_TOKENS = 512;
 
-/** How a pass through model and adapter is computed. */
+/** Options of a forward pass through model and adapter. */
 export interface StreamOptions {
-  /** What trained parts compute with: a tape to train them, the device's ops (the default) to run them. */
+  /** The ops of the trained parts: a tape to train them, the device's ops (the default) to run them. */
   readonly ops?: Ops;
   readonly cache?: KvCache | null;
   readonly sideCache?: KvCache | null;
-  /** Numbers a training pass for its dropout; null, the default: nothing is dropped. */
+  /** The number of the training pass, from which dropout draws; null, the default: no dropout. */
   readonly dropoutStream?: number | null;
-  /** Gradient checkpointing of recorded blocks: the backbone's, or a side network's. */
+  /** Runs each recorded block, of the backbone or of a side network, under gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
   /** Tokens that go through a frozen block at a time; default 512. */
   readonly chunkTokens?: number;
-  /** Shown H_0 .. H_L, each while it lives. */
+  /** Called with H_0 .. H_L, each of which is freed afterwards. */
   readonly onHidden?: (index: number, h: Tensor) => void;
-  /** Shown s_1 .. s_l. */
+  /** Called with the side network's states s_1 .. s_l. */
   readonly onSideState?: (k: number, state: Tensor) => void;
 }
 
 /**
- * What enters the final norm: H_L of the backbone, or y of backbone and adapter. f32[B,T,d].
+ * The input of the final norm, f32[B,T,d]: H_L of the backbone, or y of backbone and side network.
  *
  * The backbone computes with `ops` only where an adapter trains inside its blocks. Otherwise it is given the device's own
- * ops, and has no way to be recorded.
+ * ops, so that a tape cannot record it.
  */
 export function residualStream(
   decoder: Decoder,

@@ -1,4 +1,4 @@
-/** What a side network is: its configuration file, and the parameters that follow from it (methods.md, 2). */
+/** The configuration of a side network, and the parameters that follow from it (methods.md, 2). */
 import { SidenetError, sizeOf } from "@sidenet/tensor";
 import { z } from "zod";
 import { type BlockShape, blockParameters, type ParameterSpec } from "./block.ts";
@@ -32,7 +32,7 @@ const sideConfigSchema = z.object({
 });
 
 /**
- * Sizes and form of a side network, as `adapter_config.json` has them.
+ * The configuration of a side network, with the field names of `adapter_config.json`.
  * @interface
  */
 export type SideConfig = z.infer<typeof sideConfigSchema>;
@@ -67,7 +67,7 @@ export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
       refuseSide(`rungs[${k}] = ${rung} comes after ${rungs[k - 1]}: rungs may not descend.`);
   }
   if (rungs.length === 0 && !config.initial_rung)
-    refuseSide("without rungs the side network would see nothing.");
+    refuseSide("a side network without rungs has no input.");
   if (config.num_attention_heads % config.num_key_value_heads !== 0) {
     refuseSide(
       `num_attention_heads ${config.num_attention_heads} is not a multiple of num_key_value_heads ${config.num_key_value_heads}.`,
@@ -76,13 +76,13 @@ export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
   if (config.head_dim % 2 !== 0) refuseSide(`head_dim ${config.head_dim} is odd, and rope rotates pairs.`);
 }
 
-/** Blocks on the longest way from tokens to logits through a side network (methods.md, 3): max(L, max_k (t_k + l - k + 1)). */
+/** Number of blocks on the longest path from tokens to logits (methods.md, 3): max(L, max_k (t_k + l - k + 1)). */
 export function sideDepth(side: SideConfig, { numHiddenLayers: L }: ModelConfig): number {
   const { rungs, num_hidden_layers: l } = side;
   return Math.max(L, l, ...rungs.map((rung, k) => rung + l - k)); // k counts from 0 here
 }
 
-/** The side block: the backbone's form at the side network's sizes. */
+/** The shape of a side block: the options of the backbone's block at the side network's sizes. */
 export function sideBlockShape(config: SideConfig, model: ModelConfig): BlockShape {
   return {
     hiddenSize: config.hidden_size,
@@ -121,6 +121,6 @@ export function sideParameters(config: SideConfig, model: ModelConfig): Paramete
   return specs;
 }
 
-/** Elements of all parameters. */
+/** Number of elements of all parameters. */
 export const parameterCount = (specs: readonly ParameterSpec[]): number =>
   specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

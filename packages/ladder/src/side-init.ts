@@ -5,14 +5,15 @@ import type { Decoder } from "./decoder.ts";
 import { initialValues } from "./initial-values.ts";
 import { SIDE_NORM, SIDE_UP, type SideConfig } from "./side-config.ts";
 
-/** Initial values that are not drawn: matrices pruned from the backbone, and the size of what U adds to. */
+/** Initial values that come from the backbone instead of a random generator. */
 export interface InitialSide {
+  /** Values of `init: "pruned"`, by parameter name. */
   readonly pruned?: ReadonlyMap<string, Float32Array> | null;
-  /** Every value of w_side; 1 where it is not said. */
+  /** Every value of w_side, see `residualScale`. Default 1. */
   readonly scale?: number;
 }
 
-/** Initial values (methods.md, 2): U = 0, so that the model starts as its backbone. Each parameter has its own stream. */
+/** Random initial values (methods.md, 2), each parameter from its own `stream`; U is zero, so the model starts as its backbone. */
 export function randomValues(
   spec: ParameterSpec,
   stream: number,
@@ -31,13 +32,14 @@ export function randomValues(
   });
 }
 
-/** Tokens that the size of the residual stream is measured on. */
+/** Number of tokens on which the size of the residual stream is measured. */
 const PROBE_TOKENS = 64;
 
 /**
- * How large H_L is: the median over the positions of a row of random tokens of √mean(H_L²), which a few positions of enormous
- * values leave alone. U starts at 0 and moves by steps of the learning rate, whatever it is added to: with w_side of this
- * size, y = H_L + U · rmsNorm(s, w_side) moves relative to H_L, and one learning rate serves every model.
+ * The size of H_L: the median of √mean(H_L²) over the positions of a row of random tokens. The median ignores the few
+ * positions with enormous values that some models have. U starts at 0 and Adam moves it by about the learning rate per step.
+ * With w_side of this size, y = H_L + U · rmsNorm(s, w_side) moves in proportion to H_L, so that one learning rate suits
+ * models whose residual streams differ in size.
  */
 export async function residualScale(decoder: Decoder, seed: number): Promise<number> {
   const { device, config } = decoder;

@@ -1,6 +1,7 @@
 /**
  * Ladder and xLadder (methods.md, 2 and 3): a small decoder beside the frozen backbone. It reads hidden states through
- * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are one network with other rungs and free layers.
+ * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are the same network; they differ in which hidden states
+ * have rungs and in the number of free layers.
  */
 import { type Device, type Ops, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter, CacheShape, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
@@ -31,7 +32,7 @@ import {
 } from "./side-config.ts";
 import { type InitialSide, randomValues } from "./side-init.ts";
 
-/** The trainable network. Its parameters are f32, in the account's category "adapter". */
+/** The side network. Its parameters are f32 and accounted as "adapter". */
 export class SideNetwork implements Adapter, SideAdapter {
   readonly config: SideConfig;
   readonly model: ModelConfig;
@@ -39,7 +40,7 @@ export class SideNetwork implements Adapter, SideAdapter {
   readonly shape: BlockShape;
   readonly #names: readonly string[];
 
-  /** Takes the store as its own. Throws `L-ADAPTER-CONFIG` or `T-NAME`. */
+  /** Takes ownership of the store. Throws `L-ADAPTER-CONFIG`, or `T-NAME` for a missing parameter. */
   constructor(config: SideConfig, model: ModelConfig, parameters: ParamStore) {
     checkSideConfig(config, model);
     this.config = config;
@@ -51,8 +52,8 @@ export class SideNetwork implements Adapter, SideAdapter {
   }
 
   /**
-   * A side network with initial values of its configured seed, in place of which `initial` may have others.
-   * Throws `L-PRUNED` where the configuration says `init: "pruned"` and there are none.
+   * A side network with random initial values from the seed of its configuration, except for those in `initial`.
+   * Throws `L-PRUNED` where the configuration says `init: "pruned"` and `initial` has no pruned values.
    */
   static initialize(
     device: Device,
@@ -78,7 +79,7 @@ export class SideNetwork implements Adapter, SideAdapter {
     return new SideNetwork(config, model, parameters);
   }
 
-  /** "ladder" or "xladder", as its configuration says. */
+  /** The method in its configuration. */
   get method(): "ladder" | "xladder" {
     return this.config.method;
   }
@@ -106,7 +107,7 @@ export class SideNetwork implements Adapter, SideAdapter {
     return this.config;
   }
 
-  /** One pass beside a backbone pass. `ops` is a tape to train, the device's own ops to run. */
+  /** Starts a forward pass beside one of the backbone. `ops` is a tape to train, or the device's ops to run. */
   start(ops: Ops, forward: Forward, options: SidePassOptions = {}): SidePass {
     const { device } = this.parameters;
     const { offset } = forward.context;
@@ -115,12 +116,12 @@ export class SideNetwork implements Adapter, SideAdapter {
     return new SideNetworkPass(this, ops, { ...forward.context, rope }, options);
   }
 
-  /** What is trained in side layer k, in the order of `blockParameters`. */
+  /** The parameters of side layer k, in the order of `blockParameters`. */
   tensors(k: number): Tensor[] {
     return this.#names.map((name) => this.parameters.get(sideLayerName(k, name)));
   }
 
-  /** A side layer's weights, each of the tensors in its place. */
+  /** A side layer's weights from tensors in the order of `blockParameters`. */
   weights(tensors: readonly Tensor[]): BlockWeights {
     const byName = new Map(this.#names.map((name, i) => [name, tensors[i]]));
     return blockWeights(
@@ -141,7 +142,7 @@ export class SideNetwork implements Adapter, SideAdapter {
   }
 }
 
-/** μ s + (1 - μ) r with μ = σ(α / τ): s, r [B,T,d_s], null for s = 0; alpha f32[1], temperature τ (methods.md, 2). */
+/** μ s + (1 - μ) r with μ = σ(α / τ) (methods.md, 2): state s and rung r [B,T,d_s], a null state is 0; α f32[1], temperature τ. */
 export function gateFusion(
   ops: Ops,
   state: Tensor | null,
@@ -157,16 +158,16 @@ export function gateFusion(
   return ops.add(ops.scaleBy(state, mu), gated);
 }
 
-/** The state of one pass: shown each hidden state in turn, it climbs as far as its rungs allow. */
+/** One forward pass of a side network. Given each hidden state in turn, it runs the side layers whose rungs read it. */
 class SideNetworkPass implements SidePass {
   readonly #network: SideNetwork;
   readonly #ops: Ops;
   readonly #context: BlockContext;
   readonly #cache: readonly LayerCache[] | null;
   readonly #runLayer: RunLayer | null;
-  /** s_0 .. s_k so far is one tensor: the newest. null stands for s_0 = 0. */
+  /** s_k of the last side layer that ran; null is s_0 = 0. */
   #state: Tensor | null = null;
-  #done = 0;
+  #layersDone = 0;
   readonly #onState: ((k: number, state: Tensor) => void) | null;
 
   constructor(network: SideNetwork, ops: Ops, context: BlockContext, options: SidePassOptions) {
@@ -178,16 +179,16 @@ class SideNetworkPass implements SidePass {
     this.#onState = options.onState ?? null;
   }
 
-  /** Reads H_index: f32[B,T,d]. Only the rungs' down projections look at it, so nothing of the backbone is recorded. */
+  /** Takes H_index, f32[B,T,d]. Only a rung's down projection D_k, which the tape records, reads it. */
   observe(index: number, h: Tensor): void {
     const { config } = this.#network;
     if (index === 0 && config.initial_rung) this.#advance(() => this.#read(0, h), "the initial rung");
-    while (this.#done < config.rungs.length && config.rungs[this.#done] === index) this.#layer(h);
+    while (this.#layersDone < config.rungs.length && config.rungs[this.#layersDone] === index) this.#layer(h);
   }
 
   /** y = H_L + U · rmsNorm(s_l, w_side): f32[B,T,d], after all free layers. */
   finish(h: Tensor): Tensor {
-    while (this.#done < this.#network.config.num_hidden_layers) this.#layer(null);
+    while (this.#layersDone < this.#network.config.num_hidden_layers) this.#layer(null);
     const ops = this.#ops;
     const { parameters, model } = this.#network;
     const state = this.#state!;
@@ -200,9 +201,9 @@ class SideNetworkPass implements SidePass {
     );
   }
 
-  /** Runs side layer k = done + 1 over u_k. */
+  /** Runs the next side layer k over u_k; `h` is the hidden state of its rung, null for a free layer. */
   #layer(h: Tensor | null): void {
-    const k = ++this.#done;
+    const k = ++this.#layersDone;
     this.#advance(() => this.#block(k, h === null ? this.#state! : this.#fuse(k, h)), `side layer ${k}`);
     this.#onState?.(k, this.#state!);
   }
@@ -225,7 +226,7 @@ class SideNetworkPass implements SidePass {
     this.#state = device.scope(next, { consume: previous ? [previous] : [], label });
   }
 
-  /** u_k: the state and what the rung reads, added or mixed by a gate. */
+  /** u_k: the state and the output of the rung, added or mixed by a gate. */
   #fuse(k: number, h: Tensor): Tensor {
     const ops = this.#ops;
     const { config, parameters } = this.#network;
@@ -234,7 +235,7 @@ class SideNetworkPass implements SidePass {
     return gateFusion(ops, this.#state, read, parameters.get(gateName(k)), config.gate_temperature);
   }
 
-  /** D_k n(H): what the rung keeps for its weight's gradient is n(H), accounted as "rungs". */
+  /** D_k n(H). The tape keeps n(H) for the gradient of D_k; it is accounted as "rungs". */
   #read(k: number, h: Tensor): Tensor {
     const { config, model, parameters } = this.#network;
     const n = config.rung_norm ? h.device.ops.rmsNorm(h, null, { eps: model.rmsNormEps }) : h;

@@ -1,29 +1,29 @@
-/** Token ids as text while they come: no half characters, and nothing of a stop string. */
+/** Streamed token ids as text, without incomplete characters or parts of a stop string. */
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** What the decoder writes for bytes that are no character, or not yet. */
+/** What the tokenizer writes for bytes that are not a complete character. */
 const REPLACEMENT = "\ufffd";
 
-/** So many tokens before a text decide how it begins. */
+/** Number of preceding tokens that are decoded together with a text, since they decide how it begins. */
 const CONTEXT_TOKENS = 8;
 
 /**
- * Decodes ids one by one. Bytes that may still become a character are held back until they did, or until `end`, so what
- * was given, joined, is what `decode` makes of all ids.
+ * Decodes ids one by one. Bytes that may still become a character are buffered until they do, or until `end`, so that the
+ * returned pieces, joined, equal `decode` of all ids.
  */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
-  /** Ids from the last border at which all text was given: of what came before it, and since. */
+  /** Ids before and since the last point at which all text had been returned. */
   #before: readonly number[];
   #pending: number[] = [];
 
-  /** `promptIds`: what the text goes on from. */
+  /** `promptIds`: the tokens before the text. */
   constructor(tokenizer: Tokenizer, promptIds: readonly number[] = []) {
     this.#tokenizer = tokenizer;
     this.#before = promptIds.slice(-CONTEXT_TOKENS);
   }
 
-  /** The text that this id completes; special tokens are left out. */
+  /** The text that this id completes, without special tokens. */
   push(id: number): string {
     this.#pending.push(id);
     const text = this.#newText();
@@ -33,7 +33,7 @@ export class TextStream {
     return text;
   }
 
-  /** What is left, broken characters included. */
+  /** The buffered rest, incomplete characters included. */
   end(): string {
     const text = this.#newText();
     this.#before = [];
@@ -41,52 +41,52 @@ export class TextStream {
     return text;
   }
 
-  /** Decoding a token may depend on the one before it (a leading blank), so both ends are decoded together. */
+  /** How a token decodes may depend on the one before it (a leading space), so they are decoded together. */
   #newText(): string {
     const decode = (ids: readonly number[]) => this.#tokenizer.decode(ids, { skipSpecial: true });
     return decode([...this.#before, ...this.#pending]).slice(decode(this.#before).length);
   }
 }
 
-/** Looks for stop strings in text that comes in parts, and holds back what may be the beginning of one. */
+/** Finds stop strings in streamed text, of which it buffers whatever may be the beginning of one. */
 export class StopMatcher {
   readonly #stops: readonly string[];
-  #held = "";
+  #buffered = "";
   #isStopped = false;
 
   constructor(stops: readonly string[]) {
     this.#stops = stops.filter((stop) => stop !== "");
   }
 
-  /** Whether a stop string has come. */
+  /** Whether a stop string was found. */
   get isStopped(): boolean {
     return this.#isStopped;
   }
 
-  /** The text that is sure to be wanted; nothing after a stop string, or of it. */
+  /** The text that is certainly before any stop string. */
   push(text: string): string {
     if (this.#isStopped) return "";
-    const all = this.#held + text;
+    const all = this.#buffered + text;
     const found = this.#stops.map((stop) => all.indexOf(stop)).filter((at) => at >= 0);
     if (found.length > 0) {
       this.#isStopped = true;
-      this.#held = "";
+      this.#buffered = "";
       return all.slice(0, Math.min(...found));
     }
-    const held = Math.max(0, ...this.#stops.map((stop) => overlap(all, stop)));
-    this.#held = all.slice(all.length - held);
-    return all.slice(0, all.length - held);
+    const buffered = Math.max(0, ...this.#stops.map((stop) => overlap(all, stop)));
+    this.#buffered = all.slice(all.length - buffered);
+    return all.slice(0, all.length - buffered);
   }
 
-  /** What was held back and became no stop string. */
+  /** The buffered text, which turned out not to be a stop string. */
   end(): string {
-    const rest = this.#held;
-    this.#held = "";
+    const rest = this.#buffered;
+    this.#buffered = "";
     return rest;
   }
 }
 
-/** Length of the longest end of `text` that `stop` begins with. */
+/** Length of the longest suffix of `text` that is a prefix of `stop`. */
 function overlap(text: string, stop: string): number {
   for (let length = Math.min(stop.length - 1, text.length); length > 0; length--) {
     if (text.endsWith(stop.slice(0, length))) return length;

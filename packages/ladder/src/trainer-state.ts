@@ -1,4 +1,4 @@
-/** All that a trainer has learned, as named tensors: what a checkpoint holds of it. */
+/** The state of a trainer as named tensors, for checkpoints. */
 import { formatShape, SidenetError, sameShape, type Tensor } from "@sidenet/tensor";
 import type { Checkpoint } from "./formats/checkpoint.ts";
 import type { WritableTensor } from "./formats/safetensors-write.ts";
@@ -13,7 +13,7 @@ function stateTensors({ adapter, optimizer }: Trainer, withMoments: boolean): Ma
   return named;
 }
 
-/** A copy on the host. Without moments: what is enough to use the adapter and not to train it on. */
+/** Reads the state to the host. Without moments it is enough to use the adapter, but not to resume its training. */
 export async function readTrainerState(
   trainer: Trainer,
   withMoments: boolean,
@@ -28,8 +28,8 @@ export async function readTrainerState(
 }
 
 /**
- * Overwrites a trainer's tensors with those of a checkpoint, bit by bit. Throws `L-CHECKPOINT`, and changes nothing, unless
- * names, shapes and types are the trainer's.
+ * Overwrites a trainer's tensors with those of a checkpoint, exactly. Throws `L-CHECKPOINT`, and changes nothing, unless names,
+ * shapes and types are those of the trainer.
  */
 export async function writeTrainerState(
   trainer: Trainer,
@@ -45,7 +45,7 @@ export async function writeTrainerState(
     throw new SidenetError(
       "L-CHECKPOINT",
       `${checkpoint.name}: this run trains ${name} as ${type} ${formatShape(shape)}, the checkpoint ${found}. ` +
-        "Go on with the method and sizes that it was made with.",
+        "Resume with the method and sizes of the checkpoint.",
     );
   }
   const stray = [...checkpoint.tensors.keys()].find(
@@ -54,7 +54,7 @@ export async function writeTrainerState(
   if (stray !== undefined) {
     throw new SidenetError(
       "L-CHECKPOINT",
-      `${checkpoint.name} holds ${stray}, which this run does not train. Go on with the method and sizes that it was made with.`,
+      `${checkpoint.name} holds ${stray}, which this run does not train. Resume with the method and sizes of the checkpoint.`,
     );
   }
   const { device } = trainer.decoder;

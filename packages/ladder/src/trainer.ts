@@ -1,6 +1,6 @@
 /**
- * The training step: forward and backward pass of a decoder with its adapter, clipping, AdamW. It reads no files and prints
- * nothing; callers give batches and take reports (run/training-loop.ts runs many steps).
+ * The training step: forward and backward pass of a decoder with its adapter, gradient clipping, AdamW. The loop over the
+ * steps of a run is run/training-loop.ts.
  */
 import {
   AdamW,
@@ -20,29 +20,29 @@ import type { Decoder } from "./decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
 import { residualStream } from "./residual-stream.ts";
 
-/** What trades memory for time or precision; docs/memory.md says what each costs and saves. */
+/** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
 export interface MemoryOptions {
-  /** Compute recorded blocks again in the backward pass instead of keeping what they made. Default false. */
+  /** Recompute the recorded blocks in the backward pass instead of keeping their activations. Default false. */
   readonly gradientCheckpointing?: boolean;
-  /** AdamW's moments. Default f32. */
+  /** Format of AdamW's moments. Default f32. */
   readonly optimizerState?: "f32" | "8bit";
-  /** How activations and rungs are kept for the backward pass. Default f32 both. */
+  /** Formats of activations and rungs kept for the backward pass. Default f32 for both. */
   readonly savedFormats?: SavedFormats;
-  /** Bytes of logits that the loss holds at a time. Default: what suits the device. */
+  /** Bytes of logits that the loss computes at a time. The default depends on the device. */
   readonly lossChunkBytes?: number;
-  /** Rows of a batch that go through forward and backward at a time; default: all. */
+  /** Rows of a batch per forward and backward pass; null, the default: all. */
   readonly microBatchSize?: number | null;
-  /** Tokens of a row that go through a frozen block at a time. Default 512. */
+  /** Tokens of each row that go through a frozen block at a time. Default 512. */
   readonly chunkTokens?: number;
 }
 
-/** How a trainer changes parameters, and what it does to save memory. */
+/** Options of a trainer. */
 export interface TrainerOptions extends MemoryOptions {
   /** Learning rate of a step, counted from 0. */
   readonly learningRate: (step: number) => number;
   /** Makes what updates the adapter's parameters. Default: an `AdamW` of the options below and of `optimizerState`. */
   readonly optimizer?: (parameters: ParamStore) => Optimizer;
-  /** AdamW's; the defaults are 0.01, [0.9, 0.999] and 1e-8, as PyTorch's. */
+  /** Options of AdamW, with PyTorch's defaults 0.01, [0.9, 0.999] and 1e-8. */
   readonly weightDecay?: number;
   readonly betas?: readonly [number, number];
   readonly eps?: number;
@@ -50,7 +50,7 @@ export interface TrainerOptions extends MemoryOptions {
   readonly maxGradNorm?: number;
 }
 
-/** What one training step found. */
+/** The figures of one training step. */
 export interface StepReport {
   /** Loss before the step's update. */
   readonly loss: number;
@@ -58,11 +58,11 @@ export interface StepReport {
   readonly gradNorm: number;
   readonly learningRate: number;
   readonly tokens: number;
-  /** False where the loss or the norm is not finite: nothing was updated then. */
+  /** False where the loss or the norm was not finite and nothing was updated. */
   readonly updated: boolean;
 }
 
-/** What a step's update needs; the tensors are the caller's. */
+/** Loss, gradients and clipping factor of a step before its update. The tensors belong to the caller. */
 interface Prepared {
   readonly loss: Tensor;
   readonly norm: Tensor;
@@ -70,17 +70,17 @@ interface Prepared {
   readonly gradients: Gradients;
 }
 
-/** How far a trainer has come. With the values of parameters and moments it is all that a checkpoint needs. */
+/** The progress of a trainer. A checkpoint holds it with the parameters and the moments. */
 export interface TrainerCounters {
-  /** Steps asked for, skipped ones included: the schedule's next. */
+  /** Steps so far, including those without an update: the schedule's next step. */
   readonly step: number;
-  /** Forward passes so far, which dropout draws by. */
+  /** Forward passes so far, by which dropout draws. */
   readonly passes: number;
   /** Updates that AdamW made. */
   readonly updates: number;
 }
 
-/** One decoder, one adapter, and the optimizer that changes the adapter; a call of `step` is a training step. */
+/** Trains an adapter beside a decoder; each call of `step` is one training step. */
 export class Trainer {
   readonly decoder: Decoder;
   readonly adapter: Adapter;
@@ -89,7 +89,7 @@ export class Trainer {
   readonly flops: FlopCounts;
   readonly #options: TrainerOptions;
   #step = 0;
-  /** Forward passes so far; each has dropout of its own. */
+  /** Forward passes so far: each has its own random stream for dropout. */
   #passes = 0;
 
   /** Throws `L-OPTION` where options of AdamW come with another optimizer. */
@@ -105,12 +105,12 @@ export class Trainer {
     return this.decoder.device;
   }
 
-  /** How far it has come: what a checkpoint keeps beside tensors. */
+  /** The progress of the trainer, which a checkpoint keeps beside the tensors. */
   get counters(): TrainerCounters {
     return { step: this.#step, passes: this.#passes, updates: this.optimizer.stepsDone };
   }
 
-  /** Set it once the parameters and moments hold the values of a checkpoint, to go on from there. */
+  /** Set after parameters and moments were restored from a checkpoint. */
   set counters({ step, passes, updates }: TrainerCounters) {
     this.#step = step;
     this.#passes = passes;
@@ -118,8 +118,8 @@ export class Trainer {
   }
 
   /**
-   * One update, from one batch or from the gradients of several together. It waits once, for the loss and the norm: what is
-   * not finite would spoil every parameter, so the step then ends before its update.
+   * One update from one batch, or from several batches whose gradients are accumulated. It waits for the loss and the gradient
+   * norm: where one is not finite, nothing is updated, since the update would make every parameter NaN.
    */
   async step(batches: LabeledBatch | readonly LabeledBatch[]): Promise<StepReport> {
     const all: readonly LabeledBatch[] = "inputIds" in batches ? [batches] : batches;
@@ -138,7 +138,7 @@ export class Trainer {
     }
   }
 
-  /** Asks for one update without waiting for it: its loss and gradient norm, f32[] each, are the caller's. */
+  /** One update without waiting for the device. Loss and gradient norm, f32[] each, belong to the caller. */
   dispatchStep(batch: LabeledBatch): { loss: Tensor; norm: Tensor } {
     const prepared = this.#prepare([batch]);
     const { loss, norm } = prepared;
@@ -160,7 +160,7 @@ export class Trainer {
     this.#device.scope(() => this.flops.measure("update", step), { label: "an update" });
   }
 
-  /** Forward and backward, and the factor that clips. Frees what it made if it throws. */
+  /** Forward pass, backward pass and clipping factor. Leaves nothing behind if it throws. */
   #prepare(batches: readonly LabeledBatch[]): Prepared {
     const device = this.#device;
     return device.scope(
@@ -181,7 +181,7 @@ export class Trainer {
     );
   }
 
-  /** Loss and gradients of batches, as the mean over all their scored positions, however they are split into micro-batches. */
+  /** Mean loss over all scored positions of the batches, and its gradients, computed in micro-batches. */
   #gradientsOf(batches: readonly LabeledBatch[]): { loss: Tensor; gradients: Gradients } {
     const device = this.#device;
     const scored = batches.reduce((sum, batch) => sum + scoredPositions(batch), 0);
@@ -209,13 +209,13 @@ export class Trainer {
     }
   }
 
-  /** `share` is the weight of this loss in the step's. */
+  /** Loss and gradients of a micro-batch; its loss has the weight `share` in that of the step. */
   #backward(batch: LabeledBatch, share: number): { loss: Tensor; gradients: Gradients } {
     const { decoder, adapter } = this;
     const device = this.#device;
     const { savedFormats, gradientCheckpointing, chunkTokens, lossChunkBytes } = this.#options;
     using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
-    // A scope of its own: when it ends, the forward pass lives on only in what the tape has saved.
+    // When this scope ends, only what the tape has saved of the forward pass is still alive.
     const forward = () =>
       device.scope(() => {
         const y = residualStream(decoder, adapter, decoder.prepare(batch), {
@@ -232,7 +232,7 @@ export class Trainer {
     return { loss, gradients: this.flops.measure("backward", () => tape.backward(loss, upstream)) };
   }
 
-  /** Frees the optimizer's state; decoder and adapter are their owners'. */
+  /** Frees the optimizer's state; decoder and adapter belong to the caller. */
   dispose(): void {
     this.optimizer.dispose();
   }
@@ -261,11 +261,11 @@ function refuseUnscored(batches: readonly LabeledBatch[]): SidenetError {
   const sizes = batches.map(({ batchSize, length }) => `${batchSize} x ${length}`).join(", ");
   return new SidenetError(
     "L-NOTHING-TO-LEARN",
-    `no label ${sizes ? `of a batch of ${sizes} tokens is scored` : "is scored: there is no batch"}. Give each record something to learn.`,
+    `no label ${sizes ? `of a batch of ${sizes} tokens is scored` : "is scored: there is no batch"}. Each record needs a label to learn.`,
   );
 }
 
-/** A batch in parts of at most `rows` rows. */
+/** Splits a batch into micro-batches of at most `rows` rows. */
 function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] {
   const { batchSize, length } = batch;
   if (rows === null || rows >= batchSize) return [batch];
@@ -287,8 +287,8 @@ function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] 
 }
 
 /**
- * Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. `lossChunkBytes`: as
- * `MemoryOptions` have it. Throws `L-NOTHING-TO-LEARN` when no position is scored.
+ * Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. `lossChunkBytes` is that
+ * of `MemoryOptions`. Throws `L-NOTHING-TO-LEARN` when no position is scored.
  */
 export async function evaluateLoss(
   decoder: Decoder,

@@ -113,7 +113,7 @@ describe("a new user is told", () => {
       "LoRA on a layer that there is not",
       () => train("pairs.jsonl", "--method", "lora", "--targets", "lm_head"),
       2,
-      /\[L-OPTION\].*"lm_head" is no linear layer/,
+      /\[L-OPTION\].*"lm_head" is not a linear layer/,
     ],
     [
       "full fine-tuning of 4 bits",
@@ -137,7 +137,7 @@ describe("a new user is told", () => {
       "a prompt that leaves no room, before it is written",
       () => ["generate", "--model", "tiny-books", "--device", "cpu", "--prompt", "p", "--max-tokens", "999"],
       2,
-      /\[L-OPTION\] 1 tokens of a prompt and 999/,
+      /\[L-OPTION\] a prompt of 1 tokens and 999/,
     ],
     [
       "a question past the context, by its row",

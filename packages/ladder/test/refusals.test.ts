@@ -49,7 +49,7 @@ describe("a side network is refused", () => {
     ["with a rung that is no index", ladder({ rungs: [1.5] }), /rung 1.5/],
     ["with descending rungs", ladder({ rungs: [4, 2] }), /rungs\[1\] = 2 comes after 4/],
     ["with more rungs than layers", ladder({ rungs: [1, 2, 3], layers: 2 }), /3 rungs are more than .* 2/],
-    ["with no rung at all", ladder({ rungs: [], layers: 2 }), /would see nothing/],
+    ["with no rung at all", ladder({ rungs: [], layers: 2 }), /without rungs has no input/],
     ["with a width that its heads do not divide", ladder({ width: 26 }), /26 does not divide into 3 heads/],
     [
       "with a reduction that leaves no pair for rope",
@@ -107,7 +107,7 @@ describe("LoRA is refused", () => {
     ],
     ["with alpha 0", sites({ alpha: 0 }), /lora_alpha: Too small/],
     ["with dropout of everything", sites({ dropout: 1 }), /lora_dropout/],
-    ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is no linear layer/],
+    ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is not a linear layer/],
     ["for a block past the last", sites({ layers: [8] }), /layer 8 is past the last of 8/],
     ["for no block", sites({ layers: [] }), /no block is named/],
   ];
