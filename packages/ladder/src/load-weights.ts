@@ -1,4 +1,4 @@
-/** From a checkpoint to tensors on a device, one at a time: the host never holds more than one of them. */
+/** Loads a checkpoint to a device, one tensor at a time, so that the host never holds more than one. */
 
 import { type Device, type DType, ParamStore, SidenetError } from "@sidenet/tensor";
 import { type BaseStorage, formatOf } from "./base-storage.ts";
@@ -8,16 +8,16 @@ import { decoderParameters } from "./decoder.ts";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import { isNf4, nf4Names, nf4Source, quantizeNf4, type WeightSource } from "./nf4-weight.ts";
 
-/** How weights are stored on the device, and who is told how far reading is. */
+/** How weights are stored on the device, and a callback for progress. */
 export interface LoadOptions extends BaseStorage {
-  /** Called after each tensor with the bytes read so far and in all, as the file stores them. */
+  /** Called after each tensor with the bytes read so far and in total, as stored in the file. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
 
-/** What some checkpoints carry beside their weights, and this library computes itself. */
+/** Tensors in some checkpoints that this library computes itself. */
 const COMPUTED = /(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$/;
 
-/** Throws `L-TENSOR-UNEXPECTED` for a tensor that the configuration has no place for: ignoring it would change the model. */
+/** Throws `L-TENSOR-UNEXPECTED` for a tensor that the configuration does not use: ignoring it would change the model. */
 export function refuseUnexpected(
   checkpoint: Checkpoint,
   specs: readonly ParameterSpec[],
@@ -29,11 +29,12 @@ export function refuseUnexpected(
   const shown = unexpected.slice(0, 4).join(", ");
   throw new SidenetError(
     "L-TENSOR-UNEXPECTED",
-    `${checkpoint.name}: ${shown}${unexpected.length > 4 ? ` and ${unexpected.length - 4} more` : ""}: the config has no ` +
-      "place for this, and without it the model would compute something else. Do the two belong together?",
+    `${checkpoint.name}: ${shown}${unexpected.length > 4 ? ` and ${unexpected.length - 4} more` : ""}: the config does not use ` +
+      "this, and without it the model would compute something else. Do config and weights belong together?",
   );
 }
 
+/** A weight that is loaded as `dtype`. Throws `L-TENSOR-MISSING` or `L-TENSOR-SHAPE`. */
 export function floatSource(
   checkpoint: Checkpoint,
   { name, shape }: ParameterSpec,
@@ -49,18 +50,19 @@ export function floatSource(
   };
 }
 
-/** A weight that is quantized on its way to the device. */
+/** A weight that is quantized to NF4 on the device. */
 function quantizedSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec): WeightSource {
   const tensor = requireTensor(checkpoint, name, shape);
   return {
     sizeBytes: tensor.sizeBytes,
     async load(store) {
       quantizeNf4(store.device, store, name, await tensor.readFloat32());
-      await store.device.synchronize(); // or freed parts would wait in the queue, all at once
+      await store.device.synchronize(); // bounds the memory that waits in the queue to be freed
     },
   };
 }
 
+/** Loads all sources into a new store; if one fails, nothing is left on the device. */
 export async function loadParameters(
   device: Device,
   category: "weights" | "adapter",
@@ -84,8 +86,8 @@ export async function loadParameters(
 }
 
 /**
- * What a checkpoint has to hold for this configuration, and which of it is in NF4. Throws `L-QUANTIZED` when the config says
- * NF4 and no weight is, and `L-TENSOR-UNEXPECTED`.
+ * The parameters of this configuration, and the names of those that the checkpoint holds in NF4. Throws `L-QUANTIZED` when the
+ * config says NF4 and no weight is, and `L-TENSOR-UNEXPECTED`.
  */
 export function checkCheckpoint(
   config: ModelConfig,
@@ -109,12 +111,12 @@ export function checkCheckpoint(
 }
 
 /**
- * The weights of a decoder of this configuration, stored as `options` say. Those that bitsandbytes put into NF4 stay as
- * they are; other quantized types are dequantized first.
+ * Loads the weights of a decoder in the storage formats of `options`. Weights that a checkpoint holds in bitsandbytes' NF4
+ * are loaded as they are; other quantized types are dequantized first.
  *
- * Throws `L-QUANTIZED` when the config says NF4 and no weight is, `L-NF4` for a damaged one, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when
- * config and checkpoint do not fit, all before anything is uploaded; then what the file or the device throws, with
- * nothing left on the device.
+ * Throws `L-QUANTIZED` when the config says NF4 and no weight is, `L-NF4` for a damaged weight, `L-TENSOR-MISSING`,
+ * `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` when config and checkpoint do not fit, all before anything is uploaded; then what
+ * the file or the device throws, with nothing left on the device.
  */
 export async function loadWeights(
   device: Device,
@@ -124,7 +126,7 @@ export async function loadWeights(
 ): Promise<ParamStore> {
   const { onProgress } = options;
   const { specs, quantized } = checkCheckpoint(config, checkpoint);
-  const sources: WeightSource[] = []; // all, before any is uploaded
+  const sources: WeightSource[] = []; // all are checked before any is uploaded
   for (const spec of specs) {
     const { name, shape } = spec;
     const format = formatOf(spec, options);

@@ -1,4 +1,4 @@
-/** A model's parameters for conversion. Each is read from its file only when it is about to be written to another. */
+/** A model's parameters for conversion, each read from its file only when it is written to another. */
 import { type Device, SidenetError, sizeOf } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { ParameterSpec } from "./block.ts";
@@ -11,16 +11,15 @@ import { readNf4 } from "./nf4-file.ts";
 
 /** One parameter under its Hugging Face name. */
 export interface ModelTensor extends ParameterSpec {
-  /** As its file stores it: "F16", "Q4_1", "NF4", ... */
+  /** The type in its file: "F16", "Q4_1", "NF4", ... */
   readonly storedAs: string;
   /** Values, row-major. */
   readonly read: () => Promise<Float32Array>;
 }
 
 /**
- * Every parameter of a model, in the order in which they act; nothing is read yet. `device` computes the values of what is in
- * NF4. Throws `L-QUANTIZED`, `L-TENSOR-UNEXPECTED`, `L-TENSOR-MISSING` or `L-TENSOR-SHAPE` when config and checkpoint do
- * not fit.
+ * Every parameter of a model, in the order of the forward pass; nothing is read yet. `device` dequantizes NF4. Throws
+ * `L-QUANTIZED`, `L-TENSOR-UNEXPECTED`, `L-TENSOR-MISSING` or `L-TENSOR-SHAPE` when config and checkpoint do not fit.
  */
 export function modelTensors(config: ModelConfig, checkpoint: Checkpoint, device: Device): ModelTensor[] {
   const { specs, quantized } = checkCheckpoint(config, checkpoint);
@@ -34,7 +33,7 @@ export function modelTensors(config: ModelConfig, checkpoint: Checkpoint, device
   });
 }
 
-/** W + scale · B · A, one weight at a time. */
+/** The tensors with W + scale · B · A in place of each adapted W. */
 function mergeLora(tensors: readonly ModelTensor[], lora: Lora): ModelTensor[] {
   const updates = new Map(lora.updates().map((update) => [update.weight, update]));
   return tensors.map((tensor) => {
@@ -54,9 +53,8 @@ function mergeLora(tensors: readonly ModelTensor[], lora: Lora): ModelTensor[] {
 }
 
 /**
- * The model with an adapter as part of its weights, and the configuration that it then has: LoRA's products added, a trained
- * head in place of the model's. Throws `L-MERGE` for a side network, which is a computation of its own and no change of
- * weights.
+ * The model with an adapter merged into its weights, and its configuration: LoRA's updates are added, a trained head replaces
+ * the model's. Throws `L-MERGE` for a side network, which adds a computation and cannot be merged.
  */
 export function mergeAdapter(
   config: ModelConfig,
@@ -81,6 +79,6 @@ export function mergeAdapter(
   };
 }
 
-/** Elements of all of them. */
+/** Number of elements of all tensors. */
 export const elementCount = (tensors: readonly ModelTensor[]): number =>
   tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

@@ -1,4 +1,4 @@
-/** Weights in NF4 between a checkpoint of bitsandbytes and values: what conversion needs, beside loading. */
+/** Reading and writing NF4 weights of bitsandbytes checkpoints, for conversion. */
 import { type Device, NF4_BLOCKS, NF4_MAP_AT, NF4_OFFSET_AT, ParamStore, sizeOf } from "@sidenet/tensor";
 import type { Checkpoint } from "./formats/checkpoint.ts";
 import { storedBytes, type TensorHeader } from "./formats/safetensors-write.ts";
@@ -16,7 +16,7 @@ import {
   TABLE,
 } from "./nf4-weight.ts";
 
-/** f32 values of a weight that a checkpoint holds in NF4, computed on a device. Throws what `nf4Source` throws. */
+/** The f32 values of an NF4 weight of a checkpoint, dequantized on a device. Throws what `nf4Source` throws. */
 export async function readNf4(
   device: Device,
   checkpoint: Checkpoint,
@@ -30,7 +30,7 @@ export async function readNf4(
   return (await values.read()) as Float32Array;
 }
 
-/** The tensors of a weight in a bitsandbytes checkpoint, with double quantization, in an order that keeps all aligned. */
+/** The tensors of a double-quantized weight in a bitsandbytes checkpoint, in an order that keeps all of them aligned. */
 export function nf4Headers(weight: string, shape: readonly number[]): TensorHeader[] {
   const elements = sizeOf(shape);
   const blocks = Math.ceil(elements / NF4_BLOCKS.block);
@@ -45,7 +45,7 @@ export function nf4Headers(weight: string, shape: readonly number[]): TensorHead
   ];
 }
 
-/** Room for the state's text, filled up with spaces so that what follows `bytesBefore` and it stands at a multiple of 4. */
+/** Size of the state's JSON, padded with spaces so that the next tensor is aligned to 4 bytes. */
 function stateBytes(shape: readonly number[], bytesBefore: number): number {
   const longest = stateText(shape, "bfloat16", -1.2345678901234567e-100).length + 4;
   return longest + ((4 - ((bytesBefore + longest) % 4)) % 4);
@@ -62,7 +62,7 @@ const stateText = (shape: readonly number[], dtype: string, offset: number): str
     nested_offset: offset,
   });
 
-/** A weight of the host, quantized on a device. Throws `L-NF4-FINITE`. */
+/** Quantizes a weight on a device and reads the result. Throws `L-NF4-FINITE`. */
 export async function quantizedValues(
   device: Device,
   weight: string,
@@ -77,8 +77,7 @@ export async function quantizedValues(
 }
 
 /**
- * A weight in NF4 with double quantization as bitsandbytes stores it: the bytes of `nf4Headers`, in that order. `dtype` is what
- * bitsandbytes is to dequantize it to.
+ * The bytes of the tensors of `nf4Headers`, in that order. `dtype` is the type to which bitsandbytes dequantizes the weight.
  */
 export function nf4Bytes(
   weight: string,

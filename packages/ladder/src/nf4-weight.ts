@@ -1,4 +1,4 @@
-/** Linear weights in NF4, as bitsandbytes stores them in a checkpoint and as they lie on a device. */
+/** Linear weights in NF4: as bitsandbytes stores them in a checkpoint, and as tensors on a device. */
 import {
   type Device,
   formatShape,
@@ -16,22 +16,22 @@ import { z } from "zod";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import type { Projection } from "./projection.ts";
 
-/** Names beside the weight's own, which holds the codes: on a device, and in the store that owns them. */
+/** Suffixes of a weight's tensors in a `ParamStore`; the codes have the weight's own name. */
 export const TABLE = ".table";
 export const ABSMAX = ".absmax";
 export const SCALES = ".scales";
-/** In a checkpoint. */
+/** Suffixes of further tensors in a checkpoint. */
 export const STATE = ".quant_state.bitsandbytes__nf4";
 export const MAP = ".quant_map";
 export const NESTED_ABSMAX = ".nested_absmax";
 export const NESTED_MAP = ".nested_quant_map";
 
-/** Entries of a table with double quantization: levels, the map of 8-bit scales and its offset. */
+/** Size of the table with double quantization: 16 levels, the map of 8-bit scales, and the offset. */
 const DOUBLE_TABLE = NF4_OFFSET_AT + 1;
 
 const PARTS = [ABSMAX, MAP, NESTED_ABSMAX, NESTED_MAP, STATE];
 
-/** The tensors that a quantized weight of this name has in a checkpoint. */
+/** The names that the tensors of a quantized weight may have in a checkpoint. */
 export const nf4Names = (weight: string): string[] => [weight, ...PARTS.map((part) => weight + part)];
 
 /** Whether a checkpoint holds the weight in NF4. */
@@ -62,16 +62,16 @@ async function readState(checkpoint: Checkpoint, weight: string): Promise<z.infe
   throw new SidenetError("L-NF4", `${checkpoint.name}: ${weight}${STATE}: ${problem}. Is the file damaged?`);
 }
 
-/** A weight of a checkpoint that is to be loaded: what is to be read is known, nothing is read yet. */
+/** A weight that can be loaded from a checkpoint: it was checked, but not read. */
 export interface WeightSource {
   readonly sizeBytes: number;
-  /** Uploads it under its name and those beside it. */
+  /** Uploads its tensors. */
   readonly load: (store: ParamStore) => Promise<void>;
 }
 
 /**
- * The NF4 tensors of a weight [out, in], taken as they are. Throws `L-NF4` where its state does not fit, and
- * `L-TENSOR-MISSING` or `L-TENSOR-SHAPE`.
+ * The NF4 tensors of a weight [out, in] in a checkpoint, to be loaded without requantizing. Throws `L-NF4` where its state does
+ * not fit, and `L-TENSOR-MISSING` or `L-TENSOR-SHAPE`.
  */
 export async function nf4Source(
   checkpoint: Checkpoint,
@@ -133,7 +133,7 @@ export function checkFinite(name: string, values: ArrayLike<number>): void {
     if (Number.isFinite(values[i])) continue;
     throw new SidenetError(
       "L-NF4-FINITE",
-      `${name}: value ${i} is ${values[i]}, and NF4 stands for finite numbers alone. Is the checkpoint damaged?`,
+      `${name}: value ${i} is ${values[i]}, which NF4 cannot represent. Is the checkpoint damaged?`,
     );
   }
 }
@@ -157,7 +157,7 @@ function checkBytes(
   );
 }
 
-/** The tensors that a weight of this shape becomes with double quantization, as a store holds them. */
+/** Names, sizes and dtypes of the tensors of a double-quantized weight in a `ParamStore`. */
 export function nf4Sizes(
   weight: string,
   shape: readonly number[],
@@ -172,7 +172,7 @@ export function nf4Sizes(
   ];
 }
 
-/** A weight in NF4 on the host; `scales` null: `absmax` is one f32 a block. */
+/** An NF4 weight on the host. Without double quantization `scales` is null and `absmax` has one f32 per block. */
 export interface Nf4Values {
   readonly codes: Uint8Array;
   readonly table: Float32Array;
@@ -180,13 +180,13 @@ export interface Nf4Values {
   readonly scales: ArrayLike<number> | null;
 }
 
-/** With double quantization, as conversion writes it. */
+/** A double-quantized NF4 weight on the host. */
 export interface DoubleNf4 extends Nf4Values {
   readonly absmax: Float32Array;
   readonly scales: Uint8Array;
 }
 
-/** Uploads a weight under its name and those beside it. */
+/** Uploads the tensors of a weight. */
 export function uploadNf4(
   store: ParamStore,
   weight: string,
@@ -201,14 +201,14 @@ export function uploadNf4(
   if (scales) put(weight + SCALES, scales, "u8");
 }
 
-/** The power of two that divides `count` elements into `blocks` blocks: the only one, unless one block holds them all. */
+/** The block size, a power of two from `smallest` on, that divides `count` elements into `blocks` blocks. */
 function blockOf(count: number, blocks: number, smallest: number): number {
   let block = smallest;
   while (Math.ceil(count / block) > blocks) block *= 2;
   return block;
 }
 
-/** A weight that lies in NF4 on a device. */
+/** An NF4 weight on a device. */
 export interface Nf4Weight {
   readonly codes: Tensor;
   readonly table: Tensor;
@@ -217,7 +217,7 @@ export interface Nf4Weight {
   readonly attrs: { readonly block: number; readonly nestedBlock: number };
 }
 
-/** The tensors of a weight of `count` elements that lies in NF4 in a store, and its blocks, which follow from the lengths. */
+/** The tensors of an NF4 weight of `count` elements, with block sizes inferred from their lengths; null if it is not in NF4. */
 export function nf4Parts(
   find: (name: string) => Tensor | null,
   weight: string,
@@ -232,8 +232,7 @@ export function nf4Parts(
 }
 
 /**
- * The layer of a weight that lies in NF4 in a store, or null when it does not: x · Wᵀ + bias with W [out, in] dequantized
- * on the way.
+ * The linear layer x · Wᵀ + bias of an NF4 weight W [out, in], which the matmul dequantizes; null if the weight is not in NF4.
  */
 export function nf4Projection(
   find: (name: string) => Tensor | null,
@@ -247,7 +246,7 @@ export function nf4Projection(
   return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, ...attrs });
 }
 
-/** A weight of a store in f32, in new memory, whatever it is stored as. Throws `T-NAME` where it is missing. */
+/** An f32 copy of a weight in any storage format. Throws `T-NAME` where it is missing. */
 export function denseMatrix(
   device: Device,
   store: ParamStore,
@@ -261,13 +260,13 @@ export function denseMatrix(
   return ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs });
 }
 
-/** Elements of a weight that are on the device in f32 at a time: 16 MiB. */
+/** Elements of a weight that are quantized at a time: 16 MiB in f32. */
 const PART = 2 ** 22;
 
 /**
- * Quantizes a weight on a device, part by part, with double quantization unless told otherwise, and puts it into the
- * store: beside the result there is never more than a part of it in f32. Throws `L-NF4-FINITE`, naming the weight, when a
- * value is not finite: no code stands for it.
+ * Quantizes a weight on a device, by default with double quantization, and puts its tensors into the store. It works in parts,
+ * so that only one part at a time is on the device in f32. Throws `L-NF4-FINITE`, naming the weight, for a value that is not
+ * finite.
  */
 export function quantizeNf4(
   device: Device,

@@ -1,9 +1,9 @@
-/** What a model that computes NaN or infinities answers with: the tensor that they came from, and what to do. */
+/** Errors for NaN and infinite results, which name the tensor that is the cause, and what to do. */
 import { isFloat, type ParamStore, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { Decoder } from "./decoder.ts";
 
-/** The first value of a store that is NaN or infinite, by name and place, such as "model.norm.weight[12] = NaN"; null: none is. */
+/** The first NaN or infinite value of a store, such as "model.norm.weight[12] = NaN"; null if all are finite. */
 async function nonFiniteValue(store: ParamStore): Promise<string | null> {
   for (const [name, tensor] of store) {
     if (!isFloat(tensor.dtype)) continue;
@@ -11,18 +11,18 @@ async function nonFiniteValue(store: ParamStore): Promise<string | null> {
     let at = 0;
     while (at < values.length && Number.isFinite(values[at])) at++;
     if (at === values.length) continue;
-    const place: number[] = [];
+    const index: number[] = [];
     let rest = at;
     for (const size of [...tensor.shape].reverse()) {
-      place.unshift(rest % size);
+      index.unshift(rest % size);
       rest = Math.floor(rest / size);
     }
-    return `${name}[${place.join(", ")}] = ${values[at]}`;
+    return `${name}[${index.join(", ")}] = ${values[at]}`;
   }
   return null;
 }
 
-/** Why the weights of a model make it compute nothing; null where all of them are finite. Reads them, so for when it is too late. */
+/** A message about the model's first weight that is not finite; null if all are finite. It reads all weights, so it is slow. */
 export async function damagedWeights({ weights }: Decoder): Promise<string | null> {
   const value = await nonFiniteValue(weights);
   return (
@@ -31,7 +31,7 @@ export async function damagedWeights({ weights }: Decoder): Promise<string | nul
   );
 }
 
-/** An `L-DIVERGED` that says of which values `what` came: "the logits of token 3 are not finite". */
+/** An `L-DIVERGED` error: `what` happened ("the logits of token 3 are not finite"), and which tensor is the cause. */
 export async function notFinite(
   what: string,
   decoder: Decoder,

@@ -39,7 +39,7 @@ describe("a chat template", () => {
 
   it("is refused when it is none, when it refuses the messages, and when it rewrites earlier turns", () => {
     expect(() => new ChatTemplate("{% if %}", {}, "some/model")).toThrow(
-      /L-CHAT-TEMPLATE\] some\/model: .*not understood/,
+      /L-CHAT-TEMPLATE\] some\/model: .*cannot be parsed/,
     );
     const strict = new ChatTemplate("{{ raise_exception('roles must alternate') }}", {}, "m");
     expect(() => strict.render([], false)).toThrow(/L-CHAT-TEMPLATE\].*roles must alternate/);

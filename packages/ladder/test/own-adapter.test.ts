@@ -75,7 +75,9 @@ describe("a loop of one's own is told of", () => {
   it("labels that are not as many as tokens", () => {
     expect([...shiftLabels([1, 2, 3, 4], 2, 2)]).toEqual([2, -100, 4, -100]);
     for (const labels of [[1, 2, 3], [1, 2, 3, 4, 5], []])
-      expect(() => shiftLabels(labels, 2, 2)).toThrow(/L-LABELS\] there are \d labels for 2 rows of 2 tokens/);
+      expect(() => shiftLabels(labels, 2, 2)).toThrow(
+        /L-LABELS\] there are \d labels for 2 rows of 2 tokens/,
+      );
   });
 
   it("batches that score nothing, and none at all, in training and in evaluation", async () => {

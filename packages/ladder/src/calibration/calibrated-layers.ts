@@ -1,6 +1,6 @@
 /**
- * NF4 weights of a model by what its layers put out on calibration text: layer after layer, each on the hidden states that the
- * quantized layers before it leave (GPTQ, Frantar et al. 2022, 2210.17323, on NF4's grid).
+ * NF4 weights by calibration: GPTQ (Frantar et al. 2022, 2210.17323) with the values of NF4. Layers are quantized one after
+ * the other, each for the hidden states of a calibration text after the quantized layers before it.
  */
 import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import {
@@ -19,24 +19,21 @@ import { type DoubleNf4, uploadNf4 } from "../nf4-weight.ts";
 import { ropeTables } from "../rope-tables.ts";
 import { calibratedNf4 } from "./calibrated-nf4.ts";
 import { type Feedback, feedbackOf } from "./feedback.ts";
-import { observed, READERS, sinkWeights } from "./moments.ts";
+import { observing, READERS, sinkWeights } from "./moments.ts";
 
-/** Inputs of more columns are refused: H alone would take over 0.5 GB, its factor minutes a layer. */
+/** Matrices with more columns are refused: H alone would take over 0.5 GB, and its factor minutes per layer. */
 export const MAX_COLUMNS = 8192;
 
-/** Share of the mean of H's diagonal that is added to it: calibration text is not all text. */
+/** Damping: this share of the mean of H's diagonal is added to the diagonal. */
 const DAMPING = 0.01;
 
-/** Told after each layer, by weight: the squared error of its outputs as a share of the squared outputs. */
+/** Called after each layer with the relative squared error of the outputs of each weight. */
 export type LayerReport = (layer: number, errors: Readonly<Record<string, number>>) => void;
 
-/** Throws `L-CALIBRATION` for a model whose matrices H would be too large, naming the weight and what it would take. */
+/** Throws `L-CALIBRATION` without tokens, or for a model whose matrices H would be too large. */
 function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
   if (tokens === 0) {
-    throw new SidenetError(
-      "L-CALIBRATION",
-      "there is no calibration text: not one token. Give a file with records.",
-    );
+    throw new SidenetError("L-CALIBRATION", "the calibration text has no tokens. Give a file with records.");
   }
   const largest = tensors.filter(isQuantized).reduce((a, b) => (b.shape[1] > a.shape[1] ? b : a));
   const columns = largest.shape[1];
@@ -54,13 +51,13 @@ function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void
 export const isQuantized = ({ kind, name }: ModelTensor): boolean =>
   kind === "linear" && name.startsWith("model.layers.");
 
-/** A row of tokens and where it stands: the state that goes into the next layer, f32[1,T,d]. */
+/** A row of tokens, and the hidden states f32[1,T,d] that go into the next layer. */
 interface CalibrationRow {
   readonly batch: TokenBatch;
   state: Tensor;
 }
 
-/** Quantizes the layers of a model one after the other, as their weights are asked for. */
+/** Quantizes the layers of a model one after the other, when their weights are requested. */
 export class CalibratedLayers {
   readonly #device: Device;
   readonly #config: ModelConfig;
@@ -68,11 +65,11 @@ export class CalibratedLayers {
   readonly #batches: readonly TokenBatch[];
   readonly #onLayer: LayerReport;
   #rows: CalibrationRow[] | null = null;
-  /** Weights of the layer that was quantized last. */
+  /** Weights of the last quantized layer. */
   #quantized = new Map<string, DoubleNf4>();
   #layer = -1;
 
-  /** Takes rows of tokens, one a batch. Throws `L-CALIBRATION` without any, and for a model whose matrices would be too large. */
+  /** `batches` have one row each. Throws `L-CALIBRATION` without tokens, and for a model whose matrices would be too large. */
   constructor(
     device: Device,
     config: ModelConfig,
@@ -92,8 +89,8 @@ export class CalibratedLayers {
   }
 
   /**
-   * A weight of the blocks in NF4; to be asked in the order of the layers. Throws `L-NF4-FINITE` for a weight that is not finite and
-   * `L-CALIBRATION` where hidden states are not.
+   * A weight of a block in NF4; weights must be requested in the order of the layers. Throws `L-NF4-FINITE` for a weight, and
+   * `L-CALIBRATION` for hidden states, that are not finite.
    */
   async weight(name: string): Promise<DoubleNf4> {
     const layer = Number(/^model\.layers\.(\d+)\./.exec(name)?.[1]);
@@ -102,14 +99,14 @@ export class CalibratedLayers {
     if (found) return found;
     throw new SidenetError(
       "L-CALIBRATION",
-      `"${name}" is no weight of layer ${this.#layer}, which was calibrated last.`,
+      `"${name}" is not a weight of layer ${this.#layer}, the last calibrated one.`,
     );
   }
 
   async #next(): Promise<void> {
     this.#rows ??= await this.#embedded();
     this.#layer++;
-    this.#quantized = new Map(); // the layer before is written
+    this.#quantized = new Map(); // the caller has written the layer before
     using store = new ParamStore(this.#device, "weights");
     const linear = await this.#load(store);
     const find = (name: string) => (store.has(name) ? store.get(name) : null);
@@ -133,7 +130,7 @@ export class CalibratedLayers {
     this.#onLayer(this.#layer, errors);
   }
 
-  /** Puts the layer's parameters into a store in f32, by their names within it, and keeps the linear weights. */
+  /** Loads the layer's parameters in f32 into a store, by their names within the layer; returns its linear weights. */
   async #load(store: ParamStore): Promise<Map<string, Float32Array>> {
     const linear = new Map<string, Float32Array>();
     for (const { name: short, shape } of blockParameters(this.#config)) {
@@ -145,7 +142,7 @@ export class CalibratedLayers {
     return linear;
   }
 
-  /** Sends all rows through the layer as it is, and reads what came to its projections. */
+  /** Runs the unquantized layer over all rows; returns the second moments of its projections' inputs. */
   async #observe(weights: BlockWeights): Promise<Map<ProjectionName, Float32Array>> {
     const device = this.#device;
     using totals = new ParamStore(device, "workspace");
@@ -159,17 +156,17 @@ export class CalibratedLayers {
     for (const { batch, state } of this.#rows!) {
       device.scope(() => {
         const sinks = device.tensor(sinkWeights(batch), [batch.length, 1], { label: "weights of tokens" });
-        const watched = observed(device.ops, weights, moments, sinks);
-        block(watched.ops, this.#config, watched.weights, state, this.#context(batch));
+        const observed = observing(device.ops, weights, moments, sinks);
+        block(observed.ops, this.#config, observed.weights, state, this.#context(batch));
       });
-      await device.synchronize(); // or the freed memory of all rows would wait in the queue
+      await device.synchronize(); // bounds the memory that waits in the queue to be freed
     }
     const read = new Map<ProjectionName, Float32Array>();
     for (const [place] of READERS) read.set(place, (await totals.get(place).read()) as Float32Array);
     return read;
   }
 
-  /** Sends all rows through the quantized layer, to where the next one begins. */
+  /** Runs the quantized layer over all rows, which gives the inputs of the next layer. */
   async #advance(weights: BlockWeights): Promise<void> {
     const device = this.#device;
     for (const row of this.#rows!) {
@@ -188,8 +185,8 @@ export class CalibratedLayers {
     if (feedback) return feedback;
     throw new SidenetError(
       "L-CALIBRATION",
-      `layer ${this.#layer}: what comes to ${PROJECTIONS[place]} on the calibration text is not finite, so nothing can be weighed ` +
-        "by it. Are the model's weights damaged?",
+      `layer ${this.#layer}: the inputs of ${PROJECTIONS[place]} on the calibration text are not finite. Are the model's ` +
+        "weights damaged?",
     );
   }
 
@@ -204,7 +201,7 @@ export class CalibratedLayers {
     };
   }
 
-  /** The rows' embeddings: the table is read once, and only what the rows ask for is kept. */
+  /** The embeddings of all rows, from one read of the table. */
   async #embedded(): Promise<CalibrationRow[]> {
     const { hiddenSize: d } = this.#config;
     const table = await this.#tensors.get(EMBEDDINGS)!.read();
@@ -219,7 +216,7 @@ export class CalibratedLayers {
     });
   }
 
-  /** Frees the hidden states that it holds. */
+  /** Frees the hidden states. */
   dispose(): void {
     for (const { state } of this.#rows ?? []) state.dispose();
     this.#rows = null;

@@ -3,15 +3,15 @@ import { checkFinite, type DoubleNf4 } from "../nf4-weight.ts";
 import { type Feedback, roundWithFeedback } from "./feedback.ts";
 import { BlockScales, blockMagnitudes, packCodes } from "./nf4-grid.ts";
 
-/** A weight in NF4, and the squared error of its outputs as a share of their squares, both on the calibration text. */
+/** A weight in NF4, and the squared error of its outputs relative to the squared outputs, on the calibration text. */
 interface CalibratedWeight {
   readonly nf4: DoubleNf4;
   readonly error: number;
 }
 
 /**
- * Quantizes a weight [out, in] whose inputs have the moments that `feedback` was made of. Scales come first, as they will be read,
- * so the codes answer their rounding too. Throws `L-NF4-FINITE`, naming the weight.
+ * Quantizes a weight [out, in] with the `feedback` of its inputs' moments. Scales are rounded to 8 bits before the codes are
+ * chosen, so the codes compensate for that rounding too. Throws `L-NF4-FINITE`, naming the weight.
  */
 export function calibratedNf4(name: string, weight: Float32Array, feedback: Feedback): CalibratedWeight {
   checkFinite(name, weight);

@@ -1,4 +1,4 @@
-/** Rounding of a weight's columns one after the other, each error answered by the columns that follow (GPTQ). */
+/** GPTQ: rounds the columns of a weight one after the other; later columns compensate for the errors of earlier ones. */
 import { NF4_BLOCKS } from "@sidenet/tensor";
 import { type BlockScales, levelCode, levelValue } from "./nf4-grid.ts";
 import { subtractTile } from "./subtract-tile.ts";
@@ -6,28 +6,28 @@ import { upperFactor } from "./upper-factor.ts";
 
 const { block: BLOCK } = NF4_BLOCKS;
 
-/** Columns whose feedback is gathered from all earlier ones at once: a block, where blocks lie within rows. */
+/** Number of columns that receive the feedback of all earlier panels at once: one block, where blocks lie within rows. */
 const PANEL = BLOCK;
-/** Rows that are worked on together. */
+/** Number of rows that are rounded together. */
 const ROWS = 128;
 
-/** What the columns of a weight [out, in] do to its output: H = R · Rᵀ in an order of the columns, ready for feedback. */
+/** The factor R of H = R · Rᵀ, with the columns of a weight [out, in] reordered, in the form that rounding needs. */
 export interface Feedback {
   /** [in] */
   readonly columns: number;
-  /** The column at each place of the order. */
+  /** The column at each position of the order. */
   readonly order: Int32Array;
-  /** Columns, and zeros up to a multiple of 4. */
+  /** Number of columns, padded to a multiple of 4. */
   readonly stride: number;
-  /** [stride, stride], by places: row j holds R[k, j] / R[j, j] of the columns k before j. */
+  /** [stride, stride], by positions: row j holds R[k, j] / R[j, j] for the columns k before j. */
   readonly shares: Float64Array;
   /** R[j, j]² */
   readonly weights: Float64Array;
 }
 
 /**
- * Columns by what comes in, the most first, since those that follow answer for it. Where blocks lie within rows they stay
- * together, in an order of their own.
+ * Columns in descending order of their inputs' size, since later columns compensate for earlier ones. Where blocks lie within
+ * rows, blocks are sorted as a whole, and columns within each block.
  */
 function orderOf(sizes: Float64Array): Int32Array {
   const n = sizes.length;
@@ -42,15 +42,15 @@ function orderOf(sizes: Float64Array): Int32Array {
 }
 
 /**
- * Of H [n, n], symmetric; `damping` · the mean of its diagonal is added to it. Null where H is
- * not finite, or not positive definite even then.
+ * The feedback for a symmetric H [n, n], after `damping` · the mean of its diagonal was added to the diagonal. Null where H is
+ * not finite or not positive definite.
  */
 export function feedbackOf(h: Float32Array | Float64Array, n: number, damping: number): Feedback | null {
   const stride = Math.ceil(n / 4) * 4;
   const sizes = Float64Array.from({ length: n }, (_, i) => h[i * n + i]);
   const trace = sizes.reduce((a, b) => a + b, 0);
   if (!Number.isFinite(trace)) return null;
-  const extra = trace > 0 ? (damping * trace) / n : 1; // nothing came in: all columns count alike
+  const extra = trace > 0 ? (damping * trace) / n : 1; // all inputs are 0: all columns count alike
   const order = orderOf(sizes);
   const r = new Float64Array(stride * stride);
   for (let i = 0; i < stride; i++) {
@@ -65,13 +65,13 @@ export function feedbackOf(h: Float32Array | Float64Array, n: number, damping: n
   return { columns: n, order, stride, shares: r, weights };
 }
 
-/** A weight's codes, and Σ (x · (q - w)ᵀ)² over the inputs that H was made of, damping included. */
+/** A weight's codes, and Σ (x · (q - w)ᵀ)² over the inputs x of H, damping included. */
 interface Rounded {
   readonly codes: Uint8Array;
   readonly error: number;
 }
 
-/** What the columns of one panel are rounded with, and to, in one row. */
+/** Scales, codes and errors of one panel of a row, for one candidate scale. */
 interface Trial {
   readonly scales: Float64Array;
   readonly codes: Uint8Array;
@@ -84,19 +84,19 @@ const newTrial = (): Trial => ({
   errors: new Float64Array(PANEL),
 });
 
-/** Scales that are tried for a block, as shares of its largest magnitude; the likeliest first. */
+/** Candidate scales of a block, as shares of its largest magnitude; the one that is most often best comes first. */
 const SHARES = [0.9, 1, 0.85, 0.95, 0.8];
 
-/** Rows of a weight w [out, in] on their way, at most `ROWS` of them. */
+/** Rounds up to `ROWS` rows of a weight w [out, in]. */
 class Strip {
   readonly #w: Float32Array;
   readonly #scales: BlockScales;
   readonly #feedback: Feedback;
-  /** The weight's own values by places, [rows, stride]. */
+  /** The weight's values by positions, [rows, stride]. */
   readonly #values: Float64Array;
-  /** What each column is to be rounded to once the errors before it are known, [rows, stride]. */
+  /** The values to round: the weight's, less the feedback of the errors before them, [rows, stride]. */
   readonly #targets: Float64Array;
-  /** Rounded values less the weight's own, [rows, stride]. */
+  /** Rounded values minus the weight's values, [rows, stride]. */
   readonly #errors: Float64Array;
   #trial = newTrial();
   #best = newTrial();
@@ -112,7 +112,7 @@ class Strip {
     this.#errors = new Float64Array(ROWS * feedback.stride);
   }
 
-  /** Rounds these rows into `codes`; what that costs. */
+  /** Rounds these rows into `codes`; returns the squared error. */
   round(first: number, rows: number, codes: Uint8Array): number {
     const { columns, stride, order } = this.#feedback;
     [this.#first, this.#rows] = [first, rows];
@@ -124,9 +124,9 @@ class Strip {
     let cost = 0;
     for (let start = 0; start < columns; start += PANEL) {
       const end = Math.min(start + PANEL, columns);
-      this.#carryOver(start, end);
+      this.#applyFeedback(start, end);
       for (let row = 0; row < rows; row++) {
-        cost += this.#roundPiece(row, start, end);
+        cost += this.#roundPanel(row, start, end);
         for (let j = start; j < end; j++)
           codes[(first + row) * columns + order[j]] = this.#best.codes[j - start];
         this.#errors.set(this.#best.errors.subarray(0, end - start), row * stride + start);
@@ -135,8 +135,8 @@ class Strip {
     return cost;
   }
 
-  /** Takes the errors of all columns before `start` to the targets of [start, end). */
-  #carryOver(start: number, end: number): void {
+  /** Subtracts the feedback of all columns before `start` from the targets of [start, end). */
+  #applyFeedback(start: number, end: number): void {
     const { stride, shares: data } = this.#feedback;
     const [targets, errors] = [this.#targets, this.#errors].map((rows) => ({ data: rows, stride }));
     for (let j = start; j < end; j += 4) {
@@ -145,13 +145,13 @@ class Strip {
     }
   }
 
-  /** Finds scale and codes of the columns [start, end) of a row, into the best trial. */
-  #roundPiece(row: number, start: number, end: number): number {
+  /** Finds the best scale and codes for the columns [start, end) of a row, as `#best`; returns the squared error. */
+  #roundPanel(row: number, start: number, end: number): number {
     const scales = this.#scales;
     const { columns, order } = this.#feedback;
     const blockAt = (place: number) => Math.floor(((this.#first + row) * columns + order[place]) / BLOCK);
     if (columns % BLOCK !== 0) {
-      // Blocks cross rows: their scales are not this row's to choose.
+      // Blocks cross rows, so their scales are fixed.
       for (let j = start; j < end; j++) this.#best.scales[j - start] = scales.values[blockAt(j)];
       return this.#try(row, start, end, this.#best, Number.POSITIVE_INFINITY);
     }
@@ -170,14 +170,14 @@ class Strip {
     return least;
   }
 
-  /** Rounds a piece with a trial's scales. Returns what that costs, or something larger than `most` as soon as it is. */
-  #try(row: number, start: number, end: number, { scales, codes, errors }: Trial, most: number): number {
+  /** Rounds a panel with a trial's scales. Returns the squared error, or stops at any value above `limit`. */
+  #try(row: number, start: number, end: number, { scales, codes, errors }: Trial, limit: number): number {
     const { stride, shares, weights } = this.#feedback;
     const at = row * stride + start;
     const targets = this.#targets;
     const own = this.#values;
     let cost = 0;
-    for (let j = 0; j < end - start && cost <= most; j++) {
+    for (let j = 0; j < end - start && cost <= limit; j++) {
       let target = targets[at + j];
       const share = (start + j) * stride + start;
       for (let k = 0; k < j; k++) target -= errors[k] * shares[share + k];
@@ -191,9 +191,8 @@ class Strip {
 }
 
 /**
- * Rounds a weight w [out, in] to NF4, column after column: each to the level that best answers what the errors before it did to the
- * output, given that those after it will do the same. A block that lies within a row takes the scale with which that goes
- * best, which `scales` then has.
+ * Rounds a weight w [out, in] to NF4, column after column, each to the level nearest to its value less the feedback of earlier
+ * errors. A block that lies within a row gets the candidate scale with the least error, which is stored in `scales`.
  */
 export function roundWithFeedback(w: Float32Array, scales: BlockScales, feedback: Feedback): Rounded {
   const codes = new Uint8Array(w.length);

@@ -1,10 +1,10 @@
-/** What comes to the matrices of a block, as second moments: what calibration weighs rounding errors by. */
+/** Second moments of the inputs of a block's projections, by which calibration weighs rounding errors. */
 import { type Ops, repeat, type Tensor } from "@sidenet/tensor";
 import type { BlockWeights, ProjectionName } from "../block.ts";
 import type { TokenBatch } from "../decoder.ts";
 import type { Projection } from "../projection.ts";
 
-/** Projections by the moments that they share. */
+/** Projections, grouped by the inputs that they share. */
 export const READERS: readonly (readonly ProjectionName[])[] = [
   ["q"],
   ["k"],
@@ -15,15 +15,16 @@ export const READERS: readonly (readonly ProjectionName[])[] = [
 ];
 
 /**
- * What the first token of a sequence counts for keys and values, as a share of the sequence's length; any other counts 1. Heads that
- * look for nothing look there (attention sinks, Xiao et al. 2023, 2309.17453), so its error is in the output of every token.
+ * The weight of a sequence's first token in the moments of keys, as a share of the sequence's length; all others count 1. Heads
+ * attend to it when they need nothing else (an attention sink, Xiao et al. 2023, 2309.17453), so its error is in the output
+ * of every token.
  */
 const SINK_SHARE = 0.25;
 
-/** Σ xᵀx of each input of a block, f32[in,in], over all rows that went through. */
+/** Σ xᵀx of the input x of each projection, f32[in,in], over all rows. */
 type Moments = ReadonlyMap<ProjectionName, Tensor>;
 
-/** Square roots of what each token of a row counts for keys and values. */
+/** Square roots of the weight of each token of a row in the moments of keys. */
 export function sinkWeights({ segments, length }: TokenBatch): Float32Array {
   const starts = [...Array(length).keys()].filter(
     (t) => t === 0 || (segments && segments[t] !== segments[t - 1]),
@@ -46,8 +47,9 @@ function addMoments(ops: Ops, total: Tensor, x: Tensor): void {
 type Attention = Ops["attention"];
 
 /**
- * Moments of what attention makes of the values' input x [B,T,d]: as it is linear in values, a head's output is v_proj of the mean of x
- * that the head takes. Heads share the total. False where x does not divide into values.
+ * Adds the moments that matter for v_proj. Attention is linear in the values, so a head's output is v_proj applied to the
+ * head's weighted mean of x [B,T,d], the input of v_proj; these means are summed over heads. Returns false where d is not a
+ * multiple of the head size.
  */
 export function addAttended(
   ops: Ops,
@@ -64,15 +66,15 @@ export function addAttended(
         repeat(ops, ops.slice(of, { axis: 2, start, count: 1 }), 2, parts);
       const values = ops.reshape(x, { shape: [batch, length, parts, width] });
       const group = Math.floor((head * k.shape[2]) / heads);
-      const seen = ops.attention(one(q, head), one(k, group), values, ...rest);
-      addMoments(ops, total, ops.reshape(seen, { shape: x.shape }));
+      const means = ops.attention(one(q, head), one(k, group), values, ...rest);
+      addMoments(ops, total, ops.reshape(means, { shape: x.shape }));
     });
   }
   return true;
 }
 
-/** A block's projections and ops that add to moments whatever comes to them; `sinks` [T,1] weighs what keys read. */
-export function observed(
+/** A block's weights and ops that also add the moments of their inputs to `moments`; `sinks` [T,1] weighs tokens for keys. */
+export function observing(
   ops: Ops,
   weights: BlockWeights,
   moments: Moments,
@@ -87,12 +89,12 @@ export function observed(
       else addMoments(own, total, x);
       return weights[place](own, x);
     };
-  const seen = [...moments].map(([place, total]) => [place, observe(place, total)]);
+  const projections = [...moments].map(([place, total]) => [place, observe(place, total)]);
   const attention: Attention = (...inputs) => {
     const total = moments.get("v")!;
     if (!addAttended(ops, total, values!, ...inputs))
       total.device.scope(() => addMoments(ops, total, ops.mul(values!, sinks)));
     return ops.attention(...inputs);
   };
-  return { ops: { ...ops, attention }, weights: { ...weights, ...Object.fromEntries(seen) } };
+  return { ops: { ...ops, attention }, weights: { ...weights, ...Object.fromEntries(projections) } };
 }

@@ -1,18 +1,18 @@
-/** NF4's grid on the host, to the bit as the ops compute it: codes of values, and scales of 8 bits. */
+/** NF4 on the host, bit for bit as the ops compute it: codes of values, and double-quantized scales. */
 import { dynamicMap, NF4_BLOCKS, NF4_LEVELS } from "@sidenet/tensor";
 
 const { fround } = Math;
 const { block: BLOCK, nestedBlock: NESTED } = NF4_BLOCKS;
 
-/** Middles of neighbouring values: a value above one belongs to the upper of the two. */
-const middles = (values: ArrayLike<number>): Float64Array =>
+/** Midpoints of neighbouring values: above a midpoint, the upper value is nearest. */
+const midpoints = (values: ArrayLike<number>): Float64Array =>
   Float64Array.from({ length: values.length - 1 }, (_, i) => fround(values[i] + values[i + 1]) / 2);
 
-const LEVEL_MIDDLES = middles(NF4_LEVELS);
+const LEVEL_MIDPOINTS = midpoints(NF4_LEVELS);
 const MAP = dynamicMap(true);
-const MAP_MIDDLES = middles(MAP);
+const MAP_MIDPOINTS = midpoints(MAP);
 
-/** How many of the middles, 2^n - 1 of them and ascending, lie strictly below a value. */
+/** How many of 2^n - 1 ascending midpoints lie strictly below a value. */
 function codeOf(value: number, ascending: Float64Array): number {
   let code = 0;
   for (let half = (ascending.length + 1) >> 1; half > 0; half >>= 1) {
@@ -21,24 +21,24 @@ function codeOf(value: number, ascending: Float64Array): number {
   return code;
 }
 
-/** The code whose level times the scale is nearest; 7, a zero, where the scale is 0. */
+/** The code whose level times the scale is nearest; 7, the code of zero, where the scale is 0. */
 export const levelCode = (value: number, scale: number): number =>
-  scale === 0 ? 7 : codeOf(value / scale, LEVEL_MIDDLES);
+  scale === 0 ? 7 : codeOf(value / scale, LEVEL_MIDPOINTS);
 
-/** What a code stands for. */
+/** The value of a code. */
 export const levelValue = (code: number, scale: number): number => fround(NF4_LEVELS[code] * scale);
 
-/** Scales of blocks with double quantization: 8 bits each, of the largest among 256, about an offset. */
+/** Double-quantized scales of blocks: 8 bits each, relative to the largest of 256 scales after an offset was subtracted. */
 export class BlockScales {
   /** Largest magnitude of each block. */
   readonly largest: Float32Array;
   readonly scales: Uint8Array;
   readonly nested: Float32Array;
   readonly offset: number;
-  /** f32 of each block, as every reader computes it. */
+  /** The dequantized f32 scale of each block. */
   readonly values: Float32Array;
 
-  /** Range and offset are made for the largest magnitudes of blocks, which the scales are as well until others are chosen. */
+  /** `largest`: the largest magnitude of each block, which determines range and offset and is the initial scale. */
   constructor(largest: Float32Array) {
     this.largest = largest;
     const sum = largest.reduce((a, b) => a + b, 0);
@@ -53,17 +53,18 @@ export class BlockScales {
     for (let b = 0; b < largest.length; b++) this.choose(b, this.codeOf(b, largest[b]));
   }
 
-  /** The code of block b that is read as the value nearest to this. */
+  /** The 8-bit code of block b whose value is nearest. */
   codeOf(b: number, value: number): number {
     const largest = this.nested[Math.floor(b / NESTED)];
-    return codeOf(largest === 0 ? 0 : fround(value - this.offset) / largest, MAP_MIDDLES);
+    return codeOf(largest === 0 ? 0 : fround(value - this.offset) / largest, MAP_MIDPOINTS);
   }
 
-  /** What a code of block b is read as. */
+  /** The scale that an 8-bit code of block b stands for. */
   valueOf(b: number, code: number): number {
     return fround(fround(MAP[code] * this.nested[Math.floor(b / NESTED)]) + this.offset);
   }
 
+  /** Sets the 8-bit code of block b. */
   choose(b: number, code: number): void {
     this.scales[b] = code;
     this.values[b] = this.valueOf(b, code);
@@ -80,7 +81,7 @@ export function blockMagnitudes(values: Float32Array): Float32Array {
   return largest;
 }
 
-/** Codes two a byte, the earlier in the high nibble; 7, a zero, for a second that is not there. */
+/** Packs two codes per byte, the earlier in the high nibble; a missing last code is 7, zero. */
 export function packCodes(codes: Uint8Array): Uint8Array {
   return Uint8Array.from(
     { length: Math.ceil(codes.length / 2) },

@@ -1,13 +1,13 @@
 /** Rows of a matrix within an array of doubles. */
 export interface Rows {
   readonly data: Float64Array;
-  /** From one row to the next. */
+  /** Elements from one row to the next. */
   readonly stride: number;
 }
 
 /**
- * Takes Σ_k a[i, k] · b[j, k], k in [0, width), off c[i, j] for i = row, row + 1 and j = column .. column + 3; `aAt`, `bAt` and
- * `cAt` are where row 0 begins. Eight sums stay in registers: this is where calibration spends its time.
+ * c[i, j] -= Σ_k a[i, k] · b[j, k] for k < width, in a tile of 2 rows i and 4 columns j; `cAt`, `aAt` and `bAt` are the offsets
+ * of c[0, 0], a[0, 0] and b[0, 0] of the tile. The eight sums stay in registers: calibration spends most of its time here.
  */
 export function subtractTile(
   c: Rows,

@@ -1,11 +1,11 @@
 import { subtractTile } from "./subtract-tile.ts";
 
-/** Columns that are finished together. */
+/** Number of columns that are factored together. */
 const PANEL = 64;
-/** Rows of a tile that stays in a processor's nearest cache while others meet it. */
+/** Rows of a tile that stays in the L1 cache. */
 const TILE = 32;
 
-/** Takes what the finished columns [start, end) account for off the columns before them. */
+/** Subtracts the product of the finished columns [start, end) from the columns before them. */
 function updateBefore(h: Float64Array, n: number, start: number, end: number): void {
   const width = end - start;
   const panel = { data: new Float64Array(start * width), stride: width };
@@ -21,9 +21,9 @@ function updateBefore(h: Float64Array, n: number, start: number, end: number): v
 }
 
 /**
- * R, upper triangular, of a symmetric positive definite h = R · Rᵀ, in place of the upper half of h [n, n], n a multiple of 4: from
- * the last column to the first, n³ / 6 multiplications. Returns null when it is done, else the column at which h is not positive definite to the
- * precision of doubles. What is below the diagonal means nothing afterwards.
+ * Factors a symmetric positive definite h [n, n] = R · Rᵀ, R upper triangular, n a multiple of 4: R overwrites the upper half of
+ * h, and the lower half is undefined afterwards. It goes from the last column to the first, with n³ / 6 multiplications.
+ * Returns null, or the column at which h is not positive definite in double precision.
  */
 export function upperFactor(h: Float64Array, n: number): number | null {
   for (let end = n; end > 0; end -= PANEL) {
