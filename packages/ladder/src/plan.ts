@@ -1,6 +1,6 @@
 /**
- * What a training step will take, before anyone pays for it: the trainer itself on the `meta` device, whose kernels do
- * nothing. So a plan is not a formula, and cannot drift from the code.
+ * Plans: memory and FLOPs of a training step, without running it. The trainer itself runs on the `meta` device, whose kernels
+ * do nothing, so a plan is not a separate formula and cannot differ from the code.
  */
 import type { Optimizer } from "@sidenet/autograd";
 import {
@@ -31,51 +31,51 @@ export interface StepOptions {
   readonly storage: BaseStorage;
   readonly memory: MemoryOptions;
   readonly batchSize: number;
-  /** [T] Tokens of each row; may be more than the model was made for. */
+  /** [T] Tokens of each row; may exceed the model's context. */
   readonly context: number;
-  /** Note memory after every op of the step. */
+  /** Record the memory of every op of the step. */
   readonly timeline?: boolean;
 }
 
-/** A step, and the adapter it is planned for. */
+/** A step, and the GPU it is planned for. */
 export interface PlanOptions extends StepOptions {
-  /** The adapter to stand in for: its limits and kernels. Default: a discrete GPU with WebGPU's least limits. */
+  /** Limits and features of the GPU. Default: a discrete GPU with WebGPU's minimal limits. */
   readonly profile?: Partial<DeviceProfile>;
 }
 
-/** A tensor that one binding of some adapters does not hold. */
+/** A buffer that exceeds the binding size of some GPUs. */
 export interface LargeBuffer {
   readonly label: string;
   readonly sizeBytes: number;
 }
 
-/** What one training step takes. */
+/** Memory and FLOPs of one training step. */
 export interface Plan {
   readonly trainableParameters: number;
-  /** Blocks on the longest way from tokens to logits. */
+  /** Number of blocks on the longest path from tokens to logits. */
   readonly effectiveDepth: number;
   readonly peakBytes: number;
-  /** What is live at the peak; its sum is the peak. */
+  /** Live bytes at the peak by category; they add up to the peak. */
   readonly peakBytesByCategory: BytesByCategory;
-  /** The largest allocations that are live at the peak. */
+  /** The largest live allocations at the peak. */
   readonly largest: readonly LargeBuffer[];
-  /** Live bytes when the step is over: what a model at rest takes. */
+  /** Live bytes after the step. */
   readonly restingBytes: number;
   /** Floating-point operations of one step: forward, backward and update. */
   readonly flops: number;
   readonly flopsByOp: FlopsByOp;
   /** Tokens of one step. */
   readonly tokens: number;
-  /** Every buffer of more than 128 MiB, the largest of each label, the largest first. */
+  /** Buffers of more than 128 MiB, one of each label, in descending order. */
   readonly largeBuffers: readonly LargeBuffer[];
-  /** Empty unless asked for. */
+  /** Empty unless `StepOptions.timeline` is set. */
   readonly timeline: readonly MemorySample[];
 }
 
-/** Sizes of bindings that adapters offer, in bytes: WebGPU's least, and what GPUs have. */
+/** Usual limits of binding sizes, in bytes: WebGPU's minimum, and those of GPUs. */
 export const BINDING_LIMITS = [2 ** 27, 2 ** 30, 2 ** 31, 2 ** 32] as const;
 
-/** A batch of this shape, every position seen and scored: the values do not matter where nothing is computed. */
+/** A batch of this shape in which every position is visible and scored; its ids and labels are 0. */
 export function plannedBatch(batchSize: number, length: number): LabeledBatch {
   const size = batchSize * length;
   return {
@@ -87,21 +87,20 @@ export function plannedBatch(batchSize: number, length: number): LabeledBatch {
   };
 }
 
-/** The same model for any context: what a step takes does not depend on what the model was trained for. */
+/** The same model without a limit on its context, so that longer contexts can be planned. */
 const withoutContextLimit = (config: ModelConfig): ModelConfig => ({
   ...config,
   maxPositionEmbeddings: Number.MAX_SAFE_INTEGER,
   slidingWindow: null,
 });
 
-/** One training step of this model from its configuration alone: `measureStep` on `meta`, in the place of another device. */
+/** Plans one training step of a model from its configuration alone: `measureStep` on the `meta` device. */
 export const planStep = (config: ModelConfig, options: PlanOptions): Plan =>
   measureStep(new MetaDevice(options.profile), config, options);
 
 /**
- * One training step of a model of this configuration with weights of no particular values, on any device: what it takes
- * does not depend on values. Throws what `makeAdapter` throws, and `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where the device
- * cannot hold it.
+ * Runs one training step of a model of this configuration on any device, with uninitialized weights, since memory and FLOPs do
+ * not depend on values. Throws what `makeAdapter` throws, and `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where it does not fit.
  */
 export function measureStep(device: Device, config: ModelConfig, options: StepOptions): Plan {
   const { memory } = device;
@@ -154,25 +153,25 @@ function refuseLarge(label: string, sizeBytes: number, maxBufferBytes: number): 
   if (sizeBytes <= maxBufferBytes) return;
   throw new SidenetError(
     "T-TOO-LARGE",
-    `${label} wants a buffer of ${sizeBytes} bytes, this adapter allows ${maxBufferBytes}. Take smaller weights ` +
-      "(--dtype f16, --quantize-ends) or an adapter with larger buffers.",
+    `${label} needs a buffer of ${sizeBytes} bytes, this GPU allows ${maxBufferBytes}. Use smaller weights ` +
+      "(--dtype f16, --quantize-ends) or a GPU with larger buffers.",
   );
 }
 
 /** Contexts are searched in steps of this many tokens. */
 const CONTEXT_STEP = 64;
-/** Longer contexts are not searched for. */
+/** The longest context of the search. */
 const MAX_TOKENS = 2 ** 20;
 
-/** What a budget of memory holds. */
+/** The longest context within a memory budget. */
 export interface LongestContext {
-  /** The longest context, a multiple of 64 tokens, whose step fits; 0 where none does. At most 1,048,576. */
+  /** The longest context whose step fits, a multiple of 64 tokens, at most 1,048,576; 0 if none fits. */
   readonly context: number;
-  /** The same, but at most the model's own context. */
+  /** `context`, but at most the model's own. */
   readonly usable: number;
-  /** The step at `usable` tokens; null where nothing fits. */
+  /** The plan for `usable` tokens; null if nothing fits. */
   readonly plan: Plan | null;
-  /** Where nothing fits, the peak at 64 tokens, Infinity for a model that the device cannot hold; else null. */
+  /** If nothing fits, the peak at 64 tokens, or Infinity for a model with too large a buffer; else null. */
   readonly leastBytes: number | null;
 }
 
@@ -202,13 +201,13 @@ export function longestContext(
 }
 
 /**
- * The largest n <= most with f(n) <= budget, or 0; f never falls. Peaks grow nearly in proportion to the context, so the
- * next try lies on the line through the two closest known points; every third halves what is left, in case they do not.
+ * The largest n <= max with f(n) <= budget, or 0, for an f that never decreases. Peaks grow nearly linearly with the context, so
+ * the next n is interpolated between the two closest known points; every third bisects, in case the growth is not linear.
  */
-function largestWithin(budget: number, f: (n: number) => number, most: number): number {
+function largestWithin(budget: number, f: (n: number) => number, max: number): number {
   let low = { n: 0, value: 0 };
   let lower = low;
-  let high = { n: most + 1, value: Number.POSITIVE_INFINITY };
+  let high = { n: max + 1, value: Number.POSITIVE_INFINITY };
   for (let tries = 1; high.n - low.n > 1; tries++) {
     const n = Math.min(high.n - 1, Math.max(low.n + 1, guess(tries)));
     const value = f(n);
@@ -218,11 +217,11 @@ function largestWithin(budget: number, f: (n: number) => number, most: number): 
   return low.n;
 
   function guess(tries: number): number {
-    if (low.n < 32) return Math.min(low.n + 16, Math.floor((low.n + high.n) / 2)); // small ones cost least
+    if (low.n < 32) return Math.min(low.n + 16, Math.floor((low.n + high.n) / 2)); // small ones are quick
     const other = Number.isFinite(high.value) ? high : lower;
     const onLine = low.n + ((budget - low.value) * (other.n - low.n)) / (other.value - low.value);
     const halved = Math.floor((low.n + high.n) / 2);
     if (Number.isNaN(onLine) || (tries % 3 === 0 && Number.isFinite(high.value))) return halved;
-    return Math.floor(Math.min(onLine, 4 * low.n)); // peaks of short contexts may lie flat
+    return Math.floor(Math.min(onLine, 4 * low.n)); // peaks of short contexts may be flat
   }
 }

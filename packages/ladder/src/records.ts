@@ -1,15 +1,15 @@
-/** Records of text data, and what they are as tokens with labels. */
+/** Records of text data, and their encoding as tokens with labels. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type ChatMessage, type ChatTemplate, messageSchema, type TextPiece } from "./chat-template.ts";
 import type { EncodingOptions } from "./tokenizer.ts";
 
-/** Where a record came from, for messages: "train.jsonl, line 7". */
+/** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
 export type Source = string;
 
 const text = z.string();
 
-/** Fields that a record may have, by the names that are looked for; others are ignored. */
+/** The fields of records; others are ignored. */
 export const RECORD_FIELDS = [
   "text",
   "prompt",
@@ -23,13 +23,13 @@ export const RECORD_FIELDS = [
 /** The name of a field that `--map` takes. */
 export type RecordField = (typeof RECORD_FIELDS)[number];
 
-/** Every token is learned. */
+/** A plain text, of which every token is learned. */
 const plainSchema = z.looseObject({ text });
-/** The completion is learned. */
+/** A prompt and its completion, which is learned. */
 const pairSchema = z.looseObject({ prompt: text, completion: text });
-/** What the assistant says is learned. */
+/** A conversation, of which the assistant's turns are learned. */
 const chatSchema = z.looseObject({ messages: z.array(messageSchema).min(1) });
-/** A number, or, as tables have it, its digits or the letter of a choice. */
+/** The index of a choice, as a number, as digits, or as a letter. */
 const labelSchema = z.union([
   z.int().nonnegative(),
   z
@@ -37,7 +37,7 @@ const labelSchema = z.union([
     .regex(/^(\d{1,9}|[A-Z])$/)
     .transform((mark) => (mark >= "A" ? mark.charCodeAt(0) - 65 : Number(mark))),
 ]);
-/** The right choice is learned. */
+/** A question with choices, of which the right one is learned. */
 const choiceSchema = z
   .looseObject({
     context: text.optional(),
@@ -45,22 +45,22 @@ const choiceSchema = z
     choices: z.array(text).min(1),
     label: labelSchema,
   })
-  .refine(({ choices, label }) => label < choices.length, { message: "label is no index into choices" });
+  .refine(({ choices, label }) => label < choices.length, { message: "label is not an index into choices" });
 
-/** The kinds of record, the more telling first: one that fits several is the first of them. */
+/** The kinds of record. A value that fits several is of the first of them. */
 const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
-/** A record of data: a text, a prompt and its completion, a conversation, or choices. */
+/** A record: a text, a prompt and its completion, a conversation, or a question with choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
 
 const isChoice = (record: TextRecord): record is ChoiceRecord =>
   "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
 
-/** Whether all there is to a record is its text. */
+/** Whether a record is a plain text. */
 const isPlain = (record: TextRecord): boolean =>
   !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
 
-/** The type that each field must have, and its description for the message about a field of another type. */
+/** The type of each field, and its description for error messages. */
 const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
   ["messages", chatSchema.shape.messages, 'a list of {"role": "...", "content": "..."}, each a text'],
   ["text", text, "a text"],
@@ -68,19 +68,19 @@ const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
   ["completion", text, "a text"],
   ["label", labelSchema, "the index of one of its choices, or its letter"],
 ];
-/** What the field that is learned is called elsewhere. */
+/** Usual names of the field that is learned. */
 const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 
-/** What is wrong with its fields, or how they could be mapped: the first text as a prompt, and what looks like its answer. */
+/** What is wrong with the fields of a value, or how they could be mapped to those of a record. */
 function cureFor(value: unknown): string {
-  if (recordSchema.safeParse(value).success) return "Without the mapping of fields it would be a record.";
+  if (recordSchema.safeParse(value).success) return "It would be a record without the mapping of fields.";
   const fields: Record<string, unknown> = { ...(value as object | null) };
   const { label, choices } = fields;
   if (Array.isArray(choices) && Number(label) >= choices.length)
     return `Its "label" is past its ${choices.length} choices, which count from 0.`;
   for (const [name, schema, wanted] of WANTED) {
     if (Object.hasOwn(fields, name) && !schema.safeParse(fields[name]).success)
-      return `Its "${name}" is to be ${wanted}.`;
+      return `Its "${name}" must be ${wanted}.`;
   }
   const texts = Object.keys(fields).filter((name) => typeof fields[name] === "string");
   const asked = texts.filter((name) => !ANSWER_NAMES.test(name));
@@ -94,6 +94,7 @@ function cureFor(value: unknown): string {
   return `Map its fields, such as ${flags} (or --text, --map).`;
 }
 
+/** The fields of a value and their types, for error messages. */
 export function describeFields(value: unknown): string {
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
     return Array.isArray(value) ? "an array" : JSON.stringify(value);
@@ -104,15 +105,15 @@ export function describeFields(value: unknown): string {
   return `the fields ${fields.join(", ")}`;
 }
 
-/** Fields that belong together: where one of them is mapped, the record is made of these alone. */
-const FAMILIES: readonly (readonly RecordField[])[] = [
+/** Fields that belong together: if one of a group is mapped, the record gets the fields of that group only. */
+const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
   ["text"],
   ["prompt", "completion"],
   ["messages"],
   ["context", "question", "choices", "label"],
 ];
 
-/** Which fields of a record are called otherwise; "choices.text" is a field within a field. */
+/** The names in the data of fields of a record; "choices.text" is a field within a field. */
 export type FieldMapping = Readonly<Partial<Record<RecordField, string>>>;
 
 function fieldAt(value: object, path: string): unknown {
@@ -127,16 +128,16 @@ function fieldAt(value: object, path: string): unknown {
 export function mapFields(value: unknown, fields: FieldMapping): unknown {
   const mapped = Object.keys(fields) as RecordField[];
   if (mapped.length === 0 || value === null || typeof value !== "object") return value;
-  const family = FAMILIES.filter((names) => mapped.some((name) => names.includes(name))).flat();
+  const group = FIELD_GROUPS.filter((names) => mapped.some((name) => names.includes(name))).flat();
   return Object.fromEntries(
-    family.flatMap((name) => {
+    group.flatMap((name) => {
       const found = fieldAt(value, fields[name] ?? name);
       return found === undefined ? [] : [[name, found]];
     }),
   );
 }
 
-/** Parses one record, `given` before its fields were mapped. Throws `L-RECORD`, naming its place and what is wrong. */
+/** Parses one record; `given` is the value before its fields were mapped. Throws `L-RECORD` with its source and what is wrong. */
 export function parseRecord(value: unknown, source: Source, given: unknown = value): TextRecord {
   const parsed = recordSchema.safeParse(value);
   if (parsed.success) return parsed.data;
@@ -148,47 +149,47 @@ export function parseRecord(value: unknown, source: Source, given: unknown = val
   );
 }
 
-/** What reading records needs of a tokenizer. */
+/** The part of a tokenizer that encoding records needs. */
 export interface Encoder {
   /** Token ids of a text. */
   encode(text: string, options?: EncodingOptions): number[];
 }
 
-/** One sequence; labels are aligned with inputIds, -100 is not scored. */
+/** One sequence of tokens. Labels are aligned with inputIds; -100 is not scored. */
 export interface TokenRecord {
   readonly inputIds: readonly number[];
   readonly labels: readonly number[];
-  /** Ids of the sequences that share a row; attention stays inside each. Left out where there is one. */
+  /** Ids of the sequences packed into a row; attention stays within each. Absent for a single sequence. */
   readonly segments?: readonly number[];
   readonly source: Source;
 }
 
-/** How a record becomes tokens. */
+/** Options of encoding records as tokens. */
 export interface EncodeOptions {
   readonly bosId: number | null;
-  /** Ends each record and is learned with it; null: nothing does. */
+  /** Appended to each record, and learned; null: nothing is. */
   readonly eosId: number | null;
-  /** Tokens a record may have. */
+  /** The largest number of tokens of a record. */
   readonly maxLength: number;
-  /** Cut longer records instead of refusing them. */
+  /** Truncate longer records instead of throwing. */
   readonly cut: boolean;
-  /** Of the model; conversations are written with it. */
+  /** The chat template that writes conversations as text. */
   readonly chat?: ChatTemplate | null;
-  /** Pairs of prompt and completion become conversations too. */
+  /** Encode prompts and completions, and questions with choices, as conversations too. */
   readonly asChat?: boolean;
 }
 
-/** A question as a person would put it, without what asks for the answer. */
+/** The text of a question, with its context. */
 export const questionText = ({ context, question }: { context?: string | undefined; question: string }) =>
   `${context ? `${context}\n` : ""}Question: ${question}`;
 
-/** How a prompt in plain text asks for its answer, which then follows after a blank. */
+/** Ends a question in plain text; the answer follows after a space. */
 export const ANSWER = "\nAnswer:";
 
-/** A record as pieces of text. */
+/** A record as pieces of text, learned or not. */
 interface Piecewise {
   readonly pieces: readonly TextPiece[];
-  /** The pieces hold begin and end of the text already, since a chat template has written them. */
+  /** The pieces contain the begin and end tokens, since a chat template wrote them. */
   readonly framed: boolean;
 }
 
@@ -231,15 +232,15 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
   return { pieces: [{ text: (record as { text: string }).text, learned: true }], framed: false };
 }
 
-/** Ids and labels of the pieces. Each is encoded by itself, so that no token spans two of them. */
+/** Ids and labels of the pieces. Each piece is encoded by itself, so that no token spans two pieces. */
 function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId }: EncodeOptions) {
   let inputIds: number[] = [];
   let labels: number[] = [];
   for (const { text, learned } of pieces) {
     const ids = encoder.encode(text, { addSpecialTokens: false, continues: inputIds.length > 0 });
-    // What a template writes after the end of a turn is never generated, so it is not learned.
+    // Text that a template writes after the end token of a turn is never generated, so it is not learned.
     const end = framed && eosId !== null ? ids.lastIndexOf(eosId) : -1;
-    // Not push(...ids): a text may have more tokens than a call may have arguments.
+    // Not push(...ids): a text may have more tokens than a call can have arguments.
     inputIds = inputIds.concat(ids);
     labels = labels.concat(ids.map((id, i) => (learned && (end < 0 || i <= end) ? id : -100)));
   }
@@ -271,17 +272,17 @@ export function encodeRecord(
   if (inputIds.length > maxLength && !cut) {
     throw new SidenetError(
       "L-TOO-LONG",
-      `${source}: ${inputIds.length} tokens are more than the model's context of ${maxLength}. Shorten the record, or cut ` +
-        "long ones with --max-length.",
+      `${source}: ${inputIds.length} tokens are more than the model's context of ${maxLength}. Shorten the record, or ` +
+        "truncate long ones with --max-length.",
     );
   }
-  // The first token is predicted from nothing, so its label never counts.
+  // The first token has nothing before it, so its label is never scored.
   const learnedFrom = labels.findIndex((label, i) => i > 0 && label !== -100);
   if (learnedFrom < 0 || learnedFrom >= maxLength) {
     const all = learnedFrom < 0 ? inputIds.length : learnedFrom;
     throw new SidenetError(
       "L-NOTHING-TO-LEARN",
-      `${source}: nothing is left to learn from in its first ${maxLength} tokens (what is only read takes ${all}). ` +
+      `${source}: its first ${maxLength} tokens have nothing to learn (${all} tokens come before the first label). ` +
         "Raise --max-length or remove the record.",
     );
   }
@@ -289,8 +290,8 @@ export function encodeRecord(
 }
 
 /**
- * A record in sequences of at most `maxLength` tokens: a plain text one after the other, so that all of it is learned, and
- * any other record as `encodeRecord` gives it. A last token that would be alone is left out. Throws as `encodeRecord`.
+ * A record as sequences of at most `maxLength` tokens: a plain text is split into consecutive windows, so that all of it is
+ * learned; any other record is encoded by `encodeRecord`. A last window of one token is dropped. Throws as `encodeRecord`.
  */
 export function encodeWindows(
   record: TextRecord,

@@ -1,23 +1,23 @@
-/** Regular expressions that come from files. JavaScript's engine backtracks, so nested or many repetitions may hang it. */
+/** Checks of regular expressions from files: JavaScript's engine backtracks, so nested or many repetitions may hang it. */
 
-/** Repetitions one after the other, each of which tries every length: 40 characters to the power of this. */
+/** The largest number of consecutive repetitions. Each tries every length, so a match takes up to length ** this steps. */
 const MAX_REPETITIONS = 5;
 
-/** A class or an escaped character, the start of a group, its end, or a repetition without an end or of many. */
+/** The tokens of an expression that matter: escapes, character classes, group starts and ends, and repetitions. */
 const PARTS = /\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:[:=!]|<[=!]|<\w+>))?|\)|[*+]\??|\{\d*,?\d*\}\??/gsu;
 
 const repeats = (part: string): boolean => /^[*+{]/.test(part) && !/^\{[01]?(,1)?\}/.test(part);
 
-/** Whether matching a short text may take forever: a repetition within a repetition, or many in a row. */
-export const mayHang = (expression: string): boolean => mostRepetitions(expression) > MAX_REPETITIONS;
+/** Whether matching may practically never end: a repetition within a repetition, or many in a row. */
+export const mayHang = (expression: string): boolean => repetitionCount(expression) > MAX_REPETITIONS;
 
-/** Whether a repetition stands within a repetition, which takes forever on any text that nearly matches. */
+/** Whether there is a repetition within a repetition, which takes exponential time on text that nearly matches. */
 export const nestsRepetitions = (expression: string): boolean =>
-  mostRepetitions(expression) === Number.POSITIVE_INFINITY;
+  repetitionCount(expression) === Number.POSITIVE_INFINITY;
 
-/** Repetitions in an expression; infinity where one stands within another. */
-function mostRepetitions(expression: string): number {
-  const open = [false]; // for each group around here, whether something in it repeats
+/** The number of repetitions in an expression; infinity where one is within another. */
+function repetitionCount(expression: string): number {
+  const open = [false]; // for each enclosing group, whether it contains a repetition
   let count = 0;
   const parts = [...expression.matchAll(PARTS)];
   for (const [i, { 0: part, index }] of parts.entries()) {
@@ -26,7 +26,7 @@ function mostRepetitions(expression: string): number {
       const inner = open.pop() ?? false;
       const next = parts[i + 1];
       if (inner && next?.index === index + 1 && repeats(next[0])) return Number.POSITIVE_INFINITY;
-      if (open.length === 0) return count; // unbalanced: no expression at all
+      if (open.length === 0) return count; // unbalanced parentheses: RegExp will refuse it
       if (inner) open[open.length - 1] = true;
     } else if (repeats(part)) {
       open[open.length - 1] = true;

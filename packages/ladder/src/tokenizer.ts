@@ -1,35 +1,35 @@
-/** Text to token ids and back, by the hub's own library; this file adds checks, typed errors and exact decoding. */
+/** Tokenizers, by Hugging Face's library with checks, typed errors and exact decoding added. */
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
 import { nestsRepetitions } from "./regular-expression.ts";
 
-/** What is put around a text when it is encoded. */
+/** Options of encoding a text. */
 export interface EncodingOptions {
-  /** What the tokenizer puts around a text, such as BOS. Default true. */
+  /** Add the tokenizer's tokens around a text, such as BOS. Default true. */
   readonly addSpecialTokens?: boolean;
-  /** The text goes on from another one, so no blank is put in front of it, as some tokenizers do. Default false. */
+  /** The text continues another one, so the space that some tokenizers prepend is left out. Default false. */
   readonly continues?: boolean;
 }
 
-/** Text to token ids and back, as a model's files have it. */
+/** A model's tokenizer. */
 export interface Tokenizer {
-  /** Special tokens in the text are parsed. */
+  /** Token ids of a text. Special tokens that are written out in it are recognized. */
   encode(text: string, options?: EncodingOptions): number[];
-  /** Throws `L-TOKEN-ID` on an id outside the vocabulary. `skipSpecial` (default false) leaves control tokens out. */
+  /** The text of token ids. `skipSpecial` (default false) drops special tokens. Throws `L-TOKEN-ID` for an unknown id. */
   decode(ids: Iterable<number>, options?: { skipSpecial?: boolean }): string;
-  /** One above the largest id. */
+  /** The largest id plus one. */
   readonly vocabSize: number;
   readonly bosId: number | null;
   readonly eosIds: readonly number[];
-  /** How the model's conversations are written; null: it has no template. Throws `L-CHAT-TEMPLATE`. */
+  /** The model's chat template, or null. Throws `L-CHAT-TEMPLATE`. */
   chatTemplate(): ChatTemplate | null;
-  /** The same tokenizer with the template of a text. Throws `L-CHAT-TEMPLATE`. */
+  /** The same tokenizer with another chat template; `name` appears in error messages. Throws `L-CHAT-TEMPLATE`. */
   withChatTemplate(source: string, name: string): Tokenizer;
 }
 
-/** What is used of the library's tokenizer, whose own types do not resolve under "NodeNext". */
+/** The part of the library's tokenizer that is used; its own types do not resolve under "NodeNext". */
 interface Hub {
   encode(text: string, options: { add_special_tokens: boolean }): { ids: number[]; tokens: string[] };
   decode(
@@ -51,26 +51,26 @@ const templateText = z.union([
   }),
 ]);
 
-/** The part of `tokenizer_config.json` that matters here. */
+/** The fields of `tokenizer_config.json` that are used. */
 const configSchema = z.looseObject({
   bos_token: tokenName,
   eos_token: tokenName,
   pad_token: tokenName,
   unk_token: tokenName,
-  /** Tokens around a text; files of slow tokenizers say it here alone. */
+  /** Whether BOS and EOS are added; files of slow tokenizers say so only here. */
   add_bos_token: z.boolean().nullish(),
   add_eos_token: z.boolean().nullish(),
   chat_template: templateText.nullish(),
 });
 type TokenizerConfig = z.infer<typeof configSchema>;
 
-/** The library keeps a list of all ids up to the largest; no vocabulary comes near this many. */
+/** A limit on ids, since the library allocates a list up to the largest one. */
 const tokenId = z
   .int()
   .nonnegative()
   .max(2 ** 22);
 
-/** The part of `tokenizer.json` without which the library fails with an unclear message. */
+/** The fields of `tokenizer.json` without which the library fails with an unclear message. */
 const tokenizerSchema = z.looseObject({
   model: z.looseObject({ vocab: z.union([z.record(z.string(), tokenId), z.array(z.unknown())]) }),
   added_tokens: z.array(z.looseObject({ id: tokenId, content: z.string() })).default([]),
@@ -90,8 +90,8 @@ function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: 
 }
 
 /**
- * A tokenizer from a parsed `tokenizer.json` and, where there is one, `tokenizer_config.json`; `name` stands in messages.
- * Decoding never "cleans up" spaces, so what was encoded comes back. Throws `L-TOKENIZER`.
+ * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`; `name` appears in error messages.
+ * Decoding does not "clean up" spaces, so it returns the text that was encoded. Throws `L-TOKENIZER`.
  */
 export function loadTokenizer(json: unknown, config: unknown = {}, name = "tokenizer.json"): Tokenizer {
   const tokenizer = parse(tokenizerSchema, json, name);
@@ -122,7 +122,7 @@ export function loadTokenizer(json: unknown, config: unknown = {}, name = "token
   );
 }
 
-/** Throws `L-TOKENIZER` for a pattern that the library would pass over, or that would keep it busy forever. */
+/** Throws `L-TOKENIZER` for a pattern that the library would ignore, or that could hang it. */
 function refuseBadPatterns(value: unknown, name: string): void {
   if (typeof value !== "object" || value === null) return;
   for (const [key, part] of Object.entries(value)) {
@@ -131,21 +131,21 @@ function refuseBadPatterns(value: unknown, name: string): void {
       const shown = (JSON.stringify(part) ?? "").slice(0, 80);
       throw new SidenetError(
         "L-TOKENIZER",
-        `${name}: ${shown} is not a pattern, which is {"String": "..."} or {"Regex": "..."}. Is the file complete?`,
+        `${name}: ${shown} is not a pattern of the form {"String": "..."} or {"Regex": "..."}. Is the file complete?`,
       );
     }
     if (key === "Regex" && typeof part === "string" && nestsRepetitions(part)) {
       throw new SidenetError(
         "L-TOKENIZER",
-        `${name}: the expression ${JSON.stringify(part.slice(0, 80))} has repetitions within repetitions, which may take ` +
-          "forever. Is it the model's own file?",
+        `${name}: the expression ${JSON.stringify(part.slice(0, 80))} has repetitions within repetitions, which may never ` +
+          "end. Is it the model's own file?",
       );
     }
     refuseBadPatterns(part, name);
   }
 }
 
-/** Runs a part of the library, which finds some mistakes of a file only when it is used. Throws `L-TOKENIZER`. */
+/** Runs library code with its errors as `L-TOKENIZER`: it finds some mistakes of a file only when used. */
 function guarded<T>(name: string, run: () => T): T {
   try {
     return run();
@@ -163,7 +163,7 @@ function guarded<T>(name: string, run: () => T): T {
 const contentOf = (token: z.infer<typeof tokenName>): string | null =>
   (typeof token === "string" ? token : token?.content) ?? null;
 
-/** By the names that templates use. */
+/** Special tokens by the names that templates use. */
 function specialTokens(settings: TokenizerConfig): SpecialTokens {
   const { bos_token, eos_token, pad_token, unk_token } = settings;
   const named = Object.entries({ bos_token, eos_token, pad_token, unk_token });
@@ -175,7 +175,7 @@ function specialTokens(settings: TokenizerConfig): SpecialTokens {
   );
 }
 
-/** A tokenizer with a chat template, which is read when it is first asked for. */
+/** Adds a chat template to a tokenizer. It is parsed on first use. */
 export function withChat(
   tokenizer: Omit<Tokenizer, "chatTemplate" | "withChatTemplate">,
   source: string | null,
@@ -193,24 +193,24 @@ export function withChat(
   };
 }
 
-/** What encoding a text needs. */
+/** The library's tokenizer with what encoding a text needs besides. */
 interface Encoder {
   readonly hub: Hub;
   readonly name: string;
-  /** A text, and its ids, that take the blank which would be put in front of another one; null: none is. */
+  /** A text and its ids, to prepend to a continuing text so that no space is added before it; null: none ever is. */
   readonly prefix: { readonly text: string; readonly ids: readonly number[] } | null;
-  /** Ids before and after a text that the library does not add by itself. */
+  /** Special ids before and after a text that the library does not add by itself. */
   readonly around: { readonly before: readonly number[]; readonly after: readonly number[] };
 }
 
-/** A line break is a piece of its own in every vocabulary that marks words by blanks. */
+/** The prefix for continuing texts: a line break, which is a token of its own in every vocabulary that marks words by spaces. */
 function prefixOf(hub: Hub): Encoder["prefix"] {
   const options = { add_special_tokens: false };
   const marksWords = hub.encode("a", options).tokens[0]?.startsWith("\u2581") ?? false;
   return marksWords ? { text: "\n", ids: hub.encode("\n", options).ids } : null;
 }
 
-/** `add_bos_token` and `add_eos_token` of the config, where the tokenizer has no rule of its own for what is around a text. */
+/** The ids for `add_bos_token` and `add_eos_token` of the config that the tokenizer's own rules do not add. */
 function tokensAround(
   hub: Hub,
   settings: TokenizerConfig,

@@ -75,7 +75,7 @@ describe("a new user is told", () => {
       "a field that holds no text",
       () => train("null.jsonl"),
       1,
-      /completion \(null\)\. Its "completion" is to be a text\./,
+      /completion \(null\)\. Its "completion" must be a text\./,
     ],
     [
       "a label past the choices",
@@ -161,7 +161,7 @@ describe("a new user is told", () => {
       "a mapping that is not needed",
       () => train("pairs.jsonl", "--text", "body"),
       1,
-      /the fields prompt \(string\), completion \(string\)\. Without the mapping of fields it would be a record/,
+      /the fields prompt \(string\), completion \(string\)\. It would be a record without the mapping of fields/,
     ],
     [
       "a GPU by another name",

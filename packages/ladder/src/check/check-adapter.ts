@@ -53,7 +53,7 @@ type Limit = (quantity: string) => number;
 
 const isGate = (name: string): boolean => name.endsWith(".gate");
 
-/** Throws `SkipCase` for fields that are not as methods.md and PEFT have them. */
+/** Reads `adapter_config.json`. Throws `SkipCase` for fields that are wrong or not supported. */
 async function readAdapterConfig(folder: CaseFolder): Promise<AdapterConfig> {
   const json = await readJson(folder, "adapter_config.json", z.unknown());
   try {
@@ -93,7 +93,7 @@ function compareGradients(
   const out = (name: string) => gradients.get(name)!;
   const ref = (name: string) => wanted(`grad.${name}`).values;
   const all = stacked(names, ref);
-  const floor = 1e-3 * norm(all); // a parameter whose gradient nearly vanishes is not held to its own size
+  const floor = 1e-3 * norm(all); // the errors of nearly vanishing gradients are relative to this
   const single = names
     .filter((name) => !isGate(name))
     .map((name) => ({
@@ -120,7 +120,7 @@ function compareGradients(
   return [...single, whole, ...(gate ? [gate] : []), ...zero];
 }
 
-/** Some steps on the same batch: the loss before each and after the last, gradient norms, and the parameters then. */
+/** Trains some steps on one batch: the loss before each and after the last, gradient norms, and the final parameters. */
 async function train(
   decoder: Decoder,
   adapter: Adapter,
@@ -148,7 +148,7 @@ async function train(
   return { losses, gradNorms, after };
 }
 
-/** The adapter at its starting values: what it shows, its loss, and the continuation of the prompt. */
+/** Compares the adapter before training: states, loss, and the greedy continuation of the prompt. */
 async function compareStart(
   decoder: Decoder,
   adapter: Adapter,
@@ -166,7 +166,7 @@ async function compareStart(
   ];
   const loss = expectedTensor(expected, "loss").values;
   return [
-    // The golden cases give no tolerance of their own for the states: they are on the way to the logits.
+    // The golden cases have no tolerance for the states, so that of the logits is used.
     ...states.map((name) =>
       compareStates(name, results.get(name), expectedTensor(expected, name), batch, limit("logits")),
     ),
@@ -175,7 +175,7 @@ async function compareStart(
   ];
 }
 
-/** An adapter with its model: forward, gradients, some steps of training, a greedy continuation. */
+/** Checks an adapter with its model: forward pass, gradients, some steps of training, a greedy continuation. */
 export async function checkAdapter(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
   const adapterConfig = await readAdapterConfig(folder);
   const model = folder.folder(adapterConfig.config.base_model_name_or_path);

@@ -42,11 +42,11 @@ const batchSchema = z
 
 const INDEX = "model.safetensors.index.json";
 
-/** A batch with labels, the prompt of the continuation, and which of its B · T positions see anything. */
+/** A batch with labels, a prompt to continue, and a mask of the B · T positions whose values are compared. */
 export interface GoldenBatch extends LabeledBatch {
   readonly promptIds: readonly number[];
   readonly maxNewTokens: number;
-  /** 1 where the running sum of the mask is above 0: elsewhere values mean nothing. */
+  /** 1 from the first visible position of a row on: earlier values are undefined. */
   readonly compared: Uint8Array;
 }
 
@@ -75,7 +75,7 @@ export async function readModelConfig(folder: CaseFolder): Promise<ModelConfig> 
   try {
     return parseModelConfig(json, `${folder.name}/config.json`);
   } catch (error) {
-    throw error instanceof SidenetError ? new SkipCase(error.message) : error; // another family, or a field of one
+    throw error instanceof SidenetError ? new SkipCase(error.message) : error; // a family or a field that is not supported
   }
 }
 
@@ -84,7 +84,7 @@ async function openCheckpoint(folder: CaseFolder): Promise<Checkpoint> {
   return openSafetensorsShards(INDEX, await folder.json(INDEX), (file) => folder.open(file));
 }
 
-/** The model of a folder, its weights on the device. */
+/** Loads the model of a folder. */
 export async function loadModel(
   folder: CaseFolder,
   config: ModelConfig,
@@ -99,8 +99,8 @@ export async function loadModel(
 }
 
 /**
- * One forward pass, everything it shows read back by golden name: `hidden_states.i`, and with a side network
- * `side_states.k` and `y`; `logits` [B,T,V] and `loss`.
+ * Runs one forward pass and reads its values by golden name: `hidden_states.i`, with a side network `side_states.k` and `y`,
+ * then `logits` [B,T,V] and `loss`.
  */
 export async function observe(
   decoder: Decoder,
@@ -108,12 +108,12 @@ export async function observe(
   batch: LabeledBatch,
 ): Promise<Map<string, ArrayLike<number>>> {
   const { device } = decoder;
-  const seen: Record<string, Tensor> = {};
+  const states: Record<string, Tensor> = {};
   try {
     const results = device.scope(() => {
       const y = residualStream(decoder, adapter, decoder.prepare(batch), {
-        onHidden: (i, h) => (seen[`hidden_states.${i}`] = device.retain(h)),
-        onSideState: (k, s) => (seen[`side_states.${k}`] = device.retain(s)),
+        onHidden: (i, h) => (states[`hidden_states.${i}`] = device.retain(h)),
+        onSideState: (k, s) => (states[`side_states.${k}`] = device.retain(s)),
       });
       const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
       const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
@@ -121,13 +121,13 @@ export async function observe(
       const logits = decoder.logits(device.ops, y, head);
       return { y, logits, loss: decoder.loss(device.ops, y, targets, head) };
     });
-    return await readAndFree({ ...results, ...seen });
+    return await readAndFree({ ...results, ...states });
   } finally {
-    for (const tensor of Object.values(seen)) tensor.dispose("the check, which failed");
+    for (const tensor of Object.values(states)) tensor.dispose("the failed check");
   }
 }
 
-/** A tensor [B,T,...] at the positions that mean something. Values elsewhere only have to be finite. */
+/** Compares a tensor [B,T,...] at the compared positions. Values elsewhere only have to be finite. */
 export function compareStates(
   tensor: string,
   out: ArrayLike<number> | undefined,
@@ -139,11 +139,11 @@ export function compareStates(
   if (!out || out.length !== ref.values.length || !Array.from(out).every(Number.isFinite)) {
     return { tensor, error: Number.POSITIVE_INFINITY, tolerance };
   }
-  const visible = (values: ArrayLike<number>) => selectRows(values, count, batch.compared);
-  return { tensor, error: relativeError(visible(out), visible(ref.values)), tolerance };
+  const selected = (values: ArrayLike<number>) => selectRows(values, count, batch.compared);
+  return { tensor, error: relativeError(selected(out), selected(ref.values)), tolerance };
 }
 
-/** The continuation of the prompt, token by token. */
+/** Compares the greedy continuation of the prompt, token by token. */
 export async function compareGreedy(
   decoder: Decoder,
   adapter: Adapter | null,
@@ -163,7 +163,7 @@ export function expectedTensor(expected: ReadonlyMap<string, HostTensor>, name: 
 
 const caseSchema = z.looseObject({ tolerance: caseTolerances });
 
-/** A whole model: every hidden state, logits, loss, and a greedy continuation through the key-value cache. */
+/** Checks a model: every hidden state, logits, loss, and a greedy continuation with the key-value cache. */
 export async function checkModel(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
   const config = await readModelConfig(folder);
   const { tolerance } = await readJson(folder, "case.json", caseSchema);

@@ -25,7 +25,7 @@ const paramsSchema = z.looseObject({
 type Params = z.infer<typeof paramsSchema>;
 type HostTensors = ReadonlyMap<string, HostTensor>;
 
-/** An operation with its gradients: every tensor of `expected.safetensors` is computed and compared. */
+/** Checks an operation and its gradients: every tensor of `expected.safetensors` is computed and compared. */
 export async function checkOp(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
   const params = await readJson(folder, "params.json", paramsSchema);
   const op = Object.hasOwn(goldenOps, params.op) ? goldenOps[params.op] : undefined;
@@ -76,7 +76,7 @@ async function compute(
     using tape = new Tape(device, leaves);
     const ops = leaves.length > 0 ? tape : device.ops;
     const outputs = op.run({ device, ops, inputs: inputsOf(uploaded), params });
-    return { ...outputs, ...pullBack(device, tape, leaves, outputs, host) };
+    return { ...outputs, ...gradientsOf(device, tape, leaves, outputs, host) };
   });
   return readAndFree(tensors);
 }
@@ -92,7 +92,7 @@ function inputsOf(uploaded: ReadonlyMap<string, Tensor>): Inputs {
 }
 
 /** Gradients by golden name: "dx" for the leaf "x". */
-function pullBack(
+function gradientsOf(
   device: Device,
   tape: Tape,
   leaves: readonly [string, Tensor][],

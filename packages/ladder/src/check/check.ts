@@ -1,4 +1,4 @@
-/** Golden cases (inputs and expected values of ops, models and adapters) held against a device. */
+/** Compares a device with golden cases: inputs and expected values of ops, models and adapters. */
 import { SidenetError } from "@sidenet/tensor";
 import { checkAdapter } from "./check-adapter.ts";
 import { checkModel } from "./check-model.ts";
@@ -8,7 +8,7 @@ import { type CaseFolder, type CaseRunner, type CheckContext, malformed, SkipCas
 
 export type CaseKind = "op" | "model" | "adapter" | "unknown";
 
-/** Where a case was found, and what it is by the files in it. */
+/** A case's folder, and its kind, which follows from the files in it. */
 export interface CaseLocation {
   readonly kind: CaseKind;
   readonly folder: CaseFolder;
@@ -17,10 +17,10 @@ export interface CaseLocation {
 export interface CaseResult {
   readonly name: string;
   readonly kind: CaseKind;
-  /** What reports count it under: the op, "models", "adapters". */
+  /** The group of a report that it belongs to: the op's name, "models" or "adapters". */
   readonly group: string;
   readonly status: "passed" | "failed" | "skipped";
-  /** Of the tensor that used most of its tolerance; null where nothing was compared, or a value is not finite. */
+  /** The error of the tensor that used most of its tolerance; null where nothing was compared or a value is not finite. */
   readonly error: number | null;
   readonly tolerance: number | null;
   readonly tensor: string | null;
@@ -34,7 +34,7 @@ const RUNNERS: Readonly<Record<Exclude<CaseKind, "unknown">, CaseRunner>> = {
   adapter: checkAdapter,
 };
 
-/** What a folder with these files is: a case, or null for any other folder. */
+/** The kind of case in a folder with these files; null if it is not a case. */
 export function caseKind(files: ReadonlySet<string>): CaseKind | null {
   const golden = ["expected.safetensors", "batch.json", "case.json"].some((file) => files.has(file));
   if (files.has("params.json")) return "op";
@@ -63,7 +63,7 @@ function judge(comparisons: readonly Comparison[]): Verdict {
   };
 }
 
-/** The op of a case that names one, whatever else is wrong with it. */
+/** The group of a case. It does not throw, whatever is wrong with the case. */
 async function groupOf({ kind, folder }: CaseLocation): Promise<string> {
   if (kind !== "op") return kind === "unknown" ? kind : `${kind}s`;
   const params = await folder.json("params.json").catch(() => null);
@@ -84,8 +84,8 @@ async function verdict({ kind, folder }: CaseLocation, context: CheckContext): P
 }
 
 /**
- * Runs one case; it never throws. An error while it runs makes a failed case, one that this version has no means for (or
- * whose files are malformed) is skipped.
+ * Runs one case; it never throws. An error in the run makes the case fail. A case that this version does not support, or
+ * whose files are malformed, is skipped.
  */
 export async function checkCase(location: CaseLocation, context: CheckContext): Promise<CaseResult> {
   const { kind, folder } = location;

@@ -1,4 +1,4 @@
-/** How far a result is from a golden one, and whether that is within its tolerance. */
+/** Errors of results against golden values, and tolerances. */
 
 /** One compared quantity of a case. `error` is Infinity where a value is not finite. */
 export interface Comparison {
@@ -14,7 +14,7 @@ export function norm(values: ArrayLike<number>): number {
   return Math.sqrt(sum);
 }
 
-/** ‖out - ref‖, Infinity if `out` has another length or a value that is not finite. */
+/** ‖out - ref‖; Infinity if `out` has another length or a value that is not finite. */
 export function distance(out: ArrayLike<number>, ref: ArrayLike<number>): number {
   if (out.length !== ref.length) return Number.POSITIVE_INFINITY;
   let sum = 0;
@@ -36,13 +36,13 @@ export function worstRelative(out: ArrayLike<number>, ref: ArrayLike<number>): n
   return worst;
 }
 
-/** For what must agree to the last bit: 0 or Infinity. */
+/** 0 if the values are equal, else Infinity. */
 export function exactError(out: ArrayLike<number>, ref: ArrayLike<number>): number {
   const same = out.length === ref.length && Array.from(out).every((value, i) => value === ref[i]);
   return same ? 0 : Number.POSITIVE_INFINITY;
 }
 
-/** How much of its tolerance an error uses; above 1 it is too large. */
+/** The error as a share of its tolerance; above 1 it is too large. */
 export function share({ error, tolerance }: Comparison): number {
   if (error === 0) return 0;
   return tolerance > 0 ? error / tolerance : Number.POSITIVE_INFINITY;

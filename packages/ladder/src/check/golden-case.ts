@@ -1,4 +1,4 @@
-/** What a golden case is to its runner: files, a device, and a way to say why it cannot be run. */
+/** Golden cases as their runners see them: files, device, tolerances, and the error for a case that cannot be run. */
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { WeightDType } from "../base-storage.ts";
@@ -6,34 +6,34 @@ import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Comparison } from "./compare.ts";
 import { type HostTensor, readTensors } from "./host-tensor.ts";
 
-/** The files of one case, wherever they are: a folder on a disk, or addresses in a page. */
+/** The files of one case: a folder on a disk, or URLs in a page. */
 export interface CaseFolder {
-  /** For messages and reports: "ops/matmul/nn-7x5x3". */
+  /** Its name in messages and reports, such as "ops/matmul/nn-7x5x3". */
   readonly name: string;
   has(file: string): Promise<boolean>;
   /** A parsed JSON file. Throws `L-FILE-MISSING`, `L-FILE` or `L-JSON`. */
   json(file: string): Promise<unknown>;
   /** A safetensors file; the caller closes it. */
   open(file: string): Promise<Checkpoint>;
-  /** The folder at a relative path: adapters name their model so. */
+  /** The folder at a relative path, by which adapters refer to their model. */
   folder(path: string): CaseFolder;
 }
 
 export interface CheckContext {
   readonly device: Device;
-  /** How inputs and weights are stored on the device; decides which tolerances count. */
+  /** Dtype of inputs and weights on the device, which determines the tolerances. */
   readonly dtype: WeightDType;
 }
 
-/** Runs a case; throws `SkipCase` for one that cannot be judged. */
+/** Runs a case. Throws `SkipCase` for a case that cannot be run. */
 export type CaseRunner = (folder: CaseFolder, context: CheckContext) => Promise<Comparison[]>;
 
-/** Not a failure of the device: what the case asks for is not there yet, or its files are malformed. */
+/** Thrown for a case that is not supported, or whose files are malformed: not a failure of the device. */
 export class SkipCase extends Error {
   override readonly name = "SkipCase";
 }
 
-/** The case's own files are not as golden/README.md has them. */
+/** The error for files that do not follow golden/README.md. */
 export const malformed = (text: string): SkipCase => new SkipCase(`malformed: ${text}`);
 
 /** A JSON file of a case, checked. Throws `SkipCase`. */
@@ -52,7 +52,7 @@ export async function readCaseTensors(folder: CaseFolder, file: string): Promise
   return inCase(folder.open(file).then(readTensors));
 }
 
-/** A file that is missing or broken makes the case malformed; any other error is one. */
+/** Turns errors about a missing or broken file into `SkipCase`; any other error passes. */
 async function inCase<T>(reading: Promise<T>): Promise<T> {
   try {
     return await reading;
@@ -63,7 +63,7 @@ async function inCase<T>(reading: Promise<T>): Promise<T> {
 
 const number = z.number().nonnegative();
 
-/** Suggested tolerances by tensor, as `params.json` has them; `case.json` has them the other way round. */
+/** Tolerances of `params.json`: by precision, then by tensor. Those of `case.json` are by quantity, then by precision. */
 export const opTolerances = z.looseObject({
   float32: z.record(z.string(), number).optional(),
   float16: z.record(z.string(), number).optional(),

@@ -1,15 +1,15 @@
-/** What a golden operation is: parameters that are checked, and the computation. */
+/** Definitions of golden operations: a schema of parameters, and the computation. */
 import type { Device, Ops, Tensor } from "@sidenet/tensor";
 import type { z } from "zod";
 
 /** Operands by name, on the device. */
 export interface Inputs {
-  /** Throws `SkipCase` when the case does not bring it. */
+  /** Throws `SkipCase` when the case does not have it. */
   need(name: string): Tensor;
   find(name: string): Tensor | null;
 }
 
-/** What an operation is run with. */
+/** The arguments of an operation. */
 export interface OpCall<P> {
   readonly device: Device;
   /** A tape where gradients are wanted, otherwise the device's ops. */
@@ -18,17 +18,17 @@ export interface OpCall<P> {
   readonly params: P;
 }
 
-/** Outputs by golden name. Several tensors stand for one, stacked along a new first axis. */
+/** Outputs by golden name. A list of tensors is compared as one tensor, stacked along a new first axis. */
 export type Outputs = Readonly<Record<string, Tensor | readonly Tensor[]>>;
 
 /** One operation of the golden cases. */
 export interface GoldenOp<P = unknown> {
-  /** What `params.json` must hold besides the tolerances. */
+  /** The fields of `params.json` besides tolerances. */
   readonly params: z.ZodType<P>;
-  /** Inputs that are f32 whatever the others are. */
+  /** Inputs that are f32 even when the others are f16. */
   readonly alwaysF32?: readonly string[];
   readonly run: (call: OpCall<P>) => Outputs;
 }
 
-/** Types a row against its own parameters; the table holds rows of any. */
+/** Checks the types of an operation against its parameters; the table holds operations with any parameters. */
 export const define = <P>(op: GoldenOp<P>): GoldenOp => op as GoldenOp;

@@ -18,11 +18,11 @@ const blocksOf = ({ blocksize, nested_blocksize }: StateParams) => ({
   nestedBlock: nested_blocksize,
 });
 
-/** x [n] at `start` of a row of `length` that is zero elsewhere. */
+/** A vector of `length` zeros with x [n] at `start`. */
 const placed = (ops: Ops, x: Tensor, start: number, length: number): Tensor =>
   ops.sliceBackward(ops.reshape(x, { shape: [x.size] }), { axis: 0, start, length });
 
-/** The operands of a state as bitsandbytes stores it. */
+/** The operands of the NF4 ops from the tensors of bitsandbytes. */
 function operandsOf({ device: { ops }, inputs, params }: OpCall<StateParams>) {
   const codes = inputs.need("weight");
   if (!params.double_quant) {
@@ -64,7 +64,7 @@ const nf4Quantize = define({
     const double = params.double_quant;
     const table = device.tensor(nf4Table({ double }), [double ? 273 : 16]);
     const [codes, absmax] = ops.nf4Quantize(inputs.need("w"), table, { block: blocks.block });
-    // Unpacked: the weight whose levels are the codes themselves, in blocks of scale 1.
+    // Unpacks the codes: dequantizes them with level i = i and all scales 1.
     const counting = device.tensor(
       NF4_LEVELS.map((_, i) => i),
       [16],

@@ -8,14 +8,14 @@ import {
 } from "@sidenet/tensor";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 
-/** A tensor of a golden file: floats of any stored type widened to f32. */
+/** A tensor of a golden file; floats are widened to f32. */
 export interface HostTensor {
   readonly dtype: "f32" | "i32" | "u8";
   readonly shape: Shape;
   readonly values: HostArray;
 }
 
-/** Every tensor of a file, which is closed then. Throws `L-DTYPE` for a type that golden files do not use. */
+/** Reads every tensor of a file and closes it. Throws `L-DTYPE` for a type that golden files do not use. */
 export async function readTensors(checkpoint: Checkpoint): Promise<Map<string, HostTensor>> {
   const tensors = new Map<string, HostTensor>();
   try {
@@ -30,12 +30,12 @@ export async function readTensors(checkpoint: Checkpoint): Promise<Map<string, H
   }
 }
 
-/** Uploads it, floats as `float`. */
+/** Uploads a tensor; floats are stored as `float`. */
 export function upload(device: Device, { dtype, shape, values }: HostTensor, float: DType = "f32"): Tensor {
   return device.tensor(values, shape, { dtype: dtype === "f32" ? float : dtype, label: "golden input" });
 }
 
-/** Reads tensors by name and frees them, also when a read fails. Several under one name are read one after the other. */
+/** Reads tensors by name and frees them, also when a read fails. A list under one name is concatenated. */
 export async function readAndFree(
   tensors: Readonly<Record<string, Tensor | readonly Tensor[]>>,
 ): Promise<Map<string, ArrayLike<number>>> {
@@ -48,12 +48,11 @@ export async function readAndFree(
     }
     return read;
   } finally {
-    for (const [, list] of parts)
-      for (const tensor of list) tensor.dispose("the comparison, which had read it");
+    for (const [, list] of parts) for (const tensor of list) tensor.dispose("the comparison after its read");
   }
 }
 
-/** Rows of a tensor [rows, ...] for which `keep` says 1. */
+/** The rows of a tensor [rows, ...] for which `keep` is 1. */
 export function selectRows(values: ArrayLike<number>, rows: number, keep: ArrayLike<number>): Float64Array {
   if (keep.length !== rows || values.length % rows !== 0) {
     throw new SidenetError("L-CHECK", `${values.length} values are not ${keep.length} rows.`);

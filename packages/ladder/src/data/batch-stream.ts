@@ -1,4 +1,4 @@
-/** The order of training: which records a step gets, batch by batch without end, from any position on. */
+/** The endless stream of training batches, which can start at any position. */
 import { Random, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { LabeledBatch } from "../batch-loss.ts";
@@ -6,16 +6,16 @@ import type { TokenRecord } from "../records.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";
 
-/** Records as tokens; they may be read and encoded when they are asked for. */
+/** Encoded records, read on request. */
 export type TokenDataset = Indexed<TokenRecord>;
 
-/** A data set of records that are at hand. */
+/** A data set of records in memory. */
 export const inMemory = (records: readonly TokenRecord[]): TokenDataset => ({
   length: records.length,
   get: async (index) => records[index],
 });
 
-/** Every epoch is a new shuffle of all records, and depends on the seed alone. */
+/** Every epoch is a new shuffle of all records, determined by the seed. */
 class ShuffledOrder {
   readonly #count: number;
   readonly #seed: number;
@@ -27,7 +27,7 @@ class ShuffledOrder {
     this.#seed = seed;
   }
 
-  /** The record at a position of the endless row of epochs. */
+  /** The record at a position of the endless sequence of epochs. */
   at(position: number): number {
     const epoch = Math.floor(position / this.#count);
     if (epoch !== this.#epoch) {
@@ -38,51 +38,51 @@ class ShuffledOrder {
   }
 }
 
-/** How records become batches. */
+/** Options of batching. */
 export interface BatchStreamOptions {
   /** Rows of a batch. */
   readonly batchSize: number;
   readonly seed: number;
   readonly padId: number;
-  /** No row is padded past it. */
+  /** Rows are not padded beyond this length. */
   readonly maxLength: number;
-  /** Rows are padded to multiples of it; default 32. */
+  /** Rows are padded to a multiple of this. Default 32. */
   readonly padMultiple?: number;
-  /** Tokens of a row that several records share; null, the default: each has its own. */
+  /** Pack several records into rows of this many tokens; null, the default: one record per row. */
   readonly packLength?: number | null;
-  /** Records of like lengths go together. Default false. */
+  /** Put records of similar length into the same batch. Default false. */
   readonly bucketByLength?: boolean;
 }
 
-/** Where a stream stands: the next batch. Plain JSON, to be kept with a checkpoint. */
+/** The position of the next batch: plain JSON, for checkpoints. */
 export const dataPositionSchema = z.strictObject({
-  /** Windows of records before the present one. */
+  /** Index of the current window of records. */
   window: z.int().nonnegative(),
-  /** Batches of the present window that were given. */
+  /** Index of the next batch within the window. */
   batch: z.int().nonnegative(),
 });
 /**
- * A place in the stream of batches: the window, and the batch within it, both counted from 0.
+ * A position in the stream of batches: the window, and the batch within it, both counted from 0.
  * @interface
  */
 export type DataPosition = z.infer<typeof dataPositionSchema>;
 
-/** A batch, and the records that it came of. */
+/** A batch and the sources of its records. */
 export interface StreamedBatch {
   readonly batch: LabeledBatch;
   /** Where its records came from, for messages. */
   readonly sources: readonly string[];
 }
 
-/** Records that packing and bucketing look at together, unless the data are fewer: enough for both to find partners. */
+/** Packing and bucketing work on windows of at least this many records, or this many batches. */
 const WINDOW_RECORDS = 256;
 const WINDOW_BATCHES = 32;
-/** Streams of random numbers from here on order the batches of windows; those below shuffle epochs. */
+/** Random streams from here on order the batches of windows; those below shuffle epochs. */
 const WINDOW_STREAMS = 2 ** 31;
 
 /**
- * Endless batches of a data set. Records come in shuffled epochs, a window of them at a time; a window's batches depend on
- * the data, the options and its number alone, so `seek` to a kept position goes on exactly as the first run did.
+ * Endless batches of a data set. Records come in shuffled epochs, one window at a time. The batches of a window depend only on
+ * the data, the options and the window's index, so after `seek` the stream continues exactly as it did before.
  */
 export class BatchStream {
   readonly #data: TokenDataset;
@@ -90,7 +90,7 @@ export class BatchStream {
   readonly #order: ShuffledOrder;
   readonly #windowSize: number;
   #position: DataPosition = { window: 0, batch: 0 };
-  /** The rows of the present window's batches; null: not made yet. */
+  /** The batches of the current window, as rows; null: not read yet. */
   #batches: TokenRecord[][] | null = null;
 
   /** Throws `L-DATA` for data without records. */
@@ -103,23 +103,23 @@ export class BatchStream {
     this.#windowSize = windowSize(data.length, options);
   }
 
-  /** Of the next batch. */
+  /** The position of the next batch. */
   get position(): DataPosition {
     return this.#position;
   }
 
-  /** Passes over the data before the present window; not whole. */
+  /** The epochs before the current window, as a fraction. */
   get epoch(): number {
     return (this.#position.window * this.#windowSize) / this.#data.length;
   }
 
-  /** Goes to a position of a stream over the same data with the same options. */
+  /** Moves to a position of a stream with the same data and options. */
   seek(position: DataPosition): void {
     if (position.window !== this.#position.window) this.#batches = null;
     this.#position = position;
   }
 
-  /** Throws what reading a record throws, and `L-RESUME` after a seek to a position that this data does not have. */
+  /** The next batch. Throws what reading a record throws, and `L-RESUME` after a seek to a position that does not exist. */
   async next(): Promise<StreamedBatch> {
     this.#batches ??= await this.#readWindow(this.#position.window);
     const { window, batch: index } = this.#position;
@@ -160,7 +160,7 @@ export class BatchStream {
   }
 }
 
-/** Whole batches, and at most an epoch of records where there are so many. */
+/** Number of records of a window: whole batches, and at most an epoch. */
 function windowSize(count: number, { batchSize, packLength, bucketByLength }: BatchStreamOptions): number {
   if (packLength != null) return Math.min(count, Math.max(WINDOW_RECORDS, WINDOW_BATCHES * batchSize));
   if (!bucketByLength) return batchSize;

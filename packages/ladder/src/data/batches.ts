@@ -1,18 +1,18 @@
-/** Token records as batches: several records in one row, rows of one length. */
+/** Batches from token records: packing of records into rows, and padding of rows. */
 
 import { SidenetError } from "@sidenet/tensor";
 import type { LabeledBatch } from "../batch-loss.ts";
 import type { TokenRecord } from "../records.ts";
 
-/** Lengths are padded up to a multiple of this, so that shapes, and with them buffers, repeat. */
+/** Default multiple to which lengths are padded, so that buffer sizes repeat. */
 export const LENGTH_MULTIPLE = 32;
 
-/** Marks padding among the ids of segments. */
+/** Segment id of padding. */
 const NO_SEGMENT = -1;
 
 /**
- * Several records as one row. Attention stays inside each (`segments`), and the first token of each is predicted from nothing,
- * so it is not scored. Positions run on through the row: rope turns queries and keys by their distance alone.
+ * Packs several records into one row. Attention stays within each (`segments`), and the first token of each is not scored, since
+ * nothing comes before it. Positions continue through the row, which is equivalent, since rope depends on distances only.
  */
 export function joinRecords(records: readonly TokenRecord[]): TokenRecord {
   if (records.length === 1) return records[0];
@@ -24,7 +24,7 @@ export function joinRecords(records: readonly TokenRecord[]): TokenRecord {
   };
 }
 
-/** Pads rows to one length on the right; padding is hidden and not scored. Throws `L-DATA` where there is no row. */
+/** A batch of rows, padded on the right to one length; padding is masked and not scored. Throws `L-DATA` without a row. */
 export function makeBatch(
   rows: readonly TokenRecord[],
   padId: number,
@@ -67,23 +67,23 @@ export function inBatches(
 }
 
 /**
- * Groups records into rows of at most `capacity` tokens; one that is longer has a row of its own. Best fit, the longest
- * first, which leaves the least room (Johnson 1974: at most 11/9 of the fewest rows). Returns indices into `lengths`.
+ * Packs records into rows of at most `capacity` tokens; a longer record has a row of its own. Best fit decreasing (Johnson 1974:
+ * at most 11/9 of the optimal number of rows). Returns indices into `lengths`.
  */
 export function packRows(lengths: readonly number[], capacity: number): number[][] {
   const order = [...lengths.keys()].sort((a, b) => lengths[b] - lengths[a] || a - b);
-  const rows: { room: number; items: number[] }[] = [];
+  const rows: { free: number; items: number[] }[] = [];
   for (const item of order) {
     let best: (typeof rows)[number] | null = null;
     for (const row of rows) {
-      if (row.room >= lengths[item] && (best === null || row.room < best.room)) best = row;
+      if (row.free >= lengths[item] && (best === null || row.free < best.free)) best = row;
     }
     if (best === null) {
-      best = { room: Math.max(capacity, lengths[item]), items: [] };
+      best = { free: Math.max(capacity, lengths[item]), items: [] };
       rows.push(best);
     }
     best.items.push(item);
-    best.room -= lengths[item];
+    best.free -= lengths[item];
   }
   return rows.map((row) => row.items);
 }

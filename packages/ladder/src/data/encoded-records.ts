@@ -3,12 +3,12 @@ import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from
 import type { TokenDataset } from "./batch-stream.ts";
 import { type Indexed, pickItems, type RecordList } from "./record-list.ts";
 
-/** Tokens of records that are kept at hand: some 100 MB. */
+/** Tokens in the cache of encoded records: about 100 MB. */
 const CACHED_TOKENS = 2 ** 22;
-/** Data of at most so many records are encoded before the first step, so that mistakes are told at once. */
+/** Data of at most this many records are encoded before the first step, so that mistakes are found at once. */
 const CHECKED_RECORDS = 20_000;
 
-/** Records as tokens, encoded when they are asked for; the ones used last are kept. */
+/** Records as tokens, encoded on request, with a cache of the most recently used. */
 export class EncodedRecords implements TokenDataset {
   readonly #records: RecordList;
   readonly #encoder: Encoder;
@@ -22,7 +22,7 @@ export class EncodedRecords implements TokenDataset {
     this.#options = options;
   }
 
-  /** Records there are. */
+  /** Number of records. */
   get length(): number {
     return this.#records.length;
   }
@@ -31,13 +31,13 @@ export class EncodedRecords implements TokenDataset {
   async get(index: number): Promise<TokenRecord> {
     const known = this.#cache.get(index);
     if (known) {
-      this.#cache.delete(index); // a map keeps the order of insertion: the first is the one used longest ago
+      this.#cache.delete(index); // a map keeps insertion order: its first entry is the least recently used
       this.#cache.set(index, known);
       return known;
     }
     const { record, source } = await this.#records.get(index);
     const encoded = encodeRecord(record, source, this.#encoder, this.#options);
-    if (!this.#cache.has(index)) this.#cachedTokens += encoded.inputIds.length; // or another call has been faster
+    if (!this.#cache.has(index)) this.#cachedTokens += encoded.inputIds.length; // unless a concurrent call has added it
     this.#cache.set(index, encoded);
     for (const [oldest, { inputIds }] of this.#cache) {
       if (this.#cachedTokens <= CACHED_TOKENS) break;
@@ -47,13 +47,13 @@ export class EncodedRecords implements TokenDataset {
     return encoded;
   }
 
-  /** Encodes all records where they are few enough for that to be quick. Throws what `encodeRecord` throws. */
+  /** Encodes all records, unless there are too many for that to be quick. Throws what `encodeRecord` throws. */
   async check(): Promise<void> {
     if (this.length > CHECKED_RECORDS) return;
     for (let i = 0; i < this.length; i++) await this.get(i);
   }
 
-  /** All of them. */
+  /** All records. */
   async all(): Promise<TokenRecord[]> {
     const records: TokenRecord[] = [];
     for (let i = 0; i < this.length; i++) records.push(await this.get(i));
@@ -61,16 +61,16 @@ export class EncodedRecords implements TokenDataset {
   }
 }
 
-/** Held-out records for evaluation: so many from the end, or a share of all, below 1, drawn by a seed. */
+/** Records held out for evaluation: a number of records from the end, or a share below 1 of all, drawn by the seed. */
 export interface HeldOut {
   readonly amount: number;
   readonly isShare: boolean;
 }
 
-/** Stream of the draw; epochs and windows of batches have others. */
+/** Random stream of the draw, apart from those of epochs and windows of batches. */
 const SPLIT_STREAM = 2 ** 32 - 1;
 
-/** Parts that share no record. Throws `L-DATA` when one of them would be empty. */
+/** Splits records into disjoint parts. Throws `L-DATA` when one of them would be empty. */
 export function splitRecords<T>(
   records: Indexed<T>,
   { amount, isShare }: HeldOut,
@@ -80,8 +80,8 @@ export function splitRecords<T>(
   if (count <= 0 || count >= records.length) {
     throw new SidenetError(
       "L-DATA",
-      `the data has ${records.length} records, and ${count} are to be held out for evaluation. At least one must be held out and one left to ` +
-        "train on: give more data or a smaller --held-out.",
+      `the data has ${records.length} records, of which ${count} would be held out. At least one must be held out and one ` +
+        "trained on: give more data or a smaller --held-out.",
     );
   }
   const all = Array.from({ length: records.length }, (_, i) => i);

@@ -1,13 +1,13 @@
-/** Bytes as lines of text, from wherever they come. */
+/** Lines of text from chunks of bytes. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Source } from "../records.ts";
 
 const NEWLINE = 0x0a;
 const BYTE_ORDER_MARK = "\ufeff";
-/** A line is held in memory, so it has to end at some point. */
+/** The limit on a line, which is held in memory. */
 const MAX_LINE_BYTES = 2 ** 26;
 
-/** A line of a file and where it lies there, in bytes. */
+/** A line of a file, and its range there in bytes. */
 export interface Line {
   readonly text: string;
   /** Counted from 1. */
@@ -39,22 +39,22 @@ function joined(parts: readonly Uint8Array[], sizeBytes: number): Uint8Array {
 }
 
 /**
- * The lines of a file that comes in chunks; `name` stands in messages. Lines end at "\n" and nowhere else: JSON may hold the
- * other characters that Unicode, and readline, take for line ends. A byte order mark is dropped. Throws `L-DATA` for text
+ * The lines of a file that is read in chunks; `name` appears in error messages. Lines end only at "\n": JSON may contain the
+ * other characters that Unicode, and readline, treat as line ends. A byte order mark is dropped. Throws `L-DATA` for text
  * that is not UTF-8, and for lines of more than 64 MiB.
  */
 export async function* linesOf(
   chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   name: string,
 ): AsyncGenerator<Line> {
-  let held: Uint8Array[] = [];
-  let heldBytes = 0;
+  let pending: Uint8Array[] = [];
+  let pendingBytes = 0;
   let number = 1;
   let start = 0;
   const line = (last: Uint8Array): Line => {
-    const bytes = held.length === 0 ? last : joined([...held, last], heldBytes + last.length);
-    held = [];
-    heldBytes = 0;
+    const bytes = pending.length === 0 ? last : joined([...pending, last], pendingBytes + last.length);
+    pending = [];
+    pendingBytes = 0;
     const end = start + bytes.length;
     return { text: decodeLine(bytes, number, name), number, start, end };
   };
@@ -67,9 +67,9 @@ export async function* linesOf(
       number++;
       from = at + 1;
     }
-    held.push(chunk.subarray(from));
-    heldBytes += chunk.length - from;
-    if (heldBytes > MAX_LINE_BYTES) {
+    pending.push(chunk.subarray(from));
+    pendingBytes += chunk.length - from;
+    if (pendingBytes > MAX_LINE_BYTES) {
       throw new SidenetError(
         "L-DATA",
         `${name}, line ${number}: more than ${MAX_LINE_BYTES >> 20} MiB without a line end. A record is one line.`,
@@ -79,7 +79,7 @@ export async function* linesOf(
   yield line(new Uint8Array(0));
 }
 
-/** Throws `L-RECORD`, naming the line. */
+/** Parses a line of JSON. Throws `L-RECORD` with its source. */
 export function parseLine(line: string, source: Source): unknown {
   try {
     return JSON.parse(line);
@@ -93,5 +93,5 @@ export function parseLine(line: string, source: Source): unknown {
   }
 }
 
-/** Where a record of a file is from, for messages. */
+/** The source of a record of a file, for error messages. */
 export const sourceAt = (name: string, unit: string, number: number): Source => `${name}, ${unit} ${number}`;

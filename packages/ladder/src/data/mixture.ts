@@ -2,12 +2,12 @@
 import type { TokenRecord } from "../records.ts";
 import type { TokenDataset } from "./batch-stream.ts";
 
-/** How often records of one set appear for one of another, at most; finer ratios are rounded to the nearest. */
+/** The largest number of repeats per epoch of a record of the set with the smallest weight. */
 const MAX_REPEATS = 20;
 
 /**
- * How often each record of a set appears in an epoch: small whole numbers in the ratio of the weights, which must be above 0.
- * Whole numbers, so that every record appears, and equally often as all others of its set.
+ * How often each record of a set appears in an epoch: small whole numbers close to the ratio of the weights, which must be
+ * above 0. Whole numbers, so that all records of a set appear equally often.
  */
 function repeatsOf(weights: readonly number[]): number[] {
   const least = Math.min(...weights);
@@ -24,7 +24,7 @@ function repeatsOf(weights: readonly number[]): number[] {
   return best;
 }
 
-/** One epoch of the mixture holds each record of `sets[i]` as often as `repeatsOf(weights)[i]` says. */
+/** A data set in which each record of `sets[i]` appears `repeatsOf(weights)[i]` times per epoch. */
 export function mixture(sets: readonly TokenDataset[], weights: readonly number[]): TokenDataset {
   const repeats = repeatsOf(weights);
   const ends: number[] = [];

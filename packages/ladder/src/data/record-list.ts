@@ -1,7 +1,7 @@
-/** Records by number, wherever they are. */
+/** Lists of records that need not be in memory. */
 import { type FieldMapping, mapFields, parseRecord, type Source, type TextRecord } from "../records.ts";
 
-/** Items by number; they may be read when they are asked for. */
+/** A list whose items are read on request. */
 export interface Indexed<T> {
   readonly length: number;
   /** The item at `index`, counted from 0. */
@@ -14,19 +14,19 @@ export interface StoredRecord {
   readonly source: Source;
 }
 
-/** Records by number. */
+/** A list of records. */
 export type RecordList = Indexed<StoredRecord>;
 
-/** Makes a record of a row's fields. Throws `L-RECORD`. */
+/** Makes a record from the fields of a row. Throws `L-RECORD`. */
 export type RecordParser = (value: unknown, source: Source) => TextRecord;
 
-/** The parser for records whose fields may be called otherwise. */
+/** The parser for records whose fields have other names in the data. */
 export const recordParser =
   (fields: FieldMapping): RecordParser =>
   (value, source) =>
     parseRecord(mapFields(value, fields), source, value);
 
-/** The items with these numbers. */
+/** The items at these indices. */
 export const pickItems = <T>(list: Indexed<T>, indices: readonly number[]): Indexed<T> => ({
   length: indices.length,
   get: (index) => list.get(indices[index]),

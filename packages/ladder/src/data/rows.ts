@@ -1,17 +1,17 @@
-/** Lines of JSON and of plain text as rows; `name` is what messages call their file. */
+/** Rows from lines of JSON or of plain text; `name` is the file's name in error messages. */
 import type { Source } from "../records.ts";
 import { type Line, parseLine, sourceAt } from "./lines.ts";
 
-/** One row: its fields, not checked yet. */
+/** One row of data: its fields, not checked yet. */
 export interface Row {
   readonly value: unknown;
   readonly source: Source;
 }
 
-/** Paragraphs of plain text are joined up to about so many characters. */
+/** Paragraphs of plain text are joined up to about this many characters. */
 const TEXT_CHARACTERS = 2000;
 
-/** One JSON value a line; blank lines are passed over. Throws `L-RECORD`. */
+/** One JSON value per line; blank lines are skipped. Throws `L-RECORD`. */
 export async function* jsonlRows(lines: AsyncIterable<Line>, name: string): AsyncGenerator<Row> {
   for await (const { text, number } of lines) {
     if (text.trim() === "") continue;
@@ -20,7 +20,7 @@ export async function* jsonlRows(lines: AsyncIterable<Line>, name: string): Asyn
   }
 }
 
-/** Whole paragraphs together; a paragraph ends at a blank line, and a very long one at a line's end. */
+/** Rows of whole paragraphs, which end at blank lines; a very long paragraph is split at a line end. */
 export async function* textRows(lines: AsyncIterable<Line>, name: string): AsyncGenerator<Row> {
   let held: string[] = [];
   let length = 0;

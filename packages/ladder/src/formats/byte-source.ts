@@ -1,13 +1,13 @@
 import { SidenetError } from "@sidenet/tensor";
 
-/** Random access to bytes that may be a file, a blob or memory; parsers see nothing else of the outside world. */
+/** Random access to the bytes of a file, a blob or memory: the only input of the parsers. */
 export interface ByteSource {
-  /** What messages call it: a path, an address, or "memory". */
+  /** Its name in error messages: a path, a URL, or "memory". */
   readonly name: string;
   readonly sizeBytes: number;
   /** Exactly `length` bytes from `offset`; may be a view, so do not write to it. Throws `L-RANGE` outside the source. */
   read(offset: number, length: number): Promise<Uint8Array>;
-  /** Closes what is read from; reading fails then. */
+  /** Closes the source; reading fails afterwards. */
   close(): Promise<void>;
 }
 

@@ -3,14 +3,14 @@ import { formatShape, SidenetError, sameShape } from "@sidenet/tensor";
 /** One tensor of a checkpoint; nothing is read before a `read` method is called. */
 export interface CheckpointTensor {
   readonly name: string;
-  /** As the file names it: "F32", "BF16", "U8", "Q4_1", ... */
+  /** The name of its type in the file: "F32", "BF16", "U8", "Q4_1", ... */
   readonly dtype: string;
   readonly shape: readonly number[];
   /** Bytes in the file. */
   readonly sizeBytes: number;
   /** The stored bytes, row-major. */
   readBytes(): Promise<Uint8Array>;
-  /** Values: floats and quantized types widened to float32, I32 and U8 as they are. Throws `L-DTYPE` on other types. */
+  /** Values: floats and quantized types as float32, I32 and U8 unchanged. Throws `L-DTYPE` on other types. */
   read(): Promise<Float32Array | Int32Array | Uint8Array>;
   /** Values of a float or quantized tensor, widened to float32. Throws `L-DTYPE` on other types. */
   readFloat32(): Promise<Float32Array>;
@@ -18,10 +18,10 @@ export interface CheckpointTensor {
 
 /** Named tensors of one file, of several shards, or of a GGUF under its Hugging Face names. */
 export interface Checkpoint {
-  /** What messages call it. */
+  /** Its name in error messages. */
   readonly name: string;
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
-  /** Free text that the file carries beside its tensors. */
+  /** The text metadata of the file. */
   readonly metadata: ReadonlyMap<string, string>;
   /** Closes the files. */
   close(): Promise<void>;

@@ -11,7 +11,7 @@ import { dequantize } from "./gguf-quants.ts";
 /** Mistral files are written as "llama": the same block. */
 const FAMILIES: readonly Family[] = ["llama", "qwen2", "qwen3"];
 
-/** Keys (behind the architecture) that would change the result; 0, false and "none" do not. */
+/** Keys, after the architecture's prefix, that change the result unless they are 0, false or "none". */
 const REFUSED = [
   "expert_count",
   "attention.scale",
@@ -30,7 +30,7 @@ const REFUSED = [
 interface Reader {
   readonly name: string;
   value(key: string): GgufValue | undefined;
-  /** Throws `L-CONFIG` if the key is there and no number, or if it is missing and there is no fallback. */
+  /** Throws `L-CONFIG` if the value is not a number, or if it is missing and there is no fallback. */
   number(key: string, fallback?: number): number;
   id(key: string): number | null;
 }
@@ -96,7 +96,7 @@ function headsOf(reader: Reader, hiddenSize: number) {
   return { numAttentionHeads, numKeyValueHeads, headDim };
 }
 
-/** Where this project's writer keeps the parameters behind the factors; other readers pass it over. */
+/** The key under which this project's writer stores the rope parameters; other readers ignore it. */
 export const LLAMA3_KEY = "sidenet.rope.llama3";
 
 const llama3Schema = z.strictObject({
@@ -122,8 +122,8 @@ function llama3Key(gguf: GgufFile): RopeScaling[] {
 }
 
 /**
- * Llama 3 files hold, in place of its rope parameters, the factor of every frequency. The parameters are found again by
- * trying the published ones and comparing the factors they give.
+ * GGUF files of Llama 3 hold the factor of every frequency in place of the rope parameters. The parameters are recovered by
+ * comparing these factors with those of the published parameters.
  */
 async function llama3From(gguf: GgufFile, theta: number, headDim: number): Promise<RopeScaling | null> {
   const info = gguf.tensors.get(ROPE_FACTORS);

@@ -5,7 +5,7 @@ const WINDOW_BYTES = 1 << 20;
 const text = new TextDecoder("utf-8", { ignoreBOM: true }); // a token may be a byte order mark
 
 /**
- * Reads little-endian values one after the other through a window of the source, so a header of megabytes costs a few
+ * Reads consecutive little-endian values through a buffered window of the source, so that a header of megabytes takes a few
  * reads. Call `await need(n)` first where `has(n)` is false; the getters then take from the window.
  */
 export class GgufCursor {
@@ -37,7 +37,7 @@ export class GgufCursor {
     this.#windowStart = this.position;
   }
 
-  /** Throws `L-GGUF-TRUNCATED` unless the source can still hold that many bytes: a check of counts before they are trusted. */
+  /** Throws `L-GGUF-TRUNCATED` unless that many bytes are left, for checks of counts before they are used. */
   claim(bytes: number, what: string): void {
     if (!(bytes <= this.remainingBytes)) {
       throw new SidenetError(
@@ -71,7 +71,7 @@ export class GgufCursor {
   }
 }
 
-/** A number where it holds the value exactly. */
+/** The value as a number if that is exact, else as a bigint. */
 function narrow(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;

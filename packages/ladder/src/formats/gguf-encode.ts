@@ -1,4 +1,4 @@
-/** float32 to the storage types that GGUF files are written in. */
+/** Encodes float32 values in the types of written GGUF files. */
 import { float16Table, float32ToFloat16, sizeOf } from "@sidenet/tensor";
 import { GGUF_TYPES } from "./gguf-types.ts";
 import { storedBytes } from "./safetensors-write.ts";
@@ -38,7 +38,7 @@ function encodeQ8(values: Float32Array): Uint8Array {
   return out;
 }
 
-/** Values as a tensor of this type holds them; for Q8_0 a multiple of 32 of them. */
+/** The bytes of values in this type; for Q8_0 their number is a multiple of 32. */
 export function encodeGguf(type: GgufWriteType, values: Float32Array): Uint8Array {
   return type === "Q8_0" ? encodeQ8(values) : storedBytes({ dtype: type, data: values });
 }

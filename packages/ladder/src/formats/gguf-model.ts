@@ -11,7 +11,7 @@ import { ggufName, ROPE_FACTORS } from "./gguf-names.ts";
 import type { GgufField, GgufFields, GgufTensorSource } from "./gguf-write.ts";
 import { storedBytes } from "./safetensors-write.ts";
 
-/** `general.file_type`: what most tensors are. Source: llama.cpp's llama_ftype. */
+/** `general.file_type`: the type of most tensors. Source: llama.cpp's llama_ftype. */
 const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { F32: 0, F16: 1, Q8_0: 7 };
 
 const u32 = (value: number): GgufField => ({ type: "u32", value });
@@ -34,7 +34,7 @@ function ropeFields({ rope: { theta, scaling } }: ModelConfig, key: (name: strin
   return { ...base, [LLAMA3_KEY]: string(JSON.stringify(scaling)) };
 }
 
-/** What `modelConfigFromGguf` and llama.cpp read, without the tokenizer's fields. */
+/** The metadata that `modelConfigFromGguf` and llama.cpp read, without that of the tokenizer. */
 export function ggufModelFields(config: ModelConfig, name: string, type: GgufWriteType): GgufFields {
   const architecture = architectureOf(config);
   const key = (rest: string) => `${architecture}.${rest}`;
@@ -62,7 +62,7 @@ export function ggufModelFields(config: ModelConfig, name: string, type: GgufWri
   };
 }
 
-/** Llama 3's slowdown of every frequency, as llama.cpp takes it; null where there is none. */
+/** Llama 3's rope factor of every frequency, as llama.cpp expects it; null for other models. */
 function ropeFactors({ rope, headDim }: ModelConfig): GgufTensorSource | null {
   if (rope.scaling?.type !== "llama3") return null;
   const base = ropeFrequencies({ theta: rope.theta, scaling: null }, headDim);
@@ -77,7 +77,7 @@ function ropeFactors({ rope, headDim }: ModelConfig): GgufTensorSource | null {
   };
 }
 
-/** Vectors stay F32, as llama.cpp's converter writes them; rows that are not whole blocks of Q8_0 are F16. */
+/** The type of a tensor. Vectors are F32, as in llama.cpp's converter; rows that are not whole blocks of Q8_0 are F16. */
 function typeOf({ shape }: ModelTensor, wanted: GgufWriteType): GgufWriteType {
   if (shape.length < 2) return "F32";
   return wanted === "Q8_0" && shape[1] % 32 !== 0 ? "F16" : wanted;

@@ -1,4 +1,4 @@
-/** A tokenizer from GGUF metadata: the parts of a `tokenizer.json` are put together again. */
+/** A tokenizer from GGUF metadata, which is turned into a `tokenizer.json`. */
 import { SidenetError } from "@sidenet/tensor";
 import { loadTokenizer, type Tokenizer, withChat } from "../tokenizer.ts";
 import type { GgufFile } from "./gguf.ts";
@@ -103,7 +103,7 @@ function addedTokens({ tokens, kinds }: Vocabulary): object[] {
   return added;
 }
 
-/** BOS and EOS around a text, as the file asks. */
+/** The post-processor that adds BOS and EOS as the file says. */
 function postProcessor(vocabulary: Vocabulary, addBosDefault: boolean): object | null {
   const { tokens, flag, id } = vocabulary;
   const special = (wanted: boolean, key: string) => {
@@ -239,7 +239,7 @@ function vocabularyOf(gguf: GgufFile): Vocabulary {
   );
 }
 
-/** By the names that chat templates use. */
+/** Special tokens by the names that chat templates use. */
 function specialTokens({ tokens, id }: Vocabulary): Record<string, string> {
   const named = {
     bos_token: id("bos"),

@@ -1,11 +1,11 @@
-/** A storage type of ggml: elements a block, bytes a block. */
+/** A storage type of ggml: elements per block, bytes per block. */
 export interface GgufType {
   readonly name: string;
   readonly blockElements: number;
   readonly blockBytes: number;
 }
 
-/** Types by their number in the file: name, elements a block, bytes a block. Source: ggml's type table. */
+/** Types by their number in the file: name, elements per block, bytes per block. Source: ggml's type table. */
 const ROWS: readonly (readonly [id: number, name: string, elements: number, bytes: number])[] = [
   [0, "F32", 1, 4],
   [1, "F16", 1, 2],

@@ -17,7 +17,7 @@ import {
 } from "./gguf-tokenizer.ts";
 import { encodeGgufHeader, type GgufField, type GgufFields, ggufNumbers, ggufStrings } from "./gguf-write.ts";
 
-/** What a folder holds of its tokenizer. */
+/** The tokenizer files of a folder. */
 interface TokenizerFiles {
   /** Parsed `tokenizer.json`. */
   readonly tokenizer: unknown;
@@ -51,7 +51,7 @@ const partSchema = z.looseObject({
 
 const GPT2 = PRE_TOKENIZERS["gpt-2"].splits[0];
 
-/** The regular expressions that a byte-level pre-tokenizer splits by, one after the other; null when it does other things. */
+/** The regular expressions of a byte-level pre-tokenizer, in order; null for any other pre-tokenizer. */
 function splitsOf(preTokenizer: unknown): string[] | null {
   const parsed = partSchema.safeParse(preTokenizer);
   if (!parsed.success) return null;
@@ -140,7 +140,7 @@ function specialFields(tokenizer: Tokenizer, config: ModelConfig): Record<string
   };
 }
 
-/** Strings on which a tokenizer that was put together again has to agree with the one it was made from. */
+/** Texts that a tokenizer read back from the fields must split like the original. */
 const PROBES = [
   "",
   " ",
@@ -154,7 +154,7 @@ const PROBES = [
   "WE'RE HERE, I'Ve",
 ];
 
-/** Reads the fields back and compares. Throws `L-TOKENIZER-KIND` on a text that comes out in other tokens. */
+/** Reads the fields back and compares. Throws `L-TOKENIZER-KIND` on a text that is split into other tokens. */
 async function checkSame(fields: GgufFields, original: Tokenizer, name: string): Promise<void> {
   const made = tokenizerFromGguf(await readGguf(memorySource(encodeGgufHeader({ metadata: fields }), name)));
   for (const text of PROBES) {
@@ -168,7 +168,7 @@ async function checkSame(fields: GgufFields, original: Tokenizer, name: string):
 
 /**
  * The fields of a model's tokenizer, checked by reading them back on texts of many kinds.
- * Throws `L-TOKENIZER`, and `L-TOKENIZER-KIND` for a tokenizer that a GGUF file cannot say.
+ * Throws `L-TOKENIZER`, and `L-TOKENIZER-KIND` for a tokenizer that GGUF cannot represent.
  */
 export async function vocabularyFields(
   files: TokenizerFiles,
@@ -205,7 +205,7 @@ export async function vocabularyFields(
   return fields;
 }
 
-/** What llama.cpp takes for a model without a vocabulary. */
+/** The fields for a model without a vocabulary. */
 export const NO_VOCABULARY: GgufFields = { "tokenizer.ggml.model": { type: "string", value: "no_vocab" } };
 
 function fieldOf(key: string, value: GgufValue): GgufField | null {
@@ -218,7 +218,7 @@ function fieldOf(key: string, value: GgufValue): GgufField | null {
   return value.every((item) => typeof item === "number") ? ggufNumbers(type, value) : null;
 }
 
-/** The fields of another file, as they are. */
+/** The fields of another file, unchanged. */
 export function copiedVocabulary({ metadata }: GgufFile): GgufFields {
   const fields: Record<string, GgufField> = {};
   for (const [key, value] of metadata) {

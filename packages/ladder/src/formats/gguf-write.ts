@@ -17,7 +17,7 @@ interface GgufTensorHeader {
   readonly name: string;
   /** ggml's number of the type. */
   readonly typeId: number;
-  /** Outermost first; the file has it in reverse. */
+  /** Outermost axis first; the file has the reverse order. */
   readonly shape: readonly number[];
   readonly sizeBytes: number;
 }
@@ -31,7 +31,7 @@ interface GgufLayout {
   readonly metadata?: GgufFields;
   readonly tensors?: readonly GgufTensorHeader[];
   readonly version?: number;
-  /** Of tensor data; where it is not 32, the metadata has to say so too (`general.alignment`). */
+  /** Alignment of tensor data; if it is not 32, the metadata must have it as `general.alignment`. */
   readonly alignment?: number;
 }
 
@@ -107,7 +107,7 @@ function encodeValue(field: GgufField): Uint8Array[] {
 const padding = (length: number, alignment: number): Uint8Array =>
   new Uint8Array((alignment - (length % alignment)) % alignment);
 
-/** All that stands before the data of the tensors, which follow in the order given, each padded to the alignment. */
+/** Everything before the data of the tensors, which follow in the given order, each padded to the alignment. */
 export function encodeGgufHeader(layout: GgufLayout): Uint8Array {
   const { metadata = {}, tensors = [], version = 3, alignment = 32 } = layout;
   const fields = Object.entries(metadata);
@@ -126,7 +126,7 @@ export function encodeGgufHeader(layout: GgufLayout): Uint8Array {
 
 /**
  * A GGUF file as chunks to be written one after the other, one tensor in memory at a time.
- * Throws `L-TENSOR-SHAPE` when other bytes come than were announced, and what `read` throws.
+ * Throws `L-TENSOR-SHAPE` when a tensor has another size than in the table, and what `read` throws.
  */
 export async function* streamGguf(
   metadata: GgufFields,
@@ -138,7 +138,7 @@ export async function* streamGguf(
     if (bytes.length !== sizeBytes) {
       throw new SidenetError(
         "L-TENSOR-SHAPE",
-        `cannot write "${name}" ${formatShape(shape)}: ${bytes.length} bytes came, its type holds ${sizeBytes}.`,
+        `cannot write "${name}" ${formatShape(shape)}: it has ${bytes.length} bytes, its shape and type need ${sizeBytes}.`,
       );
     }
     yield bytes;

@@ -1,6 +1,6 @@
 /**
  * Reader of GGUF, versions 2 and 3, little-endian: magic, counts, metadata, tensor table, then aligned data.
- * Every count, length and offset is held against the file's size before it is used.
+ * Every count, length and offset is checked against the file's size before it is used.
  */
 import { formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import type { ByteSource } from "./byte-source.ts";
@@ -10,18 +10,18 @@ import { GGUF_TYPES, type GgufType } from "./gguf-types.ts";
 /** A value of a GGUF file's metadata. */
 export type GgufValue = number | bigint | boolean | string | readonly GgufValue[];
 
-/** Type, shape and place of a tensor in a GGUF file. */
+/** Type, shape and position of a tensor in a GGUF file. */
 export interface GgufTensorInfo {
   readonly name: string;
   readonly type: GgufType;
-  /** Outermost first, as everywhere in this project: the reverse of the file's order. */
+  /** Outermost axis first, as everywhere in this project; the file has the reverse order. */
   readonly shape: readonly number[];
-  /** In the file. */
+  /** Offset in the file, in bytes. */
   readonly offset: number;
   readonly sizeBytes: number;
 }
 
-/** A GGUF file whose header is read: fields by name, and where each tensor lies. */
+/** The header of a GGUF file: metadata by name, and the position of each tensor. */
 export interface GgufFile {
   readonly source: ByteSource;
   readonly version: number;
@@ -34,7 +34,7 @@ const MAX_DIMS = 4;
 const MAX_ARRAY_DEPTH = 4;
 const DEFAULT_ALIGNMENT = 32;
 
-/** Value kinds by number: [bytes, or the least an element can take; reader]. 8 is a string, 9 an array. */
+/** Value kinds by number: [size in bytes, reader]. 8 is a string, 9 an array. */
 const SCALARS: Readonly<Record<number, readonly [bytes: number, read: (cursor: GgufCursor) => GgufValue]>> = {
   0: [1, (c) => c.u8()],
   1: [1, (c) => c.i8()],
@@ -173,7 +173,7 @@ function alignmentOf(source: ByteSource, metadata: ReadonlyMap<string, GgufValue
     : fail(source, "L-GGUF-METADATA", `general.alignment is ${String(alignment)}, wanted a power of two.`);
 }
 
-/** Turns offsets into offsets in the file; each tensor must be aligned, inside the file, and apart from the others. */
+/** Turns offsets into offsets in the file; each tensor must be aligned, inside the file, and not overlap another. */
 function placeTensors(
   source: ByteSource,
   infos: readonly GgufTensorInfo[],

@@ -1,4 +1,4 @@
-/** The `config.json` of a Hugging Face checkpoint, from what this project knows of a model. */
+/** The `config.json` of a Hugging Face checkpoint, from a `ModelConfig`. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Family, ModelConfig } from "../config.ts";
 import type { Rope } from "../config-rope.ts";
@@ -36,7 +36,7 @@ function scalingJson({ scaling }: Rope): object | null {
   };
 }
 
-/** A GGUF calls Mistral "llama"; what only Mistral has tells them apart. */
+/** GGUF names Mistral "llama"; a sliding window, which only Mistral has, distinguishes the two. */
 const familyOf = ({ family, slidingWindow }: ModelConfig): Family =>
   family === "llama" && slidingWindow !== null ? "mistral" : family;
 

@@ -1,7 +1,7 @@
 import { float32ToFloat16, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import { float32ToBfloat16 } from "./float-codec.ts";
 
-/** What the writer takes: Float32Array for F32, and rounded for F16 and BF16; Uint16Array are F16 or BF16 bits as they are. */
+/** A tensor to write: a Float32Array is rounded for F16 and BF16, a Uint16Array holds the bits of F16 or BF16. */
 export type WritableTensor = { readonly shape: readonly number[] } & (
   | { readonly dtype: "F32"; readonly data: Float32Array }
   | { readonly dtype: "F16" | "BF16"; readonly data: Float32Array | Uint16Array }
@@ -11,14 +11,14 @@ export type WritableTensor = { readonly shape: readonly number[] } & (
 
 const ELEMENT_BYTES = { F32: 4, I32: 4, F16: 2, BF16: 2, U8: 1 } as const;
 
-/** What a header says of one tensor. */
+/** The header of one tensor. */
 export interface TensorHeader {
   readonly name: string;
   readonly dtype: WritableTensor["dtype"];
   readonly shape: readonly number[];
 }
 
-/** Tensors that stand behind each other and are made together, when their turn comes. */
+/** Consecutive tensors whose bytes are made together, when they are to be written. */
 export interface TensorGroup {
   readonly tensors: readonly TensorHeader[];
   /** Their bytes, in order. */
@@ -64,7 +64,7 @@ function encodeHeader(
 
 /**
  * A safetensors file as chunks to be written one after the other, without a copy of the data.
- * Tensors stand by element size, then name, so every one is aligned to its type, and equal input gives equal bytes.
+ * Tensors are sorted by element size, then name, so every one is aligned to its type, and equal input gives equal bytes.
  * Throws `L-TENSOR-SHAPE` if a shape and its data differ in size.
  */
 export function encodeSafetensors(
@@ -86,8 +86,8 @@ export function encodeSafetensors(
 }
 
 /**
- * The same, one group of tensors in memory at a time, in the order given: whoever gives it sees to their alignment.
- * Throws `L-TENSOR-SHAPE` when other bytes come than were announced, and what `read` throws.
+ * A safetensors file with one group of tensors in memory at a time, in the given order; the caller sees to their alignment.
+ * Throws `L-TENSOR-SHAPE` when a group has another size than its headers, and what `read` throws.
  */
 export async function* streamSafetensors(
   groups: readonly TensorGroup[],

@@ -1,7 +1,7 @@
-/** What a run measures: a line for each step and each evaluation (docs/training.md). */
+/** Metrics of a run: a line for each step and each evaluation (docs/training.md). */
 import type { BytesByCategory } from "@sidenet/tensor";
 
-/** A text that a model continued. */
+/** A prompt and the model's continuation. */
 export interface Sample {
   readonly prompt: string;
   readonly text: string;
@@ -20,10 +20,10 @@ export interface StepMetrics {
   readonly seconds: number;
   readonly tokens_per_second: number;
   readonly live_bytes: number;
-  /** Peak since this process's first step, and its parts. */
+  /** The peak since this process's first step. */
   readonly peak_bytes: number;
   readonly peak_bytes_by_category: BytesByCategory;
-  /** The step changed nothing, as its loss or norm was not finite. */
+  /** The step updated nothing, since its loss or gradient norm was not finite. */
   readonly skipped?: true;
 }
 

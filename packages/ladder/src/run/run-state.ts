@@ -1,4 +1,4 @@
-/** What a checkpoint says beside its tensors: how far a run has come. */
+/** The state of a run that a checkpoint holds beside its tensors. */
 import { z } from "zod";
 
 const count = z.int().min(0);
@@ -7,18 +7,18 @@ const sample = z.strictObject({ prompt: z.string(), text: z.string() });
 export const runStateSchema = z.strictObject({
   version: z.literal(1),
   counters: z.strictObject({ step: count, passes: count, updates: count }),
-  /** The sampler's position. */
+  /** The position in the stream of batches. */
   data: z.json(),
   tokens: count,
   seconds: z.number().min(0),
   flops: z.number().min(0),
-  /** Steps that were skipped one after the other up to here, as their loss was not finite. */
+  /** Number of consecutive steps so far that were skipped because their loss was not finite. */
   skippedInARow: count,
-  /** The step after which the last evaluation was, and how many in a row brought no better loss. */
+  /** The step of the last evaluation, and the number of consecutive evaluations without a better loss. */
   evaluation: z.strictObject({ step: count.nullable(), withoutGain: count }),
-  /** The evaluation whose adapter lies in `best.safetensors`. */
+  /** The best evaluation, whose adapter was saved. */
   best: z.strictObject({ step: count, loss: z.number() }).nullable(),
-  /** What was found before the first step. */
+  /** Figures from before the first step. */
   start: z.strictObject({
     trainRecords: count,
     frozenEvalLoss: z.number(),

@@ -16,7 +16,7 @@ export interface TimeShare {
 
 /** Memory and time of one step of a run, as `profile.json` has them. */
 export interface StepProfile {
-  /** The most that was live in each op of one step, by category; the largest of each stretch where there were very many. */
+  /** Peak memory during each op of one step, by category; for very many ops, the peak of each group of consecutive ops. */
   readonly memory: readonly BytesByCategory[];
   /** Largest first. */
   readonly time: readonly TimeShare[];
@@ -24,20 +24,20 @@ export interface StepProfile {
   readonly clock: "gpu" | "host";
 }
 
-/** Points that a plot of this width can show. */
+/** The largest number of points in the plot of a report. */
 const MAX_POINTS = 1500;
 
-/** The highest of each sample; of each of `MAX_POINTS` equal stretches, its highest sample's. */
+/** The peak of each sample, or of each group of consecutive samples where there are more than `MAX_POINTS`. */
 export function memoryPoints(samples: readonly MemorySample[]): BytesByCategory[] {
-  const stretch = Math.max(1, Math.ceil(samples.length / MAX_POINTS));
-  return Array.from({ length: Math.ceil(samples.length / stretch) }, (_, i) =>
+  const groupSize = Math.max(1, Math.ceil(samples.length / MAX_POINTS));
+  return Array.from({ length: Math.ceil(samples.length / groupSize) }, (_, i) =>
     samples
-      .slice(i * stretch, (i + 1) * stretch)
+      .slice(i * groupSize, (i + 1) * groupSize)
       .reduce((highest, sample) => (sample.highestBytes > highest.highestBytes ? sample : highest)),
   ).map(({ highest }) => highest);
 }
 
-/** Memory over whatever `body` does on the device, op by op. */
+/** Runs `body` and records the memory of each op. */
 export async function memoryOver<T>(
   device: Device,
   body: () => Promise<T>,
@@ -51,7 +51,7 @@ export async function memoryOver<T>(
   }
 }
 
-/** Time of whatever `body` does: by kernel where a GPU has timestamps; by op, with the host's clock, where ops run at once. */
+/** Runs `body` and measures its time: by kernel on a GPU with timestamps, by op with the host's clock on other devices. */
 export async function timeOver<T>(
   device: Device,
   body: () => Promise<T>,
@@ -60,7 +60,7 @@ export async function timeOver<T>(
     if (!device.gpu.features.has("timestamp-query")) return { result: await body(), time: [], clock: "gpu" };
     device.startProfile();
     const result = await body().catch(async (error: unknown) => {
-      await device.stopProfile().catch(() => {}); // the first error is the one to tell
+      await device.stopProfile().catch(() => {}); // the first error is the one to report
       throw error;
     });
     const time = (await device.stopProfile()).map(({ kernel, dispatches, elapsedMs }) => ({

@@ -1,4 +1,4 @@
-/** The steps of a run, with what happens between them: metrics, evaluations, checkpoints, and the ways to end. */
+/** The loop over the steps of a run, with metrics, evaluations and checkpoints. */
 import { type MemorySample, SidenetError } from "@sidenet/tensor";
 import type { BatchStream, StreamedBatch } from "../data/batch-stream.ts";
 import { damagedWeights } from "../not-finite.ts";
@@ -7,99 +7,99 @@ import type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./metrics.ts
 import type { RunState } from "./run-state.ts";
 import { memoryOver, memoryPoints, type StepProfile, timeOver } from "./step-profile.ts";
 
-/** Why a run ended: all steps done, asked to stop, or no better evaluation for a while. */
+/** Why a run ended: all steps done, aborted by its signal, or no better evaluation for `patience` evaluations. */
 export type StopReason = "done" | "signal" | "patience";
 
-/** Steps in a row that may be skipped: after these, nothing will get better by itself. */
+/** After this many consecutive steps that are not finite, the run ends even if they are skipped. */
 const MAX_SKIPPED = 10;
 
-/** How long a run goes on, and how often it stops to look. */
+/** How many steps a run has, and how often it evaluates and saves. */
 export interface LoopOptions {
   readonly steps: number;
-  /** Batches whose gradients make one step. Default 1. */
+  /** Batches whose gradients are accumulated for one step. Default 1. */
   readonly gradientAccumulation?: number;
-  /** Steps from one checkpoint to the next, one more at the end. Null, the default: no checkpoints. */
+  /** Steps between checkpoints; there is one more at the end. Null, the default: no checkpoints. */
   readonly saveEvery?: number | null;
-  /** Steps from one evaluation of the held-out records to the next; the best adapter is kept then. Null: the loop makes none. */
+  /** Steps between evaluations on the held-out records, of which the best adapter is saved. Null, the default: none. */
   readonly evalEvery?: number | null;
-  /** Evaluations in a row without a better loss after which the run ends. Null: it does not. */
+  /** The run ends after this many consecutive evaluations without a better loss. Null, the default: it does not. */
   readonly patience?: number | null;
-  /** A step whose loss or gradient is not finite ends the run (default), or is left out. */
+  /** Whether a step whose loss or gradient is not finite ends the run (the default) or is skipped. */
   readonly onNonFinite?: "stop" | "skip";
 }
 
-/** What the loop tells while it goes. Every call is optional to act on. */
+/** Callbacks of the loop. */
 export interface LoopEvents {
   /** After each step. */
   onStep?(metrics: StepMetrics): void;
-  /** After each evaluation of the held-out records. */
+  /** After each evaluation on the held-out records. */
   onEvaluation?(metrics: EvalMetrics): void;
-  /** After a checkpoint is kept; `step` steps are done by then. */
+  /** After a checkpoint was saved, with the number of steps done. */
   onCheckpoint?(step: number): void;
-  /** Something that the user should know: a damaged checkpoint, a skipped step. */
+  /** A message for the user, such as about a damaged checkpoint or a skipped step. */
   onNote?(text: string): void;
 }
 
-/** Where metrics are kept; the loop waits for each line. */
+/** Where metrics are written. */
 export interface RunLog {
-  /** Takes a line; the next step begins when it has. */
+  /** Writes a line; the loop waits for it. */
   append(line: MetricsLine): Promise<void>;
-  /** Resolves when every line is safe: before a checkpoint. */
+  /** Resolves when every line is on the disk; called before a checkpoint. */
   flush(): Promise<void>;
 }
 
-/** Where checkpoints are kept. */
+/** Where checkpoints are saved. */
 export interface RunCheckpoints {
-  /** Keeps all that the run needs to go on from here. */
+  /** Saves everything needed to resume the run from here. */
   save(trainer: Trainer, state: RunState): Promise<unknown>;
-  /** Keeps the adapter as the best so far. */
+  /** Saves the adapter as the best so far. */
   saveBest(trainer: Trainer, state: RunState): Promise<void>;
 }
 
-/** What a loop is made of. */
+/** The parts of a training loop. */
 export interface LoopParts {
   readonly trainer: Trainer;
   readonly stream: BatchStream;
   readonly log: RunLog;
-  /** Null: none are kept. */
+  /** Null: none are saved. */
   readonly checkpoints: RunCheckpoints | null;
   readonly options: LoopOptions;
   readonly events: LoopEvents;
   readonly signal: AbortSignal | null;
-  /** Loss on the held-out records, and a text where one is wanted. */
+  /** The loss on the held-out records, and a sample if one is wanted. */
   evaluate(): Promise<{ loss: number; sample: Sample | null }>;
-  /** Given the live bytes after each op of this process's second step. */
+  /** Called with the memory of each op of this process's second step. */
   readonly writeTimeline?: ((samples: readonly MemorySample[]) => Promise<void>) | null;
 }
 
-/** Runs the steps of a run from a state on, until they are done or it is asked to stop. */
+/** Runs the steps of a run from a given state until they are done or the signal aborts. */
 export class TrainingLoop {
   readonly #parts: LoopParts;
   #state: RunState;
   #savedStep: number | null;
   #ownSteps = 0;
   #profile: Partial<StepProfile> = {};
-  /** Of the step just done, for `writeTimeline`. */
+  /** Memory samples of the last step that `writeTimeline` has not got yet. */
   #unwritten: readonly MemorySample[] | null = null;
 
-  /** `resumed`: the state comes from a checkpoint, which the trainer has read. */
+  /** `resumed`: the state is that of a checkpoint which the trainer has restored. */
   constructor(parts: LoopParts, state: RunState, resumed: boolean) {
     this.#parts = parts;
     this.#state = state;
     this.#savedStep = resumed ? state.counters.step : null;
   }
 
-  /** How far the run has come. */
+  /** The progress of the run. */
   get state(): RunState {
     return this.#state;
   }
 
-  /** Steps done at the last checkpoint, of this process or an earlier one; null: there is none. */
+  /** Steps done at the last checkpoint, of this or an earlier process; null: there is none. */
   get savedStep(): number | null {
     return this.#savedStep;
   }
 
-  /** Null before the third step. */
+  /** The profile of a step; null before the third step of this process. */
   get profile(): StepProfile | null {
     const { memory, time, clock } = this.#profile;
     return memory && time && clock ? { memory, time, clock } : null;
@@ -164,7 +164,7 @@ export class TrainingLoop {
     while (batches.length < (options.gradientAccumulation ?? 1)) batches.push(await stream.next());
     const started = performance.now();
     const flops = trainer.decoder.device.flops;
-    const report = await this.#watched(() => trainer.step(batches.map(({ batch }) => batch)));
+    const report = await this.#profiled(() => trainer.step(batches.map(({ batch }) => batch)));
     const seconds = (performance.now() - started) / 1000;
     if (!report.updated) {
       const sources = batches.flatMap((batch) => batch.sources);
@@ -185,7 +185,7 @@ export class TrainingLoop {
     events.onStep?.(line);
   }
 
-  /** Called after the step was timed. */
+  /** Writes the memory samples of a step, after it was timed. */
   async #writeTimeline(): Promise<void> {
     const { writeTimeline } = this.#parts;
     if (!writeTimeline || this.#unwritten === null) return;
@@ -212,8 +212,8 @@ export class TrainingLoop {
     };
   }
 
-  /** Looks into this process's second and third step: the first one compiles kernels. */
-  async #watched(body: () => Promise<StepReport>): Promise<StepReport> {
+  /** Runs a step; profiles the memory of this process's second and the time of its third. (The first compiles kernels.) */
+  async #profiled(body: () => Promise<StepReport>): Promise<StepReport> {
     const { device } = this.#parts.trainer.decoder;
     const own = this.#ownSteps++;
     if (own === 1) {
@@ -230,7 +230,7 @@ export class TrainingLoop {
     return body();
   }
 
-  /** Nothing was updated. Notes it and lets the run go on, or saves what there is and throws `L-DIVERGED`. */
+  /** Handles a step that updated nothing: either notes it, or saves a checkpoint of before the step and throws `L-DIVERGED`. */
   async #notFinite(
     step: number,
     { loss, gradNorm, learningRate }: StepReport,
@@ -247,14 +247,14 @@ export class TrainingLoop {
       events.onNote?.(`${where}: the step is skipped`);
       return;
     }
-    trainer.counters = before; // the checkpoint is of the moment before this step
+    trainer.counters = before; // the checkpoint is of before this step
     await this.#save();
     const damaged = await damagedWeights(trainer.decoder);
     const cure =
       damaged ??
       (options.onNonFinite === "skip"
         ? `It was the ${inARow}th in a row. Try a lower --learning-rate or a longer --warmup-steps.`
-        : "Look at these records, try a lower --learning-rate or a longer --warmup-steps, or leave such steps out with " +
+        : "Look at these records, try a lower --learning-rate or a longer --warmup-steps, or skip such steps with " +
           `--on-nonfinite skip${checkpoints ? " --resume" : ""}; --detect-anomaly names the op.`);
     throw new SidenetError("L-DIVERGED", `${where}; the parameters are as they were before it. ${cure}`);
   }
