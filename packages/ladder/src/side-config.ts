@@ -66,8 +66,7 @@ export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
     if (k > 0 && rung < rungs[k - 1])
       refuseSide(`rungs[${k}] = ${rung} comes after ${rungs[k - 1]}: rungs may not descend.`);
   }
-  if (rungs.length === 0 && !config.initial_rung)
-    refuseSide("a side network without rungs has no input.");
+  if (rungs.length === 0 && !config.initial_rung) refuseSide("a side network without rungs has no input.");
   if (config.num_attention_heads % config.num_key_value_heads !== 0) {
     refuseSide(
       `num_attention_heads ${config.num_attention_heads} is not a multiple of num_key_value_heads ${config.num_key_value_heads}.`,
