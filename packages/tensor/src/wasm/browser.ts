@@ -1,16 +1,16 @@
-/** Threads in a page, or in a worker of one: workers over a shared memory, where the page is cross-origin isolated. */
+/** The WebAssembly device in a page or in a worker; its threads are workers, which need a cross-origin-isolated page. */
 import type { WasmDevice } from "./device.ts";
 import { openWasm, type WasmOptions } from "./open.ts";
 import type { Spawn } from "./runtime.ts";
 
-/** All that a worker does; text, since it runs where no module of ours is loaded. */
+/** The code of a worker, as text, so that bundlers need no file for it. */
 const WORKER = `onmessage = ({ data: { module, memory, index } }) => {
   const { work } = new WebAssembly.Instance(module, { env: { memory } }).exports;
   postMessage("ready");
   work(index);
 };`;
 
-/** What a page has and the types of Node lack. */
+/** Types of a page that those of Node lack. */
 interface PageWorker {
   onmessage: ((event: unknown) => void) | null;
   onerror: ((event: { message?: string }) => void) | null;
@@ -19,7 +19,7 @@ interface PageWorker {
 }
 interface Page {
   readonly crossOriginIsolated?: boolean;
-  /** A worker has none. */
+  /** Undefined in a worker. */
   readonly document?: object;
   readonly navigator?: { readonly hardwareConcurrency?: number };
   readonly Worker?: new (url: string) => PageWorker;

@@ -5,38 +5,38 @@ import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { KernelName } from "./kernels/index.ts";
 
-/** How a call is split: tasks are parts of the output, the same whatever the number of threads. */
+/** How a call is split into tasks, which are parts of the output and do not depend on the number of threads. */
 export interface Tasks {
   readonly tasks: number;
-  /** Rough time of the whole call in nanoseconds on one thread: short calls wake nobody. */
+  /** Rough time of the whole call in nanoseconds on one thread: short calls do not wake other threads. */
   readonly work: number;
 }
 
-/** Arguments by name: numbers, or tensors for their addresses. Null and false are 0. */
+/** Arguments by name: numbers, or tensors, which stand for their addresses. Null and false are 0. */
 export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | null>>;
 
-/** What the WebAssembly side of an op may do. */
+/** What the host code of an op can do: run kernels, and get workspace and views. */
 export interface WasmContext {
-  /** Rows of a panel of the left operand of products (kernels/library.ts). */
+  /** Rows of a left panel of matmuls (kernels/library.ts). */
   readonly panelRows: number;
   run(kernel: KernelName, args: KernelArgs, tasks: Tasks): void;
-  /** Workspace that is freed when the op returns. Contents are undefined. */
+  /** Workspace of f32 that is freed when the op returns. Its contents are undefined. */
   temp(shape: Shape): Tensor;
-  /** Frees workspace before the op returns, so that one which works in chunks holds that of one chunk. */
+  /** Frees workspace before the op returns, so that an op which works in chunks holds the workspace of one chunk only. */
   drop(temp: Tensor): void;
   /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
 }
 
-/** Runs an op by kernels, or returns false, having done nothing, for operands that they do not take. */
+/** Runs an op by kernels, or does nothing and returns false if the kernels do not support its operands. */
 // biome-ignore lint/suspicious/noExplicitAny: operands and attributes differ by row; each op names its own
 export type WasmOp = (k: WasmContext, io: any, dims: Dims, attrs: any) => boolean;
 
-/** What the ops of one device get, one after the other: `release` after each frees its workspace and windows. */
+/** The context of all ops of a device, one after the other: `release` after each frees its workspace and views. */
 export class OpContext implements WasmContext {
   readonly panelRows: number;
   readonly run: WasmContext["run"];
-  /** The op at work, for names. */
+  /** The current op, for labels of its workspace. */
   op = "";
   readonly #device: Device;
   readonly #handles: Tensor[] = [];

@@ -12,8 +12,8 @@ import { wasmOps } from "./kernels/index.ts";
 import type { Runtime, WasmStatistics } from "./runtime.ts";
 
 /**
- * Fast without a GPU: ops are WebAssembly SIMD kernels over one linear memory, on all threads; those without a kernel run
- * by their reference on the same memory. Everything is done when an op returns, so nothing here waits.
+ * The device for machines without a GPU: ops run as WebAssembly SIMD kernels over one linear memory, on all threads, and ops
+ * without a kernel by their reference on the same memory. An op is finished when its call returns.
  */
 export class WasmDevice extends Device {
   override readonly kind = "wasm";
@@ -44,15 +44,12 @@ export class WasmDevice extends Device {
       (threads === 1 ? "one thread" : `${threads} threads`);
   }
 
-  /** Threads that compute, the calling one included. */
+  /** Threads that compute, including the calling one. */
   get threads(): number {
     return this.#runtime.threads;
   }
 
-  /**
-   * Memory that tensors take or have taken, and how much of it is free; kernels that ran, and how many of those on all
-   * threads; ops that ran by their reference.
-   */
+  /** Bytes of linear memory, total and free; dispatches, and how many of them ran on all threads; ops that ran by their reference. */
   statistics(): WasmStatistics & { references: number } {
     return { ...this.#runtime.statistics(), references: this.#references };
   }
@@ -89,7 +86,7 @@ export class WasmDevice extends Device {
     return firstNonFinite(this.#values(tensor));
   }
 
-  /** Ends the threads. */
+  /** Terminates the threads. */
   protected override close(): void {
     this.#runtime.dispose();
   }
@@ -112,7 +109,7 @@ export class WasmDevice extends Device {
     });
   }
 
-  /** The bits of a tensor, in place; halves as 16-bit integers. */
+  /** A view of a tensor's memory; f16 as 16-bit integers. */
   #view({ dtype, size, storage, offset }: Tensor): HostArray | Uint16Array {
     const { buffer } = this.#runtime.memory;
     const address = (storage.handle as number) + offset * elementBytes(dtype);
@@ -130,7 +127,7 @@ export class WasmDevice extends Device {
     }
   }
 
-  /** The values of a tensor, in place but for halves. */
+  /** The values of a tensor: a view of its memory, or for f16 a copy. */
   #values(tensor: Tensor): HostArray {
     const view = this.#view(tensor);
     return view instanceof Uint16Array ? float16ToFloat32(view) : view;

@@ -1,11 +1,11 @@
-/** The part of `WebAssembly` that is used, typed here: the compiler's own types come only with those of a page. */
+/** Types of the part of `WebAssembly` that is used: TypeScript has them only in its DOM library. */
 
 export interface Memory {
   readonly buffer: ArrayBufferLike;
   grow(pages: number): number;
 }
 
-/** Compiled code; threads are handed one. */
+/** A compiled module, which can be sent to workers. */
 export type Module = object;
 
 interface Engine {

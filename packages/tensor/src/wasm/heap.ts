@@ -1,34 +1,34 @@
-/** A part of linear memory. */
+/** A free range of linear memory. */
 interface Block {
   readonly address: number;
   readonly sizeBytes: number;
 }
 
-/** Blocks start at multiples of a cache line, so that no two threads write to one line of different tensors. */
+/** Blocks start at multiples of a cache line, so that threads which write different tensors never share a line. */
 const LINE = 64;
 
 /**
- * Addresses within a memory that grows and never shrinks. What is freed rests by exact size, since the shapes of a training
- * step repeat; before the memory grows, free neighbours are joined and looked through for a block that is large enough.
+ * An allocator of addresses in a memory that grows and never shrinks. Freed blocks are reused by exact size, since the shapes of
+ * training steps repeat. Before the memory grows, adjacent free blocks are joined and the best fit among them is taken.
  */
 export class Heap {
   readonly #grow: (endBytes: number) => boolean;
   readonly #bySize = new Map<number, number[]>();
-  /** Joined free blocks by address. */
+  /** Joined free blocks, in order of address. */
   #joined: Block[] = [];
-  /** End of what was ever handed out. */
+  /** The end of all addresses ever handed out. */
   #end: number;
   #freeBytes = 0;
   readonly #start: number;
 
-  /** `grow` makes memory reach at least so many bytes, or says that it cannot. */
+  /** `grow` makes the memory at least `endBytes` long, or returns false. */
   constructor(start: number, grow: (endBytes: number) => boolean) {
     this.#start = Math.ceil(start / LINE) * LINE;
     this.#end = this.#start;
     this.#grow = grow;
   }
 
-  /** Bytes handed out or free: what the memory holds for tensors. */
+  /** Bytes for tensors: in use or free. */
   get allBytes(): number {
     return this.#end - this.#start;
   }
@@ -69,7 +69,7 @@ export class Heap {
   }
 
   #extend(sizeBytes: number): number | null {
-    // A free block at the very end is grown rather than left behind.
+    // A free block at the end is extended.
     const last = this.#joined.at(-1);
     const tail = last && last.address + last.sizeBytes === this.#end ? last : null;
     const address = tail ? tail.address : this.#end;
@@ -82,7 +82,7 @@ export class Heap {
     return address;
   }
 
-  /** The smallest joined block that holds so much, cut to size. */
+  /** Takes `sizeBytes` from the smallest joined block that is large enough. */
   #cut(sizeBytes: number): number | null {
     let best = -1;
     for (const [i, block] of this.#joined.entries()) {

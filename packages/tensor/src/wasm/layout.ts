@@ -1,30 +1,32 @@
-/** What stands where at the beginning of linear memory; tensors come after. Address 0 is nothing: it stands for null. */
+/**
+ * The layout of linear memory before the tensors. The first bytes are never written: address 0 stands for null, and reads as 0.
+ */
 
-/** The words through which threads meet (threads.ts), a cache line each where several write. */
+/** Words by which threads synchronize (threads.ts); those that several threads write have a cache line of their own. */
 export const CONTROL = {
-  /** Counts dispatches; threads sleep on it. */
+  /** The number of dispatches so far; idle threads wait on it. */
   generation: 1024,
-  /** OPEN, and how many threads have joined the dispatch. */
+  /** The flag OPEN, plus the number of threads that have joined the dispatch. */
   state: 1088,
-  /** How many of those have left. */
+  /** How many of the joined threads have left again. */
   left: 1152,
-  /** The next task nobody has taken. */
+  /** The next task to take. */
   next: 1216,
-  /** Sleeping threads. */
+  /** The number of sleeping threads. */
   sleepers: 1280,
-  /** The caller sleeps until all have left. */
+  /** 1 while the caller sleeps until all threads have left. */
   callerSleeps: 1344,
-  /** The dispatch: kernel, number of tasks. Written before it opens, read by who has joined. */
+  /** The kernel and the number of tasks of the dispatch: written before it opens, read after joining. */
   kernel: 1408,
   tasks: 1412,
-  /** Not 0: threads end. */
+  /** Not 0 tells the threads to end. */
   quit: 1416,
 } as const;
 
-/** Arguments of the dispatch, a word each. */
+/** The arguments of the dispatch, one word each. */
 export const ARGS = 2048;
 
-/** Each thread's own memory, one after the other. */
+/** The scratch of each thread, one after the other. */
 export const SCRATCH = 65536;
 export const SCRATCH_BYTES = 2 ** 20;
 

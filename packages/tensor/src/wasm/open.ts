@@ -7,27 +7,27 @@ import { Runtime, type Spawn } from "./runtime.ts";
 
 /** Threads and instructions of a WebAssembly device. */
 export interface WasmOptions {
-  /** Threads, the calling one included. Default: as many as the machine runs at once. */
+  /** Threads, including the calling one. Default: as many as the machine runs at once. */
   readonly threads?: number;
-  /** Fused multiply-add of relaxed SIMD: by default where the engine has it. */
+  /** Use relaxed SIMD, for fused multiply-add. Default: if the engine has it. */
   readonly relaxedSimd?: boolean;
-  /** Fill new memory with NaN, so that a kernel which reads what nobody wrote is found. For tests. */
+  /** Fill new memory with NaN, so that tests notice a kernel that reads memory before it is written. */
   readonly poison?: boolean;
 }
 
-/** What the surroundings offer. */
+/** What the host (Node, a page or a worker) offers. */
 export interface WasmHost {
-  /** Null where memory cannot be shared: then there is one thread. */
+  /** Null if memory cannot be shared between threads: then there is only one. */
   readonly spawn: Spawn | null;
   readonly cores: number;
-  /** The calling thread may sleep. A page's may not. */
+  /** Whether the calling thread may block. The main thread of a page may not. */
   readonly mayWait: boolean;
 }
 
-/** Past this, two threads more bring nothing, and each has memory of its own. */
-const MOST_THREADS = 64;
+/** More threads than this gain nothing, and each has scratch of its own. */
+const MAX_THREADS = 64;
 
-/** Whether the engine takes a module that uses a vector in this way. */
+/** Whether the engine accepts a module with these instructions. */
 function validates(use: (zero: V128) => V128): boolean {
   const m = new ModuleBuilder({ shared: false, relaxedSimd: true });
   m.function(0, (f) => f.drop(use(f.v128())));
@@ -36,11 +36,11 @@ function validates(use: (zero: V128) => V128): boolean {
 
 export const hasSimd = (): boolean => validates((zero) => f32x4.add(zero, zero));
 
-/** Whether the engine has fused multiply-add, and what comes with it. */
+/** Whether the engine has relaxed SIMD: fused multiply-add and the relaxed byte swizzle. */
 export const hasRelaxedSimd = (): boolean =>
   validates((zero) => f32x4.relaxedMadd(zero, zero, i8x16.relaxedSwizzle(zero, zero)));
 
-/** Opens the WebAssembly device. Throws `T-WASM` where the engine lacks SIMD, `T-THREADS` for a number that is none. */
+/** Opens the WebAssembly device. Throws `T-WASM` if the engine lacks SIMD, `T-THREADS` if `threads` is not a whole number above 0. */
 export async function openWasm(host: WasmHost, options: WasmOptions = {}): Promise<WasmDevice> {
   const { threads = host.cores, relaxedSimd = hasRelaxedSimd(), poison = false } = options;
   if (!(Number.isInteger(threads) && threads >= 1)) {
@@ -51,7 +51,7 @@ export async function openWasm(host: WasmHost, options: WasmOptions = {}): Promi
   }
   const runtime = await Runtime.open({
     relaxedSimd,
-    threads: Math.min(MOST_THREADS, threads),
+    threads: Math.min(MAX_THREADS, threads),
     mayWait: host.mayWait,
     spawn: host.spawn,
   });

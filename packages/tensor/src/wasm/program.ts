@@ -4,7 +4,10 @@ import { kernelNames, kernels } from "./kernels/index.ts";
 import { emitLibrary } from "./kernels/library.ts";
 import { emitThreads } from "./threads.ts";
 
-/** The WebAssembly module of all kernels: table entry i is kernel i of `kernelNames`. */
+/**
+ * Emits the WebAssembly module: the functions that kernels call, all kernels, and the thread loop. Entry i of its function table
+ * is kernel i of `kernelNames`, a function (task, address of arguments, address of scratch).
+ */
 export function emitProgram(options: ModuleOptions): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder(options);
   const library = emitLibrary(m);

@@ -11,12 +11,12 @@ import { ARGS, CONTROL, heapStart } from "./layout.ts";
 import { emitProgram } from "./program.ts";
 
 const PAGE_BYTES = 65536;
-/** Memory after the last tensor: kernels read up to a vector past an end, and throw it away. */
+/** Memory after the last tensor: kernels may read past the end of a tensor, and ignore what they read. */
 const MARGIN_BYTES = 256;
-/** Calls of less work than this run on the calling thread alone: waking others would take as long. */
-const ALONE_NS = 12_000;
+/** Calls of less work than this run on the calling thread alone: waking the others would take as long. */
+const MIN_SHARED_NS = 12_000;
 
-/** A thread that runs `work` of the module on the memory. */
+/** A thread that runs the function `work` of the module. */
 export interface Worker {
   terminate(): unknown;
 }
@@ -29,13 +29,13 @@ interface Exports {
   readonly dispatch?: (mayWait: number) => void;
 }
 
-/** How a kernel's arguments stand in memory. */
+/** A kernel's index in the function table, and its arguments in the order of their words in memory. */
 interface CallLayout {
   readonly index: number;
   readonly params: readonly (readonly [name: string, isFloat: boolean])[];
 }
 
-/** Memory in bytes, and dispatches in all and shared between threads. */
+/** Bytes of memory, total and free; dispatches, and how many of them were shared between threads. */
 export interface WasmStatistics {
   readonly memoryBytes: number;
   readonly freeBytes: number;
@@ -56,8 +56,8 @@ export class Runtime {
   #workers: readonly Worker[] = [];
   #words: Int32Array;
   #floats: Float32Array;
-  /** The last growth that failed went past what 32 bits address. */
-  #ended = false;
+  /** The last attempt to grow the memory failed because 32 bits address no more. */
+  #isAtLimit = false;
   #counts = { dispatches: 0, shared: 0 };
 
   private constructor(
@@ -76,7 +76,7 @@ export class Runtime {
     [this.#words, this.#floats] = [new Int32Array(memory.buffer), new Float32Array(memory.buffer)];
   }
 
-  /** Throws `T-WASM` where the engine lacks what the module needs. */
+  /** Throws `T-WASM` if the engine cannot compile the module or start the threads. */
   static async open(
     options: Pick<ModuleOptions, "relaxedSimd"> & { threads: number; mayWait: boolean; spawn: Spawn | null },
   ): Promise<Runtime> {
@@ -106,22 +106,22 @@ export class Runtime {
     return { memoryBytes: this.heap.allBytes, freeBytes: this.heap.freeBytes, ...this.#counts };
   }
 
-  /** Why no more memory can be had, for the message of an error. */
+  /** The reason that the memory did not grow, for an error message. */
   whyFull(): string {
     const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
-    if (!this.#ended) return "the system gives this process no more memory";
+    if (!this.#isAtLimit) return "the system gives this process no more memory";
     return (
-      `WebAssembly memory ends at 4 GiB, of which ${mib(this.heap.freeBytes)} are free in parts; ` +
-      "--device webgpu and the slow --device cpu have no such end"
+      `WebAssembly memory is limited to 4 GiB, of which ${mib(this.heap.freeBytes)} are free but fragmented; ` +
+      "--device webgpu and the slow --device cpu have no such limit"
     );
   }
 
-  /** Part of the memory as float32. */
+  /** A view of memory as f32. */
   f32(address: number, length: number): Float32Array {
     return new Float32Array(this.memory.buffer, address, length);
   }
 
-  /** Runs a kernel and returns when it is done. */
+  /** Runs a kernel and returns when it is finished. */
   run(name: KernelName, args: KernelArgs, { tasks, work }: Tasks): void {
     if (tasks <= 0) return;
     const { index, params } = this.#layouts.get(name)!;
@@ -129,7 +129,7 @@ export class Runtime {
     this.#words[CONTROL.kernel / 4] = index;
     this.#words[CONTROL.tasks / 4] = tasks;
     this.#counts.dispatches++;
-    if (this.#exports.dispatch && tasks > 1 && work > ALONE_NS) {
+    if (this.#exports.dispatch && tasks > 1 && work > MIN_SHARED_NS) {
       this.#counts.shared++;
       this.#exports.dispatch(this.#mayWait);
     } else this.#exports.run();
@@ -146,7 +146,7 @@ export class Runtime {
     }
   }
 
-  /** Lets the threads end. */
+  /** Ends the threads. */
   dispose(): void {
     if (this.#workers.length > 0) {
       Atomics.store(this.#words, CONTROL.quit / 4, 1);
@@ -161,9 +161,9 @@ export class Runtime {
     const wanted = Math.ceil((endBytes + MARGIN_BYTES) / PAGE_BYTES);
     const now = this.memory.buffer.byteLength / PAGE_BYTES;
     if (wanted <= now) return true;
-    this.#ended = wanted > MAX_PAGES;
-    if (this.#ended) return false;
-    // An eighth more than asked for, where there is room: growing makes new views.
+    this.#isAtLimit = wanted > MAX_PAGES;
+    if (this.#isAtLimit) return false;
+    // Grows by an eighth more than asked for if possible, since each growth makes all views anew.
     for (const target of [Math.min(MAX_PAGES, Math.ceil(wanted * 1.125)), wanted]) {
       try {
         this.memory.grow(target - now);

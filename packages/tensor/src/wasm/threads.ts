@@ -1,9 +1,14 @@
 /**
  * How threads share a dispatch, as WebAssembly functions over the words of `CONTROL`.
  *
- * The caller writes the dispatch, opens it, works on its tasks like everybody else, closes it and waits for who joined.
- * A thread that comes late finds it closed and does nothing: nobody ever waits for a thread to wake up. Tasks are parts of
- * the output, taken one by one; who takes which changes nothing in the result.
+ *     dispatch: next = 0, left = 0, state = OPEN; generation += 1; wake sleeping threads
+ *               take tasks until none are left
+ *               joined = state, state = 0 (closed); wait until left = joined
+ *     work:     forever: wait until generation changes
+ *                        if state is OPEN and compare-and-swap(state, state + 1): take tasks; left += 1
+ *
+ * A thread that wakes up after the dispatch was closed does nothing, so the caller never waits for a thread to wake up. Tasks are
+ * parts of the output, taken one by one; which thread takes which does not change the result.
  */
 import type { Callee, FunctionBuilder } from "./assembler/function.ts";
 import { atomics, i32 } from "./assembler/instructions.ts";
@@ -11,16 +16,16 @@ import { ModuleBuilder } from "./assembler/module.ts";
 import { ARGS, CONTROL, SCRATCH, SCRATCH_BYTES } from "./layout.ts";
 
 const OPEN = 0x4000_0000;
-const EVERYBODY = -1;
-/** Looks at the generation before a thread goes to sleep: about 50 µs, longer than the host needs between two ops. */
+const ALL = -1;
+/** Reads of the generation before a thread sleeps: about 50 µs, longer than the host needs between two ops. */
 const SPINS = 20_000;
-/** Looks at the leavers before the caller goes to sleep, if it may: longer than most tasks. */
+/** Reads of `left` before the caller sleeps, if it may: longer than most tasks take. */
 const CALLER_SPINS = 50_000;
 const CALLER_NAP_NS = 200_000;
 /** Parameters of a kernel: task, arguments, scratch. */
 const KERNEL_TYPE = ModuleBuilder.typeOf(3);
 
-/** Takes tasks until there are none. */
+/** `drain(scratch)`: takes and runs tasks until there are none. */
 function emitDrain(m: ModuleBuilder): Callee {
   return m.function(1, (f) => {
     const [scratch] = f.params;
@@ -35,7 +40,7 @@ function emitDrain(m: ModuleBuilder): Callee {
   });
 }
 
-/** `work(thread)`: what a thread does all its life. */
+/** `work(thread)`: the loop of a thread, until `quit` is set. */
 function emitWork(m: ModuleBuilder, drain: Callee): void {
   m.function(
     1,
@@ -52,12 +57,12 @@ function emitWork(m: ModuleBuilder, drain: Callee): void {
           i32.and(state, OPEN),
           () =>
             f.if(i32.eq(atomics.exchangeIf(0, state, i32.add(state, 1), CONTROL.state), state), () => {
-              f.set(seen, atomics.load(0, CONTROL.generation)); // it stays this one until we leave
+              f.set(seen, atomics.load(0, CONTROL.generation)); // does not change before this thread has left
               f.call(drain, scratch);
               f.drop(atomics.add(0, 1, CONTROL.left));
               f.if(atomics.load(0, CONTROL.callerSleeps), () => f.drop(atomics.notify(0, 1, CONTROL.left)));
             }),
-          () => f.set(seen, atomics.load(0, CONTROL.generation)), // too late for this one
+          () => f.set(seen, atomics.load(0, CONTROL.generation)), // the dispatch is already closed
         );
       });
     },
@@ -78,7 +83,7 @@ function emitAwaitGeneration(f: FunctionBuilder, seen: ReturnType<FunctionBuilde
   });
 }
 
-/** `dispatch(mayWait)`: runs what CONTROL holds on all threads that are there; the caller may sleep if it is not a page. */
+/** `dispatch(mayWait)`: runs the dispatch of `CONTROL` on all threads; `mayWait` allows the caller to sleep. */
 function emitDispatch(m: ModuleBuilder, drain: Callee): void {
   m.function(
     1,
@@ -93,7 +98,7 @@ function emitDispatch(m: ModuleBuilder, drain: Callee): void {
         atomics.store(0, OPEN, CONTROL.state),
       );
       f.drop(atomics.add(0, 1, CONTROL.generation));
-      f.if(atomics.load(0, CONTROL.sleepers), () => f.drop(atomics.notify(0, EVERYBODY, CONTROL.generation)));
+      f.if(atomics.load(0, CONTROL.sleepers), () => f.drop(atomics.notify(0, ALL, CONTROL.generation)));
       f.call(drain, SCRATCH);
       f.set(joined, i32.and(atomics.and(0, 0, CONTROL.state), OPEN - 1));
       f.set(left, atomics.load(0, CONTROL.left));

@@ -1,4 +1,4 @@
-/** Numbers as WebAssembly's binary format writes them. */
+/** Encoding of numbers, names and vectors in WebAssembly's binary format. */
 
 /** Unsigned LEB128. */
 export function unsigned(value: number): number[] {
@@ -27,13 +27,13 @@ export function signed(value: number): number[] {
 
 /** The four bytes of a float32. */
 export const float32 = (value: number): number[] => [
-  ...new Uint8Array(new Float32Array([value]).buffer), // WebAssembly is little-endian, and so is all that runs it
+  ...new Uint8Array(new Float32Array([value]).buffer), // WebAssembly is little-endian, as are all hosts that run it
 ];
 
-/** A length and that many bytes. */
+/** Bytes with their length before them. */
 export const sized = (bytes: readonly number[]): number[] => [...unsigned(bytes.length), ...bytes];
 
-/** A count and the items. */
+/** Items with their count before them. */
 export const vector = (items: readonly (readonly number[])[]): number[] => [
   ...unsigned(items.length),
   ...items.flat(),

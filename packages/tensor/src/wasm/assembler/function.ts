@@ -25,31 +25,34 @@ const BRANCH = 0x0c;
 const BRANCH_IF = 0x0d;
 const RETURN = 0x0f;
 const CALL = 0x10;
-const NOTHING = 0x40; // the type of a block without a value
+const NOTHING = 0x40; // the type of a block that leaves no value
 
-/** A variable of a function; as an expression, its value. */
+/** A local variable of a function, which as an expression is its value. */
 export interface Local<T extends ValueType> extends Expr<T> {
   readonly index: number;
 }
 
-/** A function that code can call, by its place in the module. */
+/** A function of the module that code can call. */
 export interface Callee {
   readonly index: number;
 }
 
-/** Whether fused multiply-add may be used. */
+/** Instructions that may be used: those of relaxed SIMD. */
 export interface Features {
   readonly relaxedSimd: boolean;
 }
 
-/** The body of one function under construction: statements are appended in order. */
+/**
+ * Builds the body of one function: each method appends code, in order. An expression is code that has not been appended yet. It
+ * is evaluated where it is used, each time it is used; `i32`, `f32` and `v128` evaluate it once, into a new local.
+ */
 export class FunctionBuilder {
   readonly features: Features;
   readonly params: readonly Local<"i32">[];
   readonly #locals: ValueType[] = [];
   #code: number[] = [];
 
-  /** All parameters of our functions are i32: counts and addresses. */
+  /** All parameters are i32: addresses and counts. */
   constructor(paramCount: number, features: Features) {
     this.features = features;
     this.params = Array.from({ length: paramCount }, (_, i) => this.#variable("i32", i));
@@ -59,7 +62,10 @@ export class FunctionBuilder {
     return { type, index, code: [0x20, ...unsigned(index)] };
   }
 
-  /** A new variable, 0 until it is set; with a value, set at once. */
+  /**
+   * A new local, set to `value` at this place in the code. Without a value it is 0 when the function starts, and is not set to 0
+   * again in a loop.
+   */
   local<T extends ValueType>(type: T, value?: Operand<T>): Local<T> {
     const local = this.#variable(type, this.params.length + this.#locals.length);
     this.#locals.push(type);
@@ -89,7 +95,7 @@ export class FunctionBuilder {
     this.#append([0x21, ...unsigned(local.index)]);
   }
 
-  /** Evaluates for its effect. */
+  /** Evaluates an expression and discards its value. */
   drop(value: Expr<ValueType>): void {
     this.#append(value.code);
     this.#append([0x1a]);
@@ -100,7 +106,7 @@ export class FunctionBuilder {
     this.#append([CALL, ...unsigned(callee.index)]);
   }
 
-  /** Calls entry `index` of the module's table, whose functions have the type numbered `type`. */
+  /** Calls entry `index` of the module's function table, a function of the type numbered `type`. */
   callIndirect(index: I32, type: number, ...args: I32[]): void {
     for (const arg of [...args, index]) this.#append(codeOf(arg, "i32"));
     this.#append([0x11, ...unsigned(type), 0]);
@@ -167,12 +173,12 @@ export class FunctionBuilder {
     return this.features.relaxedSimd ? f32x4.relaxedMadd(a, b, c) : f32x4.add(f32x4.mul(a, b), c);
   }
 
-  /** Bytes of a table by number, 0..15. */
+  /** Byte i of the result is byte indices[i] of the table; all indices are 0 .. 15. */
   lookup(table: V128, indices: V128): V128 {
     return (this.features.relaxedSimd ? i8x16.relaxedSwizzle : i8x16.swizzle)(table, indices);
   }
 
-  /** Locals and code, as the module's code section has them. */
+  /** The function as it stands in the code section: its locals and its code. */
   finish(): number[] {
     const locals = this.#locals.flatMap((type) => [1, TYPE_CODES[type]]);
     return [...unsigned(this.#locals.length), ...locals, ...this.#code, END];

@@ -1,6 +1,6 @@
 /**
  * WebAssembly instructions as typed expressions: `f32x4.add(x, y)` is code that leaves a vector on the stack, and TypeScript
- * refuses an operand of another type. Where an i32 or f32 is wanted, a plain number stands for the constant.
+ * rejects an operand of another type. A plain number stands for an i32 or f32 constant.
  *
  * Opcodes: WebAssembly 2.0 with SIMD and threads, and `f32x4.relaxed_madd` of the relaxed-SIMD proposal.
  */
@@ -30,7 +30,7 @@ const codeOfI32 = (value: I32): readonly number[] =>
 const codeOfF32 = (value: F32): readonly number[] =>
   typeof value === "number" ? [0x43, ...float32(value)] : value.code;
 
-/** Code of an operand, a plain number as a constant of the type. */
+/** The code of an operand; a plain number becomes a constant of the type. */
 export function codeOf(value: I32 | F32 | V128, type: ValueType): readonly number[] {
   if (typeof value !== "number") return value.code;
   return type === "f32" ? codeOfF32(value) : codeOfI32(value);
@@ -44,7 +44,7 @@ const i32Binary = (opcode: number) => (a: I32, b: I32) => toI32([...codeOfI32(a)
 const f32Binary = (opcode: number) => (a: F32, b: F32) => toF32([...codeOfF32(a), ...codeOfF32(b), opcode]);
 const f32Compare = (opcode: number) => (a: F32, b: F32) => toI32([...codeOfF32(a), ...codeOfF32(b), opcode]);
 
-/** Alignment hint (log2 of bytes) and offset: what every access to memory carries. */
+/** The immediates of a memory access: alignment hint (log2 of bytes) and offset. */
 const at = (alignment: number, offset: number): number[] => [alignment, ...unsigned(offset)];
 
 const i32Load = (opcode: number, alignment: number) =>
@@ -87,10 +87,10 @@ export const i32 = {
   }),
   select: (condition: I32, yes: I32, no: I32) =>
     toI32([...codeOfI32(yes), ...codeOfI32(no), ...codeOfI32(condition), 0x1b]),
-  /** Bits of an f32. */
+  /** The bits of an f32. */
   reinterpret: (a: F32) => toI32([...codeOfF32(a), 0xbc]),
   min: (a: Expr<"i32">, b: I32) => i32.select(i32.ltS(a, b), a, b),
-  /** The smaller as unsigned numbers. */
+  /** The smaller of unsigned numbers. */
   minU: (a: Expr<"i32">, b: Expr<"i32">) => i32.select(i32.ltU(a, b), a, b),
 };
 
@@ -100,7 +100,7 @@ const atomic =
   (offset = 0): Expr<"i32"> =>
     toI32([...codeOfI32(address), ...operands.flatMap(codeOfI32), ATOMIC, opcode, ...at(2, offset)]);
 
-/** Sequentially consistent accesses to an i32, which return what was there; `offset` comes in a second call. */
+/** Sequentially consistent accesses to an i32; read-modify-write operations return the old value. */
 export const atomics = {
   load: (address: I32, offset = 0) => atomic(0x10)(address)(offset),
   add: (address: I32, value: I32, offset = 0) => atomic(0x1e)(address, value)(offset),
@@ -111,7 +111,7 @@ export const atomics = {
     code: [...codeOfI32(address), ...codeOfI32(value), ATOMIC, 0x17, ...at(2, offset)],
   }),
   notify: (address: I32, count: I32, offset = 0) => atomic(0x00)(address, count)(offset),
-  /** Sleeps while the word is `expected`, at most so many nanoseconds; -1: without end. */
+  /** Sleeps if the word is `expected`, until notified or for at most `nanoseconds`; -1 is without limit. */
   wait: (address: I32, expected: I32, nanoseconds: number, offset = 0) =>
     toI32([
       ...codeOfI32(address),
@@ -160,16 +160,16 @@ const vStoreLane =
     code: [...codeOfI32(address), ...value.code, ...simd(opcode), ...at(alignment, offset), lane],
   });
 
-// Alignment hints are 2 (words of four bytes): that is all that a tensor's window promises.
+// The alignment hint of vectors is 2 (four bytes), since views of tensors are aligned to elements only.
 export const v128 = {
   /** Four 32-bit integers. */
   constant: (words: readonly [number, number, number, number]) =>
     toV128([...simd(0x0c), ...new Uint8Array(Int32Array.from(words).buffer)]),
   load: vLoad(0x00, 2),
-  /** Four halves as sign-extended 32-bit integers. */
+  /** Four 16-bit words as sign-extended 32-bit integers. */
   load16x4S: vLoad(0x03, 1),
   load32Splat: vLoad(0x09, 2),
-  /** One word in lane 0, zeros beside it. */
+  /** One word in lane 0, and zeros in the others. */
   load32Zero: vLoad(0x5c, 2),
   load64Zero: vLoad(0x5d, 2),
   store: (address: I32, value: V128, offset = 0): Statement => ({
@@ -182,14 +182,14 @@ export const v128 = {
   andNot: vBinary(0x4f),
   or: vBinary(0x50),
   xor: vBinary(0x51),
-  /** 1 where any bit is. */
+  /** 1 if any bit is set, else 0. */
   anyTrue: (a: V128) => toI32([...a.code, ...simd(0x53)]),
-  /** Bits of a where the mask is 1, else of b. */
+  /** Bits of a where the mask's bit is 1, else of b. */
   bitselect: (a: V128, b: V128, mask: V128) => toV128([...a.code, ...b.code, ...mask.code, ...simd(0x52)]),
-  /** Bytes by number: 0..15 of a, 16..31 of b. */
+  /** The bytes of a (0 .. 15) and b (16 .. 31) with these numbers. */
   shuffleBytes: (a: V128, b: V128, bytes: readonly number[]) =>
     toV128([...a.code, ...b.code, ...simd(0x0d), ...bytes]),
-  /** Words by number: 0..3 of a, 4..7 of b. */
+  /** The words of a (0 .. 3) and b (4 .. 7) with these numbers. */
   shuffle: (a: V128, b: V128, words: readonly [number, number, number, number]) =>
     v128.shuffleBytes(
       a,
@@ -202,12 +202,12 @@ export const i8x16 = {
   splat: (a: I32) => toV128([...codeOfI32(a), ...simd(0x0f)]),
   /** Byte i is byte indices[i] of a, or 0 for an index past 15. */
   swizzle: vBinary(0x0e),
-  /** The same in fewer instructions where no index is past 15, which is all we ask: relaxed SIMD. */
+  /** The same for indices up to 15, in fewer machine instructions (relaxed SIMD). */
   relaxedSwizzle: vBinary(0x100),
 };
 
 export const i16x8 = {
-  /** Two vectors of four integers as eight, each held to 0..65535. */
+  /** Two vectors of four signed integers as one of eight, each clamped to 0 .. 65535. */
   narrowU: vBinary(0x86),
 };
 
@@ -222,12 +222,12 @@ export const i32x4 = {
   eq: vBinary(0x37),
   gtS: vBinary(0x3b),
   minS: vBinary(0xb6),
-  /** Toward zero; what does not fit becomes the nearest that does. */
+  /** Rounds toward zero and saturates. */
   truncSat: vUnary(0xf8),
 };
 
 export const i64x2 = {
-  /** 64-bit products of words 0 and 1, or 2 and 3, as unsigned numbers. */
+  /** 64-bit products of unsigned words 0 and 1, or 2 and 3. */
   extmulLowU: vBinary(0xde),
   extmulHighU: vBinary(0xdf),
 };
@@ -241,7 +241,7 @@ export const f32x4 = {
   div: vBinary(0xe7),
   min: vBinary(0xe8),
   max: vBinary(0xe9),
-  /** The smaller by one comparison, one machine instruction: b where b < a. */
+  /** b where b < a, else a: one machine instruction, unlike min. */
   pmin: vBinary(0xea),
   pmax: vBinary(0xeb),
   abs: vUnary(0xe0),
@@ -254,6 +254,6 @@ export const f32x4 = {
   le: vBinary(0x45),
   ge: vBinary(0x46),
   convert: vUnary(0xfa),
-  /** a · b + c, fused or not as the machine likes: relaxed SIMD. */
+  /** a · b + c, fused if the machine has such an instruction (relaxed SIMD). */
   relaxedMadd: (a: V128, b: V128, c: V128) => toV128([...a.code, ...b.code, ...c.code, ...simd(0x105)]),
 };

@@ -7,18 +7,15 @@ const FUNCTION_TYPE = 0x60;
 const FUNCREF = 0x70;
 const KIND = { function: 0, memory: 2 } as const;
 
-/** Pages of 64 KiB that 32-bit addresses reach: 4 GiB. */
+/** Pages of 64 KiB in 4 GiB, the limit of 32-bit addresses. */
 export const MAX_PAGES = 65536;
 
 export interface ModuleOptions extends Features {
-  /** The memory is shared between threads. */
+  /** Whether the memory is shared between threads. */
   readonly shared: boolean;
 }
 
-/**
- * A module under construction: functions of i32 parameters without results, over one imported memory `env.memory`, and one
- * table of some of them.
- */
+/** Builds a module: functions of i32 parameters without results, one imported memory `env.memory`, and one function table. */
 export class ModuleBuilder {
   readonly options: ModuleOptions;
   readonly #bodies: { paramCount: number; code: number[] }[] = [];
@@ -28,7 +25,7 @@ export class ModuleBuilder {
     this.options = options;
   }
 
-  /** Adds a function; `emit` gets its builder. */
+  /** Adds a function, whose body `emit` builds. */
   function(paramCount: number, emit: (f: FunctionBuilder) => void, exportAs?: string): Callee {
     const f = new FunctionBuilder(paramCount, this.options);
     emit(f);
@@ -38,16 +35,16 @@ export class ModuleBuilder {
     return { index };
   }
 
-  /** The number that `callIndirect` wants for functions of so many parameters. */
+  /** The type number for `callIndirect` of functions with `paramCount` parameters. */
   static typeOf(paramCount: number): number {
     return paramCount;
   }
 
-  /** The binary; `table` are the functions that `callIndirect` reaches, by position. */
+  /** The binary module; `table` lists the functions that `callIndirect` calls by index. */
   finish(table: readonly Callee[]): Uint8Array<ArrayBuffer> {
-    const mostParams = Math.max(0, ...this.#bodies.map(({ paramCount }) => paramCount));
-    // One type for each number of parameters, numbered by it.
-    const types = Array.from({ length: mostParams + 1 }, (_, n) => [
+    const maxParams = Math.max(0, ...this.#bodies.map(({ paramCount }) => paramCount));
+    // Type n is that of functions with n parameters.
+    const types = Array.from({ length: maxParams + 1 }, (_, n) => [
       FUNCTION_TYPE,
       ...vector(Array.from({ length: n }, () => [TYPE_CODES.i32])),
       0,
@@ -65,7 +62,7 @@ export class ModuleBuilder {
         SECTION.export,
         vector(this.#exports.map(({ name, index }) => [...text(name), KIND.function, ...unsigned(index)])),
       ),
-      // Into table 0 from entry 0 on (i32.const 0, end).
+      // Fills table 0 from entry 0 on (i32.const 0, end).
       ...section(SECTION.element, vector([[0x00, 0x41, 0x00, 0x0b, ...vector(indices)]])),
       ...section(SECTION.code, vector(this.#bodies.map(({ code }) => sized(code)))),
     ]);

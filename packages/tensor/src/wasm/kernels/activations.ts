@@ -15,7 +15,7 @@ const TAIL = 13;
 
 const splats = (f: FunctionBuilder, ...values: number[]) => values.map((value) => f.v128(f32x4.splat(value)));
 
-/** The argument v, held to ±20, and tanh(√(2/π) (v + 0.044715 v³)). */
+/** The argument v, clamped to ±20, and tanh(√(2/π) (v + 0.044715 v³)). */
 function innerTanh(f: FunctionBuilder) {
   const tanh = tanhOf(f);
   const [far, minusFar, cube, slope, one] = splats(f, FAR, -FAR, CUBE, SLOPE, 1);
@@ -49,8 +49,8 @@ const DERIVATIVE: Readonly<Record<"erf" | "tanh", Make>> = {
     const [most, least, density] = splats(f, TAIL, -TAIL, 1 / Math.sqrt(2 * Math.PI));
     return (x) => {
       const { cdf, bell } = normal(x);
-      const held = f32x4.max(f32x4.min(x, most), least);
-      return f.madd(f32x4.mul(held, density), bell, cdf);
+      const clamped = f32x4.max(f32x4.min(x, most), least);
+      return f.madd(f32x4.mul(clamped, density), bell, cdf);
     };
   },
   // (1 + t) / 2 + v/2 (1 - t²) √(2/π) (1 + 3 · 0.044715 v²)

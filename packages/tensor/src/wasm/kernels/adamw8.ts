@@ -1,4 +1,13 @@
-/** AdamW with moments of 8 bits: float32 step by step and nothing fused, so that codes agree with the reference to the bit. */
+/**
+ * AdamW with 8-bit moments. The moments are computed in float32 without fused multiply-add, so that their codes agree with the
+ * reference to the bit.
+ *
+ *     middles = midpoints of neighbouring entries of both maps
+ *     for block of 256 elements of the task:
+ *       m, v = map[code] · largest of the block
+ *       AdamW step: new m, v and p; new largest |m| and |v|
+ *       code = how many midpoints lie below m / largest (v / largest), by a binary search without branches
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, type ParamTypes, words } from "./kernel.ts";
@@ -8,12 +17,12 @@ import { firstLane, forVectors, maxLanes } from "./vectors.ts";
 /** Elements of a block of moments, and entries of a map. */
 const BLOCK = 256;
 const ENTRIES = 256;
-/** The thread's scratch: moments of one block, then what lies between neighbouring entries of both maps. */
+/** Offsets in the thread's scratch: the moments of a block, then the midpoints of both maps. */
 const MOMENT_BYTES = 4 * BLOCK;
 const MIDDLES_BYTES = 4 * ENTRIES;
 const [MEANS, SQUARES, MIDDLES] = [0, MOMENT_BYTES, 2 * MOMENT_BYTES];
-/** Divides in place of a largest magnitude of 0. */
-const LEAST = 1e-37;
+/** Replaces a largest magnitude of 0 as a divisor. */
+const MIN_DIVISOR = 1e-37;
 
 /** middles[c] = (map[c] + map[c + 1]) / 2 for the 255 pairs. */
 function emitMiddles(f: FunctionBuilder, maps: Local<"i32">, scratch: Local<"i32">): void {
@@ -30,7 +39,7 @@ function emitMiddles(f: FunctionBuilder, maps: Local<"i32">, scratch: Local<"i32
   }
 }
 
-/** How many of the middles lie strictly below a value: its code, without a branch. */
+/** The code of a value, which is the number of midpoints strictly below it, by a binary search without branches. */
 function emitCode(
   f: FunctionBuilder,
   middles: number,
@@ -65,21 +74,22 @@ interface Encoded {
   readonly scratch: Local<"i32">;
   /** Of means, then of squares. */
   readonly codes: readonly [Local<"i32">, Local<"i32">];
-  readonly most: readonly [Local<"f32">, Local<"f32">];
-  /** The least entry above 0 of the map of squares. */
+  /** The largest magnitudes of both. */
+  readonly largest: readonly [Local<"f32">, Local<"f32">];
+  /** The smallest entry above 0 of the map of squares. */
   readonly smallest: Local<"v128">;
 }
 
-/** Moments of a block as shares of the largest, then as codes. */
-function emitEncode(f: FunctionBuilder, { count, scratch, codes, most, smallest }: Encoded): void {
+/** Divides the moments of a block by the largest of each, and stores their codes. */
+function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smallest }: Encoded): void {
   const [m, v] = [MEANS, SQUARES].map((at) => f.i32(i32.add(scratch, at)));
-  const [mMost, vMost] = most.map((largest) => f.v128(f32x4.splat(f32.max(largest, LEAST))));
+  const [mLargest, vLargest] = largest.map((value) => f.v128(f32x4.splat(f32.max(value, MIN_DIVISOR))));
   const zero = f.v128(f32x4.splat(0));
   forVectors(f, count, [m, v], ({ load, store }) => {
-    store(m, f32x4.div(load(m), mMost));
+    store(m, f32x4.div(load(m), mLargest));
     const square = f.v128(load(v));
-    const least = v128.and(f32x4.gt(square, zero), smallest); // a v above 0 stays above 0
-    store(v, f32x4.max(f32x4.div(square, vMost), least));
+    const least = v128.and(f32x4.gt(square, zero), smallest); // a v above 0 must not become 0
+    store(v, f32x4.max(f32x4.div(square, vLargest), least));
   });
   const [i, value] = [f.i32(), f.f32()];
   f.for(i, 0, count, 1, () => {
@@ -95,7 +105,7 @@ const NUMBERS = {
   ...{ eps: "f32", stepSize: "f32", correction2: "f32", decay: "f32" },
 } as const satisfies ParamTypes;
 
-/** Makes code of a step: of gradient, old moments and parameter, the new ones. Constants are made where this is called. */
+/** Returns an emitter of one AdamW step: new moments and parameter from the gradient and the old ones. */
 function stepper(f: FunctionBuilder, args: { readonly [K in keyof typeof NUMBERS]: Local<"f32"> }) {
   const all = Object.keys(NUMBERS).map((name) => [
     name,
@@ -114,7 +124,7 @@ function stepper(f: FunctionBuilder, args: { readonly [K in keyof typeof NUMBERS
   };
 }
 
-/** A task is `rows` blocks; numbers as `adamw` has them. */
+/** A task is `rows` blocks; the numbers are those of `adamw`. */
 export const adamw8 = defineKernel(
   {
     ...words("p", "mCodes", "vCodes", "mMax", "vMax", "maps", "g", "gradScale", "n", "blocks", "rows"),
@@ -131,7 +141,7 @@ export const adamw8 = defineKernel(
     const vMap = f.i32(i32.add(args.maps, 4 * ENTRIES));
     const smallest = f.v128(v128.load32Splat(vMap, 4));
     const [p, g, m, v, mCodes, vCodes] = Array.from({ length: 6 }, () => f.i32());
-    /** New moments and parameters of a block, and the largest magnitudes. */
+    /** Writes new moments and parameters of a block, and finds the largest magnitudes. */
     const update = (count: Local<"i32">) =>
       forVectors(f, count, [p, g, m, v], ({ load, store, lanes }) => {
         const gradient = f.v128(f32x4.mul(load(g), factor));
@@ -155,14 +165,14 @@ export const adamw8 = defineKernel(
       f.set(v, i32.add(scratch, SQUARES));
       emitDecode(f, [mCodes, args.maps, m], count);
       emitDecode(f, [vCodes, vMap, v], count);
-      const [mAt, vAt] = [args.mMax, args.vMax].map((most) => f.i32(i32.add(most, i32.mul(block, 4))));
+      const [mAt, vAt] = [args.mMax, args.vMax].map((max) => f.i32(i32.add(max, i32.mul(block, 4))));
       f.set(mScale, v128.load32Splat(mAt));
       f.set(vScale, v128.load32Splat(vAt));
       for (const best of [mBest, vBest]) f.set(best, f32x4.splat(0));
       update(count);
-      const most = [f.f32(maxLanes(f, [mBest])), f.f32(maxLanes(f, [vBest]))] as const;
-      f.do(f32.store(mAt, most[0]), f32.store(vAt, most[1]));
-      emitEncode(f, { count, scratch, codes: [mCodes, vCodes], most, smallest });
+      const largest = [f.f32(maxLanes(f, [mBest])), f.f32(maxLanes(f, [vBest]))] as const;
+      f.do(f32.store(mAt, largest[0]), f32.store(vAt, largest[1]));
+      emitEncode(f, { count, scratch, codes: [mCodes, vCodes], largest, smallest });
     });
   },
 );

@@ -1,4 +1,4 @@
-/** Elementwise kernels over f32; a task is a chunk of elements. */
+/** Elementwise kernels over f32, conversions to and from f16, and optimizer steps; a task is a chunk of elements. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { loader, toF16 } from "./f16.ts";
@@ -58,14 +58,14 @@ export const siluMulBackward = defineKernel(
       const s = f.v128(sigmoid(g));
       const d = f.v128(f32x4.mul(load(dy), s));
       const slope = f.madd(g, f32x4.sub(one, s), one);
-      const upward = f.v128(load(up)); // before dgate is written: it may lie where up did
+      const upward = f.v128(load(up)); // loaded before dgate is stored, which may overwrite up
       store(dgate, f32x4.mul(f32x4.mul(d, upward), slope));
       store(dup, f32x4.mul(d, g));
     });
   },
 );
 
-/** y = factor · x; the factor is multiplied by what `by` points to, unless that is 0. */
+/** y = factor · x, or factor · s · x with the scalar s at address `by`. */
 export const scale = defineKernel(
   { x: "i32", y: "i32", n: "i32", factor: "f32", by: "i32" },
   (f, { x, y, n, factor, by }, { task }) => {
@@ -76,7 +76,7 @@ export const scale = defineKernel(
   },
 );
 
-/** y = x held to min .. max. */
+/** y = x clamped to min .. max. */
 export const clamp = defineKernel(
   { x: "i32", y: "i32", n: "i32", min: "f32", max: "f32" },
   (f, { x, y, n, min, max }, { task }) => {
@@ -154,40 +154,40 @@ export const fill = defineKernel({ x: "i32", n: "i32", value: "f32" }, (f, { x, 
   forVectors(f, count, [x], ({ store }) => store(x, all));
 });
 
-/** Moves a task's chunk between halves and floats: four at a time, then one by one. */
+/** Runs `move` over a task's chunk of f16 and f32 elements: four at a time, then one by one. */
 function forF16(
   f: FunctionBuilder,
   task: Expr<"i32">,
   n: Local<"i32">,
-  { halves, floats }: Pointers<"halves" | "floats">,
+  { f16, f32: floats }: Pointers<"f16" | "f32">,
   move: (lanes: 4 | 1) => void,
 ): void {
   const first = f.i32(i32.mul(task, CHUNK));
-  f.set(halves, i32.add(halves, i32.mul(first, 2)));
+  f.set(f16, i32.add(f16, i32.mul(first, 2)));
   f.set(floats, i32.add(floats, i32.mul(first, 4)));
   const left = f.i32(i32.min(f.i32(i32.sub(n, first)), CHUNK));
   for (const lanes of [4, 1] as const) {
     f.while(i32.geS(left, lanes), () => {
       move(lanes);
-      f.set(halves, i32.add(halves, 2 * lanes));
+      f.set(f16, i32.add(f16, 2 * lanes));
       f.set(floats, i32.add(floats, 4 * lanes));
       f.set(left, i32.sub(left, lanes));
     });
   }
 }
 
-/** Halves to f32. Loads reach past the last element, stores do not. */
+/** f16 to f32. Loads may reach past the last element, stores do not. */
 export const widen = defineKernel({ x: "i32", y: "i32", n: "i32" }, (f, { x, y, n }, { task }) => {
   const load4 = loader(f, "f16");
-  forF16(f, task, n, { halves: x, floats: y }, (lanes) =>
+  forF16(f, task, n, { f16: x, f32: y }, (lanes) =>
     f.do(lanes === 4 ? v128.store(y, load4(x)) : v128.store32Lane(y, load4(x), 0)),
   );
 });
 
-/** f32 to halves. */
+/** f32 to f16. */
 export const narrow = defineKernel({ x: "i32", y: "i32", n: "i32" }, (f, { x, y, n }, { task }) => {
   const convert = toF16(f);
-  forF16(f, task, n, { halves: y, floats: x }, (lanes) =>
+  forF16(f, task, n, { f16: y, f32: x }, (lanes) =>
     f.do(
       lanes === 4
         ? v128.store64Lane(y, convert(v128.load(x)), 0)
@@ -232,7 +232,7 @@ export const adamw = defineKernel(ADAMW, (f, { p, m, v, g, n, gradScale, ...numb
   });
 });
 
-/** p and m in place, as PyTorch: d = g · gradScale + weightDecay · p. */
+/** p and m in place, as in PyTorch: d = g · gradScale + weightDecay · p, m = momentum · m + d, p -= lr · (m, or d + momentum · m). */
 export const sgd = defineKernel(
   {
     ...{ p: "i32", m: "i32", g: "i32", n: "i32", gradScale: "i32", nesterov: "i32" },
@@ -245,7 +245,7 @@ export const sgd = defineKernel(
     const [lr, momentum, weightDecay] = [numbers.lr, numbers.momentum, numbers.weightDecay].map((number) =>
       splat(f, number),
     );
-    // What m and d count in the step: momentum and 1 with Nesterov's, else 1 and 0.
+    // The step is lr · (ofD · d + ofM · m): with Nesterov momentum ofD = 1 and ofM = momentum, else 0 and 1.
     const [ofM, ofD] = [
       splat(f, f32.select(nesterov, numbers.momentum, 1)),
       splat(f, f32.select(nesterov, 1, 0)),

@@ -1,4 +1,4 @@
-/** All kernels, and the ops that run by them. What is not among the ops runs by its reference. */
+/** All kernels, and all ops that run by kernels; other ops run by their reference. X.ts has kernels, X-ops.ts the ops that call them. */
 import type { OpName } from "../../ops/index.ts";
 import type { WasmOp } from "../context.ts";
 import * as activations from "./activations.ts";
@@ -55,7 +55,7 @@ const table = {
 
 export type KernelName = keyof typeof table;
 export const kernels: Readonly<Record<KernelName, Kernel>> = table;
-/** In the order of the module's table. */
+/** Names of kernels, in the order of the module's function table. */
 export const kernelNames = Object.keys(table) as KernelName[];
 
 const ops = {

@@ -1,4 +1,4 @@
-/** Ops that move elements and compute nothing: copies of rows, and axes in another order. */
+/** Ops that only move elements: copies of rows, and transposes. */
 import { elementBytes } from "../../dtype.ts";
 import { permutationOf, type SourceAxis, sourceAxes } from "../../ops/transpose.ts";
 import { sizeOf } from "../../shape.ts";
@@ -9,11 +9,11 @@ import { chunks, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
 interface Copy {
   readonly rows: number;
-  /** Elements of a row, and between rows. */
+  /** Elements of a row, and the row strides in elements. */
   readonly size: number;
   readonly fromRow: number;
   readonly toRow: number;
-  /** First element. */
+  /** The first element. */
   readonly fromAt?: number;
   readonly toAt?: number;
 }
@@ -75,13 +75,13 @@ export const sliceBackward: WasmOp = (
   return true;
 };
 
-/** An axis of the output as units of work have them. */
+/** An axis of the output of a transpose. */
 interface MovedAxis extends SourceAxis {
-  /** Stride in y, in elements, as that in x. */
+  /** The stride in y, in elements. */
   readonly yStride: number;
 }
 
-/** Arguments of the axes that a unit does not go through. */
+/** Arguments for the axes around the two that a unit of work covers. */
 function outerArgs(axes: readonly MovedAxis[], bytes: number): Record<string, number> {
   const args: Record<string, number> = {};
   for (let i = 0; i < OUTER_AXES; i++) {

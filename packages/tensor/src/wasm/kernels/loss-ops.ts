@@ -1,4 +1,4 @@
-/** The loss, from logits or from the head's input in chunks of tokens. */
+/** Cross-entropy from logits, or from the head's input in chunks of tokens whose logits fit the workspace. */
 import type { LossAttrs } from "../../ops/cross-entropy.ts";
 import { tokenChunks } from "../../ops/lm-head.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
@@ -15,7 +15,7 @@ interface Rows {
   readonly logSum: Tensor;
 }
 
-/** How many rows of logits are at hand, of which the first is row `firstRow` of the targets. */
+/** n rows of v logits, the first of which is row `firstRow` of the targets. */
 interface Extents {
   readonly n: number;
   readonly v: number;
@@ -89,7 +89,7 @@ interface HeadIo {
   readonly targets: Tensor;
 }
 
-/** A head [V,C] in any storage, its input and what is to come. */
+/** A head w [V,C] in any storage, its input h and the targets. */
 interface Head {
   readonly h: Tensor;
   readonly w: Tensor | Nf4Right;
@@ -97,7 +97,7 @@ interface Head {
   readonly targets: Tensor;
 }
 
-/** Calls `each` with the logits of one chunk of tokens after the other, in one workspace, their losses known. */
+/** For each chunk of tokens computes the logits, in one workspace, and their losses, and calls `each`. Returns the losses of all rows. */
 function forChunks(
   k: WasmContext,
   { h, w, V, targets }: Head,
@@ -107,10 +107,10 @@ function forChunks(
   const [N, C] = h.shape;
   const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes, blockColumns });
   const [nll, max, logSum] = [k.temp([N]), k.temp([N]), k.temp([N])];
-  const most = chunks[0]?.count ?? 0;
-  const all = k.temp([most, V]);
+  const maxTokens = chunks[0]?.count ?? 0;
+  const all = k.temp([maxTokens, V]);
   for (const range of chunks) {
-    const logits = k.rows(all, most, { start: 0, count: range.count });
+    const logits = k.rows(all, maxTokens, { start: 0, count: range.count });
     const part = k.rows(h, N, range);
     const extents = { n: range.count, v: V, firstRow: range.start };
     runMatmul(k, "nt", { a: part, b: w, y: logits }, { P: 1, M: range.count, K: C, N: V });
@@ -120,7 +120,7 @@ function forChunks(
   return nll;
 }
 
-/** The loss, and d loss / d h while a chunk's logits are at hand. */
+/** The loss and, while the logits of a chunk exist, d loss / d h. */
 function runHeadLoss(
   k: WasmContext,
   { loss, dh, ...head }: Head & { loss: Tensor; dh: Tensor | null },

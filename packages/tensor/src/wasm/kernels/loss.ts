@@ -1,11 +1,11 @@
-/** Cross-entropy over rows of logits: row losses, their mean, and gradients. */
+/** Cross-entropy over rows of logits: the loss of each row, their mean, and gradients. */
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf, logOf } from "./math.ts";
 import { forRows } from "./tasks.ts";
 import { accumulators, firstLane, forVectors, maxLanes, sumLanes } from "./vectors.ts";
 
-/** How many targets count, at least 1, as a float. */
+/** scored = how many targets are not `ignoreIndex`, at least 1, as a float. */
 export const countScored = defineKernel(
   { targets: "i32", n: "i32", ignoreIndex: "i32", scored: "i32" },
   (f, { targets, n, ignoreIndex, scored }) => {
@@ -29,8 +29,10 @@ export const meanLoss = defineKernel(
 );
 
 /**
- * max, logSum and nll (0 for an ignored row) of rows of logits, whose first one is row `firstRow` of targets and results.
- * Each is a row's maximum, the logarithm of its shifted sum, and its loss under the smoothed target.
+ * Per row: max, logSum = log Σ e^(logit - max), and the loss nll under the smoothed target, which is 0 for an ignored row. Row 0
+ * of logits is row `firstRow` of targets and results. A task is `rows` rows.
+ *
+ *     nll = (1 - smoothing) · (max - logit[target]) + smoothing · mean(max - logits) + logSum
  */
 export const rowLosses = defineKernel(
   {
@@ -101,7 +103,10 @@ export const rowLosses = defineKernel(
   },
 );
 
-/** dlogits = (softmax - smoothed target) · dloss / scored; 0 for ignored rows. dlogits may be logits; dloss 0 stands for 1. */
+/**
+ * dlogits = (softmax - smoothed target) · dloss / scored, and 0 for ignored rows; dlogits may overwrite logits. An address dloss of
+ * 0 means 1. A task is `rows` rows.
+ */
 export const logitGradients = defineKernel(
   {
     ...words("logits", "dlogits", "targets", "max", "logSum", "dloss"),

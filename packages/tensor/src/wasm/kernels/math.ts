@@ -1,4 +1,7 @@
-/** Functions of vectors: exp to 2 and log to 3 units in the last place, after Cephes (Moshier, expf and logf). */
+/**
+ * Emitters of functions of vectors; exp is exact to 2 and log to 3 units in the last place, after Cephes (Moshier, expf and logf).
+ * Each `...Of` sets the constants where it is called, which should be before a loop, and returns the emitter.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 
@@ -8,28 +11,28 @@ const splat = (f: FunctionBuilder, value: number) => f.v128(f32x4.splat(value));
 const bits = (f: FunctionBuilder, value: number) => f.v128(i32x4.splat(value));
 
 const LOG2_E = Math.LOG2E;
-/** log 2 in two parts: the first has few bits, so that n · LN2_HIGH is exact. */
+/** log 2 as a sum; the first term has few bits, so that n · LN2_HIGH is exact. */
 const LN2_HIGH = 0.693359375;
 const LN2_LOW = -2.12194440054691e-4;
-/** 1.5 · 2^23: added to a number it leaves the nearest integer in the lowest bits. */
+/** 1.5 · 2^23: added to a number, it leaves the nearest integer in the lowest bits. */
 const TO_INTEGER = 12582912;
-/** e^x is a normal number in between. */
-const EXP_LEAST = -87.3;
-const EXP_MOST = 88;
+/** Between these, e^x is a normal number. */
+const EXP_MIN = -87.3;
+const EXP_MAX = 88;
 const EXP_POLYNOMIAL = [
   1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
 ];
 
-/** e^x, its argument held to -87.3 .. 88. Constants are made where this is called, before a loop. */
+/** e^x, with x clamped to -87.3 .. 88: 2^n e^r with n the nearest integer to x / log 2, and a polynomial of r = x - n log 2. */
 export function expOf(f: FunctionBuilder): Function1 {
-  const [least, most, log2e] = [EXP_LEAST, EXP_MOST, LOG2_E].map((value) => splat(f, value));
+  const [min, max, log2e] = [EXP_MIN, EXP_MAX, LOG2_E].map((value) => splat(f, value));
   const [magic, high, low, one] = [TO_INTEGER, -LN2_HIGH, -LN2_LOW, 1].map((value) => splat(f, value));
   const [first, ...rest] = EXP_POLYNOMIAL.map((value) => splat(f, value));
   return (x) => {
-    const held = f.v128(f32x4.pmax(f32x4.pmin(x, most), least));
-    const shifted = f.v128(f.madd(held, log2e, magic));
+    const clamped = f.v128(f32x4.pmax(f32x4.pmin(x, max), min));
+    const shifted = f.v128(f.madd(clamped, log2e, magic));
     const n = f.v128(f32x4.sub(shifted, magic));
-    const r = f.v128(f.madd(n, low, f.madd(n, high, held)));
+    const r = f.v128(f.madd(n, low, f.madd(n, high, clamped)));
     let polynomial: V128 = first;
     for (const coefficient of rest) polynomial = f.madd(polynomial, r, coefficient);
     const value = f32x4.add(f.madd(polynomial, f32x4.mul(r, r), r), one);
@@ -37,20 +40,20 @@ export function expOf(f: FunctionBuilder): Function1 {
   };
 }
 
-/** 2^r of -1/2 <= r <= 1/2, from r on: off by 10^-7 at the most, and 1 at 0. */
+/** Coefficients of r, r², ... in 2^r for |r| <= 1/2: off by at most 10^-7, and exactly 1 at 0. */
 const POWER_POLYNOMIAL = [0.693146978, 0.240222421, 5.55073374e-2, 9.67151266e-3, 1.32647269e-3];
 
 /**
- * e^x of x <= 88 for weights of attention, in two thirds of `expOf`'s instructions and of its length from x to the result; x is held
- * to -87.3. Off by |x| + 3 units in the last place, which beside a weight of 1 is less than two units of that, and 1 at 0.
+ * e^x for weights of attention, x <= 88 and clamped to -87.3 from below, with two thirds of the instructions and of the latency of
+ * `expOf`. The error is |x| + 3 units in the last place: less than two units in the last place of the largest weight, which is 1.
  */
 export function attentionExpOf(f: FunctionBuilder): Function1 {
-  const [least, log2e, magic] = [EXP_LEAST, LOG2_E, TO_INTEGER].map((value) => splat(f, value));
+  const [min, log2e, magic] = [EXP_MIN, LOG2_E, TO_INTEGER].map((value) => splat(f, value));
   const [c0, c1, c2, c3, c4, c5] = [1, ...POWER_POLYNOMIAL].map((value) => splat(f, value));
   return (x) => {
-    const held = f.v128(f32x4.pmax(x, least));
-    const shifted = f.v128(f.madd(held, log2e, magic));
-    const r = f.v128(f.madd(held, log2e, f32x4.sub(magic, shifted)));
+    const clamped = f.v128(f32x4.pmax(x, min));
+    const shifted = f.v128(f.madd(clamped, log2e, magic));
+    const r = f.v128(f.madd(clamped, log2e, f32x4.sub(magic, shifted)));
     const square = f.v128(f32x4.mul(r, r));
     const upper = f.madd(f.madd(c5, r, c4), square, f.madd(c3, r, c2));
     return i32x4.add(f.madd(upper, square, f.madd(c1, r, c0)), i32x4.shl(shifted, 23));
@@ -70,7 +73,7 @@ const LOG_POLYNOMIAL = [
   2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
 ];
 
-/** log x of x from 2^-126 on; a smaller one counts as that. */
+/** log x; x below 2^-126, the smallest normal number, counts as that. */
 export function logOf(f: FunctionBuilder): Function1 {
   const tiny = bits(f, 0x00800000);
   const mantissa = bits(f, 0x007fffff);
@@ -79,10 +82,10 @@ export function logOf(f: FunctionBuilder): Function1 {
   const bias = bits(f, 126);
   const [first, ...rest] = LOG_POLYNOMIAL.map((value) => splat(f, value));
   return (x) => {
-    const held = f.v128(f32x4.pmax(x, tiny));
-    const m = f.v128(v128.or(v128.and(held, mantissa), half)); // 0.5 .. 1
+    const clamped = f.v128(f32x4.pmax(x, tiny));
+    const m = f.v128(v128.or(v128.and(clamped, mantissa), half)); // 0.5 .. 1
     const below = f.v128(f32x4.lt(m, root));
-    const exponent = i32x4.sub(i32x4.shrU(held, 23), bias);
+    const exponent = i32x4.sub(i32x4.shrU(clamped, 23), bias);
     const e = f.v128(f32x4.sub(f32x4.convert(exponent), v128.and(below, one)));
     const z = f.v128(f32x4.sub(f32x4.add(m, v128.and(below, m)), one));
     const square = f.v128(f32x4.mul(z, z));
@@ -122,11 +125,11 @@ const ERFC_P = 0.3275911;
 /** Φ(x) of the normal distribution, off by 7.5e-8, and e^-x²/2. |x| counts as 12.7 at most, where Φ is 0 or 1. */
 export function normalOf(f: FunctionBuilder): (x: Local<"v128">) => { cdf: V128; bell: Local<"v128"> } {
   const exp = expOf(f);
-  const [one, half, most, root, p] = [1, 0.5, 9, Math.SQRT1_2, ERFC_P].map((value) => splat(f, value));
+  const [one, half, maxZ, root, p] = [1, 0.5, 9, Math.SQRT1_2, ERFC_P].map((value) => splat(f, value));
   const [first, ...rest] = ERFC_POLYNOMIAL.map((value) => splat(f, value));
   const zero = f.v128();
   return (x) => {
-    const z = f.v128(f32x4.pmin(f32x4.mul(f32x4.abs(x), root), most));
+    const z = f.v128(f32x4.pmin(f32x4.mul(f32x4.abs(x), root), maxZ));
     const t = f.v128(f32x4.div(one, f.madd(z, p, one)));
     let polynomial: V128 = first;
     for (const coefficient of rest) polynomial = f.madd(polynomial, t, coefficient);

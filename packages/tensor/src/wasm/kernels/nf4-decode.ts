@@ -1,17 +1,27 @@
-/** NF4 codes in memory as f32 in registers: sixteen at a time through tables of their bytes. */
+/**
+ * Decoding of NF4 weights to f32, sixteen elements at a time. A level is a f32, and a byte shuffle looks up sixteen bytes at once;
+ * so `bytePlanes` splits the table of 16 levels into four tables of 16 bytes, and four lookups give the bytes of sixteen levels,
+ * which are then interleaved.
+ *
+ *     for block of the weight: begin(scale)
+ *       if the first element is the low nibble of a byte: one(level)
+ *       while 16 elements: 8 bytes -> 16 codes -> 4 lookups -> interleave -> sixteen(levels)
+ *       the rest: one(level)
+ *       end()
+ */
 
 import { NF4_MAP_AT, NF4_OFFSET_AT } from "../../quant-maps.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i8x16, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { words } from "./kernel.ts";
 
-/** The tensors of a weight, scales 0 without double quantization, and its block sizes as powers of two. */
+/** Addresses of the tensors of a weight (`scales` is 0 without double quantization), and log2 of its block sizes. */
 export const WEIGHT = words("codes", "table", "absmax", "scales", "blockShift", "nestedShift");
 export type Weight = { readonly [K in keyof typeof WEIGHT]: Local<"i32"> };
 
-/** What becomes of decoded elements. Levels are still to be multiplied with the block's scale. */
+/** Emitters that consume decoded elements. Levels are not yet multiplied by the scale of their block. */
 export interface Sink {
-  /** A block, or a part of one, begins. */
+  /** The start of a block or of a part of one. */
   begin(scale: Local<"f32">): void;
   /** Sixteen levels in order. */
   sixteen(levels: readonly V128[]): void;
@@ -19,7 +29,7 @@ export interface Sink {
   end(): void;
 }
 
-/** Bytes of a and b in turn, from byte `first` of each on, `size` at a time. */
+/** Groups of `size` bytes of a and of b alternating, from byte `first` of each on. */
 const interleave = (a: V128, b: V128, first: number, size: 1 | 2): V128 => {
   const bytes = Array.from({ length: 16 }, (_, i) => {
     const pair = Math.floor(i / (2 * size));
@@ -29,7 +39,7 @@ const interleave = (a: V128, b: V128, first: number, size: 1 | 2): V128 => {
   return v128.shuffleBytes(a, b, bytes);
 };
 
-/** Byte j of each of the sixteen levels, for j = 0 .. 3. */
+/** Four vectors: byte j of each of the sixteen levels, for j = 0 .. 3. */
 function bytePlanes(f: FunctionBuilder, table: Local<"i32">): Local<"v128">[] {
   const quarters = [0, 16, 32, 48].map((offset) => f.v128(v128.load(table, offset)));
   return [0, 1, 2, 3].map((j) => {
@@ -50,7 +60,7 @@ function bytePlanes(f: FunctionBuilder, table: Local<"i32">): Local<"v128">[] {
   });
 }
 
-/** The scale of a block, rounded step by step as the reference does. */
+/** The scale of a block, rounded at each step as the reference does. */
 function emitScale(f: FunctionBuilder, w: Weight, block: Local<"i32">, scale: Local<"f32">): void {
   const wordAt = (base: Expr<"i32">, index: Expr<"i32">) => i32.add(base, i32.mul(index, 4));
   f.if(
@@ -65,7 +75,7 @@ function emitScale(f: FunctionBuilder, w: Weight, block: Local<"i32">, scale: Lo
   );
 }
 
-/** Code that hands `count` elements from element `first` on to a sink. Constants are made once, where this is called. */
+/** Returns an emitter that decodes `count` elements from element `first` on into a sink. */
 export function nf4Decoder(
   f: FunctionBuilder,
   w: Weight,
@@ -77,7 +87,7 @@ export function nf4Decoder(
   const scale = f.f32();
   const emitOne = () => {
     const byte = i32.load8U(i32.add(w.codes, i32.shrU(at, 1)));
-    const code = i32.and(i32.shrU(byte, i32.shl(i32.and(i32.sub(1, at), 1), 2)), 15); // the earlier one is the high half
+    const code = i32.and(i32.shrU(byte, i32.shl(i32.and(i32.sub(1, at), 1), 2)), 15); // the earlier element is the high nibble
     sink.one(f32.load(i32.add(w.table, i32.shl(code, 2))), scale);
     f.set(at, i32.add(at, 1));
   };
@@ -86,9 +96,9 @@ export function nf4Decoder(
     const high = v128.and(i32x4.shrU(bytes, 4), fifteen);
     const codes = f.v128(interleave(high, v128.and(bytes, fifteen), 0, 1));
     const [a, b, c, d] = planes.map((plane) => f.v128(f.lookup(plane, codes)));
-    const halves = [0, 8].map((first) => [interleave(a, b, first, 1), interleave(c, d, first, 1)]);
+    const pairs = [0, 8].map((first) => [interleave(a, b, first, 1), interleave(c, d, first, 1)]);
     sink.sixteen(
-      halves.flatMap(([low, upper]) => {
+      pairs.flatMap(([low, upper]) => {
         const [x, y] = [f.v128(low), f.v128(upper)];
         return [interleave(x, y, 0, 2), interleave(x, y, 8, 2)];
       }),
@@ -112,7 +122,7 @@ export function nf4Decoder(
   };
 }
 
-/** Writes elements to where `to` points, which moves on. */
+/** A sink that stores scaled elements at `to`, and advances it. */
 export function storingSink(f: FunctionBuilder, to: Local<"i32">): Sink {
   const factor = f.v128();
   return {

@@ -6,10 +6,10 @@ import { overRows } from "./f16-windows.ts";
 import { F16_WINDOW, runMatmul, weightOf } from "./matmul-plan.ts";
 import { chunks, rowTasks } from "./work.ts";
 
-/** Elements a thread decodes, or quantizes, in a nanosecond. */
+/** Elements that a thread decodes, or quantizes, in a nanosecond. */
 const DECODED_PER_NS = 3;
 const QUANTIZED_PER_NS = 0.3;
-/** Elements of a task that quantizes, about. */
+/** Elements of a task that quantizes, roughly. */
 const QUANTIZED_SIZE = 8192;
 
 export const nf4Dequantize: WasmOp = (k, { w, ...weight }: Nf4Operands<Tensor> & { w: Tensor }, _, attrs) => {

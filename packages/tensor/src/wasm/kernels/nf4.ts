@@ -1,4 +1,4 @@
-/** Kernels of NF4 weights: decoded as they are or into panels of products, and quantized. */
+/** Kernels of NF4 weights: decoding, lookup of rows, packing as the right operand of a matmul, and quantization. */
 import type { FunctionBuilder } from "../assembler/function.ts";
 import { f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { bytesOf, loader, type Source } from "./f16.ts";
@@ -8,7 +8,7 @@ import { nf4Decoder, storingSink, WEIGHT } from "./nf4-decode.ts";
 import { CHUNK, forRows, PACK_STEPS } from "./tasks.ts";
 import { firstLane, maxLanes } from "./vectors.ts";
 
-/** w = all elements; a task is a chunk of them. */
+/** w = the decoded weight; a task is a chunk of elements. */
 export const decodeNf4 = defineKernel({ ...WEIGHT, w: "i32", n: "i32" } as const, (f, p, { task }) => {
   const first = f.i32(i32.mul(task, CHUNK));
   const to = f.i32(i32.add(p.w, i32.mul(first, 4)));
@@ -16,7 +16,7 @@ export const decodeNf4 = defineKernel({ ...WEIGHT, w: "i32", n: "i32" } as const
   decode(first, i32.min(f.i32(i32.sub(p.n, first)), CHUNK));
 });
 
-/** y[n] = row ids[n] of a weight whose rows have `width` elements, zeros for an id that has none; a task is `rows` rows. */
+/** y[n] = row ids[n] of a weight whose rows have `width` elements, or zeros for an id outside 0 .. v - 1; a task is `rows` rows. */
 export const embeddingNf4 = defineKernel(
   { ...WEIGHT, ...words("ids", "y", "n", "v", "width", "rows") } as const,
   (f, p, { task }) => {
@@ -34,10 +34,10 @@ export const embeddingNf4 = defineKernel(
   },
 );
 
-/** What is packed: rows and columns from-to of a weight whose rows have `width` elements. */
+/** The window to pack, n from n0 and k from k0, of a weight whose rows have `width` elements. */
 const WINDOW = words("n0", "n", "k0", "k", "width", "dst");
 
-/** Panels of a weight's rows, which are columns of the product (nt); a task is a panel. */
+/** Right panels from rows of the weight (nt), decoded to scratch first; a task is a panel. */
 export const packNf4Rows = defineKernel(
   { ...WEIGHT, ...WINDOW } as const,
   (f, p, { task, scratch, library: { packRows } }) => {
@@ -53,10 +53,10 @@ export const packNf4Rows = defineKernel(
   },
 );
 
-/** Columns that are decoded at a time: a multiple of a panel's, and with PACK_STEPS rows within a thread's scratch. */
+/** Columns that are decoded at a time: a multiple of PANEL_COLS, of which PACK_STEPS rows fit a thread's scratch. */
 const DECODED_COLS = 512;
 
-/** Panels of a weight's columns (nn); a task is PACK_STEPS rows of the weight, all panels. */
+/** Right panels from columns of the weight (nn); a task is PACK_STEPS rows of the weight, for all panels. */
 export const packNf4Columns = defineKernel(
   { ...WEIGHT, ...WINDOW } as const,
   (f, p, { task, scratch, library: { packColumns } }) => {
@@ -81,7 +81,7 @@ export const packNf4Columns = defineKernel(
   },
 );
 
-/** Codes of four scaled values: how many middles of neighbouring levels lie strictly below each. */
+/** Returns an emitter of the codes of four scaled values: how many midpoints of neighbouring levels lie strictly below each. */
 function nearestLevels(
   f: FunctionBuilder,
   table: ReturnType<FunctionBuilder["i32"]>,
@@ -99,8 +99,11 @@ function nearestLevels(
 }
 
 /**
- * Codes and absmax of the n elements of w, which are those of a weight from element `at` on; a task is `rows` blocks.
- * The first of a byte brings 7, a zero, for a second that may not come.
+ * Quantizes the n elements of w, which are elements `at` .. `at` + n of a weight; a task is `rows` blocks.
+ *
+ *     for block: absmax = max |w|;  codes = nearest levels of w / absmax, two a byte, the earlier one in the high nibble
+ *
+ * If the number of elements is odd, the low nibble of the last byte is 7, the code of zero.
  */
 const quantize = (source: Source) =>
   defineKernel(

@@ -5,7 +5,7 @@ import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { chunks, isF32 } from "./work.ts";
 
-/** What both kernels of AdamW are told beside operands. */
+/** The numbers that both kernels of AdamW take. */
 function numbers(attrs: Parameters<typeof adamwParams>[0]) {
   const { correction1, correction2, lr, ...others } = adamwParams(attrs);
   return { ...others, stepSize: lr / correction1, correction2: 1 / correction2 };
@@ -17,7 +17,7 @@ export const adamw: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs) => {
   return true;
 };
 
-/** Blocks of a task, and elements a thread takes in a nanosecond: codes are searched for. */
+/** Blocks of a task, and elements that a thread processes in a nanosecond: the search for codes takes most of the time. */
 const TASK_BLOCKS = 32;
 const SEARCHED_PER_NS = 0.08;
 

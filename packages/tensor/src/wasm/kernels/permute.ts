@@ -1,4 +1,7 @@
-/** Axes in another order: runs of bytes where the last axis stays, blocks that are transposed in registers where it moves. */
+/**
+ * Transposes: y has the axes of x in another order. If the last axis stays last, runs of bytes are copied. If it moves, the
+ * matrix of the last axis of x (columns) and the last axis of y (rows) is transposed in registers, 4 x 4 elements at a time.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type I32, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
@@ -6,12 +9,12 @@ import { transpose4 } from "./library.ts";
 import { BAND, forRows, type OUTER_AXES, PART } from "./tasks.ts";
 
 const OUTER = [0, 1, 2, 3] as const satisfies { readonly length: typeof OUTER_AXES };
-/** Rows of a block: as many lines of x as stay near while columns go by. */
+/** Rows of a block: their cache lines of x stay in the L1 cache while the loop goes over columns. */
 const BLOCK = 16;
 
 /**
- * Strides are in bytes. A task is `each` of the n units; a unit is one index of the outer axes, with rows PART · i to
- * PART · (i + 1) of `rows` and columns BAND · j to BAND · (j + 1) of `cols`.
+ * Strides are in bytes. A task is `each` of the n units. A unit is one index of the outer axes with one of `parts` parts of the
+ * rows, PART rows each, and one of `bands` bands of the columns, BAND columns each.
  */
 const UNITS = words(
   ...(["x", "y", "n", "each", "rows", "parts", "cols", "bands"] as const),
@@ -21,7 +24,7 @@ const UNITS = words(
 type Params = { readonly [K in keyof typeof UNITS]: Local<"i32"> };
 
 interface Unit {
-  /** Where the matrix of this unit begins. */
+  /** Where the unit's matrix begins in x and in y. */
   readonly from: Local<"i32">;
   readonly to: Local<"i32">;
   readonly row: Local<"i32">;
@@ -33,7 +36,7 @@ interface Unit {
 /** Runs the body for each unit of the task. */
 function forUnits(f: FunctionBuilder, p: Params, task: Local<"i32">, body: (unit: Unit) => void): void {
   const [rest, index, row, rowEnd, col, colEnd, from, to] = Array.from({ length: 8 }, () => f.i32());
-  /** What an axis of this extent has of `rest`. */
+  /** Splits `rest` into the index along an axis of this extent and the rest. */
   const take = (extent: Local<"i32">) => {
     f.set(index, i32.remU(rest, extent));
     f.set(rest, i32.divU(rest, extent));
@@ -59,10 +62,10 @@ function forUnits(f: FunctionBuilder, p: Params, task: Local<"i32">, body: (unit
   });
 }
 
-/** Runs longer than this are worth a call of the engine's own copy. */
+/** Runs of more bytes than this are copied by memory.copy. */
 const LONG_RUN = 1024;
 
-/** Moves `bytes`, a multiple of 2. */
+/** Copies `bytes`, a multiple of 2. */
 function copyRun(f: FunctionBuilder, to: Local<"i32">, from: Local<"i32">, bytes: Local<"i32">): void {
   f.if(
     i32.gtS(bytes, LONG_RUN),
@@ -84,7 +87,7 @@ function copyRun(f: FunctionBuilder, to: Local<"i32">, from: Local<"i32">, bytes
   );
 }
 
-/** y[..., row, :] = x[..., row, :]: runs of `cols` bytes, in which no band is cut: bands is 1. */
+/** y[..., row, :] = x[..., row, :]: runs of `cols` bytes, with one band. */
 export const permuteRuns = defineKernel({ ...UNITS, ...words("xRow", "yRow") } as const, (f, p, { task }) => {
   const [source, target] = [f.i32(), f.i32()];
   forUnits(f, p, task, ({ from, to, row, rowEnd }) => {
@@ -97,7 +100,7 @@ export const permuteRuns = defineKernel({ ...UNITS, ...words("xRow", "yRow") } a
   });
 });
 
-/** How four elements are loaded, four by four transposed and stored, by their size. */
+/** How four elements are loaded, four vectors transposed and stored, and one element copied, by the bytes of an element. */
 const ELEMENTS = {
   4: {
     loadVector: v128.load,
@@ -108,8 +111,11 @@ const ELEMENTS = {
   2: {
     loadVector: v128.load64Zero,
     transposed(f: FunctionBuilder, [a, b, c, d]: ReturnType<typeof v128.load>[]) {
-      const halves = [0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23];
-      const [low, high] = [f.v128(v128.shuffleBytes(a, b, halves)), f.v128(v128.shuffleBytes(c, d, halves))];
+      const interleaved = [0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23];
+      const [low, high] = [
+        f.v128(v128.shuffleBytes(a, b, interleaved)),
+        f.v128(v128.shuffleBytes(c, d, interleaved)),
+      ];
       const first = f.v128(v128.shuffle(low, high, [0, 4, 1, 5]));
       const second = f.v128(v128.shuffle(low, high, [2, 6, 3, 7]));
       return [first, second].flatMap((value) =>
@@ -121,8 +127,9 @@ const ELEMENTS = {
 } as const;
 
 /**
- * y[..., col, row] = x[..., row, col], elements of `size` bytes: columns are neighbours in x, rows in y. Within a block of
- * rows four lines of y fill up while its lines of x stay in the nearest cache.
+ * y[..., col, row] = x[..., row, col], elements of `size` bytes: columns are contiguous in x, rows in y.
+ *
+ *     for unit: for block of 16 rows: for four columns: for four rows: transpose 4 x 4
  */
 const permuteBlocks = (size: 4 | 2) =>
   defineKernel({ ...UNITS, ...words("xRow", "yCol") } as const, (f, p, { task }) => {
@@ -130,7 +137,7 @@ const permuteBlocks = (size: 4 | 2) =>
     const [first, end, row, source, target, x, y] = Array.from({ length: 7 }, () => f.i32());
     const xRows = [0, 1, 2, 3].map((k) => f.i32(i32.mul(p.xRow, k)));
     const yCols = [0, 1, 2, 3].map((k) => f.i32(i32.mul(p.yCol, k)));
-    /** Four columns of the block, four rows at a time. */
+    /** Transposes four columns, four rows at a time. */
     const fourColumns = () => {
       f.while(i32.leS(i32.add(row, 4), end), () => {
         const four = xRows.map((at) => f.v128(loadVector(i32.add(source, at))));
@@ -140,7 +147,7 @@ const permuteBlocks = (size: 4 | 2) =>
         f.set(row, i32.add(row, 4));
       });
     };
-    /** What is left of the rows, `count` columns of each. */
+    /** Copies the remaining rows, `count` columns of each, element by element. */
     const oneByOne = (count: I32) => {
       const last = f.i32(i32.mul(count, size));
       f.while(i32.ltS(row, end), () => {

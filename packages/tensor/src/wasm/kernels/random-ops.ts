@@ -1,10 +1,10 @@
-/** Ops on random numbers. */
+/** Ops that draw random numbers. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { overRows } from "./f16-windows.ts";
 import { chunks } from "./work.ts";
 
-/** Numbers a thread draws in a nanosecond. */
+/** Numbers that a thread draws in a nanosecond. */
 const DRAWN_PER_NS = 0.3;
 
 interface Source {

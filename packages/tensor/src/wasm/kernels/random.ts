@@ -1,4 +1,7 @@
-/** Numbers from Philox 4x32-10, four blocks side by side; the same words as `Random` and the other devices draw. */
+/**
+ * Uniform numbers and dropout from Philox 4x32-10, the same numbers as `Random` and the other devices draw. Four blocks are
+ * computed at once: vector c_i holds word i of the counters of four consecutive blocks.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32x4, type I32, i32, i32x4, i64x2, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
@@ -9,15 +12,15 @@ import { forVectors } from "./vectors.ts";
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
 const ROUNDS = 10;
-/** Words of a block, and of the four that are drawn at once. */
+/** Words of a block, and of four blocks. */
 const WORDS = 4;
 const AT_ONCE = 4 * WORDS;
-/** Numbers that are drawn before they are used: 4 KiB of the thread's scratch. */
+/** Numbers that are drawn to the thread's scratch before they are used. */
 const DRAWN = 1024;
 
 const splat = (f: FunctionBuilder, bits: I32) => f.v128(i32x4.splat(bits));
 
-/** Makes code that stores the words of blocks `block` .. `block` + 3 as uniform numbers in (0, 1). */
+/** Returns an emitter that stores the words of blocks `block` .. `block` + 3 as uniform numbers in (0, 1). */
 function uniformDrawer(f: FunctionBuilder, seed: Local<"i32">, stream: Local<"i32">) {
   const multipliers = MULTIPLIERS.map((bits) => splat(f, bits | 0));
   const weyl = WEYL.map((bits) => splat(f, bits | 0));
@@ -61,7 +64,7 @@ function uniformDrawer(f: FunctionBuilder, seed: Local<"i32">, stream: Local<"i3
 
 const SOURCE = words("n", "seed", "stream", "firstBlock");
 
-/** Runs the body over the task's chunk with `drawn` at a uniform number for each element. */
+/** Runs the body over the task's chunk, with a pointer `drawn` to a uniform number for each element. */
 function forUniforms(
   f: FunctionBuilder,
   p: { readonly [K in keyof typeof SOURCE]: Local<"i32"> },

@@ -5,11 +5,11 @@ import { overRows } from "./f16-windows.ts";
 import { SUM_CHUNK } from "./tasks.ts";
 import { isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
-/** Columns of a task that sums over rows, and the inner extent from which columns are vectors. */
+/** Columns of a task that sums over rows, and the inner extent from which columns are summed as vectors. */
 const SUM_COLS = 64;
 const WIDE = 4;
 
-/** y = factor · Σ over all of x, or of its squares, by partial sums of fixed length. */
+/** y = factor · the sum of all of x, or of its squares, by partial sums of fixed length. */
 function runSumOfAll(
   k: WasmContext,
   kernel: "partialSums" | "partialSquares",

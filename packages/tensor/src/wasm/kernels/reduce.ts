@@ -1,4 +1,4 @@
-/** Sums and extremes along an axis of [outer, length, inner], and sums of squares. */
+/** Sums, extremes, copies and repeats along an axis of [outer, length, inner], and sums of squares. */
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { forRows, rowAt, SUM_CHUNK, startChunk, wordAt } from "./tasks.ts";
@@ -72,7 +72,7 @@ const partial = (squares: boolean) =>
 export const partialSums = partial(false);
 export const partialSquares = partial(true);
 
-/** y = factor · (Σ partials), plus what y holds if `accumulate`. */
+/** y = factor · Σ partials, plus the old y if `accumulate`. */
 export const finishSum = defineKernel(
   { partials: "i32", y: "i32", n: "i32", factor: "f32", accumulate: "i32" },
   (f, { partials, y, n, factor, accumulate }) => {
@@ -84,7 +84,7 @@ export const finishSum = defineKernel(
   },
 );
 
-/** factor = min(1, maxNorm / (√sumSquares + 1e-6)), and the root. */
+/** norm = √sumSquares, factor = min(1, maxNorm / (norm + 1e-6)). */
 export const clipFactor = defineKernel(
   { sumSquares: "i32", factor: "i32", norm: "i32", maxNorm: "f32" },
   (f, { sumSquares, factor, norm, maxNorm }) => {
@@ -93,7 +93,7 @@ export const clipFactor = defineKernel(
   },
 );
 
-/** Rows of bytes from one array of rows to another: caches, slices, concatenations. A task is `rows` rows. */
+/** Copies rows of bytes between arrays of different strides: for caches, slices and concatenation. A task is `rows` rows. */
 export const copyRows = defineKernel(
   {
     ...words("from", "fromAt", "to", "toAt", "n"),
@@ -143,7 +143,8 @@ const extremeRows = (direction: 1 | -1) =>
         const start = f.i32(rowAt(x, row, c));
         f.set(end, i32.add(start, i32.mul(c, 4)));
         f.set(at, start);
-        // Lanes that hold no element hold the first one's value: another NaN never wins, a first one always does.
+        // Accumulators start from the first element. pmax keeps its first operand if a comparison is false, so a NaN wins only as
+        // the first element.
         f.set(all, signed(v128.load32Splat(start)));
         for (const best of largest) f.set(best, all);
         const larger = ({ load, round, lanes }: Access) =>

@@ -54,7 +54,7 @@ const normBackwardX =
 export const rmsNormBackwardX = normBackwardX("rmsNormBackwardX");
 export const layerNormBackwardX = normBackwardX("layerNormBackwardX");
 
-/** Columns of a task that sums over rows: a cache line's worth of vectors. */
+/** Columns of a task that sums over rows: two cache lines. */
 const SUM_COLS = 32;
 
 type BackwardGainIo = Pick<BackwardXIo, "dy" | "x" | "mean" | "rstd"> & { readonly dgain: Tensor };
@@ -120,7 +120,7 @@ export const embedding: WasmOp = (k, io: Record<"ids" | "table" | "y", Tensor>, 
   return true;
 };
 
-/** A lookup too: the rows of x are a table. */
+/** A lookup in a table whose rows are those of x. */
 export const selectRows: WasmOp = (
   k,
   { x, rows: ids, y }: Record<"x" | "rows" | "y", Tensor>,
@@ -131,7 +131,7 @@ export const selectRows: WasmOp = (
   return true;
 };
 
-/** Tasks of a gradient of a table: each looks at all tokens. */
+/** Tasks of the gradient of a table, of which each reads all ids. */
 const TABLE_TASKS = 16;
 
 export const embeddingBackward: WasmOp = (

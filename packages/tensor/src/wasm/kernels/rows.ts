@@ -104,7 +104,10 @@ export const softmaxBackward = defineKernel(
   },
 );
 
-/** Rotates elements i and i + p of each head; row `first` + n of all is a position of a batch row, with h heads of 2 p. */
+/**
+ * Rotates elements i and i + p of each head by the angle i of the row's position; `direction` -1 rotates back. Row n is position
+ * (first + n) mod t, with h heads of 2 p elements.
+ */
 export const rope = defineKernel(
   {
     ...words("x", "cos", "sin", "y", "first", "n", "t", "h", "p"),
@@ -131,14 +134,14 @@ export const rope = defineKernel(
           store(lowY, f32x4.sub(f32x4.mul(low, c), f32x4.mul(high, s)));
           store(highY, f.madd(high, c, f32x4.mul(low, s)));
         });
-        f.set(lowX, highX); // where the next head begins
+        f.set(lowX, highX); // by now at the start of the next head
         f.set(lowY, highY);
       });
     });
   },
 );
 
-/** y[n] = table[ids[n]], rows of `bytes`, or zeros for an id outside 0 .. v - 1. */
+/** y[n] = table[ids[n]] in rows of `bytes`, or zeros for an id outside 0 .. v - 1. */
 export const embedding = defineKernel(
   { ids: "i32", table: "i32", y: "i32", n: "i32", v: "i32", bytes: "i32", rows: "i32" },
   (f, { ids, table, y, n, v, bytes, rows }, { task }) => {

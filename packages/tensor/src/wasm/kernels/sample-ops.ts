@@ -1,10 +1,10 @@
-/** The choice of the next token. */
+/** Sampling of the next token. */
 import { depthOf, type SampleAttrs, uniformAt } from "../../ops/sampling.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { widened } from "./f16-windows.ts";
 
-/** Rough nanoseconds of a logit: weights, and some sixty readings while a threshold is looked for. */
+/** Rough nanoseconds for a logit: its weight, and some sixty reads during the bisections. */
 const NS_PER_LOGIT = 12;
 
 export const sampleLogits: WasmOp = (

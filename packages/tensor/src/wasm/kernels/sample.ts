@@ -1,4 +1,16 @@
-/** The choice of the next token (ops/sampling.ts has the definition): a row is one task. */
+/**
+ * Sampling of the next token from one row of logits (defined in ops/sampling.ts), in one task:
+ *
+ *     z = logits with the repetition penalty,  top = max z,  w = e^((z - top) / temperature)
+ *     threshold = min z
+ *     topK:  raise threshold as far as at least K elements have z >= threshold
+ *     topP:  raise it further as far as those have at least the share topP of their weight
+ *     minP:  raise it to top - depth at least
+ *     id = the first v at which Σ w[..v], over z >= threshold, exceeds u · Σ w
+ *
+ * A threshold is found by bisection over the bits of floats, with one pass over the row for each bit, where sorting would take
+ * longer than all of them.
+ */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
@@ -6,10 +18,10 @@ import { expOf } from "./math.ts";
 import { accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
 
 const UNROLL = 4;
-/** Elements whose weights are summed before the draw is looked for among them: sums of many would lose the last ones. */
+/** Elements whose weights are summed by themselves before they are added to the total: in one long float sum small weights get lost. */
 const STRIDE = 256;
 
-/** z = logits, those of recent ids shrunk; once however often they occur. */
+/** z = logits, with the penalty applied once to each recent id. */
 function emitPenalties(
   f: FunctionBuilder,
   p: Record<"logits" | "z" | "recent" | "r" | "v", Local<"i32">>,
@@ -30,8 +42,8 @@ function emitPenalties(
 }
 
 /**
- * Raises `threshold` (bits of a float in all lanes) to the largest value for which `holds`, which no larger value regains
- * once it is lost: by halving what lies between its order among floats and that of `top`.
+ * Raises `threshold` (a float in all lanes) to the largest value up to `top` for which `holds`, by bisection over the floats
+ * between the two. `holds` must be true at `threshold`, and false above any value at which it is false.
  */
 function emitRaise(
   f: FunctionBuilder,
@@ -39,7 +51,7 @@ function emitRaise(
   top: Local<"v128">,
   holds: (candidate: Local<"v128">) => Expr<"i32">,
 ): void {
-  /** Floats in order as signed integers, and back: the same change twice. */
+  /** Maps the bits of a float to a signed integer of the same order, and back. */
   const ordered = (bits: Expr<"i32">) => i32.xor(bits, i32.and(i32.shrS(bits, 31), 0x7fffffff));
   const order = (value: Local<"v128">) => {
     const bits = f.i32(i32x4.lane(value, 0));
@@ -49,7 +61,7 @@ function emitRaise(
   const middle = f.i32();
   const candidate = f.v128();
   f.while(i32.ltS(low, high), () => {
-    // The upper middle without overflow: low holds, and what is above high does not.
+    // The upper middle, without overflow. Invariant: low holds, and nothing above high does.
     const [half, odd] = [i32.add(i32.shrS(low, 1), i32.shrS(high, 1)), i32.and(i32.or(low, high), 1)];
     f.set(middle, i32.add(half, odd));
     f.set(candidate, i32x4.splat(ordered(middle)));
@@ -62,7 +74,7 @@ function emitRaise(
   f.set(threshold, i32x4.splat(ordered(low)));
 }
 
-/** Sums `value` of z and w over the row; other lanes count nothing. */
+/** Returns an emitter of the sum of `value` over the pairs (z, w) of the row. */
 function summer(f: FunctionBuilder, z: Local<"i32">, w: Local<"i32">, v: Local<"i32">) {
   const [zAt, wAt] = [f.i32(), f.i32()];
   const sums = accumulators(f, UNROLL);
@@ -85,7 +97,7 @@ function summer(f: FunctionBuilder, z: Local<"i32">, w: Local<"i32">, v: Local<"
   };
 }
 
-/** The first v whose kept weight so far is above `goal`; the last kept one where sums fall short. */
+/** The first v at which the sum of weights over z >= threshold exceeds `goal`, or the last such v if rounding keeps the sum below. */
 function emitDraw(
   f: FunctionBuilder,
   p: Record<"z" | "w" | "v", Local<"i32">>,
@@ -127,7 +139,7 @@ function emitDraw(
   return found;
 }
 
-/** id of one row of logits; `inverseTemperature` 0 takes the first largest, `depth` below 0 is no minP, `topK` 0 none. */
+/** The id for one row of logits. `inverseTemperature` 0 takes the first of the largest logits; `topK` 0 and `depth` below 0 set no such limit. */
 export const sampleRow = defineKernel(
   {
     ...words("logits", "recent", "z", "w", "id", "v", "r", "topK"),
@@ -152,7 +164,7 @@ export const sampleRow = defineKernel(
     const one = f.v128(f32x4.splat(1));
     const exp = expOf(f);
     const sum = summer(f, p.z, p.w, p.v);
-    // At temperature 0 the largest alone are kept, and of them the first is drawn.
+    // At temperature 0 only the largest logits are kept, and the first of them is drawn.
     const threshold = f.v128(top);
     f.if(
       f32.gt(p.inverseTemperature, 0),
@@ -174,10 +186,10 @@ export const sampleRow = defineKernel(
             ),
           );
         });
-        const kept = (least: Local<"v128">) => sum((z, w) => v128.and(f32x4.ge(z, least), w));
+        const keptWeight = (least: Local<"v128">) => sum((z, w) => v128.and(f32x4.ge(z, least), w));
         f.if(f32.lt(p.topP, 1), () => {
-          const wanted = f.f32(f32.mul(p.topP, kept(threshold)));
-          emitRaise(f, threshold, top, (least) => f32.ge(kept(least), wanted));
+          const wanted = f.f32(f32.mul(p.topP, keptWeight(threshold)));
+          emitRaise(f, threshold, top, (least) => f32.ge(keptWeight(least), wanted));
         });
         f.if(f32.ge(p.depth, 0), () => {
           f.set(threshold, f32x4.max(threshold, f32x4.sub(top, f32x4.splat(p.depth))));

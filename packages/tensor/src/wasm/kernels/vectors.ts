@@ -1,4 +1,4 @@
-/** Loops over vectors of four, and sums of their lanes. */
+/** Loops over vectors of four elements, and reductions over their lanes. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import {
   type Expr,
@@ -95,7 +95,7 @@ export function forVectors(
   });
 }
 
-/** Accumulators of a reduction, and their combination. */
+/** Accumulators of a reduction. */
 export const accumulators = (f: FunctionBuilder, count: number, start?: V128): Local<"v128">[] =>
   Array.from({ length: count }, () => f.v128(start));
 
@@ -119,5 +119,5 @@ export function maxLanes(f: FunctionBuilder, vectors: readonly V128[]): Expr<"f3
   return f32.max(pair(0, 2), pair(1, 3));
 }
 
-/** All bits of the first lane: what an element at the end may add to a sum. */
+/** A mask of the first lane: for sums whose term is not 0 in the lanes without an element. */
 export const firstLane = (f: FunctionBuilder): Local<"v128"> => f.v128(v128.constant([-1, 0, 0, 0]));
