@@ -14,17 +14,17 @@ Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src
 (packages/autograd/src/rules); a test fails when it is stale. Every op runs on \`cpu\` (its reference, in double),
 \`webgpu\` (its kernels, \`kernels/*.wgsl\`), \`wasm\` (SIMD kernels, or the reference) and \`meta\` (shapes and memory, no data).
 
-- **Signature**: \`N..\` is any number of axes with product N; \`?\` may be left out, \`!\` is updated in place; without a
-  dtype an operand is f32 or f16, as \`number\` also i32 or u32, as \`any\` of any type; after \`|\` stand residuals, made
-  only for a backward pass.
-- **WebAssembly** is how the op runs on \`wasm\`: by kernels, by its reference on the same memory, or by kernels but by the
+- **Signature**: \`N..\` is any number of axes with product N; \`?\` marks an optional operand, \`!\` one that is updated in
+  place; without a dtype an operand is f32 or f16, with \`number\` also i32 or u32, with \`any\` of any type. Residuals, which
+  are made only for a backward pass, follow \`|\`.
+- **WebAssembly** says how the op runs on \`wasm\`: by kernels, by its reference on the same memory, or by kernels but by the
   reference for some operands (such as f16 activations, operands that broadcast, a mask of softmax).
-- **Kernels** are those of any adapter: \`*-rows\` runs on software drivers where extents allow, and not elsewhere.
-- **Size**: a tensor past what one binding holds (128 MiB where an adapter promises no more) goes through in windows of rows.
-  An op refuses it by \`T-TOO-LARGE\` when what it needs at once does not fit: one row of the last axis; for reductions,
-  \`cumsum\` and \`gatherAlong\`, all that one index of the axes before theirs holds (a sum or an extreme along the first
-  axis goes through all the same) and, of reductions, the result; for \`transpose\`, one index of the first axis of either
-  side; for attention, the keys of one sequence. Past 2^31 elements or 2^32 bytes a tensor is refused when it is made.
+- **Kernels** are those of all adapters: \`*-rows\` runs only on software drivers, where extents allow.
+- **Size**: a tensor larger than a binding (128 MiB where an adapter promises no more) is processed in windows of rows. An op
+  throws \`T-TOO-LARGE\` if what it needs at once does not fit a binding: one row of the last axis; for reductions, \`cumsum\` and
+  \`gatherAlong\`, everything at one index of the axes before theirs (except sums and extremes along the first axis) and, for
+  reductions, the result; for \`transpose\`, one index of the first axis of either side; for attention, the keys of one sequence.
+  Creating a tensor of more than 2^31 elements or 2^32 bytes throws.
 - **Gradients**: the inputs that have one, and what each saves from the forward pass; or why there is none.
 - **Tolerance** of f32 results on WebGPU: of the largest magnitude in the tensor, in units of ε = 2^-23, plus an absolute
   part. Where it grows with the length of sums, it is that for extents of 256. f16 storage adds its own rounding. Each

@@ -21,18 +21,18 @@ type Finding = Promise<NonFinite | null>;
 
 const FINITE: Finding = Promise.resolve(null);
 
-/** What an op was given, looked at before it ran: an op may write its inputs in place. */
+/** The findings in an op's inputs, taken before it runs, because an op may overwrite its inputs. */
 interface Watched {
   readonly inputs: readonly Finding[];
   readonly shapes: string;
 }
 
 /**
- * Looks for the op that made the first NaN or infinity. Each op's outputs are looked at once, as they are when it has run;
- * what no op made (weights, data) when an op first reads it. Findings arrive later and are judged in the order of the ops.
+ * Finds the op that made the first NaN or infinity. Outputs are checked once, right after their op; tensors that no op made
+ * (weights, data) when an op first reads them. Findings arrive later and are judged in the order of the ops.
  */
 export class AnomalyWatch {
-  /** Must take the values at the time of the call. */
+  /** Checks a tensor's values at the time of the call. */
   readonly #look: (tensor: Tensor) => Finding;
   readonly #known = new WeakMap<Storage, Finding>();
   #judged: Promise<void> = Promise.resolve();
@@ -42,7 +42,7 @@ export class AnomalyWatch {
     this.#look = look;
   }
 
-  /** Call before an op runs, and hand what it returns to `after`. */
+  /** Call before an op runs, and pass the result to `after`. */
   before({ signature }: AnyOpRow, io: Readonly<Record<string, Tensor | null>>): Watched {
     const inputs = signature.inputs.flatMap(({ name }) => io[name] ?? []);
     return {
@@ -53,7 +53,7 @@ export class AnomalyWatch {
     };
   }
 
-  /** Call when an op has run, or is sure to before what is asked for next. */
+  /** Call when an op has run, or has been queued ahead of anything that follows. */
   after(row: AnyOpRow, io: Readonly<Record<string, Tensor | null>>, { inputs, shapes }: Watched): void {
     const { signature } = row;
     const written = [...signature.inputs.filter(({ updated }) => updated), ...signature.outputs].flatMap(
@@ -66,10 +66,10 @@ export class AnomalyWatch {
       if (bad < 0 || (await Promise.all(inputs)).some((one) => one !== null)) return;
       this.#first ??= anomaly(row.name, written[bad].name, found[bad]!, shapes);
     });
-    this.#judged.catch(() => {}); // told by `settle`
+    this.#judged.catch(() => {}); // reported by `settle`
   }
 
-  /** Throws `T-ANOMALY` for the first op that made one, once; and what looking at a tensor threw. */
+  /** Throws `T-ANOMALY` once, for the first op that made a NaN or infinity; rethrows errors of the checks. */
   async settle(): Promise<void> {
     const judged = this.#judged;
     try {
@@ -84,7 +84,7 @@ export class AnomalyWatch {
 
   #lookAt(tensor: Tensor): Finding {
     const finding = isFloat(tensor.dtype) ? this.#look(tensor) : FINITE;
-    finding.catch(() => {}); // told by `settle`, or by whoever reads next
+    finding.catch(() => {}); // reported by `settle`, or by the next read
     this.#known.set(tensor.storage, finding);
     return finding;
   }

@@ -27,7 +27,7 @@ export function broadcastShape(op: string, shapes: readonly Shape[]): Shape {
   });
 }
 
-/** Which element of an operand stands at element `index` of the shape it was broadcast to. */
+/** The element of an operand at element `index` of the shape that it was broadcast to. */
 export function broadcastSource(index: number, full: Shape, own: Shape): number {
   let source = 0;
   let stride = 1;
@@ -42,13 +42,13 @@ export function broadcastSource(index: number, full: Shape, own: Shape): number 
   return source;
 }
 
-/** A run of neighbouring axes that each operand either has or repeats along. */
+/** A run of adjacent axes; each operand either has all of them or repeats along all of them. */
 export interface BroadcastAxis {
   readonly extent: number;
   readonly has: readonly boolean[];
 }
 
-/** The axes of `full`, neighbours joined where the same operands have them; axes of 1 are gone. */
+/** The axes of `full` without those of extent 1; adjacent axes are merged where the same operands have them. */
 export function joinAxes(full: Shape, operands: readonly Shape[]): BroadcastAxis[] {
   const joined: BroadcastAxis[] = [];
   for (const [axis, extent] of full.entries()) {

@@ -1,15 +1,15 @@
-/** Which device is the best there is: in Node and in a page by the same rule. */
+/** The rule by which `auto` chooses a device, in Node and in a browser. */
 import type { Device } from "./device.ts";
 import { hasSimd } from "./wasm/open.ts";
 import type { AdapterReport } from "./webgpu/open.ts";
 
-/** A device, and why it is that one. */
+/** A device and the reason for its choice. */
 export interface OpenedDevice {
   readonly device: Device;
   readonly reason: string;
 }
 
-/** What `auto` means beside this adapter: a hardware GPU, else WebAssembly, else a software GPU, else the reference. */
+/** What `auto` means with this adapter: a hardware GPU, else WebAssembly, else a software GPU, else the reference. */
 export function chooseDevice(
   adapter: AdapterReport | null,
   simd: () => boolean = hasSimd,

@@ -13,15 +13,15 @@ import type { TensorSpec } from "./signature.ts";
 import { Storage, Tensor } from "./tensor.ts";
 import { textureBytes } from "./texture-layout.ts";
 
-/** What computes: the reference, a GPU, WebAssembly, or nothing (shapes and bytes alone). */
+/** The backend: the reference, a GPU, WebAssembly, or none (`meta`: shapes and memory accounting only). */
 export type DeviceKind = "cpu" | "webgpu" | "wasm" | "meta";
 
-/** Storage sizes are multiples of this, so that a kernel may touch the last four elements as one vector. */
+/** Storage sizes are multiples of this, so that kernels may access the last elements as a vec4. */
 const STORAGE_ALIGNMENT = 16;
 
 const PLAIN_SCOPE = "a scope";
 
-/** How a tensor made by hand is accounted and named. */
+/** Dtype, memory category and label of a new tensor. */
 export interface TensorOptions {
   readonly dtype?: DType;
   readonly category?: Category;
@@ -29,17 +29,16 @@ export interface TensorOptions {
 }
 
 /**
- * A place where tensors live and ops run. `ops` computes and remembers nothing; what records is a tape, which is another
- * `Ops` over the same device.
+ * Holds tensors and runs ops. `ops` computes without recording; a tape is another `Ops` over the same device that records.
  */
 export abstract class Device {
   abstract readonly kind: DeviceKind;
-  /** What it is, for people: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
+  /** Description for users: "llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7". */
   abstract readonly label: string;
   abstract readonly profile: DeviceProfile;
   readonly ops: Ops = buildOps((row, inputs, attrs) => this.run(row, inputs, attrs));
   readonly memory = new MemoryAccount();
-  /** False where tensors have shapes and no values. */
+  /** Whether tensors have values; false on `meta`. */
   readonly holdsValues: boolean = true;
   /** Called with the name of each op that has been asked for, views included: for records of what a run does. */
   onOp: ((name: string) => void) | null = null;
@@ -51,7 +50,7 @@ export abstract class Device {
   #anomalies: AnomalyWatch | null = null;
   #isDisposed = false;
 
-  // What a device implements. None of it is called once the device was disposed, but for `deallocate`.
+  // Methods of a backend. After `dispose()` only `deallocate` is still called.
 
   protected abstract allocate(storage: Storage): unknown;
   protected abstract deallocate(storage: Storage): void;
@@ -61,21 +60,21 @@ export abstract class Device {
   }
   protected abstract write(tensor: Tensor, values: ArrayLike<number>): void;
   protected abstract compute(execution: Execution): void;
-  /** Takes the values at the time of the call, however late they arrive. */
+  /** Returns the values at the time of the call, even if later ops change them before the promise resolves. */
   protected abstract download(tensor: Tensor): Promise<HostArray>;
   protected abstract finish(): Promise<void>;
   /** The first NaN or infinity in a float tensor at the time of the call. */
   protected async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(await this.download(tensor));
   }
-  /** Lets go what is behind the device, such as threads; called once. */
+  /** Releases the resources of the device, such as threads. Called once. */
   protected close(): void {}
 
-  // The end.
+  // Disposal.
 
   /**
-   * Lets the device go. Its tensors can still be freed; anything else that is asked of it throws `T-DEVICE-LOST`. A second
-   * call does nothing.
+   * Releases the device. Afterwards its tensors can still be freed; any other use throws `T-DEVICE-LOST`. A second call does
+   * nothing.
    */
   dispose(): void {
     if (this.#isDisposed) return;
@@ -93,7 +92,7 @@ export abstract class Device {
     return this.#isDisposed;
   }
 
-  /** Throws `T-DEVICE-LOST` after `dispose()`, and what else a device knows that forbids its use. */
+  /** Throws `T-DEVICE-LOST` after `dispose()`; a subclass throws its own errors too, such as a lost GPU. */
   protected assertUsable(): void {
     if (!this.#isDisposed) return;
     throw new SidenetError(
@@ -113,8 +112,8 @@ export abstract class Device {
   }
 
   /**
-   * Resolves when all that was asked for has run. Rejects with the first error the driver reported, and with `T-ANOMALY`
-   * where `detectAnomaly` found one.
+   * Resolves when all ops so far have run. Rejects with the first error that the driver reported, and with `T-ANOMALY` if
+   * `detectAnomaly` found one.
    */
   async synchronize(): Promise<void> {
     this.assertUsable();
@@ -123,15 +122,15 @@ export abstract class Device {
   }
 
   /**
-   * Looks at what every op makes, and lets the next `read` or `synchronize` reject with `T-ANOMALY`: the first op that made
-   * a NaN or an infinity of finite inputs, the element, and the shapes of the inputs. Slow: a GPU copies each result to the
-   * host. Values that came from the host are taken as they are. Nothing on `meta`, which has no values.
+   * Checks the outputs of every op. If an op makes a NaN or infinity from finite inputs, the next `read` or `synchronize` rejects
+   * with `T-ANOMALY`, which names the first such op, the element and the shapes of the inputs. Slow: a GPU copies each result to
+   * the host. Values that came from the host are not reported. Does nothing on `meta`, which has no values.
    */
   get detectAnomaly(): boolean {
     return this.#anomalies !== null;
   }
 
-  /** Switches it on or off, for the ops that follow. */
+  /** Switches the check on or off for the following ops. */
   set detectAnomaly(on: boolean) {
     if (on === this.detectAnomaly) return;
     this.#anomalies = on ? new AnomalyWatch((tensor) => this.findNonFinite(tensor)) : null;
@@ -155,8 +154,8 @@ export abstract class Device {
   }
 
   /**
-   * A tensor with the given values, row by row. A function makes them only where they are held: not on `meta`.
-   * Throws `T-SHAPE` when their number is not the shape's, `T-VALUE` for what is no array of numbers.
+   * A tensor with the given values in row-major order. A function for them is not called on `meta`. Throws `T-SHAPE` if their
+   * number does not fit the shape, `T-VALUE` for anything but an array of numbers.
    */
   tensor(
     values: ArrayLike<number> | (() => ArrayLike<number>),
@@ -179,9 +178,8 @@ export abstract class Device {
   }
 
   /**
-   * Overwrites all values of a tensor, bit by bit as they are: a checkpoint's. On `meta` nothing happens.
-   * Throws `T-SHAPE` when their number is not the tensor's, or for a view into another's memory, `T-VALUE`, `T-DEVICE` and
-   * `T-USE-AFTER-FREE`.
+   * Overwrites all values of a tensor, for instance with those of a checkpoint. Does nothing on `meta`. Throws `T-SHAPE` if their
+   * number does not fit or the tensor is a view at an offset, `T-VALUE`, `T-DEVICE` and `T-USE-AFTER-FREE`.
    */
   assign(tensor: Tensor, values: ArrayLike<number>): void {
     this.assertUsable();
@@ -197,7 +195,7 @@ export abstract class Device {
     if (this.holdsValues) this.write(tensor, values);
   }
 
-  /** A tensor of zeros. Throws `T-OUT-OF-MEMORY`, and `T-DTYPE` for a type that the device does not store. */
+  /** A tensor of zeros. Throws `T-OUT-OF-MEMORY`, and `T-DTYPE` for a type that the device cannot store. */
   zeros(shape: Shape, options: TensorOptions = {}): Tensor {
     const tensor = this.empty(shape, { label: "zeros", ...options });
     return this.#filled(tensor, () => {
@@ -206,7 +204,7 @@ export abstract class Device {
     });
   }
 
-  /** Counts a storage and gives it memory, or neither. */
+  /** Counts a storage and allocates its memory; if either fails, neither is done. */
   #reserve(storage: Storage, allocate: () => unknown): void {
     this.memory.reserve(storage);
     try {
@@ -228,25 +226,25 @@ export abstract class Device {
   }
 
   /**
-   * Another handle on the same memory, owned by the caller and not by a scope. Views and tapes are made of these. Throws
-   * `T-DEVICE` and `T-USE-AFTER-FREE`.
+   * Another tensor over the same memory, owned by the caller and not by a scope. Views and tapes use it. Throws `T-DEVICE` and
+   * `T-USE-AFTER-FREE`.
    */
   retain(tensor: Tensor, shape: Shape = tensor.shape): Tensor {
     this.assertOwn(tensor, "retain");
     return this.alias(tensor, shape, tensor.offset);
   }
 
-  /** Runs `body` and frees every tensor made inside that it does not return or keep; `consume` is freed as well. */
+  /** Runs `body`, then frees the tensors in `consume` and every tensor made inside that is not returned or kept. */
   scope<R>(body: () => R, options: { consume?: Iterable<Tensor>; label?: string } = {}): R {
     return this.#scopes.run(body, options.consume ?? [], options.label ?? PLAIN_SCOPE);
   }
 
-  /** Labels of the open scopes, the outermost first; plain ones are left out. */
+  /** Labels of the open scopes, outermost first, without the scopes that were given none. */
   get scopeLabels(): readonly string[] {
     return this.#scopes.labels.filter((label) => label !== PLAIN_SCOPE);
   }
 
-  /** Takes a tensor out of its scope, as resident memory of the given category. Throws `T-DEVICE` and `T-USE-AFTER-FREE`. */
+  /** Takes a tensor out of its scope, so that it lives until `dispose()`; optionally changes its category. Throws `T-DEVICE`, `T-USE-AFTER-FREE`. */
   keep(tensor: Tensor, category?: Category): Tensor {
     this.assertOwn(tensor, "keep");
     this.#scopes.keep(tensor);
@@ -254,7 +252,7 @@ export abstract class Device {
     return tensor;
   }
 
-  /** Accounts a tensor's memory under another category from now on. */
+  /** Counts the memory of a tensor under another category from now on. */
   categorize(tensor: Tensor, category: Category): void {
     this.memory.recategorize(tensor.storage, category);
   }
@@ -312,7 +310,7 @@ export abstract class Device {
     }
   }
 
-  /** A copy of a tensor as a texture (op.ts, `KernelContext.texture`), owned by the caller. @internal */
+  /** Copies a tensor to a texture (op.ts, `KernelContext.texture`), owned by the caller. @internal */
   texture(tensor: Tensor, label: string): Tensor {
     const storage = new Storage(textureBytes(sizeBytes(tensor.dtype, tensor.size)), label, "workspace");
     this.#reserve(storage, () => this.allocateTexture(storage, tensor));
@@ -355,7 +353,7 @@ export abstract class Device {
     return view;
   }
 
-  /** Throws `T-USE-AFTER-FREE`, and `T-DEVICE` for memory of another device: its address means something else here. */
+  /** Throws `T-USE-AFTER-FREE`, and `T-DEVICE` for a tensor of another device. */
   protected assertOwn(tensor: Tensor, user: string, operand?: string): void {
     tensor.assertLive(user);
     if (tensor.device === this) return;

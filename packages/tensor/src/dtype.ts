@@ -3,7 +3,7 @@ import { SidenetError } from "./errors.ts";
 /** Element types. f16 is a storage type: all arithmetic is f32 (double in the reference). u8 holds masks and codes. */
 export type DType = "f32" | "f16" | "i32" | "u32" | "u8";
 
-/** What `read()` gives and `device.tensor()` takes: one element an entry, f16 widened to f32. */
+/** The arrays of `read()` and `device.tensor()`: one entry per element, f16 widened to f32. */
 export type HostArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array;
 
 const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, u8: 1 };
@@ -12,8 +12,8 @@ const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, u8: 1 };
 export const isFloat = (dtype: DType): boolean => dtype === "f32" || dtype === "f16";
 
 /**
- * Bytes of `count` elements, padded to the 4-byte words that every device addresses. Throws `T-DTYPE` for a type that there
- * is not, and `T-TOO-LARGE`.
+ * Bytes of `count` elements, padded to the 4-byte words that every device addresses. Throws `T-DTYPE` for an unknown type, and
+ * `T-TOO-LARGE`.
  */
 export function sizeBytes(dtype: DType, count: number): number {
   const each = BYTES[dtype];

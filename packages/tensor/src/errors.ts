@@ -1,6 +1,6 @@
 /**
- * Every error that leaves a sidenet package: a stable `code`, and a message that names the thing, what came, what was
- * wanted and one likely cure. The code stands in front of the message, so a log line is enough to look it up.
+ * Every error that a sidenet package throws: a stable `code`, and a message that names the object, what was received, what was
+ * expected and a likely cure. The message starts with the code, so that a log line is enough to look it up.
  */
 export class SidenetError extends Error {
   readonly code: string;
@@ -16,7 +16,7 @@ export class SidenetError extends Error {
   }
 }
 
-/** Where a message quotes a file, it may quote megabytes of it: what comes first and the cure at the end stay. */
+/** Limit on a message, which may quote megabytes of a file: its beginning, and the cure at its end, are kept. */
 function shortened(message: string): string {
   const [head, tail] = [1000, 500];
   return message.length <= head + tail ? message : `${message.slice(0, head)} ... ${message.slice(-tail)}`;

@@ -1,14 +1,14 @@
 /**
- * Conversions between float32 and IEEE 754 halves: exact where a half holds the value, rounded to nearest even otherwise.
+ * Conversions between float32 and IEEE 754 float16: exact where f16 can represent the value, otherwise rounded to nearest even.
  *
- * Many halves are widened through a table of all 65,536 values (256 KiB, built on first use): 100 MB take 0.1 s, about
+ * Arrays of f16 are widened through a table of all 65,536 values (256 KiB, built on first use): 100 MB take 0.1 s, about
  * sixty times as fast as `@petamoriken/float16`.
  */
 
 const f32 = new Float32Array(1);
 const bits = new Uint32Array(f32.buffer);
 
-/** The bits of the half nearest to a float32 that is given by its bits. */
+/** The bits of the f16 nearest to a float32, given its bits. */
 function narrow(word: number): number {
   const sign = (word >>> 16) & 0x8000;
   const magnitude = word & 0x7fffffff;
@@ -27,24 +27,24 @@ function narrow(word: number): number {
   return sign | (kept + (rest > half || (rest === half && (kept & 1) === 1) ? 1 : 0));
 }
 
-/** The half nearest to x, ties to even, as 16 bits. Values from 65,520 on become infinity, as in the standard. */
+/** The bits of the f16 nearest to x, ties to even. Values from 65,520 on become infinity, as in the standard. */
 export function toFloat16Bits(x: number): number {
   f32[0] = x;
   return narrow(bits[0]);
 }
 
-/** The value of 16 bits of a half. Exact. */
+/** The value of an f16 given its bits. Exact. */
 export function fromFloat16Bits(half: number): number {
   bits[0] = widen(half);
   return f32[0];
 }
 
-/** x rounded to the nearest half. */
+/** x rounded to the nearest f16. */
 export const roundToFloat16 = (x: number): number => fromFloat16Bits(toFloat16Bits(x));
 
 let halfTable: Float32Array | null = null;
 
-/** The bits of the float32 that a half is. */
+/** The bits of the float32 with the value of an f16, given its bits. */
 function widen(half: number): number {
   const sign = (half & 0x8000) << 16;
   const exponent = half & 0x7c00;
@@ -52,7 +52,7 @@ function widen(half: number): number {
   if (exponent === 0x7c00) return sign | 0x7f800000 | (mantissa << 13);
   if (exponent !== 0) return sign | (((half & 0x7fff) << 13) + 0x38000000); // bias 15 -> 127
   if (mantissa === 0) return sign;
-  const shift = Math.clz32(mantissa) - 21; // places to the implicit one
+  const shift = Math.clz32(mantissa) - 21; // shift that makes the leading bit the implicit one
   return sign | ((113 - shift) << 23) | ((mantissa << (13 + shift)) & 0x7fffff);
 }
 

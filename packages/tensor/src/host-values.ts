@@ -10,8 +10,8 @@ const found = (value: unknown): string =>
         : `${value}`;
 
 /**
- * Plain JavaScript hands over anything for values, and a typed array would make NaN or 0 of it. Throws `T-VALUE` unless
- * they are a typed array, or an array (or what is like one) of numbers.
+ * Throws `T-VALUE` unless the values are a typed array or an array (or array-like) of numbers: plain JavaScript may pass
+ * anything, and a typed array would convert it to NaN or 0.
  */
 export function checkValues(values: ArrayLike<number>, what: string): void {
   if (ArrayBuffer.isView(values) && !(values instanceof DataView)) return;

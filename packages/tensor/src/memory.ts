@@ -15,18 +15,18 @@ export const CATEGORIES = [
 ] as const;
 /** What memory is for; docs/memory.md says what each holds. */
 export type Category = (typeof CATEGORIES)[number];
-/** Bytes of each category; their sum is the whole. */
+/** Bytes by category; their sum is the total. */
 export type BytesByCategory = Record<Category, number>;
 
-/** One live allocation, as the account sees it. */
+/** One live allocation. */
 export interface Allocation {
   readonly sizeBytes: number;
-  /** The op, or the caller's word, that made it. */
+  /** The op that made it, or the caller's label. */
   readonly label: string;
   category: Category;
 }
 
-/** Peak of a device since the last `resetPeak`: the sum, its parts, and the largest things that were live then. */
+/** Peak of a device since the last `resetPeak`: total, by category, and the largest allocations that were live then. */
 export interface PeakReport {
   readonly peakBytes: number;
   readonly byCategory: BytesByCategory;
@@ -61,13 +61,13 @@ interface Entry {
 /**
  * Live bytes by category, their peak, and what was live at that peak.
  *
- * The contents of the peak cost nothing per allocation: an allocation was live at the peak when it was born before it and
- * is either still live or was freed after it, so only frees since the last peak have to be remembered.
+ * An allocation was live at the peak if it was made before it and is either still live or was freed after it. So only the frees
+ * since the last peak have to be remembered.
  */
 export class MemoryAccount {
-  /** An allocation that would pass this many live bytes is refused with `T-OUT-OF-MEMORY`. */
+  /** An allocation that would exceed this many live bytes throws `T-OUT-OF-MEMORY`. */
   limitBytes = Number.POSITIVE_INFINITY;
-  /** Shown every allocation as it is made. */
+  /** Called with every allocation as it is made. */
   onReserve: ((allocation: Allocation) => void) | null = null;
   #highestBytes = 0;
   #highest = noBytes();
@@ -80,7 +80,7 @@ export class MemoryAccount {
   #peak = noBytes();
   #freedSincePeak: Allocation[] = [];
 
-  /** Bytes in use now, in units of 16 a tensor. */
+  /** Live bytes; each tensor counts in multiples of 16. */
   get liveBytes(): number {
     return this.#liveBytes;
   }
@@ -90,12 +90,12 @@ export class MemoryAccount {
     return this.#entries.size;
   }
 
-  /** The same by category. */
+  /** Live bytes by category. */
   get live(): BytesByCategory {
     return { ...this.#live };
   }
 
-  /** Throws `T-OUT-OF-MEMORY` when the budget does not hold `sizeBytes` more, `T-NAME` for a category that there is not. */
+  /** Adds an allocation. Throws `T-OUT-OF-MEMORY` if it would exceed the limit, `T-NAME` for an unknown category. */
   reserve(allocation: Allocation): void {
     if (typeof this.#live[allocation.category] !== "number") throw refuseCategory(allocation.category);
     if (this.#liveBytes + allocation.sizeBytes > this.limitBytes) {
@@ -112,14 +112,14 @@ export class MemoryAccount {
     this.onReserve?.(allocation);
   }
 
-  /** The most that was live since this was last asked, in bytes, and its parts. */
+  /** The peak since the previous call of this method: bytes in total and by category. */
   takeHighest(): { bytes: number; byCategory: BytesByCategory } {
     const taken = { bytes: this.#highestBytes, byCategory: this.#highest };
     this.#noteHighest();
     return taken;
   }
 
-  /** Takes an allocation out of the account; one that is not in it changes nothing. */
+  /** Removes an allocation; one that is not counted changes nothing. */
   free(allocation: Allocation): void {
     const entry = this.#entries.get(allocation);
     if (entry === undefined) return;
@@ -129,7 +129,7 @@ export class MemoryAccount {
     if (entry.bornAt <= this.#peakAt) this.#freedSincePeak.push({ ...allocation });
   }
 
-  /** Counts an allocation under another category from now on; the sum does not change. Throws `T-NAME` as `reserve` does. */
+  /** Counts an allocation under another category from now on. Throws `T-NAME` for an unknown category. */
   recategorize(allocation: Allocation, category: Category): void {
     if (!this.#entries.has(allocation)) return;
     if (typeof this.#live[category] !== "number") throw refuseCategory(category);
@@ -140,15 +140,14 @@ export class MemoryAccount {
     if (this.#liveBytes === this.#highestBytes) this.#noteHighest();
   }
 
-  /** Starts a new peak from what is live now. */
+  /** Restarts the peak from the current live bytes. */
   resetPeak(): void {
     this.#peakBytes = -1;
     this.#notePeak();
   }
 
   /**
-   * The most that was live at a time since the account began or `resetPeak`, with the `largest` allocations of that
-   * moment.
+   * The peak since the beginning or the last `resetPeak`, with the `largest` allocations of that moment.
    */
   peak(largest = 12): PeakReport {
     const then = [...this.#freedSincePeak];
@@ -165,7 +164,7 @@ export class MemoryAccount {
     };
   }
 
-  /** The text of an out-of-memory error: the request, why, the breakdown, and what would help. */
+  /** The text of an out-of-memory error: the request, the reason, the breakdown, and what would help. */
   explain(allocation: Allocation, why: string): string {
     return (
       `${allocation.label} asked for ${mib(allocation.sizeBytes)} (${allocation.category}), but ${why}. ` +

@@ -1,18 +1,18 @@
-/** A call of an op before it runs: operands bound to the row's signature, and what the op will make. */
+/** Binds the operands of an op call to the signature of its row, and finds the outputs that it will make. */
 import { type DType, isFloat } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import type { AnyOpRow } from "./op.ts";
 import { bindInputs, type Dims, outputSpec, type TensorSpec } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
-/** What a caller gives an op: operands in the order of the signature, attributes, and the residuals it wants. */
+/** The arguments of a call: operands in the order of the signature, attributes, and the residuals to make. */
 export interface OpRequest {
   readonly inputs: readonly (Tensor | null | undefined)[];
   readonly attrs: object;
   readonly wanted: readonly string[];
 }
 
-/** One op about to run: its row, operands by name, extents and attributes. */
+/** An op call with its operands by name, extents and attributes. */
 export interface Execution {
   readonly row: AnyOpRow;
   readonly io: Readonly<Record<string, Tensor | null>>;
@@ -20,15 +20,15 @@ export interface Execution {
   readonly attrs: object;
 }
 
-/** An op that may run, once there are tensors for its outputs. */
+/** A bound call that still needs tensors for its outputs. */
 export interface OpCall extends Execution {
-  /** Inputs by name, and null for each residual that is not wanted; the outputs are still to come. */
+  /** Inputs by name, and null for each output; the caller fills in the outputs. */
   readonly io: Record<string, Tensor | null>;
-  /** What is to be made, by name. */
+  /** Names and specs of the outputs to make. */
   readonly outputs: readonly (readonly [name: string, spec: TensorSpec])[];
 }
 
-/** JavaScript lets anything stand for a tensor: a number, or attributes where an operand may be left out. */
+/** The error for an operand that is not a tensor, such as a number, or attributes in the place of an optional operand. */
 function refuseOperand({ name, sig }: AnyOpRow, operand: string, value: unknown): SidenetError {
   const found =
     typeof value === "object" ? `an object with ${Object.keys(value ?? {}).join(", ")}` : `${value}`;
@@ -56,7 +56,7 @@ function inputsByName(
   return io;
 }
 
-/** The dtype of outputs that have none of their own: that of the first float input without one. */
+/** The dtype of outputs whose signature gives none: that of the first float input whose signature gives none. */
 function elementType({ signature }: AnyOpRow, io: Readonly<Record<string, Tensor | null>>): DType {
   for (const { name, dtype } of signature.inputs) {
     const tensor = io[name];

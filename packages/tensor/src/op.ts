@@ -21,7 +21,7 @@ export type Attrs = object;
 /** `kernels/<file>.wgsl`, entry point after the slash. */
 export type KernelEntry = `${string}/${string}`;
 
-/** One dispatch. Names are those of the WGSL text: a missing or unknown one is an error, so no list is kept twice. */
+/** One dispatch. Names are those of the WGSL text; a missing or unknown name is an error. */
 export interface KernelCall {
   /**
    * Bindings by variable name: tensors for storage, `KernelContext.texture`s for textures; `null` binds an empty buffer for
@@ -32,23 +32,23 @@ export interface KernelCall {
   readonly params: Readonly<Record<string, number | boolean>>;
   /** Workgroups: a count, which is folded over two axes past 65,535, or three extents. */
   readonly grid: number | readonly [number, number, number];
-  /** New values for `const NAME` or `override NAME` lines: tiles, never sizes. */
+  /** Values for `const NAME` or `override NAME` lines: tile sizes and the like, never extents. */
   readonly consts?: Readonly<Record<string, number>>;
-  /** New bodies for one-line functions such as `fn apply(x: f32) -> f32 { return x; }`: the elementwise family. */
+  /** Bodies for one-line functions such as `fn apply(x: f32) -> f32 { return x; }` of the elementwise kernels. */
   readonly bodies?: Readonly<Record<string, string>>;
 }
 
-/** A part of the first axis. */
+/** A range of rows. */
 export interface RowRange {
   readonly start: number;
   readonly count: number;
 }
 
-/** 0 .. count in parts of at most `most`, one after the other. */
-export function rangesOf(count: number, most: number): RowRange[] {
+/** Splits 0 .. count into consecutive ranges of at most `max`. */
+export function rangesOf(count: number, max: number): RowRange[] {
   const ranges: RowRange[] = [];
-  for (let start = 0; start < count; start += most)
-    ranges.push({ start, count: Math.min(most, count - start) });
+  for (let start = 0; start < count; start += max)
+    ranges.push({ start, count: Math.min(max, count - start) });
   return ranges;
 }
 
@@ -60,12 +60,12 @@ export interface WindowPreference {
   readonly multipleOf?: number;
 }
 
-/** What a row's kernel may do: dispatch, take workspace, and look at windows of large tensors. */
+/** What the kernel function of a row works with: dispatches, workspace, and windows of large tensors. */
 export interface KernelContext {
   readonly profile: DeviceProfile;
   /** Dispatches a kernel. */
   run(kernel: KernelEntry, call: KernelCall): void;
-  /** Workspace that is freed when the op returns, or before by `dispose()`. Contents are undefined. */
+  /** Workspace with undefined contents, freed when the op returns, or earlier by `dispose()`. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /**
    * A copy of the tensor that kernels read as `texture_storage_2d<rgba32uint, read>`: elements in order, 16 bytes a texel,
@@ -73,11 +73,11 @@ export interface KernelContext {
    * from a buffer. Workspace: freed when the op returns, or earlier by `dispose()`.
    */
   texture(tensor: Tensor): Tensor;
-  /** Rows `start .. start + count` of the tensor seen as [rows, ...], sharing its memory. */
+  /** Rows `start .. start + count` of the tensor as [rows, ...]; shares its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
   /**
-   * Splits `rows` so that each tensor's window, seen as [rows, size / rows], fits one binding and starts where a binding
-   * may start. One range when all fit whole. Throws `T-TOO-LARGE` when a single row does not fit.
+   * Splits `rows` into ranges whose windows of every tensor, as [rows, size / rows], fit one binding and start at an aligned
+   * offset. One range if all tensors fit whole. Throws `T-TOO-LARGE` if a single row does not fit.
    */
   split(rows: number, tensors: readonly (Tensor | null)[], preference?: WindowPreference): RowRange[];
 }
@@ -96,12 +96,12 @@ type ResidualNames<Sig extends string> = Sig extends `${string}| ${infer R}`
     : never
   : never;
 
-/** Operands by name; those that may be absent are nullable. */
+/** Operands by name; optional ones and residuals are nullable. */
 export type Io<Sig extends string, T> = {
   [K in InputNames<Sig> | OutputNames<Sig>]: K extends OptionalNames<Sig> | ResidualNames<Sig> ? T | null : T;
 };
 
-/** How far a device's float32 result may be from the reference: of the largest magnitude in the tensor, plus `abs`. */
+/** Tolerance of a device's float32 result: `rel` times the largest magnitude in the tensor, plus `abs`. */
 export interface Closeness {
   readonly rel: number;
   readonly abs?: number;
@@ -114,11 +114,11 @@ export interface Draw<A> {
   readonly attrs?: Partial<A>;
   /** Values of an input by name; the default is normal with deviation 1. */
   readonly values?: Readonly<Record<string, (size: number) => ArrayLike<number>>>;
-  /** Optional inputs to leave out. */
+  /** Optional inputs to omit. */
   readonly omit?: readonly string[];
 }
 
-/** What an `infer` function finds. */
+/** The result of an `infer` function. */
 export interface Inferred {
   readonly outputs: readonly TensorSpec[];
   /** Added to the extents that the signature binds. */
@@ -141,28 +141,28 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
   readonly view?: boolean;
-  /** Plain loops over doubles: the truth. Outputs arrive zero-filled. `shapes` is for the few that go by axes. */
+  /** The definition of the op, as plain loops over doubles. Outputs arrive zero-filled. `shapes` is for ops over axes. */
   readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A, shapes: Io<Sig, Shape>) => void;
-  /** Dispatches on WebGPU. Every element of every output is written. */
+  /** Dispatches the op on WebGPU. It has to write every element of every output. */
   readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
   /** WGSL texts that `kernel` dispatches and `@sidenet/kernels` does not have, by the name before the slash. */
   readonly sources?: Readonly<Record<string, string>>;
   /** Ranges that test cases draw extents from, by letter; they straddle workgroups on purpose. */
   readonly draw: (pick: TestRandom) => Draw<A>;
-  /** Float32 tolerance, with its derivation beside it. f16 storage adds the rounding of inputs and outputs. */
+  /** Float32 tolerance, with its derivation in a comment. f16 storage adds the rounding of inputs and outputs. */
   readonly close: Closeness | ((dims: Dims) => Closeness);
-  /** Floating-point operations; a multiply-add is 2. `has` tells which residuals are made. */
+  /** Floating-point operations; a multiply-add is 2. `has` says which residuals are made. */
   readonly flops: (dims: Dims, attrs: A, has: (output: string) => boolean) => number;
 }
 
-/** A row as the table holds it. */
+/** A row of the op table, with its signature parsed. */
 export interface OpRow<Sig extends string = string, A extends Attrs = Attrs>
   extends Omit<OpDefinition<Sig, A>, "attrs"> {
   readonly signature: Signature;
   readonly attrs: A;
 }
 
-// Rows of different signatures stand in one table; callers recover the types through the table's keys.
+// One table holds rows of different signatures; callers recover the types through its keys.
 /** A row of any op. */
 // biome-ignore lint/suspicious/noExplicitAny: see above
 export type AnyOpRow = OpRow<any, any>;
@@ -180,10 +180,10 @@ export function defineOp<const Sig extends string, A extends Attrs = {}>(
 
 type SigOf<R> = R extends OpRow<infer Sig, infer _> ? Sig : never;
 type AttrsOf<R> = R extends OpRow<infer _, infer A> ? A : never;
-/** Literal defaults widen: `{ eps: 1e-5 }` takes any number. */
+/** Widens literal defaults: `{ eps: 1e-5 }` accepts any number. */
 type Widen<V> = V extends number ? number : V extends boolean ? boolean : V;
 
-/** The call of a row: its inputs in the order of the signature, then attributes. */
+/** The method of a row: its inputs in the order of the signature, then attributes. */
 export type OpMethod<R> = (
   ...args: [
     ...InputArgs<SigOf<R>, Tensor>,

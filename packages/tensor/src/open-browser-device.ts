@@ -1,4 +1,4 @@
-/** Choosing a device in a page or in a worker of one. */
+/** Opens a device in a web page or worker. */
 import { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 import { CpuDevice } from "./cpu/device.ts";
 import { SidenetError } from "./errors.ts";
@@ -6,13 +6,13 @@ import { openBrowserWasm } from "./wasm/browser.ts";
 import { hasSimd } from "./wasm/open.ts";
 import { describeAdapter, openWebGpu, requestAdapter } from "./webgpu/open.ts";
 
-/** What `openBrowserDevice` takes. */
+/** Options of `openBrowserDevice`. */
 export type BrowserDeviceName = "auto" | "webgpu" | "wasm" | "cpu";
 
 const isCode = (error: unknown, code: string): error is SidenetError =>
   error instanceof SidenetError && error.code === code;
 
-/** What a device that was not to be had said of it, for who reads a page; other errors are thrown on. */
+/** The message of an error that says that a device is not available; rethrows any other error. */
 function refusal(error: unknown, gpu: GPU | undefined): string {
   if (isCode(error, "T-NO-ADAPTER")) {
     return gpu === undefined ? "this browser has no WebGPU" : "this browser's WebGPU finds no graphics card";
@@ -22,8 +22,8 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
 }
 
 /**
- * The best device that this browser gives, in the order of `chooseDevice`, or the one that was asked for. One that the
- * browser refuses is followed by the next: a GPU by WebAssembly, that by the reference, and `reason` says so.
+ * Opens the best device of this browser, in the order of `chooseDevice`, or the requested one. If the browser refuses a device,
+ * the next one is used (WebAssembly instead of a GPU, the reference instead of WebAssembly), and `reason` says so.
  */
 export async function openBrowserDevice(
   name: BrowserDeviceName = "auto",

@@ -4,8 +4,8 @@ import type { Category } from "./memory.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
- * Named resident tensors with one owner: weights, optimizer state. Closed by `using` or `dispose()`; whoever asks it for
- * tensors afterwards gets `T-USE-AFTER-FREE`.
+ * Owns named, long-lived tensors such as weights and optimizer state. Freed by `using` or `dispose()`; asking it for tensors
+ * afterwards throws `T-USE-AFTER-FREE`.
  */
 export class ParamStore {
   readonly device: Device;
@@ -18,7 +18,7 @@ export class ParamStore {
     this.category = category;
   }
 
-  /** A store that `fill` puts tensors into; where that throws, none of them is left. */
+  /** A store whose tensors `fill` adds; if that throws, they are all freed. */
   static filled(device: Device, category: Category, fill: (store: ParamStore) => void): ParamStore {
     const store = new ParamStore(device, category);
     try {
@@ -39,7 +39,7 @@ export class ParamStore {
     return tensor;
   }
 
-  /** Throws `T-NAME` for a name that is not there. */
+  /** The tensor of that name. Throws `T-NAME` for an unknown name. */
   get(name: string): Tensor {
     this.#assertOpen(`get("${name}")`);
     const tensor = this.#tensors.get(name);
@@ -58,13 +58,13 @@ export class ParamStore {
     return this.#tensors.has(name);
   }
 
-  /** Names of its tensors, in the order in which they were added. */
+  /** Names of the tensors, in the order of `add`. */
   names(): string[] {
     this.#assertOpen("names()");
     return [...this.#tensors.keys()];
   }
 
-  /** Its tensors with their names. */
+  /** The tensors with their names. */
   [Symbol.iterator](): IterableIterator<[string, Tensor]> {
     this.#assertOpen("iteration");
     return this.#tensors.entries();
@@ -78,12 +78,12 @@ export class ParamStore {
     return count;
   }
 
-  /** Whether it was disposed, and its tensors with it. */
+  /** Whether the store and its tensors were disposed. */
   get disposed(): boolean {
     return this.#isDisposed;
   }
 
-  /** Frees all its tensors. A second call does nothing. */
+  /** Frees all tensors. A second call does nothing. */
   dispose(): void {
     this.#isDisposed = true;
     for (const tensor of this.#tensors.values()) tensor.dispose("its ParamStore");

@@ -1,12 +1,12 @@
 import type { Tiles } from "./tiles.ts";
 
-/** What a device is like, as far as kernels and tile tables care. */
+/** Properties of a device that kernels and tile tables depend on. */
 export interface DeviceProfile {
-  /** `software`: a Vulkan driver on the processor. */
+  /** `software`: a Vulkan driver that runs on the CPU. */
   readonly adapterClass: "software" | "integrated" | "discrete";
   /** f16 storage is available. */
   readonly f16: boolean;
-  /** Threads of a subgroup add up values, and subgroups have numbers in WGSL. */
+  /** Subgroup operations are available, including `subgroup_id`. */
   readonly subgroups: boolean;
   readonly subgroupSize: number;
   readonly maxBindingBytes: number;
@@ -20,15 +20,15 @@ export interface DeviceProfile {
    * subgroups of 32, and `WebGpuOptions.precision` allows their use.
    */
   readonly subgroupMatrices?: boolean;
-  /** Which tiles products take; `defaultTiles` unless a tuner has found better ones. */
+  /** The tile table; `defaultTiles` unless it was tuned. */
   readonly tiles?: Tiles;
-  /** Ops run by WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
+  /** Set if ops run as WebAssembly kernels, whose workspace depends on the rows of a panel (wasm/kernels/library.ts). */
   readonly wasm?: { readonly panelRows: number };
-  /** Ops run by their reference, which takes no workspace. */
+  /** Whether ops run as their reference, which takes no workspace. */
   readonly reference?: boolean;
 }
 
-/** The limits that WebGPU guarantees, on a discrete GPU with f16: what `meta` assumes unless told otherwise. */
+/** A discrete GPU with f16 and the limits that WebGPU guarantees: the default of `meta`. */
 export const DEFAULT_PROFILE: DeviceProfile = {
   adapterClass: "discrete",
   f16: true,
@@ -42,8 +42,8 @@ export const DEFAULT_PROFILE: DeviceProfile = {
 };
 
 /**
- * Kernels named `*-rows` are written for subgroups of eight lanes that run one after the other, as a software driver has:
- * loads are dear there, and lanes exchange values for next to nothing.
+ * Whether to use the kernels named `*-rows`: they are for software drivers that compile a subgroup of eight lanes to SIMD
+ * instructions, where loads are expensive and exchanging values between lanes is almost free.
  */
 export const hasEightLanes = (profile: DeviceProfile): boolean =>
   profile.adapterClass === "software" && profile.subgroups && profile.subgroupSize === 8;

@@ -1,4 +1,4 @@
-/** Tables of values that 4-bit and 8-bit codes stand for. */
+/** The values of 4-bit and 8-bit codes. */
 
 /** NF4's levels. Source: QLoRA (2305.14314), appendix E; literals, since recomputing them is not exact. */
 export const NF4_LEVELS: Readonly<Float32Array> = Float32Array.of(
@@ -23,8 +23,8 @@ export const NF4_LEVELS: Readonly<Float32Array> = Float32Array.of(
 const EXPONENTS = 7;
 
 /**
- * The dynamic map of bitsandbytes: 256 values, ascending, dense near 0. For each of 7 powers of ten the middles of equal
- * parts of 0.1 .. 1, as many as the code has bits left; then 0 and 1. With a sign, half as many, and their negatives.
+ * The dynamic map of bitsandbytes: 256 ascending values, dense near 0. For each of 7 powers of ten it has the midpoints of equal
+ * intervals of 0.1 .. 1, as many as the remaining bits allow, and then 0 and 1; the signed map has half as many and their negatives.
  * Entry 127 is 0 with a sign, entry 0 without. All arithmetic is float32. Source: Dettmers et al. 2022 (2110.02861).
  */
 export function dynamicMap(signed: boolean): Float32Array {
@@ -46,14 +46,14 @@ export function dynamicMap(signed: boolean): Float32Array {
   return Float32Array.from(values).sort();
 }
 
-/** Where the map of 8-bit scales stands in an NF4 table: after the levels. */
+/** Position of the map of 8-bit scales in an NF4 table: after the levels. */
 export const NF4_MAP_AT = 16;
-/** Where their offset stands: the last entry of a table with a map. */
+/** Position of their offset: the last entry of a table with a map. */
 export const NF4_OFFSET_AT = NF4_MAP_AT + 256;
 
 /**
- * What NF4 codes are read with, as one tensor: 16 levels and, for scales of 8 bits (double quantization), the map of 256
- * and the offset. The defaults are those that bitsandbytes writes; a checkpoint brings its own.
+ * The table that decodes NF4: 16 levels and, for 8-bit scales (double quantization), the map of 256 and the offset. The
+ * defaults are those of bitsandbytes; a checkpoint brings its own.
  */
 export function nf4Table(
   options: { double?: boolean; levels?: ArrayLike<number>; map?: ArrayLike<number>; offset?: number } = {},

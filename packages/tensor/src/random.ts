@@ -1,14 +1,13 @@
 import { SidenetError } from "./errors.ts";
 
 /**
- * Philox 4x32-10: a counter-based generator, so that a number depends on seed, stream and index alone and never on what was
- * drawn before it. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+ * Philox 4x32-10, a counter-based generator: a number depends only on seed, stream and index, not on earlier draws. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
  */
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
 const ROUNDS = 10;
 
-/** Whether a number is a whole one from 0 to 2^32 - 1: what seeds, streams and counters are made of. */
+/** Whether a number is an integer from 0 to 2^32 - 1, as seeds, streams and counters have to be. */
 export const isWord = (n: number): boolean => Number.isInteger(n) && n >= 0 && n < 2 ** 32;
 
 /** High and low words of a 32 x 32-bit product. */
@@ -39,14 +38,14 @@ export function philox(
   return [c0, c1, c2, c3];
 }
 
-/** Numbers of one seed and stream: the n-th draw is always the same, whatever other streams do. */
+/** The random numbers of one seed and stream: the n-th draw is always the same, independent of other streams. */
 export class Random {
   readonly #key: readonly [number, number];
   readonly #stream: number;
   #block = 0;
   #words: number[] = [];
 
-  /** Throws `T-VALUE` unless `seed` and `stream` are whole numbers from 0 to 2^32 - 1. */
+  /** Throws `T-VALUE` unless `seed` and `stream` are integers from 0 to 2^32 - 1. */
   constructor(seed: number, stream = 0) {
     for (const [name, value] of Object.entries({ seed, stream })) {
       if (isWord(value)) continue;
@@ -76,7 +75,7 @@ export class Random {
     return (this.word() + 0.5) / 2 ** 32;
   }
 
-  /** Whole number in 0 .. below - 1, without bias. */
+  /** Integer in 0 .. below - 1, without bias. */
   below(limit: number): number {
     const fair = 2 ** 32 - (2 ** 32 % limit);
     for (;;) {

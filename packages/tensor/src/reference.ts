@@ -2,15 +2,15 @@ import { type HostArray, hostArray, isFloat } from "./dtype.ts";
 import type { Execution } from "./op-call.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** How the reference reaches a device's values. */
+/** Access of the reference to a device's values. */
 export interface ValueAccess {
-  /** The values of a tensor; not written to. */
+  /** Returns the values of a tensor, which are only read. */
   load(tensor: Tensor): HostArray;
-  /** Takes new values for a tensor, rounding them to its dtype. */
+  /** Stores new values of a tensor, rounded to its dtype. */
   store(tensor: Tensor, values: HostArray): void;
 }
 
-/** Runs an op by its row's plain loops, in double, on values that live elsewhere. */
+/** Runs an op by the reference loops of its row, in double, on values of another device. */
 export function runReference({ row, io, dims, attrs }: Execution, access: ValueAccess): void {
   const operands: Record<string, HostArray | null> = {};
   const shapes = Object.fromEntries(

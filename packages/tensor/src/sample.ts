@@ -4,7 +4,7 @@ import type { AnyOpRow } from "./op.ts";
 import { type Shape, sizeOf } from "./shape.ts";
 import type { TestRandom } from "./test-random.ts";
 
-/** A drawn call of an op: operands in the order of the signature, null where left out. */
+/** A random call of an op: operands in the order of the signature, null if absent. */
 export interface OpCase {
   readonly inputs: readonly ({
     name: string;
@@ -15,13 +15,13 @@ export interface OpCase {
   readonly attrs: object;
 }
 
-/** Values as the type holds them, so that every device and the reference start from the same numbers. */
+/** Rounds values to the dtype, so that every device and the reference start from the same numbers. */
 function representable(values: ArrayLike<number>, dtype: DType): ArrayLike<number> {
   if (dtype === "f16") return Float64Array.from(values, roundToFloat16);
   return dtype === "f32" ? Float64Array.from(values, Math.fround) : values;
 }
 
-/** Default values: normal, whole numbers of the whole range, or masks. */
+/** Default values: normal numbers, integers of the whole range, or masks. */
 function drawValues(pick: TestRandom, dtype: DType, size: number): ArrayLike<number> {
   if (isFloat(dtype)) return pick.normals(size);
   if (dtype === "i32") return Float64Array.from({ length: size }, () => pick.int(-(2 ** 31), 2 ** 31 - 1));
@@ -29,7 +29,7 @@ function drawValues(pick: TestRandom, dtype: DType, size: number): ArrayLike<num
   return pick.ints(size, 0, 1);
 }
 
-/** Draws a random legal case from a row's own ranges. Inputs are of type `elem` where they may be, else f32. */
+/** Draws a random valid case by the row's `draw`. Inputs have dtype `elem` where the signature allows it, else f32. */
 export function drawCase(row: AnyOpRow, pick: TestRandom, elem: DType = "f32"): OpCase {
   const { dims, attrs = {}, values = {}, omit = [] } = row.draw(pick);
   const inputs = row.signature.inputs.map(({ name, dims: letters, dtype: fixed, accepts }) => {

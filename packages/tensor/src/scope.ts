@@ -1,7 +1,7 @@
 import { SidenetError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
-/** Every tensor within a value that a scope returns: itself, or in arrays, maps and plain objects. */
+/** Every tensor in the return value of a scope: the value itself, or nested in arrays, maps and plain objects. */
 function* tensorsIn(value: unknown): IterableIterator<Tensor> {
   if (value instanceof Tensor) yield value;
   else if (Array.isArray(value) || value instanceof Set) for (const item of value) yield* tensorsIn(item);
@@ -20,16 +20,13 @@ function refusePromise(result: unknown, label: string): void {
   );
 }
 
-/**
- * The open scopes of a device. A body is synchronous, since encoding is; only reads wait, and they come after. So a plain
- * stack is safe.
- */
+/** The open scopes of a device. Scope bodies are synchronous (only reads wait, outside of them), so a plain stack is enough. */
 export class ScopeStack {
   #frames: Set<Tensor>[] = [];
-  /** Of the open scopes, the outermost first. */
+  /** Labels of the open scopes, outermost first. */
   readonly labels: string[] = [];
 
-  /** Hands a new tensor to the innermost scope; without one it belongs to the caller. */
+  /** Gives a new tensor to the innermost scope; without an open scope the caller owns it. */
   adopt(tensor: Tensor): void {
     const frame = this.#frames.at(-1);
     if (frame === undefined) return;
@@ -37,15 +34,15 @@ export class ScopeStack {
     tensor.owner = frame;
   }
 
-  /** Takes a tensor out of its scope: it lives until it is disposed. */
+  /** Takes a tensor out of its scope: it then lives until `dispose()`. */
   keep(tensor: Tensor): void {
     tensor.owner?.delete(tensor);
     tensor.owner = null;
   }
 
   /**
-   * Runs a body in a scope of its own. Where it throws, what was made in it is freed, and what it was to consume stays the
-   * caller's. Throws `T-SCOPE` for a body that returns a promise.
+   * Runs a body in a new scope. If it throws, the tensors made in it are freed and the tensors to consume stay with the
+   * caller. Throws `T-SCOPE` for a body that returns a promise.
    */
   run<R>(body: () => R, consume: Iterable<Tensor>, label: string): R {
     const frame = new Set<Tensor>();

@@ -17,7 +17,7 @@ export const formatShape = (shape: Shape): string => `[${shape.join(", ")}]`;
 export const sameShape = (a: Shape, b: Shape): boolean =>
   a.length === b.length && a.every((extent, axis) => extent === b[axis]);
 
-/** Throws `T-SHAPE` unless it is an array whose every extent is a whole number, zero or more. */
+/** Throws `T-SHAPE` unless the shape is an array of integers >= 0. */
 export function checkShape(shape: Shape, what: string): void {
   if (!Array.isArray(shape)) {
     throw new SidenetError(

@@ -4,10 +4,10 @@
  *   "x[N..,C] gain?[C] -> y[N..,C] | rstd:f32[N..]"
  *
  * - `x[N..,C]`   an input; `C` binds one extent, `N..` (at most one in a shape) any number of axes, product N
- * - `gain?[C]`   may be left out          - `p![N..]`      updated in place
+ * - `gain?[C]`   is optional              - `p![N..]`      updated in place
  * - `ids:i32[N]` has that dtype; `x:number[N]` any but u8, `x:any[N]` any; without a dtype an input is f32 or f16, an output
  *   has the dtype of the first such input
- * - after `->` the outputs; after `|` the residuals: made for a backward pass, and only when asked for
+ * - `->` precedes the outputs, `|` the residuals: outputs for the backward pass, made only on request
  */
 import type { DType } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
@@ -16,7 +16,7 @@ import { formatShape, type Shape, sizeOf } from "./shape.ts";
 /** One operand of a signature line. */
 export interface Operand {
   readonly name: string;
-  /** The one dtype it has; null where several go. */
+  /** Its dtype, or null if it accepts several. */
   readonly dtype: DType | null;
   readonly accepts: readonly DType[];
   readonly optional: boolean;
@@ -24,7 +24,7 @@ export interface Operand {
   readonly residual: boolean;
   /** Dimension letters; `N..` marks a run of axes. */
   readonly dims: readonly string[];
-  /** The same letters without the mark, and which of them is the run, or -1: every call needs them. */
+  /** The same letters without `..`, and the index of the run, or -1. */
   readonly letters: readonly string[];
   readonly runAt: number;
 }
@@ -39,13 +39,13 @@ export interface Signature {
 /** Extents by letter; a run `N..` binds `N` to the product of its axes. */
 export type Dims = Readonly<Record<string, number>>;
 
-/** What inference needs to know of an operand. */
+/** Shape and dtype of an operand. */
 export interface TensorSpec {
   readonly shape: Shape;
   readonly dtype: DType;
 }
 
-/** What may stand for a dtype: what moves values without computing with them takes more than floats. */
+/** Names for several dtypes: ops that move values without computing with them accept more than floats. */
 const SEVERAL: Readonly<Record<string, readonly DType[]>> = {
   float: ["f32", "f16"],
   number: ["f32", "f16", "i32", "u32"],
@@ -182,7 +182,7 @@ export function bindInputs(
   return bindings;
 }
 
-/** Shape and dtype of an output whose letters are all bound. */
+/** Shape and dtype of an output, from bound letters. */
 export function outputSpec(operand: Operand, bindings: Bindings, elem: DType): TensorSpec {
   const { letters, runAt } = operand;
   if (runAt === 0 && letters.length === 1) {
@@ -196,7 +196,7 @@ export function outputSpec(operand: Operand, bindings: Bindings, elem: DType): T
   return { shape, dtype: operand.dtype ?? elem };
 }
 
-// Type level: only names and marks are read, so an editor pays for a short split and nothing else.
+// Type level: only names and the signs ? and ! are parsed, which keeps editors fast.
 
 type Split<S extends string> = S extends `${infer Head} ${infer Tail}`
   ? [...(Head extends "" ? [] : [Head]), ...Split<Tail>]
@@ -230,7 +230,7 @@ type ArgsOf<Tokens, T> = Tokens extends [infer Head, ...infer Tail]
     : [input: T, ...ArgsOf<Tail, T>]
   : [];
 
-/** What inference knows of the inputs, in order; null for an optional one that was left out. */
+/** Specs of the inputs in order; null for an absent optional input. */
 export type InputSpecs<Sig extends string> = string extends Sig
   ? readonly (TensorSpec | null)[]
   : SpecsOf<Left<Sig>>;

@@ -4,14 +4,14 @@ import { SidenetError } from "./errors.ts";
 import type { Allocation, Category } from "./memory.ts";
 import { formatShape, type Shape, sizeOf } from "./shape.ts";
 
-/** Device memory behind one or more tensors. Never leaves the package. */
+/** Device memory of one or more tensors. Internal to the package. */
 export class Storage implements Allocation {
   readonly sizeBytes: number;
   readonly label: string;
   category: Category;
-  /** What the device allocated: a typed array, a GPU buffer, nothing on `meta`. */
+  /** The device's allocation: a typed array or a GPU buffer; null on `meta`. */
   handle: unknown = null;
-  /** Tensors that share it. */
+  /** Number of tensors that share it. */
   references = 1;
 
   constructor(sizeBytes: number, label: string, category: Category) {
@@ -50,12 +50,12 @@ export class Tensor {
     this.offset = offset;
   }
 
-  /** What its memory is counted under. */
+  /** The memory category that it counts under. */
   get category(): Category {
     return this.storage.category;
   }
 
-  /** What views of the same memory have in common, as a key for maps. */
+  /** A key for maps that is the same for all views of the same memory. */
   get memoryKey(): object {
     return this.storage;
   }
@@ -66,8 +66,8 @@ export class Tensor {
   }
 
   /**
-   * Copies the values of this moment to the host, f16 widened to f32. The only call that waits for a device. Rejects with
-   * `T-USE-AFTER-FREE`, and with what the device has to tell.
+   * Copies the values at the time of the call to the host, f16 widened to f32. Rejects with `T-USE-AFTER-FREE`, and with errors
+   * that the device reports.
    */
   async read(): Promise<HostArray> {
     this.assertLive("read");
@@ -96,7 +96,7 @@ export class Tensor {
     this.dispose();
   }
 
-  /** Throws `T-USE-AFTER-FREE`, naming who freed it. @internal */
+  /** Throws `T-USE-AFTER-FREE`, naming what freed it. @internal */
   assertLive(user: string): void {
     if (this.#freedBy === null) return;
     throw new SidenetError(
@@ -106,7 +106,7 @@ export class Tensor {
     );
   }
 
-  /** As messages name it: number, type and shape. */
+  /** Number, type and shape, for messages. */
   toString(): string {
     return `tensor #${this.id} (${this.dtype} ${formatShape(this.shape)})`;
   }

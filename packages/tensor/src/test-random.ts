@@ -20,12 +20,12 @@ export class TestRandom {
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   }
 
-  /** A whole number in lo..hi, both included. */
+  /** An integer in lo..hi, both included. */
   int(lo: number, hi: number): number {
     return lo + Math.floor(this.unit() * ((hi - lo) * this.scale + 1));
   }
 
-  /** One of the choices, each as likely. */
+  /** One of the choices, with equal probability. */
   oneOf<T>(choices: readonly T[]): T {
     return choices[this.int(0, choices.length - 1)];
   }
@@ -35,7 +35,7 @@ export class TestRandom {
     return this.unit() < probability;
   }
 
-  /** A normal number of mean 0 and deviation 1. */
+  /** A normal number of mean 0 and standard deviation 1. */
   normal(): number {
     return Math.sqrt(-2 * Math.log(1 - this.unit())) * Math.cos(2 * Math.PI * this.unit());
   }
@@ -62,7 +62,7 @@ export class TestRandom {
     return Float64Array.from(this.normals(size), (x) => (x < 0 ? x - distance : x + distance));
   }
 
-  /** Values 0.01 apart in random order: no two are equal, and a small step changes no order. */
+  /** Values with a spacing of 0.01 in random order: no two are equal, and a small step changes no order. */
   distinct(size: number): Float64Array {
     const values = Float64Array.from({ length: size }, (_, i) => (i - (size >> 1)) / 100);
     for (let i = size - 1; i > 0; i--) {
@@ -72,7 +72,7 @@ export class TestRandom {
     return values;
   }
 
-  /** Whole numbers from `lo` to `hi`, both included. */
+  /** Integers from `lo` to `hi`, both included. */
   ints(size: number, lo: number, hi: number): Int32Array {
     return Int32Array.from({ length: size }, () => this.int(lo, hi));
   }

@@ -1,22 +1,22 @@
 import type { Device } from "./device.ts";
 import type { BytesByCategory } from "./memory.ts";
 
-/** Memory just after an op has been asked for. */
+/** Memory right after an op was called. */
 export interface MemorySample {
   readonly op: string;
   /** Labels of the scopes that were open, the outermost first. */
   readonly scopes: readonly string[];
   readonly liveBytes: number;
   readonly live: BytesByCategory;
-  /** The most that was live since the sample before, workspace of the op included. */
+  /** Peak of live bytes since the previous sample, including the workspace of the op. */
   readonly highestBytes: number;
-  /** What that was. */
+  /** The same by category. */
   readonly highest: BytesByCategory;
 }
 
 /**
- * Notes what is live after each op from now on, until the function that it returns is called, which gives the samples in
- * order. Their largest `highestBytes` is the peak of that time.
+ * Records live memory after each op until the returned function is called, which returns the samples in order. The largest
+ * `highestBytes` among them is the peak of that time.
  */
 export function recordTimeline(device: Device): () => MemorySample[] {
   const { memory } = device;

@@ -1,6 +1,6 @@
 /**
- * Running a drawn case of an op on a device and comparing it with another's: what the property tests do, and what verifies
- * a driver before its speed is measured.
+ * Runs a random case of an op on a device and compares it with another device. The property tests do this, and benchmarks verify
+ * a driver with it before measuring its speed.
  */
 import { CpuDevice } from "./cpu/device.ts";
 import type { Device } from "./device.ts";
@@ -14,7 +14,7 @@ import { bindInputs, type Dims } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 import { TestRandom } from "./test-random.ts";
 
-/** What an op leaves behind on a device: an output, or an input it updated. */
+/** A result of an op: an output, or an input that it updated. */
 export interface Outcome {
   readonly name: string;
   readonly shape: Shape;
@@ -58,10 +58,10 @@ export function caseDims(op: OpOrName, drawn: OpCase): Dims {
   return { ...leftOut, ...dims, ...inferred?.dims };
 }
 
-/** Rounding of an f16 store, and of values below its smallest normal number. */
+/** Errors of rounding to f16: relative, and absolute below its smallest normal number. */
 const F16 = { rel: 2 ** -10, abs: 2 ** -20 };
 
-/** Where values are further from the reference than the tolerance allows, or not finite; null when nowhere. */
+/** Describes the first value that is not finite or differs from the reference by more than the tolerance; null if there is none. */
 export function findDifference(
   what: string,
   got: HostArray,

@@ -9,19 +9,19 @@ import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 
 /**
- * `f32`: values are rounded to their dtype when an op has written them, as on any device.
- * `f64`: nothing is ever rounded, so that gradients can be checked by finite differences.
+ * `f32`: values are rounded to their dtype after each op, as on any device.
+ * `f64`: values are never rounded, so that gradients can be checked by finite differences.
  */
 export type CpuPrecision = "f32" | "f64";
 
-/** Values of one storage; f16 is held widened. */
+/** Values of one storage, f16 widened to f32. */
 interface CpuMemory {
   values: HostArray;
 }
 
 /**
- * The reference: each op is its row's plain loops in double. Slow on purpose; it is what every other device is compared
- * with, and what runs where there is no adapter.
+ * The reference device: every op runs the plain loops of its row in double. It is slow, serves as the standard for all other
+ * devices, and runs where there is no adapter.
  */
 export class CpuDevice extends Device {
   override readonly kind = "cpu";
@@ -35,7 +35,7 @@ export class CpuDevice extends Device {
   };
   readonly #double: boolean;
 
-  /** Throws `T-VALUE` for a precision that there is not. */
+  /** Throws `T-VALUE` for an unknown precision. */
   constructor({ precision = "f32" }: { precision?: CpuPrecision } = {}) {
     super();
     if (precision !== "f32" && precision !== "f64") {
@@ -48,7 +48,7 @@ export class CpuDevice extends Device {
     this.label = this.#double ? "CPU reference in double" : "CPU reference";
   }
 
-  /** Values come with the first write: their type is the tensor's, not the storage's. */
+  /** The array is allocated at the first write, when the dtype of the tensor is known. */
   protected override allocate(): CpuMemory {
     return { values: new Uint8Array(0) };
   }
@@ -68,7 +68,7 @@ export class CpuDevice extends Device {
 
   protected override async finish(): Promise<void> {}
 
-  /** At once, and without a copy. */
+  /** Finds it immediately, without a copy. */
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(this.#values(tensor));
   }
@@ -80,7 +80,7 @@ export class CpuDevice extends Device {
     });
   }
 
-  /** The values of a tensor, not a copy. Memory that was never written reads as NaN, or as the largest integer. */
+  /** The values of a tensor, without a copy. Memory that was never written reads as NaN or the largest integer. */
   #values(tensor: Tensor): HostArray {
     const memory = tensor.storage.handle as CpuMemory;
     if (memory.values.length === 0 && tensor.size > 0) {
@@ -99,7 +99,7 @@ export class CpuDevice extends Device {
     memory.values = stored;
   }
 
-  /** Throws `T-OUT-OF-MEMORY` when the process has no more. */
+  /** Throws `T-OUT-OF-MEMORY` if the process has no more memory. */
   #blank({ dtype, size, storage }: Tensor): HostArray {
     try {
       return this.#double && isFloat(dtype) ? new Float64Array(size) : hostArray(dtype, size);

@@ -10,8 +10,9 @@ import { OpContext } from "../wasm/context.ts";
 import { wasmOps } from "../wasm/kernels/index.ts";
 
 /**
- * Shapes, dtypes and bookkeeping without data. It runs the same kernel functions as WebGPU (or WebAssembly, or none as
- * the reference, by its profile), workspace included, and only the dispatch does nothing: so the memory and the operations of a run are known before anyone pays for it.
+ * Shapes, dtypes and memory accounting without data. It runs the same kernel functions as WebGPU (or, by its profile,
+ * WebAssembly, or none as the reference), workspace included, but dispatches nothing. So it predicts the memory and the
+ * operations of a run.
  */
 export class MetaDevice extends Device {
   override readonly kind = "meta";
@@ -22,8 +23,8 @@ export class MetaDevice extends Device {
   readonly #onDispatch: (kernel: KernelEntry, call: KernelCall) => void;
 
   /**
-   * `profile` is the adapter to stand in for; its limits decide how work is split. `onDispatch` sees what would have run,
-   * a WebAssembly kernel as `wasm/NAME`.
+   * `profile` describes the adapter to imitate; its limits decide how work is split. `onDispatch` is called for each dispatch
+   * that would run, with `wasm/NAME` for a WebAssembly kernel.
    */
   constructor(
     profile: Partial<DeviceProfile> = {},

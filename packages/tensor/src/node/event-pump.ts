@@ -1,8 +1,8 @@
 /**
- * While a promise of Dawn's is pending it reschedules itself through `setImmediate` some 200,000 times a second, and so
- * keeps one core from the software driver. Here it goes on at once for a twentieth of a millisecond, which serves small
- * reads; then after naps of a twentieth, in which this thread takes no core; and in long waits by a timer, once a
- * millisecond, so that other work of the thread is not held up.
+ * While a promise of Dawn is pending, Dawn reschedules its event pump through `setImmediate` some 200,000 times a second, which
+ * takes a core away from the software driver. This module slows the pump: for the first 0.05 ms of a wait it runs at once,
+ * which serves small reads; then it runs after sleeps of 0.05 ms, in which this thread uses no core; and in long waits a timer
+ * runs it once a millisecond, so that other work of this thread can proceed.
  */
 const SPIN_MS = 0.05;
 const NAP_MS = 0.05;
@@ -14,7 +14,7 @@ const neverNotified = new Int32Array(new SharedArrayBuffer(4));
 
 type Method = (this: unknown, ...args: unknown[]) => unknown;
 
-/** Every wait for the GPU begins with looking often, whoever's it is: ours, or that of another library on the same Dawn. */
+/** Every wait for the GPU starts with the short interval again, also a wait of another library on the same Dawn. */
 function watchWaits(globals: Readonly<Record<string, unknown>>): void {
   for (const [type, name] of [
     ["GPUQueue", "onSubmittedWorkDone"],
@@ -29,7 +29,7 @@ function watchWaits(globals: Readonly<Record<string, unknown>>): void {
   }
 }
 
-/** Dawn's callback is a native function without a name; bound functions have one, and users' own have a source. */
+/** Dawn's callback is a native function without a name; bound functions have a name, and user functions have source text. */
 const isDawns = (callback: unknown): boolean =>
   typeof callback === "function" &&
   callback.name === "" &&
@@ -37,7 +37,7 @@ const isDawns = (callback: unknown): boolean =>
 
 let isCalm = false;
 
-/** Slows Dawn's calls of `setImmediate` and leaves all others alone. `globals` are Dawn's classes; a second call does nothing. */
+/** Delays Dawn's calls of `setImmediate` and no others. `globals` are Dawn's classes; a second call does nothing. */
 export function calmEventPump(globals: Readonly<Record<string, unknown>>): void {
   if (isCalm) return;
   isCalm = true;

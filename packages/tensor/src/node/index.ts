@@ -1,4 +1,4 @@
-/** The part of the package that needs Node: Dawn, and choosing a device by name. */
+/** The part of the package that needs Node: Dawn, and opening a device by name. */
 import { chooseDevice, type OpenedDevice } from "../choose-device.ts";
 import { CpuDevice } from "../cpu/device.ts";
 import { SidenetError } from "../errors.ts";
@@ -19,10 +19,10 @@ export { chooseDevice, type OpenedDevice } from "../choose-device.ts";
 export { tileCachePath, writeTileCache } from "./tile-cache.ts";
 export { openNodeWasm } from "./wasm.ts";
 
-/** Dawn aborts the process when this is collected while a device lives, and it keeps Node from exiting while it is held. */
+/** Dawn aborts the process if this object is collected while a device lives. While it is referenced, Node does not exit. */
 let dawn: GPU | null = null;
 
-/** SIDENET_DAWN_FEATURES: toggles of Dawn, for work on kernels ("dump_shaders"). Throws `T-DAWN-FEATURES` unless they are names. */
+/** Dawn toggles from SIDENET_DAWN_FEATURES, for work on kernels ("dump_shaders"). Throws `T-DAWN-FEATURES` for malformed names. */
 function featuresOfEnvironment(): string[] {
   const text = process.env.SIDENET_DAWN_FEATURES ?? "";
   const names = text.split(",").filter(Boolean);
@@ -40,7 +40,7 @@ async function loadDawn(): Promise<GPU> {
   try {
     const { create, globals } = await import("webgpu");
     calmEventPump(globals as Record<string, unknown>);
-    // NVIDIA's driver: f16 is hidden without the toggle, and timestamps come in steps of 65 µs with quantization.
+    // On NVIDIA, Dawn hides f16 without the first toggle, and quantization rounds timestamps to 65 µs.
     dawn = create([
       `enable-dawn-features=${features.join(",")}`,
       "disable-dawn-features=timestamp_quantization",
@@ -55,7 +55,7 @@ async function loadDawn(): Promise<GPU> {
 }
 
 /**
- * Puts WebGPU where libraries made for browsers look for it: `navigator.gpu` and the global flag constants. Throws
+ * Installs WebGPU where browser libraries expect it: `navigator.gpu` and the global flag constants. Throws
  * `T-NO-ADAPTER` when Dawn does not load.
  */
 export async function installWebGpuGlobals(): Promise<void> {
@@ -65,19 +65,19 @@ export async function installWebGpuGlobals(): Promise<void> {
     if (!(name in globalThis)) Object.defineProperty(globalThis, name, { value, configurable: true });
   }
   const navigator = (globalThis as { navigator?: object }).navigator ?? {
-    userAgent: `Node.js/${process.versions.node.split(".")[0]}`, // as later versions of Node have it
+    userAgent: `Node.js/${process.versions.node.split(".")[0]}`, // as in later versions of Node
   };
   Object.defineProperty(navigator, "gpu", { value: gpu, configurable: true });
   Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
 }
 
-/** Lets Dawn go, so that the process can exit. Dispose of the devices first. */
+/** Releases Dawn, so that the process can exit. Dispose the devices first. */
 export function releaseDawn(): void {
   dawn = null;
 }
 
 /**
- * Opens WebGPU through Dawn, with the tiles that `sidenet bench --tune` found for this adapter, if it has run. Throws
+ * Opens a WebGPU device through Dawn, with the tile table that `sidenet bench --tune` cached for this adapter, if any. Throws
  * `T-NO-ADAPTER` or `T-NO-DEVICE`.
  */
 export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGpuDevice> {
@@ -87,18 +87,18 @@ export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGp
   return device;
 }
 
-/** What WebGPU offers here. Throws `T-NO-ADAPTER`. */
+/** Name, driver, features and limits of the adapter that Dawn chooses. Throws `T-NO-ADAPTER`. */
 export async function describeNodeWebGpu(): Promise<AdapterReport> {
   return describeAdapter(await requestAdapter(await loadDawn()));
 }
 
-/** What `openDevice` and `--device` take. */
+/** The values of `openDevice` and `--device`. */
 export const DEVICE_NAMES = ["auto", "webgpu", "wasm", "cpu", "meta"] as const;
 /** The name of a device, or "auto". */
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /**
- * Opens a device by name; `auto` as `chooseDevice` says. Throws `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu, `T-WASM` or
+ * Opens a device by name; `auto` chooses by `chooseDevice`. Throws `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu, `T-WASM` or
  * `T-THREADS` for wasm, `T-NAME` for any other name.
  */
 export async function openDevice(name: DeviceName, options: WebGpuOptions = {}): Promise<OpenedDevice> {

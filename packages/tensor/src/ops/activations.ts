@@ -5,7 +5,7 @@ import { erf } from "./erf.ts";
 // Every export of this file is a row of the op table.
 
 // exp is the only inexact step: WGSL allows 3 + 2|x| ulp, and |x| stays below 88 before e^-|x| is 0.
-// e^-|x| never overflows, so no infinity is ever made.
+// e^-|x| never overflows, so there are no infinities.
 const sigmoidWgsl = (x: string): string =>
   `let e = exp(-abs(${x})); let s = select(e, vec4<f32>(1.0), ${x} >= vec4<f32>(0.0)) / (1.0 + e);`;
 const sigmoidOf = (x: number): number => 1 / (1 + Math.exp(-x));
@@ -38,8 +38,8 @@ export const relu = unary({
   values: (pick, size) => pick.awayFromZero(size, 0.01),
 });
 
-// From e^-2|x|, which neither overflows nor cancels; by its series near 0, where the difference would. WGSL's own tanh may
-// be off by 1e-5.
+// Computed from e^-2|x|, which neither overflows nor cancels, and by a series near 0, where 1 - e^-2|x| would cancel. WGSL's own tanh
+// may be off by 1e-5.
 const tanhWgsl = (x: string): string =>
   `let h = clamp(${x}, vec4<f32>(-20.0), vec4<f32>(20.0)); let q = exp(-2.0 * abs(h)); let w = h * h; ` +
   "let near = h * (1.0 - w * (0.33333333 - w * (0.13333333 - w * (0.053968254 - w * 0.021869488)))); " +
@@ -60,7 +60,7 @@ export type GeluForm = "erf" | "tanh";
 const GELU_SCALE = Math.sqrt(2 / Math.PI);
 const GELU_CUBE = 0.044715;
 
-// Arguments stop at ±13, where Φ is 0 or 1 and φ is 0 in float32: no power of a large x is ever taken.
+// Arguments are clamped to ±13, where Φ is 0 or 1 and φ is 0 in f32, so no power of a large x is computed.
 // erf by Abramowitz and Stegun 7.1.26: 1.5e-7 absolute error, with e^-z² as the only inexact step.
 const erfWgsl = (x: string): string =>
   `let z = min(abs(${x}) * 0.70710678, vec4<f32>(9.0)); let u = 1.0 / (1.0 + 0.3275911 * z); ` +
@@ -92,7 +92,7 @@ export const gelu = unary({
   f: (x, { form }) => (form === "erf" ? x * cdfOf(x) : 0.5 * x * (1 + Math.tanh(innerOf(x)))),
   flops: 20,
   rel: 8 * EPS,
-  abs: 5e-7, // Φ is off by 7.5e-8, times an x whose result may be small: of the negative ones, 4 at most matter
+  abs: 5e-7, // Φ is off by 7.5e-8, times x; the result is small only for negative x, of which those down to about -4 matter
   draw: (pick) => ({ form: pick.oneOf(["erf", "tanh"]) }),
 });
 
@@ -115,7 +115,7 @@ export const geluBackward: OpRow<"dy[N..] x[N..] -> dx[N..]", { form: GeluForm }
   kernel: (k, { dy, x, dx }, _, { form }) =>
     runElementwise(k, "binary/main", { a: dy, b: x, y: dx }, { body: GELU_BACKWARD_WGSL[form] }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: { form: pick.oneOf(["erf", "tanh"] as const) } }),
-  close: { rel: 32 * EPS, abs: 5e-7 }, // as gelu; 1 - t² loses a few units more
+  close: { rel: 32 * EPS, abs: 5e-7 }, // as gelu; 1 - t² loses a few ulp more
   flops: ({ N }) => 30 * N,
 });
 
@@ -152,7 +152,7 @@ export const siluMulBackward = defineOp({
   kernel: (k, { dy, gate, up, dgate, dup }) =>
     runElementwise(k, "silu-mul-backward/main", { dy, gate, up, dgate, dup }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-  // silu' crosses 0 near gate = -1.28, where 1 + g (1 - σ) cancels: a few eps of dy · up are left as an absolute error.
+  // silu' is 0 near gate = -1.28, where 1 + g (1 - σ) cancels: an absolute error of a few eps of dy · up remains.
   close: { rel: 32 * EPS, abs: 8 * EPS },
   flops: ({ N }) => 10 * N,
 });

@@ -2,7 +2,7 @@ import { SidenetError } from "../errors.ts";
 import { formatShape, type Shape, sizeOf } from "../shape.ts";
 import type { TestRandom } from "../test-random.ts";
 
-/** An axis as 0 .. rank - 1; negative ones count from the end. Throws `T-ATTR` for one that the shape does not have. */
+/** Normalizes an axis to 0 .. rank - 1; negative ones count from the end. Throws `T-ATTR` for an axis out of range. */
 export function axisOf(shape: Shape, axis: number): number {
   const found = axis < 0 ? axis + shape.length : axis;
   if (Number.isInteger(axis) && found >= 0 && found < shape.length) return found;
@@ -12,7 +12,7 @@ export function axisOf(shape: Shape, axis: number): number {
   );
 }
 
-/** A shape seen as [outer, length, inner] around one axis; all of it is the axis when that is null. Throws `T-ATTR`. */
+/** A shape as [outer, length, inner] around one axis; null means one axis of all elements. Throws `T-ATTR`. */
 export function aroundAxis(
   shape: Shape,
   axis: number | null,
@@ -33,7 +33,7 @@ export function replaceAxis(shape: Shape, axis: number, extent: number): Shape {
   return shape.map((own, i) => (i === at ? extent : own));
 }
 
-/** null, or an axis of a shape with `rank` of them, from either end. */
+/** Draws null or an axis of a shape of this rank, counted from either end. */
 export function drawAxis(pick: TestRandom, rank: number): number | null {
   if (rank === 0 || pick.chance(0.2)) return null;
   return pick.int(0, rank - 1) - (pick.chance(0.3) ? rank : 0);

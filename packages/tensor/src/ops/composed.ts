@@ -1,6 +1,6 @@
 /**
- * Functions of ops, for what needs no kernel of its own. They take an `Ops`, so a tape records them like any other model
- * code; their gradients are those of their parts.
+ * Functions composed of ops, which need no kernel. They take an `Ops`, so a tape records their ops and their gradients follow from
+ * those.
  */
 import { SidenetError } from "../errors.ts";
 import { formatShape } from "../shape.ts";
@@ -8,7 +8,7 @@ import type { Tensor } from "../tensor.ts";
 import { axisOf, replaceAxis } from "./axis.ts";
 import type { Ops } from "./index.ts";
 
-/** All tensors one after the other along an axis. Pairs are joined level by level, so each element is copied log2 n times. */
+/** Concatenates tensors along an axis. Pairs are joined level by level, so each element is copied log2 n times. */
 export function concatAll(ops: Ops, tensors: readonly Tensor[], axis: number): Tensor {
   if (tensors.length === 0) throw new SidenetError("T-SHAPE", "concatAll was given no tensors.");
   let level = tensors;
@@ -18,10 +18,10 @@ export function concatAll(ops: Ops, tensors: readonly Tensor[], axis: number): T
     );
   }
   const [joined] = level;
-  return joined === tensors[0] ? ops.reshape(joined, { shape: joined.shape }) : joined; // never the operand itself
+  return joined === tensors[0] ? ops.reshape(joined, { shape: joined.shape }) : joined; // a view, never the operand itself
 }
 
-/** Elements start[i] .. stop[i] of every axis i. Axes that are whole cost nothing. */
+/** Slices start[i] .. stop[i] of every axis i. Axes that stay whole cost nothing. */
 export function sliceAll(ops: Ops, x: Tensor, start: readonly number[], stop: readonly number[]): Tensor {
   if (start.length !== x.shape.length || stop.length !== x.shape.length) {
     throw new SidenetError(
@@ -37,7 +37,7 @@ export function sliceAll(ops: Ops, x: Tensor, start: readonly number[], stop: re
   return part === x ? ops.reshape(x, { shape: x.shape }) : part;
 }
 
-/** Each element `count` times in a row along an axis, as NumPy's repeat: [a, b] gives [a, a, b, b]. */
+/** Repeats each element `count` times along an axis, like NumPy's repeat: [a, b] gives [a, a, b, b]. */
 export function repeat(ops: Ops, x: Tensor, axis: number, count: number): Tensor {
   const at = axisOf(x.shape, axis);
   const spread = [...x.shape.slice(0, at + 1), count, ...x.shape.slice(at + 1)];
@@ -45,7 +45,7 @@ export function repeat(ops: Ops, x: Tensor, axis: number, count: number): Tensor
   return ops.reshape(ops.broadcast(x, { shape: spread, axis: at + 1 }), { shape });
 }
 
-/** The `count` largest elements of the last axis, in falling order, and their positions. Gradients flow through values. */
+/** The `count` largest elements of the last axis in descending order, and their positions. Gradients flow through the values. */
 export function topKValues(ops: Ops, x: Tensor, count: number): { values: Tensor; ids: Tensor } {
   const ids = ops.topK(x, { count });
   return { values: ops.gatherAlong(x, ids), ids };

@@ -1,11 +1,11 @@
-/** Copies within tensors of any size: where windows of whole rows would not fit a binding. */
+/** Copies ranges within tensors whose rows may be larger than a binding. */
 import { elementBytes } from "../dtype.ts";
 import type { KernelContext, RowRange } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 
 /**
- * Calls `window` with ranges of rows of which a binding holds many: one range when all tensors fit whole. Where it holds
- * few rows, or less than one, calls `row` with each, to copy it by `copyRange`.
+ * Calls `window` with ranges of rows if a binding holds many rows, with a single range if all tensors fit whole. If it holds few
+ * rows or less than one, calls `row` for each row instead, which is to copy it by `copyRange`.
  */
 export function byRows(
   k: KernelContext,
@@ -21,26 +21,26 @@ export function byRows(
   } else for (let index = 0; index < rows; index++) row(index);
 }
 
-/** Where a range of consecutive elements begins, and how many they are. */
+/** Start in the source and in the target, and length, in elements. */
 interface CopiedRange {
   readonly from: number;
   readonly to: number;
   readonly count: number;
 }
 
-/** y[to + i] = x[from + i] for i < count, both as flat elements, a binding's worth at a time. */
+/** y[to + i] = x[from + i] for i < count, in flat elements; copies as much as fits a binding at a time. */
 export function copyRange(k: KernelContext, x: Tensor, y: Tensor, { from, to, count }: CopiedRange): void {
   const { maxBindingBytes, bindingAlignment } = k.profile;
   const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype));
-  const most = Math.floor((maxBindingBytes - bindingAlignment) / largest);
-  /** `size` elements from `start`, in a window that begins where a binding may: `shift` of them stand before. */
+  const maxCount = Math.floor((maxBindingBytes - bindingAlignment) / largest);
+  /** A window with `size` elements from `start` on. It starts at an aligned offset, `shift` elements before them. */
   const part = (tensor: Tensor, start: number, size: number) => {
     const shift = start % (bindingAlignment / elementBytes(tensor.dtype));
     const window = k.rows(tensor, tensor.size, { start: start - shift, count: size + shift });
     return { window, shift };
   };
-  for (let done = 0; done < count; done += most) {
-    const size = Math.min(most, count - done);
+  for (let done = 0; done < count; done += maxCount) {
+    const size = Math.min(maxCount, count - done);
     const source = part(x, from + done, size);
     const target = part(y, to + done, size);
     k.run("slice/forward", {

@@ -8,7 +8,7 @@ import { drawRows, partGroups, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
-/** Rows whose target counts; the mean is over these. */
+/** Number of rows whose target is not ignored; the mean is over these. */
 export function countScored(targets: HostArray, ignoreIndex: number): number {
   let count = 0;
   for (const target of targets) if (target !== ignoreIndex) count++;
@@ -16,8 +16,8 @@ export function countScored(targets: HostArray, ignoreIndex: number): number {
 }
 
 /**
- * The two parts of one row's log Σ exp(logits) = max + logSum, logSum = log Σ exp(logits - max). They are never added up
- * in float32: where logits are large, the sum would round logSum away, and with it the gradient.
+ * log Σ exp(logits) of a row as two numbers, max + logSum with logSum = log Σ exp(logits - max). They are never added in f32: for
+ * large logits, the sum would round logSum away and with it the gradient.
  */
 export function softmaxShift(logits: HostArray, at: number, V: number): { max: number; logSum: number } {
   let max = Number.NEGATIVE_INFINITY;
@@ -27,14 +27,14 @@ export function softmaxShift(logits: HostArray, at: number, V: number): { max: n
   return { max, logSum: Math.log(sum) };
 }
 
-/** Which rows count, and how far their targets are spread over all classes. */
+/** Ignored targets and label smoothing. */
 export interface LossAttrs {
   readonly ignoreIndex: number;
-  /** The share s of a target that goes to all classes alike: (1 - s) onehot + s / V. */
+  /** The share s of a target that is spread evenly over all classes: (1 - s) onehot + s / V. */
   readonly labelSmoothing: number;
 }
 
-/** What is wrong with a loss over V classes, or null. */
+/** Describes what is wrong with the attributes of a loss over V classes, or null. */
 export function checkLoss({ V }: Dims, { labelSmoothing }: LossAttrs): string | null {
   if (V === 0) return "an empty vocabulary has no softmax";
   return labelSmoothing >= 0 && labelSmoothing <= 1
@@ -60,11 +60,11 @@ export function rowLoss(
   };
 }
 
-/** The smoothed target's weight on class v. */
+/** The weight of class v in the smoothed target. */
 export const targetWeight = (v: number, target: number, V: number, smoothing: number): number =>
   (v === target ? 1 - smoothing : 0) + smoothing / V;
 
-/** Targets of a random case, and the index that marks some of them as ignored; the first is mostly scored. */
+/** Draws targets and the index that ignores some of them; the first target is usually not ignored. */
 export function drawTargets(pick: TestRandom, V: number) {
   const ignoreIndex = pick.oneOf([-100, -1, 0]);
   const targets = (size: number) =>
@@ -72,21 +72,21 @@ export function drawTargets(pick: TestRandom, V: number) {
   return { attrs: { ignoreIndex, labelSmoothing: pick.oneOf([0, 0, 0.1, 1]) }, values: { targets } };
 }
 
-/** Rows of logits at hand, and the row of targets that belongs to the first of them. */
+/** Extents of the logits, and the row of targets that belongs to their first row. */
 interface LossExtents extends LossAttrs {
   readonly rows: number;
   readonly firstRow: number;
   readonly V: number;
-  /** Logits lie in blocks of so many columns, one [rows, block] after the other; V where that is not said. */
+  /** Logits are stored in blocks of this many columns, one [rows, block] after the other. Default: V. */
   readonly blockColumns?: number;
 }
 
-/** Parameters of kernels/cross-entropy.wgsl for what looks at targets and losses of rows only. */
+/** Parameters of the entry points of cross-entropy.wgsl that read no logits. */
 const TARGETS_ALONE = { v: 0, block: 0, each: 1, firstRow: 0, hasUpstream: 0, smoothing: 0 };
 
 /**
- * Fills max, logSum and nll (the negative log-likelihood, 0 for ignored rows) of each row of logits. `firstRow` is their
- * row, and that of the targets, that belongs to row 0 of the logits.
+ * Computes max, logSum and nll (the negative log-likelihood, 0 for ignored rows) of each row of logits. Row 0 of the logits
+ * belongs to row `firstRow` of the targets and of these outputs.
  */
 export function runRowLosses(
   k: KernelContext,
@@ -119,7 +119,7 @@ export function runRowLosses(
   }
 }
 
-/** loss = Σ nll / number of scored rows, and that number, on the device. */
+/** Dispatches loss = Σ nll / number of scored rows. */
 export function runMeanLoss(
   k: KernelContext,
   operands: { targets: Tensor; nll: Tensor; loss: Tensor },
@@ -134,7 +134,7 @@ export function runMeanLoss(
   });
 }
 
-/** dlogits = (softmax - one-hot) · dloss / number of scored rows; ignored rows are zero. Over logits when dlogits is null. */
+/** dlogits = (softmax - one-hot) · dloss / number of scored rows; 0 for ignored rows. In place of logits if dlogits is null. */
 export function runLogitGradients(
   k: KernelContext,
   operands: {
@@ -244,7 +244,7 @@ export const crossEntropyBackward = defineOp({
     const logSum = (size: number) => new Array(size).fill(Math.log(V));
     return { dims: { N: Math.max(1, sizeOf(N)), V }, attrs, values: { ...values, max, logSum } };
   },
-  // Where p cancels the target: exp is a few units off, and so is its argument after two differences; times dloss, near 1.
+  // p - target may cancel; exp is a few ulp off, and so is its argument after two differences; times dloss, near 1.
   close: { rel: 64 * EPS, abs: 16 * EPS },
   flops: ({ N, V }) => 5 * N * V,
 });

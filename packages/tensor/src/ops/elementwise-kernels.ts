@@ -1,4 +1,4 @@
-/** How elementwise rows are made and run: equal shapes in vectors of four, others through kernels/spread.wgsl. */
+/** Builds the rows of elementwise ops and dispatches them: equal shapes as vec4s, broadcasting by kernels/spread.wgsl. */
 import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type KernelEntry, type OpRow } from "../op.ts";
@@ -10,26 +10,26 @@ import type { TestRandom } from "../test-random.ts";
 export const EPS = 2 ** -23;
 
 /**
- * What a workgroup of the elementwise kernels takes: VECTORS vectors of four for each of its LANES threads, which lie LANES
- * apart, so that neighbouring threads read neighbouring vectors. A software driver pays for every workgroup, and for
- * every vector of an unrolled loop; it unrolls up to 32.
+ * Work of a workgroup of the elementwise kernels: VECTORS vec4s for each of its LANES threads, LANES apart, so that neighbouring
+ * threads read neighbouring vectors. On a software driver every workgroup has a cost, and so has every vector of an unrolled
+ * loop; it unrolls up to 32 rounds.
  */
 const GROUPS = {
   usual: { LANES: 64, VECTORS: 4 },
-  spread: { LANES: 64, VECTORS: 1 }, // which computes more
+  spread: { LANES: 64, VECTORS: 1 }, // it has more arithmetic
   eightLanes: { LANES: 8, VECTORS: 64 },
 } as const;
 
-/** Axes that kernels/spread.wgsl takes apart. */
+/** Number of axes of kernels/spread.wgsl. */
 const SPREAD_AXES = 6;
 
-/** What a row fills into a kernel of the family. */
+/** What an op gives to a kernel of the family. */
 export interface Elementwise {
-  /** The body of the kernel's one-line function: WGSL over vectors of four. */
+  /** The body of the kernel's one-line function: WGSL over vec4s. */
   readonly body?: string;
-  /** Numbers that the body may use, by their names in `Params`. */
+  /** Parameters that the body may use, by their names in `Params`. */
   readonly params?: Readonly<Record<string, number | boolean>>;
-  /** Tensors that every window reads whole. */
+  /** Tensors that are bound whole in every window. */
   readonly whole?: Readonly<Record<string, Tensor | null>>;
 }
 
@@ -46,7 +46,7 @@ export function runElementwise(
   const size = tensors.find((tensor) => tensor !== null)!.size;
   const ranges = k.split(size, tensors);
   for (const range of ranges) {
-    const isWhole = ranges.length === 1; // of most calls: no objects then that only repeat what is there
+    const isWhole = ranges.length === 1; // in most calls; this avoids creating objects that repeat the tensors
     const windows = isWhole
       ? bind
       : Object.fromEntries(Object.entries(bind).map(([name, t]) => [name, t && k.rows(t, size, range)]));
@@ -69,7 +69,7 @@ export const runFill = (k: KernelContext, x: Tensor, value: number): void =>
 export const runAccumulate = (k: KernelContext, total: Tensor, x: Tensor): void =>
   runElementwise(k, "accumulate/main", { total, x });
 
-/** What spread.wgsl reads; the mask is for `choose` alone. */
+/** Operands of spread.wgsl; only `choose` has a mask. */
 export interface SpreadOperands {
   readonly a: Tensor | null;
   readonly b: Tensor | null;
@@ -78,13 +78,13 @@ export interface SpreadOperands {
 
 export const LARGEST_F16 = 65504;
 
-/** Dispatches y = x as halves; past their range it is the largest of them, never an infinity. */
+/** Dispatches y = x as f16; values beyond its range become its largest number, never infinity. */
 export function runToF16(k: KernelContext, x: Tensor, y: Tensor): void {
   const body = "return clamp(x, vec4(-p.scalar), vec4(p.scalar));";
   runElementwise(k, "unary/main", { x, y }, { body, params: { scalar: LARGEST_F16, other: 0 } });
 }
 
-/** Dispatches an entry point of spread.wgsl, whose operands broadcast to the output, in windows of its outermost axis. */
+/** Dispatches an entry point of spread.wgsl in windows of the outermost axis of the output. */
 export function runSpread(
   k: KernelContext,
   op: string,
@@ -146,11 +146,11 @@ export interface UnaryRow<A extends object> {
   /** The same formula in double. */
   readonly f: (x: number, attrs: A) => number;
   readonly flops: number;
-  /** Largest error, of the largest |y| of the tensor. */
+  /** Relative tolerance, of the largest |y| of the tensor. */
   readonly rel: number;
-  /** Absolute error on top of that. */
+  /** Absolute tolerance in addition. */
   readonly abs?: number;
-  /** Values of a random case, where normal ones will not do. */
+  /** Values of a random case, if not normal ones. */
   readonly values?: (pick: TestRandom, size: number) => ArrayLike<number>;
   readonly draw?: (pick: TestRandom) => Partial<A>;
 }
@@ -187,7 +187,7 @@ export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, 
   });
 }
 
-/** Shapes of two operands that broadcast to at most 3,000 elements: equal ones half the time. */
+/** Draws shapes of two operands that broadcast to at most 3,000 elements; half of the time they are equal. */
 export function drawBroadcast(pick: TestRandom): { A: Shape; B: Shape } {
   const full = pick.shape(3000, 4);
   if (pick.chance(0.5)) return { A: full, B: full };
@@ -198,8 +198,8 @@ export function drawBroadcast(pick: TestRandom): { A: Shape; B: Shape } {
   return { A: thinned(), B: thinned() };
 }
 
-/** Values at least 0.01 from every multiple of 1/2, where bounds are drawn. */
-export const drawOffHalves = (pick: TestRandom, size: number): Float64Array =>
+/** Draws values at least 0.01 away from every multiple of 1/2, which are the bounds of random cases. */
+export const drawAwayFromBounds = (pick: TestRandom, size: number): Float64Array =>
   Float64Array.from({ length: size }, () => pick.int(-5, 4) / 2 + 0.01 + 0.48 * pick.unit());
 
 /** y = f(a, b), broadcasting. */
@@ -270,7 +270,7 @@ export function comparison(row: {
         runElementwise(k, "binary/compare", { a, b, m }, { body: row.wgsl }, "test");
       } else runSpread(k, row.name, "compare", { a, b }, { m }, { test: row.wgsl });
     },
-    // Small whole numbers, so that equals are frequent.
+    // Small integers, so that equal values are frequent.
     draw: (pick) => {
       const whole = (size: number) => pick.ints(size, -2, 2);
       return { dims: { ...drawBroadcast(pick) }, values: { a: whole, b: whole } };

@@ -6,8 +6,8 @@ import { sameShape, sizeOf } from "../shape.ts";
 import {
   binary,
   comparison,
+  drawAwayFromBounds,
   drawBroadcast,
-  drawOffHalves,
   EPS,
   LARGEST_F16,
   runElementwise,
@@ -25,7 +25,7 @@ export const mul = binary({ name: "mul", doc: "y = a · b", wgsl: "return a * b;
 
 export const div = binary({
   name: "div",
-  doc: "y = a / b; a divisor of 0 is the caller's to avoid",
+  doc: "y = a / b; the caller has to avoid a divisor of 0",
   wgsl: "return a / b;",
   f: (a, b) => a / b,
   rel: 4 * EPS, // WGSL allows 2.5 units in the last place
@@ -71,7 +71,7 @@ export const lessEqual = comparison({
 
 export const where = defineOp({
   name: "where",
-  doc: "y = a where mask is not 0, else b; an operand that is left out counts as 0",
+  doc: "y = a where mask is not 0, else b; an absent operand counts as 0",
   sig: "mask:u8[M..] a?[A..] b?[B..] -> y[Y..]",
   infer: ([mask, a, b]) => {
     const present = [mask, a, b].filter((operand) => operand !== null);
@@ -137,12 +137,12 @@ export const exp = unary({
   rel: 16 * EPS, // WGSL allows 3 + 2|x| units in the last place; the largest of a case is e^4 or so
 });
 
-/** The smallest normal float32: devices may take what is smaller for 0. */
+/** The smallest normal float32: devices may flush smaller values to 0. */
 const TINY = 2 ** -126;
 
 export const log = unary({
   name: "log",
-  doc: "y = log x; an x below the smallest normal float32, 2^-126, counts as that: no infinity comes of 0",
+  doc: "y = log x; an x below the smallest normal float32, 2^-126, counts as that, so log 0 is finite",
   wgsl: "return log(max(x, vec4<f32>(0x1p-126)));",
   f: (x) => Math.log(Math.max(x, TINY)),
   flops: 1,
@@ -157,15 +157,15 @@ export const sqrt = unary({
   wgsl: "return sqrt(max(x, vec4<f32>(0.0)));",
   f: (x) => Math.sqrt(Math.max(x, 0)),
   flops: 1,
-  rel: 4 * EPS, // by way of an inverse root, of 2 units in the last place
+  rel: 4 * EPS, // computed by an inverse square root that is 2 ulp off
   values: (pick, size) => Float64Array.from({ length: size }, () => 0.1 + 3 * pick.unit()),
 });
 
 export const pow = unary({
   name: "pow",
-  doc: "y = x^exponent, the exponent a number of the host; where it is not whole, an x below 0 counts as 0",
+  doc: "y = x^exponent, the exponent a host number; if it is not an integer, an x below 0 counts as 0",
   attrs: { exponent: 2 },
-  // A whole exponent by squaring: exact signs, and each product rounds once. log2 has 2^-21 absolute error near 1.
+  // An integer exponent by squaring: exact signs, one rounding per product. Otherwise log2 has 2^-21 absolute error near 1.
   wgsl: ({ exponent }) =>
     Number.isInteger(exponent)
       ? "var y = vec4<f32>(1.0); var b = x; for (var n = u32(abs(p.scalar)); n > 0u; n >>= 1u) { " +
@@ -180,12 +180,12 @@ export const pow = unary({
   values: (pick, size) => Float64Array.from({ length: size }, () => 0.4 + 2 * pick.unit()),
 });
 
-/** What stands for a bound that is not given: the largest float32. */
+/** Stands for a missing bound: the largest float32. */
 const FAR = 3.4028234663852886e38;
 
 export const clamp = unary({
   name: "clamp",
-  doc: "y = x brought into min .. max; null is no bound",
+  doc: "y = x clamped to min .. max; null means no bound",
   attrs: { min: null as number | null, max: null as number | null },
   wgsl: "return clamp(x, vec4<f32>(p.scalar), vec4<f32>(p.other));",
   scalars: ({ min, max }) => [min ?? -FAR, max ?? FAR],
@@ -193,12 +193,12 @@ export const clamp = unary({
   flops: 2,
   rel: EPS, // a bound is rounded to float32
   draw: (pick) => ({ min: pick.oneOf([null, -0.5, 0]), max: pick.oneOf([null, 0.5, 1]) }),
-  values: drawOffHalves,
+  values: drawAwayFromBounds,
 });
 
 export const scale = unary({
   name: "scale",
-  doc: "y = factor · x, the factor a number of the host",
+  doc: "y = factor · x, the factor a host number",
   attrs: { factor: 1 },
   wgsl: "return p.scalar * x;",
   scalars: ({ factor }) => [factor],
@@ -223,13 +223,13 @@ export const scaleBy = defineOp({
 
 export const cast = defineOp({
   name: "cast",
-  doc: "y = x in another float type, rounded to nearest even; past the range of f16 its largest number, never an infinity",
+  doc: "y = x in another float type, rounded to nearest even; beyond the range of f16 its largest number, never infinity",
   sig: "x[N..] -> y[N..]",
   attrs: { to: "f32" as DType },
   infer: ([x], { to }) => ({ outputs: [{ shape: x.shape, dtype: to }] }),
   reference({ x, y }, _, { to }) {
-    const most = to === "f16" ? LARGEST_F16 : Number.POSITIVE_INFINITY;
-    for (let i = 0; i < x.length; i++) y[i] = Math.max(-most, Math.min(most, x[i]));
+    const max = to === "f16" ? LARGEST_F16 : Number.POSITIVE_INFINITY;
+    for (let i = 0; i < x.length; i++) y[i] = Math.max(-max, Math.min(max, x[i]));
   },
   kernel: (k, { x, y }, _, { to }) =>
     to === "f16"

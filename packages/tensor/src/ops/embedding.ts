@@ -4,7 +4,7 @@ import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 import type { Panels } from "./matmul-plan.ts";
 
-/** y[n] = table[ids[n]], and zeros for an id that the table has no row for. */
+/** Dispatches y[n] = table[ids[n]], with zeros for an id outside the table. */
 export function runGather(
   k: KernelContext,
   { ids, table, y }: { ids: Tensor; table: Tensor | Panels; y: Tensor },
@@ -16,7 +16,7 @@ export function runGather(
     for (const range of windows) {
       k.run("embedding/forward", {
         bind: { ...bind, table: "make" in table ? table.make(range) : k.rows(table, V, range) },
-        // Rows of other windows keep what their dispatch wrote; the first window zeroes what no window holds.
+        // A dispatch leaves rows of other windows alone; the first window writes zeros for ids that no window has.
         params: {
           n: tokens.count,
           firstToken: tokens.start,
@@ -32,7 +32,7 @@ export function runGather(
   }
 }
 
-/** y[n] = table[ids[n]], in plain loops. */
+/** The reference of y[n] = table[ids[n]]. */
 function referenceGather(
   { ids, table, y }: { ids: HostArray; table: HostArray; y: HostArray },
   V: number,
@@ -46,7 +46,7 @@ function referenceGather(
 
 export const embedding = defineOp({
   name: "embedding",
-  doc: "y[n] = table[ids[n]]; an id outside 0..V-1 is the caller's to refuse, and gives a row of zeros",
+  doc: "y[n] = table[ids[n]]; an id outside 0..V-1 gives a row of zeros",
   sig: "ids:i32[N..] table[V,C] -> y[N..,C]",
   reference: (io, { V, C }) => referenceGather(io, V, C),
   kernel: (k, io, { N, V, C }) => runGather(k, io, { N, V, C }),
@@ -63,7 +63,7 @@ export const embedding = defineOp({
 
 export const selectRows = defineOp({
   name: "selectRows",
-  doc: "y[m] = x[rows[m]], zeros for a row of -1; back[n] is the m that takes row n, or -1, for the gradient's sake",
+  doc: "y[m] = x[rows[m]], zeros for a row of -1; back[n] is the m that takes row n, or -1, and serves the gradient",
   sig: "x[N,C] rows:i32[M] back:i32[N] -> y[M,C]",
   reference: ({ x, rows, y }, { N, C }) => referenceGather({ ids: rows, table: x, y }, N, C),
   kernel: (k, { x, rows, y }, { M, N, C }) => runGather(k, { ids: rows, table: x, y }, { N: M, V: N, C }),
@@ -79,7 +79,7 @@ export const selectRows = defineOp({
   flops: () => 0,
 });
 
-/** Some rows of N in any order, each at most once, and -1 in between; with where each row went. */
+/** Draws some rows of N in any order, each at most once, mixed with -1, and the inverse of that mapping. */
 function drawSelection(pick: TestRandom, N: number): [rows: Int32Array, back: Int32Array] {
   const back = new Int32Array(N).fill(-1);
   const rows: number[] = [];
@@ -94,7 +94,7 @@ function drawSelection(pick: TestRandom, N: number): [rows: Int32Array, back: In
 
 export const embeddingBackward = defineOp({
   name: "embeddingBackward",
-  doc: "dtable[v] = Σ dy[n] over n with ids[n] = v, in order of n, so that sums are the same on every run",
+  doc: "dtable[v] = Σ dy[n] over n with ids[n] = v, in order of n, so that results are the same on every run",
   sig: "dy[N..,C] ids:i32[N..] -> dtable:f32[V,C]",
   attrs: { rows: 0 },
   infer: ([dy], { rows }) => ({ outputs: [{ shape: [rows, dy.shape[dy.shape.length - 1]], dtype: "f32" }] }),
@@ -105,7 +105,7 @@ export const embeddingBackward = defineOp({
     }
   },
   kernel(k, { dy, ids, dtable }, { N, C }, { rows }) {
-    const noTokens = { start: 0, count: 0 }; // one pass all the same: it writes the zeros
+    const noTokens = { start: 0, count: 0 }; // still one dispatch: it writes the zeros
     for (const range of k.split(rows, [dtable])) {
       for (const tokens of N === 0 ? [noTokens] : k.split(N, [dy])) {
         k.run("embedding/backward", {
@@ -136,7 +136,7 @@ export const embeddingBackward = defineOp({
       values: { ids: (size) => pick.ints(size, 0, rows - 1) },
     };
   },
-  // At most N terms in one sum, each added with one rounding; terms near 1 of both signs may cancel in the end.
+  // A sum has at most N terms near 1 of both signs, which may cancel, and one rounding per term.
   close: ({ N }) => ({ rel: N * 2 ** -23, abs: N * 2 ** -23 }),
   flops: ({ N, C }) => N * C,
 });

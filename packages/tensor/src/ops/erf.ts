@@ -1,4 +1,4 @@
-/** The error function in double, for references: its series up to 3, a continued fraction beyond. */
+/** The error function in double, for references: a series up to 3, a continued fraction beyond. */
 export function erf(x: number): number {
   const z = Math.abs(x);
   const value = z < 3 ? series(z) : 1 - tail(z);

@@ -7,8 +7,8 @@ import type { TestRandom } from "../test-random.ts";
 import { aroundAxis, drawAxis, replaceAxis, withoutAxis } from "./axis.ts";
 
 /**
- * Specs: of an output that lacks the axis, and of one that keeps it at length 1, as gatherAlong's ids have it.
- * Throws `T-SHAPE` where there is nothing to choose from.
+ * Specs of an output without the axis, and of one that keeps it with length 1, as gatherAlong's ids have it. Throws `T-SHAPE` for
+ * an empty axis.
  */
 function inferExtreme(op: string, x: TensorSpec, axis: number | null, dtype: TensorSpec["dtype"]): Inferred {
   const dims = aroundAxis(x.shape, axis);
@@ -25,7 +25,7 @@ function inferExtreme(op: string, x: TensorSpec, axis: number | null, dtype: Ten
   };
 }
 
-/** Calls `found` with each output, its best element and that element's position along the axis: the first of equals. */
+/** Calls `found` with each output, its largest element and that element's position along the axis, the first of equals. */
 function eachExtreme(
   x: ArrayLike<number>,
   { outer, length, inner }: Dims,
@@ -48,26 +48,26 @@ function runExtreme(
   { outer, length, inner }: Dims,
   direction: number,
 ): void {
-  // In windows of the outer extent, or of the axis itself where that is the first.
+  // In windows of the outer extent, or of the axis itself if it is the first.
   const isFirst = outer === 1;
   const rows = isFirst ? length : outer;
   const windows = k.split(rows, [x]);
-  const most = value ?? (isFirst && windows.length > 1 ? k.temp([inner]) : null); // what the next window compares with
+  const best = value ?? (isFirst && windows.length > 1 ? k.temp([inner]) : null); // the result so far, for the next window
   for (const range of windows) {
     const outputs = isFirst ? inner : range.count * inner;
     k.run("extreme/main", {
-      bind: { x: k.rows(x, rows, range), value: most, index },
+      bind: { x: k.rows(x, rows, range), value: best, index },
       params: {
         ...{ outputs, length: isFirst ? range.count : length, inner, direction },
         ...{ first: isFirst ? 0 : range.start * inner, base: isFirst ? range.start : 0 },
-        ...{ hasValue: most !== null, hasIndex: index !== null, continued: isFirst && range.start > 0 },
+        ...{ hasValue: best !== null, hasIndex: index !== null, continued: isFirst && range.start > 0 },
       },
       grid: outputs,
     });
   }
 }
 
-/** A shape without empty axes, an axis of it, and values without equals. */
+/** Draws a shape without empty axes, an axis of it, and distinct values. */
 const drawDistinct = (pick: TestRandom) => {
   const N = [pick.int(1, 9), pick.int(1, 140), pick.int(1, 5)].slice(pick.int(0, 2));
   return {
@@ -126,7 +126,7 @@ export const argmax = defineOp({
     });
   },
   kernel: (k, { x, y }, dims) => runExtreme(k, { x, value: null, index: y }, dims, 1),
-  // Few different values: equals are frequent, and the first has to win.
+  // Few different values, so that equal ones are frequent; the first has to win.
   draw: (pick) => ({ ...drawDistinct(pick), values: { x: (size: number) => pick.ints(size, -3, 3) } }),
   close: { rel: 0 },
   flops: ({ N }) => N,
@@ -134,7 +134,7 @@ export const argmax = defineOp({
 
 export const topK = defineOp({
   name: "topK",
-  doc: "positions of the `count` largest elements of the last axis, in falling order, the first of equals first",
+  doc: "positions of the `count` largest elements of the last axis, in descending order, the first of equals first",
   sig: "x[N..,C] -> ids:i32[N..,K]",
   attrs: { count: 1 },
   infer: ([x], { count }) => {

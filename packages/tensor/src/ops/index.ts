@@ -1,6 +1,6 @@
 /**
- * The op table. A row is one op: its shape rule, its reference, its kernel, its test cases. Everything that goes over all
- * ops (devices, tapes, property tests, docs) goes over this object.
+ * The op table. A row is one op: its shape rule, reference, kernel and test cases. Whatever works on all ops (devices, tapes,
+ * property tests, docs) iterates over this object.
  */
 import { SidenetError } from "../errors.ts";
 import type { AnyOpRow, OpMethod, OpsOf } from "../op.ts";
@@ -31,7 +31,7 @@ import { sampleLogits } from "./sampling.ts";
 import { softmax, softmaxBackward } from "./softmax.ts";
 import { concat, transpose } from "./transpose.ts";
 
-/** Every op there is, a row each (docs/ops.md). */
+/** All ops, one row each (docs/ops.md). */
 export const opTable = {
   // Families whose files export nothing but rows.
   ...activations,
@@ -91,7 +91,7 @@ export const opTable = {
   uniform,
 };
 
-/** The op table's type, of which `Ops` is made. */
+/** The type of the op table, from which `Ops` is derived. */
 export type OpTable = typeof opTable;
 /** The name of an op. */
 export type OpName = keyof OpTable;
@@ -126,7 +126,7 @@ export function rowOf(op: OpOrName): AnyOpRow {
   return known;
 }
 
-/** Runs one op and returns its outputs by name; residuals among them are its own affair. */
+/** Runs one op and returns its outputs by name; `buildOps` ignores residuals among them. */
 export type Execute = (
   row: AnyOpRow,
   inputs: readonly (Tensor | null | undefined)[],
@@ -144,15 +144,15 @@ function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetEr
 const typeName = (value: unknown): string =>
   value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
 
-/** The types that an attribute may have: that of its default, where null stands for a number that may be left out. */
+/** The types that an attribute may have: that of its default; a default of null means an optional number. */
 function typesOf({ attrs, nullable }: AnyOpRow, key: string): string[] {
   if (attrs[key] === null) return ["number", "null"];
   return [typeName(attrs[key]), ...(nullable?.includes(key) ? ["null"] : [])];
 }
 
 /**
- * The attributes that a caller set: an undefined one keeps its default. Throws `T-ATTR` for one that the op does not have,
- * or of another type than its default: JavaScript would compute with "2", true or null all the same.
+ * The attributes that a caller set; undefined ones keep their defaults. Throws `T-ATTR` for an unknown attribute, or one of another
+ * type than its default, since JavaScript would compute with "2", true or null.
  */
 function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
   let given = attrs;
@@ -174,8 +174,8 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
 }
 
 /**
- * The method table over an executor: how a device, a tape or any other interpreter becomes an `Ops`. A method returns the
- * one output of its op, an array of several, or nothing where the op writes in place.
+ * Builds an `Ops` over an executor, such as a device or a tape. A method returns the one output of its op, an array of several, or
+ * nothing if the op works in place.
  */
 export function buildOps(execute: Execute): Ops {
   const methodOf = (row: AnyOpRow) => {

@@ -4,7 +4,7 @@ import { formatShape, sameShape } from "../shape.ts";
 import type { TestRandom } from "../test-random.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
 
-/** A shape, an axis of it from either end, and how many elements to pick along it. */
+/** Draws a shape, an axis counted from either end, and how many elements to gather along it. */
 const drawPicks = (pick: TestRandom) => {
   const shape = [pick.int(1, 6), pick.int(1, 80), pick.int(1, 6)].slice(pick.int(0, 2));
   const axis = pick.int(0, shape.length - 1) - (pick.chance(0.3) ? shape.length : 0);
@@ -62,7 +62,7 @@ export const gatherAlong = defineOp({
 
 export const gatherAlongBackward = defineOp({
   name: "gatherAlongBackward",
-  doc: "dx[.., a, ..] = Σ dy[.., j, ..] over j with ids[.., j, ..] = a, in order of j: sums are the same on every run",
+  doc: "dx[.., a, ..] = Σ dy[.., j, ..] over j with ids[.., j, ..] = a, in order of j, so that results are the same on every run",
   sig: "dy[M..] ids:i32[M..] -> dx[N..]",
   attrs: { axis: -1, length: 0 },
   infer: ([dy], { axis, length }) => {
@@ -96,7 +96,7 @@ export const gatherAlongBackward = defineOp({
       values: { ids: (size) => pick.ints(size, -1, length) },
     };
   },
-  // At most `count` terms in one sum, which may cancel, as in embeddingBackward.
+  // A sum has at most `count` terms, which may cancel, as in embeddingBackward.
   close: ({ count }) => ({ rel: (1 + count) * 2 ** -23, abs: count * 2 ** -23 }),
   flops: ({ M }) => M,
 });
@@ -136,7 +136,7 @@ export const cumsum = defineOp({
     const { shape, axis } = drawPicks(pick);
     return { dims: { N: shape }, attrs: { axis, reverse: pick.chance(0.5) } };
   },
-  // Up to `length` terms of both signs, by runs of length / 64.
+  // Up to `length` terms of both signs, in ranges of length / 64.
   close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * 2 ** -23, abs: 1e-6 * Math.sqrt(length) }),
   flops: ({ N }) => 2 * N,
 });

@@ -1,6 +1,6 @@
 /**
- * 8 bits a value with a power of two for each block of 64, as the OCP Microscaling formats have it (MXINT8, there over 32):
- * for what is kept for a while and read once, such as the hidden states of a training step.
+ * Quantization to 8 bits with a power-of-two scale per block of 64, like MXINT8 of the OCP Microscaling formats (there per 32): for
+ * tensors that are kept for a while and read once, such as the hidden states of a training step.
  */
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type KernelEntry, rangesOf } from "../op.ts";
@@ -8,7 +8,7 @@ import { formatShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 
 const BLOCK = 64;
-/** Below it a block is zero: its scale would leave the normal numbers. */
+/** Blocks below it become zero: their scale would be subnormal. */
 const TINY = 2 ** -100;
 const LANES = 64;
 
@@ -21,14 +21,14 @@ function scaleOf(largest: number): number {
   return largest > 127 * scale ? 2 * scale : scale;
 }
 
-/** Ties to even, as WGSL rounds. */
+/** Rounds ties to even, like WGSL. */
 function roundEven(x: number): number {
   const below = Math.floor(x);
   const rest = x - below;
   return rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? below + 1 : below;
 }
 
-/** Windows of whole blocks whose codes and scales start where a binding may. */
+/** Windows of whole blocks whose codes and scales start at aligned offsets. */
 function runWindows(
   k: KernelContext,
   entry: KernelEntry,
@@ -37,8 +37,8 @@ function runWindows(
   perThread: number,
 ): void {
   const span = k.profile.bindingAlignment * BLOCK;
-  const most = Math.max(1, Math.floor(k.profile.maxBindingBytes / 4 / span)) * span;
-  for (const { start, count } of rangesOf(size, most)) {
+  const max = Math.max(1, Math.floor(k.profile.maxBindingBytes / 4 / span)) * span;
+  for (const { start, count } of rangesOf(size, max)) {
     const rows = (tensor: Tensor, per: number) =>
       k.rows(tensor, tensor.size, { start: start / per, count: Math.ceil(count / per) });
     k.run(entry, { bind: bind(rows), params: { n: count }, grid: Math.ceil(count / perThread / LANES) });
@@ -86,7 +86,7 @@ export const quantize8 = defineOp({
 
 export const dequantize8 = defineOp({
   name: "dequantize8",
-  doc: "x = (codes - 128) · scale of its block of 64: what quantize8 kept",
+  doc: "x = (codes - 128) · scale of its block of 64: the inverse of quantize8",
   sig: "codes:u8[N..] scales:f32[B] -> x:f32[N..]",
   infer: ([codes, scales]) => {
     if (sizeOf(scales.shape) !== blocksOf(sizeOf(codes.shape))) {

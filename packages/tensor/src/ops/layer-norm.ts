@@ -56,7 +56,7 @@ export const layerNorm = defineOp({
     omit: pick.oneOf([[], ["gain"], ["bias"], ["gain", "bias"]]),
     attrs: { eps: pick.oneOf([1e-5, 1e-6, 1e-2]) },
   }),
-  // As rmsNorm. Two nearly equal values in a short row make rstd large, and with it the rounding of x - mean.
+  // As rmsNorm. Nearly equal values in a short row make rstd large, which amplifies the rounding of x - mean.
   close: ({ C }) => ({ rel: (64 + 4096 / C) * EPS, abs: 1e-6 }),
   flops: ({ N, C }) => 7 * N * C,
 });
@@ -132,7 +132,7 @@ export const layerNormBackwardGain = defineOp({
     }
   },
   kernel(k, { dy, x, mean, rstd, dgain }, { N, C }) {
-    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // zeros are written too
+    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // the empty range still writes zeros
     for (const range of parts) {
       const { consts, vectors, grid } = columnGroups(k.profile, C);
       k.run("norm/backward_gain", {

@@ -24,7 +24,7 @@ export const reshape = defineOp({
   flops: () => 0,
 });
 
-/** A part of one axis, as attributes: elements `start .. start + count`. */
+/** Attributes of a range of one axis: elements `start .. start + count`. */
 function checkPart(op: string, shape: Shape, axis: number, start: number, count: number): void {
   if (
     Number.isInteger(start) &&
@@ -125,7 +125,7 @@ export const sliceBackward = defineOp({
 
 export const cacheWrite = defineOp({
   name: "cacheWrite",
-  doc: "writes x into the cache at positions offset .. offset + T, in place: how a key-value cache grows",
+  doc: "writes x into the cache at positions offset .. offset + T, in place: appends to a key-value cache",
   sig: "cache![B,S,C..] x[B,T,C..] ->",
   attrs: { offset: 0 },
   check: ({ S, T }, { offset }) =>

@@ -1,7 +1,7 @@
 /**
- * The language-model head and its loss, never holding [N, V] logits: tokens go through in chunks whose logits fit a fixed
- * workspace. A frozen head needs only dh, so the forward pass makes it while the logits of a chunk are at hand; that saves
- * the backward pass a third product with W. After [CCE] (2411.09009), with chunks of tokens instead of vocabulary tiles.
+ * The language-model head and its loss without [N, V] logits: tokens are processed in chunks whose logits fit a fixed workspace. A
+ * frozen head needs only dh, so the forward pass computes it while it has the logits of a chunk, which saves the backward pass a
+ * third matmul with W. After [CCE] (2411.09009), with chunks of tokens instead of vocabulary tiles.
  */
 
 import { elementBytes, type HostArray } from "../dtype.ts";
@@ -27,28 +27,28 @@ import { isPanels, type Panels, runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
 /**
- * `chunkBytes` is what the logits of a chunk may take, unless `chunkTokens` says how many rows. `blockColumns` of the head's
- * rows, at least 256, make one block of logits. 0: what suits the device.
+ * `chunkBytes` limits the logits of a chunk, unless `chunkTokens` sets its number of rows. `blockColumns` is the number of head rows,
+ * at least 256, that make one block of logits. 0: the best for the device.
  */
 export const CHUNKS = { chunkTokens: 0, chunkBytes: 0, blockColumns: 0 };
 const CHUNK_BYTES = 2 ** 25;
 /**
- * What suits a GPU: chunks of whole blocks of its products, which have 128 rows, as long as the logits of one block do not take
- * more than this. A chunk of half as many leaves half of each block empty, and reads the head twice as often.
+ * On a GPU, chunks are whole blocks of 128 rows of the matmul kernels, unless the logits of one block take more than this. A chunk of
+ * 64 rows would leave half of each block empty and read the head twice as often.
  */
 const GPU_ROWS = 128;
 const GPU_BYTES = 80 * 2 ** 20;
 /**
- * What suits a software driver: a strip of the head that many rows high stays in a core's cache while all tokens go over it,
- * and rows of such a block, 3,584 bytes apart, do not fall into one set of the cache, as rows of 196,608 bytes do.
+ * Columns of a block of logits on a software driver: that many rows of the head stay in a core's cache while all tokens use them, and
+ * rows of such a block, 3,584 bytes apart, do not compete for one cache set, as rows of 196,608 bytes do.
  */
 const SOFTWARE_COLUMNS = 896;
-/** Rows of logits start where a binding may, whatever the number of tokens. */
+/** With a multiple of this, blocks of logits start at aligned offsets for any number of tokens. */
 const COLUMN_STEP = 64;
-/** The largest alignment that WebGPU may ask of a binding's offset. */
+/** The largest offset alignment that a WebGPU adapter may require. */
 const BINDING_ALIGNMENT = 256;
 
-/** How many tokens a chunk should have. */
+/** The number of tokens of a chunk. */
 function wantedTokens(
   { adapterClass }: DeviceProfile,
   V: number,
@@ -61,7 +61,7 @@ function wantedTokens(
   return 4 * V * GPU_ROWS <= GPU_BYTES ? GPU_ROWS : wanted;
 }
 
-/** Ranges of tokens whose logits fit the workspace. Throws `T-ATTR` where an option is no count. */
+/** Ranges of tokens whose logits fit the workspace. Throws `T-ATTR` for an option that is not a count. */
 export function tokenChunks(h: Tensor, V: number, { chunkBytes, ...counts }: typeof CHUNKS): RowRange[] {
   for (const [name, count] of Object.entries(counts)) {
     if (count < 0 || !Number.isInteger(count))
@@ -72,7 +72,7 @@ export function tokenChunks(h: Tensor, V: number, { chunkBytes, ...counts }: typ
   }
   const wanted = wantedTokens(h.device.profile, V, { ...counts, chunkBytes });
   const N = h.shape[0];
-  const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start where a binding may
+  const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start at aligned offsets
   const rows = Math.max(1, Math.floor(wanted / step)) * step;
   return rangesOf(N, rows);
 }
@@ -83,16 +83,16 @@ interface HeadDims {
   readonly V: number;
 }
 
-/** Rows of the head that make a block of logits, which are columns of it; `others` have the same rows. */
+/** Divides the rows of the head, which are columns of the logits, into blocks; `others` have the same rows. */
 function headBlocks(
   k: KernelContext,
   { head, others }: { head: Tensor | Panels; others: readonly Tensor[] },
-  { most, C, V }: { most: number; C: number; V: number },
+  { maxTokens, C, V }: { maxTokens: number; C: number; V: number },
   blockColumns: number,
 ): RowRange[] {
   const wanted = blockColumns || (hasEightLanes(k.profile) ? SOFTWARE_COLUMNS : V);
-  // Rows of blocks cannot be parted among bindings; without blocks they can, and products find windows of their own.
-  if (wanted >= V || 4 * most * V > k.profile.maxBindingBytes) return [{ start: 0, count: V }];
+  // Rows of a block have to share a binding. Without blocks the matmul splits the logits into windows itself.
+  if (wanted >= V || 4 * maxTokens * V > k.profile.maxBindingBytes) return [{ start: 0, count: V }];
   if (!isPanels(head)) {
     const maxBytes = elementBytes(head.dtype) * wanted * C;
     return k.split(V, [head, ...others], { maxBytes, multipleOf: COLUMN_STEP });
@@ -101,13 +101,13 @@ function headBlocks(
   return rangesOf(V, count);
 }
 
-/** A block's rows of the head. Where they have to be made, as those of NF4, the tensor is valid until the next call. */
+/** The head rows of a block. If they are decoded, as with NF4, the tensor is valid until the next call. */
 const headWindow = (k: KernelContext, head: Tensor | Panels, V: number, block: RowRange): Tensor | Panels => {
   if (block.count === V) return head;
   return isPanels(head) ? head.make(block) : k.rows(head, V, block);
 };
 
-/** Gradients of a block of a chunk's logits, [chunk, block]. */
+/** Called with the gradients of a block of a chunk's logits, [chunk, block]. */
 type UseGradients = (dlogits: Tensor, chunk: RowRange, block: RowRange) => void;
 
 interface Chunked {
@@ -115,11 +115,11 @@ interface Chunked {
   readonly head: Tensor | Panels;
   readonly targets: Tensor;
   readonly dloss?: Tensor | null;
-  /** Written beside the head, in the same rows. */
+  /** Tensors with the same rows as the head that the blocks have to fit, such as its gradient. */
   readonly others?: readonly Tensor[];
 }
 
-/** Goes through the logits chunk by chunk: their rows' nll[N], and what `use` makes of their gradients. */
+/** Computes the logits chunk by chunk; returns nll[N] of all rows, and calls `use` with the gradients of each block. */
 function runChunks(
   k: KernelContext,
   { h, head, targets, dloss = null, others = [] }: Chunked,
@@ -128,11 +128,11 @@ function runChunks(
   use: UseGradients | null,
 ): Tensor {
   const chunks = tokenChunks(h, V, chunking);
-  const most = chunks[0]?.count ?? 0;
+  const maxTokens = chunks[0]?.count ?? 0;
   const nll = k.temp([N]);
   const shift = { max: k.temp([N]), logSum: k.temp([N]) };
-  const memory = k.temp([most * V]);
-  const blocks = headBlocks(k, { head, others }, { most, C, V }, chunking.blockColumns);
+  const memory = k.temp([maxTokens * V]);
+  const blocks = headBlocks(k, { head, others }, { maxTokens, C, V }, chunking.blockColumns);
   for (const chunk of chunks) {
     const rows = chunk.count;
     const partOf = ({ start, count }: RowRange) =>
@@ -152,7 +152,7 @@ function runChunks(
   return nll;
 }
 
-/** Dispatches the loss over a head [V,C], and dh where it is given. */
+/** Dispatches the loss over a head [V,C], and dh if it is not null. */
 export function runHeadLoss(
   k: KernelContext,
   { loss, dh, ...io }: Chunked & { loss: Tensor; dh: Tensor | null },
@@ -160,7 +160,7 @@ export function runHeadLoss(
   attrs: LossAttrs & typeof CHUNKS,
 ): void {
   const { N, C, V } = dims;
-  let sum: Tensor | null = null; // of the blocks of a chunk, where dh itself would round each of them to halves
+  let sum: Tensor | null = null; // dh of a chunk in f32, if accumulating in dh itself would round to f16 after every block
   const addToGradient: UseGradients = (dlogits, chunk, block) => {
     const result = k.rows(dh!, N, chunk);
     const isRounded = result.dtype === "f16" && block.count < V;
@@ -175,7 +175,7 @@ export function runHeadLoss(
   runMeanLoss(k, { targets: io.targets, nll, loss }, { rows: N, ignoreIndex: attrs.ignoreIndex });
 }
 
-/** Loss and d loss / d h in double, row by row. */
+/** The reference of loss and d loss / d h, row by row. */
 export function referenceHeadLoss(
   { h, w, targets, loss, dh }: Record<"h" | "w" | "targets" | "loss", HostArray> & { dh: HostArray | null },
   { N, C, V }: { N: number; C: number; V: number },
@@ -203,7 +203,7 @@ export function referenceHeadLoss(
   loss[0] = total / scored;
 }
 
-/** A random head, and tokens in one chunk or several. */
+/** Draws a head, and tokens in one chunk or several. */
 function drawHead(pick: TestRandom) {
   const four = pick.oneOf([4, 1]);
   const V = four * pick.int(1, pick.oneOf([200, 200, 800]) / four);
@@ -222,15 +222,15 @@ export const lmHeadLoss = defineOp({
   reference: (io, { N, C, V }, attrs) => referenceHeadLoss(io, { N, C, V }, attrs),
   kernel: (k, { w: head, ...io }, { N, C, V }, attrs) => runHeadLoss(k, { ...io, head }, { N, C, V }, attrs),
   draw: drawHead,
-  // Logits carry a sum of C products; the exponential turns their absolute error into a relative one.
+  // Logits are sums of C products; the exponential turns their absolute error into a relative one.
   close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
-  // dh takes a second product with W and the gradients of the logits.
+  // dh adds a second matmul with W and the gradients of the logits.
   flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
 });
 
 export const lmHeadLossBackwardW = defineOp({
   name: "lmHeadLossBackwardW",
-  doc: "dw = dloss · d loss / d w of lmHeadLoss, the logits of each chunk made again",
+  doc: "dw = dloss · d loss / d w of lmHeadLoss, with the logits of each chunk recomputed",
   sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
   reference({ dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing }) {

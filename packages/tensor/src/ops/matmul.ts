@@ -28,19 +28,19 @@ function referenceMatmul(
   }
 }
 
-// K products of normal numbers: the sum grows as √K, its float32 error at most as K · eps, in practice as √K · eps.
+// A sum of K products of normal numbers grows as √K; its f32 error is at most K · eps, in practice √K · eps.
 const closeProduct = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
 
-/** Extents on both sides of every tile (4, 8, 16, 32, 64), often in fours: those have kernels of their own. */
-function drawExtent(pick: TestRandom, most: number, four: number): number {
-  return four * pick.int(0, Math.floor(most / four));
+/** Draws an extent around the tile sizes (4, 8, 16, 32, 64), often a multiple of 4, which has kernels of its own. */
+function drawExtent(pick: TestRandom, max: number, four: number): number {
+  return four * pick.int(0, Math.floor(max / four));
 }
 
-/** M, K, N: of several tiles, or of few and a sum that is long enough to be cut into parts. */
+/** Draws M, K, N: several tiles, or few tiles and a K that is long enough for split-K. */
 function drawExtents(pick: TestRandom): number[] {
   const four = pick.oneOf([4, 4, 1]);
-  const most = pick.chance(0.75) ? [70, 70, 140] : [24, 700, 24];
-  return most.map((extent) => drawExtent(pick, extent, four));
+  const max = pick.chance(0.75) ? [70, 70, 140] : [24, 700, 24];
+  return max.map((extent) => drawExtent(pick, extent, four));
 }
 
 function drawProduct(pick: TestRandom) {
@@ -50,7 +50,7 @@ function drawProduct(pick: TestRandom) {
 
 type ProductSig = `a[P..,${string}] b[P..,${string}] -> y[P..,M,N]`;
 
-/** The row of one form of product. */
+/** The row of one form of matmul. */
 const product = (name: string, doc: string, sig: ProductSig, form: MatmulForm) =>
   defineOp<ProductSig, object>({
     name,

@@ -1,4 +1,4 @@
-/** Both ends of a decoder over a matrix [V,C] in NF4: rows of it by token, and the loss over it as a head. */
+/** The token embedding and the lm_head loss of a decoder over a matrix [V,C] in NF4. */
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { sizeOf } from "../shape.ts";
@@ -11,7 +11,7 @@ import { DEFAULTS, panelsOf } from "./nf4-linear.ts";
 
 const EPS = 2 ** -23;
 
-/** Throws `T-ATTR` where an extent that the signature cannot give is not one, and as `checkNf4` does. */
+/** Throws `T-ATTR` for invalid extents, which come from attributes here, and what `checkNf4` throws. */
 function checkMatrix(
   op: string,
   [V, C]: readonly [number, number],
@@ -63,7 +63,7 @@ export const nf4Embedding = defineOp({
 
 export const nf4HeadLoss = defineOp({
   name: "nf4HeadLoss",
-  doc: "lmHeadLoss over a head [vocab, C] in NF4, of which a panel of rows at most is ever dequantized",
+  doc: "lmHeadLoss over a head [vocab, C] in NF4, of which at most a panel of rows is dequantized at a time",
   sig: "h:f32[N,C] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] targets:i32[N] -> loss:f32[] | dh:f32[N,C]",
   attrs: { vocab: 0, ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS, ...DEFAULTS },
   check: checkLoss,
@@ -104,7 +104,7 @@ export const nf4HeadLoss = defineOp({
       },
     };
   },
-  // As lmHeadLoss, over weights up to 4 times as large: logits of tens, whose exponential turns absolute errors relative.
+  // As lmHeadLoss, with weights up to 4 times as large: logits reach tens, and the exponential makes their absolute errors relative.
   close: ({ C, V }) => ({ rel: (256 + 16 * Math.sqrt(C * V)) * EPS, abs: 1e-5 }),
   flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
 });

@@ -21,29 +21,29 @@ import {
 const EPS = 2 ** -23;
 
 /**
- * Rows of y up to which a GPU decodes weights inside the product; past them, decoding once into a panel is cheaper. A
- * software driver always takes panels: there decoding costs more than the product, and its reading of the panel little.
+ * Up to this many rows of y a GPU decodes weights inside the matmul; beyond, decoding once into a panel is cheaper. A software driver
+ * always uses panels: there decoding costs more than the matmul, and reading the panel costs little.
  */
 const FEW_ROWS = 4;
 const FEW_COLS = 4; // COLS of nf4-few.wgsl
 
 interface Nf4Attrs extends Nf4Blocks {
-  /** Bytes of dequantized weight that exist at a time: workspace of whole rows, eight at least. 0: what suits the device. */
+  /** Bytes of a panel of dequantized weights: whole rows, at least eight. 0: the best for the device. */
   readonly panelBytes: number;
 }
 
 export const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
 
 /**
- * A GPU wants panels that keep all of it busy. In f32 they are 32 MiB with what a product of one takes for parts of its sum, at
- * most 8 MiB, which keep it as busy; in f16 by themselves. A software driver wants such as stay in its cache.
+ * Default bytes of a panel. On a GPU it has to keep all cores busy: 32 MiB in f16; in f32 32 MiB together with the split-K workspace of
+ * its matmul, which is at most 8 MiB. On a software driver it should stay in the cache.
  */
 function panelBytesFor({ adapterClass }: DeviceProfile, dtype: "f32" | "f16"): number {
   if (adapterClass === "software") return 2 ** 23;
   return dtype === "f16" ? 2 ** 25 : 3 * 2 ** 23;
 }
 
-/** The rows of w[O,I] a panel at a time, each written into the same workspace. Panels start at multiples of 8 rows. */
+/** The rows of w[O,I] in panels, all decoded into the same workspace. Panels start at multiples of 8 rows. */
 export function panelsOf(
   k: KernelContext,
   weight: Nf4Operands<Tensor>,
@@ -55,7 +55,7 @@ export function panelsOf(
   const maxBytes = Math.min(panelBytes || panelBytesFor(k.profile, dtype), k.profile.maxBindingBytes);
   const eights = Math.max(1, Math.floor(maxBytes / Math.max(8 * elementBytes(dtype) * I, 1)));
   const panels = Math.max(1, Math.ceil(O / (8 * eights)));
-  const rows = Math.min(O, 8 * Math.ceil(O / panels / 8)); // about the same in each: a small last one would take as long on a GPU
+  const rows = Math.min(O, 8 * Math.ceil(O / panels / 8)); // about equal panels: a small last one would take as long on a GPU
   const panel = k.temp([rows, I], dtype);
   return {
     rows,
@@ -66,11 +66,11 @@ export function panelsOf(
   };
 }
 
-/** Ranges of rows of w whose codes fit one binding, even where it has to start a little early. */
+/** Ranges of rows of w whose codes fit one binding, including the elements before them down to an aligned offset. */
 function codeWindows(k: KernelContext, O: number, I: number): RowRange[] {
   const { maxBindingBytes, bindingAlignment } = k.profile;
-  const most = Math.max(1, Math.floor(((maxBindingBytes - 2 * bindingAlignment) * 2) / Math.max(I, 1)));
-  return rangesOf(O, most);
+  const max = Math.max(1, Math.floor(((maxBindingBytes - 2 * bindingAlignment) * 2) / Math.max(I, 1)));
+  return rangesOf(O, max);
 }
 
 function runFew(
@@ -100,7 +100,7 @@ function runFew(
   }
 }
 
-/** Both extents of the weight; `extent` is the one that the signature cannot give. Throws `T-ATTR`. */
+/** Both extents of the weight; `extent` is the one from the attributes. Throws `T-ATTR`. */
 function outputOf(
   op: string,
   x: TensorSpec,
@@ -119,7 +119,7 @@ function outputOf(
   return { shape: [...x.shape.slice(0, -1), extent], dtype: x.dtype };
 }
 
-/** a [N,K] · w, or · wᵀ, in double over the float32 weight. */
+/** The reference of a[N,K] · w or a · wᵀ, in double over the f32 weight. */
 function referenceProduct(
   { a, w, y }: { a: HostArray; w: Float64Array; y: HostArray },
   { N, I, O }: { N: number; I: number; O: number },
@@ -137,7 +137,7 @@ function referenceProduct(
 
 function drawLinear(pick: TestRandom) {
   const four = pick.oneOf([4, 4, 1]);
-  const extent = (most: number) => four * pick.int(0, Math.floor(most / four));
+  const extent = (max: number) => four * pick.int(0, Math.floor(max / four));
   const [inner, outer] = pick.oneOf([
     [140, 140],
     [140, 140],
@@ -157,7 +157,7 @@ function drawLinear(pick: TestRandom) {
 
 export const nf4Linear = defineOp({
   name: "nf4Linear",
-  doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), of which a panel of rows at most is ever dequantized",
+  doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), of which at most a panel of rows is dequantized at a time",
   sig: "x[N..,I] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] bias?[O] -> y[N..,O]",
   attrs: { out: 0, ...DEFAULTS },
   infer: ([x, codes, table, absmax, scales, bias], { out, ...attrs }) => {
@@ -198,7 +198,7 @@ export const nf4Linear = defineOp({
 
 export const nf4LinearBackwardX = defineOp({
   name: "nf4LinearBackwardX",
-  doc: "dx = dy · w for nf4Linear; the weight itself never gets a gradient",
+  doc: "dx = dy · w for nf4Linear; the weight never gets a gradient",
   sig: "dy[N..,O] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> dx[N..,I]",
   attrs: { in: 0, ...DEFAULTS },
   infer: ([dy, codes, table, absmax, scales], { in: inner, ...attrs }) => ({

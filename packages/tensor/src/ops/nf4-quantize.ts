@@ -1,6 +1,6 @@
 /**
- * Quantization to NF4 (nf4.ts has the format): values to codes and absmax, absmax to 8 bits. The references round step by
- * step as bitsandbytes does, so every device writes the same bytes.
+ * Quantization to NF4 (nf4.ts has the format): values to codes and absmax, and absmax to 8 bits. The references round every step
+ * like bitsandbytes, so every device writes the same bytes.
  */
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
@@ -13,7 +13,7 @@ import { checkBlocks, NF4_BLOCKS, part, windows } from "./nf4.ts";
 
 const { fround } = Math;
 
-/** Codes of values scaled to -1..1: how many middles of neighbouring levels lie strictly below. */
+/** The code of a value scaled to -1..1: the number of midpoints between neighbouring levels that are strictly below it. */
 function codeOf(scaled: number, levels: HostArray, first: number, count: number): number {
   let code = 0;
   while (code < count - 1 && scaled > fround(levels[first + code] + levels[first + code + 1]) / 2) code++;
@@ -26,7 +26,7 @@ const magnitude = (values: HostArray, from: number, to: number, offset = 0): num
   return largest;
 };
 
-/** Codes and absmax of values whose first is element `at`, a multiple of `block`. */
+/** Writes codes and absmax of values from element `at` on, a multiple of `block`. */
 function quantizeInto(
   { codes, absmax, w, table }: Record<"codes" | "absmax" | "w" | "table", HostArray>,
   { block, at }: { block: number; at: number },
@@ -39,7 +39,7 @@ function quantizeInto(
     for (let i = first; i < end; i++) {
       const code = codeOf(fround(w[i] * inverse), table, 0, NF4_MAP_AT);
       const byte = (at + i) >> 1;
-      // The first of a byte brings 7, a zero, for a second that may not come.
+      // The first code of a byte sets the second to 7, which is zero, in case there is none.
       codes[byte] = i % 2 === 0 ? (code << 4) | 7 : (codes[byte] & 0xf0) | code;
     }
   }
@@ -50,7 +50,7 @@ function runQuantize(
   { codes, absmax, w, table }: Record<"codes" | "absmax" | "w" | "table", Tensor>,
   { block, at }: { block: number; at: number },
 ): void {
-  // Multiples of 64 blocks: their codes and absmax start where a binding may.
+  // Multiples of 64 blocks: their codes and absmax start at aligned offsets.
   for (const range of windows(k, w.size, w.dtype === "f16" ? 2 : 4, 64 * block)) {
     const target = { start: at + range.start, count: range.count };
     k.run("nf4-quantize/main", {
@@ -111,7 +111,7 @@ export const nf4QuantizePart = defineOp({
   attrs: { block: NF4_BLOCKS.block, at: 0 },
   check: ({ P, B, N, L }, { block, at }) => {
     checkBlocks("nf4QuantizePart", { ...NF4_BLOCKS, block });
-    // Where codes and absmax of every part start at a binding's alignment.
+    // Parts whose codes and absmax start at aligned offsets.
     if (!(Number.isInteger(at / (64 * block)) && at >= 0)) return `at = ${at} is not a multiple of 64 blocks`;
     if (Math.ceil((at + N) / 2) > P || Math.ceil((at + N) / block) > B)
       return `${N} elements from ${at} on pass the end of codes [${P}] or absmax [${B}]`;
@@ -136,10 +136,10 @@ export const nf4QuantizePart = defineOp({
   flops: ({ N }) => 4 * N,
 });
 
-/** The order of fewer than eight: PyTorch keeps four sums there, and adds what fills no four to the first. */
+/** The order of summation of fewer than eight values: PyTorch has four sums then, and adds the remainder to the first. */
 const FEW = [0, 4, 5, 6, 1, 2, 3];
 
-/** Σ in float32, in the order that kernels/nf4-scales.wgsl states. */
+/** Σ in f32, in the order that kernels/nf4-scales.wgsl describes. */
 function orderedSum(values: HostArray): number {
   const lanes = 32;
   const step = 16;

@@ -1,12 +1,12 @@
 /**
- * NF4 (QLoRA, appendix E) as bitsandbytes stores it. A quantized weight of n elements, row-major, travels as
+ * NF4 (QLoRA, appendix E) as bitsandbytes stores it. A quantized weight of n row-major elements has these parts:
  *
- *   codes u8[⌈n/2⌉]        two a byte, the earlier element in the high nibble
- *   table f32[16 or 273]   the levels and, for scales of 8 bits, their map of 256 and their offset (quant-maps.ts)
- *   absmax f32             one per block of 64, which may cross rows; with `scales` one per 256 of those
+ *   codes u8[⌈n/2⌉]        two per byte, the earlier element in the high nibble
+ *   table f32[16 or 273]   the levels and, for 8-bit scales, their map of 256 and offset (quant-maps.ts)
+ *   absmax f32             one per block of 64, which may cross rows; with `scales`, one per 256 blocks
  *   scales u8              with double quantization: one per block, absmax[b] = map[scales[b]] · absmax[b / 256] + offset
  *
- * Rows in nf4-quantize.ts write it. The reference computes in float32 with Math.fround, step by step: the format is defined to the bit.
+ * The ops of nf4-quantize.ts write it. The reference rounds every step to f32 with Math.fround, since the result is defined to the bit.
  */
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
@@ -34,12 +34,12 @@ export interface Nf4Operands<T> {
   readonly scales: T | null;
 }
 
-/** Elements that share a scale, and scales that share one of theirs, as bitsandbytes has them. */
+/** The block sizes of bitsandbytes: elements per scale, and scales per nested scale. */
 export const NF4_BLOCKS: Nf4Blocks = { block: 64, nestedBlock: 256 };
 
 const isPowerOfTwo = (n: number): boolean => Number.isInteger(n) && n > 0 && Number.isInteger(Math.log2(n));
 
-/** Throws `T-ATTR` for block sizes that the kernels, which read 8 codes at a time, cannot take. */
+/** Throws `T-ATTR` for block sizes that the kernels cannot handle, which read 8 codes at a time. */
 export function checkBlocks(op: string, { block, nestedBlock }: Nf4Blocks): void {
   if (isPowerOfTwo(block) && block >= 8 && isPowerOfTwo(nestedBlock) && nestedBlock >= 4) return;
   throw new SidenetError(
@@ -48,7 +48,7 @@ export function checkBlocks(op: string, { block, nestedBlock }: Nf4Blocks): void
   );
 }
 
-/** Throws `T-SHAPE` or `T-ATTR` unless the operands are those of a weight of `size` elements. */
+/** Throws `T-SHAPE` or `T-ATTR` unless the operands fit a weight of `size` elements. */
 export function checkNf4(
   op: string,
   size: number,
@@ -76,7 +76,7 @@ export function checkNf4(
   }
 }
 
-/** The weight, in float32 arithmetic. */
+/** The dequantized weight, in f32 arithmetic. */
 export function dequantizeNf4(
   { codes, table, absmax, scales }: Nf4Operands<HostArray>,
   size: number,
@@ -96,16 +96,16 @@ export function dequantizeNf4(
   return w;
 }
 
-/** Windows of `size` elements that start at multiples of `step` and take at most a binding at `bytes` each. */
+/** Windows of `size` elements that start at multiples of `step` and fit a binding at `bytes` per element. */
 export function windows(k: KernelContext, size: number, bytes: number, step: number): RowRange[] {
-  const most = Math.max(step, Math.floor(k.profile.maxBindingBytes / bytes / step) * step);
-  return rangesOf(size, most);
+  const max = Math.max(step, Math.floor(k.profile.maxBindingBytes / bytes / step) * step);
+  return rangesOf(size, max);
 }
 
 export const part = (k: KernelContext, tensor: Tensor, { start, count }: RowRange, per: number): Tensor =>
   k.rows(tensor, tensor.size, { start: start / per, count: Math.ceil(count / per) });
 
-/** The codes of a range, from a byte on where a binding may start, and the element which that is. */
+/** The codes of a range from an aligned offset on, and the element at that offset. */
 export function codesOf(
   k: KernelContext,
   codes: Tensor,
@@ -116,7 +116,7 @@ export function codesOf(
   return { codes: part(k, codes, { start: codesAt, count: start + count - codesAt }, 2), codesAt };
 }
 
-/** Dispatches w = the elements of a range that starts at a multiple of 8. */
+/** Dispatches the dequantization of a range that starts at a multiple of 8. */
 export function runDequantize(
   k: KernelContext,
   { codes, table, absmax, scales }: Nf4Operands<Tensor>,
@@ -140,7 +140,7 @@ export function runDequantize(
   });
 }
 
-/** Random operands of a weight of `size` elements: any codes, positive scales, some of them zero. */
+/** Draws operands of a weight of `size` elements: any codes, and scales >= 0, some of them zero. */
 export function drawNf4(pick: TestRandom, size: number) {
   const blocks = { block: pick.oneOf([64, 64, 8]), nestedBlock: pick.oneOf([256, 4]) };
   const isDouble = pick.chance(0.5);
@@ -166,7 +166,7 @@ export function drawNf4(pick: TestRandom, size: number) {
 
 export const nf4Dequantize = defineOp({
   name: "nf4Dequantize",
-  doc: "w = levels[code] · absmax of its block, absmax from 8 bits where there are scales: the bytes of bitsandbytes",
+  doc: "w = levels[code] · absmax of its block, with 8-bit absmax if scales are given: the format of bitsandbytes",
   sig: "codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> w:f32[M..]",
   attrs: { shape: [] as readonly number[], ...NF4_BLOCKS },
   infer: ([codes, table, absmax, scales], { shape, ...blocks }) => {

@@ -7,7 +7,7 @@ const EPS = 2 ** -23;
 // terms have one sign, so nothing cancels. With C <= 16,384 and 8 lanes or more, 64 eps is ample.
 const CLOSE = { rel: 64 * EPS, abs: 1e-7 };
 
-/** What rmsNorm leaves out of kernels/norm.wgsl. */
+/** The bindings and constant with which kernels/norm.wgsl computes rmsNorm. */
 const RMS_PARAMS = { hasBias: false, accumulate: false };
 
 export const rmsNorm = defineOp({
@@ -100,7 +100,7 @@ export const rmsNormBackwardGain = defineOp({
     }
   },
   kernel(k, { dy, x, rstd, dgain }, { N, C }) {
-    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, rstd]); // zeros are written too
+    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, rstd]); // the empty range still writes zeros
     for (const range of parts) {
       const { consts, vectors, grid } = columnGroups(k.profile, C);
       const params = { n: range.count, c: C, vectors, each: 1, eps: 0, hasGain: false, ...RMS_PARAMS };

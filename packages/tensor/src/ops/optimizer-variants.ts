@@ -1,4 +1,4 @@
-/** Optimizers beside AdamW with f32 state (optimizer.ts). */
+/** SGD and AdamW with 8-bit state; optimizer.ts has AdamW with f32 state. */
 import type { HostArray } from "../dtype.ts";
 import { defineOp, rangesOf } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
@@ -45,20 +45,20 @@ export const sgd = defineOp({
 /** Elements that share one scale of 8-bit state. */
 export const STATE_BLOCK = 256;
 
-/** The two maps of 8-bit state: with a sign for m, without for v. f32[512] */
+/** The two maps of 8-bit state, f32[512]: signed for m, then unsigned for v. */
 export const stateMaps = (): Float32Array => Float32Array.of(...dynamicMap(true), ...dynamicMap(false));
 
-/** A block of moments to 8 bits: its scale, and the nearest entry of the map, a tie to the lower. */
+/** Encodes a block of moments: its scale, and per value the nearest entry of the map, ties to the lower. */
 function encode(
   values: readonly number[],
   codes: HostArray,
-  most: HostArray,
+  maxima: HostArray,
   block: number,
   map: HostArray,
   smallest = 0,
 ): void {
   const largest = values.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-  most[block] = largest;
+  maxima[block] = largest;
   for (const [j, value] of values.entries()) {
     const scaled = largest > 0 ? fround(value / Math.max(largest, 1e-37)) : 0;
     let code = 0;
@@ -69,7 +69,7 @@ function encode(
 
 export const adamw8 = defineOp({
   name: "adamw8",
-  doc: "adamw with moments of 8 bits in blocks of 256: m = maps[mCode] · mMax, v = maps[256 + vCode] · vMax, in the dynamic maps of bitsandbytes",
+  doc: "adamw with 8-bit moments in blocks of 256: m = maps[mCode] · mMax, v = maps[256 + vCode] · vMax, in the dynamic maps of bitsandbytes",
   sig: "p!:f32[N..] mCodes!:u8[N..] vCodes!:u8[N..] mMax!:f32[B] vMax!:f32[B] maps:f32[L] g[N..] gradScale?:f32[] ->",
   attrs: ADAMW_ATTRS,
   check: ({ N, B, L }, attrs) => {
@@ -80,7 +80,7 @@ export const adamw8 = defineOp({
       ? null
       : `${N} elements have ${Math.ceil(N / STATE_BLOCK)} blocks of 256, not ${B}`;
   },
-  // Float32 step by step, as the kernel: codes are held to the bit.
+  // Rounds every step to f32 like the kernel: codes have to agree to the bit.
   reference({ p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N, B }, attrs) {
     const { lr, beta1, beta2, eps, weightDecay, step } = attrs;
     const [b1, c1, b2, c2] = [beta1, 1 - beta1, beta2, 1 - beta2].map(fround);
@@ -99,13 +99,13 @@ export const adamw8 = defineOp({
         vs.push(v);
       }
       encode(ms, mCodes, mMax, block, maps.subarray(0, 256));
-      encode(vs, vCodes, vMax, block, maps.subarray(256), 1); // a v above 0 stays above 0: m / eps would be a leap
+      encode(vs, vCodes, vMax, block, maps.subarray(256), 1); // minimum code 1: a positive v stays positive, or m / eps would be a huge step
     }
   },
   kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
-    const span = 64 * STATE_BLOCK; // of which the scales start where a binding may
-    const most = Math.max(span, Math.floor(k.profile.maxBindingBytes / 4 / span) * span);
-    for (const range of rangesOf(N, most)) {
+    const span = 64 * STATE_BLOCK; // blocks whose scales start at an aligned offset
+    const max = Math.max(span, Math.floor(k.profile.maxBindingBytes / 4 / span) * span);
+    for (const range of rangesOf(N, max)) {
       const blocks = { start: range.start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
       k.run("adamw-8bit/main", {
         bind: {
@@ -144,7 +144,7 @@ export const adamw8 = defineOp({
 
 export const copyCodes = defineOp({
   name: "copyCodes",
-  doc: "to = from, bytes in place: how 8-bit state comes out of a checkpoint",
+  doc: "to = from, bytes in place: loads 8-bit state from a checkpoint",
   sig: "to!:u8[N..] from:u8[N..] ->",
   reference({ to, from }) {
     to.set(from);

@@ -17,14 +17,14 @@ export const accumulate = defineOp({
   flops: ({ N }) => N,
 });
 
-/** What AdamW goes by, however its moments are kept. */
+/** Attributes of AdamW, for moments of either kind. */
 export const ADAMW_ATTRS = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 };
 type AdamWAttrs = typeof ADAMW_ATTRS;
 
 export const checkStep = ({ step }: AdamWAttrs): string | null =>
   Number.isInteger(step) && step >= 1 ? null : `step ${step} is not a whole number >= 1`;
 
-/** Fields that the `Params` of both AdamW kernels share. */
+/** The fields that the `Params` of both AdamW kernels have in common. */
 export const adamwParams = ({ lr, beta1, beta2, eps, weightDecay, step }: AdamWAttrs) => ({
   lr,
   beta1,
@@ -70,14 +70,14 @@ export const adamw = defineOp({
     ...drawAdamW(pick),
     values: { v: (size) => Float64Array.from(pick.normals(size), (x) => x * x) },
   }),
-  // p less an update that may cancel it: some ten roundings of half an EPS, of numbers up to 3 in size.
+  // p and the update may cancel: some ten roundings of EPS / 2 each, of numbers up to 3.
   close: { rel: 16 * EPS, abs: 16 * EPS },
   flops: ({ N }) => 14 * N,
 });
 
 export const sumSquares = defineOp({
   name: "sumSquares",
-  doc: "total = total + Σ x², in place: called for each gradient, it gives the square of the global norm",
+  doc: "total = total + Σ x², in place: called for every gradient, it computes the square of the global norm",
   sig: "total!:f32[] x[N..] ->",
   reference({ total, x }) {
     let sum = 0;
@@ -101,7 +101,7 @@ export const sumSquares = defineOp({
     }
   },
   draw: (pick) => ({ dims: { N: pick.shape(5000) }, values: { total: () => [Math.abs(pick.normal())] } }),
-  close: { rel: 64 * EPS }, // one sign, by partial sums
+  close: { rel: 64 * EPS }, // partial sums of one sign
   flops: ({ N }) => 2 * N,
 });
 

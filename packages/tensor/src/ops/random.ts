@@ -1,6 +1,6 @@
 /**
- * Numbers from Philox, which depend on seed, stream and position alone: the same on every device, and a mask is made again
- * in the backward pass instead of being kept. Position i of stream s is word i of `new Random(seed, s)`.
+ * Random numbers from Philox, which depend only on seed, stream and position: they are the same on every device, and the backward pass
+ * of dropout recomputes its mask. Position i of stream s is word i of `new Random(seed, s)`.
  */
 import type { HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
@@ -10,7 +10,7 @@ import type { TestRandom } from "../test-random.ts";
 
 const EPS = 2 ** -23;
 const LANES = 64;
-const WORDS = 4; // of one Philox block
+const WORDS = 4; // of a Philox block
 
 interface Source {
   readonly seed: number;
@@ -29,7 +29,7 @@ function sourceProblem({ seed, stream, offset }: Source): string | null {
     : `offset ${offset} is not a multiple of 4 below 2^33`;
 }
 
-/** Uniform numbers in (0, 1): the upper 23 bits of each word and a half, exact in float32. */
+/** Uniform numbers in (0, 1): the upper 23 bits of each word plus 1/2, exact in f32. */
 function uniformsOf(count: number, { seed, stream, offset }: Source): Float64Array {
   const values = new Float64Array(count);
   for (let i = 0; i < count; i += WORDS) {
@@ -82,7 +82,7 @@ export const uniform = defineOp({
   flops: () => 0,
 });
 
-/** Pairs after Box and Muller, from words 2k and 2k + 1. */
+/** Normal numbers by the Box-Muller transform, a pair from words 2k and 2k + 1. */
 function normalsOf(values: HostArray, deviation: number, source: Source): void {
   const u = uniformsOf(Math.ceil(values.length / 2) * 2, source);
   for (let i = 0; i < values.length; i++) {
@@ -95,7 +95,7 @@ function normalsOf(values: HostArray, deviation: number, source: Source): void {
 
 export const normal = defineOp({
   name: "normal",
-  doc: "x = normal numbers of mean 0, in place, from the same bits on every device; values differ in their last bits at most",
+  doc: "x = normal numbers of mean 0, in place, from the same random bits on every device; values may differ in the last bits",
   sig: "x!:f32[N..] ->",
   attrs: { ...SOURCE, deviation: 1 },
   check: (_, attrs) => sourceProblem(attrs),
@@ -115,14 +115,14 @@ export const normal = defineOp({
 
 export const dropout = defineOp({
   name: "dropout",
-  doc: "y = 0 with probability rate, else x / (1 - rate); the mask follows from seed, stream and offset and is never kept",
+  doc: "y = 0 with probability rate, else x / (1 - rate); the mask is determined by seed, stream and offset and never stored",
   sig: "x[N..] -> y[N..]",
   attrs: { rate: 0, ...SOURCE },
   check: (_, { rate, ...source }) =>
     rate >= 0 && rate < 1 ? sourceProblem(source) : `rate ${rate} is not in 0 <= rate < 1`,
   reference({ x, y }, { N }, { rate, ...source }) {
     const u = uniformsOf(N, source);
-    const limit = Math.fround(rate); // as the kernel has it, so that masks agree to the bit
+    const limit = Math.fround(rate); // as in the kernel, so that masks agree
     for (let i = 0; i < N; i++) y[i] = u[i] < limit ? 0 : x[i] / (1 - limit);
   },
   kernel: (k, { x, y }, _, { rate, ...source }) => runRandom(k, "random/dropout", { x, y }, rate, source),

@@ -14,12 +14,12 @@ interface Extents {
   readonly inner: number;
 }
 
-/** Inner extent from which neighbouring threads read neighbouring elements when each has an output of its own. */
+/** Inner extent from which one thread per output reads contiguous memory together with its neighbours. */
 const WIDE = 32;
 
 interface SumWindow extends Extents {
   readonly factor: number;
-  /** Where in y its outputs begin. */
+  /** Position of its first output in y. */
   readonly first: number;
   readonly accumulate: boolean;
 }
@@ -34,7 +34,7 @@ function runSumWindow(k: KernelContext, x: Tensor, y: Tensor, { outer, ...params
   });
 }
 
-/** y = factor · Σ x, in windows of the outer extent, or of the axis itself where that is the first. */
+/** Dispatches y = factor · Σ x, in windows of the outer extent, or of the axis itself if it is the first. */
 export function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents, factor: number): void {
   const { outer, length, inner } = extents;
   if (outer > 1) {
@@ -50,9 +50,9 @@ export function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents,
     }
     return;
   }
-  const nothing: RowRange[] = [{ start: 0, count: 0 }]; // a sum of no terms is written too
+  const nothing: RowRange[] = [{ start: 0, count: 0 }]; // an empty sum still writes zeros
   const parts = length === 0 ? nothing : k.split(length, [x]);
-  // Partial results in f16 would round once for each window.
+  // Partial results in f16 would round after every window.
   const total = parts.length > 1 && y.dtype === "f16" ? k.temp(y.shape) : y;
   for (const range of parts) {
     const accumulate = range.start > 0;
@@ -104,7 +104,7 @@ export const sum = defineOp({
 
 export const mean = defineOp({
   name: "mean",
-  doc: "y = mean of x over one axis, or over all elements when axis is null; over none, 0. Summed in f32: f16 cannot overflow",
+  doc: "y = mean of x over one axis, or over all elements when axis is null; 0 for an empty axis. Sums are f32, so f16 does not overflow",
   sig: "x[N..] -> y[M..]",
   attrs,
   infer: ([x], { axis }) => inferReduction(x, axis),
@@ -142,7 +142,7 @@ export const broadcast = defineOp({
     }
   },
   kernel(k, { x, y }, { outer, length, inner }) {
-    // Along the outer extent where there is one; a scalar, or a vector along a new first axis, is bound whole each time.
+    // In windows of the outer extent if there is one; a scalar, or a vector along a new first axis, is bound whole each time.
     const [rows, windowed] = outer > 1 ? [outer, [x, y]] : [length, [y]];
     for (const range of k.split(rows, windowed)) {
       const [count, source] = outer > 1 ? [length, k.rows(x, rows, range)] : [range.count, x];

@@ -4,8 +4,8 @@ import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 
 /**
- * Which heads of a position a thread takes, and how many at once. A software driver pays for every workgroup: there it takes
- * all of them, one after the other.
+ * Which heads of a position a thread processes, and how many at once. On a software driver, where every workgroup has a cost, it
+ * processes all of them one after the other.
  */
 function groupsOf(profile: DeviceProfile, heads: number, pairs: number) {
   const WIDTH = pairs % 4 === 0 ? 4 : 1;
@@ -61,7 +61,7 @@ export const rope = defineOp({
     };
     const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype)) * T * H * D;
     if (B > 1 && largest <= k.profile.maxBindingBytes) {
-      // Split by sequences, so that a window starts at position 0.
+      // Split between sequences, so that every window starts at position 0.
       for (const range of k.split(B, [x, y])) {
         run(k.rows(x, B, range), k.rows(y, B, range), { cos, sin }, range.count * T, T);
       }

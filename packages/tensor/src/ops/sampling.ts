@@ -1,4 +1,4 @@
-/** Choosing the next token: the likeliest, or one at random, which is the same on every device for the same seed. */
+/** Chooses the next token: the most likely, or a random one that is the same on every device for the same seed. */
 import { defineOp } from "../op.ts";
 import { isWord, philox } from "../random.ts";
 import type { TestRandom } from "../test-random.ts";
@@ -14,7 +14,7 @@ export interface SampleAttrs extends Cuts {
   readonly repetitionPenalty: number;
   readonly seed: number;
   readonly stream: number;
-  /** Position in the stream of the first row's number. */
+  /** Position of the first row's random number in the stream. */
   readonly offset: number;
 }
 
@@ -23,7 +23,7 @@ const DEFAULTS: SampleAttrs = {
   ...{ seed: 0, stream: 0, offset: 0 },
 };
 
-/** Below it the kernel's quotients leave the range of f32. */
+/** Below it, quotients in the kernel would overflow f32. */
 const LEAST_TEMPERATURE = 1e-6;
 
 function sampleProblem(N: number, attrs: SampleAttrs): string | null {
@@ -42,13 +42,13 @@ function sampleProblem(N: number, attrs: SampleAttrs): string | null {
     : `offset ${offset} is not a whole number with all ${N} rows below 2^32`;
 }
 
-/** Uniform in (0, 1), of 23 bits as all rows draw them. */
+/** The uniform number in (0, 1) of a row, with 23 bits. */
 export function uniformAt(position: number, { seed, stream }: SampleAttrs): number {
   const words = philox([Math.floor(position / 4), 0, stream, 0], [seed, 0]);
   return ((words[position % 4] >>> 9) + 0.5) / 2 ** 23;
 }
 
-/** A row of logits with those of recent ids shrunk, once however often they occur; rounded as every device has them. */
+/** A row of logits with the repetition penalty applied once per recent id, rounded as on every device. */
 function penalised(logits: ArrayLike<number>, recent: ArrayLike<number>, penalty: number): Float64Array {
   const z = Float64Array.from(logits);
   const [factor, inverse] = [Math.fround(penalty), Math.fround(1 / penalty)];
@@ -59,12 +59,12 @@ function penalised(logits: ArrayLike<number>, recent: ArrayLike<number>, penalty
   return z;
 }
 
-/** How far below the largest a logit may lie, after minP. */
+/** How far below the maximum minP allows a logit to be. */
 export const depthOf = ({ temperature, minP }: Cuts): number => Math.fround(-temperature * Math.log(minP));
 
 interface Choice {
   readonly id: number;
-  /** How near, as a share of all weight, the choice came to another one: float32 sums may decide differently within it. */
+  /** Distance of the choice from a different one, as a share of the total weight: f32 sums may decide differently if it is tiny. */
   readonly margin: number;
 }
 
@@ -90,7 +90,7 @@ function choose(z: Float64Array, u: number, cuts: Cuts): Choice {
     let mass = 0;
     for (let i = 0; i < left.length; i++) {
       mass += weight(left[i]);
-      if (left[i] === left[i + 1]) continue; // equals go together, and none of them is a border
+      if (left[i] === left[i + 1]) continue; // equal values are kept or cut together, so there is no border between them
       margin = Math.min(margin, Math.abs(mass / total - topP));
       threshold = left[i];
       if (mass >= topP * total) break;
@@ -121,7 +121,7 @@ function* choices(
   }
 }
 
-const MOST_ROWS = 5; // of a random case
+const MAX_ROWS = 5; // of a random case
 
 const drawAttrs = (pick: TestRandom): SampleAttrs => ({
   temperature: pick.oneOf([1, 0.7, 0, 0.1, 2, LEAST_TEMPERATURE]),
@@ -131,17 +131,17 @@ const drawAttrs = (pick: TestRandom): SampleAttrs => ({
   repetitionPenalty: pick.oneOf([1, 1.3, 0.8, 10]),
   seed: Math.floor(pick.unit() * 2 ** 32),
   stream: Math.floor(pick.unit() * 2 ** 32),
-  offset: pick.oneOf([0, 1, 2 ** 32 - MOST_ROWS, Math.floor(pick.unit() * 2 ** 31)]),
+  offset: pick.oneOf([0, 1, 2 ** 32 - MAX_ROWS, Math.floor(pick.unit() * 2 ** 31)]),
 });
 
-/** Some hundred times what float32 sums of so few weights are off. */
+/** Some hundred times the error of f32 sums of so few weights. */
 const CLEAR = 1e-4;
 
-/** A case without a choice at a border; many tries always find one, since a border is a few thousandths wide. */
+/** Draws a case whose choice is not at a border. Repeated tries always find one: borders are a few thousandths wide. */
 function drawClear(pick: TestRandom) {
-  const [N, V, R] = [pick.int(0, MOST_ROWS), pick.int(1, 700), pick.int(0, 40)];
+  const [N, V, R] = [pick.int(0, MAX_ROWS), pick.int(1, 700), pick.int(0, 40)];
   for (;;) {
-    // Sixty-fourths: the same numbers in f16, many of them equal.
+    // Multiples of 1/64: exact in f16, and many of them equal.
     const logits = Float64Array.from(pick.ints(N * V, -320, 320), (i) => i / 64);
     const recent = pick.ints(N * R, -1, V);
     const attrs = drawAttrs(pick);
@@ -192,6 +192,6 @@ export const sampleLogits = defineOp({
     const drawn = drawClear(pick);
     return pick.chance(0.3) && drawn.attrs.repetitionPenalty === 1 ? { ...drawn, omit: ["recent"] } : drawn;
   },
-  close: { rel: 0 }, // whole numbers; cases at a border of the sums are not drawn
+  close: { rel: 0 }, // integers; cases at a border of the sums are not drawn
   flops: ({ N, V }) => 8 * N * V,
 });

@@ -52,13 +52,13 @@ export const softmax = defineOp({
       omit: pick.chance(0.4) ? ["mask"] : [],
     };
   },
-  close: { rel: 32 * EPS }, // a sum of one sign; e^x and its shift carry a few units in the last place each
+  close: { rel: 32 * EPS }, // a sum of one sign; e^x and its argument are a few ulp off
   flops: ({ N, C }) => 4 * N * C,
 });
 
 export const softmaxBackward = defineOp({
   name: "softmaxBackward",
-  doc: "dx = y · (dy - Σ dy · y) over the last axis; 0 where y is, so it needs no mask",
+  doc: "dx = y · (dy - Σ dy · y) over the last axis; 0 where y is 0, so it needs no mask",
   sig: "dy[N..,C] y[N..,C] -> dx[N..,C]",
   reference({ dy, y, dx }, { N, C }) {
     for (let at = 0; at < N * C; at += C) {
@@ -85,11 +85,11 @@ export const softmaxBackward = defineOp({
   },
   draw: (pick) => {
     const dims = drawRows(pick, 1, 40, 3);
-    // As softmax gives them: rows that sum to about 1.
+    // Like outputs of softmax: rows that sum to about 1.
     const y = (size: number) => Float64Array.from({ length: size }, () => (2 * pick.unit()) / dims.C);
     return { dims: { ...dims }, values: { y } };
   },
-  // dy - Σ cancels at most against dy itself, up to 4 here, times y, up to 2 / C; the sum has √C terms' worth of rounding.
+  // dy - Σ may cancel down to 0 from dy, up to 4 here, times y, up to 2 / C; the rounding of the sum grows as √C.
   close: ({ C }) => ({ rel: 32 * EPS, abs: (8 * EPS) / Math.max(C, 1) + 1e-8 }),
   flops: ({ N, C }) => 4 * N * C,
 });

@@ -7,10 +7,10 @@ import type { Tensor } from "../tensor.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
 import { byRows, copyRange } from "./copy-range.ts";
 
-/** Runs of axes that kernels/transpose.wgsl takes apart. */
+/** Number of merged axes of kernels/transpose.wgsl. */
 const MAX_AXES = 6;
 
-/** The permutation in full: none given reverses all axes. Throws `T-ATTR` unless it names each axis once. */
+/** The full permutation; by default it reverses the axes. Throws `T-ATTR` unless it names each axis once. */
 export function permutationOf(shape: Shape, permutation: readonly number[]): readonly number[] {
   const axes = [...shape.keys()];
   if (permutation.length === 0) return axes.reverse();
@@ -33,7 +33,7 @@ export interface SourceAxis {
   readonly stride: number;
 }
 
-/** Axes of the output in order, with their strides in x; those of extent 1 left out, neighbours in x joined. */
+/** Axes of the output with their strides in x, without those of extent 1; axes that are adjacent in x are merged. */
 export function sourceAxes(shape: Shape, permutation: readonly number[]): SourceAxis[] {
   const joined: SourceAxis[] = [];
   for (const axis of permutation) {
@@ -48,13 +48,13 @@ export function sourceAxes(shape: Shape, permutation: readonly number[]): Source
   return joined;
 }
 
-/** Blocks of transpose-block.wgsl: 32 x 32 values, or for eight lanes, of which a workgroup is dear, 32 x 256. */
+/** Blocks of transpose-block.wgsl: 32 x 32 values, or 32 x 256 on software drivers, where workgroups are expensive. */
 const BLOCKS = {
   usual: { LANES: 64, ACROSS: 8, STEPS: 1 },
   eightLanes: { LANES: 8, ACROSS: 1, STEPS: 64 },
 } as const;
 
-/** The kernel for matrices whose extents are multiples of 4, one or several; false where it does not fit. */
+/** Dispatches transpose-block.wgsl, for one or several matrices with extents that are multiples of 4; returns false if x is not that. */
 function runBlocks(k: KernelContext, x: Tensor, y: Tensor, axes: readonly SourceAxis[]): boolean {
   const [cols, rows] = axes.slice(-2);
   const batches = axes.length === 3 ? axes[0].extent : 1;
@@ -76,15 +76,15 @@ function runBlocks(k: KernelContext, x: Tensor, y: Tensor, axes: readonly Source
 }
 
 /**
- * Dispatches in windows of y's first axis and of x's, which is y's axis `outermost`: the two may be one. A window of x gives
- * a part of that axis to every window of y, so its elements stand apart there.
+ * Dispatches transpose.wgsl in windows of the first axis of y and of the first axis of x, which is axis `outermost` of y; they may be the
+ * same axis. A window of x is a range of that axis in every window of y, so its elements are not contiguous there.
  */
 function runTranspose(k: KernelContext, x: Tensor, y: Tensor, axes: readonly SourceAxis[]): void {
   const [first] = axes;
   const outermost = axes.findIndex(({ extent, stride }) => extent * stride === x.size);
   const { extent } = axes[outermost];
   const together = outermost === 0;
-  const below = sizeOf(axes.slice(outermost + 1).map((axis) => axis.extent)); // elements of y for one of x's rows
+  const below = sizeOf(axes.slice(outermost + 1).map((axis) => axis.extent)); // elements of y per row of x
   for (const target of k.split(first.extent, together ? [x, y] : [y])) {
     for (const source of together ? [target] : k.split(extent, [x])) {
       const extents = axes.map((axis) => axis.extent);
@@ -114,7 +114,7 @@ function runTranspose(k: KernelContext, x: Tensor, y: Tensor, axes: readonly Sou
 
 export const transpose = defineOp({
   name: "transpose",
-  doc: "axes in another order, copied: axis i of y is axis permutation[i] of x; without a permutation they are reversed",
+  doc: "copies with axes in another order: axis i of y is axis permutation[i] of x; by default they are reversed",
   sig: "x:number[N..] -> y:number[M..]",
   attrs: { permutation: [] as readonly number[] },
   infer: ([x], { permutation }) => {
@@ -165,7 +165,7 @@ export const transpose = defineOp({
 
 export const concat = defineOp({
   name: "concat",
-  doc: "a, then b, along one axis; concatAll joins any number of tensors",
+  doc: "y = a, then b, along one axis; concatAll joins any number of tensors",
   sig: "a:number[A..] b:number[B..] -> y:number[Y..]",
   attrs: { axis: 0 },
   infer: ([a, b], { axis }) => {

@@ -12,13 +12,13 @@ const GROUP_LIMIT = 8192;
 
 type Limits = Pick<DeviceProfile, "maxBindingBytes" | "bindingAlignment">;
 
-/** The part of a buffer that a tensor takes, in bytes. */
+/** The bytes of a buffer that a tensor occupies. */
 interface BufferWindow {
   readonly offset: number;
   readonly size: number;
 }
 
-/** Up to whole vectors of four, which a storage always holds. */
+/** The window of a tensor, rounded up to whole vec4s, which every storage has room for. */
 function windowOf({ dtype, offset, size }: Tensor, buffer: PooledBuffer): BufferWindow {
   const start = offset * elementBytes(dtype);
   const vectors = Math.ceil((size * elementBytes(dtype)) / 16) * 16 || 16;
@@ -26,14 +26,13 @@ function windowOf({ dtype, offset, size }: Tensor, buffer: PooledBuffer): Buffer
 }
 
 /**
- * Bind groups by their pipeline and what they bind. A training step gets the same buffers from the pool each time, so its
- * bind groups repeat.
+ * Caches bind groups by pipeline and bindings. They repeat, since every training step gets the same buffers from the pool.
  */
 export class BindGroupCache {
   readonly #gpu: GPUDevice;
   readonly #limits: Limits;
   readonly #groups = new Map<string, GPUBindGroup>();
-  /** Bound where an operand was left out. */
+  /** Bound in place of absent operands. */
   readonly #nothing: GPUBuffer;
 
   constructor(gpu: GPUDevice, limits: Limits) {
@@ -42,7 +41,7 @@ export class BindGroupCache {
     this.#nothing = gpu.createBuffer({ size: 256, usage: USAGE.STORAGE });
   }
 
-  /** Throws `T-TOO-LARGE` for a tensor that one binding does not hold. */
+  /** Throws `T-TOO-LARGE` for a tensor that does not fit a binding. */
   get(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
     let key = pipeline.key;
     for (const name in bind) key += this.#keyOf(pipeline, name, bind[name]);
@@ -60,7 +59,7 @@ export class BindGroupCache {
     return group;
   }
 
-  /** Drops the groups that bind a buffer or texture which is about to be destroyed. */
+  /** Drops the bind groups with a buffer or texture that is about to be destroyed. */
   forget(id: number): void {
     const mark = `|${id}:`;
     for (const key of this.#groups.keys()) if (key.includes(mark)) this.#groups.delete(key);

@@ -9,7 +9,7 @@ export const USAGE = {
   QUERY_RESOLVE: 512,
 } as const;
 
-/** A buffer or texture with a number that no other has, for bind-group keys. */
+/** A buffer or texture with a unique id for bind-group keys. */
 export interface Pooled<R> {
   readonly id: number;
   readonly gpu: R;
@@ -22,21 +22,21 @@ export type PooledTexture = Pooled<GPUTexture>;
 let nextId = 1;
 
 /**
- * Free buffers (or textures) by exact size: the shapes of a training step repeat, so most requests are met without an allocation. What is
- * free beyond the most that was in use, and `limitBytes`, goes, the longest unused first. A buffer goes back as soon as its last command is encoded,
- * since commands run in order, but is destroyed only after a submit.
+ * Keeps free buffers (or textures) by exact size: the shapes of a training step repeat, so most requests need no allocation.
+ * When the total exceeds the peak in use by more than `limitBytes`, the longest unused are destroyed. A buffer may be released as
+ * soon as its last command is encoded, since commands run in order, but it is destroyed only after a submit.
  */
 export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   readonly #create: (sizeBytes: number) => R;
   readonly #onDestroy: (buffer: Pooled<R>) => void;
   readonly #limitBytes: number;
   readonly #free = new Map<number, Pooled<R>[]>();
-  /** Free buffers, the longest unused first. */
+  /** Free buffers, longest unused first. */
   readonly #queue = new Set<Pooled<R>>();
   #freeBytes = 0;
   #allBytes = 0;
-  /** The most that was in use at a time. */
-  #mostInUse = 0;
+  /** Peak of the bytes in use. */
+  #peakInUse = 0;
 
   constructor(
     create: (sizeBytes: number) => R,
@@ -76,7 +76,7 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   }
 
   #noteUse(): void {
-    this.#mostInUse = Math.max(this.#mostInUse, this.#allBytes - this.#freeBytes);
+    this.#peakInUse = Math.max(this.#peakInUse, this.#allBytes - this.#freeBytes);
   }
 
   release(buffer: Pooled<R>): void {
@@ -88,11 +88,11 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   }
 
   /**
-   * Destroys free buffers past what was once in use together and the limit: below that they cost no new peak, and a step
-   * that repeats finds all its buffers again. Call after a submit only.
+   * Destroys free buffers beyond the peak in use plus the limit. Up to the peak they cost no extra memory, and a repeated step finds
+   * all its buffers again. Call only after a submit.
    */
   trim(): void {
-    const limitBytes = this.#mostInUse + this.#limitBytes;
+    const limitBytes = this.#peakInUse + this.#limitBytes;
     for (const buffer of this.#queue) {
       if (this.#allBytes <= limitBytes) return;
       this.#queue.delete(buffer);

@@ -4,11 +4,11 @@ import { USAGE } from "./buffer-pool.ts";
 import type { Pipeline } from "./pipelines.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
 
-/** Dispatches that are encoded before a submit, so that the GPU starts while the host still encodes. */
+/** Number of dispatches per submit; the GPU starts on them while the host encodes the next. */
 const DISPATCHES_PER_SUBMIT = 64;
 const UNIFORM_SLOT_BYTES = 256;
 
-/** `setImmediates` is newer than the type package. */
+/** The type package lacks `setImmediates`. */
 type ImmediatePass = GPUComputePassEncoder & { setImmediates(offset: number, data: ArrayBufferView): void };
 
 /** Parameters for adapters without immediates: a ring of uniform slots, written ahead of the submit that reads them. */
@@ -53,7 +53,7 @@ export class CommandStream {
   readonly #afterSubmit: () => void;
   #encoder: GPUCommandEncoder | null = null;
   #pass: GPUComputePassEncoder | null = null;
-  /** What the open pass has set: a call that changes nothing costs a microsecond all the same. */
+  /** State of the open pass: setting the same value again would cost a microsecond. */
   #pipeline: Pipeline | null = null;
   #group: GPUBindGroup | null = null;
   #encoded = 0;
@@ -96,7 +96,7 @@ export class CommandStream {
     this.#open().copyBufferToBuffer(source, sourceOffset, target, 0, sizeBytes);
   }
 
-  /** Copies into a texture of `TEXTURE_WIDTH` texels a row (and padding), 16 bytes each, row after row. */
+  /** Copies into a texture of texture-layout.ts, row by row. */
   copyToTexture(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
     this.#closePass();
     const encoder = this.#open();
@@ -109,7 +109,7 @@ export class CommandStream {
     encoder.copyBufferToTexture(last, { texture: target, origin: [0, fullRows] }, [rest, 1]);
   }
 
-  /** Hands everything encoded so far to the queue. Does nothing when there is nothing. */
+  /** Submits everything encoded so far, if anything. */
   submit(): void {
     if (this.#encoder !== null) {
       this.#closePass();

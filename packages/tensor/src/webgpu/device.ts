@@ -24,16 +24,16 @@ const POOL_LIMIT_BYTES = 2 ** 28;
 const TEXTURE_POOL_LIMIT_BYTES = 2 ** 26;
 const STAGING_POOL_LIMIT_BYTES = 2 ** 24;
 
-/** How `openWebGpu` sets a device up. */
+/** What `openWebGpu` passes to the device. */
 export interface WebGpuSettings {
   readonly label: string;
   readonly profile: DeviceProfile;
   readonly immediates: boolean;
-  /** Fill new memory with NaN, so that a kernel which reads what nobody wrote is found. For tests. */
+  /** Fill new memory with NaN, which reveals kernels that read memory nobody wrote. For tests. */
   readonly poison: boolean;
 }
 
-/** The engine: ops become dispatches, batched and submitted together; nothing waits for the GPU but a read. */
+/** The WebGPU device: ops become dispatches, which are submitted in batches; only reads wait for the GPU. */
 export class WebGpuDevice extends Device {
   override readonly kind = "webgpu";
   override readonly label: string;
@@ -47,7 +47,7 @@ export class WebGpuDevice extends Device {
   readonly #pipelines: PipelineCache;
   readonly #bindGroups: BindGroupCache;
   readonly #errors: DriverErrors;
-  /** Variants of callers' kernels that have run. */
+  /** Keys of the callers' kernel variants that have run without an error. */
   readonly #proven = new Set<string>();
 
   /** Use `openWebGpu`. */
@@ -84,7 +84,7 @@ export class WebGpuDevice extends Device {
     this.#errors = new DriverErrors(gpu, settings.label);
   }
 
-  /** What the driver holds: buffers in use and free ones, and how many kernels were compiled. */
+  /** Bytes of all buffers and of the free ones, compiled pipelines, and dispatches and submits so far. */
   statistics(): Record<"bufferBytes" | "freeBytes" | "pipelines" | "dispatches" | "submits", number> {
     return {
       bufferBytes: this.#pool.allBytes,
@@ -94,7 +94,7 @@ export class WebGpuDevice extends Device {
     };
   }
 
-  /** Times every kernel until `stopProfile`. Throws `T-PROFILE` where the adapter has no timestamps. */
+  /** Times every kernel until `stopProfile`. Throws `T-PROFILE` if the adapter has no timestamp queries. */
   startProfile(): void {
     if (!this.gpu.features.has("timestamp-query")) {
       throw new SidenetError(
@@ -105,7 +105,7 @@ export class WebGpuDevice extends Device {
     this.#stream.startProfile();
   }
 
-  /** Ends a profile: GPU time by kernel since `startProfile`. */
+  /** Stops profiling and returns the GPU time by kernel since `startProfile`. */
   stopProfile(): Promise<KernelTime[]> {
     return this.#orLoss(() => this.#stream.stopProfile());
   }
@@ -131,7 +131,7 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  /** Waits for the GPU. Where a wait fails because the device is lost, which browsers report later, that error is thrown. */
+  /** Runs a wait for the GPU. If it fails because the device is lost, which browsers report later, throws `T-DEVICE-LOST` instead. */
   async #orLoss<T>(wait: () => Promise<T>): Promise<T> {
     try {
       return await wait();
@@ -154,7 +154,7 @@ export class WebGpuDevice extends Device {
     this.gpu.destroy();
   }
 
-  /** Throws what the driver has reported as well. */
+  /** Also throws errors that the driver has reported. */
   protected override assertUsable(): void {
     super.assertUsable();
     this.#errors.throwFirst();
@@ -172,7 +172,7 @@ export class WebGpuDevice extends Device {
     return buffer;
   }
 
-  /** A new buffer, whose failure the next wait tells. */
+  /** Creates a buffer; the next wait reports a failure. */
   #createFor(storage: Storage): PooledBuffer {
     return this.#errors.scope(
       "out-of-memory",
@@ -209,7 +209,7 @@ export class WebGpuDevice extends Device {
   }
 
   protected override write(tensor: Tensor, values: ArrayLike<number>): void {
-    // The queue writes ahead of commands that are not submitted yet, and the buffer may have just been theirs.
+    // writeBuffer acts before commands that are not submitted yet, and those may still use the buffer's previous contents.
     this.#stream.submit();
     const { gpu } = tensor.storage.handle as PooledBuffer;
     if (tensor.size > 0) this.gpu.queue.writeBuffer(gpu, 0, toBytes(values, tensor.dtype));
@@ -228,20 +228,19 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  /** Products take these tiles from now on: for tuners, and for what they have found. */
+  /** Uses another tile table from now on: for tuning. */
   retile(tiles: Tiles): void {
     this.profile = { ...this.profile, tiles };
   }
 
-  /** Adds a kernel of the caller's, written by the rules of kernels/README.md. Throws `T-KERNEL`. */
+  /** Adds a kernel of the caller, in the form that kernels/README.md describes. Throws `T-KERNEL`. */
   addKernel(name: string, text: string): void {
     addKernelSource(name, text);
   }
 
   /**
-   * Runs a kernel by itself, outside any op: for benchmarks, and for kernels of the caller's. Throws `T-KERNEL`, `T-DEVICE` and
-   * `T-USE-AFTER-FREE`. Where the text does not compile, or the GPU refuses the first call, the next wait rejects with
-   * `T-KERNEL`.
+   * Runs a single kernel outside any op: for benchmarks and kernels of the caller. Throws `T-KERNEL`, `T-DEVICE` and
+   * `T-USE-AFTER-FREE`. If the text does not compile or the GPU refuses the first call, the next wait rejects with `T-KERNEL`.
    */
   dispatch(kernel: KernelEntry, call: KernelCall): void {
     this.assertUsable();
@@ -251,7 +250,7 @@ export class WebGpuDevice extends Device {
     else this.#tryOut(key, kernel, call);
   }
 
-  /** Runs a kernel for the first time, in a submit of its own: if the GPU refuses it, no other command is lost with it. */
+  /** Runs a kernel for the first time, in a separate submit: if the GPU refuses it, no other command is lost. */
   #tryOut(key: string, kernel: KernelEntry, call: KernelCall): void {
     this.#stream.submit();
     let isRun = false;
@@ -275,7 +274,7 @@ export class WebGpuDevice extends Device {
     this.#errors.note("T-KERNEL", `${file} was refused by ${this.label}: ${error.message}`);
   }
 
-  /** Whether there was anything to run. */
+  /** Dispatches a kernel; returns whether there was anything to run. */
   #dispatch(kernel: KernelEntry, call: KernelCall): boolean {
     const grid = foldGrid(kernel, call.grid, this.profile.maxWorkgroupsPerAxis);
     if (grid === null) return false;

@@ -1,18 +1,18 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import { SidenetError } from "../errors.ts";
 
-/** How long to wait for the news that a device is lost, once something was refused. */
+/** How long to wait for the device-lost event after a call was refused. */
 const LOSS_PATIENCE_MS = 500;
-const MOST_PENDING = 256;
+const MAX_PENDING = 256;
 
 /**
- * What the driver says of a device. Its errors arrive after the calls that caused them, so they are kept for the next wait;
- * only the first of them counts, since others follow from it.
+ * Collects the errors that the driver reports. They arrive after the calls that caused them, so they are kept for the next
+ * wait. Only the first one is kept, since later ones usually follow from it.
  */
 export class DriverErrors {
   readonly #gpu: GPUDevice;
   #first: SidenetError | null = null;
-  /** Error scopes whose outcome is not known yet. */
+  /** Error scopes whose result is pending. */
   #pending: Promise<void>[] = [];
 
   constructor(gpu: GPUDevice, label: string) {
@@ -28,12 +28,12 @@ export class DriverErrors {
     });
   }
 
-  /** Keeps an error, unless there is an earlier one. */
+  /** Keeps an error, unless there is an earlier one already. */
   note(code: string, message: string): void {
     this.#first ??= new SidenetError(code, message);
   }
 
-  /** Throws what was kept: a lost device each time, anything else once. */
+  /** Throws the error that was kept: a lost device every time, any other error once. */
   throwFirst(): void {
     const first = this.#first;
     if (first === null) return;
@@ -41,25 +41,25 @@ export class DriverErrors {
     throw first;
   }
 
-  /** Runs `body` in an error scope; what comes of it is judged later, `null` standing for no error. */
+  /** Runs `body` in an error scope; `judge` gets the result later, null if there was no error. */
   scope<R>(filter: GPUErrorFilter, body: () => R, judge: (error: GPUError | null) => void): R {
     this.#gpu.pushErrorScope(filter);
     try {
       return body();
     } finally {
       this.#pending.push(this.#gpu.popErrorScope().then(judge));
-      if (this.#pending.length > MOST_PENDING) this.#pending = [Promise.all(this.#pending).then(() => {})];
+      if (this.#pending.length > MAX_PENDING) this.#pending = [Promise.all(this.#pending).then(() => {})];
     }
   }
 
-  /** Waits for the outcome of all error scopes. */
+  /** Waits for the results of all error scopes. */
   async settle(): Promise<void> {
     const pending = this.#pending;
     this.#pending = [];
     await Promise.all(pending);
   }
 
-  /** Waits, after the GPU has refused something, for the news that it is lost: browsers tell it later. */
+  /** Waits for a device-lost event after a refused call: browsers report it later. */
   async awaitLoss(): Promise<void> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const patience = new Promise((resolve) => {

@@ -1,8 +1,8 @@
-/** Between a buffer's bytes and the arrays of the host. */
+/** Converts between the bytes of a buffer and host arrays. */
 import { type DType, type HostArray, hostArray } from "../dtype.ts";
 import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
 
-/** Values as a buffer of that type holds them, padded to whole words. */
+/** The bytes of values in a buffer of that dtype, padded to whole words. */
 export function toBytes(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
   if (dtype === "f16") {
     const half = new Uint16Array(Math.ceil(values.length / 2) * 2);

@@ -3,7 +3,7 @@ import { SidenetError } from "../errors.ts";
 import type { KernelCall } from "../op.ts";
 import { Tensor } from "../tensor.ts";
 
-/** Element types by binding: what makes one variant of a kernel different from another, besides constants and bodies. */
+/** Element types by binding, which select the variant of a kernel together with constants and bodies. */
 export function dtypesOf({ bind }: KernelCall): Record<string, DType> {
   const dtypes: Record<string, DType> = {};
   for (const name in bind) dtypes[name] = bind[name]?.dtype ?? "f32";
@@ -11,8 +11,8 @@ export function dtypesOf({ bind }: KernelCall): Record<string, DType> {
 }
 
 /**
- * Workgroup extents within the limit of an axis: a plain count past it becomes a rectangle, and kernels skip its tail. Null:
- * there is nothing to run. Throws `T-TOO-LARGE`.
+ * Workgroup extents within the limit per axis: a count beyond it becomes a rectangle, whose excess workgroups return at once.
+ * null if there is nothing to run. Throws `T-TOO-LARGE`.
  */
 export function foldGrid(
   kernel: string,
@@ -35,8 +35,8 @@ export function foldGrid(
 }
 
 /**
- * A call by somebody else than an op: throws `T-KERNEL` for what is bound and is no tensor, and for a grid that is none. Who
- * asks checks that the tensors are its own, and live.
+ * Checks a call from outside the op table and returns its tensors, whose device and liveness the caller has to check. Throws
+ * `T-KERNEL` for a binding that is not a tensor and for a malformed grid.
  */
 export function checkCall(kernel: string, { bind, grid }: KernelCall): readonly Tensor[] {
   const extents = typeof grid === "number" ? [grid] : Array.isArray(grid) && grid.length === 3 ? grid : null;

@@ -1,12 +1,12 @@
 /**
- * Reads what the engine needs from a kernel's WGSL text, and writes the variant that a dispatch asks for. The text is
- * valid WGSL as it stands (all elements f32, parameters as immediates); variants differ by whole lines only:
+ * Parses the WGSL text of a kernel and generates the variant that a dispatch asks for. The text itself is valid WGSL (all
+ * elements f32, parameters as immediates). Variants differ in whole lines only:
  *
  *   alias x_t = f32;               becomes f16, i32 or u32 when `x` is bound to such a tensor
  *   <line> // x f16: <other line>  the other line when `x` is bound to an f16 tensor
  *   const TILE: u32 = 8;           another value, likewise `override`
- *   <line>                         the other line where the constant WIDTH is 1, or none if nothing follows the colon;
- *   // WIDTH=1: <other line>       several such lines may stand below each other
+ *   <line>                         the other line if the constant WIDTH is 1, or no line if nothing follows the colon;
+ *   // WIDTH=1: <other line>       several such lines may follow each other
  *   fn apply(...) -> T { ... }     another body, one line
  *   var<immediate> p: Params;      a uniform, on adapters without immediates
  */
@@ -33,7 +33,7 @@ export interface KernelSource {
   readonly params: readonly ParamField[];
 }
 
-/** What makes one variant of a kernel different from another. */
+/** What selects a variant of a kernel. */
 export interface Variant {
   readonly dtypes: Readonly<Record<string, DType>>;
   readonly consts: Readonly<Record<string, number>>;
@@ -41,7 +41,7 @@ export interface Variant {
   readonly immediates: boolean;
 }
 
-/** Bytes of parameters that an adapter with immediates takes. */
+/** Limit on the bytes of parameters: what adapters allow for immediates. */
 const MAX_PARAM_BYTES = 64;
 
 const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
@@ -52,7 +52,7 @@ const ALTERNATIVE = /^([ \t]*)\/\/ (\w+)=(\d+):(.*)$/gm;
 
 const parsed = new Map<string, KernelSource>();
 
-/** Parses `kernels/<file>.wgsl` once. Throws `T-KERNEL` when there is none or it breaks the rules above. */
+/** Parses `kernels/<file>.wgsl`, once. Throws `T-KERNEL` if there is no such file or it breaks the rules above. */
 export function kernelSource(file: string): KernelSource {
   const known = parsed.get(file);
   if (known) return known;
@@ -64,8 +64,8 @@ export function kernelSource(file: string): KernelSource {
 }
 
 /**
- * Adds a kernel that is not of the package: WGSL by the rules above, dispatched as `name/entry`. The same text again changes
- * nothing. Throws `T-KERNEL` when the name is taken by another text, or the text breaks the rules.
+ * Adds a kernel of the caller: WGSL by the rules above, dispatched as `name/entry`. Adding the same text again does nothing.
+ * Throws `T-KERNEL` if the name belongs to another text, or if the text breaks the rules.
  */
 export function addKernelSource(name: string, text: string): void {
   if (name === "" || name.includes("/")) {
@@ -94,7 +94,7 @@ function parseKernel(file: string, text: string): KernelSource {
 }
 
 function parseParams(file: string, text: string): ParamField[] {
-  if (!/\bParams\b/.test(text)) return []; // a kernel that takes none
+  if (!/\bParams\b/.test(text)) return []; // a kernel without parameters
   const body = /struct Params \{([^}]*)\}/.exec(text)?.[1] ?? "";
   const fields = [...body.replaceAll(/\/\/.*$/gm, "").matchAll(/(\w+)\s*:\s*(u32|i32|f32)\b/g)].map(
     ([, name = "", type]) => ({ name, type: type as ParamField["type"] }),
@@ -108,7 +108,7 @@ function parseParams(file: string, text: string): ParamField[] {
   return fields;
 }
 
-/** The text with the lines that these constants choose. */
+/** The text with the lines that the constants choose. */
 const chooseLines = (text: string, consts: Variant["consts"]): string =>
   text.replace(ALTERNATIVES, (_, line: string, alternatives: string) => {
     let chosen = line;
@@ -121,7 +121,7 @@ const chooseLines = (text: string, consts: Variant["consts"]): string =>
 const choosesLines = (text: string, name: string): boolean =>
   new RegExp(`^[ \\t]*// ${name}=\\d+:`, "m").test(text);
 
-/** The WGSL text of a variant. Throws `T-KERNEL` for a const or function that the file does not have. */
+/** The WGSL text of a variant. Throws `T-KERNEL` for a constant or function that the file lacks. */
 export function specialize(source: KernelSource, variant: Variant): string {
   let text = chooseLines(source.text, variant.consts);
   const replace = (pattern: RegExp, replacement: (line: string) => string, what: string): void => {
@@ -130,7 +130,7 @@ export function specialize(source: KernelSource, variant: Variant): string {
     text = text.replace(pattern, replacement);
   };
   for (const [name, dtype] of Object.entries(variant.dtypes)) {
-    if (dtype !== "i32" && dtype !== "u32") continue; // a binding without an alias has its one type
+    if (dtype !== "i32" && dtype !== "u32") continue; // a binding without an alias has a fixed type
     text = text.replace(new RegExp(`^alias ${name}_t = f32;`, "m"), `alias ${name}_t = ${dtype};`);
   }
   const half = Object.entries(variant.dtypes).filter(([, dtype]) => dtype === "f16");
@@ -159,7 +159,7 @@ export function specialize(source: KernelSource, variant: Variant): string {
   return half.length > 0 ? `enable f16;\n${text}` : text;
 }
 
-/** Views of the same bytes, which are packed anew for each dispatch. */
+/** Views of one buffer, which every dispatch overwrites. */
 interface ParamWriter {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly unsigned: Uint32Array;
@@ -184,8 +184,8 @@ function writerOf(source: KernelSource): ParamWriter {
 }
 
 /**
- * Packs parameters in the order of `struct Params`, into memory that the next call for this kernel uses again.
- * Throws `T-KERNEL` for a missing or unknown one.
+ * Packs parameters in the order of `struct Params`, into memory that the next call for this kernel reuses. Throws `T-KERNEL` for a
+ * missing or unknown parameter.
  */
 export function packParams(
   source: KernelSource,

@@ -4,7 +4,7 @@ import { SidenetError } from "../errors.ts";
 import { type KernelSource, kernelSource, specialize, type Variant } from "./kernel-source.ts";
 import { TEXTURE_FORMAT } from "./textures.ts";
 
-/** A compiled kernel and what its dispatches need. */
+/** A compiled kernel variant. */
 export interface Pipeline {
   readonly source: KernelSource;
   readonly gpu: GPUComputePipeline;
@@ -15,7 +15,7 @@ export interface Pipeline {
 
 const COMPUTE_STAGE = 4;
 
-/** What distinguishes a variant of a kernel from others: `Pipeline.key`. */
+/** The key of a kernel variant: `Pipeline.key`. */
 export function pipelineKey(
   kernel: string,
   dtypes: Readonly<Record<string, DType>>,
@@ -29,7 +29,7 @@ export function pipelineKey(
   return key;
 }
 
-/** Compiled kernels by what distinguishes them. Sizes never do: a pipeline costs seconds on a cold software driver. */
+/** Compiled kernels by key. Sizes are not part of it: compiling a pipeline takes seconds on a cold software driver. */
 export class PipelineCache {
   readonly #device: GPUDevice;
   readonly #immediates: boolean;
@@ -62,10 +62,10 @@ export class PipelineCache {
     return pipeline;
   }
 
-  /** What did not compile: asked for again, it is compiled again, and says again why not. */
+  /** Forgets a variant that did not compile: the next request compiles it again and reports the error again. */
   forget(key: string): void {
     this.#pipelines.delete(key);
-    this.#modules.clear(); // the others are compiled, and need theirs no more
+    this.#modules.clear(); // compiled pipelines no longer need their modules
   }
 
   #compile(key: string, kernel: string, variant: Variant): Pipeline {

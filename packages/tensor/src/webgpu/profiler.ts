@@ -1,19 +1,18 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import { USAGE } from "./buffer-pool.ts";
 
-/** Time of one kernel over a profiled stretch. */
+/** GPU time of one kernel while profiling was on. */
 export interface KernelTime {
   readonly kernel: string;
   readonly dispatches: number;
   readonly elapsedMs: number;
 }
 
-/** Passes that one query set holds: two timestamps each, 4,096 at most by the specification. */
+/** Passes per query set: two timestamps each, of the 4,096 that the specification allows. */
 const CAPACITY = 2048;
 
 /**
- * Times each dispatch with timestamp queries (one compute pass a dispatch while it is on). Results gather on the GPU and
- * are read once, at the end.
+ * Times each dispatch with timestamp queries, in a compute pass of its own. `finish` returns the sums by kernel.
  */
 export class Profiler {
   readonly #device: GPUDevice;
@@ -32,19 +31,19 @@ export class Profiler {
     });
   }
 
-  /** The query set is full: submit and `collect` before the next dispatch. */
+  /** Whether the query set is full: submit before the next dispatch. */
   get full(): boolean {
     return this.#labels.length >= CAPACITY;
   }
 
-  /** Timestamps for the pass of one dispatch. */
+  /** The timestamp writes of the pass of one dispatch. */
   next(label: string): GPUComputePassTimestampWrites {
     const at = 2 * this.#labels.length;
     this.#labels.push(label);
     return { querySet: this.#querySet, beginningOfPassWriteIndex: at, endOfPassWriteIndex: at + 1 };
   }
 
-  /** Encodes the copy-out of what was timed since the last call; `read` it after the submit. */
+  /** Encodes the copy of the timestamps since the last call; call the result after the submit, to read them. */
   resolve(encoder: GPUCommandEncoder): (() => void) | null {
     const labels = this.#labels.splice(0);
     if (labels.length === 0) return null;
@@ -55,7 +54,7 @@ export class Profiler {
     return () => this.#pending.push(this.#collect(staging, labels));
   }
 
-  /** Kernels by time, the slowest first. */
+  /** GPU time by kernel, slowest first. */
   async finish(): Promise<KernelTime[]> {
     await Promise.all(this.#pending);
     this.#querySet.destroy();
