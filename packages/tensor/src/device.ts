@@ -40,11 +40,11 @@ export abstract class Device {
   readonly memory = new MemoryAccount();
   /** Whether tensors have values; false on `meta`. */
   readonly holdsValues: boolean = true;
-  /** Called with the name of each op that has been asked for, views included: for records of what a run does. */
+  /** Called with the name of each op after its call, views included. */
   onOp: ((name: string) => void) | null = null;
-  /** Floating-point operations of all ops since the device was made (methods.md, 6). */
+  /** Floating-point operations of all ops since the device was created (methods.md, 6). */
   flops = 0;
-  /** The same by op, views and the like left out. */
+  /** The same by op, without ops that compute nothing. */
   readonly flopsByOp = new Map<string, number>();
   readonly #scopes = new ScopeStack();
   #anomalies: AnomalyWatch | null = null;

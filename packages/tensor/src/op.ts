@@ -137,7 +137,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly nullable?: readonly (keyof A & string)[];
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
   infer?(inputs: InputSpecs<Sig>, attrs: A): Inferred;
-  /** What is wrong with extents that the signature accepts, or null. `has` tells which optional inputs are given. */
+  /** Describes what is wrong with extents that the signature accepts, or null. `has` says which optional inputs are given. */
   readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
   readonly view?: boolean;
@@ -145,9 +145,9 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A, shapes: Io<Sig, Shape>) => void;
   /** Dispatches the op on WebGPU. It has to write every element of every output. */
   readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
-  /** WGSL texts that `kernel` dispatches and `@sidenet/kernels` does not have, by the name before the slash. */
+  /** WGSL texts of kernels that `kernel` dispatches and `@sidenet/kernels` lacks, by the name before the slash. */
   readonly sources?: Readonly<Record<string, string>>;
-  /** Ranges that test cases draw extents from, by letter; they straddle workgroups on purpose. */
+  /** Draws a random test case; its extents should lie on both sides of tile and workgroup sizes. */
   readonly draw: (pick: TestRandom) => Draw<A>;
   /** Float32 tolerance, with its derivation in a comment. f16 storage adds the rounding of inputs and outputs. */
   readonly close: Closeness | ((dims: Dims) => Closeness);

@@ -4,7 +4,7 @@ import type { BytesByCategory } from "./memory.ts";
 /** Memory right after an op was called. */
 export interface MemorySample {
   readonly op: string;
-  /** Labels of the scopes that were open, the outermost first. */
+  /** Labels of the open scopes, outermost first. */
   readonly scopes: readonly string[];
   readonly liveBytes: number;
   readonly live: BytesByCategory;

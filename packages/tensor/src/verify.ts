@@ -23,7 +23,7 @@ export interface Outcome {
   readonly values: HostArray | null;
 }
 
-/** Runs a case with all its residuals and reads everything it wrote; nothing of it stays on the device. */
+/** Runs a case with all its residuals, reads everything that it wrote, and frees its tensors. */
 export async function runCase(device: Device, op: OpOrName, drawn: OpCase): Promise<Outcome[]> {
   const { signature } = rowOf(op);
   const residuals = signature.outputs.filter((operand) => operand.residual).map((operand) => operand.name);
@@ -48,7 +48,7 @@ export async function runCase(device: Device, op: OpOrName, drawn: OpCase): Prom
   }
 }
 
-/** Extents of a case by letter, as the row's tolerance wants them; 1 for letters of operands that are left out. */
+/** Extents of a case by letter, for the tolerance of its row; 1 for letters that only absent operands have. */
 export function caseDims(op: OpOrName, drawn: OpCase): Dims {
   const row = rowOf(op);
   const letters = row.signature.inputs.flatMap((operand) => operand.letters);

@@ -111,10 +111,10 @@ export interface Ops extends OpsOf<OpTable> {
 /** Names of all ops, in the table's order. */
 export const opNames = Object.keys(opTable) as OpName[];
 
-/** Whether this very row stands in the table. */
+/** Whether the table has this row (not just its name). */
 export const isInTable = (row: AnyOpRow): boolean => (opTable as Record<string, AnyOpRow>)[row.name] === row;
 
-/** Throws `T-OP` for a name that is not in the table, and for a row outside the table that has the name of one inside. */
+/** The row of an op. Throws `T-OP` for an unknown name, and for a row outside the table with the name of a row inside. */
 export function rowOf(op: OpOrName): AnyOpRow {
   const name = typeof op === "string" ? op : op.name;
   const known: AnyOpRow | undefined = opTable[name as OpName];
