@@ -3,7 +3,7 @@ import { CpuDevice, type Device, MetaDevice, type Ops, SidenetError, type Tensor
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
 
-/** Runs `body` in the mode and says what a read of its result told, or "clean". */
+/** Runs `body` in the mode and returns the error of reading its result, or "clean". */
 async function told(device: Device, body: (ops: Ops) => Tensor): Promise<string> {
   device.detectAnomaly = true;
   using result = device.scope(() => body(device.ops));
@@ -15,7 +15,7 @@ async function told(device: Device, body: (ops: Ops) => Tensor): Promise<string>
     expect((error as SidenetError).code).toBe("T-ANOMALY");
     return (error as SidenetError).message;
   } finally {
-    await device.synchronize(); // told once: this does not reject again
+    await device.synchronize(); // reported once: this does not reject again
   }
 }
 

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type AttentionCall, runAttention } from "./attention-call.ts";
 import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
 
-/** [B, T, S, H, G, D], queryOffset: one query, tiles and their edges, each room for D, D in fours and not. */
+/** [B, T, S, H, G, D], queryOffset: one query, tiles and their edges, each MAX_D, D that are multiples of 4 and others. */
 const cases: readonly (readonly [readonly number[], number])[] = [
   [[1, 1, 70, 6, 2, 64], 69],
   [[2, 33, 33, 3, 1, 72], 0],
@@ -12,7 +12,7 @@ const cases: readonly (readonly [readonly number[], number])[] = [
   [[1, 9, 17, 1, 1, 256], 8],
   [[2, 20, 20, 4, 2, 10], 0],
   [[1, 35, 35, 1, 1, 1], 0],
-  [[1, 10, 6, 2, 1, 8], -4], // the first queries see nothing
+  [[1, 10, 6, 2, 1, 8], -4], // no key is visible to the first queries
   [[1, 64, 129, 2, 2, 96], 65], // whole tiles of attention-block, and one key
   [[1, 129, 129, 7, 1, 64], 0], // and rows of a key tile that several workgroups share
   [[1, 65, 65, 5, 1, 160], 0],
@@ -36,7 +36,7 @@ async function agrees(devices: readonly Device[], inputs: AttentionCall, rel: nu
   for (const tensor of Object.values(want)) tensor.dispose();
 }
 
-/** Of queries that see one key each: q and k have no say. */
+/** Of queries with one visible key each: the weight is 1, whatever q and k are. */
 async function passesNothingToScores(device: Device): Promise<void> {
   const sights: readonly AttentionCall[] = [
     { dims: [2, 1, 1, 3, 1, 128], queryOffset: 0 },
@@ -57,7 +57,7 @@ describe("attention in WebAssembly and on the CPU", () => {
   it.each([
     ["wasm", () => openNodeWasm()],
     ["cpu", async () => new CpuDevice()],
-  ] as const)("a query that sees one key passes nothing on to q and k: %s", async (_, open) => {
+  ] as const)("a query with a single visible key has no gradient for q and k: %s", async (_, open) => {
     const device: Device = await open();
     await passesNothingToScores(device);
     device.dispose();
@@ -110,12 +110,12 @@ describe.runIf(gpuAvailable).each([
   });
   afterAll(() => gpu?.dispose());
 
-  // One test each: a software driver compiles a room for D for half a minute.
+  // One test each: a software driver compiles the kernels for one MAX_D for half a minute.
   it.each(cases)("agrees with its reference at every kind of size: %j at %i", async (dims, queryOffset) => {
     await agrees([gpu], { dims, queryOffset }, 2e-5);
   });
 
-  it("hides padding on either side; a query that sees nothing gives 0 and passes nothing on", async () => {
+  it("masks padding on either side; a query without visible keys gives 0 and has no gradient", async () => {
     for (const keyMask of [
       (_b: number, s: number) => Number(s > 6),
       (b: number, s: number) => Number(s < 20 + b),
@@ -125,7 +125,7 @@ describe.runIf(gpuAvailable).each([
     }
   });
 
-  it("a query that sees one key passes nothing on to q and k", () => passesNothingToScores(gpu));
+  it("a query with a single visible key has no gradient for q and k", () => passesNothingToScores(gpu));
 
   it("hides other segments beside padding, with a cache and without", async () => {
     const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 17) - 1;
@@ -139,11 +139,11 @@ describe.runIf(gpuAvailable).each([
 
   it("stays finite and exact with scores of thousands", async () => {
     // Deviation 32 in both: scores of ±8,000, which only differences bring back into the range of exp.
-    // One unit in the last place of such a score is 5e-4 of a weight.
+    // One ulp of such a score changes a weight by 5e-4.
     await agrees([gpu], { dims: [1, 24, 24, 2, 1, 64], queryOffset: 0, by: larger(32) }, 5e-3);
   });
 
-  it("keeps the sequences of a pack apart: each gives what it gives alone", async () => {
+  it("separates packed sequences: each gives the same as alone", async () => {
     const lengths = [1, 33, 70, 20]; // short, past a tile, past two
     const ends = lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b));
     const [T, H, D] = [ends.at(-1)!, 2, 16];

@@ -30,7 +30,7 @@ const large = [
   [130, 300, 260],
 ] as const;
 
-/** Each way to run a product; the one for GPUs runs on whatever adapter there is. */
+/** Settings that reach every matmul kernel; the kernels for GPUs run on any adapter. */
 const settings: [string, Options, readonly (readonly [number, number, number])[]][] = [
   ["as the adapter is", {}, small],
   ["as on a GPU", { adapterClass: "discrete" }, small],
@@ -69,7 +69,7 @@ describe.runIf(gpuAvailable).each(settings)("matmul, %s", (_, options, sizes) =>
   });
 });
 
-it.runIf(gpuAvailable)("products of enough blocks take the large ones on a GPU, and are right", async () => {
+it.runIf(gpuAvailable)("a matmul with enough blocks uses the large ones on a GPU, and is right", async () => {
   const gpu = await openTestGpu({ adapterClass: "discrete" });
   const P = 130;
   const shapes = {

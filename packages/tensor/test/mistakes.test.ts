@@ -1,4 +1,4 @@
-// What a program that is not checked by TypeScript, or checked loosely, hands over by mistake: told by name, with nothing left behind.
+// Mistakes of programs that TypeScript does not check strictly: the error names them, and no tensor is left behind.
 import {
   CpuDevice,
   type Device,
@@ -17,7 +17,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { propertyRuns } from "./support.ts";
 
-/** The methods of ops as JavaScript sees them. */
+/** The methods of ops without types, as in JavaScript. */
 type Loose = Readonly<Record<string, (...args: unknown[]) => Tensor>>;
 const loose = (device: Device): Loose => device.ops as unknown as Loose;
 
@@ -140,7 +140,7 @@ describe("an operand", () => {
     });
   });
 
-  it("of another device of the same kind is told apart from one of this", () => {
+  it("of another device of the same kind is refused too", () => {
     const [one, other] = [new CpuDevice(), new CpuDevice()];
     using x = one.tensor([1], [1]);
     using y = other.tensor([1], [1]);

@@ -96,7 +96,7 @@ describe.each(devices)("NF4 on %s", (kind) => {
     await fc.assert(property, propertyRuns(12));
   });
 
-  it("a product with the identity gives the weight, in panels and in windows of codes alike", async () => {
+  it("a matmul with the identity gives the weight, in panels and in windows of codes", async () => {
     const [O, I] = [1088, 128]; // 69,632 bytes of codes
     for (const [N, panelBytes] of [
       [1, 2 ** 23],
@@ -171,7 +171,7 @@ describe.runIf(gpuAvailable)("quotients of NF4 kernels", () => {
       const random = new Random(3, 0);
       const n = 4096;
       const s = Float32Array.from({ length: n }, () => 2 ** (random.uniform() * 20 - 10));
-      // Counts, any numbers, and quotients about a power of two, where units change.
+      // Integers, any numbers, and quotients near a power of two, where the ulp changes.
       const a = s.map((value, i) =>
         i % 3 === 0
           ? 1 + (i % 700)

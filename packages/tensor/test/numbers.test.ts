@@ -6,7 +6,7 @@ import { gpuAvailable, openTestGpu } from "./support.ts";
 const EDGES = [0, -0, 1e-40, -1e-40, 1e-30, 0.5, -1, 12, -12, 88, -104, 1e4, -1e4, 65504, 3e38, -3e38].map(
   Math.fround,
 );
-/** Past these magnitudes a product, or a sum, has no float32 any more. */
+/** Beyond these magnitudes a product, or a sum, overflows float32. */
 const NARROW = EDGES.filter((x) => Math.abs(x) < 1e15);
 
 const unaryNames = opNames.filter((name) => rowOf(name).sig === "x[N..] -> y[N..]");
@@ -32,7 +32,7 @@ describe.runIf(gpuAvailable)("elementwise ops at the edges of float32", () => {
     const [found, expected] = [await got.read(), await want.read()];
     for (let i = 0; i < expected.length; i++) {
       const at = `${name}(${operands.map((values) => values[i])})`;
-      // e^88 may be 179 units in the last place off; what is below the smallest normal number may become 0.
+      // e^88 may be 179 units in the last place off; subnormal results may become 0.
       const limit = 3e-5 * Math.abs(expected[i]) + 2e-7;
       expect(Number.isFinite(found[i]), `${at} is ${found[i]}`).toBe(true);
       expect(

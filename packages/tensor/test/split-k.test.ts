@@ -21,7 +21,7 @@ import { gpuAvailable, openTestGpu, propertyRuns, timeBoxed } from "./support.ts
 type Extents = Readonly<Record<"P" | "M" | "K" | "N", number>>;
 type Form = "matmul" | "matmulNT" | "matmulTN";
 
-/** Operands of a product, as the form stores them. */
+/** Shapes of the operands of a matmul, as the form stores them. */
 function shapesOf(form: Form, { P, M, K, N }: Extents): [a: number[], b: number[]] {
   const batch = P > 1 ? [P] : [];
   return [
@@ -30,7 +30,7 @@ function shapesOf(form: Form, { P, M, K, N }: Extents): [a: number[], b: number[
   ];
 }
 
-/** What a product would dispatch on such a device, and the most that it takes beside its operands and y. */
+/** The dispatches of a matmul on such a device, and its peak workspace in bytes. */
 function planOf(profile: Partial<DeviceProfile>, form: Form, extents: Extents) {
   const calls: { kernel: KernelEntry; call: KernelCall }[] = [];
   const meta = new MetaDevice(profile, (kernel, call) => calls.push({ kernel, call }));
@@ -142,7 +142,7 @@ describe("the plan of a matmul", () => {
   });
 });
 
-/** Extents whose sums are long and whose results are small, by op: dims and attributes that a row's own draw may replace. */
+/** Extents with a long K and small results, by op, which replace those of the row's own draw. */
 const LONG: Partial<Record<OpName, (pick: TestRandom) => Record<string, number | readonly number[]>>> = {
   matmul: longProduct,
   matmulNT: longProduct,
@@ -174,7 +174,7 @@ function longRow(name: OpName): AnyOpRow {
   return { ...row, draw };
 }
 
-/** Tables and limits under which sums of a few hundred are cut in two to nine, in whole and in windows. */
+/** Limits under which a K of a few hundred has two to nine splits, with operands whole and in windows. */
 const SETTINGS: [string, { maxBindingBytes?: number }][] = [
   ["whole", {}],
   ["in windows of 128 KiB", { maxBindingBytes: 2 ** 17 }],
@@ -208,7 +208,7 @@ describe.runIf(gpuAvailable).each(SETTINGS)("matmul with split-K, %s", (_, optio
         try {
           await runCase(meta, name, drawn);
         } catch (error) {
-          // A row, or as many as windows begin apart, that fits no binding.
+          // A row, or the smallest aligned window, does not fit a binding.
           if (error instanceof SidenetError && error.code === "T-TOO-LARGE") return;
           throw error;
         }

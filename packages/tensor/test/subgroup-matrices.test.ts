@@ -14,7 +14,7 @@ function runOnSubgroupMatrices(
   ...[form, operands, extents]: Parameters<typeof runMatmul> extends [unknown, ...infer Rest] ? Rest : never
 ): number {
   gpu.calls.length = 0;
-  const context = makeKernelContext(gpu, "a product", (kernel, call) => gpu.dispatch(kernel, call));
+  const context = makeKernelContext(gpu, "a matmul", (kernel, call) => gpu.dispatch(kernel, call));
   try {
     runMatmul(context.kernel, form, operands, extents);
   } finally {

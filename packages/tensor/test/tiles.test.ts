@@ -35,7 +35,7 @@ const TABLES: Tiles[] = Object.entries(TILE_CANDIDATES).flatMap(([name, values])
 describe.runIf(gpuAvailable).each([
   ["a software driver", {}],
   ["a GPU", { adapterClass: "discrete" as const }],
-])("products as on %s", (_, options) => {
+])("matmul as on %s", (_, options) => {
   it("agree with the reference whatever the table says", async () => {
     const device = (await openTestGpu(options)) as WebGpuDevice;
     const reference = new CpuDevice({ precision: "f64" });

@@ -103,14 +103,14 @@ function place(array: Typed, at: Typed, step: Typed): string {
   return `${array.js}, (${at.js}) * ${width}, (${step.js}) * ${width}`;
 }
 
-const loadUnit =
+const loadMatrix =
   (major: "row" | "col"): Builtin =>
   ([array, at, step], template) => {
-    if (template?.kind !== "unit") throw new Error("a load of no matrix");
-    return { js: `loadUnit($, "${template.use}", "${major}", ${place(array, at, step)})`, type: template };
+    if (template?.kind !== "subgroupMatrix") throw new Error("a load of no matrix");
+    return { js: `loadMatrix($, "${template.use}", "${major}", ${place(array, at, step)})`, type: template };
   };
 
-const RESULT: Type = { kind: "unit", use: "result" };
+const RESULT: Type = { kind: "subgroupMatrix", use: "result" };
 const NUMBERS = ["min", "max", "abs", "exp", "log", "sqrt", "floor", "pow", "trunc", "round", "sign"];
 
 export const BUILTINS = new Map<string, Builtin>([
@@ -147,16 +147,19 @@ export const BUILTINS = new Map<string, Builtin>([
   ["workgroupUniformLoad", ([x]) => ({ js: `(yield* uniform(() => ${x.js}))`, type: x.type })],
   ["atomicStore", ([x, value]) => ({ js: `${x.js} = ${value.js}`, type: VOID })],
   ["atomicLoad", ([x]) => x],
-  ["subgroupMatrixLoad.row_major", loadUnit("row")],
-  ["subgroupMatrixLoad.col_major", loadUnit("col")],
-  ["subgroupMatrixLoad", loadUnit("row")],
+  ["subgroupMatrixLoad.row_major", loadMatrix("row")],
+  ["subgroupMatrixLoad.col_major", loadMatrix("col")],
+  ["subgroupMatrixLoad", loadMatrix("row")],
   [
     "subgroupMatrixMultiplyAccumulate",
     (given) => ({ js: `multiplyAccumulate($, ${given.map(({ js }) => js)})`, type: RESULT }),
   ],
   [
     "subgroupMatrixStore.row_major",
-    ([array, at, unit, step]) => ({ js: `storeUnit($, ${unit.js}, ${place(array, at, step)})`, type: VOID }),
+    ([array, at, matrix, step]) => ({
+      js: `storeMatrix($, ${matrix.js}, ${place(array, at, step)})`,
+      type: VOID,
+    }),
   ],
   ["subgroupMatrixStore", () => ({ js: "", type: VOID })],
 ]);

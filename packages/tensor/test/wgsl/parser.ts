@@ -92,8 +92,8 @@ export function readType(reader: Reader, module: Module): Type {
   if (name === "mat4x4") return { kind: "mat", elem };
   if (name === "array") return { kind: "array", of, length: rest.join(" ") || null };
   if (name === "atomic") return of;
-  const unit = /^subgroup_matrix_(left|right|result)$/.exec(name);
-  if (unit) return { kind: "unit", use: unit[1] as "left" | "right" | "result" };
+  const matrix = /^subgroup_matrix_(left|right|result)$/.exec(name);
+  if (matrix) return { kind: "subgroupMatrix", use: matrix[1] as "left" | "right" | "result" };
   throw new Error(`no type ${name}`);
 }
 

@@ -54,15 +54,15 @@ interface Operand {
 const SIDE = 16;
 const EIGHT = 8;
 
-function loadUnit($: Thread, use: string, major: string, memory: Memory, at: number, step: number) {
+function loadMatrix($: Thread, use: string, major: string, memory: Memory, at: number, step: number) {
   const isColumns = major === "col";
   if (use !== "result") return { memory, at, step, isColumns };
   const start = at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT;
   return Float32Array.from(memory.subarray(start, start + EIGHT));
 }
 
-function storeUnit($: Thread, unit: Float32Array, memory: Memory, at: number, step: number): void {
-  memory.set(unit, at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT);
+function storeMatrix($: Thread, matrix: Float32Array, memory: Memory, at: number, step: number): void {
+  memory.set(matrix, at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT);
 }
 
 /** Eight of a lane's row; operands are read here, so kernels may not have written to them since the load. */
@@ -108,8 +108,8 @@ const RUNTIME = {
   dot: (a: readonly number[], b: readonly number[]) =>
     Math.fround(a.reduce((sum, x, i) => sum + x * b[i], 0)),
   transpose: (m: readonly (readonly number[])[]) => m.map((_, i) => m.map((column) => column[i])),
-  loadUnit,
-  storeUnit,
+  loadMatrix,
+  storeMatrix,
   multiplyAccumulate,
   uniform,
 };

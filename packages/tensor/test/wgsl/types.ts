@@ -9,7 +9,7 @@ export type Type =
   | { readonly kind: "mat"; readonly elem: Elem } // four columns of four
   | { readonly kind: "struct"; readonly name: string; readonly fields: readonly (readonly [string, Type])[] }
   | { readonly kind: "array"; readonly of: Type; readonly length: string | null }
-  | { readonly kind: "unit"; readonly use: "left" | "right" | "result" }
+  | { readonly kind: "subgroupMatrix"; readonly use: "left" | "right" | "result" }
   | { readonly kind: "void" };
 
 export const scalar = (elem: Elem): Type => ({ kind: "scalar", elem });
@@ -35,7 +35,7 @@ export function showType(type: Type): string {
       return type.name;
     case "array":
       return `array<${showType(type.of)}>`;
-    case "unit":
+    case "subgroupMatrix":
       return `subgroup_matrix_${type.use}`;
     case "void":
       return "nothing";
@@ -72,7 +72,7 @@ export function zeroOf(type: Type): string {
         .join(",")}]`;
     case "struct":
       return `({${type.fields.map(([name, field]) => `${name}:${zeroOf(field)}`).join(",")}})`;
-    case "unit":
+    case "subgroupMatrix":
       return "new Float32Array(8)";
     default:
       throw new Error(`no zero of ${showType(type)}`);
