@@ -141,7 +141,10 @@ async function compareRuns(
   variants: readonly Variant[],
 ): Promise<Outcome> {
   const results: Result[] = [];
-  const stop = stopOnSignals(report, "stopping before the next step; methods that are done stay compared");
+  const stop = stopOnSignals(
+    report,
+    "stopping before the next step; the results of finished methods are kept",
+  );
   try {
     const device = await withDevice(options, report, async (device) => {
       for (const variant of variants) settingsOf(variant, options, device); // a mistake is told before hours are spent
