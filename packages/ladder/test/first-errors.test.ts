@@ -192,7 +192,7 @@ describe("a new user is told", () => {
       "a resume of nothing",
       () => ["train", "--output", join(root, "nothing"), "--resume"],
       2,
-      /holds no run to go on with/,
+      /holds no run to resume/,
     ],
     [
       "an adapter that is not there",

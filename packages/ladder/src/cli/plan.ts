@@ -218,7 +218,7 @@ function fitAll(
 }
 
 const NOTHING_FITS =
-  "Nothing fits. Less is taken by embeddings and head in NF4 too (--quantize-ends), or by a smaller model: docs/memory.md.";
+  "Nothing fits. To save memory, store embeddings and lm_head in NF4 too (--quantize-ends), or use a smaller model: see docs/memory.md.";
 
 function printBudget(report: Report, { memory_bytes, longest, best }: Budget, config: ModelConfig): void {
   const rows = longest.map((row) =>

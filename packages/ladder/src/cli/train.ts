@@ -232,8 +232,8 @@ async function inheritSettings(report: Report, command: Command, layers: Layers)
   if (run === null) {
     const { model, data } = command.opts<Partial<TrainOptions>>();
     if (model !== undefined && data !== undefined)
-      report.note(`${output} holds no run yet: a new one starts`);
-    else throw new SidenetError("C-USAGE", `${output} holds no run to go on with. Check --output.`);
+      report.note(`${output} holds no run yet: starting a new one`);
+    else throw new SidenetError("C-USAGE", `${output} holds no run to resume. Check --output.`);
     return;
   }
   const known = Object.entries(run.settings).filter(([, value]) => value !== null);
