@@ -9,7 +9,7 @@ export type Source = string;
 
 const text = z.string();
 
-/** The fields of records; others are ignored. */
+/** Fields that a record, or a row of an evaluation task, may have; others are ignored. */
 export const RECORD_FIELDS = [
   "text",
   "prompt",
@@ -19,6 +19,9 @@ export const RECORD_FIELDS = [
   "question",
   "choices",
   "label",
+  "answer",
+  "solution",
+  "first_error_step",
 ] as const;
 /** The name of a field that `--map` takes. */
 export type RecordField = (typeof RECORD_FIELDS)[number];
@@ -73,7 +76,8 @@ const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 
 /** What is wrong with the fields of a value, or how they could be mapped to those of a record. */
 function cureFor(value: unknown): string {
-  if (recordSchema.safeParse(value).success) return "It would be a record without the mapping of fields.";
+  if (recordSchema.safeParse(value).success)
+    return "Leave the field mapping out: without it this is a valid record.";
   const fields: Record<string, unknown> = { ...(value as object | null) };
   const { label, choices } = fields;
   if (Array.isArray(choices) && Number(label) >= choices.length)
@@ -111,6 +115,8 @@ const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
   ["prompt", "completion"],
   ["messages"],
   ["context", "question", "choices", "label"],
+  ["question", "answer"],
+  ["question", "solution", "label", "first_error_step"],
 ];
 
 /** The names in the data of fields of a record; "choices.text" is a field within a field. */

@@ -231,6 +231,16 @@ describe("sidenet eval", () => {
     expect(one.count).toBeGreaterThan(3);
   });
 
+  it("maps the fields of a task that are none of a record", async () => {
+    const data = await put("gsm.jsonl", jsonl([{ problem: "1+1?", worked: "#### 2" }]));
+    const names = ["--map", "question=problem", "answer=worked", "--answer-tokens", "2"];
+    expect(await evaluated("--task", "gsm8k", "--data", data, ...names)).toMatchObject({ count: 1 });
+    const { err } = await sidenet("eval", ...common, "--task", "critic", "--data", data);
+    expect(err).toMatch(
+      /question is missing; solution is missing.*the fields problem \(string\), worked \(string\)/,
+    );
+  });
+
   it("tells which row is wrong, and what a task needs", async () => {
     const data = await put("bad.jsonl", jsonl([CHOICES[0], { question: "q" }]));
     const run = await sidenet("eval", ...common, "--task", "boolq", "--data", data);

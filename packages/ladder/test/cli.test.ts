@@ -203,7 +203,7 @@ describe("a progress bar", () => {
       "f [============>           ] 50 %, 45 MB of 90 MB, 15 MB/s, 3 s left",
     );
     for (const done of [0, 1, 89e6, 90e6, 100e6])
-      expect(progressBar("f", done, 90e6, 0)).toMatch(/^f \[[=> ]{24}\] \d+ %, [\d.]+ MB of 90 MB$/);
+      expect(progressBar("f", done, 90e6, 0)).toMatch(/^f \[[=> ]{24}\] \d+ %, [\d.]+ [kM]?B of 90 MB$/);
     expect(progressBar("f", 0, 0, 1)).toContain("100 %");
   });
 
@@ -214,7 +214,7 @@ describe("a progress bar", () => {
     onProgress?.("model.safetensors", 5e6, 5e6);
     expect(text).toEqual({
       out: "",
-      err: "fetching config.json (0.0 MB)\nfetching model.safetensors (5.0 MB)\n",
+      err: "fetching config.json (1 kB)\nfetching model.safetensors (5.0 MB)\n",
     });
   });
 });

@@ -1,5 +1,5 @@
 // Errors that a new user meets in the first hour (docs/first-hour.md): each says what is wrong, where, and what to do.
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -42,6 +42,13 @@ const evaluate = (task: string, data: string, ...more: string[]) => [
   ],
 ];
 const device = (name: string) => ["train", "--model", "m", "--data", "d", "--output", "o", "--device", name];
+
+it("a run that cannot begin leaves no folder behind", async () => {
+  const output = join(root, "new", "folder");
+  const { exitCode } = await sidenet(...train("none.jsonl"), "--output", output);
+  expect(exitCode).toBe(1);
+  expect(await readdir(root)).not.toContain("new");
+});
 
 describe("a new user is told", () => {
   it.each<[string, () => string[], number, RegExp]>([
@@ -161,7 +168,7 @@ describe("a new user is told", () => {
       "a mapping that is not needed",
       () => train("pairs.jsonl", "--text", "body"),
       1,
-      /the fields prompt \(string\), completion \(string\)\. It would be a record without the mapping of fields/,
+      /the fields prompt \(string\), completion \(string\)\. Leave the field mapping out/,
     ],
     [
       "a GPU by another name",
@@ -185,7 +192,7 @@ describe("a new user is told", () => {
       "a resume of nothing",
       () => ["train", "--output", join(root, "nothing"), "--resume"],
       2,
-      /holds no run to go on with/,
+      /holds no run to resume/,
     ],
     [
       "an adapter that is not there",

@@ -30,6 +30,12 @@ describe("an interval", () => {
     expect(estimate({ ...metric, transform: "exp" }, 1).value).toBeCloseTo(Math.exp(value));
   });
 
+  it("of a mean over one item is unknown", () => {
+    const one = { name: "x", items: [{ top: 3, bottom: 2 }] };
+    expect(estimate(one, 0)).toEqual({ value: 1.5, low: Number.NaN, high: Number.NaN, count: 1 });
+    expect(estimateDifference(one, one, 0)).toMatchObject({ value: 0, low: Number.NaN });
+  });
+
   it("of a difference is of pairs: what both have in common cancels", () => {
     const before = Array.from({ length: 60 }, (_, i) => Number(i % 2 === 0));
     const after = before.map((right, i) => (i < 6 ? 1 : right));

@@ -166,7 +166,7 @@ describe("checkpoints", () => {
         { onNote: (text) => notes.push(text) },
       );
       expect(summary.resumed_from).toBe(6);
-      expect(notes.join("\n")).toMatch(/step-000007\.safetensors.*is damaged: .*It is left out\./);
+      expect(notes.join("\n")).toMatch(/step-000007\.safetensors.*is damaged: .*It is skipped\./);
       expect(await traceOf(options.outputDir)).toEqual(await traceOf(whole.outputDir));
       expect(await checkpointsIn(options.outputDir)).toContain("step-000007.safetensors.damaged");
     },

@@ -162,7 +162,7 @@ describe("a loss that is not finite", () => {
     const error = await failureOf(device, options, counting(device));
     expect(error.code).toBe("L-DIVERGED");
     expect(error.message).toMatch(
-      /loss of step 4 is NaN .*records: data\.jsonl, line \d+; data\.jsonl, line \d+/,
+      /loss of step 5 is NaN .*records: data\.jsonl, line \d+; data\.jsonl, line \d+/,
     );
     for (const part of ["--on-nonfinite skip --resume", "--learning-rate", "after 4 steps"])
       expect(error.message).toContain(part);
@@ -177,7 +177,7 @@ describe("a loss that is not finite", () => {
     expect(summary.loss.map((loss) => loss === null)).toEqual(
       [0, 1, 2, 3, 4, 5, 6, 7].map((step) => step === 4),
     );
-    expect(notes.join("\n")).toMatch(/loss of step 4 is NaN .*data\.jsonl, line \d+.*skipped/);
+    expect(notes.join("\n")).toMatch(/loss of step 5 is NaN .*data\.jsonl, line \d+.*skipped/);
     const metrics = await readMetrics(join(options.outputDir, "metrics.jsonl"));
     expect(metrics[4]).toMatchObject({ step: 4, loss: null, skipped: true });
     expect(Number.isFinite(summary.eval_loss)).toBe(true);

@@ -55,7 +55,10 @@ export function addKernelOptions(command: Command): Command {
     .option("--entry <name>", "its entry point", "main")
     .option("--grid <x,y,z>", "workgroups", parseGrid, [1, 1, 1])
     .addOption(
-      new Option("--buffer <name=elements:type>", "a storage binding, by its variable; f32 unless said")
+      new Option(
+        "--buffer <name=elements:type>",
+        "a storage binding, by the name of its variable; default type f32",
+      )
         .argParser(repeatable(parseBuffer))
         .default([], "none"),
     )

@@ -48,10 +48,9 @@ const TUNE_EXCLUDES = ["kernel", "models", "tokens", "only", "time", "check", "c
 const CONFIRMATIONS = 2;
 
 const HELP = `
-Every row of the op table is checked against the reference, then timed at the extents of a model; rates stand beside ceilings
-that are measured in the same run. With f16 among --dtypes, products may be as precise as f16 weights are, as in training.
-Exit code 1 when a row is wrong, cannot be run, or is slower than --compare allows
-after having been timed twice more.
+Every op is checked against the CPU reference, then timed at the shapes of a model. Rates are compared with the peak compute
+and bandwidth measured in the same run. With f16 among --dtypes, matmuls may round to f16, as in training. The exit code is 1
+when an op is wrong, cannot run, or is slower than --compare allows in two further timings as well.
 
 A kernel of your own follows kernels/README.md: storage bindings in group 0, its parameters (if any) in "struct Params" of
 scalars and "var<immediate> p: Params;".
@@ -101,23 +100,33 @@ export function defineBench(program: Command, session: Session): void {
   const names = Object.keys(BENCH_MODELS);
   const command = program
     .command("bench")
-    .description("Time every kernel beside what the device can do at best, and compare with an earlier run.")
+    .description("Time every kernel against the device's measured ceilings, and against an earlier run.")
     .addOption(deviceOption())
-    .option("--models <names...>", `whose extents: ${names.join(", ")}`, values(oneOf(names), models), models)
-    .option("--tokens <n...>", "rows of activations", values(positiveInteger, tokens), tokens)
-    .option("--dtypes <types...>", "f32, f16", values(oneOf<Element>(["f32", "f16"]), dtypes), dtypes)
+    .option(
+      "--models <names...>",
+      `models whose shapes are timed: ${names.join(", ")}`,
+      values(oneOf(names), models),
+      models,
+    )
+    .option("--tokens <n...>", "number of tokens in the activations", values(positiveInteger, tokens), tokens)
+    .option(
+      "--dtypes <types...>",
+      "element types: f32, f16",
+      values(oneOf<Element>(["f32", "f16"]), dtypes),
+      dtypes,
+    )
     .addOption(
-      new Option("--only <texts...>", "rows whose names hold one of these")
+      new Option("--only <texts...>", "only ops whose names contain one of these")
         .argParser(values(String, only))
         .default(only, "all"),
     )
-    .option("--time <ms>", "how long each row is timed", positiveNumber, 100)
-    .option("--no-check", "time without checking results first")
-    .option("--compare <file>", "an earlier run's results; rows that got slower are named")
-    .option("--threshold <share>", "how much slower a row may get: 0.15 is 15 %", share, 0.15)
-    .option("--output <file.json>", "write the results, and a page of the same name in .html", jsonFile)
-    .option("--overwrite", "replace what --output wrote before")
-    .option("--tune", "try the tiles of products on this GPU and keep the best for all later runs");
+    .option("--time <ms>", "time spent on each op, in milliseconds", positiveNumber, 100)
+    .option("--no-check", "do not check results before timing")
+    .option("--compare <file>", "results of an earlier run; report what became slower")
+    .option("--threshold <share>", "slowdown that counts as a regression: 0.15 is 15 %", share, 0.15)
+    .option("--output <file.json>", "write the results, and a page with the same name in .html", jsonFile)
+    .option("--overwrite", "replace an existing --output")
+    .option("--tune", "find the best tile sizes for this GPU and cache them for all later runs");
   addKernelOptions(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(bench));
   addConfigOptions(command);
 }

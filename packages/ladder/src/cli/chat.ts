@@ -30,10 +30,10 @@ interface ChatFlags extends InferenceFlags, Sampling {
 const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer`;
 
 const HELP = `
-Each line is a turn; from a pipe too. ${COMMANDS}
-The whole conversation is read again each time; when it outgrows the model's context its oldest turns are left out. The
-likeliest token is taken each time, unless one of --temperature, --top-k, --top-p, --min-p and --seed asks for chance.
-With --json the last line of standard output has the conversation.
+Each line of the terminal, or of a pipe, is a turn. ${COMMANDS}
+The whole conversation is read again at each turn; when it outgrows the model's context its oldest turns are dropped. Decoding
+is greedy unless one of --temperature, --top-k, --top-p, --min-p and --seed is given. With --json the last line of standard
+output holds the conversation.
 
 Examples:
   $ npx sidenet chat --model SmolLM2-135M-Instruct.Q4_1.gguf --temperature 0.7 --top-p 0.9
@@ -42,9 +42,9 @@ Examples:
 export function defineChat(program: Command, session: Session): void {
   const command = program
     .command("chat")
-    .description("Talk to a model and, if given, an adapter, in the terminal.")
-    .option("--system <text>", "what the system says first")
-    .option("--max-tokens <n>", "tokens of an answer at most", positiveInteger, 512);
+    .description("Chat with a model and, if given, an adapter, in the terminal.")
+    .option("--system <text>", "system message")
+    .option("--max-tokens <n>", "maximum number of tokens of an answer", positiveInteger, 512);
   addInferenceOptions(addSamplingOptions(command))
     .addHelpText("after", HELP)
     .action(session.action((report, flags: ChatFlags) => chat(report, session.terminal, flags)));

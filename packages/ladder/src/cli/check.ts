@@ -16,7 +16,7 @@ interface CheckOptions {
 }
 
 const HELP = `
-DIR may hold folders of ops, models and adapters, be one of them, or be a single case.
+DIR may be the root of the golden cases, a folder in it, or a single case.
 
 Example:
   $ npx sidenet check golden --device webgpu --filter ops/matmul`;
@@ -28,7 +28,7 @@ export function defineCheck(program: Command, session: Session): void {
     .argument("<dir>", "folder of golden cases")
     .addOption(deviceOption())
     .addOption(
-      new Option("--dtype <type>", "storage of inputs and weights").choices(["f32", "f16"]).default("f32"),
+      new Option("--dtype <type>", "type of inputs and weights").choices(["f32", "f16"]).default("f32"),
     )
     .option("--filter <text>", "only cases whose name contains this")
     .addOption(jsonOption())

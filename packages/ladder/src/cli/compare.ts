@@ -39,9 +39,9 @@ const DEFAULT_CONTEXTS = [512, 2048, 8192, 32768];
 const HELP = `
 With --data each method trains on the same records in the same order, from the same seed, and is evaluated on the same
 held-out records; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
-runs out of memory or diverges is left behind, and the exit code is 1; Ctrl-C ends after the step at hand. Without
---data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may carry levers, as
-in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
+runs out of memory or diverges is left out, and the exit code is 1; Ctrl-C ends after the current step. Without
+--data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may have suffixes,
+as in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
 
 Examples:
   $ npx sidenet compare --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --output out/compare --steps 50
@@ -50,23 +50,28 @@ Examples:
 export function defineCompare(program: Command, session: Session): void {
   const command = program
     .command("compare")
-    .description("Loss, peak memory by category, speed and parameters of several methods, in one table.")
-    .requiredOption("--model <path>", "as for train; planned: as for plan")
-    .option("--methods <names...>", `what is compared (default: ${DEFAULT_METHODS.join(",")})`, variantList)
-    .option("--data <file...>", "JSONL files to train on; without them the methods are planned")
+    .description("Compare methods: loss, peak memory by category, speed and trainable parameters.")
+    .requiredOption("--model <path>", "the model, as for train (with --data) or for plan (without)")
+    .option("--methods <names...>", `methods to compare (default: ${DEFAULT_METHODS.join(",")})`, variantList)
+    .option("--data <file...>", "data files to train on; without them the methods are only planned")
     .option("--output <dir>", "folder for results.json, adapters and metrics; needed with --data")
     .option(
       "--context <n...>",
-      `planned: tokens of a row (default: ${DEFAULT_CONTEXTS.join(" ")})`,
+      `planned: tokens per row (default: ${DEFAULT_CONTEXTS.join(" ")})`,
       (text, all: number[] | undefined) => [...(all ?? []), ...text.split(",").map(positiveInteger)],
     )
     .option("--steps <n>", "training steps of each method", positiveInteger, 50)
-    .option("--batch-size <n>", "records a step (default: 4, planned 1)", positiveInteger)
-    .option("--max-length <n>", "cut records to this many tokens", positiveInteger)
-    .option("--held-out <n>", "records at the end of the data kept for evaluation", positiveInteger, 16)
+    .option("--batch-size <n>", "records per step (default: 4; planned: 1)", positiveInteger)
+    .option("--max-length <n>", "truncate records to this many tokens", positiveInteger)
+    .option(
+      "--held-out <n>",
+      "records held out for evaluation, from the end of the data",
+      positiveInteger,
+      16,
+    )
     .option(
       "--learning-rate <x>",
-      "highest learning rate of all methods (default: by method)",
+      "peak learning rate of all methods (default: by method and model)",
       positiveNumber,
     );
   addFieldOptions(command);
@@ -79,7 +84,7 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
   const variants = options.methods ?? DEFAULT_METHODS.map(parseVariant);
   const planned = options.device === "meta" || options.data === undefined;
   if (!planned && options.output === undefined) {
-    throw new SidenetError("C-USAGE", "--data wants --output, a folder for adapters and results.");
+    throw new SidenetError("C-USAGE", "--data needs --output, a folder for adapters and results.");
   }
   if (options.output !== undefined && (await readRunFile(options.output)) !== null) {
     throw new SidenetError(
@@ -141,7 +146,10 @@ async function compareRuns(
   variants: readonly Variant[],
 ): Promise<Outcome> {
   const results: Result[] = [];
-  const stop = stopOnSignals(report, "stopping before the next step; methods that are done stay compared");
+  const stop = stopOnSignals(
+    report,
+    "stopping before the next step; the results of finished methods are kept",
+  );
   try {
     const device = await withDevice(options, report, async (device) => {
       for (const variant of variants) settingsOf(variant, options, device); // a mistake is told before hours are spent

@@ -52,8 +52,11 @@ export function addConfigOptions(
   for (const option of required) option.makeOptionMandatory(false); // commander asks before a file can be read
   const names = [...new Set([...required.map(settingName), ...needed])];
   return command
-    .option("--config <file>", "settings in YAML or JSON, by the names of these flags; flags count more")
-    .option("--set <name=value...>", "a setting, the value as YAML has it; counts more than --config")
+    .option(
+      "--config <file>",
+      "YAML or JSON file with settings named like these flags; flags take precedence",
+    )
+    .option("--set <name=value...>", "a setting with its YAML value; takes precedence over --config")
     .hook("preAction", async () => {
       const layers = await readLayers(command);
       applySettings(command, ...layers);

@@ -28,13 +28,13 @@ interface CalibrationFlags extends FieldFlags {
 }
 
 const HELP = `
-Reads what train reads: a folder, a .safetensors or .gguf file, or a hub id. An output that ends in .gguf is a GGUF file for
-llama.cpp (f32, f16, q8_0); any other is a folder of the Hugging Face layout (f32, f16, bf16, or nf4 as bitsandbytes
-stores it, with double quantization). The tokenizer goes along. The output appears whole or not at all.
+Reads a folder, a .safetensors or .gguf file, or a hub id, as train does. An output that ends in .gguf is a GGUF file for
+llama.cpp (f32, f16, q8_0); any other output is a folder in the Hugging Face layout (f32, f16, bf16, or nf4 as bitsandbytes
+stores it, with double quantization). The tokenizer is copied. The output appears whole or not at all.
 
---calibrate chooses NF4 codes by what the layers put out on a text (GPTQ) instead of rounding each weight by itself. The model
-loses much less, the format is the same. Best is text of the kind that the model is for, such as the data it will be trained
-on; never what it is tested with.
+--calibrate chooses NF4 codes by the layers' outputs on a text (GPTQ) instead of rounding each weight independently. The model
+loses much less quality, and the format is the same. Use text like that the model is meant for, such as its training data,
+but never its test data.
 
 Examples:
   $ npx sidenet convert --model SmolLM2-135M-Instruct.Q4_1.gguf --output out/smollm2 --dtype f16
@@ -49,10 +49,10 @@ export function addOutputOptions(command: Command): Command {
       "--model <path>",
       "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
     )
-    .requiredOption("--output <path>", "folder to make, or a file that ends in .gguf")
-    .addOption(new Option("--dtype <type>", "how matrices are stored").choices(CONVERT_TYPES).default("f16"))
-    .option("--max-shard <size>", "largest safetensors file: 500MB, 5GB", byteSize, 5e9)
-    .option("--overwrite", "replace what is there, if it is a model", false);
+    .requiredOption("--output <path>", "folder to write, or a file that ends in .gguf")
+    .addOption(new Option("--dtype <type>", "type of the matrices").choices(CONVERT_TYPES).default("f16"))
+    .option("--max-shard <size>", "maximum size of one safetensors file, such as 500MB or 5GB", byteSize, 5e9)
+    .option("--overwrite", "replace --output if it holds a model", false);
 }
 
 /** Converts and tells. A device is opened only where something is computed. */
@@ -81,7 +81,7 @@ export async function convertAndTell(
 export function defineConvert(program: Command, session: Session): void {
   const command = addOutputOptions(program.command("convert"))
     .description("Write a model in another format or type.")
-    .option("--calibrate <file...>", "data files whose text NF4 weights are chosen by")
+    .option("--calibrate <file...>", "data files whose text calibrates the NF4 weights (GPTQ)")
     .option(
       "--calibration-tokens <n>",
       `tokens of them to take, evenly through each (default: ${CALIBRATION_TOKENS})`,

@@ -7,7 +7,7 @@ import type { WeightedFile } from "../node/run/train-run-options.ts";
 import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../records.ts";
 
 export const mapOption = (): Option =>
-  new Option("--map <field=name...>", "fields of the data under other names, such as question=problem");
+  new Option("--map <field=name...>", "names of the fields in the data, such as question=problem");
 
 /** Of `--map`. Throws `C-USAGE`. */
 export function parseMapping(pairs: readonly string[]): FieldMapping {
@@ -35,16 +35,19 @@ export interface FieldFlags {
 
 export const addFieldOptions = (command: Command): Command =>
   command
-    .option("--text <field>", "field to learn from")
-    .option("--prompt <field>", "field that is read, not learned")
-    .option("--completion <field>", "field that is learned after it")
+    .option("--text <field>", "field with a text to train on")
+    .option("--prompt <field>", "field with the prompt, which gets no loss")
+    .option("--completion <field>", "field with the completion, which is trained on")
     .addOption(mapOption());
 
 /** Throws `C-USAGE` for fields that do not go together. */
 export function fieldMapping({ text, prompt, completion, map }: FieldFlags): FieldMapping {
   if (map !== undefined) {
     if (text === undefined && prompt === undefined && completion === undefined) return parseMapping(map);
-    throw new SidenetError("C-USAGE", "--map excludes --text, --prompt and --completion.");
+    throw new SidenetError(
+      "C-USAGE",
+      "--map cannot be combined with --text, --prompt or --completion. Use one or the other.",
+    );
   }
   if ((prompt === undefined) !== (completion === undefined) || (text !== undefined && prompt !== undefined)) {
     throw new SidenetError("C-USAGE", "give --text alone, or --prompt and --completion together.");
@@ -76,16 +79,17 @@ export interface QuestionFlags {
 /** How records are put to the model, and which it is evaluated with. */
 export function addQuestionSettings(command: Command): void {
   command
-    .option("--eval-data <file...>", "files to evaluate with, instead of held-out records")
+    .option("--eval-data <file...>", "evaluation files, in place of held-out records")
     .addOption(
-      new Option("--task <name>", "learn rows as eval asks them (default: records as they are)").choices(
-        TASKS,
-      ),
+      new Option(
+        "--task <name>",
+        "train on rows of this task, as eval asks them (default: records as they are)",
+      ).choices(TASKS),
     )
     .addOption(
       new Option("--template <kind>", "prompt and completion as plain text, or as turns of the chat template")
         .choices(["plain", "chat"])
         .default("plain"),
     )
-    .option("--chat-template <file>", "Jinja template of conversations, in place of the model's");
+    .option("--chat-template <file>", "Jinja chat template, in place of the model's");
 }

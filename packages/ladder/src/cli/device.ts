@@ -15,7 +15,7 @@ const COMPUTING = DEVICE_NAMES.filter((name) => name !== "meta");
 
 /** `--device`, with the devices that make sense for the command. */
 export function deviceOption(names: readonly DeviceName[] = COMPUTING): Option {
-  const text = "where to compute; auto takes a hardware GPU, else WebAssembly";
+  const text = "where to compute; auto: a hardware GPU if there is one, else WebAssembly";
   const parse = (name: string): DeviceName => {
     const known = names.find((one) => one === name);
     if (known !== undefined) return known;

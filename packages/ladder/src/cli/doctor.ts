@@ -9,7 +9,7 @@ import { EXIT, type Outcome, type Session } from "./session.ts";
 import { type SmokeResult, smokeTest } from "./smoke.ts";
 
 const HELP = `
-Computes something small on the device and compares it with the CPU reference; exit code 1 if that fails.
+Also computes a small test on the device and compares it with the CPU reference; the exit code is 1 if that fails.
 
 Example:
   $ npx sidenet doctor`;
@@ -54,7 +54,7 @@ interface Diagnosis {
 export function defineDoctor(program: Command, session: Session, version: string): void {
   program
     .command("doctor")
-    .description("Show adapter, driver, limits and features, try them out, and say what is missing.")
+    .description("Show the GPU adapter, its driver, limits and features, test it, and say what is missing.")
     .addOption(deviceOption())
     .addOption(jsonOption())
     .addHelpText("after", HELP)
@@ -133,12 +133,12 @@ function advise(adapter: AdapterReport | null, computed: Computed, linux: LinuxR
   const advice: string[] = [];
   if (adapter.software) {
     advice.push(
-      "The adapter is a software driver. With a graphics card, install its Vulkan driver: it is found by itself.",
+      "The adapter is a software driver. If there is a graphics card, install its Vulkan driver; it is then found automatically.",
     );
   }
   if (!adapter.features.includes("shader-f16")) {
     advice.push(
-      "Without shader-f16 weights take four bytes each instead of two. A newer driver may have it.",
+      "Without shader-f16 each weight takes four bytes instead of two. A newer driver may have it.",
     );
   }
   const wrong = computed.smoke.filter((result) => !result.passed).map((result) => result.dtype);

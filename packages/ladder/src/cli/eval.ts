@@ -31,15 +31,15 @@ interface EvalFlags extends InferenceFlags {
 
 const HELP = `
 Tasks, and the fields of a row of data (docs/guide-evaluate.md has the exact definitions):
-  perplexity        text: over sliding windows of --context tokens, --stride apart; each token is scored once
-  choice, boolq,    context?, question, choices, label: the choice of the largest log-likelihood, as it is and divided
-  arc                 by the choice's bytes
+  perplexity        text: sliding windows of --context tokens, --stride tokens apart; each token is scored once
+  choice, boolq,    context?, question, choices, label: the choice with the largest log-likelihood, and the same divided by
+  arc                 the choice's length in bytes
   blimp             choices, label: the likelier of whole sentences
-  critic            question, solution, label, first_error_step?: is the solution right; which step is wrong first
-  gsm8k             question, answer: a text is written, and its final number compared
+  critic            question, solution, label, first_error_step?: is the solution correct; which step is the first wrong one
+  gsm8k             question, answer: an answer is generated and its final number compared
 
-With --adapter every task is scored twice, without it (before) and with it (after), and the difference has an interval of its
-own, over the same items. Intervals hold 95 %: Wilson's for shares of right answers, a bootstrap by --seed for the rest.
+With --adapter every task is scored without the adapter (before) and with it (after); the difference has a confidence interval
+of its own, over the same items. Intervals are at 95 %: Wilson's for proportions, a bootstrap seeded by --seed for the rest.
 
 Examples:
   $ npx sidenet eval --model SmolLM2-135M-Instruct.Q4_1.gguf --task boolq --data boolq.dev.jsonl --limit 200
@@ -49,22 +49,20 @@ Examples:
 export function defineEval(program: Command, session: Session): void {
   const command = program
     .command("eval")
-    .description(
-      "Score a model, and an adapter against it: perplexity, multiple choice, final numbers, critic.",
-    )
-    .addOption(new Option("--task <name>", "what is asked").choices(TASKS).makeOptionMandatory())
+    .description("Evaluate a model with and without an adapter: perplexity, multiple choice, gsm8k, critic.")
+    .addOption(new Option("--task <name>", "evaluation task").choices(TASKS).makeOptionMandatory())
     .requiredOption("--data <file...>", "JSONL, JSON, CSV, TSV, Parquet or text files")
     .addOption(
       new Option("--template <kind>", "questions as plain text, or as turns of the model's chat template")
         .choices(["plain", "chat"])
         .default("plain"),
     )
-    .option("--limit <n>", "rows that are looked at, from the start (default: all)", positiveInteger)
+    .option("--limit <n>", "evaluate only the first n rows (default: all)", positiveInteger)
     .addOption(mapOption())
-    .option("--batch-size <n>", "prompts or windows that go through together", positiveInteger, 4)
+    .option("--batch-size <n>", "prompts or windows per batch", positiveInteger, 4)
     .option(
       "--context <n>",
-      "perplexity: tokens of a window (default: 512, or the model's context)",
+      "perplexity: tokens per window (default: 512, or the model's context if shorter)",
       positiveInteger,
     )
     .option(
@@ -72,11 +70,15 @@ export function defineEval(program: Command, session: Session): void {
       "perplexity: tokens between windows (default: half of --context)",
       positiveInteger,
     )
-    .option("--join", "perplexity: all texts as one, with blank lines between", false)
-    .option("--max-tokens <n>", "perplexity: tokens that are looked at (default: all)", positiveInteger)
-    .option("--answer-tokens <n>", "gsm8k: tokens an answer may have", positiveInteger, 256)
-    .option("--predictions <file>", "write what was found for each row, as JSON lines")
-    .option("--seed <n>", "of the bootstrap", seed, 0);
+    .option("--join", "perplexity: join all texts into one, separated by blank lines", false)
+    .option(
+      "--max-tokens <n>",
+      "perplexity: evaluate only the first n tokens (default: all)",
+      positiveInteger,
+    )
+    .option("--answer-tokens <n>", "gsm8k: maximum number of tokens of an answer", positiveInteger, 256)
+    .option("--predictions <file>", "write the result for each row, as JSON lines")
+    .option("--seed <n>", "seed of the bootstrap", seed, 0);
   addInferenceOptions(command).addHelpText("after", HELP).action(session.action(evaluate));
   addConfigOptions(command);
 }

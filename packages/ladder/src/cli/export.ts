@@ -23,9 +23,9 @@ interface ExportFlags {
 }
 
 const HELP = `
---as adapter writes the adapter alone, checked against its model: LoRA as Python's PEFT reads it, a Ladder or xLadder as
-docs/adapter-format.md has it. --as merged writes the model with a LoRA (or a trained head) in its weights: a folder, or a
-GGUF file for llama.cpp. A side network is a computation of its own and cannot be merged.
+--as adapter writes the adapter alone, checked against its model: a LoRA in the format of Python's PEFT, a Ladder or xLadder
+in that of docs/adapter-format.md. --as merged writes the model with a LoRA (or a trained head) merged into its weights: a
+folder, or a GGUF file for llama.cpp. A side network cannot be merged, since it is a network of its own.
 
 Examples:
   $ npx sidenet export --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter out/lora --output out/peft --as adapter --dtype f16
@@ -34,8 +34,8 @@ Examples:
 
 export function defineExport(program: Command, session: Session): void {
   const command = addOutputOptions(program.command("export"))
-    .description("Write what was trained for other programs: an adapter, or a merged model.")
-    .requiredOption("--adapter <dir>", "folder that train wrote, or PEFT")
+    .description("Write a trained adapter, or the model merged with it, for other programs.")
+    .requiredOption("--adapter <dir>", "adapter: output folder of train, or a LoRA saved by PEFT")
     .addOption(new Option("--as <what>", "what to write").choices(["adapter", "merged"]).default("merged"))
     .addOption(deviceOption())
     .addOption(jsonOption())

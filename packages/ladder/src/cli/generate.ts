@@ -34,10 +34,9 @@ interface GenerateFlags extends InferenceFlags, Sampling {
 }
 
 const HELP = `
-The prompt is continued as it stands; with --template chat it is a user's turn, and the assistant answers. The likeliest
-token is taken each time, unless one of --temperature, --top-k, --top-p, --min-p and --seed asks for chance: temperature is
-then 1 where it is not given, seed 0, and the same seed gives the same text. Tokens are cut by --top-k, --top-p and --min-p,
-in this order. Several prompts are continued together, each as it would be alone. Ctrl-C ends the text.
+Decoding is greedy unless one of --temperature, --top-k, --top-p, --min-p and --seed is given; then the temperature is 1 by
+default, the seed 0, and the same seed gives the same text. --top-k, --top-p and --min-p are applied in this order. Prompts in
+a batch do not influence each other. Ctrl-C ends the text.
 
 Examples:
   $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "The capital of France is" --max-tokens 16
@@ -48,18 +47,21 @@ Examples:
 export function defineGenerate(program: Command, session: Session): void {
   const command = program
     .command("generate")
-    .description("Continue texts with a model and, if given, an adapter.")
+    .description("Generate text with a model and, if given, an adapter.")
     .option("--prompt <text>", "text to continue; may be given again", collect)
-    .option("--prompt-file <file>", "texts to continue, one a line")
+    .option("--prompt-file <file>", "file of texts to continue, one per line")
     .addOption(
-      new Option("--template <kind>", "the prompt as it stands, or as a user's turn of the chat template")
+      new Option(
+        "--template <kind>",
+        "plain: continue the prompt; chat: answer it as a user's turn of the chat template",
+      )
         .choices(["plain", "chat"])
         .default("plain"),
     )
-    .option("--system <text>", "chat: what the system says first")
-    .option("--max-tokens <n>", "new tokens at most", positiveInteger, 64)
-    .option("--stop <text>", "ends the text before it; may be given again", collect)
-    .option("--batch-size <n>", "prompts that are continued together", positiveInteger, 8);
+    .option("--system <text>", "chat: system message")
+    .option("--max-tokens <n>", "maximum number of new tokens", positiveInteger, 64)
+    .option("--stop <text>", "end the text before this string; may be given again", collect)
+    .option("--batch-size <n>", "prompts per batch", positiveInteger, 8);
   addInferenceOptions(addSamplingOptions(command))
     .addHelpText("after", HELP)
     .action(session.action(continueTexts));

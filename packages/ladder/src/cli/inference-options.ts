@@ -24,11 +24,14 @@ export function addInferenceOptions(command: Command): Command {
       "--model <path>",
       "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
     )
-    .option("--adapter <dir>", "folder that train wrote, or PEFT's LoRA")
-    .option("--chat-template <file>", "Jinja template of conversations, in place of the model's")
-    .addOption(new Option("--dtype <type>", "storage of the weights").choices(["f32", "f16"]).default("f32"))
+    .option("--adapter <dir>", "adapter: output folder of train, or a LoRA saved by PEFT")
+    .option("--chat-template <file>", "Jinja chat template, in place of the model's")
+    .addOption(new Option("--dtype <type>", "type of the weights").choices(["f32", "f16"]).default("f32"))
     .addOption(
-      new Option("--quantize <kind>", "linear weights of the blocks; auto: as the adapter was trained")
+      new Option(
+        "--quantize <kind>",
+        "quantization of the blocks' linear weights; auto: as the adapter was trained",
+      )
         .choices(["auto", "nf4", "none"])
         .default("auto"),
     )
@@ -47,16 +50,20 @@ export const inferenceOptions = (flags: InferenceFlags, report: Report): Inferen
 
 export function addSamplingOptions(command: Command): Command {
   return command
-    .option("--temperature <t>", "chance of less likely tokens: 0 for none, 1 as the model says", temperature)
-    .option("--top-k <n>", "draw from the n likeliest tokens; 0 for all", nonNegativeInteger)
-    .option("--top-p <share>", "draw from the likeliest tokens that have this share together", share)
+    .option("--temperature <t>", "sampling temperature; 0: greedy", temperature)
+    .option("--top-k <n>", "sample from the n likeliest tokens; 0: all", nonNegativeInteger)
+    .option("--top-p <share>", "sample from the likeliest tokens whose probabilities add up to this", share)
     .option(
       "--min-p <share>",
-      "draw from tokens with this share of the likeliest one's, or more",
+      "drop tokens below this fraction of the likeliest token's probability",
       numberWithin(0, 1),
     )
-    .option("--repetition-penalty <x>", "divide the logits of earlier tokens", numberWithin(0.001, 1000))
-    .option("--seed <n>", "seed of the draws", seed);
+    .option(
+      "--repetition-penalty <x>",
+      "penalize tokens that occurred before; 1: no penalty",
+      numberWithin(0.001, 1000),
+    )
+    .option("--seed <n>", "seed of the sampling", seed);
 }
 
 /** Chance only where it is asked for: greedy otherwise, though a repetition penalty holds for that as well. */

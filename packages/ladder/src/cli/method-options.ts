@@ -59,53 +59,62 @@ export interface MemoryFlags {
 }
 
 export const dtypeOption = (): Option =>
-  new Option("--dtype <type>", "storage of the frozen weights; auto takes f16 where the adapter has it")
+  new Option("--dtype <type>", "type of the frozen weights; auto: f16 where the device has it")
     .choices(["auto", "f32", "f16"])
     .default("auto");
 
 export const methodOption = (): Option =>
-  new Option("--method <name>", "what is trained").choices(METHODS).default("ladder");
+  new Option("--method <name>", "training method").choices(METHODS).default("ladder");
 
 /** Sizes of side networks and of LoRA. */
 export function addSizeOptions(command: Command): Command {
   return command
     .option(
       "--reduction <r>",
-      "side network: its width is the model's divided by r (default: 8)",
+      "side network: width = the model's hidden size / r (default: 8)",
       positiveNumber,
     )
-    .option("--side-width <n>", "side network: its width, instead of a reduction", positiveInteger)
-    .option("--layers <l>", "side layers (default: ladder half of the model's, xladder 2 δ)", positiveInteger)
+    .option("--side-width <n>", "side network: width, in place of --reduction", positiveInteger)
+    .option(
+      "--layers <l>",
+      "side network: layers (default: ladder half of the model's, xladder 2 δ)",
+      positiveInteger,
+    )
     .option(
       "--rungs-at <t...>",
-      "ladder: hidden states that are read, H_0 to H_L, one side layer each (default: evenly up to the last)",
+      "ladder: indices of the hidden states to read, 0 to L, one per side layer (default: evenly spaced up to L)",
       listOf(nonNegativeInteger),
     )
-    .option("--delta <n>", "xladder: layers at the top that are read (default: a quarter)", positiveInteger)
+    .option("--delta <n>", "xladder: number δ of top layers to read (default: a quarter)", positiveInteger)
     .addOption(
-      new Option("--fusion <kind>", "side network: how a rung joins the state")
+      new Option("--fusion <kind>", "side network: how a rung is combined with its state")
         .choices(["add", "gate"])
         .default("add"),
     )
-    .option("--initial-rung", "side network: start from the embeddings' hidden state", false)
-    .option("--no-rung-norm", "side network: read hidden states as they are")
+    .option("--initial-rung", "side network: start from the embeddings, H_0", false)
+    .option("--no-rung-norm", "side network: do not normalize the hidden states it reads")
     .addOption(
-      new Option("--init <kind>", "side network: initial values of its blocks")
+      new Option("--init <kind>", "side network: initialization of its blocks")
         .choices(["random", "pruned"])
         .default("random"),
     )
     .addOption(
-      new Option("--importance <kind>", "pruned: what is kept of the model's blocks (default: l1)").choices(
-        IMPORTANCES,
-      ),
+      new Option(
+        "--importance <kind>",
+        "--init pruned: which rows and columns of the model's blocks are kept (default: l1)",
+      ).choices(IMPORTANCES),
     )
     .option("--rank <r>", "LoRA: rank (default: 16)", positiveInteger)
-    .option("--alpha <x>", "LoRA: scale times rank (default: twice the rank)", positiveNumber)
-    .option("--dropout <x>", "LoRA: share of its input that is dropped (default: 0)", fraction)
+    .option("--alpha <x>", "LoRA: alpha, the scale times the rank (default: 2 r)", positiveNumber)
+    .option("--dropout <x>", "LoRA: dropout of its input (default: 0)", fraction)
     .option("--rslora", "LoRA: scale by alpha / √r", false)
-    .option("--lora-layers <i...>", "LoRA: blocks, counted from 0 (default: all)", listOf(nonNegativeInteger))
+    .option(
+      "--lora-layers <i...>",
+      "LoRA: indices of the blocks, from 0 (default: all)",
+      listOf(nonNegativeInteger),
+    )
     .option("--targets <name...>", "LoRA: linear layers (default: all seven, q_proj ... down_proj)")
-    .option("--seed <n>", "initial values, dropout and order of the data", nonNegativeInteger, 0);
+    .option("--seed <n>", "seed of initial values, dropout and data order", nonNegativeInteger, 0);
 }
 
 const SIDE_METHODS: readonly Method[] = ["ladder", "xladder"];
@@ -140,34 +149,34 @@ export function addMemoryOptions(command: Command): Command {
     new Option(flags, text).choices(names);
   return command
     .addOption(
-      choice("--quantize <kind>", "linear weights of the blocks; auto: nf4 for ladder, xladder, qlora", [
-        "auto",
-        "nf4",
-        "none",
-      ]).default("auto"),
+      choice(
+        "--quantize <kind>",
+        "quantization of the blocks' linear weights; auto: nf4 for ladder, xladder, qlora",
+        ["auto", "nf4", "none"],
+      ).default("auto"),
     )
-    .option("--quantize-ends", "embeddings and head in NF4 as well", false)
+    .option("--quantize-ends", "store embeddings and lm_head in NF4 as well", false)
     .option(
       "--gradient-checkpointing",
-      "compute recorded blocks again in the backward pass (default: those of side networks, where it costs little)",
+      "recompute recorded blocks in the backward pass (default: only those of side networks, where it costs little)",
     )
-    .option("--no-gradient-checkpointing", "keep what they made")
+    .option("--no-gradient-checkpointing", "keep all activations instead")
     .addOption(
-      choice("--optimizer-state <kind>", "AdamW's moments; auto: 8bit beside weights in NF4", [
+      choice("--optimizer-state <kind>", "AdamW's moments; auto: 8bit where the weights are NF4", [
         "auto",
         "f32",
         "8bit",
       ]).default("auto"),
     )
     .addOption(
-      choice("--saved <type>", "activations kept for the backward pass; auto: as --dtype", [
+      choice("--saved <type>", "type of the activations saved for the backward pass; auto: as --dtype", [
         "auto",
         "f32",
         "f16",
       ]).default("auto"),
     )
     .addOption(
-      choice("--rungs <type>", "hidden states that rungs keep; auto: as --dtype", [
+      choice("--rungs <type>", "type of the hidden states saved by rungs; auto: as --dtype", [
         "auto",
         "f32",
         "f16",
@@ -176,15 +185,11 @@ export function addMemoryOptions(command: Command): Command {
     )
     .option(
       "--loss-chunk <MiB>",
-      "logits that exist at a time (default: 32; on a GPU those of 128 tokens, up to 80)",
+      "memory for logits, in MiB (default: 32; on a GPU the logits of 128 tokens, at most 80)",
       numberWithin(1, 4096),
     )
-    .option("--micro-batch <n>", "rows that go through at a time (default: all)", positiveInteger)
-    .option(
-      "--chunk-tokens <n>",
-      "tokens that go through a frozen block at a time (default: 512)",
-      positiveInteger,
-    );
+    .option("--micro-batch <n>", "rows per forward and backward pass (default: all)", positiveInteger)
+    .option("--chunk-tokens <n>", "tokens per pass through a frozen block (default: 512)", positiveInteger);
 }
 
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {

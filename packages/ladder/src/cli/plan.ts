@@ -42,12 +42,12 @@ interface PlanCommand extends PlanFlags {
 }
 
 const HELP = `
-The plan is the training step itself on a device without data, so its peak is that of a run, to the byte. Nothing but a
-config.json is read. A method may carry levers of its own: qlora+checkpointing, ladder+8bit, ladder+nf4-ends,
-ladder+int8-rungs, ladder+f32, ladder+no-checkpointing.
+A plan executes the training step on a device without data, so the planned peak is that of a run, to the byte. Only a
+config.json is read. Suffixes switch memory options for one method: qlora+checkpointing, ladder+8bit, ladder+nf4-ends (also
+embeddings and lm_head in NF4), ladder+int8-rungs, ladder+f32, ladder+no-checkpointing.
 
---device meta plans for any GPU of --adapter-class; webgpu, wasm and cpu plan for this machine's. Contexts past the
-model's own are planned too and marked.
+--device meta plans for any GPU of --adapter-class; webgpu, wasm and cpu plan for those devices of this machine. Contexts
+longer than the model's own are planned too, and marked with an asterisk.
 
 Examples:
   $ npx sidenet plan --model Qwen2.5-7B --context 2048 --batch-size 1
@@ -56,20 +56,24 @@ Examples:
 export function definePlan(program: Command, session: Session): void {
   const command = program
     .command("plan")
-    .description("Peak memory and FLOPs of a training step, from a config.json alone.")
+    .description("Plan the peak memory and FLOPs of a training step from a config.json alone.")
     .requiredOption(
       "--model <path>",
       "folder or config.json, .gguf or .safetensors file, hub id, or a bundled name (Qwen2.5-7B)",
     )
-    .option("--method <names...>", "what is trained, with levers (default: all)", variantList)
+    .option("--method <names...>", "methods to plan, with optional suffixes (default: all)", variantList)
     .addOption(new Option("--methods <names...>").argParser(variantList).hideHelp())
-    .option("--context <n...>", "tokens of a row (default: 2048)", (text, all: number[] | undefined) => [
+    .option("--context <n...>", "tokens per row (default: 2048)", (text, all: number[] | undefined) => [
       ...(all ?? []),
       ...text.split(",").map(positiveInteger),
     ])
-    .option("--batch-size <n>", "rows of a step (default: 1)", positiveInteger)
+    .option("--batch-size <n>", "rows per step (default: 1)", positiveInteger)
     .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
-    .option("--memory <size>", "find the longest context that fits, for each method: 12GB, 16GiB", byteSize)
+    .option(
+      "--memory <size>",
+      "find the longest context that fits into this memory, such as 12GB or 16GiB, for each method",
+      byteSize,
+    )
     .option("--memory-timeline <file>", "live bytes by category after each op, as JSON lines");
   addAdapterOptions(command, "meta");
   addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(plan));
@@ -88,7 +92,7 @@ export function addAdapterOptions(command: Command, device: DeviceName): Command
     )
     .option(
       "--binding-limit <size>",
-      "what one binding of the adapter holds (meta: 2 GiB, as NVIDIA's driver)",
+      "largest storage binding of the GPU (meta: 2 GiB, as on NVIDIA)",
       byteSize,
     )
     .addOption(jsonOption());
@@ -214,7 +218,7 @@ function fitAll(
 }
 
 const NOTHING_FITS =
-  "Nothing fits. Less is taken by embeddings and head in NF4 too (--quantize-ends), or by a smaller model: docs/memory.md.";
+  "Nothing fits. To save memory, store embeddings and lm_head in NF4 too (--quantize-ends), or use a smaller model: see docs/memory.md.";
 
 function printBudget(report: Report, { memory_bytes, longest, best }: Budget, config: ModelConfig): void {
   const rows = longest.map((row) =>

@@ -34,7 +34,7 @@ function buildProgram(session: Session): Command {
     .exitOverride(); // throws instead of ending the process
   defineCommands(program, session);
   for (const command of program.commands) {
-    command.option("--quiet", "print nothing but errors, and --json's object");
+    command.option("--quiet", "print only errors and the object of --json");
     command.hook("preAction", () => refuseEmpty(command));
     command.showHelpAfterError(`(sidenet ${command.name()} --help has the options, and examples)`);
   }

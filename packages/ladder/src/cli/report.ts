@@ -5,7 +5,7 @@ import type { Outcome, Session } from "./session.ts";
 import type { Report } from "./terminal.ts";
 
 const HELP = `
-DIR is the --output of train or compare, finished or not. The page needs nothing but itself: send it, keep it.
+DIR is the --output of train or compare, finished or not. The page is a single self-contained file.
 
 Example:
   $ npx sidenet report out/run`;
@@ -13,7 +13,9 @@ Example:
 export function defineReport(program: Command, session: Session): void {
   program
     .command("report")
-    .description("Write report.html: curves, memory, time by op, samples, settings of a run or of several.")
+    .description(
+      "Write report.html for a run or a comparison: curves, memory, time by op, samples, settings.",
+    )
     .argument("<dir>", "folder that train or compare wrote")
     .addOption(jsonOption())
     .addHelpText("after", HELP)

@@ -112,7 +112,7 @@ export function checkSettings(
 ): Record<string, unknown> {
   const result = settingsSchema(command).safeParse(value ?? {});
   if (result.success) return result.data;
-  const names = settingsOf(command).map(settingName);
+  const names = [...new Set(settingsOf(command).map(settingName))];
   const issues = result.error.issues.map((issue) => describeIssue(issue, names, lines));
   throw new SidenetError("C-CONFIG", `${source} has settings that cannot be used:\n  ${issues.join("\n  ")}`);
 }
@@ -122,7 +122,10 @@ export function parseConfig(command: Command, text: string, source: string): Rec
   const lineCounter = new LineCounter();
   const document = parseDocument(text, { lineCounter, prettyErrors: true });
   if (document.errors.length > 0) {
-    throw new SidenetError("C-CONFIG", `${source} is neither YAML nor JSON: ${document.errors[0].message}`);
+    throw new SidenetError(
+      "C-CONFIG",
+      `${source} is neither YAML nor JSON: ${document.errors[0].message.split("\n")[0].replace(/:$/, ".")}`,
+    );
   }
   const lines = new Map<string, number>();
   for (const pair of isMap(document.contents) ? document.contents.items : []) {

@@ -15,9 +15,12 @@ export function formatTable(
     .join("\n");
 }
 
-/** "6.41 GB", "353 MB": 10^9 and 10^6 bytes, as memory is sold. */
-export const formatBytes = (bytes: number): string =>
-  bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+/** "6.41 GB", "353 MB", "4 kB": powers of 1000, as memory is sold. */
+export function formatBytes(bytes: number): string {
+  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(2)} GB`;
+  if (bytes >= 1e5) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+  return bytes === 0 ? "0 B" : `${Math.ceil(bytes / 1e3)} kB`;
+}
 
 /** "30.9 T": with the letter for 10^6, 10^9 or 10^12. */
 export function formatCount(count: number): string {

@@ -80,14 +80,14 @@ interface InvocationFlags {
 }
 
 const HELP = `
-Data: JSONL, JSON, CSV, TSV, Parquet or text files. Records: {"text"}, {"prompt", "completion"} (the completion is learned),
-{"messages": [{"role", "content"}]} (what the assistant says is learned, in the model's chat template), or {"question",
-"choices", "label"} (the right choice is learned). Other names are mapped with --map prompt=question completion=answer.
-"a.jsonl:3" gives a file's records three times the weight of those of a file without a number. docs/guide-data.md has more.
+Data: JSONL, JSON, CSV, TSV, Parquet or text files. Records: {"text"}, {"prompt", "completion"} (trained on the completion),
+{"messages": [{"role", "content"}]} (trained on what the assistant says, in the model's chat template), or {"question",
+"choices", "label"} (trained on the right choice). Map other field names with --map prompt=question completion=answer.
+"a.jsonl:3" samples a file's records three times as often as those of a file without a weight. See docs/guide-data.md.
 
 Writes to the output folder: adapter_config.json, adapter_model.safetensors, checkpoints, metrics.jsonl, report.html.
-Ctrl-C stops before the next step and saves what was trained by then; a second one stops at once, and the last checkpoint
-stays. --resume goes on from there.
+Ctrl-C stops before the next step and saves a checkpoint; a second Ctrl-C stops at once and leaves the last checkpoint.
+--resume continues from there.
 
 Exit codes: 0 done, 1 failed, 2 a mistake in flags or config, 130 or 143 stopped by SIGINT or SIGTERM.
 
@@ -100,13 +100,13 @@ export function defineTrain(program: Command, session: Session): void {
   const command = program
     .command("train")
     .description(
-      "Fine-tune: train a side network or another adapter of a frozen model, or a whole small one.",
+      "Fine-tune a model: train a side network or a LoRA beside its frozen weights, or all weights of a small one.",
     )
-    .option("--resume", "go on from the last checkpoint in --output, if there is one")
+    .option("--resume", "continue from the last checkpoint in --output, if there is one")
     .option("--overwrite", "replace the run that --output holds")
     .option(
       "--memory-timeline <file>",
-      "live bytes by category after each op of the second step, as JSON lines",
+      "write the live bytes by category after each op of the second step, as JSON lines",
     );
   addTrainSettings(command).addOption(jsonOption()).addHelpText("after", HELP).action(session.action(train));
   addConfigOptions(command, ["model", "data", "output"], (layers) =>
@@ -118,43 +118,39 @@ export function defineTrain(program: Command, session: Session): void {
 export function addTrainSettings(command: Command): Command {
   command
     .option("--model <path>", "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books")
-    .option("--data <file...>", "data files, with a weight after a colon where they shall not count the same")
+    .option("--data <file...>", "data files; FILE:WEIGHT to sample files unequally")
     .option("--output <dir>", "folder for the adapter, checkpoints and metrics")
     .addOption(methodOption())
     .option("--steps <n>", "training steps", positiveInteger, 100)
-    .option("--batch-size <n>", "records of a batch", positiveInteger, 4)
-    .option("--gradient-accumulation <n>", "batches whose gradients make one step", positiveInteger, 1)
+    .option("--batch-size <n>", "records per batch", positiveInteger, 4)
+    .option("--gradient-accumulation <n>", "batches per optimizer step", positiveInteger, 1)
     .option(
       "--max-length <n>",
-      "cut records to this many tokens (default: refuse longer than the context)",
+      "truncate records to this many tokens (default: refuse records longer than the context)",
       positiveInteger,
     )
     .option(
       "--pack-length <n>",
-      "tokens of a row that several records share (default: none do)",
+      "pack several records into rows of this many tokens (default: one record per row)",
       positiveInteger,
     )
-    .option("--bucket-by-length", "batch records of like lengths, so that less is padded", false)
+    .option("--bucket-by-length", "batch records of similar lengths, so that there is less padding", false)
     .option(
       "--held-out <n>",
-      "records at the end of the data kept for evaluation; below 1 a share of them, by chance",
+      "records held out for evaluation, from the end of the data; below 1: a random fraction",
       countOrShare,
       16,
     )
-    .option("--learning-rate <x>", "highest learning rate (default: by method)", positiveNumber)
-    .option("--warmup-steps <n>", "steps over which it rises", nonNegativeInteger, 5)
+    .option("--learning-rate <x>", "peak learning rate (default: by method and model)", positiveNumber)
+    .option("--warmup-steps <n>", "steps of linear warmup", nonNegativeInteger, 5)
     .addOption(
-      new Option("--schedule <name>", "what it does then")
+      new Option("--schedule <name>", "learning-rate schedule after the warmup")
         .choices(["constant", "linear", "cosine"])
         .default("cosine"),
     )
-    .option("--weight-decay <x>", "AdamW's decoupled decay", fraction, 0.01)
-    .option("--max-grad-norm <x>", "global norm that gradients are clipped to", positiveNumber, 1);
-  command.option(
-    "--calibration <n>",
-    "records that --importance fisher is measured on (default: 16)",
-    positiveInteger,
-  );
+    .option("--weight-decay <x>", "AdamW's decoupled weight decay", fraction, 0.01)
+    .option("--max-grad-norm <x>", "clip gradients to this global norm", positiveNumber, 1);
+  command.option("--calibration <n>", "records used by --importance fisher (default: 16)", positiveInteger);
   addQuestionSettings(command);
   addWatchingSettings(command);
   addFieldOptions(command)
@@ -170,38 +166,34 @@ export function addTrainSettings(command: Command): Command {
 /** What a long run looks at, keeps and tells. */
 function addWatchingSettings(command: Command): void {
   command
-    .option(
-      "--eval-every <n>",
-      "steps from one evaluation to the next (default: at the end)",
-      positiveInteger,
-    )
+    .option("--eval-every <n>", "evaluate every n steps (default: only at the end)", positiveInteger)
     .option(
       "--patience <n>",
-      "evaluations without a better loss after which the run ends (default: it does not)",
+      "stop after n evaluations without a lower loss (default: never)",
       positiveInteger,
     )
     .option(
       "--sample-tokens <n>",
-      "length of the text shown before, at evaluations and after; 0: none",
+      "tokens of the sample text shown before training, at evaluations and after it; 0: none",
       nonNegativeInteger,
       48,
     )
-    .option("--save-every <n>", "steps from one checkpoint to the next", positiveInteger, 100)
-    .option("--keep <n>", "checkpoints that stay", positiveInteger, 2)
+    .option("--save-every <n>", "write a checkpoint every n steps", positiveInteger, 100)
+    .option("--keep <n>", "checkpoints to keep", positiveInteger, 2)
     .option(
       "--log-every <n>",
-      "steps from one line to the next, where there is no terminal",
+      "print a line every n steps, where output is not a terminal",
       positiveInteger,
       10,
     )
     .addOption(
-      new Option("--on-nonfinite <what>", "a step whose loss or gradient is NaN or infinite")
+      new Option("--on-nonfinite <what>", "what to do at a step whose loss or gradient is NaN or infinite")
         .choices(["stop", "skip"])
         .default("stop"),
     )
     .option(
       "--detect-anomaly",
-      "stop at the first NaN or infinity and name the op that made it; slow",
+      "stop at the first NaN or infinity and name the op that produced it; slow",
       false,
     );
 }
@@ -240,8 +232,8 @@ async function inheritSettings(report: Report, command: Command, layers: Layers)
   if (run === null) {
     const { model, data } = command.opts<Partial<TrainOptions>>();
     if (model !== undefined && data !== undefined)
-      report.note(`${output} holds no run yet: a new one starts`);
-    else throw new SidenetError("C-USAGE", `${output} holds no run to go on with. Check --output.`);
+      report.note(`${output} holds no run yet: starting a new one`);
+    else throw new SidenetError("C-USAGE", `${output} holds no run to resume. Check --output.`);
     return;
   }
   const known = Object.entries(run.settings).filter(([, value]) => value !== null);
@@ -297,7 +289,7 @@ async function train(
     existing: resume ? "resume" : overwrite ? "overwrite" : "refuse",
     settings: currentSettings(command),
   };
-  const stop = stopOnSignals(report, "stopping before the next step; what was trained so far will be saved");
+  const stop = stopOnSignals(report, "stopping before the next step; a checkpoint will be saved");
   let failed = false;
   const events: TrainRunEvents = {
     ...eventsOf(report, options),

@@ -37,12 +37,12 @@ export function parseVariant(text: string): Variant {
   const [method, ...levers] = text.split("+");
   const known = METHODS.find((name) => name === method);
   if (known === undefined) {
-    throw new InvalidArgumentError(`"${method}" is not a method. There are ${METHODS.join(", ")}.`);
+    throw new InvalidArgumentError(`"${method}" is not a method. Methods are ${METHODS.join(", ")}.`);
   }
   const flags = levers.map((lever) => {
     if (Object.hasOwn(LEVERS, lever)) return LEVERS[lever];
     throw new InvalidArgumentError(
-      `"${lever}" is no lever. There are ${Object.keys(LEVERS).join(", ")}, after a method and "+".`,
+      `"${lever}" is not a method suffix. Suffixes are ${Object.keys(LEVERS).join(", ")}.`,
     );
   });
   return { name: text, method: known, flags: Object.assign({}, ...flags) as Partial<MemoryFlags> };

@@ -6,7 +6,7 @@ import type { Outcome, Session } from "./session.ts";
 import type { Report } from "./terminal.ts";
 
 const HELP = `
-The page is the one of sidenet report, and follows the run. It is served to this machine alone, until Ctrl-C.
+The page is that of sidenet report and follows the run. It is served until Ctrl-C.
 
 Example:
   $ npx sidenet watch out/run`;
@@ -14,9 +14,9 @@ Example:
 export function defineWatch(program: Command, session: Session): void {
   program
     .command("watch")
-    .description("Serve the report of a run while it goes on, to this machine alone.")
+    .description("Serve the report of a running training run, on this machine only.")
     .argument("<dir>", "folder that train or compare writes")
-    .option("--port <n>", "port; 0: any that is free", numberWithin(0, 65535), 8377)
+    .option("--port <n>", "port; 0: any free port", numberWithin(0, 65535), 8377)
     .addOption(jsonOption())
     .addHelpText("after", HELP)
     .action(session.action(watch));

@@ -80,8 +80,8 @@ export function splitRecords<T>(
   if (count <= 0 || count >= records.length) {
     throw new SidenetError(
       "L-DATA",
-      `the data has ${records.length} records, of which ${count} would be held out. At least one must be held out and one ` +
-        "trained on: give more data or a smaller --held-out.",
+      `--held-out keeps ${count} records for evaluation, but the data has only ${records.length}. At least one must be held out and ` +
+        "one left to train on: give more data or a smaller --held-out.",
     );
   }
   const all = Array.from({ length: records.length }, (_, i) => i);

@@ -46,8 +46,12 @@ function quotient({ items }: Metric, indices: Iterable<number>): number {
   return top / bottom;
 }
 
-/** The 2.5 % and 97.5 % quantiles of a statistic over samples of the items, drawn with replacement. Source: Efron 1979. */
+/**
+ * The 2.5 % and 97.5 % quantiles of a statistic over samples of the items, drawn with replacement; NaN for a single item.
+ * Source: Efron 1979.
+ */
 function bootstrap(count: number, seed: number, statistic: (indices: Int32Array) => number) {
+  if (count < 2) return { low: Number.NaN, high: Number.NaN }; // one item shows no spread
   const random = new Random(seed);
   const indices = new Int32Array(count);
   const values: number[] = [];

@@ -4,6 +4,7 @@ import { z } from "zod";
 import {
   ANSWER,
   type ChoiceRecord,
+  describeFields,
   parseRecord,
   questionText,
   type Source,
@@ -47,8 +48,16 @@ function parseRow<Schema extends z.ZodType>(
 ): z.infer<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const problem = z.prettifyError(parsed.error).replaceAll("\n", " ");
-  throw new SidenetError("L-RECORD", `${source}: ${problem}. Wanted ${wanted}; map other names with --map.`);
+  const fields = (value ?? {}) as Record<PropertyKey, unknown>;
+  const problems = parsed.error.issues.map(({ path, message }) => {
+    const [name] = path;
+    if (name === undefined) return message;
+    return fields[name] === undefined ? `${String(name)} is missing` : `${String(name)}: ${message}`;
+  });
+  throw new SidenetError(
+    "L-RECORD",
+    `${source}: ${problems.join("; ")}. Wanted ${wanted}; this row has ${describeFields(value)}. Map other names with --map.`,
+  );
 }
 
 const gsm8kSchema = z.looseObject({ question: z.string(), answer: z.string() });
@@ -144,7 +153,7 @@ export function choiceRow(value: unknown, source: Source): ChoiceRecord {
   if ("question" in record && "choices" in record) return record as ChoiceRecord;
   throw new SidenetError(
     "L-RECORD",
-    `${source}: it has no choices. Wanted the fields question, choices and label; map other names with --map.`,
+    `${source}: it has no choices, but ${describeFields(value)}. Wanted question, choices and label; map other names with --map.`,
   );
 }
 

@@ -13,8 +13,8 @@ const CURES: Readonly<Record<string, string>> = {
   EACCES: "no permission. Check its owner and mode.",
   EPERM: "the system does not allow it. Check its owner and mode, or choose another folder.",
   EROFS: "the file system is read-only. Choose a folder that can be written.",
-  ENOSPC: "the disk is full. Free some space; the files that were there before are whole.",
-  EDQUOT: "the disk quota is used up. Free some space; the files that were there before are whole.",
+  ENOSPC: "the disk is full. Free some space; existing files are intact.",
+  EDQUOT: "the disk quota is used up. Free some space; existing files are intact.",
   EFBIG: "the file would pass the largest size allowed here. Raise the limit, or choose another disk.",
 };
 

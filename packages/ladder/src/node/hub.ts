@@ -62,7 +62,7 @@ function hubError(id: string, cause: unknown): SidenetError {
   }
   return new SidenetError(
     "L-HUB",
-    `${id}: there is no such path, and the hub could not be used (${reasonOf(cause)}). Check the network, or give --model a folder.`,
+    `${id}: there is no such path, and the hub could not be reached (${reasonOf(cause)}). Check the network, or give --model a folder.`,
     { cause },
   );
 }

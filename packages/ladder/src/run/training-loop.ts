@@ -239,8 +239,8 @@ export class TrainingLoop {
   ): Promise<void> {
     const { options, events, trainer, checkpoints } = this.#parts;
     const what = Number.isFinite(loss)
-      ? `gradient norm of step ${step} is ${gradNorm}`
-      : `loss of step ${step} is ${loss}`;
+      ? `gradient norm of step ${step + 1} is ${gradNorm}`
+      : `loss of step ${step + 1} is ${loss}`;
     const where = `the ${what} (learning rate ${learningRate}, records: ${sources.join("; ")})`;
     const inARow = this.#state.skippedInARow + 1;
     if (options.onNonFinite === "skip" && inARow < MAX_SKIPPED) {

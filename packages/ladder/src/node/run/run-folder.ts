@@ -74,7 +74,7 @@ export async function openRunFolder(folder: string, existing: Existing): Promise
   if (run && existing === "refuse") {
     throw new SidenetError(
       "L-RUN-EXISTS",
-      `${folder} holds a run already, started ${run.started}. Go on with it by --resume, replace it by --overwrite, or choose ` +
+      `${folder} holds a run already, started ${run.started}. Continue it with --resume, replace it with --overwrite, or choose ` +
         "another --output.",
     );
   }

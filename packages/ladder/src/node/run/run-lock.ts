@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { fileError } from "../file-source.ts";
-import { makeFolder } from "../make-folder.ts";
+import { makeFolder, removeEmptyFolders } from "../make-folder.ts";
 
 const LOCK = ".lock";
 
@@ -25,21 +25,26 @@ async function holder(path: string): Promise<number | null> {
 }
 
 /**
- * Makes the folder of a run this process's, until the function that is returned is called; a killed process holds it no
- * more. Throws `L-RUN-BUSY` where another one trains into it, `L-FILE`, `L-DISK-FULL`.
+ * Makes the folder of a run this process's own, until the returned function is called, which also removes the folder where
+ * it was made here and nothing was written to it. A killed process loses its lock. Throws `L-RUN-BUSY` where another
+ * process trains into the folder, `L-FILE`, `L-DISK-FULL`.
  */
 export async function lockRunFolder(folder: string): Promise<() => Promise<void>> {
-  await makeFolder(folder);
+  const made = await makeFolder(folder);
   const path = join(folder, LOCK);
   const pid = await holder(path);
   if (pid !== null) {
     throw new SidenetError(
       "L-RUN-BUSY",
-      `process ${pid} trains into ${folder}. Wait for its end, or choose another --output. (If it is no sidenet: remove ${path}.)`,
+      `process ${pid} trains into ${folder}. Wait for its end, or choose another --output. (If that process is not sidenet, remove ${path}.)`,
     );
   }
-  const unlock = () => rm(path, { force: true }).catch(() => undefined);
-  await unlock();
+  const removeLock = () => rm(path, { force: true }).catch(() => undefined);
+  const unlock = async () => {
+    await removeLock();
+    await removeEmptyFolders(made);
+  };
+  await removeLock(); // left by a killed process
   try {
     await writeFile(path, `${process.pid} ${hostname()}`, { flag: "wx" });
   } catch (cause) {

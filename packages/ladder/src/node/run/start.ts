@@ -50,7 +50,7 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
   const { trainer, events, run, options } = parts;
   const checkpoints = parts.checkpoints ?? new Checkpoints(options.outputDir, options.keep ?? 2);
   const restored = await checkpoints.restoreLatest(trainer);
-  for (const message of restored?.damaged ?? []) events.onNote?.(`${message} It is left out.`);
+  for (const message of restored?.damaged ?? []) events.onNote?.(`${message} It is skipped.`);
   if (!restored) {
     events.onNote?.("the run has no checkpoint yet: it starts from the beginning");
     return null;
@@ -63,7 +63,7 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
         "data of the first run, or start anew with --overwrite.",
     );
   }
-  events.onNote?.(`going on from ${path}`);
+  events.onNote?.(`continuing from ${path}`);
   if (state.device !== deviceName(parts)) {
     events.onNote?.(
       `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,

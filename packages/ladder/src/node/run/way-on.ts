@@ -5,11 +5,11 @@ export function withWayOn(error: unknown, savedStep: number | null): unknown {
   if (!(error instanceof SidenetError)) return error;
   const way =
     savedStep === null
-      ? "No checkpoint was written by then."
-      : `The checkpoint after ${savedStep} steps is whole: go on from it with --resume.`;
+      ? "No checkpoint had been written."
+      : `The checkpoint of step ${savedStep} is intact: continue from it with --resume.`;
   const cures: Record<string, string> = {
     "T-OUT-OF-MEMORY":
-      "--micro-batch, --gradient-checkpointing and --loss-chunk take less memory and train the same.",
+      "--micro-batch, --gradient-checkpointing and --loss-chunk take less memory and give the same training.",
     "T-DEVICE-LOST": "",
     "L-DISK-FULL": "",
     "L-FILE": "",
