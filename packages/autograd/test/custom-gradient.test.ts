@@ -119,7 +119,7 @@ describe("customGradient", () => {
     expect(device.memory.liveCount).toBe(1);
   });
 
-  it("takes an input handed back, dy handed back, one tensor twice, and gradients made by hand", async () => {
+  it("takes an input that is returned, dy that is returned, one tensor twice, and gradients made by hand", async () => {
     const device = new CpuDevice();
     using x = device.tensor([1, 2], [2]);
     const identity: CustomGradient = { name: "identity", forward: (_ops, a) => a, pull: (_ops, dy) => [dy] };
