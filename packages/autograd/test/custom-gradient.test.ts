@@ -113,7 +113,7 @@ describe("customGradient", () => {
     const half = await gradientsOf(device, [x], chain, { saved: "f16" });
     expect(full.savedBytes).toBe(64);
     expect(half.savedBytes).toBe(32);
-    expect(half.values).toEqual(full.values); // small whole numbers: exact in halves
+    expect(half.values).toEqual(full.values); // small whole numbers: exact in f16
     const relu = await gradientsOf(device, [x], (tape) => customGradient(tape, SQUARED_RELU, [x]));
     expect(relu.savedBytes).toBe(64);
     expect(device.memory.liveCount).toBe(1);
