@@ -122,7 +122,7 @@ async function printed(source: string): Promise<unknown[][]> {
 }
 
 it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
-  const [composed, custom] = blocks(await read("guide-autograd-research.md"), "ts");
+  const [composed, custom, op, side] = blocks(await read("guide-autograd-research.md"), "ts");
   const [first, ...rest] = await printed(composed);
   expect(first[1]).toBeLessThan(1e-7);
   expect(rest.at(-1)).toEqual(["gradients:", 3]);
@@ -130,6 +130,13 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   const [[, worst], kept] = await printed(custom);
   expect(worst).toBeLessThan(1e-7);
   expect(kept).toEqual([["custom squaredRelu"], 48, "bytes"]);
+  const [[, wrong], [, error], record] = await printed(op);
+  expect(wrong).toBeNull();
+  expect(error).toBeLessThan(1e-7);
+  expect(record).toEqual([["softsign"], 48, "bytes"]);
+  const [[, frozen], [, before], [, after]] = (await printed(side)) as [string, number][];
+  expect(before).toBe(frozen);
+  expect(after).toBeLessThan(before);
 });
 
 it("guide-data.md: its program reads what its table says", async () => {

@@ -9,19 +9,19 @@ export interface OptimizerStep {
   readonly gradScale?: Tensor | null;
 }
 
-/** The contents of a checkpoint: the number of steps done, and tensors such as the moments of AdamW, f32 or u8, by name. */
+/** The state that a checkpoint stores: the number of steps done, and tensors (f32 or u8) by name, such as the moments of AdamW. */
 export interface OptimizerState {
   readonly step: number;
   readonly tensors: ReadonlyMap<string, Tensor>;
 }
 
-/** What updates parameters in place from their gradients: `AdamW`, or an optimizer of one's own. */
+/** Updates parameters in place from their gradients: `AdamW`, or an optimizer of your own. */
 export interface Optimizer {
-  /** Steps done so far. A resumed run sets it after it has overwritten the tensors of `exportState`. */
+  /** Steps done so far. Set it after overwriting the tensors of `exportState` with those of a checkpoint. */
   stepsDone: number;
-  /** Updates every parameter; the gradients stay the caller's. The caller frees what it leaves in the innermost scope. */
+  /** Updates every parameter. The gradients belong to the caller, whose scope frees the intermediate tensors. */
   step(gradients: Gradients, options: OptimizerStep): void;
-  /** The live state and not a copy. */
+  /** The live state, not a copy. */
   exportState(): OptimizerState;
   /** Frees the state; the parameters stay. */
   dispose(): void;

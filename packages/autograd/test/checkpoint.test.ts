@@ -166,7 +166,7 @@ describe("checkpoint", () => {
     expectNoLeaks(device);
   });
 
-  it("takes one tensor twice, an input handed back, and f16 activations", async () => {
+  it("takes one tensor twice, an input that is returned, and f16 activations", async () => {
     const device = new CpuDevice();
     const gradient = async (body: (tape: Tape, x: Tensor) => Tensor): Promise<number[]> => {
       using x = device.tensor([1, 2], [2]);

@@ -113,13 +113,13 @@ describe("customGradient", () => {
     const half = await gradientsOf(device, [x], chain, { saved: "f16" });
     expect(full.savedBytes).toBe(64);
     expect(half.savedBytes).toBe(32);
-    expect(half.values).toEqual(full.values); // small whole numbers: exact in halves
+    expect(half.values).toEqual(full.values); // small whole numbers: exact in f16
     const relu = await gradientsOf(device, [x], (tape) => customGradient(tape, SQUARED_RELU, [x]));
     expect(relu.savedBytes).toBe(64);
     expect(device.memory.liveCount).toBe(1);
   });
 
-  it("takes an input handed back, dy handed back, one tensor twice, and gradients made by hand", async () => {
+  it("takes an input that is returned, dy that is returned, one tensor twice, and gradients made by hand", async () => {
     const device = new CpuDevice();
     using x = device.tensor([1, 2], [2]);
     const identity: CustomGradient = { name: "identity", forward: (_ops, a) => a, pull: (_ops, dy) => [dy] };

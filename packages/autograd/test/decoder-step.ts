@@ -28,7 +28,7 @@ function parameters(device: Device, size: number): ParamStore {
 
 /**
  * A decoder with everything trainable and its weights used in two layers: loss, gradients, and an update, by name. At size 8
- * every product is large enough for threads to share it.
+ * every matmul is large enough for threads to share it.
  */
 export async function decoderStep(device: Device, size = 1): Promise<Map<string, ArrayLike<number>>> {
   const { T, V, D, width } = extentsOf(size);

@@ -175,7 +175,7 @@ describe("attributes", () => {
   });
 });
 
-describe("gradients that are handed out", () => {
+describe("gradients that backward returns", () => {
   it("have memory of their own, though rules pass dy through", async () => {
     const device = double();
     using p = counting(device, [3]);

@@ -24,7 +24,7 @@ import { type MemoryOptions, Trainer } from "./trainer.ts";
 
 /** One training step of a method on a batch of full rows. */
 export interface StepOptions {
-  /** A method of this library by its options, or a function that makes an adapter of one's own. */
+  /** A method of this library by its options, or a function that makes an adapter of your own. */
   readonly method: MethodOptions | ((decoder: Decoder) => Adapter);
   /** Makes the optimizer, as for a `Trainer`. Default: AdamW. */
   readonly optimizer?: (parameters: ParamStore) => Optimizer;

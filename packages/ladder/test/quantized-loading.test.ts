@@ -59,7 +59,7 @@ describe.each(["SmolLM2-1.7B"])("loading %s, two layers of it, to NF4", (name) =
   });
 });
 
-it("loading with the ends in NF4 as well holds a part of 16 MiB at most beside them", async () => {
+it("loading with embedding table and lm_head in NF4 as well holds at most a part of 16 MiB beside them", async () => {
   const config = { ...configOf("SmolLM2-135M"), numHiddenLayers: 2 };
   const { final, peak } = await loaded(config, { quantizeBlocks: true, quantizeEmbeddings: true });
   const plain = await loaded(config, { quantizeBlocks: true });

@@ -15,7 +15,7 @@ if (process.env.SIDENET_DEVICE !== "cpu") devices.push(["webgpu", () => openNode
 
 const isEnd = (name: string) => name === "lm_head.weight" || name === "model.embed_tokens.weight";
 
-/** A decoder whose ends lie in NF4, and one of what these stand for. */
+/** A decoder whose embedding table and lm_head are in NF4, and one with their dequantized values. */
 async function bothForms(device: Device, model: ModelConfig): Promise<[Decoder, Decoder]> {
   using plain = randomDecoder(device, model);
   const [store, dense] = [new ParamStore(device, "weights"), new ParamStore(device, "weights")];
@@ -29,7 +29,7 @@ async function bothForms(device: Device, model: ModelConfig): Promise<[Decoder, 
   return [new Decoder(model, store), new Decoder(model, dense)];
 }
 
-describe.each(devices)("ends in NF4 on %s", (_, open) => {
+describe.each(devices)("embedding table and lm_head in NF4 on %s", (_, open) => {
   let device: Device;
   afterAll(() => device?.dispose());
 
