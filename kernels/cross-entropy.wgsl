@@ -140,31 +140,31 @@ fn fetch(kept: ptr<function, Batch>, part: Part, i: u32) {
 }
 
 /// Running statistics of a row: the maximum, Σ exp(logits - maximum), Σ (maximum - logits) and the count.
-struct Seen { largest: f32, sum: f32, below: f32, count: f32 }
+struct RowStats { largest: f32, sum: f32, below: f32, count: f32 }
 
-fn see(seen: ptr<function, Seen>, row: u32, lane: u32) {
+fn accumulate(stats: ptr<function, RowStats>, row: u32, lane: u32) {
   for (var first = 0u; first < p.v; first += p.block) {
     let part = partOf(row, first);
     for (var from_ = 0u; from_ < part.width; from_ += LANES * KEPT) {
       var xs: Batch;
       fetch(&xs, part, from_ + lane);
-      var most = seen.largest;
-      for (var j = 0u; j < KEPT; j++) { most = max(most, largestOf(xs[j])); }
-      seen.sum *= shiftedOne(seen.largest, most);
+      var newLargest = stats.largest;
+      for (var j = 0u; j < KEPT; j++) { newLargest = max(newLargest, largestOf(xs[j])); }
+      stats.sum *= shiftedOne(stats.largest, newLargest);
       for (var j = 0u; j < KEPT; j++) {
         let isIn = from_ + lane + j * LANES < part.width;
-        seen.sum += select(0.0, total(shifted(xs[j], most)), isIn);
+        stats.sum += select(0.0, total(shifted(xs[j], newLargest)), isIn);
       }
       if (p.smoothing > 0.0) {
-        if (seen.count > 0.0) { seen.below += seen.count * (most - seen.largest); }
+        if (stats.count > 0.0) { stats.below += stats.count * (newLargest - stats.largest); }
         for (var j = 0u; j < KEPT; j++) {
           if (from_ + lane + j * LANES < part.width) {
-            seen.below += total(most - xs[j]);
-            seen.count += f32(WIDTH);
+            stats.below += total(newLargest - xs[j]);
+            stats.count += f32(WIDTH);
           }
         }
       }
-      seen.largest = most;
+      stats.largest = newLargest;
     }
   }
 }
@@ -173,13 +173,13 @@ fn see(seen: ptr<function, Seen>, row: u32, lane: u32) {
 fn row_losses(at: Grid, t: Thread) {
   let first = (at.group.x + at.group.y * at.groups.x) * p.each;
   for (var row = first; row < min(first + p.each, p.n); row++) {
-    var seen = Seen(LOWEST, 0.0, 0.0, 0.0);
-    see(&seen, row, t.lane);
-    let largest = maxOf(at, t, seen.largest);
-    let sum = sumOf(at, t, seen.sum * shiftedOne(seen.largest, largest));
+    var stats = RowStats(LOWEST, 0.0, 0.0, 0.0);
+    accumulate(&stats, row, t.lane);
+    let largest = maxOf(at, t, stats.largest);
+    let sum = sumOf(at, t, stats.sum * shiftedOne(stats.largest, largest));
     var below = 0.0; // mean of max - logits
     if (p.smoothing > 0.0) {
-      if (seen.count > 0.0) { below = seen.below + seen.count * (largest - seen.largest); }
+      if (stats.count > 0.0) { below = stats.below + stats.count * (largest - stats.largest); }
       below = sumOf(at, t, below) / f32(p.v);
     }
     if (t.lane == 0) {

@@ -1,4 +1,4 @@
-// cumsum: y[o,a,i] = Σ x[o,b,i] over b <= a, or over b >= a in reverse, x seen as [outer, length, inner] around the axis
+// cumsum: y[o,a,i] = Σ x[o,b,i] over b <= a, or over b >= a in reverse, with x as [outer, length, inner] around the axis
 //   in x[outer,length,inner]   out y[outer,length,inner]   grid: one workgroup per line (o,i), `lines` of them
 //   why: each thread sums a range of the line, adds the sums of the threads before it, and passes over its range again
 //   numerics: f32 for every element type

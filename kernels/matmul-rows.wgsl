@@ -33,7 +33,7 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> bias: array<bias_t>;
 @group(0) @binding(3) var<storage, read_write> y: array<y_v>;
 
-fn halves(v: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(v.x), unpack2x16float(v.y)); }
+fn unpackF16(v: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(v.x), unpack2x16float(v.y)); }
 
 fn texelA(i: u32) -> vec4<u32> { return textureLoad(a, vec2(i % WIDTH, i / WIDTH)); }
 fn texelB(i: u32) -> vec4<u32> { return textureLoad(b, vec2(i % WIDTH, i / WIDTH)); }
@@ -42,12 +42,12 @@ fn texelB(i: u32) -> vec4<u32> { return textureLoad(b, vec2(i % WIDTH, i / WIDTH
 fn fourOfA(i: u32) -> vec4<f32> {
   if (!A_HALF) { return bitcast<vec4<f32>>(texelA(i / 4)); }
   let t = texelA(i / 8);
-  return halves(select(t.xy, t.zw, (i & 4) != 0));
+  return unpackF16(select(t.xy, t.zw, (i & 4) != 0));
 }
 fn fourOfB(i: u32) -> vec4<f32> {
   if (!B_HALF) { return bitcast<vec4<f32>>(texelB(i / 4)); }
   let t = texelB(i / 8);
-  return halves(select(t.xy, t.zw, (i & 4) != 0));
+  return unpackF16(select(t.xy, t.zw, (i & 4) != 0));
 }
 
 /// Four columns of 16 rows, of which ROWS are used. 24 rows, or 8 columns, gain 5 % for half as much code again.
@@ -140,8 +140,8 @@ fn nt(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u
       let b1 = texelB((c.y + k) / 8);
       let b2 = texelB((c.z + k) / 8);
       let b3 = texelB((c.w + k) / 8);
-      addBlock(&t, r, k, transpose(mat4x4(halves(b0.xy), halves(b1.xy), halves(b2.xy), halves(b3.xy))));
-      addBlock(&t, r, k + 4, transpose(mat4x4(halves(b0.zw), halves(b1.zw), halves(b2.zw), halves(b3.zw))));
+      addBlock(&t, r, k, transpose(mat4x4(unpackF16(b0.xy), unpackF16(b1.xy), unpackF16(b2.xy), unpackF16(b3.xy))));
+      addBlock(&t, r, k + 4, transpose(mat4x4(unpackF16(b0.zw), unpackF16(b1.zw), unpackF16(b2.zw), unpackF16(b3.zw))));
     }
   } else {
     for (var k = 0u; k < at.depth; k += 4) {

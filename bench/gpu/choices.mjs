@@ -1,10 +1,10 @@
-// Where the tile table chooses between kernels, each choice in turn on the same operands: long sums in parts or not
-// (`splitKBlocks`), attention on subgroup matrices or not (`subgroupMatrixQueries`). docs/kernels.md says what is expected.
+// Times the choices of the tile table, alternating on the same operands: matmul with split-K and without (`splitKBlocks`), attention
+// on subgroup matrices and without (`subgroupMatrixQueries`). docs/kernels.md says what is expected.
 //
 //   node bench/gpu/choices.mjs [--device webgpu] [--split 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
 //
-// Prints the least wall time of a call, waiting shared between the calls of a batch, and of kernels alone by timestamps; results
-// are held against those of the first choice, which is without. Adapters without subgroup matrices have no choice about attention.
+// Prints the least wall time per call, measured over batches of calls, and the GPU time of its kernels by timestamps. Results are
+// compared with those of the first choice, which is "without". Adapters without subgroup matrices have no choice about attention.
 
 import { BENCH_MODELS } from "@sidenet/ladder";
 import { DEFAULT_TILES, NF4_BLOCKS, nf4Table, WebGpuDevice } from "@sidenet/tensor";
@@ -105,9 +105,9 @@ const PRODUCTS = [
   ),
 ];
 
-/** The largest share of all values by which a choice may differ from the first: sums in another order, and operands in halves. */
-const SUMS = 1e-3;
-const HALVES = 2 ** -8;
+/** Largest difference from the first choice, relative to all values: for sums in another order, and for operands rounded to f16. */
+const SUM_TOLERANCE = 1e-3;
+const F16_TOLERANCE = 2 ** -8;
 
 /** Attention and its gradients at a model's heads; y and lse of the forward pass come first, by the first table. */
 function attentionCases({ heads, keyHeads, c }, tokens, dtype) {
@@ -138,9 +138,9 @@ const ATTENTION = ["f32", "f16"].flatMap((dtype) => [
 
 const { split } = options;
 const CASES = [
-  ...PRODUCTS.map((item) => ({ item, tile: "splitKBlocks", values: split, most: SUMS })),
+  ...PRODUCTS.map((item) => ({ item, tile: "splitKBlocks", values: split, most: SUM_TOLERANCE })),
   ...(device.profile.subgroupMatrices
-    ? ATTENTION.map((item) => ({ item, tile: "subgroupMatrixQueries", values: [0, 16], most: HALVES }))
+    ? ATTENTION.map((item) => ({ item, tile: "subgroupMatrixQueries", values: [0, 16], most: F16_TOLERANCE }))
     : []),
 ];
 

@@ -2,9 +2,9 @@
 //
 //   node bench/gpu/subgroup-matrices.mjs [--rounds 5] [--m 2048] [--n 4608] [--k 3584]
 //
-// Variants take turns. For each: TFLOP/s of the whole product, and nanoseconds for 32 of k of a block of 128 x 128: of one block
-// alone, and of all cores together. The first over the second is how many blocks are at work at a time; as many as there are
-// cores means one a core, which then waits for what it asked for.
+// Variants alternate. For each it prints the TFLOP/s of the whole matmul, and nanoseconds per 32 of k of a block of 128 x 128: for a
+// single block, and per block when all cores work. The ratio of the two is the number of blocks that run at a time. If it equals the
+// number of cores, each core runs one block at a time and waits for its loads.
 
 import { readFileSync } from "node:fs";
 import { WebGpuDevice } from "@sidenet/tensor";
@@ -25,7 +25,7 @@ if (!(device instanceof WebGpuDevice && device.profile.subgroupMatrices)) {
   await new Promise(() => {}); // the process ends when the result is written
 }
 
-function halves(shape, seed) {
+function randomF16(shape, seed) {
   const made = device.scope(() => {
     const values = device.empty(shape);
     device.ops.normal(values, { seed, stream: 0 });
@@ -36,7 +36,7 @@ function halves(shape, seed) {
 
 const y = device.empty([m, n]);
 const none = device.empty([4]);
-const bind = { a: halves([m, k], 1), b: halves([n, k], 2), y, scales: none, bias: none };
+const bind = { a: randomF16([m, k], 1), b: randomF16([n, k], 2), y, scales: none, bias: none };
 const strides = { aAt: 0, aRow: k, yAt: 0, yRow: n };
 const whole = { m, n, k, ...strides, accumulate: 0, hasBias: 0, hasScales: 0, splits: 1, splitDepth: k };
 const alone = { ...whole, m: BLOCK, n: BLOCK };

@@ -67,10 +67,10 @@ export function float16Table(): Float32Array {
 }
 
 /** u16[n] float16 bits -> f32[n], exact. */
-export function float16ToFloat32(halves: Uint16Array): Float32Array<ArrayBuffer> {
+export function float16ToFloat32(bits: Uint16Array): Float32Array<ArrayBuffer> {
   const words = new Uint32Array(float16Table().buffer); // as integers, so that NaN payloads survive
-  const out = new Uint32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) out[i] = words[halves[i]];
+  const out = new Uint32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) out[i] = words[bits[i]];
   return new Float32Array(out.buffer);
 }
 

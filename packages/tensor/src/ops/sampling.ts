@@ -24,12 +24,12 @@ const DEFAULTS: SampleAttrs = {
 };
 
 /** Below it, quotients in the kernel would overflow f32. */
-const LEAST_TEMPERATURE = 1e-6;
+const MIN_TEMPERATURE = 1e-6;
 
 function sampleProblem(N: number, attrs: SampleAttrs): string | null {
   const { temperature, topK, topP, minP, repetitionPenalty, seed, stream, offset } = attrs;
-  if (!(temperature === 0 || (temperature >= LEAST_TEMPERATURE && temperature <= 1e6)))
-    return `temperature ${temperature} is neither 0 nor from ${LEAST_TEMPERATURE} to 1e6`;
+  if (!(temperature === 0 || (temperature >= MIN_TEMPERATURE && temperature <= 1e6)))
+    return `temperature ${temperature} is neither 0 nor from ${MIN_TEMPERATURE} to 1e6`;
   if (!isWord(topK)) return `topK ${topK} is not a whole number, 0 or more`;
   if (!(topP > 0 && topP <= 1)) return `topP ${topP} is not in 0 < topP <= 1`;
   if (!(minP >= 0 && minP <= 1)) return `minP ${minP} is not in 0 <= minP <= 1`;
@@ -124,7 +124,7 @@ function* choices(
 const MAX_ROWS = 5; // of a random case
 
 const drawAttrs = (pick: TestRandom): SampleAttrs => ({
-  temperature: pick.oneOf([1, 0.7, 0, 0.1, 2, LEAST_TEMPERATURE]),
+  temperature: pick.oneOf([1, 0.7, 0, 0.1, 2, MIN_TEMPERATURE]),
   topK: pick.oneOf([0, 1, 2, 10, 1000]),
   topP: pick.oneOf([1, 0.9, 0.5, 0.01]),
   minP: pick.oneOf([0, 0.05, 0.5, 1]),
