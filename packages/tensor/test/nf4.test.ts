@@ -147,7 +147,7 @@ describe.each(devices)("NF4 on %s", (kind) => {
 
 /** A kernel that divides as `file` does, on a driver whose quotients are `off` units in the last place away from its own. */
 function quotientKernel(file: "nf4-scales" | "nf4-quantize"): string {
-  const body = /\/\/\/ What q · a leaves[\s\S]*?fn quotient[\s\S]*?\n}\n/.exec(kernels[file])?.[0] ?? "";
+  const body = /fn remainder[\s\S]*?fn quotient[\s\S]*?\n}\n/.exec(kernels[file])?.[0] ?? "";
   expect(body).toContain("bitcast<u32>(s / a)");
   return `requires immediate_address_space;
 struct Params { n: u32, off: i32 }
