@@ -71,5 +71,5 @@ it("sidenet compare trains methods on the same records, and has them in one tabl
 it("sidenet compare with data wants a folder for what it trains", async () => {
   const run = await sidenet("compare", ...args);
   expect(run).toMatchObject({ exitCode: 2, out: "" });
-  expect(run.err).toContain("--data wants --output");
+  expect(run.err).toContain("--data needs --output");
 });

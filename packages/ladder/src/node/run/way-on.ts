@@ -6,7 +6,7 @@ export function withWayOn(error: unknown, savedStep: number | null): unknown {
   const way =
     savedStep === null
       ? "No checkpoint had been written."
-      : `The checkpoint of step ${savedStep} is intact: continue from it with --resume.`;
+      : `The checkpoint after ${savedStep} ${savedStep === 1 ? "step" : "steps"} is intact: continue from it with --resume.`;
   const cures: Record<string, string> = {
     "T-OUT-OF-MEMORY":
       "--micro-batch, --gradient-checkpointing and --loss-chunk take less memory and give the same training.",
