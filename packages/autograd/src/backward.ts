@@ -18,7 +18,7 @@ export interface RecordedOp {
   readonly inputs: ReadonlyMap<string, TrackedValue>;
   readonly output: TrackedValue;
   readonly pulls: readonly Pull[];
-  /** By operand name; null for an optional input that was left out. */
+  /** Saved tensors by operand name; null for an optional input that was left out. */
   readonly saved: ReadonlyMap<string, SavedTensor | null>;
 }
 

@@ -18,6 +18,7 @@ export {
   type Pull,
   type PullContext,
   type PullRow,
+  type WithGradient,
   withGradient,
 } from "./rules/grad-row.ts";
 export { gradTable } from "./rules/index.ts";

@@ -46,11 +46,11 @@ export interface SavedTensor {
 const bytesOf = ({ handles }: Kept): number =>
   handles.reduce((sum, { dtype, size }) => sum + sizeBytes(dtype, size), 0);
 
-/** What a tape keeps for its backward pass: each tensor once, however many records need it. */
+/** The tensors that a tape keeps for its backward pass, each once, however many records need it. */
 export class SavedTensors {
   readonly #device: Device;
   readonly #formats: SavedFormats;
-  /** By tensor, or by its memory where a smaller copy is kept: views of the same memory share that copy. */
+  /** Keyed by tensor, or by its memory where a smaller copy is kept: views of the same memory share that copy. */
   readonly #kept = new Map<object, Kept>();
 
   /** Throws `A-FORMAT` for an unknown format. */

@@ -22,7 +22,7 @@ import { type SavedFormats, type SavedTensor, SavedTensors } from "./saved-tenso
 /** Tensors to train, or a `ParamStore`: its names go into error messages. */
 export type Trainable = Iterable<Tensor | readonly [name: string, tensor: Tensor]>;
 
-/** What `Tape.backward` may leave out. */
+/** Options of `Tape.backward`. */
 export interface BackwardOptions {
   /** Leaves that the loss does not depend on are left out of the result instead of being an error. */
   readonly allowUnused?: boolean;

@@ -147,7 +147,7 @@ export class Lora implements Adapter, BlockAdapter {
     return { ...frozen, ...adapted };
   }
 
-  /** As PEFT writes it. */
+  /** The content of PEFT's `adapter_config.json`. */
   configJson(): object {
     return peftConfigJson(this.config);
   }

@@ -54,7 +54,7 @@ export function sideConfigOf(
   return ofOptions(() => {
     const ladder = ladderConfig(model, baseModel, { ...options.ladder, seed });
     if (method === "ladder") return ladder;
-    // As many parameters as the Ladder of the same reduction: the published comparison.
+    // As in the published comparison, it has as many parameters as the Ladder of the same reduction.
     const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
     return xladderConfig(model, baseModel, { ...options.ladder, ...options.xladder, parameters, seed });
   });

@@ -23,7 +23,7 @@ type InputName<R extends AnyOpRow> = InputNamesOf<R> & string;
 type SaveName<R extends AnyOpRow> = InputName<R> | (OutputNamesOf<R> & string);
 
 type Operands<R extends AnyOpRow> = Parameters<R["reference"]>[0];
-/** Null for an optional input that the call left out. */
+/** The type of a saved operand: nullable for an optional input, which a call may leave out. */
 type SavedOperand<R extends AnyOpRow, N> =
   N extends InputName<R>
     ? null extends Operands<R>[N & keyof Operands<R>]
@@ -53,7 +53,7 @@ export const SECOND_ORDER: NoGradient = { none: "gradients of gradients are not 
 export const QUANTIZED: NoGradient = { none: "a quantized weight" };
 export const OPTIMIZER: NoGradient = { none: "part of the optimizer" };
 
-/** What a rule is given of the call besides tensors. */
+/** The attributes, shape and dtype that a rule is given besides tensors. */
 export interface PullContext<A> {
   /** All attributes, defaults filled in. */
   readonly attrs: A;

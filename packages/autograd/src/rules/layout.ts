@@ -38,7 +38,7 @@ export const selectRows = gradRow("selectRows", {
 export const transpose = gradRow("transpose", {
   x: {
     saves: [],
-    // By the inverse permutation.
+    // The gradient is transposed by the inverse permutation.
     pull: (ops, dy, _saved, { attrs: { permutation } }) =>
       ops.transpose(dy, { permutation: permutation.map((_, axis) => permutation.indexOf(axis)) }),
   },

@@ -167,7 +167,7 @@ const softmax = define({
   run: ({ ops, inputs }) => ({ y: ops.softmax(inputs.need("x"), inputs.find("mask")) }),
 });
 
-/** By the name that `params.json` gives in "op". */
+/** Golden operations, by the name in the field "op" of `params.json`. */
 export const goldenOps: Readonly<Record<string, GoldenOp>> = {
   ...quantizedOps,
   adamw,

@@ -102,7 +102,7 @@ const loraLinear = define({
   },
 });
 
-/** By the name that `params.json` gives in "op". */
+/** Golden operations on quantized weights, by the name in the field "op" of `params.json`. */
 export const quantizedOps = {
   lora_linear: loraLinear,
   nf4_dequantize: nf4Dequantize,

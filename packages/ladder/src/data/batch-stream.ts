@@ -70,7 +70,7 @@ export type DataPosition = z.infer<typeof dataPositionSchema>;
 /** A batch and the sources of its records. */
 export interface StreamedBatch {
   readonly batch: LabeledBatch;
-  /** Where its records came from, for messages. */
+  /** The sources of its records, for error messages. */
   readonly sources: readonly string[];
 }
 

@@ -29,7 +29,7 @@ const DIGITS_THEN_GPT2: PreTokenizer = { splits: ["\\p{N}", GPT2_SPLIT] };
 const LLAMA3: PreTokenizer = { splits: [modernSplit("\\p{N}{1,3}")], ignoreMerges: true, addBos: true };
 const QWEN2: PreTokenizer = { splits: [modernSplit("\\p{N}")], normalizer: "NFC" };
 
-/** By `tokenizer.ggml.pre`. Source: the patterns of the models' own tokenizer.json files. */
+/** Pre-tokenizers by the value of `tokenizer.ggml.pre`. Source: the models' tokenizer.json files. */
 export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizer>> = {
   smollm: DIGITS_THEN_GPT2,
   starcoder: DIGITS_THEN_GPT2,
@@ -43,7 +43,7 @@ export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizer>> = {
   "deepseek-r1-qwen": QWEN2,
 };
 
-/** What the metadata says, checked. */
+/** The tokenizer fields of the metadata, checked. */
 interface Vocabulary {
   readonly name: string;
   readonly tokens: readonly string[];

@@ -13,7 +13,7 @@ const ARCHITECTURES: Readonly<Record<Family, string>> = {
   qwen3: "Qwen3ForCausalLM",
 };
 
-/** As bitsandbytes writes it beside weights in NF4 with double quantization. */
+/** The `quantization_config` of bitsandbytes for NF4 with double quantization. */
 export const quantizationJson = (computeType: CheckpointType): object => ({
   quant_method: "bitsandbytes",
   load_in_4bit: true,

@@ -140,8 +140,9 @@ export interface UnaryRow<A extends object> {
   readonly name: string;
   readonly doc: string;
   readonly attrs?: A;
-  /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are what `scalars` gives. */
+  /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are the values of `scalars`. */
   readonly wgsl: string | ((attrs: A) => string);
+  /** The values of `p.scalar` and `p.other` in the WGSL text. Default 0. */
   readonly scalars?: (attrs: A) => readonly [scalar: number, other?: number];
   /** The same formula in double. */
   readonly f: (x: number, attrs: A) => number;
@@ -152,6 +153,7 @@ export interface UnaryRow<A extends object> {
   readonly abs?: number;
   /** Values of a random case, if not normal ones. */
   readonly values?: (pick: TestRandom, size: number) => ArrayLike<number>;
+  /** Attributes of a random case, if not the defaults. */
   readonly draw?: (pick: TestRandom) => Partial<A>;
 }
 
@@ -159,6 +161,7 @@ type UnarySig = "x[N..] -> y[N..]";
 
 const attrsOr = <A extends object>(attrs: A | undefined): A => attrs ?? ({} as A);
 
+/** The row of an elementwise op y = f(x). */
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, A> {
   return defineOp<UnarySig, A>({
@@ -208,13 +211,17 @@ export interface BinaryRow {
   readonly doc: string;
   /** The body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`. */
   readonly wgsl: string;
+  /** The same formula in double. */
   readonly f: (a: number, b: number) => number;
+  /** Relative tolerance, of the largest |y| of the tensor. Default: that of one rounding. */
   readonly rel?: number;
+  /** Values of a random case by operand, if not normal ones. */
   readonly values?: (pick: TestRandom) => Readonly<Record<string, (size: number) => ArrayLike<number>>>;
 }
 
 type BinarySig = "a[A..] b[B..] -> y[Y..]";
 
+/** The row of an elementwise op y = f(a, b), which broadcasts. */
 export function binary(row: BinaryRow): OpRow<BinarySig, object> {
   return defineOp<BinarySig, object>({
     name: row.name,
