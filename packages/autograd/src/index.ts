@@ -13,11 +13,14 @@ export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradien
 export type { Optimizer, OptimizerState, OptimizerStep } from "./optimizer.ts";
 export {
   type GradRow,
+  type InputRule,
+  type JointRule,
   type NoGradient,
   type NoGradientReason,
   type Pull,
   type PullContext,
   type PullRow,
+  type WithGradient,
   withGradient,
 } from "./rules/grad-row.ts";
 export { gradTable } from "./rules/index.ts";

@@ -157,9 +157,11 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
 
 /** A row of the op table, with its signature parsed. */
 export interface OpRow<Sig extends string = string, A extends Attrs = Attrs>
-  extends Omit<OpDefinition<Sig, A>, "attrs"> {
+  extends Omit<OpDefinition<Sig, A>, "attrs" | "infer"> {
   readonly signature: Signature;
   readonly attrs: A;
+  /** As in `OpDefinition`. A method, so that a row of any signature is an `AnyOpRow`. */
+  infer?(inputs: InputSpecs<Sig>, attrs: A): Inferred;
 }
 
 // One table holds rows of different signatures; callers recover the types through its keys.

@@ -139,9 +139,11 @@ export function runSpread(
 export interface UnaryRow<A extends object> {
   readonly name: string;
   readonly doc: string;
+  /** Every attribute, with its default. */
   readonly attrs?: A;
   /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are what `scalars` gives. */
   readonly wgsl: string | ((attrs: A) => string);
+  /** Two numbers that the body may use. */
   readonly scalars?: (attrs: A) => readonly [scalar: number, other?: number];
   /** The same formula in double. */
   readonly f: (x: number, attrs: A) => number;
@@ -152,6 +154,7 @@ export interface UnaryRow<A extends object> {
   readonly abs?: number;
   /** Values of a random case, if not normal ones. */
   readonly values?: (pick: TestRandom, size: number) => ArrayLike<number>;
+  /** Attributes of a random case. */
   readonly draw?: (pick: TestRandom) => Partial<A>;
 }
 
@@ -159,6 +162,7 @@ type UnarySig = "x[N..] -> y[N..]";
 
 const attrsOr = <A extends object>(attrs: A | undefined): A => attrs ?? ({} as A);
 
+/** An elementwise op of one operand, over vectors of four on WebGPU. */
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, A> {
   return defineOp<UnarySig, A>({
@@ -208,13 +212,17 @@ export interface BinaryRow {
   readonly doc: string;
   /** The body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`. */
   readonly wgsl: string;
+  /** The same formula in double. */
   readonly f: (a: number, b: number) => number;
+  /** Largest error, of the largest |y| of the tensor. Default: one rounding. */
   readonly rel?: number;
+  /** Values of the operands of a random case, by name, where normal ones will not do. */
   readonly values?: (pick: TestRandom) => Readonly<Record<string, (size: number) => ArrayLike<number>>>;
 }
 
 type BinarySig = "a[A..] b[B..] -> y[Y..]";
 
+/** An elementwise op of two operands that broadcast. */
 export function binary(row: BinaryRow): OpRow<BinarySig, object> {
   return defineOp<BinarySig, object>({
     name: row.name,
