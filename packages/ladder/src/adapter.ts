@@ -1,5 +1,5 @@
 /** Adapters: the parameters that a fine-tuning method trains, and where they act on a decoder (methods.md, 2 to 4). */
-import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
+import { formatShape, type Ops, type ParamStore, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
 import type { BlockWeights, LayerCache } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
@@ -69,12 +69,17 @@ export interface SideAdapter {
 export const effectiveDepth = ({ side }: Adapter, { numHiddenLayers }: ModelConfig): number =>
   side?.effectiveDepth ?? numHiddenLayers;
 
-/** Trained parameters and where they act: `side`, `blocks` and `head` are absent or null where the method changes nothing. */
+/** Trained parameters and where they act: `embed`, `side`, `blocks` and `head`, absent where the method changes nothing. */
 export interface Adapter {
   /** One of `METHODS`, or any other name for a method of your own. */
   readonly method: string;
   /** f32 tensors, under their names in `adapter_model.safetensors`. */
   readonly parameters: ParamStore;
+  /**
+   * Replaces the embedded tokens: H_0 f32[B,T,d], from `forward.tokens` and the h that the backbone's embedding makes of them.
+   * The tape then records every block.
+   */
+  embed?(ops: Ops, forward: Forward, h: Tensor): Tensor;
   /** A network beside the backbone. */
   readonly side?: SideAdapter | null;
   /** What is trained inside the backbone's blocks. */
@@ -87,4 +92,13 @@ export interface Adapter {
   dispose(): void;
   /** For `using`. */
   [Symbol.dispose](): void;
+}
+
+/** Returns y, which `part` of an adapter made in place of the hidden state h. Throws `L-METHOD` unless it has h's shape. */
+export function checkHidden({ method }: Adapter, part: "embed" | "finish", y: Tensor, h: Tensor): Tensor {
+  if (y instanceof Tensor && sameShape(y.shape, h.shape)) return y;
+  throw new SidenetError(
+    "L-METHOD",
+    `${part} of the adapter "${method}" returned ${y}, wanted f32 ${formatShape(h.shape)}.`,
+  );
 }

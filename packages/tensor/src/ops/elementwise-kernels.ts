@@ -139,6 +139,7 @@ export function runSpread(
 export interface UnaryRow<A extends object> {
   readonly name: string;
   readonly doc: string;
+  /** Every attribute, with its default. */
   readonly attrs?: A;
   /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are the values of `scalars`. */
   readonly wgsl: string | ((attrs: A) => string);
