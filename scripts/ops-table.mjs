@@ -18,7 +18,7 @@ Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src
   place; without a dtype an operand is f32 or f16, with \`number\` also i32 or u32, with \`any\` of any type. Residuals, which
   are made only for a backward pass, follow \`|\`.
 - **WebAssembly** says how the op runs on \`wasm\`: by kernels, by its reference on the same memory, or by kernels but by the
-  reference for some operands (such as f16 activations, operands that broadcast, a mask of softmax).
+  reference for some operands (such as an extreme along an inner axis, or f16 state of an optimizer).
 - **Kernels** are those of all adapters: \`*-rows\` runs only on software drivers, where extents allow.
 - **Size**: a tensor larger than a binding (128 MiB where an adapter promises no more) is processed in windows of rows. An op
   throws \`T-TOO-LARGE\` if what it needs at once does not fit a binding: one row of the last axis; for reductions, \`cumsum\` and

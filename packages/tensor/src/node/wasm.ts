@@ -1,4 +1,4 @@
-/** Threads in Node, and the switch that Node 20 wants for relaxed SIMD. */
+/** The WebAssembly device in Node: its threads, and the V8 flag that Node 20 needs for relaxed SIMD. */
 import { availableParallelism } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { Worker } from "node:worker_threads";
@@ -7,7 +7,7 @@ import type { WasmDevice } from "../wasm/device.ts";
 import { hasRelaxedSimd, openWasm, type WasmOptions } from "../wasm/open.ts";
 import type { Spawn } from "../wasm/runtime.ts";
 
-/** All that a worker does; text, since a worker cannot load TypeScript. */
+/** The code of a worker, as text, since a worker cannot load TypeScript. */
 const WORKER = `const { parentPort, workerData: { module, memory, index } } = require("node:worker_threads");
 const { work } = new WebAssembly.Instance(module, { env: { memory } }).exports;
 parentPort.postMessage("ready");
@@ -17,19 +17,19 @@ const spawn: Spawn = (module, memory, index) =>
   new Promise((resolve, reject) => {
     const worker = new Worker(WORKER, { eval: true, workerData: { module, memory, index } });
     worker.once("message", () => {
-      worker.unref(); // a process may end while threads sleep
+      worker.unref(); // idle threads do not keep the process alive
       resolve(worker);
     });
     worker.once("error", reject);
   });
 
-/** V8 before 11.4 (Node 20) has relaxed SIMD behind a flag, which counts for what is compiled afterwards. */
+/** V8 up to 11 (Node 20) has relaxed SIMD behind a flag, which takes effect for modules compiled afterwards. */
 function allowRelaxedSimd(): void {
   const [major] = process.versions.v8.split(".").map(Number);
   if (major <= 11 && !hasRelaxedSimd()) setFlagsFromString("--experimental-wasm-relaxed-simd");
 }
 
-/** SIDENET_THREADS, or null where it is not set. Throws `T-THREADS` unless it is a whole number from 1 on. */
+/** SIDENET_THREADS, or null if it is not set. Throws `T-THREADS` unless it is a whole number above 0. */
 function threadsFromEnvironment(): number | null {
   const text = process.env.SIDENET_THREADS;
   if (text === undefined || text === "") return null;

@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => device?.dispose());
 
 const pick = new TestRandom(5);
-const halves = (...shape: number[]) => {
+const f16 = (...shape: number[]) => {
   const values = pick.normals(shape.reduce((a, b) => a * b, 1));
   return {
     name: "",
@@ -47,42 +47,42 @@ const mask = (...shape: number[]) => ({
 
 /** 400 rows of 700: three windows; angles of 130 positions begin anew within one. */
 const CASES: [OpName, () => OpCase["inputs"], OpCase["attrs"]][] = [
-  ["rmsNorm", () => [halves(400, 700), halves(700)], { eps: 1e-5 }],
+  ["rmsNorm", () => [f16(400, 700), f16(700)], { eps: 1e-5 }],
   [
     "rmsNormBackwardX",
-    () => [halves(400, 700), halves(400, 700), floats(new Float64Array(400).fill(1), 400), null],
+    () => [f16(400, 700), f16(400, 700), floats(new Float64Array(400).fill(1), 400), null],
     {},
   ],
   [
     "rmsNormBackwardGain",
-    () => [halves(400, 700), halves(400, 700), floats(new Float64Array(400).fill(1), 400)],
+    () => [f16(400, 700), f16(400, 700), floats(new Float64Array(400).fill(1), 400)],
     {},
   ],
-  ["layerNorm", () => [halves(400, 700), halves(700), halves(700)], { eps: 1e-5 }],
-  ["softmax", () => [halves(400, 700), null], {}],
+  ["layerNorm", () => [f16(400, 700), f16(700), f16(700)], { eps: 1e-5 }],
+  ["softmax", () => [f16(400, 700), null], {}],
   // The rows of the mask begin anew within a window.
-  ["softmax", () => [halves(4, 100, 700), mask(100, 700)], {}],
-  ["add", () => [halves(400, 700), halves(700)], {}],
-  ["less", () => [halves(400, 700), halves(400, 1)], {}],
-  ["where", () => [mask(400, 700), halves(400, 700), null], {}],
-  ["dropout", () => [halves(400, 700)], { rate: 0.3, seed: 5, stream: 1, offset: 8 }],
-  ["gelu", () => [halves(400, 700)], { form: "erf" }],
-  ["linear", () => [halves(3000, 400), halves(30, 400), halves(30)], {}],
-  ["matmul", () => [halves(3, 500, 700), halves(3, 700, 20)], {}],
-  ["softmaxBackward", () => [halves(400, 700), halves(400, 700)], {}],
+  ["softmax", () => [f16(4, 100, 700), mask(100, 700)], {}],
+  ["add", () => [f16(400, 700), f16(700)], {}],
+  ["less", () => [f16(400, 700), f16(400, 1)], {}],
+  ["where", () => [mask(400, 700), f16(400, 700), null], {}],
+  ["dropout", () => [f16(400, 700)], { rate: 0.3, seed: 5, stream: 1, offset: 8 }],
+  ["gelu", () => [f16(400, 700)], { form: "erf" }],
+  ["linear", () => [f16(3000, 400), f16(30, 400), f16(30)], {}],
+  ["matmul", () => [f16(3, 500, 700), f16(3, 700, 20)], {}],
+  ["softmaxBackward", () => [f16(400, 700), f16(400, 700)], {}],
   [
     "rope",
-    () => [halves(3, 130, 7, 100), floats(pick.normals(6500), 130, 50), floats(pick.normals(6500), 130, 50)],
+    () => [f16(3, 130, 7, 100), floats(pick.normals(6500), 130, 50), floats(pick.normals(6500), 130, 50)],
     { inverse: false },
   ],
   [
     "crossEntropy",
-    () => [halves(400, 700), { name: "", values: pick.ints(400, 0, 699), shape: [400], dtype: "i32" }],
+    () => [f16(400, 700), { name: "", values: pick.ints(400, 0, 699), shape: [400], dtype: "i32" }],
     { ignoreIndex: -100, labelSmoothing: 0.1 },
   ],
 ];
 
-it.each(CASES)("%s takes halves in several windows", async (name, inputs, attrs) => {
+it.each(CASES)("%s takes f16 in several windows", async (name, inputs, attrs) => {
   const drawn: OpCase = { inputs: inputs(), attrs };
   const got = await runCase(device, name, drawn);
   const problem = compareOutcomes(name, drawn, got, await runCase(reference, name, drawn));

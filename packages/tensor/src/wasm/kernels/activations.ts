@@ -32,8 +32,8 @@ type Make = (f: FunctionBuilder) => (x: Local<"v128">) => V128;
 /** gelu(x). */
 const FORWARD: Readonly<Record<"erf" | "tanh", Make>> = {
   erf: (f) => {
-    const [normal, [least]] = [normalOf(f), splats(f, -TAIL)];
-    return (x) => f32x4.mul(f32x4.max(x, least), normal(x).cdf);
+    const [normal, [min]] = [normalOf(f), splats(f, -TAIL)];
+    return (x) => f32x4.mul(f32x4.max(x, min), normal(x).cdf);
   },
   tanh: (f) => {
     const [inner, [half, one]] = [innerTanh(f), splats(f, 0.5, 1)];
@@ -46,10 +46,10 @@ const DERIVATIVE: Readonly<Record<"erf" | "tanh", Make>> = {
   // Φ(x) + x φ(x)
   erf: (f) => {
     const normal = normalOf(f);
-    const [most, least, density] = splats(f, TAIL, -TAIL, 1 / Math.sqrt(2 * Math.PI));
+    const [max, min, density] = splats(f, TAIL, -TAIL, 1 / Math.sqrt(2 * Math.PI));
     return (x) => {
       const { cdf, bell } = normal(x);
-      const clamped = f32x4.max(f32x4.min(x, most), least);
+      const clamped = f32x4.max(f32x4.min(x, max), min);
       return f.madd(f32x4.mul(clamped, density), bell, cdf);
     };
   },

@@ -88,8 +88,8 @@ function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smalle
   forVectors(f, count, [m, v], ({ load, store }) => {
     store(m, f32x4.div(load(m), mLargest));
     const square = f.v128(load(v));
-    const least = v128.and(f32x4.gt(square, zero), smallest); // a v above 0 must not become 0
-    store(v, f32x4.max(f32x4.div(square, vLargest), least));
+    const minimum = v128.and(f32x4.gt(square, zero), smallest); // a v above 0 must not become 0
+    store(v, f32x4.max(f32x4.div(square, vLargest), minimum));
   });
   const [i, value] = [f.i32(), f.f32()];
   f.for(i, 0, count, 1, () => {

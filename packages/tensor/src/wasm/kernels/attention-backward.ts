@@ -131,7 +131,7 @@ export const attentionBackwardQ = defineKernel(
         }
       });
       const columnsAt = f.i32(at(columns, start, panel.stepBytes));
-      panel.gather(columnsAt, bytes.panel, scores, count, panel.place(p.sumsAt));
+      panel.accumulate(columnsAt, bytes.panel, scores, count, panel.place(p.sumsAt));
     });
     const factor = f.v128(f32x4.splat(p.scale));
     const out = rowsOf(p.dq);
@@ -183,14 +183,14 @@ export const attentionBackwardKV = defineKernel(
       });
       const columnsAt = f.i32(i32.mul(start, panel.stepBytes));
       const [dkSums, dvSums] = [panel.place(p.sumsAt), panel.place(p.otherSumsAt)];
-      panel.gather(f.i32(i32.add(dyColumns, columnsAt)), bytes.panel, scores, count, dvSums);
-      panel.gather(f.i32(i32.add(queryColumns, columnsAt)), bytes.panel, slopes, count, dkSums);
+      panel.accumulate(f.i32(i32.add(dyColumns, columnsAt)), bytes.panel, scores, count, dvSums);
+      panel.accumulate(f.i32(i32.add(queryColumns, columnsAt)), bytes.panel, slopes, count, dkSums);
     });
     const [factor, one] = [f.v128(f32x4.splat(p.scale)), f.v128(f32x4.splat(1))];
-    const [dk, dv, nowhere] = [rowsOf(p.dk), rowsOf(p.dv), panel.shared(p.rowAt)];
+    const [dk, dv, discard] = [rowsOf(p.dk), rowsOf(p.dv), panel.shared(p.rowAt)];
     panel.each(() => {
-      panel.write(panel.place(p.sumsAt), [factor, factor], dk, nowhere);
-      panel.write(panel.place(p.otherSumsAt), [one, one], dv, nowhere);
+      panel.write(panel.place(p.sumsAt), [factor, factor], dk, discard);
+      panel.write(panel.place(p.otherSumsAt), [one, one], dv, discard);
     });
   },
 );

@@ -13,7 +13,7 @@ import { accumulators, forVectors, sumLanes } from "./vectors.ts";
 
 const UNROLL = 4;
 /** Rows of values that are added at a time, so that the sums are loaded and stored once for that many rows. */
-const TOGETHER = 4;
+const ROWS_AT_ONCE = 4;
 
 const SIZES = words("t", "s", "g", "group", "d", "offset");
 
@@ -126,7 +126,7 @@ function emitAddRows(
   const [weight, factor] = [f.i32(weights), f.v128(shrink)];
   const count = i32.divU(i32.sub(last, weights), 4);
   const lastRow = f.i32(at(row, i32.sub(count, 1), stride));
-  const four = Array.from({ length: TOGETHER }, () => ({ row: f.i32(), weight: f.v128() }));
+  const four = Array.from({ length: ROWS_AT_ONCE }, () => ({ row: f.i32(), weight: f.v128() }));
   const to = f.i32();
   f.while(i32.ltU(weight, last), () => {
     for (const [i, one] of four.entries()) {
@@ -140,7 +140,7 @@ function emitAddRows(
       store(to, sum);
     });
     f.set(factor, f32x4.splat(1));
-    f.set(row, at(row, TOGETHER, stride));
-    f.set(weight, i32.add(weight, 4 * TOGETHER));
+    f.set(row, at(row, ROWS_AT_ONCE, stride));
+    f.set(weight, i32.add(weight, 4 * ROWS_AT_ONCE));
   });
 }

@@ -115,8 +115,8 @@ function* batchesOf(
   { B }: Extents,
   floatsPerRow: number,
 ): IterableIterator<{ start: number; count: number }> {
-  const most = Math.max(1, Math.floor(PACKED_BYTES / (4 * Math.max(1, floatsPerRow))));
-  for (let start = 0; start < B; start += most) yield { start, count: Math.min(most, B - start) };
+  const maxRows = Math.max(1, Math.floor(PACKED_BYTES / (4 * Math.max(1, floatsPerRow))));
+  for (let start = 0; start < B; start += maxRows) yield { start, count: Math.min(maxRows, B - start) };
 }
 
 const rowsOf = <K extends string>(

@@ -175,7 +175,7 @@ export class Panel {
   }
 
   /** sums[d][8] += the transpose of `count` streaming rows, packed by columns at `left`, times weights[count][8]. */
-  gather(
+  accumulate(
     left: Local<"i32">,
     panelBytes: Local<"i32">,
     weights: Local<"i32">,
@@ -228,14 +228,14 @@ export class Panel {
 
   /**
    * Writes the columns of sums[d][8], each times its factor, as the panel's rows of `to`. Columns past the last row go to
-   * `nowhere`, a row of scratch.
+   * `discard`, a row of scratch.
    */
-  write(sums: Local<"i32">, factors: Eight<V128>, to: HeadRows, nowhere: Local<"i32">): void {
+  write(sums: Local<"i32">, factors: Eight<V128>, to: HeadRows, discard: Local<"i32">): void {
     const { f } = this;
     const index = f.i32();
     const rows = Array.from({ length: PANEL_COLS }, (_, i) => {
       f.set(index, i32.add(this.first, i));
-      return f.i32(i32.select(i32.ltS(i, this.rows), to.at(index), nowhere));
+      return f.i32(i32.select(i32.ltS(i, this.rows), to.at(index), discard));
     });
     const [from, left] = [f.i32(sums), f.i32(this.d)];
     const load = (step: number, half: 0 | 1) =>

@@ -59,7 +59,7 @@ export const attention = defineKernel(
       const [right, sums] = [panel.place(p.panelAt), panel.place(p.sumsAt)];
       panel.score(f.i32(at(keys, start, i32.mul(p.d, 4))), right, count, scores);
       toWeights(window, { scores, sums, scratch: panel.place(p.wordsAt) });
-      panel.gather(f.i32(at(values, start, panel.stepBytes)), columns.panel, scores, count, sums);
+      panel.accumulate(f.i32(at(values, start, panel.stepBytes)), columns.panel, scores, count, sums);
     });
     const out = new HeadRows(f, { ...p, src: p.y, s: p.t }, head);
     const pairs = new HeadRows(f, { ...p, src: p.lse, s: p.t, d: f.i32(2) }, head);

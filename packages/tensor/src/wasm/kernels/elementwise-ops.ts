@@ -64,7 +64,7 @@ export const geluBackward: WasmOp = (
   return runElements(k, kernel, { inputs: { dy, x }, outputs: { dx } }, { perNs: EXP_PER_NS });
 };
 
-/** What stands for a bound that is not given: the largest float32. */
+/** The bound of `clamp` if none is given: the largest float32. */
 const FAR = 3.4028234663852886e38;
 
 export const clamp: WasmOp = (

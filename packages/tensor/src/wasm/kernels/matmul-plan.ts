@@ -108,8 +108,8 @@ export function runMatmul(
   const leftSize = divide(rows, panelRows) * panelRows * steps;
   const rightSize = divide(cols, PANEL_COLS) * PANEL_COLS * steps;
   const isWhole = rows === M && cols === N && steps === K;
-  const most = isWhole ? Math.max(1, Math.floor(RIGHT_BYTES / (4 * Math.max(leftSize, rightSize)))) : 1;
-  const batches = Math.min(P, most);
+  const maxBatches = isWhole ? Math.max(1, Math.floor(RIGHT_BYTES / (4 * Math.max(leftSize, rightSize)))) : 1;
+  const batches = Math.min(P, maxBatches);
   const left = k.temp([batches * leftSize]);
   const right = k.temp([batches * rightSize]);
   for (const [p0, p] of windows(P, batches)) {
