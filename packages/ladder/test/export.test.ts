@@ -128,7 +128,7 @@ describe("a LoRA merged into its model", () => {
     expect(await logitsOf(at("f32"))).toEqual(await logitsOf(trained));
     const error = await errorOf(openAdapter(adapter, device, MODEL));
     expect(error.code).toBe("L-FULL");
-    expect(error.message).toMatch(/sidenet export.*--model that output/);
+    expect(error.message).toMatch(/sidenet export.*give that output to --model/);
     const other = await putModel(at("other"), { ...MODEL, numHiddenLayers: 1 });
     expect((await errorOf(convert(other, at("o"), "f32", { adapter }))).code).toBe("L-ADAPTER-MODEL");
   });
