@@ -23,7 +23,7 @@ export interface BenchResult {
   readonly gpuMs: number | null;
   readonly dispatches: number;
   readonly flops: number;
-  /** Bytes of operands read and results written, each once: the least that the op must move. */
+  /** Bytes of operands read and results written, each once: the minimum that the op must move. */
   readonly bytes: number;
   readonly gflops: number;
   readonly gigabytesPerSecond: number;
@@ -97,7 +97,7 @@ export async function gpuTime(
   return { gpuMs: total / calls, dispatches };
 }
 
-/** What is timed: a call, and what it does at least. */
+/** A call to time, and the minimum of bytes and FLOPs that it takes. */
 export interface TimedCall {
   readonly name: string;
   readonly op: string;

@@ -1,4 +1,4 @@
-/** What the benchmarks run: every row of the op table, at the extents that models give it. */
+/** What the benchmarks run: every op of the op table, at the shapes of real models. */
 import { type DType, NF4_BLOCKS, type OpName, rowOf } from "@sidenet/tensor";
 
 /** Extents of a model that benchmarks are named after: letters of methods.md. */
@@ -19,7 +19,7 @@ export const BENCH_MODELS: Readonly<Record<string, BenchModel>> = {
   "qwen2.5-7b": { name: "Qwen2.5-7B", d: 3584, f: 18944, V: 152064, heads: 28, keyHeads: 4, c: 128 },
 };
 
-/** How the values of an operand come about: normal numbers unless said. */
+/** How the values of an operand are generated; default: normal random numbers. */
 export type Fill =
   | { readonly kind: "normal" }
   | { readonly kind: "ids"; readonly below: number }

@@ -1,4 +1,4 @@
-/** Which tiles are best on an adapter: every candidate of the table, timed on products of several shapes in turn. */
+/** Finds the best tiles for an adapter: every candidate of the table, timed alternately on matmuls of several shapes. */
 import {
   defaultTiles,
   type Tensor,
@@ -68,7 +68,7 @@ export function chooseTile(standard: number, tried: readonly TriedTile[]): numbe
   return best.ratio < 1 - GAIN ? best.value : standard;
 }
 
-/** Least milliseconds of a call by candidate, which take turns. */
+/** Least milliseconds of a call by candidate, timed alternately. */
 async function timeCandidates(
   device: WebGpuDevice,
   call: () => void,

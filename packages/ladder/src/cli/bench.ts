@@ -61,7 +61,7 @@ Examples:
   $ npx sidenet bench --tune
   $ npx sidenet bench --kernel saxpy.wgsl --grid 64 --buffer x=4096 --buffer y=4096 --param a=2 --param n=4096 --flops 8192`;
 
-/** Values that may be given apart or with commas, each as `parse` has it. */
+/** Values separated by spaces or commas, each parsed by `parse`. */
 const list =
   <T>(parse: (text: string) => T) =>
   (text: string): T[] =>

@@ -103,7 +103,7 @@ class Conversation {
     this.#messages = system === undefined ? [] : [{ role: "system", content: system }];
   }
 
-  /** Says what the assistant answers, as it comes. Throws `L-CONTEXT` for a turn longer than the context. */
+  /** Prints the assistant's answer as it is generated. Throws `L-CONTEXT` for a turn longer than the context. */
   async answer(text: string, report: Report): Promise<void> {
     const { decoder, adapter, tokenizer } = this.#inference;
     this.#messages.push({ role: "user", content: text });

@@ -194,7 +194,7 @@ async function resultOf(
   }
 }
 
-/** Tells it at once. Throws what is no error of the library's. */
+/** Reports the error at once. Rethrows errors that are not the library's. */
 function failedRun(report: Report, { name }: Variant, error: unknown): FailedRun {
   if (!(error instanceof SidenetError)) throw error;
   report.error(`${name}: ${error.message}`);

@@ -55,7 +55,7 @@ export function addOutputOptions(command: Command): Command {
     .option("--overwrite", "replace --output if it holds a model", false);
 }
 
-/** Converts and tells. A device is opened only where something is computed. */
+/** Converts and reports. A device is opened only if something is computed. */
 export async function convertAndTell(
   report: Report,
   options: ConvertOptions,

@@ -28,7 +28,7 @@ export function deviceOption(names: readonly DeviceName[] = COMPUTING): Option {
 /** What a GPU is called elsewhere. */
 const GPU_WORDS = /^(gpu|cuda|rocm|hip|mps|metal|vulkan|directml|dx12|d3d12|xpu)(:\d+)?$/i;
 
-/** The most that was live on a device, by category, as every command's JSON has it. */
+/** Peak memory of a device by category, as in every command's JSON. */
 export function peakJson({ memory }: Device) {
   const { peakBytes, byCategory } = memory.peak(0);
   return { peak_bytes: peakBytes, peak_bytes_by_category: byCategory };

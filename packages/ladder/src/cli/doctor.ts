@@ -14,7 +14,7 @@ Also computes a small test on the device and compares it with the CPU reference;
 Example:
   $ npx sidenet doctor`;
 
-/** Optional WebGPU features: 16-bit weights, faster reductions and products, times of single kernels. */
+/** Optional WebGPU features: 16-bit weights, faster reductions and matmuls, timings of single kernels. */
 const FEATURES = ["shader-f16", "subgroups", "timestamp-query"];
 
 const LIMITS = {

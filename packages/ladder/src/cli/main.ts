@@ -9,7 +9,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 
-// Nobody sees the progress any more (`2>&1 | head`, a closed terminal): the work goes on.
+// The reader of the progress output is gone (`2>&1 | head`, a closed terminal): the work continues.
 process.stderr.on("error", () => {});
 
 const written = (stream: NodeJS.WriteStream) =>

@@ -99,7 +99,7 @@ export function listOf<T>(parse: (text: string) => T): (text: string, list?: rea
 
 const repeatableParsers = new WeakSet<object>();
 
-/** Marks the parser of an option that may be given several times: it gets what the earlier ones came to. */
+/** Marks the parser of a repeatable option, which gets the value accumulated so far. */
 export function repeatable<Parse extends (text: string, previous?: never) => unknown>(parse: Parse): Parse {
   repeatableParsers.add(parse);
   return parse;

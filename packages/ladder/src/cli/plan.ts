@@ -98,7 +98,7 @@ export function addAdapterOptions(command: Command, device: DeviceName): Command
     .addOption(jsonOption());
 }
 
-/** The config of a model to plan. Throws as `openModelConfig`; a name that is nowhere is told the bundled ones. */
+/** The config of a model to plan. Throws as `openModelConfig`; the error for an unknown name lists the bundled ones. */
 export async function openPlannedConfig(model: string): Promise<ModelConfig> {
   try {
     return await openModelConfig(model);
@@ -109,7 +109,7 @@ export async function openPlannedConfig(model: string): Promise<ModelConfig> {
   }
 }
 
-/** Every method; QLoRA also with the lever that it has in most other programs. */
+/** Every method; QLoRA also with gradient checkpointing, its usual form in other programs. */
 const DEFAULT_VARIANTS = METHODS.flatMap((name) =>
   name === "qlora" ? [name, "qlora+checkpointing"] : [name],
 );

@@ -3,7 +3,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { CommanderError } from "commander";
 import { Report, type Terminal } from "./terminal.ts";
 
-/** Exit codes: a mistake in what was asked for is told apart from a run that failed, and from one that a signal ended. */
+/** Exit codes: they distinguish a usage mistake, a failure, and the end by a signal. */
 export const EXIT = { ok: 0, failed: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as const;
 
 /** Code of the errors that a command throws for options that do not go together. */
@@ -50,7 +50,7 @@ export class Session {
     };
   }
 
-  /** Tells an error the way its kind asks for, and sets the exit code. */
+  /** Reports an error according to its kind and sets the exit code. */
   fail(error: unknown): void {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return; // --help and --version: printed by then

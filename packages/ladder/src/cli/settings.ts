@@ -165,7 +165,7 @@ export function currentSettings(command: Command): Settings {
   return JSON.parse(JSON.stringify(Object.fromEntries(all))) as Settings;
 }
 
-/** A config file with every setting and its text; those that were given are in force, the others are comments. */
+/** A config file with every setting and its description; given settings are active, the others are commented out. */
 export function configText(command: Command, head: string): string {
   const lines = settingsOf(command).map((option) => {
     const attribute = option.attributeName();

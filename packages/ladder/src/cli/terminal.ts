@@ -4,7 +4,7 @@ import { ProgressBar } from "./progress-bar.ts";
 export interface Terminal {
   /** Standard output: what was asked for. */
   out(text: string): void;
-  /** Standard error: progress, remarks, errors. */
+  /** Standard error: progress, notes, errors. */
   err(text: string): void;
   /** A person is watching standard error, so a line may be rewritten in place. */
   readonly interactive: boolean;
@@ -14,7 +14,7 @@ export interface Terminal {
   lines?(prompt: string): AsyncIterable<string>;
 }
 
-/** What a command tells while it runs. With `--json` nothing of it goes to standard output, with `--quiet` only errors do. */
+/** Output of a running command. With `--json` none of it goes to standard output; with `--quiet` only errors are printed. */
 export class Report {
   readonly #terminal: Terminal;
   readonly #json: boolean;
@@ -52,7 +52,7 @@ export class Report {
     if (!this.#quiet) this.error(text);
   }
 
-  /** What is told whatever else is not: standard error. */
+  /** An error, which is always printed: standard error. */
   error(text: string): void {
     if (this.#bar) {
       this.#bar.log(text);

@@ -1,4 +1,4 @@
-/** What `train` says to people. */
+/** The text that `train` prints. */
 import { type BytesByCategory, CATEGORIES } from "@sidenet/tensor";
 import type { EvalMetrics, RunStart, Sample, StepMetrics, TrainSummary } from "../node/train-run.ts";
 import { formatTable } from "./table.ts";
@@ -53,7 +53,7 @@ export function describeStep(metrics: StepMetrics, steps: number): string {
   );
 }
 
-/** The part of a progress bar that says how it goes. */
+/** The metrics beside a progress bar. */
 export const describeProgress = (metrics: StepMetrics): string =>
   `loss ${number(metrics.loss)}  ${metrics.tokens_per_second.toFixed(0)} tokens/s  peak ${mib(metrics.peak_bytes)}`;
 

@@ -163,7 +163,7 @@ export function addTrainSettings(command: Command): Command {
   return addMemoryOptions(addSizeOptions(command));
 }
 
-/** What a long run looks at, keeps and tells. */
+/** Options for evaluation, checkpoints and output of a long run. */
 function addWatchingSettings(command: Command): void {
   command
     .option("--eval-every <n>", "evaluate every n steps (default: only at the end)", positiveInteger)
@@ -206,7 +206,7 @@ const FIXED = [
   ...["rank", "alpha", "rslora", "lora-layers", "targets"],
 ];
 
-/** Notes what is changed in a run that goes on. Throws `C-USAGE` where that would make it another run. */
+/** Notes the changed settings of a resumed run. Throws `C-USAGE` for a change that would make it another run. */
 function compareSettings(report: Report, before: Settings, now: Settings): void {
   const same = (name: string) => JSON.stringify(before[name]) === JSON.stringify(now[name]);
   const changed = Object.keys({ ...before, ...now }).filter((name) => name !== "output" && !same(name));
@@ -223,7 +223,7 @@ function compareSettings(report: Report, before: Settings, now: Settings): void 
   }
 }
 
-/** The settings of the run that is resumed, below those that are given now. Throws `C-USAGE`, and as `readRunFile`. */
+/** Applies the settings of the resumed run, which settings given now override. Throws `C-USAGE`, and as `readRunFile`. */
 async function inheritSettings(report: Report, command: Command, layers: Layers): Promise<void> {
   const { resume, overwrite, output } = command.opts<InvocationFlags & Partial<TrainOptions>>();
   if (resume && overwrite) throw new SidenetError("C-USAGE", "--resume and --overwrite exclude each other.");
@@ -320,7 +320,7 @@ async function train(
   }
 }
 
-/** The page of a run that failed says how far it came; what failed may keep it from being written. */
+/** Writes the report of a failed run, if the failure does not prevent that. */
 async function reportFailedRun(report: Report, folder: string): Promise<void> {
   try {
     report.note(`report of the run so far: ${await writeReport(folder)}`);

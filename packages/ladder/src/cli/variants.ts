@@ -53,7 +53,7 @@ export function variantList(text: string, previous: readonly Variant[] | undefin
   return [...(previous ?? []), ...text.split(",").filter(Boolean).map(parseVariant)];
 }
 
-/** What a variant comes to, on devices that store floats as told. */
+/** The options that a variant stands for, on a device. */
 export function settingsOf(
   variant: Variant,
   flags: SizeFlags & MemoryFlags & { readonly dtype: WeightChoice },

@@ -35,7 +35,7 @@ import {
 
 export type { EvalRow, PromptTemplate } from "./prompts.ts";
 
-/** What is asked of a model, and how. */
+/** How a model is evaluated. */
 export interface EvalOptions {
   readonly task: Task;
   readonly template: PromptTemplate;
@@ -55,7 +55,7 @@ export interface EvalOptions {
 /** Called with the number of items scored so far and in all. */
 export type OnProgress = (done: number, total: number) => void;
 
-/** The one answer that is right most often, given to every question: the share of questions that it gets right. */
+/** The single answer that is right most often, and its accuracy when given to every question. */
 export interface ConstantAnswer {
   readonly answer: string;
   readonly accuracy: number;
@@ -187,7 +187,7 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
   };
 }
 
-/** In plain text a model goes on with a question of its own. */
+/** In plain text a model continues with a question of its own. */
 const NEXT_QUESTION = "\nQuestion:";
 
 function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {

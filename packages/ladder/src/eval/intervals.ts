@@ -1,4 +1,4 @@
-/** What a score over a sample says: its value and where the truth lies with 95 % confidence. */
+/** Scores over a sample, with 95 % confidence intervals. */
 import { Random } from "@sidenet/tensor";
 
 /** A score that is a quotient of sums over items, such as right answers over questions, or nats over tokens. */

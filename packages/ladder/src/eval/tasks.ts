@@ -61,12 +61,12 @@ function parseRow<Schema extends z.ZodType>(
 }
 
 const gsm8kSchema = z.looseObject({ question: z.string(), answer: z.string() });
-/** Marks of GSM8K's calculator, which no reader is meant to see. */
+/** GSM8K's calculator annotations, which are not meant to be read. */
 const CALCULATOR = /<<[^<>]*>>/g;
 
 export interface Gsm8kRow {
   readonly question: string;
-  /** The worked solution, without marks of the calculator. */
+  /** The worked solution, without calculator annotations. */
   readonly solution: string;
   readonly final: number;
 }

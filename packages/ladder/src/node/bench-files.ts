@@ -1,4 +1,4 @@
-/** Files of benchmarks: the report as JSON, and as a page that needs nothing else. */
+/** Benchmark files: the report as JSON and as a self-contained page. */
 import { readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";

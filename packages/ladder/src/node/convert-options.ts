@@ -1,4 +1,4 @@
-/** What a conversion is told, and what it says it has done. */
+/** Options and result of a conversion. */
 import type { CalibratedLayers } from "../calibration/calibrated-layers.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ModelTensor } from "../model-tensors.ts";
@@ -44,7 +44,7 @@ export interface ConvertSummary {
   readonly warnings: readonly string[];
 }
 
-/** Told the bytes written so far and in all. */
+/** Called with the bytes written so far and in all. */
 export type ConvertProgress = (doneBytes: number, totalBytes: number) => void;
 
 /** A model with all that goes into its new files. */

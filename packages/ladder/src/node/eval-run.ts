@@ -46,7 +46,7 @@ export interface EvalSummary {
   readonly device: string;
   /** Questions, or windows of text. */
   readonly count: number;
-  /** What the one answer that is right most often would score; null where questions have choices of their own, or none. */
+  /** Accuracy of the single most frequent right answer; null where questions differ in their choices, or have none. */
   readonly constant_answer: ConstantAnswer | null;
   /** The model alone. */
   readonly before: Estimates;
@@ -57,7 +57,7 @@ export interface EvalSummary {
   readonly seconds: number;
 }
 
-/** What an evaluation tells while it goes. */
+/** Events of an evaluation. */
 export interface EvalRunEvents {
   /** Bytes of the model that are read, and all there are. */
   onLoad?(done: number, total: number): void;

@@ -3,7 +3,7 @@ import { SidenetError } from "@sidenet/tensor";
 
 /** How often a request is made again, and how long is waited before. */
 export interface RetryOptions {
-  /** Tries before it is given up; those that brought something do not count. */
+  /** Attempts before giving up; attempts that made progress do not count. */
   readonly attempts: number;
   /** Pause after the first failure; it doubles with each further one. */
   readonly delayMs: number;
@@ -35,7 +35,7 @@ function retryAfterOf(response: Response): number | null {
   return Number.isFinite(ms) ? Math.min(Math.max(ms, 0), MAX_PAUSE_MS) : null;
 }
 
-/** What an `Error` of Node's fetch says: the reason stands in its cause. */
+/** The message of an `Error` of Node's fetch, with its cause, which holds the reason. */
 export function reasonOf(error: unknown): string {
   const { cause, message } = error as { cause?: unknown; message?: string };
   return cause instanceof Error
@@ -64,7 +64,7 @@ export async function fetchOnce(
   throw new TransientError(`the server answered ${response.status}`, retryAfterOf(response));
 }
 
-/** Runs `attempt` until it succeeds, with pauses, as long as its errors are transient. `attempt` tells whether it got on. */
+/** Runs `attempt` until it succeeds, with pauses, as long as its errors are transient. `attempt` calls `progress` when it has made some. */
 export async function withRetries<T>(
   { attempts, delayMs }: RetryOptions,
   attempt: (progress: () => void) => Promise<T>,

@@ -8,7 +8,7 @@ import { type RetryOptions, reasonOf, refuseStatus, retryingFetch } from "./hub-
 import { readJsonFile } from "./json-file.ts";
 import { makeFolder } from "./make-folder.ts";
 
-/** How models are fetched from the hub, and who is told. */
+/** How models are fetched from the hub, and who is notified. */
 export interface HubOptions {
   readonly revision?: string;
   /** Address of the hub; default HF_ENDPOINT, else the public one. */

@@ -129,7 +129,7 @@ export async function writeFolderAtomic<T>(path: string, fill: (folder: string) 
   } catch (cause) {
     throw underItsName(cause, temporary, path);
   } finally {
-    // What went wrong is told, and not that nothing could be removed where nothing could be written.
+    // Report the original error, not a failure to remove what could not be written.
     for (const leftover of [temporary, replaced])
       await rm(leftover, { recursive: true, force: true }).catch(() => undefined);
   }

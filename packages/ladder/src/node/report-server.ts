@@ -1,4 +1,4 @@
-/** The page of a run while it goes on, for this machine alone. */
+/** Serves the page of a running run to this machine only. */
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { SidenetError } from "@sidenet/tensor";

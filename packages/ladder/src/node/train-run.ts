@@ -80,7 +80,7 @@ const scheduleOf = (options: TrainRunOptions, defaultRate: number) =>
     totalSteps: options.steps,
   });
 
-/** `earlier`: the run that is to go on. */
+/** `earlier`: the run to resume. */
 async function runLoaded(
   run: LoadedRun,
   earlier: RunFile | null,
@@ -130,7 +130,7 @@ async function calibrationRecords(
   return Promise.all(Array.from({ length: count }, (_, i) => train.get(i)));
 }
 
-/** The lines of an earlier process up to the step that the run goes on from. */
+/** The metrics of an earlier process up to the step at which the run resumes. */
 async function keptMetrics(path: string, step: number): Promise<MetricsLine[]> {
   const lines = await readMetrics(path);
   return lines.filter((line) => (isEvaluation(line) ? line.step <= step : line.step < step));

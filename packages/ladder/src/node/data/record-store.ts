@@ -44,7 +44,7 @@ async function readLineAt({ handle, starts, ends }: IndexedFile, index: number):
   return bytes.toString("utf8").replace(/^\ufeff/, "");
 }
 
-/** Every line is parsed once, so that a mistake is told before anything is trained. */
+/** Every line is parsed once, so that a mistake is reported before training. */
 async function indexJsonl(path: string, parse: RecordParser): Promise<IndexedFile> {
   const handle = await open(path, "r");
   try {

@@ -35,7 +35,7 @@ interface Found {
   readonly path: string;
 }
 
-/** A checkpoint that went into the trainer, and those that could not. */
+/** The checkpoint that was restored, and the damaged ones that were skipped. */
 export interface Restored {
   readonly state: RunState;
   readonly path: string;
@@ -78,7 +78,7 @@ export class Checkpoints {
     return path;
   }
 
-  /** Keeps the adapter as it is now as the best so far, which `state.best` says of it. */
+  /** Saves the current adapter as the best so far; `state.best` has its step and loss. */
   async saveBest(trainer: Trainer, state: RunState): Promise<void> {
     await this.#write(fileName("best", state.counters.step), trainer, state, false);
   }
@@ -158,7 +158,7 @@ async function verify(path: string, { metadata }: Checkpoint): Promise<RunState>
   );
 }
 
-/** Names, types, shapes and places of a header's tensors, whatever else it says. */
+/** The tensor entries of a header (names, types, shapes, offsets), without its metadata. */
 function entriesOf(header: Uint8Array): string {
   const { __metadata__: _, ...entries } = JSON.parse(new TextDecoder().decode(header)) as Record<
     string,
@@ -167,7 +167,7 @@ function entriesOf(header: Uint8Array): string {
   return JSON.stringify(entries);
 }
 
-/** Of the state, of what the header says of tensors, and of all that follows it. */
+/** SHA-256 of the state, the header's tensor entries and all data. */
 async function checksum(path: string, state: string): Promise<string> {
   const size = Buffer.alloc(8);
   const file = await open(path, "r");

@@ -56,7 +56,7 @@ export async function recordFailure(
   return failure;
 }
 
-/** A run that goes on has not ended: removes what an earlier process wrote of its end. */
+/** Removes the summary or failure that an earlier process of a resumed run wrote. */
 export async function forgetEnd(folder: string): Promise<void> {
   for (const name of [RUN_FILES.failure, RUN_FILES.summary]) await rm(join(folder, name), { force: true });
 }

@@ -21,7 +21,7 @@ export interface RunHistory {
   readonly resumedFrom: number | null;
 }
 
-/** The most that was live in this process or an earlier one of the run. */
+/** Peak memory of this process or an earlier one of the run. */
 function highestPeak({ memory }: Device, earlier: readonly StepMetrics[]) {
   const own = memory.peak();
   return earlier.reduce(

@@ -103,7 +103,7 @@ async function openData(options: TrainRunOptions): Promise<OpenedData> {
   }
 }
 
-/** Data first, then the model: a mistake in a file of kilobytes is told before gigabytes are read. */
+/** Reads the data before the model: a mistake in a file of kilobytes is reported before gigabytes are read. */
 export async function loadRun(
   device: Device,
   options: TrainRunOptions,

@@ -34,7 +34,7 @@ const runFileSchema = z.looseObject({
   device: z.string(),
   model: z.string(),
   started: z.string(),
-  /** What settings without a value came to, by their names: those that depend on the model. */
+  /** Values of the settings whose defaults depend on the model, by name. */
   defaults: z.record(z.string(), z.json()).default({}),
 });
 export type RunFile = z.infer<typeof runFileSchema>;

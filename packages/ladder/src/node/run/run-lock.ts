@@ -18,7 +18,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** The process that a lock names, where it still goes on; what another machine has left cannot be asked. */
+/** The process named by a lock if it is alive; a process of another machine cannot be checked. */
 async function holder(path: string): Promise<number | null> {
   const [, pid, host] = /^(\d+) (.*)$/.exec(await readFile(path, "utf8").catch(() => "")) ?? [];
   return host === hostname() && isAlive(Number(pid)) ? Number(pid) : null;

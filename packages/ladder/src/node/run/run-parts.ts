@@ -1,4 +1,4 @@
-/** What the parts of a run share: what was asked for, what was loaded, and whom to tell. */
+/** What the parts of a run share: the request, what was loaded, and the event handlers. */
 import type { Adapter } from "../../adapter.ts";
 import type { LabeledBatch } from "../../batch-loss.ts";
 import type { Sample } from "../../run/metrics.ts";
@@ -10,7 +10,7 @@ import type { LoadedRun } from "./load.ts";
 import { sampleText } from "./sample-text.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
 
-/** What a run tells while it goes. Every call is optional to act on. */
+/** Events of a run; every handler is optional. */
 export interface TrainRunEvents extends LoopEvents {
   /** Bytes of the model that are read, and all there are. */
   onLoad?(doneBytes: number, totalBytes: number): void;
@@ -18,7 +18,7 @@ export interface TrainRunEvents extends LoopEvents {
   onStart?(start: RunStart): void;
   /** A held-out record as the model continues it, before and after training. */
   onSample?(when: "before" | "after", sample: Sample): void;
-  /** The run had begun and failed; its folder says so by now. The error is thrown after this. */
+  /** The run failed after it had begun, and `failure.json` is written. The error is thrown afterwards. */
   onFailure?(failure: RunFailure): void;
 }
 

@@ -17,7 +17,7 @@ function stopIfAsked({ signal }: RunParts): void {
   );
 }
 
-/** A new run: what there is before the first step, and a folder that says so. Throws `L-STOPPED`. */
+/** Starts a new run: evaluates before the first step and writes `run.json`. Throws `L-STOPPED`. */
 export async function begin(parts: RunParts): Promise<RunState> {
   const { options, run, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;

@@ -1,4 +1,4 @@
-/** What a fine-tuning run is told: data, model, method, and how long it goes on. */
+/** Options of a fine-tuning run: data, model, method and length. */
 import type { BaseStorage } from "../../base-storage.ts";
 import type { Task } from "../../eval/tasks.ts";
 import type { MethodOptions } from "../../method.ts";
@@ -31,7 +31,7 @@ export interface DataOptions {
   readonly heldOut: number;
 }
 
-/** What one fine-tuning run is told. */
+/** Options of a fine-tuning run. */
 export interface TrainRunOptions extends DataOptions, LoopOptions {
   readonly model: string;
   readonly outputDir: string;

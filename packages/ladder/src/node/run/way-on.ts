@@ -1,6 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 
-/** What went wrong, and where the run can go on. */
+/** Adds to an error where the run can be resumed. */
 export function withWayOn(error: unknown, savedStep: number | null): unknown {
   if (!(error instanceof SidenetError)) return error;
   const way =
