@@ -63,7 +63,8 @@ class RememberingDecoder extends Decoder {
   }
 
   hidden(ops, forward, hiddenOptions = {}) {
-    if (hiddenOptions.adapter || !hiddenOptions.observe) return super.hidden(ops, forward, hiddenOptions);
+    if (hiddenOptions.adapter?.blocks || !hiddenOptions.observe)
+      return super.hidden(ops, forward, hiddenOptions);
     const { device } = this;
     const known = this.#states.get(this.#batch);
     if (!known) {

@@ -69,12 +69,17 @@ export interface SideAdapter {
 export const effectiveDepth = ({ side }: Adapter, { numHiddenLayers }: ModelConfig): number =>
   side?.effectiveDepth ?? numHiddenLayers;
 
-/** Trained parameters and where they act: `side`, `blocks` and `head` are absent or null where the method changes nothing. */
+/** Trained parameters and where they act: `embed`, `side`, `blocks` and `head`, absent where the method changes nothing. */
 export interface Adapter {
   /** One of `METHODS`, or any other name for a method of your own. */
   readonly method: string;
   /** f32 tensors, under their names in `adapter_model.safetensors`. */
   readonly parameters: ParamStore;
+  /**
+   * Replaces the embedded tokens: H_0 f32[B,T,d], from `forward.tokens` and the h that the backbone's embedding makes of them.
+   * The tape then records every block.
+   */
+  embed?(ops: Ops, forward: Forward, h: Tensor): Tensor;
   /** A network beside the backbone. */
   readonly side?: SideAdapter | null;
   /** What is trained inside the backbone's blocks. */

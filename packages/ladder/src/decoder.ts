@@ -1,5 +1,5 @@
 import { type Device, type Ops, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { BlockAdapter } from "./adapter.ts";
+import type { Adapter } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockWeights,
@@ -40,6 +40,7 @@ export interface TokenBatch {
 
 /** A batch on the device. Its tensors belong to the surrounding scope. */
 export interface Forward {
+  readonly tokens: TokenBatch;
   /** i32[B,T] */
   readonly ids: Tensor;
   readonly context: BlockContext;
@@ -73,8 +74,8 @@ export interface HiddenOptions {
   /** Called with every hidden state: H_0, then the output of each block. */
   readonly observe?: (index: number, h: Tensor) => void;
   readonly cache?: readonly LayerCache[] | null;
-  /** The adapter inside the blocks. */
-  readonly adapter?: BlockAdapter | null;
+  /** Its `embed` and `blocks` are used here; its `side` reads what `observe` is called with. */
+  readonly adapter?: Adapter | null;
   /** The number of the training pass, from which dropout draws; null: no dropout. */
   readonly dropoutStream?: number | null;
   /** Runs each recorded block under gradient checkpointing. */
@@ -159,7 +160,7 @@ export class Decoder {
       });
     const ownSegments = segments && this.device.tensor(segments, [B, T], { dtype: "i32", label: "segments" });
     const tables = ropeTables(this.device, rope, headDim, offset, T);
-    return { ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };
+    return { tokens: batch, ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };
   }
 
   /** H_0: f32[B,T,d]. The residual stream is f32, whatever the dtype of the weights. */
@@ -169,8 +170,14 @@ export class Decoder {
 
   /** H_L: f32[B,T,d]. Each hidden state is freed as soon as the next one is computed, unless `observe` retained it. */
   hidden(ops: Ops, forward: Forward, options: HiddenOptions = {}): Tensor {
-    const { observe, cache } = options;
-    let h = this.device.scope(() => this.embed(ops, forward), { label: "embedding" });
+    const { observe, cache, adapter } = options;
+    let h = this.device.scope(
+      () => {
+        const own = this.embed(ops, forward);
+        return adapter?.embed?.(ops, forward, own) ?? own;
+      },
+      { label: "embedding" },
+    );
     observe?.(0, h);
     for (let i = 0; i < this.#layers.length; i++) {
       h = this.device.scope(() => this.#layer(ops, i, h, forward.context, cache?.[i] ?? null, options), {
@@ -216,9 +223,10 @@ export class Decoder {
   ): Tensor {
     const { adapter, runLayer, dropoutStream = null, chunkTokens } = options;
     const frozen = this.#layers[layer];
-    const trained = adapter?.tensors(layer) ?? [];
+    const blocks = adapter?.blocks ?? null;
+    const trained = blocks?.tensors(layer) ?? [];
     const weightsWith = (tensors: readonly Tensor[]) =>
-      adapter ? adapter.weights(layer, frozen, tensors, dropoutStream) : frozen;
+      blocks ? blocks.weights(layer, frozen, tensors, dropoutStream) : frozen;
     if (runLayer) return recomputedBlock(runLayer, this.config, weightsWith, trained, h, context);
     if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {
       return blockInChunks(ops, this.config, weightsWith(trained), h, context, chunkTokens);

@@ -21,6 +21,7 @@ export {
   type BlockWeights,
   block,
   blockParameters,
+  blockWeights,
   type LayerCache,
   type ParameterSpec,
 } from "./block.ts";
@@ -152,7 +153,7 @@ export {
   type TokenRecord,
 } from "./records.ts";
 export { residualStream, type StreamOptions } from "./residual-stream.ts";
-export { type RopeTables, ropeFrequencies, ropeValues } from "./rope-tables.ts";
+export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./rope-tables.ts";
 export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./run/metrics.ts";
 export { newRunState, type RunState } from "./run/run-state.ts";
 export type { StepProfile, TimeShare } from "./run/step-profile.ts";

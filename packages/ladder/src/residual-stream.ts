@@ -28,8 +28,8 @@ export interface StreamOptions {
 /**
  * The input of the final norm, f32[B,T,d]: H_L of the backbone, or y of backbone and side network.
  *
- * The backbone computes with `ops` only where an adapter trains inside its blocks. Otherwise it is given the device's own
- * ops, so that a tape cannot record it.
+ * The backbone computes with `ops` only where an adapter trains inside its blocks or before them. Otherwise it is given the
+ * device's own ops, so that a tape cannot record it.
  */
 export function residualStream(
   decoder: Decoder,
@@ -39,7 +39,7 @@ export function residualStream(
 ): Tensor {
   const plain = decoder.device.ops;
   const { ops = plain, onHidden, runLayer = null } = options;
-  const backboneOps = adapter?.blocks ? ops : plain;
+  const backboneOps = adapter?.blocks || adapter?.embed ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const cache = options.sideCache?.layers ?? null;
   const pass =
@@ -49,7 +49,7 @@ export function residualStream(
       onHidden?.(index, state);
       pass?.observe(index, state);
     },
-    adapter: adapter?.blocks ?? null,
+    adapter,
     cache: options.cache?.layers ?? null,
     dropoutStream: options.dropoutStream ?? null,
     ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),

@@ -47,7 +47,7 @@ export interface RopeTables {
   readonly sin: Tensor;
 }
 
-/** Throws `L-ROPE` for an odd head size. */
+/** Cosines and sines of positions first .. first + count, [count, headDim / 2] each. Throws `L-ROPE` for an odd head size. */
 export function ropeTables(
   device: Device,
   rope: Rope,

@@ -19,8 +19,6 @@ import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 /** Trains the gains of every block's first norm, and nothing else. */
 class GainTuning implements Adapter, BlockAdapter {
   readonly method = "gains";
-  readonly side = null;
-  readonly head = null;
   readonly blocks = this;
   readonly parameters: ParamStore;
 

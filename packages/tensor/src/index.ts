@@ -44,7 +44,7 @@ export {
 export { type BrowserDeviceName, openBrowserDevice } from "./open-browser-device.ts";
 export type { GeluForm } from "./ops/activations.ts";
 export type { AttentionAttrs } from "./ops/attention.ts";
-export { concatAll, repeat, sliceAll, topKValues } from "./ops/composed.ts";
+export { concatAll, logSoftmax, repeat, sliceAll, topKValues } from "./ops/composed.ts";
 export { type BinaryRow, binary, type UnaryRow, unary } from "./ops/elementwise-kernels.ts";
 export {
   buildOps,

@@ -3,6 +3,7 @@ import {
   CpuDevice,
   concatAll,
   type Device,
+  logSoftmax,
   type Ops,
   Random,
   repeat,
@@ -85,6 +86,14 @@ describe.each(kinds)("layout and reductions on %s", (kind) => {
     expect([...(await values((d, ops) => ops.argmax(pair(d), { axis: 0 }))).values]).toEqual([1, 0, 1]);
     expect([...(await values((d, ops) => ops.argmax(pair(d), { axis: null }))).values]).toEqual([5]);
     expect([...(await values((d, ops) => ops.cumsum(pair(d)))).values]).toEqual([1, 6, 9, 4, 6, 12]);
+  });
+
+  it("has log-probabilities that are finite where those of softmax are 0", async () => {
+    const row = (d: Device) => d.tensor([0, 1000, -1000, 1001], [1, 4]);
+    const { values: logs } = await values((d, ops) => logSoftmax(ops, row(d)));
+    const shift = Math.log(1 + Math.exp(-1));
+    const wanted = Float64Array.of(-1001 - shift, -1 - shift, -2001 - shift, -shift);
+    assertClose("logSoftmax", logs, wanted, { rel: 2 ** -22 }, null);
   });
 
   it("computes the same in windows of rows", async () => {

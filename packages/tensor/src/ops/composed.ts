@@ -37,6 +37,22 @@ export function sliceAll(ops: Ops, x: Tensor, start: readonly number[], stop: re
   return part === x ? ops.reshape(x, { shape: x.shape }) : part;
 }
 
+/**
+ * Log-probabilities of logits: x - log Σ exp(x) over the last axis. Unlike the log of softmax it stays finite where a probability
+ * is too small for f32.
+ */
+export function logSoftmax(ops: Ops, x: Tensor): Tensor {
+  const last = x.shape.length - 1;
+  const kept = [...x.shape.slice(0, last), 1];
+  return x.device.scope(() => {
+    // The maximum cancels in the value and in the gradient, so it is computed off the tape.
+    const { ops: plain } = x.device;
+    const shifted = ops.sub(x, plain.reshape(plain.max(x, { axis: last }), { shape: kept }));
+    const logSum = ops.log(ops.sum(ops.exp(shifted), { axis: last }));
+    return ops.sub(shifted, ops.reshape(logSum, { shape: kept }));
+  });
+}
+
 /** Repeats each element `count` times along an axis, like NumPy's repeat: [a, b] gives [a, a, b, b]. */
 export function repeat(ops: Ops, x: Tensor, axis: number, count: number): Tensor {
   const at = axisOf(x.shape, axis);

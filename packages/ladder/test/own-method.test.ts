@@ -1,0 +1,227 @@
+// Methods of the user's own in the places that an adapter has, an optimizer of the user's own, and plans of both.
+import type { Gradients, Optimizer, OptimizerStep } from "@sidenet/autograd";
+import { CpuDevice, type Ops, ParamStore, Random, type Tensor, TestRandom } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
+import { describe, expect, it } from "vitest";
+import {
+  type Adapter,
+  block,
+  blockParameters,
+  blockWeights,
+  type CacheShape,
+  type Decoder,
+  encodeAdapter,
+  evaluateLoss,
+  type Forward,
+  generate,
+  measureStep,
+  mergeAdapter,
+  planStep,
+  readTrainerState,
+  residualStream,
+  type SideAdapter,
+  type SidePass,
+  type SidePassOptions,
+  type StepOptions,
+  Trainer,
+} from "../src/index.ts";
+import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
+
+const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
+
+abstract class OwnAdapter {
+  readonly parameters: ParamStore;
+  constructor(decoder: Decoder, fill: (store: ParamStore) => void) {
+    this.parameters = ParamStore.filled(decoder.device, "adapter", fill);
+  }
+  dispose(): void {
+    this.parameters.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Puts trained rows in place of the embeddings of the first tokens of the vocabulary. */
+class PromptTuning extends OwnAdapter implements Adapter {
+  readonly method = "prompt";
+  readonly count = 4;
+  constructor(decoder: Decoder) {
+    const d = decoder.config.hiddenSize;
+    super(decoder, (store) =>
+      store.set(
+        "prompt",
+        decoder.device.tensor(() => new Random(2).normals(4 * d), [4, d]),
+      ),
+    );
+  }
+  embed(ops: Ops, { tokens, ids }: Forward, h: Tensor): Tensor {
+    const { device } = h;
+    const kept = Float32Array.from(tokens.inputIds, (id) => Number(id >= this.count));
+    const frozen = device.ops.mul(h, device.tensor(kept, [...ids.shape, 1]));
+    return ops.add(frozen, ops.embedding(ids, this.parameters.get("prompt"))); // 0 for all other ids
+  }
+}
+
+/** One block beside the model, which reads H_0, and whose output is scaled by a gate. */
+class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
+  readonly method = "gated-block";
+  readonly side = this;
+  readonly decoder: Decoder;
+  readonly cacheShape: CacheShape;
+  readonly effectiveDepth: number;
+  constructor(decoder: Decoder) {
+    super(decoder, (store) => {
+      for (const [i, { name, shape }] of blockParameters(config).entries()) {
+        const values = () =>
+          new Random(3, i).normals(
+            shape.reduce((a, b) => a * b, 1),
+            0.1,
+          );
+        store.set(name, decoder.device.tensor(values, shape));
+      }
+      store.set("gate", decoder.device.zeros([]));
+    });
+    this.decoder = decoder;
+    this.cacheShape = { ...decoder.config, numLayers: 1 };
+    this.effectiveDepth = decoder.config.numHiddenLayers + 1;
+  }
+  start(ops: Ops, { context }: Forward, { cache }: SidePassOptions): SidePass {
+    const get = (name: string) => this.parameters.get(name);
+    const find = (name: string) => (this.parameters.has(name) ? get(name) : null);
+    const weights = blockWeights(config, find, get);
+    let read: Tensor | null = null;
+    return {
+      observe: (index, h) => {
+        if (index === 0) read = block(ops, config, weights, h, context, cache?.[0] ?? null);
+      },
+      finish: (h) => ops.add(h, ops.scaleBy(read!, get("gate"))),
+    };
+  }
+  configJson(baseModel: string): object {
+    return { method: this.method, base_model_name_or_path: baseModel, blocks: 1 };
+  }
+}
+
+/** Lion (Chen et al. 2023). */
+class Lion implements Optimizer {
+  stepsDone = 0;
+  readonly params: ParamStore;
+  readonly moments: ParamStore;
+  constructor(params: ParamStore) {
+    this.params = params;
+    this.moments = ParamStore.filled(params.device, "optimizer", (store) => {
+      for (const [name, { shape }] of params) store.set(`m.${name}`, params.device.zeros(shape));
+    });
+  }
+  step(gradients: Gradients, { lr, gradScale }: OptimizerStep): void {
+    const { ops } = this.params.device;
+    for (const [name, parameter] of this.params) {
+      const m = this.moments.get(`m.${name}`);
+      const g = ops.scaleBy(gradients.get(parameter)!, gradScale!);
+      const direction = ops.sign(ops.add(ops.scale(m, { factor: 0.9 }), ops.scale(g, { factor: 0.1 })));
+      ops.accumulate(parameter, ops.scale(direction, { factor: -lr }));
+      ops.accumulate(m, ops.scale(ops.sub(g, m), { factor: 0.01 }));
+    }
+    this.stepsDone++;
+  }
+  exportState() {
+    return { step: this.stepsDone, tensors: new Map(this.moments) };
+  }
+  dispose(): void {
+    this.moments.dispose();
+  }
+}
+
+describe.each([
+  ["a soft prompt", PromptTuning],
+  ["a block beside the model", GatedBlock],
+] as const)("%s", (_, Own) => {
+  it.each([false, true])(
+    "is trained, evaluated and sampled (checkpointing: %s)",
+    async (gradientCheckpointing) => {
+      const device = new CpuDevice();
+      using decoder = randomDecoder(device, config);
+      const resting = device.memory.liveBytes;
+      {
+        using adapter = new Own(decoder);
+        using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.05, gradientCheckpointing });
+        const batch = drawBatch(new TestRandom(4), config);
+        const first = await evaluateLoss(decoder, adapter, [batch]);
+        for (let step = 0; step < 10; step++) await trainer.step(batch);
+        expect(await evaluateLoss(decoder, adapter, [batch])).toBeLessThan(first - 0.01);
+        // With caches it generates what reading the whole text again for each token gives.
+        const prompt = [0, 1, 2, 3, 5, 6];
+        const wanted = [...prompt];
+        for (let n = 0; n < 4; n++) {
+          using next = device.scope(() => {
+            const tokens = { inputIds: wanted, batchSize: 1, length: wanted.length, attentionMask: null };
+            const y = residualStream(decoder, adapter, decoder.prepare(tokens));
+            const last = device.ops.slice(y, { axis: 1, start: wanted.length - 1, count: 1 });
+            return device.ops.argmax(decoder.logits(device.ops, last));
+          });
+          wanted.push((await next.read())[0]);
+        }
+        expect(await generate(decoder, adapter, prompt, { maxTokens: 4 })).toEqual(
+          wanted.slice(prompt.length),
+        );
+      }
+      expect(device.memory.liveBytes).toBe(resting);
+    },
+  );
+
+  it("is planned with any optimizer: the peak of a plan is the peak of a step", async () => {
+    using device = await openNodeWasm({ threads: 1 });
+    for (const optimizer of [undefined, (parameters: ParamStore) => new Lion(parameters)]) {
+      const options: StepOptions = {
+        method: (decoder) => new Own(decoder),
+        storage: { dtype: "f32" },
+        memory: {},
+        batchSize: 2,
+        context: 16,
+        ...(optimizer && { optimizer }),
+      };
+      const plan = planStep(config, { ...options, profile: device.profile });
+      const run = measureStep(device, config, options);
+      expect(plan).toEqual(run);
+      expect(plan.effectiveDepth).toBe(Own === GatedBlock ? 4 : 3);
+    }
+  });
+});
+
+describe("an adapter of one's own", () => {
+  it("is written with a configuration of its own, and not merged into weights", async () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    using adapter = new GatedBlock(decoder);
+    const files = await encodeAdapter(adapter, { name: "tiny", config });
+    expect(JSON.parse(files.config)).toEqual({
+      method: "gated-block",
+      base_model_name_or_path: "tiny",
+      blocks: 1,
+    });
+    expect(() => mergeAdapter(config, [], adapter)).toThrow(/L-MERGE\].*a network beside the model/);
+    using prompt = new PromptTuning(decoder);
+    expect(() => mergeAdapter(config, [], prompt)).toThrow(/L-MERGE\].*only LoRA and a trained head/);
+  });
+});
+
+describe("an optimizer of one's own", () => {
+  it("takes the place of AdamW, in checkpoints too, and refuses AdamW's options", async () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    using adapter = new GatedBlock(decoder);
+    const batch = drawBatch(new TestRandom(4), config);
+    const optimizer = (parameters: ParamStore) => new Lion(parameters);
+    using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.01, optimizer });
+    const first = await evaluateLoss(decoder, adapter, [batch]);
+    for (let step = 0; step < 10; step++) await trainer.step(batch);
+    expect(await evaluateLoss(decoder, adapter, [batch])).toBeLessThan(first - 0.01);
+    expect(trainer.counters.updates).toBe(10);
+    const saved = Object.keys(await readTrainerState(trainer, true)).filter((name) =>
+      name.startsWith("optimizer."),
+    );
+    expect(saved).toEqual([...adapter.parameters].map(([name]) => `optimizer.m.${name}`));
+    expect(
+      () => new Trainer(decoder, adapter, { learningRate: () => 0.01, optimizer, weightDecay: 0.1 }),
+    ).toThrow(/L-OPTION\] weightDecay/);
+  });
+});
