@@ -1,80 +1,136 @@
 // @ts-check
-// A side network of one's own: it reads the frozen model's hidden states and corrects the last of them. The model
-// computes with the device's ops, which record nothing; the side network with a tape, which records only it.
+// A method of one's own: a side network that reads the frozen model's hidden states and corrects the last of them. It is an
+// object with an adapter's places, and the library's trainer, evaluation, generation and planner take it as they take theirs.
 //
 //   npm run build && node examples/custom-side-network.mjs
 //
 // Here s = Σ_i D_i · rmsNorm(H_i) over all hidden states, and y = H_L + U · silu(s) goes to the model's head. Write your own
-// into `lossOf`: what is computed with the tape is trained, what is computed with `device.ops` is not.
+// into `start`: what is computed with `ops` is trained, what is computed with `device.ops` is not.
 
-import { AdamW, clipGlobalNorm, Tape } from "@sidenet/autograd";
-import { Decoder, loadWeights, shiftLabels } from "@sidenet/ladder";
+import { Tape } from "@sidenet/autograd";
+import {
+  batchLoss,
+  Decoder,
+  encodeRecord,
+  evaluateLoss,
+  generate,
+  loadWeights,
+  makeBatch,
+  planStep,
+  residualStream,
+  Trainer,
+} from "@sidenet/ladder";
 import { openModel } from "@sidenet/ladder/node";
 import { formatBreakdown, ParamStore, Random } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
+
+/** @import { Adapter, SideAdapter, SidePass } from "@sidenet/ladder" */
+/** @import { Ops, Tensor } from "@sidenet/tensor" */
 
 const WIDTH = 32;
 const STEPS = 40;
 const TEXT =
   "Two households, both alike in dignity, in fair Verona, where we lay our scene, from ancient grudge break";
 
+/** @implements {Adapter} @implements {SideAdapter} */
+class SumOfStates {
+  method = "sum-of-states";
+  side = this;
+  cacheShape = null; // no position depends on another, so that generating text needs no cache
+
+  /** D_i [WIDTH, d] at random, U [d, WIDTH] zero, so that training starts from the model as it is. @param {Decoder} decoder */
+  constructor({ device, config: { hiddenSize: d, numHiddenLayers: L, rmsNormEps } }) {
+    this.eps = rmsNormEps;
+    this.parameters = ParamStore.filled(device, "adapter", (store) => {
+      for (let i = 0; i <= L; i++) {
+        const values = () => new Random(1, i).normals(WIDTH * d, d ** -0.5); // not called on a device that only plans
+        store.set(`down.${i}`, device.tensor(values, [WIDTH, d]));
+      }
+      store.set("up", device.zeros([d, WIDTH]));
+    });
+  }
+
+  /** One pass: `ops` is a tape while training, and the device's ops otherwise. @param {Ops} ops @returns {SidePass} */
+  start(ops) {
+    const { device } = this.parameters;
+    /** @type {Tensor[]} */
+    let state = []; // s so far
+    return {
+      observe: (i, h) => {
+        const read = () => {
+          const normed = device.ops.rmsNorm(h, null, { eps: this.eps }); // h is freed when the next block has read it
+          const own = ops.linear(normed, this.parameters.get(`down.${i}`));
+          return state.length > 0 ? ops.add(state[0], own) : own;
+        };
+        state = [device.scope(read, { consume: state })]; // frees the rest, but for what the tape keeps
+      },
+      finish: (h) => {
+        const correct = () => ops.add(h, ops.linear(ops.silu(state[0]), this.parameters.get("up")));
+        return device.scope(correct, { consume: state });
+      },
+    };
+  }
+
+  dispose() {
+    this.parameters.dispose();
+  }
+
+  [Symbol.dispose]() {
+    this.dispose();
+  }
+}
+
 const { device } = await openDevice("auto");
 const model = await openModel("tiny-books");
+const tokenizer = await model.tokenizer();
 const decoder = new Decoder(model.config, await loadWeights(device, model.config, model.checkpoint));
-const { hiddenSize: d, numHiddenLayers: L } = model.config;
+const record = encodeRecord({ text: TEXT }, "here", tokenizer, {
+  bosId: null,
+  eosId: null,
+  maxLength: 64,
+  cut: true,
+});
+const batch = makeBatch([record], 0, 64);
+const adapter = new SumOfStates(decoder);
+console.log(
+  `${decoder.weights.count} frozen parameters, ${adapter.parameters.count} trained, ${batch.length} tokens`,
+);
 
-// What is trained: D_i [WIDTH, d] at random, U [d, WIDTH] zero, so that training starts from the model as it is.
-const side = new ParamStore(device, "adapter");
-for (let i = 0; i <= L; i++) {
-  const values = new Random(1, i).normals(WIDTH * d, d ** -0.5);
-  side.set(`down.${i}`, device.tensor(values, [WIDTH, d]));
+const tape = new Tape(device, adapter.parameters);
+const loss = device.scope(() =>
+  batchLoss(decoder, tape, residualStream(decoder, adapter, decoder.prepare(batch), { ops: tape }), batch),
+);
+console.log(`the tape holds ${tape.savedBytes} bytes besides parameters:`);
+for (const { op, tracked, saved } of tape.records) {
+  const kept = saved.map(({ name, sizeBytes }) => `${name} (${sizeBytes} B)`).join(", ");
+  console.log(`  ${op.padEnd(18)} gradient of ${tracked.join(", ").padEnd(8)} keeps ${kept || "nothing"}`);
 }
-side.set("up", device.zeros([d, WIDTH]));
+loss.dispose();
+tape.dispose();
 
-const inputIds = (await model.tokenizer()).encode(TEXT);
-const length = inputIds.length;
-
-/** @param {Tape} tape */
-function lossOf(tape) {
-  const forward = decoder.prepare({ inputIds, batchSize: 1, length, attentionMask: null });
-  const targets = device.tensor(shiftLabels(inputIds, 1, length), [length], { dtype: "i32" });
-  let read = device.zeros([1, length, WIDTH]);
-  const observe = (/** @type {number} */ i, /** @type {import("@sidenet/tensor").Tensor} */ h) => {
-    const normed = device.ops.rmsNorm(h, null, { eps: 1e-5 }); // h is freed when the next block has read it
-    read = tape.add(read, tape.linear(normed, side.get(`down.${i}`)));
-  };
-  const h = decoder.hidden(device.ops, forward, { observe });
-  const y = tape.add(h, tape.linear(tape.silu(read), side.get("up")));
-  return decoder.loss(tape, y, targets);
-}
-
-const adamw = new AdamW(side, { weightDecay: 0 });
+const { peakBytes } = planStep(model.config, {
+  method: (planned) => new SumOfStates(planned),
+  storage: { dtype: "f32" },
+  memory: {},
+  batchSize: 1,
+  context: batch.length,
+  profile: device.profile,
+});
+const trainer = new Trainer(decoder, adapter, { learningRate: () => 3e-3, weightDecay: 0 });
+device.memory.resetPeak();
 for (let step = 0; step < STEPS; step++) {
-  const tape = new Tape(device, side);
-  const loss = device.scope(() => lossOf(tape)); // what the tape did not save is freed here
-  if (step === 0) {
-    console.log(`${decoder.weights.count} frozen parameters, ${side.count} trained, ${length} tokens`);
-    console.log(`the tape holds ${tape.savedBytes} bytes besides parameters:`);
-    for (const { op, tracked, saved } of tape.records) {
-      const kept = saved.map(({ name, sizeBytes }) => `${name} (${sizeBytes} B)`).join(", ");
-      console.log(
-        `  ${op.padEnd(18)} gradient of ${tracked.join(", ").padEnd(8)} keeps ${kept || "nothing"}`,
-      );
-    }
-  }
-  device.scope(() => {
-    const gradients = tape.backward(loss);
-    adamw.step(gradients, { lr: 3e-3, gradScale: clipGlobalNorm(gradients, 1).factor });
-  });
-  if (step % 10 === 0 || step === STEPS - 1)
-    console.log(`step ${step + 1}: loss ${(await loss.item()).toFixed(4)}`);
-  loss.dispose();
-  tape.dispose();
+  const { loss } = await trainer.step(batch);
+  if (step % 10 === 0 || step === STEPS - 1) console.log(`step ${step + 1}: loss ${loss.toFixed(4)}`);
 }
-console.log(`peak of memory: ${formatBreakdown(device.memory.peak().byCategory)}`);
+const peak = device.memory.peak();
+console.log(`peak of memory: ${peakBytes} bytes planned, ${peak.peakBytes} measured`);
+console.log(formatBreakdown(peak.byCategory));
+console.log(`loss after the last step: ${(await evaluateLoss(decoder, adapter, [batch])).toFixed(4)}`);
+const ids = await generate(decoder, adapter, tokenizer.encode("Two households,"), { maxTokens: 16 });
+console.log(`Two households,▸${tokenizer.decode(ids)}`);
 
-adamw.dispose();
-side.dispose();
+trainer.dispose();
+adapter.dispose();
 decoder.dispose();
 await model.close();
 device.dispose();

@@ -23,7 +23,7 @@ it("train-a-ladder: the held-out loss falls by more than chance", async () => {
   expect(trained).toBeLessThan(frozen - 0.3);
 });
 
-it("custom-side-network: the loss falls, and the tape holds the side network alone", async () => {
+it("custom-side-network: the loss falls, the tape holds the side network alone, and the plan was right", async () => {
   const text = await printed(() => import("../../examples/custom-side-network.mjs"));
   const losses = numbers(text, /loss ([\d.]+)/g);
   expect(losses.length).toBe(5);
@@ -31,6 +31,9 @@ it("custom-side-network: the loss falls, and the tape holds the side network alo
   // The backbone has no ops of its own on the tape: no attention, no embedding, and a head that is only passed through.
   const ops = [...text.matchAll(/^ {2}(\w+) +gradient of/gm)].map(([, op]) => op);
   expect(new Set(ops)).toEqual(new Set(["linear", "add", "silu", "rmsNorm", "reshape", "lmHeadLoss"]));
+  const [, planned, measured] = /(\d+) bytes planned, (\d+) measured/.exec(text)!;
+  expect(planned).toBe(measured);
+  expect(text).toContain("Two households,▸ both alike"); // learned by heart
 });
 
 it.skipIf(!gpu)("custom-kernel: every variant is right, and timed", async () => {

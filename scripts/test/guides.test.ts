@@ -7,6 +7,7 @@ import * as autograd from "@sidenet/autograd";
 import * as ladder from "@sidenet/ladder";
 import * as ladderNode from "@sidenet/ladder/node";
 import * as tensor from "@sidenet/tensor";
+import * as tensorNode from "@sidenet/tensor/node";
 import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { sidenet } from "../../packages/ladder/test/capture.ts";
@@ -105,6 +106,7 @@ const packages: Record<string, object> = {
   "@sidenet/ladder": ladder,
   "@sidenet/ladder/node": ladderNode,
   "@sidenet/tensor": tensor,
+  "@sidenet/tensor/node": tensorNode,
 };
 
 /** What a snippet prints. */
@@ -122,7 +124,7 @@ async function printed(source: string): Promise<unknown[][]> {
 }
 
 it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
-  const [composed, custom, op, side] = blocks(await read("guide-autograd-research.md"), "ts");
+  const [composed, custom, op, glu, side, method] = blocks(await read("guide-autograd-research.md"), "ts");
   const [first, ...rest] = await printed(composed);
   expect(first[1]).toBeLessThan(1e-7);
   expect(rest.at(-1)).toEqual(["gradients:", 3]);
@@ -134,6 +136,11 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   expect(wrong).toBeNull();
   expect(error).toBeLessThan(1e-7);
   expect(record).toEqual([["softsign"], 48, "bytes"]);
+  const [[, wrongGlu], [, gluError]] = await printed(glu);
+  expect(wrongGlu).toBeNull();
+  expect(gluError).toBeLessThan(1e-6);
+  const [[, start], [, end]] = (await printed(method)) as [string, number][];
+  expect(end).toBeLessThan(start - 0.3);
   const [[, frozen], [, before], [, after]] = (await printed(side)) as [string, number][];
   expect(before).toBe(frozen);
   expect(after).toBeLessThan(before);
