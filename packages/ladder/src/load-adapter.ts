@@ -4,7 +4,7 @@ import { z } from "zod";
 import { type Adapter, METHODS } from "./adapter.ts";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
-import type { Checkpoint } from "./formats/checkpoint.ts";
+import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import { HeadTuning, headParameters } from "./head-tuning.ts";
 import { floatSource, loadParameters, refuseUnexpected } from "./load-weights.ts";
 import { Lora, loraParameters } from "./lora.ts";
@@ -43,8 +43,8 @@ export function parseAdapterConfig(json: unknown, source: string): AdapterConfig
   if (method !== undefined && !(METHODS as readonly string[]).includes(method)) {
     throw new SidenetError(
       "L-ADAPTER-CONFIG",
-      `${source}: the method "${method}" is none of ${METHODS.join(", ")}. For the adapter of a method of your own, read its ` +
-        "tensors with openSafetensors.",
+      `${source}: the method "${method}" is none of ${METHODS.join(", ")}. For a method of your own, make its adapter and read ` +
+        "its parameters with restoreAdapter.",
     );
   }
   const weights = weightsSchema.safeParse(json);
@@ -78,15 +78,27 @@ function assemble(adapter: AdapterConfig, model: ModelConfig, parameters: ParamS
   return new HeadTuning(model, parameters);
 }
 
-/** Throws `L-ADAPTER-MODEL` when an adapter was trained with a model of other sizes. */
-export function checkTrainedWith(adapter: AdapterConfig, model: ModelConfig, checkpoint: Checkpoint): void {
+/** Throws `L-ADAPTER-MODEL` when an adapter was trained with a model of other sizes; `baseModel` is the name of that model. */
+export function checkTrainedWith(baseModel: string, model: ModelConfig, checkpoint: Checkpoint): void {
   const trainedWith = checkpoint.metadata.get(BASE_MODEL_KEY);
   if (trainedWith === undefined || trainedWith === modelSignature(model)) return;
   throw new SidenetError(
     "L-ADAPTER-MODEL",
-    `${checkpoint.name} was trained with ${adapter.config.base_model_name_or_path} (${trainedWith}), ` +
+    `${checkpoint.name} was trained with ${baseModel} (${trainedWith}), ` +
       `but this model is ${modelSignature(model)}. Give that model to --model.`,
   );
+}
+
+/**
+ * Overwrites the parameters of an adapter of one's own with those of its checkpoint. Throws `L-TENSOR-MISSING`,
+ * `L-TENSOR-SHAPE` and `L-TENSOR-UNEXPECTED`, and changes nothing then.
+ */
+export async function assignAdapter({ parameters }: Adapter, checkpoint: Checkpoint): Promise<void> {
+  const specs = [...parameters].map(([name, { shape }]): ParameterSpec => ({ name, shape, kind: "linear" }));
+  refuseUnexpected(checkpoint, specs, () => false);
+  const tensors = specs.map(({ name, shape }) => requireTensor(checkpoint, name, shape));
+  for (const [i, [, parameter]] of [...parameters].entries())
+    parameters.device.assign(parameter, await tensors[i].readFloat32());
 }
 
 /**
@@ -101,7 +113,7 @@ export async function loadAdapter(
   model: ModelConfig,
   checkpoint: Checkpoint,
 ): Promise<Adapter> {
-  checkTrainedWith(adapter, model, checkpoint);
+  checkTrainedWith(adapter.config.base_model_name_or_path, model, checkpoint);
   if (adapter.kind === "full") {
     throw new SidenetError(
       "L-FULL",

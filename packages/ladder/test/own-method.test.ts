@@ -1,4 +1,8 @@
 // Methods of the user's own in the places that an adapter has, an optimizer of the user's own, and plans of both.
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Gradients, Optimizer, OptimizerStep } from "@sidenet/autograd";
 import { CpuDevice, type Ops, ParamStore, Random, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
@@ -25,6 +29,7 @@ import {
   type StepOptions,
   Trainer,
 } from "../src/index.ts";
+import { restoreAdapter, saveAdapter } from "../src/node/index.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
 const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
@@ -202,6 +207,36 @@ describe("an adapter of one's own", () => {
     expect(() => mergeAdapter(config, [], adapter)).toThrow(/L-MERGE\].*a network beside the model/);
     using prompt = new PromptTuning(decoder);
     expect(() => mergeAdapter(config, [], prompt)).toThrow(/L-MERGE\].*only LoRA and a trained head/);
+  });
+});
+
+describe("the files of an adapter of one's own", () => {
+  it("give another of its kind the same loss, and are refused for other methods, models and sizes", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "sidenet-own-"));
+    try {
+      using decoder = randomDecoder(new CpuDevice(), config);
+      const batch = drawBatch(new TestRandom(4), config);
+      using trained = new GatedBlock(decoder);
+      using trainer = new Trainer(decoder, trained, { learningRate: () => 0.05 });
+      for (let step = 0; step < 3; step++) await trainer.step(batch);
+      await saveAdapter(folder, trained, { name: "tiny", config });
+      using restored = new GatedBlock(decoder);
+      await restoreAdapter(folder, restored, config);
+      expect(await evaluateLoss(decoder, restored, [batch])).toBe(
+        await evaluateLoss(decoder, trained, [batch]),
+      );
+
+      using prompt = new PromptTuning(decoder);
+      await expect(restoreAdapter(folder, prompt, config)).rejects.toThrow(/"gated-block", wanted "prompt"/);
+      const other = { ...config, vocabSize: config.vocabSize + 1 };
+      await expect(restoreAdapter(folder, restored, other)).rejects.toThrow(
+        /L-ADAPTER-MODEL.*trained with tiny/,
+      );
+      restored.parameters.set("another", decoder.device.zeros([]));
+      await expect(restoreAdapter(folder, restored, config)).rejects.toThrow(/L-TENSOR-MISSING.*"another"/);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
   });
 });
 

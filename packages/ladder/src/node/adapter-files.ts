@@ -1,11 +1,18 @@
 /** An adapter's two files: `adapter_config.json` and `adapter_model.safetensors` (methods.md, 2 and 4). */
 import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
 import type { Adapter } from "../adapter.ts";
 import type { ModelConfig } from "../config.ts";
 import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../encode-adapter.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
-import { type AdapterConfig, checkTrainedWith, loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
+import {
+  type AdapterConfig,
+  assignAdapter,
+  checkTrainedWith,
+  loadAdapter,
+  parseAdapterConfig,
+} from "../load-adapter.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
@@ -27,10 +34,12 @@ export async function saveAdapter(
   await writeFileAtomic(join(folder, ADAPTER_FILES.config), config);
 }
 
-/** Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` throws. */
-async function readAdapterConfig(folder: string): Promise<AdapterConfig> {
-  const path = join(folder, ADAPTER_FILES.config);
-  const json = await readJsonFile(path).catch((cause: unknown) => {
+const configPath = (folder: string): string => join(folder, ADAPTER_FILES.config);
+
+/** Throws `L-FILE-MISSING`, `L-FILE` or `L-JSON`. */
+function readConfigJson(folder: string): Promise<unknown> {
+  const path = configPath(folder);
+  return readJsonFile(path).catch((cause: unknown) => {
     if (!(cause instanceof SidenetError) || cause.code !== "L-FILE-MISSING") throw cause;
     throw new SidenetError(
       cause.code,
@@ -39,8 +48,11 @@ async function readAdapterConfig(folder: string): Promise<AdapterConfig> {
       { cause },
     );
   });
-  return parseAdapterConfig(json, path);
 }
+
+/** Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` throws. */
+const readAdapterConfig = async (folder: string): Promise<AdapterConfig> =>
+  parseAdapterConfig(await readConfigJson(folder), configPath(folder));
 
 const openAdapterWeights = (folder: string): Promise<Checkpoint> =>
   openSafetensorsFile(join(folder, ADAPTER_FILES.weights));
@@ -54,7 +66,7 @@ export async function openFullWeights(folder: string, model: ModelConfig): Promi
   if (config.kind !== "full") return null;
   const checkpoint = await openAdapterWeights(folder);
   try {
-    checkTrainedWith(config, model, checkpoint);
+    checkTrainedWith(config.config.base_model_name_or_path, model, checkpoint);
     return checkpoint;
   } catch (error) {
     await checkpoint.close();
@@ -75,6 +87,32 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
     if (!(cause instanceof SidenetError) || cause.code !== "L-ADAPTER-CONFIG") throw cause;
     const path = join(folder, ADAPTER_FILES.config);
     throw new SidenetError(cause.code, `${path}: ${cause.text} Is it an adapter of this model?`, { cause });
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+const ownConfigSchema = z.looseObject({
+  method: z.string(),
+  base_model_name_or_path: z.string().default("another model"),
+});
+
+/**
+ * Overwrites the parameters of an adapter of one's own with those that `saveAdapter` wrote to a folder. Throws
+ * `L-ADAPTER-CONFIG` where the folder holds an adapter of another method, `L-ADAPTER-MODEL` where it was trained with another
+ * model, `L-TENSOR-MISSING`, `L-TENSOR-SHAPE` or `L-TENSOR-UNEXPECTED` where its parameters are others, and what opening the
+ * files throws.
+ */
+export async function restoreAdapter(folder: string, adapter: Adapter, model: ModelConfig): Promise<void> {
+  const config = ownConfigSchema.safeParse(await readConfigJson(folder)).data;
+  if (config?.method !== adapter.method) {
+    const found = config ? `is of the method "${config.method}"` : "has no method";
+    throw new SidenetError("L-ADAPTER-CONFIG", `${configPath(folder)} ${found}, wanted "${adapter.method}".`);
+  }
+  const checkpoint = await openAdapterWeights(folder);
+  try {
+    checkTrainedWith(config.base_model_name_or_path, model, checkpoint);
+    await assignAdapter(adapter, checkpoint);
   } finally {
     await checkpoint.close();
   }
