@@ -1,5 +1,5 @@
 import { type Device, type Ops, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
+import { type Adapter, checkHidden } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockWeights,
@@ -174,7 +174,7 @@ export class Decoder {
     let h = this.device.scope(
       () => {
         const own = this.embed(ops, forward);
-        return adapter?.embed?.(ops, forward, own) ?? own;
+        return adapter?.embed ? checkHidden(adapter, "embed", adapter.embed(ops, forward, own), own) : own;
       },
       { label: "embedding" },
     );

@@ -1,5 +1,5 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
+import { type Adapter, checkHidden } from "./adapter.ts";
 import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
 import type { RunLayer } from "./recomputed-block.ts";
@@ -54,6 +54,9 @@ export function residualStream(
     dropoutStream: options.dropoutStream ?? null,
     ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
   });
-  if (!pass) return h;
-  return decoder.device.scope(() => pass.finish(h), { consume: [h], label: "the end of the side network" });
+  if (!adapter || !pass) return h;
+  return decoder.device.scope(() => checkHidden(adapter, "finish", pass.finish(h), h), {
+    consume: [h],
+    label: "the end of the side network",
+  });
 }

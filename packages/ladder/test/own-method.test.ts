@@ -210,6 +210,29 @@ describe("an adapter of one's own", () => {
   });
 });
 
+describe("an adapter of one's own that returns something else than a hidden state", () => {
+  it("is told which part of it did", async () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, config);
+    const batch = drawBatch(new TestRandom(4), config);
+    const resting = device.memory.liveBytes;
+    {
+      using adapter = new GatedBlock(decoder);
+      const finish = (h: Tensor) => device.ops.sum(h, { axis: 1 });
+      const side = { cacheShape: null, start: () => ({ observe() {}, finish }) };
+      const wrong: Adapter = { ...adapter, method: "wrong", side, dispose() {}, [Symbol.dispose]() {} };
+      await expect(evaluateLoss(decoder, wrong, [batch])).rejects.toThrow(
+        /L-METHOD\] finish of the adapter "wrong"/,
+      );
+      const embed = (_ops: Ops, _forward: Forward, h: Tensor) => device.ops.sum(h);
+      await expect(evaluateLoss(decoder, { ...wrong, side: null, embed }, [batch])).rejects.toThrow(
+        /L-METHOD\] embed of the adapter "wrong" returned .*wanted f32 \[/,
+      );
+    }
+    expect(device.memory.liveBytes).toBe(resting);
+  });
+});
+
 describe("the files of an adapter of one's own", () => {
   it("give another of its kind the same loss, and are refused for other methods, models and sizes", async () => {
     const folder = await mkdtemp(join(tmpdir(), "sidenet-own-"));

@@ -64,7 +64,7 @@ export interface PullContext<A> {
 }
 
 /** The gradient of one input: `pull` computes it by ops from dy, the output's gradient, and the tensors named in `saves`. */
-interface InputRule<R extends AnyOpRow, S extends readonly SaveName<R>[]> {
+export interface InputRule<R extends AnyOpRow, S extends readonly SaveName<R>[]> {
   readonly saves: S;
   readonly pull: (
     ops: Ops,
@@ -75,7 +75,11 @@ interface InputRule<R extends AnyOpRow, S extends readonly SaveName<R>[]> {
 }
 
 /** Gradients of several inputs at once, used instead of their single rules when all of them are tracked. */
-interface JointRule<R extends AnyOpRow, I extends readonly InputName<R>[], S extends readonly SaveName<R>[]> {
+export interface JointRule<
+  R extends AnyOpRow,
+  I extends readonly InputName<R>[],
+  S extends readonly SaveName<R>[],
+> {
   readonly inputs: I;
   readonly saves: S;
   /** One gradient for each of `inputs`, in that order. */
