@@ -65,7 +65,9 @@ export interface PullContext<A> {
 
 /** The gradient of one input: `pull` computes it by ops from dy, the output's gradient, and the tensors named in `saves`. */
 export interface InputRule<R extends AnyOpRow, S extends readonly SaveName<R>[]> {
+  /** Inputs, outputs and residuals that are kept for `pull`. */
   readonly saves: S;
+  /** The gradient, of the shape and dtype that `context` gives. */
   readonly pull: (
     ops: Ops,
     dy: Tensor,
