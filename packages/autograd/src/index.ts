@@ -13,8 +13,6 @@ export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradien
 export type { Optimizer, OptimizerState, OptimizerStep } from "./optimizer.ts";
 export {
   type GradRow,
-  type InputRule,
-  type JointRule,
   type NoGradient,
   type NoGradientReason,
   type Pull,
