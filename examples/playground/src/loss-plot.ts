@@ -10,7 +10,7 @@ export interface Curve {
   readonly colour: string;
   readonly steps: number;
   readonly losses: number[];
-  /** After so many steps, on the text held back. */
+  /** After so many steps, on the held-out text. */
   readonly evaluations: [step: number, loss: number][];
 }
 
@@ -103,7 +103,7 @@ export class LossPlot {
         { label: "each step", stroke, width: 1, alpha: 0.3, points, value },
         mean,
         {
-          label: "held back",
+          label: "held out",
           stroke: colour("text"),
           width: 1.5,
           spanGaps: true,

@@ -56,7 +56,7 @@ export interface DeviceFacts {
 export interface RunFacts {
   readonly trainableParameters: number;
   readonly trainTokens: number;
-  /** Loss on the text held back, before the training. */
+  /** Loss on the held-out text, before the training. */
   readonly initialLoss: number;
 }
 

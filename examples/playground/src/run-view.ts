@@ -77,7 +77,7 @@ export class RunView {
     return `Step ${done} of ${curve.steps}, loss ${loss(value)}, ${left} left`;
   }
 
-  /** A loss on the text held back, after so many steps. */
+  /** A loss on the held-out text, after so many steps. */
   evaluate(step: number, value: number): void {
     const { curve, initialLoss } = this.#run;
     curve.evaluations.push([step, value]);

@@ -25,7 +25,7 @@ export function addRun({ title, initialLoss, result }: FinishedRun): void {
   );
   const cells = {
     steps: `${steps}${stopped ? ", stopped" : ""}`,
-    "loss held back": `${loss(initialLoss)} → ${loss(finalLoss)}`,
+    "held-out loss": `${loss(initialLoss)} → ${loss(finalLoss)}`,
     "peak memory": bytes(peakBytes),
     "tokens/s": seconds > 0 ? (tokens / seconds).toFixed(0) : "-",
   };

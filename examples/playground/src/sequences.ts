@@ -1,4 +1,4 @@
-/** A text as sequences of tokens, some of them held back. */
+/** A text as sequences of tokens, some of them held out. */
 import {
   encodeWindows,
   inMemory,
