@@ -88,7 +88,7 @@ describe("a disk", () => {
       };
       const error = await failureOf(cpu(), options, events);
       expect(error.code).toBe(kind);
-      for (const part of [text, "step-000006", "checkpoint of step 3 is intact", "--resume"])
+      for (const part of [text, "step-000006", "checkpoint after 3 steps is intact", "--resume"])
         expect(error.message).toContain(part);
       expect(await temporaryFiles(options.outputDir)).toEqual([]);
       disk.fault = null;
@@ -164,7 +164,11 @@ describe("a loss that is not finite", () => {
     expect(error.message).toMatch(
       /loss of step 5 is NaN .*records: data\.jsonl, line \d+; data\.jsonl, line \d+/,
     );
-    for (const part of ["--on-nonfinite skip --resume", "--learning-rate", "checkpoint of step 4 is intact"])
+    for (const part of [
+      "--on-nonfinite skip --resume",
+      "--learning-rate",
+      "checkpoint after 4 steps is intact",
+    ])
       expect(error.message).toContain(part);
     const again = new SpoiledDevice(4);
     const notes: string[] = [];
@@ -214,7 +218,13 @@ describe("a device", () => {
       },
     });
     expect(error.code).toBe("T-OUT-OF-MEMORY");
-    for (const part of ["Live now", "weights", "--micro-batch", "checkpoint of step 3 is intact", "--resume"])
+    for (const part of [
+      "Live now",
+      "weights",
+      "--micro-batch",
+      "checkpoint after 3 steps is intact",
+      "--resume",
+    ])
       expect(error.message).toContain(part);
     await expectResumes(options, 3);
   });
@@ -227,7 +237,7 @@ describe("a device", () => {
         const options = tinyOptions(files, await newFolder(), "ladder");
         const error = await failureOf(device, options, { onCheckpoint: () => device.gpu.destroy() });
         expect(error.code).toBe("T-DEVICE-LOST");
-        for (const part of ["open a new device", "checkpoint of step 3 is intact", "--resume"])
+        for (const part of ["open a new device", "checkpoint after 3 steps is intact", "--resume"])
           expect(error.message).toContain(part);
         const resumed = await trainRun(cpu(), { ...options, existing: "resume" });
         expect(resumed).toMatchObject({ resumed_from: 3, steps: 8 });

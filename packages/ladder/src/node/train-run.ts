@@ -21,13 +21,13 @@ import { forgetEnd, recordFailure } from "./run/failure.ts";
 import { finish, writeAdapter } from "./run/finish.ts";
 import { type LoadedRun, loadRun } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
+import { withResumeHint } from "./run/resume-hint.ts";
 import { openRunFolder, RUN_FILES, type RunFile } from "./run/run-folder.ts";
 import { lockRunFolder } from "./run/run-lock.ts";
 import { type RunParts, type RunRequest, sample, type TrainRunEvents } from "./run/run-parts.ts";
 import { begin, restore } from "./run/start.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
-import { withWayOn } from "./run/way-on.ts";
 
 export type { EvalMetrics, Sample, StepMetrics } from "../run/metrics.ts";
 export type { RunFailure } from "./run/failure.ts";
@@ -203,14 +203,14 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
   try {
     const reason = await loop.run();
     if (timeline !== null && loop.state.counters.step - step < 2)
-      events.onNote?.(`no ${timeline}: it is of the second step, which there was none of`);
+      events.onNote?.(`no ${timeline}: it records the second step, and the run had fewer than two`);
     return await finish(parts, loop, reason, { losses, earlier, resumedFrom: resumed ? step : null });
   } catch (error) {
-    const told = withWayOn(error, loop.savedStep);
+    const hinted = withResumeHint(error, loop.savedStep);
     const { profile, state: reached } = loop;
-    const failure = await recordFailure(options.outputDir, told, reached.counters.step, profile);
+    const failure = await recordFailure(options.outputDir, hinted, reached.counters.step, profile);
     events.onFailure?.(failure);
-    throw told;
+    throw hinted;
   } finally {
     await log.close();
   }
