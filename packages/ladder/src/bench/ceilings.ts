@@ -84,6 +84,6 @@ export async function measureCeilings(device: Device, timeMs: number): Promise<C
   return {
     copyGigabytesPerSecond,
     multiplyAddGflops: (2 * n ** 3) / seconds / 1e9,
-    multiplyAddBy: `its own product of ${n} x ${n}`,
+    multiplyAddBy: `its own matmul of ${n} x ${n}`,
   };
 }

@@ -152,7 +152,7 @@ async function compareRuns(
   );
   try {
     const device = await withDevice(options, report, async (device) => {
-      for (const variant of variants) settingsOf(variant, options, device); // a mistake is told before hours are spent
+      for (const variant of variants) settingsOf(variant, options, device); // reports mistakes before hours are spent
       for (const variant of variants) {
         report.note(`\n${variant.name}`);
         const result = await resultOf(device, report, options, variant, stop.signal).catch((error) => {

@@ -3,21 +3,21 @@ import { EXIT } from "./session.ts";
 import type { Report } from "./terminal.ts";
 
 export interface StopSignals {
-  /** Aborted by the first signal. */
+  /** Aborts at the first signal. */
   readonly signal: AbortSignal;
-  /** What a command that was stopped exits with; 0 where no signal came. */
+  /** The exit code of a command that was stopped; 0 if no signal came. */
   exitCode(): number;
   off(): void;
 }
 
-/** Aborts at the first signal; at the second the process ends at once, and what was saved by then stays. */
-export function stopOnSignals(report: Report, told: string): StopSignals {
+/** Aborts at the first signal and prints `action`; the second ends the process at once, and what was saved by then stays. */
+export function stopOnSignals(report: Report, action: string): StopSignals {
   const stop = new AbortController();
   let first: "SIGINT" | "SIGTERM" | null = null;
   const onSignal = (signal: NodeJS.Signals) => {
     if (first !== null) process.exit(EXIT[first]);
     first = signal as "SIGINT" | "SIGTERM";
-    report.note(`${told}. Once more: stop at once`);
+    report.note(`${action}. Press Ctrl-C again to stop at once`);
     stop.abort();
   };
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);

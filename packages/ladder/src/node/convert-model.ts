@@ -88,7 +88,7 @@ async function writeGguf(
   const tensors = ggufModelTensors(model.config, model.tensors, type);
   const total = tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   let done = 0;
-  const told = tensors.map((tensor) => ({
+  const reported = tensors.map((tensor) => ({
     ...tensor,
     read: async () => {
       const bytes = await tensor.read();
@@ -98,7 +98,7 @@ async function writeGguf(
     },
   }));
   await makeFolder(dirname(resolve(options.output)));
-  await writeFileAtomic(options.output, streamGguf(metadata, told));
+  await writeFileAtomic(options.output, streamGguf(metadata, reported));
   return { bytes: (await stat(options.output)).size, files: [basename(options.output)] };
 }
 

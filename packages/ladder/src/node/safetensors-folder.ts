@@ -107,7 +107,7 @@ export async function writeSafetensorsFolder(
   const groups = model.tensors.map((tensor) => groupOf(device, tensor, model, dtype));
   const total = groups.reduce((sum, group) => sum + sizeOfGroup(group), 0);
   let done = 0;
-  const told = groups.map((group) => ({
+  const reported = groups.map((group) => ({
     ...group,
     read: async () => {
       const parts = await group.read();
@@ -117,7 +117,7 @@ export async function writeSafetensorsFolder(
     },
   }));
   return writeFolderAtomic(options.output, async (folder) => {
-    const names = await writeShards(folder, shardsOf(told, options.maxShardBytes), total);
+    const names = await writeShards(folder, shardsOf(reported, options.maxShardBytes), total);
     const tokenizer = await carryTokenizer(model.files, folder);
     await writeJsonFile(join(folder, "config.json"), await configJson(model, dtype));
     const files = ["config.json", ...names, ...tokenizer.files];

@@ -51,7 +51,7 @@ export async function trainRun(
   events: TrainRunEvents = {},
   signal?: AbortSignal,
 ): Promise<TrainSummary> {
-  scheduleOf(options, 1); // a mistake in it is told before anything is read
+  scheduleOf(options, 1); // reports a mistake before anything is read
   const { existing = "refuse", outputDir } = options;
   if (options.memoryTimeline != null) {
     const data = options.data.map((file) => (typeof file === "string" ? file : file.path));
