@@ -1,5 +1,5 @@
 // Errors that a new user meets in the first hour (docs/first-hour.md): each says what is wrong, where, and what to do.
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -18,6 +18,8 @@ beforeAll(async () => {
   await writeFile(join(root, "half.jsonl"), '{"prompt": "q"}\n');
   await writeFile(join(root, "null.jsonl"), '{"prompt": "q", "completion": null}\n');
   await writeFile(join(root, "label.jsonl"), '{"question": "q", "choices": ["a", "b"], "label": 2}\n');
+  await mkdir(join(root, "comparison", "ladder"), { recursive: true });
+  await writeFile(join(root, "comparison", "ladder", "adapter_config.json"), "{}");
   const choices = { question: "q".repeat(3000), choices: ["a", "b"], label: 0 };
   await writeFile(join(root, "long.jsonl"), `${JSON.stringify(choices)}\n`);
 });
@@ -199,6 +201,22 @@ describe("a new user is told", () => {
       () => ["generate", "--model", "tiny-books", "--prompt", "p", "--device", "cpu", "--adapter", root],
       1,
       /holds no adapter: .*--output of a run that has ended.*--resume/,
+    ],
+    [
+      "a folder of adapters",
+      () => [
+        "generate",
+        "--model",
+        "tiny-books",
+        "--prompt",
+        "p",
+        "--device",
+        "cpu",
+        "--adapter",
+        join(root, "comparison"),
+      ],
+      1,
+      /holds no adapter: .*There is one in \S*comparison\/ladder: give that folder/,
     ],
     [
       "a text that is called otherwise",

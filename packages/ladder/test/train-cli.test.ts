@@ -102,6 +102,7 @@ describe("settings", () => {
       "\nbatch_size: 4",
       /line 2: there is no setting "batch_size". Did you mean batch-size\?/,
     ],
+    ["a typo", "\nstps: 4", /line 2: there is no setting "stps". Did you mean steps\?/],
     ["an unknown name", "lerning: 4", /there is no setting "lerning". Settings are: model, data, output/],
     ["what is no YAML", "steps: [1", /neither YAML nor JSON/],
     ["text that is no map", "just text", /expected record|expected object/i],

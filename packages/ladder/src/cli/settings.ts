@@ -4,6 +4,7 @@
  */
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, CommanderError, type Option } from "commander";
+import { closest, distance } from "fastest-levenshtein";
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
 import { isRepeatable } from "./options.ts";
@@ -79,10 +80,13 @@ export function settingsSchema(command: Command): z.ZodType<Record<string, unkno
   return z.strictObject(Object.fromEntries(entries));
 }
 
-/** The name that was meant: the same letters in another spelling, such as batch_size or batchSize. */
-function meant(name: string, names: readonly string[]): string | undefined {
+/** The known name that is likely meant: another spelling such as batch_size or batchSize, or a typo. */
+function suggestName(name: string, names: readonly string[]): string | null {
   const plain = (text: string) => text.toLowerCase().replace(/[^a-z0-9]/g, "");
-  return names.find((known) => plain(known) === plain(name));
+  const letters = plain(name);
+  const likeliest = closest(letters, names.map(plain));
+  const isClose = distance(letters, likeliest) <= letters.length / 3;
+  return isClose ? names.find((known) => plain(known) === likeliest)! : null;
 }
 
 function describeIssue(
@@ -94,8 +98,8 @@ function describeIssue(
   if (issue.code === "unrecognized_keys") {
     return issue.keys
       .map((key) => {
-        const other = meant(key, names);
-        const cure = other ? `Did you mean ${other}?` : `Settings are: ${names.join(", ")}.`;
+        const suggestion = suggestName(key, names);
+        const cure = suggestion ? `Did you mean ${suggestion}?` : `Settings are: ${names.join(", ")}.`;
         return `${place(key)}there is no setting "${key}". ${cure}`;
       })
       .join("\n  ");

@@ -1,4 +1,6 @@
 /** An adapter's two files: `adapter_config.json` and `adapter_model.safetensors` (methods.md, 2 and 4). */
+import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
@@ -36,18 +38,29 @@ export async function saveAdapter(
 
 const configPath = (folder: string): string => join(folder, ADAPTER_FILES.config);
 
+/** Folders in `folder` that hold an adapter, such as those of a comparison. */
+async function adapterFolders(folder: string): Promise<string[]> {
+  const names = await readdir(folder).catch((): string[] => []);
+  const paths = names.sort().map((name) => join(folder, name));
+  return paths.filter((path) => existsSync(configPath(path)));
+}
+
 /** Throws `L-FILE-MISSING`, `L-FILE` or `L-JSON`. */
-function readConfigJson(folder: string): Promise<unknown> {
+async function readConfigJson(folder: string): Promise<unknown> {
   const path = configPath(folder);
-  return readJsonFile(path).catch((cause: unknown) => {
+  try {
+    return await readJsonFile(path);
+  } catch (cause) {
     if (!(cause instanceof SidenetError) || cause.code !== "L-FILE-MISSING") throw cause;
-    throw new SidenetError(
-      cause.code,
-      `${folder} holds no adapter: there is no ${path}. Give the --output of a run that has ended or has written a checkpoint; ` +
-        "a run that was killed before its first checkpoint starts again with train --resume.",
-      { cause },
-    );
-  });
+    const folders = await adapterFolders(folder);
+    const cure =
+      folders.length > 0
+        ? `There is one in ${folders.join(", ")}: give that folder.`
+        : "Give the --output of a run that has ended or has written a checkpoint; a run that was killed before its first " +
+          "checkpoint starts again with train --resume.";
+    const text = `${folder} holds no adapter: there is no ${path}. ${cure}`;
+    throw new SidenetError(cause.code, text, { cause });
+  }
 }
 
 /** Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, and what `parseAdapterConfig` throws. */
