@@ -3,6 +3,7 @@ import type { KernelContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import {
   type AttentionExtents,
+  type AttentionInputs,
   headCapacity,
   isFewQueries,
   rowsPerKeyHead,
@@ -14,15 +15,7 @@ import { runAccumulate } from "./elementwise-kernels.ts";
 import { toF16WithExponents } from "./f16-rows.ts";
 import { runSum } from "./reduce.ts";
 
-interface Inputs {
-  readonly q: Tensor;
-  readonly k: Tensor;
-  readonly v: Tensor;
-  readonly keyMask: Tensor | null;
-  readonly segments: Tensor | null;
-}
-
-interface BackwardInputs extends Inputs {
+interface BackwardInputs extends AttentionInputs {
   readonly dy: Tensor;
   readonly y: Tensor;
   readonly lse: Tensor;
@@ -53,7 +46,7 @@ const paramsOf = ({ extents, firstQuery, firstKey }: Window, maskKind: number) =
 };
 
 /** The key mask as it is, or packed with the segments: a pair (segment, key mask) per key, so that both take one binding. */
-function maskOf(k: KernelContext, { keyMask, segments }: Inputs, extents: AttentionExtents): Mask {
+function maskOf(k: KernelContext, { keyMask, segments }: AttentionInputs, extents: AttentionExtents): Mask {
   const kindOfKeyMask = keyMask === null ? MASK_KIND.none : MASK_KIND.keyMask;
   if (segments === null) return { mask: keyMask, maskKind: kindOfKeyMask };
   const { B, S } = extents;
@@ -155,7 +148,7 @@ function runBlocks(k: KernelContext, pass: Pass, call: TiledCall): void {
 function runFew(
   k: KernelContext,
   { extents, firstQuery, firstKey, ofQueries, ofKeys }: Window,
-  { q, k: key, v, y, lse }: Inputs & { readonly y: Tensor; readonly lse: Tensor },
+  { q, k: key, v, y, lse }: AttentionInputs & { readonly y: Tensor; readonly lse: Tensor },
   { mask, maskKind }: Mask,
 ): void {
   const { B, T, S, G, H, D, queryOffset, scale } = extents;
@@ -196,7 +189,7 @@ function runFew(
 /** Dispatches y and lse; without a tensor for lse, it goes to workspace. */
 export function runAttention(
   k: KernelContext,
-  io: Inputs & { readonly y: Tensor; readonly lse: Tensor | null },
+  io: AttentionInputs & { readonly y: Tensor; readonly lse: Tensor | null },
   extents: AttentionExtents,
 ): void {
   const { q, k: key, v, y } = io;

@@ -1,5 +1,6 @@
 /** Which kernel computes attention on WebGPU, by the adapter and the extents. */
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
+import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
 
 /** Extents of one call, named as in the op's signature: T queries and S keys per sequence, H query heads over G key heads. */
@@ -12,6 +13,15 @@ export interface AttentionExtents {
   readonly D: number;
   readonly queryOffset: number;
   readonly scale: number;
+}
+
+/** q[B,T,H,D], k[B,S,G,D], v[B,S,G,D], and what is masked: keyMask[B,S] and segments[B,S], or null. */
+export interface AttentionInputs {
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly keyMask: Tensor | null;
+  readonly segments: Tensor | null;
 }
 
 /** The kernels over tiles of queries and keys; each computes the forward pass and both gradients. */

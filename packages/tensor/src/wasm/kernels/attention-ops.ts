@@ -2,6 +2,8 @@
  * The ops of attention. Each packs by key head the operands that will stream (attention-pack.ts), then runs a kernel whose tasks
  * are blocks of panels of those that stay: queries for y and dq, keys for dk and dv.
  */
+import type { AttentionAttrs } from "../../ops/attention.ts";
+import type { AttentionExtents, AttentionInputs } from "../../ops/attention-kernels.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { SCRATCH_BYTES } from "../layout.ts";
@@ -20,25 +22,8 @@ const MAX_PANELS = 8;
 /** Up to so many queries of a key head, each reads keys and values in place (attention-few.ts). */
 const FEW_ROWS = 4;
 
-interface Extents {
-  readonly B: number;
-  readonly T: number;
-  readonly S: number;
-  readonly G: number;
-  readonly H: number;
-  readonly D: number;
-}
-interface Attrs {
-  readonly queryOffset: number;
-  readonly scale: number | null;
-}
-interface Inputs {
-  readonly q: Tensor;
-  readonly k: Tensor;
-  readonly v: Tensor;
-  readonly keyMask: Tensor | null;
-  readonly segments: Tensor | null;
-}
+/** The extents of a call, apart from its attributes. */
+type Extents = Omit<AttentionExtents, keyof AttentionAttrs>;
 
 /** The layout of a thread's scratch for a task of `blockPanels` panels (`PLACES`), or null if they do not fit. */
 function placesOf(k: WasmContext, D: number, blockPanels: number): Record<string, number> | null {
@@ -130,7 +115,7 @@ const rowsOf = <K extends string>(
   return Object.fromEntries(ofRange) as Record<K, Tensor>;
 };
 
-const factorOf = ({ scale }: Attrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
+const factorOf = ({ scale }: AttentionAttrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
 
 /**
  * Arguments that all passes share, and the tasks of a pass of `matmuls` matrix multiplications. Each of those takes 2 operations
@@ -140,7 +125,7 @@ function shared(
   k: WasmContext,
   extents: Extents,
   B: number,
-  attrs: Attrs,
+  attrs: AttentionAttrs,
   { stays, streams, matmuls }: { stays: Side; streams: Side; matmuls: number },
 ) {
   const { T, S, G, H, D } = extents;
@@ -161,9 +146,9 @@ const takes = (k: WasmContext, { D }: Extents): boolean => D > 0 && placesOf(k, 
 /** The forward pass of few queries, without packing. */
 function runFew(
   k: WasmContext,
-  { q, k: key, v, keyMask: mask, segments, y, lse }: Inputs & { y: Tensor; lse: Tensor | null },
+  { q, k: key, v, keyMask: mask, segments, y, lse }: AttentionInputs & { y: Tensor; lse: Tensor | null },
   { B, T, S, G, H, D }: Extents,
-  attrs: Attrs,
+  attrs: AttentionAttrs,
 ): void {
   const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset };
   const scale = attrs.scale ?? 1 / Math.sqrt(D);
@@ -171,9 +156,9 @@ function runFew(
   k.run("attentionFew", args, { tasks: B * T * H, work: (B * T * H * S * D) / SIMPLE_PER_NS });
 }
 
-type ForwardIo = Inputs & { readonly y: Tensor; readonly lse: Tensor | null };
+type ForwardIo = AttentionInputs & { readonly y: Tensor; readonly lse: Tensor | null };
 
-function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Attrs): void {
+function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: AttentionAttrs): void {
   const { B, S, G, D } = extents;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
   if (ofQueries.length * ofQueries.group <= FEW_ROWS) {
@@ -202,9 +187,9 @@ function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Attr
 const overBatches =
   <Io extends object>(
     outputNames: readonly string[],
-    run: (k: WasmContext, io: Io, extents: Extents, attrs: Attrs) => void,
+    run: (k: WasmContext, io: Io, extents: Extents, attrs: AttentionAttrs) => void,
   ): WasmOp =>
-  (k, io: Io, dims, attrs: Attrs) => {
+  (k, io: Io, dims, attrs: AttentionAttrs) => {
     const extents = dims as unknown as Extents;
     if (!takes(k, extents)) return false;
     const side = (isOutput: boolean) =>
@@ -221,7 +206,7 @@ const overBatches =
 
 export const attention = overBatches(["y", "lse"], runForward);
 
-type BackwardIo = Inputs & { readonly dy: Tensor; readonly y: Tensor; readonly lse: Tensor };
+type BackwardIo = AttentionInputs & { readonly dy: Tensor; readonly y: Tensor; readonly lse: Tensor };
 
 function queryShifts(
   k: WasmContext,
@@ -240,7 +225,7 @@ function runBackwardQ(
   k: WasmContext,
   io: BackwardIo & { readonly dq: Tensor },
   extents: Extents,
-  attrs: Attrs,
+  attrs: AttentionAttrs,
 ): void {
   const { B, S, G, D } = extents;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
@@ -272,7 +257,7 @@ function runBackwardKV(
   k: WasmContext,
   io: BackwardIo & { readonly dk: Tensor; readonly dv: Tensor },
   extents: Extents,
-  attrs: Attrs,
+  attrs: AttentionAttrs,
 ): void {
   const { B, T, H, D } = extents;
   const ofQueries = queriesOf(extents);

@@ -9,6 +9,7 @@
  * With one or two rows of a (decoding a token), b is read once and nothing is packed (matmul-few.ts).
  */
 import type { MatmulForm } from "../../ops/matmul-blocks.ts";
+import type { MatmulExtents } from "../../ops/matmul-plan.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
@@ -59,14 +60,6 @@ export interface MatmulOperands {
   readonly b: Tensor | Nf4Right;
   readonly y: Tensor;
   readonly bias?: Tensor | null;
-}
-
-export interface MatmulExtents {
-  readonly P: number;
-  readonly M: number;
-  readonly K: number;
-  readonly N: number;
-  readonly accumulate?: boolean;
 }
 
 /** Part of a matmul: m rows from m0, n columns from n0 and k steps from k0. */
