@@ -261,7 +261,7 @@ describe("a run", () => {
     const nowhere = await sidenet("train", ...args, join(root, "no", "folder.jsonl"));
     expect(nowhere.exitCode).toBe(1);
     expect(nowhere.err).toContain("[L-FILE-MISSING]");
-    expect((await sidenet("train", ...args, file)).err).toContain(`no ${file}: it is of the second step`);
+    expect((await sidenet("train", ...args, file)).err).toContain(`no ${file}: it records the second step`);
     await expect(readFile(file)).rejects.toThrow("ENOENT");
   });
 
