@@ -90,9 +90,10 @@ describe.each(GUIDES)("%s", (guide) => {
     for (const line of lines) {
       expect(line).toMatch(/^npx sidenet \w+/);
       if (!gpu && /--kernel|doctor/.test(line)) continue;
-      const { exitCode, err } = await sidenet(...argumentsOf(line.replace(/\s+#.*$/, "")));
-      // A comparison of timings fails where the machine is busier the second time.
-      expect(line.includes("--compare") ? [0, 1] : [0], `${line}\n${err}`).toContain(exitCode);
+      // The guide's threshold would judge how busy the machine is.
+      const command = line.replace(/\s+#.*$/, "").replace(/--threshold \S+/, "--threshold 1");
+      const { exitCode, err } = await sidenet(...argumentsOf(command));
+      expect(exitCode, `${line}\n${err}`).toBe(0);
     }
     if (guide === "guide-fine-tune.md") {
       for (const path of ["run/report.html", "second/summary.json", "adapter/adapter_config.json"])
