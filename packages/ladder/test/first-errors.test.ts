@@ -216,7 +216,7 @@ describe("a new user is told", () => {
         join(root, "comparison"),
       ],
       1,
-      /holds no adapter: .*There is one in \S*comparison\/ladder: give that folder/,
+      /holds no adapter: .*Wanted one of the adapters in it: \S*comparison\/ladder\./,
     ],
     [
       "a text that is called otherwise",

@@ -9,6 +9,8 @@ import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import {
   type Adapter,
+  type BlockAdapter,
+  type BlockWeights,
   block,
   blockParameters,
   blockWeights,
@@ -20,6 +22,7 @@ import {
   generate,
   measureStep,
   mergeAdapter,
+  parseAdapterConfig,
   planStep,
   readTrainerState,
   residualStream,
@@ -44,6 +47,26 @@ abstract class OwnAdapter {
   }
   [Symbol.dispose](): void {
     this.dispose();
+  }
+}
+
+/** Trains the gains of every block's first norm, and nothing else. */
+class GainTuning extends OwnAdapter implements Adapter, BlockAdapter {
+  readonly method = "gains";
+  readonly blocks = this;
+  constructor(decoder: Decoder) {
+    const { device } = decoder;
+    const { numHiddenLayers, hiddenSize } = decoder.config;
+    const ones = () => new Float32Array(hiddenSize).fill(1);
+    super(decoder, (store) => {
+      for (let i = 0; i < numHiddenLayers; i++) store.set(`${i}`, device.tensor(ones, [hiddenSize]));
+    });
+  }
+  tensors(layer: number): Tensor[] {
+    return [this.parameters.get(`${layer}`)];
+  }
+  weights(_layer: number, frozen: BlockWeights, [gain]: readonly Tensor[]): BlockWeights {
+    return { ...frozen, inputNorm: gain };
   }
 }
 
@@ -139,6 +162,7 @@ class Lion implements Optimizer {
 }
 
 describe.each([
+  ["gains in every block", GainTuning],
   ["a soft prompt", PromptTuning],
   ["a block beside the model", GatedBlock],
 ] as const)("%s", (_, Own) => {
@@ -206,6 +230,11 @@ describe("an adapter of one's own", () => {
     });
     expect(() => mergeAdapter(config, [], adapter)).toThrow(/L-MERGE\].*a network beside the model/);
     using prompt = new PromptTuning(decoder);
+    const usual = JSON.parse((await encodeAdapter(prompt, { name: "tiny", config })).config);
+    expect(usual).toEqual({ method: "prompt", base_model_name_or_path: "tiny" });
+    expect(() => parseAdapterConfig(usual, "here")).toThrow(
+      /L-ADAPTER-CONFIG\] here: the method "prompt" is none of/,
+    );
     expect(() => mergeAdapter(config, [], prompt)).toThrow(/L-MERGE\].*only LoRA and a trained head/);
   });
 });
@@ -250,6 +279,11 @@ describe("the files of an adapter of one's own", () => {
       );
 
       using prompt = new PromptTuning(decoder);
+      const usual = JSON.parse((await encodeAdapter(prompt, { name: "tiny", config })).config);
+      expect(usual).toEqual({ method: "prompt", base_model_name_or_path: "tiny" });
+      expect(() => parseAdapterConfig(usual, "here")).toThrow(
+        /L-ADAPTER-CONFIG\] here: the method "prompt" is none of/,
+      );
       await expect(restoreAdapter(folder, prompt, config)).rejects.toThrow(/"gated-block", wanted "prompt"/);
       const other = { ...config, vocabSize: config.vocabSize + 1 };
       await expect(restoreAdapter(folder, restored, other)).rejects.toThrow(

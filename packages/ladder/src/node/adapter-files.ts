@@ -55,7 +55,7 @@ async function readConfigJson(folder: string): Promise<unknown> {
     const folders = await adapterFolders(folder);
     const cure =
       folders.length > 0
-        ? `There is one in ${folders.join(", ")}: give that folder.`
+        ? `Wanted one of the adapters in it: ${folders.join(", ")}.`
         : "Give the --output of a run that has ended or has written a checkpoint; a run that was killed before its first " +
           "checkpoint starts again with train --resume.";
     const text = `${folder} holds no adapter: there is no ${path}. ${cure}`;

@@ -1,0 +1,41 @@
+// Mistakes of a training loop of the user's own: each is refused by name.
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
+import { describe, expect, it } from "vitest";
+import { evaluateLoss, generate, makeAdapter, makeBatch, shiftLabels, Trainer } from "../src/index.ts";
+import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
+
+const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
+
+describe("a loop of one's own is refused", () => {
+  it("over labels that are not as many as tokens", () => {
+    expect([...shiftLabels([1, 2, 3, 4], 2, 2)]).toEqual([2, -100, 4, -100]);
+    for (const labels of [[1, 2, 3], [1, 2, 3, 4, 5], []])
+      expect(() => shiftLabels(labels, 2, 2)).toThrow(
+        /L-LABELS\] there are \d labels for 2 rows of 2 tokens/,
+      );
+  });
+
+  it("over batches that score nothing, and over none, in training and in evaluation", async () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    using adapter = makeAdapter({ method: "head" }, decoder, "tiny");
+    using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.05 });
+    const batch = drawBatch(new TestRandom(4), config);
+    const unscored = {
+      ...batch,
+      labels: batch.labels.length ? new Int32Array(batch.labels.length).fill(-100) : [],
+    };
+    for (const batches of [[], [unscored]]) {
+      await expect(trainer.step(batches)).rejects.toThrow(/L-NOTHING-TO-LEARN/);
+      await expect(evaluateLoss(decoder, adapter, batches)).rejects.toThrow(/L-NOTHING-TO-LEARN/);
+    }
+    await expect(trainer.step([])).rejects.toThrow("there is no batch");
+    expect(() => makeBatch([], 0, 8)).toThrow(/L-DATA/);
+  });
+
+  it("for a number of new tokens that is none", async () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    for (const maxTokens of [-1, 1.5, Number.NaN, undefined as unknown as number])
+      await expect(generate(decoder, null, [3], { maxTokens })).rejects.toThrow(/L-CONTEXT\] maxTokens/);
+    expect(await generate(decoder, null, [3], { maxTokens: 0 })).toEqual([]);
+  });
+});
