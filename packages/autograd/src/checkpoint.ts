@@ -1,5 +1,5 @@
 import { type Device, type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
-import { checkResult, plainOps, withHandles, withoutRecording } from "./recorded-function.ts";
+import { checkResult, runUnrecorded, withHandles } from "./recorded-function.ts";
 import { Tape } from "./tape.ts";
 
 /** Computes one tensor from tensors, with the ops it is given and no others; deterministic, since it runs twice. */
@@ -12,53 +12,55 @@ const refuse = (problem: string): SidenetError => new SidenetError("A-CHECKPOINT
  * backward pass runs `fn` again, on a tape of its own, for the gradients of the tracked inputs: less memory for a second
  * forward pass. Where `ops` is not a tape, `fn` just runs, so checkpoints may be nested.
  *
- * Everything tracked that `fn` uses, parameters included, must be among `inputs`, and `fn` must use its arguments, which are
- * other handles on the same memory. `fn` may capture constants, which must then live until the backward pass. The backward
- * pass throws `A-UNUSED` for a tracked input that the result does not depend on. The result belongs to the innermost scope.
+ * Leaves of the tape, such as parameters, are found where `fn` uses them. Every other tracked tensor that it uses must be among
+ * `inputs`, and so must every tensor that may be freed before the backward pass; `fn` must then use its arguments, which are
+ * other handles on the same memory. The backward pass throws `A-UNUSED` for a tracked input that the result does not depend on.
+ * The result belongs to the innermost scope.
  *
- * Throws `A-CHECKPOINT` when `fn` returns anything but one float tensor, uses a tracked tensor that is not among the inputs,
- * or uses the tape; `A-IN-PLACE` when it writes into an input; `A-CLOSED`, `A-SECOND-ORDER`; and whatever `fn` throws.
+ * Throws `A-CHECKPOINT` when `fn` returns anything but one float tensor, uses a tracked tensor that is neither an input nor a
+ * leaf, or uses the tape; `A-IN-PLACE` when it writes into an input; `A-CLOSED`, `A-SECOND-ORDER`; and whatever `fn` throws.
  */
 export function checkpoint(ops: Ops, fn: Recomputed, inputs: readonly Tensor[]): Tensor {
   if (!(ops instanceof Tape)) return runOnce(inputs[0]?.device ?? null, fn, ops, inputs);
   const { device } = ops;
   return device.scope(
     () => {
-      const output = withoutRecording(ops, refuse, () =>
-        withHandles(device, inputs, (handles) => {
-          const y = runOnce(device, fn, plainOps(ops, handles, refuse), handles);
-          // Where fn returns an input itself, the result is another value than that input.
-          return handles.includes(y) ? device.ops.reshape(y, { shape: y.shape }) : y;
-        }),
-      );
-      ops.recordFunction("checkpoint", inputs, output, {
-        saves: inputs,
-        isFresh: true,
-        pull: (_ops, dy, saved, tracked) => recompute(device, fn, saved, tracked, dy),
+      const captured = new Set<Tensor>();
+      const forward = (plain: Ops, handles: readonly Tensor[]) => ({
+        y: runOnce(device, fn, plain, handles),
+        saves: handles,
       });
-      return output;
+      const { y, saves } = runUnrecorded(ops, inputs, refuse, forward, captured);
+      const leaves = [...captured].map((leaf) => [ops.leafName(leaf)!, leaf] as const);
+      ops.recordFunction("checkpoint", [...inputs, ...captured], y, {
+        saves,
+        isFresh: true,
+        pull: (_ops, dy, saved, tracked) => recompute(device, fn, saved, leaves, tracked, dy),
+      });
+      return y;
     },
     { label: "a checkpoint" },
   );
 }
 
-/** Gradients of the inputs at the positions `tracked`. */
+/** Gradients of those at the positions `tracked` among the inputs and the captured leaves. */
 function recompute(
   device: Device,
   fn: Recomputed,
   inputs: readonly Tensor[],
+  leaves: readonly (readonly [name: string, leaf: Tensor])[],
   tracked: readonly number[],
   dy: Tensor,
 ): readonly Tensor[] {
   return withHandles(device, inputs, (handles) => {
     // A handle for each position: a tensor given twice has two gradients, which the outer tape adds.
-    using tape = new Tape(
-      device,
-      tracked.map((i) => [`input ${i} of a checkpoint`, handles[i]] as const),
-    );
+    const given = handles.map((handle, i) => [`input ${i} of a checkpoint`, handle] as const);
+    const operands = [...given, ...leaves];
+    const trained = tracked.map((i) => operands[i]);
+    using tape = new Tape(device, trained);
     const gradients = tape.backward(runOnce(device, fn, tape, handles), dy);
-    return tracked.map((i) => {
-      const gradient = gradients.get(handles[i])!;
+    return trained.map(([, tensor]) => {
+      const gradient = gradients.get(tensor)!;
       device.categorize(gradient, "workspace"); // the outer tape accounts it again if the input is a leaf
       return gradient;
     });

@@ -1,13 +1,6 @@
 import { type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
-import { checkResult, plainOps, type Refuse, withHandles, withoutRecording } from "./recorded-function.ts";
+import { checkResult, type ForwardResult, type Refuse, runUnrecorded } from "./recorded-function.ts";
 import { Tape } from "./tape.ts";
-
-/** What a forward pass returns when its backward pass needs saved tensors. */
-export interface ForwardResult {
-  readonly y: Tensor;
-  /** Kept until the backward pass: inputs, y, or other tensors that the forward pass made. */
-  readonly saves: readonly Tensor[];
-}
 
 /**
  * A function with a gradient of its own (PyTorch: `autograd.Function`; JAX: `custom_vjp`), where a composition of recorded
@@ -53,18 +46,8 @@ export function customGradient(ops: Ops, rule: CustomGradient, inputs: readonly 
   return device.scope(
     () => {
       if (!(ops instanceof Tape)) return forward(ops, inputs).y;
-      const { output, saves } = withoutRecording(ops, refuse, () =>
-        withHandles(device, inputs, (handles) => {
-          const { y, saves } = forward(plainOps(ops, handles, refuse), handles);
-          // Where forward returns an input itself, the result is another value than that input. What is saved is the
-          // caller's tensor, not our handle on it.
-          const output = handles.includes(y) ? device.ops.reshape(y, { shape: y.shape }) : y;
-          const own = (tensor: Tensor) =>
-            tensor === y ? output : (inputs[handles.indexOf(tensor)] ?? tensor);
-          return { output, saves: saves.map(own) };
-        }),
-      );
-      ops.recordFunction(`custom ${rule.name}`, inputs, output, {
+      const { y, saves } = runUnrecorded(ops, inputs, refuse, forward);
+      ops.recordFunction(`custom ${rule.name}`, inputs, y, {
         saves,
         isFresh: false,
         pull: (ruleOps, dy, saved, tracked) => {
@@ -73,7 +56,7 @@ export function customGradient(ops: Ops, rule: CustomGradient, inputs: readonly 
           return tracked.map((i) => gradients[i] ?? raise(refuse(`its pull has no gradient of input ${i}`)));
         },
       });
-      return output;
+      return y;
     },
     { label: rule.name },
   );

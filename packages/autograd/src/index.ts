@@ -1,7 +1,7 @@
 export { AdamW, type AdamWOptions } from "./adamw.ts";
 export type { Gradients } from "./backward.ts";
 export { checkpoint, type Recomputed } from "./checkpoint.ts";
-export { type CustomGradient, customGradient, type ForwardResult } from "./custom-gradient.ts";
+export { type CustomGradient, customGradient } from "./custom-gradient.ts";
 export {
   type Differentiable,
   type GradcheckInput,
@@ -11,6 +11,7 @@ export {
 } from "./gradcheck.ts";
 export { accumulateGradients, clipGlobalNorm, disposeGradients } from "./gradients.ts";
 export type { Optimizer, OptimizerState, OptimizerStep } from "./optimizer.ts";
+export type { ForwardResult } from "./recorded-function.ts";
 export {
   type GradRow,
   type InputRule,

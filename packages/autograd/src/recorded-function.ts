@@ -5,23 +5,16 @@ import type { Tape } from "./tape.ts";
 /** Makes the error of `checkpoint` or of `customGradient` from what is wrong. */
 export type Refuse = (problem: string) => SidenetError;
 
-/** The backward pass of a function that is recorded as one op. */
-export interface RecordedFunction {
+/** The result of a function's forward pass, and what its backward pass needs. */
+export interface ForwardResult {
+  readonly y: Tensor;
+  /** Kept until the backward pass: inputs, y, or other tensors that the forward pass made. */
   readonly saves: readonly Tensor[];
-  /** Its gradients are in new memory even though they were not made by the `ops` that `pull` is given. */
-  readonly isFresh: boolean;
-  /** Gradients of the inputs at the positions `tracked`, from the gradient dy of the output. */
-  readonly pull: (
-    ops: Ops,
-    dy: Tensor,
-    saved: readonly Tensor[],
-    tracked: readonly number[],
-  ) => readonly Tensor[];
 }
 
 /**
  * Calls `body` with new handles on the inputs. The tape does not track these handles, and the caller's closure does not have
- * them, so `plainOps` can tell an input from a tensor that the function captured.
+ * them, so `runUnrecorded` can tell an input from a tensor that the function captured.
  */
 export function withHandles<R>(
   device: Device,
@@ -54,34 +47,49 @@ const describe = (value: unknown): string =>
       : `a value of type ${typeof value}`;
 
 /**
- * The device's ops, for a function whose inner ops are not recorded. They refuse a tracked tensor, whose gradient would be
- * lost, and an in-place write into one of the function's inputs (`handles`), which the backward pass needs.
+ * Runs a function that the tape will record as one op, with the device's ops over handles on its inputs. Tensors that it saves
+ * are mapped from handles to the inputs, and a result that is no tensor of its own becomes one.
+ *
+ * A tracked tensor that the function uses without being given it would lose its gradient. It is added to `captured` if it is a
+ * leaf of the tape and `captured` is given, and refused otherwise; so are in-place writes into an input, and use of the tape.
  */
-export function plainOps(tape: Tape, handles: readonly Tensor[], refuse: Refuse): Ops {
-  return buildOps((row, inputs, attrs) => {
-    for (const [i, { name, updated }] of row.signature.inputs.entries()) {
-      const tensor = inputs[i];
-      if (!tensor) continue;
-      if (tape.isTracked(tensor)) {
-        throw refuse(
-          `${name} of ${row.name} (${tensor}) is tracked, but is none of the function's inputs. Add it to the inputs, and use ` +
-            "the argument",
-        );
-      }
-      if (updated && handles.includes(tensor)) {
-        throw refuseInPlace(row.name, name, "is an input of a function whose backward pass needs it");
-      }
+export function runUnrecorded(
+  tape: Tape,
+  inputs: readonly Tensor[],
+  refuse: Refuse,
+  forward: (ops: Ops, handles: readonly Tensor[]) => ForwardResult,
+  captured: Set<Tensor> | null = null,
+): ForwardResult {
+  const { device, recordCount } = tape;
+  const capture = (tensor: Tensor, what: string): void => {
+    if (captured && tape.leafName(tensor) !== null) captured.add(tensor);
+    else if (tape.isTracked(tensor)) {
+      throw refuse(
+        `${what} (${tensor}) is tracked, but is none of the function's inputs. Add it to the inputs, and use the argument`,
+      );
     }
-    return tape.device.run(row, inputs, attrs);
+  };
+  return withHandles(device, inputs, (handles) => {
+    const ops = buildOps((row, operands, attrs) => {
+      for (const [i, { name, updated }] of row.signature.inputs.entries()) {
+        const tensor = operands[i];
+        if (!tensor) continue;
+        capture(tensor, `${name} of ${row.name}`);
+        if (updated && handles.includes(tensor)) {
+          throw refuseInPlace(row.name, name, "is an input of a function whose backward pass needs it");
+        }
+      }
+      return device.run(row, operands, attrs);
+    });
+    const { y, saves } = forward(ops, handles);
+    // Ops that the tape recorded would contribute to gradients twice.
+    if (tape.recordCount !== recordCount)
+      throw refuse("its function used the tape instead of the ops that it is given");
+    capture(y, "its result");
+    const isOwn = !handles.includes(y) && !tape.isTracked(y);
+    return {
+      y: isOwn ? y : device.ops.reshape(y, { shape: y.shape }),
+      saves: saves.map((tensor) => inputs[handles.indexOf(tensor)] ?? tensor),
+    };
   });
-}
-
-/** Runs a function that must not use the tape: ops recorded inside it would contribute to gradients twice. */
-export function withoutRecording<R>(tape: Tape, refuse: Refuse, body: () => R): R {
-  const recordsBefore = tape.recordCount;
-  const result = body();
-  if (tape.recordCount !== recordsBefore) {
-    throw refuse("its function used the tape instead of the ops that it is given");
-  }
-  return result;
 }

@@ -1,7 +1,6 @@
 import { type AnyOpRow, buildOps, type Device, isFloat, type Ops, sameShape, Tensor } from "@sidenet/tensor";
 import { BackwardPass, type Gradients, type RecordedOp, valuesBehind } from "./backward.ts";
 import type { TrackedValue } from "./gradient-slots.ts";
-import type { RecordedFunction } from "./recorded-function.ts";
 import {
   refuseClosed,
   refuseInPlace,
@@ -42,6 +41,20 @@ export interface TapeRecord {
   readonly tracked: readonly string[];
   /** Operands and residuals kept for the backward pass. Records share a tensor that several of them keep. */
   readonly saved: readonly { readonly name: string; readonly sizeBytes: number }[];
+}
+
+/** The backward pass of a function that is recorded as one op. */
+interface RecordedFunction {
+  readonly saves: readonly Tensor[];
+  /** Its gradients are in new memory even though they were not made by the `ops` that `pull` is given. */
+  readonly isFresh: boolean;
+  /** Gradients of the inputs at the positions `tracked`, from the gradient dy of the output. */
+  readonly pull: (
+    ops: Ops,
+    dy: Tensor,
+    saved: readonly Tensor[],
+    tracked: readonly number[],
+  ) => readonly Tensor[];
 }
 
 type Inputs = readonly (Tensor | null | undefined)[];
@@ -87,6 +100,11 @@ export class Tape {
   /** Whether a gradient would flow into this tensor. */
   isTracked(tensor: Tensor): boolean {
     return this.#values.has(tensor);
+  }
+
+  /** The name of a leaf; null for other tensors. @internal */
+  leafName(tensor: Tensor): string | null {
+    return this.#values.get(tensor)?.leaf?.name ?? null;
   }
 
   /** The recorded ops in order; empty once `backward` has consumed them. */
