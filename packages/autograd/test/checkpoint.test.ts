@@ -228,7 +228,12 @@ describe("checkpoint", () => {
       await gradients((tape) => both(tape, x, w)),
     );
     expect(
-      await gradients((tape) => tape.add(layer(tape, x), checkpoint(tape, () => bias, [device.zeros([1])]))),
+      await gradients((tape) =>
+        tape.add(
+          layer(tape, x),
+          checkpoint(tape, () => bias, [device.zeros([1])]),
+        ),
+      ),
     ).toEqual(await gradients((tape) => tape.add(layer(tape, x), bias)));
     for (const tensor of [x, w, bias]) tensor.dispose();
     expectNoLeaks(device);

@@ -1,31 +1,14 @@
 /** Adapters: the parameters that a fine-tuning method trains, and where they act on a decoder (methods.md, 2 to 4). */
 import { formatShape, type Ops, type ParamStore, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
-import type { BlockWeights, LayerCache } from "./block.ts";
+import type { BlockWeights, LayerCache, RunLayer } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
 import type { Head } from "./head.ts";
-import type { RunLayer } from "./recomputed-block.ts";
 
 /** The fine-tuning methods; QLoRA is LoRA over NF4 weights. */
 export const METHODS = ["ladder", "xladder", "lora", "qlora", "full", "head"] as const;
 /** The name of a method, as given to `--method`. */
 export type Method = (typeof METHODS)[number];
-
-/** An adapter inside the blocks of the decoder, which the tape then records. */
-export interface BlockAdapter {
-  /** The trained tensors of block `layer`, counted from 0, in an order that the adapter chooses. */
-  tensors(layer: number): readonly Tensor[];
-  /**
-   * The block's weights with the adapter's `tensors`, or other handles on them, applied. `dropoutStream` numbers the training
-   * pass, so that a recomputed block drops the same values; null means no dropout.
-   */
-  weights(
-    layer: number,
-    frozen: BlockWeights,
-    tensors: readonly Tensor[],
-    dropoutStream: number | null,
-  ): BlockWeights;
-}
 
 /** The shape of a side adapter's key-value cache. */
 export interface CacheShape {
@@ -69,7 +52,7 @@ export interface SideAdapter {
 export const effectiveDepth = ({ side }: Adapter, { numHiddenLayers }: ModelConfig): number =>
   side?.effectiveDepth ?? numHiddenLayers;
 
-/** Trained parameters and where they act: `embed`, `side`, `blocks` and `head`, absent where the method changes nothing. */
+/** Trained parameters and where they act: `embed`, `adaptBlock`, `side` and `head`, absent where the method changes nothing. */
 export interface Adapter {
   /** One of `METHODS`, or any other name for a method of your own. */
   readonly method: string;
@@ -80,10 +63,13 @@ export interface Adapter {
    * The tape then records every block.
    */
   embed?(ops: Ops, forward: Forward, h: Tensor): Tensor;
+  /**
+   * The weights of block `layer`, counted from 0, with what is trained in it. `dropoutStream` is the number of the training pass,
+   * from which dropout draws; null: no dropout. The tape then records every block.
+   */
+  adaptBlock?(layer: number, frozen: BlockWeights, dropoutStream: number | null): BlockWeights;
   /** A network beside the backbone. */
   readonly side?: SideAdapter | null;
-  /** What is trained inside the backbone's blocks. */
-  readonly blocks?: BlockAdapter | null;
   /** Replaces the backbone's head. */
   readonly head?: Head | null;
   /** The content of `adapter_config.json`. Default: the method, and the name of the base model. */

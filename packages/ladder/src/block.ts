@@ -2,7 +2,7 @@
  * The transformer block of the Llama family (methods.md, 1), for backbones and side networks alike. A frozen backbone runs
  * it with the device's ops, a side network at its own sizes with a tape.
  */
-import type { Ops, Tensor } from "@sidenet/tensor";
+import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
 import { nf4Projection } from "./nf4-weight.ts";
 import type { Projection } from "./projection.ts";
 import type { RopeTables } from "./rope-tables.ts";
@@ -108,29 +108,26 @@ export function blockParameters(shape: BlockShape): ParameterSpec[] {
   ];
 }
 
-/** A block's weights, looked up by their Hugging Face names. `find` returns null for a missing parameter, `need` throws. */
-export function blockWeights(
-  shape: BlockShape,
-  find: (name: string) => Tensor | null,
-  need: (name: string) => Tensor,
-): BlockWeights {
+/** A block's weights from a store, under their Hugging Face names after `prefix`. Throws `T-NAME` for a missing one. */
+export function blockWeights(shape: BlockShape, store: ParamStore, prefix = ""): BlockWeights {
   const shapes = new Map(blockParameters(shape).map((spec) => [spec.name, spec.shape]));
   const projection = (name: string): Projection => {
-    const bias = find(`${name}.bias`);
-    const quantized = nf4Projection(find, `${name}.weight`, shapes.get(`${name}.weight`)!, bias);
+    const bias = store.find(`${prefix}${name}.bias`);
+    const [full, extents] = [`${prefix}${name}.weight`, shapes.get(`${name}.weight`)!];
+    const quantized = nf4Projection(store, full, extents, bias);
     if (quantized) return quantized;
-    const weight = need(`${name}.weight`);
+    const weight = store.get(full);
     return (ops, x) => ops.linear(x, weight, bias);
   };
   return {
-    inputNorm: need("input_layernorm.weight"),
+    inputNorm: store.get(`${prefix}input_layernorm.weight`),
     q: projection(PROJECTIONS.q),
     k: projection(PROJECTIONS.k),
     v: projection(PROJECTIONS.v),
     o: projection(PROJECTIONS.o),
-    qNorm: find("self_attn.q_norm.weight"),
-    kNorm: find("self_attn.k_norm.weight"),
-    postNorm: need("post_attention_layernorm.weight"),
+    qNorm: store.find(`${prefix}self_attn.q_norm.weight`),
+    kNorm: store.find(`${prefix}self_attn.k_norm.weight`),
+    postNorm: store.get(`${prefix}post_attention_layernorm.weight`),
     gate: projection(PROJECTIONS.gate),
     up: projection(PROJECTIONS.up),
     down: projection(PROJECTIONS.down),
@@ -197,6 +194,30 @@ export function blockInChunks(
     }
     return ops.reshape(y, { shape: [B, T, d] });
   });
+}
+
+/** Runs a function of tensors under gradient checkpointing: recorded as one op, and run again in the backward pass. */
+export type RunLayer = (fn: (ops: Ops, ...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]) => Tensor;
+
+/** `block` under gradient checkpointing: only its inputs are kept for the backward pass. */
+export function recomputedBlock(
+  run: RunLayer,
+  shape: BlockShape,
+  weights: BlockWeights,
+  x: Tensor,
+  { rope, keyMask, segments, offset }: BlockContext,
+): Tensor {
+  // Tensors that may be freed before the block is computed again must be inputs; weights live on.
+  return run(
+    (ops, handle, cos, sin, ...rest) => {
+      const masks = {
+        keyMask: keyMask ? rest.shift()! : null,
+        segments: segments ? rest.shift()! : null,
+      };
+      return block(ops, shape, weights, handle, { rope: { cos, sin }, ...masks, offset });
+    },
+    [x, rope.cos, rope.sin, ...[keyMask, segments].filter((mask) => mask !== null)],
+  );
 }
 
 function attentionHalf(

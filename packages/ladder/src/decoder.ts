@@ -10,6 +10,8 @@ import {
   type LayerCache,
   type ParameterSpec,
   PROJECTIONS,
+  type RunLayer,
+  recomputedBlock,
 } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import {
@@ -22,7 +24,6 @@ import {
   nf4Head,
 } from "./head.ts";
 import { nf4Parts } from "./nf4-weight.ts";
-import { type RunLayer, recomputedBlock } from "./recomputed-block.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -74,7 +75,7 @@ export interface HiddenOptions {
   /** Called with every hidden state: H_0, then the output of each block. */
   readonly observe?: (index: number, h: Tensor) => void;
   readonly cache?: readonly LayerCache[] | null;
-  /** Its `embed` and `blocks` are used here; its `side` reads what `observe` is called with. */
+  /** Its `embed` and `adaptBlock` are used here; its `side` reads what `observe` is called with. */
   readonly adapter?: Adapter | null;
   /** The number of the training pass, from which dropout draws; null: no dropout. */
   readonly dropoutStream?: number | null;
@@ -99,19 +100,13 @@ export class Decoder {
     this.weights = weights;
     this.device = weights.device;
     const shape = [config.vocabSize, config.hiddenSize];
-    const quantized = (name: string) =>
-      nf4Parts((part) => (weights.has(part) ? weights.get(part) : null), name, shape[0] * shape[1]);
+    const quantized = (name: string) => nf4Parts(weights, name, shape[0] * shape[1]);
     const [table, head] = [quantized(EMBEDDINGS), quantized(this.#headName)];
     this.#embedding = table ? nf4Embedding(table, shape) : floatEmbedding(weights.get(EMBEDDINGS));
     this.head = head ? nf4Head(head, shape) : floatHead(this.headMatrix);
-    this.#layers = Array.from({ length: config.numHiddenLayers }, (_, i) => {
-      const name = (rest: string) => layerName(i, rest);
-      return blockWeights(
-        config,
-        (rest) => (weights.has(name(rest)) ? weights.get(name(rest)) : null),
-        (rest) => weights.get(name(rest)),
-      );
-    });
+    this.#layers = Array.from({ length: config.numHiddenLayers }, (_, i) =>
+      blockWeights(config, weights, layerName(i, "")),
+    );
   }
 
   /** Whether the linear layers of the blocks are in NF4. */
@@ -223,15 +218,12 @@ export class Decoder {
   ): Tensor {
     const { adapter, runLayer, dropoutStream = null, chunkTokens } = options;
     const frozen = this.#layers[layer];
-    const blocks = adapter?.blocks ?? null;
-    const trained = blocks?.tensors(layer) ?? [];
-    const weightsWith = (tensors: readonly Tensor[]) =>
-      blocks ? blocks.weights(layer, frozen, tensors, dropoutStream) : frozen;
-    if (runLayer) return recomputedBlock(runLayer, this.config, weightsWith, trained, h, context);
+    const weights = adapter?.adaptBlock?.(layer, frozen, dropoutStream) ?? frozen;
+    if (runLayer) return recomputedBlock(runLayer, this.config, weights, h, context);
     if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {
-      return blockInChunks(ops, this.config, weightsWith(trained), h, context, chunkTokens);
+      return blockInChunks(ops, this.config, weights, h, context, chunkTokens);
     }
-    return block(ops, this.config, weightsWith(trained), h, context, cache);
+    return block(ops, this.config, weights, h, context, cache);
   }
 
   /** Frees the weights. */

@@ -1,22 +1,19 @@
 /** Full fine-tuning of a small model. */
-import { type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Adapter, BlockAdapter } from "./adapter.ts";
-import { type BlockWeights, blockParameters, blockWeights } from "./block.ts";
-import type { ModelConfig } from "./config.ts";
-import { type Decoder, layerName } from "./decoder.ts";
+import { type ParamStore, SidenetError } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
+import type { BlockWeights } from "./block.ts";
+import type { Decoder } from "./decoder.ts";
 
 /**
  * Full fine-tuning: it trains the decoder's own weights, which the decoder goes on owning. Until `dispose()` their memory is
  * accounted as "adapter", since they are what is trained.
  */
-export class FullTuning implements Adapter, BlockAdapter {
+export class FullTuning implements Adapter {
   readonly method = "full";
   readonly parameters: ParamStore;
-  readonly #config: ModelConfig;
-  readonly #names: readonly string[];
 
   /** Throws `L-METHOD` unless every weight is f32: small updates are lost in fewer bits. */
-  constructor({ config, weights }: Decoder) {
+  constructor({ weights }: Decoder) {
     for (const [name, { dtype }] of weights) {
       if (dtype === "f32") continue;
       throw new SidenetError(
@@ -27,26 +24,11 @@ export class FullTuning implements Adapter, BlockAdapter {
     }
     for (const [, tensor] of weights) weights.device.categorize(tensor, "adapter");
     this.parameters = weights;
-    this.#config = config;
-    this.#names = blockParameters(config).map(({ name }) => name);
   }
 
-  /** All weights of every block are trained. */
-  get blocks(): BlockAdapter {
-    return this;
-  }
-
-  tensors(layer: number): Tensor[] {
-    return this.#names.map((name) => this.parameters.get(layerName(layer, name)));
-  }
-
-  weights(_layer: number, _frozen: BlockWeights, tensors: readonly Tensor[]): BlockWeights {
-    const byName = new Map(this.#names.map((name, i) => [name, tensors[i]]));
-    return blockWeights(
-      this.#config,
-      (name) => byName.get(name) ?? null,
-      (name) => byName.get(name)!,
-    );
+  /** The block as it is: its weights are leaves of the tape. */
+  adaptBlock(_layer: number, weights: BlockWeights): BlockWeights {
+    return weights;
   }
 
   /** The weights belong to the decoder and stay; their memory is accounted under the decoder's category again. */

@@ -1,6 +1,5 @@
 export {
   type Adapter,
-  type BlockAdapter,
   type CacheShape,
   effectiveDepth,
   METHODS,
@@ -24,6 +23,7 @@ export {
   blockWeights,
   type LayerCache,
   type ParameterSpec,
+  type RunLayer,
 } from "./block.ts";
 export { CalibratedLayers, type LayerReport } from "./calibration/calibrated-layers.ts";
 export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./chat-template.ts";
@@ -139,7 +139,6 @@ export {
 export type { Projection } from "./projection.ts";
 export { type PruneOptions, prunedValues, sourceBlocks } from "./pruned-init.ts";
 export { IMPORTANCES, type Importance } from "./pruning.ts";
-export type { RunLayer } from "./recomputed-block.ts";
 export {
   type EncodeOptions,
   type Encoder,

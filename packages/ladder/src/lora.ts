@@ -1,6 +1,6 @@
 /** LoRA (methods.md, 4): a trainable product of two small matrices added to a frozen linear layer. */
 import { type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
-import type { Adapter, BlockAdapter } from "./adapter.ts";
+import type { Adapter } from "./adapter.ts";
 import {
   type BlockWeights,
   blockParameters,
@@ -69,7 +69,7 @@ function kaimingUniform(shape: readonly number[], seed: number, stream: number):
 const DROPOUT_STREAMS = 2 ** 31;
 
 /** A LoRA adapter. Over a decoder whose weights are in NF4 it is QLoRA, with the same code. */
-export class Lora implements Adapter, BlockAdapter {
+export class Lora implements Adapter {
   readonly method = "lora";
   readonly config: LoraConfig;
   readonly model: ModelConfig;
@@ -101,48 +101,31 @@ export class Lora implements Adapter, BlockAdapter {
     return new Lora(config, model, parameters, seed);
   }
 
-  /** LoRA acts inside the blocks. */
-  get blocks(): BlockAdapter {
-    return this;
-  }
-
-  tensors(layer: number): Tensor[] {
-    return this.#sites[layer].flatMap((site) =>
-      ["lora_A", "lora_B"].map((part) => this.parameters.get(`${siteName(site)}.${part}.weight`)),
-    );
-  }
-
   /** The updates scale · B · A, each with the Hugging Face name of the weight it adds to. */
   updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
     return this.#sites.flat().map((site) => ({
       weight: `model.layers.${site.layer}.${site.module}.weight`,
-      a: this.parameters.get(`${siteName(site)}.lora_A.weight`),
-      b: this.parameters.get(`${siteName(site)}.lora_B.weight`),
-      scale: site.scale,
+      ...this.#matrices(site),
     }));
   }
 
-  weights(
-    layer: number,
-    frozen: BlockWeights,
-    tensors: readonly Tensor[],
-    dropoutStream: number | null,
-  ): BlockWeights {
+  /** A, B and the scale of one linear layer. */
+  #matrices(site: LoraSite): { a: Tensor; b: Tensor; scale: number } {
+    const matrix = (part: string) => this.parameters.get(`${siteName(site)}.${part}.weight`);
+    return { a: matrix("lora_A"), b: matrix("lora_B"), scale: site.scale };
+  }
+
+  adaptBlock(layer: number, frozen: BlockWeights, dropoutStream: number | null): BlockWeights {
     const { lora_dropout: rate } = this.config;
     const adapted: Record<string, Projection> = {};
-    for (const [i, { module, scale }] of this.#sites[layer].entries()) {
-      const projection = PROJECTION_NAMES[module];
+    for (const [i, site] of this.#sites[layer].entries()) {
+      const projection = PROJECTION_NAMES[site.module];
       // Each site of each training pass has its own random stream.
       const draw =
         ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PROJECTION_NAMES).length + i;
       const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);
       const dropout = rate > 0 && dropoutStream !== null ? { rate, seed: this.#seed, stream } : null;
-      adapted[projection] = withLowRank(frozen[projection], {
-        a: tensors[2 * i],
-        b: tensors[2 * i + 1],
-        scale,
-        dropout,
-      });
+      adapted[projection] = withLowRank(frozen[projection], { ...this.#matrices(site), dropout });
     }
     return { ...frozen, ...adapted };
   }

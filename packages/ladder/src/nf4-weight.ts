@@ -218,12 +218,8 @@ export interface Nf4Weight {
 }
 
 /** The tensors of an NF4 weight of `count` elements, with block sizes inferred from their lengths; null if it is not in NF4. */
-export function nf4Parts(
-  find: (name: string) => Tensor | null,
-  weight: string,
-  count: number,
-): Nf4Weight | null {
-  const [codes, table, absmax, scales] = ["", TABLE, ABSMAX, SCALES].map((part) => find(weight + part));
+export function nf4Parts(store: ParamStore, weight: string, count: number): Nf4Weight | null {
+  const [codes, table, absmax, scales] = ["", TABLE, ABSMAX, SCALES].map((part) => store.find(weight + part));
   if (!codes || !table || !absmax) return null;
   const blocks = (scales ?? absmax).size;
   const block = blockOf(count, blocks, 8);
@@ -235,12 +231,12 @@ export function nf4Parts(
  * The linear layer x · Wᵀ + bias of an NF4 weight W [out, in], which the matmul dequantizes; null if the weight is not in NF4.
  */
 export function nf4Projection(
-  find: (name: string) => Tensor | null,
+  store: ParamStore,
   weight: string,
   [out, inner]: readonly number[],
   bias: Tensor | null,
 ): Projection | null {
-  const parts = nf4Parts(find, weight, out * inner);
+  const parts = nf4Parts(store, weight, out * inner);
   if (!parts) return null;
   const { codes, table, absmax, scales, attrs } = parts;
   return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, ...attrs });
@@ -254,7 +250,7 @@ export function denseMatrix(
   shape: readonly number[],
 ): Tensor {
   const { ops } = device;
-  const parts = nf4Parts((name) => (store.has(name) ? store.get(name) : null), weight, sizeOf(shape));
+  const parts = nf4Parts(store, weight, sizeOf(shape));
   if (!parts) return ops.cast(store.get(weight), { to: "f32" });
   const { codes, table, absmax, scales, attrs } = parts;
   return ops.nf4Dequantize(codes, table, absmax, scales, { shape, ...attrs });

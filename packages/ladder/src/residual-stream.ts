@@ -1,8 +1,8 @@
 import type { Ops, Tensor } from "@sidenet/tensor";
 import { type Adapter, checkHidden } from "./adapter.ts";
+import type { RunLayer } from "./block.ts";
 import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
-import type { RunLayer } from "./recomputed-block.ts";
 
 /** Default number of tokens of a row that go through a block at a time where no tape records it. */
 const CHUNK_TOKENS = 512;
@@ -39,7 +39,7 @@ export function residualStream(
 ): Tensor {
   const plain = decoder.device.ops;
   const { ops = plain, onHidden, runLayer = null } = options;
-  const backboneOps = adapter?.blocks || adapter?.embed ? ops : plain;
+  const backboneOps = adapter?.adaptBlock || adapter?.embed ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const cache = options.sideCache?.layers ?? null;
   const pass =

@@ -10,13 +10,13 @@ import {
   type BlockShape,
   type BlockWeights,
   block,
-  blockParameters,
   blockWeights,
   type LayerCache,
+  type RunLayer,
+  recomputedBlock,
 } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
-import { type RunLayer, recomputedBlock } from "./recomputed-block.ts";
 import { ropeTables } from "./rope-tables.ts";
 import {
   checkSideConfig,
@@ -38,7 +38,8 @@ export class SideNetwork implements Adapter, SideAdapter {
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
   readonly shape: BlockShape;
-  readonly #names: readonly string[];
+  /** Weights of the side layers 1 .. l. */
+  readonly layers: readonly BlockWeights[];
 
   /** Takes ownership of the store. Throws `L-ADAPTER-CONFIG`, or `T-NAME` for a missing parameter. */
   constructor(config: SideConfig, model: ModelConfig, parameters: ParamStore) {
@@ -47,8 +48,10 @@ export class SideNetwork implements Adapter, SideAdapter {
     this.model = model;
     this.parameters = parameters;
     this.shape = sideBlockShape(config, model);
-    this.#names = blockParameters(this.shape).map(({ name }) => name);
     for (const { name } of sideParameters(config, model)) parameters.get(name);
+    this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) =>
+      blockWeights(this.shape, parameters, sideLayerName(i + 1, "")),
+    );
   }
 
   /**
@@ -114,21 +117,6 @@ export class SideNetwork implements Adapter, SideAdapter {
     const length = forward.ids.shape[1];
     const rope = ropeTables(device, this.model.rope, this.config.head_dim, offset, length);
     return new SideNetworkPass(this, ops, { ...forward.context, rope }, options);
-  }
-
-  /** The parameters of side layer k, in the order of `blockParameters`. */
-  tensors(k: number): Tensor[] {
-    return this.#names.map((name) => this.parameters.get(sideLayerName(k, name)));
-  }
-
-  /** A side layer's weights from tensors in the order of `blockParameters`. */
-  weights(tensors: readonly Tensor[]): BlockWeights {
-    const byName = new Map(this.#names.map((name, i) => [name, tensors[i]]));
-    return blockWeights(
-      this.shape,
-      (name) => byName.get(name) ?? null,
-      (name) => byName.get(name)!,
-    );
   }
 
   /** Frees its parameters. */
@@ -209,15 +197,10 @@ class SideNetworkPass implements SidePass {
   }
 
   #block(k: number, u: Tensor): Tensor {
-    const network = this.#network;
-    const { shape } = network;
-    const tensors = network.tensors(k);
-    if (this.#runLayer) {
-      const weightsWith = (handles: readonly Tensor[]) => network.weights(handles);
-      return recomputedBlock(this.#runLayer, shape, weightsWith, tensors, u, this.#context);
-    }
-    const cache = this.#cache?.[k - 1] ?? null;
-    return block(this.#ops, shape, network.weights(tensors), u, this.#context, cache);
+    const { shape, layers } = this.#network;
+    const weights = layers[k - 1];
+    if (this.#runLayer) return recomputedBlock(this.#runLayer, shape, weights, u, this.#context);
+    return block(this.#ops, shape, weights, u, this.#context, this.#cache?.[k - 1] ?? null);
   }
 
   #advance(next: () => Tensor, label: string): void {

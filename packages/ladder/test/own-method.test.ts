@@ -9,7 +9,6 @@ import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import {
   type Adapter,
-  type BlockAdapter,
   type BlockWeights,
   block,
   blockParameters,
@@ -51,9 +50,8 @@ abstract class OwnAdapter {
 }
 
 /** Trains the gains of every block's first norm, and nothing else. */
-class GainTuning extends OwnAdapter implements Adapter, BlockAdapter {
+class GainTuning extends OwnAdapter implements Adapter {
   readonly method = "gains";
-  readonly blocks = this;
   constructor(decoder: Decoder) {
     const { device } = decoder;
     const { numHiddenLayers, hiddenSize } = decoder.config;
@@ -62,11 +60,8 @@ class GainTuning extends OwnAdapter implements Adapter, BlockAdapter {
       for (let i = 0; i < numHiddenLayers; i++) store.set(`${i}`, device.tensor(ones, [hiddenSize]));
     });
   }
-  tensors(layer: number): Tensor[] {
-    return [this.parameters.get(`${layer}`)];
-  }
-  weights(_layer: number, frozen: BlockWeights, [gain]: readonly Tensor[]): BlockWeights {
-    return { ...frozen, inputNorm: gain };
+  adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
+    return { ...frozen, inputNorm: this.parameters.get(`${layer}`) };
   }
 }
 
@@ -115,15 +110,13 @@ class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
     this.effectiveDepth = decoder.config.numHiddenLayers + 1;
   }
   start(ops: Ops, { context }: Forward, { cache }: SidePassOptions): SidePass {
-    const get = (name: string) => this.parameters.get(name);
-    const find = (name: string) => (this.parameters.has(name) ? get(name) : null);
-    const weights = blockWeights(config, find, get);
+    const weights = blockWeights(config, this.parameters);
     let read: Tensor | null = null;
     return {
       observe: (index, h) => {
         if (index === 0) read = block(ops, config, weights, h, context, cache?.[0] ?? null);
       },
-      finish: (h) => ops.add(h, ops.scaleBy(read!, get("gate"))),
+      finish: (h) => ops.add(h, ops.scaleBy(read!, this.parameters.get("gate"))),
     };
   }
   configJson(baseModel: string): object {

@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { METHODS } from "../src/adapter.ts";
 import { emptyWeights } from "../src/base-storage.ts";
+import type { RunLayer } from "../src/block.ts";
 import type { ModelConfig } from "../src/config.ts";
 import { Decoder, decoderParameters } from "../src/decoder.ts";
 import { type MethodOptions, makeAdapter } from "../src/method.ts";
@@ -19,7 +20,6 @@ import {
   planStep,
   type StepOptions,
 } from "../src/plan.ts";
-import type { RunLayer } from "../src/recomputed-block.ts";
 import { residualStream } from "../src/residual-stream.ts";
 import { parameterCount } from "../src/side-config.ts";
 import type { SideNetwork } from "../src/side-network.ts";

@@ -52,6 +52,12 @@ export class ParamStore {
     return tensor;
   }
 
+  /** The tensor of that name; null for an unknown name. */
+  find(name: string): Tensor | null {
+    this.#assertOpen(`find("${name}")`);
+    return this.#tensors.get(name) ?? null;
+  }
+
   /** Whether there is a tensor of that name. */
   has(name: string): boolean {
     this.#assertOpen(`has("${name}")`);

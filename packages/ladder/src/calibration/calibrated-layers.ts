@@ -109,8 +109,7 @@ export class CalibratedLayers {
     this.#quantized = new Map(); // the caller has written the layer before
     using store = new ParamStore(this.#device, "weights");
     const linear = await this.#load(store);
-    const find = (name: string) => (store.has(name) ? store.get(name) : null);
-    const moments = await this.#observe(blockWeights(this.#config, find, (name) => store.get(name)));
+    const moments = await this.#observe(blockWeights(this.#config, store));
     using nf4 = new ParamStore(this.#device, "weights");
     const errors: Record<string, number> = {};
     for (const places of READERS) {
@@ -125,8 +124,8 @@ export class CalibratedLayers {
         errors[name] = error;
       }
     }
-    const either = (name: string) => (nf4.has(name) ? nf4.get(name) : find(name));
-    await this.#advance(blockWeights(this.#config, either, (name) => store.get(name)));
+    for (const [name, tensor] of store) if (!nf4.has(name)) nf4.set(name, this.#device.retain(tensor));
+    await this.#advance(blockWeights(this.#config, nf4));
     this.#onLayer(this.#layer, errors);
   }
 
