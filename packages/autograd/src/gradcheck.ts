@@ -30,13 +30,23 @@ export interface GradcheckOptions {
   /** Steps of the finite difference, relative to the root mean square of the input; the smallest error of them counts. */
   readonly steps?: readonly number[];
   readonly seed?: number;
+  /** Pass an input with a gradient of 0 where finite differences give 0 as well, as for `sign`. Default false. */
+  readonly allowZero?: boolean;
 }
 
 /** Relative errors of gradients against finite differences. */
 export interface GradcheckReport {
   /** Largest relative error of all checked inputs. */
   readonly worst: number;
-  readonly inputs: readonly { readonly name: string; readonly error: number }[];
+  readonly inputs: readonly GradcheckedInput[];
+}
+
+/** The outcome for one input. */
+export interface GradcheckedInput {
+  readonly name: string;
+  readonly error: number;
+  /** Gradient and finite differences are all 0, so a rule that always returns 0 would pass too. */
+  readonly isZero: boolean;
 }
 
 /** Truncation falls with the square of the step, rounding rises as eps / step: in double they meet near 1e-5. */
@@ -114,8 +124,9 @@ async function gradientsOfProjection(
  * Checks the gradients of `f` in double on the CPU: for a random u and, input by input, a random direction v, the central
  * difference ⟨u, (f(x + hv) - f(x - hv)) / 2h⟩ against ⟨gradient of ⟨u, f⟩, v⟩. Resolves to the worst relative error.
  *
- * Throws `A-GRADCHECK` naming the input when its error is above the tolerance, and what the tape throws: an input that
- * the result does not depend on is an error, unless it is marked constant.
+ * Throws `A-GRADCHECK` naming the input when its error is above the tolerance, or when both sides are 0, unless `allowZero` is
+ * set: at such values (a relu of negative numbers, say) a missing gradient looks like a right one. PyTorch's gradcheck passes
+ * there. Throws what the tape throws: an input that the result does not depend on is an error, unless it is marked constant.
  *
  *     await gradcheck((ops, x, w) => ops.silu(ops.linear(x, w)), [{ shape: [2, 3], values }, { shape: [4, 3], values: w }]);
  */
@@ -124,12 +135,12 @@ export async function gradcheck(
   inputs: readonly GradcheckInput[],
   options: GradcheckOptions = {},
 ): Promise<GradcheckReport> {
-  const { tolerance = TOLERANCE, steps = STEPS, seed = 1 } = options;
+  const { tolerance = TOLERANCE, steps = STEPS, seed = 1, allowZero = false } = options;
   const device = new CpuDevice({ precision: "f64" });
   const pick = new TestRandom(seed);
   const checked = [...inputs.keys()].filter((i) => isFloat(inputs[i].dtype ?? "f32") && !inputs[i].constant);
   const { u, gradients } = await gradientsOfProjection(device, f, inputs, checked, pick);
-  const report: { name: string; error: number }[] = [];
+  const report: GradcheckedInput[] = [];
   for (const i of checked) {
     const name = inputs[i].name ?? `input ${i}`;
     const direction = pick.normals(inputs[i].values.length);
@@ -137,6 +148,7 @@ export async function gradcheck(
     const unit = rootMeanSquare(inputs[i].values);
     let error = Number.POSITIVE_INFINITY;
     let slope = Number.NaN;
+    let isZero = false;
     for (const relativeStep of steps) {
       const step = relativeStep * unit;
       const above = await evaluate(device, f, inputs, i, direction, step);
@@ -145,9 +157,9 @@ export async function gradcheck(
         u,
         Float64Array.from(u, (_, k) => (above[k] - below[k]) / (2 * step)),
       );
-      const scale = Math.max(difference.size, fromRule.size) || 1;
-      const stepError = Math.abs(difference.sum - fromRule.sum) / scale;
-      if (stepError < error) [error, slope] = [stepError, difference.sum];
+      const size = Math.max(difference.size, fromRule.size);
+      const stepError = Math.abs(difference.sum - fromRule.sum) / (size || 1);
+      if (stepError < error) [error, slope, isZero] = [stepError, difference.sum, size === 0];
       if (error <= tolerance / 10) break;
     }
     if (!(error <= tolerance)) {
@@ -158,7 +170,14 @@ export async function gradcheck(
           "one by one to find the wrong one.",
       );
     }
-    report.push({ name, error });
+    if (isZero && !allowZero) {
+      throw new SidenetError(
+        "A-GRADCHECK",
+        `the gradient with respect to ${name} is 0, and so are finite differences: at these values the result does not depend on ` +
+          "it, so nothing was checked. Choose other values, mark it constant, or set allowZero where 0 is right.",
+      );
+    }
+    report.push({ name, error, isZero });
   }
   return { worst: Math.max(0, ...report.map(({ error }) => error)), inputs: report };
 }

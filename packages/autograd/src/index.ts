@@ -4,6 +4,7 @@ export { checkpoint, type Recomputed } from "./checkpoint.ts";
 export { type CustomGradient, customGradient } from "./custom-gradient.ts";
 export {
   type Differentiable,
+  type GradcheckedInput,
   type GradcheckInput,
   type GradcheckOptions,
   type GradcheckReport,

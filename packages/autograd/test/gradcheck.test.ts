@@ -40,6 +40,22 @@ describe("gradcheck", () => {
     expect((await codeOf(gradcheck(square, [x], { tolerance: 0, steps: [0.3] })))[0]).toBe("A-GRADCHECK");
   });
 
+  it("throws A-GRADCHECK where gradient and slope are 0, so that a missing gradient cannot pass, unless that is allowed", async () => {
+    const dead = { ...x, values: [-1, -2, -3, -4, -5, -6] };
+    const relu = (ops: Ops, a: Tensor, b: Tensor) => ops.mul(ops.relu(a), b);
+    const [code, message] = await codeOf(gradcheck(relu, [dead, { ...w, constant: true }]));
+    expect(code).toBe("A-GRADCHECK");
+    expect(message).toMatch(/with respect to x is 0.*allowZero/);
+    const { inputs } = await gradcheck(relu, [x, w]);
+    expect(inputs.map(({ isZero }) => isZero)).toEqual([false, false]);
+    const sign = await gradcheck((ops, a) => ops.sign(a), [x], { allowZero: true });
+    expect(sign.inputs).toEqual([{ name: "x", error: 0, isZero: true }]);
+    // A gradient of 0 where the function changes is wrong, whatever is allowed.
+    const lost = (ops: Ops, a: Tensor) =>
+      ops.add(ops.sign(a), (a.device as CpuDevice).ops.scale(a, { factor: 1 }));
+    expect((await codeOf(gradcheck(lost, [x], { allowZero: true })))[1]).toContain("gives a slope of 0");
+  });
+
   it("throws A-GRADCHECK for a function that is not finite, and passes on A-UNUSED", async () => {
     const wild = { ...x, values: [1e200, 1, 1, 1, 1, 1] };
     expect((await codeOf(gradcheck((ops, a) => square(ops, square(ops, a)), [wild])))[0]).toBe("A-GRADCHECK");

@@ -100,14 +100,16 @@ describe("an op outside the table", () => {
   });
 
   it("has the gradients of its row, on a tape and in a checkpoint", async () => {
+    const allowZero = true; // a small draw may have no positive gate
     for (let seed = 1; seed <= 10; seed++) {
       const unaryCase = drawCase(squaredRelu, new TestRandom(seed, 0.1)).inputs.map((input) => input!);
       const gluCase = drawCase(reglu, new TestRandom(seed, 0.1)).inputs.map((input) => input!);
-      await gradcheck((ops, x) => ops.call(squaredRelu, x), unaryCase);
-      await gradcheck((ops, a, b) => ops.call(reglu, a, b), gluCase);
+      await gradcheck((ops, x) => ops.call(squaredRelu, x), unaryCase, { allowZero });
+      await gradcheck((ops, a, b) => ops.call(reglu, a, b), gluCase, { allowZero });
       await gradcheck(
         (ops, a, b) => checkpoint(ops, (own, x, y) => own.call(reglu, own.silu(x), y), [a, b]),
         gluCase,
+        { allowZero },
       );
     }
   });
