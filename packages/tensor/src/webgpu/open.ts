@@ -149,7 +149,6 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
     maxBufferBytes: device.limits.maxBufferSize,
     bindingAlignment: device.limits.minStorageBufferOffsetAlignment,
     maxWorkgroupsPerAxis: device.limits.maxComputeWorkgroupsPerDimension,
-    maxStorageBindings: device.limits.maxStorageBuffersPerShaderStage,
   };
 }
 
