@@ -193,7 +193,7 @@ export class Tape {
     const value = { shape: output.shape, dtype: output.dtype, leaf: null };
     this.#values.set(output, value);
     const saved = new Map(saves.map((tensor, i) => [names[i], this.#keep(tensor)]));
-    const pulls = [{ inputs: [...tracked.keys()], saves: names, fresh: isFresh, run }];
+    const pulls: Pull[] = [{ inputs: [...tracked.keys()], saves: names, isFresh, run }];
     this.#records.push({ op: name, attrs: {}, inputs: tracked, output: value, pulls, saved });
   }
 

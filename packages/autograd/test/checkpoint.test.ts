@@ -166,6 +166,18 @@ describe("checkpoint", () => {
     expectNoLeaks(device);
   });
 
+  it("does not copy its gradients, which are in new memory", () => {
+    const device = new CpuDevice();
+    using w = counting(device, [3]);
+    using tape = new Tape(device, [w]);
+    using loss = device.scope(() => tape.sum(checkpoint(tape, (ops, x) => ops.mul(x, x), [w])));
+    const called: string[] = [];
+    device.onOp = (name) => called.push(name);
+    disposeGradients(tape.backward(loss));
+    expect(called).toContain("mul");
+    expect(called).not.toContain("cast"); // as a gradient that shares its memory is copied
+  });
+
   it("takes one tensor twice, an input that is returned, and f16 activations", async () => {
     const device = new CpuDevice();
     const gradient = async (body: (tape: Tape, x: Tensor) => Tensor): Promise<number[]> => {

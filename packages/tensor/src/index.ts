@@ -60,7 +60,7 @@ export {
 export { NF4_BLOCKS, type Nf4Blocks } from "./ops/nf4.ts";
 export { STATE_BLOCK, stateMaps } from "./ops/optimizer-variants.ts";
 export { ParamStore } from "./param-store.ts";
-export { DEFAULT_PROFILE, type DeviceProfile } from "./profile.ts";
+export { DEFAULT_PROFILE, type DeviceProfile, type Tiles } from "./profile.ts";
 export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./quant-maps.ts";
 export { philox, Random } from "./random.ts";
 export { drawCase, type OpCase } from "./sample.ts";
@@ -73,7 +73,6 @@ export {
   DEFAULT_TILES,
   defaultTiles,
   TILE_CANDIDATES,
-  type Tiles,
   tilesOf,
   tunableTiles,
 } from "./tiles.ts";

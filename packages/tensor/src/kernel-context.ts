@@ -1,14 +1,7 @@
 import type { Device } from "./device.ts";
 import { elementBytes } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
-import {
-  type KernelCall,
-  type KernelContext,
-  type KernelEntry,
-  type RowRange,
-  rangesOf,
-  type WindowPreference,
-} from "./op.ts";
+import { type KernelContext, type RowRange, rangesOf, type WindowPreference } from "./op.ts";
 import { formatShape } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -72,38 +65,37 @@ function splitRows(
   return rangesOf(rows, max);
 }
 
-/** The `KernelContext` of one op; `release` frees its workspace and windows. */
-export function makeKernelContext(
+/**
+ * Calls `body` with a `KernelContext` whose dispatches go to `run`, and frees its workspace and windows afterwards. `op` is the
+ * name in messages and in the labels of workspace.
+ */
+export function withKernelContext(
   device: Device,
   op: string,
-  run: (kernel: KernelEntry, call: KernelCall) => void,
-): { kernel: KernelContext; release: () => void } {
+  run: KernelContext["run"],
+  body: (k: KernelContext) => void,
+): void {
   const handles: Tensor[] = [];
   const owned = (tensor: Tensor): Tensor => {
     handles.push(tensor);
     return tensor;
   };
-  const kernel: KernelContext = {
-    profile: device.profile,
-    run,
-    temp: (shape, dtype = "f32") => {
-      const tensor = device.empty(shape, { dtype, label: `${op}, workspace` });
-      device.keep(tensor);
-      return owned(tensor);
-    },
-    rows: (tensor, rows, { start, count }) => {
-      if (start === 0 && count === rows) return tensor;
-      const row = tensor.size / Math.max(rows, 1);
-      const shape = tensor.shape[0] === rows ? [count, ...tensor.shape.slice(1)] : [count, row];
-      return owned(device.alias(tensor, shape, tensor.offset + start * row));
-    },
-    texture: (tensor) => owned(device.texture(tensor, `${op}, texture`)),
-    split: (rows, tensors, preference) => splitRows(device, op, rows, tensors, preference),
-  };
-  return {
-    kernel,
-    release: () => {
-      for (const tensor of handles) tensor.dispose(`the end of ${op}`);
-    },
-  };
+  try {
+    body({
+      profile: device.profile,
+      run,
+      temp: (shape, dtype = "f32") =>
+        owned(device.keep(device.empty(shape, { dtype, label: `${op}, workspace` }))),
+      rows: (tensor, rows, { start, count }) => {
+        if (start === 0 && count === rows) return tensor;
+        const row = tensor.size / Math.max(rows, 1);
+        const shape = tensor.shape[0] === rows ? [count, ...tensor.shape.slice(1)] : [count, row];
+        return owned(device.alias(tensor, shape, tensor.offset + start * row));
+      },
+      texture: (tensor) => owned(device.texture(tensor, `${op}, texture`)),
+      split: (rows, tensors, preference) => splitRows(device, op, rows, tensors, preference),
+    });
+  } finally {
+    for (const tensor of handles) tensor.dispose(`the end of ${op}`);
+  }
 }

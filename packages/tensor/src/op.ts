@@ -6,6 +6,7 @@ import {
   type InputArgs,
   type InputNames,
   type InputSpecs,
+  type NullableNames,
   type OutputNames,
   parseSignature,
   type ResultOf,
@@ -82,23 +83,9 @@ export interface KernelContext {
   split(rows: number, tensors: readonly (Tensor | null)[], preference?: WindowPreference): RowRange[];
 }
 
-type OptionalNames<Sig extends string> = Sig extends `${string}->${string}`
-  ? { [T in Tokens<Sig>]: T extends `${infer Name}?${string}` ? Name : never }[Tokens<Sig>]
-  : never;
-type Tokens<S extends string> = S extends `${infer Head} ${infer Tail}` ? Head | Tokens<Tail> : S;
-type ResidualNames<Sig extends string> = Sig extends `${string}| ${infer R}`
-  ? Tokens<R> extends infer T
-    ? T extends `${infer Name}:${string}`
-      ? Name
-      : T extends `${infer Name}[${string}`
-        ? Name
-        : never
-    : never
-  : never;
-
 /** Operands by name; optional ones and residuals are nullable. */
 export type Io<Sig extends string, T> = {
-  [K in InputNames<Sig> | OutputNames<Sig>]: K extends OptionalNames<Sig> | ResidualNames<Sig> ? T | null : T;
+  [K in InputNames<Sig> | OutputNames<Sig>]: K extends NullableNames<Sig> ? T | null : T;
 };
 
 /** Tolerance of a device's float32 result: `rel` times the largest magnitude in the tensor, plus `abs`. */

@@ -1,4 +1,23 @@
-import type { Tiles } from "./tiles.ts";
+/** What kernels are chosen by: the properties of a device, and its tile table. */
+
+/** Thresholds between the kernels of a family. */
+export interface Tiles {
+  /** Rows of a block of matmul-rows, the matmul kernel for software drivers, from 9 rows on. */
+  readonly rowsBlock: number;
+  /** Up to this many rows of y, matmul-few runs instead of a blocked kernel. */
+  readonly fewRows: number;
+  /** matmul-block uses blocks of 128 x 128 if y has at least this many; else 64 x 64, which spread over more cores. */
+  readonly minLargeBlocks: number;
+  /**
+   * Split-K is used while the blocks of all splits together stay within this number (of 128 x 128; four times as many of
+   * 64 x 64); 0 disables it. Each block of 128 x 128 takes 64 KiB of workspace.
+   */
+  readonly splitKBlocks: number;
+  /** From this many rows of y on, matmul with f16 or NF4 weights uses subgroup matrices. */
+  readonly subgroupMatrixRows: number;
+  /** From this many query rows per key head (tokens x query heads that share it) on, attention uses subgroup matrices; 0: never. */
+  readonly subgroupMatrixQueries: number;
+}
 
 /** Properties of a device that kernels and tile tables depend on. */
 export interface DeviceProfile {
@@ -14,7 +33,6 @@ export interface DeviceProfile {
   /** A binding starts at a multiple of this many bytes. */
   readonly bindingAlignment: number;
   readonly maxWorkgroupsPerAxis: number;
-  readonly maxStorageBindings: number;
   /**
    * Whether the adapter has subgroup matrices (tensor cores on NVIDIA) that multiply 16 x 16 x 16 f16 values into f32 sums in
    * subgroups of 32, and `WebGpuOptions.precision` allows their use.
@@ -38,7 +56,6 @@ export const DEFAULT_PROFILE: DeviceProfile = {
   maxBufferBytes: 2 ** 28,
   bindingAlignment: 256,
   maxWorkgroupsPerAxis: 65535,
-  maxStorageBindings: 8,
 };
 
 /**

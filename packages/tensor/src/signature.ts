@@ -11,7 +11,7 @@
  */
 import type { DType } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
-import { formatShape, type Shape, sizeOf } from "./shape.ts";
+import { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
 /** One operand of a signature line. */
 export interface Operand {
@@ -106,7 +106,7 @@ function bindShape(operand: Operand, shape: Shape, bindings: Bindings): boolean 
       if (bound === undefined) {
         bindings.runs[letter] = run;
         bindings.dims[letter] = sizeOf(run);
-      } else if (bound.length !== run.length || bound.some((extent, i) => extent !== run[i])) return false;
+      } else if (!sameShape(bound, run)) return false;
     } else {
       const extent = shape[axis++];
       if (bindings.dims[letter] === undefined) bindings.dims[letter] = extent;
@@ -237,6 +237,16 @@ export type InputSpecs<Sig extends string> = string extends Sig
 type SpecsOf<Tokens> = Tokens extends [infer Head, ...infer Tail]
   ? [IsOptional<Head> extends true ? TensorSpec | null : TensorSpec, ...SpecsOf<Tail>]
   : [];
+
+/** Names of the operands that a call may lack: optional inputs and residuals. */
+export type NullableNames<Sig extends string> =
+  | OptionalName<Left<Sig>[number]>
+  | NameOf<Residual<Sig>[number]>;
+type OptionalName<Token> = Token extends unknown
+  ? IsOptional<Token> extends true
+    ? NameOf<Token>
+    : never
+  : never;
 
 export type InputNames<Sig extends string> = NameOf<Left<Sig>[number]>;
 export type OutputNames<Sig extends string> = NameOf<Primary<Sig>[number]> | NameOf<Residual<Sig>[number]>;

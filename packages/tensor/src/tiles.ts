@@ -1,24 +1,5 @@
 /** The tile table: which kernel of a family runs, and with which block size, where shapes alone do not decide. */
-import { type DeviceProfile, hasEightLanes } from "./profile.ts";
-
-/** Thresholds between the kernels of a family. */
-export interface Tiles {
-  /** Rows of a block of matmul-rows, the matmul kernel for software drivers, from 9 rows on. */
-  readonly rowsBlock: number;
-  /** Up to this many rows of y, matmul-few runs instead of a blocked kernel. */
-  readonly fewRows: number;
-  /** matmul-block uses blocks of 128 x 128 if y has at least this many; else 64 x 64, which spread over more cores. */
-  readonly minLargeBlocks: number;
-  /**
-   * Split-K is used while the blocks of all splits together stay within this number (of 128 x 128; four times as many of
-   * 64 x 64); 0 disables it. Each block of 128 x 128 takes 64 KiB of workspace.
-   */
-  readonly splitKBlocks: number;
-  /** From this many rows of y on, matmul with f16 or NF4 weights uses subgroup matrices. */
-  readonly subgroupMatrixRows: number;
-  /** From this many query rows per key head (tokens x query heads that share it) on, attention uses subgroup matrices; 0: never. */
-  readonly subgroupMatrixQueries: number;
-}
+import { type DeviceProfile, hasEightLanes, type Tiles } from "./profile.ts";
 
 /** The best on the adapters that were measured (docs/benchmarks.md); a tuned cache overrides it. */
 export const DEFAULT_TILES: Tiles = {

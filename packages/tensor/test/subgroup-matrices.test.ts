@@ -1,7 +1,7 @@
 import { CpuDevice, DEFAULT_TILES, type Device, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { makeKernelContext } from "../src/kernel-context.ts";
+import { withKernelContext } from "../src/kernel-context.ts";
 import { runMatmul } from "../src/ops/matmul-plan.ts";
 import { propertyRuns } from "./support.ts";
 import { WgslDevice } from "./wgsl/device.ts";
@@ -14,12 +14,7 @@ function runOnSubgroupMatrices(
   ...[form, operands, extents]: Parameters<typeof runMatmul> extends [unknown, ...infer Rest] ? Rest : never
 ): number {
   gpu.calls.length = 0;
-  const context = makeKernelContext(gpu, "a matmul", (kernel, call) => gpu.dispatch(kernel, call));
-  try {
-    runMatmul(context.kernel, form, operands, extents);
-  } finally {
-    context.release();
-  }
+  withKernelContext(gpu, "a matmul", gpu.dispatch.bind(gpu), (k) => runMatmul(k, form, operands, extents));
   const matmuls = gpu.calls.filter(({ kernel }) => kernel === "matmul-matrix/main");
   return Math.max(0, ...matmuls.map(({ call }) => call.params.splits as number));
 }

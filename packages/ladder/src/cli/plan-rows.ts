@@ -52,7 +52,6 @@ function genericDevice(adapterClass: DeviceProfile["adapterClass"]): PlannedDevi
       maxBufferBytes: 2 ** 32,
       bindingAlignment: 256,
       maxWorkgroupsPerAxis: 65535,
-      maxStorageBindings: 8,
     },
   };
 }

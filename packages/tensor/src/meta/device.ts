@@ -1,7 +1,7 @@
 import { Device } from "../device.ts";
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { makeKernelContext } from "../kernel-context.ts";
+import { withKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
@@ -71,11 +71,6 @@ export class MetaDevice extends Device {
       }
       return;
     }
-    const context = makeKernelContext(this, row.name, this.#onDispatch);
-    try {
-      row.kernel(context.kernel, io, dims, attrs);
-    } finally {
-      context.release();
-    }
+    withKernelContext(this, row.name, this.#onDispatch, (k) => row.kernel(k, io, dims, attrs));
   }
 }

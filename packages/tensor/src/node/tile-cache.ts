@@ -3,7 +3,8 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { kernels } from "@sidenet/kernels";
-import { areTiles, type Tiles } from "../tiles.ts";
+import type { Tiles } from "../profile.ts";
+import { areTiles } from "../tiles.ts";
 import type { WebGpuDevice } from "../webgpu/device.ts";
 
 /** Version of the file's layout; a file of another version is ignored with a warning. */

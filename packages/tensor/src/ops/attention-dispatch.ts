@@ -147,27 +147,16 @@ function runBlocks(k: KernelContext, pass: Pass, call: TiledCall): void {
 /** attention-few: each workgroup takes a range of the keys of one query, and a second dispatch combines the results. */
 function runFew(
   k: KernelContext,
-  { extents, firstQuery, firstKey, ofQueries, ofKeys }: Window,
+  window: Window,
   { q, k: key, v, y, lse }: AttentionInputs & { readonly y: Tensor; readonly lse: Tensor },
   { mask, maskKind }: Mask,
 ): void {
-  const { B, T, S, G, H, D, queryOffset, scale } = extents;
+  const { extents, ofQueries, ofKeys } = window;
+  const { B, T, S, H, D, queryOffset } = extents;
   const queries = B * T * H;
   const splits = Math.max(1, Math.ceil(Math.min(S, T + queryOffset) / SPLIT_KEYS));
-  const params = {
-    t: T,
-    s: S,
-    g: G,
-    h: H,
-    d: D,
-    queryOffset,
-    scale,
-    maskKind,
-    firstQuery,
-    firstKey,
-    queries,
-    splits,
-  };
+  const { b: _, ...shared } = paramsOf(window, maskKind);
+  const params = { ...shared, queries, splits };
   const consts = { MAX_D: headCapacity(D) };
   const sums = k.temp([queries, splits, D]);
   const maxima = k.temp([queries, splits, 2]);

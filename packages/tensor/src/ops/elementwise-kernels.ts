@@ -160,8 +160,6 @@ export interface UnaryRow<A extends object> {
 
 type UnarySig = "x[N..] -> y[N..]";
 
-const attrsOr = <A extends object>(attrs: A | undefined): A => attrs ?? ({} as A);
-
 /** The row of an elementwise op y = f(x). */
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, A> {
@@ -169,7 +167,7 @@ export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, 
     name: row.name,
     doc: row.doc,
     sig: "x[N..] -> y[N..]",
-    attrs: attrsOr(row.attrs),
+    attrs: row.attrs ?? ({} as A),
     reference({ x, y }, _, attrs) {
       for (let i = 0; i < x.length; i++) y[i] = row.f(x[i], attrs);
     },

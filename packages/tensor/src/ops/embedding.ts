@@ -1,8 +1,8 @@
 import type { HostArray } from "../dtype.ts";
-import { defineOp, type KernelContext, rangesOf } from "../op.ts";
+import { defineOp, type KernelContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
-import type { Panels } from "./matmul-plan.ts";
+import { operandWindow, type Panels, splitOperand } from "./panels.ts";
 
 /** Dispatches y[n] = table[ids[n]], with zeros for an id outside the table. */
 export function runGather(
@@ -10,12 +10,12 @@ export function runGather(
   { ids, table, y }: { ids: Tensor; table: Tensor | Panels; y: Tensor },
   { N, V, C }: { N: number; V: number; C: number },
 ): void {
-  const windows = "make" in table ? rangesOf(V, table.rows) : k.split(V, [table]);
+  const windows = splitOperand(k, table, V);
   for (const tokens of k.split(N, [y])) {
     const bind = { ids, y: k.rows(y, N, tokens) };
     for (const range of windows) {
       k.run("embedding/forward", {
-        bind: { ...bind, table: "make" in table ? table.make(range) : k.rows(table, V, range) },
+        bind: { ...bind, table: operandWindow(k, table, V, range) },
         // A dispatch leaves rows of other windows alone; the first window writes zeros for ids that no window has.
         params: {
           n: tokens.count,
@@ -33,7 +33,7 @@ export function runGather(
 }
 
 /** The reference of y[n] = table[ids[n]]. */
-function referenceGather(
+export function referenceGather(
   { ids, table, y }: { ids: HostArray; table: HostArray; y: HostArray },
   V: number,
   C: number,

@@ -77,41 +77,30 @@ const drawDistinct = (pick: TestRandom) => {
   };
 };
 
-export const max = defineOp({
-  name: "max",
-  doc: "y = the largest x of one axis, or of all elements when axis is null; the residual index is where, the first of equals, the axis kept at length 1",
-  sig: "x[N..] -> y[M..] | index:i32[I..]",
-  attrs: { axis: null as number | null },
-  infer: ([x], { axis }) => inferExtreme("max", x, axis, x.dtype),
-  reference({ x, y, index }, dims) {
-    eachExtreme(x, dims, 1, (out, value, at) => {
-      y[out] = value;
-      if (index) index[out] = at;
-    });
-  },
-  kernel: (k, { x, y, index }, dims) => runExtreme(k, { x, value: y, index }, dims, 1),
-  draw: drawDistinct,
-  close: { rel: 0 }, // a copy
-  flops: ({ N }) => N,
-});
+/** The row of max or min: the largest element times `direction`. */
+const extreme = (name: "max" | "min", adjective: string, direction: 1 | -1) =>
+  defineOp({
+    name,
+    doc:
+      `y = the ${adjective} x of one axis, or of all elements when axis is null; the residual index is where, the first of ` +
+      "equals, the axis kept at length 1",
+    sig: "x[N..] -> y[M..] | index:i32[I..]",
+    attrs: { axis: null as number | null },
+    infer: ([x], { axis }) => inferExtreme(name, x, axis, x.dtype),
+    reference({ x, y, index }, dims) {
+      eachExtreme(x, dims, direction, (out, value, at) => {
+        y[out] = value;
+        if (index) index[out] = at;
+      });
+    },
+    kernel: (k, { x, y, index }, dims) => runExtreme(k, { x, value: y, index }, dims, direction),
+    draw: drawDistinct,
+    close: { rel: 0 }, // a copy
+    flops: ({ N }) => N,
+  });
 
-export const min = defineOp({
-  name: "min",
-  doc: "y = the smallest x of one axis, or of all elements when axis is null; the residual index is where, the first of equals, the axis kept at length 1",
-  sig: "x[N..] -> y[M..] | index:i32[I..]",
-  attrs: { axis: null as number | null },
-  infer: ([x], { axis }) => inferExtreme("min", x, axis, x.dtype),
-  reference({ x, y, index }, dims) {
-    eachExtreme(x, dims, -1, (out, value, at) => {
-      y[out] = value;
-      if (index) index[out] = at;
-    });
-  },
-  kernel: (k, { x, y, index }, dims) => runExtreme(k, { x, value: y, index }, dims, -1),
-  draw: drawDistinct,
-  close: { rel: 0 },
-  flops: ({ N }) => N,
-});
+export const max = extreme("max", "largest", 1);
+export const min = extreme("min", "smallest", -1);
 
 export const argmax = defineOp({
   name: "argmax",

@@ -3,9 +3,9 @@
  * tensors that are kept for a while and read once, such as the hidden states of a training step.
  */
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type KernelEntry, rangesOf } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import { formatShape, sizeOf } from "../shape.ts";
-import type { Tensor } from "../tensor.ts";
+import { part, windows } from "./block-windows.ts";
 
 const BLOCK = 64;
 /** Blocks below it become zero: their scale would be subnormal. */
@@ -29,21 +29,8 @@ function roundEven(x: number): number {
 }
 
 /** Windows of whole blocks whose codes and scales start at aligned offsets. */
-function runWindows(
-  k: KernelContext,
-  entry: KernelEntry,
-  size: number,
-  bind: (rows: (tensor: Tensor, per: number) => Tensor) => Record<string, Tensor>,
-  perThread: number,
-): void {
-  const span = k.profile.bindingAlignment * BLOCK;
-  const max = Math.max(1, Math.floor(k.profile.maxBindingBytes / 4 / span)) * span;
-  for (const { start, count } of rangesOf(size, max)) {
-    const rows = (tensor: Tensor, per: number) =>
-      k.rows(tensor, tensor.size, { start: start / per, count: Math.ceil(count / per) });
-    k.run(entry, { bind: bind(rows), params: { n: count }, grid: Math.ceil(count / perThread / LANES) });
-  }
-}
+const windowsOf = (k: KernelContext, size: number): RowRange[] =>
+  windows(k, size, 4, k.profile.bindingAlignment * BLOCK);
 
 export const quantize8 = defineOp({
   name: "quantize8",
@@ -66,14 +53,19 @@ export const quantize8 = defineOp({
       }
     }
   },
-  kernel: (k, { x, codes, scales }) =>
-    runWindows(
-      k,
-      "int8-blocks/quantize",
-      x.size,
-      (rows) => ({ x: rows(x, 1), codes: rows(codes, 1), scales: rows(scales, BLOCK) }),
-      BLOCK,
-    ),
+  kernel(k, { x, codes, scales }, { N }) {
+    for (const range of windowsOf(k, N)) {
+      k.run("int8-blocks/quantize", {
+        bind: {
+          x: part(k, x, range, 1),
+          codes: part(k, codes, range, 1),
+          scales: part(k, scales, range, BLOCK),
+        },
+        params: { n: range.count },
+        grid: Math.ceil(range.count / BLOCK / LANES),
+      });
+    }
+  },
   draw: (pick) => ({
     dims: { N: pick.shape(2000) },
     values: {
@@ -101,14 +93,19 @@ export const dequantize8 = defineOp({
   reference({ codes, scales, x }) {
     for (let i = 0; i < x.length; i++) x[i] = (codes[i] - 128) * scales[Math.floor(i / BLOCK)];
   },
-  kernel: (k, { codes, scales, x }) =>
-    runWindows(
-      k,
-      "int8-blocks/dequantize",
-      x.size,
-      (rows) => ({ codesIn: rows(codes, 1), scalesIn: rows(scales, BLOCK), values: rows(x, 1) }),
-      4,
-    ),
+  kernel(k, { codes, scales, x }, { N }) {
+    for (const range of windowsOf(k, N)) {
+      k.run("int8-blocks/dequantize", {
+        bind: {
+          codesIn: part(k, codes, range, 1),
+          scalesIn: part(k, scales, range, BLOCK),
+          values: part(k, x, range, 1),
+        },
+        params: { n: range.count },
+        grid: Math.ceil(range.count / 4 / LANES),
+      });
+    }
+  },
   draw: (pick) => {
     const N = pick.shape(2000);
     return {

@@ -1,5 +1,6 @@
 import { defineOp } from "../op.ts";
-import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
+import { runNorm, runNormBackwardGain, runNormBackwardX } from "./norm.ts";
+import { drawRows } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
 
@@ -24,33 +25,7 @@ export const layerNorm = defineOp({
       }
     }
   },
-  kernel(k, { x, gain, bias, y, mean, rstd }, { N, C }, { eps }) {
-    for (const range of k.split(N, [x, y, mean, rstd])) {
-      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
-      k.run("norm/forward", {
-        bind: {
-          x: k.rows(x, N, range),
-          gain,
-          bias,
-          y: k.rows(y, N, range),
-          mean: mean ? k.rows(mean, N, range) : k.temp([range.count]),
-          rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
-        },
-        params: {
-          n: range.count,
-          c: C,
-          vectors,
-          each,
-          eps,
-          hasGain: gain !== null,
-          hasBias: bias !== null,
-          accumulate: false,
-        },
-        grid,
-        consts: { ...consts, CENTERED: 1 },
-      });
-    }
-  },
+  kernel: (k, { bias, mean, ...io }, dims, { eps }) => runNorm(k, io, { bias, mean }, dims, eps),
   draw: (pick) => ({
     dims: { ...drawRows(pick, 2) },
     omit: pick.oneOf([[], ["gain"], ["bias"], ["gain", "bias"]]),
@@ -81,37 +56,7 @@ export const layerNormBackwardX = defineOp({
       }
     }
   },
-  kernel(k, { dy, x, mean, rstd, gain, dx }, { N, C }) {
-    for (const range of k.split(N, [dy, x, mean, rstd, dx])) {
-      const { consts, vectors, each, grid } = rowGroups(k.profile, {
-        rows: range.count,
-        columns: C,
-        operands: 2,
-      });
-      k.run("norm/backward_x", {
-        bind: {
-          x: k.rows(x, N, range),
-          gain,
-          y: k.rows(dx, N, range),
-          meanIn: k.rows(mean, N, range),
-          rstdIn: k.rows(rstd, N, range),
-          dy: k.rows(dy, N, range),
-        },
-        params: {
-          n: range.count,
-          c: C,
-          vectors,
-          each,
-          eps: 0,
-          hasGain: gain !== null,
-          hasBias: false,
-          accumulate: false,
-        },
-        grid,
-        consts: { ...consts, CENTERED: 1 },
-      });
-    }
-  },
+  kernel: runNormBackwardX,
   draw: (pick) => ({
     dims: { ...drawRows(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
@@ -131,33 +76,7 @@ export const layerNormBackwardGain = defineOp({
       dgain[c] = sum;
     }
   },
-  kernel(k, { dy, x, mean, rstd, dgain }, { N, C }) {
-    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // the empty range still writes zeros
-    for (const range of parts) {
-      const { consts, vectors, grid } = columnGroups(k.profile, C);
-      k.run("norm/backward_gain", {
-        bind: {
-          x: k.rows(x, N, range),
-          meanIn: k.rows(mean, N, range),
-          rstdIn: k.rows(rstd, N, range),
-          dy: k.rows(dy, N, range),
-          dgain,
-        },
-        params: {
-          n: range.count,
-          c: C,
-          vectors,
-          each: 1,
-          eps: 0,
-          hasGain: false,
-          hasBias: false,
-          accumulate: range.start > 0,
-        },
-        grid,
-        consts: { ...consts, CENTERED: 1 },
-      });
-    }
-  },
+  kernel: runNormBackwardGain,
   draw: (pick) => ({ dims: { ...drawRows(pick, 1, 80) } }),
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }), // as rmsNormBackwardGain
   flops: ({ N, C }) => 4 * N * C,

@@ -23,7 +23,8 @@ import {
   targetWeight,
 } from "./cross-entropy.ts";
 import { runToF16 } from "./elementwise-kernels.ts";
-import { isPanels, type Panels, runMatmul } from "./matmul-plan.ts";
+import { runMatmul } from "./matmul-plan.ts";
+import { isPanels, operandWindow, type Panels } from "./panels.ts";
 
 const EPS = 2 ** -23;
 /**
@@ -102,10 +103,8 @@ function headBlocks(
 }
 
 /** The head rows of a block. If they are decoded, as with NF4, the tensor is valid until the next call. */
-const headWindow = (k: KernelContext, head: Tensor | Panels, V: number, block: RowRange): Tensor | Panels => {
-  if (block.count === V) return head;
-  return isPanels(head) ? head.make(block) : k.rows(head, V, block);
-};
+const headWindow = (k: KernelContext, head: Tensor | Panels, V: number, block: RowRange): Tensor | Panels =>
+  block.count === V ? head : operandWindow(k, head, V, block);
 
 /** Called with the gradients of a block of a chunk's logits, [chunk, block]. */
 type UseGradients = (dlogits: Tensor, chunk: RowRange, block: RowRange) => void;

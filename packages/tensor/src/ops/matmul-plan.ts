@@ -5,13 +5,7 @@
  * independent. Windows of rows of b are columns of y in nt; in nn and tn they are ranges of k, whose results accumulate.
  */
 import type { DType } from "../dtype.ts";
-import {
-  type KernelCall,
-  type KernelContext,
-  type RowRange,
-  rangesOf,
-  type WindowPreference,
-} from "../op.ts";
+import type { KernelCall, KernelContext, RowRange, WindowPreference } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
@@ -25,6 +19,7 @@ import {
   runMatrix,
   type Window,
 } from "./matmul-blocks.ts";
+import { isPanels, operandWindow, type Panels, splitOperand } from "./panels.ts";
 
 export interface MatmulExtents {
   readonly P: number;
@@ -33,14 +28,6 @@ export interface MatmulExtents {
   readonly N: number;
   /** y += a·b instead of y = a·b. */
   readonly accumulate?: boolean;
-}
-
-/** An operand b whose rows are produced a panel at a time, such as a quantized weight. */
-export interface Panels {
-  /** Maximum number of rows of a panel. */
-  readonly rows: number;
-  /** Writes these rows to memory that the next call reuses. */
-  readonly make: (range: RowRange) => Tensor;
 }
 
 export interface MatmulOperands {
@@ -149,21 +136,6 @@ const preferences = (k: KernelContext): { a?: WindowPreference; b?: WindowPrefer
 
 const whole = (count: number): RowRange => ({ start: 0, count });
 
-export const isPanels = (b: Tensor | Panels): b is Panels => "make" in b;
-
-/** Splits the rows of b into windows that fit `others` too. */
-function splitB(
-  k: KernelContext,
-  b: Tensor | Panels,
-  rows: number,
-  others: readonly Tensor[] = [],
-): RowRange[] {
-  return isPanels(b) ? rangesOf(rows, b.rows) : k.split(rows, [...others, b], preferences(k).b);
-}
-
-const windowOfB = (k: KernelContext, b: Tensor | Panels, rows: number, range: RowRange): Tensor =>
-  isPanels(b) ? b.make(range) : k.rows(b, rows, range);
-
 /** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows where an operand is larger than one binding. */
 export function runMatmul(
   k: KernelContext,
@@ -208,8 +180,8 @@ function runColumnWindows(
   { a, b, y, bias, f16 }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
-  for (const columns of splitB(k, b, N)) {
-    const window = windowOfB(k, b, N, columns); // outside the inner loop: a panel is decoded once
+  for (const columns of splitOperand(k, b, N, [], preferences(k).b)) {
+    const window = operandWindow(k, b, N, columns); // outside the inner loop: a panel is decoded once
     for (const rows of k.split(M, [a, y, f16?.scales ?? null], preferences(k).a)) {
       const bind = {
         a: k.rows(a, M, rows),
@@ -241,7 +213,7 @@ function runSumWindows(
   { a, b, y, bias, f16 }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
-  const ranges = K === 0 ? [whole(0)] : splitB(k, b, K, form === "tn" ? [a] : []);
+  const ranges = K === 0 ? [whole(0)] : splitOperand(k, b, K, form === "tn" ? [a] : [], preferences(k).b);
   if (ranges.length > 1 && y.dtype === "f16" && !accumulate) {
     // Accumulating in y would round to f16 after each window: accumulate in f32 and round once.
     const sum = k.temp([M, N]);
@@ -250,7 +222,7 @@ function runSumWindows(
     return;
   }
   for (const range of ranges) {
-    const window = windowOfB(k, b, K, range); // outside the inner loop: a panel is decoded once
+    const window = operandWindow(k, b, K, range); // outside the inner loop: a panel is decoded once
     const leading = form === "tn" ? [y] : [a, y, f16?.scales ?? null];
     for (const rows of k.split(M, leading, preferences(k).a)) {
       const bind = {

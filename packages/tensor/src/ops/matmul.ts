@@ -7,8 +7,8 @@ import { runMatmul } from "./matmul-plan.ts";
 
 const EPS = 2 ** -23;
 
-/** Σ_k a·b with the strides of a form, in double. */
-function referenceMatmul(
+/** The reference of y[P,M,N] = Σ_k a·b with the strides of a form, in double. */
+export function referenceMatmul(
   form: MatmulForm,
   io: { a: HostArray; b: HostArray; y: HostArray },
   { P, M, K, N }: Dims,
@@ -26,6 +26,15 @@ function referenceMatmul(
       }
     }
   }
+}
+
+/** The reference of y = x · wᵀ + bias. */
+export function referenceLinear(
+  { x, w, bias, y }: { x: HostArray; w: HostArray; bias: HostArray | null; y: HostArray },
+  { N, I, O }: Dims,
+): void {
+  referenceMatmul("nt", { a: x, b: w, y }, { P: 1, M: N, K: I, N: O });
+  if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % O];
 }
 
 // A sum of K products of normal numbers grows as √K; its f32 error is at most K · eps, in practice √K · eps.
@@ -71,10 +80,7 @@ export const linear = defineOp({
   name: "linear",
   doc: "y = x · wᵀ + bias, w stored [out, in] as in checkpoints",
   sig: "x[N..,I] w[O,I] bias?[O] -> y[N..,O]",
-  reference({ x, w, bias, y }, { N, I, O }) {
-    referenceMatmul("nt", { a: x, b: w, y }, { P: 1, M: N, K: I, N: O });
-    if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % O];
-  },
+  reference: referenceLinear,
   kernel: (k, { x, w, bias, y }, { N, I, O }) =>
     runMatmul(k, "nt", { a: x, b: w, y, bias }, { P: 1, M: N, K: I, N: O }),
   draw: (pick) => {

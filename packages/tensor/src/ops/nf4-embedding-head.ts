@@ -4,7 +4,7 @@ import { defineOp } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import { checkLoss, drawTargets } from "./cross-entropy.ts";
-import { runGather } from "./embedding.ts";
+import { referenceGather, runGather } from "./embedding.ts";
 import { CHUNKS, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
 import { checkNf4, dequantizeNf4, drawNf4, type Nf4Operands } from "./nf4.ts";
 import { DEFAULTS, panelsOf } from "./nf4-linear.ts";
@@ -36,12 +36,9 @@ export const nf4Embedding = defineOp({
       dims: { N: sizeOf(ids.shape), V, C },
     };
   },
-  reference({ ids, codes, table, absmax, scales, y }, { N, V, C }, { block, nestedBlock }) {
-    const w = dequantizeNf4({ codes, table, absmax, scales }, V * C, { block, nestedBlock });
-    for (let n = 0; n < N; n++) {
-      if (ids[n] < 0 || ids[n] >= V) continue;
-      for (let c = 0; c < C; c++) y[n * C + c] = w[ids[n] * C + c];
-    }
+  reference({ ids, codes, table, absmax, scales, y }, { V, C }, blocks) {
+    const w = dequantizeNf4({ codes, table, absmax, scales }, V * C, blocks);
+    referenceGather({ ids, table: w, y }, V, C);
   },
   kernel(k, { ids, codes, table, absmax, scales, y }, { N, V, C }, { rows: _, width: __, ...attrs }) {
     const weight = panelsOf(k, { codes, table, absmax, scales }, V, C, attrs, "f32");

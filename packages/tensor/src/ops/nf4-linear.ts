@@ -1,4 +1,4 @@
-import { elementBytes, type HostArray } from "../dtype.ts";
+import { elementBytes } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
@@ -6,7 +6,8 @@ import { formatShape } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
-import { type Panels, runMatmul, usesSubgroupMatrices } from "./matmul-plan.ts";
+import { referenceLinear, referenceMatmul } from "./matmul.ts";
+import { runMatmul, usesSubgroupMatrices } from "./matmul-plan.ts";
 import {
   checkNf4,
   codesOf,
@@ -17,6 +18,7 @@ import {
   type Nf4Operands,
   runDequantize,
 } from "./nf4.ts";
+import type { Panels } from "./panels.ts";
 
 const EPS = 2 ** -23;
 
@@ -119,22 +121,6 @@ function outputOf(
   return { shape: [...x.shape.slice(0, -1), extent], dtype: x.dtype };
 }
 
-/** The reference of a[N,K] · w or a · wᵀ, in double over the f32 weight. */
-function referenceProduct(
-  { a, w, y }: { a: HostArray; w: Float64Array; y: HostArray },
-  { N, I, O }: { N: number; I: number; O: number },
-  transposed: boolean,
-): void {
-  const [K, M] = transposed ? [I, O] : [O, I];
-  for (let n = 0; n < N; n++) {
-    for (let m = 0; m < M; m++) {
-      let sum = 0;
-      for (let i = 0; i < K; i++) sum += a[n * K + i] * w[transposed ? m * K + i : i * M + m];
-      y[n * M + m] = sum;
-    }
-  }
-}
-
 function drawLinear(pick: TestRandom) {
   const four = pick.oneOf([4, 4, 1]);
   const extent = (max: number) => four * pick.int(0, Math.floor(max / four));
@@ -174,8 +160,7 @@ export const nf4Linear = defineOp({
   },
   reference({ x, codes, table, absmax, scales, bias, y }, { N, I, O }, attrs) {
     const w = dequantizeNf4({ codes, table, absmax, scales }, I * O, attrs);
-    referenceProduct({ a: x, w, y }, { N, I, O }, true);
-    if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % O];
+    referenceLinear({ x, w, bias, y }, { N, I, O });
   },
   kernel(k, { x, codes, table, absmax, scales, bias, y }, { N, I, O }, { out: _, ...attrs }) {
     const weight = { codes, table, absmax, scales };
@@ -207,7 +192,7 @@ export const nf4LinearBackwardX = defineOp({
   }),
   reference({ dy, codes, table, absmax, scales, dx }, { N, I, O }, attrs) {
     const w = dequantizeNf4({ codes, table, absmax, scales }, I * O, attrs);
-    referenceProduct({ a: dy, w, y: dx }, { N, I, O }, false);
+    referenceMatmul("nn", { a: dy, b: w, y: dx }, { P: 1, M: N, K: O, N: I });
   },
   kernel(k, { dy, codes, table, absmax, scales, dx }, { N, I, O }, { in: _, ...attrs }) {
     const isOnMatrices = usesSubgroupMatrices(k.profile, "nn", { M: N, K: O, N: I }, "decoded");

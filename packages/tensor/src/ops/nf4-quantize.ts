@@ -9,7 +9,8 @@ import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
-import { checkBlocks, NF4_BLOCKS, part, windows } from "./nf4.ts";
+import { part, windows } from "./block-windows.ts";
+import { checkBlocks, NF4_BLOCKS } from "./nf4.ts";
 
 const { fround } = Math;
 

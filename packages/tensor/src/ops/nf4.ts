@@ -10,12 +10,13 @@
  */
 import type { HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import { NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "../quant-maps.ts";
 import { formatShape, sizeOf } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
+import { part, windows } from "./block-windows.ts";
 
 const { fround } = Math;
 
@@ -95,15 +96,6 @@ export function dequantizeNf4(
   }
   return w;
 }
-
-/** Windows of `size` elements that start at multiples of `step` and fit a binding at `bytes` per element. */
-export function windows(k: KernelContext, size: number, bytes: number, step: number): RowRange[] {
-  const max = Math.max(step, Math.floor(k.profile.maxBindingBytes / bytes / step) * step);
-  return rangesOf(size, max);
-}
-
-export const part = (k: KernelContext, tensor: Tensor, { start, count }: RowRange, per: number): Tensor =>
-  k.rows(tensor, tensor.size, { start: start / per, count: Math.ceil(count / per) });
 
 /** The codes of a range from an aligned offset on, and the element at that offset. */
 export function codesOf(

@@ -1,4 +1,6 @@
-import { defineOp } from "../op.ts";
+import { defineOp, type KernelContext } from "../op.ts";
+import type { Dims } from "../signature.ts";
+import type { Tensor } from "../tensor.ts";
 import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
 
 const EPS = 2 ** -23;
@@ -7,8 +9,87 @@ const EPS = 2 ** -23;
 // terms have one sign, so nothing cancels. With C <= 16,384 and 8 lanes or more, 64 eps is ample.
 const CLOSE = { rel: 64 * EPS, abs: 1e-7 };
 
-/** The bindings and constant with which kernels/norm.wgsl computes rmsNorm. */
-const RMS_PARAMS = { hasBias: false, accumulate: false };
+/** Dispatches y and what is kept of each row. `centered` has the operands of layerNorm; null is rmsNorm. */
+export function runNorm(
+  k: KernelContext,
+  { x, gain, y, rstd }: { x: Tensor; gain: Tensor | null; y: Tensor; rstd: Tensor | null },
+  centered: { bias: Tensor | null; mean: Tensor | null } | null,
+  { N, C }: Dims,
+  eps: number,
+): void {
+  for (const range of k.split(N, [x, y, centered?.mean ?? null, rstd])) {
+    const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
+    const kept = (perRow: Tensor | null) => (perRow ? k.rows(perRow, N, range) : k.temp([range.count]));
+    const [hasGain, hasBias] = [gain !== null, centered !== null && centered.bias !== null];
+    k.run("norm/forward", {
+      bind: {
+        x: k.rows(x, N, range),
+        gain,
+        y: k.rows(y, N, range),
+        ...(centered && { bias: centered.bias, mean: kept(centered.mean) }),
+        rstd: kept(rstd),
+      },
+      params: { n: range.count, c: C, vectors, each, eps, hasGain, hasBias, accumulate: false },
+      grid,
+      consts: { ...consts, CENTERED: Number(centered !== null) },
+    });
+  }
+}
+
+/** Parameters of the gradients that only the other entry points use. */
+const UNUSED = { eps: 0, hasBias: false };
+
+/** Dispatches dx; the mean is that of layerNorm, or null for rmsNorm. */
+export function runNormBackwardX(
+  k: KernelContext,
+  io: { dy: Tensor; x: Tensor; mean: Tensor | null; rstd: Tensor; gain: Tensor | null; dx: Tensor },
+  { N, C }: Dims,
+): void {
+  const { dy, x, mean, rstd, gain, dx } = io;
+  for (const range of k.split(N, [dy, x, mean, rstd, dx])) {
+    const extents = { rows: range.count, columns: C, operands: 2 };
+    const { consts, vectors, each, grid } = rowGroups(k.profile, extents);
+    const hasGain = gain !== null;
+    k.run("norm/backward_x", {
+      bind: {
+        x: k.rows(x, N, range),
+        gain,
+        y: k.rows(dx, N, range),
+        ...(mean && { meanIn: k.rows(mean, N, range) }),
+        rstdIn: k.rows(rstd, N, range),
+        dy: k.rows(dy, N, range),
+      },
+      params: { ...UNUSED, n: range.count, c: C, vectors, each, hasGain, accumulate: false },
+      grid,
+      consts: { ...consts, CENTERED: Number(mean !== null) },
+    });
+  }
+}
+
+/** Dispatches dgain; the mean is that of layerNorm, or null for rmsNorm. */
+export function runNormBackwardGain(
+  k: KernelContext,
+  { dy, x, mean, rstd, dgain }: { dy: Tensor; x: Tensor; mean: Tensor | null; rstd: Tensor; dgain: Tensor },
+  { N, C }: Dims,
+): void {
+  const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // the empty range still writes zeros
+  for (const range of parts) {
+    const { consts, vectors, grid } = columnGroups(k.profile, C);
+    const accumulate = range.start > 0;
+    k.run("norm/backward_gain", {
+      bind: {
+        x: k.rows(x, N, range),
+        ...(mean && { meanIn: k.rows(mean, N, range) }),
+        rstdIn: k.rows(rstd, N, range),
+        dy: k.rows(dy, N, range),
+        dgain,
+      },
+      params: { ...UNUSED, n: range.count, c: C, vectors, each: 1, hasGain: false, accumulate },
+      grid,
+      consts: { ...consts, CENTERED: Number(mean !== null) },
+    });
+  }
+}
 
 export const rmsNorm = defineOp({
   name: "rmsNorm",
@@ -24,19 +105,7 @@ export const rmsNorm = defineOp({
       for (let c = 0; c < C; c++) y[n * C + c] = x[n * C + c] * r * (gain ? gain[c] : 1);
     }
   },
-  kernel(k, { x, gain, y, rstd }, { N, C }, { eps }) {
-    for (const range of k.split(N, [x, y, rstd])) {
-      const bind = {
-        x: k.rows(x, N, range),
-        gain,
-        y: k.rows(y, N, range),
-        rstd: rstd ? k.rows(rstd, N, range) : k.temp([range.count]),
-      };
-      const { consts, vectors, each, grid } = rowGroups(k.profile, { rows: range.count, columns: C });
-      const params = { n: range.count, c: C, vectors, each, eps, hasGain: gain !== null, ...RMS_PARAMS };
-      k.run("norm/forward", { bind, params, grid, consts: { ...consts, CENTERED: 0 } });
-    }
-  },
+  kernel: (k, io, dims, { eps }) => runNorm(k, io, null, dims, eps),
   draw: (pick) => ({
     dims: { ...drawRows(pick) },
     omit: pick.chance(0.3) ? ["gain"] : [],
@@ -61,24 +130,7 @@ export const rmsNormBackwardX = defineOp({
       }
     }
   },
-  kernel(k, { dy, x, rstd, gain, dx }, { N, C }) {
-    for (const range of k.split(N, [dy, x, rstd, dx])) {
-      const bind = {
-        x: k.rows(x, N, range),
-        gain,
-        y: k.rows(dx, N, range),
-        rstdIn: k.rows(rstd, N, range),
-        dy: k.rows(dy, N, range),
-      };
-      const { consts, vectors, each, grid } = rowGroups(k.profile, {
-        rows: range.count,
-        columns: C,
-        operands: 2,
-      });
-      const params = { n: range.count, c: C, vectors, each, eps: 0, hasGain: gain !== null, ...RMS_PARAMS };
-      k.run("norm/backward_x", { bind, params, grid, consts: { ...consts, CENTERED: 0 } });
-    }
-  },
+  kernel: (k, io, dims) => runNormBackwardX(k, { ...io, mean: null }, dims),
   draw: (pick) => {
     const dims = { ...drawRows(pick) };
     return { dims, omit: pick.chance(0.3) ? ["gain"] : [] };
@@ -99,19 +151,7 @@ export const rmsNormBackwardGain = defineOp({
       dgain[c] = sum;
     }
   },
-  kernel(k, { dy, x, rstd, dgain }, { N, C }) {
-    const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, rstd]); // the empty range still writes zeros
-    for (const range of parts) {
-      const { consts, vectors, grid } = columnGroups(k.profile, C);
-      const params = { n: range.count, c: C, vectors, each: 1, eps: 0, hasGain: false, ...RMS_PARAMS };
-      k.run("norm/backward_gain", {
-        bind: { x: k.rows(x, N, range), rstdIn: k.rows(rstd, N, range), dy: k.rows(dy, N, range), dgain },
-        params: { ...params, accumulate: range.start > 0 },
-        grid,
-        consts: { ...consts, CENTERED: 0 },
-      });
-    }
-  },
+  kernel: (k, io, dims) => runNormBackwardGain(k, { ...io, mean: null }, dims),
   draw: (pick) => ({ dims: { ...drawRows(pick, 1, 80) } }),
   // A sum of N terms of both signs: error eps·N of the largest term, against a result of about sqrt(N) of it.
   close: ({ N }) => ({ rel: (4 + 2 * Math.sqrt(N)) * EPS, abs: 1e-6 * N }),

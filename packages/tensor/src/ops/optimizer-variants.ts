@@ -1,7 +1,8 @@
 /** SGD and AdamW with 8-bit state; optimizer.ts has AdamW with f32 state. */
 import type { HostArray } from "../dtype.ts";
-import { defineOp, rangesOf } from "../op.ts";
+import { defineOp } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
+import { part, windows } from "./block-windows.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
 import { ADAMW_ATTRS, adamwParams, checkStep, drawAdamW } from "./optimizer.ts";
 
@@ -103,23 +104,21 @@ export const adamw8 = defineOp({
     }
   },
   kernel(k, { p, mCodes, vCodes, mMax, vMax, maps, g, gradScale }, { N }, attrs) {
-    const span = 64 * STATE_BLOCK; // blocks whose scales start at an aligned offset
-    const max = Math.max(span, Math.floor(k.profile.maxBindingBytes / 4 / span) * span);
-    for (const range of rangesOf(N, max)) {
-      const blocks = { start: range.start / STATE_BLOCK, count: Math.ceil(range.count / STATE_BLOCK) };
+    // Multiples of 64 blocks, whose scales start at an aligned offset.
+    for (const range of windows(k, N, 4, 64 * STATE_BLOCK)) {
       k.run("adamw-8bit/main", {
         bind: {
-          w: k.rows(p, N, range),
-          mCodes: k.rows(mCodes, N, range),
-          vCodes: k.rows(vCodes, N, range),
-          mMax: k.rows(mMax, mMax.size, blocks),
-          vMax: k.rows(vMax, vMax.size, blocks),
+          w: part(k, p, range, 1),
+          mCodes: part(k, mCodes, range, 1),
+          vCodes: part(k, vCodes, range, 1),
+          mMax: part(k, mMax, range, STATE_BLOCK),
+          vMax: part(k, vMax, range, STATE_BLOCK),
           maps,
-          g: k.rows(g, N, range),
+          g: part(k, g, range, 1),
           gradScale,
         },
         params: { n: range.count, ...adamwParams(attrs), hasScale: gradScale !== null, zero: 0 },
-        grid: blocks.count,
+        grid: Math.ceil(range.count / STATE_BLOCK),
       });
     }
   },

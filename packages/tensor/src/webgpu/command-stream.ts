@@ -8,9 +8,6 @@ import { type KernelTime, Profiler } from "./profiler.ts";
 const DISPATCHES_PER_SUBMIT = 64;
 const UNIFORM_SLOT_BYTES = 256;
 
-/** The type package lacks `setImmediates`. */
-type ImmediatePass = GPUComputePassEncoder & { setImmediates(offset: number, data: ArrayBufferView): void };
-
 /** Parameters for adapters without immediates: a ring of uniform slots, written ahead of the submit that reads them. */
 class UniformRing {
   readonly layout: GPUBindGroupLayout;
@@ -83,7 +80,7 @@ export class CommandStream {
     this.#pipeline = pipeline;
     this.#group = group;
     if (this.#ring) this.#ring.bind(pass, params);
-    else (pass as ImmediatePass).setImmediates(0, params);
+    else pass.setImmediates(0, params);
     pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     this.counts.dispatches++;
     this.#encoded++;

@@ -2,13 +2,12 @@
 import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { makeKernelContext } from "../kernel-context.ts";
+import { withKernelContext } from "../kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
 import { isInTable } from "../ops/index.ts";
-import type { DeviceProfile } from "../profile.ts";
+import type { DeviceProfile, Tiles } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
-import type { Tiles } from "../tiles.ts";
 import { BindGroupCache } from "./bind-groups.ts";
 import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
@@ -218,14 +217,9 @@ export class WebGpuDevice extends Device {
   protected override compute({ row, io, dims, attrs }: Execution): void {
     for (const [name, text] of Object.entries(row.sources ?? {})) addKernelSource(name, text);
     const isOurs = isInTable(row); // WGSL of another's row is tried out, and an error of its reported
-    const context = makeKernelContext(this, row.name, (kernel, call) =>
-      isOurs ? this.#dispatch(kernel, call) : this.dispatch(kernel, call),
-    );
-    try {
-      row.kernel(context.kernel, io, dims, attrs);
-    } finally {
-      context.release();
-    }
+    const run = (kernel: KernelEntry, call: KernelCall) =>
+      isOurs ? this.#dispatch(kernel, call) : this.dispatch(kernel, call);
+    withKernelContext(this, row.name, run, (k) => row.kernel(k, io, dims, attrs));
   }
 
   /** Uses another tile table from now on: for tuning. */

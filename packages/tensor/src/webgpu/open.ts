@@ -40,8 +40,13 @@ export interface AdapterReport {
   readonly limits: Readonly<Record<string, number>>;
 }
 
-const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix";
-const WANTED_FEATURES: readonly string[] = ["shader-f16", "subgroups", "timestamp-query", SUBGROUP_MATRIX];
+const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix" as GPUFeatureName; // not in the specification yet
+const WANTED_FEATURES: readonly GPUFeatureName[] = [
+  "shader-f16",
+  "subgroups",
+  "timestamp-query",
+  SUBGROUP_MATRIX,
+];
 const WANTED_LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -54,7 +59,7 @@ const WANTED_LIMITS = [
 const SUBGROUP_MATRIX_WORKGROUP_BYTES = 38912;
 
 const isSoftware = (info: GPUAdapterInfo): boolean =>
-  (info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true ||
+  info.isFallbackAdapter ||
   /llvmpipe|lavapipe|swiftshader|software|WARP/i.test(
     `${info.device} ${info.description} ${info.architecture}`,
   );
@@ -103,8 +108,6 @@ export function describeAdapter(adapter: GPUAdapter): AdapterReport {
  */
 function hasSubgroupMatrices(adapter: GPUAdapter, device: GPUDevice): boolean {
   const info = adapter.info as GPUAdapterInfo & {
-    subgroupMinSize?: number;
-    subgroupMaxSize?: number;
     subgroupMatrixConfigs?: Iterable<{
       M: number;
       N: number;
@@ -113,7 +116,7 @@ function hasSubgroupMatrices(adapter: GPUAdapter, device: GPUDevice): boolean {
       resultComponentType: string;
     }>;
   };
-  const needed = ["shader-f16", "subgroups", SUBGROUP_MATRIX] as GPUFeatureName[];
+  const needed: GPUFeatureName[] = ["shader-f16", "subgroups", SUBGROUP_MATRIX];
   return (
     needed.every((feature) => device.features.has(feature)) &&
     info.subgroupMinSize === 32 &&
@@ -130,7 +133,7 @@ function hasSubgroupMatrices(adapter: GPUAdapter, device: GPUDevice): boolean {
 const SUBGROUP_ID = "subgroup_id";
 
 function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: WebGpuOptions): DeviceProfile {
-  const info = adapter.info as GPUAdapterInfo & { subgroupMaxSize?: number };
+  const { info } = adapter;
   const integrated = /intel|apple|qualcomm|arm/i.test(info.vendor);
   return {
     adapterClass:
@@ -138,7 +141,7 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
     f16: device.features.has("shader-f16"),
     subgroups:
       options.subgroups !== false &&
-      device.features.has("subgroups" as GPUFeatureName) &&
+      device.features.has("subgroups") &&
       gpu.wgslLanguageFeatures.has(SUBGROUP_ID),
     subgroupSize: info.subgroupMaxSize ?? 32,
     subgroupMatrices: options.precision === "f16" && hasSubgroupMatrices(adapter, device),
@@ -149,7 +152,6 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
     maxBufferBytes: device.limits.maxBufferSize,
     bindingAlignment: device.limits.minStorageBufferOffsetAlignment,
     maxWorkgroupsPerAxis: device.limits.maxComputeWorkgroupsPerDimension,
-    maxStorageBindings: device.limits.maxStorageBuffersPerShaderStage,
   };
 }
 
@@ -162,15 +164,15 @@ export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = 
   const immediates =
     (options.immediates ?? true) &&
     gpu!.wgslLanguageFeatures.has("immediate_address_space") &&
-    ((adapter.limits as { maxImmediateSize?: number }).maxImmediateSize ?? 0) >= 64;
+    adapter.limits.maxImmediateSize >= 64;
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
   if (immediates) requiredLimits.maxImmediateSize = 64;
   const requiredFeatures = WANTED_FEATURES.filter(
     (feature) =>
-      adapter.features.has(feature as GPUFeatureName) &&
+      adapter.features.has(feature) &&
       (options.f16 !== false || (feature !== "shader-f16" && feature !== SUBGROUP_MATRIX)),
-  ) as GPUFeatureName[];
+  );
   let device: GPUDevice;
   try {
     device = await adapter.requestDevice({ requiredFeatures, requiredLimits });

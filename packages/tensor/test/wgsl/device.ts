@@ -3,7 +3,7 @@ import type { DeviceProfile } from "@sidenet/tensor";
 import { Device } from "../../src/device.ts";
 import { elementBytes, type HostArray } from "../../src/dtype.ts";
 import { fromFloat16Bits, toFloat16Bits } from "../../src/float16.ts";
-import { makeKernelContext } from "../../src/kernel-context.ts";
+import { withKernelContext } from "../../src/kernel-context.ts";
 import type { KernelCall, KernelEntry } from "../../src/op.ts";
 import type { Execution } from "../../src/op-call.ts";
 import { DEFAULT_PROFILE } from "../../src/profile.ts";
@@ -48,12 +48,7 @@ export class WgslDevice extends Device {
   protected override async finish(): Promise<void> {}
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
-    const context = makeKernelContext(this, row.name, (kernel, call) => this.dispatch(kernel, call));
-    try {
-      row.kernel(context.kernel, io, dims, attrs);
-    } finally {
-      context.release();
-    }
+    withKernelContext(this, row.name, this.dispatch.bind(this), (k) => row.kernel(k, io, dims, attrs));
   }
 
   dispatch(kernel: KernelEntry, call: KernelCall): void {
