@@ -1,16 +1,14 @@
-// Look at the built packages as a user does: every entry of every exports map loads in Node, and type-checks in
-// a strict project that has no settings of ours; publint and attw find nothing in what `npm pack` makes of them.
-// `npm run check` runs this after a build.
+// Checks the built packages as a user sees them: every entry of every exports map loads in Node and type-checks in a strict
+// project without this workspace's settings, and publint and attw find no fault in the packed tarballs. `npm run check` runs
+// this after a build.
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
+import { ROOT } from "./lib/environment.mjs";
 import { listPublished, packPublished } from "./lib/published.mjs";
-import { reportFailure, run, SetupError } from "./lib/steps.mjs";
-
-const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
+import { reportFailure, requireSuccess, run, SetupError } from "./lib/steps.mjs";
 
 const CACHE = join(ROOT, "node_modules", ".cache");
 
@@ -26,7 +24,7 @@ function listEntries() {
 const IN_NODE = { lib: ["ES2023", "ESNext.Disposable"], types: ["node"] };
 const IN_A_PAGE = { module: "ESNext", moduleResolution: "bundler", lib: ["ES2022", "DOM"], types: [] };
 
-/** A project beside the packages, as `npm install` would lay it out. */
+/** Writes a project that imports `entries`, in a folder from which they resolve as in an installed project. */
 function writeConsumer(name, entries, options) {
   const folder = join(CACHE, name);
   mkdirSync(folder, { recursive: true });
@@ -36,7 +34,7 @@ function writeConsumer(name, entries, options) {
   const compilerOptions = {
     strict: true,
     noEmit: true,
-    skipLibCheck: false, // our declarations are what is checked here
+    skipLibCheck: false, // the declarations of these packages are what is checked
     module: "NodeNext",
     target: "ES2022",
     ...options,
@@ -47,20 +45,14 @@ function writeConsumer(name, entries, options) {
 }
 
 function checkLoads(entry, folder) {
-  const { output, failed } = run(
-    process.execPath,
-    ["--input-type=module", "-e", `await import("${entry}")`],
-    {
-      cwd: folder,
-    },
-  );
-  if (failed) throw new SetupError(`${entry} does not load.`, `${failed}\n${output}`);
+  const program = ["--input-type=module", "-e", `await import("${entry}")`];
+  requireSuccess(run(process.execPath, program, { cwd: folder }), `${entry} does not load.`);
 }
 
 function checkTypes(folder) {
   const tsc = join(ROOT, "node_modules", "typescript", "bin", "tsc");
   const { output } = run(process.execPath, [tsc, "-p", folder, "--pretty", "false"], { cwd: ROOT });
-  // Other people's declarations may need a library (the DOM) that a user's project need not have.
+  // Declarations of other packages may need a library (such as the DOM) that a user's project lacks.
   const ours = output.split("\n").filter((line) => line.includes("error TS") && !FOREIGN.test(line));
   if (ours.length > 0) {
     throw new SetupError("The packages' types do not check in a user's project.", ours.join("\n"));
@@ -69,7 +61,7 @@ function checkTypes(folder) {
 
 const FOREIGN = /^node_modules\/(?!\.cache\/consumer)/;
 
-/** The package.json against the tarball's files: what is named is there, and is of the format that it says. */
+/** publint: the files that package.json names exist in the tarball and have the stated module format. */
 async function checkManifest({ name, tarball }) {
   const pack = { tarball: new Uint8Array(readFileSync(tarball)).buffer };
   const { messages, pkg } = await publint({ pack, strict: true });
@@ -80,13 +72,12 @@ async function checkManifest({ name, tarball }) {
   throw new SetupError(`publint found faults in ${name}.`, lines.join("\n"));
 }
 
-/** Types against code, entry by entry, as Node and bundlers resolve both. */
+/** attw: for every entry, Node and bundlers resolve types and code to the same module. */
 function checkResolution({ name, tarball }) {
   const attw = join(ROOT, "node_modules", "@arethetypeswrong", "cli", "dist", "index.js");
-  // esm-only: there is no CommonJS build on purpose, and resolution without exports maps is of the time before them.
+  // esm-only: there is no CommonJS build on purpose, nor support for resolution without exports maps.
   const args = [attw, tarball, "--profile", "esm-only", "--format", "ascii", "--no-color", "--no-emoji"];
-  const { output, failed } = run(process.execPath, args, { cwd: ROOT });
-  if (failed) throw new SetupError(`attw found faults in ${name}.`, output);
+  requireSuccess(run(process.execPath, args, { cwd: ROOT }), `attw found faults in ${name}.`);
 }
 
 try {

@@ -1,45 +1,46 @@
-// Compare the allocator's account of a training step with what the process or the driver reports.
+// Compares the allocator's peak memory of a training step with what the operating system or nvidia-smi reports.
 //
 //   npm run build && node scripts/check-memory.mjs [--device webgpu|wasm] [--model NAME] [--method ladder] [--context 64]
 //
-// Prints one JSON object. Exit code 1 when they differ by more than 10 % plus a constant: the process, compiled kernels and
-// the pool of free buffers, which the account does not hold.
+// Prints one JSON object. Exits with 1 if the two differ by more than 10 % plus a constant for what the allocator does not
+// count: the process itself, compiled kernels and free buffers that are kept for reuse.
 
-import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { measureStep } from "@sidenet/ladder";
 import { openModelConfig } from "@sidenet/ladder/node";
 import { openDevice, openNodeWasm } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "./lib/environment.mjs";
 import { scriptOptions } from "./lib/options.mjs";
+import { run } from "./lib/steps.mjs";
 
 const CONSTANT_BYTES = 400e6;
 
 const values = scriptOptions({ device: "webgpu", model: "SmolLM2-1.7B", method: "ladder", context: 64 });
 
-/** The most that the process has had in memory so far, in bytes. */
-const highestResident = () => process.resourceUsage().maxRSS * 1024;
+/** The largest resident set of this process so far, in bytes. */
+const peakResident = () => process.resourceUsage().maxRSS * 1024;
 
-/** What NVIDIA's driver says that this process holds, in bytes; null without one. */
-function driverBytes() {
-  const args = ["--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"];
-  const { status, stdout } = spawnSync("nvidia-smi", args, { encoding: "utf8" });
-  if (status !== 0) return null;
-  const own = stdout.split("\n").map((line) => line.split(",").map(Number));
-  const found = own.find(([pid]) => pid === process.pid);
-  return found ? found[1] * 2 ** 20 : null;
+/** Rows of numbers that nvidia-smi prints for a query; null if it is missing. */
+function nvidiaSmi(query) {
+  const { stdout, failed } = run("nvidia-smi", [query, "--format=csv,noheader,nounits"]);
+  return failed ? null : stdout.split("\n").map((line) => line.split(",").map(Number));
 }
 
-/** Memory in use on the whole GPU, in bytes: where a container hides processes from each other. */
+/** GPU memory of this process by nvidia-smi, in bytes; null if that is unknown. */
+function processBytes() {
+  const own = nvidiaSmi("--query-compute-apps=pid,used_memory")?.find(([pid]) => pid === process.pid);
+  return own ? own[1] * 2 ** 20 : null;
+}
+
+/** Memory in use on the whole GPU, in bytes, for containers that hide processes from nvidia-smi; null if it is missing. */
 function gpuBytes() {
-  const args = ["--query-gpu=memory.used", "--format=csv,noheader,nounits"];
-  const { status, stdout } = spawnSync("nvidia-smi", args, { encoding: "utf8" });
-  return status === 0 ? Number(stdout.split("\n")[0]) * 2 ** 20 : null;
+  const rows = nvidiaSmi("--query-gpu=memory.used");
+  return rows && rows[0][0] * 2 ** 20;
 }
 
 ensureRuntimeFolder();
 const gpuBefore = gpuBytes();
-// Memory that nobody has written is not resident: poison writes all of it.
+// Poison writes every buffer, since memory that was never written is not resident.
 const device =
   values.device === "wasm" ? await openNodeWasm({ poison: true }) : (await openDevice(values.device)).device;
 const config = await openModelConfig(values.model);
@@ -56,11 +57,10 @@ const plan = measureStep(device, config, {
   context: values.context,
 });
 await device.synchronize();
-// Buffers are kept for reuse within a limit, so the driver's figure afterwards is close to its highest only for resident
-// memory; a process's own highest is exact.
-const driver = software ? null : (driverBytes() ?? (gpuBefore === null ? null : gpuBytes() - gpuBefore));
-const reported = software ? highestResident() - residentBefore : driver;
-const source = software ? "highest resident set of the process, less what it was before" : "nvidia-smi";
+// nvidia-smi has no peak, only the memory now. That is close to the peak, since free buffers are kept for reuse.
+const driver = software ? null : (processBytes() ?? (gpuBefore === null ? null : gpuBytes() - gpuBefore));
+const reported = software ? peakResident() - residentBefore : driver;
+const source = software ? "peak resident set of the process, less the resident set before" : "nvidia-smi";
 const difference = reported === null ? null : reported - plan.peakBytes;
 const allowed = 0.1 * plan.peakBytes + CONSTANT_BYTES;
 const passed = difference === null ? null : Math.abs(difference) <= allowed;

@@ -1,25 +1,23 @@
-// Install the packages as a user does: tarballs of `npm pack` in an empty strict ESM TypeScript project outside this
-// repository, whose program is type-checked and run, whose page Vite builds, and whose sidenet command trains.
+// Installs the packed packages as a user does, in an empty strict TypeScript project outside this repository: a program is
+// type-checked and run, Vite builds a page and the playground, and the sidenet command trains.
 //
-//   npm run check:pack                          builds first; npm fetches what the packages depend on
-//   npm run check:pack -- --node 22 --node 24   on these versions of Node as well, from npm
+//   npm run check:pack                          builds first
+//   npm run check:pack -- --node 22 --node 24   also on these versions of Node, which npm installs
 //
-// Its own script, since `npm run check` works without a network.
+// It needs a network for the packages' dependencies, so it is not part of `npm run check`.
 
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { build, createLogger } from "vite";
+import { ROOT } from "./lib/environment.mjs";
 import { fetchNode, installedNode } from "./lib/node-versions.mjs";
 import { scriptOptions } from "./lib/options.mjs";
 import { npm } from "./lib/packages.mjs";
 import { packPublished } from "./lib/published.mjs";
-import { reportFailure, run, SetupError } from "./lib/steps.mjs";
+import { reportFailure, requireSuccess, run, SetupError } from "./lib/steps.mjs";
+import { withFolder } from "./lib/work-folder.mjs";
 
-const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
-
-/** Ours of TypeScript, so that the project is checked by the compiler that made the declarations. */
+/** The project gets the version of TypeScript that made the declarations. */
 const { devDependencies } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
 
 const PROGRAM = `import { Tape } from "@sidenet/autograd";
@@ -36,7 +34,7 @@ console.log(JSON.stringify([[...(await gradient!.read())], decoderParameters(mod
 `;
 const EXPECTED = "[[2,4,6],true]";
 
-/** For a page: no entry that needs Node. What comes of it needs no page to run. */
+/** For a page, so without the entries for Node. The bundle runs in Node too. */
 const PAGE = `import { Tape } from "@sidenet/autograd";
 import { METHODS, Trainer } from "@sidenet/ladder";
 import { CpuDevice, openBrowserWasm, openWebGpu } from "@sidenet/tensor";
@@ -80,7 +78,7 @@ function writeProject(folder, tarballs) {
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
 }
 
-/** A build whose every warning is an error: Vite only warns of Node's modules in a page. */
+/** Builds with Vite. Throws on any warning, since Vite only warns of Node's modules in a page. */
 async function buildStrictly(what, config) {
   const warnings = [];
   const customLogger = createLogger("silent");
@@ -89,7 +87,7 @@ async function buildStrictly(what, config) {
   if (warnings.length > 0) throw new SetupError(`Vite warns of ${what}.`, warnings.join("\n"));
 }
 
-/** Builds the page. Returns the bundle's path. */
+/** Builds the page and returns the path of its bundle. */
 async function buildPage(project) {
   const outDir = join(project, "page");
   await buildStrictly("the packages in a page", {
@@ -101,14 +99,14 @@ async function buildPage(project) {
   return join(outDir, bundle);
 }
 
-/** Builds the playground on the packed packages; npm run test:browser sees it at work on their sources. */
+/** Builds the playground with the packed packages; `npm run test:browser` tests it with their sources. */
 async function buildPlayground(project) {
   const [from, to] = [join(ROOT, "examples"), join(project, "examples")];
   for (const part of ["index.html", "src", "texts"].map((name) => join("playground", name)))
     cpSync(join(from, part), join(to, part), { recursive: true });
   cpSync(join(from, "data"), join(to, "data"), { recursive: true });
   const outDir = join(project, "playground");
-  const configFile = join(from, "playground", "vite.config.ts"); // which finds Vite here
+  const configFile = join(from, "playground", "vite.config.ts"); // imports Vite, so it has to be in this checkout
   await buildStrictly("the playground", {
     root: join(to, "playground"),
     configFile,
@@ -119,11 +117,7 @@ async function buildPlayground(project) {
     throw new SetupError("The playground was built without its model.", built.join("\n"));
 }
 
-function step(what, { output, failed }) {
-  if (failed) throw new SetupError(what, `${failed}\n${output}`);
-}
-
-/** The sidenet command of the project: a run of two steps, and what it says of this machine's GPU. */
+/** Trains two steps with the project's sidenet command. Returns what its doctor says of this machine's GPU. */
 function checkCommand(project, node) {
   const records = Array.from(
     { length: 6 },
@@ -133,25 +127,28 @@ function checkCommand(project, node) {
   const sidenet = (...args) =>
     node([join("node_modules", "@sidenet", "ladder", "bin", "sidenet.js"), ...args, "--json"]);
   const settings = ["--model", "tiny-books", "--data", "data.jsonl", "--output", "run", "--device", "wasm"];
-  const run = sidenet("train", ...settings, "--steps", "2", "--batch-size", "2", "--held-out", "2");
-  step("The sidenet command of the packed packages does not train.", run);
-  const { loss } = JSON.parse(run.stdout);
+  const train = sidenet("train", ...settings, "--steps", "2", "--batch-size", "2", "--held-out", "2");
+  const { stdout } = requireSuccess(train, "The sidenet command of the packed packages does not train.");
+  const { loss } = JSON.parse(stdout);
   if (loss.length !== 2 || !loss.every(Number.isFinite)) {
-    throw new SetupError("The sidenet command trained something else.", run.stdout);
+    throw new SetupError("sidenet train --steps 2 did not return two losses.", stdout);
   }
   const doctor = sidenet("doctor");
   const { adapter } = JSON.parse(doctor.stdout);
   if (adapter === null) return "no WebGPU adapter here";
-  step("WebGPU does not compute, though there is an adapter.", sidenet("doctor", "--device", "webgpu"));
+  requireSuccess(
+    sidenet("doctor", "--device", "webgpu"),
+    "There is an adapter, but WebGPU does not compute.",
+  );
   return `WebGPU on ${adapter.description || adapter.vendor}`;
 }
 
-/** A user's project on one version of Node. */
+/** Checks a user's project on one version of Node. */
 async function checkOn({ path, version }, project, tarballs) {
   const started = performance.now();
   const what = (text) => `${text} (Node ${version})`;
   writeProject(project, tarballs);
-  // Vite sets NODE_ENV to production as it builds, and npm then leaves out what a project is developed with.
+  // include=dev: an earlier build here left NODE_ENV at production (Vite sets it), and npm would leave out devDependencies.
   const install = [
     "install",
     "--include=dev",
@@ -160,20 +157,17 @@ async function checkOn({ path, version }, project, tarballs) {
     "--prefer-offline",
     "--loglevel=error",
   ];
-  step(what("The packed packages do not install."), npm(project, install, path));
+  requireSuccess(npm(project, install, path), what("The packed packages do not install."));
   const node = (args) => run(path, args, { cwd: project });
-  step(
-    what("The packed packages do not type-check."),
-    node([join("node_modules", "typescript", "bin", "tsc"), "-p", "."]),
-  );
+  const tsc = node([join("node_modules", "typescript", "bin", "tsc"), "-p", "."]);
+  requireSuccess(tsc, what("The packed packages do not type-check."));
   for (const [kind, file] of [
     ["A program on the packed packages", join("dist", "index.js")],
-    ["What Vite makes of a page with the packages", await buildPage(project)],
+    ["A page that Vite built on the packed packages", await buildPage(project)],
   ]) {
-    const ran = node([file]);
-    step(what(`${kind} does not run.`), ran);
-    if (ran.stdout.trim() !== EXPECTED) {
-      throw new SetupError(what(`${kind} computes something else.`), `${ran.stdout}, not ${EXPECTED}`);
+    const { stdout } = requireSuccess(node([file]), what(`${kind} does not run.`));
+    if (stdout.trim() !== EXPECTED) {
+      throw new SetupError(what(`${kind} prints a wrong result.`), `${stdout}, not ${EXPECTED}`);
     }
   }
   await buildPlayground(project);
@@ -185,14 +179,13 @@ async function checkOn({ path, version }, project, tarballs) {
 }
 
 const values = scriptOptions({ node: { type: "string", multiple: true, default: [] } });
-const folder = mkdtempSync(join(tmpdir(), "sidenet-pack-"));
 try {
-  const cache = join(ROOT, "node_modules", ".cache", "node");
-  const nodes = [installedNode(), ...values.node.map((version) => fetchNode(version, cache))];
-  const tarballs = packPublished(ROOT, join(folder, "tarballs"));
-  for (const node of nodes) await checkOn(node, join(folder, `project-${node.version}`), tarballs);
+  await withFolder(null, async (folder) => {
+    const cache = join(ROOT, "node_modules", ".cache", "node");
+    const nodes = [installedNode(), ...values.node.map((version) => fetchNode(version, cache))];
+    const tarballs = packPublished(ROOT, join(folder, "tarballs"));
+    for (const node of nodes) await checkOn(node, join(folder, `project-${node.version}`), tarballs);
+  });
 } catch (error) {
   reportFailure(error);
-} finally {
-  rmSync(folder, { recursive: true, force: true });
 }

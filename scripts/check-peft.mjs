@@ -1,47 +1,33 @@
-// LoRA and QLoRA adapters between sidenet and Python's PEFT, both ways: what one writes, the other loads, with equal logits.
+// Compares LoRA and QLoRA adapters of sidenet with Python's PEFT, in both directions: each loads what the other has written,
+// and the logits must be equal.
 //
-//   npm run build && node scripts/check-peft.mjs [--golden DIR] [--venv DIR] [--keep]
+//   npm run build && node scripts/check-peft.mjs [--golden DIR] [--python FILE] [--keep DIR]
 //
-// Makes a throw-away virtual environment with torch, transformers, peft and bitsandbytes (gigabytes), unless --venv names
-// one that has them. --golden adds the models and adapters of a folder of golden cases to the random ones made here.
-// Not part of CI. Its output is kept in docs/peft.md.
+// --python is a Python with torch, transformers, peft, safetensors and bitsandbytes; without it, a temporary virtual
+// environment is made (gigabytes). --golden adds the models and adapters of a folder of golden cases to the random ones. With
+// --keep, the files stay in that folder. Not part of CI. docs/peft.md has its output.
 
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
-import {
-  Decoder,
-  decoderParameters,
-  denseMatrix,
-  encodeSafetensors,
-  loadWeights,
-  residualStream,
-} from "@sidenet/ladder";
-import { openAdapter, openModel, saveAdapter } from "@sidenet/ladder/node";
+import { Decoder, encodeSafetensors, loadWeights, residualStream } from "@sidenet/ladder";
+import { convertModel, openAdapter, openModel, saveAdapter } from "@sidenet/ladder/node";
 import { CpuDevice } from "@sidenet/tensor";
+import { ROOT } from "./lib/environment.mjs";
 import { scriptOptions } from "./lib/options.mjs";
+import { findPython } from "./lib/python.mjs";
 import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
-import { reportFailure, run, SetupError } from "./lib/steps.mjs";
+import { reportFailure, requireSuccess, run } from "./lib/steps.mjs";
+import { withFolder } from "./lib/work-folder.mjs";
 
-const HERE = fileURLToPath(new URL(".", import.meta.url));
-const PYTHON_HALF = join(HERE, "check-peft.py");
+const PYTHON_HALF = join(ROOT, "scripts/check-peft.py");
 const PACKAGES = ["torch", "transformers", "peft", "safetensors", "bitsandbytes"];
-/** Relative error of logits, 2-norm over all: both sides compute in float32. */
+/** Allowed relative error of the logits (2-norm over all of them). Both programs compute in float32. */
 const TOLERANCE = 1e-5;
 
-const options = scriptOptions({ golden: null, venv: null, keep: false });
+const options = scriptOptions({ golden: null, python: null, keep: null });
 
 const ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-/** PEFT's fields, for both sides. */
+/** LoRA configurations in PEFT's fields, by title. */
 const CONFIGS = {
   "all seven": { r: 8, lora_alpha: 16, target_modules: ALL },
   "q and v, rsLoRA": { r: 4, lora_alpha: 8, use_rslora: true, target_modules: ["q_proj", "v_proj"] },
@@ -61,12 +47,9 @@ const CONFIGS = {
 
 const device = new CpuDevice();
 
-async function openDecoder(folder, storage = {}) {
+async function openDecoder(folder) {
   const model = await openModel(folder);
-  const decoder = new Decoder(
-    model.config,
-    await loadWeights(device, model.config, model.checkpoint, storage),
-  );
+  const decoder = new Decoder(model.config, await loadWeights(device, model.config, model.checkpoint));
   await model.close();
   return decoder;
 }
@@ -87,7 +70,7 @@ function writeLogits(folder, { values, shape }) {
   writeFileSync(join(folder, "logits.safetensors"), Buffer.concat(file));
 }
 
-/** A safetensors file of one float32 tensor. */
+/** The logits that PEFT wrote: the only tensor of their file. */
 function readLogits(folder) {
   const bytes = readFileSync(join(folder, "logits.safetensors"));
   const data = bytes.subarray(8 + Number(bytes.readBigUInt64LE(0)));
@@ -108,49 +91,35 @@ const drawIds = (V, seed) =>
     Array.from({ length: 12 }, (_, i) => 2 + ((seed * 31 + row * 17 + i * 7 + ((i * i) % 5)) % (V - 2))),
   );
 
-/** The NF4 weights of a model as a checkpoint of what they stand for: for PEFT without bitsandbytes. */
-async function writeDequantized(folder, from) {
-  const { quantization_config: _, ...config } = JSON.parse(readFileSync(join(from, "config.json"), "utf8"));
-  const decoder = await openDecoder(from, { quantizeBlocks: true });
-  mkdirSync(folder, { recursive: true });
-  const tensors = {};
-  for (const { name, shape } of decoderParameters(decoder.config)) {
-    const dense = denseMatrix(device, decoder.weights, name, shape);
-    tensors[name] = { dtype: "F32", shape, data: Float32Array.from(await dense.read()) };
-    dense.dispose();
-  }
-  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
-  writeFileSync(
-    join(folder, "model.safetensors"),
-    Buffer.concat(encodeSafetensors(tensors, { format: "pt" })),
-  );
-  decoder.dispose();
+const convert = (model, output, type) =>
+  convertModel(device, { model, output, type, adapter: null, maxShardBytes: 5e9, overwrite: false });
+
+/**
+ * The folder of a model for PEFT: NF4 weights are dequantized, since bitsandbytes refuses the sizes of some tiny models.
+ */
+async function forPeft(work, model) {
+  if (!readFileSync(join(model, "config.json"), "utf8").includes("quantization_config")) return model;
+  const folder = join(work, `${basename(model)}-dequantized`);
+  if (!existsSync(folder)) await convert(model, folder, "f32");
+  return folder;
 }
 
-/** One pair of model and configuration: an adapter written here, and a place for PEFT's. */
-async function prepare(work, name, { model, peftModel = model, storage = {}, config, quantized = false }) {
+/** A case of a model and a configuration: an adapter written by sidenet, and a folder for PEFT's. */
+async function prepare(work, name, { model, peftModel = model, config, quantized = false }) {
   const folder = join(work, name.replaceAll(/[^\w]+/g, "-"));
   const [written, to] = [join(folder, "ours"), join(folder, "peft")];
   mkdirSync(written, { recursive: true });
-  const decoder = await openDecoder(model, storage);
+  const decoder = await openDecoder(model);
   const ids = drawIds(decoder.config.vocabSize, name.length);
   const adapter = randomLora(device, config, decoder.config);
   await saveAdapter(written, adapter, { name: "tiny", config: decoder.config });
   writeLogits(written, await logitsOf(decoder, adapter, ids));
   adapter.dispose();
   decoder.dispose();
-  return { name, model: peftModel, written, config, to, ids, quantized, here: { model, storage } };
+  return { name, model: peftModel, written, config, to, ids, quantized, ownModel: model };
 }
 
-/** A model that PEFT can load without bitsandbytes, whose kernels refuse the sizes of some tiny models. */
-async function forPeft(work, model) {
-  if (!readFileSync(join(model, "config.json"), "utf8").includes("quantization_config")) return model;
-  const folder = join(work, `${basename(model)}-dequantized`);
-  if (!existsSync(folder)) await writeDequantized(folder, model);
-  return folder;
-}
-
-/** A golden adapter, as its file has it: PEFT's logits of it are compared with ours. */
+/** A case of a golden adapter: PEFT loads it from its file, as sidenet does. */
 async function prepareGolden(work, name, folder) {
   const { base_model_name_or_path: base } = JSON.parse(
     readFileSync(join(folder, "adapter_config.json"), "utf8"),
@@ -160,9 +129,8 @@ async function prepareGolden(work, name, folder) {
   const adapter = await openAdapter(folder, device, decoder.config);
   const written = join(work, `golden-${name}`);
   mkdirSync(written, { recursive: true });
-  for (const file of ["adapter_config.json", "adapter_model.safetensors"]) {
-    writeFileSync(join(written, file), readFileSync(join(folder, file)));
-  }
+  for (const file of ["adapter_config.json", "adapter_model.safetensors"])
+    copyFileSync(join(folder, file), join(written, file));
   const ids = drawIds(decoder.config.vocabSize, name.length);
   writeLogits(written, await logitsOf(decoder, adapter, ids));
   adapter.dispose();
@@ -170,7 +138,7 @@ async function prepareGolden(work, name, folder) {
   return { name: `golden adapter ${name}`, model: await forPeft(work, model), written, ids };
 }
 
-async function prepareAll(work, binary) {
+async function prepareAll(work, python) {
   const cases = [];
   for (const [family, json] of Object.entries(RANDOM_MODELS)) {
     const model = writeRandomModel(join(work, family), json);
@@ -178,20 +146,21 @@ async function prepareAll(work, binary) {
       cases.push(await prepare(work, `${family}, ${title}`, { model, config }));
     }
   }
-  const peftModel = join(work, "llama-dequantized");
-  await writeDequantized(peftModel, join(work, "llama"));
-  const qlora = { model: join(work, "llama"), peftModel, storage: { quantizeBlocks: true } };
-  const model = join(work, "bitsandbytes");
-  const source = writeRandomModel(join(work, "even"), {
-    ...RANDOM_LLAMA,
-    hidden_size: 128,
-    intermediate_size: 256,
-  });
-  const done = run(binary, [PYTHON_HALF, "--quantize", source, model]);
-  if (done.failed) throw new SetupError("bitsandbytes failed.", `${done.failed}\n${done.output}`);
+  const nf4 = join(work, "llama-nf4");
+  await convert(join(work, "llama"), nf4, "nf4");
+  const peftModel = await forPeft(work, nf4);
+  const bitsandbytes = join(work, "bitsandbytes");
+  const sizes = { hidden_size: 128, intermediate_size: 256 }; // bitsandbytes refuses smaller ones
+  const source = writeRandomModel(join(work, "even"), { ...RANDOM_LLAMA, ...sizes });
+  const done = run(python, [PYTHON_HALF, "--quantize", source, bitsandbytes]);
+  requireSuccess(done, "bitsandbytes could not quantize a model.");
   for (const [title, config] of Object.entries(CONFIGS)) {
-    cases.push(await prepare(work, `QLoRA, dequantized for PEFT, ${title}`, { ...qlora, config }));
-    cases.push(await prepare(work, `QLoRA on bitsandbytes, ${title}`, { model, config, quantized: true }));
+    cases.push(
+      await prepare(work, `QLoRA, dequantized for PEFT, ${title}`, { model: nf4, peftModel, config }),
+      await prepare(work, `QLoRA on bitsandbytes, ${title}`, {
+        ...{ model: bitsandbytes, config, quantized: true },
+      }),
+    );
   }
   if (options.golden) cases.push(...(await goldenCases(work, options.golden)));
   return cases;
@@ -214,23 +183,9 @@ async function goldenCases(work, golden) {
   return cases;
 }
 
-function python() {
-  const venv = options.venv ?? mkdtempSync(join(tmpdir(), "sidenet-peft-"));
-  const binary = join(venv, process.platform === "win32" ? "Scripts/python.exe" : "bin/python");
-  if (!existsSync(binary)) {
-    const made = run("python3", ["-m", "venv", venv]);
-    if (made.failed) throw new SetupError("No virtual environment.", `${made.failed}\n${made.output}`);
-  }
-  if (!options.venv) {
-    const installed = run(binary, ["-m", "pip", "install", "--quiet", ...PACKAGES]);
-    if (installed.failed) throw new SetupError("pip failed.", `${installed.failed}\n${installed.output}`);
-  }
-  return { binary, discard: () => options.venv || rmSync(venv, { recursive: true, force: true }) };
-}
-
-/** What PEFT wrote, loaded here. */
-async function readBack({ to, ids, here }) {
-  const decoder = await openDecoder(here.model, here.storage);
+/** The relative error of sidenet's logits with an adapter that PEFT wrote. */
+async function readBack({ to, ids, ownModel }) {
+  const decoder = await openDecoder(ownModel);
   const adapter = await openAdapter(to, device, decoder.config);
   const { values } = await logitsOf(decoder, adapter, ids);
   adapter.dispose();
@@ -238,46 +193,35 @@ async function readBack({ to, ids, here }) {
   return relative(values, readLogits(to));
 }
 
-async function main() {
-  const work = mkdtempSync(join(tmpdir(), "sidenet-peft-cases-"));
-  const { binary, discard } = python();
-  try {
-    const cases = await prepareAll(work, binary);
-    const manifest = join(work, "manifest.json");
-    writeFileSync(manifest, JSON.stringify({ cases }));
-    const done = run(binary, [PYTHON_HALF, manifest]);
-    if (!existsSync(join(work, "results.json"))) {
-      throw new SetupError("The Python half failed.", `${done.failed}\n${done.output}`);
-    }
-    const { versions, results } = JSON.parse(readFileSync(join(work, "results.json"), "utf8"));
-    console.log(
-      Object.entries(versions)
-        .map((entry) => entry.join(" "))
-        .join(", "),
-    );
-    console.log(`${"relative error of logits".padEnd(58)}ours in PEFT PEFT's here`);
-    let failed = 0;
-    const show = (error) => (error === undefined ? "-" : error.toExponential(1)).padStart(12);
-    for (const item of cases) {
-      const { error, written_here: there } = results[item.name];
-      const here = error || !item.to ? undefined : await readBack(item);
-      const bad = error || [there, here].some((value) => value !== undefined && !(value <= TOLERANCE));
-      if (bad) failed++;
-      console.log(
-        `${item.name.padEnd(58)}${show(there)}${show(here)}${bad ? `  FAILED ${error ?? ""}` : ""}`,
-      );
-    }
-    console.log(`${cases.length - failed} of ${cases.length} agree within ${TOLERANCE}`);
-    process.exitCode = failed === 0 ? 0 : 1;
-  } finally {
-    if (options.keep) console.error(`kept: ${work}`);
-    else rmSync(work, { recursive: true, force: true });
-    discard();
+/** Compares all cases and returns the number of those that differ. */
+async function compareAll(python, work) {
+  const cases = await prepareAll(work, python);
+  const manifest = join(work, "manifest.json");
+  writeFileSync(manifest, JSON.stringify({ cases }));
+  requireSuccess(run(python, [PYTHON_HALF, manifest]), "check-peft.py failed.");
+  const { versions, results } = JSON.parse(readFileSync(join(work, "results.json"), "utf8"));
+  const names = Object.entries(versions).map((entry) => entry.join(" "));
+  console.log(names.join(", "));
+  console.log(`${"relative error of logits".padEnd(58)}ours in PEFT PEFT's here`);
+  const show = (error) => (error === undefined ? "-" : error.toExponential(1)).padStart(12);
+  let failed = 0;
+  for (const item of cases) {
+    const { error, written_here: there } = results[item.name];
+    const here = error || !item.to ? undefined : await readBack(item);
+    const bad = error || [there, here].some((value) => value !== undefined && !(value <= TOLERANCE));
+    if (bad) failed++;
+    console.log(`${item.name.padEnd(58)}${show(there)}${show(here)}${bad ? `  FAILED ${error ?? ""}` : ""}`);
   }
+  console.log(`${cases.length - failed} of ${cases.length} agree within ${TOLERANCE}`);
+  return failed;
 }
 
 try {
-  await main();
+  await withFolder(null, async (folder) => {
+    const python = findPython(options.python, PACKAGES, folder);
+    const failed = await withFolder(options.keep, (work) => compareAll(python, work));
+    process.exitCode = failed === 0 ? 0 : 1;
+  });
 } catch (error) {
   reportFailure(error);
 }

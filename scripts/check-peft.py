@@ -1,6 +1,8 @@
-# The Python half of check-peft.mjs: for each case of a manifest, the logits of what sidenet wrote as PEFT computes them, and
-# an adapter that PEFT writes, with its logits, for sidenet to read.   python check-peft.py MANIFEST.json
-# Or a checkpoint as bitsandbytes quantizes it:   python check-peft.py --quantize MODEL TO
+# The Python half of check-peft.mjs.
+#
+#   python check-peft.py MANIFEST.json          for each case of the manifest: compares PEFT's logits for the adapter that sidenet
+#                                               wrote with sidenet's, and writes an adapter of PEFT and its logits for sidenet
+#   python check-peft.py --quantize MODEL TO    writes a checkpoint that bitsandbytes has quantized to NF4
 
 import json
 import sys
@@ -14,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 def load_model(folder, quantized):
     """
-    NF4 checkpoints go through bitsandbytes. Its product on the processor rounds to bfloat16 (3e-3 of one layer's output),
-    so the layers are replaced by float32 ones over the weights as bitsandbytes itself dequantizes them.
+    bitsandbytes loads NF4 checkpoints. Its matmul on the CPU rounds to bfloat16 (an error of 3e-3 in one layer's output), so
+    its layers are replaced by float32 layers with the weights that bitsandbytes dequantizes.
     """
     if not quantized:
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -40,7 +42,7 @@ def relative(ours, theirs):
 
 
 def randomize(model):
-    """Values for every B: an adapter with B = 0 would show nothing."""
+    """Draws every B: with B = 0, an adapter would change nothing."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -88,7 +90,7 @@ def main():
     for case in json.loads(manifest.read_text())["cases"]:
         try:
             results[case["name"]] = run(case)
-        except Exception as error:  # a library's own error: told by name, and the other cases still run
+        except Exception as error:  # an error in a library: report it and run the other cases
             results[case["name"]] = {"error": f"{type(error).__name__}: {error}"}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
     try:

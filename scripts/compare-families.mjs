@@ -1,31 +1,31 @@
-// Small random models of every family, written as GGUF files (F16, Q8_0, and with a LoRA merged) and read by llama.cpp:
-// -log p of every token of a text, there and here. An independent check of the decoder and of what `convert` and `export`
-// write.   npm run build && node scripts/compare-families.mjs [--device cpu|wasm|webgpu] [--keep DIR]
+// Compares -log p of every token of a text with llama.cpp's, for small random models of every family as GGUF files (F16,
+// Q8_0, and F16 with a merged LoRA): an independent check of the decoder and of what `convert` and `export` write.
 //
-// Both read the same file. llama.cpp rounds activations to 16 bits where weights are F16, and to 8 where they are Q8_0;
-// sidenet does not: so the bounds.
+//   npm run build && node scripts/compare-families.mjs [--device cpu|wasm|webgpu] [--keep DIR]
+//
+// Both programs read the same file. llama.cpp rounds activations to 16 bits if weights are F16 and to 8 bits if they are
+// Q8_0, and sidenet does not; the bounds allow for that. With --keep the files stay in that folder.
 
 import { copyFileSync, mkdirSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { Decoder, loadWeights, residualStream } from "@sidenet/ladder";
 import { convertModel, openModel, saveAdapter } from "@sidenet/ladder/node";
 import { CpuDevice, Random } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
+import { ROOT } from "./lib/environment.mjs";
 import { llamaNats, withLlamaModel } from "./lib/llama-cpp.mjs";
 import { scriptOptions } from "./lib/options.mjs";
 import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
+import { withFolder } from "./lib/work-folder.mjs";
 
-const BUNDLED = fileURLToPath(new URL("../packages/ladder/models/tiny-books/", import.meta.url));
+const BUNDLED = join(ROOT, "packages/ladder/models/tiny-books");
 const LENGTH = 96;
-/** What rounded activations explain, in nats: the root mean square of the differences of a token's -log p, which are near 10. */
+/** Bounds of the root mean square difference in nats, by the file's type. A token's -log p is near 10. */
 const BOUNDS = { f16: 0.02, q8_0: 0.25 };
 
 const values = scriptOptions({ device: "cpu", keep: null });
 
-/** The families with what a GGUF file needs: a tokenizer's vocabulary, and rows that are whole blocks of 32. */
+/** Sizes that a GGUF file needs: the vocabulary of a tokenizer, and rows of whole blocks of 32. */
 const SIZES = {
   vocab_size: 2048,
   hidden_size: 128,
@@ -63,7 +63,7 @@ async function ourNats(device, path, ids) {
   });
 }
 
-/** A folder of PEFT's layout with a random LoRA of a model. */
+/** Writes a random LoRA of a model in PEFT's format, and returns its folder. */
 async function writeLora(folder, model) {
   mkdirSync(folder, { recursive: true });
   const files = await openModel(model);
@@ -76,43 +76,47 @@ async function writeLora(folder, model) {
   return folder;
 }
 
-const work = resolve(values.keep ?? (await mkdtemp(join(tmpdir(), "sidenet-families-"))));
-const { device } = await openDevice(values.device);
-const writer = new CpuDevice();
-const common = { maxShardBytes: 5e9, overwrite: true };
-let failed = 0;
-try {
-  for (const [name, config] of Object.entries(MODELS)) {
-    const model = writeRandomModel(join(work, name.replaceAll(/\W+/g, "-")), { ...config, ...SIZES });
-    for (const file of ["tokenizer.json", "tokenizer_config.json"])
-      copyFileSync(join(BUNDLED, file), join(model, file));
-    const adapter = await writeLora(`${model}-lora`, model);
-    const random = new Random(11, 0);
-    const ids = Array.from({ length: LENGTH }, () => Math.floor(random.uniform() * SIZES.vocab_size));
-    for (const [what, type] of [
-      ["f16", "f16"],
-      ["q8_0", "q8_0"],
-      ["merged f16", "f16"],
-    ]) {
-      const output = `${model}-${what.replace(" ", "-")}.gguf`;
-      const merged = what.startsWith("merged") ? adapter : null;
-      await convertModel(writer, { ...common, model, output, type, adapter: merged });
-      const ours = await ourNats(device, output, ids);
-      const theirs = await withLlamaModel(output, {}, (llama) => llamaNats(llama, ids));
-      const mean = (list) => list.reduce((sum, x) => sum + x, 0) / list.length;
-      const difference = Math.sqrt(mean(ours.map((nats, t) => (nats - theirs[t]) ** 2)));
-      const isEqual = difference <= BOUNDS[type];
-      if (!isEqual) failed++;
-      console.log(
-        `${isEqual ? "ok  " : "FAIL"} ${`${name}, ${what}`.padEnd(32)} ${mean(ours).toFixed(4)} nats here, ` +
-          `${mean(theirs).toFixed(4)} in llama.cpp, ${difference.toFixed(4)} apart`,
-      );
-    }
-  }
-} finally {
-  device.dispose();
-  releaseDawn();
-  if (values.keep === undefined) await rm(work, { recursive: true, force: true });
+const mean = (list) => list.reduce((sum, x) => sum + x, 0) / list.length;
+
+/** Writes one file of a model, and returns whether both programs compute the same from it. */
+async function compareFile(device, name, ids, { what, type, ...conversion }) {
+  await convertModel(new CpuDevice(), { maxShardBytes: 5e9, overwrite: true, type, ...conversion });
+  const ours = await ourNats(device, conversion.output, ids);
+  const theirs = await withLlamaModel(conversion.output, {}, (llama) => llamaNats(llama, ids));
+  const difference = Math.sqrt(mean(ours.map((nats, t) => (nats - theirs[t]) ** 2)));
+  const isEqual = difference <= BOUNDS[type];
+  console.log(
+    `${isEqual ? "ok  " : "FAIL"} ${`${name}, ${what}`.padEnd(32)} ${mean(ours).toFixed(4)} nats here, ` +
+      `${mean(theirs).toFixed(4)} in llama.cpp, difference ${difference.toFixed(4)}`,
+  );
+  return isEqual;
 }
-console.log(failed === 0 ? "all agree" : `${failed} disagree`);
-process.exit(failed === 0 ? 0 : 1);
+
+async function compareModel(device, folder, [name, config]) {
+  const model = writeRandomModel(join(folder, name.replaceAll(/\W+/g, "-")), { ...config, ...SIZES });
+  for (const file of ["tokenizer.json", "tokenizer_config.json"])
+    copyFileSync(join(BUNDLED, file), join(model, file));
+  const lora = await writeLora(`${model}-lora`, model);
+  const random = new Random(11, 0);
+  const ids = Array.from({ length: LENGTH }, () => Math.floor(random.uniform() * SIZES.vocab_size));
+  let differing = 0;
+  for (const [what, type, adapter] of [
+    ["f16", "f16", null],
+    ["q8_0", "q8_0", null],
+    ["merged f16", "f16", lora],
+  ]) {
+    const output = `${model}-${what.replace(" ", "-")}.gguf`;
+    if (!(await compareFile(device, name, ids, { what, type, model, output, adapter }))) differing++;
+  }
+  return differing;
+}
+
+const { device } = await openDevice(values.device);
+let differing = 0;
+await withFolder(values.keep, async (folder) => {
+  for (const entry of Object.entries(MODELS)) differing += await compareModel(device, folder, entry);
+});
+device.dispose();
+releaseDawn();
+console.log(differing === 0 ? "all agree" : `${differing} differ`);
+process.exit(differing === 0 ? 0 : 1);

@@ -1,17 +1,17 @@
-// Compares sidenet's greedy token ids with llama.cpp's on the same GGUF file: an independent check of reader, tokenizer,
-// decoder and kernels.   node scripts/compare-llama-cpp.mjs [--model FILE.gguf] [--device webgpu|cpu] [--prompt TEXT]...
+// Compares sidenet's greedy token ids with llama.cpp's for the same GGUF file: an independent check of reader, tokenizer,
+// decoder and kernels.
 //
-// llama.cpp rounds activations to 8 bits where weights are Q4_1 or Q8_0; sidenet does not. So two tokens of nearly equal logits
-// can come out in the other order, and the default prompts are ones whose every step is decided clearly.
+//   npm run build && node scripts/compare-llama-cpp.mjs [--model FILE.gguf] [--device webgpu|wasm|cpu] [--prompt TEXT]...
+//
+// llama.cpp rounds activations to 8 bits if weights are Q4_1 or Q8_0, and sidenet does not. So the two may choose different
+// tokens if logits are nearly equal; with the default prompts, the best logit is clear at every step.
 
-import { spawnSync } from "node:child_process";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { fetchModel } from "./fetch-model.mjs";
 import { withLlamaModel } from "./lib/llama-cpp.mjs";
 import { scriptOptions } from "./lib/options.mjs";
+import { sidenet } from "./lib/sidenet.mjs";
+import { requireSuccess } from "./lib/steps.mjs";
 
-const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
 const TOKENS = 32;
 const PROMPTS = [
   "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,",
@@ -24,7 +24,7 @@ const llamaIds = (modelPath, prompts) =>
   withLlamaModel(modelPath, {}, async (model) => {
     const results = [];
     for (const prompt of prompts) {
-      // One thread: several spin at barriers, and starve each other on a busy machine with few cores.
+      // One thread: several would spin at barriers and starve each other on a busy machine with few cores.
       const context = await model.createContext({ contextSize: 512, batchSize: 512, threads: 1 });
       const sequence = context.getSequence();
       const ids = model.tokenize(prompt, true);
@@ -41,11 +41,8 @@ const llamaIds = (modelPath, prompts) =>
   });
 
 function sidenetIds(model, device, prompt) {
-  const args = ["generate", "--model", model, "--device", device, "--max-tokens", String(TOKENS), "--json"];
-  const bin = join(ROOT, "packages/ladder/bin/sidenet.js");
-  const run = spawnSync(process.execPath, [bin, ...args, "--prompt", prompt], { encoding: "utf8" });
-  if (run.status !== 0) throw new Error(`sidenet generate failed:\n${run.stderr}`);
-  return JSON.parse(run.stdout.trim().split("\n").at(-1)).ids;
+  const args = ["generate", "--model", model, "--device", device, "--max-tokens", String(TOKENS)];
+  return requireSuccess(sidenet([...args, "--prompt", prompt]), "sidenet generate failed.").result.ids;
 }
 
 const values = scriptOptions({
@@ -59,7 +56,7 @@ let differing = 0;
 for (const [i, prompt] of values.prompt.entries()) {
   const ours = sidenetIds(model, values.device, prompt);
   const at = theirs[i].findIndex((id, n) => id !== ours[n]);
-  const verdict = at < 0 ? `all ${theirs[i].length} ids equal` : `differ at token ${at}`;
+  const verdict = at < 0 ? `all ${theirs[i].length} ids are equal` : `ids differ from token ${at} on`;
   console.log(`${JSON.stringify(prompt)}: ${verdict}`);
   if (at < 0) continue;
   differing++;

@@ -1,32 +1,32 @@
-// Perplexity of one model in several files, and llama.cpp's own for the same GGUF file: an independent check of the
-// readers, of conversion and of the decoder on running text.
-//   node scripts/compare-perplexity.mjs [--model PATH] [--data FILE.jsonl] [--tokens 20000] [--window 512]
-//                                       [--device auto|webgpu|wasm|cpu] [--keep DIR] [--without-llama]
-//                                       [--calibrate FILE.jsonl]... [--calibration-tokens 8192]
+// Compares the perplexity of one model in several file formats with each other and with llama.cpp's: an independent check of
+// the readers, of conversion and of the decoder on running text.
 //
-// The model (default: the demo's, whose Q4_1 weights then count as the F16 model) is converted to safetensors F16, GGUF F16
-// and bitsandbytes NF4. The text is the data's records joined by blank lines; its first tokens are cut into windows, and in
-// each window every token but the first is scored. With --calibrate NF4 is written twice, the second time calibrated on those
-// files, which have to be other text. With --keep the files stay, and the score of each window too, so that a run that was
-// cut off goes on. Fails when the F16 files differ by more than 0.5 % among each other or from llama.cpp, or when NF4 (the
-// calibrated one, where there is one) costs 10 % or more.
+//   npm run build && node scripts/compare-perplexity.mjs [--model PATH] [--data FILE.jsonl] [--tokens 20000] [--window 512]
+//                                                        [--device auto|webgpu|wasm|cpu] [--keep DIR] [--without-llama]
+//                                                        [--calibrate FILE.jsonl]... [--calibration-tokens 8192]
+//
+// The model (default: SmolLM2-135M-Instruct in Q4_1) is converted to safetensors F16, GGUF F16 and bitsandbytes NF4. The text
+// is the data's records joined by blank lines. Its first tokens are cut into windows, in each of which every token but the
+// first is scored. With --calibrate, NF4 is also written calibrated on those files, which must be other text. With --keep, the
+// files and the score of each window stay in that folder, and the same command resumes an interrupted run. Exits with 1 if
+// the F16 files differ from each other or from llama.cpp by more than 0.5 %, or if NF4 (calibrated, if --calibrate is given)
+// costs 10 % or more.
 
 import { existsSync } from "node:fs";
-import { appendFile, mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { appendFile, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { Decoder, evaluateLoss, loadWeights } from "@sidenet/ladder";
 import { convertModel, openModel } from "@sidenet/ladder/node";
 import { CpuDevice } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { fetchModel } from "./fetch-model.mjs";
+import { ROOT } from "./lib/environment.mjs";
 import { llamaNats, withLlamaModel } from "./lib/llama-cpp.mjs";
 import { scriptOptions } from "./lib/options.mjs";
+import { withFolder } from "./lib/work-folder.mjs";
 
-const ROOT = resolve(fileURLToPath(import.meta.url), "../..");
-const MOST_F16_DIFFERENCE = 0.005;
-const MOST_NF4_COST = 0.1;
+const MAX_F16_DIFFERENCE = 0.005;
+const MAX_NF4_COST = 0.1;
 
 const values = scriptOptions({
   model: null,
@@ -41,7 +41,7 @@ const values = scriptOptions({
 });
 const { tokens, window } = values;
 
-/** Token ids of the text, in windows of equal length; a rest that fills none is left out. */
+/** The text, and its token ids in windows of equal length, without the tokens that fill no window. */
 async function windowsOf(model) {
   const files = await openModel(model);
   const tokenizer = await files.tokenizer();
@@ -57,7 +57,7 @@ async function windowsOf(model) {
   };
 }
 
-/** Scores of windows that earlier runs kept, by file and window: one JSON object a line. */
+/** The file of scores that earlier runs kept: one JSON object per file and window. */
 const scoresFile = values.keep && join(values.keep, `scores-${window}.jsonl`);
 
 async function knownScores() {
@@ -66,11 +66,9 @@ async function knownScores() {
   return new Map(lines.map((line) => JSON.parse(line)).map(({ path, i, nats }) => [`${path} ${i}`, nats]));
 }
 
-/** Mean negative log-likelihood in nats of a file, by sidenet. */
+/** Mean -log p in nats of a file's model, by sidenet. */
 async function ourNats(device, path, windows) {
   const known = await knownScores();
-  const isKnown = windows.every((_, i) => known.has(`${path} ${i}`));
-  if (isKnown) return windows.reduce((sum, _, i) => sum + known.get(`${path} ${i}`), 0) / windows.length;
   const files = await openModel(path);
   const weights = await loadWeights(device, files.config, files.checkpoint);
   await files.close();
@@ -94,12 +92,12 @@ async function ourNats(device, path, windows) {
   }
 }
 
-/** The same by llama.cpp, which has to cut the text into the same tokens. */
+/** The same by llama.cpp. Throws if it splits the text into other tokens. */
 const theirNats = (path, text, windows) =>
   withLlamaModel(path, {}, async (model) => {
     const own = model.tokenize(text, false).slice(0, windows.length * window);
     if (windows.flat().some((id, i) => id !== own[i]))
-      throw new Error("llama.cpp cuts the text into other tokens");
+      throw new Error("llama.cpp splits the text into other tokens");
     let nats = 0;
     for (const [i, ids] of windows.entries()) {
       for (const token of await llamaNats(model, ids)) nats += token;
@@ -109,63 +107,55 @@ const theirNats = (path, text, windows) =>
     return nats / (windows.length * (window - 1));
   });
 
-const model = values.model ?? (await fetchModel());
-const folder = values.keep ?? (await mkdtemp(join(tmpdir(), "sidenet-perplexity-")));
-const outputs = {
-  safetensors: join(folder, "f16"),
-  gguf: join(folder, "f16.gguf"),
-  nf4: join(folder, "nf4"),
-  ...(values.calibrate.length > 0 ? { calibrated: join(folder, "nf4-calibrated") } : {}),
-};
-const { device } = await openDevice(values.device);
-let failed = false;
-try {
-  for (const [kind, output] of Object.entries(outputs)) {
-    if (existsSync(output)) continue; // kept from an earlier run
-    const type = kind === "nf4" || kind === "calibrated" ? "nf4" : "f16";
-    const calibration =
-      kind === "calibrated" ? { data: values.calibrate, tokens: values["calibration-tokens"] } : null;
-    await convertModel(calibration ? device : new CpuDevice(), {
-      model,
-      output,
-      type,
-      adapter: null,
-      maxShardBytes: 5e9,
-      overwrite: false,
-      calibration,
-    });
-  }
-  const { text, windows } = await windowsOf(outputs.gguf);
-  const rows = [];
-  const add = (name, nats) => {
-    const perplexity = Math.exp(nats);
-    const base = rows[0]?.perplexity ?? perplexity;
-    rows.push({ name, perplexity });
-    console.log(
-      `${name.padEnd(36)} ${perplexity.toFixed(4)}  ${(100 * (perplexity / base - 1)).toFixed(3)} %`,
-    );
-    return perplexity;
-  };
+/** Converts the model. Files that an earlier run kept are not written again. */
+async function convert(device, model, output, type, calibration = null) {
+  if (existsSync(output)) return;
+  const options = { model, output, type, calibration, adapter: null, maxShardBytes: 5e9, overwrite: false };
+  await convertModel(calibration ? device : new CpuDevice(), options);
+}
+
+async function main(device, folder) {
+  const model = values.model ?? (await fetchModel());
+  const [safetensors, gguf, nf4, calibrated] = ["f16", "f16.gguf", "nf4", "nf4-calibrated"].map((name) =>
+    join(folder, name),
+  );
+  await convert(device, model, safetensors, "f16");
+  await convert(device, model, gguf, "f16");
+  await convert(device, model, nf4, "nf4");
+  const calibration = { data: values.calibrate, tokens: values["calibration-tokens"] };
+  const calibrates = values.calibrate.length > 0;
+  if (calibrates) await convert(device, model, calibrated, "nf4", calibration);
+
+  const { text, windows } = await windowsOf(gguf);
   console.log(
     `${windows.length} windows of ${window} tokens, ${windows.length * (window - 1)} scored; device ${device.kind}, ${device.label}`,
   );
-  const theirs = values["without-llama"]
+  let first = null;
+  const show = (name, nats) => {
+    const perplexity = Math.exp(nats);
+    first ??= perplexity;
+    const percent = (100 * (perplexity / first - 1)).toFixed(3);
+    console.log(`${name.padEnd(36)} ${perplexity.toFixed(4)}  ${percent} %`);
+    return perplexity;
+  };
+  const ours = async (name, path) => show(name, await ourNats(device, path, windows));
+  const f16 = values["without-llama"]
     ? []
-    : [add("GGUF F16, llama.cpp", await theirNats(outputs.gguf, text, windows))];
-  const gguf = add("GGUF F16, sidenet", await ourNats(device, outputs.gguf, windows));
-  const plain = add("safetensors F16, sidenet", await ourNats(device, outputs.safetensors, windows));
-  let nf4 = add("safetensors NF4, sidenet", await ourNats(device, outputs.nf4, windows));
-  if (outputs.calibrated)
-    nf4 = add("safetensors NF4 calibrated, sidenet", await ourNats(device, outputs.calibrated, windows));
-  const full = [...theirs, gguf, plain];
-  const apart = Math.max(...full) / Math.min(...full) - 1;
-  failed = apart > MOST_F16_DIFFERENCE || nf4 / plain - 1 >= MOST_NF4_COST;
+    : [show("GGUF F16, llama.cpp", await theirNats(gguf, text, windows))];
+  f16.push(await ours("GGUF F16, sidenet", gguf), await ours("safetensors F16, sidenet", safetensors));
+  let quantized = await ours("safetensors NF4, sidenet", nf4);
+  if (calibrates) quantized = await ours("safetensors NF4 calibrated, sidenet", calibrated);
+
+  const difference = Math.max(...f16) / Math.min(...f16) - 1;
+  const cost = quantized / f16.at(-1) - 1;
   console.log(
-    `the F16 figures differ by ${(100 * apart).toFixed(3)} % at most (allowed 0.5), NF4 costs ${(100 * (nf4 / plain - 1)).toFixed(2)} % (allowed below 10)`,
+    `the F16 figures differ by ${(100 * difference).toFixed(3)} % at most (allowed 0.5), NF4 costs ${(100 * cost).toFixed(2)} % (allowed below 10)`,
   );
-} finally {
-  device.dispose();
-  releaseDawn();
-  if (values.keep === undefined) await rm(folder, { recursive: true, force: true });
+  return difference <= MAX_F16_DIFFERENCE && cost < MAX_NF4_COST;
 }
-process.exit(failed ? 1 : 0);
+
+const { device } = await openDevice(values.device);
+const passed = await withFolder(values.keep, (folder) => main(device, folder));
+device.dispose();
+releaseDawn();
+process.exit(passed ? 0 : 1);

@@ -1,18 +1,20 @@
-// Write the planned tables of docs/memory.md between their markers. A test fails when they are stale.
+// Writes the tables of planned memory into docs/memory.md, between their markers. A test fails if they are stale.
 //
 //   npm run build && node scripts/memory-tables.mjs
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { planStep } from "@sidenet/ladder";
+import { openModelConfig } from "@sidenet/ladder/node";
 import { scriptOptions } from "./lib/options.mjs";
 
 export const FILE = fileURLToPath(new URL("../docs/memory.md", import.meta.url));
 
-/** An adapter with f16 and bindings of 2 GiB, as `sidenet plan` assumes. */
+/** The limits of a typical GPU, which `sidenet plan` assumes too. */
 const PROFILE = { maxBindingBytes: 2 ** 31 - 4, maxBufferBytes: 2 ** 32 };
 const LEAN = { optimizerState: "8bit", savedFormats: { saved: "f16", rungs: "f16" } };
 
-/** Methods at the defaults of the command. */
+/** Methods with the default settings of `sidenet plan`. */
 const METHODS = {
   Ladder: { method: "ladder", gradientCheckpointing: true },
   "xLadder, equal parameters": { method: "xladder", gradientCheckpointing: true },
@@ -22,7 +24,7 @@ const METHODS = {
 };
 const CONTEXTS = [512, 2048, 8192, 32768];
 
-/** Ladder on Qwen2.5-7B, with one lever moved from its default. */
+/** Ladder on Qwen2.5-7B, with one setting changed from its default. */
 const LEVERS = {
   "the defaults": {},
   "`--no-gradient-checkpointing`": { gradientCheckpointing: false },
@@ -38,12 +40,8 @@ const LEVERS = {
 
 const gb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 3 : 2);
 
-function planOf(
-  { planStep },
-  config,
-  { method, quantizeBlocks = true, quantizeEmbeddings = false, ...memory },
-  context,
-) {
+function planOf(config, settings, context) {
+  const { method, quantizeBlocks = true, quantizeEmbeddings = false, ...memory } = settings;
   return planStep(config, {
     method: { method },
     storage: { dtype: "f16", quantizeBlocks, quantizeEmbeddings },
@@ -56,13 +54,13 @@ function planOf(
 
 const row = (cells) => `| ${cells.join(" | ")} |`;
 
-function comparison(ladder, config) {
+function comparison(config) {
   const lines = [
     row(["method", ...CONTEXTS, "trained", "FLOPs of a step at 2048"]),
     row(["---", ...CONTEXTS.map(() => "---:"), "---:", "---:"]),
   ];
   for (const [name, settings] of Object.entries(METHODS)) {
-    const plans = CONTEXTS.map((context) => planOf(ladder, config, settings, context));
+    const plans = CONTEXTS.map((context) => planOf(config, settings, context));
     const trained = `${(plans[0].trainableParameters / 1e6).toFixed(2)} M`;
     const flops = `${(plans[1].flops / 1e12).toFixed(2)} T`;
     lines.push(row([name, ...plans.map(({ peakBytes }) => gb(peakBytes)), trained, flops]));
@@ -70,24 +68,21 @@ function comparison(ladder, config) {
   return lines.join("\n");
 }
 
-function levers(ladder, config) {
+function levers(config) {
   const lines = [row(["Ladder with", 2048, 8192, "FLOPs at 2048"]), row(["---", "---:", "---:", "---:"])];
   for (const [name, memory] of Object.entries(LEVERS)) {
     const settings = { method: "ladder", gradientCheckpointing: true, ...memory };
-    const plans = [2048, 8192].map((context) => planOf(ladder, config, settings, context));
+    const plans = [2048, 8192].map((context) => planOf(config, settings, context));
     const flops = `${(plans[0].flops / 1e12).toFixed(2)} T`;
     lines.push(row([name, ...plans.map(({ peakBytes }) => gb(peakBytes)), flops]));
   }
   return lines.join("\n");
 }
 
-/** Tables by the name of their markers. `ladder` is the package's public module, `openModelConfig` that of its Node part. */
-export async function memoryTables(ladder, openModelConfig) {
-  return {
-    "SmolLM2-135M": comparison(ladder, await openModelConfig("SmolLM2-135M")),
-    "Qwen2.5-7B": comparison(ladder, await openModelConfig("Qwen2.5-7B")),
-    levers: levers(ladder, await openModelConfig("Qwen2.5-7B")),
-  };
+/** Tables by the name of their markers. */
+export async function memoryTables() {
+  const [small, large] = [await openModelConfig("SmolLM2-135M"), await openModelConfig("Qwen2.5-7B")];
+  return { "SmolLM2-135M": comparison(small), "Qwen2.5-7B": comparison(large), levers: levers(large) };
 }
 
 /** The page with its tables replaced. */
@@ -102,9 +97,6 @@ export function withTables(page, tables) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   scriptOptions({});
-  const { openModelConfig } = await import("@sidenet/ladder/node");
-  const before = readFileSync(FILE, "utf8");
-  const page = withTables(before, await memoryTables(await import("@sidenet/ladder"), openModelConfig));
-  if (page !== before) writeFileSync(FILE, page);
-  console.log(page === before ? "docs/memory.md is up to date" : "docs/memory.md written");
+  writeFileSync(FILE, withTables(readFileSync(FILE, "utf8"), await memoryTables()));
+  console.log("docs/memory.md written");
 }

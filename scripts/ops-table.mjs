@@ -1,9 +1,11 @@
-// Write docs/ops.md, the table of every op, from the op table and the gradient table themselves.
+// Writes docs/ops.md, the reference of every op, from the op table and the gradient table.
 //
 //   npm run build && node scripts/ops-table.mjs
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { gradTable } from "@sidenet/autograd";
+import { drawCase, MetaDevice, opNames, rowOf, TestRandom } from "@sidenet/tensor";
 import { scriptOptions } from "./lib/options.mjs";
 
 export const FILE = fileURLToPath(new URL("../docs/ops.md", import.meta.url));
@@ -32,7 +34,10 @@ Written by \`node scripts/ops-table.mjs\` from the op table (packages/tensor/src
 - **Flops**: a multiply-add is 2; residuals are counted where there are any. Letters are those of the signature; outer, length, inner are the extents around the axis.
 `;
 
-/** Flops as a sum of products of extents, found from values at 0 and 1; null where they are nothing of that form. */
+/**
+ * The formula of an op's FLOPs as a sum of products of extents, computed from their values at extents 0 and 1; null if they
+ * are not of that form.
+ */
 function polynomial(row, letters) {
   const at = (values) => row.flops(values, row.attrs, () => true);
   const subsets = Array.from({ length: 2 ** letters.length }, (_, bits) =>
@@ -62,8 +67,8 @@ function polynomial(row, letters) {
   return holds ? text.reverse().join(" + ") || "0" : null;
 }
 
-/** Letters of the signature, and those that `infer` adds, on a few random cases. */
-function extentNames(row, { drawCase, TestRandom }) {
+/** The letters of the signature, and those that `infer` adds. */
+function extentNames(row) {
   const names = new Set();
   for (const { dims } of [...row.signature.inputs, ...row.signature.outputs]) {
     for (const letter of dims) names.add(letter.replace("..", ""));
@@ -74,15 +79,15 @@ function extentNames(row, { drawCase, TestRandom }) {
   return [...names];
 }
 
-/** Adapters that choose kernels differently. */
+/** Adapters for which ops choose different kernels. */
 const PROFILES = [
   { adapterClass: "software", subgroups: true, subgroupSize: 8 },
   { adapterClass: "integrated", subgroups: false, subgroupSize: 32 },
   { adapterClass: "discrete", subgroups: true, subgroupSize: 32 },
 ];
 
-/** Kernel files that random cases dispatch, on every kind of adapter. */
-function kernelsOf(row, name, { drawCase, MetaDevice, TestRandom }) {
+/** The kernel files that random cases dispatch on any of these adapters. */
+function kernelsOf(row, name) {
   const files = new Set();
   const residuals = row.signature.outputs.map((output) => output.name);
   for (const profile of PROFILES) {
@@ -98,12 +103,12 @@ function kernelsOf(row, name, { drawCase, MetaDevice, TestRandom }) {
   return [...files].sort();
 }
 
-/** How an op runs on WebAssembly, from random cases of every class: kernels, reference, or now one and now the other. */
-export function wasmText(row, name, { drawCase, MetaDevice, TestRandom }) {
+/** How random cases of an op run on WebAssembly: by kernels, by the reference, or some by each. */
+function wasmText(row, name) {
   let dispatches = 0;
   const meta = new MetaDevice({ wasm: { panelRows: 6 } }, () => dispatches++);
   const residuals = row.signature.outputs.map((output) => output.name);
-  const seen = { kernels: false, reference: false };
+  const used = { kernels: false, reference: false };
   for (const elem of ["f32", "f16"]) {
     for (let seed = 1; seed <= 40; seed++) {
       const { inputs, attrs } = drawCase(row, new TestRandom(seed), elem);
@@ -111,16 +116,16 @@ export function wasmText(row, name, { drawCase, MetaDevice, TestRandom }) {
         const tensors = inputs.map((input) => input && meta.empty(input.shape, { dtype: input.dtype }));
         const before = dispatches;
         const outputs = Object.values(meta.run(name, tensors, attrs, residuals));
-        if (dispatches > before) seen.kernels = true;
-        // Nothing to do is done by either.
+        if (dispatches > before) used.kernels = true;
+        // Without a dispatch the reference has run, unless there was nothing to compute.
         else if ([...tensors, ...outputs].every((tensor) => !tensor || tensor.size > 0))
-          seen.reference = true;
+          used.reference = true;
       });
     }
   }
   if (row.view) return "a view";
-  if (!seen.kernels) return "reference";
-  return seen.reference ? "kernels; reference for some" : "kernels";
+  if (!used.kernels) return "reference";
+  return used.reference ? "kernels; reference for some" : "kernels";
 }
 
 function gradientText(row) {
@@ -146,22 +151,21 @@ function toleranceText(row, letters) {
 
 const cell = (text) => text.replaceAll("|", "\\|");
 
-/** The page. `tensor` and `autograd` are the packages' public modules. */
-export function opsTable({ tensor, autograd }) {
-  const { opNames, rowOf } = tensor;
+/** The page. */
+export function opsTable() {
   const lines = [...opNames].sort().flatMap((name) => {
     const row = rowOf(name);
-    const letters = extentNames(row, tensor);
+    const letters = extentNames(row);
     const attrs = Object.entries(row.attrs).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
-    const kernels = kernelsOf(row, name, tensor);
+    const kernels = kernelsOf(row, name);
     const facts = [
       `\`${row.sig}\``,
       ...(attrs.length > 0 ? [`attributes ${attrs.map((attr) => `\`${attr}\``).join(", ")}`] : []),
     ];
     const table = [
-      wasmText(row, name, tensor),
+      wasmText(row, name),
       row.view ? "none: a view" : kernels.map((file) => `\`${file}\``).join(" "),
-      gradientText(autograd.gradTable[name]),
+      gradientText(gradTable[name]),
       toleranceText(row, letters),
       polynomial(row, letters) ?? "see its row",
     ];
@@ -183,16 +187,6 @@ export function opsTable({ tensor, autograd }) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   scriptOptions({});
-  const tensor = await import("@sidenet/tensor");
-  const autograd = await import("@sidenet/autograd");
-  const page = opsTable({ tensor, autograd });
-  const before = (() => {
-    try {
-      return readFileSync(FILE, "utf8");
-    } catch {
-      return "";
-    }
-  })();
-  if (page !== before) writeFileSync(FILE, page);
-  console.log(page === before ? "docs/ops.md is up to date" : "docs/ops.md written");
+  writeFileSync(FILE, opsTable());
+  console.log("docs/ops.md written");
 }

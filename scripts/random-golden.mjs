@@ -1,36 +1,34 @@
-// Golden cases with other shapes, seeds and configurations than the folder's: PyTorch computes in double what golden/README.md
-// and methods.md say, and `sidenet check` is held to it on every device.
+// Makes random golden cases, with shapes, seeds and configurations that no fixed folder of cases has, and runs `sidenet check`
+// on them on every device. PyTorch computes the expected values in double.
 //
 //   npm run build && node scripts/random-golden.mjs [--seed 1] [--ops 105] [--models 12] [--adapters 24] [--python FILE]
 //                                                   [--devices cpu,webgpu,wasm] [--keep DIR]
 //
-// The same seed and counts make the same cases. --python names one that has torch and numpy; without it a throw-away virtual
-// environment is made (gigabytes). --keep writes the cases there and leaves them. Not part of CI.
+// The same seed and counts make the same cases. --python is a Python with torch and numpy; without it, a temporary virtual
+// environment is made (gigabytes). With --keep, the cases stay in that folder. Not part of CI.
 
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readdirSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { ROOT } from "./lib/environment.mjs";
 import { scriptOptions, usageError } from "./lib/options.mjs";
-import { reportFailure, run, SetupError } from "./lib/steps.mjs";
+import { findPython } from "./lib/python.mjs";
+import { sidenet } from "./lib/sidenet.mjs";
+import { reportFailure, requireSuccess, run, SetupError } from "./lib/steps.mjs";
+import { withFolder } from "./lib/work-folder.mjs";
 
-const GENERATOR = fileURLToPath(new URL("golden/generate.py", import.meta.url));
-const SIDENET = fileURLToPath(new URL("../packages/ladder/bin/sidenet.js", import.meta.url));
+const GENERATOR = join(ROOT, "scripts/golden/generate.py");
 const PACKAGES = ["torch", "numpy"];
 const KINDS = ["ops", "models", "adapters"];
 
 const DEVICES = ["cpu", "webgpu", "wasm"];
 
-/** What is asked for, before minutes are spent on half of it. */
+/** The options, all checked before anything is made. */
 function readOptions() {
   const options = scriptOptions({
     ...{ seed: 1, ops: 105, models: 12, adapters: 24 },
     ...{ python: null, devices: DEVICES, keep: null },
   });
   const { ops, models, adapters, devices } = options;
-  const most = 1e9;
-  const over = ["seed", ...KINDS].find((name) => options[name] >= most);
-  if (over !== undefined) usageError(`--${over} ${options[over]}: wanted less than ${most}`);
   if (adapters > 0 && models === 0) usageError("--adapters wants models to be made for: --models 1 or more");
   if (ops + models === 0) usageError("no case is asked for: --ops or --models 1 or more");
   const unknown = devices.find((name) => !DEVICES.includes(name));
@@ -38,87 +36,50 @@ function readOptions() {
   return options;
 }
 
-/** An interpreter with the packages, in `work` unless one is given. */
-function python({ python: given }, work) {
-  if (given !== undefined) {
-    const tried = run(given, ["-c", `import ${PACKAGES.join(", ")}`]);
-    if (!tried.failed) return given;
-    const why = tried.output.trim().split("\n").at(-1) || tried.failed;
-    throw new SetupError(`--python ${given} cannot make the cases.`, why, [
-      `${given} -m pip install ${PACKAGES.join(" ")}   # or leave --python out: an environment is made then`,
-    ]);
-  }
-  const venv = join(work, "venv");
-  const made = run("python3", ["-m", "venv", venv]);
-  if (made.failed) throw new SetupError("No virtual environment.", `${made.failed}\n${made.output}`);
-  const binary = join(venv, process.platform === "win32" ? "Scripts/python.exe" : "bin/python");
-  const installed = run(binary, ["-m", "pip", "install", "--quiet", ...PACKAGES]);
-  if (installed.failed) throw new SetupError("pip failed.", `${installed.failed}\n${installed.output}`);
-  return binary;
-}
-
-function generate(options, binary, folder) {
+function generate(options, folder) {
+  const python = findPython(options.python, PACKAGES, folder);
+  const cases = options.keep ? resolve(options.keep) : join(folder, "cases");
+  if (existsSync(cases) && readdirSync(cases).length > 0)
+    throw new SetupError("No cases were made.", `${cases} is not empty, and its cases would be checked too.`);
   const counts = KINDS.flatMap((kind) => [`--${kind}`, String(options[kind])]);
-  const made = run(binary, ["-B", GENERATOR, folder, "--seed", String(options.seed), ...counts]);
-  if (made.failed) throw new SetupError("The cases were not made.", `${made.failed}\n${made.output}`);
+  const made = run(python, ["-B", GENERATOR, cases, "--seed", String(options.seed), ...counts]);
+  requireSuccess(made, "The cases could not be made.");
+  return cases;
 }
 
-/** What `sidenet check` says of the folder, the object of its last line. */
+/** The result of `sidenet check`, which exits with 1 if a case fails. */
 function check(folder, device, dtype) {
-  const done = run(process.execPath, [
-    SIDENET,
-    "check",
-    folder,
-    "--device",
-    device,
-    "--dtype",
-    dtype,
-    "--json",
-  ]);
-  const last = done.stdout.trimEnd().split("\n").at(-1) ?? "";
-  const found = last.startsWith("{") ? JSON.parse(last) : {};
-  if (found.cases === undefined)
-    throw new SetupError(`${device} ${dtype} was not checked.`, `${done.failed}\n${done.output}`);
-  return found;
+  const { result, failed, output } = sidenet(["check", folder, "--device", device, "--dtype", dtype]);
+  if (!result?.cases) throw new SetupError(`${device} ${dtype} was not checked.`, `${failed}\n${output}`);
+  return result;
 }
 
-/** Skipped for another reason than that float16 makes no sense of it: the case or the check is wrong. */
-const isOdd = ({ status, reason }) => status === "skipped" && !reason.includes("not meant for float16");
+/** Whether a case was skipped though it has tolerances for the dtype: then the case or the check is wrong. */
+const isSkippedByError = ({ status, reason }) =>
+  status === "skipped" && !reason.includes("not meant for float16");
 
+/** Prints the results of every device, and returns the number of wrong cases. */
 function report({ devices }, folder) {
-  let odd = 0;
+  let wrong = 0;
   for (const device of devices) {
     for (const dtype of ["f32", "f16"]) {
       const { passed, failed, skipped, adapter, cases } = check(folder, device, dtype);
       console.log(
         `${device} ${dtype}: ${passed} passed, ${failed} failed, ${skipped} skipped   (${adapter ?? device})`,
       );
-      const listed = cases.filter((item) => item.status === "failed" || isOdd(item));
+      const listed = cases.filter((item) => item.status === "failed" || isSkippedByError(item));
       for (const { name, status, reason } of listed) console.log(`  ${status} ${name}: ${reason}`);
-      odd += listed.length;
+      wrong += listed.length;
     }
   }
-  return odd;
-}
-
-/** A folder to write to: what lies there already would be checked as well. */
-function kept({ keep }) {
-  const folder = resolve(keep);
-  if (existsSync(folder) && readdirSync(folder).length > 0)
-    throw new SetupError("Nothing was made.", `${folder} is not empty.`);
-  return folder;
+  return wrong;
 }
 
 try {
   const options = readOptions();
-  const work = mkdtempSync(join(tmpdir(), "sidenet-golden-"));
-  try {
-    const folder = options.keep ? kept(options) : join(work, "cases");
-    generate(options, python(options, work), folder);
-    process.exitCode = report(options, folder) === 0 ? 0 : 1;
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-  }
+  await withFolder(null, (folder) => {
+    process.exitCode = report(options, generate(options, folder)) === 0 ? 0 : 1;
+  });
 } catch (error) {
   reportFailure(error);
 }

@@ -1,4 +1,4 @@
-// Last lines of .ci/run: add the test reports and the exit codes up to one line, "N passed, N failed".
+// Prints the last line of .ci/run, "N passed, N failed", from test reports and exit codes.
 //
 //   node scripts/test-totals.mjs CHECK_EXIT REPORT.json TEST_EXIT [REPORT.json TEST_EXIT ...]
 
@@ -6,8 +6,8 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 /**
- * Totals of one run by vitest's JSON report (null if it wrote none). What failed without a failed test counts as one
- * failure: a file that could not be loaded, a run that broke off or ran no test.
+ * Totals of one run from vitest's JSON report (null if it wrote none). A file that could not be loaded, and a run that broke
+ * off or ran no test, count as one failure each.
  */
 function runTotals({ report, exit }) {
   const files = report?.testResults ?? [];
@@ -23,7 +23,7 @@ function runTotals({ report, exit }) {
   return { passed, failed: failed + Number(silent), skipped: tests.length - passed - count("failed") };
 }
 
-/** Totals of several runs, each with its exit code; a failed check counts as one failure. */
+/** Totals of several runs. Failed checks count as one failure. */
 export function testTotals(runs, checkExit) {
   const totals = runs.map(runTotals);
   const sum = (key) => totals.reduce((all, one) => all + one[key], 0);

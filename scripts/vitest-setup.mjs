@@ -1,4 +1,4 @@
-// Runs once before the tests (vitest's globalSetup): the tests must see the kernels as they are now.
+// Runs once before the tests (vitest's globalSetup): embeds the kernels as they are now.
 
 import { embedKernels } from "../kernels/embed.mjs";
 

@@ -1,15 +1,15 @@
-// Runs in each test file's process before it (vitest's setupFiles): how property tests draw, and no test may leak.
+// Runs before each test file in its process (vitest's setupFiles): seeds property tests, and fails tests that leak tensors.
 
 import { MemoryAccount } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterEach, beforeEach, expect } from "vitest";
 
-// The same values on every run, so that a red build is red for a reason in the change. `npm run test:deep` draws
-// new ones, and more. A failure prints its seed: SIDENET_SEED=<seed> repeats it.
+// The same values on every run, so that a build fails only because of a change. SIDENET_SEED and SIDENET_RUNS draw others and
+// more. A failure prints its seed.
 const { SIDENET_SEED: seed = "1", SIDENET_RUNS: runs } = process.env;
 fc.configureGlobal({ seed: Number(seed), ...(runs ? { numRuns: Number(runs) } : {}) });
 
-// Every test ends with as many live tensors as it began with, on every device it used: a leak is a failure of its own.
+// Every test must end with at most as many live tensors as it began with, on every device that it used.
 const begun = new Map<MemoryAccount, number>();
 const { reserve } = MemoryAccount.prototype;
 MemoryAccount.prototype.reserve = function (allocation) {
@@ -18,7 +18,7 @@ MemoryAccount.prototype.reserve = function (allocation) {
 };
 beforeEach(() => begun.clear());
 afterEach(({ task }) => {
-  if (task.result?.state === "fail") return; // an exception leaves things behind, and is the better message
+  if (task.result?.state === "fail") return; // a failed test leaves tensors behind, and its own message is the better one
   for (const [account, before] of begun) {
     const labels = [...account.allocations()].slice(before).map(({ label }) => label);
     expect(account.liveCount, `tensors left behind: ${labels.join(", ")}`).toBeLessThanOrEqual(before);

@@ -1,4 +1,4 @@
-// Child process of adapter.mjs: print {"name": ...} of the default adapter, null if there is none.
+// The child process of adapter.mjs: prints {"name": ...} of the default adapter, null if there is none.
 
 import { create } from "webgpu";
 
@@ -6,10 +6,10 @@ const gpu = create([]);
 const adapter = await gpu.requestAdapter();
 let name = null;
 if (adapter) {
-  // An adapter whose device cannot be made is of no use, so ask for that too.
+  // An adapter is of no use if it cannot make a device.
   const device = await adapter.requestDevice();
   name = adapter.info.description || adapter.info.device || adapter.info.vendor;
   device.destroy();
 }
 console.log(JSON.stringify({ name }));
-process.exit(0); // a live `gpu` would keep the process running
+process.exit(0); // a live `gpu` keeps the process running

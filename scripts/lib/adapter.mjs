@@ -1,4 +1,4 @@
-// Does Dawn find a WebGPU adapter here? Asked in a child process: a broken driver may take the process with it.
+// Asks Dawn for a WebGPU adapter, in a child process, since a broken driver can crash the process.
 
 import { fileURLToPath } from "node:url";
 import { run } from "./steps.mjs";
@@ -6,7 +6,7 @@ import { run } from "./steps.mjs";
 const PROBE = fileURLToPath(new URL("./adapter-probe.mjs", import.meta.url));
 const PROBE_MS = 60_000;
 
-/** `{ name }` of the adapter that Dawn would use; or `{ name: null, why }` with Dawn's own words. */
+/** `{ name }` of Dawn's default adapter; `{ name: null, why }` with Dawn's message if there is none. */
 export function findAdapter() {
   const { stdout, output, failed } = run(process.execPath, [PROBE], { timeout: PROBE_MS });
   if (failed) return { name: null, why: `${failed}\n${output}`.trim() };

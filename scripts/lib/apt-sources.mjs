@@ -1,23 +1,25 @@
-// Which apt commands bring a software Vulkan driver that Dawn accepts. Text in, plan out: nothing here
-// touches the system.
+// Which apt commands install a software Vulkan driver that Dawn accepts. These functions only compute on texts; they do
+// not touch the system.
 //
-// The backports source is derived from the machine's own Debian source, so it uses the mirror, the
-// options and the key that this machine trusts already, and no host name stands in this repository.
+// The backports source is derived from the machine's own Debian source. So it has the mirror, options and key that the
+// machine trusts already, and this repository names no host.
 
-/** Dawn refuses older lavapipe for a missing feature (Debian 12's own is 22.3.6). */
+import { installLines } from "./apt.mjs";
+
+/** The first major version of Mesa whose lavapipe Dawn accepts. Debian 12 has 22.3.6. */
 export const MESA_MAJOR_MIN = 23;
 const PACKAGES = ["mesa-vulkan-drivers", "libvulkan1"];
 const OUR_SOURCE = "/etc/apt/sources.list.d/sidenet-backports";
 
 /**
- * What to do: `{ source: { path, text } | null, release: "<suite>" | null }`, or null if no source of this
- * machine leads to a driver that Dawn accepts.
+ * The source file to add, if any, and the release to install from: `{ source: { path, text } | null, release: "<suite>" | null }`.
+ * Null if no source of this machine leads to a driver that Dawn accepts.
  *
  * @param osRelease  text of /etc/os-release
  * @param madison    output of `apt-cache madison mesa-vulkan-drivers`: every version on offer
- * @param candidate  the version that a plain install would take, or null
+ * @param candidate  the version that `apt-get install` without options would take, or null
  * @param targets    output of `apt-get indextargets 'Created-By: Packages'`: the sources in use
- * @param readFile   gives the text of a source file
+ * @param readFile   returns the text of a source file
  */
 export function planDriver({ osRelease, madison, candidate, targets, readFile }) {
   if (candidate !== null && mesaMajor(candidate) >= MESA_MAJOR_MIN) return { source: null, release: null };
@@ -42,19 +44,16 @@ export function planDriver({ osRelease, madison, candidate, targets, readFile })
   return { source, release: `${codename}-backports` };
 }
 
-/** Arguments of `apt-get` that install the driver of a plan. */
-export function installArguments({ release }) {
-  return ["install", "-y", "--no-install-recommends", ...(release ? ["-t", release] : []), ...PACKAGES];
+/** What `apt-get install` takes to install the driver of a plan. */
+export function driverPackages({ release }) {
+  return [...(release ? ["-t", release] : []), ...PACKAGES];
 }
 
-/** The plan as lines for a person to paste into a shell. */
+/** A plan as shell lines for a person. */
 export function shellLines(plan) {
   const { source } = plan;
-  return [
-    ...(source ? [`sudo tee ${source.path} <<'END'\n${source.text}END`] : []),
-    "sudo apt-get update",
-    `sudo apt-get ${installArguments(plan).join(" ")}`,
-  ];
+  const addSource = source ? [`sudo tee ${source.path} <<'END'\n${source.text}END`] : [];
+  return [...addSource, ...installLines(...driverPackages(plan))];
 }
 
 /**
@@ -68,7 +67,7 @@ export function deriveBackports(fileText, { deb822, uri, suite, codename }) {
     : deriveLine(fileText, { uri, suite, backports });
 }
 
-/** deb822 form: stanzas of `Field: value`, more of a value on lines that start with a blank. */
+/** The deb822 form: stanzas of `Field: value`, where lines that start with a blank continue a value. */
 function deriveStanza(fileText, { uri, suite, backports }) {
   const words = (value) => (value ?? "").split(/\s+/).filter(Boolean);
   const stanza = parseStanzas(fileText).find(
@@ -86,7 +85,7 @@ function deriveStanza(fileText, { uri, suite, backports }) {
     .join("");
 }
 
-/** One-line form: `deb [options] uri suite component...`. */
+/** The one-line form: `deb [options] uri suite component...`. */
 function deriveLine(fileText, { uri, suite, backports }) {
   const entry = /^\s*deb\s+(\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]*)/;
   for (const line of fileText.split("\n")) {
@@ -99,8 +98,8 @@ function deriveLine(fileText, { uri, suite, backports }) {
 }
 
 /**
- * Debian's own archive among the sources in use: others offer a "main" of this codename too. Origin and
- * Codename are known only after an `apt-get update`; before it the release as written must do.
+ * Debian's own archive among the sources in use; other archives may also have a "main" of this codename. Origin and Codename
+ * are known only after an `apt-get update`; before it, the release that the source names is compared.
  */
 function findDebianTarget(targets, codename) {
   if (codename === undefined) return undefined;
@@ -112,7 +111,7 @@ function findDebianTarget(targets, codename) {
   );
 }
 
-/** `name | version | uri suite/component arch Packages`, one a line. */
+/** Lines of `name | version | uri suite/component arch Packages`. */
 function parseMadison(text) {
   return text
     .split("\n")
@@ -122,10 +121,10 @@ function parseMadison(text) {
 }
 
 function mesaMajor(version) {
-  return Number.parseInt(version.replace(/^\d+:/, ""), 10); // an epoch may come first
+  return Number.parseInt(version.replace(/^\d+:/, ""), 10); // the epoch, if there is one
 }
 
-/** deb822 text as objects; a value keeps its own line breaks. */
+/** Stanzas of deb822 text as objects; values keep their line breaks. */
 function parseStanzas(text) {
   const stanzas = text
     .split("\n")

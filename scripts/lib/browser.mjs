@@ -1,37 +1,28 @@
-// Pages in a headless Chromium: bundled from one source file, served from this machine, with or without the headers that
-// isolate a page from others, which shared memory needs.
+// Test pages in a headless Chromium: bundled from one source file and served from this machine, with or without the headers
+// that isolate a page from others, which shared memory needs.
 
 import { createServer } from "node:http";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { build, defaultClientConditions } from "vite";
-import { findChromium } from "./chromium.mjs";
-import { SetupError } from "./steps.mjs";
+import { ensureChromium } from "./chromium.mjs";
 
-/**
- * WebGPU in Chromium is off on Linux, and takes no software adapter by itself: these switch it on, with the driver that
- * Chromium brings (SwiftShader).
- */
+/** Switch WebGPU on, which Chromium disables on Linux, with the software driver that Chromium contains (SwiftShader). */
 const WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
 /**
- * Starts Chromium, with WebGPU on its software driver unless `webGpu` is false: then no adapter is found, as on Linux without
- * these switches. Throws `SetupError` where there is no Chromium: `node scripts/setup.mjs --browser` installs it.
+ * Starts Chromium, with WebGPU on its software driver, or without any adapter if `webGpu` is false. Throws `SetupError` if
+ * there is no Chromium.
  */
 export async function openChromium({ webGpu = true } = {}) {
-  const executablePath = findChromium();
-  if (executablePath === null) {
-    throw new SetupError("There is no Chromium for the browser tests.", "", [
-      "node scripts/setup.mjs --browser",
-    ]);
-  }
+  const executablePath = ensureChromium(false);
   // Chromium's own sandbox refuses to run as root, as in most containers.
   const sandbox = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
   return chromium.launch({ executablePath, args: [...sandbox, ...(webGpu ? WEBGPU : [])] });
 }
 
-/** One script from `entry` (a file URL), with packages read from their sources. */
+/** Bundles the module `entry` (a file URL) into one script, with the workspace's packages from their sources. */
 async function bundle(entry) {
   const path = fileURLToPath(entry);
   const output = await build({
@@ -79,8 +70,8 @@ function serve(files, isolated) {
 }
 
 /**
- * A page that has loaded the module `entry`. `call(name, argument)` runs one of its exported functions there, and gives
- * what that returns (or resolves to), copied. Throws what the page throws. Close it in the end.
+ * Opens a page that loads the module `entry`. `call(name, argument)` runs one of the module's exported functions in the page
+ * and returns a copy of its result; `close()` closes the page. Both throw what the page throws.
  */
 export async function openPage(browser, entry, { isolated = false } = {}) {
   const server = await serve(

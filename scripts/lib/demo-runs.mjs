@@ -1,13 +1,13 @@
-// What `npm run demo` trains: the bundled model within a minute, or a real one.
+// The training runs of `npm run demo`.
 
 import { parseArgs } from "node:util";
 import { SetupError } from "./steps.mjs";
 
-/** Per model: the arguments of `sidenet train` apart from --model, and a line on what is to be seen. */
+/** By model: the arguments of `sidenet train` except --model, and a line on what the run shows. */
 export const DEMOS = {
   "tiny-books": {
     what: "a model of 1.4 M parameters that has read children's books learns to write plays",
-    // Enough steps for the continuation to change its form, in half a minute on two cores.
+    // Enough steps that the generated text becomes a play; half a minute on two cores.
     args: [
       ...["--data", "examples/data/shakespeare-sample.jsonl", "--held-out", "16", "--max-length", "256"],
       ...["--method", "ladder", "--reduction", "2", "--output", "out/demo"],
@@ -16,7 +16,7 @@ export const DEMOS = {
   },
   smollm2: {
     what: "SmolLM2-135M-Instruct learns to solve school arithmetic step by step",
-    // Small enough for a few minutes on two cores, and large enough to see the loss fall.
+    // A few minutes on two cores, and enough steps that the loss falls.
     args: [
       ...["--data", "examples/data/gsm8k-sample.jsonl", "--held-out", "8"],
       ...["--method", "ladder", "--output", "out/demo-smollm2"],
@@ -25,7 +25,7 @@ export const DEMOS = {
   },
 };
 
-/** The demo that the arguments of `npm run demo -- ...` name, and what of them is for `sidenet train`. */
+/** The demo that the arguments of `npm run demo -- ...` choose by --model, and the arguments that are left for `sidenet train`. */
 export function chooseDemo(argv) {
   const { tokens } = parseArgs({
     args: argv,
@@ -46,7 +46,7 @@ export function chooseDemo(argv) {
   return { name, rest: argv.filter((_, i) => !taken.has(i)) };
 }
 
-/** `sidenet train ...` of a demo, in place of the last one's run. Later options count more, so `rest` may change any. */
+/** Arguments of sidenet for a demo, whose output overwrites an earlier run's. `rest` comes last, so it overrides the others. */
 export function demoArguments(name, model, rest = []) {
   const existing = rest.includes("--resume") ? [] : ["--overwrite"];
   return ["train", "--model", model, ...DEMOS[name].args, ...existing, ...rest];

@@ -1,12 +1,16 @@
-// Environment that every child process of ours needs, in one place.
+// Folders that scripts share.
 
 import { mkdirSync } from "node:fs";
 import { homedir, tmpdir, userInfo } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The root of this checkout. */
+export const ROOT = resolve(fileURLToPath(import.meta.url), "../../..");
 
 /**
- * Give XDG_RUNTIME_DIR a private folder where the system has set none (containers, root shells):
- * Mesa prints a warning on each start without it. Changes `process.env`, which child processes inherit.
+ * Sets XDG_RUNTIME_DIR to a private folder if it is not set (in containers and root shells), since Mesa prints a warning
+ * without it. Child processes inherit it.
  */
 export function ensureRuntimeFolder() {
   if (process.env.XDG_RUNTIME_DIR || process.platform !== "linux") return;
@@ -15,7 +19,7 @@ export function ensureRuntimeFolder() {
   process.env.XDG_RUNTIME_DIR = folder;
 }
 
-/** What is fetched once and kept: $SIDENET_CACHE, else $XDG_CACHE_HOME/sidenet, else ~/.cache/sidenet. */
+/** The folder of downloads that are kept: $SIDENET_CACHE, else $XDG_CACHE_HOME/sidenet, else ~/.cache/sidenet. */
 export function cacheFolder() {
   const { SIDENET_CACHE, XDG_CACHE_HOME } = process.env;
   return SIDENET_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "sidenet");

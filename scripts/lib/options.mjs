@@ -1,22 +1,23 @@
-// Options of a script, from a table of their defaults. What a person mistypes is told in two lines, and ends the script with 2.
+// The options of a script, from a table of their defaults. A usage error prints two lines and ends the script with 2.
 
 import { readFileSync } from "node:fs";
 import { basename, relative } from "node:path";
 import { parseArgs } from "node:util";
 
-/** The line of what there is, as soon as the script has said so. */
+/** The usage line of the running script. */
 let usage = "";
 
-/** Says what is wrong with an option and what there is, and ends the process with 2. */
+/** Prints what is wrong with an option and the usage line, and ends the process with 2. */
 export function usageError(why) {
   console.error(`${basename(process.argv[1], ".mjs")}: ${why}\nusage: ${usage}`);
   process.exit(2);
 }
 
 /**
- * Values by option. A default's type is the option's: a text, a flag (false), a number (whole, or any where the default has a
- * fraction), a list with commas of texts or, where the default holds some, numbers; null for a text that may be left out, and
- * for one of `required`. A row of `parseArgs` is taken as it is. --help prints the head of the script's file.
+ * Values by option. The default's type decides how an option is read: a string; a flag (false); a number, whole unless the
+ * default has a fraction; a comma-separated list of strings, or of numbers if the default has some; null for a string that may
+ * be missing, or must be given if it is one of `required`. An object is an option of `parseArgs`. --help prints the comment at
+ * the head of the script.
  */
 export function scriptOptions(defaults, { required = [] } = {}) {
   usage = usageOf(defaults, required);
@@ -78,7 +79,7 @@ function usageOf(defaults, required) {
   return ["node", relative(process.cwd(), process.argv[1]), ...shown].join(" ");
 }
 
-/** The comment that a script begins with. */
+/** The comment at the head of a script. */
 function headOf(path) {
   const lines = readFileSync(path, "utf8").split("\n");
   const end = lines.findIndex((line) => !line.startsWith("//"));

@@ -1,11 +1,11 @@
-// What would be published: the packages of the workspace, and their tarballs.
+// The packages that are published, and their tarballs.
 
 import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { npm } from "./packages.mjs";
-import { SetupError } from "./steps.mjs";
+import { requireSuccess } from "./steps.mjs";
 
-/** Every package, lowest layer first: its folder, and its package.json. */
+/** The folder and the package.json of every package. */
 export function listPublished(root) {
   const folders = ["kernels", ...readdirSync(join(root, "packages")).map((name) => `packages/${name}`)];
   return folders.map((folder) => ({
@@ -14,16 +14,14 @@ export function listPublished(root) {
   }));
 }
 
-/** `npm pack` of every package into `folder`, which is emptied first; returns each name with its tarball. They must be built. */
+/** Packs every package, which must be built, into `folder`, which is emptied first. Returns names and tarballs. */
 export function packPublished(root, folder) {
   const published = listPublished(root);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const workspaces = published.flatMap((one) => ["--workspace", one.folder]);
-  const args = ["pack", "--ignore-scripts", "--pack-destination", folder, ...workspaces];
-  const { output, failed } = npm(root, args);
-  if (failed)
-    throw new SetupError("The packages could not be packed.", `${failed}\n${output}`, ["npm run build"]);
+  const packed = npm(root, ["pack", "--ignore-scripts", "--pack-destination", folder, ...workspaces]);
+  requireSuccess(packed, "The packages could not be packed.", ["npm run build"]);
   return published.map(({ manifest: { name, version } }) => ({
     name,
     tarball: join(folder, `${name.replace("@", "").replace("/", "-")}-${version}.tgz`),

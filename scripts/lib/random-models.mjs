@@ -1,4 +1,4 @@
-// Small models with random weights, of every family and in every form that a block has, for comparing with other programs.
+// Small models and LoRA adapters with random weights, to compare sidenet with other programs: every family and block form.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ import {
   parseLoraConfig,
   parseModelConfig,
 } from "@sidenet/ladder";
-import { Random } from "@sidenet/tensor";
+import { Random, sizeOf } from "@sidenet/tensor";
 
 export const RANDOM_LLAMA = {
   ...{ model_type: "llama", architectures: ["LlamaForCausalLM"], vocab_size: 96, hidden_size: 48 },
@@ -17,7 +17,7 @@ export const RANDOM_LLAMA = {
   ...{ hidden_act: "silu", rms_norm_eps: 1e-5, rope_theta: 10000, max_position_embeddings: 256 },
   ...{ tie_word_embeddings: true, bos_token_id: 0, eos_token_id: 1 },
 };
-/** `config.json` by name. */
+/** Configurations (`config.json`) by name. */
 export const RANDOM_MODELS = {
   llama: RANDOM_LLAMA,
   "llama-biases": { ...RANDOM_LLAMA, attention_bias: true, mlp_bias: true, tie_word_embeddings: false },
@@ -36,14 +36,13 @@ export const RANDOM_MODELS = {
   qwen3: { ...RANDOM_LLAMA, model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], head_dim: 16 },
 };
 
-/** Writes `config.json` and `model.safetensors` (float32) into a folder, and gives its path. */
+/** Writes `config.json` and `model.safetensors` (float32) into a folder, and returns its path. */
 export function writeRandomModel(folder, config) {
   mkdirSync(folder, { recursive: true });
   const tensors = {};
   for (const [stream, { name, shape, kind }] of decoderParameters(parseModelConfig(config)).entries()) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const data = new Random(3, stream).normals(size, kind === "norm" ? 0.1 : 0.2);
-    if (kind === "norm") for (let i = 0; i < size; i++) data[i] += 1;
+    const data = new Random(3, stream).normals(sizeOf(shape), kind === "norm" ? 0.1 : 0.2);
+    if (kind === "norm") for (let i = 0; i < data.length; i++) data[i] += 1;
     tensors[name] = { dtype: "F32", shape, data };
   }
   writeFileSync(join(folder, "config.json"), JSON.stringify(config));
@@ -54,7 +53,7 @@ export function writeRandomModel(folder, config) {
   return folder;
 }
 
-/** A LoRA of a configuration in PEFT's fields, with random values in both matrices. */
+/** A LoRA with random values in both matrices; `config` has PEFT's fields. */
 export function randomLora(device, config, model) {
   const fields = { peft_type: "LORA", base_model_name_or_path: "tiny", ...config };
   const adapter = Lora.initialize(device, parseLoraConfig(fields, "a case"), model, 5);

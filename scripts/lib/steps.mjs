@@ -1,8 +1,8 @@
-// How the set-up scripts run commands, speak and fail.
+// How scripts run commands, report progress and fail.
 
 import { spawnSync } from "node:child_process";
 
-/** A step failed: what was tried, why it did not work, and the lines a person can run instead. */
+/** A failed step: what failed, why, and the shell lines that a person can run instead. */
 export class SetupError extends Error {
   constructor(what, why, lines = []) {
     const cure = lines.length === 0 ? "" : `\n\nTo do it by hand:\n\n${indent(lines.join("\n"))}`;
@@ -16,11 +16,17 @@ export function say(line) {
   console.error(`setup: ${line}`);
 }
 
-/** Run a command to its end. Returns its output; `failed` says why in a sentence, or is null. */
+/** Runs a command to its end. `failed` says in a sentence how it failed; null if it ended with code 0. */
 export function run(command, args, options = {}) {
   const result = spawnSync(command, args, { encoding: "utf8", maxBuffer: 64 << 20, ...options });
   const output = `${result.stdout ?? ""}${result.stderr ?? ""}`;
   return { stdout: result.stdout ?? "", output, failed: failureOf(command, result) };
+}
+
+/** Returns the result of `run` if the command succeeded. Throws `SetupError` of `what` and `lines` otherwise. */
+export function requireSuccess(done, what, lines = []) {
+  if (done.failed) throw new SetupError(what, `${done.failed}\n${done.output}`, lines);
+  return done;
 }
 
 function failureOf(command, { error, status, signal }) {
@@ -31,7 +37,7 @@ function failureOf(command, { error, status, signal }) {
   return status === 0 ? null : `${command} ended with code ${status}`;
 }
 
-/** Print a failure the way every script of ours does, and make the process exit with 1. */
+/** Prints a `SetupError` without its stack and makes the process exit with 1. Throws any other error again. */
 export function reportFailure(error) {
   if (!(error instanceof SetupError)) throw error;
   console.error(`\n${error.message}\n`);

@@ -1,6 +1,6 @@
-// Extract one file from a zip archive (a Python wheel is one) as a stream, without a dependency.
-// Layout: PKWARE's APPNOTE, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (its end).
-// Zip64 is refused: it starts at 4 GiB or 65,535 files.
+// Extracts one file from a zip archive (a Python wheel is one) as a stream.
+// Layout: PKWARE's APPNOTE, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end of central directory).
+// Zip64, for archives of 4 GiB or 65,535 files and more, is refused.
 
 import { open } from "node:fs/promises";
 import { createInflateRaw } from "node:zlib";
@@ -15,7 +15,7 @@ const LOCAL_BYTES = 30;
 const STORED = 0;
 const DEFLATED = 8;
 
-/** A readable stream of the content of `name` in the archive at `path`; the CRC is left to the caller's hash. */
+/** A readable stream of the file `name` in the archive at `path`. The CRC is not checked: the caller checks a hash. */
 export async function openZipEntry(path, name) {
   const file = await open(path);
   try {
@@ -23,7 +23,7 @@ export async function openZipEntry(path, name) {
     if (entry === null) throw new Error(`${path} holds no ${name}`);
     const local = await readAt(file, entry.offset, LOCAL_BYTES);
     expectSignature(local, LOCAL_SIGNATURE);
-    // The local header has its own lengths of name and extra field, and they may differ from the directory's.
+    // The lengths of name and extra field in the local header may differ from the central directory's.
     const start = entry.offset + LOCAL_BYTES + local.readUInt16LE(26) + local.readUInt16LE(28);
     const raw = file.createReadStream({ start, end: start + entry.packedBytes - 1 }); // closes the file at its end
     if (entry.method === STORED) return raw;

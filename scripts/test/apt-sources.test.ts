@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { deriveBackports, installArguments, planDriver, shellLines } from "../lib/apt-sources.mjs";
+import { deriveBackports, driverPackages, planDriver, shellLines } from "../lib/apt-sources.mjs";
 
 // A made-up mirror stands for whatever the machine uses.
 const MIRROR = "http://mirror.example/debian";
@@ -66,7 +66,7 @@ describe("planDriver", () => {
   it("installs plainly where the release's own Mesa will do", () => {
     const plan = planDriver({ ...system, candidate: "25.0.7-2", osRelease: "VERSION_CODENAME=trixie\n" });
     expect(plan).toEqual({ source: null, release: null });
-    expect(installArguments(plan!)).not.toContain("-t");
+    expect(driverPackages(plan!)).not.toContain("-t");
   });
 
   it("takes backports that are configured already, and writes no source", () => {
