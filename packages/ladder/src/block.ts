@@ -26,13 +26,17 @@ export interface BlockShape {
   readonly qkNorm: boolean;
 }
 
-/** Weights of one block: gains of norms [d], and linear layers. Norms of q and k are null where the family has none. */
+/** Attention over the queries, keys and values of a block: the op of that name, or what an adapter puts in its place. */
+export type Attention = (ops: Ops, ...inputs: Parameters<Ops["attention"]>) => Tensor;
+
+/** The parts of one block: gains of norms [d], linear layers, attention. Norms of q and k are null where the family has none. */
 export interface BlockWeights {
   readonly inputNorm: Tensor;
   readonly q: Projection;
   readonly k: Projection;
   readonly v: Projection;
   readonly o: Projection;
+  readonly attention: Attention;
   readonly qNorm: Tensor | null;
   readonly kNorm: Tensor | null;
   readonly postNorm: Tensor;
@@ -125,6 +129,7 @@ export function blockWeights(shape: BlockShape, store: ParamStore, prefix = ""):
     k: projection(PROJECTIONS.k),
     v: projection(PROJECTIONS.v),
     o: projection(PROJECTIONS.o),
+    attention: (ops, ...inputs) => ops.attention(...inputs),
     qNorm: store.find(`${prefix}self_attn.q_norm.weight`),
     kNorm: store.find(`${prefix}self_attn.k_norm.weight`),
     postNorm: store.get(`${prefix}post_attention_layernorm.weight`),
@@ -246,7 +251,8 @@ function attentionHalf(
     ops.cacheWrite(cache.v, v, { offset: context.offset });
     ({ k, v } = cache);
   }
-  const a = ops.attention(q, k, v, context.keyMask, context.segments, { queryOffset: context.offset });
+  const { keyMask, segments, offset: queryOffset } = context;
+  const a = weights.attention(ops, q, k, v, keyMask, segments, { queryOffset });
   return ops.add(x, weights.o(ops, ops.reshape(a, { shape: [B, T, numAttentionHeads * headDim] })));
 }
 

@@ -15,6 +15,7 @@ export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
 export { type BenchOptions, type BenchReport, type BenchRow, runSuite } from "./bench/suite.ts";
 export {
+  type Attention,
   type BlockContext,
   type BlockShape,
   type BlockWeights,

@@ -4,11 +4,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Gradients, Optimizer, OptimizerStep } from "@sidenet/autograd";
-import { CpuDevice, type Ops, ParamStore, Random, type Tensor, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, type Ops, ParamStore, Random, repeat, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import {
   type Adapter,
+  type Attention,
   type BlockWeights,
   block,
   blockParameters,
@@ -86,6 +87,47 @@ class PromptTuning extends OwnAdapter implements Adapter {
   }
 }
 
+/** Prefix tuning (Li and Liang 2021): trained keys and values, without a position, before those of the text in every block. */
+class PrefixTuning extends OwnAdapter implements Adapter {
+  readonly method = "prefix";
+  readonly count = 3;
+  constructor(decoder: Decoder) {
+    const { device } = decoder;
+    const { numHiddenLayers, numKeyValueHeads, headDim } = decoder.config;
+    const shape = [1, 3, numKeyValueHeads, headDim];
+    super(decoder, (store) => {
+      for (let i = 0; i < numHiddenLayers; i++)
+        for (const [stream, part] of ["k", "v"].entries()) {
+          const values = () => new Random(4 + i, stream).normals(3 * numKeyValueHeads * headDim);
+          store.set(`${i}.${part}`, device.tensor(values, shape));
+        }
+    });
+  }
+  adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
+    const prefix = (ops: Ops, part: string, rows: number) =>
+      repeat(ops, this.parameters.get(`${layer}.${part}`), 0, rows);
+    const attention: Attention = (ops, q, k, v, keyMask, segments, attrs) =>
+      frozen.attention(
+        ops,
+        q,
+        ops.concat(prefix(ops, "k", q.shape[0]), k, { axis: 1 }),
+        ops.concat(prefix(ops, "v", q.shape[0]), v, { axis: 1 }),
+        keyMask && this.withPrefix(keyMask),
+        segments,
+        { queryOffset: (attrs?.queryOffset ?? 0) + this.count },
+      );
+    return { ...frozen, attention };
+  }
+  /** The mask [B,S] of keys with a visible prefix, [B,P+S]. */
+  withPrefix(keyMask: Tensor): Tensor {
+    const { device, shape } = keyMask;
+    const ones = (rows: number, count: number) =>
+      device.tensor(() => new Float32Array(rows * count).fill(1), [rows, count]);
+    const own = device.ops.where(keyMask, ones(1, 1));
+    return device.ops.equal(device.ops.concat(ones(shape[0], this.count), own, { axis: 1 }), ones(1, 1));
+  }
+}
+
 /** One block beside the model, which reads H_0, and whose output is scaled by a gate. */
 class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
   readonly method = "gated-block";
@@ -157,6 +199,7 @@ class Lion implements Optimizer {
 describe.each([
   ["gains in every block", GainTuning],
   ["a soft prompt", PromptTuning],
+  ["a prefix of keys and values in every block", PrefixTuning],
   ["a block beside the model", GatedBlock],
 ] as const)("%s", (_, Own) => {
   it.each([false, true])(

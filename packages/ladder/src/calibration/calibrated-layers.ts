@@ -155,8 +155,7 @@ export class CalibratedLayers {
     for (const { batch, state } of this.#rows!) {
       device.scope(() => {
         const sinks = device.tensor(sinkWeights(batch), [batch.length, 1], { label: "weights of tokens" });
-        const observed = observing(device.ops, weights, moments, sinks);
-        block(observed.ops, this.#config, observed.weights, state, this.#context(batch));
+        block(device.ops, this.#config, observing(weights, moments, sinks), state, this.#context(batch));
       });
       await device.synchronize(); // bounds the memory that waits in the queue to be freed
     }

@@ -1,6 +1,6 @@
 /** Second moments of the inputs of a block's projections, by which calibration weighs rounding errors. */
 import { type Ops, repeat, type Tensor } from "@sidenet/tensor";
-import type { BlockWeights, ProjectionName } from "../block.ts";
+import type { Attention, BlockWeights, ProjectionName } from "../block.ts";
 import type { TokenBatch } from "../decoder.ts";
 import type { Projection } from "../projection.ts";
 
@@ -44,8 +44,6 @@ function addMoments(ops: Ops, total: Tensor, x: Tensor): void {
   });
 }
 
-type Attention = Ops["attention"];
-
 /**
  * Adds the moments that matter for v_proj. Attention is linear in the values, so a head's output is v_proj applied to the
  * head's weighted mean of x [B,T,d], the input of v_proj; these means are summed over heads. Returns false where d is not a
@@ -55,7 +53,7 @@ export function addAttended(
   ops: Ops,
   total: Tensor,
   x: Tensor,
-  ...[q, k, , ...rest]: Parameters<Attention>
+  ...[q, k, , ...rest]: Parameters<Ops["attention"]>
 ): boolean {
   const [batch, length, heads, width] = q.shape;
   const parts = x.shape[2] / width;
@@ -73,28 +71,23 @@ export function addAttended(
   return true;
 }
 
-/** A block's weights and ops that also add the moments of their inputs to `moments`; `sinks` [T,1] weighs tokens for keys. */
-export function observing(
-  ops: Ops,
-  weights: BlockWeights,
-  moments: Moments,
-  sinks: Tensor,
-): { ops: Ops; weights: BlockWeights } {
+/** A block's weights that also add the moments of their inputs to `moments`; `sinks` [T,1] weighs tokens for keys. */
+export function observing(weights: BlockWeights, moments: Moments, sinks: Tensor): BlockWeights {
   let values: Tensor | null = null;
   const observe =
     (place: ProjectionName, total: Tensor): Projection =>
-    (own, x) => {
+    (ops, x) => {
       if (place === "v") values = x;
-      else if (place === "k") total.device.scope(() => addMoments(own, total, ops.mul(x, sinks)));
-      else addMoments(own, total, x);
-      return weights[place](own, x);
+      else if (place === "k") total.device.scope(() => addMoments(ops, total, ops.mul(x, sinks)));
+      else addMoments(ops, total, x);
+      return weights[place](ops, x);
     };
   const projections = [...moments].map(([place, total]) => [place, observe(place, total)]);
-  const attention: Attention = (...inputs) => {
+  const attention: Attention = (ops, ...inputs) => {
     const total = moments.get("v")!;
     if (!addAttended(ops, total, values!, ...inputs))
       total.device.scope(() => addMoments(ops, total, ops.mul(values!, sinks)));
-    return ops.attention(...inputs);
+    return weights.attention(ops, ...inputs);
   };
-  return { ops: { ...ops, attention }, weights: { ...weights, ...Object.fromEntries(projections) } };
+  return { ...weights, ...Object.fromEntries(projections), attention };
 }
