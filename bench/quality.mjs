@@ -63,8 +63,7 @@ class RememberingDecoder extends Decoder {
   }
 
   hidden(ops, forward, hiddenOptions = {}) {
-    if (hiddenOptions.adapter?.adaptBlock || !hiddenOptions.observe)
-      return super.hidden(ops, forward, hiddenOptions);
+    if (hiddenOptions.adaptBlock || !hiddenOptions.observe) return super.hidden(ops, forward, hiddenOptions);
     const { device } = this;
     const known = this.#states.get(this.#batch);
     if (!known) {

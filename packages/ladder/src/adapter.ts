@@ -1,5 +1,5 @@
 /** Adapters: the parameters that a fine-tuning method trains, and where they act on a decoder (methods.md, 2 to 4). */
-import { formatShape, type Ops, type ParamStore, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
+import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
 import type { BlockWeights, LayerCache, RunLayer } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Forward } from "./decoder.ts";
@@ -78,13 +78,4 @@ export interface Adapter {
   dispose(): void;
   /** For `using`. */
   [Symbol.dispose](): void;
-}
-
-/** Returns y, which `part` of an adapter made in place of the hidden state h. Throws `L-METHOD` unless it has h's shape. */
-export function checkHidden({ method }: Adapter, part: "embed" | "finish", y: Tensor, h: Tensor): Tensor {
-  if (y instanceof Tensor && sameShape(y.shape, h.shape)) return y;
-  throw new SidenetError(
-    "L-METHOD",
-    `${part} of the adapter "${method}" returned ${y}, wanted f32 ${formatShape(h.shape)}.`,
-  );
 }

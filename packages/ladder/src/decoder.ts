@@ -1,5 +1,4 @@
 import { type Device, type Ops, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import { type Adapter, checkHidden } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockWeights,
@@ -75,10 +74,10 @@ export interface HiddenOptions {
   /** Called with every hidden state: H_0, then the output of each block. */
   readonly observe?: (index: number, h: Tensor) => void;
   readonly cache?: readonly LayerCache[] | null;
-  /** Its `embed` and `adaptBlock` are used here; its `side` reads what `observe` is called with. */
-  readonly adapter?: Adapter | null;
-  /** The number of the training pass, from which dropout draws; null: no dropout. */
-  readonly dropoutStream?: number | null;
+  /** Replaces H_0. */
+  readonly embed?: ((h: Tensor) => Tensor) | null;
+  /** Replaces the weights of a block, counted from 0. */
+  readonly adaptBlock?: ((layer: number, frozen: BlockWeights) => BlockWeights) | null;
   /** Runs each recorded block under gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
   /** Tokens of each row that go through a block at a time, for blocks that no tape records; null: all. */
@@ -165,14 +164,9 @@ export class Decoder {
 
   /** H_L: f32[B,T,d]. Each hidden state is freed as soon as the next one is computed, unless `observe` retained it. */
   hidden(ops: Ops, forward: Forward, options: HiddenOptions = {}): Tensor {
-    const { observe, cache, adapter } = options;
-    let h = this.device.scope(
-      () => {
-        const own = this.embed(ops, forward);
-        return adapter?.embed ? checkHidden(adapter, "embed", adapter.embed(ops, forward, own), own) : own;
-      },
-      { label: "embedding" },
-    );
+    const { observe, cache, embed } = options;
+    const own = () => this.embed(ops, forward);
+    let h = this.device.scope(() => (embed ? embed(own()) : own()), { label: "embedding" });
     observe?.(0, h);
     for (let i = 0; i < this.#layers.length; i++) {
       h = this.device.scope(() => this.#layer(ops, i, h, forward.context, cache?.[i] ?? null, options), {
@@ -216,9 +210,9 @@ export class Decoder {
     cache: LayerCache | null,
     options: HiddenOptions,
   ): Tensor {
-    const { adapter, runLayer, dropoutStream = null, chunkTokens } = options;
+    const { adaptBlock, runLayer, chunkTokens } = options;
     const frozen = this.#layers[layer];
-    const weights = adapter?.adaptBlock?.(layer, frozen, dropoutStream) ?? frozen;
+    const weights = adaptBlock?.(layer, frozen) ?? frozen;
     if (runLayer) return recomputedBlock(runLayer, this.config, weights, h, context);
     if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {
       return blockInChunks(ops, this.config, weights, h, context, chunkTokens);

@@ -1,5 +1,5 @@
-import type { Ops, Tensor } from "@sidenet/tensor";
-import { type Adapter, checkHidden } from "./adapter.ts";
+import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
 import type { RunLayer } from "./block.ts";
 import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
@@ -38,7 +38,7 @@ export function residualStream(
   options: StreamOptions = {},
 ): Tensor {
   const plain = decoder.device.ops;
-  const { ops = plain, onHidden, runLayer = null } = options;
+  const { ops = plain, onHidden, runLayer = null, dropoutStream = null } = options;
   const backboneOps = adapter?.adaptBlock || adapter?.embed ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const cache = options.sideCache?.layers ?? null;
@@ -49,9 +49,13 @@ export function residualStream(
       onHidden?.(index, state);
       pass?.observe(index, state);
     },
-    adapter,
+    embed: adapter?.embed
+      ? (own) => checkHidden(adapter, "embed", adapter.embed!(ops, forward, own), own)
+      : null,
+    adaptBlock: adapter?.adaptBlock
+      ? (layer, frozen) => adapter.adaptBlock!(layer, frozen, dropoutStream)
+      : null,
     cache: options.cache?.layers ?? null,
-    dropoutStream: options.dropoutStream ?? null,
     ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
   });
   if (!adapter || !pass) return h;
@@ -59,4 +63,13 @@ export function residualStream(
     consume: [h],
     label: "the end of the side network",
   });
+}
+
+/** Returns y, which `part` of an adapter made in place of the hidden state h. Throws `L-METHOD` unless it has h's shape. */
+function checkHidden({ method }: Adapter, part: "embed" | "finish", y: Tensor, h: Tensor): Tensor {
+  if (y instanceof Tensor && sameShape(y.shape, h.shape)) return y;
+  throw new SidenetError(
+    "L-METHOD",
+    `${part} of the adapter "${method}" returned ${y}, wanted f32 ${formatShape(h.shape)}.`,
+  );
 }
