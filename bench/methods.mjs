@@ -53,7 +53,7 @@ async function openDecoder() {
   if (quantizeBlocks) return new Decoder(config, quantized);
   const dense = new ParamStore(device, "weights");
   for (const { name, shape } of decoderParameters(config)) {
-    dense.set(name, denseMatrix(device, quantized, name, shape));
+    dense.set(name, denseMatrix(quantized, name, shape));
   }
   quantized.dispose();
   return new Decoder(config, dense);

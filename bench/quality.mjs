@@ -90,7 +90,7 @@ function dequantized(store, device) {
   const out = new ParamStore(device, "weights");
   for (const [name, tensor] of store) {
     if (/\.(table|absmax|scales)$/.test(name)) continue;
-    out.set(name, denseMatrix(device, store, name, shapes.get(name) ?? tensor.shape));
+    out.set(name, denseMatrix(store, name, shapes.get(name) ?? tensor.shape));
   }
   return out;
 }

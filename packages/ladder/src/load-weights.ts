@@ -4,7 +4,7 @@ import { type Device, type DType, ParamStore, SidenetError } from "@sidenet/tens
 import { type BaseStorage, formatOf } from "./base-storage.ts";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
-import { decoderParameters } from "./decoder.ts";
+import { decoderParameters, LM_HEAD } from "./decoder.ts";
 import { type Checkpoint, requireTensor } from "./formats/checkpoint.ts";
 import { isNf4, nf4Names, nf4Source, quantizeNf4, type WeightSource } from "./nf4-weight.ts";
 
@@ -56,7 +56,7 @@ function quantizedSource(checkpoint: Checkpoint, { name, shape }: ParameterSpec)
   return {
     sizeBytes: tensor.sizeBytes,
     async load(store) {
-      quantizeNf4(store.device, store, name, await tensor.readFloat32());
+      quantizeNf4(store, name, await tensor.readFloat32());
       await store.device.synchronize(); // bounds the memory that waits in the queue to be freed
     },
   };
@@ -104,7 +104,7 @@ export function checkCheckpoint(
     );
   }
   // A tied head in the file is the embedding table once more: transformers ignores it too.
-  const tiedHead = (name: string) => config.tieWordEmbeddings && name === "lm_head.weight";
+  const tiedHead = (name: string) => config.tieWordEmbeddings && name === LM_HEAD;
   const parts = new Set([...quantized].flatMap(nf4Names));
   refuseUnexpected(checkpoint, specs, (name) => COMPUTED.test(name) || tiedHead(name) || parts.has(name));
   return { specs, quantized };

@@ -56,7 +56,7 @@ export function sideConfigOf(
     if (method === "ladder") return ladder;
     // As in the published comparison, it has as many parameters as the Ladder of the same reduction.
     const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
-    return xladderConfig(model, baseModel, { ...options.ladder, ...options.xladder, parameters, seed });
+    return xladderConfig(model, baseModel, { ...sideOptionsOf(options), parameters, seed });
   });
 }
 

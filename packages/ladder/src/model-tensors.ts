@@ -1,5 +1,5 @@
 /** A model's parameters for conversion, each read from its file only when it is written to another. */
-import { type Device, SidenetError, sizeOf } from "@sidenet/tensor";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
@@ -78,7 +78,3 @@ export function mergeAdapter(
     tensors: [...tensors.filter(({ name }) => name !== LM_HEAD), own],
   };
 }
-
-/** Number of elements of all tensors. */
-export const elementCount = (tensors: readonly ModelTensor[]): number =>
-  tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

@@ -26,7 +26,7 @@ export async function readNf4(
   const source = await nf4Source(checkpoint, weight, shape);
   using store = new ParamStore(device, "weights");
   await source.load(store);
-  using values = device.scope(() => denseMatrix(device, store, weight, shape));
+  using values = device.scope(() => denseMatrix(store, weight, shape));
   return (await values.read()) as Float32Array;
 }
 
@@ -69,7 +69,7 @@ export async function quantizedValues(
   values: Float32Array,
 ): Promise<DoubleNf4> {
   using store = new ParamStore(device, "weights");
-  quantizeNf4(device, store, weight, values);
+  quantizeNf4(store, weight, values);
   const [codes, table, absmax, scales] = await Promise.all(
     ["", TABLE, ABSMAX, SCALES].map((part) => store.get(weight + part).read()),
   );

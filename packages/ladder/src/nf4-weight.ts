@@ -1,6 +1,5 @@
 /** Linear weights in NF4: as bitsandbytes stores them in a checkpoint, and as tensors on a device. */
 import {
-  type Device,
   formatShape,
   NF4_BLOCKS,
   NF4_MAP_AT,
@@ -243,13 +242,8 @@ export function nf4Projection(
 }
 
 /** An f32 copy of a weight in any storage format. Throws `T-NAME` where it is missing. */
-export function denseMatrix(
-  device: Device,
-  store: ParamStore,
-  weight: string,
-  shape: readonly number[],
-): Tensor {
-  const { ops } = device;
+export function denseMatrix(store: ParamStore, weight: string, shape: readonly number[]): Tensor {
+  const { ops } = store.device;
   const parts = nf4Parts(store, weight, sizeOf(shape));
   if (!parts) return ops.cast(store.get(weight), { to: "f32" });
   const { codes, table, absmax, scales, attrs } = parts;
@@ -260,12 +254,11 @@ export function denseMatrix(
 const PART = 2 ** 22;
 
 /**
- * Quantizes a weight on a device, by default with double quantization, and puts its tensors into the store. It works in parts,
+ * Quantizes a weight on the device of a store, by default with double quantization, and puts its tensors into the store. It works in parts,
  * so that only one part at a time is on the device in f32. Throws `L-NF4-FINITE`, naming the weight, for a value that is not
  * finite.
  */
 export function quantizeNf4(
-  device: Device,
   store: ParamStore,
   weight: string,
   values: Float32Array,
@@ -273,6 +266,7 @@ export function quantizeNf4(
 ): void {
   const { double = true } = options;
   checkFinite(weight, values);
+  const { device } = store;
   const { ops } = device;
   const parts = device.scope(() => {
     const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : NF4_MAP_AT], {

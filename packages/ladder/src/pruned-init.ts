@@ -78,11 +78,6 @@ async function readImportance(sums: ParamStore, layer: number): Promise<BlockImp
   return Object.fromEntries(read) as BlockImportance;
 }
 
-/** An f32 copy of a parameter of the decoder. */
-function denseParameter({ weights, device }: Decoder, name: string, shape: readonly number[]): Tensor {
-  return denseMatrix(device, weights, name, shape);
-}
-
 /** Adds Σ |w| of one block, a matrix at a time. */
 function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): void {
   const { device, config } = decoder;
@@ -90,7 +85,7 @@ function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): voi
   for (const projection of PROJECTION_NAMES) {
     const name = weightOf(projection);
     device.scope(() => {
-      const w = denseParameter(decoder, layerName(layer, name), shapes.get(name)!);
+      const w = denseMatrix(decoder.weights, layerName(layer, name), shapes.get(name)!);
       addSums(sums, layer, projection, device.ops.abs(w));
     });
   }
@@ -100,7 +95,7 @@ function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): voi
 function denseCopy(decoder: Decoder): Decoder {
   const weights = ParamStore.filled(decoder.device, "weights", (store) => {
     for (const { name, shape } of decoderParameters(decoder.config)) {
-      store.set(name, denseParameter(decoder, name, shape));
+      store.set(name, denseMatrix(decoder.weights, name, shape));
     }
   });
   return new Decoder(decoder.config, weights);
@@ -205,7 +200,7 @@ export async function prunedValues(
   for (const [i, layer] of sources.entries()) {
     const choice = chooseBlock(model, side, blocks.get(layer)!);
     for (const { name, shape } of blockParameters(model)) {
-      using dense = decoder.device.scope(() => denseParameter(decoder, layerName(layer, name), shape));
+      using dense = decoder.device.scope(() => denseMatrix(decoder.weights, layerName(layer, name), shape));
       const target = sideLayerName(i + 1, name);
       const axes = axesOf(name, channels, choice);
       values.set(target, pick(await dense.read(), shape[shape.length - 1], axes, random.get(target)!));

@@ -87,8 +87,8 @@ const valuesOf = (codes: Uint8Array, { values }: BlockScales): Float64Array =>
 /** What `sidenet convert --dtype nf4` makes of a weight without calibration. */
 async function roundedToNearest({ w, rows, columns }: Case): Promise<Float32Array> {
   using store = new ParamStore(device, "weights");
-  quantizeNf4(device, store, "w", w);
-  using dense = device.scope(() => denseMatrix(device, store, "w", [rows, columns]));
+  quantizeNf4(store, "w", w);
+  using dense = device.scope(() => denseMatrix(store, "w", [rows, columns]));
   return (await dense.read()) as Float32Array;
 }
 
@@ -181,7 +181,7 @@ describe("rounding with feedback", () => {
         expect(nf4.table).toEqual(nf4Table({ offset: scales.offset }));
         using store = new ParamStore(device, "weights");
         uploadNf4(store, "w", nf4);
-        using dense = device.scope(() => denseMatrix(device, store, "w", [one.rows, columns]));
+        using dense = device.scope(() => denseMatrix(store, "w", [one.rows, columns]));
         expect([...(await dense.read())]).toEqual([...valuesOf(codes, scales)]);
       }),
       runs,

@@ -42,7 +42,7 @@ async function quantizedCheckpoint(double: boolean) {
       continue;
     }
     using store = new ParamStore(device, "weights");
-    quantizeNf4(device, store, name, values, { double });
+    quantizeNf4(store, name, values, { double });
     const read = async (part: string) => (await store.get(name + part).read()) as Float32Array;
     const table = await read(".table");
     const absmax = await read(".absmax");
@@ -146,7 +146,7 @@ describe("NF4 tensors that do not fit are refused, with nothing left on the devi
 it("a weight that is not finite is refused by name", () => {
   const device = new CpuDevice();
   using store = new ParamStore(device, "weights");
-  expect(() => quantizeNf4(device, store, "w", Float32Array.of(1, Number.NaN))).toThrow(/w: value 1 is NaN/);
+  expect(() => quantizeNf4(store, "w", Float32Array.of(1, Number.NaN))).toThrow(/w: value 1 is NaN/);
   expect(nf4Projection(store, "w", [1, 2], null)).toBeNull();
   expect(device.memory.liveCount).toBe(0);
 });

@@ -258,7 +258,7 @@ async function storedAs(
       const half = store.set(name, device.ops.cast(w, { to: "f16" }));
       dense.set(name, device.ops.cast(half, { to: "f32" }));
     } else {
-      quantizeNf4(device, store, name, (await w.read()) as Float32Array);
+      quantizeNf4(store, name, (await w.read()) as Float32Array);
       const [codes, table, absmax, scales] = ["", ".table", ".absmax", ".scales"].map((part) =>
         store.get(name + part),
       );

@@ -210,7 +210,7 @@ describe("NF4 over a weight that is not finite is refused, naming it,", () => {
     const file = dense(1);
     const shape = file[name].shape;
     using store = new ParamStore(device, "weights");
-    quantizeNf4(device, store, name, file[name].data as Float32Array);
+    quantizeNf4(store, name, file[name].data as Float32Array);
     const read = async (suffix: string) =>
       Array.from((await store.get(name + suffix).read()) as Float32Array);
     const [table, nested] = [await read(".table"), await read(".absmax")];

@@ -8,7 +8,8 @@ import type { ModelConfig } from "../config.ts";
 import type { GgufWriteType } from "../formats/gguf-encode.ts";
 import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
 import { streamGguf } from "../formats/gguf-write.ts";
-import { elementCount, type ModelTensor, mergeAdapter, modelTensors } from "../model-tensors.ts";
+import { type ModelTensor, mergeAdapter, modelTensors } from "../model-tensors.ts";
+import { parameterCount } from "../side-config.ts";
 import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { calibrationRows } from "./calibration-rows.ts";
@@ -164,5 +165,5 @@ async function writeModel(
     missing.push(...absent);
     written = rest;
   }
-  return { output, format, type, parameters: elementCount(tensors), ...written, missing, warnings };
+  return { output, format, type, parameters: parameterCount(tensors), ...written, missing, warnings };
 }
