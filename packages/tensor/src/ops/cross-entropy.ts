@@ -1,12 +1,10 @@
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 import { drawRows, partGroups, rowGroups } from "./row-groups.ts";
-
-const EPS = 2 ** -23;
 
 /** Number of rows whose target is not ignored; the mean is over these. */
 export function countScored(targets: HostArray, ignoreIndex: number): number {

@@ -4,7 +4,7 @@
  * third matmul with W. After [CCE] (2411.09009), with chunks of tokens instead of vocabulary tiles.
  */
 
-import { elementBytes, type HostArray } from "../dtype.ts";
+import { EPS, elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
@@ -26,7 +26,6 @@ import { runToF16 } from "./elementwise-kernels.ts";
 import { runMatmul } from "./matmul-plan.ts";
 import { isPanels, operandWindow, type Panels } from "./panels.ts";
 
-const EPS = 2 ** -23;
 /**
  * `chunkBytes` limits the logits of a chunk, unless `chunkTokens` sets its number of rows. `blockColumns` is the number of head rows,
  * at least 256, that make one block of logits. 0: the best for the device.
