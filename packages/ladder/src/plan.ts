@@ -100,7 +100,7 @@ export const planStep = (config: ModelConfig, options: PlanOptions): Plan =>
 
 /**
  * Runs one training step of a model of this configuration on any device, with uninitialized weights, since memory and FLOPs do
- * not depend on values. Throws what `makeAdapter` throws, and `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where it does not fit.
+ * not depend on values. Everything else that lives on the device counts too. Throws what `makeAdapter` throws, and `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where it does not fit.
  */
 export function measureStep(device: Device, config: ModelConfig, options: StepOptions): Plan {
   const { memory } = device;

@@ -6,6 +6,9 @@ export type DType = "f32" | "f16" | "i32" | "u32" | "u8";
 /** The arrays of `read()` and `device.tensor()`: one entry per element, f16 widened to f32. */
 export type HostArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array;
 
+/** The distance from 1 to the next float32: the unit of tolerances. */
+export const EPS = 2 ** -23;
+
 const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, u8: 1 };
 
 /** Whether a type holds floating-point numbers. */

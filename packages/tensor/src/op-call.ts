@@ -2,7 +2,7 @@
 import { type DType, isFloat } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import type { AnyOpRow } from "./op.ts";
-import { bindInputs, type Dims, outputSpec, type TensorSpec } from "./signature.ts";
+import { bindInputs, type Dims, formatOperand, outputSpec, type TensorSpec } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** The arguments of a call: operands in the order of the signature, attributes, and the residuals to make. */
@@ -80,7 +80,12 @@ export function bindCall(
   const bindings = bindInputs(name, signature, operands);
   const fullAttrs = { ...row.attrs, ...attrs };
   const problem = row.check?.(bindings.dims, fullAttrs, (input) => io[input] !== null) ?? null;
-  if (problem !== null) throw new SidenetError("T-SHAPE", `${name}: ${problem} (${sig}).`);
+  if (problem !== null) {
+    const given = signature.inputs.flatMap((operand, i) =>
+      operands[i] ? formatOperand(operand, bindings) : [],
+    );
+    throw new SidenetError("T-SHAPE", `${name}: ${problem} (${sig}; given ${given.join(" ")}).`);
+  }
   const inferred = row.infer?.(operands, fullAttrs);
   const elem = elementType(row, io);
   const outputs: [string, TensorSpec][] = [];

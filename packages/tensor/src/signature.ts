@@ -117,7 +117,7 @@ function bindShape(operand: Operand, shape: Shape, bindings: Bindings): boolean 
 }
 
 /** An operand with the extents that its letters are bound to: "w[O, I=640]", with a run of axes as "N=[2, 3]". */
-function formatOperand({ name, letters, runAt }: Operand, { dims, runs }: Bindings): string {
+export function formatOperand({ name, letters, runAt }: Operand, { dims, runs }: Bindings): string {
   const axes = letters.map((letter, i) => {
     if (i === runAt) {
       const run = runs[letter];

@@ -140,6 +140,19 @@ describe("an operand", () => {
     });
   });
 
+  it("that a row's check refuses is shown with its extents, as are the others", () => {
+    const device = new MetaDevice();
+    device.scope(() => {
+      const [x, angles] = [
+        [2, 1, 5, 3, 8],
+        [5, 3],
+      ].map((s) => device.empty(s));
+      expect(messageOf(() => device.ops.rope(x, angles, angles))).toMatch(
+        /\[T-SHAPE\] rope: .* \(x.* -> .*; given x\[B=\[2, 1\], T=5, H=3, D=8\] cos\[T=5, P=3\] sin\[T=5, P=3\]\)\.$/,
+      );
+    });
+  });
+
   it("of another device of the same kind is refused too", () => {
     const [one, other] = [new CpuDevice(), new CpuDevice()];
     using x = one.tensor([1], [1]);

@@ -1,5 +1,6 @@
+import { EPS } from "../dtype.ts";
 import { defineOp, type OpRow } from "../op.ts";
-import { EPS, runElementwise, unary } from "./elementwise-kernels.ts";
+import { runElementwise, unary } from "./elementwise-kernels.ts";
 import { erf } from "./erf.ts";
 
 // Every export of this file is a row of the op table.

@@ -1,4 +1,4 @@
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Dims } from "../signature.ts";
 import type { TestRandom } from "../test-random.ts";
@@ -6,7 +6,6 @@ import { runAttention, runAttentionBackwardKV, runAttentionBackwardQ } from "./a
 import type { AttentionExtents } from "./attention-kernels.ts";
 import { withPaddedHeads } from "./attention-padding.ts";
 
-const EPS = 2 ** -23;
 /** The maximum score of a query without visible keys: finite, but lower than any score. */
 export const NOTHING_VISIBLE = -3.0e38;
 

@@ -1,4 +1,4 @@
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
@@ -6,25 +6,11 @@ import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 import { drawRows, partGroups, rowGroups } from "./row-groups.ts";
 
-const EPS = 2 ** -23;
-
 /** Number of rows whose target is not ignored; the mean is over these. */
 export function countScored(targets: HostArray, ignoreIndex: number): number {
   let count = 0;
   for (const target of targets) if (target !== ignoreIndex) count++;
   return count;
-}
-
-/**
- * log Σ exp(logits) of a row as two numbers, max + logSum with logSum = log Σ exp(logits - max). They are never added in f32: for
- * large logits, the sum would round logSum away and with it the gradient.
- */
-export function softmaxShift(logits: HostArray, at: number, V: number): { max: number; logSum: number } {
-  let max = Number.NEGATIVE_INFINITY;
-  for (let v = 0; v < V; v++) max = Math.max(max, logits[at + v]);
-  let sum = 0;
-  for (let v = 0; v < V; v++) sum += Math.exp(logits[at + v] - max);
-  return { max, logSum: Math.log(sum) };
 }
 
 /** Ignored targets and label smoothing. */
@@ -42,7 +28,11 @@ export function checkLoss({ V }: Dims, { labelSmoothing }: LossAttrs): string | 
     : `labelSmoothing ${labelSmoothing} is not in 0 .. 1`;
 }
 
-/** Negative log-likelihood of one row of logits under its smoothed target. */
+/**
+ * Negative log-likelihood of one row of logits under its smoothed target. log Σ exp(logits) is two numbers, max + logSum with
+ * logSum = log Σ exp(logits - max), which are never added in f32: for large logits, the sum would round logSum away and with it
+ * the gradient.
+ */
 export function rowLoss(
   logits: HostArray,
   at: number,
@@ -50,14 +40,16 @@ export function rowLoss(
   target: number,
   smoothing: number,
 ): { nll: number; max: number; logSum: number } {
-  const { max, logSum } = softmaxShift(logits, at, V);
-  let below = 0;
-  for (let v = 0; v < V; v++) below += max - logits[at + v];
-  return {
-    max,
-    logSum,
-    nll: (1 - smoothing) * (max - logits[at + target]) + (smoothing * below) / V + logSum,
-  };
+  let max = Number.NEGATIVE_INFINITY;
+  for (let v = 0; v < V; v++) max = Math.max(max, logits[at + v]);
+  let [sum, below] = [0, 0];
+  for (let v = 0; v < V; v++) {
+    sum += Math.exp(logits[at + v] - max);
+    below += max - logits[at + v];
+  }
+  const logSum = Math.log(sum);
+  const nll = (1 - smoothing) * (max - logits[at + target]) + (smoothing * below) / V + logSum;
+  return { nll, max, logSum };
 }
 
 /** The weight of class v in the smoothed target. */

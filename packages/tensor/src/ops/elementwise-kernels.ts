@@ -1,13 +1,13 @@
 /** Builds the rows of elementwise ops and dispatches them: equal shapes as vec4s, broadcasting by kernels/spread.wgsl. */
+
 import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
+import { EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type KernelEntry, type OpRow } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
-
-export const EPS = 2 ** -23;
 
 /**
  * Work of a workgroup of the elementwise kernels: VECTORS vec4s for each of its LANES threads, LANES apart, so that neighbouring

@@ -1,5 +1,5 @@
 import { broadcastShape, broadcastSource } from "../broadcasting.ts";
-import type { DType } from "../dtype.ts";
+import { type DType, EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { sameShape, sizeOf } from "../shape.ts";
@@ -8,7 +8,6 @@ import {
   comparison,
   drawAwayFromBounds,
   drawBroadcast,
-  EPS,
   LARGEST_F16,
   runElementwise,
   runFill,

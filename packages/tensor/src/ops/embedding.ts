@@ -1,4 +1,4 @@
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
@@ -137,6 +137,6 @@ export const embeddingBackward = defineOp({
     };
   },
   // A sum has at most N terms near 1 of both signs, which may cancel, and one rounding per term.
-  close: ({ N }) => ({ rel: N * 2 ** -23, abs: N * 2 ** -23 }),
+  close: ({ N }) => ({ rel: N * EPS, abs: N * EPS }),
   flops: ({ N, C }) => N * C,
 });

@@ -1,3 +1,4 @@
+import { EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { formatShape, sameShape } from "../shape.ts";
@@ -97,7 +98,7 @@ export const gatherAlongBackward = defineOp({
     };
   },
   // A sum has at most `count` terms, which may cancel, as in embeddingBackward.
-  close: ({ count }) => ({ rel: (1 + count) * 2 ** -23, abs: count * 2 ** -23 }),
+  close: ({ count }) => ({ rel: (1 + count) * EPS, abs: count * EPS }),
   flops: ({ M }) => M,
 });
 
@@ -137,6 +138,6 @@ export const cumsum = defineOp({
     return { dims: { N: shape }, attrs: { axis, reverse: pick.chance(0.5) } };
   },
   // Up to `length` terms of both signs, in ranges of length / 64.
-  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * 2 ** -23, abs: 1e-6 * Math.sqrt(length) }),
+  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * EPS, abs: 1e-6 * Math.sqrt(length) }),
   flops: ({ N }) => 2 * N,
 });

@@ -1,8 +1,7 @@
+import { EPS } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import { runNorm, runNormBackwardGain, runNormBackwardX } from "./norm.ts";
 import { drawRows } from "./row-groups.ts";
-
-const EPS = 2 ** -23;
 
 export const layerNorm = defineOp({
   name: "layerNorm",

@@ -4,7 +4,7 @@
  * third matmul with W. After [CCE] (2411.09009), with chunks of tokens instead of vocabulary tiles.
  */
 
-import { elementBytes, type HostArray } from "../dtype.ts";
+import { EPS, elementBytes, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
@@ -19,14 +19,12 @@ import {
   runLogitGradients,
   runMeanLoss,
   runRowLosses,
-  softmaxShift,
   targetWeight,
 } from "./cross-entropy.ts";
 import { runToF16 } from "./elementwise-kernels.ts";
 import { runMatmul } from "./matmul-plan.ts";
 import { isPanels, operandWindow, type Panels } from "./panels.ts";
 
-const EPS = 2 ** -23;
 /**
  * `chunkBytes` limits the logits of a chunk, unless `chunkTokens` sets its number of rows. `blockColumns` is the number of head rows,
  * at least 256, that make one block of logits. 0: the best for the device.
@@ -174,15 +172,14 @@ export function runHeadLoss(
   runMeanLoss(k, { targets: io.targets, nll, loss }, { rows: N, ignoreIndex: attrs.ignoreIndex });
 }
 
-/** The reference of loss and d loss / d h, row by row. */
-export function referenceHeadLoss(
-  { h, w, targets, loss, dh }: Record<"h" | "w" | "targets" | "loss", HostArray> & { dh: HostArray | null },
-  { N, C, V }: { N: number; C: number; V: number },
-  { ignoreIndex, labelSmoothing }: { ignoreIndex: number; labelSmoothing: number },
+/** Calls `visit` for each row with a target, with its loss and the derivative of that with respect to the logit of class v. */
+function forScoredRows(
+  { h, w, targets }: Record<"h" | "w" | "targets", HostArray>,
+  { N, C, V }: HeadDims,
+  { ignoreIndex, labelSmoothing }: LossAttrs,
+  visit: (n: number, nll: number, derivative: (v: number) => number) => void,
 ): void {
-  const scored = Math.max(1, countScored(targets, ignoreIndex));
   const logits = new Float64Array(V);
-  let total = 0;
   for (let n = 0; n < N; n++) {
     if (targets[n] === ignoreIndex) continue;
     for (let v = 0; v < V; v++) {
@@ -191,14 +188,27 @@ export function referenceHeadLoss(
       logits[v] = dot;
     }
     const { max, logSum, nll } = rowLoss(logits, 0, V, targets[n], labelSmoothing);
+    visit(n, nll, (v) => Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing));
+  }
+}
+
+/** The reference of loss and d loss / d h. */
+export function referenceHeadLoss(
+  { h, w, targets, loss, dh }: Record<"h" | "w" | "targets" | "loss", HostArray> & { dh: HostArray | null },
+  dims: HeadDims,
+  attrs: LossAttrs,
+): void {
+  const { C, V } = dims;
+  const scored = Math.max(1, countScored(targets, attrs.ignoreIndex));
+  let total = 0;
+  forScoredRows({ h, w, targets }, dims, attrs, (n, nll, derivative) => {
     total += nll;
-    if (!dh) continue;
+    if (!dh) return;
     for (let v = 0; v < V; v++) {
-      const d =
-        (Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing)) / scored;
+      const d = derivative(v) / scored;
       for (let c = 0; c < C; c++) dh[n * C + c] += d * w[v * C + c];
     }
-  }
+  });
   loss[0] = total / scored;
 }
 
@@ -232,24 +242,14 @@ export const lmHeadLossBackwardW = defineOp({
   doc: "dw = dloss · d loss / d w of lmHeadLoss, with the logits of each chunk recomputed",
   sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
-  reference({ dloss, h, w, targets, dw }, { N, C, V }, { ignoreIndex, labelSmoothing }) {
-    const scored = Math.max(1, countScored(targets, ignoreIndex));
-    const logits = new Float64Array(V);
-    for (let n = 0; n < N; n++) {
-      if (targets[n] === ignoreIndex) continue;
+  reference({ dloss, h, w, targets, dw }, { N, C, V }, attrs) {
+    const scored = Math.max(1, countScored(targets, attrs.ignoreIndex));
+    forScoredRows({ h, w, targets }, { N, C, V }, attrs, (n, _, derivative) => {
       for (let v = 0; v < V; v++) {
-        let dot = 0;
-        for (let c = 0; c < C; c++) dot += h[n * C + c] * w[v * C + c];
-        logits[v] = dot;
-      }
-      const { max, logSum } = softmaxShift(logits, 0, V);
-      for (let v = 0; v < V; v++) {
-        const d =
-          ((Math.exp(logits[v] - max - logSum) - targetWeight(v, targets[n], V, labelSmoothing)) * dloss[0]) /
-          scored;
+        const d = (derivative(v) * dloss[0]) / scored;
         for (let c = 0; c < C; c++) dw[v * C + c] += d * h[n * C + c];
       }
-    }
+    });
   },
   kernel(k, { w: head, dw, ...io }, { N, C, V }, attrs) {
     runChunks(k, { ...io, head, others: [dw] }, { N, C, V }, attrs, (dlogits, chunk, block) => {

@@ -1,11 +1,9 @@
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { Dims } from "../signature.ts";
 import type { TestRandom } from "../test-random.ts";
 import type { MatmulForm } from "./matmul-blocks.ts";
 import { runMatmul } from "./matmul-plan.ts";
-
-const EPS = 2 ** -23;
 
 /** The reference of y[P,M,N] = Σ_k a·b with the strides of a form, in double. */
 export function referenceMatmul(

@@ -1,4 +1,5 @@
 /** The token embedding and the lm_head loss of a decoder over a matrix [V,C] in NF4. */
+import { EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { sizeOf } from "../shape.ts";
@@ -8,8 +9,6 @@ import { referenceGather, runGather } from "./embedding.ts";
 import { CHUNKS, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
 import { checkNf4, dequantizeNf4, drawNf4, type Nf4Operands } from "./nf4.ts";
 import { DEFAULTS, panelsOf } from "./nf4-linear.ts";
-
-const EPS = 2 ** -23;
 
 /** Throws `T-ATTR` for invalid extents, which come from attributes here, and what `checkNf4` throws. */
 function checkMatrix(

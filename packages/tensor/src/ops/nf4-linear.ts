@@ -1,4 +1,4 @@
-import { elementBytes } from "../dtype.ts";
+import { EPS, elementBytes } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
@@ -19,8 +19,6 @@ import {
   runDequantize,
 } from "./nf4.ts";
 import type { Panels } from "./panels.ts";
-
-const EPS = 2 ** -23;
 
 /**
  * Up to this many rows of y a GPU decodes weights inside the matmul; beyond, decoding once into a panel is cheaper. A software driver

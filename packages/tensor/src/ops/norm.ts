@@ -1,9 +1,8 @@
+import { EPS } from "../dtype.ts";
 import { defineOp, type KernelContext } from "../op.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
-
-const EPS = 2 ** -23;
 
 // Error of a float32 sum of C squares by LANES partial sums: at most about (C / LANES + log2 LANES) roundings, and all
 // terms have one sign, so nothing cancels. With C <= 16,384 and 8 lanes or more, 64 eps is ample.

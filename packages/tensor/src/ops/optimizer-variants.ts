@@ -1,12 +1,11 @@
 /** SGD and AdamW with 8-bit state; optimizer.ts has AdamW with f32 state. */
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
 import { part, windows } from "./block-windows.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
 import { ADAMW_ATTRS, adamwParams, checkStep, drawAdamW } from "./optimizer.ts";
 
-const EPS = 2 ** -23;
 const { fround } = Math;
 
 export const sgd = defineOp({

@@ -1,8 +1,7 @@
+import { EPS } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import type { TestRandom } from "../test-random.ts";
 import { runAccumulate, runElementwise } from "./elementwise-kernels.ts";
-
-const EPS = 2 ** -23;
 
 export const accumulate = defineOp({
   name: "accumulate",

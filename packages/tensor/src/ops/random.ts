@@ -2,13 +2,12 @@
  * Random numbers from Philox, which depend only on seed, stream and position: they are the same on every device, and the backward pass
  * of dropout recomputes its mask. Position i of stream s is word i of `new Random(seed, s)`.
  */
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
 import { isWord, philox } from "../random.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 
-const EPS = 2 ** -23;
 const LANES = 64;
 const WORDS = 4; // of a Philox block
 

@@ -1,4 +1,4 @@
-import type { HostArray } from "../dtype.ts";
+import { EPS, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type Inferred, type KernelContext, type RowRange } from "../op.ts";
 import { formatShape, sameShape } from "../shape.ts";
@@ -98,7 +98,7 @@ export const sum = defineOp({
   kernel: (k, { x, y }, { outer, length, inner }) => runSum(k, x, y, { outer, length, inner }, 1),
   draw: drawReduction,
   // Terms of both signs cancel: eps·length of the largest term, spread over partial sums.
-  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * 2 ** -23, abs: 1e-6 * Math.sqrt(length) }),
+  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * EPS, abs: 1e-6 * Math.sqrt(length) }),
   flops: ({ N }) => N,
 });
 
@@ -115,7 +115,7 @@ export const mean = defineOp({
   kernel: (k, { x, y }, { outer, length, inner }) =>
     runSum(k, x, y, { outer, length, inner }, 1 / Math.max(length, 1)),
   draw: drawReduction,
-  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * 2 ** -23, abs: 1e-6 }), // as sum
+  close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * EPS, abs: 1e-6 }), // as sum
   flops: ({ N }) => N,
 });
 

@@ -1,4 +1,4 @@
-import { elementBytes } from "../dtype.ts";
+import { EPS, elementBytes } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
@@ -80,6 +80,6 @@ export const rope = defineOp({
     const dims = { B: pick.shape(4, 2), T: pick.int(1, 20), H: pick.int(1, 5), D: 2 * P, P };
     return { dims, attrs: { inverse: pick.chance(0.5) } };
   },
-  close: { rel: 4 * 2 ** -23 }, // two products and a sum
+  close: { rel: 4 * EPS }, // two products and a sum
   flops: ({ B, T, H, D }) => 3 * B * T * H * D,
 });

@@ -1,9 +1,8 @@
+import { EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { formatShape, type Shape } from "../shape.ts";
 import { drawRows, rowGroups } from "./row-groups.ts";
-
-const EPS = 2 ** -23;
 
 const endsWith = (shape: Shape, end: Shape): boolean =>
   end.length <= shape.length && end.every((extent, i) => extent === shape[shape.length - end.length + i]);

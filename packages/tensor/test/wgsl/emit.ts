@@ -29,7 +29,7 @@ const LEVELS = [
   ["*", "/", "%"],
 ];
 const COMPARES = new Set(["==", "!=", "<", ">", "<=", ">=", "||", "&&"]);
-const BARRIERS = new Set(["workgroupBarrier", "storageBarrier", "workgroupUniformLoad"]);
+const BARRIERS = new Set(["workgroupBarrier", "workgroupUniformLoad"]);
 
 /** One operation of numbers, as JavaScript. */
 export function operate(op: string, elem: Elem, a: string, b: string): string {

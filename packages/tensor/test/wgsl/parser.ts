@@ -2,8 +2,6 @@
 import { type Elem, scalar, type Type, tokenize, VOID, vec } from "./types.ts";
 
 export interface Binding {
-  readonly name: string;
-  readonly index: number;
   readonly writable: boolean;
   readonly type: Type;
 }
@@ -135,15 +133,8 @@ function readVariable(reader: Reader, module: Module, attributes: Map<string, st
   reader.expect(":");
   const type = readType(reader, module);
   reader.expect(";");
-  const index = attributes.get("binding")?.[0];
-  if (index !== undefined) {
-    module.bindings.set(name, {
-      name,
-      index: Number(index),
-      writable: space.includes("read_write"),
-      type,
-    });
-  } else if (space[0] === "workgroup") module.workgroup.set(name, type);
+  if (attributes.has("binding")) module.bindings.set(name, { writable: space.includes("read_write"), type });
+  else if (space[0] === "workgroup") module.workgroup.set(name, type);
 }
 
 /** Parameters, with what the pipeline gives in the place of an argument, and the type of the result. */

@@ -107,7 +107,6 @@ const RUNTIME = {
   swizzle: (vector: readonly unknown[], at: readonly number[]) => at.map((i) => vector[i]),
   dot: (a: readonly number[], b: readonly number[]) =>
     Math.fround(a.reduce((sum, x, i) => sum + x * b[i], 0)),
-  transpose: (m: readonly (readonly number[])[]) => m.map((_, i) => m.map((column) => column[i])),
   loadMatrix,
   storeMatrix,
   multiplyAccumulate,
@@ -178,7 +177,7 @@ export function compile(text: string, name: string): Program {
   const threads = Number(new Function(`return ${emitter.value(head.threads!, null).js}`)());
   const lengths = [...module.workgroup].map(([key, type]) => [key, type, lengthOf(emitter, type)] as const);
   const bindings = Object.fromEntries(
-    [...module.bindings.values()].map(({ name: key, type, writable }) => {
+    [...module.bindings].map(([key, { type, writable }]) => {
       const of = type.kind === "array" ? type.of : type;
       return [key, { elem: elemOf(of), writable }];
     }),
