@@ -102,7 +102,7 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
       },
       {
         onLoad: (done, total) => report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
-        onProgress: (pass, done, total) => report.progress(`${pass}: ${done} of ${total}`),
+        onProgress: (done, total) => report.progress(`scored ${done} of ${total}`),
       },
     );
     report.print(describe(summary));
