@@ -53,7 +53,7 @@ beforeAll(async () => {
 afterAll(() => {
   for (const adapter of Object.values(adapters)) adapter.dispose();
   decoder.dispose();
-  device.close();
+  device.dispose();
 });
 
 const rows = (values: readonly object[]) => values.map((value, i) => ({ value, source: `line ${i + 1}` }));
