@@ -22,8 +22,12 @@ export async function begin(parts: RunParts): Promise<RunState> {
   const { options, run, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;
   stopIfAsked(parts);
-  const models = [null, adapter];
-  const [frozenEvalLoss, initialEvalLoss] = await evaluateLosses(decoder, models, evalBatches, options.memory);
+  const [frozenEvalLoss, initialEvalLoss] = await evaluateLosses(
+    decoder,
+    [null, adapter],
+    evalBatches,
+    options.memory,
+  );
   stopIfAsked(parts);
   const before = await sample(parts, null);
   stopIfAsked(parts);
