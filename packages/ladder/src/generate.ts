@@ -145,7 +145,7 @@ function startBatch(
   for (const [row, prompt] of prompts.entries()) input.set(prompt, row * length + padding[row]);
   return {
     rows: [...prompts.keys()],
-    caches: ModelCache.empty(decoder, adapter, prompts.length, length + maxTokens),
+    caches: ModelCache.empty(decoder, [adapter], prompts.length, length + maxTokens),
     padding,
     input,
     length,
@@ -238,10 +238,10 @@ function lastLogits(
   adapter: Adapter | null,
   batch: TokenBatch,
   offset: number,
-  { cache, sideCache }: ModelCache,
+  caches: ModelCache,
 ): Tensor {
   const { ops } = decoder.device;
-  const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), { cache, sideCache });
+  const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), caches);
   return decoder.logits(
     ops,
     ops.slice(y, { axis: 1, start: batch.length - 1, count: 1 }),

@@ -62,32 +62,38 @@ export class KvCache {
   }
 }
 
-/** The caches of a model: of its backbone, and of a side network where it has one. */
+/** The caches of a model: of its backbone, and of the side network of each adapter that has one. */
 export class ModelCache {
   readonly cache: KvCache;
-  readonly sideCache: KvCache | null;
+  /** In the order of the adapters. */
+  readonly sideCaches: readonly (KvCache | null)[];
 
-  /** Frees the first cache where making the second fails. */
-  private constructor(backbone: KvCache, side: () => KvCache | null) {
+  /** Frees the caches made so far where making the next fails. */
+  private constructor(backbone: KvCache, sides: readonly (() => KvCache | null)[]) {
+    const made: (KvCache | null)[] = [];
     this.cache = backbone;
+    this.sideCaches = made;
     try {
-      this.sideCache = side();
+      for (const make of sides) made.push(make());
     } catch (error) {
-      backbone.dispose();
+      this.dispose();
       throw error;
     }
   }
 
-  /** Empty caches of `batchSize` rows for up to `capacity` positions. */
+  /** Empty caches of `batchSize` rows for up to `capacity` positions, for adapters that share a pass over the backbone. */
   static empty(
     { device, config }: Decoder,
-    adapter: Adapter | null,
+    adapters: readonly (Adapter | null)[],
     batchSize: number,
     capacity: number,
   ): ModelCache {
     const make = (shape: CacheShape) => new KvCache(device, shape, batchSize, capacity);
-    const side = adapter?.side?.cacheShape ?? null;
-    return new ModelCache(make({ ...config, numLayers: config.numHiddenLayers }), () => side && make(side));
+    const sides = adapters.map((adapter) => adapter?.side?.cacheShape ?? null);
+    return new ModelCache(
+      make({ ...config, numLayers: config.numHiddenLayers }),
+      sides.map((side) => () => side && make(side)),
+    );
   }
 
   /** The number of positions that each row holds. */
@@ -97,18 +103,21 @@ export class ModelCache {
 
   /** Bytes of one row of the batch. */
   get rowBytes(): number {
-    return this.cache.rowBytes + (this.sideCache?.rowBytes ?? 0);
+    return this.sideCaches.reduce((sum, side) => sum + (side?.rowBytes ?? 0), this.cache.rowBytes);
   }
 
   /** New caches with copies of these rows, in this order; a row may be taken more than once. */
   take(rows: readonly number[]): ModelCache {
-    return new ModelCache(this.cache.take(rows), () => this.sideCache?.take(rows) ?? null);
+    return new ModelCache(
+      this.cache.take(rows),
+      this.sideCaches.map((side) => () => side?.take(rows) ?? null),
+    );
   }
 
   /** Frees the keys and values. */
   dispose(): void {
     this.cache.dispose();
-    this.sideCache?.dispose();
+    for (const side of this.sideCaches) side?.dispose();
   }
 
   /** For `using`. */

@@ -1,5 +1,5 @@
 import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
+import { type Adapter, changesBackbone } from "./adapter.ts";
 import type { RunLayer } from "./block.ts";
 import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
@@ -12,7 +12,8 @@ export interface StreamOptions {
   /** The ops of the trained parts: a tape to train them, the device's ops (the default) to run them. */
   readonly ops?: Ops;
   readonly cache?: KvCache | null;
-  readonly sideCache?: KvCache | null;
+  /** Of the side network of each adapter. */
+  readonly sideCaches?: readonly (KvCache | null)[];
   /** The number of the training pass, from which dropout draws; null, the default: no dropout. */
   readonly dropoutStream?: number | null;
   /** Runs each recorded block, of the backbone or of a side network, under gradient checkpointing. */
@@ -37,29 +38,55 @@ export function residualStream(
   forward: Forward,
   options: StreamOptions = {},
 ): Tensor {
+  return residualStreams(decoder, [adapter], forward, options)[0];
+}
+
+/** Splits adapters, in their order, into those that can share a pass over the backbone; null is the backbone alone. */
+export function sharedPasses(adapters: readonly (Adapter | null)[]): (Adapter | null)[][] {
+  const passes: (Adapter | null)[][] = [];
+  for (const adapter of adapters) {
+    const pass = passes.at(-1) ?? [];
+    if (pass.length > 0 && ![...pass, adapter].some((one) => one && changesBackbone(one))) pass.push(adapter);
+    else passes.push([adapter]);
+  }
+  return passes;
+}
+
+/** `residualStream` of each adapter, by one pass over the backbone. The adapters must be one of `sharedPasses`. */
+export function residualStreams(
+  decoder: Decoder,
+  adapters: readonly (Adapter | null)[],
+  forward: Forward,
+  options: StreamOptions = {},
+): Tensor[] {
   const plain = decoder.device.ops;
   const { ops = plain, onHidden, runLayer = null, dropoutStream = null } = options;
-  const backboneOps = adapter?.adaptBlock || adapter?.embed ? ops : plain;
+  const changing = adapters.find((adapter) => adapter && changesBackbone(adapter)) ?? null;
+  const backboneOps = changing ? ops : plain;
   const isRecorded = backboneOps !== plain;
-  const cache = options.sideCache?.layers ?? null;
-  const pass =
-    adapter?.side?.start(ops, forward, { cache, runLayer, onState: options.onSideState ?? null }) ?? null;
+  const passes = adapters.map((adapter, i) => {
+    const cache = options.sideCaches?.[i]?.layers ?? null;
+    return adapter?.side?.start(ops, forward, { cache, runLayer, onState: options.onSideState ?? null });
+  });
   const h = decoder.hidden(backboneOps, forward, {
     observe: (index, state) => {
       onHidden?.(index, state);
-      pass?.observe(index, state);
+      for (const pass of passes) pass?.observe(index, state);
     },
-    embed: adapter?.embed
-      ? (own) => checkHidden(adapter, "embed", adapter.embed!(ops, forward, own), own)
+    embed: changing?.embed
+      ? (own) => checkHidden(changing, "embed", changing.embed!(ops, forward, own), own)
       : null,
-    adaptBlock: adapter?.adaptBlock
-      ? (layer, frozen) => adapter.adaptBlock!(layer, frozen, dropoutStream)
+    adaptBlock: changing?.adaptBlock
+      ? (layer, frozen) => changing.adaptBlock!(layer, frozen, dropoutStream)
       : null,
     cache: options.cache?.layers ?? null,
     ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
   });
-  if (!adapter || !pass) return h;
-  return decoder.device.scope(() => checkHidden(adapter, "finish", pass.finish(h), h), {
+  const finish = (adapter: Adapter | null, i: number) => {
+    const pass = passes[i];
+    return adapter && pass ? checkHidden(adapter, "finish", pass.finish(h), h) : h;
+  };
+  return decoder.device.scope(() => adapters.map(finish), {
     consume: [h],
     label: "the end of the side network",
   });

@@ -13,12 +13,12 @@ import {
   type SavedFormats,
   Tape,
 } from "@sidenet/autograd";
-import { type Device, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { concatAll, type Device, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "./adapter.ts";
 import { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
 import type { Decoder } from "./decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
-import { residualStream } from "./residual-stream.ts";
+import { residualStream, residualStreams, sharedPasses } from "./residual-stream.ts";
 
 /** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
 export interface MemoryOptions {
@@ -294,21 +294,41 @@ export async function evaluateLoss(
   decoder: Decoder,
   adapter: Adapter | null,
   batches: readonly LabeledBatch[],
-  { lossChunkBytes }: Pick<MemoryOptions, "lossChunkBytes"> = {},
+  options: Pick<MemoryOptions, "lossChunkBytes"> = {},
 ): Promise<number> {
+  const [loss] = await evaluateLosses(decoder, [adapter], batches, options);
+  return loss;
+}
+
+/** `evaluateLoss` with each adapter (null: the backbone alone), which share passes over the backbone where they can. */
+export async function evaluateLosses(
+  decoder: Decoder,
+  adapters: readonly (Adapter | null)[],
+  batches: readonly LabeledBatch[],
+  { lossChunkBytes }: Pick<MemoryOptions, "lossChunkBytes"> = {},
+): Promise<number[]> {
   const { device } = decoder;
   const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
-  let total = 0;
+  const totals = adapters.map(() => 0);
   let positions = 0;
   for (const batch of batches) {
-    using loss = device.scope(() => {
-      const y = residualStream(decoder, adapter, decoder.prepare(batch));
-      return batchLoss(decoder, device.ops, y, batch, adapter?.head ?? null, options);
-    });
     const scored = scoredPositions(batch);
-    total += (await loss.item()) * scored;
     positions += scored;
+    let a = 0;
+    for (const pass of sharedPasses(adapters)) {
+      using losses = device.scope(() => {
+        const ys = residualStreams(decoder, pass, decoder.prepare(batch));
+        const each = pass.map((adapter, i) =>
+          device.scope(() => {
+            const loss = batchLoss(decoder, device.ops, ys[i], batch, adapter?.head ?? null, options);
+            return device.ops.reshape(loss, { shape: [1] });
+          }),
+        );
+        return concatAll(device.ops, each, 0);
+      });
+      for (const loss of await losses.read()) totals[a++] += loss * scored;
+    }
   }
   if (positions === 0) throw refuseUnscored(batches);
-  return total / positions;
+  return totals.map((total) => total / positions);
 }

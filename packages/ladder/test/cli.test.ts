@@ -64,6 +64,7 @@ describe("sidenet", () => {
       ["generate", "--model", "m", "--prompt", "p", "--min-p", "1.1"],
       ["generate", "--model", "m", "--prompt", "p", "--repetition-penalty", "none"],
       ["generate", "--model", "m", "--prompt", "p", "--seed", "4294967296"],
+      ["train", "--model", "m", "--data", "d", "--output", "o", "--seed", "4294967296"],
     ];
     for (const args of mistakes) {
       const plain = await sidenet(...args);

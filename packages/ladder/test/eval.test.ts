@@ -99,8 +99,10 @@ describe("the score of a continuation", () => {
       const before = decoder.device.memory.liveBytes;
       for (const batchSize of [1, 3]) {
         const copiedBytes = batchSize === 1 ? 2 ** 28 : 1; // all continuations at a time, or one
-        for (const one of [null, adapter]) {
-          const scores = await scoreContinuations(decoder, one, items, { batchSize, copiedBytes, lead });
+        const adapters = [null, adapter];
+        const all = await scoreContinuations(decoder, adapters, items, { batchSize, copiedBytes, lead });
+        for (const [a, scores] of all.entries()) {
+          const one = adapters[a];
           for (const [i, { prompt, continuations, afterLead }] of items.entries()) {
             expect(scores[i]).toEqual({
               continuations: close(await scoreOne(one, prompt, continuations)),
@@ -121,10 +123,12 @@ describe("the score of a continuation", () => {
       { prompt: prompt(500), continuations: [prompt(13)] }, // 512 tokens are read: the model's context
       { prompt: prompt(510), continuations: [[7]] },
     ];
-    const together = await scoreContinuations(decoder, null, items, { batchSize: 2 });
-    const alone = await scoreContinuations(decoder, null, items, { batchSize: 1 });
+    const together = await scoreContinuations(decoder, [null], items, { batchSize: 2 });
+    const alone = await scoreContinuations(decoder, [null], items, { batchSize: 1 });
     expect(together).toEqual(alone);
-    const without = scoreContinuations(decoder, null, [{ ...items[1], afterLead: [[3]] }], { batchSize: 1 });
+    const without = scoreContinuations(decoder, [null], [{ ...items[1], afterLead: [[3]] }], {
+      batchSize: 1,
+    });
     await expect(without).rejects.toThrow(/L-OPTION\].*lead/);
   });
 
@@ -135,7 +139,7 @@ describe("the score of a continuation", () => {
     const items = [{ prompt, continuations: Array.from({ length: 40 }, (_, i) => [i, 3]) }];
     const peakOf = async (copiedBytes: number) => {
       decoder.device.memory.resetPeak();
-      await scoreContinuations(decoder, null, items, { batchSize: 1, copiedBytes });
+      await scoreContinuations(decoder, [null], items, { batchSize: 1, copiedBytes });
       return decoder.device.memory.peak(0).peakBytes;
     };
     expect(await peakOf(1)).toBeLessThan((await peakOf(2 ** 28)) / 2);
@@ -188,7 +192,7 @@ describe("perplexity", () => {
         tokenizer,
         options({ task: "perplexity", joinTexts, maxTokens: 40 }),
       );
-      const { metrics } = await evaluation.run(decoder, adapter);
+      const [{ metrics }] = await evaluation.run(decoder, [adapter]);
       let [nats, count, left] = [0, 0, 40];
       for (const text of joinTexts ? [texts.join("\n\n")] : texts) {
         const ids = tokenizer.encode(text).slice(0, left);
@@ -229,9 +233,9 @@ describe("multiple choice", () => {
   it("takes the likeliest choice, as it is and by byte", async () => {
     using parts = drawn(4);
     const { decoder, adapter } = parts;
-    const { metrics, predictions } = await prepareEvaluation(rows(CHOICES), tokenizer, options({})).run(
+    const [{ metrics, predictions }] = await prepareEvaluation(rows(CHOICES), tokenizer, options({})).run(
       decoder,
-      adapter,
+      [adapter],
     );
     let [right, rightByByte] = [0, 0];
     for (const [i, row] of CHOICES.entries()) {
@@ -253,18 +257,18 @@ describe("multiple choice", () => {
     using parts = drawn(5);
     const { decoder, adapter } = parts;
     const asked = `<|im_start|>user\nQuestion: up?<|im_end|>\n<|im_start|>assistant\n`;
-    const chat = await prepareEvaluation(rows([CHOICES[2]]), tokenizer, options({ template: "chat" })).run(
+    const [chat] = await prepareEvaluation(rows([CHOICES[2]]), tokenizer, options({ template: "chat" })).run(
       decoder,
-      adapter,
+      [adapter],
     );
     const [found] = chat.predictions as { log_likelihoods: number[] }[];
     for (const [c, choice] of ["down", "up"].entries()) {
       const score = await plainScore(decoder, adapter, tokenizer.encode(asked), tokenizer.encode(choice));
       expect(found.log_likelihoods[c]).toBeCloseTo(score, 3);
     }
-    const blimp = await prepareEvaluation(rows([CHOICES[2]]), tokenizer, options({ task: "blimp" })).run(
+    const [blimp] = await prepareEvaluation(rows([CHOICES[2]]), tokenizer, options({ task: "blimp" })).run(
       decoder,
-      adapter,
+      [adapter],
     );
     const [sentences] = blimp.predictions as { log_likelihoods: number[] }[];
     const start = tokenizer.eosIds[0];
@@ -289,11 +293,11 @@ describe("the critic task", () => {
   it("judges solutions, and finds the first wrong step where there is one and it is known", async () => {
     using parts = drawn(6);
     const { decoder, adapter } = parts;
-    const { metrics, predictions } = await prepareEvaluation(
+    const [{ metrics, predictions }] = await prepareEvaluation(
       rows(CRITIC),
       tokenizer,
       options({ task: "critic" }),
-    ).run(decoder, adapter);
+    ).run(decoder, [adapter]);
     const lines = CRITIC[0].solution.split("\n").map((line, i) => `${i + 1}. ${line}\n`);
     const prompt = `Question: 1+1?\nSolution:\n${lines.join("")}Is the solution correct or incorrect?\nAnswer:`;
     const of = (rest: string, before = "", end: readonly number[] = []) =>
@@ -331,7 +335,7 @@ describe("a final number", () => {
     const { decoder, adapter } = parts;
     const row = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2" };
     const evaluation = prepareEvaluation(rows([row, row]), tokenizer, options({ task: "gsm8k" }));
-    const { metrics, predictions } = await evaluation.run(decoder, adapter);
+    const [{ metrics, predictions }] = await evaluation.run(decoder, [adapter]);
     const prompt = tokenizer.encode("Question: 1+1?\nAnswer:");
     const ids = await generate(decoder, adapter, prompt, { maxTokens: 6, stopIds: tokenizer.eosIds });
     const text = tokenizer.decode(ids, { skipSpecial: true });

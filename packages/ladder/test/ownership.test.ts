@@ -116,8 +116,8 @@ describe("what does not fit into memory leaves nothing behind:", () => {
     const device = new MetaDevice();
     using decoder = new Decoder(model, emptyWeights(device, model, {}));
     using adapter = makeAdapter({ method: "ladder" }, decoder, "tiny");
-    await underLimits(device, () => ModelCache.empty(decoder, adapter, 2, 16));
-    using caches = ModelCache.empty(decoder, adapter, 2, 16);
+    await underLimits(device, () => ModelCache.empty(decoder, [null, adapter], 2, 16));
+    using caches = ModelCache.empty(decoder, [null, adapter], 2, 16);
     await underLimits(device, () => caches.take([1, 0, 1]));
   });
 });

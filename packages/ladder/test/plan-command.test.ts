@@ -79,9 +79,29 @@ describe("sidenet plan", () => {
       ["--memory", "12"],
       ["--method", "lore"],
       ["--method", "qlora+turbo"],
+      ["--context", ""],
     ]) {
       expect((await sidenet("plan", "--model", "Qwen2.5-7B", ...wrong)).exitCode, wrong.join(" ")).toBe(2);
     }
+  });
+
+  it("takes lists with spaces, commas or both", async () => {
+    const args = [
+      "--model",
+      "SmolLM2-135M",
+      "--method",
+      "head,",
+      "qlora",
+      "--context",
+      "32,64",
+      "96",
+      "--json",
+    ];
+    const { plans } = (await sidenet("plan", ...args)).json() as { plans: Row[] };
+    const wanted = [32, 64, 96].flatMap((context) =>
+      ["head", "qlora"].map((method) => ({ method, context })),
+    );
+    expect(plans.map(({ method, context }) => ({ method, context }))).toEqual(wanted);
   });
 
   it("reads a config.json and nothing else", async () => {

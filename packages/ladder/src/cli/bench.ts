@@ -19,7 +19,7 @@ import {
 import { benchTune } from "./bench-tune.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
-import { positiveInteger, positiveNumber, share } from "./options.ts";
+import { listOf, positiveInteger, positiveNumber, share } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
 import { formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -61,20 +61,6 @@ Examples:
   $ npx sidenet bench --tune
   $ npx sidenet bench --kernel saxpy.wgsl --grid 64 --buffer x=4096 --buffer y=4096 --param a=2 --param n=4096 --flops 8192`;
 
-/** Values separated by spaces or commas, each parsed by `parse`. */
-const list =
-  <T>(parse: (text: string) => T) =>
-  (text: string): T[] =>
-    text.split(",").filter(Boolean).map(parse);
-
-/** Commander hands the default as the first previous value; the first of the command line replaces it. */
-function values<T>(parse: (text: string) => T, defaults: readonly T[]) {
-  return (text: string, all: readonly T[]): readonly T[] => [
-    ...(all === defaults ? [] : all),
-    ...list(parse)(text),
-  ];
-}
-
 function oneOf<T extends string>(names: readonly T[]): (text: string) => T {
   return (text) => {
     const found = names.find((name) => name === text);
@@ -105,19 +91,19 @@ export function defineBench(program: Command, session: Session): void {
     .option(
       "--models <names...>",
       `models whose shapes are timed: ${names.join(", ")}`,
-      values(oneOf(names), models),
+      listOf(oneOf(names), models),
       models,
     )
-    .option("--tokens <n...>", "number of tokens in the activations", values(positiveInteger, tokens), tokens)
+    .option("--tokens <n...>", "number of tokens in the activations", listOf(positiveInteger, tokens), tokens)
     .option(
       "--dtypes <types...>",
       "element types: f32, f16",
-      values(oneOf<Element>(["f32", "f16"]), dtypes),
+      listOf(oneOf<Element>(["f32", "f16"]), dtypes),
       dtypes,
     )
     .addOption(
       new Option("--only <texts...>", "only ops whose names contain one of these")
-        .argParser(values(String, only))
+        .argParser(listOf(String, only))
         .default(only, "all"),
     )
     .option("--time <ms>", "time spent on each op, in milliseconds", positiveNumber, 100)

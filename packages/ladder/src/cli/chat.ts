@@ -8,6 +8,7 @@ import { generateTexts } from "../generate-text.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
+import { showLoading } from "./download-progress.ts";
 import {
   addInferenceOptions,
   addSamplingOptions,
@@ -53,9 +54,7 @@ export function defineChat(program: Command, session: Session): void {
 
 async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {
   return withDevice(flags, report, async (device) => {
-    const onLoad = (done: number, total: number) =>
-      report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
-    using inference = await openInference(device, inferenceOptions(flags, report), onLoad);
+    using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const template = inference.tokenizer.chatTemplate();
     if (template === null) {
       throw new SidenetError(

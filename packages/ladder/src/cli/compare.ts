@@ -11,14 +11,14 @@ import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
 import { withDevice } from "./device.ts";
 import { addMemoryOptions, addSizeOptions } from "./method-options.ts";
-import { positiveInteger, positiveNumber } from "./options.ts";
+import { listOf, positiveInteger, positiveNumber } from "./options.ts";
 import { addAdapterOptions, openPlannedConfig } from "./plan.ts";
 import { contextNote, type PlanFlags, planAll, plannedDevice, planTable } from "./plan-rows.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
 import { stopOnSignals } from "./signals.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
-import { parseVariant, settingsOf, type Variant, variantList } from "./variants.ts";
+import { parseVariant, settingsOf, type Variant } from "./variants.ts";
 
 interface CompareOptions extends PlanFlags, FieldFlags {
   readonly model: string;
@@ -52,13 +52,17 @@ export function defineCompare(program: Command, session: Session): void {
     .command("compare")
     .description("Compare methods: loss, peak memory by category, speed and trainable parameters.")
     .requiredOption("--model <path>", "the model, as for train (with --data) or for plan (without)")
-    .option("--methods <names...>", `methods to compare (default: ${DEFAULT_METHODS.join(",")})`, variantList)
+    .option(
+      "--methods <names...>",
+      `methods to compare (default: ${DEFAULT_METHODS.join(",")})`,
+      listOf(parseVariant),
+    )
     .option("--data <file...>", "data files to train on; without them the methods are only planned")
     .option("--output <dir>", "folder for results.json, adapters and metrics; needed with --data")
     .option(
       "--context <n...>",
       `planned: tokens per row (default: ${DEFAULT_CONTEXTS.join(" ")})`,
-      (text, all: number[] | undefined) => [...(all ?? []), ...text.split(",").map(positiveInteger)],
+      listOf(positiveInteger),
     )
     .option("--steps <n>", "training steps of each method", positiveInteger, 50)
     .option("--batch-size <n>", "records per step (default: 4; planned: 1)", positiveInteger)

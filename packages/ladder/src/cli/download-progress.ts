@@ -1,4 +1,4 @@
-/** What is shown while files come from the hub. */
+/** What is shown while files come from the hub, and while a model is read. */
 import type { HubOptions } from "../node/hub.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -36,3 +36,9 @@ export function hubOptions(report: Report): Pick<HubOptions, "onProgress"> {
     },
   };
 }
+
+/** Shows how much of a model is read. */
+export const showLoading =
+  (report: Report) =>
+  (doneBytes: number, totalBytes: number): void =>
+    report.progress(`reading the model: ${Math.round((100 * doneBytes) / totalBytes)} %`);

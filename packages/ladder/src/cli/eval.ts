@@ -6,6 +6,7 @@ import { type Estimates, type EvalSummary, evalRun } from "../node/eval-run.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { mapOption, parseMapping } from "./data-options.ts";
 import { peakJson, withDevice } from "./device.ts";
+import { showLoading } from "./download-progress.ts";
 import { addInferenceOptions, type InferenceFlags, inferenceOptions } from "./inference-options.ts";
 import { positiveInteger, seed } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
@@ -101,8 +102,8 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
         predictions: flags.predictions ?? null,
       },
       {
-        onLoad: (done, total) => report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
-        onProgress: (pass, done, total) => report.progress(`${pass}: ${done} of ${total}`),
+        onLoad: showLoading(report),
+        onProgress: (done, total) => report.progress(`scored ${done} of ${total}`),
       },
     );
     report.print(describe(summary));

@@ -8,6 +8,7 @@ import { fileError } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
+import { showLoading } from "./download-progress.ts";
 import {
   addInferenceOptions,
   addSamplingOptions,
@@ -109,9 +110,7 @@ function idsOf(
 async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outcome> {
   const prompts = await promptsOf(flags);
   return withDevice(flags, report, async (device) => {
-    const onLoad = (done: number, total: number) =>
-      report.progress(`reading the model: ${Math.round((100 * done) / total)} %`);
-    using inference = await openInference(device, inferenceOptions(flags, report), onLoad);
+    using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const ids = prompts.map((prompt) => idsOf(prompt, inference, flags));
     return await writeTexts(report, device, inference, flags, { prompts, ids });
   });

@@ -14,6 +14,7 @@ import {
   numberWithin,
   positiveInteger,
   positiveNumber,
+  seed,
 } from "./options.ts";
 
 export type WeightChoice = WeightDType | "auto";
@@ -114,7 +115,7 @@ export function addSizeOptions(command: Command): Command {
       listOf(nonNegativeInteger),
     )
     .option("--targets <name...>", "LoRA: linear layers (default: all seven, q_proj ... down_proj)")
-    .option("--seed <n>", "seed of initial values, dropout and data order", nonNegativeInteger, 0);
+    .option("--seed <n>", "seed of initial values, dropout and data order", seed, 0);
 }
 
 const SIDE_METHODS: readonly Method[] = ["ladder", "xladder"];

@@ -92,9 +92,15 @@ export function countOrShare(text: string): number {
   throw new InvalidArgumentError("Wanted a whole number above 0, or a share below 1.");
 }
 
-/** An option that takes several values, each as `parse` has it: commander calls this for one after the other. */
-export function listOf<T>(parse: (text: string) => T): (text: string, list?: readonly T[]) => readonly T[] {
-  return (text, list = []) => [...list, parse(text)];
+/**
+ * An option that takes several values, separated by spaces or commas, each parsed by `parse`. Commander calls this for one
+ * argument after the other and gives the default, if there is one, as the first `list`; given values replace it.
+ */
+export function listOf<T>(parse: (text: string) => T, defaults: readonly T[] = []) {
+  return (text: string, list: readonly T[] = defaults): readonly T[] => [
+    ...(list === defaults ? [] : list),
+    ...text.replace(/,$/, "").split(",").map(parse),
+  ];
 }
 
 const repeatableParsers = new WeakSet<object>();

@@ -11,7 +11,7 @@ import { BINDING_LIMITS, longestContext, planStep } from "../plan.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { addMemoryOptions, addSizeOptions, dtypeOption } from "./method-options.ts";
-import { byteSize, positiveInteger } from "./options.ts";
+import { byteSize, listOf, positiveInteger } from "./options.ts";
 import {
   contextNote,
   type FailedRow,
@@ -28,13 +28,13 @@ import {
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
-import { parseVariant, settingsOf, type Variant, variantList } from "./variants.ts";
+import { parseVariant, settingsOf, type Variant } from "./variants.ts";
 
 interface PlanCommand extends PlanFlags {
   readonly model: string;
-  readonly method?: Variant[];
-  readonly methods?: Variant[];
-  readonly context?: number[];
+  readonly method?: readonly Variant[];
+  readonly methods?: readonly Variant[];
+  readonly context?: readonly number[];
   readonly batchSize?: number;
   readonly batch?: number;
   readonly memory?: number;
@@ -61,12 +61,13 @@ export function definePlan(program: Command, session: Session): void {
       "--model <path>",
       "folder or config.json, .gguf or .safetensors file, hub id, or a bundled name (Qwen2.5-7B)",
     )
-    .option("--method <names...>", "methods to plan, with optional suffixes (default: all)", variantList)
-    .addOption(new Option("--methods <names...>").argParser(variantList).hideHelp())
-    .option("--context <n...>", "tokens per row (default: 2048)", (text, all: number[] | undefined) => [
-      ...(all ?? []),
-      ...text.split(",").map(positiveInteger),
-    ])
+    .option(
+      "--method <names...>",
+      "methods to plan, with optional suffixes (default: all)",
+      listOf(parseVariant),
+    )
+    .addOption(new Option("--methods <names...>").argParser(listOf(parseVariant)).hideHelp())
+    .option("--context <n...>", "tokens per row (default: 2048)", listOf(positiveInteger))
     .option("--batch-size <n>", "rows per step (default: 1)", positiveInteger)
     .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
     .option(

@@ -2,7 +2,6 @@ import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Method } from "../adapter.ts";
-import type { WeightDType } from "../base-storage.ts";
 import { writeReport } from "../node/report.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../node/train-run.ts";
@@ -16,9 +15,11 @@ import {
   weightedFile,
 } from "./data-options.ts";
 import { deviceOption, jsonOption, withDevice } from "./device.ts";
+import { showLoading } from "./download-progress.ts";
 import {
   addMemoryOptions,
   addSizeOptions,
+  dtypeOption,
   type MemoryFlags,
   memoryOptions,
   methodOption,
@@ -26,6 +27,7 @@ import {
   refuseOtherMethods,
   type SizeFlags,
   storageOf,
+  type WeightChoice,
   weightDType,
 } from "./method-options.ts";
 import { countOrShare, fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
@@ -48,7 +50,7 @@ interface TrainOptions extends SizeFlags, MemoryFlags, FieldFlags, QuestionFlags
   readonly method: Method;
   readonly output: string;
   readonly device: DeviceName;
-  readonly dtype: WeightDType | "auto";
+  readonly dtype: WeightChoice;
   readonly steps: number;
   readonly batchSize: number;
   readonly gradientAccumulation: number;
@@ -153,13 +155,7 @@ export function addTrainSettings(command: Command): Command {
   command.option("--calibration <n>", "records used by --importance fisher (default: 16)", positiveInteger);
   addQuestionSettings(command);
   addWatchingSettings(command);
-  addFieldOptions(command)
-    .addOption(
-      new Option("--dtype <type>", "storage of the frozen weights; auto takes f16 where the adapter has it")
-        .choices(["auto", "f32", "f16"])
-        .default("auto"),
-    )
-    .addOption(deviceOption());
+  addFieldOptions(command).addOption(dtypeOption()).addOption(deviceOption());
   return addMemoryOptions(addSizeOptions(command));
 }
 
@@ -245,7 +241,7 @@ async function inheritSettings(report: Report, command: Command, layers: Layers)
 function eventsOf(report: Report, { steps, logEvery }: TrainOptions): TrainRunEvents {
   let first = true;
   return {
-    onLoad: (done, total) => report.progress(`reading the model: ${Math.round((100 * done) / total)} %`),
+    onLoad: showLoading(report),
     onNote: (text) => report.note(text),
     onStart: (start) => report.note(describeStart(start, steps)),
     onSample: (when, sample) => {

@@ -48,11 +48,6 @@ export function parseVariant(text: string): Variant {
   return { name: text, method: known, flags: Object.assign({}, ...flags) as Partial<MemoryFlags> };
 }
 
-/** For commander: "ladder,qlora" or several words, each replacing the default. */
-export function variantList(text: string, previous: readonly Variant[] | undefined): Variant[] {
-  return [...(previous ?? []), ...text.split(",").filter(Boolean).map(parseVariant)];
-}
-
 /** The options that a variant stands for, on a device. */
 export function settingsOf(
   variant: Variant,

@@ -3,12 +3,12 @@ import { SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import { contextLimit } from "../config.ts";
 import type { Decoder } from "../decoder.ts";
-import { generateTexts } from "../generate-text.ts";
+import { type Continuation, generateTexts } from "../generate-text.ts";
 import { describeFields } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
 import type { Metric } from "./intervals.ts";
-import { scoreWindows, slidingWindows } from "./perplexity.ts";
+import { scoreWindows, slidingWindows, type WindowScore } from "./perplexity.ts";
 import {
   checkLengths,
   type EvalRow,
@@ -18,7 +18,7 @@ import {
   promptIds,
   scoringItem,
 } from "./prompts.ts";
-import { itemLength, scoreContinuations } from "./score-continuations.ts";
+import { itemLength, type Scores, scoreContinuations } from "./score-continuations.ts";
 import {
   type ChoiceQuestion,
   choiceQuestion,
@@ -70,14 +70,21 @@ function constantAnswer(questions: readonly ChoiceQuestion[]): ConstantAnswer | 
   return { answer: choices[most], accuracy: right[most] / questions.length };
 }
 
-/** A task over its rows, tokenized; scored with or without an adapter. */
+/** A task over its rows, tokenized. */
 export interface Evaluation {
   /** Questions, or windows of text. */
   readonly count: number;
   /** What an accuracy is to be held against; null where no one answer is among the choices of all questions. */
   readonly constantAnswer: ConstantAnswer | null;
-  /** Scores a model, with an adapter or (null) without. Throws what the device throws. */
-  run(decoder: Decoder, adapter: Adapter | null, onProgress?: OnProgress): Promise<EvalResult>;
+  /**
+   * Scores a model with each adapter; null is the model alone. Adapters that leave the backbone's hidden states as they are share
+   * its passes, except in `gsm8k`, where each writes a text of its own. Throws what the device throws.
+   */
+  run(
+    decoder: Decoder,
+    adapters: readonly (Adapter | null)[],
+    onProgress?: OnProgress,
+  ): Promise<EvalResult[]>;
 }
 
 /** What a model, or a model with an adapter, scored. */
@@ -116,31 +123,30 @@ function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOp
   const items = questions.map((question, i) =>
     scoringItem(question, rows[i].source, tokenizer, options.template),
   );
+  const resultOf = (scored: readonly Scores[]): EvalResult => {
+    const scores = scored.map(({ continuations }) => continuations);
+    const chosen = scores.map(best);
+    const normalized = scores.map((row, i) =>
+      best(row.map((score, choice) => score / bytes(questions[i].choices[choice]))),
+    );
+    const right = (found: readonly number[]) => found.map((choice, i) => choice === questions[i].label);
+    return {
+      metrics: [proportion("accuracy", right(chosen)), proportion("accuracy_normalized", right(normalized))],
+      predictions: questions.map(({ label }, i) => ({
+        source: rows[i].source,
+        label,
+        chosen: chosen[i],
+        chosen_normalized: normalized[i],
+        log_likelihoods: scores[i],
+      })),
+    };
+  };
   return {
     count: rows.length,
     constantAnswer: constantAnswer(questions),
-    async run(decoder, adapter, onProgress) {
+    async run(decoder, adapters, onProgress) {
       checkLengths(rows, decoder, (i) => itemLength(items[i]));
-      const scored = await scoreContinuations(decoder, adapter, items, { batchSize, onProgress });
-      const scores = scored.map(({ continuations }) => continuations);
-      const chosen = scores.map(best);
-      const normalized = scores.map((row, i) =>
-        best(row.map((score, choice) => score / bytes(questions[i].choices[choice]))),
-      );
-      const right = (found: readonly number[]) => found.map((choice, i) => choice === questions[i].label);
-      return {
-        metrics: [
-          proportion("accuracy", right(chosen)),
-          proportion("accuracy_normalized", right(normalized)),
-        ],
-        predictions: questions.map(({ label }, i) => ({
-          source: rows[i].source,
-          label,
-          chosen: chosen[i],
-          chosen_normalized: normalized[i],
-          log_likelihoods: scores[i],
-        })),
-      };
+      return (await scoreContinuations(decoder, adapters, items, { batchSize, onProgress })).map(resultOf);
     },
   };
 }
@@ -156,33 +162,37 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
     return step ? { ...item, afterLead: followUpIds(step, tokenizer) } : item;
   });
   const lead = encodeAnswer(verdicts[0], FIRST_WRONG_LEAD, tokenizer, template);
+  const resultOf = (scores: readonly Scores[]): EvalResult => {
+    const verdict = scores.map(({ continuations }) => best(continuations));
+    const step = scores.map(({ afterLead }, i) => (steps[i] ? best(afterLead) : null));
+    const right = verdict.map((found, i) => found === verdicts[i].label);
+    const of = (label: number) => right.map((one, i) => (verdicts[i].label === label ? one : null));
+    const stepRight = steps.map((known, i) => known && step[i] === known.label);
+    return {
+      metrics: [
+        proportion("accuracy", right),
+        proportion("accuracy_of_incorrect", of(0)),
+        proportion("accuracy_of_correct", of(1)),
+        proportion("first_wrong_step", stepRight),
+      ],
+      predictions: rows.map(({ source }, i) => ({
+        source,
+        label: verdicts[i].label,
+        chosen: verdict[i],
+        log_likelihoods: scores[i].continuations,
+        first_error_step: steps[i]?.label ?? null,
+        chosen_step: step[i],
+      })),
+    };
+  };
   return {
     count: rows.length,
     constantAnswer: constantAnswer(verdicts),
-    async run(decoder, adapter, onProgress) {
+    async run(decoder, adapters, onProgress) {
       checkLengths(rows, decoder, (i) => itemLength(items[i], lead));
-      const scores = await scoreContinuations(decoder, adapter, items, { batchSize, lead, onProgress });
-      const verdict = scores.map(({ continuations }) => best(continuations));
-      const step = scores.map(({ afterLead }, i) => (steps[i] ? best(afterLead) : null));
-      const right = verdict.map((found, i) => found === verdicts[i].label);
-      const of = (label: number) => right.map((one, i) => (verdicts[i].label === label ? one : null));
-      const stepRight = steps.map((known, i) => known && step[i] === known.label);
-      return {
-        metrics: [
-          proportion("accuracy", right),
-          proportion("accuracy_of_incorrect", of(0)),
-          proportion("accuracy_of_correct", of(1)),
-          proportion("first_wrong_step", stepRight),
-        ],
-        predictions: rows.map(({ source }, i) => ({
-          source,
-          label: verdicts[i].label,
-          chosen: verdict[i],
-          log_likelihoods: scores[i].continuations,
-          first_error_step: steps[i]?.label ?? null,
-          chosen_step: step[i],
-        })),
-      };
+      return (await scoreContinuations(decoder, adapters, items, { batchSize, lead, onProgress })).map(
+        resultOf,
+      );
     },
   };
 }
@@ -193,47 +203,49 @@ const NEXT_QUESTION = "\nQuestion:";
 function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const questions = rows.map(({ value, source }) => gsm8kQuestion(gsm8kRow(value, source)));
   const prompts = questions.map((question) => promptIds(question, tokenizer, options.template));
+  const resultOf = (answers: readonly Continuation[]): EvalResult => {
+    const numbers = answers.map(({ text }) => finalNumber(text));
+    const right = questions.map((question, i) => isRight(question, answers[i].text));
+    return {
+      metrics: [
+        proportion("exact_match", right),
+        proportion(
+          "has_number",
+          numbers.map((number) => number !== null),
+        ),
+        { name: "answer_tokens", items: answers.map(({ ids }) => ({ top: ids.length, bottom: 1 })) },
+      ],
+      predictions: rows.map(({ source }, i) => ({
+        source,
+        final: questions[i].final,
+        found: numbers[i],
+        text: answers[i].text,
+      })),
+    };
+  };
   return {
     count: rows.length,
     constantAnswer: null,
-    async run(decoder, adapter, onProgress) {
+    async run(decoder, adapters, onProgress) {
       const { answerTokens } = options;
       checkLengths(rows, decoder, (i) => prompts[i].length + answerTokens - 1, ", lower --answer-tokens");
-      const texts: string[] = questions.map(() => "");
-      const tokens: number[] = questions.map(() => 0);
+      const all = adapters.map((): Continuation[] => new Array(prompts.length));
       const order = [...prompts.keys()].sort((a, b) => prompts[a].length - prompts[b].length);
       for (let start = 0; start < order.length; start += options.batchSize) {
         const group = order.slice(start, start + options.batchSize);
-        const found = await generateTexts(
-          decoder,
-          adapter,
-          tokenizer,
-          group.map((i) => prompts[i]),
-          { maxTokens: answerTokens, stop: [NEXT_QUESTION] },
-        );
-        for (const [g, i] of group.entries()) {
-          texts[i] = found[g].text;
-          tokens[i] = found[g].ids.length;
+        for (const [a, adapter] of adapters.entries()) {
+          const found = await generateTexts(
+            decoder,
+            adapter,
+            tokenizer,
+            group.map((i) => prompts[i]),
+            { maxTokens: answerTokens, stop: [NEXT_QUESTION] },
+          );
+          for (const [g, i] of group.entries()) all[a][i] = found[g];
         }
         onProgress?.(start + group.length, order.length);
       }
-      const right = questions.map((question, i) => isRight(question, texts[i]));
-      return {
-        metrics: [
-          proportion("exact_match", right),
-          proportion(
-            "has_number",
-            texts.map((text) => finalNumber(text) !== null),
-          ),
-          { name: "answer_tokens", items: tokens.map((count) => ({ top: count, bottom: 1 })) },
-        ],
-        predictions: rows.map(({ source }, i) => ({
-          source,
-          final: questions[i].final,
-          found: finalNumber(texts[i]),
-          text: texts[i],
-        })),
-      };
+      return all.map(resultOf);
     },
   };
 }
@@ -273,10 +285,22 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
     );
   }
   const byteCounts = windows.map(({ labels }) => bytes(tokenizer.decode(labels.filter((id) => id !== -100))));
+  const resultOf = (scores: readonly WindowScore[]): EvalResult => {
+    const perToken = scores.map(({ nats, tokens }) => ({ top: nats, bottom: tokens }));
+    const bits = scores.map(({ nats }, i) => ({ top: nats * (1 / Math.LN2), bottom: byteCounts[i] }));
+    return {
+      metrics: [
+        { name: "perplexity", items: perToken, transform: "exp" },
+        { name: "nats_per_token", items: perToken },
+        { name: "bits_per_byte", items: bits },
+      ],
+      predictions: scores.map((score, i) => ({ source: windows[i].source, ...score })),
+    };
+  };
   return {
     count: windows.length,
     constantAnswer: null,
-    async run(decoder, adapter, onProgress) {
+    async run(decoder, adapters, onProgress) {
       const limit = contextLimit(decoder.config);
       if (context > limit) {
         throw new SidenetError(
@@ -284,17 +308,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
           `windows of ${context} tokens pass the model's context of ${limit}. Lower --context.`,
         );
       }
-      const scores = await scoreWindows(decoder, adapter, windows, { batchSize, onProgress });
-      const nats = (bottom: (i: number) => number, scale = 1) =>
-        scores.map((score, i) => ({ top: score.nats * scale, bottom: bottom(i) }));
-      return {
-        metrics: [
-          { name: "perplexity", items: nats((i) => scores[i].tokens), transform: "exp" },
-          { name: "nats_per_token", items: nats((i) => scores[i].tokens) },
-          { name: "bits_per_byte", items: nats((i) => byteCounts[i], 1 / Math.LN2) },
-        ],
-        predictions: scores.map((score, i) => ({ source: windows[i].source, ...score })),
-      };
+      return (await scoreWindows(decoder, adapters, windows, { batchSize, onProgress })).map(resultOf);
     },
   };
 }

@@ -1,11 +1,12 @@
 /** Perplexity over sliding windows: each token is scored once, with as much before it as the windows allow. */
+import { concatAll } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
 import type { LabeledBatch } from "../batch-loss.ts";
 import { inBatches } from "../data/batches.ts";
 import { type Decoder, shiftLabels } from "../decoder.ts";
 import { notFinite } from "../not-finite.ts";
 import type { TokenRecord } from "../records.ts";
-import { residualStream } from "../residual-stream.ts";
+import { residualStreams, sharedPasses } from "../residual-stream.ts";
 import type { ScoringOptions } from "./score-continuations.ts";
 
 /**
@@ -38,23 +39,31 @@ export interface WindowScore {
   readonly tokens: number;
 }
 
-/** Scores of windows, in their order. Throws `L-DIVERGED` for one that is not finite. */
+/**
+ * Scores of windows, in their order, with each adapter; null is the backbone alone. Throws `L-DIVERGED` for one that is not
+ * finite.
+ */
 export async function scoreWindows(
   decoder: Decoder,
-  adapter: Adapter | null,
+  adapters: readonly (Adapter | null)[],
   windows: readonly TokenRecord[],
   { batchSize, onProgress }: Pick<ScoringOptions, "batchSize" | "onProgress">,
-): Promise<WindowScore[]> {
-  const scores: WindowScore[] = [];
+): Promise<WindowScore[][]> {
+  const scores: WindowScore[][] = adapters.map(() => []);
   const longest = Math.max(...windows.map((window) => window.inputIds.length));
+  let done = 0;
   for (const batch of inBatches(windows, batchSize, 0, longest)) {
-    const found = await scoreBatch(decoder, adapter, batch);
-    const bad = found.findIndex(({ nats }) => !Number.isFinite(nats));
-    if (bad >= 0) {
-      throw await notFinite(`the loss of window ${scores.length + bad + 1} is not finite`, decoder, adapter);
+    const found: WindowScore[][] = [];
+    for (const pass of sharedPasses(adapters)) found.push(...(await scoreBatch(decoder, pass, batch)));
+    for (const [a, own] of found.entries()) {
+      const bad = own.findIndex(({ nats }) => !Number.isFinite(nats));
+      if (bad >= 0) {
+        throw await notFinite(`the loss of window ${done + bad + 1} is not finite`, decoder, adapters[a]);
+      }
+      scores[a].push(...own);
     }
-    scores.push(...found);
-    onProgress?.(scores.length, windows.length);
+    done += batch.batchSize;
+    onProgress?.(done, windows.length);
   }
   return scores;
 }
@@ -62,27 +71,32 @@ export async function scoreWindows(
 /** The rows go through the blocks together, and through the head one by one, for a sum of each. */
 async function scoreBatch(
   decoder: Decoder,
-  adapter: Adapter | null,
+  adapters: readonly (Adapter | null)[],
   batch: LabeledBatch,
-): Promise<WindowScore[]> {
+): Promise<WindowScore[][]> {
   const { device } = decoder;
+  const { ops } = device;
   const { batchSize, length } = batch;
   const targets = shiftLabels(batch.labels, batchSize, length);
-  const losses = device.scope(() => {
-    const y = residualStream(decoder, adapter, decoder.prepare(batch));
-    return Array.from({ length: batchSize }, (_, row) => {
-      const own = device.tensor(targets.subarray(row * length, (row + 1) * length), [length], {
-        dtype: "i32",
-      });
-      const states = device.ops.slice(y, { axis: 0, start: row, count: 1 });
-      return decoder.loss(device.ops, states, own, adapter?.head ?? decoder.head);
-    });
+  const targetsOf = (row: number) => targets.subarray(row * length, (row + 1) * length);
+  using losses = device.scope(() => {
+    const ys = residualStreams(decoder, adapters, decoder.prepare(batch));
+    const all = adapters.flatMap((adapter, a) =>
+      Array.from({ length: batchSize }, (_, row) =>
+        device.scope(() => {
+          const own = device.tensor(targetsOf(row), [length], { dtype: "i32" });
+          const states = ops.slice(ys[a], { axis: 0, start: row, count: 1 });
+          return ops.reshape(decoder.loss(ops, states, own, adapter?.head ?? decoder.head), { shape: [1] });
+        }),
+      ),
+    );
+    return concatAll(ops, all, 0);
   });
-  const scores: WindowScore[] = [];
-  for (const [row, loss] of losses.entries()) {
-    const scored = targets.subarray(row * length, (row + 1) * length).filter((target) => target !== -100);
-    scores.push({ nats: (await loss.item()) * scored.length, tokens: scored.length });
-    loss.dispose();
-  }
-  return scores;
+  const values = await losses.read();
+  return adapters.map((_, a) =>
+    Array.from({ length: batchSize }, (_, row) => {
+      const tokens = targetsOf(row).filter((target) => target !== -100).length;
+      return { nats: values[a * batchSize + row] * tokens, tokens };
+    }),
+  );
 }

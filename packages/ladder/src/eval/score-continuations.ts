@@ -1,6 +1,6 @@
 /**
  * Log-likelihoods of continuations. A prompt goes through the model once, however many continuations it has, and so does a
- * lead that precedes some of them.
+ * lead that precedes some of them. Adapters that leave the backbone's hidden states as they are share its passes.
  */
 import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../adapter.ts";
@@ -8,7 +8,7 @@ import { contextLimit } from "../config.ts";
 import type { Decoder, TokenBatch } from "../decoder.ts";
 import { ModelCache } from "../kv-cache.ts";
 import { notFinite } from "../not-finite.ts";
-import { residualStream } from "../residual-stream.ts";
+import { residualStreams, sharedPasses } from "../residual-stream.ts";
 
 /** A prompt of at least one token, and what may follow it, at least one token each. */
 export interface ScoringItem {
@@ -42,15 +42,15 @@ export interface ScoringOptions {
 const LOGIT_BYTES = 2 ** 25;
 
 /**
- * Scores each item's continuations, in the order of the items. Throws `L-CONTEXT` for an item longer than the context and
- * `L-DIVERGED` for likelihoods that are not finite.
+ * Scores each item's continuations with each adapter, in the order of the items; null is the backbone alone. Throws `L-CONTEXT`
+ * for an item longer than the context and `L-DIVERGED` for likelihoods that are not finite.
  */
 export async function scoreContinuations(
   decoder: Decoder,
-  adapter: Adapter | null,
+  adapters: readonly (Adapter | null)[],
   items: readonly ScoringItem[],
   options: ScoringOptions,
-): Promise<Scores[]> {
+): Promise<Scores[][]> {
   const { batchSize, lead = [], onProgress } = options;
   if (lead.length === 0 && items.some(({ afterLead = [] }) => afterLead.length > 0)) {
     throw new SidenetError(
@@ -58,20 +58,19 @@ export async function scoreContinuations(
       "continuations after a lead need a lead of at least one token. Give `lead`.",
     );
   }
-  const scores: Scores[] = new Array(items.length);
+  const scores = adapters.map((): Scores[] => new Array(items.length));
   let done = 0;
   for (const group of groupsOf(items, lead, batchSize, contextLimit(decoder.config))) {
-    const found = await scoreGroup(
-      decoder,
-      adapter,
-      group.map((i) => items[i]),
-      options,
-    );
-    for (const [g, i] of group.entries()) {
-      scores[i] = found[g];
-      const { continuations, afterLead } = found[g];
-      if ([...continuations, ...afterLead].every(Number.isFinite)) continue;
-      throw await notFinite("the likelihoods of answers are not finite", decoder, adapter);
+    const own = group.map((i) => items[i]);
+    const found: Scores[][] = [];
+    for (const pass of sharedPasses(adapters)) found.push(...(await scoreGroup(decoder, pass, own, options)));
+    for (const [a, adapter] of adapters.entries()) {
+      for (const [g, i] of group.entries()) {
+        scores[a][i] = found[a][g];
+        const { continuations, afterLead } = found[a][g];
+        if ([...continuations, ...afterLead].every(Number.isFinite)) continue;
+        throw await notFinite("the likelihoods of answers are not finite", decoder, adapter);
+      }
     }
     done += group.length;
     onProgress?.(done, items.length);
@@ -137,15 +136,15 @@ function promptBatch(items: readonly ScoringItem[], capacity: number, length: nu
 /** Reads the group's prompts and scores what follows them, then reads the lead into the same caches and scores what follows that. */
 async function scoreGroup(
   decoder: Decoder,
-  adapter: Adapter | null,
+  adapters: readonly (Adapter | null)[],
   items: readonly ScoringItem[],
   { lead = [], copiedBytes = 2 ** 28 }: ScoringOptions,
-): Promise<Scores[]> {
+): Promise<Scores[][]> {
   const length = Math.max(...items.map(({ prompt }) => prompt.length));
   const capacity = length + Math.max(...items.map((item) => positionsAfterPrompt(item, lead)));
-  using caches = ModelCache.empty(decoder, adapter, items.length, capacity);
+  using caches = ModelCache.empty(decoder, adapters, items.length, capacity);
   const prompts = promptBatch(items, capacity, length);
-  const prefixes = { decoder, adapter, caches, attentionMask: prompts.attentionMask, copiedBytes };
+  const prefixes = { decoder, adapters, caches, attentionMask: prompts.attentionMask, copiedBytes };
   const first = await readAndScore(
     prefixes,
     { inputIds: prompts.inputIds, length, offset: 0 },
@@ -153,7 +152,7 @@ async function scoreGroup(
   );
   const after = items.map(({ afterLead = [] }) => afterLead);
   if (after.every((continuations) => continuations.length === 0)) {
-    return first.map((continuations) => ({ continuations, afterLead: [] }));
+    return first.map((scores) => scores.map((continuations) => ({ continuations, afterLead: [] })));
   }
   const leads = Int32Array.from({ length: items.length * lead.length }, (_, i) => lead[i % lead.length]);
   const second = await readAndScore(
@@ -161,7 +160,9 @@ async function scoreGroup(
     { inputIds: leads, length: lead.length, offset: length },
     after,
   );
-  return first.map((continuations, i) => ({ continuations, afterLead: second[i] }));
+  return first.map((scores, a) =>
+    scores.map((continuations, i) => ({ continuations, afterLead: second[a][i] })),
+  );
 }
 
 /** A token whose likelihood is wanted: the row of the states that predicts it, and the continuation it belongs to. */
@@ -175,7 +176,7 @@ interface Target {
 /** A group of rows whose caches hold what was read so far. */
 interface Prefixes {
   readonly decoder: Decoder;
-  readonly adapter: Adapter | null;
+  readonly adapters: readonly (Adapter | null)[];
   readonly caches: ModelCache;
   /** [items, capacity]; 0 hides the padding before a prompt. */
   readonly attentionMask: Uint8Array;
@@ -189,30 +190,40 @@ interface Segment {
   readonly offset: number;
 }
 
-/** Reads a segment into the caches, then scores the continuations of each row. */
+/** Reads a segment into the caches, then scores the continuations of each row, with each adapter. */
 async function readAndScore(
   prefixes: Prefixes,
   { inputIds, length, offset }: Segment,
   continuations: readonly (readonly (readonly number[])[])[],
-): Promise<number[][]> {
-  const { decoder, adapter, caches, attentionMask, copiedBytes } = prefixes;
+): Promise<number[][][]> {
+  const { decoder, adapters, caches, attentionMask, copiedBytes } = prefixes;
   const { device } = decoder;
-  const scores = continuations.map((own) => own.map(() => 0));
-  const add = async (states: Tensor, targets: readonly Target[]) => {
-    using nats = device.scope(() => negativeLogLikelihoods(decoder, adapter, states, targets));
+  const scores = adapters.map(() => continuations.map((own) => own.map(() => 0)));
+  const add = async (statesOf: () => readonly Tensor[], targets: readonly Target[]) => {
+    using nats = device.scope(() => {
+      const found = statesOf().map((states, a) =>
+        negativeLogLikelihoods(decoder, adapters[a], states, targets),
+      );
+      return concatAll(device.ops, found, 0);
+    });
     const values = await nats.read();
-    for (const [i, { item, continuation }] of targets.entries()) scores[item][continuation] -= values[i];
+    for (const [a, own] of scores.entries()) {
+      const start = a * targets.length;
+      for (const [i, { item, continuation }] of targets.entries())
+        own[item][continuation] -= values[start + i];
+    }
   };
   const rows: Continued[] = continuations.flatMap((own, item) =>
     own.map((ids, continuation) => ({ ids, item, continuation })),
   );
   const batch: TokenBatch = { inputIds, batchSize: continuations.length, length, attentionMask };
-  using last = device.scope(() => {
-    const y = residualStream(decoder, adapter, decoder.prepare(batch, offset), caches);
-    return device.ops.slice(y, { axis: 1, start: length - 1, count: 1 });
-  });
+  const lastStates = () =>
+    device.scope(() => {
+      const ys = residualStreams(decoder, adapters, decoder.prepare(batch, offset), caches);
+      return ys.map((y) => device.ops.slice(y, { axis: 1, start: length - 1, count: 1 }));
+    });
   await add(
-    last,
+    lastStates,
     rows.map(({ ids, item, continuation }) => ({ state: item, id: ids[0], item, continuation })),
   );
   // Continuations of one token are scored by now. Similar lengths go together: shorter ones are padded.
@@ -220,12 +231,11 @@ async function readAndScore(
   const count = Math.max(1, Math.floor(copiedBytes / caches.rowBytes));
   for (let start = 0; start < longer.length; start += count) {
     const some = longer.slice(start, start + count);
-    using rest = restStates(prefixes, some, offset + length);
-    const width = rest.shape[1];
+    const width = Math.max(...some.map(({ ids }) => ids.length)) - 1;
     const targets = some.flatMap(({ ids, ...of }, r) =>
       ids.slice(1).map((id, t) => ({ state: r * width + t, id, ...of })),
     );
-    await add(rest, targets);
+    await add(() => restStates(prefixes, some, width, offset + length), targets);
   }
   return scores;
 }
@@ -238,17 +248,17 @@ interface Continued {
 }
 
 /**
- * States [rows,T,d] after all tokens but the last of each continuation, T of the longest. Each row gets a copy of its
- * prefix's cache, which is filled up to `offset`.
+ * States [rows,width,d] of each adapter after all tokens but the last of each continuation, of which the longest has `width`
+ * such tokens. Each row gets a copy of its prefix's cache, which is filled up to `offset`.
  */
 function restStates(
-  { decoder, adapter, caches, attentionMask: masks }: Prefixes,
+  { decoder, adapters, caches, attentionMask: masks }: Prefixes,
   rows: readonly Continued[],
+  width: number,
   offset: number,
-): Tensor {
+): Tensor[] {
   const { capacity } = caches;
   const taken = rows.map(({ item }) => item);
-  const width = Math.max(...rows.map(({ ids }) => ids.length)) - 1;
   return decoder.device.scope(() => {
     using own = caches.take(taken);
     const inputIds = new Int32Array(rows.length * width);
@@ -257,7 +267,7 @@ function restStates(
     for (const [r, item] of taken.entries())
       attentionMask.set(masks.subarray(item * capacity, (item + 1) * capacity), r * capacity);
     const batch = { inputIds, batchSize: rows.length, length: width, attentionMask };
-    return residualStream(decoder, adapter, decoder.prepare(batch, offset), own);
+    return residualStreams(decoder, adapters, decoder.prepare(batch, offset), own);
   });
 }
 
@@ -286,7 +296,7 @@ function negativeLogLikelihoods(
         ),
         flat,
       );
-      const logits = ops.reshape(decoder.logits(ops, picked, adapter?.head ?? undefined), {
+      const logits = ops.reshape(decoder.logits(ops, picked, adapter?.head ?? decoder.head), {
         shape: [some.length, config.vocabSize],
       });
       const own = ops.gatherAlong(

@@ -1,6 +1,5 @@
 /** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
 import type { Device } from "@sidenet/tensor";
-import type { Adapter } from "../adapter.ts";
 import { contextLimit } from "../config.ts";
 import {
   type ConstantAnswer,
@@ -61,8 +60,8 @@ export interface EvalSummary {
 export interface EvalRunEvents {
   /** Bytes of the model that are read, and all there are. */
   onLoad?(done: number, total: number): void;
-  /** Items that were scored; `pass` is "before" or "after". */
-  onProgress?(pass: "before" | "after", done: number, total: number): void;
+  /** Items that were scored, without the adapter and with it. */
+  onProgress?(done: number, total: number): void;
 }
 
 async function readSome({ data, fields, limit }: EvalRunOptions): Promise<EvalRow[]> {
@@ -107,10 +106,11 @@ export async function evalRun(
     ...windowsFor(options, contextLimit(decoder.config)),
   });
   const { count, constantAnswer } = evaluation;
-  const score = (pass: "before" | "after", withAdapter: Adapter | null) =>
-    evaluation.run(decoder, withAdapter, (done, total) => events.onProgress?.(pass, done, total));
-  const before = await score("before", null);
-  const after = adapter && (await score("after", adapter));
+  const [before, after = null] = await evaluation.run(
+    decoder,
+    adapter ? [null, adapter] : [null],
+    (done, total) => events.onProgress?.(done, total),
+  );
   const { seed } = options;
   if (options.predictions !== null) {
     await writeFileAtomic(options.predictions, predictionLines(before, after));

@@ -2,7 +2,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { defaultLearningRate } from "../../method-defaults.ts";
 import { newRunState, type RunState } from "../../run/run-state.ts";
-import { evaluateLoss } from "../../trainer.ts";
+import { evaluateLosses } from "../../trainer.ts";
 import { packageVersion } from "../version.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { clearRunFolder, type RunFile, writeRunFile } from "./run-folder.ts";
@@ -22,9 +22,12 @@ export async function begin(parts: RunParts): Promise<RunState> {
   const { options, run, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;
   stopIfAsked(parts);
-  const frozenEvalLoss = await evaluateLoss(decoder, null, evalBatches, options.memory);
-  stopIfAsked(parts);
-  const initialEvalLoss = await evaluateLoss(decoder, adapter, evalBatches, options.memory);
+  const [frozenEvalLoss, initialEvalLoss] = await evaluateLosses(
+    decoder,
+    [null, adapter],
+    evalBatches,
+    options.memory,
+  );
   stopIfAsked(parts);
   const before = await sample(parts, null);
   stopIfAsked(parts);
