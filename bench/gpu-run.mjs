@@ -175,7 +175,8 @@ for (const { name, status, seconds, result } of results) {
   const failed = Array.isArray(result?.failures) ? result.failures.length : result?.failed;
   const speed = result?.seconds_per_step
     ? `, ${result.seconds_per_step.toFixed(3)} s a step, ${result.tokens_per_second.toFixed(0)} tokens/s, ` +
-      `peak ${(result.peak_bytes / 2 ** 20).toFixed(0)} MiB, driver ${result.driver_peak_mib} MiB`
+      `peak ${(result.peak_bytes / 2 ** 20).toFixed(0)} MiB` +
+      (result.driver_peak_mib === null ? "" : `, driver ${result.driver_peak_mib} MiB`)
     : "";
   console.log(
     `${name.padEnd(16)} ${status}, ${seconds.toFixed(0)} s${counts}${failed === undefined ? "" : `, ${failed} failed`}${speed}`,
