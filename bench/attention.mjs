@@ -1,15 +1,17 @@
-// Attention and its gradients on wasm or webgpu beside products, all taking turns in one process: GFLOP/s of the pairs that queries see, and
-// shares of a `linear` of 576 x 576 over the same tokens.
+// Times attention and its gradients on wasm or webgpu beside matrix multiplications, alternating in one process. Prints GFLOP/s
+// (only visible pairs of query and key count) and the share of the rate of a `linear` of 576 x 576 over the same tokens.
 //
 //   npm run build && node bench/attention.mjs [--tokens 256,512,1024] [--heads 9,3,64] [--device wasm] [--threads 2]
 //        [--rounds 25] [--processor-time] [--base DIR]
 //
-// `--heads` are query heads, key heads and their size. `--base` is another checkout, built: its attention takes turns too.
-// `--processor-time` counts what a call computes, for busy machines: of one thread on wasm, of a software driver's all on webgpu.
+// --heads gives the numbers of query heads and key heads, and the head size. --base is another built checkout whose attention
+// is timed too. --processor-time measures CPU time instead of wall time, for busy machines: of one thread on wasm, of all
+// threads of a software driver on webgpu.
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
+import { sizeOf } from "@sidenet/tensor";
+import { ensureRuntimeFolder, ROOT } from "../scripts/lib/environment.mjs";
 import { scriptOptions } from "../scripts/lib/options.mjs";
 
 const options = scriptOptions({
@@ -22,29 +24,27 @@ const options = scriptOptions({
   base: null,
 });
 const [H, G, D] = options.heads;
-const ofProcessor = options["processor-time"];
-const threads = ofProcessor ? 1 : options.threads;
-/** Calls of each row in a round, the fastest of which counts: other load can only add. */
+const isCpuTime = options["processor-time"];
+const threads = isCpuTime ? 1 : options.threads;
+/** Calls of each row in a round. The fastest counts, since other load can only slow a call down. */
 const CALLS = 4;
 
-async function openSide(name, root) {
+/** Opens a device of the checkout at `root`; `suffix` marks its rows. */
+async function openSide(suffix, root) {
   const load = (path) => import(pathToFileURL(resolve(root, "packages/tensor/dist", path)).href);
   const { Random } = await load("index.js");
   const { openDevice, openNodeWasm } = await load("node/index.js");
   const isWasm = options.device === "wasm";
   const device = isWasm ? await openNodeWasm({ threads }) : (await openDevice(options.device)).device;
-  return { name, device, Random };
+  return { suffix, device, Random };
 }
 
-/** Rows of one side: names, flops and calls. */
-function rowsOf({ name, device, Random }, T, products) {
+/** The rows of one checkout: attention, and with `matmuls` the matrix multiplications. */
+function rowsOf({ suffix, device, Random }, T, matmuls) {
   let stream = 0;
-  const normals = (...shape) => {
-    const size = shape.reduce((a, b) => a * b, 1);
-    return device.tensor(new Random(1, stream++).normals(size), shape);
-  };
+  const normals = (...shape) => device.tensor(new Random(1, stream++).normals(sizeOf(shape)), shape);
   const row = (label, flops, op, operands, residuals = []) => ({
-    name: `${label}${name}`,
+    name: `${label}${suffix}`,
     flops,
     best: Number.POSITIVE_INFINITY,
     call: async () => {
@@ -61,7 +61,7 @@ function rowsOf({ name, device, Random }, T, products) {
     row("attentionBackwardQ", 6 * pairs, "attentionBackwardQ", saved),
     row("attentionBackwardKV", 8 * pairs, "attentionBackwardKV", saved),
   ];
-  if (!products) return rows;
+  if (!matmuls) return rows;
   const [left, right, weights] = [normals(H, T, D), normals(H, T, D), normals(H, T, T)];
   return [
     row("linear", 2 * T * 576 * 576, "linear", [normals(T, 576), normals(576, 576), null]),
@@ -74,16 +74,16 @@ function rowsOf({ name, device, Random }, T, products) {
 async function milliseconds(call) {
   const [wall, processor] = [performance.now(), process.cpuUsage()];
   await call();
-  if (!ofProcessor) return performance.now() - wall;
+  if (!isCpuTime) return performance.now() - wall;
   const { user, system } = process.cpuUsage(processor);
   return (user + system) / 1000;
 }
 
 ensureRuntimeFolder();
-const sides = [await openSide("", new URL("..", import.meta.url).pathname)];
+const sides = [await openSide("", ROOT)];
 if (options.base) sides.push(await openSide(" (base)", options.base));
 console.log(
-  `${sides[0].device.label}; ${H} heads of ${D} over ${G}; ${ofProcessor ? "processor" : "wall"} time`,
+  `${sides[0].device.label}; ${H} heads of ${D} over ${G} key heads; ${isCpuTime ? "CPU" : "wall"} time`,
 );
 for (const T of options.tokens) {
   const rows = sides.flatMap((side, i) => rowsOf(side, T, i === 0));
@@ -100,4 +100,4 @@ for (const T of options.tokens) {
   }
 }
 for (const { device } of sides) device.dispose();
-process.exit(0); // a driver's threads would keep it alive
+process.exit(0); // the driver's threads would keep the process running

@@ -1,10 +1,10 @@
-"""How well a Ladder and LoRA learn from the same tokens, by PyTorch alone: a control of bench/quality.mjs.
+"""Compares how well a Ladder and LoRA learn from the same tokens, in PyTorch: an independent check of bench/quality.mjs.
 
   sidenet convert --model M --dtype f32 --output FOLDER
   python bench/control.py FOLDER train.jsonl held-out.jsonl --train 400 --held-out 64 ladder ladder:r=4 ladder:l=4,top=4 lora lora:0-8
 
-Records have "prompt" and "completion"; those of more than --max-length tokens are left out. A side network is written anew from
-the formulas (docs/adapter-format.md), as is LoRA; weights are what FOLDER holds. Needs torch, transformers, safetensors.
+Records have "prompt" and "completion"; those of more than --max-length tokens are skipped. Side networks and LoRA are
+implemented from their formulas (docs/adapter-format.md), without sidenet. Needs torch, transformers and safetensors.
 """
 
 import argparse
@@ -30,8 +30,8 @@ def arguments():
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--norm", type=float, default=64, help="w_side at the start")
-    parser.add_argument("--full-text", action="store_true", help="learn prompts too")
+    parser.add_argument("--norm", type=float, default=64, help="initial value of the side network's norm")
+    parser.add_argument("--full-text", action="store_true", help="score prompts too")
     return parser.parse_args()
 
 
@@ -141,7 +141,7 @@ def add_lora(model, first, last):
 
 
 def losses(model, ids, labels, ladder):
-    """Losses of the scored positions, as they stand in labels[:, 1:]."""
+    """Losses of the scored positions, in the order of labels[:, 1:]."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         if ladder is None:
             h = model.model(ids).last_hidden_state
@@ -160,11 +160,11 @@ def losses(model, ids, labels, ladder):
 
 
 def kinds(ids, labels, digits):
-    """Of each scored token: a digit, one that the record has had before, or a new one."""
+    """The kind of each scored token: a digit, one that occurred earlier in the record, or a new one."""
     for row, targets in zip(ids.tolist(), labels.tolist()):
         for at, target in enumerate(targets):
             if at and target != IGNORED:
-                yield "digit" if target in digits else "seen" if target in row[:at] else "new"
+                yield "digit" if target in digits else "repeated" if target in row[:at] else "new"
 
 
 def run(name, options, train, held_out, digits):
@@ -191,7 +191,7 @@ def run(name, options, train, held_out, digits):
         losses(model, ids, labels, ladder).mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    by_kind = {"digit": [], "seen": [], "new": []}
+    by_kind = {"digit": [], "repeated": [], "new": []}
     for ids, labels in batches(held_out, min(4, options.batch)):
         with torch.no_grad():
             scored = losses(model, ids, labels, ladder).tolist()

@@ -1,9 +1,10 @@
-// Everything worth knowing about a GPU, in one run of a few minutes: is it right, how fast, how much memory.
+// Tests and measures a GPU in one run of a few minutes: correctness, speed and memory.
 //
 //   npm run build && node bench/gpu-run.mjs [--quick] [--golden DIR] [--output DIR] [--only check-f32,kernels] [--skip memory]
 //
-// Each part is a process of its own with a time limit, so a lost device or a hang ends that part alone. Prints a summary and
-// writes `gpu-run.json` (all results) and `gpu-run.log` (all output) to --output, or $OUT, or out/gpu-run.
+// Each part is a process with a time limit, so a lost device or a hang ends only that part. Prints a summary and writes
+// `gpu-run.json` (all results) and `gpu-run.log` (all output) to --output, else $OUT, else out/gpu-run. --only and --skip take
+// names of parts or their beginnings; --quick uses small sizes, to see that the scripts run.
 
 import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
@@ -11,6 +12,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
 import { scriptOptions } from "../scripts/lib/options.mjs";
+import { lastJson, SIDENET } from "../scripts/lib/sidenet.mjs";
 
 const options = scriptOptions({
   device: "webgpu",
@@ -22,7 +24,6 @@ const options = scriptOptions({
 });
 
 const file = (path) => fileURLToPath(new URL(path, import.meta.url));
-const SIDENET = file("../packages/ladder/bin/sidenet.js");
 const { device, golden, quick } = options;
 
 const script = (name, ...args) => [file(`gpu/${name}.mjs`), "--device", device, ...args];
@@ -36,7 +37,7 @@ const kernels = quick
   ? ["--models", "smollm2-135m", "--tokens", "32", "--time", "10", "--only", "linear,rmsNorm,attention"]
   : [];
 
-/** Ops that subgroup matrices compute in f16 from f32 operands. */
+/** Ops whose f32 operands the kernels for subgroup matrices round to f16. */
 const ROUNDED_TO_F16 = [
   "attention",
   "attentionBackwardQ",
@@ -45,7 +46,10 @@ const ROUNDED_TO_F16 = [
   "nf4LinearBackwardX",
 ];
 
-/** Parts that may run side by side, since nothing in them is timed, then those that need the GPU to themselves. */
+/**
+ * The parts: name, time limit in seconds, and Node's arguments. Parts that time nothing run together, before the others;
+ * `needs` is a folder without which a part is skipped.
+ */
 const PARTS = [
   { name: "doctor", limit: 60, args: command("doctor"), together: true },
   {
@@ -75,7 +79,7 @@ const PARTS = [
     together: true,
   },
   {
-    name: "properties-f32-as-f16", // f32 operands that subgroup matrices take as f16
+    name: "properties-f32-as-f16",
     limit: 150,
     args: script("properties", "--precision", "f16", ...cases, "--only", ROUNDED_TO_F16.join(",")),
     together: true,
@@ -86,7 +90,7 @@ const PARTS = [
   { name: "memory-qlora", limit: 90, args: step(...large, ...few, "--method", "qlora") },
   { name: "kernels", limit: 150, args: script("kernels", ...kernels) },
   {
-    name: "subgroup-matrices-unguarded", // as above, with the driver's bounds checks in place of Dawn's at each subgroup-matrix load
+    name: "subgroup-matrices-unguarded", // the driver checks the bounds of subgroup-matrix loads, in place of Dawn
     limit: 60,
     args: script(
       "kernels",
@@ -105,16 +109,7 @@ writeFileSync(logFile, "");
 
 const matches = (name, names) => names.some((wanted) => name.startsWith(wanted));
 
-/** The object of a part's last line, or null. */
-function lastJson(text) {
-  try {
-    return JSON.parse(text.trim().split("\n").at(-1));
-  } catch {
-    return null;
-  }
-}
-
-/** Runs one part and tells how it ended. */
+/** Runs one part, and returns how it ended and the object that it printed last. */
 function runPart({ name, limit, args, env }) {
   return new Promise((resolve) => {
     const started = performance.now();
@@ -155,18 +150,13 @@ const chosen = PARTS.filter(({ name, needs }) => {
   if (options.only.length > 0 && !matches(name, options.only)) return false;
   if (matches(name, options.skip)) return false;
   if (needs && !existsSync(needs)) {
-    console.log(`${name} left out: no folder ${needs} (--golden)`);
+    console.log(`${name} skipped: there is no folder ${needs} (--golden)`);
     return false;
   }
   return true;
 });
-const smi = spawnSync(
-  "nvidia-smi",
-  ["--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv,noheader"],
-  {
-    encoding: "utf8",
-  },
-);
+const query = ["--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv,noheader"];
+const smi = spawnSync("nvidia-smi", query, { encoding: "utf8" });
 const results = await Promise.all(chosen.filter(({ together }) => together).map(runPart));
 for (const part of chosen.filter(({ together }) => !together)) results.push(await runPart(part));
 
@@ -185,7 +175,8 @@ for (const { name, status, seconds, result } of results) {
   const failed = Array.isArray(result?.failures) ? result.failures.length : result?.failed;
   const speed = result?.seconds_per_step
     ? `, ${result.seconds_per_step.toFixed(3)} s a step, ${result.tokens_per_second.toFixed(0)} tokens/s, ` +
-      `peak ${(result.peak_bytes / 2 ** 20).toFixed(0)} MiB, driver ${result.driver_peak_mib} MiB`
+      `peak ${(result.peak_bytes / 2 ** 20).toFixed(0)} MiB` +
+      (result.driver_peak_mib === null ? "" : `, driver ${result.driver_peak_mib} MiB`)
     : "";
   console.log(
     `${name.padEnd(16)} ${status}, ${seconds.toFixed(0)} s${counts}${failed === undefined ? "" : `, ${failed} failed`}${speed}`,

@@ -1,4 +1,4 @@
-// The plot of bench/growth.mjs: two panels on logarithmic axes, as an SVG that stands by itself.
+// The plot of bench/growth.mjs: two panels with logarithmic axes, as an SVG file.
 
 const [WIDTH, HEIGHT] = [380, 300];
 const MARGIN = { left: 66, right: 14, top: 34, bottom: 40 };
@@ -8,7 +8,7 @@ const tokensText = (n) => (n >= 1024 ? `${n / 1024}k` : `${n}`);
 
 const tickText = (tick, unit) => (unit === "ms" && tick >= 1000 ? `${tick / 1000} s` : `${tick} ${unit}`);
 
-/** Powers of ten around the values. */
+/** The powers of ten from below the smallest value to above the largest. */
 function decades(values) {
   const [low, high] = [
     Math.floor(Math.log10(Math.min(...values))),
@@ -53,7 +53,7 @@ function panel(rows, { title, unit, series }, left) {
   return parts.join("\n");
 }
 
-/** Time and memory of a step by tokens, with the exponents that fit. */
+/** Time and memory of a step by tokens, with the fitted exponents. */
 export function renderGrowth({ device, date, rows, exponents }) {
   const named = (name, key) => `${name}: tokens^${exponents[key].toFixed(2)}`;
   const time = {
@@ -73,9 +73,9 @@ export function renderGrowth({ device, date, rows, exponents }) {
     ],
   };
   const [width, height] = [2 * WIDTH + 20, HEIGHT + 26];
-  const note = `tokens in a row · ${device}, ${date}`;
+  const note = `tokens in the sequence · ${device}, ${date}`;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12">
-<title>Time and memory of a step by tokens in a row</title>
+<title>Time and memory of a step by sequence length</title>
 <rect width="${width}" height="${height}" fill="#fff" />
 <g fill="#333">
 ${panel(rows, time, 0)}

@@ -1,11 +1,11 @@
-// How time and memory of a training step grow with its tokens, from 256 to 16k: a table for docs/benchmarks.md, a plot, and
-// the exponents that fit.
+// Measures how time and memory of a training step grow with the length of its sequence, from 256 to 16k tokens. Prints a table
+// for docs/benchmarks.md with fitted exponents, and can draw a plot.
 //
 //   npm run build && node bench/growth.mjs [--threads 2] [--most 16384] [--svg docs/images/growth.svg] [--json FILE]
 //
-// One row of tokens; a Ladder on a small model with random weights (bench/gpu/models.mjs, "small"), on wasm, where an op is
-// done when it returns, so that each has its own time. Memory is the account's, and of attention alone what its ops hold
-// beside q, k and v (on meta: no data).
+// One sequence; a Ladder on a small model with random weights (bench/gpu/models.mjs, "small"), on wasm, where an op has
+// computed when it returns, so that each op can be timed. Memory is the allocator's. The memory of attention alone is what its
+// ops allocate beside q, k and v, measured on the device meta.
 
 import { writeFileSync } from "node:fs";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
@@ -16,11 +16,11 @@ import { randomDecoder } from "./gpu/models.mjs";
 import { renderGrowth } from "./growth-plot.mjs";
 
 const options = scriptOptions({ threads: 2, most: 16_384, svg: null, json: null });
-const LEAST = 256;
-/** Steps of which the fastest counts, by tokens: other load can only add. */
+const MIN_TOKENS = 256;
+/** Number of steps by tokens. The fastest counts, since other load can only slow a step down. */
 const stepsOf = (tokens) => (tokens <= 2048 ? 5 : tokens <= 8192 ? 3 : 2);
 
-/** Milliseconds of attention and of all other ops in the fastest step of this many tokens, and the peak beside weights. */
+/** Milliseconds of attention and of all other ops in the fastest step, and the peak memory without weights. */
 async function measureStep(device, decoder, tokens) {
   const adapter = makeAdapter({ method: "ladder" }, decoder, "small");
   const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4 });
@@ -43,18 +43,18 @@ async function measureStep(device, decoder, tokens) {
       spent.attention = 0;
       spent.rest = 0;
       await trainer.step(batch);
-      if (step === 0) continue; // memory grows, buffers are made
+      if (step === 0) continue; // warm-up: buffers are allocated
       for (const part of ["attention", "rest"]) best[part] = Math.min(best[part], spent[part]);
     }
     return { ...best, stepBytes: device.memory.peak().peakBytes - resting };
   } finally {
     device.run = run;
-    trainer.dispose?.();
-    adapter[Symbol.dispose]();
+    trainer.dispose();
+    adapter.dispose();
   }
 }
 
-/** Bytes that attention's forward and backward ops hold at most, beside q, k and v: a T x T matrix would show here. */
+/** Peak bytes of attention's forward and backward ops beside q, k and v. A T x T matrix would show here. */
 function attentionBytes({ numAttentionHeads, numKeyValueHeads, headDim }, tokens) {
   const meta = new MetaDevice();
   const of = (heads) => meta.empty([1, tokens, heads, headDim]);
@@ -81,7 +81,7 @@ function exponent(rows, key) {
 const device = await openNodeWasm({ threads: options.threads });
 const decoder = await randomDecoder(device, "small", { quantize: false, dtype: "f32" });
 const rows = [];
-for (let tokens = LEAST; tokens <= options.most; tokens *= 2) {
+for (let tokens = MIN_TOKENS; tokens <= options.most; tokens *= 2) {
   const row = {
     tokens,
     ...(await measureStep(device, decoder, tokens)),
@@ -92,7 +92,7 @@ for (let tokens = LEAST; tokens <= options.most; tokens *= 2) {
     `${tokens} tokens: attention ${row.attention.toFixed(1)} ms, all else ${row.rest.toFixed(1)} ms`,
   );
 }
-// Short contexts are mostly what does not grow.
+// In short sequences, what does not grow dominates.
 const fitted = rows.filter(({ tokens }) => tokens >= 1024);
 const exponents = Object.fromEntries(
   ["attention", "rest", "stepBytes", "attentionBytes"].map((key) => [key, exponent(fitted, key)]),

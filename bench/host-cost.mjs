@@ -1,14 +1,15 @@
-// What the host pays for each kernel it dispatches, and for each op around it: medians over batches of 2,000 small ones.
+// Measures the cost of an op on the host: medians over batches of 2,000 calls of small ops.
 //
 //   npm run build && node bench/host-cost.mjs [--device webgpu] [--rounds 15] [--only add]
 //
-// Wall time, and the time that the calling thread itself computed where the system tells it (Linux): on a machine whose cores
-// a software driver shares, only the latter is the host's.
+// Prints wall time and, on Linux, the CPU time of the calling thread. With a software driver, which computes on the same
+// cores, only the CPU time is the host's cost.
 
 import { readFileSync } from "node:fs";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
 import { scriptOptions } from "../scripts/lib/options.mjs";
+import { median } from "./shared.mjs";
 
 const options = scriptOptions({ device: "webgpu", rounds: 15, only: "" });
 const COUNT = 2000;
@@ -29,8 +30,8 @@ const CASES = {
   linear: () => ops.linear(h, w).dispose(),
 };
 
-/** Nanoseconds that this thread has computed; null where the system does not say. */
-function computedNs() {
+/** CPU time of this thread in nanoseconds; null if the system does not report it. */
+function cpuNs() {
   try {
     return Number(readFileSync("/proc/thread-self/schedstat", "utf8").split(" ")[0]);
   } catch {
@@ -38,9 +39,8 @@ function computedNs() {
   }
 }
 
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const shown = (list) =>
-  list.includes(null) ? "-" : `${median(list).toFixed(1)} µs (least ${Math.min(...list).toFixed(1)})`;
+  list.includes(null) ? "-" : `${median(list).toFixed(1)} µs (fastest ${Math.min(...list).toFixed(1)})`;
 
 for (const [name, call] of Object.entries(CASES)) {
   if (!name.startsWith(options.only)) continue;
@@ -49,13 +49,13 @@ for (const [name, call] of Object.entries(CASES)) {
   for (let round = -2; round < options.rounds; round++) {
     await device.synchronize();
     const before = device.statistics?.().dispatches ?? 0;
-    const [from, computed] = [process.hrtime.bigint(), computedNs()];
+    const [from, cpu] = [process.hrtime.bigint(), cpuNs()];
     for (let i = 0; i < COUNT; i++) call();
-    const [to, after] = [process.hrtime.bigint(), computedNs()];
+    const [to, after] = [process.hrtime.bigint(), cpuNs()];
     dispatches = ((device.statistics?.().dispatches ?? 0) - before) / COUNT;
     if (round < 0) continue;
     wall.push(Number(to - from) / 1000 / COUNT);
-    host.push(computed === null ? null : (after - computed) / 1000 / COUNT);
+    host.push(cpu === null ? null : (after - cpu) / 1000 / COUNT);
   }
   console.log(`${name.padEnd(26)} wall ${shown(wall)}, host ${shown(host)}, ${dispatches} dispatches a call`);
 }

@@ -1,29 +1,20 @@
-// A training step of each method over one backbone, taking turns in one process: medians, tokens/s, and how many times as
-// fast as QLoRA a Ladder is.
+// Times a training step of each method on the same backbone, alternating in one process. Prints medians, tokens/s, and the
+// speed relative to QLoRA.
 //
 //   npm run build && node bench/methods.mjs [--model M] [--device wasm|webgpu|auto] [--context 256] [--batch 4]
-//     [--rounds 7] [--quantize nf4|none] [--profile] [--out results.json]
+//     [--methods ladder,qlora] [--rounds 7] [--scored 1] [--quantize nf4|none] [--profile] [--out results.json]
 //
-// Every position is scored, as in text; --scored 0.6 leaves that share of each row, as with prompts that are not learned.
-// --quantize none computes over the dequantized weights in f32. --profile adds where the time of a step goes, by op: on
-// devices that compute while they are asked (wasm, cpu).
+// --scored 0.6 scores only that share of each sequence, as if the rest were a prompt. --quantize none uses dequantized weights
+// in f32. --profile adds the time of a step by op, on devices where an op has computed when it returns (wasm, cpu).
 
 import { writeFileSync } from "node:fs";
-import {
-  Decoder,
-  decoderParameters,
-  denseMatrix,
-  effectiveDepth,
-  loadWeights,
-  makeAdapter,
-  planStep,
-  Trainer,
-} from "@sidenet/ladder";
+import { Decoder, effectiveDepth, loadWeights, makeAdapter, planStep, Trainer } from "@sidenet/ladder";
 import { openModel } from "@sidenet/ladder/node";
-import { ParamStore, Random } from "@sidenet/tensor";
+import { Random } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
 import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
+import { dequantize, median } from "./shared.mjs";
 
 const options = scriptOptions({
   model: null,
@@ -50,16 +41,10 @@ const { config } = model;
 async function openDecoder() {
   const dtype = device.profile.f16 && device.kind === "webgpu" ? "f16" : "f32";
   const quantized = await loadWeights(device, config, model.checkpoint, { quantizeBlocks: true, dtype });
-  if (quantizeBlocks) return new Decoder(config, quantized);
-  const dense = new ParamStore(device, "weights");
-  for (const { name, shape } of decoderParameters(config)) {
-    dense.set(name, denseMatrix(quantized, name, shape));
-  }
-  quantized.dispose();
-  return new Decoder(config, dense);
+  return new Decoder(config, quantizeBlocks ? quantized : dequantize(config, quantized));
 }
 
-/** Tokens as if drawn from the vocabulary: what they are changes no time. */
+/** Random tokens: their values do not change the time of a step. */
 function randomBatch() {
   const random = new Random(1, 0);
   const inputIds = Int32Array.from({ length: batchSize * context }, () =>
@@ -71,7 +56,7 @@ function randomBatch() {
 
 function trainerOf(name, decoder) {
   const [method, memory] = name.split("+");
-  const asLora = method === "qlora" && !quantizeBlocks ? "lora" : method; // over dequantized weights
+  const asLora = method === "qlora" && !quantizeBlocks ? "lora" : method; // QLoRA on dequantized weights is LoRA
   const adapter = makeAdapter({ method: asLora }, decoder, model.name);
   const gradientCheckpointing = memory === "checkpointing";
   const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, gradientCheckpointing });
@@ -79,17 +64,10 @@ function trainerOf(name, decoder) {
   const plan = planStep(config, {
     ...{ method: { method }, storage, memory: { gradientCheckpointing }, batchSize, context },
   });
-  return {
-    name,
-    trainer,
-    adapter,
-    plan,
-    times: [],
-    depth: effectiveDepth(adapter, config),
-  };
+  return { name, trainer, adapter, plan, times: [], depth: effectiveDepth(adapter, config) };
 }
 
-/** Milliseconds by op since the last call: what a device took from one op's end to the next one's. */
+/** Milliseconds by op since `start`: from the end of the op before to the end of this one. */
 function opClock() {
   const total = new Map();
   let last = performance.now();
@@ -107,7 +85,6 @@ function opClock() {
   };
 }
 
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const decoder = await openDecoder();
 const batch = randomBatch();
 const runs = options.methods.map((name) => trainerOf(name, decoder));
@@ -127,7 +104,7 @@ for (let round = -1; round < rounds; round++) {
 
 const tokens = batchSize * context;
 const base = runs.find(({ name }) => name === "qlora");
-/** Ratios of the same round, whose steps ran next to each other: load that comes and goes moves both. */
+/** The median of ratios within a round: load on the machine slows both steps of a round alike. */
 const ratio = (over, run) => median(over.times.map((time, i) => time / run.times[i]));
 const results = {
   device: `${device.kind}: ${device.label}`,

@@ -1,14 +1,14 @@
-// sidenet beside its peers on one kind of device, alternating in one process: results compared first, then medians, and ours as a
-// multiple of the faster peer's.
+// Compares the speed of sidenet with that of other libraries on the same kind of device, alternating in one process. Results
+// are compared first. Prints median rates, and sidenet's as a multiple of the faster peer's.
 //
 //   npm run build && node bench/peers.mjs [--device webgpu|wasm] [--threads 2] [--rounds 15] [--only matmul,step] [--json FILE]
 //        [--torch PYTHON]
 //
-// webgpu: TensorFlow.js and jax-js on the same Dawn, all with our slowed event pump. wasm: jax-js with as many threads; with
-// --torch, a Python that has PyTorch, its figures from the same run beside them.
+// webgpu: TensorFlow.js and jax-js on the same Dawn, all with sidenet's slowed event pump. wasm: jax-js with the same number of
+// threads. --torch is a Python that has PyTorch, whose rates are printed too but do not count as a peer's.
 
 import { writeFileSync } from "node:fs";
-import { Random } from "@sidenet/tensor";
+import { Random, sizeOf } from "@sidenet/tensor";
 import { installWebGpuGlobals } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
 import { scriptOptions } from "../scripts/lib/options.mjs";
@@ -17,17 +17,15 @@ import { MODEL } from "./peers/llama.mjs";
 import { openSidenet } from "./peers/sidenet.mjs";
 import { openTfjs } from "./peers/tfjs.mjs";
 import { openTorch } from "./peers/torch.mjs";
+import { median } from "./shared.mjs";
 
 const options = scriptOptions({ device: "wasm", threads: 2, rounds: 15, only: [], json: null, torch: null });
 
 let stream = 0;
-function random(...shape) {
-  const size = shape.reduce((a, b) => a * b, 1);
-  return { shape, values: new Random(1, stream++).normals(size) };
-}
+const random = (...shape) => ({ shape, values: new Random(1, stream++).normals(sizeOf(shape)) });
 
-/** Products: rows, inner, columns; `nt` with the second operand stored [columns, inner] as weights are. */
-const PRODUCTS = [
+/** Extents M, K, N of matrix multiplications; in "nt" the second operand is stored [N, K], as weights are. */
+const MATMULS = [
   ...[256, 512, 1024].map((n) => [n, n, n, "nn"]),
   ...[
     [256, 576, 576],
@@ -38,11 +36,11 @@ const PRODUCTS = [
   ].map((shape) => [...shape, "nt"]),
 ];
 
-/** Calls of one small op, none reading another's result, in a measurement of what an op costs beside its work. */
+/** Independent calls of one small op, to measure the overhead of a call. */
 const CALLS = 1000;
 
 function cases() {
-  const list = PRODUCTS.map(([M, K, N, form]) => ({
+  const list = MATMULS.map(([M, K, N, form]) => ({
     group: "matmul",
     name: `${form} ${M}x${K}x${N}`,
     unit: "GFLOP/s",
@@ -97,9 +95,7 @@ function cases() {
   return only.length === 0 ? list : list.filter(({ group }) => only.includes(group));
 }
 
-const median = (times) => [...times].sort((a, b) => a - b)[times.length >> 1];
-
-/** The call of each peer over the same operands, or why it has none. */
+/** The call of each peer on the same operands, or the message of the error that making it threw. */
 async function callsOf(peers, item) {
   const first = stream;
   const calls = [];
@@ -114,12 +110,15 @@ async function callsOf(peers, item) {
   return calls;
 }
 
-/** The largest difference to our result, of the largest value; what a peer throws is told instead of a time. */
+/**
+ * By peer, why it is not timed: it threw, or its result differs from sidenet's by more than 1e-3 of the largest value. Null if
+ * it is timed.
+ */
 async function compare(calls) {
   if (!calls[0].values) return calls.map((call) => (typeof call === "string" ? call : null));
   const ours = await calls[0].values();
-  let most = 0;
-  for (const value of ours) most = Math.max(most, Math.abs(value));
+  let largest = 0;
+  for (const value of ours) largest = Math.max(largest, Math.abs(value));
   const problems = [null];
   for (const call of calls.slice(1)) {
     if (typeof call === "string" || !call.values) {
@@ -130,7 +129,9 @@ async function compare(calls) {
       const theirs = await call.values();
       let error = theirs.length === ours.length ? 0 : Number.POSITIVE_INFINITY;
       for (let i = 0; i < ours.length; i++) error = Math.max(error, Math.abs(ours[i] - theirs[i]));
-      problems.push(error <= 1e-3 * most ? null : `differs from ours by ${(error / most).toExponential(1)}`);
+      problems.push(
+        error <= 1e-3 * largest ? null : `differs from ours by ${(error / largest).toExponential(1)}`,
+      );
     } catch (error) {
       problems.push(String(error.message).split("\n")[0]);
     }
@@ -138,7 +139,7 @@ async function compare(calls) {
   return problems;
 }
 
-/** Nanoseconds of one call by peer (null: it cannot), their runs taking turns after two calls that count for nothing. */
+/** Nanoseconds of a call by peer (null if it is not timed). Calls alternate, after two rounds of warm-up. */
 async function race(peers, item) {
   const { rounds = options.rounds } = item;
   const calls = await callsOf(peers, item);
@@ -147,14 +148,14 @@ async function race(peers, item) {
   const last = [];
   for (let round = -2; round < rounds; round++) {
     for (let turn = 0; turn < calls.length; turn++) {
-      const i = (round + 2 + turn) % calls.length; // another one begins each round
+      const i = (round + 2 + turn) % calls.length; // another peer begins each round
       const call = calls[i];
       if (problems[i] !== null) continue;
       const start = process.hrtime.bigint();
       try {
         const answer = await call();
         last[i] = answer?.result ?? answer;
-        // A process of its own takes its own times.
+        // A peer in its own process measures its times itself.
         const elapsed = answer?.elapsedNs ?? Number(process.hrtime.bigint() - start);
         if (round >= 0) times[i].push(elapsed);
       } catch (error) {
@@ -230,4 +231,4 @@ if (options.json) {
   );
 }
 for (const peer of peers) peer.close();
-process.exit(0); // jax-js has no way to end its threads
+process.exit(0); // jax-js has no way to stop its threads

@@ -1,24 +1,20 @@
-// How well each method learns from the same tokens: held-out loss after one run each, over one backbone in NF4.
+// Compares how well methods learn from the same tokens: the held-out loss after one run each, on the same NF4 backbone.
 //
 //   npm run build && nice node bench/quality.mjs --variants variants.json [--model M] [--data records.jsonl] [--out log]
 //                                                [--calibrate]
 //
-// variants.json: [{"name": "ladder 5e-3", "lr": 5e-3, "method": {"method": "ladder", "ladder": {"reduction": 4}}}, ...],
-// methods as `MethodOptions` has them; `sideNorm` is another initial value of a side network's last norm than what is measured. Weights are
-// quantized to NF4 and dequantized once for all steps, which computes what NF4 computes; the hidden states that a frozen
-// backbone gives side networks are computed once for all variants. With --calibrate the quantization is calibrated on the
-// records that are trained on.
+// variants.json: [{"name": "ladder 5e-3", "lr": 5e-3, "method": {"method": "ladder", "ladder": {"reduction": 4}}}, ...]. "method"
+// has the fields of `MethodOptions`; "sideNorm" overrides the initial value of a side network's last norm. To save time,
+// weights are dequantized once for all steps, and the hidden states of the frozen backbone are computed once for all side
+// networks; neither changes a result. With --calibrate, NF4 is calibrated on the training records.
 
 import { appendFileSync, readFileSync } from "node:fs";
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
 import {
   BatchStream,
   Decoder,
-  decoderParameters,
-  denseMatrix,
   encodeRecord,
   evaluateLoss,
   inBatches,
@@ -28,10 +24,11 @@ import {
   Trainer,
 } from "@sidenet/ladder";
 import { convertModel, openModel, readRecords } from "@sidenet/ladder/node";
-import { ParamStore } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
 import { scriptOptions } from "../scripts/lib/options.mjs";
+import { withFolder } from "../scripts/lib/work-folder.mjs";
+import { dequantize } from "./shared.mjs";
 
 const options = scriptOptions(
   {
@@ -52,8 +49,8 @@ const options = scriptOptions(
 );
 const { steps, seed, "batch-size": batchSize, "max-length": maxLength } = options;
 
-/** A frozen decoder that computes the hidden states of a batch once and shows them again whenever it comes back. */
-class RememberingDecoder extends Decoder {
+/** A frozen decoder that computes the hidden states of a batch once and keeps them for later passes. */
+class CachingDecoder extends Decoder {
   #batch = null;
   #states = new Map();
 
@@ -85,19 +82,9 @@ class RememberingDecoder extends Decoder {
   }
 }
 
-/** The same weights with every NF4 matrix dequantized. */
-function dequantized(store, device) {
-  const out = new ParamStore(device, "weights");
-  for (const [name, tensor] of store) {
-    if (/\.(table|absmax|scales)$/.test(name)) continue;
-    out.set(name, denseMatrix(store, name, shapes.get(name) ?? tensor.shape));
-  }
-  return out;
-}
-
-/** Records of at most `maxLength` tokens as a run has them, and as they were read. */
-async function records(tokenizer) {
-  const [list, read] = [[], []];
+/** Records of at most `maxLength` tokens: encoded, and as they were read. */
+async function readData(tokenizer) {
+  const [encoded, read] = [[], []];
   const encoding = {
     bosId: null,
     eosId: tokenizer.eosIds[0],
@@ -105,46 +92,47 @@ async function records(tokenizer) {
     cut: false,
   };
   for await (const { record, source } of readRecords(options.data)) {
-    const encoded = encodeRecord(record, source, tokenizer, encoding);
-    if (encoded.inputIds.length > maxLength) continue; // whole problems, few of them padding
-    list.push(encoded);
+    const one = encodeRecord(record, source, tokenizer, encoding);
+    if (one.inputIds.length > maxLength) continue; // skipped rather than cut
+    encoded.push(one);
     read.push(record);
   }
-  return { encoded: list, read };
+  return { encoded, read };
 }
 
-/** The model in NF4, calibrated on these records. */
-async function calibratedOn(path, read) {
-  const folder = await mkdtemp(join(tmpdir(), "sidenet-quality-"));
+/** Writes the model in NF4, calibrated on these records, and returns its folder. */
+async function calibrate(path, read, folder) {
   const [data, output] = ["records.jsonl", "model"].map((name) => join(folder, name));
   await writeFile(data, read.map((record) => JSON.stringify(record)).join("\n"));
   const calibration = { data: [data], tokens: Number.MAX_SAFE_INTEGER };
-  await convertModel(device, {
-    model: path,
-    output,
-    type: "nf4",
-    adapter: null,
-    maxShardBytes: 5e9,
-    overwrite: false,
-    calibration,
-  });
-  return openModel(output);
+  const options = { model: path, output, type: "nf4", adapter: null, maxShardBytes: 5e9, overwrite: false };
+  await convertModel(device, { ...options, calibration });
+  return output;
+}
+
+/** The weights of a model in NF4, dequantized. */
+async function loadDequantized({ config, checkpoint }) {
+  return dequantize(config, await loadWeights(device, config, checkpoint, { quantizeBlocks: true }));
 }
 
 const { device } = await openDevice(options.device);
 const path = options.model ?? (await fetchModel());
-let model = await openModel(path);
+const model = await openModel(path);
 const tokenizer = await model.tokenizer();
-const { encoded, read } = await records(tokenizer);
+const { encoded, read } = await readData(tokenizer);
 const train = encoded.slice(0, -options["held-out"]);
-if (options.calibrate) {
-  await model.close();
-  model = await calibratedOn(path, read.slice(0, train.length));
-}
-const shapes = new Map(decoderParameters(model.config).map(({ name, shape }) => [name, shape]));
-const quantized = await loadWeights(device, model.config, model.checkpoint, { quantizeBlocks: true });
-const decoder = new RememberingDecoder(model.config, dequantized(quantized, device));
-quantized.dispose();
+const weights = options.calibrate
+  ? await withFolder(null, async (folder) => {
+      const calibrated = await openModel(await calibrate(path, read.slice(0, train.length), folder));
+      try {
+        return await loadDequantized(calibrated);
+      } finally {
+        await calibrated.close();
+      }
+    })
+  : await loadDequantized(model);
+await model.close();
+const decoder = new CachingDecoder(model.config, weights);
 const heldOut = encoded.slice(train.length);
 const padId = model.config.padTokenId ?? tokenizer.eosIds[0];
 const stream = new BatchStream(inMemory(train), { batchSize, seed, padId, maxLength });
@@ -196,5 +184,4 @@ for (const { name, lr, method, weightDecay = 0.01, sideNorm } of JSON.parse(
   trainer.dispose();
   adapter.dispose();
 }
-await model.close();
 process.exit(0);

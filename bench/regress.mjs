@@ -1,13 +1,13 @@
-// Is a change slower than what it is based on? Both are built, run in processes side by side and take turns on a short list of
-// rows (bench/regress/rows.mjs); a row counts as slower when its median ratio is past the threshold and two more
-// measurements in new processes agree. Exit code 1 then.
+// Tests whether a change makes anything slower than its base commit. Both are built, and processes over each alternate on a
+// short list of rows (bench/regress/rows.mjs). A row counts as slower if its median ratio exceeds the threshold and two more
+// measurements in new processes confirm it. Exits with 1 if a row is slower.
 //
 //   npm run bench:regress -- [--base REF] [--devices webgpu,wasm] [--threshold 0.15] [--only linear,add] [--rounds 9]
 //        [--seconds 120] [--force] [--json FILE]
 //
-// Without --base: where HEAD left main, or HEAD's parent on main, or HEAD beside uncommitted changes. Where there is no such
-// commit, and where nothing that runs differs, it says so and measures nothing (--force: measures all the same). No row is begun after
-// --seconds, the builds not counted; those that are left are named.
+// The base is --base, else HEAD if there are uncommitted changes, else the commit where HEAD left main, else on main HEAD's
+// parent. If there is no such commit, or no difference in code that is measured, it says so and measures nothing; --force
+// measures without a difference too. After --seconds, builds not counted, no further row is measured; the rest is listed.
 
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -19,7 +19,7 @@ import { judge } from "./regress/judge.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORKER = fileURLToPath(new URL("regress/worker.mjs", import.meta.url));
-/** Rounds of the measurements that confirm a suspicion. */
+/** Rounds of the measurements that confirm a slower row. */
 const CONFIRMATIONS = [15, 25];
 
 const options = scriptOptions({
@@ -33,17 +33,17 @@ const options = scriptOptions({
   json: null,
 });
 
-/** A worker that answers one question at a time. */
+/** Starts a worker process over a checkout, which answers one question at a time. */
 async function startWorker(root, device) {
   const child = spawn(process.execPath, [WORKER, root, device], { stdio: ["pipe", "pipe", "pipe"] });
-  let said = "";
+  let errors = "";
   child.stderr.on("data", (chunk) => {
-    said = `${said}${chunk}`.slice(-2000);
+    errors = `${errors}${chunk}`.slice(-2000);
   });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await lines.next();
-    if (done) throw new Error(`the process over ${root} ended: ${said.trim().split("\n").at(-1)}`);
+    if (done) throw new Error(`the process over ${root} ended: ${errors.trim().split("\n").at(-1)}`);
     return JSON.parse(value);
   };
   const ended = new Promise((resolve) => child.once("exit", resolve));
@@ -58,7 +58,7 @@ async function startWorker(root, device) {
   return { about: await next(), ask, close };
 }
 
-/** Two workers, and what they take for a row. */
+/** Starts a worker over each checkout; `sample` returns the milliseconds of a row on one side. */
 async function openPair(roots, device) {
   const [base, change] = [await startWorker(roots.base, device), await startWorker(roots.change, device)];
   const workers = { base, change };
@@ -106,7 +106,7 @@ async function main() {
   if (base.skip) return console.log(`bench:regress skipped: ${base.skip}`);
   const { commit } = base;
   if (!options.force && !differs(ROOT, commit)) {
-    return console.log(`bench:regress skipped: nothing that runs differs from ${commit.slice(0, 9)}`);
+    return console.log(`bench:regress skipped: no code that is measured differs from ${commit.slice(0, 9)}`);
   }
   const started = performance.now();
   const made = makeBaseTree(ROOT, commit);

@@ -1,17 +1,16 @@
-// What fine-tuning brings on a task: trains with each method, scores the frozen model and each adapter on other rows, and
-// prints the table of docs/results.md.
-//   node bench/task-results.mjs --model MODEL --task choice --train FILE --dev FILE --output DIR
+// Measures what fine-tuning gains on a task: trains with each method, scores the frozen model and each adapter on other
+// records, and prints the table of docs/results.md.
+//
+//   npm run build && node bench/task-results.mjs --model MODEL --task choice --train FILE --dev FILE --output DIR
 //     [--methods ladder,xladder,qlora] [--steps 100] [--batch-size 8] [--limit 200] [--device auto] [--args="..."]
 //
-// Run after `npm run build`. `--args` goes to `sidenet train` as it stands.
+// --args are more arguments of `sidenet train`.
 
-import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { scriptOptions } from "../scripts/lib/options.mjs";
-
-const BIN = resolve(fileURLToPath(import.meta.url), "../../packages/ladder/bin/sidenet.js");
+import { sidenet } from "../scripts/lib/sidenet.mjs";
+import { requireSuccess } from "../scripts/lib/steps.mjs";
 
 const values = scriptOptions(
   {
@@ -30,17 +29,12 @@ const values = scriptOptions(
   { required: ["model", "train", "dev", "output"] },
 );
 
-/** The object that a command prints with --json. */
-function sidenet(...given) {
+/** Runs sidenet, shows its progress, and returns the object that it prints. */
+function runSidenet(...given) {
   const args = given.map(String);
   console.error(`$ npx sidenet ${args.join(" ")}`);
-  const run = spawnSync(process.execPath, [BIN, ...args, "--json"], {
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "inherit"],
-    maxBuffer: 2 ** 28,
-  });
-  if (run.status !== 0) throw new Error(`sidenet ${args[0]} failed: ${run.stdout}`);
-  return JSON.parse(run.stdout.trim().split("\n").at(-1));
+  const done = sidenet(args, { stdio: ["ignore", "pipe", "inherit"] });
+  return requireSuccess(done, `sidenet ${args[0]} failed.`).result;
 }
 
 const percent = (value) => (100 * value).toFixed(1);
@@ -51,12 +45,12 @@ mkdirSync(output, { recursive: true });
 const rows = [];
 for (const method of values.methods) {
   const folder = join(output, method);
-  const trained = sidenet(
+  const trained = runSidenet(
     ...["train", "--model", model, "--device", device, "--data", train, "--task", task, "--method", method],
     ...["--steps", values.steps, "--batch-size", values["batch-size"], "--output", folder, "--overwrite"],
     ...["--sample-tokens", "0", ...values.args.split(" ").filter(Boolean)],
   );
-  const scored = sidenet(
+  const scored = runSidenet(
     ...["eval", "--model", model, "--device", device, "--data", dev, "--task", task, "--adapter", folder],
     ...["--limit", values.limit, "--quantize", "nf4"],
   );

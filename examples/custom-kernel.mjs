@@ -1,9 +1,9 @@
 // @ts-check
-// Benchmarks a WGSL kernel of one's own: it is compared with plain JavaScript before anything is timed.
+// Runs and times your own WGSL kernel, after comparing its result with plain JavaScript.
 //
 //   npm run build && node examples/custom-kernel.mjs
 //
-// Needs a WebGPU adapter; a software driver will do (`npx sidenet doctor` says what is missing).
+// Needs a WebGPU adapter; a software driver is enough (`npx sidenet doctor` says what is missing).
 
 import { Random } from "@sidenet/tensor";
 import { openNodeWebGpu, releaseDawn } from "@sidenet/tensor/node";
@@ -11,8 +11,8 @@ import { openNodeWebGpu, releaseDawn } from "@sidenet/tensor/node";
 const [ROWS, COLUMNS] = [512, 1024];
 const EPS = 1e-5;
 
-// One workgroup per row: y = x / ‖x‖. A kernel's parameters are the struct Params, at most 16 scalars; bindings go by name.
-// Workgroups past 65,535 are folded over two axes, so a row's number is made of both and its bound is checked.
+// One workgroup per row: y = x / ‖x‖. The parameters are in the struct Params, at most 16 scalars; bindings are set by name.
+// A grid of more than 65,535 workgroups is spread over two axes, so the row's index is computed from both and checked.
 const SOURCE = `// unitRows: y[n,c] = x[n,c] / √(Σ_c x² + eps)
 requires immediate_address_space;
 
@@ -77,7 +77,7 @@ async function largestError(lanes) {
   return wanted.reduce((worst, value, i) => Math.max(worst, Math.abs(Number(found[i]) - value)), 0);
 }
 
-/** Milliseconds of a dispatch: the least of 5 batches, as others' load only adds. @param {number} lanes */
+/** Milliseconds of a dispatch in the fastest of 5 batches: other load only slows one down. @param {number} lanes */
 async function time(lanes, dispatches = 20) {
   let least = Number.POSITIVE_INFINITY;
   for (let batch = 0; batch < 5; batch++) {
@@ -92,7 +92,7 @@ async function time(lanes, dispatches = 20) {
 console.log(`${device.label}: unit-rows of ${ROWS} x ${COLUMNS}`);
 for (const lanes of [32, 64, 128]) {
   const error = await largestError(lanes);
-  if (!(error < 1e-6)) throw new Error(`${lanes} lanes: off by ${error}, nothing is timed.`);
+  if (!(error < 1e-6)) throw new Error(`${lanes} lanes: the result is off by ${error}.`);
   const ms = await time(lanes);
   const rate = (2 * 4 * x.size) / ms / 1e6;
   console.log(

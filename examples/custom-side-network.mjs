@@ -1,11 +1,11 @@
 // @ts-check
-// A method of one's own: a side network that reads the frozen model's hidden states and corrects the last of them. It is an
-// object with an adapter's places, and the library's trainer, evaluation, generation and planner take it as they take theirs.
+// Your own method: a side network that reads the frozen model's hidden states and corrects the last one. It implements the
+// interface `Adapter`, so the library's trainer, evaluation, generation and planner work with it as with the built-in methods.
 //
 //   npm run build && node examples/custom-side-network.mjs
 //
-// Here s = Σ_i D_i · rmsNorm(H_i) over all hidden states, and y = H_L + U · silu(s) goes to the model's head. Write your own
-// into `start`: what is computed with `ops` is trained, what is computed with `device.ops` is not.
+// Here s = Σ_i D_i · rmsNorm(H_i) over all hidden states, and y = H_L + U · silu(s) goes to the model's head. To try another
+// network, change `start`: gradients flow through what is computed with `ops`, and not through `device.ops`.
 
 import { Tape } from "@sidenet/autograd";
 import {
@@ -36,21 +36,21 @@ const TEXT =
 class SumOfStates {
   method = "sum-of-states";
   side = this;
-  cacheShape = null; // no position depends on another, so that generating text needs no cache
+  cacheShape = null; // generation needs no cache, since no position depends on another
 
-  /** D_i [WIDTH, d] at random, U [d, WIDTH] zero, so that training starts from the model as it is. @param {Decoder} decoder */
+  /** D_i [WIDTH, d] random and U [d, WIDTH] zero, so that training starts from the unchanged model. @param {Decoder} decoder */
   constructor({ device, config: { hiddenSize: d, numHiddenLayers: L, rmsNormEps } }) {
     this.eps = rmsNormEps;
     this.parameters = ParamStore.filled(device, "adapter", (store) => {
       for (let i = 0; i <= L; i++) {
-        const values = () => new Random(1, i).normals(WIDTH * d, d ** -0.5); // not called on a device that only plans
+        const values = () => new Random(1, i).normals(WIDTH * d, d ** -0.5); // a function, which is not called when planning
         store.set(`down.${i}`, device.tensor(values, [WIDTH, d]));
       }
       store.set("up", device.zeros([d, WIDTH]));
     });
   }
 
-  /** One pass: `ops` is a tape while training, and the device's ops otherwise. @param {Ops} ops @returns {SidePass} */
+  /** One pass. `ops` is a tape in training, and the device's ops otherwise. @param {Ops} ops @returns {SidePass} */
   start(ops) {
     const { device } = this.parameters;
     /** @type {Tensor[]} */
@@ -58,11 +58,11 @@ class SumOfStates {
     return {
       observe: (i, h) => {
         const read = () => {
-          const normed = device.ops.rmsNorm(h, null, { eps: this.eps }); // h is freed when the next block has read it
+          const normed = device.ops.rmsNorm(h, null, { eps: this.eps }); // not recorded: the backbone is frozen
           const own = ops.linear(normed, this.parameters.get(`down.${i}`));
           return state.length > 0 ? ops.add(state[0], own) : own;
         };
-        state = [device.scope(read, { consume: state })]; // frees the rest, but for what the tape keeps
+        state = [device.scope(read, { consume: state })]; // frees all other tensors but those that the tape saved
       },
       finish: (h) => {
         const correct = () => ops.add(h, ops.linear(ops.silu(state[0]), this.parameters.get("up")));
@@ -100,10 +100,10 @@ const tape = new Tape(device, adapter.parameters);
 const loss = device.scope(() =>
   batchLoss(decoder, tape, residualStream(decoder, adapter, decoder.prepare(batch), { ops: tape }), batch),
 );
-console.log(`the tape holds ${tape.savedBytes} bytes besides parameters:`);
+console.log(`the tape saved ${tape.savedBytes} bytes besides parameters:`);
 for (const { op, tracked, saved } of tape.records) {
   const kept = saved.map(({ name, sizeBytes }) => `${name} (${sizeBytes} B)`).join(", ");
-  console.log(`  ${op.padEnd(18)} gradient of ${tracked.join(", ").padEnd(8)} keeps ${kept || "nothing"}`);
+  console.log(`  ${op.padEnd(18)} gradient of ${tracked.join(", ").padEnd(8)} saves ${kept || "nothing"}`);
 }
 loss.dispose();
 tape.dispose();
@@ -123,7 +123,7 @@ for (let step = 0; step < STEPS; step++) {
   if (step % 10 === 0 || step === STEPS - 1) console.log(`step ${step + 1}: loss ${loss.toFixed(4)}`);
 }
 const peak = device.memory.peak();
-console.log(`peak of memory: ${peakBytes} bytes planned, ${peak.peakBytes} measured`);
+console.log(`peak memory: ${peakBytes} bytes planned, ${peak.peakBytes} measured`);
 console.log(formatBreakdown(peak.byCategory));
 console.log(`loss after the last step: ${(await evaluateLoss(decoder, adapter, [batch])).toFixed(4)}`);
 const ids = await generate(decoder, adapter, tokenizer.encode("Two households,"), { maxTokens: 16 });

@@ -1,7 +1,7 @@
-"""Reads a Ladder or xLadder adapter into PyTorch and prints the model's logits. docs/adapter-format.md explains the files.
+"""Loads a Ladder or xLadder adapter into PyTorch and computes the model's logits. docs/adapter-format.md explains the files.
 
-    python read-ladder-adapter.py MODEL_DIR ADAPTER_DIR 58,50,6,11      last position's best tokens
-    python read-ladder-adapter.py --golden CASE_DIR...                  compares with a case's expected.safetensors
+    python read-ladder-adapter.py MODEL_DIR ADAPTER_DIR 58,50,6,11      prints the best next tokens after these ids
+    python read-ladder-adapter.py --golden CASE_DIR...                  compares logits with a case's expected.safetensors
 Needs torch and safetensors. MODEL_DIR: config.json and safetensors of the Llama family, plain or NF4."""
 import glob, json, math, os, sys, torch
 from safetensors.torch import load_file
@@ -52,7 +52,7 @@ def block(x, w, prefix, heads, kv_heads, head_dim, eps, rope, mask):
     q, k, v = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope), v.transpose(1, 2)
     k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)
     scores = (q @ k.transpose(2, 3) / math.sqrt(head_dim)).masked_fill(~mask, float("-inf"))
-    a = torch.nan_to_num(scores.softmax(-1)) @ v                                 # a query that sees nothing gives 0
+    a = torch.nan_to_num(scores.softmax(-1)) @ v                                 # 0 without a visible key
     x = x + linear("self_attn.o_proj", a.transpose(1, 2).reshape(B, T, heads * head_dim))
     h = rms_norm(x, eps, get("post_attention_layernorm.weight"))
     return x + linear("mlp.down_proj", F.silu(linear("mlp.gate_proj", h)) * linear("mlp.up_proj", h))
@@ -82,7 +82,7 @@ def forward(config, w, side, ids, visible):                                     
     return F.linear(rms_norm(y, eps, w["model.norm.weight"]), head)
 
 def load(model, adapter):
-    double = lambda tensors: {name: t.double() for name, t in tensors.items()}   # as exact as it gets; float() works too
+    double = lambda tensors: {name: t.double() for name, t in tensors.items()}   # float() works too
     configs = [json.load(open(os.path.join(*path))) for path in ((model, "config.json"), (adapter, "adapter_config.json"))]
     return configs[0], double(read_weights(model)), (configs[1], double(read_weights(adapter)))
 
@@ -90,9 +90,9 @@ if sys.argv[1] == "--golden":
     for case in sys.argv[2:]:
         base = json.load(open(os.path.join(case, "adapter_config.json")))["base_model_name_or_path"]
         batch = {k: torch.tensor(v) for k, v in json.load(open(os.path.join(case, "batch.json"))).items() if k != "max_new_tokens"}
-        seen = batch["attention_mask"].cumsum(1) > 0                             # elsewhere values have no meaning
-        wanted = load_file(os.path.join(case, "expected.safetensors"))["logits"][seen]
-        got = forward(*load(os.path.join(case, base), case), batch["input_ids"], batch["attention_mask"])[seen]
+        valid = batch["attention_mask"].cumsum(1) > 0                            # positions with a visible key
+        wanted = load_file(os.path.join(case, "expected.safetensors"))["logits"][valid]
+        got = forward(*load(os.path.join(case, base), case), batch["input_ids"], batch["attention_mask"])[valid]
         print(f"{os.path.basename(os.path.normpath(case))}: relative error {((got - wanted).norm() / wanted.norm()).item():.1e}")
 else:
     ids = torch.tensor([[int(i) for i in sys.argv[3].split(",")]])

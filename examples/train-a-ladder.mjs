@@ -1,9 +1,9 @@
 // @ts-check
-// Trains a Ladder side network beside the bundled model: what `npm run demo` does, with the library.
+// Trains a Ladder side network beside the bundled model, which takes seconds: what `npm run demo` does, with the library.
 //
 //   npm run build && node examples/train-a-ladder.mjs [FOLDER]
 //
-// Takes seconds. With a FOLDER, the adapter is kept there for `npx sidenet generate --model tiny-books --adapter FOLDER`.
+// With a FOLDER, saves the adapter there, for `npx sidenet generate --model tiny-books --adapter FOLDER`.
 
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -12,9 +12,8 @@ import {
   encodeRecord,
   evaluateLoss,
   inBatches,
-  ladderConfig,
+  initializeAdapter,
   loadWeights,
-  SideNetwork,
   Trainer,
 } from "@sidenet/ladder";
 import { openModel, readRecords, saveAdapter } from "@sidenet/ladder/node";
@@ -34,25 +33,24 @@ for await (const { record, source } of readRecords(DATA)) {
 const [heldOut, ...batches] = inBatches(rows, BATCH_SIZE, 0, MAX_LENGTH);
 
 const decoder = new Decoder(model.config, await loadWeights(device, model.config, model.checkpoint));
-const config = ladderConfig(model.config, model.name, { reduction: 4 });
-const side = SideNetwork.initialize(device, config, model.config);
-const trainer = new Trainer(decoder, side, { learningRate: () => 5e-3 });
+const adapter = await initializeAdapter({ method: "ladder", ladder: { reduction: 4 } }, decoder, model.name);
+const trainer = new Trainer(decoder, adapter, { learningRate: () => 5e-3 });
 
-const frozen = await evaluateLoss(decoder, null, [heldOut]);
+const frozen = await evaluateLoss(decoder, null, [heldOut]); // null: without an adapter
 for (let step = 0; step < STEPS; step++) {
   const { loss } = await trainer.step(batches[step % batches.length]);
   if (step % 10 === 9) console.log(`step ${step + 1}: loss ${loss.toFixed(4)}`);
 }
-const trained = await evaluateLoss(decoder, side, [heldOut]);
+const trained = await evaluateLoss(decoder, adapter, [heldOut]);
 console.log(`held-out loss: ${frozen.toFixed(4)} (frozen model) → ${trained.toFixed(4)} (trained)`);
 const folder = process.argv[2];
 if (folder) {
   await mkdir(folder, { recursive: true });
-  await saveAdapter(folder, side, model);
+  await saveAdapter(folder, adapter, model);
 }
 
-trainer.dispose(); // in TypeScript, and in Node from 24, `using` does this at the end of a block
-side.dispose();
+trainer.dispose(); // TypeScript, and Node from version 24, have `using` for this
+adapter.dispose();
 decoder.dispose();
 await model.close();
 device.dispose();

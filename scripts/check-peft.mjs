@@ -146,7 +146,7 @@ async function prepareAll(work, python) {
       cases.push(await prepare(work, `${family}, ${title}`, { model, config }));
     }
   }
-  const nf4 = join(work, "llama-nf4");
+  const nf4 = join(work, "llama-quantized");
   await convert(join(work, "llama"), nf4, "nf4");
   const peftModel = await forPeft(work, nf4);
   const bitsandbytes = join(work, "bitsandbytes");

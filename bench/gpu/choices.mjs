@@ -1,10 +1,11 @@
-// Times the choices of the tile table, alternating on the same operands: matmul with split-K and without (`splitKBlocks`), attention
-// on subgroup matrices and without (`subgroupMatrixQueries`). docs/kernels.md says what is expected.
+// Times ops with different settings of the tile table, alternating on the same operands: matmul with and without split-K
+// (`splitKBlocks`), attention with and without subgroup matrices (`subgroupMatrixQueries`). docs/kernels.md has predictions.
 //
 //   node bench/gpu/choices.mjs [--device webgpu] [--split 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
 //
-// Prints the least wall time per call, measured over batches of calls, and the GPU time of its kernels by timestamps. Results are
-// compared with those of the first choice, which is "without". Adapters without subgroup matrices have no choice about attention.
+// Prints the lowest wall time per call, measured over batches of calls, and the GPU time of its kernels by timestamps. Results
+// are compared with those of the first setting, 0. Attention is skipped on adapters without subgroup matrices. --quick uses
+// small extents, to see that the script runs; --as-gpu chooses a GPU's kernels on a software driver.
 
 import { BENCH_MODELS } from "@sidenet/ladder";
 import { DEFAULT_TILES, NF4_BLOCKS, nf4Table, WebGpuDevice } from "@sidenet/tensor";
@@ -16,8 +17,8 @@ const options = scriptOptions({
   split: [0, 64, 128, 256],
   rounds: 5,
   only: "",
-  quick: false, // small extents, to see that it runs
-  "as-gpu": false, // the kernels of a GPU on a software driver
+  quick: false,
+  "as-gpu": false,
 });
 
 const [small, large] = options.quick
@@ -28,14 +29,13 @@ const [small, large] = options.quick
   : [BENCH_MODELS["smollm2-135m"], BENCH_MODELS["qwen2.5-7b"]];
 const [few, many] = options.quick ? [32, 256] : [256, 2048];
 const BATCH_MS = 30;
-const MOST_CALLS = 200;
+const MAX_CALLS = 200;
 
 const device = await open(options.device, {
   precision: "f16",
   ...(options["as-gpu"] && { adapterClass: "discrete" }),
 });
-if (!(device instanceof WebGpuDevice))
-  throw new Error(`${device.label}: only kernels of WebGPU are chosen by tiles.`);
+if (!(device instanceof WebGpuDevice)) throw new Error(`${device.label}: only WebGPU has a tile table.`);
 
 let stream = 0;
 function normals(shape, dtype = "f32") {
@@ -69,8 +69,8 @@ const headOperands = (model, tokens, dtype) => [
   ),
 ];
 
-/** Name, operands, and a call whose results the caller frees. */
-const PRODUCTS = [
+/** Matrix multiplications: name, operands, and a call whose results the caller frees. */
+const MATMULS = [
   [
     `linear ${few} x ${small.d} of ${small.d}`,
     () => [normals([few, small.d]), normals([small.d, small.d])],
@@ -105,11 +105,11 @@ const PRODUCTS = [
   ),
 ];
 
-/** Largest difference from the first choice, relative to all values: for sums in another order, and for operands rounded to f16. */
+/** Allowed differences, relative to the largest value: of sums in another order, and of operands rounded to f16. */
 const SUM_TOLERANCE = 1e-3;
 const F16_TOLERANCE = 2 ** -8;
 
-/** Attention and its gradients at a model's heads; y and lse of the forward pass come first, by the first table. */
+/** Attention and its gradients with the heads of a model. The gradients get y and lse of one forward pass. */
 function attentionCases({ heads, keyHeads, c }, tokens, dtype) {
   const shape = (count) => [1, tokens, count, c];
   const inputs = () => [heads, keyHeads, keyHeads].map((count) => normals(shape(count), dtype));
@@ -138,13 +138,15 @@ const ATTENTION = ["f32", "f16"].flatMap((dtype) => [
 
 const { split } = options;
 const CASES = [
-  ...PRODUCTS.map((item) => ({ item, tile: "splitKBlocks", values: split, most: SUM_TOLERANCE })),
+  ...MATMULS.map((item) => ({ item, tile: "splitKBlocks", values: split, tolerance: SUM_TOLERANCE })),
   ...(device.profile.subgroupMatrices
-    ? ATTENTION.map((item) => ({ item, tile: "subgroupMatrixQueries", values: [0, 16], most: F16_TOLERANCE }))
+    ? ATTENTION.map((item) => ({
+        ...{ item, tile: "subgroupMatrixQueries", values: [0, 16], tolerance: F16_TOLERANCE },
+      }))
     : []),
 ];
 
-/** Milliseconds of a call in a batch of them. */
+/** Wall time of a call in a batch, in milliseconds. */
 async function wall(call, calls) {
   const from = performance.now();
   for (let i = 0; i < calls; i++) for (const tensor of call()) tensor.dispose();
@@ -152,7 +154,7 @@ async function wall(call, calls) {
   return (performance.now() - from) / calls;
 }
 
-/** Milliseconds of kernels in a call, or null without timestamps. */
+/** GPU time of a call in milliseconds; null without timestamps. */
 async function kernels(call, calls) {
   if (!device.gpu.features.has("timestamp-query")) return null;
   device.startProfile();
@@ -161,15 +163,15 @@ async function kernels(call, calls) {
   return times.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0) / calls;
 }
 
-/** Largest difference from the values before, of their largest; rounding in another order is all that it may be. */
+/** The largest difference of two results, relative to the largest value; NaN if there is one. */
 function distance(got, want) {
-  let [most, largest] = [0, 0];
+  let [worst, largest] = [0, 0];
   for (let i = 0; i < want.length; i++) {
     const difference = Math.abs(got[i] - want[i]);
-    if (!(difference <= most)) most = difference; // NaN too
+    if (!(difference <= worst)) worst = difference; // NaN too
     largest = Math.max(largest, Math.abs(want[i]));
   }
-  return most / Math.max(largest, 1e-30);
+  return worst / Math.max(largest, 1e-30);
 }
 
 async function readAll(tensors) {
@@ -181,7 +183,7 @@ async function readAll(tensors) {
   return values;
 }
 
-async function measure({ item: [name, make, run], tile, values, most }) {
+async function measure({ item: [name, make, run], tile, values, tolerance }) {
   const operands = make();
   const call = () => run(...operands);
   const tables = values.map((value) => ({ ...DEFAULT_TILES, [tile]: value }));
@@ -189,8 +191,8 @@ async function measure({ item: [name, make, run], tile, values, most }) {
   const results = [];
   for (const tiles of tables) {
     device.retile(tiles);
-    results.push(await readAll(call())); // compiles
-    const calls = Math.max(1, Math.min(MOST_CALLS, Math.floor(BATCH_MS / (await wall(call, 1)))));
+    results.push(await readAll(call())); // compiles the kernels
+    const calls = Math.max(1, Math.min(MAX_CALLS, Math.floor(BATCH_MS / (await wall(call, 1)))));
     rows.push({ value: tiles[tile], calls, wallMs: Number.POSITIVE_INFINITY, gpuMs: null });
   }
   for (let round = 0; round < options.rounds; round++) {
@@ -205,7 +207,7 @@ async function measure({ item: [name, make, run], tile, values, most }) {
     row.difference = Math.max(...results[i].map((values, j) => distance(values, results[0][j])));
   }
   for (const tensor of operands) tensor.dispose();
-  return { name, tile, most, rows };
+  return { name, tile, tolerance, rows };
 }
 
 const results = [];
@@ -220,7 +222,9 @@ for (const choice of CASES) {
   console.error(`${result.name.padEnd(44)} ${result.tile} ${columns.join("  ")}`);
   results.push(result);
 }
-const failures = results.filter(({ rows, most }) => rows.some(({ difference }) => !(difference < most)));
+const failures = results.filter(({ rows, tolerance }) =>
+  rows.some(({ difference }) => !(difference < tolerance)),
+);
 for (const { name, rows } of failures) {
   console.error(`FAILED ${name}: differs by ${rows.map(({ difference }) => difference).join(", ")}`);
 }

@@ -1,9 +1,10 @@
-// The kernels that decide a training step, timed at the extents of real models.
+// Times the kernels on which a training step spends its time, at the extents of real models.
 //
 //   node bench/gpu/kernels.mjs [--device webgpu] [--models qwen2.5-7b] [--tokens 256,2048] [--only linear,attention] [--rounds 3]
 //
-// All rows are timed, then all of them again: a GPU that others use as well slows whole rows evenly, and only rounds that lie
-// apart show it. Each row's least time counts; `scatter` is its longest over it, and a rate beside 1.3 or more is not to be trusted.
+// All rows are timed, then all of them again in further rounds. If others use the GPU too, they can slow all calls of a row
+// alike, which only later rounds show. The fastest time of a row counts; `scatter` is its slowest time divided by the fastest.
+// Do not trust a rate with a scatter of 1.3 or more.
 
 import { runSuite } from "@sidenet/ladder";
 import { scriptOptions } from "../../scripts/lib/options.mjs";

@@ -1,8 +1,8 @@
-// Random cases of every op on a device against the reference in double: the property tests without a test runner.
+// Compares random cases of every op on a device with the reference in double, as the property tests do.
 //
 //   node bench/gpu/properties.mjs [--dtype f16] [--precision f16] [--cases 40] [--device webgpu] [--only linear,rope]
 //
-// The precision is that of --dtype unless said otherwise: f32 operands with f16 are those that subgroup matrices take rounded to f16.
+// --precision defaults to --dtype. --dtype f32 --precision f16 tests the kernels that round f32 operands to f16.
 
 import { checkRow, DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
 import { scriptOptions } from "../../scripts/lib/options.mjs";

@@ -1,13 +1,18 @@
-// Training steps of a model with random weights: seconds, tokens/s, and memory by our allocator and by the driver.
+// Times training steps of a model with random weights. Prints seconds, tokens/s, and memory by sidenet's allocator and by
+// nvidia-smi.
 //
 //   node bench/gpu/step.mjs --model qwen2.5-7b --method ladder --context 2048 [--batch 1] [--steps 3] [--device webgpu]
 //     [--dtype f16] [--no-quantize] [--profile]
+//
+// --model is tiny, small, or a model that `sidenet plan` knows.
 
 import { spawn } from "node:child_process";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
 import { WebGpuDevice } from "@sidenet/tensor";
 import { scriptOptions } from "../../scripts/lib/options.mjs";
-import { finish, median, open } from "./process.mjs";
+import { median } from "../shared.mjs";
+import { randomDecoder } from "./models.mjs";
+import { finish, open } from "./process.mjs";
 
 const options = scriptOptions({
   device: "webgpu",
@@ -21,24 +26,24 @@ const options = scriptOptions({
   profile: false,
 });
 
-/** The largest number of MiB that nvidia-smi has seen in use, asked five times a second; null without it. */
+/** Watches the GPU memory in use by nvidia-smi, five times a second. `mib` is its peak; null without nvidia-smi. */
 function watchDriver() {
-  const seen = { mib: null };
+  let peak = null;
   const query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "200"];
   const child = spawn("nvidia-smi", query, { stdio: ["ignore", "pipe", "ignore"] });
-  child.on("error", () => {}); // no NVIDIA driver here
+  child.on("error", () => {}); // there is no nvidia-smi
   child.stdout?.on("data", (data) => {
     for (const line of String(data).trim().split("\n")) {
       const mib = Number(line);
-      if (Number.isFinite(mib)) seen.mib = Math.max(seen.mib ?? 0, mib);
+      if (Number.isFinite(mib)) peak = Math.max(peak ?? 0, mib);
     }
   });
   return {
     get mib() {
-      return seen.mib;
+      return peak;
     },
     reset: () => {
-      seen.mib = null;
+      peak = null;
     },
     stop: () => child.kill(),
   };
@@ -53,18 +58,14 @@ const driver = watchDriver();
 const device = await open(options.device, { precision: options.dtype });
 const dtype = device.profile.f16 ? options.dtype : "f32";
 const started = performance.now();
-const decoder = await randomDecoder();
-async function randomDecoder() {
-  const { randomDecoder: make } = await import("./models.mjs");
-  return make(device, options.model, { quantize: !options["no-quantize"], dtype });
-}
+const decoder = await randomDecoder(device, options.model, { quantize: !options["no-quantize"], dtype });
 const loadSeconds = (performance.now() - started) / 1000;
 const weightBytes = device.memory.liveBytes;
 const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 console.error(`${options.model}: ${mib(weightBytes)} of weights made in ${loadSeconds.toFixed(1)} s`);
 
 const adapter = makeAdapter({ method: options.method }, decoder, options.model);
-// As `sidenet train` has it: what is kept for the backward pass is stored as the weights are.
+// As in `sidenet train`, saved activations and rungs have the dtype of the weights.
 const savedFormats = { saved: dtype, rungs: dtype };
 const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, savedFormats });
 const { batch: batchSize, context: length } = options;
@@ -97,7 +98,7 @@ if (options.profile && device instanceof WebGpuDevice && device.gpu.features.has
   const busyMs = kernels.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0);
   profile = { wallMs, busyMs, kernels: kernels.slice(0, 30) };
 }
-await new Promise((resolve) => setTimeout(resolve, 300)); // the driver's last sample
+await new Promise((resolve) => setTimeout(resolve, 300)); // until nvidia-smi's last sample
 const result = {
   model: options.model,
   method: options.method,
@@ -121,7 +122,7 @@ const result = {
   saved_format: dtype,
   dispatches_per_step: after && (after.dispatches - before.dispatches) / (options.steps + 1),
   gpu_busy_share: profile && Math.min(1, profile.busyMs / 1000 / stepSeconds),
-  // Of the profiled step, where a pass of its own for each kernel adds to what lies between them: at most so much.
+  // An upper bound: in the profiled step each kernel has its own pass, which adds idle time.
   gpu_idle_share: profile && Math.max(0, 1 - profile.busyMs / profile.wallMs),
   profile,
 };

@@ -1,10 +1,11 @@
-// Where the time of matmul on subgroup matrices goes: times the kernel, alternative forms of it, and the kernel with one part left out.
+// Finds out where the time of matmul on subgroup matrices goes: times the kernel, variants of it, and the kernel without one of
+// its stages, alternating.
 //
 //   node bench/gpu/subgroup-matrices.mjs [--rounds 5] [--m 2048] [--n 4608] [--k 3584]
 //
-// Variants alternate. For each it prints the TFLOP/s of the whole matmul, and nanoseconds per 32 of k of a block of 128 x 128: for a
-// single block, and per block when all cores work. The ratio of the two is the number of blocks that run at a time. If it equals the
-// number of cores, each core runs one block at a time and waits for its loads.
+// Prints TFLOP/s of the whole matmul, and nanoseconds per 32 of k of a block of 128 x 128: of a single block, and per block if
+// all cores work. Their ratio is the number of blocks that run at a time. If it equals the number of cores, each core runs one
+// block at a time and waits for its loads.
 
 import { readFileSync } from "node:fs";
 import { WebGpuDevice } from "@sidenet/tensor";
@@ -43,7 +44,7 @@ const alone = { ...whole, m: BLOCK, n: BLOCK };
 const blocks = Math.ceil(m / BLOCK) * Math.ceil(n / BLOCK);
 const timed = device.gpu.features.has("timestamp-query");
 
-/** Milliseconds of a dispatch, by the GPU's clock where it has one. */
+/** Milliseconds of a dispatch, by timestamps if the adapter has them. */
 async function time(id, params, grid) {
   if (timed) device.startProfile();
   const from = performance.now();
@@ -53,21 +54,21 @@ async function time(id, params, grid) {
   return (performance.now() - from) / CALLS;
 }
 
-/** Compiles a variant and holds what it computes against the first one's; null where the adapter refuses it. */
-async function prepare({ name, right, text }, i, want) {
+/** Compiles a variant and compares its result with `want`, the first one's; null if the adapter cannot run it. */
+async function prepare({ name, isWhole, text }, i, want) {
   const id = `subgroup-matrices-${i}`;
   try {
     device.addKernel(id, text);
     await time(id, whole, blocks);
   } catch (error) {
-    console.error(`${name}: ${error.message}`); // such as too little workgroup memory
+    console.error(`${name}: ${error.message}`); // such as: too little workgroup memory
     return null;
   }
   const got = await y.read();
   want ??= got;
-  const most = (values) => values.reduce((largest, value) => Math.max(largest, Math.abs(value)), 0);
-  const difference = most(got.map((value, j) => value - want[j])) / most(want);
-  return { row: { id, name, right, difference, wholeMs: Infinity, aloneMs: Infinity }, got };
+  const largest = (values) => values.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+  const difference = largest(got.map((value, j) => value - want[j])) / largest(want);
+  return { row: { id, name, isWhole, difference, wholeMs: Infinity, aloneMs: Infinity }, got };
 }
 
 const rows = [];
@@ -95,6 +96,6 @@ for (const row of rows) {
       `32 of k: a block alone ${row.aloneNs.toFixed(0)} ns, of all cores ${row.sharedNs.toFixed(2)} ns a block`,
   );
 }
-const wrong = rows.filter(({ right, difference }) => right && !(difference < 1e-3));
+const wrong = rows.filter(({ isWhole, difference }) => isWhole && !(difference < 1e-3));
 for (const { name, difference } of wrong) console.error(`FAILED ${name}: differs by ${difference}`);
 finish({ m, n, k, variants: rows }, wrong.length > 0 ? 1 : 0);

@@ -1,13 +1,13 @@
-// What kernels/matmul-matrix.wgsl could be like, and what it would take without one of its parts: texts made from its own.
+// Variants of kernels/matmul-matrix.wgsl, made by editing its text.
 
-/** Replaces each of `[from, to]`. Throws where the kernel has changed and no longer has a text. */
+/** Replaces each `from` by its `to`. Throws if the kernel has changed and no longer contains a `from`. */
 function edit(text, ...changes) {
   let edited = text;
   for (const [from, to] of changes) {
     const isThere = typeof from === "string" ? edited.includes(from) : edited.search(from) >= 0;
     if (!isThere)
       throw new Error(
-        `matmul-matrix.wgsl has no ${from} any more: mend bench/gpu/subgroup-matrix-variants.mjs`,
+        `matmul-matrix.wgsl no longer contains ${from}: adapt bench/gpu/subgroup-matrix-variants.mjs`,
       );
     edited = typeof from === "string" ? edited.replaceAll(from, to) : edited.replace(from, to);
   }
@@ -20,7 +20,7 @@ const PLACE = /\n {4}blockA\[to\] = fa0;[\s\S]*?blockB\[placeB\(t \+ 768\)\] = f
 const NEXT = /\n {4}fa0 = fetchA[\s\S]*?fb3 = fetchB\(col, next, t \+ 768\);/;
 const FRAGMENT_LOADS = /let ([ab]\d) = load([AB])\((s[mn](?: \+ \d+)?), q\);/g;
 
-/** Blocks of `depth` of k: fetched values are an array, whose loops a compiler unrolls or does not. */
+/** Blocks of `depth` of k; fetched values are in arrays, whose loops the compiler may or may not unroll. */
 function ofDepth(text, depth) {
   const count = depth / 8; // vectors of an operand and thread
   const each = (line) => `for (var i = 0u; i < ${count}; i++) { ${line} }`;
@@ -45,7 +45,7 @@ function ofDepth(text, depth) {
   );
 }
 
-/** One 16 x 16 fragment at a time through `results`, which are 10 KiB for 18: less workgroup memory, twice the barriers at the end. */
+/** Stores one 16 x 16 fragment at a time through `results`: 10 KiB of workgroup memory instead of 18, twice the barriers at the end. */
 function smallResults(text) {
   return edit(
     text,
@@ -72,11 +72,11 @@ function smallResults(text) {
   );
 }
 
-/** Sixteen bytes a load from memory for eight; a and b are bound as they are, in vectors of u32. Form nt alone. */
+/** Loads of 16 bytes instead of 8, with a and b as vectors of u32; only for the form nt. */
 function wideFetch(text) {
-  const load = (name, row, most) =>
+  const load = (name, row, count) =>
     `fn fetch${name.toUpperCase()}(first: u32, k0: u32, i: u32) -> vec4<u32> {
-  let r = min(first + i / 4, ${most} - 1);
+  let r = min(first + i / 4, ${count} - 1);
   let k = k0 + i % 4 * 8;
   return select(vec4<u32>(), ${name}[(${row} + min(k, p.k - 8)) / 8], k < p.k);
 }`;
@@ -109,39 +109,43 @@ function fragmentsOnce(text) {
   const loads = [...text.matchAll(FRAGMENT_LOADS)];
   if (loads.length === 0)
     throw new Error(
-      "matmul-matrix.wgsl loads its fragments in another way: mend subgroup-matrix-variants.mjs",
+      "matmul-matrix.wgsl loads its fragments differently: adapt bench/gpu/subgroup-matrix-variants.mjs",
     );
   const before = loads.map(([, name, side, at]) => `  let ${name} = load${side}(${at}, 0);`).join("\n");
   return edit(text.replace(/ *let [ab]\d = load[AB].*\n/g, ""), [LOOP, `${before}\n${LOOP}`]);
 }
 
 /**
- * Texts by name. Those that are `right` compute the product; the others leave a part out, and are there to be timed.
- * Throws where the kernel no longer has what they change.
+ * The variants: name, text, and `isWhole`, which is false for those that lack a stage, compute a wrong result, and only serve
+ * to be timed. Throws if the kernel no longer contains what they change.
  */
 export function subgroupMatrixVariants(text) {
   return [
-    { name: "as it is", right: true, text },
-    { name: "16 bytes a fetch", right: true, text: wideFetch(text) },
-    { name: "results of one fragment", right: true, text: smallResults(text) },
-    { name: "arrays, depth 32", right: true, text: ofDepth(text, 32) },
-    { name: "arrays, depth 16", right: true, text: ofDepth(text, 16) },
-    { name: "arrays, depth 64, results of one fragment", right: true, text: smallResults(ofDepth(text, 64)) },
-    { name: "without fetches", right: false, text: edit(text, [NEXT, ""]) },
-    { name: "without fetches and stores", right: false, text: edit(text, [NEXT, ""], [PLACE, ""]) },
+    { name: "as it is", isWhole: true, text },
+    { name: "16 bytes a fetch", isWhole: true, text: wideFetch(text) },
+    { name: "results of one fragment", isWhole: true, text: smallResults(text) },
+    { name: "arrays, depth 32", isWhole: true, text: ofDepth(text, 32) },
+    { name: "arrays, depth 16", isWhole: true, text: ofDepth(text, 16) },
+    {
+      name: "arrays, depth 64, results of one fragment",
+      isWhole: true,
+      text: smallResults(ofDepth(text, 64)),
+    },
+    { name: "without fetches", isWhole: false, text: edit(text, [NEXT, ""]) },
+    { name: "without fetches and stores", isWhole: false, text: edit(text, [NEXT, ""], [PLACE, ""]) },
     {
       name: "without barriers",
-      right: false,
+      isWhole: false,
       text: edit(
         text,
         [/(k \+= DEPTH\) \{)\n {4}workgroupBarrier\(\);/, "$1"],
         [/\n {4}workgroupBarrier\(\);\n {4}let next/, "\n    let next"],
       ),
     },
-    { name: "fragments loaded once", right: false, text: fragmentsOnce(text) },
+    { name: "fragments loaded once", isWhole: false, text: fragmentsOnce(text) },
     {
       name: "fragments loaded once, no fetches or stores",
-      right: false,
+      isWhole: false,
       text: fragmentsOnce(edit(text, [NEXT, ""], [PLACE, ""])),
     },
   ];

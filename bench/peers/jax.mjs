@@ -1,10 +1,10 @@
-// What is measured, on a device of jax-js's, every computation compiled by its jit.
+// The computations of bench/peers.mjs with jax-js, each compiled by its jit.
 
 import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./llama.mjs";
 import { installPageWorker } from "./web-worker.mjs";
 
-/** Iterator helpers, which jax-js uses and Node 20 lacks. */
-function completeIterators() {
+/** Adds the iterator helpers, which jax-js uses and Node 20 lacks. */
+function addIteratorHelpers() {
   const prototype = Object.getPrototypeOf(Object.getPrototypeOf([][Symbol.iterator]()));
   prototype.map ??= function* (change) {
     let i = 0;
@@ -21,13 +21,13 @@ function completeIterators() {
 
 export async function openJax({ device, threads }) {
   if (device === "wasm") installPageWorker(threads);
-  completeIterators();
+  addIteratorHelpers();
   const jax = await import("@jax-js/jax");
   await jax.init(device);
   jax.defaultDevice(device);
   const { numpy: np, nn, jit } = jax;
   const array = ({ values, shape }) => np.array(values.slice()).reshape(shape);
-  /** A call whose result is waited for and thrown away; operands stay. */
+  /** A call that waits for its result and frees it, but not its operands; `values` returns the result instead. */
   const call = (compute, ...operands) => {
     const arrays = operands.map((operand) => (operand.values ? array(operand) : operand));
     const compiled = jit(compute);
@@ -45,7 +45,7 @@ export async function openJax({ device, threads }) {
     matmul: (a, b, transposed) => call((x, w) => np.matmul(x, transposed ? w.transpose() : w), a, b),
     attention: (q, k, v) => call((x, y, z) => nn.dotProductAttention(x, y, z, { isCausal: true }), q, k, v),
     rmsNorm: (x, gain) => call((y, g) => rmsNorm(np, y, g, 1e-5), x, gain),
-    transpose: (x) => call((y) => y.transpose().add(0), x), // a copy: a transposed view alone computes nothing
+    transpose: (x) => call((y) => y.transpose().add(0), x), // +0 makes a copy: a transposed view computes nothing
     crossEntropy: (logits, labels) => {
       const [n, V] = logits.shape;
       const ids = np.array(labels);
@@ -74,7 +74,7 @@ export async function openJax({ device, threads }) {
       const [a, b] = [0, 1].map(() => np.array([1, 2, 3, 4]));
       const add = jit((x, y) => x.add(y));
       return async () => {
-        // Kept until the end: what is disposed of before is never computed.
+        // All sums are kept until the end, since jax-js never computes what is disposed before.
         const sums = Array.from({ length: count }, () => add(a.ref, b.ref));
         await jax.blockUntilReady(sums.map((sum) => sum.ref));
         for (const sum of sums) sum.dispose();
@@ -103,8 +103,8 @@ function rotate(np, x, cos, sin) {
 }
 
 /**
- * The loss as a function of parameters and batch. Its parts are compiled one by one: compiled as a whole, jax-js runs this
- * step at a third of the speed, and without its jit at half.
+ * The loss as a function of parameters and batch. Its parts are compiled one by one: compiled as a whole, the step runs at a
+ * third of this speed, and without jit at half.
  */
 function makeLoss({ numpy: np, nn, jit }) {
   const { B, T, d, heads, L, V, eps } = MODEL;
@@ -122,7 +122,7 @@ function makeLoss({ numpy: np, nn, jit }) {
       .mul(-1 / (B * T)),
   );
   return (p, { ids, labels, cos, sin }) => {
-    // A product: the gradient of a lookup is a scatter, which its jit does not take.
+    // A matmul with one-hot rows, since the gradient of a lookup is a scatter, which jit does not support.
     let x = np.matmul(nn.oneHot(ids, V), p.embed).reshape([B, T, d]);
     for (let i = 0; i < L; i++) {
       const h = norm(x.ref, p[`norm${i}a`]);
@@ -142,7 +142,7 @@ function makeLoss({ numpy: np, nn, jit }) {
   };
 }
 
-/** AdamW of one parameter. */
+/** AdamW for one parameter. */
 function makeUpdate({ numpy: np, jit }) {
   const { lr, betas, eps, weightDecay } = ADAMW;
   return jit((p, m, v, g, rate, correction) => {

@@ -1,6 +1,6 @@
-// The small training step that all peers take: a Llama with everything trainable, its sizes and its first values.
+// The model of the training step of bench/peers.mjs, the same for all peers: a small Llama with all weights trainable.
 
-import { Random } from "@sidenet/tensor";
+import { Random, sizeOf } from "@sidenet/tensor";
 
 export const MODEL = { V: 2048, d: 256, L: 4, heads: 4, f: 768, B: 4, T: 128, eps: 1e-5, theta: 10000 };
 export const ADAMW = { lr: 3e-4, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01 };
@@ -19,15 +19,13 @@ export function parameterShapes({ V, d, L, f } = MODEL) {
   return shapes;
 }
 
-export const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
-
-/** The same first values for everybody: norms 1, the rest normal with deviation 0.02. */
+/** Initial values: 1 for norms, normal with deviation 0.02 for matrices. */
 export function initialValues(shape, stream) {
   if (shape.length === 1) return new Float32Array(shape[0]).fill(1);
   return new Random(0, stream).normals(sizeOf(shape)).map((x) => 0.02 * x);
 }
 
-/** Tokens and their successors, [B, T] each. */
+/** Input tokens and their targets, the next tokens, [B, T] each. */
 export function tokens({ V, B, T } = MODEL) {
   const ids = Int32Array.from({ length: B * (T + 1) }, (_, i) => (i * 7919 + (i >> 3) * 104729) % V);
   const rows = (shift) =>

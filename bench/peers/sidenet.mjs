@@ -1,4 +1,4 @@
-// What is measured, on a device of sidenet's.
+// The computations of bench/peers.mjs with sidenet.
 
 import { AdamW, Tape } from "@sidenet/autograd";
 import { ParamStore } from "@sidenet/tensor";
@@ -8,8 +8,8 @@ import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./
 export async function openSidenet({ device: kind, threads }) {
   const device = kind === "webgpu" ? await openNodeWebGpu() : await openNodeWasm({ threads });
   const { ops } = device;
-  const array = (values, shape) => device.tensor(values, shape);
-  /** A call whose result is thrown away: everything is done when it returns. */
+  const array = ({ values, shape }) => device.tensor(values, shape);
+  /** A call that waits for its result and frees it; `values` returns the result instead. */
   const call = (compute) => {
     const run = async () => {
       const y = device.scope(compute);
@@ -30,39 +30,36 @@ export async function openSidenet({ device: kind, threads }) {
     name: "sidenet",
     label: device.label,
     matmul: (a, b, transposed) => {
-      const [x, w] = [array(a.values, a.shape), array(b.values, b.shape)];
+      const [x, w] = [array(a), array(b)];
       return call(() => (transposed ? ops.matmulNT(x, w) : ops.matmul(x, w)));
     },
     attention: (q, k, v) => {
-      const tensors = [q, k, v].map(({ values, shape }) => array(values, shape));
+      const tensors = [q, k, v].map(array);
       return call(() => ops.attention(...tensors));
     },
     rmsNorm: (x, gain) => {
-      const tensors = [x, gain].map(({ values, shape }) => array(values, shape));
+      const tensors = [x, gain].map(array);
       return call(() => ops.rmsNorm(...tensors));
     },
     transpose: (x) => {
-      const tensor = array(x.values, x.shape);
+      const tensor = array(x);
       return call(() => ops.transpose(tensor, { permutation: [1, 0] }));
     },
     crossEntropy: (logits, labels) => {
-      const [x, y] = [
-        array(logits.values, logits.shape),
-        device.tensor(labels, [labels.length], { dtype: "i32" }),
-      ];
+      const [x, y] = [array(logits), device.tensor(labels, [labels.length], { dtype: "i32" })];
       return call(() => ops.crossEntropy(x, y));
     },
     add: (a, b) => {
-      const [x, y] = [array(a.values, a.shape), array(b.values, b.shape)];
+      const [x, y] = [array(a), array(b)];
       return call(() => ops.add(x, y));
     },
     ...smallOps(device, array),
     softmax: (x) => {
-      const tensor = array(x.values, x.shape);
+      const tensor = array(x);
       return call(() => ops.softmax(tensor));
     },
     siluMul: (gate, up) => {
-      const tensors = [gate, up].map(({ values, shape }) => array(values, shape));
+      const tensors = [gate, up].map(array);
       return call(() => ops.siluMul(...tensors));
     },
     trainingStep: () => trainingStep(device),
@@ -70,12 +67,12 @@ export async function openSidenet({ device: kind, threads }) {
   };
 }
 
-/** What ops cost that are too small to compute anything: in a chain, and beside each other. */
+/** Ops so small that only the overhead of a call counts: in a chain, and independent of each other. */
 function smallOps(device, array) {
   const { ops } = device;
   return {
     manySmall: (a, count) => {
-      const x = array(a.values, a.shape);
+      const x = array(a);
       return async () => {
         let y = x;
         for (let i = 0; i < count; i++) {
@@ -88,7 +85,7 @@ function smallOps(device, array) {
       };
     },
     smallOp: (count) => {
-      const [a, b] = [0, 1].map(() => array([1, 2, 3, 4], [4]));
+      const [a, b] = [0, 1].map(() => device.tensor([1, 2, 3, 4], [4]));
       return async () => {
         for (let i = 0; i < count; i++) ops.add(a, b).dispose();
         await device.synchronize();

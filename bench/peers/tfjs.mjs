@@ -1,11 +1,11 @@
-// What is measured, on TensorFlow.js's WebGPU backend.
+// The computations of bench/peers.mjs with the WebGPU backend of TensorFlow.js.
 
 import { createRequire } from "node:module";
 import { ADAMW, initialValues, MODEL, parameterShapes, rotary, tokens } from "./llama.mjs";
 
 const require = createRequire(import.meta.url);
 
-/** The backend on a device of our Dawn's. */
+/** Registers the backend on a device of the Dawn that sidenet uses. */
 async function setUp(tf, WebGPUBackend) {
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
   const names = [
@@ -24,12 +24,12 @@ async function setUp(tf, WebGPUBackend) {
     tf.registerKernel({ ...kernel, backendName: "webgpu-here" });
   await tf.setBackend("webgpu-here");
   await tf.ready();
-  tf.env().set("WEBGPU_CPU_FORWARD", false); // or it computes small tensors on the processor
+  tf.env().set("WEBGPU_CPU_FORWARD", false); // else it computes small tensors on the CPU
   return { backend, gpu };
 }
 
 export async function openTfjs() {
-  // Both as CommonJS, so that they share one core.
+  // Both as CommonJS, so that they share one tfjs-core.
   const tf = require("@tensorflow/tfjs-core");
   const { WebGPUBackend } = require("@tensorflow/tfjs-backend-webgpu");
   const { backend, gpu } = await setUp(tf, WebGPUBackend);
@@ -100,13 +100,13 @@ const siluMul = (tf, gate, up) => tf.mul(tf.mul(gate, tf.sigmoid(gate)), up);
 const rmsNorm = (tf, x, gain, eps) =>
   tf.mul(tf.mul(x, tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), eps))), gain);
 
-/** [1,1,T,T]: 0 where a query may look, -1e9 elsewhere. */
+/** [1,1,T,T]: 0 for visible keys, -1e9 for the others. */
 function causalMask(tf, T) {
   const values = Float32Array.from({ length: T * T }, (_, i) => (i % T <= Math.floor(i / T) ? 0 : -1e9));
   return tf.tensor(values, [1, 1, T, T]);
 }
 
-/** Operands and result [B,T,heads,c]. */
+/** Attention; operands and result are [B,T,heads,c]. */
 function attend(tf, q, k, v, mask) {
   const heads = (x) => tf.transpose(x, [0, 2, 1, 3]);
   const scores = tf.mul(tf.matMul(heads(q), heads(k), false, true), 1 / Math.sqrt(q.shape[3]));

@@ -1,4 +1,4 @@
-"""PyTorch's side of bench/peers.mjs: one JSON request a line, one answer a line with the nanoseconds of a call."""
+"""The PyTorch process of bench/peers.mjs. It answers each line of JSON with one; a call's answer has its nanoseconds."""
 
 import json
 import sys

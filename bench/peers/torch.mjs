@@ -1,4 +1,4 @@
-// What is measured, on PyTorch in a process of its own, which takes its own times.
+// The computations of bench/peers.mjs with PyTorch, in a Python process that measures its own times.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -18,7 +18,7 @@ export async function openTorch(python, threads) {
       reject(new Error(`${python} ended with ${code}: is PyTorch installed there?`)),
     );
   });
-  failed.catch(() => {}); // at the end nobody waits for it
+  failed.catch(() => {}); // no unhandled rejection when the process ends
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const read = async () => JSON.parse((await Promise.race([lines.next(), failed])).value);
   const ask = (request) => {
@@ -37,7 +37,7 @@ export async function openTorch(python, threads) {
       make(name, { shapes: operands.map(({ shape }) => shape) });
   return {
     name: "PyTorch",
-    isBeside: true, // shown, and no rival: a native library
+    isBeside: true, // a native library: its rates are shown, but it does not count as a peer
     label,
     matmul: (a, b, transposed) => make("matmul", { shapes: [a.shape, b.shape], transposed }),
     attention: withShapes("attention"),

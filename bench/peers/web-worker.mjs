@@ -1,4 +1,4 @@
-// The Worker of a page over Node's worker_threads: what jax-js needs for its threads, which Node's own lacks.
+// The web's Worker on top of Node's worker_threads, which jax-js needs for its threads.
 
 import { resolveObjectURL } from "node:buffer";
 import { Worker as NodeWorker } from "node:worker_threads";
@@ -16,7 +16,7 @@ class PageWorker {
   #waiting = [];
 
   constructor(url) {
-    // The blob's text comes later; messages wait for it.
+    // Reading the blob is asynchronous; messages wait until the worker has started.
     resolveObjectURL(url)
       .text()
       .then((source) => {
@@ -37,7 +37,7 @@ class PageWorker {
   }
 }
 
-/** Makes `Worker` and the number of cores known as in a page. */
+/** Sets the globals `Worker` and `navigator.hardwareConcurrency`, as in a page. */
 export function installPageWorker(threads) {
   globalThis.Worker = PageWorker;
   Object.defineProperty(globalThis, "navigator", {

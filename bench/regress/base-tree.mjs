@@ -1,14 +1,15 @@
-// A checkout of the commit that a change is compared with, built beside it.
+// A built checkout of the commit that a change is compared with.
 
 import { execFileSync } from "node:child_process";
 import { lstatSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 
-/** What decides how fast anything runs; a change of other files is not measured. */
+/** The files that decide how fast anything runs. Changes of other files are not measured. */
 const SOURCES = ["packages", "kernels", "package-lock.json", "tsconfig.base.json", "tsconfig.build.json"];
 
-const text = (error) =>
+/** The last line of what a failed command printed. */
+const messageOf = (error) =>
   String(error.stderr ?? error.message)
     .trim()
     .split("\n")
@@ -35,8 +36,8 @@ function mergeBase(root, ref) {
 }
 
 /**
- * The commit to compare the working tree with: `ref`; else where HEAD left main, or on main itself HEAD's parent (HEAD while
- * there is something uncommitted). `{ skip }` says why there is nothing to compare.
+ * The commit to compare the working tree with: `ref`; else HEAD if sources have uncommitted changes; else the commit where HEAD
+ * left main, or on main HEAD's parent. `{ skip }` says why there is none.
  */
 export function findBase(root, /** @type {string | null} */ ref = null) {
   const head = commitOf(root, "HEAD");
@@ -44,7 +45,7 @@ export function findBase(root, /** @type {string | null} */ ref = null) {
   if (ref !== null) {
     const commit = commitOf(root, ref);
     if (commit === null)
-      throw new Error(`${ref} is no commit of this clone. Fetch it, or name another by --base.`);
+      throw new Error(`${ref} is no commit of this clone. Fetch it, or give another --base.`);
     return { commit };
   }
   if (git(root, "status", "--porcelain", "--", ...SOURCES) !== "") return { commit: head };
@@ -58,13 +59,13 @@ export function findBase(root, /** @type {string | null} */ ref = null) {
     : { commit: parent };
 }
 
-/** Whether anything that runs differs between the commit and the working tree. */
+/** Whether the sources of the commit and of the working tree differ. */
 export function differs(root, commit) {
   const untracked = git(root, "ls-files", "--others", "--exclude-standard", "--", ...SOURCES);
   return untracked !== "" || git(root, "diff", "--name-only", commit, "--", ...SOURCES) !== "";
 }
 
-/** Modules of the change for the base, but for the workspaces: those are the base's own. */
+/** Links the modules of the change into the base, except the workspace's packages: those are the base's own. */
 function linkModules(from, to, root, tree) {
   mkdirSync(to, { recursive: true });
   for (const name of readdirSync(from)) {
@@ -76,7 +77,7 @@ function linkModules(from, to, root, tree) {
   }
 }
 
-/** Checks the commit out and builds it. `{ skip }` if it cannot be built as things are. */
+/** Checks the commit out and builds it; `remove` deletes it. `{ skip }` says why it cannot be built. */
 export function makeBaseTree(root, commit) {
   const tree = mkdtempSync(join(tmpdir(), "sidenet-base-"));
   const remove = () => {
@@ -97,6 +98,8 @@ export function makeBaseTree(root, commit) {
     return { tree, remove };
   } catch (error) {
     remove();
-    return { skip: `${commit.slice(0, 9)} cannot be built with this checkout's modules: ${text(error)}` };
+    return {
+      skip: `${commit.slice(0, 9)} cannot be built with this checkout's modules: ${messageOf(error)}`,
+    };
   }
 }

@@ -1,20 +1,19 @@
-// Who is slower: medians of ratios of neighbouring samples, and suspicions measured again before they are told.
+// Decides which rows are slower: by medians of ratios of neighbouring samples, and only if later measurements confirm them.
 
-export const median = (list) => {
-  const sorted = [...list].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-};
+import { median } from "../shared.mjs";
+
+/** Samples of each side in a round. The fastest counts, since other load can only slow one down. */
+const SAMPLES = 2;
 
 /**
- * change / base of one row: of each round the least of a few samples each, which other load can only add to; of the rounds
- * the median. Order turns round from one round to the next. `sample` gives milliseconds.
+ * The ratio change / base of one row: the median over rounds of the ratio of their fastest samples. The order of the two sides
+ * alternates. `sample` returns milliseconds.
  */
-export async function ratioOf(sample, row, { rounds, each = 2 }) {
+async function ratioOf(sample, row, rounds) {
   const ratios = [];
   for (let round = 0; round < rounds; round++) {
     const least = { base: Number.POSITIVE_INFINITY, change: Number.POSITIVE_INFINITY };
-    for (let i = 0; i < each; i++) {
+    for (let i = 0; i < SAMPLES; i++) {
       for (const side of (round + i) % 2 === 0 ? ["base", "change"] : ["change", "base"]) {
         least[side] = Math.min(least[side], await sample(side, row));
       }
@@ -24,16 +23,16 @@ export async function ratioOf(sample, row, { rounds, each = 2 }) {
   return median(ratios);
 }
 
-/** Whether all measurements together say slower, and no confirmation says that nothing is the matter. */
+/** Whether the median of all measurements exceeds the threshold, and every confirmation at least half of it. */
 export function isSlower(ratios, threshold) {
   const [, ...confirmations] = ratios;
   return median(ratios) > 1 + threshold && confirmations.every((ratio) => ratio > 1 + threshold / 2);
 }
 
-/** One more measurement of a row. What a side cannot run ends it: `absent` on the base, `failed` on the change. */
+/** Measures a row once more. If a side cannot run it, the reason becomes `absent` (of the base) or `failed` (of the change). */
 async function measure(result, sample, rounds, threshold) {
   try {
-    result.ratios.push(await ratioOf(sample, result.row, { rounds }));
+    result.ratios.push(await ratioOf(sample, result.row, rounds));
     result.slower = isSlower(result.ratios, threshold);
   } catch (error) {
     if (error.side === undefined) throw error;
@@ -43,9 +42,8 @@ async function measure(result, sample, rounds, threshold) {
 }
 
 /**
- * Measures every row once, and what seems slower again in each of the confirmations, always in processes of its own (`open`
- * starts a pair). Rows have the ratios of all their measurements; past `deadline` (milliseconds of performance.now) a row that
- * was not begun stays without.
+ * Measures every row once, and those that seem slower again in each confirmation, always in new processes (`open` starts a
+ * pair). Returns all ratios of each row. A row that is not begun before `deadline` (of performance.now) has none.
  */
 export async function judge(
   rows,

@@ -1,38 +1,31 @@
-// The short list of rows that a change is held to: what a training step and generation spend their time on.
+// The rows of bench/regress.mjs: the ops on which a training step and generation spend their time.
 
 const [T, d, f, heads, keyHeads, c, V] = [256, 576, 1536, 9, 3, 64, 4096];
 
-/** Operands in the order of the signature, of shapes of SmolLM2-135M; `library` is @sidenet/tensor. */
-function operandMakers(device, { Random, nf4Table, stateMaps, NF4_BLOCKS }) {
+/** Functions that make operands. `library` is the package @sidenet/tensor of one checkout. */
+function operandMakers(device, { Random, nf4Table, sizeOf, stateMaps, NF4_BLOCKS }) {
   let stream = 0;
-  const normals = (...shape) => {
-    const size = shape.reduce((a, b) => a * b, 1);
-    return device.tensor(new Random(1, stream++).normals(size), shape);
-  };
-  const constant = (value, ...shape) => {
-    const size = shape.reduce((a, b) => a * b, 1);
-    return device.tensor(new Float32Array(size).fill(value), shape);
-  };
-  const whole = (dtype, below, ...shape) => {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const values = Array.from({ length: size }, (_, i) => (i * 7919) % below);
+  const normals = (...shape) => device.tensor(new Random(1, stream++).normals(sizeOf(shape)), shape);
+  const constant = (value, ...shape) => device.tensor(new Float32Array(sizeOf(shape)).fill(value), shape);
+  const integers = (dtype, below, ...shape) => {
+    const values = Array.from({ length: sizeOf(shape) }, (_, i) => (i * 7919) % below);
     return device.tensor(values, shape, { dtype });
   };
   const nf4 = (out, inner) => {
     const blocks = (out * inner) / NF4_BLOCKS.block;
     return [
-      whole("u8", 256, (out * inner) / 2),
+      integers("u8", 256, (out * inner) / 2),
       device.tensor(nf4Table({ double: true }), [273]),
       constant(0.01, Math.ceil(blocks / NF4_BLOCKS.nestedBlock)),
-      whole("u8", 256, blocks),
+      integers("u8", 256, blocks),
     ];
   };
-  return { normals, constant, whole, nf4, maps: () => device.tensor(stateMaps(), [512]) };
+  return { normals, constant, integers, nf4, maps: () => device.tensor(stateMaps(), [512]) };
 }
 
-/** Calls by name; each makes one op, or many small ones, and keeps nothing. */
+/** By row, a function that makes its operands (in the shapes of SmolLM2-135M) and returns the call to time. */
 export function rowsOf(device, library) {
-  const { normals, constant, whole, nf4, maps } = operandMakers(device, library);
+  const { normals, constant, integers, nf4, maps } = operandMakers(device, library);
   const row = (op, operands, attrs = {}, residuals = []) => {
     return () => {
       for (const tensor of Object.values(device.run(op, operands, attrs, residuals))) tensor.dispose();
@@ -57,7 +50,7 @@ export function rowsOf(device, library) {
         ...[lse(4), null],
       ]),
     lmHeadLoss: () =>
-      row("lmHeadLoss", [normals(T / 2, d), normals(V, d), whole("i32", V, T / 2)], {}, ["dh"]),
+      row("lmHeadLoss", [normals(T / 2, d), normals(V, d), integers("i32", V, T / 2)], {}, ["dh"]),
     rmsNorm: () => row("rmsNorm", [normals(2 * T, d), normals(d)]),
     softmax: () => row("softmax", [normals(heads * T, T), null]),
     siluMul: () => row("siluMul", [normals(T, f), normals(T, f)]),
@@ -67,9 +60,9 @@ export function rowsOf(device, library) {
     adamw: () => row("adamw", [normals(T, d), constant(0.1, T, d), constant(0.1, T, d), normals(T, d), null]),
     adamw8: () => {
       const [n, blocks] = [64 * 256, 64];
-      const codes = () => whole("u8", 256, n);
-      const most = () => constant(0.01, blocks);
-      return row("adamw8", [normals(n), codes(), codes(), most(), most(), maps(), normals(n), null]);
+      const codes = () => integers("u8", 256, n);
+      const absmax = () => constant(0.01, blocks);
+      return row("adamw8", [normals(n), codes(), codes(), absmax(), absmax(), maps(), normals(n), null]);
     },
     "200 small adds": () => {
       const add = row("add", [small, other]);

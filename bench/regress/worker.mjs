@@ -1,4 +1,4 @@
-// One side of bench/regress.mjs: a process over the built packages of one checkout. A line of JSON in, a line out.
+// The worker process of bench/regress.mjs, over the built packages of one checkout. It answers each line of JSON with one.
 //
 //   node bench/regress/worker.mjs ROOT DEVICE
 
@@ -8,10 +8,10 @@ import { pathToFileURL } from "node:url";
 import { ensureRuntimeFolder } from "../../scripts/lib/environment.mjs";
 import { rowsOf } from "./rows.mjs";
 
-/** Calls of one sample take about this long, so that waiting for the device is a small part of it. */
+/** The calls of a sample take about this long, so that waiting for the device is a small part of it. */
 const SAMPLE_MS = 12;
-const MOST_CALLS = 500;
-/** What a row runs before its samples count. */
+const MAX_CALLS = 500;
+/** Warm-up of a row, in which its JavaScript is compiled. */
 const WARM_MS = 150;
 
 const [, , root, name] = process.argv;
@@ -21,7 +21,7 @@ const library = await load("index.js");
 const { openDevice } = await load("node/index.js");
 const { device } = await openDevice(name);
 const makers = rowsOf(device, library);
-/** Call and calls of a sample by row, once it has run. */
+/** By row that has run: its call, and the number of calls of a sample. */
 const ready = new Map();
 
 async function elapsed(call, calls) {
@@ -36,12 +36,12 @@ async function sample(row) {
   let found = ready.get(row);
   if (found === undefined) {
     const call = makers[row]();
-    await elapsed(call, 2); // compiles
+    await elapsed(call, 2); // compiles kernels
     const one = Math.min(await elapsed(call, 1), await elapsed(call, 1));
-    const calls = Math.max(1, Math.min(MOST_CALLS, Math.round(SAMPLE_MS / Math.max(one, 0.001))));
+    const calls = Math.max(1, Math.min(MAX_CALLS, Math.round(SAMPLE_MS / Math.max(one, 0.001))));
     found = { call, calls };
     ready.set(row, found);
-    for (let spent = 0; spent < WARM_MS; ) spent += await elapsed(call, calls); // JavaScript is compiled on the way
+    for (let spent = 0; spent < WARM_MS; ) spent += await elapsed(call, calls);
   }
   return (await elapsed(found.call, found.calls)) / found.calls;
 }
@@ -56,4 +56,4 @@ for await (const line of createInterface({ input: process.stdin })) {
     answer({ error: String(error?.message ?? error).split("\n")[0] });
   }
 }
-process.exit(0); // a driver's threads would keep it alive
+process.exit(0); // the driver's threads would keep the process running

@@ -1,16 +1,16 @@
 // Byte-pair encoding over bytes, learned from texts: the tokenizer of GPT-2, with a vocabulary of any size.
 
-/** How GPT-2 cuts a text before pairs are merged: a word keeps the space before it, and no merge crosses a cut. */
+/** How GPT-2 splits a text into words, each with the space before it. No merge crosses a word boundary. */
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 
-/** Each byte as a printable character: itself where it is one, the next free one from U+0100 on otherwise. */
+/** Each byte as a printable character: its own, or, if that is not printable, one from U+0100 on. */
 const BYTES = (() => {
   const printable = (byte) => (byte > 32 && byte < 127) || (byte > 160 && byte < 256 && byte !== 173);
   let free = 256;
   return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(printable(byte) ? byte : free++));
 })();
 
-/** The different words of the texts as lists of symbols, with how often they occur. */
+/** The distinct words of the texts as lists of symbols, with their counts. */
 function countWords(texts) {
   const counts = new Map();
   for (const text of texts) {
@@ -23,7 +23,7 @@ function countWords(texts) {
   }));
 }
 
-/** How often each pair of neighbouring symbols occurs, and in which words, kept up to date while pairs are merged. */
+/** The count of each pair of neighbouring symbols and the words that contain it, updated as pairs are merged. */
 class PairTable {
   #pairs = new Map();
 
@@ -31,7 +31,7 @@ class PairTable {
     for (const word of words) this.add(word, 1);
   }
 
-  /** Counts a word in (sign 1) or out (sign -1). */
+  /** Adds (sign 1) or removes (sign -1) the pairs of a word. */
   add(word, sign) {
     for (let i = 0; i + 1 < word.symbols.length; i++) {
       const key = `${word.symbols[i]} ${word.symbols[i + 1]}`; // no symbol holds a space: byte 32 is "Ġ"
@@ -42,7 +42,7 @@ class PairTable {
     }
   }
 
-  /** The most frequent pair; of equal ones the first in the order of code units, so that a vocabulary can be made again. */
+  /** The most frequent pair; of equally frequent ones the first in code-unit order, so that the result is reproducible. */
   best() {
     let best = null;
     for (const [key, { count, words }] of this.#pairs) {
@@ -70,8 +70,8 @@ function mergeIn(symbols, left, right) {
 }
 
 /**
- * Learns a vocabulary of `size` entries: the special tokens first, the 256 bytes, then one entry for each merge, the most
- * frequent pair each time. Fewer entries where no pair occurs twice.
+ * Learns a vocabulary of at most `size` entries: the special tokens, the 256 bytes, then one entry per merge of the most
+ * frequent pair. Stops early if no pair occurs twice.
  */
 export function trainBpe(texts, size, specials) {
   const words = countWords(texts);
@@ -94,7 +94,7 @@ export function trainBpe(texts, size, specials) {
   return { vocab: Object.fromEntries(vocab), merges };
 }
 
-/** The contents of `tokenizer.json`, as the libraries of the hub read it. `specials` stand for no text. */
+/** The contents of a Hugging Face `tokenizer.json`. */
 export function tokenizerJson({ vocab, merges }, specials) {
   return {
     version: "1.0",

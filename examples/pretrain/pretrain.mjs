@@ -1,10 +1,10 @@
-// Pretrains a small decoder from random weights: every weight is trained, on windows of a corpus of token ids.
+// Pretrains a small decoder from random weights on a corpus of token ids.
 //
 //   node examples/pretrain/pretrain.mjs --corpus out/corpus --output out/tiny-books --minutes 4
 //
-// --corpus is a folder with tokenizer.json, train.u16 and dev.u16 (train-tokenizer.mjs and tokenize.mjs make them), --model
-// one with the config.json. The output folder becomes a model: model.safetensors (f16, the best on held-out text so far),
-// config.json, tokenizer; beside it log.jsonl, and state.safetensors, from which the same command goes on.
+// --corpus is a folder with tokenizer.json, train.u16 and dev.u16, which train-tokenizer.mjs and tokenize.mjs write. --model is
+// a folder with a config.json. The output folder becomes a model: model.safetensors (f16, the best so far on held-out text),
+// config.json and the tokenizer. It also gets log.jsonl, and state.safetensors, from which the same command resumes.
 
 import { parseArgs } from "node:util";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
@@ -16,22 +16,22 @@ const OPTIONS = {
   model: text(import.meta.dirname),
   output: text("out/tiny-books"),
   device: text("auto"),
-  minutes: { type: "string" }, // the run's length by the clock,
-  tokens: { type: "string" }, // by its tokens, or what comes first of the two
+  minutes: { type: "string" }, // length of the run; with --tokens too, it ends at the first of the two limits
+  tokens: { type: "string" },
   "batch-size": text("8"),
   length: text("256"),
   "learning-rate": text("3e-3"),
   "weight-decay": text("0.1"),
-  warmup: text("0.03"), // share of the run
+  warmup: text("0.03"), // fraction of the run
   seed: text("0"),
-  "report-seconds": text("60"), // between evaluations, each with a checkpoint
-  "held-out-rows": text("64"), // of an evaluation on the way; the last one takes all
+  "report-seconds": text("60"), // between evaluations, which save the state too
+  "held-out-rows": text("64"), // rows of an evaluation; the last one uses all
 };
 
 function numberOf(values, name) {
   const number = values[name] === undefined ? null : Number(values[name]);
   if (number !== null && !(number >= 0 && Number.isFinite(number)))
-    throw new Error(`--${name} is ${values[name]}, wanted a number.`);
+    throw new Error(`--${name} ${values[name]}: wanted a number, 0 or more.`);
   return number;
 }
 
@@ -53,7 +53,7 @@ function readOptions() {
     reportSeconds: number("report-seconds"),
     heldOutRows: number("held-out-rows"),
   };
-  if (!options.minutes && !options.tokens) throw new Error("give --minutes or --tokens: how long to train.");
+  if (!options.minutes && !options.tokens) throw new Error("Give --minutes or --tokens: how long to train.");
   return { device: values.device, options };
 }
 
@@ -69,7 +69,7 @@ async function main() {
 }
 
 main().then(
-  () => process.exit(0), // a driver's threads would keep the process alive
+  () => process.exit(0), // the driver's threads would keep the process running
   (error) => {
     console.error(error.message);
     process.exit(1);

@@ -1,4 +1,4 @@
-// A pretraining run: random weights, AdamW on all of them, a cosine rate; evaluated and saved as it goes.
+// A pretraining run: AdamW on all weights from random values, with evaluations and saved states on the way.
 
 import { appendFile, copyFile, mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -19,20 +19,20 @@ import { openModel } from "@sidenet/ladder/node";
 import { firstWindows, readTokens, windowsOf } from "./corpus.mjs";
 import { loadState, saveModel, saveState } from "./state.mjs";
 
-/** Steps asked for between two reads, which wait for the device. */
+/** Steps between two reads of the loss, which wait for the device. */
 const STEPS_AT_A_TIME = 10;
 
-/** Windows start at every quarter of their length: each pass over the corpus cuts it elsewhere. */
+/** Windows start at every quarter of their length, so tokens occur at different positions. */
 const WINDOWS_A_LENGTH = 4;
 
-/** Rows of an evaluation's batch. */
+/** Batch size of evaluations. */
 const HELD_OUT_BATCH = 8;
 
 const round = (value, digits) => Number(value.toFixed(digits));
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
 class Run {
-  /** Where the run is; `best` is the lowest held-out loss so far. */
+  /** The progress that is saved; `best` is the lowest held-out loss so far. */
   place = { step: 0, tokens: 0, seconds: 0, best: null };
 
   constructor(device, config, corpus, options) {
@@ -47,7 +47,7 @@ class Run {
     });
     this.decoder = new Decoder(config, initializeWeights(device, config, { seed }));
     this.adapter = makeAdapter({ method: "full" }, this.decoder, "none");
-    // The rate follows the run in thousandths, since a run by the clock does not know its number of steps.
+    // The schedule has 1000 steps, since the number of steps of a run limited by time is unknown.
     const warmupSteps = Math.round(1000 * warmup);
     const schedule = makeSchedule({ kind: "cosine", lr, finalLr: lr / 20, warmupSteps, totalSteps: 1000 });
     this.trainer = new Trainer(this.decoder, this.adapter, {
@@ -58,7 +58,7 @@ class Run {
     this.statePath = join(options.output, "state.safetensors");
   }
 
-  /** From 0 to 1, at the first of its two limits. */
+  /** From 0 to 1, by the limit that is nearer. */
   get progress() {
     const { minutes, tokens } = this.options;
     const { place } = this;
@@ -73,7 +73,7 @@ class Run {
     this.stream.seek(data);
   }
 
-  /** Trains to the end, with a report now and then. */
+  /** Trains to the end, with reports every `reportSeconds`. */
   async train() {
     let losses = [];
     let reported = this.place.seconds;
@@ -86,7 +86,7 @@ class Run {
     }
   }
 
-  /** A few steps; the loss of the last one. */
+  /** Trains a few steps, and returns the loss of the last one. */
   async steps() {
     const started = performance.now();
     let last = 0;
@@ -105,20 +105,20 @@ class Run {
     return last;
   }
 
-  /** Loss of a decoder on the first `count` windows of held-out text. */
+  /** The loss of a decoder on the first `count` windows of held-out text. */
   async heldOutLoss(decoder, count) {
     const { length } = this.options;
     const records = await firstWindows(this.corpus.dev.tokens, length, count);
     return evaluateLoss(decoder, null, inBatches(records, HELD_OUT_BATCH, decoder.config.padTokenId, length));
   }
 
-  /** Per byte of held-out text, so that tokenizers can be compared. */
+  /** A loss in bits per byte of held-out text, which is comparable between tokenizers. */
   bitsPerByte(loss) {
     const { tokens, bytes } = this.corpus.dev;
     return (loss / Math.log(2)) * (tokens.length / bytes);
   }
 
-  /** Evaluates, logs, keeps the model if it is the best so far, and the state in any case. */
+  /** Evaluates, logs, and saves the state, and the model if it is the best so far. */
   async report(trainLoss) {
     const { place, decoder, options } = this;
     const heldOut = await this.heldOutLoss(decoder, options.heldOutRows);
@@ -138,7 +138,7 @@ class Run {
     await saveState(this.statePath, this.trainer, { ...place, data: this.stream.position });
   }
 
-  /** The best model as its files have it: loss on all held-out text, and how it goes on. */
+  /** Evaluates the saved model on all held-out text, and logs a sample of its text. */
   async judge(device, prompt = "Once upon a time") {
     const model = await openModel(this.options.output);
     const decoder = new Decoder(model.config, await loadWeights(device, model.config, model.checkpoint));
@@ -166,7 +166,7 @@ class Run {
     }
   }
 
-  /** What the result depends on, and no paths. */
+  /** The options on which the result depends. */
   get settings() {
     const { minutes, tokens, batchSize, length, learningRate, weightDecay, warmup, seed } = this.options;
     return { minutes, tokens, batchSize, length, learningRate, weightDecay, warmup, seed };
@@ -185,8 +185,8 @@ class Run {
 }
 
 /**
- * Pretrains, or goes on where the output folder's state is, and gives the loss on all held-out text. `options`: folders
- * `corpus`, `model` and `output`; `minutes`, `tokens` or both; sizes and rates as in pretrain.mjs.
+ * Pretrains a model, or resumes from the state in the output folder. Returns the loss on all held-out text. `options` are
+ * those of pretrain.mjs, and `onLine`, which receives the lines of the log.
  */
 export async function pretrain(device, options) {
   const { corpus: folder, model, output } = options;

@@ -1,10 +1,10 @@
-// What a pretraining run leaves on disk: the model for its users, and the state that it goes on from.
+// The files of a pretraining run: the model, and the state from which the run resumes.
 
 import { stat } from "node:fs/promises";
 import { encodeSafetensors, openSafetensors, readTrainerState, writeTrainerState } from "@sidenet/ladder";
 import { openFileSource, writeFileAtomic } from "@sidenet/ladder/node";
 
-/** The weights as users load them. Vectors too are f16: they are near 1. */
+/** Saves the model in f16, including its norms, whose weights are near 1. */
 export async function saveModel(path, weights) {
   const tensors = {};
   for (const [name, tensor] of weights)
@@ -12,13 +12,13 @@ export async function saveModel(path, weights) {
   await writeFileAtomic(path, encodeSafetensors(tensors, { format: "pt" }));
 }
 
-/** Weights, moments and counters of a trainer; `place` is whatever else the run goes on from. */
+/** Saves the weights, optimizer moments and counters of a trainer, and `place`, the progress of the run. */
 export async function saveState(path, trainer, place) {
   const state = JSON.stringify({ place, counters: trainer.counters });
   await writeFileAtomic(path, encodeSafetensors(await readTrainerState(trainer, true), { state }));
 }
 
-/** Puts a saved state into a trainer and gives its place; null when there is no such file. */
+/** Restores a trainer, and returns the saved `place`; null if there is no such file. */
 export async function loadState(path, trainer) {
   if (!(await stat(path).catch(() => null))) return null;
   const checkpoint = await openSafetensors(await openFileSource(path));

@@ -1,5 +1,5 @@
-// Turns JSONL files with a field "text" into one run of token ids, 16 bits each, with an end of text before each text; a
-// count of its bytes of text beside it, for bits per byte.
+// Encodes JSONL files with a field "text" as one sequence of 16-bit token ids, with an end-of-text token before each text. A
+// .json file beside it has the counts of tokens, texts and bytes, which bits per byte need.
 //
 //   node examples/pretrain/tokenize.mjs --tokenizer out/pretrain --data books.train.jsonl --output out/pretrain/train.u16
 

@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { readRecords, writeFileAtomic } from "@sidenet/ladder/node";
 import { tokenizerJson, trainBpe } from "./bpe.mjs";
 
-/** Ends a text, and stands before the next. */
+/** The token between texts. */
 const END_OF_TEXT = "<|endoftext|>";
 
 const { values } = parseArgs({

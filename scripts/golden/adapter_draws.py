@@ -1,4 +1,4 @@
-"""Random adapters over drawn models, and their golden cases."""
+"""Random adapters on random models, and their golden cases."""
 
 import torch
 
@@ -12,7 +12,7 @@ TRAINING = {"steps": 5, "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_
 
 
 def draw_training(rng):
-    """Mostly the README's."""
+    """Training settings; mostly those of golden/README.md."""
     if rng.random() < 0.6:
         return TRAINING
     return TRAINING | {
@@ -24,7 +24,7 @@ def draw_training(rng):
 
 
 def draw_side(rng, base):
-    """Fields of a Ladder or an xLadder."""
+    """The configuration of a Ladder or an xLadder."""
     L, extended = base["num_hidden_layers"], rng.random() < 0.4
     if extended:
         delta = rng.randint(1, min(3, L))
@@ -54,7 +54,7 @@ def draw_side(rng, base):
 
 
 def draw_patterns(rng, L, values):
-    """Keys that PEFT searches as expressions, the first that fits counts."""
+    """Keys that PEFT matches as regular expressions; the first match counts."""
     i = rng.randrange(L)
     keys = [
         "q_proj",
@@ -103,7 +103,7 @@ def draw_lora(rng, base):
 
 
 def draw_start(rng, shapes, zero):
-    """Starting values; `zero` leaves what blocks the gradients (U, lora_B) at zero."""
+    """Initial values; with `zero`, U or lora_B is zero, which blocks the other gradients."""
     start = {}
     for name, shape in shapes.items():
         blocking = name == "ladder.up.weight" or name.endswith("lora_B.weight")
@@ -121,7 +121,7 @@ def draw_start(rng, shapes, zero):
 
 
 def blocked(start):
-    """Parameters whose gradient is exactly 0 where U or lora_B is zero."""
+    """Parameters whose gradient is exactly 0 if U or lora_B is zero."""
     if any(name.startswith("ladder.") for name in start):
         return sorted(name for name in start if name != "ladder.up.weight")
     return sorted(name for name in start if name.endswith("lora_A.weight"))
@@ -157,8 +157,8 @@ def errors(out, ref, names, batch):
 
 def measure(adapter, base, start, batch, training, expected):
     """
-    Errors of two other arithmetics, of the values and of two neighbours of them each: the largest counts. AdamW divides a
-    gradient by its own size and a gate's is one number, so that a single computation may be near the truth by chance.
+    The largest errors of the two other arithmetics for the initial values and for two sets of values near them. One run alone
+    could be accurate by chance: AdamW divides a gradient by its size, and a gate has a single one.
     """
     config, values, exact = base["config"], base["values"], base["exact"]
 
@@ -194,7 +194,7 @@ def write_random_adapter(folder, rng, base):
     expected = evaluate(adapter, model, start, batch, training)
     measured = measure(adapter, base, start, batch, training, expected)
     if zero and measured["float16"]["after"] < 0.1:
-        measured["float16"]["after"] = 0.1  # of values that start at zero, signs of small gradients are all there is
+        measured["float16"]["after"] = 0.1  # values that start at zero depend only on the signs of small gradients
     about = {
         "model": f"../../models/{base['name']}",
         "training": training,

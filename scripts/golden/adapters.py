@@ -1,4 +1,4 @@
-"""Side networks and LoRA over a backbone, their losses, gradients and steps, in any arithmetic."""
+"""Side networks and LoRA on a backbone: losses, gradients and training steps, in any arithmetic."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from attention import rms_norm
 
 
 class SideNetwork:
-    """Ladder and xLadder: one computation, the rungs decide."""
+    """Ladder and xLadder, which differ only in their rungs."""
 
     def __init__(self, config, backbone):
         self.config = config
@@ -27,7 +27,7 @@ class SideNetwork:
         return shapes | {"ladder.norm.weight": (own,), "ladder.up.weight": (d, own)}
 
     def read(self, ar, weights, k, h):
-        """What rung k brings of a hidden state: D_k n(H)."""
+        """Rung k of a hidden state: D_k n(H)."""
         if self.config["rung_norm"]:
             h = ar.store(rms_norm(h, None, self.eps))
         return ar.store(h @ weights[f"ladder.rungs.{k}.down.weight"].T)
@@ -40,7 +40,7 @@ class SideNetwork:
         return own if s is None else ar.store(ar.store(mu * s) + own)
 
     def run(self, model, parameters, ids, mask):
-        """y, and s_1 ... s_l by golden name."""
+        """y, and s_1 ... s_l by their names in expected.safetensors."""
         ar, config = model.ar, self.config
         with torch.no_grad():
             hidden = model.hidden_states(ids, mask)
@@ -61,7 +61,7 @@ def first_match(patterns, module):
 
 
 class Lora:
-    """Low-rank terms by module name, ranks and scales as the fields of PEFT say."""
+    """LoRA, with ranks and scales by the fields of PEFT's configuration."""
 
     def __init__(self, config, backbone):
         self.layers = {}
@@ -95,7 +95,7 @@ class Lora:
 
 
 def gradients_of(adapter, model, parameters, batch):
-    """Loss, and its gradient by parameter."""
+    """The loss, and its gradients by parameter."""
     y, _ = adapter.run(model, parameters, batch["ids"], batch["mask"])
     loss = model.loss(y, batch["labels"])
     scaled = torch.autograd.grad(loss * model.ar.loss_scale, list(parameters.values()))
@@ -103,7 +103,7 @@ def gradients_of(adapter, model, parameters, batch):
 
 
 def train(adapter, model, start, batch, training):
-    """Losses, norms before clipping, parameters afterwards: PyTorch's AdamW and clipping."""
+    """Trains with PyTorch's AdamW and clipping. Returns losses, norms before clipping, and the parameters."""
     parameters = {k: torch.nn.Parameter(v.to(model.ar.dtype, copy=True)) for k, v in start.items()}
     settings = {k: training[k] for k in ("lr", "eps", "weight_decay")} | {"betas": tuple(training["betas"])}
     optimizer = torch.optim.AdamW(parameters.values(), **settings)
@@ -122,7 +122,7 @@ def train(adapter, model, start, batch, training):
 
 
 def evaluate(adapter, model, start, batch, training):
-    """Everything that expected.safetensors of an adapter holds, but the continuation."""
+    """Everything in the expected.safetensors of an adapter except the continuation."""
     parameters = {k: torch.nn.Parameter(v.to(model.ar.dtype, copy=True)) for k, v in start.items()}
     with torch.no_grad():
         y, shown = adapter.run(model, parameters, batch["ids"], batch["mask"])

@@ -1,4 +1,4 @@
-"""Three ways to compute the same thing: float64, float32, and float32 with every stored tensor rounded to float16."""
+"""Three arithmetics for the same computation: float64, float32, and float32 with every stored tensor rounded to float16."""
 
 import torch
 
@@ -19,13 +19,13 @@ class Arithmetic:
         self.loss_scale = 1024.0 if rounds else 1.0
 
     def load(self, tensor):
-        """An operand as it is stored: other types than floats stay."""
+        """An operand as it is stored. Only floats change."""
         if not tensor.is_floating_point():
             return tensor
         return tensor.half().to(self.dtype) if self.rounds else tensor.to(self.dtype)
 
     def store(self, x):
-        """A result that goes to memory, and its gradient."""
+        """A result as it is stored; its gradient is rounded likewise."""
         return _Round.apply(x) if self.rounds else x
 
 

@@ -1,4 +1,4 @@
-"""Pieces that ops and models share: norm, rotation, attention, the tables of angles."""
+"""What ops and models share: norm, rotary embeddings, softmax, attention, loss."""
 
 import math
 
@@ -11,7 +11,7 @@ def rms_norm(x, w, eps):
 
 
 def inverse_frequencies(head_dim, theta, scaling):
-    """In double, by methods.md. `scaling` has rope_type or type; null and "default" leave the base frequencies."""
+    """In double. `scaling` has rope_type or type; None and "default" leave the frequencies unchanged."""
     base = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
     if kind == "default":
@@ -43,7 +43,7 @@ def rope_tables(head_dim, theta, scaling, offset, length):
 
 
 def rotate(x, cos, sin):
-    """x [B,T,n,c], element i with i + c/2."""
+    """Rotates the pairs of elements i and i + c/2 of x [B,T,n,c]."""
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
     cos, sin = cos[:, None, :].to(x.dtype), sin[:, None, :].to(x.dtype)
@@ -51,7 +51,7 @@ def rotate(x, cos, sin):
 
 
 def softmax(x, visible):
-    """Over the last axis; rows that see nothing give 0. `visible` is boolean, or None."""
+    """Over the last axis. `visible` is a boolean mask or None; rows without a visible element are 0."""
     if visible is None:
         return torch.softmax(x, -1)
     largest = x.detach().masked_fill(~visible, -math.inf).amax(-1, keepdim=True)
@@ -62,7 +62,7 @@ def softmax(x, visible):
 
 
 def attention(q, k, v, key_mask, offset, scale):
-    """q [B,T,n,c], k and v [B,S,m,c], key_mask [B,S] or None; query t sees key s when s <= t + offset."""
+    """q [B,T,n,c], k and v [B,S,m,c], key_mask [B,S] or None; key s is visible to query t if s <= t + offset."""
     T, S = q.shape[1], k.shape[1]
     group = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(group, 2), v.repeat_interleave(group, 2)

@@ -1,4 +1,4 @@
-"""The decoder of methods.md in one place, for backbones and side blocks alike, in any arithmetic."""
+"""The decoder, for backbones and side blocks, in any arithmetic."""
 
 import torch
 from attention import attention, cross_entropy, rms_norm, rope_tables, rotate
@@ -8,7 +8,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def rope_of(config):
-    """theta and scaling of any of the three spellings."""
+    """theta and scaling, from any of the three forms of a configuration."""
     if "rope_parameters" in config:
         parameters = config["rope_parameters"]
         return parameters["rope_theta"], parameters
@@ -16,7 +16,7 @@ def rope_of(config):
 
 
 class Form:
-    """What decides the mathematics of a block: sizes of its heads, norm, rope, which layers have biases."""
+    """The form of a block: its sizes, norm, rope, and which linear layers have biases."""
 
     def __init__(self, config, sizes=None):
         own = sizes or config
@@ -36,7 +36,7 @@ class Form:
         self.biased, self.normed = biased, family == "qwen3"
 
     def shapes(self):
-        """Parameters of one block by Hugging Face name."""
+        """Shapes of a block's parameters, by their names in Hugging Face checkpoints."""
         q, kv = self.n * self.c, self.m * self.c
         linear = {"q_proj": (q, self.d), "k_proj": (kv, self.d), "v_proj": (kv, self.d), "o_proj": (self.d, q)}
         linear |= {"gate_proj": (self.f, self.d), "up_proj": (self.f, self.d), "down_proj": (self.d, self.f)}
@@ -52,7 +52,7 @@ class Form:
 
 
 class Projection:
-    """Linear layers by name, with their biases and what an adapter adds."""
+    """Applies a linear layer by name, with its bias and the low-rank term of an adapter."""
 
     def __init__(self, ar, weights, low_rank=None):
         self.ar, self.weights, self.low_rank = ar, weights, low_rank or {}
@@ -81,8 +81,8 @@ def block(ar, form, project, prefix, x, mask):
     if form.normed:
         q, k = norm(q, "self_attn.q_norm"), norm(k, "self_attn.k_norm")
     q, k = ar.store(rotate(q, cos, sin)), ar.store(rotate(k, cos, sin))
-    seen = ar.store(attention(q, k, v, mask, 0, form.c**-0.5)).reshape(B, T, -1)
-    x = ar.store(x + project(seen, f"{prefix}self_attn.o_proj"))
+    y = ar.store(attention(q, k, v, mask, 0, form.c**-0.5)).reshape(B, T, -1)
+    x = ar.store(x + project(y, f"{prefix}self_attn.o_proj"))
     h = norm(x, "post_attention_layernorm")
     gate, up = project(h, f"{prefix}mlp.gate_proj"), project(h, f"{prefix}mlp.up_proj")
     inner = ar.store(torch.nn.functional.silu(gate) * up)
@@ -90,10 +90,10 @@ def block(ar, form, project, prefix, x, mask):
 
 
 class Model:
-    """A backbone: its weights loaded into one arithmetic."""
+    """A backbone with its weights in one arithmetic."""
 
     def __init__(self, ar, config, stored, exact=()):
-        """`exact` names weights that are used as they are, whatever the arithmetic rounds (dequantized ones)."""
+        """`exact` names weights that the arithmetic does not round: dequantized ones."""
         self.ar, self.config, self.form = ar, config, Form(config)
         self.weights = {k: v.to(ar.dtype) if k in exact else ar.load(v) for k, v in stored.items()}
         self.layers = config["num_hidden_layers"]
@@ -123,8 +123,8 @@ class Model:
 
 def greedy(final_state, model, prompts, count):
     """
-    Continuations of prompts [P, T] and the lead of each best logit: the first prompt whose leads are all above 0.12, or
-    None. `final_state` gives y of ids.
+    Continues prompts [P, T] greedily. Returns the first whose best logit leads the second by more than 0.12 at every step,
+    with its continuation and the leads, or None. `final_state` computes y from ids.
     """
     ids, leads = prompts, []
     for _ in range(count):

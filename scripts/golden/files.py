@@ -1,4 +1,4 @@
-"""Files of golden cases: safetensors with any header length, JSON, errors and the tolerances drawn from them."""
+"""The files of golden cases, and tolerances computed from measured errors."""
 
 import json
 import math
@@ -16,7 +16,7 @@ DTYPES = {
 
 
 def write_tensors(path, tensors, rng, metadata=False):
-    """Tensors in an order of their own; the header ends in blanks so that the data may start at any offset."""
+    """Writes safetensors in random order; blanks after the header make the data start at any offset."""
     names = list(tensors)
     rng.shuffle(names)
     header, data, start = {"__metadata__": {"format": "pt"}} if metadata else {}, [], 0
@@ -36,7 +36,7 @@ def write_json(path, value):
 
 
 def relative(out, ref):
-    """The error of a tensor as golden/README.md has it."""
+    """The relative error of a tensor, as golden/README.md defines it."""
     out, ref = out.double(), ref.double()
     size = torch.linalg.vector_norm(ref).item()
     distance = torch.linalg.vector_norm(out - ref).item()
@@ -44,7 +44,7 @@ def relative(out, ref):
 
 
 def round_up(value):
-    """To the next of 1, 2, 5 times a power of ten."""
+    """Rounds up to 1, 2 or 5 times a power of ten."""
     if value == 0:
         return 0.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -52,14 +52,15 @@ def round_up(value):
     return float(f"{step * power:.0e}")
 
 
-LEAST = {"float32": (10, 1e-5), "float16": (3, 2e-3)}
+# Factor on a measured error, and the smallest tolerance.
+LIMITS = {"float32": (10, 1e-5), "float16": (3, 2e-3)}
 
 
 def tolerance(error, precision):
-    factor, least = LEAST[precision]
-    return max(least, round_up(factor * error))
+    factor, smallest = LIMITS[precision]
+    return max(smallest, round_up(factor * error))
 
 
 def float32(tensors):
-    """What is stored of expected values: floats as float32."""
+    """Expected values as they are stored: floats in float32."""
     return {k: v.detach().float() if v.is_floating_point() else v for k, v in tensors.items()}

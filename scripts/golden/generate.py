@@ -1,4 +1,7 @@
-"""Random golden cases.   python generate.py FOLDER --seed 1 --ops 60 --models 12 --adapters 24"""
+"""Writes random golden cases.
+
+python generate.py FOLDER --seed 1 --ops 60 --models 12 --adapters 24
+"""
 
 import argparse
 import random
@@ -25,7 +28,7 @@ def ops(folder, seed, count):
 
 
 def models(folder, seed, count):
-    """What adapters need of each is returned."""
+    """Returns what adapters need of each model."""
     made = []
     for n in range(count):
         rng = random.Random(f"{seed} model {n}")

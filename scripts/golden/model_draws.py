@@ -17,7 +17,7 @@ FAMILIES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LEAST_SENSE = 0.2
+MAX_ERROR = 0.2  # with a larger error in float16, a case has no float16 tolerances
 
 
 def draw_heads(rng):
@@ -120,7 +120,7 @@ def quantization_config(double):
 
 
 def draw_weights(rng, config, stored_as, quantized):
-    """Tensors of the files, tensors of the mathematics, names of the dequantized ones."""
+    """The tensors of the files, the weights that are computed with, and the names of dequantized ones."""
     files, values, exact = {}, {}, set()
     block, nested_block = rng.choice((64, 64, 64, 32, 128)), rng.choice((256, 256, 64))
     for name, shape in model_shapes(config).items():
@@ -143,7 +143,7 @@ def draw_weights(rng, config, stored_as, quantized):
 
 
 def zero_block(state):
-    """A first block of zeros as a GPU writes it: code 0 where a processor writes 7."""
+    """Makes the first block zero as bitsandbytes does on a GPU: with code 0, where it writes 7 on a CPU."""
     if "nested_absmax" in state or state["absmax"].size == 1 or state["blocksize"] % 2:
         return
     state["absmax"] = state["absmax"].copy()
@@ -182,7 +182,7 @@ def draw_mask(rng, B, T):
 
 
 def draw_batch(rng, V):
-    """ids, mask, labels [B, T] of which at least one is scored from a position that sees two keys."""
+    """ids, mask, labels [B, T] where at least one label is scored at a position with two visible keys."""
     B, T = rng.choice((1, 2, 2, 3)), rng.choice((3, 4, 5, 8, 11, 12, 16, 17, 24))
     ids, mask = torch.randint(0, V, (B, T)), draw_mask(rng, B, T)
     labels = ids.clone() if rng.random() < 0.7 else torch.randint(0, V, (B, T))
@@ -191,14 +191,14 @@ def draw_batch(rng, V):
     hidden = (mask == 0) | (~seen_before & first & (torch.arange(T) > 0)) | ~(seen_before | first)
     hidden |= torch.rand(B, T) < rng.choice((0, 0.2, 0.7))
     labels[hidden] = -100
-    # A query that sees one key gives q and k no gradient: of such alone, AdamW makes steps of what rounding leaves.
+    # A query with one visible key gives q and k no gradient. If there were no other, AdamW's steps would follow rounding errors.
     if not ((labels[:, 1:] != -100) & (mask.cumsum(1)[:, :-1] > 1)).any():
         return draw_batch(rng, V)
     return {"ids": ids, "mask": mask, "labels": labels}
 
 
 def draw_greedy(rng, final_state, model):
-    """A prompt whose continuation no rounding decides."""
+    """A prompt whose greedy continuation does not depend on rounding."""
     V = model.config["vocab_size"]
     for count in (8, 8, 4, 2, 1):
         prompts = torch.randint(0, V, (48, rng.choice((1, 2, 4, 6, 9))))
@@ -219,7 +219,7 @@ def batch_json(batch, found):
 
 
 def compared(batch):
-    """Positions that see at least one unmasked key."""
+    """Positions with at least one visible key."""
     return batch["mask"].cumsum(1) > 0
 
 
@@ -241,16 +241,16 @@ def errors(out, ref, batch):
 
 
 def tolerances(measured):
-    """By quantity, as case.json has them; float16 only where it says something."""
+    """Tolerances by quantity, as in case.json; without float16 if its errors are too large."""
     half = measured.get("float16")
-    if half and not all(error < LEAST_SENSE for error in half.values()):
+    if half and not all(error < MAX_ERROR for error in half.values()):
         measured.pop("float16")
     quantities = measured["float32"]
     return {q: {p: tolerance(of[q], p) for p, of in measured.items()} for q in quantities}
 
 
 def write_random_model(folder, rng, draws=()):
-    """A model's case; returns what adapters need of it. `draws` fixes fields of the configuration."""
+    """Writes the case of a model, and returns what adapters need of it. `draws` fixes fields of the configuration."""
     stored_as, quantized = rng.choice(tuple(STORED)), rng.choice((None, None, "single", "double"))
     config = draw_config(rng, stored_as) | dict(draws)
     files, values, exact = draw_weights(rng, config, stored_as, quantized)

@@ -1,4 +1,4 @@
-"""NF4 as bitsandbytes stores it, every step in float32 (numpy: one rounding per operation, nothing contracted)."""
+"""NF4 as bitsandbytes stores it, with every step in float32 (numpy rounds after each operation and fuses none)."""
 
 import json
 
@@ -46,7 +46,7 @@ def thresholds(levels):
 
 
 def blocks_of(values, size):
-    """[blocks, size], the last filled up with zeros."""
+    """[blocks, size], with zeros after the last value."""
     count = -(-values.size // size)
     padded = np.zeros(count * size, dtype=F)
     padded[: values.size] = values
@@ -65,13 +65,13 @@ def quantize(values, size, levels, zero):
 
 
 def pack(codes):
-    """Two to a byte, the earlier in the high nibble; an odd count ends in code 7."""
+    """Two codes per byte, the earlier in the high nibble; an odd count is padded with code 7."""
     even = np.append(codes, 7) if codes.size % 2 else codes
     return (even[0::2] << 4 | even[1::2]).astype(np.uint8).reshape(-1, 1)
 
 
 def near_threshold(values, size, levels):
-    """Which values lie within 4e-6 (relative) of a threshold, where a rounding could decide."""
+    """Whether each value is so near a threshold that rounding could change its code."""
     blocks = blocks_of(values, size).astype(np.float64)
     absmax = np.abs(blocks).max(axis=1, keepdims=True)
     scaled = (blocks / np.where(absmax == 0, 1, absmax)).reshape(-1)[: values.size]
@@ -82,7 +82,7 @@ def near_threshold(values, size, levels):
 
 
 def settle(values, size):
-    """The values, moved off the thresholds a little."""
+    """The values, with those near a threshold moved away."""
     values = values.astype(F).copy()
     for _ in range(100):
         near = near_threshold(values, size, LEVELS)
@@ -93,7 +93,7 @@ def settle(values, size):
 
 
 def double_quantize(absmax, nested_block):
-    """Codes, nested absmax, offset; None where the sum's order could change a code."""
+    """Codes, nested absmax, offset; None if the order of the sum in the mean could change a code."""
     offset = F(torch.from_numpy(absmax).mean().item())
     codes, nested = quantize(absmax - offset, nested_block, MAP, ZERO)
     if np.all(absmax == offset):
@@ -108,7 +108,7 @@ def double_quantize(absmax, nested_block):
 
 
 def dequantize(state):
-    """float32 [shape] of the tensors of a state."""
+    """The weight of a state in float32, [out, in]."""
     codes = state["weight"].reshape(-1)
     flat = np.stack([codes >> 4, codes & 15], axis=1).reshape(-1)[: int(np.prod(state["shape"]))]
     absmax = state["absmax"]
@@ -120,7 +120,7 @@ def dequantize(state):
 
 
 def make_state(weight, double, block=64, nested_block=256):
-    """The state of a weight [out, in] (float32 numpy), or None where its scales lie badly."""
+    """The state of a weight [out, in] (float32 numpy); None if rounding could change its scales."""
     codes, absmax = quantize(weight.reshape(-1), block, LEVELS, 7)
     state = {"shape": list(weight.shape), "blocksize": block, "nested_blocksize": nested_block}
     state |= {"codes": codes, "absmax_f32": absmax, "weight": pack(codes), "quant_map": LEVELS, "absmax": absmax}
@@ -134,7 +134,7 @@ def make_state(weight, double, block=64, nested_block=256):
 
 
 def checkpoint_tensors(name, state, dtype):
-    """As a checkpoint names them; `dtype` is what quant_state says of the weight."""
+    """The tensors of a state by their names in a checkpoint; `dtype` is the weight's in quant_state."""
     about = {"quant_type": "nf4", "blocksize": state["blocksize"], "dtype": dtype, "shape": state["shape"]}
     parts = ["absmax", "quant_map"]
     if "nested_absmax" in state:

@@ -11,7 +11,7 @@ NESTED = (256, 256, 256, 64, 16, 512)
 
 
 def weights(rng, out, into, block, scale=None):
-    """float32 [out, in], sometimes with zero blocks or outliers; no value on a threshold."""
+    """A weight in float32 [out, in], sometimes with zero blocks or outliers; no value is near a threshold."""
     values = torch.randn(out * into).numpy() * np.float32(scale or rng.choice((1, 0.05, 1e-4)))
     kind = rng.choice(("", "", "", "zero blocks", "outlier", "large")) if scale is None else ""
     if kind == "zero blocks":
@@ -26,7 +26,7 @@ def weights(rng, out, into, block, scale=None):
 
 
 def random_state(rng, out, into, double, block, nested_block, scale=None):
-    """Of drawn weights, redrawn until the codes of the scales depend on no rounding."""
+    """A random weight and its state, drawn again until no code of the scales depends on rounding."""
     while True:
         drawn = weights(rng, out, into, block, scale)
         state = nf4.make_state(drawn, double, block, nested_block)
@@ -35,7 +35,7 @@ def random_state(rng, out, into, double, block, nested_block, scale=None):
 
 
 def scramble(rng, state):
-    """Any codes and any scales: also what no quantizer writes."""
+    """Replaces codes and scales by random ones, which no quantizer may write."""
     size = int(np.prod(state["shape"]))
     state["weight"] = nf4.pack(torch.randint(0, 16, (size,)).numpy().astype(np.uint8))
     count = state["absmax"].size

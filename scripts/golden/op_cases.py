@@ -1,4 +1,4 @@
-"""Cases of single operations: how each is computed, and the harness that makes files of a draw."""
+"""Golden cases of single operations: how each is computed, and how the files of a case are written."""
 
 import torch
 
@@ -6,7 +6,7 @@ from arithmetic import EXACT, HALF, SINGLE
 from attention import attention, cross_entropy, rms_norm, rope_tables, rotate, softmax
 from files import float32, relative, tolerance, write_json, write_tensors
 
-LEAST_SENSE = 0.05  # an error above it says nothing: float16 is left away, in float32 the case
+MAX_ERROR = 0.05  # with a larger error, a case has no float16 tolerances, or in float32 is not written
 
 
 def matmul(ar, i, p):
@@ -54,7 +54,7 @@ def slices(x, p):
 
 
 def adamw(ar, i, p):
-    """PyTorch's own."""
+    """PyTorch's AdamW."""
     parameter = torch.nn.Parameter(i["p"].clone())
     settings = {"lr": p["lr"], "betas": tuple(p["betas"]), "eps": p["eps"], "weight_decay": p["weight_decay"]}
     optimizer = torch.optim.AdamW([parameter], **settings)
@@ -106,7 +106,7 @@ NEVER_ROUNDED = {("gate_fusion", "alpha"), ("nf4_linear", "w")}
 
 
 def run(ar, op, inputs, params):
-    """Outputs and gradients of one arithmetic."""
+    """Outputs and gradients in one arithmetic."""
     upstream = "dloss" if "dloss" in inputs else "dy"
     operands = {}
     for name, tensor in inputs.items():
@@ -135,8 +135,8 @@ def finite(tensors):
 
 def write_op(folder, op, inputs, params, rng, half=True, files=None):
     """
-    A case with what two other arithmetics make of it. `files` is what inputs.safetensors holds where that is not what is
-    computed with. False, and nothing written, where float32 cannot say what is right.
+    Writes a case with tolerances from the errors of the two other arithmetics. `files` are the tensors of inputs.safetensors if
+    they are not the operands. Writes nothing and returns False if float32 cannot represent the results well enough.
     """
     exact = run(EXACT, op, inputs, params)
     if not finite(float32(exact)):
@@ -146,9 +146,9 @@ def write_op(folder, op, inputs, params, rng, half=True, files=None):
     for precision, ar in [("float32", SINGLE)] + ([("float16", HALF)] if half else []):
         other = run(ar, op, inputs, params)
         errors = {k: relative(other[k], exact[k]) for k in floats}
-        if precision == "float32" and max(errors.values()) > LEAST_SENSE:
+        if precision == "float32" and max(errors.values()) > MAX_ERROR:
             return False
-        if precision == "float16" and not all(error < LEAST_SENSE for error in errors.values()):
+        if precision == "float16" and not all(error < MAX_ERROR for error in errors.values()):
             continue
         measured[precision] = errors
         tolerances[precision] = {k: tolerance(v, precision) for k, v in errors.items()}

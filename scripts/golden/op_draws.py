@@ -1,4 +1,4 @@
-"""Random inputs of every operation of the table in golden/README.md."""
+"""Random inputs of every operation in the table of golden/README.md."""
 
 import math
 
@@ -11,15 +11,15 @@ HEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 33, 40, 48, 64, 80, 96, 128)
 LARGE = 1e4
 
 
-def size(rng, most=130, empty=False):
+def size(rng, largest=130, empty=False):
     if empty and rng.random() < 0.15:
         return 0
-    return rng.choice([n for n in SIZES if n <= most])
+    return rng.choice([n for n in SIZES if n <= largest])
 
 
-def leading(rng, most=3, empty=True):
-    """Axes before the last: one to three small ones, sometimes with no row, or with one."""
-    axes = [rng.choice((1, 2, 3, 5, 7)) for _ in range(rng.randint(1, most))]
+def leading(rng, max_axes=3, empty=True):
+    """One to three small axes before the last; sometimes one of them is empty."""
+    axes = [rng.choice((1, 2, 3, 5, 7)) for _ in range(rng.randint(1, max_axes))]
     if empty and rng.random() < 0.08:
         axes[rng.randrange(len(axes))] = 0
     return axes
@@ -30,7 +30,7 @@ def normal(*shape, scale=1.0):
 
 
 def visibility(rng, *shape):
-    """A mask u8 with some rows that see nothing."""
+    """A mask (u8), often with a row that is all zero."""
     mask = (torch.rand(*shape) < rng.choice((0.2, 0.6, 0.9))).to(torch.uint8)
     if mask.numel() and rng.random() < 0.7:
         mask.reshape(-1, shape[-1])[rng.randrange(mask.numel() // shape[-1])] = 0

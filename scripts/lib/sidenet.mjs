@@ -9,8 +9,11 @@ export const SIDENET = join(ROOT, "packages/ladder/bin/sidenet.js");
 
 /** The object on the last line of a program's output; null if there is none. */
 export function lastJson(text) {
-  const line = text.trimEnd().split("\n").at(-1);
-  return line.startsWith("{") ? JSON.parse(line) : null;
+  try {
+    return JSON.parse(text.trimEnd().split("\n").at(-1));
+  } catch {
+    return null;
+  }
 }
 
 /** Runs `sidenet ...args --json`. Returns what `run` returns, and `result`: the printed object, or null. */
