@@ -61,7 +61,7 @@ export const geluBackward: WasmOp = (
   { form }: { form: GeluForm },
 ) => {
   const kernel = form === "erf" ? "geluBackwardErf" : "geluBackwardTanh";
-  return runElements(k, kernel, { inputs: { dy, x }, outputs: { dx } }, { perNs: EXP_PER_NS });
+  return runElements(k, kernel, { inputs: { a: dy, b: x }, outputs: { y: dx } }, { perNs: EXP_PER_NS });
 };
 
 /** The bound of `clamp` if none is given: the largest float32. */
