@@ -12,8 +12,14 @@ export interface Tasks {
   readonly work: number;
 }
 
-/** Arguments by name: numbers, or tensors, which stand for their addresses. Null and false are 0. */
-export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | null>>;
+/** A place within a tensor. */
+export interface At {
+  readonly tensor: Tensor;
+  readonly byte: number;
+}
+
+/** Arguments by name: numbers, or tensors and places in them, which stand for their addresses. Null and false are 0. */
+export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | At | null>>;
 
 /** What the host code of an op can do: run kernels, and get workspace and views. */
 export interface WasmContext {
