@@ -28,8 +28,8 @@ export interface WasmContext {
   run(kernel: KernelName, args: KernelArgs, tasks: Tasks): void;
   /** Workspace of f32 that is freed when the op returns. Its contents are undefined. */
   temp(shape: Shape): Tensor;
-  /** Frees workspace before the op returns, so that an op which works in chunks holds the workspace of one chunk only. */
-  drop(temp: Tensor): void;
+  /** Frees the workspace that `body` made when it returns: an op which works in chunks holds that of one chunk only. */
+  scope(body: () => void): void;
   /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
 }
@@ -60,9 +60,10 @@ export class OpContext implements WasmContext {
     return tensor;
   }
 
-  drop(temp: Tensor): void {
-    this.#handles.splice(this.#handles.lastIndexOf(temp), 1);
-    temp.dispose(`${this.op}, which has used it`);
+  scope(body: () => void): void {
+    const first = this.#handles.length;
+    body();
+    this.#dispose(first);
   }
 
   rows(tensor: Tensor, rows: number, { start, count }: RowRange): Tensor {
@@ -73,7 +74,10 @@ export class OpContext implements WasmContext {
   }
 
   release(): void {
-    for (const tensor of this.#handles) tensor.dispose(`the end of ${this.op}`);
-    this.#handles.length = 0;
+    this.#dispose(0);
+  }
+
+  #dispose(first: number): void {
+    for (const tensor of this.#handles.splice(first)) tensor.dispose(`${this.op}, which has used it`);
   }
 }

@@ -89,12 +89,22 @@ export function runMatmul(
   operands: MatmulOperands,
   extents: MatmulExtents,
 ): void {
-  const { P, M, K, N } = extents;
+  const { P, M, N } = extents;
   if (P === 0 || M === 0 || N === 0) return;
   if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
     runFew(k, operands, extents);
     return;
   }
+  k.scope(() => runWindows(k, form, operands, extents));
+}
+
+function runWindows(
+  k: WasmContext,
+  form: MatmulForm,
+  operands: MatmulOperands,
+  extents: MatmulExtents,
+): void {
+  const { P, M, K, N } = extents;
   const { panelRows } = k;
   const steps = Math.min(K, WINDOW_STEPS);
   const rows = Math.min(M, Math.max(1, Math.floor(LEFT_BYTES / (4 * steps * panelRows))) * panelRows);
@@ -132,8 +142,6 @@ export function runMatmul(
       }
     }
   }
-  k.drop(left);
-  k.drop(right);
 }
 
 /** y[M,N] = a · bᵀ (+ bias) with few rows of a, row by row of b. */
