@@ -34,7 +34,7 @@ export interface WasmContext {
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
 }
 
-/** Runs an op by kernels, or does nothing and returns false if the kernels do not support its operands. */
+/** Runs an op by kernels on operands of which none is empty, or does nothing and returns false if the kernels do not support them. */
 // biome-ignore lint/suspicious/noExplicitAny: operands and attributes differ by row; each op names its own
 export type WasmOp = (k: WasmContext, io: any, dims: Dims, attrs: any) => boolean;
 

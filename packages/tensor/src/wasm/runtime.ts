@@ -123,7 +123,6 @@ export class Runtime {
 
   /** Runs a kernel and returns when it is finished. */
   run(name: KernelName, args: KernelArgs, { tasks, work }: Tasks): void {
-    if (tasks <= 0) return;
     const { index, params } = this.#layouts.get(name)!;
     this.#writeArgs(name, params, args);
     this.#words[CONTROL.kernel / 4] = index;

@@ -173,7 +173,7 @@ const overBatches =
   (k, io: Readonly<Record<string, Tensor | null>>, dims, attrs: AttentionAttrs) => {
     const extents = dims as unknown as Extents;
     const { B, D } = extents;
-    if (D === 0 || placesOf(k, D, 1) === null) return false;
+    if (placesOf(k, D, 1) === null) return false;
     const side = (isOutput: boolean) =>
       Object.fromEntries(Object.entries(io).filter(([name]) => outputNames.includes(name) === isOutput));
     overRows(k, B, { inputs: side(false), outputs: side(true) }, (window, { count }) => {

@@ -89,8 +89,7 @@ export function runMatmul(
   operands: MatmulOperands,
   extents: MatmulExtents,
 ): void {
-  const { P, M, N } = extents;
-  if (P === 0 || M === 0 || N === 0) return;
+  const { P, M } = extents;
   if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
     runFew(k, operands, extents);
     return;

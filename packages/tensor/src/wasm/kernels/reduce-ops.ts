@@ -1,8 +1,8 @@
 /** Sums and extremes, and clipping. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./f16-windows.ts";
-import { isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
+import { overRows, widened } from "./f16-windows.ts";
+import { rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
 /** Elements of one partial sum of a reduction to a scalar. */
 const SUM_CHUNK = 65536;
@@ -37,7 +37,7 @@ function runSum(
   factor: number,
 ) {
   if (inner > 1 && inner < WIDE) return false;
-  if (outer === 1 && inner === 1 && isF32({ x, y })) {
+  if (outer === 1 && inner === 1 && x.dtype === "f32") {
     runSumOfAll(k, "sumRows", { x, y }, { factor });
     return true;
   }
@@ -56,11 +56,10 @@ function runSum(
 
 export const sum: WasmOp = (k, io, { outer, length, inner }) => runSum(k, io, { outer, length, inner }, 1);
 export const mean: WasmOp = (k, io, { outer, length, inner }) =>
-  runSum(k, io, { outer, length, inner }, 1 / Math.max(length, 1));
+  runSum(k, io, { outer, length, inner }, 1 / length);
 
 export const sumSquares: WasmOp = (k, { total, x }: { total: Tensor; x: Tensor }) => {
-  if (!isF32({ x })) return false;
-  runSumOfAll(k, "sumSquaresOfRows", { x, y: total }, { accumulate: true });
+  runSumOfAll(k, "sumSquaresOfRows", { x: widened(k, x), y: total }, { accumulate: true });
   return true;
 };
 
@@ -78,7 +77,7 @@ export const broadcast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }, { outer
   overRows(k, outer, { inputs: { x }, outputs: { y } }, (io, { count }) => {
     const n = count * length;
     const { rows, split } = rowTasks(n, inner);
-    k.run("repeatRows", { ...io, n, length: Math.max(length, 1), inner, rows }, split);
+    k.run("repeatRows", { ...io, n, length, inner, rows }, split);
   });
   return true;
 };
