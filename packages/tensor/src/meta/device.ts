@@ -7,7 +7,7 @@ import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { OpContext } from "../wasm/context.ts";
-import { wasmOps } from "../wasm/kernels/index.ts";
+import { runByKernels } from "../wasm/kernels/index.ts";
 
 /**
  * Shapes, dtypes and memory accounting without data. It runs the same kernel functions as WebGPU (or, by its profile,
@@ -57,18 +57,14 @@ export class MetaDevice extends Device {
     return null;
   }
 
-  protected override compute({ row, io, dims, attrs }: Execution): void {
+  protected override compute(execution: Execution): void {
+    const { row, io, dims, attrs } = execution;
     if (this.profile.reference) return;
     if (this.profile.wasm) {
       const context = new OpContext(this, (kernel, _, { tasks }) =>
         this.#onDispatch(`wasm/${kernel}`, { bind: {}, params: {}, grid: tasks }),
       );
-      context.op = row.name;
-      try {
-        wasmOps[row.name]?.(context, io, dims, attrs);
-      } finally {
-        context.release();
-      }
+      runByKernels(context, execution);
       return;
     }
     withKernelContext(this, row.name, this.#onDispatch, (k) => row.kernel(k, io, dims, attrs));

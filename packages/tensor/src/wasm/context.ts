@@ -12,8 +12,14 @@ export interface Tasks {
   readonly work: number;
 }
 
-/** Arguments by name: numbers, or tensors, which stand for their addresses. Null and false are 0. */
-export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | null>>;
+/** A place within a tensor. */
+export interface At {
+  readonly tensor: Tensor;
+  readonly byte: number;
+}
+
+/** Arguments by name: numbers, or tensors and places in them, which stand for their addresses. Null and false are 0. */
+export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | At | null>>;
 
 /** What the host code of an op can do: run kernels, and get workspace and views. */
 export interface WasmContext {
@@ -22,13 +28,13 @@ export interface WasmContext {
   run(kernel: KernelName, args: KernelArgs, tasks: Tasks): void;
   /** Workspace of f32 that is freed when the op returns. Its contents are undefined. */
   temp(shape: Shape): Tensor;
-  /** Frees workspace before the op returns, so that an op which works in chunks holds the workspace of one chunk only. */
-  drop(temp: Tensor): void;
+  /** Frees the workspace that `body` made when it returns: an op which works in chunks holds that of one chunk only. */
+  scope(body: () => void): void;
   /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
 }
 
-/** Runs an op by kernels, or does nothing and returns false if the kernels do not support its operands. */
+/** Runs an op by kernels on operands of which none is empty, or does nothing and returns false if the kernels do not support them. */
 // biome-ignore lint/suspicious/noExplicitAny: operands and attributes differ by row; each op names its own
 export type WasmOp = (k: WasmContext, io: any, dims: Dims, attrs: any) => boolean;
 
@@ -54,9 +60,10 @@ export class OpContext implements WasmContext {
     return tensor;
   }
 
-  drop(temp: Tensor): void {
-    this.#handles.splice(this.#handles.lastIndexOf(temp), 1);
-    temp.dispose(`${this.op}, which has used it`);
+  scope(body: () => void): void {
+    const first = this.#handles.length;
+    body();
+    this.#dispose(first);
   }
 
   rows(tensor: Tensor, rows: number, { start, count }: RowRange): Tensor {
@@ -67,7 +74,10 @@ export class OpContext implements WasmContext {
   }
 
   release(): void {
-    for (const tensor of this.#handles) tensor.dispose(`the end of ${this.op}`);
-    this.#handles.length = 0;
+    this.#dispose(0);
+  }
+
+  #dispose(first: number): void {
+    for (const tensor of this.#handles.splice(first)) tensor.dispose(`${this.op}, which has used it`);
   }
 }

@@ -8,7 +8,7 @@ import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { OpContext } from "./context.ts";
-import { wasmOps } from "./kernels/index.ts";
+import { runByKernels } from "./kernels/index.ts";
 import type { Runtime, WasmStatistics } from "./runtime.ts";
 
 /**
@@ -92,16 +92,7 @@ export class WasmDevice extends Device {
   }
 
   protected override compute(execution: Execution): void {
-    const { row, io, dims, attrs } = execution;
-    const op = wasmOps[row.name];
-    if (op !== undefined) {
-      this.#context.op = row.name;
-      try {
-        if (op(this.#context, io, dims, attrs)) return;
-      } finally {
-        this.#context.release();
-      }
-    }
+    if (runByKernels(this.#context, execution)) return;
     this.#references++;
     runReference(execution, {
       load: (tensor) => this.#values(tensor),

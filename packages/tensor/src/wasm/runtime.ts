@@ -123,7 +123,6 @@ export class Runtime {
 
   /** Runs a kernel and returns when it is finished. */
   run(name: KernelName, args: KernelArgs, { tasks, work }: Tasks): void {
-    if (tasks <= 0) return;
     const { index, params } = this.#layouts.get(name)!;
     this.#writeArgs(name, params, args);
     this.#words[CONTROL.kernel / 4] = index;
@@ -142,7 +141,7 @@ export class Runtime {
       if (arg === undefined) throw new SidenetError("T-KERNEL", `${name}: argument ${param} is missing.`);
       const word = ARGS / 4 + i;
       if (isFloat) this.#floats[word] = Number(arg);
-      else this.#words[word] = arg instanceof Tensor ? addressOf(arg) : Number(arg);
+      else this.#words[word] = wordOf(arg);
     }
   }
 
@@ -180,6 +179,12 @@ export class Runtime {
 
 const paramsOf = (name: KernelName): [string, boolean][] =>
   Object.entries(kernels[name].params).map(([param, type]) => [param, type === "f32"]);
+
+function wordOf(arg: KernelArgs[string]): number {
+  if (typeof arg === "number") return arg;
+  if (arg instanceof Tensor) return addressOf(arg);
+  return arg !== null && typeof arg === "object" ? addressOf(arg.tensor) + arg.byte : Number(arg);
+}
 
 const addressOf = ({ storage, offset, dtype }: Tensor): number =>
   (storage.handle as number) + offset * elementBytes(dtype);

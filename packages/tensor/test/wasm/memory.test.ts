@@ -69,6 +69,22 @@ describe("WebAssembly memory", () => {
     device.dispose();
   });
 
+  it("of attention is that of the batch rows that are packed at a time, however many there are", async () => {
+    const device = await openNodeWasm({ threads: 1 });
+    const [T, H, D] = [256, 4, 64];
+    const bytesOfRow = 4 * T * H * D;
+    const workspaceOf = (B: number) => {
+      using q = device.zeros([B, T, H, D]);
+      device.memory.resetPeak();
+      const before = device.memory.liveBytes;
+      using y = device.ops.attention(q, q, q);
+      return device.memory.peak().peakBytes - before - 4 * y.size;
+    };
+    expect(workspaceOf(80)).toBeLessThan(1.2 * workspaceOf(30));
+    expect(workspaceOf(30)).toBeGreaterThan(30 * bytesOfRow);
+    device.dispose();
+  });
+
   it("ends at 4 GiB with an error that names the request, what is live and what would help, and goes on", async () => {
     const device = await openNodeWasm({ threads: 1 });
     const held: Tensor[] = [];

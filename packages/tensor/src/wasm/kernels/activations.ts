@@ -1,10 +1,8 @@
-/** gelu and its derivative, in both forms of the op; a task is a chunk of elements. */
+/** Emitters of gelu and its derivative, in both forms of the op. Constants are set where an emitter is made: before a loop. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, type V128 } from "../assembler/instructions.ts";
-import { defineKernel, words } from "./kernel.ts";
 import { normalOf, tanhOf } from "./math.ts";
-import { startChunk } from "./tasks.ts";
-import { forVectors } from "./vectors.ts";
+import { splat } from "./vectors.ts";
 
 const SLOPE = Math.sqrt(2 / Math.PI);
 const CUBE = 0.044715;
@@ -13,7 +11,7 @@ const FAR = 20;
 /** Past this |x|, x · Φ(x) and x · φ(x) are 0 on the negative side. */
 const TAIL = 13;
 
-const splats = (f: FunctionBuilder, ...values: number[]) => values.map((value) => f.v128(f32x4.splat(value)));
+const splats = (f: FunctionBuilder, ...values: number[]) => values.map((value) => splat(f, value));
 
 /** The argument v, clamped to ±20, and tanh(√(2/π) (v + 0.044715 v³)). */
 function innerTanh(f: FunctionBuilder) {
@@ -30,7 +28,7 @@ function innerTanh(f: FunctionBuilder) {
 type Make = (f: FunctionBuilder) => (x: Local<"v128">) => V128;
 
 /** gelu(x). */
-const FORWARD: Readonly<Record<"erf" | "tanh", Make>> = {
+export const GELU: Readonly<Record<"erf" | "tanh", Make>> = {
   erf: (f) => {
     const [normal, [min]] = [normalOf(f), splats(f, -TAIL)];
     return (x) => f32x4.mul(f32x4.max(x, min), normal(x).cdf);
@@ -42,7 +40,7 @@ const FORWARD: Readonly<Record<"erf" | "tanh", Make>> = {
 };
 
 /** gelu'(x). */
-const DERIVATIVE: Readonly<Record<"erf" | "tanh", Make>> = {
+export const GELU_SLOPE: Readonly<Record<"erf" | "tanh", Make>> = {
   // Φ(x) + x φ(x)
   erf: (f) => {
     const normal = normalOf(f);
@@ -65,25 +63,3 @@ const DERIVATIVE: Readonly<Record<"erf" | "tanh", Make>> = {
     };
   },
 };
-
-const gelu = (make: Make) =>
-  defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task }) => {
-    const count = startChunk(f, task, n, { x, y });
-    const apply = make(f);
-    forVectors(f, count, [x, y], ({ load, store }) => store(y, apply(f.v128(load(x)))));
-  });
-
-export const geluErf = gelu(FORWARD.erf);
-export const geluTanh = gelu(FORWARD.tanh);
-
-const geluBackward = (make: Make) =>
-  defineKernel(words("dy", "x", "dx", "n"), (f, { dy, x, dx, n }, { task }) => {
-    const count = startChunk(f, task, n, { dy, x, dx });
-    const slopeOf = make(f);
-    forVectors(f, count, [dy, x, dx], ({ load, store }) =>
-      store(dx, f32x4.mul(load(dy), slopeOf(f.v128(load(x))))),
-    );
-  });
-
-export const geluBackwardErf = geluBackward(DERIVATIVE.erf);
-export const geluBackwardTanh = geluBackward(DERIVATIVE.tanh);

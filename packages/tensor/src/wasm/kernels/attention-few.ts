@@ -9,9 +9,8 @@ import { emitMasks, HIDDEN } from "./attention-visibility.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { attentionExpOf, logOf } from "./math.ts";
 import { STREAM } from "./tasks.ts";
-import { accumulators, forVectors, sumLanes } from "./vectors.ts";
+import { forVectors, sumLanes, summer } from "./vectors.ts";
 
-const UNROLL = 4;
 /** Rows of values that are added at a time, so that the sums are loaded and stored once for that many rows. */
 const ROWS_AT_ONCE = 4;
 
@@ -100,20 +99,12 @@ export const attentionFew = defineKernel(
 
 /** Returns an emitter of the dot product of two rows of d elements. */
 function emitDot(f: FunctionBuilder, d: Local<"i32">) {
-  const parts = accumulators(f, UNROLL);
+  const sumOf = summer(f);
   const [left, right] = [f.i32(), f.i32()];
   return (a: Local<"i32">, b: Local<"i32">) => {
-    for (const part of parts) f.set(part, f32x4.splat(0));
     f.set(left, a);
     f.set(right, b);
-    forVectors(
-      f,
-      d,
-      [left, right],
-      ({ load, round }) => f.set(parts[round], f.madd(load(left), load(right), parts[round])),
-      UNROLL,
-    );
-    return sumLanes(f, parts);
+    return sumOf(d, [left, right], (sum, { load }) => f.madd(load(left), load(right), sum));
   };
 }
 

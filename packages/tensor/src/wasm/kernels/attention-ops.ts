@@ -2,6 +2,8 @@
  * The ops of attention. Each packs by key head the operands that will stream (attention-pack.ts), then runs a kernel whose tasks
  * are blocks of panels of those that stay: queries for y and dq, keys for dk and dv.
  */
+
+import type { RowRange } from "../../op.ts";
 import type { AttentionAttrs } from "../../ops/attention.ts";
 import type { AttentionExtents, AttentionInputs } from "../../ops/attention-kernels.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -95,26 +97,6 @@ function packHeads(k: WasmContext, B: number, side: Side, [first, second]: reado
   return packed;
 }
 
-/** Ranges of batch rows whose packed operands fit PACKED_BYTES. */
-function* batchesOf(
-  { B }: Extents,
-  floatsPerRow: number,
-): IterableIterator<{ start: number; count: number }> {
-  const maxRows = Math.max(1, Math.floor(PACKED_BYTES / (4 * Math.max(1, floatsPerRow))));
-  for (let start = 0; start < B; start += maxRows) yield { start, count: Math.min(maxRows, B - start) };
-}
-
-const rowsOf = <K extends string>(
-  k: WasmContext,
-  io: Readonly<Record<K, Tensor | null>>,
-  B: number,
-  range: { start: number; count: number },
-): Record<K, Tensor> => {
-  if (range.count === B) return io as Record<K, Tensor>;
-  const ofRange = Object.entries<Tensor | null>(io).map(([name, t]) => [name, t && k.rows(t, B, range)]);
-  return Object.fromEntries(ofRange) as Record<K, Tensor>;
-};
-
 const factorOf = ({ scale }: AttentionAttrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
 
 /**
@@ -124,11 +106,10 @@ const factorOf = ({ scale }: AttentionAttrs, { D }: Extents): number => scale ??
 function shared(
   k: WasmContext,
   extents: Extents,
-  B: number,
   attrs: AttentionAttrs,
   { stays, streams, matmuls }: { stays: Side; streams: Side; matmuls: number },
 ) {
-  const { T, S, G, H, D } = extents;
+  const { B, T, S, G, H, D } = extents;
   const bytes = 4 * matmuls * streams.length * streams.group * D;
   const wanted = Math.max(1, Math.min(MAX_PANELS, Math.round(bytes / STREAMED_BYTES)));
   const places = placesOf(k, D, wanted) ?? placesOf(k, D, 1)!;
@@ -140,71 +121,77 @@ function shared(
   };
 }
 
-/** Whether a task's part of the scratch is large enough for heads of D. */
-const takes = (k: WasmContext, { D }: Extents): boolean => D > 0 && placesOf(k, D, 1) !== null;
+type ForwardIo = AttentionInputs & { readonly y: Tensor; readonly lse: Tensor | null };
 
 /** The forward pass of few queries, without packing. */
 function runFew(
   k: WasmContext,
-  { q, k: key, v, keyMask: mask, segments, y, lse }: AttentionInputs & { y: Tensor; lse: Tensor | null },
-  { B, T, S, G, H, D }: Extents,
+  { q, k: key, v, keyMask: mask, segments, y, lse }: ForwardIo,
+  extents: Extents,
   attrs: AttentionAttrs,
 ): void {
+  const { B, T, S, G, H, D } = extents;
   const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset };
-  const scale = attrs.scale ?? 1 / Math.sqrt(D);
+  const scale = factorOf(attrs, extents);
   const args = { q, k: key, v, mask, segments, y, lse, ...sizes, scale, ...placesOf(k, D, 1) };
   k.run("attentionFew", args, { tasks: B * T * H, work: (B * T * H * S * D) / SIMPLE_PER_NS });
 }
 
-type ForwardIo = AttentionInputs & { readonly y: Tensor; readonly lse: Tensor | null };
+const isFew = ({ T, H, G }: Extents): boolean => (T * H) / G <= FEW_ROWS;
 
 function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: AttentionAttrs): void {
-  const { B, S, G, D } = extents;
-  const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
-  if (ofQueries.length * ofQueries.group <= FEW_ROWS) {
+  if (isFew(extents)) {
     runFew(k, io, extents, attrs);
     return;
   }
-  for (const range of batchesOf(extents, 2 * S * G * D)) {
-    const { count } = range;
-    const { q, k: key, v, keyMask: mask, segments, y, lse } = rowsOf(k, { ...io }, B, range);
-    const both = [
-      { src: key, rows: true },
-      { src: v, columns: true },
-    ] as const;
-    const packed = packHeads(k, count, ofKeys, both, factorOf(attrs, extents));
-    const [keys, values] = [packed.firstRows, packed.secondColumns];
-    const { args, split } = shared(k, extents, count, attrs, {
-      stays: ofQueries,
-      streams: ofKeys,
-      matmuls: 2,
-    });
-    k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
-  }
+  const { q, k: key, v, keyMask: mask, segments, y, lse } = io;
+  const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
+  const both = [
+    { src: key, rows: true },
+    { src: v, columns: true },
+  ] as const;
+  const packed = packHeads(k, extents.B, ofKeys, both, factorOf(attrs, extents));
+  const [keys, values] = [packed.firstRows, packed.secondColumns];
+  const sides = { stays: ofQueries, streams: ofKeys, matmuls: 2 };
+  const { args, split } = shared(k, extents, attrs, sides);
+  k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
 }
 
-/** An op over batch rows; with f16 operands, over as many at a time as fit a window in f32. */
+/** Ranges of batch rows whose packed operands fit PACKED_BYTES. */
+function* batchesOf(B: number, floatsPerRow: number): IterableIterator<RowRange> {
+  const maxRows = Math.max(1, Math.floor(PACKED_BYTES / (4 * Math.max(1, floatsPerRow))));
+  for (let start = 0; start < B; start += maxRows) yield { start, count: Math.min(maxRows, B - start) };
+}
+
+/** An op over batch rows: with f16 operands over as many at a time as fit a window in f32, of those as many as are packed at a time. */
 const overBatches =
   <Io extends object>(
     outputNames: readonly string[],
+    packedFloatsOfRow: (extents: Extents) => number,
     run: (k: WasmContext, io: Io, extents: Extents, attrs: AttentionAttrs) => void,
   ): WasmOp =>
-  (k, io: Io, dims, attrs: AttentionAttrs) => {
+  (k, io: Readonly<Record<string, Tensor | null>>, dims, attrs: AttentionAttrs) => {
     const extents = dims as unknown as Extents;
-    if (!takes(k, extents)) return false;
+    const { B, D } = extents;
+    if (placesOf(k, D, 1) === null) return false;
     const side = (isOutput: boolean) =>
-      Object.fromEntries(
-        (Object.entries(io) as [string, Tensor | null][]).filter(
-          ([name]) => outputNames.includes(name) === isOutput,
-        ),
-      );
-    overRows(k, extents.B, { inputs: side(false), outputs: side(true) }, (window, { count: B }) =>
-      run(k, window as Io, { ...extents, B }, attrs),
-    );
+      Object.fromEntries(Object.entries(io).filter(([name]) => outputNames.includes(name) === isOutput));
+    overRows(k, B, { inputs: side(false), outputs: side(true) }, (window, { count }) => {
+      for (const range of batchesOf(count, packedFloatsOfRow(extents))) {
+        k.scope(() => {
+          const rows = Object.entries(window).map(([name, t]) => [name, t && k.rows(t, count, range)]);
+          run(k, Object.fromEntries(rows), { ...extents, B: range.count }, attrs);
+        });
+      }
+    });
     return true;
   };
 
-export const attention = overBatches(["y", "lse"], runForward);
+export const attention = overBatches(
+  ["y", "lse"],
+  (extents) => (isFew(extents) ? 0 : 2 * extents.S * extents.G * extents.D),
+  runForward,
+);
 
 type BackwardIo = AttentionInputs & { readonly dy: Tensor; readonly y: Tensor; readonly lse: Tensor };
 
@@ -221,67 +208,47 @@ function queryShifts(
   return { shifts, heads };
 }
 
-function runBackwardQ(
-  k: WasmContext,
-  io: BackwardIo & { readonly dq: Tensor },
-  extents: Extents,
-  attrs: AttentionAttrs,
-): void {
-  const { B, S, G, D } = extents;
+type BackwardQIo = BackwardIo & { readonly dq: Tensor };
+
+function runBackwardQ(k: WasmContext, io: BackwardQIo, extents: Extents, attrs: AttentionAttrs): void {
+  const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dq } = io;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
-  for (const range of batchesOf(extents, 3 * S * G * D)) {
-    const { count } = range;
-    const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dq } = rowsOf(k, { ...io }, B, range);
-    const both = [
-      { src: key, rows: true, columns: true },
-      { src: v, rows: true },
-    ] as const;
-    const packed = packHeads(k, count, ofKeys, both, factorOf(attrs, extents));
-    const operands = {
-      ...{ dy, q, dq, mask, segments },
-      ...{ keyRows: packed.firstRows, keyColumns: packed.firstColumns, valueRows: packed.secondRows },
-      ...queryShifts(k, { dy, y, lse }, count, ofQueries),
-    };
-    const { args, split } = shared(k, extents, count, attrs, {
-      stays: ofQueries,
-      streams: ofKeys,
-      matmuls: 3,
-    });
-    k.run("attentionBackwardQ", { ...operands, ...args }, split);
-  }
+  const both = [
+    { src: key, rows: true, columns: true },
+    { src: v, rows: true },
+  ] as const;
+  const packed = packHeads(k, extents.B, ofKeys, both, factorOf(attrs, extents));
+  const operands = {
+    ...{ dy, q, dq, mask, segments },
+    ...{ keyRows: packed.firstRows, keyColumns: packed.firstColumns, valueRows: packed.secondRows },
+    ...queryShifts(k, { dy, y, lse }, extents.B, ofQueries),
+  };
+  const sides = { stays: ofQueries, streams: ofKeys, matmuls: 3 };
+  const { args, split } = shared(k, extents, attrs, sides);
+  k.run("attentionBackwardQ", { ...operands, ...args }, split);
 }
 
-export const attentionBackwardQ = overBatches(["dq"], runBackwardQ);
+export const attentionBackwardQ = overBatches(["dq"], ({ S, G, D }) => 3 * S * G * D, runBackwardQ);
 
-function runBackwardKV(
-  k: WasmContext,
-  io: BackwardIo & { readonly dk: Tensor; readonly dv: Tensor },
-  extents: Extents,
-  attrs: AttentionAttrs,
-): void {
-  const { B, T, H, D } = extents;
+type BackwardKVIo = BackwardIo & { readonly dk: Tensor; readonly dv: Tensor };
+
+function runBackwardKV(k: WasmContext, io: BackwardKVIo, extents: Extents, attrs: AttentionAttrs): void {
+  const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dk, dv } = io;
   const ofQueries = queriesOf(extents);
-  for (const range of batchesOf(extents, 4 * T * H * D)) {
-    const { count } = range;
-    const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dk, dv } = rowsOf(k, { ...io }, B, range);
-    const both = [
-      { src: q, rows: true, columns: true },
-      { src: dy, rows: true, columns: true },
-    ] as const;
-    const packed = packHeads(k, count, ofQueries, both);
-    const operands = {
-      ...{ k: key, v, dk, dv, mask, segments },
-      ...{ queryRows: packed.firstRows, queryColumns: packed.firstColumns },
-      ...{ dyRows: packed.secondRows, dyColumns: packed.secondColumns },
-      ...queryShifts(k, { dy, y, lse }, count, ofQueries),
-    };
-    const { args, split } = shared(k, extents, count, attrs, {
-      stays: keysOf(extents),
-      streams: ofQueries,
-      matmuls: 4,
-    });
-    k.run("attentionBackwardKV", { ...operands, ...args }, split);
-  }
+  const both = [
+    { src: q, rows: true, columns: true },
+    { src: dy, rows: true, columns: true },
+  ] as const;
+  const packed = packHeads(k, extents.B, ofQueries, both);
+  const operands = {
+    ...{ k: key, v, dk, dv, mask, segments },
+    ...{ queryRows: packed.firstRows, queryColumns: packed.firstColumns },
+    ...{ dyRows: packed.secondRows, dyColumns: packed.secondColumns },
+    ...queryShifts(k, { dy, y, lse }, extents.B, ofQueries),
+  };
+  const sides = { stays: keysOf(extents), streams: ofQueries, matmuls: 4 };
+  const { args, split } = shared(k, extents, attrs, sides);
+  k.run("attentionBackwardKV", { ...operands, ...args }, split);
 }
 
-export const attentionBackwardKV = overBatches(["dk", "dv"], runBackwardKV);
+export const attentionBackwardKV = overBatches(["dk", "dv"], ({ T, H, D }) => 4 * T * H * D, runBackwardKV);

@@ -1,11 +1,11 @@
 /** Kernels that run before those of attention: packing of the streaming operands, and per-query values for the gradients. */
 import type { Local } from "../assembler/function.ts";
-import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
+import { f32, i32, v128 } from "../assembler/instructions.ts";
 import { at, emitScale, HeadRows, panelsOf, pitchOf } from "./attention-panel.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { storeWords } from "./library.ts";
 import { PACK_HEADS } from "./tasks.ts";
-import { accumulators, forVectors, sumLanes } from "./vectors.ts";
+import { summer } from "./vectors.ts";
 
 const OPERANDS = words("first", "firstRows", "firstColumns", "second", "secondRows", "secondColumns");
 
@@ -70,25 +70,18 @@ export const queryShifts = defineKernel(
     const [row, from] = [f.i32(), f.i32(i32.mul(i32.remU(task, parts), PACK_HEADS))];
     const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
     const [dyAt, yAt, pair, out] = Array.from({ length: 4 }, () => f.i32());
-    const sums = accumulators(f, 2);
+    const sumOf = summer(f, 2);
     const plane = f.i32(i32.mul(i32.mul(heads, rows), 4));
     f.for(row, from, end, 1, () => {
       f.set(dyAt, source.at(row));
       f.set(yAt, i32.add(y, i32.sub(dyAt, dy)));
       f.set(pair, pairs.at(row));
       f.set(out, at(shifts, i32.add(i32.mul(head, rows), row), 4));
-      for (const sum of sums) f.set(sum, f32x4.splat(0));
-      forVectors(
-        f,
-        p.d,
-        [dyAt, yAt],
-        ({ load, round }) => f.set(sums[round], f.madd(load(dyAt), load(yAt), sums[round])),
-        2,
-      );
+      const dot = sumOf(p.d, [dyAt, yAt], (sum, { load }) => f.madd(load(dyAt), load(yAt), sum));
       f.do(
         f32.store(out, f32.load(pair)),
         f32.store(i32.add(out, plane), f32.load(pair, 4)),
-        f32.store(i32.add(out, i32.mul(plane, 2)), sumLanes(f, sums)),
+        f32.store(i32.add(out, i32.mul(plane, 2)), dot),
       );
     });
   },

@@ -4,9 +4,10 @@
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
+import { GELU_SLOPE } from "./activations.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { sigmoidOf } from "./math.ts";
-import { CHUNK, forRows, OUTER_AXES, startChunk } from "./tasks.ts";
+import { forRows, OUTER_AXES, startChunk } from "./tasks.ts";
 import { type Access, forVectors } from "./vectors.ts";
 
 type Function2 = (a: V128, b: V128) => V128;
@@ -22,29 +23,22 @@ type Result = keyof typeof RESULTS;
 function emitLoop(
   f: FunctionBuilder,
   count: Local<"i32">,
-  { a, b, y }: Readonly<Record<"a" | "b" | "y", Local<"i32"> | V128>>,
+  { a, b, y }: { readonly a: Local<"i32"> | V128; readonly b: Local<"i32"> | V128; readonly y: Local<"i32"> },
   apply: Function2,
   result: Result,
 ): void {
   const isPointer = (operand: Local<"i32"> | V128): operand is Local<"i32"> => operand.type === "i32";
-  const inputs = [a, b].filter(isPointer);
-  const out = y as Local<"i32">;
   const value = ({ load }: Access, operand: Local<"i32"> | V128) =>
     isPointer(operand) ? load(operand) : operand;
-  forVectors(
-    f,
-    count,
-    result === "value" ? [...inputs, out] : inputs,
-    (access) => RESULTS[result].store(access, out, apply(value(access, a), value(access, b))),
-    1,
-    result === "mask" ? [out] : [],
+  const { bytes, store } = RESULTS[result];
+  forVectors(f, count, [...[a, b].filter(isPointer), [y, bytes]], (access) =>
+    store(access, y, apply(value(access, a), value(access, b))),
   );
 }
 
-const sameShape = (make: (f: FunctionBuilder) => Function2, result: Result) =>
+const sameShape = (make: (f: FunctionBuilder) => Function2, result: Result = "value") =>
   defineKernel(words("a", "b", "y", "n"), (f, { a, b, y, n }, { task }) => {
-    f.set(y, i32.add(y, i32.mul(task, CHUNK * RESULTS[result].bytes)));
-    const count = startChunk(f, task, n, { a, b });
+    const count = startChunk(f, task, n, [a, b, [y, RESULTS[result].bytes]]);
     emitLoop(f, count, { a, b, y }, make(f), result);
   });
 
@@ -108,10 +102,20 @@ export const [equal, equalBroadcast] = both(() => f32x4.eq, "mask");
 export const [less, lessBroadcast] = both(() => f32x4.lt, "mask");
 export const [lessEqual, lessEqualBroadcast] = both(() => f32x4.le, "mask");
 
+/** dx = dy · gelu'(x). */
+const geluBackward = (make: (f: FunctionBuilder) => (x: Local<"v128">) => V128) =>
+  sameShape((f) => {
+    const slopeOf = make(f);
+    return (dy, x) => f32x4.mul(dy, slopeOf(f.v128(x)));
+  });
+
+export const geluBackwardErf = geluBackward(GELU_SLOPE.erf);
+export const geluBackwardTanh = geluBackward(GELU_SLOPE.tanh);
+
 export const siluMul = sameShape((f) => {
   const sigmoid = sigmoidOf(f);
   return (gate, up) => {
     const g = f.v128(gate);
     return f32x4.mul(f32x4.mul(g, sigmoid(g)), up);
   };
-}, "value");
+});

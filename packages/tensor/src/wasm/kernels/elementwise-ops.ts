@@ -7,26 +7,21 @@ import type { Tasks, WasmContext, WasmOp } from "../context.ts";
 import { overRows } from "./f16-windows.ts";
 import type { KernelName } from "./index.ts";
 import { OUTER_AXES } from "./tasks.ts";
-import { chunks, EXP_PER_NS, isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
+import { chunks, EXP_PER_NS, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
 type Operands = Readonly<Record<string, Tensor | null>>;
 
-/** Runs an elementwise kernel over operands of one shape; in f16, in windows of them. */
+/** Runs an elementwise kernel over operands of one shape. */
 function runElements(
   k: WasmContext,
   kernel: KernelName,
   operands: { readonly inputs: Operands; readonly outputs: Operands; readonly whole?: Operands },
   { perNs = SIMPLE_PER_NS, ...args }: Readonly<Record<string, number | boolean>> & { perNs?: number } = {},
 ): true {
-  const { inputs, outputs, whole } = operands;
-  const n = Object.values(outputs)[0]!.size;
-  const all = { ...inputs, ...outputs, ...whole };
-  if (isF32(all)) k.run(kernel, { ...args, ...all, n }, chunks(n, perNs));
-  else {
-    overRows(k, n, operands, (io, { count }) =>
-      k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
-    );
-  }
+  const n = Object.values(operands.outputs)[0]!.size;
+  overRows(k, n, operands, (io, { count }) =>
+    k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
+  );
   return true;
 }
 
@@ -61,7 +56,7 @@ export const geluBackward: WasmOp = (
   { form }: { form: GeluForm },
 ) => {
   const kernel = form === "erf" ? "geluBackwardErf" : "geluBackwardTanh";
-  return runElements(k, kernel, { inputs: { dy, x }, outputs: { dx } }, { perNs: EXP_PER_NS });
+  return runElements(k, kernel, { inputs: { a: dy, b: x }, outputs: { y: dx } }, { perNs: EXP_PER_NS });
 };
 
 /** The bound of `clamp` if none is given: the largest float32. */
@@ -123,7 +118,6 @@ type BinaryKernel = "add" | "sub" | "mul" | "div" | "minimum" | "maximum" | "equ
 /** y = f(a, b), where operands broadcast. They go in windows of the outermost axis, which an operand has or repeats along. */
 function runBinary(k: WasmContext, kernel: BinaryKernel, a: Tensor, b: Tensor, y: Tensor): boolean {
   if (sameShape(a.shape, b.shape)) return runElements(k, kernel, { inputs: { a, b }, outputs: { y } });
-  if (y.size === 0) return true;
   const axes = joinAxes(y.shape, [a.shape, b.shape]);
   if (axes.length - 1 > OUTER_AXES) return false;
   const [first = { extent: 1, has: [true, true] }, ...others] = axes;
@@ -193,10 +187,3 @@ export const scaleBy: WasmOp = (k, { x, s: by, y }: Record<"x" | "s" | "y", Tens
 
 export const fill: WasmOp = (k, { x }: { x: Tensor }, _, { value }: { value: number }) =>
   runElements(k, "fill", { inputs: {}, outputs: { x } }, { value });
-
-export const cast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }) => {
-  const kernel = x.dtype === "f16" ? "widen" : "narrow";
-  if (x.dtype === y.dtype) return false;
-  k.run(kernel, { x, y, n: x.size }, chunks(x.size));
-  return true;
-};

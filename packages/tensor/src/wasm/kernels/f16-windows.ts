@@ -38,6 +38,11 @@ export const narrowInto = (k: WasmContext, results: Tensor, to: Tensor): void =>
 const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tensor, n: number): void =>
   k.run(kernel, { x, y, n }, chunks(n));
 
+function hasF16(io: Operands): boolean {
+  for (const name in io) if (io[name]?.dtype === "f16") return true;
+  return false;
+}
+
 /** Calls `run` with operands in f32: once with all rows if none of those with rows is f16, else once for each window of them. */
 export function overRows(
   k: WasmContext,
@@ -46,14 +51,14 @@ export function overRows(
   run: (io: Record<string, Tensor | null>, range: RowRange) => void,
 ): void {
   const rowed = { ...inputs, ...outputs };
-  const fixed: Record<string, Tensor | null> = {};
-  for (const [name, tensor] of Object.entries(whole)) fixed[name] = tensor && widened(k, tensor);
-  if (n === 0 || !Object.values(rowed).some((tensor) => tensor?.dtype === "f16")) {
+  const fixed = { ...whole };
+  for (const name in fixed) fixed[name] = fixed[name] && widened(k, fixed[name]);
+  if (!hasF16(rowed)) {
     run({ ...rowed, ...fixed }, { start: 0, count: n });
     return;
   }
   const f16s = Object.entries(rowed).filter((entry): entry is [string, Tensor] => entry[1]?.dtype === "f16");
-  const widest = Math.max(1, ...f16s.map(([, tensor]) => tensor.size / n));
+  const widest = Math.max(...f16s.map(([, tensor]) => tensor.size / n));
   const maxRows = Math.max(1, Math.min(n, Math.floor(window / widest)));
   const temps = f16s.map(([name, tensor]) => ({
     name,

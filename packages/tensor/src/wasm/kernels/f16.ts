@@ -5,7 +5,7 @@ import { f32x4, type I32, i16x8, i32x4, type V128, v128 } from "../assembler/ins
 /** The type of elements in memory. */
 export type Source = "f32" | "f16";
 
-export const bytesOf = (source: Source): number => (source === "f16" ? 2 : 4);
+export const bytesOf = (source: Source): 2 | 4 => (source === "f16" ? 2 : 4);
 
 /** Loads four elements as f32. */
 export type Load4 = (address: I32, offset?: number) => V128;

@@ -1,8 +1,7 @@
 /** All kernels, and all ops that run by kernels; other ops run by their reference. X.ts has kernels, X-ops.ts the ops that call them. */
+import type { Execution } from "../../op-call.ts";
 import type { OpName } from "../../ops/index.ts";
-import type { WasmOp } from "../context.ts";
-import * as activations from "./activations.ts";
-import * as adamw8 from "./adamw8.ts";
+import type { OpContext, WasmOp } from "../context.ts";
 import * as attention from "./attention.ts";
 import * as attentionBackward from "./attention-backward.ts";
 import * as attentionFew from "./attention-few.ts";
@@ -21,6 +20,7 @@ import * as matmulOps from "./matmul-ops.ts";
 import * as nf4 from "./nf4.ts";
 import * as nf4Ops from "./nf4-ops.ts";
 import * as norms from "./norms.ts";
+import * as optimizer from "./optimizer.ts";
 import * as optimizerOps from "./optimizer-ops.ts";
 import * as permute from "./permute.ts";
 import * as random from "./random.ts";
@@ -33,8 +33,6 @@ import * as sample from "./sample.ts";
 import * as sampleOps from "./sample-ops.ts";
 
 const table = {
-  ...activations,
-  ...adamw8,
   ...attention,
   ...attentionBackward,
   ...attentionFew,
@@ -46,6 +44,7 @@ const table = {
   ...matmulFew,
   ...nf4,
   ...norms,
+  ...optimizer,
   ...permute,
   ...random,
   ...reduce,
@@ -73,4 +72,17 @@ const ops = {
 } satisfies {
   readonly [K in OpName]?: WasmOp;
 };
-export const wasmOps: Readonly<Record<string, WasmOp | undefined>> = ops;
+const wasmOps: Readonly<Record<string, WasmOp | undefined>> = ops;
+
+/** Runs an op by kernels. Returns false where the reference is to run: without kernels for these operands, or if any is empty. */
+export function runByKernels(context: OpContext, { row, io, dims, attrs }: Execution): boolean {
+  const op = wasmOps[row.name];
+  if (op === undefined) return false;
+  for (const name in io) if (io[name]?.size === 0) return false;
+  context.op = row.name;
+  try {
+    return op(context, io, dims, attrs);
+  } finally {
+    context.release();
+  }
+}

@@ -1,4 +1,4 @@
-/** Ops that only move elements: copies of rows, and transposes. */
+/** Ops that only move elements: copies of rows, casts, and transposes. */
 import { elementBytes } from "../../dtype.ts";
 import { permutationOf, type SourceAxis, sourceAxes } from "../../ops/transpose.ts";
 import { sizeOf } from "../../shape.ts";
@@ -18,7 +18,10 @@ interface Copy {
   readonly toAt?: number;
 }
 
-function runCopy(k: WasmContext, from: Tensor, to: Tensor, copy: Copy): void {
+/** All of a tensor. */
+const wholeOf = ({ size }: Tensor): Copy => ({ rows: 1, size, fromRow: size, toRow: size });
+
+function runCopy(k: WasmContext, from: Tensor, to: Tensor, copy = wholeOf(from)): void {
   const { size, fromRow, toRow, fromAt = 0, toAt = 0 } = copy;
   const bytes = elementBytes(from.dtype);
   const { rows, split } = rowTasks(copy.rows, size);
@@ -75,6 +78,12 @@ export const sliceBackward: WasmOp = (
   return true;
 };
 
+export const cast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }) => {
+  if (x.dtype === y.dtype) runCopy(k, x, y);
+  else k.run(x.dtype === "f16" ? "widen" : "narrow", { x, y, n: x.size }, chunks(x.size));
+  return true;
+};
+
 /** An axis of the output of a transpose. */
 interface MovedAxis extends SourceAxis {
   /** The stride in y, in elements. */
@@ -99,14 +108,13 @@ export const transpose: WasmOp = (
   _,
   { permutation }: { permutation: readonly number[] },
 ) => {
-  if (y.size === 0) return true;
   const bytes = elementBytes(x.dtype);
   const axes: MovedAxis[] = sourceAxes(x.shape, permutationOf(x.shape, permutation)).map((axis, i, all) => ({
     ...axis,
     yStride: sizeOf(all.slice(i + 1).map(({ extent }) => extent)),
   }));
   if (axes.length < 2) {
-    runCopy(k, x, y, { rows: 1, size: x.size, fromRow: x.size, toRow: x.size });
+    runCopy(k, x, y);
     return true;
   }
   const last = axes.pop()!;
@@ -144,7 +152,7 @@ export const transpose: WasmOp = (
   return true;
 };
 
-export const copyCodes: WasmOp = (k, { to, from }: Record<"to" | "from", Tensor>, { N }) => {
-  runCopy(k, from, to, { rows: 1, size: N, fromRow: N, toRow: N });
+export const copyCodes: WasmOp = (k, { to, from }: Record<"to" | "from", Tensor>) => {
+  runCopy(k, from, to);
   return true;
 };

@@ -141,10 +141,9 @@ function runHeadLoss(
 export const lmHeadLoss: WasmOp = (
   k,
   io: HeadIo & { loss: Tensor; dh: Tensor | null },
-  { C, V },
+  { V },
   attrs: HeadAttrs,
 ) => {
-  if (C === 0) return false;
   const dh = io.dh?.dtype === "f16" ? k.temp(io.dh.shape) : io.dh;
   runHeadLoss(k, { ...io, h: widened(k, io.h), dh, V }, attrs);
   if (dh !== null && dh !== io.dh) narrowInto(k, dh, io.dh!);
@@ -170,10 +169,9 @@ export const nf4HeadLoss: WasmOp = (
 export const lmHeadLossBackwardW: WasmOp = (
   k,
   io: HeadIo & { dloss: Tensor; dw: Tensor },
-  { N, C, V },
+  { C, V },
   attrs: HeadAttrs,
 ) => {
-  if (C === 0 || N === 0) return false;
   const scored = countScored(k, io.targets, attrs);
   forChunks(k, { ...io, h: widened(k, io.h), V }, attrs, (rows, extents, h, isFirst) => {
     runGradients(k, { ...rows, dlogits: rows.logits, dloss: io.dloss, scored }, extents, attrs);

@@ -3,7 +3,7 @@ import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf, logOf } from "./math.ts";
 import { forRows } from "./tasks.ts";
-import { accumulators, firstLane, forVectors, maxLanes, sumLanes } from "./vectors.ts";
+import { forVectors, maximizer, splat, summer } from "./vectors.ts";
 
 /** scored = how many targets are not `ignoreIndex`, at least 1, as a float. */
 export const countScored = defineKernel(
@@ -41,42 +41,18 @@ export const rowLosses = defineKernel(
   } as const,
   (f, { logits, targets, max, logSum, nll, n, v, firstRow, ignoreIndex, smoothing, rows }, { task }) => {
     const at = f.i32();
-    const left = f.i32();
-    const bests = accumulators(f, 2);
-    const sums = accumulators(f, 2);
-    const exp = expOf(f);
-    const log = logOf(f);
-    const [shift, onlyFirst] = [f.v128(), firstLane(f)];
+    const [largestOf, sumOf, gapSumOf] = [maximizer(f, 2), summer(f, 2), summer(f, 1)];
+    const [exp, log] = [expOf(f), logOf(f)];
+    const shift = f.v128();
     forRows(f, task, { rows, n }, (row) => {
       const start = f.i32(i32.add(logits, i32.mul(i32.mul(row, v), 4)));
       f.set(at, start);
-      for (const best of bests) f.set(best, v128.load32Splat(at));
-      f.set(left, v);
-      f.while(i32.geS(left, 8), () => {
-        for (const [i, best] of bests.entries()) f.set(best, f32x4.pmax(best, v128.load(at, 16 * i)));
-        f.set(at, i32.add(at, 32));
-        f.set(left, i32.sub(left, 8));
-      });
-      f.while(i32.gtS(left, 0), () => {
-        f.set(bests[0], f32x4.pmax(bests[0], v128.load32Splat(at)));
-        f.set(at, i32.add(at, 4));
-        f.set(left, i32.sub(left, 1));
-      });
-      const largest = f.f32(maxLanes(f, bests));
+      f.set(shift, v128.load32Splat(start));
+      const largest = f.f32(largestOf(v, [at], ({ load }) => load(at), shift));
       f.set(shift, f32x4.splat(largest));
-      for (const sum of sums) f.set(sum, f32x4.splat(0));
       f.set(at, start);
-      forVectors(
-        f,
-        v,
-        [at],
-        ({ load, round, lanes }) => {
-          const value = exp(f32x4.sub(load(at), shift));
-          f.set(sums[round], f32x4.add(sums[round], lanes === 1 ? v128.and(value, onlyFirst) : value));
-        },
-        2,
-      );
-      const total = f.f32(f32x4.lane(log(f32x4.splat(sumLanes(f, sums))), 0));
+      const sum = sumOf(v, [at], (sum, { load }) => f32x4.add(sum, exp(f32x4.sub(load(at), shift))));
+      const total = f.f32(f32x4.lane(log(f32x4.splat(sum)), 0));
       const word = f.i32(i32.mul(i32.add(row, firstRow), 4));
       const target = f.i32(i32.load(i32.add(targets, word)));
       f.do(f32.store(i32.add(max, word), largest), f32.store(i32.add(logSum, word), total));
@@ -87,13 +63,9 @@ export const rowLosses = defineKernel(
           const chosen = f32.load(i32.add(start, i32.mul(target, 4)));
           const loss = f.f32(f32.mul(f32.sub(1, smoothing), f32.sub(largest, chosen)));
           f.if(f32.gt(smoothing, 0), () => {
-            for (const sum of sums) f.set(sum, f32x4.splat(0));
             f.set(at, start);
-            forVectors(f, v, [at], ({ load, round, lanes }) => {
-              const below = f32x4.sub(shift, load(at));
-              f.set(sums[round], f32x4.add(sums[round], lanes === 1 ? v128.and(below, onlyFirst) : below));
-            });
-            const mean = f32.div(sumLanes(f, sums), f32.convert(v));
+            const below = gapSumOf(v, [at], (sum, { load }) => f32x4.add(sum, f32x4.sub(shift, load(at))));
+            const mean = f32.div(below, f32.convert(v));
             f.set(loss, f32.add(loss, f32.mul(smoothing, mean)));
           });
           f.do(f32.store(i32.add(nll, word), f32.add(loss, total)));
@@ -117,8 +89,8 @@ export const logitGradients = defineKernel(
     const [from, to] = [f.i32(), f.i32()];
     const factor = f.f32(f32.div(1, f32.load(p.scored)));
     f.if(p.dloss, () => f.set(factor, f32.mul(factor, f32.load(p.dloss))));
-    const all = f.v128(f32x4.splat(factor));
-    const share = f.v128(f32x4.splat(f32.mul(-1, f32.div(p.smoothing, f32.convert(p.v)))));
+    const all = splat(f, factor);
+    const share = splat(f, f32.mul(-1, f32.div(p.smoothing, f32.convert(p.v))));
     const [max, logSum] = [f.v128(), f.v128()];
     const exp = expOf(f);
     forRows(f, task, { rows: p.rows, n: p.n }, (row) => {

@@ -4,10 +4,10 @@
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+import { splat } from "./vectors.ts";
 
 export type Function1 = (x: V128) => V128;
 
-const splat = (f: FunctionBuilder, value: number) => f.v128(f32x4.splat(value));
 const bits = (f: FunctionBuilder, value: number) => f.v128(i32x4.splat(value));
 
 const LOG2_E = Math.LOG2E;

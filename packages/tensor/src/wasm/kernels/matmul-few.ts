@@ -9,9 +9,7 @@ import { bytesOf, loader, type Source } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { nf4Decoder, WEIGHT } from "./nf4-decode.ts";
 import { forRows } from "./tasks.ts";
-import { accumulators, firstLane, sumLanes } from "./vectors.ts";
-
-const UNROLL = 4;
+import { accumulators, setAll, sumLanes, summer } from "./vectors.ts";
 
 const ROWS = words("x", "bias", "y", "m", "n", "k", "rows");
 type Rows = { readonly [K in keyof typeof ROWS]: Local<"i32"> };
@@ -42,31 +40,13 @@ const matmulFew = (source: Source) =>
   defineKernel({ w: "i32", ...ROWS }, (f, { w, ...p }, { task }) => {
     const bytes = bytesOf(source);
     const load4 = loader(f, source);
-    const sums = accumulators(f, UNROLL);
-    const onlyFirst = firstLane(f);
-    const [wAt, left] = [f.i32(), f.i32()];
+    const sumOf = summer(f);
+    const wAt = f.i32();
     emitRows(f, task, p, (row, xAt) => {
-      for (const sum of sums) f.set(sum, f32x4.splat(0));
       f.set(wAt, i32.add(w, i32.mul(i32.mul(row, p.k), bytes)));
-      f.set(left, p.k);
-      for (const rounds of [UNROLL, 1]) {
-        f.while(i32.geS(left, 4 * rounds), () => {
-          for (let round = 0; round < rounds; round++) {
-            const sum = f.madd(load4(wAt, 4 * bytes * round), v128.load(xAt, 16 * round), sums[round]);
-            f.set(sums[round], sum);
-          }
-          f.set(wAt, i32.add(wAt, 4 * bytes * rounds));
-          f.set(xAt, i32.add(xAt, 16 * rounds));
-          f.set(left, i32.sub(left, 4 * rounds));
-        });
-      }
-      f.while(i32.gtS(left, 0), () => {
-        f.set(sums[0], f.madd(v128.and(load4(wAt), onlyFirst), v128.load32Zero(xAt), sums[0]));
-        f.set(wAt, i32.add(wAt, bytes));
-        f.set(xAt, i32.add(xAt, 4));
-        f.set(left, i32.sub(left, 1));
-      });
-      return sumLanes(f, sums);
+      return sumOf(p.k, [[wAt, bytes], xAt], (sum, { load, round }) =>
+        f.madd(load4(wAt, 4 * bytes * round), load(xAt), sum),
+      );
     });
   });
 
@@ -75,7 +55,7 @@ export const matmulFewF16 = matmulFew("f16");
 
 /** NF4: levels times x are summed by block of the weight, then multiplied by the block's scale. */
 export const matmulFewNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p, { task }) => {
-  const sums = accumulators(f, UNROLL);
+  const sums = accumulators(f);
   const [blockSum, total] = [f.f32(), f.v128()];
   const all = f.f32();
   const factor = f.f32();
@@ -84,7 +64,7 @@ export const matmulFewNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p,
     begin: (scale) => {
       f.set(factor, scale);
       f.set(blockSum, 0);
-      for (const sum of sums) f.set(sum, f32x4.splat(0));
+      setAll(f, sums, f32x4.splat(0));
     },
     sixteen(levels) {
       for (const [i, four] of levels.entries()) {

@@ -8,7 +8,6 @@ import { F16_WINDOW, runMatmul } from "./matmul-plan.ts";
 const matmulOf =
   (form: MatmulForm): WasmOp =>
   (k, { a, b, y }: Record<"a" | "b" | "y", Tensor>, { P, M, K, N }) => {
-    if (K === 0) return false;
     const byRow = P === 1 && form !== "tn"; // rows of a are rows of y
     const operands = { inputs: { a }, outputs: { y }, window: F16_WINDOW };
     overRows(k, byRow ? M : P, operands, (io, range) => {
@@ -32,7 +31,6 @@ interface LinearIo {
 }
 
 export const linear: WasmOp = (k, { x, w, bias, y }: LinearIo, { N, I, O }) => {
-  if (I === 0) return false;
   overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
     runMatmul(k, "nt", { a: io.x!, b: w, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
   );

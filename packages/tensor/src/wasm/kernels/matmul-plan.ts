@@ -8,11 +8,13 @@
  *
  * With one or two rows of a (decoding a token), b is read once and nothing is packed (matmul-few.ts).
  */
+import { elementBytes } from "../../dtype.ts";
 import type { MatmulForm } from "../../ops/matmul-blocks.ts";
 import type { MatmulExtents } from "../../ops/matmul-plan.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
+import { PANEL_COLS } from "./library.ts";
 import { PACK_STEPS } from "./tasks.ts";
 
 /** Steps of k in one window. Windows are summed one after the other, so rounding depends on this; it must not depend on threads. */
@@ -20,7 +22,6 @@ const WINDOW_STEPS = 2048;
 /** Bytes of the packed operands of a window. */
 const LEFT_BYTES = 2 ** 22;
 const RIGHT_BYTES = 2 ** 22;
-const PANEL_COLS = 8;
 /** Panels of a block: about 96 x 64 elements, whose operands over SUM_STEPS fit the L2 cache. */
 const BLOCK_ROWS = 16;
 const BLOCK_COLS = 8;
@@ -88,12 +89,21 @@ export function runMatmul(
   operands: MatmulOperands,
   extents: MatmulExtents,
 ): void {
-  const { P, M, K, N } = extents;
-  if (P === 0 || M === 0 || N === 0) return;
+  const { P, M } = extents;
   if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
     runFew(k, operands, extents);
     return;
   }
+  k.scope(() => runWindows(k, form, operands, extents));
+}
+
+function runWindows(
+  k: WasmContext,
+  form: MatmulForm,
+  operands: MatmulOperands,
+  extents: MatmulExtents,
+): void {
+  const { P, M, K, N } = extents;
   const { panelRows } = k;
   const steps = Math.min(K, WINDOW_STEPS);
   const rows = Math.min(M, Math.max(1, Math.floor(LEFT_BYTES / (4 * steps * panelRows))) * panelRows);
@@ -105,22 +115,32 @@ export function runMatmul(
   const batches = Math.min(P, maxBatches);
   const left = k.temp([batches * leftSize]);
   const right = k.temp([batches * rightSize]);
-  for (const [p0, p] of windows(P, batches)) {
-    const part = partOf(operands, p0, extents);
-    for (const [k0, kCount] of windows(K, WINDOW_STEPS)) {
+  const { bias = null } = operands;
+  for (const [start, p] of windows(P, batches)) {
+    const ofBatches = (tensor: Tensor) => (p === P ? tensor : k.rows(tensor, P, { start, count: p }));
+    const [a, y] = [ofBatches(operands.a), ofBatches(operands.y)];
+    const b = isNf4(operands.b) ? operands.b : ofBatches(operands.b);
+    const ofA = { side: "left", matrix: a, byRows: form !== "tn", to: left } as const;
+    for (const [k0, steps] of windows(K, WINDOW_STEPS)) {
       for (const [m0, m] of windows(M, rows)) {
         for (const [n0, n] of windows(N, cols)) {
-          const window = { m0, m, n0, n, k0, k: kCount };
-          if (n0 === 0) packLeft(k, form, part.a, left, p, window, extents);
-          if (isNf4(operands.b)) packNf4(k, form, operands.b, right, window, extents);
-          else packRight(k, form, { tensor: operands.b, byte: part.bByte }, right, p, window, extents);
-          multiply(k, { ...part, left, right }, p, window, extents);
+          const window = { m0, m, n0, n, k0, k: steps };
+          if (n0 === 0) {
+            const sizes = ofA.byRows ? { rows: M, width: K } : { rows: K, width: M };
+            pack(k, { ...ofA, ...sizes }, p, { first: m0, count: m, k0, steps });
+          }
+          if (isNf4(b)) packNf4(k, form, b, right, window, extents);
+          else {
+            const byRows = form === "nt";
+            const sizes = byRows ? { rows: N, width: K } : { rows: K, width: N };
+            const ofB = { side: "right", matrix: b, byRows, to: right, ...sizes } as const;
+            pack(k, ofB, p, { first: n0, count: n, k0, steps });
+          }
+          multiply(k, { y, bias, left, right }, p, window, extents);
         }
       }
     }
   }
-  k.drop(left);
-  k.drop(right);
 }
 
 /** y[M,N] = a · bᵀ (+ bias) with few rows of a, row by row of b. */
@@ -132,73 +152,41 @@ function runFew(k: WasmContext, { a, b, y, bias = null }: MatmulOperands, { M, K
   else k.run(b.dtype === "f16" ? "matmulFewF16" : "matmulFewF32", { ...args, w: b }, split);
 }
 
-/** The operands of a range of batches, with the byte offset at which it begins. */
-interface Part {
-  readonly a: At;
-  readonly bByte: number;
-  readonly y: At;
-  readonly bias: Tensor | null;
-}
-interface At {
-  readonly tensor: Tensor;
-  readonly byte: number;
+interface Packed {
+  readonly side: "left" | "right";
+  /** Batches of [rows, width]. */
+  readonly matrix: Tensor;
+  readonly rows: number;
+  readonly width: number;
+  /** Whether rows of the matrix become columns of the panels. */
+  readonly byRows: boolean;
+  readonly to: Tensor;
 }
 
-function partOf({ a, b, y, bias = null }: MatmulOperands, p0: number, { M, K, N }: MatmulExtents): Part {
-  const size = "dtype" in b && b.dtype === "f16" ? 2 : 4;
-  return {
-    a: { tensor: a, byte: 4 * p0 * M * K },
-    bByte: size * p0 * K * N,
-    y: { tensor: y, byte: 4 * p0 * M * N },
-    bias,
+/** Packs the window of `count` rows (or columns) and `steps` steps of k of each batch. */
+function pack(
+  k: WasmContext,
+  { side, matrix, rows, width, byRows, to }: Packed,
+  batches: number,
+  { first, count, k0, steps }: Record<"first" | "count" | "k0" | "steps", number>,
+): void {
+  const bytes = elementBytes(matrix.dtype);
+  const panelWidth = side === "left" ? k.panelRows : PANEL_COLS;
+  const panels = divide(count, panelWidth);
+  const at = byRows ? first * width + k0 : k0 * width + first;
+  const args = {
+    ...{ src: { tensor: matrix, byte: bytes * at }, row: bytes * width, k: steps, dst: to, panels },
+    ...{ srcBatch: bytes * rows * width, dstBatch: 4 * panels * panelWidth * steps },
   };
-}
-
-function packLeft(
-  k: WasmContext,
-  form: MatmulForm,
-  { tensor, byte }: At,
-  left: Tensor,
-  batches: number,
-  { m0, m, k0, k: steps }: Window,
-  { M, K }: MatmulExtents,
-): void {
-  const panels = divide(m, k.panelRows);
-  const dstBatch = 4 * panels * k.panelRows * steps;
-  const common = { src: tensor, k: steps, dst: left, panels, srcBatch: 4 * M * K, dstBatch };
-  const work = (batches * m * steps) / PACKED_PER_NS;
-  if (form === "tn") {
-    const parts = divide(steps, PACK_STEPS);
-    const args = { ...common, srcAt: byte + 4 * (k0 * M + m0), row: 4 * M, parts };
-    k.run("packLeftColumns", args, { tasks: batches * parts, work });
+  const work = (batches * count * steps) / PACKED_PER_NS;
+  const source = matrix.dtype === "f16" ? "F16" : "F32";
+  if (byRows) {
+    const kernel = side === "left" ? "packLeftRows" : (`packRightRows${source}` as const);
+    k.run(kernel, { ...args, count }, { tasks: batches * panels, work });
   } else {
-    const args = { ...common, srcAt: byte + 4 * (m0 * K + k0), row: 4 * K, m };
-    k.run("packLeftRows", args, { tasks: batches * panels, work });
-  }
-}
-
-function packRight(
-  k: WasmContext,
-  form: MatmulForm,
-  { tensor, byte }: At,
-  right: Tensor,
-  batches: number,
-  { n0, n, k0, k: steps }: Window,
-  { K, N }: MatmulExtents,
-): void {
-  const isF16 = tensor.dtype === "f16";
-  const size = isF16 ? 2 : 4;
-  const panels = divide(n, PANEL_COLS);
-  const dstBatch = 4 * panels * PANEL_COLS * steps;
-  const common = { src: tensor, k: steps, dst: right, panels, srcBatch: size * K * N, dstBatch };
-  const work = (batches * n * steps) / PACKED_PER_NS;
-  if (form === "nt") {
-    const args = { ...common, srcAt: byte + size * (n0 * K + k0), row: size * K, n };
-    k.run(isF16 ? "packRightRowsF16" : "packRightRowsF32", args, { tasks: batches * panels, work });
-  } else {
+    const kernel = side === "left" ? "packLeftColumns" : (`packRightColumns${source}` as const);
     const parts = divide(steps, PACK_STEPS);
-    const args = { ...common, srcAt: byte + size * (k0 * N + n0), row: size * N, parts };
-    k.run(isF16 ? "packRightColumnsF16" : "packRightColumnsF32", args, { tasks: batches * parts, work });
+    k.run(kernel, { ...args, parts }, { tasks: batches * parts, work });
   }
 }
 
@@ -220,21 +208,21 @@ function packNf4(
 
 function multiply(
   k: WasmContext,
-  { y, bias, left, right }: Part & { left: Tensor; right: Tensor },
+  { y, bias, left, right }: Record<"y" | "left" | "right", Tensor> & { readonly bias: Tensor | null },
   batches: number,
   { m0, m, n0, n, k0, k: steps }: Window,
   { M, N, accumulate = false }: MatmulExtents,
 ): void {
-  const cAt = y.byte + 4 * (m0 * N + n0);
+  const c = { tensor: y, byte: 4 * (m0 * N + n0) };
   const isLater = accumulate || k0 > 0;
   const init = isLater
-    ? { init: y.tensor, initAt: cAt, initRow: 4 * N }
-    : { init: bias, initAt: 4 * n0, initRow: 0 };
+    ? { init: c, initRow: 4 * N }
+    : { init: bias && { tensor: bias, byte: 4 * n0 }, initRow: 0 };
   const [downPanels, acrossPanels] = [divide(m, k.panelRows), divide(n, PANEL_COLS)];
   const blocksDown = divide(downPanels, BLOCK_ROWS);
   const blocks = blocksDown * divide(acrossPanels, BLOCK_COLS);
   const args = {
-    ...{ a: left, b: right, c: y.tensor, cAt, ...init, m, n, k: steps, cRow: 4 * N },
+    ...{ a: left, b: right, c, ...init, m, n, k: steps, cRow: 4 * N },
     ...{ aBatch: 4 * downPanels * k.panelRows * steps, bBatch: 4 * acrossPanels * PANEL_COLS * steps },
     ...{ cBatch: 4 * M * N, initBatch: isLater ? 4 * M * N : 0 },
     ...{ blockRows: BLOCK_ROWS, blockCols: BLOCK_COLS, blocksDown, blocks },

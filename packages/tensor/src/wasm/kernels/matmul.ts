@@ -1,10 +1,9 @@
 /**
  * Kernels of matrix multiplication, batched. Both operands are packed into panels (library.ts), then `matmulBlocks` computes
- * blocks of tiles; matmul-plan.ts says in which windows. Offsets `...At` and strides are in bytes.
+ * blocks of tiles; matmul-plan.ts says in which windows. Strides are in bytes.
  */
 import { type I32, i32 } from "../assembler/instructions.ts";
-import type { Source } from "./f16.ts";
-import { bytesOf } from "./f16.ts";
+import { bytesOf, type Source } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { emitTileCall, PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_STEPS } from "./tasks.ts";
@@ -15,89 +14,41 @@ const SUM_STEPS = 256;
 /** The batch of a task and its part of that. */
 const batchOf = (task: I32, parts: I32): [I32, I32] => [i32.divU(task, parts), i32.remU(task, parts)];
 
-/** Left panels from rows of a (nn, nt); a task is a panel. */
-export const packLeftRows = defineKernel(
-  {
-    src: "i32",
-    srcAt: "i32",
-    row: "i32",
-    m: "i32",
-    k: "i32",
-    dst: "i32",
-    panels: "i32",
-    srcBatch: "i32",
-    dstBatch: "i32",
-  },
-  (f, p, { task, library: { packRows, panelRows } }) => {
+const PACK = words("src", "row", "k", "dst", "panels", "srcBatch", "dstBatch");
+
+/** Panels from `count` rows of a (nn, nt), or of b, which are columns of bᵀ (nt); a task is a panel. */
+const packRowsOf = (side: "left" | "right", source: Source) =>
+  defineKernel({ ...PACK, count: "i32" } as const, (f, p, { task, library: { packRows, panelRows } }) => {
+    const width = side === "left" ? panelRows : PANEL_COLS;
     const [batch, part] = batchOf(task, p.panels);
-    const first = f.i32(i32.mul(part, panelRows));
-    const src = i32.add(i32.add(i32.add(p.src, p.srcAt), i32.mul(batch, p.srcBatch)), i32.mul(first, p.row));
+    const first = f.i32(i32.mul(part, width));
+    const src = i32.add(i32.add(p.src, i32.mul(batch, p.srcBatch)), i32.mul(first, p.row));
     const dst = i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, i32.mul(p.k, 4)));
-    f.call(packRows.left, src, p.row, i32.min(f.i32(i32.sub(p.m, first)), panelRows), p.k, dst);
-  },
-);
+    const rows = i32.min(f.i32(i32.sub(p.count, first)), width);
+    f.call(side === "left" ? packRows.left : packRows.right[source], src, p.row, rows, p.k, dst);
+  });
 
-const packRightRows = (source: Source) =>
-  defineKernel(
-    {
-      src: "i32",
-      srcAt: "i32",
-      row: "i32",
-      n: "i32",
-      k: "i32",
-      dst: "i32",
-      panels: "i32",
-      srcBatch: "i32",
-      dstBatch: "i32",
-    },
-    (f, p, { task, library: { packRows } }) => {
-      const [batch, part] = batchOf(task, p.panels);
-      const first = f.i32(i32.mul(part, PANEL_COLS));
-      const src = i32.add(
-        i32.add(i32.add(p.src, p.srcAt), i32.mul(batch, p.srcBatch)),
-        i32.mul(first, p.row),
-      );
-      const dst = i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, i32.mul(p.k, 4)));
-      f.call(packRows.right[source], src, p.row, i32.min(f.i32(i32.sub(p.n, first)), PANEL_COLS), p.k, dst);
-    },
-  );
-
-/** Right panels from rows of b, which are columns of bᵀ (nt); a task is a panel. */
-export const packRightRowsF32 = packRightRows("f32");
-export const packRightRowsF16 = packRightRows("f16");
+export const packLeftRows = packRowsOf("left", "f32");
+export const packRightRowsF32 = packRowsOf("right", "f32");
+export const packRightRowsF16 = packRowsOf("right", "f16");
 
 /** Panels from columns of a (tn) or of b (nn); a task is PACK_STEPS rows of the matrix, for all panels. */
 const packColumnsOf = (side: "left" | "right", source: Source) =>
-  defineKernel(
-    {
-      src: "i32",
-      srcAt: "i32",
-      row: "i32",
-      k: "i32",
-      dst: "i32",
-      panels: "i32",
-      parts: "i32",
-      srcBatch: "i32",
-      dstBatch: "i32",
-    },
-    (f, p, { task, library: { packColumns, panelRows } }) => {
-      const width = side === "left" ? panelRows : PANEL_COLS;
-      const [batch, part] = batchOf(task, p.parts);
-      const first = f.i32(i32.mul(part, PACK_STEPS));
-      const steps = f.i32(i32.min(f.i32(i32.sub(p.k, first)), PACK_STEPS));
-      const src = f.i32(
-        i32.add(i32.add(i32.add(p.src, p.srcAt), i32.mul(batch, p.srcBatch)), i32.mul(first, p.row)),
-      );
-      const dst = f.i32(i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, 4 * width)));
-      const callee = side === "left" ? packColumns.left : packColumns.right[source];
-      const panel = f.i32();
-      f.for(panel, 0, p.panels, 1, () => {
-        f.call(callee, src, p.row, steps, dst);
-        f.set(src, i32.add(src, width * bytesOf(source)));
-        f.set(dst, i32.add(dst, i32.mul(p.k, 4 * width)));
-      });
-    },
-  );
+  defineKernel({ ...PACK, parts: "i32" } as const, (f, p, { task, library: { packColumns, panelRows } }) => {
+    const width = side === "left" ? panelRows : PANEL_COLS;
+    const [batch, part] = batchOf(task, p.parts);
+    const first = f.i32(i32.mul(part, PACK_STEPS));
+    const steps = f.i32(i32.min(f.i32(i32.sub(p.k, first)), PACK_STEPS));
+    const src = f.i32(i32.add(i32.add(p.src, i32.mul(batch, p.srcBatch)), i32.mul(first, p.row)));
+    const dst = f.i32(i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, 4 * width)));
+    const callee = side === "left" ? packColumns.left : packColumns.right[source];
+    const panel = f.i32();
+    f.for(panel, 0, p.panels, 1, () => {
+      f.call(callee, src, p.row, steps, dst);
+      f.set(src, i32.add(src, width * bytesOf(source)));
+      f.set(dst, i32.add(dst, i32.mul(p.k, 4 * width)));
+    });
+  });
 
 export const packLeftColumns = packColumnsOf("left", "f32");
 export const packRightColumnsF32 = packColumnsOf("right", "f32");
@@ -113,8 +64,7 @@ export const packRightColumnsF16 = packColumnsOf("right", "f16");
  */
 export const matmulBlocks = defineKernel(
   {
-    ...words("a", "b", "c", "cAt", "init", "initAt"),
-    ...words("m", "n", "k", "cRow", "initRow"),
+    ...words("a", "b", "c", "init", "m", "n", "k", "cRow", "initRow"),
     ...words("aBatch", "bBatch", "cBatch", "initBatch"),
     ...words("blockRows", "blockCols", "blocksDown", "blocks"),
   } as const,
@@ -124,8 +74,8 @@ export const matmulBlocks = defineKernel(
     const block = f.i32(i32.remU(task, p.blocks));
     const aBase = f.i32(i32.add(p.a, i32.mul(batch, p.aBatch)));
     const bBase = f.i32(i32.add(p.b, i32.mul(batch, p.bBatch)));
-    const cBase = f.i32(i32.add(i32.add(p.c, p.cAt), i32.mul(batch, p.cBatch)));
-    const initBase = f.i32(i32.add(i32.add(p.init, p.initAt), i32.mul(batch, p.initBatch)));
+    const cBase = f.i32(i32.add(p.c, i32.mul(batch, p.cBatch)));
+    const initBase = f.i32(i32.add(p.init, i32.mul(batch, p.initBatch)));
     const firstRow = f.i32(i32.mul(i32.mul(i32.remU(block, p.blocksDown), p.blockRows), panelRows));
     const firstCol = f.i32(i32.mul(i32.mul(i32.divU(block, p.blocksDown), p.blockCols), PANEL_COLS));
     const lastRow = f.i32(i32.min(p.m, f.i32(i32.add(firstRow, i32.mul(p.blockRows, panelRows)))));

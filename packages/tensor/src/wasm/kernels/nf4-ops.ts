@@ -35,7 +35,6 @@ type LinearIo = Nf4Operands<Tensor> & {
 };
 
 export const nf4Linear: WasmOp = (k, { x, bias, y, ...weight }: LinearIo, { N, I, O }, attrs) => {
-  if (I === 0) return false;
   const b = weightOf(weight, attrs);
   overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
     runMatmul(k, "nt", { a: io.x!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
@@ -49,7 +48,6 @@ export const nf4LinearBackwardX: WasmOp = (
   { N, I, O },
   attrs,
 ) => {
-  if (O === 0) return false;
   const b = weightOf(weight, attrs);
   overRows(k, N, { inputs: { dy }, outputs: { dx }, window: F16_WINDOW }, (io, { count }) =>
     runMatmul(k, "nn", { a: io.dy!, b, y: io.dx! }, { P: 1, M: count, K: O, N: I }),

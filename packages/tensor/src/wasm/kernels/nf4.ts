@@ -6,7 +6,7 @@ import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { nf4Decoder, storingSink, WEIGHT } from "./nf4-decode.ts";
 import { CHUNK, forRows, PACK_STEPS } from "./tasks.ts";
-import { firstLane, maxLanes } from "./vectors.ts";
+import { type Access, maximizer } from "./vectors.ts";
 
 /** w = the decoded weight; a task is a chunk of elements. */
 export const decodeNf4 = defineKernel({ ...WEIGHT, w: "i32", n: "i32" } as const, (f, p, { task }) => {
@@ -112,9 +112,9 @@ const quantize = (source: Source) =>
       const bytes = bytesOf(source);
       const load4 = loader(f, source);
       const codesOf = nearestLevels(f, p.table);
-      const onlyFirst = firstLane(f);
+      const largest = maximizer(f, 1);
       const [from, left, to] = [f.i32(), f.i32(), f.i32()];
-      const [best, sign, factor] = [f.v128(), f.v128(i32x4.splat(0x7fffffff)), f.v128()];
+      const [zero, factor] = [f.v128(), f.v128()];
       const advance = (elements: number) => {
         f.set(from, i32.add(from, elements * bytes));
         f.set(left, i32.sub(left, elements));
@@ -124,16 +124,12 @@ const quantize = (source: Source) =>
         const count = f.i32(i32.min(f.i32(i32.sub(p.n, first)), i32.shl(1, p.blockShift)));
         const start = f.i32(i32.add(p.w, i32.mul(first, bytes)));
         f.set(from, start);
-        f.set(left, count);
-        f.set(best, f32x4.splat(0));
-        const largest = (lanes: 4 | 1) => {
-          const value = v128.and(load4(from), sign);
-          f.set(best, f32x4.pmax(best, lanes === 4 ? value : v128.and(value, onlyFirst)));
-          advance(lanes);
+        // Of a single element load4 reads more than the element, which only the first lane holds.
+        const magnitude = ({ lanes }: Access) => {
+          const value = f.v128(f32x4.abs(load4(from)));
+          return lanes === 4 ? value : v128.shuffle(value, value, [0, 0, 0, 0]);
         };
-        f.while(i32.geS(left, 4), () => largest(4));
-        f.while(i32.gtS(left, 0), () => largest(1));
-        const max = f.f32(maxLanes(f, [best]));
+        const max = f.f32(largest(count, [[from, bytes]], magnitude, zero));
         const element = f.i32(i32.add(p.at, first));
         f.do(f32.store(i32.add(p.absmax, i32.mul(i32.shrU(element, p.blockShift), 4)), max));
         f.set(factor, f32x4.splat(f32.select(f32.gt(max, 0), f32.div(1, max), 0)));

@@ -2,18 +2,11 @@
  * rmsNorm and layerNorm over rows of `c` elements, forward and backward. The two differ by the mean that layerNorm
  * subtracts, so each kernel is emitted twice; addresses of operands that an op lacks are 0.
  */
-import type { FunctionBuilder, Local } from "../assembler/function.ts";
+import type { Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { forRows, rowAt, wordAt } from "./tasks.ts";
-import { type Access, accumulators, firstLane, forVectors, sumLanes } from "./vectors.ts";
-
-/** Accumulators of a sum over a row: enough to hide the latency of an addition. */
-const UNROLL = 4;
-
-const clear = (f: FunctionBuilder, sums: readonly Local<"v128">[]): void => {
-  for (const sum of sums) f.set(sum, f32x4.splat(0));
-};
+import { type Access, accumulators, forVectors, setAll, sumLanes, summer } from "./vectors.ts";
 
 /**
  * A task is `rows` rows.
@@ -31,15 +24,13 @@ const normOf = (centered: boolean) =>
     } as const,
     (f, { x, gain, bias, y, mean, rstd, n, c, rows, eps }, { task }) => {
       const [xAt, yAt, gainAt, biasAt] = Array.from({ length: 4 }, () => f.i32());
-      const sums = accumulators(f, UNROLL);
-      const [center, factor, onlyFirst] = [f.v128(), f.v128(), firstLane(f)];
+      const sumOf = summer(f);
+      const [center, factor] = [f.v128(), f.v128()];
       const centerOf = (value: V128) => (centered ? f32x4.sub(value, center) : value);
       const findMean = (row: Local<"i32">) => {
-        clear(f, sums);
         f.set(xAt, rowAt(x, row, c));
-        const add = ({ load, round }: Access) => f.set(sums[round], f32x4.add(sums[round], load(xAt)));
-        forVectors(f, c, [xAt], add, UNROLL);
-        const value = f.f32(f32.div(sumLanes(f, sums), f32.convert(c)));
+        const sum = sumOf(c, [xAt], (sum, { load }) => f32x4.add(sum, load(xAt)));
+        const value = f.f32(f32.div(sum, f32.convert(c)));
         f.if(mean, () => f.do(f32.store(wordAt(mean, row), value)));
         f.set(center, f32x4.splat(value));
       };
@@ -62,16 +53,12 @@ const normOf = (centered: boolean) =>
       };
       forRows(f, task, { rows, n }, (row) => {
         if (centered) findMean(row);
-        clear(f, sums);
         f.set(xAt, rowAt(x, row, c));
-        const square = ({ load, round, lanes }: Access) => {
+        const squares = sumOf(c, [xAt], (sum, { load }) => {
           const value = f.v128(centerOf(load(xAt)));
-          // Lanes without an element hold 0 - mean.
-          if (centered && lanes === 1) f.set(value, v128.and(value, onlyFirst));
-          f.set(sums[round], f.madd(value, value, sums[round]));
-        };
-        forVectors(f, c, [xAt], square, UNROLL);
-        const meanSquare = f32.div(sumLanes(f, sums), f32.convert(c));
+          return f.madd(value, value, sum);
+        });
+        const meanSquare = f32.div(squares, f32.convert(c));
         const inverse = f.f32(f32.div(1, f32.sqrt(f32.add(meanSquare, eps))));
         f.if(rstd, () => f.do(f32.store(wordAt(rstd, row), inverse)));
         f.set(factor, f32x4.splat(inverse));
@@ -103,8 +90,8 @@ const normBackwardX = (centered: boolean) =>
     words("dy", "x", "mean", "rstd", "gain", "dx", "n", "c", "rows"),
     (f, { dy, x, mean, rstd, gain, dx, n, c, rows }, { task }) => {
       const [dyAt, xAt, dxAt, gainAt] = Array.from({ length: 4 }, () => f.i32());
-      const dots = accumulators(f, UNROLL);
-      const sums = centered ? accumulators(f, UNROLL) : [];
+      const dots = accumulators(f);
+      const sums = centered ? accumulators(f) : [];
       const [center, factor, ofX, constant] = Array.from({ length: 4 }, () => f.v128());
       const centerOf = (value: V128) => (centered ? f32x4.sub(value, center) : value);
       const start = (row: Local<"i32">) => {
@@ -139,14 +126,13 @@ const normBackwardX = (centered: boolean) =>
       forRows(f, task, { rows, n }, (row) => {
         if (centered) f.set(center, v128.load32Splat(wordAt(mean, row)));
         start(row);
-        clear(f, [...dots, ...sums]);
-        // In lanes without an element g is 0.
-        const addTerms = (gradient: V128, { load, round }: Access) => {
+        setAll(f, [...dots, ...sums], f32x4.splat(0));
+        const addTerms = (gradient: V128, { load, sum }: Access) => {
           const g = centered ? f.v128(gradient) : gradient;
-          f.set(dots[round], f.madd(g, centerOf(load(xAt)), dots[round]));
-          if (centered) f.set(sums[round], f32x4.add(sums[round], g));
+          sum(dots, (dot) => f.madd(g, centerOf(load(xAt)), dot));
+          if (centered) sum(sums, (before) => f32x4.add(before, g));
         };
-        forGradients([dyAt, xAt], addTerms, UNROLL);
+        forGradients([dyAt, xAt], addTerms, dots.length);
         const r = f.f32(f32.load(wordAt(rstd, row)));
         f.set(factor, f32x4.splat(r));
         const meanOf = (parts: readonly Local<"v128">[]) => f32.div(sumLanes(f, parts), f32.convert(c));

@@ -1,9 +1,10 @@
-/** Optimizer steps, over f32. */
+/** Optimizer steps. Parameters and moments are f32; a gradient in f16 is widened first. */
 import { adamwParams } from "../../ops/optimizer.ts";
 import { STATE_BLOCK } from "../../ops/optimizer-variants.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
-import { chunks, isF32 } from "./work.ts";
+import { widened } from "./f16-windows.ts";
+import { chunks } from "./work.ts";
 
 /** The numbers that both kernels of AdamW take. */
 function numbers(attrs: Parameters<typeof adamwParams>[0]) {
@@ -12,8 +13,7 @@ function numbers(attrs: Parameters<typeof adamwParams>[0]) {
 }
 
 export const adamw: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs) => {
-  if (!isF32(io)) return false;
-  k.run("adamw", { ...io, n: N, ...numbers(attrs) }, chunks(N));
+  k.run("adamw", { ...io, g: widened(k, io.g), n: N, ...numbers(attrs) }, chunks(N));
   return true;
 };
 
@@ -22,9 +22,12 @@ const TASK_BLOCKS = 32;
 const SEARCHED_PER_NS = 0.08;
 
 export const adamw8: WasmOp = (k, io: Record<string, Tensor>, { N, B }, attrs) => {
-  if (!isF32({ g: io.g })) return false;
   const split = { tasks: Math.ceil(B / TASK_BLOCKS), work: (B * STATE_BLOCK) / SEARCHED_PER_NS };
-  k.run("adamw8", { ...io, n: N, blocks: B, rows: TASK_BLOCKS, ...numbers(attrs) }, split);
+  k.run(
+    "adamw8",
+    { ...io, g: widened(k, io.g), n: N, blocks: B, rows: TASK_BLOCKS, ...numbers(attrs) },
+    split,
+  );
   return true;
 };
 
@@ -36,7 +39,6 @@ interface SgdAttrs {
 }
 
 export const sgd: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs: SgdAttrs) => {
-  if (!isF32(io)) return false;
-  k.run("sgd", { ...io, n: N, ...attrs }, chunks(N));
+  k.run("sgd", { ...io, g: widened(k, io.g), n: N, ...attrs }, chunks(N));
   return true;
 };

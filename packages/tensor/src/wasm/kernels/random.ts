@@ -3,11 +3,11 @@
  * computed at once: vector c_i holds word i of the counters of four consecutive blocks.
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type Expr, f32x4, type I32, i32, i32x4, i64x2, type V128, v128 } from "../assembler/instructions.ts";
+import { f32x4, i32, i32x4, i64x2, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { transpose4 } from "./library.ts";
-import { CHUNK, type Pointers, startChunk } from "./tasks.ts";
-import { forVectors } from "./vectors.ts";
+import { CHUNK, startChunk } from "./tasks.ts";
+import { type Access, forVectors, splat } from "./vectors.ts";
 
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
@@ -18,12 +18,10 @@ const AT_ONCE = 4 * WORDS;
 /** Numbers that are drawn to the thread's scratch before they are used. */
 const DRAWN = 1024;
 
-const splat = (f: FunctionBuilder, bits: I32) => f.v128(i32x4.splat(bits));
-
 /** Returns an emitter that stores the words of blocks `block` .. `block` + 3 as uniform numbers in (0, 1). */
 function uniformDrawer(f: FunctionBuilder, seed: Local<"i32">, stream: Local<"i32">) {
-  const multipliers = MULTIPLIERS.map((bits) => splat(f, bits | 0));
-  const weyl = WEYL.map((bits) => splat(f, bits | 0));
+  const multipliers = MULTIPLIERS.map((bits) => f.v128(i32x4.splat(bits | 0)));
+  const weyl = WEYL.map((bits) => f.v128(i32x4.splat(bits | 0)));
   const [half, step, lanes] = [
     f.v128(f32x4.splat(0.5)),
     f.v128(f32x4.splat(2 ** -23)),
@@ -68,8 +66,12 @@ const SOURCE = words("n", "seed", "stream", "firstBlock");
 function forUniforms(
   f: FunctionBuilder,
   p: { readonly [K in keyof typeof SOURCE]: Local<"i32"> },
-  { task, scratch, pointers }: { task: Local<"i32">; scratch: Local<"i32">; pointers: Pointers<string> },
-  body: (access: Parameters<Parameters<typeof forVectors>[3]>[0], drawn: Local<"i32">) => void,
+  {
+    task,
+    scratch,
+    pointers,
+  }: { task: Local<"i32">; scratch: Local<"i32">; pointers: readonly Local<"i32">[] },
+  body: (access: Access, drawn: Local<"i32">) => void,
 ): void {
   const left = startChunk(f, task, p.n, pointers);
   const draw = uniformDrawer(f, p.seed, p.stream);
@@ -85,25 +87,22 @@ function forUniforms(
       f.set(to, i32.add(to, 4 * AT_ONCE));
     });
     f.set(drawn, scratch);
-    forVectors(f, count, [...Object.values(pointers), drawn], (access) => body(access, drawn));
+    forVectors(f, count, [...pointers, drawn], (access) => body(access, drawn));
     f.set(left, i32.sub(left, count));
   });
 }
 
 /** x = uniform numbers; a task is a chunk. */
 export const uniform = defineKernel({ ...SOURCE, ...words("x") } as const, (f, p, { task, scratch }) => {
-  forUniforms(f, p, { task, scratch, pointers: { x: p.x } }, ({ load, store }, drawn) =>
-    store(p.x, load(drawn)),
-  );
+  forUniforms(f, p, { task, scratch, pointers: [p.x] }, ({ load, store }, drawn) => store(p.x, load(drawn)));
 });
 
 /** y = 0 where a uniform number is below `rate`, else x · factor; a task is a chunk. */
 export const dropout = defineKernel(
   { ...SOURCE, ...words("x", "y"), rate: "f32", factor: "f32" } as const,
   (f, p, { task, scratch }) => {
-    const all = (value: Expr<"f32">) => f.v128(f32x4.splat(value));
-    const [rate, factor] = [all(p.rate), all(p.factor)];
-    forUniforms(f, p, { task, scratch, pointers: { x: p.x, y: p.y } }, ({ load, store }, drawn) => {
+    const [rate, factor] = [splat(f, p.rate), splat(f, p.factor)];
+    forUniforms(f, p, { task, scratch, pointers: [p.x, p.y] }, ({ load, store }, drawn) => {
       const isKept = f32x4.ge(load(drawn), rate);
       store(p.y, v128.and(f32x4.mul(load(p.x), factor), isKept));
     });

@@ -1,10 +1,11 @@
 /** Sums and extremes, and clipping. */
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./f16-windows.ts";
-import { SUM_CHUNK } from "./tasks.ts";
-import { isF32, rowTasks, SIMPLE_PER_NS } from "./work.ts";
+import { overRows, widened } from "./f16-windows.ts";
+import { rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
+/** Elements of one partial sum of a reduction to a scalar. */
+const SUM_CHUNK = 65536;
 /** Columns of a task that sums over rows, and the inner extent from which columns are summed as vectors. */
 const SUM_COLS = 64;
 const WIDE = 4;
@@ -12,13 +13,14 @@ const WIDE = 4;
 /** y = factor · the sum of all of x, or of its squares, by partial sums of fixed length. */
 function runSumOfAll(
   k: WasmContext,
-  kernel: "partialSums" | "partialSquares",
+  kernel: "sumRows" | "sumSquaresOfRows",
   { x, y }: { x: Tensor; y: Tensor },
   { factor = 1, accumulate = false },
 ): void {
   const parts = Math.ceil(x.size / SUM_CHUNK);
   const partials = k.temp([parts]);
-  k.run(kernel, { x, y: partials, n: x.size }, { tasks: parts, work: x.size / SIMPLE_PER_NS });
+  const chunks = { n: parts, c: SUM_CHUNK, size: x.size, rows: 1, factor: 1 };
+  k.run(kernel, { x, y: partials, ...chunks }, { tasks: parts, work: x.size / SIMPLE_PER_NS });
   k.run("finishSum", { partials, y, n: parts, factor, accumulate }, { tasks: 1, work: parts });
 }
 
@@ -35,14 +37,14 @@ function runSum(
   factor: number,
 ) {
   if (inner > 1 && inner < WIDE) return false;
-  if (outer === 1 && inner === 1 && isF32({ x, y })) {
-    runSumOfAll(k, "partialSums", { x, y }, { factor });
+  if (outer === 1 && inner === 1 && x.dtype === "f32") {
+    runSumOfAll(k, "sumRows", { x, y }, { factor });
     return true;
   }
   overRows(k, outer, { inputs: { x }, outputs: { y } }, (io, { count: n }) => {
     if (inner === 1) {
       const { rows, split } = rowTasks(n, length);
-      k.run("sumRows", { ...io, n, c: length, factor, rows }, split);
+      k.run("sumRows", { ...io, n, c: length, size: n * length, factor, rows }, split);
     } else {
       const parts = Math.ceil(inner / SUM_COLS);
       const split = { tasks: n * parts, work: (n * length * inner) / SIMPLE_PER_NS };
@@ -54,11 +56,10 @@ function runSum(
 
 export const sum: WasmOp = (k, io, { outer, length, inner }) => runSum(k, io, { outer, length, inner }, 1);
 export const mean: WasmOp = (k, io, { outer, length, inner }) =>
-  runSum(k, io, { outer, length, inner }, 1 / Math.max(length, 1));
+  runSum(k, io, { outer, length, inner }, 1 / length);
 
 export const sumSquares: WasmOp = (k, { total, x }: { total: Tensor; x: Tensor }) => {
-  if (!isF32({ x })) return false;
-  runSumOfAll(k, "partialSquares", { x, y: total }, { accumulate: true });
+  runSumOfAll(k, "sumSquaresOfRows", { x: widened(k, x), y: total }, { accumulate: true });
   return true;
 };
 
@@ -76,7 +77,7 @@ export const broadcast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }, { outer
   overRows(k, outer, { inputs: { x }, outputs: { y } }, (io, { count }) => {
     const n = count * length;
     const { rows, split } = rowTasks(n, inner);
-    k.run("repeatRows", { ...io, n, length: Math.max(length, 1), inner, rows }, split);
+    k.run("repeatRows", { ...io, n, length, inner, rows }, split);
   });
   return true;
 };

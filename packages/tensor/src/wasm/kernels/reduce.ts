@@ -1,31 +1,31 @@
 /** Sums, extremes, copies and repeats along an axis of [outer, length, inner], and sums of squares. */
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
-import { forRows, rowAt, SUM_CHUNK, startChunk, wordAt } from "./tasks.ts";
-import { type Access, accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
+import { forRows, rowAt, wordAt } from "./tasks.ts";
+import { forVectors, maximizer, splat, summer } from "./vectors.ts";
 
-const UNROLL = 4;
+/** y[row] = factor · Σ x[row, ...], or of the squares, over rows of `c` of the `size` elements; the last row may be shorter. */
+const sumRowsOf = (squares: boolean) =>
+  defineKernel(
+    { ...words("x", "y", "n", "c", "size", "rows"), factor: "f32" } as const,
+    (f, { x, y, n, c, size, factor, rows }, { task }) => {
+      const at = f.i32();
+      const sumOf = summer(f);
+      forRows(f, task, { rows, n }, (row) => {
+        f.set(at, rowAt(x, row, c));
+        const count = f.i32(i32.min(f.i32(i32.sub(size, i32.mul(row, c))), c));
+        const sum = sumOf(count, [at], (sum, { load }) => {
+          if (!squares) return f32x4.add(sum, load(at));
+          const value = f.v128(load(at));
+          return f.madd(value, value, sum);
+        });
+        f.do(f32.store(wordAt(y, row), f32.mul(sum, factor)));
+      });
+    },
+  );
 
-/** y[row] = factor · Σ x[row, ...] over `c` elements; a task is `rows` rows. */
-export const sumRows = defineKernel(
-  { x: "i32", y: "i32", n: "i32", c: "i32", factor: "f32", rows: "i32" },
-  (f, { x, y, n, c, factor, rows }, { task }) => {
-    const at = f.i32();
-    const sums = accumulators(f, UNROLL);
-    forRows(f, task, { rows, n }, (row) => {
-      f.set(at, i32.add(x, i32.mul(i32.mul(row, c), 4)));
-      for (const sum of sums) f.set(sum, f32x4.splat(0));
-      forVectors(
-        f,
-        c,
-        [at],
-        ({ load, round }) => f.set(sums[round], f32x4.add(sums[round], load(at))),
-        UNROLL,
-      );
-      f.do(f32.store(i32.add(y, i32.mul(row, 4)), f32.mul(sumLanes(f, sums), factor)));
-    });
-  },
-);
+export const sumRows = sumRowsOf(false);
+export const sumSquaresOfRows = sumRowsOf(true);
 
 /** y[o, i] = factor · Σ_l x[o, l, i]; a task is `cols` elements of one o, summed in order of l. */
 export const sumColumns = defineKernel(
@@ -45,32 +45,10 @@ export const sumColumns = defineKernel(
       f.set(next, i32.add(next, i32.mul(inner, 4)));
     });
     f.set(to, start);
-    const all = f.v128(f32x4.splat(factor));
+    const all = splat(f, factor);
     forVectors(f, count, [to], ({ load, store }) => store(to, f32x4.mul(load(to), all)));
   },
 );
-
-const partial = (squares: boolean) =>
-  defineKernel({ x: "i32", y: "i32", n: "i32" }, (f, { x, y, n }, { task }) => {
-    const count = startChunk(f, task, n, { x }, SUM_CHUNK);
-    const sums = accumulators(f, UNROLL);
-    const one = f.v128(f32x4.splat(1));
-    forVectors(
-      f,
-      count,
-      [x],
-      ({ load, round }) => {
-        const value = f.v128(load(x));
-        f.set(sums[round], f.madd(value, squares ? value : one, sums[round]));
-      },
-      UNROLL,
-    );
-    f.do(f32.store(i32.add(y, i32.mul(task, 4)), sumLanes(f, sums)));
-  });
-
-/** y[task] = the sum of the task's SUM_CHUNK elements, or of their squares. */
-export const partialSums = partial(false);
-export const partialSquares = partial(true);
 
 /** y = factor · Σ partials, plus the old y if `accumulate`. */
 export const finishSum = defineKernel(
@@ -135,7 +113,7 @@ const extremeRows = (direction: 1 | -1) =>
     words("x", "value", "index", "n", "c", "rows"),
     (f, { x, value, index, n, c, rows }, { task }) => {
       const [at, end] = [f.i32(), f.i32()];
-      const largest = accumulators(f, UNROLL);
+      const largest = maximizer(f);
       const all = f.v128();
       /** The smallest is the largest of the negated elements. */
       const signed = (element: V128) => (direction > 0 ? element : f32x4.neg(element));
@@ -143,17 +121,8 @@ const extremeRows = (direction: 1 | -1) =>
         const start = f.i32(rowAt(x, row, c));
         f.set(end, i32.add(start, i32.mul(c, 4)));
         f.set(at, start);
-        // Accumulators start from the first element. pmax keeps its first operand if a comparison is false, so a NaN wins only as
-        // the first element.
         f.set(all, signed(v128.load32Splat(start)));
-        for (const best of largest) f.set(best, all);
-        const larger = ({ load, round, lanes }: Access) =>
-          f.set(
-            largest[round],
-            f32x4.pmax(largest[round], signed(lanes === 4 ? load(at) : v128.load32Splat(at))),
-          );
-        forVectors(f, c, [at], larger, UNROLL);
-        f.set(all, signed(f32x4.splat(maxLanes(f, largest))));
+        f.set(all, signed(f32x4.splat(largest(c, [at], ({ load }) => signed(load(at)), all))));
         f.set(at, start);
         f.while(
           i32.and(i32.leS(i32.sub(at, end), -16), i32.eqz(v128.anyTrue(f32x4.eq(v128.load(at), all)))),

@@ -18,7 +18,6 @@ interface NormIo {
 const norm =
   (kernel: "rmsNorm" | "layerNorm"): WasmOp =>
   (k, { x, gain, bias = null, y, mean = null, rstd }: NormIo, { N, C }, { eps }: { eps: number }) => {
-    if (C === 0) return false;
     const operands = { inputs: { x }, outputs: { y, mean, rstd }, whole: { gain, bias } };
     overRows(k, N, operands, (io, { count: n }) => {
       const { rows, split } = rowTasks(n, C);
@@ -42,7 +41,6 @@ interface BackwardXIo {
 const normBackwardX =
   (kernel: "rmsNormBackwardX" | "layerNormBackwardX"): WasmOp =>
   (k, { dy, x, mean, rstd, gain, dx }: BackwardXIo, { N, C }) => {
-    if (C === 0) return false;
     const inputs = { dy, x, mean: mean ?? null, rstd };
     overRows(k, N, { inputs, outputs: { dx }, whole: { gain } }, (io, { count: n }) => {
       const { rows, split } = rowTasks(n, C);

@@ -3,10 +3,7 @@ import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf } from "./math.ts";
 import { forRows, rowAt, wordAt } from "./tasks.ts";
-import { type Access, accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
-
-/** Accumulators of a sum over a row: enough to hide the latency of an addition. */
-const UNROLL = 4;
+import { type Access, forVectors, maximizer, splat, summer } from "./vectors.ts";
 
 /**
  * y = e^(x - max) / Σ e^(x - max) by row; with a mask, over the elements whose byte of the mask is not 0, and 0 elsewhere.
@@ -23,27 +20,20 @@ const softmaxOf = (masked: boolean) =>
     words("x", "mask", "y", "n", "c", "firstRow", "maskRows", "rows"),
     (f, { x, mask, y, n, c, firstRow, maskRows, rows }, { task }) => {
       const [xAt, yAt, maskAt] = [f.i32(), f.i32(), f.i32()];
-      const masks = masked ? [maskAt] : [];
-      const smallest = f.v128(f32x4.splat(-3.4028234663852886e38));
-      const largest = accumulators(f, UNROLL);
-      const sums = accumulators(f, 2);
-      const [half, shift, factor] = [f.v128(f32x4.splat(0.5)), f.v128(), f.v128()];
+      const masks = masked ? ([[maskAt, 1]] as const) : [];
+      const smallest = splat(f, -3.4028234663852886e38);
+      const [largest, sumOf] = [maximizer(f), summer(f, 2)];
+      const [half, shift, factor] = [splat(f, 0.5), f.v128(), f.v128()];
       const exp = expOf(f);
       forRows(f, task, { rows, n }, (row) => {
         const maskRow = masked
           ? f.i32(i32.add(mask, i32.mul(i32.remU(i32.add(row, firstRow), maskRows), c)))
           : 0;
-        for (const value of largest) f.set(value, smallest);
         f.set(xAt, rowAt(x, row, c));
         f.set(maskAt, maskRow);
-        const findLargest = ({ load, loadMask, lanes, round }: Access) => {
-          // A row's last elements come one by one, with zeros beside them, which must not count as a maximum.
-          const value = lanes === 4 ? load(xAt) : v128.load32Splat(xAt);
-          const visible = masked ? v128.bitselect(value, smallest, loadMask(maskAt)) : value;
-          f.set(largest[round], f32x4.pmax(largest[round], visible));
-        };
-        forVectors(f, c, [xAt], findLargest, UNROLL, masks);
-        f.set(shift, f32x4.splat(f32.mul(maxLanes(f, largest), 0.5)));
+        const visible = ({ load, loadMask }: Access) =>
+          masked ? v128.bitselect(load(xAt), smallest, loadMask(maskAt)) : load(xAt);
+        f.set(shift, f32x4.splat(f32.mul(largest(c, [xAt, ...masks], visible, smallest), 0.5)));
         f.set(xAt, rowAt(x, row, c));
         f.set(yAt, rowAt(y, row, c));
         f.set(maskAt, maskRow);
@@ -53,17 +43,9 @@ const softmaxOf = (masked: boolean) =>
           const value = exp(f32x4.add(difference, difference));
           store(yAt, masked ? v128.and(value, loadMask(maskAt)) : value);
         };
-        forVectors(f, c, [xAt, yAt], exponentiate, 2, masks);
-        for (const sum of sums) f.set(sum, f32x4.splat(0));
+        forVectors(f, c, [xAt, yAt, ...masks], exponentiate, 2);
         f.set(yAt, rowAt(y, row, c));
-        forVectors(
-          f,
-          c,
-          [yAt],
-          ({ load, round }) => f.set(sums[round], f32x4.add(sums[round], load(yAt))),
-          2,
-        );
-        const sum = f.f32(sumLanes(f, sums));
+        const sum = f.f32(sumOf(c, [yAt], (sum, { load }) => f32x4.add(sum, load(yAt))));
         const inverse = f32.div(1, sum);
         f.set(factor, f32x4.splat(masked ? f32.select(f32.gt(sum, 0), inverse, 0) : inverse));
         f.set(yAt, rowAt(y, row, c));
@@ -80,20 +62,12 @@ export const softmaxBackward = defineKernel(
   { dy: "i32", y: "i32", dx: "i32", n: "i32", c: "i32", rows: "i32" },
   (f, { dy, y, dx, n, c, rows }, { task }) => {
     const [dyAt, yAt, dxAt] = [f.i32(), f.i32(), f.i32()];
-    const sums = accumulators(f, UNROLL);
+    const sumOf = summer(f);
     const dot = f.v128();
     forRows(f, task, { rows, n }, (row) => {
       f.set(dyAt, rowAt(dy, row, c));
       f.set(yAt, rowAt(y, row, c));
-      for (const sum of sums) f.set(sum, f32x4.splat(0));
-      forVectors(
-        f,
-        c,
-        [dyAt, yAt],
-        ({ load, round }) => f.set(sums[round], f.madd(load(dyAt), load(yAt), sums[round])),
-        UNROLL,
-      );
-      f.set(dot, f32x4.splat(sumLanes(f, sums)));
+      f.set(dot, f32x4.splat(sumOf(c, [dyAt, yAt], (sum, { load }) => f.madd(load(dyAt), load(yAt), sum))));
       f.set(dyAt, rowAt(dy, row, c));
       f.set(yAt, rowAt(y, row, c));
       f.set(dxAt, rowAt(dx, row, c));
@@ -115,7 +89,7 @@ export const rope = defineKernel(
   } as const,
   (f, { x, cos, sin, y, first, n, t, h, p, direction, rows }, { task }) => {
     const [lowX, highX, lowY, highY, cosAt, sinAt, head] = Array.from({ length: 7 }, () => f.i32());
-    const sign = f.v128(f32x4.splat(direction));
+    const sign = splat(f, direction);
     const width = f.i32(i32.mul(p, 4));
     const rowBytes = f.i32(i32.mul(i32.mul(h, width), 2));
     forRows(f, task, { rows, n }, (row) => {

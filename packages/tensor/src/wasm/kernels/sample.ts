@@ -15,9 +15,8 @@ import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf } from "./math.ts";
-import { accumulators, forVectors, maxLanes, sumLanes } from "./vectors.ts";
+import { forVectors, maximizer, maxLanes, splat, summer } from "./vectors.ts";
 
-const UNROLL = 4;
 /** Elements whose weights are summed by themselves before they are added to the total: in one long float sum small weights get lost. */
 const STRIDE = 256;
 
@@ -75,25 +74,13 @@ function emitRaise(
 }
 
 /** Returns an emitter of the sum of `value` over the pairs (z, w) of the row. */
-function summer(f: FunctionBuilder, z: Local<"i32">, w: Local<"i32">, v: Local<"i32">) {
+function pairSummer(f: FunctionBuilder, { z, w, v }: Record<"z" | "w" | "v", Local<"i32">>) {
   const [zAt, wAt] = [f.i32(), f.i32()];
-  const sums = accumulators(f, UNROLL);
-  const first = f.v128(v128.constant([-1, 0, 0, 0]));
+  const sumOf = summer(f);
   return (value: (z: V128, w: V128) => V128): Expr<"f32"> => {
     f.set(zAt, z);
     f.set(wAt, w);
-    for (const sum of sums) f.set(sum, f32x4.splat(0));
-    forVectors(
-      f,
-      v,
-      [zAt, wAt],
-      ({ load, round, lanes }) => {
-        const term = value(load(zAt), load(wAt));
-        f.set(sums[round], f32x4.add(sums[round], lanes === 4 ? term : v128.and(term, first)));
-      },
-      UNROLL,
-    );
-    return sumLanes(f, sums);
+    return sumOf(v, [zAt, wAt], (sum, { load }) => f32x4.add(sum, value(load(zAt), load(wAt))));
   };
 }
 
@@ -156,14 +143,13 @@ export const sampleRow = defineKernel(
     emitPenalties(f, p, p.penalty, p.inversePenalty);
     const [at, to] = [f.i32(p.z), f.i32(p.w)];
     const best = f.v128(v128.load32Splat(p.z));
-    forVectors(f, p.v, [at], ({ lanes }) => {
-      f.set(best, f32x4.pmax(best, lanes === 4 ? v128.load(at) : v128.load32Splat(at)));
-    });
-    const top = f.v128(f32x4.splat(maxLanes(f, [best])));
-    const scale = f.v128(f32x4.splat(p.inverseTemperature));
-    const one = f.v128(f32x4.splat(1));
+    const top = splat(
+      f,
+      maximizer(f)(p.v, [at], ({ load }) => load(at), best),
+    );
+    const [scale, one] = [splat(f, p.inverseTemperature), splat(f, 1)];
     const exp = expOf(f);
-    const sum = summer(f, p.z, p.w, p.v);
+    const sum = pairSummer(f, p);
     // At temperature 0 only the largest logits are kept, and the first of them is drawn.
     const threshold = f.v128(top);
     f.if(
@@ -171,8 +157,8 @@ export const sampleRow = defineKernel(
       () => {
         f.set(at, p.z);
         f.set(best, top);
-        forVectors(f, p.v, [at, to], ({ load, store, lanes }) => {
-          const value = f.v128(lanes === 4 ? load(at) : v128.load32Splat(at));
+        forVectors(f, p.v, [at, to], ({ load, store }) => {
+          const value = f.v128(load(at));
           f.set(best, f32x4.pmin(best, value));
           store(to, exp(f32x4.mul(f32x4.sub(value, top), scale)));
         });

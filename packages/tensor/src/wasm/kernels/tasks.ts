@@ -1,12 +1,11 @@
 /** How work is cut into tasks: by these sizes alone, so that results do not depend on the number of threads. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, i32 } from "../assembler/instructions.ts";
+import { type Access, advance, forVectors, type Pointer } from "./vectors.ts";
 
 /** Elements of a task of an elementwise kernel. */
 export const CHUNK = 16384;
 
-/** Elements of one partial sum of a reduction to a scalar. */
-export const SUM_CHUNK = 65536;
 /** Rows of a matrix in a task that packs its columns. */
 export const PACK_STEPS = 64;
 /** Keys (or queries) that stream past a panel of attention at a time, and those that a task packs: multiples of both `panelRows`, 5 and 6. */
@@ -25,21 +24,27 @@ export const rowAt = (base: Local<"i32">, row: Expr<"i32">, c: Local<"i32">): Ex
 export const wordAt = (base: Local<"i32">, index: Expr<"i32">): Expr<"i32"> =>
   i32.add(base, i32.mul(index, 4));
 
-export type Pointers<K extends string> = Readonly<Record<K, Local<"i32">>>;
-
-/** Moves the pointers to the task's chunk of `size` words, and returns its number of elements. */
-export function startChunk<K extends string>(
+/** Moves the pointers to the task's chunk of n elements, and returns the number of elements in it. */
+export function startChunk(
   f: FunctionBuilder,
   task: Expr<"i32">,
   n: Local<"i32">,
-  pointers: Pointers<K>,
-  size = CHUNK,
+  pointers: readonly Pointer[],
 ): Local<"i32"> {
-  const first = f.i32(i32.mul(task, size));
-  for (const pointer of Object.values<Local<"i32">>(pointers)) {
-    f.set(pointer, i32.add(pointer, i32.mul(first, 4)));
-  }
-  return f.i32(i32.min(f.i32(i32.sub(n, first)), size));
+  const first = f.i32(i32.mul(task, CHUNK));
+  advance(f, pointers, first);
+  return f.i32(i32.min(f.i32(i32.sub(n, first)), CHUNK));
+}
+
+/** Runs the body over the task's chunk of n elements. */
+export function forChunk(
+  f: FunctionBuilder,
+  task: Expr<"i32">,
+  n: Local<"i32">,
+  pointers: readonly Pointer[],
+  body: (access: Access) => void,
+): void {
+  forVectors(f, startChunk(f, task, n, pointers), pointers, body);
 }
 
 /** Runs the body for each row of the task. */

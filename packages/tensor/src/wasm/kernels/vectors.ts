@@ -1,4 +1,4 @@
-/** Loops over vectors of four elements, and reductions over their lanes. */
+/** Loops over vectors of four elements, and reductions over them. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import {
   type Expr,
@@ -12,18 +12,30 @@ import {
   v128,
 } from "../assembler/instructions.ts";
 
-/**
- * How the body of a loop over a row reaches its elements: four at once, or at the end of the row one by one. `load` of a
- * single element has zeros in the other three lanes.
- */
+/** A pointer that a loop advances with its elements, of four bytes or of as many as are given. */
+export type Pointer = Local<"i32"> | readonly [pointer: Local<"i32">, bytes: 1 | 2 | 4];
+
+/** Advances pointers by a number of elements. */
+export function advance(f: FunctionBuilder, pointers: readonly Pointer[], elements: I32): void {
+  for (const entry of pointers) {
+    const [pointer, bytes] = "code" in entry ? [entry, 4] : entry;
+    const by = typeof elements === "number" ? bytes * elements : i32.mul(elements, bytes);
+    f.set(pointer, i32.add(pointer, by));
+  }
+}
+
+/** How the body of a loop over a row reaches its elements: four at once, or at the end of the row one by one. */
 export interface Access {
+  /** Four f32; a single one in every lane. */
   load(pointer: Local<"i32">): V128;
   store(pointer: Local<"i32">, value: V128): void;
   /** All bits of each lane whose byte of a mask is not 0; of a single element, in every lane. */
   loadMask(pointer: Local<"i32">): V128;
   /** Writes a byte for each lane: 1 where its bits are set, else 0. */
   storeMask(pointer: Local<"i32">, mask: V128): void;
-  /** The round of an unrolled loop, 0 .. unroll - 1: the number of the accumulator to add to. */
+  /** Adds to the round's accumulator; `next` is the new sum from the old one. A single element counts in one lane only. */
+  sum(sums: readonly Local<"v128">[], next: (sum: Local<"v128">) => V128): void;
+  /** The round of an unrolled loop, 0 .. unroll - 1: the number of the accumulator to use. */
   readonly round: number;
   /** How many elements there are. */
   readonly lanes: 4 | 1;
@@ -31,6 +43,7 @@ export interface Access {
 
 const ZERO = v128.constant([0, 0, 0, 0]);
 const ONES = v128.constant([1, 1, 1, 1]);
+const FIRST_LANE = v128.constant([-1, 0, 0, 0]);
 /** Bytes 0 .. 3 as the low bytes of four words; byte 16 is a zero of the second operand. */
 const WIDEN_BYTES = [0, 1, 2, 3].flatMap((byte) => [byte, 16, 16, 16]);
 /** The low bytes of four words, side by side. */
@@ -43,23 +56,25 @@ const fourAt = (f: FunctionBuilder, round: number): Access => ({
     i32x4.gtS(v128.shuffleBytes(v128.load32Zero(pointer, 4 * round), ZERO, WIDEN_BYTES), ZERO),
   storeMask: (pointer, mask) =>
     f.do(v128.store32Lane(pointer, v128.shuffleBytes(v128.and(mask, ONES), ZERO, LOW_BYTES), 0, 4 * round)),
+  sum: (sums, next) => f.set(sums[round], next(sums[round])),
   round,
   lanes: 4,
 });
 
 const single = (f: FunctionBuilder): Access => ({
-  load: v128.load32Zero,
+  load: v128.load32Splat,
   store: (pointer, value) => f.do(v128.store32Lane(pointer, value, 0)),
   loadMask: (pointer) => i32x4.gtS(i32x4.splat(i32.load8U(pointer)), ZERO),
   storeMask: (pointer, mask) => f.do(i32.store8(pointer, i32.and(i32x4.lane(mask, 0), 1))),
+  sum: ([sum], next) => f.set(sum, v128.bitselect(next(sum), sum, FIRST_LANE)),
   round: 0,
   lanes: 1,
 });
 
 /**
- * Runs the body over `count` f32 elements at each of `pointers`, and as many bytes at each of `masks`, four at a time and
- * then one by one; it leaves the pointers after the last element. With `unroll` rounds in a row, a sum can have an
- * accumulator for each, so that its additions do not wait for one another.
+ * Runs the body over `count` elements at each of the pointers, four at a time and then one by one; it leaves the pointers after
+ * the last element. With `unroll` rounds in a row, a sum can have an accumulator for each, so that its additions do not wait for
+ * one another.
  *
  *     while count >= 4 · unroll: body(round 0), ..., body(round unroll - 1)
  *     while count >= 4:          body(four elements)
@@ -68,36 +83,66 @@ const single = (f: FunctionBuilder): Access => ({
 export function forVectors(
   f: FunctionBuilder,
   count: I32,
-  pointers: readonly Local<"i32">[],
+  pointers: readonly Pointer[],
   body: (access: Access) => void,
   unroll = 1,
-  masks: readonly Local<"i32">[] = [],
 ): void {
   const left = f.i32(count);
-  const advance = (elements: number) => {
-    for (const pointer of pointers) f.set(pointer, i32.add(pointer, 4 * elements));
-    for (const pointer of masks) f.set(pointer, i32.add(pointer, elements));
-    f.set(left, i32.sub(left, elements));
-  };
-  if (unroll > 1) {
-    f.while(i32.geS(left, 4 * unroll), () => {
-      for (let round = 0; round < unroll; round++) body(fourAt(f, round));
-      advance(4 * unroll);
+  const loop = (accesses: readonly Access[]) => {
+    const elements = accesses.reduce((sum, { lanes }) => sum + lanes, 0);
+    f.while(i32.geS(left, elements), () => {
+      for (const access of accesses) body(access);
+      advance(f, pointers, elements);
+      f.set(left, i32.sub(left, elements));
     });
-  }
-  f.while(i32.geS(left, 4), () => {
-    body(fourAt(f, 0));
-    advance(4);
-  });
-  f.while(i32.gtS(left, 0), () => {
-    body(single(f));
-    advance(1);
-  });
+  };
+  if (unroll > 1) loop(Array.from({ length: unroll }, (_, round) => fourAt(f, round)));
+  loop([fourAt(f, 0)]);
+  loop([single(f)]);
 }
 
-/** Accumulators of a reduction. */
-export const accumulators = (f: FunctionBuilder, count: number, start?: V128): Local<"v128">[] =>
-  Array.from({ length: count }, () => f.v128(start));
+/** A value in all lanes. */
+export const splat = (f: FunctionBuilder, value: F32): Local<"v128"> => f.v128(f32x4.splat(value));
+
+/** Accumulators of a loop over a row. Four hide the latency of an addition. */
+export const accumulators = (f: FunctionBuilder, count = 4): Local<"v128">[] =>
+  Array.from({ length: count }, () => f.v128());
+
+export const setAll = (f: FunctionBuilder, locals: readonly Local<"v128">[], value: V128): void => {
+  for (const local of locals) f.set(local, value);
+};
+
+/** Returns an emitter of sums over rows of `count` elements; `next` gives the new sum from the old one and four elements. */
+export function summer(f: FunctionBuilder, unroll = 4) {
+  const sums = accumulators(f, unroll);
+  return (
+    count: I32,
+    pointers: readonly Pointer[],
+    next: (sum: Local<"v128">, access: Access) => V128,
+  ): Expr<"f32"> => {
+    setAll(f, sums, ZERO);
+    forVectors(f, count, pointers, (access) => access.sum(sums, (sum) => next(sum, access)), unroll);
+    return sumLanes(f, sums);
+  };
+}
+
+/** Returns an emitter of the largest of `start` (a vector) and of `value` over a row of `count` elements. */
+export function maximizer(f: FunctionBuilder, unroll = 4) {
+  const bests = accumulators(f, unroll);
+  return (
+    count: I32,
+    pointers: readonly Pointer[],
+    value: (access: Access) => V128,
+    start: V128,
+  ): Expr<"f32"> => {
+    setAll(f, bests, start);
+    // pmax keeps its first operand if a comparison is false, so a NaN wins only as the start.
+    const larger = (access: Access) =>
+      f.set(bests[access.round], f32x4.pmax(bests[access.round], value(access)));
+    forVectors(f, count, pointers, larger, unroll);
+    return maxLanes(f, bests);
+  };
+}
 
 const fold = <T>(values: readonly T[], combine: (a: T, b: T) => T): T => {
   if (values.length === 1) return values[0];
@@ -118,6 +163,3 @@ export function maxLanes(f: FunctionBuilder, vectors: readonly V128[]): Expr<"f3
   const pair = (a: number, b: number): F32 => f32.max(f32x4.lane(all, a), f32x4.lane(all, b));
   return f32.max(pair(0, 2), pair(1, 3));
 }
-
-/** A mask of the first lane: for sums whose term is not 0 in the lanes without an element. */
-export const firstLane = (f: FunctionBuilder): Local<"v128"> => f.v128(v128.constant([-1, 0, 0, 0]));

@@ -1,6 +1,6 @@
 /**
- * AdamW with 8-bit moments. The moments are computed in float32 without fused multiply-add, so that their codes agree with the
- * reference to the bit.
+ * Optimizer steps, in place. In AdamW with 8-bit moments the moments are computed without fused multiply-add, so that their codes
+ * agree with the reference to the bit:
  *
  *     middles = midpoints of neighbouring entries of both maps
  *     for block of 256 elements of the task:
@@ -9,10 +9,10 @@
  *       code = how many midpoints lie below m / largest (v / largest), by a binary search without branches
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type Expr, f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
+import { type Expr, f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, type ParamTypes, words } from "./kernel.ts";
-import { forRows } from "./tasks.ts";
-import { firstLane, forVectors, maxLanes } from "./vectors.ts";
+import { forChunk, forRows, wordAt } from "./tasks.ts";
+import { forVectors, maxLanes, setAll, splat } from "./vectors.ts";
 
 /** Elements of a block of moments, and entries of a map. */
 const BLOCK = 256;
@@ -23,6 +23,82 @@ const MIDDLES_BYTES = 4 * ENTRIES;
 const [MEANS, SQUARES, MIDDLES] = [0, MOMENT_BYTES, 2 * MOMENT_BYTES];
 /** Replaces a largest magnitude of 0 as a divisor. */
 const MIN_DIVISOR = 1e-37;
+
+/** The gradient's factor: the scalar at an address, or 1. */
+function gradFactor(f: FunctionBuilder, gradScale: Local<"i32">): Local<"v128"> {
+  const factor = splat(f, 1);
+  f.if(gradScale, () => f.set(factor, v128.load32Splat(gradScale)));
+  return factor;
+}
+
+/** stepSize = lr / (1 - beta1^step), correction2 = 1 / (1 - beta2^step), decay = lr · weightDecay. */
+const ADAMW = {
+  ...{ beta1: "f32", oneMinusBeta1: "f32", beta2: "f32", oneMinusBeta2: "f32" },
+  ...{ eps: "f32", stepSize: "f32", correction2: "f32", decay: "f32" },
+} as const satisfies ParamTypes;
+
+type AdamwNumbers = Readonly<Record<keyof typeof ADAMW, Local<"v128">>>;
+
+const adamwNumbers = (
+  f: FunctionBuilder,
+  args: Readonly<Record<keyof typeof ADAMW, Local<"f32">>>,
+): AdamwNumbers =>
+  Object.fromEntries(
+    Object.keys(ADAMW).map((name) => [name, splat(f, args[name as keyof typeof ADAMW])]),
+  ) as AdamwNumbers;
+
+/** The new parameter, from the old one and the new moments. */
+function adamwValue(
+  f: FunctionBuilder,
+  { eps, stepSize, correction2, decay }: AdamwNumbers,
+  { p, mean, square }: { p: V128; mean: Local<"v128">; square: Local<"v128"> },
+): V128 {
+  const root = f32x4.add(f32x4.sqrt(f32x4.mul(square, correction2)), eps);
+  const value = f.v128(p);
+  return f32x4.sub(value, f.madd(decay, value, f32x4.div(f32x4.mul(stepSize, mean), root)));
+}
+
+/** A task is a chunk of elements. */
+export const adamw = defineKernel(
+  { ...words("p", "m", "v", "g", "n", "gradScale"), ...ADAMW } as const,
+  (f, { p, m, v, g, n, gradScale, ...args }, { task }) => {
+    const factor = gradFactor(f, gradScale);
+    const numbers = adamwNumbers(f, args);
+    const { beta1, oneMinusBeta1, beta2, oneMinusBeta2 } = numbers;
+    forChunk(f, task, n, [p, m, v, g], ({ load, store }) => {
+      const gradient = f.v128(f32x4.mul(load(g), factor));
+      const mean = f.v128(f.madd(oneMinusBeta1, gradient, f32x4.mul(beta1, load(m))));
+      const square = f.v128(f.madd(f32x4.mul(oneMinusBeta2, gradient), gradient, f32x4.mul(beta2, load(v))));
+      store(p, adamwValue(f, numbers, { p: load(p), mean, square }));
+      store(m, mean);
+      store(v, square);
+    });
+  },
+);
+
+/** As in PyTorch: d = g · gradScale + weightDecay · p, m = momentum · m + d, p -= lr · (m, or d + momentum · m). A task is a chunk. */
+export const sgd = defineKernel(
+  {
+    ...words("p", "m", "g", "n", "gradScale", "nesterov"),
+    ...{ lr: "f32", momentum: "f32", weightDecay: "f32" },
+  } as const,
+  (f, { p, m, g, n, gradScale, nesterov, ...numbers }, { task }) => {
+    const factor = gradFactor(f, gradScale);
+    const [lr, momentum, weightDecay] = [numbers.lr, numbers.momentum, numbers.weightDecay].map((number) =>
+      splat(f, number),
+    );
+    // The step is lr · (ofD · d + ofM · m): with Nesterov momentum ofD = 1 and ofM = momentum, else 0 and 1.
+    const ofM = splat(f, f32.select(nesterov, numbers.momentum, 1));
+    const ofD = splat(f, f32.select(nesterov, 1, 0));
+    forChunk(f, task, n, [p, m, g], ({ load, store }) => {
+      const value = f.v128(load(p));
+      const d = f.v128(f.madd(load(g), factor, f32x4.mul(weightDecay, value)));
+      const mean = f.v128(f.madd(momentum, load(m), d));
+      store(m, mean);
+      store(p, f32x4.sub(value, f32x4.mul(lr, f.madd(ofD, d, f32x4.mul(ofM, mean)))));
+    });
+  },
+);
 
 /** middles[c] = (map[c] + map[c + 1]) / 2 for the 255 pairs. */
 function emitMiddles(f: FunctionBuilder, maps: Local<"i32">, scratch: Local<"i32">): void {
@@ -83,8 +159,8 @@ interface Encoded {
 /** Divides the moments of a block by the largest of each, and stores their codes. */
 function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smallest }: Encoded): void {
   const [m, v] = [MEANS, SQUARES].map((at) => f.i32(i32.add(scratch, at)));
-  const [mLargest, vLargest] = largest.map((value) => f.v128(f32x4.splat(f32.max(value, MIN_DIVISOR))));
-  const zero = f.v128(f32x4.splat(0));
+  const [mLargest, vLargest] = largest.map((value) => splat(f, f32.max(value, MIN_DIVISOR)));
+  const zero = splat(f, 0);
   forVectors(f, count, [m, v], ({ load, store }) => {
     store(m, f32x4.div(load(m), mLargest));
     const square = f.v128(load(v));
@@ -100,75 +176,50 @@ function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smalle
   });
 }
 
-const NUMBERS = {
-  ...{ beta1: "f32", oneMinusBeta1: "f32", beta2: "f32", oneMinusBeta2: "f32" },
-  ...{ eps: "f32", stepSize: "f32", correction2: "f32", decay: "f32" },
-} as const satisfies ParamTypes;
-
-/** Returns an emitter of one AdamW step: new moments and parameter from the gradient and the old ones. */
-function stepper(f: FunctionBuilder, args: { readonly [K in keyof typeof NUMBERS]: Local<"f32"> }) {
-  const all = Object.keys(NUMBERS).map((name) => [
-    name,
-    f.v128(f32x4.splat(args[name as keyof typeof NUMBERS])),
-  ]);
-  const numbers: { readonly [K in keyof typeof NUMBERS]: Local<"v128"> } = Object.fromEntries(all);
-  const { beta1, oneMinusBeta1, beta2, oneMinusBeta2, eps, stepSize, correction2, decay } = numbers;
-  const { add, mul, div, sub, sqrt } = f32x4;
-  return (gradient: Local<"v128">, { m, v, p }: Record<"m" | "v" | "p", V128>) => {
-    const squared = f.v128(mul(gradient, gradient));
-    const mean = f.v128(add(mul(beta1, m), mul(oneMinusBeta1, gradient)));
-    const square = f.v128(add(mul(beta2, v), mul(oneMinusBeta2, squared)));
-    const root = add(sqrt(mul(square, correction2)), eps);
-    const value = f.v128(p);
-    return { mean, square, value: sub(value, f.madd(decay, value, div(mul(stepSize, mean), root))) };
-  };
-}
-
-/** A task is `rows` blocks; the numbers are those of `adamw`. */
+/** A task is `rows` blocks. */
 export const adamw8 = defineKernel(
   {
     ...words("p", "mCodes", "vCodes", "mMax", "vMax", "maps", "g", "gradScale", "n", "blocks", "rows"),
-    ...NUMBERS,
+    ...ADAMW,
   } as const,
   (f, args, { task, scratch }) => {
     emitMiddles(f, args.maps, scratch);
-    const factor = f.v128(f32x4.splat(1));
-    f.if(args.gradScale, () => f.set(factor, v128.load32Splat(args.gradScale)));
-    const step = stepper(f, args);
-    const magnitude = f.v128(i32x4.splat(0x7fffffff));
-    const onlyFirst = firstLane(f);
+    const factor = gradFactor(f, args.gradScale);
+    const numbers = adamwNumbers(f, args);
+    const { beta1, oneMinusBeta1, beta2, oneMinusBeta2 } = numbers;
     const [mScale, vScale, mBest, vBest] = Array.from({ length: 4 }, () => f.v128());
     const vMap = f.i32(i32.add(args.maps, 4 * ENTRIES));
     const smallest = f.v128(v128.load32Splat(vMap, 4));
     const [p, g, m, v, mCodes, vCodes] = Array.from({ length: 6 }, () => f.i32());
+    const { add, mul } = f32x4;
     /** Writes new moments and parameters of a block, and finds the largest magnitudes. */
     const update = (count: Local<"i32">) =>
-      forVectors(f, count, [p, g, m, v], ({ load, store, lanes }) => {
-        const gradient = f.v128(f32x4.mul(load(g), factor));
-        const moments = { m: f32x4.mul(load(m), mScale), v: f32x4.mul(load(v), vScale) };
-        const { mean, square, value } = step(gradient, { ...moments, p: load(p) });
-        store(p, value);
-        for (const [pointer, moment, best] of [[m, mean, mBest] as const, [v, square, vBest] as const]) {
-          store(pointer, moment);
-          const size = v128.and(moment, magnitude);
-          f.set(best, f32x4.pmax(best, lanes === 4 ? size : v128.and(size, onlyFirst)));
-        }
+      forVectors(f, count, [p, g, m, v], ({ load, store }) => {
+        const gradient = f.v128(mul(load(g), factor));
+        const squared = f.v128(mul(gradient, gradient));
+        const mean = f.v128(add(mul(beta1, mul(load(m), mScale)), mul(oneMinusBeta1, gradient)));
+        const square = f.v128(add(mul(beta2, mul(load(v), vScale)), mul(oneMinusBeta2, squared)));
+        store(p, adamwValue(f, numbers, { p: load(p), mean, square }));
+        store(m, mean);
+        store(v, square);
+        f.set(mBest, f32x4.pmax(mBest, f32x4.abs(mean)));
+        f.set(vBest, f32x4.pmax(vBest, f32x4.abs(square)));
       });
     forRows(f, task, { rows: args.rows, n: args.blocks }, (block) => {
       const first = f.i32(i32.mul(block, BLOCK));
       const count = f.i32(i32.min(f.i32(i32.sub(args.n, first)), BLOCK));
-      for (const [pointer, start] of [[p, args.p] as const, [g, args.g] as const])
-        f.set(pointer, i32.add(start, i32.mul(first, 4)));
+      f.set(p, wordAt(args.p, first));
+      f.set(g, wordAt(args.g, first));
       f.set(mCodes, i32.add(args.mCodes, first));
       f.set(vCodes, i32.add(args.vCodes, first));
       f.set(m, i32.add(scratch, MEANS));
       f.set(v, i32.add(scratch, SQUARES));
       emitDecode(f, [mCodes, args.maps, m], count);
       emitDecode(f, [vCodes, vMap, v], count);
-      const [mAt, vAt] = [args.mMax, args.vMax].map((max) => f.i32(i32.add(max, i32.mul(block, 4))));
+      const [mAt, vAt] = [args.mMax, args.vMax].map((max) => f.i32(wordAt(max, block)));
       f.set(mScale, v128.load32Splat(mAt));
       f.set(vScale, v128.load32Splat(vAt));
-      for (const best of [mBest, vBest]) f.set(best, f32x4.splat(0));
+      setAll(f, [mBest, vBest], f32x4.splat(0));
       update(count);
       const largest = [f.f32(maxLanes(f, [mBest])), f.f32(maxLanes(f, [vBest]))] as const;
       f.do(f32.store(mAt, largest[0]), f32.store(vAt, largest[1]));
