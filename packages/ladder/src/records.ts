@@ -2,7 +2,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type ChatMessage, type ChatTemplate, messageSchema, type TextPiece } from "./chat-template.ts";
-import type { EncodingOptions } from "./tokenizer.ts";
+import type { EncodingOptions, Tokenizer } from "./tokenizer.ts";
 
 /** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
 export type Source = string;
@@ -184,6 +184,15 @@ export interface EncodeOptions {
   /** Encode prompts and completions, and questions with choices, as conversations too. */
   readonly asChat?: boolean;
 }
+
+/** The options that a tokenizer decides. BOS is added where the tokenizer itself puts it in front of a text. */
+export const encodingBy = (
+  tokenizer: Tokenizer,
+): Required<Pick<EncodeOptions, "bosId" | "eosId" | "chat">> => ({
+  bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
+  eosId: tokenizer.eosIds[0] ?? null,
+  chat: tokenizer.chatTemplate(),
+});
 
 /** The text of a question, with its context. */
 export const questionText = ({ context, question }: { context?: string | undefined; question: string }) =>

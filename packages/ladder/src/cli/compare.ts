@@ -159,9 +159,10 @@ async function compareRuns(
       for (const variant of variants) settingsOf(variant, options, device); // reports mistakes before hours are spent
       for (const variant of variants) {
         report.note(`\n${variant.name}`);
-        const result = await resultOf(device, report, options, variant, stop.signal).catch((error) => {
-          if (results.length === 0) throw error;
-          return failedRun(report, variant, error); // what the earlier methods came to is worth a table
+        const result = await runVariant(device, report, options, variant, stop.signal).catch((error) => {
+          // A failure of the first method that is not its own would be that of all; later, earlier results deserve their table.
+          if (results.length === 0 && !isOfOneMethod(error)) throw error;
+          return failedRun(report, variant, error);
         });
         results.push(result);
         if (stop.signal.aborted || ("error" in result && !OF_ONE_METHOD.includes(result.error.code))) break;
@@ -180,23 +181,8 @@ async function compareRuns(
   }
 }
 
-/** Throws what would fail the other methods as well. */
-async function resultOf(
-  device: Device,
-  report: Report,
-  options: CompareOptions,
-  variant: Variant,
-  signal: AbortSignal,
-): Promise<Result> {
-  try {
-    return await runVariant(device, report, options, variant, signal);
-  } catch (error) {
-    if (error instanceof SidenetError && [...OF_ONE_METHOD, "L-STOPPED"].includes(error.code)) {
-      return failedRun(report, variant, error);
-    }
-    throw error;
-  }
-}
+const isOfOneMethod = (error: unknown): boolean =>
+  error instanceof SidenetError && [...OF_ONE_METHOD, "L-STOPPED"].includes(error.code);
 
 /** Reports the error at once. Rethrows errors that are not the library's. */
 function failedRun(report: Report, { name }: Variant, error: unknown): FailedRun {

@@ -271,10 +271,9 @@ async function train(
   if (options.patience !== undefined && options.evalEvery === undefined)
     throw new SidenetError("C-USAGE", "--patience counts the evaluations of --eval-every. Give both.");
   refuseOtherMethods(command, options.method);
-  const { model, output: outputDir, method, onNonfinite: onNonFinite } = options;
+  const { output: outputDir, method, onNonfinite: onNonFinite } = options;
   const run: Omit<TrainRunOptions, "storage" | "memory"> = {
     ...options,
-    model,
     data: options.data.map(weightedFile),
     fields: fieldMapping(options),
     outputDir,

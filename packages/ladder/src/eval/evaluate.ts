@@ -29,7 +29,6 @@ import {
   FIRST_WRONG_LEAD,
   gsm8kQuestion,
   gsm8kRow,
-  isRight,
   type Task,
 } from "./tasks.ts";
 
@@ -205,7 +204,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
   const prompts = questions.map((question) => promptIds(question, tokenizer, options.template));
   const resultOf = (answers: readonly Continuation[]): EvalResult => {
     const numbers = answers.map(({ text }) => finalNumber(text));
-    const right = questions.map((question, i) => isRight(question, answers[i].text));
+    const right = questions.map(({ final }, i) => numbers[i] === final);
     return {
       metrics: [
         proportion("exact_match", right),

@@ -180,6 +180,3 @@ export function trainingRecord(task: Task, value: unknown, source: Source, asCha
   const question = choiceQuestion(choiceRow(value, source), task);
   return pair(question, question.choices[question.label]);
 }
-
-/** Whether a text arrives at the right number. */
-export const isRight = ({ final }: NumberQuestion, text: string): boolean => finalNumber(text) === final;

@@ -98,8 +98,11 @@ export async function openAdapter(folder: string, device: Device, model: ModelCo
     return await loadAdapter(device, config, model, checkpoint);
   } catch (cause) {
     if (!(cause instanceof SidenetError) || cause.code !== "L-ADAPTER-CONFIG") throw cause;
-    const path = join(folder, ADAPTER_FILES.config);
-    throw new SidenetError(cause.code, `${path}: ${cause.text} Is it an adapter of this model?`, { cause });
+    throw new SidenetError(
+      cause.code,
+      `${configPath(folder)}: ${cause.text} Is it an adapter of this model?`,
+      { cause },
+    );
   } finally {
     await checkpoint.close();
   }

@@ -1,10 +1,9 @@
 /** Text that a quantization is calibrated on, as rows of tokens. */
-
 import { contextLimit, type ModelConfig } from "../config.ts";
 import { joinRecords, packRows } from "../data/batches.ts";
 import { recordParser } from "../data/record-list.ts";
 import type { TokenBatch } from "../decoder.ts";
-import { encodeRecord, type FieldMapping, type TokenRecord } from "../records.ts";
+import { encodeRecord, encodingBy, type FieldMapping, type TokenRecord } from "../records.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { openRecords } from "./data/record-store.ts";
 
@@ -29,11 +28,9 @@ async function takeRecords(
   maxLength: number,
 ): Promise<TokenRecord[]> {
   const encoding = {
-    bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
-    eosId: tokenizer.eosIds[0] ?? null,
+    ...encodingBy(tokenizer),
     maxLength: Number.MAX_SAFE_INTEGER, // what is learned of a record does not matter here, so it is cut afterwards
     cut: false,
-    chat: tokenizer.chatTemplate(),
   };
   const store = await openRecords(data, recordParser(fields));
   try {

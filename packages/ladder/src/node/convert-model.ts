@@ -13,7 +13,7 @@ import { parameterCount } from "../side-config.ts";
 import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { calibrationRows } from "./calibration-rows.ts";
-import { type CarriedTokenizer, ggufTokenizer } from "./carry-tokenizer.ts";
+import { ggufTokenizer } from "./carry-tokenizer.ts";
 import type {
   ConvertOptions,
   ConvertProgress,
@@ -30,7 +30,7 @@ const GGUF_TYPES: Partial<Record<ConvertType, GgufWriteType>> = { f32: "F32", f1
 
 function checkType({ output, type }: ConvertOptions): "gguf" | "safetensors" {
   const format = output.endsWith(".gguf") ? "gguf" : "safetensors";
-  const known = format === "gguf" ? ["f32", "f16", "q8_0"] : ["f32", "f16", "bf16", "nf4"];
+  const known = format === "gguf" ? Object.keys(GGUF_TYPES) : ["f32", "f16", "bf16", "nf4"];
   if (known.includes(type)) return format;
   const other = format === "gguf" ? "a folder holds it" : "a file that ends in .gguf holds it";
   throw new SidenetError(
@@ -79,10 +79,10 @@ function warningsFor({ type, adapter }: ConvertOptions, tensors: readonly ModelT
 
 async function writeGguf(
   model: OutgoingModel,
-  tokenizer: CarriedTokenizer,
   options: ConvertOptions,
   onProgress: ConvertProgress,
-): Promise<{ bytes: number; files: string[] }> {
+): Promise<Pick<ConvertSummary, "bytes" | "files" | "missing">> {
+  const tokenizer = await ggufTokenizer(model.files, model.config);
   const type = GGUF_TYPES[options.type]!;
   const name = basename(options.model).replace(/\.gguf$/, "");
   const metadata = { ...ggufModelFields(model.config, name, type), ...tokenizer.fields };
@@ -100,7 +100,8 @@ async function writeGguf(
   }));
   await makeFolder(dirname(resolve(options.output)));
   await writeFileAtomic(options.output, streamGguf(metadata, reported));
-  return { bytes: (await stat(options.output)).size, files: [basename(options.output)] };
+  const { size: bytes } = await stat(options.output);
+  return { bytes, files: [basename(options.output)], missing: tokenizer.missing };
 }
 
 /**
@@ -129,7 +130,7 @@ export async function convertModel(
       using adapter =
         adapterFolder === null || whole ? null : await openAdapter(adapterFolder, device, files.config);
       const own = modelTensors(files.config, whole ?? files.checkpoint, device);
-      return await writeModel(device, files, { own, adapter }, options, onProgress);
+      return await writeModel(device, files, { own, adapter, format }, options, onProgress);
     } finally {
       await whole?.close();
     }
@@ -138,32 +139,30 @@ export async function convertModel(
   }
 }
 
+interface ModelParts {
+  readonly own: readonly ModelTensor[];
+  readonly adapter: Adapter | null;
+  readonly format: ConvertSummary["format"];
+}
+
 /** Writes a model of these tensors, with an adapter as part of them. */
 async function writeModel(
   device: Device,
   files: ModelFiles,
-  { own, adapter }: { readonly own: readonly ModelTensor[]; readonly adapter: Adapter | null },
+  { own, adapter, format }: ModelParts,
   options: ConvertOptions,
   onProgress: ConvertProgress,
 ): Promise<ConvertSummary> {
   const { output, type } = options;
-  const format = checkType(options);
   const { config, tensors } = adapter
     ? mergeAdapter(files.config, own, adapter)
     : { config: files.config, tensors: own };
   using calibrated = await openCalibration(device, options, files, config, tensors);
   const outgoing: OutgoingModel = { files, config, tensors, type, calibrated };
+  const written =
+    format === "gguf"
+      ? await writeGguf(outgoing, options, onProgress)
+      : await writeSafetensorsFolder(device, outgoing, options, onProgress);
   const warnings = warningsFor(options, own);
-  const missing: string[] = [];
-  let written: { bytes: number; files: string[] };
-  if (format === "gguf") {
-    const tokenizer = await ggufTokenizer(files, config);
-    missing.push(...tokenizer.missing);
-    written = await writeGguf(outgoing, tokenizer, options, onProgress);
-  } else {
-    const { missing: absent, ...rest } = await writeSafetensorsFolder(device, outgoing, options, onProgress);
-    missing.push(...absent);
-    written = rest;
-  }
-  return { output, format, type, parameters: parameterCount(tensors), ...written, missing, warnings };
+  return { output, format, type, parameters: parameterCount(tensors), ...written, warnings };
 }

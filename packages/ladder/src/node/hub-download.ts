@@ -12,6 +12,7 @@ import {
   TransientError,
   withRetries,
 } from "./hub-fetch.ts";
+import { isOtherProcess } from "./other-process.ts";
 
 /** A file in the listing of a repository; `lfs.oid` is the SHA-256 of its content, `oid` git's hash of a small file. */
 export interface HubEntry {
@@ -37,15 +38,6 @@ function hashOf({ lfs, size }: HubEntry): Hash {
   return lfs ? createHash("sha256") : createHash("sha1").update(`blob ${size}\0`);
 }
 
-const isAlive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-};
-
 const partName = (target: string): string => `${target}.${process.pid}.incomplete`;
 
 /** Takes over what an earlier process left of this file; each living process has a file of its own. */
@@ -55,7 +47,7 @@ async function adoptPart(target: string): Promise<void> {
     const pid = name.startsWith(prefix)
       ? /^(\d+)\.incomplete$/.exec(name.slice(prefix.length))?.[1]
       : undefined;
-    if (pid === undefined || Number(pid) === process.pid || isAlive(Number(pid))) continue;
+    if (pid === undefined || Number(pid) === process.pid || isOtherProcess(Number(pid))) continue;
     await rename(join(dirname(target), name), partName(target)).catch(() => {}); // somebody else was faster
     return;
   }

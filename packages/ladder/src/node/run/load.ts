@@ -8,7 +8,7 @@ import { type RecordList, type RecordParser, recordParser } from "../../data/rec
 import { Decoder } from "../../decoder.ts";
 import { trainingRecord } from "../../eval/tasks.ts";
 import { loadWeights } from "../../load-weights.ts";
-import { type EncodeOptions, mapFields, type TokenRecord } from "../../records.ts";
+import { type EncodeOptions, encodingBy, mapFields, type TokenRecord } from "../../records.ts";
 import type { Tokenizer } from "../../tokenizer.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
 import { withTemplateOf } from "../inference.ts";
@@ -158,11 +158,9 @@ function encodingOf(
     );
   }
   return {
-    bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
-    eosId: tokenizer.eosIds[0] ?? null,
+    ...encodingBy(tokenizer),
     maxLength: Math.min(maxLength ?? context, context),
     cut: maxLength !== null,
-    chat: tokenizer.chatTemplate(),
     asChat: template === "chat",
   };
 }

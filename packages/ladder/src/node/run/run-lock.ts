@@ -5,23 +5,14 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { fileError } from "../file-source.ts";
 import { makeFolder, removeEmptyFolders } from "../make-folder.ts";
+import { isOtherProcess } from "../other-process.ts";
 
 const LOCK = ".lock";
-
-/** Whether a process of this machine, other than this one, goes by this number. */
-function isAlive(pid: number): boolean {
-  if (pid === process.pid) return false; // an earlier process had the number
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM"; // another user's
-  }
-}
 
 /** The process named by a lock if it is alive; a process of another machine cannot be checked. */
 async function holder(path: string): Promise<number | null> {
   const [, pid, host] = /^(\d+) (.*)$/.exec(await readFile(path, "utf8").catch(() => "")) ?? [];
-  return host === hostname() && isAlive(Number(pid)) ? Number(pid) : null;
+  return host === hostname() && isOtherProcess(Number(pid)) ? Number(pid) : null;
 }
 
 /**
