@@ -30,6 +30,16 @@ export async function readJsonFile(path: string): Promise<unknown> {
   }
 }
 
+/** `readJsonFile` of a file that need not exist: undefined where there is none. */
+export async function readJsonFileIfExists(path: string): Promise<unknown> {
+  try {
+    return await readJsonFile(path);
+  } catch (error) {
+    if (error instanceof SidenetError && error.code === "L-FILE-MISSING") return undefined;
+    throw error;
+  }
+}
+
 /** Writes a value as a JSON file for people to read, whole or not at all. Throws as `writeFileAtomic`. */
 export async function writeJsonFile(path: string, value: unknown): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);

@@ -2,13 +2,13 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
-import { type BytesByCategory, CATEGORIES, SidenetError } from "@sidenet/tensor";
+import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { type EvalMetrics, isEvaluation, type StepMetrics } from "../run/metrics.ts";
 import type { StepProfile } from "../run/step-profile.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { fileError } from "./file-source.ts";
-import { readJsonFile } from "./json-file.ts";
+import { readJsonFileIfExists } from "./json-file.ts";
 import { type RunFailure, readFailure } from "./run/failure.ts";
 import { readMetrics } from "./run/metrics-log.ts";
 import { RUN_FILES, type RunFile, readRunFile } from "./run/run-folder.ts";
@@ -29,7 +29,6 @@ export interface ReportedRun {
 /** What a page of a folder shows. */
 export interface ReportData {
   readonly title: string;
-  readonly categories: readonly (keyof BytesByCategory)[];
   readonly runs: readonly ReportedRun[];
 }
 
@@ -43,26 +42,17 @@ const resultsSchema = z.looseObject({
   ),
 });
 
-/** A JSON file that need not be there. */
-async function optionalJson(path: string): Promise<unknown> {
-  try {
-    return await readJsonFile(path);
-  } catch (error) {
-    if (error instanceof SidenetError && error.code === "L-FILE-MISSING") return null;
-    throw error;
-  }
-}
-
 async function readRun(folder: string, name: string): Promise<ReportedRun> {
   const lines = await readMetrics(join(folder, RUN_FILES.metrics));
   return {
     name,
     run: await readRunFile(folder),
     failure: await readFailure(folder),
-    summary: (await optionalJson(join(folder, RUN_FILES.summary))) as ReportedRun["summary"],
+    summary: ((await readJsonFileIfExists(join(folder, RUN_FILES.summary))) ??
+      null) as ReportedRun["summary"],
     steps: lines.filter((line): line is StepMetrics => !isEvaluation(line)),
     evaluations: lines.filter(isEvaluation),
-    profile: (await optionalJson(join(folder, RUN_FILES.profile))) as StepProfile | null,
+    profile: ((await readJsonFileIfExists(join(folder, RUN_FILES.profile))) ?? null) as StepProfile | null,
   };
 }
 
@@ -71,9 +61,8 @@ async function readRun(folder: string, name: string): Promise<ReportedRun> {
  * or `L-RUN` for files that cannot be read.
  */
 export async function readReportData(folder: string): Promise<ReportData> {
-  const categories = CATEGORIES;
-  const json = await optionalJson(join(folder, "results.json"));
-  if (json !== null) {
+  const json = await readJsonFileIfExists(join(folder, "results.json"));
+  if (json !== undefined) {
     const parsed = resultsSchema.safeParse(json);
     if (!parsed.success) {
       const why = z.prettifyError(parsed.error);
@@ -88,7 +77,7 @@ export async function readReportData(folder: string): Promise<ReportData> {
       const { error } = summary; // of a method that failed, and has no summary then
       runs.push(error ? { ...run, failure: run.failure ?? error } : { ...run, summary });
     }
-    return { title: `${runs.length} methods on ${basename(parsed.data.model)}`, categories, runs };
+    return { title: `${runs.length} methods on ${basename(parsed.data.model)}`, runs };
   }
   const run = await readRun(folder, basename(resolve(folder)));
   if (run.run === null && run.steps.length === 0) {
@@ -98,7 +87,7 @@ export async function readReportData(folder: string): Promise<ReportData> {
     );
   }
   const method = String(run.run?.settings.method ?? run.summary?.method ?? "training");
-  return { title: `${method} on ${basename(run.run?.model ?? "a model")}`, categories, runs: [run] };
+  return { title: `${method} on ${basename(run.run?.model ?? "a model")}`, runs: [run] };
 }
 
 export const ASSETS = new URL("../../assets/", import.meta.url);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { StepProfile } from "../../run/step-profile.ts";
-import { readJsonFile, writeJsonFile } from "../json-file.ts";
+import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
 import { RUN_FILES } from "./run-folder.ts";
 
 const failureSchema = z.looseObject({
@@ -25,13 +25,8 @@ export type RunFailure = z.infer<typeof failureSchema>;
 /** How a run failed; null where it did not. Throws `L-RUN` for a file that is no run's, `L-FILE`, `L-JSON`. */
 export async function readFailure(folder: string): Promise<RunFailure | null> {
   const path = join(folder, RUN_FILES.failure);
-  let json: unknown;
-  try {
-    json = await readJsonFile(path);
-  } catch (error) {
-    if (error instanceof SidenetError && error.code === "L-FILE-MISSING") return null;
-    throw error;
-  }
+  const json = await readJsonFileIfExists(path);
+  if (json === undefined) return null;
   const parsed = failureSchema.safeParse(json);
   if (parsed.success) return parsed.data;
   throw new SidenetError("L-RUN", `${path} is not what a run writes: ${z.prettifyError(parsed.error)}.`);

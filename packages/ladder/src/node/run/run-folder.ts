@@ -5,7 +5,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { ADAPTER_FILES } from "../../encode-adapter.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
-import { readJsonFile, writeJsonFile } from "../json-file.ts";
+import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
 import { makeFolder } from "../make-folder.ts";
 
 /** What a run writes into its folder; a new run in the folder of an old one starts by removing it all. */
@@ -43,15 +43,14 @@ export type RunFile = z.infer<typeof runFileSchema>;
 export async function readRunFile(folder: string): Promise<RunFile | null> {
   let json: unknown;
   try {
-    json = await readJsonFile(join(folder, RUN_FILES.run));
+    json = await readJsonFileIfExists(join(folder, RUN_FILES.run));
   } catch (error) {
-    if (!(error instanceof SidenetError)) throw error;
-    if (error.code === "L-FILE-MISSING") return null;
-    if (error.code !== "L-JSON") throw error;
+    if (!(error instanceof SidenetError) || error.code !== "L-JSON") throw error;
     throw new SidenetError("L-RUN", `${error.text} Start anew with --overwrite, or use another --output.`, {
       cause: error,
     });
   }
+  if (json === undefined) return null;
   const parsed = runFileSchema.safeParse(json);
   if (parsed.success) return parsed.data;
   throw new SidenetError(
