@@ -52,9 +52,6 @@ export interface SideAdapter {
 export const effectiveDepth = ({ side }: Adapter, { numHiddenLayers }: ModelConfig): number =>
   side?.effectiveDepth ?? numHiddenLayers;
 
-/** Whether the hidden states of the backbone depend on the adapter. A side network only reads them, and a head follows them. */
-export const changesBackbone = ({ embed, adaptBlock }: Adapter): boolean => Boolean(embed || adaptBlock);
-
 /** Trained parameters and where they act: `embed`, `adaptBlock`, `side` and `head`, absent where the method changes nothing. */
 export interface Adapter {
   /** One of `METHODS`, or any other name for a method of your own. */

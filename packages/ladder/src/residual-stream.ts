@@ -1,5 +1,5 @@
 import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
-import { type Adapter, changesBackbone } from "./adapter.ts";
+import type { Adapter } from "./adapter.ts";
 import type { RunLayer } from "./block.ts";
 import type { Decoder, Forward } from "./decoder.ts";
 import type { KvCache } from "./kv-cache.ts";
@@ -41,12 +41,15 @@ export function residualStream(
   return residualStreams(decoder, [adapter], forward, options)[0];
 }
 
+/** Whether the hidden states of the backbone depend on the adapter. A side network only reads them, and a head follows them. */
+const changesBackbone = (adapter: Adapter | null): boolean => Boolean(adapter?.embed || adapter?.adaptBlock);
+
 /** Splits adapters, in their order, into those that can share a pass over the backbone; null is the backbone alone. */
 export function sharedPasses(adapters: readonly (Adapter | null)[]): (Adapter | null)[][] {
   const passes: (Adapter | null)[][] = [];
   for (const adapter of adapters) {
-    const pass = passes.at(-1) ?? [];
-    if (pass.length > 0 && ![...pass, adapter].some((one) => one && changesBackbone(one))) pass.push(adapter);
+    const pass = passes.at(-1);
+    if (pass && ![...pass, adapter].some(changesBackbone)) pass.push(adapter);
     else passes.push([adapter]);
   }
   return passes;
@@ -61,7 +64,7 @@ export function residualStreams(
 ): Tensor[] {
   const plain = decoder.device.ops;
   const { ops = plain, onHidden, runLayer = null, dropoutStream = null } = options;
-  const changing = adapters.find((adapter) => adapter && changesBackbone(adapter)) ?? null;
+  const changing = adapters.find(changesBackbone);
   const backboneOps = changing ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const passes = adapters.map((adapter, i) => {
