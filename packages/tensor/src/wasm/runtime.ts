@@ -183,7 +183,8 @@ const paramsOf = (name: KernelName): [string, boolean][] =>
 function wordOf(arg: KernelArgs[string]): number {
   if (typeof arg === "number") return arg;
   if (arg instanceof Tensor) return addressOf(arg);
-  return arg !== null && typeof arg === "object" ? addressOf(arg.tensor) + arg.byte : Number(arg);
+  if (arg === null || typeof arg === "boolean") return Number(arg);
+  return addressOf(arg.tensor) + arg.byte;
 }
 
 const addressOf = ({ storage, offset, dtype }: Tensor): number =>

@@ -69,6 +69,12 @@ const CASES: [OpName, () => OpCase["inputs"], OpCase["attrs"]][] = [
   ["gelu", () => [f16(400, 700)], { form: "erf" }],
   ["linear", () => [f16(3000, 400), f16(30, 400), f16(30)], {}],
   ["matmul", () => [f16(3, 500, 700), f16(3, 700, 20)], {}],
+  ["sumSquares", () => [floats(new Float64Array(1)), f16(400, 700)], {}],
+  [
+    "sgd",
+    () => [floats(pick.normals(700), 700), floats(pick.normals(700), 700), f16(700), null],
+    { lr: 0.01, momentum: 0.9, weightDecay: 0.1, nesterov: true },
+  ],
   ["softmaxBackward", () => [f16(400, 700), f16(400, 700)], {}],
   [
     "rope",

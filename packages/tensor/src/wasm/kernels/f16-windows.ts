@@ -38,7 +38,7 @@ export const narrowInto = (k: WasmContext, results: Tensor, to: Tensor): void =>
 const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tensor, n: number): void =>
   k.run(kernel, { x, y, n }, chunks(n));
 
-function hasF16(io: Operands): boolean {
+export function hasF16(io: Operands): boolean {
   for (const name in io) if (io[name]?.dtype === "f16") return true;
   return false;
 }
@@ -51,9 +51,9 @@ export function overRows(
   run: (io: Record<string, Tensor | null>, range: RowRange) => void,
 ): void {
   const rowed = { ...inputs, ...outputs };
-  const fixed = { ...whole };
-  for (const name in fixed) fixed[name] = fixed[name] && widened(k, fixed[name]);
-  if (!hasF16(rowed)) {
+  const fixed: Record<string, Tensor | null> = {};
+  for (const [name, tensor] of Object.entries(whole)) fixed[name] = tensor && widened(k, tensor);
+  if (!Object.values(rowed).some((tensor) => tensor?.dtype === "f16")) {
     run({ ...rowed, ...fixed }, { start: 0, count: n });
     return;
   }
