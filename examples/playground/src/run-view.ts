@@ -9,7 +9,7 @@ import { addRun } from "./runs-table.ts";
 const METHOD_NAMES: Readonly<Record<PlaygroundMethod, string>> = { ladder: "Ladder", qlora: "QLoRA" };
 const COLOURS: Readonly<Record<PlaygroundMethod, string>> = { ladder: "c0", qlora: "c1" };
 /** Earlier runs that are drawn beside the present one. */
-const MOST_EARLIER = 3;
+const MAX_EARLIER = 3;
 
 /** What a run is, as the page asked for it. */
 export interface BegunRun {
@@ -47,7 +47,7 @@ export class RunView {
     const label = METHOD_NAMES[method];
     const curve: Curve = { label, colour: COLOURS[method], steps, losses: [], evaluations: [] };
     this.#runs.push({ title: `${label}, ${text}`, curve, initialLoss, peak: null, tokens: 0, seconds: 0 });
-    if (this.#runs.length > MOST_EARLIER + 1) this.#runs.shift();
+    if (this.#runs.length > MAX_EARLIER + 1) this.#runs.shift();
     byId("loss-empty").hidden = true;
     for (const id of ["tile-peak", "tile-speed"]) byId(id).textContent = "-";
     byId("tile-parameters").textContent = count(trainableParameters);

@@ -3,7 +3,7 @@ import { byId, bytes, element } from "./dom.ts";
 import type { TextFile } from "./protocol.ts";
 import { OWN_PROMPT, TEXTS } from "./texts.ts";
 
-const MOST_BYTES = 2 ** 23;
+const MAX_BYTES = 2 ** 23;
 
 /** A sentence for whoever uses the page. */
 export class Sentence extends Error {}
@@ -88,8 +88,8 @@ export class TextChoice {
       this.#onProblem(`${file.name} is not read here: wanted a .txt, .md or .jsonl file.`);
       return;
     }
-    if (file.size > MOST_BYTES) {
-      this.#onProblem(`${file.name} has ${bytes(file.size)}; this page takes at most ${bytes(MOST_BYTES)}.`);
+    if (file.size > MAX_BYTES) {
+      this.#onProblem(`${file.name} has ${bytes(file.size)}; this page takes at most ${bytes(MAX_BYTES)}.`);
       return;
     }
     try {
