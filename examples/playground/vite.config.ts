@@ -1,8 +1,8 @@
 import { defineConfig, type Plugin } from "vite";
 
 /**
- * Nothing leaves the page: it may fetch from where it came from, and from nowhere else. The worker is part of the page's own
- * script (a blob), so that the policy holds for it too, wherever the page is served from.
+ * The content security policy: the page may fetch only from its own origin, so no data leaves it. The worker is a blob in the
+ * page's script, so that the policy applies to it too, wherever the page is served from.
  */
 const POLICY = [
   "default-src 'none'",
@@ -15,7 +15,7 @@ const POLICY = [
   "form-action 'none'",
 ].join("; ");
 
-/** Shared memory, and with it WebAssembly on more than one thread, wants a page that is isolated from others. */
+/** These headers isolate the page from others, which shared memory needs, and so WebAssembly with several threads. */
 const ISOLATION = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
@@ -35,7 +35,7 @@ const policy: Plugin = {
 export default defineConfig({
   base: "./", // the built page works in any folder of any server
   plugins: [policy],
-  // While developing, the worker is a file of its own, which takes the policy from its headers.
+  // In development the worker is a separate file, which gets the policy from its headers.
   server: { headers: { ...ISOLATION, "Content-Security-Policy": POLICY } },
   preview: { headers: ISOLATION },
   build: {

@@ -1,6 +1,6 @@
-/** Elements and numbers, as the page shows them. */
+/** Finding elements, and formatting numbers. */
 
-/** The element of this id; the page has it, or it is not our page. */
+/** The element of this id. Throws if the page has none. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const found = document.getElementById(id);
   if (found === null) throw new Error(`the page has no #${id}`);
@@ -40,7 +40,7 @@ export function duration(seconds: number): string {
 
 export const loss = (value: number): string => value.toFixed(3);
 
-/** A colour of style.css as the canvas takes it: light-dark() is resolved where a colour is used, and nowhere else. */
+/** A colour of style.css for a canvas, with light-dark() resolved. */
 export function colour(name: string): string {
   const probe = element("i", { hidden: "" });
   probe.style.color = `var(--${name})`;

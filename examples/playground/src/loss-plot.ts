@@ -1,24 +1,24 @@
-/** Loss by step: the present run, and the earlier ones behind it. uPlot draws, as in the report of `sidenet train`. */
+/** The plot of the loss by step, of the current run and earlier ones, with uPlot as in the report of `sidenet train`. */
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { colour, loss as shown } from "./dom.ts";
 
-/** The points of a run, as they come. */
+/** The points of a run so far. */
 export interface Curve {
   readonly label: string;
-  /** Of style.css. */
+  /** A colour of style.css. */
   readonly colour: string;
   readonly steps: number;
   readonly losses: number[];
-  /** After so many steps, on the held-out text. */
+  /** Losses on the held-out text, by steps. */
   readonly evaluations: [step: number, loss: number][];
 }
 
 const HEIGHT = 260;
-/** Distances of marks along the steps: there is no half of one. */
+/** Distances of the marks on the axis of steps, which are whole. */
 const WHOLE = Array.from({ length: 7 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 
-/** Running mean over a share of the run, so that noise does not hide the way. */
+/** A running mean over a share of the run, which smooths noise. */
 function smoothed(values: readonly number[]): number[] {
   const most = Math.max(1, Math.min(50, values.length / 8));
   let mean = 0;
@@ -46,7 +46,7 @@ export class LossPlot {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show(this.#curves));
   }
 
-  /** Draws these curves, the last one as the present run's. */
+  /** Draws these curves; the last one is the current run. */
   show(curves: readonly Curve[]): void {
     this.#curves = curves;
     this.#chart?.destroy();
@@ -54,7 +54,7 @@ export class LossPlot {
     this.#describe();
   }
 
-  /** Draws what was added to the curves, once a frame. */
+  /** Redraws after points were added, at most once per frame. */
   update(): void {
     if (this.#isDue) return;
     this.#isDue = true;

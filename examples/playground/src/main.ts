@@ -1,4 +1,4 @@
-/** The page: it asks the worker, and draws what the worker tells. */
+/** The page: sends requests to the worker, and shows its messages. */
 import { defaultLearningRate, parseModelConfig } from "@sidenet/ladder";
 import tinyBooks from "@sidenet/ladder/models/tiny-books/config.json" with { type: "json" };
 import config from "@sidenet/ladder/models/tiny-books/config.json?url";
@@ -25,7 +25,7 @@ import TrainingWorker from "./worker.ts?worker&inline";
 
 const absolute = (url: string): string => new URL(url, document.baseURI).href;
 
-/** The bundled model; addresses are whole, since a worker that is part of the page has none of its own. */
+/** The bundled model. The URLs are absolute, since a worker from a blob has no base URL. */
 const MODEL: ModelUrls = {
   name: "tiny-books",
   config: absolute(config),
@@ -36,11 +36,11 @@ const MODEL: ModelUrls = {
 
 const DEVICES = { webgpu: "WebGPU: ", wasm: "", cpu: "", meta: "" } as const;
 
-/** What the worker is at. */
+/** What the worker is doing. */
 type Task = "open" | "train" | "write";
 
 const input = (id: string): HTMLInputElement => byId<HTMLInputElement>(id);
-/** Begins with a capital letter, unless with the name of a file. */
+/** Capitalizes the first letter, unless the text begins with the name of a file. */
 const sentence = (text: string): string =>
   text.replace(/^[a-z]+(?=[\s,'])/, (word) => word.charAt(0).toUpperCase() + word.slice(1));
 const method = (): PlaygroundMethod =>
@@ -65,7 +65,7 @@ function showDevice({ kind, label, reason }: DeviceFacts): void {
     `${sentence(reason.replace(/\.$/, ""))}, so training runs on the CPU, in a worker: ${label}.`;
 }
 
-/** The prompt, in the place of what was written. */
+/** Shows the prompt in place of the generated text. */
 function clearText(when: When, prompt: string): void {
   const start = document.createElement("b");
   start.textContent = prompt;
@@ -77,7 +77,7 @@ const choice = new TextChoice((prompt) => {
   byId<HTMLTextAreaElement>("prompt").value = prompt;
 }, showProblem);
 let task: Task | null = null;
-/** The run that the worker was asked for last. */
+/** The last requested run. */
 let started: BegunRun | null = null;
 const worker = startWorker();
 
@@ -115,7 +115,7 @@ function openDevice(): void {
   ask("open", { type: "open", device, model: MODEL });
 }
 
-/** Without a device nothing can be trained. */
+/** Shows that there is no device, so nothing can be trained. */
 function takeFailure({ message, reopen }: Extract<Report, { type: "failed" }>): void {
   const isWithout = task === "open";
   showStatus("Failed");
@@ -163,13 +163,13 @@ function take(report: Report): void {
   }
 }
 
-/** What the model is to write. */
+/** The settings of text generation. */
 const passage = (): Passage => ({
   prompt: byId<HTMLTextAreaElement>("prompt").value,
   tokens: input("tokens").valueAsNumber,
 });
 
-/** The method's own rate, as `sidenet train` would take it. */
+/** The method's default learning rate, as in `sidenet train`. */
 function showRate(): void {
   const model = parseModelConfig(tinyBooks, "config.json");
   input("rate").value = String(defaultLearningRate({ method: method() }, model));

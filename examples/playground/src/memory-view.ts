@@ -1,8 +1,8 @@
-/** Memory by category: a bar for the peak of each run, and one for what is live now, all on one scale. */
+/** Memory by category: bars on one scale for the peak of each run and for current memory. */
 import { type BytesByCategory, CATEGORIES, type Category } from "@sidenet/tensor";
 import { byId, bytes, element } from "./dom.ts";
 
-/** From what stays to what comes and goes. */
+/** The categories, from the longest-lived to the shortest-lived. */
 const ORDER: readonly Category[] = [
   "weights",
   "adapter",
@@ -58,7 +58,7 @@ export function showMemory(bars: readonly MemoryBar[]): void {
   );
 }
 
-/** Names and bytes of the categories, at the peak of the run that is on. */
+/** Names and bytes of the categories at the peak of the current run. */
 export function showMemoryKey(peak: BytesByCategory | null): void {
   byId("memory-key").replaceChildren(
     ...ORDER.map((category) =>

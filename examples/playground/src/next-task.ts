@@ -1,4 +1,4 @@
-/** Lets the worker take a message, "stop" above all, between two steps: WebAssembly never waits by itself. */
+/** Lets the worker receive messages such as "stop" between two steps, since steps on WebAssembly never yield. */
 export const nextTask = (): Promise<void> =>
   new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

@@ -1,10 +1,10 @@
-/** What page and worker say to each other. The worker computes, the page only draws. */
+/** The messages between page and worker. The worker computes; the page only draws. */
 import type { EncodedAdapter, StepMetrics } from "@sidenet/ladder";
 import type { BrowserDeviceName, BytesByCategory, Device } from "@sidenet/tensor";
 
 export type PlaygroundMethod = "ladder" | "qlora";
 
-/** Addresses of a model's files. */
+/** URLs of a model's files. */
 export interface ModelUrls {
   readonly name: string;
   readonly config: string;
@@ -13,7 +13,7 @@ export interface ModelUrls {
   readonly tokenizerConfig: string;
 }
 
-/** A text to learn. The end of its name says how it is read: `.jsonl` as records, anything else as plain text. */
+/** A text to learn. It is read as records if its name ends in `.jsonl`, else as plain text. */
 export interface TextFile {
   readonly name: string;
   readonly bytes: Uint8Array;
@@ -23,18 +23,18 @@ export interface RunSettings {
   readonly method: PlaygroundMethod;
   readonly steps: number;
   readonly learningRate: number;
-  /** Sequences of a step. */
+  /** Sequences per step. */
   readonly batchSize: number;
-  /** Tokens of a sequence at most. */
+  /** The largest number of tokens of a sequence. */
   readonly maxLength: number;
-  /** Shown to the model before and after the training. */
+  /** The model continues it before and after training. */
   readonly passage: Passage;
 }
 
-/** What the model is to write. */
+/** The settings of text generation. */
 export interface Passage {
   readonly prompt: string;
-  /** New ones at most. */
+  /** The largest number of new tokens. */
   readonly tokens: number;
 }
 
@@ -44,23 +44,23 @@ export type Request =
   | { readonly type: "generate"; readonly passage: Passage }
   | { readonly type: "stop" };
 
-/** Where the computing is done. */
+/** The device that computes. */
 export interface DeviceFacts {
   readonly kind: Device["kind"];
   readonly label: string;
-  /** Why it is this one. */
+  /** Why it was chosen. */
   readonly reason: string;
 }
 
-/** What a run is, known before its first step. */
+/** What is known of a run before its first step. */
 export interface RunFacts {
   readonly trainableParameters: number;
   readonly trainTokens: number;
-  /** Loss on the held-out text, before the training. */
+  /** Loss on the held-out text before training. */
   readonly initialLoss: number;
 }
 
-/** What a run came to. */
+/** The result of a run. */
 export interface RunResult {
   readonly stopped: boolean;
   readonly steps: number;
@@ -72,7 +72,7 @@ export interface RunResult {
   readonly adapter: EncodedAdapter;
 }
 
-/** Text of the model as it is, and of the model with what was trained. */
+/** Text of the frozen model, and of the model with its adapter. */
 export type When = "before" | "after";
 
 export type Report =
@@ -85,7 +85,7 @@ export type Report =
   | { readonly type: "text"; readonly when: When; readonly text: string }
   | { readonly type: "finished"; readonly result: RunResult }
   | { readonly type: "note"; readonly text: string }
-  /** The worker waits for the next request. */
+  /** The worker is ready for the next request. */
   | { readonly type: "idle" }
-  /** `reopen`: the device is of no use any more. */
+  /** `reopen`: the device can no longer be used. */
   | { readonly type: "failed"; readonly message: string; readonly reopen: boolean };

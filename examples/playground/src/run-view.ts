@@ -1,4 +1,4 @@
-/** What is seen of the runs of a visit: curves, memory, numbers. */
+/** Shows the runs since the page was loaded: curves, memory and numbers. */
 import type { BytesByCategory } from "@sidenet/tensor";
 import { byId, bytes, count, duration, loss } from "./dom.ts";
 import { type Curve, LossPlot } from "./loss-plot.ts";
@@ -8,13 +8,13 @@ import { addRun } from "./runs-table.ts";
 
 const METHOD_NAMES: Readonly<Record<PlaygroundMethod, string>> = { ladder: "Ladder", qlora: "QLoRA" };
 const COLOURS: Readonly<Record<PlaygroundMethod, string>> = { ladder: "c0", qlora: "c1" };
-/** Earlier runs that are drawn beside the present one. */
-const MOST_EARLIER = 3;
+/** The number of earlier runs that are drawn beside the current one. */
+const MAX_EARLIER = 3;
 
-/** What a run is, as the page asked for it. */
+/** A run as the page has requested it. */
 export interface BegunRun {
   readonly method: PlaygroundMethod;
-  /** Name of the text. */
+  /** The name of the text. */
   readonly text: string;
   readonly steps: number;
 }
@@ -47,7 +47,7 @@ export class RunView {
     const label = METHOD_NAMES[method];
     const curve: Curve = { label, colour: COLOURS[method], steps, losses: [], evaluations: [] };
     this.#runs.push({ title: `${label}, ${text}`, curve, initialLoss, peak: null, tokens: 0, seconds: 0 });
-    if (this.#runs.length > MOST_EARLIER + 1) this.#runs.shift();
+    if (this.#runs.length > MAX_EARLIER + 1) this.#runs.shift();
     byId("loss-empty").hidden = true;
     for (const id of ["tile-peak", "tile-speed"]) byId(id).textContent = "-";
     byId("tile-parameters").textContent = count(trainableParameters);
@@ -57,7 +57,7 @@ export class RunView {
     this.#drawMemory();
   }
 
-  /** Returns where the run stands, as a sentence. */
+  /** Returns the progress of the run as a sentence. */
   step({ metrics, live }: Extract<Report, { type: "step" }>): string {
     const run = this.#run;
     const { curve } = run;
@@ -77,7 +77,7 @@ export class RunView {
     return `Step ${done} of ${curve.steps}, loss ${loss(value)}, ${left} left`;
   }
 
-  /** A loss on the held-out text, after so many steps. */
+  /** Adds a loss on the held-out text after a number of steps. */
   evaluate(step: number, value: number): void {
     const { curve, initialLoss } = this.#run;
     curve.evaluations.push([step, value]);

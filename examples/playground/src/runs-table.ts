@@ -1,4 +1,4 @@
-/** The runs of this visit, side by side, and their adapters to take along. */
+/** The table of the runs since the page was loaded, with links to download their adapters. */
 import { ADAPTER_FILES } from "@sidenet/ladder";
 import { byId, bytes, element, loss } from "./dom.ts";
 import type { RunResult } from "./protocol.ts";
@@ -9,7 +9,7 @@ export interface FinishedRun {
   readonly result: RunResult;
 }
 
-/** A link that saves bytes of the page as a file; nothing is fetched. */
+/** A link that saves bytes as a file, without a request. */
 function download(name: string, parts: readonly (string | Uint8Array)[], type: string): HTMLAnchorElement {
   const url = URL.createObjectURL(new Blob(parts as BlobPart[], { type }));
   return element("a", { href: url, download: name }, name);

@@ -1,4 +1,4 @@
-/** A text as sequences of tokens, some of them held out. */
+/** Splits a text into sequences of tokens, some of them held out. */
 import {
   encodeWindows,
   inMemory,
@@ -15,10 +15,10 @@ import { SidenetError } from "@sidenet/tensor";
 import type { TextFile } from "./protocol.ts";
 
 const HELD_OUT_SHARE = 0.1;
-/** However long the text is: an evaluation should take no longer than a few steps. */
-const MOST_HELD_OUT = 16;
-/** Something to learn and something to hold back. */
-const FEWEST = 2;
+/** The limit of held-out sequences, so that an evaluation takes no longer than a few steps. */
+const MAX_HELD_OUT = 16;
+/** At least one sequence to train on, and one held out. */
+const MIN_SEQUENCES = 2;
 const LETTERS_PER_TOKEN = 2.7;
 
 export interface Sequences {
@@ -45,16 +45,16 @@ export async function readSequences(
   for await (const { value, source } of rows) {
     records.push(...encodeWindows(parseRecord(value, source), source, tokenizer, encoding));
   }
-  const fewestTokens = FEWEST * maxLength;
+  const fewestTokens = MIN_SEQUENCES * maxLength;
   const tokens = countTokens(records);
-  if (tokens < fewestTokens || records.length < FEWEST) {
+  if (tokens < fewestTokens || records.length < MIN_SEQUENCES) {
     throw new SidenetError(
       "P-TEXT-SHORT",
       `the text has ${tokens} tokens, and a run needs at least ${fewestTokens}, about ` +
         `${Math.round(fewestTokens * LETTERS_PER_TOKEN)} letters. Give more of it, or make the sequences shorter.`,
     );
   }
-  const amount = Math.min(MOST_HELD_OUT / records.length, HELD_OUT_SHARE);
+  const amount = Math.min(MAX_HELD_OUT / records.length, HELD_OUT_SHARE);
   const parts = splitRecords(inMemory(records), { amount, isShare: true }, seed);
   return { train: await all(parts.train), heldOut: await all(parts.heldOut) };
 }

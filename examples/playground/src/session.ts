@@ -1,4 +1,4 @@
-/** A model on a device, and what is done with it: training and text. All of it is the library's; nothing here is drawn. */
+/** A model on a device, which trains and generates text with the library. It draws nothing. */
 import {
   type Adapter,
   Decoder,
@@ -26,10 +26,10 @@ import { readSequences } from "./sequences.ts";
 import { trainAdapter } from "./training.ts";
 
 const SEED = 1;
-/** A side network half as wide as the model, and LoRA of the library's rank. */
+/** A side network half as wide as the model, and LoRA of the default rank. */
 const METHOD = { ladder: { reduction: 2 }, seed: SEED };
 
-/** Tells the page what goes on. */
+/** Sends progress to the page. */
 export type Tell = (report: Report) => void;
 
 async function fetchBytes(url: string): Promise<Uint8Array> {
@@ -62,7 +62,7 @@ export class Session {
     this.#modelName = parts.name;
   }
 
-  /** Opens a device and puts the model there, as both methods want it: its blocks in NF4. */
+  /** Opens a device and loads the model on it, with its blocks in NF4 for both methods. */
   static async open(name: BrowserDeviceName, model: ModelUrls, tell: Tell): Promise<Session> {
     tell({ type: "busy", what: "Looking for a device" });
     const opened = await openBrowserDevice(name);
@@ -87,12 +87,12 @@ export class Session {
     }
   }
 
-  /** Of the model, whatever their storage. */
+  /** The number of parameters of the model. */
   get parameters(): number {
     return decoderParameters(this.#decoder.config).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   }
 
-  /** Trains an adapter in place of the last one; text of the model before and after. */
+  /** Trains an adapter, which replaces the last one, and generates text before and after. */
   async train(settings: RunSettings, text: TextFile, tell: Tell, signal: AbortSignal): Promise<void> {
     tell({ type: "busy", what: "Reading the text" });
     const decoder = this.#decoder;
@@ -111,7 +111,7 @@ export class Session {
     await this.#write("after", passage, tell, new AbortController().signal);
   }
 
-  /** Text of the model as it is and, once something was trained, with it. */
+  /** Generates text with the frozen model and, if there is one, with the adapter. */
   async generate(passage: Passage, tell: Tell, signal: AbortSignal): Promise<void> {
     tell({ type: "busy", what: "Writing" });
     await this.#write("before", passage, tell, signal);

@@ -1,17 +1,17 @@
-/** Which text is learned: one of the page's own, or one that is pasted, chosen or dropped. */
+/** The choice of the text to learn: one of the page's, or one that is pasted, chosen or dropped. */
 import { byId, bytes, element } from "./dom.ts";
 import type { TextFile } from "./protocol.ts";
 import { OWN_PROMPT, TEXTS } from "./texts.ts";
 
-const MOST_BYTES = 2 ** 23;
+const MAX_BYTES = 2 ** 23;
 
-/** A sentence for whoever uses the page. */
+/** An error whose message is shown to the user. */
 export class Sentence extends Error {}
 
 const readable = /\.(txt|md|text|jsonl)$/i;
 
 export class TextChoice {
-  /** A file that was chosen; the text area stands for it otherwise. */
+  /** The chosen file; without one, the text area has the text. */
   #file: TextFile | null = null;
   readonly #onProblem: (text: string) => void;
   readonly #onChange: (prompt: string) => void;
@@ -43,12 +43,12 @@ export class TextChoice {
     this.#select(TEXTS[0].id);
   }
 
-  /** What messages and the table of runs call it. */
+  /** The name of the text in messages and in the table of runs. */
   get title(): string {
     return TEXTS.find(({ id }) => id === this.#selected)?.title ?? this.#file?.name ?? "your text";
   }
 
-  /** Throws a `Sentence` where there is no text. */
+  /** Throws a `Sentence` if there is no text. */
   async text(): Promise<TextFile> {
     const bundled = TEXTS.find(({ id }) => id === this.#selected);
     if (bundled) {
@@ -88,8 +88,8 @@ export class TextChoice {
       this.#onProblem(`${file.name} is not read here: wanted a .txt, .md or .jsonl file.`);
       return;
     }
-    if (file.size > MOST_BYTES) {
-      this.#onProblem(`${file.name} has ${bytes(file.size)}; this page takes at most ${bytes(MOST_BYTES)}.`);
+    if (file.size > MAX_BYTES) {
+      this.#onProblem(`${file.name} has ${bytes(file.size)}; this page takes at most ${bytes(MAX_BYTES)}.`);
       return;
     }
     try {
@@ -101,7 +101,7 @@ export class TextChoice {
     }
   }
 
-  /** A file, or a text, may be dropped anywhere. */
+  /** Lets files and texts be dropped anywhere on the page. */
   #takeDrops(): void {
     addEventListener("dragover", (event) => {
       event.preventDefault();

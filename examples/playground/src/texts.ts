@@ -8,7 +8,7 @@ export interface BundledText {
   readonly about: string;
   readonly fileName: string;
   readonly url: string;
-  /** How a text of this kind begins. */
+  /** A prompt in the style of the text. */
   readonly prompt: string;
 }
 
@@ -31,5 +31,5 @@ export const TEXTS: readonly BundledText[] = [
   },
 ];
 
-/** The prompt that is proposed for a text of one's own. */
+/** The suggested prompt for a user's own text. */
 export const OWN_PROMPT = "Once upon a time";

@@ -1,4 +1,4 @@
-/** One run: the library's trainer and loop, with the page as their log. */
+/** A training run: the library's trainer and loop, which report to the page. */
 import { makeSchedule } from "@sidenet/autograd";
 import {
   type Adapter,
@@ -21,7 +21,7 @@ import type { Report, RunResult, RunSettings } from "./protocol.ts";
 import { countTokens, type Sequences } from "./sequences.ts";
 
 const EVALUATIONS = 6;
-/** Logits that exist at a time: far less than the library's default, which is meant for models a hundred times as large. */
+/** The limit of logits in memory, far below the library's default for models a hundred times as large. */
 const LOSS_CHUNK_BYTES = 2 ** 20;
 
 export interface Training {
@@ -76,7 +76,7 @@ function makeLoop(training: Training, { trainer, initialLoss, events, evaluate }
   );
 }
 
-/** Trains the adapter, and tells of every step. Ends before the next step once `signal` says so. */
+/** Trains the adapter and reports every step. Stops before the next step when `signal` is aborted. */
 export async function trainAdapter(training: Training): Promise<RunResult> {
   const { decoder, adapter, data, settings, tell, modelName } = training;
   const { device, config } = decoder;

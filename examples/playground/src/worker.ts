@@ -1,4 +1,4 @@
-/** The worker: one request after the other, and "stop" at any time. */
+/** The worker: handles one request after the other, and "stop" at any time. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Report, Request } from "./protocol.ts";
@@ -6,7 +6,7 @@ import { Session } from "./session.ts";
 
 z.config({ jitless: true }); // the page's policy forbids to compile code from text
 
-/** The part of a worker's global scope that is used here; the DOM's types know a page alone. */
+/** The part of a worker's global scope that is used here. The DOM's types only describe a page. */
 const scope = globalThis as unknown as {
   postMessage(report: Report): void;
   onmessage: ((event: MessageEvent<Request>) => void) | null;
@@ -16,7 +16,7 @@ const tell = (report: Report): void => scope.postMessage(report);
 
 let session: Session | null = null;
 let stop = new AbortController();
-/** Ends with the last request. */
+/** Settles when the last request has ended. */
 let last: Promise<void> = Promise.resolve();
 
 function opened(): Session {
@@ -42,7 +42,7 @@ async function serve(request: Exclude<Request, { type: "stop" }>): Promise<void>
   tell({ type: "idle" });
 }
 
-/** A lost device is let go: nothing on it can be used any more. */
+/** Drops a lost device, which can no longer be used. */
 function fail(error: unknown): void {
   const isKnown = error instanceof SidenetError;
   const message = isKnown ? error.text : `Something unforeseen: ${error}`;
@@ -51,7 +51,7 @@ function fail(error: unknown): void {
     try {
       session?.dispose();
     } catch {
-      // What it held is gone with the device.
+      // Its tensors were lost with the device.
     }
     session = null;
   }

@@ -1,4 +1,4 @@
-// The playground in headless Chromium: on WebGPU with the software driver, and on the CPU where there is no WebGPU.
+// Tests the playground in headless Chromium: on WebGPU with the software driver, and on WebAssembly without WebGPU.
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openChromium } from "../../../scripts/lib/browser.mjs";
 import { openElsewhere, openSite, type Site, Visit } from "./site.ts";
 
-/** As little as shows that it works: a software driver needs a second for what a card does in a millisecond. */
+/** A minimal run, since the software driver is about a thousand times slower than a GPU. */
 const SMALL = { batch: 2, length: 32, tokens: 4, steps: 4, rate: 0.01 };
 const TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on in the sun. ".repeat(12);
 

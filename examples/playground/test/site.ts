@@ -1,4 +1,4 @@
-// The playground as its build makes it, served from this machine, and what a person does there.
+// Builds and serves the playground, and drives it as a user would.
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -15,7 +15,7 @@ export interface Site {
   close(): Promise<void>;
 }
 
-/** Builds the page from the packages' sources, and serves it with the headers that `vite preview` has. */
+/** Builds the page from the packages' sources, and serves it with the headers of `vite preview`. */
 export async function openSite(): Promise<Site> {
   const outDir = await mkdtemp(join(tmpdir(), "sidenet-playground-"));
   const shared = { root, logLevel: "warn" } as const;
@@ -38,7 +38,7 @@ export async function openSite(): Promise<Site> {
   };
 }
 
-/** Another origin, and what was asked of it. */
+/** A server of another origin, and the requests that it received. */
 export async function openElsewhere(): Promise<{ url: string; asked: string[]; close(): void }> {
   const asked: string[] = [];
   const server = createServer(({ url }, response) => {
@@ -54,14 +54,14 @@ export async function openElsewhere(): Promise<{ url: string; asked: string[]; c
   return { url: `http://127.0.0.1:${port}/`, asked, close: () => void server.close() };
 }
 
-/** What is set for a run; the rest stays as the page proposes it. */
+/** The settings of a run that differ from the page's defaults. */
 export interface Choices {
   readonly method?: "ladder" | "qlora";
   readonly text?: "plays" | "sonnets" | "own";
   readonly fields?: Readonly<Record<string, string | number>>;
 }
 
-/** A page of the playground that is ready, and what it did that it should not. */
+/** An open page of the playground, with its requests and errors. */
 export class Visit {
   readonly page: Page;
   readonly requests: string[] = [];
@@ -104,7 +104,7 @@ export class Visit {
     await this.idle();
   }
 
-  /** Opens the part of the settings that is folded away. */
+  /** Opens the collapsed part of the settings. */
   async more(): Promise<void> {
     await this.page.locator("#settings details").evaluate((details) => details.setAttribute("open", ""));
   }
@@ -116,7 +116,7 @@ export class Visit {
     for (const [id, value] of Object.entries(fields)) await this.page.locator(`#${id}`).fill(String(value));
   }
 
-  /** Does what makes the page ask the worker for something, and returns once it has. */
+  /** Performs an action that makes the page send the worker a request, and waits until it is sent. */
   async asks(act: () => Promise<unknown>): Promise<void> {
     const asked = Number(await this.page.locator("body").getAttribute("data-asked"));
     await act();
@@ -128,7 +128,7 @@ export class Visit {
     await this.asks(() => this.page.locator("#train").click());
   }
 
-  /** A whole run; throws what the page says went wrong. */
+  /** Trains a whole run. Throws the error that the page shows. */
   async run(choices: Choices): Promise<{ before: number; after: number }> {
     await this.start(choices);
     await this.idle();
@@ -138,14 +138,14 @@ export class Visit {
     return { before, after };
   }
 
-  /** The bytes of a link that saves a file. */
+  /** The bytes of a download link. */
   async saved(name: string): Promise<Buffer> {
     const saving = this.page.waitForEvent("download");
     await this.page.locator(`#runs a[download="${name}"]`).first().click();
     return readFile(await (await saving).path());
   }
 
-  /** Bytes of a category at the peak, as the page shows them. */
+  /** The bytes of a category at the peak, as the page shows them. */
   async peakBytes(category: string): Promise<number> {
     const item = this.page.locator("#memory-key li", { hasText: category });
     return Number(await item.getAttribute("data-bytes"));

@@ -1,12 +1,12 @@
-/** What a device can do at best, measured in the same run as what is compared with it. */
+/** Measures the peak rates of a device, in the same run as the cases that are compared with them. */
 import { type Device, type Tensor, WebGpuDevice } from "@sidenet/tensor";
 import { calibrate, gpuTime, timeBatches } from "./measure.ts";
 
-/** What a device can do at best, measured. */
+/** Measured peak rates of a device. */
 export interface Ceilings {
-  /** Bytes read and written by the plainest kernel, 10^9 a second. */
+  /** 10^9 bytes per second that the simplest kernel reads and writes. */
   readonly copyGigabytesPerSecond: number;
-  /** Multiply-adds in registers, 2 operations each, 10^9 a second. */
+  /** 10^9 operations per second of multiply-adds in registers, 2 each. */
   readonly multiplyAddGflops: number;
   /** How the second was measured. */
   readonly multiplyAddBy: string;
@@ -15,8 +15,8 @@ export interface Ceilings {
 const CHAINS = 12; // independent sums of four: enough to hide the latency of a multiply-add, and few enough for registers
 const ROUNDS = 512;
 
-/** A kernel that reads and writes next to nothing and multiplies all the time. */
-const MULTIPLY_ADD = `// a multiply-add rate: y[i] = a sum that no compiler can foresee
+/** A kernel of multiply-adds with almost no memory access. */
+const MULTIPLY_ADD = `// a multiply-add rate: y[i] = a sum that the compiler cannot compute in advance
 //   out y[N]   grid: N / 64
 requires immediate_address_space;
 

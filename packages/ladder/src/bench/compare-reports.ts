@@ -1,18 +1,18 @@
-/** One run of the benchmarks against an earlier one. */
+/** Compares a run of the benchmarks with an earlier one. */
 
-/** What a comparison needs of a report. */
+/** The part of a report that is compared. */
 export interface ComparableReport {
   readonly results: readonly { readonly name: string; readonly wall: { readonly minMs: number } }[];
   readonly failures: readonly { readonly name: string }[];
 }
 
-/** `missing`: only the earlier run has it; `new`: only the later one; `failed`: timed earlier, and could not be now. */
+/** `missing`: only in the earlier run; `new`: only in the later one; `failed`: timed earlier, but not in the later run. */
 export type Verdict = "faster" | "slower" | "same" | "failed" | "missing" | "new";
 
 export interface ComparedRow {
   readonly name: string;
   readonly verdict: Verdict;
-  /** Least wall time of a call, in milliseconds. */
+  /** Lowest wall time of a call, in milliseconds. */
   readonly beforeMs: number | null;
   readonly afterMs: number | null;
   /** after / before. */
@@ -25,8 +25,8 @@ function verdictOn(ratio: number, threshold: number): Verdict {
 }
 
 /**
- * Rows of both runs by name, in the later one's order. Least times are compared, since other load can only add to a time.
- * `threshold`: by which share a row has to be slower, or the other way round, to be called so.
+ * The rows of both runs by name, in the later one's order. Lowest times are compared, since other load can only add to a time.
+ * Rows that differ by less than the share `threshold` are `same`.
  */
 export function compareReports(
   before: ComparableReport,
@@ -50,7 +50,7 @@ export function compareReports(
   return rows;
 }
 
-/** A report whose rows have the lesser of two runs' times. Rows are the first run's. */
+/** The first report, with each row replaced by the second run's if that is faster. */
 export function keepFaster<R extends ComparableReport>(first: R, second: R): R {
   const others = new Map(second.results.map((row) => [row.name, row]));
   const results = first.results.map((row) => {

@@ -1,4 +1,4 @@
-/** Times a kernel that is not of the project. */
+/** Times a user's kernel. */
 import {
   type DType,
   isFloat,
@@ -17,7 +17,7 @@ export interface KernelBuffer {
 }
 
 export interface KernelBench {
-  /** Of the file, without folder and ending. */
+  /** The file's name without folder and extension. */
   readonly name: string;
   /** WGSL by the rules of kernels/README.md; `Params` may be left out. */
   readonly text: string;
@@ -27,14 +27,14 @@ export interface KernelBench {
   /** One for each binding, by the name of its variable. */
   readonly buffers: readonly KernelBuffer[];
   readonly params: Readonly<Record<string, number>>;
-  /** Operations of one call; 0 where nobody counted. */
+  /** Operations of one call; 0 if unknown. */
   readonly flops: number;
 }
 
 /**
- * Times a kernel on buffers of its own: normal numbers, or integers below the buffer's length. What it computes is not
- * checked. Throws `L-KERNEL` when the text breaks the rules, does not compile, or does not go with the buffers, and what the
- * device throws.
+ * Times a kernel on buffers that are filled with normal numbers, or with integers below the buffer's length. Its result is not
+ * checked. Throws `L-KERNEL` if the text breaks the rules, does not compile or does not match the buffers, and what the device
+ * throws.
  */
 export async function measureKernel(
   device: WebGpuDevice,
@@ -56,7 +56,7 @@ export async function measureKernel(
     }
     const call = () => device.dispatch(`${id}/${entry}`, { bind, params, grid });
     call();
-    await device.synchronize(); // tells what is wrong with the kernel
+    await device.synchronize(); // throws errors of the kernel
     return await timeCall(
       device,
       { name: `kernel ${name} ${entry}`, op: "kernel", call, flops, bytes },

@@ -1,4 +1,4 @@
-/** Times of one case: GPU timestamps where the adapter has them, wall time beside. */
+/** Times a case: wall time, and GPU time by timestamps if the adapter has them. */
 import { type Device, SidenetError, sizeBytes, type Tensor, WebGpuDevice } from "@sidenet/tensor";
 import { Bench } from "tinybench";
 import { checkCase, makeOperands } from "./operands.ts";
@@ -13,13 +13,13 @@ export interface Timing {
   readonly samples: number;
 }
 
-/** What one kernel was measured to do, times in milliseconds a call. */
+/** The measurement of one case; times are in milliseconds per call. */
 export interface BenchResult {
   readonly name: string;
   readonly op: string;
-  /** Wall time of one call, submission and waiting shared between the calls of a batch. */
+  /** Wall time, where the calls of a batch share submission and waiting. */
   readonly wall: Timing;
-  /** GPU time of one call by timestamps; null where there are none. */
+  /** GPU time by timestamps; null without them. */
   readonly gpuMs: number | null;
   readonly dispatches: number;
   readonly flops: number;
@@ -43,9 +43,9 @@ export interface MeasureOptions {
   readonly check: boolean;
 }
 
-/** Calls of one batch take about this long, so that waiting for the device is a small part of it. */
+/** The calls of a batch take about this long, so that waiting for the device is a small part of it. */
 const BATCH_MS = 20;
-const MOST_CALLS = 200;
+const MAX_CALLS = 200;
 
 /** Times `batch`, which makes `calls` calls and waits for them. */
 export async function timeBatches(
@@ -67,7 +67,7 @@ export async function timeBatches(
   return { minMs: min / calls, medianMs: p50 / calls, spread: mad / p50, samples: samplesCount };
 }
 
-/** How many calls make a batch, after two that compile and warm up. */
+/** The number of calls of a batch, measured after a call that compiles. */
 export async function calibrate(device: Device, call: () => void): Promise<number> {
   call();
   await device.synchronize();
@@ -75,10 +75,10 @@ export async function calibrate(device: Device, call: () => void): Promise<numbe
   call();
   await device.synchronize();
   const one = performance.now() - started;
-  return Math.max(1, Math.min(MOST_CALLS, Math.floor(BATCH_MS / Math.max(one, 0.01))));
+  return Math.max(1, Math.min(MAX_CALLS, Math.floor(BATCH_MS / Math.max(one, 0.01))));
 }
 
-/** Milliseconds of GPU time of one call, and its dispatches. */
+/** GPU time of one call in milliseconds, and its number of dispatches. */
 export async function gpuTime(
   device: Device,
   call: () => void,
@@ -97,7 +97,7 @@ export async function gpuTime(
   return { gpuMs: total / calls, dispatches };
 }
 
-/** A call to time, and the minimum of bytes and FLOPs that it takes. */
+/** A call to time, and the minimum of bytes and FLOPs that it needs. */
 export interface TimedCall {
   readonly name: string;
   readonly op: string;
@@ -119,14 +119,14 @@ export async function timeCall(
   };
   const wall = await timeBatches(batch, calls, timeMs);
   const { gpuMs, dispatches } = await gpuTime(device, call, calls);
-  const seconds = (gpuMs || wall.medianMs) / 1000; // 0: shorter than the steps of the GPU's clock
+  const seconds = (gpuMs || wall.medianMs) / 1000; // a GPU time of 0 is below the clock's resolution
   const rates = { gflops: flops / seconds / 1e9, gigabytesPerSecond: bytes / seconds / 1e9 };
   return { name, op, wall, gpuMs, dispatches, flops, bytes, ...rates };
 }
 
 const bytesOf = (tensor: Tensor | null): number => (tensor ? sizeBytes(tensor.dtype, tensor.size) : 0);
 
-/** Checks and times one case. A refusal of the device is a result too. */
+/** Checks and times one case. A `SidenetError` becomes a `BenchFailure`. */
 export async function measureCase(
   device: Device,
   benchCase: BenchCase,

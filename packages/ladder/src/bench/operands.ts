@@ -1,4 +1,4 @@
-/** Operands of a benchmark on a device, and whether what an op makes of them is right. */
+/** Operands of a benchmark on a device, and the check of an op's result. */
 import {
   CpuDevice,
   caseDims,
@@ -19,8 +19,8 @@ import {
 } from "@sidenet/tensor";
 import type { BenchCase, Operand } from "./shapes.ts";
 
-/** Normal numbers are made once and repeated: they are to look random to arithmetic, not to be so. */
-const PERIOD = 65_521; // a prime, so that rows of no usual width look alike
+/** Normal numbers repeat with this period, since generating all of them is slow. */
+const PERIOD = 65_521; // a prime, so that rows of usual widths differ
 
 function valuesOf({ shape, dtype, fill }: Operand, stream: number): ArrayLike<number> {
   const size = sizeOf(shape);
@@ -48,7 +48,7 @@ function valuesOf({ shape, dtype, fill }: Operand, stream: number): ArrayLike<nu
   }
 }
 
-/** Elements from which on a GPU draws its normal numbers itself. */
+/** From this number of elements on, the GPU generates normal numbers. */
 const LARGE = 2 ** 20;
 
 /** One operand; the caller owns it. */
@@ -80,14 +80,14 @@ export function makeOperands(device: Device, benchCase: BenchCase): (Tensor | nu
   }
 }
 
-/** Multiply-adds that a check at the timed extents may take. */
-const CHECK_LIMIT = 4e8;
-/** Elements that it may read back. */
-const READ_LIMIT = 2 ** 25;
+/** The largest number of multiply-adds of a check at the timed extents, which the reference computes. */
+const MAX_CHECK_OPERATIONS = 4e8;
+/** The largest number of elements that a check reads back. */
+const MAX_READ = 2 ** 25;
 
 /**
- * What is wrong with an op on this device, or null: random cases of its row against the reference, then, where each row of
- * the result comes from one row of the operands, three rows at the timed extents.
+ * Compares an op on this device with the reference: in random cases and, if each row of the result depends on one row of the
+ * operands, in three rows at the timed extents. Returns what differs, or null.
  */
 export async function checkCase(
   device: Device,
@@ -110,7 +110,7 @@ async function checkSomeRows(
   const { inputs, outputs } = row.signature;
   const plain = outputs.filter(({ residual }) => !residual);
   if (inputs.some(({ updated }) => updated) || !plain.every(byRow) || !inputs.some(byRow)) return null;
-  if (tensors.reduce((sum, tensor) => sum + (tensor?.size ?? 0), 0) > READ_LIMIT) return null;
+  if (tensors.reduce((sum, tensor) => sum + (tensor?.size ?? 0), 0) > MAX_READ) return null;
   const first = tensors[inputs.findIndex(byRow)]!;
   const count = first.shape[0];
   const rows = [...new Set([0, Math.floor(count / 2), count - 1])];
@@ -133,7 +133,7 @@ async function checkSomeRows(
     const few = { inputs: drawn, attrs };
     const dims = caseDims(op, few);
     const has = (output: string) => made[output] !== undefined;
-    if (row.flops(dims, { ...row.attrs, ...attrs }, has) > 2 * CHECK_LIMIT) return null;
+    if (row.flops(dims, { ...row.attrs, ...attrs }, has) > 2 * MAX_CHECK_OPERATIONS) return null;
     const want = await runCase(new CpuDevice({ precision: "f64" }), op, few);
     const close = closenessOf(op, few, device.profile);
     for (const { name } of plain) {

@@ -45,11 +45,17 @@ export interface BenchCase {
 }
 
 type Element = "f32" | "f16";
-type Loose = number[] | { shape: number[]; dtype?: DType; fill?: Fill };
+interface OperandSpec {
+  readonly shape: readonly number[];
+  readonly dtype?: DType;
+  readonly fill?: Fill;
+}
+/** An operand, or its shape alone. */
+type Loose = readonly number[] | OperandSpec;
 
 interface Variant {
   readonly label?: string;
-  /** Shapes by operand name; what is left out is not given. */
+  /** By name; optional operands that are missing are not given. */
   readonly operands: Readonly<Record<string, Loose>>;
   readonly attrs?: object;
   readonly residuals?: readonly string[];
@@ -60,7 +66,7 @@ const ids = (shape: number[], below: number): Loose => ({
   dtype: "i32",
   fill: { kind: "ids", below },
 });
-/** Activations: f32 beside weights of any type. */
+/** Activations: f32, whatever the type of the weights. */
 const plain = (...shape: number[]): Loose => ({ shape, dtype: "f32" });
 const value = (shape: number[], number: number): Loose => ({ shape, fill: { kind: "value", value: number } });
 
@@ -77,7 +83,7 @@ function nf4(out: number, inner: number): Record<string, Loose> {
 
 type Rule = (m: BenchModel, T: number) => readonly Variant[];
 
-const products = (make: (inner: number, out: number) => Variant): Rule => {
+const projections = (make: (inner: number, out: number) => Variant): Rule => {
   return ({ d, f, heads, c }) =>
     [
       ["q", d, heads * c],
@@ -86,16 +92,16 @@ const products = (make: (inner: number, out: number) => Variant): Rule => {
     ].map(([label, inner, out]) => ({ label: label as string, ...make(inner as number, out as number) }));
 };
 
-/** Rows whose extents a model decides; all others take [T, d] for every operand. */
+/** Ops whose extents follow from the model. All others take [T, d] for every operand. */
 const RULES: Partial<Record<OpName, Rule>> = {
-  linear: (m, T) => products((I, O) => ({ operands: { x: plain(T, I), w: [O, I] } }))(m, T),
-  matmulNT: (m, T) => products((I, O) => ({ operands: { a: plain(T, I), b: [O, I] } }))(m, T),
-  matmul: (m, T) => products((I, O) => ({ operands: { a: plain(T, O), b: [O, I] } }))(m, T),
-  matmulTN: (m, T) => products((I, O) => ({ operands: { a: [T, O], b: [T, I] } }))(m, T),
+  linear: (m, T) => projections((I, O) => ({ operands: { x: plain(T, I), w: [O, I] } }))(m, T),
+  matmulNT: (m, T) => projections((I, O) => ({ operands: { a: plain(T, I), b: [O, I] } }))(m, T),
+  matmul: (m, T) => projections((I, O) => ({ operands: { a: plain(T, O), b: [O, I] } }))(m, T),
+  matmulTN: (m, T) => projections((I, O) => ({ operands: { a: [T, O], b: [T, I] } }))(m, T),
   nf4Linear: (m, T) =>
-    products((I, O) => ({ operands: { x: plain(T, I), ...nf4(O, I) }, attrs: { out: O } }))(m, T),
+    projections((I, O) => ({ operands: { x: plain(T, I), ...nf4(O, I) }, attrs: { out: O } }))(m, T),
   nf4LinearBackwardX: (m, T) =>
-    products((I, O) => ({ operands: { dy: plain(T, O), ...nf4(O, I) }, attrs: { in: I } }))(m, T),
+    projections((I, O) => ({ operands: { dy: plain(T, O), ...nf4(O, I) }, attrs: { in: I } }))(m, T),
   nf4Dequantize: ({ d, f }) => [{ operands: nf4(f, d), attrs: { shape: [f, d] } }],
   nf4Quantize: ({ d, f }) => [
     { operands: { w: [f, d], table: { shape: [16], fill: { kind: "nf4-table" } } } },
@@ -176,20 +182,11 @@ const RULES: Partial<Record<OpName, Rule>> = {
   embeddingBackward: ({ d, V }, T) => [{ operands: { dy: [T, d], ids: ids([T], V) }, attrs: { rows: V } }],
   adamw: ({ d, f }) => [{ operands: { p: [f, d], m: value([f, d], 0.1), v: value([f, d], 0.1), g: [f, d] } }],
   adamw8: ({ d, f }) => {
-    const codes = { shape: [f * d], fill: { kind: "bytes" } } as const;
-    const most = value([Math.ceil((f * d) / 256)], 0.01);
-    const maps = { shape: [512], fill: { kind: "state-maps" } } as const;
-    const shared = { p: [f * d], mMax: most, vMax: most, g: [f * d] };
-    return [
-      {
-        operands: {
-          ...shared,
-          mCodes: { ...codes, shape: [...codes.shape] },
-          vCodes: { ...codes, shape: [...codes.shape] },
-          maps: { ...maps, shape: [...maps.shape] },
-        },
-      },
-    ];
+    const codes: Loose = { shape: [f * d], fill: { kind: "bytes" } };
+    const absmax = value([Math.ceil((f * d) / 256)], 0.01);
+    const maps: Loose = { shape: [512], fill: { kind: "state-maps" } };
+    const state = { mCodes: codes, vCodes: codes, mMax: absmax, vMax: absmax, maps };
+    return [{ operands: { p: [f * d], ...state, g: [f * d] } }];
   },
   sgd: ({ d, f }) => [{ operands: { p: [f, d], m: [f, d], g: [f, d] } }],
   sampleLogits: ({ V }) => [{ operands: { logits: [1, V] }, attrs: { topP: 0.9 } }],
@@ -245,7 +242,7 @@ function attentionBackward({ heads, keyHeads, c }: BenchModel, T: number): Varia
   return [{ operands: { dy: query, q: query, k: key, v: key, y: query, lse } }];
 }
 
-/** Every case of an op beside a model, in one storage type; none where the op has nothing to run. */
+/** The cases of an op at the extents of a model, in one storage type; none for views and ops without f16. */
 export function benchCases(op: OpName, model: BenchModel, tokens: number, elem: Element): BenchCase[] {
   const row = rowOf(op);
   const { inputs } = row.signature;
@@ -263,15 +260,10 @@ export function benchCases(op: OpName, model: BenchModel, tokens: number, elem: 
         .filter(({ name }) => operands[name] !== undefined)
         .map(({ name, dtype, accepts }) => {
           const given = operands[name];
-          const {
-            shape,
-            dtype: own,
-            fill,
-          }: { shape: number[]; dtype?: DType; fill?: Fill } = Array.isArray(given)
-            ? { shape: given }
-            : given;
-          const type = dtype ?? own ?? (accepts.includes(elem) ? elem : "f32");
-          return [name, { shape, dtype: type, fill: fill ?? { kind: "normal" } }];
+          const { fill = { kind: "normal" }, ...spec }: OperandSpec =
+            "shape" in given ? given : { shape: given };
+          const type = dtype ?? spec.dtype ?? (accepts.includes(elem) ? elem : "f32");
+          return [name, { shape: spec.shape, dtype: type, fill }];
         }),
     ),
     attrs,

@@ -1,4 +1,4 @@
-/** The suite: which cases, in which order, and the report of a run. */
+/** The benchmark suite: its cases, and the report of a run. */
 import { type Device, type OpName, opNames } from "@sidenet/tensor";
 import { type Ceilings, measureCeilings } from "./ceilings.ts";
 import { type BenchFailure, type BenchResult, measureCase } from "./measure.ts";
@@ -15,18 +15,18 @@ export interface BenchOptions {
   /** Milliseconds that each case is timed for. */
   readonly timeMs: number;
   readonly check: boolean;
-  /** Called after each row, with how many are done of how many. */
+  /** Called after each row, with the number of rows done and of all rows. */
   readonly onResult?: (result: BenchResult | BenchFailure, done: number, total: number) => void;
 }
 
-/** A result beside what the device can do at best. */
+/** A result, compared with the peak rates of the device. */
 export interface BenchRow extends BenchResult {
-  /** Of the ceiling that limits it, bytes or operations; above 1 where a cache serves it. */
+  /** The rate as a share of the ceiling that limits it, bytes or operations; above 1 if a cache supplies the data. */
   readonly shareOfCeiling: number;
   readonly limit: "copy" | "multiply-add";
 }
 
-/** What a run of the suite found; `date` is in ISO 8601. */
+/** The report of a run; `date` is in ISO 8601. */
 export interface BenchReport {
   readonly device: string;
   readonly date: string;
@@ -35,7 +35,7 @@ export interface BenchReport {
   readonly failures: readonly BenchFailure[];
 }
 
-/** Cases of a run, by op, model and tokens. */
+/** The cases of a run, by model, op and tokens. */
 export function suiteCases({ models, tokens, dtypes, only }: BenchOptions): BenchCase[] {
   const cases: BenchCase[] = [];
   for (const model of models) {
@@ -46,7 +46,7 @@ export function suiteCases({ models, tokens, dtypes, only }: BenchOptions): Benc
     }
   }
   const wanted = ({ name }: BenchCase) => only.length === 0 || only.some((part) => name.includes(part));
-  // Ops that do not go by tokens come once.
+  // Ops whose extents do not depend on tokens occur once.
   return [...new Map(cases.filter(wanted).map((item) => [item.name, item])).values()];
 }
 
@@ -67,7 +67,7 @@ export async function reportOn(
   return { device: `${device.kind}: ${device.label}`, date, ceilings, results, failures };
 }
 
-/** A report of rows that several runs have measured: all of them beside the highest ceilings of these runs. */
+/** A report with the rows of several runs, all compared with the highest ceilings of these runs. */
 export function joinRuns(report: BenchReport, others: Ceilings): BenchReport {
   const { ceilings: own } = report;
   const faster = others.multiplyAddGflops > own.multiplyAddGflops ? others : own;
@@ -84,7 +84,7 @@ function besideCeilings(result: BenchResult, ceilings: Ceilings): BenchRow {
     : { ...result, shareOfCeiling: copy, limit: "copy" };
 }
 
-/** Measures ceilings and every case that the device has types for. Throws what the device throws beyond refusals. */
+/** Measures ceilings and every case whose types the device supports. Throws errors that are not a `SidenetError`. */
 export function runSuite(device: Device, options: BenchOptions): Promise<BenchReport> {
   const cases = suiteCases(options).filter(
     ({ operands }) => device.profile.f16 || Object.values(operands).every(({ dtype }) => dtype !== "f16"),

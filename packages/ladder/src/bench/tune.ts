@@ -1,4 +1,4 @@
-/** Finds the best tiles for an adapter: every candidate of the table, timed alternately on matmuls of several shapes. */
+/** Finds the best tile table for an adapter, by timing its candidates alternately on matmuls of several shapes. */
 import {
   defaultTiles,
   type Tensor,
@@ -14,7 +14,7 @@ type TileName = keyof Tiles;
 
 type Extents = readonly [M: number, K: number, N: number];
 
-/** Products x[M,K] · w[N,K]ᵀ on either side of each choice; of attention, M tokens with N heads of K that share none. */
+/** Extents of x[M,K] · w[N,K]ᵀ around each decision; for attention, M tokens with N heads of size K, each with its own keys. */
 const PROBES: { readonly [K in TileName]: readonly Extents[] } = {
   rowsBlock: [
     [16, 576, 1536],
@@ -41,11 +41,11 @@ const PROBES: { readonly [K in TileName]: readonly Extents[] } = {
   subgroupMatrixQueries: [16, 48, 128, 512, 2048].map((M) => [M, 128, 8] as const),
 };
 
-/** A candidate has to take this share less time than the default, over all its shapes, to replace it. */
+/** A candidate replaces the default if it takes less time by this share, over all shapes. */
 const GAIN = 0.03;
 const ROUNDS = 7;
 
-/** How a candidate did: its time as a multiple of the default's, geometric mean over the shapes. */
+/** A candidate, and its time as a multiple of the default's, as the geometric mean over the shapes. */
 export interface TriedTile {
   readonly value: number;
   readonly ratio: number;
@@ -62,13 +62,13 @@ export interface Tuning {
   readonly choices: readonly TunedTile[];
 }
 
-/** The best of what was tried; `standard`, to whose time ratios refer, unless another one is clearly better. */
+/** The best candidate if it is clearly better than `standard`, to which ratios refer; else `standard`. */
 export function chooseTile(standard: number, tried: readonly TriedTile[]): number {
   const best = tried.reduce((a, b) => (b.ratio < a.ratio ? b : a));
   return best.ratio < 1 - GAIN ? best.value : standard;
 }
 
-/** Least milliseconds of a call by candidate, timed alternately. */
+/** Lowest time of a call by candidate in milliseconds, timed alternately. */
 async function timeCandidates(
   device: WebGpuDevice,
   call: () => void,
@@ -78,7 +78,7 @@ async function timeCandidates(
   const calls: number[] = [];
   for (const tiles of candidates) {
     device.retile(tiles);
-    calls.push(await calibrate(device, call)); // compiles
+    calls.push(await calibrate(device, call)); // compiles the kernels
   }
   for (let round = 0; round < ROUNDS; round++) {
     for (const [i, tiles] of candidates.entries()) {
@@ -92,7 +92,7 @@ async function timeCandidates(
   return least;
 }
 
-/** Operands of a probe, and the call that takes them. */
+/** The operands of a probe, and its call. */
 function makeProbe(
   device: WebGpuDevice,
   name: TileName,
@@ -109,7 +109,7 @@ function makeProbe(
   return { operands, call: () => device.ops.linear(operands[0], operands[1]).dispose() };
 }
 
-/** Tries the candidates of one entry beside `tiles`. */
+/** Times the candidates of one entry, with the other entries from `tiles`. */
 async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Promise<TunedTile> {
   const values = TILE_CANDIDATES[name];
   const standard = defaultTiles(device.profile)[name];
@@ -129,7 +129,7 @@ async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Prom
   return { name, chosen: chooseTile(standard, tried), tried };
 }
 
-/** Tunes every entry that matters on the device, which keeps what was found. Throws what the device throws. */
+/** Tunes every entry that the device uses, and sets the result on the device. Throws what the device throws. */
 export async function tuneTiles(
   device: WebGpuDevice,
   onChoice: (choice: TunedTile) => void = () => {},

@@ -1,11 +1,4 @@
-import {
-  type Device,
-  type DType,
-  type HostArray,
-  type Shape,
-  SidenetError,
-  type Tensor,
-} from "@sidenet/tensor";
+import type { Device, DType, HostArray, Shape, Tensor } from "@sidenet/tensor";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 
 /** A tensor of a golden file; floats are widened to f32. */
@@ -52,16 +45,8 @@ export async function readAndFree(
   }
 }
 
-/** The rows of a tensor [rows, ...] for which `keep` is 1. */
-export function selectRows(values: ArrayLike<number>, rows: number, keep: ArrayLike<number>): Float64Array {
-  if (keep.length !== rows || values.length % rows !== 0) {
-    throw new SidenetError("L-CHECK", `${values.length} values are not ${keep.length} rows.`);
-  }
-  const width = values.length / rows;
-  const selected: number[] = [];
-  for (let row = 0; row < rows; row++) {
-    if (keep[row] === 0) continue;
-    for (let i = 0; i < width; i++) selected.push(values[row * width + i]);
-  }
-  return Float64Array.from(selected);
+/** The values of a tensor [rows, ...] in the rows for which `keep` [rows] is 1. */
+export function selectRows(values: ArrayLike<number>, keep: ArrayLike<number>): number[] {
+  const width = values.length / keep.length;
+  return Array.from(values).filter((_, i) => keep[Math.floor(i / width)] === 1);
 }

@@ -66,11 +66,11 @@ function shortestFloat32(value: number): number {
 
 function positiveInteger(reader: Reader, key: string, fallback?: number): number {
   const value = reader.number(key, fallback);
-  const most = key === "block_count" ? MAX_LAYERS : 2 ** 31 - 1;
-  if (Number.isInteger(value) && value > 0 && value <= most) return value;
+  const max = key === "block_count" ? MAX_LAYERS : 2 ** 31 - 1;
+  if (Number.isInteger(value) && value > 0 && value <= max) return value;
   throw new SidenetError(
     "L-CONFIG",
-    `${reader.name}: ${key} is ${value}, wanted a whole number from 1 to ${most}. Convert the model again.`,
+    `${reader.name}: ${key} is ${value}, wanted a whole number from 1 to ${max}. Convert the model again.`,
   );
 }
 

@@ -56,10 +56,10 @@ function fail(source: ByteSource, code: string, text: string): never {
   throw new SidenetError(code, `${source.name}: ${text}`);
 }
 
-async function readLength(cursor: GgufCursor, leastBytesEach: number, what: string): Promise<number> {
+async function readLength(cursor: GgufCursor, minBytesEach: number, what: string): Promise<number> {
   if (!cursor.has(8)) await cursor.need(8, what);
   const count = Number(cursor.u64());
-  cursor.claim(count * leastBytesEach, `${what} (${count} of at least ${leastBytesEach} bytes)`);
+  cursor.claim(count * minBytesEach, `${what} (${count} of at least ${minBytesEach} bytes)`);
   return count;
 }
 
@@ -85,14 +85,14 @@ async function readArray(
   await cursor.need(4, `the element type of "${key}"`);
   const kind = cursor.u32();
   const scalar = SCALARS[kind];
-  const least = scalar?.[0] ?? MIN_BYTES[kind];
-  if (least === undefined)
+  const minBytes = scalar?.[0] ?? MIN_BYTES[kind];
+  if (minBytes === undefined)
     fail(source, "L-GGUF-METADATA", `"${key}" has elements of the unknown type ${kind}.`);
-  const count = await readLength(cursor, least, `the array "${key}"`);
+  const count = await readLength(cursor, minBytes, `the array "${key}"`);
   const values: GgufValue[] = [];
   for (let i = 0; i < count; i++) {
     if (scalar) {
-      if (!cursor.has(least)) await cursor.need(least, `the array "${key}"`);
+      if (!cursor.has(minBytes)) await cursor.need(minBytes, `the array "${key}"`);
       values.push(scalar[1](cursor));
     } else values.push(await readValue(source, cursor, key, kind, depth));
   }
