@@ -1,5 +1,6 @@
 /** Values at the edges of float32: results stay finite and right, since WGSL promises nothing about infinities and NaN. */
 import { CpuDevice, type Device, type OpName, opNames, rowOf } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
 
@@ -13,13 +14,16 @@ const unaryNames = opNames.filter((name) => rowOf(name).sig === "x[N..] -> y[N..
 const binaryNames = opNames.filter((name) => /^a\[A\.\.\] b\[B\.\.\] -> /.test(rowOf(name).sig));
 const OVERFLOWING: readonly OpName[] = ["pow"];
 
-describe.runIf(gpuAvailable)("elementwise ops at the edges of float32", () => {
-  let gpu: Device;
+const DEVICES: [name: string, open: () => Promise<Device>][] = [["wasm", openNodeWasm]];
+if (gpuAvailable) DEVICES.push(["webgpu", openTestGpu]);
+
+describe.each(DEVICES)("elementwise ops on %s at the edges of float32", (_, open) => {
+  let device: Device;
   const cpu = new CpuDevice({ precision: "f64" });
   beforeAll(async () => {
-    gpu = await openTestGpu();
+    device = await open();
   });
-  afterAll(() => gpu?.dispose());
+  afterAll(() => device?.dispose());
 
   const compare = async (name: OpName, operands: readonly number[][]) => {
     const run = (d: Device) =>
@@ -27,7 +31,7 @@ describe.runIf(gpuAvailable)("elementwise ops at the edges of float32", () => {
         const inputs = operands.map((values) => d.tensor(values, [values.length]));
         return Object.values(d.run(name, inputs))[0];
       });
-    using got = run(gpu);
+    using got = run(device);
     using want = run(cpu);
     const [found, expected] = [await got.read(), await want.read()];
     for (let i = 0; i < expected.length; i++) {
@@ -56,12 +60,30 @@ describe.runIf(gpuAvailable)("elementwise ops at the edges of float32", () => {
   });
 
   it("cast to f16 keeps what is past its range at the largest half", async () => {
-    if (!gpu.profile.f16) return;
+    if (!device.profile.f16) return;
     const values = [65504, 65519, 65536, 1e6, 3e38, -1e5, -3e38, 1];
     const largest = [65504, 65504, 65504, 65504, 65504, -65504, -65504, 1];
-    for (const device of [gpu, cpu]) {
-      using half = device.scope(() => device.ops.cast(device.tensor(values, [values.length]), { to: "f16" }));
+    for (const d of [device, cpu]) {
+      using half = d.scope(() => d.ops.cast(d.tensor(values, [values.length]), { to: "f16" }));
       expect([...(await half.read())]).toEqual(largest);
     }
+  });
+
+  it("the gradients of silu and rmsNorm, whose factors overflow and underflow", async () => {
+    const run = (d: Device) =>
+      d.scope(() => {
+        const row = (values: number[]) => d.tensor(values, [1, values.length]);
+        const [ones, x] = [row([1, 1, 1, 1]), row([1e17, -2e17, 3e17, 0])];
+        const { dgate } = d.run("siluMulBackward", [ones, row([3e38, -3e38, -1e4, 0]), ones]);
+        const rstd = d.tensor([1e-17 / Math.sqrt(3.5)], [1]);
+        const { dx } = d.run("rmsNormBackwardX", [row([1, 2, 3, 4]), x, rstd, null]);
+        return [dgate, d.ops.scale(dx, { factor: 1e17 })];
+      });
+    const [found, expected] = [run(device), run(cpu)];
+    for (const [i, tensor] of found.entries()) {
+      const [values, reference] = [await tensor.read(), await expected[i].read()];
+      for (let j = 0; j < values.length; j++) expect(values[j]).toBeCloseTo(reference[j], 5);
+    }
+    for (const tensor of [...found, ...expected]) tensor.dispose();
   });
 });

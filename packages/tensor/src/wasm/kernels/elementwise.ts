@@ -1,4 +1,5 @@
 /** Elementwise kernels over f32, and conversions to and from f16; a task is a chunk of elements. */
+import { LARGEST_F16 } from "../../ops/elementwise-kernels.ts";
 import type { FunctionBuilder } from "../assembler/function.ts";
 import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { GELU } from "./activations.ts";
@@ -156,10 +157,16 @@ export const widen = defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task 
   forChunk(f, task, n, [[x, 2], y], ({ store }) => store(y, load4(x)));
 });
 
-/** f32 to f16. */
-export const narrow = defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task }) => {
-  const convert = toF16(f);
-  forChunk(f, task, n, [x, [y, 2]], ({ load, lanes }) =>
-    f.do((lanes === 4 ? v128.store64Lane : v128.store16Lane)(y, convert(load(x)), 0)),
-  );
-});
+/** f32 to f16; values beyond its range become infinite, or its largest number if it `saturates`. */
+const narrowing = (saturates: boolean) =>
+  defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task }) => {
+    const convert = toF16(f);
+    const [largest, smallest] = [LARGEST_F16, -LARGEST_F16].map((value) => splat(f, value));
+    const inRange = (value: V128) => (saturates ? f32x4.pmax(f32x4.pmin(value, largest), smallest) : value); // keeps NaN
+    forChunk(f, task, n, [x, [y, 2]], ({ load, lanes }) =>
+      f.do((lanes === 4 ? v128.store64Lane : v128.store16Lane)(y, convert(inRange(load(x))), 0)),
+    );
+  });
+
+export const narrow = narrowing(false);
+export const narrowSaturated = narrowing(true);

@@ -80,7 +80,7 @@ export const sliceBackward: WasmOp = (
 
 export const cast: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }) => {
   if (x.dtype === y.dtype) runCopy(k, x, y);
-  else k.run(x.dtype === "f16" ? "widen" : "narrow", { x, y, n: x.size }, chunks(x.size));
+  else k.run(x.dtype === "f16" ? "widen" : "narrowSaturated", { x, y, n: x.size }, chunks(x.size));
   return true;
 };
 

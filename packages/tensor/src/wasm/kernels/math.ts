@@ -60,11 +60,16 @@ export function attentionExpOf(f: FunctionBuilder): Function1 {
   };
 }
 
-/** 1 / (1 + e^-x): no infinity on the way, as e^-x stops at e^88. */
+/** 1 / (1 + e^-x): no infinity on the way, as e^-x stops at e^88; below -88, where that would be too large, 0. */
 export function sigmoidOf(f: FunctionBuilder): Function1 {
   const exp = expOf(f);
   const one = splat(f, 1);
-  return (x) => f32x4.div(one, f32x4.add(one, exp(f32x4.neg(x))));
+  const min = splat(f, -EXP_MAX);
+  return (x) => {
+    const value = f.v128(x);
+    const quotient = f32x4.div(one, f32x4.add(one, exp(f32x4.neg(value))));
+    return v128.andNot(quotient, f32x4.lt(value, min));
+  };
 }
 
 const SQRT_HALF = Math.SQRT1_2;

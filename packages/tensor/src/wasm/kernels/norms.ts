@@ -136,8 +136,8 @@ const normBackwardX = (centered: boolean) =>
         const r = f.f32(f32.load(wordAt(rstd, row)));
         f.set(factor, f32x4.splat(r));
         const meanOf = (parts: readonly Local<"v128">[]) => f32.div(sumLanes(f, parts), f32.convert(c));
-        const cube = f32.mul(r, f32.mul(r, r));
-        f.set(ofX, f32x4.splat(f32.mul(cube, f32.mul(meanOf(dots), -1))));
+        // Not r³ · dot: r³ underflows from a magnitude of 1e13 on.
+        f.set(ofX, f32x4.splat(f32.mul(f32.mul(r, r), f32.mul(r, f32.mul(meanOf(dots), -1)))));
         if (centered) f.set(constant, f32x4.splat(f32.mul(r, f32.mul(meanOf(sums), -1))));
         start(row);
         const write = (g: V128, { load, store }: Access) => {
