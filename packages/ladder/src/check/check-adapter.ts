@@ -2,8 +2,8 @@ import { Tape } from "@sidenet/autograd";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Adapter } from "../adapter.ts";
-import type { LabeledBatch } from "../batch-loss.ts";
-import { type Decoder, shiftLabels } from "../decoder.ts";
+import { batchLoss, type LabeledBatch } from "../batch-loss.ts";
+import type { Decoder } from "../decoder.ts";
 import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
 import { residualStream } from "../residual-stream.ts";
 import { evaluateLoss, Trainer } from "../trainer.ts";
@@ -70,9 +70,7 @@ function startGradients(decoder: Decoder, adapter: Adapter, batch: LabeledBatch)
     device.scope(() => {
       using tape = new Tape(device, adapter.parameters);
       const y = residualStream(decoder, adapter, decoder.prepare(batch), { ops: tape });
-      const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
-      const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
-      const gradients = tape.backward(decoder.loss(tape, y, targets, adapter.head ?? decoder.head));
+      const gradients = tape.backward(batchLoss(decoder, tape, y, batch, adapter.head));
       return Object.fromEntries(
         [...adapter.parameters].map(([name, tensor]) => [name, gradients.get(tensor)!]),
       );

@@ -1,9 +1,9 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Adapter } from "../adapter.ts";
-import type { LabeledBatch } from "../batch-loss.ts";
+import { batchLoss, type LabeledBatch } from "../batch-loss.ts";
 import { type ModelConfig, parseModelConfig } from "../config.ts";
-import { Decoder, shiftLabels } from "../decoder.ts";
+import { Decoder } from "../decoder.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { generate } from "../generate.ts";
@@ -115,11 +115,9 @@ export async function observe(
         onHidden: (i, h) => (states[`hidden_states.${i}`] = device.retain(h)),
         onSideState: (k, s) => (states[`side_states.${k}`] = device.retain(s)),
       });
-      const labels = shiftLabels(batch.labels, batch.batchSize, batch.length);
-      const targets = device.tensor(labels, [labels.length], { dtype: "i32", label: "targets" });
       const head = adapter?.head ?? decoder.head;
       const logits = decoder.logits(device.ops, y, head);
-      return { y, logits, loss: decoder.loss(device.ops, y, targets, head) };
+      return { y, logits, loss: batchLoss(decoder, device.ops, y, batch, head) };
     });
     return await readAndFree({ ...results, ...states });
   } finally {

@@ -42,10 +42,10 @@ export function exactError(out: ArrayLike<number>, ref: ArrayLike<number>): numb
   return same ? 0 : Number.POSITIVE_INFINITY;
 }
 
-/** The error as a share of its tolerance; above 1 it is too large. */
+/** The error as a share of its tolerance; above 1 it is too large. An expected value that is not finite makes the error NaN. */
 export function share({ error, tolerance }: Comparison): number {
   if (error === 0) return 0;
-  return tolerance > 0 ? error / tolerance : Number.POSITIVE_INFINITY;
+  return tolerance > 0 && !Number.isNaN(error) ? error / tolerance : Number.POSITIVE_INFINITY;
 }
 
 /** The comparison that uses most of its tolerance. */

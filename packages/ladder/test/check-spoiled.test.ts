@@ -1,0 +1,59 @@
+/** Golden cases whose own values are spoiled: `sidenet check` fails them and never lets them pass. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import type { CaseResult } from "../src/check/check.ts";
+import { sidenet } from "./capture.ts";
+import { adapterCase, f32, matmulCase, modelCase, type TensorFile, writeFolder } from "./golden-cases.ts";
+
+let root = "";
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "sidenet-check-"));
+});
+afterAll(() => rm(root, { recursive: true, force: true }));
+
+async function check(folder: string, device: string) {
+  const run = await sidenet("check", join(root, folder), "--json", "--device", device);
+  return run.json() as { passed: number; failed: number; skipped: number; cases: CaseResult[] };
+}
+
+function spoil(file: TensorFile, name: string, value: number): TensorFile {
+  const data = Float32Array.from(file[name].data as Float32Array);
+  data[data.length - 1] = value;
+  return { ...file, [name]: f32(file[name].shape, data) };
+}
+
+it("an expected value that is not finite fails its case, whichever tensor holds it", async () => {
+  const model = await modelCase();
+  const cases: [kind: string, files: Record<string, unknown>, tensors: string[]][] = [
+    ["ops", matmulCase(), ["y", "da"]],
+    ["models", model, ["hidden_states.1", "logits", "loss"]],
+    ["adapters", await adapterCase(), ["y", "grad.ladder.norm.weight", "losses", "after.ladder.up.weight"]],
+  ];
+  await writeFolder(join(root, "spoiled/models/tiny"), model);
+  for (const [kind, files, tensors] of cases) {
+    for (const tensor of tensors) {
+      for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+        const expected = spoil(files["expected.safetensors"] as TensorFile, tensor, value);
+        const folder = join(root, `spoiled/${kind}/${tensor}-${value}`);
+        await writeFolder(folder, { ...files, "expected.safetensors": expected });
+      }
+    }
+  }
+  const json = await check("spoiled", "cpu");
+  const passed = json.cases.filter(({ status }) => status === "passed");
+  expect(passed.map(({ name }) => name)).toEqual(["models/tiny"]);
+  expect(json).toMatchObject({ failed: 18, skipped: 0 });
+});
+
+it("a label outside the vocabulary fails by name", async () => {
+  const files: Record<string, unknown> = await modelCase();
+  const batch = files["batch.json"] as { labels: number[][] };
+  const labels = batch.labels.map((row) => row.map(() => 1_000_000));
+  await writeFolder(join(root, "label"), { ...files, "batch.json": { ...batch, labels } });
+  for (const device of ["cpu", "wasm"]) {
+    const { cases } = await check("label", device);
+    expect(cases[0]).toMatchObject({ status: "failed", reason: expect.stringMatching(/L-TOKEN.*1000000/) });
+  }
+});
