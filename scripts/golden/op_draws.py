@@ -7,7 +7,8 @@ import torch
 from op_cases import write_op
 
 SIZES = (1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 32, 33, 40, 63, 64, 65, 66, 70, 96, 127, 128, 130)
-HEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 33, 40, 48, 64, 80, 96, 128)
+HEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 33, 40, 48, 64, 80, 96, 127, 128, 129, 160, 192, 256)
+LONG = (257, 1023, 1024, 1025, 4099)
 LARGE = 1e4
 
 
@@ -39,7 +40,7 @@ def visibility(rng, *shape):
 
 def matmul(rng):
     variant = rng.choice(("nn", "nt", "tn"))
-    m, k, n = size(rng, 70, True), size(rng, 130), size(rng, 70)
+    m, k, n = size(rng, 70, True), rng.choice((*SIZES, *LONG)), size(rng, 70)
     batch = rng.choice(([], [], [3], [2, 3], [1], [1, 2, 2]))
     large = LARGE if rng.random() < 0.15 else 1
     a = normal(*batch, *((k, m) if variant == "tn" else (m, k)), scale=large)
@@ -58,7 +59,7 @@ def linear(rng):
 
 
 def rms_norm(rng):
-    width, rows = rng.choice((*SIZES, 257, 576)), leading(rng)
+    width, rows = rng.choice((*SIZES, 576, *LONG)), leading(rng)
     special = rng.choice(("", "", "", "large", "zero", "tiny"))
     x = normal(*rows, width)
     flat = x.view(-1, width)
@@ -71,7 +72,7 @@ def rms_norm(rng):
 
 
 def softmax(rng):
-    shape = [*leading(rng), rng.choice((*SIZES, 257, 300))]
+    shape = [*leading(rng), rng.choice((*SIZES, 300, *LONG))]
     x = normal(*shape, scale=rng.choice((1, 3)))
     large = rng.random() < 0.2
     if large:
@@ -106,7 +107,7 @@ def rope(rng):
 
 
 def attention(rng):
-    B, T, m, group = rng.choice((1, 2, 3)), rng.choice((1, 2, 5, 7, 16, 17, 24, 33)), rng.choice((1, 2, 3)), rng.choice((1, 2, 3, 4, 7))
+    B, T, m, group = rng.choice((1, 2, 3)), rng.choice((1, 2, 5, 7, 16, 17, 24, 33, 65, 130)), rng.choice((1, 2, 3)), rng.choice((1, 2, 3, 4, 7, 16))
     S, c = rng.choice((T, T, T, size(rng, 40))), rng.choice(HEADS)
     offset = rng.choice((0, 0, S - T, rng.randint(-3, 3), rng.randint(-T, S)))
     n, large = m * group, rng.random() < 0.12
@@ -150,7 +151,7 @@ def upstream(rng):
 
 
 def cross_entropy(rng):
-    N, V = rng.choice((1, 2, 7, 13, 33)), rng.choice((1, 2, 33, 65, 130, 257, 300))
+    N, V = rng.choice((1, 2, 7, 13, 33)), rng.choice((1, 2, 33, 65, 130, 300, *LONG, 50257))
     logits, large = normal(N, V, scale=rng.choice((1, 3))), rng.random() < 0.2
     if large:
         logits = torch.randint(-8, 9, (N, V)).float() * 1250 + torch.randint(-8, 9, (N, V)).float() / 4
@@ -158,7 +159,7 @@ def cross_entropy(rng):
 
 
 def lm_head_cross_entropy(rng):
-    N, V, d = rng.choice((1, 2, 7, 13, 33)), rng.choice((1, 2, 33, 130, 257, 300, 1000)), rng.choice((1, 5, 16, 33, 64, 96))
+    N, V, d = rng.choice((1, 2, 7, 13, 33)), rng.choice((1, 2, 33, 130, 300, 1000, *LONG, 50257)), rng.choice((1, 5, 16, 33, 64, 96))
     large = LARGE if rng.random() < 0.15 else 1
     h, w = normal(N, d, scale=large), normal(V, d, scale=rng.choice((1, 2)) / math.sqrt(d) / large)
     return {"h": h, "w": w, "targets": targets_of(rng, N, V), "dloss": upstream(rng)}, {"ignore_index": -100}, large == 1
@@ -209,7 +210,11 @@ def reduce(rng):
     if len(shape) > 2:
         shape[0] = min(shape[0], 5)
     axis = rng.choice((None, *range(len(shape))))
+    if rng.random() < 0.25:
+        shape[rng.randrange(len(shape))] = rng.choice(LONG)
     inputs = {"x": normal(*shape)}
+    if kind == "max" and rng.random() < 0.5:  # ties: the first of the largest
+        inputs["x"] = torch.randint(0, 3, shape).float()
     if kind != "max":
         inputs["dy"] = normal(*([] if axis is None else [n for i, n in enumerate(shape) if i != axis]))
     return inputs, {"kind": kind, "axis": axis}, kind != "max"
