@@ -7,9 +7,9 @@ export {
   type SideAdapter,
   type SidePass,
   type SidePassOptions,
-} from "./adapter.ts";
-export { type BaseStorage, emptyWeights, type WeightDType } from "./base-storage.ts";
-export { batchLoss, type LabeledBatch, scoredPositions } from "./batch-loss.ts";
+} from "./methods/adapter.ts";
+export { type BaseStorage, emptyWeights, type WeightDType } from "./model/base-storage.ts";
+export { batchLoss, type LabeledBatch, scoredPositions } from "./model/batch-loss.ts";
 export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
@@ -25,17 +25,17 @@ export {
   type LayerCache,
   type ParameterSpec,
   type RunLayer,
-} from "./block.ts";
+} from "./model/block.ts";
 export { CalibratedLayers, type LayerReport } from "./calibration/calibrated-layers.ts";
-export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./chat-template.ts";
+export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./text/chat-template.ts";
 export {
   contextLimit,
   type Family,
   type ModelConfig,
   parseModelConfig,
   type Quantization,
-} from "./config.ts";
-export type { Rope, RopeScaling } from "./config-rope.ts";
+} from "./model/config.ts";
+export type { Rope, RopeScaling } from "./model/config-rope.ts";
 export {
   BatchStream,
   type BatchStreamOptions,
@@ -63,8 +63,8 @@ export {
   type HiddenOptions,
   shiftLabels,
   type TokenBatch,
-} from "./decoder.ts";
-export { ADAPTER_FILES, type BaseModel, type EncodedAdapter, encodeAdapter } from "./encode-adapter.ts";
+} from "./model/decoder.ts";
+export { ADAPTER_FILES, type BaseModel, type EncodedAdapter, encodeAdapter } from "./methods/encode-adapter.ts";
 export {
   type ConstantAnswer,
   type EvalOptions,
@@ -83,7 +83,7 @@ export {
   scoreContinuations,
 } from "./eval/score-continuations.ts";
 export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
-export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./flop-counts.ts";
+export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
 export { type ByteSource, memorySource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
 export { type GgufFile, type GgufTensorInfo, type GgufValue, readGguf } from "./formats/gguf.ts";
@@ -93,39 +93,39 @@ export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export type { GgufType } from "./formats/gguf-types.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
-export { FullTuning } from "./full-tuning.ts";
-export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generate.ts";
+export { FullTuning } from "./methods/full-tuning.ts";
+export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generation/generate.ts";
 export {
   type Continuation,
   type GenerateTextOptions,
   generateTexts,
   type StopReason,
-} from "./generate-text.ts";
-export type { Embedding, Head, LossOptions } from "./head.ts";
-export { HeadTuning } from "./head-tuning.ts";
-export { type InitialOptions, initializeWeights } from "./initial-values.ts";
-export { KvCache, ModelCache } from "./kv-cache.ts";
+} from "./generation/generate-text.ts";
+export type { Embedding, Head, LossOptions } from "./model/head.ts";
+export { HeadTuning } from "./methods/head-tuning.ts";
+export { type InitialOptions, initializeWeights } from "./methods/initial-values.ts";
+export { KvCache, ModelCache } from "./generation/kv-cache.ts";
 export {
   type LadderOptions,
   ladderConfig,
   type SideOptions,
   type XLadderOptions,
   xladderConfig,
-} from "./ladder-config.ts";
+} from "./methods/ladder-config.ts";
 export {
   type AdapterConfig,
   adapterConfigJson,
   loadAdapter,
   parseAdapterConfig,
   type WeightsConfig,
-} from "./load-adapter.ts";
-export { type LoadOptions, loadWeights } from "./load-weights.ts";
-export { Lora, type LowRank, loraParameters, withLowRank } from "./lora.ts";
-export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./lora-config.ts";
-export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./method.ts";
-export { defaultLearningRate, defaultMemory, defaultStorage } from "./method-defaults.ts";
-export { type ModelTensor, mergeAdapter, modelTensors } from "./model-tensors.ts";
-export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./nf4-weight.ts";
+} from "./methods/load-adapter.ts";
+export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
+export { Lora, type LowRank, loraParameters, withLowRank } from "./methods/lora.ts";
+export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./methods/lora-config.ts";
+export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./methods/method.ts";
+export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";
+export { type ModelTensor, mergeAdapter, modelTensors } from "./methods/model-tensors.ts";
+export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
 export {
   BINDING_LIMITS,
   type LargeBuffer,
@@ -136,10 +136,10 @@ export {
   type PlanOptions,
   planStep,
   type StepOptions,
-} from "./plan.ts";
-export type { Projection } from "./projection.ts";
-export { type PruneOptions, prunedValues, sourceBlocks } from "./pruned-init.ts";
-export { IMPORTANCES, type Importance } from "./pruning.ts";
+} from "./training/plan.ts";
+export type { Projection } from "./model/projection.ts";
+export { type PruneOptions, prunedValues, sourceBlocks } from "./methods/pruned-init.ts";
+export { IMPORTANCES, type Importance } from "./methods/pruning.ts";
 export {
   type EncodeOptions,
   type Encoder,
@@ -151,12 +151,12 @@ export {
   type Source,
   type TextRecord,
   type TokenRecord,
-} from "./records.ts";
-export { residualStream, type StreamOptions } from "./residual-stream.ts";
-export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./rope-tables.ts";
-export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./run/metrics.ts";
-export { newRunState, type RunState } from "./run/run-state.ts";
-export type { StepProfile, TimeShare } from "./run/step-profile.ts";
+} from "./data/records.ts";
+export { residualStream, type StreamOptions } from "./methods/residual-stream.ts";
+export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
+export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./training/metrics.ts";
+export { newRunState, type RunState } from "./training/run-state.ts";
+export type { StepProfile, TimeShare } from "./training/step-profile.ts";
 export {
   type LoopEvents,
   type LoopOptions,
@@ -165,12 +165,12 @@ export {
   type RunLog,
   type StopReason as RunStopReason,
   TrainingLoop,
-} from "./run/training-loop.ts";
-export { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
-export type { InitialSide } from "./side-init.ts";
-export { SideNetwork } from "./side-network.ts";
-export { StopMatcher, TextStream } from "./text-stream.ts";
-export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+} from "./training/training-loop.ts";
+export { parseSideConfig, type SideConfig, sideParameters } from "./methods/side-config.ts";
+export type { InitialSide } from "./methods/side-init.ts";
+export { SideNetwork } from "./methods/side-network.ts";
+export { StopMatcher, TextStream } from "./generation/text-stream.ts";
+export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 export {
   evaluateLoss,
   type MemoryOptions,
@@ -178,5 +178,5 @@ export {
   Trainer,
   type TrainerCounters,
   type TrainerOptions,
-} from "./trainer.ts";
-export { readTrainerState, writeTrainerState } from "./trainer-state.ts";
+} from "./training/trainer.ts";
+export { readTrainerState, writeTrainerState } from "./training/trainer-state.ts";

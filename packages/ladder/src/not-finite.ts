@@ -1,7 +1,7 @@
 /** Errors for NaN and infinite results, which name the tensor that is the cause, and what to do. */
 import { isFloat, type ParamStore, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
-import type { Decoder } from "./decoder.ts";
+import type { Adapter } from "./methods/adapter.ts";
+import type { Decoder } from "./model/decoder.ts";
 
 /** The first NaN or infinite value of a store, such as "model.norm.weight[12] = NaN"; null if all are finite. */
 async function nonFiniteValue(store: ParamStore): Promise<string | null> {

@@ -1,8 +1,8 @@
 import { CpuDevice, type Device, Random, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { scoredPositions } from "../src/batch-loss.ts";
-import type { ModelConfig } from "../src/config.ts";
+import { scoredPositions } from "../src/model/batch-loss.ts";
+import type { ModelConfig } from "../src/model/config.ts";
 import {
   BatchStream,
   type BatchStreamOptions,
@@ -10,9 +10,9 @@ import {
   inMemory,
 } from "../src/data/batch-stream.ts";
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
-import { makeAdapter } from "../src/method.ts";
-import type { TokenRecord } from "../src/records.ts";
-import { evaluateLoss, Trainer } from "../src/trainer.ts";
+import { makeAdapter } from "../src/methods/method.ts";
+import type { TokenRecord } from "../src/data/records.ts";
+import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const tokenRecord: fc.Arbitrary<TokenRecord> = fc

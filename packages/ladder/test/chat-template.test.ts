@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ChatTemplate } from "../src/chat-template.ts";
-import { StopMatcher, TextStream } from "../src/text-stream.ts";
-import { loadTokenizer, type Tokenizer } from "../src/tokenizer.ts";
+import { ChatTemplate } from "../src/text/chat-template.ts";
+import { StopMatcher, TextStream } from "../src/generation/text-stream.ts";
+import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
 
 const CHATML =

@@ -1,6 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { contextLimit, parseModelConfig } from "../src/config.ts";
+import { contextLimit, parseModelConfig } from "../src/model/config.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],

@@ -6,11 +6,11 @@ import { fileURLToPath } from "node:url";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { type ModelConfig, parseModelConfig } from "../src/config.ts";
+import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
 import { encodeGguf } from "../src/formats/gguf-encode.ts";
 import { dequantize } from "../src/formats/gguf-quants.ts";
 import { modelConfigJson } from "../src/formats/hf-config.ts";
-import { loadWeights } from "../src/load-weights.ts";
+import { loadWeights } from "../src/model/load-weights.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { contentOf, convert, drawFamily, drawWeights, errorOf, MODEL, putModel } from "./model-folder.ts";
 

@@ -1,19 +1,19 @@
 import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Adapter } from "../src/adapter.ts";
-import type { Decoder } from "../src/decoder.ts";
+import type { Adapter } from "../src/methods/adapter.ts";
+import type { Decoder } from "../src/model/decoder.ts";
 import { type EvalOptions, type EvalRow, prepareEvaluation } from "../src/eval/evaluate.ts";
 import { finalNumber } from "../src/eval/final-number.ts";
 import { estimate, type Metric } from "../src/eval/intervals.ts";
 import { slidingWindows } from "../src/eval/perplexity.ts";
 import { scoreContinuations } from "../src/eval/score-continuations.ts";
 import { TASKS, trainingRecord } from "../src/eval/tasks.ts";
-import { generate } from "../src/generate.ts";
-import { makeAdapter } from "../src/method.ts";
-import { encodeRecord } from "../src/records.ts";
-import { residualStream } from "../src/residual-stream.ts";
-import type { Tokenizer } from "../src/tokenizer.ts";
+import { generate } from "../src/generation/generate.ts";
+import { makeAdapter } from "../src/methods/method.ts";
+import { encodeRecord } from "../src/data/records.ts";
+import { residualStream } from "../src/methods/residual-stream.ts";
+import type { Tokenizer } from "../src/text/tokenizer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 

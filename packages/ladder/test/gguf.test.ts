@@ -8,7 +8,7 @@ import { checkpointFromGguf, unpermuteRows } from "../src/formats/gguf-checkpoin
 import { modelConfigFromGguf } from "../src/formats/gguf-config.ts";
 import { huggingFaceName } from "../src/formats/gguf-names.ts";
 import { concatBytes } from "../src/formats/safetensors-write.ts";
-import { ropeFrequencies } from "../src/rope-tables.ts";
+import { ropeFrequencies } from "../src/model/rope-tables.ts";
 import {
   buildGguf,
   type Field,

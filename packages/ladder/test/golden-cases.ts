@@ -3,16 +3,16 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tape } from "@sidenet/autograd";
 import { CpuDevice, type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
-import type { LabeledBatch } from "../src/batch-loss.ts";
-import type { ParameterSpec } from "../src/block.ts";
-import { parseModelConfig } from "../src/config.ts";
-import { Decoder, decoderParameters, shiftLabels } from "../src/decoder.ts";
+import type { LabeledBatch } from "../src/model/batch-loss.ts";
+import type { ParameterSpec } from "../src/model/block.ts";
+import { parseModelConfig } from "../src/model/config.ts";
+import { Decoder, decoderParameters, shiftLabels } from "../src/model/decoder.ts";
 import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
-import { generate } from "../src/generate.ts";
-import { residualStream } from "../src/residual-stream.ts";
-import { parseSideConfig, sideParameters } from "../src/side-config.ts";
-import { SideNetwork } from "../src/side-network.ts";
-import { evaluateLoss, Trainer } from "../src/trainer.ts";
+import { generate } from "../src/generation/generate.ts";
+import { residualStream } from "../src/methods/residual-stream.ts";
+import { parseSideConfig, sideParameters } from "../src/methods/side-config.ts";
+import { SideNetwork } from "../src/methods/side-network.ts";
+import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 
 export type TensorFile = Record<string, WritableTensor>;
 

@@ -2,9 +2,9 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, SidenetError, TestRandom } from "@sidenet/tensor";
-import type { ModelConfig } from "../src/config.ts";
-import type { RopeScaling } from "../src/config-rope.ts";
-import { decoderParameters } from "../src/decoder.ts";
+import type { ModelConfig } from "../src/model/config.ts";
+import type { RopeScaling } from "../src/model/config-rope.ts";
+import { decoderParameters } from "../src/model/decoder.ts";
 import { modelConfigJson } from "../src/formats/hf-config.ts";
 import { encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import { convertModel } from "../src/node/convert-model.ts";

@@ -2,12 +2,12 @@
 import { CpuDevice, type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterAll, describe, expect, it } from "vitest";
-import type { ModelConfig } from "../src/config.ts";
-import { Decoder, decoderParameters } from "../src/decoder.ts";
-import { HeadTuning } from "../src/head-tuning.ts";
-import { denseMatrix, quantizeNf4 } from "../src/nf4-weight.ts";
-import { SideNetwork } from "../src/side-network.ts";
-import { evaluateLoss, Trainer } from "../src/trainer.ts";
+import type { ModelConfig } from "../src/model/config.ts";
+import { Decoder, decoderParameters } from "../src/model/decoder.ts";
+import { HeadTuning } from "../src/methods/head-tuning.ts";
+import { denseMatrix, quantizeNf4 } from "../src/model/nf4-weight.ts";
+import { SideNetwork } from "../src/methods/side-network.ts";
+import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 
 const devices: [string, () => Promise<Device>][] = [["cpu", async () => new CpuDevice()]];

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { makeAdapter } from "../src/method.ts";
+import { makeAdapter } from "../src/methods/method.ts";
 import { notFinite } from "../src/not-finite.ts";
 import { sidenet, sidenetWith } from "./capture.ts";
 import { writeTinyModel } from "./tiny-files.ts";

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { linesOf } from "../src/data/lines.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
-import { type EncodeOptions, encodeRecord, encodeWindows, type FieldMapping } from "../src/records.ts";
+import { type EncodeOptions, encodeRecord, encodeWindows, type FieldMapping } from "../src/data/records.ts";
 
 let folder: string;
 beforeAll(async () => {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { METHODS, type Method } from "../src/adapter.ts";
+import { METHODS, type Method } from "../src/methods/adapter.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import { openSafetensorsFile } from "../src/node/safetensors-file.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../src/node/train-run.ts";

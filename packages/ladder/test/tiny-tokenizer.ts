@@ -1,4 +1,4 @@
-import { loadTokenizer, type Tokenizer } from "../src/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 
 /** The printable characters that byte-level BPE writes for the bytes 0..255. */
 export const BYTE_SYMBOLS = (() => {

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { readGguf } from "../src/formats/gguf.ts";
 import { tokenizerFromGguf } from "../src/formats/gguf-tokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "../src/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { buildGguf, type Field, numbers, strings } from "./gguf-builder.ts";
 
 /** The printable characters that byte-level BPE writes for the bytes 0..255. */

@@ -6,7 +6,7 @@ import { tokenizerFilesFromGguf, tokenizerFromGguf } from "../src/formats/gguf-t
 import { copiedVocabulary, vocabularyFields } from "../src/formats/gguf-vocabulary.ts";
 import type { GgufFields } from "../src/formats/gguf-write.ts";
 import { mayHang, nestsRepetitions } from "../src/regular-expression.ts";
-import { loadTokenizer } from "../src/tokenizer.ts";
+import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { buildGguf, numbers, strings } from "./gguf-builder.ts";
 import { MODEL } from "./model-folder.ts";
 import { BYTE_SYMBOLS } from "./tiny-tokenizer.ts";

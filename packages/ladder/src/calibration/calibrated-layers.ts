@@ -11,12 +11,12 @@ import {
   blockWeights,
   PROJECTIONS,
   type ProjectionName,
-} from "../block.ts";
-import type { ModelConfig } from "../config.ts";
-import { EMBEDDINGS, layerName, type TokenBatch } from "../decoder.ts";
-import type { ModelTensor } from "../model-tensors.ts";
-import { type DoubleNf4, uploadNf4 } from "../nf4-weight.ts";
-import { ropeTables } from "../rope-tables.ts";
+} from "../model/block.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { EMBEDDINGS, layerName, type TokenBatch } from "../model/decoder.ts";
+import type { ModelTensor } from "../methods/model-tensors.ts";
+import { type DoubleNf4, uploadNf4 } from "../model/nf4-weight.ts";
+import { ropeTables } from "../model/rope-tables.ts";
 import { calibratedNf4 } from "./calibrated-nf4.ts";
 import { type Feedback, feedbackOf } from "./feedback.ts";
 import { observing, READERS, sinkWeights } from "./moments.ts";

@@ -1,5 +1,5 @@
 import { nf4Table } from "@sidenet/tensor";
-import { checkFinite, type DoubleNf4 } from "../nf4-weight.ts";
+import { checkFinite, type DoubleNf4 } from "../model/nf4-weight.ts";
 import { type Feedback, roundWithFeedback } from "./feedback.ts";
 import { BlockScales, blockMagnitudes, packCodes } from "./nf4-grid.ts";
 

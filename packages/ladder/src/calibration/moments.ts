@@ -1,8 +1,8 @@
 /** Second moments of the inputs of a block's projections, by which calibration weighs rounding errors. */
 import { type Ops, repeat, type Tensor } from "@sidenet/tensor";
-import type { Attention, BlockWeights, ProjectionName } from "../block.ts";
-import type { TokenBatch } from "../decoder.ts";
-import type { Projection } from "../projection.ts";
+import type { Attention, BlockWeights, ProjectionName } from "../model/block.ts";
+import type { TokenBatch } from "../model/decoder.ts";
+import type { Projection } from "../model/projection.ts";
 
 /** Projections, grouped by the inputs that they share. */
 export const READERS: readonly (readonly ProjectionName[])[] = [

@@ -1,12 +1,12 @@
 import { Tape } from "@sidenet/autograd";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Adapter } from "../adapter.ts";
-import { batchLoss, type LabeledBatch } from "../batch-loss.ts";
-import type { Decoder } from "../decoder.ts";
-import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../load-adapter.ts";
-import { residualStream } from "../residual-stream.ts";
-import { evaluateLoss, Trainer } from "../trainer.ts";
+import type { Adapter } from "../methods/adapter.ts";
+import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
+import type { Decoder } from "../model/decoder.ts";
+import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../methods/load-adapter.ts";
+import { residualStream } from "../methods/residual-stream.ts";
+import { evaluateLoss, Trainer } from "../training/trainer.ts";
 import {
   compareGreedy,
   compareStates,

@@ -1,7 +1,7 @@
 /** Golden operations on quantized weights, and low-rank adaptation. */
 import { NF4_LEVELS, nf4Table, type Ops, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
-import { withLowRank } from "../lora.ts";
+import { withLowRank } from "../methods/lora.ts";
 import { define, type OpCall, type Outputs } from "./golden-op.ts";
 
 const stateSchema = z.looseObject({

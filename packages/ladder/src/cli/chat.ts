@@ -1,10 +1,10 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import type { Command } from "commander";
-import type { ChatMessage, ChatTemplate } from "../chat-template.ts";
-import { contextLimit } from "../config.ts";
-import type { Sampling } from "../generate.ts";
-import { generateTexts } from "../generate-text.ts";
+import type { ChatMessage, ChatTemplate } from "../text/chat-template.ts";
+import { contextLimit } from "../model/config.ts";
+import type { Sampling } from "../generation/generate.ts";
+import { generateTexts } from "../generation/generate-text.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";

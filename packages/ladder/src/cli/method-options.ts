@@ -1,12 +1,12 @@
 /** Options that say what is trained and what memory it may take; `train`, `plan` and `compare` share them. */
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
-import { METHODS, type Method } from "../adapter.ts";
-import type { BaseStorage, WeightDType } from "../base-storage.ts";
-import { type MethodOptions, quantizesByDefault } from "../method.ts";
-import { defaultDType, defaultMemory } from "../method-defaults.ts";
-import { IMPORTANCES, type Importance } from "../pruning.ts";
-import type { MemoryOptions } from "../trainer.ts";
+import { METHODS, type Method } from "../methods/adapter.ts";
+import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
+import { type MethodOptions, quantizesByDefault } from "../methods/method.ts";
+import { defaultDType, defaultMemory } from "../training/method-defaults.ts";
+import { IMPORTANCES, type Importance } from "../methods/pruning.ts";
+import type { MemoryOptions } from "../training/trainer.ts";
 import {
   fraction,
   listOf,

@@ -1,8 +1,8 @@
 /** What `plan` and a planned `compare` share: from a method to a row of their tables. */
 import { CATEGORIES, type Device, type DeviceProfile, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
-import { contextLimit, type ModelConfig } from "../config.ts";
-import { BINDING_LIMITS, type LargeBuffer, type Plan, planStep } from "../plan.ts";
+import { contextLimit, type ModelConfig } from "../model/config.ts";
+import { BINDING_LIMITS, type LargeBuffer, type Plan, planStep } from "../training/plan.ts";
 import { withDevice } from "./device.ts";
 import type { MemoryFlags, SizeFlags, WeightChoice } from "./method-options.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";

@@ -2,12 +2,12 @@
 import { SidenetError } from "@sidenet/tensor";
 import { DEVICE_NAMES, type DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import { METHODS } from "../adapter.ts";
-import { contextLimit, type ModelConfig } from "../config.ts";
+import { METHODS } from "../methods/adapter.ts";
+import { contextLimit, type ModelConfig } from "../model/config.ts";
 import { bundledConfigs } from "../node/bundled-configs.ts";
 import { writeTimeline } from "../node/memory-timeline.ts";
 import { openModelConfig } from "../node/open-model.ts";
-import { BINDING_LIMITS, longestContext, planStep } from "../plan.ts";
+import { BINDING_LIMITS, longestContext, planStep } from "../training/plan.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { addMemoryOptions, addSizeOptions, dtypeOption } from "./method-options.ts";

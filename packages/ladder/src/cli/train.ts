@@ -1,7 +1,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { Method } from "../adapter.ts";
+import type { Method } from "../methods/adapter.ts";
 import { writeReport } from "../node/report.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../node/train-run.ts";

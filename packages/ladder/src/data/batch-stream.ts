@@ -1,8 +1,8 @@
 /** The endless stream of training batches, which can start at any position. */
 import { Random, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { LabeledBatch } from "../batch-loss.ts";
-import type { TokenRecord } from "../records.ts";
+import type { LabeledBatch } from "../model/batch-loss.ts";
+import type { TokenRecord } from "./records.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";
 

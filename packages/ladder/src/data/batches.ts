@@ -1,8 +1,8 @@
 /** Batches from token records: packing of records into rows, and padding of rows. */
 
 import { SidenetError } from "@sidenet/tensor";
-import type { LabeledBatch } from "../batch-loss.ts";
-import type { TokenRecord } from "../records.ts";
+import type { LabeledBatch } from "../model/batch-loss.ts";
+import type { TokenRecord } from "./records.ts";
 
 /** Default multiple to which lengths are padded, so that buffer sizes repeat. */
 export const LENGTH_MULTIPLE = 32;

@@ -1,5 +1,5 @@
 import { Random, SidenetError } from "@sidenet/tensor";
-import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from "../records.ts";
+import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from "./records.ts";
 import type { TokenDataset } from "./batch-stream.ts";
 import { type Indexed, pickItems, type RecordList } from "./record-list.ts";
 

@@ -1,6 +1,6 @@
 /** Lines of text from chunks of bytes. */
 import { SidenetError } from "@sidenet/tensor";
-import type { Source } from "../records.ts";
+import type { Source } from "./records.ts";
 
 const NEWLINE = 0x0a;
 const BYTE_ORDER_MARK = "\ufeff";

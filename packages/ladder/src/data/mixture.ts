@@ -1,5 +1,5 @@
 /** Several data sets as one, each with a weight. */
-import type { TokenRecord } from "../records.ts";
+import type { TokenRecord } from "./records.ts";
 import type { TokenDataset } from "./batch-stream.ts";
 
 /** The largest number of repeats per epoch of a record of the set with the smallest weight. */

@@ -1,5 +1,5 @@
 /** Rows from lines of JSON or of plain text; `name` is the file's name in error messages. */
-import type { Source } from "../records.ts";
+import type { Source } from "./records.ts";
 import { type Line, parseLine, sourceAt } from "./lines.ts";
 
 /** One row of data: its fields, not checked yet. */

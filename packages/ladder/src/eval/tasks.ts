@@ -9,7 +9,7 @@ import {
   questionText,
   type Source,
   type TextRecord,
-} from "../records.ts";
+} from "../data/records.ts";
 import { finalNumber } from "./final-number.ts";
 
 /** Names of the tasks; docs/guide-evaluate.md defines each. */

@@ -1,6 +1,6 @@
 /** A GGUF file under the names, shapes and row order of a Hugging Face checkpoint. */
 import { formatShape, SidenetError } from "@sidenet/tensor";
-import type { ModelConfig } from "../config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 import type { GgufFile, GgufTensorInfo } from "./gguf.ts";
 import { huggingFaceName, ROPE_FACTORS } from "./gguf-names.ts";

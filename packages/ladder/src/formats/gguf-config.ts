@@ -1,9 +1,9 @@
 /** A `ModelConfig` from GGUF metadata. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { type Family, MAX_LAYERS, type ModelConfig } from "../config.ts";
-import type { Rope, RopeScaling } from "../config-rope.ts";
-import { ropeFrequencies } from "../rope-tables.ts";
+import { type Family, MAX_LAYERS, type ModelConfig } from "../model/config.ts";
+import type { Rope, RopeScaling } from "../model/config-rope.ts";
+import { ropeFrequencies } from "../model/rope-tables.ts";
 import type { GgufFile, GgufValue } from "./gguf.ts";
 import { ROPE_FACTORS } from "./gguf-names.ts";
 import { dequantize } from "./gguf-quants.ts";

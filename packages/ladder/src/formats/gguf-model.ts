@@ -1,8 +1,8 @@
 /** A model as a GGUF file of llama.cpp: metadata from its configuration, tensors under llama.cpp's names. */
 import { SidenetError } from "@sidenet/tensor";
-import type { ModelConfig } from "../config.ts";
-import type { ModelTensor } from "../model-tensors.ts";
-import { ropeFrequencies } from "../rope-tables.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { ModelTensor } from "../methods/model-tensors.ts";
+import { ropeFrequencies } from "../model/rope-tables.ts";
 import { checkNarrowed } from "./float-codec.ts";
 import { permutedHeads, permuteRows } from "./gguf-checkpoint.ts";
 import { LLAMA3_KEY } from "./gguf-config.ts";

@@ -1,6 +1,6 @@
 /** A tokenizer from GGUF metadata, which is turned into a `tokenizer.json`. */
 import { SidenetError } from "@sidenet/tensor";
-import { loadTokenizer, type Tokenizer, withChat } from "../tokenizer.ts";
+import { loadTokenizer, type Tokenizer, withChat } from "../text/tokenizer.ts";
 import type { GgufFile } from "./gguf.ts";
 
 /** Kinds of token in `tokenizer.ggml.token_type`. */

@@ -1,8 +1,8 @@
 /** The `tokenizer.ggml` fields of a GGUF file, from a `tokenizer.json` or from another GGUF file. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { ModelConfig } from "../config.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { memorySource } from "./byte-source.ts";
 import { type GgufFile, type GgufValue, readGguf } from "./gguf.ts";
 import {

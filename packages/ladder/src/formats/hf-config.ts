@@ -1,7 +1,7 @@
 /** The `config.json` of a Hugging Face checkpoint, from a `ModelConfig`. */
 import { SidenetError } from "@sidenet/tensor";
-import type { Family, ModelConfig } from "../config.ts";
-import type { Rope } from "../config-rope.ts";
+import type { Family, ModelConfig } from "../model/config.ts";
+import type { Rope } from "../model/config-rope.ts";
 
 /** How the weights beside it are stored. */
 export type CheckpointType = "float32" | "float16" | "bfloat16";

@@ -4,9 +4,9 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Adapter } from "../adapter.ts";
-import type { ModelConfig } from "../config.ts";
-import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../encode-adapter.ts";
+import type { Adapter } from "../methods/adapter.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../methods/encode-adapter.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import {
   type AdapterConfig,
@@ -14,7 +14,7 @@ import {
   checkTrainedWith,
   loadAdapter,
   parseAdapterConfig,
-} from "../load-adapter.ts";
+} from "../methods/load-adapter.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";

@@ -1,12 +1,12 @@
 /** A model from files, ready to be asked: decoder, adapter and tokenizer. */
 import { readFile } from "node:fs/promises";
 import type { Device } from "@sidenet/tensor";
-import type { Adapter } from "../adapter.ts";
-import type { WeightDType } from "../base-storage.ts";
-import { Decoder } from "../decoder.ts";
-import { loadWeights } from "../load-weights.ts";
-import { quantizesByDefault } from "../method.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import type { Adapter } from "../methods/adapter.ts";
+import type { WeightDType } from "../model/base-storage.ts";
+import { Decoder } from "../model/decoder.ts";
+import { loadWeights } from "../model/load-weights.ts";
+import { quantizesByDefault } from "../methods/method.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { openAdapter, trainedOnNf4 } from "./adapter-files.ts";
 import { fileError } from "./file-source.ts";
 import type { HubOptions } from "./hub.ts";

@@ -10,8 +10,8 @@ import {
   streamSafetensors,
   type TensorGroup,
 } from "../formats/safetensors-write.ts";
-import type { ModelTensor } from "../model-tensors.ts";
-import { nf4Bytes, nf4Headers, quantizedValues } from "../nf4-file.ts";
+import type { ModelTensor } from "../methods/model-tensors.ts";
+import { nf4Bytes, nf4Headers, quantizedValues } from "../model/nf4-file.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
 import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-options.ts";

@@ -10,7 +10,7 @@ import {
   recordParser,
   type StoredRecord,
 } from "../../data/record-list.ts";
-import { type FieldMapping, parseRecord, type Source } from "../../records.ts";
+import { type FieldMapping, parseRecord, type Source } from "../../data/records.ts";
 import { readLines } from "./jsonl.ts";
 import { dataError, isJsonl, readRows } from "./rows.ts";
 

@@ -3,7 +3,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { StepProfile } from "../../run/step-profile.ts";
+import type { StepProfile } from "../../training/step-profile.ts";
 import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
 import { RUN_FILES } from "./run-folder.ts";
 

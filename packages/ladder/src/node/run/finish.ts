@@ -1,10 +1,10 @@
 /** What a run leaves when it ends: the adapter, and a summary of how it went. */
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
-import { effectiveDepth } from "../../adapter.ts";
-import type { StepMetrics } from "../../run/metrics.ts";
-import type { StopReason, TrainingLoop } from "../../run/training-loop.ts";
-import { evaluateLoss } from "../../trainer.ts";
+import { effectiveDepth } from "../../methods/adapter.ts";
+import type { StepMetrics } from "../../training/metrics.ts";
+import type { StopReason, TrainingLoop } from "../../training/training-loop.ts";
+import { evaluateLoss } from "../../training/trainer.ts";
 import { saveAdapter } from "../adapter-files.ts";
 import { writeJsonFile } from "../json-file.ts";
 import { RUN_FILES } from "./run-folder.ts";

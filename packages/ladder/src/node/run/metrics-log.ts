@@ -1,6 +1,6 @@
 /** `metrics.jsonl`: a line for each step, evaluation and sample of a run (docs/training.md). */
 import { type FileHandle, open, readFile } from "node:fs/promises";
-import type { MetricsLine } from "../../run/metrics.ts";
+import type { MetricsLine } from "../../training/metrics.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
 

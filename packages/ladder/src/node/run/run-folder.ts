@@ -3,7 +3,7 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { ADAPTER_FILES } from "../../encode-adapter.ts";
+import { ADAPTER_FILES } from "../../methods/encode-adapter.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
 import { makeFolder } from "../make-folder.ts";

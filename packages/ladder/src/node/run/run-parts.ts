@@ -1,9 +1,9 @@
 /** What the parts of a run share: the request, what was loaded, and the event handlers. */
-import type { Adapter } from "../../adapter.ts";
-import type { LabeledBatch } from "../../batch-loss.ts";
-import type { Sample } from "../../run/metrics.ts";
-import type { LoopEvents } from "../../run/training-loop.ts";
-import type { Trainer } from "../../trainer.ts";
+import type { Adapter } from "../../methods/adapter.ts";
+import type { LabeledBatch } from "../../model/batch-loss.ts";
+import type { Sample } from "../../training/metrics.ts";
+import type { LoopEvents } from "../../training/training-loop.ts";
+import type { Trainer } from "../../training/trainer.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { RunFailure } from "./failure.ts";
 import type { LoadedRun } from "./load.ts";

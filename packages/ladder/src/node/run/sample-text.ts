@@ -1,8 +1,8 @@
 /** What the model of a run makes of a record that it is not trained on. */
-import type { Adapter } from "../../adapter.ts";
-import { contextLimit } from "../../config.ts";
-import { generate } from "../../generate.ts";
-import type { Sample } from "../../run/metrics.ts";
+import type { Adapter } from "../../methods/adapter.ts";
+import { contextLimit } from "../../model/config.ts";
+import { generate } from "../../generation/generate.ts";
+import type { Sample } from "../../training/metrics.ts";
 import type { LoadedRun } from "./load.ts";
 
 /** Tokens of a text that a sample is shown, so that it continues one instead of opening it. */

@@ -1,6 +1,6 @@
 import type { BytesByCategory } from "@sidenet/tensor";
-import type { Sample } from "../../run/metrics.ts";
-import type { StopReason } from "../../run/training-loop.ts";
+import type { Sample } from "../../training/metrics.ts";
+import type { StopReason } from "../../training/training-loop.ts";
 
 /** The object of `sidenet train --json` (design.md, "Commands"). */
 export interface TrainSummary {

@@ -1,0 +1,326 @@
+/** Records of text data, and their encoding as tokens with labels. */
+import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import { type ChatMessage, type ChatTemplate, messageSchema, type TextPiece } from "../text/chat-template.ts";
+import type { EncodingOptions, Tokenizer } from "../text/tokenizer.ts";
+
+/** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
+export type Source = string;
+
+const text = z.string();
+
+/** Fields that a record, or a row of an evaluation task, may have; others are ignored. */
+export const RECORD_FIELDS = [
+  "text",
+  "prompt",
+  "completion",
+  "messages",
+  "context",
+  "question",
+  "choices",
+  "label",
+  "answer",
+  "solution",
+  "first_error_step",
+] as const;
+/** The name of a field that `--map` takes. */
+export type RecordField = (typeof RECORD_FIELDS)[number];
+
+/** A plain text, of which every token is learned. */
+const plainSchema = z.looseObject({ text });
+/** A prompt and its completion, which is learned. */
+const pairSchema = z.looseObject({ prompt: text, completion: text });
+/** A conversation, of which the assistant's turns are learned. */
+const chatSchema = z.looseObject({ messages: z.array(messageSchema).min(1) });
+/** The index of a choice, as a number, as digits, or as a letter. */
+const labelSchema = z.union([
+  z.int().nonnegative(),
+  z
+    .string()
+    .regex(/^(\d{1,9}|[A-Z])$/)
+    .transform((mark) => (mark >= "A" ? mark.charCodeAt(0) - 65 : Number(mark))),
+]);
+/** A question with choices, of which the right one is learned. */
+const choiceSchema = z
+  .looseObject({
+    context: text.optional(),
+    question: text,
+    choices: z.array(text).min(1),
+    label: labelSchema,
+  })
+  .refine(({ choices, label }) => label < choices.length, { message: "label is not an index into choices" });
+
+/** The kinds of record. A value that fits several is of the first of them. */
+const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
+/** A record: a text, a prompt and its completion, a conversation, or a question with choices. */
+export type TextRecord = z.infer<typeof recordSchema>;
+export type ChoiceRecord = z.infer<typeof choiceSchema>;
+
+const isChoice = (record: TextRecord): record is ChoiceRecord =>
+  "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
+
+/** Whether a record is a plain text. */
+const isPlain = (record: TextRecord): boolean =>
+  !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
+
+/** The type of each field, and its description for error messages. */
+const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
+  ["messages", chatSchema.shape.messages, 'a list of {"role": "...", "content": "..."}, each a text'],
+  ["text", text, "a text"],
+  ["prompt", text, "a text"],
+  ["completion", text, "a text"],
+  ["label", labelSchema, "the index of one of its choices, or its letter"],
+];
+/** Usual names of the field that is learned. */
+const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
+
+/** What is wrong with the fields of a value, or how they could be mapped to those of a record. */
+function cureFor(value: unknown): string {
+  if (recordSchema.safeParse(value).success)
+    return "Leave the field mapping out: without it this is a valid record.";
+  const fields: Record<string, unknown> = { ...(value as object | null) };
+  const { label, choices } = fields;
+  if (Array.isArray(choices) && Number(label) >= choices.length)
+    return `Its "label" is past its ${choices.length} choices, which count from 0.`;
+  for (const [name, schema, wanted] of WANTED) {
+    if (Object.hasOwn(fields, name) && !schema.safeParse(fields[name]).success)
+      return `Its "${name}" must be ${wanted}.`;
+  }
+  const texts = Object.keys(fields).filter((name) => typeof fields[name] === "string");
+  const asked = texts.filter((name) => !ANSWER_NAMES.test(name));
+  const answer = texts.find((name) => ANSWER_NAMES.test(name)) ?? asked[1];
+  const [first, second] = [asked[0], answer]
+    .filter((name) => name !== undefined)
+    .map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
+  if (first === undefined) return "Map other fields with --text, or --prompt and --completion, or --map.";
+  if (second === undefined && first === "prompt") return 'Its "completion" is missing.';
+  const flags = second === undefined ? `--text ${first}` : `--prompt ${first} --completion ${second}`;
+  return `Map its fields, such as ${flags} (or --text, --map).`;
+}
+
+/** The fields of a value and their types, for error messages. */
+export function describeFields(value: unknown): string {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    return Array.isArray(value) ? "an array" : JSON.stringify(value);
+  }
+  const fields = Object.entries(value).map(
+    ([key, field]) => `${key} (${Array.isArray(field) ? "array" : field === null ? "null" : typeof field})`,
+  );
+  return `the fields ${fields.join(", ")}`;
+}
+
+/** Fields that belong together: if one of a group is mapped, the record gets the fields of that group only. */
+const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
+  ["text"],
+  ["prompt", "completion"],
+  ["messages"],
+  ["context", "question", "choices", "label"],
+  ["question", "answer"],
+  ["question", "solution", "label", "first_error_step"],
+];
+
+/** The names in the data of fields of a record; "choices.text" is a field within a field. */
+export type FieldMapping = Readonly<Partial<Record<RecordField, string>>>;
+
+function fieldAt(value: object, path: string): unknown {
+  if (Object.hasOwn(value, path)) return (value as Record<string, unknown>)[path];
+  return path.split(".").reduce<unknown>((inner, name) => {
+    const isThere = inner !== null && typeof inner === "object" && Object.hasOwn(inner, name);
+    return isThere ? (inner as Record<string, unknown>)[name] : undefined;
+  }, value);
+}
+
+/** The record with its fields under their own names. */
+export function mapFields(value: unknown, fields: FieldMapping): unknown {
+  const mapped = Object.keys(fields) as RecordField[];
+  if (mapped.length === 0 || value === null || typeof value !== "object") return value;
+  const group = FIELD_GROUPS.filter((names) => mapped.some((name) => names.includes(name))).flat();
+  return Object.fromEntries(
+    group.flatMap((name) => {
+      const found = fieldAt(value, fields[name] ?? name);
+      return found === undefined ? [] : [[name, found]];
+    }),
+  );
+}
+
+/** Parses one record; `given` is the value before its fields were mapped. Throws `L-RECORD` with its source and what is wrong. */
+export function parseRecord(value: unknown, source: Source, given: unknown = value): TextRecord {
+  const parsed = recordSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new SidenetError(
+    "L-RECORD",
+    `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +
+      '"content": "..."}, ...]} or {"question": "...", "choices": ["...", ...], "label": 0}; this one has ' +
+      `${describeFields(given)}. ${cureFor(given)}`,
+  );
+}
+
+/** The part of a tokenizer that encoding records needs. */
+export interface Encoder {
+  /** Token ids of a text. */
+  encode(text: string, options?: EncodingOptions): number[];
+}
+
+/** One sequence of tokens. Labels are aligned with inputIds; -100 is not scored. */
+export interface TokenRecord {
+  readonly inputIds: readonly number[];
+  readonly labels: readonly number[];
+  /** Ids of the sequences packed into a row; attention stays within each. Absent for a single sequence. */
+  readonly segments?: readonly number[];
+  readonly source: Source;
+}
+
+/** Options of encoding records as tokens. */
+export interface EncodeOptions {
+  readonly bosId: number | null;
+  /** Appended to each record, and learned; null: nothing is. */
+  readonly eosId: number | null;
+  /** The largest number of tokens of a record. */
+  readonly maxLength: number;
+  /** Truncate longer records instead of throwing. */
+  readonly cut: boolean;
+  /** The chat template that writes conversations as text. */
+  readonly chat?: ChatTemplate | null;
+  /** Encode prompts and completions, and questions with choices, as conversations too. */
+  readonly asChat?: boolean;
+}
+
+/** The options that a tokenizer decides. BOS is added where the tokenizer itself puts it in front of a text. */
+export const encodingBy = (
+  tokenizer: Tokenizer,
+): Required<Pick<EncodeOptions, "bosId" | "eosId" | "chat">> => ({
+  bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
+  eosId: tokenizer.eosIds[0] ?? null,
+  chat: tokenizer.chatTemplate(),
+});
+
+/** The text of a question, with its context. */
+export const questionText = ({ context, question }: { context?: string | undefined; question: string }) =>
+  `${context ? `${context}\n` : ""}Question: ${question}`;
+
+/** Ends a question in plain text; the answer follows after a space. */
+export const ANSWER = "\nAnswer:";
+
+/** A record as pieces of text, learned or not. */
+interface Piecewise {
+  readonly pieces: readonly TextPiece[];
+  /** The pieces contain the begin and end tokens, since a chat template wrote them. */
+  readonly framed: boolean;
+}
+
+function templateOf({ chat }: EncodeOptions, source: Source): ChatTemplate {
+  if (chat) return chat;
+  throw new SidenetError(
+    "L-CHAT-TEMPLATE",
+    `${source}: a conversation needs a chat template, and the model has none. Give one with --chat-template, or use ` +
+      "records of prompt and completion.",
+  );
+}
+
+function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): Piecewise {
+  const conversation = (messages: readonly ChatMessage[]): Piecewise => ({
+    pieces: templateOf(options, source).pieces(messages),
+    framed: true,
+  });
+  const pair = (prompt: string, completion: string): Piecewise => ({
+    pieces: [
+      { text: prompt, learned: false },
+      { text: completion, learned: true },
+    ],
+    framed: false,
+  });
+  const turns = (user: string, assistant: string) =>
+    conversation([
+      { role: "user", content: user },
+      { role: "assistant", content: assistant },
+    ]);
+  const { asChat = false } = options;
+  if ("messages" in record) return conversation((record as z.infer<typeof chatSchema>).messages);
+  if ("completion" in record && "prompt" in record) {
+    const { prompt, completion } = record as z.infer<typeof pairSchema>;
+    return asChat ? turns(prompt, completion) : pair(prompt, completion);
+  }
+  if (isChoice(record)) {
+    const [question, answer] = [questionText(record), record.choices[record.label]];
+    return asChat ? turns(question, answer) : pair(question + ANSWER, ` ${answer}`);
+  }
+  return { pieces: [{ text: (record as { text: string }).text, learned: true }], framed: false };
+}
+
+/** Ids and labels of the pieces. Each piece is encoded by itself, so that no token spans two pieces. */
+function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId }: EncodeOptions) {
+  let inputIds: number[] = [];
+  let labels: number[] = [];
+  for (const { text, learned } of pieces) {
+    const ids = encoder.encode(text, { addSpecialTokens: false, continues: inputIds.length > 0 });
+    // Text that a template writes after the end token of a turn is never generated, so it is not learned.
+    const end = framed && eosId !== null ? ids.lastIndexOf(eosId) : -1;
+    // Not push(...ids): a text may have more tokens than a call can have arguments.
+    inputIds = inputIds.concat(ids);
+    labels = labels.concat(ids.map((id, i) => (learned && (end < 0 || i <= end) ? id : -100)));
+  }
+  return { inputIds, labels };
+}
+
+/**
+ * Tokens and labels of a record: a completion, the assistant's turns, the right choice or a whole text are learned.
+ * Throws `L-TOO-LONG`, `L-CHAT-TEMPLATE`, or `L-NOTHING-TO-LEARN` when no label is left after the first token.
+ */
+export function encodeRecord(
+  record: TextRecord,
+  source: Source,
+  encoder: Encoder,
+  options: EncodeOptions,
+): TokenRecord {
+  const { bosId, eosId, maxLength, cut } = options;
+  const piecewise = piecesOf(record, source, options);
+  const { framed } = piecewise;
+  const { inputIds, labels } = encodePieces(piecewise, encoder, options);
+  if (!framed && bosId !== null) {
+    inputIds.unshift(bosId);
+    labels.unshift(-100);
+  }
+  if (!framed && eosId !== null) {
+    inputIds.push(eosId);
+    labels.push(eosId);
+  }
+  if (inputIds.length > maxLength && !cut) {
+    throw new SidenetError(
+      "L-TOO-LONG",
+      `${source}: ${inputIds.length} tokens are more than the model's context of ${maxLength}. Shorten the record, or ` +
+        "truncate long ones with --max-length.",
+    );
+  }
+  // The first token has nothing before it, so its label is never scored.
+  const learnedFrom = labels.findIndex((label, i) => i > 0 && label !== -100);
+  if (learnedFrom < 0 || learnedFrom >= maxLength) {
+    const all = learnedFrom < 0 ? inputIds.length : learnedFrom;
+    throw new SidenetError(
+      "L-NOTHING-TO-LEARN",
+      `${source}: its first ${maxLength} tokens have nothing to learn (${all} tokens come before the first label). ` +
+        "Raise --max-length or remove the record.",
+    );
+  }
+  return { inputIds: inputIds.slice(0, maxLength), labels: labels.slice(0, maxLength), source };
+}
+
+/**
+ * A record as sequences of at most `maxLength` tokens: a plain text is split into consecutive windows, so that all of it is
+ * learned; any other record is encoded by `encodeRecord`. A last window of one token is dropped. Throws as `encodeRecord`.
+ */
+export function encodeWindows(
+  record: TextRecord,
+  source: Source,
+  encoder: Encoder,
+  options: EncodeOptions,
+): TokenRecord[] {
+  if (!isPlain(record)) return [encodeRecord(record, source, encoder, options)];
+  const { maxLength } = options;
+  const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
+  const windows: TokenRecord[] = [];
+  for (let first = 0; first + 1 < whole.inputIds.length; first += maxLength) {
+    const part = (values: readonly number[]) => values.slice(first, first + maxLength);
+    windows.push({ inputIds: part(whole.inputIds), labels: part(whole.labels), source });
+  }
+  return windows;
+}

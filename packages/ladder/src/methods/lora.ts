@@ -1,0 +1,147 @@
+/** LoRA (methods.md, 4): a trainable product of two small matrices added to a frozen linear layer. */
+import { type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
+import {
+  type BlockWeights,
+  blockParameters,
+  type ParameterSpec,
+  PROJECTIONS,
+  type ProjectionName,
+} from "../model/block.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { type LoraConfig, type LoraSite, loraSites, peftConfigJson } from "./lora-config.ts";
+import type { Projection } from "../model/projection.ts";
+
+/** The matrices of LoRA at one linear layer: y += scale · B A x. */
+export interface LowRank {
+  /** A [r,in] */
+  readonly a: Tensor;
+  /** B [out,r] */
+  readonly b: Tensor;
+  /** alpha / r, or alpha / √r with rsLoRA */
+  readonly scale: number;
+  /** Dropout of A's input in training. */
+  readonly dropout?: { readonly rate: number; readonly seed: number; readonly stream: number } | null;
+}
+
+/**
+ * The layer base(x) + scale · (dropout(x) · Aᵀ) · Bᵀ. The two terms, each as large as the sum, are freed when the call ends,
+ * unless a tape has saved them.
+ */
+export function withLowRank(base: Projection, { a, b, scale, dropout = null }: LowRank): Projection {
+  return (ops, x) =>
+    x.device.scope(() => {
+      const kept = dropout ? ops.dropout(x, dropout) : x;
+      const narrow = ops.scale(ops.linear(kept, a), { factor: scale });
+      return ops.add(base(ops, x), ops.linear(narrow, b));
+    });
+}
+
+const siteName = ({ layer, module }: LoraSite): string => `base_model.model.model.layers.${layer}.${module}`;
+
+/** Every parameter of a LoRA adapter, by PEFT's names: A, then B of each site. */
+export function loraParameters(config: LoraConfig, model: ModelConfig): ParameterSpec[] {
+  const shapes = new Map(blockParameters(model).map(({ name, shape }) => [name, shape]));
+  return loraSites(config, model).flatMap((site): ParameterSpec[] => {
+    const [out, inner] = shapes.get(`${site.module}.weight`)!;
+    return [
+      { name: `${siteName(site)}.lora_A.weight`, shape: [site.rank, inner], kind: "linear" },
+      { name: `${siteName(site)}.lora_B.weight`, shape: [out, site.rank], kind: "linear" },
+    ];
+  });
+}
+
+/** The name in `BlockWeights` of each linear layer, by its Hugging Face name. */
+const PROJECTION_NAMES = Object.fromEntries(
+  Object.entries(PROJECTIONS).map(([name, module]) => [module, name as ProjectionName]),
+);
+
+const zeros = ([out, inner]: readonly number[]): Float32Array => new Float32Array(out * inner);
+
+/** Uniform within ±1/√in, which is Kaiming-uniform with a = √5. */
+function kaimingUniform(shape: readonly number[], seed: number, stream: number): Float32Array {
+  const random = new Random(seed, stream);
+  const bound = 1 / Math.sqrt(shape[1]);
+  return zeros(shape).map(() => bound * (2 * random.uniform() - 1));
+}
+
+/** Random streams from here on are for dropout; those below are for initial values. */
+const DROPOUT_STREAMS = 2 ** 31;
+
+/** A LoRA adapter. Over a decoder whose weights are in NF4 it is QLoRA, with the same code. */
+export class Lora implements Adapter {
+  readonly method = "lora";
+  readonly config: LoraConfig;
+  readonly model: ModelConfig;
+  readonly parameters: ParamStore;
+  readonly #seed: number;
+  readonly #sites: readonly (readonly LoraSite[])[];
+
+  /** Takes ownership of the store; `seed` is for dropout. Throws `L-ADAPTER-CONFIG`. */
+  constructor(config: LoraConfig, model: ModelConfig, parameters: ParamStore, seed = 0) {
+    this.config = config;
+    this.model = model;
+    this.parameters = parameters;
+    this.#seed = seed;
+    const sites = loraSites(config, model);
+    this.#sites = Array.from({ length: model.numHiddenLayers }, (_, layer) =>
+      sites.filter((site) => site.layer === layer),
+    );
+  }
+
+  /** A LoRA with PEFT's initial values: A Kaiming-uniform with a = √5, B zero, so that the model starts as its backbone. */
+  static initialize(device: Device, config: LoraConfig, model: ModelConfig, seed = 0): Lora {
+    const parameters = ParamStore.filled(device, "adapter", (store) => {
+      for (const [stream, { name, shape }] of loraParameters(config, model).entries()) {
+        const values = () =>
+          name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
+        store.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+      }
+    });
+    return new Lora(config, model, parameters, seed);
+  }
+
+  /** The updates scale · B · A, each with the Hugging Face name of the weight it adds to. */
+  updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
+    return this.#sites.flat().map((site) => ({
+      weight: `model.layers.${site.layer}.${site.module}.weight`,
+      ...this.#matrices(site),
+    }));
+  }
+
+  /** A, B and the scale of one linear layer. */
+  #matrices(site: LoraSite): { a: Tensor; b: Tensor; scale: number } {
+    const matrix = (part: string) => this.parameters.get(`${siteName(site)}.${part}.weight`);
+    return { a: matrix("lora_A"), b: matrix("lora_B"), scale: site.scale };
+  }
+
+  adaptBlock(layer: number, frozen: BlockWeights, dropoutStream: number | null): BlockWeights {
+    const { lora_dropout: rate } = this.config;
+    const adapted: Record<string, Projection> = {};
+    for (const [i, site] of this.#sites[layer].entries()) {
+      const projection = PROJECTION_NAMES[site.module];
+      // Each site of each training pass has its own random stream.
+      const draw =
+        ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PROJECTION_NAMES).length + i;
+      const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);
+      const dropout = rate > 0 && dropoutStream !== null ? { rate, seed: this.#seed, stream } : null;
+      adapted[projection] = withLowRank(frozen[projection], { ...this.#matrices(site), dropout });
+    }
+    return { ...frozen, ...adapted };
+  }
+
+  /** The content of PEFT's `adapter_config.json`. */
+  configJson(): object {
+    return peftConfigJson(this.config);
+  }
+
+  /** Frees A and B. */
+  dispose(): void {
+    this.parameters.dispose();
+  }
+
+  /** For `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,106 @@
+/** Adapters from options: the one file that knows every method by name. */
+import { SidenetError } from "@sidenet/tensor";
+import type { Adapter, Method } from "./adapter.ts";
+import type { LabeledBatch } from "../model/batch-loss.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { Decoder } from "../model/decoder.ts";
+import { FullTuning } from "./full-tuning.ts";
+import { HeadTuning } from "./head-tuning.ts";
+import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } from "./ladder-config.ts";
+import { Lora } from "./lora.ts";
+import { type LoraOptions, loraConfig } from "./lora-config.ts";
+import { prunedValues } from "./pruned-init.ts";
+import { parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
+import { residualScale } from "./side-init.ts";
+import { SideNetwork } from "./side-network.ts";
+
+/** A method with its options; the options of other methods are ignored. */
+export interface MethodOptions {
+  readonly method: Method;
+  readonly ladder?: LadderOptions;
+  readonly xladder?: XLadderOptions;
+  readonly lora?: LoraOptions;
+  readonly seed?: number;
+}
+
+/** Whether a method trains a network beside the model. */
+export const hasSideNetwork = (method: string): boolean => method === "ladder" || method === "xladder";
+
+/** Whether a method's backbone is stored in NF4 by default. */
+export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";
+
+/** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches. */
+const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
+  method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
+
+/** Runs `make` with `L-OPTION` in place of `L-ADAPTER-CONFIG`, which is about files: here the sizes come from options. */
+function ofOptions<Made>(make: () => Made): Made {
+  try {
+    return make();
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "L-ADAPTER-CONFIG") throw error;
+    throw new SidenetError("L-OPTION", error.text, { cause: error });
+  }
+}
+
+/** The configuration of a method's side network; null for a method without. Throws `L-OPTION` for sizes that do not fit. */
+export function sideConfigOf(
+  options: MethodOptions,
+  model: ModelConfig,
+  baseModel: string,
+): SideConfig | null {
+  const { method, seed = 0 } = options;
+  if (!hasSideNetwork(method)) return null;
+  return ofOptions(() => {
+    const ladder = ladderConfig(model, baseModel, { ...options.ladder, seed });
+    if (method === "ladder") return ladder;
+    // As in the published comparison, it has as many parameters as the Ladder of the same reduction.
+    const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
+    return xladderConfig(model, baseModel, { ...sideOptionsOf(options), parameters, seed });
+  });
+}
+
+/**
+ * An adapter with initial values, with which the model computes exactly what its backbone computes. For a side network it runs
+ * the backbone once, to measure the size of its residual stream, and reads the values of `init: "pruned"` from it.
+ * `calibration` is called only for Fisher importance. Throws what `makeAdapter` throws, and `L-CALIBRATION`.
+ */
+export async function initializeAdapter(
+  options: MethodOptions,
+  decoder: Decoder,
+  baseModel: string,
+  calibration: () => readonly LabeledBatch[] = () => [],
+): Promise<Adapter> {
+  const { config, device } = decoder;
+  const side = sideConfigOf(options, config, baseModel);
+  if (!side) return makeAdapter(options, decoder, baseModel);
+  const { importance = "l1" } = sideOptionsOf(options);
+  const measured = { importance, calibration: importance === "fisher" ? calibration() : [] };
+  const pruned = side.init === "pruned" ? await prunedValues(decoder, side, measured) : null;
+  return SideNetwork.initialize(device, side, config, {
+    pruned,
+    scale: await residualScale(decoder, side.seed),
+  });
+}
+
+/**
+ * An adapter with initial values that do not need a run of the backbone, so it works on `meta` too: the final norm of a side
+ * network starts at 1.
+ * Throws `L-OPTION` for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-HEAD`, and `L-METHOD` for QLoRA
+ * over weights that are not in NF4, or full tuning over others than f32.
+ */
+export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {
+  const { method, seed = 0 } = options;
+  const { device, config } = decoder;
+  const side = sideConfigOf(options, config, baseModel);
+  if (side) return SideNetwork.initialize(device, side, config);
+  if (method === "full") return new FullTuning(decoder);
+  if (method === "head") return HeadTuning.initialize(decoder);
+  if (method === "qlora" && !decoder.isQuantized) {
+    throw new SidenetError(
+      "L-METHOD",
+      "QLoRA is LoRA over weights in NF4, and this model's are not. Use --quantize nf4, or --method lora.",
+    );
+  }
+  return ofOptions(() => Lora.initialize(device, loraConfig(baseModel, options.lora), config, seed));
+}

@@ -1,0 +1,105 @@
+import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
+import type { Adapter } from "./adapter.ts";
+import type { RunLayer } from "../model/block.ts";
+import type { Decoder, Forward } from "../model/decoder.ts";
+import type { KvCache } from "../generation/kv-cache.ts";
+
+/** Default number of tokens of a row that go through a block at a time where no tape records it. */
+const CHUNK_TOKENS = 512;
+
+/** Options of a forward pass through model and adapter. */
+export interface StreamOptions {
+  /** The ops of the trained parts: a tape to train them, the device's ops (the default) to run them. */
+  readonly ops?: Ops;
+  readonly cache?: KvCache | null;
+  /** Of the side network of each adapter. */
+  readonly sideCaches?: readonly (KvCache | null)[];
+  /** The number of the training pass, from which dropout draws; null, the default: no dropout. */
+  readonly dropoutStream?: number | null;
+  /** Runs each recorded block, of the backbone or of a side network, under gradient checkpointing. */
+  readonly runLayer?: RunLayer | null;
+  /** Tokens that go through a frozen block at a time; default 512. */
+  readonly chunkTokens?: number;
+  /** Called with H_0 .. H_L, each of which is freed afterwards. */
+  readonly onHidden?: (index: number, h: Tensor) => void;
+  /** Called with the side network's states s_1 .. s_l. */
+  readonly onSideState?: (k: number, state: Tensor) => void;
+}
+
+/**
+ * The input of the final norm, f32[B,T,d]: H_L of the backbone, or y of backbone and side network.
+ *
+ * The backbone computes with `ops` only where an adapter trains inside its blocks or before them. Otherwise it is given the
+ * device's own ops, so that a tape cannot record it.
+ */
+export function residualStream(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  forward: Forward,
+  options: StreamOptions = {},
+): Tensor {
+  return residualStreams(decoder, [adapter], forward, options)[0];
+}
+
+/** Whether the hidden states of the backbone depend on the adapter. A side network only reads them, and a head follows them. */
+const changesBackbone = (adapter: Adapter | null): boolean => Boolean(adapter?.embed || adapter?.adaptBlock);
+
+/** Splits adapters, in their order, into those that can share a pass over the backbone; null is the backbone alone. */
+export function sharedPasses(adapters: readonly (Adapter | null)[]): (Adapter | null)[][] {
+  const passes: (Adapter | null)[][] = [];
+  for (const adapter of adapters) {
+    const pass = passes.at(-1);
+    if (pass && ![...pass, adapter].some(changesBackbone)) pass.push(adapter);
+    else passes.push([adapter]);
+  }
+  return passes;
+}
+
+/** `residualStream` of each adapter, by one pass over the backbone. The adapters must be one of `sharedPasses`. */
+export function residualStreams(
+  decoder: Decoder,
+  adapters: readonly (Adapter | null)[],
+  forward: Forward,
+  options: StreamOptions = {},
+): Tensor[] {
+  const plain = decoder.device.ops;
+  const { ops = plain, onHidden, runLayer = null, dropoutStream = null } = options;
+  const changing = adapters.find(changesBackbone);
+  const backboneOps = changing ? ops : plain;
+  const isRecorded = backboneOps !== plain;
+  const passes = adapters.map((adapter, i) => {
+    const cache = options.sideCaches?.[i]?.layers ?? null;
+    return adapter?.side?.start(ops, forward, { cache, runLayer, onState: options.onSideState ?? null });
+  });
+  const h = decoder.hidden(backboneOps, forward, {
+    observe: (index, state) => {
+      onHidden?.(index, state);
+      for (const pass of passes) pass?.observe(index, state);
+    },
+    embed: changing?.embed
+      ? (own) => checkHidden(changing, "embed", changing.embed!(ops, forward, own), own)
+      : null,
+    adaptBlock: changing?.adaptBlock
+      ? (layer, frozen) => changing.adaptBlock!(layer, frozen, dropoutStream)
+      : null,
+    cache: options.cache?.layers ?? null,
+    ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
+  });
+  const finish = (adapter: Adapter | null, i: number) => {
+    const pass = passes[i];
+    return adapter && pass ? checkHidden(adapter, "finish", pass.finish(h), h) : h;
+  };
+  return decoder.device.scope(() => adapters.map(finish), {
+    consume: [h],
+    label: "the end of the side network",
+  });
+}
+
+/** Returns y, which `part` of an adapter made in place of the hidden state h. Throws `L-METHOD` unless it has h's shape. */
+function checkHidden({ method }: Adapter, part: "embed" | "finish", y: Tensor, h: Tensor): Tensor {
+  if (y instanceof Tensor && sameShape(y.shape, h.shape)) return y;
+  throw new SidenetError(
+    "L-METHOD",
+    `${part} of the adapter "${method}" returned ${y}, wanted f32 ${formatShape(h.shape)}.`,
+  );
+}

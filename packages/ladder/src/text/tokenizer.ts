@@ -1,0 +1,260 @@
+/** Tokenizers, by Hugging Face's library with checks, typed errors and exact decoding added. */
+import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
+import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
+import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
+import { nestsRepetitions } from "../regular-expression.ts";
+
+/** Options of encoding a text. */
+export interface EncodingOptions {
+  /** Add the tokenizer's tokens around a text, such as BOS. Default true. */
+  readonly addSpecialTokens?: boolean;
+  /** The text continues another one, so the space that some tokenizers prepend is left out. Default false. */
+  readonly continues?: boolean;
+}
+
+/** A model's tokenizer. */
+export interface Tokenizer {
+  /** Token ids of a text. Special tokens that are written out in it are recognized. */
+  encode(text: string, options?: EncodingOptions): number[];
+  /** The text of token ids. `skipSpecial` (default false) drops special tokens. Throws `L-TOKEN-ID` for an unknown id. */
+  decode(ids: Iterable<number>, options?: { skipSpecial?: boolean }): string;
+  /** The largest id plus one. */
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  readonly eosIds: readonly number[];
+  /** The model's chat template, or null. Throws `L-CHAT-TEMPLATE`. */
+  chatTemplate(): ChatTemplate | null;
+  /** The same tokenizer with another chat template; `name` appears in error messages. Throws `L-CHAT-TEMPLATE`. */
+  withChatTemplate(source: string, name: string): Tokenizer;
+}
+
+/** The part of the library's tokenizer that is used; its own types do not resolve under "NodeNext". */
+interface Hub {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: number[]; tokens: string[] };
+  decode(
+    ids: number[],
+    options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean },
+  ): string;
+  token_to_id(token: string): number | undefined;
+  id_to_token(id: number): string | undefined;
+  get_vocab(withAddedTokens: boolean): Map<string, number>;
+}
+
+const tokenName = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
+
+const templateText = z.union([
+  z.string(),
+  z.array(z.looseObject({ name: z.string(), template: z.string() })).transform((list) => {
+    const chosen = list.find(({ name }) => name === "default") ?? list[0];
+    return chosen?.template ?? null;
+  }),
+]);
+
+/** The fields of `tokenizer_config.json` that are used. */
+const configSchema = z.looseObject({
+  bos_token: tokenName,
+  eos_token: tokenName,
+  pad_token: tokenName,
+  unk_token: tokenName,
+  /** Whether BOS and EOS are added; files of slow tokenizers say so only here. */
+  add_bos_token: z.boolean().nullish(),
+  add_eos_token: z.boolean().nullish(),
+  chat_template: templateText.nullish(),
+});
+type TokenizerConfig = z.infer<typeof configSchema>;
+
+/** A limit on ids, since the library allocates a list up to the largest one. */
+const tokenId = z
+  .int()
+  .nonnegative()
+  .max(2 ** 22);
+
+/** The fields of `tokenizer.json` without which the library fails with an unclear message. */
+const tokenizerSchema = z.looseObject({
+  model: z.looseObject({ vocab: z.union([z.record(z.string(), tokenId), z.array(z.unknown())]) }),
+  added_tokens: z.array(z.looseObject({ id: tokenId, content: z.string() })).default([]),
+  normalizer: z.looseObject({ type: z.string() }).nullable().default(null),
+  pre_tokenizer: z.looseObject({ type: z.string() }).nullable().default(null),
+  post_processor: z.looseObject({ type: z.string() }).nullable().default(null),
+  decoder: z.looseObject({ type: z.string() }).nullable().default(null),
+});
+
+const patternSchema = z.union([z.looseObject({ String: z.string() }), z.looseObject({ Regex: z.string() })]);
+
+function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: string): z.infer<Schema> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const what = z.prettifyError(parsed.error).replaceAll("\n", " ");
+  throw new SidenetError("L-TOKENIZER", `${where}: ${what}. Is it the file of a fast tokenizer?`);
+}
+
+/**
+ * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`; `name` appears in error messages.
+ * Decoding does not "clean up" spaces, so it returns the text that was encoded. Throws `L-TOKENIZER`.
+ */
+export function loadTokenizer(json: unknown, config: unknown = {}, name = "tokenizer.json"): Tokenizer {
+  const tokenizer = parse(tokenizerSchema, json, name);
+  const settings = parse(configSchema, config, `${name}, tokenizer_config.json`);
+  refuseBadPatterns(tokenizer, name);
+  const hub: Hub = guarded(name, () => new HubTokenizer(tokenizer, config as object));
+  const vocabSize = 1 + [...hub.get_vocab(true).values()].reduce((largest, id) => Math.max(largest, id), -1);
+  const idOf = (token: z.infer<typeof tokenName>): number | null => {
+    const content = contentOf(token);
+    return content === null ? null : (hub.token_to_id(content) ?? null);
+  };
+  const eosId = idOf(settings.eos_token);
+  const encoder: Encoder = guarded(name, () => {
+    return { hub, name, prefix: prefixOf(hub), around: tokensAround(hub, settings, idOf) };
+  });
+  return withChat(
+    {
+      encode: (text, options) => guarded(name, () => encode(encoder, text, options)),
+      decode: (ids, options) =>
+        guarded(name, () => decode(hub, [...ids], options?.skipSpecial ?? false, name)),
+      vocabSize,
+      bosId: idOf(settings.bos_token),
+      eosIds: eosId === null ? [] : [eosId],
+    },
+    settings.chat_template ?? null,
+    specialTokens(settings),
+    name,
+  );
+}
+
+/** Throws `L-TOKENIZER` for a pattern that the library would ignore, or that could hang it. */
+function refuseBadPatterns(value: unknown, name: string): void {
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, part] of Object.entries(value)) {
+    if (key === "vocab" || key === "merges") continue;
+    if (key === "pattern" && !patternSchema.safeParse(part).success) {
+      const shown = (JSON.stringify(part) ?? "").slice(0, 80);
+      throw new SidenetError(
+        "L-TOKENIZER",
+        `${name}: ${shown} is not a pattern of the form {"String": "..."} or {"Regex": "..."}. Is the file complete?`,
+      );
+    }
+    if (key === "Regex" && typeof part === "string" && nestsRepetitions(part)) {
+      throw new SidenetError(
+        "L-TOKENIZER",
+        `${name}: the expression ${JSON.stringify(part.slice(0, 80))} has repetitions within repetitions, which may never ` +
+          "end. Is it the model's own file?",
+      );
+    }
+    refuseBadPatterns(part, name);
+  }
+}
+
+/** Runs library code with its errors as `L-TOKENIZER`: it finds some mistakes of a file only when used. */
+function guarded<T>(name: string, run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    if (cause instanceof SidenetError) throw cause;
+    const why = (cause as Error).message;
+    throw new SidenetError(
+      "L-TOKENIZER",
+      `${name}: its parts do not fit each other (${why}). Is the file complete?`,
+      { cause },
+    );
+  }
+}
+
+const contentOf = (token: z.infer<typeof tokenName>): string | null =>
+  (typeof token === "string" ? token : token?.content) ?? null;
+
+/** Special tokens by the names that templates use. */
+function specialTokens(settings: TokenizerConfig): SpecialTokens {
+  const { bos_token, eos_token, pad_token, unk_token } = settings;
+  const named = Object.entries({ bos_token, eos_token, pad_token, unk_token });
+  return Object.fromEntries(
+    named.flatMap(([key, token]) => {
+      const content = contentOf(token);
+      return content === null ? [] : [[key, content]];
+    }),
+  );
+}
+
+/** Adds a chat template to a tokenizer. It is parsed on first use. */
+export function withChat(
+  tokenizer: Omit<Tokenizer, "chatTemplate" | "withChatTemplate">,
+  source: string | null,
+  special: SpecialTokens,
+  name: string,
+): Tokenizer {
+  let template: ChatTemplate | null = null;
+  return {
+    ...tokenizer,
+    chatTemplate: () => {
+      if (source !== null) template ??= new ChatTemplate(source, special, name);
+      return template;
+    },
+    withChatTemplate: (other, otherName) => withChat(tokenizer, other, special, otherName),
+  };
+}
+
+/** The library's tokenizer with what encoding a text needs besides. */
+interface Encoder {
+  readonly hub: Hub;
+  readonly name: string;
+  /** A text and its ids, to prepend to a continuing text so that no space is added before it; null: none ever is. */
+  readonly prefix: { readonly text: string; readonly ids: readonly number[] } | null;
+  /** Special ids before and after a text that the library does not add by itself. */
+  readonly around: { readonly before: readonly number[]; readonly after: readonly number[] };
+}
+
+/** The prefix for continuing texts: a line break, which is a token of its own in every vocabulary that marks words by spaces. */
+function prefixOf(hub: Hub): Encoder["prefix"] {
+  const options = { add_special_tokens: false };
+  const marksWords = hub.encode("a", options).tokens[0]?.startsWith("\u2581") ?? false;
+  return marksWords ? { text: "\n", ids: hub.encode("\n", options).ids } : null;
+}
+
+/** The ids for `add_bos_token` and `add_eos_token` of the config that the tokenizer's own rules do not add. */
+function tokensAround(
+  hub: Hub,
+  settings: TokenizerConfig,
+  idOf: (token: z.infer<typeof tokenName>) => number | null,
+): Encoder["around"] {
+  const own = hub.encode("", { add_special_tokens: true }).ids;
+  const wanted = (flag: boolean | null | undefined, token: z.infer<typeof tokenName>): number[] => {
+    const id = flag ? idOf(token) : null;
+    return id === null || own.includes(id) ? [] : [id];
+  };
+  return {
+    before: wanted(settings.add_bos_token, settings.bos_token),
+    after: wanted(settings.add_eos_token, settings.eos_token),
+  };
+}
+
+function encode(
+  { hub, name, prefix, around }: Encoder,
+  text: string,
+  { addSpecialTokens = true, continues = false }: EncodingOptions = {},
+): number[] {
+  const lead = continues && prefix !== null ? prefix : null;
+  const whole = hub.encode((lead?.text ?? "") + text, { add_special_tokens: addSpecialTokens });
+  const { ids, tokens } = whole;
+  const unknown = ids.findIndex((id) => !Number.isInteger(id));
+  if (unknown >= 0) {
+    throw new SidenetError(
+      "L-TOKENIZER",
+      `${name}: "${tokens[unknown]}" is not in the vocabulary, and there is no token for unknown text. Is the file complete?`,
+    );
+  }
+  if (lead?.ids.every((id, i) => ids[i] === id)) return ids.slice(lead.ids.length);
+  return addSpecialTokens ? [...around.before, ...ids, ...around.after] : ids;
+}
+
+function decode(hub: Hub, ids: number[], skipSpecial: boolean, name: string): string {
+  for (const id of ids) {
+    if (hub.id_to_token(id) === undefined) {
+      throw new SidenetError(
+        "L-TOKEN-ID",
+        `${name}: no token has the id ${id}. Do the tokenizer and the model belong together?`,
+      );
+    }
+  }
+  if (ids.length === 0) return "";
+  return hub.decode(ids, { skip_special_tokens: skipSpecial, clean_up_tokenization_spaces: false });
+}

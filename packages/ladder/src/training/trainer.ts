@@ -1,0 +1,334 @@
+/**
+ * The training step: forward and backward pass of a decoder with its adapter, gradient clipping, AdamW. The loop over the
+ * steps of a run is run/training-loop.ts.
+ */
+import {
+  AdamW,
+  accumulateGradients,
+  checkpoint,
+  clipGlobalNorm,
+  disposeGradients,
+  type Gradients,
+  type Optimizer,
+  type SavedFormats,
+  Tape,
+} from "@sidenet/autograd";
+import { concatAll, type Device, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { Adapter } from "../methods/adapter.ts";
+import { batchLoss, type LabeledBatch, scoredPositions } from "../model/batch-loss.ts";
+import type { Decoder } from "../model/decoder.ts";
+import { FlopCounts } from "./flop-counts.ts";
+import { residualStream, residualStreams, sharedPasses } from "../methods/residual-stream.ts";
+
+/** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
+export interface MemoryOptions {
+  /** Recompute the recorded blocks in the backward pass instead of keeping their activations. Default false. */
+  readonly gradientCheckpointing?: boolean;
+  /** Format of AdamW's moments. Default f32. */
+  readonly optimizerState?: "f32" | "8bit";
+  /** Formats of activations and rungs kept for the backward pass. Default f32 for both. */
+  readonly savedFormats?: SavedFormats;
+  /** Bytes of logits that the loss computes at a time. The default depends on the device. */
+  readonly lossChunkBytes?: number;
+  /** Rows of a batch per forward and backward pass; null, the default: all. */
+  readonly microBatchSize?: number | null;
+  /** Tokens of each row that go through a frozen block at a time. Default 512. */
+  readonly chunkTokens?: number;
+}
+
+/** Options of a trainer. */
+export interface TrainerOptions extends MemoryOptions {
+  /** Learning rate of a step, counted from 0. */
+  readonly learningRate: (step: number) => number;
+  /** Makes what updates the adapter's parameters. Default: an `AdamW` of the options below and of `optimizerState`. */
+  readonly optimizer?: (parameters: ParamStore) => Optimizer;
+  /** Options of AdamW, with PyTorch's defaults 0.01, [0.9, 0.999] and 1e-8. */
+  readonly weightDecay?: number;
+  readonly betas?: readonly [number, number];
+  readonly eps?: number;
+  /** Global norm that gradients are clipped to. Default 1. */
+  readonly maxGradNorm?: number;
+}
+
+/** The figures of one training step. */
+export interface StepReport {
+  /** Loss before the step's update. */
+  readonly loss: number;
+  /** Global gradient norm before clipping. */
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  readonly tokens: number;
+  /** False where the loss or the norm was not finite and nothing was updated. */
+  readonly updated: boolean;
+}
+
+/** Loss, gradients and clipping factor of a step before its update. The tensors belong to the caller. */
+interface Prepared {
+  readonly loss: Tensor;
+  readonly norm: Tensor;
+  readonly factor: Tensor;
+  readonly gradients: Gradients;
+}
+
+/** The progress of a trainer. A checkpoint holds it with the parameters and the moments. */
+export interface TrainerCounters {
+  /** Steps so far, including those without an update: the schedule's next step. */
+  readonly step: number;
+  /** Forward passes so far, by which dropout draws. */
+  readonly passes: number;
+  /** Updates that AdamW made. */
+  readonly updates: number;
+}
+
+/** Trains an adapter beside a decoder; each call of `step` is one training step. */
+export class Trainer {
+  readonly decoder: Decoder;
+  readonly adapter: Adapter;
+  readonly optimizer: Optimizer;
+  /** Floating-point operations of the steps so far. */
+  readonly flops: FlopCounts;
+  readonly #options: TrainerOptions;
+  #step = 0;
+  /** Forward passes so far: each has its own random stream for dropout. */
+  #passes = 0;
+
+  /** Throws `L-OPTION` where options of AdamW come with another optimizer. */
+  constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
+    this.decoder = decoder;
+    this.adapter = adapter;
+    this.#options = options;
+    this.flops = new FlopCounts(decoder.device);
+    this.optimizer = makeOptimizer(adapter.parameters, options);
+  }
+
+  get #device(): Device {
+    return this.decoder.device;
+  }
+
+  /** The progress of the trainer, which a checkpoint keeps beside the tensors. */
+  get counters(): TrainerCounters {
+    return { step: this.#step, passes: this.#passes, updates: this.optimizer.stepsDone };
+  }
+
+  /** Set after parameters and moments were restored from a checkpoint. */
+  set counters({ step, passes, updates }: TrainerCounters) {
+    this.#step = step;
+    this.#passes = passes;
+    this.optimizer.stepsDone = updates;
+  }
+
+  /**
+   * One update from one batch, or from several batches whose gradients are accumulated. It waits for the loss and the gradient
+   * norm: where one is not finite, nothing is updated, since the update would make every parameter NaN.
+   */
+  async step(batches: LabeledBatch | readonly LabeledBatch[]): Promise<StepReport> {
+    const all: readonly LabeledBatch[] = "inputIds" in batches ? [batches] : batches;
+    const learningRate = this.#options.learningRate(this.#step);
+    const prepared = this.#prepare(all);
+    try {
+      const [loss, gradNorm] = await Promise.all([prepared.loss.item(), prepared.norm.item()]);
+      const updated = Number.isFinite(loss) && Number.isFinite(gradNorm);
+      if (updated) this.#update(prepared, learningRate);
+      this.#step++;
+      const tokens = all.reduce((sum, { batchSize, length }) => sum + batchSize * length, 0);
+      return { loss, gradNorm, learningRate, tokens, updated };
+    } finally {
+      for (const tensor of [prepared.loss, prepared.norm, prepared.factor]) tensor.dispose();
+      disposeGradients(prepared.gradients);
+    }
+  }
+
+  /** One update without waiting for the device. Loss and gradient norm, f32[] each, belong to the caller. */
+  dispatchStep(batch: LabeledBatch): { loss: Tensor; norm: Tensor } {
+    const prepared = this.#prepare([batch]);
+    const { loss, norm } = prepared;
+    try {
+      this.#update(prepared, this.#options.learningRate(this.#step++));
+      return { loss, norm };
+    } catch (error) {
+      loss.dispose();
+      norm.dispose();
+      throw error;
+    } finally {
+      prepared.factor.dispose();
+      disposeGradients(prepared.gradients);
+    }
+  }
+
+  #update({ gradients, factor }: Prepared, lr: number): void {
+    const step = () => this.optimizer.step(gradients, { lr, gradScale: factor });
+    this.#device.scope(() => this.flops.measure("update", step), { label: "an update" });
+  }
+
+  /** Forward pass, backward pass and clipping factor. Leaves nothing behind if it throws. */
+  #prepare(batches: readonly LabeledBatch[]): Prepared {
+    const device = this.#device;
+    return device.scope(
+      () => {
+        const { loss, gradients } = this.#gradientsOf(batches);
+        try {
+          const { maxGradNorm = 1 } = this.#options;
+          const clip = () => clipGlobalNorm(gradients, maxGradNorm);
+          const { factor, norm } = this.flops.measure("update", clip);
+          for (const gradient of gradients.values()) device.keep(gradient, "gradients");
+          return { loss: device.keep(loss), norm: device.keep(norm), factor: device.keep(factor), gradients };
+        } catch (error) {
+          disposeGradients(gradients);
+          throw error;
+        }
+      },
+      { label: "a training step" },
+    );
+  }
+
+  /** Mean loss over all scored positions of the batches, and its gradients, computed in micro-batches. */
+  #gradientsOf(batches: readonly LabeledBatch[]): { loss: Tensor; gradients: Gradients } {
+    const device = this.#device;
+    const scored = batches.reduce((sum, batch) => sum + scoredPositions(batch), 0);
+    if (scored === 0) throw refuseUnscored(batches);
+    const parts = batches.flatMap((batch) => microBatches(batch, this.#options.microBatchSize ?? null));
+    if (parts.length === 1) return this.#backward(parts[0], 1);
+    const gradients: Gradients = new Map();
+    try {
+      const loss = device.zeros([], { label: "loss" });
+      for (const part of parts) {
+        const share = scoredPositions(part) / scored;
+        if (share === 0) continue;
+        device.scope(() => {
+          const one = this.#backward(part, share);
+          this.flops.measure("backward", () => {
+            accumulateGradients(gradients, one.gradients);
+            device.ops.accumulate(loss, device.ops.scale(one.loss, { factor: share }));
+          });
+        });
+      }
+      return { loss, gradients };
+    } catch (error) {
+      disposeGradients(gradients);
+      throw error;
+    }
+  }
+
+  /** Loss and gradients of a micro-batch; its loss has the weight `share` in that of the step. */
+  #backward(batch: LabeledBatch, share: number): { loss: Tensor; gradients: Gradients } {
+    const { decoder, adapter } = this;
+    const device = this.#device;
+    const { savedFormats, gradientCheckpointing, chunkTokens, lossChunkBytes } = this.#options;
+    using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
+    // When this scope ends, only what the tape has saved of the forward pass is still alive.
+    const forward = () =>
+      device.scope(() => {
+        const y = residualStream(decoder, adapter, decoder.prepare(batch), {
+          ops: tape,
+          dropoutStream: this.#passes++,
+          runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
+          ...(chunkTokens && { chunkTokens }),
+        });
+        const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
+        return batchLoss(decoder, tape, y, batch, adapter.head, options);
+      });
+    const loss = this.flops.measure("forward", forward);
+    const upstream = share === 1 ? null : device.tensor([share], loss.shape, { label: "share of the loss" });
+    return { loss, gradients: this.flops.measure("backward", () => tape.backward(loss, upstream)) };
+  }
+
+  /** Frees the optimizer's state; decoder and adapter belong to the caller. */
+  dispose(): void {
+    this.optimizer.dispose();
+  }
+
+  /** For `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const ADAMW_OPTIONS = ["betas", "eps", "weightDecay", "optimizerState"] as const;
+
+/** Throws `L-OPTION` where options of AdamW come with another optimizer. */
+function makeOptimizer(parameters: ParamStore, options: TrainerOptions): Optimizer {
+  const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, optimizerState: state = "f32" } = options;
+  if (!options.optimizer) return new AdamW(parameters, { betas, eps, weightDecay, state });
+  const unused = ADAMW_OPTIONS.filter((name) => options[name] !== undefined);
+  if (unused.length === 0) return options.optimizer(parameters);
+  throw new SidenetError(
+    "L-OPTION",
+    `${unused.join(", ")} are options of AdamW, but another optimizer is given. Give them to that one.`,
+  );
+}
+
+function refuseUnscored(batches: readonly LabeledBatch[]): SidenetError {
+  const sizes = batches.map(({ batchSize, length }) => `${batchSize} x ${length}`).join(", ");
+  return new SidenetError(
+    "L-NOTHING-TO-LEARN",
+    `no label ${sizes ? `of a batch of ${sizes} tokens is scored` : "is scored: there is no batch"}. Each record needs a label to learn.`,
+  );
+}
+
+/** Splits a batch into micro-batches of at most `rows` rows. */
+function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] {
+  const { batchSize, length } = batch;
+  if (rows === null || rows >= batchSize) return [batch];
+  const parts: LabeledBatch[] = [];
+  for (let first = 0; first < batchSize; first += rows) {
+    const count = Math.min(rows, batchSize - first);
+    const part = (values: ArrayLike<number>) =>
+      Int32Array.from({ length: count * length }, (_, i) => values[first * length + i]);
+    parts.push({
+      inputIds: part(batch.inputIds),
+      labels: part(batch.labels),
+      attentionMask: batch.attentionMask && part(batch.attentionMask),
+      segments: batch.segments ? part(batch.segments) : null,
+      batchSize: count,
+      length,
+    });
+  }
+  return parts;
+}
+
+/**
+ * Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. `lossChunkBytes` is that
+ * of `MemoryOptions`. Throws `L-NOTHING-TO-LEARN` when no position is scored.
+ */
+export async function evaluateLoss(
+  decoder: Decoder,
+  adapter: Adapter | null,
+  batches: readonly LabeledBatch[],
+  options: Pick<MemoryOptions, "lossChunkBytes"> = {},
+): Promise<number> {
+  const [loss] = await evaluateLosses(decoder, [adapter], batches, options);
+  return loss;
+}
+
+/** `evaluateLoss` with each adapter (null: the backbone alone), which share passes over the backbone where they can. */
+export async function evaluateLosses(
+  decoder: Decoder,
+  adapters: readonly (Adapter | null)[],
+  batches: readonly LabeledBatch[],
+  { lossChunkBytes }: Pick<MemoryOptions, "lossChunkBytes"> = {},
+): Promise<number[]> {
+  const { device } = decoder;
+  const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
+  const totals = adapters.map(() => 0);
+  let positions = 0;
+  for (const batch of batches) {
+    const scored = scoredPositions(batch);
+    positions += scored;
+    let a = 0;
+    for (const pass of sharedPasses(adapters)) {
+      using losses = device.scope(() => {
+        const ys = residualStreams(decoder, pass, decoder.prepare(batch));
+        const each = pass.map((adapter, i) =>
+          device.scope(() => {
+            const loss = batchLoss(decoder, device.ops, ys[i], batch, adapter?.head ?? null, options);
+            return device.ops.reshape(loss, { shape: [1] });
+          }),
+        );
+        return concatAll(device.ops, each, 0);
+      });
+      for (const loss of await losses.read()) totals[a++] += loss * scored;
+    }
+  }
+  if (positions === 0) throw refuseUnscored(batches);
+  return totals.map((total) => total / positions);
+}
