@@ -66,6 +66,13 @@ export default {
       to: { path: "/src/cli/" },
     },
     {
+      name: "the model knows no method",
+      comment: "A method is given to the decoder as functions; methods/residual-stream.ts is where they meet.",
+      severity: "error",
+      from: { path: "^packages/ladder/src/model/" },
+      to: { path: "^packages/ladder/src/", pathNot: "^packages/ladder/src/(model|formats|[^/]+\\.ts$)" },
+    },
+    {
       name: "Dawn in one place",
       comment: "One module holds Dawn's instance: two of them, or a lost reference, abort the process.",
       severity: "error",

@@ -1,41 +1,8 @@
-export {
-  type Adapter,
-  type CacheShape,
-  effectiveDepth,
-  METHODS,
-  type Method,
-  type SideAdapter,
-  type SidePass,
-  type SidePassOptions,
-} from "./methods/adapter.ts";
-export { type BaseStorage, emptyWeights, type WeightDType } from "./model/base-storage.ts";
-export { batchLoss, type LabeledBatch, scoredPositions } from "./model/batch-loss.ts";
 export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
 export { type BenchOptions, type BenchReport, type BenchRow, runSuite } from "./bench/suite.ts";
-export {
-  type Attention,
-  type BlockContext,
-  type BlockShape,
-  type BlockWeights,
-  block,
-  blockParameters,
-  blockWeights,
-  type LayerCache,
-  type ParameterSpec,
-  type RunLayer,
-} from "./model/block.ts";
 export { CalibratedLayers, type LayerReport } from "./calibration/calibrated-layers.ts";
-export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./text/chat-template.ts";
-export {
-  contextLimit,
-  type Family,
-  type ModelConfig,
-  parseModelConfig,
-  type Quantization,
-} from "./model/config.ts";
-export type { Rope, RopeScaling } from "./model/config-rope.ts";
 export {
   BatchStream,
   type BatchStreamOptions,
@@ -55,16 +22,19 @@ export {
   recordParser,
   type StoredRecord,
 } from "./data/record-list.ts";
-export { jsonlRows, type Row, textRows } from "./data/rows.ts";
 export {
-  Decoder,
-  decoderParameters,
-  type Forward,
-  type HiddenOptions,
-  shiftLabels,
-  type TokenBatch,
-} from "./model/decoder.ts";
-export { ADAPTER_FILES, type BaseModel, type EncodedAdapter, encodeAdapter } from "./methods/encode-adapter.ts";
+  type EncodeOptions,
+  type Encoder,
+  encodeRecord,
+  encodeWindows,
+  type FieldMapping,
+  parseRecord,
+  type RecordField,
+  type Source,
+  type TextRecord,
+  type TokenRecord,
+} from "./data/records.ts";
+export { jsonlRows, type Row, textRows } from "./data/rows.ts";
 export {
   type ConstantAnswer,
   type EvalOptions,
@@ -83,7 +53,6 @@ export {
   scoreContinuations,
 } from "./eval/score-continuations.ts";
 export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
-export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
 export { type ByteSource, memorySource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
 export { type GgufFile, type GgufTensorInfo, type GgufValue, readGguf } from "./formats/gguf.ts";
@@ -93,7 +62,6 @@ export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export type { GgufType } from "./formats/gguf-types.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
-export { FullTuning } from "./methods/full-tuning.ts";
 export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generation/generate.ts";
 export {
   type Continuation,
@@ -101,10 +69,27 @@ export {
   generateTexts,
   type StopReason,
 } from "./generation/generate-text.ts";
-export type { Embedding, Head, LossOptions } from "./model/head.ts";
+export { KvCache, ModelCache } from "./generation/kv-cache.ts";
+export { StopMatcher, TextStream } from "./generation/text-stream.ts";
+export {
+  type Adapter,
+  type CacheShape,
+  effectiveDepth,
+  METHODS,
+  type Method,
+  type SideAdapter,
+  type SidePass,
+  type SidePassOptions,
+} from "./methods/adapter.ts";
+export {
+  ADAPTER_FILES,
+  type BaseModel,
+  type EncodedAdapter,
+  encodeAdapter,
+} from "./methods/encode-adapter.ts";
+export { FullTuning } from "./methods/full-tuning.ts";
 export { HeadTuning } from "./methods/head-tuning.ts";
 export { type InitialOptions, initializeWeights } from "./methods/initial-values.ts";
-export { KvCache, ModelCache } from "./generation/kv-cache.ts";
 export {
   type LadderOptions,
   ladderConfig,
@@ -119,13 +104,56 @@ export {
   parseAdapterConfig,
   type WeightsConfig,
 } from "./methods/load-adapter.ts";
-export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { Lora, type LowRank, loraParameters, withLowRank } from "./methods/lora.ts";
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./methods/lora-config.ts";
 export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./methods/method.ts";
-export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";
 export { type ModelTensor, mergeAdapter, modelTensors } from "./methods/model-tensors.ts";
+export { type PruneOptions, prunedValues, sourceBlocks } from "./methods/pruned-init.ts";
+export { IMPORTANCES, type Importance } from "./methods/pruning.ts";
+export { residualStream, type StreamOptions } from "./methods/residual-stream.ts";
+export { parseSideConfig, type SideConfig, sideParameters } from "./methods/side-config.ts";
+export type { InitialSide } from "./methods/side-init.ts";
+export { SideNetwork } from "./methods/side-network.ts";
+export { type BaseStorage, emptyWeights, type WeightDType } from "./model/base-storage.ts";
+export { batchLoss, type LabeledBatch, scoredPositions } from "./model/batch-loss.ts";
+export {
+  type Attention,
+  type BlockContext,
+  type BlockShape,
+  type BlockWeights,
+  block,
+  blockParameters,
+  blockWeights,
+  type LayerCache,
+  type ParameterSpec,
+  type RunLayer,
+} from "./model/block.ts";
+export {
+  contextLimit,
+  type Family,
+  type ModelConfig,
+  parseModelConfig,
+  type Quantization,
+} from "./model/config.ts";
+export type { Rope, RopeScaling } from "./model/config-rope.ts";
+export {
+  Decoder,
+  decoderParameters,
+  type Forward,
+  type HiddenOptions,
+  shiftLabels,
+  type TokenBatch,
+} from "./model/decoder.ts";
+export type { Embedding, Head, LossOptions } from "./model/head.ts";
+export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
+export type { Projection } from "./model/projection.ts";
+export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
+export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./text/chat-template.ts";
+export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
+export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
+export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";
+export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./training/metrics.ts";
 export {
   BINDING_LIMITS,
   type LargeBuffer,
@@ -137,40 +165,8 @@ export {
   planStep,
   type StepOptions,
 } from "./training/plan.ts";
-export type { Projection } from "./model/projection.ts";
-export { type PruneOptions, prunedValues, sourceBlocks } from "./methods/pruned-init.ts";
-export { IMPORTANCES, type Importance } from "./methods/pruning.ts";
-export {
-  type EncodeOptions,
-  type Encoder,
-  encodeRecord,
-  encodeWindows,
-  type FieldMapping,
-  parseRecord,
-  type RecordField,
-  type Source,
-  type TextRecord,
-  type TokenRecord,
-} from "./data/records.ts";
-export { residualStream, type StreamOptions } from "./methods/residual-stream.ts";
-export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
-export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./training/metrics.ts";
 export { newRunState, type RunState } from "./training/run-state.ts";
 export type { StepProfile, TimeShare } from "./training/step-profile.ts";
-export {
-  type LoopEvents,
-  type LoopOptions,
-  type LoopParts,
-  type RunCheckpoints,
-  type RunLog,
-  type StopReason as RunStopReason,
-  TrainingLoop,
-} from "./training/training-loop.ts";
-export { parseSideConfig, type SideConfig, sideParameters } from "./methods/side-config.ts";
-export type { InitialSide } from "./methods/side-init.ts";
-export { SideNetwork } from "./methods/side-network.ts";
-export { StopMatcher, TextStream } from "./generation/text-stream.ts";
-export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 export {
   evaluateLoss,
   type MemoryOptions,
@@ -180,3 +176,12 @@ export {
   type TrainerOptions,
 } from "./training/trainer.ts";
 export { readTrainerState, writeTrainerState } from "./training/trainer-state.ts";
+export {
+  type LoopEvents,
+  type LoopOptions,
+  type LoopParts,
+  type RunCheckpoints,
+  type RunLog,
+  type StopReason as RunStopReason,
+  TrainingLoop,
+} from "./training/training-loop.ts";

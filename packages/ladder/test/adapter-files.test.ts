@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { parseModelConfig } from "../src/model/config.ts";
-import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
 import { parseSideConfig, type SideConfig, sideParameters } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
+import { parseModelConfig } from "../src/model/config.ts";
+import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
 import { MODEL, SIDE } from "./golden-cases.ts";
 import { drawModel, drawSide } from "./tiny-model.ts";
 

@@ -1,8 +1,6 @@
 import { CpuDevice, type Device, Random, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { scoredPositions } from "../src/model/batch-loss.ts";
-import type { ModelConfig } from "../src/model/config.ts";
 import {
   BatchStream,
   type BatchStreamOptions,
@@ -10,8 +8,10 @@ import {
   inMemory,
 } from "../src/data/batch-stream.ts";
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
-import { makeAdapter } from "../src/methods/method.ts";
 import type { TokenRecord } from "../src/data/records.ts";
+import { makeAdapter } from "../src/methods/method.ts";
+import { scoredPositions } from "../src/model/batch-loss.ts";
+import type { ModelConfig } from "../src/model/config.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 

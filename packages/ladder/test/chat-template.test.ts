@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ChatTemplate } from "../src/text/chat-template.ts";
 import { StopMatcher, TextStream } from "../src/generation/text-stream.ts";
+import { ChatTemplate } from "../src/text/chat-template.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
 

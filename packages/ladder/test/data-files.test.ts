@@ -3,11 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ChatTemplate } from "../src/text/chat-template.ts";
 import { EncodedRecords, splitRecords } from "../src/data/encoded-records.ts";
 import { type RecordList, recordParser } from "../src/data/record-list.ts";
-import { openRecords, readRecords } from "../src/node/data/record-store.ts";
 import { encodeRecord, type FieldMapping, parseRecord } from "../src/data/records.ts";
+import { openRecords, readRecords } from "../src/node/data/record-store.ts";
+import { ChatTemplate } from "../src/text/chat-template.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
 let folder: string;

@@ -1,8 +1,8 @@
 import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import type { Adapter } from "../src/methods/adapter.ts";
 import { generate, generateBatch, type Sampling } from "../src/generation/generate.ts";
 import { generateTexts } from "../src/generation/generate-text.ts";
+import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";

@@ -4,8 +4,8 @@ import { fileURLToPath } from "node:url";
 import type { Device } from "@sidenet/tensor";
 import { openDevice, openNodeWasm, releaseDawn } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
-import type { WeightDType } from "../src/model/base-storage.ts";
 import { type CaseResult, checkCase } from "../src/check/check.ts";
+import type { WeightDType } from "../src/model/base-storage.ts";
 import { findCases } from "../src/node/golden-folder.ts";
 
 const GOLDEN = fileURLToPath(new URL("../../../../shared/golden", import.meta.url));

@@ -1,8 +1,8 @@
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import { type InitialOptions, initializeWeights } from "../src/methods/initial-values.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
-import { type InitialOptions, initializeWeights } from "../src/methods/initial-values.ts";
 import { evaluateLoss } from "../src/training/trainer.ts";
 import { drawBatch } from "./tiny-model.ts";
 

@@ -1,11 +1,11 @@
 import { CpuDevice } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
-import { decoderParameters } from "../src/model/decoder.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
 import type { Checkpoint } from "../src/formats/checkpoint.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
 import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
+import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
+import { decoderParameters } from "../src/model/decoder.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
 import { f32, MODEL, type TensorFile } from "./golden-cases.ts";
 

@@ -3,13 +3,13 @@ import { readdirSync, readFileSync } from "node:fs";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
-import type { Method } from "../src/methods/adapter.ts";
 import { addSizeOptions, methodOptions, type SizeFlags } from "../src/cli/method-options.ts";
-import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
+import type { Method } from "../src/methods/adapter.ts";
 import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
 import { initializeAdapter, sideConfigOf } from "../src/methods/method.ts";
-import { defaultLearningRate } from "../src/training/method-defaults.ts";
 import { parameterCount, sideDepth, sideParameters } from "../src/methods/side-config.ts";
+import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
+import { defaultLearningRate } from "../src/training/method-defaults.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 

@@ -2,11 +2,11 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, SidenetError, TestRandom } from "@sidenet/tensor";
+import { modelConfigJson } from "../src/formats/hf-config.ts";
+import { encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import type { RopeScaling } from "../src/model/config-rope.ts";
 import { decoderParameters } from "../src/model/decoder.ts";
-import { modelConfigJson } from "../src/formats/hf-config.ts";
-import { encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import { convertModel } from "../src/node/convert-model.ts";
 import type { ConvertOptions } from "../src/node/convert-options.ts";
 import { openModel } from "../src/node/open-model.ts";

@@ -2,11 +2,11 @@
 import { CpuDevice, type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterAll, describe, expect, it } from "vitest";
+import { HeadTuning } from "../src/methods/head-tuning.ts";
+import { SideNetwork } from "../src/methods/side-network.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
-import { HeadTuning } from "../src/methods/head-tuning.ts";
 import { denseMatrix, quantizeNf4 } from "../src/model/nf4-weight.ts";
-import { SideNetwork } from "../src/methods/side-network.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 

@@ -1,10 +1,10 @@
 import { CpuDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { parseModelConfig } from "../src/model/config.ts";
-import { Decoder, decoderParameters } from "../src/model/decoder.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
 import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
+import { parseModelConfig } from "../src/model/config.ts";
+import { Decoder, decoderParameters } from "../src/model/decoder.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
 import { nf4Projection, quantizeNf4 } from "../src/model/nf4-weight.ts";
 import { f32, MODEL, type TensorFile } from "./golden-cases.ts";

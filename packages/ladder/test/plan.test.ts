@@ -4,11 +4,14 @@ import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { METHODS } from "../src/methods/adapter.ts";
+import { type MethodOptions, makeAdapter } from "../src/methods/method.ts";
+import { residualStream } from "../src/methods/residual-stream.ts";
+import { parameterCount } from "../src/methods/side-config.ts";
+import type { SideNetwork } from "../src/methods/side-network.ts";
 import { emptyWeights } from "../src/model/base-storage.ts";
 import type { RunLayer } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
-import { type MethodOptions, makeAdapter } from "../src/methods/method.ts";
 import { bundledConfigs } from "../src/node/bundled-configs.ts";
 import { openModelConfig } from "../src/node/open-model.ts";
 import {
@@ -20,9 +23,6 @@ import {
   planStep,
   type StepOptions,
 } from "../src/training/plan.ts";
-import { residualStream } from "../src/methods/residual-stream.ts";
-import { parameterCount } from "../src/methods/side-config.ts";
-import type { SideNetwork } from "../src/methods/side-network.ts";
 import { drawModel } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({

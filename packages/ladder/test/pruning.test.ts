@@ -1,17 +1,17 @@
 import { CpuDevice, MetaDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { batchLoss, type LabeledBatch } from "../src/model/batch-loss.ts";
-import { PROJECTIONS } from "../src/model/block.ts";
-import type { ModelConfig } from "../src/model/config.ts";
-import { Decoder, decoderParameters, layerName } from "../src/model/decoder.ts";
 import { ladderConfig, xladderConfig } from "../src/methods/ladder-config.ts";
 import { initializeAdapter, makeAdapter } from "../src/methods/method.ts";
-import { quantizeNf4 } from "../src/model/nf4-weight.ts";
 import { measureImportance, prunedValues, sourceBlocks } from "../src/methods/pruned-init.ts";
 import { type BlockImportance, chooseBlock, chooseChannels, largest, NONE } from "../src/methods/pruning.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { type SideConfig, sideBlockShape, sideParameters } from "../src/methods/side-config.ts";
+import { batchLoss, type LabeledBatch } from "../src/model/batch-loss.ts";
+import { PROJECTIONS } from "../src/model/block.ts";
+import type { ModelConfig } from "../src/model/config.ts";
+import { Decoder, decoderParameters, layerName } from "../src/model/decoder.ts";
+import { quantizeNf4 } from "../src/model/nf4-weight.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 

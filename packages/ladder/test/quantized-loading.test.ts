@@ -2,10 +2,10 @@
 import { readFileSync } from "node:fs";
 import { MetaDevice } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import type { Checkpoint, CheckpointTensor } from "../src/formats/checkpoint.ts";
 import { type BaseStorage, emptyWeights } from "../src/model/base-storage.ts";
 import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
 import { decoderParameters } from "../src/model/decoder.ts";
-import type { Checkpoint, CheckpointTensor } from "../src/formats/checkpoint.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
 
 /** A checkpoint in f16 of a model of these sizes, whose values do not matter. */

@@ -5,8 +5,8 @@ import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { linesOf } from "../src/data/lines.ts";
-import { readRecords } from "../src/node/data/record-store.ts";
 import { type EncodeOptions, encodeRecord, encodeWindows, type FieldMapping } from "../src/data/records.ts";
+import { readRecords } from "../src/node/data/record-store.ts";
 
 let folder: string;
 beforeAll(async () => {

@@ -2,13 +2,13 @@
 import { type Device, Random, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Adapter } from "../src/methods/adapter.ts";
-import type { LabeledBatch } from "../src/model/batch-loss.ts";
-import type { Decoder } from "../src/model/decoder.ts";
 import { prepareEvaluation } from "../src/eval/evaluate.ts";
 import { TASKS, type Task } from "../src/eval/tasks.ts";
+import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { sharedPasses } from "../src/methods/residual-stream.ts";
+import type { LabeledBatch } from "../src/model/batch-loss.ts";
+import type { Decoder } from "../src/model/decoder.ts";
 import { evaluateLosses } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";

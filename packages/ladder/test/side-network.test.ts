@@ -3,11 +3,11 @@ import { CpuDevice, type Device, MetaDevice, TestRandom } from "@sidenet/tensor"
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
-import { shiftLabels } from "../src/model/decoder.ts";
 import { generate, type Sampling } from "../src/generation/generate.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { sideParameters } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
+import { shiftLabels } from "../src/model/decoder.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 

@@ -2,10 +2,10 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, Random } from "@sidenet/tensor";
-import { parseModelConfig } from "../src/model/config.ts";
-import { decoderParameters } from "../src/model/decoder.ts";
 import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import { makeAdapter } from "../src/methods/method.ts";
+import { parseModelConfig } from "../src/model/config.ts";
+import { decoderParameters } from "../src/model/decoder.ts";
 import { saveAdapter } from "../src/node/adapter-files.ts";
 import { randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";

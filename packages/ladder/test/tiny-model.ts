@@ -1,8 +1,8 @@
 import { type Device, ParamStore, Random, type TestRandom } from "@sidenet/tensor";
+import type { SideConfig } from "../src/methods/side-config.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
-import type { SideConfig } from "../src/methods/side-config.ts";
 
 /** A random small model of the Llama family. */
 export function drawModel(pick: TestRandom): ModelConfig {

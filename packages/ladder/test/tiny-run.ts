@@ -2,11 +2,11 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, Random } from "@sidenet/tensor";
+import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import type { Method } from "../src/methods/adapter.ts";
+import { quantizesByDefault } from "../src/methods/method.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { decoderParameters } from "../src/model/decoder.ts";
-import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
-import { quantizesByDefault } from "../src/methods/method.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import type { TrainRunOptions } from "../src/node/train-run.ts";
 

@@ -3,6 +3,7 @@
  * the other, each for the hidden states of a calibration text after the quantized layers before it.
  */
 import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { ModelTensor } from "../methods/model-tensors.ts";
 import {
   type BlockContext,
   type BlockWeights,
@@ -14,7 +15,6 @@ import {
 } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { EMBEDDINGS, layerName, type TokenBatch } from "../model/decoder.ts";
-import type { ModelTensor } from "../methods/model-tensors.ts";
 import { type DoubleNf4, uploadNf4 } from "../model/nf4-weight.ts";
 import { ropeTables } from "../model/rope-tables.ts";
 import { calibratedNf4 } from "./calibrated-nf4.ts";

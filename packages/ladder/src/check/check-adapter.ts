@@ -2,10 +2,10 @@ import { Tape } from "@sidenet/autograd";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Adapter } from "../methods/adapter.ts";
-import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
-import type { Decoder } from "../model/decoder.ts";
 import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../methods/load-adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
+import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
+import type { Decoder } from "../model/decoder.ts";
 import { evaluateLoss, Trainer } from "../training/trainer.ts";
 import {
   compareGreedy,

@@ -1,14 +1,14 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Adapter } from "../methods/adapter.ts";
-import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
-import { type ModelConfig, parseModelConfig } from "../model/config.ts";
-import { Decoder } from "../model/decoder.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { generate } from "../generation/generate.ts";
-import { loadWeights } from "../model/load-weights.ts";
+import type { Adapter } from "../methods/adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
+import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
+import { type ModelConfig, parseModelConfig } from "../model/config.ts";
+import { Decoder } from "../model/decoder.ts";
+import { loadWeights } from "../model/load-weights.ts";
 import { type Comparison, exactError, relativeError } from "./compare.ts";
 import {
   type CaseFolder,

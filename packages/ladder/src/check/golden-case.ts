@@ -1,8 +1,8 @@
 /** Golden cases as their runners see them: files, device, tolerances, and the error for a case that cannot be run. */
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { WeightDType } from "../model/base-storage.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
+import type { WeightDType } from "../model/base-storage.ts";
 import type { Comparison } from "./compare.ts";
 import { type HostTensor, readTensors } from "./host-tensor.ts";
 

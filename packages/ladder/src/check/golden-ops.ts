@@ -2,9 +2,9 @@
 import { AdamW, clipGlobalNorm } from "@sidenet/autograd";
 import { concatAll, ParamStore, sliceAll, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
+import { gateFusion } from "../methods/side-network.ts";
 import { ropeFrom } from "../model/config-rope.ts";
 import { ropeValues } from "../model/rope-tables.ts";
-import { gateFusion } from "../methods/side-network.ts";
 import { malformed, SkipCase } from "./golden-case.ts";
 import { define, type GoldenOp } from "./golden-op.ts";
 import { quantizedOps } from "./golden-quantized.ts";

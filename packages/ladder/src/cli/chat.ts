@@ -1,11 +1,11 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import type { Command } from "commander";
-import type { ChatMessage, ChatTemplate } from "../text/chat-template.ts";
-import { contextLimit } from "../model/config.ts";
 import type { Sampling } from "../generation/generate.ts";
 import { generateTexts } from "../generation/generate-text.ts";
+import { contextLimit } from "../model/config.ts";
 import { type Inference, openInference } from "../node/inference.ts";
+import type { ChatMessage, ChatTemplate } from "../text/chat-template.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { showLoading } from "./download-progress.ts";

@@ -1,8 +1,8 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { WeightDType } from "../model/base-storage.ts";
 import { type CaseLocation, type CaseResult, checkCase } from "../check/check.ts";
+import type { WeightDType } from "../model/base-storage.ts";
 import { findCases } from "../node/golden-folder.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";

@@ -2,9 +2,9 @@
 import { existsSync } from "node:fs";
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
+import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/records.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
 import type { WeightedFile } from "../node/run/train-run-options.ts";
-import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/records.ts";
 
 export const mapOption = (): Option =>
   new Option("--map <field=name...>", "names of the fields in the data, such as question=problem");

@@ -1,8 +1,8 @@
 /** Options of the commands that ask a model: generate, chat and eval. */
 import { setImmediate } from "node:timers/promises";
 import { type Command, Option } from "commander";
-import type { WeightDType } from "../model/base-storage.ts";
 import type { Sampling } from "../generation/generate.ts";
+import type { WeightDType } from "../model/base-storage.ts";
 import type { InferenceOptions } from "../node/inference.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";

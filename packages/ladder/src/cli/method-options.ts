@@ -2,10 +2,10 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
-import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
 import { type MethodOptions, quantizesByDefault } from "../methods/method.ts";
-import { defaultDType, defaultMemory } from "../training/method-defaults.ts";
 import { IMPORTANCES, type Importance } from "../methods/pruning.ts";
+import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
+import { defaultDType, defaultMemory } from "../training/method-defaults.ts";
 import type { MemoryOptions } from "../training/trainer.ts";
 import {
   fraction,

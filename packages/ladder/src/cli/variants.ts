@@ -1,8 +1,8 @@
 /** Methods as `plan` and `compare` name them: "qlora", or with a memory lever switched on, "qlora+checkpointing". */
 import { InvalidArgumentError } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
-import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
 import type { MethodOptions } from "../methods/method.ts";
+import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
 import type { MemoryOptions } from "../training/trainer.ts";
 import {
   type MemoryFlags,

@@ -2,9 +2,9 @@
 import { Random, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { LabeledBatch } from "../model/batch-loss.ts";
-import type { TokenRecord } from "./records.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";
+import type { TokenRecord } from "./records.ts";
 
 /** Encoded records, read on request. */
 export type TokenDataset = Indexed<TokenRecord>;

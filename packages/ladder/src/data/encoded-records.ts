@@ -1,7 +1,7 @@
 import { Random, SidenetError } from "@sidenet/tensor";
-import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from "./records.ts";
 import type { TokenDataset } from "./batch-stream.ts";
 import { type Indexed, pickItems, type RecordList } from "./record-list.ts";
+import { type EncodeOptions, type Encoder, encodeRecord, type TokenRecord } from "./records.ts";
 
 /** Tokens in the cache of encoded records: about 100 MB. */
 const CACHED_TOKENS = 2 ** 22;

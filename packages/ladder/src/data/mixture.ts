@@ -1,6 +1,7 @@
 /** Several data sets as one, each with a weight. */
-import type { TokenRecord } from "./records.ts";
+
 import type { TokenDataset } from "./batch-stream.ts";
+import type { TokenRecord } from "./records.ts";
 
 /** The largest number of repeats per epoch of a record of the set with the smallest weight. */
 const MAX_REPEATS = 20;

@@ -1,6 +1,7 @@
 /** Rows from lines of JSON or of plain text; `name` is the file's name in error messages. */
-import type { Source } from "./records.ts";
+
 import { type Line, parseLine, sourceAt } from "./lines.ts";
+import type { Source } from "./records.ts";
 
 /** One row of data: its fields, not checked yet. */
 export interface Row {

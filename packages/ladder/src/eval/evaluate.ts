@@ -1,10 +1,10 @@
 /** The tasks, scored: rows of data in, metrics out. It reads no files and prints nothing. */
 import { SidenetError } from "@sidenet/tensor";
+import { describeFields } from "../data/records.ts";
+import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { contextLimit } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
-import { type Continuation, generateTexts } from "../generation/generate-text.ts";
-import { describeFields } from "../data/records.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
 import type { Metric } from "./intervals.ts";

@@ -1,12 +1,12 @@
 /** Perplexity over sliding windows: each token is scored once, with as much before it as the windows allow. */
 import { concatAll } from "@sidenet/tensor";
-import type { Adapter } from "../methods/adapter.ts";
-import type { LabeledBatch } from "../model/batch-loss.ts";
 import { inBatches } from "../data/batches.ts";
+import type { TokenRecord } from "../data/records.ts";
+import type { Adapter } from "../methods/adapter.ts";
+import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
+import type { LabeledBatch } from "../model/batch-loss.ts";
 import { type Decoder, shiftLabels } from "../model/decoder.ts";
 import { notFinite } from "../not-finite.ts";
-import type { TokenRecord } from "../data/records.ts";
-import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 import type { ScoringOptions } from "./score-continuations.ts";
 
 /**

@@ -1,9 +1,9 @@
 /** Questions as tokens: what a model is shown, and what it may answer. */
 import { SidenetError } from "@sidenet/tensor";
-import type { ChatTemplate } from "../text/chat-template.ts";
+import type { Source } from "../data/records.ts";
 import { contextLimit } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
-import type { Source } from "../data/records.ts";
+import type { ChatTemplate } from "../text/chat-template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
 import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";

@@ -3,12 +3,12 @@
  * lead that precedes some of them. Adapters that leave the backbone's hidden states as they are share its passes.
  */
 import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
+import { ModelCache } from "../generation/kv-cache.ts";
 import type { Adapter } from "../methods/adapter.ts";
+import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 import { contextLimit } from "../model/config.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
-import { ModelCache } from "../generation/kv-cache.ts";
 import { notFinite } from "../not-finite.ts";
-import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 
 /** A prompt of at least one token, and what may follow it, at least one token each. */
 export interface ScoringItem {

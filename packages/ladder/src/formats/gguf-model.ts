@@ -1,7 +1,7 @@
 /** A model as a GGUF file of llama.cpp: metadata from its configuration, tensors under llama.cpp's names. */
 import { SidenetError } from "@sidenet/tensor";
-import type { ModelConfig } from "../model/config.ts";
 import type { ModelTensor } from "../methods/model-tensors.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { ropeFrequencies } from "../model/rope-tables.ts";
 import { checkNarrowed } from "./float-codec.ts";
 import { permutedHeads, permuteRows } from "./gguf-checkpoint.ts";

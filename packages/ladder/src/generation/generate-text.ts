@@ -1,9 +1,9 @@
 /** Generation as text: streamed, and ended by stop strings. */
 import type { Adapter } from "../methods/adapter.ts";
 import type { Decoder } from "../model/decoder.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { type GenerateOptions, generateBatch } from "./generate.ts";
 import { StopMatcher, TextStream } from "./text-stream.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** `GenerateOptions` in terms of text instead of token ids. */
 export interface GenerateTextOptions extends Omit<GenerateOptions, "onToken" | "isDone" | "stopIds"> {

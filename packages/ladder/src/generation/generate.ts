@@ -1,10 +1,10 @@
 import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
+import { residualStream } from "../methods/residual-stream.ts";
 import { contextLimit } from "../model/config.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
-import { ModelCache } from "./kv-cache.ts";
 import { notFinite } from "../not-finite.ts";
-import { residualStream } from "../methods/residual-stream.ts";
+import { ModelCache } from "./kv-cache.ts";
 
 /** How the next token is chosen; `sampleLogits` in docs/ops.md is the exact definition. */
 export interface Sampling {

@@ -1,9 +1,9 @@
 /** Adapters as the contents of their two files (methods.md, 2 and 4). */
 import { SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
-import type { ModelConfig } from "../model/config.ts";
 import { checkNarrowed } from "../formats/float-codec.ts";
 import { encodeSafetensors, type WritableTensor } from "../formats/safetensors-write.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { Adapter } from "./adapter.ts";
 import { adapterConfigJson, BASE_MODEL_KEY, modelSignature } from "./load-adapter.ts";
 
 /** The file names in the folder of an adapter, as in PEFT. */

@@ -1,8 +1,8 @@
 /** Full fine-tuning of a small model. */
 import { type ParamStore, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
 import type { BlockWeights } from "../model/block.ts";
 import type { Decoder } from "../model/decoder.ts";
+import type { Adapter } from "./adapter.ts";
 
 /**
  * Full fine-tuning: it trains the decoder's own weights, which the decoder goes on owning. Until `dispose()` their memory is

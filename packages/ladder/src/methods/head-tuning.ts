@@ -1,10 +1,10 @@
 /** Training of lm_head alone: the cheapest method, and a baseline for the others. */
 import { isFloat, ParamStore, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
 import type { ParameterSpec } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type Decoder, LM_HEAD } from "../model/decoder.ts";
 import { floatHead, type Head } from "../model/head.ts";
+import type { Adapter } from "./adapter.ts";
 
 /** The trained parameter: a separate head [V,d], even where the model's head is tied to its embedding table. */
 export const headParameters = ({ vocabSize, hiddenSize }: ModelConfig): ParameterSpec[] => [

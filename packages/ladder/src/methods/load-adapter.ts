@@ -1,12 +1,12 @@
 /** Adapters of every method from the contents of their two files. */
 import { type Device, type ParamStore, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { type Adapter, METHODS } from "./adapter.ts";
+import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import type { ParameterSpec } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
-import { HeadTuning, headParameters } from "./head-tuning.ts";
 import { floatSource, loadParameters, refuseUnexpected } from "../model/load-weights.ts";
+import { type Adapter, METHODS } from "./adapter.ts";
+import { HeadTuning, headParameters } from "./head-tuning.ts";
 import { Lora, loraParameters } from "./lora.ts";
 import { type LoraConfig, parseLoraConfig } from "./lora-config.ts";
 import { checkSideConfig, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";

@@ -1,6 +1,5 @@
 /** LoRA (methods.md, 4): a trainable product of two small matrices added to a frozen linear layer. */
 import { type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
 import {
   type BlockWeights,
   blockParameters,
@@ -9,8 +8,9 @@ import {
   type ProjectionName,
 } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { type LoraConfig, type LoraSite, loraSites, peftConfigJson } from "./lora-config.ts";
 import type { Projection } from "../model/projection.ts";
+import type { Adapter } from "./adapter.ts";
+import { type LoraConfig, type LoraSite, loraSites, peftConfigJson } from "./lora-config.ts";
 
 /** The matrices of LoRA at one linear layer: y += scale · B A x. */
 export interface LowRank {

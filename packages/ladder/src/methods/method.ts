@@ -1,9 +1,9 @@
 /** Adapters from options: the one file that knows every method by name. */
 import { SidenetError } from "@sidenet/tensor";
-import type { Adapter, Method } from "./adapter.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
+import type { Adapter, Method } from "./adapter.ts";
 import { FullTuning } from "./full-tuning.ts";
 import { HeadTuning } from "./head-tuning.ts";
 import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } from "./ladder-config.ts";

@@ -1,13 +1,13 @@
 /** A model's parameters for conversion, each read from its file only when it is written to another. */
 import { type Device, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
+import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import type { ParameterSpec } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { LM_HEAD } from "../model/decoder.ts";
-import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import { checkCheckpoint } from "../model/load-weights.ts";
-import { Lora } from "./lora.ts";
 import { readNf4 } from "../model/nf4-file.ts";
+import type { Adapter } from "./adapter.ts";
+import { Lora } from "./lora.ts";
 
 /** One parameter under its Hugging Face name. */
 export interface ModelTensor extends ParameterSpec {

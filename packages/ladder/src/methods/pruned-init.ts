@@ -8,8 +8,8 @@ import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
 import { blockParameters, PROJECTIONS, type ProjectionName } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Decoder, decoderParameters, layerName } from "../model/decoder.ts";
-import { FullTuning } from "./full-tuning.ts";
 import { denseMatrix } from "../model/nf4-weight.ts";
+import { FullTuning } from "./full-tuning.ts";
 import {
   axesOf,
   type BlockImportance,

@@ -1,8 +1,8 @@
 import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
-import type { Adapter } from "./adapter.ts";
+import type { KvCache } from "../generation/kv-cache.ts";
 import type { RunLayer } from "../model/block.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
-import type { KvCache } from "../generation/kv-cache.ts";
+import type { Adapter } from "./adapter.ts";
 
 /** Default number of tokens of a row that go through a block at a time where no tape records it. */
 const CHUNK_TOKENS = 512;

@@ -4,7 +4,6 @@
  * have rungs and in the number of free layers.
  */
 import { type Device, type Ops, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Adapter, CacheShape, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
 import {
   type BlockContext,
   type BlockShape,
@@ -18,6 +17,7 @@ import {
 import type { ModelConfig } from "../model/config.ts";
 import type { Forward } from "../model/decoder.ts";
 import { ropeTables } from "../model/rope-tables.ts";
+import type { Adapter, CacheShape, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
 import {
   checkSideConfig,
   gateName,

@@ -1,11 +1,11 @@
 /** Loads a checkpoint to a device, one tensor at a time, so that the host never holds more than one. */
 
 import { type Device, type DType, ParamStore, SidenetError } from "@sidenet/tensor";
+import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import { type BaseStorage, formatOf } from "./base-storage.ts";
 import type { ParameterSpec } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { decoderParameters, LM_HEAD } from "./decoder.ts";
-import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import { isNf4, nf4Names, nf4Source, quantizeNf4, type WeightSource } from "./nf4-weight.ts";
 
 /** How weights are stored on the device, and a callback for progress. */

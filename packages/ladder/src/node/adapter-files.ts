@@ -4,10 +4,9 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import type { Adapter } from "../methods/adapter.ts";
-import type { ModelConfig } from "../model/config.ts";
-import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../methods/encode-adapter.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
+import type { Adapter } from "../methods/adapter.ts";
+import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../methods/encode-adapter.ts";
 import {
   type AdapterConfig,
   assignAdapter,
@@ -15,6 +14,7 @@ import {
   loadAdapter,
   parseAdapterConfig,
 } from "../methods/load-adapter.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";

@@ -1,9 +1,10 @@
 /** Text that a quantization is calibrated on, as rows of tokens. */
-import { contextLimit, type ModelConfig } from "../model/config.ts";
+
 import { joinRecords, packRows } from "../data/batches.ts";
 import { recordParser } from "../data/record-list.ts";
-import type { TokenBatch } from "../model/decoder.ts";
 import { encodeRecord, encodingBy, type FieldMapping, type TokenRecord } from "../data/records.ts";
+import { contextLimit, type ModelConfig } from "../model/config.ts";
+import type { TokenBatch } from "../model/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { openRecords } from "./data/record-store.ts";
 

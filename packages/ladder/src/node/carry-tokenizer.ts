@@ -2,10 +2,10 @@
 import { copyFile, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import type { ModelConfig } from "../model/config.ts";
 import { tokenizerFilesFromGguf } from "../formats/gguf-tokenizer.ts";
 import { copiedVocabulary, NO_VOCABULARY, vocabularyFields } from "../formats/gguf-vocabulary.ts";
 import type { GgufFields } from "../formats/gguf-write.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import type { ModelFiles } from "./open-model.ts";

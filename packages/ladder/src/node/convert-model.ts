@@ -2,14 +2,14 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
-import type { Adapter } from "../methods/adapter.ts";
 import { CalibratedLayers } from "../calibration/calibrated-layers.ts";
-import type { ModelConfig } from "../model/config.ts";
 import type { GgufWriteType } from "../formats/gguf-encode.ts";
 import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
 import { streamGguf } from "../formats/gguf-write.ts";
+import type { Adapter } from "../methods/adapter.ts";
 import { type ModelTensor, mergeAdapter, modelTensors } from "../methods/model-tensors.ts";
 import { parameterCount } from "../methods/side-config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { calibrationRows } from "./calibration-rows.ts";

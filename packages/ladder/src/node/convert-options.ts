@@ -1,7 +1,7 @@
 /** Options and result of a conversion. */
 import type { CalibratedLayers } from "../calibration/calibrated-layers.ts";
-import type { ModelConfig } from "../model/config.ts";
 import type { ModelTensor } from "../methods/model-tensors.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { CalibrationOptions } from "./calibration-rows.ts";
 import type { HubOptions } from "./hub.ts";
 import type { ModelFiles } from "./open-model.ts";

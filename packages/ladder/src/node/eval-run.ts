@@ -1,6 +1,6 @@
 /** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
 import type { Device } from "@sidenet/tensor";
-import { contextLimit } from "../model/config.ts";
+import { type FieldMapping, mapFields } from "../data/records.ts";
 import {
   type ConstantAnswer,
   type EvalOptions,
@@ -9,7 +9,7 @@ import {
   prepareEvaluation,
 } from "../eval/evaluate.ts";
 import { type Estimate, estimate, estimateDifference, type Metric } from "../eval/intervals.ts";
-import { type FieldMapping, mapFields } from "../data/records.ts";
+import { contextLimit } from "../model/config.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readRows } from "./data/rows.ts";
 import { type InferenceOptions, openInference } from "./inference.ts";

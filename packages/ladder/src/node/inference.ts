@@ -2,10 +2,10 @@
 import { readFile } from "node:fs/promises";
 import type { Device } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
+import { quantizesByDefault } from "../methods/method.ts";
 import type { WeightDType } from "../model/base-storage.ts";
 import { Decoder } from "../model/decoder.ts";
 import { loadWeights } from "../model/load-weights.ts";
-import { quantizesByDefault } from "../methods/method.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { openAdapter, trainedOnNf4 } from "./adapter-files.ts";
 import { fileError } from "./file-source.ts";

@@ -2,13 +2,13 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { type GgufFile, readGguf } from "../formats/gguf.ts";
 import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "../formats/gguf-config.ts";
 import { tokenizerFromGguf } from "../formats/gguf-tokenizer.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
+import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { bundledModels, findBundledConfig, findBundledModel } from "./bundled-configs.ts";
 import { fileError, openFileSource } from "./file-source.ts";

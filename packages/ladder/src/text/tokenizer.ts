@@ -2,8 +2,8 @@
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
 import { nestsRepetitions } from "../regular-expression.ts";
+import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
 
 /** Options of encoding a text. */
 export interface EncodingOptions {

@@ -1,9 +1,9 @@
 /** Defaults of each method: learning rate, storage of the model, and memory options. */
 import type { Device } from "@sidenet/tensor";
 import type { Method } from "../methods/adapter.ts";
+import { hasSideNetwork, type MethodOptions, quantizesByDefault, sideConfigOf } from "../methods/method.ts";
 import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { hasSideNetwork, type MethodOptions, quantizesByDefault, sideConfigOf } from "../methods/method.ts";
 import type { MemoryOptions } from "./trainer.ts";
 
 /** Peak learning rates of methods without a side network; docs/decisions.md says how they were found. */

@@ -14,12 +14,12 @@ import {
   SidenetError,
 } from "@sidenet/tensor";
 import { type Adapter, effectiveDepth } from "../methods/adapter.ts";
+import { type MethodOptions, makeAdapter } from "../methods/method.ts";
 import { type BaseStorage, emptyWeights } from "../model/base-storage.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
 import type { FlopsByOp } from "./flop-counts.ts";
-import { type MethodOptions, makeAdapter } from "../methods/method.ts";
 import { type MemoryOptions, Trainer } from "./trainer.ts";
 
 /** One training step of a method on a batch of full rows. */

@@ -1,6 +1,6 @@
 /**
  * The training step: forward and backward pass of a decoder with its adapter, gradient clipping, AdamW. The loop over the
- * steps of a run is run/training-loop.ts.
+ * steps of a run is training-loop.ts.
  */
 import {
   AdamW,
@@ -15,10 +15,10 @@ import {
 } from "@sidenet/autograd";
 import { concatAll, type Device, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
+import { residualStream, residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 import { batchLoss, type LabeledBatch, scoredPositions } from "../model/batch-loss.ts";
 import type { Decoder } from "../model/decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
-import { residualStream, residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 
 /** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
 export interface MemoryOptions {

@@ -2,10 +2,10 @@
 import { type MemorySample, SidenetError } from "@sidenet/tensor";
 import type { BatchStream, StreamedBatch } from "../data/batch-stream.ts";
 import { damagedWeights } from "../not-finite.ts";
-import type { StepReport, Trainer } from "./trainer.ts";
 import type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./metrics.ts";
 import type { RunState } from "./run-state.ts";
 import { memoryOver, memoryPoints, type StepProfile, timeOver } from "./step-profile.ts";
+import type { StepReport, Trainer } from "./trainer.ts";
 
 /** Why a run ended: all steps done, aborted by its signal, or no better evaluation for `patience` evaluations. */
 export type StopReason = "done" | "signal" | "patience";

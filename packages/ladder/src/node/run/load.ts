@@ -1,14 +1,14 @@
 /** What a run trains, and on what: files become a model on a device and records of tokens. */
 import { type Device, SidenetError } from "@sidenet/tensor";
-import { contextLimit, type ModelConfig } from "../../model/config.ts";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
 import { mixture } from "../../data/mixture.ts";
 import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
-import { Decoder } from "../../model/decoder.ts";
-import { trainingRecord } from "../../eval/tasks.ts";
-import { loadWeights } from "../../model/load-weights.ts";
 import { type EncodeOptions, encodingBy, mapFields, type TokenRecord } from "../../data/records.ts";
+import { trainingRecord } from "../../eval/tasks.ts";
+import { contextLimit, type ModelConfig } from "../../model/config.ts";
+import { Decoder } from "../../model/decoder.ts";
+import { loadWeights } from "../../model/load-weights.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
 import { withTemplateOf } from "../inference.ts";

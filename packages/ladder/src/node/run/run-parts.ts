@@ -2,8 +2,8 @@
 import type { Adapter } from "../../methods/adapter.ts";
 import type { LabeledBatch } from "../../model/batch-loss.ts";
 import type { Sample } from "../../training/metrics.ts";
-import type { LoopEvents } from "../../training/training-loop.ts";
 import type { Trainer } from "../../training/trainer.ts";
+import type { LoopEvents } from "../../training/training-loop.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { RunFailure } from "./failure.ts";
 import type { LoadedRun } from "./load.ts";

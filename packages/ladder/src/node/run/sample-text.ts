@@ -1,7 +1,8 @@
 /** What the model of a run makes of a record that it is not trained on. */
+
+import { generate } from "../../generation/generate.ts";
 import type { Adapter } from "../../methods/adapter.ts";
 import { contextLimit } from "../../model/config.ts";
-import { generate } from "../../generation/generate.ts";
 import type { Sample } from "../../training/metrics.ts";
 import type { LoadedRun } from "./load.ts";
 

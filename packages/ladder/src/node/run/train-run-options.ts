@@ -1,10 +1,11 @@
 /** Options of a fine-tuning run: data, model, method and length. */
-import type { BaseStorage } from "../../model/base-storage.ts";
+
+import type { FieldMapping } from "../../data/records.ts";
 import type { Task } from "../../eval/tasks.ts";
 import type { MethodOptions } from "../../methods/method.ts";
-import type { FieldMapping } from "../../data/records.ts";
-import type { LoopOptions } from "../../training/training-loop.ts";
+import type { BaseStorage } from "../../model/base-storage.ts";
 import type { MemoryOptions } from "../../training/trainer.ts";
+import type { LoopOptions } from "../../training/training-loop.ts";
 import type { Existing, RunFile } from "./run-folder.ts";
 
 /** A file of records, and how much of the training it is beside the others. */
