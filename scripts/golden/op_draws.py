@@ -186,7 +186,7 @@ def adamw(rng):
         "lr": rng.choice((1e-3, 3e-4, 1e-2)),
         "betas": list(rng.choice(((0.9, 0.999), (0.8, 0.95), (0.0, 0.99)))),
         "eps": rng.choice((1e-8, 1e-6)),
-        "weight_decay": rng.choice((0.0, 0.01, 0.1)),
+        "weight_decay": rng.choice((0.0, 0.01, 0.1, 1.5)),
     }
     return {"p": normal(*shape), "g": g}, params, False
 

@@ -80,7 +80,7 @@ export class AdamW implements Optimizer {
     for (const [i, beta] of betas.entries())
       checkNumber(`betas[${i}]`, beta, beta >= 0 && beta < 1, "0 <= beta < 1");
     checkNumber("eps", eps, eps > 0 && eps < 1, "0 < eps < 1");
-    checkNumber("weightDecay", weightDecay, weightDecay >= 0 && weightDecay < 1, "0 <= weightDecay < 1");
+    checkNumber("weightDecay", weightDecay, weightDecay >= 0 && weightDecay < Infinity, "weightDecay >= 0");
     for (const [name, { dtype }] of params) {
       if (dtype === "f32") continue;
       throw new SidenetError(

@@ -61,7 +61,7 @@ describe("AdamW", () => {
       seed: fc.integer(),
       betas: fc.constantFrom([0.9, 0.999] as const, [0.8, 0.95] as const, [0, 0] as const),
       eps: fc.constantFrom(1e-8, 1e-3),
-      weightDecay: fc.constantFrom(0, 0.01, 0.3),
+      weightDecay: fc.constantFrom(0, 0.01, 0.3, 1.5),
       scale: fc.constantFrom(null, 0.25),
     });
     const property = fc.asyncProperty(options, async ({ seed, betas, eps, weightDecay, scale }) => {
@@ -150,6 +150,7 @@ describe("AdamW", () => {
       { eps: 0 },
       { weightDecay: -0.1 },
       { weightDecay: Number.NaN },
+      { weightDecay: Number.POSITIVE_INFINITY },
     ]) {
       expectCode("A-OPTIMIZER", () => new AdamW(params, bad));
     }

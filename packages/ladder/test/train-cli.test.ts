@@ -93,7 +93,7 @@ describe("settings", () => {
 
   it.each([
     ["a word for a number", "steps: many", /line 1: steps: .*whole number above 0.*"many"/],
-    ["a number out of range", "a: 1\nweight-decay: 3", /weight-decay: .*0 to below 1.*3/],
+    ["a number out of range", "a: 1\nweight-decay: -3", /weight-decay: .*0 to 100.*-3/],
     ["a choice that is none", "schedule: exponential", /schedule: .*"constant"\|"linear"\|"cosine"/],
     ["a flag with text", "rslora: please", /rslora: .*expected boolean/],
     ["a list for one value", "steps: [1, 2]", /steps: Wanted one value/],

@@ -30,7 +30,13 @@ import {
   type WeightChoice,
   weightDType,
 } from "./method-options.ts";
-import { countOrShare, fraction, nonNegativeInteger, positiveInteger, positiveNumber } from "./options.ts";
+import {
+  countOrShare,
+  nonNegativeInteger,
+  numberWithin,
+  positiveInteger,
+  positiveNumber,
+} from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
 import { applySettings, checkSettings, currentSettings, type Settings } from "./settings.ts";
 import { stopOnSignals } from "./signals.ts";
@@ -150,7 +156,7 @@ export function addTrainSettings(command: Command): Command {
         .choices(["constant", "linear", "cosine"])
         .default("cosine"),
     )
-    .option("--weight-decay <x>", "AdamW's decoupled weight decay", fraction, 0.01)
+    .option("--weight-decay <x>", "AdamW's decoupled weight decay", numberWithin(0, 100), 0.01)
     .option("--max-grad-norm <x>", "clip gradients to this global norm", positiveNumber, 1);
   command.option("--calibration <n>", "records used by --importance fisher (default: 16)", positiveInteger);
   addQuestionSettings(command);
