@@ -67,7 +67,8 @@ export default {
     },
     {
       name: "the model knows no method",
-      comment: "A method is given to the decoder as functions; methods/residual-stream.ts is where they meet.",
+      comment:
+        "A method is given to the decoder as functions; methods/residual-stream.ts is where they meet.",
       severity: "error",
       from: { path: "^packages/ladder/src/model/" },
       to: { path: "^packages/ladder/src/", pathNot: "^packages/ladder/src/(model|formats|[^/]+\\.ts$)" },
