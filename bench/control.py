@@ -51,6 +51,13 @@ def read(path, tokenizer, options, count):
     return records
 
 
+def after_examples(records, examples, tokenizer):
+    """The records with the same solved examples before each; nothing of the examples is scored."""
+    separator = tokenizer("\n\n", add_special_tokens=False).input_ids
+    before = [token for ids, _ in examples for token in ids[:-1] + separator]  # without the end of text
+    return [(before + ids, [IGNORED] * len(before) + labels) for ids, labels in records]
+
+
 def batches(records, size):
     """Rows padded on the right, as (ids, labels)."""
     for i in range(0, len(records) - size + 1, size):
@@ -211,6 +218,8 @@ def main():
     held_out = read(options.held_out_file, tokenizer, options, options.held_out)
     digits = {token for token in tokenizer.get_vocab().values() if tokenizer.decode([token]).strip().isdigit()}
     print(f"{sum(len(ids) for ids, _ in train)} tokens in {len(train)} records", flush=True)
+    examples = train[: options.examples]
+    train, held_out = (after_examples(records, examples, tokenizer) for records in (train[len(examples) :], held_out))
     for name in ["nothing", *options.runs]:
         run(name, options, train, held_out, digits)
 
