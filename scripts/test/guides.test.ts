@@ -90,10 +90,10 @@ describe.each(GUIDES)("%s", (guide) => {
     for (const line of lines) {
       expect(line).toMatch(/^npx sidenet \w+/);
       if (!gpu && /--kernel|doctor/.test(line)) continue;
-      // The guide's threshold would judge how busy the machine is.
-      const command = line.replace(/\s+#.*$/, "").replace(/--threshold \S+/, "--threshold 1");
-      const { exitCode, err } = await sidenet(...argumentsOf(command));
-      expect(exitCode, `${line}\n${err}`).toBe(0);
+      const { exitCode, err } = await sidenet(...argumentsOf(line.replace(/\s+#.*$/, "")));
+      // On a busy machine a comparison of timings may find something slower, which it reports with 1.
+      const mayBeSlower = line.includes("--threshold") && err.includes("slower than before");
+      expect(mayBeSlower ? [0, 1] : [0], `${line}\n${err}`).toContain(exitCode);
     }
     if (guide === "guide-fine-tune.md") {
       for (const path of ["run/report.html", "second/summary.json", "adapter/adapter_config.json"])

@@ -92,7 +92,7 @@ describe("the README's commands", () => {
     ]) {
       expect((await stat(join(folder, "out", path))).size, path).toBeGreaterThan(0);
     }
-  });
+  }, 300_000); // a minute where no other process runs
 });
 
 describe("the snippet of", () => {

@@ -111,7 +111,7 @@ function send(response: ServerResponse, bytes: Buffer, range: string | undefined
   } else response.setHeader("content-length", body.length);
   if (fault?.kind === "drop" || fault?.kind === "stall") {
     return response.write(body.subarray(0, fault.afterBytes), () => {
-      if (fault.kind === "drop") setTimeout(() => response.destroy(), 20); // what was written arrives first
+      if (fault.kind === "drop") setTimeout(() => response.destroy(), 100); // what was written is read first
     });
   }
   return response.end(body);
