@@ -32,6 +32,7 @@ def arguments():
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--norm", type=float, default=64, help="initial value of the side network's norm")
     parser.add_argument("--full-text", action="store_true", help="score prompts too")
+    parser.add_argument("--examples", type=int, default=0, help="solved records that stand before each record, unscored")
     return parser.parse_args()
 
 
