@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { StopMatcher, TextStream } from "../src/generation/text-stream.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
+import { strftime } from "../src/text/jinja.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
 
@@ -53,6 +54,69 @@ describe("a chat template", () => {
       { role: "assistant", content },
     ];
     expect(() => forgetful.pieces([...turn("abc"), ...turn("def")])).toThrow(/changes what earlier turns/);
+  });
+
+  it("learns only the last answer where the template rewrites earlier turns, as Qwen3's removes their reasoning", () => {
+    const source =
+      "{% for m in messages %}<{{ m.role }}>{{ m.content if loop.last or m.role != 'assistant' else m.content.split('</think>')[-1] }}" +
+      "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    const turns = [
+      { role: "user", content: "a" },
+      { role: "assistant", content: "why</think>b" },
+      { role: "user", content: "c" },
+      { role: "assistant", content: "so</think>d" },
+    ];
+    expect(new ChatTemplate(source, {}, "m").pieces(turns)).toEqual([
+      { text: "<user>a<assistant>b<user>c<assistant>", learned: false },
+      { text: "so</think>d", learned: true },
+    ]);
+  });
+
+  // The texts are what Python's jinja2 3.1.6 makes of the templates as transformers 5.24 sets it up.
+  it.each<[string, string, string, string]>([
+    [
+      "strips the given characters only",
+      "{{ c.lstrip('\n') }}|{{ c.rstrip('\n') }}|{{ c.strip('\n ') }}",
+      "\n  a \n",
+      "  a \n|\n  a |a",
+    ],
+    ["strips Python's whitespace", "{{ c.strip() }}|{{ c | trim }}", "\ufeff a\x85\x1c", "\ufeff a|\ufeff a"],
+    [
+      "trims given characters, and what is undefined",
+      "{{ c | trim('x') }}|{{ nothing | trim }}|",
+      "xax",
+      "a||",
+    ],
+    [
+      "compares without converting",
+      "{{ 1 if c == false else 2 }}{{ 1 if c != 0 else 2 }}{{ 1 if true == 1 else 2 }}",
+      "",
+      "211",
+    ],
+    [
+      "reads line ends of every system as its own",
+      "{% if true %}\r\na\r\n{% endif %}\r\nb\rc{{ c }}\r\n",
+      "\r\n",
+      "a\nb\nc\r\n",
+    ],
+    [
+      "is given no tools and no documents",
+      "{{ 1 if tools is none else 2 }}{{ 1 if documents is none else 2 }}",
+      "",
+      "11",
+    ],
+  ])("%s, as Python's Jinja", (_, source, content, wanted) => {
+    const template = new ChatTemplate(`{% set c = messages[0].content %}${source}`, {}, "m");
+    expect(template.render([{ role: "user", content }], false)).toBe(wanted);
+  });
+
+  it("writes dates in English, whatever the locale", () => {
+    const date = new Date(2026, 0, 9, 15, 4, 5);
+    expect(strftime(date, "%d %b %Y|%A, %B %-d|%y-%m %H:%M:%S %I%p|%j %w %a %%|%Q")).toBe(
+      "09 Jan 2026|Friday, January 9|26-01 15:04:05 03PM|009 5 Fri %|%Q",
+    );
+    const today = new ChatTemplate("{{ strftime_now('%d %b %Y') }}", {}, "m").render([], false);
+    expect(today).toMatch(/^\d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4}$/);
   });
 
   it("comes with a tokenizer's config, by name where there are several", () => {

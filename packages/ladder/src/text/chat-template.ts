@@ -1,7 +1,7 @@
 /** Conversations as text, by a model's own Jinja template, run by Hugging Face's library. */
-import { Template } from "@huggingface/jinja";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { jinjaTemplate } from "./jinja.ts";
 
 /** One turn of a conversation. Further fields are passed on to the template. */
 export const messageSchema = z.looseObject({ role: z.string(), content: z.string() });
@@ -22,7 +22,7 @@ export interface TextPiece {
 
 /** A model's chat template. */
 export class ChatTemplate {
-  readonly #template: Template;
+  readonly #render: (values: Record<string, unknown>) => string;
   readonly #special: SpecialTokens;
   readonly #name: string;
 
@@ -31,7 +31,7 @@ export class ChatTemplate {
     this.#special = special;
     this.#name = name;
     try {
-      this.#template = new Template(source);
+      this.#render = jinjaTemplate(source);
     } catch (cause) {
       throw this.#error(`the chat template cannot be parsed: ${(cause as Error).message}`, cause);
     }
@@ -40,9 +40,11 @@ export class ChatTemplate {
   /** The text of a conversation; with `addGenerationPrompt` it ends with the opening of an assistant turn. Throws `L-CHAT-TEMPLATE`. */
   render(messages: readonly ChatMessage[], addGenerationPrompt: boolean): string {
     try {
-      return this.#template.render({
+      return this.#render({
         ...this.#special,
         messages,
+        tools: null,
+        documents: null,
         add_generation_prompt: addGenerationPrompt,
       });
     } catch (cause) {
@@ -51,28 +53,35 @@ export class ChatTemplate {
   }
 
   /**
-   * A conversation in pieces, of which the assistant's turns are learned. Throws `L-CHAT-TEMPLATE` where the template changes
-   * earlier turns, as some do by removing the reasoning of earlier answers.
+   * A conversation in pieces, of which the assistant's turns are learned. Where the template changes earlier turns, as some
+   * do by removing their reasoning, only the last answer is learned: the others are not as the model would write them.
+   * Throws `L-CHAT-TEMPLATE`.
    */
   pieces(messages: readonly ChatMessage[]): TextPiece[] {
+    const answers = [...messages.keys()].filter((i) => messages[i].role === "assistant");
+    const pieces = this.#piecesAround(messages, answers) ?? this.#piecesAround(messages, answers.slice(-1));
+    if (pieces) return pieces;
+    throw this.#error(
+      "the chat template changes what earlier turns look like, or does not begin an answer as it begins one for generation, " +
+        "so the text is not what the model would continue. End the record with an answer of the assistant",
+    );
+  }
+
+  /** The pieces with these answers learned; null if the text before or of one of them changes when turns follow. */
+  #piecesAround(messages: readonly ChatMessage[], answers: readonly number[]): TextPiece[] | null {
+    const ends = answers.flatMap((i) => [
+      { text: this.render(messages.slice(0, i), true), learned: false },
+      { text: this.render(messages.slice(0, i + 1), false), learned: true },
+    ]);
+    if (answers.at(-1) !== messages.length - 1)
+      ends.push({ text: this.render(messages, false), learned: false });
     const pieces: TextPiece[] = [];
     let done = "";
-    const add = (text: string, learned: boolean) => {
-      if (!text.startsWith(done)) {
-        throw this.#error(
-          "the chat template changes what earlier turns look like, so a conversation of several cannot be learned at once. " +
-            "Split it into records that end with one answer of the assistant each",
-        );
-      }
+    for (const { text, learned } of ends) {
+      if (!text.startsWith(done)) return null;
       if (text.length > done.length) pieces.push({ text: text.slice(done.length), learned });
       done = text;
-    };
-    for (const [i, { role }] of messages.entries()) {
-      if (role !== "assistant") continue;
-      add(this.render(messages.slice(0, i), true), false);
-      add(this.render(messages.slice(0, i + 1), false), true);
     }
-    if (messages.at(-1)?.role !== "assistant") add(this.render(messages, false), false);
     return pieces;
   }
 
