@@ -228,6 +228,14 @@ describe("a tokenizer.json", () => {
     expect(() => tokenizer.decode([1, 99])).toThrow(/L-TOKEN-ID.*99/);
   });
 
+  it("may have tokens with the names of JavaScript's own properties", () => {
+    const names = ["[UNK]", "__proto__", "constructor", "toString"];
+    const vocab = JSON.parse(`{${names.map((token, id) => `"${token}":${id}`).join()}}`);
+    const tokenizer = loadTokenizer({ ...json, model: { ...json.model, vocab } });
+    expect(tokenizer.encode("toString __proto__ constructor valueOf")).toEqual([3, 1, 2, 0]);
+    expect(tokenizer.decode([1])).toBe("__proto__");
+  });
+
   it.each<[string, unknown, unknown]>([
     ["nothing", null, {}],
     ["no model", {}, {}],

@@ -1,6 +1,7 @@
 /** A tokenizer from GGUF metadata, which is turned into a `tokenizer.json`. */
 import { SidenetError } from "@sidenet/tensor";
 import { loadTokenizer, type Tokenizer, withChat } from "../text/tokenizer.ts";
+import { GPT2_SPLIT } from "../text/tokenizer-json.ts";
 import type { GgufFile } from "./gguf.ts";
 
 /** Kinds of token in `tokenizer.ggml.token_type`. */
@@ -11,7 +12,6 @@ export const USER_DEFINED = 4;
 export const UNUSED = 5;
 export const BYTE = 6;
 
-const GPT2_SPLIT = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const modernSplit = (digits: string) =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 

@@ -2,7 +2,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ModelConfig } from "../model/config.ts";
-import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import { loadTokenizer, type Tokenizer, vocabularySchema } from "../text/tokenizer.ts";
 import { memorySource } from "./byte-source.ts";
 import { type GgufFile, type GgufValue, readGguf } from "./gguf.ts";
 import {
@@ -33,7 +33,7 @@ const schema = z.looseObject({
   pre_tokenizer: z.unknown(),
   model: z.looseObject({
     type: z.string().optional(),
-    vocab: z.record(z.string(), z.int().nonnegative()),
+    vocab: vocabularySchema,
     merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])),
     byte_fallback: z.boolean().optional(),
     unk_token: z.string().nullish(),

@@ -4,6 +4,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { nestsRepetitions } from "../regular-expression.ts";
 import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
+import { keepByteOrderMarks, portableTokenizer } from "./tokenizer-json.ts";
 
 /** Options of encoding a text. */
 export interface EncodingOptions {
@@ -39,6 +40,7 @@ interface Hub {
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
   get_vocab(withAddedTokens: boolean): Map<string, number>;
+  readonly decoder: unknown;
 }
 
 const tokenName = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish();
@@ -65,15 +67,24 @@ const configSchema = z.looseObject({
 type TokenizerConfig = z.infer<typeof configSchema>;
 
 /** A limit on ids, since the library allocates a list up to the largest one. */
-const tokenId = z
-  .int()
-  .nonnegative()
-  .max(2 ** 22);
+const MAX_ID = 2 ** 22;
+const tokenId = z.int().nonnegative().max(MAX_ID);
+
+/** Token ids by token. Not a `z.record`, which loses a token named "__proto__". */
+export const vocabularySchema = z.custom<Readonly<Record<string, number>>>(
+  (value) =>
+    typeof value === "object" &&
+    value !== null &&
+    Object.values(value).every((id) => Number.isInteger(id) && id >= 0 && id <= MAX_ID),
+  `must map tokens to whole numbers from 0 to ${MAX_ID}`,
+);
 
 /** The fields of `tokenizer.json` without which the library fails with an unclear message. */
 const tokenizerSchema = z.looseObject({
-  model: z.looseObject({ vocab: z.union([z.record(z.string(), tokenId), z.array(z.unknown())]) }),
-  added_tokens: z.array(z.looseObject({ id: tokenId, content: z.string() })).default([]),
+  model: z.looseObject({ vocab: z.union([z.array(z.unknown()), vocabularySchema]) }),
+  added_tokens: z
+    .array(z.looseObject({ id: tokenId, content: z.string(), single_word: z.boolean().optional() }))
+    .default([]),
   normalizer: z.looseObject({ type: z.string() }).nullable().default(null),
   pre_tokenizer: z.looseObject({ type: z.string() }).nullable().default(null),
   post_processor: z.looseObject({ type: z.string() }).nullable().default(null),
@@ -97,7 +108,9 @@ export function loadTokenizer(json: unknown, config: unknown = {}, name = "token
   const tokenizer = parse(tokenizerSchema, json, name);
   const settings = parse(configSchema, config, `${name}, tokenizer_config.json`);
   refuseBadPatterns(tokenizer, name);
-  const hub: Hub = guarded(name, () => new HubTokenizer(tokenizer, config as object));
+  refuseSingleWords(tokenizer, name);
+  const hub: Hub = guarded(name, () => new HubTokenizer(portableTokenizer(tokenizer), config as object));
+  keepByteOrderMarks(hub.decoder);
   const vocabSize = 1 + [...hub.get_vocab(true).values()].reduce((largest, id) => Math.max(largest, id), -1);
   const idOf = (token: z.infer<typeof tokenName>): number | null => {
     const content = contentOf(token);
@@ -143,6 +156,17 @@ function refuseBadPatterns(value: unknown, name: string): void {
     }
     refuseBadPatterns(part, name);
   }
+}
+
+/** Throws `L-TOKENIZER` for an added token that is found as a whole word only: the library would find it within words too. */
+function refuseSingleWords({ added_tokens }: z.infer<typeof tokenizerSchema>, name: string): void {
+  const found = added_tokens.find(({ single_word }) => single_word);
+  if (found === undefined) return;
+  throw new SidenetError(
+    "L-TOKENIZER",
+    `${name}: the added token ${JSON.stringify(found.content)} is a single_word, which is not supported. Set it to false if ` +
+      "the token never occurs within a word.",
+  );
 }
 
 /** Runs library code with its errors as `L-TOKENIZER`: it finds some mistakes of a file only when used. */
