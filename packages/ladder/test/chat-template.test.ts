@@ -72,6 +72,18 @@ describe("a chat template", () => {
     ]);
   });
 
+  it("learns every answer but the first where that is changed by what a template puts before it", () => {
+    const source =
+      "{% if messages and messages[0].role != 'system' %}S{% endif %}{% for m in messages %}({{ m.content }}{% endfor %}{% if add_generation_prompt %}({% endif %}";
+    const roles = ["assistant", "user", "assistant", "user", "assistant"];
+    const pieces = new ChatTemplate(source, {}, "m").pieces(
+      roles.map((role, i) => ({ role, content: String(i) })),
+    );
+    expect(pieces.map(({ text, learned }) => (learned ? `<${text}>` : text)).join("")).toBe(
+      "S(0(1(<2>(3(<4>",
+    );
+  });
+
   // The texts are what Python's jinja2 3.1.6 makes of the templates as transformers 5.24 sets it up.
   it.each<[string, string, string, string]>([
     [
@@ -227,5 +239,21 @@ describe("a text that continues another", () => {
     expect(tokenizer.decode([...tokenizer.encode("c", plain), ...tokenizer.encode("ab", plain)])).toBe(
       "c ab",
     );
+  });
+
+  it("gets one after a special token where the tokenizer puts one there", () => {
+    const tokenizer = wordTokenizer();
+    const whole = tokenizer.encode("c</s>ab", { addSpecialTokens: false });
+    const [first, end, ...rest] = whole.slice(-3);
+    expect(tokenizer.encode("ab", { addSpecialTokens: false, continues: end })).toEqual(rest);
+    expect(tokenizer.encode("ab", { addSpecialTokens: false, continues: first })).not.toEqual(rest);
+  });
+
+  it("is encoded alone where it merges with the line break that is put before it", () => {
+    const vocab = { "<unk>": 0, "▁": 1, a: 2, "\n": 3, "\n\n": 4, "▁a": 5 };
+    const model = { type: "BPE", vocab, merges: ["\n \n", "▁ a"], unk_token: "<unk>" };
+    const tokenizer = loadTokenizer({ model, normalizer: { type: "Prepend", prepend: "▁" } });
+    expect(tokenizer.encode("a", { continues: true })).toEqual([2]);
+    expect(tokenizer.encode("\na", { continues: true })).toEqual([1, 3, 2]);
   });
 });

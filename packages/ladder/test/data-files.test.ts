@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { EncodedRecords, splitRecords } from "../src/data/encoded-records.ts";
 import { type RecordList, recordParser } from "../src/data/record-list.ts";
-import { encodeRecord, type FieldMapping, parseRecord } from "../src/data/records.ts";
+import { encodeRecord, encodingBy, type FieldMapping, parseRecord } from "../src/data/records.ts";
 import { openRecords, readRecords } from "../src/node/data/record-store.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
@@ -213,6 +213,18 @@ describe("a conversation", () => {
       all: "<|im_start|>uu<|im_end|>\n<|im_start|>av<|im_end|>\n<|im_start|>uw<|im_end|>\n<|im_start|>ax<|im_end|>\n",
       learned: "v<|im_end|>x<|im_end|>",
     });
+  });
+
+  it("ends at any of the ids at which the model stops", () => {
+    const other = new ChatTemplate(
+      "{% for m in messages %}{{ m.content }}<|endoftext|>\n{% endfor %}",
+      {},
+      "m",
+    );
+    const both = encodingBy({ ...tokenizer, eosIds: [2, 0], chatTemplate: () => other });
+    expect(both).toMatchObject({ eosId: 2, endIds: [2, 0] });
+    expect(learned(turns("u", "v"), both).learned).toBe("v<|endoftext|>");
+    expect(learned(turns("u", "v"), { ...both, endIds: [2] }).learned).toBe("v<|endoftext|>\n");
   });
 
   it("comes of pairs and of choices when asked for", () => {

@@ -126,6 +126,25 @@ describe("a model on disk", () => {
     await again.close();
   });
 
+  it("ends a text at the ids of generation_config.json too, or of the config, as far as they are tokens", async () => {
+    const path = await put({
+      "config.json": JSON.stringify({ ...JSON.parse(CONFIG), eos_token_id: [0, 3] }),
+      "model.safetensors": weights("a"),
+      "tokenizer.json": TOKENIZER,
+      "tokenizer_config.json": JSON.stringify({ eos_token: "b" }),
+    });
+    const eosIds = async () => {
+      const model = await openModel(path);
+      await model.close();
+      return (await model.tokenizer()).eosIds;
+    };
+    expect(await eosIds()).toEqual([1, 0]);
+    await put({ "generation_config.json": '{"eos_token_id":1}' });
+    expect(await eosIds()).toEqual([1]);
+    await put({ "generation_config.json": '{"eos_token_id":"b"}' });
+    await expect(eosIds()).rejects.toThrow(/L-CONFIG\].*generation_config\.json.*eos_token_id/);
+  });
+
   it.each<[string, Record<string, string | Uint8Array>, string, string]>([
     ["a path that leads nowhere", {}, "none", "L-MODEL-MISSING"],
     ["an empty folder", {}, "", "L-MODEL-MISSING"],

@@ -175,6 +175,8 @@ export interface EncodeOptions {
   readonly bosId: number | null;
   /** Appended to each record, and learned; null: nothing is. */
   readonly eosId: number | null;
+  /** Ids that end a turn of a conversation; what a template writes after one is not learned. Default: `eosId`. */
+  readonly endIds?: readonly number[];
   /** The largest number of tokens of a record. */
   readonly maxLength: number;
   /** Truncate longer records instead of throwing. */
@@ -188,9 +190,10 @@ export interface EncodeOptions {
 /** The options that a tokenizer decides. BOS is added where the tokenizer itself puts it in front of a text. */
 export const encodingBy = (
   tokenizer: Tokenizer,
-): Required<Pick<EncodeOptions, "bosId" | "eosId" | "chat">> => ({
+): Required<Pick<EncodeOptions, "bosId" | "eosId" | "endIds" | "chat">> => ({
   bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
   eosId: tokenizer.eosIds[0] ?? null,
+  endIds: tokenizer.eosIds,
   chat: tokenizer.chatTemplate(),
 });
 
@@ -248,13 +251,14 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
 }
 
 /** Ids and labels of the pieces. Each piece is encoded by itself, so that no token spans two pieces. */
-function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId }: EncodeOptions) {
+function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId, endIds }: EncodeOptions) {
+  const ends = framed ? (endIds ?? [eosId]) : [];
   let inputIds: number[] = [];
   let labels: number[] = [];
   for (const { text, learned } of pieces) {
-    const ids = encoder.encode(text, { addSpecialTokens: false, continues: inputIds.length > 0 });
+    const ids = encoder.encode(text, { addSpecialTokens: false, continues: inputIds.at(-1) ?? false });
     // Text that a template writes after the end token of a turn is never generated, so it is not learned.
-    const end = framed && eosId !== null ? ids.lastIndexOf(eosId) : -1;
+    const end = ids.findLastIndex((id) => ends.includes(id));
     // Not push(...ids): a text may have more tokens than a call can have arguments.
     inputIds = inputIds.concat(ids);
     labels = labels.concat(ids.map((id, i) => (learned && (end < 0 || i <= end) ? id : -100)));

@@ -2,6 +2,7 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import { z } from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { type GgufFile, readGguf } from "../formats/gguf.ts";
 import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
@@ -19,6 +20,8 @@ import { openSafetensorsFile } from "./safetensors-file.ts";
 const CONFIG = "config.json";
 const TOKENIZER = "tokenizer.json";
 const TOKENIZER_CONFIG = "tokenizer_config.json";
+/** Names the ids at which the model stops, before the config does. */
+const GENERATION_CONFIG = "generation_config.json";
 /** In newer models beside the config, and before what that says. */
 const CHAT_TEMPLATE = "chat_template.jinja";
 const WEIGHTS = "model.safetensors";
@@ -107,6 +110,23 @@ async function openWeights(folder: string): Promise<Checkpoint> {
   );
 }
 
+const eosSchema = z.looseObject({ eos_token_id: z.union([z.int(), z.array(z.int())]).nullish() });
+
+/** The ids at which the model stops, of which a chat model has several. Throws `L-CONFIG` for what are no ids. */
+async function eosIdsOf(folder: string, names: ReadonlySet<string>): Promise<number[]> {
+  for (const file of [GENERATION_CONFIG, CONFIG]) {
+    if (!names.has(file)) continue;
+    const path = join(folder, file);
+    const parsed = eosSchema.safeParse(await readJsonFile(path));
+    if (!parsed.success) {
+      throw new SidenetError("L-CONFIG", `${path}: eos_token_id must be a token id or a list of them.`);
+    }
+    const { eos_token_id: ids } = parsed.data;
+    if (ids != null) return [ids].flat();
+  }
+  return [];
+}
+
 async function readTokenizer(folder: string): Promise<Tokenizer> {
   const names = await namesIn(folder);
   if (!names.has(TOKENIZER)) {
@@ -119,7 +139,7 @@ async function readTokenizer(folder: string): Promise<Tokenizer> {
   }
   const config = names.has(TOKENIZER_CONFIG) ? await readJsonFile(join(folder, TOKENIZER_CONFIG)) : {};
   const path = join(folder, TOKENIZER);
-  const tokenizer = loadTokenizer(await readJsonFile(path), config, path);
+  const tokenizer = loadTokenizer(await readJsonFile(path), config, path, await eosIdsOf(folder, names));
   if (!names.has(CHAT_TEMPLATE)) return tokenizer;
   const template = join(folder, CHAT_TEMPLATE);
   return tokenizer.withChatTemplate(await readFile(template, "utf8"), template);

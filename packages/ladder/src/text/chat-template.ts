@@ -53,14 +53,15 @@ export class ChatTemplate {
   }
 
   /**
-   * A conversation in pieces, of which the assistant's turns are learned. Where the template changes earlier turns, as some
-   * do by removing their reasoning, only the last answer is learned: the others are not as the model would write them.
-   * Throws `L-CHAT-TEMPLATE`.
+   * A conversation in pieces, of which the assistant's turns are learned. Turns that the template changes when others follow,
+   * as some do by removing their reasoning, are not learned, since the model would not write them so. Throws `L-CHAT-TEMPLATE`.
    */
   pieces(messages: readonly ChatMessage[]): TextPiece[] {
     const answers = [...messages.keys()].filter((i) => messages[i].role === "assistant");
-    const pieces = this.#piecesAround(messages, answers) ?? this.#piecesAround(messages, answers.slice(-1));
-    if (pieces) return pieces;
+    for (let first = 0; first === 0 || first < answers.length; first++) {
+      const pieces = this.#piecesAround(messages, answers.slice(first));
+      if (pieces) return pieces;
+    }
     throw this.#error(
       "the chat template changes what earlier turns look like, or does not begin an answer as it begins one for generation, " +
         "so the text is not what the model would continue. End the record with an answer of the assistant",
@@ -69,20 +70,19 @@ export class ChatTemplate {
 
   /** The pieces with these answers learned; null if the text before or of one of them changes when turns follow. */
   #piecesAround(messages: readonly ChatMessage[], answers: readonly number[]): TextPiece[] | null {
-    const ends = answers.flatMap((i) => [
-      { text: this.render(messages.slice(0, i), true), learned: false },
-      { text: this.render(messages.slice(0, i + 1), false), learned: true },
-    ]);
-    if (answers.at(-1) !== messages.length - 1)
-      ends.push({ text: this.render(messages, false), learned: false });
     const pieces: TextPiece[] = [];
     let done = "";
-    for (const { text, learned } of ends) {
-      if (!text.startsWith(done)) return null;
+    const add = (text: string, learned: boolean): boolean => {
       if (text.length > done.length) pieces.push({ text: text.slice(done.length), learned });
+      const continues = text.startsWith(done);
       done = text;
+      return continues;
+    };
+    for (const i of answers) {
+      if (!add(this.render(messages.slice(0, i), true), false)) return null;
+      if (!add(this.render(messages.slice(0, i + 1), false), true)) return null;
     }
-    return pieces;
+    return add(this.render(messages, false), false) ? pieces : null;
   }
 
   #error(problem: string, cause?: unknown): SidenetError {

@@ -10,8 +10,11 @@ import { keepByteOrderMarks, portableTokenizer } from "./tokenizer-json.ts";
 export interface EncodingOptions {
   /** Add the tokenizer's tokens around a text, such as BOS. Default true. */
   readonly addSpecialTokens?: boolean;
-  /** The text continues another one, so the space that some tokenizers prepend is left out. Default false. */
-  readonly continues?: boolean;
+  /**
+   * The text continues another one, which ends with the token of this id, or, if true, with ordinary text: the space that some
+   * tokenizers prepend to a text is left out, unless they prepend it after such a token too. Default false.
+   */
+  readonly continues?: boolean | number;
 }
 
 /** A model's tokenizer. */
@@ -23,6 +26,7 @@ export interface Tokenizer {
   /** The largest id plus one. */
   readonly vocabSize: number;
   readonly bosId: number | null;
+  /** Ids that end a text: the tokenizer's own first, then those at which the model stops. */
   readonly eosIds: readonly number[];
   /** The model's chat template, or null. Throws `L-CHAT-TEMPLATE`. */
   chatTemplate(): ChatTemplate | null;
@@ -101,10 +105,15 @@ function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: 
 }
 
 /**
- * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`; `name` appears in error messages.
- * Decoding does not "clean up" spaces, so it returns the text that was encoded. Throws `L-TOKENIZER`.
+ * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`; `name` appears in error messages, and
+ * `moreEosIds` end a text too, as the ids in a model's `generation_config.json` do. Decoding does not "clean up" spaces, so it returns the text that was encoded. Throws `L-TOKENIZER`.
  */
-export function loadTokenizer(json: unknown, config: unknown = {}, name = "tokenizer.json"): Tokenizer {
+export function loadTokenizer(
+  json: unknown,
+  config: unknown = {},
+  name = "tokenizer.json",
+  moreEosIds: readonly number[] = [],
+): Tokenizer {
   const tokenizer = parse(tokenizerSchema, json, name);
   const settings = parse(configSchema, config, `${name}, tokenizer_config.json`);
   refuseBadPatterns(tokenizer, name);
@@ -118,7 +127,8 @@ export function loadTokenizer(json: unknown, config: unknown = {}, name = "token
   };
   const eosId = idOf(settings.eos_token);
   const encoder: Encoder = guarded(name, () => {
-    return { hub, name, prefix: prefixOf(hub), around: tokensAround(hub, settings, idOf) };
+    const added = new Map(tokenizer.added_tokens.map(({ id, content }) => [id, content]));
+    return { hub, name, added, prefix: prefixOf(hub), around: tokensAround(hub, settings, idOf) };
   });
   return withChat(
     {
@@ -127,7 +137,9 @@ export function loadTokenizer(json: unknown, config: unknown = {}, name = "token
         guarded(name, () => decode(hub, [...ids], options?.skipSpecial ?? false, name)),
       vocabSize,
       bosId: idOf(settings.bos_token),
-      eosIds: eosId === null ? [] : [eosId],
+      eosIds: [
+        ...new Set([eosId ?? [], moreEosIds.filter((id) => hub.id_to_token(id) !== undefined)].flat()),
+      ],
     },
     settings.chat_template ?? null,
     specialTokens(settings),
@@ -217,18 +229,26 @@ export function withChat(
   };
 }
 
+/** A text and its ids, to put in front of a text that continues another one. */
+interface Lead {
+  readonly text: string;
+  readonly ids: readonly number[];
+}
+
 /** The library's tokenizer with what encoding a text needs besides. */
 interface Encoder {
   readonly hub: Hub;
   readonly name: string;
-  /** A text and its ids, to prepend to a continuing text so that no space is added before it; null: none ever is. */
-  readonly prefix: { readonly text: string; readonly ids: readonly number[] } | null;
+  /** Contents of added tokens, by id. */
+  readonly added: ReadonlyMap<number, string>;
+  /** The lead after ordinary text, so that no space is added; null: none ever is. */
+  readonly prefix: Lead | null;
   /** Special ids before and after a text that the library does not add by itself. */
   readonly around: { readonly before: readonly number[]; readonly after: readonly number[] };
 }
 
-/** The prefix for continuing texts: a line break, which is a token of its own in every vocabulary that marks words by spaces. */
-function prefixOf(hub: Hub): Encoder["prefix"] {
+/** The lead after ordinary text: a line break, which is a token of its own in most vocabularies that mark words by spaces. */
+function prefixOf(hub: Hub): Lead | null {
   const options = { add_special_tokens: false };
   const marksWords = hub.encode("a", options).tokens[0]?.startsWith("\u2581") ?? false;
   return marksWords ? { text: "\n", ids: hub.encode("\n", options).ids } : null;
@@ -251,13 +271,19 @@ function tokensAround(
   };
 }
 
-function encode(
-  { hub, name, prefix, around }: Encoder,
-  text: string,
-  { addSpecialTokens = true, continues = false }: EncodingOptions = {},
-): number[] {
-  const lead = continues && prefix !== null ? prefix : null;
-  const whole = hub.encode((lead?.text ?? "") + text, { add_special_tokens: addSpecialTokens });
+function leadOf({ added, prefix }: Encoder, continues: boolean | number): Lead | null {
+  const text = typeof continues === "number" ? added.get(continues) : undefined;
+  if (text !== undefined) return { text, ids: [Number(continues)] };
+  return continues === false ? null : prefix;
+}
+
+function encode(encoder: Encoder, text: string, options: EncodingOptions = {}): number[] {
+  const { hub, name, around } = encoder;
+  const { addSpecialTokens = true, continues = false } = options;
+  const lead = leadOf(encoder, continues);
+  const whole = hub.encode((lead?.text ?? "") + text, {
+    add_special_tokens: lead === null && addSpecialTokens,
+  });
   const { ids, tokens } = whole;
   const unknown = ids.findIndex((id) => !Number.isInteger(id));
   if (unknown >= 0) {
@@ -267,6 +293,7 @@ function encode(
     );
   }
   if (lead?.ids.every((id, i) => ids[i] === id)) return ids.slice(lead.ids.length);
+  if (lead !== null) return encode(encoder, text, { addSpecialTokens: false }); // the text merges with its lead
   return addSpecialTokens ? [...around.before, ...ids, ...around.after] : ids;
 }
 
