@@ -56,6 +56,32 @@ describe("a data file", () => {
     await expect(all(await file("x.csv", 'a\n"open\n'))).rejects.toThrow(/L-DATA.*as a table/);
   });
 
+  it("keeps cells that look like lists as text where no list is wanted, and quotes within cells", async () => {
+    const csv = await file("x.csv", 'prompt,completion\n[1],"[2, 3]"\nsay "hi" to,them\n');
+    expect((await all(csv)).map(({ record }) => record)).toEqual([
+      { prompt: "[1]", completion: "[2, 3]" },
+      { prompt: 'say "hi" to', completion: "them" },
+    ]);
+  });
+
+  it("is refused when it is not UTF-8, and read as UTF-16 where a table says so", async () => {
+    const latin = Buffer.from("text\ncaf\u00e9\n", "latin1");
+    await expect(all(await file("x.csv", latin))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
+    await expect(all(await file("x.txt", latin))).rejects.toThrow(/L-DATA.*x\.txt is not UTF-8/);
+    const json = Buffer.from('[{"text":"caf\u00e9"}]', "latin1");
+    await expect(all(await file("x.json", json))).rejects.toThrow(/L-DATA.*x\.json is not UTF-8/);
+    const cut = Buffer.from("text\ncaf\u00e9").subarray(0, -1);
+    await expect(all(await file("x.csv", cut))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
+    const wide = Buffer.from("\ufefftext\ncaf\u00e9\n", "utf16le");
+    expect((await all(await file("x.tsv", wide)))[0].record).toEqual({ text: "caf\u00e9" });
+  });
+
+  it("is refused when two columns have one name, of which one would be lost", async () => {
+    await expect(all(await file("x.csv", "text,id,text\na,b,c\n"))).rejects.toThrow(
+      /L-DATA.*several columns "text"/,
+    );
+  });
+
   it("is Parquet, with lists and structs, over several row groups", async () => {
     const records = await all(PARQUET, { question: "question", choices: "choices", label: "label" });
     expect(records).toHaveLength(10);
@@ -83,6 +109,21 @@ describe("a data file", () => {
     const texts = records.map(({ record }) => (record as { text: string }).text);
     expect(texts.join("\n\n")).toBe(paragraphs.join("\n\n"));
     expect(Math.max(...texts.map((text) => text.length))).toBeLessThan(3000);
+  });
+
+  it("keeps the indentation of a text's first line", async () => {
+    const records = await all(await file("x.md", "\n    if x:\n        y\n\n"));
+    expect(records[0].record).toEqual({ text: "    if x:\n        y" });
+  });
+
+  it("is told from one that holds something else on its lines", async () => {
+    await expect(all(await file("x.jsonl", '["a","b"]\n'))).rejects.toThrow(
+      /an array\. A record is one JSON object/,
+    );
+    await expect(all(await file("x.json", '{"text":"a"}\n{"text":"b"}\n'))).rejects.toThrow(
+      /one record a line \.jsonl/,
+    );
+    await expect(all(await file("x.csv", "text\n"))).rejects.toThrow(/no records\. Is it the right file/);
   });
 
   it("may name its fields otherwise, also within others", async () => {

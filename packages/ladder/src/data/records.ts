@@ -26,12 +26,23 @@ export const RECORD_FIELDS = [
 /** The name of a field that `--map` takes. */
 export type RecordField = (typeof RECORD_FIELDS)[number];
 
+/** A list, or its JSON as a text, which is what a cell of a table has. */
+const listOf = <Item extends z.ZodType>(item: Item) =>
+  z.preprocess((value) => {
+    if (typeof value !== "string") return value;
+    try {
+      return JSON.parse(value);
+    } catch {
+      return value;
+    }
+  }, z.array(item).min(1));
+
 /** A plain text, of which every token is learned. */
 const plainSchema = z.looseObject({ text });
 /** A prompt and its completion, which is learned. */
 const pairSchema = z.looseObject({ prompt: text, completion: text });
 /** A conversation, of which the assistant's turns are learned. */
-const chatSchema = z.looseObject({ messages: z.array(messageSchema).min(1) });
+const chatSchema = z.looseObject({ messages: listOf(messageSchema) });
 /** The index of a choice, as a number, as digits, or as a letter. */
 const labelSchema = z.union([
   z.int().nonnegative(),
@@ -45,7 +56,7 @@ const choiceSchema = z
   .looseObject({
     context: text.optional(),
     question: text,
-    choices: z.array(text).min(1),
+    choices: listOf(text),
     label: labelSchema,
   })
   .refine(({ choices, label }) => label < choices.length, { message: "label is not an index into choices" });
@@ -78,7 +89,9 @@ const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 function cureFor(value: unknown): string {
   if (recordSchema.safeParse(value).success)
     return "Leave the field mapping out: without it this is a valid record.";
-  const fields: Record<string, unknown> = { ...(value as object | null) };
+  if (value === null || typeof value !== "object" || Array.isArray(value))
+    return "A record is one JSON object; a file that holds one array of records is named .json.";
+  const fields: Record<string, unknown> = { ...value };
   const { label, choices } = fields;
   if (Array.isArray(choices) && Number(label) >= choices.length)
     return `Its "label" is past its ${choices.length} choices, which count from 0.`;

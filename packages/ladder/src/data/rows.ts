@@ -27,7 +27,7 @@ export async function* textRows(lines: AsyncIterable<Line>, name: string): Async
   let length = 0;
   let first = 1;
   const take = (): Row | null => {
-    const text = held.join("\n").trim();
+    const text = held.join("\n").trimEnd();
     held = [];
     length = 0;
     return text === "" ? null : { value: { text }, source: sourceAt(name, "line", first) };

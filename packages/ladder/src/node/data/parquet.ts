@@ -24,10 +24,12 @@ const bounded = Object.fromEntries(
   ]),
 ) as Compressors;
 
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /** Numbers of 64 bits as numbers where they fit, dates as text, bytes as UTF-8: what JSON has. */
 function plain(_key: string, value: unknown): unknown {
   if (typeof value === "bigint") return Number.isSafeInteger(Number(value)) ? Number(value) : String(value);
-  if (value instanceof Uint8Array) return new TextDecoder().decode(value);
+  if (value instanceof Uint8Array) return utf8.decode(value);
   return value;
 }
 
@@ -81,6 +83,8 @@ export async function* readParquet(path: string): AsyncGenerator<unknown> {
     };
     const whole = await parquetMetadataAsync(file);
     const leaves = leavesOf(parquetSchema(whole));
+    const twice = leaves.find((leaf, i) => leaves.indexOf(leaf) < i);
+    if (twice !== undefined) throw new RangeError(`it has several columns ${JSON.stringify(twice)}`);
     for (const group of whole.row_groups) {
       checkGroup(group, leaves);
       // One group alone, so that no other group's claims matter while it is read.

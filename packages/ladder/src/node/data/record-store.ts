@@ -12,7 +12,7 @@ import {
 } from "../../data/record-list.ts";
 import { type FieldMapping, parseRecord, type Source } from "../../data/records.ts";
 import { readLines } from "./jsonl.ts";
-import { dataError, isJsonl, readRows } from "./rows.ts";
+import { dataError, isJsonl, noRecords, readRows } from "./rows.ts";
 
 /** A list of records that holds files open. */
 export interface RecordStore extends RecordList {
@@ -104,9 +104,7 @@ export async function openRecords(paths: readonly string[], parse: RecordParser)
       // What was spooled is a record already.
       files.push({ file, first: length, parse: isJsonl(path) ? parse : parseRecord, path });
       length += file.starts.length;
-      if (file.starts.length === 0) {
-        throw new SidenetError("L-DATA", `${path} has no records. A data file has one JSON object a line.`);
-      }
+      if (file.starts.length === 0) throw noRecords(path);
     } catch (cause) {
       await close();
       throw cause instanceof SidenetError ? cause : dataError(path, cause);

@@ -1,7 +1,10 @@
 /** Data files of every format as rows, one by one. */
+import { isUtf8 } from "node:buffer";
 import { createReadStream } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { basename, extname } from "node:path";
+import { Readable } from "node:stream";
+import { TextDecoder } from "node:util";
 import { SidenetError } from "@sidenet/tensor";
 import { CsvError, parse as parseCsv } from "csv-parse";
 import { sourceAt } from "../../data/lines.ts";
@@ -18,14 +21,16 @@ async function* jsonRows(path: string): AsyncGenerator<Row> {
   const refuse = (problem: string, cause?: unknown): SidenetError =>
     new SidenetError(
       "L-DATA",
-      `${path} ${problem}. A JSON file is an array of records, or an object with one such array; large data are JSONL, one ` +
-        "record a line.",
+      `${path} ${problem}. A JSON file is an array of records, or an object with one such array; name a file with one record ` +
+        "a line .jsonl.",
       { cause },
     );
   if (size > MAX_JSON_BYTES) throw refuse(`has ${size} bytes, more than ${MAX_JSON_BYTES}`);
   let parsed: unknown;
+  const bytes = await readFile(path);
+  if (!isUtf8(bytes)) throw new SidenetError("L-DATA", `${path} is not UTF-8 text. Save it as UTF-8.`);
   try {
-    parsed = JSON.parse((await readFile(path, "utf8")).replace(/^\ufeff/, ""));
+    parsed = JSON.parse(bytes.toString("utf8").replace(/^\ufeff/, ""));
   } catch (cause) {
     throw refuse(`is not JSON: ${(cause as Error).message}`, cause);
   }
@@ -37,30 +42,53 @@ async function* jsonRows(path: string): AsyncGenerator<Row> {
     yield { value, source: sourceAt(basename(path), "item", i + 1) };
 }
 
-/** Cells of a table are text; what is an array there is written as JSON. */
-function cell(value: string): unknown {
-  if (!/^\s*\[/.test(value)) return value;
-  try {
-    return JSON.parse(value);
-  } catch {
-    return value;
+/** Throws `L-DATA` unless the header names each column once. */
+function checkHeader(header: readonly string[], path: string): string[] {
+  const twice = header.find((name, i) => header.indexOf(name) < i);
+  if (twice === undefined) return [...header];
+  throw new SidenetError(
+    "L-DATA",
+    `${path} has several columns ${JSON.stringify(twice)}. The first line names the columns, each in its own way: rename them.`,
+  );
+}
+
+/** Chunks of a table as UTF-8 text, or UTF-16 if it begins with that byte order mark, as spreadsheets write it. */
+async function* tableText(path: string): AsyncGenerator<string> {
+  let decoder: TextDecoder | null = null;
+  const decode = (chunk?: Uint8Array): string => {
+    try {
+      return decoder?.decode(chunk, { stream: chunk !== undefined }) ?? "";
+    } catch (cause) {
+      throw new SidenetError(
+        "L-DATA",
+        `${path} is not ${decoder?.encoding.toUpperCase()} text. Save it as UTF-8.`,
+        {
+          cause,
+        },
+      );
+    }
+  };
+  for await (const chunk of createReadStream(path) as AsyncIterable<Uint8Array>) {
+    const isWide = chunk[0] === 0xff && chunk[1] === 0xfe;
+    decoder ??= new TextDecoder(isWide ? "utf-16le" : "utf-8", { fatal: true });
+    yield decode(chunk);
   }
+  yield decode();
 }
 
 async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
   const parser = parseCsv({
-    columns: true,
-    bom: true,
+    columns: (header: string[]) => checkHeader(header, path),
     delimiter,
+    relax_quotes: true,
     skip_empty_lines: true,
     max_record_size: 2 ** 26,
   });
-  const stream = createReadStream(path);
-  stream.on("error", (error) => parser.destroy(error));
+  const source = Readable.from(tableText(path));
+  source.on("error", (error) => parser.destroy(error));
   let number = 0;
   try {
-    for await (const row of stream.pipe(parser) as AsyncIterable<Record<string, string>>) {
-      const value = Object.fromEntries(Object.entries(row).map(([name, text]) => [name, cell(text)]));
+    for await (const value of source.pipe(parser) as AsyncIterable<Record<string, string>>) {
       yield { value, source: sourceAt(basename(path), "row", ++number) };
     }
   } catch (cause) {
@@ -72,7 +100,7 @@ async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
       { cause },
     );
   } finally {
-    stream.destroy();
+    source.destroy();
   }
 }
 
@@ -114,10 +142,15 @@ export async function* readRows(path: string): AsyncGenerator<Row> {
   } catch (cause) {
     throw cause instanceof SidenetError ? cause : dataError(path, cause);
   }
-  if (count === 0) {
-    throw new SidenetError("L-DATA", `${path} has no records. A data file has one JSON object a line.`);
-  }
+  if (count === 0) throw noRecords(path);
 }
+
+/** The error for a file without a record. */
+export const noRecords = (path: string): SidenetError =>
+  new SidenetError(
+    "L-DATA",
+    `${path} has no records. ${isJsonl(path) ? "A data file has one JSON object a line." : "Is it the right file?"}`,
+  );
 
 /** An error of the file system, as one of this library. */
 export function dataError(path: string, cause: unknown): SidenetError {
