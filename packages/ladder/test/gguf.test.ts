@@ -7,6 +7,7 @@ import { type GgufValue, readGguf } from "../src/formats/gguf.ts";
 import { checkpointFromGguf, unpermuteRows } from "../src/formats/gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "../src/formats/gguf-config.ts";
 import { huggingFaceName } from "../src/formats/gguf-names.ts";
+import { encodeGgufHeader, ggufStrings } from "../src/formats/gguf-write.ts";
 import { concatBytes } from "../src/formats/safetensors-write.ts";
 import { ropeFrequencies } from "../src/model/rope-tables.ts";
 import {
@@ -364,5 +365,14 @@ describe("a checkpoint from a GGUF", () => {
     const metadata = { ...llamaMetadata(), "llama.attention.key_length": { type: "u32", value: 6 } as const };
     expect(await codeOf(open({ metadata, tensors: llamaTensors() }))).toBe("L-TENSOR-SHAPE");
     expect(huggingFaceName("blk.0.constructor.weight")).toBe(null);
+  });
+});
+
+describe("a large vocabulary", () => {
+  it("is written and read, though it has more tokens than a call can have arguments", async () => {
+    const tokens = Array.from({ length: 200_000 }, (_, id) => `t${id}`);
+    const header = encodeGgufHeader({ metadata: { "tokenizer.ggml.tokens": ggufStrings(tokens) } });
+    const { metadata } = await readGguf(memorySource(header, "large.gguf"));
+    expect(metadata.get("tokenizer.ggml.tokens")).toEqual(tokens);
   });
 });

@@ -111,9 +111,11 @@ const padding = (length: number, alignment: number): Uint8Array =>
 export function encodeGgufHeader(layout: GgufLayout): Uint8Array {
   const { metadata = {}, tensors = [], version = 3, alignment = 32 } = layout;
   const fields = Object.entries(metadata);
-  const chunks = [new TextEncoder().encode("GGUF"), u32(version), u64(tensors.length), u64(fields.length)];
-  for (const [key, field] of fields)
-    chunks.push(...text(key), u32(KIND_IDS[field.type]), ...encodeValue(field));
+  const start = [new TextEncoder().encode("GGUF"), u32(version), u64(tensors.length), u64(fields.length)];
+  // Not push(...encodeValue(field)): a vocabulary has more tokens than a call can have arguments.
+  const chunks = start.concat(
+    fields.flatMap(([key, field]) => [text(key), u32(KIND_IDS[field.type]), encodeValue(field)].flat()),
+  );
   let offset = 0;
   for (const { name, typeId, shape, sizeBytes } of tensors) {
     const dims = [...shape].reverse().map(u64);
