@@ -57,3 +57,64 @@ it("a label outside the vocabulary fails by name", async () => {
     expect(cases[0]).toMatchObject({ status: "failed", reason: expect.stringMatching(/L-TOKEN.*1000000/) });
   }
 });
+
+/** A case by its kind, with the names of the tensors that golden/README.md requires of it. */
+async function wholeCases(): Promise<[kind: string, files: Record<string, unknown>, required: string[]][]> {
+  const [model, adapter] = [await modelCase(), await adapterCase()];
+  const names = (files: Record<string, unknown>) => Object.keys(files["expected.safetensors"] as TensorFile);
+  return [
+    ["ops", matmulCase(), ["y", "da", "db"]],
+    ["models", model, names(model).filter((name) => name !== "y")],
+    ["adapters", adapter, names(adapter).filter((name) => !name.startsWith("hidden_states."))],
+  ];
+}
+
+it("a case that lacks an expected tensor, or has one that nothing is compared with, does not pass", async () => {
+  const wanted = new Map<string, string>();
+  for (const [kind, files, required] of await wholeCases()) {
+    const expected = files["expected.safetensors"] as TensorFile;
+    const put = async (folder: string, tensors: TensorFile, name: string) => {
+      wanted.set(`${kind}/${folder}`, name);
+      await writeFolder(join(root, `lacking/${kind}/${folder}`), {
+        ...files,
+        "expected.safetensors": tensors,
+      });
+    };
+    for (const name of required) {
+      const { [name]: _, ...rest } = expected;
+      await put(`without-${name}`, rest, name);
+    }
+    await put("with-another", { ...expected, "grad.another": f32([1], [1]) }, "grad.another");
+  }
+  await writeFolder(join(root, "lacking/models/tiny"), await modelCase());
+  const { cases } = await check("lacking", "cpu");
+  expect(cases.length).toBe(wanted.size + 1);
+  for (const { name, status, reason } of cases) {
+    expect(status, name).toBe(name === "models/tiny" ? "passed" : "skipped");
+    expect(reason ?? "", name).toContain(wanted.get(name) ?? "");
+  }
+});
+
+it("an expected tensor of another shape or type fails its case, also where the number of values is right", async () => {
+  const wanted = new Map<string, string>();
+  for (const [kind, files] of await wholeCases()) {
+    const expected = files["expected.safetensors"] as TensorFile;
+    for (const [name, tensor] of Object.entries(expected)) {
+      const isVector = tensor.shape.filter((extent) => extent !== 1).length < 2;
+      if (isVector && name !== "greedy") continue; // no other shape has as many values
+      const other =
+        name === "greedy" ? f32(tensor.shape, tensor.data) : { ...tensor, shape: [tensor.data.length] };
+      wanted.set(`${kind}/${name}`, name);
+      const spoiled = { ...expected, [name]: other };
+      await writeFolder(join(root, `shapes/${kind}/${name}`), { ...files, "expected.safetensors": spoiled });
+    }
+  }
+  await writeFolder(join(root, "shapes/models/tiny"), await modelCase());
+  const { cases } = await check("shapes", "cpu");
+  expect(cases.length).toBe(wanted.size + 1);
+  for (const { name, status, reason } of cases) {
+    expect(status, name).toBe(name === "models/tiny" ? "passed" : "failed");
+    if (wanted.has(name))
+      expect(reason, name).toContain(`L-CHECK-EXPECTED] expected.safetensors holds "${wanted.get(name)}"`);
+  }
+});

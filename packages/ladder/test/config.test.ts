@@ -143,6 +143,20 @@ describe("config.json", () => {
       { rope_parameters: { rope_theta: 5e4, rope_type: "llama3", ...llama3 } },
       { theta: 5e4, scaling: scaled },
     ],
+    [
+      "rope_scaling, which replaces rope_parameters",
+      {
+        rope_theta: 5e5,
+        rope_scaling: { type: "linear", factor: 2 },
+        rope_parameters: { rope_theta: 5e4, rope_type: "llama3", ...llama3 },
+      },
+      { theta: 5e5, scaling: { type: "linear", factor: 2 } },
+    ],
+    [
+      "rope_parameters beside an empty rope_scaling",
+      { rope_scaling: {}, rope_parameters: { rope_theta: 5e4, rope_type: "linear", factor: 2 } },
+      { theta: 5e4, scaling: { type: "linear", factor: 2 } },
+    ],
   ])("reads rope spelled as %s", (_, fields, rope) => {
     expect(parseModelConfig({ ...llama, ...fields }).rope).toEqual(rope);
   });
@@ -157,6 +171,10 @@ describe("config.json", () => {
     expect(limit({ ...qwen2, ...window, use_sliding_window: true, max_window_layers: 2 })).toBe(100);
     expect(limit({ ...qwen3, ...window, layer_types: ["full_attention", "sliding_attention"] })).toBe(100);
     expect(limit({ ...llama, ...window })).toBe(500);
+    expect(limit({ ...mistral, ...window, layer_types: ["full_attention"] })).toBe(100);
+    const onByDefault = { use_sliding_window: true, max_window_layers: 0, max_position_embeddings: 32768 };
+    expect(limit({ ...qwen2, ...onByDefault })).toBe(4096);
+    expect(limit({ ...qwen3, ...onByDefault, sliding_window: null })).toBe(32768);
   });
 
   it("keeps the kind of a bitsandbytes NF4 checkpoint, so that a plan needs no weights", () => {
@@ -246,6 +264,28 @@ describe("a config that is refused", () => {
       },
       "L-CONFIG-ROPE",
       /high_freq_factor/,
+    ],
+    [
+      "another length of pretraining beside rope_scaling",
+      {
+        ...llama,
+        original_max_position_embeddings: 4096,
+        rope_scaling: {
+          rope_type: "llama3",
+          factor: 8,
+          low_freq_factor: 1,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 8192,
+        },
+      },
+      "L-CONFIG-ROPE",
+      /original_max_position_embeddings/,
+    ],
+    [
+      "attention in both directions",
+      { ...llama, is_causal: false },
+      "L-CONFIG-UNSUPPORTED",
+      /is_causal = false/,
     ],
     [
       "rope by layer",

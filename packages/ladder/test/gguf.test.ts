@@ -346,10 +346,38 @@ describe("a checkpoint from a GGUF", () => {
       "L-CONFIG-UNSUPPORTED",
     ],
     ["yarn", { "llama.rope.scaling.type": { type: "string", value: "yarn" } }, "L-CONFIG-ROPE"],
+    [
+      "scaled attention in the rope parameters",
+      { "llama.rope.scaling.attn_factor": { type: "f32", value: 1.5 } },
+      "L-CONFIG-ROPE",
+    ],
     ["a part of a split file", { "split.count": { type: "u16", value: 2 } }, "L-CONFIG-UNSUPPORTED"],
   ])("%s is refused", async (_, fields, code) => {
     const bad = { metadata: { ...llamaMetadata(), ...fields }, tensors: llamaTensors() };
     expect(await codeOf(open(bad))).toBe(code);
+  });
+
+  const text = (value: string): Field => ({ type: "string", value });
+  const f32 = (value: number): Field => ({ type: "f32", value });
+  const linear = (factor: number) => ({ type: "linear", factor });
+  it.each<[string, Record<string, Field>, object | null]>([
+    ["no key", {}, null],
+    ["a factor without a type", { "llama.rope.scaling.factor": f32(4) }, linear(4)],
+    ["the older name of the factor", { "llama.rope.scale_linear": f32(2) }, linear(2)],
+    ["both names", { "llama.rope.scaling.factor": f32(4), "llama.rope.scale_linear": f32(2) }, linear(4)],
+    [
+      "a factor that is switched off",
+      { "llama.rope.scaling.type": text("none"), "llama.rope.scale_linear": f32(2) },
+      null,
+    ],
+    [
+      "the factor 0",
+      { "llama.rope.scaling.type": text("linear"), "llama.rope.scaling.factor": f32(0) },
+      null,
+    ],
+  ])("reads linear rope scaling as llama.cpp does: %s", async (_, fields, scaling) => {
+    const { config } = await open({ metadata: { ...llamaMetadata(), ...fields }, tensors: llamaTensors() });
+    expect(config.rope.scaling).toEqual(scaling);
   });
 
   it("refuses a tensor it has no place for, and q rows that do not fit the heads", async () => {

@@ -110,6 +110,13 @@ describe("LoRA is refused", () => {
     ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is not a linear layer/],
     ["for a block past the last", sites({ layers: [8] }), /layer 8 is past the last of 8/],
     ["for no block", sites({ layers: [] }), /no block is named/],
+    // JavaScript would read {,1} and \Z as text, and the layer would silently have another alpha than in PEFT.
+    [
+      "with an expression that only Python reads so",
+      sites({ alphaPattern: { "layers\\.\\d{,1}\\.self_attn\\.q_proj": 4 } }),
+      /alpha_pattern: .* is not a regular expression/,
+    ],
+    ["with an escape that only Python knows", sites({ alphaPattern: { "q_proj\\Z": 4 } }), /alpha_pattern: /],
   ];
   it.each(cases)("%s", (_title, make, message) => {
     expect(make).toThrow(expect.objectContaining({ code: "L-ADAPTER-CONFIG" }));

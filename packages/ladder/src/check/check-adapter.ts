@@ -9,8 +9,8 @@ import type { Decoder } from "../model/decoder.ts";
 import { evaluateLoss, Trainer } from "../training/trainer.ts";
 import {
   compareGreedy,
+  compareLoss,
   compareStates,
-  expectedTensor,
   type GoldenBatch,
   loadModel,
   observe,
@@ -22,8 +22,9 @@ import {
   type CaseFolder,
   type CheckContext,
   caseTolerances,
+  type ExpectedTensors,
   malformed,
-  readCaseTensors,
+  readExpected,
   readJson,
   toleranceOf,
 } from "./golden-case.ts";
@@ -46,8 +47,7 @@ const caseSchema = z.looseObject({
 });
 
 type Training = z.infer<typeof trainingSchema>;
-type Expected = ReadonlyMap<string, HostTensor>;
-type Values = ReadonlyMap<string, ArrayLike<number>>;
+type Results = ReadonlyMap<string, HostTensor>;
 /** Tolerance of a quantity of `case.json`. */
 type Limit = (quantity: string) => number;
 
@@ -64,7 +64,7 @@ async function readAdapterConfig(folder: CaseFolder): Promise<AdapterConfig> {
 }
 
 /** Every gradient of the loss at the start, before clipping, by parameter name. */
-function startGradients(decoder: Decoder, adapter: Adapter, batch: LabeledBatch): Promise<Values> {
+function startGradients(decoder: Decoder, adapter: Adapter, batch: LabeledBatch): Promise<Results> {
   const { device } = decoder;
   return readAndFree(
     device.scope(() => {
@@ -82,14 +82,14 @@ const stacked = (names: readonly string[], valuesOf: (name: string) => ArrayLike
   names.flatMap((name) => Array.from(valuesOf(name)));
 
 function compareGradients(
-  gradients: Values,
-  wanted: (name: string) => HostTensor,
+  gradients: Results,
+  expected: ExpectedTensors,
   limit: Limit,
   zeros: readonly string[],
 ): Comparison[] {
   const names = [...gradients.keys()];
-  const out = (name: string) => gradients.get(name)!;
-  const ref = (name: string) => wanted(`grad.${name}`).values;
+  const out = (name: string) => gradients.get(name)!.values;
+  const ref = (name: string) => expected.take(`grad.${name}`, gradients.get(name)!).values;
   const all = stacked(names, ref);
   const floor = 1e-3 * norm(all); // the errors of nearly vanishing gradients are relative to this
   const single = names
@@ -111,12 +111,13 @@ function compareGradients(
     tolerance: limit("grad_gate"),
   };
   const zero = zeros.map((name) => {
-    const values = gradients.get(name);
-    if (!values) throw malformed(`exactly_zero_gradients names "${name}", which is not trained`);
-    return { tensor: `grad.${name} (exactly zero)`, error: norm(values), tolerance: 0 };
+    if (!gradients.has(name)) throw malformed(`exactly_zero_gradients names "${name}", which is not trained`);
+    return { tensor: `grad.${name} (exactly zero)`, error: norm(out(name)), tolerance: 0 };
   });
   return [...single, whole, ...(gate ? [gate] : []), ...zero];
 }
+
+const vector = (values: readonly number[]): HostTensor => ({ dtype: "f32", shape: [values.length], values });
 
 /** Trains some steps on one batch: the loss before each and after the last, gradient norms, and the final parameters. */
 async function train(
@@ -124,7 +125,7 @@ async function train(
   adapter: Adapter,
   batch: LabeledBatch,
   training: Training,
-): Promise<{ losses: number[]; gradNorms: number[]; after: Values }> {
+): Promise<{ losses: HostTensor; gradNorms: HostTensor; after: Results }> {
   const { steps, lr, betas, eps, weight_decay: weightDecay, max_grad_norm: maxGradNorm } = training;
   using trainer = new Trainer(decoder, adapter, {
     learningRate: () => lr,
@@ -141,9 +142,10 @@ async function train(
     gradNorms.push(report.gradNorm);
   }
   losses.push(await evaluateLoss(decoder, adapter, [batch]));
-  const after = new Map<string, ArrayLike<number>>();
-  for (const [name, tensor] of adapter.parameters) after.set(name, await tensor.read());
-  return { losses, gradNorms, after };
+  const after = new Map<string, HostTensor>();
+  for (const [name, tensor] of adapter.parameters)
+    after.set(name, { dtype: "f32", shape: tensor.shape, values: await tensor.read() });
+  return { losses: vector(losses), gradNorms: vector(gradNorms), after };
 }
 
 /** Compares the adapter before training: states, loss, and the greedy continuation of the prompt. */
@@ -151,25 +153,18 @@ async function compareStart(
   decoder: Decoder,
   adapter: Adapter,
   batch: GoldenBatch,
-  expected: Expected,
+  expected: ExpectedTensors,
   limit: Limit,
 ): Promise<Comparison[]> {
-  const { side } = adapter;
   const results = await observe(decoder, adapter, batch);
-  const states = [
-    "logits",
-    ...(side?.cacheShape
-      ? ["y", ...Array.from({ length: side.cacheShape.numLayers }, (_, k) => `side_states.${k + 1}`)]
-      : []),
-  ];
-  const loss = expectedTensor(expected, "loss").values;
+  const required = [...results.keys()].filter(
+    (name) => name === "logits" || (adapter.side && (name === "y" || name.startsWith("side_states."))),
+  );
   return [
     // The golden cases have no tolerance for the states, so that of the logits is used.
-    ...states.map((name) =>
-      compareStates(name, results.get(name), expectedTensor(expected, name), batch, limit("logits")),
-    ),
-    { tensor: "loss", error: relativeError(results.get("loss")!, loss), tolerance: limit("losses") },
-    await compareGreedy(decoder, adapter, batch, expectedTensor(expected, "greedy")),
+    ...compareStates(required, results, expected, batch, () => limit("logits")),
+    compareLoss(results, expected, limit("losses")),
+    await compareGreedy(decoder, adapter, batch, expected),
   ];
 }
 
@@ -181,8 +176,7 @@ export async function checkAdapter(folder: CaseFolder, context: CheckContext): P
   const { training, tolerance, ...about } = await readJson(folder, "case.json", caseSchema);
   const limit = (quantity: string) => toleranceOf(tolerance, quantity, context.dtype);
   const batch = await readBatch(folder);
-  const expected = await readCaseTensors(folder, "expected.safetensors");
-  const wanted = (name: string) => expectedTensor(expected, name);
+  const expected = await readExpected(folder);
   using decoder = await loadModel(model, config, context);
   const checkpoint = await folder.open("adapter_model.safetensors");
   using adapter = await loadAdapter(context.device, adapterConfig, config, checkpoint).finally(
@@ -190,27 +184,26 @@ export async function checkAdapter(folder: CaseFolder, context: CheckContext): P
   );
   const comparisons = await compareStart(decoder, adapter, batch, expected, limit);
   const gradients = await startGradients(decoder, adapter, batch);
-  comparisons.push(...compareGradients(gradients, wanted, limit, about.exactly_zero_gradients));
+  comparisons.push(...compareGradients(gradients, expected, limit, about.exactly_zero_gradients));
   if (about.trainable_parameters !== undefined) {
     const error = Math.abs(adapter.parameters.count - about.trainable_parameters);
     comparisons.push({ tensor: "trainable_parameters", error, tolerance: 0 });
   }
   const { losses, gradNorms, after } = await train(decoder, adapter, batch, training);
   const worstAfter = worstOf(
-    [...after].map(([name, values]) => ({
+    [...after].map(([name, parameter]) => ({
       tensor: `after.${name}`,
-      error: relativeError(values, wanted(`after.${name}`).values),
+      error: relativeError(parameter.values, expected.take(`after.${name}`, parameter).values),
       tolerance: limit("after"),
     })),
   );
-  return [
-    ...comparisons,
-    { tensor: "losses", error: worstRelative(losses, wanted("losses").values), tolerance: limit("losses") },
-    {
-      tensor: "grad_norms",
-      error: worstRelative(gradNorms, wanted("grad_norms").values),
-      tolerance: limit("grad_norms"),
-    },
-    ...(worstAfter ? [worstAfter] : []),
-  ];
+  const worstStep = (tensor: string, steps: HostTensor): Comparison => ({
+    tensor,
+    error: worstRelative(steps.values, expected.take(tensor, steps).values),
+    tolerance: limit(tensor),
+  });
+  comparisons.push(worstStep("losses", losses), worstStep("grad_norms", gradNorms));
+  if (worstAfter) comparisons.push(worstAfter);
+  expected.finish();
+  return comparisons;
 }

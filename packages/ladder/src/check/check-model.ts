@@ -14,8 +14,8 @@ import {
   type CaseFolder,
   type CheckContext,
   caseTolerances,
-  malformed,
-  readCaseTensors,
+  type ExpectedTensors,
+  readExpected,
   readJson,
   SkipCase,
   toleranceOf,
@@ -106,7 +106,7 @@ export async function observe(
   decoder: Decoder,
   adapter: Adapter | null,
   batch: LabeledBatch,
-): Promise<Map<string, ArrayLike<number>>> {
+): Promise<Map<string, HostTensor>> {
   const { device } = decoder;
   const states: Record<string, Tensor> = {};
   try {
@@ -125,19 +125,28 @@ export async function observe(
   }
 }
 
-/** Compares a tensor [B,T,...] at the compared positions. Values elsewhere only have to be finite. */
+/**
+ * Compares states [B,T,...] at the compared positions; values elsewhere only have to be finite. The case must have those
+ * that are required, and may have any other result. Throws what `ExpectedTensors.take` throws.
+ */
 export function compareStates(
-  tensor: string,
-  out: ArrayLike<number> | undefined,
-  ref: HostTensor,
+  required: readonly string[],
+  results: ReadonlyMap<string, HostTensor>,
+  expected: ExpectedTensors,
   batch: GoldenBatch,
-  tolerance: number,
-): Comparison {
-  if (!out || out.length !== ref.values.length || !Array.from(out).every(Number.isFinite)) {
-    return { tensor, error: Number.POSITIVE_INFINITY, tolerance };
-  }
-  const selected = (values: ArrayLike<number>) => selectRows(values, batch.compared);
-  return { tensor, error: relativeError(selected(out), selected(ref.values)), tolerance };
+  toleranceOfState: (name: string) => number,
+): Comparison[] {
+  const states = [...results].filter(([name]) => name !== "loss");
+  const compared = states.filter(([name]) => required.includes(name) || expected.has(name));
+  return compared.map(([tensor, out]) => {
+    const ref = expected.take(tensor, out);
+    const tolerance = toleranceOfState(tensor);
+    if (!Array.from(out.values).every(Number.isFinite)) {
+      return { tensor, error: Number.POSITIVE_INFINITY, tolerance };
+    }
+    const selected = ({ values }: HostTensor) => selectRows(values, batch.compared);
+    return { tensor, error: relativeError(selected(out), selected(ref)), tolerance };
+  });
 }
 
 /** Compares the greedy continuation of the prompt, token by token. */
@@ -145,17 +154,21 @@ export async function compareGreedy(
   decoder: Decoder,
   adapter: Adapter | null,
   batch: GoldenBatch,
-  ref: HostTensor,
+  expected: ExpectedTensors,
 ): Promise<Comparison> {
   const ids = await generate(decoder, adapter, batch.promptIds, { maxTokens: batch.maxNewTokens });
+  const ref = expected.take("greedy", { dtype: "i32", shape: [ids.length] });
   return { tensor: "greedy", error: exactError(ids, ref.values), tolerance: 0 };
 }
 
-/** The tensor of that name. Throws `SkipCase`. */
-export function expectedTensor(expected: ReadonlyMap<string, HostTensor>, name: string): HostTensor {
-  const tensor = expected.get(name);
-  if (!tensor) throw malformed(`expected.safetensors has no "${name}"`);
-  return tensor;
+/** Compares the loss. */
+export function compareLoss(
+  results: ReadonlyMap<string, HostTensor>,
+  expected: ExpectedTensors,
+  tolerance: number,
+): Comparison {
+  const loss = results.get("loss")!;
+  return { tensor: "loss", error: relativeError(loss.values, expected.take("loss", loss).values), tolerance };
 }
 
 const caseSchema = z.looseObject({ tolerance: caseTolerances });
@@ -166,21 +179,16 @@ export async function checkModel(folder: CaseFolder, context: CheckContext): Pro
   const { tolerance } = await readJson(folder, "case.json", caseSchema);
   const limit = (quantity: string) => toleranceOf(tolerance, quantity, context.dtype);
   const batch = await readBatch(folder);
-  const expected = await readCaseTensors(folder, "expected.safetensors");
-  const wanted = (name: string) => expectedTensor(expected, name);
+  const expected = await readExpected(folder);
   using decoder = await loadModel(folder, config, context);
   const results = await observe(decoder, null, batch);
-  const states = Array.from({ length: config.numHiddenLayers + 1 }, (_, i) => `hidden_states.${i}`);
-  return [
-    ...states.map((name) =>
-      compareStates(name, results.get(name), wanted(name), batch, limit("hidden_states")),
-    ),
-    compareStates("logits", results.get("logits"), wanted("logits"), batch, limit("logits")),
-    {
-      tensor: "loss",
-      error: relativeError(results.get("loss")!, wanted("loss").values),
-      tolerance: limit("loss"),
-    },
-    await compareGreedy(decoder, null, batch, wanted("greedy")),
+  const required = [...results.keys()].filter((name) => name !== "y");
+  const limitOf = (name: string) => limit(name === "logits" ? name : "hidden_states");
+  const comparisons = [
+    ...compareStates(required, results, expected, batch, limitOf),
+    compareLoss(results, expected, limit("loss")),
+    await compareGreedy(decoder, null, batch, expected),
   ];
+  expected.finish();
+  return comparisons;
 }

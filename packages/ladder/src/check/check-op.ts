@@ -5,10 +5,12 @@ import { type Comparison, exactError, relativeError } from "./compare.ts";
 import {
   type CaseFolder,
   type CheckContext,
+  type ExpectedTensors,
   malformed,
   opTolerances,
   PRECISION,
   readCaseTensors,
+  readExpected,
   readJson,
   SkipCase,
 } from "./golden-case.ts";
@@ -25,7 +27,7 @@ const paramsSchema = z.looseObject({
 type Params = z.infer<typeof paramsSchema>;
 type HostTensors = ReadonlyMap<string, HostTensor>;
 
-/** Checks an operation and its gradients: every tensor of `expected.safetensors` is computed and compared. */
+/** Checks an operation and its gradients: every tensor of `expected.safetensors` is computed and compared, and none may lack. */
 export async function checkOp(folder: CaseFolder, context: CheckContext): Promise<Comparison[]> {
   const params = await readJson(folder, "params.json", paramsSchema);
   const op = Object.hasOwn(goldenOps, params.op) ? goldenOps[params.op] : undefined;
@@ -34,17 +36,18 @@ export async function checkOp(folder: CaseFolder, context: CheckContext): Promis
   if (!own.success) throw malformed(`params.json: ${z.prettifyError(own.error).replaceAll("\n", " ")}`);
   const tolerances = tolerancesOf(params, context);
   const inputs = await readCaseTensors(folder, "inputs.safetensors");
-  const expected = await readCaseTensors(folder, "expected.safetensors");
-  if (expected.size === 0) throw malformed("expected.safetensors is empty");
+  const expected = await readExpected(folder);
   const results = await compute(op, own.data, inputs, expected, context);
-  return [...expected].map(([tensor, { dtype, values }]) => {
-    const out = results.get(tensor);
-    if (!out) throw new SkipCase(`it expects "${tensor}", which is not covered yet`);
-    if (params.exact || !isFloat(dtype)) return { tensor, error: exactError(out, values), tolerance: 0 };
+  const comparisons = [...results].map(([tensor, result]) => {
+    const { dtype, values } = expected.take(tensor, result);
+    if (params.exact || !isFloat(dtype))
+      return { tensor, error: exactError(result.values, values), tolerance: 0 };
     const tolerance = tolerances[tensor];
     if (tolerance === undefined) throw malformed(`params.json has no tolerance for "${tensor}"`);
-    return { tensor, error: relativeError(out, values), tolerance };
+    return { tensor, error: relativeError(result.values, values), tolerance };
   });
+  expected.finish();
+  return comparisons;
 }
 
 function tolerancesOf(params: Params, { dtype }: CheckContext): Readonly<Record<string, number>> {
@@ -55,14 +58,15 @@ function tolerancesOf(params: Params, { dtype }: CheckContext): Readonly<Record<
   return tolerances ?? {};
 }
 
-/** Every output of the op and, where the case expects one, the gradient of each input. */
+/** Every output of the op and, where the case has an upstream gradient, the gradient of each input that is not frozen. */
 async function compute(
   op: GoldenOp,
   params: unknown,
   host: HostTensors,
-  expected: HostTensors,
+  expected: ExpectedTensors,
   { device, dtype }: CheckContext,
-): Promise<Map<string, ArrayLike<number>>> {
+): Promise<Map<string, HostTensor>> {
+  const upstream = ["dy", "dloss"].some((name) => host.has(name));
   const tensors = device.scope(() => {
     const uploaded = new Map(
       [...host]
@@ -72,7 +76,8 @@ async function compute(
           upload(device, tensor, op.alwaysF32?.includes(name) ? "f32" : dtype),
         ]),
     );
-    const leaves = [...uploaded].filter(([name, { dtype: d }]) => isFloat(d) && expected.has(`d${name}`));
+    const isLeaf = (name: string) => expected.has(`d${name}`) || (upstream && !op.frozen?.includes(name));
+    const leaves = [...uploaded].filter(([name, { dtype: d }]) => isFloat(d) && isLeaf(name));
     using tape = new Tape(device, leaves);
     const ops = leaves.length > 0 ? tape : device.ops;
     const outputs = op.run({ device, ops, inputs: inputsOf(uploaded), params });

@@ -1,5 +1,5 @@
 /** Golden cases as their runners see them: files, device, tolerances, and the error for a case that cannot be run. */
-import { type Device, SidenetError } from "@sidenet/tensor";
+import { type Device, formatShape, SidenetError, sameShape } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { WeightDType } from "../model/base-storage.ts";
@@ -84,3 +84,52 @@ export function toleranceOf(
   if (tolerances[quantity]) throw new SkipCase("it has no float16 tolerances: not meant for float16");
   throw malformed(`case.json has no tolerance for ${quantity}`);
 }
+
+/** Axes of one element do not count: a scalar is [] in golden files, and codes are [bytes, 1]. */
+const extents = (shape: readonly number[]): number[] => shape.filter((extent) => extent !== 1);
+
+/** The tensors of a case's `expected.safetensors`, of which each has to be compared. */
+export class ExpectedTensors {
+  readonly #tensors: ReadonlyMap<string, HostTensor>;
+  readonly #compared = new Set<string>();
+
+  constructor(tensors: ReadonlyMap<string, HostTensor>) {
+    this.#tensors = tensors;
+    if (tensors.size === 0) throw malformed("expected.safetensors is empty");
+  }
+
+  has(name: string): boolean {
+    return this.#tensors.has(name);
+  }
+
+  /**
+   * The tensor of that name, to be compared with a result. Throws `SkipCase` if there is none, `L-CHECK-EXPECTED` if it
+   * has another shape than the result, or another type where the result is of integers.
+   */
+  take(name: string, result: Pick<HostTensor, "shape" | "dtype">): HostTensor {
+    const tensor = this.#tensors.get(name);
+    if (!tensor) throw malformed(`expected.safetensors has no "${name}"`);
+    const sameType = result.dtype === "f32" || result.dtype === tensor.dtype;
+    if (!sameType || !sameShape(extents(tensor.shape), extents(result.shape))) {
+      const shown = ({ dtype, shape }: typeof result) => `${dtype} ${formatShape(shape)}`;
+      throw new SidenetError(
+        "L-CHECK-EXPECTED",
+        `expected.safetensors holds "${name}" as ${shown(tensor)}, but the result is ${shown(result)}.`,
+      );
+    }
+    this.#compared.add(name);
+    return tensor;
+  }
+
+  /** Throws `SkipCase` for a tensor that nothing was compared with. */
+  finish(): void {
+    for (const name of this.#tensors.keys()) {
+      if (!this.#compared.has(name) && name !== "greedy_margin")
+        throw new SkipCase(`it expects "${name}", which is not covered yet`);
+    }
+  }
+}
+
+/** Reads `expected.safetensors`. Throws `SkipCase`. */
+export const readExpected = async (folder: CaseFolder): Promise<ExpectedTensors> =>
+  new ExpectedTensors(await readCaseTensors(folder, "expected.safetensors"));

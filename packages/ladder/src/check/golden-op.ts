@@ -27,6 +27,8 @@ export interface GoldenOp<P = unknown> {
   readonly params: z.ZodType<P>;
   /** Inputs that are f32 even when the others are f16. */
   readonly alwaysF32?: readonly string[];
+  /** Float inputs of which a case expects no gradient. */
+  readonly frozen?: readonly string[];
   readonly run: (call: OpCall<P>) => Outputs;
 }
 

@@ -1,5 +1,5 @@
 /** Golden operations on quantized weights, and low-rank adaptation. */
-import { NF4_LEVELS, nf4Table, type Ops, type Tensor } from "@sidenet/tensor";
+import { NF4_LEVELS, nf4Table, type Ops, sizeOf, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import { withLowRank } from "../methods/lora.ts";
 import { define, type OpCall, type Outputs } from "./golden-op.ts";
@@ -44,9 +44,13 @@ const nf4Dequantize = define({
   },
 });
 
+/** The float tensors of a quantized weight. */
+const STATE = ["absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset"];
+
 const nf4Linear = define({
   params: stateSchema,
-  alwaysF32: ["absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset"],
+  alwaysF32: STATE,
+  frozen: STATE,
   run(call) {
     const { codes, table, absmax, scales } = operandsOf(call);
     const attrs = { out: call.params.shape[0], ...blocksOf(call.params) };
@@ -73,7 +77,7 @@ const nf4Quantize = define({
     ops.fill(ones, { value: 1 });
     const single: Outputs = {
       weight: codes,
-      codes: ops.nf4Dequantize(codes, counting, ones, null, { shape, ...blocks }),
+      codes: ops.nf4Dequantize(codes, counting, ones, null, { shape: [sizeOf(shape)], ...blocks }),
       absmax_f32: absmax,
       quant_map: ops.slice(table, { axis: 0, start: 0, count: 16 }),
     };
@@ -95,6 +99,7 @@ const nf4Quantize = define({
 
 const loraLinear = define({
   params: z.looseObject({ scale: z.number() }),
+  frozen: ["w", "b"],
   run({ ops, inputs, params: { scale } }) {
     const [x, w, a, b] = ["x", "w", "lora_a", "lora_b"].map(inputs.need);
     const layer = withLowRank((o, v) => o.linear(v, w, inputs.find("b")), { a, b, scale });

@@ -1,11 +1,11 @@
-import type { Device, DType, HostArray, Shape, Tensor } from "@sidenet/tensor";
+import { type Device, type DType, isFloat, type Shape, type Tensor } from "@sidenet/tensor";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 
-/** A tensor of a golden file; floats are widened to f32. */
+/** A tensor of a golden file or of a device; floats are widened to f32. */
 export interface HostTensor {
   readonly dtype: "f32" | "i32" | "u8";
   readonly shape: Shape;
-  readonly values: HostArray;
+  readonly values: ArrayLike<number>;
 }
 
 /** Reads every tensor of a file and closes it. Throws `L-DTYPE` for a type that golden files do not use. */
@@ -28,16 +28,27 @@ export function upload(device: Device, { dtype, shape, values }: HostTensor, flo
   return device.tensor(values, shape, { dtype: dtype === "f32" ? float : dtype, label: "golden input" });
 }
 
-/** Reads tensors by name and frees them, also when a read fails. A list under one name is concatenated. */
+/** Reads tensors by name and frees them, also when a read fails. A list under one name is stacked along a new first axis. */
 export async function readAndFree(
   tensors: Readonly<Record<string, Tensor | readonly Tensor[]>>,
-): Promise<Map<string, ArrayLike<number>>> {
-  const read = new Map<string, ArrayLike<number>>();
+): Promise<Map<string, HostTensor>> {
+  const read = new Map<string, HostTensor>();
   const parts = Object.entries(tensors).map(([name, part]) => [name, [part].flat() as Tensor[]] as const);
   try {
     for (const [name, list] of parts) {
       const values = await Promise.all(list.map((tensor) => tensor.read()));
-      read.set(name, values.length === 1 ? values[0] : values.flatMap((part) => Array.from(part)));
+      const { shape, dtype } = list[0];
+      const kind = isFloat(dtype) ? "f32" : (dtype as "i32" | "u8");
+      read.set(
+        name,
+        list.length === 1
+          ? { dtype: kind, shape, values: values[0] }
+          : {
+              dtype: kind,
+              shape: [list.length, ...shape],
+              values: values.flatMap((part) => Array.from(part)),
+            },
+      );
     }
     return read;
   } finally {

@@ -146,20 +146,26 @@ async function llama3From(gguf: GgufFile, theta: number, headDim: number): Promi
   );
 }
 
+/** Linear rope scaling as llama.cpp reads it: a file without a type has linear scaling, and the factor 0 is none. */
+function linearFrom(reader: Reader): RopeScaling | null {
+  const refuse = (text: string): never => {
+    throw new SidenetError("L-CONFIG-ROPE", `${reader.name}: ${text} Choose another model.`);
+  };
+  const type = reader.value("rope.scaling.type") ?? "linear";
+  if (type !== "none" && type !== "linear")
+    refuse(`rope scaling "${String(type)}"; none, linear and llama3 are supported.`);
+  const attention = reader.number("rope.scaling.attn_factor", 1);
+  if (attention !== 1) refuse(`rope.scaling.attn_factor = ${attention} is not supported.`);
+  const factor = reader.number("rope.scaling.factor", reader.number("rope.scale_linear", 1));
+  return type === "linear" && factor !== 1 && factor !== 0 ? { type, factor } : null;
+}
+
 async function ropeOf(gguf: GgufFile, reader: Reader, headDim: number): Promise<Rope> {
   const theta = shortestFloat32(reader.number("rope.freq_base", 10000));
-  const type = reader.value("rope.scaling.type") ?? "none";
-  const factor = reader.number("rope.scaling.factor", reader.number("rope.scale_linear", 1));
-  if (type !== "none" && type !== "linear") {
-    throw new SidenetError(
-      "L-CONFIG-ROPE",
-      `${reader.name}: rope scaling "${String(type)}"; none, linear and llama3 are supported. Choose another model.`,
-    );
-  }
+  const linear = linearFrom(reader);
   const llama3 = await llama3From(gguf, theta, headDim);
-  if (llama3) return { theta, scaling: llama3 };
-  const isLinear = type === "linear" || reader.value("rope.scale_linear") !== undefined;
-  return { theta, scaling: isLinear && factor !== 1 ? { type: "linear", factor } : null };
+  if (linear && llama3) unsupported(reader.name, `linear rope scaling together with ${ROPE_FACTORS}.`);
+  return { theta, scaling: linear ?? llama3 };
 }
 
 function refuseUnsupported(gguf: GgufFile, reader: Reader): void {

@@ -175,6 +175,7 @@ export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraCo
   );
 }
 
+/** An expression of Python. With the flag u, JavaScript refuses what it would read differently: unknown escapes and {,n}. */
 function pattern(text: string, source: string): RegExp {
   if (mayHang(text)) {
     refuse(
@@ -183,9 +184,9 @@ function pattern(text: string, source: string): RegExp {
     );
   }
   try {
-    return new RegExp(text);
+    return new RegExp(text, "u");
   } catch {
-    return refuse(source, `"${text}" is not a regular expression.`);
+    return refuse(source, `"${text}" is not a regular expression that JavaScript can read.`);
   }
 }
 
@@ -221,9 +222,10 @@ export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
   const sites: LoraSite[] = [];
   const used = new Set<string>();
   for (let layer = 0; layer < L; layer++) {
-    if (layers && !layers.includes(layer)) continue;
     for (const module of Object.values(PROJECTIONS)) {
       const name = `model.layers.${layer}.${module}`;
+      // As in PEFT, the list of layers does not concern a target with its full name.
+      if (layers && !layers.includes(layer) && !(Array.isArray(targets) && targets.includes(name))) continue;
       if (!isListed(targets, name, "target_modules")) continue;
       if (Array.isArray(targets)) for (const t of targets) if (isListed([t], name, "")) used.add(t);
       if (excluded !== null && isListed(excluded, name, "exclude_modules")) continue;

@@ -35,6 +35,7 @@ const sourceSchema = z.looseObject({
   rope_theta: positive.nullish(),
   rope_scaling: parametersSchema.nullish(),
   rope_parameters: parametersSchema.nullish(),
+  original_max_position_embeddings: positive.nullish(),
 });
 
 function fail(name: string, text: string): never {
@@ -43,14 +44,16 @@ function fail(name: string, text: string): never {
 
 /**
  * Rope of a config in any of its three spellings: `rope_theta` with `rope_scaling` {`rope_type`}, the older {`type`}, or
- * `rope_parameters` {`rope_theta`, `rope_type`}. Throws `L-CONFIG-ROPE` on other kinds than default, linear and llama3.
+ * `rope_parameters` {`rope_theta`, `rope_type`}. As in transformers, a `rope_scaling` that is not empty replaces
+ * `rope_parameters`. Throws `L-CONFIG-ROPE` on other kinds than default, linear and llama3.
  */
 export function ropeFrom(raw: unknown, name: string): Rope {
   const parsed = sourceSchema.safeParse(raw);
   if (!parsed.success)
     fail(name, `${z.prettifyError(parsed.error).replaceAll("\n", " ")}. Is the file complete?`);
-  const { rope_theta, rope_scaling, rope_parameters } = parsed.data;
-  const given = { ...rope_parameters, ...rope_scaling };
+  const { rope_theta, rope_scaling, rope_parameters, original_max_position_embeddings: N } = parsed.data;
+  const isScaled = Object.keys(rope_scaling ?? {}).length > 0;
+  const given = (isScaled ? rope_scaling : rope_parameters) ?? {};
   for (const [field, value] of Object.entries(given)) {
     if (typeof value === "object" && value !== null && !Array.isArray(value)) {
       fail(name, `rope_parameters differ by layer ("${field}"); one set for all layers is supported.`);
@@ -60,6 +63,13 @@ export function ropeFrom(raw: unknown, name: string): Rope {
     fail(
       name,
       `partial_rotary_factor = ${given.partial_rotary_factor}; only 1 (the whole head) is supported.`,
+    );
+  }
+  if (N && (given.original_max_position_embeddings ?? N) !== N) {
+    // Some versions of transformers use one, some the other.
+    fail(
+      name,
+      `original_max_position_embeddings is ${N}, but ${given.original_max_position_embeddings} in the rope parameters.`,
     );
   }
   return { theta: given.rope_theta ?? rope_theta ?? 10000, scaling: scalingFrom(given, name) };

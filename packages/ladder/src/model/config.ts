@@ -80,7 +80,7 @@ const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
     numKeyValueHeads: 32,
     headDim: null,
     maxPositionEmbeddings: 32768,
-    slidingWindow: null,
+    slidingWindow: 4096,
     bosTokenId: null,
     eosTokenId: null,
   },
@@ -89,7 +89,7 @@ const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
     numKeyValueHeads: 32,
     headDim: 128,
     maxPositionEmbeddings: 32768,
-    slidingWindow: null,
+    slidingWindow: 4096,
     bosTokenId: null,
     eosTokenId: null,
   },
@@ -126,6 +126,7 @@ const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
   qk_layernorm: [false],
   alibi: [false],
   use_parallel_residual: [false],
+  is_causal: [true],
   is_encoder_decoder: [false],
   add_cross_attention: [false],
 };
@@ -249,8 +250,8 @@ function quantizationOf(raw: Raw, name: string): Quantization | null {
 function slidingWindowOf(family: Family, raw: Raw): number | null {
   const window = raw.sliding_window === undefined ? FAMILIES[family].slidingWindow : raw.sliding_window;
   if (family === "llama" || window === null) return null;
+  if (family === "mistral") return window; // it has no layer_types
   if (raw.layer_types) return raw.layer_types.includes("sliding_attention") ? window : null;
-  if (family === "mistral") return window;
   return raw.use_sliding_window && raw.max_window_layers < raw.num_hidden_layers ? window : null;
 }
 
