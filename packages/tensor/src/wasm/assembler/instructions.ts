@@ -137,6 +137,8 @@ export const f32 = {
   ge: f32Compare(0x60),
   sqrt: (a: F32) => toF32([...codeOfF32(a), 0x91]),
   convert: (a: I32) => toF32([...codeOfI32(a), 0xb2]),
+  /** The f32 with these bits. */
+  reinterpret: (a: I32) => toF32([...codeOfI32(a), 0xbe]),
   load: (address: I32, offset = 0) => toF32([...codeOfI32(address), 0x2a, ...at(2, offset)]),
   store: (address: I32, value: F32, offset = 0): Statement => ({
     code: [...codeOfI32(address), ...codeOfF32(value), 0x38, ...at(2, offset)],
@@ -222,6 +224,7 @@ export const i32x4 = {
   eq: vBinary(0x37),
   gtS: vBinary(0x3b),
   minS: vBinary(0xb6),
+  maxS: vBinary(0xb8),
   /** Rounds toward zero and saturates. */
   truncSat: vUnary(0xf8),
 };

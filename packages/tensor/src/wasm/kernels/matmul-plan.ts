@@ -175,8 +175,13 @@ function pack(
   const panels = divide(count, panelWidth);
   const at = byRows ? first * width + k0 : k0 * width + first;
   const args = {
-    ...{ src: { tensor: matrix, byte: bytes * at }, row: bytes * width, k: steps, dst: to, panels },
-    ...{ srcBatch: bytes * rows * width, dstBatch: 4 * panels * panelWidth * steps },
+    src: { tensor: matrix, byte: bytes * at },
+    row: bytes * width,
+    k: steps,
+    dst: to,
+    panels,
+    srcBatch: bytes * rows * width,
+    dstBatch: 4 * panels * panelWidth * steps,
   };
   const work = (batches * count * steps) / PACKED_PER_NS;
   const source = matrix.dtype === "f16" ? "F16" : "F32";
@@ -215,17 +220,28 @@ function multiply(
 ): void {
   const c = { tensor: y, byte: 4 * (m0 * N + n0) };
   const isLater = accumulate || k0 > 0;
-  const init = isLater
-    ? { init: c, initRow: 4 * N }
-    : { init: bias && { tensor: bias, byte: 4 * n0 }, initRow: 0 };
   const [downPanels, acrossPanels] = [divide(m, k.panelRows), divide(n, PANEL_COLS)];
   const blocksDown = divide(downPanels, BLOCK_ROWS);
   const blocks = blocksDown * divide(acrossPanels, BLOCK_COLS);
+  // Written out rather than spread from parts: V8 copies parts property by property.
   const args = {
-    ...{ a: left, b: right, c, ...init, m, n, k: steps, cRow: 4 * N },
-    ...{ aBatch: 4 * downPanels * k.panelRows * steps, bBatch: 4 * acrossPanels * PANEL_COLS * steps },
-    ...{ cBatch: 4 * M * N, initBatch: isLater ? 4 * M * N : 0 },
-    ...{ blockRows: BLOCK_ROWS, blockCols: BLOCK_COLS, blocksDown, blocks },
+    a: left,
+    b: right,
+    c,
+    init: isLater ? c : bias && { tensor: bias, byte: 4 * n0 },
+    initRow: isLater ? 4 * N : 0,
+    m,
+    n,
+    k: steps,
+    cRow: 4 * N,
+    aBatch: 4 * downPanels * k.panelRows * steps,
+    bBatch: 4 * acrossPanels * PANEL_COLS * steps,
+    cBatch: 4 * M * N,
+    initBatch: isLater ? 4 * M * N : 0,
+    blockRows: BLOCK_ROWS,
+    blockCols: BLOCK_COLS,
+    blocksDown,
+    blocks,
   };
   k.run("matmulBlocks", args, {
     tasks: batches * blocks,

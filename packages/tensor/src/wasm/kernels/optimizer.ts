@@ -3,13 +3,26 @@
  * agree with the reference to the bit:
  *
  *     middles = midpoints of neighbouring entries of both maps
+ *     codes of buckets = how many midpoints lie below all floats that share sign, exponent and 6 bits of the mantissa
  *     for block of 256 elements of the task:
  *       m, v = map[code] · largest of the block
  *       AdamW step: new m, v and p; new largest |m| and |v|
- *       code = how many midpoints lie below m / largest (v / largest), by a binary search without branches
+ *       code = how many midpoints lie below m / largest (v / largest): from that of the bucket on, upwards
+ *
+ * Of the usual maps a bucket has at most one midpoint, or two between 0.5 and 1.
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
-import { type Expr, f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
+import {
+  type Expr,
+  type F32,
+  f32,
+  f32x4,
+  type I32,
+  i32,
+  i32x4,
+  type V128,
+  v128,
+} from "../assembler/instructions.ts";
 import { defineKernel, type ParamTypes, words } from "./kernel.ts";
 import { forChunk, forRows, wordAt } from "./tasks.ts";
 import { forVectors, maxLanes, setAll, splat } from "./vectors.ts";
@@ -17,10 +30,20 @@ import { forVectors, maxLanes, setAll, splat } from "./vectors.ts";
 /** Elements of a block of moments, and entries of a map. */
 const BLOCK = 256;
 const ENTRIES = 256;
-/** Offsets in the thread's scratch: the moments of a block, then the midpoints of both maps. */
+/**
+ * A bucket is the top bits of a float, its sign apart. Buckets end at that of 1, the largest magnitude of what is encoded; the first one has
+ * all magnitudes below 2^-22, which is less than any midpoint of the usual maps but 0.
+ */
+const BUCKET_SHIFT = 17;
+const FIRST_BUCKET = (127 - 22) << (23 - BUCKET_SHIFT);
+const BUCKETS = (127 << (23 - BUCKET_SHIFT)) - FIRST_BUCKET + 1;
+/** Offsets in the thread's scratch: the moments of a block, then the midpoints of both maps, then codes of buckets. */
 const MOMENT_BYTES = 4 * BLOCK;
 const MIDDLES_BYTES = 4 * ENTRIES;
 const [MEANS, SQUARES, MIDDLES] = [0, MOMENT_BYTES, 2 * MOMENT_BYTES];
+const BUCKET_CODES = MIDDLES + 2 * MIDDLES_BYTES;
+/** Of a map: buckets of positive numbers, then of negative ones. */
+const MAP_BUCKETS = 2 * BUCKETS;
 /** Replaces a largest magnitude of 0 as a divisor. */
 const MIN_DIVISOR = 1e-37;
 
@@ -100,7 +123,7 @@ export const sgd = defineKernel(
   },
 );
 
-/** middles[c] = (map[c] + map[c + 1]) / 2 for the 255 pairs. */
+/** middles[c] = (map[c] + map[c + 1]) / 2 for the 255 pairs, and infinity after them. */
 function emitMiddles(f: FunctionBuilder, maps: Local<"i32">, scratch: Local<"i32">): void {
   const [entry, end, to] = [f.i32(), f.i32(), f.i32()];
   for (const map of [0, 1]) {
@@ -112,23 +135,44 @@ function emitMiddles(f: FunctionBuilder, maps: Local<"i32">, scratch: Local<"i32
       f.set(entry, i32.add(entry, 4));
       f.set(to, i32.add(to, 4));
     });
+    f.do(f32.store(to, Number.POSITIVE_INFINITY));
   }
 }
 
-/** The code of a value, which is the number of midpoints strictly below it, by a binary search without branches. */
-function emitCode(
-  f: FunctionBuilder,
-  middles: number,
-  value: Local<"f32">,
-  scratch: Local<"i32">,
-): Expr<"i32"> {
-  const at = f.i32(0); // four times the code
-  for (let step = ENTRIES / 2; step >= 1; step /= 2) {
-    const middle = f32.load(i32.add(scratch, at), middles + 4 * (step - 1));
-    f.set(at, i32.add(at, i32.mul(f32.gt(value, middle), 4 * step)));
+/** Whether the midpoint after a code lies below a value: then the value's code is a larger one. */
+const isAbove = (value: F32, map: number, scratch: Local<"i32">, code: Local<"i32">): Expr<"i32"> =>
+  f32.gt(value, f32.load(i32.add(scratch, i32.shl(code, 2)), MIDDLES + map * MIDDLES_BYTES));
+
+/** The codes of the lower ends of all buckets, found in ascending order. */
+function emitBucketCodes(f: FunctionBuilder, scratch: Local<"i32">): void {
+  const [bucket, code, lower] = [f.i32(), f.i32(), f.f32()];
+  const magnitude = (of: I32) => f32.reinterpret(i32.shl(i32.add(of, FIRST_BUCKET), BUCKET_SHIFT));
+  const store = (map: number, at: number) => {
+    f.while(isAbove(lower, map, scratch, code), () => f.set(code, i32.add(code, 1)));
+    f.do(i32.store8(i32.add(scratch, bucket), code, BUCKET_CODES + map * MAP_BUCKETS + at));
+  };
+  for (const map of [0, 1]) {
+    f.set(code, 0);
+    f.set(bucket, BUCKETS - 1);
+    f.while(i32.geS(bucket, 0), () => {
+      f.set(lower, f32.sub(0, magnitude(i32.add(bucket, 1))));
+      store(map, BUCKETS);
+      f.set(bucket, i32.sub(bucket, 1));
+    });
+    f.set(code, 0);
+    f.for(bucket, 0, BUCKETS, 1, () => {
+      f.set(lower, f32.select(bucket, magnitude(bucket), 0));
+      store(map, 0);
+    });
   }
-  return i32.shrU(at, 2);
 }
+
+/** The buckets of four values, as indices into the codes of a map. */
+const bucketsOf = (values: Local<"v128">): V128 => {
+  const bits = i32x4.sub(i32x4.shrU(f32x4.abs(values), BUCKET_SHIFT), i32x4.splat(FIRST_BUCKET));
+  const inRange = i32x4.minS(i32x4.maxS(bits, i32x4.splat(0)), i32x4.splat(BUCKETS - 1));
+  return i32x4.add(inRange, v128.and(i32x4.shrS(values, 31), i32x4.splat(BUCKETS)));
+};
 
 /** values[i] = map[codes[i]] for the elements of a block. */
 function emitDecode(
@@ -161,18 +205,27 @@ function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smalle
   const [m, v] = [MEANS, SQUARES].map((at) => f.i32(i32.add(scratch, at)));
   const [mLargest, vLargest] = largest.map((value) => splat(f, f32.max(value, MIN_DIVISOR)));
   const zero = splat(f, 0);
-  forVectors(f, count, [m, v], ({ load, store }) => {
-    store(m, f32x4.div(load(m), mLargest));
+  const [mTo, vTo] = codes.map((to) => f.i32(to));
+  const [code, value] = [f.i32(), f.f32()];
+  const [scaled, buckets] = [f.v128(), f.v128()];
+  /** Stores the codes of `scaled`. */
+  const store = (to: Local<"i32">, map: number, lanes: number) => {
+    f.set(buckets, bucketsOf(scaled));
+    for (let lane = 0; lane < lanes; lane++) {
+      f.set(value, f32x4.lane(scaled, lane));
+      f.set(code, i32.load8U(i32.add(scratch, i32x4.lane(buckets, lane)), BUCKET_CODES + map * MAP_BUCKETS));
+      f.set(code, i32.add(code, isAbove(value, map, scratch, code))); // without a branch, which would be unpredictable
+      f.while(isAbove(value, map, scratch, code), () => f.set(code, i32.add(code, 1)));
+      f.do(i32.store8(to, code, lane));
+    }
+  };
+  forVectors(f, count, [m, v, [mTo, 1], [vTo, 1]], ({ load, lanes }) => {
+    f.set(scaled, f32x4.div(load(m), mLargest));
+    store(mTo, 0, lanes);
     const square = f.v128(load(v));
     const minimum = v128.and(f32x4.gt(square, zero), smallest); // a v above 0 must not become 0
-    store(v, f32x4.max(f32x4.div(square, vLargest), minimum));
-  });
-  const [i, value] = [f.i32(), f.f32()];
-  f.for(i, 0, count, 1, () => {
-    for (const [k, from] of [MEANS, SQUARES].entries()) {
-      f.set(value, f32.load(i32.add(scratch, i32.mul(i, 4)), from));
-      f.do(i32.store8(i32.add(codes[k], i), emitCode(f, MIDDLES + k * MIDDLES_BYTES, value, scratch)));
-    }
+    f.set(scaled, f32x4.max(f32x4.div(square, vLargest), minimum));
+    store(vTo, 1, lanes);
   });
 }
 
@@ -184,6 +237,7 @@ export const adamw8 = defineKernel(
   } as const,
   (f, args, { task, scratch }) => {
     emitMiddles(f, args.maps, scratch);
+    emitBucketCodes(f, scratch);
     const factor = gradFactor(f, args.gradScale);
     const numbers = adamwNumbers(f, args);
     const { beta1, oneMinusBeta1, beta2, oneMinusBeta2 } = numbers;
