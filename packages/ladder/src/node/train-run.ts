@@ -98,12 +98,14 @@ async function runLoaded(
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });
+  // Records of similar lengths go together, which needs less padding.
+  const byLength = [...run.heldOut].sort((a, b) => a.inputIds.length - b.inputIds.length);
   const parts: RunParts = {
     ...request,
     run,
     trainer,
     checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
-    evalBatches: inBatches(run.heldOut, options.batchSize, run.padId, run.maxLength),
+    evalBatches: inBatches(byLength, options.batchSize, run.padId, run.maxLength),
   };
   const resumed = earlier ? await restore(parts, earlier) : null;
   const state = resumed ?? (await begin(parts));
