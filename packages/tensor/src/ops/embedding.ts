@@ -10,7 +10,8 @@ export function runGather(
   { ids, table, y }: { ids: Tensor; table: Tensor | Panels; y: Tensor },
   { N, V, C }: { N: number; V: number; C: number },
 ): void {
-  const windows = splitOperand(k, table, V);
+  const noRows = { start: 0, count: 0 }; // still one dispatch: it writes the zeros
+  const windows = V === 0 ? [noRows] : splitOperand(k, table, V);
   for (const tokens of k.split(N, [y])) {
     const bind = { ids, y: k.rows(y, N, tokens) };
     for (const range of windows) {

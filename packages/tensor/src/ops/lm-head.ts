@@ -21,7 +21,7 @@ import {
   runRowLosses,
   targetWeight,
 } from "./cross-entropy.ts";
-import { runToF16 } from "./elementwise-kernels.ts";
+import { runFill, runToF16 } from "./elementwise-kernels.ts";
 import { runMatmul } from "./matmul-plan.ts";
 import { isPanels, operandWindow, type Panels } from "./panels.ts";
 
@@ -252,6 +252,7 @@ export const lmHeadLossBackwardW = defineOp({
     });
   },
   kernel(k, { w: head, dw, ...io }, { N, C, V }, attrs) {
+    if (N === 0) return runFill(k, dw, 0); // no chunk would write it
     runChunks(k, { ...io, head, others: [dw] }, { N, C, V }, attrs, (dlogits, chunk, block) => {
       const operands = { a: dlogits, b: k.rows(io.h, N, chunk), y: k.rows(dw, V, block) };
       const extents = { P: 1, M: block.count, K: chunk.count, N: C };
