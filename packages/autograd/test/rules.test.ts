@@ -223,4 +223,13 @@ describe("the gradient table", () => {
       }
     }
   });
+
+  it("gives x^0 the gradient 0, at x = 0 too", async () => {
+    const device = new CpuDevice();
+    using x = device.tensor([0, -2, 3], [3]);
+    using tape = new Tape(device, [x]);
+    using y = tape.pow(x, { exponent: 0 });
+    using dx = tape.backward(y, x).get(x)!;
+    expect((await dx.read()).map(Math.abs)).toEqual(new Float32Array(3));
+  });
 });

@@ -128,8 +128,11 @@ export const sqrt = gradRow("sqrt", {
 export const pow = gradRow("pow", {
   x: {
     saves: ["x"],
+    // x^0 is constant, but 0 · x^-1 is NaN at x = 0.
     pull: (ops, dy, { x }, { attrs: { exponent } }) =>
-      ops.mul(ops.scale(dy, { factor: exponent }), ops.pow(x, { exponent: exponent - 1 })),
+      exponent === 0
+        ? ops.scale(dy, { factor: 0 })
+        : ops.mul(ops.scale(dy, { factor: exponent }), ops.pow(x, { exponent: exponent - 1 })),
   },
 });
 
