@@ -54,6 +54,14 @@ describe("sidenet generate", () => {
     expect(shown.out).toBe(several.results.map(({ prompt, text }) => `${prompt}${text}\n\n`).join(""));
   });
 
+  it("draws each prompt's text from its own random numbers, whatever the batch size", async () => {
+    const args = ["--prompt", "ab", "--prompt", "ab", "--max-tokens", "8", "--seed", "3"];
+    const together = (await generated(...args)).results.map(({ text }) => text);
+    const apart = (await generated(...args, "--batch-size", "1")).results.map(({ text }) => text);
+    expect(apart).toEqual(together);
+    expect(apart[0]).not.toBe(apart[1]);
+  });
+
   it("ends before a stop string, and asks in the chat template", async () => {
     const free = await generated("--prompt", "ab", "--max-tokens", "12");
     const stop = free.text.slice(2, 4);

@@ -143,6 +143,7 @@ async function writeTexts(
           maxTokens: flags.maxTokens,
           stop: flags.stop ?? [],
           sampling: samplerOf(sampling),
+          firstStream: start, // a prompt's text does not depend on --batch-size
           isStopped: () => interrupt.check(),
           ...(isSingle && { onText: (text: string) => report.write(text) }),
         },

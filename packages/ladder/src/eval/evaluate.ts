@@ -8,7 +8,7 @@ import type { Decoder } from "../model/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
 import type { Metric } from "./intervals.ts";
-import { scoreWindows, slidingWindows, type WindowScore } from "./perplexity.ts";
+import { scoredBytes, scoreWindows, slidingWindows, type WindowScore } from "./perplexity.ts";
 import {
   checkLengths,
   type EvalRow,
@@ -277,13 +277,13 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
     return { ids, source };
   });
   const windows = kept.flatMap(({ ids, source }) => slidingWindows(ids, context, stride, source));
+  const byteCounts = kept.flatMap(({ ids }) => scoredBytes(ids, context, stride, tokenizer));
   if (windows.length === 0) {
     throw new SidenetError(
       "L-EVAL",
       "no text has two tokens, so there is nothing to score. Is this the right file?",
     );
   }
-  const byteCounts = windows.map(({ labels }) => bytes(tokenizer.decode(labels.filter((id) => id !== -100))));
   const resultOf = (scores: readonly WindowScore[]): EvalResult => {
     const perToken = scores.map(({ nats, tokens }) => ({ top: nats, bottom: tokens }));
     const bits = scores.map(({ nats }, i) => ({ top: nats * (1 / Math.LN2), bottom: byteCounts[i] }));

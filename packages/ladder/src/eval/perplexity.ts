@@ -2,11 +2,13 @@
 import { concatAll } from "@sidenet/tensor";
 import { inBatches } from "../data/batches.ts";
 import type { TokenRecord } from "../data/records.ts";
+import { TextStream } from "../generation/text-stream.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import { type Decoder, shiftLabels } from "../model/decoder.ts";
 import { notFinite } from "../not-finite.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ScoringOptions } from "./score-continuations.ts";
 
 /**
@@ -29,6 +31,29 @@ export function slidingWindows(
     done = end;
   }
   return windows;
+}
+
+/**
+ * The bytes of text that each window of `slidingWindows` scores. A character of several tokens counts where its last token is
+ * scored: decoded by themselves, the tokens of a window would begin and end with replacement characters, and lose a leading space.
+ */
+export function scoredBytes(
+  ids: readonly number[],
+  context: number,
+  stride: number,
+  tokenizer: Tokenizer,
+): number[] {
+  const encoder = new TextEncoder();
+  const stream = new TextStream(tokenizer, [], false);
+  // BOS is not part of the text, and what follows it would no longer be decoded as the beginning of one.
+  const completed = ids.map((id, i) =>
+    i === 0 && id === tokenizer.bosId ? 0 : encoder.encode(stream.push(id)).length,
+  );
+  const counts: number[] = [];
+  for (let done = 1, end = context; done < ids.length; done = end, end += stride) {
+    counts.push(completed.slice(done, end).reduce((sum, count) => sum + count, 0));
+  }
+  return counts;
 }
 
 /** What one window of text cost the model. */

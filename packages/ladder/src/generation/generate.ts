@@ -34,6 +34,8 @@ export interface GenerateOptions {
   readonly isDone?: (prompt: number) => boolean | Promise<boolean>;
   /** Absent or null, the default: greedy decoding, the most probable token each time. */
   readonly sampling?: Sampling | null;
+  /** Stream of random numbers of the first prompt; each further prompt has the next one. Default 0. */
+  readonly firstStream?: number;
 }
 
 /** The new ids after one prompt; see `generateBatch`. */
@@ -61,7 +63,7 @@ export async function generateBatch(
 ): Promise<number[][]> {
   if (prompts.length === 0) return [];
   checkPrompts(decoder, prompts, options);
-  const { maxTokens, stopIds = [], onToken, isDone, sampling = null } = options;
+  const { maxTokens, stopIds = [], onToken, isDone, sampling = null, firstStream = 0 } = options;
   const generated: number[][] = prompts.map(() => []);
   let batch = startBatch(decoder, adapter, prompts, maxTokens);
   try {
@@ -72,7 +74,7 @@ export async function generateBatch(
         adapter,
         batch,
         earlier,
-        sampling && { ...sampling, position: count },
+        sampling && { ...sampling, position: count, firstStream },
       );
       const continuing: number[] = [];
       for (const [i, row] of batch.rows.entries()) {
@@ -178,13 +180,16 @@ function maskOf({ padding, caches: { capacity } }: RunningBatch): Uint8Array | n
   return mask;
 }
 
+/** Sampling of the token at a position of the new text. */
+type PositionedSampling = Sampling & { readonly position: number; readonly firstStream: number };
+
 /** The next id of each row. Throws `L-DIVERGED` where a logit is NaN or infinite. */
 async function nextIds(
   decoder: Decoder,
   adapter: Adapter | null,
   batch: RunningBatch,
   earlierIds: readonly (readonly number[])[],
-  sampling: (Sampling & { readonly position: number }) | null,
+  sampling: PositionedSampling | null,
 ): Promise<ArrayLike<number>> {
   const { device } = decoder;
   const { rows, input, length, offset } = batch;
@@ -195,7 +200,7 @@ async function nextIds(
     if (sampling === null) return [device.ops.argmax(logits), sums];
     const ids = rows.map((row, i) => {
       const own = device.ops.slice(logits, { axis: 0, start: i, count: 1 });
-      return sampleNext(own, sampling, earlierIds[i], row);
+      return sampleNext(own, sampling, earlierIds[i], sampling.firstStream + row);
     });
     return [concatAll(device.ops, ids, 0), sums];
   });
@@ -217,7 +222,7 @@ const RECENT_PADDING = 64;
 /** One id i32[1], sampled from logits[1,1,V] with the random numbers of `stream`. */
 function sampleNext(
   logits: Tensor,
-  { repetitionPenalty = 1, position, ...sampling }: Sampling & { readonly position: number },
+  { repetitionPenalty = 1, position, firstStream: _, ...sampling }: PositionedSampling,
   earlierIds: readonly number[],
   stream: number,
 ): Tensor {

@@ -13,17 +13,19 @@ const CONTEXT_TOKENS = 8;
  */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
+  readonly #skipSpecial: boolean;
   /** Ids before and since the last point at which all text had been returned. */
   #before: readonly number[];
   #pending: number[] = [];
 
-  /** `promptIds`: the tokens before the text. */
-  constructor(tokenizer: Tokenizer, promptIds: readonly number[] = []) {
+  /** `promptIds`: the tokens before the text. `skipSpecial`: whether special tokens are left out. */
+  constructor(tokenizer: Tokenizer, promptIds: readonly number[] = [], skipSpecial = true) {
     this.#tokenizer = tokenizer;
+    this.#skipSpecial = skipSpecial;
     this.#before = promptIds.slice(-CONTEXT_TOKENS);
   }
 
-  /** The text that this id completes, without special tokens. */
+  /** The text that this id completes. */
   push(id: number): string {
     this.#pending.push(id);
     const text = this.#newText();
@@ -43,7 +45,8 @@ export class TextStream {
 
   /** How a token decodes may depend on the one before it (a leading space), so they are decoded together. */
   #newText(): string {
-    const decode = (ids: readonly number[]) => this.#tokenizer.decode(ids, { skipSpecial: true });
+    const decode = (ids: readonly number[]) =>
+      this.#tokenizer.decode(ids, { skipSpecial: this.#skipSpecial });
     return decode([...this.#before, ...this.#pending]).slice(decode(this.#before).length);
   }
 }
