@@ -4,15 +4,16 @@ import { SidenetError } from "@sidenet/tensor";
 import { fileError, writeFully } from "./file-source.ts";
 import { targetOf, withTemporary } from "./temporary-path.ts";
 
-type Content = string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
-
 /**
  * Writes a file so that its name only ever shows the old content or the whole new one: a temporary file in the same
  * folder, flushed, renamed over the target, the folder flushed. On failure the temporary file is removed. A link stays and its
  * target is written; a pipe or a device such as /dev/stdout is written to as it is.
  * Throws `L-FILE` or `L-FILE-MISSING` (no such folder), and what making the content throws.
  */
-export async function writeFileAtomic(path: string, content: Content): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  content: string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+): Promise<void> {
   try {
     const target = await targetOf(path);
     const stats = await stat(target).catch(() => null);
@@ -33,7 +34,7 @@ export async function writeFileAtomic(path: string, content: Content): Promise<v
 async function writeContent(
   path: string,
   flags: string,
-  content: Content,
+  content: Parameters<typeof writeFileAtomic>[1],
   finish?: (file: FileHandle) => Promise<void>,
 ): Promise<void> {
   const chunks =
