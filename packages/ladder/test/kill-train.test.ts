@@ -40,6 +40,7 @@ describe("a signal", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
+    ["SIGHUP", 129],
   ] as const)(
     "%s ends the run before its next step, with a checkpoint, and exit code %i",
     async (signal, code) => {

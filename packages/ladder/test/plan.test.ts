@@ -306,3 +306,8 @@ describe("the promises on 7B and 8B models", () => {
     expect(none.leastBytes).toBe(planStep(config, { ...lean("ladder", true), context: 64 }).peakBytes);
   });
 });
+
+it("a batch of more tokens than kernels can count is refused before anything is planned", () => {
+  expect(() => plannedBatch(2 ** 31, 16)).toThrow(/T-TOO-LARGE.*Lower --context or --batch-size/);
+  expect(() => plannedBatch(1, 1e99)).toThrow(/T-TOO-LARGE/);
+});

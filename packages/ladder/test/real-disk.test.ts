@@ -1,10 +1,12 @@
 // Disks as they fail in earnest: a file system that is full, one that is read-only, a limit on the size of files. The other
 // faults are played by train-faults.test.ts. What a system cannot do is skipped, and counted as skipped.
-import { spawnSync } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { chmod, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
+import { FakeHub } from "./fake-hub.ts";
 import { tinyArguments, traceOf, writeTinyFiles } from "./tiny-run.ts";
 
 /** A file system of its own that is gone with the process: as root, and as everybody where user namespaces are allowed. */
@@ -83,6 +85,25 @@ describe.skipIf(!canMount)("a file system (skipped where none can be mounted)", 
     );
     expect({ code, out }, err).toEqual({ code: 0, out: "exit 1\n" });
     expect(err).toMatch(/\[L-DISK-FULL\] \S+\/small\/out\/model\.safetensors: /); // and not the temporary folder's name
+  });
+
+  it("that is nearly full ends a download with what to do, and a file that lacks its end never gets its name", async () => {
+    const hub = await new FakeHub({
+      "config.json": "{}",
+      "model.safetensors": new Uint8Array(61_000),
+    }).start();
+    const script = `mount -t tmpfs -o size=56k tmpfs "$1"; export HF_HUB_CACHE="$1" HF_ENDPOINT="$2"
+      sidenet generate --model org/tiny --prompt a --device cpu || echo "exit $?"
+      ls "$1"/*/snapshots/*`;
+    await newFolder("models"); // of the bundled models
+    const disk = await newFolder("download");
+    const text = `sidenet() { "${process.execPath}" "${command.main}" "$@"; }\n${script}`;
+    const parameters = [...NAMESPACE, text, "sh", disk, hub.endpoint];
+    // Not spawnSync: the hub answers from this process.
+    const { stdout: out, stderr: err } = await promisify(execFile)("unshare", parameters);
+    await hub.stop();
+    expect(out, err).toBe("exit 1\nconfig.json\n");
+    expect(err).toMatch(/\[L-DISK-FULL\] org\/tiny: .*the disk is full\. Free some space/);
   });
 
   it("that is read-only is told before the model is read, whatever would write to it", async () => {

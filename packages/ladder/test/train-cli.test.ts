@@ -92,6 +92,8 @@ describe("settings", () => {
   });
 
   it.each([
+    ["a number that is no exact integer", "steps: 1e99", /line 1: steps: .*whole number above 0/],
+    ["no number", 'warmup-steps: ""', /line 1: warmup-steps: .*whole number, 0 or more/],
     ["a word for a number", "steps: many", /line 1: steps: .*whole number above 0.*"many"/],
     ["a number out of range", "a: 1\nweight-decay: -3", /weight-decay: .*0 to 100.*-3/],
     ["a choice that is none", "schedule: exponential", /schedule: .*"constant"\|"linear"\|"cosine"/],

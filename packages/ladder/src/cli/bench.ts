@@ -133,10 +133,10 @@ async function bench(report: Report, options: BenchCommand, command: Command): P
     const first = await measure(options.only);
     const result = before === null ? first : await confirm(before, first, options.threshold, measure, report);
     const rows = before === null ? [] : compareReports(before, result, options.threshold);
+    const json = before === null ? result : { ...result, comparison: comparisonJson(before, options, rows) };
+    if (options.output !== undefined) await writeOutput(options.output, json, result, rows, report); // before `| head` may end it
     report.print(describe(result));
     if (before !== null) report.print(`\n${describeComparison(before, result, rows, options.threshold)}`);
-    const json = before === null ? result : { ...result, comparison: comparisonJson(before, options, rows) };
-    if (options.output !== undefined) await writeOutput(options.output, json, result, rows, report);
     const bad = result.failures.length > 0 || rows.some(({ verdict }) => verdict === "slower");
     return { json, exitCode: bad ? EXIT.failed : EXIT.ok };
   });

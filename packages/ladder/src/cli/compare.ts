@@ -96,22 +96,28 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
       `${options.output} is the folder of a training run. Choose another --output for the comparison.`,
     );
   }
-  const outcome = planned
-    ? { json: await comparePlans(report, options, variants) }
+  const { text, ...outcome } = planned
+    ? await comparePlans(report, options, variants)
     : await compareRuns(report, options, variants);
+  // Files before text: whoever reads standard output may close it (`| head`), which ends the process.
+  let page = "";
   if (options.output !== undefined) {
     await makeFolder(options.output);
     await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(outcome.json, null, 2)}\n`);
-    if (!planned) report.print(`report: ${await writeReport(options.output)}`);
+    if (!planned) page = `\nreport: ${await writeReport(options.output)}`;
   }
+  report.print(text + page);
   return outcome;
 }
+
+/** What was found, with the text for people. */
+type Compared = Outcome & { readonly text: string };
 
 async function comparePlans(
   report: Report,
   options: CompareOptions,
   variants: readonly Variant[],
-): Promise<object> {
+): Promise<Compared> {
   const flags = {
     ...options,
     device: options.device === "auto" ? ("meta" as const) : options.device,
@@ -121,15 +127,17 @@ async function comparePlans(
   const device = await plannedDevice(report, flags);
   const results = planAll(config, variants, options.context ?? DEFAULT_CONTEXTS, flags, device);
   const note = contextNote(results, config);
-  report.print(`${options.model}, batch ${flags.batchSize}, planned for ${device.label}\n`);
-  report.print(planTable(results) + (note && `\n\n${note}`));
+  const head = `${options.model}, batch ${flags.batchSize}, planned for ${device.label}\n\n`;
   return {
-    model: options.model,
-    planned: true,
-    device: device.kind,
-    adapter: device.label,
-    batch_size: flags.batchSize,
-    results,
+    text: head + planTable(results) + (note && `\n\n${note}`),
+    json: {
+      model: options.model,
+      planned: true,
+      device: device.kind,
+      adapter: device.label,
+      batch_size: flags.batchSize,
+      results,
+    },
   };
 }
 
@@ -148,7 +156,7 @@ async function compareRuns(
   report: Report,
   options: CompareOptions,
   variants: readonly Variant[],
-): Promise<Outcome> {
+): Promise<Compared> {
   const results: Result[] = [];
   const stop = stopOnSignals(
     report,
@@ -169,10 +177,10 @@ async function compareRuns(
       }
       return { device: device.kind, adapter: device.label };
     });
-    report.print(runTable(results));
     const { steps, batchSize = RUN_BATCH, seed } = options;
     const failed = results.some((result) => "error" in result);
     return {
+      text: runTable(results),
       json: { model: options.model, planned: false, ...device, steps, batch_size: batchSize, seed, results },
       exitCode: stop.signal.aborted ? stop.exitCode() : failed ? EXIT.failed : EXIT.ok,
     };

@@ -1,12 +1,14 @@
 #!/usr/bin/env node
 // The command's process: streams, and an end that nothing can delay.
 import { createInterface } from "node:readline";
+import { fileError } from "../node/file-source.ts";
 import { runSidenet } from "./program.ts";
+import { EXIT } from "./session.ts";
 
-// `sidenet check ... | head` closes the pipe early, which is no error.
+// `sidenet check ... | head` closes the pipe early, which is no error; a full disk or a closed terminal is one.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error;
-  process.exit(0);
+  if (error.code === "EPIPE") process.exit(EXIT.ok);
+  process.stderr.write(`${fileError("standard output", error).message}\n`, () => process.exit(EXIT.failed));
 });
 
 // The reader of the progress output is gone (`2>&1 | head`, a closed terminal): the work continues.

@@ -2,20 +2,23 @@ import { InvalidArgumentError, type Option } from "commander";
 
 /** Parsers for option values; commander adds the option's name to their messages. */
 
+/** No text is no number: it is a variable that was not set, and `Number("")` would be 0. */
+const numberOf = (text: string): number => (text.trim() === "" ? Number.NaN : Number(text));
+
 export function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (Number.isInteger(value) && value > 0) return value;
+  const value = numberOf(text);
+  if (Number.isSafeInteger(value) && value > 0) return value;
   throw new InvalidArgumentError("Wanted a whole number above 0.");
 }
 
 export function nonNegativeInteger(text: string): number {
-  const value = Number(text);
-  if (Number.isInteger(value) && value >= 0) return value;
+  const value = numberOf(text);
+  if (Number.isSafeInteger(value) && value >= 0) return value;
   throw new InvalidArgumentError("Wanted a whole number, 0 or more.");
 }
 
 export function positiveNumber(text: string): number {
-  const value = Number(text);
+  const value = numberOf(text);
   if (Number.isFinite(value) && value > 0) return value;
   throw new InvalidArgumentError("Wanted a number above 0.");
 }
@@ -23,8 +26,8 @@ export function positiveNumber(text: string): number {
 /** A number from `least` to `most`, both included. */
 export function numberWithin(least: number, most: number): (text: string) => number {
   return (text) => {
-    const value = Number(text);
-    if (text.trim() !== "" && value >= least && value <= most) return value;
+    const value = numberOf(text);
+    if (value >= least && value <= most) return value;
     throw new InvalidArgumentError(`Wanted a number from ${least} to ${most}.`);
   };
 }
@@ -38,19 +41,19 @@ export function seed(text: string): number {
 
 /** 0, or what an inverse in float32 allows. */
 export function temperature(text: string): number {
-  const value = Number(text);
-  if (text.trim() !== "" && (value === 0 || (value >= 1e-6 && value <= 1e6))) return value;
+  const value = numberOf(text);
+  if (value === 0 || (value >= 1e-6 && value <= 1e6)) return value;
   throw new InvalidArgumentError("Wanted 0 or a number from 0.000001 to 1000000.");
 }
 
 export function share(text: string): number {
-  const value = Number(text);
+  const value = numberOf(text);
   if (value > 0 && value <= 1) return value;
   throw new InvalidArgumentError("Wanted a number above 0, at most 1.");
 }
 
 export function fraction(text: string): number {
-  const value = Number(text);
+  const value = numberOf(text);
   if (Number.isFinite(value) && value >= 0 && value < 1) return value;
   throw new InvalidArgumentError("Wanted a number from 0 to below 1.");
 }
@@ -87,8 +90,8 @@ export function byteSize(text: string): number {
 
 /** A number of things, or below 1 a share of them. */
 export function countOrShare(text: string): number {
-  const value = Number(text);
-  if (value > 0 && (value < 1 || Number.isInteger(value))) return value;
+  const value = numberOf(text);
+  if (value > 0 && (value < 1 || Number.isSafeInteger(value))) return value;
   throw new InvalidArgumentError("Wanted a whole number above 0, or a share below 1.");
 }
 

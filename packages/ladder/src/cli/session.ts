@@ -4,7 +4,7 @@ import { CommanderError } from "commander";
 import { Report, type Terminal } from "./terminal.ts";
 
 /** Exit codes: they distinguish a usage mistake, a failure, and the end by a signal. */
-export const EXIT = { ok: 0, failed: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as const;
+export const EXIT = { ok: 0, failed: 1, usage: 2, SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
 /** Code of the errors that a command throws for options that do not go together. */
 const USAGE = "C-USAGE";

@@ -1,6 +1,8 @@
-/** Ctrl-C and SIGTERM for commands whose work can be stopped between steps. */
+/** Ctrl-C, SIGTERM and a closed terminal (SIGHUP) for commands whose work can be stopped between steps. */
 import { EXIT } from "./session.ts";
 import type { Report } from "./terminal.ts";
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 export interface StopSignals {
   /** Aborts at the first signal. */
@@ -13,17 +15,22 @@ export interface StopSignals {
 /** Aborts at the first signal and prints `action`; the second ends the process at once, and what was saved by then stays. */
 export function stopOnSignals(report: Report, action: string): StopSignals {
   const stop = new AbortController();
-  let first: "SIGINT" | "SIGTERM" | null = null;
+  let first: (typeof SIGNALS)[number] | null = null;
   const onSignal = (signal: NodeJS.Signals) => {
-    if (first !== null) process.exit(EXIT[first]);
-    first = signal as "SIGINT" | "SIGTERM";
+    if (first !== null) {
+      if (signal === "SIGHUP") return; // both the shell and the system send it when a terminal closes
+      process.exit(EXIT[first]);
+    }
+    first = signal as (typeof SIGNALS)[number];
     report.note(`${action}. Press Ctrl-C again to stop at once`);
     stop.abort();
   };
-  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+  for (const signal of SIGNALS) process.on(signal, onSignal);
   return {
     signal: stop.signal,
     exitCode: () => (first === null ? EXIT.ok : EXIT[first]),
-    off: () => process.off("SIGINT", onSignal).off("SIGTERM", onSignal),
+    off: () => {
+      for (const signal of SIGNALS) process.off(signal, onSignal);
+    },
   };
 }

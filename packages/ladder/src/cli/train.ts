@@ -97,7 +97,8 @@ Writes to the output folder: adapter_config.json, adapter_model.safetensors, che
 Ctrl-C stops before the next step and saves a checkpoint; a second Ctrl-C stops at once and leaves the last checkpoint.
 --resume continues from there.
 
-Exit codes: 0 done, 1 failed, 2 a mistake in flags or config, 130 or 143 stopped by SIGINT or SIGTERM.
+Exit codes: 0 done, 1 failed, 2 a mistake in flags or config, 129, 130 or 143 stopped by SIGHUP (closed
+terminal), SIGINT or SIGTERM.
 
 Examples:
   $ npx sidenet train --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --method ladder --output out/run

@@ -1,5 +1,5 @@
 /** The tokenizer of a model on its way into another format: carried where both have it, made where it can be made exactly. */
-import { copyFile, readdir, readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { tokenizerFilesFromGguf } from "../formats/gguf-tokenizer.ts";
@@ -75,7 +75,8 @@ export async function carryTokenizer(
   if (origin.kind === "folder") {
     const names = new Set(await readdir(origin.folder));
     const files = TOKENIZER_FILES.filter((name) => names.has(name));
-    for (const name of files) await copyFile(join(origin.folder, name), join(to, name));
+    for (const name of files)
+      await writeFileAtomic(join(to, name), await readFile(join(origin.folder, name)));
     const missing = names.has("tokenizer.json") ? [] : noTokenizer("the source has no tokenizer.json");
     return { files, missing };
   }

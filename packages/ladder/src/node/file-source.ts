@@ -2,8 +2,8 @@ import { type FileHandle, open } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import { type ByteSource, checkRange } from "../formats/byte-source.ts";
 
-/** Some systems refuse one read of 2 GiB or more. */
-const MAX_READ_BYTES = 2 ** 30;
+/** Some systems refuse one read or write of 2 GiB or more. */
+const MAX_TRANSFER_BYTES = 2 ** 30;
 
 const CURES: Readonly<Record<string, string>> = {
   ENOENT: "there is no such file or folder. Check the path.",
@@ -15,6 +15,9 @@ const CURES: Readonly<Record<string, string>> = {
   EROFS: "the file system is read-only. Choose a folder that can be written.",
   ENOSPC: "the disk is full. Free some space; existing files are intact.",
   EDQUOT: "the disk quota is used up. Free some space; existing files are intact.",
+  ENAMETOOLONG: "the name is too long. Choose a shorter one.",
+  ELOOP: "its links lead in a circle. Check them.",
+  ESPIPE: "it is a pipe, and a file is needed, since it is read more than once. Save it to a file first.",
   EFBIG: "the file would pass the largest size allowed here. Raise the limit, or choose another disk.",
 };
 
@@ -30,6 +33,15 @@ export function fileError(path: string, cause: unknown): SidenetError {
   return new SidenetError(kind, `${path}: ${text}`, { cause });
 }
 
+/** Writes all of `bytes` at `position`, or at the file's own place: one write may store less, as on a disk that is nearly full. */
+export async function writeFully(file: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const length = Math.min(bytes.length - done, MAX_TRANSFER_BYTES);
+    const at = position === undefined ? null : position + done;
+    done += (await file.write(bytes, done, length, at)).bytesWritten;
+  }
+}
+
 async function readFully(
   file: FileHandle,
   path: string,
@@ -39,7 +51,12 @@ async function readFully(
   const out = new Uint8Array(length);
   let done = 0;
   while (done < length) {
-    const { bytesRead } = await file.read(out, done, Math.min(length - done, MAX_READ_BYTES), offset + done);
+    const { bytesRead } = await file.read(
+      out,
+      done,
+      Math.min(length - done, MAX_TRANSFER_BYTES),
+      offset + done,
+    );
     if (bytesRead === 0) {
       throw new SidenetError(
         "L-FILE",

@@ -4,6 +4,7 @@ import { createReadStream } from "node:fs";
 import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import { fileError, writeFully } from "./file-source.ts";
 import {
   fetchOnce,
   type RetryOptions,
@@ -124,7 +125,7 @@ async function requestRest(request: Download, part: Part, progress: () => void):
         `${entry.path}: more than the ${entry.size} bytes of the listing came. Try again later.`,
       );
     }
-    await part.file.write(chunk, 0, chunk.length, part.bytes);
+    await writeFully(part.file, chunk, part.bytes);
     part.hash.update(chunk);
     part.bytes += chunk.length;
     progress();
@@ -137,9 +138,18 @@ async function requestRest(request: Download, part: Part, progress: () => void):
 /**
  * Downloads a file to `target`, which appears only when size and hash are those of the listing. What came before a failure
  * stays beside it and is gone on with the next time, also by another process.
- * Throws `L-HUB`, and `TransientError` when the network failed again and again.
+ * Throws `L-HUB`, `L-FILE`, `L-DISK-FULL`, and `TransientError` when the network failed again and again.
  */
 export async function download(request: Download): Promise<void> {
+  try {
+    await fetchInto(request);
+  } catch (cause) {
+    if (cause instanceof SidenetError || cause instanceof TransientError) throw cause;
+    throw fileError(request.target, cause);
+  }
+}
+
+async function fetchInto(request: Download): Promise<void> {
   const { entry, target } = request;
   await adoptPart(target);
   const path = partName(target);

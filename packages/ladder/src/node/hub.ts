@@ -1,5 +1,6 @@
 /** Models from the hub, in the cache folder that Python's libraries share (HF_HOME, HF_HUB_CACHE). */
-import { copyFile, readFile, stat, symlink } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { readFile, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { writeFileAtomic } from "./atomic-write.ts";
@@ -79,7 +80,7 @@ async function link(blobPath: string, pointer: string): Promise<void> {
   try {
     await symlink(relative(dirname(pointer), blobPath), pointer);
   } catch {
-    if (!(await exists(pointer))) await copyFile(blobPath, pointer);
+    if (!(await exists(pointer))) await writeFileAtomic(pointer, createReadStream(blobPath));
   }
 }
 

@@ -1,10 +1,11 @@
-import { randomUUID } from "node:crypto";
-import { access, constants, mkdir, readdir, realpath, rename, rm, stat } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { access, constants, mkdir, readdir, realpath, rename, stat } from "node:fs/promises";
+import { dirname } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import { syncFolder } from "./atomic-write.ts";
 import { TOKENIZER_FILES } from "./carry-tokenizer.ts";
 import { fileError } from "./file-source.ts";
 import { makeFolder } from "./make-folder.ts";
+import { targetOf, withTemporary } from "./temporary-path.ts";
 
 /** Files by which a folder is known as one that this project wrote, and may replace. */
 const OURS = ["config.json", "adapter_config.json"];
@@ -97,8 +98,10 @@ export async function checkOutputFile(path: string, inputs: readonly string[]): 
         `${path} is a folder, and a file is to be written. Name another place.`,
       );
   }
-  await access(dirname(path), constants.W_OK).catch((cause: unknown) => {
-    throw fileError(dirname(path), cause);
+  const isWritten = real !== null && !(await stat(real)).isFile(); // a pipe or a device; a file is replaced
+  const place = isWritten ? real : dirname(real ?? path);
+  await access(place, constants.W_OK).catch((cause: unknown) => {
+    throw fileError(place, cause);
   });
 }
 
@@ -115,22 +118,20 @@ function underItsName(cause: unknown, temporary: string, path: string): SidenetE
  * for, with nothing left behind.
  */
 export async function writeFolderAtomic<T>(path: string, fill: (folder: string) => Promise<T>): Promise<T> {
-  const target = resolve(path);
-  const beside = (kind: string) => join(dirname(target), `.${basename(target)}.${randomUUID()}.${kind}`);
-  const temporary = beside("tmp");
-  const replaced = beside("old");
-  try {
-    await makeFolder(dirname(target));
-    await mkdir(temporary);
-    const result = await fill(temporary);
-    if ((await namesIn(target)) !== null) await rename(target, replaced);
-    await rename(temporary, target);
-    return result;
-  } catch (cause) {
-    throw underItsName(cause, temporary, path);
-  } finally {
-    // Report the original error, not a failure to remove what could not be written.
-    for (const leftover of [temporary, replaced])
-      await rm(leftover, { recursive: true, force: true }).catch(() => undefined);
-  }
+  const target = await targetOf(path);
+  return withTemporary(target, "tmp", async (temporary) => {
+    try {
+      await makeFolder(dirname(target));
+      await mkdir(temporary);
+      const result = await fill(temporary);
+      await withTemporary(target, "old", async (replaced) => {
+        if ((await namesIn(target)) !== null) await rename(target, replaced);
+        await rename(temporary, target);
+      });
+      await syncFolder(dirname(target));
+      return result;
+    } catch (cause) {
+      throw underItsName(cause, temporary, path);
+    }
+  });
 }

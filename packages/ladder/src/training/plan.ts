@@ -75,9 +75,18 @@ export interface Plan {
 /** Usual limits of binding sizes, in bytes: WebGPU's minimum, and those of GPUs. */
 export const BINDING_LIMITS = [2 ** 27, 2 ** 30, 2 ** 31, 2 ** 32] as const;
 
-/** A batch of this shape in which every position is visible and scored; its ids and labels are 0. */
+/** Tokens of a batch: kernels count its positions in 31 bits. */
+const MAX_BATCH_TOKENS = 2 ** 31 - 1;
+
+/** A batch of this shape in which every position is visible and scored; its ids and labels are 0. Throws `T-TOO-LARGE`. */
 export function plannedBatch(batchSize: number, length: number): LabeledBatch {
   const size = batchSize * length;
+  if (size > MAX_BATCH_TOKENS) {
+    throw new SidenetError(
+      "T-TOO-LARGE",
+      `a batch of ${batchSize} rows of ${length} tokens has more than ${MAX_BATCH_TOKENS} tokens. Lower --context or --batch-size.`,
+    );
+  }
   return {
     inputIds: new Int32Array(size),
     labels: new Int32Array(size),

@@ -11,6 +11,7 @@ import {
   type StoredRecord,
 } from "../../data/record-list.ts";
 import { type FieldMapping, parseRecord, type Source } from "../../data/records.ts";
+import { writeFully } from "../file-source.ts";
 import { readLines } from "./jsonl.ts";
 import { dataError, isJsonl, noRecords, readRows } from "./rows.ts";
 
@@ -75,7 +76,7 @@ async function spool(path: string, parse: RecordParser): Promise<IndexedFile> {
     let at = 0;
     for await (const { value, source } of readRows(path)) {
       const line = Buffer.from(JSON.stringify(parse(value, source)));
-      await handle.write(line, 0, line.length, at);
+      await writeFully(handle, line, at);
       starts.push(at);
       at += line.length;
       ends.push(at);
