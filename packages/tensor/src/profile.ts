@@ -33,6 +33,8 @@ export interface DeviceProfile {
   /** A binding starts at a multiple of this many bytes. */
   readonly bindingAlignment: number;
   readonly maxWorkgroupsPerAxis: number;
+  /** Workgroup memory of a kernel. Not given: as much as the kernels want, which is more than WebGPU guarantees (16 KiB). */
+  readonly maxWorkgroupBytes?: number;
   /**
    * Whether the adapter has subgroup matrices (tensor cores on NVIDIA) that multiply 16 x 16 x 16 f16 values into f32 sums in
    * subgroups of 32, and `WebGpuOptions.precision` allows their use.

@@ -69,8 +69,11 @@ describe.runIf(gpuAvailable).each(settings)("matmul, %s", (_, options, sizes) =>
   });
 });
 
-it.runIf(gpuAvailable)("a matmul with enough blocks uses the large ones on a GPU, and is right", async () => {
-  const gpu = await openTestGpu({ adapterClass: "discrete" });
+it.runIf(gpuAvailable).each([
+  ["the large ones on a GPU", Number.POSITIVE_INFINITY],
+  ["small ones where workgroup memory is as little as WebGPU guarantees", 2 ** 14],
+])("a matmul with enough blocks for large ones uses %s, and is right", async (_, maxWorkgroupBytes) => {
+  const gpu = await openTestGpu({ adapterClass: "discrete", maxWorkgroupBytes });
   const P = 130;
   const shapes = {
     matmul: [

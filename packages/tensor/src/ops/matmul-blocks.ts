@@ -37,6 +37,8 @@ export const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, 
 
 /** Sides of a block of y. matmul-block.wgsl has both sizes, matmul-matrix.wgsl only the large one. */
 const [LARGE, SMALL] = [128, 64] as const;
+/** Workgroup memory of matmul-block.wgsl with large blocks, more than WebGPU guarantees; with small ones, half of that. */
+const LARGE_WORKGROUP_BYTES = 16896;
 /**
  * Minimum k of a split. A split writes 4 bytes per value of y and reads them back, which at 15 operations per byte (an H200
  * in f32) takes as long as summing over 60 of k; on subgroup matrices, as long as four times that.
@@ -73,12 +75,13 @@ function tilingWith(side: Tiling["side"], splits: number, k: number): Tiling {
   return { side, splits: Math.ceil(k / splitDepth), splitDepth };
 }
 
-/** Large blocks if there are enough of them for the GPU, with split-K or without; otherwise small blocks. */
+/** Large blocks if they fit the GPU and there are enough of them for it, with split-K or without; otherwise small blocks. */
 function tilingOf(profile: DeviceProfile, window: Window): Tiling {
   const { m, n, k } = window;
   const { minLargeBlocks } = tilesOf(profile);
+  const { maxWorkgroupBytes = LARGE_WORKGROUP_BYTES } = profile;
   const max = maxSplits(profile, window, MIN_SPLIT_DEPTH.block);
-  if (m > SMALL) {
+  if (m > SMALL && maxWorkgroupBytes >= LARGE_WORKGROUP_BYTES) {
     if (blocksOf(window, LARGE) >= minLargeBlocks) return tilingWith(LARGE, 1, k);
     const wanted = wantedSplits(profile, window, LARGE);
     if (n > SMALL && wanted >= 2 && wanted <= max) return tilingWith(LARGE, wanted, k);

@@ -17,6 +17,8 @@ export interface WebGpuOptions {
   readonly immediates?: boolean;
   /** Lower limit on the bytes of a storage binding, to try the behaviour of a smaller adapter. */
   readonly maxBindingBytes?: number;
+  /** Lower limit on the bytes of a kernel's workgroup memory, for the same purpose. Not below the 16 KiB that WebGPU guarantees. */
+  readonly maxWorkgroupBytes?: number;
   /** Treat the adapter as one of this class, for instance to run a GPU's kernels on a software driver. */
   readonly adapterClass?: DeviceProfile["adapterClass"];
   /** false: reduce over a workgroup through workgroup memory only, as on an adapter without subgroups. */
@@ -152,6 +154,7 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
     maxBufferBytes: device.limits.maxBufferSize,
     bindingAlignment: device.limits.minStorageBufferOffsetAlignment,
     maxWorkgroupsPerAxis: device.limits.maxComputeWorkgroupsPerDimension,
+    maxWorkgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
   };
 }
 
@@ -167,6 +170,11 @@ export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = 
     adapter.limits.maxImmediateSize >= 64;
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
+  const { maxWorkgroupBytes = Number.POSITIVE_INFINITY } = options;
+  requiredLimits.maxComputeWorkgroupStorageSize = Math.min(
+    adapter.limits.maxComputeWorkgroupStorageSize,
+    maxWorkgroupBytes,
+  );
   if (immediates) requiredLimits.maxImmediateSize = 64;
   const requiredFeatures = WANTED_FEATURES.filter(
     (feature) =>
