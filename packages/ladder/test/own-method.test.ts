@@ -128,6 +128,30 @@ class PrefixTuning extends OwnAdapter implements Adapter {
   }
 }
 
+/** LoReFT (Wu et al. 2024): edits the output of every block in a subspace of 2 dimensions, h + (h Wᵀ + b - h Rᵀ) R. */
+class Reft extends OwnAdapter implements Adapter {
+  readonly method = "loreft";
+  constructor(decoder: Decoder) {
+    const { device } = decoder;
+    const { numHiddenLayers, hiddenSize: d } = decoder.config;
+    super(decoder, (store) => {
+      for (let i = 0; i < numHiddenLayers; i++) {
+        store.set(`${i}.b`, device.zeros([2]));
+        for (const [stream, part] of ["r", "w"].entries()) {
+          const values = () => new Random(6 + i, stream).normals(2 * d, 0.1);
+          store.set(`${i}.${part}`, device.tensor(values, [2, d]));
+        }
+      }
+    });
+  }
+  adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
+    const [r, w, b] = ["r", "w", "b"].map((name) => this.parameters.get(`${layer}.${name}`));
+    const output = (ops: Ops, h: Tensor) =>
+      ops.add(h, ops.linear(ops.sub(ops.linear(h, w, b), ops.linear(h, r)), ops.transpose(r)));
+    return { ...frozen, output };
+  }
+}
+
 /** One block beside the model, which reads H_0, and whose output is scaled by a gate. */
 class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
   readonly method = "gated-block";
@@ -200,6 +224,7 @@ describe.each([
   ["gains in every block", GainTuning],
   ["a soft prompt", PromptTuning],
   ["a prefix of keys and values in every block", PrefixTuning],
+  ["an edit of every block's output", Reft],
   ["a block beside the model", GatedBlock],
 ] as const)("%s", (_, Own) => {
   it.each([false, true])(

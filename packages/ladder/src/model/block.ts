@@ -43,6 +43,8 @@ export interface BlockWeights {
   readonly gate: Projection;
   readonly up: Projection;
   readonly down: Projection;
+  /** Replaces the block's output h[B,T,d], residual included, position by position; null: the block returns h. */
+  readonly output: ((ops: Ops, h: Tensor) => Tensor) | null;
 }
 
 /** The key-value cache of one layer, [B,S,n_kv,c] each. */
@@ -136,6 +138,7 @@ export function blockWeights(shape: BlockShape, store: ParamStore, prefix = ""):
     gate: projection(PROJECTIONS.gate),
     up: projection(PROJECTIONS.up),
     down: projection(PROJECTIONS.down),
+    output: null,
   };
 }
 
@@ -258,5 +261,6 @@ function attentionHalf(
 
 function feedForwardHalf(ops: Ops, shape: BlockShape, weights: BlockWeights, x: Tensor): Tensor {
   const h = ops.rmsNorm(x, weights.postNorm, { eps: shape.rmsNormEps });
-  return ops.add(x, weights.down(ops, ops.siluMul(weights.gate(ops, h), weights.up(ops, h))));
+  const y = ops.add(x, weights.down(ops, ops.siluMul(weights.gate(ops, h), weights.up(ops, h))));
+  return weights.output ? weights.output(ops, y) : y;
 }
