@@ -141,6 +141,14 @@ function refuseName({ name, attrs: defaults }: AnyOpRow, key: string): SidenetEr
   );
 }
 
+function refuseAttrs({ name, attrs: defaults }: AnyOpRow, attrs: unknown): SidenetError {
+  const [example] = Object.entries(defaults).map(
+    ([key, value]) => ` such as { ${key}: ${JSON.stringify(value)} }`,
+  );
+  const wanted = `an object${example ?? ""}`;
+  return new SidenetError("T-ATTR", `${name}: attributes are ${JSON.stringify(attrs)}, wanted ${wanted}.`);
+}
+
 const typeName = (value: unknown): string =>
   value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
 
@@ -151,10 +159,11 @@ function typesOf({ attrs, nullable }: AnyOpRow, key: string): string[] {
 }
 
 /**
- * The attributes that a caller set; undefined ones keep their defaults. Throws `T-ATTR` for an unknown attribute, or one of another
- * type than its default, since JavaScript would compute with "2", true or null.
+ * The attributes that a caller set; undefined ones keep their defaults. Throws `T-ATTR` for anything but an object, for an unknown
+ * attribute, or one of another type than its default, since JavaScript would compute with "2", true or null.
  */
 function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
+  if (typeof attrs !== "object") throw refuseAttrs(row, attrs);
   let given = attrs;
   for (const key in attrs) {
     if (!(key in row.attrs)) throw refuseName(row, key);
