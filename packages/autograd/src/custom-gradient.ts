@@ -52,16 +52,17 @@ export function customGradient(ops: Ops, rule: CustomGradient, inputs: readonly 
         isFresh: false,
         pull: (ruleOps, dy, saved, tracked) => {
           const wanted = inputs.map((_, i) => tracked.includes(i));
-          const gradients = rule.pull(ruleOps, dy, saved, wanted);
-          return tracked.map((i) => gradients[i] ?? raise(refuse(`its pull has no gradient of input ${i}`)));
+          const gradients = rule.pull(ruleOps, dy, saved, wanted) as ReturnType<typeof rule.pull> | undefined;
+          return tracked.map((i) => {
+            const gradient = gradients?.[i];
+            if (!gradient) throw refuse(`its pull has no gradient of input ${i}`);
+            if (gradient.disposed) throw refuse(`its pull freed the gradient of input ${i}`);
+            return gradient;
+          });
         },
       });
       return y;
     },
     { label: rule.name },
   );
-}
-
-function raise(error: Error): never {
-  throw error;
 }

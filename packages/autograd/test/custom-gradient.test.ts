@@ -54,6 +54,11 @@ async function gradientsOf(
   return { values, savedBytes };
 }
 
+function freed(tensor: Tensor): Tensor {
+  tensor.dispose();
+  return tensor;
+}
+
 describe("customGradient", () => {
   it("has right gradients, with ops of a device, a tape, and a checkpoint", async () => {
     const values = new TestRandom(1).awayFromZero(12, 0.1);
@@ -231,6 +236,8 @@ describe("customGradient", () => {
     });
     for (const [pull, code, text] of [
       [() => [], "A-CUSTOM", "no gradient of input 0"],
+      [() => undefined as unknown as Tensor[], "A-CUSTOM", "no gradient of input 0"],
+      [(ops: Ops, dy: Tensor) => [freed(ops.neg(dy)), dy], "A-CUSTOM", "freed the gradient of input 0"],
       [(ops: Ops, dy: Tensor) => [ops.sum(dy), dy], "A-RULE", "[]"],
       [(_: Ops, dy: Tensor) => [dy, device.zeros([3])], "A-RULE", "[3]"],
       [

@@ -105,6 +105,12 @@ describe("an attribute", () => {
     );
     expect(messageOf(() => loose(device).add(x, x, { alpha: 2 }))).toContain("it takes none");
     expect(messageOf(() => loose(device).add(x, x, x))).toContain("no further operand");
+    expect(messageOf(() => loose(device).gelu(x, { form: "fast" }))).toContain(
+      'form "fast" is neither "erf" nor "tanh"',
+    );
+    expect(messageOf(() => loose(device).geluBackward(x, x, { form: "fast" }))).toContain(
+      'form "fast" is neither',
+    );
     for (const value of [2, "tanh", true]) {
       expect(messageOf(() => loose(device).scale(x, value))).toBe(
         `[T-ATTR] scale: attributes are ${JSON.stringify(value)}, wanted an object such as { factor: 1 }.`,

@@ -85,10 +85,14 @@ const GELU_BACKWARD_WGSL: Readonly<Record<GeluForm, string>> = {
 const cdfOf = (x: number): number => 0.5 * (1 + erf(x / Math.SQRT2));
 const innerOf = (x: number): number => GELU_SCALE * (x + GELU_CUBE * x ** 3);
 
+const checkForm = ({ form }: { form: GeluForm }): string | null =>
+  Object.hasOwn(GELU_WGSL, form) ? null : `form ${JSON.stringify(form)} is neither "erf" nor "tanh"`;
+
 export const gelu = unary({
   name: "gelu",
   doc: 'y = x Φ(x), Φ the normal distribution; form "tanh": x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))',
   attrs: { form: "erf" as GeluForm },
+  check: checkForm,
   wgsl: ({ form }) => GELU_WGSL[form],
   f: (x, { form }) => (form === "erf" ? x * cdfOf(x) : 0.5 * x * (1 + Math.tanh(innerOf(x)))),
   flops: 20,
@@ -102,6 +106,7 @@ export const geluBackward: OpRow<"dy[N..] x[N..] -> dx[N..]", { form: GeluForm }
   doc: "dx = dy · gelu'(x): Φ(x) + x φ(x), or the derivative of the tanh form",
   sig: "dy[N..] x[N..] -> dx[N..]",
   attrs: { form: "erf" as GeluForm },
+  check: (_, attrs) => checkForm(attrs),
   reference({ dy, x, dx }, _, { form }) {
     for (let i = 0; i < x.length; i++) {
       if (form === "erf") {

@@ -141,6 +141,8 @@ export interface UnaryRow<A extends object> {
   readonly doc: string;
   /** Every attribute, with its default. */
   readonly attrs?: A;
+  /** Describes what is wrong with attributes of the right types, or null. */
+  readonly check?: (attrs: A) => string | null;
   /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are the values of `scalars`. */
   readonly wgsl: string | ((attrs: A) => string);
   /** The values of `p.scalar` and `p.other` in the WGSL text. Default 0. */
@@ -168,6 +170,7 @@ export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, 
     doc: row.doc,
     sig: "x[N..] -> y[N..]",
     attrs: row.attrs ?? ({} as A),
+    check: (_, attrs) => row.check?.(attrs) ?? null,
     reference({ x, y }, _, attrs) {
       for (let i = 0; i < x.length; i++) y[i] = row.f(x[i], attrs);
     },
