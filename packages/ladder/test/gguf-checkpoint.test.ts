@@ -1,4 +1,3 @@
-import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
@@ -9,6 +8,7 @@ import { modelConfigFromGguf } from "../src/formats/gguf-config.ts";
 import { huggingFaceName } from "../src/formats/gguf-names.ts";
 import { concatBytes } from "../src/formats/safetensors-write.ts";
 import { ropeFrequencies } from "../src/model/rope-tables.ts";
+import { codeOf } from "./code-of.ts";
 import {
   buildGguf,
   type Field,
@@ -21,15 +21,6 @@ import {
 } from "./gguf-builder.ts";
 
 const read = (bytes: Uint8Array) => readGguf(memorySource(bytes, "test.gguf"));
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error.code;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
-}
 
 describe("a checkpoint from a GGUF", () => {
   const open = async (spec: GgufSpec) => {

@@ -6,6 +6,7 @@ import { type GgufValue, readGguf } from "../src/formats/gguf.ts";
 import { checkpointFromGguf } from "../src/formats/gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "../src/formats/gguf-config.ts";
 import { encodeGgufHeader, ggufStrings } from "../src/formats/gguf-write.ts";
+import { codeOf } from "./code-of.ts";
 import {
   buildGguf,
   type Field,
@@ -19,15 +20,6 @@ import {
 } from "./gguf-builder.ts";
 
 const read = (bytes: Uint8Array) => readGguf(memorySource(bytes, "test.gguf"));
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error.code;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
-}
 
 /** Everything a user would do with a file: config, names, values. */
 async function readAll(bytes: Uint8Array): Promise<void> {

@@ -6,6 +6,7 @@ import { type Checkpoint, requireTensor } from "../src/formats/checkpoint.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
 import { openSafetensorsShards } from "../src/formats/safetensors-shards.ts";
 import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
+import { codeOf } from "./code-of.ts";
 
 const shape = fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 3 });
 const sizeOf = (extents: readonly number[]) => extents.reduce((product, n) => product * n, 1);
@@ -33,15 +34,6 @@ function fileOf(header: string | object, data = new Uint8Array(0)): Uint8Array {
   const head = new Uint8Array(8);
   new DataView(head.buffer).setBigUint64(0, BigInt(json.length), true);
   return concatBytes([head, json, data]);
-}
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error.code;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
 }
 
 /** Reads everything; only SidenetErrors may come out. */

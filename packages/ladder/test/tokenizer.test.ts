@@ -1,10 +1,10 @@
-import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { readGguf } from "../src/formats/gguf.ts";
 import { tokenizerFromGguf } from "../src/formats/gguf-tokenizer.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
+import { codeOf } from "./code-of.ts";
 import { buildGguf, type Field, numbers, strings } from "./gguf-builder.ts";
 
 /** The printable characters that byte-level BPE writes for the bytes 0..255. */
@@ -39,15 +39,6 @@ function byteLevel(pre: string, more: Record<string, Field> = {}): Record<string
 
 async function tokenizerOf(metadata: Record<string, Field>): Promise<Tokenizer> {
   return tokenizerFromGguf(await readGguf(memorySource(buildGguf({ metadata }), "test.gguf")));
-}
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error.code;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
 }
 
 const text = fc.oneof(
