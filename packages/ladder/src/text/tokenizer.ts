@@ -105,8 +105,9 @@ function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: 
 }
 
 /**
- * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`; `name` appears in error messages, and
- * `moreEosIds` end a text too, as the ids in a model's `generation_config.json` do. Decoding does not "clean up" spaces, so it returns the text that was encoded. Throws `L-TOKENIZER`.
+ * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`. `name` appears in error messages;
+ * `moreEosIds` end a text besides the tokenizer's own, as the ids in a model's `generation_config.json` do. Decoding does not
+ * "clean up" spaces, so it returns the text that was encoded. Throws `L-TOKENIZER`.
  */
 export function loadTokenizer(
   json: unknown,

@@ -48,7 +48,7 @@ function checkHeader(header: readonly string[], path: string): string[] {
   if (twice === undefined) return [...header];
   throw new SidenetError(
     "L-DATA",
-    `${path} has several columns ${JSON.stringify(twice)}. The first line names the columns, each in its own way: rename them.`,
+    `${path} has several columns ${JSON.stringify(twice)}. Give each column a name of its own in the first line.`,
   );
 }
 
