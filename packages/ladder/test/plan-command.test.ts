@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { sidenet } from "./capture.ts";
+import { writeTinyFiles } from "./tiny-run.ts";
 
 let folder = "";
 beforeAll(async () => {
@@ -102,6 +103,34 @@ describe("sidenet plan", () => {
       ["head", "qlora"].map((method) => ({ method, context })),
     );
     expect(plans.map(({ method, context }) => ({ method, context }))).toEqual(wanted);
+  });
+
+  it("plans the peak of a run that accumulates gradients, to the byte", async () => {
+    const files = await writeTinyFiles(folder);
+    const shared = [
+      "--model",
+      files.model,
+      "--method",
+      "lora",
+      "--device",
+      "cpu",
+      "--batch-size",
+      "2",
+      "--json",
+    ];
+    const data = ["--data", files.data, "--held-out", "4", "--steps", "1", "--sample-tokens", "0"];
+    const peaks: unknown[] = [];
+    for (const batches of ["1", "3"]) {
+      const accumulation = ["--gradient-accumulation", batches];
+      const output = ["--output", join(folder, `run-${batches}`)];
+      const run = (await sidenet("train", ...shared, ...data, ...accumulation, ...output)).json();
+      const plan = (await sidenet("plan", ...shared, ...accumulation, "--context", "32")).json();
+      expect(run.tokens).toBe(2 * 32 * Number(batches));
+      expect(plan.peak_bytes_by_category).toEqual(run.peak_bytes_by_category);
+      expect(plan.flops).toBe(run.flops);
+      peaks.push(plan.peak_bytes);
+    }
+    expect(peaks[1]).toBeGreaterThan(peaks[0] as number);
   });
 
   it("reads a config.json and nothing else", async () => {

@@ -71,6 +71,7 @@ function drawStep(pick: TestRandom): { config: ModelConfig; options: MethodStep 
     },
     batchSize: pick.int(1, 3),
     context: pick.int(2, 40),
+    gradientAccumulation: pick.oneOf([1, 2, 3]),
   };
   return { config, options };
 }

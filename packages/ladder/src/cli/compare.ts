@@ -122,6 +122,7 @@ async function comparePlans(
     ...options,
     device: options.device === "auto" ? ("meta" as const) : options.device,
     batchSize: options.batchSize ?? 1,
+    gradientAccumulation: 1,
   };
   const config = await openPlannedConfig(options.model);
   const device = await plannedDevice(report, flags);

@@ -2,7 +2,7 @@
 import { CATEGORIES, type Device, type DeviceProfile, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
-import { BINDING_LIMITS, type LargeBuffer, type Plan, planStep } from "../training/plan.ts";
+import { BINDING_LIMITS, type LargeBuffer, type Plan, type PlanOptions, planStep } from "../training/plan.ts";
 import { withDevice } from "./device.ts";
 import type { MemoryFlags, SizeFlags, WeightChoice } from "./method-options.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
@@ -20,6 +20,22 @@ export interface PlanFlags extends SizeFlags, MemoryFlags {
   readonly dtype: WeightChoice;
   readonly bindingLimit?: number;
   readonly adapterClass: DeviceProfile["adapterClass"];
+}
+
+/** The flags of a step to plan, where each has a value. */
+export interface StepFlags extends PlanFlags {
+  readonly batchSize: number;
+  readonly gradientAccumulation: number;
+}
+
+/** The step that a variant stands for, without its context. */
+export function stepOf(
+  variant: Variant,
+  flags: StepFlags,
+  device: PlannedDevice,
+): Omit<PlanOptions, "context"> {
+  const { batchSize, gradientAccumulation } = flags;
+  return { ...settingsOf(variant, flags, device), batchSize, gradientAccumulation, profile: device.profile };
 }
 
 /** Bindings of NVIDIA's driver; most GPUs have as much or more. */
@@ -95,16 +111,15 @@ export function planAll(
   config: ModelConfig,
   variants: readonly Variant[],
   contexts: readonly number[],
-  flags: PlanFlags & { readonly batchSize: number },
+  flags: StepFlags,
   device: PlannedDevice,
 ): (PlanRow | FailedRow)[] {
   const several = variants.length * contexts.length > 1;
   return contexts.flatMap((context) =>
     variants.map((variant): PlanRow | FailedRow => {
       try {
-        const settings = settingsOf(variant, flags, device);
-        const options = { ...settings, batchSize: flags.batchSize, context, profile: device.profile };
-        return planJson(variant, context, planStep(config, options), config);
+        const plan = planStep(config, { ...stepOf(variant, flags, device), context });
+        return planJson(variant, context, plan, config);
       } catch (error) {
         if (!several || !(error instanceof SidenetError)) throw error;
         return failedRow(variant, context, error);

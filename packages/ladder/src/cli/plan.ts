@@ -24,11 +24,13 @@ import {
   planJson,
   plannedDevice,
   planTable,
+  type StepFlags,
+  stepOf,
 } from "./plan-rows.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
-import { parseVariant, settingsOf, type Variant } from "./variants.ts";
+import { parseVariant, type Variant } from "./variants.ts";
 
 interface PlanCommand extends PlanFlags {
   readonly model: string;
@@ -37,6 +39,7 @@ interface PlanCommand extends PlanFlags {
   readonly context?: readonly number[];
   readonly batchSize?: number;
   readonly batch?: number;
+  readonly gradientAccumulation: number;
   readonly memory?: number;
   readonly memoryTimeline?: string;
 }
@@ -70,6 +73,7 @@ export function definePlan(program: Command, session: Session): void {
     .option("--context <n...>", "tokens per row (default: 2048)", listOf(positiveInteger))
     .option("--batch-size <n>", "rows per step (default: 1)", positiveInteger)
     .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
+    .option("--gradient-accumulation <n>", "batches per optimizer step", positiveInteger, 1)
     .option(
       "--memory <size>",
       "find the longest context that fits into this memory, such as 12GB or 16GiB, for each method",
@@ -125,7 +129,8 @@ async function plan(report: Report, command: PlanCommand): Promise<Outcome> {
     command.memory !== undefined && !command.context
       ? []
       : planAll(config, variants, contexts, flags, device);
-  report.print(`${command.model}, batch ${flags.batchSize}, on ${device.label}`);
+  const batches = flags.gradientAccumulation === 1 ? "" : ` x ${flags.gradientAccumulation} a step`;
+  report.print(`${command.model}, batch ${flags.batchSize}${batches}, on ${device.label}`);
   if (rows.length > 0) {
     report.print(`\n${planTable(rows)}`);
     printIf(report, contextNote(rows, config));
@@ -136,14 +141,14 @@ async function plan(report: Report, command: PlanCommand): Promise<Outcome> {
   if (budget) printBudget(report, budget, config);
   if (command.memoryTimeline !== undefined) {
     const [variant, context] = [variants[0], budget?.longest.find(isFitted)?.context ?? contexts[0]];
-    const options = { ...settingsOf(variant, flags, device), batchSize: flags.batchSize, context };
-    const { timeline } = planStep(config, { ...options, profile: device.profile, timeline: true });
+    const { timeline } = planStep(config, { ...stepOf(variant, flags, device), context, timeline: true });
     await writeTimeline(command.memoryTimeline, timeline);
     report.note(`${command.memoryTimeline}: ${variant.name} at ${context} tokens, ${timeline.length} ops`);
   }
   const alone = rows.length === 1 ? rows[0] : {};
   const json = { ...alone, model: command.model, device: device.kind, adapter: device.label };
-  return { json: { ...json, batch_size: flags.batchSize, plans: rows, ...budget } };
+  const { batchSize: batch_size, gradientAccumulation: gradient_accumulation } = flags;
+  return { json: { ...json, batch_size, gradient_accumulation, plans: rows, ...budget } };
 }
 
 function printIf(report: Report, text: string): void {
@@ -190,14 +195,13 @@ const isFitted = (row: Fitted | Unfitted): row is Fitted => !("error" in row);
 function fitAll(
   config: ModelConfig,
   variants: readonly Variant[],
-  flags: PlanFlags & { readonly batchSize: number },
+  flags: StepFlags,
   device: PlannedDevice,
   memory: number,
 ): Budget {
   const longest = variants.map((variant): Fitted | Unfitted => {
     try {
-      const options = { ...settingsOf(variant, flags, device), batchSize: flags.batchSize };
-      const fit = longestContext(config, { ...options, profile: device.profile }, memory);
+      const fit = longestContext(config, stepOf(variant, flags, device), memory);
       if (fit.plan === null) {
         const least = Number.isFinite(fit.leastBytes) ? fit.leastBytes : null;
         const needs = least === null ? "" : `: it takes ${formatBytes(least)} at 64 tokens`;

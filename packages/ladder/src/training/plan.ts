@@ -22,7 +22,7 @@ import { Decoder } from "../model/decoder.ts";
 import type { FlopsByOp } from "./flop-counts.ts";
 import { type MemoryOptions, Trainer } from "./trainer.ts";
 
-/** One training step of a method on a batch of full rows. */
+/** One training step of a method on batches of full rows, as `makeBatch` makes them of unpacked records. */
 export interface StepOptions {
   /** A method of this library by its options, or a function that makes an adapter of your own. */
   readonly method: MethodOptions | ((decoder: Decoder) => Adapter);
@@ -33,6 +33,8 @@ export interface StepOptions {
   readonly batchSize: number;
   /** [T] Tokens of each row; may exceed the model's context. */
   readonly context: number;
+  /** Batches whose gradients are accumulated for one step. Default 1. */
+  readonly gradientAccumulation?: number;
   /** Record the memory of every op of the step. */
   readonly timeline?: boolean;
 }
@@ -122,7 +124,7 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
   try {
     const model = withoutContextLimit(config);
     using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
-    const { method, optimizer } = options;
+    const { method, optimizer, batchSize, context, gradientAccumulation = 1 } = options;
     using adapter = typeof method === "function" ? method(decoder) : makeAdapter(method, decoder, "planned");
     using trainer = new Trainer(decoder, adapter, {
       ...options.memory,
@@ -132,7 +134,8 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
     memory.resetPeak();
     const flops = device.flops;
     const stop = options.timeline ? recordTimeline(device) : () => [];
-    const { loss, norm } = trainer.dispatchStep(plannedBatch(options.batchSize, options.context));
+    const batch = plannedBatch(batchSize, context);
+    const { loss, norm } = trainer.dispatchStep(Array(gradientAccumulation).fill(batch));
     const timeline = stop();
     loss.dispose();
     norm.dispose();
@@ -146,7 +149,7 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
       restingBytes: memory.liveBytes,
       flops: device.flops - flops,
       flopsByOp: trainer.flops.byOp,
-      tokens: options.batchSize * options.context,
+      tokens: gradientAccumulation * batchSize * context,
       largeBuffers: [...large]
         .map(([label, sizeBytes]) => ({ label, sizeBytes }))
         .sort((a, b) => b.sizeBytes - a.sizeBytes),

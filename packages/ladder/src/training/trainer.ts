@@ -122,7 +122,7 @@ export class Trainer {
    * norm: where one is not finite, nothing is updated, since the update would make every parameter NaN.
    */
   async step(batches: LabeledBatch | readonly LabeledBatch[]): Promise<StepReport> {
-    const all: readonly LabeledBatch[] = "inputIds" in batches ? [batches] : batches;
+    const all = asList(batches);
     const learningRate = this.#options.learningRate(this.#step);
     const prepared = this.#prepare(all);
     try {
@@ -138,9 +138,9 @@ export class Trainer {
     }
   }
 
-  /** One update without waiting for the device. Loss and gradient norm, f32[] each, belong to the caller. */
-  dispatchStep(batch: LabeledBatch): { loss: Tensor; norm: Tensor } {
-    const prepared = this.#prepare([batch]);
+  /** The update of `step` without waiting for the device. Loss and gradient norm, f32[] each, belong to the caller. */
+  dispatchStep(batches: LabeledBatch | readonly LabeledBatch[]): { loss: Tensor; norm: Tensor } {
+    const prepared = this.#prepare(asList(batches));
     const { loss, norm } = prepared;
     try {
       this.#update(prepared, this.#options.learningRate(this.#step++));
@@ -242,6 +242,9 @@ export class Trainer {
     this.dispose();
   }
 }
+
+const asList = (batches: LabeledBatch | readonly LabeledBatch[]): readonly LabeledBatch[] =>
+  "inputIds" in batches ? [batches] : batches;
 
 const ADAMW_OPTIONS = ["betas", "eps", "weightDecay", "optimizerState"] as const;
 
