@@ -4,10 +4,10 @@ import type { Gradients } from "./backward.ts";
 /**
  * Norm of all gradients together and the factor that brings it down to `maxNorm`: min(1, maxNorm / (norm + 1e-6)), as in
  * PyTorch (methods.md, 6). Both are f32 scalars on the device, so nothing waits: pass `factor` to the optimizer as
- * `gradScale`. They belong to the innermost scope. Throws `A-CLIP` unless maxNorm > 0 and there is a gradient.
+ * `gradScale`. They belong to the innermost scope. Throws `A-CLIP` unless maxNorm >= 0 and there is a gradient.
  */
 export function clipGlobalNorm(gradients: Gradients, maxNorm: number): { factor: Tensor; norm: Tensor } {
-  if (!(maxNorm > 0)) throw new SidenetError("A-CLIP", `maxNorm is ${maxNorm}, wanted a number > 0.`);
+  if (!(maxNorm >= 0)) throw new SidenetError("A-CLIP", `maxNorm is ${maxNorm}, wanted a number >= 0.`);
   const [first] = gradients.values();
   if (first === undefined)
     throw new SidenetError("A-CLIP", "there are no gradients to clip: the map is empty.");

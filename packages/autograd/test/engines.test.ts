@@ -2,7 +2,7 @@
 import { CpuDevice, type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { Tape } from "../src/index.ts";
+import { clipGlobalNorm, Tape } from "../src/index.ts";
 import { C, decoderStep } from "./decoder-step.ts";
 import { expectNoLeaks, relativeError } from "./support.ts";
 
@@ -78,6 +78,27 @@ describe.each(ENGINES)("a step on %s agrees with the reference", (_, open) => {
       expectClose(await decoderStep(device), want, 2e-5);
       expectNoLeaks(device);
     }
+  });
+
+  it("in a clipping bound of 0, which leaves nothing, and of infinity, which leaves all", async () => {
+    const norms = [];
+    for (const maxNorm of [0, Number.POSITIVE_INFINITY]) {
+      for (const size of [0, 3]) {
+        using parameter = device.zeros([1]);
+        using gradient = device.tensor([size], [1]);
+        const { factor, norm } = clipGlobalNorm(new Map([[parameter, gradient]]), maxNorm);
+        norms.push([await factor.item(), await norm.item()]);
+        factor.dispose();
+        norm.dispose();
+      }
+    }
+    expect(norms).toEqual([
+      [0, 0],
+      [0, 3],
+      [1, 0],
+      [1, 3],
+    ]);
+    expectNoLeaks(device);
   });
 
   it("where f16 and f32 meet", async (context) => {

@@ -242,11 +242,11 @@ describe("clipGlobalNorm", () => {
     await fc.assert(property, propertyRuns(20));
   });
 
-  it("refuses a bound that is not above 0, and an empty map, with A-CLIP", () => {
+  it("refuses a bound below 0, and an empty map, with A-CLIP", () => {
     const device = new CpuDevice();
     using parameter = device.zeros([2]);
     using gradient = device.zeros([2]);
-    for (const maxNorm of [0, -1, Number.NaN]) {
+    for (const maxNorm of [-1, Number.NaN]) {
       expectCode("A-CLIP", () => clipGlobalNorm(new Map([[parameter, gradient]]), maxNorm));
     }
     expectCode("A-CLIP", () => clipGlobalNorm(new Map(), 1));

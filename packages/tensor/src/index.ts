@@ -34,6 +34,7 @@ export {
   type Io,
   type KernelCall,
   type KernelContext,
+  type NumberRange,
   type OpDefinition,
   type OpMethod,
   type OpRow,

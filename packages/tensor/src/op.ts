@@ -94,6 +94,22 @@ export interface Closeness {
   readonly abs?: number;
 }
 
+/** The numbers that an attribute may be, both limits included. Default: every number that is finite in f32. */
+export interface NumberRange {
+  readonly least?: number;
+  readonly most?: number;
+  readonly whole?: boolean;
+}
+
+/** Infinity has a meaning too; NaN has none. */
+export const UNBOUNDED: NumberRange = { least: Number.NEGATIVE_INFINITY, most: Number.POSITIVE_INFINITY };
+/** A finite number, 0 or more. */
+export const NOT_NEGATIVE: NumberRange = { least: 0 };
+/** A whole number, 0 or more. */
+export const COUNT: NumberRange = { least: 0, whole: true };
+/** 32 bits. */
+export const WORD: NumberRange = { least: 0, most: 2 ** 32 - 1, whole: true };
+
 /** A random case for the property tests. */
 export interface Draw<A> {
   /** Extents by letter; a run `N..` takes a shape. */
@@ -122,6 +138,8 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   readonly attrs?: A;
   /** Attributes that may be null although their default is not. */
   readonly nullable?: readonly (keyof A & string)[];
+  /** Ranges of number attributes. One without a range may be any finite number. */
+  readonly ranges?: { readonly [K in keyof A]?: NumberRange };
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
   infer?(inputs: InputSpecs<Sig>, attrs: A): Inferred;
   /** Describes what is wrong with extents that the signature accepts, or null. `has` says which optional inputs are given. */

@@ -4,10 +4,8 @@ import {
   type Device,
   type DType,
   MetaDevice,
-  opNames,
   ParamStore,
   Random,
-  rowOf,
   type Shape,
   SidenetError,
   type Tensor,
@@ -30,95 +28,6 @@ function messageOf(body: () => unknown): string {
   }
   return "no error";
 }
-
-describe("an attribute", () => {
-  it("that is undefined has its default, for every op that has some", () => {
-    const device = new MetaDevice();
-    const withAttrs = opNames.filter((name) => Object.keys(rowOf(name).attrs).length > 0);
-    expect(withAttrs.length).toBeGreaterThan(20);
-    for (const name of withAttrs) {
-      const seen: object[] = [];
-      device.run = (_op, _inputs, attrs = {}) => {
-        seen.push(attrs);
-        return {};
-      };
-      const { signature, attrs } = rowOf(name);
-      const inputs = signature.inputs.map(() => null);
-      loose(device)[name](...inputs, Object.fromEntries(Object.keys(attrs).map((key) => [key, undefined])));
-      expect(seen, name).toEqual([{}]);
-    }
-  });
-
-  it("that is undefined changes no result", async () => {
-    const device = new CpuDevice();
-    using x = device.tensor([1, 2, 3], [1, 3]);
-    const given: { eps?: number } = {};
-    using plain = device.ops.rmsNorm(x);
-    // @ts-expect-error: allowed where exactOptionalPropertyTypes is off, as TypeScript has it by default
-    using norm = device.ops.rmsNorm(x, null, { eps: given.eps });
-    expect(await norm.read()).toEqual(await plain.read());
-  });
-
-  it("of another type is refused, where JavaScript would compute with it", () => {
-    const device = new CpuDevice();
-    using x = device.tensor([1], [1]);
-    const refused = (name: string, attrs: object) => messageOf(() => loose(device)[name](x, attrs).dispose());
-    expect(refused("scale", { factor: "2" })).toBe(
-      '[T-ATTR] scale: factor is "2", wanted a value of type number.',
-    );
-    expect(refused("scale", { factor: true })).toContain("factor is true, wanted a value of type number");
-    expect(refused("max", { axis: "0" })).toContain('axis is "0", wanted a value of type number');
-    expect(refused("cumsum", { reverse: 1 })).toContain("reverse is 1, wanted a value of type boolean");
-    expect(refused("reshape", { shape: 1 })).toContain("shape is 1, wanted a value of type array");
-    expect(refused("cast", { to: 16 })).toContain("to is 16, wanted a value of type string");
-    expect(refused("max", { axis: null })).toBe("no error");
-  });
-
-  it("that is a number is refused as null, for every op that has some, unless its row allows null", () => {
-    const device = new MetaDevice();
-    device.run = () => ({});
-    const kinds = { number: 0, null: 0 };
-    for (const name of opNames) {
-      const { signature, attrs, nullable = [] } = rowOf(name);
-      const inputs = signature.inputs.map(() => null);
-      for (const [key, fallback] of Object.entries(attrs)) {
-        const message = messageOf(() => loose(device)[name](...inputs, { [key]: null }));
-        if (fallback === null || nullable.includes(key)) {
-          expect(message, `${name}.${key}`).toBe("no error");
-          kinds.null++;
-        } else if (typeof fallback === "number") {
-          expect(message).toBe(`[T-ATTR] ${name}: ${key} is null, wanted a value of type number.`);
-          kinds.number++;
-        }
-      }
-    }
-    expect(kinds.number).toBeGreaterThan(20);
-    expect(kinds.null).toBeGreaterThan(3);
-    expect(rowOf("argmax").nullable).toEqual(["axis"]);
-  });
-
-  it("that the op does not have is named, with those that it has", () => {
-    const device = new CpuDevice();
-    using x = device.tensor([1], [1]);
-    expect(messageOf(() => loose(device).dropout(x, { p: 0.5 }))).toMatch(
-      /\[T-ATTR\] dropout has no attribute "p"; it has /,
-    );
-    expect(messageOf(() => loose(device).add(x, x, { alpha: 2 }))).toContain("it takes none");
-    expect(messageOf(() => loose(device).add(x, x, x))).toContain("no further operand");
-    expect(messageOf(() => loose(device).gelu(x, { form: "fast" }))).toContain(
-      'form "fast" is neither "erf" nor "tanh"',
-    );
-    expect(messageOf(() => loose(device).geluBackward(x, x, { form: "fast" }))).toContain(
-      'form "fast" is neither',
-    );
-    for (const value of [2, "tanh", true]) {
-      expect(messageOf(() => loose(device).scale(x, value))).toBe(
-        `[T-ATTR] scale: attributes are ${JSON.stringify(value)}, wanted an object such as { factor: 1 }.`,
-      );
-    }
-    expect(device.memory.liveCount).toBe(1);
-  });
-});
 
 describe("an operand", () => {
   it("that is no tensor is named", () => {

@@ -25,6 +25,7 @@ const PARTS = 2;
 
 const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / Math.sqrt(D);
 const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
+const ranges = { queryOffset: { whole: true } };
 
 const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExtents => ({
   B,
@@ -125,6 +126,7 @@ export const attention = defineOp({
     "and the log of Σ exp(score - maximum)",
   sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] segments?:i32[B,S] -> y[B,T,H,D] | lse:f32[B,T,H,P]",
   attrs,
+  ranges,
   check,
   infer: ([q]) => ({ outputs: [q, { shape: [...q.shape.slice(0, 3), PARTS], dtype: "f32" }] }),
   reference({ q, k, v, y, lse, ...mask }, dims, a) {
@@ -217,6 +219,7 @@ export const attentionBackwardQ = defineOp({
   doc: "dq[t,h] = scale · Σ_s p (dy·v[s] - dy·y) k[s], with p recomputed from lse",
   sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] segments?:i32[B,S] -> dq[B,T,H,D]",
   attrs,
+  ranges,
   check,
   reference(io, dims, a) {
     const { D } = dims;
@@ -238,6 +241,7 @@ export const attentionBackwardKV = defineOp({
   doc: "dk[s] = scale · Σ p (dy·v[s] - dy·y) q[t,h] and dv[s] = Σ p dy[t,h], over queries t to which s is visible and heads h of the group",
   sig: "dy[B,T,H,D] q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] y[B,T,H,D] lse:f32[B,T,H,P] keyMask?:u8[B,S] segments?:i32[B,S] -> dk[B,S,G,D] dv[B,S,G,D]",
   attrs,
+  ranges,
   check,
   reference(io, dims, a) {
     const { D } = dims;

@@ -20,13 +20,11 @@ export interface LossAttrs {
   readonly labelSmoothing: number;
 }
 
-/** Describes what is wrong with the attributes of a loss over V classes, or null. */
-export function checkLoss({ V }: Dims, { labelSmoothing }: LossAttrs): string | null {
-  if (V === 0) return "an empty vocabulary has no softmax";
-  return labelSmoothing >= 0 && labelSmoothing <= 1
-    ? null
-    : `labelSmoothing ${labelSmoothing} is not in 0 .. 1`;
-}
+/** Describes what is wrong with a loss over V classes, or null. */
+export const checkLoss = ({ V }: Dims): string | null =>
+  V === 0 ? "an empty vocabulary has no softmax" : null;
+
+export const LOSS_RANGES = { ignoreIndex: { whole: true }, labelSmoothing: { least: 0, most: 1 } };
 
 /**
  * Negative log-likelihood of one row of logits under its smoothed target. log Σ exp(logits) is two numbers, max + logSum with
@@ -185,6 +183,7 @@ export const crossEntropy = defineOp({
     "labelSmoothing s puts (1 - s) logits[target] + s mean(logits) in its place",
   sig: "logits[N,V] targets:i32[N] -> loss:f32[] | max:f32[N] logSum:f32[N]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0 },
+  ranges: LOSS_RANGES,
   check: checkLoss,
   reference({ logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex, labelSmoothing }) {
     let total = 0;
@@ -215,6 +214,7 @@ export const crossEntropyBackward = defineOp({
   doc: "dlogits = (softmax(logits) - (1 - s) onehot(target) - s / V) · dloss / number of scored rows; ignored rows are 0",
   sig: "dloss:f32[] logits[N,V] targets:i32[N] max:f32[N] logSum:f32[N] -> dlogits[N,V]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0 },
+  ranges: LOSS_RANGES,
   reference({ dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
     for (let n = 0; n < N; n++) {

@@ -3,7 +3,7 @@
 import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
 import { EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type KernelEntry, type OpRow } from "../op.ts";
+import { defineOp, type KernelContext, type KernelEntry, type NumberRange, type OpRow } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
@@ -141,7 +141,9 @@ export interface UnaryRow<A extends object> {
   readonly doc: string;
   /** Every attribute, with its default. */
   readonly attrs?: A;
-  /** Describes what is wrong with attributes of the right types, or null. */
+  /** Ranges of number attributes. One without a range may be any finite number. */
+  readonly ranges?: { readonly [K in keyof A]?: NumberRange };
+  /** Describes what is wrong with attributes of the right types and ranges, or null. */
   readonly check?: (attrs: A) => string | null;
   /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are the values of `scalars`. */
   readonly wgsl: string | ((attrs: A) => string);
@@ -170,6 +172,7 @@ export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, 
     doc: row.doc,
     sig: "x[N..] -> y[N..]",
     attrs: row.attrs ?? ({} as A),
+    ranges: row.ranges ?? {},
     check: (_, attrs) => row.check?.(attrs) ?? null,
     reference({ x, y }, _, attrs) {
       for (let i = 0; i < x.length; i++) y[i] = row.f(x[i], attrs);

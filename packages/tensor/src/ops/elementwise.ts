@@ -1,7 +1,7 @@
 import { broadcastShape, broadcastSource } from "../broadcasting.ts";
 import { type DType, EPS } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp } from "../op.ts";
+import { defineOp, UNBOUNDED } from "../op.ts";
 import { sameShape, sizeOf } from "../shape.ts";
 import {
   binary,
@@ -186,6 +186,7 @@ export const clamp = unary({
   name: "clamp",
   doc: "y = x clamped to min .. max; null means no bound",
   attrs: { min: null as number | null, max: null as number | null },
+  ranges: { min: UNBOUNDED, max: UNBOUNDED },
   wgsl: "return clamp(x, vec4<f32>(p.scalar), vec4<f32>(p.other));",
   scalars: ({ min, max }) => [min ?? -FAR, max ?? FAR],
   f: (x, { min, max }) => Math.min(Math.max(x, min ?? -FAR), max ?? FAR),
@@ -244,6 +245,7 @@ export const fill = defineOp({
   doc: "x = value, in place",
   sig: "x![N..] ->",
   attrs: { value: 0 },
+  ranges: { value: UNBOUNDED }, // a mask is filled with -Infinity
   reference({ x }, _, { value }) {
     x.fill(value);
   },

@@ -3,7 +3,7 @@
  * property tests, docs) iterates over this object.
  */
 import { SidenetError } from "../errors.ts";
-import type { AnyOpRow, OpMethod, OpsOf } from "../op.ts";
+import type { AnyOpRow, NumberRange, OpMethod, OpsOf } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import * as activations from "./activations.ts";
 import { attention, attentionBackwardKV, attentionBackwardQ } from "./attention.ts";
@@ -158,9 +158,20 @@ function typesOf({ attrs, nullable }: AnyOpRow, key: string): string[] {
   return [typeName(attrs[key]), ...(nullable?.includes(key) ? ["null"] : [])];
 }
 
+const F32_MAX = (2 - 2 ** -23) * 2 ** 127;
+
+/** Throws `T-ATTR` for a number out of the attribute's range. NaN is out of every range. */
+function checkRange({ name, ranges }: AnyOpRow, key: string, value: number): void {
+  const { least = -F32_MAX, most = F32_MAX, whole = false }: NumberRange = ranges?.[key] ?? {};
+  if (value >= least && value <= most && !(whole && !Number.isInteger(value))) return;
+  const kind = whole ? "a whole number" : Number.isFinite(most) ? "a finite number" : "a number";
+  const limits = most < F32_MAX ? ` from ${least} to ${most}` : least > -F32_MAX ? ` >= ${least}` : "";
+  throw new SidenetError("T-ATTR", `${name}: ${key} is ${value}, wanted ${kind}${limits}.`);
+}
+
 /**
  * The attributes that a caller set; undefined ones keep their defaults. Throws `T-ATTR` for anything but an object, for an unknown
- * attribute, or one of another type than its default, since JavaScript would compute with "2", true or null.
+ * attribute, or one of another type than its default, since JavaScript would compute with "2", true or null, or out of its range.
  */
 function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): object {
   if (typeof attrs !== "object") throw refuseAttrs(row, attrs);
@@ -169,7 +180,10 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
     if (!(key in row.attrs)) throw refuseName(row, key);
     if (attrs[key] !== undefined) {
       const wanted = typesOf(row, key);
-      if (wanted.includes(typeName(attrs[key]))) continue;
+      if (wanted.includes(typeName(attrs[key]))) {
+        if (typeof attrs[key] === "number") checkRange(row, key, attrs[key]);
+        continue;
+      }
       const value = JSON.stringify(attrs[key]);
       throw new SidenetError(
         "T-ATTR",

@@ -1,5 +1,5 @@
 import { EPS } from "../dtype.ts";
-import { defineOp } from "../op.ts";
+import { defineOp, NOT_NEGATIVE } from "../op.ts";
 import { runNorm, runNormBackwardGain, runNormBackwardX } from "./norm.ts";
 import { drawRows } from "./row-groups.ts";
 
@@ -8,6 +8,7 @@ export const layerNorm = defineOp({
   doc: "y = (x - mean) · rstd · gain + bias over the last axis, rstd = 1 / sqrt(mean((x - mean)²) + eps); without a gain, 1",
   sig: "x[N..,C] gain?[C] bias?[C] -> y[N..,C] | mean:f32[N..] rstd:f32[N..]",
   attrs: { eps: 1e-5 },
+  ranges: { eps: NOT_NEGATIVE },
   reference({ x, gain, bias, y, mean, rstd }, { N, C }, { eps }) {
     for (let n = 0; n < N; n++) {
       const at = n * C;

@@ -1,5 +1,5 @@
 import { SidenetError } from "../errors.ts";
-import { defineOp } from "../op.ts";
+import { COUNT, defineOp } from "../op.ts";
 import { formatShape, type Shape } from "../shape.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
 import { byRows, copyRange } from "./copy-range.ts";
@@ -128,10 +128,9 @@ export const cacheWrite = defineOp({
   doc: "writes x into the cache at positions offset .. offset + T, in place: appends to a key-value cache",
   sig: "cache![B,S,C..] x[B,T,C..] ->",
   attrs: { offset: 0 },
+  ranges: { offset: COUNT },
   check: ({ S, T }, { offset }) =>
-    offset >= 0 && offset + T <= S
-      ? null
-      : `positions ${offset} .. ${offset + T} are not within a cache of S=${S}`,
+    offset + T <= S ? null : `positions ${offset} .. ${offset + T} are not within a cache of S=${S}`,
   reference({ cache, x }, { B, S, T, C }, { offset }) {
     for (let b = 0; b < B; b++) {
       for (let i = 0; i < T * C; i++) cache[(b * S + offset) * C + i] = x[b * T * C + i];

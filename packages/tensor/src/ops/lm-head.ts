@@ -5,8 +5,7 @@
  */
 
 import { EPS, elementBytes, type HostArray } from "../dtype.ts";
-import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
+import { COUNT, defineOp, type KernelContext, NOT_NEGATIVE, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
@@ -14,6 +13,7 @@ import {
   checkLoss,
   countScored,
   drawTargets,
+  LOSS_RANGES,
   type LossAttrs,
   rowLoss,
   runLogitGradients,
@@ -30,6 +30,7 @@ import { isPanels, operandWindow, type Panels } from "./panels.ts";
  * at least 256, that make one block of logits. 0: the best for the device.
  */
 export const CHUNKS = { chunkTokens: 0, chunkBytes: 0, blockColumns: 0 };
+export const CHUNK_RANGES = { chunkTokens: COUNT, chunkBytes: NOT_NEGATIVE, blockColumns: COUNT };
 const CHUNK_BYTES = 2 ** 25;
 /**
  * On a GPU, chunks are whole blocks of 128 rows of the matmul kernels, unless the logits of one block take more than this. A chunk of
@@ -60,16 +61,9 @@ function wantedTokens(
   return 4 * V * GPU_ROWS <= GPU_BYTES ? GPU_ROWS : wanted;
 }
 
-/** Ranges of tokens whose logits fit the workspace. Throws `T-ATTR` for an option that is not a count. */
-export function tokenChunks(h: Tensor, V: number, { chunkBytes, ...counts }: typeof CHUNKS): RowRange[] {
-  for (const [name, count] of Object.entries(counts)) {
-    if (count < 0 || !Number.isInteger(count))
-      throw new SidenetError("T-ATTR", `lmHeadLoss: ${name} ${count} is not a whole number >= 0.`);
-  }
-  if (!(chunkBytes >= 0)) {
-    throw new SidenetError("T-ATTR", `lmHeadLoss: chunkBytes ${chunkBytes} is not a number >= 0.`);
-  }
-  const wanted = wantedTokens(h.device.profile, V, { ...counts, chunkBytes });
+/** Ranges of tokens whose logits fit the workspace. */
+export function tokenChunks(h: Tensor, V: number, chunks: typeof CHUNKS): RowRange[] {
+  const wanted = wantedTokens(h.device.profile, V, chunks);
   const N = h.shape[0];
   const step = BINDING_ALIGNMENT / elementBytes(h.dtype); // windows of h and dh start at aligned offsets
   const rows = Math.max(1, Math.floor(wanted / step)) * step;
@@ -227,6 +221,7 @@ export const lmHeadLoss = defineOp({
   doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
   sig: "h[N,C] w[V,C] targets:i32[N] -> loss:f32[] | dh[N,C]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
+  ranges: { ...LOSS_RANGES, ...CHUNK_RANGES },
   check: checkLoss,
   reference: (io, { N, C, V }, attrs) => referenceHeadLoss(io, { N, C, V }, attrs),
   kernel: (k, { w: head, ...io }, { N, C, V }, attrs) => runHeadLoss(k, { ...io, head }, { N, C, V }, attrs),
@@ -242,6 +237,7 @@ export const lmHeadLossBackwardW = defineOp({
   doc: "dw = dloss · d loss / d w of lmHeadLoss, with the logits of each chunk recomputed",
   sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
+  ranges: { ...LOSS_RANGES, ...CHUNK_RANGES },
   reference({ dloss, h, w, targets, dw }, { N, C, V }, attrs) {
     const scored = Math.max(1, countScored(targets, attrs.ignoreIndex));
     forScoredRows({ h, w, targets }, { N, C, V }, attrs, (n, _, derivative) => {

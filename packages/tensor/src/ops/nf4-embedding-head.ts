@@ -4,11 +4,11 @@ import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
-import { checkLoss, drawTargets } from "./cross-entropy.ts";
+import { checkLoss, drawTargets, LOSS_RANGES } from "./cross-entropy.ts";
 import { referenceGather, runGather } from "./embedding.ts";
-import { CHUNKS, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
+import { CHUNK_RANGES, CHUNKS, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
 import { checkNf4, dequantizeNf4, drawNf4, type Nf4Operands } from "./nf4.ts";
-import { DEFAULTS, panelsOf } from "./nf4-linear.ts";
+import { DEFAULTS, PANEL_RANGES, panelsOf } from "./nf4-linear.ts";
 
 /** Throws `T-ATTR` for invalid extents, which come from attributes here, and what `checkNf4` throws. */
 function checkMatrix(
@@ -28,6 +28,7 @@ export const nf4Embedding = defineOp({
   doc: "y[n] = row ids[n] of a table [rows, width] in NF4; an id outside it gives a row of zeros",
   sig: "ids:i32[N..] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> y:f32[N..,C]",
   attrs: { rows: 0, width: 0, ...DEFAULTS },
+  ranges: PANEL_RANGES,
   infer: ([ids, codes, table, absmax, scales], { rows: V, width: C, ...attrs }) => {
     checkMatrix("nf4Embedding", [V, C], { codes, table, absmax, scales }, attrs);
     return {
@@ -62,6 +63,7 @@ export const nf4HeadLoss = defineOp({
   doc: "lmHeadLoss over a head [vocab, C] in NF4, of which at most a panel of rows is dequantized at a time",
   sig: "h:f32[N,C] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] targets:i32[N] -> loss:f32[] | dh:f32[N,C]",
   attrs: { vocab: 0, ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS, ...DEFAULTS },
+  ranges: { ...LOSS_RANGES, ...CHUNK_RANGES, ...PANEL_RANGES },
   check: checkLoss,
   infer: ([h, codes, table, absmax, scales], { vocab: V, block, nestedBlock, panelBytes }) => {
     checkMatrix(

@@ -1,6 +1,6 @@
 import { EPS, elementBytes } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type RowRange, rangesOf } from "../op.ts";
+import { defineOp, type KernelContext, NOT_NEGATIVE, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import { formatShape } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
@@ -33,6 +33,7 @@ interface Nf4Attrs extends Nf4Blocks {
 }
 
 export const DEFAULTS: Nf4Attrs = { ...NF4_BLOCKS, panelBytes: 0 };
+export const PANEL_RANGES = { panelBytes: NOT_NEGATIVE };
 
 /**
  * Default bytes of a panel. On a GPU it has to keep all cores busy: 32 MiB in f16; in f32 32 MiB together with the split-K workspace of
@@ -144,6 +145,7 @@ export const nf4Linear = defineOp({
   doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), of which at most a panel of rows is dequantized at a time",
   sig: "x[N..,I] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] bias?[O] -> y[N..,O]",
   attrs: { out: 0, ...DEFAULTS },
+  ranges: PANEL_RANGES,
   infer: ([x, codes, table, absmax, scales, bias], { out, ...attrs }) => {
     if (bias && bias.shape[0] !== out) {
       throw new SidenetError(
@@ -184,6 +186,7 @@ export const nf4LinearBackwardX = defineOp({
   doc: "dx = dy · w for nf4Linear; the weight never gets a gradient",
   sig: "dy[N..,O] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] -> dx[N..,I]",
   attrs: { in: 0, ...DEFAULTS },
+  ranges: PANEL_RANGES,
   infer: ([dy, codes, table, absmax, scales], { in: inner, ...attrs }) => ({
     outputs: [outputOf("nf4LinearBackwardX", dy, inner, { codes, table, absmax, scales }, attrs)],
     dims: { I: inner },

@@ -1,5 +1,5 @@
 import { EPS } from "../dtype.ts";
-import { defineOp, type KernelContext } from "../op.ts";
+import { defineOp, type KernelContext, NOT_NEGATIVE } from "../op.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
@@ -95,6 +95,7 @@ export const rmsNorm = defineOp({
   doc: "y = gain · x · rstd, rstd = 1 / sqrt(mean(x²) + eps) over the last axis; without a gain, 1 (methods.md, 1 and 2)",
   sig: "x[N..,C] gain?[C] -> y[N..,C] | rstd:f32[N..]",
   attrs: { eps: 1e-5 },
+  ranges: { eps: NOT_NEGATIVE },
   reference({ x, gain, y, rstd }, { N, C }, { eps }) {
     for (let n = 0; n < N; n++) {
       let sumSq = 0;

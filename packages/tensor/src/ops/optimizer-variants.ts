@@ -4,7 +4,7 @@ import { defineOp } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
 import { part, windows } from "./block-windows.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
-import { ADAMW_ATTRS, adamwParams, checkStep, drawAdamW } from "./optimizer.ts";
+import { ADAMW_ATTRS, ADAMW_RANGES, adamwParams, drawAdamW } from "./optimizer.ts";
 
 const { fround } = Math;
 
@@ -72,9 +72,8 @@ export const adamw8 = defineOp({
   doc: "adamw with 8-bit moments in blocks of 256: m = maps[mCode] · mMax, v = maps[256 + vCode] · vMax, in the dynamic maps of bitsandbytes",
   sig: "p!:f32[N..] mCodes!:u8[N..] vCodes!:u8[N..] mMax!:f32[B] vMax!:f32[B] maps:f32[L] g[N..] gradScale?:f32[] ->",
   attrs: ADAMW_ATTRS,
-  check: ({ N, B, L }, attrs) => {
-    const problem = checkStep(attrs);
-    if (problem) return problem;
+  ranges: ADAMW_RANGES,
+  check: ({ N, B, L }) => {
     if (L !== 512) return `maps has ${L} entries, two maps have 512`;
     return B === Math.ceil(N / STATE_BLOCK)
       ? null

@@ -20,8 +20,7 @@ export const accumulate = defineOp({
 export const ADAMW_ATTRS = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1 };
 type AdamWAttrs = typeof ADAMW_ATTRS;
 
-export const checkStep = ({ step }: AdamWAttrs): string | null =>
-  Number.isInteger(step) && step >= 1 ? null : `step ${step} is not a whole number >= 1`;
+export const ADAMW_RANGES = { step: { least: 1, whole: true } };
 
 /** The fields that the `Params` of both AdamW kernels have in common. */
 export const adamwParams = ({ lr, beta1, beta2, eps, weightDecay, step }: AdamWAttrs) => ({
@@ -46,7 +45,7 @@ export const adamw = defineOp({
   doc: "one AdamW step in place (methods.md, 6): m, v moments of g · gradScale; p ← p (1 - lr · weightDecay) - lr · m̂ / (√v̂ + eps)",
   sig: "p!:f32[N..] m!:f32[N..] v!:f32[N..] g[N..] gradScale?:f32[] ->",
   attrs: ADAMW_ATTRS,
-  check: (_, attrs) => checkStep(attrs),
+  ranges: ADAMW_RANGES,
   reference({ p, m, v, g, gradScale }, _, { lr, beta1, beta2, eps, weightDecay, step }) {
     for (let i = 0; i < p.length; i++) {
       const gi = g[i] * (gradScale ? gradScale[0] : 1);
@@ -109,6 +108,7 @@ export const clipFactor = defineOp({
   doc: "factor = min(1, maxNorm / (norm + 1e-6)) and norm = √sumSquares, as PyTorch's clip_grad_norm_",
   sig: "sumSquares:f32[] -> factor:f32[] norm:f32[]",
   attrs: { maxNorm: 1 },
+  ranges: { maxNorm: { least: 0, most: Number.POSITIVE_INFINITY } },
   reference({ sumSquares, factor, norm }, _, { maxNorm }) {
     norm[0] = Math.sqrt(sumSquares[0]);
     factor[0] = Math.min(1, maxNorm / (norm[0] + 1e-6));

@@ -3,7 +3,7 @@
  * of dropout recomputes its mask. Position i of stream s is word i of `new Random(seed, s)`.
  */
 import { EPS, type HostArray } from "../dtype.ts";
-import { defineOp, type KernelContext, type KernelEntry } from "../op.ts";
+import { defineOp, type KernelContext, type KernelEntry, NOT_NEGATIVE, WORD } from "../op.ts";
 import { isWord, philox } from "../random.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
@@ -20,13 +20,12 @@ interface Source {
 
 const SOURCE: Source = { seed: 0, stream: 0, offset: 0 };
 
-function sourceProblem({ seed, stream, offset }: Source): string | null {
-  if (!isWord(seed) || !isWord(stream))
-    return `seed ${seed} and stream ${stream} are not both from 0 to 2^32 - 1`;
-  return isWord(offset / WORDS) && offset / WORDS < 2 ** 31
+const SOURCE_RANGES = { seed: WORD, stream: WORD };
+
+const sourceProblem = ({ offset }: Source): string | null =>
+  isWord(offset / WORDS) && offset / WORDS < 2 ** 31
     ? null
     : `offset ${offset} is not a multiple of 4 below 2^33`;
-}
 
 /** Uniform numbers in (0, 1): the upper 23 bits of each word plus 1/2, exact in f32. */
 function uniformsOf(count: number, { seed, stream, offset }: Source): Float64Array {
@@ -71,6 +70,7 @@ export const uniform = defineOp({
   doc: "x = uniform numbers in (0, 1), never 0 or 1, in place; the same bits on every device",
   sig: "x!:f32[N..] ->",
   attrs: { ...SOURCE },
+  ranges: SOURCE_RANGES,
   check: (_, attrs) => sourceProblem(attrs),
   reference({ x }, { N }, attrs) {
     x.set(uniformsOf(N, attrs));
@@ -97,6 +97,7 @@ export const normal = defineOp({
   doc: "x = normal numbers of mean 0, in place, from the same random bits on every device; values may differ in the last bits",
   sig: "x!:f32[N..] ->",
   attrs: { ...SOURCE, deviation: 1 },
+  ranges: { ...SOURCE_RANGES, deviation: NOT_NEGATIVE },
   check: (_, attrs) => sourceProblem(attrs),
   reference({ x }, _, { deviation, ...source }) {
     normalsOf(x, deviation, source);
@@ -117,6 +118,7 @@ export const dropout = defineOp({
   doc: "y = 0 with probability rate, else x / (1 - rate); the mask is determined by seed, stream and offset and never stored",
   sig: "x[N..] -> y[N..]",
   attrs: { rate: 0, ...SOURCE },
+  ranges: SOURCE_RANGES,
   check: (_, { rate, ...source }) =>
     rate >= 0 && rate < 1 ? sourceProblem(source) : `rate ${rate} is not in 0 <= rate < 1`,
   reference({ x, y }, { N }, { rate, ...source }) {

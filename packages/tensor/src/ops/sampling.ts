@@ -1,5 +1,5 @@
 /** Chooses the next token: the most likely, or a random one that is the same on every device for the same seed. */
-import { defineOp } from "../op.ts";
+import { defineOp, WORD } from "../op.ts";
 import { isWord, philox } from "../random.ts";
 import type { TestRandom } from "../test-random.ts";
 
@@ -27,16 +27,10 @@ const DEFAULTS: SampleAttrs = {
 const MIN_TEMPERATURE = 1e-6;
 
 function sampleProblem(N: number, attrs: SampleAttrs): string | null {
-  const { temperature, topK, topP, minP, repetitionPenalty, seed, stream, offset } = attrs;
+  const { temperature, topP, offset } = attrs;
   if (!(temperature === 0 || (temperature >= MIN_TEMPERATURE && temperature <= 1e6)))
     return `temperature ${temperature} is neither 0 nor from ${MIN_TEMPERATURE} to 1e6`;
-  if (!isWord(topK)) return `topK ${topK} is not a whole number, 0 or more`;
   if (!(topP > 0 && topP <= 1)) return `topP ${topP} is not in 0 < topP <= 1`;
-  if (!(minP >= 0 && minP <= 1)) return `minP ${minP} is not in 0 <= minP <= 1`;
-  if (!(repetitionPenalty >= 1e-3 && repetitionPenalty <= 1e3))
-    return `repetitionPenalty ${repetitionPenalty} is not from 0.001 to 1000`;
-  if (!isWord(seed) || !isWord(stream))
-    return `seed ${seed} and stream ${stream} are not both from 0 to 2^32 - 1`;
   return isWord(offset) && offset + N <= 2 ** 32
     ? null
     : `offset ${offset} is not a whole number with all ${N} rows below 2^32`;
@@ -159,6 +153,10 @@ export const sampleLogits = defineOp({
     "together. The number of row n is word offset + n of (seed, stream), the same on every device",
   sig: "logits[N,V] recent?:i32[N,R] -> id:i32[N]",
   attrs: { ...DEFAULTS },
+  ranges: {
+    ...{ topK: WORD, minP: { least: 0, most: 1 }, repetitionPenalty: { least: 1e-3, most: 1e3 } },
+    ...{ seed: WORD, stream: WORD },
+  },
   check: ({ N, V }, attrs) =>
     V === 0 && N > 0 ? "there are no logits to choose from" : sampleProblem(N, attrs),
   reference({ logits, recent, id }, { N, V, R }, attrs) {
