@@ -1,10 +1,10 @@
 /** The backward pass over the records of a tape, from the last to the first. */
 import { type Device, sameShape, type Tensor } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, type TrackedValue } from "./gradient-slots.ts";
-import { refuseGradientShape } from "./refusals.ts";
+import { refuseChanged, refuseGradientShape } from "./refusals.ts";
 import { RuleOps } from "./rule-ops.ts";
 import type { Pull } from "./rules/grad-row.ts";
-import type { SavedTensor, SavedTensors } from "./saved-tensors.ts";
+import { isChanged, type SavedTensor, type SavedTensors } from "./saved-tensors.ts";
 
 /** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
 export type Gradients = Map<Tensor, Tensor>;
@@ -29,6 +29,16 @@ export function valuesBehind(root: TrackedValue, records: readonly RecordedOp[])
     if (reached.has(output)) for (const value of inputs.values()) reached.add(value);
   }
   return reached;
+}
+
+/** Throws `A-CHANGED` if a saved tensor was changed in place since. */
+function refuseChanges({ op, inputs, saved }: RecordedOp): void {
+  for (const [name, tensor] of saved) {
+    if (!tensor || !isChanged(tensor)) continue;
+    const { source } = tensor.kept;
+    const leaf = [...inputs.values()].find((value) => value.leaf?.tensor === source)?.leaf;
+    throw refuseChanged(op, name, leaf?.name ?? `${source}`);
+  }
 }
 
 /** One backward pass: it empties the list of records, and frees what each has saved as it goes. */
@@ -73,6 +83,7 @@ export class BackwardPass {
     const dy = this.#slots.take(record.output);
     try {
       if (dy) {
+        refuseChanges(record);
         const names = [...record.saved.keys()];
         this.#saved.open([...record.saved.values()], (tensors) =>
           this.#pull(record, dy, Object.fromEntries(names.map((name, i) => [name, tensors[i]]))),

@@ -33,9 +33,10 @@ export function checkpoint(ops: Ops, fn: Recomputed, inputs: readonly Tensor[]):
       const { y, saves } = runUnrecorded(ops, inputs, refuse, forward, captured);
       const leaves = [...captured].map((leaf) => [ops.leafName(leaf)!, leaf] as const);
       ops.recordFunction("checkpoint", [...inputs, ...captured], y, {
-        saves,
+        saves: [...saves, ...captured], // leaves are there anyway, but must not have changed
         isFresh: true,
-        pull: (_ops, dy, saved, tracked) => recompute(device, fn, saved, leaves, tracked, dy),
+        pull: (_ops, dy, saved, tracked) =>
+          recompute(device, fn, saved.slice(0, inputs.length), leaves, tracked, dy),
       });
       return y;
     },

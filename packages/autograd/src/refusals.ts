@@ -32,6 +32,13 @@ export const refuseInPlace = (op: string, input: string, why: string): SidenetEr
       "forward and backward passes.",
   );
 
+export const refuseChanged = (op: string, operand: string, tensor: string): SidenetError =>
+  new SidenetError(
+    "A-CHANGED",
+    `${op} saved its ${operand} (${tensor}), which was changed in place before the backward pass: the gradient would be that ` +
+      "of other values. Call backward before the update, or give the op a copy.",
+  );
+
 export const refuseGradientShape = (op: string, input: string, made: Shape, wanted: Shape): SidenetError =>
   new SidenetError(
     "A-RULE",

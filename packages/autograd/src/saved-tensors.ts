@@ -30,6 +30,8 @@ interface Kept {
   readonly format: SavedFormat;
   /** The tensor that was saved. */
   readonly source: Tensor;
+  /** The source's version when it was kept. */
+  readonly version: number;
   /** The source's bytes were accounted as "workspace", and as "saved" since. */
   readonly relabelled: boolean;
   /** Number of records that still need it. */
@@ -41,7 +43,20 @@ export interface SavedTensor {
   readonly kept: Kept;
   readonly shape: readonly number[];
   readonly sizeBytes: number;
+  /** Version of the values that the op of the record computed with. */
+  readonly version: number;
 }
+
+const keptOf = (
+  source: Tensor,
+  format: SavedFormat,
+  handles: readonly Tensor[],
+  relabelled: boolean,
+): Kept => ({ handles, format, source, version: source.version, relabelled, uses: 1 });
+
+/** Whether the values are no longer those that the op computed with. */
+export const isChanged = ({ kept, version }: SavedTensor): boolean =>
+  version !== (kept.format === "f32" ? kept.handles[0].version : kept.version);
 
 const bytesOf = ({ handles }: Kept): number =>
   handles.reduce((sum, { dtype, size }) => sum + sizeBytes(dtype, size), 0);
@@ -91,8 +106,8 @@ export class SavedTensors {
   /** Takes over a residual, which only the backward pass reads. */
   adopt(residual: Tensor): SavedTensor {
     this.#device.keep(residual, "saved");
-    const kept: Kept = { handles: [residual], format: "f32", source: residual, relabelled: false, uses: 1 };
-    return this.#saved(this.#add(residual, kept), residual);
+    const handles = [residual];
+    return this.#saved(this.#add(residual, keptOf(residual, "f32", handles, false)), residual);
   }
 
   /** Calls `body` with the saved tensors, decoded from their smaller copies where there are such. */
@@ -133,7 +148,7 @@ export class SavedTensors {
     if (format === "f32") {
       const relabelled = tensor.category === "workspace";
       if (relabelled) this.#device.categorize(tensor, "saved");
-      return { handles: [this.#device.retain(tensor)], format, source: tensor, relabelled, uses: 1 };
+      return keptOf(tensor, format, [this.#device.retain(tensor)], relabelled);
     }
     const { ops } = this.#device;
     const category = tensor.category === "rungs" ? "rungs" : "saved";
@@ -141,7 +156,7 @@ export class SavedTensors {
     for (const copy of copies) this.#device.keep(copy, category);
     // The copy is the rung from here on; the original is freed by its scope.
     if (category === "rungs") this.#device.categorize(tensor, "workspace");
-    return { handles: copies, format, source: tensor, relabelled: false, uses: 1 };
+    return keptOf(tensor, format, copies, false);
   }
 
   #decode({ kept: { handles, format }, shape }: SavedTensor): Tensor {
@@ -153,8 +168,8 @@ export class SavedTensors {
     });
   }
 
-  #saved(kept: Kept, { shape }: Tensor): SavedTensor {
-    return { kept, shape, sizeBytes: bytesOf(kept) };
+  #saved(kept: Kept, { shape, version }: Tensor): SavedTensor {
+    return { kept, shape, sizeBytes: bytesOf(kept), version };
   }
 
   #add(key: object, kept: Kept): Kept {

@@ -133,7 +133,8 @@ export class Tape {
    * tape has one backward pass.
    *
    * Throws `A-UNTRACKED`, `A-LOSS-SHAPE`, `A-UPSTREAM`, or `A-UNUSED` naming the leaves that the loss does not depend on,
-   * all before anything is computed; `A-TWICE` and `A-CLOSED`; and whatever an op throws, after which the tape is spent.
+   * all before anything is computed; `A-TWICE` and `A-CLOSED`; `A-CHANGED` for a saved tensor that was changed in place since,
+   * and whatever an op throws, after which the tape is spent.
    */
   backward(loss: Tensor, upstream: Tensor | null = null, options: BackwardOptions = {}): Gradients {
     if (this.#state === "spent") throw refuseSecondBackward();

@@ -193,6 +193,7 @@ export abstract class Device {
       );
     }
     if (this.holdsValues) this.write(tensor, values);
+    tensor.storage.version++;
   }
 
   /** A tensor of zeros. Throws `T-OUT-OF-MEMORY`, and `T-DTYPE` for a type that the device cannot store. */
@@ -293,6 +294,8 @@ export abstract class Device {
       );
       Object.assign(call.io, outputs);
       if (!row.view) this.#compute(call);
+      for (const operand of row.signature.inputs)
+        if (operand.updated) call.io[operand.name]!.storage.version++;
       this.onOp?.(name);
     } catch (error) {
       for (const output of Object.values(outputs)) output.dispose(`the failure of ${name}`);

@@ -13,6 +13,8 @@ export class Storage implements Allocation {
   handle: unknown = null;
   /** Number of tensors that share it. */
   references = 1;
+  /** Number of changes in place. */
+  version = 0;
 
   constructor(sizeBytes: number, label: string, category: Category) {
     this.sizeBytes = sizeBytes;
@@ -58,6 +60,11 @@ export class Tensor {
   /** A key for maps that is the same for all views of the same memory. */
   get memoryKey(): object {
     return this.storage;
+  }
+
+  /** How often ops and `assign` have changed its memory in place, through any view. Kernels of the caller's do not count. */
+  get version(): number {
+    return this.storage.version;
   }
 
   /** Whether this handle was freed; using it throws `T-USE-AFTER-FREE`. */
