@@ -1,6 +1,7 @@
 /** Model configurations from `config.json`. A field that changes the mathematics is either supported or refused by name. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type Rope, ropeFrom } from "./config-rope.ts";
 
 /** Model families. They differ in biases, norms of queries and keys, and sliding windows. */
@@ -178,16 +179,10 @@ function unsupported(name: string, text: string): never {
 }
 
 /** Throws `L-CONFIG` where a value has the wrong type. */
-function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, name: string): z.infer<Schema> {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) {
-    throw new SidenetError(
-      "L-CONFIG",
-      `${name}: ${z.prettifyError(parsed.error).replaceAll("\n", " ")}. Is it the config.json of a language model?`,
-    );
-  }
-  return parsed.data;
-}
+const parse = <Schema extends z.ZodType>(schema: Schema, value: unknown, name: string): z.infer<Schema> =>
+  checked(schema, value, (why) => {
+    return new SidenetError("L-CONFIG", `${name}: ${why}. Is it the config.json of a language model?`);
+  });
 
 function familyOf(raw: unknown, name: string): Family {
   const schema = z.looseObject({

@@ -4,6 +4,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ComparedRow } from "../bench/compare-reports.ts";
 import type { BenchReport, BenchRow } from "../bench/suite.ts";
+import { checked } from "../external-input.ts";
 import { fileError } from "./file-source.ts";
 import { readJsonFile } from "./json-file.ts";
 import { ASSETS, escapeHtml } from "./report.ts";
@@ -22,10 +23,9 @@ export type Baseline = z.infer<typeof schema>;
 
 /** Reads what `bench` wrote. Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, or `L-BENCH` when it is something else. */
 export async function readBaseline(path: string): Promise<Baseline> {
-  const parsed = schema.safeParse(await readJsonFile(path));
-  if (parsed.success) return parsed.data;
-  const why = z.prettifyError(parsed.error);
-  throw new SidenetError("L-BENCH", `${path} is not what bench --output or --json writes: ${why}`);
+  const refuse = (why: string) =>
+    new SidenetError("L-BENCH", `${path} is not what bench --output or --json writes: ${why}`);
+  return checked(schema, await readJsonFile(path), refuse);
 }
 
 /** The text of a WGSL file. Throws `L-FILE-MISSING` or `L-FILE`. */

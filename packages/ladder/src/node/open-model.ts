@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { type GgufFile, readGguf } from "../formats/gguf.ts";
 import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
@@ -117,11 +118,9 @@ async function eosIdsOf(folder: string, names: ReadonlySet<string>): Promise<num
   for (const file of [GENERATION_CONFIG, CONFIG]) {
     if (!names.has(file)) continue;
     const path = join(folder, file);
-    const parsed = eosSchema.safeParse(await readJsonFile(path));
-    if (!parsed.success) {
-      throw new SidenetError("L-CONFIG", `${path}: eos_token_id must be a token id or a list of them.`);
-    }
-    const { eos_token_id: ids } = parsed.data;
+    const refuse = () =>
+      new SidenetError("L-CONFIG", `${path}: eos_token_id must be a token id or a list of them.`);
+    const { eos_token_id: ids } = checked(eosSchema, await readJsonFile(path), refuse);
     if (ids != null) return [ids].flat();
   }
   return [];

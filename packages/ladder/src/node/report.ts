@@ -4,6 +4,7 @@ import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type EvalMetrics, isEvaluation, type StepMetrics } from "../training/metrics.ts";
 import type { StepProfile } from "../training/step-profile.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
@@ -63,21 +64,16 @@ async function readRun(folder: string, name: string): Promise<ReportedRun> {
 export async function readReportData(folder: string): Promise<ReportData> {
   const json = await readJsonFileIfExists(join(folder, "results.json"));
   if (json !== undefined) {
-    const parsed = resultsSchema.safeParse(json);
-    if (!parsed.success) {
-      const why = z.prettifyError(parsed.error);
-      throw new SidenetError(
-        "L-REPORT",
-        `${join(folder, "results.json")} is not what compare writes: ${why}.`,
-      );
-    }
+    const refuse = (why: string) =>
+      new SidenetError("L-REPORT", `${join(folder, "results.json")} is not what compare writes: ${why}.`);
+    const { model, results } = checked(resultsSchema, json, refuse);
     const runs: ReportedRun[] = [];
-    for (const summary of parsed.data.results) {
+    for (const summary of results) {
       const run = await readRun(join(folder, summary.method), summary.method);
       const { error } = summary; // of a method that failed, and has no summary then
       runs.push(error ? { ...run, failure: run.failure ?? error } : { ...run, summary });
     }
-    return { title: `${runs.length} methods on ${basename(parsed.data.model)}`, runs };
+    return { title: `${runs.length} methods on ${basename(model)}`, runs };
   }
   const run = await readRun(folder, basename(resolve(folder)));
   if (run.run === null && run.steps.length === 0) {
