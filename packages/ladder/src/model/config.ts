@@ -56,8 +56,8 @@ interface FamilyRule {
   readonly eosTokenId: number | null;
 }
 
-/** Defaults of the configuration classes of transformers 4 and 5. */
-const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
+/** Names and defaults of the configuration classes of transformers 4 and 5. */
+export const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
   llama: {
     architecture: "LlamaForCausalLM",
     numKeyValueHeads: null,
@@ -174,7 +174,8 @@ const quantizationSchema = z.looseObject({
   bnb_4bit_quant_storage: z.string().default("uint8"),
 });
 
-function unsupported(name: string, text: string): never {
+/** Throws `L-CONFIG-UNSUPPORTED`. */
+export function unsupported(name: string, text: string): never {
   throw new SidenetError("L-CONFIG-UNSUPPORTED", `${name}: ${text}`);
 }
 

@@ -212,7 +212,7 @@ function specialTokens(settings: TokenizerConfig): SpecialTokens {
 }
 
 /** Adds a chat template to a tokenizer. It is parsed on first use. */
-export function withChat(
+function withChat(
   tokenizer: Omit<Tokenizer, "chatTemplate" | "withChatTemplate">,
   source: string | null,
   special: SpecialTokens,
