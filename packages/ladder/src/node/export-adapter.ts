@@ -2,7 +2,6 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
-import type { WritableTensor } from "../formats/safetensors-write.ts";
 import { openAdapter, saveAdapter } from "./adapter-files.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
@@ -31,10 +30,7 @@ export interface ExportSummary {
   readonly files: readonly string[];
 }
 
-const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<
-  string,
-  WritableTensor["dtype"]
->;
+const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes an adapter's two files to a new folder, which appears whole or not at all, after loading it for its model: what is
