@@ -1,10 +1,9 @@
-import { readFile } from "node:fs/promises";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
-import { fileError } from "../node/file-source.ts";
+import { readText } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
@@ -70,15 +69,8 @@ export function defineGenerate(program: Command, session: Session): void {
 }
 
 async function promptsOf({ prompt = [], promptFile }: GenerateFlags): Promise<string[]> {
-  const prompts = [...prompt];
-  if (promptFile !== undefined) {
-    try {
-      const lines = (await readFile(promptFile, "utf8")).split(/\r?\n/);
-      prompts.push(...lines.filter((line) => line !== ""));
-    } catch (cause) {
-      throw fileError(promptFile, cause);
-    }
-  }
+  const lines = promptFile === undefined ? [] : (await readText(promptFile)).split(/\r?\n/);
+  const prompts = [...prompt, ...lines.filter((line) => line !== "")];
   if (prompts.length > 0) return prompts;
   throw new SidenetError(
     "C-USAGE",

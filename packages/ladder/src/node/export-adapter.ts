@@ -1,11 +1,10 @@
 /** A trained adapter on its way to other programs. */
-import { readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir } from "node:fs/promises";
 import type { Device } from "@sidenet/tensor";
 import { openAdapter, saveAdapter } from "./adapter-files.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
-import { checkOutput, writeFolderAtomic } from "./output-folder.ts";
+import { checkOutput, sizeOfFiles, writeFolderAtomic } from "./output-folder.ts";
 
 /** Which adapter is written, in what type, and where to. */
 export interface ExportOptions {
@@ -46,14 +45,13 @@ export async function exportAdapter(device: Device, options: ExportOptions): Pro
     return await writeFolderAtomic(output, async (folder) => {
       await saveAdapter(folder, adapter, base, DTYPES[type]);
       const files = (await readdir(folder)).sort();
-      const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
       return {
         output,
         format: "adapter",
         kind: adapter.side ? "ladder" : adapter.head ? "head" : "peft",
         method: adapter.method,
         parameters: adapter.parameters.count,
-        bytes: sizes.reduce((a, b) => a + b, 0),
+        bytes: await sizeOfFiles(folder, files),
         files,
       };
     });

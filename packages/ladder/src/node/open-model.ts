@@ -1,5 +1,5 @@
 /** A model from where a user keeps it: a folder, a GGUF file, a safetensors file or a hub id. */
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
@@ -13,7 +13,7 @@ import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { bundledModels, findBundledConfig, findBundledModel } from "./bundled-configs.ts";
-import { fileError, openFileSource } from "./file-source.ts";
+import { fileError, openFileSource, readText } from "./file-source.ts";
 import { downloadModel, type HubOptions, isHubId } from "./hub.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
@@ -141,7 +141,7 @@ async function readTokenizer(folder: string): Promise<Tokenizer> {
   const tokenizer = loadTokenizer(await readJsonFile(path), config, path, await eosIdsOf(folder, names));
   if (!names.has(CHAT_TEMPLATE)) return tokenizer;
   const template = join(folder, CHAT_TEMPLATE);
-  return tokenizer.withChatTemplate(await readFile(template, "utf8"), template);
+  return tokenizer.withChatTemplate(await readText(template), template);
 }
 
 /** Calls `read` at most once. */

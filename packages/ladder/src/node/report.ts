@@ -1,5 +1,4 @@
 /** The page of a run, or of several side by side: one HTML file that needs nothing else. */
-import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
@@ -8,7 +7,7 @@ import { checked } from "../external-input.ts";
 import { type EvalMetrics, isEvaluation, type StepMetrics } from "../training/metrics.ts";
 import type { StepProfile } from "../training/step-profile.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { fileError } from "./file-source.ts";
+import { readText } from "./file-source.ts";
 import { readJsonFileIfExists } from "./json-file.ts";
 import { type RunFailure, readFailure } from "./run/failure.ts";
 import { readMetrics } from "./run/metrics-log.ts";
@@ -87,14 +86,6 @@ export async function readReportData(folder: string): Promise<ReportData> {
 }
 
 export const ASSETS = new URL("../../assets/", import.meta.url);
-
-async function readText(path: string | URL): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (cause) {
-    throw fileError(String(path), cause);
-  }
-}
 
 /** `live`: the page asks its server for new data as long as it is open. */
 export async function renderReport(data: ReportData, live = false): Promise<string> {

@@ -1,5 +1,4 @@
 /** A model as a folder of the Hugging Face layout: config.json, safetensors (in shards past a size), tokenizer. */
-import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { checkNarrowed } from "../formats/float-codec.ts";
@@ -17,7 +16,7 @@ import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
 import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-options.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
-import { writeFolderAtomic } from "./output-folder.ts";
+import { sizeOfFiles, writeFolderAtomic } from "./output-folder.ts";
 
 const TYPES: Readonly<Record<FloatType, CheckpointType>> = {
   F32: "float32",
@@ -115,8 +114,7 @@ export async function writeSafetensorsFolder(
     const tokenizer = await carryTokenizer(model.files, folder);
     await writeJsonFile(join(folder, "config.json"), await configJson(model, dtype));
     const files = ["config.json", ...names, ...tokenizer.files];
-    const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
-    return { bytes: sizes.reduce((a, b) => a + b, 0), files, missing: tokenizer.missing };
+    return { bytes: await sizeOfFiles(folder, files), files, missing: tokenizer.missing };
   });
 }
 
