@@ -1,5 +1,4 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
-import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
@@ -30,7 +29,6 @@ interface GenerateFlags extends InferenceFlags, Sampling {
   readonly maxTokens: number;
   readonly stop?: readonly string[];
   readonly batchSize: number;
-  readonly device: DeviceName;
 }
 
 const HELP = `
@@ -120,32 +118,21 @@ async function writeTexts(
   const shown = (i: number) => (flags.template === "plain" ? prompts[i] : "");
   const started = performance.now();
   const all: Continuation[] = [];
-  const interrupt = new Interrupt();
-  interrupt.start();
-  try {
-    checkPrompts(decoder, ids, flags); // before anything is written
-    if (isSingle) report.write(shown(0));
-    for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
-      const some = await generateTexts(
-        decoder,
-        adapter,
-        tokenizer,
-        ids.slice(start, start + flags.batchSize),
-        {
-          maxTokens: flags.maxTokens,
-          stop: flags.stop ?? [],
-          sampling: samplerOf(sampling),
-          firstStream: start, // a prompt's text does not depend on --batch-size
-          isStopped: () => interrupt.check(),
-          ...(isSingle && { onText: (text: string) => report.write(text) }),
-        },
-      );
-      all.push(...some);
-      if (isSingle) report.write("\n");
-      else for (const [i, { text }] of some.entries()) report.print(`${shown(start + i)}${text}\n`);
-    }
-  } finally {
-    interrupt.stop();
+  checkPrompts(decoder, ids, flags); // before anything is written
+  if (isSingle) report.write(shown(0));
+  using interrupt = new Interrupt();
+  for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
+    const some = await generateTexts(decoder, adapter, tokenizer, ids.slice(start, start + flags.batchSize), {
+      maxTokens: flags.maxTokens,
+      stop: flags.stop ?? [],
+      sampling: samplerOf(sampling),
+      firstStream: start, // a prompt's text does not depend on --batch-size
+      isStopped: () => interrupt.check(),
+      ...(isSingle && { onText: (text: string) => report.write(text) }),
+    });
+    all.push(...some);
+    if (isSingle) report.write("\n");
+    else for (const [i, { text }] of some.entries()) report.print(`${shown(start + i)}${text}\n`);
   }
   const seconds = (performance.now() - started) / 1000;
   const count = all.reduce((sum, one) => sum + one.ids.length, 0);
