@@ -61,7 +61,7 @@ export { modelConfigFromGguf } from "./formats/gguf-config.ts";
 export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export type { GgufType } from "./formats/gguf-types.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
-export { encodeSafetensors, type WritableTensor } from "./formats/safetensors-write.ts";
+export { encodeSafetensors, type FloatType, type WritableTensor } from "./formats/safetensors-write.ts";
 export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generation/generate.ts";
 export {
   type Continuation,

@@ -115,16 +115,18 @@ describe("a side network's files", () => {
     }
   });
 
-  it("are not touched when a parameter is not finite", async () => {
+  it.each([
+    ["not finite", Number.NaN, "F32", "L-ADAPTER-VALUES"],
+    ["too large for F16", 65520, "F16", "L-CONVERT-RANGE"],
+    ["too large for BF16", 3.4e38, "BF16", "L-CONVERT-RANGE"],
+  ] as const)("are not touched when a parameter is %s", async (_, value, dtype, code) => {
     const folder = await saved();
     const before = await readFile(join(folder, "adapter_model.safetensors"));
     const device = new CpuDevice();
     using side = SideNetwork.initialize(device, { ...config, seed: 5 }, model);
-    const norm = side.parameters.get("ladder.norm.weight");
-    device.assign(norm, new Float32Array(norm.size).fill(Number.NaN));
-    await expect(saveAdapter(folder, side, { name: "tiny", config: model })).rejects.toMatchObject({
-      code: "L-ADAPTER-VALUES",
-    });
+    device.ops.fill(side.parameters.get("ladder.norm.weight"), { value });
+    const saving = saveAdapter(folder, side, { name: "tiny", config: model }, dtype);
+    await expect(saving).rejects.toMatchObject({ code });
     expect(await readFile(join(folder, "adapter_model.safetensors"))).toEqual(before);
     expect((await readdir(folder)).length).toBe(2);
   });

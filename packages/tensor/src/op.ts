@@ -99,6 +99,8 @@ export interface NumberRange {
   readonly least?: number;
   readonly most?: number;
   readonly whole?: boolean;
+  /** NaN is allowed too. */
+  readonly nan?: boolean;
 }
 
 /** Infinity has a meaning too; NaN has none. */

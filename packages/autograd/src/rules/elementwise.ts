@@ -1,56 +1,40 @@
 import { gradRow, IN_PLACE, INTEGER_OUTPUT } from "./grad-row.ts";
-import { sumTo, widen, widenForSum } from "./shared.ts";
+import { unbroadcast, widen } from "./shared.ts";
 
 // rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
-// Rules of binary ops sum dy over the axes along which their operand was broadcast (sumTo).
+// Rules of binary ops sum the gradient over the axes along which their operand was broadcast (unbroadcast).
 
 export const add = gradRow("add", {
-  a: {
-    saves: [],
-    pull: (ops, dy, _saved, { shape, dtype }) => sumTo(ops, widenForSum(ops, dy, shape, dtype), shape),
-  },
-  b: {
-    saves: [],
-    pull: (ops, dy, _saved, { shape, dtype }) => sumTo(ops, widenForSum(ops, dy, shape, dtype), shape),
-  },
+  a: { saves: [], pull: (ops, dy, _saved, context) => unbroadcast(ops, dy, context) },
+  b: { saves: [], pull: (ops, dy, _saved, context) => unbroadcast(ops, dy, context) },
 });
 
 export const sub = gradRow("sub", {
-  a: {
-    saves: [],
-    pull: (ops, dy, _saved, { shape, dtype }) => sumTo(ops, widenForSum(ops, dy, shape, dtype), shape),
-  },
-  b: {
-    saves: [],
-    pull: (ops, dy, _saved, { shape, dtype }) =>
-      ops.neg(sumTo(ops, widenForSum(ops, dy, shape, dtype), shape)),
-  },
+  a: { saves: [], pull: (ops, dy, _saved, context) => unbroadcast(ops, dy, context) },
+  b: { saves: [], pull: (ops, dy, _saved, context) => ops.neg(unbroadcast(ops, dy, context)) },
 });
 
 export const mul = gradRow("mul", {
   a: {
     saves: ["b"],
-    pull: (ops, dy, { b }, { shape, dtype }) =>
-      sumTo(ops, ops.mul(widenForSum(ops, dy, shape, dtype), b), shape),
+    pull: (ops, dy, { b }, context) => unbroadcast(ops, dy, context, (wide) => ops.mul(wide, b)),
   },
   b: {
     saves: ["a"],
-    pull: (ops, dy, { a }, { shape, dtype }) =>
-      sumTo(ops, ops.mul(widenForSum(ops, dy, shape, dtype), a), shape),
+    pull: (ops, dy, { a }, context) => unbroadcast(ops, dy, context, (wide) => ops.mul(wide, a)),
   },
 });
 
 export const div = gradRow("div", {
   a: {
     saves: ["b"],
-    pull: (ops, dy, { b }, { shape, dtype }) =>
-      sumTo(ops, ops.div(widenForSum(ops, dy, shape, dtype), b), shape),
+    pull: (ops, dy, { b }, context) => unbroadcast(ops, dy, context, (wide) => ops.div(wide, b)),
   },
   b: {
     saves: ["a", "b"],
     // -(dy / b) (a / b): two quotients, since b² may overflow or underflow.
-    pull: (ops, dy, { a, b }, { shape, dtype }) =>
-      ops.neg(sumTo(ops, ops.mul(ops.div(widenForSum(ops, dy, shape, dtype), b), ops.div(a, b)), shape)),
+    pull: (ops, dy, { a, b }, context) =>
+      ops.neg(unbroadcast(ops, dy, context, (wide) => ops.mul(ops.div(wide, b), ops.div(a, b)))),
   },
 });
 
@@ -59,26 +43,26 @@ export const div = gradRow("div", {
 export const minimum = gradRow("minimum", {
   a: {
     saves: ["a", "b"],
-    pull: (ops, dy, { a, b }, { shape, dtype }) =>
-      sumTo(ops, ops.where(ops.lessEqual(a, b), widenForSum(ops, dy, shape, dtype)), shape),
+    pull: (ops, dy, { a, b }, context) =>
+      unbroadcast(ops, dy, context, (wide) => ops.where(ops.lessEqual(a, b), wide)),
   },
   b: {
     saves: ["a", "b"],
-    pull: (ops, dy, { a, b }, { shape, dtype }) =>
-      sumTo(ops, ops.where(ops.less(b, a), widenForSum(ops, dy, shape, dtype)), shape),
+    pull: (ops, dy, { a, b }, context) =>
+      unbroadcast(ops, dy, context, (wide) => ops.where(ops.less(b, a), wide)),
   },
 });
 
 export const maximum = gradRow("maximum", {
   a: {
     saves: ["a", "b"],
-    pull: (ops, dy, { a, b }, { shape, dtype }) =>
-      sumTo(ops, ops.where(ops.lessEqual(b, a), widenForSum(ops, dy, shape, dtype)), shape),
+    pull: (ops, dy, { a, b }, context) =>
+      unbroadcast(ops, dy, context, (wide) => ops.where(ops.lessEqual(b, a), wide)),
   },
   b: {
     saves: ["a", "b"],
-    pull: (ops, dy, { a, b }, { shape, dtype }) =>
-      sumTo(ops, ops.where(ops.less(a, b), widenForSum(ops, dy, shape, dtype)), shape),
+    pull: (ops, dy, { a, b }, context) =>
+      unbroadcast(ops, dy, context, (wide) => ops.where(ops.less(a, b), wide)),
   },
 });
 
@@ -90,13 +74,12 @@ export const where = gradRow("where", {
   mask: { none: "integer input" },
   a: {
     saves: ["mask"],
-    pull: (ops, dy, { mask }, { shape, dtype }) =>
-      sumTo(ops, ops.where(mask, widenForSum(ops, dy, shape, dtype)), shape),
+    pull: (ops, dy, { mask }, context) => unbroadcast(ops, dy, context, (wide) => ops.where(mask, wide)),
   },
   b: {
     saves: ["mask"],
-    pull: (ops, dy, { mask }, { shape, dtype }) =>
-      sumTo(ops, ops.where(mask, null, widenForSum(ops, dy, shape, dtype)), shape),
+    pull: (ops, dy, { mask }, context) =>
+      unbroadcast(ops, dy, context, (wide) => ops.where(mask, null, wide)),
   },
 });
 

@@ -1,5 +1,5 @@
 import { gradRow } from "./grad-row.ts";
-import { asRows, widen } from "./shared.ts";
+import { asRows, biasGradient, widen } from "./shared.ts";
 
 // The gradients of the three matmul forms are matmuls of another form, so nothing is transposed in memory. A matmul has the
 // dtype of its first operand, so that one is cast to f32 where the gradient is f32.
@@ -30,8 +30,5 @@ export const linear = gradRow("linear", {
     saves: ["x"],
     pull: (ops, dy, { x }, { dtype }) => ops.matmulTN(widen(ops, asRows(ops, dy), dtype), asRows(ops, x)),
   },
-  bias: {
-    saves: [],
-    pull: (ops, dy, _saved, { dtype }) => ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 }),
-  },
+  bias: { saves: [], pull: (ops, dy, _saved, context) => biasGradient(ops, dy, context) },
 });

@@ -1,5 +1,5 @@
 import { gradRow, QUANTIZED } from "./grad-row.ts";
-import { asRows, widen } from "./shared.ts";
+import { biasGradient, widen } from "./shared.ts";
 
 export const nf4Linear = gradRow("nf4Linear", {
   // dx = dy w with the dequantized weight; what is saved is the weight, which is resident anyway.
@@ -17,10 +17,7 @@ export const nf4Linear = gradRow("nf4Linear", {
   table: QUANTIZED,
   absmax: QUANTIZED,
   scales: QUANTIZED,
-  bias: {
-    saves: [],
-    pull: (ops, dy, _saved, { dtype }) => ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 }),
-  },
+  bias: { saves: [], pull: (ops, dy, _saved, context) => biasGradient(ops, dy, context) },
 });
 
 export const nf4HeadLoss = gradRow("nf4HeadLoss", {

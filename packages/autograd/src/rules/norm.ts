@@ -1,5 +1,5 @@
 import { gradRow } from "./grad-row.ts";
-import { asRows, widen } from "./shared.ts";
+import { biasGradient } from "./shared.ts";
 
 export const rmsNorm = gradRow("rmsNorm", {
   x: {
@@ -28,10 +28,7 @@ export const layerNorm = gradRow("layerNorm", {
     saves: ["x", "mean", "rstd"],
     pull: (ops, dy, { x, mean, rstd }) => ops.layerNormBackwardGain(dy, x, mean, rstd),
   },
-  bias: {
-    saves: [],
-    pull: (ops, dy, _saved, { dtype }) => ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 }),
-  },
+  bias: { saves: [], pull: (ops, dy, _saved, context) => biasGradient(ops, dy, context) },
 });
 
 export const softmax = gradRow("softmax", {

@@ -1,4 +1,5 @@
-import { type DType, joinAxes, type Ops, type Shape, sameShape, sizeOf, type Tensor } from "@sidenet/tensor";
+import { type DType, joinAxes, type Ops, sameShape, sizeOf, type Tensor } from "@sidenet/tensor";
+import type { PullContext } from "./grad-row.ts";
 
 /** x[N..,C] as a view [N,C]. */
 export function asRows(ops: Ops, x: Tensor): Tensor {
@@ -12,9 +13,18 @@ export function widen(ops: Ops, x: Tensor, dtype: DType): Tensor {
   return dtype === "f32" && x.dtype !== "f32" ? ops.cast(x, { to: "f32" }) : x;
 }
 
-/** The gradient of broadcasting: sums x over the axes along which an operand of `shape` was repeated. */
-export function sumTo(ops: Ops, x: Tensor, shape: Shape): Tensor {
-  if (sameShape(x.shape, shape)) return x;
+/**
+ * The gradient of an operand that was broadcast: that of the result, as `local` makes it of dy, summed over the axes along which
+ * the operand was repeated. dy is widened where there is such a sum.
+ */
+export function unbroadcast(
+  ops: Ops,
+  dy: Tensor,
+  { shape, dtype }: PullContext<unknown>,
+  local: (dy: Tensor) => Tensor = (wide) => wide,
+): Tensor {
+  if (sameShape(dy.shape, shape)) return local(dy);
+  const x = local(widen(ops, dy, dtype));
   const axes = joinAxes(x.shape, [shape]);
   let part = ops.reshape(x, { shape: axes.map(({ extent }) => extent) });
   for (let axis = axes.length - 1; axis >= 0; axis--) {
@@ -23,6 +33,6 @@ export function sumTo(ops: Ops, x: Tensor, shape: Shape): Tensor {
   return ops.reshape(part, { shape });
 }
 
-/** dy, widened where `sumTo` will sum it. */
-export const widenForSum = (ops: Ops, dy: Tensor, shape: Shape, dtype: DType): Tensor =>
-  sameShape(dy.shape, shape) ? dy : widen(ops, dy, dtype);
+/** The gradient of a bias [C] that was added to each row. */
+export const biasGradient = (ops: Ops, dy: Tensor, { dtype }: PullContext<unknown>): Tensor =>
+  ops.sum(widen(ops, asRows(ops, dy), dtype), { axis: 0 });

@@ -1,6 +1,6 @@
 /** Measures the peak rates of a device, in the same run as the cases that are compared with them. */
 import { type Device, type Tensor, WebGpuDevice } from "@sidenet/tensor";
-import { calibrate, gpuTime, timeBatches } from "./measure.ts";
+import { timeOf } from "./measure.ts";
 
 /** Measured peak rates of a device. */
 export interface Ceilings {
@@ -39,16 +39,7 @@ ${Array.from({ length: CHAINS }, (_, i) => `    s${i} = fma(s${i}, f, x);`).join
 `;
 
 async function secondsOf(device: Device, call: () => void, timeMs: number): Promise<number> {
-  const calls = await calibrate(device, call);
-  const wall = await timeBatches(
-    async () => {
-      for (let i = 0; i < calls; i++) call();
-      await device.synchronize();
-    },
-    calls,
-    timeMs,
-  );
-  const { gpuMs } = await gpuTime(device, call, calls);
+  const { wall, gpuMs } = await timeOf(device, call, timeMs);
   return (gpuMs ?? wall.minMs) / 1000;
 }
 

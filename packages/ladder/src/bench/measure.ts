@@ -48,11 +48,7 @@ const BATCH_MS = 20;
 const MAX_CALLS = 200;
 
 /** Times `batch`, which makes `calls` calls and waits for them. */
-export async function timeBatches(
-  batch: () => Promise<void>,
-  calls: number,
-  timeMs: number,
-): Promise<Timing> {
+async function timeBatches(batch: () => Promise<void>, calls: number, timeMs: number): Promise<Timing> {
   const bench = new Bench({
     time: timeMs,
     iterations: 3,
@@ -79,7 +75,7 @@ export async function calibrate(device: Device, call: () => void): Promise<numbe
 }
 
 /** GPU time of one call in milliseconds, and its number of dispatches. */
-export async function gpuTime(
+async function gpuTime(
   device: Device,
   call: () => void,
   calls: number,
@@ -97,6 +93,21 @@ export async function gpuTime(
   return { gpuMs: total / calls, dispatches };
 }
 
+/** Times of a call, and its number of dispatches. */
+export async function timeOf(
+  device: Device,
+  call: () => void,
+  timeMs: number,
+): Promise<Pick<BenchResult, "wall" | "gpuMs" | "dispatches">> {
+  const calls = await calibrate(device, call);
+  const batch = async () => {
+    for (let i = 0; i < calls; i++) call();
+    await device.synchronize();
+  };
+  const wall = await timeBatches(batch, calls, timeMs);
+  return { wall, ...(await gpuTime(device, call, calls)) };
+}
+
 /** A call to time, and the minimum of bytes and FLOPs that it needs. */
 export interface TimedCall {
   readonly name: string;
@@ -112,13 +123,7 @@ export async function timeCall(
   { name, op, call, flops, bytes }: TimedCall,
   timeMs: number,
 ): Promise<BenchResult> {
-  const calls = await calibrate(device, call);
-  const batch = async () => {
-    for (let i = 0; i < calls; i++) call();
-    await device.synchronize();
-  };
-  const wall = await timeBatches(batch, calls, timeMs);
-  const { gpuMs, dispatches } = await gpuTime(device, call, calls);
+  const { wall, gpuMs, dispatches } = await timeOf(device, call, timeMs);
   const seconds = (gpuMs || wall.medianMs) / 1000; // a GPU time of 0 is below the clock's resolution
   const rates = { gflops: flops / seconds / 1e9, gigabytesPerSecond: bytes / seconds / 1e9 };
   return { name, op, wall, gpuMs, dispatches, flops, bytes, ...rates };

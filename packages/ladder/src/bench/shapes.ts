@@ -83,25 +83,26 @@ function nf4(out: number, inner: number): Record<string, Loose> {
 
 type Rule = (m: BenchModel, T: number) => readonly Variant[];
 
-const projections = (make: (inner: number, out: number) => Variant): Rule => {
-  return ({ d, f, heads, c }) =>
-    [
-      ["q", d, heads * c],
-      ["gate", d, f],
-      ["down", f, d],
-    ].map(([label, inner, out]) => ({ label: label as string, ...make(inner as number, out as number) }));
-};
+/** The same op for three of a block's linear layers, of weights [O, I]. */
+const projections =
+  (make: (T: number, I: number, O: number) => Variant): Rule =>
+  ({ d, f, heads, c }, T) => [
+    { label: "q", ...make(T, d, heads * c) },
+    { label: "gate", ...make(T, d, f) },
+    { label: "down", ...make(T, f, d) },
+  ];
 
 /** Ops whose extents follow from the model. All others take [T, d] for every operand. */
 const RULES: Partial<Record<OpName, Rule>> = {
-  linear: (m, T) => projections((I, O) => ({ operands: { x: plain(T, I), w: [O, I] } }))(m, T),
-  matmulNT: (m, T) => projections((I, O) => ({ operands: { a: plain(T, I), b: [O, I] } }))(m, T),
-  matmul: (m, T) => projections((I, O) => ({ operands: { a: plain(T, O), b: [O, I] } }))(m, T),
-  matmulTN: (m, T) => projections((I, O) => ({ operands: { a: [T, O], b: [T, I] } }))(m, T),
-  nf4Linear: (m, T) =>
-    projections((I, O) => ({ operands: { x: plain(T, I), ...nf4(O, I) }, attrs: { out: O } }))(m, T),
-  nf4LinearBackwardX: (m, T) =>
-    projections((I, O) => ({ operands: { dy: plain(T, O), ...nf4(O, I) }, attrs: { in: I } }))(m, T),
+  linear: projections((T, I, O) => ({ operands: { x: plain(T, I), w: [O, I] } })),
+  matmulNT: projections((T, I, O) => ({ operands: { a: plain(T, I), b: [O, I] } })),
+  matmul: projections((T, I, O) => ({ operands: { a: plain(T, O), b: [O, I] } })),
+  matmulTN: projections((T, I, O) => ({ operands: { a: [T, O], b: [T, I] } })),
+  nf4Linear: projections((T, I, O) => ({ operands: { x: plain(T, I), ...nf4(O, I) }, attrs: { out: O } })),
+  nf4LinearBackwardX: projections((T, I, O) => ({
+    operands: { dy: plain(T, O), ...nf4(O, I) },
+    attrs: { in: I },
+  })),
   nf4Dequantize: ({ d, f }) => [{ operands: nf4(f, d), attrs: { shape: [f, d] } }],
   nf4Quantize: ({ d, f }) => [
     { operands: { w: [f, d], table: { shape: [16], fill: { kind: "nf4-table" } } } },

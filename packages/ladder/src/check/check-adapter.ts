@@ -1,5 +1,4 @@
 import { Tape } from "@sidenet/autograd";
-import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Adapter } from "../methods/adapter.ts";
 import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../methods/load-adapter.ts";
@@ -23,6 +22,7 @@ import {
   type CheckContext,
   caseTolerances,
   type ExpectedTensors,
+  inCase,
   malformed,
   readExpected,
   readJson,
@@ -56,11 +56,7 @@ const isGate = (name: string): boolean => name.endsWith(".gate");
 /** Reads `adapter_config.json`. Throws `SkipCase` for fields that are wrong or not supported. */
 async function readAdapterConfig(folder: CaseFolder): Promise<AdapterConfig> {
   const json = await readJson(folder, "adapter_config.json", z.unknown());
-  try {
-    return parseAdapterConfig(json, "adapter_config.json");
-  } catch (error) {
-    throw error instanceof SidenetError ? malformed(error.message) : error;
-  }
+  return inCase(() => parseAdapterConfig(json, "adapter_config.json"));
 }
 
 /** Every gradient of the loss at the start, before clipping, by parameter name. */

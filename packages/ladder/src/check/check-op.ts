@@ -1,6 +1,7 @@
 import { Tape } from "@sidenet/autograd";
 import { type Device, isFloat, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type Comparison, exactError, relativeError } from "./compare.ts";
 import {
   type CaseFolder,
@@ -32,12 +33,11 @@ export async function checkOp(folder: CaseFolder, context: CheckContext): Promis
   const params = await readJson(folder, "params.json", paramsSchema);
   const op = Object.hasOwn(goldenOps, params.op) ? goldenOps[params.op] : undefined;
   if (!op) throw new SkipCase(`${params.op} is not covered yet`);
-  const own = op.params.safeParse(params);
-  if (!own.success) throw malformed(`params.json: ${z.prettifyError(own.error).replaceAll("\n", " ")}`);
+  const own = checked(op.params, params, (why) => malformed(`params.json: ${why}`));
   const tolerances = tolerancesOf(params, context);
   const inputs = await readCaseTensors(folder, "inputs.safetensors");
   const expected = await readExpected(folder);
-  const results = await compute(op, own.data, inputs, expected, context);
+  const results = await compute(op, own, inputs, expected, context);
   const comparisons = [...results].map(([tensor, result]) => {
     const { dtype, values } = expected.take(tensor, result);
     if (params.exact || !isFloat(dtype))

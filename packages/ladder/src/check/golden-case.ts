@@ -1,6 +1,7 @@
 /** Golden cases as their runners see them: files, device, tolerances, and the error for a case that cannot be run. */
 import { type Device, formatShape, SidenetError, sameShape } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { WeightDType } from "../model/base-storage.ts";
 import type { Comparison } from "./compare.ts";
@@ -42,20 +43,18 @@ export async function readJson<Schema extends z.ZodType>(
   file: string,
   schema: Schema,
 ): Promise<z.infer<Schema>> {
-  const parsed = schema.safeParse(await inCase(folder.json(file)));
-  if (parsed.success) return parsed.data;
-  throw malformed(`${file}: ${z.prettifyError(parsed.error).replaceAll("\n", " ")}`);
+  return checked(schema, await inCase(() => folder.json(file)), (why) => malformed(`${file}: ${why}`));
 }
 
 /** Tensors of a file of a case. Throws `SkipCase`. */
 export async function readCaseTensors(folder: CaseFolder, file: string): Promise<Map<string, HostTensor>> {
-  return inCase(folder.open(file).then(readTensors));
+  return inCase(() => folder.open(file).then(readTensors));
 }
 
 /** Turns errors about a missing or broken file into `SkipCase`; any other error passes. */
-async function inCase<T>(reading: Promise<T>): Promise<T> {
+export async function inCase<T>(read: () => T | Promise<T>): Promise<T> {
   try {
-    return await reading;
+    return await read();
   } catch (error) {
     throw error instanceof SidenetError ? malformed(error.message) : error;
   }

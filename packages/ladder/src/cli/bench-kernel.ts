@@ -4,7 +4,7 @@ import { type Device, type DType, SidenetError, WebGpuDevice } from "@sidenet/te
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type KernelBuffer, measureKernel } from "../bench/kernel.ts";
 import { type BenchReport, reportOn } from "../bench/suite.ts";
-import { readKernelText } from "../node/bench-files.ts";
+import { readText } from "../node/file-source.ts";
 import { positiveInteger, positiveNumber, repeatable } from "./options.ts";
 
 export interface KernelOptions {
@@ -84,7 +84,7 @@ export async function benchKernel(
   if (!(device instanceof WebGpuDevice)) {
     throw new SidenetError("C-USAGE", `--kernel runs on webgpu, not on ${device.kind}.`);
   }
-  const text = await readKernelText(path);
+  const text = await readText(path);
   const kernel = { name: basename(path, ".wgsl"), text, entry, grid, buffers: buffer, params: param, flops };
   return reportOn(device, timeMs, async function* () {
     yield await measureKernel(device, kernel, timeMs);

@@ -1,5 +1,4 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
-import type { DeviceName } from "@sidenet/tensor/node";
 import type { Command } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import { generateTexts } from "../generation/generate-text.ts";
@@ -25,7 +24,6 @@ import type { Report, Terminal } from "./terminal.ts";
 interface ChatFlags extends InferenceFlags, Sampling {
   readonly system?: string;
   readonly maxTokens: number;
-  readonly device: DeviceName;
 }
 
 const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer`;
@@ -109,24 +107,19 @@ class Conversation {
     const ids = this.#fittingIds(report);
     const limit = contextLimit(decoder.config);
     const started = performance.now();
-    const interrupt = new Interrupt();
-    interrupt.start();
-    try {
-      const [answer] = await generateTexts(decoder, adapter, tokenizer, [ids], {
-        maxTokens: Math.max(1, Math.min(this.#flags.maxTokens, limit - ids.length)),
-        // A seed's draws are numbered from each answer's start, so every answer has a seed of its own.
-        sampling: samplerOf({ ...this.#sampling, seed: (this.#sampling.seed + this.#turns++) % 2 ** 32 }),
-        isStopped: () => interrupt.check(),
-        onText: (part) => report.write(part),
-      });
-      report.write("\n");
-      this.#messages.push({ role: "assistant", content: answer.text });
-      this.#tokens += answer.ids.length;
-      this.#seconds += (performance.now() - started) / 1000;
-      if (answer.stopped === "max tokens") report.note("(cut at --max-tokens)");
-    } finally {
-      interrupt.stop();
-    }
+    using interrupt = new Interrupt();
+    const [answer] = await generateTexts(decoder, adapter, tokenizer, [ids], {
+      maxTokens: Math.max(1, Math.min(this.#flags.maxTokens, limit - ids.length)),
+      // A seed's draws are numbered from each answer's start, so every answer has a seed of its own.
+      sampling: samplerOf({ ...this.#sampling, seed: (this.#sampling.seed + this.#turns++) % 2 ** 32 }),
+      isStopped: () => interrupt.check(),
+      onText: (part) => report.write(part),
+    });
+    report.write("\n");
+    this.#messages.push({ role: "assistant", content: answer.text });
+    this.#tokens += answer.ids.length;
+    this.#seconds += (performance.now() - started) / 1000;
+    if (answer.stopped === "max tokens") report.note("(cut at --max-tokens)");
   }
 
   /** The conversation as tokens, without its oldest turns where it is too long. */

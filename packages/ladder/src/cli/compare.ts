@@ -159,35 +159,31 @@ async function compareRuns(
   variants: readonly Variant[],
 ): Promise<Compared> {
   const results: Result[] = [];
-  const stop = stopOnSignals(
+  using stop = stopOnSignals(
     report,
     "stopping before the next step; the results of finished methods are kept",
   );
-  try {
-    const device = await withDevice(options, report, async (device) => {
-      for (const variant of variants) settingsOf(variant, options, device); // reports mistakes before hours are spent
-      for (const variant of variants) {
-        report.note(`\n${variant.name}`);
-        const result = await runVariant(device, report, options, variant, stop.signal).catch((error) => {
-          // A failure of the first method that is not its own would be that of all; later, earlier results deserve their table.
-          if (results.length === 0 && !isOfOneMethod(error)) throw error;
-          return failedRun(report, variant, error);
-        });
-        results.push(result);
-        if (stop.signal.aborted || ("error" in result && !OF_ONE_METHOD.includes(result.error.code))) break;
-      }
-      return { device: device.kind, adapter: device.label };
-    });
-    const { steps, batchSize = RUN_BATCH, seed } = options;
-    const failed = results.some((result) => "error" in result);
-    return {
-      text: runTable(results),
-      json: { model: options.model, planned: false, ...device, steps, batch_size: batchSize, seed, results },
-      exitCode: stop.signal.aborted ? stop.exitCode() : failed ? EXIT.failed : EXIT.ok,
-    };
-  } finally {
-    stop.off();
-  }
+  const device = await withDevice(options, report, async (device) => {
+    for (const variant of variants) settingsOf(variant, options, device); // reports mistakes before hours are spent
+    for (const variant of variants) {
+      report.note(`\n${variant.name}`);
+      const result = await runVariant(device, report, options, variant, stop.signal).catch((error) => {
+        // A failure of the first method that is not its own would be that of all; later, earlier results deserve their table.
+        if (results.length === 0 && !isOfOneMethod(error)) throw error;
+        return failedRun(report, variant, error);
+      });
+      results.push(result);
+      if (stop.signal.aborted || ("error" in result && !OF_ONE_METHOD.includes(result.error.code))) break;
+    }
+    return { device: device.kind, adapter: device.label };
+  });
+  const { steps, batchSize = RUN_BATCH, seed } = options;
+  const failed = results.some((result) => "error" in result);
+  return {
+    text: runTable(results),
+    json: { model: options.model, planned: false, ...device, steps, batch_size: batchSize, seed, results },
+    exitCode: stop.signal.aborted ? stop.exitCode() : failed ? EXIT.failed : EXIT.ok,
+  };
 }
 
 const isOfOneMethod = (error: unknown): boolean =>

@@ -1,8 +1,7 @@
 /** `--config` and `--set`: the settings of a command from a file, by the names of its flags. */
-import { readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
-import { fileError } from "../node/file-source.ts";
+import { readText } from "../node/file-source.ts";
 import { applySettings, parseAssignments, parseConfig, settingName } from "./settings.ts";
 
 /** Settings by name, in layers of which later ones count more. */
@@ -18,10 +17,7 @@ async function readLayers(command: Command): Promise<Layers> {
   const { config, set = [] } = command.opts<ConfigFlags>();
   const assigned = parseAssignments(command, set);
   if (config === undefined) return [assigned];
-  const text = await readFile(config, "utf8").catch((cause: unknown) => {
-    throw fileError(config, cause);
-  });
-  return [parseConfig(command, text, config), assigned];
+  return [parseConfig(command, await readText(config), config), assigned];
 }
 
 function checkNeeded(command: Command, needed: readonly string[]): void {

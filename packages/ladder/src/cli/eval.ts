@@ -1,4 +1,3 @@
-import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Estimate } from "../eval/intervals.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
@@ -27,7 +26,6 @@ interface EvalFlags extends InferenceFlags {
   readonly map?: readonly string[];
   readonly seed: number;
   readonly predictions?: string;
-  readonly device: DeviceName;
 }
 
 const HELP = `

@@ -1,10 +1,8 @@
-import { readFile } from "node:fs/promises";
 import { type Device, SidenetError } from "@sidenet/tensor";
-import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
-import { fileError } from "../node/file-source.ts";
+import { readText } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
@@ -31,7 +29,6 @@ interface GenerateFlags extends InferenceFlags, Sampling {
   readonly maxTokens: number;
   readonly stop?: readonly string[];
   readonly batchSize: number;
-  readonly device: DeviceName;
 }
 
 const HELP = `
@@ -70,15 +67,8 @@ export function defineGenerate(program: Command, session: Session): void {
 }
 
 async function promptsOf({ prompt = [], promptFile }: GenerateFlags): Promise<string[]> {
-  const prompts = [...prompt];
-  if (promptFile !== undefined) {
-    try {
-      const lines = (await readFile(promptFile, "utf8")).split(/\r?\n/);
-      prompts.push(...lines.filter((line) => line !== ""));
-    } catch (cause) {
-      throw fileError(promptFile, cause);
-    }
-  }
+  const lines = promptFile === undefined ? [] : (await readText(promptFile)).split(/\r?\n/);
+  const prompts = [...prompt, ...lines.filter((line) => line !== "")];
   if (prompts.length > 0) return prompts;
   throw new SidenetError(
     "C-USAGE",
@@ -128,32 +118,21 @@ async function writeTexts(
   const shown = (i: number) => (flags.template === "plain" ? prompts[i] : "");
   const started = performance.now();
   const all: Continuation[] = [];
-  const interrupt = new Interrupt();
-  interrupt.start();
-  try {
-    checkPrompts(decoder, ids, flags); // before anything is written
-    if (isSingle) report.write(shown(0));
-    for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
-      const some = await generateTexts(
-        decoder,
-        adapter,
-        tokenizer,
-        ids.slice(start, start + flags.batchSize),
-        {
-          maxTokens: flags.maxTokens,
-          stop: flags.stop ?? [],
-          sampling: samplerOf(sampling),
-          firstStream: start, // a prompt's text does not depend on --batch-size
-          isStopped: () => interrupt.check(),
-          ...(isSingle && { onText: (text: string) => report.write(text) }),
-        },
-      );
-      all.push(...some);
-      if (isSingle) report.write("\n");
-      else for (const [i, { text }] of some.entries()) report.print(`${shown(start + i)}${text}\n`);
-    }
-  } finally {
-    interrupt.stop();
+  checkPrompts(decoder, ids, flags); // before anything is written
+  if (isSingle) report.write(shown(0));
+  using interrupt = new Interrupt();
+  for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
+    const some = await generateTexts(decoder, adapter, tokenizer, ids.slice(start, start + flags.batchSize), {
+      maxTokens: flags.maxTokens,
+      stop: flags.stop ?? [],
+      sampling: samplerOf(sampling),
+      firstStream: start, // a prompt's text does not depend on --batch-size
+      isStopped: () => interrupt.check(),
+      ...(isSingle && { onText: (text: string) => report.write(text) }),
+    });
+    all.push(...some);
+    if (isSingle) report.write("\n");
+    else for (const [i, { text }] of some.entries()) report.print(`${shown(start + i)}${text}\n`);
   }
   const seconds = (performance.now() - started) / 1000;
   const count = all.reduce((sum, one) => sum + one.ids.length, 0);

@@ -1,5 +1,6 @@
 /** Options of the commands that ask a model: generate, chat and eval. */
 import { setImmediate } from "node:timers/promises";
+import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import type { WeightDType } from "../model/base-storage.ts";
@@ -15,6 +16,7 @@ export interface InferenceFlags {
   readonly dtype: WeightDType;
   readonly quantize: "auto" | "nf4" | "none";
   readonly chatTemplate?: string;
+  readonly device: DeviceName;
 }
 
 /** `--model`, `--adapter`, how the weights are stored, where to compute. */
@@ -86,19 +88,18 @@ export const collect = repeatable((value: string, earlier: readonly string[] = [
   value,
 ]);
 
-/** Ctrl-C while something is written ends that, and not the process. */
+/** From here to its disposal Ctrl-C ends what is written, and not the process. */
 export class Interrupt {
   #isAsked = false;
   readonly #listener = () => {
     this.#isAsked = true;
   };
 
-  start(): void {
-    this.#isAsked = false;
+  constructor() {
     process.on("SIGINT", this.#listener);
   }
 
-  stop(): void {
+  [Symbol.dispose](): void {
     process.off("SIGINT", this.#listener);
   }
 

@@ -1,5 +1,5 @@
 /** `sidenet init`: a config file for `sidenet train`, with every setting explained. */
-import { access } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import { writeFileAtomic } from "../node/atomic-write.ts";
@@ -34,11 +34,7 @@ async function init(
   { overwrite }: { overwrite?: boolean },
   command: Command,
 ): Promise<Outcome> {
-  const exists = await access(file).then(
-    () => true,
-    () => false,
-  );
-  if (exists && !overwrite) {
+  if (existsSync(file) && !overwrite) {
     throw new SidenetError("C-USAGE", `${file} exists already. Give another name, or --overwrite.`);
   }
   const head = `Settings of a training run: npx sidenet train --config ${file}\nFlags of the command line count more than this file.`;

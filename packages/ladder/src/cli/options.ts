@@ -2,60 +2,46 @@ import { InvalidArgumentError, type Option } from "commander";
 
 /** Parsers for option values; commander adds the option's name to their messages. */
 
-/** No text is no number: it is a variable that was not set, and `Number("")` would be 0. */
-const numberOf = (text: string): number => (text.trim() === "" ? Number.NaN : Number(text));
-
-export function positiveInteger(text: string): number {
-  const value = numberOf(text);
-  if (Number.isSafeInteger(value) && value > 0) return value;
-  throw new InvalidArgumentError("Wanted a whole number above 0.");
-}
-
-export function nonNegativeInteger(text: string): number {
-  const value = numberOf(text);
-  if (Number.isSafeInteger(value) && value >= 0) return value;
-  throw new InvalidArgumentError("Wanted a whole number, 0 or more.");
-}
-
-export function positiveNumber(text: string): number {
-  const value = numberOf(text);
-  if (Number.isFinite(value) && value > 0) return value;
-  throw new InvalidArgumentError("Wanted a number above 0.");
-}
-
-/** A number from `least` to `most`, both included. */
-export function numberWithin(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = numberOf(text);
-    if (value >= least && value <= most) return value;
-    throw new InvalidArgumentError(`Wanted a number from ${least} to ${most}.`);
+/** A parser of numbers that `fits` accepts; `wanted` says which these are. */
+const numberThat =
+  (wanted: string, fits: (value: number) => boolean) =>
+  (text: string): number => {
+    // No text is no number: it is a variable that was not set, and `Number("")` would be 0.
+    const value = text.trim() === "" ? Number.NaN : Number(text);
+    if (fits(value)) return value;
+    throw new InvalidArgumentError(`Wanted ${wanted}.`);
   };
-}
+
+export const positiveInteger = numberThat(
+  "a whole number above 0",
+  (value) => Number.isSafeInteger(value) && value > 0,
+);
+export const nonNegativeInteger = numberThat(
+  "a whole number, 0 or more",
+  (value) => Number.isSafeInteger(value) && value >= 0,
+);
+export const positiveNumber = numberThat("a number above 0", (value) => Number.isFinite(value) && value > 0);
+/** A number from `least` to `most`, both included. */
+export const numberWithin = (least: number, most: number) =>
+  numberThat(`a number from ${least} to ${most}`, (value) => value >= least && value <= most);
+/** 0, or what an inverse in float32 allows. */
+export const temperature = numberThat(
+  "0 or a number from 0.000001 to 1000000",
+  (value) => value === 0 || (value >= 1e-6 && value <= 1e6),
+);
+export const share = numberThat("a number above 0, at most 1", (value) => value > 0 && value <= 1);
+export const fraction = numberThat("a number from 0 to below 1", (value) => value >= 0 && value < 1);
+/** A number of things, or below 1 a share of them. */
+export const countOrShare = numberThat(
+  "a whole number above 0, or a share below 1",
+  (value) => value > 0 && (value < 1 || Number.isSafeInteger(value)),
+);
 
 /** 32 bits, as generators of random numbers take them. */
 export function seed(text: string): number {
   const value = nonNegativeInteger(text);
   if (value < 2 ** 32) return value;
   throw new InvalidArgumentError("Wanted a whole number below 2^32.");
-}
-
-/** 0, or what an inverse in float32 allows. */
-export function temperature(text: string): number {
-  const value = numberOf(text);
-  if (value === 0 || (value >= 1e-6 && value <= 1e6)) return value;
-  throw new InvalidArgumentError("Wanted 0 or a number from 0.000001 to 1000000.");
-}
-
-export function share(text: string): number {
-  const value = numberOf(text);
-  if (value > 0 && value <= 1) return value;
-  throw new InvalidArgumentError("Wanted a number above 0, at most 1.");
-}
-
-export function fraction(text: string): number {
-  const value = numberOf(text);
-  if (Number.isFinite(value) && value >= 0 && value < 1) return value;
-  throw new InvalidArgumentError("Wanted a number from 0 to below 1.");
 }
 
 const BYTE_UNITS: Readonly<Record<string, number>> = {
@@ -86,13 +72,6 @@ export function byteSize(text: string): number {
   }
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
   throw new InvalidArgumentError("Wanted a size such as 12GB (10^9 bytes) or 128MiB (2^20).");
-}
-
-/** A number of things, or below 1 a share of them. */
-export function countOrShare(text: string): number {
-  const value = numberOf(text);
-  if (value > 0 && (value < 1 || Number.isSafeInteger(value))) return value;
-  throw new InvalidArgumentError("Wanted a whole number above 0, or a share below 1.");
 }
 
 /**

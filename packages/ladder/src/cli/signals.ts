@@ -9,7 +9,8 @@ export interface StopSignals {
   readonly signal: AbortSignal;
   /** The exit code of a command that was stopped; 0 if no signal came. */
   exitCode(): number;
-  off(): void;
+  /** Leaves the signals to others again. */
+  [Symbol.dispose](): void;
 }
 
 /** Aborts at the first signal and prints `action`; the second ends the process at once, and what was saved by then stays. */
@@ -29,7 +30,7 @@ export function stopOnSignals(report: Report, action: string): StopSignals {
   return {
     signal: stop.signal,
     exitCode: () => (first === null ? EXIT.ok : EXIT[first]),
-    off: () => {
+    [Symbol.dispose]() {
       for (const signal of SIGNALS) process.off(signal, onSignal);
     },
   };

@@ -291,7 +291,7 @@ async function train(
     existing: resume ? "resume" : overwrite ? "overwrite" : "refuse",
     settings: currentSettings(command),
   };
-  const stop = stopOnSignals(report, "stopping before the next step; a checkpoint will be saved");
+  using stop = stopOnSignals(report, "stopping before the next step; a checkpoint will be saved");
   let failed = false;
   const events: TrainRunEvents = {
     ...eventsOf(report, options),
@@ -318,7 +318,6 @@ async function train(
     return { json: { stopped: error.code }, exitCode: stop.exitCode() };
   } finally {
     report.endBar();
-    stop.off();
   }
 }
 

@@ -1,5 +1,6 @@
 /** Lines of text from chunks of bytes. */
 import { SidenetError } from "@sidenet/tensor";
+import { concatBytes } from "../formats/safetensors-write.ts";
 import type { Source } from "./records.ts";
 
 const NEWLINE = 0x0a;
@@ -28,16 +29,6 @@ function decodeLine(bytes: Uint8Array, number: number, name: string): string {
   }
 }
 
-function joined(parts: readonly Uint8Array[], sizeBytes: number): Uint8Array {
-  const all = new Uint8Array(sizeBytes);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
-}
-
 /**
  * The lines of a file that is read in chunks; `name` appears in error messages. Lines end only at "\n": JSON may contain the
  * other characters that Unicode, and readline, treat as line ends. A byte order mark is dropped. Throws `L-DATA` for text
@@ -52,7 +43,7 @@ export async function* linesOf(
   let number = 1;
   let start = 0;
   const line = (last: Uint8Array): Line => {
-    const bytes = pending.length === 0 ? last : joined([...pending, last], pendingBytes + last.length);
+    const bytes = pending.length === 0 ? last : concatBytes([...pending, last]);
     pending = [];
     pendingBytes = 0;
     const end = start + bytes.length;

@@ -44,8 +44,17 @@ function aligned(bytes: Uint8Array, size: number): [ArrayBuffer, number, number]
   return [start.buffer as ArrayBuffer, start.byteOffset, Math.floor(bytes.byteLength / size)];
 }
 
-/** Throws `L-CONVERT-RANGE`, naming the tensor and the value, unless every value lies within ±limit and is a number. */
-export function checkNarrowed(name: string, values: Float32Array, limit: number, type: string): void {
+/** The largest finite magnitudes of types that hold less than float32; Q8_0 has a scale in float16 and codes up to 127. */
+const LARGEST: Readonly<Record<string, number>> = {
+  F16: 65504,
+  BF16: 3.3895313892515355e38,
+  Q8_0: 65504 * 127,
+};
+
+/** Throws `L-CONVERT-RANGE`, naming the tensor and the value, unless the type holds every value, which is a number. */
+export function checkNarrowed(name: string, values: Float32Array, type: string): void {
+  const limit = LARGEST[type];
+  if (limit === undefined) return; // F32
   for (let i = 0; i < values.length; i++) {
     if (Math.abs(values[i]) <= limit) continue;
     throw new SidenetError(

@@ -7,34 +7,37 @@ import { huggingFaceName, ROPE_FACTORS } from "./gguf-names.ts";
 import { dequantize } from "./gguf-quants.ts";
 
 /**
- * Undoes the row order that llama.cpp's converter gives q and k of the "llama" architecture, whose rope there pairs
- * neighbours: within each head, row i + h·c/2 (h = 0, 1) was stored as row 2i + h. Rows are whole blocks of any
- * quantized type, so the bytes move and no value changes.
+ * The place of a row of q or k in a GGUF file. llama.cpp's rope pairs neighbours there, so its converter stores, within each head
+ * of the "llama" architecture, row i + h·c/2 (h = 0, 1) as row 2i + h.
  */
-export function unpermuteRows(bytes: Uint8Array, heads: number, headDim: number): Uint8Array {
-  const rowBytes = bytes.byteLength / (heads * headDim);
-  const out = new Uint8Array(bytes.byteLength);
+function storedRow(row: number, headDim: number): number {
+  const inHead = row % headDim;
   const half = headDim / 2;
-  for (let row = 0; row < heads * headDim; row++) {
-    const inHead = row % headDim;
-    const from = row - inHead + (inHead < half ? 2 * inHead : 2 * (inHead - half) + 1);
-    out.set(bytes.subarray(from * rowBytes, (from + 1) * rowBytes), row * rowBytes);
+  return row - inHead + (inHead < half ? 2 * inHead : 2 * (inHead - half) + 1);
+}
+
+/** Rows are whole blocks of any quantized type, so the bytes move and no value changes. */
+function moveRows(
+  bytes: Uint8Array,
+  rows: number,
+  move: (row: number) => readonly [from: number, to: number],
+): Uint8Array {
+  const rowBytes = bytes.byteLength / rows;
+  const out = new Uint8Array(bytes.byteLength);
+  for (let row = 0; row < rows; row++) {
+    const [from, to] = move(row);
+    out.set(bytes.subarray(from * rowBytes, (from + 1) * rowBytes), to * rowBytes);
   }
   return out;
 }
 
+/** Undoes the row order that llama.cpp's converter gives q and k. */
+export const unpermuteRows = (bytes: Uint8Array, heads: number, headDim: number): Uint8Array =>
+  moveRows(bytes, heads * headDim, (row) => [storedRow(row, headDim), row]);
+
 /** The inverse of `unpermuteRows`. */
-export function permuteRows(bytes: Uint8Array, heads: number, headDim: number): Uint8Array {
-  const rowBytes = bytes.byteLength / (heads * headDim);
-  const out = new Uint8Array(bytes.byteLength);
-  const half = headDim / 2;
-  for (let row = 0; row < heads * headDim; row++) {
-    const inHead = row % headDim;
-    const to = row - inHead + (inHead < half ? 2 * inHead : 2 * (inHead - half) + 1);
-    out.set(bytes.subarray(row * rowBytes, (row + 1) * rowBytes), to * rowBytes);
-  }
-  return out;
-}
+export const permuteRows = (bytes: Uint8Array, heads: number, headDim: number): Uint8Array =>
+  moveRows(bytes, heads * headDim, (row) => [row, storedRow(row, headDim)]);
 
 /** Heads whose rows a GGUF file holds in llama.cpp's order, for the tensor of this Hugging Face name; 0 for none. */
 export function permutedHeads(name: string, config: ModelConfig): number {

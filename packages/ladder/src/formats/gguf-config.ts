@@ -1,7 +1,7 @@
 /** A `ModelConfig` from GGUF metadata. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { type Family, MAX_LAYERS, type ModelConfig } from "../model/config.ts";
+import { type Family, MAX_LAYERS, type ModelConfig, unsupported } from "../model/config.ts";
 import type { Rope, RopeScaling } from "../model/config-rope.ts";
 import { ropeFrequencies } from "../model/rope-tables.ts";
 import type { GgufFile, GgufValue } from "./gguf.ts";
@@ -49,10 +49,6 @@ function readerOf(gguf: GgufFile, architecture: string): Reader {
     );
   };
   return { name, value, number, id: (key) => (value(key) === undefined ? null : number(key)) };
-}
-
-function unsupported(name: string, text: string): never {
-  throw new SidenetError("L-CONFIG-UNSUPPORTED", `${name}: ${text}`);
 }
 
 /** The shortest decimal with the same float32: the file holds 9.99999975e-6 where the config said 1e-5. */

@@ -1,14 +1,12 @@
 /** Encodes float32 values in the types of written GGUF files. */
 import { float16Table, float32ToFloat16, sizeOf } from "@sidenet/tensor";
-import { GGUF_TYPES } from "./gguf-types.ts";
+import { GGUF_TYPE_IDS, GGUF_TYPES } from "./gguf-types.ts";
 import { storedBytes } from "./safetensors-write.ts";
 
 /** Types that can be written. */
 export type GgufWriteType = "F32" | "F16" | "Q8_0";
 
-const IDS = new Map([...GGUF_TYPES].map(([id, { name }]) => [name, id]));
-
-export const ggufTypeId = (type: GgufWriteType): number => IDS.get(type)!;
+export const ggufTypeId = (type: GgufWriteType): number => GGUF_TYPE_IDS.get(type)!;
 
 /** Bytes of a tensor; its rows are whole blocks. */
 export function ggufSizeBytes(type: GgufWriteType, shape: readonly number[]): number {

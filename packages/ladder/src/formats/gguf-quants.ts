@@ -4,6 +4,7 @@
  */
 import { float16Table, float16ToFloat32, SidenetError } from "@sidenet/tensor";
 import { asFloat32, asUint16, bfloat16ToFloat32 } from "./float-codec.ts";
+import { GGUF_TYPE_IDS, GGUF_TYPES } from "./gguf-types.ts";
 
 /** Decodes `blocks` consecutive blocks. half: f32[65536], the value of each float16. */
 type BlockDecoder = (bytes: Uint8Array, blocks: number, out: Float32Array, half: Float32Array) => void;
@@ -120,15 +121,15 @@ const q6K: BlockDecoder = (bytes, blocks, out, half) => {
   }
 };
 
-const DECODERS: Readonly<Record<string, { elements: number; bytes: number; decode: BlockDecoder }>> = {
-  Q4_0: { elements: 32, bytes: 18, decode: q4_0 },
-  Q4_1: { elements: 32, bytes: 20, decode: q4_1 },
-  Q5_0: { elements: 32, bytes: 22, decode: q5_0 },
-  Q5_1: { elements: 32, bytes: 24, decode: q5_1 },
-  Q8_0: { elements: 32, bytes: 34, decode: q8_0 },
-  Q4_K: { elements: 256, bytes: 144, decode: (b, n, out, half) => decodeK(b, n, out, half, false) },
-  Q5_K: { elements: 256, bytes: 176, decode: (b, n, out, half) => decodeK(b, n, out, half, true) },
-  Q6_K: { elements: 256, bytes: 210, decode: q6K },
+const DECODERS: Readonly<Record<string, BlockDecoder>> = {
+  Q4_0: q4_0,
+  Q4_1: q4_1,
+  Q5_0: q5_0,
+  Q5_1: q5_1,
+  Q8_0: q8_0,
+  Q4_K: (bytes, blocks, out, half) => decodeK(bytes, blocks, out, half, false),
+  Q5_K: (bytes, blocks, out, half) => decodeK(bytes, blocks, out, half, true),
+  Q6_K: q6K,
 };
 
 const FLOATS: Readonly<Record<string, (bytes: Uint8Array) => Float32Array>> = {
@@ -150,9 +151,9 @@ export function dequantize(type: string, bytes: Uint8Array, name: string): Float
       `"${name}" is ${type}; ${known} can be read. Use a file in one of these, such as a Q4_K_M or Q8_0.`,
     );
   }
-  const { elements, bytes: blockBytes, decode } = DECODERS[type];
+  const { blockElements, blockBytes } = GGUF_TYPES.get(GGUF_TYPE_IDS.get(type)!)!;
   const blocks = Math.floor(bytes.byteLength / blockBytes);
-  const out = new Float32Array(blocks * elements);
-  decode(bytes, blocks, out, float16Table());
+  const out = new Float32Array(blocks * blockElements);
+  DECODERS[type](bytes, blocks, out, float16Table());
   return out;
 }

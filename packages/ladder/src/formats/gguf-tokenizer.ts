@@ -1,7 +1,7 @@
 /** A tokenizer from GGUF metadata, which is turned into a `tokenizer.json`. */
 import { SidenetError } from "@sidenet/tensor";
-import { loadTokenizer, type Tokenizer, withChat } from "../text/tokenizer.ts";
-import { GPT2_SPLIT } from "../text/tokenizer-json.ts";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import { GPT2_SPLIT, split } from "../text/tokenizer-json.ts";
 import type { GgufFile } from "./gguf.ts";
 
 /** Kinds of token in `tokenizer.ggml.token_type`. */
@@ -135,17 +135,14 @@ function byteLevelJson(vocabulary: Vocabulary, pre: PreTokenizer): object {
     if (blank < 0) fail(name, `the merge "${merge}" is not two tokens. Convert the model again.`);
     return [merge.slice(0, blank), merge.slice(blank + 1)];
   });
-  const splits = pre.splits.map((Regex) => ({
-    type: "Split",
-    pattern: { Regex },
-    behavior: "Isolated",
-    invert: false,
-  }));
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
   return {
     added_tokens: addedTokens(vocabulary),
     normalizer: pre.normalizer ? { type: pre.normalizer } : null,
-    pre_tokenizer: { type: "Sequence", pretokenizers: [...splits, byteLevel] },
+    pre_tokenizer: {
+      type: "Sequence",
+      pretokenizers: [...pre.splits.map((regex) => split(regex)), byteLevel],
+    },
     post_processor: postProcessor(vocabulary, pre.addBos ?? false),
     decoder: byteLevel,
     model: {
@@ -254,17 +251,10 @@ function specialTokens({ tokens, id }: Vocabulary): Record<string, string> {
 
 /** Throws `L-TOKENIZER-MISSING`, `L-TOKENIZER-KIND` or `L-TOKENIZER`. */
 export function tokenizerFromGguf(gguf: GgufFile): Tokenizer {
-  const vocabulary = vocabularyOf(gguf);
-  const { id } = vocabulary;
-  const tokenizer = loadTokenizer(tokenizerJson(gguf, vocabulary), {}, gguf.source.name);
-  const ends = [id("eos"), id("eot"), id("eom")].filter((end) => end !== null);
-  const template = gguf.metadata.get("tokenizer.chat_template");
-  return withChat(
-    { ...tokenizer, bosId: id("bos"), eosIds: [...new Set(ends)] },
-    typeof template === "string" ? template : null,
-    specialTokens(vocabulary),
-    gguf.source.name,
-  );
+  const { tokenizer, config } = tokenizerFilesFromGguf(gguf);
+  const { id } = vocabularyOf(gguf);
+  const ends = [id("eot"), id("eom")].filter((end) => end !== null);
+  return loadTokenizer(tokenizer, config, gguf.source.name, ends);
 }
 
 /** `tokenizer.json` and `tokenizer_config.json` of the same tokenizer, as Python reads them too. Throws as above. */

@@ -44,3 +44,6 @@ const ROWS: readonly (readonly [id: number, name: string, elements: number, byte
 export const GGUF_TYPES: ReadonlyMap<number, GgufType> = new Map(
   ROWS.map(([id, name, blockElements, blockBytes]) => [id, { name, blockElements, blockBytes }]),
 );
+
+/** The numbers of the types, by name. */
+export const GGUF_TYPE_IDS: ReadonlyMap<string, number> = new Map(ROWS.map(([id, name]) => [name, id]));

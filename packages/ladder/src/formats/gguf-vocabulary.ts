@@ -3,6 +3,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ModelConfig } from "../model/config.ts";
 import { loadTokenizer, type Tokenizer, vocabularySchema } from "../text/tokenizer.ts";
+import { GPT2_SPLIT } from "../text/tokenizer-json.ts";
 import { memorySource } from "./byte-source.ts";
 import { type GgufFile, type GgufValue, readGguf } from "./gguf.ts";
 import {
@@ -49,8 +50,6 @@ const partSchema = z.looseObject({
   individual_digits: z.boolean().optional(),
 });
 
-const GPT2 = PRE_TOKENIZERS["gpt-2"].splits[0];
-
 /** The regular expressions of a byte-level pre-tokenizer, in order; null for any other pre-tokenizer. */
 function splitsOf(preTokenizer: unknown): string[] | null {
   const parsed = partSchema.safeParse(preTokenizer);
@@ -58,7 +57,7 @@ function splitsOf(preTokenizer: unknown): string[] | null {
   const { type, pretokenizers = [], pattern, use_regex, individual_digits } = parsed.data;
   if (type === "Split") return pattern?.Regex === undefined ? null : [pattern.Regex];
   if (type === "Digits") return individual_digits ? ["\\p{N}"] : null;
-  if (type === "ByteLevel") return use_regex === false ? [] : [GPT2];
+  if (type === "ByteLevel") return use_regex === false ? [] : [GPT2_SPLIT];
   if (type !== "Sequence") return null;
   const parts = pretokenizers.map(splitsOf);
   return parts.every((part) => part !== null) ? parts.flat() : null;

@@ -1,17 +1,10 @@
 /** The `config.json` of a Hugging Face checkpoint, from a `ModelConfig`. */
 import { SidenetError } from "@sidenet/tensor";
-import type { Family, ModelConfig } from "../model/config.ts";
+import { FAMILIES, type Family, type ModelConfig } from "../model/config.ts";
 import type { Rope } from "../model/config-rope.ts";
 
 /** How the weights beside it are stored. */
 export type CheckpointType = "float32" | "float16" | "bfloat16";
-
-const ARCHITECTURES: Readonly<Record<Family, string>> = {
-  llama: "LlamaForCausalLM",
-  mistral: "MistralForCausalLM",
-  qwen2: "Qwen2ForCausalLM",
-  qwen3: "Qwen3ForCausalLM",
-};
 
 /** The `quantization_config` of bitsandbytes for NF4 with double quantization. */
 export const quantizationJson = (computeType: CheckpointType): object => ({
@@ -47,7 +40,7 @@ function familyFields(config: ModelConfig, family: Family): object {
   const refuse = (): never => {
     throw new SidenetError(
       "L-CONFIG-UNSUPPORTED",
-      `a config.json of ${ARCHITECTURES[family]} has no field for biases on ${qkv ? "q, k, v" : ""}${o ? " and o" : ""}` +
+      `a config.json of ${FAMILIES[family].architecture} has no field for biases on ${qkv ? "q, k, v" : ""}${o ? " and o" : ""}` +
         `${config.mlpBias ? " and the feed-forward layers" : ""}. Keep the model in its own format.`,
     );
   };
@@ -66,7 +59,7 @@ export function modelConfigJson(config: ModelConfig, type: CheckpointType): Reco
   const family = familyOf(config);
   const { eosTokenIds: eos } = config;
   return {
-    architectures: [ARCHITECTURES[family]],
+    architectures: [FAMILIES[family].architecture],
     model_type: family,
     vocab_size: config.vocabSize,
     hidden_size: config.hiddenSize,

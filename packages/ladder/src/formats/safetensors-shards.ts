@@ -1,5 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string().min(1)) });
@@ -14,9 +15,10 @@ export async function openSafetensorsShards(
   index: unknown,
   open: (fileName: string) => Promise<Checkpoint>,
 ): Promise<Checkpoint> {
-  const parsed = indexSchema.safeParse(index);
-  if (!parsed.success) fail(indexName, `malformed: ${z.prettifyError(parsed.error)}. Fetch it again.`);
-  const weightMap = Object.entries(parsed.data.weight_map);
+  const { weight_map } = checked(indexSchema, index, (why) =>
+    fail(indexName, `malformed: ${why}. Fetch it again.`),
+  );
+  const weightMap = Object.entries(weight_map);
   const shards = new Map<string, Checkpoint>();
   try {
     for (const [, file] of weightMap) {

@@ -1,6 +1,9 @@
 import { float32ToFloat16, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import { float32ToBfloat16 } from "./float-codec.ts";
 
+/** Types of floats in a safetensors file. */
+export type FloatType = "F32" | "F16" | "BF16";
+
 /** A tensor to write: a Float32Array is rounded for F16 and BF16, a Uint16Array holds the bits of F16 or BF16. */
 export type WritableTensor = { readonly shape: readonly number[] } & (
   | { readonly dtype: "F32"; readonly data: Float32Array }
@@ -107,7 +110,7 @@ export async function* streamSafetensors(
   }
 }
 
-/** The chunks joined, for small files and tests. */
+/** The chunks joined. */
 export function concatBytes(chunks: readonly Uint8Array[]): Uint8Array {
   const out = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
   let at = 0;

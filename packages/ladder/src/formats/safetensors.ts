@@ -5,6 +5,7 @@
  */
 import { float16ToFloat32, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import type { ByteSource } from "./byte-source.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 import { asFloat32, asInt32, asUint16, bfloat16ToFloat32 } from "./float-codec.ts";
@@ -120,15 +121,13 @@ function parseHeader(source: ByteSource, json: string): { [key: string]: unknown
 }
 
 function parseEntry(source: ByteSource, name: string, value: unknown): Entry {
-  const parsed = entrySchema.safeParse(value);
-  if (!parsed.success) {
+  const { dtype, shape, data_offsets } = checked(entrySchema, value, (why) =>
     fail(
       source,
       "L-SAFETENSORS-HEADER",
-      `the entry of "${name}" is malformed: ${z.prettifyError(parsed.error)}. Write the file again.`,
-    );
-  }
-  const { dtype, shape, data_offsets } = parsed.data;
+      `the entry of "${name}" is malformed: ${why}. Write the file again.`,
+    ),
+  );
   const bits = Object.hasOwn(TYPE_BITS, dtype) ? TYPE_BITS[dtype] : undefined;
   if (bits === undefined) {
     fail(
@@ -237,16 +236,15 @@ function lazyTensor(source: ByteSource, entry: Entry, dataStart: number): Checkp
 export async function openSafetensors(source: ByteSource): Promise<Checkpoint> {
   const { json, dataStart } = await readHeader(source);
   const { __metadata__, ...rest } = parseHeader(source, json);
-  const metadata = metadataSchema.safeParse(__metadata__ ?? {});
-  if (!metadata.success) {
-    fail(source, "L-SAFETENSORS-HEADER", "__metadata__ must map text to text. Write the file again.");
-  }
+  const metadata = checked(metadataSchema, __metadata__ ?? {}, () =>
+    fail(source, "L-SAFETENSORS-HEADER", "__metadata__ must map text to text. Write the file again."),
+  );
   const entries = Object.entries(rest).map(([name, value]) => parseEntry(source, name, value));
   checkTiling(source, entries, source.sizeBytes - dataStart);
   return {
     name: source.name,
     tensors: new Map(entries.map((entry) => [entry.name, lazyTensor(source, entry, dataStart)])),
-    metadata: new Map(Object.entries(metadata.data)),
+    metadata: new Map(Object.entries(metadata)),
     close: () => source.close(),
   };
 }

@@ -1,7 +1,7 @@
 /** Adapters as the contents of their two files (methods.md, 2 and 4). */
 import { SidenetError } from "@sidenet/tensor";
 import { checkNarrowed } from "../formats/float-codec.ts";
-import { encodeSafetensors, type WritableTensor } from "../formats/safetensors-write.ts";
+import { encodeSafetensors, type FloatType, type WritableTensor } from "../formats/safetensors-write.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Adapter } from "./adapter.ts";
 import { adapterConfigJson, BASE_MODEL_KEY, modelSignature } from "./load-adapter.ts";
@@ -34,12 +34,12 @@ export interface EncodedAdapter {
 
 /**
  * Reads an adapter from its device and encodes it. Throws `L-ADAPTER-VALUES` for a parameter that is not finite, and
- * `L-CONVERT-RANGE` for one outside the range of F16.
+ * `L-CONVERT-RANGE` for one outside the range of `dtype`.
  */
 export async function encodeAdapter(
   adapter: Adapter,
   base: BaseModel,
-  dtype: "F32" | "F16" | "BF16" = "F32",
+  dtype: FloatType = "F32",
 ): Promise<EncodedAdapter> {
   const tensors: Record<string, WritableTensor> = {};
   for (const [name, tensor] of adapter.parameters) {
@@ -50,7 +50,7 @@ export async function encodeAdapter(
         `${name} holds a value that is not finite, so nothing was written. Train with a lower learning rate.`,
       );
     }
-    if (dtype === "F16") checkNarrowed(name, data, 65504, dtype);
+    checkNarrowed(name, data, dtype);
     tensors[name] = { dtype, shape: tensor.shape, data };
   }
   const storage = base.quantized === undefined ? {} : { [STORAGE_KEY]: base.quantized ? "nf4" : "none" };

@@ -1,6 +1,7 @@
 /** The `adapter_config.json` of a LoRA adapter, with the fields and rules of PEFT (methods.md, 4). */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { PROJECTIONS } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { mayHang } from "../regular-expression.ts";
@@ -81,14 +82,9 @@ const isOff = (value: unknown): boolean =>
  * backbone).
  */
 export function parseLoraConfig(json: unknown, source: string): LoraConfig {
-  const parsed = loraSchema.safeParse(json);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(
-      ({ path, message }) => `${path.join(".") || "(file)"}: ${message}`,
-    );
-    refuse(source, `not a LoRA configuration: ${problems.join("; ")}.`);
-  }
-  const { init_lora_weights: init, ...raw } = parsed.data;
+  const { init_lora_weights: init, ...raw } = checked(loraSchema, json, (why) =>
+    refuse(source, `not a LoRA configuration: ${why}.`),
+  );
   for (const [field, value] of Object.entries(raw)) {
     if (field in loraSchema.shape || WITHOUT_EFFECT.includes(field) || isOff(value)) continue;
     refuse(source, `${field} = ${JSON.stringify(value)} is not supported. Train the adapter without it.`);

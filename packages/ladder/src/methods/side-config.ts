@@ -1,6 +1,7 @@
 /** The configuration of a side network, and the parameters that follow from it (methods.md, 2). */
 import { SidenetError, sizeOf } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type BlockShape, blockParameters, type ParameterSpec } from "../model/block.ts";
 import { MAX_LAYERS, type ModelConfig } from "../model/config.ts";
 
@@ -38,17 +39,10 @@ const sideConfigSchema = z.object({
 export type SideConfig = z.infer<typeof sideConfigSchema>;
 
 /** Parses an `adapter_config.json`. Throws `L-ADAPTER-CONFIG` with the path of each wrong field. */
-export function parseSideConfig(json: unknown, source: string): SideConfig {
-  const parsed = sideConfigSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(
-    (issue) => `${issue.path.join(".") || "(file)"}: ${issue.message}`,
-  );
-  throw new SidenetError(
-    "L-ADAPTER-CONFIG",
-    `${source} is not a side network's configuration: ${problems.join("; ")}.`,
-  );
-}
+export const parseSideConfig = (json: unknown, source: string): SideConfig =>
+  checked(sideConfigSchema, json, (why) => {
+    return new SidenetError("L-ADAPTER-CONFIG", `${source} is not a side network's configuration: ${why}.`);
+  });
 
 /** Throws `L-ADAPTER-CONFIG`. */
 export function refuseSide(message: string): never {

@@ -1,5 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 
 /** How rotary frequencies are scaled for contexts longer than that of pretraining. */
 export type RopeScaling =
@@ -48,10 +49,8 @@ function fail(name: string, text: string): never {
  * `rope_parameters`. Throws `L-CONFIG-ROPE` on other kinds than default, linear and llama3.
  */
 export function ropeFrom(raw: unknown, name: string): Rope {
-  const parsed = sourceSchema.safeParse(raw);
-  if (!parsed.success)
-    fail(name, `${z.prettifyError(parsed.error).replaceAll("\n", " ")}. Is the file complete?`);
-  const { rope_theta, rope_scaling, rope_parameters, original_max_position_embeddings: N } = parsed.data;
+  const source = checked(sourceSchema, raw, (why) => fail(name, `${why}. Is the file complete?`));
+  const { rope_theta, rope_scaling, rope_parameters, original_max_position_embeddings: N } = source;
   const isScaled = Object.keys(rope_scaling ?? {}).length > 0;
   const given = (isScaled ? rope_scaling : rope_parameters) ?? {};
   for (const [field, value] of Object.entries(given)) {

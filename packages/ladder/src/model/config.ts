@@ -1,6 +1,7 @@
 /** Model configurations from `config.json`. A field that changes the mathematics is either supported or refused by name. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type Rope, ropeFrom } from "./config-rope.ts";
 
 /** Model families. They differ in biases, norms of queries and keys, and sliding windows. */
@@ -55,8 +56,8 @@ interface FamilyRule {
   readonly eosTokenId: number | null;
 }
 
-/** Defaults of the configuration classes of transformers 4 and 5. */
-const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
+/** Names and defaults of the configuration classes of transformers 4 and 5. */
+export const FAMILIES: Readonly<Record<Family, FamilyRule>> = {
   llama: {
     architecture: "LlamaForCausalLM",
     numKeyValueHeads: null,
@@ -173,21 +174,16 @@ const quantizationSchema = z.looseObject({
   bnb_4bit_quant_storage: z.string().default("uint8"),
 });
 
-function unsupported(name: string, text: string): never {
+/** Throws `L-CONFIG-UNSUPPORTED`. */
+export function unsupported(name: string, text: string): never {
   throw new SidenetError("L-CONFIG-UNSUPPORTED", `${name}: ${text}`);
 }
 
 /** Throws `L-CONFIG` where a value has the wrong type. */
-function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, name: string): z.infer<Schema> {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) {
-    throw new SidenetError(
-      "L-CONFIG",
-      `${name}: ${z.prettifyError(parsed.error).replaceAll("\n", " ")}. Is it the config.json of a language model?`,
-    );
-  }
-  return parsed.data;
-}
+const parse = <Schema extends z.ZodType>(schema: Schema, value: unknown, name: string): z.infer<Schema> =>
+  checked(schema, value, (why) => {
+    return new SidenetError("L-CONFIG", `${name}: ${why}. Is it the config.json of a language model?`);
+  });
 
 function familyOf(raw: unknown, name: string): Family {
   const schema = z.looseObject({

@@ -12,6 +12,7 @@ import {
   type Tensor,
 } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import type { Projection } from "./projection.ts";
 
@@ -55,10 +56,9 @@ async function readState(checkpoint: Checkpoint, weight: string): Promise<z.infe
   } catch {
     json = null;
   }
-  const state = stateSchema.safeParse(json);
-  if (state.success) return state.data;
-  const problem = z.prettifyError(state.error).replaceAll("\n", " ");
-  throw new SidenetError("L-NF4", `${checkpoint.name}: ${weight}${STATE}: ${problem}. Is the file damaged?`);
+  const where = `${checkpoint.name}: ${weight}${STATE}`;
+  const refuse = (why: string) => new SidenetError("L-NF4", `${where}: ${why}. Is the file damaged?`);
+  return checked(stateSchema, json, refuse);
 }
 
 /** A weight that can be loaded from a checkpoint: it was checked, but not read. */

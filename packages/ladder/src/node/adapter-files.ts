@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
+import type { FloatType } from "../formats/safetensors-write.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../methods/encode-adapter.ts";
 import {
@@ -23,13 +24,13 @@ import { openSafetensorsFile } from "./safetensors-file.ts";
  * Writes an adapter to a folder that exists. Each file shows its old content or all of the new one, and the weights
  * come first: a new folder has a configuration only once the adapter is complete.
  * Throws `L-FILE` or `L-FILE-MISSING`, `L-ADAPTER-VALUES` for a parameter that is not finite, and `L-CONVERT-RANGE` for one
- * that F16 does not hold.
+ * that `dtype` does not hold.
  */
 export async function saveAdapter(
   folder: string,
   adapter: Adapter,
   base: BaseModel,
-  dtype: "F32" | "F16" | "BF16" = "F32",
+  dtype: FloatType = "F32",
 ): Promise<void> {
   const { weights, config } = await encodeAdapter(adapter, base, dtype);
   await writeFileAtomic(join(folder, ADAPTER_FILES.weights), weights);

@@ -1,10 +1,10 @@
 /** Benchmark files: the report as JSON and as a self-contained page. */
-import { readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import type { ComparedRow } from "../bench/compare-reports.ts";
 import type { BenchReport, BenchRow } from "../bench/suite.ts";
-import { fileError } from "./file-source.ts";
+import { checked } from "../external-input.ts";
+import { readText } from "./file-source.ts";
 import { readJsonFile } from "./json-file.ts";
 import { ASSETS, escapeHtml } from "./report.ts";
 
@@ -22,19 +22,9 @@ export type Baseline = z.infer<typeof schema>;
 
 /** Reads what `bench` wrote. Throws `L-FILE-MISSING`, `L-FILE`, `L-JSON`, or `L-BENCH` when it is something else. */
 export async function readBaseline(path: string): Promise<Baseline> {
-  const parsed = schema.safeParse(await readJsonFile(path));
-  if (parsed.success) return parsed.data;
-  const why = z.prettifyError(parsed.error);
-  throw new SidenetError("L-BENCH", `${path} is not what bench --output or --json writes: ${why}`);
-}
-
-/** The text of a WGSL file. Throws `L-FILE-MISSING` or `L-FILE`. */
-export async function readKernelText(path: string): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (cause) {
-    throw fileError(path, cause);
-  }
+  const refuse = (why: string) =>
+    new SidenetError("L-BENCH", `${path} is not what bench --output or --json writes: ${why}`);
+  return checked(schema, await readJsonFile(path), refuse);
 }
 
 /** Three digits, without an exponent. */
@@ -106,7 +96,7 @@ export async function renderBenchPage(
   comparison: readonly ComparedRow[] = [],
 ): Promise<string> {
   const { device, date, ceilings, results, failures } = report;
-  const style = await readFile(new URL("report.css", ASSETS), "utf8");
+  const style = await readText(new URL("report.css", ASSETS));
   const bars = `<div class="bars shares">${SCALE}${results.map(bar).join("\n")}</div>${key}`;
   const parts = [section("Share of the ceiling", bars)];
   if (comparison.length > 0) parts.push(comparisonSection(comparison));

@@ -7,6 +7,7 @@ import { copiedVocabulary, NO_VOCABULARY, vocabularyFields } from "../formats/gg
 import type { GgufFields } from "../formats/gguf-write.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
+import { readText } from "./file-source.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import type { ModelFiles } from "./open-model.ts";
 
@@ -23,7 +24,7 @@ export const TOKENIZER_FILES = [
   "generation_config.json",
 ];
 
-export interface CarriedTokenizer {
+interface CarriedTokenizer {
   readonly fields: GgufFields;
   /** Why there is none, or nothing. */
   readonly missing: readonly string[];
@@ -36,7 +37,7 @@ async function chatTemplate(
   names: readonly string[],
   config: unknown,
 ): Promise<string | null> {
-  if (names.includes("chat_template.jinja")) return readFile(join(folder, "chat_template.jinja"), "utf8");
+  if (names.includes("chat_template.jinja")) return readText(join(folder, "chat_template.jinja"));
   const { chat_template: template } = config as { chat_template?: unknown };
   return typeof template === "string" ? template : null;
 }
@@ -45,8 +46,7 @@ async function chatTemplate(
 export async function ggufTokenizer({ origin }: ModelFiles, config: ModelConfig): Promise<CarriedTokenizer> {
   if (origin.kind === "gguf") {
     const fields = copiedVocabulary(origin.gguf);
-    const isThere = "tokenizer.ggml.tokens" in fields;
-    return isThere
+    return "tokenizer.ggml.tokens" in fields
       ? { fields, missing: [] }
       : { fields: NO_VOCABULARY, missing: noTokenizer("the source has none") };
   }

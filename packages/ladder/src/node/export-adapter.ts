@@ -1,12 +1,10 @@
 /** A trained adapter on its way to other programs. */
-import { readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir } from "node:fs/promises";
 import type { Device } from "@sidenet/tensor";
-import type { WritableTensor } from "../formats/safetensors-write.ts";
 import { openAdapter, saveAdapter } from "./adapter-files.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
-import { checkOutput, writeFolderAtomic } from "./output-folder.ts";
+import { checkOutput, sizeOfFiles, writeFolderAtomic } from "./output-folder.ts";
 
 /** Which adapter is written, in what type, and where to. */
 export interface ExportOptions {
@@ -31,10 +29,7 @@ export interface ExportSummary {
   readonly files: readonly string[];
 }
 
-const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<
-  string,
-  WritableTensor["dtype"]
->;
+const DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes an adapter's two files to a new folder, which appears whole or not at all, after loading it for its model: what is
@@ -50,14 +45,13 @@ export async function exportAdapter(device: Device, options: ExportOptions): Pro
     return await writeFolderAtomic(output, async (folder) => {
       await saveAdapter(folder, adapter, base, DTYPES[type]);
       const files = (await readdir(folder)).sort();
-      const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
       return {
         output,
         format: "adapter",
         kind: adapter.side ? "ladder" : adapter.head ? "head" : "peft",
         method: adapter.method,
         parameters: adapter.parameters.count,
-        bytes: sizes.reduce((a, b) => a + b, 0),
+        bytes: await sizeOfFiles(folder, files),
         files,
       };
     });

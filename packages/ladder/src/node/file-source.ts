@@ -1,4 +1,4 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import { type ByteSource, checkRange } from "../formats/byte-source.ts";
 
@@ -31,6 +31,15 @@ export function fileError(path: string, cause: unknown): SidenetError {
   const kind =
     code === "ENOENT" ? "L-FILE-MISSING" : /ENOSPC|EDQUOT|EFBIG/.test(code) ? "L-DISK-FULL" : "L-FILE";
   return new SidenetError(kind, `${path}: ${text}`, { cause });
+}
+
+/** The text of a file in UTF-8. Throws as `fileError` says. */
+export async function readText(path: string | URL): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (cause) {
+    throw fileError(String(path), cause);
+  }
 }
 
 /** Writes all of `bytes` at `position`, or at the file's own place: one write may store less, as on a disk that is nearly full. */

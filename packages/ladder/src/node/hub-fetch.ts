@@ -1,4 +1,5 @@
 /** Requests to the hub that survive what networks do: dropped connections, stalls, busy servers. */
+import { setTimeout } from "node:timers/promises";
 import { SidenetError } from "@sidenet/tensor";
 
 /** How often a request is made again, and how long is waited before. */
@@ -81,7 +82,7 @@ export async function withRetries<T>(
       failures = gotOn ? 1 : failures + 1;
       if (failures >= attempts) throw error;
       const pause = error.retryAfterMs ?? Math.min(delayMs * 2 ** (failures - 1), MAX_PAUSE_MS);
-      await new Promise((resolve) => setTimeout(resolve, pause));
+      await setTimeout(pause);
     }
   }
 }

@@ -1,6 +1,6 @@
 /** Models from the hub, in the cache folder that Python's libraries share (HF_HOME, HF_HUB_CACHE). */
-import { createReadStream } from "node:fs";
-import { readFile, stat, symlink } from "node:fs/promises";
+import { createReadStream, existsSync } from "node:fs";
+import { readFile, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { writeFileAtomic } from "./atomic-write.ts";
@@ -68,19 +68,13 @@ function hubError(id: string, cause: unknown): SidenetError {
   );
 }
 
-const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
-
 /** Links the snapshot's name to the blob; a copy where links are not allowed. */
 async function link(blobPath: string, pointer: string): Promise<void> {
   await makeFolder(dirname(pointer));
   try {
     await symlink(relative(dirname(pointer), blobPath), pointer);
   } catch {
-    if (!(await exists(pointer))) await writeFileAtomic(pointer, createReadStream(blobPath));
+    if (!existsSync(pointer)) await writeFileAtomic(pointer, createReadStream(blobPath));
   }
 }
 
@@ -122,9 +116,9 @@ async function downloadSnapshot(
   const listing = hub.listFiles({ ...common, repo, revision: sha });
   for (const entry of await wantedFiles(listing, settings.configOnly ?? false)) {
     const pointer = join(snapshot, entry.path);
-    if (await exists(pointer)) continue;
+    if (existsSync(pointer)) continue;
     const target = join(folder, "blobs", entry.lfs?.oid ?? entry.oid!);
-    if (!(await exists(target))) {
+    if (!existsSync(target)) {
       const info = await hub.fileDownloadInfo({ ...common, repo, path: entry.path, revision: sha });
       if (!info)
         throw new SidenetError("L-HUB", `the hub lists ${entry.path}, but does not have it. Try again.`);
@@ -144,7 +138,7 @@ async function hasShards(snapshot: string): Promise<boolean> {
   } | null;
   if (typeof index?.weight_map !== "object" || index.weight_map === null) return false;
   for (const name of new Set(Object.values(index.weight_map))) {
-    if (typeof name !== "string" || !(await exists(join(snapshot, name)))) return false;
+    if (typeof name !== "string" || !existsSync(join(snapshot, name))) return false;
   }
   return true;
 }
@@ -155,8 +149,8 @@ async function cachedSnapshot(folder: string, { revision, configOnly }: Settings
   const sha = isCommit ? revision : await readFile(join(folder, "refs", revision), "utf8").catch(() => null);
   if (sha === null) return null;
   const snapshot = join(folder, "snapshots", sha.trim());
-  if (!(await exists(join(snapshot, CONFIG)))) return null;
-  const isWhole = configOnly || (await exists(join(snapshot, WEIGHTS))) || (await hasShards(snapshot));
+  if (!existsSync(join(snapshot, CONFIG))) return null;
+  const isWhole = configOnly || existsSync(join(snapshot, WEIGHTS)) || (await hasShards(snapshot));
   return isWhole ? snapshot : null;
 }
 

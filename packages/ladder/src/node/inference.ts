@@ -1,5 +1,4 @@
 /** A model from files, ready to be asked: decoder, adapter and tokenizer. */
-import { readFile } from "node:fs/promises";
 import type { Device } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { quantizesByDefault } from "../methods/method.ts";
@@ -8,7 +7,7 @@ import { Decoder } from "../model/decoder.ts";
 import { loadWeights } from "../model/load-weights.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { openAdapter, trainedOnNf4 } from "./adapter-files.ts";
-import { fileError } from "./file-source.ts";
+import { readText } from "./file-source.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
 
@@ -37,12 +36,7 @@ export interface Inference {
 
 /** The tokenizer with the chat template of a file, if given. Throws `L-FILE-MISSING`, `L-FILE` or `L-CHAT-TEMPLATE`. */
 export async function withTemplateOf(tokenizer: Tokenizer, path: string | null): Promise<Tokenizer> {
-  if (path === null) return tokenizer;
-  try {
-    return tokenizer.withChatTemplate(await readFile(path, "utf8"), path);
-  } catch (cause) {
-    throw fileError(path, cause);
-  }
+  return path === null ? tokenizer : tokenizer.withChatTemplate(await readText(path), path);
 }
 
 /** Throws what opening a model, an adapter and a file throws. */

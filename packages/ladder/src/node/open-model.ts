@@ -1,8 +1,9 @@
 /** A model from where a user keeps it: a folder, a GGUF file, a safetensors file or a hub id. */
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { type GgufFile, readGguf } from "../formats/gguf.ts";
 import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
@@ -12,7 +13,7 @@ import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { bundledModels, findBundledConfig, findBundledModel } from "./bundled-configs.ts";
-import { fileError, openFileSource } from "./file-source.ts";
+import { fileError, openFileSource, readText } from "./file-source.ts";
 import { downloadModel, type HubOptions, isHubId } from "./hub.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
@@ -117,11 +118,9 @@ async function eosIdsOf(folder: string, names: ReadonlySet<string>): Promise<num
   for (const file of [GENERATION_CONFIG, CONFIG]) {
     if (!names.has(file)) continue;
     const path = join(folder, file);
-    const parsed = eosSchema.safeParse(await readJsonFile(path));
-    if (!parsed.success) {
-      throw new SidenetError("L-CONFIG", `${path}: eos_token_id must be a token id or a list of them.`);
-    }
-    const { eos_token_id: ids } = parsed.data;
+    const refuse = () =>
+      new SidenetError("L-CONFIG", `${path}: eos_token_id must be a token id or a list of them.`);
+    const { eos_token_id: ids } = checked(eosSchema, await readJsonFile(path), refuse);
     if (ids != null) return [ids].flat();
   }
   return [];
@@ -142,7 +141,7 @@ async function readTokenizer(folder: string): Promise<Tokenizer> {
   const tokenizer = loadTokenizer(await readJsonFile(path), config, path, await eosIdsOf(folder, names));
   if (!names.has(CHAT_TEMPLATE)) return tokenizer;
   const template = join(folder, CHAT_TEMPLATE);
-  return tokenizer.withChatTemplate(await readFile(template, "utf8"), template);
+  return tokenizer.withChatTemplate(await readText(template), template);
 }
 
 /** Calls `read` at most once. */

@@ -1,5 +1,5 @@
 import { access, constants, mkdir, readdir, realpath, rename, stat } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { syncFolder } from "./atomic-write.ts";
 import { TOKENIZER_FILES } from "./carry-tokenizer.ts";
@@ -19,6 +19,12 @@ const REPLACED = [
 
 const isReplaced = (name: string): boolean =>
   REPLACED.some((known) => (typeof known === "string" ? known === name : known.test(name)));
+
+/** Bytes of these files of a folder, together. */
+export async function sizeOfFiles(folder: string, names: readonly string[]): Promise<number> {
+  const sizes = await Promise.all(names.map(async (name) => (await stat(join(folder, name))).size));
+  return sizes.reduce((a, b) => a + b, 0);
+}
 
 async function namesIn(folder: string): Promise<string[] | null> {
   try {

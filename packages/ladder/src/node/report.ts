@@ -1,13 +1,13 @@
 /** The page of a run, or of several side by side: one HTML file that needs nothing else. */
-import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { type EvalMetrics, isEvaluation, type StepMetrics } from "../training/metrics.ts";
 import type { StepProfile } from "../training/step-profile.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
-import { fileError } from "./file-source.ts";
+import { readText } from "./file-source.ts";
 import { readJsonFileIfExists } from "./json-file.ts";
 import { type RunFailure, readFailure } from "./run/failure.ts";
 import { readMetrics } from "./run/metrics-log.ts";
@@ -63,21 +63,16 @@ async function readRun(folder: string, name: string): Promise<ReportedRun> {
 export async function readReportData(folder: string): Promise<ReportData> {
   const json = await readJsonFileIfExists(join(folder, "results.json"));
   if (json !== undefined) {
-    const parsed = resultsSchema.safeParse(json);
-    if (!parsed.success) {
-      const why = z.prettifyError(parsed.error);
-      throw new SidenetError(
-        "L-REPORT",
-        `${join(folder, "results.json")} is not what compare writes: ${why}.`,
-      );
-    }
+    const refuse = (why: string) =>
+      new SidenetError("L-REPORT", `${join(folder, "results.json")} is not what compare writes: ${why}.`);
+    const { model, results } = checked(resultsSchema, json, refuse);
     const runs: ReportedRun[] = [];
-    for (const summary of parsed.data.results) {
+    for (const summary of results) {
       const run = await readRun(join(folder, summary.method), summary.method);
       const { error } = summary; // of a method that failed, and has no summary then
       runs.push(error ? { ...run, failure: run.failure ?? error } : { ...run, summary });
     }
-    return { title: `${runs.length} methods on ${basename(parsed.data.model)}`, runs };
+    return { title: `${runs.length} methods on ${basename(model)}`, runs };
   }
   const run = await readRun(folder, basename(resolve(folder)));
   if (run.run === null && run.steps.length === 0) {
@@ -91,14 +86,6 @@ export async function readReportData(folder: string): Promise<ReportData> {
 }
 
 export const ASSETS = new URL("../../assets/", import.meta.url);
-
-async function readText(path: string | URL): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (cause) {
-    throw fileError(String(path), cause);
-  }
-}
 
 /** `live`: the page asks its server for new data as long as it is open. */
 export async function renderReport(data: ReportData, live = false): Promise<string> {

@@ -1,10 +1,10 @@
 /** A model as a folder of the Hugging Face layout: config.json, safetensors (in shards past a size), tokenizer. */
-import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { checkNarrowed } from "../formats/float-codec.ts";
 import { type CheckpointType, modelConfigJson, quantizationJson } from "../formats/hf-config.ts";
 import {
+  type FloatType,
   headerBytes,
   storedBytes,
   streamSafetensors,
@@ -16,23 +16,16 @@ import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
 import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-options.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
-import { writeFolderAtomic } from "./output-folder.ts";
+import { sizeOfFiles, writeFolderAtomic } from "./output-folder.ts";
 
-type FloatDtype = "F32" | "F16" | "BF16";
-
-const TYPES: Readonly<Record<FloatDtype, CheckpointType>> = {
+const TYPES: Readonly<Record<FloatType, CheckpointType>> = {
   F32: "float32",
   F16: "float16",
   BF16: "bfloat16",
 };
-const LARGEST: Readonly<Record<FloatDtype, number>> = {
-  F32: 3.4028234663852886e38,
-  F16: 65504,
-  BF16: 3.3895313892515355e38,
-};
 
 /** What floats are stored as; beside NF4 16 bits, of the kind that the model has. */
-function floatDtype({ type, tensors }: OutgoingModel): FloatDtype {
+function floatDtype({ type, tensors }: OutgoingModel): FloatType {
   if (type === "f32") return "F32";
   const isBf16 = type === "bf16" || (type === "nf4" && tensors.some(({ storedAs }) => storedAs === "BF16"));
   return isBf16 ? "BF16" : "F16";
@@ -41,7 +34,7 @@ function floatDtype({ type, tensors }: OutgoingModel): FloatDtype {
 const isNf4 = ({ kind, name }: ModelTensor, { type }: OutgoingModel): boolean =>
   type === "nf4" && kind === "linear" && name.startsWith("model.layers.");
 
-function groupOf(device: Device, tensor: ModelTensor, model: OutgoingModel, dtype: FloatDtype): TensorGroup {
+function groupOf(device: Device, tensor: ModelTensor, model: OutgoingModel, dtype: FloatType): TensorGroup {
   const { name, shape } = tensor;
   if (isNf4(tensor, model)) {
     const read = async () => {
@@ -54,7 +47,7 @@ function groupOf(device: Device, tensor: ModelTensor, model: OutgoingModel, dtyp
   }
   const read = async () => {
     const data = await tensor.read();
-    if (dtype !== "F32") checkNarrowed(name, data, LARGEST[dtype], dtype);
+    checkNarrowed(name, data, dtype);
     return [storedBytes({ dtype, data })];
   };
   return { tensors: [{ name, dtype, shape }], read };
@@ -82,7 +75,7 @@ function shardsOf(groups: readonly TensorGroup[], maxBytes: number): TensorGroup
 }
 
 /** The model's own file, as far as it has one, with what conversion changes. */
-async function configJson(model: OutgoingModel, dtype: FloatDtype): Promise<object> {
+async function configJson(model: OutgoingModel, dtype: FloatType): Promise<object> {
   const { files, config, type } = model;
   const quantization = type === "nf4" ? { quantization_config: quantizationJson(TYPES[dtype]) } : {};
   if (files.origin.kind === "gguf") return { ...modelConfigJson(config, TYPES[dtype]), ...quantization };
@@ -121,8 +114,7 @@ export async function writeSafetensorsFolder(
     const tokenizer = await carryTokenizer(model.files, folder);
     await writeJsonFile(join(folder, "config.json"), await configJson(model, dtype));
     const files = ["config.json", ...names, ...tokenizer.files];
-    const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
-    return { bytes: sizes.reduce((a, b) => a + b, 0), files, missing: tokenizer.missing };
+    return { bytes: await sizeOfFiles(folder, files), files, missing: tokenizer.missing };
   });
 }
 

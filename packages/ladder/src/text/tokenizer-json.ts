@@ -15,7 +15,8 @@ interface Part {
   readonly [field: string]: unknown;
 }
 
-const split = (Regex: string, behavior = "Isolated", invert = false): Part => ({
+/** A pre-tokenizer whose pieces are the matches of an expression, and the text between them unless it says otherwise. */
+export const split = (Regex: string, behavior = "Isolated", invert = false): Part => ({
   type: "Split",
   pattern: { Regex },
   behavior,

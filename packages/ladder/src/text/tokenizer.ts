@@ -2,6 +2,7 @@
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../external-input.ts";
 import { nestsRepetitions } from "../regular-expression.ts";
 import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";
 import { keepByteOrderMarks, portableTokenizer } from "./tokenizer-json.ts";
@@ -97,12 +98,10 @@ const tokenizerSchema = z.looseObject({
 
 const patternSchema = z.union([z.looseObject({ String: z.string() }), z.looseObject({ Regex: z.string() })]);
 
-function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, where: string): z.infer<Schema> {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const what = z.prettifyError(parsed.error).replaceAll("\n", " ");
-  throw new SidenetError("L-TOKENIZER", `${where}: ${what}. Is it the file of a fast tokenizer?`);
-}
+const parse = <Schema extends z.ZodType>(schema: Schema, value: unknown, where: string): z.infer<Schema> =>
+  checked(schema, value, (why) => {
+    return new SidenetError("L-TOKENIZER", `${where}: ${why}. Is it the file of a fast tokenizer?`);
+  });
 
 /**
  * A tokenizer from a parsed `tokenizer.json` and an optional `tokenizer_config.json`. `name` appears in error messages;
@@ -213,7 +212,7 @@ function specialTokens(settings: TokenizerConfig): SpecialTokens {
 }
 
 /** Adds a chat template to a tokenizer. It is parsed on first use. */
-export function withChat(
+function withChat(
   tokenizer: Omit<Tokenizer, "chatTemplate" | "withChatTemplate">,
   source: string | null,
   special: SpecialTokens,

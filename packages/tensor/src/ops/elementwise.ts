@@ -245,7 +245,7 @@ export const fill = defineOp({
   doc: "x = value, in place",
   sig: "x![N..] ->",
   attrs: { value: 0 },
-  ranges: { value: UNBOUNDED }, // a mask is filled with -Infinity
+  ranges: { value: { ...UNBOUNDED, nan: true } },
   reference({ x }, _, { value }) {
     x.fill(value);
   },

@@ -160,9 +160,10 @@ function typesOf({ attrs, nullable }: AnyOpRow, key: string): string[] {
 
 const F32_MAX = (2 - 2 ** -23) * 2 ** 127;
 
-/** Throws `T-ATTR` for a number out of the attribute's range. NaN is out of every range. */
+/** Throws `T-ATTR` for a number out of the attribute's range. */
 function checkRange({ name, ranges }: AnyOpRow, key: string, value: number): void {
-  const { least = -F32_MAX, most = F32_MAX, whole = false }: NumberRange = ranges?.[key] ?? {};
+  const { least = -F32_MAX, most = F32_MAX, whole = false, nan = false }: NumberRange = ranges?.[key] ?? {};
+  if (nan && Number.isNaN(value)) return;
   if (value >= least && value <= most && !(whole && !Number.isInteger(value))) return;
   const kind = whole ? "a whole number" : Number.isFinite(most) ? "a finite number" : "a number";
   const limits = most < F32_MAX ? ` from ${least} to ${most}` : least > -F32_MAX ? ` >= ${least}` : "";

@@ -3,6 +3,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../../external-input.ts";
 import type { StepProfile } from "../../training/step-profile.ts";
 import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
 import { RUN_FILES } from "./run-folder.ts";
@@ -27,9 +28,8 @@ export async function readFailure(folder: string): Promise<RunFailure | null> {
   const path = join(folder, RUN_FILES.failure);
   const json = await readJsonFileIfExists(path);
   if (json === undefined) return null;
-  const parsed = failureSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  throw new SidenetError("L-RUN", `${path} is not what a run writes: ${z.prettifyError(parsed.error)}.`);
+  const refuse = (why: string) => new SidenetError("L-RUN", `${path} is not what a run writes: ${why}.`);
+  return checked(failureSchema, json, refuse);
 }
 
 /** Writes what can be written: the disk may be what failed, so nothing is thrown. */

@@ -29,9 +29,8 @@ export interface LoadedRun {
   close(): Promise<void>;
 }
 
-/** How many records of each file are held out: in proportion to its length, or the same share of each. */
+/** How many of so many records are held out of each file: in proportion to its length. */
 function heldOutOf(lengths: readonly number[], heldOut: number): number[] {
-  if (heldOut < 1) return lengths.map((length) => Math.max(1, Math.round(length * heldOut)));
   const total = lengths.reduce((sum, length) => sum + length, 0);
   let before = 0;
   return lengths.map((length) => {
@@ -47,21 +46,19 @@ interface Parts {
   readonly heldOut: readonly RecordList[];
 }
 
-/** Throws `L-DATA` when nothing would be left to train on, or to evaluate. */
+/** Holds out records of all files; below 1 the same share of each. Throws `L-DATA` when a part would be empty. */
 function split(files: readonly RecordList[], heldOut: number, seed: number): Parts {
-  const counts = heldOutOf(
-    files.map(({ length }) => length),
-    heldOut,
-  );
+  const lengths = files.map(({ length }) => length);
+  const isShare = heldOut < 1;
+  const amounts = isShare ? lengths.map(() => heldOut) : heldOutOf(lengths, heldOut);
   const train: RecordList[] = [];
   const held: RecordList[] = [];
   for (const [i, records] of files.entries()) {
-    if (counts[i] === 0 && files.length > 1) {
+    if (!isShare && amounts[i] === 0 && files.length > 1) {
       train.push(records);
       continue;
     }
-    const share = heldOut < 1;
-    const parts = splitRecords(records, { amount: share ? heldOut : counts[i], isShare: share }, seed);
+    const parts = splitRecords(records, { amount: amounts[i], isShare }, seed);
     train.push(parts.train);
     held.push(parts.heldOut);
   }

@@ -3,6 +3,7 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
+import { checked } from "../../external-input.ts";
 import { ADAPTER_FILES } from "../../methods/encode-adapter.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
@@ -51,12 +52,11 @@ export async function readRunFile(folder: string): Promise<RunFile | null> {
     });
   }
   if (json === undefined) return null;
-  const parsed = runFileSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  throw new SidenetError(
-    "L-RUN",
-    `${join(folder, RUN_FILES.run)} was not written by this version of sidenet: ${z.prettifyError(parsed.error)}. Use another --output.`,
-  );
+  const path = join(folder, RUN_FILES.run);
+  return checked(runFileSchema, json, (why) => {
+    const text = `${path} was not written by this version of sidenet: ${why}. Use another --output.`;
+    return new SidenetError("L-RUN", text);
+  });
 }
 
 export async function writeRunFile(folder: string, run: RunFile): Promise<void> {
