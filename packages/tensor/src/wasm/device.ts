@@ -1,6 +1,6 @@
 import { firstNonFinite, type NonFinite } from "../anomaly.ts";
 import { Device } from "../device.ts";
-import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
+import { elementBytes, type HostArray, hostArray, storedArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
 import type { Execution } from "../op-call.ts";
@@ -101,21 +101,9 @@ export class WasmDevice extends Device {
   }
 
   /** A view of a tensor's memory; f16 as 16-bit integers. */
-  #view({ dtype, size, storage, offset }: Tensor): HostArray | Uint16Array {
-    const { buffer } = this.#runtime.memory;
+  #view({ dtype, size, storage, offset }: Tensor): ReturnType<typeof storedArray> {
     const address = (storage.handle as number) + offset * elementBytes(dtype);
-    switch (dtype) {
-      case "f32":
-        return new Float32Array(buffer, address, size);
-      case "f16":
-        return new Uint16Array(buffer, address, size);
-      case "i32":
-        return new Int32Array(buffer, address, size);
-      case "u32":
-        return new Uint32Array(buffer, address, size);
-      case "u8":
-        return new Uint8Array(buffer, address, size);
-    }
+    return storedArray(dtype, this.#runtime.memory.buffer, address, size);
   }
 
   /** The values of a tensor: a view of its memory, or for f16 a copy. */

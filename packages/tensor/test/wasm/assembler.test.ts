@@ -65,7 +65,6 @@ const I32: Record<
   gtS: [i32.gtS, (a, b) => Number(a > b)],
   leS: [i32.leS, (a, b) => Number(a <= b)],
   geS: [i32.geS, (a, b) => Number(a >= b)],
-  geU: [i32.geU, (a, b) => Number(a >>> 0 >= b >>> 0)],
 };
 
 const F32X4: Record<string, [(a: V128, b: V128) => V128, (a: number, b: number) => number]> = {

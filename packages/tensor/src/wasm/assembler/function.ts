@@ -23,7 +23,6 @@ const ELSE = 0x05;
 const END = 0x0b;
 const BRANCH = 0x0c;
 const BRANCH_IF = 0x0d;
-const RETURN = 0x0f;
 const CALL = 0x10;
 const NOTHING = 0x40; // the type of a block that leaves no value
 
@@ -162,10 +161,6 @@ export class FunctionBuilder {
   zeroBytes(to: I32, count: I32): void {
     for (const operand of [to, 0, count]) this.#append(codeOf(operand, "i32"));
     this.#append([0xfc, 0x0b, 0]);
-  }
-
-  return(): void {
-    this.#append([RETURN]);
   }
 
   /** a · b + c: fused where the engine has it. */

@@ -1,5 +1,6 @@
 /** Ops that run by elementwise kernels; operands in f16 go through in windows (f16-windows.ts). */
 import { type BroadcastAxis, joinAxes } from "../../broadcasting.ts";
+import { LARGEST_F32 } from "../../dtype.ts";
 import type { GeluForm } from "../../ops/activations.ts";
 import { sameShape } from "../../shape.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -64,15 +65,18 @@ export const geluBackward: WasmOp = (
   return runElements(k, kernel, { inputs: { a: dy, b: x }, outputs: { y: dx } }, { perNs: EXP_PER_NS });
 };
 
-/** The bound of `clamp` if none is given: the largest float32. */
-const FAR = 3.4028234663852886e38;
-
 export const clamp: WasmOp = (
   k,
   { x, y }: Record<"x" | "y", Tensor>,
   _,
   { min, max }: { min: number | null; max: number | null },
-) => runElements(k, "clamp", { inputs: { x }, outputs: { y } }, { min: min ?? -FAR, max: max ?? FAR });
+) =>
+  runElements(
+    k,
+    "clamp",
+    { inputs: { x }, outputs: { y } },
+    { min: min ?? -LARGEST_F32, max: max ?? LARGEST_F32 },
+  );
 
 export const pow: WasmOp = (
   k,

@@ -1,5 +1,5 @@
 /** Elementwise kernels over f32, and conversions to and from f16; a task is a chunk of elements. */
-import { LARGEST_F16 } from "../../ops/elementwise-kernels.ts";
+import { LARGEST_F16 } from "../../dtype.ts";
 import type { FunctionBuilder } from "../assembler/function.ts";
 import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { GELU } from "./activations.ts";

@@ -1,4 +1,5 @@
 /** Kernels over rows: softmax, rotary embedding, lookup in a table. A task is `rows` rows. */
+import { LARGEST_F32 } from "../../dtype.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf } from "./math.ts";
@@ -21,7 +22,7 @@ const softmaxOf = (masked: boolean) =>
     (f, { x, mask, y, n, c, firstRow, maskRows, rows }, { task }) => {
       const [xAt, yAt, maskAt] = [f.i32(), f.i32(), f.i32()];
       const masks = masked ? ([[maskAt, 1]] as const) : [];
-      const smallest = splat(f, -3.4028234663852886e38);
+      const smallest = splat(f, -LARGEST_F32);
       const [largest, sumOf] = [maximizer(f), summer(f, 2)];
       const [half, shift, factor] = [splat(f, 0.5), f.v128(), f.v128()];
       const exp = expOf(f);
