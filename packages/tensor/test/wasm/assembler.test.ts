@@ -163,8 +163,8 @@ describe("statements", () => {
       memory,
       (f) => {
         const [count] = f.params;
-        const [i, sum, rounds] = [f.i32(), f.i32(), f.i32()];
-        f.for(i, 0, count, 3, () => f.set(sum, i32.add(sum, i)));
+        const [sum, rounds] = [f.i32(), f.i32()];
+        f.for(0, count, 3, (i) => f.set(sum, i32.add(sum, i)));
         f.do(i32.store(OUT, sum));
         f.forever((stop) => {
           stop(i32.geS(rounds, 4));

@@ -142,11 +142,11 @@ export class FunctionBuilder {
     this.#append([BRANCH, 0, END, END]);
   }
 
-  /** i = from, from + step, ... while i < to, as signed numbers. */
-  for(i: Local<"i32">, from: I32, to: I32, step: I32, body: () => void): void {
-    this.set(i, from);
+  /** Runs the body with i = from, from + step, ... while i < to, as signed numbers. */
+  for(from: I32, to: I32, step: I32, body: (i: Local<"i32">) => void): void {
+    const i = this.i32(from);
     this.while(i32.ltS(i, to), () => {
-      body();
+      body(i);
       this.set(i, i32.add(i, step));
     });
   }
