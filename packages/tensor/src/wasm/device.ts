@@ -7,7 +7,7 @@ import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
-import { OpContext } from "./context.ts";
+import { WasmContext } from "./context.ts";
 import { runByKernels } from "./kernels/index.ts";
 import type { Runtime, WasmStatistics } from "./runtime.ts";
 
@@ -21,7 +21,7 @@ export class WasmDevice extends Device {
   override readonly profile: DeviceProfile;
   readonly #runtime: Runtime;
   readonly #poison: boolean;
-  readonly #context: OpContext;
+  readonly #context: WasmContext;
   #references = 0;
 
   /** Use `openWasm`. `poison` fills new memory with NaN, for tests. */
@@ -37,7 +37,7 @@ export class WasmDevice extends Device {
       maxBufferBytes: 2 ** 32,
       wasm: { panelRows: runtime.panelRows },
     };
-    this.#context = new OpContext(this, (kernel, args, tasks) => runtime.run(kernel, args, tasks));
+    this.#context = new WasmContext(this, (kernel, args, tasks) => runtime.run(kernel, args, tasks));
     const { threads, relaxedSimd } = runtime;
     this.label =
       `WebAssembly SIMD${relaxedSimd ? " with fused multiply-add" : ""}, ` +

@@ -5,29 +5,22 @@ import type { GeluForm } from "../../ops/activations.ts";
 import { sameShape } from "../../shape.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Tasks, WasmContext, WasmOp } from "../context.ts";
-import { hasF16, overRows } from "./f16-windows.ts";
+import { overRows, type RowOperands } from "./f16-windows.ts";
 import type { KernelName } from "./index.ts";
 import { OUTER_AXES } from "./tasks.ts";
 import { chunks, EXP_PER_NS, rowTasks, SIMPLE_PER_NS } from "./work.ts";
-
-type Operands = Readonly<Record<string, Tensor | null>>;
 
 /** Runs an elementwise kernel over operands of one shape. */
 function runElements(
   k: WasmContext,
   kernel: KernelName,
-  operands: { readonly inputs: Operands; readonly outputs: Operands; readonly whole?: Operands },
+  operands: RowOperands,
   { perNs = SIMPLE_PER_NS, ...args }: Readonly<Record<string, number | boolean>> & { perNs?: number } = {},
 ): true {
   const n = Object.values(operands.outputs)[0]!.size;
-  const all = { ...operands.inputs, ...operands.outputs, ...operands.whole };
-  // Small ops are called often, and in f32 this takes less time than overRows.
-  if (!hasF16(all)) k.run(kernel, { ...args, ...all, n }, chunks(n, perNs));
-  else {
-    overRows(k, n, operands, (io, { count }) =>
-      k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
-    );
-  }
+  overRows(k, n, operands, (io, { count }) =>
+    k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
+  );
   return true;
 }
 
