@@ -8,6 +8,8 @@ export type HostArray = Float32Array | Float64Array | Int32Array | Uint32Array |
 
 /** The distance from 1 to the next float32: the unit of tolerances. */
 export const EPS = 2 ** -23;
+export const LARGEST_F32 = 3.4028234663852886e38;
+export const LARGEST_F16 = 65504;
 
 const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, u8: 1 };
 
@@ -37,17 +39,23 @@ export function sizeBytes(dtype: DType, count: number): number {
 /** Bytes of one element. */
 export const elementBytes = (dtype: DType): number => BYTES[dtype];
 
+/** Arrays of elements as devices store them: f16 as its bits. */
+const STORED = {
+  f32: Float32Array,
+  f16: Uint16Array,
+  i32: Int32Array,
+  u32: Uint32Array,
+  u8: Uint8Array,
+} as const;
+
+/** A view of `count` elements in a device's memory from byte `offset` on; f16 as 16-bit integers. */
+export const storedArray = (
+  dtype: DType,
+  buffer: ArrayBufferLike,
+  offset: number,
+  count: number,
+): InstanceType<(typeof STORED)[DType]> => new STORED[dtype](buffer as ArrayBuffer, offset, count); // the union of constructors takes no ArrayBufferLike
+
 /** A zero-filled host array that can hold every value of the type. */
-export function hostArray(dtype: DType, count: number): HostArray {
-  switch (dtype) {
-    case "f32":
-    case "f16":
-      return new Float32Array(count);
-    case "i32":
-      return new Int32Array(count);
-    case "u32":
-      return new Uint32Array(count);
-    case "u8":
-      return new Uint8Array(count);
-  }
-}
+export const hostArray = (dtype: DType, count: number): HostArray =>
+  dtype === "f16" ? new Float32Array(count) : new STORED[dtype](count);

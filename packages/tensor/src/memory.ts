@@ -53,11 +53,6 @@ export function formatBreakdown(bytes: BytesByCategory): string {
   return parts.length > 0 ? parts.join(", ") : "nothing live";
 }
 
-interface Entry {
-  readonly allocation: Allocation;
-  readonly bornAt: number;
-}
-
 /**
  * Live bytes by category, their peak, and what was live at that peak.
  *
@@ -73,7 +68,8 @@ export class MemoryAccount {
   #highest = noBytes();
   #live = noBytes();
   #liveBytes = 0;
-  #entries = new Map<Allocation, Entry>();
+  /** The live allocations, and when each was made. */
+  #bornAt = new Map<Allocation, number>();
   #clock = 0;
   #peakBytes = 0;
   #peakAt = 0;
@@ -87,7 +83,7 @@ export class MemoryAccount {
 
   /** Number of live allocations. */
   get liveCount(): number {
-    return this.#entries.size;
+    return this.#bornAt.size;
   }
 
   /** Live bytes by category. */
@@ -104,7 +100,7 @@ export class MemoryAccount {
         this.explain(allocation, `the limit is ${mib(this.limitBytes)}`),
       );
     }
-    this.#entries.set(allocation, { allocation, bornAt: ++this.#clock });
+    this.#bornAt.set(allocation, ++this.#clock);
     this.#live[allocation.category] += allocation.sizeBytes;
     this.#liveBytes += allocation.sizeBytes;
     this.#notePeak();
@@ -121,17 +117,17 @@ export class MemoryAccount {
 
   /** Removes an allocation; one that is not counted changes nothing. */
   free(allocation: Allocation): void {
-    const entry = this.#entries.get(allocation);
-    if (entry === undefined) return;
-    this.#entries.delete(allocation);
+    const bornAt = this.#bornAt.get(allocation);
+    if (bornAt === undefined) return;
+    this.#bornAt.delete(allocation);
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#liveBytes -= allocation.sizeBytes;
-    if (entry.bornAt <= this.#peakAt) this.#freedSincePeak.push({ ...allocation });
+    if (bornAt <= this.#peakAt) this.#freedSincePeak.push({ ...allocation });
   }
 
   /** Counts an allocation under another category from now on. Throws `T-NAME` for an unknown category. */
   recategorize(allocation: Allocation, category: Category): void {
-    if (!this.#entries.has(allocation)) return;
+    if (!this.#bornAt.has(allocation)) return;
     if (typeof this.#live[category] !== "number") throw refuseCategory(category);
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#live[category] += allocation.sizeBytes;
@@ -151,9 +147,7 @@ export class MemoryAccount {
    */
   peak(largest = 12): PeakReport {
     const then = [...this.#freedSincePeak];
-    for (const { allocation, bornAt } of this.#entries.values()) {
-      if (bornAt <= this.#peakAt) then.push(allocation);
-    }
+    for (const [allocation, bornAt] of this.#bornAt) if (bornAt <= this.#peakAt) then.push(allocation);
     return {
       peakBytes: Math.max(0, this.#peakBytes),
       byCategory: { ...this.#peak },
@@ -174,8 +168,8 @@ export class MemoryAccount {
   }
 
   /** Live allocations, for leak messages. */
-  *allocations(): IterableIterator<Allocation> {
-    yield* this.#entries.keys();
+  allocations(): IterableIterator<Allocation> {
+    return this.#bornAt.keys();
   }
 
   #noteHighest(): void {

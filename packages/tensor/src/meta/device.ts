@@ -6,7 +6,7 @@ import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
-import { OpContext } from "../wasm/context.ts";
+import { WasmContext } from "../wasm/context.ts";
 import { runByKernels } from "../wasm/kernels/index.ts";
 
 /**
@@ -61,7 +61,7 @@ export class MetaDevice extends Device {
     const { row, io, dims, attrs } = execution;
     if (this.profile.reference) return;
     if (this.profile.wasm) {
-      const context = new OpContext(this, (kernel, _, { tasks }) =>
+      const context = new WasmContext(this, (kernel, _, { tasks }) =>
         this.#onDispatch(`wasm/${kernel}`, { bind: {}, params: {}, grid: tasks }),
       );
       runByKernels(context, execution);

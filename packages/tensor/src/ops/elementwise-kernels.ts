@@ -1,7 +1,7 @@
 /** Builds the rows of elementwise ops and dispatches them: equal shapes as vec4s, broadcasting by kernels/spread.wgsl. */
 
 import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
-import { EPS } from "../dtype.ts";
+import { EPS, LARGEST_F16 } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, type KernelContext, type KernelEntry, type NumberRange, type OpRow } from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
@@ -75,8 +75,6 @@ export interface SpreadOperands {
   readonly b: Tensor | null;
   readonly mask?: Tensor;
 }
-
-export const LARGEST_F16 = 65504;
 
 /** Dispatches y = x as f16; values beyond its range become its largest number, never infinity. */
 export function runToF16(k: KernelContext, x: Tensor, y: Tensor): void {

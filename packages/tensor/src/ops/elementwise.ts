@@ -1,5 +1,5 @@
 import { broadcastShape, broadcastSource } from "../broadcasting.ts";
-import { type DType, EPS } from "../dtype.ts";
+import { type DType, EPS, LARGEST_F16, LARGEST_F32 } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, UNBOUNDED } from "../op.ts";
 import { sameShape, sizeOf } from "../shape.ts";
@@ -8,7 +8,6 @@ import {
   comparison,
   drawAwayFromBounds,
   drawBroadcast,
-  LARGEST_F16,
   runElementwise,
   runFill,
   runSpread,
@@ -179,17 +178,14 @@ export const pow = unary({
   values: (pick, size) => Float64Array.from({ length: size }, () => 0.4 + 2 * pick.unit()),
 });
 
-/** Stands for a missing bound: the largest float32. */
-const FAR = 3.4028234663852886e38;
-
 export const clamp = unary({
   name: "clamp",
   doc: "y = x clamped to min .. max; null means no bound",
   attrs: { min: null as number | null, max: null as number | null },
   ranges: { min: UNBOUNDED, max: UNBOUNDED },
   wgsl: "return clamp(x, vec4<f32>(p.scalar), vec4<f32>(p.other));",
-  scalars: ({ min, max }) => [min ?? -FAR, max ?? FAR],
-  f: (x, { min, max }) => Math.min(Math.max(x, min ?? -FAR), max ?? FAR),
+  scalars: ({ min, max }) => [min ?? -LARGEST_F32, max ?? LARGEST_F32],
+  f: (x, { min, max }) => Math.min(Math.max(x, min ?? -LARGEST_F32), max ?? LARGEST_F32),
   flops: 2,
   rel: EPS, // a bound is rounded to float32
   draw: (pick) => ({ min: pick.oneOf([null, -0.5, 0]), max: pick.oneOf([null, 0.5, 1]) }),

@@ -21,27 +21,18 @@ export interface At {
 /** Arguments by name: numbers, or tensors and places in them, which stand for their addresses. Null and false are 0. */
 export type KernelArgs = Readonly<Record<string, number | boolean | Tensor | At | null>>;
 
-/** What the host code of an op can do: run kernels, and get workspace and views. */
-export interface WasmContext {
-  /** Rows of a left panel of matmuls (kernels/library.ts). */
-  readonly panelRows: number;
-  run(kernel: KernelName, args: KernelArgs, tasks: Tasks): void;
-  /** Workspace of f32 that is freed when the op returns. Its contents are undefined. */
-  temp(shape: Shape): Tensor;
-  /** Frees the workspace that `body` made when it returns: an op which works in chunks holds that of one chunk only. */
-  scope(body: () => void): void;
-  /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
-  rows(tensor: Tensor, rows: number, range: RowRange): Tensor;
-}
-
 /** Runs an op by kernels on operands of which none is empty, or does nothing and returns false if the kernels do not support them. */
 // biome-ignore lint/suspicious/noExplicitAny: operands and attributes differ by row; each op names its own
 export type WasmOp = (k: WasmContext, io: any, dims: Dims, attrs: any) => boolean;
 
-/** The context of all ops of a device, one after the other: `release` after each frees its workspace and views. */
-export class OpContext implements WasmContext {
+/**
+ * What the host code of an op can do: run kernels, and get workspace and views. It is the same for all ops of a device, one after
+ * the other: `release` after each frees its workspace and views.
+ */
+export class WasmContext {
+  /** Rows of a left panel of matmuls (kernels/library.ts). */
   readonly panelRows: number;
-  readonly run: WasmContext["run"];
+  readonly run: (kernel: KernelName, args: KernelArgs, tasks: Tasks) => void;
   /** The current op, for labels of its workspace. */
   op = "";
   readonly #device: Device;
@@ -53,6 +44,7 @@ export class OpContext implements WasmContext {
     this.run = run;
   }
 
+  /** Workspace of f32 that is freed when the op returns. Its contents are undefined. */
   temp(shape: Shape): Tensor {
     const tensor = this.#device.empty(shape, { label: `${this.op}, workspace` });
     this.#device.keep(tensor);
@@ -60,12 +52,14 @@ export class OpContext implements WasmContext {
     return tensor;
   }
 
+  /** Frees the workspace that `body` made when it returns: an op which works in chunks holds that of one chunk only. */
   scope(body: () => void): void {
     const first = this.#handles.length;
     body();
     this.#dispose(first);
   }
 
+  /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, { start, count }: RowRange): Tensor {
     const row = tensor.size / Math.max(rows, 1);
     const window = this.#device.alias(tensor, [count, row], tensor.offset + start * row);

@@ -1,13 +1,13 @@
 import { firstNonFinite, type NonFinite } from "../anomaly.ts";
 import { Device } from "../device.ts";
-import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
+import { elementBytes, type HostArray, hostArray, storedArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
 import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
 import type { Storage, Tensor } from "../tensor.ts";
-import { OpContext } from "./context.ts";
+import { WasmContext } from "./context.ts";
 import { runByKernels } from "./kernels/index.ts";
 import type { Runtime, WasmStatistics } from "./runtime.ts";
 
@@ -21,7 +21,7 @@ export class WasmDevice extends Device {
   override readonly profile: DeviceProfile;
   readonly #runtime: Runtime;
   readonly #poison: boolean;
-  readonly #context: OpContext;
+  readonly #context: WasmContext;
   #references = 0;
 
   /** Use `openWasm`. `poison` fills new memory with NaN, for tests. */
@@ -37,7 +37,7 @@ export class WasmDevice extends Device {
       maxBufferBytes: 2 ** 32,
       wasm: { panelRows: runtime.panelRows },
     };
-    this.#context = new OpContext(this, (kernel, args, tasks) => runtime.run(kernel, args, tasks));
+    this.#context = new WasmContext(this, (kernel, args, tasks) => runtime.run(kernel, args, tasks));
     const { threads, relaxedSimd } = runtime;
     this.label =
       `WebAssembly SIMD${relaxedSimd ? " with fused multiply-add" : ""}, ` +
@@ -101,21 +101,9 @@ export class WasmDevice extends Device {
   }
 
   /** A view of a tensor's memory; f16 as 16-bit integers. */
-  #view({ dtype, size, storage, offset }: Tensor): HostArray | Uint16Array {
-    const { buffer } = this.#runtime.memory;
+  #view({ dtype, size, storage, offset }: Tensor): ReturnType<typeof storedArray> {
     const address = (storage.handle as number) + offset * elementBytes(dtype);
-    switch (dtype) {
-      case "f32":
-        return new Float32Array(buffer, address, size);
-      case "f16":
-        return new Uint16Array(buffer, address, size);
-      case "i32":
-        return new Int32Array(buffer, address, size);
-      case "u32":
-        return new Uint32Array(buffer, address, size);
-      case "u8":
-        return new Uint8Array(buffer, address, size);
-    }
+    return storedArray(dtype, this.#runtime.memory.buffer, address, size);
   }
 
   /** The values of a tensor: a view of its memory, or for f16 a copy. */

@@ -123,8 +123,7 @@ function emitRun(m: ModuleBuilder): void {
     (f) => {
       const kernel = f.i32(i32.load(0, CONTROL.kernel));
       const tasks = f.i32(i32.load(0, CONTROL.tasks));
-      const task = f.i32();
-      f.for(task, 0, tasks, 1, () => f.callIndirect(kernel, KERNEL_TYPE, task, ARGS, SCRATCH));
+      f.for(0, tasks, 1, (task) => f.callIndirect(kernel, KERNEL_TYPE, task, ARGS, SCRATCH));
     },
     "run",
   );

@@ -1,5 +1,5 @@
 /** Converts between the bytes of a buffer and host arrays. */
-import { type DType, type HostArray, hostArray } from "../dtype.ts";
+import { type DType, type HostArray, hostArray, storedArray } from "../dtype.ts";
 import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
 
 /** The bytes of values in a buffer of that dtype, padded to whole words. */
@@ -24,16 +24,6 @@ export function toBytes(values: ArrayLike<number>, dtype: DType): Uint8Array<Arr
 
 /** The first `size` values of a buffer's bytes. */
 export function fromBytes(bytes: ArrayBuffer, dtype: DType, size: number): HostArray {
-  switch (dtype) {
-    case "f32":
-      return new Float32Array(bytes, 0, size);
-    case "f16":
-      return float16ToFloat32(new Uint16Array(bytes, 0, size));
-    case "i32":
-      return new Int32Array(bytes, 0, size);
-    case "u32":
-      return new Uint32Array(bytes, 0, size);
-    case "u8":
-      return new Uint8Array(bytes, 0, size);
-  }
+  const stored = storedArray(dtype, bytes, 0, size);
+  return stored instanceof Uint16Array ? float16ToFloat32(stored) : stored;
 }

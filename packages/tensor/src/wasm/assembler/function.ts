@@ -23,7 +23,6 @@ const ELSE = 0x05;
 const END = 0x0b;
 const BRANCH = 0x0c;
 const BRANCH_IF = 0x0d;
-const RETURN = 0x0f;
 const CALL = 0x10;
 const NOTHING = 0x40; // the type of a block that leaves no value
 
@@ -143,11 +142,11 @@ export class FunctionBuilder {
     this.#append([BRANCH, 0, END, END]);
   }
 
-  /** i = from, from + step, ... while i < to, as signed numbers. */
-  for(i: Local<"i32">, from: I32, to: I32, step: I32, body: () => void): void {
-    this.set(i, from);
+  /** Runs the body with i = from, from + step, ... while i < to, as signed numbers. */
+  for(from: I32, to: I32, step: I32, body: (i: Local<"i32">) => void): void {
+    const i = this.i32(from);
     this.while(i32.ltS(i, to), () => {
-      body();
+      body(i);
       this.set(i, i32.add(i, step));
     });
   }
@@ -162,10 +161,6 @@ export class FunctionBuilder {
   zeroBytes(to: I32, count: I32): void {
     for (const operand of [to, 0, count]) this.#append(codeOf(operand, "i32"));
     this.#append([0xfc, 0x0b, 0]);
-  }
-
-  return(): void {
-    this.#append([RETURN]);
   }
 
   /** a · b + c: fused where the engine has it. */

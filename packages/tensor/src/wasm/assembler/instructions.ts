@@ -71,7 +71,6 @@ export const i32 = {
   gtS: i32Binary(0x4a),
   leS: i32Binary(0x4c),
   geS: i32Binary(0x4e),
-  geU: i32Binary(0x4f),
   eqz: (a: I32) => toI32([...codeOfI32(a), 0x45]),
   load: i32Load(0x28, 2),
   load8U: i32Load(0x2d, 0),
@@ -87,8 +86,6 @@ export const i32 = {
   }),
   select: (condition: I32, yes: I32, no: I32) =>
     toI32([...codeOfI32(yes), ...codeOfI32(no), ...codeOfI32(condition), 0x1b]),
-  /** The bits of an f32. */
-  reinterpret: (a: F32) => toI32([...codeOfF32(a), 0xbc]),
   min: (a: Expr<"i32">, b: I32) => i32.select(i32.ltS(a, b), a, b),
   /** The smaller of unsigned numbers. */
   minU: (a: Expr<"i32">, b: Expr<"i32">) => i32.select(i32.ltU(a, b), a, b),
@@ -225,8 +222,6 @@ export const i32x4 = {
   gtS: vBinary(0x3b),
   minS: vBinary(0xb6),
   maxS: vBinary(0xb8),
-  /** Rounds toward zero and saturates. */
-  truncSat: vUnary(0xf8),
 };
 
 export const i64x2 = {
@@ -250,7 +245,6 @@ export const f32x4 = {
   abs: vUnary(0xe0),
   neg: vUnary(0xe1),
   sqrt: vUnary(0xe3),
-  nearest: vUnary(0x6a),
   eq: vBinary(0x41),
   lt: vBinary(0x43),
   gt: vBinary(0x44),

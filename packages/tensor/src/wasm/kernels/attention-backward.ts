@@ -15,7 +15,6 @@
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
-  at,
   COLUMN_HALVES,
   EXTENTS,
   eight,
@@ -24,12 +23,12 @@ import {
   HeadRows,
   type Panel,
   PLACES,
-  type Words,
 } from "./attention-panel.ts";
 import { keyVisibility, queryVisibility, type Window } from "./attention-visibility.ts";
-import { defineKernel, words } from "./kernel.ts";
+import { defineKernel, type Words, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { attentionExpOf } from "./math.ts";
+import { at } from "./vectors.ts";
 
 /**
  * What a query contributes to a weight and its gradient. `isShared` has all bits set where logSum is above 0, that is where the
@@ -45,7 +44,7 @@ function shiftsOf(
   head: Local<"i32">,
 ): { base: Local<"i32">; plane: Local<"i32"> } {
   const rows = f.i32(i32.mul(t, group));
-  const base = f.i32(at(shifts, i32.mul(head, rows), 4));
+  const base = f.i32(at(shifts, i32.mul(head, rows)));
   return { base, plane: f.i32(i32.mul(i32.mul(heads, rows), 4)) };
 }
 
@@ -121,7 +120,7 @@ export const attentionBackwardQ = defineKernel(
     panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       run(window);
-      const shift = f.i32(at(base, panel.first, 4));
+      const shift = f.i32(at(base, panel.first));
       const shifts = eight((half) => shiftAt(f, shift, plane, (address) => v128.load(address, 16 * half)));
       visibility.each(window, pointers, (visible) => {
         for (const half of COLUMN_HALVES) {
@@ -172,7 +171,7 @@ export const attentionBackwardKV = defineKernel(
     panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       run(window);
-      f.set(shift, at(base, start, 4));
+      f.set(shift, at(base, start));
       visibility.each(window, [...pointers, [shift, 4]], (visible) => {
         const shifts = shiftAt(f, shift, plane, v128.load32Splat);
         for (const half of COLUMN_HALVES) {

@@ -4,12 +4,12 @@
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
-import { at, HeadRows, PLACES, type Words } from "./attention-panel.ts";
+import { HeadRows, PLACES } from "./attention-panel.ts";
 import { emitMasks, HIDDEN } from "./attention-visibility.ts";
-import { defineKernel, words } from "./kernel.ts";
+import { defineKernel, type Words, words } from "./kernel.ts";
 import { attentionExpOf, logOf } from "./math.ts";
 import { STREAM } from "./tasks.ts";
-import { forVectors, sumLanes, summer } from "./vectors.ts";
+import { at, forVectors, sumLanes, summer } from "./vectors.ts";
 
 /** Rows of values that are added at a time, so that the sums are loaded and stored once for that many rows. */
 const ROWS_AT_ONCE = 4;
@@ -41,26 +41,24 @@ export const attentionFew = defineKernel(
     const masks = emitMasks({ f, frame }, p, batch);
     const own = f.i32(i32.load(masks.segmentAt(position)));
     const [keys, values] = [p.k, p.v].map((src) => new HeadRows(f, { ...p, src, group: 1 }, head));
-    const dot = emitDot(f, p.d);
+    const sumOf = summer(f);
     const exp = attentionExpOf(f);
 
     f.zeroBytes(sums, rowBytes);
     const [largest, before, score] = [f.f32(HIDDEN), f.f32(), f.f32()];
     const [totals, shrink, weights] = [f.v128(), f.v128(), f.v128()];
-    const [start, key, count, row, to, last] = Array.from({ length: 6 }, () => f.i32());
     const end = f.i32(i32.min(p.s, f.i32(i32.add(position, 1))));
-    f.for(start, 0, end, STREAM, () => {
-      f.set(count, i32.min(f.i32(i32.sub(end, start)), STREAM));
+    f.for(0, end, STREAM, (start) => {
+      const count = f.i32(i32.min(f.i32(i32.sub(end, start)), STREAM));
       f.set(before, largest);
-      f.set(row, at(keys.base, start, keys.position));
-      f.set(to, scores);
-      f.set(last, at(scores, count, 4));
-      f.set(key, start);
+      const [row, key] = [f.i32(at(keys.base, start, keys.position)), f.i32(start)];
+      const [to, last] = [f.i32(scores), f.i32(at(scores, count))];
       f.while(i32.ltU(to, last), () => {
         f.set(score, HIDDEN);
         const isVisible = i32.and(masks.unhidden(key), i32.eq(i32.load(masks.segmentAt(key)), own));
         f.if(isVisible, () => {
-          f.set(score, f32.mul(dot(query, row), p.scale));
+          const dot = sumOf(p.d, [query, row], (sum, [q, k]) => f.madd(q.load(), k.load(), sum));
+          f.set(score, f32.mul(dot, p.scale));
           f.set(largest, f32.max(largest, score));
         });
         f.do(f32.store(to, score));
@@ -87,8 +85,7 @@ export const attentionFew = defineKernel(
     const sum = f.f32(sumLanes(f, [totals]));
     const isAny = f.i32(f32.gt(sum, 0));
     const share = f.v128(f32x4.splat(f32.select(isAny, f32.div(1, sum), 0)));
-    const [out, from] = [f.i32(at(p.y, task, rowBytes)), f.i32(sums)];
-    forVectors(f, p.d, [out, from], ({ load, store }) => store(out, f32x4.mul(load(from), share)));
+    forVectors(f, p.d, [at(p.y, task, rowBytes), sums], ([y, sum]) => y.store(f32x4.mul(sum.load(), share)));
     f.if(p.lse, () => {
       const pair = f.i32(at(p.lse, task, 8));
       const log = f32x4.lane(logOf(f)(f32x4.splat(sum)), 0);
@@ -96,17 +93,6 @@ export const attentionFew = defineKernel(
     });
   },
 );
-
-/** Returns an emitter of the dot product of two rows of d elements. */
-function emitDot(f: FunctionBuilder, d: Local<"i32">) {
-  const sumOf = summer(f);
-  const [left, right] = [f.i32(), f.i32()];
-  return (a: Local<"i32">, b: Local<"i32">) => {
-    f.set(left, a);
-    f.set(right, b);
-    return sumOf(d, [left, right], (sum, { load }) => f.madd(load(left), load(right), sum));
-  };
-}
 
 /** sums = shrink · sums + Σ weight · row over the weights up to address `last`; zeros follow them. */
 function emitAddRows(
@@ -118,17 +104,15 @@ function emitAddRows(
   const count = i32.divU(i32.sub(last, weights), 4);
   const lastRow = f.i32(at(row, i32.sub(count, 1), stride));
   const four = Array.from({ length: ROWS_AT_ONCE }, () => ({ row: f.i32(), weight: f.v128() }));
-  const to = f.i32();
   f.while(i32.ltU(weight, last), () => {
     for (const [i, one] of four.entries()) {
       f.set(one.row, i32.minU(f.i32(at(row, i, stride)), lastRow)); // never past the last row, where memory might hold NaN: 0 · NaN is NaN
       f.set(one.weight, v128.load32Splat(weight, 4 * i));
     }
-    f.set(to, sums);
-    forVectors(f, d, [to, ...four.map((one) => one.row)], ({ load, store }) => {
-      const sum = f.v128(f32x4.mul(load(to), factor));
-      for (const one of four) f.set(sum, f.madd(load(one.row), one.weight, sum));
-      store(to, sum);
+    forVectors(f, d, [sums, ...four.map((one) => one.row)], ([sums, ...rows]) => {
+      const sum = f.v128(f32x4.mul(sums.load(), factor));
+      for (const [i, row] of rows.entries()) f.set(sum, f.madd(row.load(), four[i].weight, sum));
+      sums.store(sum);
     });
     f.set(factor, f32x4.splat(1));
     f.set(row, at(row, ROWS_AT_ONCE, stride));

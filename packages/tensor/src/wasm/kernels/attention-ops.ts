@@ -3,7 +3,7 @@
  * are blocks of panels of those that stay: queries for y and dq, keys for dk and dv.
  */
 
-import type { RowRange } from "../../op.ts";
+import { rangesOf } from "../../op.ts";
 import type { AttentionAttrs } from "../../ops/attention.ts";
 import type { AttentionExtents, AttentionInputs } from "../../ops/attention-kernels.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -157,12 +157,6 @@ function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Atte
   k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
 }
 
-/** Ranges of batch rows whose packed operands fit PACKED_BYTES. */
-function* batchesOf(B: number, floatsPerRow: number): IterableIterator<RowRange> {
-  const maxRows = Math.max(1, Math.floor(PACKED_BYTES / (4 * Math.max(1, floatsPerRow))));
-  for (let start = 0; start < B; start += maxRows) yield { start, count: Math.min(maxRows, B - start) };
-}
-
 /** An op over batch rows: with f16 operands over as many at a time as fit a window in f32, of those as many as are packed at a time. */
 const overBatches =
   <Io extends object>(
@@ -176,8 +170,10 @@ const overBatches =
     if (placesOf(k, D, 1) === null) return false;
     const side = (isOutput: boolean) =>
       Object.fromEntries(Object.entries(io).filter(([name]) => outputNames.includes(name) === isOutput));
+    const packedBytes = 4 * Math.max(1, packedFloatsOfRow(extents)); // of a batch row
+    const maxRows = Math.max(1, Math.floor(PACKED_BYTES / packedBytes));
     overRows(k, B, { inputs: side(false), outputs: side(true) }, (window, { count }) => {
-      for (const range of batchesOf(count, packedFloatsOfRow(extents))) {
+      for (const range of rangesOf(count, maxRows)) {
         k.scope(() => {
           const rows = Object.entries(window).map(([name, t]) => [name, t && k.rows(t, count, range)]);
           run(k, Object.fromEntries(rows), { ...extents, B: range.count }, attrs);

@@ -1,11 +1,11 @@
 /** Kernels that run before those of attention: packing of the streaming operands, and per-query values for the gradients. */
 import type { Local } from "../assembler/function.ts";
 import { f32, i32, v128 } from "../assembler/instructions.ts";
-import { at, emitScale, HeadRows, panelsOf, pitchOf } from "./attention-panel.ts";
+import { emitScale, HeadRows, panelsOf, pitchOf } from "./attention-panel.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { storeWords } from "./library.ts";
 import { PACK_HEADS } from "./tasks.ts";
-import { summer } from "./vectors.ts";
+import { at, rowAt, summer } from "./vectors.ts";
 
 const OPERANDS = words("first", "firstRows", "firstColumns", "second", "secondRows", "secondColumns");
 
@@ -25,14 +25,13 @@ export const packHeads = defineKernel(
     const rows = f.i32(i32.mul(p.s, p.group));
     const from = f.i32(i32.mul(i32.remU(index, p.parts), PACK_HEADS));
     const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
-    const [row, to] = [f.i32(), f.i32()];
 
     const asRows = chosen(p.firstRows, p.secondRows);
     f.if(asRows, () => {
       const bytes = i32.mul(i32.mul(panelsOf(rows, panelRows), 4 * panelRows), p.d);
       const target = f.i32(at(asRows, head, bytes));
-      f.for(row, from, end, panelRows, () => {
-        f.set(to, at(target, row, i32.mul(p.d, 4)));
+      f.for(from, end, panelRows, (row) => {
+        const to = f.i32(rowAt(target, row, p.d));
         f.call(packHeads.left, source.base, source.position, source.group, row, rows, p.d, to);
         f.if(i32.eqz(isSecond), () => emitScale(f, to, i32.mul(p.d, panelRows), p.scale));
       });
@@ -42,11 +41,10 @@ export const packHeads = defineKernel(
     f.if(asColumns, () => {
       const panelBytes = f.i32(i32.mul(pitchOf(rows), 4 * panelRows));
       const target = f.i32(at(asColumns, i32.mul(head, panelsOf(p.d, panelRows)), panelBytes));
-      const [column, last] = [f.i32(), f.i32()];
-      f.for(row, from, end, 1, () => {
-        f.set(column, source.at(row));
-        f.set(last, i32.add(column, i32.mul(p.d, 4)));
-        f.set(to, at(target, row, 4 * panelRows));
+      f.for(from, end, 1, (row) => {
+        const column = f.i32(source.at(row));
+        const last = f.i32(at(column, p.d));
+        const to = f.i32(at(target, row, 4 * panelRows));
         f.while(i32.ltU(column, last), () => {
           for (let first = 0; first < panelRows; first += 4) {
             storeWords(f, to, v128.load(column, 4 * first), panelRows - first, 4 * first);
@@ -67,17 +65,16 @@ export const queryShifts = defineKernel(
     const source = new HeadRows(f, { ...p, src: dy }, head);
     const pairs = new HeadRows(f, { ...p, src: lse, d: f.i32(2) }, head);
     const rows = f.i32(i32.mul(p.s, p.group));
-    const [row, from] = [f.i32(), f.i32(i32.mul(i32.remU(task, parts), PACK_HEADS))];
+    const from = f.i32(i32.mul(i32.remU(task, parts), PACK_HEADS));
     const end = f.i32(i32.min(rows, f.i32(i32.add(from, PACK_HEADS))));
-    const [dyAt, yAt, pair, out] = Array.from({ length: 4 }, () => f.i32());
     const sumOf = summer(f, 2);
     const plane = f.i32(i32.mul(i32.mul(heads, rows), 4));
-    f.for(row, from, end, 1, () => {
-      f.set(dyAt, source.at(row));
-      f.set(yAt, i32.add(y, i32.sub(dyAt, dy)));
-      f.set(pair, pairs.at(row));
-      f.set(out, at(shifts, i32.add(i32.mul(head, rows), row), 4));
-      const dot = sumOf(p.d, [dyAt, yAt], (sum, { load }) => f.madd(load(dyAt), load(yAt), sum));
+    f.for(from, end, 1, (row) => {
+      const dyRow = f.i32(source.at(row));
+      const yRow = i32.add(y, i32.sub(dyRow, dy));
+      const pair = f.i32(pairs.at(row));
+      const out = f.i32(at(shifts, i32.add(i32.mul(head, rows), row)));
+      const dot = sumOf(p.d, [dyRow, yRow], (sum, [dy, y]) => f.madd(dy.load(), y.load(), sum));
       f.do(
         f32.store(out, f32.load(pair)),
         f32.store(i32.add(out, plane), f32.load(pair, 4)),

@@ -5,12 +5,11 @@
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
 import type { Visibility, Window } from "./attention-visibility.ts";
-import { type Frame, words } from "./kernel.ts";
+import { type Frame, type Words, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS, SHORT_ROWS, transpose4 } from "./library.ts";
 import { STREAM } from "./tasks.ts";
-import { forVectors } from "./vectors.ts";
+import { at, forVectors } from "./vectors.ts";
 
-export type Words<K extends string> = Readonly<Record<K, Local<"i32">>>;
 /** A value for each of the eight columns of a panel: two vectors, or what stands for them. */
 export type Eight<T> = readonly [T, T];
 
@@ -18,7 +17,6 @@ export type Eight<T> = readonly [T, T];
 export const COLUMN_HALVES = [0, 1] as const;
 export const eight = <T>(make: (half: 0 | 1) => T): Eight<T> => [make(0), make(1)];
 
-export const at = (base: I32, index: I32, bytes: I32): Expr<"i32"> => i32.add(base, i32.mul(index, bytes));
 export const panelsOf = (count: I32, width: number): Expr<"i32"> =>
   i32.divU(i32.add(count, width - 1), width);
 
@@ -94,7 +92,6 @@ export class Panel {
   readonly first: Local<"i32">;
   readonly rows: Local<"i32">;
   readonly #scratch: Local<"i32">;
-  readonly #index: Local<"i32">;
   readonly #block: Words<"first" | "panels" | "bytes">;
   /** Rows of the head, and elements of a row. */
   readonly n: Local<"i32">;
@@ -112,7 +109,7 @@ export class Panel {
     this.frame = frame;
     this.#block = block;
     [this.n, this.d] = [n, d];
-    [this.first, this.rows, this.#scratch, this.#index] = [f.i32(), f.i32(), f.i32(), f.i32()];
+    [this.first, this.rows, this.#scratch] = [f.i32(), f.i32(), f.i32()];
     this.#deep = f.i32(panelsOf(d, frame.library.panelRows));
   }
 
@@ -120,10 +117,10 @@ export class Panel {
   each(body: () => void): void {
     const { f, first } = this;
     const { panels, bytes, first: firstPanel } = this.#block;
-    f.for(this.#index, 0, panels, 1, () => {
-      f.set(first, i32.mul(i32.add(firstPanel, this.#index), PANEL_COLS));
+    f.for(0, panels, 1, (index) => {
+      f.set(first, i32.mul(i32.add(firstPanel, index), PANEL_COLS));
       f.set(this.rows, i32.min(f.i32(i32.sub(this.n, first)), PANEL_COLS));
-      f.set(this.#scratch, at(this.frame.scratch, this.#index, bytes));
+      f.set(this.#scratch, at(this.frame.scratch, index, bytes));
       body();
     });
   }
@@ -211,12 +208,11 @@ export class Panel {
       f.set(from, i32.min(visibility.begin, from));
       f.set(to, i32.select(i32.gtS(visibility.end, to), visibility.end, to));
     });
-    const [window, start, count] = [f.i32(), f.i32(), f.i32()];
-    f.for(window, from, to, STREAM, () =>
+    f.for(from, to, STREAM, (window) =>
       this.each(() => {
         visibility.load(this.place(words));
-        f.set(start, i32.select(i32.gtS(visibility.begin, window), visibility.begin, window));
-        f.set(count, i32.sub(i32.min(visibility.end, f.i32(i32.add(window, STREAM))), start));
+        const start = f.i32(i32.select(i32.gtS(visibility.begin, window), visibility.begin, window));
+        const count = f.i32(i32.sub(i32.min(visibility.end, f.i32(i32.add(window, STREAM))), start));
         f.if(i32.gtS(count, 0), () => body({ start, count }));
       }),
     );
@@ -264,11 +260,7 @@ export class Panel {
   /** Runs the body for each row of the panel, given its index in the panel and in the head. */
   forRows(body: (row: Local<"i32">, index: Local<"i32">) => void): void {
     const { f } = this;
-    const [row, index] = [f.i32(), f.i32()];
-    f.for(row, 0, this.rows, 1, () => {
-      f.set(index, i32.add(this.first, row));
-      body(row, index);
-    });
+    f.for(0, this.rows, 1, (row) => body(row, f.i32(i32.add(this.first, row))));
   }
 }
 
@@ -292,7 +284,7 @@ export function emitPanelTask(
 /** Multiplies `count` floats at an address by `value`. */
 export function emitScale(f: FunctionBuilder, address: I32, count: I32, value: Local<"f32">): void {
   f.if(i32.eqz(f32.eq(value, 1)), () => {
-    const [pointer, factor] = [f.i32(address), f.v128(f32x4.splat(value))];
-    forVectors(f, count, [pointer], ({ load, store }) => store(pointer, f32x4.mul(load(pointer), factor)));
+    const factor = f.v128(f32x4.splat(value));
+    forVectors(f, count, [address], ([x]) => x.store(f32x4.mul(x.load(), factor)));
   });
 }

@@ -5,8 +5,10 @@
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, type I32, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
-import { at, COLUMN_HALVES, type Eight, eight, type Panel, WORDS, type Words } from "./attention-panel.ts";
+import { COLUMN_HALVES, type Eight, eight, type Panel, WORDS } from "./attention-panel.ts";
+import type { Words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
+import { at } from "./vectors.ts";
 
 /** The score of a key that is not visible: finite, and below every other score. */
 export const HIDDEN = -3.0e38;
@@ -52,7 +54,7 @@ export function emitMasks(
   const first = f.i32(i32.mul(batch, s));
   const one = f.i32(i32.add(frame.scratch, oneAt));
   f.do(i32.store8(one, 1));
-  const base = f.i32(i32.select(segments, at(segments, first, 4), 0));
+  const base = f.i32(i32.select(segments, at(segments, first), 0));
   const word = f.i32(i32.select(segments, 4, 0));
   const maskBase = f.i32(i32.select(mask, i32.add(mask, first), one));
   const byte = f.i32(i32.ne(mask, 0));
@@ -88,10 +90,9 @@ class PanelState {
     of: (row: Local<"i32">) => Eight<Expr<"i32">>,
   ): void {
     const f = this.#f;
-    const [column, row] = [f.i32(), f.i32()];
-    f.for(column, 0, PANEL_COLS, 1, () => {
-      f.set(row, i32.min(f.i32(i32.add(first, column)), i32.sub(n, 1)));
-      const to = f.i32(at(scratch, column, 4));
+    f.for(0, PANEL_COLS, 1, (column) => {
+      const row = f.i32(i32.min(f.i32(i32.add(first, column)), i32.sub(n, 1)));
+      const to = f.i32(at(scratch, column));
       for (const [i, word] of of(row).entries()) f.do(i32.store(to, word, PANEL_COL_BYTES * i));
     });
     this.#loadColumns(scratch);

@@ -16,7 +16,6 @@
  */
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import {
-  at,
   COLUMN_HALVES,
   type Eight,
   EXTENTS,
@@ -26,12 +25,12 @@ import {
   type Panel,
   PLACES,
   WORDS,
-  type Words,
 } from "./attention-panel.ts";
 import { HIDDEN, queryVisibility, type Visibility, type Window } from "./attention-visibility.ts";
-import { defineKernel, words } from "./kernel.ts";
+import { defineKernel, type Words, words } from "./kernel.ts";
 import { PANEL_COL_BYTES } from "./library.ts";
 import { attentionExpOf, logOf } from "./math.ts";
+import { at, rowAt } from "./vectors.ts";
 
 export const attention = defineKernel(
   { ...words("q", "keys", "values", "mask", "segments", "y", "lse"), ...EXTENTS, ...PLACES } as const,
@@ -57,7 +56,7 @@ export const attention = defineKernel(
     panel.stream(visibility, p.wordsAt, (window) => {
       const { start, count } = window;
       const [right, sums] = [panel.place(p.panelAt), panel.place(p.sumsAt)];
-      panel.score(f.i32(at(keys, start, i32.mul(p.d, 4))), right, count, scores);
+      panel.score(f.i32(rowAt(keys, start, p.d)), right, count, scores);
       toWeights(window, { scores, sums, scratch: panel.place(p.wordsAt) });
       panel.accumulate(f.i32(at(values, start, panel.stepBytes)), columns.panel, scores, count, sums);
     });
@@ -76,7 +75,7 @@ export const attention = defineKernel(
           f.do(v128.store(scratch, v128.and(log(sumOf[half]), isAny[half]), totals + 16 * half));
         }
         panel.forRows((row, index) => {
-          const [from, to] = [f.i32(at(scratch, row, 4)), f.i32(pairs.at(index))];
+          const [from, to] = [f.i32(at(scratch, row)), f.i32(pairs.at(index))];
           f.do(f32.store(to, f32.load(from, largest)), f32.store(to, f32.load(from, totals), 4));
         });
       });

@@ -7,39 +7,20 @@ import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { GELU_SLOPE } from "./activations.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { sigmoidOf } from "./math.ts";
-import { forRows, OUTER_AXES, startChunk } from "./tasks.ts";
-import { type Access, forVectors } from "./vectors.ts";
+import { forChunk, forRows, OUTER_AXES } from "./tasks.ts";
+import { at, forVectors } from "./vectors.ts";
 
 type Function2 = (a: V128, b: V128) => V128;
 
 /** How a result is stored, and the bytes of an element: f32, or a mask of one byte from a comparison. */
-const RESULTS = {
-  value: { bytes: 4, store: ({ store }: Access, y: Local<"i32">, result: V128) => store(y, result) },
-  mask: { bytes: 1, store: ({ storeMask }: Access, y: Local<"i32">, result: V128) => storeMask(y, result) },
-} as const;
+const RESULTS = { value: { bytes: 4, store: "store" }, mask: { bytes: 1, store: "storeMask" } } as const;
 type Result = keyof typeof RESULTS;
-
-/** A loop over `count` elements of y and of those operands that have an element for each; the body gets a and b. */
-function emitLoop(
-  f: FunctionBuilder,
-  count: Local<"i32">,
-  { a, b, y }: { readonly a: Local<"i32"> | V128; readonly b: Local<"i32"> | V128; readonly y: Local<"i32"> },
-  apply: Function2,
-  result: Result,
-): void {
-  const isPointer = (operand: Local<"i32"> | V128): operand is Local<"i32"> => operand.type === "i32";
-  const value = ({ load }: Access, operand: Local<"i32"> | V128) =>
-    isPointer(operand) ? load(operand) : operand;
-  const { bytes, store } = RESULTS[result];
-  forVectors(f, count, [...[a, b].filter(isPointer), [y, bytes]], (access) =>
-    store(access, y, apply(value(access, a), value(access, b))),
-  );
-}
 
 const sameShape = (make: (f: FunctionBuilder) => Function2, result: Result = "value") =>
   defineKernel(words("a", "b", "y", "n"), (f, { a, b, y, n }, { task }) => {
-    const count = startChunk(f, task, n, [a, b, [y, RESULTS[result].bytes]]);
-    emitLoop(f, count, { a, b, y }, make(f), result);
+    const apply = make(f);
+    const { bytes, store } = RESULTS[result];
+    forChunk(f, task, n, [a, b, [y, bytes]], ([a, b, y]) => y[store](apply(a.load(), b.load())));
   });
 
 const AXES = Array.from({ length: OUTER_AXES }, (_, axis) => axis as 0 | 1 | 2 | 3);
@@ -53,9 +34,10 @@ const broadcasting = (make: (f: FunctionBuilder) => Function2, result: Result) =
   defineKernel(
     { ...words("a", "b", "y", "n", "c", "aRepeats", "bRepeats", "rows"), ...OUTER } as const,
     (f, { a, b, y, n, c, aRepeats, bRepeats, rows, ...p }, { task }) => {
-      const [aAt, bAt, yAt, rest, index] = Array.from({ length: 5 }, () => f.i32());
+      const [aAt, bAt, rest, index] = Array.from({ length: 4 }, () => f.i32());
       const all = f.v128();
       const apply = make(f);
+      const { bytes, store } = RESULTS[result];
       forRows(f, task, { rows, n }, (row) => {
         f.set(aAt, a);
         f.set(bAt, b);
@@ -64,25 +46,25 @@ const broadcasting = (make: (f: FunctionBuilder) => Function2, result: Result) =
           f.if(rest, () => {
             f.set(index, i32.remU(rest, p[`extent${axis}`]));
             f.set(rest, i32.divU(rest, p[`extent${axis}`]));
-            f.set(aAt, i32.add(aAt, i32.mul(index, p[`a${axis}`])));
-            f.set(bAt, i32.add(bAt, i32.mul(index, p[`b${axis}`])));
+            f.set(aAt, at(aAt, index, p[`a${axis}`]));
+            f.set(bAt, at(bAt, index, p[`b${axis}`]));
           });
         }
-        f.set(yAt, i32.add(y, i32.mul(i32.mul(row, c), RESULTS[result].bytes)));
+        const to = [f.i32(at(y, i32.mul(row, c), bytes)), bytes] as const;
         f.if(
           aRepeats,
           () => {
             f.set(all, v128.load32Splat(aAt));
-            emitLoop(f, c, { a: all, b: bAt, y: yAt }, apply, result);
+            forVectors(f, c, [bAt, to], ([b, y]) => y[store](apply(all, b.load())));
           },
           () =>
             f.if(
               bRepeats,
               () => {
                 f.set(all, v128.load32Splat(bAt));
-                emitLoop(f, c, { a: aAt, b: all, y: yAt }, apply, result);
+                forVectors(f, c, [aAt, to], ([a, y]) => y[store](apply(a.load(), all)));
               },
-              () => emitLoop(f, c, { a: aAt, b: bAt, y: yAt }, apply, result),
+              () => forVectors(f, c, [aAt, bAt, to], ([a, b, y]) => y[store](apply(a.load(), b.load()))),
             ),
         );
       });

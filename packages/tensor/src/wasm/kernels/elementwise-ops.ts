@@ -1,32 +1,26 @@
 /** Ops that run by elementwise kernels; operands in f16 go through in windows (f16-windows.ts). */
 import { type BroadcastAxis, joinAxes } from "../../broadcasting.ts";
+import { LARGEST_F32 } from "../../dtype.ts";
 import type { GeluForm } from "../../ops/activations.ts";
 import { sameShape } from "../../shape.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { Tasks, WasmContext, WasmOp } from "../context.ts";
-import { hasF16, overRows } from "./f16-windows.ts";
+import { overRows, type RowOperands } from "./f16-windows.ts";
 import type { KernelName } from "./index.ts";
 import { OUTER_AXES } from "./tasks.ts";
 import { chunks, EXP_PER_NS, rowTasks, SIMPLE_PER_NS } from "./work.ts";
-
-type Operands = Readonly<Record<string, Tensor | null>>;
 
 /** Runs an elementwise kernel over operands of one shape. */
 function runElements(
   k: WasmContext,
   kernel: KernelName,
-  operands: { readonly inputs: Operands; readonly outputs: Operands; readonly whole?: Operands },
+  operands: RowOperands,
   { perNs = SIMPLE_PER_NS, ...args }: Readonly<Record<string, number | boolean>> & { perNs?: number } = {},
 ): true {
   const n = Object.values(operands.outputs)[0]!.size;
-  const all = { ...operands.inputs, ...operands.outputs, ...operands.whole };
-  // Small ops are called often, and in f32 this takes less time than overRows.
-  if (!hasF16(all)) k.run(kernel, { ...args, ...all, n }, chunks(n, perNs));
-  else {
-    overRows(k, n, operands, (io, { count }) =>
-      k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
-    );
-  }
+  overRows(k, n, operands, (io, { count }) =>
+    k.run(kernel, { ...args, ...io, n: count }, chunks(count, perNs)),
+  );
   return true;
 }
 
@@ -64,15 +58,18 @@ export const geluBackward: WasmOp = (
   return runElements(k, kernel, { inputs: { a: dy, b: x }, outputs: { y: dx } }, { perNs: EXP_PER_NS });
 };
 
-/** The bound of `clamp` if none is given: the largest float32. */
-const FAR = 3.4028234663852886e38;
-
 export const clamp: WasmOp = (
   k,
   { x, y }: Record<"x" | "y", Tensor>,
   _,
   { min, max }: { min: number | null; max: number | null },
-) => runElements(k, "clamp", { inputs: { x }, outputs: { y } }, { min: min ?? -FAR, max: max ?? FAR });
+) =>
+  runElements(
+    k,
+    "clamp",
+    { inputs: { x }, outputs: { y } },
+    { min: min ?? -LARGEST_F32, max: max ?? LARGEST_F32 },
+  );
 
 export const pow: WasmOp = (
   k,

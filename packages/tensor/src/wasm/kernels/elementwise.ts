@@ -1,19 +1,19 @@
 /** Elementwise kernels over f32, and conversions to and from f16; a task is a chunk of elements. */
-import { LARGEST_F16 } from "../../ops/elementwise-kernels.ts";
-import type { FunctionBuilder } from "../assembler/function.ts";
+import { LARGEST_F16 } from "../../dtype.ts";
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { GELU } from "./activations.ts";
 import { loader, toF16 } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf, type Function1, logOf, sigmoidOf, tanhOf } from "./math.ts";
-import { forChunk, startChunk } from "./tasks.ts";
-import { type Access, forVectors, type Pointer, splat } from "./vectors.ts";
+import { forChunk } from "./tasks.ts";
+import { type Elements, splat } from "./vectors.ts";
 
 /** y = f(x). */
 const unary = (make: (f: FunctionBuilder) => Function1) =>
   defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task }) => {
     const apply = make(f);
-    forChunk(f, task, n, [x, y], ({ load, store }) => store(y, apply(load(x))));
+    forChunk(f, task, n, [x, y], ([x, y]) => y.store(apply(x.load())));
   });
 
 export const neg = unary(() => f32x4.neg);
@@ -59,14 +59,14 @@ export const siluMulBackward = defineKernel(
   (f, { dy, gate, up, dgate, dup, n }, { task }) => {
     const sigmoid = sigmoidOf(f);
     const one = splat(f, 1);
-    forChunk(f, task, n, [dy, gate, up, dgate, dup], ({ load, store }) => {
-      const g = f.v128(load(gate));
+    forChunk(f, task, n, [dy, gate, up, dgate, dup], ([dy, gate, up, dgate, dup]) => {
+      const g = f.v128(gate.load());
       const s = f.v128(sigmoid(g));
-      const d = f.v128(f32x4.mul(load(dy), s));
+      const d = f.v128(f32x4.mul(dy.load(), s));
       const slope = f.madd(g, f32x4.sub(one, s), one);
-      const upward = f.v128(load(up)); // loaded before dgate is stored, which may overwrite up
-      store(dgate, f32x4.mul(f32x4.mul(d, upward), slope));
-      store(dup, f32x4.mul(d, g));
+      const upward = f.v128(up.load()); // loaded before dgate is stored, which may overwrite up
+      dgate.store(f32x4.mul(f32x4.mul(d, upward), slope));
+      dup.store(f32x4.mul(d, g));
     });
   },
 );
@@ -77,7 +77,7 @@ export const scale = defineKernel(
   (f, { x, y, n, factor, by }, { task }) => {
     const all = splat(f, factor);
     f.if(by, () => f.set(all, f32x4.mul(all, v128.load32Splat(by))));
-    forChunk(f, task, n, [x, y], ({ load, store }) => store(y, f32x4.mul(all, load(x))));
+    forChunk(f, task, n, [x, y], ([x, y]) => y.store(f32x4.mul(all, x.load())));
   },
 );
 
@@ -86,7 +86,7 @@ export const clamp = defineKernel(
   { ...words("x", "y", "n"), min: "f32", max: "f32" } as const,
   (f, { x, y, n, min, max }, { task }) => {
     const [low, high] = [splat(f, min), splat(f, max)];
-    forChunk(f, task, n, [x, y], ({ load, store }) => store(y, f32x4.min(f32x4.max(load(x), low), high)));
+    forChunk(f, task, n, [x, y], ([x, y]) => y.store(f32x4.min(f32x4.max(x.load(), low), high)));
   },
 );
 
@@ -96,9 +96,9 @@ export const powWhole = defineKernel(
   (f, { x, y, n, times, inverted }, { task }) => {
     const one = splat(f, 1);
     const [power, square, left] = [f.v128(), f.v128(), f.i32()];
-    forChunk(f, task, n, [x, y], ({ load, store }) => {
+    forChunk(f, task, n, [x, y], ([x, y]) => {
       f.set(power, one);
-      f.set(square, load(x));
+      f.set(square, x.load());
       f.set(left, times);
       f.while(left, () => {
         f.if(i32.and(left, 1), () => f.set(power, f32x4.mul(power, square)));
@@ -106,7 +106,7 @@ export const powWhole = defineKernel(
         f.set(left, i32.shrU(left, 1));
       });
       f.if(inverted, () => f.set(power, f32x4.div(one, power)));
-      store(y, power);
+      y.store(power);
     });
   },
 );
@@ -116,30 +116,28 @@ export const powFraction = defineKernel(
   { ...words("x", "y", "n"), exponent: "f32" } as const,
   (f, { x, y, n, exponent }, { task }) => {
     const [exp, log, all, zero] = [expOf(f), logOf(f), splat(f, exponent), f.v128()];
-    forChunk(f, task, n, [x, y], ({ load, store }) => {
-      const value = f.v128(load(x));
-      store(y, v128.and(exp(f32x4.mul(log(value), all)), f32x4.gt(value, zero)));
+    forChunk(f, task, n, [x, y], ([x, y]) => {
+      const value = f.v128(x.load());
+      y.store(v128.and(exp(f32x4.mul(log(value), all)), f32x4.gt(value, zero)));
     });
   },
 );
 
 /** y = a where the mask is not 0, else b; without a or b, 0. */
 export const where = defineKernel(words("mask", "a", "b", "y", "n"), (f, { mask, a, b, y, n }, { task }) => {
-  const [hasA, hasB] = [f.i32(a), f.i32(b)];
-  const count = startChunk(f, task, n, [[mask, 1], a, b, y]);
-  const choose = (value: (access: Access, chosen: V128) => V128, ...pointers: Pointer[]) =>
-    forVectors(f, count, [[mask, 1], ...pointers, y], (access) =>
-      access.store(y, value(access, access.loadMask(mask))),
+  const choose = (values: readonly Local<"i32">[], value: (chosen: V128, ...given: Elements[]) => V128) =>
+    forChunk(f, task, n, [[mask, 1], y, ...values], ([mask, y, ...given]) =>
+      y.store(value(mask.loadMask(), ...given)),
     );
   f.if(
-    hasA,
+    a,
     () =>
       f.if(
-        hasB,
-        () => choose(({ load }, chosen) => v128.bitselect(load(a), load(b), chosen), a, b),
-        () => choose(({ load }, chosen) => v128.and(load(a), chosen), a),
+        b,
+        () => choose([a, b], (chosen, a, b) => v128.bitselect(a.load(), b.load(), chosen)),
+        () => choose([a], (chosen, a) => v128.and(a.load(), chosen)),
       ),
-    () => choose(({ load }, chosen) => v128.andNot(load(b), chosen), b),
+    () => choose([b], (chosen, b) => v128.andNot(b.load(), chosen)),
   );
 });
 
@@ -147,14 +145,14 @@ export const fill = defineKernel(
   { ...words("x", "n"), value: "f32" } as const,
   (f, { x, n, value }, { task }) => {
     const all = splat(f, value);
-    forChunk(f, task, n, [x], ({ store }) => store(x, all));
+    forChunk(f, task, n, [x], ([x]) => x.store(all));
   },
 );
 
 /** f16 to f32. Loads may reach past the last element, stores do not. */
 export const widen = defineKernel(words("x", "y", "n"), (f, { x, y, n }, { task }) => {
   const load4 = loader(f, "f16");
-  forChunk(f, task, n, [[x, 2], y], ({ store }) => store(y, load4(x)));
+  forChunk(f, task, n, [[x, 2], y], ([x, y]) => y.store(load4(x.pointer)));
 });
 
 /** f32 to f16; values beyond its range become infinite, or its largest number if it `saturates`. */
@@ -163,8 +161,8 @@ const narrowing = (saturates: boolean) =>
     const convert = toF16(f);
     const [largest, smallest] = [LARGEST_F16, -LARGEST_F16].map((value) => splat(f, value));
     const inRange = (value: V128) => (saturates ? f32x4.pmax(f32x4.pmin(value, largest), smallest) : value); // keeps NaN
-    forChunk(f, task, n, [x, [y, 2]], ({ load, lanes }) =>
-      f.do((lanes === 4 ? v128.store64Lane : v128.store16Lane)(y, convert(inRange(load(x))), 0)),
+    forChunk(f, task, n, [x, [y, 2]], ([x, y], { lanes }) =>
+      f.do((lanes === 4 ? v128.store64Lane : v128.store16Lane)(y.pointer, convert(inRange(x.load())), 0)),
     );
   });
 

@@ -4,7 +4,7 @@
  *
  *     for window of rows: widen the f16 inputs; run the kernel; narrow the f16 outputs
  */
-import type { RowRange } from "../../op.ts";
+import { type RowRange, rangesOf } from "../../op.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
 import { chunks } from "./work.ts";
@@ -43,44 +43,35 @@ export function hasF16(io: Operands): boolean {
   return false;
 }
 
-/** Calls `run` with operands in f32: once with all rows if none of those with rows is f16, else once for each window of them. */
+/** Calls `run` with operands in f32: once with all rows if none is f16, else once for each window of them. */
 export function overRows(
   k: WasmContext,
   n: number,
   { inputs, outputs, whole = {}, window = WINDOW }: RowOperands,
   run: (io: Record<string, Tensor | null>, range: RowRange) => void,
 ): void {
-  const rowed = { ...inputs, ...outputs };
-  const fixed: Record<string, Tensor | null> = {};
-  for (const [name, tensor] of Object.entries(whole)) fixed[name] = tensor && widened(k, tensor);
-  if (!Object.values(rowed).some((tensor) => tensor?.dtype === "f16")) {
-    run({ ...rowed, ...fixed }, { start: 0, count: n });
+  const all = { ...inputs, ...outputs, ...whole };
+  if (!hasF16(all)) {
+    run(all, { start: 0, count: n });
     return;
   }
-  const f16s = Object.entries(rowed).filter((entry): entry is [string, Tensor] => entry[1]?.dtype === "f16");
-  const widest = Math.max(...f16s.map(([, tensor]) => tensor.size / n));
-  const maxRows = Math.max(1, Math.min(n, Math.floor(window / widest)));
-  const temps = f16s.map(([name, tensor]) => ({
-    name,
-    tensor,
-    temp: k.temp([maxRows, tensor.size / n]),
-    isInput: name in inputs,
-  }));
-  for (let start = 0; start < n; start += maxRows) {
-    const range = { start, count: Math.min(maxRows, n - start) };
-    const io: Record<string, Tensor | null> = { ...fixed };
-    for (const [name, tensor] of Object.entries(rowed)) io[name] = tensor && k.rows(tensor, n, range);
-    const converted = temps.map(({ name, tensor, temp, isInput }) => {
-      const original = io[name]!;
-      const part = k.rows(temp, maxRows, { start: 0, count: range.count });
-      const size = (tensor.size / n) * range.count;
-      if (isInput) convert(k, "widen", original, part, size);
-      io[name] = part;
-      return { original, part, size, isInput };
+  const io: Record<string, Tensor | null> = {};
+  for (const [name, tensor] of Object.entries(whole)) io[name] = tensor && widened(k, tensor);
+  const f16s = Object.values({ ...inputs, ...outputs }).filter((tensor) => tensor?.dtype === "f16");
+  const widest = Math.max(1, ...f16s.map((tensor) => tensor!.size / n));
+  for (const range of rangesOf(n, f16s.length === 0 ? n : Math.max(1, Math.floor(window / widest)))) {
+    k.scope(() => {
+      const results: (() => void)[] = [];
+      for (const [name, tensor] of Object.entries(inputs))
+        io[name] = tensor && widened(k, k.rows(tensor, n, range));
+      for (const [name, tensor] of Object.entries(outputs)) {
+        const to = tensor && k.rows(tensor, n, range);
+        const result = to?.dtype === "f16" ? k.temp(to.shape) : to;
+        io[name] = result;
+        if (result !== to) results.push(() => narrowInto(k, result!, to!));
+      }
+      run(io, range);
+      for (const narrow of results) narrow();
     });
-    run(io, range);
-    for (const { original, part, size, isInput } of converted) {
-      if (!isInput) convert(k, "narrow", part, original, size);
-    }
   }
 }

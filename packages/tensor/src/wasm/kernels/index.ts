@@ -1,7 +1,7 @@
 /** All kernels, and all ops that run by kernels; other ops run by their reference. X.ts has kernels, X-ops.ts the ops that call them. */
 import type { Execution } from "../../op-call.ts";
 import type { OpName } from "../../ops/index.ts";
-import type { OpContext, WasmOp } from "../context.ts";
+import type { WasmContext, WasmOp } from "../context.ts";
 import * as attention from "./attention.ts";
 import * as attentionBackward from "./attention-backward.ts";
 import * as attentionFew from "./attention-few.ts";
@@ -75,7 +75,7 @@ const ops = {
 const wasmOps: Readonly<Record<string, WasmOp | undefined>> = ops;
 
 /** Runs an op by kernels. Returns false where the reference is to run: without kernels for these operands, or if any is empty. */
-export function runByKernels(context: OpContext, { row, io, dims, attrs }: Execution): boolean {
+export function runByKernels(context: WasmContext, { row, io, dims, attrs }: Execution): boolean {
   const op = wasmOps[row.name];
   if (op === undefined) return false;
   for (const name in io) if (io[name]?.size === 0) return false;

@@ -17,6 +17,9 @@ export type ParamTypes = Readonly<Record<string, "i32" | "f32">>;
 export const words = <K extends string>(...names: readonly K[]): Readonly<Record<K, "i32">> =>
   Object.fromEntries(names.map((name) => [name, "i32"])) as Record<K, "i32">;
 
+/** Locals of type i32 by name, such as the arguments that `words` names. */
+export type Words<K extends string> = Readonly<Record<K, Local<"i32">>>;
+
 type Params<P extends ParamTypes> = { readonly [K in keyof P]: Local<P[K]> };
 
 /** A kernel: its arguments, and an emitter of the code of one task. */

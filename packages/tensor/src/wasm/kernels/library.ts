@@ -11,6 +11,7 @@ import type { Callee, Features, FunctionBuilder, Local } from "../assembler/func
 import { type I32, i32, type V128, v128 } from "../assembler/instructions.ts";
 import type { ModuleBuilder } from "../assembler/module.ts";
 import { bytesOf, loader, type Source } from "./f16.ts";
+import { at } from "./vectors.ts";
 
 /** Columns of a right panel: two vectors. */
 export const PANEL_COLS = 8;
@@ -76,9 +77,8 @@ function emitTile(m: ModuleBuilder, panelRows: number, rows = panelRows): Callee
     const each = <T>(make: (row: number, half: number) => T): T[] =>
       Array.from({ length: 2 * rows }, (_, i) => make(i >> 1, i & 1));
     const sums = each(() => f.v128());
-    const rowAt = (base: I32, step: I32, row: number) => i32.add(base, i32.mul(step, row));
     f.if(init, () => {
-      each((row, half) => f.set(sums[2 * row + half], v128.load(rowAt(init, initRow, row), 16 * half)));
+      each((row, half) => f.set(sums[2 * row + half], v128.load(at(init, initRow, row), 16 * half)));
     });
     const end = f.i32(i32.add(a, i32.mul(k, 4 * panelRows)));
     f.while(i32.ne(a, end), () => {
@@ -93,7 +93,7 @@ function emitTile(m: ModuleBuilder, panelRows: number, rows = panelRows): Callee
       f.set(a, i32.add(a, 4 * panelRows));
       f.set(b, i32.add(b, PANEL_COL_BYTES));
     });
-    each((row, half) => f.do(v128.store(rowAt(c, cRow, row), sums[2 * row + half], 16 * half)));
+    each((row, half) => f.do(v128.store(at(c, cRow, row), sums[2 * row + half], 16 * half)));
   });
 }
 
@@ -105,15 +105,11 @@ function emitCopyWords(
   rows: I32,
   cols: I32,
 ): void {
-  const row = f.i32();
-  const byte = f.i32();
   const end = f.i32(i32.mul(cols, 4));
-  f.for(row, 0, rows, 1, () => {
-    const source = f.i32(i32.add(from[0], i32.mul(row, from[1])));
-    const target = f.i32(i32.add(to[0], i32.mul(row, to[1])));
-    f.for(byte, 0, end, 4, () => {
-      f.do(i32.store(i32.add(target, byte), i32.load(i32.add(source, byte))));
-    });
+  f.for(0, rows, 1, (row) => {
+    const source = f.i32(at(from[0], row, from[1]));
+    const target = f.i32(at(to[0], row, to[1]));
+    f.for(0, end, 4, (byte) => f.do(i32.store(i32.add(target, byte), i32.load(i32.add(source, byte)))));
   });
 }
 
@@ -182,10 +178,8 @@ function emitPackRows(m: ModuleBuilder, width: number, source: Source): Callee {
     const [src, srcRow, rows, k, dst] = f.params;
     const last = f.i32(i32.sub(rows, 1));
     // Rows past the end read the last one; nobody reads the results.
-    const at = Array.from({ length: width }, (_, row) =>
-      f.i32(i32.add(src, i32.mul(srcRow, i32.min(last, row)))),
-    );
-    emitTransposed(f, at, source, k, dst);
+    const starts = Array.from({ length: width }, (_, row) => f.i32(at(src, srcRow, i32.min(last, row))));
+    emitTransposed(f, starts, source, k, dst);
   });
 }
 
@@ -193,39 +187,39 @@ function emitPackHeads(m: ModuleBuilder, width: number): Callee {
   return m.function(7, (f) => {
     const [base, position, group, first, end, k, dst] = f.params;
     const last = f.i32(i32.sub(end, 1));
-    const at = Array.from({ length: width }, (_, i) => {
+    const starts = Array.from({ length: width }, (_, i) => {
       const row = f.i32(i32.min(f.i32(i32.add(first, i)), last));
       const head = i32.mul(i32.remU(row, group), i32.mul(k, 4));
-      return f.i32(i32.add(i32.add(base, i32.mul(i32.divU(row, group), position)), head));
+      return f.i32(i32.add(at(base, i32.divU(row, group), position), head));
     });
-    emitTransposed(f, at, "f32", k, dst);
+    emitTransposed(f, starts, "f32", k, dst);
   });
 }
 
 /** dst[k][rows] from k elements at each pointer; moves the pointers. */
 function emitTransposed(
   f: FunctionBuilder,
-  at: readonly Local<"i32">[],
+  pointers: readonly Local<"i32">[],
   source: Source,
   k: Local<"i32">,
   dst: Local<"i32">,
 ): void {
-  const width = at.length;
+  const width = pointers.length;
   const load4 = loader(f, source);
   const advance = (elements: number) => {
-    for (const pointer of at) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
+    for (const pointer of pointers) f.set(pointer, i32.add(pointer, elements * bytesOf(source)));
     f.set(dst, i32.add(dst, 4 * width * elements));
     f.set(k, i32.sub(k, elements));
   };
   f.while(i32.geS(k, 4), () => {
     for (let first = 0; first < width; first += 4) {
-      const rows = at.slice(first, first + 4).map((pointer) => f.v128(load4(pointer)));
+      const rows = pointers.slice(first, first + 4).map((pointer) => f.v128(load4(pointer)));
       storeColumns(f, dst, rows, width, first);
     }
     advance(4);
   });
   f.while(i32.gtS(k, 0), () => {
-    for (const [row, pointer] of at.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
+    for (const [row, pointer] of pointers.entries()) f.do(v128.store32Lane(dst, load4(pointer), 0, 4 * row));
     advance(1);
   });
 }

@@ -3,30 +3,24 @@ import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf, logOf } from "./math.ts";
 import { forRows } from "./tasks.ts";
-import { forVectors, maximizer, splat, summer } from "./vectors.ts";
+import { at, type Body, forVectors, maximizer, rowAt, splat, summer } from "./vectors.ts";
 
 /** scored = how many targets are not `ignoreIndex`, at least 1, as a float. */
 export const countScored = defineKernel(
-  { targets: "i32", n: "i32", ignoreIndex: "i32", scored: "i32" },
+  words("targets", "n", "ignoreIndex", "scored"),
   (f, { targets, n, ignoreIndex, scored }) => {
-    const [count, i] = [f.i32(), f.i32()];
-    f.for(i, 0, n, 1, () => {
-      const target = i32.load(i32.add(targets, i32.mul(i, 4)));
-      f.set(count, i32.add(count, i32.ne(target, ignoreIndex)));
-    });
+    const count = f.i32();
+    f.for(0, n, 1, (i) => f.set(count, i32.add(count, i32.ne(i32.load(at(targets, i)), ignoreIndex))));
     f.do(f32.store(scored, f32.convert(i32.select(count, count, 1))));
   },
 );
 
 /** loss = Σ nll / scored. */
-export const meanLoss = defineKernel(
-  { nll: "i32", n: "i32", scored: "i32", loss: "i32" },
-  (f, { nll, n, scored, loss }) => {
-    const [sum, i] = [f.f32(), f.i32()];
-    f.for(i, 0, n, 1, () => f.set(sum, f32.add(sum, f32.load(i32.add(nll, i32.mul(i, 4))))));
-    f.do(f32.store(loss, f32.div(sum, f32.load(scored))));
-  },
-);
+export const meanLoss = defineKernel(words("nll", "n", "scored", "loss"), (f, { nll, n, scored, loss }) => {
+  const sum = f.f32();
+  f.for(0, n, 1, (i) => f.set(sum, f32.add(sum, f32.load(at(nll, i)))));
+  f.do(f32.store(loss, f32.div(sum, f32.load(scored))));
+});
 
 /**
  * Per row: max, logSum = log Σ e^(logit - max), and the loss nll under the smoothed target, which is 0 for an ignored row. Row 0
@@ -40,18 +34,15 @@ export const rowLosses = defineKernel(
     ...{ n: "i32", v: "i32", firstRow: "i32", ignoreIndex: "i32", smoothing: "f32", rows: "i32" },
   } as const,
   (f, { logits, targets, max, logSum, nll, n, v, firstRow, ignoreIndex, smoothing, rows }, { task }) => {
-    const at = f.i32();
     const [largestOf, sumOf, gapSumOf] = [maximizer(f, 2), summer(f, 2), summer(f, 1)];
     const [exp, log] = [expOf(f), logOf(f)];
     const shift = f.v128();
     forRows(f, task, { rows, n }, (row) => {
-      const start = f.i32(i32.add(logits, i32.mul(i32.mul(row, v), 4)));
-      f.set(at, start);
+      const start = f.i32(rowAt(logits, row, v));
       f.set(shift, v128.load32Splat(start));
-      const largest = f.f32(largestOf(v, [at], ({ load }) => load(at), shift));
+      const largest = f.f32(largestOf(v, [start], ([x]) => x.load(), shift));
       f.set(shift, f32x4.splat(largest));
-      f.set(at, start);
-      const sum = sumOf(v, [at], (sum, { load }) => f32x4.add(sum, exp(f32x4.sub(load(at), shift))));
+      const sum = sumOf(v, [start], (sum, [x]) => f32x4.add(sum, exp(f32x4.sub(x.load(), shift))));
       const total = f.f32(f32x4.lane(log(f32x4.splat(sum)), 0));
       const word = f.i32(i32.mul(i32.add(row, firstRow), 4));
       const target = f.i32(i32.load(i32.add(targets, word)));
@@ -60,11 +51,10 @@ export const rowLosses = defineKernel(
         i32.eq(target, ignoreIndex),
         () => f.do(f32.store(i32.add(nll, word), 0)),
         () => {
-          const chosen = f32.load(i32.add(start, i32.mul(target, 4)));
+          const chosen = f32.load(at(start, target));
           const loss = f.f32(f32.mul(f32.sub(1, smoothing), f32.sub(largest, chosen)));
           f.if(f32.gt(smoothing, 0), () => {
-            f.set(at, start);
-            const below = gapSumOf(v, [at], (sum, { load }) => f32x4.add(sum, f32x4.sub(shift, load(at))));
+            const below = gapSumOf(v, [start], (sum, [x]) => f32x4.add(sum, f32x4.sub(shift, x.load())));
             const mean = f32.div(below, f32.convert(v));
             f.set(loss, f32.add(loss, f32.mul(smoothing, mean)));
           });
@@ -86,7 +76,6 @@ export const logitGradients = defineKernel(
     ...words("rows"),
   } as const,
   (f, p, { task }) => {
-    const [from, to] = [f.i32(), f.i32()];
     const factor = f.f32(f32.div(1, f32.load(p.scored)));
     f.if(p.dloss, () => f.set(factor, f32.mul(factor, f32.load(p.dloss))));
     const all = splat(f, factor);
@@ -104,19 +93,12 @@ export const logitGradients = defineKernel(
         () => {
           f.set(max, v128.load32Splat(i32.add(p.max, word)));
           f.set(logSum, v128.load32Splat(i32.add(p.logSum, word)));
-          f.set(from, i32.add(p.logits, offset));
-          f.set(to, start);
-          forVectors(
-            f,
-            p.v,
-            [from, to],
-            ({ load, store }) => {
-              const value = exp(f32x4.sub(f32x4.sub(load(from), max), logSum));
-              store(to, f32x4.mul(f32x4.add(value, share), all));
-            },
-            2,
-          );
-          const chosen = f.i32(i32.add(start, i32.mul(target, 4)));
+          const derive: Body = ([logits, dlogits]) => {
+            const value = exp(f32x4.sub(f32x4.sub(logits.load(), max), logSum));
+            dlogits.store(f32x4.mul(f32x4.add(value, share), all));
+          };
+          forVectors(f, p.v, [i32.add(p.logits, offset), start], derive, 2);
+          const chosen = f.i32(at(start, target));
           const weight = f32.mul(f32.sub(1, p.smoothing), factor);
           f.do(f32.store(chosen, f32.sub(f32.load(chosen), weight)));
         },

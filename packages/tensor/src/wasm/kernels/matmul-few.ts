@@ -6,32 +6,28 @@
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { bytesOf, loader, type Source } from "./f16.ts";
-import { defineKernel, words } from "./kernel.ts";
+import { defineKernel, type Words, words } from "./kernel.ts";
 import { nf4Decoder, WEIGHT } from "./nf4-decode.ts";
 import { forRows } from "./tasks.ts";
-import { accumulators, setAll, sumLanes, summer } from "./vectors.ts";
+import { accumulators, at, rowAt, setAll, sumLanes, summer } from "./vectors.ts";
 
 const ROWS = words("x", "bias", "y", "m", "n", "k", "rows");
-type Rows = { readonly [K in keyof typeof ROWS]: Local<"i32"> };
 
-/** The loops over rows of w and of x; `dot` emits the dot product of row `row` of w with the row of x at `xAt`. */
+/** The loops over rows of w and of x; `dot` emits the dot product of row `row` of w with the row of x at `xRow`. */
 function emitRows(
   f: FunctionBuilder,
   task: Local<"i32">,
-  { x, bias, y, m, n, k, rows }: Rows,
-  dot: (row: Local<"i32">, xAt: Local<"i32">) => Expr<"f32">,
+  { x, bias, y, m, n, k, rows }: Words<keyof typeof ROWS>,
+  dot: (row: Local<"i32">, xRow: Local<"i32">) => Expr<"f32">,
 ): void {
-  const [index, xAt, yAt] = [f.i32(), f.i32(), f.i32()];
-  const start = f.f32();
   forRows(f, task, { rows, n }, (row) => {
-    f.set(start, 0);
-    f.if(bias, () => f.set(start, f32.load(i32.add(bias, i32.mul(row, 4)))));
-    f.set(yAt, i32.add(y, i32.mul(row, 4)));
-    f.for(index, 0, m, 1, () => {
-      f.set(xAt, i32.add(x, i32.mul(i32.mul(index, k), 4)));
-      const sum = dot(row, xAt);
-      f.do(f32.store(yAt, f32.add(start, sum)));
-      f.set(yAt, i32.add(yAt, i32.mul(n, 4)));
+    const start = f.f32(0);
+    f.if(bias, () => f.set(start, f32.load(at(bias, row))));
+    const to = f.i32(at(y, row));
+    f.for(0, m, 1, (index) => {
+      const sum = dot(row, f.i32(rowAt(x, index, k)));
+      f.do(f32.store(to, f32.add(start, sum)));
+      f.set(to, at(to, n));
     });
   });
 }
@@ -41,13 +37,11 @@ const matmulFew = (source: Source) =>
     const bytes = bytesOf(source);
     const load4 = loader(f, source);
     const sumOf = summer(f);
-    const wAt = f.i32();
-    emitRows(f, task, p, (row, xAt) => {
-      f.set(wAt, i32.add(w, i32.mul(i32.mul(row, p.k), bytes)));
-      return sumOf(p.k, [[wAt, bytes], xAt], (sum, { load, round }) =>
-        f.madd(load4(wAt, 4 * bytes * round), load(xAt), sum),
-      );
-    });
+    emitRows(f, task, p, (row, xRow) =>
+      sumOf(p.k, [[at(w, i32.mul(row, p.k), bytes), bytes], xRow], (sum, [w, x]) =>
+        f.madd(load4(w.pointer, w.offset), x.load(), sum),
+      ),
+    );
   });
 
 export const matmulFewF32 = matmulFew("f32");
@@ -82,8 +76,8 @@ export const matmulFewNf4 = defineKernel({ ...WEIGHT, ...ROWS } as const, (f, p,
       f.set(all, f32.add(all, f32.mul(blockSum, factor)));
     },
   });
-  emitRows(f, task, p, (row, xAt) => {
-    f.set(x, xAt);
+  emitRows(f, task, p, (row, xRow) => {
+    f.set(x, xRow);
     f.set(total, f32x4.splat(0));
     f.set(all, 0);
     decode(i32.mul(row, p.k), p.k);

@@ -9,6 +9,7 @@
  * With one or two rows of a (decoding a token), b is read once and nothing is packed (matmul-few.ts).
  */
 import { elementBytes } from "../../dtype.ts";
+import { rangesOf } from "../../op.ts";
 import type { MatmulForm } from "../../ops/matmul-blocks.ts";
 import type { MatmulExtents } from "../../ops/matmul-plan.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
@@ -38,21 +39,15 @@ const FEW_PER_NS = 3;
 export const F16_WINDOW = 2 ** 20;
 
 /** A weight in NF4: its tensors, and the sizes of its blocks as powers of two. */
-export interface Nf4Right {
-  readonly codes: Tensor;
-  readonly table: Tensor;
-  readonly absmax: Tensor;
-  readonly scales: Tensor | null;
+export interface Nf4Right extends Nf4Operands<Tensor> {
   readonly blockShift: number;
   readonly nestedShift: number;
 }
 
-export const weightOf = (
-  { codes, table, absmax, scales }: Nf4Operands<Tensor>,
-  { block, nestedBlock }: Nf4Blocks,
-): Nf4Right => ({
-  ...{ codes, table, absmax, scales },
-  ...{ blockShift: Math.log2(block), nestedShift: Math.log2(nestedBlock) },
+export const weightOf = (weight: Nf4Operands<Tensor>, { block, nestedBlock }: Nf4Blocks): Nf4Right => ({
+  ...weight,
+  blockShift: Math.log2(block),
+  nestedShift: Math.log2(nestedBlock),
 });
 
 export interface MatmulOperands {
@@ -74,11 +69,6 @@ interface Window {
 }
 
 const divide = (count: number, by: number): number => Math.ceil(count / by);
-
-/** Windows of at most `size` elements. */
-function* windows(count: number, size: number): IterableIterator<[start: number, size: number]> {
-  for (let start = 0; start < count; start += size) yield [start, Math.min(size, count - start)];
-}
 
 const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "codes" in b;
 
@@ -116,14 +106,15 @@ function runWindows(
   const left = k.temp([batches * leftSize]);
   const right = k.temp([batches * rightSize]);
   const { bias = null } = operands;
-  for (const [start, p] of windows(P, batches)) {
-    const ofBatches = (tensor: Tensor) => (p === P ? tensor : k.rows(tensor, P, { start, count: p }));
+  for (const range of rangesOf(P, batches)) {
+    const p = range.count;
+    const ofBatches = (tensor: Tensor) => (p === P ? tensor : k.rows(tensor, P, range));
     const [a, y] = [ofBatches(operands.a), ofBatches(operands.y)];
     const b = isNf4(operands.b) ? operands.b : ofBatches(operands.b);
     const ofA = { side: "left", matrix: a, byRows: form !== "tn", to: left } as const;
-    for (const [k0, steps] of windows(K, WINDOW_STEPS)) {
-      for (const [m0, m] of windows(M, rows)) {
-        for (const [n0, n] of windows(N, cols)) {
+    for (const { start: k0, count: steps } of rangesOf(K, WINDOW_STEPS)) {
+      for (const { start: m0, count: m } of rangesOf(M, rows)) {
+        for (const { start: n0, count: n } of rangesOf(N, cols)) {
           const window = { m0, m, n0, n, k0, k: steps };
           if (n0 === 0) {
             const sizes = ofA.byRows ? { rows: M, width: K } : { rows: K, width: M };
@@ -205,10 +196,9 @@ function packNf4(
   { K, N }: MatmulExtents,
 ): void {
   const work = (n * steps) / PACKED_PER_NS;
-  const args = { ...b, n0, n, k0, k: steps, dst: right };
-  if (form === "nt") {
-    k.run("packNf4Rows", { ...args, width: K }, { tasks: divide(n, PANEL_COLS), work });
-  } else k.run("packNf4Columns", { ...args, width: N }, { tasks: divide(steps, PACK_STEPS), work });
+  const args = { ...b, n0, n, k0, k: steps, dst: right, width: form === "nt" ? K : N };
+  if (form === "nt") k.run("packNf4Rows", args, { tasks: divide(n, PANEL_COLS), work });
+  else k.run("packNf4Columns", args, { tasks: divide(steps, PACK_STEPS), work });
 }
 
 function multiply(

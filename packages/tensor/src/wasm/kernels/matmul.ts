@@ -7,6 +7,7 @@ import { bytesOf, type Source } from "./f16.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { emitTileCall, PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { PACK_STEPS } from "./tasks.ts";
+import { at, rowAt } from "./vectors.ts";
 
 /** Steps of k that a tile sums in registers: panels of so many steps fit the L1 cache. */
 const SUM_STEPS = 256;
@@ -22,8 +23,8 @@ const packRowsOf = (side: "left" | "right", source: Source) =>
     const width = side === "left" ? panelRows : PANEL_COLS;
     const [batch, part] = batchOf(task, p.panels);
     const first = f.i32(i32.mul(part, width));
-    const src = i32.add(i32.add(p.src, i32.mul(batch, p.srcBatch)), i32.mul(first, p.row));
-    const dst = i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, i32.mul(p.k, 4)));
+    const src = at(at(p.src, batch, p.srcBatch), first, p.row);
+    const dst = rowAt(at(p.dst, batch, p.dstBatch), first, p.k);
     const rows = i32.min(f.i32(i32.sub(p.count, first)), width);
     f.call(side === "left" ? packRows.left : packRows.right[source], src, p.row, rows, p.k, dst);
   });
@@ -39,14 +40,13 @@ const packColumnsOf = (side: "left" | "right", source: Source) =>
     const [batch, part] = batchOf(task, p.parts);
     const first = f.i32(i32.mul(part, PACK_STEPS));
     const steps = f.i32(i32.min(f.i32(i32.sub(p.k, first)), PACK_STEPS));
-    const src = f.i32(i32.add(i32.add(p.src, i32.mul(batch, p.srcBatch)), i32.mul(first, p.row)));
-    const dst = f.i32(i32.add(i32.add(p.dst, i32.mul(batch, p.dstBatch)), i32.mul(first, 4 * width)));
+    const src = f.i32(at(at(p.src, batch, p.srcBatch), first, p.row));
+    const dst = f.i32(at(at(p.dst, batch, p.dstBatch), first, 4 * width));
     const callee = side === "left" ? packColumns.left : packColumns.right[source];
-    const panel = f.i32();
-    f.for(panel, 0, p.panels, 1, () => {
+    f.for(0, p.panels, 1, () => {
       f.call(callee, src, p.row, steps, dst);
       f.set(src, i32.add(src, width * bytesOf(source)));
-      f.set(dst, i32.add(dst, i32.mul(p.k, 4 * width)));
+      f.set(dst, at(dst, p.k, 4 * width));
     });
   });
 
@@ -72,29 +72,26 @@ export const matmulBlocks = defineKernel(
     const { panelRows } = library;
     const batch = f.i32(i32.divU(task, p.blocks));
     const block = f.i32(i32.remU(task, p.blocks));
-    const aBase = f.i32(i32.add(p.a, i32.mul(batch, p.aBatch)));
-    const bBase = f.i32(i32.add(p.b, i32.mul(batch, p.bBatch)));
-    const cBase = f.i32(i32.add(p.c, i32.mul(batch, p.cBatch)));
-    const initBase = f.i32(i32.add(p.init, i32.mul(batch, p.initBatch)));
+    const aBase = f.i32(at(p.a, batch, p.aBatch));
+    const bBase = f.i32(at(p.b, batch, p.bBatch));
+    const cBase = f.i32(at(p.c, batch, p.cBatch));
+    const initBase = f.i32(at(p.init, batch, p.initBatch));
     const firstRow = f.i32(i32.mul(i32.mul(i32.remU(block, p.blocksDown), p.blockRows), panelRows));
     const firstCol = f.i32(i32.mul(i32.mul(i32.divU(block, p.blocksDown), p.blockCols), PANEL_COLS));
     const lastRow = f.i32(i32.min(p.m, f.i32(i32.add(firstRow, i32.mul(p.blockRows, panelRows)))));
     const lastCol = f.i32(i32.min(p.n, f.i32(i32.add(firstCol, i32.mul(p.blockCols, PANEL_COLS)))));
-    const [k0, row, col, steps, init, initRow] = Array.from({ length: 6 }, () => f.i32());
-    f.for(k0, 0, p.k, SUM_STEPS, () => {
-      f.set(steps, i32.min(f.i32(i32.sub(p.k, k0)), SUM_STEPS));
-      f.for(col, firstCol, lastCol, PANEL_COLS, () => {
-        const b = f.i32(
-          i32.add(bBase, i32.mul(i32.add(i32.mul(i32.divU(col, PANEL_COLS), p.k), k0), PANEL_COL_BYTES)),
-        );
+    f.for(0, p.k, SUM_STEPS, (k0) => {
+      const steps = f.i32(i32.min(f.i32(i32.sub(p.k, k0)), SUM_STEPS));
+      f.for(firstCol, lastCol, PANEL_COLS, (col) => {
+        const step = i32.add(i32.mul(i32.divU(col, PANEL_COLS), p.k), k0);
+        const b = f.i32(at(bBase, step, PANEL_COL_BYTES));
         const cols = f.i32(i32.sub(p.n, col));
-        f.for(row, firstRow, lastRow, panelRows, () => {
-          const a = i32.add(aBase, i32.mul(i32.add(i32.mul(row, p.k), i32.mul(k0, panelRows)), 4));
-          const c = f.i32(i32.add(i32.add(cBase, i32.mul(row, p.cRow)), i32.mul(col, 4)));
-          f.set(init, c);
-          f.set(initRow, p.cRow);
+        f.for(firstRow, lastRow, panelRows, (row) => {
+          const a = at(aBase, i32.add(i32.mul(row, p.k), i32.mul(k0, panelRows)));
+          const c = f.i32(at(at(cBase, row, p.cRow), col));
+          const [init, initRow] = [f.i32(c), f.i32(p.cRow)];
           f.if(i32.eqz(k0), () => {
-            f.set(init, i32.add(i32.add(initBase, i32.mul(row, p.initRow)), i32.mul(col, 4)));
+            f.set(init, at(at(initBase, row, p.initRow), col));
             f.set(initRow, p.initRow);
             f.if(i32.eqz(p.init), () => f.set(init, 0));
           });

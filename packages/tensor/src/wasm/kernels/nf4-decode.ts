@@ -13,11 +13,12 @@
 import { NF4_MAP_AT, NF4_OFFSET_AT } from "../../quant-maps.ts";
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i8x16, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
-import { words } from "./kernel.ts";
+import { type Words, words } from "./kernel.ts";
+import { at } from "./vectors.ts";
 
 /** Addresses of the tensors of a weight (`scales` is 0 without double quantization), and log2 of its block sizes. */
 export const WEIGHT = words("codes", "table", "absmax", "scales", "blockShift", "nestedShift");
-export type Weight = { readonly [K in keyof typeof WEIGHT]: Local<"i32"> };
+export type Weight = Words<keyof typeof WEIGHT>;
 
 /** Emitters that consume decoded elements. Levels are not yet multiplied by the scale of their block. */
 export interface Sink {
@@ -62,16 +63,15 @@ function bytePlanes(f: FunctionBuilder, table: Local<"i32">): Local<"v128">[] {
 
 /** The scale of a block, rounded at each step as the reference does. */
 function emitScale(f: FunctionBuilder, w: Weight, block: Local<"i32">, scale: Local<"f32">): void {
-  const wordAt = (base: Expr<"i32">, index: Expr<"i32">) => i32.add(base, i32.mul(index, 4));
   f.if(
     w.scales,
     () => {
       const code = i32.load8U(i32.add(w.scales, block));
-      const factor = f32.load(wordAt(w.table, code), 4 * NF4_MAP_AT);
-      const nested = f32.load(wordAt(w.absmax, i32.shrU(block, w.nestedShift)));
+      const factor = f32.load(at(w.table, code), 4 * NF4_MAP_AT);
+      const nested = f32.load(at(w.absmax, i32.shrU(block, w.nestedShift)));
       f.set(scale, f32.add(f32.mul(factor, nested), f32.load(w.table, 4 * NF4_OFFSET_AT)));
     },
-    () => f.set(scale, f32.load(wordAt(w.absmax, block))),
+    () => f.set(scale, f32.load(at(w.absmax, block))),
   );
 }
 
@@ -83,16 +83,16 @@ export function nf4Decoder(
 ): (first: Expr<"i32">, count: Expr<"i32">) => void {
   const planes = bytePlanes(f, w.table);
   const fifteen = f.v128(i8x16.splat(15));
-  const [at, end, next, block] = [f.i32(), f.i32(), f.i32(), f.i32()];
+  const [element, end, next, block] = [f.i32(), f.i32(), f.i32(), f.i32()];
   const scale = f.f32();
   const emitOne = () => {
-    const byte = i32.load8U(i32.add(w.codes, i32.shrU(at, 1)));
-    const code = i32.and(i32.shrU(byte, i32.shl(i32.and(i32.sub(1, at), 1), 2)), 15); // the earlier element is the high nibble
-    sink.one(f32.load(i32.add(w.table, i32.shl(code, 2))), scale);
-    f.set(at, i32.add(at, 1));
+    const byte = i32.load8U(i32.add(w.codes, i32.shrU(element, 1)));
+    const code = i32.and(i32.shrU(byte, i32.shl(i32.and(i32.sub(1, element), 1), 2)), 15); // the earlier element is the high nibble
+    sink.one(f32.load(at(w.table, code)), scale);
+    f.set(element, i32.add(element, 1));
   };
   const emitSixteen = () => {
-    const bytes = f.v128(v128.load64Zero(i32.add(w.codes, i32.shrU(at, 1))));
+    const bytes = f.v128(v128.load64Zero(i32.add(w.codes, i32.shrU(element, 1))));
     const high = v128.and(i32x4.shrU(bytes, 4), fifteen);
     const codes = f.v128(interleave(high, v128.and(bytes, fifteen), 0, 1));
     const [a, b, c, d] = planes.map((plane) => f.v128(f.lookup(plane, codes)));
@@ -103,20 +103,20 @@ export function nf4Decoder(
         return [interleave(x, y, 0, 2), interleave(x, y, 8, 2)];
       }),
     );
-    f.set(at, i32.add(at, 16));
+    f.set(element, i32.add(element, 16));
   };
   return (first, count) => {
-    f.set(at, first);
+    f.set(element, first);
     f.set(end, i32.add(first, count));
-    f.while(i32.ltU(at, end), () => {
-      f.set(block, i32.shrU(at, w.blockShift));
+    f.while(i32.ltU(element, end), () => {
+      f.set(block, i32.shrU(element, w.blockShift));
       f.set(next, i32.shl(i32.add(block, 1), w.blockShift));
       f.set(next, i32.minU(next, end));
       emitScale(f, w, block, scale);
       sink.begin(scale);
-      f.if(i32.and(at, 1), emitOne);
-      f.while(i32.geS(i32.sub(next, at), 16), emitSixteen);
-      f.while(i32.ltU(at, next), emitOne);
+      f.if(i32.and(element, 1), emitOne);
+      f.while(i32.geS(i32.sub(next, element), 16), emitSixteen);
+      f.while(i32.ltU(element, next), emitOne);
       sink.end();
     });
   };

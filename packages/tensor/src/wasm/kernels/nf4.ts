@@ -6,12 +6,12 @@ import { defineKernel, words } from "./kernel.ts";
 import { PANEL_COL_BYTES, PANEL_COLS } from "./library.ts";
 import { nf4Decoder, storingSink, WEIGHT } from "./nf4-decode.ts";
 import { CHUNK, forRows, PACK_STEPS } from "./tasks.ts";
-import { type Access, maximizer } from "./vectors.ts";
+import { at, type Elements, maximizer, type Round, rowAt } from "./vectors.ts";
 
 /** w = the decoded weight; a task is a chunk of elements. */
 export const decodeNf4 = defineKernel({ ...WEIGHT, w: "i32", n: "i32" } as const, (f, p, { task }) => {
   const first = f.i32(i32.mul(task, CHUNK));
-  const to = f.i32(i32.add(p.w, i32.mul(first, 4)));
+  const to = f.i32(at(p.w, first));
   const decode = nf4Decoder(f, p, storingSink(f, to));
   decode(first, i32.min(f.i32(i32.sub(p.n, first)), CHUNK));
 });
@@ -23,8 +23,8 @@ export const embeddingNf4 = defineKernel(
     const to = f.i32();
     const decode = nf4Decoder(f, p, storingSink(f, to));
     forRows(f, task, p, (row) => {
-      const id = f.i32(i32.load(i32.add(p.ids, i32.mul(row, 4))));
-      f.set(to, i32.add(p.y, i32.mul(i32.mul(row, p.width), 4)));
+      const id = f.i32(i32.load(at(p.ids, row)));
+      f.set(to, rowAt(p.y, row, p.width));
       f.if(
         i32.ltU(id, p.v),
         () => decode(i32.mul(id, p.width), p.width),
@@ -43,12 +43,11 @@ export const packNf4Rows = defineKernel(
   (f, p, { task, scratch, library: { packRows } }) => {
     const first = f.i32(i32.mul(task, PANEL_COLS));
     const rows = f.i32(i32.min(f.i32(i32.sub(p.n, first)), PANEL_COLS));
-    const [row, to] = [f.i32(), f.i32(scratch)];
-    const decode = nf4Decoder(f, p, storingSink(f, to));
-    f.for(row, 0, rows, 1, () => {
+    const decode = nf4Decoder(f, p, storingSink(f, f.i32(scratch)));
+    f.for(0, rows, 1, (row) => {
       decode(i32.add(i32.mul(i32.add(i32.add(p.n0, first), row), p.width), p.k0), p.k);
     });
-    const dst = i32.add(p.dst, i32.mul(i32.mul(first, p.k), 4));
+    const dst = rowAt(p.dst, first, p.k);
     f.call(packRows.right.f32, scratch, i32.mul(p.k, 4), rows, p.k, dst);
   },
 );
@@ -62,20 +61,18 @@ export const packNf4Columns = defineKernel(
   (f, p, { task, scratch, library: { packColumns } }) => {
     const first = f.i32(i32.mul(task, PACK_STEPS));
     const steps = f.i32(i32.min(f.i32(i32.sub(p.k, first)), PACK_STEPS));
-    const [col, row, to, panel, dst, end] = Array.from({ length: 6 }, () => f.i32());
+    const [to, dst] = [f.i32(), f.i32(at(p.dst, first, PANEL_COL_BYTES))];
     const decode = nf4Decoder(f, p, storingSink(f, to));
-    f.set(dst, i32.add(p.dst, i32.mul(first, PANEL_COL_BYTES)));
-    f.for(col, 0, p.n, DECODED_COLS, () => {
+    f.for(0, p.n, DECODED_COLS, (col) => {
       const cols = f.i32(i32.min(f.i32(i32.sub(p.n, col)), DECODED_COLS));
-      f.for(row, 0, steps, 1, () => {
-        f.set(to, i32.add(scratch, i32.mul(row, 4 * DECODED_COLS)));
+      f.for(0, steps, 1, (row) => {
+        f.set(to, at(scratch, row, 4 * DECODED_COLS));
         const weightRow = i32.add(i32.add(p.k0, first), row);
         decode(i32.add(i32.mul(weightRow, p.width), i32.add(p.n0, col)), cols);
       });
-      f.set(end, i32.add(scratch, i32.mul(cols, 4)));
-      f.for(panel, scratch, end, PANEL_COL_BYTES, () => {
+      f.for(scratch, f.i32(at(scratch, cols)), PANEL_COL_BYTES, (panel) => {
         f.call(packColumns.right.f32, panel, 4 * DECODED_COLS, steps, dst);
-        f.set(dst, i32.add(dst, i32.mul(p.k, PANEL_COL_BYTES)));
+        f.set(dst, at(dst, p.k, PANEL_COL_BYTES));
       });
     });
   },
@@ -122,22 +119,20 @@ const quantize = (source: Source) =>
       forRows(f, frame.task, { rows: p.rows, n: p.blocks }, (row) => {
         const first = f.i32(i32.shl(row, p.blockShift));
         const count = f.i32(i32.min(f.i32(i32.sub(p.n, first)), i32.shl(1, p.blockShift)));
-        const start = f.i32(i32.add(p.w, i32.mul(first, bytes)));
-        f.set(from, start);
+        f.set(from, at(p.w, first, bytes));
         // Of a single element load4 reads more than the element, which only the first lane holds.
-        const magnitude = ({ lanes }: Access) => {
-          const value = f.v128(f32x4.abs(load4(from)));
+        const magnitude = ([w]: readonly Elements[], { lanes }: Round) => {
+          const value = f.v128(f32x4.abs(load4(w.pointer)));
           return lanes === 4 ? value : v128.shuffle(value, value, [0, 0, 0, 0]);
         };
         const max = f.f32(largest(count, [[from, bytes]], magnitude, zero));
         const element = f.i32(i32.add(p.at, first));
-        f.do(f32.store(i32.add(p.absmax, i32.mul(i32.shrU(element, p.blockShift), 4)), max));
+        f.do(f32.store(at(p.absmax, i32.shrU(element, p.blockShift)), max));
         f.set(factor, f32x4.splat(f32.select(f32.gt(max, 0), f32.div(1, max), 0)));
-        f.set(from, start);
         f.set(left, count);
         f.set(to, i32.add(p.codes, i32.shrU(element, 1)));
         f.while(i32.geS(left, 8), () => {
-          const [a, b] = [0, 4].map((at) => codesOf(f32x4.mul(load4(from, at * bytes), factor)));
+          const [a, b] = [0, 4].map((i) => codesOf(f32x4.mul(load4(from, i * bytes), factor)));
           const [early, late] = [v128.shuffle(a, b, [0, 2, 4, 6]), v128.shuffle(a, b, [1, 3, 5, 7])];
           const pairs = f.v128(v128.or(i32x4.shl(early, 4), late));
           const packed = v128.shuffleBytes(pairs, pairs, [0, 4, 8, 12, ...Array(12).fill(0)]);

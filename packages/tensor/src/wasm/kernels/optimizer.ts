@@ -24,8 +24,8 @@ import {
   v128,
 } from "../assembler/instructions.ts";
 import { defineKernel, type ParamTypes, words } from "./kernel.ts";
-import { forChunk, forRows, wordAt } from "./tasks.ts";
-import { forVectors, maxLanes, setAll, splat } from "./vectors.ts";
+import { forChunk, forRows } from "./tasks.ts";
+import { at, type Body, forVectors, maxLanes, setAll, splat } from "./vectors.ts";
 
 /** Elements of a block of moments, and entries of a map. */
 const BLOCK = 256;
@@ -88,13 +88,13 @@ export const adamw = defineKernel(
     const factor = gradFactor(f, gradScale);
     const numbers = adamwNumbers(f, args);
     const { beta1, oneMinusBeta1, beta2, oneMinusBeta2 } = numbers;
-    forChunk(f, task, n, [p, m, v, g], ({ load, store }) => {
-      const gradient = f.v128(f32x4.mul(load(g), factor));
-      const mean = f.v128(f.madd(oneMinusBeta1, gradient, f32x4.mul(beta1, load(m))));
-      const square = f.v128(f.madd(f32x4.mul(oneMinusBeta2, gradient), gradient, f32x4.mul(beta2, load(v))));
-      store(p, adamwValue(f, numbers, { p: load(p), mean, square }));
-      store(m, mean);
-      store(v, square);
+    forChunk(f, task, n, [p, m, v, g], ([p, m, v, g]) => {
+      const gradient = f.v128(f32x4.mul(g.load(), factor));
+      const mean = f.v128(f.madd(oneMinusBeta1, gradient, f32x4.mul(beta1, m.load())));
+      const square = f.v128(f.madd(f32x4.mul(oneMinusBeta2, gradient), gradient, f32x4.mul(beta2, v.load())));
+      p.store(adamwValue(f, numbers, { p: p.load(), mean, square }));
+      m.store(mean);
+      v.store(square);
     });
   },
 );
@@ -113,56 +113,52 @@ export const sgd = defineKernel(
     // The step is lr · (ofD · d + ofM · m): with Nesterov momentum ofD = 1 and ofM = momentum, else 0 and 1.
     const ofM = splat(f, f32.select(nesterov, numbers.momentum, 1));
     const ofD = splat(f, f32.select(nesterov, 1, 0));
-    forChunk(f, task, n, [p, m, g], ({ load, store }) => {
-      const value = f.v128(load(p));
-      const d = f.v128(f.madd(load(g), factor, f32x4.mul(weightDecay, value)));
-      const mean = f.v128(f.madd(momentum, load(m), d));
-      store(m, mean);
-      store(p, f32x4.sub(value, f32x4.mul(lr, f.madd(ofD, d, f32x4.mul(ofM, mean)))));
+    forChunk(f, task, n, [p, m, g], ([p, m, g]) => {
+      const value = f.v128(p.load());
+      const d = f.v128(f.madd(g.load(), factor, f32x4.mul(weightDecay, value)));
+      const mean = f.v128(f.madd(momentum, m.load(), d));
+      m.store(mean);
+      p.store(f32x4.sub(value, f32x4.mul(lr, f.madd(ofD, d, f32x4.mul(ofM, mean)))));
     });
   },
 );
 
 /** middles[c] = (map[c] + map[c + 1]) / 2 for the 255 pairs, and infinity after them. */
 function emitMiddles(f: FunctionBuilder, maps: Local<"i32">, scratch: Local<"i32">): void {
-  const [entry, end, to] = [f.i32(), f.i32(), f.i32()];
   for (const map of [0, 1]) {
-    f.set(entry, i32.add(maps, map * 4 * ENTRIES));
-    f.set(end, i32.add(entry, 4 * (ENTRIES - 1)));
-    f.set(to, i32.add(scratch, MIDDLES + map * MIDDLES_BYTES));
-    f.while(i32.ne(entry, end), () => {
-      f.do(f32.store(to, f32.mul(f32.add(f32.load(entry), f32.load(entry, 4)), 0.5)));
-      f.set(entry, i32.add(entry, 4));
-      f.set(to, i32.add(to, 4));
+    const middles = MIDDLES + map * MIDDLES_BYTES;
+    f.for(0, 4 * (ENTRIES - 1), 4, (byte) => {
+      const entry = f.i32(i32.add(maps, byte));
+      const [lower, upper] = [0, 4].map((offset) => f32.load(entry, map * 4 * ENTRIES + offset));
+      f.do(f32.store(i32.add(scratch, byte), f32.mul(f32.add(lower, upper), 0.5), middles));
     });
-    f.do(f32.store(to, Number.POSITIVE_INFINITY));
+    f.do(f32.store(scratch, Number.POSITIVE_INFINITY, middles + 4 * (ENTRIES - 1)));
   }
 }
 
 /** Whether the midpoint after a code lies below a value: then the value's code is a larger one. */
 const isAbove = (value: F32, map: number, scratch: Local<"i32">, code: Local<"i32">): Expr<"i32"> =>
-  f32.gt(value, f32.load(i32.add(scratch, i32.shl(code, 2)), MIDDLES + map * MIDDLES_BYTES));
+  f32.gt(value, f32.load(at(scratch, code), MIDDLES + map * MIDDLES_BYTES));
 
 /** The codes of the lower ends of all buckets, found in ascending order. */
 function emitBucketCodes(f: FunctionBuilder, scratch: Local<"i32">): void {
-  const [bucket, code, lower] = [f.i32(), f.i32(), f.f32()];
+  const [code, lower] = [f.i32(), f.f32()];
   const magnitude = (of: I32) => f32.reinterpret(i32.shl(i32.add(of, FIRST_BUCKET), BUCKET_SHIFT));
-  const store = (map: number, at: number) => {
+  const store = (map: number, bucket: Local<"i32">, offset: number) => {
     f.while(isAbove(lower, map, scratch, code), () => f.set(code, i32.add(code, 1)));
-    f.do(i32.store8(i32.add(scratch, bucket), code, BUCKET_CODES + map * MAP_BUCKETS + at));
+    f.do(i32.store8(i32.add(scratch, bucket), code, BUCKET_CODES + map * MAP_BUCKETS + offset));
   };
   for (const map of [0, 1]) {
     f.set(code, 0);
-    f.set(bucket, BUCKETS - 1);
-    f.while(i32.geS(bucket, 0), () => {
+    f.for(0, BUCKETS, 1, (i) => {
+      const bucket = f.i32(i32.sub(BUCKETS - 1, i));
       f.set(lower, f32.sub(0, magnitude(i32.add(bucket, 1))));
-      store(map, BUCKETS);
-      f.set(bucket, i32.sub(bucket, 1));
+      store(map, bucket, BUCKETS);
     });
     f.set(code, 0);
-    f.for(bucket, 0, BUCKETS, 1, () => {
+    f.for(0, BUCKETS, 1, (bucket) => {
       f.set(lower, f32.select(bucket, magnitude(bucket), 0));
-      store(map, 0);
+      store(map, bucket, 0);
     });
   }
 }
@@ -177,16 +173,10 @@ const bucketsOf = (values: Local<"v128">): V128 => {
 /** values[i] = map[codes[i]] for the elements of a block. */
 function emitDecode(
   f: FunctionBuilder,
-  [codes, map, values]: readonly [Local<"i32">, Expr<"i32">, Expr<"i32">],
+  [codes, map, values]: readonly [Local<"i32">, Local<"i32">, Local<"i32">],
   count: Local<"i32">,
 ): void {
-  const i = f.i32();
-  const [from, to] = [f.i32(map), f.i32(values)];
-  f.for(i, 0, count, 1, () => {
-    const entry = i32.mul(i32.load8U(i32.add(codes, i)), 4);
-    f.do(i32.store(to, i32.load(i32.add(from, entry))));
-    f.set(to, i32.add(to, 4));
-  });
+  f.for(0, count, 1, (i) => f.do(i32.store(at(values, i), i32.load(at(map, i32.load8U(i32.add(codes, i)))))));
 }
 
 interface Encoded {
@@ -205,7 +195,6 @@ function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smalle
   const [m, v] = [MEANS, SQUARES].map((at) => f.i32(i32.add(scratch, at)));
   const [mLargest, vLargest] = largest.map((value) => splat(f, f32.max(value, MIN_DIVISOR)));
   const zero = splat(f, 0);
-  const [mTo, vTo] = codes.map((to) => f.i32(to));
   const [code, value] = [f.i32(), f.f32()];
   const [scaled, buckets] = [f.v128(), f.v128()];
   /** Stores the codes of `scaled`. */
@@ -219,13 +208,13 @@ function emitEncode(f: FunctionBuilder, { count, scratch, codes, largest, smalle
       f.do(i32.store8(to, code, lane));
     }
   };
-  forVectors(f, count, [m, v, [mTo, 1], [vTo, 1]], ({ load, lanes }) => {
-    f.set(scaled, f32x4.div(load(m), mLargest));
-    store(mTo, 0, lanes);
-    const square = f.v128(load(v));
+  forVectors(f, count, [m, v, [codes[0], 1], [codes[1], 1]], ([m, v, mTo, vTo], { lanes }) => {
+    f.set(scaled, f32x4.div(m.load(), mLargest));
+    store(mTo.pointer, 0, lanes);
+    const square = f.v128(v.load());
     const minimum = v128.and(f32x4.gt(square, zero), smallest); // a v above 0 must not become 0
     f.set(scaled, f32x4.max(f32x4.div(square, vLargest), minimum));
-    store(vTo, 1, lanes);
+    store(vTo.pointer, 1, lanes);
   });
 }
 
@@ -244,37 +233,32 @@ export const adamw8 = defineKernel(
     const [mScale, vScale, mBest, vBest] = Array.from({ length: 4 }, () => f.v128());
     const vMap = f.i32(i32.add(args.maps, 4 * ENTRIES));
     const smallest = f.v128(v128.load32Splat(vMap, 4));
-    const [p, g, m, v, mCodes, vCodes] = Array.from({ length: 6 }, () => f.i32());
+    const [m, v] = [MEANS, SQUARES].map((offset) => f.i32(i32.add(scratch, offset)));
     const { add, mul } = f32x4;
     /** Writes new moments and parameters of a block, and finds the largest magnitudes. */
-    const update = (count: Local<"i32">) =>
-      forVectors(f, count, [p, g, m, v], ({ load, store }) => {
-        const gradient = f.v128(mul(load(g), factor));
-        const squared = f.v128(mul(gradient, gradient));
-        const mean = f.v128(add(mul(beta1, mul(load(m), mScale)), mul(oneMinusBeta1, gradient)));
-        const square = f.v128(add(mul(beta2, mul(load(v), vScale)), mul(oneMinusBeta2, squared)));
-        store(p, adamwValue(f, numbers, { p: load(p), mean, square }));
-        store(m, mean);
-        store(v, square);
-        f.set(mBest, f32x4.pmax(mBest, f32x4.abs(mean)));
-        f.set(vBest, f32x4.pmax(vBest, f32x4.abs(square)));
-      });
+    const update: Body = ([p, g, m, v]) => {
+      const gradient = f.v128(mul(g.load(), factor));
+      const squared = f.v128(mul(gradient, gradient));
+      const mean = f.v128(add(mul(beta1, mul(m.load(), mScale)), mul(oneMinusBeta1, gradient)));
+      const square = f.v128(add(mul(beta2, mul(v.load(), vScale)), mul(oneMinusBeta2, squared)));
+      p.store(adamwValue(f, numbers, { p: p.load(), mean, square }));
+      m.store(mean);
+      v.store(square);
+      f.set(mBest, f32x4.pmax(mBest, f32x4.abs(mean)));
+      f.set(vBest, f32x4.pmax(vBest, f32x4.abs(square)));
+    };
     forRows(f, task, { rows: args.rows, n: args.blocks }, (block) => {
       const first = f.i32(i32.mul(block, BLOCK));
       const count = f.i32(i32.min(f.i32(i32.sub(args.n, first)), BLOCK));
-      f.set(p, wordAt(args.p, first));
-      f.set(g, wordAt(args.g, first));
-      f.set(mCodes, i32.add(args.mCodes, first));
-      f.set(vCodes, i32.add(args.vCodes, first));
-      f.set(m, i32.add(scratch, MEANS));
-      f.set(v, i32.add(scratch, SQUARES));
+      const mCodes = f.i32(i32.add(args.mCodes, first));
+      const vCodes = f.i32(i32.add(args.vCodes, first));
       emitDecode(f, [mCodes, args.maps, m], count);
       emitDecode(f, [vCodes, vMap, v], count);
-      const [mAt, vAt] = [args.mMax, args.vMax].map((max) => f.i32(wordAt(max, block)));
+      const [mAt, vAt] = [args.mMax, args.vMax].map((max) => f.i32(at(max, block)));
       f.set(mScale, v128.load32Splat(mAt));
       f.set(vScale, v128.load32Splat(vAt));
       setAll(f, [mBest, vBest], f32x4.splat(0));
-      update(count);
+      forVectors(f, count, [at(args.p, first), at(args.g, first), m, v], update);
       const largest = [f.f32(maxLanes(f, [mBest])), f.f32(maxLanes(f, [vBest]))] as const;
       f.do(f32.store(mAt, largest[0]), f32.store(vAt, largest[1]));
       emitEncode(f, { count, scratch, codes: [mCodes, vCodes], largest, smallest });

@@ -4,9 +4,10 @@
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type I32, i32, v128 } from "../assembler/instructions.ts";
-import { defineKernel, words } from "./kernel.ts";
+import { defineKernel, type Words, words } from "./kernel.ts";
 import { transpose4 } from "./library.ts";
 import { BAND, forRows, type OUTER_AXES, PART } from "./tasks.ts";
+import { at } from "./vectors.ts";
 
 const OUTER = [0, 1, 2, 3] as const satisfies { readonly length: typeof OUTER_AXES };
 /** Rows of a block: their cache lines of x stay in the L1 cache while the loop goes over columns. */
@@ -21,7 +22,6 @@ const UNITS = words(
   ...(["extent0", "extent1", "extent2", "extent3"] as const),
   ...(["x0", "x1", "x2", "x3", "y0", "y1", "y2", "y3"] as const),
 );
-type Params = { readonly [K in keyof typeof UNITS]: Local<"i32"> };
 
 interface Unit {
   /** Where the unit's matrix begins in x and in y. */
@@ -34,7 +34,12 @@ interface Unit {
 }
 
 /** Runs the body for each unit of the task. */
-function forUnits(f: FunctionBuilder, p: Params, task: Local<"i32">, body: (unit: Unit) => void): void {
+function forUnits(
+  f: FunctionBuilder,
+  p: Words<keyof typeof UNITS>,
+  task: Local<"i32">,
+  body: (unit: Unit) => void,
+): void {
   const [rest, index, row, rowEnd, col, colEnd, from, to] = Array.from({ length: 8 }, () => f.i32());
   /** Splits `rest` into the index along an axis of this extent and the rest. */
   const take = (extent: Local<"i32">) => {
@@ -54,8 +59,8 @@ function forUnits(f: FunctionBuilder, p: Params, task: Local<"i32">, body: (unit
     for (const axis of OUTER) {
       f.if(rest, () => {
         take(p[`extent${axis}`]);
-        f.set(from, i32.add(from, i32.mul(index, p[`x${axis}`])));
-        f.set(to, i32.add(to, i32.mul(index, p[`y${axis}`])));
+        f.set(from, at(from, index, p[`x${axis}`]));
+        f.set(to, at(to, index, p[`y${axis}`]));
       });
     }
     body({ from, to, row, rowEnd, col, colEnd });
@@ -89,14 +94,10 @@ function copyRun(f: FunctionBuilder, to: Local<"i32">, from: Local<"i32">, bytes
 
 /** y[..., row, :] = x[..., row, :]: runs of `cols` bytes, with one band. */
 export const permuteRuns = defineKernel({ ...UNITS, ...words("xRow", "yRow") } as const, (f, p, { task }) => {
-  const [source, target] = [f.i32(), f.i32()];
-  forUnits(f, p, task, ({ from, to, row, rowEnd }) => {
-    f.while(i32.ltS(row, rowEnd), () => {
-      f.set(source, i32.add(from, i32.mul(row, p.xRow)));
-      f.set(target, i32.add(to, i32.mul(row, p.yRow)));
-      copyRun(f, target, source, p.cols);
-      f.set(row, i32.add(row, 1));
-    });
+  forUnits(f, p, task, ({ from, to, row: start, rowEnd }) => {
+    f.for(start, rowEnd, 1, (row) =>
+      copyRun(f, f.i32(at(to, row, p.yRow)), f.i32(at(from, row, p.xRow)), p.cols),
+    );
   });
 });
 
@@ -134,15 +135,15 @@ const ELEMENTS = {
 const permuteBlocks = (size: 4 | 2) =>
   defineKernel({ ...UNITS, ...words("xRow", "yCol") } as const, (f, p, { task }) => {
     const { loadVector, transposed, move } = ELEMENTS[size];
-    const [first, end, row, source, target, x, y] = Array.from({ length: 7 }, () => f.i32());
+    const [end, row, source, target] = Array.from({ length: 4 }, () => f.i32());
     const xRows = [0, 1, 2, 3].map((k) => f.i32(i32.mul(p.xRow, k)));
     const yCols = [0, 1, 2, 3].map((k) => f.i32(i32.mul(p.yCol, k)));
     /** Transposes four columns, four rows at a time. */
     const fourColumns = () => {
       f.while(i32.leS(i32.add(row, 4), end), () => {
-        const four = xRows.map((at) => f.v128(loadVector(i32.add(source, at))));
+        const four = xRows.map((offset) => f.v128(loadVector(i32.add(source, offset))));
         for (const [k, store] of transposed(f, four).entries()) f.do(store(i32.add(target, yCols[k])));
-        f.set(source, i32.add(source, i32.mul(p.xRow, 4)));
+        f.set(source, at(source, p.xRow));
         f.set(target, i32.add(target, 4 * size));
         f.set(row, i32.add(row, 4));
       });
@@ -151,8 +152,7 @@ const permuteBlocks = (size: 4 | 2) =>
     const oneByOne = (count: I32) => {
       const last = f.i32(i32.mul(count, size));
       f.while(i32.ltS(row, end), () => {
-        f.set(x, source);
-        f.set(y, target);
+        const [x, y] = [f.i32(source), f.i32(target)];
         f.while(i32.ltU(i32.sub(x, source), last), () => {
           f.do(move(y, x));
           f.set(x, i32.add(x, size));
@@ -164,13 +164,12 @@ const permuteBlocks = (size: 4 | 2) =>
       });
     };
     forUnits(f, p, task, ({ from, to, row: start, rowEnd, col: startCol, colEnd }) => {
-      const col = f.i32();
-      f.for(first, start, rowEnd, BLOCK, () => {
+      f.for(start, rowEnd, BLOCK, (first) => {
         f.set(end, i32.min(f.i32(i32.add(first, BLOCK)), rowEnd));
-        f.for(col, startCol, colEnd, 4, () => {
+        f.for(startCol, colEnd, 4, (col) => {
           f.set(row, first);
-          f.set(source, i32.add(from, i32.add(i32.mul(first, p.xRow), i32.mul(col, size))));
-          f.set(target, i32.add(to, i32.add(i32.mul(first, size), i32.mul(col, p.yCol))));
+          f.set(source, at(at(from, first, p.xRow), col, size));
+          f.set(target, at(at(to, first, size), col, p.yCol));
           const count = f.i32(i32.min(f.i32(i32.sub(colEnd, col)), 4));
           f.if(i32.eq(count, 4), fourColumns);
           oneByOne(count);

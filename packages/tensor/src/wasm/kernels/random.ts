@@ -4,10 +4,10 @@
  */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32, i32x4, i64x2, type V128, v128 } from "../assembler/instructions.ts";
-import { defineKernel, words } from "./kernel.ts";
+import { defineKernel, type Frame, type Words, words } from "./kernel.ts";
 import { transpose4 } from "./library.ts";
-import { CHUNK, startChunk } from "./tasks.ts";
-import { type Access, forVectors, splat } from "./vectors.ts";
+import { CHUNK } from "./tasks.ts";
+import { at, type Body, forVectors, splat } from "./vectors.ts";
 
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
@@ -62,49 +62,41 @@ function uniformDrawer(f: FunctionBuilder, seed: Local<"i32">, stream: Local<"i3
 
 const SOURCE = words("n", "seed", "stream", "firstBlock");
 
-/** Runs the body over the task's chunk, with a pointer `drawn` to a uniform number for each element. */
+/** Runs the body over the task's chunk; its first elements are uniform numbers. */
 function forUniforms(
   f: FunctionBuilder,
-  p: { readonly [K in keyof typeof SOURCE]: Local<"i32"> },
-  {
-    task,
-    scratch,
-    pointers,
-  }: { task: Local<"i32">; scratch: Local<"i32">; pointers: readonly Local<"i32">[] },
-  body: (access: Access, drawn: Local<"i32">) => void,
+  p: Words<keyof typeof SOURCE>,
+  { task, scratch }: Frame,
+  operands: readonly Local<"i32">[],
+  body: Body,
 ): void {
-  const left = startChunk(f, task, p.n, pointers);
   const draw = uniformDrawer(f, p.seed, p.stream);
+  const start = f.i32(i32.mul(task, CHUNK));
+  const end = f.i32(i32.min(p.n, f.i32(i32.add(start, CHUNK))));
   const block = f.i32(i32.add(p.firstBlock, i32.mul(task, CHUNK / WORDS)));
-  const [count, to, end, drawn] = Array.from({ length: 4 }, () => f.i32());
-  f.while(i32.gtS(left, 0), () => {
-    f.set(count, i32.min(left, DRAWN));
-    f.set(to, scratch);
-    f.set(end, i32.add(scratch, i32.mul(count, 4)));
-    f.while(i32.ltU(to, end), () => {
-      draw(block, to);
+  f.for(start, end, DRAWN, (first) => {
+    const count = f.i32(i32.min(f.i32(i32.sub(end, first)), DRAWN));
+    f.for(0, count, AT_ONCE, (drawn) => {
+      draw(block, f.i32(at(scratch, drawn)));
       f.set(block, i32.add(block, AT_ONCE / WORDS));
-      f.set(to, i32.add(to, 4 * AT_ONCE));
     });
-    f.set(drawn, scratch);
-    forVectors(f, count, [...pointers, drawn], (access) => body(access, drawn));
-    f.set(left, i32.sub(left, count));
+    forVectors(f, count, [scratch, ...operands.map((operand) => at(operand, first))], body);
   });
 }
 
 /** x = uniform numbers; a task is a chunk. */
-export const uniform = defineKernel({ ...SOURCE, ...words("x") } as const, (f, p, { task, scratch }) => {
-  forUniforms(f, p, { task, scratch, pointers: [p.x] }, ({ load, store }, drawn) => store(p.x, load(drawn)));
-});
+export const uniform = defineKernel({ ...SOURCE, ...words("x") } as const, (f, p, frame) =>
+  forUniforms(f, p, frame, [p.x], ([drawn, x]) => x.store(drawn.load())),
+);
 
 /** y = 0 where a uniform number is below `rate`, else x · factor; a task is a chunk. */
 export const dropout = defineKernel(
   { ...SOURCE, ...words("x", "y"), rate: "f32", factor: "f32" } as const,
-  (f, p, { task, scratch }) => {
+  (f, p, frame) => {
     const [rate, factor] = [splat(f, p.rate), splat(f, p.factor)];
-    forUniforms(f, p, { task, scratch, pointers: [p.x, p.y] }, ({ load, store }, drawn) => {
-      const isKept = f32x4.ge(load(drawn), rate);
-      store(p.y, v128.and(f32x4.mul(load(p.x), factor), isKept));
+    forUniforms(f, p, frame, [p.x, p.y], ([drawn, x, y]) => {
+      const isKept = f32x4.ge(drawn.load(), rate);
+      y.store(v128.and(f32x4.mul(x.load(), factor), isKept));
     });
   },
 );

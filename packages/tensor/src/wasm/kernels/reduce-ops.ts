@@ -1,4 +1,5 @@
 /** Sums and extremes, and clipping. */
+import type { Dims } from "../../signature.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { overRows, widened } from "./f16-windows.ts";
@@ -24,18 +25,12 @@ function runSumOfAll(
   k.run("finishSum", { partials, y, n: parts, factor, accumulate }, { tasks: 1, work: parts });
 }
 
-interface Extents {
-  readonly outer: number;
-  readonly length: number;
-  readonly inner: number;
-}
-
 function runSum(
   k: WasmContext,
   { x, y }: { x: Tensor; y: Tensor },
-  { outer, length, inner }: Extents,
+  { outer, length, inner }: Dims,
   factor: number,
-) {
+): boolean {
   if (inner > 1 && inner < WIDE) return false;
   if (outer === 1 && inner === 1 && x.dtype === "f32") {
     runSumOfAll(k, "sumRows", { x, y }, { factor });
@@ -54,9 +49,8 @@ function runSum(
   return true;
 }
 
-export const sum: WasmOp = (k, io, { outer, length, inner }) => runSum(k, io, { outer, length, inner }, 1);
-export const mean: WasmOp = (k, io, { outer, length, inner }) =>
-  runSum(k, io, { outer, length, inner }, 1 / length);
+export const sum: WasmOp = (k, io, dims) => runSum(k, io, dims, 1);
+export const mean: WasmOp = (k, io, dims) => runSum(k, io, dims, 1 / dims.length);
 
 export const sumSquares: WasmOp = (k, { total, x }: { total: Tensor; x: Tensor }) => {
   runSumOfAll(k, "sumSquaresOfRows", { x: widened(k, x), y: total }, { accumulate: true });
@@ -87,7 +81,7 @@ function runExtreme(
   k: WasmContext,
   kernel: "maxRows" | "minRows",
   { x, value, index }: { x: Tensor; value: Tensor | null; index: Tensor | null },
-  { outer, length, inner }: Extents,
+  { outer, length, inner }: Dims,
 ): boolean {
   if (inner !== 1) return false;
   overRows(k, outer, { inputs: { x }, outputs: { value, index } }, (io, { count: n }) => {
@@ -99,11 +93,11 @@ function runExtreme(
 
 const extreme =
   (kernel: "maxRows" | "minRows"): WasmOp =>
-  (k, { x, y, index }: { x: Tensor; y: Tensor; index: Tensor | null }, { outer, length, inner }) =>
-    runExtreme(k, kernel, { x, value: y, index }, { outer, length, inner });
+  (k, { x, y, index }: { x: Tensor; y: Tensor; index: Tensor | null }, dims) =>
+    runExtreme(k, kernel, { x, value: y, index }, dims);
 
 export const max = extreme("maxRows");
 export const min = extreme("minRows");
 
-export const argmax: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }, { outer, length, inner }) =>
-  runExtreme(k, "maxRows", { x, value: null, index: y }, { outer, length, inner });
+export const argmax: WasmOp = (k, { x, y }: { x: Tensor; y: Tensor }, dims) =>
+  runExtreme(k, "maxRows", { x, value: null, index: y }, dims);

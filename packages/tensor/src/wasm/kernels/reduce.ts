@@ -1,25 +1,23 @@
 /** Sums, extremes, copies and repeats along an axis of [outer, length, inner], and sums of squares. */
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
-import { forRows, rowAt, wordAt } from "./tasks.ts";
-import { forVectors, maximizer, splat, summer } from "./vectors.ts";
+import { forRows } from "./tasks.ts";
+import { at, forVectors, maximizer, rowAt, splat, summer } from "./vectors.ts";
 
 /** y[row] = factor · Σ x[row, ...], or of the squares, over rows of `c` of the `size` elements; the last row may be shorter. */
 const sumRowsOf = (squares: boolean) =>
   defineKernel(
     { ...words("x", "y", "n", "c", "size", "rows"), factor: "f32" } as const,
     (f, { x, y, n, c, size, factor, rows }, { task }) => {
-      const at = f.i32();
       const sumOf = summer(f);
       forRows(f, task, { rows, n }, (row) => {
-        f.set(at, rowAt(x, row, c));
         const count = f.i32(i32.min(f.i32(i32.sub(size, i32.mul(row, c))), c));
-        const sum = sumOf(count, [at], (sum, { load }) => {
-          if (!squares) return f32x4.add(sum, load(at));
-          const value = f.v128(load(at));
+        const sum = sumOf(count, [rowAt(x, row, c)], (sum, [x]) => {
+          if (!squares) return f32x4.add(sum, x.load());
+          const value = f.v128(x.load());
           return f.madd(value, value, sum);
         });
-        f.do(f32.store(wordAt(y, row), f32.mul(sum, factor)));
+        f.do(f32.store(at(y, row), f32.mul(sum, factor)));
       });
     },
   );
@@ -34,19 +32,15 @@ export const sumColumns = defineKernel(
     const outer = f.i32(i32.divU(task, parts));
     const first = f.i32(i32.mul(i32.remU(task, parts), cols));
     const count = f.i32(i32.min(f.i32(i32.sub(inner, first)), cols));
-    const [row, from, to, next] = [f.i32(), f.i32(), f.i32(), f.i32()];
-    const start = f.i32(i32.add(y, i32.mul(i32.add(i32.mul(outer, inner), first), 4)));
-    f.set(next, i32.add(x, i32.mul(i32.add(i32.mul(i32.mul(outer, length), inner), first), 4)));
-    f.zeroBytes(start, i32.mul(count, 4));
-    f.for(row, 0, length, 1, () => {
-      f.set(from, next);
-      f.set(to, start);
-      forVectors(f, count, [from, to], ({ load, store }) => store(to, f32x4.add(load(to), load(from))));
-      f.set(next, i32.add(next, i32.mul(inner, 4)));
+    const to = f.i32(at(y, i32.add(i32.mul(outer, inner), first)));
+    const from = f.i32(at(x, i32.add(i32.mul(i32.mul(outer, length), inner), first)));
+    f.zeroBytes(to, i32.mul(count, 4));
+    f.for(0, length, 1, () => {
+      forVectors(f, count, [from, to], ([x, y]) => y.store(f32x4.add(y.load(), x.load())));
+      f.set(from, at(from, inner));
     });
-    f.set(to, start);
     const all = splat(f, factor);
-    forVectors(f, count, [to], ({ load, store }) => store(to, f32x4.mul(load(to), all)));
+    forVectors(f, count, [to], ([y]) => y.store(f32x4.mul(y.load(), all)));
   },
 );
 
@@ -54,8 +48,8 @@ export const sumColumns = defineKernel(
 export const finishSum = defineKernel(
   { partials: "i32", y: "i32", n: "i32", factor: "f32", accumulate: "i32" },
   (f, { partials, y, n, factor, accumulate }) => {
-    const [sum, i] = [f.f32(), f.i32()];
-    f.for(i, 0, n, 1, () => f.set(sum, f32.add(sum, f32.load(i32.add(partials, i32.mul(i, 4))))));
+    const sum = f.f32();
+    f.for(0, n, 1, (i) => f.set(sum, f32.add(sum, f32.load(at(partials, i)))));
     f.set(sum, f32.mul(sum, factor));
     f.if(accumulate, () => f.set(sum, f32.add(sum, f32.load(y))));
     f.do(f32.store(y, sum));
@@ -81,20 +75,19 @@ export const copyRows = defineKernel(
     f.set(from, i32.add(from, fromAt));
     f.set(to, i32.add(to, toAt));
     forRows(f, task, { rows, n }, (row) => {
-      f.copyBytes(i32.add(to, i32.mul(row, toRow)), i32.add(from, i32.mul(row, fromRow)), bytes);
+      f.copyBytes(at(to, row, toRow), at(from, row, fromRow), bytes);
     });
   },
 );
 
 /** x repeated along an axis: y[o, l, i] = x[o, i]; a task is `rows` values of (o, l). */
 export const repeatRows = defineKernel(
-  { x: "i32", y: "i32", n: "i32", length: "i32", inner: "i32", rows: "i32" },
+  words("x", "y", "n", "length", "inner", "rows"),
   (f, { x, y, n, length, inner, rows }, { task }) => {
     const bytes = f.i32(i32.mul(inner, 4));
-    const to = f.i32();
     forRows(f, task, { rows, n }, (row) => {
-      const from = f.i32(i32.add(x, i32.mul(i32.divU(row, length), bytes)));
-      f.set(to, i32.add(y, i32.mul(row, bytes)));
+      const from = f.i32(at(x, i32.divU(row, length), bytes));
+      const to = f.i32(at(y, row, bytes));
       f.if(
         i32.eq(inner, 1),
         () => f.do(f32.store(to, f32.load(from))),
@@ -112,28 +105,27 @@ const extremeRows = (direction: 1 | -1) =>
   defineKernel(
     words("x", "value", "index", "n", "c", "rows"),
     (f, { x, value, index, n, c, rows }, { task }) => {
-      const [at, end] = [f.i32(), f.i32()];
+      const [found, end] = [f.i32(), f.i32()];
       const largest = maximizer(f);
       const all = f.v128();
       /** The smallest is the largest of the negated elements. */
       const signed = (element: V128) => (direction > 0 ? element : f32x4.neg(element));
       forRows(f, task, { rows, n }, (row) => {
         const start = f.i32(rowAt(x, row, c));
-        f.set(end, i32.add(start, i32.mul(c, 4)));
-        f.set(at, start);
+        f.set(end, at(start, c));
         f.set(all, signed(v128.load32Splat(start)));
-        f.set(all, signed(f32x4.splat(largest(c, [at], ({ load }) => signed(load(at)), all))));
-        f.set(at, start);
+        f.set(all, signed(f32x4.splat(largest(c, [start], ([x]) => signed(x.load()), all))));
+        f.set(found, start);
         f.while(
-          i32.and(i32.leS(i32.sub(at, end), -16), i32.eqz(v128.anyTrue(f32x4.eq(v128.load(at), all)))),
-          () => f.set(at, i32.add(at, 16)),
+          i32.and(i32.leS(i32.sub(found, end), -16), i32.eqz(v128.anyTrue(f32x4.eq(v128.load(found), all)))),
+          () => f.set(found, i32.add(found, 16)),
         );
-        f.while(i32.and(i32.ltU(at, end), i32.eqz(f32.eq(f32.load(at), f32x4.lane(all, 0)))), () =>
-          f.set(at, i32.add(at, 4)),
+        f.while(i32.and(i32.ltU(found, end), i32.eqz(f32.eq(f32.load(found), f32x4.lane(all, 0)))), () =>
+          f.set(found, i32.add(found, 4)),
         );
-        f.set(at, i32.select(i32.ltU(at, end), at, start));
-        f.if(index, () => f.do(i32.store(wordAt(index, row), i32.shrU(i32.sub(at, start), 2))));
-        f.if(value, () => f.do(f32.store(wordAt(value, row), f32.load(at))));
+        f.set(found, i32.select(i32.ltU(found, end), found, start));
+        f.if(index, () => f.do(i32.store(at(index, row), i32.shrU(i32.sub(found, start), 2))));
+        f.if(value, () => f.do(f32.store(at(value, row), f32.load(found))));
       });
     },
   );

@@ -1,9 +1,10 @@
 /** Kernels over rows: softmax, rotary embedding, lookup in a table. A task is `rows` rows. */
+import { LARGEST_F32 } from "../../dtype.ts";
 import { f32, f32x4, i32, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf } from "./math.ts";
-import { forRows, rowAt, wordAt } from "./tasks.ts";
-import { type Access, forVectors, maximizer, splat, summer } from "./vectors.ts";
+import { forRows } from "./tasks.ts";
+import { at, type Body, type Elements, forVectors, maximizer, rowAt, splat, summer } from "./vectors.ts";
 
 /**
  * y = e^(x - max) / Σ e^(x - max) by row; with a mask, over the elements whose byte of the mask is not 0, and 0 elsewhere.
@@ -19,37 +20,29 @@ const softmaxOf = (masked: boolean) =>
   defineKernel(
     words("x", "mask", "y", "n", "c", "firstRow", "maskRows", "rows"),
     (f, { x, mask, y, n, c, firstRow, maskRows, rows }, { task }) => {
-      const [xAt, yAt, maskAt] = [f.i32(), f.i32(), f.i32()];
-      const masks = masked ? ([[maskAt, 1]] as const) : [];
-      const smallest = splat(f, -3.4028234663852886e38);
+      const smallest = splat(f, -LARGEST_F32);
       const [largest, sumOf] = [maximizer(f), summer(f, 2)];
       const [half, shift, factor] = [splat(f, 0.5), f.v128(), f.v128()];
       const exp = expOf(f);
       forRows(f, task, { rows, n }, (row) => {
+        const [xRow, yRow] = [x, y].map((base) => f.i32(rowAt(base, row, c)));
         const maskRow = masked
-          ? f.i32(i32.add(mask, i32.mul(i32.remU(i32.add(row, firstRow), maskRows), c)))
-          : 0;
-        f.set(xAt, rowAt(x, row, c));
-        f.set(maskAt, maskRow);
-        const visible = ({ load, loadMask }: Access) =>
-          masked ? v128.bitselect(load(xAt), smallest, loadMask(maskAt)) : load(xAt);
-        f.set(shift, f32x4.splat(f32.mul(largest(c, [xAt, ...masks], visible, smallest), 0.5)));
-        f.set(xAt, rowAt(x, row, c));
-        f.set(yAt, rowAt(y, row, c));
-        f.set(maskAt, maskRow);
-        const exponentiate = ({ load, loadMask, store }: Access) => {
+          ? ([[f.i32(at(mask, i32.remU(i32.add(row, firstRow), maskRows), c)), 1]] as const)
+          : [];
+        const visible = ([x, mask]: readonly Elements[]) =>
+          masked ? v128.bitselect(x.load(), smallest, mask.loadMask()) : x.load();
+        f.set(shift, f32x4.splat(f32.mul(largest(c, [xRow, ...maskRow], visible, smallest), 0.5)));
+        const exponentiate: Body = ([x, y, mask]) => {
           // x - max as twice (x/2 - max/2): the difference of two finite numbers may overflow, that of their halves does not.
-          const difference = f.v128(f32x4.sub(f32x4.mul(load(xAt), half), shift));
+          const difference = f.v128(f32x4.sub(f32x4.mul(x.load(), half), shift));
           const value = exp(f32x4.add(difference, difference));
-          store(yAt, masked ? v128.and(value, loadMask(maskAt)) : value);
+          y.store(masked ? v128.and(value, mask.loadMask()) : value);
         };
-        forVectors(f, c, [xAt, yAt, ...masks], exponentiate, 2);
-        f.set(yAt, rowAt(y, row, c));
-        const sum = f.f32(sumOf(c, [yAt], (sum, { load }) => f32x4.add(sum, load(yAt))));
+        forVectors(f, c, [xRow, yRow, ...maskRow], exponentiate, 2);
+        const sum = f.f32(sumOf(c, [yRow], (sum, [y]) => f32x4.add(sum, y.load())));
         const inverse = f32.div(1, sum);
         f.set(factor, f32x4.splat(masked ? f32.select(f32.gt(sum, 0), inverse, 0) : inverse));
-        f.set(yAt, rowAt(y, row, c));
-        forVectors(f, c, [yAt], ({ load, store }) => store(yAt, f32x4.mul(load(yAt), factor)), 2);
+        forVectors(f, c, [yRow], ([y]) => y.store(f32x4.mul(y.load(), factor)), 2);
       });
     },
   );
@@ -59,20 +52,15 @@ export const softmaxMasked = softmaxOf(true);
 
 /** dx = y (dy - Σ dy · y). */
 export const softmaxBackward = defineKernel(
-  { dy: "i32", y: "i32", dx: "i32", n: "i32", c: "i32", rows: "i32" },
+  words("dy", "y", "dx", "n", "c", "rows"),
   (f, { dy, y, dx, n, c, rows }, { task }) => {
-    const [dyAt, yAt, dxAt] = [f.i32(), f.i32(), f.i32()];
     const sumOf = summer(f);
     const dot = f.v128();
     forRows(f, task, { rows, n }, (row) => {
-      f.set(dyAt, rowAt(dy, row, c));
-      f.set(yAt, rowAt(y, row, c));
-      f.set(dot, f32x4.splat(sumOf(c, [dyAt, yAt], (sum, { load }) => f.madd(load(dyAt), load(yAt), sum))));
-      f.set(dyAt, rowAt(dy, row, c));
-      f.set(yAt, rowAt(y, row, c));
-      f.set(dxAt, rowAt(dx, row, c));
-      forVectors(f, c, [dyAt, yAt, dxAt], ({ load, store }) =>
-        store(dxAt, f32x4.mul(load(yAt), f32x4.sub(load(dyAt), dot))),
+      const [dyRow, yRow, dxRow] = [dy, y, dx].map((base) => f.i32(rowAt(base, row, c)));
+      f.set(dot, f32x4.splat(sumOf(c, [dyRow, yRow], (sum, [dy, y]) => f.madd(dy.load(), y.load(), sum))));
+      forVectors(f, c, [dyRow, yRow, dxRow], ([dy, y, dx]) =>
+        dx.store(f32x4.mul(y.load(), f32x4.sub(dy.load(), dot))),
       );
     });
   },
@@ -88,28 +76,23 @@ export const rope = defineKernel(
     ...{ direction: "f32", rows: "i32" },
   } as const,
   (f, { x, cos, sin, y, first, n, t, h, p, direction, rows }, { task }) => {
-    const [lowX, highX, lowY, highY, cosAt, sinAt, head] = Array.from({ length: 7 }, () => f.i32());
     const sign = splat(f, direction);
     const width = f.i32(i32.mul(p, 4));
     const rowBytes = f.i32(i32.mul(i32.mul(h, width), 2));
     forRows(f, task, { rows, n }, (row) => {
       const angles = f.i32(i32.mul(i32.remU(i32.add(row, first), t), width));
-      f.set(lowX, i32.add(x, i32.mul(row, rowBytes)));
-      f.set(lowY, i32.add(y, i32.mul(row, rowBytes)));
-      f.for(head, 0, h, 1, () => {
-        f.set(highX, i32.add(lowX, width));
-        f.set(highY, i32.add(lowY, width));
-        f.set(cosAt, i32.add(cos, angles));
-        f.set(sinAt, i32.add(sin, angles));
-        forVectors(f, p, [lowX, highX, lowY, highY, cosAt, sinAt], ({ load, store }) => {
-          const [low, high] = [f.v128(load(lowX)), f.v128(load(highX))];
-          const c = f.v128(load(cosAt));
-          const s = f.v128(f32x4.mul(load(sinAt), sign));
-          store(lowY, f32x4.sub(f32x4.mul(low, c), f32x4.mul(high, s)));
-          store(highY, f.madd(high, c, f32x4.mul(low, s)));
+      const [from, to] = [f.i32(at(x, row, rowBytes)), f.i32(at(y, row, rowBytes))];
+      f.for(0, h, 1, () => {
+        const halves = [from, to].flatMap((head) => [head, i32.add(head, width)]);
+        const tables = [cos, sin].map((table) => i32.add(table, angles));
+        forVectors(f, p, [...halves, ...tables], ([lowX, highX, lowY, highY, cos, sin]) => {
+          const [low, high] = [f.v128(lowX.load()), f.v128(highX.load())];
+          const c = f.v128(cos.load());
+          const s = f.v128(f32x4.mul(sin.load(), sign));
+          lowY.store(f32x4.sub(f32x4.mul(low, c), f32x4.mul(high, s)));
+          highY.store(f.madd(high, c, f32x4.mul(low, s)));
         });
-        f.set(lowX, highX); // by now at the start of the next head
-        f.set(lowY, highY);
+        for (const head of [from, to]) f.set(head, at(head, width, 2));
       });
     });
   },
@@ -117,14 +100,14 @@ export const rope = defineKernel(
 
 /** y[n] = table[ids[n]] in rows of `bytes`, or zeros for an id outside 0 .. v - 1. */
 export const embedding = defineKernel(
-  { ids: "i32", table: "i32", y: "i32", n: "i32", v: "i32", bytes: "i32", rows: "i32" },
+  words("ids", "table", "y", "n", "v", "bytes", "rows"),
   (f, { ids, table, y, n, v, bytes, rows }, { task }) => {
     forRows(f, task, { rows, n }, (row) => {
-      const id = f.i32(i32.load(wordAt(ids, row)));
-      const target = i32.add(y, i32.mul(row, bytes));
+      const id = f.i32(i32.load(at(ids, row)));
+      const target = at(y, row, bytes);
       f.if(
         i32.ltU(id, v),
-        () => f.copyBytes(target, i32.add(table, i32.mul(id, bytes)), bytes),
+        () => f.copyBytes(target, at(table, id, bytes), bytes),
         () => f.zeroBytes(target, bytes),
       );
     });
@@ -133,19 +116,17 @@ export const embedding = defineKernel(
 
 /** dtable[v] = Σ dy[n] over n with ids[n] = v, in order of n; a task is `rows` rows of the table. */
 export const embeddingBackward = defineKernel(
-  { dy: "i32", ids: "i32", dtable: "i32", tokens: "i32", n: "i32", c: "i32", rows: "i32" },
+  words("dy", "ids", "dtable", "tokens", "n", "c", "rows"),
   (f, { dy, ids, dtable, tokens, n, c, rows }, { task }) => {
     const first = f.i32(i32.mul(task, rows));
     const count = f.i32(i32.min(f.i32(i32.sub(n, first)), rows));
     const rowBytes = f.i32(i32.mul(c, 4));
-    f.zeroBytes(i32.add(dtable, i32.mul(first, rowBytes)), i32.mul(count, rowBytes));
-    const [token, from, to] = [f.i32(), f.i32(), f.i32()];
-    f.for(token, 0, tokens, 1, () => {
-      const id = f.i32(i32.load(wordAt(ids, token)));
+    f.zeroBytes(at(dtable, first, rowBytes), i32.mul(count, rowBytes));
+    f.for(0, tokens, 1, (token) => {
+      const id = f.i32(i32.load(at(ids, token)));
       f.if(i32.ltU(i32.sub(id, first), count), () => {
-        f.set(from, i32.add(dy, i32.mul(token, rowBytes)));
-        f.set(to, i32.add(dtable, i32.mul(id, rowBytes)));
-        forVectors(f, c, [from, to], ({ load, store }) => store(to, f32x4.add(load(to), load(from))));
+        const [from, to] = [at(dy, token, rowBytes), at(dtable, id, rowBytes)];
+        forVectors(f, c, [from, to], ([dy, sum]) => sum.store(f32x4.add(sum.load(), dy.load())));
       });
     });
   },

@@ -15,7 +15,7 @@ import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { type Expr, f32, f32x4, i32, i32x4, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { expOf } from "./math.ts";
-import { forVectors, maximizer, maxLanes, splat, summer } from "./vectors.ts";
+import { at, forVectors, maximizer, maxLanes, splat, summer } from "./vectors.ts";
 
 /** Elements whose weights are summed by themselves before they are added to the total: in one long float sum small weights get lost. */
 const STRIDE = 256;
@@ -28,14 +28,12 @@ function emitPenalties(
   inverse: Local<"f32">,
 ): void {
   f.copyBytes(p.z, p.logits, i32.mul(p.v, 4));
-  const [i, id, value] = [f.i32(), f.i32(), f.f32()];
-  f.for(i, 0, p.r, 1, () => {
-    f.set(id, i32.load(i32.add(p.recent, i32.mul(i, 4))));
+  f.for(0, p.r, 1, (i) => {
+    const id = f.i32(i32.load(at(p.recent, i)));
     f.if(i32.ltU(id, p.v), () => {
-      f.set(id, i32.mul(id, 4));
-      f.set(value, f32.load(i32.add(p.logits, id)));
+      const value = f.f32(f32.load(at(p.logits, id)));
       const shrunk = f32.mul(value, f32.select(f32.gt(value, 0), inverse, penalty));
-      f.do(f32.store(i32.add(p.z, id), shrunk));
+      f.do(f32.store(at(p.z, id), shrunk));
     });
   });
 }
@@ -75,13 +73,9 @@ function emitRaise(
 
 /** Returns an emitter of the sum of `value` over the pairs (z, w) of the row. */
 function pairSummer(f: FunctionBuilder, { z, w, v }: Record<"z" | "w" | "v", Local<"i32">>) {
-  const [zAt, wAt] = [f.i32(), f.i32()];
   const sumOf = summer(f);
-  return (value: (z: V128, w: V128) => V128): Expr<"f32"> => {
-    f.set(zAt, z);
-    f.set(wAt, w);
-    return sumOf(v, [zAt, wAt], (sum, { load }) => f32x4.add(sum, value(load(zAt), load(wAt))));
-  };
+  return (value: (z: V128, w: V128) => V128): Expr<"f32"> =>
+    sumOf(v, [z, w], (sum, [z, w]) => f32x4.add(sum, value(z.load(), w.load())));
 }
 
 /** The first v at which the sum of weights over z >= threshold exceeds `goal`, or the last such v if rounding keeps the sum below. */
@@ -92,26 +86,21 @@ function emitDraw(
   goal: Local<"f32">,
 ): Local<"i32"> {
   const [mass, part, least] = [f.f32(0), f.f32(), f.f32(f32x4.lane(threshold, 0))];
-  const [start, end, at, found, last] = Array.from({ length: 5 }, () => f.i32());
-  f.set(found, -1);
+  const [start, end, next, last, found] = [f.i32(), f.i32(), f.i32(), f.i32(), f.i32(-1)];
   const weightAt = (index: Local<"i32">) =>
-    f32.select(
-      f32.lt(f32.load(i32.add(p.z, i32.mul(index, 4))), least),
-      0,
-      f32.load(i32.add(p.w, i32.mul(index, 4))),
-    );
+    f32.select(f32.lt(f32.load(at(p.z, index)), least), 0, f32.load(at(p.w, index)));
   f.while(i32.and(i32.ltS(start, p.v), i32.ltS(found, 0)), () => {
     f.set(end, i32.min(f.i32(i32.add(start, STRIDE)), p.v));
     f.set(part, 0);
-    f.for(at, start, end, 1, () => f.set(part, f32.add(part, weightAt(at))));
+    f.for(start, end, 1, (v) => f.set(part, f32.add(part, weightAt(v))));
     f.if(f32.gt(part, 0), () => f.set(last, start));
     f.if(f32.gt(f32.add(mass, part), goal), () => {
       f.set(part, 0);
-      f.set(at, start);
-      f.while(i32.and(i32.ltS(at, end), i32.ltS(found, 0)), () => {
-        f.set(part, f32.add(part, weightAt(at)));
-        f.if(f32.gt(f32.add(mass, part), goal), () => f.set(found, at));
-        f.set(at, i32.add(at, 1));
+      f.set(next, start);
+      f.while(i32.and(i32.ltS(next, end), i32.ltS(found, 0)), () => {
+        f.set(part, f32.add(part, weightAt(next)));
+        f.if(f32.gt(f32.add(mass, part), goal), () => f.set(found, next));
+        f.set(next, i32.add(next, 1));
       });
     });
     f.if(i32.ltS(found, 0), () => {
@@ -121,7 +110,7 @@ function emitDraw(
   });
   f.if(i32.ltS(found, 0), () => {
     f.set(end, i32.min(f.i32(i32.add(last, STRIDE)), p.v));
-    f.for(at, last, end, 1, () => f.if(f32.gt(weightAt(at), 0), () => f.set(found, at)));
+    f.for(last, end, 1, (v) => f.if(f32.gt(weightAt(v), 0), () => f.set(found, v)));
   });
   return found;
 }
@@ -141,12 +130,9 @@ export const sampleRow = defineKernel(
   } as const,
   (f, p) => {
     emitPenalties(f, p, p.penalty, p.inversePenalty);
-    const [at, to] = [f.i32(p.z), f.i32(p.w)];
     const best = f.v128(v128.load32Splat(p.z));
-    const top = splat(
-      f,
-      maximizer(f)(p.v, [at], ({ load }) => load(at), best),
-    );
+    const largest = maximizer(f)(p.v, [p.z], ([z]) => z.load(), best);
+    const top = splat(f, largest);
     const [scale, one] = [splat(f, p.inverseTemperature), splat(f, 1)];
     const exp = expOf(f);
     const sum = pairSummer(f, p);
@@ -155,22 +141,17 @@ export const sampleRow = defineKernel(
     f.if(
       f32.gt(p.inverseTemperature, 0),
       () => {
-        f.set(at, p.z);
         f.set(best, top);
-        forVectors(f, p.v, [at, to], ({ load, store }) => {
-          const value = f.v128(load(at));
+        forVectors(f, p.v, [p.z, p.w], ([z, w]) => {
+          const value = f.v128(z.load());
           f.set(best, f32x4.pmin(best, value));
-          store(to, exp(f32x4.mul(f32x4.sub(value, top), scale)));
+          w.store(exp(f32x4.mul(f32x4.sub(value, top), scale)));
         });
         f.set(threshold, f32x4.neg(f32x4.splat(maxLanes(f, [f.v128(f32x4.neg(best))]))));
         f.if(p.topK, () => {
           const wanted = f.f32(f32.convert(p.topK)); // counts are exact up to 2^24, more than a vocabulary has
-          emitRaise(f, threshold, top, (least) =>
-            f32.ge(
-              sum((z) => v128.and(f32x4.ge(z, least), one)),
-              wanted,
-            ),
-          );
+          const keptCount = (least: V128) => sum((z) => v128.and(f32x4.ge(z, least), one));
+          emitRaise(f, threshold, top, (least) => f32.ge(keptCount(least), wanted));
         });
         const keptWeight = (least: Local<"v128">) => sum((z, w) => v128.and(f32x4.ge(z, least), w));
         f.if(f32.lt(p.topP, 1), () => {
@@ -181,17 +162,10 @@ export const sampleRow = defineKernel(
           f.set(threshold, f32x4.max(threshold, f32x4.sub(top, f32x4.splat(p.depth))));
         });
       },
-      () => {
-        f.set(at, p.w);
-        forVectors(f, p.v, [at], ({ store }) => store(at, one));
-      },
+      () => forVectors(f, p.v, [p.w], ([w]) => w.store(one)),
     );
-    const goal = f.f32(
-      f32.mul(
-        p.u,
-        sum((z, w) => v128.and(f32x4.ge(z, threshold), w)),
-      ),
-    );
+    const kept = sum((z, w) => v128.and(f32x4.ge(z, threshold), w));
+    const goal = f.f32(f32.mul(p.u, kept));
     f.if(f32.eq(p.inverseTemperature, 0), () => f.set(goal, 0));
     f.do(i32.store(p.id, emitDraw(f, p, threshold, goal)));
   },

@@ -1,4 +1,4 @@
-/** Loops over vectors of four elements, and reductions over them. */
+/** Addresses, loops over vectors of four elements, and reductions over them. */
 import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import {
   type Expr,
@@ -12,27 +12,35 @@ import {
   v128,
 } from "../assembler/instructions.ts";
 
-/** A pointer that a loop advances with its elements, of four bytes or of as many as are given. */
-export type Pointer = Local<"i32"> | readonly [pointer: Local<"i32">, bytes: 1 | 2 | 4];
+/** The address of item `index` of those of `bytes` bytes at `base`. */
+export const at = (base: I32, index: I32, bytes: I32 = 4): Expr<"i32"> =>
+  i32.add(base, i32.mul(index, bytes));
 
-/** Advances pointers by a number of elements. */
-export function advance(f: FunctionBuilder, pointers: readonly Pointer[], elements: I32): void {
-  for (const entry of pointers) {
-    const [pointer, bytes] = "code" in entry ? [entry, 4] : entry;
-    const by = typeof elements === "number" ? bytes * elements : i32.mul(elements, bytes);
-    f.set(pointer, i32.add(pointer, by));
-  }
+/** The address of row `row` of a matrix whose rows are `c` words of four bytes. */
+export const rowAt = (base: I32, row: I32, c: I32): Expr<"i32"> => at(base, i32.mul(row, c));
+
+/** An array that a loop runs over: where it starts. Its elements have four bytes, or as many as are given. */
+export type Operand = I32 | readonly [start: I32, bytes: 1 | 2 | 4];
+
+export const startOf = (operand: Operand): readonly [start: I32, bytes: 1 | 2 | 4] =>
+  typeof operand === "number" || "code" in operand ? [operand, 4] : operand;
+
+/** The elements of one array in a round of a loop: four, or at the end of the row a single one. */
+export interface Elements {
+  /** Their address is this plus `offset`. */
+  readonly pointer: Local<"i32">;
+  readonly offset: number;
+  /** Four f32; a single one in every lane. */
+  load(): V128;
+  store(value: V128): void;
+  /** All bits of each lane whose byte of a mask is not 0; of a single element, in every lane. */
+  loadMask(): V128;
+  /** Writes a byte for each lane: 1 where its bits are set, else 0. */
+  storeMask(mask: V128): void;
 }
 
-/** How the body of a loop over a row reaches its elements: four at once, or at the end of the row one by one. */
-export interface Access {
-  /** Four f32; a single one in every lane. */
-  load(pointer: Local<"i32">): V128;
-  store(pointer: Local<"i32">, value: V128): void;
-  /** All bits of each lane whose byte of a mask is not 0; of a single element, in every lane. */
-  loadMask(pointer: Local<"i32">): V128;
-  /** Writes a byte for each lane: 1 where its bits are set, else 0. */
-  storeMask(pointer: Local<"i32">, mask: V128): void;
+/** A round of a loop. */
+export interface Round {
   /** Adds to the round's accumulator; `next` is the new sum from the old one. A single element counts in one lane only. */
   sum(sums: readonly Local<"v128">[], next: (sum: Local<"v128">) => V128): void;
   /** The round of an unrolled loop, 0 .. unroll - 1: the number of the accumulator to use. */
@@ -40,6 +48,9 @@ export interface Access {
   /** How many elements there are. */
   readonly lanes: 4 | 1;
 }
+
+/** Emits what a loop does with the elements of each of its arrays. */
+export type Body = (elements: readonly Elements[], round: Round) => void;
 
 const ZERO = v128.constant([0, 0, 0, 0]);
 const ONES = v128.constant([1, 1, 1, 1]);
@@ -49,32 +60,28 @@ const WIDEN_BYTES = [0, 1, 2, 3].flatMap((byte) => [byte, 16, 16, 16]);
 /** The low bytes of four words, side by side. */
 const LOW_BYTES = [0, 4, 8, 12, ...Array<number>(12).fill(16)];
 
-const fourAt = (f: FunctionBuilder, round: number): Access => ({
-  load: (pointer) => v128.load(pointer, 16 * round),
-  store: (pointer, value) => f.do(v128.store(pointer, value, 16 * round)),
-  loadMask: (pointer) =>
-    i32x4.gtS(v128.shuffleBytes(v128.load32Zero(pointer, 4 * round), ZERO, WIDEN_BYTES), ZERO),
-  storeMask: (pointer, mask) =>
-    f.do(v128.store32Lane(pointer, v128.shuffleBytes(v128.and(mask, ONES), ZERO, LOW_BYTES), 0, 4 * round)),
-  sum: (sums, next) => f.set(sums[round], next(sums[round])),
-  round,
-  lanes: 4,
+const four = (f: FunctionBuilder, pointer: Local<"i32">, offset: number): Elements => ({
+  pointer,
+  offset,
+  load: () => v128.load(pointer, offset),
+  store: (value) => f.do(v128.store(pointer, value, offset)),
+  loadMask: () => i32x4.gtS(v128.shuffleBytes(v128.load32Zero(pointer, offset), ZERO, WIDEN_BYTES), ZERO),
+  storeMask: (mask) =>
+    f.do(v128.store32Lane(pointer, v128.shuffleBytes(v128.and(mask, ONES), ZERO, LOW_BYTES), 0, offset)),
 });
 
-const single = (f: FunctionBuilder): Access => ({
-  load: v128.load32Splat,
-  store: (pointer, value) => f.do(v128.store32Lane(pointer, value, 0)),
-  loadMask: (pointer) => i32x4.gtS(i32x4.splat(i32.load8U(pointer)), ZERO),
-  storeMask: (pointer, mask) => f.do(i32.store8(pointer, i32.and(i32x4.lane(mask, 0), 1))),
-  sum: ([sum], next) => f.set(sum, v128.bitselect(next(sum), sum, FIRST_LANE)),
-  round: 0,
-  lanes: 1,
+const single = (f: FunctionBuilder, pointer: Local<"i32">): Elements => ({
+  pointer,
+  offset: 0,
+  load: () => v128.load32Splat(pointer),
+  store: (value) => f.do(v128.store32Lane(pointer, value, 0)),
+  loadMask: () => i32x4.gtS(i32x4.splat(i32.load8U(pointer)), ZERO),
+  storeMask: (mask) => f.do(i32.store8(pointer, i32.and(i32x4.lane(mask, 0), 1))),
 });
 
 /**
- * Runs the body over `count` elements at each of the pointers, four at a time and then one by one; it leaves the pointers after
- * the last element. With `unroll` rounds in a row, a sum can have an accumulator for each, so that its additions do not wait for
- * one another.
+ * Runs the body over `count` elements of each array, four at a time and then one by one. With `unroll` rounds in a row, a sum can
+ * have an accumulator for each, so that its additions do not wait for one another.
  *
  *     while count >= 4 · unroll: body(round 0), ..., body(round unroll - 1)
  *     while count >= 4:          body(four elements)
@@ -83,23 +90,42 @@ const single = (f: FunctionBuilder): Access => ({
 export function forVectors(
   f: FunctionBuilder,
   count: I32,
-  pointers: readonly Pointer[],
-  body: (access: Access) => void,
+  operands: readonly Operand[],
+  body: Body,
   unroll = 1,
 ): void {
   const left = f.i32(count);
-  const loop = (accesses: readonly Access[]) => {
-    const elements = accesses.reduce((sum, { lanes }) => sum + lanes, 0);
+  const pointers = operands.map((operand) => {
+    const [start, bytes] = startOf(operand);
+    return { pointer: f.i32(start), bytes };
+  });
+  const loop = (rounds: number, lanes: 4 | 1) => {
+    const elements = rounds * lanes;
     f.while(i32.geS(left, elements), () => {
-      for (const access of accesses) body(access);
-      advance(f, pointers, elements);
+      for (let round = 0; round < rounds; round++) {
+        const own = pointers.map(({ pointer, bytes }) =>
+          lanes === 4 ? four(f, pointer, 4 * bytes * round) : single(f, pointer),
+        );
+        body(own, { lanes, round, sum: lanes === 4 ? addTo(f, round) : addSingle(f) });
+      }
+      for (const { pointer, bytes } of pointers) f.set(pointer, i32.add(pointer, bytes * elements));
       f.set(left, i32.sub(left, elements));
     });
   };
-  if (unroll > 1) loop(Array.from({ length: unroll }, (_, round) => fourAt(f, round)));
-  loop([fourAt(f, 0)]);
-  loop([single(f)]);
+  if (unroll > 1) loop(unroll, 4);
+  loop(1, 4);
+  loop(1, 1);
 }
+
+const addTo =
+  (f: FunctionBuilder, round: number): Round["sum"] =>
+  (sums, next) =>
+    f.set(sums[round], next(sums[round]));
+
+const addSingle =
+  (f: FunctionBuilder): Round["sum"] =>
+  ([sum], next) =>
+    f.set(sum, v128.bitselect(next(sum), sum, FIRST_LANE));
 
 /** A value in all lanes. */
 export const splat = (f: FunctionBuilder, value: F32): Local<"v128"> => f.v128(f32x4.splat(value));
@@ -117,11 +143,11 @@ export function summer(f: FunctionBuilder, unroll = 4) {
   const sums = accumulators(f, unroll);
   return (
     count: I32,
-    pointers: readonly Pointer[],
-    next: (sum: Local<"v128">, access: Access) => V128,
+    operands: readonly Operand[],
+    next: (sum: Local<"v128">, elements: readonly Elements[]) => V128,
   ): Expr<"f32"> => {
     setAll(f, sums, ZERO);
-    forVectors(f, count, pointers, (access) => access.sum(sums, (sum) => next(sum, access)), unroll);
+    forVectors(f, count, operands, (elements, { sum }) => sum(sums, (old) => next(old, elements)), unroll);
     return sumLanes(f, sums);
   };
 }
@@ -131,15 +157,17 @@ export function maximizer(f: FunctionBuilder, unroll = 4) {
   const bests = accumulators(f, unroll);
   return (
     count: I32,
-    pointers: readonly Pointer[],
-    value: (access: Access) => V128,
+    operands: readonly Operand[],
+    value: (elements: readonly Elements[], round: Round) => V128,
     start: V128,
   ): Expr<"f32"> => {
     setAll(f, bests, start);
     // pmax keeps its first operand if a comparison is false, so a NaN wins only as the start.
-    const larger = (access: Access) =>
-      f.set(bests[access.round], f32x4.pmax(bests[access.round], value(access)));
-    forVectors(f, count, pointers, larger, unroll);
+    const larger: Body = (elements, round) => {
+      const best = bests[round.round];
+      f.set(best, f32x4.pmax(best, value(elements, round)));
+    };
+    forVectors(f, count, operands, larger, unroll);
     return maxLanes(f, bests);
   };
 }
