@@ -29,10 +29,12 @@ let nextId = 1;
 export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   readonly #create: (sizeBytes: number) => R;
   readonly #onDestroy: (buffer: Pooled<R>) => void;
-  readonly #limitBytes: number;
+  #limitBytes: number;
   readonly #free = new Map<number, Pooled<R>[]>();
   /** Free buffers, longest unused first. */
   readonly #queue = new Set<Pooled<R>>();
+  /** Buffers in use for which the device had no memory. */
+  readonly #failed = new Set<Pooled<R>>();
   #freeBytes = 0;
   #allBytes = 0;
   /** Peak of the bytes in use. */
@@ -80,6 +82,10 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   }
 
   release(buffer: Pooled<R>): void {
+    if (this.#failed.delete(buffer)) {
+      this.#destroy(buffer);
+      return;
+    }
     const list = this.#free.get(buffer.sizeBytes);
     if (list) list.push(buffer);
     else this.#free.set(buffer.sizeBytes, [buffer]);
@@ -88,21 +94,40 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   }
 
   /**
-   * Destroys free buffers beyond the peak in use plus the limit. Up to the peak they cost no extra memory, and a repeated step finds
-   * all its buffers again. Call only after a submit.
+   * Destroys free buffers beyond the peak in use plus the limit, `wantedBytes` counted as in use. Up to the peak they cost no extra
+   * memory, and a repeated step finds all its buffers again. Call only after a submit.
    */
-  trim(): void {
-    const limitBytes = this.#peakInUse + this.#limitBytes;
+  trim(wantedBytes = 0): void {
+    const peak = Math.max(this.#peakInUse, this.#allBytes - this.#freeBytes + wantedBytes);
     for (const buffer of this.#queue) {
-      if (this.#allBytes <= limitBytes) return;
-      this.#queue.delete(buffer);
-      const list = this.#free.get(buffer.sizeBytes)!;
-      list.splice(list.indexOf(buffer), 1);
-      if (list.length === 0) this.#free.delete(buffer.sizeBytes);
-      this.#freeBytes -= buffer.sizeBytes;
-      this.#allBytes -= buffer.sizeBytes;
-      this.#onDestroy(buffer);
-      buffer.gpu.destroy();
+      if (this.#allBytes + wantedBytes <= peak + this.#limitBytes) return;
+      this.#remove(buffer);
     }
+  }
+
+  /**
+   * The device had no memory for `buffer`: it is not used again. The peak is measured anew and nothing is kept beyond it, so that
+   * free buffers leave their memory to other sizes.
+   */
+  fail(buffer: Pooled<R>): void {
+    if (this.#queue.has(buffer)) this.#remove(buffer);
+    else this.#failed.add(buffer);
+    this.#peakInUse = 0;
+    this.#limitBytes = 0;
+  }
+
+  #remove(buffer: Pooled<R>): void {
+    this.#queue.delete(buffer);
+    const list = this.#free.get(buffer.sizeBytes)!;
+    list.splice(list.indexOf(buffer), 1);
+    if (list.length === 0) this.#free.delete(buffer.sizeBytes);
+    this.#freeBytes -= buffer.sizeBytes;
+    this.#destroy(buffer);
+  }
+
+  #destroy(buffer: Pooled<R>): void {
+    this.#allBytes -= buffer.sizeBytes;
+    this.#onDestroy(buffer);
+    buffer.gpu.destroy();
   }
 }

@@ -3,6 +3,7 @@ import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { withKernelContext } from "../kernel-context.ts";
+import type { Allocation } from "../memory.ts";
 import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
 import { isInTable } from "../ops/index.ts";
@@ -112,7 +113,12 @@ export class WebGpuDevice extends Device {
   protected override async download(tensor: Tensor): Promise<HostArray> {
     const sizeBytes = Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 4) * 4;
     if (sizeBytes === 0) return hostArray(tensor.dtype, 0);
-    const staging = this.#staging.acquire(2 ** Math.ceil(Math.log2(Math.max(sizeBytes, 256))));
+    const roundBytes = 2 ** Math.ceil(Math.log2(Math.max(sizeBytes, 256))); // few sizes, for reuse
+    const staging = this.#acquire(this.#staging, {
+      sizeBytes: roundBytes > this.profile.maxBufferBytes ? sizeBytes : roundBytes,
+      label: `read of ${tensor}`,
+      category: "workspace",
+    });
     try {
       return await this.#orLoss(async () => {
         const { gpu } = tensor.storage.handle as PooledBuffer;
@@ -136,7 +142,7 @@ export class WebGpuDevice extends Device {
       return await wait();
     } catch (error) {
       await this.#errors.awaitLoss();
-      this.assertUsable();
+      await this.#settle();
       throw error;
     }
   }
@@ -156,7 +162,17 @@ export class WebGpuDevice extends Device {
   /** Also throws errors that the driver has reported. */
   protected override assertUsable(): void {
     super.assertUsable();
-    this.#errors.throwFirst();
+    try {
+      this.#errors.throwFirst();
+    } catch (error) {
+      // Commands that use memory which does not exist would be reported at the next wait, as an error of its own.
+      this.#errors.scope(
+        "validation",
+        () => this.#stream.submit(),
+        () => {},
+      );
+      throw error;
+    }
   }
 
   protected override allocate(storage: Storage): PooledBuffer {
@@ -166,22 +182,29 @@ export class WebGpuDevice extends Device {
         `${storage.label} wants a buffer of ${storage.sizeBytes} bytes, ${this.label} allows ${this.profile.maxBufferBytes}.`,
       );
     }
-    const buffer = this.#pool.reuse(storage.sizeBytes) ?? this.#createFor(storage);
+    const buffer = this.#acquire(this.#pool, storage);
     if (this.#settings.poison) this.#poison(buffer);
     return buffer;
   }
 
-  /** Creates a buffer; the next wait reports a failure. */
-  #createFor(storage: Storage): PooledBuffer {
+  /** A buffer or texture for `request`. If it has to be created and that fails, the next op or wait throws `T-OUT-OF-MEMORY`. */
+  #acquire<R extends { destroy(): void }>(pool: BufferPool<R>, request: Allocation): Pooled<R> {
+    const free = pool.reuse(request.sizeBytes);
+    if (free !== null) return free;
+    this.#stream.submit(); // what was encoded before a failure is not lost with it
+    pool.trim(request.sizeBytes);
+    let made: Pooled<R>;
     return this.#errors.scope(
       "out-of-memory",
-      () => this.#pool.acquire(storage.sizeBytes),
+      () => {
+        made = pool.acquire(request.sizeBytes);
+        return made;
+      },
       (error) => {
         if (error === null) return;
-        this.#errors.note(
-          "T-OUT-OF-MEMORY",
-          this.memory.explain(storage, `the device said: ${error.message}`),
-        );
+        pool.fail(made);
+        const why = `the device said: ${error.message}`;
+        this.#errors.note("T-OUT-OF-MEMORY", this.memory.explain(request, why));
       },
     );
   }
@@ -195,7 +218,7 @@ export class WebGpuDevice extends Device {
   }
 
   protected override allocateTexture(storage: Storage, tensor: Tensor): PooledTexture {
-    const texture = this.#textures.acquire(storage.sizeBytes);
+    const texture = this.#acquire(this.#textures, storage);
     const bytesPerElement = elementBytes(tensor.dtype);
     const { gpu } = tensor.storage.handle as PooledBuffer;
     this.#stream.copyToTexture(

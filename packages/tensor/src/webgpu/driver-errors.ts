@@ -5,6 +5,8 @@ import { SidenetError } from "../errors.ts";
 const LOSS_PATIENCE_MS = 500;
 const MAX_PENDING = 256;
 
+const isOutOfMemory = (error: GPUError): boolean => error.constructor.name === "GPUOutOfMemoryError";
+
 /**
  * Collects the errors that the driver reports. They arrive after the calls that caused them, so they are kept for the next
  * wait. Only the first one is kept, since later ones usually follow from it.
@@ -12,13 +14,22 @@ const MAX_PENDING = 256;
 export class DriverErrors {
   readonly #gpu: GPUDevice;
   #first: SidenetError | null = null;
+  /**
+   * The first error outside all scopes. It may follow from that of a scope whose result is pending (a command that uses a buffer
+   * for which there was no memory), so it counts only if all scopes have ended without one.
+   */
+  #uncaptured: SidenetError | null = null;
   /** Error scopes whose result is pending. */
   #pending: Promise<void>[] = [];
 
   constructor(gpu: GPUDevice, label: string) {
     this.#gpu = gpu;
-    gpu.onuncapturederror = ({ error }) =>
-      this.note("T-GPU", `${label} reported: ${error.message} This is a bug in a kernel or in the driver.`);
+    gpu.onuncapturederror = ({ error }) => {
+      const [code, cure] = isOutOfMemory(error)
+        ? ["T-OUT-OF-MEMORY", "A smaller batch or context, or 16-bit weights would help."]
+        : ["T-GPU", "This is a bug in a kernel or in the driver."];
+      this.#uncaptured ??= new SidenetError(code, `${label} reported: ${error.message} ${cure}`);
+    };
     void gpu.lost.then(({ reason, message }) => {
       this.#first = new SidenetError(
         "T-DEVICE-LOST",
@@ -38,6 +49,7 @@ export class DriverErrors {
     const first = this.#first;
     if (first === null) return;
     if (first.code !== "T-DEVICE-LOST") this.#first = null;
+    this.#uncaptured = null;
     throw first;
   }
 
@@ -57,6 +69,8 @@ export class DriverErrors {
     const pending = this.#pending;
     this.#pending = [];
     await Promise.all(pending);
+    this.#first ??= this.#uncaptured;
+    this.#uncaptured = null;
   }
 
   /** Waits for a device-lost event after a refused call: browsers report it later. */
