@@ -1,5 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { encodeRecord, encodingBy } from "../src/data/records.ts";
+import { followUpIds } from "../src/eval/prompts.ts";
 import { StopMatcher, TextStream } from "../src/generation/text-stream.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
 import { strftime } from "../src/text/jinja.ts";
@@ -145,6 +147,42 @@ describe("a chat template", () => {
     const other = tokenizer.withChatTemplate("{{ eos_token }}", "file.jinja");
     expect(other.chatTemplate()?.render([], false)).toBe("");
     expect(other.encode("a")).toEqual(tokenizer.encode("a"));
+  });
+
+  it("names the token that ends a turn, where texts end in another, as in base models", () => {
+    const ends = (template: string, tokenizer: Tokenizer) =>
+      tokenizer.withChatTemplate(template, "m").eosIds.map((id) => tokenizer.decode([id]));
+    const base = byteTokenizer({ eos_token: "<|endoftext|>", chat_template: CHATML }).tokenizer;
+    expect(base.eosIds).toEqual([0, 2]);
+    expect(encodingBy(base)).toMatchObject({ eosId: 0, endIds: [0, 2] });
+    expect(ends("{% for m in messages %}{{ m.content }}\n{% endfor %}", base)).toEqual(["<|endoftext|>"]);
+    expect(ends("{{ messages[1].content }}<|endoftext|><|im_end|>", base)).toEqual(["<|endoftext|>"]);
+    expect(ends("{{ raise_exception('no') }}", base)).toEqual(["<|endoftext|>"]);
+    expect(ends("{% if %}", base)).toEqual(["<|endoftext|>"]);
+    expect(() => base.withChatTemplate("{% if %}", "m").chatTemplate()).toThrow(/L-CHAT-TEMPLATE/);
+    // A blank before the end, as Llama 2 has, is decoded to nothing but ends no turn.
+    expect(ends("{{ messages[1].content }} </s>", wordTokenizer())).toEqual(["</s>"]);
+  });
+
+  it("ends what is learned of a turn, and an answer that eval scores, with that token", () => {
+    const { tokenizer } = byteTokenizer({ eos_token: "<|endoftext|>", chat_template: CHATML });
+    const { labels } = encodeRecord(
+      {
+        messages: [
+          { role: "user", content: "u" },
+          { role: "assistant", content: "v" },
+        ],
+      },
+      "s",
+      tokenizer,
+      { ...encodingBy(tokenizer), maxLength: 100, cut: false },
+    );
+    expect(tokenizer.decode(labels.filter((id) => id !== -100))).toBe("v<|im_end|>");
+    const steps = { choices: ["1", "12"], label: 0 };
+    const texts = (template: "chat" | "plain") =>
+      followUpIds(steps, tokenizer, template).map((ids) => tokenizer.decode(ids));
+    expect(texts("chat")).toEqual([" 1<|im_end|>", " 12<|im_end|>"]);
+    expect(texts("plain")).toEqual([" 1<|endoftext|>", " 12<|endoftext|>"]);
   });
 });
 

@@ -158,7 +158,7 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
   const items = verdicts.map((question, i) => {
     const step = steps[i];
     const item = scoringItem(question, rows[i].source, tokenizer, template);
-    return step ? { ...item, afterLead: followUpIds(step, tokenizer) } : item;
+    return step ? { ...item, afterLead: followUpIds(step, tokenizer, template) } : item;
   });
   const lead = encodeAnswer(verdicts[0], FIRST_WRONG_LEAD, tokenizer, template);
   const resultOf = (scores: readonly Scores[]): EvalResult => {

@@ -4,7 +4,7 @@ import type { Source } from "../data/records.ts";
 import { contextLimit } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
+import { type Tokenizer, turnEndId } from "../text/tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
 import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";
 
@@ -72,10 +72,16 @@ export function scoringItem(
 }
 
 /**
- * Answers to a follow-up, each with the token that ends a text: without it 1 would be likelier than 12, which begins with it.
+ * Answers to a follow-up, each with the token that ends it, a text's or a turn's: without it 1 would be likelier than 12, which
+ * begins with it.
  */
-export function followUpIds({ choices }: FollowUp, tokenizer: Tokenizer): number[][] {
-  const end = tokenizer.eosIds.slice(0, 1);
+export function followUpIds(
+  { choices }: FollowUp,
+  tokenizer: Tokenizer,
+  template: PromptTemplate,
+): number[][] {
+  const turnEnd = template === "chat" ? turnEndId(tokenizer) : null;
+  const end = turnEnd === null ? tokenizer.eosIds.slice(0, 1) : [turnEnd];
   return choices.map((choice) => [
     ...tokenizer.encode(` ${choice}`, { addSpecialTokens: false, continues: true }),
     ...end,

@@ -27,7 +27,7 @@ export interface Tokenizer {
   /** The largest id plus one. */
   readonly vocabSize: number;
   readonly bosId: number | null;
-  /** Ids that end a text: the tokenizer's own first, then those at which the model stops. */
+  /** Ids that end a text: the tokenizer's own first, then those at which the model stops, and the end of its chat template's turns. */
   readonly eosIds: readonly number[];
   /** The model's chat template, or null. Throws `L-CHAT-TEMPLATE`. */
   chatTemplate(): ChatTemplate | null;
@@ -211,7 +211,7 @@ function specialTokens(settings: TokenizerConfig): SpecialTokens {
   );
 }
 
-/** Adds a chat template to a tokenizer. It is parsed on first use. */
+/** Adds a chat template to a tokenizer. A mistake in it is reported where it is used. */
 function withChat(
   tokenizer: Omit<Tokenizer, "chatTemplate" | "withChatTemplate">,
   source: string | null,
@@ -219,14 +219,39 @@ function withChat(
   name: string,
 ): Tokenizer {
   let template: ChatTemplate | null = null;
+  const chatTemplate = () => {
+    if (source !== null) template ??= new ChatTemplate(source, special, name);
+    return template;
+  };
+  const turnEnd = turnEndId({ ...tokenizer, chatTemplate });
   return {
     ...tokenizer,
-    chatTemplate: () => {
-      if (source !== null) template ??= new ChatTemplate(source, special, name);
-      return template;
-    },
+    eosIds: [...new Set(turnEnd === null ? tokenizer.eosIds : [...tokenizer.eosIds, turnEnd])],
+    chatTemplate,
     withChatTemplate: (other, otherName) => withChat(tokenizer, other, special, otherName),
   };
+}
+
+/**
+ * The special token that ends an assistant's turn: the first that the chat template writes after an answer. Base models often
+ * have a template whose turns end in another token than their texts. Null where there is none, or the template refuses to render.
+ */
+export function turnEndId(tokenizer: Pick<Tokenizer, "encode" | "decode" | "chatTemplate">): number | null {
+  const answer = "answer";
+  const turns = [
+    { role: "user", content: "question" },
+    { role: "assistant", content: answer },
+  ];
+  let text: string;
+  try {
+    text = tokenizer.chatTemplate()?.render(turns, false) ?? "";
+  } catch (error) {
+    if (error instanceof SidenetError) return null;
+    throw error;
+  }
+  const after = text.slice(text.lastIndexOf(answer) + answer.length);
+  const isSpecial = (id: number) => tokenizer.decode([id]) !== tokenizer.decode([id], { skipSpecial: true });
+  return tokenizer.encode(after, { addSpecialTokens: false }).find(isSpecial) ?? null;
 }
 
 /** A text and its ids, to put in front of a text that continues another one. */
