@@ -1,5 +1,5 @@
 import { type Device, type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
-import { checkResult, runUnrecorded, withHandles } from "./recorded-function.ts";
+import { checkInputs, checkResult, runUnrecorded, withHandles } from "./recorded-function.ts";
 import { Tape } from "./tape.ts";
 
 /** Computes one tensor from tensors, with the ops it is given and no others; deterministic, since it runs twice. */
@@ -21,6 +21,7 @@ const refuse = (problem: string): SidenetError => new SidenetError("A-CHECKPOINT
  * leaf, or uses the tape; `A-IN-PLACE` when it writes into an input; `A-CLOSED`, `A-SECOND-ORDER`; and whatever `fn` throws.
  */
 export function checkpoint(ops: Ops, fn: Recomputed, inputs: readonly Tensor[]): Tensor {
+  checkInputs(inputs, refuse);
   if (!(ops instanceof Tape)) return runOnce(inputs[0]?.device ?? null, fn, ops, inputs);
   const { device } = ops;
   return device.scope(

@@ -1,5 +1,11 @@
 import { type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
-import { checkResult, type ForwardResult, type Refuse, runUnrecorded } from "./recorded-function.ts";
+import {
+  checkInputs,
+  checkResult,
+  type ForwardResult,
+  type Refuse,
+  runUnrecorded,
+} from "./recorded-function.ts";
 import { Tape } from "./tape.ts";
 
 /**
@@ -36,6 +42,7 @@ export interface CustomGradient {
  */
 export function customGradient(ops: Ops, rule: CustomGradient, inputs: readonly Tensor[]): Tensor {
   const refuse: Refuse = (problem) => new SidenetError("A-CUSTOM", `${rule.name}: ${problem}.`);
+  checkInputs(inputs, refuse);
   const device = ops instanceof Tape ? ops.device : inputs[0]?.device;
   if (!device) throw refuse("it has no inputs");
   const forward = (given: Ops, operands: readonly Tensor[]): ForwardResult => {

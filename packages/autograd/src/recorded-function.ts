@@ -30,6 +30,11 @@ export function withHandles<R>(
   }
 }
 
+/** Throws unless the inputs are an array, as the type says. */
+export function checkInputs(inputs: readonly Tensor[], refuse: Refuse): void {
+  if (!Array.isArray(inputs)) throw refuse(`its inputs are ${describe(inputs)}, wanted an array of tensors`);
+}
+
 /** Returns `y` if it is one float tensor; throws otherwise. */
 export function checkResult(y: unknown, refuse: Refuse): Tensor {
   if (!(y instanceof Tensor)) throw refuse(`its function returned ${describe(y)}, wanted one tensor`);
@@ -44,7 +49,9 @@ const describe = (value: unknown): string =>
     ? `an array of ${value.length}`
     : value === null
       ? "null"
-      : `a value of type ${typeof value}`;
+      : value instanceof Tensor
+        ? `${value}`
+        : `a value of type ${typeof value}`;
 
 /**
  * Runs a function that the tape will record as one op, with the device's ops over handles on its inputs. Tensors that it saves

@@ -91,6 +91,12 @@ export class Tape {
       this,
       buildOps((row, inputs, attrs) => this.#execute(row, inputs, attrs)),
     );
+    if (typeof trainable?.[Symbol.iterator] !== "function") {
+      throw refuseLeaf(
+        `${trainable}`,
+        "it is no list. Put a tensor into an array, or tensors into a ParamStore",
+      );
+    }
     for (const item of trainable) {
       const [name, tensor] = isEntry(item) ? item : [`${item}`, item];
       this.#addLeaf(name, tensor);

@@ -1,7 +1,7 @@
 /** One test for each refusal of a tape. */
 import { CpuDevice, type Device, MetaDevice, ParamStore, type Tensor } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { Tape } from "../src/index.ts";
+import { type CustomGradient, checkpoint, customGradient, Tape } from "../src/index.ts";
 import { counting, expectCode, expectNoLeaks } from "./support.ts";
 
 /** Runs `body` with a leaf x[3] and a tape over it, then looks for leaks. */
@@ -29,6 +29,11 @@ describe("a tape refuses, with a code,", () => {
       const leaf = none as unknown as Tensor;
       expectCode("A-LEAF", () => new Tape(device, [["w", leaf]]), `w cannot be trained: it is ${none}`);
       expectCode("A-LEAF", () => new Tape(device, [leaf]), `it is ${none}, not a tensor`);
+    }
+    using bare = counting(device, [1]);
+    for (const none of [bare, undefined, null]) {
+      const leaves = none as unknown as Tensor[];
+      expectCode("A-LEAF", () => new Tape(device, leaves), `${none} cannot be trained: it is no list`);
     }
     const closed = new ParamStore(device, "adapter");
     closed.dispose();
@@ -132,6 +137,19 @@ describe("a tape refuses, with a code,", () => {
       device.ops.silu(gradient);
       using other = new Tape(device, [["layer.x", x]]);
       other.mul(x, gradient); // to another tape it is a constant
+    }));
+
+  it("A-CHECKPOINT and A-CUSTOM: inputs that are no array of tensors", () =>
+    withTape((tape, x) => {
+      const rule: CustomGradient = { name: "own", forward: (ops, a) => ops.silu(a), pull: (_, dy) => [dy] };
+      for (const none of [x, undefined, null]) {
+        const inputs = none as unknown as Tensor[];
+        const wanted = "wanted an array of tensors";
+        expectCode("A-CHECKPOINT", () => checkpoint(tape, (ops, a) => ops.silu(a), inputs), wanted);
+        expectCode("A-CUSTOM", () => customGradient(tape, rule, inputs), wanted);
+      }
+      const inputs = [null as unknown as Tensor, x];
+      expectCode("T-VALUE", () => customGradient(tape, rule, inputs), "wanted a tensor");
     }));
 
   it("A-NO-GRADIENT: an operand that is a table of constants", () =>

@@ -126,6 +126,8 @@ export {
   blockWeights,
   type LayerCache,
   type ParameterSpec,
+  PROJECTIONS,
+  type ProjectionName,
   type RunLayer,
 } from "./model/block.ts";
 export {
@@ -141,6 +143,7 @@ export {
   decoderParameters,
   type Forward,
   type HiddenOptions,
+  layerName,
   shiftLabels,
   type TokenBatch,
 } from "./model/decoder.ts";

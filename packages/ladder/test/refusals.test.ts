@@ -10,6 +10,7 @@ import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write
 import { ladderConfig, xladderConfig } from "../src/methods/ladder-config.ts";
 import { Lora } from "../src/methods/lora.ts";
 import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
+import { initializeAdapter, makeAdapter } from "../src/methods/method.ts";
 import { checkSideConfig, parseSideConfig, sideDepth } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
 import type { ModelConfig } from "../src/model/config.ts";
@@ -18,7 +19,7 @@ import { loadWeights } from "../src/model/load-weights.ts";
 import { quantizeNf4 } from "../src/model/nf4-weight.ts";
 import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
 import { f32, type TensorFile } from "./golden-cases.ts";
-import { drawModel } from "./tiny-model.ts";
+import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const model: ModelConfig = {
   ...drawModel(new TestRandom(7)),
@@ -70,6 +71,25 @@ describe("a side network is refused", () => {
     expect(make).toThrow(expect.objectContaining({ code: "L-ADAPTER-CONFIG" }));
     expect(make).toThrow(message);
   });
+});
+
+it("an adapter is refused by name for an unknown method, which became LoRA, and for arguments of other types", async () => {
+  const device = new CpuDevice();
+  using decoder = randomDecoder(device, model);
+  const make = (...args: unknown[]) => makeAdapter(...(args as Parameters<typeof makeAdapter>));
+  const calls: [args: unknown[], message: RegExp][] = [
+    [[{ method: "lader" }, decoder, "m"], /there is no method "lader", only ladder, xladder, lora/],
+    [["ladder", decoder, "m"], /there is no method "undefined"/],
+    [[decoder, { method: "ladder" }, "m"], /there is no method "undefined"/],
+    [[{ method: "ladder" }, null, "m"], /the second argument is not a Decoder/],
+    [[{ method: "ladder" }, decoder], /the name of the base model is undefined/],
+  ];
+  for (const [args, message] of calls) {
+    expect(() => make(...args)).toThrow(expect.objectContaining({ code: "L-OPTION" }));
+    expect(() => make(...args)).toThrow(message);
+    const initialize = initializeAdapter(...(args as Parameters<typeof initializeAdapter>));
+    await expect(initialize).rejects.toThrow(message);
+  }
 });
 
 describe("effective depth", () => {

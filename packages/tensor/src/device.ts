@@ -103,8 +103,9 @@ export abstract class Device {
 
   // Waiting.
 
-  /** Use `tensor.read()`. */
+  /** The same as `tensor.read()`. */
   async read(tensor: Tensor): Promise<HostArray> {
+    this.assertOwn(tensor, "read");
     this.assertUsable();
     const values = await this.download(tensor);
     await this.#anomalies?.settle();
@@ -230,9 +231,9 @@ export abstract class Device {
    * Another tensor over the same memory, owned by the caller and not by a scope. Views and tapes use it. Throws `T-DEVICE` and
    * `T-USE-AFTER-FREE`.
    */
-  retain(tensor: Tensor, shape: Shape = tensor.shape): Tensor {
+  retain(tensor: Tensor): Tensor {
     this.assertOwn(tensor, "retain");
-    return this.alias(tensor, shape, tensor.offset);
+    return this.alias(tensor, tensor.shape, tensor.offset);
   }
 
   /** Runs `body`, then frees the tensors in `consume` and every tensor made inside that is not returned or kept. */
@@ -253,8 +254,9 @@ export abstract class Device {
     return tensor;
   }
 
-  /** Counts the memory of a tensor under another category from now on. */
+  /** Counts the memory of a tensor under another category from now on. Throws `T-NAME`, `T-DEVICE`, `T-USE-AFTER-FREE`. */
   categorize(tensor: Tensor, category: Category): void {
+    this.assertOwn(tensor, "categorize");
     this.memory.recategorize(tensor.storage, category);
   }
 
@@ -356,8 +358,10 @@ export abstract class Device {
     return view;
   }
 
-  /** Throws `T-USE-AFTER-FREE`, and `T-DEVICE` for a tensor of another device. */
+  /** Throws `T-VALUE` for what is no tensor, `T-USE-AFTER-FREE`, and `T-DEVICE` for a tensor of another device. */
   protected assertOwn(tensor: Tensor, user: string, operand?: string): void {
+    if (!(tensor instanceof Tensor))
+      throw new SidenetError("T-VALUE", `${user} was given ${tensor}, wanted a tensor.`);
     tensor.assertLive(user);
     if (tensor.device === this) return;
     const { kind } = tensor.device;

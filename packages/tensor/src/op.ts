@@ -192,12 +192,12 @@ type AttrsOf<R> = R extends OpRow<infer _, infer A> ? A : never;
 /** Widens literal defaults: `{ eps: 1e-5 }` accepts any number. */
 type Widen<V> = V extends number ? number : V extends boolean ? boolean : V;
 
+/** No argument for a row without attributes: the type {} would accept anything, such as one operand too many. */
+type AttrArgs<A> = [keyof A] extends [never] ? [] : [attrs?: { readonly [K in keyof A]?: Widen<A[K]> }];
+
 /** The method of a row: its inputs in the order of the signature, then attributes. */
 export type OpMethod<R> = (
-  ...args: [
-    ...InputArgs<SigOf<R>, Tensor>,
-    attrs?: { readonly [K in keyof AttrsOf<R>]?: Widen<AttrsOf<R>[K]> },
-  ]
+  ...args: [...InputArgs<SigOf<R>, Tensor>, ...AttrArgs<AttrsOf<R>>]
 ) => ResultOf<SigOf<R>, Tensor>;
 
 /** Method table of a set of rows. */

@@ -93,9 +93,10 @@ it("a tensor of another device is neither written, nor kept, nor freed by this o
       () => other.assign(x, [9, 9]),
       () => other.retain(x),
       () => other.keep(x, "weights"),
+      () => other.categorize(x, "weights"),
     ]) {
       expect(messageOf(misuse)).toMatch(
-        /^\[T-DEVICE\] (assign|retain|keep): tensor #\d+ .* is on another wasm device/,
+        /^\[T-DEVICE\] (assign|retain|keep|categorize): tensor #\d+ .* is on another wasm device/,
       );
     }
     expect([...(await x.read()), ...(await y.read())]).toEqual([1, 2, 3, 4]);
@@ -105,6 +106,29 @@ it("a tensor of another device is neither written, nor kept, nor freed by this o
     other.dispose();
   }
 });
+
+it.each([undefined, null, 5, [1, 2]])(
+  "%s is refused by name where a device wants a tensor",
+  async (value) => {
+    const device = new CpuDevice();
+    const tensor = value as unknown as Tensor;
+    for (const [name, use] of Object.entries({
+      assign: () => device.assign(tensor, [1]),
+      retain: () => device.retain(tensor),
+      keep: () => device.keep(tensor),
+      categorize: () => device.categorize(tensor, "weights"),
+    })) {
+      expect(messageOf(use)).toBe(`[T-VALUE] ${name} was given ${value}, wanted a tensor.`);
+    }
+    expect(messageOf(() => new ParamStore(device, "adapter").set("w", tensor))).toContain(
+      `was given ${value}`,
+    );
+    await expect(device.read(tensor)).rejects.toThrow("[T-VALUE] read was given");
+    const freed = device.zeros([1]);
+    freed.dispose();
+    await expect(device.read(freed)).rejects.toThrow("[T-USE-AFTER-FREE] read was given tensor");
+  },
+);
 
 describe("a new tensor", () => {
   it("of zeros has every type that the device stores, whatever was there before", async () => {

@@ -2,8 +2,8 @@
 import { SidenetError } from "@sidenet/tensor";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { ModelConfig } from "../model/config.ts";
-import type { Decoder } from "../model/decoder.ts";
-import type { Adapter, Method } from "./adapter.ts";
+import { Decoder } from "../model/decoder.ts";
+import { type Adapter, METHODS, type Method } from "./adapter.ts";
 import { FullTuning } from "./full-tuning.ts";
 import { HeadTuning } from "./head-tuning.ts";
 import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } from "./ladder-config.ts";
@@ -32,6 +32,18 @@ export const quantizesByDefault = (method: string): boolean => hasSideNetwork(me
 /** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches. */
 const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
   method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
+
+/** Throws `L-OPTION` for another method, which would be taken for LoRA, and for other arguments than those of `makeAdapter`. */
+function checkArguments({ method }: MethodOptions, decoder: Decoder, baseModel: string): void {
+  const problem = !METHODS.includes(method)
+    ? `there is no method "${method}", only ${METHODS.join(", ")}. An adapter of your own needs no makeAdapter`
+    : !(decoder instanceof Decoder)
+      ? "the second argument is not a Decoder"
+      : typeof baseModel !== "string"
+        ? `the name of the base model is ${baseModel}, wanted a string: the adapter's configuration has it`
+        : null;
+  if (problem) throw new SidenetError("L-OPTION", `${problem}.`);
+}
 
 /** Runs `make` with `L-OPTION` in place of `L-ADAPTER-CONFIG`, which is about files: here the sizes come from options. */
 function ofOptions<Made>(make: () => Made): Made {
@@ -71,6 +83,7 @@ export async function initializeAdapter(
   baseModel: string,
   calibration: () => readonly LabeledBatch[] = () => [],
 ): Promise<Adapter> {
+  checkArguments(options, decoder, baseModel);
   const { config, device } = decoder;
   const side = sideConfigOf(options, config, baseModel);
   if (!side) return makeAdapter(options, decoder, baseModel);
@@ -86,10 +99,11 @@ export async function initializeAdapter(
 /**
  * An adapter with initial values that do not need a run of the backbone, so it works on `meta` too: the final norm of a side
  * network starts at 1.
- * Throws `L-OPTION` for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-HEAD`, and `L-METHOD` for QLoRA
+ * Throws `L-OPTION` for an unknown method and for sizes that do not fit the model, `L-PRUNED` for `init: "pruned"`, `L-HEAD`, and `L-METHOD` for QLoRA
  * over weights that are not in NF4, or full tuning over others than f32.
  */
 export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel: string): Adapter {
+  checkArguments(options, decoder, baseModel);
   const { method, seed = 0 } = options;
   const { device, config } = decoder;
   const side = sideConfigOf(options, config, baseModel);
