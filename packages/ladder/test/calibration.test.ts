@@ -18,7 +18,8 @@ import { denseMatrix, quantizeNf4, uploadNf4 } from "../src/model/nf4-weight.ts"
 import { calibrationRows } from "../src/node/calibration-rows.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { sidenet } from "./capture.ts";
-import { convert, errorOf, MODEL, putModel } from "./model-folder.ts";
+import { errorOf } from "./code-of.ts";
+import { convert, MODEL, putModel } from "./model-folder.ts";
 import { writeTinyModel } from "./tiny-files.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 

@@ -12,7 +12,8 @@ import { modelConfigJson } from "../src/formats/hf-config.ts";
 import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
 import { openModel } from "../src/node/open-model.ts";
-import { contentOf, convert, drawFamily, drawWeights, errorOf, MODEL, putModel } from "./model-folder.ts";
+import { errorOf } from "./code-of.ts";
+import { contentOf, convert, drawFamily, drawWeights, MODEL, putModel } from "./model-folder.ts";
 
 const device = new CpuDevice();
 let folder: string;

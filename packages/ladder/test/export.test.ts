@@ -18,7 +18,8 @@ import { loadWeights } from "../src/model/load-weights.ts";
 import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { expectPeak, sidenet } from "./capture.ts";
-import { contentOf, convert, drawWeights, errorOf, MODEL, putModel } from "./model-folder.ts";
+import { errorOf } from "./code-of.ts";
+import { contentOf, convert, drawWeights, MODEL, putModel } from "./model-folder.ts";
 
 const device = new CpuDevice();
 let folder: string;

@@ -2,17 +2,17 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tape } from "@sidenet/autograd";
-import { CpuDevice, type Device, ParamStore, Random, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, ParamStore, type Tensor } from "@sidenet/tensor";
 import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import { generate } from "../src/generation/generate.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { parseSideConfig, sideParameters } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
-import type { ParameterSpec } from "../src/model/block.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters, shiftLabels } from "../src/model/decoder.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { randomWeights } from "./tiny-model.ts";
 
 export type TensorFile = Record<string, WritableTensor>;
 
@@ -68,15 +68,6 @@ export const matmulCase = (nudge = 0) => {
     },
   };
 };
-
-const specValues = ({ shape, kind }: ParameterSpec, stream: number): Float32Array => {
-  const size = shape.reduce((a, b) => a * b, 1);
-  const values = new Random(7, stream).normals(size, kind === "norm" ? 0.1 : 0.3);
-  return kind === "norm" ? values.map((value) => value + 1) : values;
-};
-
-const files = (specs: readonly ParameterSpec[]): TensorFile =>
-  Object.fromEntries(specs.map((spec, i) => [spec.name, f32(spec.shape, specValues(spec, i))]));
 
 function store(device: Device, category: "weights" | "adapter", tensors: TensorFile): ParamStore {
   const params = new ParamStore(device, category);
@@ -143,7 +134,7 @@ export const SIDE = {
 };
 
 const config = parseModelConfig(MODEL);
-const weightFiles = files(decoderParameters(config));
+const weightFiles = randomWeights(decoderParameters(config), 7);
 
 async function readTensor(tensor: Tensor): Promise<WritableTensor> {
   const values = await tensor.read();
@@ -201,7 +192,7 @@ export async function adapterCase(): Promise<Record<string, unknown>> {
   const device = new CpuDevice({ precision: "f64" });
   using decoder = new Decoder(config, store(device, "weights", weightFiles));
   const sideConfig = parseSideConfig(SIDE, "SIDE");
-  const sideFiles = files(sideParameters(sideConfig, config));
+  const sideFiles = randomWeights(sideParameters(sideConfig, config), 7);
   using side = new SideNetwork(sideConfig, config, store(device, "adapter", sideFiles));
   const expected = await expectForward(decoder, side);
   const gradients = device.scope(() => {

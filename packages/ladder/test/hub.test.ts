@@ -3,29 +3,13 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
 import type { HubOptions } from "../src/node/hub.ts";
 import { openModel, openModelConfig } from "../src/node/open-model.ts";
+import { errorOf } from "./code-of.ts";
 import { FakeHub, type Fault, SHA, sha256 } from "./fake-hub.ts";
-import { errorOf } from "./model-folder.ts";
+import { CONFIG, TOKENIZER, weightsFile } from "./small-files.ts";
 
-const CONFIG = JSON.stringify({
-  architectures: ["LlamaForCausalLM"],
-  vocab_size: 4,
-  hidden_size: 2,
-  intermediate_size: 4,
-  num_hidden_layers: 1,
-  num_attention_heads: 1,
-});
-const TOKENIZER = JSON.stringify({ model: { type: "BPE", vocab: { a: 0, b: 1 }, merges: [] } });
-const weights = (...names: string[]) =>
-  concatBytes(
-    encodeSafetensors(
-      Object.fromEntries(
-        names.map((name, i) => [name, { dtype: "F32", shape: [40], data: new Float32Array(40).fill(i) }]),
-      ),
-    ),
-  );
+const weights = (...names: string[]) => weightsFile(40, names);
 const WEIGHTS = weights("a", "b");
 
 let folder: string;

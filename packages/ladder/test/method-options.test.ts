@@ -119,11 +119,11 @@ it("flags of LoRA reach its sites", () => {
   const config = loraConfig("m", lora);
   expect(config.lora_dropout).toBe(0.1);
   const sites = loraSites(config, model);
-  expect(sites.map(({ layer, module }) => `${layer} ${module}`)).toEqual([
-    "0 self_attn.q_proj",
-    "0 self_attn.v_proj",
-    "29 self_attn.q_proj",
-    "29 self_attn.v_proj",
+  expect(sites.map(({ layer, projection }) => `${layer} ${projection}`)).toEqual([
+    "0 q",
+    "0 v",
+    "29 q",
+    "29 v",
   ]);
   for (const { rank, scale } of sites) expect([rank, scale]).toEqual([4, 3]);
 });
@@ -132,10 +132,7 @@ it("a target of LoRA with its full name is adapted whatever the list of layers, 
   const model = models.get("SmolLM2-135M")!;
   const targets = ["model.layers.2.self_attn.q_proj", "v_proj"];
   const sites = loraSites(loraConfig("m", { targets, layers: [1] }), model);
-  expect(sites.map(({ layer, module }) => `${layer} ${module}`)).toEqual([
-    "1 self_attn.v_proj",
-    "2 self_attn.q_proj",
-  ]);
+  expect(sites.map(({ layer, projection }) => `${layer} ${projection}`)).toEqual(["1 v", "2 q"]);
 });
 
 it("every kind of side network trains from flags alone, and starts as its backbone", async () => {

@@ -1,7 +1,7 @@
 /** Small models on disk, of any family, for tests of reading and writing. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CpuDevice, SidenetError, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { modelConfigJson } from "../src/formats/hf-config.ts";
 import { encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
 import type { ModelConfig } from "../src/model/config.ts";
@@ -78,16 +78,6 @@ export function convert(
 ) {
   const options = { model, output, type, adapter: null, maxShardBytes: 5e9, overwrite: false };
   return convertModel(device, { ...options, ...more });
-}
-
-/** The typed error that a promise fails with. */
-export async function errorOf(promise: Promise<unknown>): Promise<SidenetError> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
 }
 
 /** Configuration and values of a model on disk, by name. */

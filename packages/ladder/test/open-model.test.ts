@@ -1,33 +1,16 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { SidenetError } from "@sidenet/tensor";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { requireTensor } from "../src/formats/checkpoint.ts";
-import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
 import { writeFileAtomic } from "../src/node/atomic-write.ts";
 import { openFileSource } from "../src/node/file-source.ts";
 import { openModel, openModelConfig } from "../src/node/open-model.ts";
+import { errorOf } from "./code-of.ts";
 import { buildGguf, llamaMetadata, llamaTensors } from "./gguf-builder.ts";
+import { CONFIG, TOKENIZER, weightsFile } from "./small-files.ts";
 
-const CONFIG = JSON.stringify({
-  architectures: ["LlamaForCausalLM"],
-  vocab_size: 4,
-  hidden_size: 2,
-  intermediate_size: 4,
-  num_hidden_layers: 1,
-  num_attention_heads: 1,
-});
-const TOKENIZER = JSON.stringify({ model: { type: "BPE", vocab: { a: 0, b: 1 }, merges: [] } });
-
-const weights = (...names: string[]) =>
-  concatBytes(
-    encodeSafetensors(
-      Object.fromEntries(
-        names.map((name, i) => [name, { dtype: "F32", shape: [1], data: Float32Array.of(i) }]),
-      ),
-    ),
-  );
+const weights = (...names: string[]) => weightsFile(1, names);
 const index = (map: Record<string, string>) => JSON.stringify({ metadata: {}, weight_map: map });
 
 let folder: string;
@@ -40,15 +23,6 @@ afterEach(() => rm(folder, { recursive: true }));
 async function put(files: Record<string, string | Uint8Array>, path = ""): Promise<string> {
   for (const [name, content] of Object.entries(files)) await writeFile(join(folder, name), content);
   return join(folder, path);
-}
-
-async function errorOf(promise: Promise<unknown>): Promise<SidenetError> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
 }
 
 /** Names of the tensors that a path leads to. */

@@ -1,12 +1,12 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { SidenetError } from "@sidenet/tensor";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { linesOf } from "../src/data/lines.ts";
 import { type EncodeOptions, encodeRecord, encodeWindows, type FieldMapping } from "../src/data/records.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
+import { errorOf } from "./code-of.ts";
 
 let folder: string;
 beforeAll(async () => {
@@ -20,15 +20,6 @@ async function readAll(content: string | Uint8Array, fields: FieldMapping = {}) 
   const all: { record: object; source: string }[] = [];
   for await (const item of readRecords(path, fields)) all.push(item);
   return all;
-}
-
-async function errorOf(promise: Promise<unknown>): Promise<SidenetError> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`);
 }
 
 describe("a JSONL file", () => {

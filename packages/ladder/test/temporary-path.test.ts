@@ -9,7 +9,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { writeFileAtomic } from "../src/node/atomic-write.ts";
 import { checkOutputFile, writeFolderAtomic } from "../src/node/output-folder.ts";
 import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
-import { errorOf } from "./model-folder.ts";
+import { errorOf } from "./code-of.ts";
 
 let folder: string;
 beforeEach(async () => {

@@ -7,24 +7,15 @@ import { makeAdapter } from "../src/methods/method.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { decoderParameters } from "../src/model/decoder.ts";
 import { saveAdapter } from "../src/node/adapter-files.ts";
-import { randomDecoder } from "./tiny-model.ts";
+import { randomDecoder, randomWeights } from "./tiny-model.ts";
+import { TINY_CONFIG } from "./tiny-run.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
 export const CHATML =
   "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-const CONFIG = {
-  ...{ architectures: ["LlamaForCausalLM"], model_type: "llama", vocab_size: 259, hidden_size: 16 },
-  ...{
-    intermediate_size: 24,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-    num_key_value_heads: 1,
-    head_dim: 8,
-  },
-  ...{ rms_norm_eps: 1e-5, max_position_embeddings: 256, rope_theta: 10000 },
-};
+const CONFIG = { ...TINY_CONFIG, vocab_size: 259, max_position_embeddings: 256 };
 
 /**
  * Writes a random model with a tokenizer of bytes and a chat template, and a ladder that changes what it says. `damage` may
@@ -39,12 +30,7 @@ export async function writeTinyModel(
   await mkdir(model, { recursive: true });
   await mkdir(adapter);
   const config = parseModelConfig(CONFIG);
-  const tensors: Record<string, WritableTensor> = {};
-  for (const [stream, { name, shape, kind }] of decoderParameters(config).entries()) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const data = new Random(7, stream).normals(size, kind === "norm" ? 0.1 : 0.3);
-    tensors[name] = { dtype: "F32", shape, data: kind === "norm" ? data.map((value) => value + 1) : data };
-  }
+  const tensors: Record<string, WritableTensor> = randomWeights(decoderParameters(config), 7);
   damage(tensors);
   await writeFile(join(model, "model.safetensors"), concatBytes(encodeSafetensors(tensors)));
   await writeFile(join(model, "config.json"), JSON.stringify(CONFIG));

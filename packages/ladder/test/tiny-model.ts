@@ -1,6 +1,7 @@
-import { type Device, ParamStore, Random, type TestRandom } from "@sidenet/tensor";
+import { type Device, ParamStore, Random, sizeOf, type TestRandom } from "@sidenet/tensor";
 import type { SideConfig } from "../src/methods/side-config.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
+import type { ParameterSpec } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
 
@@ -55,16 +56,23 @@ export function drawSide(pick: TestRandom, model: ModelConfig): SideConfig {
   };
 }
 
-/** Random weights, norms near 1. */
+/** Random values of parameters by name, norms near 1, as a file holds them. */
+export function randomWeights(specs: readonly ParameterSpec[], seed: number) {
+  const named = specs.map(({ name, shape, kind }, stream) => {
+    const data = new Random(seed, stream).normals(sizeOf(shape), kind === "norm" ? 0.1 : 0.3);
+    return [
+      name,
+      { dtype: "F32", shape, data: kind === "norm" ? data.map((one) => one + 1) : data },
+    ] as const;
+  });
+  return Object.fromEntries(named);
+}
+
+/** A decoder of `randomWeights`. */
 export function randomDecoder(device: Device, config: ModelConfig, seed = 1): Decoder {
   const weights = new ParamStore(device, "weights");
-  for (const [stream, { name, shape, kind }] of decoderParameters(config).entries()) {
-    const values = new Random(seed, stream).normals(
-      shape.reduce((a, b) => a * b, 1),
-      kind === "norm" ? 0.1 : 0.3,
-    );
-    if (kind === "norm") for (let i = 0; i < values.length; i++) values[i] += 1;
-    weights.set(name, device.tensor(values, shape, { category: "weights", label: name }));
+  for (const [name, { shape, data }] of Object.entries(randomWeights(decoderParameters(config), seed))) {
+    weights.set(name, device.tensor(data, shape, { category: "weights", label: name }));
   }
   return new Decoder(config, weights);
 }

@@ -2,20 +2,21 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, Random } from "@sidenet/tensor";
-import { concatBytes, encodeSafetensors, type WritableTensor } from "../src/formats/safetensors-write.ts";
+import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
 import type { Method } from "../src/methods/adapter.ts";
 import { quantizesByDefault } from "../src/methods/method.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { decoderParameters } from "../src/model/decoder.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import type { TrainRunOptions } from "../src/node/train-run.ts";
+import { randomWeights } from "./tiny-model.ts";
 
 const LETTERS = [..."abcdefghijklmnopqrstuvwxyz .,"];
 
-const CONFIG = {
+/** A `config.json`, but for the size of its vocabulary. */
+export const TINY_CONFIG = {
   architectures: ["LlamaForCausalLM"],
   model_type: "llama",
-  vocab_size: LETTERS.length + 1,
   hidden_size: 16,
   intermediate_size: 24,
   num_hidden_layers: 2,
@@ -26,6 +27,7 @@ const CONFIG = {
   max_position_embeddings: 64,
   rope_theta: 10000,
 };
+const CONFIG = { ...TINY_CONFIG, vocab_size: LETTERS.length + 1 };
 
 const TOKENIZER = {
   added_tokens: [{ id: LETTERS.length, content: "</s>", special: true }],
@@ -39,12 +41,7 @@ export async function writeTinyFiles(
 ): Promise<{ model: string; data: string; more: string }> {
   const model = join(folder, "model");
   await mkdir(model, { recursive: true });
-  const tensors: Record<string, WritableTensor> = {};
-  for (const [stream, { name, shape, kind }] of decoderParameters(parseModelConfig(CONFIG)).entries()) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const data = new Random(7, stream).normals(size, kind === "norm" ? 0.1 : 0.3);
-    tensors[name] = { dtype: "F32", shape, data: kind === "norm" ? data.map((value) => value + 1) : data };
-  }
+  const tensors = randomWeights(decoderParameters(parseModelConfig(CONFIG)), 7);
   await writeFile(join(model, "model.safetensors"), concatBytes(encodeSafetensors(tensors)));
   await writeFile(join(model, "config.json"), JSON.stringify(CONFIG));
   await writeFile(join(model, "tokenizer.json"), JSON.stringify(TOKENIZER));

@@ -2,11 +2,12 @@
 import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CpuDevice, type Device, SidenetError, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, type Tensor } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../src/node/train-run.ts";
+import { errorOf } from "./code-of.ts";
 import { cpu, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
 
 /** Errors that the disk gives from now on, by what a path contains. */
@@ -46,18 +47,8 @@ afterEach(() => {
 
 const newFolder = () => mkdtemp(join(root, "run-"));
 
-async function failureOf(
-  device: Device,
-  options: TrainRunOptions,
-  events: TrainRunEvents = {},
-): Promise<SidenetError> {
-  const error = await trainRun(device, options, events).then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof SidenetError) return error;
-  throw new Error(`wanted a SidenetError, got ${String(error)}`, { cause: error });
-}
+const failureOf = (device: Device, options: TrainRunOptions, events: TrainRunEvents = {}) =>
+  errorOf(trainRun(device, options, events));
 
 /** That a run, mended and resumed, is the run that never failed. */
 async function expectResumes(options: TrainRunOptions, from: number) {

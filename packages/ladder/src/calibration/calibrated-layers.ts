@@ -4,6 +4,7 @@
  */
 import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { ModelTensor } from "../methods/model-tensors.ts";
+import { isBlockMatrix } from "../model/base-storage.ts";
 import {
   type BlockContext,
   type BlockWeights,
@@ -35,7 +36,7 @@ function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void
   if (tokens === 0) {
     throw new SidenetError("L-CALIBRATION", "the calibration text has no tokens. Give a file with records.");
   }
-  const largest = tensors.filter(isQuantized).reduce((a, b) => (b.shape[1] > a.shape[1] ? b : a));
+  const largest = tensors.filter(isBlockMatrix).reduce((a, b) => (b.shape[1] > a.shape[1] ? b : a));
   const columns = largest.shape[1];
   if (columns <= MAX_COLUMNS) return;
   const gigabytes = ((8 * columns ** 2) / 1e9).toFixed(1);
@@ -46,10 +47,6 @@ function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void
       `and some ${minutes} minutes a layer to factor; calibration goes up to ${MAX_COLUMNS}. Quantize without --calibrate.`,
   );
 }
-
-/** The weights that calibration quantizes: the linear layers of the blocks. */
-export const isQuantized = ({ kind, name }: ModelTensor): boolean =>
-  kind === "linear" && name.startsWith("model.layers.");
 
 /** A row of tokens, and the hidden states f32[1,T,d] that go into the next layer. */
 interface CalibrationRow {
@@ -136,7 +133,7 @@ export class CalibratedLayers {
       const tensor = this.#tensors.get(layerName(this.#layer, short))!;
       const values = await tensor.read();
       store.set(short, this.#device.tensor(values, shape, { category: "weights", label: tensor.name }));
-      if (isQuantized(tensor)) linear.set(short, values);
+      if (isBlockMatrix(tensor)) linear.set(short, values);
     }
     return linear;
   }

@@ -9,7 +9,7 @@ import { type Adapter, METHODS } from "./adapter.ts";
 import { HeadTuning, headParameters } from "./head-tuning.ts";
 import { Lora, loraParameters } from "./lora.ts";
 import { type LoraConfig, parseLoraConfig } from "./lora-config.ts";
-import { checkSideConfig, parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
+import { parseSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 import { SideNetwork } from "./side-network.ts";
 
 const weightsSchema = z.object({ method: z.enum(["head", "full"]), base_model_name_or_path: z.string() });
@@ -121,7 +121,6 @@ export async function loadAdapter(
         "--model, --adapter and --output, and give that output to --model.",
     );
   }
-  if (adapter.kind === "side") checkSideConfig(adapter.config, model);
   const specs = specsOf(adapter, model);
   refuseUnexpected(checkpoint, specs, () => false);
   const sources = specs.map((spec) => floatSource(checkpoint, spec, "f32"));

@@ -2,8 +2,9 @@
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { checked } from "../external-input.ts";
-import { PROJECTIONS } from "../model/block.ts";
+import { PROJECTION_NAMES, PROJECTIONS, type ProjectionName } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { layerName } from "../model/decoder.ts";
 import { mayHang } from "../regular-expression.ts";
 
 const size = z.int().positive();
@@ -57,11 +58,13 @@ export interface LoraConfig {
   readonly layers_to_transform: readonly number[] | null;
 }
 
+/** The linear layers of a block, by the last part of their names: "q_proj" and so on. */
+const MODULES = Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
+
 /** A linear layer that LoRA adapts. */
 export interface LoraSite {
   readonly layer: number;
-  /** "self_attn.q_proj" */
-  readonly module: string;
+  readonly projection: ProjectionName;
   /** [r] */
   readonly rank: number;
   /** alpha / r, or alpha / √r with rsLoRA */
@@ -153,7 +156,7 @@ export interface LoraOptions {
 export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraConfig {
   const { rank = 16, alpha = 2 * rank, dropout = 0, rsLora = false } = options;
   if (options.layers?.length === 0) refuse("layers", "no block is named. Leave the option out to adapt all.");
-  const targets = options.targets ?? Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
+  const { targets = MODULES } = options;
   return parseLoraConfig(
     {
       peft_type: "LORA",
@@ -218,8 +221,8 @@ export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
   const sites: LoraSite[] = [];
   const used = new Set<string>();
   for (let layer = 0; layer < L; layer++) {
-    for (const module of Object.values(PROJECTIONS)) {
-      const name = `model.layers.${layer}.${module}`;
+    for (const projection of PROJECTION_NAMES) {
+      const name = layerName(layer, PROJECTIONS[projection]);
       // As in PEFT, the list of layers does not concern a target with its full name.
       if (layers && !layers.includes(layer) && !(Array.isArray(targets) && targets.includes(name))) continue;
       if (!isListed(targets, name, "target_modules")) continue;
@@ -228,15 +231,14 @@ export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
       const rank = patternValue(config.rank_pattern, name, "rank_pattern") ?? config.r;
       if (!Number.isInteger(rank)) refuse("rank_pattern", `rank ${rank} of ${name} is not a whole number.`);
       const alpha = patternValue(config.alpha_pattern, name, "alpha_pattern") ?? config.lora_alpha;
-      sites.push({ layer, module, rank, scale: alpha / (config.use_rslora ? Math.sqrt(rank) : rank) });
+      sites.push({ layer, projection, rank, scale: alpha / (config.use_rslora ? Math.sqrt(rank) : rank) });
     }
   }
   const unknown = Array.isArray(targets) ? targets.find((target: string) => !used.has(target)) : undefined;
   if (unknown !== undefined) {
-    const known = Object.values(PROJECTIONS).map((name) => name.split(".")[1]);
     refuse(
       "target_modules",
-      `"${unknown}" is not a linear layer of a block. These are: ${known.join(", ")}.`,
+      `"${unknown}" is not a linear layer of a block. These are: ${MODULES.join(", ")}.`,
     );
   }
   if (sites.length === 0) refuse("target_modules", `${JSON.stringify(targets)} leaves nothing to train.`);

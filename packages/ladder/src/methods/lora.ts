@@ -4,10 +4,11 @@ import {
   type BlockWeights,
   blockParameters,
   type ParameterSpec,
+  PROJECTION_NAMES,
   PROJECTIONS,
-  type ProjectionName,
 } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { layerName } from "../model/decoder.ts";
 import type { Projection } from "../model/projection.ts";
 import type { Adapter } from "./adapter.ts";
 import { type LoraConfig, type LoraSite, loraSites, peftConfigJson } from "./lora-config.ts";
@@ -37,24 +38,21 @@ export function withLowRank(base: Projection, { a, b, scale, dropout = null }: L
     });
 }
 
-const siteName = ({ layer, module }: LoraSite): string => `base_model.model.model.layers.${layer}.${module}`;
+/** The Hugging Face name of a site's layer, "model.layers.0.self_attn.q_proj"; PEFT puts "base_model.model." in front. */
+const moduleName = ({ layer, projection }: LoraSite): string => layerName(layer, PROJECTIONS[projection]);
+const siteName = (site: LoraSite): string => `base_model.model.${moduleName(site)}`;
 
 /** Every parameter of a LoRA adapter, by PEFT's names: A, then B of each site. */
 export function loraParameters(config: LoraConfig, model: ModelConfig): ParameterSpec[] {
   const shapes = new Map(blockParameters(model).map(({ name, shape }) => [name, shape]));
   return loraSites(config, model).flatMap((site): ParameterSpec[] => {
-    const [out, inner] = shapes.get(`${site.module}.weight`)!;
+    const [out, inner] = shapes.get(`${PROJECTIONS[site.projection]}.weight`)!;
     return [
       { name: `${siteName(site)}.lora_A.weight`, shape: [site.rank, inner], kind: "linear" },
       { name: `${siteName(site)}.lora_B.weight`, shape: [out, site.rank], kind: "linear" },
     ];
   });
 }
-
-/** The name in `BlockWeights` of each linear layer, by its Hugging Face name. */
-const PROJECTION_NAMES = Object.fromEntries(
-  Object.entries(PROJECTIONS).map(([name, module]) => [module, name as ProjectionName]),
-);
 
 const zeros = ([out, inner]: readonly number[]): Float32Array => new Float32Array(out * inner);
 
@@ -104,7 +102,7 @@ export class Lora implements Adapter {
   /** The updates scale · B · A, each with the Hugging Face name of the weight it adds to. */
   updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
     return this.#sites.flat().map((site) => ({
-      weight: `model.layers.${site.layer}.${site.module}.weight`,
+      weight: `${moduleName(site)}.weight`,
       ...this.#matrices(site),
     }));
   }
@@ -119,10 +117,9 @@ export class Lora implements Adapter {
     const { lora_dropout: rate } = this.config;
     const adapted: Record<string, Projection> = {};
     for (const [i, site] of this.#sites[layer].entries()) {
-      const projection = PROJECTION_NAMES[site.module];
+      const { projection } = site;
       // Each site of each training pass has its own random stream.
-      const draw =
-        ((dropoutStream ?? 0) * this.#sites.length + layer) * Object.keys(PROJECTION_NAMES).length + i;
+      const draw = ((dropoutStream ?? 0) * this.#sites.length + layer) * PROJECTION_NAMES.length + i;
       const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);
       const dropout = rate > 0 && dropoutStream !== null ? { rate, seed: this.#seed, stream } : null;
       adapted[projection] = withLowRank(frozen[projection], { ...this.#matrices(site), dropout });

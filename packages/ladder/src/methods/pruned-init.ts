@@ -5,7 +5,7 @@
 import { type Gradients, Tape } from "@sidenet/autograd";
 import { ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
-import { blockParameters, PROJECTIONS, type ProjectionName } from "../model/block.ts";
+import { blockParameters, PROJECTION_NAMES, PROJECTIONS, type ProjectionName } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Decoder, decoderParameters, layerName } from "../model/decoder.ts";
 import { denseMatrix } from "../model/nf4-weight.ts";
@@ -46,7 +46,6 @@ export function sourceBlocks({ rungs, num_hidden_layers: l }: SideConfig, model:
   return Array.from({ length: l }, (_, k) => Math.min(depth(k), last));
 }
 
-const PROJECTION_NAMES = Object.keys(PROJECTIONS) as ProjectionName[];
 const weightOf = (projection: ProjectionName): string => `${PROJECTIONS[projection]}.weight`;
 
 /** The axis that the sums of all rows, and of all columns, run over. */

@@ -96,8 +96,12 @@ export const sideLayerName = (k: number, rest: string): string => `ladder.layers
 export const SIDE_NORM = "ladder.norm.weight";
 export const SIDE_UP = "ladder.up.weight";
 
-/** Every parameter of a side network, by its name in `adapter_model.safetensors`. */
+/**
+ * Every parameter of a side network, by its name in `adapter_model.safetensors`. Throws `L-ADAPTER-CONFIG` when the side network
+ * does not fit the backbone.
+ */
 export function sideParameters(config: SideConfig, model: ModelConfig): ParameterSpec[] {
+  checkSideConfig(config, model);
   const { hiddenSize: d } = model;
   const { hidden_size: dSide, rungs, num_hidden_layers: l } = config;
   const shape = sideBlockShape(config, model);

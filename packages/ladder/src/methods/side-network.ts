@@ -19,7 +19,6 @@ import type { Forward } from "../model/decoder.ts";
 import { ropeTables } from "../model/rope-tables.ts";
 import type { Adapter, CacheShape, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
 import {
-  checkSideConfig,
   gateName,
   rungName,
   SIDE_NORM,
@@ -43,12 +42,11 @@ export class SideNetwork implements Adapter, SideAdapter {
 
   /** Takes ownership of the store. Throws `L-ADAPTER-CONFIG`, or `T-NAME` for a missing parameter. */
   constructor(config: SideConfig, model: ModelConfig, parameters: ParamStore) {
-    checkSideConfig(config, model);
     this.config = config;
     this.model = model;
     this.parameters = parameters;
     this.shape = sideBlockShape(config, model);
-    for (const { name } of sideParameters(config, model)) parameters.get(name);
+    for (const { name } of sideParameters(config, model)) parameters.get(name); // none may lack
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) =>
       blockWeights(this.shape, parameters, sideLayerName(i + 1, "")),
     );
@@ -64,7 +62,6 @@ export class SideNetwork implements Adapter, SideAdapter {
     model: ModelConfig,
     initial: InitialSide = {},
   ): SideNetwork {
-    checkSideConfig(config, model);
     const { pruned } = initial;
     if (config.init === "pruned" && !pruned && device.holdsValues) {
       throw new SidenetError(

@@ -18,11 +18,14 @@ export interface BaseStorage {
   readonly quantizeEmbeddings?: boolean;
 }
 
+/** Whether a parameter is the weight of a linear layer of a block. */
+export const isBlockMatrix = ({ kind, name }: ParameterSpec): boolean =>
+  kind === "linear" && name.startsWith("model.layers.");
+
 /** The format of one parameter. */
 export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType | "nf4" {
   if (spec.kind !== "linear") return "f32";
-  const inBlock = spec.name.startsWith("model.layers.");
-  if (inBlock ? storage.quantizeBlocks : storage.quantizeEmbeddings) return "nf4";
+  if (isBlockMatrix(spec) ? storage.quantizeBlocks : storage.quantizeEmbeddings) return "nf4";
   return storage.dtype ?? "f32";
 }
 

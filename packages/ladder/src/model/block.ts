@@ -84,6 +84,7 @@ export const PROJECTIONS = {
 } as const;
 /** The name of a projection in `BlockWeights`. */
 export type ProjectionName = keyof typeof PROJECTIONS;
+export const PROJECTION_NAMES = Object.keys(PROJECTIONS) as ProjectionName[];
 
 /** Every parameter of a block, by its Hugging Face name. */
 export function blockParameters(shape: BlockShape): ParameterSpec[] {

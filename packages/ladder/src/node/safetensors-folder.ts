@@ -11,6 +11,7 @@ import {
   type TensorGroup,
 } from "../formats/safetensors-write.ts";
 import type { ModelTensor } from "../methods/model-tensors.ts";
+import { isBlockMatrix } from "../model/base-storage.ts";
 import { nf4Bytes, nf4Headers, quantizedValues } from "../model/nf4-file.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
@@ -31,12 +32,9 @@ function floatDtype({ type, tensors }: OutgoingModel): FloatType {
   return isBf16 ? "BF16" : "F16";
 }
 
-const isNf4 = ({ kind, name }: ModelTensor, { type }: OutgoingModel): boolean =>
-  type === "nf4" && kind === "linear" && name.startsWith("model.layers.");
-
 function groupOf(device: Device, tensor: ModelTensor, model: OutgoingModel, dtype: FloatType): TensorGroup {
   const { name, shape } = tensor;
-  if (isNf4(tensor, model)) {
+  if (model.type === "nf4" && isBlockMatrix(tensor)) {
     const read = async () => {
       const values = model.calibrated
         ? await model.calibrated.weight(name)
