@@ -3,6 +3,7 @@ import { type SampleAttrs, sampleParams, uniformAt } from "../../ops/sampling.ts
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { widened } from "./f16-windows.ts";
+import { alone } from "./work.ts";
 
 /** Rough nanoseconds for a logit: its weight, and some sixty reads during the bisections. */
 const NS_PER_LOGIT = 12;
@@ -23,11 +24,8 @@ export const sampleLogits: WasmOp = (
       recent: recent && k.rows(recent, N, row),
       id: k.rows(id, N, row),
     };
-    k.run(
-      "sampleRow",
-      { ...args, ...own, u: uniformAt(attrs.offset + n, attrs) },
-      { tasks: 1, work: V * NS_PER_LOGIT },
-    );
+    const u = uniformAt(attrs.offset + n, attrs);
+    k.run("sampleRow", { ...args, ...own, u }, alone(V * NS_PER_LOGIT));
   }
   return true;
 };
