@@ -108,9 +108,8 @@ function runWindows(
   const { bias = null } = operands;
   for (const range of rangesOf(P, batches)) {
     const p = range.count;
-    const ofBatches = (tensor: Tensor) => (p === P ? tensor : k.rows(tensor, P, range));
-    const [a, y] = [ofBatches(operands.a), ofBatches(operands.y)];
-    const b = isNf4(operands.b) ? operands.b : ofBatches(operands.b);
+    const [a, y] = [k.rows(operands.a, P, range), k.rows(operands.y, P, range)];
+    const b = isNf4(operands.b) ? operands.b : k.rows(operands.b, P, range);
     const ofA = { side: "left", byRows: form !== "tn", width: form === "tn" ? M : K, to: left } as const;
     const ofB = { side: "right", byRows: form === "nt", width: form === "nt" ? K : N, to: right } as const;
     for (const { start: k0, count: steps } of rangesOf(K, WINDOW_STEPS)) {
