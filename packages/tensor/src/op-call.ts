@@ -39,23 +39,6 @@ function refuseOperand({ name, sig }: AnyOpRow, operand: string, value: unknown)
   );
 }
 
-/** Inputs by name. `check` throws for a tensor that the device cannot use. */
-function inputsByName(
-  row: AnyOpRow,
-  inputs: OpRequest["inputs"],
-  check: (tensor: Tensor, operand: string) => void,
-): Record<string, Tensor | null> {
-  const io: Record<string, Tensor | null> = {};
-  for (const [i, { name }] of row.signature.inputs.entries()) {
-    const tensor = inputs[i] ?? null;
-    io[name] = tensor;
-    if (tensor === null) continue;
-    if (!(tensor instanceof Tensor)) throw refuseOperand(row, name, tensor);
-    check(tensor, name);
-  }
-  return io;
-}
-
 /** The dtype of outputs whose signature gives none: that of the first float input whose signature gives none. */
 function elementType({ signature }: AnyOpRow, io: Readonly<Record<string, Tensor | null>>): DType {
   for (const { name, dtype } of signature.inputs) {
@@ -75,8 +58,16 @@ export function bindCall(
   check: (tensor: Tensor, operand: string) => void,
 ): OpCall {
   const { name, signature, sig } = row;
-  const io = inputsByName(row, inputs, check);
-  const operands = signature.inputs.map((operand) => io[operand.name]);
+  const io: Record<string, Tensor | null> = {};
+  const operands = signature.inputs.map(({ name: operand }, i) => {
+    const tensor = inputs[i] ?? null;
+    if (tensor !== null) {
+      if (!(tensor instanceof Tensor)) throw refuseOperand(row, operand, tensor);
+      check(tensor, operand);
+    }
+    io[operand] = tensor;
+    return tensor;
+  });
   const bindings = bindInputs(name, signature, operands);
   const fullAttrs = { ...row.attrs, ...attrs };
   const problem = row.check?.(bindings.dims, fullAttrs, (input) => io[input] !== null) ?? null;

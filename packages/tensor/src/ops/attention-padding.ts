@@ -5,26 +5,15 @@
 import type { KernelContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type AttentionExtents, readsVectors } from "./attention-kernels.ts";
-import { slice, sliceBackward } from "./layout.ts";
+import { copyRows } from "./copy-rows.ts";
 
 const VECTOR = 4;
-const AXIS = 3; // D, of [B,T,H,D]
 
 /** x with each head padded from D to `length` with zeros, as workspace. */
 function pad(k: KernelContext, x: Tensor, D: number, length: number): Tensor {
-  const dx = k.temp([...x.shape.slice(0, AXIS), length], x.dtype);
-  sliceBackward.kernel(
-    k,
-    { dy: x, dx },
-    { outer: x.size / D, count: D, inner: 1 },
-    { axis: AXIS, start: 0, length },
-  );
-  return dx;
-}
-
-/** Copies the first D values of each head of x to y. */
-function unpad(k: KernelContext, x: Tensor, y: Tensor, length: number, D: number): void {
-  slice.kernel(k, { x, y }, { outer: y.size / D, length, inner: 1 }, { axis: AXIS, start: 0, count: D });
+  const padded = k.temp([...x.shape.slice(0, -1), length], x.dtype);
+  copyRows(k, x, padded, { rows: x.size / D, size: D }, "pad");
+  return padded;
 }
 
 /**
@@ -49,10 +38,10 @@ export function withPaddedHeads<
   }
   const paddedInputs = Object.entries(inputs).map(([name, x]) => [name, pad(k, x, D, padded)] as const);
   const paddedOutputs = Object.entries(outputs).map(
-    ([name, { shape, dtype }]) => [name, k.temp([...shape.slice(0, AXIS), padded], dtype)] as const,
+    ([name, { shape, dtype }]) => [name, k.temp([...shape.slice(0, -1), padded], dtype)] as const,
   );
   const operands = Object.fromEntries([...paddedInputs, ...paddedOutputs]) as Inputs & Outputs;
   run(operands, { ...extents, D: padded });
-  for (const [name, x] of paddedOutputs) unpad(k, x, outputs[name], padded, D);
+  for (const [name, x] of paddedOutputs) copyRows(k, x, outputs[name], { rows: x.size / padded, size: D });
   for (const [, x] of [...paddedInputs, ...paddedOutputs]) x.dispose();
 }

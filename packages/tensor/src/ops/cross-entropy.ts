@@ -1,5 +1,5 @@
 import { EPS, type HostArray } from "../dtype.ts";
-import { defineOp, type KernelContext } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
@@ -71,6 +71,12 @@ interface LossExtents extends LossAttrs {
   readonly blockColumns?: number;
 }
 
+/** Parameters of the entry points of cross-entropy.wgsl that read logits, for a range of their rows. */
+const paramsOf = (
+  { firstRow, V, blockColumns = V, ignoreIndex, labelSmoothing: smoothing }: LossExtents,
+  { start, count }: RowRange,
+) => ({ n: count, v: V, block: blockColumns, firstRow: firstRow + start, ignoreIndex, smoothing });
+
 /** Parameters of the entry points of cross-entropy.wgsl that read no logits. */
 const TARGETS_ALONE = { v: 0, block: 0, each: 1, firstRow: 0, hasUpstream: 0, smoothing: 0 };
 
@@ -84,25 +90,12 @@ export function runRowLosses(
   extents: LossExtents,
 ): void {
   const { logits, max, ...rest } = operands;
-  const { rows, firstRow, V, blockColumns = V, ignoreIndex, labelSmoothing: smoothing } = extents;
+  const { rows, V: allColumns, blockColumns: columns = allColumns } = extents;
   for (const range of k.split(rows, [logits])) {
-    const { consts, each, grid } = rowGroups(k.profile, {
-      rows: range.count,
-      columns: blockColumns,
-      allColumns: V,
-    });
+    const { consts, each, grid } = rowGroups(k.profile, { rows: range.count, columns, allColumns });
     k.run("cross-entropy/row_losses", {
       bind: { logits: k.rows(logits, rows, range), rowMax: max, ...rest },
-      params: {
-        n: range.count,
-        v: V,
-        block: blockColumns,
-        each,
-        firstRow: firstRow + range.start,
-        ignoreIndex,
-        hasUpstream: 0,
-        smoothing,
-      },
+      params: { ...paramsOf(extents, range), each, hasUpstream: 0 },
       grid,
       consts,
     });
@@ -138,7 +131,7 @@ export function runLogitGradients(
   extents: LossExtents,
 ): void {
   const { logits, dlogits, targets, max, logSum, dloss } = operands;
-  const { rows, firstRow, V, blockColumns = V, ignoreIndex, labelSmoothing: smoothing } = extents;
+  const { rows, V: allColumns, blockColumns: columns = allColumns, ignoreIndex } = extents;
   const total = targets.size;
   const scored = k.temp([1]);
   k.run("cross-entropy/count_scored", {
@@ -150,26 +143,13 @@ export function runLogitGradients(
   for (const range of k.split(rows, [logits, dlogits])) {
     const shared = { targets, rowMaxIn: max, logSumIn: logSum, dloss, scoredIn: scored };
     const window = k.rows(logits, rows, range);
-    const { consts, each, grid } = partGroups(k.profile, {
-      rows: range.count,
-      columns: blockColumns,
-      allColumns: V,
-    });
+    const { consts, each, grid } = partGroups(k.profile, { rows: range.count, columns, allColumns });
     k.run(`cross-entropy/logit_gradients${dlogits === null ? "_in_place" : ""}`, {
       bind:
         dlogits === null
           ? { dlogits: window, ...shared }
           : { logits: window, dlogits: k.rows(dlogits, rows, range), ...shared },
-      params: {
-        n: range.count,
-        v: V,
-        block: blockColumns,
-        each,
-        firstRow: firstRow + range.start,
-        ignoreIndex,
-        hasUpstream: dloss !== null,
-        smoothing,
-      },
+      params: { ...paramsOf(extents, range), each, hasUpstream: dloss !== null },
       grid,
       consts,
     });

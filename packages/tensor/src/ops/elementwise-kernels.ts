@@ -1,11 +1,19 @@
 /** Builds the rows of elementwise ops and dispatches them: equal shapes as vec4s, broadcasting by kernels/spread.wgsl. */
 
 import { broadcastShape, broadcastSource, joinAxes } from "../broadcasting.ts";
-import { EPS, LARGEST_F16 } from "../dtype.ts";
+import { type DType, EPS, type HostArray, LARGEST_F16 } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type KernelContext, type KernelEntry, type NumberRange, type OpRow } from "../op.ts";
+import {
+  defineOp,
+  type Inferred,
+  type KernelContext,
+  type KernelEntry,
+  type NumberRange,
+  type OpRow,
+} from "../op.ts";
 import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
+import type { TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 
@@ -75,6 +83,10 @@ export interface SpreadOperands {
   readonly b: Tensor | null;
   readonly mask?: Tensor;
 }
+
+/** Dispatches y = x in the type of y; in f16 values beyond its range become infinite. */
+export const runConvert = (k: KernelContext, x: Tensor, y: Tensor): void =>
+  runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } });
 
 /** Dispatches y = x as f16; values beyond its range become its largest number, never infinity. */
 export function runToF16(k: KernelContext, x: Tensor, y: Tensor): void {
@@ -224,22 +236,30 @@ export interface BinaryRow {
 
 type BinarySig = "a[A..] b[B..] -> y[Y..]";
 
+const inferBroadcast = (op: string, a: TensorSpec, b: TensorSpec, dtype: DType): Inferred => {
+  const shape = broadcastShape(op, [a.shape, b.shape]);
+  return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype }] };
+};
+
+/** y = f(a, b), where a and b repeat along axes of y. */
+function mapBroadcast(
+  { a, b, y }: Record<"a" | "b" | "y", HostArray>,
+  shapes: Record<"a" | "b" | "y", Shape>,
+  f: (a: number, b: number) => number,
+): void {
+  for (let i = 0; i < y.length; i++) {
+    y[i] = f(a[broadcastSource(i, shapes.y, shapes.a)], b[broadcastSource(i, shapes.y, shapes.b)]);
+  }
+}
+
 /** The row of an elementwise op y = f(a, b), which broadcasts. */
 export function binary(row: BinaryRow): OpRow<BinarySig, object> {
   return defineOp<BinarySig, object>({
     name: row.name,
     doc: row.doc,
     sig: "a[A..] b[B..] -> y[Y..]",
-    infer: ([a, b]) => {
-      const shape = broadcastShape(row.name, [a.shape, b.shape]);
-      return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype: a.dtype }] };
-    },
-    reference({ a, b, y }, _dims, _attrs, shapes) {
-      for (let i = 0; i < y.length; i++) {
-        const left = a[broadcastSource(i, shapes.y, shapes.a)];
-        y[i] = row.f(left, b[broadcastSource(i, shapes.y, shapes.b)]);
-      }
-    },
+    infer: ([a, b]) => inferBroadcast(row.name, a, b, a.dtype),
+    reference: ({ a, b, y }, _dims, _attrs, shapes) => mapBroadcast({ a, b, y }, shapes, row.f),
     kernel(k, { a, b, y }) {
       if (sameShape(a.shape, b.shape)) {
         runElementwise(k, "binary/main", { a, b, y }, { body: row.wgsl });
@@ -265,16 +285,9 @@ export function comparison(row: {
     name: row.name,
     doc: row.doc,
     sig: "a[A..] b[B..] -> m:u8[Y..]",
-    infer: ([a, b]) => {
-      const shape = broadcastShape(row.name, [a.shape, b.shape]);
-      return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype: "u8" }] };
-    },
-    reference({ a, b, m }, _dims, _attrs, shapes) {
-      for (let i = 0; i < m.length; i++) {
-        const left = a[broadcastSource(i, shapes.m, shapes.a)];
-        m[i] = Number(row.f(left, b[broadcastSource(i, shapes.m, shapes.b)]));
-      }
-    },
+    infer: ([a, b]) => inferBroadcast(row.name, a, b, "u8"),
+    reference: ({ a, b, m: y }, _dims, _attrs, { m, ...shapes }) =>
+      mapBroadcast({ a, b, y }, { ...shapes, y: m }, (a, b) => Number(row.f(a, b))),
     kernel(k, { a, b, m }) {
       if (sameShape(a.shape, b.shape)) {
         runElementwise(k, "binary/compare", { a, b, m }, { body: row.wgsl }, "test");

@@ -8,6 +8,7 @@ import {
   comparison,
   drawAwayFromBounds,
   drawBroadcast,
+  runConvert,
   runElementwise,
   runFill,
   runSpread,
@@ -227,10 +228,7 @@ export const cast = defineOp({
     const max = to === "f16" ? LARGEST_F16 : Number.POSITIVE_INFINITY;
     for (let i = 0; i < x.length; i++) y[i] = Math.max(-max, Math.min(max, x[i]));
   },
-  kernel: (k, { x, y }, _, { to }) =>
-    to === "f16"
-      ? runToF16(k, x, y)
-      : runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } }),
+  kernel: (k, { x, y }, _, { to }) => (to === "f16" ? runToF16(k, x, y) : runConvert(k, x, y)),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: 0 }, // f32 to f32; a narrower type adds its own rounding
   flops: () => 0,

@@ -2,8 +2,7 @@ import { SidenetError } from "../errors.ts";
 import { COUNT, defineOp } from "../op.ts";
 import { formatShape, type Shape } from "../shape.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
-import { byRows, copyRange } from "./copy-range.ts";
-import { runFill } from "./elementwise-kernels.ts";
+import { copyRows } from "./copy-rows.ts";
 
 export const reshape = defineOp({
   name: "reshape",
@@ -55,20 +54,8 @@ export const slice = defineOp({
       for (let i = 0; i < count * inner; i++) y[o * count * inner + i] = x[(o * length + start) * inner + i];
     }
   },
-  kernel(k, { x, y }, { outer, length, inner }, { start, count }) {
-    const row = count * inner;
-    byRows(k, outer, [x, y], {
-      window: (range) => {
-        const size = range.count * row;
-        k.run("slice/forward", {
-          bind: { x: k.rows(x, outer, range), y: k.rows(y, outer, range) },
-          params: { size, length, inner, start, count, first: 0 },
-          grid: Math.ceil(size / 64),
-        });
-      },
-      row: (o) => copyRange(k, x, y, { from: (o * length + start) * inner, to: o * row, count: row }),
-    });
-  },
+  kernel: (k, { x, y }, { outer, inner }, { start, count }) =>
+    copyRows(k, x, y, { rows: outer, size: count * inner, fromAt: start * inner }),
   draw: (pick) => {
     const N = [pick.int(1, 9), pick.int(1, 20), pick.int(1, 12)];
     const axis = pick.int(0, 2);
@@ -96,23 +83,8 @@ export const sliceBackward = defineOp({
         dx[(o * length + start) * inner + i] = dy[o * count * inner + i];
     }
   },
-  kernel(k, { dy, dx }, { outer, count, inner }, { start, length }) {
-    const row = count * inner;
-    byRows(k, outer, [dy, dx], {
-      window: (range) => {
-        const size = range.count * length * inner;
-        k.run("slice/backward", {
-          bind: { x: k.rows(dy, outer, range), y: k.rows(dx, outer, range) },
-          params: { size, length, inner, start, count, first: 0 },
-          grid: Math.ceil(size / 64),
-        });
-      },
-      row: (o) => {
-        if (o === 0) runFill(k, dx, 0);
-        copyRange(k, dy, dx, { from: o * row, to: (o * length + start) * inner, count: row });
-      },
-    });
-  },
+  kernel: (k, { dy, dx }, { outer, count, inner }, { start }) =>
+    copyRows(k, dy, dx, { rows: outer, size: count * inner, toAt: start * inner }, "pad"),
   draw: (pick) => {
     const M = [pick.int(1, 9), pick.int(0, 20), pick.int(1, 12)];
     const axis = pick.int(0, 2);
@@ -136,19 +108,8 @@ export const cacheWrite = defineOp({
       for (let i = 0; i < T * C; i++) cache[(b * S + offset) * C + i] = x[b * T * C + i];
     }
   },
-  kernel(k, { cache, x }, { B, S, T, C }, { offset }) {
-    byRows(k, B, [cache, x], {
-      window: (range) => {
-        const size = range.count * T * C;
-        k.run("cache-write/main", {
-          bind: { cache: k.rows(cache, B, range), x: k.rows(x, B, range) },
-          params: { size, s: S, t: T, c: C, offset },
-          grid: Math.ceil(size / 64),
-        });
-      },
-      row: (b) => copyRange(k, x, cache, { from: b * T * C, to: (b * S + offset) * C, count: T * C }),
-    });
-  },
+  kernel: (k, { cache, x }, { B, T, C }, { offset }) =>
+    copyRows(k, x, cache, { rows: B, size: T * C, toAt: offset * C }),
   draw: (pick) => {
     const T = pick.int(1, 9);
     const offset = pick.int(0, 9);

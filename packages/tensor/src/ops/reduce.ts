@@ -6,18 +6,15 @@ import type { Dims, TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 import { aroundAxis, drawAxis, withoutAxis } from "./axis.ts";
-import { runElementwise } from "./elementwise-kernels.ts";
-
-interface Extents {
-  readonly outer: number;
-  readonly length: number;
-  readonly inner: number;
-}
+import { runConvert } from "./elementwise-kernels.ts";
 
 /** Inner extent from which one thread per output reads contiguous memory together with its neighbours. */
 const WIDE = 32;
 
-interface SumWindow extends Extents {
+interface SumWindow {
+  readonly outer: number;
+  readonly length: number;
+  readonly inner: number;
   readonly factor: number;
   /** Position of its first output in y. */
   readonly first: number;
@@ -35,18 +32,18 @@ function runSumWindow(k: KernelContext, x: Tensor, y: Tensor, { outer, ...params
 }
 
 /** Dispatches y = factor · Σ x, in windows of the outer extent, or of the axis itself if it is the first. */
-export function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents, factor: number): void {
-  const { outer, length, inner } = extents;
+export function runSum(
+  k: KernelContext,
+  x: Tensor,
+  y: Tensor,
+  { outer, length, inner }: Dims,
+  factor: number,
+): void {
+  const window = { outer, length, inner, factor, first: 0, accumulate: false };
   if (outer > 1) {
-    for (const { start, count } of k.split(outer, [x])) {
-      const window = k.rows(x, outer, { start, count });
-      runSumWindow(k, window, y, {
-        ...extents,
-        outer: count,
-        factor,
-        first: start * inner,
-        accumulate: false,
-      });
+    for (const range of k.split(outer, [x])) {
+      const first = range.start * inner;
+      runSumWindow(k, k.rows(x, outer, range), y, { ...window, outer: range.count, first });
     }
     return;
   }
@@ -56,13 +53,9 @@ export function runSum(k: KernelContext, x: Tensor, y: Tensor, extents: Extents,
   const total = parts.length > 1 && y.dtype === "f16" ? k.temp(y.shape) : y;
   for (const range of parts) {
     const accumulate = range.start > 0;
-    const window = { ...extents, length: range.count, factor, first: 0, accumulate };
-    runSumWindow(k, k.rows(x, length, range), total, window);
+    runSumWindow(k, k.rows(x, length, range), total, { ...window, length: range.count, accumulate });
   }
-  if (total !== y) {
-    const body = { body: "return x;", params: { scalar: 0, other: 0 } };
-    runElementwise(k, "unary/main", { x: total, y }, body);
-  }
+  if (total !== y) runConvert(k, total, y);
 }
 
 const attrs = { axis: null as number | null };
@@ -95,7 +88,7 @@ export const sum = defineOp({
   attrs,
   infer: ([x], { axis }) => inferReduction(x, axis),
   reference: referenceSum,
-  kernel: (k, { x, y }, { outer, length, inner }) => runSum(k, x, y, { outer, length, inner }, 1),
+  kernel: (k, { x, y }, dims) => runSum(k, x, y, dims, 1),
   draw: drawReduction,
   // Terms of both signs cancel: eps·length of the largest term, spread over partial sums.
   close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * EPS, abs: 1e-6 * Math.sqrt(length) }),
@@ -112,8 +105,7 @@ export const mean = defineOp({
     referenceSum({ x, y }, dims);
     for (let i = 0; i < y.length; i++) y[i] /= Math.max(dims.length, 1);
   },
-  kernel: (k, { x, y }, { outer, length, inner }) =>
-    runSum(k, x, y, { outer, length, inner }, 1 / Math.max(length, 1)),
+  kernel: (k, { x, y }, dims) => runSum(k, x, y, dims, 1 / Math.max(dims.length, 1)),
   draw: drawReduction,
   close: ({ length }) => ({ rel: (8 + Math.sqrt(length)) * EPS, abs: 1e-6 }), // as sum
   flops: ({ N }) => N,

@@ -54,7 +54,16 @@ function penalised(logits: ArrayLike<number>, recent: ArrayLike<number>, penalty
 }
 
 /** How far below the maximum minP allows a logit to be. */
-export const depthOf = ({ temperature, minP }: Cuts): number => Math.fround(-temperature * Math.log(minP));
+const depthOf = ({ temperature, minP }: Cuts): number => Math.fround(-temperature * Math.log(minP));
+
+/** The parameters of a draw that both kernels take. */
+export const sampleParams = (attrs: SampleAttrs, V: number) => {
+  const { temperature, topK, topP, minP, repetitionPenalty: penalty } = attrs;
+  const depth = minP > 0 ? depthOf(attrs) : -1;
+  const inverseTemperature = temperature > 0 ? 1 / temperature : 0;
+  const cuts = { topK: topK >= V ? 0 : topK, topP, depth };
+  return { v: V, ...cuts, inverseTemperature, penalty, inversePenalty: 1 / penalty };
+};
 
 interface Choice {
   readonly id: number;
@@ -164,7 +173,7 @@ export const sampleLogits = defineOp({
     for (const choice of choices({ logits, recent }, [N, V, R ?? 0], attrs)) id[n++] = choice.id;
   },
   kernel(k, { logits, recent, id }, { N, V, R }, attrs) {
-    const { temperature, topK, topP, minP, repetitionPenalty, seed, stream, offset } = attrs;
+    const { seed, stream, offset } = attrs;
     const ids = recent !== null && R > 0 ? recent : null;
     const z = k.temp([N, V]);
     for (const range of k.split(N, [logits, ids, z])) {
@@ -176,11 +185,8 @@ export const sampleLogits = defineOp({
           id,
         },
         params: {
-          ...{ n: range.count, v: V, r: ids ? R : 0, first: range.start, firstWord: offset + range.start },
-          ...{ seed, stream, topK: topK >= V ? 0 : topK, topP },
-          depth: minP > 0 ? depthOf(attrs) : -1,
-          inverseTemperature: temperature > 0 ? 1 / temperature : 0,
-          ...{ penalty: repetitionPenalty, inversePenalty: 1 / repetitionPenalty },
+          ...{ n: range.count, r: ids ? R : 0, first: range.start, firstWord: offset + range.start },
+          ...{ seed, stream, ...sampleParams(attrs, V) },
         },
         grid: range.count,
       });

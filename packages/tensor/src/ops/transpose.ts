@@ -5,7 +5,7 @@ import { hasEightLanes } from "../profile.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { aroundAxis, axisOf, replaceAxis } from "./axis.ts";
-import { byRows, copyRange } from "./copy-range.ts";
+import { copyRows } from "./copy-rows.ts";
 
 /** Number of merged axes of kernels/transpose.wgsl. */
 const MAX_AXES = 6;
@@ -191,21 +191,8 @@ export const concat = defineOp({
     }
   },
   kernel(k, { a, b, y }, { outer, length, added, inner }) {
-    const s = length + added;
-    for (const [x, t, offset] of [[a, length, 0] as const, [b, added, length] as const]) {
-      byRows(k, outer, [x, y], {
-        window: (range) => {
-          const size = range.count * t * inner;
-          k.run("cache-write/main", {
-            bind: { cache: k.rows(y, outer, range), x: k.rows(x, outer, range) },
-            params: { size, s, t, c: inner, offset },
-            grid: Math.ceil(size / 64),
-          });
-        },
-        row: (o) =>
-          copyRange(k, x, y, { from: o * t * inner, to: (o * s + offset) * inner, count: t * inner }),
-      });
-    }
+    copyRows(k, a, y, { rows: outer, size: length * inner });
+    copyRows(k, b, y, { rows: outer, size: added * inner, toAt: length * inner });
   },
   draw: (pick) => {
     const A = [pick.int(1, 9), pick.int(1, 20), pick.int(1, 12)].slice(pick.int(0, 2));

@@ -61,7 +61,8 @@ export class WasmContext {
 
   /** Rows `start .. start + count` of a tensor seen as [rows, ...], sharing its memory. */
   rows(tensor: Tensor, rows: number, { start, count }: RowRange): Tensor {
-    const row = tensor.size / Math.max(rows, 1);
+    if (start === 0 && count === rows) return tensor;
+    const row = tensor.size / rows;
     const window = this.#device.alias(tensor, [count, row], tensor.offset + start * row);
     this.#handles.push(window);
     return window;

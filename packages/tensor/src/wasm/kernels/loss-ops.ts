@@ -6,7 +6,7 @@ import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { narrowInto, overRows, widened } from "./f16-windows.ts";
 import { type Nf4Right, runMatmul, weightOf } from "./matmul-plan.ts";
-import { EXP_PER_NS, rowTasks } from "./work.ts";
+import { alone, EXP_PER_NS, rowTasks } from "./work.ts";
 
 interface Rows {
   readonly logits: Tensor;
@@ -41,11 +41,9 @@ function runGradients(
 
 function countScored(k: WasmContext, targets: Tensor, { ignoreIndex }: LossAttrs): Tensor {
   const scored = k.temp([1]);
-  k.run("countScored", { targets, n: targets.size, ignoreIndex, scored }, { tasks: 1, work: targets.size });
+  k.run("countScored", { targets, n: targets.size, ignoreIndex, scored }, alone(targets.size));
   return scored;
 }
-
-const alone = (work: number) => ({ tasks: 1, work });
 
 export const crossEntropy: WasmOp = (
   k,

@@ -13,8 +13,7 @@ const matmulOf =
     overRows(k, byRow ? M : P, operands, (io, range) => {
       const { count } = range;
       const extents = byRow ? { P, M: count, K, N } : { P: count, M, K, N };
-      const right = extents.P === P ? b : k.rows(b, P, range);
-      runMatmul(k, form, { a: io.a!, b: right, y: io.y! }, extents);
+      runMatmul(k, form, { a: io.a!, b: byRow ? b : k.rows(b, P, range), y: io.y! }, extents);
     });
     return true;
   };

@@ -108,25 +108,17 @@ function runWindows(
   const { bias = null } = operands;
   for (const range of rangesOf(P, batches)) {
     const p = range.count;
-    const ofBatches = (tensor: Tensor) => (p === P ? tensor : k.rows(tensor, P, range));
-    const [a, y] = [ofBatches(operands.a), ofBatches(operands.y)];
-    const b = isNf4(operands.b) ? operands.b : ofBatches(operands.b);
-    const ofA = { side: "left", matrix: a, byRows: form !== "tn", to: left } as const;
+    const [a, y] = [k.rows(operands.a, P, range), k.rows(operands.y, P, range)];
+    const b = isNf4(operands.b) ? operands.b : k.rows(operands.b, P, range);
+    const ofA = { side: "left", byRows: form !== "tn", width: form === "tn" ? M : K, to: left } as const;
+    const ofB = { side: "right", byRows: form === "nt", width: form === "nt" ? K : N, to: right } as const;
     for (const { start: k0, count: steps } of rangesOf(K, WINDOW_STEPS)) {
       for (const { start: m0, count: m } of rangesOf(M, rows)) {
         for (const { start: n0, count: n } of rangesOf(N, cols)) {
           const window = { m0, m, n0, n, k0, k: steps };
-          if (n0 === 0) {
-            const sizes = ofA.byRows ? { rows: M, width: K } : { rows: K, width: M };
-            pack(k, { ...ofA, ...sizes }, p, { first: m0, count: m, k0, steps });
-          }
+          if (n0 === 0) pack(k, a, ofA, p, { first: m0, count: m, k0, steps });
           if (isNf4(b)) packNf4(k, form, b, right, window, extents);
-          else {
-            const byRows = form === "nt";
-            const sizes = byRows ? { rows: N, width: K } : { rows: K, width: N };
-            const ofB = { side: "right", matrix: b, byRows, to: right, ...sizes } as const;
-            pack(k, ofB, p, { first: n0, count: n, k0, steps });
-          }
+          else pack(k, b, ofB, p, { first: n0, count: n, k0, steps });
           multiply(k, { y, bias, left, right }, p, window, extents);
         }
       }
@@ -145,25 +137,24 @@ function runFew(k: WasmContext, { a, b, y, bias = null }: MatmulOperands, { M, K
 
 interface Packed {
   readonly side: "left" | "right";
-  /** Batches of [rows, width]. */
-  readonly matrix: Tensor;
-  readonly rows: number;
-  readonly width: number;
   /** Whether rows of the matrix become columns of the panels. */
   readonly byRows: boolean;
+  /** Elements of a row of the matrix. */
+  readonly width: number;
   readonly to: Tensor;
 }
 
-/** Packs the window of `count` rows (or columns) and `steps` steps of k of each batch. */
+/** Packs the window of `count` rows (or columns) and `steps` steps of k of each batch of a matrix. */
 function pack(
   k: WasmContext,
-  { side, matrix, rows, width, byRows, to }: Packed,
+  matrix: Tensor,
+  { side, byRows, width, to }: Packed,
   batches: number,
   { first, count, k0, steps }: Record<"first" | "count" | "k0" | "steps", number>,
 ): void {
   const bytes = elementBytes(matrix.dtype);
   const panelWidth = side === "left" ? k.panelRows : PANEL_COLS;
-  const panels = divide(count, panelWidth);
+  const [panels, parts] = [divide(count, panelWidth), divide(steps, PACK_STEPS)];
   const at = byRows ? first * width + k0 : k0 * width + first;
   const args = {
     src: { tensor: matrix, byte: bytes * at },
@@ -171,19 +162,18 @@ function pack(
     k: steps,
     dst: to,
     panels,
-    srcBatch: bytes * rows * width,
+    parts,
+    count,
+    srcBatch: (bytes * matrix.size) / batches,
     dstBatch: 4 * panels * panelWidth * steps,
   };
+  const by = byRows ? "Rows" : "Columns";
+  const kernel =
+    side === "left"
+      ? (`packLeft${by}` as const)
+      : (`packRight${by}${matrix.dtype === "f16" ? "F16" : "F32"}` as const);
   const work = (batches * count * steps) / PACKED_PER_NS;
-  const source = matrix.dtype === "f16" ? "F16" : "F32";
-  if (byRows) {
-    const kernel = side === "left" ? "packLeftRows" : (`packRightRows${source}` as const);
-    k.run(kernel, { ...args, count }, { tasks: batches * panels, work });
-  } else {
-    const kernel = side === "left" ? "packLeftColumns" : (`packRightColumns${source}` as const);
-    const parts = divide(steps, PACK_STEPS);
-    k.run(kernel, { ...args, parts }, { tasks: batches * parts, work });
-  }
+  k.run(kernel, args, { tasks: batches * (byRows ? panels : parts), work });
 }
 
 /** Right panels of a weight in NF4. */

@@ -3,7 +3,7 @@ import type { Dims } from "../../signature.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { overRows, widened } from "./f16-windows.ts";
-import { rowTasks, SIMPLE_PER_NS } from "./work.ts";
+import { alone, rowTasks, SIMPLE_PER_NS } from "./work.ts";
 
 /** Elements of one partial sum of a reduction to a scalar. */
 const SUM_CHUNK = 65536;
@@ -22,7 +22,7 @@ function runSumOfAll(
   const partials = k.temp([parts]);
   const chunks = { n: parts, c: SUM_CHUNK, size: x.size, rows: 1, factor: 1 };
   k.run(kernel, { x, y: partials, ...chunks }, { tasks: parts, work: x.size / SIMPLE_PER_NS });
-  k.run("finishSum", { partials, y, n: parts, factor, accumulate }, { tasks: 1, work: parts });
+  k.run("finishSum", { partials, y, n: parts, factor, accumulate }, alone(parts));
 }
 
 function runSum(
@@ -63,7 +63,7 @@ export const clipFactor: WasmOp = (
   _,
   { maxNorm }: { maxNorm: number },
 ) => {
-  k.run("clipFactor", { ...io, maxNorm }, { tasks: 1, work: 1 });
+  k.run("clipFactor", { ...io, maxNorm }, alone(1));
   return true;
 };
 

@@ -1,8 +1,9 @@
 /** Sampling of the next token. */
-import { depthOf, type SampleAttrs, uniformAt } from "../../ops/sampling.ts";
+import { type SampleAttrs, sampleParams, uniformAt } from "../../ops/sampling.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { widened } from "./f16-windows.ts";
+import { alone } from "./work.ts";
 
 /** Rough nanoseconds for a logit: its weight, and some sixty reads during the bisections. */
 const NS_PER_LOGIT = 12;
@@ -14,14 +15,8 @@ export const sampleLogits: WasmOp = (
   attrs: SampleAttrs,
 ) => {
   const values = widened(k, logits);
-  const { temperature, topK, topP, minP, repetitionPenalty } = attrs;
   const [z, w] = [k.temp([V]), k.temp([V])];
-  const args = {
-    ...{ z, w, v: V, r: recent === null ? 0 : R, topK: topK >= V ? 0 : topK, topP },
-    depth: minP > 0 ? depthOf(attrs) : -1,
-    inverseTemperature: temperature > 0 ? 1 / temperature : 0,
-    ...{ penalty: repetitionPenalty, inversePenalty: 1 / repetitionPenalty },
-  };
+  const args = { z, w, r: recent === null ? 0 : R, ...sampleParams(attrs, V) };
   for (let n = 0; n < N; n++) {
     const row = { start: n, count: 1 };
     const own = {
@@ -29,11 +24,8 @@ export const sampleLogits: WasmOp = (
       recent: recent && k.rows(recent, N, row),
       id: k.rows(id, N, row),
     };
-    k.run(
-      "sampleRow",
-      { ...args, ...own, u: uniformAt(attrs.offset + n, attrs) },
-      { tasks: 1, work: V * NS_PER_LOGIT },
-    );
+    const u = uniformAt(attrs.offset + n, attrs);
+    k.run("sampleRow", { ...args, ...own, u }, alone(V * NS_PER_LOGIT));
   }
   return true;
 };

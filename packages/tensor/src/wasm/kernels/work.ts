@@ -12,6 +12,9 @@ export const chunks = (size: number, perNs = SIMPLE_PER_NS): Tasks => ({
   work: size / perNs,
 });
 
+/** A call of one task. */
+export const alone = (work: number): Tasks => ({ tasks: 1, work });
+
 /** Elements of a task of a kernel over rows, roughly. */
 const ROWS_SIZE = 8192;
 
