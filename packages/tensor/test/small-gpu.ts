@@ -61,7 +61,7 @@ export async function openSmallGpu(
   options: { maxBufferMib?: number } = {},
 ): Promise<{ gpu: WebGpuDevice; limit: (mib: number) => void }> {
   await installWebGpuGlobals();
-  const { gpu: dawn } = navigator as unknown as { gpu: GPU };
+  const { gpu: dawn } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator;
   const budget = new Budget();
   const requestAdapter = async (wanted: GPURequestAdapterOptions) => {
     const adapter = (await dawn.requestAdapter(wanted))!;

@@ -21,6 +21,7 @@ const spawn: Spawn = (module, memory, index) =>
       resolve(worker);
     });
     worker.once("error", reject);
+    worker.once("exit", (code) => reject(new Error(`a thread ended with code ${code} before it was ready`)));
   });
 
 /** V8 up to 11 (Node 20) has relaxed SIMD behind a flag, which takes effect for modules compiled afterwards. */

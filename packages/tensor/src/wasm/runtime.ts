@@ -84,22 +84,36 @@ export class Runtime {
     const threads = shared ? options.threads : 1;
     try {
       const initial = Math.ceil((heapStart(threads) + MARGIN_BYTES) / PAGE_BYTES);
-      const memory = new engine.Memory({ initial, maximum: MAX_PAGES, shared });
+      const memory = reserveMemory(initial, shared);
       const module = await engine.compile(emitProgram({ shared, relaxedSimd: options.relaxedSimd }));
       const runtime = new Runtime(module, memory, { ...options, threads });
-      if (shared) {
-        const starts = Array.from({ length: threads - 1 }, (_, i) => options.spawn!(module, memory, i + 1));
-        runtime.#workers = await Promise.all(starts);
-      }
+      if (shared) await runtime.#start((index) => options.spawn!(module, memory, index));
       return runtime;
     } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
+      if (cause instanceof SidenetError) throw cause;
       throw new SidenetError(
         "T-WASM",
-        `WebAssembly with SIMD${shared ? " and shared memory" : ""} does not run here: ${why}. Use --device cpu.`,
+        `WebAssembly with SIMD${shared ? " and shared memory" : ""} does not run here: ${messageOf(cause)}. Use --device cpu.`,
         { cause },
       );
     }
+  }
+
+  /** Starts all threads, or ends those that did start. */
+  async #start(spawn: (index: number) => Promise<Worker>): Promise<void> {
+    const wanted = this.threads - 1;
+    const starts = await Promise.allSettled(Array.from({ length: wanted }, (_, i) => spawn(i + 1)));
+    this.#workers = starts.flatMap((start) => (start.status === "fulfilled" ? [start.value] : []));
+    const failed = starts.find((start) => start.status === "rejected");
+    if (failed === undefined) return;
+    const started = this.#workers.length;
+    this.dispose();
+    throw new SidenetError(
+      "T-WASM",
+      `${started} of ${wanted} further threads started: ${messageOf(failed.reason)}. Ask for fewer, by SIDENET_THREADS=1 or ` +
+        "`threads`, or raise the limit on processes (`ulimit -u`).",
+      { cause: failed.reason },
+    );
   }
 
   statistics(): WasmStatistics {
@@ -174,6 +188,22 @@ export class Runtime {
       }
     }
     return false;
+  }
+}
+
+const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+
+/** A memory that can grow to all that 32 bits address. Throws `T-WASM`. */
+function reserveMemory(initial: number, shared: boolean): Memory {
+  try {
+    return new engine.Memory({ initial, maximum: MAX_PAGES, shared });
+  } catch (cause) {
+    throw new SidenetError(
+      "T-WASM",
+      `WebAssembly needs some 10 GiB of addresses for its memory, however little of it is used: ${messageOf(cause)}. Raise ` +
+        "the limit on addresses (`ulimit -v`), or use --device cpu.",
+      { cause },
+    );
   }
 }
 

@@ -13,6 +13,7 @@ import {
 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openWasm } from "../../src/wasm/open.ts";
 import { CONFIGURATIONS, nameOf, open, THREADS } from "./configurations.ts";
 
 const CASES = 8;
@@ -155,5 +156,18 @@ describe("threads", () => {
     expect(() => device.ops.neg(x)).toThrow(/T-DEVICE-LOST/);
     await expect(x.read()).rejects.toThrow(/disposed/);
     x.dispose();
+  });
+
+  it("are told to be too many where the system does not start them, and those that started end", async () => {
+    const ended: number[] = [];
+    const spawn = async (_module: object, _memory: object, index: number) => {
+      if (index === 2) throw new Error("EAGAIN");
+      return { terminate: () => ended.push(index) };
+    };
+    const opening = openWasm({ spawn, cores: 4, mayWait: true });
+    await expect(opening).rejects.toThrow(
+      /\[T-WASM\] 2 of 3 further threads started: EAGAIN.*SIDENET_THREADS=1/,
+    );
+    expect(ended).toEqual([1, 3]);
   });
 });

@@ -9,20 +9,22 @@ import {
   type RowGroup,
   type SchemaTree,
 } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
 
 /** A page that unpacks to more is taken for a damaged one. */
 const MAX_PAGE_BYTES = 2 ** 28;
 
-const bounded = Object.fromEntries(
-  Object.entries(compressors).map(([name, unpack]) => [
+/** Loaded with the first file: the library instantiates WebAssembly, which fails where a process may have little address space. */
+async function boundedCompressors(): Promise<Compressors> {
+  const { compressors } = await import("hyparquet-compressors");
+  const bounded = Object.entries(compressors).map(([name, unpack]) => [
     name,
     (input: Uint8Array, outputLength: number) => {
       if (outputLength > MAX_PAGE_BYTES) throw new RangeError(`a page claims ${outputLength} bytes`);
       return unpack(input, outputLength);
     },
-  ]),
-) as Compressors;
+  ]);
+  return Object.fromEntries(bounded);
+}
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -85,12 +87,13 @@ export async function* readParquet(path: string): AsyncGenerator<unknown> {
     const leaves = leavesOf(parquetSchema(whole));
     const twice = leaves.find((leaf, i) => leaves.indexOf(leaf) < i);
     if (twice !== undefined) throw new RangeError(`it has several columns ${JSON.stringify(twice)}`);
+    const compressors = await boundedCompressors();
     for (const group of whole.row_groups) {
       checkGroup(group, leaves);
       // One group alone, so that no other group's claims matter while it is read.
       const metadata = { ...whole, row_groups: [group], num_rows: group.num_rows };
       const rowEnd = Number(group.num_rows);
-      const rows = await parquetReadObjects({ file, metadata, rowStart: 0, rowEnd, compressors: bounded });
+      const rows = await parquetReadObjects({ file, metadata, rowStart: 0, rowEnd, compressors });
       for (const row of rows) yield JSON.parse(JSON.stringify(row, plain));
     }
   } catch (cause) {
