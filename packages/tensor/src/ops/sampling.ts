@@ -163,8 +163,11 @@ export const sampleLogits = defineOp({
   sig: "logits[N,V] recent?:i32[N,R] -> id:i32[N]",
   attrs: { ...DEFAULTS },
   ranges: {
-    ...{ topK: WORD, minP: { least: 0, most: 1 }, repetitionPenalty: { least: 1e-3, most: 1e3 } },
-    ...{ seed: WORD, stream: WORD },
+    topK: WORD,
+    minP: { least: 0, most: 1 },
+    repetitionPenalty: { least: 1e-3, most: 1e3 },
+    seed: WORD,
+    stream: WORD,
   },
   check: ({ N, V }, attrs) =>
     V === 0 && N > 0 ? "there are no logits to choose from" : sampleProblem(N, attrs),
