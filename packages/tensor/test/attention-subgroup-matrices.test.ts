@@ -138,7 +138,7 @@ describe("the choice of subgroup matrices", () => {
 
   it.each([
     [SUBGROUP_MATRICES, [40, 2, 64], ["f16-rows", "attention-matrix"]],
-    [SUBGROUP_MATRICES, [40, 2, 10], ["slice", "attention-block"]],
+    [SUBGROUP_MATRICES, [40, 2, 10], ["copy-rows", "attention-block"]],
     [SUBGROUP_MATRICES, [40, 2, 8], ["attention-block"]],
     [SUBGROUP_MATRICES, [40, 2, 160], ["attention-block"]],
     [SUBGROUP_MATRICES, [15, 1, 64], ["attention-block"]],
