@@ -1,4 +1,4 @@
-import { ParamStore, SidenetError, STATE_BLOCK, sameShape, stateMaps, type Tensor } from "@sidenet/tensor";
+import { ParamStore, SidenetError, STATE_BLOCK, stateMaps, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./backward.ts";
 import type { Optimizer, OptimizerState, OptimizerStep } from "./optimizer.ts";
 
@@ -140,43 +140,13 @@ export class AdamW implements Optimizer {
     }
   }
 
-  /** The live state, not a copy: read it before the next step. */
+  /**
+   * The live state, not a copy: read it before the next step. To restore a checkpoint, `assign` its values to these tensors and
+   * set `stepsDone`.
+   */
   exportState(): OptimizerState {
     this.#assertOpen("exportState");
     return { step: this.#stepsDone, tensors: new Map(this.#state) };
-  }
-
-  /**
-   * Copies the state of a checkpoint, whose tensors stay the caller's.
-   * Throws `A-OPTIMIZER`, and changes nothing, unless the names and shapes are those of this optimizer's state.
-   */
-  importState({ step, tensors }: OptimizerState): void {
-    this.#assertOpen("importState");
-    checkNumber("step", step, Number.isInteger(step) && step >= 0, "a whole number >= 0");
-    const refuse = (problem: string) =>
-      new SidenetError(
-        "A-OPTIMIZER",
-        `AdamW: the saved state ${problem}. Does it belong to another adapter?`,
-      );
-    for (const name of tensors.keys())
-      if (!this.#state.has(name)) throw refuse(`has ${name}, which belongs to no parameter here`);
-    for (const [name, moment] of this.#state) {
-      const saved = tensors.get(name);
-      if (!saved) throw refuse(`lacks ${name}`);
-      if (!sameShape(saved.shape, moment.shape) || (saved.dtype === "u8") !== (moment.dtype === "u8"))
-        throw refuse(`has ${name} as ${saved}, wanted ${moment}`);
-    }
-    const { ops } = this.params.device;
-    for (const [name, moment] of this.#state) {
-      const saved = tensors.get(name)!;
-      if (moment.dtype === "u8") {
-        ops.copyCodes(moment, saved);
-        continue;
-      }
-      ops.fill(moment, { value: 0 });
-      ops.accumulate(moment, saved);
-    }
-    this.#stepsDone = step;
   }
 
   /** Frees the moments; the parameters stay. */
@@ -193,8 +163,8 @@ export class AdamW implements Optimizer {
     if (!this.#state.disposed) return;
     throw new SidenetError(
       "T-USE-AFTER-FREE",
-      `${user} was asked of an AdamW that was disposed, which freed its moments. Make a new one; its importState takes the ` +
-        "state of a checkpoint.",
+      `${user} was asked of an AdamW that was disposed, which freed its moments. Make a new one, and assign the values of a ` +
+        "checkpoint to its state.",
     );
   }
 }

@@ -123,11 +123,14 @@ describe("AdamW", () => {
     const want = await read(params.get("a"));
 
     using resumed = new AdamW(params);
-    run(resumed, batches.slice(3)); // a past of its own, of which importState must leave no trace
+    run(resumed, batches.slice(3)); // a past of its own, of which the restored state must leave no trace
     rewind();
     using first = new AdamW(params);
     run(first, batches.slice(0, 2));
-    resumed.importState(first.exportState());
+    const { step, tensors } = first.exportState();
+    for (const [name, tensor] of resumed.exportState().tensors)
+      device.assign(tensor, await tensors.get(name)!.read());
+    resumed.stepsDone = step;
     expect(resumed.stepsDone).toBe(2);
     run(resumed, batches.slice(2));
     expect(await read(params.get("a"))).toEqual(want);
@@ -162,19 +165,11 @@ describe("AdamW", () => {
     const some = new Map([...all].slice(0, 1));
     expectCode("A-OPTIMIZER", () => adamw.step(some, { lr: 1 }), "norm has no gradient");
     disposeGradients(all);
-    const { tensors } = adamw.exportState();
-    const without = new Map([...tensors].slice(1));
-    expectCode("A-OPTIMIZER", () => adamw.importState({ step: 1, tensors: without }), "lacks m.a");
-    using one = device.tensor([1], [1]);
-    const other = new Map(tensors).set("m.a", one);
-    expectCode("A-OPTIMIZER", () => adamw.importState({ step: 1, tensors: other }), "wanted tensor");
-    const extra = new Map(tensors).set("m.b", one);
-    expectCode(
-      "A-OPTIMIZER",
-      () => adamw.importState({ step: 1, tensors: extra }),
-      "m.b, which belongs to no parameter here",
-    );
-    expectCode("A-OPTIMIZER", () => adamw.importState({ step: 0.5, tensors }));
+    for (const count of [0.5, -1, Number.NaN]) {
+      expectCode("A-OPTIMIZER", () => {
+        adamw.stepsDone = count;
+      });
+    }
     expect(adamw.stepsDone).toBe(0);
     expect(await read(params.get("a"))).toEqual(before);
     using half = new ParamStore(device, "adapter");
@@ -193,13 +188,11 @@ describe("AdamW", () => {
     const adamw = new AdamW(params);
     const other = new AdamW(params);
     const all = gradientsOf(params, [new Float64Array(5), new Float64Array(3)]);
-    const state = adamw.exportState();
     const before = await read(params.get("a"));
     adamw.dispose();
     const text = "was asked of an AdamW that was disposed";
     expectCode("T-USE-AFTER-FREE", () => adamw.step(all, { lr: 1 }), `step ${text}`);
     expectCode("T-USE-AFTER-FREE", () => adamw.exportState(), `exportState ${text}`);
-    expectCode("T-USE-AFTER-FREE", () => adamw.importState(state), `importState ${text}`);
     expect(adamw.stepsDone).toBe(0);
     expect(await read(params.get("a"))).toEqual(before);
     params.dispose();

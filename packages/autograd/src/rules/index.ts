@@ -38,7 +38,6 @@ export const gradTable = {
   cacheWrite: IN_PLACE,
   clipFactor: OPTIMIZER,
   concat,
-  copyCodes: IN_PLACE,
   crossEntropy,
   crossEntropyBackward: SECOND_ORDER,
   dropout,

@@ -223,14 +223,6 @@ const RULES: Partial<Record<OpName, Rule>> = {
       },
     },
   ],
-  copyCodes: ({ d }, T) => [
-    {
-      operands: {
-        to: { shape: [T, d], fill: { kind: "bytes" } },
-        from: { shape: [T, d], fill: { kind: "bytes" } },
-      },
-    },
-  ],
   scaleBy: ({ d }, T) => [{ operands: { x: [T, d], s: value([], 0.5) } }],
   sumSquares: ({ d, f }) => [{ operands: { total: value([], 0), x: [f, d] } }],
   clipFactor: () => [{ operands: { sumSquares: value([], 4) } }],

@@ -10,7 +10,8 @@ import type { Storage, Tensor } from "../tensor.ts";
 
 /**
  * `f32`: values are rounded to their dtype after each op, as on any device.
- * `f64`: values are never rounded, so that gradients can be checked by finite differences.
+ * `f64`: values are not rounded, so that gradients can be checked by finite differences; except by ops whose results are defined
+ * to the bit in f32: decoded NF4 weights, 8-bit moments, random choices.
  */
 export type CpuPrecision = "f32" | "f64";
 

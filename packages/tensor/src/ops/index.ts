@@ -23,7 +23,7 @@ import { nf4Linear, nf4LinearBackwardX } from "./nf4-linear.ts";
 import { nf4Quantize, nf4QuantizePart, nf4QuantizeScales } from "./nf4-quantize.ts";
 import { rmsNorm, rmsNormBackwardGain, rmsNormBackwardX } from "./norm.ts";
 import { accumulate, adamw, clipFactor, sumSquares } from "./optimizer.ts";
-import { adamw8, copyCodes, sgd } from "./optimizer-variants.ts";
+import { adamw8, sgd } from "./optimizer-variants.ts";
 import { dropout, normal, uniform } from "./random.ts";
 import { broadcast, mean, sum } from "./reduce.ts";
 import { rope } from "./rope.ts";
@@ -49,7 +49,6 @@ export const opTable = {
   cacheWrite,
   clipFactor,
   concat,
-  copyCodes,
   crossEntropy,
   crossEntropyBackward,
   dropout,

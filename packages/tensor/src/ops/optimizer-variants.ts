@@ -138,22 +138,3 @@ export const adamw8 = defineOp({
   close: { rel: 16 * EPS, abs: 16 * EPS }, // as adamw's p; far below 1, so codes agree exactly
   flops: ({ N }) => 20 * N,
 });
-
-export const copyCodes = defineOp({
-  name: "copyCodes",
-  doc: "to = from, bytes in place: loads 8-bit state from a checkpoint",
-  sig: "to!:u8[N..] from:u8[N..] ->",
-  reference({ to, from }) {
-    to.set(from);
-  },
-  kernel(k, { to, from }, { N }) {
-    for (const range of k.split(N, [to, from])) {
-      const words = Math.ceil(range.count / 4);
-      const bind = { source: k.rows(from, N, range), copy: k.rows(to, N, range) };
-      k.run("copy-codes/main", { bind, params: { words }, grid: Math.ceil(words / 64) });
-    }
-  },
-  draw: (pick) => ({ dims: { N: pick.shape(3000) }, values: { from: (n) => pick.ints(n, 0, 255) } }),
-  close: { rel: 0 }, // a copy
-  flops: () => 0,
-});

@@ -151,8 +151,3 @@ export const transpose: WasmOp = (
   }
   return true;
 };
-
-export const copyCodes: WasmOp = (k, { to, from }: Record<"to" | "from", Tensor>) => {
-  runCopy(k, from, to);
-  return true;
-};
