@@ -340,11 +340,6 @@ describe("the files of an adapter of one's own", () => {
       );
 
       using prompt = new PromptTuning(decoder);
-      const usual = JSON.parse((await encodeAdapter(prompt, { name: "tiny", config })).config);
-      expect(usual).toEqual({ method: "prompt", base_model_name_or_path: "tiny" });
-      expect(() => parseAdapterConfig(usual, "here")).toThrow(
-        /L-ADAPTER-CONFIG\] here: the method "prompt" is none of/,
-      );
       await expect(restoreAdapter(folder, prompt, config)).rejects.toThrow(/"gated-block", wanted "prompt"/);
       const other = { ...config, vocabSize: config.vocabSize + 1 };
       await expect(restoreAdapter(folder, restored, other)).rejects.toThrow(

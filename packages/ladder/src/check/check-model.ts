@@ -1,6 +1,7 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
 import { z } from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
+import { CONFIG, INDEX, WEIGHTS } from "../formats/model-files.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { generate } from "../generation/generate.ts";
 import type { Adapter } from "../methods/adapter.ts";
@@ -40,8 +41,6 @@ const batchSchema = z
     "input_ids, attention_mask and labels differ in shape",
   );
 
-const INDEX = "model.safetensors.index.json";
-
 /** A batch with labels, a prompt to continue, and a mask of the B · T positions whose values are compared. */
 export interface GoldenBatch extends LabeledBatch {
   readonly promptIds: readonly number[];
@@ -71,7 +70,7 @@ export async function readBatch(folder: CaseFolder): Promise<GoldenBatch> {
 
 /** The configuration of a model folder. Throws `SkipCase` for one that cannot be run. */
 export async function readModelConfig(folder: CaseFolder): Promise<ModelConfig> {
-  const json = await readJson(folder, "config.json", z.unknown());
+  const json = await readJson(folder, CONFIG, z.unknown());
   try {
     return parseModelConfig(json, `${folder.name}/config.json`);
   } catch (error) {
@@ -80,7 +79,7 @@ export async function readModelConfig(folder: CaseFolder): Promise<ModelConfig> 
 }
 
 async function openCheckpoint(folder: CaseFolder): Promise<Checkpoint> {
-  if (!(await folder.has(INDEX))) return folder.open("model.safetensors");
+  if (!(await folder.has(INDEX))) return folder.open(WEIGHTS);
   return openSafetensorsShards(INDEX, await folder.json(INDEX), (file) => folder.open(file));
 }
 

@@ -8,6 +8,7 @@ import {
   type CheckContext,
   type ExpectedTensors,
   malformed,
+  notForFloat16,
   opTolerances,
   PRECISION,
   readCaseTensors,
@@ -25,7 +26,6 @@ const paramsSchema = z.looseObject({
   tolerance: opTolerances.default({}),
 });
 
-type Params = z.infer<typeof paramsSchema>;
 type HostTensors = ReadonlyMap<string, HostTensor>;
 
 /** Checks an operation and its gradients: every tensor of `expected.safetensors` is computed and compared, and none may lack. */
@@ -34,7 +34,8 @@ export async function checkOp(folder: CaseFolder, context: CheckContext): Promis
   const op = Object.hasOwn(goldenOps, params.op) ? goldenOps[params.op] : undefined;
   if (!op) throw new SkipCase(`${params.op} is not covered yet`);
   const own = checked(op.params, params, (why) => malformed(`params.json: ${why}`));
-  const tolerances = tolerancesOf(params, context);
+  const tolerances = params.tolerance[PRECISION[context.dtype]];
+  if (tolerances === undefined && context.dtype === "f16") throw notForFloat16();
   const inputs = await readCaseTensors(folder, "inputs.safetensors");
   const expected = await readExpected(folder);
   const results = await compute(op, own, inputs, expected, context);
@@ -42,20 +43,12 @@ export async function checkOp(folder: CaseFolder, context: CheckContext): Promis
     const { dtype, values } = expected.take(tensor, result);
     if (params.exact || !isFloat(dtype))
       return { tensor, error: exactError(result.values, values), tolerance: 0 };
-    const tolerance = tolerances[tensor];
+    const tolerance = tolerances?.[tensor];
     if (tolerance === undefined) throw malformed(`params.json has no tolerance for "${tensor}"`);
     return { tensor, error: relativeError(result.values, values), tolerance };
   });
   expected.finish();
   return comparisons;
-}
-
-function tolerancesOf(params: Params, { dtype }: CheckContext): Readonly<Record<string, number>> {
-  const tolerances = params.tolerance[PRECISION[dtype]];
-  if (tolerances === undefined && dtype === "f16") {
-    throw new SkipCase("it has no float16 tolerances: not meant for float16");
-  }
-  return tolerances ?? {};
 }
 
 /** Every output of the op and, where the case has an upstream gradient, the gradient of each input that is not frozen. */

@@ -72,6 +72,10 @@ export const caseTolerances = z.record(z.string(), z.object({ float32: number, f
 
 export const PRECISION = { f32: "float32", f16: "float16" } as const;
 
+/** For a case without tolerances in float16. */
+export const notForFloat16 = (): SkipCase =>
+  new SkipCase("it has no float16 tolerances: not meant for float16");
+
 /** The tolerance of one quantity of a `case.json`. Throws `SkipCase` when it has none for this precision. */
 export function toleranceOf(
   tolerances: z.infer<typeof caseTolerances>,
@@ -80,7 +84,7 @@ export function toleranceOf(
 ): number {
   const tolerance = tolerances[quantity]?.[PRECISION[dtype]];
   if (tolerance !== undefined) return tolerance;
-  if (tolerances[quantity]) throw new SkipCase("it has no float16 tolerances: not meant for float16");
+  if (tolerances[quantity]) throw notForFloat16();
   throw malformed(`case.json has no tolerance for ${quantity}`);
 }
 

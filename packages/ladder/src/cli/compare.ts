@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
-import { writeFileAtomic } from "../node/atomic-write.ts";
+import { writeJsonFile } from "../node/json-file.ts";
 import { makeFolder } from "../node/make-folder.ts";
 import { writeReport } from "../node/report.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
@@ -103,7 +103,7 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
   let page = "";
   if (options.output !== undefined) {
     await makeFolder(options.output);
-    await writeFileAtomic(join(options.output, "results.json"), `${JSON.stringify(outcome.json, null, 2)}\n`);
+    await writeJsonFile(join(options.output, "results.json"), outcome.json);
     if (!planned) page = `\nreport: ${await writeReport(options.output)}`;
   }
   report.print(text + page);

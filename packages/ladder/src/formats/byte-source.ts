@@ -11,6 +11,11 @@ export interface ByteSource {
   close(): Promise<void>;
 }
 
+/** Throws an error that begins with the source's name. */
+export function refuse({ name }: Pick<ByteSource, "name">, code: string, text: string): never {
+  throw new SidenetError(code, `${name}: ${text}`);
+}
+
 /** Throws `L-RANGE` unless [offset, offset + length) lies inside the source. */
 export function checkRange(
   source: Pick<ByteSource, "name" | "sizeBytes">,
@@ -19,11 +24,8 @@ export function checkRange(
 ): void {
   const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
   if (!whole || offset < 0 || length < 0 || offset + length > source.sizeBytes) {
-    throw new SidenetError(
-      "L-RANGE",
-      `${source.name}: asked for ${length} bytes at ${offset}, but it has ${source.sizeBytes}. ` +
-        "Is the file truncated? Fetch it again.",
-    );
+    const asked = `asked for ${length} bytes at ${offset}, but it has ${source.sizeBytes}`;
+    refuse(source, "L-RANGE", `${asked}. Is the file truncated? Fetch it again.`);
   }
 }
 

@@ -1,5 +1,4 @@
-import { SidenetError } from "@sidenet/tensor";
-import type { ByteSource } from "./byte-source.ts";
+import { type ByteSource, refuse } from "./byte-source.ts";
 
 const WINDOW_BYTES = 1 << 20;
 const text = new TextDecoder("utf-8", { ignoreBOM: true }); // a token may be a byte order mark
@@ -40,9 +39,10 @@ export class GgufCursor {
   /** Throws `L-GGUF-TRUNCATED` unless that many bytes are left, for checks of counts before they are used. */
   claim(bytes: number, what: string): void {
     if (!(bytes <= this.remainingBytes)) {
-      throw new SidenetError(
+      refuse(
+        this.#source,
         "L-GGUF-TRUNCATED",
-        `${this.#source.name}: ${what} needs ${bytes} bytes at ${this.position}, but ${this.remainingBytes} are left. ` +
+        `${what} needs ${bytes} bytes at ${this.position}, but ${this.remainingBytes} are left. ` +
           "The file is cut short or damaged: fetch it again.",
       );
     }

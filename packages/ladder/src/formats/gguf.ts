@@ -2,8 +2,8 @@
  * Reader of GGUF, versions 2 and 3, little-endian: magic, counts, metadata, tensor table, then aligned data.
  * Every count, length and offset is checked against the file's size before it is used.
  */
-import { formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
-import type { ByteSource } from "./byte-source.ts";
+import { formatShape, sizeOf } from "@sidenet/tensor";
+import { type ByteSource, refuse } from "./byte-source.ts";
 import { GgufCursor } from "./gguf-cursor.ts";
 import { GGUF_TYPES, type GgufType } from "./gguf-types.ts";
 
@@ -52,10 +52,6 @@ const STRING = 8;
 const ARRAY = 9;
 const MIN_BYTES: Readonly<Record<number, number>> = { [STRING]: 8, [ARRAY]: 12 };
 
-function fail(source: ByteSource, code: string, text: string): never {
-  throw new SidenetError(code, `${source.name}: ${text}`);
-}
-
 async function readLength(cursor: GgufCursor, minBytesEach: number, what: string): Promise<number> {
   if (!cursor.has(8)) await cursor.need(8, what);
   const count = Number(cursor.u64());
@@ -76,7 +72,7 @@ async function readArray(
   depth: number,
 ): Promise<GgufValue[]> {
   if (depth > MAX_ARRAY_DEPTH) {
-    fail(
+    refuse(
       source,
       "L-GGUF-METADATA",
       `"${key}" nests arrays deeper than ${MAX_ARRAY_DEPTH}. Is the file damaged?`,
@@ -87,7 +83,7 @@ async function readArray(
   const scalar = SCALARS[kind];
   const minBytes = scalar?.[0] ?? MIN_BYTES[kind];
   if (minBytes === undefined)
-    fail(source, "L-GGUF-METADATA", `"${key}" has elements of the unknown type ${kind}.`);
+    refuse(source, "L-GGUF-METADATA", `"${key}" has elements of the unknown type ${kind}.`);
   const count = await readLength(cursor, minBytes, `the array "${key}"`);
   const values: GgufValue[] = [];
   for (let i = 0; i < count; i++) {
@@ -113,7 +109,7 @@ async function readValue(
   }
   if (kind === STRING) return readString(cursor, `the text of "${key}"`);
   if (kind === ARRAY) return readArray(source, cursor, key, depth + 1);
-  return fail(source, "L-GGUF-METADATA", `"${key}" has the unknown type ${kind}. Is the file damaged?`);
+  return refuse(source, "L-GGUF-METADATA", `"${key}" has the unknown type ${kind}. Is the file damaged?`);
 }
 
 async function readMetadata(
@@ -124,7 +120,7 @@ async function readMetadata(
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < count; i++) {
     const key = await readString(cursor, `metadata key ${i}`);
-    if (metadata.has(key)) fail(source, "L-GGUF-METADATA", `the metadata names "${key}" twice.`);
+    if (metadata.has(key)) refuse(source, "L-GGUF-METADATA", `the metadata names "${key}" twice.`);
     await cursor.need(4, `the type of "${key}"`);
     metadata.set(key, await readValue(source, cursor, key, cursor.u32(), 0));
   }
@@ -140,13 +136,14 @@ async function readTensorInfo(
   const name = await readString(cursor, `the name of tensor ${index}`);
   await cursor.need(4, `the table entry of "${name}"`);
   const dims = cursor.u32();
-  if (dims > MAX_DIMS) fail(source, "L-GGUF-TENSOR", `"${name}" claims ${dims} axes, more than ${MAX_DIMS}.`);
+  if (dims > MAX_DIMS)
+    refuse(source, "L-GGUF-TENSOR", `"${name}" claims ${dims} axes, more than ${MAX_DIMS}.`);
   await cursor.need(8 * dims + 12, `the table entry of "${name}"`);
   const shape = Array.from({ length: dims }, () => Number(cursor.u64())).reverse();
   const typeId = cursor.u32();
   const type = GGUF_TYPES.get(typeId);
   if (!type)
-    fail(
+    refuse(
       source,
       "L-GGUF-TYPE",
       `"${name}" has the unknown type ${typeId}. Is the file newer than this reader?`,
@@ -154,7 +151,7 @@ async function readTensorInfo(
   const elements = sizeOf(shape);
   const rowElements = shape.at(-1) ?? 1;
   if (!Number.isSafeInteger(elements) || rowElements % type.blockElements !== 0) {
-    fail(
+    refuse(
       source,
       "L-GGUF-TENSOR",
       `"${name}" is ${type.name} ${formatShape(shape)}, but rows of ${type.name} come in blocks of ` +
@@ -170,7 +167,7 @@ function alignmentOf(source: ByteSource, metadata: ReadonlyMap<string, GgufValue
   const isWhole = typeof alignment === "number" && Number.isInteger(alignment) && alignment > 0;
   return isWhole && alignment < 2 ** 31 && (alignment & (alignment - 1)) === 0
     ? alignment
-    : fail(source, "L-GGUF-METADATA", `general.alignment is ${String(alignment)}, wanted a power of two.`);
+    : refuse(source, "L-GGUF-METADATA", `general.alignment is ${String(alignment)}, wanted a power of two.`);
 }
 
 /** Turns offsets into offsets in the file; each tensor must be aligned, inside the file, and not overlap another. */
@@ -184,9 +181,9 @@ function placeTensors(
   const placed = new Map<string, GgufTensorInfo>();
   let end = 0;
   for (const info of [...infos].sort((a, b) => a.offset - b.offset || a.sizeBytes - b.sizeBytes)) {
-    if (placed.has(info.name)) fail(source, "L-GGUF-TENSOR", `it holds "${info.name}" twice.`);
+    if (placed.has(info.name)) refuse(source, "L-GGUF-TENSOR", `it holds "${info.name}" twice.`);
     if (info.offset % alignment !== 0 || info.offset < end) {
-      fail(
+      refuse(
         source,
         "L-GGUF-TENSOR",
         `"${info.name}" starts at ${info.offset} of the data, wanted a multiple of ${alignment} at or after ${end}, ` +
@@ -195,7 +192,7 @@ function placeTensors(
     }
     end = info.offset + info.sizeBytes;
     if (!(dataStart + end <= source.sizeBytes)) {
-      fail(
+      refuse(
         source,
         "L-GGUF-TRUNCATED",
         `"${info.name}" ends at byte ${dataStart + end}, but the file has ${source.sizeBytes}. ` +
@@ -210,7 +207,7 @@ function placeTensors(
 async function readVersion(source: ByteSource, cursor: GgufCursor): Promise<number> {
   const start = await source.read(0, Math.min(4, source.sizeBytes));
   if (start.join() !== MAGIC.join()) {
-    fail(
+    refuse(
       source,
       "L-GGUF-MAGIC",
       'it does not start with "GGUF", so it is no GGUF file. A model is such a file, a .safetensors file, or a folder.',
@@ -220,10 +217,10 @@ async function readVersion(source: ByteSource, cursor: GgufCursor): Promise<numb
   cursor.u32();
   const version = cursor.u32();
   if (version !== 0 && (version & 0xffff) === 0) {
-    fail(source, "L-GGUF-ENDIAN", "is big-endian. Convert it with llama.cpp's gguf_convert_endian.py.");
+    refuse(source, "L-GGUF-ENDIAN", "is big-endian. Convert it with llama.cpp's gguf_convert_endian.py.");
   }
   if (version !== 2 && version !== 3) {
-    fail(source, "L-GGUF-VERSION", `has version ${version}; 2 and 3 can be read. Convert the model again.`);
+    refuse(source, "L-GGUF-VERSION", `has version ${version}; 2 and 3 can be read. Convert the model again.`);
   }
   return version;
 }

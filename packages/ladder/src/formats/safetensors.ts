@@ -6,7 +6,7 @@
 import { float16ToFloat32, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
 import { z } from "zod";
 import { checked } from "../external-input.ts";
-import type { ByteSource } from "./byte-source.ts";
+import { type ByteSource, refuse } from "./byte-source.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 import { asFloat32, asInt32, asUint16, bfloat16ToFloat32 } from "./float-codec.ts";
 import { findDuplicateKey } from "./json-keys.ts";
@@ -56,14 +56,10 @@ interface Entry {
   readonly stop: number;
 }
 
-function fail(source: ByteSource, code: string, text: string): never {
-  throw new SidenetError(code, `${source.name}: ${text}`);
-}
-
 /** The header's text and the offset at which data starts. */
 async function readHeader(source: ByteSource): Promise<{ json: string; dataStart: number }> {
   if (source.sizeBytes < 8) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-TRUNCATED",
       `${source.sizeBytes} bytes cannot hold the 8 bytes of header length. Is the download complete?`,
@@ -72,7 +68,7 @@ async function readHeader(source: ByteSource): Promise<{ json: string; dataStart
   const head = await source.read(0, 8);
   const declared = new DataView(head.buffer, head.byteOffset, 8).getBigUint64(0, true);
   if (declared > BigInt(MAX_HEADER_BYTES)) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-HEADER",
       `the header claims ${declared} bytes, more than the ${MAX_HEADER_BYTES} allowed. Is this a safetensors file?`,
@@ -80,7 +76,7 @@ async function readHeader(source: ByteSource): Promise<{ json: string; dataStart
   }
   const length = Number(declared);
   if (8 + length > source.sizeBytes) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-TRUNCATED",
       `the header claims ${length} bytes, but only ${source.sizeBytes - 8} follow. Is the download complete?`,
@@ -107,7 +103,7 @@ function parseHeader(source: ByteSource, json: string): { [key: string]: unknown
   }
   if (typeof header !== "object" || header === null) {
     const shown = JSON.stringify(json.slice(0, 24));
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-HEADER",
       `the header is not a JSON object (it starts ${shown}). Is this a safetensors file?`,
@@ -115,14 +111,14 @@ function parseHeader(source: ByteSource, json: string): { [key: string]: unknown
   }
   const twice = findDuplicateKey(json);
   if (twice !== null) {
-    fail(source, "L-SAFETENSORS-HEADER", `the header names "${twice}" twice. Write the file again.`);
+    refuse(source, "L-SAFETENSORS-HEADER", `the header names "${twice}" twice. Write the file again.`);
   }
   return header as { [key: string]: unknown };
 }
 
 function parseEntry(source: ByteSource, name: string, value: unknown): Entry {
   const { dtype, shape, data_offsets } = checked(entrySchema, value, (why) =>
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-HEADER",
       `the entry of "${name}" is malformed: ${why}. Write the file again.`,
@@ -130,7 +126,7 @@ function parseEntry(source: ByteSource, name: string, value: unknown): Entry {
   );
   const bits = Object.hasOwn(TYPE_BITS, dtype) ? TYPE_BITS[dtype] : undefined;
   if (bits === undefined) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-HEADER",
       `"${name}" has the unknown type "${dtype}"; known are ${Object.keys(TYPE_BITS).join(", ")}.`,
@@ -139,7 +135,7 @@ function parseEntry(source: ByteSource, name: string, value: unknown): Entry {
   const [start, stop] = data_offsets;
   const wantedBytes = (sizeOf(shape) * bits) / 8;
   if (stop - start !== wantedBytes) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-OFFSETS",
       `"${name}" is ${dtype} ${formatShape(shape)} = ${wantedBytes} bytes, but its offsets ${start}..${stop} ` +
@@ -156,7 +152,7 @@ function checkTiling(source: ByteSource, entries: readonly Entry[], dataBytes: n
   for (const entry of [...entries].sort((a, b) => a.start - b.start || a.stop - b.stop)) {
     if (entry.start !== end) {
       const what = entry.start < end ? "overlaps" : "leaves a hole after";
-      fail(
+      refuse(
         source,
         "L-SAFETENSORS-OFFSETS",
         `"${entry.name}" starts at ${entry.start} and ${what} ${previous}, which ends at ${end}. Write the file again.`,
@@ -166,14 +162,14 @@ function checkTiling(source: ByteSource, entries: readonly Entry[], dataBytes: n
     previous = `"${entry.name}"`;
   }
   if (end > dataBytes) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-TRUNCATED",
       `${previous} ends at byte ${end} of the data, but the file holds ${dataBytes}. Is the download complete?`,
     );
   }
   if (end < dataBytes) {
-    fail(
+    refuse(
       source,
       "L-SAFETENSORS-OFFSETS",
       `${dataBytes - end} bytes follow the last tensor. The header and the data do not belong together.`,
@@ -237,7 +233,7 @@ export async function openSafetensors(source: ByteSource): Promise<Checkpoint> {
   const { json, dataStart } = await readHeader(source);
   const { __metadata__, ...rest } = parseHeader(source, json);
   const metadata = checked(metadataSchema, __metadata__ ?? {}, () =>
-    fail(source, "L-SAFETENSORS-HEADER", "__metadata__ must map text to text. Write the file again."),
+    refuse(source, "L-SAFETENSORS-HEADER", "__metadata__ must map text to text. Write the file again."),
   );
   const entries = Object.entries(rest).map(([name, value]) => parseEntry(source, name, value));
   checkTiling(source, entries, source.sizeBytes - dataStart);

@@ -95,7 +95,7 @@ export function parseLoraConfig(json: unknown, source: string): LoraConfig {
   if (!PLAIN_INITS.includes(init)) {
     refuse(source, `init_lora_weights = ${JSON.stringify(init)} changes the model's own weights as well.`);
   }
-  const layers = raw.layers_to_transform ?? null;
+  const layers = [raw.layers_to_transform ?? []].flat();
   return {
     base_model_name_or_path: raw.base_model_name_or_path ?? "",
     r: raw.r,
@@ -106,13 +106,9 @@ export function parseLoraConfig(json: unknown, source: string): LoraConfig {
     use_rslora: raw.use_rslora,
     rank_pattern: raw.rank_pattern ?? {},
     alpha_pattern: raw.alpha_pattern ?? {},
-    layers_to_transform: layers === null ? null : listOrAll([layers].flat()),
+    layers_to_transform: layers.length > 0 ? layers : null, // PEFT treats an empty list like no list
   };
 }
-
-/** PEFT treats an empty list of layers like no list. */
-const listOrAll = (layers: readonly number[]): readonly number[] | null =>
-  layers.length === 0 ? null : layers;
 
 /** The content of `adapter_config.json`, which PEFT's `PeftModel.from_pretrained` reads. */
 export function peftConfigJson(config: LoraConfig): object {

@@ -24,7 +24,8 @@ export interface MethodOptions {
 }
 
 /** Whether a method trains a network beside the model. */
-export const hasSideNetwork = (method: string): boolean => method === "ladder" || method === "xladder";
+export const hasSideNetwork = (method: string): method is SideConfig["method"] =>
+  method === "ladder" || method === "xladder";
 
 /** Whether a method's backbone is stored in NF4 by default. */
 export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";

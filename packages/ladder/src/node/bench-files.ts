@@ -6,7 +6,7 @@ import type { BenchReport, BenchRow } from "../bench/suite.ts";
 import { checked } from "../external-input.ts";
 import { readText } from "./file-source.ts";
 import { readJsonFile } from "./json-file.ts";
-import { ASSETS, escapeHtml } from "./report.ts";
+import { ASSETS, escapeHtml, htmlPage } from "./report.ts";
 
 const schema = z.looseObject({
   device: z.string(),
@@ -105,24 +105,13 @@ export async function renderBenchPage(
     const rows = failures.map(({ name, error }) => [name, error]);
     parts.push(section("Not timed", table(["", "why"], rows)));
   }
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Benchmarks · sidenet</title>
-<style>${style}</style>
-</head>
-<body>
-<main>
+  const main = `<main>
 <h1>Benchmarks</h1>
 <p class="quiet">${escapeHtml(device)}, ${escapeHtml(date)}. Ceilings: copy ${ceilings.copyGigabytesPerSecond.toFixed(1)} GB/s,
 multiply-add ${ceilings.multiplyAddGflops.toFixed(0)} GFLOP/s (${escapeHtml(ceilings.multiplyAddBy)}).</p>
 <div class="grid">
 ${parts.join("\n")}
 </div>
-</main>
-</body>
-</html>
-`;
+</main>`;
+  return htmlPage("Benchmarks", style, main);
 }

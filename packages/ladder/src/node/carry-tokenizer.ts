@@ -5,6 +5,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { tokenizerFilesFromGguf } from "../formats/gguf-tokenizer.ts";
 import { copiedVocabulary, NO_VOCABULARY, vocabularyFields } from "../formats/gguf-vocabulary.ts";
 import type { GgufFields } from "../formats/gguf-write.ts";
+import { CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG } from "../formats/model-files.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readText } from "./file-source.ts";
@@ -13,15 +14,15 @@ import type { ModelFiles } from "./open-model.ts";
 
 /** What belongs to a tokenizer or to generation in a model's folder, and does not depend on how weights are stored. */
 export const TOKENIZER_FILES = [
-  "tokenizer.json",
-  "tokenizer_config.json",
+  TOKENIZER,
+  TOKENIZER_CONFIG,
   "special_tokens_map.json",
   "added_tokens.json",
   "vocab.json",
   "merges.txt",
   "tokenizer.model",
-  "chat_template.jinja",
-  "generation_config.json",
+  CHAT_TEMPLATE,
+  GENERATION_CONFIG,
 ];
 
 interface CarriedTokenizer {
@@ -37,7 +38,7 @@ async function chatTemplate(
   names: readonly string[],
   config: unknown,
 ): Promise<string | null> {
-  if (names.includes("chat_template.jinja")) return readText(join(folder, "chat_template.jinja"));
+  if (names.includes(CHAT_TEMPLATE)) return readText(join(folder, CHAT_TEMPLATE));
   const { chat_template: template } = config as { chat_template?: unknown };
   return typeof template === "string" ? template : null;
 }
@@ -52,12 +53,12 @@ export async function ggufTokenizer({ origin }: ModelFiles, config: ModelConfig)
   }
   const { folder } = origin;
   const names = await readdir(folder);
-  if (!names.includes("tokenizer.json")) {
+  if (!names.includes(TOKENIZER)) {
     return { fields: NO_VOCABULARY, missing: noTokenizer(`${folder} has no tokenizer.json`) };
   }
-  const path = join(folder, "tokenizer.json");
-  const tokenizerConfig = names.includes("tokenizer_config.json")
-    ? await readJsonFile(join(folder, "tokenizer_config.json"))
+  const path = join(folder, TOKENIZER);
+  const tokenizerConfig = names.includes(TOKENIZER_CONFIG)
+    ? await readJsonFile(join(folder, TOKENIZER_CONFIG))
     : {};
   const files = {
     tokenizer: await readJsonFile(path),
@@ -77,7 +78,7 @@ export async function carryTokenizer(
     const files = TOKENIZER_FILES.filter((name) => names.has(name));
     for (const name of files)
       await writeFileAtomic(join(to, name), await readFile(join(origin.folder, name)));
-    const missing = names.has("tokenizer.json") ? [] : noTokenizer("the source has no tokenizer.json");
+    const missing = names.has(TOKENIZER) ? [] : noTokenizer("the source has no tokenizer.json");
     return { files, missing };
   }
   let made: ReturnType<typeof tokenizerFilesFromGguf>;
@@ -88,7 +89,7 @@ export async function carryTokenizer(
     if (error.code !== "L-TOKENIZER-MISSING" && error.code !== "L-TOKENIZER-KIND") throw error;
     return { files: [], missing: noTokenizer(error.message) };
   }
-  await writeFileAtomic(join(to, "tokenizer.json"), JSON.stringify(made.tokenizer));
-  await writeJsonFile(join(to, "tokenizer_config.json"), made.config);
-  return { files: ["tokenizer.json", "tokenizer_config.json"], missing: [] };
+  await writeFileAtomic(join(to, TOKENIZER), JSON.stringify(made.tokenizer));
+  await writeJsonFile(join(to, TOKENIZER_CONFIG), made.config);
+  return { files: [TOKENIZER, TOKENIZER_CONFIG], missing: [] };
 }

@@ -9,7 +9,7 @@ import {
   fetchOnce,
   type RetryOptions,
   reasonOf,
-  refuseStatus,
+  statusError,
   TransientError,
   withRetries,
 } from "./hub-fetch.ts";
@@ -116,7 +116,7 @@ async function requestRest(request: Download, part: Part, progress: () => void):
     await startOver(part, entry);
     throw new TransientError("the server could not go on where the file stopped");
   }
-  if (!response.ok || !response.body) refuseStatus(entry.path, response.status);
+  if (!response.ok || !response.body) throw statusError(entry.path, response.status);
   if (response.status !== 206) await startOver(part, entry); // the whole file comes
   for await (const chunk of chunksOf(response.body, retry.stallMs)) {
     if (part.bytes + chunk.length > entry.size) {

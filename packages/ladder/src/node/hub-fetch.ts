@@ -93,10 +93,10 @@ export const retryingFetch =
   (url, init = {}) =>
     withRetries(options, () => fetchOnce(url, init, options.stallMs));
 
-/** Throws `L-HUB` for an answer that repeating does not change. */
-export function refuseStatus(what: string, status: number): never {
+/** The error for an answer that repeating does not change. */
+export function statusError(what: string, status: number): SidenetError {
   const denied = status === 401 || status === 403 || status === 404;
-  throw new SidenetError(
+  return new SidenetError(
     "L-HUB",
     denied
       ? `${what}: the hub does not have it, or not for you (${status}). Check the name, or set HF_TOKEN for a gated model.`

@@ -3,9 +3,10 @@ import { createReadStream, existsSync } from "node:fs";
 import { readFile, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import { CONFIG, INDEX, WEIGHTS } from "../formats/model-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { download, type HubEntry } from "./hub-download.ts";
-import { type RetryOptions, reasonOf, refuseStatus, retryingFetch } from "./hub-fetch.ts";
+import { type RetryOptions, reasonOf, retryingFetch, statusError } from "./hub-fetch.ts";
 import { readJsonFile } from "./json-file.ts";
 import { makeFolder } from "./make-folder.ts";
 
@@ -38,9 +39,6 @@ interface HubLibrary {
   fileDownloadInfo(request: object): Promise<{ url: string } | null>;
 }
 
-const WEIGHTS = "model.safetensors";
-const INDEX = "model.safetensors.index.json";
-const CONFIG = "config.json";
 /** Plain names only: nothing of a listing leads out of the cache. */
 const SMALL_FILES =
   /^(config|tokenizer|tokenizer_config|special_tokens_map|generation_config)\.json$|^chat_template\.jinja$/;
@@ -54,13 +52,7 @@ function hubError(id: string, cause: unknown): SidenetError {
     return new SidenetError(cause.code, `${id}: ${cause.text}`, { cause });
   }
   const { statusCode } = cause as { statusCode?: number };
-  if (statusCode !== undefined) {
-    try {
-      refuseStatus(`${id}: there is no such path, and`, statusCode);
-    } catch (error) {
-      return error as SidenetError;
-    }
-  }
+  if (statusCode !== undefined) return statusError(`${id}: there is no such path, and`, statusCode);
   return new SidenetError(
     "L-HUB",
     `${id}: there is no such path, and the hub could not be reached (${reasonOf(cause)}). Check the network, or give --model a folder.`,

@@ -9,6 +9,15 @@ import { type GgufFile, readGguf } from "../formats/gguf.ts";
 import { checkpointFromGguf } from "../formats/gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "../formats/gguf-config.ts";
 import { tokenizerFromGguf } from "../formats/gguf-tokenizer.ts";
+import {
+  CHAT_TEMPLATE,
+  CONFIG,
+  GENERATION_CONFIG,
+  INDEX,
+  TOKENIZER,
+  TOKENIZER_CONFIG,
+  WEIGHTS,
+} from "../formats/model-files.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
@@ -17,16 +26,6 @@ import { fileError, openFileSource, readText } from "./file-source.ts";
 import { downloadModel, type HubOptions, isHubId } from "./hub.ts";
 import { readJsonFile } from "./json-file.ts";
 import { openSafetensorsFile } from "./safetensors-file.ts";
-
-const CONFIG = "config.json";
-const TOKENIZER = "tokenizer.json";
-const TOKENIZER_CONFIG = "tokenizer_config.json";
-/** Names the ids at which the model stops, before the config does. */
-const GENERATION_CONFIG = "generation_config.json";
-/** In newer models beside the config, and before what that says. */
-const CHAT_TEMPLATE = "chat_template.jinja";
-const WEIGHTS = "model.safetensors";
-const INDEX = "model.safetensors.index.json";
 
 /** The files of a model, opened: weights are read tensor by tensor. */
 export interface ModelFiles {

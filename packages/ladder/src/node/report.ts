@@ -100,23 +100,30 @@ export async function renderReport(data: ReportData, live = false): Promise<stri
   const style = (await texts(styles)).join("\n");
   const script = (await texts(scripts)).map((text) => `{\n${text}\n}`).join("\n"); // a block each: names stay its own
   const json = JSON.stringify({ ...data, live }).replaceAll("<", "\\u003c"); // no "</script>" in it
-  return `<!doctype html>
+  return htmlPage(
+    data.title,
+    style,
+    `<main id="page"></main>
+<script type="application/json" id="data">${json}</script>
+<script>${script}</script>`,
+  );
+}
+
+/** A page that needs nothing else. */
+export const htmlPage = (title: string, style: string, body: string): string => `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>${escapeHtml(data.title)} · sidenet</title>
+<title>${escapeHtml(title)} · sidenet</title>
 <style>${style}</style>
 </head>
 <body>
-<main id="page"></main>
-<script type="application/json" id="data">${json}</script>
-<script>${script}</script>
+${body}
 </body>
 </html>
 `;
-}
 
 export const escapeHtml = (text: string): string =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");

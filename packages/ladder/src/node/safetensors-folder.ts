@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { checkNarrowed } from "../formats/float-codec.ts";
 import { type CheckpointType, modelConfigJson, quantizationJson } from "../formats/hf-config.ts";
+import { CONFIG, INDEX, WEIGHTS } from "../formats/model-files.ts";
 import {
   type FloatType,
   headerBytes,
@@ -77,7 +78,7 @@ async function configJson(model: OutgoingModel, dtype: FloatType): Promise<objec
   const { files, config, type } = model;
   const quantization = type === "nf4" ? { quantization_config: quantizationJson(TYPES[dtype]) } : {};
   if (files.origin.kind === "gguf") return { ...modelConfigJson(config, TYPES[dtype]), ...quantization };
-  const original = (await readJsonFile(join(files.origin.folder, "config.json"))) as Record<string, unknown>;
+  const original = (await readJsonFile(join(files.origin.folder, CONFIG))) as Record<string, unknown>;
   const { quantization_config: _, torch_dtype: __, dtype: ___, ...rest } = original;
   return {
     ...rest,
@@ -110,8 +111,8 @@ export async function writeSafetensorsFolder(
   return writeFolderAtomic(options.output, async (folder) => {
     const names = await writeShards(folder, shardsOf(reported, options.maxShardBytes), total);
     const tokenizer = await carryTokenizer(model.files, folder);
-    await writeJsonFile(join(folder, "config.json"), await configJson(model, dtype));
-    const files = ["config.json", ...names, ...tokenizer.files];
+    await writeJsonFile(join(folder, CONFIG), await configJson(model, dtype));
+    const files = [CONFIG, ...names, ...tokenizer.files];
     return { bytes: await sizeOfFiles(folder, files), files, missing: tokenizer.missing };
   });
 }
@@ -123,9 +124,7 @@ async function writeShards(
 ): Promise<string[]> {
   const number = (i: number) => String(i).padStart(5, "0");
   const nameOf = (i: number) =>
-    shards.length === 1
-      ? "model.safetensors"
-      : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
+    shards.length === 1 ? WEIGHTS : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
   const names: string[] = [];
   const weightMap: Record<string, string> = {};
   for (const [i, shard] of shards.entries()) {
@@ -136,6 +135,6 @@ async function writeShards(
   }
   if (shards.length === 1) return names;
   const index = { metadata: { total_size: totalBytes }, weight_map: weightMap };
-  await writeJsonFile(join(folder, "model.safetensors.index.json"), index);
-  return [...names, "model.safetensors.index.json"];
+  await writeJsonFile(join(folder, INDEX), index);
+  return [...names, INDEX];
 }

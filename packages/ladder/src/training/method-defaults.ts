@@ -2,12 +2,13 @@
 import type { Device } from "@sidenet/tensor";
 import type { Method } from "../methods/adapter.ts";
 import { hasSideNetwork, type MethodOptions, quantizesByDefault, sideConfigOf } from "../methods/method.ts";
+import type { SideConfig } from "../methods/side-config.ts";
 import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { MemoryOptions } from "./trainer.ts";
 
 /** Peak learning rates of methods without a side network; docs/decisions.md says how they were found. */
-const LEARNING_RATES: Readonly<Record<Exclude<Method, "ladder" | "xladder">, number>> = {
+const LEARNING_RATES: Readonly<Record<Exclude<Method, SideConfig["method"]>, number>> = {
   lora: 1e-3,
   qlora: 1e-3,
   full: 5e-5,
@@ -25,7 +26,7 @@ const SIDE_RATE_SCALE = 1.63;
 /** The default peak learning rate, rounded to two digits. Throws `L-OPTION`. */
 export function defaultLearningRate(options: MethodOptions, model: ModelConfig): number {
   const { method } = options;
-  if (method !== "ladder" && method !== "xladder") return LEARNING_RATES[method];
+  if (!hasSideNetwork(method)) return LEARNING_RATES[method];
   const width = sideConfigOf(options, model, "")!.hidden_size;
   return Number((SIDE_RATE_SCALE / (width * Math.sqrt(model.hiddenSize))).toPrecision(2));
 }
