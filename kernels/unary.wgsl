@@ -1,5 +1,5 @@
 // unary: y[i] = apply(x[i]); the op row gives the body of `apply`
-//   in x[N]   out y[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into the padding of the storage
+//   in x[N], and s[1] if the body uses it   out y[N]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into the padding of the storage
 //   numerics: f32 for every element type; `scalar` and `other` are parameters that a row may use
 requires immediate_address_space;
 
@@ -14,6 +14,7 @@ var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> x: array<x_v>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_v>;
+@group(0) @binding(2) var<storage, read> s: array<f32>; // a scalar on the device
 
 fn apply(x: vec4<f32>) -> vec4<f32> { return x; }
 

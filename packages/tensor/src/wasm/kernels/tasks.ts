@@ -16,21 +16,6 @@ export const BAND = 32;
 export const PART = 1024;
 export const OUTER_AXES = 4;
 
-/** The task's chunk of n elements: how many they are, and where it starts in each array. */
-export function chunkOf(
-  f: FunctionBuilder,
-  task: Expr<"i32">,
-  n: Local<"i32">,
-  operands: readonly Operand[],
-): { count: Local<"i32">; parts: Operand[] } {
-  const first = f.i32(i32.mul(task, CHUNK));
-  const parts = operands.map((operand): Operand => {
-    const [start, bytes] = startOf(operand);
-    return [at(start, first, bytes), bytes];
-  });
-  return { count: f.i32(i32.min(f.i32(i32.sub(n, first)), CHUNK)), parts };
-}
-
 /** Runs the body over the task's chunk of n elements. */
 export function forChunk(
   f: FunctionBuilder,
@@ -39,7 +24,12 @@ export function forChunk(
   operands: readonly Operand[],
   body: Body,
 ): void {
-  const { count, parts } = chunkOf(f, task, n, operands);
+  const first = f.i32(i32.mul(task, CHUNK));
+  const count = i32.min(f.i32(i32.sub(n, first)), CHUNK);
+  const parts = operands.map((operand): Operand => {
+    const [start, bytes] = startOf(operand);
+    return [at(start, first, bytes), bytes];
+  });
   forVectors(f, count, parts, body);
 }
 
