@@ -1,4 +1,4 @@
-/** One process at a time trains into a folder. */
+/** One process at a time writes to the folder of a run or a comparison. */
 import { randomUUID } from "node:crypto";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
@@ -24,9 +24,9 @@ function holder(path: string): number | null {
 }
 
 /**
- * Makes the folder of a run this process's own, until the returned function is called, which also removes the folder where
- * it was made here and nothing was written to it. A killed process loses its lock. Throws `L-RUN-BUSY` where another
- * process trains into the folder, `L-FILE`, `L-DISK-FULL`.
+ * Makes the folder of a run or a comparison this process's own, until the returned function is called, which also removes the
+ * folder where it was made here and nothing was written to it. A killed process loses its lock. Throws `L-RUN-BUSY` where
+ * another process writes to the folder, `L-FILE`, `L-DISK-FULL`.
  */
 export async function lockRunFolder(folder: string): Promise<() => Promise<void>> {
   const made = await makeFolder(folder);
@@ -85,6 +85,6 @@ function removeStale(path: string): number | null {
 const busy = (folder: string, pid: number): SidenetError =>
   new SidenetError(
     "L-RUN-BUSY",
-    `process ${pid} trains into ${folder}. Wait for its end, or choose another --output. (If that process is not sidenet, remove ` +
+    `process ${pid} writes to ${folder}. Wait for its end, or choose another --output. (If that process is not sidenet, remove ` +
       `${join(folder, LOCK)}.)`,
   );
