@@ -1,10 +1,10 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MetaDevice, opNames, rowOf } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
 import { makeOperands } from "../src/bench/operands.ts";
@@ -13,6 +13,7 @@ import { type BenchReport, joinRuns, suiteCases } from "../src/bench/suite.ts";
 import { chooseTile } from "../src/bench/tune.ts";
 import { sidenet } from "./capture.ts";
 
+const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";
 let folder = "";
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "sidenet-bench-"));
@@ -55,6 +56,21 @@ describe("chooseTile", () => {
 });
 
 describe("bench --tune", () => {
+  it.runIf(gpuAvailable)("says before it tunes where the table cannot be written", async () => {
+    const file = join(folder, "a file");
+    await writeFile(file, "");
+    await mkdir(join(folder, "cache", "tiles.json"), { recursive: true });
+    const places = [join(file, "cache"), join(folder, "cache")];
+    for (const place of places) {
+      vi.stubEnv("SIDENET_CACHE", place);
+      const run = await sidenet("bench", "--tune");
+      expect(run.exitCode).toBe(1);
+      expect(run.err).toMatch(/\[L-(FILE|OUTPUT)\] .*cache.*a (file|folder)/);
+      expect(run.err).not.toContain("rowsBlock");
+    }
+    vi.unstubAllEnvs();
+  });
+
   it("excludes what chooses rows, and other devices", async () => {
     for (const [args, text] of [
       [["--only", "softmax"], "--tune excludes --only"],

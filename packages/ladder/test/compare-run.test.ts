@@ -1,6 +1,6 @@
 // `sidenet compare` with runs, not plans: the model that comes with the package, two methods, two steps.
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { CATEGORIES } from "@sidenet/tensor";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -72,4 +72,14 @@ it("sidenet compare with data wants a folder for what it trains", async () => {
   const run = await sidenet("compare", ...args);
   expect(run).toMatchObject({ exitCode: 2, out: "" });
   expect(run.err).toContain("--data needs --output");
+});
+
+it("sidenet compare does not start where another process writes a comparison or trains", async () => {
+  const output = join(folder, "busy");
+  await mkdir(output);
+  await writeFile(join(output, ".lock"), `${process.ppid} ${hostname()}`);
+  const run = await compare("busy");
+  expect(run.exitCode).toBe(1);
+  expect(run.err).toMatch(new RegExp(`L-RUN-BUSY.*process ${process.ppid} .*busy`));
+  expect(await readdir(output)).toEqual([".lock"]);
 });

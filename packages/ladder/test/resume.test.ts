@@ -228,7 +228,7 @@ describe("the folder of a run", () => {
     await writeFile(lock, `${process.ppid} ${hostname()}`);
     await expect(trainRun(cpu(), options)).rejects.toMatchObject({
       code: "L-RUN-BUSY",
-      message: expect.stringMatching(new RegExp(`process ${process.ppid} trains into .*another --output`)),
+      message: expect.stringMatching(new RegExp(`process ${process.ppid} writes to .*another --output`)),
     });
     await writeFile(lock, `${2 ** 30} ${hostname()}`);
     await trainRun(cpu(), options);

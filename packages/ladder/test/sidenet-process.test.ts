@@ -1,4 +1,5 @@
 // The command as a process of its own: its streams, its exit code, and that it ends, Dawn or no Dawn.
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
@@ -43,6 +44,22 @@ describe("the sidenet process", () => {
     const doctor = await sidenet(["doctor"]).finally(() => delete process.env.SIDENET_DAWN_FEATURES);
     expect(doctor).toMatchObject({ code: 1, out: "" });
     expect(doctor.err).toContain('[T-DAWN-FEATURES] SIDENET_DAWN_FEATURES is "a b"');
+  });
+
+  it("tells a Dawn that does not load, and not to install a driver", async () => {
+    const dawn = join(command.folder, "node_modules", "webgpu");
+    await mkdir(dawn, { recursive: true });
+    await writeFile(join(dawn, "package.json"), '{ "type": "module", "main": "index.js" }');
+    await writeFile(join(dawn, "index.js"), 'throw new Error("invalid ELF header");');
+    const [doctor, check] = await Promise.all([
+      sidenet(["doctor"]),
+      sidenet(["check", golden, "--device", "webgpu"]),
+    ]).finally(() => rm(dawn, { recursive: true }));
+    expect(doctor.code, doctor.err).toBe(0); // WebAssembly computes
+    expect(doctor.out).toMatch(/^adapter +none\. \[T-NO-DAWN\] Dawn .* invalid ELF header.*npm ci/m);
+    expect(doctor.out).not.toMatch(/driver/);
+    expect(check).toMatchObject({ code: 1, out: "" });
+    expect(check.err).toContain("[T-NO-DAWN]");
   });
 
   it("takes a reader that leaves early for the end, not for an error", async () => {

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { writeFileAtomic } from "../src/node/atomic-write.ts";
+import { makeFolder } from "../src/node/make-folder.ts";
 import { checkOutputFile, writeFolderAtomic } from "../src/node/output-folder.ts";
 import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
 import { errorOf } from "./code-of.ts";
@@ -56,6 +57,38 @@ describe("a file or folder that is written", () => {
     const { code, message } = await errorOf(writeFileAtomic(join(folder, `${name}n`), "1"));
     expect({ code, message }).toEqual({ code: "L-FILE", message: expect.stringContaining("too long") });
   });
+
+  it.skipIf(process.platform === "win32")(
+    "stands where a link to nothing leads to, if that can be",
+    async () => {
+      await symlink("there", join(folder, "out"));
+      await writeFolderAtomic(join(folder, "out"), (temporary) => writeFile(join(temporary, "a"), "1"));
+      await symlink("file there", join(folder, "file"));
+      await writeFileAtomic(join(folder, "file"), "1");
+      await symlink("run there", join(folder, "run"));
+      await makeFolder(join(folder, "run", "ladder"));
+      expect((await readdir(folder)).sort()).toEqual(
+        ["file", "file there", "out", "run", "run there", "there"].sort(),
+      );
+      for (const link of ["out", "file", "run"])
+        expect((await lstat(join(folder, link))).isSymbolicLink()).toBe(true);
+      const away = join(folder, "away");
+      await symlink(join(folder, "unmounted", "place"), away);
+      const writing = [
+        () => writeFileAtomic(away, "1"),
+        () => writeFolderAtomic(away, async () => {}),
+        () => makeFolder(join(away, "ladder")),
+      ];
+      for (const write of writing) {
+        const { code, message } = await errorOf(write());
+        expect(code).toBe("L-FILE");
+        expect(message).toMatch(
+          /away: it is a link to \S+place, and there is no folder \S+unmounted\. .*mounted/,
+        );
+      }
+      expect((await lstat(away)).isSymbolicLink()).toBe(true);
+    },
+  );
 
   it.skipIf(process.platform === "win32")("leaves a link as it is and writes what it leads to", async () => {
     await writeFile(join(folder, "real"), "old");

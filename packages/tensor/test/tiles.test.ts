@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CpuDevice, DEFAULT_TILES, TILE_CANDIDATES, type Tiles, type WebGpuDevice } from "@sidenet/tensor";
@@ -70,6 +70,14 @@ describe.runIf(gpuAvailable)("the cache of tiles", () => {
     const tiles = { ...DEFAULT_TILES, rowsBlock: 8, fewRows: 2 };
     expect(writeTileCache(first, tiles)).toBe(tileCachePath());
     expect((await open()).profile.tiles).toEqual(tiles);
+  });
+
+  it("does not keep what killed processes have left of it", async () => {
+    writeFileSync(`${tileCachePath()}.${2 ** 30}.tmp`, "half"); // a number that no process has
+    writeFileSync(`${tileCachePath()}.${process.ppid}.tmp`, "of a process that lives");
+    writeTileCache(await open(), DEFAULT_TILES);
+    expect(readdirSync(folder).sort()).toEqual(["tiles.json", `tiles.json.${process.ppid}.tmp`]);
+    rmSync(`${tileCachePath()}.${process.ppid}.tmp`);
   });
 
   it("is ignored when it is damaged, of another adapter or of other kernels, with one warning that names the file", async () => {

@@ -1,8 +1,11 @@
 /** `sidenet bench --tune`. */
+import { dirname } from "node:path";
 import { type Device, SidenetError, WebGpuDevice } from "@sidenet/tensor";
 import { tileCachePath, writeTileCache } from "@sidenet/tensor/node";
 import { tuneTiles } from "../bench/tune.ts";
 import { fileError } from "../node/file-source.ts";
+import { makeFolder } from "../node/make-folder.ts";
+import { checkOutputFile } from "../node/output-folder.ts";
 import { EXIT, type Outcome } from "./session.ts";
 import { formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -15,6 +18,8 @@ export async function benchTune(device: Device, report: Report): Promise<Outcome
       `--tune chooses tiles of WebGPU kernels, and ${device.label} has none.`,
     );
   }
+  await makeFolder(dirname(tileCachePath())); // told now, not after minutes
+  await checkOutputFile(tileCachePath(), []);
   const { tiles, choices } = await tuneTiles(device, ({ name, chosen }) => report.note(`${name}: ${chosen}`));
   const rows = choices.flatMap(({ name, chosen, tried }) =>
     tried.map(({ value, ratio }) => [`${name} ${value}`, ratio.toFixed(2), value === chosen ? "chosen" : ""]),

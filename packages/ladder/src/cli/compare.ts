@@ -6,6 +6,7 @@ import { writeJsonFile } from "../node/json-file.ts";
 import { makeFolder } from "../node/make-folder.ts";
 import { writeReport } from "../node/report.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
+import { lockRunFolder } from "../node/run/run-lock.ts";
 import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
@@ -96,6 +97,20 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
       `${options.output} is the folder of a training run. Choose another --output for the comparison.`,
     );
   }
+  const unlock = planned ? null : await lockRunFolder(options.output!); // two comparisons would mix their results
+  try {
+    return await compareAndWrite(report, options, variants, planned);
+  } finally {
+    await unlock?.();
+  }
+}
+
+async function compareAndWrite(
+  report: Report,
+  options: CompareOptions,
+  variants: readonly Variant[],
+  planned: boolean,
+): Promise<Outcome> {
   const { text, ...outcome } = planned
     ? await comparePlans(report, options, variants)
     : await compareRuns(report, options, variants);

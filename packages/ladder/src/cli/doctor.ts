@@ -87,7 +87,7 @@ async function diagnose(name: DeviceName, version: string): Promise<Diagnosis> {
     limits: Object.fromEntries(Object.keys(LIMITS).map((limit) => [limit, adapter?.limits[limit] ?? 0])),
     auto: chooseDevice(adapter),
     computed,
-    advice: advise(adapter, computed, linux),
+    advice: advise(found, computed, linux),
   };
 }
 
@@ -96,7 +96,7 @@ async function findAdapter(): Promise<AdapterReport | SidenetError> {
   try {
     return await describeNodeWebGpu();
   } catch (error) {
-    if (error instanceof SidenetError && error.code === "T-NO-ADAPTER") return error;
+    if (error instanceof SidenetError && ["T-NO-DAWN", "T-NO-ADAPTER"].includes(error.code)) return error;
     throw error; // such as SIDENET_DAWN_FEATURES that are no names: no driver would cure that
   }
 }
@@ -123,11 +123,15 @@ function readRelease(): LinuxRelease | null {
   }
 }
 
-function advise(adapter: AdapterReport | null, computed: Computed, linux: LinuxRelease | null): string[] {
-  if (adapter === null) {
+function advise(
+  adapter: AdapterReport | SidenetError,
+  computed: Computed,
+  linux: LinuxRelease | null,
+): string[] {
+  if (adapter instanceof SidenetError) {
     return [
       "WebGPU has no adapter, so everything runs on the processor, by WebAssembly.",
-      ...installAdvice(platform(), linux),
+      ...(adapter.code === "T-NO-ADAPTER" ? installAdvice(platform(), linux) : []), // no driver makes Dawn load
     ];
   }
   const advice: string[] = [];

@@ -1,6 +1,8 @@
 import { mkdir, rmdir, stat } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
 import { fileError } from "./file-source.ts";
+import { targetOf } from "./temporary-path.ts";
 
 /**
  * Makes a folder and its parents where they do not exist yet. Returns the folders that it made, the innermost first.
@@ -10,7 +12,7 @@ export async function makeFolder(folder: string): Promise<string[]> {
   try {
     return await makeAll(resolve(folder));
   } catch (cause) {
-    throw fileError(folder, cause);
+    throw cause instanceof SidenetError ? cause : fileError(folder, cause);
   }
 }
 
@@ -28,6 +30,8 @@ async function makeAll(folder: string): Promise<string[]> {
     return [folder];
   } catch (cause) {
     if (await isFolder(folder)) return [];
+    const target = await targetOf(folder); // another path where `folder` is a link to nothing
+    if (target !== folder) return makeAll(target);
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT" || dirname(folder) === folder) throw cause;
     const parents = await makeAll(dirname(folder));
     try {

@@ -4,8 +4,9 @@
  */
 import { randomUUID } from "node:crypto";
 import { existsSync, renameSync, rmSync } from "node:fs";
-import { readdir, realpath } from "node:fs/promises";
+import { readdir, readlink, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
+import { SidenetError } from "@sidenet/tensor";
 import { isOtherProcess } from "./other-process.ts";
 
 /** "tmp": the new content; "old": what the target was before, while the new content gets its name. */
@@ -19,8 +20,27 @@ const own = new Map<string, string>();
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-/** Where writing to `path` ends up: behind its links, so that those stay links. */
-export const targetOf = (path: string): Promise<string> => realpath(path).catch(() => resolve(path));
+/**
+ * Where writing to `path` ends up: behind its links, so that those stay links. Throws `L-FILE` for a link into a folder that does
+ * not exist.
+ */
+export async function targetOf(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch (cause) {
+    const isMissing = (cause as NodeJS.ErrnoException).code === "ENOENT";
+    const link = isMissing ? await readlink(path).catch(() => null) : null;
+    if (link === null) return resolve(path);
+    const target = resolve(await realpath(dirname(path)), link);
+    if (existsSync(dirname(target))) return targetOf(target);
+    throw new SidenetError(
+      "L-FILE",
+      `${path}: it is a link to ${target}, and there is no folder ${dirname(target)}. Is a disk not mounted? Make that folder, or ` +
+        "choose another place.",
+      { cause },
+    );
+  }
+}
 
 /** Calls `body` with a path beside `target`; whatever `body` leaves there is removed. */
 export async function withTemporary<T>(

@@ -33,7 +33,7 @@ function featuresOfEnvironment(): string[] {
   );
 }
 
-/** Dawn's `navigator.gpu`. Throws `T-NO-ADAPTER` when the native module does not load, `T-DAWN-FEATURES`. */
+/** Dawn's `navigator.gpu`. Throws `T-NO-DAWN` when the native module does not load, `T-DAWN-FEATURES`. */
 async function loadDawn(): Promise<GPU> {
   if (dawn) return dawn;
   const features = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia", ...featuresOfEnvironment()];
@@ -48,15 +48,18 @@ async function loadDawn(): Promise<GPU> {
     return dawn;
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    throw new SidenetError("T-NO-ADAPTER", `Dawn (npm package "webgpu") did not load here: ${why}`, {
-      cause,
-    });
+    throw new SidenetError(
+      "T-NO-DAWN",
+      `Dawn (npm package "webgpu") does not load here: ${why}. Install the packages again (npm ci), with optional ones and for ` +
+        "this system; --device wasm needs no Dawn.",
+      { cause },
+    );
   }
 }
 
 /**
  * Installs WebGPU where browser libraries expect it: `navigator.gpu` and the global flag constants. Throws
- * `T-NO-ADAPTER` when Dawn does not load.
+ * `T-NO-DAWN` when Dawn does not load.
  */
 export async function installWebGpuGlobals(): Promise<void> {
   const gpu = await loadDawn();
@@ -78,7 +81,7 @@ export function releaseDawn(): void {
 
 /**
  * Opens a WebGPU device through Dawn, with the tile table that `sidenet bench --tune` cached for this adapter, if any. Throws
- * `T-NO-ADAPTER` or `T-NO-DEVICE`.
+ * `T-NO-DAWN`, `T-NO-ADAPTER` or `T-NO-DEVICE`.
  */
 export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGpuDevice> {
   const device = await openWebGpu(await loadDawn(), options);
@@ -87,7 +90,7 @@ export async function openNodeWebGpu(options: WebGpuOptions = {}): Promise<WebGp
   return device;
 }
 
-/** Name, driver, features and limits of the adapter that Dawn chooses. Throws `T-NO-ADAPTER`. */
+/** Name, driver, features and limits of the adapter that Dawn chooses. Throws `T-NO-DAWN` or `T-NO-ADAPTER`. */
 export async function describeNodeWebGpu(): Promise<AdapterReport> {
   return describeAdapter(await requestAdapter(await loadDawn()));
 }
@@ -98,8 +101,8 @@ export const DEVICE_NAMES = ["auto", "webgpu", "wasm", "cpu", "meta"] as const;
 export type DeviceName = (typeof DEVICE_NAMES)[number];
 
 /**
- * Opens a device by name; `auto` chooses by `chooseDevice`. Throws `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu, `T-WASM` or
- * `T-THREADS` for wasm, `T-NAME` for any other name.
+ * Opens a device by name; `auto` chooses by `chooseDevice`. Throws `T-NO-DAWN`, `T-NO-ADAPTER` or `T-NO-DEVICE` for webgpu,
+ * `T-WASM` or `T-THREADS` for wasm, `T-NAME` for any other name.
  */
 export async function openDevice(name: DeviceName, options: WebGpuOptions = {}): Promise<OpenedDevice> {
   if (name === "auto") {
@@ -125,7 +128,7 @@ async function adapterOrNull(): Promise<AdapterReport | null> {
   try {
     return await describeNodeWebGpu();
   } catch (error) {
-    if (error instanceof SidenetError && error.code === "T-NO-ADAPTER") return null;
+    if (error instanceof SidenetError && ["T-NO-DAWN", "T-NO-ADAPTER"].includes(error.code)) return null;
     throw error;
   }
 }

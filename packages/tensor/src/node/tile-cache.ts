@@ -1,5 +1,5 @@
 /** The tile cache: `sidenet bench --tune` writes a tile table to it, and WebGPU devices read it when they open. */
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { kernels } from "@sidenet/kernels";
@@ -42,6 +42,7 @@ export function writeTileCache(device: WebGpuDevice, tiles: Tiles): string {
   const path = tileCachePath();
   const entry = { format: FORMAT, date: new Date().toISOString(), measuredFor: identityOf(device), tiles };
   mkdirSync(dirname(path), { recursive: true });
+  discardLeftovers(path);
   const temporary = `${path}.${process.pid}.tmp`;
   try {
     writeFileSync(temporary, `${JSON.stringify(entry, null, 1)}\n`);
@@ -51,6 +52,22 @@ export function writeTileCache(device: WebGpuDevice, tiles: Tiles): string {
     throw error;
   }
   return path;
+}
+
+/** Removes what killed processes have left beside the file. */
+function discardLeftovers(path: string): void {
+  for (const name of readdirSync(dirname(path))) {
+    const pid = /^tiles\.json\.(\d+)\.tmp$/.exec(name)?.[1];
+    if (pid !== undefined && !isAlive(Number(pid))) rmSync(join(dirname(path), name), { force: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM"; // another user's
+  }
 }
 
 /** The table in a file's text, or the reason why this device cannot use it. */

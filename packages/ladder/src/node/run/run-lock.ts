@@ -1,5 +1,7 @@
-/** One process at a time trains into a folder. */
-import { readFile, rm, writeFile } from "node:fs/promises";
+/** One process at a time writes to the folder of a run or a comparison. */
+import { randomUUID } from "node:crypto";
+import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
@@ -10,37 +12,79 @@ import { isOtherProcess } from "../other-process.ts";
 const LOCK = ".lock";
 
 /** The process named by a lock if it is alive; a process of another machine cannot be checked. */
-async function holder(path: string): Promise<number | null> {
-  const [, pid, host] = /^(\d+) (.*)$/.exec(await readFile(path, "utf8").catch(() => "")) ?? [];
+function holder(path: string): number | null {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch {
+    return null;
+  }
+  const [, pid, host] = /^(\d+) (.*)$/.exec(text) ?? [];
   return host === hostname() && isOtherProcess(Number(pid)) ? Number(pid) : null;
 }
 
 /**
- * Makes the folder of a run this process's own, until the returned function is called, which also removes the folder where
- * it was made here and nothing was written to it. A killed process loses its lock. Throws `L-RUN-BUSY` where another
- * process trains into the folder, `L-FILE`, `L-DISK-FULL`.
+ * Makes the folder of a run or a comparison this process's own, until the returned function is called, which also removes the
+ * folder where it was made here and nothing was written to it. A killed process loses its lock. Throws `L-RUN-BUSY` where
+ * another process writes to the folder, `L-FILE`, `L-DISK-FULL`.
  */
 export async function lockRunFolder(folder: string): Promise<() => Promise<void>> {
   const made = await makeFolder(folder);
   const path = join(folder, LOCK);
-  const pid = await holder(path);
-  if (pid !== null) {
-    throw new SidenetError(
-      "L-RUN-BUSY",
-      `process ${pid} trains into ${folder}. Wait for its end, or choose another --output. (If that process is not sidenet, remove ${path}.)`,
-    );
-  }
-  const removeLock = () => rm(path, { force: true }).catch(() => undefined);
   const unlock = async () => {
-    await removeLock();
+    await rm(path, { force: true }).catch(() => undefined);
     await removeEmptyFolders(made);
   };
-  await removeLock(); // left by a killed process
   try {
-    await writeFile(path, `${process.pid} ${hostname()}`, { flag: "wx" });
+    take(path, folder);
   } catch (cause) {
+    if (cause instanceof SidenetError) throw cause; // another's lock stays
     await unlock();
     throw fileError(folder, cause);
   }
   return unlock;
 }
+
+/** Makes the lock. Synchronous, so that other processes see as little as possible of what is between its calls. */
+function take(path: string, folder: string): void {
+  while (!create(path)) {
+    const pid = holder(path) ?? removeStale(path);
+    if (pid !== null) throw busy(folder, pid);
+  }
+}
+
+/** False if there is one. */
+function create(path: string): boolean {
+  try {
+    writeFileSync(path, `${process.pid} ${hostname()}`, { flag: "wx" });
+    return true;
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw cause;
+  }
+}
+
+/**
+ * Removes a lock that a killed process has left. If another process did so just before and made its own, that gets its place
+ * back, and its process is returned.
+ */
+function removeStale(path: string): number | null {
+  const taken = `${path}-${randomUUID().slice(0, 8)}`;
+  try {
+    renameSync(path, taken);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw cause;
+  }
+  const pid = holder(taken);
+  if (pid === null) rmSync(taken, { force: true });
+  else renameSync(taken, path);
+  return pid;
+}
+
+const busy = (folder: string, pid: number): SidenetError =>
+  new SidenetError(
+    "L-RUN-BUSY",
+    `process ${pid} writes to ${folder}. Wait for its end, or choose another --output. (If that process is not sidenet, remove ` +
+      `${join(folder, LOCK)}.)`,
+  );
