@@ -6,44 +6,21 @@
 // Both programs read the same file. llama.cpp rounds activations to 16 bits if weights are F16 and to 8 bits if they are
 // Q8_0, and sidenet does not; the bounds allow for that. With --keep the files stay in that folder.
 
-import { copyFileSync, mkdirSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync } from "node:fs";
 import { Decoder, loadWeights, residualStream } from "@sidenet/ladder";
 import { convertModel, openModel, saveAdapter } from "@sidenet/ladder/node";
 import { CpuDevice, Random } from "@sidenet/tensor";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
-import { ROOT } from "./lib/environment.mjs";
 import { llamaNats, withLlamaModel } from "./lib/llama-cpp.mjs";
 import { scriptOptions } from "./lib/options.mjs";
-import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
+import { randomLora, TEXT_MODELS, TEXT_SIZES, writeTextModel } from "./lib/random-models.mjs";
 import { withFolder } from "./lib/work-folder.mjs";
 
-const BUNDLED = join(ROOT, "packages/ladder/models/tiny-books");
 const LENGTH = 96;
 /** Bounds of the root mean square difference in nats, by the file's type. A token's -log p is near 10. */
 const BOUNDS = { f16: 0.02, q8_0: 0.25 };
 
 const values = scriptOptions({ device: "cpu", keep: null });
-
-/** Sizes that a GGUF file needs: the vocabulary of a tokenizer, and rows of whole blocks of 32. */
-const SIZES = {
-  vocab_size: 2048,
-  hidden_size: 128,
-  intermediate_size: 224,
-  bos_token_id: 0,
-  eos_token_id: 0,
-};
-const LLAMA3 = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
-const MODELS = {
-  ...RANDOM_MODELS,
-  "llama, linear rope": { ...RANDOM_LLAMA, rope_scaling: { type: "linear", factor: 4 } },
-  "llama, llama3 rope": {
-    ...RANDOM_LLAMA,
-    rope_theta: 5e5,
-    rope_scaling: { ...LLAMA3, original_max_position_embeddings: 32 },
-  },
-  "llama, untied": { ...RANDOM_LLAMA, tie_word_embeddings: false },
-};
 
 async function ourNats(device, path, ids) {
   const files = await openModel(path);
@@ -92,13 +69,11 @@ async function compareFile(device, name, ids, { what, type, ...conversion }) {
   return isEqual;
 }
 
-async function compareModel(device, folder, [name, config]) {
-  const model = writeRandomModel(join(folder, name.replaceAll(/\W+/g, "-")), { ...config, ...SIZES });
-  for (const file of ["tokenizer.json", "tokenizer_config.json"])
-    copyFileSync(join(BUNDLED, file), join(model, file));
+async function compareModel(device, folder, name) {
+  const model = writeTextModel(folder, name);
   const lora = await writeLora(`${model}-lora`, model);
   const random = new Random(11, 0);
-  const ids = Array.from({ length: LENGTH }, () => Math.floor(random.uniform() * SIZES.vocab_size));
+  const ids = Array.from({ length: LENGTH }, () => Math.floor(random.uniform() * TEXT_SIZES.vocab_size));
   let differing = 0;
   for (const [what, type, adapter] of [
     ["f16", "f16", null],
@@ -114,7 +89,7 @@ async function compareModel(device, folder, [name, config]) {
 const { device } = await openDevice(values.device);
 let differing = 0;
 await withFolder(values.keep, async (folder) => {
-  for (const entry of Object.entries(MODELS)) differing += await compareModel(device, folder, entry);
+  for (const name of Object.keys(TEXT_MODELS)) differing += await compareModel(device, folder, name);
 });
 device.dispose();
 releaseDawn();

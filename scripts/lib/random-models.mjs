@@ -1,6 +1,6 @@
 // Small models and LoRA adapters with random weights, to compare sidenet with other programs: every family and block form.
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   decoderParameters,
@@ -10,6 +10,7 @@ import {
   parseModelConfig,
 } from "@sidenet/ladder";
 import { Random, sizeOf } from "@sidenet/tensor";
+import { ROOT } from "./environment.mjs";
 
 export const RANDOM_LLAMA = {
   ...{ model_type: "llama", architectures: ["LlamaForCausalLM"], vocab_size: 96, hidden_size: 48 },
@@ -36,6 +37,29 @@ export const RANDOM_MODELS = {
   qwen3: { ...RANDOM_LLAMA, model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], head_dim: 16 },
 };
 
+const LLAMA3 = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+/** The sizes of models that read texts: the vocabulary of `tiny-books`, and rows of whole blocks of 32, which GGUF needs. */
+export const TEXT_SIZES = {
+  vocab_size: 2048,
+  hidden_size: 128,
+  intermediate_size: 224,
+  bos_token_id: 0,
+  eos_token_id: 0,
+};
+/** `RANDOM_MODELS` and more forms, of `TEXT_SIZES`. */
+export const TEXT_MODELS = Object.fromEntries(
+  Object.entries({
+    ...RANDOM_MODELS,
+    "llama, linear rope": { ...RANDOM_LLAMA, rope_scaling: { type: "linear", factor: 4 } },
+    "llama, llama3 rope": {
+      ...RANDOM_LLAMA,
+      rope_theta: 5e5,
+      rope_scaling: { ...LLAMA3, original_max_position_embeddings: 32 },
+    },
+    "llama, untied": { ...RANDOM_LLAMA, tie_word_embeddings: false },
+  }).map(([name, config]) => [name, { ...config, ...TEXT_SIZES }]),
+);
+
 /** Writes `config.json` and `model.safetensors` (float32) into a folder, and returns its path. */
 export function writeRandomModel(folder, config) {
   mkdirSync(folder, { recursive: true });
@@ -50,6 +74,14 @@ export function writeRandomModel(folder, config) {
     join(folder, "model.safetensors"),
     Buffer.concat(encodeSafetensors(tensors, { format: "pt" })),
   );
+  return folder;
+}
+
+/** Writes a model of `TEXT_SIZES` with the tokenizer of `tiny-books` into a folder of `work` named after it; returns its path. */
+export function writeTextModel(work, name) {
+  const folder = writeRandomModel(join(work, name.replaceAll(/\W+/g, "-")), TEXT_MODELS[name]);
+  for (const file of ["tokenizer.json", "tokenizer_config.json"])
+    copyFileSync(join(ROOT, "packages/ladder/models/tiny-books", file), join(folder, file));
   return folder;
 }
 
