@@ -96,7 +96,8 @@ export class SavedTensors {
    * that were "workspace" are accounted as "saved"; other categories stay.
    */
   keep(tensor: Tensor, tracked: boolean): SavedTensor {
-    const format = this.#formatOf(tensor, tracked);
+    // A copy serves later uses too, although the original counts as workspace from then on.
+    const format = this.#kept.get(tensor.memoryKey)?.format ?? this.#formatOf(tensor, tracked);
     const key = format === "f32" ? tensor : tensor.memoryKey;
     const known = this.#kept.get(key);
     if (known) known.uses++;

@@ -172,6 +172,25 @@ describe("saved tensors", () => {
     });
   });
 
+  it.each([
+    ["f16", BYTES / 2],
+    ["int8", BYTES / 4 + 16], // codes and one scale
+  ] as const)("keep one copy in %s of a rung, however many ops read it", (format, bytes) => {
+    const device = new CpuDevice();
+    device.scope(() => {
+      const p = counting(device, [N, C]);
+      using tape = new Tape(device, [p], { formats: { rungs: format } });
+      device.scope(() => {
+        const rung = device.tensor(new Float64Array(N * C), [N, C], { category: "rungs" });
+        tape.mul(rung, p);
+        tape.mul(rung, p);
+      });
+      expect(device.memory.live.rungs).toBe(bytes);
+      expect(tape.savedBytes, "the original is not kept").toBe(0);
+    });
+    expectNoLeaks(device);
+  });
+
   it("include a residual only when a tracked input's rule wants it", () => {
     const device = new CpuDevice();
     device.scope(() => {
