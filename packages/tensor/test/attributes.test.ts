@@ -1,31 +1,7 @@
 // Attributes that an op cannot take: of another type, out of range, unknown.
-import {
-  CpuDevice,
-  type Device,
-  drawCase,
-  MetaDevice,
-  opNames,
-  rowOf,
-  SidenetError,
-  type Tensor,
-  TestRandom,
-  unary,
-} from "@sidenet/tensor";
+import { CpuDevice, drawCase, MetaDevice, opNames, rowOf, TestRandom, unary } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-
-/** The methods of ops without types, as in JavaScript. */
-type Loose = Readonly<Record<string, (...args: unknown[]) => Tensor>>;
-const loose = (device: Device): Loose => device.ops as unknown as Loose;
-
-function messageOf(body: () => unknown): string {
-  try {
-    body();
-  } catch (error) {
-    if (error instanceof SidenetError) return error.message;
-    throw error;
-  }
-  return "no error";
-}
+import { loose, messageOf } from "./support.ts";
 
 describe("an attribute", () => {
   it("that is undefined has its default, for every op that has some", () => {

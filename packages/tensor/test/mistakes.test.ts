@@ -1,7 +1,6 @@
 // Mistakes of programs that TypeScript does not check strictly: the error names them, and no tensor is left behind.
 import {
   CpuDevice,
-  type Device,
   type DType,
   MetaDevice,
   ParamStore,
@@ -13,21 +12,7 @@ import {
 import { openDevice, openNodeWasm } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { propertyRuns } from "./support.ts";
-
-/** The methods of ops without types, as in JavaScript. */
-type Loose = Readonly<Record<string, (...args: unknown[]) => Tensor>>;
-const loose = (device: Device): Loose => device.ops as unknown as Loose;
-
-function messageOf(body: () => unknown): string {
-  try {
-    body();
-  } catch (error) {
-    if (error instanceof SidenetError) return error.message;
-    throw error;
-  }
-  return "no error";
-}
+import { loose, messageOf, propertyRuns } from "./support.ts";
 
 describe("an operand", () => {
   it("that is no tensor is named", () => {

@@ -1,4 +1,4 @@
-import { type Device, findDifference } from "@sidenet/tensor";
+import { type Device, findDifference, SidenetError, type Tensor } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import { expect } from "vitest";
 
@@ -8,6 +8,21 @@ export const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";
 /** A WebGPU device whose new memory is full of NaN, so that reading what nobody wrote shows. */
 export const openTestGpu = (options: Parameters<typeof openNodeWebGpu>[0] = {}): Promise<Device> =>
   openNodeWebGpu({ poison: true, ...options });
+
+/** The methods of ops without types, as in JavaScript. */
+export const loose = (device: Device): Readonly<Record<string, (...args: unknown[]) => Tensor>> =>
+  device.ops as unknown as ReturnType<typeof loose>;
+
+/** The message of the `SidenetError` that `body` throws, or "no error". */
+export function messageOf(body: () => unknown): string {
+  try {
+    body();
+  } catch (error) {
+    if (error instanceof SidenetError) return error.message;
+    throw error;
+  }
+  return "no error";
+}
 
 /** Runs of a property: `SIDENET_RUNS` overrides the number, `SIDENET_SEED` the seed, which is printed on failure. */
 export function propertyRuns(numRuns: number): { numRuns: number; seed: number } {
