@@ -14,10 +14,9 @@ import { convertModel, openAdapter, openModel, saveAdapter } from "@sidenet/ladd
 import { CpuDevice } from "@sidenet/tensor";
 import { ROOT } from "./lib/environment.mjs";
 import { scriptOptions } from "./lib/options.mjs";
-import { findPython } from "./lib/python.mjs";
+import { compareWithPython } from "./lib/python.mjs";
 import { RANDOM_LLAMA, RANDOM_MODELS, randomLora, writeRandomModel } from "./lib/random-models.mjs";
-import { reportFailure, requireSuccess, run } from "./lib/steps.mjs";
-import { withFolder } from "./lib/work-folder.mjs";
+import { requireSuccess, run } from "./lib/steps.mjs";
 
 const PYTHON_HALF = join(ROOT, "scripts/check-peft.py");
 const PACKAGES = ["torch", "transformers", "peft", "safetensors", "bitsandbytes"];
@@ -216,12 +215,4 @@ async function compareAll(python, work) {
   return failed;
 }
 
-try {
-  await withFolder(null, async (folder) => {
-    const python = findPython(options.python, PACKAGES, folder);
-    const failed = await withFolder(options.keep, (work) => compareAll(python, work));
-    process.exitCode = failed === 0 ? 0 : 1;
-  });
-} catch (error) {
-  reportFailure(error);
-}
+await compareWithPython(options, PACKAGES, compareAll);

@@ -13,11 +13,10 @@ import { BatchStream, encodeRecord, inMemory, parseRecord } from "@sidenet/ladde
 import { openModel } from "@sidenet/ladder/node";
 import { ROOT } from "./lib/environment.mjs";
 import { scriptOptions } from "./lib/options.mjs";
-import { findPython } from "./lib/python.mjs";
+import { compareWithPython } from "./lib/python.mjs";
 import { TEXT_MODELS, writeTextModel } from "./lib/random-models.mjs";
 import { sidenet } from "./lib/sidenet.mjs";
-import { reportFailure, requireSuccess, run } from "./lib/steps.mjs";
-import { withFolder } from "./lib/work-folder.mjs";
+import { requireSuccess, run } from "./lib/steps.mjs";
 
 const PYTHON_HALF = join(ROOT, "scripts/compare-training.py");
 const PACKAGES = ["torch", "transformers", "peft", "safetensors"];
@@ -214,12 +213,4 @@ async function compareAll(python, work) {
   return report(cases, JSON.parse(readFileSync(join(work, "results.json"), "utf8")));
 }
 
-try {
-  await withFolder(null, async (folder) => {
-    const python = findPython(options.python, PACKAGES, folder);
-    const failed = await withFolder(options.keep, (work) => compareAll(python, work));
-    process.exitCode = failed === 0 ? 0 : 1;
-  });
-} catch (error) {
-  reportFailure(error);
-}
+await compareWithPython(options, PACKAGES, compareAll);
