@@ -157,18 +157,22 @@ const chosen = PARTS.filter(({ name, needs }) => {
 });
 const query = ["--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv,noheader"];
 const smi = spawnSync("nvidia-smi", query, { encoding: "utf8" });
-const results = await Promise.all(chosen.filter(({ together }) => together).map(runPart));
-for (const part of chosen.filter(({ together }) => !together)) results.push(await runPart(part));
+const results = [];
 
-writeFileSync(
-  join(options.output, "gpu-run.json"),
-  JSON.stringify({
+/** Runs a part and saves all results so far, so that a run that is cut off leaves them. */
+async function runAndSave(part) {
+  results.push(await runPart(part));
+  const run = {
     date: new Date().toISOString(),
     node: process.version,
     nvidiaSmi: smi.stdout ?? null,
     results,
-  }),
-);
+  };
+  writeFileSync(join(options.output, "gpu-run.json"), JSON.stringify(run));
+}
+await Promise.all(chosen.filter(({ together }) => together).map(runAndSave));
+for (const part of chosen.filter(({ together }) => !together)) await runAndSave(part);
+
 console.log("\n==== summary");
 for (const { name, status, seconds, result } of results) {
   const counts = result?.passed === undefined ? "" : `, ${result.passed} passed`;
