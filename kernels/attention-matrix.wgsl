@@ -21,8 +21,10 @@ const MASKED = -3.0e38; // finite, because WGSL may assume there are no infiniti
 const KEY_MASK: u32 = 1; const SEGMENTS: u32 = 2; // mask is bytes, 0 for padding, or pairs (segment, key mask)
 const GROWTH = 5.5; // weights are at most e^5.5 = 245
 const BOUND: i32 = 23; // |dy·v - dy·y| <= 2 D · 2^15 · 2^15 times both rows' scales; dividing by 2^23 brings that below 2^15
-const STEP: u32 = 18; // vectors from row to row of 64 f16 values: 16 and 2 of padding, so that 16 rows lie on different banks
-const STEP_Y: u32 = 17; // the same of 64 f32 results
+// Vectors from row to row of 64 and 16 f16 values and of 32 f32 results, with padding, so that 16 rows lie on different banks.
+const STEP: u32 = 18;
+const STEP_D: u32 = 6;
+const STEP_Y: u32 = 9;
 
 alias out_v = vec4<f32>;
 alias dk_v = vec4<f32>;
@@ -45,9 +47,10 @@ var<immediate> p: Params;
 @group(0) @binding(7) var<storage, read> statsIn: array<vec4<f32>>; // (lse, dy·y, scale) of a query
 @group(0) @binding(8) var<storage, read_write> dk: array<dk_v>;
 
-var<workgroup> blockA: array<vec4<f16>, 64 * STEP>; // [left][64 of D, or of right items]
-var<workgroup> blockB: array<vec4<f16>, 64 * STEP>; // [right][64 of D]
-var<workgroup> results: array<vec4<f32>, 64 * STEP_Y>; // [left][64]
+// Strips, so that a subgroup matrix begins at a constant of one: Dawn checks the bounds of each, which folds away there.
+var<workgroup> blockA: array<array<vec4<f16>, 16 * STEP>, 4>; // per 16 left items [16][64 of D, or of right items]
+var<workgroup> blockB: array<array<vec4<f16>, 64 * STEP_D>, 4>; // per 16 right items [16][64 of D], or per 16 of D [64 right][16]
+var<workgroup> results: array<array<vec4<f32>, 16 * STEP_Y>, 8>; // per subgroup [16 left][32]
 var<workgroup> rightInfo: array<vec4<i32>, 128>; // [kind][16 groups of four right items]; for the kinds see rightInfoOf and stageRightStats
 var<workgroup> flag: atomic<u32>; // set if any thread says yes
 
@@ -98,30 +101,43 @@ fn fetch(n: u32, i: vec4<u32>, c: u32, ofKeys: bool) -> Four {
 fn fetchLeft(n: u32, i: vec4<u32>, c: u32) -> Four { return fetch(n, i, c, KEYS_LEFT != 0); }
 fn fetchRight(n: u32, i: vec4<u32>, c: u32) -> Four { return fetch(n, i, c, KEYS_LEFT == 0); }
 // Stores four vectors at i and at the rows 16, 32 and 48 below.
-fn stageLeft(i: u32, f: Four) { blockA[i] = f[0]; blockA[i + 16 * STEP] = f[1]; blockA[i + 32 * STEP] = f[2]; blockA[i + 48 * STEP] = f[3]; }
-fn stageRight(i: u32, f: Four) { blockB[i] = f[0]; blockB[i + 16 * STEP] = f[1]; blockB[i + 32 * STEP] = f[2]; blockB[i + 48 * STEP] = f[3]; }
-fn stage(i: u32, f: Four, g: Four) { workgroupBarrier(); stageLeft(i, f); stageRight(i, g); workgroupBarrier(); }
-// Subgroup n computes rows 16 · (n % 4) .. + 16 and columns 32 · (n / 4) .. + 32 of a matmul; `u` is its first (row, column).
-fn loadA(u: vec2<u32>, k: u32) -> Left { return subgroupMatrixLoad<Left, row_major>(&blockA, u.x * STEP + k / 4, STEP); }
+fn stageItems(t: u32, f: Four, g: Four) {
+  let i = t / 16 * STEP + t % 16;
+  workgroupBarrier();
+  blockA[0][i] = f[0]; blockA[1][i] = f[1]; blockA[2][i] = f[2]; blockA[3][i] = f[3];
+  blockB[0][i] = g[0]; blockB[1][i] = g[1]; blockB[2][i] = g[2]; blockB[3][i] = g[3];
+  workgroupBarrier();
+}
+fn stageValues(t: u32, f: Four) {
+  let n = t % 16 / 4;
+  let i = t / 16 * STEP_D + t % 4;
+  blockB[n][i] = f[0]; blockB[n][i + 16 * STEP_D] = f[1]; blockB[n][i + 32 * STEP_D] = f[2]; blockB[n][i + 48 * STEP_D] = f[3];
+}
+// Subgroup n computes strip n % 4 of the left items by strips n / 4 · 2 and the next of the right items or D: `u` is the first of both.
+fn stripsOf(subgroup: u32) -> vec2<u32> { return vec2(subgroup % 4, subgroup / 4 * 2); }
+fn loadA(u: vec2<u32>, k: u32) -> Left { return subgroupMatrixLoad<Left, row_major>(&blockA[u.x], k / 4, STEP); }
 // addItems sums over 16 of D (scores or dy·v), addD over 16 right items (weights times values).
-fn addItems(a: Left, col: u32, k: u32, c: Sum) -> Sum {
-  return subgroupMatrixMultiplyAccumulate(a, subgroupMatrixLoad<Right, col_major>(&blockB, col * STEP + k / 4, STEP), c);
+fn addItems(a: Left, strip: u32, k: u32, c: Sum) -> Sum {
+  return subgroupMatrixMultiplyAccumulate(a, subgroupMatrixLoad<Right, col_major>(&blockB[strip], k / 4, STEP), c);
 }
-fn addD(a: Left, col: u32, k: u32, c: Sum) -> Sum {
-  return subgroupMatrixMultiplyAccumulate(a, subgroupMatrixLoad<Right, row_major>(&blockB, k * STEP + col / 4, STEP), c);
-}
-fn storeResults(u: vec2<u32>, c0: Sum, c1: Sum) {
-  let i = u.x * STEP_Y + u.y / 4;
-  subgroupMatrixStore<row_major>(&results, i, c0, STEP_Y);
-  subgroupMatrixStore<row_major>(&results, i + 4, c1, STEP_Y);
+fn addD(a: Left, strip: u32, k: u32, c: Sum) -> Sum {
+  return subgroupMatrixMultiplyAccumulate(a, subgroupMatrixLoad<Right, row_major>(&blockB[strip], k * STEP_D, STEP_D), c);
 }
 fn shareResults(u: vec2<u32>, c0: Sum, c1: Sum) { workgroupBarrier(); storeResults(u, c0, c1); workgroupBarrier(); }
-fn loadResults(u: vec2<u32>) -> Sum { return subgroupMatrixLoad<Sum, row_major>(&results, u.x * STEP_Y + u.y / 4, STEP_Y); }
-/// Moves two sums to `results`, where each thread multiplies its part of a row by `by`; loadResults reads them back.
+fn storeResults(u: vec2<u32>, c0: Sum, c1: Sum) {
+  subgroupMatrixStore<row_major>(&results[u.x + 2 * u.y], 0, c0, STEP_Y);
+  subgroupMatrixStore<row_major>(&results[u.x + 2 * u.y], 4, c1, STEP_Y);
+}
+fn loadResult0(u: vec2<u32>) -> Sum { return subgroupMatrixLoad<Sum, row_major>(&results[u.x + 2 * u.y], 0, STEP_Y); }
+fn loadResult1(u: vec2<u32>) -> Sum { return subgroupMatrixLoad<Sum, row_major>(&results[u.x + 2 * u.y], 4, STEP_Y); }
+/// Where vector g of 16 of the results of left item j lies: strip and index.
+fn resultAt(j: u32, g: u32) -> vec2<u32> { return vec2(j / 16 + g / 8 * 4, j % 16 * STEP_Y + g % 8); }
+fn result(j: u32, g: u32) -> vec4<f32> { let at = resultAt(j, g); return results[at.x][at.y]; }
+fn setResult(j: u32, g: u32, value: vec4<f32>) { let at = resultAt(j, g); results[at.x][at.y] = value; }
+/// Moves two sums to `results`, where each thread multiplies its part of a row by `by`; loadResult0 and 1 read them back.
 fn rescale(t: u32, u: vec2<u32>, c0: Sum, c1: Sum, by: f32) {
   shareResults(u, c0, c1);
-  let i = t / 4 * STEP_Y + t % 4;
-  results[i] *= by; results[i + 4] *= by; results[i + 8] *= by; results[i + 12] *= by;
+  for (var g = t % 4; g < 16; g += 4) { setResult(t / 4, g, result(t / 4, g) * by); }
   workgroupBarrier();
 }
 /// 2^(e - 127), or 0 for e <= 0.
@@ -134,13 +150,14 @@ fn exponents(i: u32, ofKeys: bool) -> vec2<i32> {
 }
 /// Componentwise maximum over the workgroup. Uses `results`.
 fn workgroupMax(t: u32, mine: vec4<i32>) -> vec4<i32> {
-  results[t] = vec4<f32>(mine);
+  let j = t / 16; let g = t % 16;
+  setResult(j, g, vec4<f32>(mine));
   for (var step = 128u; step > 0; step /= 2) {
     workgroupBarrier();
-    if (t < step) { results[t] = max(results[t], results[t + step]); }
+    if (t < step) { setResult(j, g, max(result(j, g), result((t + step) / 16, (t + step) % 16))); }
   }
   workgroupBarrier();
-  return vec4<i32>(results[0]);
+  return vec4<i32>(result(0, 0));
 }
 fn maxExponentsIn(at: Place, t: u32, range: vec2<u32>, ofKeys: bool) -> vec2<i32> {
   var e = vec2<i32>();
@@ -208,7 +225,7 @@ fn anyVisible(left: Item, t: u32) -> bool {
 }
 /// Four results as scores: with their scales applied, MASKED where not visible.
 fn score(left: Item, t: u32, g: u32) -> vec4<f32> {
-  let w = results[t / 4 * STEP_Y + g] * exp2Biased4(rightInfo[g] + vec4(left.exponents.x - 127)) * p.scale;
+  let w = result(t / 4, g) * exp2Biased4(rightInfo[g] + vec4(left.exponents.x - 127)) * p.scale;
   return select(vec4(MASKED), w, isVisible(left, g));
 }
 fn scores(left: Item, t: u32) -> mat4x4<f32> {
@@ -229,7 +246,7 @@ fn weights(left: Item, t: u32, w: mat4x4<f32>) -> mat4x4<f32> {
 }
 /// Gradients of four scores without `scale`, times 2^-(dsExponent - 127), which keeps them within f16.
 fn gradient(left: Item, w: vec4<f32>, t: u32, g: u32, dsExponent: i32) -> vec4<f32> {
-  let x = results[t / 4 * STEP_Y + g] * exp2Biased4(rightInfo[16 + g] + vec4(left.exponents.y - 127));
+  let x = result(t / 4, g) * exp2Biased4(rightInfo[16 + g] + vec4(left.exponents.y - 127));
   let counts = select(vec4<f32>(), w, statOf(left, 3, g) != vec4<f32>());
   return counts * (x - statOf(left, 2, g)) * exp2Biased(254 - dsExponent);
 }
@@ -242,11 +259,12 @@ fn gradients(left: Item, t: u32, w: mat4x4<f32>, dsExponent: i32) -> mat4x4<f32>
 fn scaledF16(w: vec4<f32>, e: vec4<i32>) -> vec4<f16> { return vec4<f16>(clamp(w * exp2Biased4(e), vec4(-65504.0), vec4(65504.0))); }
 /// Stores weights to `blockA`, times the scales of their values (kind 0: k or q, 1: v or dy) relative to the largest.
 fn stageWeights(t: u32, w: mat4x4<f32>, kind: u32, maxExponent: i32) {
-  let i = t / 4 * STEP + t % 4;
+  let n = t / 64;
+  let i = t / 4 % 16 * STEP + t % 4;
   let j = kind * 16 + t % 4;
   let by = vec4(127 - maxExponent);
-  blockA[i] = scaledF16(w[0], rightInfo[j] + by); blockA[i + 4] = scaledF16(w[1], rightInfo[j + 4] + by);
-  blockA[i + 8] = scaledF16(w[2], rightInfo[j + 8] + by); blockA[i + 12] = scaledF16(w[3], rightInfo[j + 12] + by);
+  blockA[n][i] = scaledF16(w[0], rightInfo[j] + by); blockA[n][i + 4] = scaledF16(w[1], rightInfo[j + 4] + by);
+  blockA[n][i + 8] = scaledF16(w[2], rightInfo[j + 8] + by); blockA[n][i + 12] = scaledF16(w[3], rightInfo[j + 12] + by);
 }
 /// Writes two sums, which are columns from vector c on of 64 left items, to `out` or (`second`) to `dk`, times by.x · by.y.
 fn storeSums(at: Place, left: Item, t: u32, u: vec2<u32>, c0: Sum, c1: Sum, c: u32, by: vec2<f32>, second: bool) {
@@ -254,17 +272,17 @@ fn storeSums(at: Place, left: Item, t: u32, u: vec2<u32>, c0: Sum, c1: Sum, c: u
   if (at.first + t / 4 >= select(rows(), p.s, KEYS_LEFT != 0)) { return; }
   let to = p.d / 4 * (at.split * p.b * p.s * p.g + left.index) + c;
   for (var i = t % 4; i < min(16, p.d / 4 - c); i += 4) {
-    let x = results[t / 4 * STEP_Y + i] * by.x * by.y;
+    let x = result(t / 4, i) * by.x * by.y;
     if (second) { dk[to + i] = dk_v(x); } else { out[to + i] = out_v(x); }
   }
 }
 fn max4(x: vec4<f32>) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
 /// Exchanges a number between the four threads of a left item, through the thread's own part of `results`.
 fn share(t: u32, x: f32) -> vec4<f32> {
-  let i = t / 4 * STEP_Y;
-  results[i + t % 4] = vec4(x);
+  let j = t / 4;
+  setResult(j, t % 4, vec4(x));
   workgroupBarrier();
-  return vec4(results[i].x, results[i + 1].x, results[i + 2].x, results[i + 3].x);
+  return vec4(result(j, 0).x, result(j, 1).x, result(j, 2).x, result(j, 3).x);
 }
 /// Updates a row by sixteen more scores of each of its threads; sets `flag` if its sums have to be rescaled.
 fn updateMax(row: Softmax, t: u32, w: mat4x4<f32>) -> Softmax {
@@ -283,16 +301,15 @@ fn rangeOf(at: Place) -> vec2<u32> {
   let tiles = (rows() - start + 63) / 64;
   return min(start + vec2(tiles * at.split, tiles * (at.split + 1)) / p.splits * 64, vec2(rows()));
 }
-fn fragmentOf(subgroup: u32) -> vec2<u32> { return vec2(subgroup % 4 * 16, subgroup / 4 * 32); }
 @compute @workgroup_size(256)
 fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
            @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32) {
   let at = placeOf(wg, nwg, rows(), 1);
   if (at.b >= p.b) { return; }
-  let u = fragmentOf(subgroup);
+  let u = stripsOf(subgroup);
   var left = leftOf(at, t, vec4<f32>());
   let starts = copyStarts(at, at.first, t, false);
-  let c = t % 16; let to = t / 16 * STEP + c;
+  let c = t % 16;
   let end = rangeOf(at).y;
   let valueExponent = maxExponents(at, t, vec2(0, end)).y;
   var o0 = Sum(); var o1 = Sum(); var o2 = Sum(); var o3 = Sum();
@@ -304,10 +321,10 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     var f = fetchLeft(0, starts, c); var g = fetchRight(0, others, c);
     var s0 = Sum(); var s1 = Sum();
     for (var d = 0u; d < p.d; d += 64) {
-      stage(to, f, g);
+      stageItems(t, f, g);
       let next = c + d / 4 + 16;
       if (d + 64 < p.d) { f = fetchLeft(0, starts, next); g = fetchRight(0, others, next); } else { g = fetchRight(1, others, c); }
-      for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); s0 = addItems(a, u.y, i, s0); s1 = addItems(a, u.y + 16, i, s1); }
+      for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); s0 = addItems(a, u.y, i, s0); s1 = addItems(a, u.y + 1, i, s1); }
     }
     storeResults(u, s0, s1); if (t == 0) { atomicStore(&flag, 0); }
     workgroupBarrier();
@@ -316,16 +333,16 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     left.stats.x = row.shift;
     w = weights(left, t, w);
     row.sum = row.sum * row.factor + dot(w[0] + w[1] + w[2] + w[3], vec4(1.0));
-    stageWeights(t, w, 1, valueExponent); stageRight(to, g);
+    stageWeights(t, w, 1, valueExponent); stageValues(t, g);
     if (workgroupUniformLoad(&flag) != 0) {
       rescale(t, u, o0, o1, row.factor);
-      o0 = loadResults(u); o1 = loadResults(u + vec2(0, 16));
-      if (EXTRA_D > 0) { rescale(t, u, o2, o3, row.factor); o2 = loadResults(u); o3 = loadResults(u + vec2(0, 16)); }
+      o0 = loadResult0(u); o1 = loadResult1(u);
+      if (EXTRA_D > 0) { rescale(t, u, o2, o3, row.factor); o2 = loadResult0(u); o3 = loadResult1(u); }
     }
     g = fetchRight(1, others, c + 16);
-    for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); o0 = addD(a, u.y, i, o0); o1 = addD(a, u.y + 16, i, o1); }
-    if (EXTRA_D > 0) { workgroupBarrier(); stageRight(to, g); workgroupBarrier(); }
-    for (var i = 0u; i < EXTRA_D; i += 16) { let a = loadA(u, i); o2 = addD(a, u.y, i, o2); o3 = addD(a, u.y + 16, i, o3); }
+    for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); o0 = addD(a, u.y, i, o0); o1 = addD(a, u.y + 1, i, o1); }
+    if (EXTRA_D > 0) { workgroupBarrier(); stageValues(t, g); workgroupBarrier(); }
+    for (var i = 0u; i < EXTRA_D; i += 16) { let a = loadA(u, i); o2 = addD(a, u.y, i, o2); o3 = addD(a, u.y + 1, i, o3); }
   }
   workgroupBarrier();
   let sum = dot(share(t, row.sum), vec4(1.0));
@@ -342,10 +359,10 @@ fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: 
             @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32) {
   let at = placeOf(wg, nwg, select(rows(), p.s, KEYS_LEFT != 0), p.splits);
   if (at.b >= p.b) { return; }
-  let u = fragmentOf(subgroup);
+  let u = stripsOf(subgroup);
   let left = leftOf(at, t, statsIn[p.firstQuery + select(item(at, at.first, t / 4, KEYS_LEFT != 0), 0, KEYS_LEFT != 0)]);
   let starts = copyStarts(at, at.first, t, KEYS_LEFT != 0);
-  let c = t % 16; let to = t / 16 * STEP + c;
+  let c = t % 16;
   let range = rangeOf(at);
   let all = maxExponents(at, t, range);
   let dsExponent = all.y + select(left.exponents.y, all.w, KEYS_LEFT != 0) - 127 + BOUND;
@@ -362,33 +379,33 @@ fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: 
     for (var n = 0u; n < 2; n++) {
       var s0 = Sum(); var s1 = Sum();
       for (var d = 0u; d < p.d; d += 64) {
-        stage(to, f, g);
+        stageItems(t, f, g);
         let product = n + u32(d + 64 >= p.d); // the matmul that the next load is for
         let next = c + select(0, d / 4 + 16, product == n);
         if (product < 2) { f = fetchLeft(product, starts, next); }
         g = fetchRight(select(product, KEYS_LEFT, product == 2), others, next);
-        for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); s0 = addItems(a, u.y, i, s0); s1 = addItems(a, u.y + 16, i, s1); }
+        for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); s0 = addItems(a, u.y, i, s0); s1 = addItems(a, u.y + 1, i, s1); }
       }
       storeResults(u, s0, s1);
       workgroupBarrier();
       if (n == 0) { w = weights(left, t, scores(left, t)); } else { x = gradients(left, t, w, dsExponent); }
     }
     if (KEYS_LEFT != 0) {
-      stageWeights(t, w, 1, all.w); stageRight(to, g);
+      stageWeights(t, w, 1, all.w); stageValues(t, g);
       workgroupBarrier();
       g = fetchRight(1, others, c + 16);
-      for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); v0 = addD(a, u.y, i, v0); v1 = addD(a, u.y + 16, i, v1); }
-      if (EXTRA_D > 0) { workgroupBarrier(); stageRight(to, g); workgroupBarrier(); }
-      for (var i = 0u; i < EXTRA_D; i += 16) { let a = loadA(u, i); v2 = addD(a, u.y, i, v2); v3 = addD(a, u.y + 16, i, v3); }
+      for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); v0 = addD(a, u.y, i, v0); v1 = addD(a, u.y + 1, i, v1); }
+      if (EXTRA_D > 0) { workgroupBarrier(); stageValues(t, g); workgroupBarrier(); }
+      for (var i = 0u; i < EXTRA_D; i += 16) { let a = loadA(u, i); v2 = addD(a, u.y, i, v2); v3 = addD(a, u.y + 1, i, v3); }
       g = fetchRight(0, others, c);
       workgroupBarrier();
     }
-    stageWeights(t, x, 0, valueExponent); stageRight(to, g);
+    stageWeights(t, x, 0, valueExponent); stageValues(t, g);
     workgroupBarrier();
     g = fetchRight(0, others, c + 16);
-    for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); o0 = addD(a, u.y, i, o0); o1 = addD(a, u.y + 16, i, o1); }
-    if (EXTRA_D > 0) { workgroupBarrier(); stageRight(to, g); workgroupBarrier(); }
-    for (var i = 0u; i < EXTRA_D; i += 16) { let a = loadA(u, i); o2 = addD(a, u.y, i, o2); o3 = addD(a, u.y + 16, i, o3); }
+    for (var i = 0u; i < 64; i += 16) { let a = loadA(u, i); o0 = addD(a, u.y, i, o0); o1 = addD(a, u.y + 1, i, o1); }
+    if (EXTRA_D > 0) { workgroupBarrier(); stageValues(t, g); workgroupBarrier(); }
+    for (var i = 0u; i < EXTRA_D; i += 16) { let a = loadA(u, i); o2 = addD(a, u.y, i, o2); o3 = addD(a, u.y + 1, i, o3); }
   }
   let by = vec2(p.scale * exp2Biased(dsExponent), exp2Biased(valueExponent));
   storeSums(at, left, t, u, o0, o1, 0, by, KEYS_LEFT != 0);

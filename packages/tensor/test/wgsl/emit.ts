@@ -56,6 +56,14 @@ function component(js: string, index: string, elem: Elem): Typed {
   };
 }
 
+/** The numbers of a value of an array, vector or single number in memory. */
+export function numbersIn(emitter: Emitter, type: Type): number {
+  if (type.kind === "vec") return type.size;
+  if (type.kind !== "array" || type.length === null) return 1;
+  const { js } = emitter.value(type.length.split(" "), null);
+  return Number(new Function(`return ${js}`)()) * numbersIn(emitter, type.of);
+}
+
 /** Writes functions as they are asked for. */
 export class Emitter {
   readonly module: Module;
@@ -288,6 +296,10 @@ export class Emitter {
     if (type.kind === "vec") return component(js, index, type.elem);
     if (type.kind === "mat") return { js: `${js}[${index}]`, type: vec(type.elem, 4) };
     if (type.kind !== "array") throw new Error(`${showType(type)} has no elements`);
+    if (type.of.kind === "array") {
+      const length = numbersIn(this, type.of);
+      return { js: `${js}.subarray((${index}) * ${length}, ((${index}) + 1) * ${length})`, type: type.of };
+    }
     if (type.of.kind !== "vec") return { js: `${js}[${index}]`, type: type.of };
     const { size } = type.of;
     const load = `load(${js}, ${index}, ${size})`;

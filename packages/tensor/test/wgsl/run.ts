@@ -1,6 +1,6 @@
 /** Runs entry points of WGSL: all threads of a workgroup from barrier to barrier. */
 import { roundToFloat16 } from "../../src/float16.ts";
-import { Emitter } from "./emit.ts";
+import { Emitter, numbersIn } from "./emit.ts";
 import { type FunctionHead, parseModule, typesOf } from "./parser.ts";
 import { type Elem, elemOf, type Type } from "./types.ts";
 
@@ -115,16 +115,13 @@ const RUNTIME = {
 
 const SUBGROUP = 32;
 
-function makeMemory(type: Type, length: number): Memory {
-  const of = type.kind === "array" ? type.of : type;
-  const size = length * (of.kind === "vec" ? of.size : 1);
-  const elem = elemOf(of);
-  return elem === "u32"
-    ? new Uint32Array(size)
-    : elem === "i32"
-      ? new Int32Array(size)
-      : new Float32Array(size);
+function makeMemory(type: Type, numbers: number): Memory {
+  const elem = innerElem(type);
+  if (elem === "u32") return new Uint32Array(numbers);
+  return elem === "i32" ? new Int32Array(numbers) : new Float32Array(numbers);
 }
+
+const innerElem = (type: Type): Elem => (type.kind === "array" ? innerElem(type.of) : elemOf(type));
 
 /** What a thread is told of its place, by WGSL's names. */
 function builtinsOf(
@@ -156,12 +153,6 @@ function runThreads(all: Generator[]): void {
 
 type Entry = (thread: Thread, ...given: unknown[]) => Generator | undefined;
 
-function lengthOf(emitter: Emitter, type: Type): number {
-  if (type.kind !== "array" || type.length === null) return 1;
-  const { js } = emitter.value(type.length.split(" "), null);
-  return Number(new Function(`return ${js}`)());
-}
-
 function entryOf(emitter: Emitter, head: FunctionHead): Entry {
   const text = `${emitter.emit(head.name)}\nreturn f_${head.name};`;
   return new Function(...Object.keys(RUNTIME), text)(...Object.values(RUNTIME)) as Entry;
@@ -175,11 +166,10 @@ export function compile(text: string, name: string): Program {
   const { params: inputs } = typesOf(head, module);
   const entry = entryOf(emitter, head);
   const threads = Number(new Function(`return ${emitter.value(head.threads!, null).js}`)());
-  const lengths = [...module.workgroup].map(([key, type]) => [key, type, lengthOf(emitter, type)] as const);
+  const shared = [...module.workgroup].map(([key, type]) => [key, type, numbersIn(emitter, type)] as const);
   const bindings = Object.fromEntries(
     [...module.bindings].map(([key, { type, writable }]) => {
-      const of = type.kind === "array" ? type.of : type;
-      return [key, { elem: elemOf(of), writable }];
+      return [key, { elem: innerElem(type), writable }];
     }),
   );
   return {
@@ -188,7 +178,9 @@ export function compile(text: string, name: string): Program {
       const params = Object.fromEntries(Object.entries(given).map(([key, value]) => [key, Number(value)]));
       for (let i = 0; i < grid[0] * grid[1] * grid[2]; i++) {
         const wg = [i % grid[0], Math.floor(i / grid[0]) % grid[1], Math.floor(i / grid[0] / grid[1])];
-        const own = Object.fromEntries(lengths.map(([key, type, length]) => [key, makeMemory(type, length)]));
+        const own = Object.fromEntries(
+          shared.map(([key, type, numbers]) => [key, makeMemory(type, numbers)]),
+        );
         const memory = { ...bound, ...own };
         const all: Generator[] = [];
         for (let t = 0; t < threads; t++) {
