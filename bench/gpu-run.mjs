@@ -31,6 +31,9 @@ const command = (...args) => [SIDENET, ...args, "--device", device, "--json"];
 const step = (...args) => script("step", "--profile", ...args);
 const small = ["--model", quick ? "tiny" : "smollm2-135m", "--context", quick ? "64" : "512", "--batch"];
 const large = ["--model", quick ? "tiny" : "qwen2.5-7b", "--context", quick ? "128" : "2048"];
+const heads = quick
+  ? ["--heads", "2,1,64", "--tokens", "64"]
+  : ["--heads", "28,4,128", "--tokens", "512,2048"];
 const few = ["--steps", quick ? "1" : "2"];
 const cases = ["--cases", quick ? "2" : "40"];
 const kernels = quick
@@ -90,16 +93,12 @@ const PARTS = [
   { name: "memory-qlora", limit: 90, args: step(...large, ...few, "--method", "qlora") },
   { name: "kernels", limit: 150, args: script("kernels", ...kernels) },
   {
-    name: "subgroup-matrices-unguarded", // the driver checks the bounds of subgroup-matrix loads, in place of Dawn
+    name: "attention",
     limit: 60,
-    args: script(
-      "kernels",
-      ...(quick ? kernels : ["--dtypes", "f16", "--only", "linear,matmul,attention", "--skip-check"]),
-    ),
-    env: { SIDENET_DAWN_FEATURES: "vulkan_use_cooperative_matrix_robust_access" },
+    args: [file("attention.mjs"), "--device", device, ...heads, "--rounds", "5"],
   },
-  { name: "subgroup-matrices", limit: 60, args: script("subgroup-matrices") },
   { name: "choices", limit: 90, args: script("choices", ...(quick ? ["--quick"] : [])) },
+  { name: "host-cost", limit: 60, args: [file("host-cost.mjs")] },
 ];
 
 ensureRuntimeFolder();
@@ -110,13 +109,10 @@ writeFileSync(logFile, "");
 const matches = (name, names) => names.some((wanted) => name.startsWith(wanted));
 
 /** Runs one part, and returns how it ended and the object that it printed last. */
-function runPart({ name, limit, args, env }) {
+function runPart({ name, limit, args }) {
   return new Promise((resolve) => {
     const started = performance.now();
-    const child = spawn(process.execPath, args, {
-      stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, ...env },
-    });
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
     let out = "";
     let err = "";
     let timedOut = false;
@@ -139,9 +135,11 @@ function runPart({ name, limit, args, env }) {
         `\n==== ${name}: ${status}, ${seconds.toFixed(1)} s\n${err}${out.slice(-4000)}`,
       );
       console.log(`\n---- ${name}: ${status}, ${seconds.toFixed(1)} s`);
-      const lines = err.split("\n").filter((line) => line !== "" && !line.startsWith("Warning: max"));
+      const result = lastJson(out);
+      const text = result ? err : err + out; // some scripts print no object
+      const lines = text.split("\n").filter((line) => line !== "" && !line.startsWith("Warning: max"));
       console.log(lines.slice(args[0].endsWith("kernels.mjs") ? -80 : -18).join("\n"));
-      resolve({ name, status, seconds, result: lastJson(out) });
+      resolve({ name, status, seconds, result });
     });
   });
 }
