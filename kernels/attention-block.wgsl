@@ -11,7 +11,7 @@
 //   source: Dao 2023 (FlashAttention-2), algorithms 1 and 2
 requires immediate_address_space;
 const MAX_D: u32 = 64; // D at most: 64, 128 or 256
-const THREADS: u32 = 128; // or 256, each with half the left items
+const THREADS: u32 = 128; // or 256, each with half the left items, where D > 128
 const KEYS_LEFT: u32 = 0; // 1 in backward_kv
 const MASKED = -3.0e38; // finite, because WGSL may assume there are no infinities
 const KEY_MASK: u32 = 1; // mask is bytes, 0 for padding

@@ -130,7 +130,7 @@ function runBlocks(k: KernelContext, pass: Pass, call: TiledCall): void {
   const first = rest.y ?? rest.dq ?? rest.dv;
   const unused = isMatrix && pass === "forward" ? { dy: heads.q } : {};
   const sums = splits > 1 ? [first, dk].map(() => k.temp([splits, B, S, G, D])) : [first, dk];
-  const threads = capacity > (isKV ? 64 : 128) ? 256 : 128;
+  const threads = capacity > 128 ? 256 : 128;
   k.run(`${kernel}/${pass === "forward" ? "forward" : "backward"}`, {
     bind: { ...heads, mask: mask.mask, ...perQuery, out: sums[0], dk: sums[1], ...unused },
     params: { ...paramsOf(window, mask.maskKind), splits },
