@@ -16,7 +16,7 @@ alias bias_t = f32;
 alias y_t = f32;
 
 struct Params {
-  n: u32, k: u32, first: u32, count: u32, codesAt: u32, block: u32, nestedBlock: u32, isDouble: u32, zero: u32,
+  n: u32, k: u32, first: u32, count: u32, codesAt: u32, blockBits: u32, nestedBits: u32, isDouble: u32, zero: u32,
   hasBias: u32
 }
 var<immediate> p: Params;
@@ -37,7 +37,7 @@ fn rounded(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ p.zero); }
 fn scaleOf(b: u32) -> f32 {
   if (p.isDouble == 0) { return absmax[b]; }
   let q = extractBits(scales[b / 4], b % 4 * 8, 8);
-  return rounded(table[MAP_AT + q] * absmax[b / p.nestedBlock]) + table[OFFSET_AT];
+  return rounded(table[MAP_AT + q] * absmax[b >> p.nestedBits]) + table[OFFSET_AT];
 }
 
 /// Σ over the eight weights of a word, without those that belong to neighbouring rows.
@@ -48,7 +48,7 @@ fn wordSum(word: u32, row: u32, xAt: u32) -> f32 {
     let k = word * 8 + j - row; // wraps around before the start of the row, which puts it past the end
     if (k < p.k) { sum += f32(x[xAt + k]) * levels[extractBits(c, (j ^ 1) * 4, 4)]; }
   }
-  return sum * scaleOf(word * 8 / p.block);
+  return sum * scaleOf((word * 8) >> p.blockBits);
 }
 
 fn total(lane: u32) -> f32 {

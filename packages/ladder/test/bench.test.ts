@@ -1,14 +1,15 @@
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { MetaDevice, opNames, rowOf } from "@sidenet/tensor";
+import { CpuDevice, MetaDevice, opNames, rowOf } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
-import { makeOperands } from "../src/bench/operands.ts";
-import { BENCH_MODELS } from "../src/bench/shapes.ts";
+import { calibrate, timeOf } from "../src/bench/measure.ts";
+import { makeOperand, makeOperands } from "../src/bench/operands.ts";
+import { BENCH_MODELS, type Fill } from "../src/bench/shapes.ts";
 import { type BenchReport, joinRuns, suiteCases } from "../src/bench/suite.ts";
 import { chooseTile } from "../src/bench/tune.ts";
 import { sidenet } from "./capture.ts";
@@ -43,6 +44,40 @@ describe("the suite", () => {
       expect(run, item.name).not.toThrow();
     }
     expect(device.memory.liveBytes).toBe(0);
+  });
+});
+
+describe("makeOperand", () => {
+  it("repeats values up to the last element", async () => {
+    const device = new CpuDevice();
+    const valuesOf = async (fill: Fill, dtype: "u8" | "f32", count: number) => {
+      using tensor = makeOperand(device, "x", { shape: [count], dtype, fill }, 0);
+      return await tensor.read();
+    };
+    const bytes = await valuesOf({ kind: "bytes" }, "u8", 150_000);
+    expect(bytes.length).toBe(150_000);
+    expect(bytes.findIndex((byte, i) => byte !== ((i * 167 + (i >> 8) * 13) & 255))).toBe(-1);
+    const period = 65_521;
+    const normals = await valuesOf({ kind: "normal" }, "f32", 2 * period + 7);
+    expect(normals.findIndex((value, i) => value !== normals[i % period])).toBe(-1);
+    expect(new Set(normals.subarray(0, period)).size).toBeGreaterThan(0.99 * period);
+  });
+});
+
+describe("timing", () => {
+  it.runIf(gpuAvailable)("keeps a GPU busy before it counts, and no other device", async () => {
+    const device = await openNodeWebGpu({ adapterClass: "discrete" });
+    try {
+      using x = device.zeros([64]);
+      const started = performance.now();
+      await timeOf(device, () => device.ops.scale(x, { factor: 1 }).dispose(), 1);
+      expect(performance.now() - started).toBeGreaterThanOrEqual(300);
+    } finally {
+      device.dispose();
+    }
+    let calls = 0;
+    await calibrate(new CpuDevice(), () => calls++);
+    expect(calls).toBe(2);
   });
 });
 

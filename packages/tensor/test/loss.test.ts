@@ -66,3 +66,21 @@ it.each([
     expect(logits[0]).toBe(rows);
   },
 );
+
+it.each([{ subgroupMatrices: true }, {}])(
+  "further chunks take no workspace but some numbers a token: %o",
+  (profile) => {
+    const workspaceOf = (tokens: number): number => {
+      const device = new MetaDevice(profile);
+      const results = device.scope(() => {
+        const [h, w] = [device.empty([tokens, 64]), device.empty([4096, 64], { dtype: "f16" })];
+        const targets = device.empty([tokens], { dtype: "i32" });
+        const operands = [h, w, targets];
+        return Object.values(device.run("lmHeadLoss", operands, { chunkTokens: 128 }, ["dh"]));
+      });
+      for (const tensor of results) tensor.dispose();
+      return device.memory.peak().peakBytes - 4 * (2 * 64 * tokens + tokens); // without h, dh and targets
+    };
+    expect(workspaceOf(1024) - workspaceOf(256)).toBeLessThanOrEqual(4 * 4 * (1024 - 256));
+  },
+);

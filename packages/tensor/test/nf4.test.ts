@@ -145,6 +145,37 @@ describe.each(devices)("NF4 on %s", (kind) => {
   });
 });
 
+describe.runIf(gpuAvailable)("nf4-dequantize", () => {
+  it("writes in f16 what it writes in f32, rounded, and nothing past its last word", async () => {
+    const gpu = (await openTestGpu()) as WebGpuDevice;
+    // Less than a word, some words, less than a workgroup has, and more.
+    for (const [at, count] of [
+      [0, 3],
+      [8, 77],
+      [64, 8000],
+      [16, 8205],
+    ]) {
+      const outcomes = gpu.scope(() => {
+        const table = gpu.tensor(nf4Table(), [273]);
+        const w = gpu.tensor(new TestRandom(count).normals(at + count), [at + count]);
+        const [codes, absmax] = gpu.ops.nf4Quantize(w, table);
+        const params = { at, count, codesAt: 0, blockBits: 6, nestedBits: 8, isDouble: false, zero: 0 };
+        return (["f32", "f16"] as const).map((dtype) => {
+          const panel = gpu.tensor(new Float32Array(count + 16).fill(7), [count + 16], { dtype });
+          const bind = { codes, table, absmax, scales: null, w: panel };
+          gpu.dispatch("nf4-dequantize/main", { bind, params, grid: Math.ceil(count / 8192) });
+          return dtype === "f16" ? panel : gpu.ops.cast(panel, { to: "f16" });
+        });
+      });
+      const [want, got] = await Promise.all(outcomes.map((tensor) => tensor.read()));
+      expect(got.subarray(0, count)).toEqual(want.subarray(0, count));
+      expect([...got.subarray(count + 8)]).toEqual(Array.from({ length: 8 }, () => 7));
+      for (const tensor of outcomes) tensor.dispose();
+    }
+    gpu.dispose();
+  });
+});
+
 /** A kernel that divides as `file` does, on a driver whose quotients are `off` units in the last place away from its own. */
 function quotientKernel(file: "nf4-scales" | "nf4-quantize"): string {
   const body = /fn remainder[\s\S]*?fn quotient[\s\S]*?\n}\n/.exec(kernels[file])?.[0] ?? "";

@@ -63,15 +63,26 @@ async function timeBatches(batch: () => Promise<void>, calls: number, timeMs: nu
   return { minMs: min / calls, medianMs: p50 / calls, spread: mad / p50, samples: samplesCount };
 }
 
-/** The number of calls of a batch, measured after a call that compiles. */
-export async function calibrate(device: Device, call: () => void): Promise<number> {
+/**
+ * A GPU lowers its clock while the host prepares operands or checks results, and raises it again only after some time of work:
+ * on an H200, calls after two seconds of preparation took 2 to 4 times as long as others for the first quarter of a second.
+ */
+const WARM_MS = 300;
+
+/** The number of calls of a batch, measured after a call that compiles and, by batch after batch, `warmMs` of work. */
+export async function calibrate(device: Device, call: () => void, warmMs = 0): Promise<number> {
   call();
   await device.synchronize();
-  const started = performance.now();
-  call();
-  await device.synchronize();
-  const one = performance.now() - started;
-  return Math.max(1, Math.min(MAX_CALLS, Math.floor(BATCH_MS / Math.max(one, 0.01))));
+  const warmFrom = performance.now();
+  let calls = 1;
+  do {
+    const started = performance.now();
+    for (let i = 0; i < calls; i++) call();
+    await device.synchronize();
+    const one = (performance.now() - started) / calls;
+    calls = Math.max(1, Math.min(MAX_CALLS, Math.floor(BATCH_MS / Math.max(one, 0.01))));
+  } while (performance.now() - warmFrom < warmMs);
+  return calls;
 }
 
 /** GPU time of one call in milliseconds, and its number of dispatches. */
@@ -99,7 +110,8 @@ export async function timeOf(
   call: () => void,
   timeMs: number,
 ): Promise<Pick<BenchResult, "wall" | "gpuMs" | "dispatches">> {
-  const calls = await calibrate(device, call);
+  const isGpu = device instanceof WebGpuDevice && device.profile.adapterClass !== "software";
+  const calls = await calibrate(device, call, isGpu ? WARM_MS : 0);
   const batch = async () => {
     for (let i = 0; i < calls; i++) call();
     await device.synchronize();

@@ -2,8 +2,8 @@
 import type { KernelContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 
-/** A left operand of a matmul in f16. */
-export interface F16Rows {
+/** A left operand of a matmul in f16; disposing it frees the workspace. */
+export interface F16Rows extends Disposable {
   readonly a: Tensor;
   /** The factor of each row, f32[M]: the row times it is the original. null where the operand was f16 already. */
   readonly scales: Tensor | null;
@@ -14,11 +14,18 @@ const FEW_LANES = 32; // enough for short rows
 
 /** a[M,K] in f16 as workspace, with the scale of each row; a itself if it is f16 already. */
 export function toF16Rows(k: KernelContext, a: Tensor, M: number, K: number): F16Rows {
-  if (a.dtype === "f16") return { a, scales: null };
+  if (a.dtype === "f16") return { a, scales: null, [Symbol.dispose]() {} };
   const rows = k.temp([M, K], "f16");
   const scales = k.temp([M]);
   run(k, { a, rows, scales }, M, K);
-  return { a: rows, scales };
+  return {
+    a: rows,
+    scales,
+    [Symbol.dispose]() {
+      rows.dispose();
+      scales.dispose();
+    },
+  };
 }
 
 /**

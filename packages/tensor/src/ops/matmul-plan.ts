@@ -153,7 +153,7 @@ export function runMatmul(
     return;
   }
   const isOnMatrices = usesSubgroupMatrices(k.profile, form, { M, K, N }, isPanels(b) ? "decoded" : b.dtype);
-  const f16 = isOnMatrices ? toF16Rows(k, a, M, K) : null;
+  using f16 = isOnMatrices ? toF16Rows(k, a, M, K) : null;
   const operands = { a: f16?.a ?? a, b, y, bias, f16 };
   if (form === "nt") runColumnWindows(k, operands, { M, K, N, accumulate });
   else runSumWindows(k, form, operands, { M, K, N, accumulate });

@@ -20,6 +20,9 @@ import { part, windows } from "./block-windows.ts";
 
 const { fround } = Math;
 
+/** Weights of a workgroup of nf4-dequantize.wgsl. */
+const DEQUANTIZED = 8 * 4 * 256;
+
 /** How a weight was quantized. */
 export interface Nf4Blocks {
   /** Weights that share an absmax. */
@@ -123,12 +126,12 @@ export function runDequantize(
       at: range.start,
       count: range.count,
       codesAt: window.codesAt,
-      block,
-      nestedBlock,
+      blockBits: Math.log2(block),
+      nestedBits: Math.log2(nestedBlock),
       isDouble: scales !== null,
       zero: 0,
     },
-    grid: Math.ceil(range.count / 8 / 64),
+    grid: Math.ceil(range.count / DEQUANTIZED),
   });
 }
 
