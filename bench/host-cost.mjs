@@ -5,11 +5,10 @@
 // Prints wall time and, on Linux, the CPU time of the calling thread. With a software driver, which computes on the same
 // cores, only the CPU time is the host's cost.
 
-import { readFileSync } from "node:fs";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
 import { scriptOptions } from "../scripts/lib/options.mjs";
-import { median } from "./shared.mjs";
+import { median, threadCpuMs } from "./shared.mjs";
 
 const options = scriptOptions({ device: "webgpu", rounds: 15, only: "" });
 const COUNT = 2000;
@@ -30,17 +29,10 @@ const CASES = {
   linear: () => ops.linear(h, w).dispose(),
 };
 
-/** CPU time of this thread in nanoseconds; null if the system does not report it. */
-function cpuNs() {
-  try {
-    return Number(readFileSync("/proc/thread-self/schedstat", "utf8").split(" ")[0]);
-  } catch {
-    return null;
-  }
-}
-
 const shown = (list) =>
-  list.includes(null) ? "-" : `${median(list).toFixed(1)} µs (fastest ${Math.min(...list).toFixed(1)})`;
+  list.every(Number.isFinite)
+    ? `${median(list).toFixed(1)} µs (fastest ${Math.min(...list).toFixed(1)})`
+    : "-";
 
 for (const [name, call] of Object.entries(CASES)) {
   if (!name.startsWith(options.only)) continue;
@@ -49,13 +41,13 @@ for (const [name, call] of Object.entries(CASES)) {
   for (let round = -2; round < options.rounds; round++) {
     await device.synchronize();
     const before = device.statistics?.().dispatches ?? 0;
-    const [from, cpu] = [process.hrtime.bigint(), cpuNs()];
+    const [from, cpu] = [performance.now(), threadCpuMs()];
     for (let i = 0; i < COUNT; i++) call();
-    const [to, after] = [process.hrtime.bigint(), cpuNs()];
+    const [to, after] = [performance.now(), threadCpuMs()];
     dispatches = ((device.statistics?.().dispatches ?? 0) - before) / COUNT;
     if (round < 0) continue;
-    wall.push(Number(to - from) / 1000 / COUNT);
-    host.push(cpu === null ? null : (after - cpu) / 1000 / COUNT);
+    wall.push((1000 * (to - from)) / COUNT);
+    host.push((1000 * (after - cpu)) / COUNT);
   }
   console.log(`${name.padEnd(26)} wall ${shown(wall)}, host ${shown(host)}, ${dispatches} dispatches a call`);
 }

@@ -2,15 +2,16 @@
 // nvidia-smi.
 //
 //   node bench/gpu/step.mjs --model qwen2.5-7b --method ladder --context 2048 [--batch 1] [--steps 3] [--device webgpu]
-//     [--dtype f16] [--no-quantize] [--profile]
+//     [--dtype f16] [--no-quantize] [--profile] [--as-gpu]
 //
-// --model is tiny, small, or a model that `sidenet plan` knows.
+// --model is tiny, small, or a model that `sidenet plan` knows. --as-gpu chooses a GPU's kernels on a software driver: with few
+// tokens, the CPU time of the host is then what a GPU's step costs there.
 
 import { spawn } from "node:child_process";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
 import { WebGpuDevice } from "@sidenet/tensor";
 import { scriptOptions } from "../../scripts/lib/options.mjs";
-import { median } from "../shared.mjs";
+import { median, threadCpuMs } from "../shared.mjs";
 import { randomDecoder } from "./models.mjs";
 import { finish, open } from "./process.mjs";
 
@@ -24,6 +25,7 @@ const options = scriptOptions({
   dtype: "f16",
   "no-quantize": false,
   profile: false,
+  "as-gpu": false,
 });
 
 /** Watches the GPU memory in use by nvidia-smi, five times a second. `mib` is its peak; null without nvidia-smi. */
@@ -55,7 +57,10 @@ function makeBatch(vocabSize, batchSize, length) {
 }
 
 const driver = watchDriver();
-const device = await open(options.device, { precision: options.dtype });
+const device = await open(options.device, {
+  precision: options.dtype,
+  ...(options["as-gpu"] && { adapterClass: "discrete" }),
+});
 const dtype = device.profile.f16 ? options.dtype : "f32";
 const started = performance.now();
 const decoder = await randomDecoder(device, options.model, { quantize: !options["no-quantize"], dtype });
@@ -72,16 +77,22 @@ const { batch: batchSize, context: length } = options;
 const batch = makeBatch(decoder.config.vocabSize, batchSize, length);
 const losses = [];
 const seconds = [];
+const hostMs = [];
 const before = device instanceof WebGpuDevice ? device.statistics() : null;
 device.memory.resetPeak();
 driver.reset();
 const flopsBefore = device.flops;
 for (let step = 0; step <= options.steps; step++) {
-  const from = performance.now();
+  const [from, cpuFrom] = [performance.now(), threadCpuMs()];
   losses.push((await trainer.step(batch)).loss);
-  if (step > 0) seconds.push((performance.now() - from) / 1000);
+  const elapsed = (performance.now() - from) / 1000;
+  const cpu = threadCpuMs() - cpuFrom;
+  if (step > 0) {
+    seconds.push(elapsed);
+    hostMs.push(cpu);
+  }
   console.error(
-    `step ${step}: loss ${losses.at(-1).toFixed(4)}, ${((performance.now() - from) / 1000).toFixed(3)} s`,
+    `step ${step}: loss ${losses.at(-1).toFixed(4)}, ${elapsed.toFixed(3)} s, host ${cpu.toFixed(0)} ms`,
   );
 }
 const stepSeconds = median(seconds);
@@ -109,6 +120,7 @@ const result = {
   device: `${device.kind}: ${device.label}`,
   loss: losses,
   seconds_per_step: stepSeconds,
+  host_ms_per_step: median(hostMs),
   tokens_per_second: (batchSize * length) / stepSeconds,
   flops,
   tflops: flops / stepSeconds / 1e12,
@@ -120,6 +132,7 @@ const result = {
   buffer_bytes: after?.bufferBytes ?? null,
   free_bytes: after?.freeBytes ?? null,
   saved_format: dtype,
+  submits_per_step: after && (after.submits - before.submits) / (options.steps + 1),
   dispatches_per_step: after && (after.dispatches - before.dispatches) / (options.steps + 1),
   gpu_busy_share: profile && Math.min(1, profile.busyMs / 1000 / stepSeconds),
   // An upper bound: in the profiled step each kernel has its own pass, which adds idle time.

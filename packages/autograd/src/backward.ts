@@ -84,10 +84,8 @@ export class BackwardPass {
     try {
       if (dy) {
         refuseChanges(record);
-        const names = [...record.saved.keys()];
-        this.#saved.open([...record.saved.values()], (tensors) =>
-          this.#pull(record, dy, Object.fromEntries(names.map((name, i) => [name, tensors[i]]))),
-        );
+        const wide = new Set(record.pulls.flatMap(({ saves, readsF16 }) => (readsF16 ? [] : saves)));
+        this.#saved.open(record.saved, wide, (tensors) => this.#pull(record, dy, tensors));
       }
     } finally {
       dy?.dispose("the backward pass after its last use");
@@ -95,7 +93,7 @@ export class BackwardPass {
     }
   }
 
-  #pull(record: RecordedOp, dy: Tensor, saved: Record<string, Tensor | null>): void {
+  #pull(record: RecordedOp, dy: Tensor, saved: Readonly<Record<string, Tensor | null>>): void {
     for (const { inputs, run, isFresh: isNew = false } of record.pulls) {
       const values = inputs.map((name) => record.inputs.get(name)!);
       const contexts = values.map((value) => ({

@@ -111,16 +111,22 @@ export class SavedTensors {
     return this.#saved(this.#add(residual, keptOf(residual, "f32", handles, false)), residual);
   }
 
-  /** Calls `body` with the saved tensors, decoded from their smaller copies where there are such. */
-  open<R>(saved: readonly (SavedTensor | null)[], body: (tensors: readonly (Tensor | null)[]) => R): R {
+  /** Calls `body` with the saved tensors of a record, decoded from their smaller copies. f16 is widened for the names in `wide`. */
+  open(
+    saved: ReadonlyMap<string, SavedTensor | null>,
+    wide: ReadonlySet<string>,
+    body: (tensors: Readonly<Record<string, Tensor | null>>) => void,
+  ): void {
     const decoded: Tensor[] = [];
+    const tensors: Record<string, Tensor | null> = {};
     try {
-      const tensors = saved.map((tensor) => {
-        if (tensor === null || tensor.kept.format === "f32") return tensor?.kept.handles[0] ?? null;
-        decoded.push(this.#decode(tensor));
-        return decoded.at(-1)!;
-      });
-      return body(tensors);
+      for (const [name, tensor] of saved) {
+        tensors[name] = tensor?.kept.handles[0] ?? null;
+        if (tensor === null || tensor.kept.format === "f32") continue;
+        tensors[name] = this.#decode(tensor, wide.has(name));
+        decoded.push(tensors[name]);
+      }
+      body(tensors);
     } finally {
       for (const tensor of decoded) tensor.dispose("the backward pass after its last use");
     }
@@ -160,12 +166,12 @@ export class SavedTensors {
     return keptOf(tensor, format, copies, false);
   }
 
-  #decode({ kept: { handles, format }, shape }: SavedTensor): Tensor {
+  #decode({ kept: { handles, format }, shape }: SavedTensor, wide: boolean): Tensor {
     const { ops } = this.#device;
     return this.#device.scope(() => {
       const [codes, scales] = handles;
-      const values = format === "f16" ? ops.cast(codes, { to: "f32" }) : ops.dequantize8(codes, scales);
-      return ops.reshape(values, { shape });
+      const f32 = () => (format === "f16" ? ops.cast(codes, { to: "f32" }) : ops.dequantize8(codes, scales));
+      return ops.reshape(format === "f16" && !wide ? codes : f32(), { shape });
     });
   }
 

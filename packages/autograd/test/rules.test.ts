@@ -158,6 +158,60 @@ describe("f16 operands get f32 gradients near those in double", () => {
   });
 });
 
+describe("rules that read f16 give the gradients of f32 copies, to the bit", () => {
+  const rules = (name: OpName) => [...Object.values(rowFor(name).inputs), rowFor(name).joint];
+  const readers = pullRows.filter((name) =>
+    rules(name).some((rule) => rule && "run" in rule && rule.readsF16),
+  );
+
+  /** Gradients of ⟨u, op⟩ with activations in the places `tracked`, which the tape keeps in a format. */
+  async function gradientsIn(saved: "f32" | "f16", name: OpName, drawn: OpCase, tracked: readonly number[]) {
+    const device = new CpuDevice();
+    const leaves = drawn.inputs.map(
+      (input) =>
+        input &&
+        device.tensor(input.values, input.shape, { dtype: isFloat(input.dtype) ? "f32" : input.dtype }),
+    );
+    using tape = new Tape(
+      device,
+      tracked.map((i) => leaves[i]!),
+      { formats: { saved } },
+    );
+    const y = device.scope(() => {
+      const operands = leaves.map((leaf, i) =>
+        tracked.includes(i) ? tape.scale(leaf!, { factor: 1 }) : leaf,
+      );
+      return call(
+        tape,
+        name,
+        drawn,
+        operands.filter((operand) => operand !== null),
+      );
+    });
+    const u = device.tensor(new TestRandom(1).normals(y.size), y.shape);
+    const gradients = tape.backward(y, u);
+    const values = await Promise.all(tracked.map((i) => gradients.get(leaves[i]!)!.read()));
+    for (const tensor of [...leaves, y, u, ...gradients.values()]) tensor?.dispose();
+    expectNoLeaks(device);
+    return values;
+  }
+
+  it.each(readers)("%s", async (name) => {
+    const property = fc.asyncProperty(cases, async ({ seed, scale }) => {
+      const drawn = drawCase(rowOf(name), new TestRandom(seed, scale), "f16"); // values that f16 holds exactly
+      const all = differentiable(name, drawn);
+      for (const tracked of [all, ...all.map((i) => [i])]) {
+        const [want, got] = [
+          await gradientsIn("f32", name, drawn, tracked),
+          await gradientsIn("f16", name, drawn, tracked),
+        ];
+        expect(got).toEqual(want);
+      }
+    });
+    await fc.assert(property, propertyRuns(8));
+  });
+});
+
 describe("the gradient table", () => {
   it("has an entry for each input of each row, and no others", () => {
     expect(Object.keys(gradTable).sort()).toEqual([...opNames].sort());

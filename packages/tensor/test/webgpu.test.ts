@@ -1,6 +1,6 @@
 import { CpuDevice, type Device, MetaDevice, Random, type Tensor, type WebGpuDevice } from "@sidenet/tensor";
 import { openDevice, openNodeWebGpu } from "@sidenet/tensor/node";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { assertClose, gpuAvailable, type openTestGpu } from "./support.ts";
 
 const opened: Device[] = [];
@@ -107,6 +107,22 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
     }
     expect(gpu.statistics().bufferBytes).toBe(after2);
     expect(gpu.memory.liveCount).toBe(1);
+  });
+
+  it("gives a repeated step the same buffers, in whatever order they came back: it makes no bind group anew", async () => {
+    const gpu = await open({ poison: false }); // which binds buffers too
+    using x = gpu.tensor(normals(1000), [10, 100]);
+    const step = (freedFirst: number) => {
+      const [a, b] = [gpu.ops.scale(x, { factor: 2 }), gpu.ops.rmsNorm(x)];
+      const y = gpu.ops.add(a, b);
+      for (const tensor of [a, b, y].slice(freedFirst)) tensor.dispose();
+      for (const tensor of [a, b, y]) tensor.dispose();
+    };
+    step(0);
+    const made = vi.spyOn(gpu.gpu, "createBindGroup");
+    for (const freedFirst of [2, 1, 0]) step(freedFirst);
+    await gpu.synchronize();
+    expect(made).not.toHaveBeenCalled();
   });
 
   it("turns an impossible buffer into an error that names the request, and lives on", async () => {

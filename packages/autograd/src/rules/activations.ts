@@ -25,12 +25,17 @@ export const silu = gradRow("silu", {
 export const siluMul = gradRow(
   "siluMul",
   {
-    gate: { saves: ["gate", "up"], pull: (ops, dy, { gate, up }) => ops.siluMulBackward(dy, gate, up)[0] },
+    gate: {
+      saves: ["gate", "up"],
+      readsF16: true,
+      pull: (ops, dy, { gate, up }) => ops.siluMulBackward(dy, gate, up)[0],
+    },
     up: { saves: ["gate"], pull: (ops, dy, { gate }) => ops.mul(dy, ops.silu(gate)) },
   },
   {
     inputs: ["gate", "up"],
     saves: ["gate", "up"],
+    readsF16: true,
     pull: (ops, dy, { gate, up }) => ops.siluMulBackward(dy, gate, up),
   },
 );

@@ -67,6 +67,8 @@ export interface PullContext<A> {
 export interface InputRule<R extends AnyOpRow, S extends readonly SaveName<R>[]> {
   /** Inputs, outputs and residuals that are kept for `pull`. */
   readonly saves: S;
+  /** See `Pull`. */
+  readonly readsF16?: boolean;
   /** The gradient, of the shape and dtype that `context` gives. */
   readonly pull: (
     ops: Ops,
@@ -84,6 +86,8 @@ export interface JointRule<
 > {
   readonly inputs: I;
   readonly saves: S;
+  /** See `Pull`. */
+  readonly readsF16?: boolean;
   /** One gradient for each of `inputs`, in that order. */
   readonly pull: (
     ops: Ops,
@@ -97,6 +101,11 @@ export interface JointRule<
 export interface Pull {
   readonly inputs: readonly string[];
   readonly saves: readonly string[];
+  /**
+   * Whether what was kept in f16 may be given as it is: only where that changes no bit of the gradient, because it is no op's first
+   * operand, which decides the type of a result. Otherwise it is widened to f32 first.
+   */
+  readonly readsF16?: boolean;
   /** The gradients are in new memory even though `ops` did not make them. */
   readonly isFresh?: boolean;
   /** One context, and one gradient, for each of `inputs`. */
@@ -160,8 +169,8 @@ export function withGradient<
 }
 
 // The parameter types have checked the row; the tape needs only the names in it.
-type AnyRule = { saves: readonly string[]; pull: (...args: unknown[]) => Tensor };
-type AnyJointRule = { inputs: readonly string[]; saves: readonly string[]; pull: unknown };
+type AnyRule = { saves: readonly string[]; readsF16?: boolean; pull: (...args: unknown[]) => Tensor };
+type AnyJointRule = Omit<AnyRule, "pull"> & { inputs: readonly string[]; pull: unknown };
 
 function pullRow<K extends string>(
   op: K,
@@ -176,7 +185,8 @@ function pullRow<K extends string>(
   const entries = Object.entries(inputs as Record<string, AnyRule | NoGradient>).map(([name, entry]) => {
     if (hasNoGradient(entry)) return [name, entry] as const;
     const run: Pull["run"] = (ops, dy, saved, [context]) => [entry.pull(ops, dy, saved, context)];
-    return [name, { inputs: [name], saves: entry.saves, run }] as const;
+    const { saves, readsF16 = false } = entry;
+    return [name, { inputs: [name], saves, readsF16, run }] as const;
   });
   const pullJoint = joint?.pull as ((...args: unknown[]) => readonly Tensor[]) | undefined;
   return {
@@ -187,6 +197,7 @@ function pullRow<K extends string>(
         ? {
             inputs: joint.inputs,
             saves: joint.saves,
+            readsF16: joint.readsF16 ?? false,
             run: (ops, dy, saved, [{ attrs }]) => pullJoint(ops, dy, saved, attrs),
           }
         : null,

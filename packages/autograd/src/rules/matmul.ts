@@ -28,6 +28,7 @@ export const linear = gradRow("linear", {
   },
   w: {
     saves: ["x"],
+    readsF16: true,
     pull: (ops, dy, { x }, { dtype }) => ops.matmulTN(widen(ops, asRows(ops, dy), dtype), asRows(ops, x)),
   },
   bias: { saves: [], pull: (ops, dy, _saved, context) => biasGradient(ops, dy, context) },

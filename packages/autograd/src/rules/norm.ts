@@ -4,9 +4,14 @@ import { biasGradient } from "./shared.ts";
 export const rmsNorm = gradRow("rmsNorm", {
   x: {
     saves: ["x", "rstd", "gain"],
+    readsF16: true,
     pull: (ops, dy, { x, rstd, gain }) => ops.rmsNormBackwardX(dy, x, rstd, gain),
   },
-  gain: { saves: ["x", "rstd"], pull: (ops, dy, { x, rstd }) => ops.rmsNormBackwardGain(dy, x, rstd) },
+  gain: {
+    saves: ["x", "rstd"],
+    readsF16: true,
+    pull: (ops, dy, { x, rstd }) => ops.rmsNormBackwardGain(dy, x, rstd),
+  },
 });
 
 export const rope = gradRow("rope", {
@@ -22,10 +27,12 @@ export const rope = gradRow("rope", {
 export const layerNorm = gradRow("layerNorm", {
   x: {
     saves: ["x", "mean", "rstd", "gain"],
+    readsF16: true,
     pull: (ops, dy, { x, mean, rstd, gain }) => ops.layerNormBackwardX(dy, x, mean, rstd, gain),
   },
   gain: {
     saves: ["x", "mean", "rstd"],
+    readsF16: true,
     pull: (ops, dy, { x, mean, rstd }) => ops.layerNormBackwardGain(dy, x, mean, rstd),
   },
   bias: { saves: [], pull: (ops, dy, _saved, context) => biasGradient(ops, dy, context) },

@@ -118,13 +118,13 @@ function withSplits(
 /** Dispatches matmul-block.wgsl for a window whose extents are multiples of 4. */
 export function runBlocks(
   k: KernelContext,
-  { a, b, ...output }: Bindings,
+  { a, b, y, bias }: Bindings,
   window: Window,
   accumulate: boolean,
 ): void {
   const { form, batches, m, n, k: depth, aAt, aRow } = window;
   const { side, splits, splitDepth } = tilingOf(k.profile, window);
-  withSplits(k, output, window, { splits, accumulate }, (bind, params) =>
+  withSplits(k, { y, bias }, window, { splits, accumulate }, (bind, params) =>
     k.run("matmul-block/main", {
       bind: { a, b, ...bind },
       params: { batches, m, n, k: depth, aAt, aRow, ...params, splits, splitDepth },
@@ -137,7 +137,8 @@ export function runBlocks(
 /** Dispatches matmul-matrix.wgsl (subgroup matrices) for a window with a in f16; row m of the result is multiplied by scales[m]. */
 export function runMatrix(
   k: KernelContext,
-  { a, b, scales, ...output }: Bindings & { readonly scales: Tensor | null },
+  { a, b, y, bias }: Bindings,
+  scales: Tensor | null,
   window: Window,
   accumulate: boolean,
 ): void {
@@ -145,7 +146,7 @@ export function runMatrix(
   const wanted = wantedSplits(k.profile, window, LARGE);
   const max = maxSplits(k.profile, window, MIN_SPLIT_DEPTH.matrix);
   const { side, splits, splitDepth } = tilingWith(LARGE, Math.min(wanted, max), depth);
-  withSplits(k, output, window, { splits, accumulate }, (bind, params) =>
+  withSplits(k, { y, bias }, window, { splits, accumulate }, (bind, params) =>
     k.run("matmul-matrix/main", {
       bind: { a, b, scales, ...bind },
       params: { m, n, k: depth, aAt, aRow, ...params, hasScales: scales !== null, splits, splitDepth },

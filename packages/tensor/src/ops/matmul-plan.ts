@@ -55,11 +55,6 @@ function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
   return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
 }
 
-/** The tensors of one dispatch; `f16` is set where it runs on subgroup matrices, with the scales of a's rows. */
-interface WindowBindings extends Bindings {
-  readonly f16?: { readonly scales: Tensor | null } | null;
-}
-
 /**
  * Whether y[M,N] = a·b runs on subgroup matrices: only if the weights are f16, or quantized and can be decoded to f16. A
  * matmul of two f32 operands never does.
@@ -80,14 +75,16 @@ export function usesSubgroupMatrices(
   );
 }
 
+/** Dispatches one window; `f16` is set where it runs on subgroup matrices, with the scales of a's rows. */
 function runWindow(
   k: KernelContext,
-  { f16 = null, ...bind }: WindowBindings,
+  bind: Bindings,
   window: Window,
   accumulate: boolean,
+  f16: { readonly scales: Tensor | null } | null = null,
 ): void {
   if (f16) {
-    runMatrix(k, { ...bind, ...f16 }, window, accumulate);
+    runMatrix(k, bind, f16.scales, window, accumulate);
     return;
   }
   const { form, batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
@@ -188,7 +185,6 @@ function runColumnWindows(
         b: window,
         y: k.rows(y, M, rows),
         bias, // bound whole: kernels read bias[yAt + n]
-        f16: scalesOf(k, f16, M, rows),
       };
       const shape: Window = {
         form: "nt",
@@ -201,7 +197,7 @@ function runColumnWindows(
         yAt: columns.start,
         yRow: N,
       };
-      runWindow(k, bind, shape, accumulate);
+      runWindow(k, bind, shape, accumulate, scalesOf(k, f16, M, rows));
     }
   }
 }
@@ -230,7 +226,6 @@ function runSumWindows(
         b: window,
         y: k.rows(y, M, rows),
         bias: range.start === 0 ? bias : null,
-        f16: scalesOf(k, f16, M, rows),
       };
       const shape: Window = {
         form,
@@ -243,7 +238,7 @@ function runSumWindows(
         yAt: 0,
         yRow: N,
       };
-      runWindow(k, bind, shape, accumulate || range.start > 0);
+      runWindow(k, bind, shape, accumulate || range.start > 0, scalesOf(k, f16, M, rows));
     }
   }
 }

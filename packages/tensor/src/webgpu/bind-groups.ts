@@ -8,7 +8,8 @@ import { type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
 import type { Pipeline } from "./pipelines.ts";
 import { isTexture } from "./textures.ts";
 
-const GROUP_LIMIT = 8192;
+/** Several steps of different lengths: one of QLoRA on a 7B model has some 7,000. */
+const GROUP_LIMIT = 32768;
 
 type Limits = Pick<DeviceProfile, "maxBindingBytes" | "bindingAlignment">;
 
@@ -43,7 +44,7 @@ export class BindGroupCache {
 
   /** Throws `T-TOO-LARGE` for a tensor that does not fit a binding. */
   get(pipeline: Pipeline, bind: KernelCall["bind"]): GPUBindGroup {
-    let key = pipeline.key;
+    let key = `${pipeline.id}`;
     for (const name in bind) key += this.#keyOf(pipeline, name, bind[name]);
     const known = this.#groups.get(key);
     if (known) return known;

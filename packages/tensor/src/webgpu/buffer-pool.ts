@@ -21,8 +21,21 @@ export type PooledTexture = Pooled<GPUTexture>;
 
 let nextId = 1;
 
+/** Where `id` is in a list by falling ids, or would be. */
+function placeOf(id: number, list: readonly Pooled<unknown>[]): number {
+  let [low, high] = [0, list.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (list[middle].id > id) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /**
  * Keeps free buffers (or textures) by exact size: the shapes of a training step repeat, so most requests need no allocation.
+ * The one with the lowest id goes out first, so who gets which depends on which are free, and not on the order in which they came
+ * back: in a repeated step every op gets the buffers that it had, for which there are bind groups already.
  * When the total exceeds the peak in use by more than `limitBytes`, the longest unused are destroyed. A buffer may be released as
  * soon as its last command is encoded, since commands run in order, but it is destroyed only after a submit.
  */
@@ -30,6 +43,7 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   readonly #create: (sizeBytes: number) => R;
   readonly #onDestroy: (buffer: Pooled<R>) => void;
   #limitBytes: number;
+  /** By size, each list by falling ids. */
   readonly #free = new Map<number, Pooled<R>[]>();
   /** Free buffers, longest unused first. */
   readonly #queue = new Set<Pooled<R>>();
@@ -87,7 +101,7 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
       return;
     }
     const list = this.#free.get(buffer.sizeBytes);
-    if (list) list.push(buffer);
+    if (list) list.splice(placeOf(buffer.id, list), 0, buffer);
     else this.#free.set(buffer.sizeBytes, [buffer]);
     this.#queue.add(buffer);
     this.#freeBytes += buffer.sizeBytes;
@@ -119,7 +133,7 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   #remove(buffer: Pooled<R>): void {
     this.#queue.delete(buffer);
     const list = this.#free.get(buffer.sizeBytes)!;
-    list.splice(list.indexOf(buffer), 1);
+    list.splice(placeOf(buffer.id, list), 1);
     if (list.length === 0) this.#free.delete(buffer.sizeBytes);
     this.#freeBytes -= buffer.sizeBytes;
     this.#destroy(buffer);

@@ -11,9 +11,13 @@ export interface Pipeline {
   readonly layout: GPUBindGroupLayout;
   /** Readable and unique: "norm/forward x:f16 LANES=64". */
   readonly key: string;
+  /** A short form of the key, for keys of bind groups: every dispatch hashes one. */
+  readonly id: number;
 }
 
 const COMPUTE_STAGE = 4;
+
+let nextId = 1;
 
 /** The key of a kernel variant: `Pipeline.key`. */
 export function pipelineKey(
@@ -89,7 +93,7 @@ export class PipelineCache {
       layout: this.#device.createPipelineLayout(descriptor),
       compute: { module: this.#module(specialize(source, variant), file), entryPoint },
     });
-    return { source, gpu, layout, key };
+    return { source, gpu, layout, key, id: nextId++ };
   }
 
   /** Entry points of one variant share a module. */
