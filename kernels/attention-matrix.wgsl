@@ -46,8 +46,8 @@ var<immediate> p: Params;
 @group(0) @binding(7) var<storage, read> statsIn: array<vec4<f32>>; // (lse, dy·y, scale) of a query
 @group(0) @binding(8) var<storage, read_write> dk: array<dk_v>;
 
-// Parts, so that a subgroup matrix begins at a constant of one: Dawn checks the bounds of each, which folds away there.
-var<workgroup> right: array<array<vec4<f16>, 32 * STEP_D>, 4>; // [half of 64 items · 2 + half of D][32 items][HALF_D]
+// Strips of 16 items, so that a subgroup matrix begins at a constant of one: Dawn checks the bounds of each, which folds away there.
+var<workgroup> right: array<array<vec4<f16>, 16 * STEP_D>, 8>; // [4 strips of right items · 2 + half of D][16 items][HALF_D]
 var<workgroup> weightsF16: array<array<vec4<f16>, 16 * STEP>, 4>; // per 16 left items [16][64 right items]
 var<workgroup> results: array<array<vec4<f32>, 16 * STEP_Y>, 8>; // per subgroup [16 left][32]
 var<workgroup> rightInfo: array<vec4<i32>, 128>; // [kind][16 groups of four right items]; for the kinds see fetchInfo, fetchInfoStats
@@ -97,8 +97,8 @@ fn fetchRight(at: Place, n: u32, first: u32, t: u32) -> Eight { return fetch(at,
 fn stageFour(t: u32, c: u32, f: Four) {
   let h = 4 * c / HALF_D; let i = t / 16 * STEP_D + c % (HALF_D / 4);
   let none = vec4<f16>(); let is = c < p.d / 4;
-  right[h][i] = select(none, f[0], is); right[h][i + 16 * STEP_D] = select(none, f[1], is);
-  right[2 + h][i] = select(none, f[2], is); right[2 + h][i + 16 * STEP_D] = select(none, f[3], is);
+  right[h][i] = select(none, f[0], is); right[2 + h][i] = select(none, f[1], is);
+  right[4 + h][i] = select(none, f[2], is); right[6 + h][i] = select(none, f[3], is);
 }
 fn stage(t: u32, f: Eight) { stageFour(t, t % 16, f.a); if (MAX_D > 64) { stageFour(t, t % 16 + 16, f.b); } }
 /// Stages the left items where right ones will be, for loadLeft: a subgroup keeps its 16 as operands.
@@ -106,22 +106,22 @@ fn stageLeft(at: Place, n: u32, t: u32) { workgroupBarrier(); stage(t, fetch(at,
 /// Of a subgroup's left items, 16 of D from d on; modulo MAX_D, for operands that only a larger MAX_D needs.
 fn loadLeft(strip: u32, d: u32) -> Left {
   let e = d % MAX_D;
-  return subgroupMatrixLoad<Left, row_major>(&right[strip / 2 * 2 + e / HALF_D], strip % 2 * 16 * STEP_D + e % HALF_D / 4, STEP_D);
+  return subgroupMatrixLoad<Left, row_major>(&right[strip * 2 + e / HALF_D], e % HALF_D / 4, STEP_D);
 }
 fn loadWeights(strip: u32, k: u32) -> Left { return subgroupMatrixLoad<Left, row_major>(&weightsF16[strip], k / 4, STEP); }
-// addItem and addItems multiply 16 and 64 of D, from d on, of left items by items c of 32 of the half; addValues multiplies
-// weights of 16 right items, from k on, by columns c of the half of D.
-fn addItem(a: Left, half: u32, d: u32, c: u32, sum: Sum) -> Sum {
-  let i = c * STEP_D + d % HALF_D / 4;
-  return subgroupMatrixMultiplyAccumulate(a, subgroupMatrixLoad<Right, col_major>(&right[half * 2 + d / HALF_D], i, STEP_D), sum);
+// addItem and addItems multiply 16 and 64 of D, from d on, of left items by a strip of right ones; addValues multiplies weights of
+// 16 right items, from k on, by columns c of a half of D.
+fn addItem(a: Left, strip: u32, d: u32, sum: Sum) -> Sum {
+  let b = subgroupMatrixLoad<Right, col_major>(&right[strip * 2 + d / HALF_D], d % HALF_D / 4, STEP_D);
+  return subgroupMatrixMultiplyAccumulate(a, b, sum);
 }
-fn addItems(a0: Left, a1: Left, a2: Left, a3: Left, half: u32, d: u32, c: u32, sum: Sum) -> Sum {
-  let first = addItem(a1, half, d + 16, c, addItem(a0, half, d, c, sum));
-  return addItem(a3, half, d + 48, c, addItem(a2, half, d + 32, c, first));
+fn addItems(a0: Left, a1: Left, a2: Left, a3: Left, strip: u32, d: u32, sum: Sum) -> Sum {
+  let first = addItem(a1, strip, d + 16, addItem(a0, strip, d, sum));
+  return addItem(a3, strip, d + 48, addItem(a2, strip, d + 32, first));
 }
 fn addValues(a: Left, half: u32, k: u32, c: u32, sum: Sum) -> Sum {
-  let i = k % 32 * STEP_D + c / 4;
-  return subgroupMatrixMultiplyAccumulate(a, subgroupMatrixLoad<Right, row_major>(&right[k / 32 * 2 + half], i, STEP_D), sum);
+  let b = subgroupMatrixLoad<Right, row_major>(&right[k / 16 * 2 + half], c / 4, STEP_D);
+  return subgroupMatrixMultiplyAccumulate(a, b, sum);
 }
 // `u` is the part of a subgroup: its strip of 16 left items, and its half of the right items, or of D.
 fn storeResults(u: vec2<u32>, c0: Sum, c1: Sum) {
@@ -312,8 +312,8 @@ fn forward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: v
     workgroupBarrier(); stage(t, f); stageInfo(at, t, info); workgroupBarrier();
     if (!anyVisible(left, t)) { f = fetchRight(at, 0, m + 64, t); info = fetchInfo(at, m + 64, t); continue; }
     f = fetchRight(at, 1, m, t);
-    var s0 = addItems(a0, a1, a2, a3, u.y, 0, 0, Sum()); var s1 = addItems(a0, a1, a2, a3, u.y, 0, 16, Sum());
-    if (MAX_D > 64) { s0 = addItems(a4, a5, a6, a7, u.y, 64, 0, s0); s1 = addItems(a4, a5, a6, a7, u.y, 64, 16, s1); }
+    var s0 = addItems(a0, a1, a2, a3, 2 * u.y, 0, Sum()); var s1 = addItems(a0, a1, a2, a3, 2 * u.y + 1, 0, Sum());
+    if (MAX_D > 64) { s0 = addItems(a4, a5, a6, a7, 2 * u.y, 64, s0); s1 = addItems(a4, a5, a6, a7, 2 * u.y + 1, 64, s1); }
     storeResults(u, s0, s1); workgroupBarrier();
     var w = scores(left, t);
     row = updateMax(row, w); left.stats.x = row.shift;
@@ -363,16 +363,16 @@ fn backward(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: 
     workgroupBarrier(); stage(t, f); stageInfo(at, t, info); workgroupBarrier();
     if (!anyVisible(left, t)) { f = fetchRight(at, FIRST, m + 64, t); info = fetchInfoStats(at, m + 64, t); continue; }
     f = fetchRight(at, 1 - FIRST, m, t);
-    var s0 = addItems(a0, a1, a2, a3, u.y, 0, 0, Sum()); var s1 = addItems(a0, a1, a2, a3, u.y, 0, 16, Sum());
-    if (MAX_D > 64) { s0 = addItems(a4, a5, a6, a7, u.y, 64, 0, s0); s1 = addItems(a4, a5, a6, a7, u.y, 64, 16, s1); }
+    var s0 = addItems(a0, a1, a2, a3, 2 * u.y, 0, Sum()); var s1 = addItems(a0, a1, a2, a3, 2 * u.y + 1, 0, Sum());
+    if (MAX_D > 64) { s0 = addItems(a4, a5, a6, a7, 2 * u.y, 64, s0); s1 = addItems(a4, a5, a6, a7, 2 * u.y + 1, 64, s1); }
     storeResults(u, s0, s1); workgroupBarrier();
     var w: mat4x4<f32>; var x: mat4x4<f32>;
     if (KEYS_LEFT != 0) { w = weights(left, t, scores(left, t)); stageWeights(t, w, 1, all.w); } else { x = slopes(left, t, dsExponent); }
     stage(t, f);
     f = fetchRight(at, FIRST, m + 64 * FIRST, t); // dk and dv: q again; dq: v of the next tile
     workgroupBarrier();
-    s0 = addItems(b0, b1, b2, b3, u.y, 0, 0, Sum()); s1 = addItems(b0, b1, b2, b3, u.y, 0, 16, Sum());
-    if (MAX_D > 64) { s0 = addItems(b4, b5, b6, b7, u.y, 64, 0, s0); s1 = addItems(b4, b5, b6, b7, u.y, 64, 16, s1); }
+    s0 = addItems(b0, b1, b2, b3, 2 * u.y, 0, Sum()); s1 = addItems(b0, b1, b2, b3, 2 * u.y + 1, 0, Sum());
+    if (MAX_D > 64) { s0 = addItems(b4, b5, b6, b7, 2 * u.y, 64, s0); s1 = addItems(b4, b5, b6, b7, 2 * u.y + 1, 64, s1); }
     storeResults(u, s0, s1);
     if (KEYS_LEFT != 0) {
       for (var i = 0u; i < 64; i += 16) {
