@@ -58,7 +58,7 @@ const WANTED_LIMITS = [
   "maxComputeWorkgroupSizeX",
 ] as const;
 
-const SUBGROUP_MATRIX_WORKGROUP_BYTES = 43008;
+const SUBGROUP_MATRIX_WORKGROUP_BYTES = 49152;
 
 const isSoftware = (info: GPUAdapterInfo): boolean =>
   info.isFallbackAdapter ||

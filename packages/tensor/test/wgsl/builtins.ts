@@ -138,6 +138,11 @@ export const BUILTINS = new Map<string, Builtin>([
   ],
   ["workgroupBarrier", () => ({ js: "(yield)", type: VOID })],
   ["workgroupUniformLoad", ([x]) => ({ js: `(yield* uniform(() => ${x.js}))`, type: x.type })],
+  [
+    "subgroupShuffleXor",
+    ([x, mask]) => ({ js: `(yield* shuffleXor($, ${x.js}, ${mask.js}))`, type: x.type }),
+  ],
+  ["subgroupMax", ([x]) => ({ js: `(yield* subgroupMax($, ${x.js}))`, type: x.type })],
   ["atomicStore", ([x, value]) => ({ js: `${x.js} = ${value.js}`, type: VOID })],
   // Known by their bare names too; the emitter appends the order of the template.
   ["subgroupMatrixLoad", loadMatrix("row")],

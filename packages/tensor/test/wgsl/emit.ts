@@ -29,7 +29,7 @@ const LEVELS = [
   ["*", "/", "%"],
 ];
 const COMPARES = new Set(["==", "!=", "<", ">", "<=", ">=", "||", "&&"]);
-const BARRIERS = new Set(["workgroupBarrier", "workgroupUniformLoad"]);
+const WAITS = new Set(["workgroupBarrier", "workgroupUniformLoad", "subgroupShuffleXor", "subgroupMax"]);
 
 /** One operation of numbers, as JavaScript. */
 export function operate(op: string, elem: Elem, a: string, b: string): string {
@@ -100,7 +100,7 @@ export class Emitter {
     this.#waits.set(name, false);
     const { body } = this.module.functions.get(name)!;
     const found = body.some(
-      (token) => BARRIERS.has(token) || (this.module.functions.has(token) && this.waits(token)),
+      (token) => WAITS.has(token) || (this.module.functions.has(token) && this.waits(token)),
     );
     this.#waits.set(name, found);
     return found;

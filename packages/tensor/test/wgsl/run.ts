@@ -20,6 +20,8 @@ interface Thread {
   readonly memory: Readonly<Record<string, Memory>>;
   readonly params: Readonly<Record<string, number>>;
   readonly lane: number;
+  /** What each lane of the subgroup gives the others. */
+  readonly lanes: Nested[];
 }
 
 type Nested = number | boolean | Nested[];
@@ -43,8 +45,8 @@ const word = new Uint32Array(1);
 const WORDS = { u32: word, i32: new Int32Array(word.buffer), f32: new Float32Array(word.buffer) };
 type Word = keyof typeof WORDS;
 
-/** A left or right operand where it lies, or of a result the eight numbers of a lane. */
-interface Operand {
+/** A right operand, where it lies. */
+interface Right {
   readonly memory: Memory;
   readonly at: number;
   readonly step: number;
@@ -54,24 +56,27 @@ interface Operand {
 const SIDE = 16;
 const EIGHT = 8;
 
+/** Of a left operand the row that a lane's results need, of a result its eight numbers. */
 function loadMatrix($: Thread, use: string, major: string, memory: Memory, at: number, step: number) {
   const isColumns = major === "col";
-  if (use !== "result") return { memory, at, step, isColumns };
-  const start = at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT;
-  return Float32Array.from(memory.subarray(start, start + EIGHT));
+  if (use === "right") return { memory, at, step, isColumns };
+  const row = $.lane >> 1;
+  if (use === "left" && isColumns)
+    return Float32Array.from({ length: SIDE }, (_, k) => memory[at + row + k * step]);
+  const start = at + row * step + (use === "left" ? 0 : ($.lane & 1) * EIGHT);
+  return Float32Array.from(memory.subarray(start, start + (use === "left" ? SIDE : EIGHT)));
 }
 
 function storeMatrix($: Thread, matrix: Float32Array, memory: Memory, at: number, step: number): void {
   memory.set(matrix, at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT);
 }
 
-/** Eight of a lane's row; operands are read here, so kernels may not have written to them since the load. */
-function multiplyAccumulate($: Thread, a: Operand, b: Operand, c: Float32Array): Float32Array {
+/** Eight of a lane's row; right operands are read here, so kernels may not have written to them since the load. */
+function multiplyAccumulate($: Thread, a: Float32Array, b: Right, c: Float32Array): Float32Array {
   const sum = Float64Array.from(c);
-  const row = a.at + ($.lane >> 1) * (a.isColumns ? 1 : a.step);
   const first = ($.lane & 1) * EIGHT;
   for (let k = 0; k < SIDE; k++) {
-    const left = a.memory[row + k * (a.isColumns ? a.step : 1)];
+    const left = a[k];
     for (let i = 0; i < EIGHT; i++) {
       const n = first + i;
       sum[i] += left * b.memory[b.at + (b.isColumns ? n * b.step + k : k * b.step + n)];
@@ -86,6 +91,19 @@ function* uniform(load: () => unknown) {
   yield;
   return value;
 }
+
+/** What a thread yields where it waits for its subgroup only. */
+const OF_SUBGROUP = "subgroup";
+
+function* exchange($: Thread, mine: Nested, combine: (lanes: readonly Nested[]) => Nested) {
+  $.lanes[$.lane] = mine;
+  yield OF_SUBGROUP;
+  const result = combine($.lanes);
+  yield OF_SUBGROUP;
+  return result;
+}
+
+const greater: Numbers = (a, b) => Math.max(Number(a), Number(b));
 
 const RUNTIME = {
   zip,
@@ -111,6 +129,9 @@ const RUNTIME = {
   storeMatrix,
   multiplyAccumulate,
   uniform,
+  shuffleXor: ($: Thread, mine: Nested, mask: number) => exchange($, mine, (lanes) => lanes[$.lane ^ mask]),
+  subgroupMax: ($: Thread, mine: Nested) =>
+    exchange($, mine, (lanes) => lanes.reduce((a, b) => zip(greater, a, b))),
 };
 
 const SUBGROUP = 32;
@@ -142,12 +163,26 @@ function builtinsOf(
   };
 }
 
+/** Runs the threads of a subgroup to their next barrier; whether they have ended. */
+function runSubgroup(threads: Generator[]): boolean {
+  for (;;) {
+    const states = threads.map((thread) => thread.next());
+    const isAlike = states.every(({ done, value }) => done === states[0].done && value === states[0].value);
+    if (!isAlike) throw new Error("threads of a subgroup part");
+    if (states[0].value !== OF_SUBGROUP) return states[0].done === true;
+  }
+}
+
 /** Runs all to their next barrier, from either end in turn; throws when some wait there and others have ended. */
 function runThreads(all: Generator[]): void {
-  for (let turn = 0; ; turn++) {
-    const done = (turn % 2 === 0 ? all : [...all].reverse()).map((thread) => thread.next().done);
-    if (done.every(Boolean)) return;
-    if (done.some(Boolean)) throw new Error("threads of a workgroup part at a barrier");
+  const subgroups: Generator[][] = [];
+  for (let i = 0; i < all.length; i += SUBGROUP) subgroups.push(all.slice(i, i + SUBGROUP));
+  for (;;) {
+    const ended = subgroups.map(runSubgroup);
+    if (ended.every(Boolean)) return;
+    if (ended.some(Boolean)) throw new Error("threads of a workgroup part at a barrier");
+    subgroups.reverse();
+    for (const threads of subgroups) threads.reverse();
   }
 }
 
@@ -183,10 +218,12 @@ export function compile(text: string, name: string): Program {
         );
         const memory = { ...bound, ...own };
         const all: Generator[] = [];
+        let lanes: Nested[] = [];
         for (let t = 0; t < threads; t++) {
+          if (t % SUBGROUP === 0) lanes = [];
           const known = builtinsOf(t, threads, wg, grid);
           const run = entry(
-            { memory, params, lane: t % SUBGROUP },
+            { memory, params, lane: t % SUBGROUP, lanes },
             ...inputs.map(({ builtin }) => known[builtin!]),
           );
           if (emitter.waits(name)) all.push(run!);
