@@ -1,6 +1,6 @@
 // Times the kernels on which a training step spends its time, at the extents of real models.
 //
-//   node bench/gpu/kernels.mjs [--device webgpu] [--models qwen2.5-7b] [--tokens 256,2048] [--only linear,attention] [--rounds 3]
+//   node bench/gpu/kernels.mjs [--device webgpu] [--models qwen2.5-7b] [--tokens 256,2048] [--only linear,attention] [--rounds 2]
 //
 // All rows are timed, then all of them again in further rounds. If others use the GPU too, they can slow all calls of a row
 // alike, which only later rounds show. The fastest time of a row counts; `scatter` is its slowest time divided by the fastest.
@@ -32,7 +32,7 @@ const options = scriptOptions({
   dtypes: ["f32", "f16"],
   time: 60,
   only: HOT,
-  rounds: 3,
+  rounds: 2,
   "skip-check": false,
 });
 

@@ -8,7 +8,7 @@ export const DEFAULT_TILES: Tiles = {
   minLargeBlocks: 128,
   splitKBlocks: 128,
   subgroupMatrixRows: 16,
-  subgroupMatrixQueries: 0, // no GPU has measured it yet
+  subgroupMatrixQueries: 1024,
 };
 /** A small matmul already fills the few cores of an integrated GPU, so split-K would cost more than it gains. */
 const OTHER_TILES: Tiles = { ...DEFAULT_TILES, splitKBlocks: 0 };
