@@ -1,30 +1,26 @@
 // split-K reduction of matmul: y[m,n] = Σ_split partials[split,m,n] (+ bias[n]) (+ y[m,n]), summed in the order of the splits
 //   in partials[splits,batches·M,N] (written by matmul-block or matmul-matrix) bias[N]   out y, from yAt on with row stride yRow
-//   grid: LANES values of y per workgroup, or vectors of them if N, yAt and yRow are multiples of 4
+//   grid: LANES vectors of y per workgroup; N, yAt and yRow are multiples of 4
 //   why: each partial is read once, four loads in flight per thread. The order is fixed, so equal operands give equal bits,
 //   which atomic additions would not.
 //   numerics: f32, rounded once where y is f16
 requires immediate_address_space;
 
 const LANES: u32 = 64;
-const WIDTH: u32 = 4; // values of a vector
 
 alias bias_t = f32;
 alias y_v = vec4<f32>;
-// WIDTH=1: alias y_v = f32;
-alias value = vec4<f32>; // the type of a sum
-// WIDTH=1: alias value = f32;
 
 struct Params { vectors: u32, n: u32, yAt: u32, yRow: u32, splits: u32, accumulate: u32, hasBias: u32 }
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read> partials: array<value>;
+@group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> bias: array<bias_t>;
 @group(0) @binding(2) var<storage, read_write> y: array<y_v>;
 
 /// The sum of vector i over all splits.
-fn sumOf(i: u32) -> value {
-  var sum = value();
+fn sumOf(i: u32) -> vec4<f32> {
+  var sum = vec4<f32>();
   var split = 0u;
   for (; split + 4 <= p.splits; split += 4) {
     let at = split * p.vectors + i;
@@ -38,18 +34,18 @@ fn sumOf(i: u32) -> value {
   return sum;
 }
 
-fn biasAt(i: u32) -> value { return vec4(f32(bias[i]), f32(bias[i + 1]), f32(bias[i + 2]), f32(bias[i + 3])); }
-// WIDTH=1: fn biasAt(i: u32) -> value { return f32(bias[i]); }
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
   let i = (wg.x + wg.y * nwg.x) * LANES + lane;
   if (i >= p.vectors) { return; }
   var v = sumOf(i);
-  let col = i * WIDTH % p.n;
-  if (p.hasBias != 0) { v += biasAt(p.yAt + col); }
-  let to = (p.yAt + i * WIDTH / p.n * p.yRow + col) / WIDTH;
-  if (p.accumulate != 0) { v += value(y[to]); }
+  let col = i * 4 % p.n;
+  if (p.hasBias != 0) {
+    let at = p.yAt + col;
+    v += vec4(f32(bias[at]), f32(bias[at + 1]), f32(bias[at + 2]), f32(bias[at + 3]));
+  }
+  let to = (p.yAt + i * 4 / p.n * p.yRow + col) / 4;
+  if (p.accumulate != 0) { v += vec4<f32>(y[to]); }
   y[to] = y_v(v);
 }

@@ -32,13 +32,8 @@ export interface Bindings {
   readonly bias: Tensor | null;
 }
 
-/** The constant FORM of matmul-block and -matrix. */
+/** The constant FORM of matmul-tile, -block and -matrix. */
 export const FORM_CODES: Readonly<Record<MatmulForm, number>> = { nt: 0, nn: 1, tn: 2 };
-
-/** The values that a kernel can read and write at a time: four, as vec4s, if every row of a, b and y starts at a multiple of 4. */
-export function widthOf({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): 4 | 1 {
-  return [n, aAt, aRow, yAt, yRow, form === "tn" ? m : k].every((extent) => extent % 4 === 0) ? 4 : 1;
-}
 
 /** Sides of a block of y. matmul-block.wgsl has both sizes, matmul-matrix.wgsl only the large one. */
 const [LARGE, SMALL] = [128, 64] as const;
@@ -101,11 +96,10 @@ function tilingOf(profile: DeviceProfile, window: Window): Tiling {
 function withSplits(
   k: KernelContext,
   { y, bias }: Pick<Bindings, "y" | "bias">,
-  window: Window,
+  { batches, m, n, yAt, yRow }: Window,
   { splits, accumulate }: { splits: number; accumulate: boolean },
   run: (bind: { y: Tensor; bias: Tensor | null }, params: Record<string, number | boolean>) => void,
 ): void {
-  const { batches, m, n, yAt, yRow } = window;
   const hasBias = bias !== null;
   if (splits === 1) {
     run({ y, bias }, { yAt, yRow, accumulate, hasBias });
@@ -113,17 +107,15 @@ function withSplits(
   }
   using partials = k.temp([splits, batches * m, n]);
   run({ y: partials, bias: null }, { yAt: 0, yRow: n, accumulate: false, hasBias: false });
-  const WIDTH = widthOf(window);
-  const vectors = (batches * m * n) / WIDTH;
+  const vectors = (batches * m * n) / 4;
   k.run("matmul-split-k/main", {
     bind: { partials, bias, y },
     params: { vectors, n, yAt, yRow, splits, accumulate, hasBias },
     grid: Math.ceil(vectors / SPLIT_K_LANES),
-    consts: { WIDTH },
   });
 }
 
-/** Dispatches matmul-block.wgsl for a window. */
+/** Dispatches matmul-block.wgsl for a window whose extents are multiples of 4. */
 export function runBlocks(
   k: KernelContext,
   { a, b, y, bias }: Bindings,
@@ -137,7 +129,7 @@ export function runBlocks(
       bind: { a, b, ...bind },
       params: { batches, m, n, k: depth, aAt, aRow, ...params, splits, splitDepth },
       grid: splits * blocksOf(window, side),
-      consts: { FORM: FORM_CODES[form], BLOCK: side, WIDTH: widthOf(window) },
+      consts: { FORM: FORM_CODES[form], BLOCK: side },
     }),
   );
 }

@@ -13,11 +13,11 @@ import { runToF16 } from "./elementwise-kernels.ts";
 import { type F16Rows, toF16Rows } from "./f16-rows.ts";
 import {
   type Bindings,
+  FORM_CODES,
   type MatmulForm,
   runBlocks,
   runMatrix,
   type Window,
-  widthOf,
 } from "./matmul-blocks.ts";
 import { isPanels, operandWindow, type Panels, splitOperand } from "./panels.ts";
 
@@ -39,8 +39,9 @@ export interface MatmulOperands {
 }
 
 const FEW_COLS = 4; // COLS of matmul-few.wgsl
+const TILE = 64; // of matmul-tile.wgsl
 const ROWS_COLS = 32; // columns of a block of matmul-rows.wgsl
-/** Windows are multiples of 8 elements, so that they keep whole vec4s and f16 texels: single values are slower, on software drivers several times. */
+/** Windows are multiples of 8 elements, so that they keep whole vec4s and f16 texels: kernels for odd extents are several times slower. */
 const VECTORS = { multipleOf: 8 };
 /** Textures are workspace in addition to their tensors, so large operands are processed in windows. */
 const TEXTURE_WINDOWS = {
@@ -48,6 +49,11 @@ const TEXTURE_WINDOWS = {
   b: { maxBytes: 2 ** 24, ...VECTORS },
 };
 const isMultipleOf4 = (...numbers: number[]): boolean => numbers.every((number) => number % 4 === 0);
+
+/** Whether matmul-rows.wgsl and matmul-block.wgsl can run the window: they read and write vec4s. */
+function fitsVectors({ form, m, n, k, aAt, aRow, yAt, yRow }: Window): boolean {
+  return isMultipleOf4(n, aAt, aRow, yAt, yRow) && (form === "tn" ? m % 4 === 0 : k % 4 === 0);
+}
 
 /**
  * Whether y[M,N] = a·b runs on subgroup matrices: only if the weights are f16, or quantized and can be decoded to f16. A
@@ -83,8 +89,10 @@ function runWindow(
   }
   const { form, batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
   const common = { n, k: depth, yAt, yRow, accumulate, hasBias: bind.bias !== null };
-  if (hasEightLanes(k.profile) && widthOf(window) === 4) {
-    runRows(k, bind, window, { ...common, batches, m, aAt, aRow });
+  const all = { ...common, batches, m, aAt, aRow };
+  const isVectors = fitsVectors(window);
+  if (hasEightLanes(k.profile) && isVectors) {
+    runRows(k, bind, window, all);
     return;
   }
   const columnGroups = Math.ceil(n / FEW_COLS);
@@ -93,7 +101,16 @@ function runWindow(
     k.run("matmul-few/main", { bind: { ...bind }, params: common, grid: [columnGroups, m, 1] });
     return;
   }
-  runBlocks(k, bind, window, accumulate);
+  if (isVectors && depth > 0) {
+    runBlocks(k, bind, window, accumulate);
+    return;
+  }
+  k.run("matmul-tile/main", {
+    bind: { ...bind },
+    params: all,
+    grid: batches * Math.ceil(m / TILE) * Math.ceil(n / TILE),
+    consts: { FORM: FORM_CODES[form] },
+  });
 }
 
 /** Dispatches matmul-rows.wgsl, the kernel for software drivers, which reads a and b from textures. */
