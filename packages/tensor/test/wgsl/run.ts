@@ -1,5 +1,5 @@
 /** Runs entry points of WGSL: all threads of a workgroup from barrier to barrier. */
-import { roundToFloat16 } from "../../src/float16.ts";
+import { fromFloat16Bits, roundToFloat16 } from "../../src/float16.ts";
 import { Emitter, numbersIn } from "./emit.ts";
 import { type FunctionHead, parseModule, typesOf } from "./parser.ts";
 import { type Elem, elemOf, type Type } from "./types.ts";
@@ -45,9 +45,9 @@ const word = new Uint32Array(1);
 const WORDS = { u32: word, i32: new Int32Array(word.buffer), f32: new Float32Array(word.buffer) };
 type Word = keyof typeof WORDS;
 
-/** A right operand, where it lies. */
+/** A right operand: its numbers, by their index in memory. */
 interface Right {
-  readonly memory: Memory;
+  readonly numberAt: (index: number) => number;
   readonly at: number;
   readonly step: number;
   readonly isColumns: boolean;
@@ -55,20 +55,37 @@ interface Right {
 
 const SIDE = 16;
 const EIGHT = 8;
+const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => fromFloat16Bits(bits));
+
+/** Reads halves from memory, by their index: from numbers of their own, or from words of which each has the bits of two. */
+function halvesIn(memory: Memory): Right["numberAt"] {
+  if (!(memory instanceof Uint32Array)) return (index) => memory[index];
+  const bits = new Uint16Array(memory.buffer, memory.byteOffset, 2 * memory.length);
+  return (index) => HALVES[bits[index]];
+}
+
+/** Memory as floats: words have their bits. */
+const floatsIn = (memory: Memory): Memory =>
+  memory instanceof Uint32Array ? new Float32Array(memory.buffer, memory.byteOffset, memory.length) : memory;
 
 /** Of a left operand the row that a lane's results need, of a result its eight numbers. */
 function loadMatrix($: Thread, use: string, major: string, memory: Memory, at: number, step: number) {
   const isColumns = major === "col";
-  if (use === "right") return { memory, at, step, isColumns };
   const row = $.lane >> 1;
-  if (use === "left" && isColumns)
-    return Float32Array.from({ length: SIDE }, (_, k) => memory[at + row + k * step]);
-  const start = at + row * step + (use === "left" ? 0 : ($.lane & 1) * EIGHT);
-  return Float32Array.from(memory.subarray(start, start + (use === "left" ? SIDE : EIGHT)));
+  if (use === "result") {
+    const start = at + row * step + ($.lane & 1) * EIGHT;
+    return Float32Array.from(floatsIn(memory).subarray(start, start + EIGHT));
+  }
+  const perWord = memory instanceof Uint32Array ? 2 : 1;
+  const operand: Right = { numberAt: halvesIn(memory), at: perWord * at, step: perWord * step, isColumns };
+  if (use === "right") return operand;
+  return Float32Array.from({ length: SIDE }, (_, k) =>
+    operand.numberAt(operand.at + (isColumns ? row + k * operand.step : row * operand.step + k)),
+  );
 }
 
 function storeMatrix($: Thread, matrix: Float32Array, memory: Memory, at: number, step: number): void {
-  memory.set(matrix, at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT);
+  floatsIn(memory).set(matrix, at + ($.lane >> 1) * step + ($.lane & 1) * EIGHT);
 }
 
 /** Eight of a lane's row; right operands are read here, so kernels may not have written to them since the load. */
@@ -76,10 +93,9 @@ function multiplyAccumulate($: Thread, a: Float32Array, b: Right, c: Float32Arra
   const sum = Float64Array.from(c);
   const first = ($.lane & 1) * EIGHT;
   for (let k = 0; k < SIDE; k++) {
-    const left = a[k];
     for (let i = 0; i < EIGHT; i++) {
       const n = first + i;
-      sum[i] += left * b.memory[b.at + (b.isColumns ? n * b.step + k : k * b.step + n)];
+      sum[i] += a[k] * b.numberAt(b.at + (b.isColumns ? n * b.step + k : k * b.step + n));
     }
   }
   return Float32Array.from(sum);
