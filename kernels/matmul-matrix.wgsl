@@ -1,13 +1,13 @@
 // matmul on subgroup matrices (tensor cores on NVIDIA): y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
-//   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; strides as in matmul-tile, multiples of 4
+//   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; offsets and strides as in matmul-tile; K and all of a, and N in nn, multiples of 8
 //   with split-K y is partial sums [splits,M,N] over `splitDepth` of k each, with scales applied; matmul-split-k adds them
 //   grid: one workgroup of four subgroups of 32 per block of 128 x 128 and split; a subgroup computes 64 x 64 of the block
 //   why: one instruction multiplies 16 x 16 x 16, and 64 x 64 takes 8 loads from workgroup memory for 16 of them. Operands are
 //   staged there in strips of 16 rows of a, and 16 rows or columns of b, each an array of its own: Dawn checks the bounds of
 //   every load, and the driver can only fold that away, and read whole rows at once, if a load begins at a constant of its
-//   array. Rows are padded so that 16 of them lie on different banks; the next strips are loaded while these are multiplied.
-//   Results pass through workgroup memory too, since the layout of a subgroup matrix is opaque and edges, scales and bias
-//   need single elements.
+//   array. Rows are padded so that 16 of them lie on different banks; the next strips are fetched while these are multiplied.
+//   Results pass through the strips too, since the layout of a subgroup matrix is opaque and edges, scales and bias need single
+//   elements: with an array of their own the same multiplications take 1.7 times as long (NVIDIA H200)
 //   numerics: products of f16 values are exact, sums are f32
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 enable f16;
@@ -21,18 +21,19 @@ const NN: u32 = 1;
 const BLOCK: u32 = 128;
 const DEPTH: u32 = 32; // of k per step
 const STRIPS: u32 = BLOCK / 16; // of each operand
-const STEP_K: u32 = DEPTH / 4 + 2; // vectors from row to row of [16][k], with two of padding
-const STEP_N: u32 = 4 + 2; // the same of [k][16]
+const STEP_K: u32 = DEPTH / 8 + 1; // vectors from row to row of [16][k], with one of padding
+const STEP_N: u32 = 2 + 1; // the same of [k][16]
 const STEP_Y: u32 = 4 + 1; // and of 16 x 16 results
+const STRIP: u32 = 16 * STEP_K; // vectors of a strip
+// FORM=1: const STRIP: u32 = DEPTH * STEP_N; // enough for the others too
 
-alias a_v = vec4<f16>; // a f16: alias a_v = vec4<f16>;
-alias b_v = vec4<f16>; // b f16: alias b_v = vec4<f16>;
+alias a_v = vec4<u32>; // a f16: alias a_v = vec4<u32>; // the bits of eight values
+alias b_v = vec4<u32>; // b f16: alias b_v = vec4<u32>;
 alias bias_t = f32;
 alias y_v = vec4<f32>;
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
-alias Four = mat4x4<f16>; // four vectors of a strip each, or of rows of it
 
 struct Params {
   m: u32, n: u32, k: u32, aAt: u32, aRow: u32, yAt: u32, yRow: u32, accumulate: u32, hasBias: u32, hasScales: u32,
@@ -46,70 +47,41 @@ var<immediate> p: Params;
 @group(0) @binding(3) var<storage, read> bias: array<bias_t>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_v>;
 
-var<workgroup> strips: array<array<vec4<f16>, DEPTH * STEP_N>, 2 * STRIPS>; // of a [16][k]; of b, nt: [16][k], nn: [k][16]
-var<workgroup> results: array<array<vec4<f32>, 16 * STEP_Y>, 4>; // per subgroup
+var<workgroup> strips: array<array<vec4<u32>, STRIP>, 2 * STRIPS>; // of a: [16][k]; then of b: nt [16][k], nn [k][16]
 
-/// Four values along k of a row of a; zero past the end of k; rows past the end repeat the last.
-fn ofA(m: u32, k: u32) -> vec4<f16> {
-  return select(vec4<f16>(), a[(p.aAt + min(m, p.m - 1) * p.aRow + min(k, p.k - 4)) / 4], k < p.k);
+/// Vector i of the four of a that thread t stages: eight values along k. Zero past the end of k; rows past the end repeat the last.
+fn fetchA(row: u32, k0: u32, t: u32, i: u32) -> vec4<u32> {
+  let m = min(row + t / 4 + 32 * i, p.m - 1);
+  let k = k0 + t % 4 * 8;
+  return select(vec4<u32>(), a[(p.aAt + m * p.aRow + min(k, p.k - 8)) / 8], k < p.k);
 }
 
-/// Of four strips of a from `row` on, the vector that thread t stages.
-fn fetchA(row: u32, k0: u32, t: u32) -> Four {
-  let m = row + t / 8;
-  let k = k0 + t % 8 * 4;
-  return Four(ofA(m, k), ofA(m + 16, k), ofA(m + 32, k), ofA(m + 48, k));
-}
-
-/// Four values of b: nt, along k of row n; nn, along n of row k.
-fn ofB(n: u32, k: u32) -> vec4<f16> {
-  var i = min(n, p.n - 1) * p.k + min(k, p.k - 4);
-  if (FORM == NN) { i = min(k, p.k - 1) * p.n + min(n, p.n - 4); }
-  return select(vec4<f16>(), b[i / 4], k < p.k);
-}
-
-/// nt: of four strips of b, from strip 4 · half on; nn: of one strip, four rows of k from 16 · half on.
-fn fetchB(col: u32, k0: u32, t: u32, half: u32) -> Four {
+/// The same of b: nt, along k; nn, along n.
+fn fetchB(col: u32, k0: u32, t: u32, i: u32) -> vec4<u32> {
   if (FORM == NT) {
-    let n = col + 64 * half + t / 8;
-    let k = k0 + t % 8 * 4;
-    return Four(ofB(n, k), ofB(n + 16, k), ofB(n + 32, k), ofB(n + 48, k));
+    let n = min(col + t / 4 + 32 * i, p.n - 1);
+    let k = k0 + t % 4 * 8;
+    return select(vec4<u32>(), b[(n * p.k + min(k, p.k - 8)) / 8], k < p.k);
   }
-  let n = col + t % 32 * 4;
-  let k = k0 + 16 * half + t / 32;
-  return Four(ofB(n, k), ofB(n, k + 4), ofB(n, k + 8), ofB(n, k + 12));
+  let n = min(col + t % 16 * 8, p.n - 8);
+  let k = k0 + t / 16 + 8 * i;
+  return select(vec4<u32>(), b[(min(k, p.k - 1) * p.n + n) / 8], k < p.k);
 }
 
-/// Stages what a thread fetched of four strips from `first` on.
-fn stage(first: u32, t: u32, f: Four) {
-  let i = t / 8 * STEP_K + t % 8;
-  strips[first][i] = f[0]; strips[first + 1][i] = f[1]; strips[first + 2][i] = f[2]; strips[first + 3][i] = f[3];
+fn stageA(t: u32, i: u32, v: vec4<u32>) { strips[t / 64 + 2 * i][t / 4 % 16 * STEP_K + t % 4] = v; }
+
+fn stageB(t: u32, i: u32, v: vec4<u32>) {
+  if (FORM == NT) { strips[STRIPS + t / 64 + 2 * i][t / 4 % 16 * STEP_K + t % 4] = v; }
+  else { strips[STRIPS + t % 16 / 2][(t / 16 + 8 * i) * STEP_N + t % 2] = v; }
 }
 
-fn stageB(t: u32, half: u32, f: Four) {
-  if (FORM == NT) { stage(STRIPS + 4 * half, t, f); return; }
-  let strip = STRIPS + t % 32 / 4;
-  let i = (16 * half + t / 32) * STEP_N + t % 4;
-  strips[strip][i] = f[0]; strips[strip][i + 4 * STEP_N] = f[1]; strips[strip][i + 8 * STEP_N] = f[2]; strips[strip][i + 12 * STEP_N] = f[3];
-}
-
-fn loadA(strip: u32, k: u32) -> Left { return subgroupMatrixLoad<Left, row_major>(&strips[strip], k / 4, STEP_K); }
-
-fn loadB(strip: u32, k: u32) -> Right {
-  if (FORM == NT) { return subgroupMatrixLoad<Right, col_major>(&strips[strip], k / 4, STEP_K); }
-  return subgroupMatrixLoad<Right, row_major>(&strips[strip], k * STEP_N, STEP_N);
-}
-
-/// Writes 16 x 16 results to y of a split, by way of workgroup memory.
-fn store(c: Sum, subgroup: u32, lane: u32, split: u32, row: u32, col: u32) {
-  workgroupBarrier();
-  subgroupMatrixStore<row_major>(&results[subgroup], 0, c, STEP_Y);
-  workgroupBarrier();
+/// Writes a subgroup's 16 x 16 results, which lie in the strip of its number, to y of a split, from `row` and `col` on.
+fn write(subgroup: u32, lane: u32, split: u32, row: u32, col: u32) {
   for (var i = lane; i < 64; i += 32) {
     let m = row + i / 4;
     let n = col + i % 4 * 4;
     if (m >= p.m || n >= p.n) { continue; }
-    var v = results[subgroup][i / 4 * STEP_Y + i % 4];
+    var v = bitcast<vec4<f32>>(strips[subgroup][i / 4 * STEP_Y + i % 4]);
     if (p.hasScales != 0) { v *= scales[m]; }
     if (p.hasBias != 0) {
       let at = p.yAt + n;
@@ -125,58 +97,59 @@ fn store(c: Sum, subgroup: u32, lane: u32, split: u32, row: u32, col: u32) {
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
         @builtin(subgroup_invocation_id) lane: u32) {
-  let rows = (p.m + BLOCK - 1) / BLOCK;
+  let rows = (p.m + BLOCK - 1) / BLOCK; let cols = (p.n + BLOCK - 1) / BLOCK;
   let block = wg.x + wg.y * nwg.x; // row blocks first: blocks with the same columns of b run close together
-  let row = block % rows * BLOCK;
-  let cols = (p.n + BLOCK - 1) / BLOCK;
-  let col = block / rows % cols * BLOCK;
-  let split = block / rows / cols;
+  let row = block % rows * BLOCK; let col = block / rows % cols * BLOCK; let split = block / rows / cols;
   if (split >= p.splits) { return; }
-  let start = split * p.splitDepth;
-  let end = min(start + p.splitDepth, p.k);
-  let sa = subgroup / 2 * 4; // the first of four strips of a
-  let sb = STRIPS + subgroup % 2 * 4;
-  var c00 = Sum(); var c01 = Sum(); var c02 = Sum(); var c03 = Sum();
-  var c10 = Sum(); var c11 = Sum(); var c12 = Sum(); var c13 = Sum();
-  var c20 = Sum(); var c21 = Sum(); var c22 = Sum(); var c23 = Sum();
-  var c30 = Sum(); var c31 = Sum(); var c32 = Sum(); var c33 = Sum();
-  var a0 = fetchA(row, start, t); var a1 = fetchA(row + 64, start, t);
-  var b0 = fetchB(col, start, t, 0); var b1 = fetchB(col, start, t, 1);
+  let start = split * p.splitDepth; let end = min(start + p.splitDepth, p.k);
+  let sa = subgroup / 2 * 4; let sb = STRIPS + subgroup % 2 * 4; // the first of four strips of a, and of b
+  var c00 = Sum(); var c01 = Sum(); var c02 = Sum(); var c03 = Sum(); var c10 = Sum(); var c11 = Sum(); var c12 = Sum(); var c13 = Sum();
+  var c20 = Sum(); var c21 = Sum(); var c22 = Sum(); var c23 = Sum(); var c30 = Sum(); var c31 = Sum(); var c32 = Sum(); var c33 = Sum();
+  var a0 = fetchA(row, start, t, 0); var a1 = fetchA(row, start, t, 1); var a2 = fetchA(row, start, t, 2); var a3 = fetchA(row, start, t, 3);
+  var b0 = fetchB(col, start, t, 0); var b1 = fetchB(col, start, t, 1); var b2 = fetchB(col, start, t, 2); var b3 = fetchB(col, start, t, 3);
   for (var k = start; k < end; k += DEPTH) {
     workgroupBarrier();
-    stage(0, t, a0); stage(4, t, a1);
-    stageB(t, 0, b0); stageB(t, 1, b1);
+    stageA(t, 0, a0); stageA(t, 1, a1); stageA(t, 2, a2); stageA(t, 3, a3);
+    stageB(t, 0, b0); stageB(t, 1, b1); stageB(t, 2, b2); stageB(t, 3, b3);
     workgroupBarrier();
-    let next = k + DEPTH;
-    a0 = fetchA(row, next, t); a1 = fetchA(row + 64, next, t);
-    b0 = fetchB(col, next, t, 0); b1 = fetchB(col, next, t, 1);
+    a0 = fetchA(row, k + DEPTH, t, 0); a1 = fetchA(row, k + DEPTH, t, 1); a2 = fetchA(row, k + DEPTH, t, 2); a3 = fetchA(row, k + DEPTH, t, 3);
+    b0 = fetchB(col, k + DEPTH, t, 0); b1 = fetchB(col, k + DEPTH, t, 1); b2 = fetchB(col, k + DEPTH, t, 2); b3 = fetchB(col, k + DEPTH, t, 3);
     for (var q = 0u; q < DEPTH; q += 16) {
-      let l0 = loadA(sa, q);
-      let l1 = loadA(sa + 1, q);
-      let l2 = loadA(sa + 2, q);
-      let l3 = loadA(sa + 3, q);
-      let r0 = loadB(sb, q);
-      c00 = subgroupMatrixMultiplyAccumulate(l0, r0, c00); c10 = subgroupMatrixMultiplyAccumulate(l1, r0, c10);
-      c20 = subgroupMatrixMultiplyAccumulate(l2, r0, c20); c30 = subgroupMatrixMultiplyAccumulate(l3, r0, c30);
-      let r1 = loadB(sb + 1, q);
-      c01 = subgroupMatrixMultiplyAccumulate(l0, r1, c01); c11 = subgroupMatrixMultiplyAccumulate(l1, r1, c11);
-      c21 = subgroupMatrixMultiplyAccumulate(l2, r1, c21); c31 = subgroupMatrixMultiplyAccumulate(l3, r1, c31);
-      let r2 = loadB(sb + 2, q);
-      c02 = subgroupMatrixMultiplyAccumulate(l0, r2, c02); c12 = subgroupMatrixMultiplyAccumulate(l1, r2, c12);
-      c22 = subgroupMatrixMultiplyAccumulate(l2, r2, c22); c32 = subgroupMatrixMultiplyAccumulate(l3, r2, c32);
-      let r3 = loadB(sb + 3, q);
-      c03 = subgroupMatrixMultiplyAccumulate(l0, r3, c03); c13 = subgroupMatrixMultiplyAccumulate(l1, r3, c13);
-      c23 = subgroupMatrixMultiplyAccumulate(l2, r3, c23); c33 = subgroupMatrixMultiplyAccumulate(l3, r3, c33);
+      let l0 = subgroupMatrixLoad<Left, row_major>(&strips[sa], q / 8, STEP_K); let l1 = subgroupMatrixLoad<Left, row_major>(&strips[sa + 1], q / 8, STEP_K);
+      let l2 = subgroupMatrixLoad<Left, row_major>(&strips[sa + 2], q / 8, STEP_K); let l3 = subgroupMatrixLoad<Left, row_major>(&strips[sa + 3], q / 8, STEP_K);
+      let r0 = subgroupMatrixLoad<Right, col_major>(&strips[sb], q / 8, STEP_K);
+      // FORM=1: let r0 = subgroupMatrixLoad<Right, row_major>(&strips[sb], q * STEP_N, STEP_N);
+      let r1 = subgroupMatrixLoad<Right, col_major>(&strips[sb + 1], q / 8, STEP_K);
+      // FORM=1: let r1 = subgroupMatrixLoad<Right, row_major>(&strips[sb + 1], q * STEP_N, STEP_N);
+      let r2 = subgroupMatrixLoad<Right, col_major>(&strips[sb + 2], q / 8, STEP_K);
+      // FORM=1: let r2 = subgroupMatrixLoad<Right, row_major>(&strips[sb + 2], q * STEP_N, STEP_N);
+      let r3 = subgroupMatrixLoad<Right, col_major>(&strips[sb + 3], q / 8, STEP_K);
+      // FORM=1: let r3 = subgroupMatrixLoad<Right, row_major>(&strips[sb + 3], q * STEP_N, STEP_N);
+      c00 = subgroupMatrixMultiplyAccumulate(l0, r0, c00); c01 = subgroupMatrixMultiplyAccumulate(l0, r1, c01);
+      c02 = subgroupMatrixMultiplyAccumulate(l0, r2, c02); c03 = subgroupMatrixMultiplyAccumulate(l0, r3, c03);
+      c10 = subgroupMatrixMultiplyAccumulate(l1, r0, c10); c11 = subgroupMatrixMultiplyAccumulate(l1, r1, c11);
+      c12 = subgroupMatrixMultiplyAccumulate(l1, r2, c12); c13 = subgroupMatrixMultiplyAccumulate(l1, r3, c13);
+      c20 = subgroupMatrixMultiplyAccumulate(l2, r0, c20); c21 = subgroupMatrixMultiplyAccumulate(l2, r1, c21);
+      c22 = subgroupMatrixMultiplyAccumulate(l2, r2, c22); c23 = subgroupMatrixMultiplyAccumulate(l2, r3, c23);
+      c30 = subgroupMatrixMultiplyAccumulate(l3, r0, c30); c31 = subgroupMatrixMultiplyAccumulate(l3, r1, c31);
+      c32 = subgroupMatrixMultiplyAccumulate(l3, r2, c32); c33 = subgroupMatrixMultiplyAccumulate(l3, r3, c33);
     }
   }
-  let m = row + 16 * sa;
-  let n = col + 16 * (sb - STRIPS);
-  store(c00, subgroup, lane, split, m, n); store(c01, subgroup, lane, split, m, n + 16);
-  store(c02, subgroup, lane, split, m, n + 32); store(c03, subgroup, lane, split, m, n + 48);
-  store(c10, subgroup, lane, split, m + 16, n); store(c11, subgroup, lane, split, m + 16, n + 16);
-  store(c12, subgroup, lane, split, m + 16, n + 32); store(c13, subgroup, lane, split, m + 16, n + 48);
-  store(c20, subgroup, lane, split, m + 32, n); store(c21, subgroup, lane, split, m + 32, n + 16);
-  store(c22, subgroup, lane, split, m + 32, n + 32); store(c23, subgroup, lane, split, m + 32, n + 48);
-  store(c30, subgroup, lane, split, m + 48, n); store(c31, subgroup, lane, split, m + 48, n + 16);
-  store(c32, subgroup, lane, split, m + 48, n + 32); store(c33, subgroup, lane, split, m + 48, n + 48);
+  let m = row + 16 * sa; let n = col + 16 * (sb - STRIPS);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c00, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m, n);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c01, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m, n + 16);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c02, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m, n + 32);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c03, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m, n + 48);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c10, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 16, n);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c11, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 16, n + 16);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c12, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 16, n + 32);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c13, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 16, n + 48);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c20, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 32, n);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c21, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 32, n + 16);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c22, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 32, n + 32);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c23, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 32, n + 48);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c30, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 48, n);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c31, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 48, n + 16);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c32, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 48, n + 32);
+  workgroupBarrier(); subgroupMatrixStore<row_major>(&strips[subgroup], 0, c33, STEP_Y); workgroupBarrier(); write(subgroup, lane, split, m + 48, n + 48);
 }

@@ -2,7 +2,7 @@ import { CpuDevice, DEFAULT_TILES, type Device, TestRandom } from "@sidenet/tens
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import { withKernelContext } from "../src/kernel-context.ts";
-import { runMatmul } from "../src/ops/matmul-plan.ts";
+import { runMatmul, usesSubgroupMatrices } from "../src/ops/matmul-plan.ts";
 import { propertyRuns } from "./support.ts";
 import { WgslDevice } from "./wgsl/device.ts";
 
@@ -23,16 +23,29 @@ function runOnSubgroupMatrices(
 const few = (pick: TestRandom, size: number) =>
   Float32Array.from({ length: size }, () => pick.oneOf([0, 0, 1, -1]));
 
+it.each([
+  ["nt", 24, 12, true],
+  ["nt", 20, 16, false],
+  ["nn", 24, 16, true],
+  ["nn", 24, 12, false],
+] as const)(
+  "%s of K %i and N %i: reads eight values at a time, so it is %s that it runs",
+  (form, K, N, runs) => {
+    const profile = { ...gpu.profile, subgroupMatrices: true };
+    expect(usesSubgroupMatrices(profile, form, { M: 64, K, N }, "f16")).toBe(runs);
+  },
+);
+
 it("the kernel for subgroup matrices, run as JavaScript, is exact on integers, with split-K and without", async () => {
   let splitCases = 0;
   const property = async (seed: number) => {
     const pick = new TestRandom(seed);
+    const form = pick.oneOf(["nt", "nn"] as const);
     const [M, K, N] = [
       pick.int(16, 200),
-      4 * (pick.chance(0.5) ? pick.int(4, 30) : pick.int(128, 250)),
-      4 * pick.int(1, 70),
+      8 * (pick.chance(0.5) ? pick.int(2, 15) : pick.int(64, 125)),
+      form === "nn" ? 8 * pick.int(1, 35) : 4 * pick.int(1, 70),
     ];
-    const form = pick.oneOf(["nt", "nn"] as const);
     const [accumulate, hasBias, splitKBlocks] = [
       pick.chance(0.5),
       pick.chance(0.5),

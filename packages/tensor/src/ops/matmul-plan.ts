@@ -71,7 +71,8 @@ export function usesSubgroupMatrices(
     (weights === "f16" || weights === "decoded") &&
     M >= tilesOf(profile).subgroupMatrixRows &&
     K >= 16 &&
-    isMultipleOf4(K, N)
+    K % 8 === 0 && // the kernel reads eight f16 values at a time
+    N % (form === "nn" ? 8 : 4) === 0
   );
 }
 
