@@ -15,6 +15,8 @@ import {
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { AnyOpRow } from "../src/op.ts";
+import { tiledKernel } from "../src/ops/attention-kernels.ts";
+import { DEFAULT_PROFILE } from "../src/profile.ts";
 import { type AttentionCall, runAttention } from "./attention-call.ts";
 import { assertClose, propertyRuns, timeBoxed } from "./support.ts";
 import { WgslDevice } from "./wgsl/device.ts";
@@ -153,4 +155,19 @@ describe("the choice of subgroup matrices", () => {
   ] as const)("%o with [T, H, D] = %j takes %j", (profile, extents, kernels) => {
     expect(kernelsOf(profile, extents)).toEqual(kernels);
   });
+});
+
+it.each([
+  ["attention-matrix", {}],
+  ["attention-matrix", { maxWorkgroupBytes: 49152 }],
+  ["attention-block", { maxWorkgroupBytes: 32768 }],
+  ["attention-block", { subgroupMatrices: false }],
+] as const)("%s runs where the profile has %o", (kernel, profile) => {
+  const extents = { B: 1, T: 512, S: 512, G: 3, H: 9, D: 64, queryOffset: 0, scale: 1 };
+  expect(tiledKernel({ ...DEFAULT_PROFILE, subgroupMatrices: true, ...profile }, extents)).toBe(kernel);
+  expect(
+    tiledKernel({ ...DEFAULT_PROFILE, subgroupMatrices: true, ...profile }, { ...extents, T: 256 }),
+  ).toBe(
+    "attention-block", // too few rows
+  );
 });

@@ -34,6 +34,8 @@ const MAX_D_BLOCK = 256; // beyond it, the sums of attention-block.wgsl would no
 const MAX_D_FEW = 1024; // beyond it, attention-few.wgsl would need too much workgroup memory
 /** Head sizes of attention-matrix.wgsl: at least the depth of a subgroup matrix, at most what its sums hold. */
 const [MIN_D_MATRIX, MAX_D_MATRIX] = [16, 128];
+/** Workgroup memory of attention-matrix.wgsl, rounded up to whole KiB. */
+const MATRIX_WORKGROUP_BYTES = 48 * 1024;
 /** Up to this many query rows per key head, attention-few.wgsl is faster than a tile of 32 rows that is mostly empty. */
 const FEW_ROWS = 8;
 
@@ -52,9 +54,14 @@ export const isFewQueries = (profile: DeviceProfile, extents: AttentionExtents):
 /** Whether subgroup matrices compute it. They take operands of either type as f16, which the device's precision allows. */
 function usesSubgroupMatrices(profile: DeviceProfile, extents: AttentionExtents): boolean {
   const { subgroupMatrixQueries } = tilesOf(profile);
+  const { maxWorkgroupBytes = MATRIX_WORKGROUP_BYTES } = profile;
   const isEnough = subgroupMatrixQueries > 0 && rowsPerKeyHead(extents) >= subgroupMatrixQueries;
   return (
-    profile.subgroupMatrices === true && isEnough && extents.D >= MIN_D_MATRIX && extents.D <= MAX_D_MATRIX
+    profile.subgroupMatrices === true &&
+    maxWorkgroupBytes >= MATRIX_WORKGROUP_BYTES &&
+    isEnough &&
+    extents.D >= MIN_D_MATRIX &&
+    extents.D <= MAX_D_MATRIX
   );
 }
 

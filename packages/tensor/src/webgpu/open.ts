@@ -58,7 +58,8 @@ const WANTED_LIMITS = [
   "maxComputeWorkgroupSizeX",
 ] as const;
 
-const SUBGROUP_MATRIX_WORKGROUP_BYTES = 49152;
+/** Workgroup memory of matmul-matrix.wgsl. attention-matrix.wgsl needs more (ops/attention-kernels.ts). */
+const SUBGROUP_MATRIX_WORKGROUP_BYTES = 24576;
 
 const isSoftware = (info: GPUAdapterInfo): boolean =>
   info.isFallbackAdapter ||
@@ -105,8 +106,8 @@ export function describeAdapter(adapter: GPUAdapter): AdapterReport {
 }
 
 /**
- * Whether the device fits matmul-matrix.wgsl and attention-matrix.wgsl: subgroup matrices of 16 x 16 x 16, f16 into f32,
- * subgroups of 32, and their workgroup memory.
+ * Whether the device fits matmul-matrix.wgsl: subgroup matrices of 16 x 16 x 16, f16 into f32, subgroups of 32, and its
+ * workgroup memory.
  */
 function hasSubgroupMatrices(adapter: GPUAdapter, device: GPUDevice): boolean {
   const info = adapter.info as GPUAdapterInfo & {
