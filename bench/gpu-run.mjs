@@ -102,6 +102,15 @@ const PARTS = [
   { name: "host-cost", limit: 60, args: [file("host-cost.mjs")] },
 ];
 
+const unknown = [...options.only, ...options.skip].filter(
+  (wanted) => !PARTS.some(({ name }) => name.startsWith(wanted)),
+);
+if (unknown.length > 0) {
+  console.error(
+    `No part begins with ${unknown.join(" or ")}. Parts: ${PARTS.map(({ name }) => name).join(", ")}.`,
+  );
+  process.exit(2);
+}
 ensureRuntimeFolder();
 mkdirSync(options.output, { recursive: true });
 const logFile = join(options.output, "gpu-run.log");

@@ -1,5 +1,6 @@
 // matmul on subgroup matrices (tensor cores on NVIDIA): y[m,n] = scale[m] · Σ_k a·b (+ bias[n]) (+ y[m,n]), a[M,K], forms
-//   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; offsets and strides as in matmul-tile; K and all of a, and N in nn, multiples of 8
+//   nt: b[N,K]   nn: b[K,N]   in a b (both f16) scales[M] bias[N]   out y[M,N]; offsets and strides as in matmul-tile
+//   K and all of a are multiples of 8, and in nn so is N; N is a multiple of 4
 //   with split-K y is partial sums [splits,M,N] over `splitDepth` of k each, with scales applied; matmul-split-k adds them
 //   grid: one workgroup of four subgroups of 32 per block of 128 x 128 and split; a subgroup computes 64 x 64 of the block
 //   why: one instruction multiplies 16 x 16 x 16, and 64 x 64 takes 8 loads from workgroup memory for 16 of them. Operands are
