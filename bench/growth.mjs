@@ -29,9 +29,10 @@ async function measureStep(device, decoder, tokens) {
   const batch = { inputIds, labels: inputIds, attentionMask: null, batchSize: 1, length: tokens };
   const spent = { attention: 0, rest: 0 };
   const { run } = device;
-  device.run = function timed(name, ...args) {
+  device.run = function timed(op, ...args) {
     const from = performance.now();
-    const outputs = run.call(device, name, ...args);
+    const outputs = run.call(device, op, ...args);
+    const name = op.name ?? op;
     spent[name.startsWith("attention") ? "attention" : "rest"] += performance.now() - from;
     return outputs;
   };
