@@ -87,6 +87,7 @@ describe("flags of side networks", () => {
     });
     expect(sideOf("ladder", "--rungs-at 3 9 30")).toMatchObject({ rungs: [3, 9, 30], num_hidden_layers: 3 });
     expect(sideOf("ladder", "--rungs-at 3 9 30 --layers 5").num_hidden_layers).toBe(5);
+    expect(sideOf("ladder", "--rungs-at 0,9-11 30-30").rungs).toEqual([0, 9, 10, 11, 30]);
     expect(sideOf("ladder", "--side-width 96 --layers 4")).toMatchObject({
       hidden_size: 96,
       num_hidden_layers: 4,
@@ -98,7 +99,7 @@ describe("flags of side networks", () => {
     });
   });
 
-  it("that would do nothing are refused", () => {
+  it("that would do nothing, or are not what they have to be, are refused", () => {
     for (const [method, line, message] of [
       ["ladder", "--importance fisher", /--importance says what --init pruned keeps/],
       ["xladder", "--rungs-at 1 2", /--rungs-at is for --method ladder/],
@@ -107,6 +108,9 @@ describe("flags of side networks", () => {
       expect(() => optionsOf(method, line)).toThrow(message);
     }
     expect(() => optionsOf("ladder", "--init pruned --importance median")).toThrow(/l1, fisher/);
+    for (const range of ["5-3", "1-", "1-2-3", "one", "1.5", "1-99999999999"]) {
+      expect(() => optionsOf("ladder", `--rungs-at ${range}`)).toThrow(/an index, or a range such as 21-27/);
+    }
   });
 });
 

@@ -9,8 +9,8 @@ import { defaultDType, defaultMemory } from "../training/method-defaults.ts";
 import type { MemoryOptions } from "../training/trainer.ts";
 import {
   fraction,
+  indexOrRange,
   listOf,
-  nonNegativeInteger,
   numberWithin,
   positiveInteger,
   positiveNumber,
@@ -84,7 +84,7 @@ export function addSizeOptions(command: Command): Command {
     .option(
       "--rungs-at <t...>",
       "ladder: indices of the hidden states to read, 0 to L, one per side layer (default: evenly spaced up to L)",
-      listOf(nonNegativeInteger),
+      listOf(indexOrRange),
     )
     .option("--delta <n>", "xladder: number δ of top layers to read (default: a quarter)", positiveInteger)
     .addOption(
@@ -111,8 +111,8 @@ export function addSizeOptions(command: Command): Command {
     .option("--rslora", "LoRA: scale by alpha / √r", false)
     .option(
       "--lora-layers <i...>",
-      "LoRA: indices of the blocks, from 0 (default: all)",
-      listOf(nonNegativeInteger),
+      "LoRA: indices of the blocks, from 0, or ranges such as 21-27 (default: all)",
+      listOf(indexOrRange),
     )
     .option("--targets <name...>", "LoRA: linear layers (default: all seven, q_proj ... down_proj)")
     .option("--seed <n>", "seed of initial values, dropout and data order", seed, 0);

@@ -20,6 +20,14 @@ export const nonNegativeInteger = numberThat(
   "a whole number, 0 or more",
   (value) => Number.isSafeInteger(value) && value >= 0,
 );
+/** An index, from 0, or a range of them with both ends, such as 21-27. */
+export function indexOrRange(text: string): readonly number[] {
+  const [, first, last = first] = /^\s*(\d{1,5})(?:-(\d{1,5}))?\s*$/.exec(text) ?? [];
+  const count = Number(last) - Number(first) + 1;
+  if (count > 0) return Array.from({ length: count }, (_, i) => Number(first) + i);
+  throw new InvalidArgumentError("Wanted an index, or a range such as 21-27.");
+}
+
 export const positiveNumber = numberThat("a number above 0", (value) => Number.isFinite(value) && value > 0);
 /** A number from `least` to `most`, both included. */
 export const numberWithin = (least: number, most: number) =>
@@ -75,13 +83,16 @@ export function byteSize(text: string): number {
 }
 
 /**
- * An option that takes several values, separated by spaces or commas, each parsed by `parse`. Commander calls this for one
+ * An option that takes several values, separated by spaces or commas; `parse` makes one or more of each. Commander calls this for one
  * argument after the other and gives the default, if there is one, as the first `list`; given values replace it.
  */
-export function listOf<T>(parse: (text: string) => T, defaults: readonly T[] = []) {
+export function listOf<T>(parse: (text: string) => T | readonly T[], defaults: readonly T[] = []) {
   return (text: string, list: readonly T[] = defaults): readonly T[] => [
     ...(list === defaults ? [] : list),
-    ...text.replace(/,$/, "").split(",").map(parse),
+    ...text
+      .replace(/,$/, "")
+      .split(",")
+      .flatMap((part) => parse(part)),
   ];
 }
 
