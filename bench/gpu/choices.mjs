@@ -1,7 +1,7 @@
 // Times ops with different settings of the tile table, alternating on the same operands: matmul with and without split-K
 // (`splitKBlocks`), attention with and without subgroup matrices (`subgroupMatrixQueries`). docs/kernels.md has predictions.
 //
-//   node bench/gpu/choices.mjs [--device webgpu] [--split 0,64,128,256] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
+//   node bench/gpu/choices.mjs [--device webgpu] [--split 0,64,128,256,512] [--rounds 5] [--only lmHeadLoss] [--quick] [--as-gpu]
 //
 // Prints the lowest wall time per call, measured over batches of calls, and the GPU time of its kernels by timestamps. Results
 // are compared with those of the first setting, 0. Attention is skipped on adapters without subgroup matrices. --quick uses
@@ -14,7 +14,7 @@ import { finish, open } from "./process.mjs";
 
 const options = scriptOptions({
   device: "webgpu",
-  split: [0, 64, 128, 256],
+  split: [0, 64, 128, 256, 512],
   rounds: 5,
   only: "",
   quick: false,
@@ -93,11 +93,11 @@ const MATMULS = [
     () => [normals([many, large.d]), normals([16, large.d])],
     (x, w) => [device.ops.linear(x, w)],
   ],
-  [
-    `nf4Linear ${many / 4} x ${large.f} of ${large.d}`,
-    () => [normals([many / 4, large.f]), ...nf4(large.d, large.f)],
+  ...[many / 4, many].map((tokens) => [
+    `nf4Linear ${tokens} x ${large.f} of ${large.d}`,
+    () => [normals([tokens, large.f]), ...nf4(large.d, large.f)],
     (...io) => [device.ops.nf4Linear(...io.slice(0, 4), io[4], null, { out: large.d })],
-  ],
+  ]),
   ...["f32", "f16"].flatMap((dtype) =>
     [64, 128].map((chunkTokens) => [
       `lmHeadLoss with dh ${dtype}, 256 by ${chunkTokens} tokens`,

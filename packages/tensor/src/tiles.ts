@@ -22,7 +22,7 @@ export const TILE_CANDIDATES: { readonly [K in keyof Tiles]: readonly number[] }
   rowsBlock: [8, 16],
   fewRows: [0, 1, 2, 4, 8],
   minLargeBlocks: [32, 64, 128, 256, 1024],
-  splitKBlocks: [0, 32, 64, 128, 256],
+  splitKBlocks: [0, 32, 64, 128, 256, 512],
   subgroupMatrixRows: [16, 32, 64, 128],
   subgroupMatrixQueries: [0, 16, 64, 256, 1024],
 };
