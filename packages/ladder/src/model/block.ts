@@ -261,7 +261,10 @@ function attentionHalf(
 }
 
 function feedForwardHalf(ops: Ops, shape: BlockShape, weights: BlockWeights, x: Tensor): Tensor {
-  const h = ops.rmsNorm(x, weights.postNorm, { eps: shape.rmsNormEps });
-  const y = ops.add(x, weights.down(ops, ops.siluMul(weights.gate(ops, h), weights.up(ops, h))));
+  const gated = x.device.scope(() => {
+    const h = ops.rmsNorm(x, weights.postNorm, { eps: shape.rmsNormEps });
+    return ops.siluMul(weights.gate(ops, h), weights.up(ops, h));
+  });
+  const y = ops.add(x, weights.down(ops, gated));
   return weights.output ? weights.output(ops, y) : y;
 }
