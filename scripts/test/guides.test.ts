@@ -72,7 +72,7 @@ function argumentsOf(line: string): string[] {
   if (command === "train")
     return [...placed, ...(placed.includes("--resume") ? ["--steps", "6"] : added), "--device", "wasm"];
   // The search for a context takes seconds a method: one will do.
-  if (command === "plan") return placed.filter((word) => !/^(xladder|qlora|qlora\+.*)$/.test(word));
+  if (placed.includes("--memory")) return placed.filter((word) => !/^(xladder|qlora|qlora\+.*)$/.test(word));
   if (command === "bench" && !placed.includes("--kernel")) return [...placed, ...added, "--device", "wasm"];
   return [...placed, ...added];
 }
