@@ -1,4 +1,5 @@
 // nf4Dequantize: w[i] = level[code[i]] · absmax[i / block], for count elements from `at` on, a multiple of 8
+// with APART they are rows of `width` elements that lie `stride` apart, both multiples of 8: some columns of a matrix
 // with 8-bit scales absmax[b] = map[scale[b]] · nested[b / nestedBlock] + offset, and the binding `absmax` holds nested
 //   in codes (two a byte, the earlier element in the high nibble; bound from element codesAt on) absmax[B] scales[B] bytes
 //   table: 16 levels, then the map of 256 and the offset   out w[count]
@@ -12,8 +13,11 @@ requires immediate_address_space;
 const LANES: u32 = 256;
 const MAP_AT: u32 = 16;
 const OFFSET_AT: u32 = 272;
+const APART: u32 = 0; // or 1
 
-struct Params { at: u32, count: u32, codesAt: u32, blockBits: u32, nestedBits: u32, isDouble: u32, zero: u32 }
+struct Params {
+  at: u32, count: u32, width: u32, stride: u32, codesAt: u32, blockBits: u32, nestedBits: u32, isDouble: u32, zero: u32
+}
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> codes: array<u32>;
@@ -38,7 +42,8 @@ fn scaleOf(b: u32) -> f32 {
 
 /// Word i of w; past the end, the last one.
 fn fetch(i: u32) -> Word {
-  let at = min(i * 8, p.count - 1);
+  var at = min(i * 8, p.count - 1);
+  if (APART == 1) { at = at / p.width * p.stride + at % p.width; }
   return Word(i, codes[(p.at - p.codesAt + at) / 8], scaleOf((p.at + at) >> p.blockBits));
 }
 

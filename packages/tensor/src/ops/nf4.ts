@@ -111,27 +111,39 @@ export function codesOf(
   return { codes: part(k, codes, { start: codesAt, count: start + count - codesAt }, 2), codesAt };
 }
 
-/** Dispatches the dequantization of a range that starts at a multiple of 8. */
+/** Rows of `width` elements of a weight, `stride` elements apart, from element `start` on. */
+export interface Nf4Rows {
+  readonly start: number;
+  readonly rows: number;
+  readonly width: number;
+  readonly stride: number;
+}
+
+/** Dispatches the dequantization of rows. `start` is a multiple of 8; if rows are apart, so are `width` and `stride`. */
 export function runDequantize(
   k: KernelContext,
   { codes, table, absmax, scales }: Nf4Operands<Tensor>,
   w: Tensor,
-  range: RowRange,
+  { start, rows, width, stride }: Nf4Rows,
   { block, nestedBlock }: Nf4Blocks,
 ): void {
-  const window = codesOf(k, codes, range);
+  const window = codesOf(k, codes, { start, count: (rows - 1) * stride + width });
+  const count = rows * width;
   k.run("nf4-dequantize/main", {
     bind: { codes: window.codes, table, absmax, scales, w },
     params: {
-      at: range.start,
-      count: range.count,
+      at: start,
+      count,
+      width,
+      stride,
       codesAt: window.codesAt,
       blockBits: Math.log2(block),
       nestedBits: Math.log2(nestedBlock),
       isDouble: scales !== null,
       zero: 0,
     },
-    grid: Math.ceil(range.count / DEQUANTIZED),
+    grid: Math.ceil(count / DEQUANTIZED),
+    consts: { APART: Number(width !== stride) },
   });
 }
 
@@ -173,7 +185,9 @@ export const nf4Dequantize = defineOp({
   },
   kernel(k, { codes, table, absmax, scales, w }, { M }, { shape: _, ...blocks }) {
     for (const range of windows(k, M, 4, 64)) {
-      runDequantize(k, { codes, table, absmax, scales }, part(k, w, range, 1), range, blocks);
+      const { start, count } = range;
+      const row = { start, rows: 1, width: count, stride: count };
+      runDequantize(k, { codes, table, absmax, scales }, part(k, w, range, 1), row, blocks);
     }
   },
   draw: (pick) => {

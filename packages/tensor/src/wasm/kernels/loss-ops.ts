@@ -5,7 +5,7 @@ import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { narrowInto, overRows, widened } from "./f16-windows.ts";
-import { type Nf4Right, runMatmul, weightOf } from "./matmul-plan.ts";
+import { type Nf4Right, rightOf, runMatmul } from "./matmul-plan.ts";
 import { alone, EXP_PER_NS, rowTasks } from "./work.ts";
 
 interface Rows {
@@ -157,10 +157,10 @@ export const nf4HeadLoss: WasmOp = (
     dh,
     ...weight
   }: Nf4Operands<Tensor> & Omit<HeadIo, "w"> & { loss: Tensor; dh: Tensor | null },
-  { V },
+  { V, C },
   { vocab: _, ...attrs }: HeadAttrs & Nf4Blocks & { vocab: number },
 ) => {
-  runHeadLoss(k, { h, w: weightOf(weight, attrs), V, targets, loss, dh }, attrs);
+  runHeadLoss(k, { h, w: rightOf(weight, C, attrs), V, targets, loss, dh }, attrs);
   return true;
 };
 

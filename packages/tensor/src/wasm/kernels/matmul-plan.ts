@@ -13,6 +13,7 @@ import { rangesOf } from "../../op.ts";
 import type { MatmulForm } from "../../ops/matmul-blocks.ts";
 import type { MatmulExtents } from "../../ops/matmul-plan.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
+import type { Nf4Part } from "../../ops/nf4-linear.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
 import { PANEL_COLS } from "./library.ts";
@@ -38,17 +39,33 @@ const FEW_PER_NS = 3;
 /** Elements of f16 activations that are f32 at a time: enough rows that packing the weight for them again costs little. */
 export const F16_WINDOW = 2 ** 20;
 
-/** A weight in NF4: its tensors, and the sizes of its blocks as powers of two. */
-export interface Nf4Right extends Nf4Operands<Tensor> {
+/** The tensors of a weight in NF4, and the sizes of its blocks as powers of two: arguments of kernels. */
+interface Nf4Args extends Nf4Operands<Tensor> {
   readonly blockShift: number;
   readonly nestedShift: number;
 }
 
-export const weightOf = (weight: Nf4Operands<Tensor>, { block, nestedBlock }: Nf4Blocks): Nf4Right => ({
+/** A weight in NF4 as the right operand, or the part of it from a row and a column on; `width` are all of its columns. */
+export interface Nf4Right {
+  readonly weight: Nf4Args;
+  readonly row: number;
+  readonly column: number;
+  readonly width: number;
+}
+
+export const weightOf = (weight: Nf4Operands<Tensor>, { block, nestedBlock }: Nf4Blocks): Nf4Args => ({
   ...weight,
   blockShift: Math.log2(block),
   nestedShift: Math.log2(nestedBlock),
 });
+
+/** A weight in NF4, or a part of one (nf4-linear.ts), whose rows have I elements, as the right operand. */
+export const rightOf = (
+  weight: Nf4Operands<Tensor>,
+  I: number,
+  blocks: Nf4Blocks,
+  { whole: [, width = I], from: [row = 0, column = 0] }: Nf4Part = { whole: [], from: [] },
+): Nf4Right => ({ weight: weightOf(weight, blocks), row, column, width });
 
 export interface MatmulOperands {
   readonly a: Tensor;
@@ -70,7 +87,9 @@ interface Window {
 
 const divide = (count: number, by: number): number => Math.ceil(count / by);
 
-const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "codes" in b;
+const isNf4 = (b: Tensor | Nf4Right): b is Nf4Right => "weight" in b;
+/** Whether b's rows follow each other from the first element of its tensors on, as matmulFewNf4 reads them. */
+const startsWhole = (b: Tensor | Nf4Right, K: number): boolean => !isNf4(b) || (b.row === 0 && b.width === K);
 
 /** y[P,M,N] = a·b (+ bias[N]), or y += a·b. */
 export function runMatmul(
@@ -79,8 +98,9 @@ export function runMatmul(
   operands: MatmulOperands,
   extents: MatmulExtents,
 ): void {
-  const { P, M } = extents;
-  if (form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate) {
+  const { P, M, K } = extents;
+  const isFew = form === "nt" && P === 1 && M <= FEW_ROWS && !extents.accumulate;
+  if (isFew && startsWhole(operands.b, K)) {
     runFew(k, operands, extents);
     return;
   }
@@ -117,7 +137,7 @@ function runWindows(
         for (const { start: n0, count: n } of rangesOf(N, cols)) {
           const window = { m0, m, n0, n, k0, k: steps };
           if (n0 === 0) pack(k, a, ofA, p, { first: m0, count: m, k0, steps });
-          if (isNf4(b)) packNf4(k, form, b, right, window, extents);
+          if (isNf4(b)) packNf4(k, form, b, right, window);
           else pack(k, b, ofB, p, { first: n0, count: n, k0, steps });
           multiply(k, { y, bias, left, right }, p, window, extents);
         }
@@ -131,7 +151,7 @@ function runFew(k: WasmContext, { a, b, y, bias = null }: MatmulOperands, { M, K
   const rows = Math.max(1, Math.floor(FEW_SIZE / K));
   const split = { tasks: divide(N, rows), work: (M * K * N) / FEW_PER_NS };
   const args = { x: a, y, bias, m: M, n: N, k: K, rows };
-  if (isNf4(b)) k.run("matmulFewNf4", { ...args, ...b }, split);
+  if (isNf4(b)) k.run("matmulFewNf4", { ...args, ...b.weight }, split);
   else k.run(b.dtype === "f16" ? "matmulFewF16" : "matmulFewF32", { ...args, w: b }, split);
 }
 
@@ -180,13 +200,13 @@ function pack(
 function packNf4(
   k: WasmContext,
   form: MatmulForm,
-  b: Nf4Right,
+  { weight, row, column, width }: Nf4Right,
   right: Tensor,
   { n0, n, k0, k: steps }: Window,
-  { K, N }: MatmulExtents,
 ): void {
   const work = (n * steps) / PACKED_PER_NS;
-  const args = { ...b, n0, n, k0, k: steps, dst: right, width: form === "nt" ? K : N };
+  const [ofN, ofK] = form === "nt" ? [row, column] : [column, row];
+  const args = { ...weight, n0: n0 + ofN, n, k0: k0 + ofK, k: steps, dst: right, width };
   if (form === "nt") k.run("packNf4Rows", args, { tasks: divide(n, PANEL_COLS), work });
   else k.run("packNf4Columns", args, { tasks: divide(steps, PACK_STEPS), work });
 }

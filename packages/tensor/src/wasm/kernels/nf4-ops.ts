@@ -1,9 +1,10 @@
 /** Ops over weights in NF4. */
-import type { Nf4Operands } from "../../ops/nf4.ts";
+import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
+import type { Nf4Part } from "../../ops/nf4-linear.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
 import { overRows } from "./f16-windows.ts";
-import { F16_WINDOW, runMatmul, weightOf } from "./matmul-plan.ts";
+import { F16_WINDOW, rightOf, runMatmul, weightOf } from "./matmul-plan.ts";
 import { chunks, rowTasks } from "./work.ts";
 
 /** Elements that a thread decodes, or quantizes, in a nanosecond. */
@@ -34,8 +35,13 @@ type LinearIo = Nf4Operands<Tensor> & {
   readonly y: Tensor;
 };
 
-export const nf4Linear: WasmOp = (k, { x, bias, y, ...weight }: LinearIo, { N, I, O }, attrs) => {
-  const b = weightOf(weight, attrs);
+export const nf4Linear: WasmOp = (
+  k,
+  { x, bias, y, ...weight }: LinearIo,
+  { N, I, O },
+  attrs: Nf4Blocks & Nf4Part,
+) => {
+  const b = rightOf(weight, I, attrs, attrs);
   overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
     runMatmul(k, "nt", { a: io.x!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
   );
@@ -46,9 +52,9 @@ export const nf4LinearBackwardX: WasmOp = (
   k,
   { dy, dx, ...weight }: Nf4Operands<Tensor> & { dy: Tensor; dx: Tensor },
   { N, I, O },
-  attrs,
+  attrs: Nf4Blocks & Nf4Part,
 ) => {
-  const b = weightOf(weight, attrs);
+  const b = rightOf(weight, I, attrs, attrs);
   overRows(k, N, { inputs: { dy }, outputs: { dx }, window: F16_WINDOW }, (io, { count }) =>
     runMatmul(k, "nn", { a: io.dy!, b, y: io.dx! }, { P: 1, M: count, K: O, N: I }),
   );
