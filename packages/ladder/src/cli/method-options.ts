@@ -190,7 +190,7 @@ export function addMemoryOptions(command: Command): Command {
       numberWithin(1, 4096),
     )
     .option("--micro-batch <n>", "rows per forward and backward pass (default: all)", positiveInteger)
-    .option("--chunk-tokens <n>", "tokens per pass through a frozen block (default: 512)", positiveInteger);
+    .option("--chunk-tokens <n>", "tokens per pass through a frozen block (default: 2048)", positiveInteger);
 }
 
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {

@@ -5,7 +5,7 @@ import type { Decoder, Forward } from "../model/decoder.ts";
 import type { Adapter } from "./adapter.ts";
 
 /** Default number of tokens of a row that go through a block at a time where no tape records it. */
-const CHUNK_TOKENS = 512;
+const CHUNK_TOKENS = 2048;
 
 /** Options of a forward pass through model and adapter. */
 export interface StreamOptions {
@@ -18,7 +18,7 @@ export interface StreamOptions {
   readonly dropoutStream?: number | null;
   /** Runs each recorded block, of the backbone or of a side network, under gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
-  /** Tokens that go through a frozen block at a time; default 512. */
+  /** Tokens that go through a frozen block at a time; default 2048. */
   readonly chunkTokens?: number;
   /** Called with H_0 .. H_L, each of which is freed afterwards. */
   readonly onHidden?: (index: number, h: Tensor) => void;

@@ -4,7 +4,7 @@
  */
 import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
 import { nf4Projection } from "./nf4-weight.ts";
-import type { Projection } from "./projection.ts";
+import { floatProjection, type Projection, type Range } from "./projection.ts";
 import type { RopeTables } from "./rope-tables.ts";
 
 /** Sizes and options of a block; those of a backbone come from its `config.json`. */
@@ -123,8 +123,7 @@ export function blockWeights(shape: BlockShape, store: ParamStore, prefix = ""):
     const [full, extents] = [`${prefix}${name}.weight`, shapes.get(`${name}.weight`)!];
     const quantized = nf4Projection(store, full, extents, bias);
     if (quantized) return quantized;
-    const weight = store.get(full);
-    return (ops, x) => ops.linear(x, weight, bias);
+    return floatProjection(store.get(full), bias);
   };
   return {
     inputNorm: store.get(`${prefix}input_layernorm.weight`),
@@ -237,34 +236,73 @@ function attentionHalf(
   context: BlockContext,
   cache: LayerCache | null,
 ): Tensor {
+  const { device } = x;
   const { numAttentionHeads, numKeyValueHeads, headDim, rmsNormEps: eps } = shape;
   const { cos, sin } = context.rope;
   const [B, T] = x.shape;
-  const h = ops.rmsNorm(x, weights.inputNorm, { eps });
-  const heads = (projection: Projection, n: number) =>
+  const heads = (projection: Projection, h: Tensor, n: number) =>
     ops.reshape(projection(ops, h), { shape: [B, T, n, headDim] });
-  const rotated = (projection: Projection, n: number, norm: Tensor | null) => {
-    const split = heads(projection, n);
+  const rotated = (projection: Projection, h: Tensor, n: number, norm: Tensor | null) => {
+    const split = heads(projection, h, n);
     return ops.rope(norm ? ops.rmsNorm(split, norm, { eps }) : split, cos, sin);
   };
-  const q = rotated(weights.q, numAttentionHeads, weights.qNorm);
-  let k = rotated(weights.k, numKeyValueHeads, weights.kNorm);
-  let v = heads(weights.v, numKeyValueHeads);
-  if (cache) {
-    ops.cacheWrite(cache.k, k, { offset: context.offset });
-    ops.cacheWrite(cache.v, v, { offset: context.offset });
-    ({ k, v } = cache);
-  }
-  const { keyMask, segments, offset: queryOffset } = context;
-  const a = weights.attention(ops, q, k, v, keyMask, segments, { queryOffset });
+  const a = device.scope(() => {
+    let [q, k, v] = device.scope(() => {
+      const h = ops.rmsNorm(x, weights.inputNorm, { eps });
+      return [
+        rotated(weights.q, h, numAttentionHeads, weights.qNorm),
+        rotated(weights.k, h, numKeyValueHeads, weights.kNorm),
+        heads(weights.v, h, numKeyValueHeads),
+      ];
+    });
+    if (cache) {
+      ops.cacheWrite(cache.k, k, { offset: context.offset });
+      ops.cacheWrite(cache.v, v, { offset: context.offset });
+      ({ k, v } = cache);
+    }
+    const { keyMask, segments, offset: queryOffset } = context;
+    return weights.attention(ops, q, k, v, keyMask, segments, { queryOffset });
+  });
   return ops.add(x, weights.o(ops, ops.reshape(a, { shape: [B, T, numAttentionHeads * headDim] })));
 }
 
 function feedForwardHalf(ops: Ops, shape: BlockShape, weights: BlockWeights, x: Tensor): Tensor {
-  const gated = x.device.scope(() => {
-    const h = ops.rmsNorm(x, weights.postNorm, { eps: shape.rmsNormEps });
-    return ops.siluMul(weights.gate(ops, h), weights.up(ops, h));
-  });
-  const y = ops.add(x, weights.down(ops, gated));
+  const { device } = x;
+  const { gate, up, down } = weights;
+  const h = ops.rmsNorm(x, weights.postNorm, { eps: shape.rmsNormEps });
+  const tokens = x.size / shape.hiddenSize;
+  const parts = ops === device.ops ? partsOfFeatures(shape.intermediateSize, tokens) : [];
+  let y: Tensor;
+  if (parts.length > 1 && gate.rows && up.rows && down.columns) {
+    const [rowsOfGate, rowsOfUp, columnsOfDown] = [gate.rows, up.rows, down.columns];
+    const term = (range: Range) =>
+      columnsOfDown(
+        ops,
+        device.scope(() => ops.siluMul(rowsOfGate(ops, h, range), rowsOfUp(ops, h, range))),
+        range,
+      );
+    const [first, ...others] = parts;
+    y = device.scope(() => ops.add(x, term(first)));
+    for (const range of others) device.scope(() => ops.accumulate(y, term(range)));
+  } else {
+    const gated = device.scope(() => ops.siluMul(gate(ops, h), up(ops, h)));
+    y = ops.add(x, down(ops, gated));
+  }
   return weights.output ? weights.output(ops, y) : y;
+}
+
+/** Gate, up and their product in f32 may take so many bytes together; past them, features are computed part by part. */
+const FEATURE_BYTES = 96 * 2 ** 20;
+const FEATURES_STEP = 128; // a block of the matmul kernels
+
+/** About equal parts of the f features of a feed-forward layer, whose activations for so many tokens fit `FEATURE_BYTES`. */
+function partsOfFeatures(f: number, tokens: number): Range[] {
+  if (f % 8 !== 0) return [];
+  const most = Math.max(1, Math.floor(FEATURE_BYTES / (12 * tokens * FEATURES_STEP)));
+  const steps = Math.ceil(f / FEATURES_STEP);
+  const size = FEATURES_STEP * Math.ceil(steps / Math.ceil(steps / most));
+  return Array.from({ length: Math.ceil(f / size) }, (_, i) => ({
+    start: i * size,
+    count: Math.min(size, f - i * size),
+  }));
 }

@@ -5,6 +5,7 @@ import {
   NF4_MAP_AT,
   NF4_OFFSET_AT,
   nf4Table,
+  type Ops,
   type ParamStore,
   SidenetError,
   sameShape,
@@ -14,7 +15,7 @@ import {
 import { z } from "zod";
 import { checked } from "../external-input.ts";
 import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
-import type { Projection } from "./projection.ts";
+import type { Projection, Range } from "./projection.ts";
 
 /** Suffixes of a weight's tensors in a `ParamStore`; the codes have the weight's own name. */
 export const TABLE = ".table";
@@ -238,7 +239,16 @@ export function nf4Projection(
   const parts = nf4Parts(store, weight, out * inner);
   if (!parts) return null;
   const { codes, table, absmax, scales, attrs } = parts;
-  return (ops, x) => ops.nf4Linear(x, codes, table, absmax, scales, bias, { out, ...attrs });
+  const layer =
+    (extent: number, part = {}) =>
+    (ops: Ops, x: Tensor) =>
+      ops.nf4Linear(x, codes, table, absmax, scales, bias, { out: extent, ...part, ...attrs });
+  if (bias) return layer(out);
+  const whole = [out, inner];
+  return Object.assign(layer(out), {
+    rows: (ops: Ops, x: Tensor, { start, count }: Range) => layer(count, { whole, from: [start, 0] })(ops, x),
+    columns: (ops: Ops, x: Tensor, { start }: Range) => layer(out, { whole, from: [0, start] })(ops, x),
+  });
 }
 
 /** An f32 copy of a weight in any storage format. Throws `T-NAME` where it is missing. */
