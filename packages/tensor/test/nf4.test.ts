@@ -130,6 +130,17 @@ describe.each(devices)("NF4 on %s", (kind) => {
       refused(linear({ out: 10, block: 32 }), "T-SHAPE", "absmax is [10]");
       refused(linear({ out: 11 }), "T-SHAPE", "codes is [320]");
       refused(linear({ out: 0.5 }), "T-ATTR", "0.5");
+      for (const part of [
+        { out: 3, whole: [10, 64], from: [8, 0] }, // past its end
+        { out: 2, whole: [10, 64], from: [4, 0] },
+        { out: 2, whole: [10, 64], from: [-8, 0] },
+        { out: 2, whole: [5, 128], from: [0, 60] },
+        { out: 2, whole: [10, 64] },
+        { out: 2, from: [8, 0] },
+      ]) {
+        refused(linear(part), "T-ATTR", "wanted one inside the weight");
+      }
+      refused(linear({ out: 2, whole: [11, 64], from: [8, 0] }), "T-SHAPE", "codes is [320]");
       refused(
         () => ops.nf4Linear(x, codes, table, absmax, codes, null, { out: 10 }),
         "T-SHAPE",
@@ -148,22 +159,26 @@ describe.each(devices)("NF4 on %s", (kind) => {
 describe.runIf(gpuAvailable)("nf4-dequantize", () => {
   it("writes in f16 what it writes in f32, rounded, and nothing past its last word", async () => {
     const gpu = (await openTestGpu()) as WebGpuDevice;
-    // Less than a word, some words, less than a workgroup has, and more.
-    for (const [at, count] of [
+    // Less than a word, some words, less than a workgroup has, and more; then rows that lie apart.
+    for (const [at, count, width = count, stride = width] of [
       [0, 3],
       [8, 77],
       [64, 8000],
       [16, 8205],
+      [16, 9000, 360, 400],
     ]) {
       const outcomes = gpu.scope(() => {
         const table = gpu.tensor(nf4Table(), [273]);
-        const w = gpu.tensor(new TestRandom(count).normals(at + count), [at + count]);
+        const size = at + (count / width) * stride;
+        const w = gpu.tensor(new TestRandom(count).normals(size), [size]);
         const [codes, absmax] = gpu.ops.nf4Quantize(w, table);
-        const params = { at, count, codesAt: 0, blockBits: 6, nestedBits: 8, isDouble: false, zero: 0 };
+        const blocks = { blockBits: 6, nestedBits: 8, isDouble: false, zero: 0 };
+        const params = { at, count, width, stride, codesAt: 0, ...blocks };
+        const consts = { APART: Number(width !== stride) };
         return (["f32", "f16"] as const).map((dtype) => {
           const panel = gpu.tensor(new Float32Array(count + 16).fill(7), [count + 16], { dtype });
           const bind = { codes, table, absmax, scales: null, w: panel };
-          gpu.dispatch("nf4-dequantize/main", { bind, params, grid: Math.ceil(count / 8192) });
+          gpu.dispatch("nf4-dequantize/main", { bind, params, consts, grid: Math.ceil(count / 8192) });
           return dtype === "f16" ? panel : gpu.ops.cast(panel, { to: "f16" });
         });
       });

@@ -205,7 +205,7 @@ function drawLinear(pick: TestRandom) {
 
 export const nf4Linear = defineOp({
   name: "nf4Linear",
-  doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), or a part of one, of which at most a panel of rows is dequantized at a time",
+  doc: "y = x · wᵀ + bias over a weight in NF4 (nf4Dequantize), of which at most a panel of rows is dequantized at a time; w is all of it, or its part from row and column `from` on, of [rows, columns] `whole`",
   sig: "x[N..,I] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] bias?[O] -> y[N..,O]",
   attrs: { out: 0, ...DEFAULTS, ...WHOLE },
   ranges: PANEL_RANGES,

@@ -1,0 +1,88 @@
+import { type Device, ParamStore, TestRandom } from "@sidenet/tensor";
+import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
+import { describe, expect, it } from "vitest";
+import { isBlockMatrix } from "../src/model/base-storage.ts";
+import type { ModelConfig } from "../src/model/config.ts";
+import { Decoder, decoderParameters } from "../src/model/decoder.ts";
+import { quantizeNf4 } from "../src/model/nf4-weight.ts";
+import { measureStep, planStep } from "../src/training/plan.ts";
+import { drawModel, randomWeights } from "./tiny-model.ts";
+
+/** Wide enough that the features of 1,024 tokens take more than one part, and those of 512 do not. */
+const CONFIG: ModelConfig = {
+  ...drawModel(new TestRandom(1)),
+  hiddenSize: 16,
+  intermediateSize: 8456,
+  numHiddenLayers: 1,
+  numAttentionHeads: 2,
+  numKeyValueHeads: 1,
+  headDim: 8,
+  maxPositionEmbeddings: 2048,
+  mlpBias: false,
+};
+const TOKENS = 1024;
+
+function decoderOf(device: Device, config: ModelConfig, quantized: boolean): Decoder {
+  const store = new ParamStore(device, "weights");
+  const specs = decoderParameters(config);
+  const values = randomWeights(specs, 1);
+  for (const spec of specs) {
+    const { shape, data } = values[spec.name];
+    if (quantized && isBlockMatrix(spec)) quantizeNf4(store, spec.name, Float32Array.from(data));
+    else store.set(spec.name, device.tensor(data, shape));
+  }
+  return new Decoder(config, store);
+}
+
+/** H_L, the names of the ops that made it, and the peak of their memory. */
+async function hidden(decoder: Decoder, chunkTokens: number) {
+  const { device } = decoder;
+  const names: string[] = [];
+  const inputIds = Int32Array.from({ length: TOKENS }, (_, i) => (i * 7) % decoder.config.vocabSize);
+  const tokens = { inputIds, batchSize: 1, length: TOKENS, attentionMask: null };
+  device.memory.resetPeak();
+  device.onOp = (name) => names.push(name);
+  const h = device.scope(() => decoder.hidden(device.ops, decoder.prepare(tokens), { chunkTokens }));
+  device.onOp = null;
+  const { peakBytes } = device.memory.peak();
+  const values = await h.read();
+  h.dispose();
+  return { values, names, peakBytes };
+}
+
+const devices: [string, () => Promise<Device>][] = [["wasm", () => openNodeWasm({ threads: 2 })]];
+if (process.env.SIDENET_DEVICE !== "cpu") {
+  devices.push(["webgpu", () => openNodeWebGpu()]);
+  devices.push(["webgpu, by the kernels of a GPU", () => openNodeWebGpu({ adapterClass: "discrete" })]);
+}
+
+describe.each(devices)("on %s the feed-forward half of a frozen block", (_, open) => {
+  it.each([
+    ["NF4", true, false],
+    ["floats", false, false],
+    ["floats with biases", false, true],
+  ])("of %s is the same in parts of the features as in chunks of tokens", async (_, quantized, mlpBias) => {
+    using device = await open();
+    using decoder = decoderOf(device, { ...CONFIG, mlpBias }, quantized);
+    const inChunks = await hidden(decoder, TOKENS / 2);
+    const inParts = await hidden(decoder, TOKENS);
+    expect(inChunks.names).not.toContain("accumulate");
+    expect(inParts.names.filter((name) => name === "accumulate").length).toBe(mlpBias ? 0 : 1);
+    const scale = Math.max(...inChunks.values.map(Math.abs));
+    for (const [i, value] of inParts.values.entries()) {
+      if (!(Math.abs(value - inChunks.values[i]) <= 1e-5 * scale)) {
+        expect.fail(`value ${i} is ${value}, wanted ${inChunks.values[i]}`);
+      }
+    }
+  });
+
+  it("is planned to the byte", async () => {
+    using device = await open();
+    const options = { method: { method: "ladder" }, batchSize: 1, context: TOKENS } as const;
+    const step = { ...options, storage: { dtype: "f32", quantizeBlocks: true }, memory: {} } as const;
+    const run = measureStep(device, CONFIG, step);
+    await device.synchronize();
+    expect(run).toEqual(planStep(CONFIG, { ...step, profile: device.profile }));
+    expect(run.flopsByOp.accumulate).toBeDefined();
+  });
+});
