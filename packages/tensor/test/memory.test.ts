@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { CpuDevice, MemoryAccount, MetaDevice, SidenetError, type Tensor } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -150,6 +152,24 @@ it("an account's categories always add up, and its peak is the largest sum so fa
       expect([account.liveCount, account.liveBytes]).toEqual([0, 0]);
     }),
   );
+});
+
+it("an account keeps no freed memory alive, though it remembers what was live at the peak", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const account = new MemoryAccount();
+  const reserved = (): WeakRef<object> => {
+    const handle = new Float32Array(2 ** 20);
+    const allocation = { sizeBytes: handle.byteLength, label: "x", category: "weights" as const, handle };
+    account.reserve(allocation);
+    account.free(allocation);
+    return new WeakRef(handle);
+  };
+  const memory = reserved();
+  await new Promise((resolve) => setTimeout(resolve)); // a WeakRef holds its target until then
+  collect();
+  expect(memory.deref()).toBeUndefined();
+  expect(account.peak().largest).toEqual([{ sizeBytes: 2 ** 22, label: "x", category: "weights" }]);
 });
 
 it("a budget refuses the allocation that would pass it, says what is live, and goes on", () => {
