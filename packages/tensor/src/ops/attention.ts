@@ -27,16 +27,14 @@ const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / M
 const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
 const ranges = { queryOffset: { whole: true } };
 
-const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExtents => ({
-  B,
-  T,
-  S,
-  G,
-  H,
-  D,
-  queryOffset: a.queryOffset,
-  scale: scaleOf(a, D),
-});
+/** An offset that makes the same keys visible and with which kernels can compute in 32 bits: at -T none is visible, at S all are. */
+export const smallOffset = ({ T, S }: Dims, { queryOffset }: AttentionAttrs): number =>
+  Math.max(-T, Math.min(S, queryOffset));
+
+const extentsOf = (dims: Dims, a: AttentionAttrs): AttentionExtents => {
+  const { B, T, S, G, H, D } = dims;
+  return { B, T, S, G, H, D, queryOffset: smallOffset(dims, a), scale: scaleOf(a, D) };
+};
 
 function check(
   { T, S, H, G, P = PARTS }: Dims,

@@ -4,7 +4,7 @@
  */
 
 import { rangesOf } from "../../op.ts";
-import type { AttentionAttrs } from "../../ops/attention.ts";
+import { type AttentionAttrs, smallOffset } from "../../ops/attention.ts";
 import type { AttentionExtents, AttentionInputs } from "../../ops/attention-kernels.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
@@ -164,8 +164,9 @@ const overBatches =
     packedFloatsOfRow: (extents: Extents) => number,
     run: (k: WasmContext, io: Io, extents: Extents, attrs: AttentionAttrs) => void,
   ): WasmOp =>
-  (k, io: Readonly<Record<string, Tensor | null>>, dims, attrs: AttentionAttrs) => {
+  (k, io: Readonly<Record<string, Tensor | null>>, dims, given: AttentionAttrs) => {
     const extents = dims as unknown as Extents;
+    const attrs = { ...given, queryOffset: smallOffset(dims, given) };
     const { B, D } = extents;
     if (placesOf(k, D, 1) === null) return false;
     const side = (isOutput: boolean) =>
