@@ -109,8 +109,9 @@ export const UNBOUNDED: NumberRange = { least: Number.NEGATIVE_INFINITY, most: N
 export const NOT_NEGATIVE: NumberRange = { least: 0 };
 /** A whole number, 0 or more. */
 export const COUNT: NumberRange = { least: 0, whole: true };
-/** 32 bits. */
+/** 32 bits, without a sign and with one. */
 export const WORD: NumberRange = { least: 0, most: 2 ** 32 - 1, whole: true };
+export const SIGNED_WORD: NumberRange = { least: -(2 ** 31), most: 2 ** 31 - 1, whole: true };
 
 /** A random case for the property tests. */
 export interface Draw<A> {
