@@ -28,6 +28,22 @@ export interface TensorOptions {
   readonly label?: string;
 }
 
+/** Throws `T-VALUE` if an operand that the op updates in place has its memory in common with another one. */
+function refuseOverlap({ row, io }: Execution): void {
+  const { inputs } = row.signature;
+  for (const { name, updated } of inputs) {
+    if (!updated) continue;
+    const other = inputs.find(
+      (input) => input.name !== name && io[input.name]?.storage === io[name]!.storage,
+    );
+    if (other === undefined) continue;
+    throw new SidenetError(
+      "T-VALUE",
+      `${row.name}: ${name} is updated in place, and ${other.name} is in the same memory. Give it a copy of its own.`,
+    );
+  }
+}
+
 /**
  * Holds tensors and runs ops. `ops` computes without recording; a tape is another `Ops` over the same device that records.
  */
@@ -149,7 +165,7 @@ export abstract class Device {
       Math.ceil(sizeBytes(dtype, sizeOf(shape)) / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT || STORAGE_ALIGNMENT;
     const storage = new Storage(padded, label, category);
     this.#reserve(storage, () => this.allocate(storage));
-    const tensor = new Tensor(this, shape, dtype, storage);
+    const tensor = new Tensor(this, shape.slice(), dtype, storage);
     this.#scopes.adopt(tensor);
     return tensor;
   }
@@ -194,6 +210,7 @@ export abstract class Device {
       );
     }
     if (this.holdsValues) this.write(tensor, values);
+    this.#anomalies?.forget(tensor);
     tensor.storage.version++;
   }
 
@@ -271,7 +288,8 @@ export abstract class Device {
 
   /**
    * Runs an op and returns its outputs by name. Residuals are made only when named in `wanted`.
-   * Model code calls `ops`; this is for tapes. Throws `T-OP`, `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`.
+   * Model code calls `ops`; this is for tapes. Throws `T-OP`, `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`, and
+   * `T-VALUE` for an operand in the memory of one that the op updates.
    */
   run(
     op: OpOrName,
@@ -285,6 +303,7 @@ export abstract class Device {
     const call = bindCall(row, { inputs, attrs, wanted }, (tensor, operand) =>
       this.assertOwn(tensor, name, operand),
     );
+    refuseOverlap(call);
     const outputs: Record<string, Tensor> = {};
     try {
       for (const [output, spec] of call.outputs) {
@@ -353,7 +372,8 @@ export abstract class Device {
         `${row.name}: ${source} has ${source?.size} elements, ${formatShape(spec.shape)} wants ${sizeOf(spec.shape)}.`,
       );
     }
-    const view = this.alias(source, spec.shape, source.offset);
+    checkShape(spec.shape, row.name);
+    const view = this.alias(source, spec.shape.slice(), source.offset);
     this.#scopes.adopt(view);
     return view;
   }

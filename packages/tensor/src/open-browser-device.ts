@@ -6,7 +6,7 @@ import { openBrowserWasm } from "./wasm/browser.ts";
 import { hasSimd } from "./wasm/open.ts";
 import { describeAdapter, openWebGpu, requestAdapter } from "./webgpu/open.ts";
 
-/** Options of `openBrowserDevice`. */
+/** The name of a device of a browser, or "auto". */
 export type BrowserDeviceName = "auto" | "webgpu" | "wasm" | "cpu";
 
 const isCode = (error: unknown, code: string): error is SidenetError =>

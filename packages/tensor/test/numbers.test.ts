@@ -59,6 +59,14 @@ describe.each(DEVICES)("elementwise ops on %s at the edges of float32", (_, open
     await compare(name, [pairs.map(([a]) => a), pairs.map(([, b]) => b)]);
   });
 
+  it("fill writes what is no number", async () => {
+    using x = device.zeros([3]);
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      device.ops.fill(x, { value });
+      expect([...(await x.read())]).toEqual([value, value, value]);
+    }
+  });
+
   it("cast to f16 keeps what is past its range at the largest half", async () => {
     if (!device.profile.f16) return;
     const values = [65504, 65519, 65536, 1e6, 3e38, -1e5, -3e38, 1];

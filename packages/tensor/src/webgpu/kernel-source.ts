@@ -196,7 +196,7 @@ export function packParams(
   for (let i = 0; i < params.length; i++) {
     const { name, type } = params[i];
     const value = Number(values[name]);
-    if (Number.isNaN(value)) {
+    if (Number.isNaN(value) && (values[name] === undefined || type !== "f32")) {
       throw new SidenetError(
         "T-KERNEL",
         `kernels/${source.file}.wgsl: parameter ${name} is ${values[name]}.`,
