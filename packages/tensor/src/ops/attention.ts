@@ -27,13 +27,10 @@ const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / M
 const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
 const ranges = { queryOffset: { whole: true } };
 
-/** An offset that makes the same keys visible and with which kernels can compute in 32 bits: at -T none is visible, at S all are. */
-export const smallOffset = ({ T, S }: Dims, { queryOffset }: AttentionAttrs): number =>
-  Math.max(-T, Math.min(S, queryOffset));
-
-const extentsOf = (dims: Dims, a: AttentionAttrs): AttentionExtents => {
-  const { B, T, S, G, H, D } = dims;
-  return { B, T, S, G, H, D, queryOffset: smallOffset(dims, a), scale: scaleOf(a, D) };
+/** What kernels compute with. An offset of -T shows no key and one of S shows all: a larger one is not needed, nor 64 bits for it. */
+export const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExtents => {
+  const queryOffset = Math.max(-T, Math.min(S, a.queryOffset));
+  return { B, T, S, G, H, D, queryOffset, scale: scaleOf(a, D) };
 };
 
 function check(
