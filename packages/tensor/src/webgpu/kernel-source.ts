@@ -44,7 +44,7 @@ export interface Variant {
 /** Limit on the bytes of parameters: what adapters allow for immediates. */
 const MAX_PARAM_BYTES = 64;
 
-const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
+const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage(?:,\s*(read|read_write))?>\s*(\w+)\s*:/g;
 const TEXTURE = /@group\(0\)\s*@binding\((\d+)\)\s*var\s+(\w+)\s*:\s*texture_storage_2d<rgba32uint,\s*read>/g;
 const IMMEDIATE = /^var<immediate> p: Params;$/m;
 const ALTERNATIVES = /^(.*)((?:\n[ \t]*\/\/ \w+=\d+:.*)+)$/gm;
