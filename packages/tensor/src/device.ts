@@ -142,6 +142,9 @@ export abstract class Device {
    * Checks the outputs of every op. If an op makes a NaN or infinity from finite inputs, the next `read` or `synchronize` rejects
    * with `T-ANOMALY`, which names the first such op, the element and the shapes of the inputs. Slow: a GPU copies each result to
    * the host. Values that came from the host are not reported. Does nothing on `meta`, which has no values.
+   *
+   * On a GPU a NaN may vanish later without this: WGSL promises nothing about NaN, and exp, relu, clamp, softmax or attention may
+   * take one for a number.
    */
   get detectAnomaly(): boolean {
     return this.#anomalies !== null;
@@ -253,7 +256,11 @@ export abstract class Device {
     return this.alias(tensor, tensor.shape, tensor.offset);
   }
 
-  /** Runs `body`, then frees the tensors in `consume` and every tensor made inside that is not returned or kept. */
+  /**
+   * Runs `body`, then frees the tensors in `consume` and every tensor made inside that is not kept or returned: by itself, or in
+   * arrays, sets, maps and plain objects, but not in an instance of a class. If the body throws, it frees all that was made
+   * inside and consumes nothing. Throws `T-SCOPE` for a body that returns a promise.
+   */
   scope<R>(body: () => R, options: { consume?: Iterable<Tensor>; label?: string } = {}): R {
     return this.#scopes.run(body, options.consume ?? [], options.label ?? PLAIN_SCOPE);
   }

@@ -30,6 +30,27 @@ describe("scopes", () => {
     expect(device.memory.liveBytes).toBe(0);
   });
 
+  it("find what they return in arrays, sets, maps and plain objects, not in instances of classes", () => {
+    const device = new CpuDevice();
+    const make = () => device.zeros([1]);
+    const bare = (x: Tensor) => Object.assign(Object.create(null), { x });
+    class Pair {
+      readonly x = make();
+    }
+    device.scope(() => {
+      device.scope(() => [
+        [make()],
+        new Set([make()]),
+        new Map([["x", make()]]),
+        { x: make() },
+        bare(make()),
+      ]);
+      expect(device.memory.liveCount).toBe(5);
+      expect(device.scope(() => new Pair()).x.disposed).toBe(true);
+    });
+    expect(device.memory.liveCount).toBe(0);
+  });
+
   it("hand what they return to the scope around them", () => {
     const device = new CpuDevice();
     using x = device.tensor([1], [1]);
