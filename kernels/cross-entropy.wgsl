@@ -1,6 +1,6 @@
 // row_losses: rowMax[firstRow + n] = max_v logits[n,v], logSum = log Σ_v exp(logits - rowMax); their sum is log Σ exp(logits),
 //   nll = (rowMax - logits[target]) + logSum, 0 for ignored rows; with smoothing s the target's logit becomes
-//   (1 - s) logits[target] + s mean_v logits
+//   (1 - s) logits[target] + s mean_v logits; a target that is neither a class nor ignored makes nll and the row's gradient NaN
 //   in logits[n,v] targets[N]   out rowMax[N] logSum[N] nll[N]   grid: one workgroup per `each` rows of logits
 // mean_loss: loss = Σ nll / number of scored rows (1 when there are none)
 //   in targets[N] nllIn[N]   out loss[1]   grid: one workgroup          count_scored: only that number
@@ -131,6 +131,9 @@ fn logitAt(row: u32, v: u32) -> f32 {
   // WIDTH=1: return found;
 }
 
+/// NaN; a constant expression may not be one.
+fn noNumber() -> f32 { return bitcast<f32>(0x7fc00000 | p.hasUpstream); }
+
 /// The batch that starts at vector `i` of such columns; LOWEST past their end.
 fn fetch(kept: ptr<function, Batch>, part: Part, i: u32) {
   for (var j = 0u; j < KEPT; j++) {
@@ -190,7 +193,8 @@ fn row_losses(at: Grid, t: Thread) {
       logSum[p.firstRow + row] = shift;
       var loss_ = 0.0;
       if (target_ != p.ignoreIndex) {
-        let targetBelow = largest - logitAt(row, u32(target_));
+        let isClass = u32(target_) < p.v;
+        let targetBelow = largest - select(noNumber(), logitAt(row, min(u32(target_), p.v - 1)), isClass);
         loss_ = targetBelow + p.smoothing * (below - targetBelow) + shift;
       }
       nll[p.firstRow + row] = loss_;
@@ -225,7 +229,8 @@ struct Row { target_: i32, max: f32, logSum: f32, factor: f32 }
 fn rowAt(row: u32) -> Row {
   let upstream = select(1.0, dloss[0], p.hasUpstream == 1);
   let n = p.firstRow + row;
-  return Row(targets[n], rowMaxIn[n], logSumIn[n], upstream / scoredIn[0]);
+  let factor = select(noNumber(), upstream / scoredIn[0], u32(targets[n]) < p.v);
+  return Row(targets[n], rowMaxIn[n], logSumIn[n], factor);
 }
 
 fn placesFrom(v: u32) -> places { return v + vec4(0, 1, 2, 3); }

@@ -125,7 +125,7 @@ export class AdamW implements Optimizer {
         `AdamW: ${name} has no gradient. Keep it in another store if it is not trained.`,
       );
     }
-    const step = ++this.#stepsDone;
+    const step = this.#stepsDone + 1;
     const [beta1, beta2] = this.#betas;
     const { ops } = this.params.device;
     for (const [name, parameter] of this.params) {
@@ -138,6 +138,7 @@ export class AdamW implements Optimizer {
         ops.adamw8(parameter, ...moments, ...scales, this.#maps, gradient, gradScale, attrs);
       } else ops.adamw(parameter, ...moments, gradient, gradScale, attrs);
     }
+    this.#stepsDone = step;
   }
 
   /**

@@ -1,7 +1,7 @@
 /** The backward pass over the records of a tape, from the last to the first. */
-import { type Device, sameShape, type Tensor } from "@sidenet/tensor";
+import { type Device, sameShape, Tensor } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, type TrackedValue } from "./gradient-slots.ts";
-import { refuseChanged, refuseGradientShape } from "./refusals.ts";
+import { refuseChanged, refuseGradient } from "./refusals.ts";
 import { RuleOps } from "./rule-ops.ts";
 import type { Pull } from "./rules/grad-row.ts";
 import { isChanged, type SavedTensor, type SavedTensors } from "./saved-tensors.ts";
@@ -104,13 +104,16 @@ export class BackwardPass {
       const gradients = this.#device.scope(
         () => {
           const pulled = run(this.#rules.ops, dy, saved, contexts);
-          for (const [i, { shape }] of pulled.entries()) {
-            if (sameShape(shape, values[i].shape)) continue;
-            throw refuseGradientShape(record.op, inputs[i], shape, values[i].shape);
+          for (const [i, { shape }] of values.entries()) {
+            const gradient: unknown = pulled[i];
+            if (gradient instanceof Tensor && sameShape(gradient.shape, shape)) continue;
+            throw refuseGradient(record.op, inputs[i], gradient, shape);
           }
-          return pulled.map((gradient) => {
+          return pulled.map((gradient, i) => {
             const { made, fresh } = isNew ? { made: true, fresh: true } : this.#rules.take(gradient);
-            return { gradient: made ? gradient : this.#device.retain(gradient), fresh };
+            // A rule may give two inputs one memory, which accumulating for either would change for both.
+            const isShared = pulled.some((other, j) => j !== i && other.memoryKey === gradient.memoryKey);
+            return { gradient: made ? gradient : this.#device.retain(gradient), fresh: fresh && !isShared };
           });
         },
         { label: `the gradient of ${record.op}` },

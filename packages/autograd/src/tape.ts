@@ -299,7 +299,11 @@ export class Tape {
     if (root === undefined) throw refuseUntrackedLoss(loss);
     if (upstream === null) {
       if (loss.size !== 1) throw refuseLossShape(loss);
-    } else if (!sameShape(upstream.shape, loss.shape) || upstream.dtype !== loss.dtype) {
+    } else if (
+      !(upstream instanceof Tensor) ||
+      !sameShape(upstream.shape, loss.shape) ||
+      upstream.dtype !== loss.dtype
+    ) {
       throw refuseUpstream(loss, upstream);
     }
     return root;

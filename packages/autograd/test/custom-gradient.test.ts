@@ -161,6 +161,47 @@ describe("customGradient", () => {
     expect(device.memory.liveCount).toBe(2);
   });
 
+  it("takes gradients of two inputs that share their memory", async () => {
+    const device = new CpuDevice();
+    const sum = (pull: CustomGradient["pull"]): CustomGradient => ({
+      name: "sum",
+      forward: (ops, a, b) => ops.add(a, ops.reshape(b, { shape: a.shape })),
+      pull,
+    });
+    const same = sum((ops, dy) => {
+      const gradient = ops.scale(dy, { factor: 1 });
+      return [gradient, gradient];
+    });
+    const view = sum((ops, dy) => {
+      const gradient = ops.scale(dy, { factor: 1 });
+      return [gradient, ops.reshape(gradient, { shape: [2, 1] })];
+    });
+    for (const [rule, shape] of [
+      [same, [2]],
+      [view, [2, 1]],
+    ] as const) {
+      using x = device.tensor([1, 2], [2]);
+      // The gradient of a has a second contribution, which must not reach that of b.
+      const { values } = await gradientsOf(device, [x], (tape) => {
+        const a = tape.scale(x, { factor: 2 });
+        const b = tape.reshape(tape.scale(x, { factor: 3 }), { shape });
+        const other = tape.scale(a, { factor: 10 });
+        return tape.sum(tape.add(customGradient(tape, rule, [a, b]), other));
+      });
+      const u = new TestRandom(5).normal();
+      expect(relativeError(values[0], Float64Array.of(25 * u, 25 * u))).toBeLessThan(1e-6);
+      // Leaves have gradients that can be accumulated independently.
+      using p = device.tensor([1, 2], [2]);
+      using q = device.tensor([1, 2], shape);
+      using tape = new Tape(device, [p, q]);
+      using loss = device.scope(() => tape.sum(customGradient(tape, rule, [p, q])));
+      const gradients = tape.backward(loss);
+      expect(gradients.get(p)!.memoryKey).not.toBe(gradients.get(q)!.memoryKey);
+      disposeGradients(gradients);
+    }
+    expectNoLeaks(device);
+  });
+
   it("frees a gradient made by hand as the backward pass consumes it", () => {
     const device = new CpuDevice();
     using x = counting(device, [64, 64]);

@@ -164,6 +164,8 @@ describe("AdamW", () => {
       expectCode("A-OPTIMIZER", () => adamw.step(all, { lr }));
     const some = new Map([...all].slice(0, 1));
     expectCode("A-OPTIMIZER", () => adamw.step(some, { lr: 1 }), "norm has no gradient");
+    using pair = device.zeros([2]);
+    expectCode("T-SHAPE", () => adamw.step(all, { lr: 1, gradScale: pair }));
     disposeGradients(all);
     for (const count of [0.5, -1, Number.NaN]) {
       expectCode("A-OPTIMIZER", () => {

@@ -154,18 +154,37 @@ describe("an op outside the table", () => {
     expectCode("A-RULE", () => withGradient(two, { gate: none, up: none }), "2 outputs");
   });
 
-  it("names op and input where a gradient has another shape than its input", () => {
+  it("names op and input where a gradient is no tensor of its input's shape", () => {
     using device = new CpuDevice();
     const none = { none: "integer input" } as const;
-    const wrong = withGradient(regluRow("wrong"), {
-      gate: { saves: [], pull: (ops, dy) => ops.sum(dy) },
-      up: none,
-    });
+    const backward = (pull: (ops: Ops, dy: Tensor) => Tensor) => {
+      const wrong = withGradient(regluRow("wrong"), { gate: { saves: [], pull }, up: none });
+      device.scope(() => {
+        const [gate, up] = [device.tensor([1, -2], [2]), device.tensor([3, 4], [2])];
+        using tape = new Tape(device, [gate]);
+        tape.backward(tape.sum(tape.call(wrong, gate, up)));
+      });
+    };
+    expectCode("A-RULE", () => backward((ops, dy) => ops.sum(dy)), "wrong made [] for input gate of [2]");
+    const nothing = (() => {}) as unknown as () => Tensor;
+    expectCode("A-RULE", () => backward(nothing), "wrong made undefined for input gate of [2]");
+    expectNoLeaks(device);
+  });
+
+  it("names the input that its joint rule leaves out", () => {
+    using device = new CpuDevice();
+    const rule = { saves: [], pull: (_: Ops, dy: Tensor) => dy };
+    const row = regluRow("half");
+    const half = withGradient(
+      row,
+      { gate: rule, up: rule },
+      { inputs: ["gate", "up"], saves: [], pull: (_, dy) => [dy] as unknown as [Tensor, Tensor] },
+    );
     device.scope(() => {
       const [gate, up] = [device.tensor([1, -2], [2]), device.tensor([3, 4], [2])];
-      using tape = new Tape(device, [gate]);
-      const y = tape.sum(tape.call(wrong, gate, up));
-      expectCode("A-RULE", () => tape.backward(y), "wrong made [] for input gate of [2]");
+      using tape = new Tape(device, [gate, up]);
+      const y = tape.sum(tape.call(half, gate, up));
+      expectCode("A-RULE", () => tape.backward(y), "half made undefined for input up of [2]");
     });
     expectNoLeaks(device);
   });

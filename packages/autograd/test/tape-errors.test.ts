@@ -88,12 +88,14 @@ describe("a tape refuses, with a code,", () => {
   it("A-LOSS-SHAPE: a loss of several elements without an upstream", () =>
     withTape((tape, x) => expectCode("A-LOSS-SHAPE", () => tape.backward(tape.mul(x, x)), "f32 [3]")));
 
-  it("A-UPSTREAM: an upstream of another shape or dtype", () =>
+  it("A-UPSTREAM: an upstream of another shape or dtype, or none", () =>
     withTape((tape, x, device) => {
       const y = tape.mul(x, x);
       expectCode("A-UPSTREAM", () => tape.backward(y, counting(device, [2])), "f32 [2]");
       const half = device.tensor([1, 1, 1], [3], { dtype: "f16" });
       expectCode("A-UPSTREAM", () => tape.backward(y, half), "wanted f32 [3]");
+      const options = { allowUnused: true } as unknown as Tensor;
+      expectCode("A-UPSTREAM", () => tape.backward(y, options), "wanted f32 [3]");
     }));
 
   it("A-UNTRACKED: a loss that depends on no leaf", () =>

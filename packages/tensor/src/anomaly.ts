@@ -69,6 +69,11 @@ export class AnomalyWatch {
     this.#judged.catch(() => {}); // reported by `settle`
   }
 
+  /** Call when the host has written new values: they are looked at when an op first reads them. */
+  forget({ storage }: Tensor): void {
+    this.#known.delete(storage);
+  }
+
   /** Throws `T-ANOMALY` once, for the first op that made a NaN or infinity; rethrows errors of the checks. */
   async settle(): Promise<void> {
     const judged = this.#judged;

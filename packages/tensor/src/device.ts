@@ -28,6 +28,22 @@ export interface TensorOptions {
   readonly label?: string;
 }
 
+/** Throws `T-VALUE` if an operand that the op updates in place has its memory in common with another one. */
+function refuseOverlap({ row, io }: Execution): void {
+  const { inputs } = row.signature;
+  for (const { name, updated } of inputs) {
+    if (!updated) continue;
+    const other = inputs.find(
+      (input) => input.name !== name && io[input.name]?.storage === io[name]!.storage,
+    );
+    if (other === undefined) continue;
+    throw new SidenetError(
+      "T-VALUE",
+      `${row.name}: ${name} is updated in place, and ${other.name} is in the same memory. Give it a copy of its own.`,
+    );
+  }
+}
+
 /**
  * Holds tensors and runs ops. `ops` computes without recording; a tape is another `Ops` over the same device that records.
  */
@@ -126,6 +142,9 @@ export abstract class Device {
    * Checks the outputs of every op. If an op makes a NaN or infinity from finite inputs, the next `read` or `synchronize` rejects
    * with `T-ANOMALY`, which names the first such op, the element and the shapes of the inputs. Slow: a GPU copies each result to
    * the host. Values that came from the host are not reported. Does nothing on `meta`, which has no values.
+   *
+   * On a GPU a NaN may vanish later without this: WGSL promises nothing about NaN, and exp, relu, clamp, softmax or attention may
+   * take one for a number.
    */
   get detectAnomaly(): boolean {
     return this.#anomalies !== null;
@@ -149,7 +168,7 @@ export abstract class Device {
       Math.ceil(sizeBytes(dtype, sizeOf(shape)) / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT || STORAGE_ALIGNMENT;
     const storage = new Storage(padded, label, category);
     this.#reserve(storage, () => this.allocate(storage));
-    const tensor = new Tensor(this, shape, dtype, storage);
+    const tensor = new Tensor(this, shape.slice(), dtype, storage);
     this.#scopes.adopt(tensor);
     return tensor;
   }
@@ -194,6 +213,7 @@ export abstract class Device {
       );
     }
     if (this.holdsValues) this.write(tensor, values);
+    this.#anomalies?.forget(tensor);
     tensor.storage.version++;
   }
 
@@ -236,7 +256,11 @@ export abstract class Device {
     return this.alias(tensor, tensor.shape, tensor.offset);
   }
 
-  /** Runs `body`, then frees the tensors in `consume` and every tensor made inside that is not returned or kept. */
+  /**
+   * Runs `body`, then frees the tensors in `consume` and every tensor made inside that is not kept or returned: by itself, or in
+   * arrays, sets, maps and plain objects, but not in an instance of a class. If the body throws, it frees all that was made
+   * inside and consumes nothing. Throws `T-SCOPE` for a body that returns a promise.
+   */
   scope<R>(body: () => R, options: { consume?: Iterable<Tensor>; label?: string } = {}): R {
     return this.#scopes.run(body, options.consume ?? [], options.label ?? PLAIN_SCOPE);
   }
@@ -271,7 +295,8 @@ export abstract class Device {
 
   /**
    * Runs an op and returns its outputs by name. Residuals are made only when named in `wanted`.
-   * Model code calls `ops`; this is for tapes. Throws `T-OP`, `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`.
+   * Model code calls `ops`; this is for tapes. Throws `T-OP`, `T-SHAPE`, `T-DTYPE`, `T-DEVICE`, `T-USE-AFTER-FREE`, and
+   * `T-VALUE` for an operand in the memory of one that the op updates.
    */
   run(
     op: OpOrName,
@@ -285,6 +310,7 @@ export abstract class Device {
     const call = bindCall(row, { inputs, attrs, wanted }, (tensor, operand) =>
       this.assertOwn(tensor, name, operand),
     );
+    refuseOverlap(call);
     const outputs: Record<string, Tensor> = {};
     try {
       for (const [output, spec] of call.outputs) {
@@ -353,7 +379,8 @@ export abstract class Device {
         `${row.name}: ${source} has ${source?.size} elements, ${formatShape(spec.shape)} wants ${sizeOf(spec.shape)}.`,
       );
     }
-    const view = this.alias(source, spec.shape, source.offset);
+    checkShape(spec.shape, row.name);
+    const view = this.alias(source, spec.shape.slice(), source.offset);
     this.#scopes.adopt(view);
     return view;
   }

@@ -14,7 +14,8 @@ const found = (value: unknown): string =>
  * anything, and a typed array would convert it to NaN or 0.
  */
 export function checkValues(values: ArrayLike<number>, what: string): void {
-  if (ArrayBuffer.isView(values) && !(values instanceof DataView)) return;
+  const isTyped = ArrayBuffer.isView(values) && !(values instanceof DataView);
+  if (isTyped && typeof values[0] !== "bigint") return;
   const isList = typeof values === "object" && values !== null && typeof values.length === "number";
   if (!isList) {
     throw new SidenetError(

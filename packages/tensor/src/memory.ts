@@ -122,7 +122,9 @@ export class MemoryAccount {
     this.#bornAt.delete(allocation);
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#liveBytes -= allocation.sizeBytes;
-    if (bornAt <= this.#peakAt) this.#freedSincePeak.push({ ...allocation });
+    if (bornAt > this.#peakAt) return;
+    const { label, category, sizeBytes } = allocation; // not the allocation: it would keep its memory alive
+    this.#freedSincePeak.push({ label, category, sizeBytes });
   }
 
   /** Counts an allocation under another category from now on. Throws `T-NAME` for an unknown category. */

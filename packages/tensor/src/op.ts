@@ -1,4 +1,5 @@
-import type { DType, HostArray } from "./dtype.ts";
+import { type DType, type HostArray, sizeBytes } from "./dtype.ts";
+import { SidenetError } from "./errors.ts";
 import type { DeviceProfile } from "./profile.ts";
 import type { Shape } from "./shape.ts";
 import {
@@ -109,8 +110,9 @@ export const UNBOUNDED: NumberRange = { least: Number.NEGATIVE_INFINITY, most: N
 export const NOT_NEGATIVE: NumberRange = { least: 0 };
 /** A whole number, 0 or more. */
 export const COUNT: NumberRange = { least: 0, whole: true };
-/** 32 bits. */
+/** 32 bits, without a sign and with one. */
 export const WORD: NumberRange = { least: 0, most: 2 ** 32 - 1, whole: true };
+export const SIGNED_WORD: NumberRange = { least: -(2 ** 31), most: 2 ** 31 - 1, whole: true };
 
 /** A random case for the property tests. */
 export interface Draw<A> {
@@ -176,19 +178,41 @@ export interface OpRow<Sig extends string = string, A extends Attrs = Attrs>
 // biome-ignore lint/suspicious/noExplicitAny: see above
 export type AnyOpRow = OpRow<any, any>;
 
+/** Throws `T-SIGNATURE` for operands that cannot be told apart, that no tensor can have, or whose extents nothing gives. */
+function checkOperands({ text, inputs, outputs }: Signature, isInferred: boolean): void {
+  const refuse = (problem: string) => new SidenetError("T-SIGNATURE", `"${text}": ${problem}.`);
+  if (!text.includes("->")) throw refuse("there is no ->, which separates inputs from outputs");
+  const bound = new Set(inputs.flatMap(({ letters }) => letters));
+  const names = new Set<string>();
+  for (const operand of [...inputs, ...outputs]) {
+    const { name, dtype, dims, letters } = operand;
+    if (names.has(name)) throw refuse(`two operands are named ${name}`);
+    names.add(name);
+    if (dtype !== null) sizeBytes(dtype, 0); // throws for a dtype that there is not
+    if (dims.filter((dim) => dim.endsWith("..")).length > 1)
+      throw refuse(`${name} has more than one run of axes`);
+    const free = isInferred ? undefined : letters.find((letter) => !bound.has(letter));
+    if (free !== undefined)
+      throw refuse(`no input gives ${free} of ${name}, and there is no \`infer\` function`);
+  }
+}
+
 /**
  * An op from its definition: a row for the op table, or for `ops.call`. Throws `T-SIGNATURE` for a signature that cannot be
- * parsed.
+ * parsed or whose operands it does not determine, and `T-DTYPE`.
  */
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 export function defineOp<const Sig extends string, A extends Attrs = {}>(
   definition: OpDefinition<Sig, A>,
 ): OpRow<Sig, A> {
-  return { ...definition, attrs: definition.attrs ?? ({} as A), signature: parseSignature(definition.sig) };
+  const signature = parseSignature(definition.sig);
+  checkOperands(signature, definition.infer !== undefined);
+  return { ...definition, attrs: definition.attrs ?? ({} as A), signature };
 }
 
 type SigOf<R> = R extends OpRow<infer Sig, infer _> ? Sig : never;
-type AttrsOf<R> = R extends OpRow<infer _, infer A> ? A : never;
+/** The attributes of a row, by name. */
+export type AttrsOfRow<R> = R extends OpRow<infer _, infer A> ? A : never;
 /** Widens literal defaults: `{ eps: 1e-5 }` accepts any number. */
 type Widen<V> = V extends number ? number : V extends boolean ? boolean : V;
 
@@ -197,7 +221,7 @@ type AttrArgs<A> = [keyof A] extends [never] ? [] : [attrs?: { readonly [K in ke
 
 /** The method of a row: its inputs in the order of the signature, then attributes. */
 export type OpMethod<R> = (
-  ...args: [...InputArgs<SigOf<R>, Tensor>, ...AttrArgs<AttrsOf<R>>]
+  ...args: [...InputArgs<SigOf<R>, Tensor>, ...AttrArgs<AttrsOfRow<R>>]
 ) => ResultOf<SigOf<R>, Tensor>;
 
 /** Method table of a set of rows. */
@@ -207,5 +231,3 @@ export type OpsOf<Table> = { readonly [K in keyof Table]: OpMethod<Table[K]> };
 export type InputNamesOf<R> = InputNames<SigOf<R>>;
 /** Names of a row's outputs. */
 export type OutputNamesOf<R> = OutputNames<SigOf<R>>;
-/** The attributes of a row, by name. */
-export type AttrsOfRow<R> = AttrsOf<R>;

@@ -6,8 +6,9 @@ import { openBrowserWasm } from "./wasm/browser.ts";
 import { hasSimd } from "./wasm/open.ts";
 import { describeAdapter, openWebGpu, requestAdapter } from "./webgpu/open.ts";
 
-/** Options of `openBrowserDevice`. */
+/** The name of a device of a browser, or "auto". */
 export type BrowserDeviceName = "auto" | "webgpu" | "wasm" | "cpu";
+const NAMES: readonly BrowserDeviceName[] = ["auto", "webgpu", "wasm", "cpu"];
 
 const isCode = (error: unknown, code: string): error is SidenetError =>
   error instanceof SidenetError && error.code === code;
@@ -23,12 +24,16 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
 
 /**
  * Opens the best device of this browser, in the order of `chooseDevice`, or the requested one. If the browser refuses a device,
- * the next one is used (WebAssembly instead of a GPU, the reference instead of WebAssembly), and `reason` says so.
+ * the next one is used (WebAssembly instead of a GPU, the reference instead of WebAssembly), and `reason` says so. Throws `T-NAME`
+ * for any other name.
  */
 export async function openBrowserDevice(
   name: BrowserDeviceName = "auto",
   gpu: GPU | undefined = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu,
 ): Promise<OpenedDevice> {
+  if (!NAMES.includes(name)) {
+    throw new SidenetError("T-NAME", `there is no device "${name}" in a browser, only ${NAMES.join(", ")}.`);
+  }
   const refused: string[] = [];
   let reason = "asked for";
   const why = () => (refused.length > 0 ? refused.join(", and ") : reason);

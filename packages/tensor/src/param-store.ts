@@ -64,7 +64,7 @@ export class ParamStore {
     return this.#tensors.has(name);
   }
 
-  /** Names of the tensors, in the order of `add`. */
+  /** Names of the tensors, in the order of `set`. */
   names(): string[] {
     this.#assertOpen("names()");
     return [...this.#tensors.keys()];

@@ -1,7 +1,8 @@
 import { SidenetError } from "./errors.ts";
 
 /**
- * Philox 4x32-10, a counter-based generator: a number depends only on seed, stream and index, not on earlier draws. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+ * Philox 4x32-10, a counter-based generator: a number depends only on seed, stream and index, not on earlier draws. Source:
+ * Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
  */
 const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
 const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
@@ -75,8 +76,11 @@ export class Random {
     return (this.word() + 0.5) / 2 ** 32;
   }
 
-  /** Integer in 0 .. below - 1, without bias. */
+  /** Integer in 0 .. limit - 1, without bias. Throws `T-VALUE` unless `limit` is a whole number from 1 to 2^32. */
   below(limit: number): number {
+    if (!isWord(limit - 1)) {
+      throw new SidenetError("T-VALUE", `Random: below(${limit}) wants a whole number from 1 to 2^32.`);
+    }
     const fair = 2 ** 32 - (2 ** 32 % limit);
     for (;;) {
       const word = this.word();

@@ -1,14 +1,19 @@
 import { SidenetError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
-/** Every tensor in the return value of a scope: the value itself, or nested in arrays, maps and plain objects. */
+/** Whether the members of a value are searched: an object literal, or one without a prototype, as `Object.groupBy` makes. */
+function isPlainObject(value: unknown): value is object {
+  if (value === null || typeof value !== "object") return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
+}
+
+/** Every tensor in the return value of a scope: the value itself, or nested in arrays, sets, maps and plain objects. */
 function* tensorsIn(value: unknown): IterableIterator<Tensor> {
   if (value instanceof Tensor) yield value;
   else if (Array.isArray(value) || value instanceof Set) for (const item of value) yield* tensorsIn(item);
   else if (value instanceof Map) yield* tensorsIn([...value.values()]);
-  else if (value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype) {
-    yield* tensorsIn(Object.values(value));
-  }
+  else if (isPlainObject(value)) yield* tensorsIn(Object.values(value));
 }
 
 function refusePromise(result: unknown, label: string): void {

@@ -4,7 +4,7 @@
  */
 import { CpuDevice } from "./cpu/device.ts";
 import type { Device } from "./device.ts";
-import { type DType, type HostArray, isFloat } from "./dtype.ts";
+import type { DType, HostArray } from "./dtype.ts";
 import type { Closeness } from "./op.ts";
 import { type OpOrName, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
@@ -67,7 +67,7 @@ export function findDifference(
   got: HostArray,
   want: HostArray,
   close: Closeness,
-  dtype: string | null,
+  dtype: DType | null,
 ): string | null {
   if (got.length !== want.length) return `${what} has ${got.length} values, the reference ${want.length}`;
   let largest = 0;
@@ -76,7 +76,7 @@ export function findDifference(
   const limit = (close.rel + half.rel) * largest + (close.abs ?? 0) + half.abs;
   for (let i = 0; i < got.length; i++) {
     const error = Math.abs(got[i] - want[i]);
-    if (!(error <= limit)) {
+    if (!(error <= limit) || !Number.isFinite(want[i])) {
       return `${what}[${i}] is ${got[i]}, the reference says ${want[i]}; |error| ${error} > ${limit}`;
     }
   }
@@ -116,7 +116,7 @@ export function compareOutcomes(
     if (!sameShape(shape, want[i].shape)) {
       return `${what} is ${formatShape(shape)}, the reference ${formatShape(want[i].shape)}`;
     }
-    const problem = findDifference(what, values!, want[i].values!, close, isFloat(dtype) ? dtype : null);
+    const problem = findDifference(what, values!, want[i].values!, close, dtype);
     if (problem !== null) return problem;
   }
   return null;

@@ -72,6 +72,15 @@ describe.each(Object.keys(DEVICES))("detectAnomaly on %s", (kind) => {
     expect(Number.isFinite(await y.item())).toBe(false);
   });
 
+  it("looks again at what the host has written over", async () => {
+    using x = device.tensor([1, 2], [2]);
+    expect(await told(device, (ops) => ops.neg(x))).toBe("clean");
+    device.assign(x, [Number.NaN, 1]);
+    expect(await told(device, (ops) => ops.neg(x))).toBe("clean");
+    device.assign(x, [1e30, 1]);
+    expect(await told(device, (ops) => ops.mul(x, x))).toContain("mul made");
+  });
+
   it("tells through synchronize too, and again for the next one", async () => {
     device.detectAnomaly = true;
     using x = device.tensor([1e30], [1]);

@@ -13,6 +13,8 @@ const cases: readonly (readonly [readonly number[], number])[] = [
   [[2, 20, 20, 4, 2, 10], 0],
   [[1, 35, 35, 1, 1, 1], 0],
   [[1, 10, 6, 2, 1, 8], -4], // no key is visible to the first queries
+  [[1, 10, 9, 2, 1, 8], 2 ** 31], // every key is visible
+  [[1, 10, 9, 6, 1, 8], -(2 ** 31)], // and none
   [[1, 64, 129, 2, 2, 96], 65], // whole tiles of attention-block, and one key
   [[1, 129, 129, 7, 1, 64], 0], // and rows of a key tile that several workgroups share
   [[1, 65, 65, 5, 1, 160], 0],

@@ -119,6 +119,10 @@ describe("an attribute", () => {
     expect(messageOf(smoothed)).toBe(
       "[T-ATTR] crossEntropy: labelSmoothing is 2, wanted a finite number from 0 to 1.",
     );
+    const ignored = () => device.ops.crossEntropy(x, targets, { ignoreIndex: 2 ** 32 }).dispose();
+    expect(messageOf(ignored)).toBe(
+      "[T-ATTR] crossEntropy: ignoreIndex is 4294967296, wanted a whole number from -2147483648 to 2147483647.",
+    );
     const row = unary({
       ...{
         name: "shifted",

@@ -27,6 +27,70 @@ it("a smoothed loss is the mixture that it says: (1 - s) of the target's and s o
   }
 });
 
+const ENGINES: [string, () => Device | Promise<Device>][] = [
+  ["the reference", () => new CpuDevice()],
+  ["WebAssembly", () => openNodeWasm()],
+  ...(gpuAvailable
+    ? [
+        ["WebGPU", () => openTestGpu()] as [string, () => Promise<Device>],
+        ["a GPU's kernels", () => openTestGpu({ adapterClass: "discrete" })] as [
+          string,
+          () => Promise<Device>,
+        ],
+      ]
+    : []),
+];
+
+it.each(ENGINES)(
+  "a target that is no class makes the loss and its row's gradient NaN on %s",
+  async (_, open) => {
+    using device = await open();
+    const [N, V, C] = [3, 8, 4];
+    for (const target of [V, -1, 2 ** 31 - 1, -(2 ** 31)]) {
+      for (const labelSmoothing of [0, 0.1, 1]) {
+        const [logits, h, w, before] = device.scope(() =>
+          [N * V, N * C, V * C, 64].map((size, i) => device.tensor(new Random(i).normals(size), [size])),
+        );
+        const made = device.scope(() => {
+          const targets = device.tensor([target, -100, 5], [N], { dtype: "i32" });
+          const rows = device.ops.reshape(logits, { shape: [N, V] });
+          const shaped = [device.ops.reshape(h, { shape: [N, C] }), device.ops.reshape(w, { shape: [V, C] })];
+          const direct = device.run("crossEntropy", [rows, targets], { labelSmoothing }, ["max", "logSum"]);
+          const { loss, max, logSum } = direct;
+          const upstream = device.tensor([1], []);
+          const { dlogits } = device.run("crossEntropyBackward", [upstream, rows, targets, max, logSum], {
+            labelSmoothing,
+          });
+          const head = device.run("lmHeadLoss", [...shaped, targets], { labelSmoothing }, ["dh"]);
+          return { loss, dlogits, headLoss: head.loss, dh: head.dh };
+        });
+        expect(await made.loss.item()).toBeNaN();
+        expect(await made.headLoss.item()).toBeNaN();
+        for (const [gradient, width] of [
+          [made.dlogits, V],
+          [made.dh, C],
+        ] as const) {
+          const values = [...(await gradient.read())];
+          expect(values.slice(0, width).every(Number.isNaN)).toBe(true);
+          expect(values.slice(width).every(Number.isFinite)).toBe(true);
+        }
+        // Nothing is written beside the gradient.
+        expect([...(await before.read())]).toEqual([...new Random(3).normals(64)]);
+        expect([...(await logits.read())]).toEqual([...new Random(0).normals(N * V)]);
+        for (const tensor of [logits, h, w, before, ...Object.values(made)]) tensor.dispose();
+      }
+    }
+  },
+);
+
+it.each(ENGINES)("a logit of -∞ is a class of probability 0 on %s", async (_, open) => {
+  using device = await open();
+  using logits = device.tensor([0, Number.NEGATIVE_INFINITY, 1, 2], [1, 4]);
+  using targets = device.tensor([0], [1], { dtype: "i32" });
+  using loss = device.ops.crossEntropy(logits, targets);
+  expect(await loss.item()).toBeCloseTo(Math.log(1 + Math.E + Math.E ** 2), 5);
+});
+
 it("counts of the loss over a head that are no counts are refused by name", async () => {
   for (const device of [await openNodeWasm(), ...(gpuAvailable ? [await openTestGpu()] : [])]) {
     using h = device.tensor([1, 2, 3, 4], [2, 2]);

@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { CpuDevice, MemoryAccount, MetaDevice, SidenetError, type Tensor } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -26,6 +28,27 @@ describe("scopes", () => {
     expect([x.disposed, kept.disposed, y.sum.disposed]).toEqual([false, false, false]);
     for (const tensor of [x, kept, y.sum]) tensor.dispose();
     expect(device.memory.liveBytes).toBe(0);
+  });
+
+  it("find what they return in arrays, sets, maps and plain objects, not in instances of classes", () => {
+    const device = new CpuDevice();
+    const make = () => device.zeros([1]);
+    const bare = (x: Tensor) => Object.assign(Object.create(null), { x });
+    class Pair {
+      readonly x = make();
+    }
+    device.scope(() => {
+      device.scope(() => [
+        [make()],
+        new Set([make()]),
+        new Map([["x", make()]]),
+        { x: make() },
+        bare(make()),
+      ]);
+      expect(device.memory.liveCount).toBe(5);
+      expect(device.scope(() => new Pair()).x.disposed).toBe(true);
+    });
+    expect(device.memory.liveCount).toBe(0);
   });
 
   it("hand what they return to the scope around them", () => {
@@ -150,6 +173,24 @@ it("an account's categories always add up, and its peak is the largest sum so fa
       expect([account.liveCount, account.liveBytes]).toEqual([0, 0]);
     }),
   );
+});
+
+it("an account keeps no freed memory alive, though it remembers what was live at the peak", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const account = new MemoryAccount();
+  const reserved = (): WeakRef<object> => {
+    const handle = new Float32Array(2 ** 20);
+    const allocation = { sizeBytes: handle.byteLength, label: "x", category: "weights" as const, handle };
+    account.reserve(allocation);
+    account.free(allocation);
+    return new WeakRef(handle);
+  };
+  const memory = reserved();
+  await new Promise((resolve) => setTimeout(resolve)); // a WeakRef holds its target until then
+  collect();
+  expect(memory.deref()).toBeUndefined();
+  expect(account.peak().largest).toEqual([{ sizeBytes: 2 ** 22, label: "x", category: "weights" }]);
 });
 
 it("a budget refuses the allocation that would pass it, says what is live, and goes on", () => {

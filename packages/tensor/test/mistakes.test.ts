@@ -68,6 +68,32 @@ describe("an operand", () => {
   });
 });
 
+describe("an op in place", () => {
+  it("is refused where another operand is in the memory that it updates", async () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1, 2], [1, 2, 1]);
+    using view = device.ops.reshape(x, { shape: [1, 2, 1] });
+    using other = device.tensor([1, 2], [1, 2, 1]);
+    for (const use of [
+      () => device.ops.accumulate(x, x),
+      () => device.ops.cacheWrite(x, view),
+      () => device.ops.sgd(other, x, view),
+      () => device.ops.sgd(x, x, other),
+    ]) {
+      expect(messageOf(use)).toMatch(
+        /^\[T-VALUE\] \w+: \w+ is updated in place, and \w+ is in the same memory/,
+      );
+    }
+    expect([...(await x.read()), x.version]).toEqual([1, 2, 0]);
+  });
+});
+
+it.each(["i32", "u8", "f64"])("a cast to %s is refused: floats alone are computed", (to) => {
+  const device = new MetaDevice();
+  using x = device.zeros([2]);
+  expect(messageOf(() => device.ops.cast(x, { to: to as DType }))).toContain(`[T-DTYPE] cast: to is ${to}`);
+});
+
 it("a tensor of another device is neither written, nor kept, nor freed by this one", async () => {
   const [one, other] = await Promise.all([openNodeWasm({ threads: 1 }), openNodeWasm({ threads: 1 })]);
   try {
@@ -177,6 +203,7 @@ describe("a new tensor", () => {
     ["an array of strings", ["1", "2"], 'value 0 is "1"'],
     ["an array of booleans", [true, false], "value 0 is true"],
     ["an array of bigints", [1n, 2n], "value 0 is 1"],
+    ["a typed array of bigints", new BigInt64Array(2), "value 0 is 0"],
     ["an array of rows", [[1], [2]], "value 0 is an array, wanted a number. Rows follow one another"],
   ])("whose values are %s is refused by name", (_, values, message) => {
     for (const device of [new CpuDevice(), new MetaDevice()]) {
@@ -193,9 +220,41 @@ describe("a new tensor", () => {
 
   it("whose values cannot be written leaves no memory behind", () => {
     const device = new CpuDevice();
-    const bits = new BigInt64Array(2) as unknown as Float64Array;
-    expect(() => device.tensor(bits, [2])).toThrow(TypeError);
+    let reads = 0;
+    const values = {
+      length: 1,
+      get 0(): number {
+        if (reads++ > 0) throw new TypeError("gone");
+        return 1;
+      },
+    };
+    expect(() => device.tensor(values, [1])).toThrow("gone");
     expect(device.memory.liveCount).toBe(0);
+  });
+
+  it("has a shape of its own, which does not follow the caller's array", () => {
+    const device = new MetaDevice();
+    const shape = [2, 3];
+    device.scope(() => {
+      const x = device.zeros(shape);
+      const view = device.ops.reshape(x, { shape });
+      const spread = device.ops.broadcast(device.zeros([]), { shape });
+      shape[0] = 5;
+      for (const tensor of [x, view, spread]) expect(tensor.shape).toEqual([2, 3]);
+    });
+  });
+
+  it.each([
+    [-2, -3],
+    [1.5, 4],
+    [6, undefined],
+  ])("is no view of shape [%s, %s]", (...shape) => {
+    const device = new MetaDevice();
+    using x = device.zeros([6]);
+    expect(messageOf(() => device.ops.reshape(x, { shape: shape as number[] }))).toContain(
+      "[T-SHAPE] reshape: ",
+    );
+    expect(device.memory.liveCount).toBe(1);
   });
 });
 
@@ -227,6 +286,12 @@ describe("a plain value from outside", () => {
     if (seed === undefined)
       expect(message).toBe("no error"); // the default
     else expect(message).toContain(`Random: stream is ${seed}`);
+  });
+
+  it.each([0, -1, 1.5, Number.NaN, 2 ** 32 + 1])("is refused as a limit of random integers: %s", (limit) => {
+    expect(messageOf(() => new Random(1).below(limit))).toBe(
+      `[T-VALUE] Random: below(${limit}) wants a whole number from 1 to 2^32.`,
+    );
   });
 
   it("is refused as a precision that there is not", () => {

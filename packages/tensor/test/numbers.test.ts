@@ -1,5 +1,5 @@
 /** Values at the edges of float32: results stay finite and right, since WGSL promises nothing about infinities and NaN. */
-import { CpuDevice, type Device, type OpName, opNames, rowOf } from "@sidenet/tensor";
+import { CpuDevice, type Device, type OpName, opNames, rowOf, type Tensor } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
@@ -59,6 +59,14 @@ describe.each(DEVICES)("elementwise ops on %s at the edges of float32", (_, open
     await compare(name, [pairs.map(([a]) => a), pairs.map(([, b]) => b)]);
   });
 
+  it("fill writes what is no number", async () => {
+    using x = device.zeros([3]);
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      device.ops.fill(x, { value });
+      expect([...(await x.read())]).toEqual([value, value, value]);
+    }
+  });
+
   it("cast to f16 keeps what is past its range at the largest half", async () => {
     if (!device.profile.f16) return;
     const values = [65504, 65519, 65536, 1e6, 3e38, -1e5, -3e38, 1];
@@ -86,4 +94,25 @@ describe.each(DEVICES)("elementwise ops on %s at the edges of float32", (_, open
     }
     for (const tensor of [...found, ...expected]) tensor.dispose();
   });
+});
+
+/** WGSL promises nothing about NaN, so only WebAssembly is held to this. */
+it("a NaN is one in the results on WebAssembly where it is in the reference's", async () => {
+  const devices = [await openNodeWasm(), new CpuDevice()];
+  const nans = async (d: Device, body: (x: Tensor) => Tensor, shape: readonly number[]) => {
+    using y = d.scope(() => body(d.tensor([0.5, Number.NaN, 2, 3, 4], shape)));
+    return Array.from(await y.read(), Number.isNaN);
+  };
+  for (const name of unaryNames) {
+    const [got, want] = await Promise.all(
+      devices.map((d) => nans(d, (x) => Object.values(d.run(name, [x]))[0], [5])),
+    );
+    expect(got, name).toEqual(want);
+  }
+  for (const d of devices) {
+    using targets = d.tensor([0], [1], { dtype: "i32" });
+    expect(await nans(d, (x) => d.ops.crossEntropy(x, targets), [1, 5])).toEqual([true]);
+    expect(await nans(d, (x) => d.ops.softmax(x), [5])).not.toContain(false);
+  }
+  devices[0].dispose();
 });

@@ -101,10 +101,13 @@ export const log = gradRow("log", {
 });
 
 export const sqrt = gradRow("sqrt", {
-  // The derivative is infinite at 0; with 1e-6 the gradient is finite in f16 storage too.
+  // The derivative is infinite at 0: there it is that of the smallest number of the type (subnormal f32 aside), which is finite.
   x: {
     saves: ["y"],
-    pull: (ops, dy, { y }) => ops.div(ops.scale(dy, { factor: 0.5 }), ops.clamp(y, { min: 1e-6 })),
+    pull(ops, dy, { y }) {
+      const smallest = y.dtype === "f16" ? 2 ** -12 : 2 ** -63;
+      return ops.div(ops.scale(dy, { factor: 0.5 }), ops.clamp(y, { min: smallest }));
+    },
   },
 });
 

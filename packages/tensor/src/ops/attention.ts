@@ -27,16 +27,11 @@ const scaleOf = ({ scale }: AttentionAttrs, D: number): number => scale ?? 1 / M
 const attrs: AttentionAttrs = { queryOffset: 0, scale: null };
 const ranges = { queryOffset: { whole: true } };
 
-const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExtents => ({
-  B,
-  T,
-  S,
-  G,
-  H,
-  D,
-  queryOffset: a.queryOffset,
-  scale: scaleOf(a, D),
-});
+/** What kernels compute with. An offset of -T shows no key and one of S shows all: a larger one is not needed, nor 64 bits for it. */
+export const extentsOf = ({ B, T, S, G, H, D }: Dims, a: AttentionAttrs): AttentionExtents => {
+  const queryOffset = Math.max(-T, Math.min(S, a.queryOffset));
+  return { B, T, S, G, H, D, queryOffset, scale: scaleOf(a, D) };
+};
 
 function check(
   { T, S, H, G, P = PARTS }: Dims,

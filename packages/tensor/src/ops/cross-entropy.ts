@@ -1,5 +1,5 @@
 import { EPS, type HostArray } from "../dtype.ts";
-import { defineOp, type KernelContext, type RowRange } from "../op.ts";
+import { defineOp, type KernelContext, type RowRange, SIGNED_WORD } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
@@ -24,7 +24,13 @@ export interface LossAttrs {
 export const checkLoss = ({ V }: Dims): string | null =>
   V === 0 ? "an empty vocabulary has no softmax" : null;
 
-export const LOSS_RANGES = { ignoreIndex: { whole: true }, labelSmoothing: { least: 0, most: 1 } };
+export const LOSS_RANGES = { ignoreIndex: SIGNED_WORD, labelSmoothing: { least: 0, most: 1 } };
+
+/**
+ * Whether a target is one of V classes. One that is neither a class nor ignored is a mistake in the data, such as labels of another
+ * tokenizer: it makes the loss, and its row of the gradient, NaN.
+ */
+const isClass = (target: number, V: number): boolean => target >= 0 && target < V;
 
 /**
  * Negative log-likelihood of one row of logits under its smoothed target. log Σ exp(logits) is two numbers, max + logSum with
@@ -46,13 +52,14 @@ export function rowLoss(
     below += max - logits[at + v];
   }
   const logSum = Math.log(sum);
-  const nll = (1 - smoothing) * (max - logits[at + target]) + (smoothing * below) / V + logSum;
+  const own = isClass(target, V) ? logits[at + target] : Number.NaN;
+  const nll = (1 - smoothing) * (max - own) + (smoothing > 0 ? (smoothing * below) / V : 0) + logSum; // below may be infinite
   return { nll, max, logSum };
 }
 
 /** The weight of class v in the smoothed target. */
 export const targetWeight = (v: number, target: number, V: number, smoothing: number): number =>
-  (v === target ? 1 - smoothing : 0) + smoothing / V;
+  isClass(target, V) ? (v === target ? 1 - smoothing : 0) + smoothing / V : Number.NaN;
 
 /** Draws targets and the index that ignores some of them; the first target is usually not ignored. */
 export function drawTargets(pick: TestRandom, V: number) {
@@ -159,8 +166,8 @@ export function runLogitGradients(
 export const crossEntropy = defineOp({
   name: "crossEntropy",
   doc:
-    "loss = mean over rows with target ≠ ignoreIndex of log Σ exp(logits) - logits[target]; 0 when no row is scored; " +
-    "labelSmoothing s puts (1 - s) logits[target] + s mean(logits) in its place",
+    "loss = mean over rows with target ≠ ignoreIndex of log Σ exp(logits) - logits[target]; 0 when no row is scored, NaN when a " +
+    "target is no class; labelSmoothing s puts (1 - s) logits[target] + s mean(logits) in the place of logits[target]",
   sig: "logits[N,V] targets:i32[N] -> loss:f32[] | max:f32[N] logSum:f32[N]",
   attrs: { ignoreIndex: -100, labelSmoothing: 0 },
   ranges: LOSS_RANGES,

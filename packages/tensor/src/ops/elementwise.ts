@@ -229,7 +229,15 @@ export const cast = defineOp({
   doc: "y = x in another float type, rounded to nearest even; beyond the range of f16 its largest number, never infinity",
   sig: "x[N..] -> y[N..]",
   attrs: { to: "f32" as DType },
-  infer: ([x], { to }) => ({ outputs: [{ shape: x.shape, dtype: to }] }),
+  infer: ([x], { to }) => {
+    if (to !== "f32" && to !== "f16") {
+      throw new SidenetError(
+        "T-DTYPE",
+        `cast: to is ${to}, wanted f32 or f16. Compute integers on the host.`,
+      );
+    }
+    return { outputs: [{ shape: x.shape, dtype: to }] };
+  },
   reference({ x, y }, _, { to }) {
     const max = to === "f16" ? LARGEST_F16 : Number.POSITIVE_INFINITY;
     for (let i = 0; i < x.length; i++) y[i] = Math.max(-max, Math.min(max, x[i]));

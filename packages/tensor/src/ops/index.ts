@@ -2,6 +2,7 @@
  * The op table. A row is one op: its shape rule, reference, kernel and test cases. Whatever works on all ops (devices, tapes,
  * property tests, docs) iterates over this object.
  */
+import { LARGEST_F32 } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import type { AnyOpRow, NumberRange, OpMethod, OpsOf } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
@@ -157,15 +158,19 @@ function typesOf({ attrs, nullable }: AnyOpRow, key: string): string[] {
   return [typeName(attrs[key]), ...(nullable?.includes(key) ? ["null"] : [])];
 }
 
-const F32_MAX = (2 - 2 ** -23) * 2 ** 127;
-
 /** Throws `T-ATTR` for a number out of the attribute's range. */
 function checkRange({ name, ranges }: AnyOpRow, key: string, value: number): void {
-  const { least = -F32_MAX, most = F32_MAX, whole = false, nan = false }: NumberRange = ranges?.[key] ?? {};
+  const {
+    least = -LARGEST_F32,
+    most = LARGEST_F32,
+    whole = false,
+    nan = false,
+  }: NumberRange = ranges?.[key] ?? {};
   if (nan && Number.isNaN(value)) return;
   if (value >= least && value <= most && !(whole && !Number.isInteger(value))) return;
   const kind = whole ? "a whole number" : Number.isFinite(most) ? "a finite number" : "a number";
-  const limits = most < F32_MAX ? ` from ${least} to ${most}` : least > -F32_MAX ? ` >= ${least}` : "";
+  const limits =
+    most < LARGEST_F32 ? ` from ${least} to ${most}` : least > -LARGEST_F32 ? ` >= ${least}` : "";
   throw new SidenetError("T-ATTR", `${name}: ${key} is ${value}, wanted ${kind}${limits}.`);
 }
 

@@ -44,7 +44,7 @@ export interface Variant {
 /** Limit on the bytes of parameters: what adapters allow for immediates. */
 const MAX_PARAM_BYTES = 64;
 
-const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
+const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage(?:,\s*(read|read_write))?>\s*(\w+)\s*:/g;
 const TEXTURE = /@group\(0\)\s*@binding\((\d+)\)\s*var\s+(\w+)\s*:\s*texture_storage_2d<rgba32uint,\s*read>/g;
 const IMMEDIATE = /^var<immediate> p: Params;$/m;
 const ALTERNATIVES = /^(.*)((?:\n[ \t]*\/\/ \w+=\d+:.*)+)$/gm;
@@ -196,7 +196,7 @@ export function packParams(
   for (let i = 0; i < params.length; i++) {
     const { name, type } = params[i];
     const value = Number(values[name]);
-    if (Number.isNaN(value)) {
+    if (Number.isNaN(value) && (values[name] === undefined || type !== "f32")) {
       throw new SidenetError(
         "T-KERNEL",
         `kernels/${source.file}.wgsl: parameter ${name} is ${values[name]}.`,

@@ -72,6 +72,9 @@ describe("a device in a page", () => {
     expect(reason).toBe("this browser has no WebGPU, and this browser has no WebAssembly SIMD");
     expect(await opened("wasm")).toEqual(["cpu", "this browser has no WebAssembly SIMD"]);
     expect(await opened("cpu")).toEqual(["cpu", "asked for"]);
+    await expect(openBrowserDevice("meta" as "cpu")).rejects.toThrow(
+      '[T-NAME] there is no device "meta" in a browser, only auto, webgpu, wasm, cpu.',
+    );
   });
 });
 

@@ -4,7 +4,7 @@
  */
 
 import { rangesOf } from "../../op.ts";
-import type { AttentionAttrs } from "../../ops/attention.ts";
+import { type AttentionAttrs, extentsOf } from "../../ops/attention.ts";
 import type { AttentionExtents, AttentionInputs } from "../../ops/attention-kernels.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
@@ -23,9 +23,6 @@ const STREAMED_BYTES = 2 ** 19;
 const MAX_PANELS = 8;
 /** Up to so many queries of a key head, each reads keys and values in place (attention-few.ts). */
 const FEW_ROWS = 4;
-
-/** The extents of a call, apart from its attributes. */
-type Extents = Omit<AttentionExtents, keyof AttentionAttrs>;
 
 /** The layout of a thread's scratch for a task of `blockPanels` panels (`PLACES`), or null if they do not fit. */
 function placesOf(k: WasmContext, D: number, blockPanels: number): Record<string, number> | null {
@@ -56,8 +53,8 @@ interface Side {
   readonly D: number;
 }
 
-const keysOf = ({ G, S, D }: Extents): Side => ({ G, group: 1, length: S, D });
-const queriesOf = ({ G, H, T, D }: Extents): Side => ({ G, group: H / G, length: T, D });
+const keysOf = ({ G, S, D }: AttentionExtents): Side => ({ G, group: 1, length: S, D });
+const queriesOf = ({ G, H, T, D }: AttentionExtents): Side => ({ G, group: H / G, length: T, D });
 
 /** Arguments and tasks of a kernel of which a task is PACK_HEADS rows of one key head. */
 function headRows(B: number, { G, group, length, D }: Side) {
@@ -97,26 +94,23 @@ function packHeads(k: WasmContext, B: number, side: Side, [first, second]: reado
   return packed;
 }
 
-const factorOf = ({ scale }: AttentionAttrs, { D }: Extents): number => scale ?? 1 / Math.sqrt(D);
-
 /**
  * Arguments that all passes share, and the tasks of a pass of `matmuls` matrix multiplications. Each of those takes 2 operations
  * for each visible pair and element, and reads its streaming operand once in each task.
  */
 function shared(
   k: WasmContext,
-  extents: Extents,
-  attrs: AttentionAttrs,
+  extents: AttentionExtents,
   { stays, streams, matmuls }: { stays: Side; streams: Side; matmuls: number },
 ) {
-  const { B, T, S, G, H, D } = extents;
+  const { B, T, S, G, H, D, queryOffset: offset, scale } = extents;
   const bytes = 4 * matmuls * streams.length * streams.group * D;
   const wanted = Math.max(1, Math.min(MAX_PANELS, Math.round(bytes / STREAMED_BYTES)));
   const places = placesOf(k, D, wanted) ?? placesOf(k, D, 1)!;
   const blocks = Math.ceil((stays.length * stays.group) / PANEL_COLS / places.blockPanels);
-  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset, blocks };
+  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset, blocks };
   return {
-    args: { ...sizes, scale: factorOf(attrs, extents), ...places },
+    args: { ...sizes, scale, ...places },
     split: { tasks: B * G * blocks, work: (matmuls * B * H * T * S * D) / FLOPS_PER_NS },
   };
 }
@@ -127,21 +121,19 @@ type ForwardIo = AttentionInputs & { readonly y: Tensor; readonly lse: Tensor | 
 function runFew(
   k: WasmContext,
   { q, k: key, v, keyMask: mask, segments, y, lse }: ForwardIo,
-  extents: Extents,
-  attrs: AttentionAttrs,
+  extents: AttentionExtents,
 ): void {
-  const { B, T, S, G, H, D } = extents;
-  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset: attrs.queryOffset };
-  const scale = factorOf(attrs, extents);
+  const { B, T, S, G, H, D, queryOffset: offset, scale } = extents;
+  const sizes = { t: T, s: S, g: G, group: H / G, d: D, offset };
   const args = { q, k: key, v, mask, segments, y, lse, ...sizes, scale, ...placesOf(k, D, 1) };
   k.run("attentionFew", args, { tasks: B * T * H, work: (B * T * H * S * D) / SIMPLE_PER_NS });
 }
 
-const isFew = ({ T, H, G }: Extents): boolean => (T * H) / G <= FEW_ROWS;
+const isFew = ({ T, H, G }: AttentionExtents): boolean => (T * H) / G <= FEW_ROWS;
 
-function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: AttentionAttrs): void {
+function runForward(k: WasmContext, io: ForwardIo, extents: AttentionExtents): void {
   if (isFew(extents)) {
-    runFew(k, io, extents, attrs);
+    runFew(k, io, extents);
     return;
   }
   const { q, k: key, v, keyMask: mask, segments, y, lse } = io;
@@ -150,10 +142,10 @@ function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Atte
     { src: key, rows: true },
     { src: v, columns: true },
   ] as const;
-  const packed = packHeads(k, extents.B, ofKeys, both, factorOf(attrs, extents));
+  const packed = packHeads(k, extents.B, ofKeys, both, extents.scale);
   const [keys, values] = [packed.firstRows, packed.secondColumns];
   const sides = { stays: ofQueries, streams: ofKeys, matmuls: 2 };
-  const { args, split } = shared(k, extents, attrs, sides);
+  const { args, split } = shared(k, extents, sides);
   k.run("attention", { q, keys, values, mask, segments, y, lse, ...args }, split);
 }
 
@@ -161,11 +153,11 @@ function runForward(k: WasmContext, io: ForwardIo, extents: Extents, attrs: Atte
 const overBatches =
   <Io extends object>(
     outputNames: readonly string[],
-    packedFloatsOfRow: (extents: Extents) => number,
-    run: (k: WasmContext, io: Io, extents: Extents, attrs: AttentionAttrs) => void,
+    packedFloatsOfRow: (extents: AttentionExtents) => number,
+    run: (k: WasmContext, io: Io, extents: AttentionExtents) => void,
   ): WasmOp =>
   (k, io: Readonly<Record<string, Tensor | null>>, dims, attrs: AttentionAttrs) => {
-    const extents = dims as unknown as Extents;
+    const extents = extentsOf(dims, attrs);
     const { B, D } = extents;
     if (placesOf(k, D, 1) === null) return false;
     const side = (isOutput: boolean) =>
@@ -176,7 +168,7 @@ const overBatches =
       for (const range of rangesOf(count, maxRows)) {
         k.scope(() => {
           const rows = Object.entries(window).map(([name, t]) => [name, t && k.rows(t, count, range)]);
-          run(k, Object.fromEntries(rows), { ...extents, B: range.count }, attrs);
+          run(k, Object.fromEntries(rows), { ...extents, B: range.count });
         });
       }
     });
@@ -206,21 +198,21 @@ function queryShifts(
 
 type BackwardQIo = BackwardIo & { readonly dq: Tensor };
 
-function runBackwardQ(k: WasmContext, io: BackwardQIo, extents: Extents, attrs: AttentionAttrs): void {
+function runBackwardQ(k: WasmContext, io: BackwardQIo, extents: AttentionExtents): void {
   const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dq } = io;
   const [ofKeys, ofQueries] = [keysOf(extents), queriesOf(extents)];
   const both = [
     { src: key, rows: true, columns: true },
     { src: v, rows: true },
   ] as const;
-  const packed = packHeads(k, extents.B, ofKeys, both, factorOf(attrs, extents));
+  const packed = packHeads(k, extents.B, ofKeys, both, extents.scale);
   const operands = {
     ...{ dy, q, dq, mask, segments },
     ...{ keyRows: packed.firstRows, keyColumns: packed.firstColumns, valueRows: packed.secondRows },
     ...queryShifts(k, { dy, y, lse }, extents.B, ofQueries),
   };
   const sides = { stays: ofQueries, streams: ofKeys, matmuls: 3 };
-  const { args, split } = shared(k, extents, attrs, sides);
+  const { args, split } = shared(k, extents, sides);
   k.run("attentionBackwardQ", { ...operands, ...args }, split);
 }
 
@@ -228,7 +220,7 @@ export const attentionBackwardQ = overBatches(["dq"], ({ S, G, D }) => 3 * S * G
 
 type BackwardKVIo = BackwardIo & { readonly dk: Tensor; readonly dv: Tensor };
 
-function runBackwardKV(k: WasmContext, io: BackwardKVIo, extents: Extents, attrs: AttentionAttrs): void {
+function runBackwardKV(k: WasmContext, io: BackwardKVIo, extents: AttentionExtents): void {
   const { dy, q, k: key, v, y, lse, keyMask: mask, segments, dk, dv } = io;
   const ofQueries = queriesOf(extents);
   const both = [
@@ -243,7 +235,7 @@ function runBackwardKV(k: WasmContext, io: BackwardKVIo, extents: Extents, attrs
     ...queryShifts(k, { dy, y, lse }, extents.B, ofQueries),
   };
   const sides = { stays: keysOf(extents), streams: ofQueries, matmuls: 4 };
-  const { args, split } = shared(k, extents, attrs, sides);
+  const { args, split } = shared(k, extents, sides);
   k.run("attentionBackwardKV", { ...operands, ...args }, split);
 }
 

@@ -24,7 +24,7 @@ export const meanLoss = defineKernel(words("nll", "n", "scored", "loss"), (f, { 
 
 /**
  * Per row: max, logSum = log Σ e^(logit - max), and the loss nll under the smoothed target, which is 0 for an ignored row. Row 0
- * of logits is row `firstRow` of targets and results. A task is `rows` rows.
+ * of logits is row `firstRow` of targets and results. A target that is no class makes nll NaN. A task is `rows` rows.
  *
  *     nll = (1 - smoothing) · (max - logit[target]) + smoothing · mean(max - logits) + logSum
  */
@@ -51,7 +51,8 @@ export const rowLosses = defineKernel(
         i32.eq(target, ignoreIndex),
         () => f.do(f32.store(i32.add(nll, word), 0)),
         () => {
-          const chosen = f32.load(at(start, target));
+          const chosen = f.f32(Number.NaN);
+          f.if(i32.ltU(target, v), () => f.set(chosen, f32.load(at(start, target))));
           const loss = f.f32(f32.mul(f32.sub(1, smoothing), f32.sub(largest, chosen)));
           f.if(f32.gt(smoothing, 0), () => {
             const below = gapSumOf(v, [start], (sum, [x]) => f32x4.add(sum, f32x4.sub(shift, x.load())));
@@ -66,8 +67,8 @@ export const rowLosses = defineKernel(
 );
 
 /**
- * dlogits = (softmax - smoothed target) · dloss / scored, and 0 for ignored rows; dlogits may overwrite logits. An address dloss of
- * 0 means 1. A task is `rows` rows.
+ * dlogits = (softmax - smoothed target) · dloss / scored, 0 for ignored rows, and NaN where the target is no class; dlogits may
+ * overwrite logits. An address dloss of 0 means 1. A task is `rows` rows.
  */
 export const logitGradients = defineKernel(
   {
@@ -78,7 +79,7 @@ export const logitGradients = defineKernel(
   (f, p, { task }) => {
     const factor = f.f32(f32.div(1, f32.load(p.scored)));
     f.if(p.dloss, () => f.set(factor, f32.mul(factor, f32.load(p.dloss))));
-    const all = splat(f, factor);
+    const all = f.v128();
     const share = splat(f, f32.mul(-1, f32.div(p.smoothing, f32.convert(p.v))));
     const [max, logSum] = [f.v128(), f.v128()];
     const exp = expOf(f);
@@ -91,6 +92,8 @@ export const logitGradients = defineKernel(
         i32.eq(target, p.ignoreIndex),
         () => f.zeroBytes(start, i32.mul(p.v, 4)),
         () => {
+          const isClass = i32.ltU(target, p.v);
+          f.set(all, f32x4.splat(f32.select(isClass, factor, Number.NaN)));
           f.set(max, v128.load32Splat(i32.add(p.max, word)));
           f.set(logSum, v128.load32Splat(i32.add(p.logSum, word)));
           const derive: Body = ([logits, dlogits]) => {
@@ -100,7 +103,7 @@ export const logitGradients = defineKernel(
           forVectors(f, p.v, [i32.add(p.logits, offset), start], derive, 2);
           const chosen = f.i32(at(start, target));
           const weight = f32.mul(f32.sub(1, p.smoothing), factor);
-          f.do(f32.store(chosen, f32.sub(f32.load(chosen), weight)));
+          f.if(isClass, () => f.do(f32.store(chosen, f32.sub(f32.load(chosen), weight))));
         },
       );
     });

@@ -78,7 +78,7 @@ const LOG_POLYNOMIAL = [
   2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
 ];
 
-/** log x; x below 2^-126, the smallest normal number, counts as that. */
+/** log x; x below 2^-126, the smallest normal number, counts as that, and a NaN stays one. */
 export function logOf(f: FunctionBuilder): Function1 {
   const tiny = bits(f, 0x00800000);
   const mantissa = bits(f, 0x007fffff);
@@ -87,7 +87,8 @@ export function logOf(f: FunctionBuilder): Function1 {
   const bias = bits(f, 126);
   const [first, ...rest] = LOG_POLYNOMIAL.map((value) => splat(f, value));
   return (x) => {
-    const clamped = f.v128(f32x4.pmax(x, tiny));
+    const value = f.v128(x);
+    const clamped = f.v128(f32x4.pmax(value, tiny));
     const m = f.v128(v128.or(v128.and(clamped, mantissa), half)); // 0.5 .. 1
     const below = f.v128(f32x4.lt(m, root));
     const exponent = i32x4.sub(i32x4.shrU(clamped, 23), bias);
@@ -97,7 +98,8 @@ export function logOf(f: FunctionBuilder): Function1 {
     let polynomial: V128 = first;
     for (const coefficient of rest) polynomial = f.madd(polynomial, z, coefficient);
     const tail = f.madd(e, low, f32x4.mul(f32x4.mul(polynomial, z), square));
-    return f.madd(e, high, f32x4.add(z, f.madd(square, minusHalf, tail)));
+    const log = f.madd(e, high, f32x4.add(z, f.madd(square, minusHalf, tail)));
+    return v128.bitselect(log, value, f32x4.eq(value, value));
   };
 }
 
