@@ -74,6 +74,22 @@ it("sidenet compare with data wants a folder for what it trains", async () => {
   expect(run.err).toContain("--data needs --output");
 });
 
+it("sidenet compare replaces earlier results and runs only where it is told to", async () => {
+  const bytes = await readFile(join(folder, "json", "results.json"), "utf8");
+  const again = await compare("json");
+  expect(again.exitCode).toBe(1);
+  expect(again.err).toMatch(/L-RUN-EXISTS.*json holds a comparison already.*--overwrite/);
+  expect(await readFile(join(folder, "json", "results.json"), "utf8")).toBe(bytes);
+
+  // As after a kill, or where `train` wrote to a folder of that name: told before the first method, not at the second.
+  await rm(join(folder, "json", "results.json"));
+  await rm(join(folder, "json", "ladder"), { recursive: true });
+  const killed = await compare("json");
+  expect(killed.err).toMatch(/L-RUN-EXISTS.*lora holds a training run already.*--overwrite/);
+  expect(await readdir(join(folder, "json"))).not.toContain("ladder");
+  expect((await compare("json", "--overwrite")).exitCode).toBe(0);
+});
+
 it("sidenet compare does not start where another process writes a comparison or trains", async () => {
   const output = join(folder, "busy");
   await mkdir(output);
