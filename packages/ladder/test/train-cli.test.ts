@@ -188,6 +188,17 @@ describe("a run", () => {
     ).toBe(0);
   });
 
+  it("trains a model whose padding token is none of its vocabulary: padding is hidden, so any token will do", async () => {
+    const own = await writeTinyFiles(await newFolder());
+    const path = join(own.model, "config.json");
+    const config = JSON.parse(await readFile(path, "utf8")) as { vocab_size: number };
+    await writeFile(path, JSON.stringify({ ...config, pad_token_id: config.vocab_size }));
+    const output = await newFolder();
+    expect(await sidenet("train", ...tinyArguments(own), "--output", output, "--steps", "1")).toMatchObject({
+      exitCode: 0,
+    });
+  });
+
   it("shows a sample of what room a long record leaves", async () => {
     const long = join(root, "long.jsonl");
     const record = { prompt: "a".repeat(60), completion: "b" }; // of a context of 64 tokens
