@@ -138,10 +138,10 @@ describe("a record's tokens", () => {
   it("are refused when nothing of them is learned", () => {
     const nothing = { prompt: "abc", completion: "d" };
     expect(() => encodeRecord(nothing, "line 7", encoder, options({ maxLength: 3, cut: true }))).toThrow(
-      /L-NOTHING-TO-LEARN\] line 7/,
+      /L-NOTHING-TO-LEARN\] line 7: its first 3 tokens .* token 4\. Raise --max-length/,
     );
     expect(() => encodeRecord({ text: "" }, "line 8", encoder, options())).toThrow(
-      /L-NOTHING-TO-LEARN\] line 8/,
+      /L-NOTHING-TO-LEARN\] line 8: .*Remove/,
     );
   });
 });

@@ -1,7 +1,13 @@
 /** Records of text data, and their encoding as tokens with labels. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { type ChatMessage, type ChatTemplate, messageSchema, type TextPiece } from "../text/chat-template.ts";
+import {
+  type ChatMessage,
+  type ChatTemplate,
+  messageSchema,
+  type TextPiece,
+  type Tool,
+} from "../text/chat-template.ts";
 import type { EncodingOptions, Tokenizer } from "../text/tokenizer.ts";
 
 /** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
@@ -15,6 +21,7 @@ export const RECORD_FIELDS = [
   "prompt",
   "completion",
   "messages",
+  "tools",
   "context",
   "question",
   "choices",
@@ -26,8 +33,8 @@ export const RECORD_FIELDS = [
 /** The name of a field that `--map` takes. */
 export type RecordField = (typeof RECORD_FIELDS)[number];
 
-/** A list, or its JSON as a text, which is what a cell of a table has. */
-const listOf = <Item extends z.ZodType>(item: Item) =>
+/** A value, or its JSON as a text, which is what a cell of a table has. */
+const orJson = <Schema extends z.ZodType>(schema: Schema) =>
   z.preprocess((value) => {
     if (typeof value !== "string") return value;
     try {
@@ -35,14 +42,18 @@ const listOf = <Item extends z.ZodType>(item: Item) =>
     } catch {
       return value;
     }
-  }, z.array(item).min(1));
+  }, schema);
+const listOf = <Item extends z.ZodType>(item: Item) => orJson(z.array(item).min(1));
 
 /** A plain text, of which every token is learned. */
 const plainSchema = z.looseObject({ text });
 /** A prompt and its completion, which is learned. */
 const pairSchema = z.looseObject({ prompt: text, completion: text });
-/** A conversation, of which the assistant's turns are learned. */
-const chatSchema = z.looseObject({ messages: listOf(messageSchema) });
+/** A conversation, of which the assistant's turns are learned, and the tools that it may call. */
+const chatSchema = z.looseObject({
+  messages: listOf(messageSchema),
+  tools: orJson(z.array(z.record(z.string(), z.unknown())).nullish()),
+});
 /** The index of a choice, as a number, as digits, or as a letter. */
 const labelSchema = z.union([
   z.int().nonnegative(),
@@ -76,7 +87,12 @@ const isPlain = (record: TextRecord): boolean =>
 
 /** The type of each field, and its description for error messages. */
 const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
-  ["messages", chatSchema.shape.messages, 'a list of {"role": "...", "content": "..."}, each a text'],
+  [
+    "messages",
+    chatSchema.shape.messages,
+    'a list of {"role": "...", "content": "..."}, each a text; only beside "tool_calls" the content may be missing',
+  ],
+  ["tools", chatSchema.shape.tools, "a list of objects, each of which describes a tool"],
   ["text", text, "a text"],
   ["prompt", text, "a text"],
   ["completion", text, "a text"],
@@ -126,7 +142,7 @@ export function describeFields(value: unknown): string {
 const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
   ["text"],
   ["prompt", "completion"],
-  ["messages"],
+  ["messages", "tools"],
   ["context", "question", "choices", "label"],
   ["question", "answer"],
   ["question", "solution", "label", "first_error_step"],
@@ -234,8 +250,8 @@ function templateOf({ chat }: EncodeOptions, source: Source): ChatTemplate {
 }
 
 function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): Piecewise {
-  const conversation = (messages: readonly ChatMessage[]): Piecewise => ({
-    pieces: templateOf(options, source).pieces(messages),
+  const conversation = (messages: readonly ChatMessage[], tools?: readonly Tool[] | null): Piecewise => ({
+    pieces: templateOf(options, source).pieces(messages, tools),
     framed: true,
   });
   const pair = (prompt: string, completion: string): Piecewise => ({
@@ -251,7 +267,10 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
       { role: "assistant", content: assistant },
     ]);
   const { asChat = false } = options;
-  if ("messages" in record) return conversation((record as z.infer<typeof chatSchema>).messages);
+  if ("messages" in record) {
+    const { messages, tools } = record as z.infer<typeof chatSchema>;
+    return conversation(messages, tools);
+  }
   if ("completion" in record && "prompt" in record) {
     const { prompt, completion } = record as z.infer<typeof pairSchema>;
     return asChat ? turns(prompt, completion) : pair(prompt, completion);
@@ -311,11 +330,12 @@ export function encodeRecord(
   // The first token has nothing before it, so its label is never scored.
   const learnedFrom = labels.findIndex((label, i) => i > 0 && label !== -100);
   if (learnedFrom < 0 || learnedFrom >= maxLength) {
-    const all = learnedFrom < 0 ? inputIds.length : learnedFrom;
     throw new SidenetError(
       "L-NOTHING-TO-LEARN",
-      `${source}: its first ${maxLength} tokens have nothing to learn (${all} tokens come before the first label). ` +
-        "Raise --max-length or remove the record.",
+      learnedFrom < 0
+        ? `${source}: it has nothing to learn after its first token. Remove the record.`
+        : `${source}: its first ${maxLength} tokens have nothing to learn: the first label is that of token ${learnedFrom + 1}. ` +
+            "Raise --max-length or remove the record.",
     );
   }
   return { inputIds: inputIds.slice(0, maxLength), labels: labels.slice(0, maxLength), source };
