@@ -44,7 +44,7 @@ With --data each method trains on the same records in the same order, from the s
 held-out records; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
 runs out of memory or diverges is left out, and the exit code is 1; Ctrl-C ends after the current step. Without
 --data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may have suffixes,
-as in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
+as in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %, unless --side-width is given.
 
 Examples:
   $ npx sidenet compare --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --output out/compare --steps 50

@@ -93,8 +93,8 @@ export async function generateBatch(
 }
 
 /**
- * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no space for the new tokens, `L-OPTION` for
- * more new tokens than the context holds.
+ * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no space for the new tokens, `L-OPTION` for a
+ * number of new tokens that is none, or more than the context holds.
  */
 export function checkPrompts(
   { config }: Decoder,
@@ -102,7 +102,7 @@ export function checkPrompts(
   { maxTokens }: Pick<GenerateOptions, "maxTokens">,
 ): void {
   if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-    throw new SidenetError("L-CONTEXT", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
+    throw new SidenetError("L-OPTION", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
   }
   if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(
