@@ -68,6 +68,15 @@ it("sidenet compare trains methods on the same records, and has them in one tabl
   expect(shown.out).toContain(`report: ${join(folder, "shown", "report.html")}`);
 });
 
+it("sidenet compare takes weights of files and a share of held-out records, as train does", async () => {
+  const data = args[args.indexOf("--data") + 1];
+  const more = [...args, "--data", `${data}:2`, "--held-out", "0.3", "--methods", "head"];
+  const run = await sidenet("compare", ...more, "--output", join(folder, "shares"), "--json");
+  expect(run.exitCode).toBe(0);
+  const { settings } = JSON.parse(await readFile(join(folder, "shares", "head", "run.json"), "utf8"));
+  expect(settings["held-out"]).toBe(0.3);
+});
+
 it("sidenet compare with data wants a folder for what it trains", async () => {
   const run = await sidenet("compare", ...args);
   expect(run).toMatchObject({ exitCode: 2, out: "" });

@@ -180,6 +180,8 @@ describe("a run", () => {
     const other = await sidenet("train", "--output", output, "--resume", "--batch-size", "1");
     expect(other.exitCode).toBe(2);
     expect(other.err).toContain("batch-size was 4, now it is 1: that would be another run");
+    const mapped = await sidenet("train", "--output", output, "--resume", "--text", "body");
+    expect(mapped.err).toContain('text was its default, now it is "body": that would be another run');
     const taken = await sidenet("train", ...base, "--output", output);
     expect(taken.exitCode).toBe(1);
     expect(taken.err).toContain("[L-RUN-EXISTS]");

@@ -10,7 +10,13 @@ import { readRunFile } from "../node/run/run-folder.ts";
 import { lockRunFolder } from "../node/run/run-lock.ts";
 import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { addConfigOptions } from "./config-options.ts";
-import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
+import {
+  addFieldOptions,
+  type FieldFlags,
+  fieldMapping,
+  heldOutOption,
+  weightedFile,
+} from "./data-options.ts";
 import { withDevice } from "./device.ts";
 import { addMemoryOptions, addSizeOptions } from "./method-options.ts";
 import { listOf, positiveInteger, positiveNumber } from "./options.ts";
@@ -60,7 +66,7 @@ export function defineCompare(program: Command, session: Session): void {
       `methods to compare (default: ${DEFAULT_METHODS.join(",")})`,
       listOf(parseVariant),
     )
-    .option("--data <file...>", "data files to train on; without them the methods are only planned")
+    .option("--data <file...>", "data files, as for train; without them the methods are only planned")
     .option("--output <dir>", "folder for results.json, adapters and metrics; needed with --data")
     .option("--overwrite", "replace the comparison that --output holds", false)
     .option(
@@ -71,12 +77,7 @@ export function defineCompare(program: Command, session: Session): void {
     .option("--steps <n>", "training steps of each method", positiveInteger, 50)
     .option("--batch-size <n>", "records per step (default: 4; planned: 1)", positiveInteger)
     .option("--max-length <n>", "truncate records to this many tokens", positiveInteger)
-    .option(
-      "--held-out <n>",
-      "records held out for evaluation, from the end of the data",
-      positiveInteger,
-      16,
-    )
+    .addOption(heldOutOption())
     .option(
       "--learning-rate <x>",
       "peak learning rate of all methods (default: by method and model)",
@@ -252,7 +253,12 @@ async function runVariant(
     maxGradNorm: 1,
   } as const;
   const run = {
-    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
+    ...{
+      model,
+      data: data.map(weightedFile),
+      fields: fieldMapping(options),
+      outputDir: join(output, variant.name),
+    },
     ...{ method, storage, memory, steps, batchSize, heldOut, seed, maxLength, learningRate },
     ...optimization,
     sampleTokens: 0,
