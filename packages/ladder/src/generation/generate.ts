@@ -107,7 +107,7 @@ export function checkPrompts(
   if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(
       "L-PROMPT",
-      "the prompt has no tokens, and this model has no begin-of-text token to start from.",
+      "a prompt has no tokens. Give it one at least, such as the token that begins a text.",
     );
   }
   const longest = Math.max(...prompts.map((prompt) => prompt.length));

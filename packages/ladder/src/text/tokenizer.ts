@@ -232,6 +232,16 @@ function withChat(
   };
 }
 
+/** The token that a text starts from where nothing is before it: BOS, or the end of a text before it. Throws `L-PROMPT`. */
+export function startId({ bosId, eosIds }: Pick<Tokenizer, "bosId" | "eosIds">): number {
+  const id = bosId ?? eosIds[0];
+  if (id !== undefined) return id;
+  throw new SidenetError(
+    "L-PROMPT",
+    "there is nothing that the first token of a text could follow: the tokenizer has neither BOS nor EOS. Give a prompt.",
+  );
+}
+
 /**
  * The special token that ends an assistant's turn: the first that the chat template writes after an answer. Base models often
  * have a template whose turns end in another token than their texts. Null where there is none, or the template refuses to render.
