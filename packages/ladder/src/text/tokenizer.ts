@@ -71,6 +71,10 @@ const configSchema = z.looseObject({
 });
 type TokenizerConfig = z.infer<typeof configSchema>;
 
+/** The chat template in a parsed `tokenizer_config.json`; null where it has none. */
+export const chatTemplateIn = (config: unknown): string | null =>
+  configSchema.safeParse(config).data?.chat_template ?? null;
+
 /** A limit on ids, since the library allocates a list up to the largest one. */
 const MAX_ID = 2 ** 22;
 const tokenId = z.int().nonnegative().max(MAX_ID);
