@@ -46,11 +46,11 @@ const orJson = <Schema extends z.ZodType>(schema: Schema) =>
 const listOf = <Item extends z.ZodType>(item: Item) => orJson(z.array(item).min(1));
 
 /** A plain text, of which every token is learned. */
-const plainSchema = z.looseObject({ text });
+const plainSchema = z.object({ text });
 /** A prompt and its completion, which is learned. */
-const pairSchema = z.looseObject({ prompt: text, completion: text });
+const pairSchema = z.object({ prompt: text, completion: text });
 /** A conversation, of which the assistant's turns are learned, and the tools that it may call. */
-const chatSchema = z.looseObject({
+const chatSchema = z.object({
   messages: listOf(messageSchema),
   tools: orJson(z.array(z.record(z.string(), z.unknown())).nullish()),
 });
@@ -64,26 +64,19 @@ const labelSchema = z.union([
 ]);
 /** A question with choices, of which the right one is learned. */
 const choiceSchema = z
-  .looseObject({
-    context: text.optional(),
+  .object({
+    context: text.nullish(),
     question: text,
     choices: listOf(text),
     label: labelSchema,
   })
   .refine(({ choices, label }) => label < choices.length, { message: "label is not an index into choices" });
 
-/** The kinds of record. A value that fits several is of the first of them. */
+/** The kinds of record. A value that fits several is of the first of them, and keeps the fields of that one only. */
 const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
 /** A record: a text, a prompt and its completion, a conversation, or a question with choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
-
-const isChoice = (record: TextRecord): record is ChoiceRecord =>
-  "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
-
-/** Whether a record is a plain text. */
-const isPlain = (record: TextRecord): boolean =>
-  !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
 
 /** The type of each field, and its description for error messages. */
 const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
@@ -98,6 +91,8 @@ const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
   ["completion", text, "a text"],
   ["label", labelSchema, "the index of one of its choices, or its letter"],
 ];
+/** What may be the turns of a conversation. */
+const turnsSchema = listOf(z.record(z.string(), z.unknown()));
 /** Usual names of the field that is learned. */
 const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 
@@ -121,6 +116,9 @@ function cureFor(value: unknown): string {
   const [first, second] = [asked[0], answer]
     .filter((name) => name !== undefined)
     .map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
+  const turns = Object.keys(fields).find((name) => turnsSchema.safeParse(fields[name]).success);
+  if (turns !== undefined && second === undefined)
+    return `Map its turns with --map messages=${turns}; each needs the fields role and content.`;
   if (first === undefined) return "Map other fields with --text, or --prompt and --completion, or --map.";
   if (second === undefined && first === "prompt") return 'Its "completion" is missing.';
   const flags = second === undefined ? `--text ${first}` : `--prompt ${first} --completion ${second}`;
@@ -227,7 +225,7 @@ export const encodingBy = (
 });
 
 /** The text of a question, with its context. */
-export const questionText = ({ context, question }: { context?: string | undefined; question: string }) =>
+export const questionText = ({ context, question }: Pick<ChoiceRecord, "context" | "question">) =>
   `${context ? `${context}\n` : ""}Question: ${question}`;
 
 /** Ends a question in plain text; the answer follows after a space. */
@@ -267,19 +265,16 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
       { role: "assistant", content: assistant },
     ]);
   const { asChat = false } = options;
-  if ("messages" in record) {
-    const { messages, tools } = record as z.infer<typeof chatSchema>;
-    return conversation(messages, tools);
-  }
-  if ("completion" in record && "prompt" in record) {
-    const { prompt, completion } = record as z.infer<typeof pairSchema>;
+  if ("messages" in record) return conversation(record.messages, record.tools);
+  if ("completion" in record) {
+    const { prompt, completion } = record;
     return asChat ? turns(prompt, completion) : pair(prompt, completion);
   }
-  if (isChoice(record)) {
+  if ("choices" in record) {
     const [question, answer] = [questionText(record), record.choices[record.label]];
     return asChat ? turns(question, answer) : pair(question + ANSWER, ` ${answer}`);
   }
-  return { pieces: [{ text: (record as { text: string }).text, learned: true }], framed: false };
+  return { pieces: [{ text: record.text, learned: true }], framed: false };
 }
 
 /** Ids and labels of the pieces. Each piece is encoded by itself, so that no token spans two pieces. */
@@ -351,7 +346,8 @@ export function encodeWindows(
   encoder: Encoder,
   options: EncodeOptions,
 ): TokenRecord[] {
-  if (!isPlain(record)) return [encodeRecord(record, source, encoder, options)];
+  const isPlain = !("messages" in record || "completion" in record || "choices" in record);
+  if (!isPlain) return [encodeRecord(record, source, encoder, options)];
   const { maxLength } = options;
   const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
   const windows: TokenRecord[] = [];
