@@ -134,13 +134,12 @@ const weights = options.calibrate
 await model.close();
 const decoder = new CachingDecoder(model.config, weights);
 const heldOut = encoded.slice(train.length);
-const padId = model.config.padTokenId ?? tokenizer.eosIds[0];
-const stream = new BatchStream(inMemory(train), { batchSize, seed, padId, maxLength });
+const stream = new BatchStream(inMemory(train), { batchSize, seed, maxLength });
 const batches = [];
 while (batches.length < steps) batches.push((await stream.next()).batch);
-const evalBatches = inBatches(heldOut, batchSize, padId, maxLength);
+const evalBatches = inBatches(heldOut, batchSize, maxLength);
 const tokens = batches.reduce((sum, batch) => sum + batch.attentionMask.reduce((a, b) => a + b, 0), 0);
-const calibration = inBatches(train.slice(0, 16), 1, padId, maxLength);
+const calibration = inBatches(train.slice(0, 16), 1, maxLength);
 const report = (entry) => {
   console.log(JSON.stringify(entry));
   if (options.out) appendFileSync(options.out, `${JSON.stringify(entry)}\n`);

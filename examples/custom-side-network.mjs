@@ -90,7 +90,7 @@ const record = encodeRecord({ text: TEXT }, "here", tokenizer, {
   maxLength: 64,
   cut: true,
 });
-const batch = makeBatch([record], 0, 64);
+const batch = makeBatch([record], 64);
 const adapter = new SumOfStates(decoder);
 console.log(
   `${decoder.weights.count} frozen parameters, ${adapter.parameters.count} trained, ${batch.length} tokens`,

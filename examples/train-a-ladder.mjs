@@ -30,7 +30,7 @@ const rows = [];
 for await (const { record, source } of readRecords(DATA)) {
   rows.push(encodeRecord(record, source, tokenizer, encoding));
 }
-const [heldOut, ...batches] = inBatches(rows, BATCH_SIZE, 0, MAX_LENGTH);
+const [heldOut, ...batches] = inBatches(rows, BATCH_SIZE, MAX_LENGTH);
 
 const decoder = new Decoder(model.config, await loadWeights(device, model.config, model.checkpoint));
 const adapter = await initializeAdapter({ method: "ladder", ladder: { reduction: 4 } }, decoder, model.name);

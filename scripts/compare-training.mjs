@@ -82,7 +82,7 @@ async function batchesOf(model, lines, { stream = {}, accumulation = 1 }) {
   const records = lines
     .slice(0, RECORDS - HELD_OUT)
     .map((line, i) => encodeRecord(parseRecord(JSON.parse(line), ""), `${i}`, tokenizer, encoding));
-  const own = { batchSize: BATCH, seed: SEED, padId: 0, maxLength: encoding.maxLength };
+  const own = { batchSize: BATCH, seed: SEED, maxLength: encoding.maxLength };
   const batches = new BatchStream(inMemory(records), { ...own, ...stream });
   const next = async () => (await batches.next()).sources.flatMap((source) => source.split("; ")).map(Number);
   const steps = [];

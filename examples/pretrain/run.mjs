@@ -42,7 +42,6 @@ class Run {
     this.stream = new BatchStream(windowsOf(corpus.train.tokens, length, length / WINDOWS_A_LENGTH), {
       batchSize,
       seed,
-      padId: config.padTokenId,
       maxLength: length,
     });
     this.decoder = new Decoder(config, initializeWeights(device, config, { seed }));
@@ -109,7 +108,7 @@ class Run {
   async heldOutLoss(decoder, count) {
     const { length } = this.options;
     const records = await firstWindows(this.corpus.dev.tokens, length, count);
-    return evaluateLoss(decoder, null, inBatches(records, HELD_OUT_BATCH, decoder.config.padTokenId, length));
+    return evaluateLoss(decoder, null, inBatches(records, HELD_OUT_BATCH, length));
   }
 
   /** A loss in bits per byte of held-out text, which is comparable between tokenizers. */

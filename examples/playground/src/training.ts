@@ -56,8 +56,7 @@ interface LoopSetup {
 function makeLoop(training: Training, { trainer, initialLoss, events, evaluate }: LoopSetup): TrainingLoop {
   const { decoder, data, settings, seed, signal } = training;
   const { steps, batchSize, maxLength } = settings;
-  const padId = decoder.config.padTokenId ?? 0;
-  const stream = new BatchStream(inMemory(data.train), { batchSize, maxLength, seed, padId });
+  const stream = new BatchStream(inMemory(data.train), { batchSize, maxLength, seed });
   const start = {
     trainRecords: data.train.length,
     frozenEvalLoss: initialLoss,
@@ -80,7 +79,7 @@ function makeLoop(training: Training, { trainer, initialLoss, events, evaluate }
 export async function trainAdapter(training: Training): Promise<RunResult> {
   const { decoder, adapter, data, settings, tell, modelName } = training;
   const { device, config } = decoder;
-  const batches = inBatches(data.heldOut, settings.batchSize, config.padTokenId ?? 0, settings.maxLength);
+  const batches = inBatches(data.heldOut, settings.batchSize, settings.maxLength);
   const evaluate = () => evaluateLoss(decoder, adapter, batches, { lossChunkBytes: LOSS_CHUNK_BYTES });
   const initialLoss = await evaluate();
   tell({

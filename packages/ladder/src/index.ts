@@ -152,7 +152,13 @@ export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
 export type { Projection } from "./model/projection.ts";
 export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
-export { type ChatMessage, ChatTemplate, type SpecialTokens, type TextPiece } from "./text/chat-template.ts";
+export {
+  type ChatMessage,
+  ChatTemplate,
+  type SpecialTokens,
+  type TextPiece,
+  type Tool,
+} from "./text/chat-template.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
 export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";

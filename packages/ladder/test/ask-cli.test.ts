@@ -77,6 +77,20 @@ describe("sidenet generate", () => {
     );
   });
 
+  it("begins a text where the prompt is empty", async () => {
+    const { out, exitCode } = await sidenet(
+      "generate",
+      ...common,
+      "--prompt",
+      "",
+      "--max-tokens",
+      "3",
+      "--json",
+    );
+    expect(exitCode).toBe(0);
+    expect((JSON.parse(out) as { prompt_ids: number[] }).prompt_ids).toHaveLength(1);
+  });
+
   it("says what is missing", async () => {
     expect(await sidenet("generate", ...common)).toMatchObject({ exitCode: 2 });
     expect((await sidenet("generate", ...common, "--prompt", "a", "--system", "s")).exitCode).toBe(2);

@@ -23,14 +23,14 @@ describe("a batch", () => {
   it("holds its records on the left, and padding that is hidden and not scored", () => {
     fc.assert(
       fc.property(fc.array(tokenRecord, { minLength: 1, maxLength: 4 }), (records) => {
-        const batch = makeBatch(records, 7, 70);
+        const batch = makeBatch(records, 70);
         const row = (values: ArrayLike<number>, r: number) =>
           Array.from(values).slice(r * batch.length, (r + 1) * batch.length);
         expect(batch.batchSize).toBe(records.length);
         for (const [r, { inputIds, labels }] of records.entries()) {
           const pad = batch.length - inputIds.length;
           const filled = (values: readonly number[], fill: number) => [...values, ...Array(pad).fill(fill)];
-          expect(row(batch.inputIds, r)).toEqual(filled(inputIds, 7));
+          expect(row(batch.inputIds, r)).toEqual(filled(inputIds, 0));
           expect(row(batch.labels, r)).toEqual(filled(labels, -100));
           expect(row(batch.attentionMask as Uint8Array, r)).toEqual(
             filled(Array(inputIds.length).fill(1), 0),
@@ -46,7 +46,7 @@ describe("a batch", () => {
         fc.array(tokenRecord, { minLength: 1 }),
         fc.integer({ min: 1, max: 48 }),
         (records, multiple) => {
-          const { length } = makeBatch(records, 0, 70, multiple);
+          const { length } = makeBatch(records, 70, multiple);
           const longest = Math.max(...records.map((record) => record.inputIds.length));
           expect(length).toBe(Math.min(Math.ceil(longest / multiple) * multiple, 70));
         },
@@ -57,7 +57,7 @@ describe("a batch", () => {
   it("follows the next until every record was in one", () => {
     fc.assert(
       fc.property(fc.array(tokenRecord), fc.integer({ min: 1, max: 5 }), (records, batchSize) => {
-        const batches = inBatches(records, batchSize, 0, 70);
+        const batches = inBatches(records, batchSize, 70);
         expect(batches.map((batch) => batch.batchSize).reduce((sum, size) => sum + size, 0)).toBe(
           records.length,
         );
@@ -101,7 +101,7 @@ describe("packing", () => {
       segments: [0, 0, 1, 1, 1],
       source: "a; b",
     });
-    const batch = makeBatch([row, { inputIds: [6], labels: [6], source: "c" }], 9, 100, 6);
+    const batch = makeBatch([row, { inputIds: [6], labels: [6], source: "c" }], 100, 6);
     expect(Array.from(batch.segments!)).toEqual([0, 0, 1, 1, 1, -1, 0, -1, -1, -1, -1, -1]);
   });
 });
@@ -133,7 +133,7 @@ async function trained(
     "tiny",
   );
   using trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-2, ...memory });
-  const batch = makeBatch(rows, 0, 64, 1);
+  const batch = makeBatch(rows, 64, 1);
   const losses: number[] = [];
   for (let step = 0; step < 3; step++) losses.push((await trainer.step(batch)).loss);
   return [...losses, await evaluateLoss(decoder, adapter, [batch])];
@@ -158,8 +158,8 @@ describe("a packed row", () => {
   it("scores as many positions as its records do", () => {
     fc.assert(
       fc.property(fc.array(tokenRecord, { minLength: 1, maxLength: 6 }), (records) => {
-        expect(scoredPositions(makeBatch([joinRecords(records)], 0, 500))).toBe(
-          scoredPositions(makeBatch(records, 0, 500)),
+        expect(scoredPositions(makeBatch([joinRecords(records)], 500))).toBe(
+          scoredPositions(makeBatch(records, 500)),
         );
       }),
     );
@@ -187,7 +187,7 @@ describe("the order of training", () => {
     "batchSize" | "seed" | "packLength" | "bucketByLength" | "padMultiple"
   >;
   const open = ({ count, ...options }: Sizes) =>
-    new BatchStream(numbered(count), { padId: 0, maxLength: 64, ...options });
+    new BatchStream(numbered(count), { maxLength: 64, ...options });
 
   it("visits every record once an epoch, and shuffles each epoch anew", async () => {
     await fc.assert(

@@ -75,7 +75,7 @@ describe("the bundled model", () => {
       const inputIds = tokenizer.encode(text).slice(0, 256);
       return { inputIds, labels: inputIds, source: "sample" };
     });
-    const loss = await evaluateLoss(decoder, null, inBatches(records, 8, 0, 256));
+    const loss = await evaluateLoss(decoder, null, inBatches(records, 8, 256));
     console.log(`loss on ${records.length} held-out pieces: ${loss.toFixed(4)}`);
     expect(loss).toBeLessThan(LOSS);
   });

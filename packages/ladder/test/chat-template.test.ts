@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { encodeRecord, encodingBy } from "../src/data/records.ts";
+import { encodeRecord, encodingBy, parseRecord } from "../src/data/records.ts";
 import { followUpIds } from "../src/eval/prompts.ts";
 import { StopMatcher, TextStream } from "../src/generation/text-stream.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
@@ -58,6 +58,38 @@ describe("a chat template", () => {
     expect(() => forgetful.pieces([...turn("abc"), ...turn("def")])).toThrow(/changes what earlier turns/);
   });
 
+  it("shows the tools of a conversation, and learns the calls, which may be all that an answer has", () => {
+    const source =
+      "{% for t in tools %}[{{ t | tojson }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}" +
+      "{% for call in m.tool_calls %}{{ call.name }}({{ call.arguments | tojson }}){% endfor %};{% endfor %}" +
+      "{% if add_generation_prompt %}<assistant>{% endif %}";
+    const record = parseRecord(
+      {
+        messages: [
+          { role: "user", content: "sum?" },
+          { role: "assistant", content: null, tool_calls: [{ name: "add", arguments: { a: 1 } }] },
+          { role: "tool", content: "2" },
+          { role: "assistant", content: "It is 2." },
+        ],
+        tools: '[{"name":"add"}]', // as a cell of a table has it
+      },
+      "line 1",
+    );
+    const chat = new ChatTemplate(source, {}, "m");
+    const encoder = { encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)) };
+    const { inputIds, labels } = encodeRecord(record, "line 1", encoder, {
+      ...{ bosId: null, eosId: null, maxLength: 200, cut: false },
+      chat,
+    });
+    expect(String.fromCharCode(...inputIds)).toBe(
+      '[{"name": "add"}]<user>sum?;<assistant>add({"a": 1});<tool>2;<assistant>It is 2.;',
+    );
+    const learned = labels.map((label) => (label < 0 ? " " : String.fromCharCode(label)));
+    expect(learned.join("").trim().split(/ {2,}/)).toEqual(['add({"a": 1});', "It is 2.;"]);
+    const silent = { messages: [{ role: "assistant", content: null }] };
+    expect(() => parseRecord(silent, "line 2")).toThrow(/L-RECORD\] line 2: .*"tool_calls"/);
+  });
+
   it("learns only the last answer where the template rewrites earlier turns, as Qwen3's removes their reasoning", () => {
     const source =
       "{% for m in messages %}<{{ m.role }}>{{ m.content if loop.last or m.role != 'assistant' else m.content.split('</think>')[-1] }}" +
@@ -112,6 +144,13 @@ describe("a chat template", () => {
       "{% if true %}\r\na\r\n{% endif %}\r\nb\rc{{ c }}\r\n",
       "\r\n",
       "a\nb\nc\r\n",
+    ],
+    [
+      "loops over nothing where there is nothing",
+      "{% for x in messages[0].calls %}{{ x }}{% else %}none{% endfor %}{% for x in messages[0].calls if x %}{{ x }}{% endfor %}|" +
+        "{% for x in [1, 2] if x > 1 %}{{ x }}{% endfor %}",
+      "",
+      "none|2",
     ],
     [
       "is given no tools and no documents",

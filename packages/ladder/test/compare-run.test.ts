@@ -68,10 +68,35 @@ it("sidenet compare trains methods on the same records, and has them in one tabl
   expect(shown.out).toContain(`report: ${join(folder, "shown", "report.html")}`);
 });
 
+it("sidenet compare takes weights of files and a share of held-out records, as train does", async () => {
+  const data = args[args.indexOf("--data") + 1];
+  const more = [...args, "--data", `${data}:2`, "--held-out", "0.3", "--methods", "head"];
+  const run = await sidenet("compare", ...more, "--output", join(folder, "shares"), "--json");
+  expect(run.exitCode).toBe(0);
+  const { settings } = JSON.parse(await readFile(join(folder, "shares", "head", "run.json"), "utf8"));
+  expect(settings["held-out"]).toBe(0.3);
+});
+
 it("sidenet compare with data wants a folder for what it trains", async () => {
   const run = await sidenet("compare", ...args);
   expect(run).toMatchObject({ exitCode: 2, out: "" });
   expect(run.err).toContain("--data needs --output");
+});
+
+it("sidenet compare replaces earlier results and runs only where it is told to", async () => {
+  const bytes = await readFile(join(folder, "json", "results.json"), "utf8");
+  const again = await compare("json");
+  expect(again.exitCode).toBe(1);
+  expect(again.err).toMatch(/L-RUN-EXISTS.*json holds a comparison already.*--overwrite/);
+  expect(await readFile(join(folder, "json", "results.json"), "utf8")).toBe(bytes);
+
+  // As after a kill, or where `train` wrote to a folder of that name: told before the first method, not at the second.
+  await rm(join(folder, "json", "results.json"));
+  await rm(join(folder, "json", "ladder"), { recursive: true });
+  const killed = await compare("json");
+  expect(killed.err).toMatch(/L-RUN-EXISTS.*lora holds a training run already.*--overwrite/);
+  expect(await readdir(join(folder, "json"))).not.toContain("ladder");
+  expect((await compare("json", "--overwrite")).exitCode).toBe(0);
 });
 
 it("sidenet compare does not start where another process writes a comparison or trains", async () => {

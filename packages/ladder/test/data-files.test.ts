@@ -47,8 +47,8 @@ describe("a data file", () => {
   it("is a table, with quotes, line ends inside cells, and arrays written as JSON", async () => {
     const csv = await file("x.csv", '\ufefftext,id\n"a, ""b""\nc",1\nd,2\n');
     expect(await all(csv)).toEqual([
-      { record: { text: 'a, "b"\nc', id: "1" }, source: "x.csv, row 1" },
-      { record: { text: "d", id: "2" }, source: "x.csv, row 2" },
+      { record: { text: 'a, "b"\nc' }, source: "x.csv, row 1" },
+      { record: { text: "d" }, source: "x.csv, row 2" },
     ]);
     const tsv = await file("x.tsv", 'question\tchoices\tlabel\n1+1\t"[""2"",""3""]"\t1\n');
     expect((await all(tsv))[0].record).toEqual({ question: "1+1", choices: ["2", "3"], label: 1 });

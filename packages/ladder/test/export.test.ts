@@ -15,7 +15,7 @@ import type { ParameterSpec } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder } from "../src/model/decoder.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
-import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
+import { openAdapter, saveAdapter, trainedOnNf4 } from "../src/node/adapter-files.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { expectPeak, sidenet } from "./capture.ts";
 import { errorOf } from "./code-of.ts";
@@ -191,6 +191,13 @@ describe("sidenet convert and export", () => {
       base_model_name_or_path: "base",
     });
     expect(distance(await logitsOf(source, at("peft")), await logitsOf(source, adapter))).toBeLessThan(0.02);
+    // Inference stores the model as the adapter's was in training, so that is kept too.
+    for (const quantized of [true, false]) {
+      await saveAdapter(adapter, lora, { name: "base", config: MODEL, quantized });
+      const flags = ["--output", at("kept"), "--as", "adapter", "--overwrite"];
+      expect((await sidenet("export", ...common, ...flags)).exitCode).toBe(0);
+      expect(await trainedOnNf4(at("kept"))).toBe(quantized);
+    }
     const wrong = await sidenet(
       "export",
       ...common,

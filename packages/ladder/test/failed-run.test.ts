@@ -114,7 +114,7 @@ describe("a comparison", () => {
     expect(runs.map(({ name, failure }) => [name, failure?.code])).toEqual(
       results.map(({ method, error }) => [method, error?.code]),
     );
-    const shown = await sidenet(...args(), "--output", output, "--learning-rate", "1e25");
+    const shown = await sidenet(...args(), "--output", output, "--overwrite", "--learning-rate", "1e25");
     expect(shown.out).toMatch(/^full +L-DIVERGED( +-)+$/m);
   });
 });

@@ -107,6 +107,9 @@ describe("generation", () => {
     await expect(generate(decoder, null, [1, 2], { maxTokens: 64 })).rejects.toThrow(
       /L-CONTEXT\].*2 tokens.*64 new/,
     );
+    await expect(generate(decoder, null, [1], { maxTokens: 1.5 })).rejects.toThrow(
+      /L-OPTION\] maxTokens is 1\.5/,
+    );
     expect(await generateBatch(decoder, null, [], { maxTokens: 1 })).toEqual([]);
     expect(await generate(decoder, null, [1], { maxTokens: 64 })).toHaveLength(64);
   });

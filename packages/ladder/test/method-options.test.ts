@@ -92,11 +92,22 @@ describe("flags of side networks", () => {
       hidden_size: 96,
       num_hidden_layers: 4,
     });
+    expect(sideOf("xladder", "--side-width 96").hidden_size).toBe(96);
     expect(sideOf("xladder", "--delta 3 --layers 8 --fusion gate")).toMatchObject({
       rungs: [27, 28, 29],
       num_hidden_layers: 8,
       fusion: "gate",
     });
+  });
+
+  it("of the library may hold a seed of their own", () => {
+    for (const method of ["ladder", "xladder"] as const) {
+      const seedOf = (options: object) =>
+        sideConfigOf({ method, ...options }, models.get("SmolLM2-135M")!, "m")?.seed;
+      expect(seedOf({ [method]: { seed: 5 } })).toBe(5);
+      expect(seedOf({ [method]: { seed: 5 }, seed: 7 })).toBe(5);
+      expect(seedOf({ seed: 7 })).toBe(7);
+    }
   });
 
   it("that would do nothing, or are not what they have to be, are refused", () => {

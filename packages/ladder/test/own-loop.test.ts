@@ -29,7 +29,7 @@ describe("a loop of one's own is refused", () => {
       await expect(evaluateLoss(decoder, adapter, batches)).rejects.toThrow(/L-NOTHING-TO-LEARN/);
     }
     await expect(trainer.step([])).rejects.toThrow("there is no batch");
-    expect(() => makeBatch([], 0, 8)).toThrow(/L-DATA/);
+    expect(() => makeBatch([], 8)).toThrow(/L-DATA/);
   });
 
   it("for a number of new tokens that is none", async () => {

@@ -4,7 +4,13 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { linesOf } from "../src/data/lines.ts";
-import { type EncodeOptions, encodeRecord, encodeWindows, type FieldMapping } from "../src/data/records.ts";
+import {
+  type EncodeOptions,
+  encodeRecord,
+  encodeWindows,
+  type FieldMapping,
+  type TextRecord,
+} from "../src/data/records.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
 import { errorOf } from "./code-of.ts";
 
@@ -43,9 +49,10 @@ describe("a JSONL file", () => {
         fc.constantFrom("", "\ufeff"),
         async (list, end, mark) => {
           const found = await readAll(mark + list.map((one) => (one ? JSON.stringify(one) : "")).join(end));
-          const expected = list.flatMap((one, i) =>
-            one ? [{ record: one, source: `data.jsonl, line ${i + 1}` }] : [],
-          );
+          const expected = list.flatMap((one, i) => {
+            const { id: _, ...fields } = { id: 0, ...one };
+            return one ? [{ record: fields, source: `data.jsonl, line ${i + 1}` }] : [];
+          });
           expect(found).toEqual(expected);
         },
       ),
@@ -66,6 +73,24 @@ describe("a JSONL file", () => {
     expect(found.map(({ record: fields }) => fields)).toEqual(texts.map((text) => ({ text })));
   });
 
+  it("is of the first kind that it fits, and of that alone: other fields may hold anything", async () => {
+    const others = {
+      prompt: null,
+      completion: null,
+      messages: null,
+      question: "q",
+      choices: "none",
+      label: 0,
+    };
+    const [text, pair] = await readAll(
+      `${JSON.stringify({ ...others, text: "a" })}\n${JSON.stringify({ text: "a", prompt: "p", completion: "c", messages: [] })}`,
+    );
+    expect(text.record).toEqual({ text: "a" });
+    expect(pair.record).toEqual({ prompt: "p", completion: "c" });
+    const { labels } = encodeRecord(text.record as TextRecord, "x", encoder, options());
+    expect(labels).toEqual([...encoder.encode("a"), 0]);
+  });
+
   it("may call its fields otherwise", async () => {
     const content = '{"question":"2+2","answer":"4"}';
     const [pair] = await readAll(content, { prompt: "question", completion: "answer" });
@@ -80,6 +105,12 @@ describe("a JSONL file", () => {
     ["a line cut short", '{"text":"a"}\n{"text":"b', "L-RECORD", /line 2 /],
     ["a field of the wrong type", '{"text":5}', "L-RECORD", /line 1: .*text \(number\)/],
     ["a prompt alone", '{"text":"a"}\n{"prompt":"a"}', "L-RECORD", /line 2: .*prompt \(string\)/],
+    [
+      "turns of another name",
+      '{"id":"1","conversations":[{"from":"human","value":"a"}]}',
+      "L-RECORD",
+      /line 1: .*--map messages=conversations; each needs the fields role and content/,
+    ],
     ["a line that is no object", '"text"', "L-RECORD", /line 1: .*"text"/],
     ["not UTF-8", Uint8Array.of(0x22, 0xff, 0x22), "L-DATA", /UTF-8/],
   ])("%s is refused", async (_, content, code, message) => {
@@ -138,10 +169,10 @@ describe("a record's tokens", () => {
   it("are refused when nothing of them is learned", () => {
     const nothing = { prompt: "abc", completion: "d" };
     expect(() => encodeRecord(nothing, "line 7", encoder, options({ maxLength: 3, cut: true }))).toThrow(
-      /L-NOTHING-TO-LEARN\] line 7/,
+      /L-NOTHING-TO-LEARN\] line 7: its first 3 tokens .* token 4\. Raise --max-length/,
     );
     expect(() => encodeRecord({ text: "" }, "line 8", encoder, options())).toThrow(
-      /L-NOTHING-TO-LEARN\] line 8/,
+      /L-NOTHING-TO-LEARN\] line 8: .*Remove/,
     );
   });
 });

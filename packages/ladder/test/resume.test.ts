@@ -2,8 +2,8 @@
 import { copyFileSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
-import { join } from "node:path";
-import type { Device } from "@sidenet/tensor";
+import { dirname, join } from "node:path";
+import { CpuDevice, type Device, SidenetError } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { METHODS, type Method } from "../src/methods/adapter.ts";
@@ -197,6 +197,19 @@ describe("checkpoints", () => {
     await expect(again).rejects.toThrow(/L-CHECKPOINT.*holds adapter.*does not train/);
   });
 
+  it("are not taken for damaged where the device is what fails", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 1 });
+    await trainRun(cpu(), options);
+    class Lost extends CpuDevice {
+      override assign(): void {
+        throw new SidenetError("T-DEVICE-LOST", "the device is lost.");
+      }
+    }
+    const again = trainRun(new Lost(), { ...options, existing: "resume" });
+    await expect(again).rejects.toMatchObject({ code: "T-DEVICE-LOST" });
+    expect(await checkpointsIn(options.outputDir)).toEqual(["step-000001.safetensors"]);
+  });
+
   it("of a run that was killed before its first one mean a start from the beginning", async () => {
     const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2, existing: "resume" });
     const first = await trainRun(cpu(), options);
@@ -219,6 +232,21 @@ describe("the folder of a run", () => {
     const replaced = await trainRun(cpu(), { ...options, steps: 1, existing: "overwrite" });
     expect(replaced.loss.length).toBe(1);
     expect(await checkpointsIn(options.outputDir)).toEqual(["step-000001.safetensors"]);
+  });
+
+  it("is not taken from another program, whose files a run would replace", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 1 });
+    const theirs = join(options.outputDir, "checkpoints", "epoch-1", "model.pt");
+    await mkdir(dirname(theirs), { recursive: true });
+    await writeFile(theirs, "theirs");
+    for (const existing of ["refuse", "resume"] as const) {
+      await expect(trainRun(cpu(), { ...options, existing })).rejects.toMatchObject({
+        code: "L-OUTPUT",
+        message: expect.stringMatching(/holds checkpoints, but no run\.json.*--output.*--overwrite/),
+      });
+    }
+    expect(await readFile(theirs, "utf8")).toBe("theirs");
+    await trainRun(cpu(), { ...options, existing: "overwrite" });
   });
 
   it("is one process's at a time, and no more that of one that is gone", async () => {

@@ -180,12 +180,25 @@ describe("a run", () => {
     const other = await sidenet("train", "--output", output, "--resume", "--batch-size", "1");
     expect(other.exitCode).toBe(2);
     expect(other.err).toContain("batch-size was 4, now it is 1: that would be another run");
+    const mapped = await sidenet("train", "--output", output, "--resume", "--text", "body");
+    expect(mapped.err).toContain('text was its default, now it is "body": that would be another run');
     const taken = await sidenet("train", ...base, "--output", output);
     expect(taken.exitCode).toBe(1);
     expect(taken.err).toContain("[L-RUN-EXISTS]");
     expect(
       (await sidenet("train", ...base, "--output", output, "--steps", "1", "--overwrite")).exitCode,
     ).toBe(0);
+  });
+
+  it("trains a model whose padding token is none of its vocabulary: padding is hidden, so any token will do", async () => {
+    const own = await writeTinyFiles(await newFolder());
+    const path = join(own.model, "config.json");
+    const config = JSON.parse(await readFile(path, "utf8")) as { vocab_size: number };
+    await writeFile(path, JSON.stringify({ ...config, pad_token_id: config.vocab_size }));
+    const output = await newFolder();
+    expect(await sidenet("train", ...tinyArguments(own), "--output", output, "--steps", "1")).toMatchObject({
+      exitCode: 0,
+    });
   });
 
   it("shows a sample of what room a long record leaves", async () => {

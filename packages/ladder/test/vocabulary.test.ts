@@ -1,3 +1,6 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
@@ -5,6 +8,7 @@ import { type GgufFile, readGguf } from "../src/formats/gguf.ts";
 import { tokenizerFilesFromGguf, tokenizerFromGguf } from "../src/formats/gguf-tokenizer.ts";
 import { copiedVocabulary, vocabularyFields } from "../src/formats/gguf-vocabulary.ts";
 import type { GgufFields } from "../src/formats/gguf-write.ts";
+import { ggufTokenizer } from "../src/node/carry-tokenizer.ts";
 import { mayHang, nestsRepetitions } from "../src/regular-expression.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { buildGguf, numbers, strings } from "./gguf-builder.ts";
@@ -102,6 +106,21 @@ describe.each([
     const gguf = await open(fields);
     expect((await open(copiedVocabulary(gguf))).metadata).toEqual(gguf.metadata);
   });
+});
+
+it("a GGUF file gets the default of several chat templates", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "sidenet-vocabulary-"));
+  try {
+    const { tokenizer, config } = tokenizerFilesFromGguf(await open(byteLevel("gpt-2")));
+    const chat_template = ["tools", "default"].map((name) => ({ name, template: `the ${name} one` }));
+    await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+    await writeFile(join(folder, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template }));
+    const files = { origin: { kind: "folder", folder } } as const;
+    const { fields } = await ggufTokenizer(files, { ...MODEL, vocabSize: BYTES.length });
+    expect(fields["tokenizer.chat_template"]).toEqual({ type: "string", value: "the default one" });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });
 
 it("a tokenizer that a GGUF file cannot say is refused, not approximated", async () => {

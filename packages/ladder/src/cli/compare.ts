@@ -1,15 +1,22 @@
 /** `sidenet compare`: several methods with the same data and seed, or planned side by side. */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import { writeJsonFile } from "../node/json-file.ts";
 import { makeFolder } from "../node/make-folder.ts";
-import { writeReport } from "../node/report.ts";
+import { RESULTS, writeReport } from "../node/report.ts";
 import { readRunFile } from "../node/run/run-folder.ts";
 import { lockRunFolder } from "../node/run/run-lock.ts";
 import { type TrainRunEvents, type TrainSummary, trainRun } from "../node/train-run.ts";
 import { addConfigOptions } from "./config-options.ts";
-import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
+import {
+  addFieldOptions,
+  type FieldFlags,
+  fieldMapping,
+  heldOutOption,
+  weightedFile,
+} from "./data-options.ts";
 import { withDevice } from "./device.ts";
 import { addMemoryOptions, addSizeOptions } from "./method-options.ts";
 import { listOf, positiveInteger, positiveNumber } from "./options.ts";
@@ -32,6 +39,7 @@ interface CompareOptions extends PlanFlags, FieldFlags {
   readonly maxLength?: number;
   readonly heldOut: number;
   readonly learningRate?: number;
+  readonly overwrite: boolean;
 }
 
 const DEFAULT_METHODS = ["ladder", "xladder", "qlora", "qlora+checkpointing", "lora"];
@@ -42,7 +50,7 @@ With --data each method trains on the same records in the same order, from the s
 held-out records; each writes its adapter and metrics to a folder of its own in --output, beside results.json. A method that
 runs out of memory or diverges is left out, and the exit code is 1; Ctrl-C ends after the current step. Without
 --data, or with --device meta, the steps are planned and nothing but a config.json is read. Methods may have suffixes,
-as in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %.
+as in sidenet plan. An xLadder has as many parameters as the Ladder, within 1 %, unless --side-width is given.
 
 Examples:
   $ npx sidenet compare --model SmolLM2-135M-Instruct.Q4_1.gguf --data train.jsonl --output out/compare --steps 50
@@ -58,8 +66,9 @@ export function defineCompare(program: Command, session: Session): void {
       `methods to compare (default: ${DEFAULT_METHODS.join(",")})`,
       listOf(parseVariant),
     )
-    .option("--data <file...>", "data files to train on; without them the methods are only planned")
+    .option("--data <file...>", "data files, as for train; without them the methods are only planned")
     .option("--output <dir>", "folder for results.json, adapters and metrics; needed with --data")
+    .option("--overwrite", "replace the comparison that --output holds", false)
     .option(
       "--context <n...>",
       `planned: tokens per row (default: ${DEFAULT_CONTEXTS.join(" ")})`,
@@ -68,12 +77,7 @@ export function defineCompare(program: Command, session: Session): void {
     .option("--steps <n>", "training steps of each method", positiveInteger, 50)
     .option("--batch-size <n>", "records per step (default: 4; planned: 1)", positiveInteger)
     .option("--max-length <n>", "truncate records to this many tokens", positiveInteger)
-    .option(
-      "--held-out <n>",
-      "records held out for evaluation, from the end of the data",
-      positiveInteger,
-      16,
-    )
+    .addOption(heldOutOption())
     .option(
       "--learning-rate <x>",
       "peak learning rate of all methods (default: by method and model)",
@@ -91,17 +95,35 @@ async function compare(report: Report, options: CompareOptions): Promise<Outcome
   if (!planned && options.output === undefined) {
     throw new SidenetError("C-USAGE", "--data needs --output, a folder for adapters and results.");
   }
-  if (options.output !== undefined && (await readRunFile(options.output)) !== null) {
-    throw new SidenetError(
-      "L-RUN-EXISTS",
-      `${options.output} is the folder of a training run. Choose another --output for the comparison.`,
-    );
-  }
+  if (options.output !== undefined) await refuseExisting(options.output, variants, options.overwrite);
   const unlock = planned ? null : await lockRunFolder(options.output!); // two comparisons would mix their results
   try {
     return await compareAndWrite(report, options, variants, planned);
   } finally {
     await unlock?.();
+  }
+}
+
+/**
+ * Throws `L-RUN-EXISTS` for the folder of a training run, and unless `overwrite` is set for one that holds a comparison, or runs
+ * of these methods: now, and not after the methods before them.
+ */
+async function refuseExisting(
+  output: string,
+  variants: readonly Variant[],
+  overwrite: boolean,
+): Promise<void> {
+  const refuse = (text: string): never => {
+    throw new SidenetError("L-RUN-EXISTS", text);
+  };
+  if ((await readRunFile(output)) !== null)
+    refuse(`${output} is the folder of a training run. Choose another --output for the comparison.`);
+  if (overwrite) return;
+  const cure = "Choose another --output, or replace it with --overwrite.";
+  if (existsSync(join(output, RESULTS))) refuse(`${output} holds a comparison already. ${cure}`);
+  for (const { name } of variants) {
+    const folder = join(output, name);
+    if ((await readRunFile(folder)) !== null) refuse(`${folder} holds a training run already. ${cure}`);
   }
 }
 
@@ -118,7 +140,7 @@ async function compareAndWrite(
   let page = "";
   if (options.output !== undefined) {
     await makeFolder(options.output);
-    await writeJsonFile(join(options.output, "results.json"), outcome.json);
+    await writeJsonFile(join(options.output, RESULTS), outcome.json);
     if (!planned) page = `\nreport: ${await writeReport(options.output)}`;
   }
   report.print(text + page);
@@ -223,7 +245,7 @@ async function runVariant(
 ): Promise<TrainSummary> {
   const { model, data = [], output = "", steps, batchSize = RUN_BATCH, seed, heldOut } = options;
   const { method, storage, memory } = settingsOf(variant, options, device);
-  const { maxLength = null, learningRate = null } = options;
+  const { maxLength = null, learningRate = null, overwrite } = options;
   const optimization = {
     warmupSteps: Math.min(5, steps),
     schedule: "cosine",
@@ -231,11 +253,16 @@ async function runVariant(
     maxGradNorm: 1,
   } as const;
   const run = {
-    ...{ model, data, fields: fieldMapping(options), outputDir: join(output, variant.name) },
+    ...{
+      model,
+      data: data.map(weightedFile),
+      fields: fieldMapping(options),
+      outputDir: join(output, variant.name),
+    },
     ...{ method, storage, memory, steps, batchSize, heldOut, seed, maxLength, learningRate },
     ...optimization,
     sampleTokens: 0,
-    existing: "overwrite" as const, // as results.json is
+    existing: overwrite ? ("overwrite" as const) : ("refuse" as const),
     settings: {
       ...{ method: variant.name, steps, "batch-size": batchSize, seed, "held-out": heldOut },
       ...{ "max-length": maxLength, "learning-rate": learningRate, schedule: optimization.schedule },

@@ -5,6 +5,7 @@ import { type Command, Option } from "commander";
 import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/records.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
 import type { WeightedFile } from "../node/run/train-run-options.ts";
+import { countOrShare } from "./options.ts";
 
 export const mapOption = (): Option =>
   new Option("--map <field=name...>", "names of the fields in the data, such as question=problem");
@@ -55,6 +56,14 @@ export function fieldMapping({ text, prompt, completion, map }: FieldFlags): Fie
   if (text !== undefined) return { text };
   return prompt !== undefined && completion !== undefined ? { prompt, completion } : {};
 }
+
+export const heldOutOption = (): Option =>
+  new Option(
+    "--held-out <n>",
+    "records held out for evaluation, from the end of the data; below 1: a random fraction",
+  )
+    .argParser(countOrShare)
+    .default(16);
 
 /** "a.jsonl:2.5" is a file and its weight, unless a file has that very name. */
 export function weightedFile(text: string): WeightedFile {

@@ -4,6 +4,7 @@ import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import { readText } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
+import { startId } from "../text/tokenizer.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { showLoading } from "./download-progress.ts";
@@ -83,7 +84,8 @@ function idsOf(
 ): number[] {
   if (template === "plain") {
     if (system !== undefined) throw new SidenetError("C-USAGE", "--system needs --template chat.");
-    return tokenizer.encode(prompt);
+    const ids = tokenizer.encode(prompt);
+    return ids.length > 0 ? ids : [startId(tokenizer)]; // a text from nothing
   }
   const chat = tokenizer.chatTemplate();
   if (chat === null) {

@@ -11,6 +11,7 @@ import {
   addQuestionSettings,
   type FieldFlags,
   fieldMapping,
+  heldOutOption,
   type QuestionFlags,
   weightedFile,
 } from "./data-options.ts";
@@ -30,13 +31,7 @@ import {
   type WeightChoice,
   weightDType,
 } from "./method-options.ts";
-import {
-  countOrShare,
-  nonNegativeInteger,
-  numberWithin,
-  positiveInteger,
-  positiveNumber,
-} from "./options.ts";
+import { nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
 import { EXIT, type Outcome, type Session } from "./session.ts";
 import { applySettings, checkSettings, currentSettings, type Settings } from "./settings.ts";
 import { stopOnSignals } from "./signals.ts";
@@ -144,12 +139,7 @@ export function addTrainSettings(command: Command): Command {
       positiveInteger,
     )
     .option("--bucket-by-length", "batch records of similar lengths, so that there is less padding", false)
-    .option(
-      "--held-out <n>",
-      "records held out for evaluation, from the end of the data; below 1: a random fraction",
-      countOrShare,
-      16,
-    )
+    .addOption(heldOutOption())
     .option("--learning-rate <x>", "peak learning rate (default: by method and model)", positiveNumber)
     .option("--warmup-steps <n>", "steps of linear warmup", nonNegativeInteger, 5)
     .addOption(
@@ -204,7 +194,7 @@ function addWatchingSettings(command: Command): void {
 /** Settings that fix which records a step gets, and what is trained: with others, a resumed run would be another run. */
 const FIXED = [
   ...["method", "batch-size", "seed", "held-out", "eval-data", "pack-length", "bucket-by-length"],
-  ...["task", "template", "chat-template", "map"],
+  ...["task", "template", "chat-template", "map", "text", "prompt", "completion"],
   ...["reduction", "side-width", "layers", "rungs-at", "delta", "fusion", "initial-rung", "rung-norm"],
   ...["rank", "alpha", "rslora", "lora-layers", "targets"],
 ];

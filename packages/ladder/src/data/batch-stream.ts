@@ -43,7 +43,6 @@ export interface BatchStreamOptions {
   /** Rows of a batch. */
   readonly batchSize: number;
   readonly seed: number;
-  readonly padId: number;
   /** Rows are not padded beyond this length. */
   readonly maxLength: number;
   /** Rows are padded to a multiple of this. Default 32. */
@@ -136,9 +135,9 @@ export class BatchStream {
       this.#position = { window: window + 1, batch: 0 };
       this.#batches = null;
     }
-    const { padId, maxLength, padMultiple = LENGTH_MULTIPLE } = this.#options;
+    const { maxLength, padMultiple = LENGTH_MULTIPLE } = this.#options;
     return {
-      batch: makeBatch(rows, padId, maxLength, padMultiple),
+      batch: makeBatch(rows, maxLength, padMultiple),
       sources: rows.map((row) => row.source),
     };
   }

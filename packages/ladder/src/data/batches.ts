@@ -24,10 +24,12 @@ export function joinRecords(records: readonly TokenRecord[]): TokenRecord {
   };
 }
 
-/** A batch of rows, padded on the right to one length; padding is masked and not scored. Throws `L-DATA` without a row. */
+/**
+ * A batch of rows, padded on the right to one length with token 0, whatever the model's padding token: padding is masked and not
+ * scored. Throws `L-DATA` without a row.
+ */
 export function makeBatch(
   rows: readonly TokenRecord[],
-  padId: number,
   maxLength: number,
   multiple = LENGTH_MULTIPLE,
 ): LabeledBatch {
@@ -36,7 +38,7 @@ export function makeBatch(
   const longest = Math.max(...rows.map((row) => row.inputIds.length));
   const length = Math.min(Math.ceil(longest / multiple) * multiple, Math.max(longest, maxLength));
   const size = rows.length * length;
-  const inputIds = new Int32Array(size).fill(padId);
+  const inputIds = new Int32Array(size);
   const labels = new Int32Array(size).fill(-100);
   const attentionMask = new Uint8Array(size);
   const packed = rows.some((row) => row.segments !== undefined);
@@ -56,12 +58,11 @@ export function makeBatch(
 export function inBatches(
   records: readonly TokenRecord[],
   batchSize: number,
-  padId: number,
   maxLength: number,
 ): LabeledBatch[] {
   const batches: LabeledBatch[] = [];
   for (let i = 0; i < records.length; i += batchSize) {
-    batches.push(makeBatch(records.slice(i, i + batchSize), padId, maxLength));
+    batches.push(makeBatch(records.slice(i, i + batchSize), maxLength));
   }
   return batches;
 }

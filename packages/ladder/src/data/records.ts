@@ -1,7 +1,13 @@
 /** Records of text data, and their encoding as tokens with labels. */
 import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
-import { type ChatMessage, type ChatTemplate, messageSchema, type TextPiece } from "../text/chat-template.ts";
+import {
+  type ChatMessage,
+  type ChatTemplate,
+  messageSchema,
+  type TextPiece,
+  type Tool,
+} from "../text/chat-template.ts";
 import type { EncodingOptions, Tokenizer } from "../text/tokenizer.ts";
 
 /** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
@@ -15,6 +21,7 @@ export const RECORD_FIELDS = [
   "prompt",
   "completion",
   "messages",
+  "tools",
   "context",
   "question",
   "choices",
@@ -26,8 +33,8 @@ export const RECORD_FIELDS = [
 /** The name of a field that `--map` takes. */
 export type RecordField = (typeof RECORD_FIELDS)[number];
 
-/** A list, or its JSON as a text, which is what a cell of a table has. */
-const listOf = <Item extends z.ZodType>(item: Item) =>
+/** A value, or its JSON as a text, which is what a cell of a table has. */
+const orJson = <Schema extends z.ZodType>(schema: Schema) =>
   z.preprocess((value) => {
     if (typeof value !== "string") return value;
     try {
@@ -35,14 +42,18 @@ const listOf = <Item extends z.ZodType>(item: Item) =>
     } catch {
       return value;
     }
-  }, z.array(item).min(1));
+  }, schema);
+const listOf = <Item extends z.ZodType>(item: Item) => orJson(z.array(item).min(1));
 
 /** A plain text, of which every token is learned. */
-const plainSchema = z.looseObject({ text });
+const plainSchema = z.object({ text });
 /** A prompt and its completion, which is learned. */
-const pairSchema = z.looseObject({ prompt: text, completion: text });
-/** A conversation, of which the assistant's turns are learned. */
-const chatSchema = z.looseObject({ messages: listOf(messageSchema) });
+const pairSchema = z.object({ prompt: text, completion: text });
+/** A conversation, of which the assistant's turns are learned, and the tools that it may call. */
+const chatSchema = z.object({
+  messages: listOf(messageSchema),
+  tools: orJson(z.array(z.record(z.string(), z.unknown())).nullish()),
+});
 /** The index of a choice, as a number, as digits, or as a letter. */
 const labelSchema = z.union([
   z.int().nonnegative(),
@@ -53,35 +64,35 @@ const labelSchema = z.union([
 ]);
 /** A question with choices, of which the right one is learned. */
 const choiceSchema = z
-  .looseObject({
-    context: text.optional(),
+  .object({
+    context: text.nullish(),
     question: text,
     choices: listOf(text),
     label: labelSchema,
   })
   .refine(({ choices, label }) => label < choices.length, { message: "label is not an index into choices" });
 
-/** The kinds of record. A value that fits several is of the first of them. */
+/** The kinds of record. A value that fits several is of the first of them, and keeps the fields of that one only. */
 const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
 /** A record: a text, a prompt and its completion, a conversation, or a question with choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
 
-const isChoice = (record: TextRecord): record is ChoiceRecord =>
-  "choices" in record && "question" in record && !("messages" in record) && !("completion" in record);
-
-/** Whether a record is a plain text. */
-const isPlain = (record: TextRecord): boolean =>
-  !("messages" in record) && !("completion" in record && "prompt" in record) && !isChoice(record);
-
 /** The type of each field, and its description for error messages. */
 const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
-  ["messages", chatSchema.shape.messages, 'a list of {"role": "...", "content": "..."}, each a text'],
+  [
+    "messages",
+    chatSchema.shape.messages,
+    'a list of {"role": "...", "content": "..."}, each a text; only beside "tool_calls" the content may be missing',
+  ],
+  ["tools", chatSchema.shape.tools, "a list of objects, each of which describes a tool"],
   ["text", text, "a text"],
   ["prompt", text, "a text"],
   ["completion", text, "a text"],
   ["label", labelSchema, "the index of one of its choices, or its letter"],
 ];
+/** What may be the turns of a conversation. */
+const turnsSchema = listOf(z.record(z.string(), z.unknown()));
 /** Usual names of the field that is learned. */
 const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 
@@ -105,6 +116,9 @@ function cureFor(value: unknown): string {
   const [first, second] = [asked[0], answer]
     .filter((name) => name !== undefined)
     .map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
+  const turns = Object.keys(fields).find((name) => turnsSchema.safeParse(fields[name]).success);
+  if (turns !== undefined && second === undefined)
+    return `Map its turns with --map messages=${turns}; each needs the fields role and content.`;
   if (first === undefined) return "Map other fields with --text, or --prompt and --completion, or --map.";
   if (second === undefined && first === "prompt") return 'Its "completion" is missing.';
   const flags = second === undefined ? `--text ${first}` : `--prompt ${first} --completion ${second}`;
@@ -126,7 +140,7 @@ export function describeFields(value: unknown): string {
 const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
   ["text"],
   ["prompt", "completion"],
-  ["messages"],
+  ["messages", "tools"],
   ["context", "question", "choices", "label"],
   ["question", "answer"],
   ["question", "solution", "label", "first_error_step"],
@@ -211,7 +225,7 @@ export const encodingBy = (
 });
 
 /** The text of a question, with its context. */
-export const questionText = ({ context, question }: { context?: string | undefined; question: string }) =>
+export const questionText = ({ context, question }: Pick<ChoiceRecord, "context" | "question">) =>
   `${context ? `${context}\n` : ""}Question: ${question}`;
 
 /** Ends a question in plain text; the answer follows after a space. */
@@ -234,8 +248,8 @@ function templateOf({ chat }: EncodeOptions, source: Source): ChatTemplate {
 }
 
 function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): Piecewise {
-  const conversation = (messages: readonly ChatMessage[]): Piecewise => ({
-    pieces: templateOf(options, source).pieces(messages),
+  const conversation = (messages: readonly ChatMessage[], tools?: readonly Tool[] | null): Piecewise => ({
+    pieces: templateOf(options, source).pieces(messages, tools),
     framed: true,
   });
   const pair = (prompt: string, completion: string): Piecewise => ({
@@ -251,16 +265,16 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
       { role: "assistant", content: assistant },
     ]);
   const { asChat = false } = options;
-  if ("messages" in record) return conversation((record as z.infer<typeof chatSchema>).messages);
-  if ("completion" in record && "prompt" in record) {
-    const { prompt, completion } = record as z.infer<typeof pairSchema>;
+  if ("messages" in record) return conversation(record.messages, record.tools);
+  if ("completion" in record) {
+    const { prompt, completion } = record;
     return asChat ? turns(prompt, completion) : pair(prompt, completion);
   }
-  if (isChoice(record)) {
+  if ("choices" in record) {
     const [question, answer] = [questionText(record), record.choices[record.label]];
     return asChat ? turns(question, answer) : pair(question + ANSWER, ` ${answer}`);
   }
-  return { pieces: [{ text: (record as { text: string }).text, learned: true }], framed: false };
+  return { pieces: [{ text: record.text, learned: true }], framed: false };
 }
 
 /** Ids and labels of the pieces. Each piece is encoded by itself, so that no token spans two pieces. */
@@ -311,11 +325,12 @@ export function encodeRecord(
   // The first token has nothing before it, so its label is never scored.
   const learnedFrom = labels.findIndex((label, i) => i > 0 && label !== -100);
   if (learnedFrom < 0 || learnedFrom >= maxLength) {
-    const all = learnedFrom < 0 ? inputIds.length : learnedFrom;
     throw new SidenetError(
       "L-NOTHING-TO-LEARN",
-      `${source}: its first ${maxLength} tokens have nothing to learn (${all} tokens come before the first label). ` +
-        "Raise --max-length or remove the record.",
+      learnedFrom < 0
+        ? `${source}: it has nothing to learn after its first token. Remove the record.`
+        : `${source}: its first ${maxLength} tokens have nothing to learn: the first label is that of token ${learnedFrom + 1}. ` +
+            "Raise --max-length or remove the record.",
     );
   }
   return { inputIds: inputIds.slice(0, maxLength), labels: labels.slice(0, maxLength), source };
@@ -331,7 +346,8 @@ export function encodeWindows(
   encoder: Encoder,
   options: EncodeOptions,
 ): TokenRecord[] {
-  if (!isPlain(record)) return [encodeRecord(record, source, encoder, options)];
+  const isPlain = !("messages" in record || "completion" in record || "choices" in record);
+  if (!isPlain) return [encodeRecord(record, source, encoder, options)];
   const { maxLength } = options;
   const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
   const windows: TokenRecord[] = [];

@@ -77,7 +77,7 @@ export async function scoreWindows(
   const scores: WindowScore[][] = adapters.map(() => []);
   const longest = Math.max(...windows.map((window) => window.inputIds.length));
   let done = 0;
-  for (const batch of inBatches(windows, batchSize, 0, longest)) {
+  for (const batch of inBatches(windows, batchSize, longest)) {
     const found: WindowScore[][] = [];
     for (const pass of sharedPasses(adapters)) found.push(...(await scoreBatch(decoder, pass, batch)));
     for (const [a, own] of found.entries()) {

@@ -4,7 +4,7 @@ import type { Source } from "../data/records.ts";
 import { contextLimit } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
-import { type Tokenizer, turnEndId } from "../text/tokenizer.ts";
+import { startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
 import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";
 
@@ -23,16 +23,6 @@ function templateOf(tokenizer: Tokenizer): ChatTemplate {
   throw new SidenetError(
     "L-CHAT-TEMPLATE",
     "the model has no chat template. Give one with --chat-template, or ask with --template plain.",
-  );
-}
-
-/** The token that a text starts from where nothing is before it. */
-function startId(tokenizer: Tokenizer): number {
-  const id = tokenizer.bosId ?? tokenizer.eosIds[0];
-  if (id !== undefined) return id;
-  throw new SidenetError(
-    "L-PROMPT",
-    "the first token of a text is predicted from nothing: this model has no begin-of-text.",
   );
 }
 

@@ -150,7 +150,7 @@ export const gsm8kQuestion = ({ question, final }: Gsm8kRow): NumberQuestion => 
 /** Throws `L-RECORD` for a record without choices. */
 export function choiceRow(value: unknown, source: Source): ChoiceRecord {
   const record = parseRecord(value, source);
-  if ("question" in record && "choices" in record) return record as ChoiceRecord;
+  if ("choices" in record) return record;
   throw new SidenetError(
     "L-RECORD",
     `${source}: it has no choices, but ${describeFields(value)}. Wanted question, choices and label; map other names with --map.`,

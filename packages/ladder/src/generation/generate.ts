@@ -93,8 +93,8 @@ export async function generateBatch(
 }
 
 /**
- * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no space for the new tokens, `L-OPTION` for
- * more new tokens than the context holds.
+ * Throws `L-PROMPT` for a prompt without tokens, `L-CONTEXT` for one that leaves no space for the new tokens, `L-OPTION` for a
+ * number of new tokens that is none, or more than the context holds.
  */
 export function checkPrompts(
   { config }: Decoder,
@@ -102,12 +102,12 @@ export function checkPrompts(
   { maxTokens }: Pick<GenerateOptions, "maxTokens">,
 ): void {
   if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-    throw new SidenetError("L-CONTEXT", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
+    throw new SidenetError("L-OPTION", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
   }
   if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(
       "L-PROMPT",
-      "the prompt has no tokens, and this model has no begin-of-text token to start from.",
+      "a prompt has no tokens. Give it one at least, such as the token that begins a text.",
     );
   }
   const longest = Math.max(...prompts.map((prompt) => prompt.length));

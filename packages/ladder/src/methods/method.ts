@@ -20,6 +20,7 @@ export interface MethodOptions {
   readonly ladder?: LadderOptions;
   readonly xladder?: XLadderOptions;
   readonly lora?: LoraOptions;
+  /** Of initial values and dropout, unless the options of a side network have a seed. Default 0. */
   readonly seed?: number;
 }
 
@@ -65,11 +66,14 @@ export function sideConfigOf(
   const { method, seed = 0 } = options;
   if (!hasSideNetwork(method)) return null;
   return ofOptions(() => {
-    const ladder = ladderConfig(model, baseModel, { ...options.ladder, seed });
+    const own = { seed, ...sideOptionsOf(options) };
+    if (method === "xladder" && (own.width !== undefined || own.parameters !== undefined))
+      return xladderConfig(model, baseModel, own);
+    const ladder = ladderConfig(model, baseModel, { seed, ...options.ladder });
     if (method === "ladder") return ladder;
     // As in the published comparison, it has as many parameters as the Ladder of the same reduction.
-    const parameters = options.xladder?.parameters ?? parameterCount(sideParameters(ladder, model));
-    return xladderConfig(model, baseModel, { ...sideOptionsOf(options), parameters, seed });
+    const parameters = parameterCount(sideParameters(ladder, model));
+    return xladderConfig(model, baseModel, { ...own, parameters });
   });
 }
 

@@ -7,6 +7,7 @@ import { copiedVocabulary, NO_VOCABULARY, vocabularyFields } from "../formats/gg
 import type { GgufFields } from "../formats/gguf-write.ts";
 import { CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG } from "../formats/model-files.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { chatTemplateIn } from "../text/tokenizer.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readText } from "./file-source.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
@@ -38,13 +39,14 @@ async function chatTemplate(
   names: readonly string[],
   config: unknown,
 ): Promise<string | null> {
-  if (names.includes(CHAT_TEMPLATE)) return readText(join(folder, CHAT_TEMPLATE));
-  const { chat_template: template } = config as { chat_template?: unknown };
-  return typeof template === "string" ? template : null;
+  return names.includes(CHAT_TEMPLATE) ? readText(join(folder, CHAT_TEMPLATE)) : chatTemplateIn(config);
 }
 
 /** Fields of a GGUF file. Throws `L-TOKENIZER`, and `L-TOKENIZER-KIND` where the tokenizer cannot be said there exactly. */
-export async function ggufTokenizer({ origin }: ModelFiles, config: ModelConfig): Promise<CarriedTokenizer> {
+export async function ggufTokenizer(
+  { origin }: Pick<ModelFiles, "origin">,
+  config: ModelConfig,
+): Promise<CarriedTokenizer> {
   if (origin.kind === "gguf") {
     const fields = copiedVocabulary(origin.gguf);
     return "tokenizer.ggml.tokens" in fields

@@ -32,6 +32,9 @@ export interface ReportData {
   readonly runs: readonly ReportedRun[];
 }
 
+/** What `compare` writes beside the folders of its runs. */
+export const RESULTS = "results.json";
+
 const resultsSchema = z.looseObject({
   model: z.string(),
   results: z.array(
@@ -61,10 +64,10 @@ async function readRun(folder: string, name: string): Promise<ReportedRun> {
  * or `L-RUN` for files that cannot be read.
  */
 export async function readReportData(folder: string): Promise<ReportData> {
-  const json = await readJsonFileIfExists(join(folder, "results.json"));
+  const json = await readJsonFileIfExists(join(folder, RESULTS));
   if (json !== undefined) {
     const refuse = (why: string) =>
-      new SidenetError("L-REPORT", `${join(folder, "results.json")} is not what compare writes: ${why}.`);
+      new SidenetError("L-REPORT", `${join(folder, RESULTS)} is not what compare writes: ${why}.`);
     const { model, results } = checked(resultsSchema, json, refuse);
     const runs: ReportedRun[] = [];
     for (const summary of results) {
@@ -78,7 +81,7 @@ export async function readReportData(folder: string): Promise<ReportData> {
   if (run.run === null && run.steps.length === 0) {
     throw new SidenetError(
       "L-REPORT",
-      `${folder} holds no run: there is neither run.json nor results.json. Give the --output of train or compare.`,
+      `${folder} holds no run: there is neither ${RUN_FILES.run} nor ${RESULTS}. Give the --output of train or compare.`,
     );
   }
   const method = String(run.run?.settings.method ?? run.summary?.method ?? "training");

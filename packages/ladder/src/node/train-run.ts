@@ -90,7 +90,7 @@ async function runLoaded(
   using decoder = run.decoder;
   const samples = await calibrationRecords(run, options);
   using adapter = await initializeAdapter(options.method, decoder, run.modelName, () =>
-    inBatches(samples, 1, run.padId, run.maxLength),
+    inBatches(samples, 1, run.maxLength),
   );
   using trainer = new Trainer(decoder, adapter, {
     ...options.memory,
@@ -105,7 +105,7 @@ async function runLoaded(
     run,
     trainer,
     checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
-    evalBatches: inBatches(byLength, options.batchSize, run.padId, run.maxLength),
+    evalBatches: inBatches(byLength, options.batchSize, run.maxLength),
   };
   const resumed = earlier ? await restore(parts, earlier) : null;
   const state = resumed ?? (await begin(parts));
@@ -141,15 +141,8 @@ async function keptMetrics(path: string, step: number): Promise<MetricsLine[]> {
 /** The training records from where the run is, in rows of its sizes. */
 function streamOf({ run, options }: RunParts, state: RunState): BatchStream {
   const { batchSize, seed, packLength = null, bucketByLength = false } = options;
-  const { padId, maxLength } = run;
-  const stream = new BatchStream(run.train, {
-    batchSize,
-    seed,
-    packLength,
-    bucketByLength,
-    padId,
-    maxLength,
-  });
+  const { maxLength } = run;
+  const stream = new BatchStream(run.train, { batchSize, seed, packLength, bucketByLength, maxLength });
   stream.seek(dataPositionSchema.parse(state.data));
   return stream;
 }

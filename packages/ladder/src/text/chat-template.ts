@@ -3,8 +3,10 @@ import { SidenetError } from "@sidenet/tensor";
 import { z } from "zod";
 import { jinjaTemplate } from "./jinja.ts";
 
-/** One turn of a conversation. Further fields are passed on to the template. */
-export const messageSchema = z.looseObject({ role: z.string(), content: z.string() });
+/** One turn of a conversation; one that calls tools may have no content. Further fields are passed on to the template. */
+export const messageSchema = z
+  .looseObject({ role: z.string(), content: z.string().nullish() })
+  .refine(({ content, tool_calls: calls }) => content != null || Array.isArray(calls));
 /**
  * One turn of a conversation.
  * @interface
@@ -13,6 +15,9 @@ export type ChatMessage = z.infer<typeof messageSchema>;
 
 /** Special tokens by the names that templates use, such as `bos_token`. */
 export type SpecialTokens = Readonly<Record<string, string>>;
+
+/** A tool that the assistant may call, as templates take it: an OpenAI-style description of a function. */
+export type Tool = Readonly<Record<string, unknown>>;
 
 /** A piece of a record's text. Only `learned` pieces have labels. */
 export interface TextPiece {
@@ -37,13 +42,20 @@ export class ChatTemplate {
     }
   }
 
-  /** The text of a conversation; with `addGenerationPrompt` it ends with the opening of an assistant turn. Throws `L-CHAT-TEMPLATE`. */
-  render(messages: readonly ChatMessage[], addGenerationPrompt: boolean): string {
+  /**
+   * The text of a conversation; with `addGenerationPrompt` it ends with the opening of an assistant turn. Not every template shows
+   * `tools`. Throws `L-CHAT-TEMPLATE`.
+   */
+  render(
+    messages: readonly ChatMessage[],
+    addGenerationPrompt: boolean,
+    tools: readonly Tool[] | null = null,
+  ): string {
     try {
       return this.#render({
         ...this.#special,
         messages,
-        tools: null,
+        tools,
         documents: null,
         add_generation_prompt: addGenerationPrompt,
       });
@@ -56,10 +68,10 @@ export class ChatTemplate {
    * A conversation in pieces, of which the assistant's turns are learned. Turns that the template changes when others follow,
    * as some do by removing their reasoning, are not learned, since the model would not write them so. Throws `L-CHAT-TEMPLATE`.
    */
-  pieces(messages: readonly ChatMessage[]): TextPiece[] {
+  pieces(messages: readonly ChatMessage[], tools: readonly Tool[] | null = null): TextPiece[] {
     const answers = [...messages.keys()].filter((i) => messages[i].role === "assistant");
     for (let first = 0; first === 0 || first < answers.length; first++) {
-      const pieces = this.#piecesAround(messages, answers.slice(first));
+      const pieces = this.#piecesAround(messages, tools, answers.slice(first));
       if (pieces) return pieces;
     }
     throw this.#error(
@@ -69,7 +81,11 @@ export class ChatTemplate {
   }
 
   /** The pieces with these answers learned; null if the text before or of one of them changes when turns follow. */
-  #piecesAround(messages: readonly ChatMessage[], answers: readonly number[]): TextPiece[] | null {
+  #piecesAround(
+    messages: readonly ChatMessage[],
+    tools: readonly Tool[] | null,
+    answers: readonly number[],
+  ): TextPiece[] | null {
     const pieces: TextPiece[] = [];
     let done = "";
     const add = (text: string, learned: boolean): boolean => {
@@ -79,10 +95,10 @@ export class ChatTemplate {
       return continues;
     };
     for (const i of answers) {
-      if (!add(this.render(messages.slice(0, i), true), false)) return null;
-      if (!add(this.render(messages.slice(0, i + 1), false), true)) return null;
+      if (!add(this.render(messages.slice(0, i), true, tools), false)) return null;
+      if (!add(this.render(messages.slice(0, i + 1), false, tools), true)) return null;
     }
-    return add(this.render(messages, false), false) ? pieces : null;
+    return add(this.render(messages, false, tools), false) ? pieces : null;
   }
 
   #error(problem: string, cause?: unknown): SidenetError {

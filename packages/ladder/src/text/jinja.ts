@@ -1,4 +1,4 @@
-/** Jinja as Python has it where the library that renders chat templates differs: stripping, equality, dates and line ends. */
+/** Jinja as Python has it where the library that renders chat templates differs: stripping, equality, dates, loops, line ends. */
 import { Template } from "@huggingface/jinja";
 
 /** Whether Python takes a character for whitespace: JavaScript has the byte order mark and lacks five control characters. */
@@ -105,15 +105,26 @@ function replaceCall(node: Node): void {
   }
 }
 
-function replaceCalls(part: unknown): void {
+/** Makes a loop over what is not defined, such as the `tool_calls` of a message without any, one over nothing. */
+function allowUndefined(node: Node): void {
+  if (node.type !== "For") return;
+  const iterable = node.iterable as Node;
+  const [owner, field] = iterable.type === "SelectExpression" ? [iterable, "lhs"] : [node, "iterable"]; // "for x in xs if ..."
+  const operator = { type: "Identifier", value: "or" };
+  const nothing = { type: "ArrayLiteral", value: [] };
+  owner[field] = { type: "BinaryExpression", operator, left: owner[field], right: nothing };
+}
+
+function replaceParts(part: unknown): void {
   if (typeof part !== "object" || part === null) return;
-  for (const inner of part instanceof Map ? [...part].flat() : Object.values(part)) replaceCalls(inner);
+  for (const inner of part instanceof Map ? [...part].flat() : Object.values(part)) replaceParts(inner);
   replaceCall(part as Node);
+  allowUndefined(part as Node);
 }
 
 /** Parses a template; returns the function that renders it with the values of its variables. Throws the library's errors. */
 export function jinjaTemplate(source: string): (values: Record<string, unknown>) => string {
   const template = new Template(source.replace(/\r\n?/g, "\n"));
-  replaceCalls(template.parsed);
+  replaceParts(template.parsed);
   return (values) => template.render({ ...FUNCTIONS, ...values });
 }

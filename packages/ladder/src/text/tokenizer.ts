@@ -71,6 +71,10 @@ const configSchema = z.looseObject({
 });
 type TokenizerConfig = z.infer<typeof configSchema>;
 
+/** The chat template in a parsed `tokenizer_config.json`; null where it has none. */
+export const chatTemplateIn = (config: unknown): string | null =>
+  configSchema.safeParse(config).data?.chat_template ?? null;
+
 /** A limit on ids, since the library allocates a list up to the largest one. */
 const MAX_ID = 2 ** 22;
 const tokenId = z.int().nonnegative().max(MAX_ID);
@@ -230,6 +234,16 @@ function withChat(
     chatTemplate,
     withChatTemplate: (other, otherName) => withChat(tokenizer, other, special, otherName),
   };
+}
+
+/** The token that a text starts from where nothing is before it: BOS, or the end of a text before it. Throws `L-PROMPT`. */
+export function startId({ bosId, eosIds }: Pick<Tokenizer, "bosId" | "eosIds">): number {
+  const id = bosId ?? eosIds[0];
+  if (id !== undefined) return id;
+  throw new SidenetError(
+    "L-PROMPT",
+    "there is nothing that the first token of a text could follow: the tokenizer has neither BOS nor EOS. Give a prompt.",
+  );
 }
 
 /**

@@ -90,7 +90,8 @@ export class Checkpoints {
 
   /**
    * Gives the trainer the latest checkpoint that is whole, and null where there is none at all. A damaged one is renamed, so
-   * that it is in nobody's way and nothing is lost. Throws `L-CHECKPOINT` where every one is damaged, or is of another run.
+   * that it is in nobody's way and nothing is lost. Throws `L-CHECKPOINT` where every one is damaged, or is of another run, and
+   * what reading and the device throw.
    */
   async restoreLatest(trainer: Trainer): Promise<Restored | null> {
     const damaged: string[] = [];
@@ -98,7 +99,7 @@ export class Checkpoints {
       try {
         return { state: await readInto(path, trainer, true), path, damaged };
       } catch (error) {
-        if (!(error instanceof SidenetError) || error.code === "L-CHECKPOINT") throw error;
+        if (!(error instanceof SidenetError) || error.code !== DAMAGED) throw error;
         damaged.push(error.message);
         await rename(path, `${path}.damaged`).catch(() => {}); // on a disk that cannot be written it just stays
       }
@@ -126,8 +127,9 @@ export class Checkpoints {
   }
 }
 
+const DAMAGED = "L-CHECKPOINT-DAMAGED";
 const damaged = (path: string, why: string, cause?: unknown): SidenetError =>
-  new SidenetError("L-CHECKPOINT-DAMAGED", `${path} is damaged: ${why}.`, { cause });
+  new SidenetError(DAMAGED, `${path} is damaged: ${why}.`, { cause });
 
 /** Throws `L-CHECKPOINT-DAMAGED`, or `L-CHECKPOINT` for another run's. */
 async function readInto(path: string, trainer: Trainer, withMoments: boolean): Promise<RunState> {

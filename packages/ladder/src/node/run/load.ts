@@ -24,7 +24,6 @@ export interface LoadedRun {
   readonly trainRecords: number;
   readonly heldOut: readonly TokenRecord[];
   readonly maxLength: number;
-  readonly padId: number;
   /** Closes the files of data, which are read as they are needed. */
   close(): Promise<void>;
 }
@@ -130,7 +129,6 @@ export async function loadRun(
         trainRecords: sets.reduce((sum, { length }) => sum + length, 0),
         heldOut: held.flat(),
         maxLength: encoding.maxLength,
-        padId: config.padTokenId ?? tokenizer.eosIds[0] ?? 0,
         close: data.close,
       };
     } finally {

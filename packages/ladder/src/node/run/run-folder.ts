@@ -6,6 +6,7 @@ import { z } from "zod";
 import { checked } from "../../external-input.ts";
 import { ADAPTER_FILES } from "../../methods/encode-adapter.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
+import { fileError } from "../file-source.ts";
 import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";
 import { makeFolder } from "../make-folder.ts";
 
@@ -65,7 +66,8 @@ export async function writeRunFile(folder: string, run: RunFile): Promise<void> 
 
 /**
  * Makes the folder, and makes sure that it can be written, before a model is read for minutes. Temporary files that a killed
- * process has left are removed. Throws `L-RUN-EXISTS` where it holds a run and `existing` is "refuse"; `L-FILE`, `L-DISK-FULL`.
+ * process has left are removed. Throws `L-RUN-EXISTS` where it holds a run and `existing` is "refuse"; `L-OUTPUT` where, without
+ * a run, it holds what a new one would replace, unless `existing` is "overwrite"; `L-FILE`, `L-DISK-FULL`.
  */
 export async function openRunFolder(folder: string, existing: Existing): Promise<RunFile | null> {
   await makeFolder(folder);
@@ -77,11 +79,27 @@ export async function openRunFolder(folder: string, existing: Existing): Promise
         "another --output.",
     );
   }
+  if (!run && existing !== "overwrite") await refuseForeignFiles(folder);
   await removeTemporaryFiles(folder);
   await removeTemporaryFiles(join(folder, RUN_FILES.checkpoints));
   await writeFileAtomic(join(folder, ".writable"), "");
   await rm(join(folder, ".writable"), { force: true });
   return existing === "resume" ? run : null;
+}
+
+/** Throws `L-OUTPUT` for files, such as another program's checkpoints, that `clearRunFolder` would remove. */
+async function refuseForeignFiles(folder: string): Promise<void> {
+  const names = await readdir(folder).catch((cause: unknown) => {
+    throw fileError(folder, cause);
+  });
+  const ours: readonly string[] = Object.values(RUN_FILES);
+  const lost = names.filter((name) => ours.includes(name));
+  if (lost.length === 0) return;
+  throw new SidenetError(
+    "L-OUTPUT",
+    `${folder} holds ${lost.join(", ")}, but no ${RUN_FILES.run}, so no run of sidenet: a new run would replace what is there. Choose ` +
+      "another --output, or add --overwrite.",
+  );
 }
 
 /** Removes what an earlier run has made. Only when a new one is ready to start: until then the old one is whole. */
