@@ -128,13 +128,6 @@ it("flags of LoRA reach its sites", () => {
   for (const { rank, scale } of sites) expect([rank, scale]).toEqual([4, 3]);
 });
 
-it("a target of LoRA with its full name is adapted whatever the list of layers, as in PEFT", () => {
-  const model = models.get("SmolLM2-135M")!;
-  const targets = ["model.layers.2.self_attn.q_proj", "v_proj"];
-  const sites = loraSites(loraConfig("m", { targets, layers: [1] }), model);
-  expect(sites.map(({ layer, projection }) => `${layer} ${projection}`)).toEqual(["1 v", "2 q"]);
-});
-
 it("every kind of side network trains from flags alone, and starts as its backbone", async () => {
   const device = new CpuDevice();
   const pick = new TestRandom(21);
