@@ -10,7 +10,7 @@ import {
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
 import type { TokenRecord } from "../src/data/records.ts";
 import { makeAdapter } from "../src/methods/method.ts";
-import { scoredPositions } from "../src/model/batch-loss.ts";
+import { type LabeledBatch, scoredPositions } from "../src/model/batch-loss.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
@@ -118,12 +118,12 @@ function drawRecords(random: Random, model: ModelConfig, count: number): TokenRe
 
 const METHODS = ["ladder", "xladder", "lora", "full"] as const;
 
-/** The losses of a few steps, and the loss after them. */
+/** The loss and the gradient's norm in each of a few steps, and the loss after them. */
 async function trained(
   device: Device,
   model: ModelConfig,
   method: (typeof METHODS)[number],
-  rows: readonly TokenRecord[],
+  batches: readonly LabeledBatch[],
   memory: object,
 ): Promise<number[]> {
   using decoder = randomDecoder(device, model);
@@ -133,24 +133,35 @@ async function trained(
     "tiny",
   );
   using trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-2, ...memory });
-  const batch = makeBatch(rows, 0, 64, 1);
-  const losses: number[] = [];
-  for (let step = 0; step < 3; step++) losses.push((await trainer.step(batch)).loss);
-  return [...losses, await evaluateLoss(decoder, adapter, [batch])];
+  const figures: number[] = [];
+  for (let step = 0; step < 3; step++) {
+    const { loss, gradNorm } = await trainer.step(batches);
+    figures.push(loss, gradNorm);
+  }
+  return [...figures, await evaluateLoss(decoder, adapter, batches)];
 }
 
 describe("a packed row", () => {
-  it.each(METHODS)("trains as its records do in rows of their own: %s", async (method) => {
+  it.each(METHODS)("trains as its records do in rows of their own, whole or in parts: %s", async (method) => {
     const device = new CpuDevice();
     for (let seed = 1; seed <= 2; seed++) {
       const model = { ...drawModel(new TestRandom(seed)), numHiddenLayers: 2 };
       const records = drawRecords(new Random(seed), model, 5);
-      const apart = await trained(device, model, method, records, {});
-      const rows = [joinRecords(records.slice(0, 3)), joinRecords(records.slice(3))];
-      const levers = [{}, { microBatchSize: 1 }, { gradientCheckpointing: true }, { chunkTokens: 3 }];
-      for (const memory of levers) {
-        const packed = await trained(device, model, method, rows, memory);
-        for (const [i, loss] of packed.entries()) expect(loss).toBeCloseTo(apart[i], 4);
+      const batch = (rows: readonly TokenRecord[]) => makeBatch(rows, 0, 64, 1);
+      const apart = await trained(device, model, method, [batch(records)], {});
+      const [three, two] = [joinRecords(records.slice(0, 3)), joinRecords(records.slice(3))];
+      const unscored = { ...two, labels: two.labels.map(() => -100) };
+      const levers: [rows: TokenRecord[][], memory: object][] = [
+        [[[three, two]], {}],
+        [[[three, two]], { microBatchSize: 1 }],
+        [[[three, two]], { gradientCheckpointing: true }],
+        [[[three, two]], { chunkTokens: 3 }],
+        [[[three], [two]], {}],
+        [[records.slice(0, 1), [unscored], records.slice(1)], { microBatchSize: 3 }],
+      ];
+      for (const [rows, memory] of levers) {
+        const packed = await trained(device, model, method, rows.map(batch), memory);
+        for (const [i, figure] of packed.entries()) expect(figure).toBeCloseTo(apart[i], 4);
       }
     }
   });
