@@ -1,7 +1,8 @@
-// What a training step gives its optimizer.
+// A training step: what it gives the optimizer, and when it updates.
 import { AdamW, type AdamWOptions, type Gradients, type OptimizerStep } from "@sidenet/autograd";
 import { CpuDevice, type ParamStore, type Tensor, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { Trainer, type TrainerOptions } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
@@ -61,5 +62,53 @@ describe("the optimizer of a trainer", () => {
         factor.dispose();
       }
     }
+  });
+});
+
+/** The values of every parameter of an adapter. */
+async function valuesOf({ parameters }: Adapter): Promise<Record<string, number[]>> {
+  const values: Record<string, number[]> = {};
+  for (const [name, parameter] of parameters) values[name] = Array.from(await parameter.read());
+  return values;
+}
+
+describe("a step", () => {
+  const schedule = { learningRate: (step: number) => [0.1, 0.01, 0.2][step] };
+
+  it("is the same update whether its loss is waited for or not", async () => {
+    using decoder = randomDecoder(new CpuDevice(), model);
+    const after: object[] = [];
+    for (const waits of [true, false]) {
+      using adapter = makeAdapter({ method: "lora", lora: { rank: 2 } }, decoder, "tiny");
+      using trainer = new Trainer(decoder, adapter, schedule);
+      const figures: number[] = [];
+      for (let step = 0; step < 3; step++) {
+        if (waits) {
+          const { loss, gradNorm, tokens } = await trainer.step([batch, batch]);
+          figures.push(loss, gradNorm);
+          expect(tokens).toBe(2 * batch.batchSize * batch.length);
+        } else {
+          const { loss, norm } = trainer.dispatchStep([batch, batch]);
+          figures.push(await loss.item(), await norm.item());
+          loss.dispose();
+          norm.dispose();
+        }
+      }
+      after.push({ figures, values: await valuesOf(adapter), ...trainer.counters });
+    }
+    expect(after[1]).toEqual(after[0]);
+  });
+
+  it("updates nothing where a gradient is past all numbers though the loss is not", async () => {
+    using decoder = randomDecoder(new CpuDevice(), model);
+    using adapter = makeAdapter({ method: "lora", lora: { rank: 2 } }, decoder, "tiny");
+    const [[, a]] = adapter.parameters;
+    adapter.parameters.device.assign(a, new Float32Array(a.size).fill(1e30)); // B is 0, but not its gradient
+    using trainer = new Trainer(decoder, adapter, schedule);
+    const before = await valuesOf(adapter);
+    const { loss, gradNorm, updated } = await trainer.step(batch);
+    expect([Number.isFinite(loss), Number.isFinite(gradNorm), updated]).toEqual([true, false, false]);
+    expect(await valuesOf(adapter)).toEqual(before);
+    expect(trainer.counters).toEqual({ step: 1, passes: 1, updates: 0 });
   });
 });
