@@ -1,7 +1,7 @@
 // LoRA: which layers it adapts, by the rules of PEFT, and when its dropout draws.
 import { CpuDevice, type Device, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { loraSites, parseLoraConfig, peftConfigJson } from "../src/methods/lora-config.ts";
+import { loraConfig, loraSites, parseLoraConfig, peftConfigJson } from "../src/methods/lora-config.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
@@ -67,6 +67,15 @@ describe("an adapter_config.json of PEFT", () => {
       [4, 12 / 2],
       [8, 12 / Math.sqrt(8)],
     ]);
+  });
+
+  it("is, without options, of rank 16 and scale 2 over all linear layers of the model that it names", () => {
+    const plain = loraConfig("a/model");
+    expect(plain.base_model_name_or_path).toBe("a/model");
+    const sites = loraSites(plain, model);
+    expect(sites.length).toBe(3 * 7);
+    for (const { rank, scale } of sites) expect([rank, scale]).toEqual([16, 2]);
+    expect(loraSites(loraConfig("m", { rank: 4 }), model)[0].scale).toBe(2);
   });
 
   it("with a feature that changes the mathematics is refused by its name, and read where the feature is off", () => {

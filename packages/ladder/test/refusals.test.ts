@@ -128,6 +128,12 @@ describe("LoRA is refused", () => {
     ["with alpha 0", sites({ alpha: 0 }), /lora_alpha: Too small/],
     ["with dropout of everything", sites({ dropout: 1 }), /lora_dropout/],
     ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is not a linear layer/],
+    [
+      "for a layer that is no linear one beside one that is",
+      sites({ targets: ["q_proj", "lm_head"] }),
+      /"lm_head" is not a linear layer/,
+    ],
+    ["for no layer", sites({ targets: [] }), /\[\] leaves nothing to train/],
     ["for a block past the last", sites({ layers: [8] }), /layer 8 is past the last of 8/],
     ["for no block", sites({ layers: [] }), /no block is named/],
     // JavaScript would read {,1} and \Z as text, and the layer would silently have another alpha than in PEFT.
@@ -135,6 +141,11 @@ describe("LoRA is refused", () => {
       "with an expression that only Python reads so",
       sites({ alphaPattern: { "layers\\.\\d{,1}\\.self_attn\\.q_proj": 4 } }),
       /alpha_pattern: .* is not a regular expression/,
+    ],
+    [
+      "with an expression that may never end",
+      sites({ rankPattern: { "(a+)+": 4 } }),
+      /rank_pattern: .* may never end/,
     ],
     ["with an escape that only Python knows", sites({ alphaPattern: { "q_proj\\Z": 4 } }), /alpha_pattern: /],
   ];
