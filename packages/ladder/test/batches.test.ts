@@ -8,6 +8,7 @@ import {
   inMemory,
 } from "../src/data/batch-stream.ts";
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
+import { mixture } from "../src/data/mixture.ts";
 import type { TokenRecord } from "../src/data/records.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { type LabeledBatch, scoredPositions } from "../src/model/batch-loss.ts";
@@ -265,5 +266,54 @@ describe("the order of training", () => {
     stream.seek({ window: 0, batch: 9 });
     await expect(stream.next()).rejects.toThrow(/L-RESUME.*batch 9 of data window 0/);
     expect(() => open({ count: 0, batchSize: 2, seed: 0 })).toThrow(/L-DATA/);
+  });
+});
+
+describe("several data sets of different weights", () => {
+  /** How often each record of an epoch comes, by the set that it is of. */
+  const timesOf = async (lengths: readonly number[], weights: readonly number[]): Promise<number[][]> => {
+    const sets = lengths.map((length, s) =>
+      inMemory(Array.from({ length }, (_, i) => ({ inputIds: [s, i], labels: [s, i], source: "x" }))),
+    );
+    const epoch = mixture(sets, weights);
+    const times = lengths.map((length) => Array<number>(length).fill(0));
+    for (let i = 0; i < epoch.length; i++) {
+      const [set, record] = (await epoch.get(i)).inputIds;
+      times[set][record]++;
+    }
+    return times;
+  };
+
+  it("give every record of a set equally often in an epoch, in the ratio of the weights", async () => {
+    expect(await timesOf([2, 3], [1, 2.5])).toEqual([
+      [2, 2],
+      [5, 5, 5],
+    ]);
+    expect(await timesOf([1, 2, 1], [0.5, 0.5, 1.5])).toEqual([[1], [1, 1], [3]]);
+    const sets = fc.array(
+      fc.tuple(fc.integer({ min: 1, max: 4 }), fc.double({ min: 0.2, max: 9, noNaN: true })),
+      {
+        minLength: 1,
+        maxLength: 4,
+      },
+    );
+    await fc.assert(
+      fc.asyncProperty(sets, async (drawn) => {
+        const weights = drawn.map(([, weight]) => weight);
+        const times = await timesOf(
+          drawn.map(([length]) => length),
+          weights,
+        );
+        for (const set of times) expect(new Set(set).size).toBe(1);
+        const least = weights.indexOf(Math.min(...weights));
+        for (const [i, [first]] of times.entries()) {
+          // At most 20 times the rarest record, so a ratio is rounded by half a twentieth at most.
+          expect(times[least][0]).toBeLessThanOrEqual(20);
+          expect(Math.abs(first / times[least][0] / (weights[i] / weights[least]) - 1)).toBeLessThanOrEqual(
+            0.0251,
+          );
+        }
+      }),
+    );
   });
 });

@@ -1,6 +1,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { contextLimit, parseModelConfig } from "../src/model/config.ts";
+import { ropeFrequencies } from "../src/model/rope-tables.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],
@@ -314,5 +315,33 @@ describe("a config that is refused", () => {
       attention_multiplier: null,
     };
     expect(parseModelConfig({ ...llama, ...neutral })).toEqual(parseModelConfig(llama));
+  });
+});
+
+describe("rope's frequencies", () => {
+  it("fall from 1 by equal ratios, and linear scaling divides all of them", () => {
+    expect([...ropeFrequencies({ theta: 10000, scaling: null }, 8)]).toEqual([
+      1,
+      ...[0.1, 0.01, 0.001].map((f) => expect.closeTo(f, 12)),
+    ]);
+    const scaling = { type: "linear", factor: 4 } as const;
+    expect(ropeFrequencies({ theta: 10000, scaling }, 8)[2]).toBeCloseTo(0.01 / 4, 12);
+  });
+
+  it("scaled as for Llama 3 stay for short waves, are divided for long ones, and go over between them", () => {
+    const scaling = {
+      ...{ type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4 },
+      originalMaxPositionEmbeddings: 8192,
+    } as const;
+    /** What becomes of the frequency of a wave of which `waves` fit into the 8192 tokens of pretraining. */
+    const change = (waves: number): number => {
+      const f = (2 * Math.PI * waves) / 8192;
+      return ropeFrequencies({ theta: f ** -2, scaling }, 4)[1] / f; // of two frequencies, 1 and 1 / √theta
+    };
+    for (const waves of [4.0001, 5, 100]) expect(change(waves), `${waves}`).toBe(1);
+    for (const waves of [0.9999, 0.5, 0.01]) expect(change(waves), `${waves}`).toBeCloseTo(1 / 8, 12);
+    expect(change(2.5)).toBeCloseTo((1 + 1 / 8) / 2, 9); // half way between 1 and 4 waves
+    expect(change(3.9999)).toBeCloseTo(1, 3);
+    expect(change(1.0001)).toBeCloseTo(1 / 8, 3);
   });
 });

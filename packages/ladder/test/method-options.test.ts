@@ -31,7 +31,7 @@ function optionsOf(method: Method, line: string) {
 const sideOf = (method: "ladder" | "xladder", line: string, model = models.get("SmolLM2-135M")!) =>
   sideConfigOf(optionsOf(method, line), model, "m")!;
 
-describe("an xLadder has as many parameters as the Ladder of the same reduction, within 1 %,", () => {
+describe("an xLadder has as many parameters as the Ladder of the same reduction, within 1 %, and the backbone's form,", () => {
   it.each([...models])("beside %s, at every reduction and δ", (_name, model) => {
     const L = model.numHiddenLayers;
     for (const reduction of [4, 8, 16]) {
@@ -45,6 +45,9 @@ describe("an xLadder has as many parameters as the Ladder of the same reduction,
         expect(config.rungs).toEqual(Array.from({ length: delta }, (_, k) => L - delta + k));
         expect(sideDepth(config, model)).toBe(L + delta);
         expect(config.hidden_size).toBe(config.num_attention_heads * config.head_dim);
+        const form = config.intermediate_size / config.hidden_size;
+        expect(Math.abs(form / (model.intermediateSize / model.hiddenSize) - 1)).toBeLessThan(0.13);
+        if (reduction < 16) expect(config.intermediate_size % 8).toBe(0); // a smaller one needs finer steps
       }
     }
   });
@@ -76,6 +79,11 @@ describe("flags of side networks", () => {
       rung_norm: true,
       init: "random",
     });
+    expect(sideOf("ladder", "").rungs).toEqual(Array.from({ length: 15 }, (_, k) => 2 * (k + 1)));
+    expect(sideOf("xladder", "")).toMatchObject({
+      rungs: [23, 24, 25, 26, 27, 28, 29],
+      num_hidden_layers: 14,
+    });
     expect(
       sideOf("ladder", "--fusion gate --initial-rung --no-rung-norm --init pruned --seed 7"),
     ).toMatchObject({
@@ -87,6 +95,7 @@ describe("flags of side networks", () => {
     });
     expect(sideOf("ladder", "--rungs-at 3 9 30")).toMatchObject({ rungs: [3, 9, 30], num_hidden_layers: 3 });
     expect(sideOf("ladder", "--rungs-at 3 9 30 --layers 5").num_hidden_layers).toBe(5);
+    expect(sideOf("ladder", "--reduction 1")).toMatchObject({ hidden_size: 576, intermediate_size: 1536 });
     expect(sideOf("ladder", "--side-width 96 --layers 4")).toMatchObject({
       hidden_size: 96,
       num_hidden_layers: 4,

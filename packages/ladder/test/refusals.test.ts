@@ -51,7 +51,13 @@ describe("a side network is refused", () => {
     ["with descending rungs", ladder({ rungs: [4, 2] }), /rungs\[1\] = 2 comes after 4/],
     ["with more rungs than layers", ladder({ rungs: [1, 2, 3], layers: 2 }), /3 rungs are more than .* 2/],
     ["with no rung at all", ladder({ rungs: [], layers: 2 }), /without rungs has no input/],
-    ["with a width that its heads do not divide", ladder({ width: 26 }), /26 does not divide into 3 heads/],
+    ["with no width", ladder({ width: 0 }), /side width 0 is not a whole number from 1 to 48/],
+    ["with more width than the backbone", ladder({ width: 54 }), /side width 54 is not .* 1 to 48/],
+    [
+      "with a width that its heads do not divide",
+      ladder({ width: 26 }),
+      /26 does not divide into 3 heads .* multiple of 6/,
+    ],
     [
       "with a reduction that leaves no pair for rope",
       ladder({ reduction: 100 }),
