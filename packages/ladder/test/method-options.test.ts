@@ -5,6 +5,7 @@ import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import { addSizeOptions, methodOptions, type SizeFlags } from "../src/cli/method-options.ts";
 import type { Method } from "../src/methods/adapter.ts";
+import { ladderConfig } from "../src/methods/ladder-config.ts";
 import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
 import { initializeAdapter, sideConfigOf } from "../src/methods/method.ts";
 import { parameterCount, sideDepth, sideParameters } from "../src/methods/side-config.ts";
@@ -95,7 +96,6 @@ describe("flags of side networks", () => {
     });
     expect(sideOf("ladder", "--rungs-at 3 9 30")).toMatchObject({ rungs: [3, 9, 30], num_hidden_layers: 3 });
     expect(sideOf("ladder", "--rungs-at 3 9 30 --layers 5").num_hidden_layers).toBe(5);
-    expect(sideOf("ladder", "--reduction 1")).toMatchObject({ hidden_size: 576, intermediate_size: 1536 });
     expect(sideOf("ladder", "--side-width 96 --layers 4")).toMatchObject({
       hidden_size: 96,
       num_hidden_layers: 4,
@@ -105,6 +105,27 @@ describe("flags of side networks", () => {
       num_hidden_layers: 8,
       fusion: "gate",
     });
+  });
+
+  it("become the sizes of methods.md, and without them those of the library", () => {
+    // SmolLM2-135M: d = 576, f = 1536, 9 heads.
+    for (const [line, width, heads, intermediate] of [
+      ["", 72, 1, 192],
+      ["--reduction 1", 576, 9, 1536],
+      ["--reduction 4", 144, 2, 384],
+      ["--reduction 10", 58, 1, 160], // 57.6 and 153.6, rounded to an even head and up to a multiple of 8
+      ["--reduction 288", 2, 1, 8],
+      ["--side-width 96", 96, 1, 256],
+    ] as const) {
+      expect(sideOf("ladder", line), line).toMatchObject({
+        hidden_size: width,
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        head_dim: width / heads,
+        intermediate_size: intermediate,
+      });
+    }
+    expect(ladderConfig(models.get("SmolLM2-135M")!, "m")).toEqual(sideOf("ladder", ""));
   });
 
   it("that would do nothing are refused", () => {
