@@ -8,7 +8,7 @@ import { type BlockImportance, chooseBlock, chooseChannels, largest, NONE } from
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { type SideConfig, sideBlockShape, sideParameters } from "../src/methods/side-config.ts";
 import { batchLoss, type LabeledBatch } from "../src/model/batch-loss.ts";
-import { PROJECTIONS } from "../src/model/block.ts";
+import { blockParameters, PROJECTIONS } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters, layerName } from "../src/model/decoder.ts";
 import { quantizeNf4 } from "../src/model/nf4-weight.ts";
@@ -146,6 +146,11 @@ describe("what pruning keeps", () => {
     const xladder = xladderConfig(model, "m", { delta: 2, layers: 5 });
     expect(xladder.rungs).toEqual([6, 7]);
     expect(sourceBlocks(xladder, model)).toEqual([6, 7, 7, 7, 7]);
+    expect(sourceBlocks(ladderConfig(model, "m", { rungs: [0, 2], layers: 5 }), model)).toEqual([
+      0, 2, 3, 4, 5,
+    ]);
+    const first = { ...ladder, rungs: [], initial_rung: true };
+    expect(sourceBlocks(first, model)).toEqual([0, 1, 2, 3]);
   });
 });
 
@@ -187,6 +192,12 @@ describe("a pruned side network", () => {
             );
           }
         }
+        const rung = Array.from(values.get("ladder.rungs.1.down.weight")!);
+        expect(rung).toEqual(
+          channels.flatMap((channel) =>
+            Array.from({ length: model.hiddenSize }, (_, c) => Number(c === channel)),
+          ),
+        );
         const shapes = new Map(
           sideParameters(config, model).map(({ name, shape }) => [name, shape.reduce((a, b) => a * b, 1)]),
         );
@@ -198,6 +209,29 @@ describe("a pruned side network", () => {
       }),
       runs(25),
     );
+  });
+
+  it("of the backbone's own sizes holds the backbone's blocks", async () => {
+    for (let seed = 0; seed < 8; seed++) {
+      const pick = new TestRandom(seed);
+      const { model, config } = drawPruned(pick);
+      using decoder = randomDecoder(new CpuDevice(), model, seed);
+      const whole = {
+        ...config,
+        hidden_size: model.hiddenSize,
+        intermediate_size: model.intermediateSize,
+        num_attention_heads: model.numAttentionHeads,
+        num_key_value_heads: model.numKeyValueHeads,
+        head_dim: model.headDim,
+      };
+      const values = await prunedValues(decoder, whole);
+      for (const [k, layer] of sourceBlocks(whole, model).entries()) {
+        for (const { name } of blockParameters(model)) {
+          const block = await decoder.weights.get(layerName(layer, name)).read();
+          expect(values.get(`ladder.layers.${k + 1}.${name}`), name).toEqual(block);
+        }
+      }
+    }
   });
 
   it("reads weights in f16 and in NF4 as what they stand for", async () => {
