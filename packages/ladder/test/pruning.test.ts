@@ -99,15 +99,32 @@ describe("what pruning keeps", () => {
           const key = choice.key[Math.floor(h / perSideKey) * side.headDim];
           expect(headOf(key)).toBe(Math.floor(head / perKey));
         }
-        const weight = (head: number) => {
-          const dims = Array.from({ length: c }, (_, i) => head * c + i);
-          return total(q.rows, dims) + total(o.columns, dims);
+        const dimsOf = (head: number) => Array.from({ length: c }, (_, i) => head * c + i);
+        const weight = (head: number) => total(q.rows, dimsOf(head)) + total(o.columns, dimsOf(head));
+        const shared = (head: number) => {
+          const dims = dimsOf(Math.floor(head / perKey));
+          return total(k.rows, dims) + total(v.rows, dims);
         };
+        const groups = Array.from({ length: side.numKeyValueHeads }, (_, g) =>
+          heads.slice(g * perSideKey, (g + 1) * perSideKey).filter((head) => head !== NONE),
+        ).filter((group) => group.length > 0);
+        const ascending = (values: readonly number[]) => [...values].sort((a, b) => a - b);
+        for (const group of [...groups, groups.map(([first]) => first)])
+          expect(group).toEqual(ascending(group));
+        if (perSideKey === 2 && perKey > 1) {
+          const all = Array.from({ length: model.numAttentionHeads }, (_, head) => head);
+          const pairs = all.flatMap((a) =>
+            all.filter((b) => b > a && Math.floor(b / perKey) === Math.floor(a / perKey)).map((b) => [a, b]),
+          );
+          const weights = pairs.map(([a, b]) => weight(a) + weight(b) + shared(a));
+          const best = pairs[weights.indexOf(Math.max(...weights))];
+          expect(groups.map(String)).toContain(String(best));
+        }
         if (perSideKey === 1 && side.numKeyValueHeads <= model.numAttentionHeads) {
-          const whole = Array.from({ length: model.numAttentionHeads }, (_, head) => {
-            const dims = Array.from({ length: c }, (_, i) => Math.floor(head / perKey) * c + i);
-            return weight(head) + total(k.rows, dims) + total(v.rows, dims);
-          });
+          const whole = Array.from(
+            { length: model.numAttentionHeads },
+            (_, head) => weight(head) + shared(head),
+          );
           expect([...heads].sort((a, b) => a - b)).toEqual(largest(whole, side.numAttentionHeads));
         }
 
@@ -125,6 +142,11 @@ describe("what pruning keeps", () => {
             );
           });
           expect(pairs).toEqual(largest(pairWeight, half));
+          const valueWeight = Array.from({ length: c }, (_, i) =>
+            taken.reduce((sum, head) => sum + o.columns[head * c + i], v.rows[keys[0] * c + i]),
+          );
+          const dims = largest(valueWeight, side.headDim);
+          expect(choice.value).toEqual(dims.map((i) => (i === NONE ? NONE : keys[0] * c + i)));
         }
         expect(choice.value.length).toBe(side.numKeyValueHeads * side.headDim);
         expect(choice.output.length).toBe(side.numAttentionHeads * side.headDim);
