@@ -8,9 +8,10 @@ import {
   inMemory,
 } from "../src/data/batch-stream.ts";
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
+import { mixture } from "../src/data/mixture.ts";
 import type { TokenRecord } from "../src/data/records.ts";
 import { makeAdapter } from "../src/methods/method.ts";
-import { scoredPositions } from "../src/model/batch-loss.ts";
+import { type LabeledBatch, scoredPositions } from "../src/model/batch-loss.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
@@ -118,12 +119,12 @@ function drawRecords(random: Random, model: ModelConfig, count: number): TokenRe
 
 const METHODS = ["ladder", "xladder", "lora", "full"] as const;
 
-/** The losses of a few steps, and the loss after them. */
+/** The loss and the gradient's norm in each of a few steps, and the loss after them. */
 async function trained(
   device: Device,
   model: ModelConfig,
   method: (typeof METHODS)[number],
-  rows: readonly TokenRecord[],
+  batches: readonly LabeledBatch[],
   memory: object,
 ): Promise<number[]> {
   using decoder = randomDecoder(device, model);
@@ -133,24 +134,35 @@ async function trained(
     "tiny",
   );
   using trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-2, ...memory });
-  const batch = makeBatch(rows, 64, 1);
-  const losses: number[] = [];
-  for (let step = 0; step < 3; step++) losses.push((await trainer.step(batch)).loss);
-  return [...losses, await evaluateLoss(decoder, adapter, [batch])];
+  const figures: number[] = [];
+  for (let step = 0; step < 3; step++) {
+    const { loss, gradNorm } = await trainer.step(batches);
+    figures.push(loss, gradNorm);
+  }
+  return [...figures, await evaluateLoss(decoder, adapter, batches)];
 }
 
 describe("a packed row", () => {
-  it.each(METHODS)("trains as its records do in rows of their own: %s", async (method) => {
+  it.each(METHODS)("trains as its records do in rows of their own, whole or in parts: %s", async (method) => {
     const device = new CpuDevice();
     for (let seed = 1; seed <= 2; seed++) {
       const model = { ...drawModel(new TestRandom(seed)), numHiddenLayers: 2 };
       const records = drawRecords(new Random(seed), model, 5);
-      const apart = await trained(device, model, method, records, {});
-      const rows = [joinRecords(records.slice(0, 3)), joinRecords(records.slice(3))];
-      const levers = [{}, { microBatchSize: 1 }, { gradientCheckpointing: true }, { chunkTokens: 3 }];
-      for (const memory of levers) {
-        const packed = await trained(device, model, method, rows, memory);
-        for (const [i, loss] of packed.entries()) expect(loss).toBeCloseTo(apart[i], 4);
+      const batch = (rows: readonly TokenRecord[]) => makeBatch(rows, 64, 1);
+      const apart = await trained(device, model, method, [batch(records)], {});
+      const [three, two] = [joinRecords(records.slice(0, 3)), joinRecords(records.slice(3))];
+      const unscored = { ...two, labels: two.labels.map(() => -100) };
+      const levers: [rows: TokenRecord[][], memory: object][] = [
+        [[[three, two]], {}],
+        [[[three, two]], { microBatchSize: 1 }],
+        [[[three, two]], { gradientCheckpointing: true }],
+        [[[three, two]], { chunkTokens: 3 }],
+        [[[three], [two]], {}],
+        [[records.slice(0, 1), [unscored], records.slice(1)], { microBatchSize: 3 }],
+      ];
+      for (const [rows, memory] of levers) {
+        const packed = await trained(device, model, method, rows.map(batch), memory);
+        for (const [i, figure] of packed.entries()) expect(figure).toBeCloseTo(apart[i], 4);
       }
     }
   });
@@ -254,5 +266,54 @@ describe("the order of training", () => {
     stream.seek({ window: 0, batch: 9 });
     await expect(stream.next()).rejects.toThrow(/L-RESUME.*batch 9 of data window 0/);
     expect(() => open({ count: 0, batchSize: 2, seed: 0 })).toThrow(/L-DATA/);
+  });
+});
+
+describe("several data sets of different weights", () => {
+  /** How often each record of an epoch comes, by the set that it is of. */
+  const timesOf = async (lengths: readonly number[], weights: readonly number[]): Promise<number[][]> => {
+    const sets = lengths.map((length, s) =>
+      inMemory(Array.from({ length }, (_, i) => ({ inputIds: [s, i], labels: [s, i], source: "x" }))),
+    );
+    const epoch = mixture(sets, weights);
+    const times = lengths.map((length) => Array<number>(length).fill(0));
+    for (let i = 0; i < epoch.length; i++) {
+      const [set, record] = (await epoch.get(i)).inputIds;
+      times[set][record]++;
+    }
+    return times;
+  };
+
+  it("give every record of a set equally often in an epoch, in the ratio of the weights", async () => {
+    expect(await timesOf([2, 3], [1, 2.5])).toEqual([
+      [2, 2],
+      [5, 5, 5],
+    ]);
+    expect(await timesOf([1, 2, 1], [0.5, 0.5, 1.5])).toEqual([[1], [1, 1], [3]]);
+    const sets = fc.array(
+      fc.tuple(fc.integer({ min: 1, max: 4 }), fc.double({ min: 0.2, max: 9, noNaN: true })),
+      {
+        minLength: 1,
+        maxLength: 4,
+      },
+    );
+    await fc.assert(
+      fc.asyncProperty(sets, async (drawn) => {
+        const weights = drawn.map(([, weight]) => weight);
+        const times = await timesOf(
+          drawn.map(([length]) => length),
+          weights,
+        );
+        for (const set of times) expect(new Set(set).size).toBe(1);
+        const least = weights.indexOf(Math.min(...weights));
+        for (const [i, [first]] of times.entries()) {
+          // At most 20 times the rarest record, so a ratio is rounded by half a twentieth at most.
+          expect(times[least][0]).toBeLessThanOrEqual(20);
+          expect(Math.abs(first / times[least][0] / (weights[i] / weights[least]) - 1)).toBeLessThanOrEqual(
+            0.0251,
+          );
+        }
+      }),
+    );
   });
 });

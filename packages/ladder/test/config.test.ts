@@ -1,6 +1,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { contextLimit, parseModelConfig } from "../src/model/config.ts";
+import { ropeFrequencies } from "../src/model/rope-tables.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],
@@ -82,7 +83,7 @@ describe("config.json", () => {
       mlp_bias: true,
       max_position_embeddings: 4096,
       bos_token_id: 0,
-      eos_token_id: [5, 6],
+      eos_token_id: [5, -1, 0],
       pad_token_id: -1,
       hidden_act: "silu",
     };
@@ -95,7 +96,7 @@ describe("config.json", () => {
       mlpBias: true,
       maxPositionEmbeddings: 4096,
       bosTokenId: 0,
-      eosTokenIds: [5, 6],
+      eosTokenIds: [5, 0],
       padTokenId: null,
     });
     expect(parseModelConfig({ ...qwen3, attention_bias: true }).attentionBias).toEqual({
@@ -106,6 +107,16 @@ describe("config.json", () => {
       qkv: false,
       o: false,
     });
+    expect(parseModelConfig({ ...qwen3, mlp_bias: true }).mlpBias).toBe(false);
+  });
+
+  it("takes an absent number of key-value heads for the family's, and null for one per head", () => {
+    const heads = (config: object, given: object) =>
+      parseModelConfig({ ...config, num_attention_heads: 64, hidden_size: 128, ...given }).numKeyValueHeads;
+    expect(heads(mistral, { num_key_value_heads: undefined })).toBe(8);
+    expect(heads(qwen2, { num_key_value_heads: undefined })).toBe(32);
+    for (const config of [mistral, qwen2, llama])
+      expect(heads(config, { num_key_value_heads: null })).toBe(64);
   });
 
   it("knows the family by its type where no architecture is named", () => {
@@ -144,6 +155,14 @@ describe("config.json", () => {
       { theta: 5e4, scaling: scaled },
     ],
     [
+      "rope_scaling, with fields of nothing and the length of pretraining twice",
+      {
+        original_max_position_embeddings: 64,
+        rope_scaling: { rope_type: "llama3", attention_factor: null, ...llama3 },
+      },
+      { theta: 10000, scaling: scaled },
+    ],
+    [
       "rope_scaling, which replaces rope_parameters",
       {
         rope_theta: 5e5,
@@ -170,7 +189,7 @@ describe("config.json", () => {
     expect(limit({ ...qwen2, ...window, use_sliding_window: true, max_window_layers: 3 })).toBe(500);
     expect(limit({ ...qwen2, ...window, use_sliding_window: true, max_window_layers: 2 })).toBe(100);
     expect(limit({ ...qwen3, ...window, layer_types: ["full_attention", "sliding_attention"] })).toBe(100);
-    expect(limit({ ...llama, ...window })).toBe(500);
+    expect(limit({ ...llama, ...window, layer_types: ["sliding_attention"] })).toBe(500);
     expect(limit({ ...mistral, ...window, layer_types: ["full_attention"] })).toBe(100);
     const onByDefault = { use_sliding_window: true, max_window_layers: 0, max_position_embeddings: 32768 };
     expect(limit({ ...qwen2, ...onByDefault })).toBe(4096);
@@ -251,14 +270,14 @@ describe("a config that is refused", () => {
     ],
     ["linear without a factor", { ...llama, rope_scaling: { type: "linear" } }, "L-CONFIG-ROPE", /factor/],
     [
-      "llama3 with its limits swapped",
+      "llama3 with nothing between its limits",
       {
         ...llama,
         rope_scaling: {
           rope_type: "llama3",
           factor: 8,
           low_freq_factor: 4,
-          high_freq_factor: 1,
+          high_freq_factor: 4,
           original_max_position_embeddings: 64,
         },
       },
@@ -312,7 +331,34 @@ describe("a config that is refused", () => {
       use_qk_norm: false,
       num_experts: 0,
       attention_multiplier: null,
+      hidden_act: "swish",
     };
     expect(parseModelConfig({ ...llama, ...neutral })).toEqual(parseModelConfig(llama));
+  });
+});
+
+describe("rope's frequencies", () => {
+  it("fall from 1 by equal ratios, and linear scaling divides all of them", () => {
+    expect([...ropeFrequencies({ theta: 10000, scaling: null }, 8)]).toEqual([
+      1,
+      ...[0.1, 0.01, 0.001].map((f) => expect.closeTo(f, 12)),
+    ]);
+    const scaling = { type: "linear", factor: 4 } as const;
+    expect(ropeFrequencies({ theta: 10000, scaling }, 8)[2]).toBeCloseTo(0.01 / 4, 12);
+  });
+
+  it("scaled as for Llama 3 stay for short waves, are divided for long ones, and go over between them", () => {
+    const limits = { lowFreqFactor: 2, highFreqFactor: 6, originalMaxPositionEmbeddings: 8192 };
+    const scaling = { type: "llama3", factor: 8, ...limits } as const;
+    /** What becomes of the frequency of a wave of which `waves` fit into the 8192 tokens of pretraining. */
+    const change = (waves: number): number => {
+      const f = (2 * Math.PI * waves) / 8192;
+      return ropeFrequencies({ theta: f ** -2, scaling }, 4)[1] / f; // of two frequencies, 1 and 1 / √theta
+    };
+    for (const waves of [6.0001, 7, 100]) expect(change(waves), `${waves}`).toBe(1);
+    for (const waves of [1.9999, 0.5, 0.01]) expect(change(waves), `${waves}`).toBeCloseTo(1 / 8, 12);
+    expect(change(4)).toBeCloseTo((1 + 1 / 8) / 2, 9); // half way between 2 and 6 waves
+    expect(change(5.9999)).toBeCloseTo(1, 3);
+    expect(change(2.0001)).toBeCloseTo(1 / 8, 3);
   });
 });

@@ -190,7 +190,7 @@ describe("records on disk", () => {
     await store.close();
   });
 
-  it("count once in the cache, however many ask for one at a time", async () => {
+  it("count once in the cache, however many ask for one at a time, and the longest unused leaves it", async () => {
     const tokens = new Array<number>(2 ** 20 + 1).fill(3); // four of them are more than the cache holds, three are not
     let calls = 0;
     const encoder = {
@@ -199,14 +199,20 @@ describe("records on disk", () => {
         return tokens;
       },
     };
-    const list = { length: 3, get: async (i: number) => ({ record: { text: "x" }, source: `${i}` }) };
+    const list = { length: 4, get: async (i: number) => ({ record: { text: "x" }, source: `${i}` }) };
     const options = { bosId: null, eosId: null, maxLength: 2 ** 21, cut: false };
     const data = new EncodedRecords(list, encoder, options);
     await Promise.all([data.get(0), data.get(0)]); // both before either is there
-    for (const i of [1, 2]) await data.get(i);
-    calls = 0;
-    for (const i of [0, 1, 2]) await data.get(i);
-    expect(calls).toBe(0);
+    const callsFor = async (...indices: number[]): Promise<number> => {
+      calls = 0;
+      for (const i of indices) await data.get(i);
+      return calls;
+    };
+    expect(await callsFor(1, 2)).toBe(2);
+    expect(await callsFor(1, 2, 0)).toBe(0);
+    expect(await callsFor(3)).toBe(1);
+    expect(await callsFor(2, 0, 3)).toBe(0);
+    expect(await callsFor(1)).toBe(1);
   });
 
   it("split into parts without a record in common, by number or by share", async () => {

@@ -5,6 +5,7 @@ import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import { addSizeOptions, methodOptions, type SizeFlags } from "../src/cli/method-options.ts";
 import type { Method } from "../src/methods/adapter.ts";
+import { ladderConfig } from "../src/methods/ladder-config.ts";
 import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
 import { initializeAdapter, sideConfigOf } from "../src/methods/method.ts";
 import { parameterCount, sideDepth, sideParameters } from "../src/methods/side-config.ts";
@@ -31,7 +32,7 @@ function optionsOf(method: Method, line: string) {
 const sideOf = (method: "ladder" | "xladder", line: string, model = models.get("SmolLM2-135M")!) =>
   sideConfigOf(optionsOf(method, line), model, "m")!;
 
-describe("an xLadder has as many parameters as the Ladder of the same reduction, within 1 %,", () => {
+describe("an xLadder has as many parameters as the Ladder of the same reduction, within 1 %, and the backbone's form,", () => {
   it.each([...models])("beside %s, at every reduction and δ", (_name, model) => {
     const L = model.numHiddenLayers;
     for (const reduction of [4, 8, 16]) {
@@ -45,6 +46,9 @@ describe("an xLadder has as many parameters as the Ladder of the same reduction,
         expect(config.rungs).toEqual(Array.from({ length: delta }, (_, k) => L - delta + k));
         expect(sideDepth(config, model)).toBe(L + delta);
         expect(config.hidden_size).toBe(config.num_attention_heads * config.head_dim);
+        const form = config.intermediate_size / config.hidden_size;
+        expect(Math.abs(form / (model.intermediateSize / model.hiddenSize) - 1)).toBeLessThan(0.13);
+        if (reduction < 16) expect(config.intermediate_size % 8).toBe(0); // a smaller one needs finer steps
       }
     }
   });
@@ -76,6 +80,11 @@ describe("flags of side networks", () => {
       rung_norm: true,
       init: "random",
     });
+    expect(sideOf("ladder", "").rungs).toEqual(Array.from({ length: 15 }, (_, k) => 2 * (k + 1)));
+    expect(sideOf("xladder", "")).toMatchObject({
+      rungs: [23, 24, 25, 26, 27, 28, 29],
+      num_hidden_layers: 14,
+    });
     expect(
       sideOf("ladder", "--fusion gate --initial-rung --no-rung-norm --init pruned --seed 7"),
     ).toMatchObject({
@@ -98,6 +107,27 @@ describe("flags of side networks", () => {
       num_hidden_layers: 8,
       fusion: "gate",
     });
+  });
+
+  it("become the sizes of methods.md, and without them those of the library", () => {
+    // SmolLM2-135M: d = 576, f = 1536, 9 heads.
+    for (const [line, width, heads, intermediate] of [
+      ["", 72, 1, 192],
+      ["--reduction 1", 576, 9, 1536],
+      ["--reduction 4", 144, 2, 384],
+      ["--reduction 10", 58, 1, 160], // 57.6 and 153.6, rounded to an even head and up to a multiple of 8
+      ["--reduction 288", 2, 1, 8],
+      ["--side-width 96", 96, 1, 256],
+    ] as const) {
+      expect(sideOf("ladder", line), line).toMatchObject({
+        hidden_size: width,
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        head_dim: width / heads,
+        intermediate_size: intermediate,
+      });
+    }
+    expect(ladderConfig(models.get("SmolLM2-135M")!, "m")).toEqual(sideOf("ladder", ""));
   });
 
   it("of the library may hold a seed of their own", () => {
@@ -141,13 +171,6 @@ it("flags of LoRA reach its sites", () => {
     "29 v",
   ]);
   for (const { rank, scale } of sites) expect([rank, scale]).toEqual([4, 3]);
-});
-
-it("a target of LoRA with its full name is adapted whatever the list of layers, as in PEFT", () => {
-  const model = models.get("SmolLM2-135M")!;
-  const targets = ["model.layers.2.self_attn.q_proj", "v_proj"];
-  const sites = loraSites(loraConfig("m", { targets, layers: [1] }), model);
-  expect(sites.map(({ layer, projection }) => `${layer} ${projection}`)).toEqual(["1 v", "2 q"]);
 });
 
 it("every kind of side network trains from flags alone, and starts as its backbone", async () => {

@@ -1,4 +1,4 @@
-import { CpuDevice, ParamStore, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, nf4Table, ParamStore, type Tensor, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
@@ -23,8 +23,8 @@ const u8 = (values: ArrayLike<number>) => ({
   data: Uint8Array.from(values),
 });
 
-/** A checkpoint as bitsandbytes writes it, and the weights that it stands for, by name. */
-async function quantizedCheckpoint(double: boolean) {
+/** A checkpoint as bitsandbytes writes it with blocks of this size, and the weights that it stands for, by name. */
+async function quantizedCheckpoint(double: boolean, block = 64) {
   const device = new CpuDevice();
   const file: TensorFile = {};
   const dense = new Map<string, Float32Array>();
@@ -41,32 +41,27 @@ async function quantizedCheckpoint(double: boolean) {
       dense.set(name, values);
       continue;
     }
-    using store = new ParamStore(device, "weights");
-    quantizeNf4(store, name, values, { double });
-    const read = async (part: string) => (await store.get(name + part).read()) as Float32Array;
-    const table = await read(".table");
-    const absmax = await read(".absmax");
-    const state = { quant_type: "nf4", blocksize: 64, dtype: "float32", shape };
-    file[name] = u8(await read(""));
+    const made = device.scope(() => {
+      const table = device.tensor(nf4Table({ double }), [double ? 273 : 16]);
+      const [codes, absmax] = device.ops.nf4Quantize(device.tensor(values, shape), table, { block });
+      const [scales, nested] = double ? device.ops.nf4QuantizeScales(absmax, table) : [null, absmax];
+      const w = device.ops.nf4Dequantize(codes, table, nested, scales, { shape, block });
+      return { codes, table, nested, scales, w };
+    });
+    const read = async (tensor: Tensor | null) => (await tensor?.read()) as Float32Array;
+    const [table, absmax] = [await read(made.table), await read(made.nested)];
+    const state = { quant_type: "nf4", blocksize: block, dtype: "float32", shape };
+    file[name] = u8(await read(made.codes));
     file[`${name}.quant_map`] = f32([16], table.slice(0, 16));
     if (double) {
-      file[`${name}.absmax`] = u8(await read(".scales"));
+      file[`${name}.absmax`] = u8(await read(made.scales));
       file[`${name}.nested_absmax`] = f32([absmax.length], absmax);
       file[`${name}.nested_quant_map`] = f32([256], table.slice(16, 272));
       Object.assign(state, { nested_blocksize: 256, nested_offset: table[272] });
     } else file[`${name}.absmax`] = f32([absmax.length], absmax);
     file[`${name}.quant_state.bitsandbytes__nf4`] = u8(new TextEncoder().encode(JSON.stringify(state)));
-    const w = device.scope(() =>
-      device.ops.nf4Dequantize(
-        store.get(name),
-        store.get(`${name}.table`),
-        store.get(`${name}.absmax`),
-        double ? store.get(`${name}.scales`) : null,
-        { shape },
-      ),
-    );
-    dense.set(name, (await w.read()) as Float32Array);
-    w.dispose();
+    dense.set(name, await read(made.w));
+    for (const tensor of Object.values(made)) tensor?.dispose();
   }
   return { file, dense };
 }
@@ -74,9 +69,14 @@ async function quantizedCheckpoint(double: boolean) {
 const open = (file: TensorFile) =>
   openSafetensors(memorySource(concatBytes(encodeSafetensors(file)), "model.safetensors"));
 
-describe.each([true, false])("a checkpoint in NF4, double quantization %s", (double) => {
+describe.each([
+  [true, 64],
+  [false, 64],
+  [true, 8],
+  [false, 128],
+])("a checkpoint in NF4, double quantization %s, blocks of %i", (double, block) => {
   it("computes what its dequantized weights compute", async () => {
-    const { file, dense } = await quantizedCheckpoint(double);
+    const { file, dense } = await quantizedCheckpoint(double, block);
     const device = new CpuDevice({ precision: "f64" });
     const logits = async (quantized: boolean) => {
       const tensors = Object.fromEntries(

@@ -23,6 +23,7 @@ import {
   planStep,
   type StepOptions,
 } from "../src/training/plan.ts";
+import type { MemoryOptions } from "../src/training/trainer.ts";
 import { drawModel } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({
@@ -306,6 +307,28 @@ describe("the promises on 7B and 8B models", () => {
     expect(none).toMatchObject({ context: 0, usable: 0, plan: null });
     expect(none.leastBytes).toBe(planStep(config, { ...lean("ladder", true), context: 64 }).peakBytes);
   });
+});
+
+it.each<[method: "ladder" | "lora", lean: MemoryOptions, lavish?: MemoryOptions]>([
+  ["ladder", { gradientCheckpointing: true }],
+  ["lora", { gradientCheckpointing: true }],
+  ["lora", { optimizerState: "8bit" }],
+  ["lora", { savedFormats: { saved: "f16" } }],
+  ["ladder", { savedFormats: { rungs: "int8" } }],
+  ["ladder", { lossChunkBytes: 2 ** 20 }],
+  ["ladder", { microBatchSize: 1 }],
+  ["ladder", { chunkTokens: 64 }, { chunkTokens: 4096 }],
+])("a step of %s takes less memory with %o", async (method, lean, lavish = {}) => {
+  const config = { ...(await openModelConfig("SmolLM2-135M")), numHiddenLayers: 4 };
+  const peak = (memory: MemoryOptions) =>
+    planStep(config, {
+      method: { method, ladder: { layers: 1 } },
+      storage: { dtype: "f16", quantizeBlocks: true },
+      memory,
+      batchSize: 2,
+      context: 4096,
+    }).peakBytes;
+  expect(peak(lean)).toBeLessThan(peak(lavish));
 });
 
 it("a batch of more tokens than kernels can count is refused before anything is planned", () => {

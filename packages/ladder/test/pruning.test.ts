@@ -8,7 +8,7 @@ import { type BlockImportance, chooseBlock, chooseChannels, largest, NONE } from
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { type SideConfig, sideBlockShape, sideParameters } from "../src/methods/side-config.ts";
 import { batchLoss, type LabeledBatch } from "../src/model/batch-loss.ts";
-import { PROJECTIONS } from "../src/model/block.ts";
+import { blockParameters, PROJECTIONS } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters, layerName } from "../src/model/decoder.ts";
 import { quantizeNf4 } from "../src/model/nf4-weight.ts";
@@ -99,15 +99,32 @@ describe("what pruning keeps", () => {
           const key = choice.key[Math.floor(h / perSideKey) * side.headDim];
           expect(headOf(key)).toBe(Math.floor(head / perKey));
         }
-        const weight = (head: number) => {
-          const dims = Array.from({ length: c }, (_, i) => head * c + i);
-          return total(q.rows, dims) + total(o.columns, dims);
+        const dimsOf = (head: number) => Array.from({ length: c }, (_, i) => head * c + i);
+        const weight = (head: number) => total(q.rows, dimsOf(head)) + total(o.columns, dimsOf(head));
+        const shared = (head: number) => {
+          const dims = dimsOf(Math.floor(head / perKey));
+          return total(k.rows, dims) + total(v.rows, dims);
         };
+        const groups = Array.from({ length: side.numKeyValueHeads }, (_, g) =>
+          heads.slice(g * perSideKey, (g + 1) * perSideKey).filter((head) => head !== NONE),
+        ).filter((group) => group.length > 0);
+        const ascending = (values: readonly number[]) => [...values].sort((a, b) => a - b);
+        for (const group of [...groups, groups.map(([first]) => first)])
+          expect(group).toEqual(ascending(group));
+        if (perSideKey === 2 && perKey > 1) {
+          const all = Array.from({ length: model.numAttentionHeads }, (_, head) => head);
+          const pairs = all.flatMap((a) =>
+            all.filter((b) => b > a && Math.floor(b / perKey) === Math.floor(a / perKey)).map((b) => [a, b]),
+          );
+          const weights = pairs.map(([a, b]) => weight(a) + weight(b) + shared(a));
+          const best = pairs[weights.indexOf(Math.max(...weights))];
+          expect(groups.map(String)).toContain(String(best));
+        }
         if (perSideKey === 1 && side.numKeyValueHeads <= model.numAttentionHeads) {
-          const whole = Array.from({ length: model.numAttentionHeads }, (_, head) => {
-            const dims = Array.from({ length: c }, (_, i) => Math.floor(head / perKey) * c + i);
-            return weight(head) + total(k.rows, dims) + total(v.rows, dims);
-          });
+          const whole = Array.from(
+            { length: model.numAttentionHeads },
+            (_, head) => weight(head) + shared(head),
+          );
           expect([...heads].sort((a, b) => a - b)).toEqual(largest(whole, side.numAttentionHeads));
         }
 
@@ -125,6 +142,11 @@ describe("what pruning keeps", () => {
             );
           });
           expect(pairs).toEqual(largest(pairWeight, half));
+          const valueWeight = Array.from({ length: c }, (_, i) =>
+            taken.reduce((sum, head) => sum + o.columns[head * c + i], v.rows[keys[0] * c + i]),
+          );
+          const dims = largest(valueWeight, side.headDim);
+          expect(choice.value).toEqual(dims.map((i) => (i === NONE ? NONE : keys[0] * c + i)));
         }
         expect(choice.value.length).toBe(side.numKeyValueHeads * side.headDim);
         expect(choice.output.length).toBe(side.numAttentionHeads * side.headDim);
@@ -146,6 +168,11 @@ describe("what pruning keeps", () => {
     const xladder = xladderConfig(model, "m", { delta: 2, layers: 5 });
     expect(xladder.rungs).toEqual([6, 7]);
     expect(sourceBlocks(xladder, model)).toEqual([6, 7, 7, 7, 7]);
+    expect(sourceBlocks(ladderConfig(model, "m", { rungs: [0, 2], layers: 5 }), model)).toEqual([
+      0, 2, 3, 4, 5,
+    ]);
+    const first = { ...ladder, rungs: [], initial_rung: true };
+    expect(sourceBlocks(first, model)).toEqual([0, 1, 2, 3]);
   });
 });
 
@@ -187,6 +214,12 @@ describe("a pruned side network", () => {
             );
           }
         }
+        const rung = Array.from(values.get("ladder.rungs.1.down.weight")!);
+        expect(rung).toEqual(
+          channels.flatMap((channel) =>
+            Array.from({ length: model.hiddenSize }, (_, c) => Number(c === channel)),
+          ),
+        );
         const shapes = new Map(
           sideParameters(config, model).map(({ name, shape }) => [name, shape.reduce((a, b) => a * b, 1)]),
         );
@@ -198,6 +231,29 @@ describe("a pruned side network", () => {
       }),
       runs(25),
     );
+  });
+
+  it("of the backbone's own sizes holds the backbone's blocks", async () => {
+    for (let seed = 0; seed < 8; seed++) {
+      const pick = new TestRandom(seed);
+      const { model, config } = drawPruned(pick);
+      using decoder = randomDecoder(new CpuDevice(), model, seed);
+      const whole = {
+        ...config,
+        hidden_size: model.hiddenSize,
+        intermediate_size: model.intermediateSize,
+        num_attention_heads: model.numAttentionHeads,
+        num_key_value_heads: model.numKeyValueHeads,
+        head_dim: model.headDim,
+      };
+      const values = await prunedValues(decoder, whole);
+      for (const [k, layer] of sourceBlocks(whole, model).entries()) {
+        for (const { name } of blockParameters(model)) {
+          const block = await decoder.weights.get(layerName(layer, name)).read();
+          expect(values.get(`ladder.layers.${k + 1}.${name}`), name).toEqual(block);
+        }
+      }
+    }
   });
 
   it("reads weights in f16 and in NF4 as what they stand for", async () => {

@@ -51,11 +51,17 @@ describe("a side network is refused", () => {
     ["with descending rungs", ladder({ rungs: [4, 2] }), /rungs\[1\] = 2 comes after 4/],
     ["with more rungs than layers", ladder({ rungs: [1, 2, 3], layers: 2 }), /3 rungs are more than .* 2/],
     ["with no rung at all", ladder({ rungs: [], layers: 2 }), /without rungs has no input/],
-    ["with a width that its heads do not divide", ladder({ width: 26 }), /26 does not divide into 3 heads/],
+    ["with no width", ladder({ width: 0 }), /side width 0 is not a whole number from 1 to 48/],
+    ["with more width than the backbone", ladder({ width: 54 }), /side width 54 is not .* 1 to 48/],
+    [
+      "with a width that its heads do not divide",
+      ladder({ width: 26 }),
+      /26 does not divide into 3 heads .* multiple of 6/,
+    ],
     [
       "with a reduction that leaves no pair for rope",
       ladder({ reduction: 100 }),
-      /reduction 100 leaves a side width/,
+      /reduction 100 leaves a side width of 0.5 .* at most 24/,
     ],
     ["with a reduction below 1", ladder({ reduction: 0.5 }), /reduction 0.5/],
     ["from a file whose rung is out of range", written({ rungs: [1, 2, 99] }), /rungs\[2\] = 99 is past/],
@@ -128,6 +134,12 @@ describe("LoRA is refused", () => {
     ["with alpha 0", sites({ alpha: 0 }), /lora_alpha: Too small/],
     ["with dropout of everything", sites({ dropout: 1 }), /lora_dropout/],
     ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is not a linear layer/],
+    [
+      "for a layer that is no linear one beside one that is",
+      sites({ targets: ["q_proj", "lm_head"] }),
+      /"lm_head" is not a linear layer/,
+    ],
+    ["for no layer", sites({ targets: [] }), /\[\] leaves nothing to train/],
     ["for a block past the last", sites({ layers: [8] }), /layer 8 is past the last of 8/],
     ["for no block", sites({ layers: [] }), /no block is named/],
     // JavaScript would read {,1} and \Z as text, and the layer would silently have another alpha than in PEFT.
@@ -135,6 +147,11 @@ describe("LoRA is refused", () => {
       "with an expression that only Python reads so",
       sites({ alphaPattern: { "layers\\.\\d{,1}\\.self_attn\\.q_proj": 4 } }),
       /alpha_pattern: .* is not a regular expression/,
+    ],
+    [
+      "with an expression that may never end",
+      sites({ rankPattern: { "(a+)+": 4 } }),
+      /rank_pattern: .* may never end/,
     ],
     ["with an escape that only Python knows", sites({ alphaPattern: { "q_proj\\Z": 4 } }), /alpha_pattern: /],
   ];

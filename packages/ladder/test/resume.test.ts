@@ -5,7 +5,7 @@ import { hostname, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { CpuDevice, type Device, SidenetError } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { METHODS, type Method } from "../src/methods/adapter.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import { openSafetensorsFile } from "../src/node/safetensors-file.ts";
@@ -118,6 +118,15 @@ describe("checkpoints", () => {
       "step-000008.safetensors",
     ]);
     expect((await readdir(options.outputDir)).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  it("are written every so many steps and at the end, each once, also where a run goes on from one", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 3 });
+    const written: number[] = [];
+    const events = { onCheckpoint: (step: number) => written.push(step) };
+    await runUntil(cpu(), options, 3, events);
+    await trainRun(cpu(), { ...options, existing: "resume" }, events);
+    expect(written).toEqual([3, 6, 8]);
   });
 
   it("come with the adapter of their step, for a run that is killed after them", async () => {
@@ -274,24 +283,45 @@ describe("the folder of a run", () => {
 });
 
 describe("evaluations", () => {
-  it("end a run that gets no better, and the best adapter is the one that is written", async () => {
-    // A rate that spoils what it learns: the first evaluation is the best.
-    const options = tinyOptions(files, await newFolder(), "full", {
-      steps: 60,
-      learningRate: 3,
-      schedule: "constant",
-      warmupSteps: 0,
-      evalEvery: 2,
-      patience: 3,
-    });
+  it("come every so many steps and at the end, and the adapter of the best is written", async () => {
+    const options = tinyOptions(files, await newFolder(), "ladder", { evalEvery: 3 });
     const summary = await trainRun(cpu(), options);
-    expect(summary).toMatchObject({ stop_reason: "patience", stopped_early: true });
-    expect(summary.steps).toBeLessThan(60);
-    expect(summary.steps - summary.adapter_step).toBe(3 * 2);
-    const evaluations = (await readMetrics(join(options.outputDir, "metrics.jsonl"))).flatMap((line) =>
-      "eval_loss" in line ? [line.eval_loss] : [],
-    );
-    expect(summary.eval_loss).toBe(Math.min(...evaluations));
-    expect(evaluations.length).toBe(summary.steps / 2);
+    const lines = await readMetrics(join(options.outputDir, "metrics.jsonl"));
+    const evaluations = lines.flatMap((line) => ("eval_loss" in line ? [line] : []));
+    expect(evaluations.map(({ step }) => step)).toEqual([3, 6, 8]);
+    const best = evaluations.reduce((a, b) => (b.eval_loss < a.eval_loss ? b : a));
+    expect(summary).toMatchObject({ adapter_step: best.step, eval_loss: best.eval_loss });
+    const stopped = tinyOptions(files, await newFolder(), "ladder", { evalEvery: 3 });
+    const onEvaluation = vi.fn();
+    await runUntil(cpu(), stopped, 3, { onEvaluation }); // who stops a run waits for no evaluation
+    expect(onEvaluation).not.toHaveBeenCalled();
+    await trainRun(cpu(), { ...options, existing: "resume" }); // nothing is left to do, or to evaluate
+    expect(await readMetrics(join(options.outputDir, "metrics.jsonl"))).toEqual(lines);
   });
+
+  it.each([
+    ["spoils what it learns", 3],
+    ["learns nothing", 0],
+  ])(
+    "end a run that %s, and the best adapter, of the first, is the one that is written",
+    async (_, learningRate) => {
+      const options = tinyOptions(files, await newFolder(), "full", {
+        steps: 60,
+        learningRate,
+        schedule: "constant",
+        warmupSteps: 0,
+        evalEvery: 2,
+        patience: 3,
+      });
+      const summary = await trainRun(cpu(), options);
+      expect(summary).toMatchObject({ stop_reason: "patience", stopped_early: true });
+      expect(summary.steps).toBeLessThan(60);
+      expect(summary.steps - summary.adapter_step).toBe(3 * 2);
+      const evaluations = (await readMetrics(join(options.outputDir, "metrics.jsonl"))).flatMap((line) =>
+        "eval_loss" in line ? [line.eval_loss] : [],
+      );
+      expect(summary.eval_loss).toBe(Math.min(...evaluations));
+      expect(evaluations.length).toBe(summary.steps / 2);
+    },
+  );
 });

@@ -178,14 +178,17 @@ describe("a loss that is not finite", () => {
     expect(Number.isFinite(summary.eval_loss)).toBe(true);
   });
 
-  it("ends the run all the same after ten in a row", async () => {
-    const steps = Array.from({ length: 30 }, (_, i) => i + 2);
+  it("ends the run all the same after ten in a row, but not after nine and a good step", async () => {
+    const good = [0, 1, 11];
+    const steps = Array.from({ length: 30 }, (_, i) => i).filter((i) => !good.includes(i));
     const device = new SpoiledDevice(...steps);
     const options = tinyOptions(files, await newFolder(), "ladder", { steps: 40, onNonFinite: "skip" });
     const error = await failureOf(device, options, counting(device));
     expect(error.code).toBe("L-DIVERGED");
     expect(error.message).toContain("10th in a row");
-    expect((await readMetrics(join(options.outputDir, "metrics.jsonl"))).length).toBe(2 + 9);
+    const lines = await readMetrics(join(options.outputDir, "metrics.jsonl"));
+    expect(lines.length).toBe(good.length + 9 + 9);
+    expect(lines.flatMap((line) => ("loss" in line && line.loss !== null ? [line.step] : []))).toEqual(good);
   });
 
   it("that a learning rate makes leaves the adapter of the step before in the checkpoint", async () => {

@@ -104,7 +104,7 @@ export class MemoryAccount {
     this.#live[allocation.category] += allocation.sizeBytes;
     this.#liveBytes += allocation.sizeBytes;
     this.#notePeak();
-    if (this.#liveBytes > this.#highestBytes) this.#noteHighest();
+    if (this.#liveBytes >= this.#highestBytes) this.#noteHighest();
     this.onReserve?.(allocation);
   }
 
@@ -140,7 +140,7 @@ export class MemoryAccount {
 
   /** Restarts the peak from the current live bytes. */
   resetPeak(): void {
-    this.#peakBytes = -1;
+    this.#peakBytes = 0;
     this.#notePeak();
   }
 
@@ -151,7 +151,7 @@ export class MemoryAccount {
     const then = [...this.#freedSincePeak];
     for (const [allocation, bornAt] of this.#bornAt) if (bornAt <= this.#peakAt) then.push(allocation);
     return {
-      peakBytes: Math.max(0, this.#peakBytes),
+      peakBytes: this.#peakBytes,
       byCategory: { ...this.#peak },
       largest: then
         .sort((a, b) => b.sizeBytes - a.sizeBytes)
@@ -179,8 +179,9 @@ export class MemoryAccount {
     this.#highest = { ...this.#live };
   }
 
+  /** Of several moments with as many bytes, the last is the peak: what is recategorized then is live then. */
   #notePeak(): void {
-    if (this.#liveBytes <= this.#peakBytes) return;
+    if (this.#liveBytes < this.#peakBytes) return;
     this.#peakBytes = this.#liveBytes;
     this.#peak = { ...this.#live };
     this.#peakAt = this.#clock;

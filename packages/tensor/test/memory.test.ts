@@ -22,11 +22,14 @@ describe("scopes", () => {
     const y = device.scope(() => {
       const inner = device.ops.add(x, x);
       kept = device.keep(device.ops.mul(x, x));
-      return { sum: device.ops.add(inner, x) };
+      const [first, second, third] = [inner, x, inner].map((one) => device.ops.add(one, x));
+      return { sum: first, rest: [new Map([["a", second]]), new Set([third])] as const };
     });
-    expect(device.memory.liveCount).toBe(3);
-    expect([x.disposed, kept.disposed, y.sum.disposed]).toEqual([false, false, false]);
-    for (const tensor of [x, kept, y.sum]) tensor.dispose();
+    const [[second], [third]] = [y.rest[0].values(), y.rest[1]];
+    const all = [x, kept, y.sum, second, third];
+    expect(device.memory.liveCount).toBe(all.length);
+    expect(all.filter(({ disposed }) => disposed)).toEqual([]);
+    for (const tensor of all) tensor.dispose();
     expect(device.memory.liveBytes).toBe(0);
   });
 
@@ -138,38 +141,62 @@ it("views and handles share memory until the last is gone", async () => {
   expect(device.memory.liveCount).toBe(0);
 });
 
-it("an account's categories always add up, and its peak is the largest sum so far with its contents", () => {
-  const sizes = fc.array(fc.record({ size: fc.nat({ max: 100 }), free: fc.nat({ max: 3 }) }), {
-    maxLength: 60,
+it("an account's categories always add up, and its peaks are the largest sums since they were taken", () => {
+  const step = fc.record({
+    size: fc.nat({ max: 5 }), // few sizes, so that sums come again
+    free: fc.nat({ max: 3 }),
+    move: fc.boolean(),
+    restart: fc.boolean(),
+    take: fc.boolean(),
   });
   fc.assert(
-    fc.property(sizes, (steps) => {
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
       const account = new MemoryAccount();
       const live: { sizeBytes: number; label: string; category: "weights" | "saved" }[] = [];
-      let peak = 0;
-      let atPeak: string[] = [];
-      for (const [i, { size, free }] of steps.entries()) {
-        const allocation = {
-          sizeBytes: size,
-          label: `#${i}`,
-          category: i % 2 ? ("weights" as const) : ("saved" as const),
-        };
+      const now = () => {
+        const of = (category: string) =>
+          live.reduce((sum, a) => sum + (a.category === category ? a.sizeBytes : 0), 0);
+        const [weights, saved] = ["weights", "saved"].map(of);
+        return { bytes: weights + saved, weights, saved, labels: live.map(({ label }) => label) };
+      };
+      let peak = now();
+      let highest = now();
+      for (const [i, { size, free, move, restart, take }] of steps.entries()) {
+        const category: "weights" | "saved" = i % 2 ? "weights" : "saved";
+        const allocation = { sizeBytes: size, label: `#${i}`, category };
         account.reserve(allocation);
         live.push(allocation);
-        const total = live.reduce((sum, a) => sum + a.sizeBytes, 0);
-        if (total > peak) {
-          peak = total;
-          atPeak = live.map((a) => a.label);
-        }
+        if (move) account.recategorize(live[0], live[0].category === "saved" ? "weights" : "saved");
+        if (now().bytes >= peak.bytes) peak = now();
+        if (now().bytes >= highest.bytes) highest = now();
         for (let n = 0; n < free && live.length > 0; n++) account.free(live.shift()!);
         const { weights, saved } = account.live;
-        expect(weights + saved).toBe(account.liveBytes);
+        expect([weights, saved, account.liveBytes]).toEqual([now().weights, now().saved, now().bytes]);
+        if (take) {
+          const { bytes, byCategory } = account.takeHighest();
+          expect([bytes, byCategory.weights, byCategory.saved]).toEqual([
+            highest.bytes,
+            highest.weights,
+            highest.saved,
+          ]);
+          highest = now();
+        }
+        if (restart) {
+          account.resetPeak();
+          peak = now();
+        }
       }
-      const report = account.peak(1000);
-      expect(report.peakBytes).toBe(peak);
-      expect(report.byCategory.weights + report.byCategory.saved).toBe(peak);
-      expect(new Set(report.largest.map((a) => a.label))).toEqual(new Set(atPeak));
-      for (const allocation of live) account.free(allocation);
+      const { peakBytes, byCategory, largest } = account.peak(1000);
+      expect([peakBytes, byCategory.weights, byCategory.saved]).toEqual([
+        peak.bytes,
+        peak.weights,
+        peak.saved,
+      ]);
+      expect(new Set(largest.map((a) => a.label))).toEqual(new Set(peak.labels));
+      const sizes = largest.map((a) => a.sizeBytes);
+      expect(sizes).toEqual([...sizes].sort((x, y) => y - x));
+      expect(account.peak(2).largest).toEqual(largest.slice(0, 2));
+      for (const allocation of [...live, ...live]) account.free(allocation);
       expect([account.liveCount, account.liveBytes]).toEqual([0, 0]);
     }),
   );
@@ -195,14 +222,18 @@ it("an account keeps no freed memory alive, though it remembers what was live at
 
 it("a budget refuses the allocation that would pass it, says what is live, and goes on", () => {
   const device = new MetaDevice();
-  device.memory.limitBytes = 1000;
-  using weights = device.empty([100], { category: "weights", label: "w" });
-  expect(() => device.empty([200], { label: "activations" })).toThrow(
-    /T-OUT-OF-MEMORY.*activations asked for.*weights 0\.0 MiB.*smaller batch/s,
-  );
+  device.memory.limitBytes = 800;
+  expect(() => device.empty([201])).toThrow(/T-OUT-OF-MEMORY.*Live now: 0\.0 MiB \(nothing live\)/);
+  using trained = device.empty([100], { category: "adapter", label: "t" });
+  {
+    using _ = device.empty([10], { category: "weights" });
+    expect(() => device.empty([200], { label: "activations" })).toThrow(
+      /T-OUT-OF-MEMORY.*activations asked for.*\(adapter 0\.0 MiB, weights 0\.0 MiB\).*smaller batch/s, // the largest first
+    );
+  }
   expect(device.memory.liveCount).toBe(1);
   using fits = device.empty([100]);
-  expect(fits.size + weights.size).toBe(200);
+  expect(fits.size + trained.size).toBe(200);
 });
 
 describe("mistakes are named", () => {
@@ -235,7 +266,12 @@ describe("mistakes are named", () => {
         return device.ops.add(x, elsewhere);
       },
     ],
-    ["more elements than kernels can address", "T-TOO-LARGE", () => device.empty([2 ** 16, 2 ** 15])],
+    [
+      "more elements than kernels can address",
+      "T-TOO-LARGE",
+      () => device.empty([2 ** 16, 2 ** 15], { dtype: "u8" }),
+    ],
+    ["more bytes than kernels can address", "T-TOO-LARGE", () => device.empty([2 ** 16, 2 ** 14])],
     ["an axis that is not there", "T-ATTR", (x) => device.ops.sum(x, { axis: 2 })],
     [
       "reading the meta device",

@@ -64,7 +64,7 @@ function sizesOf(model: ModelConfig, { reduction: r = 8, width }: SideOptions): 
       `the side width ${width} does not divide into ${heads} heads of even size. Take a multiple of ${2 * heads}.`,
     );
   }
-  const headDim = width === undefined ? 2 * Math.round(d / (factor * heads) / 2) : width / heads;
+  const headDim = 2 * Math.round(d / (factor * heads) / 2);
   if (headDim < 2) {
     refuse(
       `reduction ${r} leaves a side width of ${(d / r).toFixed(1)} for ${heads} head, too small for a rope pair. ` +

@@ -245,7 +245,7 @@ function quantizationOf(raw: Raw, name: string): Quantization | null {
 /** The window, if any layer uses one. Qwen switches it on by `use_sliding_window`, Mistral by giving a number. */
 function slidingWindowOf(family: Family, raw: Raw): number | null {
   const window = raw.sliding_window === undefined ? FAMILIES[family].slidingWindow : raw.sliding_window;
-  if (family === "llama" || window === null) return null;
+  if (family === "llama") return null;
   if (family === "mistral") return window; // it has no layer_types
   if (raw.layer_types) return raw.layer_types.includes("sliding_attention") ? window : null;
   return raw.use_sliding_window && raw.max_window_layers < raw.num_hidden_layers ? window : null;

@@ -159,7 +159,6 @@ export class TrainingLoop {
 
   async #trainStep(step: number): Promise<void> {
     const { trainer, stream, log, options, events } = this.#parts;
-    const { counters } = trainer;
     const batches: StreamedBatch[] = [];
     while (batches.length < (options.gradientAccumulation ?? 1)) batches.push(await stream.next());
     const started = performance.now();
@@ -168,7 +167,7 @@ export class TrainingLoop {
     const seconds = (performance.now() - started) / 1000;
     if (!report.updated) {
       const sources = batches.flatMap((batch) => batch.sources);
-      await this.#notFinite(step, report, sources, counters);
+      await this.#notFinite(step, report, sources);
     }
     this.#state = {
       ...this.#state,
@@ -235,7 +234,6 @@ export class TrainingLoop {
     step: number,
     { loss, gradNorm, learningRate }: StepReport,
     sources: readonly string[],
-    before: Trainer["counters"],
   ): Promise<void> {
     const { options, events, trainer, checkpoints } = this.#parts;
     const what = Number.isFinite(loss)
@@ -247,8 +245,7 @@ export class TrainingLoop {
       events.onNote?.(`${where}: the step is skipped`);
       return;
     }
-    trainer.counters = before; // the checkpoint is of before this step
-    await this.#save();
+    await this.#save(); // the state is still that of before this step
     const damaged = await damagedWeights(trainer.decoder);
     const cure =
       damaged ??
