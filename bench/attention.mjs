@@ -8,22 +8,30 @@
 // is timed too. --processor-time measures CPU time instead of wall time, for busy machines: of one thread on wasm, of all
 // threads of a software driver on webgpu.
 
+import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { sizeOf } from "@sidenet/tensor";
 import { ensureRuntimeFolder, ROOT } from "../scripts/lib/environment.mjs";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
 
-const options = scriptOptions({
-  tokens: [256, 512, 1024],
-  heads: [9, 3, 64],
-  device: "wasm",
-  threads: 2,
-  rounds: 25,
-  "processor-time": false,
-  base: null,
-});
+const options = scriptOptions(
+  {
+    tokens: [256, 512, 1024],
+    heads: [9, 3, 64],
+    device: "wasm",
+    threads: 2,
+    rounds: 25,
+    "processor-time": false,
+    base: null,
+  },
+  { positive: ["tokens", "heads", "threads", "rounds"] },
+);
+if (options.heads.length !== 3)
+  usageError(`--heads ${options.heads}: wanted three numbers: query heads, key heads, head size`);
 const [H, G, D] = options.heads;
+if (options.base !== undefined && !existsSync(resolve(options.base, "packages/tensor/dist/index.js")))
+  usageError(`--base ${options.base}: no built checkout is there`);
 const isCpuTime = options["processor-time"];
 const threads = isCpuTime ? 1 : options.threads;
 /** Calls of each row in a round. The fastest counts, since other load can only slow a call down. */

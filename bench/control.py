@@ -21,7 +21,7 @@ IGNORED = -100
 
 
 def arguments():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "train_file", "held_out_file"):
         parser.add_argument(name)
     parser.add_argument("runs", nargs="+", help="ladder[:r=8,l=15,top=0,std=0.02] or lora[:first-last]")
@@ -41,6 +41,8 @@ def read(path, tokenizer, options, count):
     records = []
     for line in open(path, encoding="utf-8"):
         record = json.loads(line)
+        if not {"prompt", "completion"} <= record.keys():
+            raise SystemExit(f'{path}: a record has {", ".join(record)}, not "prompt" and "completion"')
         prompt = tokenizer(record["prompt"], add_special_tokens=False).input_ids
         completion = tokenizer(record["completion"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
         ids = prompt + completion

@@ -4,14 +4,15 @@
 //
 // Each part is a process with a time limit, so a lost device or a hang ends only that part. Prints a summary and writes
 // `gpu-run.json` (all results) and `gpu-run.log` (all output) to --output, else $OUT, else out/gpu-run. --only and --skip take
-// names of parts or their beginnings; --quick uses small sizes, to see that the scripts run.
+// names of parts or their beginnings, and name all of them when they are given another; --quick uses small sizes, to see that the
+// scripts run.
 
 import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { checkNames, scriptOptions } from "../scripts/lib/options.mjs";
 import { lastJson, SIDENET } from "../scripts/lib/sidenet.mjs";
 
 const options = scriptOptions({
@@ -99,24 +100,24 @@ const PARTS = [
     args: [file("attention.mjs"), "--device", device, ...heads, "--rounds", "5"],
   },
   { name: "choices", limit: 90, args: script("choices", ...(quick ? ["--quick"] : [])) },
-  { name: "host-cost", limit: 60, args: [file("host-cost.mjs")] },
+  {
+    name: "host-cost",
+    limit: 60,
+    args: [file("host-cost.mjs"), "--device", device, "--rounds", quick ? "1" : "15"],
+  },
 ];
 
-const unknown = [...options.only, ...options.skip].filter(
-  (wanted) => !PARTS.some(({ name }) => name.startsWith(wanted)),
-);
-if (unknown.length > 0) {
-  console.error(
-    `No part begins with ${unknown.join(" or ")}. Parts: ${PARTS.map(({ name }) => name).join(", ")}.`,
-  );
-  process.exit(2);
+const isMeant = (wanted, name) => name.startsWith(wanted);
+for (const option of ["only", "skip"]) {
+  const names = PARTS.map(({ name }) => name);
+  checkNames(option, options[option], names, isMeant);
 }
 ensureRuntimeFolder();
 mkdirSync(options.output, { recursive: true });
 const logFile = join(options.output, "gpu-run.log");
 writeFileSync(logFile, "");
 
-const matches = (name, names) => names.some((wanted) => name.startsWith(wanted));
+const matches = (name, names) => names.some((wanted) => isMeant(wanted, name));
 
 /** Runs one part, and returns how it ended and the object that it printed last. */
 function runPart({ name, limit, args }) {

@@ -1,7 +1,10 @@
 // Measures how time and memory of a training step grow with the length of its sequence, from 256 to 16k tokens. Prints a table
 // for docs/benchmarks.md with fitted exponents, and can draw a plot.
 //
-//   npm run build && node bench/growth.mjs [--threads 2] [--most 16384] [--svg docs/images/growth.svg] [--json FILE]
+//   npm run build && node bench/growth.mjs [--threads 2] [--most 16384] [--fit-from 1024] [--svg docs/images/growth.svg]
+//     [--json FILE]
+//
+// --fit-from is the shortest length that the exponents are fitted to: in short sequences, what does not grow dominates.
 //
 // One sequence; a Ladder on a small model with random weights (bench/gpu/models.mjs, "small"), on wasm, where an op has
 // computed when it returns, so that each op can be timed. Memory is the allocator's. The memory of attention alone is what its
@@ -11,12 +14,20 @@ import { writeFileSync } from "node:fs";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
 import { MetaDevice } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
 import { randomDecoder } from "./gpu/models.mjs";
 import { renderGrowth } from "./growth-plot.mjs";
 
-const options = scriptOptions({ threads: 2, most: 16_384, svg: null, json: null });
+const options = scriptOptions(
+  { threads: 2, most: 16_384, "fit-from": 1024, svg: null, json: null },
+  { positive: ["threads"] },
+);
 const MIN_TOKENS = 256;
+const lengths = [];
+for (let tokens = MIN_TOKENS; tokens <= options.most; tokens *= 2) lengths.push(tokens);
+const fitted = lengths.filter((tokens) => tokens >= options["fit-from"]);
+if (fitted.length < 2)
+  usageError(`--most ${options.most}: wanted two lengths to fit from --fit-from ${options["fit-from"]} on`);
 /** Number of steps by tokens. The fastest counts, since other load can only slow a step down. */
 const stepsOf = (tokens) => (tokens <= 2048 ? 5 : tokens <= 8192 ? 3 : 2);
 
@@ -82,7 +93,7 @@ function exponent(rows, key) {
 const device = await openNodeWasm({ threads: options.threads });
 const decoder = await randomDecoder(device, "small", { quantize: false, dtype: "f32" });
 const rows = [];
-for (let tokens = MIN_TOKENS; tokens <= options.most; tokens *= 2) {
+for (const tokens of lengths) {
   const row = {
     tokens,
     ...(await measureStep(device, decoder, tokens)),
@@ -93,10 +104,9 @@ for (let tokens = MIN_TOKENS; tokens <= options.most; tokens *= 2) {
     `${tokens} tokens: attention ${row.attention.toFixed(1)} ms, all else ${row.rest.toFixed(1)} ms`,
   );
 }
-// In short sequences, what does not grow dominates.
-const fitted = rows.filter(({ tokens }) => tokens >= 1024);
+const fittedRows = rows.filter(({ tokens }) => fitted.includes(tokens));
 const exponents = Object.fromEntries(
-  ["attention", "rest", "stepBytes", "attentionBytes"].map((key) => [key, exponent(fitted, key)]),
+  ["attention", "rest", "stepBytes", "attentionBytes"].map((key) => [key, exponent(fittedRows, key)]),
 );
 const mib = (bytes) => (bytes / 2 ** 20).toFixed(2);
 console.log(
@@ -109,7 +119,9 @@ for (const { tokens, attention, rest, stepBytes, attentionBytes: own } of rows) 
   );
 }
 const shown = ["attention", "rest", "stepBytes", "attentionBytes"].map((key) => exponents[key].toFixed(2));
-console.log(`| **exponent from 1,024 on** | ${shown.map((text) => `**${text}**`).join(" | ")} |`);
+console.log(
+  `| **exponent from ${fitted[0].toLocaleString("en")} on** | ${shown.map((text) => `**${text}**`).join(" | ")} |`,
+);
 const result = { device: device.label, date: new Date().toISOString().slice(0, 10), rows, exponents };
 if (options.svg) writeFileSync(options.svg, renderGrowth(result));
 if (options.json) writeFileSync(options.json, JSON.stringify(result));

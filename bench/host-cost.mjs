@@ -2,15 +2,15 @@
 //
 //   npm run build && node bench/host-cost.mjs [--device webgpu] [--rounds 15] [--only add]
 //
-// Prints wall time and, on Linux, the CPU time of the calling thread. With a software driver, which computes on the same
+// --only takes names of ops or their beginnings. Prints wall time and, on Linux, the CPU time of the calling thread. With a software driver, which computes on the same
 // cores, only the CPU time is the host's cost.
 
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { checkNames, scriptOptions } from "../scripts/lib/options.mjs";
 import { median, threadCpuMs } from "./shared.mjs";
 
-const options = scriptOptions({ device: "webgpu", rounds: 15, only: "" });
+const options = scriptOptions({ device: "webgpu", rounds: 15, only: [] }, { positive: ["rounds"] });
 const COUNT = 2000;
 
 ensureRuntimeFolder();
@@ -29,13 +29,16 @@ const CASES = {
   linear: () => ops.linear(h, w).dispose(),
 };
 
+const isMeant = (wanted, name) => name.startsWith(wanted);
+checkNames("only", options.only, Object.keys(CASES), isMeant);
+
 const shown = (list) =>
   list.every(Number.isFinite)
     ? `${median(list).toFixed(1)} µs (fastest ${Math.min(...list).toFixed(1)})`
     : "-";
 
 for (const [name, call] of Object.entries(CASES)) {
-  if (!name.startsWith(options.only)) continue;
+  if (options.only.length > 0 && !options.only.some((wanted) => isMeant(wanted, name))) continue;
   const [wall, host] = [[], []];
   let dispatches = 0;
   for (let round = -2; round < options.rounds; round++) {

@@ -13,21 +13,25 @@ import { openModel } from "@sidenet/ladder/node";
 import { Random } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
-import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
+import { checkNames, scriptOptions, usageError } from "../scripts/lib/options.mjs";
 import { dequantize, median } from "./shared.mjs";
 
-const options = scriptOptions({
-  model: null,
-  device: "auto",
-  context: 256,
-  batch: 4,
-  rounds: 7,
-  scored: { type: "string", default: "1" },
-  quantize: "nf4",
-  methods: ["ladder", "xladder", "qlora", "qlora+checkpointing"],
-  profile: false,
-  out: null,
-});
+const options = scriptOptions(
+  {
+    model: null,
+    device: "auto",
+    context: 256,
+    batch: 4,
+    rounds: 7,
+    scored: { type: "string", default: "1" },
+    quantize: "nf4",
+    methods: ["ladder", "xladder", "qlora", "qlora+checkpointing"],
+    profile: false,
+    out: null,
+  },
+  { positive: ["context", "batch", "rounds"] },
+);
+checkNames("quantize", [options.quantize], ["nf4", "none"]);
 const { context, batch: batchSize, rounds } = options;
 const scored = Number(options.scored);
 if (!(scored > 0 && scored <= 1))
@@ -134,9 +138,11 @@ console.log(
   `${results.device}; ${batchSize} x ${context} tokens, ${Math.round(100 * scored)} % of them scored, ${options.quantize}`,
 );
 for (const m of results.methods) {
+  const speed = base
+    ? `  ${m.timesAsFastAsQlora.toFixed(2)} times as fast (by FLOPs ${m.plannedTimesAsFast.toFixed(2)})`
+    : "";
   console.log(
-    `${m.method.padEnd(22)} ${m.medianMs.toFixed(0).padStart(7)} ms ${m.tokensPerSecond.toFixed(1).padStart(8)} tokens/s` +
-      `  ${(m.timesAsFastAsQlora ?? 0).toFixed(2)} times as fast (by FLOPs ${(m.plannedTimesAsFast ?? 0).toFixed(2)})`,
+    `${m.method.padEnd(22)} ${m.medianMs.toFixed(0).padStart(7)} ms ${m.tokensPerSecond.toFixed(1).padStart(8)} tokens/s${speed}`,
   );
   if (m.opMs) {
     const parts = Object.entries(m.opMs).filter(([, ms]) => ms > 0.005 * m.medianMs);

@@ -11,7 +11,7 @@ import { writeFileSync } from "node:fs";
 import { Random, sizeOf } from "@sidenet/tensor";
 import { installWebGpuGlobals } from "@sidenet/tensor/node";
 import { ensureRuntimeFolder } from "../scripts/lib/environment.mjs";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { checkNames, scriptOptions } from "../scripts/lib/options.mjs";
 import { openJax } from "./peers/jax.mjs";
 import { MODEL } from "./peers/llama.mjs";
 import { openSidenet } from "./peers/sidenet.mjs";
@@ -19,7 +19,11 @@ import { openTfjs } from "./peers/tfjs.mjs";
 import { openTorch } from "./peers/torch.mjs";
 import { median } from "./shared.mjs";
 
-const options = scriptOptions({ device: "wasm", threads: 2, rounds: 15, only: [], json: null, torch: null });
+const options = scriptOptions(
+  { device: "wasm", threads: 2, rounds: 15, only: [], json: null, torch: null },
+  { positive: ["threads", "rounds"] },
+);
+checkNames("device", [options.device], ["webgpu", "wasm"]);
 
 let stream = 0;
 const random = (...shape) => ({ shape, values: new Random(1, stream++).normals(sizeOf(shape)) });
@@ -88,10 +92,11 @@ function cases() {
       unit: "tokens/s",
       amount: MODEL.B * MODEL.T * 1e9,
       make: (peer) => peer.trainingStep(),
-      rounds: 5,
+      rounds: Math.min(5, options.rounds),
     },
   );
-  const only = options.only;
+  const { only } = options;
+  checkNames("only", only, [...new Set(list.map(({ group }) => group))]);
   return only.length === 0 ? list : list.filter(({ group }) => only.includes(group));
 }
 
@@ -177,13 +182,14 @@ async function openPeers() {
   return [ours, ...others, ...(options.torch ? [await openTorch(options.torch, threads)] : [])];
 }
 
+const chosen = cases();
 const peers = await openPeers();
 for (const { name, label } of peers) console.log(`${name}: ${label}`);
 console.log(`Node ${process.version}, ${options.rounds} rounds, medians\n`);
 
 const geometricMean = (list) => Math.exp(list.reduce((sum, ratio) => sum + Math.log(ratio), 0) / list.length);
 const report = [];
-for (const item of cases()) {
+for (const item of chosen) {
   const { times, least, last, problems } = await race(peers, item);
   const rivals = (list) => list.filter((time, i) => i > 0 && !peers[i].isBeside && time !== null);
   const lead = (list) => Math.min(...rivals(list)) / list[0];

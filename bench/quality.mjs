@@ -26,7 +26,7 @@ import {
 import { convertModel, openModel, readRecords } from "@sidenet/ladder/node";
 import { openDevice } from "@sidenet/tensor/node";
 import { fetchModel } from "../scripts/fetch-model.mjs";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
 import { withFolder } from "../scripts/lib/work-folder.mjs";
 import { dequantize } from "./shared.mjs";
 
@@ -45,9 +45,10 @@ const options = scriptOptions(
     out: null,
     calibrate: false,
   },
-  { required: ["variants"] },
+  { required: ["variants"], positive: ["held-out", "steps", "max-length", "batch-size"] },
 );
 const { steps, seed, "batch-size": batchSize, "max-length": maxLength } = options;
+const variants = JSON.parse(readFileSync(options.variants, "utf8"));
 
 /** A frozen decoder that computes the hidden states of a batch once and keeps them for later passes. */
 class CachingDecoder extends Decoder {
@@ -120,6 +121,11 @@ const path = options.model ?? (await fetchModel());
 const model = await openModel(path);
 const tokenizer = await model.tokenizer();
 const { encoded, read } = await readData(tokenizer);
+if (encoded.length <= options["held-out"])
+  usageError(
+    `${options.data} has ${encoded.length} records of at most --max-length ${maxLength} tokens, of which --held-out keeps ` +
+      `${options["held-out"]}: none is left to train on`,
+  );
 const train = encoded.slice(0, -options["held-out"]);
 const weights = options.calibrate
   ? await withFolder(null, async (folder) => {
@@ -154,9 +160,7 @@ report({
 });
 report({ name: "frozen", evalLoss: await evaluateLoss(decoder, null, evalBatches) });
 
-for (const { name, lr, method, weightDecay = 0.01, sideNorm } of JSON.parse(
-  readFileSync(options.variants, "utf8"),
-)) {
+for (const { name, lr, method, weightDecay = 0.01, sideNorm } of variants) {
   const started = performance.now();
   const adapter = await initializeAdapter({ seed, ...method }, decoder, model.name, () => calibration);
   if (sideNorm) device.ops.fill(adapter.parameters.get("ladder.norm.weight"), { value: sideNorm });

@@ -13,7 +13,8 @@ import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { checkNames, scriptOptions } from "../scripts/lib/options.mjs";
+import { SetupError } from "../scripts/lib/steps.mjs";
 import { differs, findBase, makeBaseTree } from "./regress/base-tree.mjs";
 import { judge } from "./regress/judge.mjs";
 
@@ -22,16 +23,20 @@ const WORKER = fileURLToPath(new URL("regress/worker.mjs", import.meta.url));
 /** Rounds of the measurements that confirm a slower row. */
 const CONFIRMATIONS = [15, 25];
 
-const options = scriptOptions({
-  base: null,
-  devices: ["webgpu", "wasm"],
-  threshold: 0.15,
-  only: [],
-  rounds: 9,
-  seconds: 120,
-  force: false,
-  json: null,
-});
+const options = scriptOptions(
+  {
+    base: null,
+    devices: ["webgpu", "wasm"],
+    threshold: 0.15,
+    only: [],
+    rounds: 9,
+    seconds: 120,
+    force: false,
+    json: null,
+  },
+  { positive: ["rounds", "seconds"] },
+);
+checkNames("devices", options.devices, ["webgpu", "wasm"]);
 
 /** Starts a worker process over a checkout, which answers one question at a time. */
 async function startWorker(root, device) {
@@ -43,7 +48,7 @@ async function startWorker(root, device) {
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await lines.next();
-    if (done) throw new Error(`the process over ${root} ended: ${errors.trim().split("\n").at(-1)}`);
+    if (done) throw new SetupError(`The process over ${root} ended.`, errors.trim().split("\n").at(-1));
     return JSON.parse(value);
   };
   const ended = new Promise((resolve) => child.once("exit", resolve));
@@ -85,6 +90,7 @@ async function compareOn(device, roots, deadline) {
   const { only } = options;
   let pair = await openPair(roots, device);
   const { device: label, rows: all } = pair.about;
+  checkNames("only", only, all);
   const open = async () => {
     const opened = pair ?? (await openPair(roots, device));
     pair = null;

@@ -4,11 +4,11 @@
 //   npm run build && node bench/task-results.mjs --model MODEL --task choice --train FILE --dev FILE --output DIR
 //     [--methods ladder,xladder,qlora] [--steps 100] [--batch-size 8] [--limit 200] [--device auto] [--args="..."]
 //
-// --args are more arguments of `sidenet train`.
+// --task is one that scores right answers, so not perplexity. --args are more arguments of `sidenet train`.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { scriptOptions } from "../scripts/lib/options.mjs";
+import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
 import { sidenet } from "../scripts/lib/sidenet.mjs";
 import { requireSuccess } from "../scripts/lib/steps.mjs";
 
@@ -26,8 +26,9 @@ const values = scriptOptions(
     device: "auto",
     args: "",
   },
-  { required: ["model", "train", "dev", "output"] },
+  { required: ["model", "train", "dev", "output"], positive: ["steps", "batch-size", "limit"] },
 );
+if (values.task === "perplexity") usageError("--task perplexity: the table is of shares of right answers");
 
 /** Runs sidenet, shows its progress, and returns the object that it prints. */
 function runSidenet(...given) {

@@ -85,7 +85,7 @@ def load(model, adapter):
     double = lambda tensors: {name: t.double() for name, t in tensors.items()}   # float() works too
     configs = [json.load(open(os.path.join(*path))) for path in ((model, "config.json"), (adapter, "adapter_config.json"))]
     return configs[0], double(read_weights(model)), (configs[1], double(read_weights(adapter)))
-
+if len(sys.argv) < 3 or (sys.argv[1] != "--golden" and len(sys.argv) != 4): sys.exit(__doc__)
 if sys.argv[1] == "--golden":
     for case in sys.argv[2:]:
         base = json.load(open(os.path.join(case, "adapter_config.json")))["base_model_name_or_path"]

@@ -1,12 +1,14 @@
 // Checks the built packages as a user sees them: every entry of every exports map loads in Node and type-checks in a strict
-// project without this workspace's settings, and publint and attw find no fault in the packed tarballs. `npm run check` runs
-// this after a build.
+// project without this workspace's settings, and publint and attw find no fault in the packed tarballs.
+//
+//   npm run check:exports      builds first; part of `npm run check`
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
 import { ROOT } from "./lib/environment.mjs";
+import { scriptOptions } from "./lib/options.mjs";
 import { listPublished, packPublished } from "./lib/published.mjs";
 import { reportFailure, requireSuccess, run, SetupError } from "./lib/steps.mjs";
 
@@ -80,6 +82,7 @@ function checkResolution({ name, tarball }) {
   requireSuccess(run(process.execPath, args, { cwd: ROOT }), `attw found faults in ${name}.`);
 }
 
+scriptOptions({});
 try {
   const entries = listEntries();
   const folder = writeConsumer("consumer", entries, IN_NODE);

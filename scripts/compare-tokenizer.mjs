@@ -126,17 +126,14 @@ function drawStrings(count, seed) {
   });
 }
 
-const values = scriptOptions({ model: null, count: 1000, seed: 1 });
+const values = scriptOptions({ model: null, count: 1000, seed: 1 }, { positive: ["count"] });
 const path = values.model ?? (await fetchModel());
-const samples = drawStrings(values.count, values.seed);
-const theirs = await withLlamaModel(path, { vocabOnly: true }, async (model) =>
-  samples.map(({ text }) => {
-    const ids = model.tokenize(text, false);
-    return [...ids];
-  }),
-);
 const model = await openModel(path);
 const tokenizer = await model.tokenizer();
+const samples = drawStrings(values.count, values.seed);
+const theirs = await withLlamaModel(path, { vocabOnly: true }, async (llama) =>
+  samples.map(({ text }) => [...llama.tokenize(text, false)]),
+);
 const differing = new Map();
 let tokens = 0;
 let undecoded = 0;

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { BatchStream, encodeRecord, inMemory, parseRecord } from "@sidenet/ladder";
 import { openModel } from "@sidenet/ladder/node";
 import { ROOT } from "./lib/environment.mjs";
-import { scriptOptions } from "./lib/options.mjs";
+import { scriptOptions, usageError } from "./lib/options.mjs";
 import { compareWithPython } from "./lib/python.mjs";
 import { TEXT_MODELS, writeTextModel } from "./lib/random-models.mjs";
 import { sidenet } from "./lib/sidenet.mjs";
@@ -192,12 +192,16 @@ function report(cases, { versions, results }) {
   return failed;
 }
 
+const isChosen = (name, title) => `${name}, ${title}`.includes(options.only);
+if (!Object.keys(TEXT_MODELS).some((name) => Object.keys(RUNS).some((title) => isChosen(name, title))))
+  usageError(`--only ${options.only}: no run has this in its name, such as "qwen3, qlora"`);
+
 async function compareAll(python, work) {
   const data = join(work, "train.jsonl");
   const lines = writeData(data);
   const cases = [];
   for (const name of Object.keys(TEXT_MODELS)) {
-    const titles = Object.keys(RUNS).filter((title) => `${name}, ${title}`.includes(options.only));
+    const titles = Object.keys(RUNS).filter((title) => isChosen(name, title));
     if (titles.length === 0) continue;
     const model = writeTextModel(work, name);
     const plain = { model, theirs: model };

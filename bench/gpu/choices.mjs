@@ -9,17 +9,20 @@
 
 import { BENCH_MODELS } from "@sidenet/ladder";
 import { DEFAULT_TILES, NF4_BLOCKS, nf4Table, WebGpuDevice } from "@sidenet/tensor";
-import { scriptOptions } from "../../scripts/lib/options.mjs";
+import { scriptOptions, usageError } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 
-const options = scriptOptions({
-  device: "webgpu",
-  split: [0, 64, 128, 256, 512],
-  rounds: 5,
-  only: "",
-  quick: false,
-  "as-gpu": false,
-});
+const options = scriptOptions(
+  {
+    device: "webgpu",
+    split: [0, 64, 128, 256, 512],
+    rounds: 5,
+    only: "",
+    quick: false,
+    "as-gpu": false,
+  },
+  { positive: ["rounds"] },
+);
 
 const [small, large] = options.quick
   ? [
@@ -37,7 +40,8 @@ const device = await open(options.device, {
   precision: "f16",
   ...(options["as-gpu"] && { adapterClass: "discrete" }),
 });
-if (!(device instanceof WebGpuDevice)) throw new Error(`${device.label}: only WebGPU has a tile table.`);
+if (!(device instanceof WebGpuDevice))
+  usageError(`--device ${options.device}: ${device.label} has no tile table, WebGPU has`);
 
 let stream = 0;
 function normals(shape, dtype = "f32") {
@@ -148,6 +152,14 @@ const CASES = [
     : []),
 ];
 
+const chosen = CASES.filter(({ item: [name] }) => name.includes(options.only));
+if (chosen.length === 0) {
+  const without = device.profile.subgroupMatrices
+    ? ""
+    : " (attention's wait for an adapter with subgroup matrices)";
+  usageError(`--only ${options.only}: no case has this in its name${without}`);
+}
+
 /** Wall time of a call in a batch, in milliseconds. */
 async function wall(call, calls) {
   const from = performance.now();
@@ -215,8 +227,7 @@ async function measure({ item: [name, make, run], tile, values, tolerance }) {
 }
 
 const results = [];
-for (const choice of CASES) {
-  if (!choice.item[0].includes(options.only)) continue;
+for (const choice of chosen) {
   const result = await measure(choice);
   const [first] = result.rows;
   const columns = result.rows.map(

@@ -6,8 +6,9 @@
 // alike, which only later rounds show. The fastest time of a row counts; `scatter` is its slowest time divided by the fastest.
 // Do not trust a rate with a scatter of 1.3 or more.
 
-import { runSuite } from "@sidenet/ladder";
-import { scriptOptions } from "../../scripts/lib/options.mjs";
+import { BENCH_MODELS, runSuite } from "@sidenet/ladder";
+import { opNames } from "@sidenet/tensor";
+import { checkNames, scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 
 const HOT = [
@@ -25,16 +26,22 @@ const HOT = [
   "softmax",
 ];
 
-const options = scriptOptions({
-  device: "webgpu",
-  models: ["qwen2.5-7b"],
-  tokens: [2048],
-  dtypes: ["f32", "f16"],
-  time: 60,
-  only: HOT,
-  rounds: 2,
-  "skip-check": false,
-});
+const options = scriptOptions(
+  {
+    device: "webgpu",
+    models: ["qwen2.5-7b"],
+    tokens: [2048],
+    dtypes: ["f32", "f16"],
+    time: 60,
+    only: HOT,
+    rounds: 2,
+    "skip-check": false,
+  },
+  { positive: ["tokens", "time", "rounds"] },
+);
+checkNames("models", options.models, Object.keys(BENCH_MODELS));
+checkNames("dtypes", options.dtypes, ["f32", "f16"]);
+checkNames("only", options.only, opNames);
 
 const device = await open(options.device, { precision: "f16" });
 const timeOf = ({ gpuMs, wall }) => gpuMs || wall.medianMs;
@@ -46,7 +53,7 @@ function print(result, note = "") {
 }
 
 const runs = [];
-for (let round = 0; round < Math.max(1, options.rounds); round++) {
+for (let round = 0; round < options.rounds; round++) {
   const run = await runSuite(device, {
     models: options.models,
     tokens: options.tokens,

@@ -5,12 +5,19 @@
 // --precision defaults to --dtype. --dtype f32 --precision f16 tests the kernels that round f32 operands to f16.
 
 import { checkRow, DEFAULT_TILES, opNames, rowOf } from "@sidenet/tensor";
-import { scriptOptions } from "../../scripts/lib/options.mjs";
+import { checkNames, scriptOptions } from "../../scripts/lib/options.mjs";
 import { finish, open } from "./process.mjs";
 
-const options = scriptOptions({ device: "webgpu", dtype: "f32", precision: null, cases: 40, only: [] });
+const options = scriptOptions(
+  { device: "webgpu", dtype: "f32", precision: null, cases: 40, only: [] },
+  { positive: ["cases"] },
+);
+const precision = options.precision ?? options.dtype;
+checkNames("dtype", [options.dtype], ["f32", "f16"]);
+checkNames("precision", [precision], ["f32", "f16"]);
+checkNames("only", options.only, opNames);
 
-const device = await open(options.device, { poison: true, precision: options.precision ?? options.dtype });
+const device = await open(options.device, { poison: true, precision });
 // Run every kernel for subgroup matrices, including those that no default chooses.
 if (device.profile.subgroupMatrices) device.retile({ ...DEFAULT_TILES, subgroupMatrixQueries: 16 });
 const { only } = options;

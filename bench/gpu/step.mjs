@@ -15,18 +15,21 @@ import { median, threadCpuMs } from "../shared.mjs";
 import { randomDecoder } from "./models.mjs";
 import { finish, open } from "./process.mjs";
 
-const options = scriptOptions({
-  device: "webgpu",
-  model: "smollm2-135m",
-  method: "ladder",
-  context: 512,
-  batch: 1,
-  steps: 3,
-  dtype: "f16",
-  "no-quantize": false,
-  profile: false,
-  "as-gpu": false,
-});
+const options = scriptOptions(
+  {
+    device: "webgpu",
+    model: "smollm2-135m",
+    method: "ladder",
+    context: 512,
+    batch: 1,
+    steps: 3,
+    dtype: "f16",
+    "no-quantize": false,
+    profile: false,
+    "as-gpu": false,
+  },
+  { positive: ["context", "batch", "steps"] },
+);
 
 /** Watches the GPU memory in use by nvidia-smi, five times a second. `mib` is its peak; null without nvidia-smi. */
 function watchDriver() {

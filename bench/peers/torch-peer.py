@@ -30,6 +30,10 @@ def attention(*shapes):
     return no_grad(compute, *shapes)
 
 
+def cross_entropy(logits, labels):
+    return no_grad(lambda x: F.cross_entropy(x, labels), logits)
+
+
 def training_step(request):
     m, adamw = request["model"], request["adamw"]
     flat = torch.frombuffer(bytearray(open(request["path"], "rb").read()), dtype=torch.float32)
@@ -91,6 +95,9 @@ MAKE = {
     "rmsNorm": lambda r: no_grad(lambda x, gain: F.rms_norm(x, x.shape[-1:], gain, 1e-5), *r["shapes"]),
     "softmax": lambda r: no_grad(lambda x: torch.softmax(x, -1), *r["shapes"]),
     "siluMul": lambda r: no_grad(lambda gate, up: F.silu(gate) * up, *r["shapes"]),
+    "transpose": lambda r: no_grad(lambda x: x.T.contiguous(), *r["shapes"]),
+    "add": lambda r: no_grad(torch.add, *r["shapes"]),
+    "crossEntropy": lambda r: cross_entropy(*r["shapes"], torch.tensor(r["labels"])),
     "trainingStep": training_step,
     "smallOp": lambda r: small_op(r["calls"]),
 }

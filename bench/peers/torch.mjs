@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { SetupError } from "../../scripts/lib/steps.mjs";
 import { ADAMW, initialValues, MODEL, parameterShapes, tokens } from "./llama.mjs";
 
 /** Throws when `python` does not run or has no PyTorch. */
@@ -15,12 +16,17 @@ export async function openTorch(python, threads) {
   const failed = new Promise((_, reject) => {
     child.once("error", reject);
     child.once("exit", (code) =>
-      reject(new Error(`${python} ended with ${code}: is PyTorch installed there?`)),
+      reject(
+        new SetupError("PyTorch did not run.", `${python} ended with ${code}: is PyTorch installed there?`),
+      ),
     );
   });
   failed.catch(() => {}); // no unhandled rejection when the process ends
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const read = async () => JSON.parse((await Promise.race([lines.next(), failed])).value);
+  const read = async () => {
+    const { value, done } = await Promise.race([lines.next(), failed]);
+    return done ? failed : JSON.parse(value);
+  };
   const ask = (request) => {
     child.stdin.write(`${JSON.stringify(request)}\n`);
     return read();
@@ -44,6 +50,9 @@ export async function openTorch(python, threads) {
     rmsNorm: withShapes("rmsNorm"),
     softmax: withShapes("softmax"),
     siluMul: withShapes("siluMul"),
+    transpose: withShapes("transpose"),
+    add: withShapes("add"),
+    crossEntropy: (logits, labels) => make("crossEntropy", { shapes: [logits.shape], labels: [...labels] }),
     manySmall: (_operand, calls) => make("smallOp", { calls }),
     smallOp: (calls) => make("smallOp", { calls }),
     trainingStep() {

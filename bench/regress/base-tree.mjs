@@ -4,6 +4,7 @@ import { execFileSync } from "node:child_process";
 import { lstatSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
+import { SetupError } from "../../scripts/lib/steps.mjs";
 
 /** The files that decide how fast anything runs. Changes of other files are not measured. */
 const SOURCES = ["packages", "kernels", "package-lock.json", "tsconfig.base.json", "tsconfig.build.json"];
@@ -45,7 +46,7 @@ export function findBase(root, /** @type {string | null} */ ref = null) {
   if (ref !== null) {
     const commit = commitOf(root, ref);
     if (commit === null)
-      throw new Error(`${ref} is no commit of this clone. Fetch it, or give another --base.`);
+      throw new SetupError(`${ref} is no commit of this clone.`, "Fetch it, or give another --base.");
     return { commit };
   }
   if (git(root, "status", "--porcelain", "--", ...SOURCES) !== "") return { commit: head };

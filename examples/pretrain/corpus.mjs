@@ -1,6 +1,7 @@
 // Token ids of a corpus as training and evaluation data.
 
 import { readFile } from "node:fs/promises";
+import { SetupError } from "../../scripts/lib/steps.mjs";
 
 /** Reads the tokens that `tokenize.mjs` wrote, and the size of their text in bytes. Throws if the files do not match. */
 export async function readTokens(path) {
@@ -8,8 +9,9 @@ export async function readTokens(path) {
   const counts = JSON.parse(await readFile(path.replace(/\.u16$/, ".json"), "utf8"));
   const tokens = new Uint16Array(bytes.buffer, 0, Math.floor(bytes.length / 2));
   if (tokens.length !== counts.tokens) {
-    throw new Error(
-      `${path} has ${tokens.length} tokens, but its .json file says ${counts.tokens}. Run tokenize.mjs again.`,
+    throw new SetupError(
+      `${path} has ${tokens.length} tokens, but its .json file says ${counts.tokens}.`,
+      "Run tokenize.mjs again.",
     );
   }
   return { tokens, bytes: counts.bytes };

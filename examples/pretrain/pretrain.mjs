@@ -3,57 +3,60 @@
 //   node examples/pretrain/pretrain.mjs --corpus out/corpus --output out/tiny-books --minutes 4
 //
 // --corpus is a folder with tokenizer.json, train.u16 and dev.u16, which train-tokenizer.mjs and tokenize.mjs write. --model is
-// a folder with a config.json. The output folder becomes a model: model.safetensors (f16, the best so far on held-out text),
-// config.json and the tokenizer. It also gets log.jsonl, and state.safetensors, from which the same command resumes.
+// a folder with a config.json, whose vocab_size is the tokenizer's. The output folder becomes a model: model.safetensors (f16,
+// the best so far on held-out text), config.json and the tokenizer. It also gets log.jsonl, and state.safetensors, from which
+// the same command resumes.
+//
+// The run ends after --minutes or --tokens, whichever comes first. --warmup is a fraction of it. Every --report-seconds it is
+// evaluated on --held-out-rows rows (at last on all) and its state is saved.
 
-import { parseArgs } from "node:util";
 import { openDevice, releaseDawn } from "@sidenet/tensor/node";
+import { scriptOptions, usageError } from "../../scripts/lib/options.mjs";
 import { pretrain } from "./run.mjs";
 
-const text = (value) => ({ type: "string", default: value });
-const OPTIONS = {
-  corpus: text("out/corpus"),
-  model: text(import.meta.dirname),
-  output: text("out/tiny-books"),
-  device: text("auto"),
-  minutes: { type: "string" }, // length of the run; with --tokens too, it ends at the first of the two limits
-  tokens: { type: "string" },
-  "batch-size": text("8"),
-  length: text("256"),
-  "learning-rate": text("3e-3"),
-  "weight-decay": text("0.1"),
-  warmup: text("0.03"), // fraction of the run
-  seed: text("0"),
-  "report-seconds": text("60"), // between evaluations, which save the state too
-  "held-out-rows": text("64"), // rows of an evaluation; the last one uses all
-};
-
-function numberOf(values, name) {
-  const number = values[name] === undefined ? null : Number(values[name]);
-  if (number !== null && !(number >= 0 && Number.isFinite(number)))
-    throw new Error(`--${name} ${values[name]}: wanted a number, 0 or more.`);
-  return number;
-}
-
 function readOptions() {
-  const { values } = parseArgs({ options: OPTIONS });
-  const number = (name) => numberOf(values, name);
+  const values = scriptOptions(
+    {
+      corpus: "out/corpus",
+      model: import.meta.dirname,
+      output: "out/tiny-books",
+      device: "auto",
+      minutes: null,
+      tokens: null,
+      "batch-size": 8,
+      length: 256,
+      "learning-rate": 3e-3,
+      "weight-decay": 0.1,
+      warmup: 0.03,
+      seed: 0,
+      "report-seconds": 60,
+      "held-out-rows": 64,
+    },
+    { positive: ["batch-size", "length", "held-out-rows"] },
+  );
+  const limit = (name) => {
+    if (values[name] === undefined) return null;
+    const number = Number(values[name]);
+    if (!(number > 0)) usageError(`--${name} ${values[name]}: wanted a number above 0`);
+    return number;
+  };
   const options = {
     corpus: values.corpus,
     model: values.model,
     output: values.output,
-    minutes: number("minutes"),
-    tokens: number("tokens"),
-    batchSize: number("batch-size"),
-    length: number("length"),
-    learningRate: number("learning-rate"),
-    weightDecay: number("weight-decay"),
-    warmup: number("warmup"),
-    seed: number("seed"),
-    reportSeconds: number("report-seconds"),
-    heldOutRows: number("held-out-rows"),
+    minutes: limit("minutes"),
+    tokens: limit("tokens"),
+    batchSize: values["batch-size"],
+    length: values.length,
+    learningRate: values["learning-rate"],
+    weightDecay: values["weight-decay"],
+    warmup: values.warmup,
+    seed: values.seed,
+    reportSeconds: values["report-seconds"],
+    heldOutRows: values["held-out-rows"],
   };
-  if (!options.minutes && !options.tokens) throw new Error("Give --minutes or --tokens: how long to train.");
+  if (options.minutes === null && options.tokens === null)
+    usageError("--minutes or --tokens is missing: how long to train");
   return { device: values.device, options };
 }
 
@@ -68,10 +71,5 @@ async function main() {
   }
 }
 
-main().then(
-  () => process.exit(0), // the driver's threads would keep the process running
-  (error) => {
-    console.error(error.message);
-    process.exit(1);
-  },
-);
+await main();
+process.exit(0); // the driver's threads would keep the process running

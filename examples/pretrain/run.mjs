@@ -10,12 +10,14 @@ import {
   generate,
   inBatches,
   initializeWeights,
+  loadTokenizer,
   loadWeights,
   makeAdapter,
   parseModelConfig,
   Trainer,
 } from "@sidenet/ladder";
 import { openModel } from "@sidenet/ladder/node";
+import { SetupError } from "../../scripts/lib/steps.mjs";
 import { firstWindows, readTokens, windowsOf } from "./corpus.mjs";
 import { loadState, saveModel, saveState } from "./state.mjs";
 
@@ -100,7 +102,7 @@ class Run {
     }
     this.place.seconds += (performance.now() - started) / 1000;
     if (!Number.isFinite(last))
-      throw new Error(`step ${this.place.step}: the loss is ${last}. Lower --learning-rate.`);
+      throw new SetupError(`Step ${this.place.step}: the loss is ${last}.`, "Lower --learning-rate.");
     return last;
   }
 
@@ -189,7 +191,17 @@ class Run {
  */
 export async function pretrain(device, options) {
   const { corpus: folder, model, output } = options;
-  const config = parseModelConfig(JSON.parse(await readFile(join(model, "config.json"), "utf8")));
+  const readJson = async (...path) => JSON.parse(await readFile(join(...path), "utf8"));
+  const config = parseModelConfig(await readJson(model, "config.json"));
+  const { vocabSize } = loadTokenizer(
+    await readJson(folder, "tokenizer.json"),
+    await readJson(folder, "tokenizer_config.json"),
+  );
+  if (vocabSize !== config.vocabSize)
+    throw new SetupError(
+      `${model}/config.json has a vocab_size of ${config.vocabSize}, but the tokenizer in ${folder} has ${vocabSize} entries.`,
+      "Give --model a folder with a config.json of that size, or train-tokenizer.mjs another --size.",
+    );
   const corpus = {
     train: await readTokens(join(folder, "train.u16")),
     dev: await readTokens(join(folder, "dev.u16")),

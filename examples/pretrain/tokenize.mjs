@@ -1,26 +1,20 @@
 // Encodes JSONL files with a field "text" as one sequence of 16-bit token ids, with an end-of-text token before each text. A
 // .json file beside it has the counts of tokens, texts and bytes, which bits per byte need.
 //
-//   node examples/pretrain/tokenize.mjs --tokenizer out/pretrain --data books.train.jsonl --output out/pretrain/train.u16
+//   node examples/pretrain/tokenize.mjs --tokenizer out/corpus --data books.train.jsonl --output out/corpus/train.u16
+//
+// --data may be given several times.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { loadTokenizer } from "@sidenet/ladder";
 import { readRecords, writeFileAtomic } from "@sidenet/ladder/node";
+import { scriptOptions } from "../../scripts/lib/options.mjs";
 
-const { values } = parseArgs({
-  options: {
-    tokenizer: { type: "string" },
-    data: { type: "string", multiple: true },
-    output: { type: "string" },
-  },
-});
-if (!values.tokenizer || !values.data || !values.output) {
-  console.error("usage: node tokenize.mjs --tokenizer DIR --data FILE... --output FILE.u16");
-  process.exit(2);
-}
-
+const values = scriptOptions(
+  { tokenizer: null, data: { type: "string", multiple: true }, output: null },
+  { required: ["tokenizer", "data", "output"] },
+);
 const read = async (name) => JSON.parse(await readFile(join(values.tokenizer, name), "utf8"));
 const tokenizer = loadTokenizer(await read("tokenizer.json"), await read("tokenizer_config.json"));
 const ids = [];

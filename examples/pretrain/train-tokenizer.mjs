@@ -1,30 +1,25 @@
 // Learns a byte-level BPE tokenizer from JSONL files with a field "text", and writes tokenizer.json and
 // tokenizer_config.json.
 //
-//   node examples/pretrain/train-tokenizer.mjs --data books.train.jsonl --size 2048 --output out/pretrain
+//   node examples/pretrain/train-tokenizer.mjs --data books.train.jsonl --size 2048 --output out/corpus
+//
+// --data may be given several times. --size is the number of entries, at least 257; --context is the model's.
 
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { readRecords, writeFileAtomic } from "@sidenet/ladder/node";
+import { scriptOptions, usageError } from "../../scripts/lib/options.mjs";
 import { tokenizerJson, trainBpe } from "./bpe.mjs";
 
 /** The token between texts. */
 const END_OF_TEXT = "<|endoftext|>";
 
-const { values } = parseArgs({
-  options: {
-    data: { type: "string", multiple: true },
-    size: { type: "string", default: "2048" },
-    output: { type: "string" },
-    context: { type: "string", default: "256" },
-  },
-});
-const size = Number(values.size);
-if (!values.data || !values.output || !(Number.isInteger(size) && size >= 257)) {
-  console.error("usage: node train-tokenizer.mjs --data FILE... --output DIR [--size N, at least 257]");
-  process.exit(2);
-}
+const values = scriptOptions(
+  { data: { type: "string", multiple: true }, output: null, size: 2048, context: 256 },
+  { required: ["data", "output"] },
+);
+const { size } = values;
+if (size < 257) usageError(`--size ${size}: wanted 257 or more, a token for each byte and one between texts`);
 
 const texts = [];
 for (const path of values.data) for await (const { record } of readRecords(path, {})) texts.push(record.text);
@@ -40,7 +35,7 @@ await write("tokenizer_config.json", {
   eos_token: END_OF_TEXT,
   add_prefix_space: false,
   clean_up_tokenization_spaces: false,
-  model_max_length: Number(values.context),
+  model_max_length: values.context,
 });
 const seconds = ((performance.now() - started) / 1000).toFixed(1);
 console.log(`${Object.keys(model.vocab).length} entries from ${texts.length} texts in ${seconds} s`);

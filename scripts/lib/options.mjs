@@ -1,25 +1,39 @@
-// The options of a script, from a table of their defaults. A usage error prints two lines and ends the script with 2.
+// The options of a script, from a table of their defaults. A usage error prints two lines and ends the script with 2; an error
+// that its user can cause prints its message, and ends it with 1.
 
 import { readFileSync } from "node:fs";
 import { basename, relative } from "node:path";
 import { parseArgs } from "node:util";
+import { isExpected } from "./steps.mjs";
 
 /** The usage line of the running script. */
 let usage = "";
 
+const nameOf = () => basename(process.argv[1], ".mjs");
+
 /** Prints what is wrong with an option and the usage line, and ends the process with 2. */
 export function usageError(why) {
-  console.error(`${basename(process.argv[1], ".mjs")}: ${why}\nusage: ${usage}`);
+  console.error(`${nameOf()}: ${why}\nusage: ${usage}`);
   process.exit(2);
+}
+
+/** A usage error if one of the names that an option lists is none of `all`. `means` says whether a name means an entry. */
+export function checkNames(option, names, all, means = (name, entry) => name === entry) {
+  const unknown = names.find((name) => !all.some((entry) => means(name, entry)));
+  if (unknown !== undefined) usageError(`--${option} ${unknown}: there are ${all.join(", ")}`);
 }
 
 /**
  * Values by option. The default's type decides how an option is read: a string; a flag (false); a number, whole unless the
  * default has a fraction; a comma-separated list of strings, or of numbers if the default has some; null for a string that may
- * be missing, or must be given if it is one of `required`. An object is an option of `parseArgs`. --help prints the comment at
- * the head of the script.
+ * be missing, or must be given if it is one of `required`. Numbers are 0 or more, those of `positive` options 1 or more. An
+ * object is an option of `parseArgs`. --help prints the comment at the head of the script.
  */
-export function scriptOptions(defaults, { required = [] } = {}) {
+export function scriptOptions(defaults, { required = [], positive = [] } = {}) {
+  process.once("uncaughtException", (error) => {
+    console.error(isExpected(error) ? `${nameOf()}: ${error.message}` : error);
+    process.exit(1); // a driver's threads would keep the process running
+  });
   usage = usageOf(defaults, required);
   const rows = Object.entries(defaults).map(([name, value]) => [name, rowOf(value)]);
   let given;
@@ -39,7 +53,7 @@ export function scriptOptions(defaults, { required = [] } = {}) {
   const { help: _, ...values } = given;
   for (const [name, value] of Object.entries(defaults)) {
     if (values[name] === undefined || isRow(value)) continue;
-    values[name] = read(name, values[name], value);
+    values[name] = read(name, values[name], value, positive.includes(name) ? 1 : 0);
   }
   return values;
 }
@@ -52,18 +66,20 @@ function rowOf(value) {
   return value === null ? { type: "string" } : { type: "string", default: String(value) };
 }
 
-function read(name, text, fallback) {
-  if (typeof fallback === "number") return readNumber(name, text, fallback);
+function read(name, text, fallback, least) {
+  if (typeof fallback === "number") return readNumber(name, text, fallback, least);
   if (!Array.isArray(fallback)) return text;
   const parts = text.split(",").filter((part) => part !== "");
-  return typeof fallback[0] === "number" ? parts.map((part) => readNumber(name, part, fallback[0])) : parts;
+  return typeof fallback[0] === "number"
+    ? parts.map((part) => readNumber(name, part, fallback[0], least))
+    : parts;
 }
 
-function readNumber(name, text, fallback) {
+function readNumber(name, text, fallback, least) {
   const isWhole = Number.isInteger(fallback);
   const value = text.trim() === "" ? Number.NaN : Number(text);
-  if (Number.isFinite(value) && value >= 0 && (!isWhole || Number.isSafeInteger(value))) return value;
-  return usageError(`--${name} ${text}: wanted a ${isWhole ? "whole " : ""}number, 0 or more`);
+  if (Number.isFinite(value) && value >= least && (!isWhole || Number.isSafeInteger(value))) return value;
+  return usageError(`--${name} ${text}: wanted a ${isWhole ? "whole " : ""}number, ${least} or more`);
 }
 
 function usageOf(defaults, required) {

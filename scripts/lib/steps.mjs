@@ -37,9 +37,16 @@ function failureOf(command, { error, status, signal }) {
   return status === 0 ? null : `${command} ended with code ${status}`;
 }
 
-/** Prints a `SetupError` without its stack and makes the process exit with 1. Throws any other error again. */
+/**
+ * Whether an error is one that the user of a script can cause and mend: a failed step, an error of the packages (by its name,
+ * since scripts that run before there is a node_modules folder cannot import them), or one of the system about a file.
+ */
+export const isExpected = (error) =>
+  error instanceof SetupError || error?.name === "SidenetError" || error?.syscall !== undefined;
+
+/** Prints an expected error without its stack and makes the process exit with 1. Throws any other error again. */
 export function reportFailure(error) {
-  if (!(error instanceof SetupError)) throw error;
+  if (!isExpected(error)) throw error;
   console.error(`\n${error.message}\n`);
   process.exitCode = 1;
 }

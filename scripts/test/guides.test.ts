@@ -54,18 +54,18 @@ const ADDED: Readonly<Record<string, readonly string[]>> = {
   bench: ["--time", "2"],
 };
 
-/** Files of the guide are in the test's folder, and its model is the bundled one. */
 /** Ten times the times of a report: nothing is slower than these, however busy the machine is meanwhile. */
 async function slowDown(report: string): Promise<void> {
   const slower = (key: string, value: unknown) => (key === "minMs" ? 10 * Number(value) : value);
   await writeFile(report, JSON.stringify(JSON.parse(await readFile(report, "utf8"), slower)));
 }
 
+/** Files of the guide are in the test's folder, and its model is the bundled one. */
 function argumentsOf(line: string): string[] {
   const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain).slice(2);
   const placed = words.map((word) => {
     if (word === "MODEL") return "tiny-books";
-    return /^(out\/\w+(\.gguf)?|[\w-]+\.(jsonl|json|yaml|wgsl))$/.test(word) ? join(folder, word) : word;
+    return /^(out\/[\w-]+(\.gguf)?|[\w-]+\.(jsonl|json|yaml|wgsl))$/.test(word) ? join(folder, word) : word;
   });
   const [command] = placed;
   const added = ADDED[command] ?? [];
@@ -82,6 +82,7 @@ const GUIDES = [
   "guide-choose-a-method.md",
   "guide-benchmark-kernels.md",
   "guide-drivers.md",
+  "quantization.md",
   "peft.md",
 ];
 

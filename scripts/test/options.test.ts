@@ -20,12 +20,14 @@ beforeAll(() => {
 //
 //   node count-sheep.mjs --flock DIR
 
-import { scriptOptions } from ${JSON.stringify(HELPER)};
+import { checkNames, scriptOptions } from ${JSON.stringify(HELPER)};
 
 const options = scriptOptions(
   { flock: null, sheep: 100, rate: 0.5, names: ["Dolly"], sizes: [1, 2], aloud: false, by: { type: "string", multiple: true } },
-  { required: ["flock"] },
+  { required: ["flock"], positive: ["sizes"] },
 );
+checkNames("names", options.names, ["Dolly", "bess", "curly"], (name, entry) => entry.startsWith(name));
+if (options.flock !== "a") throw Object.assign(new Error("no sheep"), { name: options.flock });
 console.log(JSON.stringify(options));
 `,
   );
@@ -63,7 +65,9 @@ describe("scriptOptions", () => {
     [["--flock", "a", "--sheep", "many"], "--sheep many: wanted a whole number, 0 or more"],
     [["--flock", "a", "--sheep", "1.5"], "--sheep 1.5: wanted a whole number, 0 or more"],
     [["--flock", "a", "--rate=-1"], "--rate -1: wanted a number, 0 or more"],
-    [["--flock", "a", "--sizes", "1,b"], "--sizes b: wanted a whole number, 0 or more"],
+    [["--flock", "a", "--sizes", "1,b"], "--sizes b: wanted a whole number, 1 or more"],
+    [["--flock", "a", "--sizes", "1,0"], "--sizes 0: wanted a whole number, 1 or more"],
+    [["--flock", "a", "--names", "Dol,ess"], "--names ess: there are Dolly, bess, curly"],
     [
       ["--flock", "a", "stray"],
       "Unexpected argument 'stray'. This command does not take positional arguments",
@@ -78,6 +82,14 @@ describe("scriptOptions", () => {
     );
   });
 
+  it("makes an error that a user can cause a message, and leaves a mistake of the script its trace", () => {
+    const expected = run("--flock", "SidenetError");
+    expect([expected.status, expected.stderr]).toEqual([1, "count-sheep: no sheep\n"]);
+    const mistake = run("--flock", "TypeError");
+    expect(mistake.status).toBe(1);
+    expect(mistake.stderr).toMatch(/TypeError\]?: no sheep\n +at .*count-sheep\.mjs/);
+  });
+
   it("--help prints the head of the script", () => {
     const { status, stdout } = run("--help");
     expect(status).toBe(0);
@@ -89,7 +101,7 @@ describe("scriptOptions", () => {
 
 /** Scripts that people run, by path from the root. */
 function scripts(): string[] {
-  const found = ["scripts", "bench", "bench/gpu"].flatMap((where) =>
+  const found = ["scripts", "bench", "bench/gpu", "examples/pretrain"].flatMap((where) =>
     readdirSync(join(ROOT, where)).map((name) => join(where, name)),
   );
   return found.filter((path) => path.endsWith(".mjs"));

@@ -1,5 +1,5 @@
 // Pretraining end to end on a corpus of a few sentences: tokenizer, tokens, training that goes on where it stopped.
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadTokenizer } from "@sidenet/ladder";
@@ -92,10 +92,10 @@ describe("pretrain", () => {
   });
 
   /** 160 steps. `onLine` sees the lines of the log. */
-  const run = (name: string, onLine: (line: string) => void = () => {}) =>
+  const run = (name: string, { model = folder, onLine = (_: string): void => {} } = {}) =>
     pretrain(device, {
       corpus: folder,
-      model: folder,
+      model,
       output: join(folder, name),
       minutes: null,
       tokens: 160 * 4 * 16,
@@ -116,16 +116,22 @@ describe("pretrain", () => {
     const log = (await readFile(join(folder, "whole", "log.jsonl"), "utf8")).trim().split("\n");
     expect(JSON.parse(log.at(-1)!)).toMatchObject({ sample: expect.stringContaining("Once upon a time") });
 
-    const killed = run("parts", (line) => {
+    const onLine = (line: string) => {
       if (line.includes('"step":80,')) throw new Error("killed");
-    });
+    };
+    const killed = run("parts", { onLine });
     await expect(killed).rejects.toThrow("killed");
     const lines: string[] = [];
-    expect(await run("parts", (line) => lines.push(line))).toBe(loss);
+    expect(await run("parts", { onLine: (line) => void lines.push(line) })).toBe(loss);
     expect(lines[0]).toContain("from step 70 on");
   });
 
-  it("refuses a corpus whose count of tokens is another", async () => {
+  it("refuses a model for another vocabulary, and a corpus whose count of tokens is another", async () => {
+    const config = JSON.parse(await readFile(join(folder, "config.json"), "utf8"));
+    const model = join(folder, "larger");
+    await mkdir(model);
+    await writeFile(join(model, "config.json"), JSON.stringify({ ...config, vocab_size: 400 }));
+    await expect(run("refused", { model })).rejects.toThrow(/vocab_size of 400, but the tokenizer/);
     await writeFile(join(folder, "train.json"), JSON.stringify({ tokens: 5, bytes: 5 }));
     await expect(run("refused")).rejects.toThrow("tokenize.mjs");
   });

@@ -95,6 +95,23 @@ describe("the README's commands", () => {
   }, 300_000); // a minute where no other process runs
 });
 
+/** The cells of each row of a table. */
+const cellsOf = (text: string) =>
+  [...text.matchAll(/^\| (.*) \|$/gm)].map(([, row]) => row.split(" | ").map((cell) => cell.trim()));
+
+it("the README's peaks of memory are those of docs/memory.md, which are planned", async () => {
+  const [, , ...rows] = cellsOf(
+    /## Memory\n[\s\S]*?\n\n(\|[\s\S]*?)\n\n/.exec(await readText("README.md"))![1],
+  );
+  const [, table] = /<!-- Qwen2\.5-7B -->([\s\S]*?)<!--/.exec(await readText("docs/memory.md"))!;
+  const planned = new Map(cellsOf(table).map(([method, ...peaks]) => [method, peaks.slice(0, 4)]));
+  expect(rows).toHaveLength(3);
+  for (const [method, ...peaks] of rows) {
+    const name = method.replace(" with gradient checkpointing", " + checkpointing");
+    expect(planned.get(name), method).toEqual(peaks);
+  }
+});
+
 describe("the snippet of", () => {
   const packages: Record<string, object> = {
     "@sidenet/ladder": ladder,
