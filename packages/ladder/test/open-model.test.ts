@@ -158,6 +158,13 @@ describe("a model on disk", () => {
   ])("%s is refused", async (_, files, path, code) => {
     expect((await errorOf(openModel(await put(files, path)))).code).toBe(code);
   });
+
+  it("of a folder with several GGUF files and no config, the error names them", async () => {
+    const error = await errorOf(openModel(await put({ "b.Q8_0.gguf": "", "a.Q4_1.gguf": "" }, "")));
+    expect(error.message).toMatch(
+      /L-MODEL-MISSING.*config\.json\. Name one .*: a\.Q4_1\.gguf, b\.Q8_0\.gguf\./,
+    );
+  });
 });
 
 describe("a file source", () => {

@@ -119,6 +119,17 @@ describe("a disk", () => {
   });
 });
 
+it("a record that is too long, found only when its step came, is told with where to resume", async () => {
+  const data = join(await newFolder(), "many.jsonl");
+  const line = (text: string) => `${JSON.stringify({ text })}\n`;
+  const [short, long] = [line("a b c"), line("a b c ".repeat(20))];
+  // Too many to encode them all before; the first are looked at, and the last are held out.
+  await writeFile(data, short.repeat(16) + long.repeat(20_001) + short.repeat(4));
+  const error = await failureOf(cpu(), tinyOptions({ ...files, data }, await newFolder()));
+  expect(error.code).toBe("L-TOO-LONG");
+  expect(error.message).toMatch(/many\.jsonl, line \d+: .*--max-length\. No checkpoint had been written/);
+});
+
 /** Gives NaN as the loss of the given steps, as a bad record would. */
 class SpoiledDevice extends CpuDevice {
   readonly #steps: ReadonlySet<number>;

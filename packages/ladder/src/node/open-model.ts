@@ -80,11 +80,12 @@ async function locate(path: string, hub: HubOptions): Promise<Location> {
 
 async function readConfig(folder: string): Promise<ModelConfig> {
   const path = join(folder, CONFIG);
-  if (!(await namesIn(folder)).has(CONFIG)) {
-    throw new SidenetError(
-      "L-MODEL-MISSING",
-      `${folder}: it holds no ${CONFIG}. Is it the folder of a model?`,
-    );
+  const names = await namesIn(folder);
+  if (!names.has(CONFIG)) {
+    const ggufs = [...names].filter((name) => name.endsWith(".gguf")).sort();
+    const cure =
+      ggufs.length > 1 ? `Name one of its models: ${ggufs.join(", ")}.` : "Is it the folder of a model?";
+    throw new SidenetError("L-MODEL-MISSING", `${folder}: it holds no ${CONFIG}. ${cure}`);
   }
   return parseModelConfig(await readJsonFile(path), path);
 }

@@ -8,6 +8,7 @@ const RESUMABLE: Readonly<Record<string, string>> = {
   "L-DISK-FULL": "",
   "L-FILE": "",
   "L-DIVERGED": "",
+  "L-TOO-LONG": "",
 };
 
 /** The error with its cure and the checkpoint to resume from, null if there is none; any other error as it is. */
