@@ -7,6 +7,7 @@
 
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import {
   Decoder,
   encodeRecord,
@@ -21,6 +22,7 @@ import { openDevice, releaseDawn } from "@sidenet/tensor/node";
 
 const DATA = fileURLToPath(new URL("./data/shakespeare-sample.jsonl", import.meta.url));
 const [BATCH_SIZE, MAX_LENGTH, STEPS] = [4, 64, 30];
+const [folder] = parseArgs({ allowPositionals: true }).positionals;
 
 const { device } = await openDevice("auto"); // a hardware GPU, else WebAssembly
 const model = await openModel("tiny-books");
@@ -43,7 +45,6 @@ for (let step = 0; step < STEPS; step++) {
 }
 const trained = await evaluateLoss(decoder, adapter, [heldOut]);
 console.log(`held-out loss: ${frozen.toFixed(4)} (frozen model) → ${trained.toFixed(4)} (trained)`);
-const folder = process.argv[2];
 if (folder) {
   await mkdir(folder, { recursive: true });
   await saveAdapter(folder, adapter, model);

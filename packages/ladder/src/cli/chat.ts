@@ -29,7 +29,9 @@ interface ChatFlags extends InferenceFlags, Sampling {
 const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer`;
 
 const HELP = `
-Each line of the terminal, or of a pipe, is a turn. ${COMMANDS}
+Each line of the terminal, or of a pipe, is a turn.
+${COMMANDS}
+
 The whole conversation is read again at each turn; when it outgrows the model's context its oldest turns are dropped. Decoding
 is greedy unless one of --temperature, --top-k, --top-p, --min-p and --seed is given. With --json the last line of standard
 output holds the conversation.
