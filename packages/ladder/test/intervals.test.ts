@@ -46,4 +46,13 @@ describe("an interval", () => {
     expect(high).toBeLessThan(0.13); // two shares apart would give 0.23
     expect(estimateDifference(share(before), share(before), 0)).toMatchObject({ value: 0, low: 0, high: 0 });
   });
+
+  it("leaves out the draws in which no item counts", () => {
+    const of = (tops: readonly number[]): Metric => ({
+      name: "accuracy of few",
+      items: Array.from({ length: 8 }, (_, i) => ({ top: tops[i] ?? 0, bottom: Number(i < tops.length) })),
+    });
+    const { value, low, high, count } = estimateDifference(of([0, 1]), of([1, 1]), 0);
+    expect([value, low, high, count]).toEqual([0.5, 0, 1, 2]);
+  });
 });
