@@ -230,7 +230,8 @@ describe("records on disk", () => {
     expect([...train, ...held].sort((a, b) => a - b)).toEqual(Array.from({ length: 40 }, (_, i) => i));
     expect(await ids(splitRecords(list, { amount: 0.25, isShare: true }, 1).heldOut)).toEqual(held);
     expect(await ids(splitRecords(list, { amount: 0.25, isShare: true }, 2).heldOut)).not.toEqual(held);
-    expect(() => splitRecords(list, { amount: 40, isShare: false }, 0)).toThrow(/L-DATA.*--held-out/);
+    for (const amount of [0, 40])
+      expect(() => splitRecords(list, { amount, isShare: false }, 0)).toThrow(/L-DATA.*--held-out/);
   });
 });
 

@@ -328,6 +328,8 @@ describe("a final number", () => {
     ["costs $ .5", 0.5],
     ["no number", null],
     ["#### none\n5", null],
+    ["####7 and 8", 7],
+    ["9".repeat(400), null],
   ])("of %j is %j", (text, value) => expect(finalNumber(text)).toBe(value));
 
   it("is taken from what the model writes, greedily, up to a stop", async () => {

@@ -12,6 +12,7 @@ describe("an interval", () => {
     // Values of SciPy 1.17: binomtest(8, 10).proportion_ci(method="wilson"), and of (0, 5).
     expect(wilson(8, 10).low).toBeCloseTo(0.4901625, 6);
     expect(wilson(8, 10).high).toBeCloseTo(0.9433178, 6);
+    expect(wilson(0, 0)).toEqual({ low: 0, high: 1 });
     expect(wilson(0, 5)).toEqual({ low: 0, high: expect.closeTo(0.4344825, 6) });
     expect(estimate(share([1, 1, 0, 1]), 0)).toMatchObject({ value: 0.75, count: 4, ...wilson(3, 4) });
   });
@@ -44,5 +45,14 @@ describe("an interval", () => {
     expect(low).toBeGreaterThanOrEqual(0);
     expect(high).toBeLessThan(0.13); // two shares apart would give 0.23
     expect(estimateDifference(share(before), share(before), 0)).toMatchObject({ value: 0, low: 0, high: 0 });
+  });
+
+  it("leaves out the draws in which no item counts", () => {
+    const of = (tops: readonly number[]): Metric => ({
+      name: "accuracy of few",
+      items: Array.from({ length: 8 }, (_, i) => ({ top: tops[i] ?? 0, bottom: Number(i < tops.length) })),
+    });
+    const { value, low, high, count } = estimateDifference(of([0, 1]), of([1, 1]), 0);
+    expect([value, low, high, count]).toEqual([0.5, 0, 1, 2]);
   });
 });

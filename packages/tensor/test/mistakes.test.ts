@@ -40,6 +40,16 @@ describe("an operand", () => {
         /b is f32 \[512, 768\], but a\[.*=640\] needs b\[.*=640, /,
       );
       expect(messageOf(() => rmsNorm(deep, scalar))).toContain("but x[N=[2, 3], C=640] needs gain[C=640]");
+      const [tall, turned] = [
+        [640, 1],
+        [3, 2, 640],
+      ].map((s) => device.empty(s));
+      expect(messageOf(() => rmsNorm(x, tall))).toContain(
+        "gain is f32 [640, 1], but x[N=32, C=640] needs gain[C=640]",
+      );
+      expect(messageOf(() => device.ops.siluMul(deep, turned))).toMatch(
+        /is f32 \[3, 2, 640\], but \w+\[N=\[2, 3, 640\]\] needs \w+\[N=\[2, 3, 640\]\]/,
+      );
       const targets = device.empty([3], { dtype: "i32" });
       expect(messageOf(() => crossEntropy(x, targets))).toMatch(/needs targets\[N=32\]/);
     });

@@ -2,10 +2,10 @@
 
 const NUMBER = /-?\$?\s?\d[\d,]*(?:\.\d+)?|-?\$?\s?\.\d+/g;
 
-/** "$1,234.50" is 1234.5; null: no number. */
+/** "$1,234.50" is 1234.5; null: past all numbers. */
 function parseNumber(text: string): number | null {
   const value = Number(text.replace(/[$,\s]/g, ""));
-  return text.trim() === "" || !Number.isFinite(value) ? null : value;
+  return Number.isFinite(value) ? value : null;
 }
 
 /** What stands after "####", as GSM8K writes it, or else the last number of the text; null: there is none. */
