@@ -66,7 +66,11 @@ function trainerOf(name, decoder) {
   const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, gradientCheckpointing });
   const storage = { quantizeBlocks: true, dtype: "f32" };
   const plan = planStep(config, {
-    ...{ method: { method }, storage, memory: { gradientCheckpointing }, batchSize, context },
+    method: { method },
+    storage,
+    memory: { gradientCheckpointing },
+    batchSize,
+    context,
   });
   return { name, trainer, adapter, plan, times: [], depth: effectiveDepth(adapter, config) };
 }
@@ -113,14 +117,12 @@ const ratio = (over, run) => median(over.times.map((time, i) => time / run.times
 const results = {
   device: `${device.kind}: ${device.label}`,
   model: model.name,
-  ...{
-    context,
-    batchSize,
-    scored,
-    rounds,
-    quantize: options.quantize,
-    date: new Date().toISOString().slice(0, 10),
-  },
+  context,
+  batchSize,
+  scored,
+  rounds,
+  quantize: options.quantize,
+  date: new Date().toISOString().slice(0, 10),
   methods: runs.map((run) => ({
     method: run.name,
     trainableParameters: run.adapter.parameters.count,

@@ -65,9 +65,17 @@ const difference = reported === null ? null : reported - plan.peakBytes;
 const allowed = 0.1 * plan.peakBytes + CONSTANT_BYTES;
 const passed = difference === null ? null : Math.abs(difference) <= allowed;
 const result = {
-  ...{ model: values.model, method: values.method, context: values.context },
-  ...{ device: device.kind, adapter: device.label, source },
-  ...{ peak_bytes: plan.peakBytes, peak_bytes_by_category: plan.peakBytesByCategory },
-  ...{ reported_bytes: reported, difference_bytes: difference, allowed_bytes: allowed, passed },
+  model: values.model,
+  method: values.method,
+  context: values.context,
+  device: device.kind,
+  adapter: device.label,
+  source,
+  peak_bytes: plan.peakBytes,
+  peak_bytes_by_category: plan.peakBytesByCategory,
+  reported_bytes: reported,
+  difference_bytes: difference,
+  allowed_bytes: allowed,
+  passed,
 };
 process.stdout.write(`${JSON.stringify(result)}\n`, () => process.exit(passed === false ? 1 : 0));

@@ -31,16 +31,18 @@ const CONFIGS = {
   "all seven": { r: 8, lora_alpha: 16, target_modules: ALL },
   "q and v, rsLoRA": { r: 4, lora_alpha: 8, use_rslora: true, target_modules: ["q_proj", "v_proj"] },
   "patterns, two layers": {
-    ...{ r: 4, lora_alpha: 8, target_modules: ALL, layers_to_transform: [0, 1] },
-    ...{ rank_pattern: { down_proj: 2, "layers.0.self_attn.q_proj": 6 }, alpha_pattern: { v_proj: 2 } },
+    r: 4,
+    lora_alpha: 8,
+    target_modules: ALL,
+    layers_to_transform: [0, 1],
+    rank_pattern: { down_proj: 2, "layers.0.self_attn.q_proj": 6 },
+    alpha_pattern: { v_proj: 2 },
   },
   "an expression, one excluded": {
-    ...{
-      r: 3,
-      lora_alpha: 5,
-      target_modules: ".*\\.(self_attn|mlp)\\..*_proj",
-      exclude_modules: ["up_proj"],
-    },
+    r: 3,
+    lora_alpha: 5,
+    target_modules: ".*\\.(self_attn|mlp)\\..*_proj",
+    exclude_modules: ["up_proj"],
   },
 };
 
@@ -157,7 +159,9 @@ async function prepareAll(work, python) {
     cases.push(
       await prepare(work, `QLoRA, dequantized for PEFT, ${title}`, { model: nf4, peftModel, config }),
       await prepare(work, `QLoRA on bitsandbytes, ${title}`, {
-        ...{ model: bitsandbytes, config, quantized: true },
+        model: bitsandbytes,
+        config,
+        quantized: true,
       }),
     );
   }

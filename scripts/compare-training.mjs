@@ -95,9 +95,20 @@ async function batchesOf(model, lines, { stream = {}, accumulation = 1 }) {
 
 function train(model, data, output, { flags, stream = {}, accumulation = 1 }, steps, lr) {
   const given = {
-    ...{ model, data, output, steps, "learning-rate": lr, "warmup-steps": Math.min(WARMUP, steps) },
-    ...{ "batch-size": BATCH, "gradient-accumulation": accumulation, "held-out": HELD_OUT, seed: SEED },
-    ...{ dtype: "f32", "optimizer-state": "f32", "sample-tokens": 0, device: options.device },
+    model,
+    data,
+    output,
+    steps,
+    "learning-rate": lr,
+    "warmup-steps": Math.min(WARMUP, steps),
+    "batch-size": BATCH,
+    "gradient-accumulation": accumulation,
+    "held-out": HELD_OUT,
+    seed: SEED,
+    dtype: "f32",
+    "optimizer-state": "f32",
+    "sample-tokens": 0,
+    device: options.device,
     ...(stream.packLength && { "pack-length": stream.packLength }),
   };
   const args = Object.entries(given).flatMap(([name, value]) => [`--${name}`, value]);
@@ -143,8 +154,17 @@ async function trainHere(name, title, { model, theirs }, { data, lines }) {
   const initial = title === "full" ? null : `${output}-initial`;
   if (initial) train(model, data, initial, settings, 1, 1e-30);
   return {
-    ...{ name: `${name}, ${title}`, title, model: theirs, data, initial, output },
-    ...{ lr: settings.lr, warmup: WARMUP, held_out: HELD_OUT, prompts: PROMPTS, new_tokens: NEW_TOKENS },
+    name: `${name}, ${title}`,
+    title,
+    model: theirs,
+    data,
+    initial,
+    output,
+    lr: settings.lr,
+    warmup: WARMUP,
+    held_out: HELD_OUT,
+    prompts: PROMPTS,
+    new_tokens: NEW_TOKENS,
     steps: await batchesOf(model, lines, settings),
     ours: { metrics, summary, ids: greedyIds(model, output, title) },
   };

@@ -25,8 +25,13 @@ const DEVICES = ["cpu", "webgpu", "wasm"];
 /** The options, all checked before anything is made. */
 function readOptions() {
   const options = scriptOptions({
-    ...{ seed: 1, ops: 105, models: 12, adapters: 24 },
-    ...{ python: null, devices: DEVICES, keep: null },
+    seed: 1,
+    ops: 105,
+    models: 12,
+    adapters: 24,
+    python: null,
+    devices: DEVICES,
+    keep: null,
   });
   const { ops, models, adapters, devices } = options;
   if (adapters > 0 && models === 0) usageError("--adapters wants models to be made for: --models 1 or more");

@@ -147,7 +147,10 @@ const CASES = [
   ...MATMULS.map((item) => ({ item, tile: "splitKBlocks", values: split, tolerance: SUM_TOLERANCE })),
   ...(device.profile.subgroupMatrices
     ? ATTENTION.map((item) => ({
-        ...{ item, tile: "subgroupMatrixQueries", values: [0, 16], tolerance: F16_TOLERANCE },
+        item,
+        tile: "subgroupMatrixQueries",
+        values: [0, 16],
+        tolerance: F16_TOLERANCE,
       }))
     : []),
 ];

@@ -26,8 +26,12 @@ const SMALL_MODELS = {
 function configOf(name) {
   if (!(name in SMALL_MODELS)) return openModelConfig(name);
   return parseModelConfig({
-    ...{ model_type: "llama", num_attention_heads: 4, num_key_value_heads: 2, rms_norm_eps: 1e-5 },
-    ...{ rope_theta: 10000, tie_word_embeddings: true },
+    model_type: "llama",
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    tie_word_embeddings: true,
     ...SMALL_MODELS[name],
   });
 }

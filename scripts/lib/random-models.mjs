@@ -13,10 +13,21 @@ import { Random, sizeOf } from "@sidenet/tensor";
 import { ROOT } from "./environment.mjs";
 
 export const RANDOM_LLAMA = {
-  ...{ model_type: "llama", architectures: ["LlamaForCausalLM"], vocab_size: 96, hidden_size: 48 },
-  ...{ intermediate_size: 80, num_hidden_layers: 3, num_attention_heads: 4, num_key_value_heads: 2 },
-  ...{ hidden_act: "silu", rms_norm_eps: 1e-5, rope_theta: 10000, max_position_embeddings: 256 },
-  ...{ tie_word_embeddings: true, bos_token_id: 0, eos_token_id: 1 },
+  model_type: "llama",
+  architectures: ["LlamaForCausalLM"],
+  vocab_size: 96,
+  hidden_size: 48,
+  intermediate_size: 80,
+  num_hidden_layers: 3,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  hidden_act: "silu",
+  rms_norm_eps: 1e-5,
+  rope_theta: 10000,
+  max_position_embeddings: 256,
+  tie_word_embeddings: true,
+  bos_token_id: 0,
+  eos_token_id: 1,
 };
 /** Configurations (`config.json`) by name. */
 export const RANDOM_MODELS = {

@@ -39,7 +39,12 @@ const run = (...args: string[]) => spawnSync(process.execPath, [script, ...args]
 describe("scriptOptions", () => {
   it("gives values of the defaults' types", () => {
     expect(JSON.parse(run("--flock", "a").stdout)).toEqual({
-      ...{ flock: "a", sheep: 100, rate: 0.5, names: ["Dolly"], sizes: [1, 2], aloud: false },
+      flock: "a",
+      sheep: 100,
+      rate: 0.5,
+      names: ["Dolly"],
+      sizes: [1, 2],
+      aloud: false,
     });
     const given = [
       "--flock=a",
@@ -54,7 +59,13 @@ describe("scriptOptions", () => {
       "--aloud",
     ];
     expect(JSON.parse(run(...given, "--by", "x", "--by", "y").stdout)).toEqual({
-      ...{ flock: "a", sheep: 7, rate: 0.25, names: ["b", "c"], sizes: [3, 4], aloud: true, by: ["x", "y"] },
+      flock: "a",
+      sheep: 7,
+      rate: 0.25,
+      names: ["b", "c"],
+      sizes: [3, 4],
+      aloud: true,
+      by: ["x", "y"],
     });
   });
 

@@ -20,7 +20,9 @@ beforeAll(() => {
   const built = node("node_modules/typescript/bin/tsc", "-b", "tsconfig.build.json");
   expect(built.status, built.stdout).toBe(0);
   const choices = Array.from({ length: 12 }, (_, i) => ({
-    ...{ question: `Is ${i} even?`, choices: ["no", "yes"], label: (i + 1) % 2 },
+    question: `Is ${i} even?`,
+    choices: ["no", "yes"],
+    label: (i + 1) % 2,
   }));
   writeFileSync(file("choices.jsonl"), choices.map((record) => `${JSON.stringify(record)}\n`).join(""));
   const variants = [
@@ -205,7 +207,9 @@ describe("a program runs, and prints what it says:", () => {
 
   it("bench/regress/worker.mjs, as bench/regress.mjs asks it", () => {
     const { stdout, stderr } = spawnSync(process.execPath, ["bench/regress/worker.mjs", ROOT, "wasm"], {
-      ...{ cwd: ROOT, encoding: "utf8", input: '{"row":"add"}\n{"row":"none"}\n' },
+      cwd: ROOT,
+      encoding: "utf8",
+      input: '{"row":"add"}\n{"row":"none"}\n',
     });
     const [about, time, none] = stdout.split("\n").filter(Boolean).map(lastJson);
     expect(about?.rows, stderr).toContain("add");

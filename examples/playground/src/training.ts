@@ -65,7 +65,11 @@ function makeLoop(training: Training, { trainer, initialLoss, events, evaluate }
   };
   return new TrainingLoop(
     {
-      ...{ trainer, stream, signal, events, checkpoints: null },
+      trainer,
+      stream,
+      signal,
+      events,
+      checkpoints: null,
       log: { append: nextTask, flush: nextTask },
       options: { steps, evalEvery: Math.max(1, Math.round(steps / EVALUATIONS)) },
       evaluate: async () => ({ loss: await evaluate(), sample: null }),
@@ -109,7 +113,12 @@ export async function trainAdapter(training: Training): Promise<RunResult> {
   const isEvaluated = evaluated?.step === counters.step;
   const base = { name: modelName, config, quantized: decoder.isQuantized };
   return {
-    ...{ stopped: reason === "signal", steps: counters.step, seconds, tokens, peakBytes, peak },
+    stopped: reason === "signal",
+    steps: counters.step,
+    seconds,
+    tokens,
+    peakBytes,
+    peak,
     finalLoss: isEvaluated ? evaluated.eval_loss : await evaluate(),
     adapter: await encodeAdapter(adapter, base),
   };

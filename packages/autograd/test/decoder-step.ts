@@ -13,9 +13,17 @@ const extentsOf = (size: number) => ({ T: 12 * size, V: 40 * size, D: 6 * size, 
 function parameters(device: Device, size: number): ParamStore {
   const { V, D, width } = extentsOf(size);
   const shapes: Record<string, readonly number[]> = {
-    ...{ embed: [V, width], gain: [width], head: [V, width] },
-    ...{ q: [H * D, width], k: [G * D, width], v: [G * D, width], vBias: [G * D], o: [width, H * D] },
-    ...{ gate: [2 * width, width], up: [2 * width, width], down: [width, 2 * width] },
+    embed: [V, width],
+    gain: [width],
+    head: [V, width],
+    q: [H * D, width],
+    k: [G * D, width],
+    v: [G * D, width],
+    vBias: [G * D],
+    o: [width, H * D],
+    gate: [2 * width, width],
+    up: [2 * width, width],
+    down: [width, 2 * width],
   };
   const store = new ParamStore(device, "adapter");
   const pick = new TestRandom(7);

@@ -181,8 +181,15 @@ describe("sidenet eval", () => {
     };
     const metrics = { accuracy: interval, accuracy_normalized: interval };
     expect(summary).toMatchObject({
-      ...{ task: "choice", data: [data], adapter: null, template: "plain", quantized: false, count: 3 },
-      ...{ before: metrics, after: null, difference: null },
+      task: "choice",
+      data: [data],
+      adapter: null,
+      template: "plain",
+      quantized: false,
+      count: 3,
+      before: metrics,
+      after: null,
+      difference: null,
     });
     const predictions = join(folder, "found.jsonl");
     const both = await evaluated(
@@ -278,7 +285,9 @@ describe("sidenet eval", () => {
 describe("sidenet train", () => {
   it("learns a task's rows as eval asks them, in chat and packed, and eval finds the storage it was trained with", async () => {
     const rows = Array.from({ length: 8 }, (_, i) => ({
-      ...{ problem: `${i}?`, choices: ["no", "yes"], label: i % 2 },
+      problem: `${i}?`,
+      choices: ["no", "yes"],
+      label: i % 2,
     }));
     const data = join(folder, "train.jsonl");
     await writeFile(data, rows.map((row) => JSON.stringify(row)).join("\n"));

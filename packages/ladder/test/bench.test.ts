@@ -31,8 +31,12 @@ describe("the suite", () => {
   it("has operands that fit their op in every row, for every model and type", () => {
     const device = new MetaDevice();
     const cases = suiteCases({
-      ...{ models: Object.keys(BENCH_MODELS), tokens: [64], dtypes: ["f32", "f16"], only: [] },
-      ...{ timeMs: 1, check: false },
+      models: Object.keys(BENCH_MODELS),
+      tokens: [64],
+      dtypes: ["f32", "f16"],
+      only: [],
+      timeMs: 1,
+      check: false,
     });
     const ops = new Set(cases.map(({ op }) => op));
     expect(opNames.filter((op) => !rowOf(op).view && !ops.has(op))).toEqual([]);

@@ -78,7 +78,10 @@ describe("a chat template", () => {
     const chat = new ChatTemplate(source, {}, "m");
     const encoder = { encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)) };
     const { inputIds, labels } = encodeRecord(record, "line 1", encoder, {
-      ...{ bosId: null, eosId: null, maxLength: 200, cut: false },
+      bosId: null,
+      eosId: null,
+      maxLength: 200,
+      cut: false,
       chat,
     });
     expect(String.fromCharCode(...inputIds)).toBe(

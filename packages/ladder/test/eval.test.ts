@@ -27,7 +27,10 @@ function drawn(seed: number, method: "ladder" | "lora" = "ladder") {
   const device = new CpuDevice();
   const model = {
     ...drawModel(new TestRandom(seed)),
-    ...{ vocabSize: tokenizer.vocabSize, numHiddenLayers: 1, hiddenSize: 16, maxPositionEmbeddings: 512 },
+    vocabSize: tokenizer.vocabSize,
+    numHiddenLayers: 1,
+    hiddenSize: 16,
+    maxPositionEmbeddings: 512,
   };
   const decoder = randomDecoder(device, model, seed);
   const sizes = { ladder: { width: 8, layers: 1 }, lora: { rank: 2 }, seed };
@@ -40,7 +43,8 @@ function drawn(seed: number, method: "ladder" | "lora" = "ladder") {
     });
   }
   return {
-    ...{ decoder, adapter },
+    decoder,
+    adapter,
     [Symbol.dispose]() {
       adapter.dispose();
       decoder.dispose();
@@ -172,8 +176,14 @@ describe("sliding windows", () => {
 });
 
 const options = (change: Partial<EvalOptions>): EvalOptions => ({
-  ...{ task: "choice", template: "plain", batchSize: 2, context: 16, stride: 8, joinTexts: false },
-  ...{ maxTokens: null, answerTokens: 6 },
+  task: "choice",
+  template: "plain",
+  batchSize: 2,
+  context: 16,
+  stride: 8,
+  joinTexts: false,
+  maxTokens: null,
+  answerTokens: 6,
   ...change,
 });
 const rows = (values: readonly object[]): EvalRow[] =>
@@ -311,7 +321,10 @@ describe("the critic task", () => {
     expect(first.chosen_step).toBe(byStep.indexOf(Math.max(...byStep)));
     const counts = metrics.map((metric) => [metric.name, estimate(metric, 0).count]);
     expect(Object.fromEntries(counts)).toEqual({
-      ...{ accuracy: 3, accuracy_of_incorrect: 2, accuracy_of_correct: 1, first_wrong_step: 1 },
+      accuracy: 3,
+      accuracy_of_incorrect: 2,
+      accuracy_of_correct: 1,
+      first_wrong_step: 1,
     });
     const judged = predictions as { chosen: number; label: number }[];
     expect(scoreOf(metrics, "accuracy")).toBeCloseTo(

@@ -125,7 +125,9 @@ describe("generated text", () => {
     const run = async (stop: string[]) => {
       const streamed = ["", "", ""];
       const results = await generateTexts(decoder, adapter, tokenizer, prompts, {
-        ...{ maxTokens: 24, sampling, stop },
+        maxTokens: 24,
+        sampling,
+        stop,
         onText: (text, prompt) => {
           streamed[prompt] += text;
         },

@@ -19,7 +19,10 @@ const LAYERS = 3;
 const SIDE_LAYERS = 2;
 const config = {
   ...drawModel(new TestRandom(5)),
-  ...{ vocabSize: tokenizer.vocabSize, numHiddenLayers: LAYERS, hiddenSize: 16, maxPositionEmbeddings: 512 },
+  vocabSize: tokenizer.vocabSize,
+  numHiddenLayers: LAYERS,
+  hiddenSize: 16,
+  maxPositionEmbeddings: 512,
 };
 
 let device: Device;
@@ -63,13 +66,22 @@ const CHOICES = rows([
 ]);
 const DATA: Record<Task, ReturnType<typeof rows>> = {
   perplexity: rows([{ text: "abc def ghi jkl mno pqr stu" }, { text: "short" }]),
-  ...{ choice: CHOICES, boolq: CHOICES, arc: CHOICES, blimp: CHOICES },
+  choice: CHOICES,
+  boolq: CHOICES,
+  arc: CHOICES,
+  blimp: CHOICES,
   critic: rows([{ question: "1+1?", solution: "1+1=3\nx", label: 0, first_error_step: 0 }]),
   gsm8k: rows([{ question: "1+1?", answer: "#### 2" }]),
 };
 const evaluation = (task: Task) =>
   prepareEvaluation(DATA[task], tokenizer, {
-    ...{ task, template: "plain", batchSize: 2, context: 16, stride: 8, joinTexts: false, maxTokens: null },
+    task,
+    template: "plain",
+    batchSize: 2,
+    context: 16,
+    stride: 8,
+    joinTexts: false,
+    maxTokens: null,
     answerTokens: 4,
   });
 

@@ -124,14 +124,12 @@ describe("an attribute", () => {
       "[T-ATTR] crossEntropy: ignoreIndex is 4294967296, wanted a whole number from -2147483648 to 2147483647.",
     );
     const row = unary({
-      ...{
-        name: "shifted",
-        doc: "y = x + by",
-        attrs: { by: 0 },
-        wgsl: "return x + p.scalar;",
-        flops: 1,
-        rel: 0,
-      },
+      name: "shifted",
+      doc: "y = x + by",
+      attrs: { by: 0 },
+      wgsl: "return x + p.scalar;",
+      flops: 1,
+      rel: 0,
       scalars: ({ by }) => [by],
       f: (value, { by }) => value + by,
       ranges: { by: { least: 1, most: 2 } },

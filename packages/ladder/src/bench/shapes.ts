@@ -176,7 +176,8 @@ const RULES: Partial<Record<OpName, Rule>> = {
   ],
   nf4HeadLoss: ({ d, V }, T) =>
     [["forward"], ["with dh", "dh"]].map(([label, ...residuals]) => ({
-      ...{ label, residuals },
+      label,
+      residuals,
       operands: { h: plain(T, d), ...nf4(V, d), targets: ids([T], V) },
       attrs: { vocab: V },
     })),

@@ -199,7 +199,11 @@ function checkOptions(options: BenchCommand, command: Command): void {
 }
 
 const suiteOptions = ({ models, tokens, dtypes, only, time, check }: BenchCommand) => ({
-  ...{ models, tokens, dtypes, only, check },
+  models,
+  tokens,
+  dtypes,
+  only,
+  check,
   timeMs: time,
 });
 

@@ -48,7 +48,10 @@ async function check(report: Report, dir: string, options: CheckOptions): Promis
     return {
       json: {
         ...totals,
-        ...{ device: device.kind, adapter: device.label, dtype: options.dtype, ...peakJson(device) },
+        device: device.kind,
+        adapter: device.label,
+        dtype: options.dtype,
+        ...peakJson(device),
         cases: results,
       },
       exitCode: totals.failed > 0 ? EXIT.failed : EXIT.ok,

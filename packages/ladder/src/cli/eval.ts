@@ -89,7 +89,11 @@ async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
       device,
       {
         ...inferenceOptions(flags, report),
-        ...{ task, data, template, batchSize, answerTokens },
+        task,
+        data,
+        template,
+        batchSize,
+        answerTokens,
         context: context ?? null,
         fields: parseMapping(flags.map ?? []),
         limit: flags.limit ?? null,

@@ -140,14 +140,27 @@ async function writeTexts(
   const count = all.reduce((sum, one) => sum + one.ids.length, 0);
   report.note(`${count} tokens in ${seconds.toFixed(1)} s`);
   const results = all.map(({ text, ids: own, stopped }, i) => ({
-    ...{ prompt: prompts[i], text, ids: own, prompt_ids: ids[i], stopped },
+    prompt: prompts[i],
+    text,
+    ids: own,
+    prompt_ids: ids[i],
+    stopped,
   }));
   const { text, ids: own, prompt_ids, stopped } = results[0];
   const adapterName = flags.adapter ?? null;
   return {
     json: {
-      ...{ text, ids: own, prompt_ids, stopped, results, seconds, tokens_per_second: count / seconds },
-      ...{ device: device.kind, adapter: adapterName, sampling, ...peakJson(device) },
+      text,
+      ids: own,
+      prompt_ids,
+      stopped,
+      results,
+      seconds,
+      tokens_per_second: count / seconds,
+      device: device.kind,
+      adapter: adapterName,
+      sampling,
+      ...peakJson(device),
     },
   };
 }

@@ -123,11 +123,22 @@ const LORA_METHODS: readonly Method[] = ["lora", "qlora"];
 
 /** Options that do nothing for other methods than these. */
 const OF_METHODS: Readonly<Partial<Record<keyof SizeFlags, readonly Method[]>>> = {
-  ...{ reduction: SIDE_METHODS, sideWidth: SIDE_METHODS, layers: SIDE_METHODS, fusion: SIDE_METHODS },
-  ...{ initialRung: SIDE_METHODS, rungNorm: SIDE_METHODS, init: SIDE_METHODS, importance: SIDE_METHODS },
-  ...{ rungsAt: ["ladder"], delta: ["xladder"] },
-  ...{ rank: LORA_METHODS, alpha: LORA_METHODS, dropout: LORA_METHODS, rslora: LORA_METHODS },
-  ...{ loraLayers: LORA_METHODS, targets: LORA_METHODS },
+  reduction: SIDE_METHODS,
+  sideWidth: SIDE_METHODS,
+  layers: SIDE_METHODS,
+  fusion: SIDE_METHODS,
+  initialRung: SIDE_METHODS,
+  rungNorm: SIDE_METHODS,
+  init: SIDE_METHODS,
+  importance: SIDE_METHODS,
+  rungsAt: ["ladder"],
+  delta: ["xladder"],
+  rank: LORA_METHODS,
+  alpha: LORA_METHODS,
+  dropout: LORA_METHODS,
+  rslora: LORA_METHODS,
+  loraLayers: LORA_METHODS,
+  targets: LORA_METHODS,
 };
 
 /** Throws `C-USAGE` for a size of another method: it would be trained without. */

@@ -58,9 +58,15 @@ function runExtreme(
     k.run("extreme/main", {
       bind: { x: k.rows(x, rows, range), value: best, index },
       params: {
-        ...{ outputs, length: isFirst ? range.count : length, inner, direction },
-        ...{ first: isFirst ? 0 : range.start * inner, base: isFirst ? range.start : 0 },
-        ...{ hasValue: best !== null, hasIndex: index !== null, continued: isFirst && range.start > 0 },
+        outputs,
+        length: isFirst ? range.count : length,
+        inner,
+        direction,
+        first: isFirst ? 0 : range.start * inner,
+        base: isFirst ? range.start : 0,
+        hasValue: best !== null,
+        hasIndex: index !== null,
+        continued: isFirst && range.start > 0,
       },
       grid: outputs,
     });

@@ -19,8 +19,14 @@ export interface SampleAttrs extends Cuts {
 }
 
 const DEFAULTS: SampleAttrs = {
-  ...{ temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
-  ...{ seed: 0, stream: 0, offset: 0 },
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  seed: 0,
+  stream: 0,
+  offset: 0,
 };
 
 /** Below it, quotients in the kernel would overflow f32. */
@@ -188,8 +194,13 @@ export const sampleLogits = defineOp({
           id,
         },
         params: {
-          ...{ n: range.count, r: ids ? R : 0, first: range.start, firstWord: offset + range.start },
-          ...{ seed, stream, ...sampleParams(attrs, V) },
+          n: range.count,
+          r: ids ? R : 0,
+          first: range.start,
+          firstWord: offset + range.start,
+          seed,
+          stream,
+          ...sampleParams(attrs, V),
         },
         grid: range.count,
       });

@@ -4,8 +4,13 @@ import { chooseDevice, openDevice, openNodeWasm, releaseDawn } from "@sidenet/te
 import { afterEach, describe, expect, it } from "vitest";
 
 const adapter = (software: boolean): AdapterReport => ({
-  ...{ vendor: "v", architecture: "a", description: "llvmpipe", driver: "Mesa" },
-  ...{ software, features: [], limits: {} },
+  vendor: "v",
+  architecture: "a",
+  description: "llvmpipe",
+  driver: "Mesa",
+  software,
+  features: [],
+  limits: {},
 });
 
 describe("--device auto", () => {

@@ -74,9 +74,16 @@ async function largeOps(device: WasmDevice): Promise<Map<string, Uint8Array>> {
     );
 
   const inputs = {
-    ...{ x: random(301, 200), w: random(173, 200), wide: random(301, 173), vector: random(1, 200) },
-    ...{ gain: random(200), heads: random(2, 150, 6, 32), keys: random(2, 150, 2, 32) },
-    ...{ values: random(2, 150, 2, 32), targets: ints([301], 172), ids: ints([301], 172) },
+    x: random(301, 200),
+    w: random(173, 200),
+    wide: random(301, 173),
+    vector: random(1, 200),
+    gain: random(200),
+    heads: random(2, 150, 6, 32),
+    keys: random(2, 150, 2, 32),
+    values: random(2, 150, 2, 32),
+    targets: ints([301], 172),
+    ids: ints([301], 172),
   };
   const { x, w, wide, vector, gain, heads, keys, values, targets, ids } = inputs;
   const half = ops.cast(w, { to: "f16" });

@@ -80,8 +80,10 @@ function packHeads(k: WasmContext, B: number, side: Side, [first, second]: reado
   const ofRows = ({ rows: asked }: Streamed) => (asked ? temp(padded(rows) * side.D) : null);
   const ofColumns = ({ columns }: Streamed) => (columns ? temp((rows | PITCH) * padded(side.D)) : null);
   const packed = {
-    ...{ firstRows: ofRows(first), firstColumns: ofColumns(first) },
-    ...{ secondRows: ofRows(second), secondColumns: ofColumns(second) },
+    firstRows: ofRows(first),
+    firstColumns: ofColumns(first),
+    secondRows: ofRows(second),
+    secondColumns: ofColumns(second),
   };
   const { args, split } = headRows(B, side);
   const panels = Object.values(packed).filter((tensor) => tensor !== null).length;
@@ -207,8 +209,14 @@ function runBackwardQ(k: WasmContext, io: BackwardQIo, extents: AttentionExtents
   ] as const;
   const packed = packHeads(k, extents.B, ofKeys, both, extents.scale);
   const operands = {
-    ...{ dy, q, dq, mask, segments },
-    ...{ keyRows: packed.firstRows, keyColumns: packed.firstColumns, valueRows: packed.secondRows },
+    dy,
+    q,
+    dq,
+    mask,
+    segments,
+    keyRows: packed.firstRows,
+    keyColumns: packed.firstColumns,
+    valueRows: packed.secondRows,
     ...queryShifts(k, { dy, y, lse }, extents.B, ofQueries),
   };
   const sides = { stays: ofQueries, streams: ofKeys, matmuls: 3 };
@@ -229,9 +237,16 @@ function runBackwardKV(k: WasmContext, io: BackwardKVIo, extents: AttentionExten
   ] as const;
   const packed = packHeads(k, extents.B, ofQueries, both);
   const operands = {
-    ...{ k: key, v, dk, dv, mask, segments },
-    ...{ queryRows: packed.firstRows, queryColumns: packed.firstColumns },
-    ...{ dyRows: packed.secondRows, dyColumns: packed.secondColumns },
+    k: key,
+    v,
+    dk,
+    dv,
+    mask,
+    segments,
+    queryRows: packed.firstRows,
+    queryColumns: packed.firstColumns,
+    dyRows: packed.secondRows,
+    dyColumns: packed.secondColumns,
     ...queryShifts(k, { dy, y, lse }, extents.B, ofQueries),
   };
   const sides = { stays: keysOf(extents), streams: ofQueries, matmuls: 4 };

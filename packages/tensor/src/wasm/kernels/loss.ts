@@ -31,7 +31,12 @@ export const meanLoss = defineKernel(words("nll", "n", "scored", "loss"), (f, { 
 export const rowLosses = defineKernel(
   {
     ...words("logits", "targets", "max", "logSum", "nll"),
-    ...{ n: "i32", v: "i32", firstRow: "i32", ignoreIndex: "i32", smoothing: "f32", rows: "i32" },
+    n: "i32",
+    v: "i32",
+    firstRow: "i32",
+    ignoreIndex: "i32",
+    smoothing: "f32",
+    rows: "i32",
   } as const,
   (f, { logits, targets, max, logSum, nll, n, v, firstRow, ignoreIndex, smoothing, rows }, { task }) => {
     const [largestOf, sumOf, gapSumOf] = [maximizer(f, 2), summer(f, 2), summer(f, 1)];
@@ -73,7 +78,12 @@ export const rowLosses = defineKernel(
 export const logitGradients = defineKernel(
   {
     ...words("logits", "dlogits", "targets", "max", "logSum", "dloss"),
-    ...{ scored: "i32", n: "i32", v: "i32", firstRow: "i32", ignoreIndex: "i32", smoothing: "f32" },
+    scored: "i32",
+    n: "i32",
+    v: "i32",
+    firstRow: "i32",
+    ignoreIndex: "i32",
+    smoothing: "f32",
     ...words("rows"),
   } as const,
   (f, p, { task }) => {

@@ -56,8 +56,14 @@ function gradFactor(f: FunctionBuilder, gradScale: Local<"i32">): Local<"v128"> 
 
 /** stepSize = lr / (1 - beta1^step), correction2 = 1 / (1 - beta2^step), decay = lr · weightDecay. */
 const ADAMW = {
-  ...{ beta1: "f32", oneMinusBeta1: "f32", beta2: "f32", oneMinusBeta2: "f32" },
-  ...{ eps: "f32", stepSize: "f32", correction2: "f32", decay: "f32" },
+  beta1: "f32",
+  oneMinusBeta1: "f32",
+  beta2: "f32",
+  oneMinusBeta2: "f32",
+  eps: "f32",
+  stepSize: "f32",
+  correction2: "f32",
+  decay: "f32",
 } as const satisfies ParamTypes;
 
 type AdamwNumbers = Readonly<Record<keyof typeof ADAMW, Local<"v128">>>;
@@ -103,7 +109,9 @@ export const adamw = defineKernel(
 export const sgd = defineKernel(
   {
     ...words("p", "m", "g", "n", "gradScale", "nesterov"),
-    ...{ lr: "f32", momentum: "f32", weightDecay: "f32" },
+    lr: "f32",
+    momentum: "f32",
+    weightDecay: "f32",
   } as const,
   (f, { p, m, g, n, gradScale, nesterov, ...numbers }, { task }) => {
     const factor = gradFactor(f, gradScale);

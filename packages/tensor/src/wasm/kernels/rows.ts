@@ -73,7 +73,8 @@ export const softmaxBackward = defineKernel(
 export const rope = defineKernel(
   {
     ...words("x", "cos", "sin", "y", "first", "n", "t", "h", "p"),
-    ...{ direction: "f32", rows: "i32" },
+    direction: "f32",
+    rows: "i32",
   } as const,
   (f, { x, cos, sin, y, first, n, t, h, p, direction, rows }, { task }) => {
     const sign = splat(f, direction);

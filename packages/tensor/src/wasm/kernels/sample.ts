@@ -119,14 +119,12 @@ function emitDraw(
 export const sampleRow = defineKernel(
   {
     ...words("logits", "recent", "z", "w", "id", "v", "r", "topK"),
-    ...{
-      topP: "f32",
-      depth: "f32",
-      inverseTemperature: "f32",
-      penalty: "f32",
-      inversePenalty: "f32",
-      u: "f32",
-    },
+    topP: "f32",
+    depth: "f32",
+    inverseTemperature: "f32",
+    penalty: "f32",
+    inversePenalty: "f32",
+    u: "f32",
   } as const,
   (f, p) => {
     emitPenalties(f, p, p.penalty, p.inversePenalty);
