@@ -77,7 +77,8 @@ export function observing(weights: BlockWeights, moments: Moments, sinks: Tensor
   const observe =
     (place: ProjectionName, total: Tensor): Projection =>
     (ops, x) => {
-      if (place === "v") values = x;
+      if (place === "v")
+        values = x.device.retain(x); // until attention: the block frees it first
       else if (place === "k") total.device.scope(() => addMoments(ops, total, ops.mul(x, sinks)));
       else addMoments(ops, total, x);
       return weights[place](ops, x);
@@ -85,8 +86,9 @@ export function observing(weights: BlockWeights, moments: Moments, sinks: Tensor
   const projections = [...moments].map(([place, total]) => [place, observe(place, total)]);
   const attention: Attention = (ops, ...inputs) => {
     const total = moments.get("v")!;
-    if (!addAttended(ops, total, values!, ...inputs))
-      total.device.scope(() => addMoments(ops, total, ops.mul(values!, sinks)));
+    using x = values!;
+    if (!addAttended(ops, total, x, ...inputs))
+      total.device.scope(() => addMoments(ops, total, ops.mul(x, sinks)));
     return weights.attention(ops, ...inputs);
   };
   return { ...weights, ...Object.fromEntries(projections), attention };

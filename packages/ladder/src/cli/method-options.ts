@@ -201,7 +201,11 @@ export function addMemoryOptions(command: Command): Command {
       numberWithin(1, 4096),
     )
     .option("--micro-batch <n>", "rows per forward and backward pass (default: all)", positiveInteger)
-    .option("--chunk-tokens <n>", "tokens per pass through a frozen block (default: 2048)", positiveInteger);
+    .option(
+      "--chunk-tokens <n>",
+      "tokens of a row per pass through a frozen block (default: the hidden size, within 512 and 2048)",
+      positiveInteger,
+    );
 }
 
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {

@@ -1,11 +1,15 @@
 import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
 import type { KvCache } from "../generation/kv-cache.ts";
 import type { RunLayer } from "../model/block.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
 import type { Adapter } from "./adapter.ts";
 
-/** Default number of tokens of a row that go through a block at a time where no tape records it. */
-const CHUNK_TOKENS = 2048;
+/**
+ * Default number of tokens of a row that go through a block at a time where no tape records it: as many as the model is wide, so
+ * that their activations stay in proportion to its weights, within limits.
+ */
+const chunkTokensOf = ({ hiddenSize }: ModelConfig): number => Math.min(2048, Math.max(512, hiddenSize));
 
 /** Options of a forward pass through model and adapter. */
 export interface StreamOptions {
@@ -18,7 +22,7 @@ export interface StreamOptions {
   readonly dropoutStream?: number | null;
   /** Runs each recorded block, of the backbone or of a side network, under gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
-  /** Tokens that go through a frozen block at a time; default 2048. */
+  /** Tokens that go through a frozen block at a time; default: the hidden size, within 512 and 2048. */
   readonly chunkTokens?: number;
   /** Called with H_0 .. H_L, each of which is freed afterwards. */
   readonly onHidden?: (index: number, h: Tensor) => void;
@@ -83,7 +87,7 @@ export function residualStreams(
       ? (layer, frozen) => changing.adaptBlock!(layer, frozen, dropoutStream)
       : null,
     cache: options.cache?.layers ?? null,
-    ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? CHUNK_TOKENS }),
+    ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? chunkTokensOf(decoder.config) }),
   });
   const finish = (adapter: Adapter | null, i: number) => {
     const pass = passes[i];
