@@ -1,13 +1,14 @@
 import { SidenetError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
-/** Every tensor in the return value of a scope: the value itself, or nested in arrays, maps and plain objects. */
-function* tensorsIn(value: unknown): IterableIterator<Tensor> {
-  if (value instanceof Tensor) yield value;
-  else if (Array.isArray(value) || value instanceof Set) for (const item of value) yield* tensorsIn(item);
-  else if (value instanceof Map) yield* tensorsIn([...value.values()]);
-  else if (value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype) {
-    yield* tensorsIn(Object.values(value));
+/** Adds every tensor in the return value of a scope: the value itself, or nested in arrays, maps and plain objects. */
+function addTensors(value: unknown, found: Set<Tensor>): void {
+  if (value instanceof Tensor) found.add(value);
+  else if (value === null || typeof value !== "object") return;
+  else if (Array.isArray(value) || value instanceof Set) for (const item of value) addTensors(item, found);
+  else if (value instanceof Map) for (const item of value.values()) addTensors(item, found);
+  else if (Object.getPrototypeOf(value) === Object.prototype) {
+    for (const item of Object.values(value)) addTensors(item, found);
   }
 }
 
@@ -60,7 +61,8 @@ export class ScopeStack {
       this.#frames.pop();
       this.labels.pop();
     }
-    const escaping = new Set(tensorsIn(result));
+    const escaping = new Set<Tensor>();
+    addTensors(result, escaping);
     for (const tensor of escaping) {
       if (tensor.owner !== frame) continue;
       frame.delete(tensor);
