@@ -3,7 +3,7 @@ import { type Device, sameShape, Tensor } from "@sidenet/tensor";
 import { GradientSlots, gradientDtype, type TrackedValue } from "./gradient-slots.ts";
 import { refuseChanged, refuseGradient } from "./refusals.ts";
 import { RuleOps } from "./rule-ops.ts";
-import type { Pull } from "./rules/grad-row.ts";
+import type { PullPlan } from "./rules/grad-row.ts";
 import { isChanged, type SavedTensor, type SavedTensors } from "./saved-tensors.ts";
 
 /** Gradient by trainable tensor: f32, of the tensor's shape, in memory of its own. */
@@ -17,7 +17,7 @@ export interface RecordedOp {
   /** Tracked inputs by name. */
   readonly inputs: ReadonlyMap<string, TrackedValue>;
   readonly output: TrackedValue;
-  readonly pulls: readonly Pull[];
+  readonly plan: PullPlan;
   /** Saved tensors by operand name; null for an optional input that was left out. */
   readonly saved: ReadonlyMap<string, SavedTensor | null>;
 }
@@ -84,8 +84,7 @@ export class BackwardPass {
     try {
       if (dy) {
         refuseChanges(record);
-        const wide = new Set(record.pulls.flatMap(({ saves, readsF16 }) => (readsF16 ? [] : saves)));
-        this.#saved.open(record.saved, wide, (tensors) => this.#pull(record, dy, tensors));
+        this.#saved.open(record.saved, record.plan.wide, (tensors) => this.#pull(record, dy, tensors));
       }
     } finally {
       dy?.dispose("the backward pass after its last use");
@@ -94,7 +93,7 @@ export class BackwardPass {
   }
 
   #pull(record: RecordedOp, dy: Tensor, saved: Readonly<Record<string, Tensor | null>>): void {
-    for (const { inputs, run, isFresh: isNew = false } of record.pulls) {
+    for (const { inputs, run, isFresh: isNew = false } of record.plan.pulls) {
       const values = inputs.map((name) => record.inputs.get(name)!);
       const contexts = values.map((value) => ({
         attrs: record.attrs,

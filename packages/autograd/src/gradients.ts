@@ -1,6 +1,9 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Gradients } from "./backward.ts";
 
+/** Partial sums of the squared norm: enough for a GPU's cores to add to at the same time. */
+const NORM_PARTS = 256;
+
 /**
  * Norm of all gradients together and the factor that brings it down to `maxNorm`: min(1, maxNorm / (norm + 1e-6)), as in
  * PyTorch (methods.md, 6). Both are f32 scalars on the device, so nothing waits: pass `factor` to the optimizer as
@@ -13,9 +16,9 @@ export function clipGlobalNorm(gradients: Gradients, maxNorm: number): { factor:
     throw new SidenetError("A-CLIP", "there are no gradients to clip: the map is empty.");
   const { device } = first;
   return device.scope(() => {
-    const total = device.zeros([], { label: "squared norm of the gradients" });
-    for (const gradient of gradients.values()) device.ops.sumSquares(total, gradient);
-    const [factor, norm] = device.ops.clipFactor(total, { maxNorm });
+    const totals = device.zeros([NORM_PARTS], { label: "squared norm of the gradients" });
+    for (const gradient of gradients.values()) device.ops.sumSquares(totals, gradient);
+    const [factor, norm] = device.ops.clipFactor(totals, { maxNorm });
     return { factor, norm };
   });
 }

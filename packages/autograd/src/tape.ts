@@ -14,7 +14,7 @@ import {
   refuseUnused,
   refuseUpstream,
 } from "./refusals.ts";
-import { hasNoGradient, type Pull, type PullRow, selectPulls } from "./rules/grad-row.ts";
+import { hasNoGradient, type Pull, type PullRow, planOf, selectPulls } from "./rules/grad-row.ts";
 import { gradRowOf } from "./rules/index.ts";
 import { type SavedFormats, type SavedTensor, SavedTensors } from "./saved-tensors.ts";
 
@@ -200,8 +200,8 @@ export class Tape {
     const value = { shape: output.shape, dtype: output.dtype, leaf: null };
     this.#values.set(output, value);
     const saved = new Map(saves.map((tensor, i) => [names[i], this.#keep(tensor)]));
-    const pulls: Pull[] = [{ inputs: [...tracked.keys()], saves: names, isFresh, run }];
-    this.#records.push({ op: name, attrs: {}, inputs: tracked, output: value, pulls, saved });
+    const plan = planOf([{ inputs: [...tracked.keys()], saves: names, isFresh, run }]);
+    this.#records.push({ op: name, attrs: {}, inputs: tracked, output: value, plan, saved });
   }
 
   #addLeaf(name: string, tensor: Tensor): void {
@@ -264,8 +264,8 @@ export class Tape {
     gradient: PullRow,
   ): Record<string, Tensor> {
     const { name: op, signature, attrs: defaults } = row;
-    const pulls = selectPulls(gradient, [...tracked.keys()]);
-    const saves = new Set(pulls.flatMap((pull) => pull.saves));
+    const plan = selectPulls(gradient, [...tracked.keys()]);
+    const { saves } = plan;
     const residuals = signature.outputs.filter(({ residual, name }) => residual && saves.has(name));
     const outputs = this.device.run(
       row,
@@ -286,7 +286,7 @@ export class Tape {
     const y = outputs[signature.outputs[0].name];
     const output = { shape: y.shape, dtype: y.dtype, leaf: null };
     this.#values.set(y, output);
-    this.#records.push({ op, attrs: { ...defaults, ...attrs }, inputs: tracked, output, pulls, saved });
+    this.#records.push({ op, attrs: { ...defaults, ...attrs }, inputs: tracked, output, plan, saved });
     return outputs;
   }
 

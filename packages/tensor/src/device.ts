@@ -314,13 +314,14 @@ export abstract class Device {
     const outputs: Record<string, Tensor> = {};
     try {
       for (const [output, spec] of call.outputs) {
-        outputs[output] = row.view ? this.#view(row, call.io, spec) : this.#output(row, spec);
+        const tensor = row.view ? this.#view(row, call.io, spec) : this.#output(row, spec);
+        outputs[output] = tensor;
+        call.io[output] = tensor;
       }
       this.#countFlops(
         name,
         row.flops(call.dims, call.attrs, (output) => outputs[output] !== undefined),
       );
-      Object.assign(call.io, outputs);
       if (!row.view) this.#compute(call);
       for (const operand of row.signature.inputs)
         if (operand.updated) call.io[operand.name]!.storage.version++;

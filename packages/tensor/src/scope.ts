@@ -2,18 +2,18 @@ import { SidenetError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Whether the members of a value are searched: an object literal, or one without a prototype, as `Object.groupBy` makes. */
-function isPlainObject(value: unknown): value is object {
-  if (value === null || typeof value !== "object") return false;
+function isPlain(value: object): boolean {
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;
 }
 
-/** Every tensor in the return value of a scope: the value itself, or nested in arrays, sets, maps and plain objects. */
-function* tensorsIn(value: unknown): IterableIterator<Tensor> {
-  if (value instanceof Tensor) yield value;
-  else if (Array.isArray(value) || value instanceof Set) for (const item of value) yield* tensorsIn(item);
-  else if (value instanceof Map) yield* tensorsIn([...value.values()]);
-  else if (isPlainObject(value)) yield* tensorsIn(Object.values(value));
+/** Adds every tensor in the return value of a scope: the value itself, or nested in arrays, sets, maps and plain objects. */
+function addTensors(value: unknown, found: Set<Tensor>): void {
+  if (value instanceof Tensor) found.add(value);
+  else if (value === null || typeof value !== "object") return;
+  else if (Array.isArray(value) || value instanceof Set) for (const item of value) addTensors(item, found);
+  else if (value instanceof Map) for (const item of value.values()) addTensors(item, found);
+  else if (isPlain(value)) for (const item of Object.values(value)) addTensors(item, found);
 }
 
 function refusePromise(result: unknown, label: string): void {
@@ -65,7 +65,8 @@ export class ScopeStack {
       this.#frames.pop();
       this.labels.pop();
     }
-    const escaping = new Set(tensorsIn(result));
+    const escaping = new Set<Tensor>();
+    addTensors(result, escaping);
     for (const tensor of escaping) {
       if (tensor.owner !== frame) continue;
       frame.delete(tensor);

@@ -204,10 +204,36 @@ function pullRow<K extends string>(
   };
 }
 
-/** The rules that give the gradients of the `tracked` inputs: the joint one when all of its inputs are among them. */
-export function selectPulls(row: PullRow, tracked: readonly string[]): Pull[] {
+/** The rules that give the gradients of some inputs, and what they need. */
+export interface PullPlan {
+  readonly pulls: readonly Pull[];
+  /** Inputs, outputs and residuals that a rule needs. */
+  readonly saves: ReadonlySet<string>;
+  /** Those of them that a rule needs in f32 even if they were kept in f16. */
+  readonly wide: ReadonlySet<string>;
+}
+
+/** The plan of given rules. */
+export function planOf(pulls: readonly Pull[]): PullPlan {
+  const saves = new Set(pulls.flatMap((pull) => pull.saves));
+  const wide = new Set(pulls.flatMap((pull) => (pull.readsF16 ? [] : pull.saves)));
+  return { pulls, saves, wide };
+}
+
+/** Plans by the tracked inputs: a step records few kinds of ops, each many times. */
+const plans = new WeakMap<PullRow, Map<string, PullPlan>>();
+
+/** The plan for the gradients of the `tracked` inputs: with the joint rule when all of its inputs are among them. */
+export function selectPulls(row: PullRow, tracked: readonly string[]): PullPlan {
+  const ofRow = plans.get(row) ?? new Map<string, PullPlan>();
+  plans.set(row, ofRow);
+  const key = tracked.join();
+  const known = ofRow.get(key);
+  if (known) return known;
   const joint = row.joint?.inputs.every((name) => tracked.includes(name)) ? row.joint : null;
   const single = tracked.filter((name) => !joint?.inputs.includes(name));
-  const pulls = single.map((name) => row.inputs[name]).filter((entry) => !hasNoGradient(entry));
-  return joint ? [...(pulls as Pull[]), joint] : (pulls as Pull[]);
+  const pulls = single.map((name) => row.inputs[name]).filter((entry) => !hasNoGradient(entry)) as Pull[];
+  const plan = planOf(joint ? [...pulls, joint] : pulls);
+  ofRow.set(key, plan);
+  return plan;
 }

@@ -225,8 +225,8 @@ const RULES: Partial<Record<OpName, Rule>> = {
     },
   ],
   scaleBy: ({ d }, T) => [{ operands: { x: [T, d], s: value([], 0.5) } }],
-  sumSquares: ({ d, f }) => [{ operands: { total: value([], 0), x: [f, d] } }],
-  clipFactor: () => [{ operands: { sumSquares: value([], 4) } }],
+  sumSquares: ({ d, f }) => [{ operands: { totals: value([256], 0), x: [f, d] } }],
+  clipFactor: () => [{ operands: { sumSquares: value([256], 4) } }],
 };
 
 function attentionBackward({ heads, keyHeads, c }: BenchModel, T: number): Variant[] {

@@ -73,7 +73,8 @@ export class Lora implements Adapter {
   readonly model: ModelConfig;
   readonly parameters: ParamStore;
   readonly #seed: number;
-  readonly #sites: readonly (readonly LoraSite[])[];
+  /** By layer; the matrices are looked up once, since a long name costs the host as much as an op. */
+  readonly #sites: readonly (readonly (LoraSite & LowRank)[])[];
 
   /** Takes ownership of the store; `seed` is for dropout. Throws `L-ADAPTER-CONFIG`. */
   constructor(config: LoraConfig, model: ModelConfig, parameters: ParamStore, seed = 0) {
@@ -81,7 +82,12 @@ export class Lora implements Adapter {
     this.model = model;
     this.parameters = parameters;
     this.#seed = seed;
-    const sites = loraSites(config, model);
+    const matrix = (site: LoraSite, part: string) => parameters.get(`${siteName(site)}.${part}.weight`);
+    const sites = loraSites(config, model).map((site) => ({
+      ...site,
+      a: matrix(site, "lora_A"),
+      b: matrix(site, "lora_B"),
+    }));
     this.#sites = Array.from({ length: model.numHiddenLayers }, (_, layer) =>
       sites.filter((site) => site.layer === layer),
     );
@@ -103,26 +109,22 @@ export class Lora implements Adapter {
   updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
     return this.#sites.flat().map((site) => ({
       weight: `${moduleName(site)}.weight`,
-      ...this.#matrices(site),
+      a: site.a,
+      b: site.b,
+      scale: site.scale,
     }));
-  }
-
-  /** A, B and the scale of one linear layer. */
-  #matrices(site: LoraSite): { a: Tensor; b: Tensor; scale: number } {
-    const matrix = (part: string) => this.parameters.get(`${siteName(site)}.${part}.weight`);
-    return { a: matrix("lora_A"), b: matrix("lora_B"), scale: site.scale };
   }
 
   adaptBlock(layer: number, frozen: BlockWeights, dropoutStream: number | null): BlockWeights {
     const { lora_dropout: rate } = this.config;
     const adapted: Record<string, Projection> = {};
     for (const [i, site] of this.#sites[layer].entries()) {
-      const { projection } = site;
+      const { projection, a, b, scale } = site;
       // Each site of each training pass has its own random stream.
       const draw = ((dropoutStream ?? 0) * this.#sites.length + layer) * PROJECTION_NAMES.length + i;
       const stream = DROPOUT_STREAMS + (draw % DROPOUT_STREAMS);
       const dropout = rate > 0 && dropoutStream !== null ? { rate, seed: this.#seed, stream } : null;
-      adapted[projection] = withLowRank(frozen[projection], { ...this.#matrices(site), dropout });
+      adapted[projection] = withLowRank(frozen[projection], { a, b, scale, dropout });
     }
     return { ...frozen, ...adapted };
   }

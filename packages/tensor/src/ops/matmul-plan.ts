@@ -90,10 +90,9 @@ function runWindow(
   }
   const { form, batches, m, n, k: depth, aAt, aRow, yAt, yRow } = window;
   const common = { n, k: depth, yAt, yRow, accumulate, hasBias: bind.bias !== null };
-  const all = { ...common, batches, m, aAt, aRow };
   const isVectors = fitsVectors(window);
   if (hasEightLanes(k.profile) && isVectors) {
-    runRows(k, bind, window, all);
+    runRows(k, bind, window, { ...common, batches, m, aAt, aRow });
     return;
   }
   const columnGroups = Math.ceil(n / FEW_COLS);
@@ -108,7 +107,7 @@ function runWindow(
   }
   k.run("matmul-tile/main", {
     bind: { ...bind },
-    params: all,
+    params: { ...common, batches, m, aAt, aRow },
     grid: batches * Math.ceil(m / TILE) * Math.ceil(n / TILE),
     consts: { FORM: FORM_CODES[form] },
   });

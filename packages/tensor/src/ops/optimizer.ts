@@ -1,5 +1,6 @@
 import { EPS } from "../dtype.ts";
 import { defineOp } from "../op.ts";
+import type { Dims } from "../signature.ts";
 import type { TestRandom } from "../test-random.ts";
 import { runAccumulate, runElementwise } from "./elementwise-kernels.ts";
 
@@ -73,54 +74,58 @@ export const adamw = defineOp({
   flops: ({ N }) => 14 * N,
 });
 
+/** Elements whose squares `sumSquares` adds to the same total before it goes on to the next. */
+export const SQUARES_CHUNK = 1024; // CHUNK of sum-squares.wgsl
+
+const refuseNoTotals = ({ S }: Dims): string | null => (S === 0 ? "there is no total to add to" : null);
+
 export const sumSquares = defineOp({
   name: "sumSquares",
-  doc: "total = total + Σ x², in place: called for every gradient, it computes the square of the global norm",
-  sig: "total!:f32[] x[N..] ->",
-  reference({ total, x }) {
-    let sum = 0;
-    for (let i = 0; i < x.length; i++) sum += x[i] * x[i];
-    total[0] += sum;
+  doc:
+    "adds the squares of x to the totals, in place: that of element i to total ⌊i / 1024⌋ mod S. Called for every gradient; the sum " +
+    "of the totals is the square of the global norm",
+  sig: "totals!:f32[S..] x[N..] ->",
+  check: refuseNoTotals,
+  reference({ totals, x }, { S }) {
+    for (let i = 0; i < x.length; i++) totals[Math.floor(i / SQUARES_CHUNK) % S] += x[i] * x[i];
   },
-  kernel(k, { total, x }, { N }) {
+  kernel(k, { totals, x }, { S, N }) {
     for (const range of k.split(N, [x])) {
-      const groups = Math.min(256, Math.ceil(range.count / 1024));
-      const partial = k.temp([groups]);
-      k.run("sum-squares/partial_sums", {
-        bind: { x: k.rows(x, N, range), partials: partial },
-        params: { n: range.count, groups },
-        grid: groups,
-      });
-      k.run("sum-squares/finish", {
-        bind: { partialsIn: partial, total },
-        params: { n: groups, groups },
-        grid: 1,
+      k.run("sum-squares/main", {
+        bind: { x: k.rows(x, N, range), totals },
+        params: { first: range.start, n: range.count, totals: S },
+        grid: Math.min(S, Math.ceil((range.start + range.count) / SQUARES_CHUNK)),
       });
     }
   },
-  draw: (pick) => ({ dims: { N: pick.shape(5000) }, values: { total: () => [Math.abs(pick.normal())] } }),
+  draw: (pick) => ({
+    dims: { S: pick.oneOf([[], [pick.int(1, 4)]]), N: pick.shape(5000) },
+    values: { totals: (size) => pick.normals(size).map(Math.abs) },
+  }),
   close: { rel: 64 * EPS }, // partial sums of one sign
   flops: ({ N }) => 2 * N,
 });
 
 export const clipFactor = defineOp({
   name: "clipFactor",
-  doc: "factor = min(1, maxNorm / (norm + 1e-6)) and norm = √sumSquares, as PyTorch's clip_grad_norm_",
-  sig: "sumSquares:f32[] -> factor:f32[] norm:f32[]",
+  doc: "factor = min(1, maxNorm / (norm + 1e-6)) and norm = √Σ sumSquares, as PyTorch's clip_grad_norm_",
+  sig: "sumSquares:f32[S..] -> factor:f32[] norm:f32[]",
   attrs: { maxNorm: 1 },
   ranges: { maxNorm: { least: 0, most: Number.POSITIVE_INFINITY } },
   reference({ sumSquares, factor, norm }, _, { maxNorm }) {
-    norm[0] = Math.sqrt(sumSquares[0]);
+    let sum = 0;
+    for (let i = 0; i < sumSquares.length; i++) sum += sumSquares[i];
+    norm[0] = Math.sqrt(sum);
     factor[0] = Math.min(1, maxNorm / (norm[0] + 1e-6));
   },
-  kernel(k, { sumSquares, factor, norm }, _, { maxNorm }) {
-    k.run("clip-factor/main", { bind: { sumSquares, factor, norm }, params: { maxNorm }, grid: 1 });
+  kernel(k, { sumSquares, factor, norm }, { S }, { maxNorm }) {
+    k.run("clip-factor/main", { bind: { sumSquares, factor, norm }, params: { maxNorm, n: S }, grid: 1 });
   },
   draw: (pick) => ({
-    dims: {},
+    dims: { S: pick.shape(300) },
     attrs: { maxNorm: 10 ** pick.int(-2, 2) },
-    values: { sumSquares: () => [10 ** (6 * pick.unit() - 3)] },
+    values: { sumSquares: (size) => Float64Array.from({ length: size }, () => 10 ** (6 * pick.unit() - 3)) },
   }),
-  close: { rel: 4 * EPS },
-  flops: () => 4,
+  close: { rel: 16 * EPS }, // partial sums of one sign, and the square root halves their error
+  flops: ({ S }) => S + 4,
 });

@@ -238,7 +238,7 @@ export class WebGpuDevice extends Device {
   }
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
-    for (const [name, text] of Object.entries(row.sources ?? {})) addKernelSource(name, text);
+    for (const name in row.sources) addKernelSource(name, row.sources[name]);
     const isOurs = isInTable(row); // WGSL of another's row is tried out, and an error of its reported
     const run = (kernel: KernelEntry, call: KernelCall) =>
       isOurs ? this.#dispatch(kernel, call) : this.dispatch(kernel, call);

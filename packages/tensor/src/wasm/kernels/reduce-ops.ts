@@ -1,4 +1,5 @@
 /** Sums and extremes, and clipping. */
+import { SQUARES_CHUNK } from "../../ops/optimizer.ts";
 import type { Dims } from "../../signature.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
@@ -11,18 +12,13 @@ const SUM_CHUNK = 65536;
 const SUM_COLS = 64;
 const WIDE = 4;
 
-/** y = factor · the sum of all of x, or of its squares, by partial sums of fixed length. */
-function runSumOfAll(
-  k: WasmContext,
-  kernel: "sumRows" | "sumSquaresOfRows",
-  { x, y }: { x: Tensor; y: Tensor },
-  { factor = 1, accumulate = false },
-): void {
+/** y = factor · the sum of all of x, by partial sums of fixed length. */
+function runSumOfAll(k: WasmContext, { x, y }: { x: Tensor; y: Tensor }, factor: number): void {
   const parts = Math.ceil(x.size / SUM_CHUNK);
   const partials = k.temp([parts]);
   const chunks = { n: parts, c: SUM_CHUNK, size: x.size, rows: 1, factor: 1 };
-  k.run(kernel, { x, y: partials, ...chunks }, { tasks: parts, work: x.size / SIMPLE_PER_NS });
-  k.run("finishSum", { partials, y, n: parts, factor, accumulate }, alone(parts));
+  k.run("sumRows", { x, y: partials, ...chunks }, { tasks: parts, work: x.size / SIMPLE_PER_NS });
+  k.run("finishSum", { partials, y, n: parts, factor }, alone(parts));
 }
 
 function runSum(
@@ -33,7 +29,7 @@ function runSum(
 ): boolean {
   if (inner > 1 && inner < WIDE) return false;
   if (outer === 1 && inner === 1 && x.dtype === "f32") {
-    runSumOfAll(k, "sumRows", { x, y }, { factor });
+    runSumOfAll(k, { x, y }, factor);
     return true;
   }
   overRows(k, outer, { inputs: { x }, outputs: { y } }, (io, { count: n }) => {
@@ -52,18 +48,20 @@ function runSum(
 export const sum: WasmOp = (k, io, dims) => runSum(k, io, dims, 1);
 export const mean: WasmOp = (k, io, dims) => runSum(k, io, dims, 1 / dims.length);
 
-export const sumSquares: WasmOp = (k, { total, x }: { total: Tensor; x: Tensor }) => {
-  runSumOfAll(k, "sumSquaresOfRows", { x: widened(k, x), y: total }, { accumulate: true });
+export const sumSquares: WasmOp = (k, { totals, x }: { totals: Tensor; x: Tensor }, { S, N }) => {
+  const tasks = Math.min(S, Math.ceil(N / SQUARES_CHUNK));
+  const extents = { n: N, s: S, chunk: SQUARES_CHUNK };
+  k.run("sumSquares", { x: widened(k, x), totals, ...extents }, { tasks, work: N / SIMPLE_PER_NS });
   return true;
 };
 
 export const clipFactor: WasmOp = (
   k,
   io: Record<"sumSquares" | "factor" | "norm", Tensor>,
-  _,
+  { S },
   { maxNorm }: { maxNorm: number },
 ) => {
-  k.run("clipFactor", { ...io, maxNorm }, alone(1));
+  k.run("clipFactor", { ...io, n: S, maxNorm }, alone(S));
   return true;
 };
 

@@ -1,29 +1,38 @@
 /** Sums, extremes, copies and repeats along an axis of [outer, length, inner], and sums of squares. */
+import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32, f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { defineKernel, words } from "./kernel.ts";
 import { forRows } from "./tasks.ts";
 import { at, forVectors, maximizer, rowAt, splat, summer } from "./vectors.ts";
 
-/** y[row] = factor · Σ x[row, ...], or of the squares, over rows of `c` of the `size` elements; the last row may be shorter. */
-const sumRowsOf = (squares: boolean) =>
-  defineKernel(
-    { ...words("x", "y", "n", "c", "size", "rows"), factor: "f32" } as const,
-    (f, { x, y, n, c, size, factor, rows }, { task }) => {
-      const sumOf = summer(f);
-      forRows(f, task, { rows, n }, (row) => {
-        const count = f.i32(i32.min(f.i32(i32.sub(size, i32.mul(row, c))), c));
-        const sum = sumOf(count, [rowAt(x, row, c)], (sum, [x]) => {
-          if (!squares) return f32x4.add(sum, x.load());
-          const value = f.v128(x.load());
-          return f.madd(value, value, sum);
-        });
-        f.do(f32.store(at(y, row), f32.mul(sum, factor)));
-      });
-    },
-  );
+/** y[row] = factor · Σ x[row, ...] over rows of `c` of the `size` elements; the last row may be shorter. */
+export const sumRows = defineKernel(
+  { ...words("x", "y", "n", "c", "size", "rows"), factor: "f32" } as const,
+  (f, { x, y, n, c, size, factor, rows }, { task }) => {
+    const sumOf = summer(f);
+    forRows(f, task, { rows, n }, (row) => {
+      const count = f.i32(i32.min(f.i32(i32.sub(size, i32.mul(row, c))), c));
+      const sum = sumOf(count, [rowAt(x, row, c)], (sum, [x]) => f32x4.add(sum, x.load()));
+      f.do(f32.store(at(y, row), f32.mul(sum, factor)));
+    });
+  },
+);
 
-export const sumRows = sumRowsOf(false);
-export const sumSquaresOfRows = sumRowsOf(true);
+/** totals[task] += Σ x² over every `s`-th chunk of `chunk` elements, from chunk number `task` on. */
+export const sumSquares = defineKernel(words("x", "totals", "n", "s", "chunk"), (f, args, { task }) => {
+  const { x, totals, n, s, chunk } = args;
+  const sumOf = summer(f);
+  const total = f.i32(at(totals, task));
+  const stride = f.i32(i32.mul(s, chunk));
+  f.for(i32.mul(task, chunk), n, stride, (first) => {
+    const count = f.i32(i32.min(f.i32(i32.sub(n, first)), chunk));
+    const sum = sumOf(count, [at(x, first)], (sum, [x]) => {
+      const value = f.v128(x.load());
+      return f.madd(value, value, sum);
+    });
+    f.do(f32.store(total, f32.add(f32.load(total), sum)));
+  });
+});
 
 /** y[o, i] = factor · Σ_l x[o, l, i]; a task is `cols` elements of one o, summed in order of l. */
 export const sumColumns = defineKernel(
@@ -44,26 +53,27 @@ export const sumColumns = defineKernel(
   },
 );
 
-/** y = factor · Σ partials, plus the old y if `accumulate`. */
+/** y = factor · Σ partials. */
 export const finishSum = defineKernel(
-  { partials: "i32", y: "i32", n: "i32", factor: "f32", accumulate: "i32" },
-  (f, { partials, y, n, factor, accumulate }) => {
-    const sum = f.f32();
-    f.for(0, n, 1, (i) => f.set(sum, f32.add(sum, f32.load(at(partials, i)))));
-    f.set(sum, f32.mul(sum, factor));
-    f.if(accumulate, () => f.set(sum, f32.add(sum, f32.load(y))));
-    f.do(f32.store(y, sum));
-  },
+  { partials: "i32", y: "i32", n: "i32", factor: "f32" },
+  (f, { partials, y, n, factor }) => f.do(f32.store(y, f32.mul(sumInOrder(f, partials, n), factor))),
 );
 
-/** norm = √sumSquares, factor = min(1, maxNorm / (norm + 1e-6)). */
+/** norm = √Σ sumSquares, factor = min(1, maxNorm / (norm + 1e-6)). */
 export const clipFactor = defineKernel(
-  { sumSquares: "i32", factor: "i32", norm: "i32", maxNorm: "f32" },
-  (f, { sumSquares, factor, norm, maxNorm }) => {
-    const root = f.f32(f32.sqrt(f32.load(sumSquares)));
+  { ...words("sumSquares", "factor", "norm", "n"), maxNorm: "f32" } as const,
+  (f, { sumSquares, factor, norm, n, maxNorm }) => {
+    const root = f.f32(f32.sqrt(sumInOrder(f, sumSquares, n)));
     f.do(f32.store(norm, root), f32.store(factor, f32.min(1, f32.div(maxNorm, f32.add(root, 1e-6)))));
   },
 );
+
+/** The sum of `n` values, few enough for one after the other. */
+function sumInOrder(f: FunctionBuilder, values: Local<"i32">, n: Local<"i32">): Local<"f32"> {
+  const sum = f.f32();
+  f.for(0, n, 1, (i) => f.set(sum, f32.add(sum, f32.load(at(values, i)))));
+  return sum;
+}
 
 /** Copies rows of bytes between arrays of different strides: for caches, slices and concatenation. A task is `rows` rows. */
 export const copyRows = defineKernel(
