@@ -150,7 +150,7 @@ export {
 export type { Embedding, Head, LossOptions } from "./model/head.ts";
 export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
-export type { Projection } from "./model/projection.ts";
+export type { Projection, WeightRange } from "./model/projection.ts";
 export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
 export {
   type ChatMessage,

@@ -22,14 +22,17 @@ const CONFIG: ModelConfig = {
 };
 const TOKENS = 1024;
 
-function decoderOf(device: Device, config: ModelConfig, quantized: boolean): Decoder {
+type Format = "nf4" | "f32" | "f16";
+
+function decoderOf(device: Device, config: ModelConfig, format: Format): Decoder {
   const store = new ParamStore(device, "weights");
   const specs = decoderParameters(config);
   const values = randomWeights(specs, 1);
   for (const spec of specs) {
     const { shape, data } = values[spec.name];
-    if (quantized && isBlockMatrix(spec)) quantizeNf4(store, spec.name, Float32Array.from(data));
-    else store.set(spec.name, device.tensor(data, shape));
+    const ofMatrices = isBlockMatrix(spec) ? format : "f32";
+    if (ofMatrices === "nf4") quantizeNf4(store, spec.name, Float32Array.from(data));
+    else store.set(spec.name, device.tensor(data, shape, { dtype: ofMatrices }));
   }
   return new Decoder(config, store);
 }
@@ -57,13 +60,14 @@ if (process.env.SIDENET_DEVICE !== "cpu") {
 }
 
 describe.each(devices)("on %s the feed-forward half of a frozen block", (_, open) => {
-  it.each([
-    ["NF4", true, false],
-    ["floats", false, false],
-    ["floats with biases", false, true],
-  ])("of %s is the same in parts of the features as in chunks of tokens", async (_, quantized, mlpBias) => {
+  it.each<[string, Format, boolean]>([
+    ["NF4", "nf4", false],
+    ["f32", "f32", false],
+    ["f16", "f16", false],
+    ["f32 with biases", "f32", true],
+  ])("of %s is the same in parts of the features as in chunks of tokens", async (_, format, mlpBias) => {
     using device = await open();
-    using decoder = decoderOf(device, { ...CONFIG, mlpBias }, quantized);
+    using decoder = decoderOf(device, { ...CONFIG, mlpBias }, format);
     const inChunks = await hidden(decoder, TOKENS / 2);
     const inParts = await hidden(decoder, TOKENS);
     expect(inChunks.names).not.toContain("accumulate");

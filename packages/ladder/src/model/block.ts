@@ -4,7 +4,7 @@
  */
 import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
 import { nf4Projection } from "./nf4-weight.ts";
-import { floatProjection, type Projection, type Range } from "./projection.ts";
+import { floatProjection, type Projection, type WeightRange } from "./projection.ts";
 import type { RopeTables } from "./rope-tables.ts";
 
 /** Sizes and options of a block; those of a backbone come from its `config.json`. */
@@ -275,7 +275,7 @@ function feedForwardHalf(ops: Ops, shape: BlockShape, weights: BlockWeights, x: 
   let y: Tensor;
   if (parts.length > 1 && gate.rows && up.rows && down.columns) {
     const [rowsOfGate, rowsOfUp, columnsOfDown] = [gate.rows, up.rows, down.columns];
-    const term = (range: Range) =>
+    const term = (range: WeightRange) =>
       columnsOfDown(
         ops,
         device.scope(() => ops.siluMul(rowsOfGate(ops, h, range), rowsOfUp(ops, h, range))),
@@ -296,7 +296,7 @@ const FEATURE_BYTES = 96 * 2 ** 20;
 const FEATURES_STEP = 128; // a block of the matmul kernels
 
 /** About equal parts of the f features of a feed-forward layer, whose activations for so many tokens fit `FEATURE_BYTES`. */
-function partsOfFeatures(f: number, tokens: number): Range[] {
+function partsOfFeatures(f: number, tokens: number): WeightRange[] {
   if (f % 8 !== 0) return [];
   const most = Math.max(1, Math.floor(FEATURE_BYTES / (12 * tokens * FEATURES_STEP)));
   const steps = Math.ceil(f / FEATURES_STEP);

@@ -15,7 +15,7 @@ import {
 import { z } from "zod";
 import { checked } from "../external-input.ts";
 import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
-import type { Projection, Range } from "./projection.ts";
+import type { Projection, WeightRange } from "./projection.ts";
 
 /** Suffixes of a weight's tensors in a `ParamStore`; the codes have the weight's own name. */
 export const TABLE = ".table";
@@ -246,8 +246,9 @@ export function nf4Projection(
   if (bias) return layer(out);
   const whole = [out, inner];
   return Object.assign(layer(out), {
-    rows: (ops: Ops, x: Tensor, { start, count }: Range) => layer(count, { whole, from: [start, 0] })(ops, x),
-    columns: (ops: Ops, x: Tensor, { start }: Range) => layer(out, { whole, from: [0, start] })(ops, x),
+    rows: (ops: Ops, x: Tensor, { start, count }: WeightRange) =>
+      layer(count, { whole, from: [start, 0] })(ops, x),
+    columns: (ops: Ops, x: Tensor, { start }: WeightRange) => layer(out, { whole, from: [0, start] })(ops, x),
   });
 }
 
