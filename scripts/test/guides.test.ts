@@ -92,6 +92,7 @@ describe.each(GUIDES)("%s", (guide) => {
       .flatMap((block) => block.trimEnd().split("\n"))
       .filter((line) => !line.startsWith("npm run build && node scripts/"));
     expect(lines.length).toBeGreaterThan(0);
+    await rm(join(folder, "out"), { recursive: true, force: true }); // of the guide before
     for (const line of lines) {
       expect(line).toMatch(/^npx sidenet \w+/);
       if (!gpu && /--kernel|doctor/.test(line)) continue;
