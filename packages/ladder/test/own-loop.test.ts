@@ -35,7 +35,7 @@ describe("a loop of one's own is refused", () => {
   it("for a number of new tokens that is none", async () => {
     using decoder = randomDecoder(new CpuDevice(), config);
     for (const maxTokens of [-1, 1.5, Number.NaN, undefined as unknown as number])
-      await expect(generate(decoder, null, [3], { maxTokens })).rejects.toThrow(/L-CONTEXT\] maxTokens/);
+      await expect(generate(decoder, null, [3], { maxTokens })).rejects.toThrow(/L-OPTION\] maxTokens/);
     expect(await generate(decoder, null, [3], { maxTokens: 0 })).toEqual([]);
   });
 });
