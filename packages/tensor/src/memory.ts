@@ -103,8 +103,8 @@ export class MemoryAccount {
     this.#bornAt.set(allocation, ++this.#clock);
     this.#live[allocation.category] += allocation.sizeBytes;
     this.#liveBytes += allocation.sizeBytes;
-    this.#notePeak();
-    if (this.#liveBytes >= this.#highestBytes) this.#noteHighest();
+    if (this.#liveBytes > this.#peakBytes) this.#notePeak();
+    if (this.#liveBytes > this.#highestBytes) this.#noteHighest();
     this.onReserve?.(allocation);
   }
 
@@ -134,13 +134,12 @@ export class MemoryAccount {
     this.#live[allocation.category] -= allocation.sizeBytes;
     this.#live[category] += allocation.sizeBytes;
     allocation.category = category;
-    if (this.#liveBytes === this.#peakBytes) this.#peak = { ...this.#live };
+    if (this.#liveBytes === this.#peakBytes) this.#notePeak();
     if (this.#liveBytes === this.#highestBytes) this.#noteHighest();
   }
 
   /** Restarts the peak from the current live bytes. */
   resetPeak(): void {
-    this.#peakBytes = 0;
     this.#notePeak();
   }
 
@@ -179,9 +178,8 @@ export class MemoryAccount {
     this.#highest = { ...this.#live };
   }
 
-  /** Of several moments with as many bytes, the last is the peak: what is recategorized then is live then. */
+  /** Of several moments with as many bytes the first is the peak, unless something is recategorized in a later one. */
   #notePeak(): void {
-    if (this.#liveBytes < this.#peakBytes) return;
     this.#peakBytes = this.#liveBytes;
     this.#peak = { ...this.#live };
     this.#peakAt = this.#clock;
