@@ -161,6 +161,23 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
     expect(times[0].elapsedMs).toBeGreaterThan(0);
   });
 
+  it("leaves no rejection behind when it is lost while kernels are timed", async () => {
+    const gpu = await open({ poison: false });
+    if (!gpu.gpu.features.has("timestamp-query")) return;
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => unhandled.push(reason);
+    process.on("unhandledRejection", note);
+    using x = gpu.tensor(normals(100), [10, 10]);
+    gpu.startProfile();
+    using y = gpu.ops.rmsNorm(x);
+    const reading = y.read(); // submits, and so begins to read timestamps
+    gpu.gpu.destroy();
+    await expect(reading).rejects.toThrow(/T-DEVICE-LOST/);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    process.off("unhandledRejection", note);
+    expect(unhandled).toEqual([]);
+  });
+
   describe("a kernel of the caller's", () => {
     const DOUBLE = `
       @group(0) @binding(0) var<storage, read> x: array<f32>;

@@ -51,7 +51,11 @@ export class Profiler {
     const staging = this.#device.createBuffer({ size: sizeBytes, usage: USAGE.MAP_READ | USAGE.COPY_DST });
     encoder.resolveQuerySet(this.#querySet, 0, 2 * labels.length, this.#resolved, 0);
     encoder.copyBufferToBuffer(this.#resolved, 0, staging, 0, sizeBytes);
-    return () => this.#pending.push(this.#collect(staging, labels));
+    return () => {
+      const collected = this.#collect(staging, labels);
+      collected.catch(() => {}); // `finish` reports it; a device that is disposed before then is no error
+      this.#pending.push(collected);
+    };
   }
 
   /** GPU time by kernel, slowest first. */
