@@ -4,7 +4,7 @@ import { SidenetError } from "./errors.ts";
 import { checkValues } from "./host-values.ts";
 import { type Category, MemoryAccount } from "./memory.ts";
 import type { AnyOpRow } from "./op.ts";
-import { bindCall, type Execution } from "./op-call.ts";
+import { bindCall, type Execution, refuseOverlap } from "./op-call.ts";
 import { buildOps, type OpOrName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { ScopeStack } from "./scope.ts";
@@ -26,22 +26,6 @@ export interface TensorOptions {
   readonly dtype?: DType;
   readonly category?: Category;
   readonly label?: string;
-}
-
-/** Throws `T-VALUE` if an operand that the op updates in place has its memory in common with another one. */
-function refuseOverlap({ row, io }: Execution): void {
-  const { inputs } = row.signature;
-  for (const { name, updated } of inputs) {
-    if (!updated) continue;
-    const other = inputs.find(
-      (input) => input.name !== name && io[input.name]?.storage === io[name]!.storage,
-    );
-    if (other === undefined) continue;
-    throw new SidenetError(
-      "T-VALUE",
-      `${row.name}: ${name} is updated in place, and ${other.name} is in the same memory. Give it a copy of its own.`,
-    );
-  }
 }
 
 /**

@@ -87,3 +87,19 @@ export function bindCall(
   }
   return { row, io, dims: { ...bindings.dims, ...inferred?.dims }, attrs: fullAttrs, outputs };
 }
+
+/** Throws `T-VALUE` if an operand that the op updates in place has its memory in common with another one. */
+export function refuseOverlap({ row, io }: Execution): void {
+  const { inputs } = row.signature;
+  for (const { name, updated } of inputs) {
+    if (!updated) continue;
+    const other = inputs.find(
+      (input) => input.name !== name && io[input.name]?.storage === io[name]!.storage,
+    );
+    if (other === undefined) continue;
+    throw new SidenetError(
+      "T-VALUE",
+      `${row.name}: ${name} is updated in place, and ${other.name} is in the same memory. Give it a copy of its own.`,
+    );
+  }
+}
