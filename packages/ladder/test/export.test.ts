@@ -15,7 +15,7 @@ import type { ParameterSpec } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder } from "../src/model/decoder.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
-import { openAdapter, saveAdapter, trainedOnNf4 } from "../src/node/adapter-files.ts";
+import { openAdapter, readBackboneSetup, saveAdapter } from "../src/node/adapter-files.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { expectPeak, sidenet } from "./capture.ts";
 import { errorOf } from "./code-of.ts";
@@ -196,7 +196,7 @@ describe("sidenet convert and export", () => {
       await saveAdapter(adapter, lora, { name: "base", config: MODEL, quantized });
       const flags = ["--output", at("kept"), "--as", "adapter", "--overwrite"];
       expect((await sidenet("export", ...common, ...flags)).exitCode).toBe(0);
-      expect(await trainedOnNf4(at("kept"))).toBe(quantized);
+      expect((await readBackboneSetup(at("kept"))).quantized).toBe(quantized);
     }
     const wrong = await sidenet(
       "export",

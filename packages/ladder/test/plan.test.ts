@@ -73,6 +73,8 @@ function drawStep(pick: TestRandom): { config: ModelConfig; options: MethodStep 
     batchSize: pick.int(1, 3),
     context: pick.int(2, 40),
     gradientAccumulation: pick.oneOf([1, 2, 3]),
+    prefixTokens:
+      method === "ladder" || method === "xladder" || method === "head" ? pick.oneOf([0, 0, 7]) : 0,
   };
   return { config, options };
 }

@@ -2,7 +2,6 @@ import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import { generateTexts } from "../generation/generate-text.ts";
-import { contextLimit } from "../model/config.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import type { ChatMessage, ChatTemplate } from "../text/chat-template.ts";
 import { addConfigOptions } from "./config-options.ts";
@@ -107,7 +106,7 @@ class Conversation {
     const { decoder, adapter, tokenizer } = this.#inference;
     this.#messages.push({ role: "user", content: text });
     const ids = this.#fittingIds(report);
-    const limit = contextLimit(decoder.config);
+    const limit = decoder.contextLimit;
     const started = performance.now();
     using interrupt = new Interrupt();
     const [answer] = await generateTexts(decoder, adapter, tokenizer, [ids], {
@@ -131,7 +130,7 @@ class Conversation {
     for (let left = 0; ; left += 2) {
       const ids = tokenizer.encode(this.#template.render(this.#messages, true), { addSpecialTokens: false });
       const isLast = this.#messages.length <= first + 1;
-      if (ids.length + LEAST_ANSWER <= contextLimit(decoder.config) || isLast) {
+      if (ids.length + LEAST_ANSWER <= decoder.contextLimit || isLast) {
         if (left > 0) report.note(`(the ${left} oldest messages no longer fit the context)`);
         return ids;
       }

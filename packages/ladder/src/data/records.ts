@@ -8,7 +8,7 @@ import {
   type TextPiece,
   type Tool,
 } from "../text/chat-template.ts";
-import type { EncodingOptions, Tokenizer } from "../text/tokenizer.ts";
+import { type EncodingOptions, leadingBos, type Tokenizer } from "../text/tokenizer.ts";
 
 /** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
 export type Source = string;
@@ -214,11 +214,11 @@ export interface EncodeOptions {
   readonly asChat?: boolean;
 }
 
-/** The options that a tokenizer decides. BOS is added where the tokenizer itself puts it in front of a text. */
+/** The options that a tokenizer decides. */
 export const encodingBy = (
   tokenizer: Tokenizer,
 ): Required<Pick<EncodeOptions, "bosId" | "eosId" | "endIds" | "chat">> => ({
-  bosId: tokenizer.encode("").includes(tokenizer.bosId ?? -1) ? tokenizer.bosId : null,
+  bosId: leadingBos(tokenizer),
   eosId: tokenizer.eosIds[0] ?? null,
   endIds: tokenizer.eosIds,
   chat: tokenizer.chatTemplate(),

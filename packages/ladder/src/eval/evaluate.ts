@@ -3,7 +3,6 @@ import { SidenetError } from "@sidenet/tensor";
 import { describeFields } from "../data/records.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import type { Adapter } from "../methods/adapter.ts";
-import { contextLimit } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { finalNumber } from "./final-number.ts";
@@ -300,7 +299,7 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
     count: windows.length,
     constantAnswer: null,
     async run(decoder, adapters, onProgress) {
-      const limit = contextLimit(decoder.config);
+      const limit = decoder.contextLimit;
       if (context > limit) {
         throw new SidenetError(
           "L-OPTION",

@@ -1,7 +1,6 @@
 /** Questions as tokens: what a model is shown, and what it may answer. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Source } from "../data/records.ts";
-import { contextLimit } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
 import { startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
@@ -81,11 +80,10 @@ export function followUpIds(
 /** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
 export function checkLengths(
   rows: readonly EvalRow[],
-  { config }: Decoder,
+  { contextLimit: limit }: Decoder,
   lengthOf: (row: number) => number,
   cure = "",
 ): void {
-  const limit = contextLimit(config);
   const row = rows.findIndex((_, i) => lengthOf(i) > limit);
   if (row < 0) return;
   throw new SidenetError(

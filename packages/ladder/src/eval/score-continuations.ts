@@ -6,7 +6,6 @@ import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import { ModelCache } from "../generation/kv-cache.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
-import { contextLimit } from "../model/config.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
 import { notFinite } from "../not-finite.ts";
 
@@ -60,7 +59,7 @@ export async function scoreContinuations(
   }
   const scores = adapters.map((): Scores[] => new Array(items.length));
   let done = 0;
-  for (const group of groupsOf(items, lead, batchSize, contextLimit(decoder.config))) {
+  for (const group of groupsOf(items, lead, batchSize, decoder.contextLimit)) {
     const own = group.map((i) => items[i]);
     const found: Scores[][] = [];
     for (const pass of sharedPasses(adapters)) found.push(...(await scoreGroup(decoder, pass, own, options)));

@@ -1,7 +1,6 @@
 import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
-import { contextLimit } from "../model/config.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
 import { notFinite } from "../not-finite.ts";
 import { ModelCache } from "./kv-cache.ts";
@@ -97,7 +96,7 @@ export async function generateBatch(
  * number of new tokens that is none, or more than the context holds.
  */
 export function checkPrompts(
-  { config }: Decoder,
+  { contextLimit: limit }: Decoder,
   prompts: readonly (readonly number[])[],
   { maxTokens }: Pick<GenerateOptions, "maxTokens">,
 ): void {
@@ -111,7 +110,6 @@ export function checkPrompts(
     );
   }
   const longest = Math.max(...prompts.map((prompt) => prompt.length));
-  const limit = contextLimit(config);
   // The last new token is never an input.
   if (longest + maxTokens - 1 > limit) {
     throw new SidenetError(

@@ -19,10 +19,15 @@ export interface BaseModel {
   readonly config: ModelConfig;
   /** Whether the linear weights of its blocks were NF4; absent: unknown. */
   readonly quantized?: boolean;
+  /** `Decoder.prefixIds` in training. Default: none. */
+  readonly prefixIds?: readonly number[];
 }
 
 /** Key in the metadata of `adapter_model.safetensors` for the quantization of the backbone in training. */
 export const STORAGE_KEY = "base_quantization";
+
+/** Key in the same metadata for the ids of the prefix, with spaces between them. */
+export const PREFIX_KEY = "prefix_ids";
 
 /** The contents of an adapter's files. */
 export interface EncodedAdapter {
@@ -53,8 +58,10 @@ export async function encodeAdapter(
     checkNarrowed(name, data, dtype);
     tensors[name] = { dtype, shape: tensor.shape, data };
   }
+  const { prefixIds = [] } = base;
+  const prefix = prefixIds.length === 0 ? {} : { [PREFIX_KEY]: prefixIds.join(" ") };
   const storage = base.quantized === undefined ? {} : { [STORAGE_KEY]: base.quantized ? "nf4" : "none" };
-  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config), ...storage };
+  const metadata = { format: "pt", [BASE_MODEL_KEY]: modelSignature(base.config), ...storage, ...prefix };
   return {
     config: `${JSON.stringify(adapterConfigJson(adapter, base.name), null, 2)}\n`,
     weights: encodeSafetensors(tensors, metadata),

@@ -46,7 +46,16 @@ export function residualStream(
 }
 
 /** Whether the hidden states of the backbone depend on the adapter. A side network only reads them, and a head follows them. */
-const changesBackbone = (adapter: Adapter | null): boolean => Boolean(adapter?.embed || adapter?.adaptBlock);
+export const changesBackbone = (adapter: Adapter | null): boolean =>
+  Boolean(adapter?.embed || adapter?.adaptBlock);
+
+/** A model's prefix has keys and values of its own blocks. An adapter inside them would have changed those. */
+export const refusePrefix = (method: string): SidenetError =>
+  new SidenetError(
+    "L-OPTION",
+    `a prefix is read once, by the model's own blocks, and "${method}" changes them. Train a method beside them (ladder, xladder, ` +
+      "head), or put the prefix into the records.",
+  );
 
 /** Splits adapters, in their order, into those that can share a pass over the backbone; null is the backbone alone. */
 export function sharedPasses(adapters: readonly (Adapter | null)[]): (Adapter | null)[][] {
@@ -69,6 +78,7 @@ export function residualStreams(
   const plain = decoder.device.ops;
   const { ops = plain, onHidden, runLayer = null, dropoutStream = null } = options;
   const changing = adapters.find(changesBackbone);
+  if (changing && decoder.prefixIds.length > 0) throw refusePrefix(changing.method);
   const backboneOps = changing ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const passes = adapters.map((adapter, i) => {

@@ -1,6 +1,6 @@
 import { Random, sizeOf } from "@sidenet/tensor";
 import type { ParameterSpec } from "../model/block.ts";
-import { contextLimit, type ModelConfig } from "../model/config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { Decoder } from "../model/decoder.ts";
 import { initialValues } from "./initial-values.ts";
 import { SIDE_NORM, SIDE_UP, type SideConfig } from "./side-config.ts";
@@ -44,7 +44,7 @@ const PROBE_TOKENS = 64;
 export async function residualScale(decoder: Decoder, seed: number): Promise<number> {
   const { device, config } = decoder;
   const random = new Random(seed, 0);
-  const length = Math.min(PROBE_TOKENS, contextLimit(config));
+  const length = Math.min(PROBE_TOKENS, decoder.contextLimit);
   const inputIds = Array.from({ length }, () => Math.floor(random.uniform() * config.vocabSize));
   using last = device.scope(() =>
     decoder.hidden(device.ops, decoder.prepare({ inputIds, batchSize: 1, length, attentionMask: null })),

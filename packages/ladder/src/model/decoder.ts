@@ -23,6 +23,7 @@ import {
   nf4Head,
 } from "./head.ts";
 import { nf4Parts } from "./nf4-weight.ts";
+import { Prefix, refusePacked } from "./prefix.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -45,6 +46,9 @@ export interface Forward {
   readonly ids: Tensor;
   readonly context: BlockContext;
 }
+
+/** Tokens of a prefix that are read at a time. */
+const PREFIX_CHUNK = 512;
 
 export const EMBEDDINGS = "model.embed_tokens.weight";
 export const LM_HEAD = "lm_head.weight";
@@ -92,6 +96,7 @@ export class Decoder {
   readonly head: Head;
   readonly #embedding: Embedding;
   readonly #layers: readonly BlockWeights[];
+  #prefix: Prefix | null = null;
 
   /** Takes ownership of the store. Throws `T-NAME` when a weight is missing. */
   constructor(config: ModelConfig, weights: ParamStore) {
@@ -122,20 +127,71 @@ export class Decoder {
     return this.weights.get(this.#headName);
   }
 
+  /** The ids of the tokens that stand before every row; none unless `readPrefix` was called. */
+  get prefixIds(): readonly number[] {
+    return this.#prefix?.ids ?? [];
+  }
+
+  /** Tokens that a row may have: the model's context, less the prefix. */
+  get contextLimit(): number {
+    return contextLimit(this.config) - this.prefixIds.length;
+  }
+
   /**
-   * Uploads a batch. `offset` is the position of its first token: above 0 when a cache holds the tokens before it.
-   * Throws `L-CONTEXT` when it is longer than the model's context, `L-TOKEN` for an id outside the vocabulary.
+   * Reads tokens that from now on stand before every row, in place of an earlier prefix; no ids: none do. They are read once,
+   * by the weights as they are now: what changes the blocks later does not change the prefix.
+   * Throws `L-CONTEXT` where they leave no space for a row, `L-TOKEN` for an id outside the vocabulary.
    */
-  prepare(batch: TokenBatch, offset = 0): Forward {
-    const { inputIds, batchSize: B, length: T, attentionMask, segments = null } = batch;
-    const { vocabSize, headDim, rope } = this.config;
-    const limit = contextLimit(this.config);
-    if (offset + T > limit) {
+  readPrefix(ids: readonly number[]): void {
+    this.#prefix?.dispose();
+    this.#prefix = null;
+    if (ids.length === 0) return;
+    if (ids.length >= this.contextLimit) {
       throw new SidenetError(
         "L-CONTEXT",
-        `${offset + T} tokens are more than the model's context of ${limit}. Shorten the text or cut it with --max-length.`,
+        `a prefix of ${ids.length} tokens leaves nothing of the model's context of ${this.contextLimit} for a text. Shorten it.`,
       );
     }
+    const { device, config } = this;
+    const prefix = new Prefix(device, config, config.numHiddenLayers, ids);
+    try {
+      for (let start = 0; start < ids.length; start += PREFIX_CHUNK) {
+        const inputIds = ids.slice(start, start + PREFIX_CHUNK);
+        const chunk = { inputIds, batchSize: 1, length: inputIds.length, attentionMask: null };
+        device.scope(() => {
+          const forward = this.#upload(chunk, start, start - ids.length);
+          this.hidden(device.ops, forward, { cache: prefix.layers });
+        });
+      }
+    } catch (error) {
+      prefix.dispose();
+      throw error;
+    }
+    this.#prefix = prefix;
+  }
+
+  /**
+   * Uploads a batch. `offset` is the position of its first token: above 0 when a cache holds the tokens before it.
+   * Throws `L-CONTEXT` when it is longer than the model's context, `L-TOKEN` for an id outside the vocabulary, and `L-OPTION`
+   * for packed rows after a prefix.
+   */
+  prepare(batch: TokenBatch, offset = 0): Forward {
+    const [end, limit] = [offset + batch.length, this.contextLimit];
+    if (end > limit) {
+      const prefix = this.#prefix ? `, less a prefix of ${this.prefixIds.length}` : "";
+      throw new SidenetError(
+        "L-CONTEXT",
+        `${end} tokens are more than the ${limit} of the model's context${prefix}. Shorten the text or cut it with --max-length.`,
+      );
+    }
+    if (this.#prefix && batch.segments) throw refusePacked();
+    return this.#upload(batch, offset, offset);
+  }
+
+  /** `offset`: tokens in the cache before the batch; `position`: that of its first token. */
+  #upload(batch: TokenBatch, offset: number, position: number): Forward {
+    const { inputIds, batchSize: B, length: T, attentionMask, segments = null } = batch;
+    const { vocabSize, headDim, rope } = this.config;
     for (let i = 0; i < inputIds.length; i++) {
       if (!(inputIds[i] >= 0 && inputIds[i] < vocabSize)) {
         throw new SidenetError(
@@ -153,7 +209,7 @@ export class Decoder {
         label: "attention mask",
       });
     const ownSegments = segments && this.device.tensor(segments, [B, T], { dtype: "i32", label: "segments" });
-    const tables = ropeTables(this.device, rope, headDim, offset, T);
+    const tables = ropeTables(this.device, rope, headDim, position, T);
     return { tokens: batch, ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };
   }
 
@@ -165,11 +221,15 @@ export class Decoder {
   /** H_L: f32[B,T,d]. Each hidden state is freed as soon as the next one is computed, unless `observe` retained it. */
   hidden(ops: Ops, forward: Forward, options: HiddenOptions = {}): Tensor {
     const { observe, cache, embed } = options;
+    const prefix = this.#prefix;
+    const context = prefix
+      ? { ...forward.context, keyMask: prefix.keyMask(forward.tokens) }
+      : forward.context;
     const own = () => this.embed(ops, forward);
     let h = this.device.scope(() => (embed ? embed(own()) : own()), { label: "embedding" });
     observe?.(0, h);
     for (let i = 0; i < this.#layers.length; i++) {
-      h = this.device.scope(() => this.#layer(ops, i, h, forward.context, cache?.[i] ?? null, options), {
+      h = this.device.scope(() => this.#layer(ops, i, h, context, cache?.[i] ?? null, options), {
         consume: [h],
         label: `layer ${i}`,
       });
@@ -211,7 +271,8 @@ export class Decoder {
     options: HiddenOptions,
   ): Tensor {
     const { adaptBlock, runLayer, chunkTokens } = options;
-    const frozen = this.#layers[layer];
+    const own = this.#layers[layer];
+    const frozen = this.#prefix?.before(own, layer) ?? own;
     const weights = adaptBlock?.(layer, frozen) ?? frozen;
     if (runLayer) return recomputedBlock(runLayer, this.config, weights, h, context);
     if (chunkTokens != null && cache === null && h.shape[1] > chunkTokens) {
@@ -220,8 +281,9 @@ export class Decoder {
     return block(ops, this.config, weights, h, context, cache);
   }
 
-  /** Frees the weights. */
+  /** Frees the weights and the prefix. */
   dispose(): void {
+    this.#prefix?.dispose();
     this.weights.dispose();
   }
 

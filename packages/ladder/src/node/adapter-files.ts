@@ -7,7 +7,13 @@ import { z } from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { FloatType } from "../formats/safetensors-write.ts";
 import type { Adapter } from "../methods/adapter.ts";
-import { ADAPTER_FILES, type BaseModel, encodeAdapter, STORAGE_KEY } from "../methods/encode-adapter.ts";
+import {
+  ADAPTER_FILES,
+  type BaseModel,
+  encodeAdapter,
+  PREFIX_KEY,
+  STORAGE_KEY,
+} from "../methods/encode-adapter.ts";
 import {
   type AdapterConfig,
   assignAdapter,
@@ -135,13 +141,26 @@ export async function restoreAdapter(folder: string, adapter: Adapter, model: Mo
   }
 }
 
-/** Whether the backbone of a folder's adapter was NF4 when it was trained; null: the file does not say. */
-export async function trainedOnNf4(folder: string): Promise<boolean | null> {
+/** How the backbone of a folder's adapter was set up in training, as far as the file says. */
+export async function readBackboneSetup(folder: string): Promise<Pick<BaseModel, "quantized" | "prefixIds">> {
   const checkpoint = await openAdapterWeights(folder);
   try {
     const storage = checkpoint.metadata.get(STORAGE_KEY);
-    return storage === undefined ? null : storage === "nf4";
+    const prefix = checkpoint.metadata.get(PREFIX_KEY);
+    return {
+      ...(storage !== undefined && { quantized: storage === "nf4" }),
+      ...(prefix !== undefined && { prefixIds: parsePrefix(prefix, checkpoint.name) }),
+    };
   } finally {
     await checkpoint.close();
   }
+}
+
+/** Throws `L-ADAPTER-CONFIG`. */
+function parsePrefix(text: string, name: string): number[] {
+  if (/^\d{1,9}( \d{1,9})*$/.test(text)) return text.split(" ").map(Number);
+  throw new SidenetError(
+    "L-ADAPTER-CONFIG",
+    `${name}: ${PREFIX_KEY} in its metadata is "${text.slice(0, 40)}", wanted token ids with a space between them.`,
+  );
 }

@@ -9,7 +9,6 @@ import {
   prepareEvaluation,
 } from "../eval/evaluate.ts";
 import { type Estimate, estimate, estimateDifference, type Metric } from "../eval/intervals.ts";
-import { contextLimit } from "../model/config.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { readRows } from "./data/rows.ts";
 import { type InferenceOptions, openInference } from "./inference.ts";
@@ -103,7 +102,7 @@ export async function evalRun(
   const started = performance.now();
   const evaluation = prepareEvaluation(rows, tokenizer, {
     ...options,
-    ...windowsFor(options, contextLimit(decoder.config)),
+    ...windowsFor(options, decoder.contextLimit),
   });
   const { count, constantAnswer } = evaluation;
   const [before, after = null] = await evaluation.run(

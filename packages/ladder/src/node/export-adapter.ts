@@ -1,7 +1,7 @@
 /** A trained adapter on its way to other programs. */
 import { readdir } from "node:fs/promises";
 import type { Device } from "@sidenet/tensor";
-import { openAdapter, saveAdapter, trainedOnNf4 } from "./adapter-files.ts";
+import { openAdapter, readBackboneSetup, saveAdapter } from "./adapter-files.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
 import { checkOutput, sizeOfFiles, writeFolderAtomic } from "./output-folder.ts";
@@ -41,8 +41,8 @@ export async function exportAdapter(device: Device, options: ExportOptions): Pro
   const model = await openModel(options.model, options.hub);
   try {
     using adapter = await openAdapter(options.adapter, device, model.config);
-    const quantized = await trainedOnNf4(options.adapter);
-    const base = { name: model.name, config: model.config, ...(quantized !== null && { quantized }) };
+    const setup = await readBackboneSetup(options.adapter);
+    const base = { name: model.name, config: model.config, ...setup };
     return await writeFolderAtomic(output, async (folder) => {
       await saveAdapter(folder, adapter, base, DTYPES[type]);
       const files = (await readdir(folder)).sort();

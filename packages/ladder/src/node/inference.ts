@@ -1,12 +1,15 @@
 /** A model from files, ready to be asked: decoder, adapter and tokenizer. */
-import type { Device } from "@sidenet/tensor";
+import { type Device, type ParamStore, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { quantizesByDefault } from "../methods/method.ts";
+import { changesBackbone, refusePrefix } from "../methods/residual-stream.ts";
 import type { WeightDType } from "../model/base-storage.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
 import { loadWeights } from "../model/load-weights.ts";
+import { afterPrefix, encodePrefix } from "../text/prefix-text.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { openAdapter, trainedOnNf4 } from "./adapter-files.ts";
+import { openAdapter, readBackboneSetup } from "./adapter-files.ts";
 import { readText } from "./file-source.ts";
 import type { HubOptions } from "./hub.ts";
 import { openModel } from "./open-model.ts";
@@ -20,6 +23,8 @@ export interface InferenceOptions {
   readonly quantize: "auto" | "nf4" | "none";
   /** File of a chat template, in place of the model's; null: that. */
   readonly chatTemplate: string | null;
+  /** File of a text that stands before every prompt; absent or null: the prefix that the adapter was trained after, if any. */
+  readonly prefix?: string | null;
   /** How models are fetched by their ids. */
   readonly hub?: HubOptions;
 }
@@ -28,6 +33,7 @@ export interface InferenceOptions {
 export interface Inference {
   readonly decoder: Decoder;
   readonly adapter: Adapter | null;
+  /** For texts after the decoder's prefix, if it has one. */
   readonly tokenizer: Tokenizer;
   readonly isQuantized: boolean;
   /** For `using`. */
@@ -37,6 +43,32 @@ export interface Inference {
 /** The tokenizer with the chat template of a file, if given. Throws `L-FILE-MISSING`, `L-FILE` or `L-CHAT-TEMPLATE`. */
 export async function withTemplateOf(tokenizer: Tokenizer, path: string | null): Promise<Tokenizer> {
   return path === null ? tokenizer : tokenizer.withChatTemplate(await readText(path), path);
+}
+
+/** The token ids of a prefix. Throws `L-FILE-MISSING`, `L-FILE`, and `L-PROMPT` for an empty file. */
+export async function readPrefix(path: string, tokenizer: Tokenizer): Promise<number[]> {
+  const ids = encodePrefix(tokenizer, await readText(path));
+  if (ids.length > 0) return ids;
+  throw new SidenetError(
+    "L-PROMPT",
+    `${path} is empty, and a prefix needs a text. Leave out --prefix for none.`,
+  );
+}
+
+/** A decoder that has read a prefix; it owns the weights. Throws what `Decoder` and `Decoder.readPrefix` throw. */
+export function prefixedDecoder(
+  config: ModelConfig,
+  weights: ParamStore,
+  prefixIds: readonly number[],
+): Decoder {
+  const decoder = new Decoder(config, weights);
+  try {
+    decoder.readPrefix(prefixIds);
+    return decoder;
+  } catch (error) {
+    decoder.dispose();
+    throw error;
+  }
 }
 
 /** Throws what opening a model, an adapter and a file throws. */
@@ -50,20 +82,23 @@ export async function openInference(
   try {
     const tokenizer = await withTemplateOf(await model.tokenizer(), options.chatTemplate);
     adapter = options.adapter === null ? null : await openAdapter(options.adapter, device, model.config);
-    const trained = options.adapter === null ? false : await trainedOnNf4(options.adapter);
-    const byAdapter = trained ?? (adapter !== null && quantizesByDefault(adapter.method));
+    const setup = options.adapter === null ? {} : await readBackboneSetup(options.adapter);
+    const prefixIds =
+      options.prefix == null ? (setup.prefixIds ?? []) : await readPrefix(options.prefix, tokenizer);
+    if (adapter && changesBackbone(adapter) && prefixIds.length > 0) throw refusePrefix(adapter.method);
+    const byAdapter = setup.quantized ?? (adapter !== null && quantizesByDefault(adapter.method));
     const quantizeBlocks = options.quantize === "auto" ? byAdapter : options.quantize === "nf4";
     const weights = await loadWeights(device, model.config, model.checkpoint, {
       dtype: options.dtype,
       quantizeBlocks,
       ...(onProgress ? { onProgress } : {}),
     });
-    const decoder = new Decoder(model.config, weights);
+    const decoder = prefixedDecoder(model.config, weights, prefixIds);
     const opened = adapter;
     return {
       decoder,
       adapter: opened,
-      tokenizer,
+      tokenizer: afterPrefix(tokenizer, prefixIds),
       isQuantized: decoder.isQuantized,
       [Symbol.dispose]() {
         opened?.dispose();

@@ -5,10 +5,12 @@ import type { Device } from "@sidenet/tensor";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import type { TokenRecord } from "../data/records.ts";
-import { effectiveDepth } from "../methods/adapter.ts";
-import { initializeAdapter } from "../methods/method.ts";
+import { effectiveDepth, type Method } from "../methods/adapter.ts";
+import { hasSideNetwork, initializeAdapter } from "../methods/method.ts";
+import { refusePrefix } from "../methods/residual-stream.ts";
 import { parameterCount } from "../methods/side-config.ts";
 import { decoderParameters } from "../model/decoder.ts";
+import { refusePacked } from "../model/prefix.ts";
 import { defaultLearningRate } from "../training/method-defaults.ts";
 import { isEvaluation, type MetricsLine, type StepMetrics } from "../training/metrics.ts";
 import type { RunState } from "../training/run-state.ts";
@@ -51,7 +53,9 @@ export async function trainRun(
   events: TrainRunEvents = {},
   signal?: AbortSignal,
 ): Promise<TrainSummary> {
-  scheduleOf(options, 1); // reports a mistake before anything is read
+  // Mistakes are reported before anything is read.
+  scheduleOf(options, 1);
+  if (options.prefix != null) checkPrefixed(options.method.method, options);
   const { existing = "refuse", outputDir } = options;
   if (options.memoryTimeline != null) {
     const data = options.data.map((file) => (typeof file === "string" ? file : file.path));
@@ -70,6 +74,12 @@ export async function trainRun(
   } finally {
     await unlock();
   }
+}
+
+/** Throws `L-OPTION` for what a prefix does not go with. */
+function checkPrefixed(method: Method, { packLength = null }: TrainRunOptions): void {
+  if (!hasSideNetwork(method) && method !== "head") throw refusePrefix(method);
+  if (packLength !== null) throw refusePacked();
 }
 
 const scheduleOf = (options: TrainRunOptions, defaultRate: number) =>

@@ -236,6 +236,10 @@ function withChat(
   };
 }
 
+/** BOS where the tokenizer itself puts it in front of a text, else null. */
+export const leadingBos = ({ encode, bosId }: Pick<Tokenizer, "encode" | "bosId">): number | null =>
+  encode("").includes(bosId ?? -1) ? bosId : null;
+
 /** The token that a text starts from where nothing is before it: BOS, or the end of a text before it. Throws `L-PROMPT`. */
 export function startId({ bosId, eosIds }: Pick<Tokenizer, "bosId" | "eosIds">): number {
   const id = bosId ?? eosIds[0];

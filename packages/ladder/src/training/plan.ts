@@ -33,6 +33,8 @@ export interface StepOptions {
   readonly batchSize: number;
   /** [T] Tokens of each row; may exceed the model's context. */
   readonly context: number;
+  /** Tokens of a prefix before every row, which the model has read before (`Decoder.readPrefix`). Default 0. */
+  readonly prefixTokens?: number;
   /** Batches whose gradients are accumulated for one step. Default 1. */
   readonly gradientAccumulation?: number;
   /** Record the memory of every op of the step. */
@@ -124,7 +126,8 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
   try {
     const model = withoutContextLimit(config);
     using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
-    const { method, optimizer, batchSize, context, gradientAccumulation = 1 } = options;
+    const { method, optimizer, batchSize, context, gradientAccumulation = 1, prefixTokens = 0 } = options;
+    decoder.readPrefix(new Array(prefixTokens).fill(0));
     using adapter = typeof method === "function" ? method(decoder) : makeAdapter(method, decoder, "planned");
     using trainer = new Trainer(decoder, adapter, {
       ...options.memory,

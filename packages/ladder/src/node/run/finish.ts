@@ -36,7 +36,8 @@ function highestPeak({ memory }: Device, earlier: readonly StepMetrics[]) {
 /** Writes the adapter as it is now to the output folder. Throws what `saveAdapter` throws. */
 export async function writeAdapter({ options, run, trainer }: RunParts): Promise<void> {
   const { decoder, adapter } = trainer;
-  const base = { name: run.modelName, config: decoder.config, quantized: decoder.isQuantized };
+  const { config, isQuantized: quantized, prefixIds } = decoder;
+  const base = { name: run.modelName, config, quantized, prefixIds };
   await saveAdapter(options.outputDir, adapter, base);
 }
 

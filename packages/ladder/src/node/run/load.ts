@@ -6,12 +6,13 @@ import { mixture } from "../../data/mixture.ts";
 import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
 import { type EncodeOptions, encodingBy, mapFields, type TokenRecord } from "../../data/records.ts";
 import { trainingRecord } from "../../eval/tasks.ts";
-import { contextLimit, type ModelConfig } from "../../model/config.ts";
-import { Decoder } from "../../model/decoder.ts";
+import { contextLimit } from "../../model/config.ts";
+import type { Decoder } from "../../model/decoder.ts";
 import { loadWeights } from "../../model/load-weights.ts";
+import { afterPrefix } from "../../text/prefix-text.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
-import { withTemplateOf } from "../inference.ts";
+import { prefixedDecoder, readPrefix, withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
 
@@ -111,8 +112,10 @@ export async function loadRun(
     const model = await openModel(options.model);
     try {
       const { config } = model;
-      const tokenizer = await withTemplateOf(await model.tokenizer(), options.chatTemplate ?? null);
-      const encoding = encodingOf(config, tokenizer, options);
+      const whole = await withTemplateOf(await model.tokenizer(), options.chatTemplate ?? null);
+      const prefixIds = options.prefix == null ? [] : await readPrefix(options.prefix, whole);
+      const tokenizer = afterPrefix(whole, prefixIds);
+      const encoding = encodingOf(contextLimit(config) - prefixIds.length, tokenizer, options);
       const encoded = (records: RecordList) => new EncodedRecords(records, tokenizer, encoding);
       const sets = train.map(encoded);
       for (const set of sets) await set.check();
@@ -122,7 +125,7 @@ export async function loadRun(
         ...(onLoad ? { onProgress: onLoad } : {}),
       });
       return {
-        decoder: new Decoder(config, weights),
+        decoder: prefixedDecoder(config, weights, prefixIds),
         tokenizer,
         modelName: model.name,
         train: mixture(sets, data.weights),
@@ -141,11 +144,10 @@ export async function loadRun(
 }
 
 function encodingOf(
-  config: ModelConfig,
+  context: number,
   tokenizer: Tokenizer,
   { maxLength, packLength, template }: TrainRunOptions,
 ): EncodeOptions {
-  const context = contextLimit(config);
   if (packLength != null && packLength > context) {
     throw new SidenetError(
       "L-OPTION",

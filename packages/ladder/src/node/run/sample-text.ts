@@ -2,7 +2,6 @@
 
 import { generate } from "../../generation/generate.ts";
 import type { Adapter } from "../../methods/adapter.ts";
-import { contextLimit } from "../../model/config.ts";
 import type { Sample } from "../../training/metrics.ts";
 import type { LoadedRun } from "./load.ts";
 
@@ -22,7 +21,7 @@ export async function sampleText(
   // Not to its end, or there would be nothing to continue.
   const shown = isText ? Math.min(SHOWN_TOKENS, Math.max(0, record.inputIds.length - learnedFrom - 2)) : 0;
   const ids = record.inputIds.slice(0, Math.max(1, learnedFrom + shown));
-  const room = contextLimit(decoder.config) - ids.length + 1; // the last new token is never read
+  const room = decoder.contextLimit - ids.length + 1; // the last new token is never read
   const text = await generate(decoder, adapter, ids, {
     maxTokens: Math.min(maxTokens, room),
     stopIds: tokenizer.eosIds,

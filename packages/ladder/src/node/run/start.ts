@@ -3,6 +3,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { defaultLearningRate } from "../../training/method-defaults.ts";
 import { newRunState, type RunState } from "../../training/run-state.ts";
 import { evaluateLosses } from "../../training/trainer.ts";
+import { readBackboneSetup } from "../adapter-files.ts";
 import { packageVersion } from "../version.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { clearRunFolder, type RunFile, writeRunFile } from "./run-folder.ts";
@@ -64,6 +65,14 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
       "L-RESUME",
       `${path} was made with ${state.start.trainRecords} records to train on, now there are ${run.trainRecords}. Give the ` +
         "data of the first run, or start anew with --overwrite.",
+    );
+  }
+  const { prefixIds = [] } = await readBackboneSetup(options.outputDir);
+  if (prefixIds.join() !== trainer.decoder.prefixIds.join()) {
+    throw new SidenetError(
+      "L-RESUME",
+      `${path} was trained after another prefix than that of now (${prefixIds.length} tokens, now ` +
+        `${trainer.decoder.prefixIds.length}). Give the first run's text to --prefix, or start anew with --overwrite.`,
     );
   }
   events.onNote?.(`continuing from ${path}`);

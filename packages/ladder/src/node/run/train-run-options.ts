@@ -26,6 +26,8 @@ export interface DataOptions {
   readonly template?: "plain" | "chat";
   /** File of a chat template, in place of the model's. */
   readonly chatTemplate?: string | null;
+  /** File of a text that stands before every record, which the frozen model reads once; null, the default: none. */
+  readonly prefix?: string | null;
   /** Tokens a record is cut to; null: longer records than the model's context are refused. */
   readonly maxLength: number | null;
   /** Held-out records from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */

@@ -1,0 +1,80 @@
+/**
+ * A prefix: tokens that stand before every row, such as instructions and solved examples. A frozen model's keys and values of
+ * them depend on nothing else, so they are computed once, and each row pays for its own tokens only.
+ *
+ * A prefix of P tokens has the positions -P .. -1, so that a row begins at position 0 with and without one: rope turns queries
+ * and keys by their distance.
+ */
+import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { Attention, BlockShape, BlockWeights, LayerCache } from "./block.ts";
+import type { TokenBatch } from "./decoder.ts";
+
+/** For packed rows: attention stays within each of their texts, and a prefix belongs to none. */
+export const refusePacked = (): SidenetError =>
+  new SidenetError(
+    "L-OPTION",
+    "rows that several texts share (--pack-length) cannot follow a prefix: each text sees itself alone. Leave out one of the two.",
+  );
+
+/** The keys and values of a prefix, layer by layer. `Decoder.readPrefix` makes and fills one. */
+export class Prefix {
+  /** [P] token ids */
+  readonly ids: readonly number[];
+  /** f32[1,P,n_kv,c] each, zeros until the model has read the prefix. */
+  readonly layers: readonly LayerCache[];
+  readonly #store: ParamStore;
+
+  constructor(
+    device: Device,
+    { numKeyValueHeads: n, headDim: c }: BlockShape,
+    numLayers: number,
+    ids: readonly number[],
+  ) {
+    this.ids = [...ids];
+    const extents = [1, ids.length, n, c];
+    this.#store = ParamStore.filled(device, "weights", (store) => {
+      for (let i = 0; i < numLayers; i++) {
+        store.set(`${i}.k`, device.zeros(extents, { label: "keys of the prefix" }));
+        store.set(`${i}.v`, device.zeros(extents, { label: "values of the prefix" }));
+      }
+    });
+    this.layers = Array.from({ length: numLayers }, (_, i) => ({
+      k: this.#store.get(`${i}.k`),
+      v: this.#store.get(`${i}.v`),
+    }));
+  }
+
+  /** The mask u8[B,P+S] of a batch's keys after the prefix, in the surrounding scope; null: all are visible. */
+  keyMask({ attentionMask, batchSize: B }: TokenBatch): Tensor | null {
+    if (!attentionMask) return null;
+    const [P, S] = [this.ids.length, attentionMask.length / B];
+    const values = () => {
+      const mask = new Uint8Array(B * (P + S)).fill(1);
+      for (let i = 0; i < B * S; i++) mask[(Math.floor(i / S) + 1) * P + i] = attentionMask[i];
+      return mask;
+    };
+    return this.#store.device.tensor(values, [B, P + S], { dtype: "u8", label: "mask after the prefix" });
+  }
+
+  /** The weights of a block, whose attention sees the prefix before each row. Its mask must be that of `keyMask`. */
+  before(weights: BlockWeights, layer: number): BlockWeights {
+    const { k: keys, v: values } = this.layers[layer];
+    const [, P, n, c] = keys.shape;
+    const attention: Attention = (ops, q, k, v, keyMask, segments, attributes) => {
+      const join = (before: Tensor, own: Tensor) => {
+        const one = ops.reshape(before, { shape: [P, n, c] });
+        const all = ops.broadcast(one, { shape: [q.shape[0], P, n, c], axis: 0 });
+        return ops.concat(all, own, { axis: 1 });
+      };
+      const queryOffset = P + (attributes?.queryOffset ?? 0);
+      const after = { ...attributes, queryOffset };
+      return weights.attention(ops, q, join(keys, k), join(values, v), keyMask, segments, after);
+    };
+    return { ...weights, attention };
+  }
+
+  /** Frees the keys and values. */
+  dispose(): void {
+    this.#store.dispose();
+  }
+}

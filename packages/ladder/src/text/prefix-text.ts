@@ -1,0 +1,27 @@
+/** Texts after a prefix (`Decoder.readPrefix`): the prefix is the beginning, and every text continues it. */
+import { type EncodingOptions, leadingBos, type Tokenizer } from "./tokenizer.ts";
+
+/** The ids of a prefix: the beginning of a text, with BOS where the tokenizer puts it there. */
+export function encodePrefix(tokenizer: Tokenizer, text: string): number[] {
+  const ids = tokenizer.encode(text, { addSpecialTokens: false });
+  const bosId = leadingBos(tokenizer);
+  return bosId === null || ids[0] === bosId ? ids : [bosId, ...ids];
+}
+
+/**
+ * The tokenizer of texts after a prefix of these ids, the same where there are none. It neither adds BOS nor keeps the one that a
+ * chat template writes: to a model, BOS in the middle says that what came before it belongs to another text.
+ */
+export function afterPrefix(tokenizer: Tokenizer, prefixIds: readonly number[]): Tokenizer {
+  const last = prefixIds.at(-1);
+  if (last === undefined) return tokenizer;
+  return {
+    ...tokenizer,
+    encode(text: string, { continues = false }: EncodingOptions = {}) {
+      if (continues !== false) return tokenizer.encode(text, { addSpecialTokens: false, continues });
+      const ids = tokenizer.encode(text, { addSpecialTokens: false, continues: last });
+      return ids[0] === tokenizer.bosId ? ids.slice(1) : ids;
+    },
+    withChatTemplate: (source, name) => afterPrefix(tokenizer.withChatTemplate(source, name), prefixIds),
+  };
+}

@@ -1,0 +1,159 @@
+// A prefix changes nothing but the price: a row after it is what it would be as the end of one longer row.
+import { CpuDevice, type Device, MetaDevice, TestRandom } from "@sidenet/tensor";
+import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
+import fc from "fast-check";
+import { afterAll, describe, expect, it } from "vitest";
+import { generate, generateBatch } from "../src/generation/generate.ts";
+import { residualStream } from "../src/methods/residual-stream.ts";
+import { SideNetwork } from "../src/methods/side-network.ts";
+import type { LabeledBatch } from "../src/model/batch-loss.ts";
+import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
+
+const runs = (numRuns: number) => ({
+  numRuns: Number(process.env.SIDENET_RUNS ?? numRuns),
+  seed: Number(process.env.SIDENET_SEED ?? 20260101),
+});
+const drawn = fc.record({ seed: fc.nat(), scale: fc.constantFrom(1, 0.5, 0) });
+
+const devices: [string, () => Promise<Device>][] = [["cpu", async () => new CpuDevice()]];
+if (process.env.SIDENET_DEVICE !== "cpu") {
+  devices.push(["webgpu", () => openNodeWebGpu({ poison: true })]);
+  devices.push(["wasm", () => openNodeWasm({ threads: 1 })]);
+}
+
+/** The same rows with the prefix written out in front of each. */
+function joined(prefix: readonly number[], batch: LabeledBatch): LabeledBatch {
+  const { batchSize, length } = batch;
+  const total = prefix.length + length;
+  const whole = { inputIds: new Int32Array(batchSize * total), mask: new Uint8Array(batchSize * total) };
+  for (let b = 0; b < batchSize; b++) {
+    for (let t = 0; t < length; t++) {
+      whole.inputIds[b * total + prefix.length + t] = batch.inputIds[b * length + t];
+      whole.mask[b * total + prefix.length + t] = batch.attentionMask?.[b * length + t] ?? 1;
+    }
+    whole.inputIds.set(prefix, b * total);
+    whole.mask.fill(1, b * total, b * total + prefix.length);
+  }
+  const { inputIds, mask: attentionMask } = whole;
+  return { inputIds, attentionMask, labels: inputIds, batchSize, length: total };
+}
+
+describe.each(devices)("a prefix on %s", (_, open) => {
+  let device: Device;
+  const use = async (): Promise<Device> => {
+    device ??= await open();
+    return device;
+  };
+  afterAll(() => device?.dispose());
+
+  it("gives a row the hidden states of the end of one longer row", async () => {
+    const on = await use();
+    await fc.assert(
+      fc.asyncProperty(drawn, async ({ seed, scale }) => {
+        const pick = new TestRandom(seed, scale);
+        const model = drawModel(pick);
+        using decoder = randomDecoder(on, model);
+        const batch = drawBatch(pick, model);
+        const masked = pick.chance(0.5) ? batch : { ...batch, attentionMask: null };
+        const prefix = [...pick.ints(pick.int(1, 20), 0, model.vocabSize - 1)];
+        // Chunks of a frozen block must not matter either.
+        const chunkTokens = pick.int(1, 16);
+        const streamOf = (of: LabeledBatch) =>
+          on.scope(() => residualStream(decoder, null, decoder.prepare(of), { chunkTokens }));
+        using long = streamOf(joined(prefix, masked));
+        decoder.readPrefix(prefix);
+        using short = streamOf(masked);
+        const [expected, found] = [await long.read(), await short.read()];
+        const d = model.hiddenSize;
+        let largest = 0;
+        for (let b = 0; b < batch.batchSize; b++) {
+          for (let t = 0; t < batch.length; t++) {
+            if (masked.attentionMask?.[b * batch.length + t] === 0) continue;
+            const row = b * (prefix.length + batch.length) + prefix.length + t;
+            for (let c = 0; c < d; c++) {
+              const wanted = expected[row * d + c];
+              const error = Math.abs(found[(b * batch.length + t) * d + c] - wanted) / (1 + Math.abs(wanted));
+              largest = Math.max(largest, error);
+            }
+          }
+        }
+        expect(largest).toBeLessThan(1e-4);
+      }),
+      runs(20),
+    );
+    expect(on.memory.liveCount).toBe(0);
+  });
+});
+
+describe("a prefix", () => {
+  const pick = new TestRandom(3);
+  const model = { ...drawModel(pick), vocabSize: 40, numHiddenLayers: 3, hiddenSize: 16 };
+  const prefix = [4, 9, 22, 7, 13];
+
+  it("precedes generated text, whatever the lengths of the prompts", async () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, model, 3);
+    const prompts = [[3, 5, 8], [7], [9, 1, 4, 4]];
+    const wanted = [];
+    for (const prompt of prompts)
+      wanted.push(await generate(decoder, null, [...prefix, ...prompt], { maxTokens: 8 }));
+    decoder.readPrefix(prefix);
+    expect(await generateBatch(decoder, null, prompts, { maxTokens: 8 })).toEqual(wanted);
+    decoder.readPrefix([]);
+    expect(await generate(decoder, null, [...prefix, ...prompts[0]], { maxTokens: 8 })).toEqual(wanted[0]);
+  });
+
+  it("is read by the model alone: a side network sees the states of its rows", async () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, model, 3);
+    using side = SideNetwork.initialize(device, drawSide(new TestRandom(5), model), model);
+    const batch = drawBatch(new TestRandom(8), model);
+    const states: number[][] = [];
+    const read = () =>
+      device.scope(() => {
+        residualStream(decoder, side, decoder.prepare(batch), {
+          onSideState: (_, { shape }) => states.push([...shape]),
+        });
+      });
+    read();
+    decoder.readPrefix(prefix);
+    read();
+    expect(states.slice(states.length / 2)).toEqual(states.slice(0, states.length / 2));
+  });
+
+  it("holds two vectors per token, layer and key head until it is replaced", () => {
+    const device = new MetaDevice();
+    using decoder = randomDecoder(device, model, 3);
+    const before = device.memory.liveBytes;
+    const bytesOf = (tokens: number) => {
+      const part = 16 * Math.ceil((4 * tokens * model.numKeyValueHeads * model.headDim) / 16);
+      return 2 * model.numHiddenLayers * part;
+    };
+    decoder.readPrefix(prefix);
+    expect(device.memory.liveBytes - before).toBe(bytesOf(prefix.length));
+    decoder.readPrefix(Array(40).fill(1));
+    expect(device.memory.liveBytes - before).toBe(bytesOf(40));
+    decoder.readPrefix([]);
+    expect(device.memory.liveBytes).toBe(before);
+  });
+
+  it("takes its tokens from the model's context, and refuses what does not fit", () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, model, 3); // 64 positions
+    const before = device.memory.liveCount;
+    expect(() => decoder.readPrefix(Array(64).fill(1))).toThrow(/L-CONTEXT.*prefix of 64 tokens.*64/);
+    expect(() => decoder.readPrefix([1, 40])).toThrow(/L-TOKEN.*40/);
+    expect(device.memory.liveCount).toBe(before);
+    decoder.readPrefix(prefix);
+    expect(decoder.contextLimit).toBe(59);
+    const row = (length: number) => ({
+      inputIds: Array(length).fill(1),
+      batchSize: 1,
+      length,
+      attentionMask: null,
+    });
+    expect(() => device.scope(() => void decoder.prepare(row(59)))).not.toThrow();
+    expect(() => decoder.prepare(row(60))).toThrow(/L-CONTEXT.*60 tokens are more than the 59.*prefix of 5/);
+    expect(() => decoder.prepare({ ...row(2), segments: [0, 1] })).toThrow(/L-OPTION.*--pack-length/);
+  });
+});
