@@ -4,6 +4,7 @@
     python read-ladder-adapter.py --golden CASE_DIR...                  compares logits with a case's expected.safetensors
 Needs torch and safetensors. MODEL_DIR: config.json and safetensors of the Llama family, plain or NF4."""
 import glob, json, math, os, sys, torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 F = torch.nn.functional
 
@@ -57,18 +58,21 @@ def block(x, w, prefix, heads, kv_heads, head_dim, eps, rope, mask):
     h = rms_norm(x, eps, get("post_attention_layernorm.weight"))
     return x + linear("mlp.down_proj", F.silu(linear("mlp.gate_proj", h)) * linear("mlp.up_proj", h))
 
-def forward(config, w, side, ids, visible):                                      # side: (adapter config, its weights)
-    c, s = side
+def forward(config, w, side, ids, visible):                                      # side: (adapter config, its weights, prefix ids)
+    c, s, prefix = side
     eps, n, L = config.get("rms_norm_eps", 1e-6), config["num_attention_heads"], config["num_hidden_layers"]
     kv, dim = config.get("num_key_value_heads") or n, config.get("head_dim") or config["hidden_size"] // n
+    B, P = ids.shape[0], len(prefix)                                             # the model alone reads the prefix
+    ids, visible = torch.cat([torch.tensor([prefix] * B, dtype=ids.dtype).view(B, P), ids], 1), F.pad(visible, (P, 0), value=1)
     T = ids.shape[1]
     mask = torch.ones(T, T, dtype=torch.bool).tril() & visible.bool()[:, None, None, :]
     H = [w["model.embed_tokens.weight"][ids]]
     rope = rope_tables(config, dim, T)
     for i in range(L): H.append(block(H[i], w, f"model.layers.{i}.", n, kv, dim, eps, rope, mask))
+    H, mask, T = [h[:, P:] for h in H], mask[..., P:, P:], T - P
     norm = lambda h: rms_norm(h, eps) if c["rung_norm"] else h                   # the side network, methods as in the doc
     read = lambda k, t: F.linear(norm(H[t]), s[f"ladder.rungs.{k}.down.weight"])
-    state = read(0, 0) if c["initial_rung"] else torch.zeros(*ids.shape, c["hidden_size"], dtype=H[0].dtype)
+    state = read(0, 0) if c["initial_rung"] else torch.zeros(B, T, c["hidden_size"], dtype=H[0].dtype)
     rope = rope_tables(config, c["head_dim"], T)
     for k in range(1, c["num_hidden_layers"] + 1):
         if k <= len(c["rungs"]):
@@ -84,7 +88,9 @@ def forward(config, w, side, ids, visible):                                     
 def load(model, adapter):
     double = lambda tensors: {name: t.double() for name, t in tensors.items()}   # float() works too
     configs = [json.load(open(os.path.join(*path))) for path in ((model, "config.json"), (adapter, "adapter_config.json"))]
-    return configs[0], double(read_weights(model)), (configs[1], double(read_weights(adapter)))
+    with safe_open(os.path.join(adapter, "adapter_model.safetensors"), "pt") as file: metadata = file.metadata() or {}
+    prefix = [int(i) for i in metadata.get("prefix_ids", "").split()]
+    return configs[0], double(read_weights(model)), (configs[1], double(read_weights(adapter)), prefix)
 if len(sys.argv) < 3 or (sys.argv[1] != "--golden" and len(sys.argv) != 4): sys.exit(__doc__)
 if sys.argv[1] == "--golden":
     for case in sys.argv[2:]:

@@ -10,7 +10,8 @@ import { openInference } from "../src/node/inference.ts";
 import { trainRun } from "../src/node/train-run.ts";
 import { afterPrefix, encodePrefix } from "../src/text/prefix-text.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
-import { cpu, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
+import { sidenet } from "./capture.ts";
+import { cpu, tinyArguments, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
 
 const PREFIX = "abc, abd.";
@@ -58,6 +59,34 @@ describe("a run with a prefix", () => {
       prefix: other,
     });
     expect(inference.tokenizer.decode(inference.decoder.prefixIds)).toBe("x y z");
+  });
+
+  it("says so on the command line, and so does an evaluation of its adapter", async () => {
+    const output = join(root, "command");
+    const trained = await sidenet(
+      "train",
+      ...tinyArguments(files),
+      ...["--output", output, "--steps", "2", "--prefix", prefix],
+    );
+    expect(trained.err).toContain("20 training records, 4 held out, each after a prefix of 9 tokens");
+    const scored = [
+      "eval",
+      "--model",
+      files.model,
+      "--device",
+      "cpu",
+      "--task",
+      "perplexity",
+      "--data",
+      files.data,
+    ];
+    const after = await sidenet(...scored, "--adapter", output);
+    expect(after.out).toContain("after a prefix of 9 tokens");
+    const alone = await sidenet(...scored, "--prefix", prefix, "--json");
+    expect(alone.json()).toMatchObject({ prefix_tokens: 9 });
+    const without = await sidenet(...scored, "--json");
+    expect(without.json()).toMatchObject({ prefix_tokens: 0 });
+    expect(alone.json().before).not.toEqual(without.json().before);
   });
 
   it("can be resumed, to the bit, and not after another text", async () => {

@@ -83,6 +83,7 @@ export interface QuestionFlags {
   readonly task?: Task;
   readonly template: "plain" | "chat";
   readonly chatTemplate?: string;
+  readonly prefix?: string;
 }
 
 /** How records are put to the model, and which it is evaluated with. */
@@ -100,5 +101,9 @@ export function addQuestionSettings(command: Command): void {
         .choices(["plain", "chat"])
         .default("plain"),
     )
-    .option("--chat-template <file>", "Jinja chat template, in place of the model's");
+    .option("--chat-template <file>", "Jinja chat template, in place of the model's")
+    .option(
+      "--prefix <file>",
+      "text before every record, such as solved examples; the frozen model reads it once",
+    );
 }

@@ -140,6 +140,7 @@ function describe(summary: EvalSummary): string {
     "",
     ...(constant ? [`always "${constant.answer}" would be ${number(constant.accuracy, true)} right`] : []),
     `${summary.count} items in ${summary.seconds.toFixed(1)} s; intervals of 95 %; ${summary.template} template; linear weights ` +
-      `${summary.quantized ? "in NF4" : "as loaded"}`,
+      `${summary.quantized ? "in NF4" : "as loaded"}` +
+      (summary.prefix_tokens > 0 ? `; after a prefix of ${summary.prefix_tokens} tokens` : ""),
   ].join("\n");
 }

@@ -16,6 +16,7 @@ export interface InferenceFlags {
   readonly dtype: WeightDType;
   readonly quantize: "auto" | "nf4" | "none";
   readonly chatTemplate?: string;
+  readonly prefix?: string;
   readonly device: DeviceName;
 }
 
@@ -28,6 +29,10 @@ export function addInferenceOptions(command: Command): Command {
     )
     .option("--adapter <dir>", "adapter: output folder of train, or a LoRA saved by PEFT")
     .option("--chat-template <file>", "Jinja chat template, in place of the model's")
+    .option(
+      "--prefix <file>",
+      "text before every prompt (default: that of the adapter, if it was trained with one)",
+    )
     .addOption(new Option("--dtype <type>", "type of the weights").choices(["f32", "f16"]).default("f32"))
     .addOption(
       new Option(
@@ -48,6 +53,7 @@ export const inferenceOptions = (flags: InferenceFlags, report: Report): Inferen
   dtype: flags.dtype,
   quantize: flags.quantize,
   chatTemplate: flags.chatTemplate ?? null,
+  prefix: flags.prefix ?? null,
 });
 
 export function addSamplingOptions(command: Command): Command {

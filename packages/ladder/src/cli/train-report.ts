@@ -17,7 +17,8 @@ export function describeStart(start: RunStart, steps: number): string {
   return [
     `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}; ` +
       `effective depth ${start.effectiveDepth}`,
-    `data: ${start.trainRecords} training records, ${start.heldOutRecords} held out`,
+    `data: ${start.trainRecords} training records, ${start.heldOutRecords} held out` +
+      (start.prefixTokens > 0 ? `, each after a prefix of ${start.prefixTokens} tokens` : ""),
     `held-out loss: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
       `${start.initialEvalLoss.toFixed(4)} (${same})`,
     ...(start.resumedFrom === null ? [] : [resumption(start.resumedFrom, steps)]),

@@ -41,6 +41,8 @@ export interface EvalSummary {
   readonly adapter: string | null;
   readonly template: string;
   readonly quantized: boolean;
+  /** Tokens of the prefix before every prompt; 0: none. */
+  readonly prefix_tokens: number;
   readonly device: string;
   /** Questions, or windows of text. */
   readonly count: number;
@@ -121,6 +123,7 @@ export async function evalRun(
     adapter: options.adapter,
     template: options.template,
     quantized: isQuantized,
+    prefix_tokens: decoder.prefixIds.length,
     device: `${device.kind}: ${device.label}`,
     count,
     constant_answer: constantAnswer,

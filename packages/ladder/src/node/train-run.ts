@@ -125,6 +125,7 @@ async function runLoaded(
     backboneParameters: parameterCount(decoderParameters(decoder.config)), // not the bytes that NF4 makes of them
     trainRecords: run.trainRecords,
     heldOutRecords: run.heldOut.length,
+    prefixTokens: decoder.prefixIds.length,
     frozenEvalLoss: state.start.frozenEvalLoss,
     initialEvalLoss: state.start.initialEvalLoss,
     resumedFrom: resumed?.counters.step ?? null,

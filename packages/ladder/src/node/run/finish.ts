@@ -65,6 +65,7 @@ export async function finish(
   const summary: TrainSummary = {
     method: options.method.method,
     model: parts.run.modelName,
+    prefix_tokens: decoder.prefixIds.length,
     device: deviceName(parts),
     trainable_parameters: adapter.parameters.count,
     effective_depth: effectiveDepth(adapter, decoder.config),

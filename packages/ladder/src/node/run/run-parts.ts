@@ -30,6 +30,8 @@ export interface RunStart {
   readonly backboneParameters: number;
   readonly trainRecords: number;
   readonly heldOutRecords: number;
+  /** Tokens of the prefix before every record; 0: none. */
+  readonly prefixTokens: number;
   /** Held-out loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;

@@ -28,6 +28,8 @@ export interface TrainSummary {
   /** The step that an earlier process had reached; null: a new run. */
   readonly resumed_from: number | null;
   readonly model: string;
+  /** Tokens of the prefix before every record; 0: none. */
+  readonly prefix_tokens: number;
   readonly adapter: string;
   readonly samples: { readonly before: Sample; readonly after: Sample } | null;
 }
