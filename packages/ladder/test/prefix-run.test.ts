@@ -122,6 +122,16 @@ describe("a run with a prefix", () => {
     await expect(trainRun(cpu(), options)).rejects.toThrow(/L-PROMPT.*empty\.txt is empty/);
   });
 
+  it("leaves space for the records, or says how much there is", async () => {
+    const long = join(root, "long.txt");
+    await writeFile(long, "a".repeat(64));
+    const train = async (text: string) =>
+      trainRun(cpu(), tinyOptions(files, await newFolder(), "ladder", { prefix: text }));
+    await expect(train(long)).rejects.toThrow(/L-CONTEXT.*prefix of 64 tokens.*context of 64/);
+    await writeFile(long, "a".repeat(50)); // records have up to 15 tokens
+    await expect(train(long)).rejects.toThrow(/L-TOO-LONG.*15 tokens are more than the 14/);
+  });
+
   it("is not given to a model with LoRA in its blocks", async () => {
     const device = cpu();
     const options = tinyOptions(files, await newFolder(), "lora");

@@ -141,7 +141,9 @@ describe("a prefix", () => {
     const device = new CpuDevice();
     using decoder = randomDecoder(device, model, 3); // 64 positions
     const before = device.memory.liveCount;
-    expect(() => decoder.readPrefix(Array(64).fill(1))).toThrow(/L-CONTEXT.*prefix of 64 tokens.*64/);
+    expect(() => decoder.readPrefix(Array(64).fill(1))).toThrow(
+      /L-CONTEXT.*prefix of 64 tokens leaves nothing.*64/,
+    );
     expect(() => decoder.readPrefix([1, 40])).toThrow(/L-TOKEN.*40/);
     expect(device.memory.liveCount).toBe(before);
     decoder.readPrefix(prefix);
@@ -153,7 +155,9 @@ describe("a prefix", () => {
       attentionMask: null,
     });
     expect(() => device.scope(() => void decoder.prepare(row(59)))).not.toThrow();
-    expect(() => decoder.prepare(row(60))).toThrow(/L-CONTEXT.*60 tokens are more than the 59.*prefix of 5/);
+    expect(() => decoder.prepare(row(60))).toThrow(
+      /L-CONTEXT.*60 tokens are more than the model.s context of 64 less a prefix of 5/,
+    );
     expect(() => decoder.prepare({ ...row(2), segments: [0, 1] })).toThrow(/L-OPTION.*--pack-length/);
   });
 });

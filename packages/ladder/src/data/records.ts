@@ -318,7 +318,7 @@ export function encodeRecord(
   if (inputIds.length > maxLength && !cut) {
     throw new SidenetError(
       "L-TOO-LONG",
-      `${source}: ${inputIds.length} tokens are more than the model's context of ${maxLength}. Shorten the record, or ` +
+      `${source}: ${inputIds.length} tokens are more than the ${maxLength} that the model's context has space for. Shorten the record, or ` +
         "truncate long ones with --max-length.",
     );
   }

@@ -299,11 +299,10 @@ function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: Eva
     count: windows.length,
     constantAnswer: null,
     async run(decoder, adapters, onProgress) {
-      const limit = decoder.contextLimit;
-      if (context > limit) {
+      if (context > decoder.contextLimit) {
         throw new SidenetError(
           "L-OPTION",
-          `windows of ${context} tokens pass the model's context of ${limit}. Lower --context.`,
+          `windows of ${context} tokens pass ${decoder.contextText}. Lower --context.`,
         );
       }
       return (await scoreWindows(decoder, adapters, windows, { batchSize, onProgress })).map(resultOf);

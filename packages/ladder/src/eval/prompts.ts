@@ -80,7 +80,7 @@ export function followUpIds(
 /** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
 export function checkLengths(
   rows: readonly EvalRow[],
-  { contextLimit: limit }: Decoder,
+  { contextLimit: limit, contextText }: Decoder,
   lengthOf: (row: number) => number,
   cure = "",
 ): void {
@@ -88,7 +88,7 @@ export function checkLengths(
   if (row < 0) return;
   throw new SidenetError(
     "L-CONTEXT",
-    `${rows[row].source}: with its answer it has ${lengthOf(row)} tokens, more than the model's context of ${limit}. Leave the ` +
+    `${rows[row].source}: with its answer it has ${lengthOf(row)} tokens, more than ${contextText}. Leave the ` +
       `row out${cure}, or choose a model with a longer context.`,
   );
 }

@@ -96,7 +96,7 @@ export async function generateBatch(
  * number of new tokens that is none, or more than the context holds.
  */
 export function checkPrompts(
-  { contextLimit: limit }: Decoder,
+  { contextLimit: limit, contextText }: Decoder,
   prompts: readonly (readonly number[])[],
   { maxTokens }: Pick<GenerateOptions, "maxTokens">,
 ): void {
@@ -114,7 +114,7 @@ export function checkPrompts(
   if (longest + maxTokens - 1 > limit) {
     throw new SidenetError(
       maxTokens > limit ? "L-OPTION" : "L-CONTEXT",
-      `a prompt of ${longest} tokens and ${maxTokens} new ones exceed the model's context of ${limit}. Shorten the ` +
+      `a prompt of ${longest} tokens and ${maxTokens} new ones exceed ${contextText}. Shorten the ` +
         "prompt or lower --max-tokens.",
     );
   }

@@ -23,7 +23,7 @@ import {
   nf4Head,
 } from "./head.ts";
 import { nf4Parts } from "./nf4-weight.ts";
-import { Prefix, refusePacked } from "./prefix.ts";
+import { checkPrefix, Prefix, refusePacked } from "./prefix.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -137,6 +137,13 @@ export class Decoder {
     return contextLimit(this.config) - this.prefixIds.length;
   }
 
+  /** "the model's context of 512", for error messages; with a prefix, what that leaves. */
+  get contextText(): string {
+    const { length } = this.prefixIds;
+    const text = `the model's context of ${contextLimit(this.config)}`;
+    return length === 0 ? text : `${text} less a prefix of ${length}`;
+  }
+
   /**
    * Reads tokens that from now on stand before every row, in place of an earlier prefix; no ids: none do. They are read once,
    * by the weights as they are now: what changes the blocks later does not change the prefix.
@@ -146,12 +153,7 @@ export class Decoder {
     this.#prefix?.dispose();
     this.#prefix = null;
     if (ids.length === 0) return;
-    if (ids.length >= this.contextLimit) {
-      throw new SidenetError(
-        "L-CONTEXT",
-        `a prefix of ${ids.length} tokens leaves nothing of the model's context of ${this.contextLimit} for a text. Shorten it.`,
-      );
-    }
+    checkPrefix(ids, this.config);
     const { device, config } = this;
     const prefix = new Prefix(device, config, config.numHiddenLayers, ids);
     try {
@@ -176,12 +178,11 @@ export class Decoder {
    * for packed rows after a prefix.
    */
   prepare(batch: TokenBatch, offset = 0): Forward {
-    const [end, limit] = [offset + batch.length, this.contextLimit];
-    if (end > limit) {
-      const prefix = this.#prefix ? `, less a prefix of ${this.prefixIds.length}` : "";
+    const end = offset + batch.length;
+    if (end > this.contextLimit) {
       throw new SidenetError(
         "L-CONTEXT",
-        `${end} tokens are more than the ${limit} of the model's context${prefix}. Shorten the text or cut it with --max-length.`,
+        `${end} tokens are more than ${this.contextText}. Shorten the text or cut it with --max-length.`,
       );
     }
     if (this.#prefix && batch.segments) throw refusePacked();

@@ -7,7 +7,18 @@
  */
 import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Attention, BlockShape, BlockWeights, LayerCache } from "./block.ts";
+import { contextLimit, type ModelConfig } from "./config.ts";
 import type { TokenBatch } from "./decoder.ts";
+
+/** Throws `L-CONTEXT` for a prefix that leaves no space for a text. */
+export function checkPrefix({ length }: readonly number[], config: ModelConfig): void {
+  const limit = contextLimit(config);
+  if (length < limit) return;
+  throw new SidenetError(
+    "L-CONTEXT",
+    `a prefix of ${length} tokens leaves nothing of the model's context of ${limit} for a text. Shorten it.`,
+  );
+}
 
 /** For packed rows: attention stays within each of their texts, and a prefix belongs to none. */
 export const refusePacked = (): SidenetError =>

@@ -9,6 +9,7 @@ import { trainingRecord } from "../../eval/tasks.ts";
 import { contextLimit } from "../../model/config.ts";
 import type { Decoder } from "../../model/decoder.ts";
 import { loadWeights } from "../../model/load-weights.ts";
+import { checkPrefix } from "../../model/prefix.ts";
 import { afterPrefix } from "../../text/prefix-text.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
@@ -114,6 +115,7 @@ export async function loadRun(
       const { config } = model;
       const whole = await withTemplateOf(await model.tokenizer(), options.chatTemplate ?? null);
       const prefixIds = options.prefix == null ? [] : await readPrefix(options.prefix, whole);
+      checkPrefix(prefixIds, config);
       const tokenizer = afterPrefix(whole, prefixIds);
       const encoding = encodingOf(contextLimit(config) - prefixIds.length, tokenizer, options);
       const encoded = (records: RecordList) => new EncodedRecords(records, tokenizer, encoding);
