@@ -32,7 +32,7 @@ export interface MemoryOptions {
   readonly lossChunkBytes?: number;
   /** Rows of a batch per forward and backward pass; null, the default: all. */
   readonly microBatchSize?: number | null;
-  /** Tokens of each row that go through a frozen block at a time. Default 512. */
+  /** Tokens of each row that go through a frozen block at a time. Default: the hidden size, within 512 and 2048. */
   readonly chunkTokens?: number;
 }
 
