@@ -159,6 +159,7 @@ export {
   type TextPiece,
   type Tool,
 } from "./text/chat-template.ts";
+export { afterPrefix, encodePrefix } from "./text/prefix-text.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
 export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";

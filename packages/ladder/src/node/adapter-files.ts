@@ -95,7 +95,8 @@ export async function openFullWeights(folder: string, model: ModelConfig): Promi
 }
 
 /**
- * Loads the adapter of a folder, ours or PEFT's LoRA, for a model of this configuration.
+ * Loads the adapter of a folder, ours or PEFT's LoRA, for a model of this configuration. How the model is to be set up beside it,
+ * as `openInference` does, says `readBackboneSetup`.
  * Throws as `readAdapterConfig`, and what `loadAdapter` and opening a safetensors file throw.
  */
 export async function openAdapter(folder: string, device: Device, model: ModelConfig): Promise<Adapter> {

@@ -1,5 +1,5 @@
 /** The part of the package that needs Node: files and whole runs. */
-export { openAdapter, restoreAdapter, saveAdapter } from "./adapter-files.ts";
+export { openAdapter, readBackboneSetup, restoreAdapter, saveAdapter } from "./adapter-files.ts";
 export { writeFileAtomic } from "./atomic-write.ts";
 export { bundledConfigs, bundledModels } from "./bundled-configs.ts";
 export { type CalibrationOptions, calibrationRows } from "./calibration-rows.ts";
