@@ -102,7 +102,7 @@ describe("a new user is told", () => {
       "a size of another method",
       () => train("pairs.jsonl", "--rank", "8"),
       2,
-      /--rank is for --method lora or qlora, and does nothing for ladder/,
+      /--rank is for lora or qlora, and does nothing for ladder/,
     ],
     ["patience for nothing", () => train("pairs.jsonl", "--patience", "2"), 2, /--eval-every\. Give both/],
     ["an empty name", () => train("pairs.jsonl", "--output", ""), 2, /--output is empty/],

@@ -31,9 +31,12 @@ export const hasSideNetwork = (method: string): method is SideConfig["method"] =
 /** Whether a method's backbone is stored in NF4 by default. */
 export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";
 
-/** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches. */
-const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
-  method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
+/** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches, but for its rungs. */
+function sideOptionsOf({ method, ladder = {}, xladder }: MethodOptions): XLadderOptions {
+  if (method !== "xladder") return ladder;
+  const { rungs: _, ...shared } = ladder;
+  return { ...shared, ...xladder };
+}
 
 /** Throws `L-OPTION` for another method, which would be taken for LoRA, and for other arguments than those of `makeAdapter`. */
 function checkArguments({ method }: MethodOptions, decoder: Decoder, baseModel: string): void {
