@@ -110,7 +110,7 @@ it("sidenet compare refuses options that would do nothing: of training without d
 
 it("sidenet compare with data reports what does not fit the model, or the weights, before it trains the first method", async () => {
   for (const [more, message] of [
-    [["--lora-layers", "9"], /\[L-OPTION\].* 9 /],
+    [["--lora-layers", "9"], /\[L-OPTION\] --lora-layers: layer 9 is past/],
     [
       ["--methods", "ladder", "qlora", "--quantize", "none"],
       /\[L-METHOD\] QLoRA is LoRA over weights in NF4/,

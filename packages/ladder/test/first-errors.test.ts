@@ -110,19 +110,19 @@ describe("a new user is told", () => {
       "more side layers than the model has",
       () => train("pairs.jsonl", "--layers", "1000"),
       2,
-      /\[L-OPTION\] 1000 side layers: wanted a whole number from 1 to L = 6/,
+      /\[L-OPTION\] --layers: 1000 is not a whole number from 1 to L = 6/,
     ],
     [
       "a side network without width",
       () => train("pairs.jsonl", "--reduction", "100000"),
       2,
-      /\[L-OPTION\] reduction 100000 leaves.* Take at most 64/,
+      /\[L-OPTION\] --reduction: 100000 leaves.* Take at most 64/,
     ],
     [
       "LoRA on a layer that there is not",
       () => train("pairs.jsonl", "--method", "lora", "--targets", "lm_head"),
       2,
-      /\[L-OPTION\].*"lm_head" is not a linear layer/,
+      /\[L-OPTION\] --targets: "lm_head" is not a linear layer/,
     ],
     [
       "full fine-tuning of 4 bits",
@@ -134,7 +134,7 @@ describe("a new user is told", () => {
       "a plan for more layers than the model has",
       () => ["plan", "--model", "tiny-books", "--method", "ladder", "--layers", "1000"],
       2,
-      /\[L-OPTION\] 1000 side layers/,
+      /\[L-OPTION\] --layers: 1000 is not/,
     ],
     [
       "windows past the context",

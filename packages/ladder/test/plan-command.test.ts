@@ -173,7 +173,7 @@ describe("of several methods", () => {
     ]) {
       const { exitCode, out, err } = await run;
       expect({ exitCode, out }).toEqual({ exitCode: 2, out: "" });
-      expect(err).toMatch(/\[L-OPTION\].*6 is past/);
+      expect(err).toMatch(/\[L-OPTION\] --lora-layers: layer 6 is past/);
     }
     for (const methods of [["full"], ["ladder", "full"]]) {
       const run = await plan("--method", ...methods, "--quantize", "nf4");

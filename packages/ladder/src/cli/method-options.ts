@@ -1,6 +1,6 @@
 /** Options that say what a step trains and what memory it may take; `train`, `plan` and `compare` share them. */
 import { type Device, SidenetError } from "@sidenet/tensor";
-import { type Command, Option } from "commander";
+import { Command, Option } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
 import type { LadderOptions, SideOptions, XLadderOptions } from "../methods/ladder-config.ts";
 import type { LoraOptions } from "../methods/lora-config.ts";
@@ -66,6 +66,8 @@ export interface MemoryFlags {
 export interface StepFlags extends SizeFlags, MemoryFlags {
   readonly method: Method;
   readonly dtype: WeightChoice;
+  readonly batchSize: number;
+  readonly gradientAccumulation: number;
 }
 
 const dtypeOption = (): Option =>
@@ -167,14 +169,29 @@ const methodsWith = (flag: string): readonly Method[] =>
     return group in OPTIONS && flag in OPTIONS[group as keyof typeof OPTIONS];
   });
 
+/** Whether a flag does anything for a method. */
+export function takesFlag(method: Method, flag: string): boolean {
+  const taking = methodsWith(flag);
+  return taking.length === 0 || taking.includes(method);
+}
+
+/** The flag for an option that an error names, such as "lora.layers"; any other name as it is. */
+export function flagOf(name: string): string {
+  const [group, option] = name.split(".");
+  const [attribute] =
+    Object.entries(OPTIONS[group as keyof typeof OPTIONS] ?? {}).find(([, one]) => one === option) ?? [];
+  const flag = addSizeOptions(new Command()).options.find((one) => one.attributeName() === attribute);
+  return flag?.long ?? name;
+}
+
 /** Throws `C-USAGE` for a size that none of the methods has: it would do nothing. */
 export function refuseOtherMethods(command: Command, methods: readonly Method[]): void {
   for (const option of givenOptions(command)) {
-    const taking = methodsWith(option.attributeName());
-    if (taking.length === 0 || taking.some((method) => methods.includes(method))) continue;
+    const flag = option.attributeName();
+    if (methods.some((method) => takesFlag(method, flag))) continue;
     throw new SidenetError(
       "C-USAGE",
-      `${option.long} is for ${taking.join(" or ")}, and does nothing for ${methods.join(", ")}. Leave it out, or give another method.`,
+      `${option.long} is for ${methodsWith(flag).join(" or ")}, and does nothing for ${methods.join(", ")}. Leave it out, or give another method.`,
     );
   }
 }

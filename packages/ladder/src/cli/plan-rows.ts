@@ -19,8 +19,6 @@ export interface PlannedDevice {
 /** The flags of steps to plan, but for what each method has for itself. */
 export interface PlanFlags extends Omit<StepFlags, "method"> {
   readonly device: DeviceName;
-  readonly batchSize: number;
-  readonly gradientAccumulation: number;
   readonly bindingLimit?: number;
   readonly adapterClass: DeviceProfile["adapterClass"];
 }

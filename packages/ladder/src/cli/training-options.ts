@@ -2,7 +2,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { Method } from "../methods/adapter.ts";
 import {
   addFieldOptions,
   addQuestionSettings,
@@ -13,28 +12,17 @@ import {
   weightedFile,
 } from "./data-options.ts";
 import { deviceOption } from "./device.ts";
-import {
-  addStepOptions,
-  type MemoryFlags,
-  methodOption,
-  methodOptions,
-  type SizeFlags,
-  type WeightChoice,
-} from "./method-options.ts";
+import { addStepOptions, methodOption, methodOptions, type StepFlags } from "./method-options.ts";
 import { nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
 import type { ShownRun } from "./training-run.ts";
 
 /** As commander hands them over. */
-export interface TrainingFlags extends SizeFlags, MemoryFlags, FieldFlags, QuestionFlags {
+export interface TrainingFlags extends StepFlags, FieldFlags, QuestionFlags {
   readonly model: string;
   readonly data: readonly string[];
-  readonly method: Method;
   readonly output: string;
   readonly device: DeviceName;
-  readonly dtype: WeightChoice;
   readonly steps: number;
-  readonly batchSize: number;
-  readonly gradientAccumulation: number;
   readonly maxLength?: number;
   readonly packLength?: number;
   readonly bucketByLength: boolean;
