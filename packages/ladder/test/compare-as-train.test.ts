@@ -104,11 +104,18 @@ describe("a method that compare trains is what train makes of the same options",
   it("and can be continued by train, from the folder alone", async () => {
     const output = await newFolder();
     const options = ["--model", files.model, "--data", files.data, "--device", "cpu", "--held-out", "4"];
-    const methods = ["--methods", "lora+checkpointing", "--steps", "2", "--output", output];
-    expect(await sidenet("compare", ...options, ...methods)).toMatchObject({ exitCode: 0 });
-    const folder = join(output, "lora+checkpointing");
-    const more = await sidenet("train", "--output", folder, "--resume", "--steps", "4", "--json");
-    expect(more.json()).toMatchObject({ resumed_from: 2, steps: 4 });
+    const methods = ["--methods", "ladder", "lora+checkpointing", "--steps", "2", "--output", output];
+    const sizes = ["--reduction", "2", "--fusion", "gate", "--rank", "2"]; // of one of the methods each
+    expect(await sidenet("compare", ...options, ...methods, ...sizes)).toMatchObject({ exitCode: 0 });
+    for (const method of ["ladder", "lora+checkpointing"]) {
+      const args = ["--output", join(output, method), "--resume", "--steps", "4", "--json"];
+      const more = await sidenet("train", ...args);
+      expect(more.exitCode, more.err).toBe(0);
+      expect(more.json()).toMatchObject({ resumed_from: 2, steps: 4 });
+      expect(more.err.match(/resumed with a change: .*/g)).toEqual([
+        "resumed with a change: steps was 2, now it is 4",
+      ]);
+    }
   });
 });
 

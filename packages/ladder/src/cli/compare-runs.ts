@@ -5,9 +5,9 @@ import { Command } from "commander";
 import { openModelConfig } from "../node/open-model.ts";
 import type { TrainSummary } from "../node/train-run.ts";
 import { withDevice } from "./device.ts";
-import { stepSettings } from "./method-options.ts";
+import { stepSettings, takesFlag } from "./method-options.ts";
 import { EXIT, type Outcome } from "./session.ts";
-import { namedSettings } from "./settings.ts";
+import { currentSettings, type Settings } from "./settings.ts";
 import { stopOnSignals } from "./signals.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -82,6 +82,14 @@ const flagsOf = (variant: Variant, flags: CompareFlags): TrainingFlags => ({
   output: join(flags.output, variant.name),
 });
 
+/** The settings of that `train`, without sizes of other methods, which it would refuse. */
+function settingsOfTrain(flags: TrainingFlags): Settings {
+  const train = addTrainSettings(new Command());
+  for (const [flag, value] of Object.entries(flags))
+    if (takesFlag(flags.method, flag)) train.setOptionValue(flag, value);
+  return currentSettings(train);
+}
+
 /** The run that `sidenet train` does with the same options: it can go on with it. */
 async function runVariant(
   device: Device,
@@ -95,7 +103,7 @@ async function runVariant(
     ...runOptions(flags),
     ...stepSettings(flags, device),
     existing: all.overwrite ? "overwrite" : "refuse",
-    settings: namedSettings(addTrainSettings(new Command()), { ...flags }),
+    settings: settingsOfTrain(flags),
   } as const;
   const summary = await showRun(device, report, run, signal);
   report.note(`${variant.name}: held-out loss ${lossText(summary.eval_loss)}`);

@@ -161,11 +161,11 @@ export function applySettings(command: Command, ...layers: readonly Record<strin
 }
 
 /** The settings in force, defaults included, as JSON has them. */
-export const currentSettings = (command: Command): Settings => namedSettings(command, command.opts());
-
-/** A command's settings with values that are given by the names of its attributes. */
-export function namedSettings(command: Command, values: Readonly<Record<string, unknown>>): Settings {
-  const all = settingsOf(command).map((option) => [settingName(option), values[option.attributeName()]]);
+export function currentSettings(command: Command): Settings {
+  const all = settingsOf(command).map((option) => [
+    settingName(option),
+    command.getOptionValue(option.attributeName()),
+  ]);
   return JSON.parse(JSON.stringify(Object.fromEntries(all))) as Settings;
 }
 
