@@ -5,15 +5,21 @@
 //   npm run demo -- --steps 200          any other option of `sidenet train`
 
 import { spawnSync } from "node:child_process";
-import { chooseDemo, DEMOS, demoArguments } from "./lib/demo-runs.mjs";
+import { asksForHelp, chooseDemo, DEMOS, demoArguments, demoHelp } from "./lib/demo-runs.mjs";
 import { ROOT } from "./lib/environment.mjs";
+import { headOf } from "./lib/options.mjs";
 import { npm } from "./lib/packages.mjs";
 import { SIDENET } from "./lib/sidenet.mjs";
 import { reportFailure, requireSuccess } from "./lib/steps.mjs";
 import { setupPackages } from "./setup.mjs";
 
 async function demo() {
-  const { name, rest } = chooseDemo(process.argv.slice(2));
+  const argv = process.argv.slice(2);
+  if (asksForHelp(argv)) {
+    console.log(demoHelp(headOf(process.argv[1])));
+    return;
+  }
+  const { name, rest } = chooseDemo(argv);
   setupPackages(); // no driver: without a GPU sidenet runs on WebAssembly
   let model = name;
   if (name === "smollm2") {

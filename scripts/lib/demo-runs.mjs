@@ -25,6 +25,19 @@ export const DEMOS = {
   },
 };
 
+/** Whether the arguments ask for help with the demo. */
+export const asksForHelp = (argv) => argv.includes("--help") || argv.includes("-h");
+
+/** What each demo is, and its options; `head` says how to start one. */
+export function demoHelp(head) {
+  const usage = `usage: npm run demo -- [--model ${Object.keys(DEMOS).join("|")}] [OPTIONS]`;
+  const demos = Object.entries(DEMOS).map(
+    ([name, { what, args }]) => `${name}: ${what}\n  ${args.join(" ")}`,
+  );
+  const options = "Options that are given come last and count more. npx sidenet train --help lists them.";
+  return [usage, head, ...demos, options].join("\n\n");
+}
+
 /** The demo that the arguments of `npm run demo -- ...` choose by --model, and the arguments that are left for `sidenet train`. */
 export function chooseDemo(argv) {
   const { tokens } = parseArgs({

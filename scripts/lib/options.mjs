@@ -96,7 +96,7 @@ function usageOf(defaults, required) {
 }
 
 /** The comment at the head of a script. */
-function headOf(path) {
+export function headOf(path) {
   const lines = readFileSync(path, "utf8").split("\n");
   const end = lines.findIndex((line) => !line.startsWith("//"));
   return lines

@@ -1,10 +1,12 @@
 // `npm run demo`: which run it starts, and that its arguments do what the README says, in fewer steps.
+import { spawnSync } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { sidenet } from "../../packages/ladder/test/capture.ts";
 import { chooseDemo, DEMOS, demoArguments } from "../lib/demo-runs.mjs";
+import { ROOT } from "../lib/environment.mjs";
 
 describe("the demo", () => {
   let folder: string;
@@ -20,6 +22,24 @@ describe("the demo", () => {
     expect(chooseDemo(["--json", "--model=smollm2"])).toEqual({ name: "smollm2", rest: ["--json"] });
     expect(() => chooseDemo(["--model", "gpt-5"])).toThrow(/tiny-books and smollm2/);
     expect(() => chooseDemo(["--model"])).toThrow(/tiny-books and smollm2/);
+  });
+
+  it("explains itself with --help, and trains nothing: its models, what they run, and where the options are listed", () => {
+    for (const args of [["--help"], ["-h"], ["--model", "smollm2", "--help"]]) {
+      const { status, stdout, stderr } = spawnSync(process.execPath, ["scripts/demo.mjs", ...args], {
+        cwd: ROOT,
+        encoding: "utf8",
+      });
+      expect(status, stderr).toBe(0);
+      expect(stdout).toMatch(
+        /^usage: npm run demo -- \[--model tiny-books\|smollm2\] \[OPTIONS\]\n\nTrains a Ladder/,
+      );
+      for (const [name, { what, args: own }] of Object.entries(DEMOS)) {
+        expect(stdout).toContain(`${name}: ${what}\n  ${own.join(" ")}\n`);
+      }
+      expect(stdout).toContain("npx sidenet train --help lists them");
+      expect(stdout).not.toContain("Usage: sidenet train");
+    }
   });
 
   it("goes on with a run only where that is asked for", () => {

@@ -103,4 +103,33 @@ function ending({ run, summary, failure, steps }, live) {
   return { text: `no end is recorded after ${done}: it goes on, or was killed`, bad: true };
 }
 
-globalThis.parts = { plots, resolved, element, bytes, count, duration, loss, last, card, plot, ending };
+/** Settings of a run as pairs of texts: those in force, and of the others what their defaults came to. */
+function settingsOf({ run }) {
+  const text = (value) =>
+    Array.isArray(value)
+      ? value.join(", ")
+      : typeof value === "number" && !Number.isInteger(value)
+        ? String(+value.toPrecision(4))
+        : String(value);
+  const given = Object.entries(run.settings).filter(([, value]) => value !== null);
+  const defaults = Object.entries(run.defaults).filter(([key]) => run.settings[key] == null);
+  return [
+    ...given.map(([key, value]) => [key, text(value)]),
+    ...defaults.map(([key, value]) => [key, `default: ${text(value)}`]),
+  ];
+}
+
+globalThis.parts = {
+  plots,
+  resolved,
+  element,
+  bytes,
+  count,
+  duration,
+  loss,
+  last,
+  card,
+  plot,
+  ending,
+  settingsOf,
+};

@@ -1,6 +1,7 @@
 // @ts-nocheck: a script of a page, without modules. It draws the data in #data with uPlot; report.ts puts both there.
 
-const { plots, resolved, element, bytes, count, duration, loss, last, card, plot, ending } = globalThis.parts;
+const { plots, resolved, element, bytes, count, duration, loss, last, card, plot, ending, settingsOf } =
+  globalThis.parts;
 
 const CATEGORY_ORDER = ["weights", "adapter", "optimizer", "gradients", "rungs", "saved", "workspace"];
 const root = document.getElementById("page");
@@ -241,20 +242,23 @@ function drawComparison(runs) {
   );
 }
 
-function drawSettings({ run, name }, alone) {
-  if (!run) return null;
-  const text = (value) =>
-    Array.isArray(value)
-      ? value.join(", ")
-      : typeof value === "number" && !Number.isInteger(value)
-        ? String(+value.toPrecision(4))
-        : String(value);
-  const rows = Object.entries(run.settings).map(([key, value]) => {
-    if (value !== null) return [key, text(value)];
-    const found = run.defaults?.[key];
-    return [key, found == null ? "default" : `default: ${text(found)}`];
-  });
-  return card(alone ? "Settings" : `Settings of ${name}`, "half", table(["name", "value"], rows, "pairs"));
+/** The settings that the runs share, and of several what each has for itself. */
+function drawSettings(all) {
+  const runs = all.filter(({ run }) => run !== null);
+  const settings = runs.map(settingsOf);
+  const isShared = ([key, value]) =>
+    settings.every((pairs) => pairs.some(([name, other]) => name === key && other === value));
+  const pairs = (title, rows) =>
+    rows.length === 0 ? null : card(title, "half", table(["name", "value"], rows, "pairs"));
+  return [
+    pairs("Settings", (settings[0] ?? []).filter(isShared)),
+    ...runs.map(({ name }, i) =>
+      pairs(
+        `Settings of ${name}`,
+        settings[i].filter((pair) => !isShared(pair)),
+      ),
+    ),
+  ];
 }
 
 /** What is to be known before the curves are read: runs that did not come to their end. */
@@ -343,7 +347,8 @@ function draw(data) {
       (value) => value.toFixed(0),
     ),
     ...runs.flatMap((run) => drawSamples(run, alone ? "" : `: ${run.name}`)),
-    ...runs.flatMap((run) => [drawSettings(run, alone), alone ? drawRun(run, live) : null]),
+    ...drawSettings(runs),
+    alone ? drawRun(runs[0], live) : null,
   ].filter((section) => section !== null);
   for (const { chart } of plots) chart.destroy();
   plots.length = 0;

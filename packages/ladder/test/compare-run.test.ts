@@ -83,6 +83,63 @@ it("sidenet compare with data wants a folder for what it trains", async () => {
   expect(run.err).toContain("--data needs --output");
 });
 
+it("sidenet compare refuses options that would do nothing: of training without data, of a plan with data, of methods that it has not", async () => {
+  const output = join(folder, "none");
+  const planned = (...more: string[]) => sidenet("compare", "--model", "tiny-books", ...more);
+  const trained = (...more: string[]) => compare("none", ...more);
+  const cases: [run: Promise<Captured>, message: RegExp][] = [
+    [planned("--template", "chat"), /--template is for training, and without --data .* only planned/],
+    [planned("--steps", "9", "--output", output), /--steps is for training/],
+    [
+      trained("--context", "64"),
+      /--context is for plans, and with --data .* Leave it out, or add --device meta/,
+    ],
+    [trained("--adapter-class", "software"), /--adapter-class is for plans/],
+    [trained("--delta", "1"), /--delta is for xladder, and does nothing for ladder, lora/],
+    [trained("--patience", "2"), /--patience counts the evaluations of --eval-every/],
+    [trained("--resume"), /unknown option '--resume'/],
+    [trained("--method", "ladder"), /unknown option '--method'/],
+  ];
+  for (const [run, message] of cases) {
+    const { exitCode, out, err } = await run;
+    expect(err).toMatch(message);
+    expect({ exitCode, out }).toEqual({ exitCode: 2, out: "" });
+  }
+  expect(await readdir(folder)).not.toContain("none");
+});
+
+it("sidenet compare with data reports what does not fit the model, or the weights, before it trains the first method", async () => {
+  for (const [more, message] of [
+    [["--lora-layers", "9"], /\[L-OPTION\] --lora-layers: layer 9 is past/],
+    [
+      ["--methods", "ladder", "qlora", "--quantize", "none"],
+      /\[L-METHOD\] QLoRA is LoRA over weights in NF4/,
+    ],
+  ] as const) {
+    const run = await compare("mistaken", ...more);
+    expect(run.err).toMatch(message);
+    expect(run.err).not.toMatch(/^step/m);
+    expect(run).toMatchObject({ exitCode: 2, out: "" });
+  }
+});
+
+it("sidenet compare plans its own training with --device meta: the batch is that of the runs, and --steps is no mistake", async () => {
+  const run = async (...more: string[]) => {
+    const plan = ["--model", "tiny-books", "--methods", "ladder", "--device", "meta", "--context", "64"];
+    const { exitCode, err, json } = await sidenet("compare", ...plan, "--json", ...more);
+    expect(exitCode, err).toBe(0);
+    return json() as { batch_size: number; gradient_accumulation: number; results: { tokens: number }[] };
+  };
+  const data = args[args.indexOf("--data") + 1];
+  expect(await run("--data", data, "--steps", "7")).toMatchObject({
+    batch_size: 4,
+    results: [{ tokens: 256 }],
+  });
+  expect(await run()).toMatchObject({ batch_size: 1, results: [{ tokens: 64 }] });
+  const accumulated = await run("--batch-size", "2", "--gradient-accumulation", "3");
+  expect(accumulated).toMatchObject({ gradient_accumulation: 3, results: [{ tokens: 384 }] });
+});
+
 it("sidenet compare replaces earlier results and runs only where it is told to", async () => {
   const bytes = await readFile(join(folder, "json", "results.json"), "utf8");
   const again = await compare("json");

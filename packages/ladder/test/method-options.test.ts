@@ -3,7 +3,12 @@ import { readdirSync, readFileSync } from "node:fs";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
-import { addSizeOptions, methodOptions, type SizeFlags } from "../src/cli/method-options.ts";
+import {
+  addSizeOptions,
+  methodOptions,
+  refuseOtherMethods,
+  type SizeFlags,
+} from "../src/cli/method-options.ts";
 import type { Method } from "../src/methods/adapter.ts";
 import { ladderConfig } from "../src/methods/ladder-config.ts";
 import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
@@ -26,6 +31,7 @@ function optionsOf(method: Method, line: string) {
   const command = addSizeOptions(new Command()).exitOverride();
   command.configureOutput({ writeErr: () => {} });
   command.parse(line.split(" ").filter(Boolean), { from: "user" });
+  refuseOtherMethods(command, [method]);
   return methodOptions(method, command.opts<SizeFlags>());
 }
 
@@ -143,8 +149,10 @@ describe("flags of side networks", () => {
   it("that would do nothing, or are not what they have to be, are refused", () => {
     for (const [method, line, message] of [
       ["ladder", "--importance fisher", /--importance says what --init pruned keeps/],
-      ["xladder", "--rungs-at 1 2", /--rungs-at is for --method ladder/],
-      ["lora", "--rungs-at 1 2", /--rungs-at is for --method ladder/],
+      ["xladder", "--rungs-at 1 2", /--rungs-at is for ladder, and does nothing for xladder/],
+      ["lora", "--rungs-at 1 2", /--rungs-at is for ladder, and does nothing for lora/],
+      ["ladder", "--delta 2", /--delta is for xladder, and does nothing for ladder/],
+      ["head", "--no-rung-norm", /--no-rung-norm is for ladder or xladder, and does nothing for head/],
     ] as const) {
       expect(() => optionsOf(method, line)).toThrow(message);
     }

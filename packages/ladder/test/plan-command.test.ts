@@ -157,6 +157,68 @@ it("sidenet compare plans methods side by side where there is no data, and write
   expect(off).toBeLessThanOrEqual(0.01);
 });
 
+describe("of several methods", () => {
+  const plan = (...args: string[]) => sidenet("plan", "--model", "tiny-books", "--context", "32", ...args);
+  const compare = (...args: string[]) =>
+    sidenet("compare", "--model", "tiny-books", "--context", "32", ...args);
+
+  it("a mistake in the options is the same as of one: no table, and exit code 2", async () => {
+    for (const run of [
+      plan("--method", "qlora", "--lora-layers", "4-9"),
+      plan("--method", "ladder", "qlora", "--lora-layers", "4-9"),
+      plan("--lora-layers", "4-9"),
+      plan("--method", "ladder", "qlora", "--lora-layers", "4-9", "--memory", "1GB"),
+      compare("--methods", "ladder", "qlora", "--lora-layers", "4-9"),
+      compare("--lora-layers", "4-9"),
+    ]) {
+      const { exitCode, out, err } = await run;
+      expect({ exitCode, out }).toEqual({ exitCode: 2, out: "" });
+      expect(err).toMatch(/\[L-OPTION\] --lora-layers: layer 6 is past/);
+    }
+    for (const methods of [["full"], ["ladder", "full"]]) {
+      const run = await plan("--method", ...methods, "--quantize", "nf4");
+      expect(run).toMatchObject({ exitCode: 2, out: "" });
+      expect(run.err).toContain("[L-METHOD]");
+    }
+  });
+
+  it("those that nobody named, and that other options exclude, are left out with a note", async () => {
+    const run = await plan("--quantize", "none");
+    expect(run.exitCode).toBe(0);
+    expect(run.out).toMatch(/^ladder .*\nxladder .*\nlora .*\nfull .*\nhead /m);
+    expect(run.err).toMatch(/^without qlora: QLoRA is LoRA over weights in NF4/m);
+    const compared = await compare("--quantize", "none");
+    expect(compared.exitCode).toBe(0);
+    expect(compared.out).not.toContain("qlora");
+  });
+
+  it("each takes the options that are its own", async () => {
+    const run = await compare(
+      "--methods",
+      "ladder",
+      "xladder",
+      "lora",
+      "--rungs-at",
+      "2",
+      "6",
+      "--rank",
+      "4",
+      "--json",
+    );
+    expect(run.exitCode, run.err).toBe(0);
+    const none = await compare("--methods", "xladder", "lora", "--rungs-at", "2", "6");
+    expect(none.exitCode).toBe(2);
+    expect(none.err).toContain("--rungs-at is for ladder, and does nothing for xladder, lora");
+  });
+
+  it("one that takes too large a buffer stands in its row, and the exit code is 1", async () => {
+    const contexts = ["--context", "32", "900000000", "--batch", "9", "--method", "ladder"];
+    const run = await plan(...contexts);
+    expect(run.out).toMatch(/^ladder +32.*\nladder +900000000 +T-TOO-LARGE/m);
+    expect(run.exitCode).toBe(1);
+  });
+});
+
 it("docs/memory.md has the tables that scripts/memory-tables.mjs makes", async () => {
   const { FILE, memoryTables, withTables } = await import("../../../scripts/memory-tables.mjs");
   const page = await readFile(FILE, "utf8");

@@ -9,7 +9,7 @@ import { openSafetensors } from "../src/formats/safetensors.ts";
 import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
 import { ladderConfig, xladderConfig } from "../src/methods/ladder-config.ts";
 import { Lora } from "../src/methods/lora.ts";
-import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
+import { loraConfig, loraSites, parseLoraConfig } from "../src/methods/lora-config.ts";
 import { initializeAdapter, makeAdapter } from "../src/methods/method.ts";
 import { checkSideConfig, parseSideConfig, sideDepth } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
@@ -18,6 +18,7 @@ import { decoderParameters } from "../src/model/decoder.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
 import { quantizeNf4 } from "../src/model/nf4-weight.ts";
 import { openAdapter, saveAdapter } from "../src/node/adapter-files.ts";
+import { sidenet } from "./capture.ts";
 import { f32, type TensorFile } from "./golden-cases.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
@@ -41,36 +42,52 @@ describe("a side network is refused", () => {
     [
       "with δ past the backbone's depth",
       xladder({ delta: 9 }),
-      /δ = 9: wanted a whole number from 1 to L = 8/,
+      /delta: 9 is not a whole number from 1 to L = 8/,
     ],
-    ["with fewer side layers than δ", xladder({ delta: 4, layers: 3 }), /3 side layers are fewer than δ = 4/],
-    ["with rungs by hand for an xLadder", xladder({ rungs: [1, 2] }), /the inputs of the top δ layers/],
-    ["with more layers than hidden states", ladder({ layers: 9 }), /9 side layers: wanted .* 1 to L = 8/],
-    ["with a rung out of range", ladder({ rungs: [2, 9] }), /rung 9: wanted .* 0 to L = 8/],
-    ["with a rung that is no index", ladder({ rungs: [1.5] }), /rung 1.5/],
-    ["with descending rungs", ladder({ rungs: [4, 2] }), /rungs\[1\] = 2 comes after 4/],
-    ["with more rungs than layers", ladder({ rungs: [1, 2, 3], layers: 2 }), /3 rungs are more than .* 2/],
-    ["with no rung at all", ladder({ rungs: [], layers: 2 }), /without rungs has no input/],
-    ["with no width", ladder({ width: 0 }), /side width 0 is not a whole number from 1 to 48/],
-    ["with more width than the backbone", ladder({ width: 54 }), /side width 54 is not .* 1 to 48/],
+    ["with fewer side layers than δ", xladder({ delta: 4, layers: 3 }), /layers: 3 are fewer than δ = 4/],
+    [
+      "with rungs by hand for an xLadder",
+      xladder({ rungs: [1, 2] }),
+      /rungs: those of an xLadder are the inputs of the top δ layers/,
+    ],
+    [
+      "with more layers than hidden states",
+      ladder({ layers: 9 }),
+      /layers: 9 is not a whole number from 1 to L = 8/,
+    ],
+    ["with a rung out of range", ladder({ rungs: [2, 9] }), /rungs: 9 is not .* 0 to L = 8/],
+    ["with a rung that is no index", ladder({ rungs: [1.5] }), /rungs: 1.5 is not/],
+    ["with descending rungs", ladder({ rungs: [4, 2] }), /rungs: 2 comes after 4/],
+    [
+      "with more rungs than layers",
+      ladder({ rungs: [1, 2, 3], layers: 2 }),
+      /rungs: 3 of them are more than the 2 side layers/,
+    ],
+    [
+      "with no rung at all",
+      ladder({ rungs: [], layers: 2 }),
+      /rungs: a side network without any has no input/,
+    ],
+    ["with no width", ladder({ width: 0 }), /width: 0 is not a whole number from 1 to 48/],
+    ["with more width than the backbone", ladder({ width: 54 }), /width: 54 is not .* 1 to 48/],
     [
       "with a width that its heads do not divide",
       ladder({ width: 26 }),
-      /26 does not divide into 3 heads .* multiple of 6/,
+      /width: 26 does not divide into 3 heads .* multiple of 6/,
     ],
     [
       "with a reduction that leaves no pair for rope",
       ladder({ reduction: 100 }),
-      /reduction 100 leaves a side width of 0.5 .* at most 24/,
+      /reduction: 100 leaves a side width of 0.5 .* at most 24/,
     ],
-    ["with a reduction below 1", ladder({ reduction: 0.5 }), /reduction 0.5/],
-    ["from a file whose rung is out of range", written({ rungs: [1, 2, 99] }), /rungs\[2\] = 99 is past/],
+    ["with a reduction below 1", ladder({ reduction: 0.5 }), /reduction: 0.5 is not 1 or more/],
+    ["from a file whose rung is out of range", written({ rungs: [1, 2, 99] }), /rungs: 99 is past/],
     ["from a file whose rungs descend", written({ rungs: [3, 1, 2] }), /comes after 3/],
-    ["from a file with an odd head", written({ head_dim: 3 }), /head_dim 3 is odd/],
+    ["from a file with an odd head", written({ head_dim: 3 }), /head_dim: 3 is odd/],
     [
       "from a file whose heads do not divide",
       written({ num_key_value_heads: 4, num_attention_heads: 6 }),
-      /6 is not a multiple of .* 4/,
+      /num_attention_heads: 6 is not a multiple of .* 4/,
     ],
   ];
   it.each(cases)("%s", (_title, make, message) => {
@@ -123,16 +140,16 @@ describe("effective depth", () => {
 describe("LoRA is refused", () => {
   const sites = (options: object) => () => loraSites(loraConfig("m", options), model);
   const cases: [title: string, make: () => unknown, message: RegExp][] = [
-    ["with rank 0", sites({ rank: 0 }), /r: Too small/],
-    ["with a broken rank", sites({ rank: 1.5 }), /r: /],
-    ["with rank 0 for one layer", sites({ rankPattern: { q_proj: 0 } }), /rank_pattern.q_proj: Too small/],
+    ["with rank 0", sites({ rank: 0 }), /rank: Too small/],
+    ["with a broken rank", sites({ rank: 1.5 }), /rank: /],
+    ["with rank 0 for one layer", sites({ rankPattern: { q_proj: 0 } }), /rankPattern: q_proj: Too small/],
     [
       "with a broken rank for one layer",
       sites({ rankPattern: { q_proj: 2.5 } }),
       /rank 2.5 .* is not a whole number/,
     ],
-    ["with alpha 0", sites({ alpha: 0 }), /lora_alpha: Too small/],
-    ["with dropout of everything", sites({ dropout: 1 }), /lora_dropout/],
+    ["with alpha 0", sites({ alpha: 0 }), /alpha: Too small/],
+    ["with dropout of everything", sites({ dropout: 1 }), /dropout: Too big/],
     ["for a layer that is no linear one", sites({ targets: ["lm_head"] }), /"lm_head" is not a linear layer/],
     [
       "for a layer that is no linear one beside one that is",
@@ -141,7 +158,7 @@ describe("LoRA is refused", () => {
     ],
     ["for no layer", sites({ targets: [] }), /\[\] leaves nothing to train/],
     ["for a block past the last", sites({ layers: [8] }), /layer 8 is past the last of 8/],
-    ["for no block", sites({ layers: [] }), /no block is named/],
+    ["for no block", sites({ layers: [] }), /layers: no block is named/],
     // JavaScript would read {,1} and \Z as text, and the layer would silently have another alpha than in PEFT.
     [
       "with an expression that only Python reads so",
@@ -158,6 +175,60 @@ describe("LoRA is refused", () => {
   it.each(cases)("%s", (_title, make, message) => {
     expect(make).toThrow(expect.objectContaining({ code: "L-ADAPTER-CONFIG" }));
     expect(make).toThrow(message);
+  });
+});
+
+describe("what is refused is called", () => {
+  /** What a value is called in a file, as an option and as a flag; each is out of range for the model. */
+  const wrong: [file: object, field: string, options: object, option: string, flags: string, flag: string][] = [
+    [{ layers_to_transform: [8] }, "layers_to_transform: layer 8", { layers: [8] }, "lora.layers", "--lora-layers 8", "--lora-layers"],
+    [{ target_modules: ["lm_head"] }, 'target_modules: "lm_head"', { targets: ["lm_head"] }, "lora.targets", "--targets lm_head", "--targets"],
+    [{ r: 0 }, "r: Too small", { rank: 0 }, "lora.rank", "", ""],
+    [{ lora_alpha: -1 }, "lora_alpha: Too small", { alpha: -1 }, "lora.alpha", "", ""],
+    [{ lora_dropout: 1 }, "lora_dropout: Too big", { dropout: 1 }, "lora.dropout", "", ""],
+    [{ use_rslora: 3 }, "use_rslora: Invalid", { rsLora: 3 }, "lora.rsLora", "", ""],
+    [{ rank_pattern: { q_proj: 1.5 } }, "rank_pattern: rank 1.5", { rankPattern: { q_proj: 1.5 } }, "lora.rankPattern", "", ""],
+    [{ alpha_pattern: { "(a+)+": 1 } }, "alpha_pattern: matching", { alphaPattern: { "(a+)+": 1 } }, "lora.alphaPattern", "", ""],
+  ]; // biome-ignore format: a line a value
+  const peft = { peft_type: "LORA", r: 2, lora_alpha: 4, target_modules: ["q_proj"] };
+
+  it.each(wrong)("as in PEFT's file: %o", (file, field) => {
+    const make = () => loraSites(parseLoraConfig({ ...peft, ...file }, "adapter_config.json"), model);
+    expect(make).toThrow(expect.objectContaining({ code: "L-ADAPTER-CONFIG" }));
+    expect(make).toThrow(field);
+  });
+
+  it.each(wrong)(
+    "as the option of the library, where it comes from one: not %o",
+    (_file, _field, lora, option) => {
+      using decoder = randomDecoder(new CpuDevice(), model);
+      const make = () => makeAdapter({ method: "lora", lora }, decoder, "m");
+      expect(make).toThrow(expect.objectContaining({ code: "L-OPTION" }));
+      expect(make).toThrow(`[L-OPTION] ${option}: `);
+    },
+  );
+
+  const L = 30; // of SmolLM2-135M
+  it.each([
+    ...wrong
+      .filter(([, , , , flags]) => flags !== "")
+      .map(([, , , , flags, flag]) => ["lora", flags.replace("8", `${L}`), flag]),
+    ["ladder", `--layers ${L + 1}`, "--layers"],
+    ["ladder", `--rungs-at 2 ${L + 1}`, "--rungs-at"],
+    ["ladder", "--rungs-at 4 2", "--rungs-at"],
+    ["ladder", "--rungs-at 1 2 3 --layers 2", "--rungs-at"],
+    ["ladder", "--side-width 27", "--side-width"],
+    ["ladder", "--reduction 1000", "--reduction"],
+    ["xladder", `--delta ${L + 1}`, "--delta"],
+    ["xladder", "--delta 4 --layers 3", "--layers"],
+    ["xladder", "--layers 1 --side-width 96", "--layers"],
+  ])("as the flag, where it was typed: %s %s", async (method, flags, flag) => {
+    const args = ["--model", "SmolLM2-135M", "--method", method, ...flags.split(" "), "--context", "32"];
+    const run = await sidenet("plan", ...args, "--json");
+    expect(run.exitCode).toBe(2);
+    expect(run.err).toContain(`[L-OPTION] ${flag}: `);
+    const { error } = run.json() as { error: { message: string } };
+    expect(error.message.startsWith(`${flag}: `)).toBe(true);
   });
 });
 

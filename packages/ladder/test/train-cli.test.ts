@@ -8,7 +8,7 @@ import { parse } from "yaml";
 import { weightedFile } from "../src/cli/data-options.ts";
 import { configText, currentSettings, parseConfig, settingName, settingsOf } from "../src/cli/settings.ts";
 import { Report } from "../src/cli/terminal.ts";
-import { addTrainSettings } from "../src/cli/train.ts";
+import { addTrainSettings } from "../src/cli/training-options.ts";
 import { sidenet } from "./capture.ts";
 import { tinyArguments, writeTinyFiles } from "./tiny-run.ts";
 

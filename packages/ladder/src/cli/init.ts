@@ -7,7 +7,7 @@ import { jsonOption } from "./device.ts";
 import type { Outcome, Session } from "./session.ts";
 import { configText } from "./settings.ts";
 import type { Report } from "./terminal.ts";
-import { addTrainSettings } from "./train.ts";
+import { addTrainSettings } from "./training-options.ts";
 
 const HELP = `
 Settings that are given as flags are written as they are, the others as comments with their defaults.

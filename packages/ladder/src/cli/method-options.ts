@@ -1,7 +1,9 @@
-/** Options that say what is trained and what memory it may take; `train`, `plan` and `compare` share them. */
+/** Options that say what a step trains and what memory it may take; `train`, `plan` and `compare` share them. */
 import { type Device, SidenetError } from "@sidenet/tensor";
-import { type Command, Option } from "commander";
+import { Command, Option } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
+import type { LadderOptions, SideOptions, XLadderOptions } from "../methods/ladder-config.ts";
+import type { LoraOptions } from "../methods/lora-config.ts";
 import { type MethodOptions, quantizesByDefault } from "../methods/method.ts";
 import { IMPORTANCES, type Importance } from "../methods/pruning.ts";
 import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
@@ -9,6 +11,7 @@ import { defaultDType, defaultMemory } from "../training/method-defaults.ts";
 import type { MemoryOptions } from "../training/trainer.ts";
 import {
   fraction,
+  givenOptions,
   indexOrRange,
   listOf,
   numberWithin,
@@ -20,7 +23,7 @@ import {
 export type WeightChoice = WeightDType | "auto";
 
 /** `--dtype auto`: f16 where the adapter has it, but for weights that are trained. */
-export const weightDType = (
+const weightDType = (
   dtype: WeightChoice,
   device: Pick<Device, "kind" | "profile">,
   method: Method,
@@ -59,7 +62,15 @@ export interface MemoryFlags {
   readonly chunkTokens?: number;
 }
 
-export const dtypeOption = (): Option =>
+/** The flags of a step of one method. */
+export interface StepFlags extends SizeFlags, MemoryFlags {
+  readonly method: Method;
+  readonly dtype: WeightChoice;
+  readonly batchSize: number;
+  readonly gradientAccumulation: number;
+}
+
+const dtypeOption = (): Option =>
   new Option("--dtype <type>", "type of the frozen weights; auto: f16 where the device has it")
     .choices(["auto", "f32", "f16"])
     .default("auto");
@@ -118,39 +129,69 @@ export function addSizeOptions(command: Command): Command {
     .option("--seed <n>", "seed of initial values, dropout and data order", seed, 0);
 }
 
-const SIDE_METHODS: readonly Method[] = ["ladder", "xladder"];
-const LORA_METHODS: readonly Method[] = ["lora", "qlora"];
+/** The options of side networks that flags stand for. */
+const SIDE_OPTIONS = {
+  reduction: "reduction",
+  sideWidth: "width",
+  layers: "layers",
+  fusion: "fusion",
+  initialRung: "initialRung",
+  rungNorm: "rungNorm",
+  init: "init",
+  importance: "importance",
+} as const satisfies Partial<Record<keyof SizeFlags, keyof SideOptions | "layers">>;
 
-/** Options that do nothing for other methods than these. */
-const OF_METHODS: Readonly<Partial<Record<keyof SizeFlags, readonly Method[]>>> = {
-  reduction: SIDE_METHODS,
-  sideWidth: SIDE_METHODS,
-  layers: SIDE_METHODS,
-  fusion: SIDE_METHODS,
-  initialRung: SIDE_METHODS,
-  rungNorm: SIDE_METHODS,
-  init: SIDE_METHODS,
-  importance: SIDE_METHODS,
-  rungsAt: ["ladder"],
-  delta: ["xladder"],
-  rank: LORA_METHODS,
-  alpha: LORA_METHODS,
-  dropout: LORA_METHODS,
-  rslora: LORA_METHODS,
-  loraLayers: LORA_METHODS,
-  targets: LORA_METHODS,
+/**
+ * The options in `MethodOptions` that flags stand for. By this one table flags become options, are refused for methods that have no
+ * such option, and are named in errors.
+ */
+const OPTIONS = {
+  ladder: { ...SIDE_OPTIONS, rungsAt: "rungs" },
+  xladder: { ...SIDE_OPTIONS, delta: "delta" },
+  lora: {
+    rank: "rank",
+    alpha: "alpha",
+    dropout: "dropout",
+    rslora: "rsLora",
+    targets: "targets",
+    loraLayers: "layers",
+  },
+} as const satisfies {
+  ladder: Partial<Record<keyof SizeFlags, keyof LadderOptions>>;
+  xladder: Partial<Record<keyof SizeFlags, keyof XLadderOptions>>;
+  lora: Partial<Record<keyof SizeFlags, keyof LoraOptions>>;
 };
 
-/** Throws `C-USAGE` for a size of another method: it would be trained without. */
-export function refuseOtherMethods(command: Command, method: Method): void {
-  for (const option of command.options) {
-    const methods = OF_METHODS[option.attributeName() as keyof SizeFlags];
-    if (!methods || methods.includes(method)) continue;
-    const value: unknown = command.getOptionValue(option.attributeName());
-    if (value === undefined || value === (option.negate ? true : option.defaultValue)) continue;
+/** The methods that have an option for a flag. */
+const methodsWith = (flag: string): readonly Method[] =>
+  METHODS.filter((method) => {
+    const group = method === "qlora" ? "lora" : method;
+    return group in OPTIONS && flag in OPTIONS[group as keyof typeof OPTIONS];
+  });
+
+/** Whether a flag does anything for a method. */
+export function takesFlag(method: Method, flag: string): boolean {
+  const taking = methodsWith(flag);
+  return taking.length === 0 || taking.includes(method);
+}
+
+/** The flag for an option that an error names, such as "lora.layers"; any other name as it is. */
+export function flagOf(name: string): string {
+  const [group, option] = name.split(".");
+  const [attribute] =
+    Object.entries(OPTIONS[group as keyof typeof OPTIONS] ?? {}).find(([, one]) => one === option) ?? [];
+  const flag = addSizeOptions(new Command()).options.find((one) => one.attributeName() === attribute);
+  return flag?.long ?? name;
+}
+
+/** Throws `C-USAGE` for a size that none of the methods has: it would do nothing. */
+export function refuseOtherMethods(command: Command, methods: readonly Method[]): void {
+  for (const option of givenOptions(command)) {
+    const flag = option.attributeName();
+    if (methods.some((method) => takesFlag(method, flag))) continue;
     throw new SidenetError(
       "C-USAGE",
-      `${option.long} is for --method ${methods.join(" or ")}, and does nothing for ${method}. Leave it out, or give another --method.`,
+      `${option.long} is for ${methodsWith(flag).join(" or ")}, and does nothing for ${methods.join(", ")}. Leave it out, or give another method.`,
     );
   }
 }
@@ -208,26 +249,45 @@ export function addMemoryOptions(command: Command): Command {
     );
 }
 
+/** What decides a step, planned or run; `batchSize` is the default. */
+export function addStepOptions(command: Command, batchSize: number): Command {
+  command
+    .option("--batch-size <n>", "records per batch", positiveInteger, batchSize)
+    .option("--gradient-accumulation <n>", "batches per optimizer step", positiveInteger, 1)
+    .addOption(dtypeOption());
+  return addMemoryOptions(addSizeOptions(command));
+}
+
+/** What a step depends on: the method, how its model is stored on this device, and memory options. */
+export function stepSettings(
+  flags: StepFlags,
+  device: Pick<Device, "kind" | "profile">,
+): { method: MethodOptions; storage: Required<BaseStorage>; memory: MemoryOptions } {
+  const { method } = flags;
+  const storage = storageOf(method, weightDType(flags.dtype, device, method), flags);
+  return { method: methodOptions(method, flags), storage, memory: memoryOptions(flags, method, storage) };
+}
+
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
-  const { reduction, sideWidth: width, layers, delta, fusion, initialRung, rungNorm, init } = flags;
-  const { rank, alpha, dropout, targets, loraLayers, rslora: rsLora, seed } = flags;
-  const { rungsAt: rungs, importance } = flags;
-  if (importance !== undefined && init !== "pruned")
+  if (flags.importance !== undefined && flags.init !== "pruned")
     throw new SidenetError("C-USAGE", "--importance says what --init pruned keeps. Give both.");
-  if (rungs !== undefined && method !== "ladder")
-    throw new SidenetError("C-USAGE", `--rungs-at is for --method ladder, not ${method}.`);
-  const side = defined({ reduction, width, layers, fusion, initialRung, rungNorm, init, importance });
+  const optionsOf = (group: keyof typeof OPTIONS) =>
+    defined(
+      Object.fromEntries(
+        Object.entries(OPTIONS[group]).map(([flag, option]) => [option, flags[flag as keyof SizeFlags]]),
+      ),
+    );
   return {
     method,
-    ladder: { ...side, ...defined({ rungs }) },
-    xladder: { ...side, ...defined({ delta }) },
-    lora: { ...defined({ rank, alpha, dropout, targets, layers: loraLayers }), rsLora },
-    seed,
+    ladder: optionsOf("ladder"),
+    xladder: optionsOf("xladder"),
+    lora: optionsOf("lora"),
+    seed: flags.seed,
   };
 }
 
 /** What `auto` comes to: `storage` is how the method's model is stored. */
-export function memoryOptions(
+function memoryOptions(
   flags: MemoryFlags & Pick<SizeFlags, "rungNorm">,
   method: Method,
   storage: Required<BaseStorage>,
@@ -247,7 +307,7 @@ export function memoryOptions(
 }
 
 /** How the model of this method is stored. */
-export function storageOf(method: Method, dtype: WeightDType, flags: MemoryFlags): Required<BaseStorage> {
+function storageOf(method: Method, dtype: WeightDType, flags: MemoryFlags): Required<BaseStorage> {
   const quantizeBlocks = flags.quantize === "auto" ? quantizesByDefault(method) : flags.quantize === "nf4";
   return { dtype, quantizeBlocks, quantizeEmbeddings: flags.quantizeEnds };
 }

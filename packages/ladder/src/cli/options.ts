@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Option } from "commander";
+import { type Command, InvalidArgumentError, type Option } from "commander";
 
 /** Parsers for option values; commander adds the option's name to their messages. */
 
@@ -107,3 +107,10 @@ export function repeatable<Parse extends (text: string, previous?: never) => unk
 /** Whether an option takes several values, at once or one after the other; a config file has a list of them. */
 export const isRepeatable = ({ variadic, parseArg }: Option): boolean =>
   variadic || (parseArg !== undefined && repeatableParsers.has(parseArg));
+
+/** The options that have another value than their default, from wherever it came. */
+export const givenOptions = (command: Command): Option[] =>
+  command.options.filter((option) => {
+    const value: unknown = command.getOptionValue(option.attributeName());
+    return value !== undefined && value !== (option.negate ? true : option.defaultValue);
+  });

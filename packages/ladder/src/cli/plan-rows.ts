@@ -4,10 +4,11 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
 import { BINDING_LIMITS, type LargeBuffer, type Plan, type PlanOptions, planStep } from "../training/plan.ts";
 import { withDevice } from "./device.ts";
-import type { MemoryFlags, SizeFlags, WeightChoice } from "./method-options.ts";
+import { type StepFlags, stepSettings } from "./method-options.ts";
+import { EXIT } from "./session.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
-import { settingsOf, type Variant } from "./variants.ts";
+import { type Variant, variantFlags } from "./variants.ts";
 
 export interface PlannedDevice {
   readonly kind: Device["kind"];
@@ -15,27 +16,22 @@ export interface PlannedDevice {
   readonly profile: DeviceProfile;
 }
 
-export interface PlanFlags extends SizeFlags, MemoryFlags {
+/** The flags of steps to plan, but for what each method has for itself. */
+export interface PlanFlags extends Omit<StepFlags, "method"> {
   readonly device: DeviceName;
-  readonly dtype: WeightChoice;
   readonly bindingLimit?: number;
   readonly adapterClass: DeviceProfile["adapterClass"];
-}
-
-/** The flags of a step to plan, where each has a value. */
-export interface StepFlags extends PlanFlags {
-  readonly batchSize: number;
-  readonly gradientAccumulation: number;
 }
 
 /** The step that a variant stands for, without its context. */
 export function stepOf(
   variant: Variant,
-  flags: StepFlags,
+  flags: PlanFlags,
   device: PlannedDevice,
 ): Omit<PlanOptions, "context"> {
   const { batchSize, gradientAccumulation } = flags;
-  return { ...settingsOf(variant, flags, device), batchSize, gradientAccumulation, profile: device.profile };
+  const settings = stepSettings(variantFlags(variant, flags), device);
+  return { ...settings, batchSize, gradientAccumulation, profile: device.profile };
 }
 
 /** Bindings of NVIDIA's driver; most GPUs have as much or more. */
@@ -106,12 +102,12 @@ export interface FailedRow {
 
 export const isPlanned = (row: PlanRow | FailedRow): row is PlanRow => !("error" in row);
 
-/** Every variant at every context. What the library refuses for one of several stands in its row. */
+/** Every variant at every context. Of several, what one takes too much memory for stands in its row. */
 export function planAll(
   config: ModelConfig,
   variants: readonly Variant[],
   contexts: readonly number[],
-  flags: StepFlags,
+  flags: PlanFlags,
   device: PlannedDevice,
 ): (PlanRow | FailedRow)[] {
   const several = variants.length * contexts.length > 1;
@@ -133,6 +129,16 @@ export const failedRow = ({ name }: Variant, context: number, { code, text }: Si
   context,
   error: { code, message: text },
 });
+
+/** As where a method cannot be trained: the table has the others, and the exit code says that one is missing. */
+export const planExitCode = (rows: readonly (PlanRow | FailedRow)[]): number =>
+  rows.every(isPlanned) ? EXIT.ok : EXIT.failed;
+
+/** What is planned, and for which device. */
+export function planTitle(model: string, flags: PlanFlags, { label }: PlannedDevice): string {
+  const batches = flags.gradientAccumulation === 1 ? "" : ` x ${flags.gradientAccumulation} a step`;
+  return `${model}, batch ${flags.batchSize}${batches}, planned for ${label}`;
+}
 
 /** One line a plan. */
 export function planTable(rows: readonly (PlanRow | FailedRow)[]): string {

@@ -1,6 +1,6 @@
 /** `sidenet plan`: what a training step would take, from a model's configuration alone. */
 import { SidenetError } from "@sidenet/tensor";
-import { DEVICE_NAMES, type DeviceName } from "@sidenet/tensor/node";
+import { DEVICE_NAMES } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { METHODS } from "../methods/adapter.ts";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
@@ -10,7 +10,7 @@ import { openModelConfig } from "../node/open-model.ts";
 import { BINDING_LIMITS, longestContext, planStep } from "../training/plan.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { deviceOption, jsonOption } from "./device.ts";
-import { addMemoryOptions, addSizeOptions, dtypeOption } from "./method-options.ts";
+import { addStepOptions } from "./method-options.ts";
 import { byteSize, listOf, positiveInteger } from "./options.ts";
 import {
   contextNote,
@@ -21,25 +21,24 @@ import {
   type PlannedDevice,
   type PlanRow,
   planAll,
+  planExitCode,
   planJson,
   plannedDevice,
   planTable,
-  type StepFlags,
+  planTitle,
   stepOf,
 } from "./plan-rows.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes, formatCount, formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
-import { parseVariant, type Variant } from "./variants.ts";
+import { chooseMethods, parseVariant, usableVariants, type Variant } from "./variants.ts";
 
 interface PlanCommand extends PlanFlags {
   readonly model: string;
   readonly method?: readonly Variant[];
   readonly methods?: readonly Variant[];
   readonly context?: readonly number[];
-  readonly batchSize?: number;
   readonly batch?: number;
-  readonly gradientAccumulation: number;
   readonly memory?: number;
   readonly memoryTimeline?: string;
 }
@@ -70,26 +69,34 @@ export function definePlan(program: Command, session: Session): void {
       listOf(parseVariant),
     )
     .addOption(new Option("--methods <names...>").argParser(listOf(parseVariant)).hideHelp())
-    .option("--context <n...>", "tokens per row (default: 2048)", listOf(positiveInteger))
-    .option("--batch-size <n>", "rows per step (default: 1)", positiveInteger)
     .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
-    .option("--gradient-accumulation <n>", "batches per optimizer step", positiveInteger, 1)
     .option(
       "--memory <size>",
       "find the longest context that fits into this memory, such as 12GB or 16GiB, for each method",
       byteSize,
     )
     .option("--memory-timeline <file>", "live bytes by category after each op, as JSON lines");
-  addAdapterOptions(command, "meta");
-  addMemoryOptions(addSizeOptions(command)).addHelpText("after", HELP).action(session.action(plan));
+  addPlanOptions(command, DEFAULT_CONTEXTS).addOption(deviceOption(DEVICE_NAMES).default("meta"));
+  addStepOptions(command, PLANNED_BATCH)
+    .addOption(jsonOption())
+    .addHelpText("after", HELP)
+    .action(session.action(plan));
   addConfigOptions(command);
 }
 
-/** Which adapter is planned for, and `--json`. */
-export function addAdapterOptions(command: Command, device: DeviceName): Command {
+/** Rows per batch of a plan, unless given. */
+export const PLANNED_BATCH = 1;
+
+const DEFAULT_CONTEXTS = [2048];
+
+/** What only a plan has, beside the options of its steps (`addStepOptions`). */
+export function addPlanOptions(command: Command, contexts: readonly number[]): Command {
   return command
-    .addOption(dtypeOption())
-    .addOption(deviceOption(DEVICE_NAMES).default(device))
+    .option(
+      "--context <n...>",
+      `tokens per row of a plan (default: ${contexts.join(" ")})`,
+      listOf(positiveInteger),
+    )
     .addOption(
       new Option("--adapter-class <kind>", "for --device meta: the kind of GPU")
         .choices(["discrete", "integrated", "software"])
@@ -99,8 +106,7 @@ export function addAdapterOptions(command: Command, device: DeviceName): Command
       "--binding-limit <size>",
       "largest storage binding of the GPU (meta: 2 GiB, as on NVIDIA)",
       byteSize,
-    )
-    .addOption(jsonOption());
+    );
 }
 
 /** The config of a model to plan. Throws as `openModelConfig`; the error for an unknown name lists the bundled ones. */
@@ -119,36 +125,36 @@ const DEFAULT_VARIANTS = METHODS.flatMap((name) =>
   name === "qlora" ? [name, "qlora+checkpointing"] : [name],
 );
 
-async function plan(report: Report, command: PlanCommand): Promise<Outcome> {
-  const variants = command.method ?? command.methods ?? DEFAULT_VARIANTS.map(parseVariant);
-  const contexts = command.context ?? [2048];
-  const flags = { ...command, batchSize: command.batchSize ?? command.batch ?? 1 };
-  const config = await openPlannedConfig(command.model);
+async function plan(report: Report, options: PlanCommand, command: Command): Promise<Outcome> {
+  const methods = chooseMethods(command, options.method ?? options.methods, DEFAULT_VARIANTS);
+  const contexts = options.context ?? DEFAULT_CONTEXTS;
+  const flags = { ...options, batchSize: options.batch ?? options.batchSize };
+  const config = await openPlannedConfig(flags.model);
   const device = await plannedDevice(report, flags);
+  const variants = usableVariants(report, methods, config, flags, device);
   const rows =
-    command.memory !== undefined && !command.context
-      ? []
-      : planAll(config, variants, contexts, flags, device);
-  const batches = flags.gradientAccumulation === 1 ? "" : ` x ${flags.gradientAccumulation} a step`;
-  report.print(`${command.model}, batch ${flags.batchSize}${batches}, on ${device.label}`);
+    flags.memory !== undefined && !flags.context ? [] : planAll(config, variants, contexts, flags, device);
+  report.print(planTitle(flags.model, flags, device));
   if (rows.length > 0) {
     report.print(`\n${planTable(rows)}`);
     printIf(report, contextNote(rows, config));
     printIf(report, describeBindings(rows.filter(isPlanned)));
   }
-  const budget =
-    command.memory === undefined ? null : fitAll(config, variants, flags, device, command.memory);
+  const budget = flags.memory === undefined ? null : fitAll(config, variants, flags, device, flags.memory);
   if (budget) printBudget(report, budget, config);
-  if (command.memoryTimeline !== undefined) {
+  if (flags.memoryTimeline !== undefined) {
     const [variant, context] = [variants[0], budget?.longest.find(isFitted)?.context ?? contexts[0]];
     const { timeline } = planStep(config, { ...stepOf(variant, flags, device), context, timeline: true });
-    await writeTimeline(command.memoryTimeline, timeline);
-    report.note(`${command.memoryTimeline}: ${variant.name} at ${context} tokens, ${timeline.length} ops`);
+    await writeTimeline(flags.memoryTimeline, timeline);
+    report.note(`${flags.memoryTimeline}: ${variant.name} at ${context} tokens, ${timeline.length} ops`);
   }
   const alone = rows.length === 1 ? rows[0] : {};
-  const json = { ...alone, model: command.model, device: device.kind, adapter: device.label };
+  const json = { ...alone, model: flags.model, device: device.kind, adapter: device.label };
   const { batchSize: batch_size, gradientAccumulation: gradient_accumulation } = flags;
-  return { json: { ...json, batch_size, gradient_accumulation, plans: rows, ...budget } };
+  return {
+    json: { ...json, batch_size, gradient_accumulation, plans: rows, ...budget },
+    exitCode: planExitCode(rows),
+  };
 }
 
 function printIf(report: Report, text: string): void {
@@ -195,26 +201,20 @@ const isFitted = (row: Fitted | Unfitted): row is Fitted => !("error" in row);
 function fitAll(
   config: ModelConfig,
   variants: readonly Variant[],
-  flags: StepFlags,
+  flags: PlanFlags,
   device: PlannedDevice,
   memory: number,
 ): Budget {
   const longest = variants.map((variant): Fitted | Unfitted => {
-    try {
-      const fit = longestContext(config, stepOf(variant, flags, device), memory);
-      if (fit.plan === null) {
-        const least = Number.isFinite(fit.leastBytes) ? fit.leastBytes : null;
-        const needs = least === null ? "" : `: it takes ${formatBytes(least)} at 64 tokens`;
-        const text = `${variant.name} does not fit in ${formatBytes(memory)}${needs}.`;
-        const row = failedRow(variant, 0, new SidenetError("C-NO-FIT", text));
-        return { ...row, least_bytes: least };
-      }
-      const row = planJson(variant, fit.usable, fit.plan, config);
-      return { ...row, longest_context: fit.usable, memory_context: fit.context };
-    } catch (error) {
-      if (!(error instanceof SidenetError)) throw error;
-      return { ...failedRow(variant, 0, error), least_bytes: null };
+    const fit = longestContext(config, stepOf(variant, flags, device), memory);
+    if (fit.plan === null) {
+      const least = Number.isFinite(fit.leastBytes) ? fit.leastBytes : null;
+      const needs = least === null ? "" : `: it takes ${formatBytes(least)} at 64 tokens`;
+      const text = `${variant.name} does not fit in ${formatBytes(memory)}${needs}.`;
+      return { ...failedRow(variant, 0, new SidenetError("C-NO-FIT", text)), least_bytes: least };
     }
+    const row = planJson(variant, fit.usable, fit.plan, config);
+    return { ...row, longest_context: fit.usable, memory_context: fit.context };
   });
   const [best = null] = longest
     .filter(isFitted)

@@ -1,6 +1,8 @@
 /** How every command ends: its result as JSON or as text, errors by kind, and the exit code. */
 import { SidenetError } from "@sidenet/tensor";
 import { CommanderError } from "commander";
+import { ConfigError } from "../methods/config-error.ts";
+import { flagOf } from "./method-options.ts";
 import { Report, type Terminal } from "./terminal.ts";
 
 /** Exit codes: they distinguish a usage mistake, a failure, and the end by a signal. */
@@ -50,8 +52,9 @@ export class Session {
     };
   }
 
-  /** Reports an error according to its kind and sets the exit code. */
-  fail(error: unknown): void {
+  /** Reports an error according to its kind and sets the exit code. What was typed is named as it was typed. */
+  fail(thrown: unknown): void {
+    const error = thrown instanceof ConfigError ? thrown.renamed(flagOf) : thrown;
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return; // --help and --version: printed by then
       this.exitCode = EXIT.usage;

@@ -1,18 +1,11 @@
 /** Methods as `plan` and `compare` name them: "qlora", or with a memory lever switched on, "qlora+checkpointing". */
-import { InvalidArgumentError } from "commander";
+import { type Device, SidenetError } from "@sidenet/tensor";
+import { type Command, InvalidArgumentError } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
-import type { MethodOptions } from "../methods/method.ts";
-import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
-import type { MemoryOptions } from "../training/trainer.ts";
-import {
-  type MemoryFlags,
-  memoryOptions,
-  methodOptions,
-  type SizeFlags,
-  storageOf,
-  type WeightChoice,
-  weightDType,
-} from "./method-options.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { checkMethod } from "../training/plan.ts";
+import { type MemoryFlags, refuseOtherMethods, type StepFlags, stepSettings } from "./method-options.ts";
+import type { Report } from "./terminal.ts";
 
 /** What may follow a method after "+": options of the same meaning, for this method alone. */
 const LEVERS: Readonly<Record<string, Partial<MemoryFlags>>> = {
@@ -48,20 +41,56 @@ export function parseVariant(text: string): Variant {
   return { name: text, method: known, flags: Object.assign({}, ...flags) as Partial<MemoryFlags> };
 }
 
-/** The options that a variant stands for, on a device. */
-export function settingsOf(
-  variant: Variant,
-  flags: SizeFlags & MemoryFlags & { readonly dtype: WeightChoice },
-  device: Parameters<typeof weightDType>[1],
-): { method: MethodOptions; storage: Required<BaseStorage>; memory: MemoryOptions; dtype: WeightDType } {
-  const { method } = variant;
-  const all = { ...flags, ...variant.flags };
-  const dtype = weightDType(flags.dtype, device, method);
-  const storage = storageOf(method, dtype, all);
-  return {
-    method: methodOptions(method, flags),
-    storage,
-    memory: memoryOptions(all, method, storage),
-    dtype,
-  };
+/** The flags that a variant stands for, beside those of all. */
+export const variantFlags = <Flags extends object>(variant: Variant, flags: Flags) => ({
+  ...flags,
+  ...variant.flags,
+  method: variant.method,
+});
+
+/** The methods of a table. */
+export interface MethodChoice {
+  readonly variants: readonly Variant[];
+  /** Whether the user named them. */
+  readonly named: boolean;
+}
+
+/** Throws `C-USAGE` for a size that none of the methods has. */
+export function chooseMethods(
+  command: Command,
+  named: readonly Variant[] | undefined,
+  defaults: readonly string[],
+): MethodChoice {
+  const variants = named ?? defaults.map(parseVariant);
+  refuseOtherMethods(
+    command,
+    variants.map(({ method }) => method),
+  );
+  return { variants, named: named !== undefined };
+}
+
+/** Codes of a method that the other options exclude, such as QLoRA without NF4. */
+const EXCLUDED = ["L-METHOD", "L-HEAD"];
+
+/**
+ * The methods that the options and the model allow. Throws as `makeAdapter` for options that do not fit the model; methods that
+ * nobody named, and that other options exclude, are left out with a note.
+ */
+export function usableVariants(
+  report: Report,
+  { variants, named }: MethodChoice,
+  config: ModelConfig,
+  flags: Omit<StepFlags, "method">,
+  device: Pick<Device, "kind" | "profile">,
+): Variant[] {
+  return variants.filter((variant) => {
+    try {
+      checkMethod(config, stepSettings(variantFlags(variant, flags), device));
+      return true;
+    } catch (error) {
+      if (named || !(error instanceof SidenetError) || !EXCLUDED.includes(error.code)) throw error;
+      report.note(`without ${variant.name}: ${error.text}`);
+      return false;
+    }
+  });
 }

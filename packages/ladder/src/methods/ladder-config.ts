@@ -1,13 +1,8 @@
 /** Configurations of Ladders and xLadders for a backbone, from a few options (methods.md, 2 and 3). */
 import type { ModelConfig } from "../model/config.ts";
+import { refuseField as refuse } from "./config-error.ts";
 import type { Importance } from "./pruning.ts";
-import {
-  checkSideConfig,
-  parameterCount,
-  refuseSide as refuse,
-  type SideConfig,
-  sideParameters,
-} from "./side-config.ts";
+import { checkSideConfig, parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
 
 /** Options that Ladder and xLadder share (methods.md, 2). */
 export interface SideOptions {
@@ -54,20 +49,22 @@ const isWholeWithin = (value: number, min: number, max: number): boolean =>
 /** Sizes of the side network's blocks (methods.md, 2). */
 function sizesOf(model: ModelConfig, { reduction: r = 8, width }: SideOptions): Sizes {
   const { hiddenSize: d, intermediateSize: f, numAttentionHeads } = model;
-  if (!(r >= 1)) refuse(`reduction ${r} is not 1 or more.`);
+  if (!(r >= 1)) refuse("reduction", `${r} is not 1 or more.`);
   const factor = width === undefined ? r : d / width;
   if (width !== undefined && !isWholeWithin(width, 1, d))
-    refuse(`the side width ${width} is not a whole number from 1 to ${d}.`);
+    refuse("width", `${width} is not a whole number from 1 to ${d}.`);
   const heads = Math.max(1, Math.floor(numAttentionHeads / factor));
   if (width !== undefined && width % (2 * heads) !== 0) {
     refuse(
-      `the side width ${width} does not divide into ${heads} heads of even size. Take a multiple of ${2 * heads}.`,
+      "width",
+      `${width} does not divide into ${heads} heads of even size. Take a multiple of ${2 * heads}.`,
     );
   }
   const headDim = 2 * Math.round(d / (factor * heads) / 2);
   if (headDim < 2) {
     refuse(
-      `reduction ${r} leaves a side width of ${(d / r).toFixed(1)} for ${heads} head, too small for a rope pair. ` +
+      "reduction",
+      `${r} leaves a side width of ${(d / r).toFixed(1)} for ${heads} head, too small for a rope pair. ` +
         `Take at most ${d / 2}.`,
     );
   }
@@ -106,28 +103,28 @@ function assemble(
 
 /**
  * The configuration of a Ladder for this backbone: unless `rungs` are given, m rungs at round(k · L / m), so the last one
- * reads H_L. Throws `L-ADAPTER-CONFIG`.
+ * reads H_L. Throws `L-ADAPTER-CONFIG`, by the names of the options.
  */
 export function ladderConfig(model: ModelConfig, baseModel: string, options: LadderOptions = {}): SideConfig {
   const L = model.numHiddenLayers;
   if (options.rungs) {
     const { rungs, layers = rungs.length } = options;
     if (!isWholeWithin(layers, 1, Number.MAX_SAFE_INTEGER))
-      refuse(`${layers} side layers: wanted 1 or more.`);
+      refuse("layers", `${layers} is not a whole number above 0.`);
     const fraction = rungs.find((rung) => !isWholeWithin(rung, 0, L));
     if (fraction !== undefined)
-      refuse(`rung ${fraction}: wanted the index of a hidden state, 0 to L = ${L}.`);
+      refuse("rungs", `${fraction} is not the index of a hidden state, 0 to L = ${L}.`);
     return assemble("ladder", model, baseModel, sizesOf(model, options), layers, [...rungs], options);
   }
   const { layers: m = Math.max(1, Math.floor(L / 2)) } = options;
-  if (!isWholeWithin(m, 1, L)) refuse(`${m} side layers: wanted a whole number from 1 to L = ${L}.`);
+  if (!isWholeWithin(m, 1, L)) refuse("layers", `${m} is not a whole number from 1 to L = ${L}.`);
   const rungs = Array.from({ length: m }, (_, k) => Math.round(((k + 1) * L) / m));
   return assemble("ladder", model, baseModel, sizesOf(model, options), m, rungs, options);
 }
 
 /**
  * The configuration of an xLadder: rungs at the inputs of the top δ layers, then l - δ free layers (methods.md, 3). With
- * `parameters`, width and feed-forward size are chosen to have that many within 1 %. Throws `L-ADAPTER-CONFIG`.
+ * `parameters`, width and feed-forward size are chosen to have that many within 1 %. Throws `L-ADAPTER-CONFIG`, by the names of the options.
  */
 export function xladderConfig(
   model: ModelConfig,
@@ -137,16 +134,15 @@ export function xladderConfig(
   const L = model.numHiddenLayers;
   if ((options as LadderOptions).rungs) {
     refuse(
-      "an xLadder's rungs are the inputs of the top δ layers. Give δ, or take method ladder for other rungs.",
+      "rungs",
+      "those of an xLadder are the inputs of the top δ layers. Give δ, or take method ladder for others.",
     );
   }
   const { delta = Math.max(1, Math.floor(L / 4)), parameters } = options;
   const { layers = 2 * delta } = options;
-  if (!isWholeWithin(delta, 1, L)) refuse(`δ = ${delta}: wanted a whole number from 1 to L = ${L}.`);
+  if (!isWholeWithin(delta, 1, L)) refuse("delta", `${delta} is not a whole number from 1 to L = ${L}.`);
   if (!isWholeWithin(layers, delta, Number.MAX_SAFE_INTEGER)) {
-    refuse(
-      `${layers} side layers are fewer than δ = ${delta}, which each have a rung. Raise --layers or lower --delta.`,
-    );
+    refuse("layers", `${layers} are fewer than δ = ${delta}, the number of rungs. Take more, or a lower δ.`);
   }
   const rungs = Array.from({ length: delta }, (_, k) => L - delta + k);
   const make = (sizes: Sizes) => assemble("xladder", model, baseModel, sizes, layers, rungs, options);
@@ -159,7 +155,7 @@ const PARAMETER_TOLERANCE = 0.01;
 
 /**
  * The configuration with this number of heads that comes within 1 % of `parameters`; among several, the one whose ratio
- * f_s / d_s is closest to the backbone's. Throws `L-ADAPTER-CONFIG` where there is none.
+ * f_s / d_s is closest to the backbone's. Throws `L-ADAPTER-CONFIG`, by the names of the options where there is none.
  */
 function matchParameters(
   model: ModelConfig,
@@ -186,5 +182,11 @@ function matchParameters(
       break; // a multiple of 8 is preferred
     }
   }
-  return best?.config ?? refuse(`no width with ${heads} heads comes within 1 % of ${parameters} parameters.`);
+  return (
+    best?.config ??
+    refuse(
+      "parameters",
+      `no width with ${heads} heads comes within 1 % of ${parameters}. Give the width instead (--side-width).`,
+    )
+  );
 }

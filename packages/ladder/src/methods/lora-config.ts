@@ -6,8 +6,12 @@ import { PROJECTION_NAMES, PROJECTIONS, type ProjectionName } from "../model/blo
 import type { ModelConfig } from "../model/config.ts";
 import { layerName } from "../model/decoder.ts";
 import { mayHang } from "../regular-expression.ts";
+import { ConfigError, refuseField } from "./config-error.ts";
 
 const size = z.int().positive();
+const positive = z.number().positive();
+const rate = z.number().min(0).lt(1).default(0);
+const block = z.int().nonnegative();
 const namesOrPattern = z.union([z.array(z.string()), z.string()]);
 const perModule = z.record(z.string(), z.number().positive()).nullish();
 
@@ -15,14 +19,14 @@ const loraSchema = z.looseObject({
   peft_type: z.literal("LORA"),
   base_model_name_or_path: z.string().nullish(),
   r: size,
-  lora_alpha: z.number().positive(),
-  lora_dropout: z.number().min(0).lt(1).default(0),
+  lora_alpha: positive,
+  lora_dropout: rate,
   target_modules: namesOrPattern,
   exclude_modules: namesOrPattern.nullish(),
   use_rslora: z.boolean().default(false),
   rank_pattern: perModule,
   alpha_pattern: perModule,
-  layers_to_transform: z.union([z.int().nonnegative(), z.array(z.int().nonnegative())]).nullish(),
+  layers_to_transform: z.union([block, z.array(block)]).nullish(),
 });
 
 /** Fields that do not change the result. */
@@ -148,40 +152,46 @@ export interface LoraOptions {
   readonly alphaPattern?: Readonly<Record<string, number>>;
 }
 
-/** A LoRA configuration from options. Throws `L-ADAPTER-CONFIG`. */
+const optionsSchema = z.object({
+  rank: size.default(16),
+  alpha: positive.optional(),
+  dropout: rate,
+  rsLora: z.boolean().default(false),
+  targets: namesOrPattern.default(MODULES),
+  layers: z.array(block).min(1, "no block is named. Leave the option out to adapt all.").nullish(),
+  rankPattern: perModule,
+  alphaPattern: perModule,
+});
+
+/** A LoRA configuration from options. Throws `L-ADAPTER-CONFIG`, by the names of the options. */
 export function loraConfig(baseModel: string, options: LoraOptions = {}): LoraConfig {
-  const { rank = 16, alpha = 2 * rank, dropout = 0, rsLora = false } = options;
-  if (options.layers?.length === 0) refuse("layers", "no block is named. Leave the option out to adapt all.");
-  const { targets = MODULES } = options;
-  return parseLoraConfig(
-    {
-      peft_type: "LORA",
-      base_model_name_or_path: baseModel,
-      r: rank,
-      lora_alpha: alpha,
-      lora_dropout: dropout,
-      target_modules: targets,
-      use_rslora: rsLora,
-      layers_to_transform: options.layers ?? null,
-      rank_pattern: options.rankPattern ?? {},
-      alpha_pattern: options.alphaPattern ?? {},
-    },
-    "LoRA",
-  );
+  const { rank, alpha, ...rest } = checked(optionsSchema, options, (_, faults) => new ConfigError(faults));
+  return {
+    base_model_name_or_path: baseModel,
+    r: rank,
+    lora_alpha: alpha ?? 2 * rank,
+    lora_dropout: rest.dropout,
+    target_modules: rest.targets,
+    exclude_modules: null,
+    use_rslora: rest.rsLora,
+    rank_pattern: rest.rankPattern ?? {},
+    alpha_pattern: rest.alphaPattern ?? {},
+    layers_to_transform: rest.layers ?? null,
+  };
 }
 
 /** An expression of Python. With the flag u, JavaScript refuses what it would read differently: unknown escapes and {,n}. */
-function pattern(text: string, source: string): RegExp {
+function pattern(text: string, field: string): RegExp {
   if (mayHang(text)) {
-    refuse(
-      source,
+    refuseField(
+      field,
       `matching the expression "${text}" may never end. Write it without repetitions inside repetitions.`,
     );
   }
   try {
     return new RegExp(text, "u");
   } catch {
-    return refuse(source, `"${text}" is not a regular expression that JavaScript can read.`);
+    return refuseField(field, `"${text}" is not a regular expression that JavaScript can read.`);
   }
 }
 
@@ -205,7 +215,7 @@ function patternValue(
 }
 
 /**
- * Every linear layer that the configuration adapts, by layer. Throws `L-ADAPTER-CONFIG` when a target is not a linear
+ * Every linear layer that the configuration adapts, by layer. Throws `L-ADAPTER-CONFIG`, by PEFT's names, when a target is not a linear
  * layer of a block, a layer is past the model's last, a rank is not a whole number, or nothing is left to train.
  */
 export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
@@ -213,7 +223,7 @@ export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
   const L = model.numHiddenLayers;
   const past = layers?.find((layer) => layer >= L);
   if (past !== undefined)
-    refuse("layers_to_transform", `layer ${past} is past the last of ${L} (0 to ${L - 1}).`);
+    refuseField("layers_to_transform", `layer ${past} is past the last of ${L} (0 to ${L - 1}).`);
   const sites: LoraSite[] = [];
   const used = new Set<string>();
   for (let layer = 0; layer < L; layer++) {
@@ -225,18 +235,20 @@ export function loraSites(config: LoraConfig, model: ModelConfig): LoraSite[] {
       if (Array.isArray(targets)) for (const t of targets) if (isListed([t], name, "")) used.add(t);
       if (excluded !== null && isListed(excluded, name, "exclude_modules")) continue;
       const rank = patternValue(config.rank_pattern, name, "rank_pattern") ?? config.r;
-      if (!Number.isInteger(rank)) refuse("rank_pattern", `rank ${rank} of ${name} is not a whole number.`);
+      if (!Number.isInteger(rank))
+        refuseField("rank_pattern", `rank ${rank} of ${name} is not a whole number.`);
       const alpha = patternValue(config.alpha_pattern, name, "alpha_pattern") ?? config.lora_alpha;
       sites.push({ layer, projection, rank, scale: alpha / (config.use_rslora ? Math.sqrt(rank) : rank) });
     }
   }
   const unknown = Array.isArray(targets) ? targets.find((target: string) => !used.has(target)) : undefined;
   if (unknown !== undefined) {
-    refuse(
+    refuseField(
       "target_modules",
       `"${unknown}" is not a linear layer of a block. These are: ${MODULES.join(", ")}.`,
     );
   }
-  if (sites.length === 0) refuse("target_modules", `${JSON.stringify(targets)} leaves nothing to train.`);
+  if (sites.length === 0)
+    refuseField("target_modules", `${JSON.stringify(targets)} leaves nothing to train.`);
   return sites;
 }

@@ -4,6 +4,7 @@ import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
 import { type Adapter, METHODS, type Method } from "./adapter.ts";
+import { ConfigError } from "./config-error.ts";
 import { FullTuning } from "./full-tuning.ts";
 import { HeadTuning } from "./head-tuning.ts";
 import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } from "./ladder-config.ts";
@@ -31,9 +32,12 @@ export const hasSideNetwork = (method: string): method is SideConfig["method"] =
 /** Whether a method's backbone is stored in NF4 by default. */
 export const quantizesByDefault = (method: string): boolean => hasSideNetwork(method) || method === "qlora";
 
-/** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches. */
-const sideOptionsOf = ({ method, ladder, xladder }: MethodOptions): XLadderOptions =>
-  method === "xladder" ? { ...ladder, ...xladder } : { ...ladder };
+/** Options of the side network. An xLadder also takes those of the Ladder whose number of parameters it matches, but for its rungs. */
+function sideOptionsOf({ method, ladder = {}, xladder }: MethodOptions): XLadderOptions {
+  if (method !== "xladder") return ladder;
+  const { rungs: _, ...shared } = ladder;
+  return { ...shared, ...xladder };
+}
 
 /** Throws `L-OPTION` for another method, which would be taken for LoRA, and for other arguments than those of `makeAdapter`. */
 function checkArguments({ method }: MethodOptions, decoder: Decoder, baseModel: string): void {
@@ -47,13 +51,30 @@ function checkArguments({ method }: MethodOptions, decoder: Decoder, baseModel: 
   if (problem) throw new SidenetError("L-OPTION", `${problem}.`);
 }
 
-/** Runs `make` with `L-OPTION` in place of `L-ADAPTER-CONFIG`, which is about files: here the sizes come from options. */
-function ofOptions<Made>(make: () => Made): Made {
+/** The options that fields of an adapter's configuration come from, where these have other names. */
+const OPTION_OF: Readonly<Record<string, string>> = {
+  num_hidden_layers: "layers",
+  hidden_size: "width",
+  r: "rank",
+  lora_alpha: "alpha",
+  lora_dropout: "dropout",
+  use_rslora: "rsLora",
+  target_modules: "targets",
+  layers_to_transform: "layers",
+  rank_pattern: "rankPattern",
+  alpha_pattern: "alphaPattern",
+};
+
+/**
+ * Runs `make` with `L-OPTION` in place of `L-ADAPTER-CONFIG`, which is about files, and with the names of options, such as
+ * "lora.layers": here the values come from these.
+ */
+function ofOptions<Made>(group: "ladder" | "xladder" | "lora", make: () => Made): Made {
   try {
     return make();
   } catch (error) {
-    if (!(error instanceof SidenetError) || error.code !== "L-ADAPTER-CONFIG") throw error;
-    throw new SidenetError("L-OPTION", error.text, { cause: error });
+    if (!(error instanceof ConfigError)) throw error;
+    throw error.renamed((field) => (field ? `${group}.${OPTION_OF[field] ?? field}` : group), "L-OPTION");
   }
 }
 
@@ -65,16 +86,14 @@ export function sideConfigOf(
 ): SideConfig | null {
   const { method, seed = 0 } = options;
   if (!hasSideNetwork(method)) return null;
-  return ofOptions(() => {
-    const own = { seed, ...sideOptionsOf(options) };
-    if (method === "xladder" && (own.width !== undefined || own.parameters !== undefined))
-      return xladderConfig(model, baseModel, own);
-    const ladder = ladderConfig(model, baseModel, { seed, ...options.ladder });
-    if (method === "ladder") return ladder;
-    // As in the published comparison, it has as many parameters as the Ladder of the same reduction.
-    const parameters = parameterCount(sideParameters(ladder, model));
-    return xladderConfig(model, baseModel, { ...own, parameters });
-  });
+  const own = { seed, ...sideOptionsOf(options) };
+  const xladder = (sizes: XLadderOptions) =>
+    ofOptions("xladder", () => xladderConfig(model, baseModel, sizes));
+  if (method === "xladder" && (own.width !== undefined || own.parameters !== undefined)) return xladder(own);
+  const ladder = ofOptions("ladder", () => ladderConfig(model, baseModel, { seed, ...options.ladder }));
+  if (method === "ladder") return ladder;
+  // As in the published comparison, it has as many parameters as the Ladder of the same reduction.
+  return xladder({ ...own, parameters: parameterCount(sideParameters(ladder, model)) });
 }
 
 /**
@@ -121,5 +140,5 @@ export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel:
       "QLoRA is LoRA over weights in NF4, and this model's are not. Use --quantize nf4, or --method lora.",
     );
   }
-  return ofOptions(() => Lora.initialize(device, loraConfig(baseModel, options.lora), config, seed));
+  return ofOptions("lora", () => Lora.initialize(device, loraConfig(baseModel, options.lora), config, seed));
 }

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { checked } from "../external-input.ts";
 import { type BlockShape, blockParameters, type ParameterSpec } from "../model/block.ts";
 import { MAX_LAYERS, type ModelConfig } from "../model/config.ts";
+import { refuseField as refuse } from "./config-error.ts";
 
 const size = z
   .int()
@@ -44,29 +45,21 @@ export const parseSideConfig = (json: unknown, source: string): SideConfig =>
     return new SidenetError("L-ADAPTER-CONFIG", `${source} is not a side network's configuration: ${why}.`);
   });
 
-/** Throws `L-ADAPTER-CONFIG`. */
-export function refuseSide(message: string): never {
-  throw new SidenetError("L-ADAPTER-CONFIG", message);
-}
-
 /** Throws `L-ADAPTER-CONFIG` when the side network does not fit the backbone. */
 export function checkSideConfig(config: SideConfig, model: ModelConfig): void {
-  const { rungs, num_hidden_layers: l } = config;
+  const { rungs, num_hidden_layers: l, num_attention_heads: heads, num_key_value_heads: keyHeads } = config;
   const L = model.numHiddenLayers;
   if (rungs.length > l)
-    refuseSide(`${rungs.length} rungs are more than num_hidden_layers = ${l} side layers.`);
+    refuse("rungs", `${rungs.length} of them are more than the ${l} side layers, which read one each.`);
   for (const [k, rung] of rungs.entries()) {
-    if (rung > L) refuseSide(`rungs[${k}] = ${rung} is past the backbone's last hidden state, H_${L}.`);
+    if (rung > L) refuse("rungs", `${rung} is past the backbone's last hidden state, H_${L}.`);
     if (k > 0 && rung < rungs[k - 1])
-      refuseSide(`rungs[${k}] = ${rung} comes after ${rungs[k - 1]}: rungs may not descend.`);
+      refuse("rungs", `${rung} comes after ${rungs[k - 1]}, and rungs may not descend.`);
   }
-  if (rungs.length === 0 && !config.initial_rung) refuseSide("a side network without rungs has no input.");
-  if (config.num_attention_heads % config.num_key_value_heads !== 0) {
-    refuseSide(
-      `num_attention_heads ${config.num_attention_heads} is not a multiple of num_key_value_heads ${config.num_key_value_heads}.`,
-    );
-  }
-  if (config.head_dim % 2 !== 0) refuseSide(`head_dim ${config.head_dim} is odd, and rope rotates pairs.`);
+  if (rungs.length === 0 && !config.initial_rung) refuse("rungs", "a side network without any has no input.");
+  if (heads % keyHeads !== 0)
+    refuse("num_attention_heads", `${heads} is not a multiple of num_key_value_heads ${keyHeads}.`);
+  if (config.head_dim % 2 !== 0) refuse("head_dim", `${config.head_dim} is odd, and rope rotates pairs.`);
 }
 
 /** Number of blocks on the longest path from tokens to logits (methods.md, 3): max(L, max_k (t_k + l - k + 1)). */

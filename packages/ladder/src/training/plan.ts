@@ -163,6 +163,15 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
   }
 }
 
+/** Throws what `makeAdapter` throws for a model of this configuration, before it is loaded. */
+export function checkMethod(
+  config: ModelConfig,
+  { method, storage }: { readonly method: MethodOptions; readonly storage: BaseStorage },
+): void {
+  using decoder = new Decoder(config, emptyWeights(new MetaDevice(), config, storage));
+  makeAdapter(method, decoder, "planned").dispose();
+}
+
 /** Throws `T-TOO-LARGE`. */
 function refuseLarge(label: string, sizeBytes: number, maxBufferBytes: number): void {
   if (sizeBytes <= maxBufferBytes) return;

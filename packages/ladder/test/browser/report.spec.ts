@@ -8,14 +8,16 @@ import { openChromium } from "../../../../scripts/lib/browser.mjs";
 import { writeReport } from "../../src/node/report.ts";
 import { serveReport } from "../../src/node/report-server.ts";
 import { trainRun } from "../../src/node/train-run.ts";
-import { cpu, tinyOptions, writeTinyFiles } from "../tiny-run.ts";
+import { sidenet } from "../capture.ts";
+import { cpu, tinyArguments, tinyOptions, writeTinyFiles } from "../tiny-run.ts";
 
 let root = "";
 let run = "";
+let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 let browser: Awaited<ReturnType<typeof openChromium>>;
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), "sidenet-report-"));
-  const files = await writeTinyFiles(root);
+  files = await writeTinyFiles(root);
   run = join(root, "run");
   await trainRun(cpu(), tinyOptions(files, run, "ladder", { evalEvery: 4, sampleTokens: 4 }));
   browser = await openChromium();
@@ -84,6 +86,28 @@ it("counts steps in whole numbers, and shows bars on a phone too", async () => {
   const steps = (await marks()).filter((text) => !/\.\d{4}$/.test(text)); // losses have four digits
   expect(steps).toContain("8");
   expect(steps.filter((text) => !/^\d+$/.test(text))).toEqual([]);
+  await page.close();
+});
+
+it("of a comparison has the settings that all methods share once, and those of each beside them", async () => {
+  const output = join(root, "compare");
+  const options = ["--steps", "2", "--methods", "ladder", "lora+checkpointing", "--output", output];
+  const compared = await sidenet("compare", ...tinyArguments(files), ...options);
+  expect(compared.exitCode, compared.err).toBe(0);
+  const page = await browser.newPage();
+  await page.goto(pathToFileURL(join(output, "report.html")).href);
+  await page.locator("body[data-drawn]").waitFor();
+  const namesIn = (title: string) =>
+    page.locator(`section[data-title="${title}"] tr td:first-child`).allTextContents();
+  expect(await namesIn("Settings")).toEqual(
+    expect.arrayContaining(["data", "steps", "weight-decay", "seed"]),
+  );
+  const own = ["learning-rate", "method", "output"];
+  expect((await namesIn("Settings of ladder")).sort()).toEqual([...own, "reduction"]);
+  expect((await namesIn("Settings of lora+checkpointing")).sort()).toEqual([
+    "gradient-checkpointing",
+    ...own,
+  ]);
   await page.close();
 });
 

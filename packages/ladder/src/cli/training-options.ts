@@ -1,0 +1,140 @@
+/** What a training run can be told: its data, schedule, evaluations, checkpoints and memory. `train`, `compare` and `init` share it. */
+import { SidenetError } from "@sidenet/tensor";
+import type { DeviceName } from "@sidenet/tensor/node";
+import { type Command, Option } from "commander";
+import {
+  addFieldOptions,
+  addQuestionSettings,
+  type FieldFlags,
+  fieldMapping,
+  heldOutOption,
+  type QuestionFlags,
+  weightedFile,
+} from "./data-options.ts";
+import { deviceOption } from "./device.ts";
+import { addStepOptions, methodOption, methodOptions, type StepFlags } from "./method-options.ts";
+import { nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
+import type { ShownRun } from "./training-run.ts";
+
+/** As commander hands them over. */
+export interface TrainingFlags extends StepFlags, FieldFlags, QuestionFlags {
+  readonly model: string;
+  readonly data: readonly string[];
+  readonly output: string;
+  readonly device: DeviceName;
+  readonly steps: number;
+  readonly maxLength?: number;
+  readonly packLength?: number;
+  readonly bucketByLength: boolean;
+  readonly heldOut: number;
+  readonly learningRate?: number;
+  readonly warmupSteps: number;
+  readonly schedule: "constant" | "linear" | "cosine";
+  readonly weightDecay: number;
+  readonly maxGradNorm: number;
+  readonly calibration?: number;
+  readonly sampleTokens: number;
+  readonly detectAnomaly: boolean;
+  readonly onNonfinite: "stop" | "skip";
+  readonly saveEvery: number;
+  readonly keep: number;
+  readonly evalEvery?: number;
+  readonly patience?: number;
+  readonly logEvery: number;
+}
+
+/** Every setting of a run of one method, none required: a config file may have it. */
+export function addTrainSettings(command: Command): Command {
+  command
+    .option("--model <path>", "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books")
+    .option("--data <file...>", "data files; FILE:WEIGHT to sample files unequally")
+    .option("--output <dir>", "folder for the adapter, checkpoints and metrics")
+    .addOption(methodOption());
+  return addStepOptions(addRunOptions(command).addOption(deviceOption()), TRAINED_BATCH);
+}
+
+/** Records per batch, unless given. */
+export const TRAINED_BATCH = 4;
+
+/** What only a run with data has, beside the options of its steps (`addStepOptions`). */
+export function addRunOptions(command: Command): Command {
+  command
+    .option("--steps <n>", "training steps", positiveInteger, 100)
+    .option(
+      "--max-length <n>",
+      "truncate records to this many tokens (default: refuse records longer than the context)",
+      positiveInteger,
+    )
+    .option(
+      "--pack-length <n>",
+      "pack several records into rows of this many tokens (default: one record per row)",
+      positiveInteger,
+    )
+    .option("--bucket-by-length", "batch records of similar lengths, so that there is less padding", false)
+    .addOption(heldOutOption())
+    .option("--learning-rate <x>", "peak learning rate (default: by method and model)", positiveNumber)
+    .option("--warmup-steps <n>", "steps of linear warmup", nonNegativeInteger, 5)
+    .addOption(
+      new Option("--schedule <name>", "learning-rate schedule after the warmup")
+        .choices(["constant", "linear", "cosine"])
+        .default("cosine"),
+    )
+    .option("--weight-decay <x>", "AdamW's decoupled weight decay", numberWithin(0, 100), 0.01)
+    .option("--max-grad-norm <x>", "clip gradients to this global norm", positiveNumber, 1)
+    .option("--calibration <n>", "records used by --importance fisher (default: 16)", positiveInteger);
+  addQuestionSettings(command);
+  addWatchingSettings(command);
+  return addFieldOptions(command);
+}
+
+/** Options for evaluation, checkpoints and output of a long run. */
+function addWatchingSettings(command: Command): void {
+  command
+    .option("--eval-every <n>", "evaluate every n steps (default: only at the end)", positiveInteger)
+    .option(
+      "--patience <n>",
+      "stop after n evaluations without a lower loss (default: never)",
+      positiveInteger,
+    )
+    .option(
+      "--sample-tokens <n>",
+      "tokens of the sample text shown before training, at evaluations and after it; 0: none",
+      nonNegativeInteger,
+      48,
+    )
+    .option("--save-every <n>", "write a checkpoint every n steps", positiveInteger, 100)
+    .option("--keep <n>", "checkpoints to keep", positiveInteger, 2)
+    .option(
+      "--log-every <n>",
+      "print a line every n steps, where output is not a terminal",
+      positiveInteger,
+      10,
+    )
+    .addOption(
+      new Option("--on-nonfinite <what>", "what to do at a step whose loss or gradient is NaN or infinite")
+        .choices(["stop", "skip"])
+        .default("stop"),
+    )
+    .option(
+      "--detect-anomaly",
+      "stop at the first NaN or infinity and name the op that produced it; slow",
+      false,
+    );
+}
+
+/** The run that the flags describe, but for what depends on the device. Throws `C-USAGE` for flags that do not go together. */
+export function runOptions(flags: TrainingFlags): Omit<ShownRun, "storage" | "memory"> {
+  if (flags.calibration !== undefined && flags.importance !== "fisher")
+    throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
+  if (flags.patience !== undefined && flags.evalEvery === undefined)
+    throw new SidenetError("C-USAGE", "--patience counts the evaluations of --eval-every. Give both.");
+  return {
+    ...flags,
+    data: flags.data.map(weightedFile),
+    fields: fieldMapping(flags),
+    outputDir: flags.output,
+    maxLength: flags.maxLength ?? null,
+    method: methodOptions(flags.method, flags),
+    onNonFinite: flags.onNonfinite,
+  };
+}
