@@ -20,6 +20,7 @@ export interface PlannedDevice {
 export interface PlanFlags extends Omit<StepFlags, "method"> {
   readonly device: DeviceName;
   readonly bindingLimit?: number;
+  readonly prefixTokens?: number;
   readonly adapterClass: DeviceProfile["adapterClass"];
 }
 
@@ -29,9 +30,9 @@ export function stepOf(
   flags: PlanFlags,
   device: PlannedDevice,
 ): Omit<PlanOptions, "context"> {
-  const { batchSize, gradientAccumulation } = flags;
+  const { batchSize, gradientAccumulation, prefixTokens = 0 } = flags;
   const settings = stepSettings(variantFlags(variant, flags), device);
-  return { ...settings, batchSize, gradientAccumulation, profile: device.profile };
+  return { ...settings, batchSize, gradientAccumulation, prefixTokens, profile: device.profile };
 }
 
 /** Bindings of NVIDIA's driver; most GPUs have as much or more. */
@@ -137,7 +138,8 @@ export const planExitCode = (rows: readonly (PlanRow | FailedRow)[]): number =>
 /** What is planned, and for which device. */
 export function planTitle(model: string, flags: PlanFlags, { label }: PlannedDevice): string {
   const batches = flags.gradientAccumulation === 1 ? "" : ` x ${flags.gradientAccumulation} a step`;
-  return `${model}, batch ${flags.batchSize}${batches}, planned for ${label}`;
+  const prefix = flags.prefixTokens ? ` after a prefix of ${flags.prefixTokens} tokens` : "";
+  return `${model}, batch ${flags.batchSize}${batches}${prefix}, planned for ${label}`;
 }
 
 /** One line a plan. */

@@ -97,6 +97,7 @@ export function addPlanOptions(command: Command, contexts: readonly number[]): C
       `tokens per row of a plan (default: ${contexts.join(" ")})`,
       listOf(positiveInteger),
     )
+    .option("--prefix-tokens <n>", "tokens of a prefix before each row (train --prefix)", positiveInteger)
     .addOption(
       new Option("--adapter-class <kind>", "for --device meta: the kind of GPU")
         .choices(["discrete", "integrated", "software"])

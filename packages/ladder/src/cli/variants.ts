@@ -69,6 +69,12 @@ export function chooseMethods(
   return { variants, named: named !== undefined };
 }
 
+/** The file of a prefix, of runs, or its length, of plans. */
+interface PrefixFlags {
+  readonly prefix?: string;
+  readonly prefixTokens?: number;
+}
+
 /** Codes of a method that the other options exclude, such as QLoRA without NF4. */
 const EXCLUDED = ["L-METHOD", "L-HEAD"];
 
@@ -80,12 +86,13 @@ export function usableVariants(
   report: Report,
   { variants, named }: MethodChoice,
   config: ModelConfig,
-  flags: Omit<StepFlags, "method">,
+  flags: Omit<StepFlags, "method"> & PrefixFlags,
   device: Pick<Device, "kind" | "profile">,
 ): Variant[] {
+  const hasPrefix = flags.prefix !== undefined || flags.prefixTokens !== undefined;
   return variants.filter((variant) => {
     try {
-      checkMethod(config, stepSettings(variantFlags(variant, flags), device));
+      checkMethod(config, { ...stepSettings(variantFlags(variant, flags), device), hasPrefix });
       return true;
     } catch (error) {
       if (named || !(error instanceof SidenetError) || !EXCLUDED.includes(error.code)) throw error;

@@ -52,7 +52,7 @@ export const changesBackbone = (adapter: Adapter | null): boolean =>
 /** A model's prefix has keys and values of its own blocks. An adapter inside them would have changed those. */
 export const refusePrefix = (method: string): SidenetError =>
   new SidenetError(
-    "L-OPTION",
+    "L-METHOD",
     `a prefix is read once, by the model's own blocks, and "${method}" changes them. Train a method beside them (ladder, xladder, ` +
       "head), or put the prefix into the records.",
   );

@@ -15,6 +15,7 @@ import {
 } from "@sidenet/tensor";
 import { type Adapter, effectiveDepth } from "../methods/adapter.ts";
 import { type MethodOptions, makeAdapter } from "../methods/method.ts";
+import { changesBackbone, refusePrefix } from "../methods/residual-stream.ts";
 import { type BaseStorage, emptyWeights } from "../model/base-storage.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
@@ -163,13 +164,18 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
   }
 }
 
-/** Throws what `makeAdapter` throws for a model of this configuration, before it is loaded. */
-export function checkMethod(
-  config: ModelConfig,
-  { method, storage }: { readonly method: MethodOptions; readonly storage: BaseStorage },
-): void {
+/** What decides whether a method fits a model: `hasPrefix` says whether rows follow a prefix. */
+interface MethodSettings {
+  readonly method: MethodOptions;
+  readonly storage: BaseStorage;
+  readonly hasPrefix: boolean;
+}
+
+/** Throws what `makeAdapter` and `residualStream` throw for a model of this configuration, before it is loaded. */
+export function checkMethod(config: ModelConfig, { method, storage, hasPrefix }: MethodSettings): void {
   using decoder = new Decoder(config, emptyWeights(new MetaDevice(), config, storage));
-  makeAdapter(method, decoder, "planned").dispose();
+  using adapter = makeAdapter(method, decoder, "planned");
+  if (hasPrefix && changesBackbone(adapter)) throw refusePrefix(method.method);
 }
 
 /** Throws `T-TOO-LARGE`. */
@@ -191,7 +197,7 @@ const MAX_TOKENS = 2 ** 20;
 export interface LongestContext {
   /** The longest context whose step fits, a multiple of 64 tokens, at most 1,048,576; 0 if none fits. */
   readonly context: number;
-  /** `context`, but at most the model's own. */
+  /** `context`, but at most the model's own, less the prefix. */
   readonly usable: number;
   /** The plan for `usable` tokens; null if nothing fits. */
   readonly plan: Plan | null;
@@ -218,7 +224,7 @@ export function longestContext(
     }
   };
   const context = CONTEXT_STEP * largestWithin(memoryBytes, peakAt, MAX_TOKENS / CONTEXT_STEP);
-  const usable = Math.min(context, contextLimit(config));
+  const usable = Math.min(context, Math.max(0, contextLimit(config) - (options.prefixTokens ?? 0)));
   if (usable === 0) return { context, usable, plan: null, leastBytes: peakAt(1) };
   const plan = plans.get(usable) ?? planStep(config, { ...options, context: usable });
   return { context, usable, plan, leastBytes: null };
