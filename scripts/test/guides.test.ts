@@ -67,7 +67,9 @@ function argumentsOf(line: string): string[] {
   const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain).slice(2);
   const placed = words.map((word) => {
     if (word === "MODEL") return "tiny-books";
-    return /^(out\/[\w-]+(\.gguf)?|[\w-]+\.(jsonl|json|yaml|wgsl|txt))$/.test(word) ? join(folder, word) : word;
+    return /^(out\/[\w-]+(\.gguf)?|[\w-]+\.(jsonl|json|yaml|wgsl|txt))$/.test(word)
+      ? join(folder, word)
+      : word;
   });
   const [command] = placed;
   const added = ADDED[command] ?? [];
@@ -103,7 +105,12 @@ describe.each(GUIDES)("%s", (guide) => {
       expect(exitCode, `${line}\n${err}`).toBe(0);
     }
     if (guide === "guide-fine-tune.md") {
-      for (const path of ["run/report.html", "second/summary.json", "shown/summary.json", "adapter/adapter_config.json"])
+      for (const path of [
+        "run/report.html",
+        "second/summary.json",
+        "shown/summary.json",
+        "adapter/adapter_config.json",
+      ])
         expect((await stat(join(folder, "out", path))).size, path).toBeGreaterThan(0);
     }
   });

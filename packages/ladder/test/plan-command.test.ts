@@ -48,6 +48,27 @@ describe("sidenet plan", () => {
     for (const row of [side, qlora]) expect(row.peak_bytes).toBeLessThanOrEqual(800e6);
   });
 
+  it("counts a prefix: its keys and values, and the positions that it takes", async () => {
+    const args = ["--model", "SmolLM2-135M", "--context", "8000", "--json"];
+    const rowsOf = async (...more: string[]) => {
+      const run = await sidenet("plan", ...args, ...more);
+      return { ...run, plans: run.json().plans as Row[] };
+    };
+    const [without] = (await rowsOf("--method", "ladder")).plans;
+    const prefixed = await rowsOf("--method", "ladder", "--prefix-tokens", "300");
+    const [row] = prefixed.plans;
+    const keysAndValues = 2 * 4 * 30 * 3 * 64;
+    const { peak_bytes_by_category: bytes } = row;
+    expect(bytes.weights - without.peak_bytes_by_category.weights).toBe(300 * keysAndValues);
+    expect([without.past_model_context, row.past_model_context]).toEqual([false, true]); // of 8192
+    expect(row.flops).toBeGreaterThan(without.flops);
+    const named = await sidenet("plan", ...args, "--method", "lora", "--prefix-tokens", "300");
+    expect(named.err).toMatch(/L-METHOD.*a prefix is read once.*"lora" changes them/);
+    const all = await rowsOf("--prefix-tokens", "300", "--quantize", "none");
+    expect(all.plans.map(({ method }) => method)).toEqual(["ladder", "xladder", "head"]);
+    expect(all.err).toMatch(/^without full: a prefix is read once/m);
+  });
+
   it("writes live bytes after each op, whose highest is the peak", async () => {
     const file = join(folder, "timeline.jsonl");
     const args = [

@@ -108,12 +108,14 @@ describe("a run with a prefix", () => {
     expect(await traceOf(parts.outputDir)).toEqual(await traceOf(whole.outputDir));
   });
 
-  it("is refused before the model is read where the method changes its blocks, or texts share rows", async () => {
-    const missing = { model: join(root, "nowhere"), data: join(root, "nowhere.jsonl") };
+  it("is refused where the method changes the model's blocks, or texts share rows", async () => {
     for (const method of ["lora", "qlora", "full"] as const) {
-      const options = tinyOptions(missing, join(root, "never"), method, { prefix });
-      await expect(trainRun(cpu(), options)).rejects.toThrow(`"${method}" changes them`);
+      const device = cpu();
+      const options = tinyOptions(files, await newFolder(), method, { prefix });
+      await expect(trainRun(device, options)).rejects.toThrow(`"${method}" changes them`);
+      expect(device.memory.peak().peakBytes).toBe(0); // no weights were read
     }
+    const missing = { model: join(root, "nowhere"), data: join(root, "nowhere.jsonl") };
     const packed = tinyOptions(missing, join(root, "never"), "ladder", { prefix, packLength: 16 });
     await expect(trainRun(cpu(), packed)).rejects.toThrow(/L-OPTION.*--pack-length/);
     const empty = join(root, "empty.txt");
@@ -138,7 +140,7 @@ describe("a run with a prefix", () => {
     await trainRun(device, options);
     await expect(
       openInference(device, { ...asked, model: files.model, adapter: options.outputDir, prefix }),
-    ).rejects.toThrow(/L-OPTION.*"lora" changes them/);
+    ).rejects.toThrow(/L-METHOD.*"lora" changes them/);
     expect(device.memory.liveCount).toBe(0);
   });
 

@@ -70,10 +70,16 @@ function genericDevice(adapterClass: DeviceProfile["adapterClass"]): PlannedDevi
 }
 
 /** A plan as `--json` prints it (design.md, "Commands"). */
-export const planJson = (variant: Variant, context: number, plan: Plan, config: ModelConfig) => ({
+export const planJson = (
+  variant: Variant,
+  context: number,
+  plan: Plan,
+  config: ModelConfig,
+  { prefixTokens = 0 }: PlanFlags,
+) => ({
   method: variant.name,
   context,
-  past_model_context: context > contextLimit(config),
+  past_model_context: context > contextLimit(config) - prefixTokens,
   trainable_parameters: plan.trainableParameters,
   effective_depth: plan.effectiveDepth,
   peak_bytes: plan.peakBytes,
@@ -116,7 +122,7 @@ export function planAll(
     variants.map((variant): PlanRow | FailedRow => {
       try {
         const plan = planStep(config, { ...stepOf(variant, flags, device), context });
-        return planJson(variant, context, plan, config);
+        return planJson(variant, context, plan, config, flags);
       } catch (error) {
         if (!several || !(error instanceof SidenetError)) throw error;
         return failedRow(variant, context, error);

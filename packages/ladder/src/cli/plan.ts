@@ -214,7 +214,7 @@ function fitAll(
       const text = `${variant.name} does not fit in ${formatBytes(memory)}${needs}.`;
       return { ...failedRow(variant, 0, new SidenetError("C-NO-FIT", text)), least_bytes: least };
     }
-    const row = planJson(variant, fit.usable, fit.plan, config);
+    const row = planJson(variant, fit.usable, fit.plan, config, flags);
     return { ...row, longest_context: fit.usable, memory_context: fit.context };
   });
   const [best = null] = longest

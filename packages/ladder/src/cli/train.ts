@@ -59,7 +59,7 @@ export function defineTrain(program: Command, session: Session): void {
 /** Settings that fix which records a step gets, and what is trained: with others, a resumed run would be another run. */
 const FIXED = [
   ...["method", "batch-size", "seed", "held-out", "eval-data", "pack-length", "bucket-by-length"],
-  ...["task", "template", "chat-template", "map", "text", "prompt", "completion"],
+  ...["task", "template", "chat-template", "prefix", "map", "text", "prompt", "completion"],
   ...["reduction", "side-width", "layers", "rungs-at", "delta", "fusion", "initial-rung", "rung-norm"],
   ...["rank", "alpha", "rslora", "lora-layers", "targets"],
 ];

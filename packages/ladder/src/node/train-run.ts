@@ -5,9 +5,8 @@ import type { Device } from "@sidenet/tensor";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import type { TokenRecord } from "../data/records.ts";
-import { effectiveDepth, type Method } from "../methods/adapter.ts";
-import { hasSideNetwork, initializeAdapter } from "../methods/method.ts";
-import { refusePrefix } from "../methods/residual-stream.ts";
+import { effectiveDepth } from "../methods/adapter.ts";
+import { initializeAdapter } from "../methods/method.ts";
 import { parameterCount } from "../methods/side-config.ts";
 import { decoderParameters } from "../model/decoder.ts";
 import { refusePacked } from "../model/prefix.ts";
@@ -55,7 +54,7 @@ export async function trainRun(
 ): Promise<TrainSummary> {
   // Mistakes are reported before anything is read.
   scheduleOf(options, 1);
-  if (options.prefix != null) checkPrefixed(options.method.method, options);
+  if (options.prefix != null && options.packLength != null) throw refusePacked();
   const { existing = "refuse", outputDir } = options;
   if (options.memoryTimeline != null) {
     const data = options.data.map((file) => (typeof file === "string" ? file : file.path));
@@ -74,12 +73,6 @@ export async function trainRun(
   } finally {
     await unlock();
   }
-}
-
-/** Throws `L-OPTION` for what a prefix does not go with. */
-function checkPrefixed(method: Method, { packLength = null }: TrainRunOptions): void {
-  if (!hasSideNetwork(method) && method !== "head") throw refusePrefix(method);
-  if (packLength !== null) throw refusePacked();
 }
 
 const scheduleOf = (options: TrainRunOptions, defaultRate: number) =>

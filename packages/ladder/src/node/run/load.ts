@@ -12,6 +12,7 @@ import { loadWeights } from "../../model/load-weights.ts";
 import { checkPrefix } from "../../model/prefix.ts";
 import { afterPrefix } from "../../text/prefix-text.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
+import { checkMethod } from "../../training/plan.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
 import { prefixedDecoder, readPrefix, withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
@@ -116,6 +117,7 @@ export async function loadRun(
       const whole = await withTemplateOf(await model.tokenizer(), options.chatTemplate ?? null);
       const prefixIds = options.prefix == null ? [] : await readPrefix(options.prefix, whole);
       checkPrefix(prefixIds, config);
+      checkMethod(config, { ...options, hasPrefix: prefixIds.length > 0 });
       const tokenizer = afterPrefix(whole, prefixIds);
       const encoding = encodingOf(contextLimit(config) - prefixIds.length, tokenizer, options);
       const encoded = (records: RecordList) => new EncodedRecords(records, tokenizer, encoding);
