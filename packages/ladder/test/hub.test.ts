@@ -1,8 +1,8 @@
 import { spawnSync } from "node:child_process";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import type { HubOptions } from "../src/node/hub.ts";
 import { openModel, openModelConfig } from "../src/node/open-model.ts";
 import { errorOf } from "./code-of.ts";
@@ -15,7 +15,7 @@ const WEIGHTS = weights("a", "b");
 let folder: string;
 let hub: FakeHub;
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-hub-"));
+  folder = temporaryFolder();
   hub = await new FakeHub({
     "config.json": CONFIG,
     "tokenizer.json": TOKENIZER,
@@ -24,10 +24,7 @@ beforeEach(async () => {
     "model.safetensors": WEIGHTS,
   }).start();
 });
-afterEach(async () => {
-  await hub.stop();
-  await rm(folder, { recursive: true });
-});
+afterEach(() => hub.stop());
 
 const cache = (...parts: string[]): string => join(folder, "models--org--tiny", ...parts);
 const options = (more: HubOptions = {}): HubOptions => ({

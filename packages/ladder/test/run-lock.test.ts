@@ -1,8 +1,9 @@
 // Several processes that start to train into one folder at the same moment: one does, the others are told.
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { hostname, tmpdir } from "node:os";
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { beforeEach, expect, it, vi } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { lockRunFolder } from "../src/node/run/run-lock.ts";
 
 const DEAD = 999_999_999;
@@ -10,10 +11,9 @@ const DEAD = 999_999_999;
 vi.mock("../src/node/other-process.ts", () => ({ isOtherProcess: (pid: number) => pid !== DEAD }));
 
 let folder = "";
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-lock-"));
+beforeEach(() => {
+  folder = temporaryFolder();
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 it.each([
   ["no lock", null],
