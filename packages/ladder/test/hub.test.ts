@@ -65,6 +65,12 @@ describe("a model on the hub", () => {
     expect(hub.asked.some(({ path }) => path.includes("/resolve/"))).toBe(false);
   });
 
+  it("is downloaded once for callers at the same time", async () => {
+    await Promise.all([fetchWhole(), fetchWhole(), fetchWhole()]);
+    for (const name of ["config.json", "tokenizer.json", "model.safetensors"])
+      expect(hub.downloadsOf(name)).toHaveLength(1);
+  });
+
   it("comes in shards where it has no single file, and without them where it has", async () => {
     const map = JSON.stringify({ weight_map: { a: "model-1.safetensors", b: "model-2.safetensors" } });
     hub.files["model-1.safetensors"] = weights("a");
