@@ -8,17 +8,17 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const HERE = dirname(fileURLToPath(import.meta.url));
 const BANNER = "// Written by kernels/embed.mjs from the .wgsl files; edit those.\n";
 
-/** Embed the kernels of `folder` into `folder/dist`; returns the kernels' names, sorted. */
-export function embedKernels(folder = HERE) {
-  const names = readdirSync(folder)
+/** Embeds the kernels of this folder into its dist/; returns their names, sorted. */
+export function embedKernels() {
+  const names = readdirSync(HERE)
     .filter((file) => file.endsWith(".wgsl"))
     .map((file) => file.slice(0, -".wgsl".length))
     .sort();
-  const text = (name) => JSON.stringify(readFileSync(join(folder, `${name}.wgsl`), "utf8"));
+  const text = (name) => JSON.stringify(readFileSync(join(HERE, `${name}.wgsl`), "utf8"));
   const js = names.map((name) => `  ${JSON.stringify(name)}: ${text(name)},\n`).join("");
   const types = names.map((name) => `  readonly ${JSON.stringify(name)}: string;\n`).join("");
 
-  const dist = join(folder, "dist");
+  const dist = join(HERE, "dist");
   mkdirSync(dist, { recursive: true });
   writeIfChanged(join(dist, "index.js"), `${BANNER}export const kernels = Object.freeze({\n${js}});\n`);
   writeIfChanged(

@@ -1,9 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "@sidenet/tensor";
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../scripts/test-folder.ts";
 import { differs, findBase } from "../regress/base-tree.mjs";
 import { isSlower, judge } from "../regress/judge.mjs";
 
@@ -66,15 +67,9 @@ describe("judge", () => {
 });
 
 describe("the base", () => {
-  const folders: string[] = [];
-  afterEach(() => {
-    for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
-  });
-
   /** A repository of so many commits to packages/, on main. */
   function repository(commits: number) {
-    const root = mkdtempSync(join(tmpdir(), "sidenet-regress-"));
-    folders.push(root);
+    const root = temporaryFolder();
     const git = (...args: string[]) =>
       execFileSync("git", ["-c", "user.name=t", "-c", "user.email=t@t", ...args], {
         cwd: root,

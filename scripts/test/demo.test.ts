@@ -1,19 +1,14 @@
 // `npm run demo`: which run it starts, and that its arguments do what the README says, in fewer steps.
 import { spawnSync } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { sidenet } from "../../packages/ladder/test/capture.ts";
 import { chooseDemo, DEMOS, demoArguments } from "../lib/demo-runs.mjs";
 import { ROOT } from "../lib/environment.mjs";
+import { temporaryFolder } from "../test-folder.ts";
 
 describe("the demo", () => {
-  let folder: string;
-  beforeAll(async () => {
-    folder = await mkdtemp(join(tmpdir(), "sidenet-demo-"));
-  });
-  afterAll(() => rm(folder, { recursive: true }));
+  const folder = temporaryFolder();
 
   it("is the bundled model's unless --model names another, and takes options of sidenet train", () => {
     expect(chooseDemo([])).toEqual({ name: "tiny-books", rest: [] });

@@ -1,6 +1,5 @@
 // The guides' commands and snippets run as they stand: with the bundled model, data made here, and fewer steps.
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as autograd from "@sidenet/autograd";
@@ -9,8 +8,9 @@ import * as ladderNode from "@sidenet/ladder/node";
 import * as tensor from "@sidenet/tensor";
 import * as tensorNode from "@sidenet/tensor/node";
 import ts from "typescript";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { sidenet } from "../../packages/ladder/test/capture.ts";
+import { temporaryFolder } from "../test-folder.ts";
 
 const DOCS = resolve(fileURLToPath(import.meta.url), "../../../docs");
 const gpu = process.env.SIDENET_DEVICE !== "cpu";
@@ -19,9 +19,8 @@ const read = (name: string) => readFile(join(DOCS, name), "utf8");
 const blocks = (text: string, language: string) =>
   [...text.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, "g"))].map(([, body]) => body);
 
-let folder = "";
+const folder = temporaryFolder();
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-guides-"));
   const records = Array.from({ length: 24 }, (_, i) => ({
     prompt: `Who met mouse ${i}?`,
     completion: ` Mouse ${i + 1}.`,
@@ -34,7 +33,6 @@ beforeAll(async () => {
   const [prefix] = blocks(await read("guide-fine-tune.md"), "text");
   await writeFile(join(folder, "prefix.txt"), prefix);
 });
-afterAll(() => rm(folder, { recursive: true, force: true }));
 
 /** What is added to a command, so that it is short. */
 const ADDED: Readonly<Record<string, readonly string[]>> = {

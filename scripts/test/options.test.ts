@@ -1,18 +1,17 @@
 // The options of scripts: types by defaults, and mistakes told in two lines instead of a trace.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../test-folder.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const HELPER = new URL("../lib/options.mjs", import.meta.url).href;
 
-let folder: string;
+const folder = temporaryFolder();
 let script: string;
 beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "sidenet-options-"));
   script = join(folder, "count-sheep.mjs");
   writeFileSync(
     script,
@@ -32,7 +31,6 @@ console.log(JSON.stringify(options));
 `,
   );
 });
-afterAll(() => rmSync(folder, { recursive: true }));
 
 const run = (...args: string[]) => spawnSync(process.execPath, [script, ...args], { encoding: "utf8" });
 

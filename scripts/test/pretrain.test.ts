@@ -1,6 +1,5 @@
 // Pretraining end to end on a corpus of a few sentences: tokenizer, tokens, training that goes on where it stopped.
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { loadTokenizer } from "@sidenet/ladder";
 import type { Device } from "@sidenet/tensor";
@@ -10,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { tokenizerJson, trainBpe } from "../../examples/pretrain/bpe.mjs";
 import { windowsOf } from "../../examples/pretrain/corpus.mjs";
 import { pretrain } from "../../examples/pretrain/run.mjs";
+import { temporaryFolder } from "../test-folder.ts";
 
 const END = "<|endoftext|>";
 const SENTENCES = [
@@ -60,10 +60,9 @@ describe("windowsOf", () => {
 
 describe("pretrain", () => {
   let device: Device;
-  let folder: string;
+  const folder = temporaryFolder();
   beforeAll(async () => {
     ({ device } = await openDevice("wasm"));
-    folder = await mkdtemp(join(tmpdir(), "sidenet-pretrain-"));
     const { model, tokenizer } = tokenizerOf(SENTENCES, 300);
     const put = (name: string, content: string | Uint8Array) => writeFile(join(folder, name), content);
     await put("tokenizer.json", JSON.stringify(tokenizerJson(model, [END])));
@@ -86,10 +85,7 @@ describe("pretrain", () => {
       await put(`${name}.json`, JSON.stringify({ tokens: ids.length, texts: 1, bytes: text.length }));
     }
   });
-  afterAll(async () => {
-    device.dispose();
-    await rm(folder, { recursive: true });
-  });
+  afterAll(() => device.dispose());
 
   /** 160 steps. `onLine` sees the lines of the log. */
   const run = (name: string, { model = folder, onLine = (_: string): void => {} } = {}) =>

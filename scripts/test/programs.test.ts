@@ -1,17 +1,17 @@
 // The programs of bench/ and scripts/ run at their smallest sizes and print what they say: structure and finite numbers, no times.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { lastJson } from "../lib/sidenet.mjs";
+import { temporaryFolder } from "../test-folder.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const gpu = process.env.SIDENET_DEVICE !== "cpu";
 
 const node = (...args: string[]) => spawnSync(process.execPath, args, { cwd: ROOT, encoding: "utf8" });
 
-const folder = mkdtempSync(join(tmpdir(), "sidenet-programs-"));
+const folder = temporaryFolder();
 const file = (name: string) => join(folder, name);
 const read = (name: string) => readFileSync(file(name), "utf8");
 
@@ -34,7 +34,6 @@ beforeAll(() => {
   const testResults = [{ status: "failed", assertionResults: assertions }];
   writeFileSync(file("report.json"), JSON.stringify({ testResults }));
 }, 300_000); // the first build of a clone, on a busy machine
-afterAll(() => rmSync(folder, { recursive: true }));
 
 const TINY = ["--model", "tiny-books", "--device", "wasm"];
 const matches = (text: string, pattern: RegExp) => [...text.matchAll(pattern)].map(([, ...groups]) => groups);

@@ -1,7 +1,6 @@
 // What the READMEs show is run: the commands of the project's, with the bundled model, and the packages' snippets.
 // (autograd's has a test of its own, which knows what its numbers should be.)
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as ladder from "@sidenet/ladder";
@@ -9,9 +8,10 @@ import * as ladderNode from "@sidenet/ladder/node";
 import * as tensor from "@sidenet/tensor";
 import * as tensorNode from "@sidenet/tensor/node";
 import ts from "typescript";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { sidenet, sidenetWith } from "../../packages/ladder/test/capture.ts";
 import { matmulCase, writeFolder } from "../../packages/ladder/test/golden-cases.ts";
+import { temporaryFolder } from "../test-folder.ts";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../../..");
 const DATA = join(ROOT, "examples", "data", "shakespeare-sample.jsonl");
@@ -23,14 +23,12 @@ const CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% en
 
 const readText = (path: string) => readFile(join(ROOT, path), "utf8");
 
-let folder = "";
+const folder = temporaryFolder();
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-readmes-"));
   await writeFile(join(folder, "dev.jsonl"), BOOLQ.map((row) => `${JSON.stringify(row)}\n`).join(""));
   await writeFile(join(folder, "chat.jinja"), CHAT_TEMPLATE);
   await writeFolder(join(folder, "golden", "matmul"), matmulCase());
 });
-afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe("the README's commands", () => {
   /** Without their comments. */

@@ -1,11 +1,11 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { deflateRawSync } from "node:zlib";
 import fc from "fast-check";
-import { afterAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { openZipEntry } from "../lib/zip.mjs";
+import { temporaryFolder } from "../test-folder.ts";
 
 interface Entry {
   name: string;
@@ -56,9 +56,8 @@ const entry: fc.Arbitrary<Entry> = fc.record({
 });
 
 describe("openZipEntry", () => {
-  const folder = mkdtempSync(join(tmpdir(), "sidenet-zip-"));
+  const folder = temporaryFolder();
   const path = join(folder, "a.zip");
-  afterAll(() => rmSync(folder, { recursive: true }));
 
   const read = async (archive: Buffer, name: string) => {
     writeFileSync(path, archive);

@@ -29,7 +29,7 @@ export interface MemoryBar {
   readonly live: BytesByCategory;
 }
 
-export const total = (memory: BytesByCategory): number =>
+const total = (memory: BytesByCategory): number =>
   CATEGORIES.reduce((sum, category) => sum + memory[category], 0);
 
 export function showMemory(bars: readonly MemoryBar[]): void {

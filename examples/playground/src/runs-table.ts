@@ -3,7 +3,7 @@ import { ADAPTER_FILES } from "@sidenet/ladder";
 import { byId, bytes, element, loss } from "./dom.ts";
 import type { RunResult } from "./protocol.ts";
 
-export interface FinishedRun {
+interface FinishedRun {
   readonly title: string;
   readonly initialLoss: number;
   readonly result: RunResult;

@@ -30,7 +30,7 @@ const SEED = 1;
 const METHOD = { ladder: { reduction: 2 }, seed: SEED };
 
 /** Sends progress to the page. */
-export type Tell = (report: Report) => void;
+type Tell = (report: Report) => void;
 
 async function fetchBytes(url: string): Promise<Uint8Array> {
   const response = await fetch(url).catch((cause: unknown) => {

@@ -2,7 +2,7 @@
 import plays from "../../data/shakespeare-sample.jsonl?url";
 import sonnets from "../texts/sonnets.txt?url";
 
-export interface BundledText {
+interface BundledText {
   readonly id: string;
   readonly title: string;
   readonly about: string;

@@ -24,7 +24,7 @@ const EVALUATIONS = 6;
 /** The limit of logits in memory, far below the library's default for models a hundred times as large. */
 const LOSS_CHUNK_BYTES = 2 ** 20;
 
-export interface Training {
+interface Training {
   readonly decoder: Decoder;
   readonly adapter: Adapter;
   readonly modelName: string;

@@ -1,6 +1,5 @@
 // Tests the playground in headless Chromium: on WebGPU with the software driver, and on WebAssembly without WebGPU.
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ADAPTER_FILES } from "@sidenet/ladder";
 import { openAdapter, openModelConfig } from "@sidenet/ladder/node";
@@ -8,6 +7,7 @@ import { CpuDevice } from "@sidenet/tensor";
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openChromium } from "../../../scripts/lib/browser.mjs";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { openElsewhere, openSite, type Site, Visit } from "./site.ts";
 
 /** A minimal run, since the software driver is about a thousand times slower than a GPU. */
@@ -117,17 +117,13 @@ describe("without WebGPU", () => {
   });
 
   it("gives the adapter as files that the library takes", async () => {
-    const folder = await mkdtemp(join(tmpdir(), "sidenet-adapter-"));
-    try {
-      for (const name of Object.values(ADAPTER_FILES))
-        await writeFile(join(folder, name), await visit.saved(name));
-      const config = await openModelConfig("tiny-books");
-      using adapter = await openAdapter(folder, new CpuDevice(), config);
-      expect(adapter.method).toBe("lora"); // the last run's
-      expect(adapter.parameters.count).toBeGreaterThan(10_000);
-    } finally {
-      await rm(folder, { recursive: true });
-    }
+    const folder = temporaryFolder();
+    for (const name of Object.values(ADAPTER_FILES))
+      await writeFile(join(folder, name), await visit.saved(name));
+    const config = await openModelConfig("tiny-books");
+    using adapter = await openAdapter(folder, new CpuDevice(), config);
+    expect(adapter.method).toBe("lora"); // the last run's
+    expect(adapter.parameters.count).toBeGreaterThan(10_000);
   });
 
   it("stops when it is asked to, and keeps what was trained by then", async () => {

@@ -1,12 +1,11 @@
 // Builds and serves the playground, and drives it as a user would.
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Browser, Page } from "playwright-core";
 import { build, defaultClientConditions, type PreviewServer, preview } from "vite";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -17,7 +16,7 @@ export interface Site {
 
 /** Builds the page from the packages' sources, and serves it with the headers of `vite preview`. */
 export async function openSite(): Promise<Site> {
-  const outDir = await mkdtemp(join(tmpdir(), "sidenet-playground-"));
+  const outDir = temporaryFolder();
   const shared = { root, logLevel: "warn" } as const;
   await build({
     ...shared,
@@ -31,10 +30,7 @@ export async function openSite(): Promise<Site> {
   });
   return {
     url: server.resolvedUrls!.local[0],
-    async close() {
-      await server.close();
-      await rm(outDir, { recursive: true });
-    },
+    close: () => server.close(),
   };
 }
 
@@ -55,7 +51,7 @@ export async function openElsewhere(): Promise<{ url: string; asked: string[]; c
 }
 
 /** The settings of a run that differ from the page's defaults. */
-export interface Choices {
+interface Choices {
   readonly method?: "ladder" | "qlora";
   readonly text?: "plays" | "sonnets" | "own";
   readonly fields?: Readonly<Record<string, string | number>>;

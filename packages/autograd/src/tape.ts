@@ -87,10 +87,7 @@ export class Tape {
   constructor(device: Device, trainable: Trainable, options: TapeOptions = {}) {
     this.device = device;
     this.#saved = new SavedTensors(device, options.formats ?? {});
-    Object.assign(
-      this,
-      buildOps((row, inputs, attrs) => this.#execute(row, inputs, attrs)),
-    );
+    buildOps((row, inputs, attrs) => this.#execute(row, inputs, attrs), this);
     if (typeof trainable?.[Symbol.iterator] !== "function") {
       throw refuseLeaf(
         `${trainable}`,

@@ -4,7 +4,7 @@ import {
   type Device,
   type Ops,
   type Shape,
-  SidenetError,
+  type SidenetError,
   type Tensor,
   TestRandom,
 } from "@sidenet/tensor";
@@ -12,7 +12,14 @@ import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { checkpoint, disposeGradients, type Recomputed, Tape } from "../src/index.ts";
-import { counting, expectCode, expectNoLeaks, propertyRuns, relativeError } from "./support.ts";
+import {
+  counting,
+  expectCode,
+  expectNoLeaks,
+  FailingDevice,
+  propertyRuns,
+  relativeError,
+} from "./support.ts";
 
 interface Case {
   /** The first is x, of the shape of the result. */
@@ -321,13 +328,6 @@ describe("checkpoint", () => {
   });
 
   it("frees all after an op that fails, whichever it is", () => {
-    class FailingDevice extends CpuDevice {
-      opsLeft = Number.POSITIVE_INFINITY;
-      protected override compute(execution: Parameters<CpuDevice["compute"]>[0]): void {
-        if (this.opsLeft-- === 0) throw new SidenetError("TEST-LOST", execution.row.name);
-        super.compute(execution);
-      }
-    }
     const device = new FailingDevice();
     const { shapes, fn } = CASES["a transformer block"];
     const inputs = shapes.map((shape) => counting(device, shape));

@@ -1,11 +1,26 @@
-import type { Device, HostArray, Shape, Tensor } from "@sidenet/tensor";
-import { SidenetError } from "@sidenet/tensor";
+import {
+  CpuDevice,
+  type Device,
+  type HostArray,
+  type Shape,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
 import { expect } from "vitest";
 
 /** Runs of a property: `SIDENET_RUNS` overrides the number. */
 export const propertyRuns = (numRuns: number): { numRuns: number } => ({
   numRuns: Number(process.env.SIDENET_RUNS ?? numRuns),
 });
+
+/** Fails in its nth op. */
+export class FailingDevice extends CpuDevice {
+  opsLeft = Number.POSITIVE_INFINITY;
+  protected override compute(execution: Parameters<CpuDevice["compute"]>[0]): void {
+    if (this.opsLeft-- === 0) throw new SidenetError("TEST-LOST", execution.row.name);
+    super.compute(execution);
+  }
+}
 
 /** Fails with the labels of what is still live. */
 export function expectNoLeaks(device: Device): void {

@@ -5,27 +5,18 @@ import {
   MetaDevice,
   type Ops,
   ParamStore,
-  SidenetError,
+  type SidenetError,
   type Tensor,
 } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { type Gradients, Tape } from "../src/index.ts";
-import { counting, expectCode, expectNoLeaks } from "./support.ts";
+import { counting, expectCode, expectNoLeaks, FailingDevice } from "./support.ts";
 
 /** Notes the saved bytes before each op. */
 class WatchedDevice extends CpuDevice {
   readonly savedBefore: [string, number][] = [];
   protected override compute(execution: Parameters<CpuDevice["compute"]>[0]): void {
     this.savedBefore.push([execution.row.name, this.memory.live.saved]);
-    super.compute(execution);
-  }
-}
-
-/** Fails in its nth op. */
-class FailingDevice extends CpuDevice {
-  opsLeft = Number.POSITIVE_INFINITY;
-  protected override compute(execution: Parameters<CpuDevice["compute"]>[0]): void {
-    if (this.opsLeft-- === 0) throw new SidenetError("TEST-LOST", execution.row.name);
     super.compute(execution);
   }
 }

@@ -1,9 +1,9 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { parseSideConfig, type SideConfig, sideParameters } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
 import { parseModelConfig } from "../src/model/config.ts";
@@ -14,17 +14,9 @@ import { drawModel, drawSide } from "./tiny-model.ts";
 const model = parseModelConfig(MODEL);
 const config = parseSideConfig(SIDE, "SIDE");
 
-let root = "";
-beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-adapter-"));
-});
-afterAll(() => rm(root, { recursive: true, force: true }));
-
-const newFolder = () => mkdtemp(join(root, "a-"));
-
 /** Saves a fresh side network to a new folder. */
 async function saved(side: SideConfig = config): Promise<string> {
-  const folder = await newFolder();
+  const folder = temporaryFolder();
   using network = SideNetwork.initialize(new CpuDevice(), side, model);
   await saveAdapter(folder, network, { name: "tiny", config: model });
   return folder;
@@ -37,7 +29,7 @@ describe("a side network's files", () => {
         const pick = new TestRandom(seed);
         const drawnModel = drawModel(pick);
         const device = new CpuDevice();
-        const folder = await newFolder();
+        const folder = temporaryFolder();
         using side = SideNetwork.initialize(device, drawSide(pick, drawnModel), drawnModel);
         await saveAdapter(folder, side, { name: "tiny", config: drawnModel });
         using loaded = await openAdapter(folder, device, drawnModel);

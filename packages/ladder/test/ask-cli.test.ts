@@ -1,22 +1,20 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import type { Estimate } from "../src/eval/intervals.ts";
 import type { EvalSummary } from "../src/node/eval-run.ts";
 import { expectPeak, sidenet, sidenetWith } from "./capture.ts";
 import { writeTinyModel } from "./tiny-files.ts";
 
-let folder: string;
+const folder = temporaryFolder();
 let common: string[];
 let adapter: string;
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
   const files = await writeTinyModel(folder);
   common = ["--model", files.model, "--device", "cpu"];
   adapter = files.adapter;
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 interface Generated {
   text: string;

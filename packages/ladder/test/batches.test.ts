@@ -218,6 +218,20 @@ describe("the order of training", () => {
     expect((await long.next()).sources).not.toEqual((await long.next()).sources);
   });
 
+  it("gives callers that do not wait for one another the batches that it gives one after the other", async () => {
+    await fc.assert(
+      fc.asyncProperty(sizes, async (drawn) => {
+        const [one, other] = [open(drawn), open(drawn)];
+        const wanted: string[][] = [];
+        while (wanted.length < 5) wanted.push([...(await one.next()).sources]);
+        const asked = await Promise.all(wanted.map(() => other.next()));
+        expect(asked.map(({ sources }) => sources)).toEqual(wanted);
+        expect(other.position).toEqual(one.position);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
   it("gives each record equally often, packed or in buckets, and rows of like lengths in the latter", async () => {
     await fc.assert(
       fc.asyncProperty(sizes, async (drawn) => {

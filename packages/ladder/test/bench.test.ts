@@ -1,10 +1,10 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, MetaDevice, opNames, rowOf } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { describe, expect, it, vi } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
 import { calibrate, timeOf } from "../src/bench/measure.ts";
@@ -15,11 +15,7 @@ import { chooseTile } from "../src/bench/tune.ts";
 import { sidenet } from "./capture.ts";
 
 const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";
-let folder = "";
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-bench-"));
-});
-afterAll(() => rm(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 const QUICK = ["--time", "5", "--tokens", "16"];
 const timed = (times: Record<string, number>, failed: string[] = []) => ({

@@ -8,7 +8,7 @@ import { build, defaultServerConditions } from "vite";
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 
 /** How a process ended, and what it wrote. */
-export interface Ended {
+interface Ended {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
   readonly out: string;
@@ -25,7 +25,7 @@ export interface BundledCommand {
   remove(): Promise<void>;
 }
 
-export interface Running {
+interface Running {
   readonly child: ChildProcess;
   readonly ended: Promise<Ended>;
 }

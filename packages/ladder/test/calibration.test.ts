@@ -1,9 +1,9 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, NF4_BLOCKS, NF4_LEVELS, nf4Table, ParamStore, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { CalibratedLayers, MAX_COLUMNS } from "../src/calibration/calibrated-layers.ts";
 import { calibratedNf4 } from "../src/calibration/calibrated-nf4.ts";
 import { feedbackOf, roundWithFeedback } from "../src/calibration/feedback.ts";
@@ -259,7 +259,7 @@ describe("a calibrated model", () => {
   const at = (name: string): string => join(folder, name);
 
   beforeEach(async () => {
-    folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+    folder = temporaryFolder();
     ({ model } = await writeTinyModel(folder));
     data = at("text.jsonl");
     const rows = Array.from({ length: 40 }, (_, i) =>
@@ -267,7 +267,6 @@ describe("a calibrated model", () => {
     );
     await writeFile(data, rows.join("\n"));
   });
-  afterEach(() => rm(folder, { recursive: true }));
 
   const calibration = () => ({ data: [data], tokens: 300 });
 

@@ -1,17 +1,12 @@
 /** Golden cases whose own values are spoiled: `sidenet check` fails them and never lets them pass. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import type { CaseResult } from "../src/check/check.ts";
 import { sidenet } from "./capture.ts";
 import { adapterCase, f32, matmulCase, modelCase, type TensorFile, writeFolder } from "./golden-cases.ts";
 
-let root = "";
-beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-check-"));
-});
-afterAll(() => rm(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 
 async function check(folder: string, device: string) {
   const run = await sidenet("check", join(root, folder), "--json", "--device", device);

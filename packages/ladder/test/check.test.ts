@@ -1,8 +1,7 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CpuDevice } from "@sidenet/tensor";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { type CaseResult, checkCase } from "../src/check/check.ts";
 import { findCases } from "../src/node/golden-folder.ts";
 import { sidenet } from "./capture.ts";
@@ -21,11 +20,7 @@ import {
 
 const DEVICES = process.env.SIDENET_DEVICE === "cpu" ? ["cpu", "wasm"] : ["cpu", "wasm", "webgpu"];
 
-let root = "";
-beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-check-"));
-});
-afterAll(() => rm(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 
 const write = (name: string, files: Readonly<Record<string, unknown>>) =>
   writeFolder(join(root, name), files);

@@ -1,16 +1,16 @@
 // `sidenet compare` with runs, not plans: the model that comes with the package, two methods, two steps.
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { hostname, tmpdir } from "node:os";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { CATEGORIES } from "@sidenet/tensor";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { beforeAll, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import type { TrainSummary } from "../src/node/train-run.ts";
 import { type Captured, expectPeak, sidenet } from "./capture.ts";
 
-let folder = "";
+const folder = temporaryFolder();
 let args: string[] = [];
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-compare-"));
   const data = join(folder, "data.jsonl");
   const texts = Array.from(
     { length: 10 },
@@ -20,7 +20,6 @@ beforeAll(async () => {
   args = ["--model", "tiny-books", "--data", data, "--methods", "ladder", "lora", "--steps", "2"];
   args.push("--batch-size", "2", "--held-out", "2", "--device", "wasm");
 });
-afterAll(() => rm(folder, { recursive: true, force: true }));
 
 const compare = (output: string, ...more: string[]): Promise<Captured> =>
   sidenet("compare", ...args, "--output", join(folder, output), ...more);

@@ -1,20 +1,16 @@
 // `--config` and `--set`, which every command with many options has: the same names and values as its flags.
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Command } from "commander";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { stringify } from "yaml";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { defineCommands } from "../src/cli/program.ts";
 import { Session } from "../src/cli/session.ts";
 import { applySettings, currentSettings, parseConfig, settingName, settingsOf } from "../src/cli/settings.ts";
 import { sidenet } from "./capture.ts";
 
-let root = "";
-beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-config-"));
-});
-afterAll(() => rm(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 
 let files = 0;
 async function write(text: string): Promise<string> {

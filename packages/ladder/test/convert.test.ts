@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { encodeGguf } from "../src/formats/gguf-encode.ts";
 import { dequantize } from "../src/formats/gguf-quants.ts";
 import { modelConfigJson } from "../src/formats/hf-config.ts";
@@ -17,10 +17,9 @@ import { contentOf, convert, drawFamily, drawWeights, MODEL, putModel } from "./
 
 const device = new CpuDevice();
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+beforeEach(() => {
+  folder = temporaryFolder();
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 const at = (...parts: string[]): string => join(folder, ...parts);
 

@@ -1,8 +1,8 @@
-import { mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { EncodedRecords, splitRecords } from "../src/data/encoded-records.ts";
 import { type RecordList, recordParser } from "../src/data/record-list.ts";
 import { encodeRecord, encodingBy, type FieldMapping, parseRecord } from "../src/data/records.ts";
@@ -10,11 +10,7 @@ import { openRecords, readRecords } from "../src/node/data/record-store.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 async function file(name: string, content: string | Uint8Array): Promise<string> {
   const path = join(folder, name);

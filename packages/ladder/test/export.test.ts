@@ -1,8 +1,8 @@
-import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, ParamStore, sizeOf, TestRandom } from "@sidenet/tensor";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
 import { FullTuning } from "../src/methods/full-tuning.ts";
 import { HeadTuning, headParameters } from "../src/methods/head-tuning.ts";
@@ -23,10 +23,9 @@ import { contentOf, convert, drawWeights, MODEL, putModel } from "./model-folder
 
 const device = new CpuDevice();
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+beforeEach(() => {
+  folder = temporaryFolder();
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 const at = (...parts: string[]): string => join(folder, ...parts);
 

@@ -1,27 +1,23 @@
 // A run that fails, or is stopped, leaves a page that says how far it came and why it ended.
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice } from "@sidenet/tensor";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { type ReportData, readReportData } from "../src/node/report.ts";
 import { trainRun } from "../src/node/train-run.ts";
 import { sidenet } from "./capture.ts";
 import { cpu, tinyArguments, tinyOptions, writeTinyFiles } from "./tiny-run.ts";
 
-let root = "";
+const root = temporaryFolder();
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 let base: string[] = [];
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-failed-"));
   files = await writeTinyFiles(root);
   base = tinyArguments(files);
   base.push("--sample-tokens", "0");
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 afterEach(() => void vi.restoreAllMocks());
-
-const newFolder = () => mkdtemp(join(root, "run-"));
 
 /** What the page of a folder was made with. */
 async function pageOf(folder: string): Promise<ReportData> {
@@ -32,7 +28,7 @@ async function pageOf(folder: string): Promise<ReportData> {
 
 describe("a run that fails", () => {
   it("leaves a report with its steps and why it ended, and exits 1 with the error itself", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     const args = [
       "--output",
       output,
@@ -55,7 +51,7 @@ describe("a run that fails", () => {
   });
 
   it("is forgotten as failed when it goes on, and comes to its end", async () => {
-    const options = tinyOptions(files, await newFolder());
+    const options = tinyOptions(files, temporaryFolder());
     const device = new CpuDevice();
     const onCheckpoint = () => {
       device.memory.limitBytes = device.memory.liveBytes + 4096;
@@ -74,7 +70,7 @@ describe("a run that fails", () => {
   });
 
   it("before its first step leaves another run's page alone", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     expect((await sidenet("train", ...base, "--output", output, "--steps", "1")).exitCode).toBe(0);
     await writeFile(join(output, "report.html"), "mine");
     const refused = await sidenet("train", ...base, "--output", output);
@@ -84,7 +80,7 @@ describe("a run that fails", () => {
   });
 
   it("that is stopped by a signal has its report as well", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     const listener = vi.spyOn(process, "on");
     const run = sidenet("train", ...base, "--output", output, "--steps", "100000", "--save-every", "100000");
     await vi.waitFor(async () => expect(await readdir(output)).toContain("metrics.jsonl"), {
@@ -101,7 +97,7 @@ describe("a comparison", () => {
   const args = () => ["compare", ...base.slice(0, 8), "--steps", "3", "--methods", "ladder", "full", "lora"];
 
   it("goes on after a method that diverges, and names it in table, JSON and report", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     // Only full tuning is thrown off by such a rate at once: adapters start at zero beside a frozen model.
     const run = await sidenet(...args(), "--output", output, "--learning-rate", "1e25", "--json");
     const { results } = run.json() as { results: { method: string; error?: { code: string } }[] };

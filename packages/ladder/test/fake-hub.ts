@@ -13,7 +13,7 @@ export type Fault =
   | { readonly kind: "ignore range" | "wrong range" | "other bytes" | "more bytes" }
   | { readonly kind: "redirect"; readonly to: string };
 
-export interface Asked {
+interface Asked {
   readonly path: string;
   readonly range: string | undefined;
   readonly authorization: string | undefined;

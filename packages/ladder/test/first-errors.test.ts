@@ -1,13 +1,12 @@
 // Errors that a new user meets in the first hour (docs/first-hour.md): each says what is wrong, where, and what to do.
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { sidenet } from "./capture.ts";
 
-let root = "";
+const root = temporaryFolder();
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-first-"));
   await writeFile(join(root, "qa.jsonl"), '{"question": "q", "answer": "a"}\n'.repeat(20));
   await writeFile(join(root, "pairs.jsonl"), '{"prompt": "q", "completion": " a"}\n'.repeat(20));
   await writeFile(join(root, "odd.jsonl"), '{"n": 1}\n');
@@ -23,7 +22,6 @@ beforeAll(async () => {
   const choices = { question: "q".repeat(3000), choices: ["a", "b"], label: 0 };
   await writeFile(join(root, "long.jsonl"), `${JSON.stringify(choices)}\n`);
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 
 const train = (data: string, ...more: string[]) => [
   ...["train", "--model", "tiny-books", "--device", "cpu", "--output", join(root, "out")],

@@ -1,12 +1,13 @@
 // Hostile files: whatever a file holds, reading it ends soon, in a result or in an error that names the file and a cure.
 //   SIDENET_FUZZ_RUNS=20000 npx vitest run packages/ladder/test/fuzz.test.ts
 // SIDENET_FUZZ_SEED draws other files; the message of a failure has the seed of the file, and the file is kept.
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CpuDevice, SidenetError, sizeOf, TestRandom } from "@sidenet/tensor";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { readGguf } from "../src/formats/gguf.ts";
 import { checkpointFromGguf } from "../src/formats/gguf-checkpoint.ts";
@@ -40,11 +41,7 @@ const SLOWEST_MS = 10_000;
 /** Files are kilobytes; so is, a hundred times over, what reading them may take. */
 const MOST_MEMORY = 400e6;
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-fuzz-"));
-});
-afterAll(() => rm(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 interface Kind {
   /** Stands in every message. */

@@ -76,7 +76,7 @@ function store(device: Device, category: "weights" | "adapter", tensors: TensorF
 }
 
 /** Rows padded on both sides, one without any, so that every rule about masks applies. */
-export const BATCH = {
+const BATCH = {
   input_ids: [
     [3, 1, 4, 1, 5, 9],
     [0, 0, 2, 6, 5, 3],

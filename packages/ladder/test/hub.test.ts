@@ -1,8 +1,8 @@
 import { spawnSync } from "node:child_process";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import type { HubOptions } from "../src/node/hub.ts";
 import { openModel, openModelConfig } from "../src/node/open-model.ts";
 import { errorOf } from "./code-of.ts";
@@ -15,7 +15,7 @@ const WEIGHTS = weights("a", "b");
 let folder: string;
 let hub: FakeHub;
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-hub-"));
+  folder = temporaryFolder();
   hub = await new FakeHub({
     "config.json": CONFIG,
     "tokenizer.json": TOKENIZER,
@@ -24,10 +24,7 @@ beforeEach(async () => {
     "model.safetensors": WEIGHTS,
   }).start();
 });
-afterEach(async () => {
-  await hub.stop();
-  await rm(folder, { recursive: true });
-});
+afterEach(() => hub.stop());
 
 const cache = (...parts: string[]): string => join(folder, "models--org--tiny", ...parts);
 const options = (more: HubOptions = {}): HubOptions => ({
@@ -66,6 +63,12 @@ describe("a model on the hub", () => {
     hub.asked = [];
     await fetchWhole({ token: "hf_secret" });
     expect(hub.asked.some(({ path }) => path.includes("/resolve/"))).toBe(false);
+  });
+
+  it("is downloaded once for callers at the same time", async () => {
+    await Promise.all([fetchWhole(), fetchWhole(), fetchWhole()]);
+    for (const name of ["config.json", "tokenizer.json", "model.safetensors"])
+      expect(hub.downloadsOf(name)).toHaveLength(1);
   });
 
   it("comes in shards where it has no single file, and without them where it has", async () => {

@@ -12,7 +12,7 @@ import type { ConvertOptions } from "../src/node/convert-options.ts";
 import { openModel } from "../src/node/open-model.ts";
 import { drawModel } from "./tiny-model.ts";
 
-export type StoredType = "F32" | "F16" | "BF16";
+type StoredType = "F32" | "F16" | "BF16";
 const NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
 
 /** A random configuration that its family can have. */

@@ -1,9 +1,9 @@
 // A model that computes NaN says so, and where they came from: in every command that uses it.
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { notFinite } from "../src/not-finite.ts";
 import { sidenet, sidenetWith } from "./capture.ts";
@@ -12,17 +12,15 @@ import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const DAMAGED = "model.layers.1.mlp.up_proj.weight";
 
-let root: string;
+const root = temporaryFolder();
 let common: string[];
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-nan-"));
   const { model } = await writeTinyModel(root, (tensors) => {
     const { data, shape } = tensors[DAMAGED];
     (data as Float32Array)[5 * shape[1] + 3] = Number.NaN;
   });
   common = ["--model", model, "--device", "cpu"];
 });
-afterAll(() => rm(root, { recursive: true }));
 
 const NAMED = new RegExp(
   `not finite[\\s\\S]*${DAMAGED.replaceAll(".", "\\.")}\\[5, 3\\] = NaN[\\s\\S]*damaged`,

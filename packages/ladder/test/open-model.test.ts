@@ -1,7 +1,7 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { requireTensor } from "../src/formats/checkpoint.ts";
 import { writeFileAtomic } from "../src/node/atomic-write.ts";
 import { openFileSource } from "../src/node/file-source.ts";
@@ -14,10 +14,9 @@ const weights = (...names: string[]) => weightsFile(1, names);
 const index = (map: Record<string, string>) => JSON.stringify({ metadata: {}, weight_map: map });
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
+beforeEach(() => {
+  folder = temporaryFolder();
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 /** Writes files into the test's folder and gives the path of one, or of the folder. */
 async function put(files: Record<string, string | Uint8Array>, path = ""): Promise<string> {

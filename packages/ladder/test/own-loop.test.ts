@@ -32,6 +32,16 @@ describe("a loop of one's own is refused", () => {
     expect(() => makeBatch([], 8)).toThrow(/L-DATA/);
   });
 
+  it("for a number of rows or tokens at a time with which no step would end", () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    using adapter = makeAdapter({ method: "head" }, decoder, "tiny");
+    for (const name of ["microBatchSize", "chunkTokens"])
+      for (const count of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+        const make = () => new Trainer(decoder, adapter, { learningRate: () => 0.05, [name]: count });
+        expect(make).toThrow(`[L-OPTION] ${name} is ${count}`);
+      }
+  });
+
   it("for a number of new tokens that is none", async () => {
     using decoder = randomDecoder(new CpuDevice(), config);
     for (const maxTokens of [-1, 1.5, Number.NaN, undefined as unknown as number])

@@ -1,12 +1,10 @@
 // Methods of the user's own in the places that an adapter has, an optimizer of the user's own, and plans of both.
 
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { Gradients, Optimizer, OptimizerStep } from "@sidenet/autograd";
 import { CpuDevice, type Ops, ParamStore, Random, repeat, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import {
   type Adapter,
   type Attention,
@@ -325,31 +323,27 @@ describe("an adapter of one's own that returns something else than a hidden stat
 
 describe("the files of an adapter of one's own", () => {
   it("give another of its kind the same loss, and are refused for other methods, models and sizes", async () => {
-    const folder = await mkdtemp(join(tmpdir(), "sidenet-own-"));
-    try {
-      using decoder = randomDecoder(new CpuDevice(), config);
-      const batch = drawBatch(new TestRandom(4), config);
-      using trained = new GatedBlock(decoder);
-      using trainer = new Trainer(decoder, trained, { learningRate: () => 0.05 });
-      for (let step = 0; step < 3; step++) await trainer.step(batch);
-      await saveAdapter(folder, trained, { name: "tiny", config });
-      using restored = new GatedBlock(decoder);
-      await restoreAdapter(folder, restored, config);
-      expect(await evaluateLoss(decoder, restored, [batch])).toBe(
-        await evaluateLoss(decoder, trained, [batch]),
-      );
+    const folder = temporaryFolder();
+    using decoder = randomDecoder(new CpuDevice(), config);
+    const batch = drawBatch(new TestRandom(4), config);
+    using trained = new GatedBlock(decoder);
+    using trainer = new Trainer(decoder, trained, { learningRate: () => 0.05 });
+    for (let step = 0; step < 3; step++) await trainer.step(batch);
+    await saveAdapter(folder, trained, { name: "tiny", config });
+    using restored = new GatedBlock(decoder);
+    await restoreAdapter(folder, restored, config);
+    expect(await evaluateLoss(decoder, restored, [batch])).toBe(
+      await evaluateLoss(decoder, trained, [batch]),
+    );
 
-      using prompt = new PromptTuning(decoder);
-      await expect(restoreAdapter(folder, prompt, config)).rejects.toThrow(/"gated-block", wanted "prompt"/);
-      const other = { ...config, vocabSize: config.vocabSize + 1 };
-      await expect(restoreAdapter(folder, restored, other)).rejects.toThrow(
-        /L-ADAPTER-MODEL.*trained with tiny/,
-      );
-      restored.parameters.set("another", decoder.device.zeros([]));
-      await expect(restoreAdapter(folder, restored, config)).rejects.toThrow(/L-TENSOR-MISSING.*"another"/);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    using prompt = new PromptTuning(decoder);
+    await expect(restoreAdapter(folder, prompt, config)).rejects.toThrow(/"gated-block", wanted "prompt"/);
+    const other = { ...config, vocabSize: config.vocabSize + 1 };
+    await expect(restoreAdapter(folder, restored, other)).rejects.toThrow(
+      /L-ADAPTER-MODEL.*trained with tiny/,
+    );
+    restored.parameters.set("another", decoder.device.zeros([]));
+    await expect(restoreAdapter(folder, restored, config)).rejects.toThrow(/L-TENSOR-MISSING.*"another"/);
   });
 });
 

@@ -1,8 +1,8 @@
 // A run with a prefix, from files to files: what is trained after a text is asked after it.
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdtemp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { encodeSafetensors } from "../src/formats/safetensors-write.ts";
 import { readBackboneSetup } from "../src/node/adapter-files.ts";
 import { exportAdapter } from "../src/node/export-adapter.ts";
@@ -15,16 +15,14 @@ import { cpu, tinyArguments, tinyOptions, traceOf, writeTinyFiles } from "./tiny
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
 
 const PREFIX = "abc, abd.";
-let root = "";
+const root = temporaryFolder();
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 let prefix = "";
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-prefix-"));
   files = await writeTinyFiles(root);
   prefix = join(root, "prefix.txt");
   await writeFile(prefix, PREFIX);
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 
 const newFolder = () => mkdtemp(join(root, "run-"));
 const asked = { dtype: "f32", quantize: "auto", chatTemplate: null } as const;

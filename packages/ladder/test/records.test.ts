@@ -1,8 +1,8 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { linesOf } from "../src/data/lines.ts";
 import {
   type EncodeOptions,
@@ -14,11 +14,7 @@ import {
 import { readRecords } from "../src/node/data/record-store.ts";
 import { errorOf } from "./code-of.ts";
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-test-"));
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 async function readAll(content: string | Uint8Array, fields: FieldMapping = {}) {
   const path = join(folder, "data.jsonl");

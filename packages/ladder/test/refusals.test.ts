@@ -1,9 +1,9 @@
 /** What a method cannot do is refused by name, before anything is trained. */
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, ParamStore, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
 import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
@@ -241,7 +241,7 @@ describe("an adapter of another model is refused, whichever of them is given", (
   ];
   const methods = ["ladder", "lora"] as const;
   const saved = async (method: (typeof methods)[number], device: CpuDevice): Promise<string> => {
-    const folder = await mkdtemp(join(tmpdir(), "sidenet-refusal-"));
+    const folder = temporaryFolder();
     using adapter =
       method === "ladder"
         ? SideNetwork.initialize(device, ladderConfig(model, "m"), model)
@@ -253,43 +253,35 @@ describe("an adapter of another model is refused, whichever of them is given", (
   it.each(methods)("a %s by its metadata", async (method) => {
     const device = new CpuDevice();
     const folder = await saved(method, device);
-    try {
-      for (const [title, change] of others) {
-        await expect(openAdapter(folder, device, { ...model, ...change }), title).rejects.toMatchObject({
-          code: "L-ADAPTER-MODEL",
-        });
-      }
-      expect(device.memory.liveCount).toBe(0);
-    } finally {
-      await rm(folder, { recursive: true });
+    for (const [title, change] of others) {
+      await expect(openAdapter(folder, device, { ...model, ...change }), title).rejects.toMatchObject({
+        code: "L-ADAPTER-MODEL",
+      });
     }
+    expect(device.memory.liveCount).toBe(0);
   });
 
   it("a PEFT adapter, which has no such metadata, by its tensors", async () => {
     const device = new CpuDevice();
     const folder = await saved("lora", device);
-    try {
-      const file = join(folder, "adapter_model.safetensors");
-      const bytes = new Uint8Array(await readFile(file));
-      const checkpoint = await openSafetensors(memorySource(bytes, file));
-      const tensors: TensorFile = {};
-      for (const [name, tensor] of checkpoint.tensors) {
-        tensors[name] = f32(tensor.shape, await tensor.readFloat32());
-      }
-      await writeFile(file, concatBytes(encodeSafetensors(tensors)));
-      const wrong = [
-        [{ numHiddenLayers: 9 }, "L-TENSOR-MISSING"],
-        [{ numHiddenLayers: 7 }, "L-TENSOR-UNEXPECTED"],
-        [{ hiddenSize: 64 }, "L-TENSOR-SHAPE"],
-      ] as const;
-      for (const [change, code] of wrong) {
-        await expect(openAdapter(folder, device, { ...model, ...change })).rejects.toMatchObject({ code });
-      }
-      using adapter = await openAdapter(folder, device, model);
-      expect(adapter.method).toBe("lora");
-    } finally {
-      await rm(folder, { recursive: true });
+    const file = join(folder, "adapter_model.safetensors");
+    const bytes = new Uint8Array(await readFile(file));
+    const checkpoint = await openSafetensors(memorySource(bytes, file));
+    const tensors: TensorFile = {};
+    for (const [name, tensor] of checkpoint.tensors) {
+      tensors[name] = f32(tensor.shape, await tensor.readFloat32());
     }
+    await writeFile(file, concatBytes(encodeSafetensors(tensors)));
+    const wrong = [
+      [{ numHiddenLayers: 9 }, "L-TENSOR-MISSING"],
+      [{ numHiddenLayers: 7 }, "L-TENSOR-UNEXPECTED"],
+      [{ hiddenSize: 64 }, "L-TENSOR-SHAPE"],
+    ] as const;
+    for (const [change, code] of wrong) {
+      await expect(openAdapter(folder, device, { ...model, ...change })).rejects.toMatchObject({ code });
+    }
+    using adapter = await openAdapter(folder, device, model);
+    expect(adapter.method).toBe("lora");
   });
 });
 

@@ -1,31 +1,29 @@
 // A run that is stopped and resumed is the run that was never stopped: the same losses and the same adapter, to the bit.
 import { copyFileSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { hostname, tmpdir } from "node:os";
+import { mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { CpuDevice, type Device, SidenetError } from "@sidenet/tensor";
 import { openDevice } from "@sidenet/tensor/node";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { METHODS, type Method } from "../src/methods/adapter.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import { openSafetensorsFile } from "../src/node/safetensors-file.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../src/node/train-run.ts";
 import { cpu, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
 
-let root = "";
+const root = temporaryFolder();
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-resume-"));
   files = await writeTinyFiles(root);
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 
 const open: Device[] = [];
 afterEach(() => {
   for (const device of open.splice(0)) device.dispose();
 });
 
-const newFolder = () => mkdtemp(join(root, "run-"));
 const checkpointsIn = async (folder: string) => (await readdir(join(folder, "checkpoints"))).sort();
 
 /** Runs until `stopAfter` steps are done, as after Ctrl-C; a number past the end lets it run through. */
@@ -51,9 +49,9 @@ async function runUntil(
 
 /** Never stopped, and stopped twice: after 2 steps, and 5. */
 async function compare(device: Device, method: Method, change: Partial<TrainRunOptions> = {}) {
-  const whole = tinyOptions(files, await newFolder(), method, change);
+  const whole = tinyOptions(files, temporaryFolder(), method, change);
   const summary = await trainRun(device, whole);
-  const parts = tinyOptions(files, await newFolder(), method, change);
+  const parts = tinyOptions(files, temporaryFolder(), method, change);
   expect(await runUntil(device, parts, 2)).toMatchObject({
     steps: 2,
     stop_reason: "signal",
@@ -110,7 +108,7 @@ describe("a resumed run equals one that was never stopped, to the bit", () => {
 
 describe("checkpoints", () => {
   it("are kept as many as asked for, the latest ones", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 1, keep: 3 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { saveEvery: 1, keep: 3 });
     await trainRun(cpu(), options);
     expect(await checkpointsIn(options.outputDir)).toEqual([
       "step-000006.safetensors",
@@ -121,7 +119,7 @@ describe("checkpoints", () => {
   });
 
   it("are written every so many steps and at the end, each once, also where a run goes on from one", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 3 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { saveEvery: 3 });
     const written: number[] = [];
     const events = { onCheckpoint: (step: number) => written.push(step) };
     await runUntil(cpu(), options, 3, events);
@@ -130,7 +128,7 @@ describe("checkpoints", () => {
   });
 
   it("come with the adapter of their step, for a run that is killed after them", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 2, keep: 9, evalEvery: 2 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { saveEvery: 2, keep: 9, evalEvery: 2 });
     const { outputDir } = options;
     const copies: { step: number; copy: string }[] = [];
     const onCheckpoint = (step: number) => {
@@ -160,9 +158,9 @@ describe("checkpoints", () => {
   ] as const)(
     "that are damaged, here by %s, are left out for the one before, and the run says so",
     async (_, spoil) => {
-      const whole = tinyOptions(files, await newFolder());
+      const whole = tinyOptions(files, temporaryFolder());
       await trainRun(cpu(), whole);
-      const options = tinyOptions(files, await newFolder());
+      const options = tinyOptions(files, temporaryFolder());
       await runUntil(cpu(), options, 7);
       const last = join(options.outputDir, "checkpoints", "step-000007.safetensors");
       const bytes = await readFile(last);
@@ -182,7 +180,7 @@ describe("checkpoints", () => {
   );
 
   it("are refused when all are damaged, when the data changed, or when they are of other sizes", async () => {
-    const options = tinyOptions(files, await newFolder());
+    const options = tinyOptions(files, temporaryFolder());
     await runUntil(cpu(), options, 4);
     const again = { ...options, existing: "resume" as const };
     const two = [files.data, files.more];
@@ -200,14 +198,14 @@ describe("checkpoints", () => {
   it("are refused by a smaller network, which would leave a part of theirs out", async () => {
     const of = (layers: number) =>
       ({ method: { method: "ladder", ladder: { reduction: 2, layers } } }) as const;
-    const options = tinyOptions(files, await newFolder(), "ladder", of(2));
+    const options = tinyOptions(files, temporaryFolder(), "ladder", of(2));
     await runUntil(cpu(), options, 2);
     const again = trainRun(cpu(), { ...options, ...of(1), existing: "resume" });
     await expect(again).rejects.toThrow(/L-CHECKPOINT.*holds adapter.*does not train/);
   });
 
   it("are not taken for damaged where the device is what fails", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 1 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 1 });
     await trainRun(cpu(), options);
     class Lost extends CpuDevice {
       override assign(): void {
@@ -220,7 +218,7 @@ describe("checkpoints", () => {
   });
 
   it("of a run that was killed before its first one mean a start from the beginning", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2, existing: "resume" });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 2, existing: "resume" });
     const first = await trainRun(cpu(), options);
     await rm(join(options.outputDir, "checkpoints"), { recursive: true });
     const notes: string[] = [];
@@ -232,7 +230,7 @@ describe("checkpoints", () => {
 
 describe("the folder of a run", () => {
   it("is not taken from a run that is there, unless it is to be resumed or replaced", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 2 });
     await trainRun(cpu(), options);
     await expect(trainRun(cpu(), options)).rejects.toMatchObject({
       code: "L-RUN-EXISTS",
@@ -244,7 +242,7 @@ describe("the folder of a run", () => {
   });
 
   it("is not taken from another program, whose files a run would replace", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 1 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 1 });
     const theirs = join(options.outputDir, "checkpoints", "epoch-1", "model.pt");
     await mkdir(dirname(theirs), { recursive: true });
     await writeFile(theirs, "theirs");
@@ -259,7 +257,7 @@ describe("the folder of a run", () => {
   });
 
   it("is one process's at a time, and no more that of one that is gone", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 1 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 1 });
     const lock = join(options.outputDir, ".lock");
     await mkdir(options.outputDir, { recursive: true });
     await writeFile(lock, `${process.ppid} ${hostname()}`);
@@ -273,7 +271,7 @@ describe("the folder of a run", () => {
   });
 
   it("keeps the old run when the new one cannot start", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 2 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 2 });
     await trainRun(cpu(), options);
     const before = await traceOf(options.outputDir);
     const bad = { ...options, existing: "overwrite" as const, data: [join(root, "none.jsonl")] };
@@ -284,14 +282,14 @@ describe("the folder of a run", () => {
 
 describe("evaluations", () => {
   it("come every so many steps and at the end, and the adapter of the best is written", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { evalEvery: 3 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { evalEvery: 3 });
     const summary = await trainRun(cpu(), options);
     const lines = await readMetrics(join(options.outputDir, "metrics.jsonl"));
     const evaluations = lines.flatMap((line) => ("eval_loss" in line ? [line] : []));
     expect(evaluations.map(({ step }) => step)).toEqual([3, 6, 8]);
     const best = evaluations.reduce((a, b) => (b.eval_loss < a.eval_loss ? b : a));
     expect(summary).toMatchObject({ adapter_step: best.step, eval_loss: best.eval_loss });
-    const stopped = tinyOptions(files, await newFolder(), "ladder", { evalEvery: 3 });
+    const stopped = tinyOptions(files, temporaryFolder(), "ladder", { evalEvery: 3 });
     const onEvaluation = vi.fn();
     await runUntil(cpu(), stopped, 3, { onEvaluation }); // who stops a run waits for no evaluation
     expect(onEvaluation).not.toHaveBeenCalled();
@@ -305,7 +303,7 @@ describe("evaluations", () => {
   ])(
     "end a run that %s, and the best adapter, of the first, is the one that is written",
     async (_, learningRate) => {
-      const options = tinyOptions(files, await newFolder(), "full", {
+      const options = tinyOptions(files, temporaryFolder(), "full", {
         steps: 60,
         learningRate,
         schedule: "constant",

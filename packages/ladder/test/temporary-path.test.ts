@@ -1,11 +1,11 @@
 // What stands beside a file or folder while it is written, and what becomes of it when the process ends by force.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { lstat, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { lstat, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { writeFileAtomic } from "../src/node/atomic-write.ts";
 import { makeFolder } from "../src/node/make-folder.ts";
 import { checkOutputFile, writeFolderAtomic } from "../src/node/output-folder.ts";
@@ -13,10 +13,9 @@ import { type BundledCommand, bundleCommand } from "./bundled-command.ts";
 import { errorOf } from "./code-of.ts";
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "sidenet-temporary-"));
+beforeEach(() => {
+  folder = temporaryFolder();
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 /** A number that no process has: larger than Linux gives. */
 const DEAD = 2 ** 30;

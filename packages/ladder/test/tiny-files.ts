@@ -11,7 +11,7 @@ import { randomDecoder, randomWeights } from "./tiny-model.ts";
 import { TINY_CONFIG } from "./tiny-run.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
-export const CHATML =
+const CHATML =
   "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 

@@ -6,13 +6,7 @@ import { tokenizerFromGguf } from "../src/formats/gguf-tokenizer.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { codeOf } from "./code-of.ts";
 import { buildGguf, type Field, numbers, strings } from "./gguf-builder.ts";
-
-/** The printable characters that byte-level BPE writes for the bytes 0..255. */
-const BYTE_SYMBOLS = (() => {
-  const kept = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173);
-  let next = 256;
-  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(kept(byte) ? byte : next++));
-})();
+import { BYTE_SYMBOLS } from "./tiny-tokenizer.ts";
 
 const SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "Ġw o", "1 2", "' s", "Ġ Ġ", "Ċ Ċ", "' S"];

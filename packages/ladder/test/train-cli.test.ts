@@ -1,10 +1,10 @@
 // `sidenet train` as a user types it: config files and flags, what it writes, and what it says when something is wrong.
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Command } from "commander";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { weightedFile } from "../src/cli/data-options.ts";
 import { configText, currentSettings, parseConfig, settingName, settingsOf } from "../src/cli/settings.ts";
 import { Report } from "../src/cli/terminal.ts";
@@ -12,15 +12,13 @@ import { addTrainSettings } from "../src/cli/training-options.ts";
 import { sidenet } from "./capture.ts";
 import { tinyArguments, writeTinyFiles } from "./tiny-run.ts";
 
-let root = "";
+const root = temporaryFolder();
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 let base: string[] = [];
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-train-"));
   files = await writeTinyFiles(root);
   base = tinyArguments(files);
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 
 interface TimelineLine {
   readonly op: string;
@@ -29,9 +27,8 @@ interface TimelineLine {
   readonly live: Readonly<Record<string, number>>;
 }
 
-const newFolder = () => mkdtemp(join(root, "run-"));
 async function writeConfig(text: string, name = "run.yaml"): Promise<string> {
-  const path = join(await newFolder(), name);
+  const path = join(temporaryFolder(), name);
   await writeFile(path, text);
   return path;
 }
@@ -62,7 +59,7 @@ describe("settings", () => {
   });
 
   it("of the file that init writes are every flag there is, and its values come back", async () => {
-    const path = join(await newFolder(), "run.yaml");
+    const path = join(temporaryFolder(), "run.yaml");
     const made = await sidenet(
       "init",
       path,
@@ -118,7 +115,7 @@ describe("settings", () => {
   });
 
   it("come from flags first, then --set, then the file, in YAML or JSON", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     const settings = {
       steps: 5,
       "batch-size": 1,
@@ -147,7 +144,7 @@ describe("settings", () => {
 
 describe("a run", () => {
   it("writes its adapter, checkpoints, metrics and page, and can be resumed by its folder alone", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     const first = await sidenet("train", ...base, "--output", output, "--steps", "4", "--save-every", "2");
     expect(first.err).toMatch(/^step 1\/4 .*\nstep 4\/4 /m);
     expect(first.exitCode).toBe(0);
@@ -191,11 +188,11 @@ describe("a run", () => {
   });
 
   it("trains a model whose padding token is none of its vocabulary: padding is hidden, so any token will do", async () => {
-    const own = await writeTinyFiles(await newFolder());
+    const own = await writeTinyFiles(temporaryFolder());
     const path = join(own.model, "config.json");
     const config = JSON.parse(await readFile(path, "utf8")) as { vocab_size: number };
     await writeFile(path, JSON.stringify({ ...config, pad_token_id: config.vocab_size }));
-    const output = await newFolder();
+    const output = temporaryFolder();
     expect(await sidenet("train", ...tinyArguments(own), "--output", output, "--steps", "1")).toMatchObject({
       exitCode: 0,
     });
@@ -209,7 +206,7 @@ describe("a run", () => {
       "--data",
       long,
       "--output",
-      join(await newFolder(), "out"),
+      join(temporaryFolder(), "out"),
       "--steps",
       "1",
       "--device",
@@ -231,9 +228,9 @@ describe("a run", () => {
 
   it("shows what it answers to a prompt, and gives nothing of the answer away; of a text it shows how it goes on", async () => {
     const sampleOf = async (record: object) => {
-      const data = join(await newFolder(), "few.jsonl");
+      const data = join(temporaryFolder(), "few.jsonl");
       await writeFile(data, `${JSON.stringify(record)}\n`.repeat(6));
-      const args = ["--data", data, "--output", join(await newFolder(), "out"), "--device", "cpu"];
+      const args = ["--data", data, "--output", join(temporaryFolder(), "out"), "--device", "cpu"];
       const few = ["--steps", "1", "--held-out", "2", "--reduction", "2", "--sample-tokens", "3", "--json"];
       const run = await sidenet("train", "--model", files.model, ...args, ...few);
       const { samples } = run.json() as { samples: { before: { prompt: string } } };
@@ -246,8 +243,8 @@ describe("a run", () => {
   });
 
   it("writes what is live after each op of its second step, the same that the report plots", async () => {
-    const output = join(await newFolder(), "out");
-    const file = join(await newFolder(), "timeline.jsonl");
+    const output = join(temporaryFolder(), "out");
+    const file = join(temporaryFolder(), "timeline.jsonl");
     const args = ["--output", output, "--steps", "3", "--sample-tokens", "0", "--memory-timeline", file];
     const run = await sidenet("train", ...base, ...args, "--json");
     const lines = (await readFile(file, "utf8")).trimEnd().split("\n");
@@ -270,7 +267,7 @@ describe("a run", () => {
   });
 
   it("says so where there was no second step for a timeline, and refuses a file that cannot be before it starts", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     const file = join(root, "never.jsonl");
     const args = [...base, "--output", output, "--steps", "1", "--memory-timeline"];
     const nowhere = await sidenet("train", ...args, join(root, "no", "folder.jsonl"));
@@ -281,7 +278,7 @@ describe("a run", () => {
   });
 
   it("is quiet where it shall be: nothing but errors, and the object of --json", async () => {
-    const output = join(await newFolder(), "out");
+    const output = join(temporaryFolder(), "out");
     const run = await sidenet("train", ...base, "--output", output, "--steps", "2", "--quiet");
     expect(run).toMatchObject({ exitCode: 0, out: "", err: "" });
     const failed = await sidenet("train", ...base, "--output", output, "--quiet", "--json");

@@ -1,10 +1,10 @@
 // What can go wrong while a run goes on: each is told with a cure, and what was trained by then is not lost.
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, type Device, type Tensor } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { readMetrics } from "../src/node/run/metrics-log.ts";
 import { type TrainRunEvents, type TrainRunOptions, trainRun } from "../src/node/train-run.ts";
 import { errorOf } from "./code-of.ts";
@@ -34,25 +34,21 @@ vi.mock("node:fs/promises", async (original) => {
   return { ...fs, open };
 });
 
-let root = "";
+const root = temporaryFolder();
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-faults-"));
   files = await writeTinyFiles(root);
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 afterEach(() => {
   disk.fault = null;
 });
-
-const newFolder = () => mkdtemp(join(root, "run-"));
 
 const failureOf = (device: Device, options: TrainRunOptions, events: TrainRunEvents = {}) =>
   errorOf(trainRun(device, options, events));
 
 /** That a run, mended and resumed, is the run that never failed. */
 async function expectResumes(options: TrainRunOptions, from: number) {
-  const whole = { ...options, outputDir: await newFolder() };
+  const whole = { ...options, outputDir: temporaryFolder() };
   await trainRun(cpu(), whole);
   const resumed = await trainRun(cpu(), { ...options, existing: "resume" });
   expect(resumed.resumed_from).toBe(from);
@@ -71,7 +67,7 @@ describe("a disk", () => {
   ] as const)(
     "that fails with %s at a checkpoint leaves the one before it",
     async (code, during, kind, text) => {
-      const options = tinyOptions(files, await newFolder(), "lora");
+      const options = tinyOptions(files, temporaryFolder(), "lora");
       const events = {
         onCheckpoint: () => {
           disk.fault = { code, path: /step-0+6/, during };
@@ -88,7 +84,7 @@ describe("a disk", () => {
   );
 
   it("that is full for metrics ends the run with what to do", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { saveEvery: 1 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { saveEvery: 1 });
     const events = {
       onStart: () => {
         disk.fault = { code: "ENOSPC", path: /metrics\.jsonl$/, during: "write" };
@@ -104,7 +100,7 @@ describe("a disk", () => {
     async (code) => {
       disk.fault = { code, path: /\.writable/, during: "open" };
       const onLoad = vi.fn();
-      const error = await failureOf(cpu(), tinyOptions(files, await newFolder()), { onLoad });
+      const error = await failureOf(cpu(), tinyOptions(files, temporaryFolder()), { onLoad });
       expect(error.code).toBe("L-FILE");
       expect(error.message).toMatch(/read-only|no permission/);
       expect(onLoad).not.toHaveBeenCalled();
@@ -112,7 +108,7 @@ describe("a disk", () => {
   );
 
   it("with a file where the folder should be is told as that", async () => {
-    const path = join(await newFolder(), "file");
+    const path = join(temporaryFolder(), "file");
     await writeFile(path, "");
     const error = await failureOf(cpu(), tinyOptions(files, join(path, "run")));
     expect(error.message).toContain("a part of the path is a file");
@@ -120,12 +116,12 @@ describe("a disk", () => {
 });
 
 it("a record that is too long, found only when its step came, is told with where to resume", async () => {
-  const data = join(await newFolder(), "many.jsonl");
+  const data = join(temporaryFolder(), "many.jsonl");
   const line = (text: string) => `${JSON.stringify({ text })}\n`;
   const [short, long] = [line("a b c"), line("a b c ".repeat(20))];
   // Too many to encode them all before; the first are looked at, and the last are held out.
   await writeFile(data, short.repeat(16) + long.repeat(20_001) + short.repeat(4));
-  const error = await failureOf(cpu(), tinyOptions({ ...files, data }, await newFolder()));
+  const error = await failureOf(cpu(), tinyOptions({ ...files, data }, temporaryFolder()));
   expect(error.code).toBe("L-TOO-LONG");
   expect(error.message).toMatch(/many\.jsonl, line \d+: .*--max-length\. No checkpoint had been written/);
 });
@@ -159,7 +155,7 @@ const counting = (device: SpoiledDevice): TrainRunEvents => ({
 
 describe("a loss that is not finite", () => {
   it("ends the run before it spoils a parameter, names the records, and the run can leave them out", async () => {
-    const options = tinyOptions(files, await newFolder(), "ladder", { evalEvery: 100 });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { evalEvery: 100 });
     const device = new SpoiledDevice(4);
     const error = await failureOf(device, options, counting(device));
     expect(error.code).toBe("L-DIVERGED");
@@ -193,7 +189,7 @@ describe("a loss that is not finite", () => {
     const good = [0, 1, 11];
     const steps = Array.from({ length: 30 }, (_, i) => i).filter((i) => !good.includes(i));
     const device = new SpoiledDevice(...steps);
-    const options = tinyOptions(files, await newFolder(), "ladder", { steps: 40, onNonFinite: "skip" });
+    const options = tinyOptions(files, temporaryFolder(), "ladder", { steps: 40, onNonFinite: "skip" });
     const error = await failureOf(device, options, counting(device));
     expect(error.code).toBe("L-DIVERGED");
     expect(error.message).toContain("10th in a row");
@@ -203,7 +199,7 @@ describe("a loss that is not finite", () => {
   });
 
   it("that a learning rate makes leaves the adapter of the step before in the checkpoint", async () => {
-    const options = tinyOptions(files, await newFolder(), "full", {
+    const options = tinyOptions(files, temporaryFolder(), "full", {
       learningRate: 1e30,
       schedule: "constant",
     });
@@ -216,7 +212,7 @@ describe("a loss that is not finite", () => {
 describe("a device", () => {
   it("without memory left ends the run with the breakdown, the cure and the checkpoint", async () => {
     const device = new CpuDevice();
-    const options = tinyOptions(files, await newFolder(), "lora");
+    const options = tinyOptions(files, temporaryFolder(), "lora");
     const error = await failureOf(device, options, {
       onCheckpoint: () => {
         device.memory.limitBytes = device.memory.liveBytes + 4096;
@@ -239,7 +235,7 @@ describe("a device", () => {
     async () => {
       const device = await openNodeWebGpu();
       try {
-        const options = tinyOptions(files, await newFolder(), "ladder");
+        const options = tinyOptions(files, temporaryFolder(), "ladder");
         const error = await failureOf(device, options, { onCheckpoint: () => device.gpu.destroy() });
         expect(error.code).toBe("T-DEVICE-LOST");
         for (const part of ["open a new device", "checkpoint after 3 steps is intact", "--resume"])

@@ -1,8 +1,8 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { type GgufFile, readGguf } from "../src/formats/gguf.ts";
 import { tokenizerFilesFromGguf, tokenizerFromGguf } from "../src/formats/gguf-tokenizer.ts";
@@ -109,18 +109,14 @@ describe.each([
 });
 
 it("a GGUF file gets the default of several chat templates", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "sidenet-vocabulary-"));
-  try {
-    const { tokenizer, config } = tokenizerFilesFromGguf(await open(byteLevel("gpt-2")));
-    const chat_template = ["tools", "default"].map((name) => ({ name, template: `the ${name} one` }));
-    await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
-    await writeFile(join(folder, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template }));
-    const files = { origin: { kind: "folder", folder } } as const;
-    const { fields } = await ggufTokenizer(files, { ...MODEL, vocabSize: BYTES.length });
-    expect(fields["tokenizer.chat_template"]).toEqual({ type: "string", value: "the default one" });
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const folder = temporaryFolder();
+  const { tokenizer, config } = tokenizerFilesFromGguf(await open(byteLevel("gpt-2")));
+  const chat_template = ["tools", "default"].map((name) => ({ name, template: `the ${name} one` }));
+  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+  await writeFile(join(folder, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template }));
+  const files = { origin: { kind: "folder", folder } } as const;
+  const { fields } = await ggufTokenizer(files, { ...MODEL, vocabSize: BYTES.length });
+  expect(fields["tokenizer.chat_template"]).toEqual({ type: "string", value: "the default one" });
 });
 
 it("a tokenizer that a GGUF file cannot say is refused, not approximated", async () => {

@@ -6,7 +6,7 @@ import { bindInputs, type Dims, formatOperand, outputSpec, type TensorSpec } fro
 import { Tensor } from "./tensor.ts";
 
 /** The arguments of a call: operands in the order of the signature, attributes, and the residuals to make. */
-export interface OpRequest {
+interface OpRequest {
   readonly inputs: readonly (Tensor | null | undefined)[];
   readonly attrs: object;
   readonly wanted: readonly string[];
@@ -21,7 +21,7 @@ export interface Execution {
 }
 
 /** A bound call that still needs tensors for its outputs. */
-export interface OpCall extends Execution {
+interface OpCall extends Execution {
   /** Inputs by name, and null for each output; the caller fills in the outputs. */
   readonly io: Record<string, Tensor | null>;
   /** Names and specs of the outputs to make. */

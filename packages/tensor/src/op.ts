@@ -18,7 +18,7 @@ import type { Tensor } from "./tensor.ts";
 import type { TestRandom } from "./test-random.ts";
 
 /** The attributes of an op, by name. */
-export type Attrs = object;
+type Attrs = object;
 
 /** `kernels/<file>.wgsl`, entry point after the slash. */
 export type KernelEntry = `${string}/${string}`;

@@ -3,7 +3,7 @@ import type { Execution } from "./op-call.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Access of the reference to a device's values. */
-export interface ValueAccess {
+interface ValueAccess {
   /** Returns the values of a tensor, which are only read. */
   load(tensor: Tensor): HostArray;
   /** Stores new values of a tensor, rounded to its dtype. */

@@ -7,13 +7,17 @@ function isPlain(value: object): boolean {
   return prototype === Object.prototype || prototype === null;
 }
 
-/** Adds every tensor in the return value of a scope: the value itself, or nested in arrays, sets, maps and plain objects. */
-function addTensors(value: unknown, found: Set<Tensor>): void {
-  if (value instanceof Tensor) found.add(value);
-  else if (value === null || typeof value !== "object") return;
-  else if (Array.isArray(value) || value instanceof Set) for (const item of value) addTensors(item, found);
-  else if (value instanceof Map) for (const item of value.values()) addTensors(item, found);
-  else if (isPlain(value)) for (const item of Object.values(value)) addTensors(item, found);
+/**
+ * Adds the return value of a scope and all that is nested in it, in arrays, sets, maps and plain objects: tensors, and what holds
+ * them, once each.
+ */
+function addObjects(value: unknown, found: Set<object>): void {
+  if (value === null || typeof value !== "object" || found.has(value)) return;
+  found.add(value);
+  if (value instanceof Tensor) return;
+  if (Array.isArray(value) || value instanceof Set) for (const item of value) addObjects(item, found);
+  else if (value instanceof Map) for (const item of value.values()) addObjects(item, found);
+  else if (isPlain(value)) for (const item of Object.values(value)) addObjects(item, found);
 }
 
 function refusePromise(result: unknown, label: string): void {
@@ -65,10 +69,10 @@ export class ScopeStack {
       this.#frames.pop();
       this.labels.pop();
     }
-    const escaping = new Set<Tensor>();
-    addTensors(result, escaping);
+    const escaping = new Set<object>();
+    addObjects(result, escaping);
     for (const tensor of escaping) {
-      if (tensor.owner !== frame) continue;
+      if (!(tensor instanceof Tensor) || tensor.owner !== frame) continue;
       frame.delete(tensor);
       tensor.owner = null;
       this.adopt(tensor);

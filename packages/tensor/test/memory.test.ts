@@ -54,6 +54,22 @@ describe("scopes", () => {
     expect(device.memory.liveCount).toBe(0);
   });
 
+  it("find what they return in objects that hold each other", () => {
+    const device = new CpuDevice();
+    interface Node {
+      readonly x: Tensor;
+      readonly all: Node[];
+    }
+    const [first, second] = device.scope(() => {
+      const all: Node[] = [];
+      for (const value of [1, 2]) all.push({ x: device.tensor([value], [1]), all });
+      return all;
+    });
+    expect([first.x.disposed, second.x.disposed]).toEqual([false, false]);
+    for (const { x } of first.all) x.dispose();
+    expect(device.memory.liveCount).toBe(0);
+  });
+
   it("hand what they return to the scope around them", () => {
     const device = new CpuDevice();
     using x = device.tensor([1], [1]);

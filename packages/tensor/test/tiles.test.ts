@@ -1,21 +1,17 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { CpuDevice, DEFAULT_TILES, TILE_CANDIDATES, type Tiles, type WebGpuDevice } from "@sidenet/tensor";
 import { openNodeWebGpu, tileCachePath, writeTileCache } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { rowOf, TestRandom } from "../src/index.ts";
 import { drawCase } from "../src/sample.ts";
 import { areTiles } from "../src/tiles.ts";
 import { compareOutcomes, runCase } from "../src/verify.ts";
 import { gpuAvailable, openTestGpu } from "./support.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "sidenet-tiles-"));
+const folder = temporaryFolder();
 beforeAll(() => vi.stubEnv("SIDENET_CACHE", folder));
-afterAll(() => {
-  vi.unstubAllEnvs();
-  rmSync(folder, { recursive: true });
-});
+afterAll(() => void vi.unstubAllEnvs());
 
 describe("areTiles", () => {
   it("takes whole tables of candidates and nothing else", () => {

@@ -1,13 +1,13 @@
 /** Compares a run of the benchmarks with an earlier one. */
 
 /** The part of a report that is compared. */
-export interface ComparableReport {
+interface ComparableReport {
   readonly results: readonly { readonly name: string; readonly wall: { readonly minMs: number } }[];
   readonly failures: readonly { readonly name: string }[];
 }
 
 /** `missing`: only in the earlier run; `new`: only in the later one; `failed`: timed earlier, but not in the later run. */
-export type Verdict = "faster" | "slower" | "same" | "failed" | "missing" | "new";
+type Verdict = "faster" | "slower" | "same" | "failed" | "missing" | "new";
 
 export interface ComparedRow {
   readonly name: string;

@@ -36,7 +36,7 @@ export interface BenchFailure {
   readonly error: string;
 }
 
-export interface MeasureOptions {
+interface MeasureOptions {
   /** Milliseconds that a case is timed for. */
   readonly timeMs: number;
   /** Whether results are checked first. */
@@ -121,7 +121,7 @@ export async function timeOf(
 }
 
 /** A call to time, and the minimum of bytes and FLOPs that it needs. */
-export interface TimedCall {
+interface TimedCall {
   readonly name: string;
   readonly op: string;
   readonly call: () => void;

@@ -46,18 +46,18 @@ const GAIN = 0.03;
 const ROUNDS = 7;
 
 /** A candidate, and its time as a multiple of the default's, as the geometric mean over the shapes. */
-export interface TriedTile {
+interface TriedTile {
   readonly value: number;
   readonly ratio: number;
 }
 
-export interface TunedTile {
+interface TunedTile {
   readonly name: TileName;
   readonly chosen: number;
   readonly tried: readonly TriedTile[];
 }
 
-export interface Tuning {
+interface Tuning {
   readonly tiles: Tiles;
   readonly choices: readonly TunedTile[];
 }

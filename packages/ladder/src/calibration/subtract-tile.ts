@@ -1,5 +1,5 @@
 /** Rows of a matrix within an array of doubles. */
-export interface Rows {
+interface Rows {
   readonly data: Float64Array;
   /** Elements from one row to the next. */
   readonly stride: number;

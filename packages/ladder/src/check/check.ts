@@ -6,7 +6,7 @@ import { checkOp } from "./check-op.ts";
 import { type Comparison, share, worstOf } from "./compare.ts";
 import { type CaseFolder, type CaseRunner, type CheckContext, malformed, SkipCase } from "./golden-case.ts";
 
-export type CaseKind = "op" | "model" | "adapter" | "unknown";
+type CaseKind = "op" | "model" | "adapter" | "unknown";
 
 /** A case's folder, and its kind, which follows from the files in it. */
 export interface CaseLocation {

@@ -23,7 +23,7 @@ export const SUITE_ONLY = ["models", "tokens", "dtypes", "only", "check"];
 const TYPES: readonly string[] = ["f32", "f16", "i32", "u32"] satisfies DType[];
 
 /** "x=4096" or "ids=4096:i32". */
-export function parseBuffer(text: string, all: readonly KernelBuffer[] = []): KernelBuffer[] {
+function parseBuffer(text: string, all: readonly KernelBuffer[] = []): KernelBuffer[] {
   const [, name, count, dtype = "f32"] = /^(\w+)=(\d+)(?::(\w+))?$/.exec(text) ?? [];
   if (name === undefined || Number(count) < 1 || !TYPES.includes(dtype)) {
     throw new InvalidArgumentError(
@@ -34,7 +34,7 @@ export function parseBuffer(text: string, all: readonly KernelBuffer[] = []): Ke
 }
 
 /** "n=4096". */
-export function parseParam(text: string, all: Readonly<Record<string, number>> = {}): Record<string, number> {
+function parseParam(text: string, all: Readonly<Record<string, number>> = {}): Record<string, number> {
   const [, name, value] = /^(\w+)=(\S+)$/.exec(text) ?? [];
   if (name === undefined || !Number.isFinite(Number(value))) {
     throw new InvalidArgumentError("Wanted NAME=NUMBER.");
@@ -43,7 +43,7 @@ export function parseParam(text: string, all: Readonly<Record<string, number>> =
 }
 
 /** "64" or "64,8,1". */
-export function parseGrid(text: string): [number, number, number] {
+function parseGrid(text: string): [number, number, number] {
   const [x, y = 1, z = 1, ...more] = text.split(",").map(positiveInteger);
   if (more.length > 0) throw new InvalidArgumentError("Wanted one to three numbers.");
   return [x, y, z];

@@ -4,7 +4,7 @@ import type { Report } from "./terminal.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-export interface StopSignals {
+interface StopSignals {
   /** Aborts at the first signal. */
   readonly signal: AbortSignal;
   /** The exit code of a command that was stopped; 0 if no signal came. */

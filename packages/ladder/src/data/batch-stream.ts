@@ -91,6 +91,8 @@ export class BatchStream {
   #position: DataPosition = { window: 0, batch: 0 };
   /** The batches of the current window, as rows; null: not read yet. */
   #batches: TokenRecord[][] | null = null;
+  /** The latest call of `next`: the one after it starts where it ends. */
+  #latest: Promise<unknown> = Promise.resolve();
 
   /** Throws `L-DATA` for data without records. */
   constructor(data: TokenDataset, options: BatchStreamOptions) {
@@ -119,7 +121,13 @@ export class BatchStream {
   }
 
   /** The next batch. Throws what reading a record throws, and `L-RESUME` after a seek to a position that does not exist. */
-  async next(): Promise<StreamedBatch> {
+  next(): Promise<StreamedBatch> {
+    const batch = this.#latest.then(() => this.#read());
+    this.#latest = batch.catch(() => {}); // its caller is told
+    return batch;
+  }
+
+  async #read(): Promise<StreamedBatch> {
     this.#batches ??= await this.#readWindow(this.#position.window);
     const { window, batch: index } = this.#position;
     const rows = this.#batches[index];

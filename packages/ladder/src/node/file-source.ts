@@ -51,27 +51,17 @@ export async function writeFully(file: FileHandle, bytes: Uint8Array, position?:
   }
 }
 
-async function readFully(
+/** Reads exactly `length` bytes from `offset`: one read may bring less. Throws where the file ends before. */
+export async function readFully(
   file: FileHandle,
-  path: string,
   offset: number,
   length: number,
-): Promise<Uint8Array> {
+): Promise<Uint8Array<ArrayBuffer>> {
   const out = new Uint8Array(length);
-  let done = 0;
-  while (done < length) {
-    const { bytesRead } = await file.read(
-      out,
-      done,
-      Math.min(length - done, MAX_TRANSFER_BYTES),
-      offset + done,
-    );
-    if (bytesRead === 0) {
-      throw new SidenetError(
-        "L-FILE",
-        `${path}: it became shorter while it was read. Is something writing it?`,
-      );
-    }
+  for (let done = 0; done < length; ) {
+    const count = Math.min(length - done, MAX_TRANSFER_BYTES);
+    const { bytesRead } = await file.read(out, done, count, offset + done);
+    if (bytesRead === 0) throw new Error("it became shorter while it was read, so something is writing it");
     done += bytesRead;
   }
   return out;
@@ -100,9 +90,9 @@ export async function openFileSource(path: string): Promise<ByteSource> {
     async read(offset, length) {
       checkRange(self, offset, length);
       try {
-        return await readFully(file, path, offset, length);
+        return await readFully(file, offset, length);
       } catch (cause) {
-        throw cause instanceof SidenetError ? cause : fileError(path, cause);
+        throw fileError(path, cause);
       }
     },
     close: () => file.close(),

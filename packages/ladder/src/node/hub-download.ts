@@ -24,7 +24,7 @@ export interface HubEntry {
   readonly lfs?: { readonly oid: string };
 }
 
-export interface Download {
+interface Download {
   readonly url: string;
   readonly token: string | undefined;
   readonly entry: HubEntry;
@@ -135,14 +135,20 @@ async function requestRest(request: Download, part: Part, progress: () => void):
     throw new TransientError(`the connection ended after ${part.bytes} of ${entry.size} bytes`);
 }
 
+/** The downloads of this process that are going on, by target. */
+const running = new Map<string, Promise<void>>();
+
 /**
  * Downloads a file to `target`, which appears only when size and hash are those of the listing. What came before a failure
- * stays beside it and is gone on with the next time, also by another process.
+ * stays beside it and is gone on with the next time, also by another process. Calls for one target share a download.
  * Throws `L-HUB`, `L-FILE`, `L-DISK-FULL`, and `TransientError` when the network failed again and again.
  */
 export async function download(request: Download): Promise<void> {
+  const { target } = request;
+  const own = running.get(target) ?? fetchInto(request).finally(() => running.delete(target));
+  running.set(target, own);
   try {
-    await fetchInto(request);
+    await own;
   } catch (cause) {
     if (cause instanceof SidenetError || cause instanceof TransientError) throw cause;
     throw fileError(request.target, cause);

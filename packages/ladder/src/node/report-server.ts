@@ -17,7 +17,8 @@ const LOCAL = /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/;
 const POLICY =
   "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
 
-async function answer(folder: string, path: string): Promise<{ type: string; body: string } | null> {
+async function answer(folder: string, url: string): Promise<{ type: string; body: string } | null> {
+  const [path] = url.split("?"); // the class URL throws for some that a client may send
   if (path === "/") {
     return { type: "text/html; charset=utf-8", body: await renderReport(await readReportData(folder), true) };
   }
@@ -52,7 +53,7 @@ export async function serveReport(folder: string, port: number): Promise<ReportS
       response.end(body);
     };
     if (!LOCAL.test(request.headers.host ?? "")) return send(403, "text/plain", "only for this machine");
-    answer(folder, new URL(request.url ?? "/", "http://localhost").pathname).then(
+    answer(folder, request.url ?? "/").then(
       (found) =>
         found ? send(200, found.type, found.body) : send(404, "text/plain", "there is no such page"),
       (error: unknown) => send(500, "text/plain", error instanceof Error ? error.message : String(error)),

@@ -92,8 +92,13 @@ export class Trainer {
   /** Forward passes so far: each has its own random stream for dropout. */
   #passes = 0;
 
-  /** Throws `L-OPTION` where options of AdamW come with another optimizer. */
+  /** Throws `L-OPTION` where options of AdamW come with another optimizer, and for rows or tokens that are no whole number above 0. */
   constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
+    for (const name of ["microBatchSize", "chunkTokens"] as const) {
+      const count = options[name] ?? null;
+      if (count === null || (Number.isInteger(count) && count > 0)) continue;
+      throw new SidenetError("L-OPTION", `${name} is ${count}, wanted a whole number above 0.`);
+    }
     this.decoder = decoder;
     this.adapter = adapter;
     this.#options = options;

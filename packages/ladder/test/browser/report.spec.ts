@@ -1,31 +1,27 @@
 // The page of a run in a browser: it draws what the run wrote, in light and in dark, and follows a run that goes on.
-import { appendFile, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { appendFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { openChromium } from "../../../../scripts/lib/browser.mjs";
+import { temporaryFolder } from "../../../../scripts/test-folder.ts";
 import { writeReport } from "../../src/node/report.ts";
 import { serveReport } from "../../src/node/report-server.ts";
 import { trainRun } from "../../src/node/train-run.ts";
 import { sidenet } from "../capture.ts";
 import { cpu, tinyArguments, tinyOptions, writeTinyFiles } from "../tiny-run.ts";
 
-let root = "";
+const root = temporaryFolder();
 let run = "";
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 let browser: Awaited<ReturnType<typeof openChromium>>;
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-report-"));
   files = await writeTinyFiles(root);
   run = join(root, "run");
   await trainRun(cpu(), tinyOptions(files, run, "ladder", { evalEvery: 4, sampleTokens: 4 }));
   browser = await openChromium();
 });
-afterAll(async () => {
-  await browser?.close();
-  await rm(root, { recursive: true, force: true });
-});
+afterAll(() => browser?.close());
 
 it.each(["light", "dark"] as const)("draws curves, memory, times and samples in %s", async (colorScheme) => {
   const page = await browser.newPage({ colorScheme });

@@ -41,10 +41,10 @@ async function loadDawn(): Promise<GPU> {
     const { create, globals } = await import("webgpu");
     calmEventPump(globals as Record<string, unknown>);
     // On NVIDIA, Dawn hides f16 without the first toggle, and quantization rounds timestamps to 65 µs.
-    dawn = create([
+    dawn ??= create([
       `enable-dawn-features=${features.join(",")}`,
       "disable-dawn-features=timestamp_quantization",
-    ]);
+    ]); // another call may have come first meanwhile
     return dawn;
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);

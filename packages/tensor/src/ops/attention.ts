@@ -7,7 +7,7 @@ import type { AttentionExtents } from "./attention-kernels.ts";
 import { withPaddedHeads } from "./attention-padding.ts";
 
 /** The maximum score of a query without visible keys: finite, but lower than any score. */
-export const NOTHING_VISIBLE = -3.0e38;
+const NOTHING_VISIBLE = -3.0e38;
 
 /** The causal rule and the scale of scores. */
 export interface AttentionAttrs {

@@ -32,7 +32,7 @@ const GROUPS = {
 const SPREAD_AXES = 6;
 
 /** What an op gives to a kernel of the family. */
-export interface Elementwise {
+interface Elementwise {
   /** The body of the kernel's one-line function: WGSL over vec4s. */
   readonly body?: string;
   /** Parameters that the body may use, by their names in `Params`. */
@@ -78,7 +78,7 @@ export const runAccumulate = (k: KernelContext, total: Tensor, x: Tensor): void 
   runElementwise(k, "accumulate/main", { total, x });
 
 /** Operands of spread.wgsl; only `choose` has a mask. */
-export interface SpreadOperands {
+interface SpreadOperands {
   readonly a: Tensor | null;
   readonly b: Tensor | null;
   readonly mask?: Tensor;

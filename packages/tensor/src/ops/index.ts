@@ -201,22 +201,28 @@ function givenAttrs(row: AnyOpRow, attrs: Readonly<Record<string, unknown>>): ob
   return given;
 }
 
+/** The method of a row, for any executor. */
+function methodOf(row: AnyOpRow): (execute: Execute, args: readonly unknown[]) => unknown {
+  const arity = row.signature.inputs.length;
+  const primary = row.signature.outputs.flatMap((output) => (output.residual ? [] : output.name));
+  return (execute, args) => {
+    const attrs = givenAttrs(row, (args[arity] ?? {}) as Record<string, unknown>);
+    const outputs = execute(row, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
+    if (primary.length === 1) return outputs[primary[0]];
+    return primary.length === 0 ? undefined : primary.map((output) => outputs[output]);
+  };
+}
+
+/** Made once: each tape and each checkpoint builds an `Ops` of its own. */
+const methods = opNames.map((name) => [name, methodOf(opTable[name])] as const);
+
 /**
  * Builds an `Ops` over an executor, such as a device or a tape. A method returns the one output of its op, an array of several, or
- * nothing if the op works in place.
+ * nothing if the op works in place. With a `target`, the methods are added to it.
  */
-export function buildOps(execute: Execute): Ops {
-  const methodOf = (row: AnyOpRow) => {
-    const arity = row.signature.inputs.length;
-    const primary = row.signature.outputs.flatMap((output) => (output.residual ? [] : output.name));
-    return (...args: unknown[]) => {
-      const attrs = givenAttrs(row, (args[arity] ?? {}) as Record<string, unknown>);
-      const outputs = execute(row, args.slice(0, arity) as (Tensor | null | undefined)[], attrs);
-      if (primary.length === 1) return outputs[primary[0]];
-      return primary.length === 0 ? undefined : primary.map((output) => outputs[output]);
-    };
-  };
-  const call = (row: AnyOpRow, ...args: unknown[]) => methodOf(rowOf(row))(...args);
-  const methods = opNames.map((name) => [name, methodOf(rowOf(name))]);
-  return Object.fromEntries([...methods, ["call", call]]) as Ops;
+export function buildOps(execute: Execute, target: object = {}): Ops {
+  const ops = target as Record<string, unknown>;
+  ops.call = (row: AnyOpRow, ...args: unknown[]) => methodOf(rowOf(row))(execute, args);
+  for (const [name, run] of methods) ops[name] = (...args: unknown[]) => run(execute, args);
+  return target as Ops;
 }

@@ -190,9 +190,9 @@ function drawLinear(pick: TestRandom) {
   ] as const);
   const [N, I, O] = [pick.shape(pick.oneOf([5, 60]), 2), extent(inner), extent(outer)];
   const isPart = pick.chance(0.3);
-  const eights = (least: number, most: number) => 8 * pick.int(least, most);
-  const from = [eights(0, 3), I % 8 === 0 ? eights(0, 3) : 0];
-  const whole = [from[0] + O + pick.int(0, 20), from[1] + I + (I % 8 === 0 ? eights(0, 2) : 0)];
+  const eights = (most: number) => 8 * pick.int(0, most);
+  const from = [eights(3), I % 8 === 0 ? eights(3) : 0];
+  const whole = [from[0] + O + pick.int(0, 20), from[1] + I + (I % 8 === 0 ? eights(2) : 0)];
   const { attrs, omit, ...drawn } = drawNf4(pick, isPart ? whole[0] * whole[1] : I * O);
   const panelBytes = pick.oneOf([2 ** 23, 2 ** 13, 1]); // one panel, several, panels of eight rows
   return {

@@ -5,7 +5,7 @@ import type { Shape } from "../shape.ts";
 import type { TestRandom } from "../test-random.ts";
 
 /** Constants of such a kernel, and the extents of a dispatch. */
-export interface RowGroups {
+interface RowGroups {
   readonly consts: {
     /** Threads of a workgroup, which share a row. */
     readonly LANES: number;
@@ -25,7 +25,7 @@ export interface RowGroups {
 }
 
 /** The rows to divide. */
-export interface RowExtents {
+interface RowExtents {
   readonly rows: number;
   /** Elements of a row, or of a contiguous block of it. */
   readonly columns: number;

@@ -13,7 +13,7 @@ export interface Tasks {
 }
 
 /** A place within a tensor. */
-export interface At {
+interface At {
   readonly tensor: Tensor;
   readonly byte: number;
 }

@@ -16,7 +16,7 @@ export interface WasmOptions {
 }
 
 /** What the host (Node, a page or a worker) offers. */
-export interface WasmHost {
+interface WasmHost {
   /** Null if memory cannot be shared between threads: then there is only one. */
   readonly spawn: Spawn | null;
   readonly cores: number;

@@ -17,7 +17,7 @@ const MARGIN_BYTES = 256;
 const MIN_SHARED_NS = 12_000;
 
 /** A thread that runs the function `work` of the module. */
-export interface Worker {
+interface Worker {
   terminate(): unknown;
 }
 

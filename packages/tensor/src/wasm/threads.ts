@@ -29,11 +29,11 @@ const KERNEL_TYPE = ModuleBuilder.typeOf(3);
 function emitDrain(m: ModuleBuilder): Callee {
   return m.function(1, (f) => {
     const [scratch] = f.params;
-    const kernel = f.i32(i32.load(0, CONTROL.kernel));
-    const tasks = f.i32(i32.load(0, CONTROL.tasks));
+    const kernel = f.i32(i32.load(CONTROL.kernel));
+    const tasks = f.i32(i32.load(CONTROL.tasks));
     const task = f.i32();
     f.forever((stop) => {
-      f.set(task, atomics.add(0, 1, CONTROL.next));
+      f.set(task, atomics.add(CONTROL.next, 1));
       stop(i32.geS(task, tasks));
       f.callIndirect(kernel, KERNEL_TYPE, task, ARGS, scratch);
     });
@@ -51,18 +51,18 @@ function emitWork(m: ModuleBuilder, drain: Callee): void {
       const state = f.i32();
       f.forever((stop) => {
         emitAwaitGeneration(f, seen);
-        stop(i32.load(0, CONTROL.quit));
-        f.set(state, atomics.load(0, CONTROL.state));
+        stop(i32.load(CONTROL.quit));
+        f.set(state, atomics.load(CONTROL.state));
         f.if(
           i32.and(state, OPEN),
           () =>
-            f.if(i32.eq(atomics.exchangeIf(0, state, i32.add(state, 1), CONTROL.state), state), () => {
-              f.set(seen, atomics.load(0, CONTROL.generation)); // does not change before this thread has left
+            f.if(i32.eq(atomics.exchangeIf(CONTROL.state, state, i32.add(state, 1)), state), () => {
+              f.set(seen, atomics.load(CONTROL.generation)); // does not change before this thread has left
               f.call(drain, scratch);
-              f.drop(atomics.add(0, 1, CONTROL.left));
-              f.if(atomics.load(0, CONTROL.callerSleeps), () => f.drop(atomics.notify(0, 1, CONTROL.left)));
+              f.drop(atomics.add(CONTROL.left, 1));
+              f.if(atomics.load(CONTROL.callerSleeps), () => f.drop(atomics.notify(CONTROL.left, 1)));
             }),
-          () => f.set(seen, atomics.load(0, CONTROL.generation)), // the dispatch is already closed
+          () => f.set(seen, atomics.load(CONTROL.generation)), // the dispatch is already closed
         );
       });
     },
@@ -73,12 +73,12 @@ function emitWork(m: ModuleBuilder, drain: Callee): void {
 function emitAwaitGeneration(f: FunctionBuilder, seen: ReturnType<FunctionBuilder["i32"]>): void {
   const spins = f.i32();
   f.set(spins, 0);
-  f.while(i32.eq(atomics.load(0, CONTROL.generation), seen), () => {
+  f.while(i32.eq(atomics.load(CONTROL.generation), seen), () => {
     f.set(spins, i32.add(spins, 1));
     f.if(i32.gtS(spins, SPINS), () => {
-      f.drop(atomics.add(0, 1, CONTROL.sleepers));
-      f.drop(atomics.wait(0, seen, -1, CONTROL.generation));
-      f.drop(atomics.add(0, -1, CONTROL.sleepers));
+      f.drop(atomics.add(CONTROL.sleepers, 1));
+      f.drop(atomics.wait(CONTROL.generation, seen, -1));
+      f.drop(atomics.add(CONTROL.sleepers, -1));
     });
   });
 }
@@ -93,23 +93,23 @@ function emitDispatch(m: ModuleBuilder, drain: Callee): void {
       const left = f.i32();
       const spins = f.i32();
       f.do(
-        atomics.store(0, 0, CONTROL.next),
-        atomics.store(0, 0, CONTROL.left),
-        atomics.store(0, OPEN, CONTROL.state),
+        atomics.store(CONTROL.next, 0),
+        atomics.store(CONTROL.left, 0),
+        atomics.store(CONTROL.state, OPEN),
       );
-      f.drop(atomics.add(0, 1, CONTROL.generation));
-      f.if(atomics.load(0, CONTROL.sleepers), () => f.drop(atomics.notify(0, ALL, CONTROL.generation)));
+      f.drop(atomics.add(CONTROL.generation, 1));
+      f.if(atomics.load(CONTROL.sleepers), () => f.drop(atomics.notify(CONTROL.generation, ALL)));
       f.call(drain, SCRATCH);
-      f.set(joined, i32.and(atomics.and(0, 0, CONTROL.state), OPEN - 1));
-      f.set(left, atomics.load(0, CONTROL.left));
+      f.set(joined, i32.and(atomics.and(CONTROL.state, 0), OPEN - 1));
+      f.set(left, atomics.load(CONTROL.left));
       f.while(i32.ne(left, joined), () => {
         f.set(spins, i32.add(spins, 1));
         f.if(i32.and(mayWait, i32.gtS(spins, CALLER_SPINS)), () => {
-          f.do(atomics.store(0, 1, CONTROL.callerSleeps));
-          f.drop(atomics.wait(0, left, CALLER_NAP_NS, CONTROL.left));
-          f.do(atomics.store(0, 0, CONTROL.callerSleeps));
+          f.do(atomics.store(CONTROL.callerSleeps, 1));
+          f.drop(atomics.wait(CONTROL.left, left, CALLER_NAP_NS));
+          f.do(atomics.store(CONTROL.callerSleeps, 0));
         });
-        f.set(left, atomics.load(0, CONTROL.left));
+        f.set(left, atomics.load(CONTROL.left));
       });
     },
     "dispatch",
@@ -121,8 +121,8 @@ function emitRun(m: ModuleBuilder): void {
   m.function(
     0,
     (f) => {
-      const kernel = f.i32(i32.load(0, CONTROL.kernel));
-      const tasks = f.i32(i32.load(0, CONTROL.tasks));
+      const kernel = f.i32(i32.load(CONTROL.kernel));
+      const tasks = f.i32(i32.load(CONTROL.tasks));
       f.for(0, tasks, 1, (task) => f.callIndirect(kernel, KERNEL_TYPE, task, ARGS, SCRATCH));
     },
     "run",

@@ -27,7 +27,8 @@ function windowOf({ dtype, offset, size }: Tensor, buffer: PooledBuffer): Buffer
 }
 
 /**
- * Caches bind groups by pipeline and bindings. They repeat, since every training step gets the same buffers from the pool.
+ * Caches bind groups by pipeline and bindings. They repeat, since every training step gets the same buffers from the pool. Those of
+ * a destroyed buffer hold none of its memory and are never asked for again, as ids are unique: they go when the cache is full.
  */
 export class BindGroupCache {
   readonly #gpu: GPUDevice;
@@ -58,12 +59,6 @@ export class BindGroupCache {
     if (this.#groups.size >= GROUP_LIMIT) this.#groups.clear();
     this.#groups.set(key, group);
     return group;
-  }
-
-  /** Drops the bind groups with a buffer or texture that is about to be destroyed. */
-  forget(id: number): void {
-    const mark = `|${id}:`;
-    for (const key of this.#groups.keys()) if (key.includes(mark)) this.#groups.delete(key);
   }
 
   clear(): void {

@@ -41,7 +41,6 @@ function placeOf(id: number, list: readonly Pooled<unknown>[]): number {
  */
 export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   readonly #create: (sizeBytes: number) => R;
-  readonly #onDestroy: (buffer: Pooled<R>) => void;
   #limitBytes: number;
   /** By size, each list by falling ids. */
   readonly #free = new Map<number, Pooled<R>[]>();
@@ -54,13 +53,9 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   /** Peak of the bytes in use. */
   #peakInUse = 0;
 
-  constructor(
-    create: (sizeBytes: number) => R,
-    options: { limitBytes: number; onDestroy?: (buffer: Pooled<R>) => void },
-  ) {
+  constructor(create: (sizeBytes: number) => R, limitBytes: number) {
     this.#create = create;
-    this.#limitBytes = options.limitBytes;
-    this.#onDestroy = options.onDestroy ?? (() => {});
+    this.#limitBytes = limitBytes;
   }
 
   /** Bytes of all buffers, in use and free: what the driver holds. */
@@ -141,7 +136,6 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
 
   #destroy(buffer: Pooled<R>): void {
     this.#allBytes -= buffer.sizeBytes;
-    this.#onDestroy(buffer);
     buffer.gpu.destroy();
   }
 }

@@ -25,7 +25,7 @@ const TEXTURE_POOL_LIMIT_BYTES = 2 ** 26;
 const STAGING_POOL_LIMIT_BYTES = 2 ** 24;
 
 /** What `openWebGpu` passes to the device. */
-export interface WebGpuSettings {
+interface WebGpuSettings {
   readonly label: string;
   readonly profile: DeviceProfile;
   readonly immediates: boolean;
@@ -58,19 +58,13 @@ export class WebGpuDevice extends Device {
     this.profile = settings.profile;
     this.#settings = settings;
     const usage = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
-    const onDestroy = ({ id }: Pooled<unknown>) => this.#bindGroups.forget(id);
-    this.#pool = new BufferPool((size) => gpu.createBuffer({ size, usage }), {
-      limitBytes: POOL_LIMIT_BYTES,
-      onDestroy,
-    });
-    this.#textures = new BufferPool((size) => createTexture(gpu, size), {
-      limitBytes: TEXTURE_POOL_LIMIT_BYTES,
-      onDestroy,
-    });
+    this.#pool = new BufferPool((size) => gpu.createBuffer({ size, usage }), POOL_LIMIT_BYTES);
+    this.#textures = new BufferPool((size) => createTexture(gpu, size), TEXTURE_POOL_LIMIT_BYTES);
     const readback = USAGE.MAP_READ | USAGE.COPY_DST;
-    this.#staging = new BufferPool((size) => gpu.createBuffer({ size, usage: readback }), {
-      limitBytes: STAGING_POOL_LIMIT_BYTES,
-    });
+    this.#staging = new BufferPool(
+      (size) => gpu.createBuffer({ size, usage: readback }),
+      STAGING_POOL_LIMIT_BYTES,
+    );
     this.#stream = new CommandStream(gpu, {
       immediates: settings.immediates,
       afterSubmit: () => {

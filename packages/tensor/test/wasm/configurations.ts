@@ -1,7 +1,7 @@
 /** WebAssembly with every number of threads that matters, with and without fused multiply-add. */
 import { openNodeWasm } from "@sidenet/tensor/node";
 
-export interface Configuration {
+interface Configuration {
   readonly threads: number;
   readonly relaxedSimd: boolean;
 }

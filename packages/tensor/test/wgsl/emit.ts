@@ -32,7 +32,7 @@ const COMPARES = new Set(["==", "!=", "<", ">", "<=", ">=", "||", "&&"]);
 const WAITS = new Set(["workgroupBarrier", "workgroupUniformLoad", "subgroupShuffleXor", "subgroupMax"]);
 
 /** One operation of numbers, as JavaScript. */
-export function operate(op: string, elem: Elem, a: string, b: string): string {
+function operate(op: string, elem: Elem, a: string, b: string): string {
   if (op === "==" || op === "!=") return `(${a}${op}=${b})`;
   if (COMPARES.has(op)) return `(${a}${op}${b})`;
   if (elem === "bool") return op === "&" ? `(${a}&&${b})` : `(${a}||${b})`;

@@ -1,7 +1,7 @@
 /** Declarations of a kernel's WGSL, and a reader of tokens. */
 import { type Elem, scalar, type Type, tokenize, VOID, vec } from "./types.ts";
 
-export interface Binding {
+interface Binding {
   readonly writable: boolean;
   readonly type: Type;
 }

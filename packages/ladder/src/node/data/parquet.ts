@@ -9,6 +9,7 @@ import {
   type RowGroup,
   type SchemaTree,
 } from "hyparquet";
+import { readFully } from "../file-source.ts";
 
 /** A page that unpacks to more is taken for a damaged one. */
 const MAX_PAGE_BYTES = 2 ** 28;
@@ -78,9 +79,7 @@ export async function* readParquet(path: string): AsyncGenerator<unknown> {
         const first = start < 0 ? size + start : start;
         const count = Math.min(end, size) - first;
         if (!(first >= 0 && count >= 0)) throw new RangeError(`it refers to bytes ${start} to ${end}`);
-        const bytes = new Uint8Array(count);
-        await handle.read(bytes, 0, count, first);
-        return bytes.buffer;
+        return (await readFully(handle, first, count)).buffer;
       }),
     };
     const whole = await parquetMetadataAsync(file);

@@ -11,7 +11,7 @@ import {
   type StoredRecord,
 } from "../../data/record-list.ts";
 import { type FieldMapping, parseRecord, type Source } from "../../data/records.ts";
-import { writeFully } from "../file-source.ts";
+import { readFully, writeFully } from "../file-source.ts";
 import { readLines } from "./jsonl.ts";
 import { dataError, isJsonl, noRecords, readRows } from "./rows.ts";
 
@@ -35,14 +35,10 @@ interface IndexedFile {
   readonly sourceOf: (index: number) => Source;
 }
 
+const utf8 = new TextDecoder(); // leaves a byte order mark out
+
 async function readLineAt({ handle, starts, ends }: IndexedFile, index: number): Promise<string> {
-  const bytes = Buffer.allocUnsafe(ends[index] - starts[index]);
-  for (let read = 0; read < bytes.length; ) {
-    const { bytesRead } = await handle.read(bytes, read, bytes.length - read, starts[index] + read);
-    if (bytesRead === 0) throw new Error("it has become shorter while it was in use");
-    read += bytesRead;
-  }
-  return bytes.toString("utf8").replace(/^\ufeff/, "");
+  return utf8.decode(await readFully(handle, starts[index], ends[index] - starts[index]));
 }
 
 /** Every line is parsed once, so that a mistake is reported before training. */

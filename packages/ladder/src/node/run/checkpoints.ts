@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { open, readdir, rename, rm } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -13,7 +13,7 @@ import { type RunState, runStateSchema } from "../../training/run-state.ts";
 import type { Trainer } from "../../training/trainer.ts";
 import { readTrainerState, writeTrainerState } from "../../training/trainer-state.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
-import { fileError } from "../file-source.ts";
+import { fileError, openFileSource } from "../file-source.ts";
 import { makeFolder } from "../make-folder.ts";
 import { openSafetensorsFile } from "../safetensors-file.ts";
 import { RUN_FILES } from "./run-folder.ts";
@@ -36,7 +36,7 @@ interface Found {
 }
 
 /** The checkpoint that was restored, and the damaged ones that were skipped. */
-export interface Restored {
+interface Restored {
   readonly state: RunState;
   readonly path: string;
   readonly damaged: readonly string[];
@@ -171,13 +171,11 @@ function entriesOf(header: Uint8Array): string {
 
 /** SHA-256 of the state, the header's tensor entries and all data. */
 async function checksum(path: string, state: string): Promise<string> {
-  const size = Buffer.alloc(8);
-  const file = await open(path, "r");
-  let header: Buffer;
+  const file = await openFileSource(path);
+  let header: Uint8Array;
   try {
-    await file.read(size, 0, 8, 0);
-    header = Buffer.alloc(Number(size.readBigUInt64LE())); // at most 100 MB, as it was opened
-    await file.read(header, 0, header.length, 8);
+    const size = Buffer.from(await file.read(0, 8)).readBigUInt64LE();
+    header = await file.read(8, Number(size)); // at most 100 MB, as it was opened
   } finally {
     await file.close();
   }

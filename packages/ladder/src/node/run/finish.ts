@@ -12,7 +12,7 @@ import { deviceName, type RunParts, sample } from "./run-parts.ts";
 import type { TrainSummary } from "./summary.ts";
 
 /** The steps of a run, those of earlier processes included. */
-export interface RunHistory {
+interface RunHistory {
   /** By step; null where it was not finite. */
   readonly losses: readonly (number | null)[];
   /** Lines of earlier processes. */

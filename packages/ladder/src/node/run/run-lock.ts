@@ -1,7 +1,7 @@
 /** One process at a time writes to the folder of a run or a comparison. */
 import { randomUUID } from "node:crypto";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { realpath, rm } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
@@ -10,6 +10,9 @@ import { makeFolder, removeEmptyFolders } from "../make-folder.ts";
 import { isOtherProcess } from "../other-process.ts";
 
 const LOCK = ".lock";
+
+/** Locks of this process. Another one with its number was left by an earlier process of that number. */
+const own = new Set<string>();
 
 /** The process named by a lock if it is alive; a process of another machine cannot be checked. */
 function holder(path: string): number | null {
@@ -26,13 +29,14 @@ function holder(path: string): number | null {
 /**
  * Makes the folder of a run or a comparison this process's own, until the returned function is called, which also removes the
  * folder where it was made here and nothing was written to it. A killed process loses its lock. Throws `L-RUN-BUSY` where
- * another process writes to the folder, `L-FILE`, `L-DISK-FULL`.
+ * another run of this process, or another process, writes to the folder, `L-FILE`, `L-DISK-FULL`.
  */
 export async function lockRunFolder(folder: string): Promise<() => Promise<void>> {
   const made = await makeFolder(folder);
-  const path = join(folder, LOCK);
+  const path = join(await realpath(folder), LOCK);
   const unlock = async () => {
     await rm(path, { force: true }).catch(() => undefined);
+    own.delete(path);
     await removeEmptyFolders(made);
   };
   try {
@@ -47,10 +51,12 @@ export async function lockRunFolder(folder: string): Promise<() => Promise<void>
 
 /** Makes the lock. Synchronous, so that other processes see as little as possible of what is between its calls. */
 function take(path: string, folder: string): void {
+  if (own.has(path)) throw busy(folder, process.pid);
   while (!create(path)) {
     const pid = holder(path) ?? removeStale(path);
     if (pid !== null) throw busy(folder, pid);
   }
+  own.add(path);
 }
 
 /** False if there is one. */

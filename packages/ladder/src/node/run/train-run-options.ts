@@ -15,7 +15,7 @@ export interface WeightedFile {
 }
 
 /** What is trained on, and how it is put to the model. */
-export interface DataOptions {
+interface DataOptions {
   readonly data: readonly (string | WeightedFile)[]; // a file without a weight has weight 1
   readonly fields: FieldMapping;
   /** Files to evaluate with, instead of held-out records. */

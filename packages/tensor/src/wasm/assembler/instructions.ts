@@ -91,25 +91,19 @@ export const i32 = {
   minU: (a: Expr<"i32">, b: Expr<"i32">) => i32.select(i32.ltU(a, b), a, b),
 };
 
-const atomic =
-  (opcode: number) =>
-  (address: I32, ...operands: I32[]) =>
-  (offset = 0): Expr<"i32"> =>
-    toI32([...codeOfI32(address), ...operands.flatMap(codeOfI32), ATOMIC, opcode, ...at(2, offset)]);
+const atomic = (opcode: number, address: I32, ...operands: I32[]): Expr<"i32"> =>
+  toI32([...codeOfI32(address), ...operands.flatMap(codeOfI32), ATOMIC, opcode, ...at(2, 0)]);
 
 /** Sequentially consistent accesses to an i32; read-modify-write operations return the old value. */
 export const atomics = {
-  load: (address: I32, offset = 0) => atomic(0x10)(address)(offset),
-  add: (address: I32, value: I32, offset = 0) => atomic(0x1e)(address, value)(offset),
-  and: (address: I32, value: I32, offset = 0) => atomic(0x2c)(address, value)(offset),
-  exchangeIf: (address: I32, expected: I32, value: I32, offset = 0) =>
-    atomic(0x48)(address, expected, value)(offset),
-  store: (address: I32, value: I32, offset = 0): Statement => ({
-    code: [...codeOfI32(address), ...codeOfI32(value), ATOMIC, 0x17, ...at(2, offset)],
-  }),
-  notify: (address: I32, count: I32, offset = 0) => atomic(0x00)(address, count)(offset),
+  load: (address: I32) => atomic(0x10, address),
+  add: (address: I32, value: I32) => atomic(0x1e, address, value),
+  and: (address: I32, value: I32) => atomic(0x2c, address, value),
+  exchangeIf: (address: I32, expected: I32, value: I32) => atomic(0x48, address, expected, value),
+  store: (address: I32, value: I32): Statement => ({ code: atomic(0x17, address, value).code }),
+  notify: (address: I32, count: I32) => atomic(0x00, address, count),
   /** Sleeps if the word is `expected`, until notified or for at most `nanoseconds`; -1 is without limit. */
-  wait: (address: I32, expected: I32, nanoseconds: number, offset = 0) =>
+  wait: (address: I32, expected: I32, nanoseconds: number) =>
     toI32([
       ...codeOfI32(address),
       ...codeOfI32(expected),
@@ -117,7 +111,7 @@ export const atomics = {
       ...signed(nanoseconds),
       ATOMIC,
       0x01,
-      ...at(2, offset),
+      ...at(2, 0),
     ]),
 };
 

@@ -15,7 +15,7 @@ export const HIDDEN = -3.0e38;
 
 /** `count` of the rows that stream past a panel, from row `start` on. */
 export type Window = Words<"start" | "count">;
-export type Pointers = readonly (readonly [pointer: Local<"i32">, bytes: number])[];
+type Pointers = readonly (readonly [pointer: Local<"i32">, bytes: number])[];
 
 /** The streaming rows that are visible to any column of a panel (or that any of its columns is visible to), and loops over them. */
 export interface Visibility {

@@ -38,7 +38,7 @@ export const narrowInto = (k: WasmContext, results: Tensor, to: Tensor): void =>
 const convert = (k: WasmContext, kernel: "widen" | "narrow", x: Tensor, y: Tensor, n: number): void =>
   k.run(kernel, { x, y, n }, chunks(n));
 
-export function hasF16(io: Operands): boolean {
+function hasF16(io: Operands): boolean {
   for (const name in io) if (io[name]?.dtype === "f16") return true;
   return false;
 }

@@ -8,7 +8,7 @@ export type Source = "f32" | "f16";
 export const bytesOf = (source: Source): 2 | 4 => (source === "f16" ? 2 : 4);
 
 /** Loads four elements as f32. */
-export type Load4 = (address: I32, offset?: number) => V128;
+type Load4 = (address: I32, offset?: number) => V128;
 
 /** Returns an emitter of loads. Its constants are set where this is called: before a loop. */
 export function loader(f: FunctionBuilder, source: Source): Load4 {

@@ -18,10 +18,10 @@ import { at } from "./vectors.ts";
 
 /** Addresses of the tensors of a weight (`scales` is 0 without double quantization), and log2 of its block sizes. */
 export const WEIGHT = words("codes", "table", "absmax", "scales", "blockShift", "nestedShift");
-export type Weight = Words<keyof typeof WEIGHT>;
+type Weight = Words<keyof typeof WEIGHT>;
 
 /** Emitters that consume decoded elements. Levels are not yet multiplied by the scale of their block. */
-export interface Sink {
+interface Sink {
   /** The start of a block or of a part of one. */
   begin(scale: Local<"f32">): void;
   /** Sixteen levels in order. */
