@@ -1,27 +1,25 @@
 // `sidenet compare` trains each method as `sidenet train` does it: the same options, losses, bytes and files.
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { TestRandom } from "@sidenet/tensor";
 import { Command } from "commander";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { defineCommands } from "../src/cli/program.ts";
 import { Session } from "../src/cli/session.ts";
 import { sidenet } from "./capture.ts";
 import { traceOf, writeTinyFiles } from "./tiny-run.ts";
 
-let root = "";
+const root = temporaryFolder();
 let files: Awaited<ReturnType<typeof writeTinyFiles>>;
 let template = "";
 beforeAll(async () => {
-  root = await mkdtemp(join(tmpdir(), "sidenet-as-train-"));
   files = await writeTinyFiles(root);
   template = join(root, "template.jinja");
   await writeFile(template, "{% for m in messages %}{{ m.role[0] }} {{ m.content }}.{% endfor %}");
   const pairs = Array.from({ length: 24 }, (_, i) => ({ ask: "ab".repeat(1 + (i % 3)), say: " dog" }));
   await writeFile(join(root, "pairs.jsonl"), pairs.map((pair) => `${JSON.stringify(pair)}\n`).join(""));
 });
-afterAll(() => rm(root, { recursive: true, force: true }));
 
 const newFolder = () => mkdtemp(join(root, "run-"));
 
