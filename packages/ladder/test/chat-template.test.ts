@@ -140,8 +140,8 @@ describe("a chat template", () => {
     [
       "does so in what a dictionary holds, beside none",
       "{% set all = {'a': c.strip(), 'b': none} %}{{ all.a }}{{ 1 if all.b is none else 2 }}",
-      " x ",
-      "x1",
+      "\ufeffx ",
+      "\ufeffx1",
     ],
     ["calls the method that a variable names", "{% set strip = 'upper' %}{{ c[strip]() }}", " a", " A"],
     [
@@ -385,7 +385,8 @@ describe("a text that continues another", () => {
   it("is encoded alone where it merges with the line break that is put before it", () => {
     const vocab = { "<unk>": 0, "▁": 1, a: 2, "\n": 3, "\n\n": 4, "▁a": 5 };
     const model = { type: "BPE", vocab, merges: ["\n \n", "▁ a"], unk_token: "<unk>" };
-    const tokenizer = loadTokenizer({ model, normalizer: { type: "Prepend", prepend: "▁" } });
+    const config = { bos_token: "<unk>", add_bos_token: true };
+    const tokenizer = loadTokenizer({ model, normalizer: { type: "Prepend", prepend: "▁" } }, config);
     expect(tokenizer.encode("a", { continues: true })).toEqual([2]);
     expect(tokenizer.encode("\na", { continues: true })).toEqual([1, 3, 2]);
   });

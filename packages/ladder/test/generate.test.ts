@@ -2,6 +2,7 @@ import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { generate, generateBatch, type Sampling } from "../src/generation/generate.ts";
 import { generateTexts } from "../src/generation/generate-text.ts";
+import { ModelCache } from "../src/generation/kv-cache.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
@@ -94,11 +95,11 @@ describe("generation", () => {
     for (const [seed, repetitionPenalty] of [
       [1, 1000],
       [2, 1.3],
-      [3, 1],
-    ]) {
+      [3, undefined],
+    ] as const) {
       using parts = drawn(seed, "ladder");
       const { decoder, adapter } = parts;
-      const sampling = { temperature: 0, repetitionPenalty };
+      const sampling = { temperature: 0, ...(repetitionPenalty && { repetitionPenalty }) };
       const texts = await generateBatch(decoder, adapter, PROMPTS.slice(0, 2), { maxTokens: 30, sampling });
       for (const [i, text] of texts.entries()) {
         expect(text).toEqual(await plainGreedy(parts, PROMPTS[i], 30, repetitionPenalty));
@@ -154,6 +155,34 @@ describe("generation", () => {
     expect(await generateBatch(decoder, null, [], { maxTokens: 1 })).toEqual([]);
     expect(await generate(decoder, null, [1], { maxTokens: 64 })).toHaveLength(64);
   });
+});
+
+it("a text whose logits are not finite ends generation, named by its prompt", async () => {
+  using parts = drawn(4, null);
+  const { decoder } = parts;
+  const { device, config, weights } = decoder;
+  const table = weights.get("model.embed_tokens.weight");
+  const values = new Float32Array(table.size);
+  values[12 * config.hiddenSize] = Number.NaN; // of a token that the last prompt alone has
+  device.scope(() => device.ops.accumulate(table, device.tensor(values, table.shape)));
+  await expect(generateBatch(decoder, null, PROMPTS, { maxTokens: 2 })).rejects.toThrow(
+    /L-DIVERGED\].*after 2 tokens of prompt 4 are not finite/,
+  );
+  expect(await generateBatch(decoder, null, PROMPTS.slice(0, 3), { maxTokens: 2 })).toHaveLength(3);
+});
+
+it("caches take the memory that their rows say, and give it back", () => {
+  using parts = drawn(1, "ladder");
+  const { decoder, adapter } = parts;
+  const { memory } = decoder.device;
+  const before = memory.liveBytes;
+  {
+    using empty = ModelCache.empty(decoder, [null, adapter, adapter], 3, 10);
+    expect(memory.liveBytes - before).toBe(3 * empty.rowBytes);
+    using taken = empty.take([2, 0]);
+    expect(memory.liveBytes - before).toBe(5 * taken.rowBytes);
+  }
+  expect(memory.liveBytes).toBe(before);
 });
 
 describe("generated text", () => {

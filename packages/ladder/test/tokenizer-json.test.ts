@@ -42,6 +42,7 @@ describe("a pre-tokenizer", () => {
     [{ type: "Digits", individual_digits: false }, "a½1٣b", ["a", "½1٣", "b"]],
     [{ ...BYTES, add_prefix_space: false }, "\ufeff. \u0085a", ["ï»¿.", "Ġ", "Âħ", "a"]],
     [{ ...BYTES, add_prefix_space: true, use_regex: true }, "🙂a", ["ĠðŁĻĤ", "a"]],
+    [{ ...BYTES, add_prefix_space: false, use_regex: false }, "a b1", ["aĠb1"]],
     [{ type: "Whitespace" }, "é ü.a", ["é", "ü", ".", "a"]],
     [{ type: "WhitespaceSplit" }, "a\u0085b\ufeff", ["a", "b\ufeff"]],
     [{ type: "Punctuation" }, "ab!?c$d «e»", ["ab", "!", "?", "c", "$", "d ", "«", "e", "»"]],

@@ -217,7 +217,7 @@ describe("a tokenizer.json", () => {
     const tokenizer = loadTokenizer(json, { eos_token: { content: "<eos>" }, bos_token: null });
     expect(tokenizer.encode("hello world<eos>")).toEqual([1, 2, 3]);
     expect(tokenizer).toMatchObject({ vocabSize: 4, bosId: null, eosIds: [3] });
-    expect(() => tokenizer.decode([1, 99])).toThrow(/L-TOKEN-ID.*99/);
+    expect(() => tokenizer.decode([1, 99])).toThrow(/^\[L-TOKEN-ID\].*99/);
   });
 
   it("may have tokens with the names of JavaScript's own properties", () => {
@@ -281,7 +281,7 @@ describe("a tokenizer.json", () => {
     expect(withPattern({ String: "(h+)+" }).encode("(h+)+pattern")).toEqual([4]);
   });
 
-  it.each([null, 5, "a", { a: 1.5 }, { a: -1 }, { a: 2 ** 31 }])(
+  it.each([null, 5, "a", { a: 1, b: "c" }, { a: 1.5 }, { a: -1 }, { a: 2 ** 31 }])(
     "whose vocabulary is %j is refused",
     (vocab) => {
       expect(() => loadTokenizer({ ...json, model: { ...json.model, vocab } })).toThrow(
