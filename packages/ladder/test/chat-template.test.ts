@@ -46,6 +46,8 @@ describe("a chat template", () => {
     );
     const strict = new ChatTemplate("{{ raise_exception('roles must alternate') }}", {}, "m");
     expect(() => strict.render([], false)).toThrow(/L-CHAT-TEMPLATE\].*roles must alternate/);
+    const stripping = new ChatTemplate("{{ messages.strip() }}", {}, "m");
+    expect(() => stripping.render([], false)).toThrow(/L-CHAT-TEMPLATE\].*only a string can be stripped/);
     const forgetful = new ChatTemplate(
       "{% for m in messages %}{{ m.content if loop.last else m.content[:1] }}{% endfor %}",
       {},
@@ -129,7 +131,19 @@ describe("a chat template", () => {
       "\n  a \n",
       "  a \n|\n  a |a",
     ],
-    ["strips Python's whitespace", "{{ c.strip() }}|{{ c | trim }}", "\ufeff a\x85\x1c", "\ufeff a|\ufeff a"],
+    [
+      "strips Python's whitespace",
+      "{{ c.strip() }}|{{ c | trim }}",
+      "\t \ufeff a\x85\x1c\n",
+      "\ufeff a|\ufeff a",
+    ],
+    [
+      "does so in what a dictionary holds, beside none",
+      "{% set all = {'a': c.strip(), 'b': none} %}{{ all.a }}{{ 1 if all.b is none else 2 }}",
+      "\ufeffx ",
+      "\ufeffx1",
+    ],
+    ["calls the method that a variable names", "{% set strip = 'upper' %}{{ c[strip]() }}", " a", " A"],
     [
       "trims given characters, and what is undefined",
       "{{ c | trim('x') }}|{{ nothing | trim }}|",
@@ -171,8 +185,10 @@ describe("a chat template", () => {
     expect(strftime(date, "%d %b %Y|%A, %B %-d|%y-%m %H:%M:%S %I%p|%j %w %a %%|%Q")).toBe(
       "09 Jan 2026|Friday, January 9|26-01 15:04:05 03PM|009 5 Fri %|%Q",
     );
-    const today = new ChatTemplate("{{ strftime_now('%d %b %Y') }}", {}, "m").render([], false);
-    expect(today).toMatch(/^\d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4}$/);
+    const hours = [0, 11, 12, 13].map((hour) => strftime(new Date(2026, 0, 9, hour), "%I %p"));
+    expect(hours).toEqual(["12 AM", "11 AM", "12 PM", "01 PM"]);
+    const today = new ChatTemplate("{{ strftime_now('%A %d %b %Y') }}", {}, "m").render([], false);
+    expect(today).toMatch(/^[A-Z][a-z]+day \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4}$/);
   });
 
   it("comes with a tokenizer's config, by name where there are several", () => {
@@ -185,7 +201,22 @@ describe("a chat template", () => {
     };
     const tokenizer = loadTokenizer(json, several);
     expect(tokenizer.chatTemplate()?.render([], false)).toBe("D");
-    expect(loadTokenizer(json, {}).chatTemplate()).toBeNull();
+    const [first] = several.chat_template;
+    expect(
+      loadTokenizer(json, { chat_template: [first] })
+        .chatTemplate()
+        ?.render([], false),
+    ).toBe("T");
+    for (const chat_template of [undefined, null, []]) {
+      expect(loadTokenizer(json, { chat_template }).chatTemplate()).toBeNull();
+    }
+    const special = { bos_token: "<b>", eos_token: { content: "<e>" }, pad_token: null };
+    const named = "{{ bos_token }}{{ eos_token }}{{ 1 if pad_token is defined else 2 }}";
+    expect(
+      loadTokenizer(json, { ...special, chat_template: named })
+        .chatTemplate()
+        ?.render([], false),
+    ).toBe("<b><e>2");
     const other = tokenizer.withChatTemplate("{{ eos_token }}", "file.jinja");
     expect(other.chatTemplate()?.render([], false)).toBe("");
     expect(other.encode("a")).toEqual(tokenizer.encode("a"));
@@ -199,6 +230,12 @@ describe("a chat template", () => {
     expect(encodingBy(base)).toMatchObject({ eosId: 0, endIds: [0, 2] });
     expect(ends("{% for m in messages %}{{ m.content }}\n{% endfor %}", base)).toEqual(["<|endoftext|>"]);
     expect(ends("{{ messages[1].content }}<|endoftext|><|im_end|>", base)).toEqual(["<|endoftext|>"]);
+    const instructed = "The answer:<|im_start|>{{ messages[1].content }}<|im_end|>"; // the word of the turn that is tried
+    expect(ends(instructed, base)).toEqual(["<|endoftext|>", "<|im_end|>"]);
+    const opening = "{{ messages[1].content }}{% if add_generation_prompt %}<|im_start|>{% endif %}";
+    expect(ends(opening, base)).toEqual(["<|endoftext|>"]);
+    const afterBos = byteTokenizer({ bos_token: "<|im_start|>", add_bos_token: true }).tokenizer;
+    expect(ends("{{ messages[1].content }}", afterBos)).toEqual(["<|im_end|>"]);
     expect(ends("{{ raise_exception('no') }}", base)).toEqual(["<|endoftext|>"]);
     expect(ends("{% if %}", base)).toEqual(["<|endoftext|>"]);
     expect(() => base.withChatTemplate("{% if %}", "m").chatTemplate()).toThrow(/L-CHAT-TEMPLATE/);
@@ -229,8 +266,7 @@ describe("a chat template", () => {
 });
 
 describe("text that comes id by id", () => {
-  const streamed = (tokenizer: Tokenizer, ids: readonly number[]) => {
-    const stream = new TextStream(tokenizer);
+  const streamed = (tokenizer: Tokenizer, ids: readonly number[], stream = new TextStream(tokenizer)) => {
     const parts = ids.map((id) => stream.push(id));
     return { parts, rest: stream.end() };
   };
@@ -260,13 +296,22 @@ describe("text that comes id by id", () => {
     });
   });
 
+  it("may be followed by another text", () => {
+    const tokenizer = wordTokenizer();
+    const ids = tokenizer.encode("ab c é").slice(0, -1); // ends within é
+    const stream = new TextStream(tokenizer);
+    expect(streamed(tokenizer, ids, stream).rest).toBe("\ufffd");
+    expect(streamed(tokenizer, ids, stream)).toEqual(streamed(tokenizer, ids));
+    expect(stream.end()).toBe("");
+  });
+
   it("keeps the blanks of a vocabulary that marks words", () => {
     const tokenizer = wordTokenizer();
     fc.assert(
-      fc.property(fc.array(fc.constantFrom("ab", "c", " ", "é", "\n")), (parts) => {
+      fc.property(fc.array(fc.constantFrom("ab", "c", " ", "é", "\n", "</s>")), (parts) => {
         const ids = tokenizer.encode(parts.join(""));
         const { parts: given, rest } = streamed(tokenizer, ids);
-        expect(given.join("") + rest).toBe(tokenizer.decode(ids));
+        expect(given.join("") + rest).toBe(tokenizer.decode(ids, { skipSpecial: true }));
       }),
     );
   });
@@ -302,7 +347,15 @@ describe("stop strings", () => {
 
   it("hold back no more than their own beginning", () => {
     const matcher = new StopMatcher(["\nQuestion:"]);
-    expect([matcher.push("yes\nQu"), matcher.push("ite\n"), matcher.end()]).toEqual(["yes", "\nQuite", "\n"]);
+    const pushed = ["yes\nQu", "ite", "\n"].map((text) => matcher.push(text));
+    expect([...pushed, matcher.end(), matcher.end()]).toEqual(["yes", "\nQuite", "", "\n", ""]);
+  });
+
+  it("are not empty, and let nothing through once found", () => {
+    const matcher = new StopMatcher(["", "b"]);
+    expect([matcher.push("a"), matcher.isStopped]).toEqual(["a", false]);
+    expect([matcher.push("abc"), matcher.isStopped]).toEqual(["a", true]);
+    expect([matcher.push("def"), matcher.end()]).toEqual(["", ""]);
   });
 });
 
@@ -332,7 +385,8 @@ describe("a text that continues another", () => {
   it("is encoded alone where it merges with the line break that is put before it", () => {
     const vocab = { "<unk>": 0, "▁": 1, a: 2, "\n": 3, "\n\n": 4, "▁a": 5 };
     const model = { type: "BPE", vocab, merges: ["\n \n", "▁ a"], unk_token: "<unk>" };
-    const tokenizer = loadTokenizer({ model, normalizer: { type: "Prepend", prepend: "▁" } });
+    const config = { bos_token: "<unk>", add_bos_token: true };
+    const tokenizer = loadTokenizer({ model, normalizer: { type: "Prepend", prepend: "▁" } }, config);
     expect(tokenizer.encode("a", { continues: true })).toEqual([2]);
     expect(tokenizer.encode("\na", { continues: true })).toEqual([1, 3, 2]);
   });

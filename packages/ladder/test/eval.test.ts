@@ -1,29 +1,22 @@
 import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { encodeRecord } from "../src/data/records.ts";
 import { type EvalOptions, type EvalRow, prepareEvaluation } from "../src/eval/evaluate.ts";
 import { finalNumber } from "../src/eval/final-number.ts";
 import { estimate, type Metric } from "../src/eval/intervals.ts";
 import { slidingWindows } from "../src/eval/perplexity.ts";
 import { scoreContinuations } from "../src/eval/score-continuations.ts";
-import { TASKS, trainingRecord } from "../src/eval/tasks.ts";
 import { generate } from "../src/generation/generate.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import type { Decoder } from "../src/model/decoder.ts";
 import type { Tokenizer } from "../src/text/tokenizer.ts";
+import { CHOICES, CRITIC, tokenizer } from "./eval-rows.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
-import { byteTokenizer } from "./tiny-tokenizer.ts";
-
-const CHATML =
-  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
-  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-const { tokenizer } = byteTokenizer({ chat_template: CHATML });
 
 /** A tiny model over bytes, of one layer, with an adapter that does something. */
-function drawn(seed: number, method: "ladder" | "lora" = "ladder") {
+function drawn(seed: number, method: "ladder" | "lora" | "head" = "ladder") {
   const device = new CpuDevice();
   const model = {
     ...drawModel(new TestRandom(seed)),
@@ -36,7 +29,7 @@ function drawn(seed: number, method: "ladder" | "lora" = "ladder") {
   const sizes = { ladder: { width: 8, layers: 1 }, lora: { rank: 2 }, seed };
   const adapter = makeAdapter({ method, ...sizes }, decoder, "tiny");
   for (const [stream, [name, tensor]] of [...adapter.parameters].entries()) {
-    if (!/up\.weight|lora_B/.test(name)) continue;
+    if (!/up\.weight|lora_B|lm_head/.test(name)) continue;
     device.scope(() => {
       const values = new Random(seed, stream).normals(tensor.size, 0.3);
       device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
@@ -81,7 +74,7 @@ async function plainScore(
 }
 
 describe("the score of a continuation", () => {
-  it.each(["ladder", "lora"] as const)(
+  it.each(["ladder", "lora", "head"] as const)(
     "is its log-likelihood, however prompts go together: %s",
     async (method) => {
       using parts = drawn(2, method);
@@ -193,17 +186,20 @@ const scoreOf = (metrics: readonly Metric[], name: string) =>
 
 describe("perplexity", () => {
   it("is that of a plain sum over the same windows, of texts apart and as one", async () => {
-    using parts = drawn(3);
+    using parts = drawn(3, "head");
     const { decoder, adapter } = parts;
-    const texts = ["abc def ghi jkl mno pqr stu", "é🙂 x", "short", ""];
+    const texts = ["abc def ghi jkl mno pqr stu", "xé🙂 x", "short", ""];
     for (const joinTexts of [false, true]) {
       const evaluation = prepareEvaluation(
         rows(texts.map((text) => ({ text }))),
         tokenizer,
-        options({ task: "perplexity", joinTexts, maxTokens: 40 }),
+        options({ task: "perplexity", joinTexts, maxTokens: 36 }),
       );
-      const [{ metrics }] = await evaluation.run(decoder, [adapter]);
-      let [nats, count, left] = [0, 0, 40];
+      const done: number[][] = [];
+      const [{ metrics }] = await evaluation.run(decoder, [adapter], (...counts) => done.push(counts));
+      expect(done.at(-1)).toEqual([evaluation.count, evaluation.count]);
+      expect(done).toHaveLength(Math.ceil(evaluation.count / 2));
+      let [nats, count, left] = [0, 0, 36];
       for (const text of joinTexts ? [texts.join("\n\n")] : texts) {
         const ids = tokenizer.encode(text).slice(0, left);
         left -= ids.length;
@@ -215,25 +211,24 @@ describe("perplexity", () => {
         }
       }
       expect(scoreOf(metrics, "nats_per_token")).toBeCloseTo(nats / count, 4);
+      expect(scoreOf(metrics, "bits_per_byte")).toBeCloseTo(nats / Math.LN2 / count, 4); // a token is a byte
       expect(scoreOf(metrics, "perplexity") / Math.exp(nats / count)).toBeCloseTo(1, 4);
       expect(metrics[0].items.reduce((total, { bottom }) => total + bottom, 0)).toBe(count);
     }
   });
 
-  it("is refused where nothing can be scored", () => {
+  it("is refused where nothing can be scored", async () => {
     const prepare = (values: object[], change: Partial<EvalOptions> = {}) =>
       prepareEvaluation(rows(values), tokenizer, options({ task: "perplexity", ...change }));
     expect(() => prepare([{ text: "a" }])).toThrow(/L-EVAL/);
     expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-OPTION.*below 16/);
     expect(() => prepare([{ title: "abc" }])).toThrow(/L-RECORD\] line 1.*--map/);
+    using parts = drawn(3);
+    const run = (context: number) => prepare([{ text: "abc" }], { context }).run(parts.decoder, [null]);
+    await expect(run(513)).rejects.toThrow(/L-OPTION\].*513.*context of 512/);
+    expect(await run(512)).toHaveLength(1);
   });
 });
-
-const CHOICES = [
-  { context: "Sky.", question: "is it blue?", choices: ["no", "yes"], label: 1 },
-  { question: "2+2?", choices: ["four", "5", "twenty two"], label: 0 },
-  { question: "up?", choices: ["down", "up"], label: 1 },
-];
 
 /** What `eval` documents as the prompt of a question with choices. */
 const plainPrompt = ({ context, question }: { context?: string; question: string }) =>
@@ -243,10 +238,16 @@ describe("multiple choice", () => {
   it("takes the likeliest choice, as it is and by byte", async () => {
     using parts = drawn(4);
     const { decoder, adapter } = parts;
+    const done: number[][] = [];
     const [{ metrics, predictions }] = await prepareEvaluation(rows(CHOICES), tokenizer, options({})).run(
       decoder,
       [adapter],
+      (...counts) => done.push(counts),
     );
+    expect(done).toEqual([
+      [2, 3],
+      [3, 3],
+    ]);
     let [right, rightByByte] = [0, 0];
     for (const [i, row] of CHOICES.entries()) {
       const scores: number[] = [];
@@ -293,12 +294,6 @@ describe("multiple choice", () => {
   });
 });
 
-const CRITIC = [
-  { question: "1+1?", solution: ["1+1=3", ..."bcdefghijkl"].join("\n"), label: 0, first_error_step: 0 },
-  { question: "1+1?", solution: "1+1=2\n#### 2", label: 1, first_error_step: -1 },
-  { question: "1+2?", solution: "1+2=4", label: 0 },
-];
-
 describe("the critic task", () => {
   it("judges solutions, and finds the first wrong step where there is one and it is known", async () => {
     using parts = drawn(6);
@@ -333,29 +328,28 @@ describe("the critic task", () => {
   });
 });
 
-describe("a final number", () => {
-  it.each<[string, number | null]>([
-    ["so it is 1,234.50.\n#### $1,234.50 dollars", 1234.5],
-    ["#### -3\nQuestion: 7", -3],
-    ["First 3, then 4.", 4],
-    ["costs $ .5", 0.5],
-    ["no number", null],
-    ["#### none\n5", null],
-    ["####7 and 8", 7],
-    ["9".repeat(400), null],
-  ])("of %j is %j", (text, value) => expect(finalNumber(text)).toBe(value));
-
+describe("a number that the model arrives at", () => {
   it("is taken from what the model writes, greedily, up to a stop", async () => {
     using parts = drawn(7);
     const { decoder, adapter } = parts;
     const row = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2" };
-    const evaluation = prepareEvaluation(rows([row, row]), tokenizer, options({ task: "gsm8k" }));
-    const [{ metrics, predictions }] = await evaluation.run(decoder, [adapter]);
+    const longer = { ...row, question: "What is 1+1?" };
+    const evaluation = prepareEvaluation(rows([longer, row, row]), tokenizer, options({ task: "gsm8k" }));
+    const done: number[][] = [];
+    const [{ metrics, predictions }] = await evaluation.run(decoder, [adapter], (...counts) =>
+      done.push(counts),
+    );
+    expect(done).toEqual([
+      [2, 3],
+      [3, 3],
+    ]);
     const prompt = tokenizer.encode("Question: 1+1?\nAnswer:");
     const ids = await generate(decoder, adapter, prompt, { maxTokens: 6, stopIds: tokenizer.eosIds });
     const text = tokenizer.decode(ids, { skipSpecial: true });
     expect(predictions[1]).toMatchObject({ text, final: 2, found: finalNumber(text) });
     expect(scoreOf(metrics, "exact_match")).toBe(finalNumber(text) === 2 ? 1 : 0);
+    const numbers = (predictions as { found: number | null }[]).filter(({ found }) => found !== null);
+    expect(scoreOf(metrics, "has_number")).toBe(numbers.length / 3);
     expect(scoreOf(metrics, "answer_tokens")).toBe(ids.length);
     expect(() =>
       prepareEvaluation(rows([{ question: "q", answer: "none" }]), tokenizer, options({ task: "gsm8k" })),
@@ -363,37 +357,40 @@ describe("a final number", () => {
   });
 });
 
-describe("what train learns of a task", () => {
-  const learned = (task: (typeof TASKS)[number], value: object, asChat = false) => {
-    const record = trainingRecord(task, value, "s", asChat);
-    const encoding = { bosId: null, eosId: 2, maxLength: 500, cut: false, chat: tokenizer.chatTemplate() };
-    const { inputIds, labels } = encodeRecord(record, "s", tokenizer, encoding);
-    return { all: tokenizer.decode(inputIds), learned: tokenizer.decode(labels.filter((id) => id !== -100)) };
-  };
+describe("a row", () => {
+  const LIMIT = 512; // the model's context
+  const long = (tokens: number) => "x".repeat(tokens - plainPrompt({ question: "" }).length);
+  const critic = (length: number) => ({ ...CRITIC[0], question: "x".repeat(length) });
+  const criticTokens = (step: string) =>
+    `Question: \nSolution:\n1. 1+1=3\n${step}Is the solution correct or incorrect?\nAnswer: incorrect\nFirst wrong step: 1`
+      .length;
 
-  it("is the answer to what eval asks", () => {
-    expect(learned("boolq", CHOICES[0])).toEqual({
-      all: "Sky.\nQuestion: is it blue?\nAnswer: yes<|im_end|>",
-      learned: " yes<|im_end|>",
-    });
-    expect(learned("critic", CRITIC[0]).learned).toBe(" incorrect\nFirst wrong step: 1<|im_end|>");
-    expect(learned("critic", CRITIC[1]).learned).toBe(" correct<|im_end|>");
-    expect(learned("critic", CRITIC[2]).learned).toBe(" incorrect<|im_end|>");
-    expect(learned("blimp", CHOICES[2]).all).toBe("up<|im_end|>");
-    const gsm8k = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2" };
-    expect(learned("gsm8k", gsm8k, true)).toEqual({
-      all: "<|im_start|>user\nQuestion: 1+1?<|im_end|>\n<|im_start|>assistant\n1+1=2\n#### 2<|im_end|>\n",
-      learned: "1+1=2\n#### 2<|im_end|>",
-    });
-  });
-
-  it("is refused by row where it is no row of the task", () => {
-    for (const task of TASKS) {
-      expect(() => trainingRecord(task, { x: 1 }, "f.jsonl, line 3", false)).toThrow(
-        /L-RECORD\] f\.jsonl, line 3/,
-      );
-    }
-    const beyond = { ...CRITIC[0], first_error_step: 12 };
-    expect(() => trainingRecord("critic", beyond, "s", false)).toThrow(/no line of the solution/);
-  });
+  // The last token of an answer is never read.
+  it.each<[string, Partial<EvalOptions>, (over: number) => object]>([
+    ["choice", {}, (over) => ({ question: long(LIMIT - 3 + over), choices: ["a", "bcd"], label: 0 })],
+    ["gsm8k", { task: "gsm8k" }, (over) => ({ question: long(LIMIT - 5 + over), answer: "#### 2" })],
+    [
+      "critic",
+      { task: "critic" },
+      (over) => ({ ...critic(LIMIT - criticTokens("") + over), solution: "1+1=3" }),
+    ],
+  ])(
+    "that fills the context is scored, and one token more refused before any is: %s",
+    async (_, change, row) => {
+      using parts = drawn(2);
+      const run = async (over: number) => {
+        const evaluation = prepareEvaluation(rows([row(-400), row(over)]), tokenizer, options(change));
+        const done: number[] = [];
+        await evaluation
+          .run(parts.decoder, [null], (count) => done.push(count))
+          .catch((error) => {
+            expect(done).toEqual([]);
+            throw error;
+          });
+        return done;
+      };
+      expect(await run(0)).toEqual([2]);
+      await expect(run(1)).rejects.toThrow(/L-CONTEXT\] line 2: .*513 tokens/);
+    },
+  );
 });

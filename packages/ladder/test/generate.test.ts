@@ -2,6 +2,7 @@ import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { generate, generateBatch, type Sampling } from "../src/generation/generate.ts";
 import { generateTexts } from "../src/generation/generate-text.ts";
+import { ModelCache } from "../src/generation/kv-cache.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
@@ -9,14 +10,14 @@ import { drawModel, randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
 /** A tiny model with an adapter that does something. */
-function drawn(seed: number, method: "ladder" | "lora" | null, vocabSize = 40) {
+function drawn(seed: number, method: "ladder" | "lora" | "head" | null, vocabSize = 40) {
   const device = new CpuDevice();
   const model = { ...drawModel(new TestRandom(seed)), vocabSize, numHiddenLayers: 2 };
   const decoder = randomDecoder(device, model, seed);
   const sizes = { ladder: { width: 8, layers: 2 }, lora: { rank: 2 }, seed };
   const adapter: Adapter | null = method && makeAdapter({ method, ...sizes }, decoder, "tiny");
   for (const [stream, [name, tensor]] of [...(adapter?.parameters ?? [])].entries()) {
-    if (!/up\.weight|lora_B/.test(name)) continue;
+    if (!/up\.weight|lora_B|lm_head/.test(name)) continue;
     device.scope(() => {
       const values = new Random(seed, stream).normals(tensor.size, 0.3);
       device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
@@ -32,17 +33,23 @@ function drawn(seed: number, method: "ladder" | "lora" | null, vocabSize = 40) {
   };
 }
 
-/** Greedy ids without any cache: the whole text is read again for each. */
-async function plainGreedy({ decoder, adapter }: ReturnType<typeof drawn>, prompt: number[], count: number) {
+/** Greedy ids without any cache: the whole text is read again for each. The penalty is for ids that occurred. */
+async function plainGreedy(
+  { decoder, adapter }: ReturnType<typeof drawn>,
+  prompt: number[],
+  count: number,
+  penalty = 1,
+) {
   const ids = [...prompt];
   for (let i = 0; i < count; i++) {
-    using next = decoder.device.scope(() => {
+    using all = decoder.device.scope(() => {
       const batch = { inputIds: ids, batchSize: 1, length: ids.length, attentionMask: null };
       const y = residualStream(decoder, adapter, decoder.prepare(batch));
-      const logits = decoder.logits(decoder.device.ops, y, adapter?.head ?? undefined);
-      return decoder.device.ops.argmax(logits);
+      return decoder.logits(decoder.device.ops, y, adapter?.head ?? undefined);
     });
-    ids.push((await next.read())[ids.length - 1]);
+    const next = [...(await all.read())].slice(-decoder.config.vocabSize);
+    for (const id of new Set(ids)) next[id] *= next[id] > 0 ? 1 / penalty : penalty;
+    ids.push(next.indexOf(Math.max(...next)));
   }
   return ids.slice(prompt.length);
 }
@@ -50,7 +57,7 @@ async function plainGreedy({ decoder, adapter }: ReturnType<typeof drawn>, promp
 const PROMPTS = [[3, 5, 8], [7], [9, 1, 4, 4, 2, 6], [11, 12]];
 
 describe("generation", () => {
-  it.each(["ladder", "lora", null] as const)(
+  it.each(["ladder", "lora", "head", null] as const)(
     "of several prompts is what each gives alone: %s",
     async (method) => {
       for (const seed of [1, 2]) {
@@ -77,6 +84,27 @@ describe("generation", () => {
     expect(await generate(decoder, adapter, PROMPTS[0], options)).toEqual(four[0]);
     const twins = await generateBatch(decoder, adapter, [[3], [3]], options);
     expect(twins[0]).not.toEqual(twins[1]);
+    for (const firstStream of [0, 1, 2]) {
+      const rest = { ...options, firstStream };
+      const texts = await generateBatch(decoder, adapter, PROMPTS.slice(firstStream), rest);
+      expect(texts).toEqual(four.slice(firstStream));
+    }
+  });
+
+  it("makes what occurred in the prompt or the text less probable, if told to", async () => {
+    for (const [seed, repetitionPenalty] of [
+      [1, 1000],
+      [2, 1.3],
+      [3, undefined],
+    ] as const) {
+      using parts = drawn(seed, "ladder");
+      const { decoder, adapter } = parts;
+      const sampling = { temperature: 0, ...(repetitionPenalty && { repetitionPenalty }) };
+      const texts = await generateBatch(decoder, adapter, PROMPTS.slice(0, 2), { maxTokens: 30, sampling });
+      for (const [i, text] of texts.entries()) {
+        expect(text).toEqual(await plainGreedy(parts, PROMPTS[i], 30, repetitionPenalty));
+      }
+    }
   });
 
   it("goes on for the others when some prompts are done", async () => {
@@ -84,11 +112,18 @@ describe("generation", () => {
     const { decoder, adapter } = parts;
     const counts = [0, 0, 0, 0];
     const ends = [1, 5, 2, 3];
+    let passes = 0;
+    const { logits } = decoder;
+    decoder.logits = (...args) => {
+      passes++;
+      return logits.apply(decoder, args);
+    };
     const ids = await generateBatch(decoder, adapter, PROMPTS, {
       maxTokens: 7,
       onToken: (_, prompt) => counts[prompt]++,
       isDone: (prompt) => counts[prompt] === ends[prompt],
     });
+    expect(passes).toBe(5); // none after the longest text has ended
     for (const [i, prompt] of PROMPTS.entries()) {
       expect(ids[i]).toEqual(await plainGreedy(parts, prompt, ends[i]));
     }
@@ -107,12 +142,47 @@ describe("generation", () => {
     await expect(generate(decoder, null, [1, 2], { maxTokens: 64 })).rejects.toThrow(
       /L-CONTEXT\].*2 tokens.*64 new/,
     );
-    await expect(generate(decoder, null, [1], { maxTokens: 1.5 })).rejects.toThrow(
-      /L-OPTION\] maxTokens is 1\.5/,
+    await expect(generateBatch(decoder, null, [[1, 2], [1]], { maxTokens: 64 })).rejects.toThrow(
+      /L-CONTEXT\].*2 tokens/,
     );
+    await expect(generate(decoder, null, [1], { maxTokens: 65 })).rejects.toThrow(/L-OPTION\].*65 new/);
+    for (const maxTokens of [1.5, -1]) {
+      await expect(generate(decoder, null, [1], { maxTokens })).rejects.toThrow(
+        `[L-OPTION] maxTokens is ${maxTokens}`,
+      );
+    }
+    expect(await generate(decoder, null, [1], { maxTokens: 0 })).toEqual([]);
     expect(await generateBatch(decoder, null, [], { maxTokens: 1 })).toEqual([]);
     expect(await generate(decoder, null, [1], { maxTokens: 64 })).toHaveLength(64);
   });
+});
+
+it("a text whose logits are not finite ends generation, named by its prompt", async () => {
+  using parts = drawn(4, null);
+  const { decoder } = parts;
+  const { device, config, weights } = decoder;
+  const table = weights.get("model.embed_tokens.weight");
+  const values = new Float32Array(table.size);
+  values[12 * config.hiddenSize] = Number.NaN; // of a token that the last prompt alone has
+  device.scope(() => device.ops.accumulate(table, device.tensor(values, table.shape)));
+  await expect(generateBatch(decoder, null, PROMPTS, { maxTokens: 2 })).rejects.toThrow(
+    /L-DIVERGED\].*after 2 tokens of prompt 4 are not finite/,
+  );
+  expect(await generateBatch(decoder, null, PROMPTS.slice(0, 3), { maxTokens: 2 })).toHaveLength(3);
+});
+
+it("caches take the memory that their rows say, and give it back", () => {
+  using parts = drawn(1, "ladder");
+  const { decoder, adapter } = parts;
+  const { memory } = decoder.device;
+  const before = memory.liveBytes;
+  {
+    using empty = ModelCache.empty(decoder, [null, adapter, adapter], 3, 10);
+    expect(memory.liveBytes - before).toBe(3 * empty.rowBytes);
+    using taken = empty.take([2, 0]);
+    expect(memory.liveBytes - before).toBe(5 * taken.rowBytes);
+  }
+  expect(memory.liveBytes).toBe(before);
 });
 
 describe("generated text", () => {
@@ -122,13 +192,14 @@ describe("generated text", () => {
     const { decoder, adapter } = parts;
     const prompts = ["ab", "c", "xyz"].map((text) => tokenizer.encode(text));
     const sampling = { temperature: 1, seed: 1 };
-    const run = async (stop: string[]) => {
+    const run = async (stop: string[], eosIds = tokenizer.eosIds) => {
       const streamed = ["", "", ""];
-      const results = await generateTexts(decoder, adapter, tokenizer, prompts, {
+      const results = await generateTexts(decoder, adapter, { ...tokenizer, eosIds }, prompts, {
         maxTokens: 24,
         sampling,
         stop,
         onText: (text, prompt) => {
+          expect(text).not.toBe("");
           streamed[prompt] += text;
         },
       });
@@ -144,5 +215,27 @@ describe("generated text", () => {
     const stop = whole.slice(5, 7);
     const [first] = await run([stop]);
     expect(first).toMatchObject({ text: whole.slice(0, whole.indexOf(stop)), stopped: "stop string" });
+    expect(first.ids).toEqual(free[0].ids.slice(0, first.ids.length));
+    expect(tokenizer.decode(first.ids.slice(0, -1)), "no token after the stop string").not.toContain(stop);
+    const [unstopped] = await run([`${whole.slice(-1)}\n\n\n`]); // its beginning is the text's end
+    expect(unstopped).toEqual(free[0]);
+    const [, , third] = await run([], [free[2].ids[9]]);
+    expect(third).toMatchObject({
+      stopped: "end of text",
+      ids: free[2].ids.slice(0, free[2].ids.indexOf(free[2].ids[9])),
+    });
+  });
+
+  it("ends for all prompts when it is interrupted", async () => {
+    const { tokenizer } = byteTokenizer();
+    using parts = drawn(6, "ladder", tokenizer.vocabSize);
+    const { decoder, adapter } = parts;
+    let asked = 0;
+    const results = await generateTexts(decoder, adapter, tokenizer, [[3], [4, 5]], {
+      maxTokens: 24,
+      isStopped: async () => ++asked === 3, // after the second token of the first prompt
+    });
+    expect(results.map(({ ids }) => ids.length)).toEqual([2, 2]);
+    expect(results.map(({ stopped }) => stopped)).toEqual(["interrupted", "interrupted"]);
   });
 });

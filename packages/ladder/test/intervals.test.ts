@@ -14,7 +14,16 @@ describe("an interval", () => {
     expect(wilson(8, 10).high).toBeCloseTo(0.9433178, 6);
     expect(wilson(0, 0)).toEqual({ low: 0, high: 1 });
     expect(wilson(0, 5)).toEqual({ low: 0, high: expect.closeTo(0.4344825, 6) });
+    expect(wilson(16, 16).high).toBe(1); // not 1 + 2^-52
     expect(estimate(share([1, 1, 0, 1]), 0)).toMatchObject({ value: 0.75, count: 4, ...wilson(3, 4) });
+  });
+
+  it("of what is no share of the items is not Wilson's, even where all are 0 or 1", () => {
+    const tops = [1, 1, 1, 1, 1, 1, 1, 1];
+    const perplexity: Metric = { ...share(tops), transform: "exp" };
+    expect(estimate(perplexity, 0)).toMatchObject({ value: Math.E, low: Math.E, high: Math.E });
+    const ofTwo = { name: "x", items: tops.map((top) => ({ top, bottom: 2 })) };
+    expect(estimate(ofTwo, 0)).toMatchObject({ value: 0.5, low: 0.5, high: 0.5 });
   });
 
   it("of a mean is near the normal one, the same for the same seed", () => {

@@ -25,7 +25,7 @@ export function byteTokenizer(config: object = {}): { tokenizer: Tokenizer; json
 }
 
 /** A vocabulary of SentencePiece's kind: "▁" marks blanks, one is put in front, the rest are bytes. */
-export function wordTokenizer(): Tokenizer {
+export function wordTokenizer(config: object = {}): Tokenizer {
   const bytes = Array.from({ length: 256 }, (_, b) => `<0x${b.toString(16).toUpperCase().padStart(2, "0")}>`);
   const tokens = ["<unk>", "<s>", "</s>", ...bytes, "▁", "a", "b", "c", "ab", "▁ab"];
   const replace = (from: string, content: string) => ({
@@ -33,7 +33,7 @@ export function wordTokenizer(): Tokenizer {
     pattern: { String: from },
     content,
   });
-  return loadTokenizer({
+  const json = {
     added_tokens: ["<unk>", "<s>", "</s>"].map((content, id) => ({
       id,
       content,
@@ -63,5 +63,6 @@ export function wordTokenizer(): Tokenizer {
       byte_fallback: true,
       fuse_unk: true,
     },
-  });
+  };
+  return loadTokenizer(json, config);
 }

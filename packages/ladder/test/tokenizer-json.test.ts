@@ -38,16 +38,20 @@ const BYTES = { type: "ByteLevel", trim_offsets: true };
 describe("a pre-tokenizer", () => {
   // The pieces are those of Python's tokenizers 0.23.3.
   it.each<[object, string, string[]]>([
-    [{ type: "Digits", individual_digits: true }, "a½1٣b", ["a", "½", "1", "٣", "b"]],
+    [{ type: "Digits", individual_digits: true }, "ab½1٣cd", ["ab", "½", "1", "٣", "cd"]],
     [{ type: "Digits", individual_digits: false }, "a½1٣b", ["a", "½1٣", "b"]],
     [{ ...BYTES, add_prefix_space: false }, "\ufeff. \u0085a", ["ï»¿.", "Ġ", "Âħ", "a"]],
     [{ ...BYTES, add_prefix_space: true, use_regex: true }, "🙂a", ["ĠðŁĻĤ", "a"]],
+    [{ ...BYTES, add_prefix_space: false, use_regex: false }, "a b1", ["aĠb1"]],
     [{ type: "Whitespace" }, "é ü.a", ["é", "ü", ".", "a"]],
     [{ type: "WhitespaceSplit" }, "a\u0085b\ufeff", ["a", "b\ufeff"]],
-    [{ type: "Punctuation" }, "a!?b", ["a", "!", "?", "b"]],
+    [{ type: "Punctuation" }, "ab!?c$d «e»", ["ab", "!", "?", "c", "$", "d ", "«", "e", "»"]],
+    [{ type: "Punctuation", behavior: "MergedWithPrevious" }, "ab!?c$d", ["ab!", "?", "c$", "d"]],
+    [{ type: "BertPreTokenizer" }, "ab, c!", ["ab", ",", "c", "!"]],
     [MARKS, "a  b", ["▁a", "▁", "▁b"]],
     [{ type: "Metaspace", replacement: "▁", prepend_scheme: "always" }, "a b", ["▁a", "▁b"]],
     [{ ...MARKS, split: false }, "a  b", ["▁a▁▁b"]],
+    [{ ...MARKS, replacement: "_", prepend_scheme: "never" }, "a b", ["a", "_b"]],
     [split(DOT, "Isolated"), "a..b.", ["a", ".", ".", "b", "."]],
     [split(DIGIT, "Isolated", true), "1ab23c", ["1", "ab", "2", "3", "c"]],
     [split(DOT, "Removed"), "a..b.", ["a", "b"]],
@@ -93,6 +97,8 @@ describe("a decoder", () => {
     const never = { type: "Metaspace", replacement: "▁", prepend_scheme: "never" };
     expect(decoded(never, ["▁a", "▁b"])).toBe(" a b");
     expect(decoded({ ...never, prepend_scheme: "always" }, ["▁a", "▁b"])).toBe("a b");
+    const nested = { type: "Sequence", decoders: [{ ...never, replacement: "_" }] };
+    expect(decoded(nested, ["_a", "_b"])).toBe(" a b");
   });
 });
 

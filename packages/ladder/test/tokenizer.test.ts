@@ -3,10 +3,10 @@ import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { readGguf } from "../src/formats/gguf.ts";
 import { tokenizerFromGguf } from "../src/formats/gguf-tokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
+import { loadTokenizer, startId, type Tokenizer } from "../src/text/tokenizer.ts";
 import { codeOf } from "./code-of.ts";
 import { buildGguf, type Field, numbers, strings } from "./gguf-builder.ts";
-import { BYTE_SYMBOLS } from "./tiny-tokenizer.ts";
+import { BYTE_SYMBOLS, byteTokenizer } from "./tiny-tokenizer.ts";
 
 const SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "Ġw o", "1 2", "' s", "Ġ Ġ", "Ċ Ċ", "' S"];
@@ -210,7 +210,7 @@ describe("a tokenizer.json", () => {
     const tokenizer = loadTokenizer(json, { eos_token: { content: "<eos>" }, bos_token: null });
     expect(tokenizer.encode("hello world<eos>")).toEqual([1, 2, 3]);
     expect(tokenizer).toMatchObject({ vocabSize: 4, bosId: null, eosIds: [3] });
-    expect(() => tokenizer.decode([1, 99])).toThrow(/L-TOKEN-ID.*99/);
+    expect(() => tokenizer.decode([1, 99])).toThrow(/^\[L-TOKEN-ID\].*99/);
   });
 
   it("may have tokens with the names of JavaScript's own properties", () => {
@@ -221,8 +221,71 @@ describe("a tokenizer.json", () => {
     expect(tokenizer.decode([1])).toBe("__proto__");
   });
 
+  it("gets the BOS and EOS that its config asks for, once", () => {
+    const vocab = { ...json.model.vocab, "<s>": 4 };
+    const asked = { bos_token: "<s>", add_bos_token: true, eos_token: "<eos>", add_eos_token: true };
+    const encode = (post_processor: object | null, config: object) =>
+      loadTokenizer({ ...json, post_processor, model: { ...json.model, vocab } }, config).encode("hello");
+    expect(encode(null, asked)).toEqual([4, 1, 3]);
+    expect(encode(null, { ...asked, add_bos_token: false })).toEqual([1, 3]);
+    expect(encode(null, { ...asked, bos_token: "<none>" })).toEqual([1, 3]);
+    const bosFirst = {
+      type: "TemplateProcessing",
+      single: [{ SpecialToken: { id: "<s>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+      pair: [],
+      special_tokens: { "<s>": { id: "<s>", ids: [4], tokens: ["<s>"] } },
+    };
+    expect(encode(bosFirst, asked)).toEqual([4, 1, 3]);
+  });
+
+  it("has no special tokens but those of its vocabulary", () => {
+    const none = { bos_token: "<none>", eos_token: "<none>" };
+    expect(loadTokenizer(json, none)).toMatchObject({ bosId: null, eosIds: [] });
+  });
+
+  it("begins a text with BOS, or else with the end of a text before it", () => {
+    const { tokenizer } = byteTokenizer();
+    expect(startId({ bosId: 1, eosIds: [2, 0] })).toBe(1);
+    expect(startId({ bosId: null, eosIds: [2, 0] })).toBe(2);
+    expect(startId(tokenizer)).toBe(2);
+    expect(() => startId(loadTokenizer(json))).toThrow(/L-PROMPT\].*neither BOS nor EOS/);
+  });
+
+  it("refuses a text with what is unknown where it has no token for that", () => {
+    const model = { ...json.model, vocab: { hello: 1 } };
+    const tokenizer = loadTokenizer({ ...json, model });
+    expect(tokenizer.encode("hello")).toEqual([1]);
+    expect(() => tokenizer.encode("there")).toThrow(/L-TOKENIZER\].*"\[UNK\]" is not in the vocabulary/);
+  });
+
+  it("may have any names in its vocabulary, but no expression that the library ignores, or that may never end", () => {
+    const vocab = { ...json.model.vocab, pattern: 4, Regex: 5 };
+    const withPattern = (pattern: unknown) => {
+      const replace = { type: "Replace", pattern, content: "" };
+      const normalizer = { type: "Sequence", normalizers: [replace] };
+      return loadTokenizer({ ...json, normalizer, model: { ...json.model, vocab } });
+    };
+    expect(withPattern({ Regex: "h+" }).encode("hpattern hRegex")).toEqual([4, 5]);
+    expect(() => withPattern({ Regexp: "h" })).toThrow(/L-TOKENIZER\].*\{"Regexp":"h"\} is not a pattern/);
+    expect(() => withPattern("h")).toThrow(/L-TOKENIZER\].*"h" is not a pattern/);
+    expect(() => withPattern({ Regex: "(h+)+" })).toThrow(
+      /L-TOKENIZER\].*"\(h\+\)\+" has repetitions within/,
+    );
+    expect(withPattern({ String: "(h+)+" }).encode("(h+)+pattern")).toEqual([4]);
+  });
+
+  it.each([null, 5, "a", { a: 1, b: "c" }, { a: 1.5 }, { a: -1 }, { a: 2 ** 31 }])(
+    "whose vocabulary is %j is refused",
+    (vocab) => {
+      expect(() => loadTokenizer({ ...json, model: { ...json.model, vocab } })).toThrow(
+        /L-TOKENIZER\].*must map tokens to whole numbers/,
+      );
+    },
+  );
+
   it.each<[string, unknown, unknown]>([
     ["nothing", null, {}],
+    ["an added token of an id past any", { ...json, added_tokens: [{ id: 2 ** 31, content: "x" }] }, {}],
     ["no model", {}, {}],
     ["a vocabulary of texts", { ...json, model: { ...json.model, vocab: { a: "b" } } }, {}],
     ["a part the library does not know", { ...json, normalizer: { type: "Rot13" } }, {}],

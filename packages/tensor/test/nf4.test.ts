@@ -48,15 +48,25 @@ const devices = gpuAvailable ? (["cpu", "webgpu"] as const) : (["cpu"] as const)
 describe.each(devices)("NF4 on %s", (kind) => {
   let device: Device;
   beforeAll(async () => {
-    // Bindings of 64 KiB: a weight of 100,000 elements goes through in windows.
-    device = kind === "cpu" ? new CpuDevice() : await openTestGpu({ maxBindingBytes: 2 ** 16 });
+    // Bindings of 72 KiB: a weight of 100,000 elements goes through in windows, which are smaller than a binding, since what is
+    // stored by block starts at aligned offsets too.
+    device = kind === "cpu" ? new CpuDevice() : await openTestGpu({ maxBindingBytes: 72 * 1024 });
   });
   afterAll(() => device?.dispose());
 
   const quantize = (w: Tensor) => {
-    const table = device.tensor(nf4Table(), [273]);
-    const [codes, absmax] = device.ops.nf4Quantize(w, table);
+    const table = w.device.tensor(nf4Table(), [273]);
+    const [codes, absmax] = w.device.ops.nf4Quantize(w, table);
     return { codes, table, absmax };
+  };
+
+  const offsetOf = async (scales: Float32Array) => {
+    const table = device.tensor(nf4Table(), [273]);
+    const absmax = device.tensor(scales, [scales.length]);
+    const made = device.ops.nf4QuantizeScales(absmax, table);
+    const offset = (await table.read())[272];
+    for (const tensor of [table, absmax, ...made]) tensor.dispose();
+    return offset;
   };
 
   // Computed by torch.mean of PyTorch 2.15; one after the other, the sums of the middle three round to another mean.
@@ -70,15 +80,34 @@ describe.each(devices)("NF4 on %s", (kind) => {
       1.7786507606506348,
     ],
   ])("the offset of a few scales is PyTorch's mean of them: %j", async (scales, mean) => {
-    const table = device.tensor(nf4Table(), [273]);
-    const absmax = device.tensor(Float32Array.from(scales), [scales.length]);
-    const made = device.ops.nf4QuantizeScales(absmax, table);
-    expect((await table.read())[272]).toBe(mean);
-    for (const tensor of [table, absmax, ...made]) tensor.dispose();
+    expect(await offsetOf(Float32Array.from(scales))).toBe(mean);
+  });
+
+  // Also by PyTorch: each differs from the exact mean or from that of sums one after the other.
+  it.each([
+    [8191, 0.9999651908874512],
+    [8192, 1.0000159740447998],
+    [16_421, 1.000065565109253],
+    [18_000, 1.0000135898590088],
+  ])("the offset of %i scales is PyTorch's mean of them", async (count, mean) => {
+    const scales = Float32Array.from({ length: count }, (_, i) => ((i * 7919) % 10_007) / 10_007 + 0.5);
+    expect(await offsetOf(scales)).toBe(mean);
+  });
+
+  it.each(["f32", "f16"] as const)("writes in windows the bytes of the reference: %s", async (dtype) => {
+    const values = new TestRandom(4).normals(100_001);
+    const [got, want] = [device, new CpuDevice()].map((on) =>
+      on.scope(() => {
+        const { codes, absmax } = quantize(on.tensor(values, [values.length], { dtype }));
+        return [codes, absmax];
+      }),
+    );
+    for (const [i, tensor] of got.entries()) expect(await tensor.read()).toEqual(await want[i].read());
+    for (const tensor of [...got, ...want]) tensor.dispose();
   });
 
   it("what was quantized once is quantized to itself", async () => {
-    const property = fc.asyncProperty(fc.nat(), fc.constantFrom(1, 130, 99_999), async (seed, most) => {
+    const property = fc.asyncProperty(fc.nat(), fc.constantFrom(1, 130, 9999), async (seed, most) => {
       const pick = new TestRandom(seed);
       const size = pick.int(1, most);
       const kept = device.scope(() => {
@@ -154,6 +183,42 @@ describe.each(devices)("NF4 on %s", (kind) => {
       );
     });
   });
+});
+
+it("a part is quantized only where it fits the whole, from a multiple of 64 blocks on", () => {
+  const device = new CpuDevice();
+  const [P, B] = [4096, 128]; // of 8192 elements
+  const quantize = (
+    at: number,
+    count: number,
+    change: { P?: number; B?: number; L?: number; block?: number },
+  ) =>
+    device.scope(() => {
+      const { block = 64, L = 16 } = change;
+      const codes = device.zeros([change.P ?? P], { dtype: "u8" });
+      const absmax = device.zeros([change.B ?? B]);
+      const table = device.zeros([L]);
+      device.ops.nf4QuantizePart(codes, absmax, device.zeros([count]), table, { at, block });
+    });
+  const whole: [number, number][] = [
+    [0, 8192],
+    [4096, 4096],
+    [0, 64],
+    [4096, 0],
+  ];
+  for (const [at, count] of whole) quantize(at, count, {});
+  quantize(4096, 100, { P: 2098, B: 66 }); // the last part
+  for (const at of [64, 100, -4096])
+    refused(() => quantize(at, 64, {}), "T-SHAPE", `at = ${at} is not a multiple`);
+  for (const change of [{ P: P - 1 }, { B: B - 1 }]) {
+    refused(() => quantize(4096, 4096, change), "T-SHAPE", "4096 elements from 4096 on pass the end");
+  }
+  refused(() => quantize(0, 100, {}), "T-SHAPE", "a part of 100 elements that is not the last");
+  refused(() => quantize(0, 64, { L: 15 }), "T-SHAPE", "the table has 15 entries");
+  refused(() => quantize(0, 64, { block: 48 }), "T-ATTR", "blocks of 48");
+  const scales = () =>
+    device.scope(() => device.ops.nf4QuantizeScales(device.zeros([8]), device.zeros([272])));
+  refused(scales, "T-SHAPE", "the table has 272 entries");
 });
 
 describe.runIf(gpuAvailable)("nf4-dequantize", () => {

@@ -61,7 +61,7 @@ function bootstrap(count: number, seed: number, statistic: (indices: Int32Array)
     if (Number.isFinite(value)) values.push(value); // a sample may hold no item that has a say
   }
   values.sort((a, b) => a - b);
-  const at = (share: number) => values[Math.min(values.length - 1, Math.floor(share * values.length))];
+  const at = (share: number) => values[Math.floor(share * values.length)];
   return { low: at(0.025) ?? Number.NaN, high: at(0.975) ?? Number.NaN };
 }
 

@@ -48,7 +48,7 @@ function parseRow<Schema extends z.ZodType>(
 ): z.infer<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const fields = (value ?? {}) as Record<PropertyKey, unknown>;
+  const fields = value as Record<PropertyKey, unknown>; // of a value that is none, no problem has a name
   const problems = parsed.error.issues.map(({ path, message }) => {
     const [name] = path;
     if (name === undefined) return message;

@@ -57,7 +57,7 @@ export async function generateTexts(
   });
   return all.map((ids, row) => {
     const { stream, matcher } = texts[row];
-    if (!matcher.isStopped) add(row, matcher.push(stream.end()) + matcher.end());
+    add(row, matcher.push(stream.end()) + matcher.end());
     const last = interrupted ? "interrupted" : "end of text";
     const stopped = matcher.isStopped ? "stop string" : ids.length >= options.maxTokens ? "max tokens" : last;
     return { text: texts[row].text, ids, stopped };

@@ -89,9 +89,9 @@ export class StopMatcher {
   }
 }
 
-/** Length of the longest suffix of `text` that is a prefix of `stop`. */
+/** Length of the longest suffix of `text`, which does not contain `stop`, that is a prefix of it. */
 function overlap(text: string, stop: string): number {
-  for (let length = Math.min(stop.length - 1, text.length); length > 0; length--) {
+  for (let length = stop.length - 1; length > 0; length--) {
     if (text.endsWith(stop.slice(0, length))) return length;
   }
   return 0;

@@ -92,10 +92,10 @@ function makeCall(node: Node, callee: Node | null, args: readonly unknown[]): vo
 function replaceCall(node: Node): void {
   const { type } = node;
   const { callee, filter, operator } = node as Record<string, Node>;
-  const args = (node.args ?? []) as readonly unknown[];
+  const args = node.args as readonly unknown[];
   if (type === "CallExpression" && callee.type === "Identifier") {
     makeCall(node, replacement("call", callee.value), args);
-  } else if (type === "CallExpression" && callee.type === "MemberExpression" && callee.computed === false) {
+  } else if (type === "CallExpression" && callee.computed === false) {
     makeCall(node, replacement("method", (callee.property as Node).value), [callee.object, ...args]);
   } else if (type === "FilterExpression") {
     const { value, args: more = [] } = { ...filter, ...(filter.callee as Node | undefined) } as Node;

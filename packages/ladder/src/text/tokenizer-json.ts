@@ -39,7 +39,7 @@ const INVERTED: Readonly<Record<string, string>> = {
 };
 
 function splitPart(part: Part): Part {
-  const { behavior, invert = false } = part;
+  const { behavior, invert } = part;
   const { Regex, String: text } = part.pattern as { Regex?: string; String?: string };
   const pattern = Regex ?? escaped(text ?? "");
   const wanted = (invert ? INVERTED[String(behavior)] : undefined) ?? String(behavior);
@@ -62,8 +62,8 @@ const PRE_TOKENIZERS: Readonly<Record<string, (part: Part) => Part>> = {
     return sequence(...(part.add_prefix_space ? [space] : []), split(GPT2_SPLIT), bytes);
   },
   Metaspace: (part) => {
-    const mark = String(part.replacement ?? "\u2581");
-    return part.split === false ? part : sequence(part, split(PIECES.MergedWithNext(escaped(mark))));
+    const mark = escaped(String(part.replacement));
+    return part.split === false ? part : sequence(part, split(PIECES.MergedWithNext(mark)));
   },
 };
 
@@ -75,7 +75,7 @@ function preTokenizerPart(part: Part): Part {
 function decoderPart(part: Part): Part {
   if (part.type === "Sequence") return { ...part, decoders: (part.decoders as Part[]).map(decoderPart) };
   if (part.type !== "Metaspace" || part.prepend_scheme !== "never") return part;
-  return { type: "Replace", pattern: { String: part.replacement ?? "\u2581" }, content: " " };
+  return { type: "Replace", pattern: { String: part.replacement }, content: " " };
 }
 
 /** The same tokenizer in these terms. Throws a `TypeError` where parts have not the form of the format. */

@@ -54,7 +54,7 @@ const templateText = z.union([
   z.string(),
   z.array(z.looseObject({ name: z.string(), template: z.string() })).transform((list) => {
     const chosen = list.find(({ name }) => name === "default") ?? list[0];
-    return chosen?.template ?? null;
+    return chosen?.template;
   }),
 ]);
 
@@ -79,18 +79,20 @@ export const chatTemplateIn = (config: unknown): string | null =>
 const MAX_ID = 2 ** 22;
 const tokenId = z.int().nonnegative().max(MAX_ID);
 
+const VOCABULARY = `must map tokens to whole numbers from 0 to ${MAX_ID}`;
+
 /** Token ids by token. Not a `z.record`, which loses a token named "__proto__". */
 export const vocabularySchema = z.custom<Readonly<Record<string, number>>>(
   (value) =>
     typeof value === "object" &&
     value !== null &&
     Object.values(value).every((id) => Number.isInteger(id) && id >= 0 && id <= MAX_ID),
-  `must map tokens to whole numbers from 0 to ${MAX_ID}`,
+  VOCABULARY,
 );
 
 /** The fields of `tokenizer.json` without which the library fails with an unclear message. */
 const tokenizerSchema = z.looseObject({
-  model: z.looseObject({ vocab: z.union([z.array(z.unknown()), vocabularySchema]) }),
+  model: z.looseObject({ vocab: z.union([z.array(z.unknown()), vocabularySchema], VOCABULARY) }),
   added_tokens: z
     .array(z.looseObject({ id: tokenId, content: z.string(), single_word: z.boolean().optional() }))
     .default([]),
