@@ -92,6 +92,7 @@ export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";
 export type { WasmStatistics } from "./wasm/runtime.ts";
 export { WebGpuDevice } from "./webgpu/device.ts";
+export type { KernelTime } from "./webgpu/kernel-time.ts";
 export {
   type AdapterReport,
   describeAdapter,
@@ -99,4 +100,4 @@ export {
   requestAdapter,
   type WebGpuOptions,
 } from "./webgpu/open.ts";
-export type { KernelTime } from "./webgpu/profiler.ts";
+export type { WebGpuType } from "./webgpu/webgpu-type.ts";
