@@ -145,4 +145,18 @@ describe("generated text", () => {
     const [first] = await run([stop]);
     expect(first).toMatchObject({ text: whole.slice(0, whole.indexOf(stop)), stopped: "stop string" });
   });
+
+  it("ends at a signal, and says so only of the texts that were going on", async () => {
+    const { tokenizer } = byteTokenizer();
+    using parts = drawn(6, "ladder", tokenizer.vocabSize);
+    const { decoder, adapter } = parts;
+    const [a, b] = ["ab", "c"].map((text) => tokenizer.encode(text));
+    const [{ text }] = await generateTexts(decoder, adapter, tokenizer, [a], { maxTokens: 8 });
+    const abort = new AbortController();
+    setTimeout(() => abort.abort()); // has its turn although the device computes in this thread
+    const options = { maxTokens: 60, stop: [text.slice(0, 1)], signal: abort.signal };
+    const [first, second] = await generateTexts(decoder, adapter, tokenizer, [a, b], options);
+    expect([first.stopped, second.stopped]).toEqual(["stop string", "interrupted"]);
+    expect(second.ids.length).toBeLessThan(60);
+  });
 });
