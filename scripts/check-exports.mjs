@@ -26,6 +26,23 @@ function listEntries() {
 const IN_NODE = { lib: ["ES2023", "ESNext.Disposable"], types: ["node"] };
 const IN_A_PAGE = { module: "ESNext", moduleResolution: "bundler", lib: ["ES2022", "DOM"], types: [] };
 
+/** An op of the user's own: the types know the extents that its signature binds. */
+const OWN_OP = `import { defineOp } from "@sidenet/tensor";
+export const twice = defineOp({
+  name: "twice",
+  doc: "y = 2 x",
+  sig: "x:f32[N..,C] bias?:f32[B] -> y:f32[N..,C]",
+  reference({ x, y }, { N, C }) {
+    for (let i = 0; i < N * C; i++) y[i] = 2 * (x[i] ?? 0);
+  },
+  kernel: (k, { x, y }, { N, C }) => k.run("twice/main", { bind: { x, y }, params: { C }, grid: N }),
+  draw: (pick) => ({ dims: { N: pick.shape(9), C: pick.int(1, 9) } }),
+  close: { rel: 0 },
+  // @ts-expect-error: a call may leave out the bias, which alone binds B
+  flops: ({ N, C, B }) => N * C * B,
+});
+`;
+
 /** Writes a project that imports `entries`, in a folder from which they resolve as in an installed project. */
 function writeConsumer(name, entries, options) {
   const folder = join(CACHE, name);
@@ -33,15 +50,21 @@ function writeConsumer(name, entries, options) {
   const imports = entries.map((entry, i) => `import * as entry${i} from "${entry}";\n`).join("");
   const uses = `console.log([${entries.map((_, i) => `entry${i}`).join(", ")}].length);\n`;
   writeFileSync(join(folder, "index.ts"), imports + uses);
+  writeFileSync(join(folder, "own-op.ts"), OWN_OP);
   const compilerOptions = {
     strict: true,
+    exactOptionalPropertyTypes: true,
+    noUncheckedIndexedAccess: true,
     noEmit: true,
     skipLibCheck: false, // the declarations of these packages are what is checked
     module: "NodeNext",
     target: "ES2022",
     ...options,
   };
-  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["index.ts"] }));
+  writeFileSync(
+    join(folder, "tsconfig.json"),
+    JSON.stringify({ compilerOptions, files: ["index.ts", "own-op.ts"] }),
+  );
   writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }));
   return folder;
 }

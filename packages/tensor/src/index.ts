@@ -66,7 +66,7 @@ export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./q
 export { philox, Random } from "./random.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
-export type { Dims, Operand, Signature, TensorSpec } from "./signature.ts";
+export type { Dims, DimsOf, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
 export { TestRandom } from "./test-random.ts";
 export {
