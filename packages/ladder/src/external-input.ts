@@ -1,5 +1,5 @@
 /** Values from outside (files, answers of servers), checked by schemas. */
-import type { z } from "zod";
+import type * as z from "zod";
 
 /** What a schema found, in one line: "hidden_size: Invalid input; rope.theta: Too small". */
 const problemsOf = ({ issues }: z.ZodError): string =>
