@@ -23,7 +23,7 @@ export function threadCpuMs() {
 export function dequantize(config, quantized) {
   const dense = new ParamStore(quantized.device, "weights");
   for (const { name, shape } of decoderParameters(config))
-    dense.set(name, denseMatrix(quantized, name, shape));
+    dense.add(name, denseMatrix(quantized, name, shape));
   quantized.dispose();
   return dense;
 }

@@ -44,9 +44,9 @@ class SumOfStates {
     this.parameters = ParamStore.filled(device, "adapter", (store) => {
       for (let i = 0; i <= L; i++) {
         const values = () => new Random(1, i).normals(WIDTH * d, d ** -0.5); // a function, which is not called when planning
-        store.set(`down.${i}`, device.tensor(values, [WIDTH, d]));
+        store.add(`down.${i}`, device.tensor(values, [WIDTH, d]));
       }
-      store.set("up", device.zeros([d, WIDTH]));
+      store.add("up", device.zeros([d, WIDTH]));
     });
   }
 

@@ -53,7 +53,7 @@ const COMPILER_OPTIONS = {
   noUncheckedIndexedAccess: true,
   module: "NodeNext",
   target: "ES2022",
-  lib: ["ES2023", "ESNext.Disposable", "DOM"], // @webgpu/types names the DOM
+  lib: ["ES2023", "ESNext.Disposable"],
   types: ["node"],
   outDir: "dist",
 };

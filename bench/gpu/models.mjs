@@ -67,7 +67,7 @@ function randomNf4(device, store, name, [out, inner], stream) {
     return [codes, table, nested, scales];
   });
   for (const [i, suffix] of ["", ".table", ".absmax", ".scales"].entries())
-    store.set(`${name}${suffix}`, parts[i]);
+    store.add(`${name}${suffix}`, parts[i]);
 }
 
 /** A decoder with the matrices of its blocks in NF4 or `dtype`, embeddings and head in `dtype`, and vectors in f32. */
@@ -75,11 +75,11 @@ export async function randomDecoder(device, name, { quantize, dtype }) {
   const config = await configOf(name);
   const store = new ParamStore(device, "weights");
   for (const [stream, { name: parameter, shape, kind }] of decoderParameters(config).entries()) {
-    if (kind === "norm") store.set(parameter, device.tensor(new Float32Array(shape[0]).fill(1), shape));
-    else if (kind === "bias") store.set(parameter, device.zeros(shape));
+    if (kind === "norm") store.add(parameter, device.tensor(new Float32Array(shape[0]).fill(1), shape));
+    else if (kind === "bias") store.add(parameter, device.zeros(shape));
     else if (quantize && parameter.startsWith("model.layers."))
       randomNf4(device, store, parameter, shape, stream);
-    else store.set(parameter, randomFloats(device, shape, dtype, stream));
+    else store.add(parameter, randomFloats(device, shape, dtype, stream));
     await device.synchronize(); // lets buffers of freed parts be reused
   }
   return new Decoder(config, store);

@@ -98,7 +98,7 @@ function trainingStep(device) {
   const { B, T, d, heads, L, eps } = MODEL;
   const store = new ParamStore(device, "adapter");
   for (const [i, [name, shape]] of Object.entries(parameterShapes()).entries()) {
-    store.set(name, device.tensor(initialValues(shape, i), shape));
+    store.add(name, device.tensor(initialValues(shape, i), shape));
   }
   const { lr, betas, eps: adamEps, weightDecay } = ADAMW;
   const adamw = new AdamW(store, { betas, eps: adamEps, weightDecay });

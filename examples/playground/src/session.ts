@@ -20,7 +20,6 @@ import {
   SidenetError,
   sizeOf,
 } from "@sidenet/tensor";
-import { nextTask } from "./next-task.ts";
 import type { DeviceFacts, ModelUrls, Passage, Report, RunSettings, TextFile, When } from "./protocol.ts";
 import { readSequences } from "./sequences.ts";
 import { trainAdapter } from "./training.ts";
@@ -125,10 +124,7 @@ export class Session {
       maxTokens: tokens,
       sampling: { temperature: 0.8, topP: 0.9, seed: SEED },
       onText: (text) => tell({ type: "text", when, text }),
-      isStopped: async () => {
-        await nextTask();
-        return signal.aborted;
-      },
+      signal,
     });
   }
 

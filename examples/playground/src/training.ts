@@ -16,7 +16,6 @@ import {
   Trainer,
   TrainingLoop,
 } from "@sidenet/ladder";
-import { nextTask } from "./next-task.ts";
 import type { Report, RunResult, RunSettings } from "./protocol.ts";
 import { countTokens, type Sequences } from "./sequences.ts";
 
@@ -70,7 +69,7 @@ function makeLoop(training: Training, { trainer, initialLoss, events, evaluate }
       signal,
       events,
       checkpoints: null,
-      log: { append: nextTask, flush: nextTask },
+      log: null,
       options: { steps, evalEvery: Math.max(1, Math.round(steps / EVALUATIONS)) },
       evaluate: async () => ({ loss: await evaluate(), sample: null }),
     },

@@ -1,6 +1,6 @@
 /** The worker: handles one request after the other, and "stop" at any time. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import type { Report, Request } from "./protocol.ts";
 import { Session } from "./session.ts";
 

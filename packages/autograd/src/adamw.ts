@@ -28,7 +28,7 @@ const MAPS = "maps";
 function fillF32(store: ParamStore, params: ParamStore): void {
   for (const [name, { shape }] of params) {
     for (const label of [`m.${name}`, `v.${name}`]) {
-      store.set(label, store.device.zeros(shape, { category: "optimizer", label }));
+      store.add(label, store.device.zeros(shape, { category: "optimizer", label }));
     }
   }
 }
@@ -41,12 +41,12 @@ function fill8Bit(store: ParamStore, params: ParamStore): void {
     for (const label of [`m.${name}`, `v.${name}`]) {
       const codes = new Uint8Array(size); // with a scale of 0 every code means 0
       const blocks = [Math.ceil(size / STATE_BLOCK)];
-      store.set(label, device.tensor(codes, shape, { dtype: "u8", category, label }));
+      store.add(label, device.tensor(codes, shape, { dtype: "u8", category, label }));
       const scales = `${label}.absmax`;
-      store.set(scales, device.zeros(blocks, { category, label: scales }));
+      store.add(scales, device.zeros(blocks, { category, label: scales }));
     }
   }
-  store.set(MAPS, device.tensor(stateMaps(), [512], { category, label: MAPS }));
+  store.add(MAPS, device.tensor(stateMaps(), [512], { category, label: MAPS }));
 }
 
 /**

@@ -9,7 +9,7 @@ const SIZE = 5000;
 function problem(device: CpuDevice, options: AdamWOptions) {
   const params = new ParamStore(device, "adapter");
   const target = new TestRandom(1).normals(SIZE);
-  const p = params.set("p", device.zeros([SIZE]));
+  const p = params.add("p", device.zeros([SIZE]));
   const adamw = new AdamW(params, options);
   const noise = new TestRandom(2);
   const run = async (steps: number) => {

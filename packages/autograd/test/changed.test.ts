@@ -20,8 +20,8 @@ function withNetwork(
 ): void {
   {
     using store = new ParamStore(device, "adapter");
-    const up = store.set("up", counting(device, [2, 3]));
-    const down = store.set("down", counting(device, [2, 2]));
+    const up = store.add("up", counting(device, [2, 3]));
+    const down = store.add("down", counting(device, [2, 2]));
     using tape = new Tape(device, store, options);
     device.scope(() => body(tape, up, down, store));
   }

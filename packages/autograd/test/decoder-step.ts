@@ -29,7 +29,7 @@ function parameters(device: Device, size: number): ParamStore {
   const pick = new TestRandom(7);
   for (const [name, shape] of Object.entries(shapes)) {
     const count = shape.reduce((a, b) => a * b, 1);
-    store.set(name, device.tensor(pick.normals(count, 0.3 / Math.sqrt(size)), shape));
+    store.add(name, device.tensor(pick.normals(count, 0.3 / Math.sqrt(size)), shape));
   }
   return store;
 }

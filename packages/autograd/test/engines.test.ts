@@ -16,7 +16,7 @@ async function mixedStep(device: Device): Promise<Map<string, ArrayLike<number>>
     ["gain", [C]],
   ] as const) {
     const size = shape.reduce((a, b) => a * b, 1);
-    store.set(name, device.tensor(pick.normals(size, 0.3), shape));
+    store.add(name, device.tensor(pick.normals(size, 0.3), shape));
   }
   const tape = new Tape(device, store);
   const loss = device.scope(() => {

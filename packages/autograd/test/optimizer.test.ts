@@ -16,8 +16,8 @@ const read = async (tensor: Tensor): Promise<Float64Array> => Float64Array.from(
 /** Parameters a[5] and norm[3], drawn. */
 function store(device: CpuDevice, pick: TestRandom): ParamStore {
   const params = new ParamStore(device, "adapter");
-  params.set("a", device.tensor(pick.normals(5), [5]));
-  params.set("norm", device.tensor(pick.normals(3), [3]));
+  params.add("a", device.tensor(pick.normals(5), [5]));
+  params.add("norm", device.tensor(pick.normals(3), [3]));
   return params;
 }
 
@@ -175,7 +175,7 @@ describe("AdamW", () => {
     expect(adamw.stepsDone).toBe(0);
     expect(await read(params.get("a"))).toEqual(before);
     using half = new ParamStore(device, "adapter");
-    half.set("h", device.tensor([1], [1], { dtype: "f16" }));
+    half.add("h", device.tensor([1], [1], { dtype: "f16" }));
     expectCode("A-OPTIMIZER", () => new AdamW(half), "h is f16");
   });
 

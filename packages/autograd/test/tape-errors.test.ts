@@ -59,8 +59,8 @@ describe("a tape refuses, with a code,", () => {
   it("A-UNUSED: a leaf that no gradient reaches, by its name, and works on", () =>
     withTape((_tape, x, device) => {
       using store = new ParamStore(device, "adapter");
-      store.set("side.up", counting(device, [3]));
-      store.set("side.down", counting(device, [3]));
+      store.add("side.up", counting(device, [3]));
+      store.add("side.down", counting(device, [3]));
       using tape = new Tape(device, store);
       const loss = tape.sum(tape.mul(x, store.get("side.up")));
       expectCode("A-UNUSED", () => tape.backward(loss), "no gradient reaches side.down.");

@@ -54,7 +54,7 @@ const frozenWeight = (device: Device): Tensor => device.tensor(new Float64Array(
 
 function sideStore(device: Device): ParamStore {
   const side = new ParamStore(device, "adapter");
-  for (const k of [0, 1]) side.set(`down.${k}`, device.tensor(new Float64Array(C * C).fill(0.02), [C, C]));
+  for (const k of [0, 1]) side.add(`down.${k}`, device.tensor(new Float64Array(C * C).fill(0.02), [C, C]));
   return side;
 }
 
@@ -202,7 +202,7 @@ describe("saved tensors", () => {
     const device = new CpuDevice();
     const x = counting(device, [1, 2]);
     const frozen = new ParamStore(device, "weights");
-    frozen.set("w", counting(device, [1, 2]));
+    frozen.add("w", counting(device, [1, 2]));
     const tape = new Tape(device, [x]);
     const loss = tape.linear(x, frozen.get("w"));
     frozen.dispose();
@@ -232,8 +232,8 @@ describe("nothing stays behind", () => {
 
   const parameters = (device: Device): ParamStore => {
     const store = new ParamStore(device, "adapter");
-    store.set("w", frozenWeight(device));
-    store.set("gain", counting(device, [C]));
+    store.add("w", frozenWeight(device));
+    store.add("gain", counting(device, [C]));
     return store;
   };
 

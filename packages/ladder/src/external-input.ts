@@ -1,5 +1,5 @@
 /** Values from outside (files, answers of servers), checked by schemas. */
-import type { z } from "zod";
+import type * as z from "zod";
 
 /** What is wrong with a value, or within it, by its field; the field is empty for the value as a whole. */
 export interface Fault {

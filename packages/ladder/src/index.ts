@@ -27,6 +27,7 @@ export {
   type Encoder,
   encodeRecord,
   encodeWindows,
+  encodingBy,
   type FieldMapping,
   parseRecord,
   type RecordField,

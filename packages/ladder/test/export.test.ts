@@ -56,7 +56,7 @@ function drawParameters(specs: readonly ParameterSpec[]): ParamStore {
   const pick = new TestRandom(4);
   const store = new ParamStore(device, "adapter");
   for (const { name, shape } of specs) {
-    store.set(name, device.tensor(pick.normals(sizeOf(shape), 0.2), shape, { category: "adapter" }));
+    store.add(name, device.tensor(pick.normals(sizeOf(shape), 0.2), shape, { category: "adapter" }));
   }
   return store;
 }

@@ -32,7 +32,7 @@ function decoderOf(device: Device, config: ModelConfig, format: Format): Decoder
     const { shape, data } = values[spec.name];
     const ofMatrices = isBlockMatrix(spec) ? format : "f32";
     if (ofMatrices === "nf4") quantizeNf4(store, spec.name, Float32Array.from(data));
-    else store.set(spec.name, device.tensor(data, shape, { dtype: ofMatrices }));
+    else store.add(spec.name, device.tensor(data, shape, { dtype: ofMatrices }));
   }
   return new Decoder(config, store);
 }

@@ -226,16 +226,17 @@ describe("generated text", () => {
     });
   });
 
-  it("ends for all prompts when it is interrupted", async () => {
+  it("ends at a signal, and says so only of the texts that were going on", async () => {
     const { tokenizer } = byteTokenizer();
     using parts = drawn(6, "ladder", tokenizer.vocabSize);
     const { decoder, adapter } = parts;
-    let asked = 0;
-    const results = await generateTexts(decoder, adapter, tokenizer, [[3], [4, 5]], {
-      maxTokens: 24,
-      isStopped: async () => ++asked === 3, // after the second token of the first prompt
-    });
-    expect(results.map(({ ids }) => ids.length)).toEqual([2, 2]);
-    expect(results.map(({ stopped }) => stopped)).toEqual(["interrupted", "interrupted"]);
+    const [a, b] = ["ab", "c"].map((text) => tokenizer.encode(text));
+    const [{ text }] = await generateTexts(decoder, adapter, tokenizer, [a], { maxTokens: 8 });
+    const abort = new AbortController();
+    setTimeout(() => abort.abort()); // has its turn although the device computes in this thread
+    const options = { maxTokens: 60, stop: [text.slice(0, 1)], signal: abort.signal };
+    const [first, second] = await generateTexts(decoder, adapter, tokenizer, [a, b], options);
+    expect([first.stopped, second.stopped]).toEqual(["stop string", "interrupted"]);
+    expect(second.ids.length).toBeLessThan(60);
   });
 });

@@ -71,7 +71,7 @@ export const matmulCase = (nudge = 0) => {
 
 function store(device: Device, category: "weights" | "adapter", tensors: TensorFile): ParamStore {
   const params = new ParamStore(device, category);
-  for (const [name, { shape, data }] of Object.entries(tensors)) params.set(name, device.tensor(data, shape));
+  for (const [name, { shape, data }] of Object.entries(tensors)) params.add(name, device.tensor(data, shape));
   return params;
 }
 

@@ -23,8 +23,8 @@ async function bothForms(device: Device, model: ModelConfig): Promise<[Decoder, 
     const w = plain.weights.get(name);
     if (isEnd(name)) {
       quantizeNf4(store, name, Float32Array.from(await w.read()));
-      dense.set(name, denseMatrix(store, name, shape));
-    } else for (const to of [store, dense]) to.set(name, device.ops.cast(w, { to: "f32" }));
+      dense.add(name, denseMatrix(store, name, shape));
+    } else for (const to of [store, dense]) to.add(name, device.ops.cast(w, { to: "f32" }));
   }
   return [new Decoder(model, store), new Decoder(model, dense)];
 }

@@ -1,7 +1,18 @@
 // Mistakes of a training loop of the user's own: each is refused by name.
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { evaluateLoss, generate, makeAdapter, makeBatch, shiftLabels, Trainer } from "../src/index.ts";
+import {
+  BatchStream,
+  evaluateLoss,
+  generate,
+  inMemory,
+  makeAdapter,
+  makeBatch,
+  newRunState,
+  shiftLabels,
+  Trainer,
+  TrainingLoop,
+} from "../src/index.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
 const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
@@ -48,4 +59,28 @@ describe("a loop of one's own is refused", () => {
       await expect(generate(decoder, null, [3], { maxTokens })).rejects.toThrow(/L-OPTION\] maxTokens/);
     expect(await generate(decoder, null, [3], { maxTokens: 0 })).toEqual([]);
   });
+});
+
+it("a TrainingLoop without a log, on a device of this thread, stops when a timer aborts its signal", async () => {
+  using decoder = randomDecoder(new CpuDevice(), config);
+  using adapter = makeAdapter({ method: "head" }, decoder, "tiny");
+  using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.05 });
+  const records = [{ inputIds: [1, 2, 3, 4], labels: [1, 2, 3, 4], source: "here" }];
+  const stream = new BatchStream(inMemory(records), { batchSize: 1, seed: 1, maxLength: 8 });
+  const abort = new AbortController();
+  setTimeout(() => abort.abort());
+  const parts = {
+    trainer,
+    stream,
+    log: null,
+    checkpoints: null,
+    options: { steps: 2000 },
+    events: {},
+    signal: abort.signal,
+    evaluate: async () => ({ loss: 0, sample: null }),
+  };
+  const start = { trainRecords: 1, frozenEvalLoss: 0, initialEvalLoss: 0, sample: null };
+  const loop = new TrainingLoop(parts, newRunState(start, "cpu", stream.position), false);
+  expect(await loop.run()).toBe("signal");
+  expect(loop.state.counters.step).toBeLessThan(2000);
 });

@@ -56,7 +56,7 @@ class GainTuning extends OwnAdapter implements Adapter {
     const { numHiddenLayers, hiddenSize } = decoder.config;
     const ones = () => new Float32Array(hiddenSize).fill(1);
     super(decoder, (store) => {
-      for (let i = 0; i < numHiddenLayers; i++) store.set(`${i}`, device.tensor(ones, [hiddenSize]));
+      for (let i = 0; i < numHiddenLayers; i++) store.add(`${i}`, device.tensor(ones, [hiddenSize]));
     });
   }
   adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
@@ -71,7 +71,7 @@ class PromptTuning extends OwnAdapter implements Adapter {
   constructor(decoder: Decoder) {
     const d = decoder.config.hiddenSize;
     super(decoder, (store) =>
-      store.set(
+      store.add(
         "prompt",
         decoder.device.tensor(() => new Random(2).normals(4 * d), [4, d]),
       ),
@@ -97,7 +97,7 @@ class PrefixTuning extends OwnAdapter implements Adapter {
       for (let i = 0; i < numHiddenLayers; i++)
         for (const [stream, part] of ["k", "v"].entries()) {
           const values = () => new Random(4 + i, stream).normals(3 * numKeyValueHeads * headDim);
-          store.set(`${i}.${part}`, device.tensor(values, shape));
+          store.add(`${i}.${part}`, device.tensor(values, shape));
         }
     });
   }
@@ -134,10 +134,10 @@ class Reft extends OwnAdapter implements Adapter {
     const { numHiddenLayers, hiddenSize: d } = decoder.config;
     super(decoder, (store) => {
       for (let i = 0; i < numHiddenLayers; i++) {
-        store.set(`${i}.b`, device.zeros([2]));
+        store.add(`${i}.b`, device.zeros([2]));
         for (const [stream, part] of ["r", "w"].entries()) {
           const values = () => new Random(6 + i, stream).normals(2 * d, 0.1);
-          store.set(`${i}.${part}`, device.tensor(values, [2, d]));
+          store.add(`${i}.${part}`, device.tensor(values, [2, d]));
         }
       }
     });
@@ -165,9 +165,9 @@ class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
             shape.reduce((a, b) => a * b, 1),
             0.1,
           );
-        store.set(name, decoder.device.tensor(values, shape));
+        store.add(name, decoder.device.tensor(values, shape));
       }
-      store.set("gate", decoder.device.zeros([]));
+      store.add("gate", decoder.device.zeros([]));
     });
     this.decoder = decoder;
     this.cacheShape = { ...decoder.config, numLayers: 1 };
@@ -196,7 +196,7 @@ class Lion implements Optimizer {
   constructor(params: ParamStore) {
     this.params = params;
     this.moments = ParamStore.filled(params.device, "optimizer", (store) => {
-      for (const [name, { shape }] of params) store.set(`m.${name}`, params.device.zeros(shape));
+      for (const [name, { shape }] of params) store.add(`m.${name}`, params.device.zeros(shape));
     });
   }
   step(gradients: Gradients, { lr, gradScale }: OptimizerStep): void {
@@ -342,7 +342,7 @@ describe("the files of an adapter of one's own", () => {
     await expect(restoreAdapter(folder, restored, other)).rejects.toThrow(
       /L-ADAPTER-MODEL.*trained with tiny/,
     );
-    restored.parameters.set("another", decoder.device.zeros([]));
+    restored.parameters.add("another", decoder.device.zeros([]));
     await expect(restoreAdapter(folder, restored, config)).rejects.toThrow(/L-TENSOR-MISSING.*"another"/);
   });
 });

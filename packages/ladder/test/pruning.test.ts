@@ -309,16 +309,16 @@ async function storedAs(
   for (const { name, shape } of decoderParameters(model)) {
     const w = plain.weights.get(name);
     if (!name.endsWith("proj.weight")) {
-      for (const to of [store, dense]) to.set(name, device.ops.cast(w, { to: "f32" }));
+      for (const to of [store, dense]) to.add(name, device.ops.cast(w, { to: "f32" }));
     } else if (kind === "f16") {
-      const half = store.set(name, device.ops.cast(w, { to: "f16" }));
-      dense.set(name, device.ops.cast(half, { to: "f32" }));
+      const half = store.add(name, device.ops.cast(w, { to: "f16" }));
+      dense.add(name, device.ops.cast(half, { to: "f32" }));
     } else {
       quantizeNf4(store, name, (await w.read()) as Float32Array);
       const [codes, table, absmax, scales] = ["", ".table", ".absmax", ".scales"].map((part) =>
         store.get(name + part),
       );
-      dense.set(name, device.ops.nf4Dequantize(codes, table, absmax, scales, { shape }));
+      dense.add(name, device.ops.nf4Dequantize(codes, table, absmax, scales, { shape }));
     }
   }
   return [new Decoder(model, store), new Decoder(model, dense)];
@@ -342,7 +342,7 @@ describe("Fisher importance", () => {
       using shifted = randomDecoder(device, model);
       const store = new ParamStore(device, "weights");
       for (const [other, tensor] of shifted.weights)
-        store.set(other, other === name ? device.tensor(moved, w.shape) : device.retain(tensor));
+        store.add(other, other === name ? device.tensor(moved, w.shape) : device.retain(tensor));
       using changed = new Decoder(model, store);
       using loss = device.scope(() =>
         batchLoss(changed, device.ops, residualStream(changed, null, changed.prepare(batch)), batch),

@@ -72,7 +72,7 @@ export function randomWeights(specs: readonly ParameterSpec[], seed: number) {
 export function randomDecoder(device: Device, config: ModelConfig, seed = 1): Decoder {
   const weights = new ParamStore(device, "weights");
   for (const [name, { shape, data }] of Object.entries(randomWeights(decoderParameters(config), seed))) {
-    weights.set(name, device.tensor(data, shape, { category: "weights", label: name }));
+    weights.add(name, device.tensor(data, shape, { category: "weights", label: name }));
   }
   return new Decoder(config, weights);
 }

@@ -66,7 +66,7 @@ export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./q
 export { philox, Random } from "./random.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
-export type { Dims, Operand, Signature, TensorSpec } from "./signature.ts";
+export type { Dims, DimsOf, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
 export { TestRandom } from "./test-random.ts";
 export {
@@ -92,6 +92,7 @@ export { WasmDevice } from "./wasm/device.ts";
 export type { WasmOptions } from "./wasm/open.ts";
 export type { WasmStatistics } from "./wasm/runtime.ts";
 export { WebGpuDevice } from "./webgpu/device.ts";
+export type { KernelTime } from "./webgpu/kernel-time.ts";
 export {
   type AdapterReport,
   describeAdapter,
@@ -99,4 +100,4 @@ export {
   requestAdapter,
   type WebGpuOptions,
 } from "./webgpu/open.ts";
-export type { KernelTime } from "./webgpu/profiler.ts";
+export type { WebGpuType } from "./webgpu/webgpu-type.ts";

@@ -4,6 +4,7 @@ import type { DeviceProfile } from "./profile.ts";
 import type { Shape } from "./shape.ts";
 import {
   type Dims,
+  type DimsOf,
   type InputArgs,
   type InputNames,
   type InputSpecs,
@@ -147,21 +148,21 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
   infer?(inputs: InputSpecs<Sig>, attrs: A): Inferred;
   /** Describes what is wrong with extents that the signature accepts, or null. `has` says which optional inputs are given. */
-  readonly check?: (dims: Dims, attrs: A, has: (input: string) => boolean) => string | null;
+  readonly check?: (dims: DimsOf<Sig>, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
   readonly view?: boolean;
   /** The definition of the op, as plain loops over doubles. Outputs arrive zero-filled. `shapes` is for ops over axes. */
-  readonly reference: (io: Io<Sig, HostArray>, dims: Dims, attrs: A, shapes: Io<Sig, Shape>) => void;
+  readonly reference: (io: Io<Sig, HostArray>, dims: DimsOf<Sig>, attrs: A, shapes: Io<Sig, Shape>) => void;
   /** Dispatches the op on WebGPU. It has to write every element of every output. */
-  readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: Dims, attrs: A) => void;
+  readonly kernel: (k: KernelContext, io: Io<Sig, Tensor>, dims: DimsOf<Sig>, attrs: A) => void;
   /** WGSL texts of kernels that `kernel` dispatches and `@sidenet/kernels` lacks, by the name before the slash. */
   readonly sources?: Readonly<Record<string, string>>;
   /** Draws a random test case; its extents should lie on both sides of tile and workgroup sizes. */
   readonly draw: (pick: TestRandom) => Draw<A>;
   /** Float32 tolerance, with its derivation in a comment. f16 storage adds the rounding of inputs and outputs. */
-  readonly close: Closeness | ((dims: Dims) => Closeness);
+  readonly close: Closeness | ((dims: DimsOf<Sig>) => Closeness);
   /** Floating-point operations; a multiply-add is 2. `has` says which residuals are made. */
-  readonly flops: (dims: Dims, attrs: A, has: (output: string) => boolean) => number;
+  readonly flops: (dims: DimsOf<Sig>, attrs: A, has: (output: string) => boolean) => number;
 }
 
 /** A row of the op table, with its signature parsed. */

@@ -5,6 +5,7 @@ import { SidenetError } from "./errors.ts";
 import { openBrowserWasm } from "./wasm/browser.ts";
 import { hasSimd } from "./wasm/open.ts";
 import { describeAdapter, openWebGpu, requestAdapter } from "./webgpu/open.ts";
+import type { WebGpuType } from "./webgpu/webgpu-type.ts";
 
 /** The name of a device of a browser, or "auto". */
 export type BrowserDeviceName = "auto" | "webgpu" | "wasm" | "cpu";
@@ -29,7 +30,7 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
  */
 export async function openBrowserDevice(
   name: BrowserDeviceName = "auto",
-  gpu: GPU | undefined = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu,
+  gpu: WebGpuType<"GPU"> | undefined = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu,
 ): Promise<OpenedDevice> {
   if (!NAMES.includes(name)) {
     throw new SidenetError("T-NAME", `there is no device "${name}" in a browser, only ${NAMES.join(", ")}.`);

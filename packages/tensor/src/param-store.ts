@@ -31,10 +31,13 @@ export class ParamStore {
   }
 
   /** Takes ownership of the tensor. Throws `T-NAME` when the name is taken. */
-  set(name: string, tensor: Tensor): Tensor {
-    this.#assertOpen(`set("${name}")`);
+  add(name: string, tensor: Tensor): Tensor {
+    this.#assertOpen(`add("${name}")`);
     if (this.#tensors.has(name))
-      throw new SidenetError("T-NAME", `a parameter named "${name}" is already in the store.`);
+      throw new SidenetError(
+        "T-NAME",
+        `a parameter named "${name}" is already in the store. To overwrite its values, use device.assign.`,
+      );
     this.#tensors.set(name, this.device.keep(tensor, this.category));
     return tensor;
   }
@@ -64,7 +67,7 @@ export class ParamStore {
     return this.#tensors.has(name);
   }
 
-  /** Names of the tensors, in the order of `set`. */
+  /** Names of the tensors, in the order of `add`. */
   names(): string[] {
     this.#assertOpen("names()");
     return [...this.#tensors.keys()];

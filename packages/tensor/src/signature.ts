@@ -52,6 +52,7 @@ const SEVERAL: Readonly<Record<string, readonly DType[]>> = {
   any: ["f32", "f16", "i32", "u32", "u8"],
 };
 
+const EXTENT = /^[A-Za-z]\w*(\.\.)?$/;
 const OPERAND = /^(\w+)([?!]?)(?::(\w+))?\[([\w.,]*)\]$/;
 
 function parseOperand(token: string, residual: boolean, text: string): Operand {
@@ -60,6 +61,13 @@ function parseOperand(token: string, residual: boolean, text: string): Operand {
   const [, name = "", mark, dtype = "float", dims = ""] = match;
   const several = SEVERAL[dtype];
   const extents = dims === "" ? [] : dims.split(",");
+  const unnamed = extents.find((dim) => !EXTENT.test(dim));
+  if (unnamed !== undefined) {
+    throw new SidenetError(
+      "T-SIGNATURE",
+      `"${unnamed}" of "${token}" in "${text}" is no letter. Name the extent, and let \`check\` say what it has to be.`,
+    );
+  }
   return {
     name,
     dtype: several ? null : (dtype as DType),
@@ -221,6 +229,24 @@ type StripMark<Name extends string> = Name extends `${infer Bare}?`
     : Name;
 
 type IsOptional<Token> = Token extends `${string}?[${string}` | `${string}?:${string}` ? true : false;
+
+/**
+ * Extents by letter: those that the inputs always bind, and by the index signature those that `infer` adds or an optional
+ * input binds. Of any signature they are any, so that every row is an `AnyOpRow`.
+ */
+export type DimsOf<Sig extends string> = unknown extends Sig
+  ? // biome-ignore lint/suspicious/noExplicitAny: see above
+    any
+  : Dims & { readonly [_ in BoundLetter<Left<Sig>[number]>]: number };
+type BoundLetter<Token> = Token extends `${string}[${infer Extents}]`
+  ? IsOptional<Token> extends true
+    ? never
+    : Letters<Extents>
+  : never;
+type Letters<Extents extends string> = Extents extends `${infer Head},${infer Tail}`
+  ? Letter<Head> | Letters<Tail>
+  : Letter<Extents>;
+type Letter<Extent extends string> = Extent extends `${infer Run}..` ? Run : Extent;
 
 /** Argument tuple: a tensor per input; trailing optional inputs may be left out. */
 export type InputArgs<Sig extends string, T> = ArgsOf<Left<Sig>, T>;

@@ -73,7 +73,8 @@ export class Tensor {
   }
 
   /**
-   * Copies the values at the time of the call to the host, f16 widened to f32. Rejects with `T-USE-AFTER-FREE`, and with errors
+   * Copies the values at the time of the call to the host, f16 widened to f32. On every device other tasks of this thread, such as
+   * timers and requests, have their turn before it resolves. Rejects with `T-USE-AFTER-FREE`, and with errors
    * that the device reports.
    */
   async read(): Promise<HostArray> {

@@ -141,7 +141,7 @@ it.each([undefined, null, 5, [1, 2]])(
     })) {
       expect(messageOf(use)).toBe(`[T-VALUE] ${name} was given ${value}, wanted a tensor.`);
     }
-    expect(messageOf(() => new ParamStore(device, "adapter").set("w", tensor))).toContain(
+    expect(messageOf(() => new ParamStore(device, "adapter").add("w", tensor))).toContain(
       `was given ${value}`,
     );
     await expect(device.read(tensor)).rejects.toThrow("[T-VALUE] read was given");
@@ -315,7 +315,7 @@ describe("a ParamStore that was disposed", () => {
   it("says so to whoever asks it for tensors, and may be disposed again", () => {
     const device = new CpuDevice();
     const store = new ParamStore(device, "adapter");
-    store.set("w", device.zeros([2]));
+    store.add("w", device.zeros([2]));
     expect([store.disposed, store.count]).toEqual([false, 2]);
     store.dispose();
     store.dispose();
@@ -323,7 +323,7 @@ describe("a ParamStore that was disposed", () => {
     using x = device.zeros([1]);
     for (const use of [
       () => store.get("w"),
-      () => store.set("x", x),
+      () => store.add("x", x),
       () => store.has("w"),
       () => store.names(),
       () => store.count,

@@ -26,6 +26,9 @@ describe("a signature is refused", () => {
     ["x[N] -> y[N] | x[N]", "T-SIGNATURE", "two operands are named x"],
     ["x[N..,M..] -> y[N..]", "T-SIGNATURE", "x has more than one run of axes"],
     ["x[N] -> y[K]", "T-SIGNATURE", "no input gives K of y"],
+    ["x[N,2] -> y[N]", "T-SIGNATURE", '"2" of "x[N,2]"'],
+    ["x[N,] -> y[N]", "T-SIGNATURE", '"" of "x[N,]"'],
+    ["x[..] -> y[N]", "T-SIGNATURE", '".." of "x[..]"'],
     ["x:f64[N] -> y[N]", "T-DTYPE", 'there is no dtype "f64"'],
   ])("%s: %s, %s", (sig, code, problem) => {
     const message = messageOf(() => rowOf(sig));

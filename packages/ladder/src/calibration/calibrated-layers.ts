@@ -121,7 +121,7 @@ export class CalibratedLayers {
         errors[name] = error;
       }
     }
-    for (const [name, tensor] of store) if (!nf4.has(name)) nf4.set(name, this.#device.retain(tensor));
+    for (const [name, tensor] of store) if (!nf4.has(name)) nf4.add(name, this.#device.retain(tensor));
     await this.#advance(blockWeights(this.#config, nf4));
     this.#onLayer(this.#layer, errors);
   }
@@ -132,7 +132,7 @@ export class CalibratedLayers {
     for (const { name: short, shape } of blockParameters(this.#config)) {
       const tensor = this.#tensors.get(layerName(this.#layer, short))!;
       const values = await tensor.read();
-      store.set(short, this.#device.tensor(values, shape, { category: "weights", label: tensor.name }));
+      store.add(short, this.#device.tensor(values, shape, { category: "weights", label: tensor.name }));
       if (isBlockMatrix(tensor)) linear.set(short, values);
     }
     return linear;
@@ -146,7 +146,7 @@ export class CalibratedLayers {
       const { hiddenSize, intermediateSize, numAttentionHeads, headDim } = this.#config;
       const columns =
         { o: numAttentionHeads * headDim, down: intermediateSize }[place as string] ?? hiddenSize;
-      totals.set(place, device.zeros([columns, columns], { label: `moments of ${place}` }));
+      totals.add(place, device.zeros([columns, columns], { label: `moments of ${place}` }));
     }
     const moments = new Map(READERS.map(([place]) => [place, totals.get(place)]));
     for (const { batch, state } of this.#rows!) {

@@ -1,5 +1,5 @@
 import { Tape } from "@sidenet/autograd";
-import { z } from "zod";
+import * as z from "zod";
 import type { Adapter } from "../methods/adapter.ts";
 import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../methods/load-adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";

@@ -1,5 +1,5 @@
 import { SidenetError, type Tensor } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { CONFIG, INDEX, WEIGHTS } from "../formats/model-files.ts";
 import { openSafetensorsShards } from "../formats/safetensors-shards.ts";

@@ -1,6 +1,6 @@
 import { Tape } from "@sidenet/autograd";
 import { type Device, isFloat, type Tensor } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type Comparison, exactError, relativeError } from "./compare.ts";
 import {

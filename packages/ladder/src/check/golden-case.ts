@@ -1,6 +1,6 @@
 /** Golden cases as their runners see them: files, device, tolerances, and the error for a case that cannot be run. */
 import { type Device, formatShape, SidenetError, sameShape } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { WeightDType } from "../model/base-storage.ts";

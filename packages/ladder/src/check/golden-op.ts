@@ -1,6 +1,6 @@
 /** Definitions of golden operations: a schema of parameters, and the computation. */
 import type { Device, Ops, Tensor } from "@sidenet/tensor";
-import type { z } from "zod";
+import type * as z from "zod";
 
 /** Operands by name, on the device. */
 export interface Inputs {

@@ -1,7 +1,7 @@
 /** The golden operations by name, each as a user would compute it from the op table. */
 import { AdamW, clipGlobalNorm } from "@sidenet/autograd";
 import { concatAll, ParamStore, sliceAll, type Tensor } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { gateFusion } from "../methods/side-network.ts";
 import { ropeFrom } from "../model/config-rope.ts";
 import { ropeValues } from "../model/rope-tables.ts";
@@ -94,7 +94,7 @@ const adamw = define({
     const copy = (t: Tensor) => ops.scale(t, { factor: 1 });
     const g = inputs.need("g");
     using store = new ParamStore(device, "adapter");
-    const p = store.set("p", copy(inputs.need("p")));
+    const p = store.add("p", copy(inputs.need("p")));
     using optimizer = new AdamW(store, { betas, eps, weightDecay });
     const trail = Array.from({ length: g.shape[0] }, (_, start) => {
       const gradient = ops.reshape(ops.slice(g, { axis: 0, start, count: 1 }), { shape: p.shape });

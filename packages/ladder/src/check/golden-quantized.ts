@@ -1,6 +1,6 @@
 /** Golden operations on quantized weights, and low-rank adaptation. */
 import { NF4_LEVELS, nf4Table, type Ops, sizeOf, type Tensor } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { withLowRank } from "../methods/lora.ts";
 import { define, type OpCall, type Outputs } from "./golden-op.ts";
 

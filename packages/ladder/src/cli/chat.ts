@@ -113,7 +113,7 @@ class Conversation {
       maxTokens: Math.max(1, Math.min(this.#flags.maxTokens, limit - ids.length)),
       // A seed's draws are numbered from each answer's start, so every answer has a seed of its own.
       sampling: samplerOf({ ...this.#sampling, seed: (this.#sampling.seed + this.#turns++) % 2 ** 32 }),
-      isStopped: () => interrupt.check(),
+      signal: interrupt.signal,
       onText: (part) => report.write(part),
     });
     report.write("\n");

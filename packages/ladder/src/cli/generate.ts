@@ -123,13 +123,13 @@ async function writeTexts(
   checkPrompts(decoder, ids, flags); // before anything is written
   if (isSingle) report.write(shown(0));
   using interrupt = new Interrupt();
-  for (let start = 0; start < ids.length && !interrupt.isAsked; start += flags.batchSize) {
+  for (let start = 0; start < ids.length && !interrupt.signal.aborted; start += flags.batchSize) {
     const some = await generateTexts(decoder, adapter, tokenizer, ids.slice(start, start + flags.batchSize), {
       maxTokens: flags.maxTokens,
       stop: flags.stop ?? [],
       sampling: samplerOf(sampling),
       firstStream: start, // a prompt's text does not depend on --batch-size
-      isStopped: () => interrupt.check(),
+      signal: interrupt.signal,
       ...(isSingle && { onText: (text: string) => report.write(text) }),
     });
     all.push(...some);

@@ -1,5 +1,4 @@
 /** Options of the commands that ask a model: generate, chat and eval. */
-import { setImmediate } from "node:timers/promises";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Sampling } from "../generation/generate.ts";
@@ -96,10 +95,8 @@ export const collect = repeatable((value: string, earlier: readonly string[] = [
 
 /** From here to its disposal Ctrl-C ends what is written, and not the process. */
 export class Interrupt {
-  #isAsked = false;
-  readonly #listener = () => {
-    this.#isAsked = true;
-  };
+  readonly #abort = new AbortController();
+  readonly #listener = () => this.#abort.abort();
 
   constructor() {
     process.on("SIGINT", this.#listener);
@@ -109,13 +106,8 @@ export class Interrupt {
     process.off("SIGINT", this.#listener);
   }
 
-  get isAsked(): boolean {
-    return this.#isAsked;
-  }
-
-  /** Lets signals in: a device that computes in this thread would leave them no time. */
-  async check(): Promise<boolean> {
-    await setImmediate();
-    return this.#isAsked;
+  /** Aborted by Ctrl-C. */
+  get signal(): AbortSignal {
+    return this.#abort.signal;
   }
 }

@@ -6,7 +6,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { type Command, CommanderError, type Option } from "commander";
 import { closest, distance } from "fastest-levenshtein";
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
-import { z } from "zod";
+import * as z from "zod";
 import { isRepeatable } from "./options.ts";
 
 /** Values by name, as `run.json` and a config file hold them. */

@@ -1,6 +1,6 @@
 /** The endless stream of training batches, which can start at any position. */
 import { Random, SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";

@@ -1,6 +1,6 @@
 /** Records of text data, and their encoding as tokens with labels. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import {
   type ChatMessage,
   type ChatTemplate,

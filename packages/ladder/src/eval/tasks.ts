@@ -1,6 +1,6 @@
 /** What the tasks of `eval` ask: rows of data as questions, each in plain text and as a person would put it in a chat. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import {
   ANSWER,
   type ChoiceRecord,

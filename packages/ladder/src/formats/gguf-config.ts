@@ -1,6 +1,6 @@
 /** A `ModelConfig` from GGUF metadata. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { type Family, MAX_LAYERS, type ModelConfig, unsupported } from "../model/config.ts";
 import type { Rope, RopeScaling } from "../model/config-rope.ts";
 import { ropeFrequencies } from "../model/rope-tables.ts";

@@ -1,6 +1,6 @@
 /** The `tokenizer.ggml` fields of a GGUF file, from a `tokenizer.json` or from another GGUF file. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import type { ModelConfig } from "../model/config.ts";
 import { loadTokenizer, type Tokenizer, vocabularySchema } from "../text/tokenizer.ts";
 import { GPT2_SPLIT } from "../text/tokenizer-json.ts";

@@ -1,5 +1,5 @@
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 

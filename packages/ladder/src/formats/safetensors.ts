@@ -4,7 +4,7 @@
  * leaving holes, sizes equal to shape times element size. The data may start at an unaligned offset.
  */
 import { float16ToFloat32, formatShape, SidenetError, sizeOf } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type ByteSource, refuse } from "./byte-source.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";

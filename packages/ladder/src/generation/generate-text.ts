@@ -11,8 +11,8 @@ export interface GenerateTextOptions extends Omit<GenerateOptions, "onToken" | "
   readonly stop?: readonly string[];
   /** Called with each piece of final text and the index of its prompt. */
   readonly onText?: (text: string, prompt: number) => void;
-  /** Called after each token; true ends all continuations. */
-  readonly isStopped?: () => boolean | Promise<boolean>;
+  /** When it is aborted, all continuations end with their next token, and keep what they have. */
+  readonly signal?: AbortSignal;
 }
 
 /** Why a continuation ended. */
@@ -34,12 +34,12 @@ export async function generateTexts(
   prompts: readonly (readonly number[])[],
   options: GenerateTextOptions,
 ): Promise<Continuation[]> {
-  const { stop = [], onText, isStopped = () => false, ...rest } = options;
-  let interrupted = false;
+  const { stop = [], onText, signal, ...rest } = options;
   const texts = prompts.map((promptIds) => ({
     stream: new TextStream(tokenizer, promptIds),
     matcher: new StopMatcher(stop),
     text: "",
+    interrupted: false,
   }));
   const add = (row: number, text: string) => {
     if (text === "") return;
@@ -50,13 +50,13 @@ export async function generateTexts(
     ...rest,
     stopIds: tokenizer.eosIds,
     onToken: (id, row) => add(row, texts[row].matcher.push(texts[row].stream.push(id))),
-    isDone: async (row) => {
-      interrupted ||= await isStopped();
-      return interrupted || texts[row].matcher.isStopped;
+    isDone: (row) => {
+      texts[row].interrupted = signal?.aborted === true;
+      return texts[row].interrupted || texts[row].matcher.isStopped;
     },
   });
   return all.map((ids, row) => {
-    const { stream, matcher } = texts[row];
+    const { stream, matcher, interrupted } = texts[row];
     add(row, matcher.push(stream.end()) + matcher.end());
     const last = interrupted ? "interrupted" : "end of text";
     const stopped = matcher.isStopped ? "stop string" : ids.length >= options.maxTokens ? "max tokens" : last;

@@ -30,7 +30,7 @@ export interface GenerateOptions {
   /** Called with each new id and the index of its prompt. */
   readonly onToken?: (id: number, prompt: number) => void;
   /** Called after each new id; true ends the text of that prompt. */
-  readonly isDone?: (prompt: number) => boolean | Promise<boolean>;
+  readonly isDone?: (prompt: number) => boolean;
   /** Absent or null, the default: greedy decoding, the most probable token each time. */
   readonly sampling?: Sampling | null;
   /** Stream of random numbers of the first prompt; each further prompt has the next one. Default 0. */
@@ -80,7 +80,7 @@ export async function generateBatch(
         if (stopIds.includes(ids[i])) continue;
         generated[row].push(ids[i]);
         onToken?.(ids[i], row);
-        if (!(await isDone?.(row))) continuing.push(i);
+        if (!isDone?.(row)) continuing.push(i);
       }
       if (continuing.length === 0) break;
       batch = advance(batch, continuing, ids);

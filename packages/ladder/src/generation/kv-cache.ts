@@ -29,8 +29,8 @@ export class KvCache {
     const layers: LayerCache[] = [];
     this.#store = ParamStore.filled(device, "workspace", (store) => {
       for (let i = 0; i < shape.numLayers; i++) {
-        const k = store.set(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" }));
-        const v = store.set(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" }));
+        const k = store.add(`${i}.k`, from?.[i].k ?? device.zeros(extents, { label: "key cache" }));
+        const v = store.add(`${i}.v`, from?.[i].v ?? device.zeros(extents, { label: "value cache" }));
         layers.push({ k, v });
       }
     });

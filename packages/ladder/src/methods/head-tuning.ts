@@ -35,7 +35,7 @@ export class HeadTuning implements Adapter {
       );
     }
     const parameters = ParamStore.filled(device, "adapter", (store) => {
-      store.set(LM_HEAD, device.ops.cast(decoder.headMatrix, { to: "f32" }));
+      store.add(LM_HEAD, device.ops.cast(decoder.headMatrix, { to: "f32" }));
     });
     return new HeadTuning(config, parameters);
   }

@@ -55,7 +55,7 @@ export function initializeWeights(
     for (const [stream, spec] of decoderParameters(config).entries()) {
       const { name, shape } = spec;
       const values = () => initialValues(spec, stream, config.numHiddenLayers, options);
-      store.set(name, device.tensor(values, shape, { category: "weights", label: name }));
+      store.add(name, device.tensor(values, shape, { category: "weights", label: name }));
     }
   });
 }

@@ -1,6 +1,6 @@
 /** Adapters of every method from the contents of their two files. */
 import { type Device, type ParamStore, SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import type { ParameterSpec } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";

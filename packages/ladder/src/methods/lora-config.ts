@@ -1,6 +1,6 @@
 /** The `adapter_config.json` of a LoRA adapter, with the fields and rules of PEFT (methods.md, 4). */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { PROJECTION_NAMES, PROJECTIONS, type ProjectionName } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";

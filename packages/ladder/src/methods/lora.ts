@@ -99,7 +99,7 @@ export class Lora implements Adapter {
       for (const [stream, { name, shape }] of loraParameters(config, model).entries()) {
         const values = () =>
           name.endsWith("lora_A.weight") ? kaimingUniform(shape, seed, stream) : zeros(shape);
-        store.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+        store.add(name, device.tensor(values, shape, { category: "adapter", label: name }));
       }
     });
     return new Lora(config, model, parameters, seed);

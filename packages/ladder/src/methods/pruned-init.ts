@@ -63,7 +63,7 @@ function addSums(sums: ParamStore, layer: number, projection: ProjectionName, va
     const name = sumName(layer, projection, line);
     const sum = ops.sum(values, { axis: SUMMED_AXIS[line] });
     if (sums.has(name)) ops.accumulate(sums.get(name), sum);
-    else sums.set(name, sum);
+    else sums.add(name, sum);
   }
 }
 
@@ -94,7 +94,7 @@ function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): voi
 function denseCopy(decoder: Decoder): Decoder {
   const weights = ParamStore.filled(decoder.device, "weights", (store) => {
     for (const { name, shape } of decoderParameters(decoder.config)) {
-      store.set(name, denseMatrix(decoder.weights, name, shape));
+      store.add(name, denseMatrix(decoder.weights, name, shape));
     }
   });
   return new Decoder(decoder.config, weights);

@@ -1,6 +1,6 @@
 /** The configuration of a side network, and the parameters that follow from it (methods.md, 2). */
 import { SidenetError, sizeOf } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type BlockShape, blockParameters, type ParameterSpec } from "../model/block.ts";
 import { MAX_LAYERS, type ModelConfig } from "../model/config.ts";

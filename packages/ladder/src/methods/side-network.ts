@@ -73,7 +73,7 @@ export class SideNetwork implements Adapter, SideAdapter {
       for (const [stream, spec] of sideParameters(config, model).entries()) {
         const { name, shape } = spec;
         const values = () => pruned?.get(name) ?? randomValues(spec, stream, config, model, initial);
-        store.set(name, device.tensor(values, shape, { category: "adapter", label: name }));
+        store.add(name, device.tensor(values, shape, { category: "adapter", label: name }));
       }
     });
     return new SideNetwork(config, model, parameters);

@@ -33,7 +33,7 @@ export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType
 export function emptyWeights(device: Device, config: ModelConfig, storage: BaseStorage): ParamStore {
   return ParamStore.filled(device, "weights", (store) => {
     const put = (name: string, shape: Shape, dtype: DType) =>
-      store.set(name, device.empty(shape, { dtype, category: "weights", label: name }));
+      store.add(name, device.empty(shape, { dtype, category: "weights", label: name }));
     for (const spec of decoderParameters(config)) {
       const { name, shape } = spec;
       const format = formatOf(spec, storage);

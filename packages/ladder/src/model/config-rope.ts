@@ -1,5 +1,5 @@
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 
 /** How rotary frequencies are scaled for contexts longer than that of pretraining. */

@@ -1,6 +1,6 @@
 /** Model configurations from `config.json`. A field that changes the mathematics is either supported or refused by name. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type Rope, ropeFrom } from "./config-rope.ts";
 

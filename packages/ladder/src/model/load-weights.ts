@@ -45,7 +45,7 @@ export function floatSource(
     sizeBytes: tensor.sizeBytes,
     async load(store) {
       const { device, category } = store;
-      store.set(name, device.tensor(await tensor.readFloat32(), shape, { dtype, category, label: name }));
+      store.add(name, device.tensor(await tensor.readFloat32(), shape, { dtype, category, label: name }));
     },
   };
 }

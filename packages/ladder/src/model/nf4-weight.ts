@@ -12,7 +12,7 @@ import {
   sizeOf,
   type Tensor,
 } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type Checkpoint, requireTensor } from "../formats/checkpoint.ts";
 import type { Projection, WeightRange } from "./projection.ts";
@@ -194,7 +194,7 @@ export function uploadNf4(
 ): void {
   const { device, category } = store;
   const put = (name: string, values: ArrayLike<number>, dtype: "u8" | "f32") =>
-    store.set(name, device.tensor(values, [values.length], { dtype, category, label: name }));
+    store.add(name, device.tensor(values, [values.length], { dtype, category, label: name }));
   put(weight, codes, "u8");
   put(weight + TABLE, table, "f32");
   put(weight + ABSMAX, absmax, "f32");
@@ -296,6 +296,6 @@ export function quantizeNf4(
     return [codes, table, nested, scales] as const;
   });
   for (const [i, part] of ["", TABLE, ABSMAX, SCALES].entries()) {
-    if (parts[i]) store.set(weight + part, parts[i]);
+    if (parts[i]) store.add(weight + part, parts[i]);
   }
 }

@@ -45,8 +45,8 @@ export class Prefix {
     const extents = [1, ids.length, n, c];
     this.#store = ParamStore.filled(device, "weights", (store) => {
       for (let i = 0; i < numLayers; i++) {
-        store.set(`${i}.k`, device.zeros(extents, { label: "keys of the prefix" }));
-        store.set(`${i}.v`, device.zeros(extents, { label: "values of the prefix" }));
+        store.add(`${i}.k`, device.zeros(extents, { label: "keys of the prefix" }));
+        store.add(`${i}.v`, device.zeros(extents, { label: "values of the prefix" }));
       }
     });
     this.layers = Array.from({ length: numLayers }, (_, i) => ({

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { FloatType } from "../formats/safetensors-write.ts";
 import type { Adapter } from "../methods/adapter.ts";

@@ -1,6 +1,6 @@
 /** Benchmark files: the report as JSON and as a self-contained page. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import type { ComparedRow } from "../bench/compare-reports.ts";
 import type { BenchReport, BenchRow } from "../bench/suite.ts";
 import { checked } from "../external-input.ts";

@@ -2,7 +2,7 @@
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { type GgufFile, readGguf } from "../formats/gguf.ts";

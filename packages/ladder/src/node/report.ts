@@ -2,7 +2,7 @@
 import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type EvalMetrics, isEvaluation, type StepMetrics } from "../training/metrics.ts";
 import type { StepProfile } from "../training/step-profile.ts";

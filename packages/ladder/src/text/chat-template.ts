@@ -1,6 +1,6 @@
 /** Conversations as text, by a model's own Jinja template, run by Hugging Face's library. */
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { jinjaTemplate } from "./jinja.ts";
 
 /** One turn of a conversation; one that calls tools may have no content. Further fields are passed on to the template. */

@@ -1,7 +1,7 @@
 /** Tokenizers, by Hugging Face's library with checks, typed errors and exact decoding added. */
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { nestsRepetitions } from "../regular-expression.ts";
 import { ChatTemplate, type SpecialTokens } from "./chat-template.ts";

@@ -1,5 +1,5 @@
 /** The state of a run that a checkpoint holds beside its tensors. */
-import { z } from "zod";
+import * as z from "zod";
 
 const count = z.int().min(0);
 const sample = z.strictObject({ prompt: z.string(), text: z.string() });

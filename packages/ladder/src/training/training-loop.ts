@@ -60,7 +60,8 @@ export interface RunCheckpoints {
 export interface LoopParts {
   readonly trainer: Trainer;
   readonly stream: BatchStream;
-  readonly log: RunLog;
+  /** Null: none are written. */
+  readonly log: RunLog | null;
   /** Null: none are saved. */
   readonly checkpoints: RunCheckpoints | null;
   readonly options: LoopOptions;
@@ -143,7 +144,7 @@ export class TrainingLoop {
       best: better ? { step, loss } : this.#state.best,
     };
     if (better) await checkpoints?.saveBest(trainer, this.#state);
-    await log.append(line);
+    await log?.append(line);
     events.onEvaluation?.(line);
   }
 
@@ -151,7 +152,7 @@ export class TrainingLoop {
     const { checkpoints, trainer, log, events } = this.#parts;
     const { step } = this.#state.counters;
     if (!checkpoints || step === 0 || this.#savedStep === step) return;
-    await log.flush();
+    await log?.flush();
     await checkpoints.save(trainer, this.#state);
     this.#savedStep = step;
     events.onCheckpoint?.(step);
@@ -179,7 +180,7 @@ export class TrainingLoop {
       skippedInARow: report.updated ? 0 : this.#state.skippedInARow + 1,
     };
     const line = this.#lineOf(step, report, seconds);
-    await log.append(line);
+    await log?.append(line);
     await this.#writeTimeline();
     events.onStep?.(line);
   }

@@ -3,6 +3,7 @@ import { Device } from "../device.ts";
 import { type HostArray, hostArray, isFloat } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { roundToFloat16 } from "../float16.ts";
+import { nextTask } from "../next-task.ts";
 import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE } from "../profile.ts";
 import { runReference } from "../reference.ts";
@@ -63,11 +64,15 @@ export class CpuDevice extends Device {
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
-    const values = this.#values(tensor);
-    return isFloat(tensor.dtype) && !this.#double ? Float32Array.from(values) : values.slice();
+    const stored = this.#values(tensor);
+    const values = isFloat(tensor.dtype) && !this.#double ? Float32Array.from(stored) : stored.slice();
+    await nextTask();
+    return values;
   }
 
-  protected override async finish(): Promise<void> {}
+  protected override finish(): Promise<void> {
+    return nextTask();
+  }
 
   /** Finds it immediately, without a copy. */
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {

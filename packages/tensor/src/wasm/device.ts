@@ -3,6 +3,7 @@ import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray, storedArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { float16ToFloat32, toFloat16Bits } from "../float16.ts";
+import { nextTask } from "../next-task.ts";
 import type { Execution } from "../op-call.ts";
 import { DEFAULT_PROFILE, type DeviceProfile } from "../profile.ts";
 import { runReference } from "../reference.ts";
@@ -77,10 +78,13 @@ export class WasmDevice extends Device {
   protected override async download(tensor: Tensor): Promise<HostArray> {
     const values = hostArray(tensor.dtype, tensor.size);
     values.set(this.#values(tensor));
+    await nextTask();
     return values;
   }
 
-  protected override async finish(): Promise<void> {}
+  protected override finish(): Promise<void> {
+    return nextTask();
+  }
 
   protected override async findNonFinite(tensor: Tensor): Promise<NonFinite | null> {
     return firstNonFinite(this.#values(tensor));

@@ -1,4 +1,3 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { elementBytes } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import type { KernelCall } from "../op.ts";

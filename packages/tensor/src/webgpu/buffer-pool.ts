@@ -1,4 +1,3 @@
-/// <reference types="@webgpu/types" preserve="true" />
 // WebGPU's flag constants are globals that Dawn installs late; their values are fixed by the specification.
 export const USAGE = {
   MAP_READ: 1,

@@ -1,8 +1,8 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { TEXTURE_ROW_BYTES, TEXTURE_WIDTH } from "../texture-layout.ts";
 import { USAGE } from "./buffer-pool.ts";
+import type { KernelTime } from "./kernel-time.ts";
 import type { Pipeline } from "./pipelines.ts";
-import { type KernelTime, Profiler } from "./profiler.ts";
+import { Profiler } from "./profiler.ts";
 
 /** Number of dispatches per submit; the GPU starts on them while the host encodes the next. */
 const DISPATCHES_PER_SUBMIT = 64;

@@ -1,4 +1,3 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
@@ -10,15 +9,16 @@ import { isInTable } from "../ops/index.ts";
 import type { DeviceProfile, Tiles } from "../profile.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import { BindGroupCache } from "./bind-groups.ts";
-import { BufferPool, type Pooled, type PooledBuffer, type PooledTexture, USAGE } from "./buffer-pool.ts";
+import { BufferPool, type Pooled, type PooledBuffer, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
 import { DriverErrors } from "./driver-errors.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
 import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
 import { addKernelSource, packParams } from "./kernel-source.ts";
+import type { KernelTime } from "./kernel-time.ts";
 import { PipelineCache, pipelineKey } from "./pipelines.ts";
-import type { KernelTime } from "./profiler.ts";
 import { createTexture, isTexture } from "./textures.ts";
+import type { WebGpuType } from "./webgpu-type.ts";
 
 const POOL_LIMIT_BYTES = 2 ** 28;
 const TEXTURE_POOL_LIMIT_BYTES = 2 ** 26;
@@ -38,7 +38,7 @@ export class WebGpuDevice extends Device {
   override readonly kind = "webgpu";
   override readonly label: string;
   override profile: DeviceProfile;
-  readonly gpu: GPUDevice;
+  readonly gpu: WebGpuType<"GPUDevice">;
   readonly #settings: WebGpuSettings;
   readonly #pool: BufferPool;
   readonly #textures: BufferPool<GPUTexture>;
@@ -51,7 +51,7 @@ export class WebGpuDevice extends Device {
   readonly #proven = new Set<string>();
 
   /** Use `openWebGpu`. */
-  constructor(gpu: GPUDevice, settings: WebGpuSettings) {
+  constructor(gpu: WebGpuType<"GPUDevice">, settings: WebGpuSettings) {
     super();
     this.gpu = gpu;
     this.label = settings.label;
@@ -169,7 +169,7 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  protected override allocate(storage: Storage): PooledBuffer {
+  protected override allocate(storage: Storage): unknown {
     if (storage.sizeBytes > this.profile.maxBufferBytes) {
       throw new SidenetError(
         "T-TOO-LARGE",
@@ -211,7 +211,7 @@ export class WebGpuDevice extends Device {
     else this.#pool.release(handle as PooledBuffer);
   }
 
-  protected override allocateTexture(storage: Storage, tensor: Tensor): PooledTexture {
+  protected override allocateTexture(storage: Storage, tensor: Tensor): unknown {
     const texture = this.#acquire(this.#textures, storage);
     const bytesPerElement = elementBytes(tensor.dtype);
     const { gpu } = tensor.storage.handle as PooledBuffer;

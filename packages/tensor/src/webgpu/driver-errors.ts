@@ -1,4 +1,3 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { SidenetError } from "../errors.ts";
 
 /** How long to wait for the device-lost event after a call was refused. */

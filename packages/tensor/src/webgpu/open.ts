@@ -1,7 +1,7 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { SidenetError } from "../errors.ts";
 import type { DeviceProfile } from "../profile.ts";
 import { WebGpuDevice } from "./device.ts";
+import type { WebGpuType } from "./webgpu-type.ts";
 
 /** Which adapter to request, and which of its features and limits to use. */
 export interface WebGpuOptions {
@@ -72,7 +72,10 @@ const labelOf = (info: GPUAdapterInfo): string =>
   (`${info.vendor} ${info.architecture}`.trim() || "GPU");
 
 /** Requests an adapter. Throws `T-NO-ADAPTER` with a message that says what to install or enable. */
-export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<GPUAdapter> {
+export async function requestAdapter(
+  gpu: WebGpuType<"GPU"> | undefined,
+  options: WebGpuOptions = {},
+): Promise<WebGpuType<"GPUAdapter">> {
   if (gpu === undefined) {
     throw new SidenetError(
       "T-NO-ADAPTER",
@@ -90,7 +93,7 @@ export async function requestAdapter(gpu: GPU | undefined, options: WebGpuOption
 }
 
 /** Describes an adapter. */
-export function describeAdapter(adapter: GPUAdapter): AdapterReport {
+export function describeAdapter(adapter: WebGpuType<"GPUAdapter">): AdapterReport {
   const limits: Record<string, number> = {};
   for (const name in adapter.limits)
     limits[name] = adapter.limits[name as keyof GPUSupportedLimits] as number;
@@ -163,7 +166,10 @@ function profileOf(gpu: GPU, adapter: GPUAdapter, device: GPUDevice, options: We
  * Opens a WebGPU device on an adapter of `gpu` (`navigator.gpu` in a page; `@sidenet/tensor/node` provides Dawn's).
  * Throws `T-NO-ADAPTER` or `T-NO-DEVICE`.
  */
-export async function openWebGpu(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<WebGpuDevice> {
+export async function openWebGpu(
+  gpu: WebGpuType<"GPU"> | undefined,
+  options: WebGpuOptions = {},
+): Promise<WebGpuDevice> {
   const adapter = await requestAdapter(gpu, options);
   const immediates =
     (options.immediates ?? true) &&

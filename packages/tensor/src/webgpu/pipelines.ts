@@ -1,4 +1,3 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { type KernelSource, kernelSource, specialize, type Variant } from "./kernel-source.ts";

@@ -1,12 +1,5 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { USAGE } from "./buffer-pool.ts";
-
-/** GPU time of one kernel while profiling was on. */
-export interface KernelTime {
-  readonly kernel: string;
-  readonly dispatches: number;
-  readonly elapsedMs: number;
-}
+import type { KernelTime } from "./kernel-time.ts";
 
 /** Passes per query set: two timestamps each, of the 4,096 that the specification allows. */
 const CAPACITY = 2048;

@@ -1,4 +1,3 @@
-/// <reference types="@webgpu/types" preserve="true" />
 import { TEXTURE_PITCH, TEXTURE_PITCH_BYTES } from "../texture-layout.ts";
 import type { Pooled, PooledTexture } from "./buffer-pool.ts";
 

@@ -2,7 +2,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../../external-input.ts";
 import type { StepProfile } from "../../training/step-profile.ts";
 import { readJsonFileIfExists, writeJsonFile } from "../json-file.ts";

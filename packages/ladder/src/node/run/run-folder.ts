@@ -2,7 +2,7 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { z } from "zod";
+import * as z from "zod";
 import { checked } from "../../external-input.ts";
 import { ADAPTER_FILES } from "../../methods/encode-adapter.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
