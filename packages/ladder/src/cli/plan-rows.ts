@@ -69,7 +69,7 @@ function genericDevice(adapterClass: DeviceProfile["adapterClass"]): PlannedDevi
   };
 }
 
-/** A plan as `--json` prints it (design.md, "Commands"). */
+/** A plan as `--json` prints it. */
 export const planJson = (
   variant: Variant,
   context: number,

@@ -2,7 +2,7 @@ import type { BytesByCategory } from "@sidenet/tensor";
 import type { Sample } from "../../training/metrics.ts";
 import type { StopReason } from "../../training/training-loop.ts";
 
-/** The object of `sidenet train --json` (design.md, "Commands"). */
+/** The object of `sidenet train --json` (docs/training.md). */
 export interface TrainSummary {
   readonly method: string;
   readonly device: string;
