@@ -70,11 +70,10 @@ export {
   generateTexts,
   type StopReason,
 } from "./generation/generate-text.ts";
-export { KvCache, ModelCache } from "./generation/kv-cache.ts";
+export { ModelCache } from "./generation/model-cache.ts";
 export { StopMatcher, TextStream } from "./generation/text-stream.ts";
 export {
   type Adapter,
-  type CacheShape,
   effectiveDepth,
   METHODS,
   type Method,
@@ -149,6 +148,7 @@ export {
   type TokenBatch,
 } from "./model/decoder.ts";
 export type { Embedding, Head, LossOptions } from "./model/head.ts";
+export { type CacheShape, KvCache } from "./model/kv-cache.ts";
 export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
 export type { Projection, WeightRange } from "./model/projection.ts";

@@ -2,7 +2,7 @@ import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { generate, generateBatch, type Sampling } from "../src/generation/generate.ts";
 import { generateTexts } from "../src/generation/generate-text.ts";
-import { ModelCache } from "../src/generation/kv-cache.ts";
+import { ModelCache } from "../src/generation/model-cache.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";

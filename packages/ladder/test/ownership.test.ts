@@ -1,13 +1,14 @@
 // Who owns memory frees it, says so to whoever comes later, and leaves none behind where making it failed.
 import { CpuDevice, MetaDevice, SidenetError, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import { KvCache, ModelCache } from "../src/generation/kv-cache.ts";
+import { ModelCache } from "../src/generation/model-cache.ts";
 import { type Adapter, METHODS } from "../src/methods/adapter.ts";
 import { initializeWeights } from "../src/methods/initial-values.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { emptyWeights } from "../src/model/base-storage.ts";
 import { Decoder } from "../src/model/decoder.ts";
+import { KvCache } from "../src/model/kv-cache.ts";
 import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 

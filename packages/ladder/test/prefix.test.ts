@@ -148,6 +148,8 @@ describe("a prefix", () => {
     expect(device.memory.liveCount).toBe(before);
     decoder.readPrefix(prefix);
     expect(decoder.contextLimit).toBe(59);
+    expect(() => decoder.readPrefix([1, 40])).toThrow(/L-TOKEN/);
+    expect(decoder.prefixIds).toEqual(prefix); // the one before is kept
     const row = (length: number) => ({
       inputIds: Array(length).fill(1),
       batchSize: 1,

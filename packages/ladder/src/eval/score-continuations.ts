@@ -3,7 +3,7 @@
  * lead that precedes some of them. Adapters that leave the backbone's hidden states as they are share its passes.
  */
 import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
-import { ModelCache } from "../generation/kv-cache.ts";
+import { ModelCache } from "../generation/model-cache.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";

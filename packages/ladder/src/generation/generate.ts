@@ -3,7 +3,7 @@ import type { Adapter } from "../methods/adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
 import { notFinite } from "../not-finite.ts";
-import { ModelCache } from "./kv-cache.ts";
+import { ModelCache } from "./model-cache.ts";
 
 /** How the next token is chosen; `sampleLogits` in docs/ops.md is the exact definition. */
 export interface Sampling {

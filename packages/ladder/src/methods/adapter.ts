@@ -4,18 +4,12 @@ import type { BlockWeights, LayerCache, RunLayer } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Forward } from "../model/decoder.ts";
 import type { Head } from "../model/head.ts";
+import type { CacheShape } from "../model/kv-cache.ts";
 
 /** The fine-tuning methods; QLoRA is LoRA over NF4 weights. */
 export const METHODS = ["ladder", "xladder", "lora", "qlora", "full", "head"] as const;
 /** The name of a method, as given to `--method`. */
 export type Method = (typeof METHODS)[number];
-
-/** The shape of a side adapter's key-value cache. */
-export interface CacheShape {
-  readonly numLayers: number;
-  readonly numKeyValueHeads: number;
-  readonly headDim: number;
-}
 
 /** Options of a forward pass of a side adapter. */
 export interface SidePassOptions {

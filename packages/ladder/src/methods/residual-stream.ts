@@ -1,8 +1,8 @@
 import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
-import type { KvCache } from "../generation/kv-cache.ts";
 import type { RunLayer } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
+import type { KvCache } from "../model/kv-cache.ts";
 import type { Adapter } from "./adapter.ts";
 
 /**

@@ -16,8 +16,9 @@ import {
 } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Forward } from "../model/decoder.ts";
+import type { CacheShape } from "../model/kv-cache.ts";
 import { ropeTables } from "../model/rope-tables.ts";
-import type { Adapter, CacheShape, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
+import type { Adapter, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
 import {
   gateName,
   rungName,

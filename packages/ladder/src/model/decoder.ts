@@ -147,29 +147,35 @@ export class Decoder {
   /**
    * Reads tokens that from now on stand before every row, in place of an earlier prefix; no ids: none do. They are read once,
    * by the weights as they are now: what changes the blocks later does not change the prefix.
-   * Throws `L-CONTEXT` where they leave no space for a row, `L-TOKEN` for an id outside the vocabulary.
+   * Throws `L-CONTEXT` where they leave no space for a row, `L-TOKEN` for an id outside the vocabulary, and keeps the earlier one.
    */
   readPrefix(ids: readonly number[]): void {
-    this.#prefix?.dispose();
-    this.#prefix = null;
-    if (ids.length === 0) return;
     checkPrefix(ids, this.config);
-    const { device, config } = this;
-    const prefix = new Prefix(device, config, config.numHiddenLayers, ids);
+    const [earlier, next] = [
+      this.#prefix,
+      ids.length === 0 ? null : new Prefix(this.device, this.config, ids),
+    ];
+    this.#prefix = null; // for the pass that reads the next one
     try {
-      for (let start = 0; start < ids.length; start += PREFIX_CHUNK) {
-        const inputIds = ids.slice(start, start + PREFIX_CHUNK);
-        const chunk = { inputIds, batchSize: 1, length: inputIds.length, attentionMask: null };
-        device.scope(() => {
-          const forward = this.#upload(chunk, start, start - ids.length);
-          this.hidden(device.ops, forward, { cache: prefix.layers });
-        });
-      }
+      if (next) this.#read(next);
     } catch (error) {
-      prefix.dispose();
+      next?.dispose();
+      this.#prefix = earlier;
       throw error;
     }
-    this.#prefix = prefix;
+    this.#prefix = next;
+    earlier?.dispose();
+  }
+
+  /** Fills the cache of a prefix, some tokens at a time. */
+  #read({ ids, cache }: Prefix): void {
+    for (let start = 0; start < ids.length; start += PREFIX_CHUNK) {
+      const inputIds = ids.slice(start, start + PREFIX_CHUNK);
+      const chunk = { inputIds, batchSize: 1, length: inputIds.length, attentionMask: null };
+      this.device.scope(() => {
+        this.hidden(this.device.ops, this.#upload(chunk, start, start - ids.length), { cache: cache.layers });
+      });
+    }
   }
 
   /**

@@ -5,10 +5,11 @@
  * A prefix of P tokens has the positions -P .. -1, so that a row begins at position 0 with and without one: rope turns queries
  * and keys by their distance.
  */
-import { type Device, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Attention, BlockShape, BlockWeights, LayerCache } from "./block.ts";
+import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
+import type { Attention, BlockWeights } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import type { TokenBatch } from "./decoder.ts";
+import { KvCache } from "./kv-cache.ts";
 
 /** Throws `L-CONTEXT` for a prefix that leaves no space for a text. */
 export function checkPrefix({ length }: readonly number[], config: ModelConfig): void {
@@ -27,32 +28,18 @@ export const refusePacked = (): SidenetError =>
     "rows that several texts share (--pack-length) cannot follow a prefix: each text sees itself alone. Leave out one of the two.",
   );
 
-/** The keys and values of a prefix, layer by layer. `Decoder.readPrefix` makes and fills one. */
+/** Tokens that stand before every row, and their keys and values. `Decoder.readPrefix` makes and fills one. */
 export class Prefix {
   /** [P] token ids */
   readonly ids: readonly number[];
-  /** f32[1,P,n_kv,c] each, zeros until the model has read the prefix. */
-  readonly layers: readonly LayerCache[];
-  readonly #store: ParamStore;
+  /** One row of P positions; zeros until the model has read them. */
+  readonly cache: KvCache;
+  readonly #device: Device;
 
-  constructor(
-    device: Device,
-    { numKeyValueHeads: n, headDim: c }: BlockShape,
-    numLayers: number,
-    ids: readonly number[],
-  ) {
+  constructor(device: Device, config: ModelConfig, ids: readonly number[]) {
     this.ids = [...ids];
-    const extents = [1, ids.length, n, c];
-    this.#store = ParamStore.filled(device, "weights", (store) => {
-      for (let i = 0; i < numLayers; i++) {
-        store.add(`${i}.k`, device.zeros(extents, { label: "keys of the prefix" }));
-        store.add(`${i}.v`, device.zeros(extents, { label: "values of the prefix" }));
-      }
-    });
-    this.layers = Array.from({ length: numLayers }, (_, i) => ({
-      k: this.#store.get(`${i}.k`),
-      v: this.#store.get(`${i}.v`),
-    }));
+    this.cache = new KvCache(device, { ...config, numLayers: config.numHiddenLayers }, 1, ids.length);
+    this.#device = device;
   }
 
   /** The mask u8[B,P+S] of a batch's keys after the prefix, in the surrounding scope; null: all are visible. */
@@ -64,12 +51,12 @@ export class Prefix {
       for (let i = 0; i < B * S; i++) mask[(Math.floor(i / S) + 1) * P + i] = attentionMask[i];
       return mask;
     };
-    return this.#store.device.tensor(values, [B, P + S], { dtype: "u8", label: "mask after the prefix" });
+    return this.#device.tensor(values, [B, P + S], { dtype: "u8", label: "mask after the prefix" });
   }
 
   /** The weights of a block, whose attention sees the prefix before each row. Its mask must be that of `keyMask`. */
   before(weights: BlockWeights, layer: number): BlockWeights {
-    const { k: keys, v: values } = this.layers[layer];
+    const { k: keys, v: values } = this.cache.layers[layer];
     const [, P, n, c] = keys.shape;
     const attention: Attention = (ops, q, k, v, keyMask, segments, attributes) => {
       const join = (before: Tensor, own: Tensor) => {
@@ -86,6 +73,6 @@ export class Prefix {
 
   /** Frees the keys and values. */
   dispose(): void {
-    this.#store.dispose();
+    this.cache.dispose();
   }
 }
