@@ -47,7 +47,12 @@ const RECORDS = 36;
 const PROMPTS = ["KING:\nWhat is", "Question: How many"];
 const NEW_TOKENS = 16;
 
-/** Training runs by title. `stream`: how batches are made. `quantized`: the model's linear weights are in NF4. */
+const PREFIX = "Question: How many legs do two dogs have?\nAnswer: 4 + 4 = 8\n\n";
+
+/**
+ * Training runs by title. `stream`: how batches are made. `quantized`: the model's linear weights are in NF4. `prefix`: a text
+ * that stands before every record and prompt.
+ */
 const RUNS = {
   lora: { flags: ["--method", "lora", "--rank", 4], lr: 5e-3, accumulation: 2 },
   qlora: { flags: ["--method", "qlora", "--rslora"], lr: 2e-3, stream: { packLength: 192 }, quantized: true },
@@ -58,6 +63,7 @@ const RUNS = {
     lr: 5e-3,
     quantized: true,
   },
+  prefix: { flags: ["--method", "ladder", "--reduction", 4, "--quantize", "none"], lr: 5e-3, prefix: PREFIX },
 };
 
 /** Plain texts, and prompts with completions, that fit the models' contexts. */
@@ -93,7 +99,8 @@ async function batchesOf(model, lines, { stream = {}, accumulation = 1 }) {
   return steps;
 }
 
-function train(model, data, output, { flags, stream = {}, accumulation = 1 }, steps, lr) {
+function train(model, data, output, { flags, stream = {}, accumulation = 1, prefix }, steps, lr) {
+  if (prefix) writeFileSync(`${data}.prefix`, prefix);
   const given = {
     model,
     data,
@@ -110,6 +117,7 @@ function train(model, data, output, { flags, stream = {}, accumulation = 1 }, st
     "sample-tokens": 0,
     device: options.device,
     ...(stream.packLength && { "pack-length": stream.packLength }),
+    ...(prefix && { prefix: `${data}.prefix` }),
   };
   const args = Object.entries(given).flatMap(([name, value]) => [`--${name}`, value]);
   if (stream.bucketByLength) args.push("--bucket-by-length");
@@ -165,6 +173,7 @@ async function trainHere(name, title, { model, theirs }, { data, lines }) {
     held_out: HELD_OUT,
     prompts: PROMPTS,
     new_tokens: NEW_TOKENS,
+    prefix: settings.prefix ?? "",
     steps: await batchesOf(model, lines, settings),
     ours: { metrics, summary, ids: greedyIds(model, output, title) },
   };

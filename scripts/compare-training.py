@@ -68,6 +68,7 @@ class Ladder:
         sizes = ["num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"]
         side = json.loads(Path(case["model"], "config.json").read_text())
         side |= {name: self.config[name] for name in [*sizes, "head_dim"]}
+        self.prefix = Tokenizer.from_file(f"{case['model']}/tokenizer.json").encode(case["prefix"]).ids
         self.side = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**side)).double()
         loaded = load_file(Path(case["initial"], "adapter_model.safetensors"))
         self.parameters = {name: torch.nn.Parameter(value.double()) for name, value in loaded.items()}
@@ -102,17 +103,21 @@ class Ladder:
         return mu * state + (1 - mu) * read
 
     def logits(self, ids, mask):
+        B, P = ids.shape[0], len(self.prefix)
+        before = torch.tensor([self.prefix] * B, dtype=ids.dtype).view(B, P)
+        whole, visible = torch.cat([before, ids], 1), torch.cat([torch.ones_like(before), mask], 1)
         with torch.no_grad():
-            states = self.model.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-            self.hidden = [*states[:-1], self.last]  # transformers applies the final norm to the last
-        zeros = self.last.new_zeros(*ids.shape, self.config["hidden_size"])
+            states = self.model.model(input_ids=whole, attention_mask=visible, output_hidden_states=True).hidden_states
+            self.hidden = [state[:, P:] for state in [*states[:-1], self.last]]  # transformers applies the final norm to the last
+        last = self.hidden[-1]
+        zeros = last.new_zeros(*ids.shape, self.config["hidden_size"])
         start = self.read(0, self.hidden[0]) if self.config["initial_rung"] else zeros
         state = self.side(inputs_embeds=start, attention_mask=mask).last_hidden_state  # normed with w_side
-        y = self.last + state @ self.parameters["ladder.up.weight"].T
+        y = last + state @ self.parameters["ladder.up.weight"].T
         return self.model.lm_head(self.model.model.norm(y))
 
 
-METHODS = {"lora": Peft, "qlora": Peft, "full": Whole, "ladder": Ladder, "xladder": Ladder}
+METHODS = {"lora": Peft, "qlora": Peft, "full": Whole, "ladder": Ladder, "xladder": Ladder, "prefix": Ladder}
 
 
 def summed_loss(method, records):

@@ -3,6 +3,7 @@ import { CpuDevice, type Device, MetaDevice, TestRandom } from "@sidenet/tensor"
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
+import { scoreContinuations } from "../src/eval/score-continuations.ts";
 import { generate, generateBatch } from "../src/generation/generate.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
@@ -21,18 +22,26 @@ if (process.env.SIDENET_DEVICE !== "cpu") {
   devices.push(["wasm", () => openNodeWasm({ threads: 1 })]);
 }
 
-/** The same rows with the prefix written out in front of each. */
+/** The batch with its rows' masks turned round, so that what padded them on the right does so on the left. */
+function paddedOnTheLeft(batch: LabeledBatch): LabeledBatch {
+  const { length, batchSize } = batch;
+  const rows = Array.from({ length: batchSize }, (_, b) =>
+    Array.from({ length }, (_, t) => batch.attentionMask?.[b * length + t] ?? 1).reverse(),
+  );
+  return { ...batch, attentionMask: Uint8Array.from(rows.flat()) };
+}
+
+/** The same rows with the prefix written out in front of the first visible token of each. */
 function joined(prefix: readonly number[], batch: LabeledBatch): LabeledBatch {
   const { batchSize, length } = batch;
   const total = prefix.length + length;
   const whole = { inputIds: new Int32Array(batchSize * total), mask: new Uint8Array(batchSize * total) };
   for (let b = 0; b < batchSize; b++) {
-    for (let t = 0; t < length; t++) {
-      whole.inputIds[b * total + prefix.length + t] = batch.inputIds[b * length + t];
-      whole.mask[b * total + prefix.length + t] = batch.attentionMask?.[b * length + t] ?? 1;
-    }
-    whole.inputIds.set(prefix, b * total);
-    whole.mask.fill(1, b * total, b * total + prefix.length);
+    const visible = Array.from({ length }, (_, t) => batch.attentionMask?.[b * length + t] ?? 1);
+    const ids = Array.from({ length }, (_, t) => batch.inputIds[b * length + t]);
+    const first = visible.indexOf(1);
+    whole.inputIds.set([...ids.slice(0, first), ...prefix, ...ids.slice(first)], b * total);
+    whole.mask.set([...visible.slice(0, first), ...prefix.map(() => 1), ...visible.slice(first)], b * total);
   }
   const { inputIds, mask: attentionMask } = whole;
   return { inputIds, attentionMask, labels: inputIds, batchSize, length: total };
@@ -54,7 +63,7 @@ describe.each(devices)("a prefix on %s", (_, open) => {
         const model = drawModel(pick);
         using decoder = randomDecoder(on, model);
         const batch = drawBatch(pick, model);
-        const masked = pick.chance(0.5) ? batch : { ...batch, attentionMask: null };
+        const masked = pick.oneOf([batch, { ...batch, attentionMask: null }, paddedOnTheLeft(batch)]);
         const prefix = [...pick.ints(pick.int(1, 20), 0, model.vocabSize - 1)];
         // Chunks of a frozen block must not matter either.
         const chunkTokens = pick.int(1, 16);
@@ -94,13 +103,35 @@ describe("a prefix", () => {
     const device = new CpuDevice();
     using decoder = randomDecoder(device, model, 3);
     const prompts = [[3, 5, 8], [7], [9, 1, 4, 4]];
-    const wanted = [];
-    for (const prompt of prompts)
-      wanted.push(await generate(decoder, null, [...prefix, ...prompt], { maxTokens: 8 }));
+    const drawn = { maxTokens: 8, sampling: { temperature: 3, seed: 1 } };
+    const wanted: number[][] = [];
+    for (const [firstStream, prompt] of prompts.entries())
+      wanted.push(await generate(decoder, null, [...prefix, ...prompt], { ...drawn, firstStream }));
+    expect(new Set(wanted.flat()).size).toBeGreaterThan(6); // it does not say the same whatever it reads
+    expect(await generateBatch(decoder, null, prompts, drawn)).not.toEqual(wanted);
     decoder.readPrefix(prefix);
-    expect(await generateBatch(decoder, null, prompts, { maxTokens: 8 })).toEqual(wanted);
+    expect(await generateBatch(decoder, null, prompts, drawn)).toEqual(wanted);
     decoder.readPrefix([]);
-    expect(await generate(decoder, null, [...prefix, ...prompts[0]], { maxTokens: 8 })).toEqual(wanted[0]);
+    expect(await generate(decoder, null, [...prefix, ...prompts[0]], drawn)).toEqual(wanted[0]);
+  });
+
+  it("precedes the questions of an evaluation", async () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, model, 3);
+    const items = [
+      { prompt: [3, 5, 8, 2], continuations: [[7, 1], [4]] },
+      { prompt: [9], continuations: [[1, 2, 3], [6]] },
+    ];
+    const scoresOf = async (before: readonly number[]) => {
+      const asked = items.map((item) => ({ ...item, prompt: [...before, ...item.prompt] }));
+      const [scores] = await scoreContinuations(decoder, [null], asked, { batchSize: 2 });
+      return scores.flatMap(({ continuations }) => continuations);
+    };
+    const [wanted, without] = [await scoresOf(prefix), await scoresOf([])];
+    decoder.readPrefix(prefix);
+    const found = await scoresOf([]);
+    for (const [i, score] of found.entries()) expect(score).toBeCloseTo(wanted[i], 4);
+    expect(Math.abs(found[0] - without[0])).toBeGreaterThan(0.01);
   });
 
   it("is read by the model alone: a side network sees the states of its rows", async () => {

@@ -5,7 +5,7 @@
 import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
 import { nf4Projection } from "./nf4-weight.ts";
 import { floatProjection, type Projection, type WeightRange } from "./projection.ts";
-import type { RopeTables } from "./rope-tables.ts";
+import { type RopeTables, rotate } from "./rope-tables.ts";
 
 /** Sizes and options of a block; those of a backbone come from its `config.json`. */
 export interface BlockShape {
@@ -179,6 +179,7 @@ export function blockInChunks(
 ): Tensor {
   const { device } = x;
   const [B, T, d] = x.shape;
+  const positions = rope.cos.shape.length - 2; // the axis of the tables
   return device.scope(() => {
     const extents = [B, T, shape.numKeyValueHeads, shape.headDim];
     const cache = {
@@ -191,7 +192,7 @@ export function blockInChunks(
         const count = Math.min(chunkTokens, T - start);
         const part = (table: Tensor, axis: number) => ops.slice(table, { axis, start, count });
         const context = {
-          rope: { cos: part(rope.cos, 0), sin: part(rope.sin, 0) },
+          rope: { cos: part(rope.cos, positions), sin: part(rope.sin, positions) },
           keyMask,
           segments,
           offset: offset + start,
@@ -238,13 +239,12 @@ function attentionHalf(
 ): Tensor {
   const { device } = x;
   const { numAttentionHeads, numKeyValueHeads, headDim, rmsNormEps: eps } = shape;
-  const { cos, sin } = context.rope;
   const [B, T] = x.shape;
   const heads = (projection: Projection, h: Tensor, n: number) =>
     ops.reshape(projection(ops, h), { shape: [B, T, n, headDim] });
   const rotated = (projection: Projection, h: Tensor, n: number, norm: Tensor | null) => {
     const split = heads(projection, h, n);
-    return ops.rope(norm ? ops.rmsNorm(split, norm, { eps }) : split, cos, sin);
+    return rotate(ops, norm ? ops.rmsNorm(split, norm, { eps }) : split, context.rope);
   };
   const a = device.scope(() => {
     let [q, k, v] = device.scope(() => {

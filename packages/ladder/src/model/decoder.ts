@@ -23,7 +23,7 @@ import {
   nf4Head,
 } from "./head.ts";
 import { nf4Parts } from "./nf4-weight.ts";
-import { checkPrefix, Prefix, refusePacked } from "./prefix.ts";
+import { checkPrefix, leftPadding, Prefix, refusePacked } from "./prefix.ts";
 import { ropeTables } from "./rope-tables.ts";
 
 /** One batch of token ids. */
@@ -191,12 +191,15 @@ export class Decoder {
         `${end} tokens are more than ${this.contextText}. Shorten the text or cut it with --max-length.`,
       );
     }
-    if (this.#prefix && batch.segments) throw refusePacked();
-    return this.#upload(batch, offset, offset);
+    if (!this.#prefix) return this.#upload(batch, offset, offset);
+    if (batch.segments) throw refusePacked();
+    const padding = leftPadding(batch);
+    const isPadded = padding.some((count) => count > 0);
+    return this.#upload(batch, offset, isPadded ? padding.map((count) => offset - count) : offset);
   }
 
-  /** `offset`: tokens in the cache before the batch; `position`: that of its first token. */
-  #upload(batch: TokenBatch, offset: number, position: number): Forward {
+  /** `offset`: tokens in the cache before the batch; `position`: that of the first token, of each row where they differ. */
+  #upload(batch: TokenBatch, offset: number, position: number | readonly number[]): Forward {
     const { inputIds, batchSize: B, length: T, attentionMask, segments = null } = batch;
     const { vocabSize, headDim, rope } = this.config;
     for (let i = 0; i < inputIds.length; i++) {

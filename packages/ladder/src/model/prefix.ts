@@ -28,6 +28,20 @@ export const refusePacked = (): SidenetError =>
     "rows that several texts share (--pack-length) cannot follow a prefix: each text sees itself alone. Leave out one of the two.",
   );
 
+/**
+ * Hidden keys before the first visible one of each row. Rope depends on distances, so without a prefix padding on the left changes
+ * nothing; after one, a row's own first token is at position 0.
+ */
+export function leftPadding({ attentionMask, batchSize: B }: TokenBatch): number[] {
+  if (!attentionMask) return new Array<number>(B).fill(0);
+  const S = attentionMask.length / B;
+  return Array.from({ length: B }, (_, b) => {
+    let count = 0;
+    while (count < S && attentionMask[b * S + count] === 0) count++;
+    return count;
+  });
+}
+
 /** Tokens that stand before every row, and their keys and values. `Decoder.readPrefix` makes and fills one. */
 export class Prefix {
   /** [P] token ids */

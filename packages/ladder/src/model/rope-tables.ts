@@ -1,4 +1,4 @@
-import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Device, type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Rope } from "./config-rope.ts";
 
 /**
@@ -47,24 +47,41 @@ export interface RopeTables {
   readonly sin: Tensor;
 }
 
-/** Cosines and sines of positions first .. first + count, [count, headDim / 2] each. Throws `L-ROPE` for an odd head size. */
+/**
+ * Cosines and sines of positions first .. first + count: [T, headDim / 2] each for all rows, or [B, T, headDim / 2] where `first`
+ * lists the first position of each row. Throws `L-ROPE` for an odd head size.
+ */
 export function ropeTables(
   device: Device,
   rope: Rope,
   headDim: number,
-  first: number,
+  first: number | readonly number[],
   count: number,
 ): RopeTables {
   if (headDim % 2 !== 0) {
     throw new SidenetError("L-ROPE", `rope rotates pairs, so head_dim ${headDim} has to be even.`);
   }
-  let values: ReturnType<typeof ropeValues> | null = null;
+  const firsts = typeof first === "number" ? [first] : first;
+  let rows: ReturnType<typeof ropeValues>[] | null = null;
   const table = (part: "cos" | "sin", label: string) => {
     const make = () => {
-      values ??= ropeValues(rope, headDim, first, count);
-      return values[part];
+      rows ??= firsts.map((position) => ropeValues(rope, headDim, position, count));
+      const values = new Float32Array((firsts.length * count * headDim) / 2);
+      for (const [b, row] of rows.entries()) values.set(row[part], (b * count * headDim) / 2);
+      return values;
     };
-    return device.tensor(make, [count, headDim / 2], { label });
+    const shape = typeof first === "number" ? [count, headDim / 2] : [firsts.length, count, headDim / 2];
+    return device.tensor(make, shape, { label });
   };
   return { cos: table("cos", "rope cosines"), sin: table("sin", "rope sines") };
+}
+
+/** x[B,T,n,c] rotated by the positions of its tables, those of each row or of all. */
+export function rotate(ops: Ops, x: Tensor, { cos, sin }: RopeTables): Tensor {
+  if (cos.shape.length === 2) return ops.rope(x, cos, sin);
+  const [B, T, n, c] = x.shape;
+  // One row of B · T positions.
+  const table = (one: Tensor) => ops.reshape(one, { shape: [B * T, c / 2] });
+  const row = ops.reshape(x, { shape: [1, B * T, n, c] });
+  return ops.reshape(ops.rope(row, table(cos), table(sin)), { shape: [B, T, n, c] });
 }
