@@ -45,8 +45,8 @@ export async function withTemplateOf(tokenizer: Tokenizer, path: string | null):
   return path === null ? tokenizer : tokenizer.withChatTemplate(await readText(path), path);
 }
 
-/** The token ids of a prefix. Throws `L-FILE-MISSING`, `L-FILE`, and `L-PROMPT` for an empty file. */
-export async function readPrefix(path: string, tokenizer: Tokenizer): Promise<number[]> {
+/** The token ids of the prefix in a file. Throws `L-FILE-MISSING`, `L-FILE`, and `L-PROMPT` for an empty file. */
+export async function prefixIdsOf(path: string, tokenizer: Tokenizer): Promise<number[]> {
   const ids = encodePrefix(tokenizer, await readText(path));
   if (ids.length > 0) return ids;
   throw new SidenetError(
@@ -84,7 +84,7 @@ export async function openInference(
     adapter = options.adapter === null ? null : await openAdapter(options.adapter, device, model.config);
     const setup = options.adapter === null ? {} : await readBackboneSetup(options.adapter);
     const prefixIds =
-      options.prefix == null ? (setup.prefixIds ?? []) : await readPrefix(options.prefix, tokenizer);
+      options.prefix == null ? (setup.prefixIds ?? []) : await prefixIdsOf(options.prefix, tokenizer);
     if (adapter && changesBackbone(adapter) && prefixIds.length > 0) throw refusePrefix(adapter.method);
     const byAdapter = setup.quantized ?? (adapter !== null && quantizesByDefault(adapter.method));
     const quantizeBlocks = options.quantize === "auto" ? byAdapter : options.quantize === "nf4";

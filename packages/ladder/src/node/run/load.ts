@@ -14,7 +14,7 @@ import { afterPrefix } from "../../text/prefix-text.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { checkMethod } from "../../training/plan.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
-import { prefixedDecoder, readPrefix, withTemplateOf } from "../inference.ts";
+import { prefixedDecoder, prefixIdsOf, withTemplateOf } from "../inference.ts";
 import { openModel } from "../open-model.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
 
@@ -115,7 +115,7 @@ export async function loadRun(
     try {
       const { config } = model;
       const whole = await withTemplateOf(await model.tokenizer(), options.chatTemplate ?? null);
-      const prefixIds = options.prefix == null ? [] : await readPrefix(options.prefix, whole);
+      const prefixIds = options.prefix == null ? [] : await prefixIdsOf(options.prefix, whole);
       checkPrefix(prefixIds, config);
       checkMethod(config, { ...options, hasPrefix: prefixIds.length > 0 });
       const tokenizer = afterPrefix(whole, prefixIds);
