@@ -2,10 +2,11 @@
 // nvidia-smi.
 //
 //   node bench/gpu/step.mjs --model qwen2.5-7b --method ladder --context 2048 [--batch 1] [--steps 3] [--device webgpu]
-//     [--dtype f16] [--no-quantize] [--profile] [--as-gpu]
+//     [--dtype f16] [--no-quantize] [--profile] [--as-gpu] [--null] [--no-repeat]
 //
 // --model is tiny, small, or a model that `sidenet plan` knows. --as-gpu chooses a GPU's kernels on a software driver: with few
-// tokens, the CPU time of the host is then what a GPU's step costs there.
+// tokens, the CPU time of the host is then what a GPU's step costs there. --null computes nothing, so that the host's time is all
+// of it. --no-repeat runs the model's code in every step.
 
 import { spawn } from "node:child_process";
 import { makeAdapter, Trainer } from "@sidenet/ladder";
@@ -13,7 +14,7 @@ import { WebGpuDevice } from "@sidenet/tensor";
 import { scriptOptions } from "../../scripts/lib/options.mjs";
 import { median, threadCpuMs } from "../shared.mjs";
 import { randomDecoder } from "./models.mjs";
-import { finish, open } from "./process.mjs";
+import { finish, open, openNull } from "./process.mjs";
 
 const options = scriptOptions(
   {
@@ -27,6 +28,8 @@ const options = scriptOptions(
     "no-quantize": false,
     profile: false,
     "as-gpu": false,
+    null: false,
+    "no-repeat": false,
   },
   { positive: ["context", "batch", "steps"] },
 );
@@ -60,10 +63,8 @@ function makeBatch(vocabSize, batchSize, length) {
 }
 
 const driver = watchDriver();
-const device = await open(options.device, {
-  precision: options.dtype,
-  ...(options["as-gpu"] && { adapterClass: "discrete" }),
-});
+const openOptions = { precision: options.dtype, ...(options["as-gpu"] && { adapterClass: "discrete" }) };
+const device = options.null ? await openNull(openOptions) : await open(options.device, openOptions);
 const dtype = device.profile.f16 ? options.dtype : "f32";
 const started = performance.now();
 const decoder = await randomDecoder(device, options.model, { quantize: !options["no-quantize"], dtype });
@@ -73,6 +74,7 @@ const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 console.error(`${options.model}: ${mib(weightBytes)} of weights made in ${loadSeconds.toFixed(1)} s`);
 
 const adapter = makeAdapter({ method: options.method }, decoder, options.model);
+if (options["no-repeat"]) Object.defineProperty(adapter, "isRepeatable", { value: false });
 // As in `sidenet train`, saved activations and rungs have the dtype of the weights.
 const savedFormats = { saved: dtype, rungs: dtype };
 const trainer = new Trainer(decoder, adapter, { learningRate: () => 1e-4, savedFormats });

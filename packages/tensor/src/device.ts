@@ -151,7 +151,12 @@ export abstract class Device {
     const padded =
       Math.ceil(sizeBytes(dtype, sizeOf(shape)) / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT || STORAGE_ALIGNMENT;
     const storage = new Storage(padded, label, category);
-    this.#reserve(storage, () => this.allocate(storage));
+    return this.place(storage, shape, dtype, () => this.allocate(storage));
+  }
+
+  /** A tensor over a new storage, in the memory that `allocate` returns. */
+  protected place(storage: Storage, shape: Shape, dtype: DType, allocate: () => unknown): Tensor {
+    this.#reserve(storage, allocate);
     const tensor = new Tensor(this, shape.slice(), dtype, storage);
     this.#scopes.adopt(tensor);
     return tensor;
@@ -249,6 +254,23 @@ export abstract class Device {
     return this.#scopes.run(body, options.consume ?? [], options.label ?? PLAIN_SCOPE);
   }
 
+  /**
+   * Runs `body` in a scope that consumes `inputs`, and returns the tensors that it makes, under its names for them.
+   *
+   * A GPU runs it only until two calls with one owner and key have issued the same commands. Later calls issue these again, which
+   * takes a fraction of the host's time. So `body` may depend only on the key, the values of the inputs, and tensors that live on,
+   * and not on other numbers of the host; and it may do nothing but return new tensors. The shapes of the inputs belong into the
+   * key. What was recorded is forgotten with `owner`.
+   */
+  repeat<K>(
+    _owner: object,
+    _key: string,
+    inputs: readonly Tensor[],
+    body: () => ReadonlyMap<K, Tensor>,
+  ): ReadonlyMap<K, Tensor> {
+    return this.scope(body, { consume: inputs });
+  }
+
   /** Labels of the open scopes, outermost first, without the scopes that were given none. */
   get scopeLabels(): readonly string[] {
     return this.#scopes.labels.filter((label) => label !== PLAIN_SCOPE);
@@ -302,7 +324,7 @@ export abstract class Device {
         outputs[output] = tensor;
         call.io[output] = tensor;
       }
-      this.#countFlops(
+      this.countFlops(
         name,
         row.flops(call.dims, call.attrs, (output) => outputs[output] !== undefined),
       );
@@ -339,7 +361,7 @@ export abstract class Device {
     return new Tensor(this, shape, tensor.dtype, tensor.storage, offset);
   }
 
-  #countFlops(name: string, flops: number): void {
+  protected countFlops(name: string, flops: number): void {
     if (flops === 0) return;
     this.flops += flops;
     this.flopsByOp.set(name, (this.flopsByOp.get(name) ?? 0) + flops);

@@ -81,6 +81,11 @@ export class MemoryAccount {
     return this.#liveBytes;
   }
 
+  /** Highest number of live bytes since the beginning or the last `resetPeak`. */
+  get peakBytes(): number {
+    return this.#peakBytes;
+  }
+
   /** Number of live allocations. */
   get liveCount(): number {
     return this.#bornAt.size;

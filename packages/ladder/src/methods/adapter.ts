@@ -64,6 +64,11 @@ export interface Adapter {
   adaptBlock?(layer: number, frozen: BlockWeights, dropoutStream: number | null): BlockWeights;
   /** A network beside the backbone. */
   readonly side?: SideAdapter | null;
+  /**
+   * Whether its parts depend on nothing but what they are given and the trained tensors, so that steps of equal shapes issue equal
+   * commands. A GPU is then given those of an earlier step again, without a call of these parts (`Device.repeat`). Default false.
+   */
+  readonly isRepeatable?: boolean;
   /** Replaces the backbone's head. */
   readonly head?: Head | null;
   /** The content of `adapter_config.json`. Default: the method, and the name of the base model. */

@@ -10,6 +10,7 @@ import type { Adapter } from "./adapter.ts";
  */
 export class FullTuning implements Adapter {
   readonly method = "full";
+  readonly isRepeatable = true;
   readonly parameters: ParamStore;
 
   /** Throws `L-METHOD` unless every weight is f32: small updates are lost in fewer bits. */

@@ -14,6 +14,7 @@ export const headParameters = ({ vocabSize, hiddenSize }: ModelConfig): Paramete
 /** A trained lm_head over a frozen backbone. */
 export class HeadTuning implements Adapter {
   readonly method = "head";
+  readonly isRepeatable = true;
   readonly head: Head;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;

@@ -105,6 +105,11 @@ export class Lora implements Adapter {
     return new Lora(config, model, parameters, seed);
   }
 
+  /** False with dropout, which draws other numbers in each pass. */
+  get isRepeatable(): boolean {
+    return this.config.lora_dropout === 0;
+  }
+
   /** The updates scale · B · A, each with the Hugging Face name of the weight it adds to. */
   updates(): { weight: string; a: Tensor; b: Tensor; scale: number }[] {
     return this.#sites.flat().map((site) => ({

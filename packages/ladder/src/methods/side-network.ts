@@ -34,6 +34,7 @@ import { type InitialSide, randomValues } from "./side-init.ts";
 
 /** The side network. Its parameters are f32 and accounted as "adapter". */
 export class SideNetwork implements Adapter, SideAdapter {
+  readonly isRepeatable = true;
   readonly config: SideConfig;
   readonly model: ModelConfig;
   readonly parameters: ParamStore;

@@ -45,6 +45,8 @@ export interface Forward {
   /** i32[B,T] */
   readonly ids: Tensor;
   readonly context: BlockContext;
+  /** u8[B,P+S], the mask of keys after a prefix of P tokens, which only the backbone sees; null: no prefix, or no mask. */
+  readonly prefixMask: Tensor | null;
 }
 
 /** Tokens of a prefix that are read at a time. */
@@ -220,7 +222,8 @@ export class Decoder {
       });
     const ownSegments = segments && this.device.tensor(segments, [B, T], { dtype: "i32", label: "segments" });
     const tables = ropeTables(this.device, rope, headDim, position, T);
-    return { tokens: batch, ids, context: { rope: tables, keyMask, segments: ownSegments, offset } };
+    const context = { rope: tables, keyMask, segments: ownSegments, offset };
+    return { tokens: batch, ids, context, prefixMask: this.#prefix?.keyMask(batch) ?? null };
   }
 
   /** H_0: f32[B,T,d]. The residual stream is f32, whatever the dtype of the weights. */
@@ -231,10 +234,8 @@ export class Decoder {
   /** H_L: f32[B,T,d]. Each hidden state is freed as soon as the next one is computed, unless `observe` retained it. */
   hidden(ops: Ops, forward: Forward, options: HiddenOptions = {}): Tensor {
     const { observe, cache, embed } = options;
-    const prefix = this.#prefix;
-    const context = prefix
-      ? { ...forward.context, keyMask: prefix.keyMask(forward.tokens) }
-      : forward.context;
+    const { prefixMask } = forward;
+    const context = this.#prefix ? { ...forward.context, keyMask: prefixMask } : forward.context;
     const own = () => this.embed(ops, forward);
     let h = this.device.scope(() => (embed ? embed(own()) : own()), { label: "embedding" });
     observe?.(0, h);

@@ -13,11 +13,25 @@ import {
   type SavedFormats,
   Tape,
 } from "@sidenet/autograd";
-import { concatAll, type Device, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import {
+  concatAll,
+  type Device,
+  formatShape,
+  type ParamStore,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStream, residualStreams, sharedPasses } from "../methods/residual-stream.ts";
-import { batchLoss, type LabeledBatch, scoredPositions } from "../model/batch-loss.ts";
-import type { Decoder } from "../model/decoder.ts";
+import {
+  batchLoss,
+  type LabeledBatch,
+  scoredPositions,
+  type Targets,
+  targetLoss,
+  uploadTargets,
+} from "../model/batch-loss.ts";
+import type { Decoder, Forward } from "../model/decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
 
 /** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
@@ -68,6 +82,22 @@ interface Prepared {
   readonly norm: Tensor;
   readonly factor: Tensor;
   readonly gradients: Gradients;
+}
+
+/** What a forward and backward pass computes from. */
+interface PassInputs {
+  readonly forward: Forward;
+  readonly targets: Targets;
+  /** The gradient of the loss; null: 1. */
+  readonly upstream: Tensor | null;
+}
+
+/** Its tensors, null for those that it has not. */
+function tensorsOf({ forward, targets, upstream }: PassInputs): (Tensor | null)[] {
+  const { ids, context, prefixMask } = forward;
+  const { rope, keyMask, segments } = context;
+  const { rows = null, back = null } = targets.selected ?? {};
+  return [ids, rope.cos, rope.sin, keyMask, segments, prefixMask, targets.ids, rows, back, upstream];
 }
 
 /** The progress of a trainer. A checkpoint holds it with the parameters and the moments. */
@@ -192,7 +222,7 @@ export class Trainer {
     const scored = batches.reduce((sum, batch) => sum + scoredPositions(batch), 0);
     if (scored === 0) throw refuseUnscored(batches);
     const parts = batches.flatMap((batch) => microBatches(batch, this.#options.microBatchSize ?? null));
-    if (parts.length === 1) return this.#backward(parts[0], 1);
+    if (parts.length === 1) return this.#backward(parts[0], 1, "alone");
     const gradients: Gradients = new Map();
     try {
       const loss = device.zeros([], { label: "loss" });
@@ -200,7 +230,7 @@ export class Trainer {
         const share = scoredPositions(part) / scored;
         if (share === 0) continue;
         device.scope(() => {
-          const one = this.#backward(part, share);
+          const one = this.#backward(part, share, gradients.size === 0 ? "first" : "later");
           this.flops.measure("backward", () => {
             accumulateGradients(gradients, one.gradients);
             device.ops.accumulate(loss, device.ops.scale(one.loss, { factor: share }));
@@ -214,27 +244,54 @@ export class Trainer {
     }
   }
 
-  /** Loss and gradients of a micro-batch; its loss has the weight `share` in that of the step. */
-  #backward(batch: LabeledBatch, share: number): { loss: Tensor; gradients: Gradients } {
+  /**
+   * Loss and gradients of a micro-batch; its loss has the weight `share` in that of the step. `memory` names what else is alive:
+   * equal passes beside equal memory are issued again.
+   */
+  #backward(batch: LabeledBatch, share: number, memory: string): { loss: Tensor; gradients: Gradients } {
     const { decoder, adapter } = this;
+    const device = this.#device;
+    const inputs: PassInputs = {
+      forward: decoder.prepare(batch),
+      targets: uploadTargets(decoder, batch),
+      upstream: share === 1 ? null : device.tensor([share], [], { label: "share of the loss" }),
+    };
+    const dropoutStream = this.#passes++;
+    const run = () => this.#run(inputs, dropoutStream);
+    const tensors = tensorsOf(inputs);
+    const live = tensors.filter((tensor) => tensor !== null);
+    const shapes = tensors.map((tensor) => tensor && `${tensor.dtype}${formatShape(tensor.shape)}`);
+    const key = [memory, decoder.prefixIds.length, ...shapes].join(" ");
+    const results = adapter.isRepeatable
+      ? this.flops.repeat(key, () => device.repeat(this, key, live, run))
+      : device.scope(run, { consume: live });
+    const gradients: Gradients = new Map();
+    for (const [name, tensor] of results) if (name !== "loss") gradients.set(name, tensor);
+    return { loss: results.get("loss")!, gradients };
+  }
+
+  /** The forward and backward pass of a micro-batch: its loss, and the gradients by parameter. */
+  #run(inputs: PassInputs, dropoutStream: number): ReadonlyMap<"loss" | Tensor, Tensor> {
+    const { decoder, adapter } = this;
+    const { forward, targets, upstream } = inputs;
     const device = this.#device;
     const { savedFormats, gradientCheckpointing, chunkTokens, lossChunkBytes } = this.#options;
     using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
-    // When this scope ends, only what the tape has saved of the forward pass is still alive.
-    const forward = () =>
-      device.scope(() => {
-        const y = residualStream(decoder, adapter, decoder.prepare(batch), {
-          ops: tape,
-          dropoutStream: this.#passes++,
-          runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
-          ...(chunkTokens && { chunkTokens }),
-        });
-        const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
-        return batchLoss(decoder, tape, y, batch, adapter.head, options);
+    const computeLoss = () => {
+      const y = residualStream(decoder, adapter, forward, {
+        ops: tape,
+        dropoutStream,
+        runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
+        ...(chunkTokens && { chunkTokens }),
       });
-    const loss = this.flops.measure("forward", forward);
-    const upstream = share === 1 ? null : device.tensor([share], loss.shape, { label: "share of the loss" });
-    return { loss, gradients: this.flops.measure("backward", () => tape.backward(loss, upstream)) };
+      const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
+      return targetLoss(decoder, tape, y, targets, adapter.head, options);
+    };
+    // When this scope ends, only what the tape has saved of the forward pass is still alive.
+    const consume = tensorsOf({ ...inputs, upstream: null }).filter((tensor) => tensor !== null);
+    const loss = this.flops.measure("forward", () => device.scope(computeLoss, { consume }));
+    const gradients = this.flops.measure("backward", () => tape.backward(loss, upstream));
+    return new Map<"loss" | Tensor, Tensor>([["loss", loss], ...gradients]);
   }
 
   /** Frees the optimizer's state; decoder and adapter belong to the caller. */

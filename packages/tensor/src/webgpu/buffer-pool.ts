@@ -76,6 +76,14 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     return found;
   }
 
+  /** Takes this one out; false where it is not free. */
+  take(buffer: Pooled<R>): boolean {
+    if (!this.#queue.has(buffer)) return false;
+    this.#remove(buffer);
+    this.#noteUse();
+    return true;
+  }
+
   acquire(sizeBytes: number): Pooled<R> {
     const found = this.reuse(sizeBytes);
     if (found) return found;
@@ -110,6 +118,7 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     for (const buffer of this.#queue) {
       if (this.#allBytes + wantedBytes <= peak + this.#limitBytes) return;
       this.#remove(buffer);
+      this.#destroy(buffer);
     }
   }
 
@@ -118,8 +127,10 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
    * free buffers leave their memory to other sizes.
    */
   fail(buffer: Pooled<R>): void {
-    if (this.#queue.has(buffer)) this.#remove(buffer);
-    else this.#failed.add(buffer);
+    if (this.#queue.has(buffer)) {
+      this.#remove(buffer);
+      this.#destroy(buffer);
+    } else this.#failed.add(buffer);
     this.#peakInUse = 0;
     this.#limitBytes = 0;
   }
@@ -130,7 +141,6 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     list.splice(placeOf(buffer.id, list), 1);
     if (list.length === 0) this.#free.delete(buffer.sizeBytes);
     this.#freeBytes -= buffer.sizeBytes;
-    this.#destroy(buffer);
   }
 
   #destroy(buffer: Pooled<R>): void {

@@ -43,6 +43,34 @@ class UniformRing {
   }
 }
 
+type Grid = readonly [number, number, number];
+
+/** A command that can be issued again. */
+export type Command =
+  | {
+      readonly kind: "dispatch";
+      readonly operands: readonly [Pipeline, GPUBindGroup, ...Grid];
+      /** The parameters. */
+      readonly bytes: Uint8Array<ArrayBuffer>;
+    }
+  | {
+      readonly kind: "copy to texture";
+      readonly operands: readonly [
+        source: GPUBuffer,
+        sourceOffset: number,
+        target: GPUTexture,
+        sizeBytes: number,
+      ];
+      readonly bytes: Uint8Array<ArrayBuffer>;
+    }
+  | {
+      readonly kind: "write";
+      readonly operands: readonly [GPUBuffer];
+      readonly bytes: Uint8Array<ArrayBuffer>;
+    };
+
+const NO_BYTES = new Uint8Array(0);
+
 /** Encodes dispatches into one open compute pass and submits them in batches. */
 export class CommandStream {
   readonly #device: GPUDevice;
@@ -55,6 +83,8 @@ export class CommandStream {
   #group: GPUBindGroup | null = null;
   #encoded = 0;
   #profiler: Profiler | null = null;
+  /** Where commands are also written down, if anywhere. */
+  log: Command[] | null = null;
   /** Dispatches and submits since the device was made. */
   readonly counts = { dispatches: 0, submits: 0 };
 
@@ -69,12 +99,8 @@ export class CommandStream {
   }
 
   /** `params` is a whole buffer. */
-  dispatch(
-    pipeline: Pipeline,
-    group: GPUBindGroup,
-    params: Uint8Array<ArrayBuffer>,
-    grid: readonly [number, number, number],
-  ): void {
+  dispatch(pipeline: Pipeline, group: GPUBindGroup, params: Uint8Array<ArrayBuffer>, grid: Grid): void {
+    this.log?.push({ kind: "dispatch", operands: [pipeline, group, ...grid], bytes: params.slice() });
     const pass = this.#openPass(pipeline.key);
     if (pipeline !== this.#pipeline) pass.setPipeline(pipeline.gpu);
     if (group !== this.#group) pass.setBindGroup(0, group);
@@ -96,6 +122,8 @@ export class CommandStream {
 
   /** Copies into a texture of texture-layout.ts, row by row. */
   copyToTexture(source: GPUBuffer, sourceOffset: number, target: GPUTexture, sizeBytes: number): void {
+    const operands = [source, sourceOffset, target, sizeBytes] as const;
+    this.log?.push({ kind: "copy to texture", operands, bytes: NO_BYTES });
     this.#closePass();
     const encoder = this.#open();
     const fullRows = Math.floor(sizeBytes / TEXTURE_ROW_BYTES);
@@ -105,6 +133,23 @@ export class CommandStream {
     if (rest === 0) return;
     const last = { ...from, offset: sourceOffset + fullRows * TEXTURE_ROW_BYTES };
     encoder.copyBufferToTexture(last, { texture: target, origin: [0, fullRows] }, [rest, 1]);
+  }
+
+  /** Writes to the beginning of a buffer, after everything encoded so far. */
+  write(target: GPUBuffer, bytes: Uint8Array<ArrayBuffer>): void {
+    this.log?.push({ kind: "write", operands: [target], bytes: bytes.slice() });
+    // writeBuffer acts before commands that are not submitted yet, and those may still use the buffer's previous contents.
+    this.submit();
+    this.#device.queue.writeBuffer(target, 0, bytes);
+  }
+
+  /** Issues a command again. */
+  issue({ kind, operands, bytes }: Command): void {
+    if (kind === "dispatch") {
+      const [pipeline, group, x, y, z] = operands;
+      this.dispatch(pipeline, group, bytes, [x, y, z]);
+    } else if (kind === "write") this.write(operands[0], bytes);
+    else this.copyToTexture(...operands);
   }
 
   /** Submits everything encoded so far, if anything. */

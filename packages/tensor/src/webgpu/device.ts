@@ -7,7 +7,7 @@ import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
 import { isInTable } from "../ops/index.ts";
 import type { DeviceProfile, Tiles } from "../profile.ts";
-import type { Storage, Tensor } from "../tensor.ts";
+import { Storage, type Tensor } from "../tensor.ts";
 import { BindGroupCache } from "./bind-groups.ts";
 import { BufferPool, type Pooled, type PooledBuffer, USAGE } from "./buffer-pool.ts";
 import { CommandStream } from "./command-stream.ts";
@@ -17,6 +17,8 @@ import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
 import { addKernelSource, packParams } from "./kernel-source.ts";
 import type { KernelTime } from "./kernel-time.ts";
 import { PipelineCache, pipelineKey } from "./pipelines.ts";
+import type { Handle } from "./recording.ts";
+import { Repeats } from "./repeats.ts";
 import { createTexture, isTexture } from "./textures.ts";
 import type { WebGpuType } from "./webgpu-type.ts";
 
@@ -47,6 +49,7 @@ export class WebGpuDevice extends Device {
   readonly #pipelines: PipelineCache;
   readonly #bindGroups: BindGroupCache;
   readonly #errors: DriverErrors;
+  readonly #repeats: Repeats;
   /** Keys of the callers' kernel variants that have run without an error. */
   readonly #proven = new Set<string>();
 
@@ -76,6 +79,14 @@ export class WebGpuDevice extends Device {
     this.#pipelines = new PipelineCache(gpu, { immediates: settings.immediates, uniformLayout });
     this.#bindGroups = new BindGroupCache(gpu, settings.profile);
     this.#errors = new DriverErrors(gpu, settings.label);
+    this.#repeats = new Repeats(this, {
+      stream: this.#stream,
+      take: (handle) => (isTexture(handle) ? this.#textures.take(handle) : this.#pool.take(handle)),
+      release: (handle) => this.#release(handle),
+      place: ({ shape, dtype, label, category, handle }) =>
+        this.place(new Storage(handle.sizeBytes, label, category), shape, dtype, () => handle),
+      countFlops: (op, flops) => this.countFlops(op, flops),
+    });
   }
 
   /** Bytes of all buffers and of the free ones, compiled pipelines, and dispatches and submits so far. */
@@ -177,6 +188,7 @@ export class WebGpuDevice extends Device {
       );
     }
     const buffer = this.#acquire(this.#pool, storage);
+    this.#repeats.recorder?.took(storage, buffer);
     if (this.#settings.poison) this.#poison(buffer);
     return buffer;
   }
@@ -204,15 +216,21 @@ export class WebGpuDevice extends Device {
   }
 
   protected override deallocate(storage: Storage): void {
-    const { handle } = storage;
+    const handle = storage.handle as Handle;
     storage.handle = null;
-    if (this.disposed) return;
+    this.#repeats.recorder?.freed(storage);
+    if (!this.disposed) this.#release(handle);
+  }
+
+  #release(handle: Handle): void {
     if (isTexture(handle)) this.#textures.release(handle);
-    else this.#pool.release(handle as PooledBuffer);
+    else this.#pool.release(handle);
   }
 
   protected override allocateTexture(storage: Storage, tensor: Tensor): unknown {
     const texture = this.#acquire(this.#textures, storage);
+    this.#repeats.recorder?.took(storage, texture);
+    this.#repeats.recorder?.uses(tensor);
     const bytesPerElement = elementBytes(tensor.dtype);
     const { gpu } = tensor.storage.handle as PooledBuffer;
     this.#stream.copyToTexture(
@@ -225,10 +243,9 @@ export class WebGpuDevice extends Device {
   }
 
   protected override write(tensor: Tensor, values: ArrayLike<number>): void {
-    // writeBuffer acts before commands that are not submitted yet, and those may still use the buffer's previous contents.
-    this.#stream.submit();
+    this.#repeats.recorder?.uses(tensor);
     const { gpu } = tensor.storage.handle as PooledBuffer;
-    if (tensor.size > 0) this.gpu.queue.writeBuffer(gpu, 0, toBytes(values, tensor.dtype));
+    if (tensor.size > 0) this.#stream.write(gpu, toBytes(values, tensor.dtype));
   }
 
   protected override compute({ row, io, dims, attrs }: Execution): void {
@@ -237,6 +254,20 @@ export class WebGpuDevice extends Device {
     const run = (kernel: KernelEntry, call: KernelCall) =>
       isOurs ? this.#dispatch(kernel, call) : this.dispatch(kernel, call);
     withKernelContext(this, row.name, run, (k) => row.kernel(k, io, dims, attrs));
+  }
+
+  /** Where two runs under this key issued the same commands, issues these again; not while each op is watched. */
+  override repeat<K>(
+    owner: object,
+    key: string,
+    inputs: readonly Tensor[],
+    body: () => ReadonlyMap<K, Tensor>,
+  ): ReadonlyMap<K, Tensor> {
+    this.assertUsable();
+    for (const tensor of inputs) this.assertOwn(tensor, "repeat");
+    const run = () => super.repeat(owner, key, inputs, body);
+    const isWatched = this.detectAnomaly || this.onOp !== null || this.memory.onReserve !== null;
+    return isWatched ? run() : this.#repeats.run(owner, key, inputs, run);
   }
 
   /** Uses another tile table from now on: for tuning. */
@@ -290,6 +321,7 @@ export class WebGpuDevice extends Device {
     const grid = foldGrid(kernel, call.grid, this.profile.maxWorkgroupsPerAxis);
     if (grid === null) return false;
     const pipeline = this.#pipelines.get(kernel, dtypesOf(call), call.consts, call.bodies);
+    this.#repeats.recorder?.usesAll(call.bind);
     const params = packParams(pipeline.source, call.params);
     this.#stream.dispatch(pipeline, this.#bindGroups.get(pipeline, call.bind), params, grid);
     return true;

@@ -1,0 +1,154 @@
+/** Steps whose commands a GPU is given again (`Device.repeat`) train as those that run the model's code. */
+import { type Device, TestRandom } from "@sidenet/tensor";
+import { openNodeWebGpu } from "@sidenet/tensor/node";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { gpuAvailable, propertyRuns } from "../../tensor/test/support.ts";
+import {
+  evaluateLoss,
+  type LabeledBatch,
+  type MethodOptions,
+  type ModelConfig,
+  makeAdapter,
+  Trainer,
+  type TrainerOptions,
+} from "../src/index.ts";
+import { drawModel, randomDecoder } from "./tiny-model.ts";
+
+const METHODS: MethodOptions[] = [
+  { method: "ladder" },
+  { method: "lora" },
+  { method: "lora", lora: { dropout: 0.3 } },
+  { method: "full" },
+  { method: "head" },
+];
+
+/** A batch of this shape; which tokens are padding and which are scored is drawn. */
+function drawRows(pick: TestRandom, model: ModelConfig, batchSize: number, length: number): LabeledBatch {
+  const size = batchSize * length;
+  const inputIds = pick.ints(size, 0, model.vocabSize - 1);
+  const attentionMask = new Uint8Array(size).fill(1);
+  const labels = new Int32Array(size).fill(-100);
+  for (let b = 0; b < batchSize; b++) {
+    const end = pick.int(2, length);
+    const start = pick.int(0, end - 2);
+    attentionMask.fill(0, b * length + end, (b + 1) * length);
+    for (let t = start; t < end; t++) labels[b * length + t] = inputIds[b * length + t];
+  }
+  return { inputIds, labels, attentionMask, batchSize, length };
+}
+
+/** Splits each row into two sequences. */
+const packed = (batch: LabeledBatch): LabeledBatch => ({
+  ...batch,
+  attentionMask: null,
+  segments: Int32Array.from(batch.inputIds, (_, i) => Number(i % batch.length >= batch.length / 2)),
+});
+
+interface Run {
+  readonly losses: number[];
+  readonly norms: number[];
+  readonly evaluated: number[];
+  readonly flops: object;
+  readonly parameters: number[][];
+  readonly peakBytes: number;
+  /** Passes that ran the decoder's code. */
+  readonly passes: number;
+}
+
+/** Trains on these batches, with an evaluation after every fourth. */
+async function train(
+  device: Device,
+  model: ModelConfig,
+  method: MethodOptions,
+  batches: readonly LabeledBatch[],
+  options: Partial<TrainerOptions> & { readonly prefix: readonly number[]; readonly isRepeatable: boolean },
+): Promise<Run> {
+  const { prefix, isRepeatable, ...rest } = options;
+  using decoder = randomDecoder(device, model);
+  decoder.readPrefix(prefix);
+  using adapter = makeAdapter(method, decoder, "tiny");
+  if (!isRepeatable) Object.defineProperty(adapter, "isRepeatable", { value: false });
+  using trainer = new Trainer(decoder, adapter, {
+    learningRate: (step) => 0.01 / (1 + step),
+    ...rest,
+  });
+  const hidden = vi.spyOn(decoder, "hidden");
+  device.memory.resetPeak();
+  const [losses, norms, evaluated]: number[][] = [[], [], []];
+  let passes = 0;
+  for (const [i, batch] of batches.entries()) {
+    hidden.mockClear();
+    const { loss, gradNorm } = await trainer.step(batch);
+    passes += hidden.mock.calls.length;
+    losses.push(loss);
+    norms.push(gradNorm);
+    if (i % 4 === 3) evaluated.push(await evaluateLoss(decoder, adapter, [batches[0]]));
+  }
+  const parameters = [];
+  for (const [, tensor] of adapter.parameters) parameters.push([...(await tensor.read())]);
+  const { peakBytes } = device.memory.peak();
+  return { losses, norms, evaluated, flops: trainer.flops.byOp, parameters, peakBytes, passes };
+}
+
+const shapes = fc.array(
+  fc.record({ batchSize: fc.integer({ min: 1, max: 3 }), length: fc.constantFrom(9, 60) }),
+  {
+    minLength: 1,
+    maxLength: 2,
+  },
+);
+
+const cases = fc.record({
+  seed: fc.nat(),
+  shapes,
+  isPacked: fc.boolean(),
+  hasPrefix: fc.boolean(),
+  microBatchSize: fc.constantFrom(null, 1, 2),
+  gradientCheckpointing: fc.boolean(),
+  saved: fc.constantFrom("f32" as const, "f16" as const),
+});
+
+describe.skipIf(!gpuAvailable)("repeated steps", () => {
+  const opened: Device[] = [];
+  beforeAll(async () => {
+    opened.push(await openNodeWebGpu(), await openNodeWebGpu({ adapterClass: "discrete" }));
+  });
+  afterAll(() => {
+    for (const device of opened) device.dispose();
+  });
+
+  it.each(METHODS)("train as others, to the bit, with $method $lora", async (method) => {
+    let [passes, plainPasses] = [0, 0];
+    await fc.assert(
+      fc.asyncProperty(cases, async ({ seed, shapes, isPacked, hasPrefix, saved, ...options }) => {
+        const pick = new TestRandom(seed);
+        const model = drawModel(pick);
+        const batches = Array.from({ length: 10 }, () => {
+          const { batchSize, length } = pick.oneOf(shapes);
+          const batch = drawRows(pick, model, batchSize, length);
+          return isPacked ? packed(batch) : batch;
+        });
+        const prefix = hasPrefix && !isPacked && method.method === "ladder" ? [1, 3, 5] : [];
+        const run = (device: Device, isRepeatable: boolean) =>
+          train(device, model, method, batches, {
+            ...options,
+            savedFormats: { saved, rungs: saved },
+            prefix,
+            isRepeatable,
+          });
+        const device = opened[seed % opened.length];
+        const live = device.memory.liveBytes;
+        const { passes: some, ...repeated } = await run(device, true);
+        const { passes: all, ...plain } = await run(device, false);
+        expect(repeated).toEqual(plain);
+        expect(device.memory.liveBytes).toBe(live);
+        passes += some;
+        plainPasses += all;
+      }),
+      propertyRuns(5),
+    );
+    if (method.lora) expect(passes).toBe(plainPasses);
+    else expect(passes).toBeLessThan(0.8 * plainPasses);
+  });
+});

@@ -1,0 +1,310 @@
+/** `Device.repeat`: commands of a body that are issued again give what the body would have given. */
+import { type Device, MetaDevice, Random, SidenetError, type Tensor } from "@sidenet/tensor";
+import { openNodeWebGpu } from "@sidenet/tensor/node";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { gpuAvailable, propertyRuns } from "./support.ts";
+
+const N = 24;
+const OWNER = {};
+
+const matrix = (seed: number): Float32Array => {
+  const random = new Random(seed, 0);
+  return Float32Array.from({ length: N * N }, () => random.uniform() - 0.5);
+};
+
+interface Step {
+  readonly op: "add" | "mul" | "linear" | "scale" | "constant" | "nested";
+  readonly a: number;
+  readonly b: number;
+}
+
+const steps = fc.array(
+  fc.record<Step>({
+    op: fc.constantFrom("add", "mul", "linear", "scale", "constant", "nested"),
+    a: fc.nat(),
+    b: fc.nat(),
+  }),
+  { minLength: 1, maxLength: 12 },
+);
+
+/** A body of these steps, each over earlier results, an input and a weight. It counts its runs. */
+function makeBody(device: Device, weight: Tensor, program: readonly Step[], isFreedEarly: boolean) {
+  const { ops } = device;
+  const counter = { runs: 0 };
+  const body = (input: Tensor) => {
+    counter.runs++;
+    const values = [ops.scale(input, { factor: 0.5 })];
+    if (isFreedEarly) input.dispose();
+    else values.push(input);
+    for (const { op, a, b } of program) {
+      const [x, y] = [values[a % values.length], values[b % values.length]];
+      if (op === "add" || op === "mul") values.push(ops[op](x, y));
+      else if (op === "linear") values.push(ops.linear(x, weight));
+      else if (op === "scale") values.push(ops.scale(x, { factor: 1 + (b % 3) }));
+      else if (op === "constant") values.push(ops.add(x, device.tensor(matrix(b % 5), [N, N])));
+      else values.push(device.scope(() => ops.mul(ops.add(x, y), ops.scale(y, { factor: 0.25 }))));
+    }
+    const last = values.slice(-2);
+    return new Map(last.filter((tensor) => tensor !== input).map((tensor, i) => [i, tensor]));
+  };
+  return { body, counter };
+}
+
+async function readAndFree(outputs: ReadonlyMap<unknown, Tensor>): Promise<number[][]> {
+  const values = await Promise.all([...outputs.values()].map(async (tensor) => [...(await tensor.read())]));
+  for (const tensor of outputs.values()) tensor.dispose();
+  return values;
+}
+
+const input = (device: Device, seed: number) => device.tensor(matrix(seed), [N, N]);
+type Body = (x: Tensor) => ReadonlyMap<string, Tensor>;
+const square =
+  (device: Device): Body =>
+  (x) =>
+    new Map([["y", device.ops.mul(x, x)]]);
+
+/** Calls `repeat` with inputs of these seeds and checks each result against the body's own. */
+async function check(device: Device, key: string, seeds: readonly number[], body: Body) {
+  for (const seed of seeds) {
+    const x = input(device, seed);
+    const again = await readAndFree(device.repeat(OWNER, key, [x], () => body(x)));
+    expect(x.disposed).toBe(true);
+    const y = input(device, seed);
+    expect(again, `seed ${seed}`).toEqual(await readAndFree(device.scope(() => body(y), { consume: [y] })));
+  }
+}
+
+it("repeat runs the body each time on devices without commands, and consumes the inputs", () => {
+  using device = new MetaDevice();
+  let runs = 0;
+  for (let i = 0; i < 4; i++) {
+    const x = input(device, i);
+    const outputs = device.repeat(OWNER, "key", [x], () => {
+      runs++;
+      return square(device)(x);
+    });
+    expect([outputs.get("y")!.shape, x.disposed]).toEqual([[N, N], true]);
+    outputs.get("y")!.dispose();
+  }
+  expect([runs, device.memory.liveBytes]).toEqual([4, 0]);
+});
+
+describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
+  const opened: Device[] = [];
+  const forms = {
+    "a software driver's kernels": {},
+    "a GPU's kernels": { adapterClass: "discrete" },
+    "no immediates": { immediates: false },
+  } as const;
+  let device: Device;
+  beforeAll(async () => {
+    for (const options of Object.values(forms)) opened.push(await openNodeWebGpu(options));
+    device = opened[0];
+  });
+  afterAll(() => {
+    for (const one of opened) one.dispose();
+  });
+
+  it.each(Object.keys(forms))("gives what any body gives, with %s", async (name) => {
+    const own = opened[Object.keys(forms).indexOf(name)];
+    await fc.assert(
+      fc.asyncProperty(steps, fc.boolean(), fc.nat(), async (program, isFreedEarly, seed) => {
+        const weight = own.tensor(matrix(seed), [N, N]);
+        const live = own.memory.liveBytes;
+        const { body, counter } = makeBody(own, weight, program, isFreedEarly);
+        const key = JSON.stringify([program, isFreedEarly, seed]);
+        for (let i = 0; i < 5; i++) {
+          const x = input(own, i);
+          const flops = own.flops;
+          const again = await readAndFree(own.repeat(OWNER, key, [x], () => body(x)));
+          const used = own.flops - flops;
+          const y = input(own, i);
+          const plain = makeBody(own, weight, program, isFreedEarly).body;
+          expect(again).toEqual(await readAndFree(own.scope(() => plain(y), { consume: [y] })));
+          expect(own.flops - flops).toBe(2 * used);
+          expect(own.memory.liveBytes).toBe(live);
+        }
+        expect(counter.runs).toBe(3);
+        weight.dispose();
+      }),
+      propertyRuns(20),
+    );
+  });
+
+  it("runs a body whose commands change, such as one with a random stream", async () => {
+    let factor = 0;
+    let runs = 0;
+    const body = (x: Tensor) => {
+      runs++;
+      return new Map([["y", device.ops.scale(x, { factor })]]);
+    };
+    for (; factor < 6; factor++) await check(device, "changing", [factor], body);
+    expect(runs).toBe(12);
+  });
+
+  it("runs the body again after a tensor that it uses was replaced", async () => {
+    for (const seed of [1, 2]) {
+      using weight = device.tensor(matrix(seed), [N, N]);
+      await check(device, "replaced", [1, 2, 3, 4, 5], (x) => new Map([["y", device.ops.linear(x, weight)]]));
+    }
+  });
+
+  it("sees changes of a tensor that lives on", async () => {
+    using weight = device.tensor(matrix(1), [N, N]);
+    for (let i = 0; i < 6; i++) {
+      device.assign(weight, matrix(i));
+      await check(device, "assigned", [i], (x) => new Map([["y", device.ops.linear(x, weight)]]));
+    }
+  });
+
+  it("never leaves out a body that changes a tensor in place, keeps one, or returns one that it did not make", async () => {
+    using total = device.zeros([N, N]);
+    const kept: Tensor[] = [];
+    const bodies = {
+      changes: (x: Tensor) => {
+        device.ops.accumulate(total, x);
+        return square(device)(x);
+      },
+      keeps: (x: Tensor) => {
+        kept.push(device.keep(device.ops.add(x, x)));
+        return square(device)(x);
+      },
+      assigns: (x: Tensor) => {
+        device.assign(total, matrix(3));
+        return square(device)(x);
+      },
+      aliases: (x: Tensor) => {
+        const y = device.ops.mul(x, x);
+        return new Map([
+          ["y", y],
+          ["z", device.ops.reshape(y, { shape: [N * N] })],
+        ]);
+      },
+      "returns a live one": () => new Map([["y", device.retain(total)]]),
+    };
+    for (const [name, body] of Object.entries(bodies)) {
+      let runs = 0;
+      for (let i = 0; i < 6; i++) {
+        const x = input(device, i);
+        const outputs = device.repeat<string>(OWNER, name, [x], () => {
+          runs++;
+          return body(x);
+        });
+        for (const tensor of outputs.values()) tensor.dispose();
+      }
+      expect([name, runs]).toEqual([name, 6]);
+    }
+    expect(kept.length).toBe(6);
+    for (const tensor of kept) tensor.dispose();
+  });
+
+  it("runs the body where its memory is in use, or its input lies elsewhere", async () => {
+    await check(device, "in use", [1, 2, 3, 4], square(device));
+    const held = Array.from({ length: 4 }, (_, i) => input(device, i));
+    await check(device, "in use", [5, 6, 7, 8, 9], square(device));
+    const before = await Promise.all(held.map((tensor) => tensor.read()));
+    expect(before).toEqual(held.map((_, i) => matrix(i)));
+    for (const tensor of held) tensor.dispose();
+    await check(device, "in use", [10, 11, 12, 13, 14], square(device));
+  });
+
+  it("keeps what owners have recorded apart", async () => {
+    const owners = [1, 2].map((seed) => ({ weight: input(device, seed) }));
+    for (let i = 0; i < 6; i++) {
+      for (const owner of owners) {
+        const [x, y] = [input(device, i), input(device, i)];
+        const body = (tensor: Tensor) => new Map([["y", device.ops.linear(tensor, owner.weight)]]);
+        const again = await readAndFree(device.repeat(owner, "key", [x], () => body(x)));
+        expect(again).toEqual(await readAndFree(device.scope(() => body(y), { consume: [y] })));
+      }
+    }
+    for (const { weight } of owners) weight.dispose();
+  });
+
+  it("leaves the memory of an input to its other users", async () => {
+    const early = (x: Tensor) => {
+      const y = device.ops.scale(x, { factor: 3 });
+      x.dispose();
+      return square(device)(y);
+    };
+    await check(device, "shared input", [1, 2, 3, 4], early);
+    const x = input(device, 5);
+    using other = device.retain(x);
+    const outputs = device.repeat(OWNER, "shared input", [x], () => early(x));
+    expect(await other.read()).toEqual(matrix(5));
+    for (const tensor of outputs.values()) tensor.dispose();
+  });
+
+  it("has the peak of the body", () => {
+    const body = (x: Tensor) => new Map([["y", device.ops.mul(device.ops.add(x, x), device.ops.add(x, x))]]);
+    const peaks = Array.from({ length: 6 }, (_, i) => {
+      device.memory.resetPeak();
+      const x = input(device, i);
+      const { peakBytes } = device.memory;
+      device
+        .repeat(OWNER, "peak", [x], () => body(x))
+        .get("y")!
+        .dispose();
+      return [peakBytes, device.memory.peak().peakBytes];
+    });
+    const bytes = 4 * N * N;
+    expect(new Set(peaks.map(([before, peak]) => peak - before))).toEqual(new Set([3 * bytes]));
+  });
+
+  it("keeps to the limit of memory", () => {
+    const { memory } = device;
+    for (let i = 0; i < 6; i++) {
+      const x = input(device, i);
+      device
+        .repeat(OWNER, "limit", [x], () => square(device)(x))
+        .get("y")!
+        .dispose();
+    }
+    using x = input(device, 1);
+    memory.limitBytes = memory.liveBytes;
+    const call = () => device.repeat(OWNER, "limit", [x], () => square(device)(x));
+    expect(call).toThrow(SidenetError);
+    memory.limitBytes = Number.POSITIVE_INFINITY;
+    expect(x.disposed).toBe(false);
+  });
+
+  it("leaves nothing behind after a body that throws, and goes on", async () => {
+    const live = device.memory.liveBytes;
+    for (let i = 0; i < 6; i++) {
+      using x = input(device, i);
+      const failing = () => {
+        device.ops.add(x, x);
+        throw new Error("not today");
+      };
+      expect(() => device.repeat(OWNER, "throws", [x], failing)).toThrow("not today");
+    }
+    expect(device.memory.liveBytes).toBe(live);
+    await check(device, "throws", [1, 2, 3, 4, 5], square(device));
+  });
+
+  it("runs the body while each op is watched", async () => {
+    await check(device, "watched", [1, 2, 3, 4], square(device));
+    const names: string[] = [];
+    device.onOp = (name) => names.push(name);
+    await check(device, "watched", [5], square(device));
+    device.onOp = null;
+    expect(names).toEqual(["mul", "mul"]);
+  });
+
+  it("may be called within a body", async () => {
+    const body = (x: Tensor) => {
+      const y = device.ops.add(x, x);
+      return device.repeat(OWNER, "inner", [y], () => square(device)(y));
+    };
+    await check(device, "outer", [1, 2, 3, 4, 5, 6], body);
+  });
+
+  it("refuses an input that was freed, or of another device", () => {
+    const x = input(device, 1);
+    x.dispose();
+    expect(() => device.repeat(OWNER, "freed", [x], () => new Map())).toThrow("T-USE-AFTER-FREE");
+    using other = input(opened[1], 1);
+    expect(() => device.repeat(OWNER, "other", [other], () => new Map())).toThrow("T-DEVICE");
+  });
+});
