@@ -28,6 +28,16 @@ export interface TensorOptions {
   readonly label?: string;
 }
 
+/** What `Device.repeat` knows a call by. */
+export interface RepeatCall {
+  /** What the body belongs to. What was recorded is forgotten with it. */
+  readonly owner: object;
+  /** All that commands depend on, such as the shapes of the inputs. */
+  readonly key: string;
+  /** Tensors that differ from call to call. */
+  readonly inputs: readonly Tensor[];
+}
+
 /**
  * Holds tensors and runs ops. `ops` computes without recording; a tape is another `Ops` over the same device that records.
  */
@@ -255,20 +265,18 @@ export abstract class Device {
   }
 
   /**
-   * Runs `body` in a scope that consumes `inputs`, and returns the tensors that it makes, under its names for them.
+   * Runs `body` in a scope and returns the tensors that it makes, under its names for them. Those in `consume` are freed.
    *
    * A GPU runs it only until two calls with one owner and key have issued the same commands. Later calls issue these again, which
    * takes a fraction of the host's time. So `body` may depend only on the key, the values of the inputs, and tensors that live on,
-   * and not on other numbers of the host; and it may do nothing but return new tensors. The shapes of the inputs belong into the
-   * key. What was recorded is forgotten with `owner`.
+   * and not on other numbers of the host; and it may do nothing but return new tensors and free its inputs.
    */
   repeat<K>(
-    _owner: object,
-    _key: string,
-    inputs: readonly Tensor[],
+    _call: RepeatCall,
     body: () => ReadonlyMap<K, Tensor>,
+    options: { consume?: readonly Tensor[] } = {},
   ): ReadonlyMap<K, Tensor> {
-    return this.scope(body, { consume: inputs });
+    return this.scope(body, options);
   }
 
   /** Labels of the open scopes, outermost first, without the scopes that were given none. */

@@ -64,11 +64,20 @@ const square =
   (x) =>
     new Map([["y", device.ops.mul(x, x)]]);
 
+/** `Device.repeat` of a body that consumes its one input. */
+const repeat = <K>(
+  device: Device,
+  key: string,
+  x: Tensor,
+  body: (x: Tensor) => ReadonlyMap<K, Tensor>,
+  owner: object = OWNER,
+) => device.repeat({ owner, key, inputs: [x] }, () => body(x), { consume: [x] });
+
 /** Calls `repeat` with inputs of these seeds and checks each result against the body's own. */
 async function check(device: Device, key: string, seeds: readonly number[], body: Body) {
   for (const seed of seeds) {
     const x = input(device, seed);
-    const again = await readAndFree(device.repeat(OWNER, key, [x], () => body(x)));
+    const again = await readAndFree(repeat(device, key, x, body));
     expect(x.disposed).toBe(true);
     const y = input(device, seed);
     expect(again, `seed ${seed}`).toEqual(await readAndFree(device.scope(() => body(y), { consume: [y] })));
@@ -80,9 +89,9 @@ it("repeat runs the body each time on devices without commands, and consumes the
   let runs = 0;
   for (let i = 0; i < 4; i++) {
     const x = input(device, i);
-    const outputs = device.repeat(OWNER, "key", [x], () => {
+    const outputs = repeat(device, "key", x, (tensor) => {
       runs++;
-      return square(device)(x);
+      return square(device)(tensor);
     });
     expect([outputs.get("y")!.shape, x.disposed]).toEqual([[N, N], true]);
     outputs.get("y")!.dispose();
@@ -117,7 +126,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
         for (let i = 0; i < 5; i++) {
           const x = input(own, i);
           const flops = own.flops;
-          const again = await readAndFree(own.repeat(OWNER, key, [x], () => body(x)));
+          const again = await readAndFree(repeat(own, key, x, body));
           const used = own.flops - flops;
           const y = input(own, i);
           const plain = makeBody(own, weight, program, isFreedEarly).body;
@@ -181,15 +190,19 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
           ["z", device.ops.reshape(y, { shape: [N * N] })],
         ]);
       },
+      "changes its input": (x: Tensor) => {
+        device.ops.accumulate(x, total);
+        return square(device)(x);
+      },
       "returns a live one": () => new Map([["y", device.retain(total)]]),
     };
     for (const [name, body] of Object.entries(bodies)) {
       let runs = 0;
       for (let i = 0; i < 6; i++) {
         const x = input(device, i);
-        const outputs = device.repeat<string>(OWNER, name, [x], () => {
+        const outputs = repeat(device, name, x, (tensor) => {
           runs++;
-          return body(x);
+          return body(tensor);
         });
         for (const tensor of outputs.values()) tensor.dispose();
       }
@@ -215,7 +228,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
       for (const owner of owners) {
         const [x, y] = [input(device, i), input(device, i)];
         const body = (tensor: Tensor) => new Map([["y", device.ops.linear(tensor, owner.weight)]]);
-        const again = await readAndFree(device.repeat(owner, "key", [x], () => body(x)));
+        const again = await readAndFree(repeat(device, "key", x, body, owner));
         expect(again).toEqual(await readAndFree(device.scope(() => body(y), { consume: [y] })));
       }
     }
@@ -231,9 +244,19 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     await check(device, "shared input", [1, 2, 3, 4], early);
     const x = input(device, 5);
     using other = device.retain(x);
-    const outputs = device.repeat(OWNER, "shared input", [x], () => early(x));
+    const outputs = repeat(device, "shared input", x, early);
     expect(await other.read()).toEqual(matrix(5));
     for (const tensor of outputs.values()) tensor.dispose();
+  });
+
+  it("leaves inputs that it does not consume to the caller", async () => {
+    for (let i = 0; i < 6; i++) {
+      using x = input(device, i);
+      const call = { owner: OWNER, key: "kept input", inputs: [x] };
+      const [y] = await readAndFree(device.repeat(call, () => square(device)(x)));
+      expect(y).toEqual([...matrix(i).map((one) => one * one)]);
+      expect(await x.read()).toEqual(matrix(i));
+    }
   });
 
   it("has the peak of the body", () => {
@@ -242,10 +265,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
       device.memory.resetPeak();
       const x = input(device, i);
       const { peakBytes } = device.memory;
-      device
-        .repeat(OWNER, "peak", [x], () => body(x))
-        .get("y")!
-        .dispose();
+      repeat(device, "peak", x, body).get("y")!.dispose();
       return [peakBytes, device.memory.peak().peakBytes];
     });
     const bytes = 4 * N * N;
@@ -256,14 +276,11 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     const { memory } = device;
     for (let i = 0; i < 6; i++) {
       const x = input(device, i);
-      device
-        .repeat(OWNER, "limit", [x], () => square(device)(x))
-        .get("y")!
-        .dispose();
+      repeat(device, "limit", x, square(device)).get("y")!.dispose();
     }
     using x = input(device, 1);
     memory.limitBytes = memory.liveBytes;
-    const call = () => device.repeat(OWNER, "limit", [x], () => square(device)(x));
+    const call = () => repeat(device, "limit", x, square(device));
     expect(call).toThrow(SidenetError);
     memory.limitBytes = Number.POSITIVE_INFINITY;
     expect(x.disposed).toBe(false);
@@ -277,7 +294,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
         device.ops.add(x, x);
         throw new Error("not today");
       };
-      expect(() => device.repeat(OWNER, "throws", [x], failing)).toThrow("not today");
+      expect(() => repeat(device, "throws", x, failing)).toThrow("not today");
     }
     expect(device.memory.liveBytes).toBe(live);
     await check(device, "throws", [1, 2, 3, 4, 5], square(device));
@@ -295,7 +312,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
   it("may be called within a body", async () => {
     const body = (x: Tensor) => {
       const y = device.ops.add(x, x);
-      return device.repeat(OWNER, "inner", [y], () => square(device)(y));
+      return repeat(device, "inner", y, square(device));
     };
     await check(device, "outer", [1, 2, 3, 4, 5, 6], body);
   });
@@ -303,8 +320,8 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
   it("refuses an input that was freed, or of another device", () => {
     const x = input(device, 1);
     x.dispose();
-    expect(() => device.repeat(OWNER, "freed", [x], () => new Map())).toThrow("T-USE-AFTER-FREE");
+    expect(() => repeat(device, "freed", x, square(device))).toThrow("T-USE-AFTER-FREE");
     using other = input(opened[1], 1);
-    expect(() => device.repeat(OWNER, "other", [other], () => new Map())).toThrow("T-DEVICE");
+    expect(() => repeat(device, "other", other, square(device))).toThrow("T-DEVICE");
   });
 });

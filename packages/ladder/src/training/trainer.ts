@@ -203,8 +203,10 @@ export class Trainer {
         const { loss, gradients } = this.#gradientsOf(batches);
         try {
           const { maxGradNorm = 1 } = this.#options;
-          const clip = () => clipGlobalNorm(gradients, maxGradNorm);
-          const { factor, norm } = this.flops.measure("update", clip);
+          const clip = () => Object.entries(clipGlobalNorm(gradients, maxGradNorm));
+          const measured = () => new Map(this.flops.measure("update", clip));
+          const clipped = this.#repeat("the norm", [...gradients.values()], measured);
+          const [norm, factor] = [clipped.get("norm")!, clipped.get("factor")!];
           for (const gradient of gradients.values()) device.keep(gradient, "gradients");
           return { loss: device.keep(loss), norm: device.keep(norm), factor: device.keep(factor), gradients };
         } catch (error) {
@@ -263,11 +265,21 @@ export class Trainer {
     const shapes = tensors.map((tensor) => tensor && `${tensor.dtype}${formatShape(tensor.shape)}`);
     const key = [memory, decoder.prefixIds.length, ...shapes].join(" ");
     const results = adapter.isRepeatable
-      ? this.flops.repeat(key, () => device.repeat(this, key, live, run))
+      ? this.#repeat(key, live, run, { consume: live })
       : device.scope(run, { consume: live });
     const gradients: Gradients = new Map();
     for (const [name, tensor] of results) if (name !== "loss") gradients.set(name, tensor);
     return { loss: results.get("loss")!, gradients };
+  }
+
+  /** `Device.repeat`, with the operations counted. */
+  #repeat<K>(
+    key: string,
+    inputs: readonly Tensor[],
+    body: () => ReadonlyMap<K, Tensor>,
+    options: { consume?: readonly Tensor[] } = {},
+  ): ReadonlyMap<K, Tensor> {
+    return this.flops.repeat(key, () => this.#device.repeat({ owner: this, key, inputs }, body, options));
   }
 
   /** The forward and backward pass of a micro-batch: its loss, and the gradients by parameter. */

@@ -1,4 +1,4 @@
-import { Device } from "../device.ts";
+import { Device, type RepeatCall } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { withKernelContext } from "../kernel-context.ts";
@@ -258,16 +258,15 @@ export class WebGpuDevice extends Device {
 
   /** Where two runs under this key issued the same commands, issues these again; not while each op is watched. */
   override repeat<K>(
-    owner: object,
-    key: string,
-    inputs: readonly Tensor[],
+    call: RepeatCall,
     body: () => ReadonlyMap<K, Tensor>,
+    options: { consume?: readonly Tensor[] } = {},
   ): ReadonlyMap<K, Tensor> {
     this.assertUsable();
-    for (const tensor of inputs) this.assertOwn(tensor, "repeat");
-    const run = () => super.repeat(owner, key, inputs, body);
+    for (const tensor of call.inputs) this.assertOwn(tensor, "repeat");
+    const run = () => super.repeat(call, body, options);
     const isWatched = this.detectAnomaly || this.onOp !== null || this.memory.onReserve !== null;
-    return isWatched ? run() : this.#repeats.run(owner, key, inputs, run);
+    return isWatched ? run() : this.#repeats.run(call, run, options.consume ?? []);
   }
 
   /** Uses another tile table from now on: for tuning. */

@@ -20,10 +20,17 @@ export interface RecordedOutput {
   readonly handle: Handle;
 }
 
+/** An input at the beginning. */
+interface RecordedInput {
+  readonly handle: Handle;
+  /** Tensors that shared its memory: only the last of them frees it. */
+  readonly references: number;
+}
+
 /** A finished run. */
 export interface Recording {
   readonly commands: readonly Command[];
-  readonly inputs: readonly Handle[];
+  readonly inputs: readonly RecordedInput[];
   /** Memory that it took from the pools; that of the outputs is among it. */
   readonly taken: ReadonlySet<Handle>;
   /** Tensors that lived before and after it, such as weights. */
@@ -38,20 +45,27 @@ export interface Recording {
 export class Recorder {
   /** Commands in their order; the stream adds them. */
   readonly commands: Command[] = [];
-  readonly #inputs: readonly Handle[];
+  readonly #inputs: readonly RecordedInput[];
+  readonly #inputVersions: ReadonlyMap<Storage, number>;
+  readonly #inputHandles: ReadonlySet<Handle>;
   readonly #taken = new Set<Handle>();
   /** Storages made by the run that still live. */
   readonly #live = new Set<Storage>();
   readonly #others = new Map<Storage, { readonly handle: Handle; readonly version: number }>();
 
   constructor(inputs: readonly Tensor[]) {
-    this.#inputs = inputs.map(handleOf);
+    this.#inputs = inputs.map(({ storage }) => ({
+      handle: storage.handle as Handle,
+      references: storage.references,
+    }));
+    this.#inputVersions = new Map(inputs.map(({ storage }) => [storage, storage.version]));
+    this.#inputHandles = new Set(this.#inputs.map(({ handle }) => handle));
   }
 
   /** A storage was given memory. */
   took(storage: Storage, handle: Handle): void {
     this.#live.add(storage);
-    if (!this.#inputs.includes(handle)) this.#taken.add(handle);
+    if (!this.#inputHandles.has(handle)) this.#taken.add(handle);
   }
 
   /** A storage was freed. */
@@ -67,7 +81,7 @@ export class Recorder {
   /** A command uses a tensor. */
   uses({ storage }: Tensor): void {
     const handle = storage.handle as Handle;
-    if (this.#live.has(storage) || this.#inputs.includes(handle) || this.#others.has(storage)) return;
+    if (this.#live.has(storage) || this.#inputHandles.has(handle) || this.#others.has(storage)) return;
     this.#others.set(storage, { handle, version: storage.version });
   }
 
@@ -83,7 +97,8 @@ export class Recorder {
     const isPure = [...this.#others].every(
       ([storage, { handle, version }]) => storage.handle === handle && storage.version === version,
     );
-    if (!isWhole || !isPure || this.#live.size !== returned.size) return null;
+    const isKept = [...this.#inputVersions].every(([{ version }, before]) => version === before);
+    if (!isWhole || !isPure || !isKept || this.#live.size !== returned.size) return null;
     const describe = ({ shape, dtype, storage }: Tensor): RecordedOutput => ({
       shape,
       dtype,
@@ -102,13 +117,12 @@ export class Recorder {
   }
 }
 
-const handleOf = ({ storage }: Tensor): Handle => storage.handle as Handle;
-
-/** Whether inputs and other tensors have the memory that they had, and the inputs have it for themselves. */
+/** Whether inputs and other tensors have the memory that they had, and the inputs share it with as many. */
 export function isInPlace({ inputs, others }: Recording, given: readonly Tensor[]): boolean {
   if (given.length !== inputs.length) return false;
-  const isOwn = ({ storage }: Tensor, i: number) => storage.handle === inputs[i] && storage.references === 1;
-  if (!given.every(isOwn)) return false;
+  const isAsBefore = ({ storage }: Tensor, i: number) =>
+    storage.handle === inputs[i].handle && storage.references === inputs[i].references;
+  if (!given.every(isAsBefore)) return false;
   for (const [storage, handle] of others) if (storage.handle !== handle) return false;
   return true;
 }
@@ -118,7 +132,7 @@ export function isSame(a: Recording, b: Recording): boolean {
   return (
     a.commands.length === b.commands.length &&
     a.commands.every((command, i) => sameCommand(command, b.commands[i])) &&
-    a.inputs.every((handle, i) => handle === b.inputs[i])
+    a.inputs.every(({ handle }, i) => handle === b.inputs[i]?.handle)
   );
 }
 
