@@ -3,6 +3,7 @@ import { type Device, MetaDevice, Random, SidenetError, type Tensor } from "@sid
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { put } from "../src/webgpu/repeats.ts";
 import { gpuAvailable, propertyRuns } from "./support.ts";
 
 const N = 24;
@@ -84,6 +85,21 @@ async function check(device: Device, key: string, seeds: readonly number[], body
   }
 }
 
+it("forgets the longest unused recordings beyond a number of commands, but not the last", () => {
+  const all: Parameters<typeof put>[0] = new Map();
+  const entry = (count: number) =>
+    ({ recording: { commands: new Array(count) }, isProven: true }) as unknown as Parameters<typeof put>[2];
+  for (const key of ["a", "b", "c"]) put(all, key, entry(40_000), 100_000);
+  expect([...all.keys()]).toEqual(["b", "c"]);
+  put(all, "b", entry(40_000), 100_000);
+  put(all, "d", null, 100_000);
+  expect([...all.keys()]).toEqual(["c", "b", "d"]);
+  put(all, "e", entry(20_000), 100_000);
+  expect([...all.keys()]).toEqual(["b", "d", "e"]);
+  put(all, "f", entry(200_000), 100_000);
+  expect([...all.keys()]).toEqual(["f"]);
+});
+
 it("repeat runs the body each time on devices without commands, and consumes the inputs", () => {
   using device = new MetaDevice();
   let runs = 0;
@@ -150,6 +166,20 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     };
     for (; factor < 6; factor++) await check(device, "changing", [factor], body);
     expect(runs).toBe(12);
+    const longer = (x: Tensor) => {
+      let y = device.ops.add(x, x);
+      for (let i = 0; i < factor; i++) y = device.ops.mul(y, x);
+      return new Map([["y", y]]);
+    };
+    for (factor = 0; factor < 6; factor++) await check(device, "longer", [factor], longer);
+    const other = (x: Tensor) => new Map([["y", device.ops[factor % 2 ? "mul" : "add"](x, x)]]);
+    for (factor = 0; factor < 6; factor++) await check(device, "another op", [factor], other);
+    const values = new Float32Array(N * N);
+    const upload = (x: Tensor) => new Map([["y", device.ops.add(x, device.tensor(values, [N, N]))]]);
+    for (factor = 0; factor < 6; factor++) {
+      values.fill(factor);
+      await check(device, "values", [factor], upload);
+    }
   });
 
   it("runs the body again after a tensor that it uses was replaced", async () => {
@@ -157,6 +187,16 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
       using weight = device.tensor(matrix(seed), [N, N]);
       await check(device, "replaced", [1, 2, 3, 4, 5], (x) => new Map([["y", device.ops.linear(x, weight)]]));
     }
+  });
+
+  it("never reads what lies where such a tensor lay", async () => {
+    const weights = [input(device, 1), input(device, 2)];
+    const body = (x: Tensor) => new Map([["y", device.ops.linear(x, weights[0])]]);
+    await check(device, "moved", [1, 2, 3, 4], body);
+    weights.shift()?.dispose();
+    using _other = input(device, 3);
+    await check(device, "moved", [5], body);
+    weights[0].dispose();
   });
 
   it("sees changes of a tensor that lives on", async () => {
@@ -176,6 +216,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
         return square(device)(x);
       },
       keeps: (x: Tensor) => {
+        for (const tensor of kept) tensor.dispose();
         kept.push(device.keep(device.ops.add(x, x)));
         return square(device)(x);
       },
@@ -212,6 +253,14 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     for (const tensor of kept) tensor.dispose();
   });
 
+  it("never takes the memory of a tensor that a body returns and did not make", async () => {
+    using total = input(device, 1);
+    for (let i = 0; i < 6; i++) {
+      const outputs = repeat(device, "returned", input(device, i), () => new Map([["y", total]]));
+      expect([outputs.get("y"), await total.read()]).toEqual([total, matrix(1)]);
+    }
+  });
+
   it("runs the body where its memory is in use, or its input lies elsewhere", async () => {
     await check(device, "in use", [1, 2, 3, 4], square(device));
     const held = Array.from({ length: 4 }, (_, i) => input(device, i));
@@ -220,6 +269,33 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     expect(before).toEqual(held.map((_, i) => matrix(i)));
     for (const tensor of held) tensor.dispose();
     await check(device, "in use", [10, 11, 12, 13, 14], square(device));
+  });
+
+  it("runs the body where memory that it had in between is in use", async () => {
+    const body = (x: Tensor) => new Map([["y", device.ops.mul(device.ops.add(x, x), device.ops.add(x, x))]]);
+    await check(device, "in between", [1, 2, 3, 4], body);
+    for (let count = 1; count < 4; count++) {
+      const x = input(device, 7);
+      const held = Array.from({ length: count }, (_, i) => input(device, i));
+      const [y] = await readAndFree(repeat(device, "in between", x, body));
+      expect(y).toEqual([...matrix(7).map((one) => 4 * one * one)]);
+      for (const [i, tensor] of held.entries()) {
+        expect(await tensor.read()).toEqual(matrix(i));
+        tensor.dispose();
+      }
+    }
+  });
+
+  it("runs the body for another number of inputs", async () => {
+    const sum = (tensors: readonly Tensor[]) =>
+      new Map([["y", tensors.reduce((a, b) => device.ops.add(a, b))]]);
+    for (let i = 0; i < 8; i++) {
+      const inputs = Array.from({ length: i < 5 ? 3 : 2 }, (_, k) => input(device, i + k));
+      const body = () => sum(inputs);
+      const again = device.repeat({ owner: OWNER, key: "number", inputs }, body);
+      expect(await readAndFree(again)).toEqual(await readAndFree(device.scope(body)));
+      for (const tensor of inputs) tensor.dispose();
+    }
   });
 
   it("keeps what owners have recorded apart", async () => {
@@ -309,12 +385,15 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     expect(names).toEqual(["mul", "mul"]);
   });
 
-  it("may be called within a body", async () => {
+  it("may be called within a body, whose commands then include it", async () => {
+    let runs = 0;
     const body = (x: Tensor) => {
-      const y = device.ops.add(x, x);
-      return repeat(device, "inner", y, square(device));
+      runs++;
+      const y = repeat(device, "inner", device.ops.add(x, x), square(device)).get("y")!;
+      return new Map([["z", device.ops.add(y, y)]]);
     };
     await check(device, "outer", [1, 2, 3, 4, 5, 6], body);
+    expect(runs).toBe(3 + 6);
   });
 
   it("refuses an input that was freed, or of another device", () => {

@@ -92,11 +92,9 @@ export class Recorder {
   ): Recording | null {
     const returned = new Set([...outputs.values()].map(({ storage }) => storage));
     const isWhole = [...outputs.values()].every(
-      ({ storage, offset }) => this.#live.has(storage) && offset === 0 && storage.references === 1,
+      ({ storage }) => this.#live.has(storage) && storage.references === 1,
     );
-    const isPure = [...this.#others].every(
-      ([storage, { handle, version }]) => storage.handle === handle && storage.version === version,
-    );
+    const isPure = [...this.#others].every(([storage, { version }]) => storage.version === version);
     const isKept = [...this.#inputVersions].every(([{ version }, before]) => version === before);
     if (!isWhole || !isPure || !isKept || this.#live.size !== returned.size) return null;
     const describe = ({ shape, dtype, storage }: Tensor): RecordedOutput => ({
@@ -128,13 +126,8 @@ export function isInPlace({ inputs, others }: Recording, given: readonly Tensor[
 }
 
 /** Whether two runs issued the same commands over the same memory. */
-export function isSame(a: Recording, b: Recording): boolean {
-  return (
-    a.commands.length === b.commands.length &&
-    a.commands.every((command, i) => sameCommand(command, b.commands[i])) &&
-    a.inputs.every(({ handle }, i) => handle === b.inputs[i]?.handle)
-  );
-}
+export const isSame = ({ commands: a }: Recording, { commands: b }: Recording): boolean =>
+  a.length === b.length && a.every((command, i) => sameCommand(command, b[i]));
 
 const sameItems = (a: ArrayLike<unknown>, b: ArrayLike<unknown>): boolean => {
   if (a.length !== b.length) return false;
@@ -142,6 +135,5 @@ const sameItems = (a: ArrayLike<unknown>, b: ArrayLike<unknown>): boolean => {
   return true;
 };
 
-function sameCommand(a: Command, b: Command): boolean {
-  return sameItems(a.operands, b.operands) && a.kind === b.kind && sameItems(a.bytes, b.bytes);
-}
+const sameCommand = (a: Command, b: Command): boolean =>
+  sameItems(a.operands, b.operands) && sameItems(a.bytes, b.bytes);

@@ -120,12 +120,12 @@ export class Repeats {
 const commandsOf = (known: Known | null): number => known?.recording.commands.length ?? 1;
 
 /** Puts an entry to the end, and forgets the longest unused ones beyond the limit. */
-function put(all: KnownByKey, key: string, known: Known | null): void {
+export function put(all: KnownByKey, key: string, known: Known | null, limit = COMMAND_LIMIT): void {
   all.delete(key);
   all.set(key, known);
   let count = [...all.values()].reduce((sum, one) => sum + commandsOf(one), 0);
   for (const [oldest, one] of all) {
-    if (count <= COMMAND_LIMIT || oldest === key) return;
+    if (count <= limit || oldest === key) return;
     count -= commandsOf(one);
     all.delete(oldest);
   }
