@@ -1,18 +1,10 @@
 /** `Device.repeat`: commands of a body that are issued again give what the body would have given. */
-import { type Device, MetaDevice, Random, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Device, MetaDevice, SidenetError, type Tensor } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { put } from "../src/webgpu/repeats.ts";
+import { check, input, matrix, N, OWNER, readAndFree, repeat, square } from "./repeat-call.ts";
 import { gpuAvailable, propertyRuns } from "./support.ts";
-
-const N = 24;
-const OWNER = {};
-
-const matrix = (seed: number): Float32Array => {
-  const random = new Random(seed, 0);
-  return Float32Array.from({ length: N * N }, () => random.uniform() - 0.5);
-};
 
 interface Step {
   readonly op: "add" | "mul" | "linear" | "scale" | "constant" | "nested";
@@ -51,54 +43,6 @@ function makeBody(device: Device, weight: Tensor, program: readonly Step[], isFr
   };
   return { body, counter };
 }
-
-async function readAndFree(outputs: ReadonlyMap<unknown, Tensor>): Promise<number[][]> {
-  const values = await Promise.all([...outputs.values()].map(async (tensor) => [...(await tensor.read())]));
-  for (const tensor of outputs.values()) tensor.dispose();
-  return values;
-}
-
-const input = (device: Device, seed: number) => device.tensor(matrix(seed), [N, N]);
-type Body = (x: Tensor) => ReadonlyMap<string, Tensor>;
-const square =
-  (device: Device): Body =>
-  (x) =>
-    new Map([["y", device.ops.mul(x, x)]]);
-
-/** `Device.repeat` of a body that consumes its one input. */
-const repeat = <K>(
-  device: Device,
-  key: string,
-  x: Tensor,
-  body: (x: Tensor) => ReadonlyMap<K, Tensor>,
-  owner: object = OWNER,
-) => device.repeat({ owner, key, inputs: [x] }, () => body(x), { consume: [x] });
-
-/** Calls `repeat` with inputs of these seeds and checks each result against the body's own. */
-async function check(device: Device, key: string, seeds: readonly number[], body: Body) {
-  for (const seed of seeds) {
-    const x = input(device, seed);
-    const again = await readAndFree(repeat(device, key, x, body));
-    expect(x.disposed).toBe(true);
-    const y = input(device, seed);
-    expect(again, `seed ${seed}`).toEqual(await readAndFree(device.scope(() => body(y), { consume: [y] })));
-  }
-}
-
-it("forgets the longest unused recordings beyond a number of commands, but not the last", () => {
-  const all: Parameters<typeof put>[0] = new Map();
-  const entry = (count: number) =>
-    ({ recording: { commands: new Array(count) }, isProven: true }) as unknown as Parameters<typeof put>[2];
-  for (const key of ["a", "b", "c"]) put(all, key, entry(40_000), 100_000);
-  expect([...all.keys()]).toEqual(["b", "c"]);
-  put(all, "b", entry(40_000), 100_000);
-  put(all, "d", null, 100_000);
-  expect([...all.keys()]).toEqual(["c", "b", "d"]);
-  put(all, "e", entry(20_000), 100_000);
-  expect([...all.keys()]).toEqual(["b", "d", "e"]);
-  put(all, "f", entry(200_000), 100_000);
-  expect([...all.keys()]).toEqual(["f"]);
-});
 
 it("repeat runs the body each time on devices without commands, and consumes the inputs", () => {
   using device = new MetaDevice();
@@ -216,7 +160,6 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
         return square(device)(x);
       },
       keeps: (x: Tensor) => {
-        for (const tensor of kept) tensor.dispose();
         kept.push(device.keep(device.ops.add(x, x)));
         return square(device)(x);
       },
@@ -245,12 +188,11 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
           runs++;
           return body(tensor);
         });
-        for (const tensor of outputs.values()) tensor.dispose();
+        for (const tensor of [...outputs.values(), ...kept]) tensor.dispose();
       }
       expect([name, runs]).toEqual([name, 6]);
     }
     expect(kept.length).toBe(6);
-    for (const tensor of kept) tensor.dispose();
   });
 
   it("never takes the memory of a tensor that a body returns and did not make", async () => {
@@ -377,12 +319,26 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
   });
 
   it("runs the body while each op is watched", async () => {
-    await check(device, "watched", [1, 2, 3, 4], square(device));
+    const body = (x: Tensor) => new Map([["y", device.ops.mul(device.ops.add(x, x), x)]]);
+    await check(device, "watched", [1, 2, 3, 4], body);
     const names: string[] = [];
     device.onOp = (name) => names.push(name);
-    await check(device, "watched", [5], square(device));
+    await check(device, "watched", [5], body);
     device.onOp = null;
-    expect(names).toEqual(["mul", "mul"]);
+    expect(names).toEqual(["add", "mul", "add", "mul"]);
+    const reserved: string[] = [];
+    device.memory.onReserve = ({ label }) => reserved.push(label);
+    await check(device, "watched", [6], body);
+    device.memory.onReserve = null;
+    expect(reserved.filter((label) => label === "add").length).toBe(2);
+    let runs = 0;
+    device.detectAnomaly = true;
+    await check(device, "watched", [7], (x) => {
+      runs++;
+      return square(device)(x);
+    });
+    device.detectAnomaly = false;
+    expect(runs).toBe(2);
   });
 
   it("may be called within a body, whose commands then include it", async () => {

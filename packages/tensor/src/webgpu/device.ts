@@ -263,7 +263,6 @@ export class WebGpuDevice extends Device {
     options: { consume?: readonly Tensor[] } = {},
   ): ReadonlyMap<K, Tensor> {
     this.assertUsable();
-    for (const tensor of call.inputs) this.assertOwn(tensor, "repeat");
     const run = () => super.repeat(call, body, options);
     const isWatched = this.detectAnomaly || this.onOp !== null || this.memory.onReserve !== null;
     return isWatched ? run() : this.#repeats.run(call, run, options.consume ?? []);
