@@ -90,14 +90,17 @@ export function usableVariants(
   device: Pick<Device, "kind" | "profile">,
 ): Variant[] {
   const hasPrefix = flags.prefix !== undefined || flags.prefixTokens !== undefined;
-  return variants.filter((variant) => {
+  const excluded = new Map<string, string[]>();
+  const usable = variants.filter((variant) => {
     try {
       checkMethod(config, { ...stepSettings(variantFlags(variant, flags), device), hasPrefix });
       return true;
     } catch (error) {
       if (named || !(error instanceof SidenetError) || !EXCLUDED.includes(error.code)) throw error;
-      report.note(`without ${variant.name}: ${error.text}`);
+      excluded.set(error.text, [...(excluded.get(error.text) ?? []), variant.name]);
       return false;
     }
   });
+  for (const [why, names] of excluded) report.note(`without ${names.join(", ")}: ${why}`);
+  return usable;
 }

@@ -50,11 +50,11 @@ export const changesBackbone = (adapter: Adapter | null): boolean =>
   Boolean(adapter?.embed || adapter?.adaptBlock);
 
 /** A model's prefix has keys and values of its own blocks. An adapter inside them would have changed those. */
-export const refusePrefix = (method: string): SidenetError =>
+export const refusePrefix = (): SidenetError =>
   new SidenetError(
     "L-METHOD",
-    `a prefix is read once, by the model's own blocks, and "${method}" changes them. Train a method beside them (ladder, xladder, ` +
-      "head), or put the prefix into the records.",
+    "a prefix is read once, by the model's own blocks, and the method changes these. Train one beside them (ladder, xladder, head), " +
+      "or put the prefix into the records.",
   );
 
 /** Splits adapters, in their order, into those that can share a pass over the backbone; null is the backbone alone. */
@@ -78,7 +78,7 @@ export function residualStreams(
   const plain = decoder.device.ops;
   const { ops = plain, onHidden, runLayer = null, dropoutStream = null } = options;
   const changing = adapters.find(changesBackbone);
-  if (changing && decoder.prefixIds.length > 0) throw refusePrefix(changing.method);
+  if (changing && decoder.prefixIds.length > 0) throw refusePrefix();
   const backboneOps = changing ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const passes = adapters.map((adapter, i) => {

@@ -85,7 +85,7 @@ export async function openInference(
     const setup = options.adapter === null ? {} : await readBackboneSetup(options.adapter);
     const prefixIds =
       options.prefix == null ? (setup.prefixIds ?? []) : await prefixIdsOf(options.prefix, tokenizer);
-    if (adapter && changesBackbone(adapter) && prefixIds.length > 0) throw refusePrefix(adapter.method);
+    if (adapter && changesBackbone(adapter) && prefixIds.length > 0) throw refusePrefix();
     const byAdapter = setup.quantized ?? (adapter !== null && quantizesByDefault(adapter.method));
     const quantizeBlocks = options.quantize === "auto" ? byAdapter : options.quantize === "nf4";
     const weights = await loadWeights(device, model.config, model.checkpoint, {

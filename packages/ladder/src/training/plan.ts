@@ -175,7 +175,7 @@ interface MethodSettings {
 export function checkMethod(config: ModelConfig, { method, storage, hasPrefix }: MethodSettings): void {
   using decoder = new Decoder(config, emptyWeights(new MetaDevice(), config, storage));
   using adapter = makeAdapter(method, decoder, "planned");
-  if (hasPrefix && changesBackbone(adapter)) throw refusePrefix(method.method);
+  if (hasPrefix && changesBackbone(adapter)) throw refusePrefix();
 }
 
 /** Throws `T-TOO-LARGE`. */
