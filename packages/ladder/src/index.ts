@@ -70,6 +70,7 @@ export {
   generateTexts,
   type StopReason,
 } from "./generation/generate-text.ts";
+export { KeptText } from "./generation/kept-text.ts";
 export { ModelCache } from "./generation/model-cache.ts";
 export { StopMatcher, TextStream } from "./generation/text-stream.ts";
 export {

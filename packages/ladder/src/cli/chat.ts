@@ -2,6 +2,7 @@ import { type Device, SidenetError } from "@sidenet/tensor";
 import type { Command } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import { generateTexts } from "../generation/generate-text.ts";
+import { KeptText } from "../generation/kept-text.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import type { ChatMessage, ChatTemplate } from "../text/chat-template.ts";
 import { addConfigOptions } from "./config-options.ts";
@@ -31,9 +32,9 @@ const HELP = `
 Each line of the terminal, or of a pipe, is a turn.
 ${COMMANDS}
 
-The whole conversation is read again at each turn; when it outgrows the model's context its oldest turns are dropped. Decoding
-is greedy unless one of --temperature, --top-k, --top-p, --min-p and --seed is given. With --json the last line of standard
-output holds the conversation.
+When the conversation outgrows the model's context its oldest turns are dropped, and the rest is read again. Decoding is greedy
+unless one of --temperature, --top-k, --top-p, --min-p and --seed is given. With --json the last line of standard output holds
+the conversation.
 
 Examples:
   $ npx sidenet chat --model SmolLM2-135M-Instruct.Q4_1.gguf --temperature 0.7 --top-p 0.9
@@ -61,7 +62,7 @@ async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promi
         `${flags.model} has no chat template. Give one with --chat-template, or continue texts with sidenet generate.`,
       );
     }
-    const conversation = new Conversation(inference, template, flags);
+    using conversation = new Conversation(inference, template, flags);
     report.note(COMMANDS);
     for await (const line of terminal.lines?.("> ") ?? []) {
       const text = line.trim();
@@ -83,6 +84,8 @@ class Conversation {
   readonly #template: ChatTemplate;
   readonly #flags: ChatFlags;
   readonly #sampling: Required<Sampling>;
+  /** What was read and written so far: a turn reads what is new. */
+  readonly #kept = new KeptText();
   #messages: ChatMessage[] = [];
   #turns = 0;
   #tokens = 0;
@@ -114,6 +117,7 @@ class Conversation {
       // A seed's draws are numbered from each answer's start, so every answer has a seed of its own.
       sampling: samplerOf({ ...this.#sampling, seed: (this.#sampling.seed + this.#turns++) % 2 ** 32 }),
       signal: interrupt.signal,
+      kept: this.#kept,
       onText: (part) => report.write(part),
     });
     report.write("\n");
@@ -148,5 +152,10 @@ class Conversation {
       sampling: this.#sampling,
       ...peakJson(device),
     };
+  }
+
+  /** For `using`. */
+  [Symbol.dispose](): void {
+    this.#kept.dispose();
   }
 }

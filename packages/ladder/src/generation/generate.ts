@@ -3,6 +3,7 @@ import type { Adapter } from "../methods/adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
 import { notFinite } from "../not-finite.ts";
+import type { KeptText } from "./kept-text.ts";
 import { ModelCache } from "./model-cache.ts";
 
 /** How the next token is chosen; `sampleLogits` in docs/ops.md is the exact definition. */
@@ -33,6 +34,8 @@ export interface GenerateOptions {
   readonly isDone?: (prompt: number) => boolean;
   /** Absent or null, the default: greedy decoding, the most probable token each time. */
   readonly sampling?: Sampling | null;
+  /** Keeps the keys and values of one prompt and its text for a later call. Absent or null: they are freed. */
+  readonly kept?: KeptText | null;
   /** Stream of random numbers of the first prompt; each further prompt has the next one. Default 0. */
   readonly firstStream?: number;
 }
@@ -62,9 +65,11 @@ export async function generateBatch(
 ): Promise<number[][]> {
   if (prompts.length === 0) return [];
   checkPrompts(decoder, prompts, options);
-  const { maxTokens, stopIds = [], onToken, isDone, sampling = null, firstStream = 0 } = options;
+  const { maxTokens, stopIds = [], onToken, isDone, sampling = null, firstStream = 0, kept = null } = options;
   const generated: number[][] = prompts.map(() => []);
-  let batch = startBatch(decoder, adapter, prompts, maxTokens);
+  let batch = startBatch(decoder, adapter, prompts, maxTokens, kept);
+  let held = batch.offset; // tokens in the caches
+  let isWhole = false;
   try {
     for (let count = 0; count < maxTokens; count++) {
       const earlier = batch.rows.map((row) => [...prompts[row], ...generated[row]]);
@@ -75,6 +80,7 @@ export async function generateBatch(
         earlier,
         sampling && { ...sampling, position: count, firstStream },
       );
+      held = batch.offset + batch.length;
       const continuing: number[] = [];
       for (const [i, row] of batch.rows.entries()) {
         if (stopIds.includes(ids[i])) continue;
@@ -85,9 +91,11 @@ export async function generateBatch(
       if (continuing.length === 0) break;
       batch = advance(batch, continuing, ids);
     }
+    isWhole = true;
   } finally {
-    batch.caches.dispose();
+    if (!kept || !isWhole) batch.caches.dispose();
   }
+  kept?.put([...prompts[0], ...generated[0]].slice(0, held), batch.caches);
   return generated;
 }
 
@@ -98,8 +106,14 @@ export async function generateBatch(
 export function checkPrompts(
   { contextLimit: limit, contextText }: Decoder,
   prompts: readonly (readonly number[])[],
-  { maxTokens }: Pick<GenerateOptions, "maxTokens">,
+  { maxTokens, kept }: Pick<GenerateOptions, "maxTokens" | "kept">,
 ): void {
+  if (kept && prompts.length !== 1) {
+    throw new SidenetError(
+      "L-OPTION",
+      `the text of one prompt can be kept, and there are ${prompts.length}.`,
+    );
+  }
   if (!Number.isInteger(maxTokens) || maxTokens < 0) {
     throw new SidenetError("L-OPTION", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
   }
@@ -138,7 +152,14 @@ function startBatch(
   adapter: Adapter | null,
   prompts: readonly (readonly number[])[],
   maxTokens: number,
+  kept: KeptText | null,
 ): RunningBatch {
+  if (kept) {
+    const [prompt] = prompts;
+    const { caches, offset } = kept.take(decoder, adapter, prompt, prompt.length + maxTokens);
+    const input = Int32Array.from(prompt.slice(offset));
+    return { rows: [0], caches, padding: [0], input, length: input.length, offset };
+  }
   const length = Math.max(...prompts.map((prompt) => prompt.length));
   const padding = prompts.map((prompt) => length - prompt.length);
   const input = new Int32Array(prompts.length * length);

@@ -54,6 +54,14 @@ export class ModelCache {
     );
   }
 
+  /** New caches with these positions and room for more, up to `capacity`. */
+  grown(capacity: number): ModelCache {
+    return new ModelCache(
+      this.cache.grown(capacity),
+      this.sideCaches.map((side) => () => side?.grown(capacity) ?? null),
+    );
+  }
+
   /** Frees the keys and values. */
   dispose(): void {
     this.cache.dispose();

@@ -56,6 +56,17 @@ export class KvCache {
     });
   }
 
+  /** A new cache with these positions and room for more, up to `capacity`. */
+  grown(capacity: number): KvCache {
+    const grown = new KvCache(this.#store.device, this.#shape, this.batchSize, capacity);
+    const { ops } = this.#store.device;
+    for (const [i, { k, v }] of this.layers.entries()) {
+      ops.cacheWrite(grown.layers[i].k, k, { offset: 0 });
+      ops.cacheWrite(grown.layers[i].v, v, { offset: 0 });
+    }
+    return grown;
+  }
+
   /** Frees the keys and values. */
   dispose(): void {
     this.#store.dispose();

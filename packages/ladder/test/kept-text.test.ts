@@ -1,0 +1,104 @@
+/** Generation that goes on with what an earlier call has read. */
+import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
+import fc from "fast-check";
+import { expect, it, vi } from "vitest";
+import { type Adapter, generate, generateBatch, KeptText, makeAdapter } from "../src/index.ts";
+import { drawModel, randomDecoder } from "./tiny-model.ts";
+
+function drawn(seed: number, method: "ladder" | "lora" | null) {
+  const model = { ...drawModel(new TestRandom(seed)), vocabSize: 40, numHiddenLayers: 2 };
+  const decoder = randomDecoder(new CpuDevice(), model, seed);
+  const adapter: Adapter | null = method && makeAdapter({ method, seed }, decoder, "tiny");
+  for (const [stream, [, tensor]] of [...(adapter?.parameters ?? [])].entries())
+    decoder.device.assign(tensor, new Random(seed, stream).normals(tensor.size, 0.3));
+  const dispose = () => {
+    adapter?.dispose();
+    decoder.dispose();
+  };
+  return { decoder, adapter, [Symbol.dispose]: dispose };
+}
+
+const turns = fc.array(
+  fc.record({
+    /** Tokens of the text so far that the next prompt begins with. */
+    shared: fc.nat({ max: 20 }),
+    more: fc.array(fc.integer({ min: 0, max: 39 }), { maxLength: 5 }),
+    maxTokens: fc.integer({ min: 0, max: 4 }),
+    prefix: fc.constantFrom([], [], [1, 3]),
+  }),
+  { minLength: 2, maxLength: 5 },
+);
+
+it("a kept text gives what a whole prompt gives, reads only what is new, and leaves nothing behind", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.nat(500),
+      fc.constantFrom("ladder", "lora", null),
+      turns,
+      async (seed, method, turns) => {
+        using all = drawn(seed, method);
+        const { decoder, adapter } = all;
+        const { memory } = decoder.device;
+        const prepare = vi.spyOn(decoder, "prepare");
+        const live = memory.liveBytes;
+        const kept = new KeptText();
+        let [text, held, prefixOfText]: [number[], number, string] = [[], 0, ""];
+        for (const { shared, more, maxTokens, prefix } of turns) {
+          if (method !== "lora") decoder.readPrefix(prefix);
+          const prefixed = decoder.prefixIds.join();
+          const prompt = [...text.slice(0, shared), ...more];
+          if (prompt.length === 0) prompt.push(7);
+          prepare.mockClear();
+          const ids = await generate(decoder, adapter, prompt, { maxTokens, kept });
+          let same = 0;
+          const isKept = prefixed === prefixOfText;
+          while (isKept && same < Math.min(held, prompt.length - 1) && text[same] === prompt[same]) same++;
+          const lengths = prepare.mock.calls.map(([batch]) => batch.length);
+          expect(lengths).toEqual(
+            Array.from({ length: maxTokens }, (_, i) => (i ? 1 : prompt.length - same)),
+          );
+          expect(ids).toEqual(await generate(decoder, adapter, prompt, { maxTokens }));
+          [text, prefixOfText] = [[...prompt, ...ids], prefixed];
+          held = maxTokens === 0 ? same : text.length - 1;
+        }
+        kept.dispose();
+        decoder.readPrefix([]);
+        expect(memory.liveBytes).toBe(live);
+      },
+    ),
+    { numRuns: 60, seed: 20260101 },
+  );
+});
+
+it("a kept text belongs to one prompt, and to one model and adapter", async () => {
+  using all = drawn(1, "ladder");
+  const { decoder, adapter } = all;
+  using kept = new KeptText();
+  const call = generateBatch(decoder, adapter, [[1, 2], [3]], { maxTokens: 1, kept });
+  await expect(call).rejects.toThrow(/L-OPTION\] the text of one prompt can be kept, and there are 2/);
+  const prompt = [3, 1, 4, 1, 5];
+  for (const own of [adapter, null, adapter]) {
+    const ids = await generate(decoder, own, prompt, { maxTokens: 3, kept });
+    expect(ids).toEqual(await generate(decoder, own, prompt, { maxTokens: 3 }));
+  }
+});
+
+it("what fails forgets the kept text and frees it", async () => {
+  using all = drawn(2, "ladder");
+  const { decoder, adapter } = all;
+  const live = decoder.device.memory.liveBytes;
+  using kept = new KeptText();
+  const onToken = () => {
+    throw new Error("not today");
+  };
+  for (const failing of [undefined, onToken, undefined]) {
+    const call = generate(decoder, adapter, [1, 2, 3], {
+      maxTokens: 2,
+      kept,
+      ...(failing && { onToken: failing }),
+    });
+    if (failing) await expect(call).rejects.toThrow("not today");
+    else expect(await call).toEqual(await generate(decoder, adapter, [1, 2, 3], { maxTokens: 2 }));
+    if (failing) expect(decoder.device.memory.liveBytes).toBe(live);
+  }
+});
