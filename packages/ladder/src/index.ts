@@ -148,11 +148,11 @@ export {
   type TokenBatch,
 } from "./model/decoder.ts";
 export type { Embedding, Head, LossOptions } from "./model/head.ts";
-export { type CacheShape, KvCache } from "./model/kv-cache.ts";
 export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
 export type { Projection, WeightRange } from "./model/projection.ts";
 export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
+export { type KvShape, kvLayers, kvShapes, StateCache } from "./model/state-cache.ts";
 export {
   type ChatMessage,
   ChatTemplate,

@@ -168,12 +168,12 @@ export class Decoder {
   }
 
   /** Fills the cache of a prefix, some tokens at a time. */
-  #read({ ids, cache }: Prefix): void {
+  #read({ ids, layers }: Prefix): void {
     for (let start = 0; start < ids.length; start += PREFIX_CHUNK) {
       const inputIds = ids.slice(start, start + PREFIX_CHUNK);
       const chunk = { inputIds, batchSize: 1, length: inputIds.length, attentionMask: null };
       this.device.scope(() => {
-        this.hidden(this.device.ops, this.#upload(chunk, start, start - ids.length), { cache: cache.layers });
+        this.hidden(this.device.ops, this.#upload(chunk, start, start - ids.length), { cache: layers });
       });
     }
   }
@@ -191,8 +191,7 @@ export class Decoder {
         `${end} tokens are more than ${this.contextText}. Shorten the text or cut it with --max-length.`,
       );
     }
-    if (!this.#prefix) return this.#upload(batch, offset, offset);
-    if (batch.segments) throw refusePacked();
+    if (this.#prefix && batch.segments) throw refusePacked();
     const padding = leftPadding(batch);
     const isPadded = padding.some((count) => count > 0);
     return this.#upload(batch, offset, isPadded ? padding.map((count) => offset - count) : offset);
