@@ -36,7 +36,7 @@ const TEXT =
 class SumOfStates {
   method = "sum-of-states";
   side = this;
-  cacheShape = null; // generation needs no cache, since no position depends on another
+  cacheShapes = () => []; // generation keeps nothing, since no position depends on another
 
   /** D_i [WIDTH, d] random and U [d, WIDTH] zero, so that training starts from the unchanged model. @param {Decoder} decoder */
   constructor({ device, config: { hiddenSize: d, numHiddenLayers: L, rmsNormEps } }) {

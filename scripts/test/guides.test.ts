@@ -137,7 +137,10 @@ async function printed(source: string): Promise<unknown[][]> {
 }
 
 it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
-  const [composed, custom, op, glu, side, method] = blocks(await read("guide-autograd-research.md"), "ts");
+  const [composed, custom, op, glu, side, method, loss] = blocks(
+    await read("guide-autograd-research.md"),
+    "ts",
+  );
   const [first, ...rest] = await printed(composed);
   expect(first[1]).toBeLessThan(1e-7);
   expect(rest.at(-1)).toEqual(["gradients:", 3]);
@@ -156,6 +159,9 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   expect(end).toBeLessThan(start - 0.3);
   const [[, frozen], [, before], [, after]] = (await printed(side)) as [string, number][];
   expect(before).toBe(frozen);
+  const losses = (await printed(loss)).map(([, value]) => value as number);
+  expect(losses[0]).toBeCloseTo(Math.LN2, 6);
+  expect(losses.at(-1)).toBeLessThan(0.5);
   expect(after).toBeLessThan(before);
 });
 

@@ -10,6 +10,8 @@ export interface AdamWOptions {
   readonly eps?: number;
   /** Decoupled weight decay: each step subtracts lr · weightDecay · parameter. Default 0.01. */
   readonly weightDecay?: number;
+  /** Whether it updates a parameter; the others are another optimizer's, as matrices are Muon's. Default: all are its own. */
+  readonly only?: (name: string, parameter: Tensor) => boolean;
   /** Whether a parameter is excluded from weight decay, such as norms and gates. Default: none is. */
   readonly exclude?: (name: string, parameter: Tensor) => boolean;
   /** Moments in f32, or in 8 bits with a scale for each block of 256: a quarter of the bytes. Default f32. */
@@ -25,7 +27,7 @@ function checkNumber(name: string, value: number, legal: boolean, wanted: string
 const MAPS = "maps";
 
 /** Adds f32 moments of zeros as m.<parameter> and v.<parameter>. */
-function fillF32(store: ParamStore, params: ParamStore): void {
+function fillF32(store: ParamStore, params: Iterable<[string, Tensor]>): void {
   for (const [name, { shape }] of params) {
     for (const label of [`m.${name}`, `v.${name}`]) {
       store.add(label, store.device.zeros(shape, { category: "optimizer", label }));
@@ -34,7 +36,7 @@ function fillF32(store: ParamStore, params: ParamStore): void {
 }
 
 /** Adds 8-bit codes as m.<parameter> and v.<parameter>, their scales with ".absmax" appended, and the maps of the codes. */
-function fill8Bit(store: ParamStore, params: ParamStore): void {
+function fill8Bit(store: ParamStore, params: Iterable<[string, Tensor]>): void {
   const { device } = store;
   const category = "optimizer";
   for (const [name, { shape, size }] of params) {
@@ -61,6 +63,7 @@ export class AdamW implements Optimizer {
   readonly #betas: readonly [number, number];
   readonly #eps: number;
   readonly #weightDecay: number;
+  readonly #only: (name: string, parameter: Tensor) => boolean;
   readonly #exclude: (name: string, parameter: Tensor) => boolean;
   /** What the codes of 8-bit moments mean; null for f32 moments. */
   readonly #maps: Tensor | null;
@@ -71,6 +74,7 @@ export class AdamW implements Optimizer {
       betas = [0.9, 0.999],
       eps = 1e-8,
       weightDecay = 0.01,
+      only = () => true,
       exclude = () => false,
       state = "f32",
     } = options;
@@ -81,20 +85,21 @@ export class AdamW implements Optimizer {
       checkNumber(`betas[${i}]`, beta, beta >= 0 && beta < 1, "0 <= beta < 1");
     checkNumber("eps", eps, eps > 0 && eps < 1, "0 < eps < 1");
     checkNumber("weightDecay", weightDecay, weightDecay >= 0 && weightDecay < Infinity, "weightDecay >= 0");
-    for (const [name, { dtype }] of params) {
+    this.params = params;
+    this.#only = only;
+    for (const [name, { dtype }] of this.#own()) {
       if (dtype === "f32") continue;
       throw new SidenetError(
         "A-OPTIMIZER",
         `AdamW: ${name} is ${dtype}. It would lose small updates: train it in f32.`,
       );
     }
-    this.params = params;
     this.#betas = betas;
     this.#eps = eps;
     this.#weightDecay = weightDecay;
     this.#exclude = exclude;
     this.#state = ParamStore.filled(params.device, "optimizer", (store) =>
-      state === "8bit" ? fill8Bit(store, params) : fillF32(store, params),
+      state === "8bit" ? fill8Bit(store, this.#own()) : fillF32(store, this.#own()),
     );
     this.#maps = state === "8bit" ? this.#state.get(MAPS) : null;
   }
@@ -111,14 +116,14 @@ export class AdamW implements Optimizer {
   }
 
   /**
-   * Updates every parameter from its gradient, which stays the caller's. Gradients of other tensors are ignored.
+   * Updates every parameter of its own from its gradient, which stays the caller's. Gradients of other tensors are ignored.
    * Throws `A-OPTIMIZER`, and changes nothing, when a parameter has no gradient or `lr` is not a number >= 0; and
    * `T-USE-AFTER-FREE` after `dispose()`.
    */
   step(gradients: Gradients, { lr, gradScale = null }: OptimizerStep): void {
     this.#assertOpen("step");
     checkNumber("lr", lr, Number.isFinite(lr) && lr >= 0, "a finite number >= 0");
-    for (const [name, parameter] of this.params) {
+    for (const [name, parameter] of this.#own()) {
       if (gradients.has(parameter)) continue;
       throw new SidenetError(
         "A-OPTIMIZER",
@@ -128,7 +133,7 @@ export class AdamW implements Optimizer {
     const step = this.#stepsDone + 1;
     const [beta1, beta2] = this.#betas;
     const { ops } = this.params.device;
-    for (const [name, parameter] of this.params) {
+    for (const [name, parameter] of this.#own()) {
       const weightDecay = this.#exclude(name, parameter) ? 0 : this.#weightDecay;
       const moments = [this.#state.get(`m.${name}`), this.#state.get(`v.${name}`)] as const;
       const gradient = gradients.get(parameter)!;
@@ -158,6 +163,11 @@ export class AdamW implements Optimizer {
   /** For `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** The parameters that it updates. */
+  #own(): [string, Tensor][] {
+    return [...this.params].filter(([name, parameter]) => this.#only(name, parameter));
   }
 
   #assertOpen(user: string): void {

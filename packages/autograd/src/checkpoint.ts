@@ -60,13 +60,25 @@ function recompute(
     const operands = [...given, ...leaves];
     const trained = tracked.map((i) => operands[i]);
     using tape = new Tape(device, trained);
-    const gradients = tape.backward(runOnce(device, fn, tape, handles), dy);
+    const gradients = tape.backward(runAgain(device, fn, tape, handles), dy);
     return trained.map(([, tensor]) => {
       const gradient = gradients.get(tensor)!;
       device.categorize(gradient, "workspace"); // the outer tape accounts it again if the input is a leaf
       return gradient;
     });
   });
+}
+
+/** `runOnce` in the backward pass, where tensors of a closure may be gone: says so in the error that names them. */
+function runAgain(device: Device, fn: Recomputed, tape: Tape, inputs: readonly Tensor[]): Tensor {
+  try {
+    return runOnce(device, fn, tape, inputs);
+  } catch (error) {
+    if (!(error instanceof SidenetError) || error.code !== "T-USE-AFTER-FREE") throw error;
+    const advice =
+      "A checkpoint's function runs again in the backward pass: give it this tensor as an input, and use the argument.";
+    throw new SidenetError(error.code, `${error.text} ${advice}`, { cause: error });
+  }
 }
 
 /** Runs `fn` in a scope of its own, which frees its intermediate tensors. */

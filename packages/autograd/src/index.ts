@@ -18,7 +18,6 @@ export {
   type InputRule,
   type JointRule,
   type NoGradient,
-  type NoGradientReason,
   type Pull,
   type PullContext,
   type PullRow,

@@ -1,6 +1,5 @@
 /** The errors of a tape, in one place so that they read alike: what was called, why it fails, and what to do instead. */
 import { formatShape, type Shape, SidenetError, Tensor } from "@sidenet/tensor";
-import type { NoGradientReason } from "./rules/grad-row.ts";
 
 export const refuseLeaf = (name: string, problem: string): SidenetError =>
   new SidenetError("A-LEAF", `${name} cannot be trained: ${problem}.`);
@@ -55,11 +54,7 @@ export const refuseNoGradientRow = (op: string, inputs: readonly string[]): Side
   );
 
 /** The error for tracked inputs that have no gradient, alone or because their op has none. */
-export function refuseNoGradient(
-  op: string,
-  inputs: readonly string[],
-  reason: NoGradientReason,
-): SidenetError {
+export function refuseNoGradient(op: string, inputs: readonly string[], reason: string): SidenetError {
   const names = inputs.join(", ");
   if (reason === "in place") return refuseInPlace(op, names, "is tracked");
   if (reason === "gradients of gradients are not supported")

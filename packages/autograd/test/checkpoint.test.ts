@@ -224,6 +224,18 @@ describe("checkpoint", () => {
     expect(device.memory.liveCount).toBe(3);
   });
 
+  it("says how a tensor that is freed before the backward pass is used: as an input", () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1, 2], [2]);
+    using tape = new Tape(device, [x]);
+    using loss = device.scope(() => {
+      const freed = device.tensor([3, 4], [2]);
+      return tape.sum(checkpoint(tape, (ops, a) => ops.mul(a, freed), [x]));
+    });
+    expectCode("T-USE-AFTER-FREE", () => tape.backward(loss), "give it this tensor as an input");
+    expect(device.memory.liveCount).toBe(2);
+  });
+
   it("finds trained tensors that the function uses without being given them", async () => {
     const device = new CpuDevice({ precision: "f64" });
     const [x, w, bias] = [counting(device, [2, 3]), counting(device, [3, 3]), counting(device, [3])];

@@ -145,6 +145,20 @@ describe("AdamW", () => {
     expect(device.memory.live.optimizer).toBe(0);
   });
 
+  it.each(["f32", "8bit"] as const)("leaves to another what is not its own, with %s state", async (state) => {
+    const device = double();
+    using params = store(device, new TestRandom(1));
+    using adamw = new AdamW(params, { state, only: (name) => name !== "a" });
+    const before = await Promise.all([...params].map(([, parameter]) => read(parameter)));
+    device.scope(() => {
+      const norm = device.tensor([1, 2, 3], [3]);
+      adamw.step(new Map([[params.get("norm"), norm]]), { lr: 0.1 });
+    });
+    expect(await read(params.get("a"))).toEqual(before[0]);
+    expect(await read(params.get("norm"))).not.toEqual(before[1]);
+    expect([...adamw.exportState().tensors.keys()].filter((name) => name.endsWith(".a"))).toEqual([]);
+  });
+
   it("refuses with A-OPTIMIZER, and changes nothing", async () => {
     const device = double();
     using params = store(device, new TestRandom(1));
@@ -177,6 +191,7 @@ describe("AdamW", () => {
     using half = new ParamStore(device, "adapter");
     half.add("h", device.tensor([1], [1], { dtype: "f16" }));
     expectCode("A-OPTIMIZER", () => new AdamW(half), "h is f16");
+    new AdamW(half, { only: () => false }).dispose();
   });
 
   it("refuses an unknown format of its moments", () => {

@@ -1,5 +1,6 @@
 /** Ops that are not in the table: `defineOp` or `unary` makes the row, `withGradient` adds its gradients, `ops.call` runs it. */
 import {
+  type AnyOpRow,
   CpuDevice,
   checkRow,
   type Device,
@@ -150,13 +151,13 @@ describe("an op outside the table", () => {
       close: { rel: 0 },
       flops: () => 0,
     });
-    const none = { none: "integer input" } as const;
+    const none = { none: "not trained" };
     expectCode("A-RULE", () => withGradient(two, { gate: none, up: none }), "2 outputs");
   });
 
   it("names op and input where a gradient is no tensor of its input's shape", () => {
     using device = new CpuDevice();
-    const none = { none: "integer input" } as const;
+    const none = { none: "a constant of this test" };
     const backward = (pull: (ops: Ops, dy: Tensor) => Tensor) => {
       const wrong = withGradient(regluRow("wrong"), { gate: { saves: [], pull }, up: none });
       device.scope(() => {
@@ -169,6 +170,28 @@ describe("an op outside the table", () => {
     const nothing = (() => {}) as unknown as () => Tensor;
     expectCode("A-RULE", () => backward(nothing), "wrong made undefined for input gate of [2]");
     expectNoLeaks(device);
+  });
+
+  it("has an entry for each input, and no names but those of its operands", () => {
+    const row: AnyOpRow = regluRow("named");
+    const rule = (...saves: string[]) => ({ saves, pull: (_: Ops, dy: Tensor) => dy });
+    const both = { gate: rule(), up: rule() };
+    expectCode("A-RULE", () => withGradient(row, { gate: rule() }), "named have no entry for up");
+    expectCode("A-RULE", () => withGradient(row, { ...both, gat: rule() }), '"gat"');
+    expectCode("A-RULE", () => withGradient(row, { ...both, up: rule("y", "x") }), '"x"');
+    const joint = (input: string, save: string) =>
+      ({ inputs: [input], saves: [save], pull: (_: Ops, dy: Tensor) => [dy] }) as never;
+    expectCode("A-RULE", () => withGradient(row, both, joint("down", "y")), '"down"');
+    expectCode("A-RULE", () => withGradient(row, both, joint("up", "z")), '"z"');
+  });
+
+  it("says why a tracked input has no gradient", () => {
+    using device = new CpuDevice();
+    const none = { none: "a mask" };
+    const row = withGradient(regluRow("masked"), { gate: none, up: { saves: [], pull: (_, dy) => dy } });
+    using gate = device.tensor([1, -2], [2]);
+    using tape = new Tape(device, [gate]);
+    expectCode("A-NO-GRADIENT", () => tape.call(row, gate, gate), "a mask");
   });
 
   it("names the input that its joint rule leaves out", () => {
@@ -197,6 +220,16 @@ describe("an op outside the table", () => {
     // @ts-expect-error: reglu has no attributes
     expectCode("T-ATTR", () => device.ops.call(reglu, x, x, { factor: 2 }), "factor");
   });
+
+  it.runIf(process.env.SIDENET_DEVICE !== "cpu")(
+    "is found to leave an element unwritten, even in memory where an earlier check left the right value",
+    async () => {
+      using device = await openNodeWebGpu();
+      expect(await checkRow(device, regluRow("whole"), 3)).toBeNull();
+      const partly = regluRow("partly", REGLU.replace("i < p.size", "i < p.size && i != 3u"));
+      expect(await checkRow(device, partly, 3)).toContain("y[3] is 111");
+    },
+  );
 
   it.runIf(process.env.SIDENET_DEVICE !== "cpu")("reports WGSL that does not compile", async () => {
     using device = await openNodeWebGpu();

@@ -149,11 +149,11 @@ export {
   type TokenBatch,
 } from "./model/decoder.ts";
 export type { Embedding, Head, LossOptions } from "./model/head.ts";
-export { type CacheShape, KvCache } from "./model/kv-cache.ts";
 export { type LoadOptions, loadWeights } from "./model/load-weights.ts";
 export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./model/nf4-weight.ts";
 export type { Projection, WeightRange } from "./model/projection.ts";
 export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
+export { type KvShape, kvLayers, kvShapes, StateCache } from "./model/state-cache.ts";
 export {
   type ChatMessage,
   ChatTemplate,
@@ -164,6 +164,7 @@ export {
 export { afterPrefix, encodePrefix } from "./text/prefix-text.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
+export type { Loss, LossSettings, MakeLoss } from "./training/loss.ts";
 export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";
 export type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./training/metrics.ts";
 export {

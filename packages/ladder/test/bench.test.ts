@@ -323,7 +323,7 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("sidenet bench --kernel", 
       await reason("unbound", { buffers: [buffers[0]] });
       const stray = { name: "z", elements: 4, dtype: "f32" } as const;
       expect(await reason("stray", { buffers: [...buffers, stray] })).toBe(
-        "[L-KERNEL] stray.wgsl has no binding z.",
+        "[L-KERNEL] stray.wgsl has no binding z; it has x, y.",
       );
       expect(await reason("param", { params: { n: 4 } })).toBe("[L-KERNEL] param.wgsl has no parameter n.");
       expect((await measureKernel(device, { ...right, name: "right" }, 5)).dispatches).toBe(1);

@@ -21,7 +21,7 @@ function drawn(seed: number, method: "ladder" | "lora" | null) {
 const turns = fc.array(
   fc.record({
     /** Tokens of the text so far that the next prompt begins with. */
-    shared: fc.nat({ max: 20 }),
+    shared: fc.oneof(fc.nat({ max: 20 }), fc.constant(Number.POSITIVE_INFINITY)),
     more: fc.array(fc.integer({ min: 0, max: 39 }), { maxLength: 5 }),
     maxTokens: fc.integer({ min: 0, max: 4 }),
     prefix: fc.constantFrom([], [], [1, 3]),
@@ -42,17 +42,22 @@ it("a kept text gives what a whole prompt gives, reads only what is new, and lea
         const prepare = vi.spyOn(decoder, "prepare");
         const live = memory.liveBytes;
         const kept = new KeptText();
-        let [text, held, prefixOfText]: [number[], number, string] = [[], 0, ""];
+        let [text, held, prefixOfText, capacity]: [number[], number, string, number] = [[], 0, "", 0];
         for (const { shared, more, maxTokens, prefix } of turns) {
           if (method !== "lora") decoder.readPrefix(prefix);
           const prefixed = decoder.prefixIds.join();
+          const limit = decoder.contextLimit;
           const prompt = [...text.slice(0, shared), ...more];
           if (prompt.length === 0) prompt.push(7);
           prepare.mockClear();
           const ids = await generate(decoder, adapter, prompt, { maxTokens, kept });
-          let same = 0;
-          const isKept = prefixed === prefixOfText;
-          while (isKept && same < Math.min(held, prompt.length - 1) && text[same] === prompt[same]) same++;
+          const before = text.slice(0, held);
+          const isContinued =
+            prefixed === prefixOfText && held < prompt.length && before.every((id, i) => id === prompt[i]);
+          const needed = prompt.length + maxTokens;
+          const isReused = isContinued && needed <= capacity;
+          const same = isReused ? held : 0;
+          if (!isReused) capacity = Math.max(needed, Math.min(2 * needed, limit));
           const lengths = prepare.mock.calls.map(([batch]) => batch.length);
           expect(lengths).toEqual(
             Array.from({ length: maxTokens }, (_, i) => (i ? 1 : prompt.length - same)),

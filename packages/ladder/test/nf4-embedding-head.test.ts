@@ -55,4 +55,18 @@ describe.each(devices)("embedding table and lm_head in NF4 on %s", (_, open) => 
     dense.dispose();
     expect(device.memory.liveCount).toBe(0);
   });
+
+  it("have f32 copies, as every weight has", async () => {
+    device ??= await open();
+    const model = drawModel(new TestRandom(32));
+    const [quantized, dense] = await bothForms(device, model);
+    for (const { name, shape } of decoderParameters(model)) {
+      using copy = device.scope(() => quantized.denseWeight(name));
+      expect(copy.shape).toEqual(shape);
+      expect(await copy.read()).toEqual(await dense.weights.get(name).read());
+    }
+    expect(() => quantized.denseWeight("q_proj")).toThrow(/T-NAME/);
+    quantized.dispose();
+    dense.dispose();
+  });
 });

@@ -1,192 +1,37 @@
 // Methods of the user's own in the places that an adapter has, an optimizer of the user's own, and plans of both.
 
 import type { Gradients, Optimizer, OptimizerStep } from "@sidenet/autograd";
-import { CpuDevice, type Ops, ParamStore, Random, repeat, type Tensor, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, type Ops, ParamStore, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import {
   type Adapter,
-  type Attention,
-  type BlockWeights,
-  block,
-  blockParameters,
-  blockWeights,
-  type CacheShape,
-  type Decoder,
   encodeAdapter,
   evaluateLoss,
   type Forward,
   generate,
+  generateBatch,
   measureStep,
   mergeAdapter,
   parseAdapterConfig,
   planStep,
   readTrainerState,
   residualStream,
-  type SideAdapter,
-  type SidePass,
-  type SidePassOptions,
   type StepOptions,
   Trainer,
 } from "../src/index.ts";
 import { restoreAdapter, saveAdapter } from "../src/node/index.ts";
-import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
-
-const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
-
-abstract class OwnAdapter {
-  readonly parameters: ParamStore;
-  constructor(decoder: Decoder, fill: (store: ParamStore) => void) {
-    this.parameters = ParamStore.filled(decoder.device, "adapter", fill);
-  }
-  dispose(): void {
-    this.parameters.dispose();
-  }
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-}
-
-/** Trains the gains of every block's first norm, and nothing else. */
-class GainTuning extends OwnAdapter implements Adapter {
-  readonly method = "gains";
-  constructor(decoder: Decoder) {
-    const { device } = decoder;
-    const { numHiddenLayers, hiddenSize } = decoder.config;
-    const ones = () => new Float32Array(hiddenSize).fill(1);
-    super(decoder, (store) => {
-      for (let i = 0; i < numHiddenLayers; i++) store.add(`${i}`, device.tensor(ones, [hiddenSize]));
-    });
-  }
-  adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
-    return { ...frozen, inputNorm: this.parameters.get(`${layer}`) };
-  }
-}
-
-/** Puts trained rows in place of the embeddings of the first tokens of the vocabulary. */
-class PromptTuning extends OwnAdapter implements Adapter {
-  readonly method = "prompt";
-  readonly count = 4;
-  constructor(decoder: Decoder) {
-    const d = decoder.config.hiddenSize;
-    super(decoder, (store) =>
-      store.add(
-        "prompt",
-        decoder.device.tensor(() => new Random(2).normals(4 * d), [4, d]),
-      ),
-    );
-  }
-  embed(ops: Ops, { tokens, ids }: Forward, h: Tensor): Tensor {
-    const { device } = h;
-    const kept = Float32Array.from(tokens.inputIds, (id) => Number(id >= this.count));
-    const frozen = device.ops.mul(h, device.tensor(kept, [...ids.shape, 1]));
-    return ops.add(frozen, ops.embedding(ids, this.parameters.get("prompt"))); // 0 for all other ids
-  }
-}
-
-/** Prefix tuning (Li and Liang 2021): trained keys and values, without a position, before those of the text in every block. */
-class PrefixTuning extends OwnAdapter implements Adapter {
-  readonly method = "prefix";
-  readonly count = 3;
-  constructor(decoder: Decoder) {
-    const { device } = decoder;
-    const { numHiddenLayers, numKeyValueHeads, headDim } = decoder.config;
-    const shape = [1, 3, numKeyValueHeads, headDim];
-    super(decoder, (store) => {
-      for (let i = 0; i < numHiddenLayers; i++)
-        for (const [stream, part] of ["k", "v"].entries()) {
-          const values = () => new Random(4 + i, stream).normals(3 * numKeyValueHeads * headDim);
-          store.add(`${i}.${part}`, device.tensor(values, shape));
-        }
-    });
-  }
-  adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
-    const prefix = (ops: Ops, part: string, rows: number) =>
-      repeat(ops, this.parameters.get(`${layer}.${part}`), 0, rows);
-    const attention: Attention = (ops, q, k, v, keyMask, segments, attrs) =>
-      frozen.attention(
-        ops,
-        q,
-        ops.concat(prefix(ops, "k", q.shape[0]), k, { axis: 1 }),
-        ops.concat(prefix(ops, "v", q.shape[0]), v, { axis: 1 }),
-        keyMask && this.withPrefix(keyMask),
-        segments,
-        { queryOffset: (attrs?.queryOffset ?? 0) + this.count },
-      );
-    return { ...frozen, attention };
-  }
-  /** The mask [B,S] of keys with a visible prefix, [B,P+S]. */
-  withPrefix(keyMask: Tensor): Tensor {
-    const { device, shape } = keyMask;
-    const ones = (rows: number, count: number) =>
-      device.tensor(() => new Float32Array(rows * count).fill(1), [rows, count]);
-    const own = device.ops.where(keyMask, ones(1, 1));
-    return device.ops.equal(device.ops.concat(ones(shape[0], this.count), own, { axis: 1 }), ones(1, 1));
-  }
-}
-
-/** LoReFT (Wu et al. 2024): edits the output of every block in a subspace of 2 dimensions, h + (h Wᵀ + b - h Rᵀ) R. */
-class Reft extends OwnAdapter implements Adapter {
-  readonly method = "loreft";
-  constructor(decoder: Decoder) {
-    const { device } = decoder;
-    const { numHiddenLayers, hiddenSize: d } = decoder.config;
-    super(decoder, (store) => {
-      for (let i = 0; i < numHiddenLayers; i++) {
-        store.add(`${i}.b`, device.zeros([2]));
-        for (const [stream, part] of ["r", "w"].entries()) {
-          const values = () => new Random(6 + i, stream).normals(2 * d, 0.1);
-          store.add(`${i}.${part}`, device.tensor(values, [2, d]));
-        }
-      }
-    });
-  }
-  adaptBlock(layer: number, frozen: BlockWeights): BlockWeights {
-    const [r, w, b] = ["r", "w", "b"].map((name) => this.parameters.get(`${layer}.${name}`));
-    const output = (ops: Ops, h: Tensor) =>
-      ops.add(h, ops.linear(ops.sub(ops.linear(h, w, b), ops.linear(h, r)), ops.transpose(r)));
-    return { ...frozen, output };
-  }
-}
-
-/** One block beside the model, which reads H_0, and whose output is scaled by a gate. */
-class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
-  readonly method = "gated-block";
-  readonly side = this;
-  readonly decoder: Decoder;
-  readonly cacheShape: CacheShape;
-  readonly effectiveDepth: number;
-  constructor(decoder: Decoder) {
-    super(decoder, (store) => {
-      for (const [i, { name, shape }] of blockParameters(config).entries()) {
-        const values = () =>
-          new Random(3, i).normals(
-            shape.reduce((a, b) => a * b, 1),
-            0.1,
-          );
-        store.add(name, decoder.device.tensor(values, shape));
-      }
-      store.add("gate", decoder.device.zeros([]));
-    });
-    this.decoder = decoder;
-    this.cacheShape = { ...decoder.config, numLayers: 1 };
-    this.effectiveDepth = decoder.config.numHiddenLayers + 1;
-  }
-  start(ops: Ops, { context }: Forward, { cache }: SidePassOptions): SidePass {
-    const weights = blockWeights(config, this.parameters);
-    let read: Tensor | null = null;
-    return {
-      observe: (index, h) => {
-        if (index === 0) read = block(ops, config, weights, h, context, cache?.[0] ?? null);
-      },
-      finish: (h) => ops.add(h, ops.scaleBy(read!, this.parameters.get("gate"))),
-    };
-  }
-  configJson(baseModel: string): object {
-    return { method: this.method, base_model_name_or_path: baseModel, blocks: 1 };
-  }
-}
+import {
+  config,
+  GainTuning,
+  GatedBlock,
+  PrefixTuning,
+  PromptTuning,
+  Reft,
+  RunningSum,
+} from "./own-adapters.ts";
+import { drawBatch, randomDecoder } from "./tiny-model.ts";
 
 /** Lion (Chen et al. 2023). */
 class Lion implements Optimizer {
@@ -224,6 +69,7 @@ describe.each([
   ["a prefix of keys and values in every block", PrefixTuning],
   ["an edit of every block's output", Reft],
   ["a block beside the model", GatedBlock],
+  ["a recurrence beside the model", RunningSum],
 ] as const)("%s", (_, Own) => {
   it.each([false, true])(
     "is trained, evaluated and sampled (checkpointing: %s)",
@@ -250,9 +96,9 @@ describe.each([
           });
           wanted.push((await next.read())[0]);
         }
-        expect(await generate(decoder, adapter, prompt, { maxTokens: 4 })).toEqual(
-          wanted.slice(prompt.length),
-        );
+        const texts = await generateBatch(decoder, adapter, [prompt, prompt.slice(2)], { maxTokens: 4 });
+        expect(texts[0]).toEqual(wanted.slice(prompt.length));
+        expect(texts[1]).toEqual(await generate(decoder, adapter, prompt.slice(2), { maxTokens: 4 }));
       }
       expect(device.memory.liveBytes).toBe(resting);
     },
@@ -307,7 +153,7 @@ describe("an adapter of one's own that returns something else than a hidden stat
     {
       using adapter = new GatedBlock(decoder);
       const finish = (h: Tensor) => device.ops.sum(h, { axis: 1 });
-      const side = { cacheShape: null, start: () => ({ observe() {}, finish }) };
+      const side = { cacheShapes: () => [], start: () => ({ observe() {}, finish }) };
       const wrong: Adapter = { ...adapter, method: "wrong", side, dispose() {}, [Symbol.dispose]() {} };
       await expect(evaluateLoss(decoder, wrong, [batch])).rejects.toThrow(
         /L-METHOD\] finish of the adapter "wrong"/,

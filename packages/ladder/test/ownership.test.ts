@@ -8,7 +8,7 @@ import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { emptyWeights } from "../src/model/base-storage.ts";
 import { Decoder } from "../src/model/decoder.ts";
-import { KvCache } from "../src/model/kv-cache.ts";
+import { kvShapes, StateCache } from "../src/model/state-cache.ts";
 import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
@@ -110,7 +110,8 @@ describe("what does not fit into memory leaves nothing behind:", () => {
 
   it("a cache of keys and values", async () => {
     const device = new MetaDevice();
-    await underLimits(device, () => new KvCache(device, { ...model, numLayers: 3 }, 2, 16));
+    const shapes = kvShapes({ ...model, numLayers: 3 }, 16);
+    await underLimits(device, () => StateCache.empty(device, shapes, 2, 16));
   });
 
   it("the caches of a model with its side network", async () => {

@@ -23,7 +23,13 @@ export interface Outcome {
   readonly values: HostArray | null;
 }
 
-/** Runs a case with all its residuals, reads everything that it wrote, and frees its tensors. */
+/** Far from what ops make of the random cases; every dtype has it. */
+const STALE = 111;
+
+/**
+ * Runs a case with all its residuals, reads everything that it wrote, and frees its tensors. What it wrote is overwritten first: a
+ * pool gives the same memory to the next run of the case, where right values would hide what a kernel leaves unwritten.
+ */
 export async function runCase(device: Device, op: OpOrName, drawn: OpCase): Promise<Outcome[]> {
   const { signature } = rowOf(op);
   const residuals = signature.outputs.filter((operand) => operand.residual).map((operand) => operand.name);
@@ -40,6 +46,7 @@ export async function runCase(device: Device, op: OpOrName, drawn: OpCase): Prom
     const outcomes: Outcome[] = [];
     for (const [key, tensor] of written) {
       const values = device.holdsValues ? await tensor.read() : null;
+      device.assign(tensor, new Uint8Array(tensor.size).fill(STALE));
       outcomes.push({ name: key, shape: tensor.shape, dtype: tensor.dtype, values });
     }
     return outcomes;

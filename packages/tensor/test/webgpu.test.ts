@@ -226,6 +226,10 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
       expect(calling({ bind: { x: freed, y } })).toThrow(/T-USE-AFTER-FREE.*double\/main/);
       expect(calling({ bind: { x: elsewhere, y } })).toThrow(/T-DEVICE.*is on cpu/);
       expect(calling({ bind: { x: undefined, y } })).toThrow(/T-KERNEL.*undefined is bound to x/);
+      expect(calling({ bind: { x, z: y } })).toThrow(/T-KERNEL.*no binding z; it has x, y/);
+      using half = gpu.profile.f16 ? gpu.zeros([1], { dtype: "f16" }) : null;
+      if (half) expect(calling({ bind: { x: half, y } })).toThrow(/T-KERNEL.*"alias x_t = f32;"/);
+      expect(() => gpu.dispatch("none/main", { bind: {}, params: {}, grid: 1 })).toThrow(/no kernel "none"/);
       for (const grid of [undefined, 1.5, -1, [1, 1], [1, Number.NaN, 1]])
         expect(calling({ grid })).toThrow(/T-KERNEL.*grid/);
       expect(() => gpu.addKernel("a/b", DOUBLE)).toThrow(/T-KERNEL/);

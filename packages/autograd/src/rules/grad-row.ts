@@ -32,19 +32,10 @@ type SavedOperand<R extends AnyOpRow, N> =
     : Tensor;
 type SavedOperands<R extends AnyOpRow, N extends SaveName<R>> = { readonly [S in N]: SavedOperand<R, S> };
 
-/** Why an op or an input has no gradient. An op with integer output takes tracked inputs; the others throw for them. */
-export type NoGradientReason =
-  | "integer output"
-  | "integer input"
-  | "in place"
-  | "gradients of gradients are not supported"
-  | "a table of constants"
-  | "a quantized weight"
-  | "part of the optimizer";
-
-/** An op without gradients, and why. */
+/** An op or an input without gradients, and why, in words for messages. */
 export interface NoGradient {
-  readonly none: NoGradientReason;
+  /** An op with "integer output" takes tracked inputs; all others throw for them. */
+  readonly none: string;
 }
 
 export const IN_PLACE: NoGradient = { none: "in place" };
@@ -153,7 +144,7 @@ export const hasGradient = <R extends object>(row: R): row is R & WithGradient =
 
 /**
  * An op outside the table together with its gradients, for `ops.call`: an entry for each input, and perhaps a joint rule for
- * inputs that share work. Throws `A-RULE` unless the op has one output, residuals aside.
+ * inputs that share work. Throws `A-RULE` unless the op has one output, residuals aside, and the names are those of its operands.
  */
 export function withGradient<
   R extends AnyOpRow,
@@ -182,6 +173,7 @@ function pullRow<K extends string>(
   if (outputs !== 1) {
     throw new SidenetError("A-RULE", `${op} has ${outputs} outputs. An op with gradients has one.`);
   }
+  checkNames(op, signature, inputs as Record<string, AnyRule | NoGradient>, joint);
   const entries = Object.entries(inputs as Record<string, AnyRule | NoGradient>).map(([name, entry]) => {
     if (hasNoGradient(entry)) return [name, entry] as const;
     const run: Pull["run"] = (ops, dy, saved, [context]) => [entry.pull(ops, dy, saved, context)];
@@ -202,6 +194,27 @@ function pullRow<K extends string>(
           }
         : null,
   };
+}
+
+/** What the types say of a row, for callers without types. Throws `A-RULE`. */
+function checkNames(
+  op: string,
+  { text, inputs, outputs }: AnyOpRow["signature"],
+  entries: Readonly<Record<string, AnyRule | NoGradient>>,
+  joint: AnyJointRule | undefined,
+): void {
+  const refuse = (problem: string) =>
+    new SidenetError("A-RULE", `the gradients of ${op} ${problem}. Its operands are ${text}`);
+  const names = inputs.map(({ name }) => name);
+  const missing = names.filter((name) => !Object.hasOwn(entries, name));
+  if (missing.length > 0) throw refuse(`have no entry for ${missing.join(", ")}`);
+  const rules = Object.values(entries).filter((entry) => !hasNoGradient(entry)) as AnyRule[];
+  const saves = [...rules, ...(joint ? [joint] : [])].flatMap((rule) => rule.saves);
+  const given = [...Object.keys(entries), ...(joint?.inputs ?? [])];
+  const unknown =
+    given.find((name) => !names.includes(name)) ??
+    saves.find((name) => !names.includes(name) && !outputs.some((output) => output.name === name));
+  if (unknown !== undefined) throw refuse(`name an operand "${unknown}", which it does not have`);
 }
 
 /** The rules that give the gradients of some inputs, and what they need. */

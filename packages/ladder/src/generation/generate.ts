@@ -53,8 +53,8 @@ export async function generate(
 
 /**
  * The new ids after each prompt, by the backbone and the adapter if there is one, with key-value caches. Each text is what it
- * would be in a batch of one: the left padding of shorter prompts is masked, rope depends on distances only, and each prompt
- * has its own stream of random numbers. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when a prompt and the new tokens
+ * would be in a batch of one: the left padding of shorter prompts is masked, positions count from the first token of a prompt, and
+ * each prompt has its own stream of random numbers. Throws `L-PROMPT` for an empty prompt, `L-CONTEXT` when a prompt and the new tokens
  * exceed the context, `L-DIVERGED` when logits are not finite.
  */
 export async function generateBatch(

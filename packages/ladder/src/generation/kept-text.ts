@@ -3,8 +3,8 @@ import type { Decoder } from "../model/decoder.ts";
 import { ModelCache } from "./model-cache.ts";
 
 /**
- * Keys and values of the text of one prompt, for later calls of `generate` that continue it, such as the turns of a conversation:
- * what they share with the text is not read again. It holds them until `dispose()`, and forgets them where the model, its prefix or
+ * What a model keeps of one prompt and the text after it, for later calls of `generate` whose prompt goes on with both, such as the
+ * turns of a conversation: they are not read again. Held until `dispose()`, and forgotten where the prompt, the model, its prefix or
  * the adapter is another; call `dispose()` after training either.
  */
 export class KeptText {
@@ -12,7 +12,10 @@ export class KeptText {
   #caches: ModelCache | null = null;
   #owners: readonly unknown[] = [];
 
-  /** Caches for `capacity` positions, and how many tokens of a prompt they hold: not its last one, whose logits are wanted. @internal */
+  /**
+   * Caches for `capacity` positions at least, and how many tokens of a prompt they hold: all that was kept, if the prompt goes on
+   * with it, else none, since a side network may keep a state of the whole text. @internal
+   */
   take(
     decoder: Decoder,
     adapter: Adapter | null,
@@ -21,18 +24,17 @@ export class KeptText {
   ): { caches: ModelCache; offset: number } {
     const owners = [decoder, adapter, decoder.prefixIds.join()];
     const isOwn = owners.every((owner, i) => owner === this.#owners[i]);
-    let offset = 0;
-    if (isOwn) while (offset < promptIds.length - 1 && this.#ids[offset] === promptIds[offset]) offset++;
-    const kept = this.#caches;
-    if (kept === null || offset === 0) {
-      this.dispose();
-      this.#owners = owners;
-      return { caches: ModelCache.empty(decoder, [adapter], 1, capacity), offset: 0 };
+    const { length } = this.#ids;
+    const isContinued = isOwn && length < promptIds.length && this.#ids.every((id, i) => id === promptIds[i]);
+    const caches = this.#caches;
+    if (isContinued && caches && caches.capacity >= capacity) {
+      this.#caches = null;
+      return { caches, offset: length };
     }
-    const caches = kept.capacity < capacity ? kept.grown(capacity) : kept;
-    if (caches !== kept) kept.dispose();
-    this.#caches = null;
-    return { caches, offset };
+    this.dispose();
+    this.#owners = owners;
+    const roomy = Math.max(capacity, Math.min(2 * capacity, decoder.contextLimit)); // so that few texts outgrow it
+    return { caches: ModelCache.empty(decoder, [adapter], 1, roomy), offset: 0 };
   }
 
   /** Takes back the caches, which hold these tokens. @internal */
@@ -41,7 +43,7 @@ export class KeptText {
     this.#caches = caches;
   }
 
-  /** Frees the keys and values. What is generated next is read from the beginning. */
+  /** Frees the caches. What is generated next is read from the beginning. */
   dispose(): void {
     this.#caches?.dispose();
     this.#caches = null;

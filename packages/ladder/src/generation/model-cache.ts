@@ -1,16 +1,17 @@
+import type { Shape } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import type { Decoder } from "../model/decoder.ts";
-import { type CacheShape, KvCache } from "../model/kv-cache.ts";
+import { kvShapes, StateCache } from "../model/state-cache.ts";
 
-/** The caches of a model: of its backbone, and of the side network of each adapter that has one. */
+/** The caches of a model: of its backbone, and of the side network of each adapter. */
 export class ModelCache {
-  readonly cache: KvCache;
-  /** In the order of the adapters. */
-  readonly sideCaches: readonly (KvCache | null)[];
+  readonly cache: StateCache;
+  /** In the order of the adapters; one without a side network has an empty one. */
+  readonly sideCaches: readonly StateCache[];
 
   /** Frees the caches made so far where making the next fails. */
-  private constructor(backbone: KvCache, sides: readonly (() => KvCache | null)[]) {
-    const made: (KvCache | null)[] = [];
+  private constructor(backbone: StateCache, sides: readonly (() => StateCache)[]) {
+    const made: StateCache[] = [];
     this.cache = backbone;
     this.sideCaches = made;
     try {
@@ -28,11 +29,10 @@ export class ModelCache {
     batchSize: number,
     capacity: number,
   ): ModelCache {
-    const make = (shape: CacheShape) => new KvCache(device, shape, batchSize, capacity);
-    const sides = adapters.map((adapter) => adapter?.side?.cacheShape ?? null);
+    const make = (rowShapes: readonly Shape[]) => StateCache.empty(device, rowShapes, batchSize, capacity);
     return new ModelCache(
-      make({ ...config, numLayers: config.numHiddenLayers }),
-      sides.map((side) => () => side && make(side)),
+      make(kvShapes({ ...config, numLayers: config.numHiddenLayers }, capacity)),
+      adapters.map((adapter) => () => make(adapter?.side?.cacheShapes(capacity) ?? [])),
     );
   }
 
@@ -43,29 +43,21 @@ export class ModelCache {
 
   /** Bytes of one row of the batch. */
   get rowBytes(): number {
-    return this.sideCaches.reduce((sum, side) => sum + (side?.rowBytes ?? 0), this.cache.rowBytes);
+    return this.sideCaches.reduce((sum, side) => sum + side.rowBytes, this.cache.rowBytes);
   }
 
   /** New caches with copies of these rows, in this order; a row may be taken more than once. */
   take(rows: readonly number[]): ModelCache {
     return new ModelCache(
       this.cache.take(rows),
-      this.sideCaches.map((side) => () => side?.take(rows) ?? null),
+      this.sideCaches.map((side) => () => side.take(rows)),
     );
   }
 
-  /** New caches with these positions and room for more, up to `capacity`. */
-  grown(capacity: number): ModelCache {
-    return new ModelCache(
-      this.cache.grown(capacity),
-      this.sideCaches.map((side) => () => side?.grown(capacity) ?? null),
-    );
-  }
-
-  /** Frees the keys and values. */
+  /** Frees the tensors. */
   dispose(): void {
     this.cache.dispose();
-    for (const side of this.sideCaches) side?.dispose();
+    for (const side of this.sideCaches) side.dispose();
   }
 
   /** For `using`. */

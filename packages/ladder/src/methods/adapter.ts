@@ -1,10 +1,9 @@
 /** Adapters: the parameters that a fine-tuning method trains, and where they act on a decoder (methods.md, 2 to 4). */
-import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
-import type { BlockWeights, LayerCache, RunLayer } from "../model/block.ts";
+import type { Ops, ParamStore, Shape, Tensor } from "@sidenet/tensor";
+import type { BlockWeights, RunLayer } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Forward } from "../model/decoder.ts";
 import type { Head } from "../model/head.ts";
-import type { CacheShape } from "../model/kv-cache.ts";
 
 /** The fine-tuning methods; QLoRA is LoRA over NF4 weights. */
 export const METHODS = ["ladder", "xladder", "lora", "qlora", "full", "head"] as const;
@@ -13,8 +12,8 @@ export type Method = (typeof METHODS)[number];
 
 /** Options of a forward pass of a side adapter. */
 export interface SidePassOptions {
-  /** The key-value cache, a `LayerCache` for each layer of `cacheShape`; null: none. */
-  readonly cache?: readonly LayerCache[] | null;
+  /** What it keeps of earlier positions, f32 [B, ...] for each of `cacheShapes`, to be read and updated; null: none. */
+  readonly cache?: readonly Tensor[] | null;
   /** Runs each layer under gradient checkpointing. */
   readonly runLayer?: RunLayer | null;
   /** Called with k and the state after side layer k. */
@@ -36,8 +35,11 @@ export interface SidePass {
 export interface SideAdapter {
   /** Starts a forward pass beside one of the backbone over `forward`. `ops` is a tape to train, else the device's ops. */
   start(ops: Ops, forward: Forward, options: SidePassOptions): SidePass;
-  /** The shape of its key-value cache; null for a network in which no position depends on another. */
-  readonly cacheShape: CacheShape | null;
+  /**
+   * Shapes, without the batch, of the tensors in which it keeps what later positions need of up to `capacity` positions: those of
+   * `kvShapes` for blocks, that of the state of a recurrence. Empty for a network in which no position depends on another.
+   */
+  cacheShapes(capacity: number): readonly Shape[];
   /** Number of blocks on the longest path from tokens to logits. Default: that of the backbone. */
   readonly effectiveDepth?: number;
 }

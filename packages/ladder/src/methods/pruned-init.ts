@@ -8,7 +8,6 @@ import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
 import { blockParameters, PROJECTION_NAMES, PROJECTIONS, type ProjectionName } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Decoder, decoderParameters, layerName } from "../model/decoder.ts";
-import { denseMatrix } from "../model/nf4-weight.ts";
 import { FullTuning } from "./full-tuning.ts";
 import {
   axesOf,
@@ -79,12 +78,10 @@ async function readImportance(sums: ParamStore, layer: number): Promise<BlockImp
 
 /** Adds Σ |w| of one block, a matrix at a time. */
 function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): void {
-  const { device, config } = decoder;
-  const shapes = new Map(blockParameters(config).map(({ name, shape }) => [name, shape]));
+  const { device } = decoder;
   for (const projection of PROJECTION_NAMES) {
-    const name = weightOf(projection);
     device.scope(() => {
-      const w = denseMatrix(decoder.weights, layerName(layer, name), shapes.get(name)!);
+      const w = decoder.denseWeight(layerName(layer, weightOf(projection)));
       addSums(sums, layer, projection, device.ops.abs(w));
     });
   }
@@ -93,9 +90,7 @@ function addAbsoluteSums(sums: ParamStore, decoder: Decoder, layer: number): voi
 /** An f32 copy of the whole decoder, for gradients of its weights. */
 function denseCopy(decoder: Decoder): Decoder {
   const weights = ParamStore.filled(decoder.device, "weights", (store) => {
-    for (const { name, shape } of decoderParameters(decoder.config)) {
-      store.add(name, denseMatrix(decoder.weights, name, shape));
-    }
+    for (const { name } of decoderParameters(decoder.config)) store.add(name, decoder.denseWeight(name));
   });
   return new Decoder(decoder.config, weights);
 }
@@ -199,7 +194,7 @@ export async function prunedValues(
   for (const [i, layer] of sources.entries()) {
     const choice = chooseBlock(model, side, blocks.get(layer)!);
     for (const { name, shape } of blockParameters(model)) {
-      using dense = decoder.device.scope(() => denseMatrix(decoder.weights, layerName(layer, name), shape));
+      using dense = decoder.device.scope(() => decoder.denseWeight(layerName(layer, name)));
       const target = sideLayerName(i + 1, name);
       const axes = axesOf(name, channels, choice);
       values.set(target, pick(await dense.read(), shape[shape.length - 1], axes, random.get(target)!));

@@ -2,7 +2,7 @@ import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet
 import type { RunLayer } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
-import type { KvCache } from "../model/kv-cache.ts";
+import { kvLayers, type StateCache } from "../model/state-cache.ts";
 import type { Adapter } from "./adapter.ts";
 
 /**
@@ -15,9 +15,10 @@ const chunkTokensOf = ({ hiddenSize }: ModelConfig): number => Math.min(2048, Ma
 export interface StreamOptions {
   /** The ops of the trained parts: a tape to train them, the device's ops (the default) to run them. */
   readonly ops?: Ops;
-  readonly cache?: KvCache | null;
+  /** Keys and values of the backbone, of `kvShapes`. */
+  readonly cache?: StateCache | null;
   /** Of the side network of each adapter. */
-  readonly sideCaches?: readonly (KvCache | null)[];
+  readonly sideCaches?: readonly StateCache[];
   /** The number of the training pass, from which dropout draws; null, the default: no dropout. */
   readonly dropoutStream?: number | null;
   /** Runs each recorded block, of the backbone or of a side network, under gradient checkpointing. */
@@ -82,7 +83,7 @@ export function residualStreams(
   const backboneOps = changing ? ops : plain;
   const isRecorded = backboneOps !== plain;
   const passes = adapters.map((adapter, i) => {
-    const cache = options.sideCaches?.[i]?.layers ?? null;
+    const cache = options.sideCaches?.[i]?.tensors ?? null;
     return adapter?.side?.start(ops, forward, { cache, runLayer, onState: options.onSideState ?? null });
   });
   const h = decoder.hidden(backboneOps, forward, {
@@ -96,7 +97,7 @@ export function residualStreams(
     adaptBlock: changing?.adaptBlock
       ? (layer, frozen) => changing.adaptBlock!(layer, frozen, dropoutStream)
       : null,
-    cache: options.cache?.layers ?? null,
+    cache: options.cache ? kvLayers(options.cache.tensors) : null,
     ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? chunkTokensOf(decoder.config) }),
   });
   const finish = (adapter: Adapter | null, i: number) => {

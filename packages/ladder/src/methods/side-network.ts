@@ -3,7 +3,7 @@
  * rungs and adds U · rmsNorm(s_l) to the last one. The two methods are the same network; they differ in which hidden states
  * have rungs and in the number of free layers.
  */
-import { type Device, type Ops, ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Device, type Ops, ParamStore, type Shape, SidenetError, type Tensor } from "@sidenet/tensor";
 import {
   type BlockContext,
   type BlockShape,
@@ -16,8 +16,8 @@ import {
 } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Forward } from "../model/decoder.ts";
-import type { CacheShape } from "../model/kv-cache.ts";
 import { ropeTables } from "../model/rope-tables.ts";
+import { kvLayers, kvShapes } from "../model/state-cache.ts";
 import type { Adapter, SideAdapter, SidePass, SidePassOptions } from "./adapter.ts";
 import {
   gateName,
@@ -91,13 +91,13 @@ export class SideNetwork implements Adapter, SideAdapter {
   }
 
   /** Keys and values of every side layer. */
-  get cacheShape(): CacheShape {
+  cacheShapes(capacity: number): readonly Shape[] {
     const {
       num_hidden_layers: numLayers,
       num_key_value_heads: numKeyValueHeads,
       head_dim: headDim,
     } = this.config;
-    return { numLayers, numKeyValueHeads, headDim };
+    return kvShapes({ numLayers, numKeyValueHeads, headDim }, capacity);
   }
 
   get effectiveDepth(): number {
@@ -161,7 +161,7 @@ class SideNetworkPass implements SidePass {
     this.#network = network;
     this.#ops = ops;
     this.#context = context;
-    this.#cache = options.cache ?? null;
+    this.#cache = options.cache ? kvLayers(options.cache) : null;
     this.#runLayer = options.runLayer ?? null;
     this.#onState = options.onState ?? null;
   }

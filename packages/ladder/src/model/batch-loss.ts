@@ -36,47 +36,39 @@ function selection(targets: Int32Array): { rows: Int32Array; back: Int32Array; t
   return { rows, back, targets: Int32Array.from(rows, (n) => (n < 0 ? IGNORED : targets[n])) };
 }
 
-/** What a batch is scored against, on the device. Its tensors belong to the surrounding scope. */
-export interface Targets {
-  /** i32[N]: the next tokens, -100 where nothing is scored. */
-  readonly ids: Tensor;
-  /** Which of the B · T positions the N are, as `selectRows` takes them; null: all. */
-  readonly selected: { readonly rows: Tensor; readonly back: Tensor } | null;
-}
-
-/** Uploads what a batch is scored against. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary. */
-export function uploadTargets({ device, config }: Decoder, batch: LabeledBatch): Targets {
+/**
+ * Uploads what a batch is scored against: i32[N], the next tokens, -100 where nothing is scored; and where these are not all of its
+ * positions, `rows` and `back` of `selectRows`. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary.
+ */
+export function uploadTargets({ device, config }: Decoder, batch: LabeledBatch): Tensor[] {
   checkLabels(batch, config.vocabSize);
   const targets = shiftLabels(batch.labels, batch.batchSize, batch.length);
   const put = (values: Int32Array, label: string) =>
     device.tensor(values, [values.length], { dtype: "i32", label });
   const selected = selection(targets);
-  if (!selected) return { ids: put(targets, "targets"), selected: null };
-  return {
-    ids: put(selected.targets, "targets"),
-    selected: {
-      rows: put(selected.rows, "scored positions"),
-      back: put(selected.back, "inverse of scored positions"),
-    },
-  };
+  if (!selected) return [put(targets, "targets")];
+  return [
+    put(selected.targets, "targets"),
+    put(selected.rows, "scored positions"),
+    put(selected.back, "inverse of scored positions"),
+  ];
 }
 
 /**
- * Mean negative log-likelihood f32[] of a batch's labels over its residual stream y[B,T,d]. Only scored positions go through
- * the final norm and the head.
+ * Mean negative log-likelihood f32[] of the labels that were uploaded over the residual stream y[B,T,d] of their batch. Only scored
+ * positions go through the final norm and the head.
  */
 export function targetLoss(
   decoder: Decoder,
   ops: Ops,
   y: Tensor,
-  { ids, selected }: Targets,
+  [targets, rows, back]: readonly Tensor[],
   head: Head | null = null,
   options: LossOptions = {},
 ): Tensor {
   const { hiddenSize: d } = decoder.config;
-  const rows =
-    selected && ops.selectRows(ops.reshape(y, { shape: [y.size / d, d] }), selected.rows, selected.back);
-  return decoder.loss(ops, rows ?? y, ids, head ?? decoder.head, options);
+  const scored = rows ? ops.selectRows(ops.reshape(y, { shape: [y.size / d, d] }), rows, back) : y;
+  return decoder.loss(ops, scored, targets, head ?? decoder.head, options);
 }
 
 /** `targetLoss` of a batch on the host. Throws `L-TOKEN` for a label that is neither -100 nor in the vocabulary. */

@@ -1,4 +1,11 @@
-import { type Device, type Ops, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import {
+  type Device,
+  type Ops,
+  type ParamStore,
+  type Shape,
+  SidenetError,
+  type Tensor,
+} from "@sidenet/tensor";
 import {
   type BlockContext,
   type BlockWeights,
@@ -22,7 +29,7 @@ import {
   nf4Embedding,
   nf4Head,
 } from "./head.ts";
-import { nf4Parts } from "./nf4-weight.ts";
+import { denseMatrix, nf4Parts } from "./nf4-weight.ts";
 import { checkPrefix, leftPadding, Prefix, refusePacked } from "./prefix.ts";
 import { ropeTables } from "./rope-tables.ts";
 
@@ -98,6 +105,7 @@ export class Decoder {
   readonly head: Head;
   readonly #embedding: Embedding;
   readonly #layers: readonly BlockWeights[];
+  readonly #shapes: ReadonlyMap<string, Shape>;
   #prefix: Prefix | null = null;
 
   /** Takes ownership of the store. Throws `T-NAME` when a weight is missing. */
@@ -113,6 +121,12 @@ export class Decoder {
     this.#layers = Array.from({ length: config.numHiddenLayers }, (_, i) =>
       blockWeights(config, weights, layerName(i, "")),
     );
+    this.#shapes = new Map(decoderParameters(config).map(({ name, shape }) => [name, shape]));
+  }
+
+  /** An f32 copy of a weight by its name in a checkpoint, NF4 or not, in the surrounding scope. Throws `T-NAME` for another name. */
+  denseWeight(name: string): Tensor {
+    return denseMatrix(this.weights, name, this.#shapes.get(name) ?? this.weights.get(name).shape);
   }
 
   /** Whether the linear layers of the blocks are in NF4. */
@@ -170,12 +184,12 @@ export class Decoder {
   }
 
   /** Fills the cache of a prefix, some tokens at a time. */
-  #read({ ids, cache }: Prefix): void {
+  #read({ ids, layers }: Prefix): void {
     for (let start = 0; start < ids.length; start += PREFIX_CHUNK) {
       const inputIds = ids.slice(start, start + PREFIX_CHUNK);
       const chunk = { inputIds, batchSize: 1, length: inputIds.length, attentionMask: null };
       this.device.scope(() => {
-        this.hidden(this.device.ops, this.#upload(chunk, start, start - ids.length), { cache: cache.layers });
+        this.hidden(this.device.ops, this.#upload(chunk, start, start - ids.length), { cache: layers });
       });
     }
   }
@@ -193,8 +207,7 @@ export class Decoder {
         `${end} tokens are more than ${this.contextText}. Shorten the text or cut it with --max-length.`,
       );
     }
-    if (!this.#prefix) return this.#upload(batch, offset, offset);
-    if (batch.segments) throw refusePacked();
+    if (this.#prefix && batch.segments) throw refusePacked();
     const padding = leftPadding(batch);
     const isPadded = padding.some((count) => count > 0);
     return this.#upload(batch, offset, isPadded ? padding.map((count) => offset - count) : offset);

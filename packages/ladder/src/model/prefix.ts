@@ -6,10 +6,10 @@
  * and keys by their distance.
  */
 import { type Device, SidenetError, type Tensor } from "@sidenet/tensor";
-import type { Attention, BlockWeights } from "./block.ts";
+import type { Attention, BlockWeights, LayerCache } from "./block.ts";
 import { contextLimit, type ModelConfig } from "./config.ts";
 import type { TokenBatch } from "./decoder.ts";
-import { KvCache } from "./kv-cache.ts";
+import { kvLayers, kvShapes, StateCache } from "./state-cache.ts";
 
 /** Throws `L-CONTEXT` for a prefix that leaves no space for a text. */
 export function checkPrefix({ length }: readonly number[], config: ModelConfig): void {
@@ -28,10 +28,7 @@ export const refusePacked = (): SidenetError =>
     "rows that several texts share (--pack-length) cannot follow a prefix: each text sees itself alone. Leave out one of the two.",
   );
 
-/**
- * Hidden keys before the first visible one of each row. Rope depends on distances, so without a prefix padding on the left changes
- * nothing; after one, a row's own first token is at position 0.
- */
+/** Hidden keys before the first visible one of each row, which is at position 0: what stands before it has a distance from it. */
 export function leftPadding({ attentionMask, batchSize: B }: TokenBatch): number[] {
   if (!attentionMask) return new Array<number>(B).fill(0);
   const S = attentionMask.length / B;
@@ -46,13 +43,16 @@ export function leftPadding({ attentionMask, batchSize: B }: TokenBatch): number
 export class Prefix {
   /** [P] token ids */
   readonly ids: readonly number[];
-  /** One row of P positions; zeros until the model has read them. */
-  readonly cache: KvCache;
+  /** Keys and values of one row of P positions, by block; zeros until the model has read them. */
+  readonly layers: readonly LayerCache[];
+  readonly #cache: StateCache;
   readonly #device: Device;
 
   constructor(device: Device, config: ModelConfig, ids: readonly number[]) {
     this.ids = [...ids];
-    this.cache = new KvCache(device, { ...config, numLayers: config.numHiddenLayers }, 1, ids.length);
+    const shapes = kvShapes({ ...config, numLayers: config.numHiddenLayers }, ids.length);
+    this.#cache = StateCache.empty(device, shapes, 1, ids.length);
+    this.layers = kvLayers(this.#cache.tensors);
     this.#device = device;
   }
 
@@ -70,7 +70,7 @@ export class Prefix {
 
   /** The weights of a block, whose attention sees the prefix before each row. Its mask must be that of `keyMask`. */
   before(weights: BlockWeights, layer: number): BlockWeights {
-    const { k: keys, v: values } = this.cache.layers[layer];
+    const { k: keys, v: values } = this.layers[layer];
     const [, P, n, c] = keys.shape;
     const attention: Attention = (ops, q, k, v, keyMask, segments, attributes) => {
       const join = (before: Tensor, own: Tensor) => {
@@ -87,6 +87,6 @@ export class Prefix {
 
   /** Frees the keys and values. */
   dispose(): void {
-    this.cache.dispose();
+    this.#cache.dispose();
   }
 }

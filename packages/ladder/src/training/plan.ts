@@ -21,12 +21,15 @@ import type { LabeledBatch } from "../model/batch-loss.ts";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
 import type { FlopsByOp } from "./flop-counts.ts";
+import type { MakeLoss } from "./loss.ts";
 import { type MemoryOptions, Trainer } from "./trainer.ts";
 
 /** One training step of a method on batches of full rows, as `makeBatch` makes them of unpacked records. */
 export interface StepOptions {
   /** A method of this library by its options, or a function that makes an adapter of your own. */
   readonly method: MethodOptions | ((decoder: Decoder) => Adapter);
+  /** Makes the loss, as for a `Trainer`. Default: that of the library. */
+  readonly loss?: MakeLoss;
   /** Makes the optimizer, as for a `Trainer`. Default: AdamW. */
   readonly optimizer?: (parameters: ParamStore) => Optimizer;
   readonly storage: BaseStorage;
@@ -127,12 +130,21 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
   try {
     const model = withoutContextLimit(config);
     using decoder = new Decoder(model, emptyWeights(device, model, options.storage));
-    const { method, optimizer, batchSize, context, gradientAccumulation = 1, prefixTokens = 0 } = options;
+    const {
+      method,
+      loss: makeLoss,
+      optimizer,
+      batchSize,
+      context,
+      gradientAccumulation = 1,
+      prefixTokens = 0,
+    } = options;
     decoder.readPrefix(new Array(prefixTokens).fill(0));
     using adapter = typeof method === "function" ? method(decoder) : makeAdapter(method, decoder, "planned");
     using trainer = new Trainer(decoder, adapter, {
       ...options.memory,
       learningRate: () => 0,
+      ...(makeLoss && { loss: makeLoss }),
       ...(optimizer && { optimizer }),
     });
     memory.resetPeak();

@@ -23,16 +23,10 @@ import {
 } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStream, residualStreams, sharedPasses } from "../methods/residual-stream.ts";
-import {
-  batchLoss,
-  type LabeledBatch,
-  scoredPositions,
-  type Targets,
-  targetLoss,
-  uploadTargets,
-} from "../model/batch-loss.ts";
+import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
+import { type Loss, type LossSettings, lossOf, type MakeLoss, meanOf, refuseUncounted } from "./loss.ts";
 
 /** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
 export interface MemoryOptions {
@@ -42,7 +36,7 @@ export interface MemoryOptions {
   readonly optimizerState?: "f32" | "8bit";
   /** Formats of activations and rungs kept for the backward pass. Default f32 for both. */
   readonly savedFormats?: SavedFormats;
-  /** Bytes of logits that the loss computes at a time. The default depends on the device. */
+  /** Bytes of logits that the library's loss computes at a time. The default depends on the device. */
   readonly lossChunkBytes?: number;
   /** Rows of a batch per forward and backward pass; null, the default: all. */
   readonly microBatchSize?: number | null;
@@ -54,6 +48,8 @@ export interface MemoryOptions {
 export interface TrainerOptions extends MemoryOptions {
   /** Learning rate of a step, counted from 0. */
   readonly learningRate: (step: number) => number;
+  /** Makes the loss. Default: the mean negative log-likelihood of the labels. */
+  readonly loss?: MakeLoss;
   /** Makes what updates the adapter's parameters. Default: an `AdamW` of the options below and of `optimizerState`. */
   readonly optimizer?: (parameters: ParamStore) => Optimizer;
   /** Options of AdamW, with PyTorch's defaults 0.01, [0.9, 0.999] and 1e-8. */
@@ -87,17 +83,17 @@ interface Prepared {
 /** What a forward and backward pass computes from. */
 interface PassInputs {
   readonly forward: Forward;
-  readonly targets: Targets;
+  /** What the loss reads of the batch. */
+  readonly uploaded: readonly Tensor[];
   /** The gradient of the loss; null: 1. */
   readonly upstream: Tensor | null;
 }
 
 /** Its tensors, null for those that it has not. */
-function tensorsOf({ forward, targets, upstream }: PassInputs): (Tensor | null)[] {
+function tensorsOf({ forward, uploaded, upstream }: PassInputs): (Tensor | null)[] {
   const { ids, context, prefixMask } = forward;
   const { rope, keyMask, segments } = context;
-  const { rows = null, back = null } = targets.selected ?? {};
-  return [ids, rope.cos, rope.sin, keyMask, segments, prefixMask, targets.ids, rows, back, upstream];
+  return [ids, rope.cos, rope.sin, keyMask, segments, prefixMask, upstream, ...uploaded];
 }
 
 /** The progress of a trainer. A checkpoint holds it with the parameters and the moments. */
@@ -118,11 +114,12 @@ export class Trainer {
   /** Floating-point operations of the steps so far. */
   readonly flops: FlopCounts;
   readonly #options: TrainerOptions;
+  readonly #loss: Loss;
   #step = 0;
   /** Forward passes so far: each has its own random stream for dropout. */
   #passes = 0;
 
-  /** Throws `L-OPTION` where options of AdamW come with another optimizer, and for rows or tokens that are no whole number above 0. */
+  /** Throws `L-OPTION` where options of AdamW or of the library's loss come with another, and for rows or tokens that are no whole number above 0. */
   constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
     for (const name of ["microBatchSize", "chunkTokens"] as const) {
       const count = options[name] ?? null;
@@ -133,6 +130,7 @@ export class Trainer {
     this.adapter = adapter;
     this.#options = options;
     this.flops = new FlopCounts(decoder.device);
+    this.#loss = lossOf(options)(decoder, adapter);
     this.optimizer = makeOptimizer(adapter.parameters, options);
   }
 
@@ -218,18 +216,18 @@ export class Trainer {
     );
   }
 
-  /** Mean loss over all scored positions of the batches, and its gradients, computed in micro-batches. */
+  /** Mean loss over all that it counts in the batches, and its gradients, computed in micro-batches. */
   #gradientsOf(batches: readonly LabeledBatch[]): { loss: Tensor; gradients: Gradients } {
     const device = this.#device;
-    const scored = batches.reduce((sum, batch) => sum + scoredPositions(batch), 0);
-    if (scored === 0) throw refuseUnscored(batches);
+    const counted = batches.reduce((sum, batch) => sum + this.#loss.count(batch), 0);
+    if (counted === 0) throw refuseUncounted(batches);
     const parts = batches.flatMap((batch) => microBatches(batch, this.#options.microBatchSize ?? null));
     if (parts.length === 1) return this.#backward(parts[0], 1, "alone");
     const gradients: Gradients = new Map();
     try {
       const loss = device.zeros([], { label: "loss" });
       for (const part of parts) {
-        const share = scoredPositions(part) / scored;
+        const share = this.#loss.count(part) / counted;
         if (share === 0) continue;
         device.scope(() => {
           const one = this.#backward(part, share, gradients.size === 0 ? "first" : "later");
@@ -255,18 +253,19 @@ export class Trainer {
     const device = this.#device;
     const inputs: PassInputs = {
       forward: decoder.prepare(batch),
-      targets: uploadTargets(decoder, batch),
+      uploaded: this.#loss.upload?.(batch) ?? [],
       upstream: share === 1 ? null : device.tensor([share], [], { label: "share of the loss" }),
     };
     const dropoutStream = this.#passes++;
-    const run = () => this.#run(inputs, dropoutStream);
+    const run = () => this.#run(batch, inputs, dropoutStream);
     const tensors = tensorsOf(inputs);
     const live = tensors.filter((tensor) => tensor !== null);
     const shapes = tensors.map((tensor) => tensor && `${tensor.dtype}${formatShape(tensor.shape)}`);
     const key = [memory, decoder.prefixIds.length, ...shapes].join(" ");
-    const results = adapter.isRepeatable
-      ? this.#repeat(key, live, run, { consume: live })
-      : device.scope(run, { consume: live });
+    const results =
+      adapter.isRepeatable && this.#loss.upload
+        ? this.#repeat(key, live, run, { consume: live })
+        : device.scope(run, { consume: live });
     const gradients: Gradients = new Map();
     for (const [name, tensor] of results) if (name !== "loss") gradients.set(name, tensor);
     return { loss: results.get("loss")!, gradients };
@@ -283,11 +282,11 @@ export class Trainer {
   }
 
   /** The forward and backward pass of a micro-batch: its loss, and the gradients by parameter. */
-  #run(inputs: PassInputs, dropoutStream: number): ReadonlyMap<"loss" | Tensor, Tensor> {
+  #run(batch: LabeledBatch, inputs: PassInputs, dropoutStream: number): ReadonlyMap<"loss" | Tensor, Tensor> {
     const { decoder, adapter } = this;
-    const { forward, targets, upstream } = inputs;
+    const { forward, uploaded, upstream } = inputs;
     const device = this.#device;
-    const { savedFormats, gradientCheckpointing, chunkTokens, lossChunkBytes } = this.#options;
+    const { savedFormats, gradientCheckpointing, chunkTokens } = this.#options;
     using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
     const computeLoss = () => {
       const y = residualStream(decoder, adapter, forward, {
@@ -296,8 +295,7 @@ export class Trainer {
         runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
         ...(chunkTokens && { chunkTokens }),
       });
-      const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
-      return targetLoss(decoder, tape, y, targets, adapter.head, options);
+      return meanOf(this.#loss, tape, y, batch, forward, uploaded);
     };
     // When this scope ends, only what the tape has saved of the forward pass is still alive.
     const consume = tensorsOf({ ...inputs, upstream: null }).filter((tensor) => tensor !== null);
@@ -334,14 +332,6 @@ function makeOptimizer(parameters: ParamStore, options: TrainerOptions): Optimiz
   );
 }
 
-function refuseUnscored(batches: readonly LabeledBatch[]): SidenetError {
-  const sizes = batches.map(({ batchSize, length }) => `${batchSize} x ${length}`).join(", ");
-  return new SidenetError(
-    "L-NOTHING-TO-LEARN",
-    `no label ${sizes ? `of a batch of ${sizes} tokens is scored` : "is scored: there is no batch"}. Each record needs a label to learn.`,
-  );
-}
-
 /** Splits a batch into micro-batches of at most `rows` rows. */
 function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] {
   const { batchSize, length } = batch;
@@ -364,14 +354,14 @@ function microBatches(batch: LabeledBatch, rows: number | null): LabeledBatch[] 
 }
 
 /**
- * Mean negative log-likelihood over all scored positions of the batches, with or without an adapter. `lossChunkBytes` is that
- * of `MemoryOptions`. Throws `L-NOTHING-TO-LEARN` when no position is scored.
+ * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood over scored
+ * positions. Throws `L-NOTHING-TO-LEARN` when it counts nothing.
  */
 export async function evaluateLoss(
   decoder: Decoder,
   adapter: Adapter | null,
   batches: readonly LabeledBatch[],
-  options: Pick<MemoryOptions, "lossChunkBytes"> = {},
+  options: LossSettings = {},
 ): Promise<number> {
   const [loss] = await evaluateLosses(decoder, [adapter], batches, options);
   return loss;
@@ -382,30 +372,36 @@ export async function evaluateLosses(
   decoder: Decoder,
   adapters: readonly (Adapter | null)[],
   batches: readonly LabeledBatch[],
-  { lossChunkBytes }: Pick<MemoryOptions, "lossChunkBytes"> = {},
+  options: LossSettings = {},
 ): Promise<number[]> {
   const { device } = decoder;
-  const options = lossChunkBytes ? { chunkBytes: lossChunkBytes } : {};
+  const makeLoss = lossOf(options);
+  const losses = adapters.map((adapter) => makeLoss(decoder, adapter));
   const totals = adapters.map(() => 0);
-  let positions = 0;
+  let counted = 0;
   for (const batch of batches) {
-    const scored = scoredPositions(batch);
-    positions += scored;
+    const count = losses[0].count(batch);
+    if (count === 0) continue;
+    counted += count;
     let a = 0;
     for (const pass of sharedPasses(adapters)) {
-      using losses = device.scope(() => {
-        const ys = residualStreams(decoder, pass, decoder.prepare(batch));
-        const each = pass.map((adapter, i) =>
+      const ofPass = losses.slice(a, a + pass.length);
+      using means = device.scope(() => {
+        const forward = decoder.prepare(batch);
+        const ys = residualStreams(decoder, pass, forward);
+        const each = ofPass.map((loss, i) =>
           device.scope(() => {
-            const loss = batchLoss(decoder, device.ops, ys[i], batch, adapter?.head ?? null, options);
-            return device.ops.reshape(loss, { shape: [1] });
+            const uploaded = loss.upload?.(batch) ?? [];
+            return device.ops.reshape(meanOf(loss, device.ops, ys[i], batch, forward, uploaded), {
+              shape: [1],
+            });
           }),
         );
         return concatAll(device.ops, each, 0);
       });
-      for (const loss of await losses.read()) totals[a++] += loss * scored;
+      for (const mean of await means.read()) totals[a++] += mean * count;
     }
   }
-  if (positions === 0) throw refuseUnscored(batches);
-  return totals.map((total) => total / positions);
+  if (counted === 0) throw refuseUncounted(batches);
+  return totals.map((total) => total / counted);
 }

@@ -57,7 +57,11 @@ export function kernelSource(file: string): KernelSource {
   const known = parsed.get(file);
   if (known) return known;
   const text = (kernels as Record<string, string>)[file];
-  if (text === undefined) throw new SidenetError("T-KERNEL", `there is no kernels/${file}.wgsl.`);
+  if (text === undefined)
+    throw new SidenetError(
+      "T-KERNEL",
+      `there is no kernel "${file}": it is not one of @sidenet/kernels, of the op's own \`sources\`, or of addKernel.`,
+    );
   const source = parseKernel(file, text);
   parsed.set(file, source);
   return source;
@@ -141,7 +145,11 @@ export function specialize(source: KernelSource, variant: Variant): string {
       continue;
     }
     const aliases = new RegExp(`^alias ${name}_\\w+ = .*\\bf32\\b.*;`, "gm");
-    replace(aliases, (line) => line.replaceAll("f32", "f16"), `alias for ${name}, so it cannot take f16`);
+    replace(
+      aliases,
+      (line) => line.replaceAll("f32", "f16"),
+      `line "alias ${name}_t = f32;", by which ${name} could be f16`,
+    );
   }
   for (const [name, value] of Object.entries(variant.consts)) {
     const line = new RegExp(`^((?:const|override) ${name}\\b[^=]*= )([^;]+);`, "m");

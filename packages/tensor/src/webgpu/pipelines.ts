@@ -76,7 +76,10 @@ export class PipelineCache {
     const source = kernelSource(file);
     const entries = Object.keys(variant.dtypes).map((name): GPUBindGroupLayoutEntry => {
       const binding = source.bindings.get(name);
-      if (!binding) throw new SidenetError("T-KERNEL", `kernels/${file}.wgsl has no binding ${name}.`);
+      if (!binding) {
+        const names = [...source.bindings.keys()].join(", ");
+        throw new SidenetError("T-KERNEL", `kernels/${file}.wgsl has no binding ${name}; it has ${names}.`);
+      }
       const place = { binding: binding.index, visibility: COMPUTE_STAGE };
       if (binding.isTexture)
         return { ...place, storageTexture: { access: "read-only", format: TEXTURE_FORMAT } };
