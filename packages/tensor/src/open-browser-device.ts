@@ -19,14 +19,21 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
   if (isCode(error, "T-NO-ADAPTER")) {
     return gpu === undefined ? "this browser has no WebGPU" : "this browser's WebGPU finds no graphics card";
   }
-  if (isCode(error, "T-NO-DEVICE") || isCode(error, "T-WASM")) return error.text.replace(/\.$/, "");
+  if (isCode(error, "T-NO-DEVICE")) return withoutStop(error.text);
+  // Their cures are for those who chose the device; the browser's reason is enough for those who see another one.
+  if (isCode(error, "T-WASM")) return `WebAssembly does not run here: ${reasonOf(error)}`;
+  if (isCode(error, "T-THREADS")) return `WebAssembly has one thread: ${reasonOf(error)}`;
   throw error;
 }
 
+const withoutStop = (text: string): string => text.replace(/[.\s]+$/, "");
+const reasonOf = ({ cause }: Error): string =>
+  withoutStop(cause instanceof Error ? cause.message : String(cause));
+
 /**
  * Opens the best device of this browser, in the order of `chooseDevice`, or the requested one. If the browser refuses a device,
- * the next one is used (WebAssembly instead of a GPU, the reference instead of WebAssembly), and `reason` says so. Throws `T-NAME`
- * for any other name.
+ * the next one is used (WebAssembly instead of a GPU, one thread instead of several, the reference instead of WebAssembly), and
+ * `reason` says so. Throws `T-NAME` for any other name.
  */
 export async function openBrowserDevice(
   name: BrowserDeviceName = "auto",
@@ -47,12 +54,15 @@ export async function openBrowserDevice(
       refused.push(refusal(error, gpu));
     }
   }
-  if (name !== "cpu") {
-    try {
-      if (hasSimd()) return { device: await openBrowserWasm(), reason: why() };
-      refused.push("this browser has no WebAssembly SIMD");
-    } catch (error) {
-      refused.push(refusal(error, gpu));
+  if (name !== "cpu" && !hasSimd()) refused.push("this browser has no WebAssembly SIMD");
+  else if (name !== "cpu") {
+    for (const options of [{}, { threads: 1 }]) {
+      try {
+        return { device: await openBrowserWasm(options), reason: why() };
+      } catch (error) {
+        refused.push(refusal(error, gpu));
+        if (!isCode(error, "T-THREADS")) break;
+      }
     }
   }
   return { device: new CpuDevice(), reason: why() };
