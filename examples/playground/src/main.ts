@@ -1,4 +1,5 @@
 /** The page: sends requests to the worker, and shows its messages. */
+import "./no-eval.ts";
 import { defaultLearningRate, parseModelConfig } from "@sidenet/ladder";
 import tinyBooks from "@sidenet/ladder/models/tiny-books/config.json" with { type: "json" };
 import config from "@sidenet/ladder/models/tiny-books/config.json?url";
