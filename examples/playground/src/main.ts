@@ -29,10 +29,12 @@ const absolute = (url: string): string => new URL(url, document.baseURI).href;
 /** The bundled model. The URLs are absolute, since a worker from a blob has no base URL. */
 const MODEL: ModelUrls = {
   name: "tiny-books",
-  config: absolute(config),
-  weights: absolute(weights),
-  tokenizer: absolute(tokenizer),
-  tokenizerConfig: absolute(tokenizerConfig),
+  files: {
+    "config.json": absolute(config),
+    "model.safetensors": absolute(weights),
+    "tokenizer.json": absolute(tokenizer),
+    "tokenizer_config.json": absolute(tokenizerConfig),
+  },
 };
 
 const DEVICES = { webgpu: "WebGPU: ", wasm: "", cpu: "", meta: "" } as const;
