@@ -39,7 +39,11 @@ async function openSite(): Promise<{ url: string; close(): void }> {
       conditions: ["source", ...defaultClientConditions],
       alias: Object.fromEntries(["tensor", "autograd", "ladder"].map(source)),
     },
-    build: { minify: false, chunkSizeWarningLimit: 4096 },
+    build: {
+      minify: false,
+      chunkSizeWarningLimit: 4096,
+      rolldownOptions: { checks: { pluginTimings: false } }, // the worker is a build of its own, which takes its time
+    },
   });
   const server = createServer(async ({ url = "/" }, response) => {
     const path = url === "/" ? "/index.html" : url;
