@@ -54,12 +54,12 @@ const HTML = `<!doctype html><meta charset="utf-8"><title>sidenet</title>
   globalThis.loaded = true;
 </script>`;
 
-function serve(files, isolated) {
+function serve(files, headers) {
   const server = createServer(({ url }, response) => {
     const file = files[url];
     response.writeHead(file ? 200 : 404, {
       "Content-Type": file?.type ?? "text/plain",
-      ...(isolated ? ISOLATION : {}),
+      ...headers,
     });
     response.end(file?.text);
   });
@@ -71,15 +71,16 @@ function serve(files, isolated) {
 
 /**
  * Opens a page that loads the module `entry`. `call(name, argument)` runs one of the module's exported functions in the page
- * and returns a copy of its result; `close()` closes the page. Both throw what the page throws.
+ * and returns a copy of its result; `close()` closes the page. Both throw what the page throws. `policy` is a content security
+ * policy, which has to allow the page's own inline script.
  */
-export async function openPage(browser, entry, { isolated = false } = {}) {
+export async function openPage(browser, entry, { isolated = false, policy = "" } = {}) {
   const server = await serve(
     {
       "/": { type: "text/html", text: HTML },
       "/page.js": { type: "text/javascript", text: await bundle(entry) },
     },
-    isolated,
+    { ...(isolated ? ISOLATION : {}), ...(policy ? { "Content-Security-Policy": policy } : {}) },
   );
   const page = await browser.newPage();
   const close = async () => {

@@ -1,4 +1,5 @@
 /** The page: sends requests to the worker, and shows its messages. */
+import "./no-eval.ts";
 import { defaultLearningRate, parseModelConfig } from "@sidenet/ladder";
 import tinyBooks from "@sidenet/ladder/models/tiny-books/config.json" with { type: "json" };
 import config from "@sidenet/ladder/models/tiny-books/config.json?url";
@@ -28,10 +29,12 @@ const absolute = (url: string): string => new URL(url, document.baseURI).href;
 /** The bundled model. The URLs are absolute, since a worker from a blob has no base URL. */
 const MODEL: ModelUrls = {
   name: "tiny-books",
-  config: absolute(config),
-  weights: absolute(weights),
-  tokenizer: absolute(tokenizer),
-  tokenizerConfig: absolute(tokenizerConfig),
+  files: {
+    "config.json": absolute(config),
+    "model.safetensors": absolute(weights),
+    "tokenizer.json": absolute(tokenizer),
+    "tokenizer_config.json": absolute(tokenizerConfig),
+  },
 };
 
 const DEVICES = { webgpu: "WebGPU: ", wasm: "", cpu: "", meta: "" } as const;

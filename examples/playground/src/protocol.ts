@@ -4,13 +4,10 @@ import type { BrowserDeviceName, BytesByCategory, Device } from "@sidenet/tensor
 
 export type PlaygroundMethod = "ladder" | "qlora";
 
-/** URLs of a model's files. */
+/** URLs of a model's files, by the names of these. */
 export interface ModelUrls {
   readonly name: string;
-  readonly config: string;
-  readonly weights: string;
-  readonly tokenizer: string;
-  readonly tokenizerConfig: string;
+  readonly files: Readonly<Record<string, string>>;
 }
 
 /** A text to learn. It is read as records if its name ends in `.jsonl`, else as plain text. */

@@ -6,11 +6,8 @@ import {
   defaultStorage,
   generateTexts,
   initializeAdapter,
-  loadTokenizer,
   loadWeights,
-  memorySource,
-  openSafetensors,
-  parseModelConfig,
+  openModelFiles,
   type Tokenizer,
 } from "@sidenet/ladder";
 import {
@@ -31,18 +28,15 @@ const METHOD = { ladder: { reduction: 2 }, seed: SEED };
 /** Sends progress to the page. */
 type Tell = (report: Report) => void;
 
-async function fetchBytes(url: string): Promise<Uint8Array> {
+async function fetchFile([name, url]: readonly [string, string]): Promise<File> {
   const response = await fetch(url).catch((cause: unknown) => {
     throw new SidenetError("P-FETCH", `${url} cannot be fetched. Is the page's server still there?`, {
       cause,
     });
   });
   if (!response.ok) throw new SidenetError("P-FETCH", `${url} gave status ${response.status}.`);
-  return new Uint8Array(await response.arrayBuffer());
+  return new File([await response.blob()], name);
 }
-
-const fetchJson = async (url: string): Promise<unknown> =>
-  JSON.parse(new TextDecoder().decode(await fetchBytes(url)));
 
 export class Session {
   readonly facts: DeviceFacts;
@@ -62,24 +56,20 @@ export class Session {
   }
 
   /** Opens a device and loads the model on it, with its blocks in NF4 for both methods. */
-  static async open(name: BrowserDeviceName, model: ModelUrls, tell: Tell): Promise<Session> {
+  static async open(choice: BrowserDeviceName, model: ModelUrls, tell: Tell): Promise<Session> {
     tell({ type: "busy", what: "Looking for a device" });
-    const opened = await openBrowserDevice(name);
+    const opened = await openBrowserDevice(choice);
     try {
       tell({ type: "busy", what: "Reading the model" });
-      const [configJson, weights, json, tokenizerConfig] = await Promise.all([
-        fetchJson(model.config),
-        fetchBytes(model.weights),
-        fetchJson(model.tokenizer),
-        fetchJson(model.tokenizerConfig),
-      ]);
       const { device } = opened;
-      const config = parseModelConfig(configJson, model.config);
-      const checkpoint = await openSafetensors(memorySource(weights, model.weights));
-      const loaded = await loadWeights(device, config, checkpoint, defaultStorage("qlora", device));
-      const decoder = new Decoder(config, loaded);
-      const tokenizer = loadTokenizer(json, tokenizerConfig, model.tokenizer);
-      return new Session(opened, { decoder, tokenizer, name: model.name });
+      const { name, files } = model;
+      const { config, checkpoint, tokenizer } = await openModelFiles(
+        await Promise.all(Object.entries(files).map(fetchFile)),
+        name,
+      );
+      const weights = await loadWeights(device, config, checkpoint, defaultStorage("qlora", device));
+      const decoder = new Decoder(config, weights);
+      return new Session(opened, { decoder, tokenizer: await tokenizer(), name });
     } catch (error) {
       opened.device.dispose();
       throw error;

@@ -13,10 +13,10 @@ const readable = /\.(txt|md|text|jsonl)$/i;
 export class TextChoice {
   /** The chosen file; without one, the text area has the text. */
   #file: TextFile | null = null;
-  readonly #onProblem: (text: string) => void;
+  readonly #onProblem: (text: string | null) => void;
   readonly #onChange: (prompt: string) => void;
 
-  constructor(onChange: (prompt: string) => void, onProblem: (text: string) => void) {
+  constructor(onChange: (prompt: string) => void, onProblem: (text: string | null) => void) {
     this.#onChange = onChange;
     this.#onProblem = onProblem;
     const choice = (id: string, title: string, about: string) =>
@@ -79,6 +79,7 @@ export class TextChoice {
 
   #take(file: TextFile | null): void {
     this.#file = file;
+    this.#onProblem(null);
     byId("own-name").textContent = file ? `${file.name}, ${bytes(file.bytes.length)}` : "";
     if (file) byId<HTMLTextAreaElement>("own-text").value = "";
   }

@@ -1,10 +1,8 @@
 /** The worker: handles one request after the other, and "stop" at any time. */
+import "./no-eval.ts";
 import { SidenetError } from "@sidenet/tensor";
-import * as z from "zod";
 import type { Report, Request } from "./protocol.ts";
 import { Session } from "./session.ts";
-
-z.config({ jitless: true }); // the page's policy forbids to compile code from text
 
 /** The part of a worker's global scope that is used here. The DOM's types only describe a page. */
 const scope = globalThis as unknown as {

@@ -159,6 +159,7 @@ describe("without WebGPU", () => {
     await visit.idle();
     expect(await problem()).toMatch(/The text has \d+ tokens, and a run needs at least 64/);
     await give("broken.jsonl", '{"text": "fine"}\n{"text": \n');
+    await page.locator("#problem").waitFor({ state: "hidden" }); // it was the other file's
     await visit.start();
     await visit.idle();
     expect(await problem()).toMatch(/broken\.jsonl, line 2 is not JSON/);
@@ -166,6 +167,24 @@ describe("without WebGPU", () => {
     await give("mine.jsonl", lines.join(""));
     await visit.run({});
     expect(await page.locator("#runs tr").first().innerText()).toContain("mine.jsonl");
+  });
+
+  it("compiles no code from text, neither in the page nor in the worker, and does not try to", async () => {
+    const reports = await openElsewhere();
+    const policy = `script-src 'self' 'wasm-unsafe-eval'; worker-src blob:; report-uri ${reports.url}`;
+    const strict = await openSite({ "Content-Security-Policy": policy });
+    const visit = await Visit.open(browser, strict);
+    try {
+      const attempt = `void setTimeout(() => Function(""))`; // later, since the policy does not bind this script itself
+      await visit.page.evaluate(attempt);
+      await visit.inWorker(attempt);
+      await expect.poll(() => reports.asked.length).toBeGreaterThan(1);
+      expect(reports.asked.length).toBe(2); // of the two attempts here
+    } finally {
+      await visit.close();
+      await strict.close();
+      reports.close();
+    }
   });
 
   it("takes the reference where there is no WebAssembly SIMD either", async () => {
@@ -178,12 +197,12 @@ describe("without WebGPU", () => {
 
   it("fits a phone in the dark, and is worked by keyboard", async () => {
     const phone = await Visit.open(browser, site, {
-      viewport: { width: 360, height: 740 },
+      viewport: { width: 320, height: 740 },
       colorScheme: "dark",
     });
     const { page } = phone;
     const width = () => page.evaluate("document.documentElement.scrollWidth");
-    expect(await width()).toBe(360);
+    expect(await width()).toBe(320);
     expect(await page.evaluate("getComputedStyle(document.body).backgroundColor")).toBe("rgb(20, 22, 26)");
     await page.locator('input[name="text"][value="plays"]').focus();
     await page.keyboard.press("ArrowDown");
@@ -192,7 +211,7 @@ describe("without WebGPU", () => {
     await phone.asks(() => page.locator("#steps").press("Enter"));
     await phone.idle();
     expect(await page.locator("#runs tr").count()).toBe(1);
-    expect(await width()).toBe(360);
+    expect(await width()).toBe(320);
     await phone.close();
   });
 });

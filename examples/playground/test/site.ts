@@ -14,8 +14,8 @@ export interface Site {
   close(): Promise<void>;
 }
 
-/** Builds the page from the packages' sources, and serves it with the headers of `vite preview`. */
-export async function openSite(): Promise<Site> {
+/** Builds the page from the packages' sources, and serves it with the headers of `vite preview` and further ones. */
+export async function openSite(headers: Readonly<Record<string, string>> = {}): Promise<Site> {
   const outDir = temporaryFolder();
   const shared = { root, logLevel: "warn" } as const;
   await build({
@@ -25,7 +25,7 @@ export async function openSite(): Promise<Site> {
   });
   const server: PreviewServer = await preview({
     ...shared,
-    preview: { host: "127.0.0.1", port: 0 },
+    preview: { host: "127.0.0.1", port: 0, headers },
     build: { outDir },
   });
   return {

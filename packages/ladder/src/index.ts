@@ -56,11 +56,13 @@ export {
 export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
 export { type ByteSource, memorySource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
+export { type BlobLike, blobSource, type FileLike } from "./formats/file-set.ts";
 export { type GgufFile, type GgufTensorInfo, type GgufValue, readGguf } from "./formats/gguf.ts";
 export { checkpointFromGguf } from "./formats/gguf-checkpoint.ts";
 export { modelConfigFromGguf } from "./formats/gguf-config.ts";
 export { tokenizerFromGguf } from "./formats/gguf-tokenizer.ts";
 export type { GgufType } from "./formats/gguf-types.ts";
+export { type OpenedModel, openModelFiles } from "./formats/open-model-files.ts";
 export { openSafetensors } from "./formats/safetensors.ts";
 export { encodeSafetensors, type FloatType, type WritableTensor } from "./formats/safetensors-write.ts";
 export { type GenerateOptions, generate, generateBatch, type Sampling } from "./generation/generate.ts";

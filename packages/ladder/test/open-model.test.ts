@@ -3,6 +3,8 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { requireTensor } from "../src/formats/checkpoint.ts";
+import type { FileLike } from "../src/formats/file-set.ts";
+import { openModelFiles } from "../src/formats/open-model-files.ts";
 import { writeFileAtomic } from "../src/node/atomic-write.ts";
 import { openFileSource } from "../src/node/file-source.ts";
 import { openModel, openModelConfig } from "../src/node/open-model.ts";
@@ -162,6 +164,51 @@ describe("a model on disk", () => {
     const error = await errorOf(openModel(await put({ "b.Q8_0.gguf": "", "a.Q4_1.gguf": "" }, "")));
     expect(error.message).toMatch(
       /L-MODEL-MISSING.*config\.json\. Name one .*: a\.Q4_1\.gguf, b\.Q8_0\.gguf\./,
+    );
+  });
+});
+
+describe("a model in the files of a page", () => {
+  const file = (name: string, content: string | Uint8Array) => new File([content], name);
+  const inFolder = (path: string, content: string | Uint8Array) =>
+    Object.assign(file(path.split("/").at(-1)!, content), { webkitRelativePath: path });
+  const shards = [
+    inFolder("m/config.json", JSON.stringify({ ...JSON.parse(CONFIG), eos_token_id: [0] })),
+    inFolder("m/x-1.safetensors", weights("d")),
+    inFolder("m/x-2.safetensors", weights("e")),
+    inFolder("m/model.safetensors.index.json", index({ d: "x-1.safetensors", e: "x-2.safetensors" })),
+    inFolder("m/tokenizer.json", TOKENIZER),
+    inFolder("m/chat_template.jinja", "{{ messages[0].content }}!"),
+    inFolder("m/onnx/config.json", "{"),
+  ];
+
+  it("is opened as from a disk: a folder with shards and all that its tokenizer has, or a GGUF", async () => {
+    const model = await openModelFiles(shards, "mine");
+    expect(model.name).toBe("mine");
+    expect([...model.checkpoint.tensors.keys()]).toEqual(["d", "e"]);
+    expect(await requireTensor(model.checkpoint, "e").read()).toEqual(Float32Array.of(0));
+    const tokenizer = await model.tokenizer();
+    expect(tokenizer.eosIds).toEqual([0]);
+    expect(tokenizer.chatTemplate()!.pieces([{ role: "user", content: "a" }])[0].text).toBe("a!");
+    const gguf = file("t.gguf", buildGguf({ metadata: llamaMetadata(), tensors: llamaTensors() }));
+    expect((await openModelFiles([gguf], "tiny")).config.hiddenSize).toBe(8);
+  });
+
+  it("says which file is missing, or can no longer be read", async () => {
+    const without = (name: string) => shards.filter((one) => one.name !== name);
+    const message = async (files: Iterable<FileLike>) =>
+      (await errorOf(openModelFiles(files, "mine"))).message;
+    expect(await message(without("config.json"))).toMatch(/L-MODEL-MISSING\] mine: it holds no config\.json/);
+    expect(await message(without("x-2.safetensors"))).toMatch(
+      /L-FILE-MISSING.*mine has no file x-2\.safetensors/,
+    );
+    const gone: FileLike = {
+      name: "config.json",
+      size: 9,
+      slice: () => ({ arrayBuffer: () => Promise.reject(new Error("The file has changed.")) }),
+    };
+    expect(await message([...without("config.json"), gone])).toBe(
+      "[L-FILE] config.json cannot be read: The file has changed. Has it changed? Choose it again.",
     );
   });
 });

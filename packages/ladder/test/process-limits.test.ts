@@ -47,6 +47,6 @@ describe.runIf(process.platform === "linux")("a process", () => {
     const env = { NODE_OPTIONS: `--require ${hook}`, SIDENET_THREADS: "3" };
     const { code, err } = train("true", "wasm", env);
     expect(code, err).toBe(1);
-    expect(err).toMatch(/\[T-WASM\] 0 of 2 further threads started: a thread ended with code 3/);
+    expect(err).toMatch(/\[T-THREADS\] 0 of 2 further threads started: a thread ended with code 3/);
   });
 });

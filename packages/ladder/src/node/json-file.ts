@@ -1,33 +1,19 @@
 import { readFile, stat } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
+import { checkJsonSize, parseJson } from "../formats/json.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { fileError } from "./file-source.ts";
-
-/** The largest tokenizers are a tenth of this, and it is all in memory at once. */
-const MOST_BYTES = 2 ** 28;
 
 /** A parsed JSON file. Throws `L-FILE-MISSING`, `L-FILE`, or `L-JSON` when it is not JSON. */
 export async function readJsonFile(path: string): Promise<unknown> {
   let text: string;
   try {
-    const { size } = await stat(path);
-    if (size > MOST_BYTES) {
-      throw new SidenetError(
-        "L-JSON",
-        `${path} has ${size} bytes, more than the ${MOST_BYTES} of a JSON file here. Is it one?`,
-      );
-    }
+    checkJsonSize(path, (await stat(path)).size);
     text = await readFile(path, "utf8");
   } catch (cause) {
     throw cause instanceof SidenetError ? cause : fileError(path, cause);
   }
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw new SidenetError("L-JSON", `${path} is not JSON: ${(cause as Error).message}. Is it complete?`, {
-      cause,
-    });
-  }
+  return parseJson(text, path);
 }
 
 /** `readJsonFile` of a file that need not exist: undefined where there is none. */

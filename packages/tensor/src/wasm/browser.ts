@@ -10,6 +10,10 @@ const WORKER = `onmessage = ({ data: { module, memory, index } }) => {
   work(index);
 };`;
 
+/** The likely cause where a browser gives none, as for a worker that it does not start. */
+const REFUSED =
+  "the browser starts no worker from a blob, which a Content-Security-Policy has to allow (worker-src blob:)";
+
 /** Types of a page that those of Node lack. */
 interface PageWorker {
   onmessage: ((event: unknown) => void) | null;
@@ -36,14 +40,15 @@ const spawnIn =
         done();
       };
       worker.onmessage = () => settle(() => resolve(worker));
-      worker.onerror = ({ message }) => settle(() => reject(new Error(`a worker failed: ${message}`)));
+      worker.onerror = ({ message = REFUSED }) => settle(() => reject(new Error(message)));
       worker.postMessage({ module, memory, index });
     });
 
 /**
  * Opens the WebAssembly device in a page or in a worker. Threads need a cross-origin-isolated page (headers
  * `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`); elsewhere there is one.
- * Throws `T-WASM` where the browser lacks SIMD.
+ * A Content-Security-Policy has to allow WebAssembly (`script-src 'wasm-unsafe-eval'`) and, for threads, `worker-src blob:`.
+ * Throws `T-WASM` where the browser lacks SIMD or refuses WebAssembly, `T-THREADS` where threads do not start.
  */
 export function openBrowserWasm(options: WasmOptions = {}): Promise<WasmDevice> {
   const page = globalThis as Page;

@@ -40,7 +40,10 @@ export const hasSimd = (): boolean => validates((zero) => f32x4.add(zero, zero))
 export const hasRelaxedSimd = (): boolean =>
   validates((zero) => f32x4.relaxedMadd(zero, zero, i8x16.relaxedSwizzle(zero, zero)));
 
-/** Opens the WebAssembly device. Throws `T-WASM` if the engine lacks SIMD, `T-THREADS` if `threads` is not a whole number above 0. */
+/**
+ * Opens the WebAssembly device. Throws `T-WASM` if the engine lacks SIMD, `T-THREADS` if `threads` is not a whole number above 0 or
+ * not all of them start.
+ */
 export async function openWasm(host: WasmHost, options: WasmOptions = {}): Promise<WasmDevice> {
   const { threads = host.cores, relaxedSimd = hasRelaxedSimd(), poison = false } = options;
   if (!(Number.isInteger(threads) && threads >= 1)) {

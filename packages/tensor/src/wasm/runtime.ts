@@ -76,7 +76,7 @@ export class Runtime {
     [this.#words, this.#floats] = [new Int32Array(memory.buffer), new Float32Array(memory.buffer)];
   }
 
-  /** Throws `T-WASM` if the engine cannot compile the module or start the threads. */
+  /** Throws `T-WASM` if the engine cannot compile the module, `T-THREADS` if the threads do not start. */
   static async open(
     options: Pick<ModuleOptions, "relaxedSimd"> & { threads: number; mayWait: boolean; spawn: Spawn | null },
   ): Promise<Runtime> {
@@ -109,7 +109,7 @@ export class Runtime {
     const started = this.#workers.length;
     this.dispose();
     throw new SidenetError(
-      "T-WASM",
+      "T-THREADS",
       `${started} of ${wanted} further threads started: ${messageOf(failed.reason)}. Ask for fewer, by SIDENET_THREADS=1 or ` +
         "`threads`, or raise the limit on processes (`ulimit -u`).",
       { cause: failed.reason },

@@ -5,6 +5,7 @@ import {
   type Device,
   drawCase,
   type OpName,
+  openBrowserDevice,
   openBrowserWasm,
   openWebGpu,
   opNames,
@@ -60,6 +61,16 @@ export async function webGpu() {
       "sum",
     ];
     return { label: device.label, differences: await differences(device, names, 2) };
+  } finally {
+    device.dispose();
+  }
+}
+
+/** What "wasm" opens, and why. */
+export async function openedAsWasm() {
+  const { device, reason } = await openBrowserDevice("wasm");
+  try {
+    return { kind: device.kind, label: device.label, reason };
   } finally {
     device.dispose();
   }

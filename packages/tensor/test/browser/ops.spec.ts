@@ -11,7 +11,7 @@ beforeAll(async () => {
 afterAll(() => browser?.close());
 
 /** Runs a function of the page in one of its own. */
-async function inPage<T>(name: string, options: { isolated?: boolean } = {}): Promise<T> {
+async function inPage<T>(name: string, options: { isolated?: boolean; policy?: string } = {}): Promise<T> {
   const page = await openPage(browser, PAGE, options);
   try {
     return await page.call(name);
@@ -27,6 +27,12 @@ interface WasmReport {
   readonly differences: readonly string[];
 }
 
+interface Opened {
+  readonly kind: string;
+  readonly label: string;
+  readonly reason: string;
+}
+
 describe("WebAssembly in a page", () => {
   it("agrees with the reference in every op on all cores where the page is isolated", async () => {
     const report = await inPage<WasmReport>("wasm", { isolated: true });
@@ -40,6 +46,22 @@ describe("WebAssembly in a page", () => {
     expect(report.isolated).toBe(false);
     expect(report.threads).toBe(1);
     expect(report.differences).toEqual([]);
+  });
+});
+
+describe("WebAssembly in a page with a content security policy", () => {
+  it("runs on one thread, and says why, where the policy allows no workers from blobs", async () => {
+    const policy = "worker-src 'self'";
+    const opened = await inPage<Opened>("openedAsWasm", { isolated: true, policy });
+    expect(opened.label).toMatch(/^WebAssembly SIMD.* one thread$/);
+    expect(opened.reason).toMatch(/^WebAssembly has one thread: .*worker-src blob:/);
+  });
+
+  it("gives way to the reference, and says why, where the policy allows no WebAssembly", async () => {
+    const opened = await inPage<Opened>("openedAsWasm", { policy: "script-src 'self' 'unsafe-inline'" });
+    expect(opened.kind).toBe("cpu");
+    expect(opened.reason).toMatch(/^WebAssembly does not run here: .*Content Security Policy.*[^.]$/);
+    expect(opened.reason).not.toContain("--device");
   });
 });
 

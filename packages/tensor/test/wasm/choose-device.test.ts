@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import { type AdapterReport, openBrowserDevice } from "@sidenet/tensor";
+import { type AdapterReport, type BrowserDeviceName, openBrowserDevice } from "@sidenet/tensor";
 import { chooseDevice, openDevice, openNodeWasm, releaseDawn } from "@sidenet/tensor/node";
 import { afterEach, describe, expect, it } from "vitest";
 
@@ -53,8 +53,8 @@ describe("a device in a page", () => {
     engine.validate = validate;
   });
 
-  async function opened(...args: Parameters<typeof openBrowserDevice>) {
-    const { device, reason } = await openBrowserDevice(...args);
+  async function opened(name: BrowserDeviceName, gpu?: GPU) {
+    const { device, reason } = await openBrowserDevice(name, {}, gpu);
     device.dispose();
     return [device.kind, reason];
   }
@@ -68,6 +68,14 @@ describe("a device in a page", () => {
     expect(why).toContain("only the software adapter SwiftShader");
     for (const name of ["auto", "webgpu"] as const)
       expect(await opened(name, refusing("Card"))).toEqual(["wasm", "Card gave no device: not today"]);
+  });
+
+  it("is opened with the options of a GPU", async () => {
+    const asked: unknown[] = [];
+    const gpu = { requestAdapter: async (options: object) => void asked.push(options) } as unknown as GPU;
+    const { device } = await openBrowserDevice("auto", { powerPreference: "low-power" }, gpu);
+    device.dispose();
+    expect(asked).toEqual([{ powerPreference: "low-power" }]);
   });
 
   it("is the reference where there is no SIMD either, or where it is asked for", async () => {

@@ -174,7 +174,7 @@ describe("threads", () => {
     };
     const opening = openWasm({ spawn, cores: 4, mayWait: true });
     await expect(opening).rejects.toThrow(
-      /\[T-WASM\] 2 of 3 further threads started: EAGAIN.*SIDENET_THREADS=1/,
+      /\[T-THREADS\] 2 of 3 further threads started: EAGAIN.*SIDENET_THREADS=1/,
     );
     expect(ended).toEqual([1, 3]);
   });
