@@ -103,7 +103,8 @@ describe("attention on subgroup matrices", () => {
   it("rescales its sums when maxima grow, tile after tile", async () => {
     // Scores with a deviation of 8 x the tile: each finds larger ones.
     const grow = (row: number) => 1 + 4 * Math.floor(row / 64);
-    await agrees(openDevice(), { dims: [1, 20, 256, 1, 1, 128], queryOffset: 236, by: { k: grow } }, 2 ** -5);
+    // 65 queries: a second tile has a single one.
+    await agrees(openDevice(), { dims: [1, 65, 256, 1, 1, 128], queryOffset: 191, by: { k: grow } }, 2 ** -5);
   });
 
   it.each([
