@@ -150,6 +150,7 @@ describe("the choice of subgroup matrices", () => {
     [SUBGROUP_MATRICES, [40, 2, 160], ["attention-block"]],
     [SUBGROUP_MATRICES, [15, 1, 64], ["attention-block"]],
     [SUBGROUP_MATRICES, [4, 1, 64], ["attention-few"]],
+    [SUBGROUP_MATRICES, [1, 24, 64], ["attention-few"]], // one token, whatever the number of its heads
     [{ subgroupMatrices: true }, [40, 2, 64], ["attention-block"]],
     [
       { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 256 } },
