@@ -145,12 +145,23 @@ describe("the choice of subgroup matrices", () => {
 
   it.each([
     [SUBGROUP_MATRICES, [40, 2, 64], ["f16-rows", "attention-matrix"]],
+    [SUBGROUP_MATRICES, [16, 1, 16], ["f16-rows", "attention-matrix"]],
+    [SUBGROUP_MATRICES, [16, 1, 128], ["f16-rows", "attention-matrix"]],
     [SUBGROUP_MATRICES, [40, 2, 10], ["copy-rows", "attention-block"]],
     [SUBGROUP_MATRICES, [40, 2, 8], ["attention-block"]],
     [SUBGROUP_MATRICES, [40, 2, 160], ["attention-block"]],
     [SUBGROUP_MATRICES, [15, 1, 64], ["attention-block"]],
     [SUBGROUP_MATRICES, [4, 1, 64], ["attention-few"]],
     [SUBGROUP_MATRICES, [1, 24, 64], ["attention-few"]], // one token, whatever the number of its heads
+    [{}, [8, 1, 1024], ["attention-few"]],
+    [{}, [8, 1, 10], ["attention-few"]],
+    [{}, [9, 1, 64], ["attention-block"]],
+    [{}, [8, 1, 1028], ["attention-tile"]],
+    [
+      { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 0 } },
+      [40, 2, 64],
+      ["attention-block"],
+    ],
     [{ subgroupMatrices: true }, [40, 2, 64], ["attention-block"]],
     [
       { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 256 } },
