@@ -175,6 +175,24 @@ describe("the choice of subgroup matrices", () => {
 });
 
 it.each([
+  [{}, [129, 4], 2], // 9 tiles of rows: at least 4 for each
+  [{}, [640, 1], 1], // 10, but one head: more would take more workspace than q
+  [{}, [8192, 8], 4], // 128 tiles of keys: 512 workgroups
+  [{ maxBindingBytes: 2 ** 22 }, [8192, 8], 2], // partial sums fit a binding
+] as const)("on a GPU with %o and [T, H] = %j, %i workgroups share a key tile", (profile, [T, H], splits) => {
+  const found: unknown[] = [];
+  const meta = new MetaDevice(profile, (kernel, { params }) => {
+    if (kernel === "attention-block/backward") found.push(params.splits);
+  });
+  meta.scope(() => {
+    const [queries, keys] = [H, 1].map((heads) => meta.empty([1, T, heads, 64]));
+    const saved = [queries, queries, keys, keys, queries, meta.empty([1, T, H, 2]), null, null];
+    meta.run("attentionBackwardKV", saved, { queryOffset: 0 });
+  });
+  expect(found.at(-1)).toBe(splits);
+});
+
+it.each([
   ["attention-matrix", {}],
   ["attention-matrix", { maxWorkgroupBytes: 49152 }],
   ["attention-block", { maxWorkgroupBytes: 32768 }],
