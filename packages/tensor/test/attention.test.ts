@@ -2,6 +2,7 @@ import {
   CpuDevice,
   type Device,
   drawCase,
+  MetaDevice,
   Random,
   rowOf,
   TestRandom,
@@ -223,9 +224,11 @@ describe.runIf(gpuAvailable).each([
       await agrees([narrow], { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2e-5);
       await agrees([narrow], { dims: [3, 2, 70, 2, 1, 64], queryOffset: 68, segments, keyMask }, 2e-5);
       await agrees([narrow], { dims: [2, 32, 16, 1, 1, 260], queryOffset: 0, keyMask }, 2e-5);
-      expect(() => runAttention(narrow, { dims: [1, 8, 90, 2, 1, 64], queryOffset: 82 })).toThrow(
-        /T-TOO-LARGE.*attention/,
-      );
+      for (const device of [narrow, new MetaDevice(narrow.profile)]) {
+        expect(() => runAttention(device, { dims: [1, 8, 90, 2, 1, 64], queryOffset: 82 })).toThrow(
+          /T-TOO-LARGE.*attention/,
+        );
+      }
       expect(narrow.memory.liveCount).toBe(0);
     } finally {
       narrow.dispose();
