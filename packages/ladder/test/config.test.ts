@@ -1,7 +1,7 @@
-import { SidenetError } from "@sidenet/tensor";
+import { CpuDevice, SidenetError } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { contextLimit, parseModelConfig } from "../src/model/config.ts";
-import { ropeFrequencies } from "../src/model/rope-tables.ts";
+import { ropeFrequencies, ropeTables } from "../src/model/rope-tables.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],
@@ -345,6 +345,12 @@ describe("rope's frequencies", () => {
     ]);
     const scaling = { type: "linear", factor: 4 } as const;
     expect(ropeFrequencies({ theta: 10000, scaling }, 8)[2]).toBeCloseTo(0.01 / 4, 12);
+  });
+
+  it("are of pairs: a head of odd size has none", () => {
+    expect(() => ropeTables(new CpuDevice(), { theta: 10000, scaling: null }, 5, 0, 3)).toThrow(
+      /L-ROPE.*head_dim 5 has to be even/,
+    );
   });
 
   it("scaled as for Llama 3 stay for short waves, are divided for long ones, and go over between them", () => {

@@ -1,9 +1,11 @@
 // A run that fails, or is stopped, leaves a page that says how far it came and why it ended.
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { rmSync } from "node:fs";
+import { copyFile, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice } from "@sidenet/tensor";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
+import { runSidenet } from "../src/cli/program.ts";
 import { type ReportData, readReportData } from "../src/node/report.ts";
 import { trainRun } from "../src/node/train-run.ts";
 import { sidenet } from "./capture.ts";
@@ -112,5 +114,58 @@ describe("a comparison", () => {
     );
     const shown = await sidenet(...args(), "--output", output, "--overwrite", "--learning-rate", "1e25");
     expect(shown.out).toMatch(/^full +L-DIVERGED( +-)+$/m);
+  });
+
+  it("ends with a failure that is of no method, and has what came before it", async () => {
+    const data = join(temporaryFolder(), "data.jsonl");
+    const methods = ["--methods", "ladder", "lora", "head", "--steps", "1", "--sample-tokens", "0"];
+    /** The data disappears as this method begins. */
+    const failingAt = async (method: string) => {
+      await copyFile(files.data, data);
+      const output = join(temporaryFolder(), method);
+      const common = [
+        "--model",
+        files.model,
+        "--device",
+        "cpu",
+        "--data",
+        data,
+        "--output",
+        output,
+        "--json",
+      ];
+      let out = "";
+      const exitCode = await runSidenet(["compare", ...common, ...methods], {
+        out: (text) => {
+          out += text;
+        },
+        err: (text) => {
+          if (text.trim() === method) rmSync(data);
+        },
+        interactive: false,
+      });
+      return { exitCode, ...JSON.parse(out) };
+    };
+    const second = await failingAt("lora");
+    expect(second).toMatchObject({ exitCode: 1, results: [{ method: "ladder" }, { error: {} }] });
+    expect(second.results).toHaveLength(2); // no head
+    const first = await failingAt("ladder");
+    expect(first.error.code).toBe(second.results[1].error.code);
+    expect(first.results).toBeUndefined();
+  });
+
+  it("that is stopped by a signal has the methods so far", async () => {
+    const output = join(temporaryFolder(), "out");
+    const listener = vi.spyOn(process, "on");
+    const run = sidenet(...args(), "--output", output, "--steps", "100000", "--json");
+    await vi.waitFor(async () => expect(await readdir(join(output, "ladder"))).toContain("metrics.jsonl"), {
+      timeout: 20_000,
+    });
+    const [, stop] = listener.mock.calls.findLast(([name]) => name === "SIGINT")!;
+    (stop as (signal: string) => void)("SIGINT");
+    const { exitCode, json } = await run;
+    expect(exitCode).toBe(130);
+    expect(json().results).toMatchObject([{ method: "ladder", stop_reason: "signal" }]);
+    expect(await readdir(output)).not.toContain("full");
   });
 });

@@ -163,6 +163,10 @@ describe("texts after a prefix", () => {
     const after = afterPrefix(tokenizer, encodePrefix(tokenizer, "hi"));
     expect(after.encode("hi")).toEqual([107, 108]);
     expect(after.encode("")).toEqual([]);
+    for (const text of ["hi", "<|endoftext|>hi"]) {
+      const continuing = { addSpecialTokens: false, continues: true };
+      expect(after.encode(text, { continues: true })).toEqual(tokenizer.encode(text, continuing));
+    }
     expect(after.encode("<|endoftext|>hi", { addSpecialTokens: false })).toEqual([107, 108]);
     expect(after.withChatTemplate("{{ bos_token }}", "t").encode("<|endoftext|>hi")).toEqual([107, 108]);
   });

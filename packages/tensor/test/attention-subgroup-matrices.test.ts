@@ -78,12 +78,15 @@ async function agrees(device: WgslDevice, call: AttentionCall, rel: number): Pro
     assertClose(`${name} of ${call.dims}`, got[name], want[name], { rel, abs: 1e-30 }, null);
 }
 
+/** Factors of 1, but for one row: the largest scales are found by the workgroup together. */
+const only = (which: number, size: number) => (row: number) => (row === which ? size : 1);
+
 describe("attention on subgroup matrices", () => {
   const keyMask = (b: number, s: number) => Number((s + b) % 5 > 0);
   const segments = (b: number, s: number) => Math.floor((s + 5 * b) / 70) - 1;
 
   it("goes through bindings in windows of queries", async () => {
-    const device = openDevice({ maxBindingBytes: 20480 });
+    const device = openDevice({ maxBindingBytes: 20480, maxWorkgroupsPerAxis: 3 }); // grids are folded
     await agrees(device, { dims: [2, 70, 70, 2, 1, 64] }, 2 ** -8);
     await agrees(device, { dims: [2, 50, 70, 2, 1, 64], queryOffset: 20, segments, keyMask }, 2 ** -8);
     const windows = device.calls.filter(({ kernel }) => kernel === "attention-matrix/forward");
@@ -100,7 +103,8 @@ describe("attention on subgroup matrices", () => {
   it("rescales its sums when maxima grow, tile after tile", async () => {
     // Scores with a deviation of 8 x the tile: each finds larger ones.
     const grow = (row: number) => 1 + 4 * Math.floor(row / 64);
-    await agrees(openDevice(), { dims: [1, 20, 256, 1, 1, 128], queryOffset: 236, by: { k: grow } }, 2 ** -5);
+    // 65 queries: a second tile has a single one.
+    await agrees(openDevice(), { dims: [1, 65, 256, 1, 1, 128], queryOffset: 191, by: { k: grow } }, 2 ** -5);
   });
 
   it.each([
@@ -108,6 +112,7 @@ describe("attention on subgroup matrices", () => {
     ["values of 1e6 and of 1e-6 beside each other", { v: (row: number) => (row % 2 ? 1e6 : 1e-6) }, 2 ** -8],
     ["queries of 1e5 and keys of 1e-5", { q: () => 1e5, k: () => 1e-5 }, 2 ** -8],
     ["gradients of rows a million apart", { dy: (row: number) => 10 ** ((row % 7) - 6) }, 2 ** -8],
+    ["a value and a gradient a million times all others", { v: only(36, 1e6), dy: only(70, 1e6) }, 2 ** -7],
     ["everything near the largest f16", { v: () => 6e4, dy: () => 6e4 }, 2 ** -8],
   ] as const)("keeps %s", async (_, by, rel) => {
     await agrees(openDevice(), { dims: [1, 40, 40, 2, 1, 64], by }, rel);
@@ -140,11 +145,23 @@ describe("the choice of subgroup matrices", () => {
 
   it.each([
     [SUBGROUP_MATRICES, [40, 2, 64], ["f16-rows", "attention-matrix"]],
+    [SUBGROUP_MATRICES, [16, 1, 16], ["f16-rows", "attention-matrix"]],
+    [SUBGROUP_MATRICES, [16, 1, 128], ["f16-rows", "attention-matrix"]],
     [SUBGROUP_MATRICES, [40, 2, 10], ["copy-rows", "attention-block"]],
     [SUBGROUP_MATRICES, [40, 2, 8], ["attention-block"]],
     [SUBGROUP_MATRICES, [40, 2, 160], ["attention-block"]],
     [SUBGROUP_MATRICES, [15, 1, 64], ["attention-block"]],
     [SUBGROUP_MATRICES, [4, 1, 64], ["attention-few"]],
+    [SUBGROUP_MATRICES, [1, 24, 64], ["attention-few"]], // one token, whatever the number of its heads
+    [{}, [8, 1, 1024], ["attention-few"]],
+    [{}, [8, 1, 10], ["attention-few"]],
+    [{}, [9, 1, 64], ["attention-block"]],
+    [{}, [8, 1, 1028], ["attention-tile"]],
+    [
+      { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 0 } },
+      [40, 2, 64],
+      ["attention-block"],
+    ],
     [{ subgroupMatrices: true }, [40, 2, 64], ["attention-block"]],
     [
       { subgroupMatrices: true, tiles: { ...DEFAULT_TILES, subgroupMatrixQueries: 256 } },
@@ -155,6 +172,24 @@ describe("the choice of subgroup matrices", () => {
   ] as const)("%o with [T, H, D] = %j takes %j", (profile, extents, kernels) => {
     expect(kernelsOf(profile, extents)).toEqual(kernels);
   });
+});
+
+it.each([
+  [{}, [129, 4], 2], // 9 tiles of rows: at least 4 for each
+  [{}, [640, 1], 1], // 10, but one head: more would take more workspace than q
+  [{}, [8192, 8], 4], // 128 tiles of keys: 512 workgroups
+  [{ maxBindingBytes: 2 ** 22 }, [8192, 8], 2], // partial sums fit a binding
+] as const)("on a GPU with %o and [T, H] = %j, %i workgroups share a key tile", (profile, [T, H], splits) => {
+  const found: unknown[] = [];
+  const meta = new MetaDevice(profile, (kernel, { params }) => {
+    if (kernel === "attention-block/backward") found.push(params.splits);
+  });
+  meta.scope(() => {
+    const [queries, keys] = [H, 1].map((heads) => meta.empty([1, T, heads, 64]));
+    const saved = [queries, queries, keys, keys, queries, meta.empty([1, T, H, 2]), null, null];
+    meta.run("attentionBackwardKV", saved, { queryOffset: 0 });
+  });
+  expect(found.at(-1)).toBe(splits);
 });
 
 it.each([

@@ -18,7 +18,12 @@ import { gpuAvailable, openTestGpu } from "./support.ts";
 
 const ENGINES: [string, () => Promise<Device>][] = [
   ["WebAssembly", () => openNodeWasm({ poison: true })],
-  ...(gpuAvailable ? [["WebGPU", openTestGpu] as [string, () => Promise<Device>]] : []),
+  ...(gpuAvailable
+    ? ([
+        ["WebGPU", openTestGpu],
+        ["an integrated GPU's kernels", () => openTestGpu({ adapterClass: "integrated" })],
+      ] as [string, () => Promise<Device>][])
+    : []),
 ];
 
 /** The first `size` of the values, with zeros after them where there are fewer. */

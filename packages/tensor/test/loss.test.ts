@@ -1,4 +1,4 @@
-import { CpuDevice, type Device, MetaDevice, Random } from "@sidenet/tensor";
+import { CpuDevice, type Device, MetaDevice, Random, roundToFloat16 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
@@ -90,6 +90,36 @@ it.each(ENGINES)("a logit of -∞ is a class of probability 0 on %s", async (_, 
   using loss = device.ops.crossEntropy(logits, targets);
   expect(await loss.item()).toBeCloseTo(Math.log(1 + Math.E + Math.E ** 2), 5);
 });
+
+it.each(ENGINES)(
+  "dh in f16 is summed in f32 over blocks of the head, and rounded once, on %s",
+  async (_, open) => {
+    // h = 0 makes all classes as likely: dh = (mean of w's rows - the target's row) / N. The first block of the head cancels the
+    // last; between them the blocks add less than half of what a sum in f16 could tell from the first.
+    const [N, C, V, block, large] = [130, 4, 16_384, 256, 2 ** 14];
+    const values = Array.from(new Random(5).normals(V * C, 0.5), (x, i) => {
+      if (i < block * C) return large;
+      return i < (V - block) * C ? roundToFloat16(5 + x) : -large;
+    });
+    const ids = Array.from({ length: N }, (_, n) => block + 97 * n);
+    using device = await open();
+    const dh = device.scope(() => {
+      const w = device.tensor(values, [V, C], { dtype: "f16" });
+      const targets = device.tensor(ids, [N], { dtype: "i32" });
+      const operands = [device.zeros([N, C], { dtype: "f16" }), w, targets];
+      return device.run("lmHeadLoss", operands, { chunkTokens: 128, blockColumns: block }, ["dh"]).dh;
+    });
+    const mean = (c: number) => values.reduce((sum, x, i) => (i % C === c ? sum + x : sum), 0) / V;
+    const means = Array.from({ length: C }, (_, c) => mean(c));
+    const largestSum = (large * block) / V / N;
+    const summed = 4 * Math.sqrt(V) * 2 ** -24 * largestSum; // V independent roundings of sums up to the first block's
+    for (const [i, got] of (await dh.read()).entries()) {
+      const want = (means[i % C] - values[ids[Math.floor(i / C)] * C + (i % C)]) / N;
+      expect(Math.abs(got - want)).toBeLessThan(2 ** -11 * Math.abs(want) + summed);
+    }
+    dh.dispose();
+  },
+);
 
 it("counts of the loss over a head that are no counts are refused by name", async () => {
   for (const device of [await openNodeWasm(), ...(gpuAvailable ? [await openTestGpu()] : [])]) {

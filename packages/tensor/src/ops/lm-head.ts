@@ -76,10 +76,10 @@ interface HeadDims {
   readonly V: number;
 }
 
-/** Divides the rows of the head, which are columns of the logits, into blocks; `others` have the same rows. */
+/** Divides the rows of the head, which are columns of the logits, into blocks. */
 function headBlocks(
   k: KernelContext,
-  { head, others }: { head: Tensor | Panels; others: readonly Tensor[] },
+  head: Tensor | Panels,
   { maxTokens, C, V }: { maxTokens: number; C: number; V: number },
   blockColumns: number,
 ): RowRange[] {
@@ -88,7 +88,7 @@ function headBlocks(
   if (wanted >= V || 4 * maxTokens * V > k.profile.maxBindingBytes) return [{ start: 0, count: V }];
   if (!isPanels(head)) {
     const maxBytes = elementBytes(head.dtype) * wanted * C;
-    return k.split(V, [head, ...others], { maxBytes, multipleOf: COLUMN_STEP });
+    return k.split(V, [head], { maxBytes, multipleOf: COLUMN_STEP });
   }
   const count = Math.floor(Math.min(wanted, head.rows) / COLUMN_STEP) * COLUMN_STEP || V;
   return rangesOf(V, count);
@@ -106,14 +106,12 @@ interface Chunked {
   readonly head: Tensor | Panels;
   readonly targets: Tensor;
   readonly dloss?: Tensor | null;
-  /** Tensors with the same rows as the head that the blocks have to fit, such as its gradient. */
-  readonly others?: readonly Tensor[];
 }
 
 /** Computes the logits chunk by chunk; returns nll[N] of all rows, and calls `use` with the gradients of each block. */
 function runChunks(
   k: KernelContext,
-  { h, head, targets, dloss = null, others = [] }: Chunked,
+  { h, head, targets, dloss = null }: Chunked,
   { N, C, V }: HeadDims,
   { ignoreIndex, labelSmoothing, ...chunking }: LossAttrs & typeof CHUNKS,
   use: UseGradients | null,
@@ -123,7 +121,7 @@ function runChunks(
   const nll = k.temp([N]);
   const shift = { max: k.temp([N]), logSum: k.temp([N]) };
   const memory = k.temp([maxTokens * V]);
-  const blocks = headBlocks(k, { head, others }, { maxTokens, C, V }, chunking.blockColumns);
+  const blocks = headBlocks(k, head, { maxTokens, C, V }, chunking.blockColumns);
   for (const chunk of chunks) {
     const rows = chunk.count;
     const partOf = ({ start, count }: RowRange) =>
@@ -212,7 +210,7 @@ function drawHead(pick: TestRandom) {
   const V = four * pick.int(1, pick.oneOf([200, 200, 800]) / four);
   const { attrs, values } = drawTargets(pick, V);
   const dims = { N: pick.int(1, 150), C: four * pick.int(1, Math.floor(70 / four)), V };
-  const [chunkTokens, blockColumns] = [pick.oneOf([0, 64]), pick.oneOf([0, 64])];
+  const [chunkTokens, blockColumns] = [pick.oneOf([0, 64]), pick.oneOf([0, 64, 300])];
   return { dims, values, attrs: { ...attrs, chunkTokens, blockColumns } };
 }
 
@@ -249,7 +247,7 @@ export const lmHeadLossBackwardW = defineOp({
   },
   kernel(k, { w: head, dw, ...io }, { N, C, V }, attrs) {
     if (N === 0) return runFill(k, dw, 0); // no chunk would write it
-    runChunks(k, { ...io, head, others: [dw] }, { N, C, V }, attrs, (dlogits, chunk, block) => {
+    runChunks(k, { ...io, head }, { N, C, V }, attrs, (dlogits, chunk, block) => {
       const operands = { a: dlogits, b: k.rows(io.h, N, chunk), y: k.rows(dw, V, block) };
       const extents = { P: 1, M: block.count, K: chunk.count, N: C };
       runMatmul(k, "tn", operands, { ...extents, accumulate: chunk.start > 0 });
