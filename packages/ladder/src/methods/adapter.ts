@@ -67,8 +67,9 @@ export interface Adapter {
   /** A network beside the backbone. */
   readonly side?: SideAdapter | null;
   /**
-   * Whether its parts depend on nothing but what they are given and the trained tensors, so that steps of equal shapes issue equal
-   * commands. A GPU is then given those of an earlier step again, without a call of these parts (`Device.repeat`). Default false.
+   * Whether its parts depend on tensors alone, those that they are given and the trained ones, and not on `forward.tokens` or other
+   * numbers of the host: then steps of equal shapes issue equal commands, and a GPU is given those of an earlier step again, without
+   * a call of these parts (`Device.repeat`). Default false.
    */
   readonly isRepeatable?: boolean;
   /** Replaces the backbone's head. */
