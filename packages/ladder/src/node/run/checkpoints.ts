@@ -12,6 +12,7 @@ import { encodeSafetensors } from "../../formats/safetensors-write.ts";
 import { type RunState, runStateSchema } from "../../training/run-state.ts";
 import type { Trainer } from "../../training/trainer.ts";
 import { readTrainerState, writeTrainerState } from "../../training/trainer-state.ts";
+import type { RunCheckpoints } from "../../training/training-loop.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError, openFileSource } from "../file-source.ts";
 import { makeFolder } from "../make-folder.ts";
@@ -42,7 +43,8 @@ interface Restored {
   readonly damaged: readonly string[];
 }
 
-export class Checkpoints {
+/** The checkpoints in the folder of a run, as `LoopParts.checkpoints` takes them. */
+export class Checkpoints implements RunCheckpoints {
   readonly #folder: string;
   readonly #keep: number;
 
