@@ -22,22 +22,23 @@ import { RUN_FILES } from "./run-folder.ts";
 const FORMAT = "sidenet-checkpoint";
 
 /** `step-` are whole states, `best-` the adapter alone as it was after that step. */
-type Kind = "step" | "best";
+export type CheckpointKind = "step" | "best";
 
-const fileName = (kind: Kind, step: number): string => `${kind}-${String(step).padStart(6, "0")}.safetensors`;
-const fileStep = (kind: Kind, name: string): number | null => {
+const fileName = (kind: CheckpointKind, step: number): string =>
+  `${kind}-${String(step).padStart(6, "0")}.safetensors`;
+const fileStep = (kind: CheckpointKind, name: string): number | null => {
   const step = Number(name.slice(kind.length + 1, -".safetensors".length));
   return Number.isInteger(step) && fileName(kind, step) === name ? step : null;
 };
 
 /** One file in the folder of checkpoints. */
-interface Found {
+export interface CheckpointFile {
   readonly step: number;
   readonly path: string;
 }
 
 /** The checkpoint that was restored, and the damaged ones that were skipped. */
-interface Restored {
+export interface RestoredCheckpoint {
   readonly state: RunState;
   readonly path: string;
   readonly damaged: readonly string[];
@@ -55,7 +56,7 @@ export class Checkpoints implements RunCheckpoints {
   }
 
   /** The latest first. Empty where there is no folder. */
-  async list(kind: Kind = "step"): Promise<Found[]> {
+  async list(kind: CheckpointKind = "step"): Promise<CheckpointFile[]> {
     const names = await readdir(this.#folder).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === "ENOENT") return [];
       throw fileError(this.#folder, cause);
@@ -95,7 +96,7 @@ export class Checkpoints implements RunCheckpoints {
    * that it is in nobody's way and nothing is lost. Throws `L-CHECKPOINT` where every one is damaged, or is of another run, and
    * what reading and the device throw.
    */
-  async restoreLatest(trainer: Trainer): Promise<Restored | null> {
+  async restoreLatest(trainer: Trainer): Promise<RestoredCheckpoint | null> {
     const damaged: string[] = [];
     for (const { path } of await this.list()) {
       try {
