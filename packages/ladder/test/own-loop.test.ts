@@ -1,8 +1,11 @@
-// Mistakes of a training loop of the user's own: each is refused by name.
+// Training loops of the user's own, and their mistakes: each is refused by name.
+import { join } from "node:path";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import {
   BatchStream,
+  dataPositionSchema,
   evaluateLoss,
   generate,
   inMemory,
@@ -13,6 +16,8 @@ import {
   Trainer,
   TrainingLoop,
 } from "../src/index.ts";
+import { Checkpoints, MetricsLog, readMetrics } from "../src/node/index.ts";
+import { GatedBlock, config as own } from "./own-adapters.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
 const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
@@ -59,6 +64,42 @@ describe("a loop of one's own is refused", () => {
       await expect(generate(decoder, null, [3], { maxTokens })).rejects.toThrow(/L-OPTION\] maxTokens/);
     expect(await generate(decoder, null, [3], { maxTokens: 0 })).toEqual([]);
   });
+});
+
+it("a TrainingLoop of a method of one's own goes on from its checkpoint as if it had never stopped", async () => {
+  using decoder = randomDecoder(new CpuDevice(), own);
+  const ids = (i: number) => Array.from({ length: 6 }, (_, t) => (3 * i + 5 * t) % own.vocabSize);
+  const records = Array.from({ length: 5 }, (_, i) => ({ inputIds: ids(i), labels: ids(i), source: "here" }));
+  const run = async (folder: string, steps: number) => {
+    using adapter = new GatedBlock(decoder);
+    using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.05 });
+    const stream = new BatchStream(inMemory(records), { batchSize: 2, seed: 1, maxLength: 8 });
+    const checkpoints = new Checkpoints(folder, 1);
+    const restored = await checkpoints.restoreLatest(trainer);
+    if (restored) stream.seek(dataPositionSchema.parse(restored.state.data));
+    const start = { trainRecords: 5, frozenEvalLoss: 0, initialEvalLoss: 0, sample: null };
+    const path = join(folder, "metrics.jsonl");
+    const log = await MetricsLog.open(path, await readMetrics(path));
+    const parts = {
+      trainer,
+      stream,
+      log,
+      checkpoints,
+      options: { steps, saveEvery: 2 },
+      events: {},
+      signal: null,
+      evaluate: async () => ({ loss: 0, sample: null }),
+    };
+    const state = restored?.state ?? newRunState(start, "cpu", stream.position);
+    expect(await new TrainingLoop(parts, state, restored !== null).run()).toBe("done");
+    await log.close();
+    return (await readMetrics(path)).map((line) => "loss" in line && line.loss);
+  };
+  const [whole, stopped] = [temporaryFolder(), temporaryFolder()];
+  await run(stopped, 3);
+  const losses = await run(stopped, 6);
+  expect(losses).toHaveLength(6);
+  expect(losses).toEqual(await run(whole, 6));
 });
 
 it("a TrainingLoop without a log, on a device of this thread, stops when a timer aborts its signal", async () => {

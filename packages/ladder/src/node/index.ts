@@ -27,7 +27,13 @@ export { type Inference, type InferenceOptions, openInference } from "./inferenc
 export { type ModelFiles, openModel, openModelConfig } from "./open-model.ts";
 export { type ReportData, type ReportedRun, readReportData, renderReport, writeReport } from "./report.ts";
 export { type ReportServer, serveReport } from "./report-server.ts";
-export { readMetrics } from "./run/metrics-log.ts";
+export {
+  type CheckpointFile,
+  type CheckpointKind,
+  Checkpoints,
+  type RestoredCheckpoint,
+} from "./run/checkpoints.ts";
+export { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 export type { Existing } from "./run/run-folder.ts";
 export type { WeightedFile } from "./run/train-run-options.ts";
 export {

@@ -12,6 +12,7 @@ import { encodeSafetensors } from "../../formats/safetensors-write.ts";
 import { type RunState, runStateSchema } from "../../training/run-state.ts";
 import type { Trainer } from "../../training/trainer.ts";
 import { readTrainerState, writeTrainerState } from "../../training/trainer-state.ts";
+import type { RunCheckpoints } from "../../training/training-loop.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError, openFileSource } from "../file-source.ts";
 import { makeFolder } from "../make-folder.ts";
@@ -21,28 +22,30 @@ import { RUN_FILES } from "./run-folder.ts";
 const FORMAT = "sidenet-checkpoint";
 
 /** `step-` are whole states, `best-` the adapter alone as it was after that step. */
-type Kind = "step" | "best";
+export type CheckpointKind = "step" | "best";
 
-const fileName = (kind: Kind, step: number): string => `${kind}-${String(step).padStart(6, "0")}.safetensors`;
-const fileStep = (kind: Kind, name: string): number | null => {
+const fileName = (kind: CheckpointKind, step: number): string =>
+  `${kind}-${String(step).padStart(6, "0")}.safetensors`;
+const fileStep = (kind: CheckpointKind, name: string): number | null => {
   const step = Number(name.slice(kind.length + 1, -".safetensors".length));
   return Number.isInteger(step) && fileName(kind, step) === name ? step : null;
 };
 
 /** One file in the folder of checkpoints. */
-interface Found {
+export interface CheckpointFile {
   readonly step: number;
   readonly path: string;
 }
 
 /** The checkpoint that was restored, and the damaged ones that were skipped. */
-interface Restored {
+export interface RestoredCheckpoint {
   readonly state: RunState;
   readonly path: string;
   readonly damaged: readonly string[];
 }
 
-export class Checkpoints {
+/** The checkpoints in the folder of a run, as `LoopParts.checkpoints` takes them. */
+export class Checkpoints implements RunCheckpoints {
   readonly #folder: string;
   readonly #keep: number;
 
@@ -53,7 +56,7 @@ export class Checkpoints {
   }
 
   /** The latest first. Empty where there is no folder. */
-  async list(kind: Kind = "step"): Promise<Found[]> {
+  async list(kind: CheckpointKind = "step"): Promise<CheckpointFile[]> {
     const names = await readdir(this.#folder).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === "ENOENT") return [];
       throw fileError(this.#folder, cause);
@@ -93,7 +96,7 @@ export class Checkpoints {
    * that it is in nobody's way and nothing is lost. Throws `L-CHECKPOINT` where every one is damaged, or is of another run, and
    * what reading and the device throw.
    */
-  async restoreLatest(trainer: Trainer): Promise<Restored | null> {
+  async restoreLatest(trainer: Trainer): Promise<RestoredCheckpoint | null> {
     const damaged: string[] = [];
     for (const { path } of await this.list()) {
       try {

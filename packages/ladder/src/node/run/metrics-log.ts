@@ -1,6 +1,7 @@
 /** `metrics.jsonl`: a line for each step, evaluation and sample of a run (docs/training.md). */
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import type { MetricsLine } from "../../training/metrics.ts";
+import type { RunLog } from "../../training/training-loop.ts";
 import { writeFileAtomic } from "../atomic-write.ts";
 import { fileError } from "../file-source.ts";
 
@@ -23,8 +24,8 @@ export async function readMetrics(path: string): Promise<MetricsLine[]> {
     });
 }
 
-/** The file of a run that is going on. */
-export class MetricsLog {
+/** The file of a run that is going on, as `LoopParts.log` takes it. */
+export class MetricsLog implements RunLog {
   readonly #path: string;
   readonly #file: FileHandle;
 
@@ -43,6 +44,7 @@ export class MetricsLog {
     }
   }
 
+  /** Writes a line. Throws `L-FILE` or `L-DISK-FULL`. */
   async append(line: MetricsLine): Promise<void> {
     await this.#try(() => this.#file.appendFile(`${JSON.stringify(line)}\n`));
   }
@@ -52,6 +54,7 @@ export class MetricsLog {
     await this.#try(() => this.#file.datasync());
   }
 
+  /** Closes the file. */
   async close(): Promise<void> {
     await this.#file.close();
   }
