@@ -100,6 +100,16 @@ describe("attention on subgroup matrices", () => {
     expect(call.params.splits).toBe(2);
   });
 
+  it("does not skip a tile of which one query sees one key", async () => {
+    const sparse = (_: number, s: number) => (s % 64 === 0 ? -1 : Math.floor(s / 32));
+    await agrees(openDevice(), { dims: [1, 70, 70, 1, 1, 16], segments: sparse }, 2 ** -8);
+  });
+
+  it.each([0, 256])("finds the largest scale at key %i", async (largest) => {
+    const by = { v: only(largest, 1e6) };
+    await agrees(openDevice(), { dims: [1, 16, 260, 1, 1, 16], queryOffset: 244, by }, 2 ** -7);
+  });
+
   it("rescales its sums when maxima grow, tile after tile", async () => {
     // Scores with a deviation of 8 x the tile: each finds larger ones.
     const grow = (row: number) => 1 + 4 * Math.floor(row / 64);
