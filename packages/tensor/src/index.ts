@@ -2,7 +2,7 @@
 export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
 export { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
-export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
+export { Device, type DeviceKind, type RepeatCall, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 export { SidenetError } from "./errors.ts";
 export {

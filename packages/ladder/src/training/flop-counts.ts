@@ -1,8 +1,8 @@
 import type { Device } from "@sidenet/tensor";
 
-const PHASES = ["forward", "backward", "update"] as const;
 /** Parts of a training step. Recomputation under gradient checkpointing counts as backward. */
-export type Phase = (typeof PHASES)[number];
+export type Phase = "forward" | "backward" | "update";
+const PHASES: readonly Phase[] = ["forward", "backward", "update"];
 
 /** Floating-point operations of one op, by part of the step. */
 export type PhaseFlops = Readonly<Record<Phase, number>>;
