@@ -165,6 +165,7 @@ export {
 } from "./text/chat-template.ts";
 export { afterPrefix, encodePrefix } from "./text/prefix-text.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
+export { evaluateLoss } from "./training/evaluate-loss.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
 export type { Loss, LossSettings, MakeLoss } from "./training/loss.ts";
 export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";
@@ -183,7 +184,6 @@ export {
 export { newRunState, type RunState } from "./training/run-state.ts";
 export type { StepProfile, TimeShare } from "./training/step-profile.ts";
 export {
-  evaluateLoss,
   type MemoryOptions,
   type StepReport,
   Trainer,

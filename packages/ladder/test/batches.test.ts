@@ -13,7 +13,8 @@ import type { TokenRecord } from "../src/data/records.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { type LabeledBatch, scoredPositions } from "../src/model/batch-loss.ts";
 import type { ModelConfig } from "../src/model/config.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const tokenRecord: fc.Arbitrary<TokenRecord> = fc

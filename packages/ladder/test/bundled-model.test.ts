@@ -14,7 +14,7 @@ import { bundledModels } from "../src/node/bundled-configs.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
 import { type ModelFiles, openModel } from "../src/node/open-model.ts";
 import type { Tokenizer } from "../src/text/tokenizer.ts";
-import { evaluateLoss } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
 
 const NAME = "tiny-books";
 const SAMPLE = fileURLToPath(new URL("../../../examples/data/books-sample.jsonl", import.meta.url));

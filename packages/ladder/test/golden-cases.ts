@@ -11,7 +11,8 @@ import { SideNetwork } from "../src/methods/side-network.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters, shiftLabels } from "../src/model/decoder.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { randomWeights } from "./tiny-model.ts";
 
 export type TensorFile = Record<string, WritableTensor>;

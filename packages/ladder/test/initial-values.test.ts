@@ -4,7 +4,7 @@ import { type InitialOptions, initializeWeights } from "../src/methods/initial-v
 import { initializeAdapter, makeAdapter } from "../src/methods/method.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
-import { evaluateLoss } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
 import { drawBatch } from "./tiny-model.ts";
 
 const CONFIG = parseModelConfig({

@@ -3,7 +3,8 @@ import { CpuDevice, type Device, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { loraConfig, loraSites, parseLoraConfig, peftConfigJson } from "../src/methods/lora-config.ts";
 import { makeAdapter } from "../src/methods/method.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
 describe("an adapter_config.json of PEFT", () => {

@@ -15,8 +15,9 @@ import { loraConfig, loraSites } from "../src/methods/lora-config.ts";
 import { initializeAdapter, sideConfigOf } from "../src/methods/method.ts";
 import { parameterCount, sideDepth, sideParameters } from "../src/methods/side-config.ts";
 import { type ModelConfig, parseModelConfig } from "../src/model/config.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
 import { defaultLearningRate } from "../src/training/method-defaults.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 
 const CONFIGS = new URL("../configs/", import.meta.url);

@@ -7,7 +7,8 @@ import { SideNetwork } from "../src/methods/side-network.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
 import { denseMatrix, quantizeNf4 } from "../src/model/nf4-weight.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 
 const devices: [string, () => Promise<Device>][] = [["cpu", async () => new CpuDevice()]];

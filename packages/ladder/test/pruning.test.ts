@@ -12,7 +12,8 @@ import { blockParameters, PROJECTIONS } from "../src/model/block.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters, layerName } from "../src/model/decoder.ts";
 import { quantizeNf4 } from "../src/model/nf4-weight.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({

@@ -9,7 +9,7 @@ import { makeAdapter } from "../src/methods/method.ts";
 import { sharedPasses } from "../src/methods/residual-stream.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
 import type { Decoder } from "../src/model/decoder.ts";
-import { evaluateLosses } from "../src/training/trainer.ts";
+import { evaluateLosses } from "../src/training/evaluate-loss.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 

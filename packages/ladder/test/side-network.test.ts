@@ -8,7 +8,8 @@ import { residualStream } from "../src/methods/residual-stream.ts";
 import { sideParameters } from "../src/methods/side-config.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
 import { shiftLabels } from "../src/model/decoder.ts";
-import { evaluateLoss, Trainer } from "../src/training/trainer.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({

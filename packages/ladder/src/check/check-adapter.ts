@@ -5,7 +5,8 @@ import { type AdapterConfig, loadAdapter, parseAdapterConfig } from "../methods/
 import { residualStream } from "../methods/residual-stream.ts";
 import { batchLoss, type LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder } from "../model/decoder.ts";
-import { evaluateLoss, Trainer } from "../training/trainer.ts";
+import { evaluateLoss } from "../training/evaluate-loss.ts";
+import { Trainer } from "../training/trainer.ts";
 import {
   compareGreedy,
   compareLoss,

@@ -2,8 +2,8 @@
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { effectiveDepth } from "../../methods/adapter.ts";
+import { evaluateLoss } from "../../training/evaluate-loss.ts";
 import type { StepMetrics } from "../../training/metrics.ts";
-import { evaluateLoss } from "../../training/trainer.ts";
 import type { StopReason, TrainingLoop } from "../../training/training-loop.ts";
 import { saveAdapter } from "../adapter-files.ts";
 import { writeJsonFile } from "../json-file.ts";

@@ -1,8 +1,8 @@
 /** Where a run starts: anew, or from its last whole checkpoint. */
 import { SidenetError } from "@sidenet/tensor";
+import { evaluateLosses } from "../../training/evaluate-loss.ts";
 import { defaultLearningRate } from "../../training/method-defaults.ts";
 import { newRunState, type RunState } from "../../training/run-state.ts";
-import { evaluateLosses } from "../../training/trainer.ts";
 import { readBackboneSetup } from "../adapter-files.ts";
 import { packageVersion } from "../version.ts";
 import { Checkpoints } from "./checkpoints.ts";
