@@ -35,6 +35,7 @@ const TEXT =
 /** @implements {Adapter} @implements {SideAdapter} */
 class SumOfStates {
   method = "sum-of-states";
+  isRepeatable = true; // `start` depends on tensors alone: on a GPU, steps repeat their commands without calling it
   side = this;
   cacheShapes = () => []; // generation keeps nothing, since no position depends on another
 
