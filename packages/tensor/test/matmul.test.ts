@@ -180,3 +180,29 @@ it.runIf(gpuAvailable)("matmul folds more than 65,535 workgroups over two axes",
   }
   gpu.dispose();
 });
+
+describe.runIf(gpuAvailable)("a product in f16", () => {
+  it.each([
+    ["a software driver's kernels", {}],
+    ["a GPU's kernels", { adapterClass: "discrete" }],
+  ] as const)("is summed in f32 over windows of k, and rounded once, on %s", async (_, options) => {
+    // The first window cancels the last; what those between add is less than half of what f16 could tell from the first's sum.
+    const [M, K, N, window] = [1, 4096, 16, 256];
+    using gpu = await openTestGpu({ ...options, maxBindingBytes: 2 * N * window });
+    const rows = Array.from({ length: K }, (_, i) => (i < window ? 64 : i < K - window ? 0.0185546875 : -64));
+    for (const name of ["matmul", "matmulTN"] as const) {
+      using y = gpu.scope(() => {
+        const shape = name === "matmul" ? [M, K] : [K, M];
+        const ones = gpu.tensor(new Float32Array(M * K).fill(1), shape, { dtype: "f16" });
+        const b = gpu.tensor(
+          rows.flatMap((row) => new Array<number>(N).fill(row)),
+          [K, N],
+          { dtype: "f16" },
+        );
+        return gpu.ops[name](ones, b);
+      });
+      const want = roundToFloat16(0.0185546875 * (K - 2 * window));
+      expect([y.dtype, new Set(await y.read())]).toEqual(["f16", new Set([want])]);
+    }
+  });
+});
