@@ -7,6 +7,7 @@ import type { AnyOpRow } from "./op.ts";
 import { bindCall, type Execution, refuseOverlap } from "./op-call.ts";
 import { buildOps, type OpOrName, type Ops, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
+import type { RepeatCall } from "./repeat-call.ts";
 import { ScopeStack } from "./scope.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "./shape.ts";
 import type { TensorSpec } from "./signature.ts";
@@ -26,16 +27,6 @@ export interface TensorOptions {
   readonly dtype?: DType;
   readonly category?: Category;
   readonly label?: string;
-}
-
-/** What `Device.repeat` knows a call by. */
-export interface RepeatCall {
-  /** What the body belongs to. What was recorded is forgotten with it. */
-  readonly owner: object;
-  /** All that commands depend on, such as the shapes of the inputs. */
-  readonly key: string;
-  /** Tensors that differ from call to call. */
-  readonly inputs: readonly Tensor[];
 }
 
 /**
@@ -328,7 +319,8 @@ export abstract class Device {
     const outputs: Record<string, Tensor> = {};
     try {
       for (const [output, spec] of call.outputs) {
-        const tensor = row.view ? this.#view(row, call.io, spec) : this.#output(row, spec);
+        const { shape, dtype } = spec;
+        const tensor = row.view ? this.#view(row, call.io, spec) : this.empty(shape, { dtype, label: name });
         outputs[output] = tensor;
         call.io[output] = tensor;
       }
@@ -382,10 +374,6 @@ export abstract class Device {
     if (watched) this.#anomalies?.after(row, io, watched);
   }
 
-  #output(row: AnyOpRow, spec: TensorSpec): Tensor {
-    return this.empty(spec.shape, { dtype: spec.dtype, label: row.name });
-  }
-
   #view(row: AnyOpRow, io: Record<string, Tensor | null>, spec: TensorSpec): Tensor {
     const source = io[row.signature.inputs[0].name];
     if (source === null || sizeOf(spec.shape) !== source.size) {
@@ -405,12 +393,6 @@ export abstract class Device {
     if (!(tensor instanceof Tensor))
       throw new SidenetError("T-VALUE", `${user} was given ${tensor}, wanted a tensor.`);
     tensor.assertLive(user);
-    if (tensor.device === this) return;
-    const { kind } = tensor.device;
-    const where = kind === this.kind ? `on another ${kind} device` : `on ${kind}, and this is ${this.kind}`;
-    throw new SidenetError(
-      "T-DEVICE",
-      `${user}: ${operand ? `${operand} (${tensor})` : tensor} is ${where}. Read it, and make a tensor of the values here.`,
-    );
+    tensor.assertOn(this, user, operand);
   }
 }

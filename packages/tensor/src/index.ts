@@ -2,7 +2,7 @@
 export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
 export { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
-export { Device, type DeviceKind, type RepeatCall, type TensorOptions } from "./device.ts";
+export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
 export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 export { SidenetError } from "./errors.ts";
 export {
@@ -64,6 +64,7 @@ export { ParamStore } from "./param-store.ts";
 export { DEFAULT_PROFILE, type DeviceProfile, type Tiles } from "./profile.ts";
 export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./quant-maps.ts";
 export { philox, Random } from "./random.ts";
+export type { RepeatCall } from "./repeat-call.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, DimsOf, Operand, Signature, TensorSpec } from "./signature.ts";

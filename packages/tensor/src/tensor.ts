@@ -113,6 +113,18 @@ export class Tensor {
     );
   }
 
+  /** Throws `T-DEVICE` for another device than its own. @internal */
+  assertOn(device: Device, user: string, operand?: string): void {
+    if (this.device === device) return;
+    const { kind } = this.device;
+    const where =
+      kind === device.kind ? `on another ${kind} device` : `on ${kind}, and this is ${device.kind}`;
+    throw new SidenetError(
+      "T-DEVICE",
+      `${user}: ${operand ? `${operand} (${this})` : this} is ${where}. Read it, and make a tensor of the values here.`,
+    );
+  }
+
   /** Number, type and shape, for messages. */
   toString(): string {
     return `tensor #${this.id} (${this.dtype} ${formatShape(this.shape)})`;

@@ -1,4 +1,4 @@
-import { Device, type RepeatCall } from "../device.ts";
+import { Device } from "../device.ts";
 import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { withKernelContext } from "../kernel-context.ts";
@@ -7,6 +7,7 @@ import type { KernelCall, KernelEntry } from "../op.ts";
 import type { Execution } from "../op-call.ts";
 import { isInTable } from "../ops/index.ts";
 import type { DeviceProfile, Tiles } from "../profile.ts";
+import type { RepeatCall } from "../repeat-call.ts";
 import { Storage, type Tensor } from "../tensor.ts";
 import { BindGroupCache } from "./bind-groups.ts";
 import { BufferPool, type Pooled, type PooledBuffer, USAGE } from "./buffer-pool.ts";

@@ -1,4 +1,5 @@
-import type { Device, RepeatCall } from "../device.ts";
+import type { Device } from "../device.ts";
+import type { RepeatCall } from "../repeat-call.ts";
 import type { Tensor } from "../tensor.ts";
 import type { CommandStream } from "./command-stream.ts";
 import {
