@@ -1,13 +1,14 @@
 // Tests whether a change makes anything slower than its base commit. Both are built, and processes over each alternate on a
-// short list of rows (bench/regress/rows.mjs). A row counts as slower if its median ratio exceeds the threshold and two more
-// measurements in new processes confirm it. Exits with 1 if a row is slower.
+// short list of rows (bench/regress/rows.mjs). A row counts as slower if the median of its ratios over several pairs of
+// processes exceeds the threshold (bench/regress/judge.mjs). Exits with 1 if a row is slower.
 //
-//   npm run bench:regress -- [--base REF] [--devices webgpu,wasm] [--threshold 0.15] [--only linear,add] [--rounds 9]
+//   npm run bench:regress -- [--base REF] [--devices webgpu,wasm] [--threshold 0.15] [--only linear,add] [--rounds 3]
 //        [--seconds 120] [--force] [--json FILE]
 //
 // The base is --base, else HEAD if there are uncommitted changes, else the commit where HEAD left main, else on main HEAD's
 // parent. If there is no such commit, or no difference in code that is measured, it says so and measures nothing; --force
-// measures without a difference too. After --seconds, builds not counted, no further row is measured; the rest is listed.
+// measures without a difference too. Of --seconds, builds not counted, each device has its part; after it no further row is
+// begun, and the rest is listed.
 
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -17,11 +18,12 @@ import { checkNames, scriptOptions } from "../scripts/lib/options.mjs";
 import { SetupError } from "../scripts/lib/steps.mjs";
 import { differs, findBase, makeBaseTree } from "./regress/base-tree.mjs";
 import { judge } from "./regress/judge.mjs";
+import { median } from "./shared.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORKER = fileURLToPath(new URL("regress/worker.mjs", import.meta.url));
-/** Rounds of the measurements that confirm a slower row. */
-const CONFIRMATIONS = [15, 25];
+/** Pairs of processes in which each row is measured, and in which one that seems slower is. */
+const PAIRS = [3, 25];
 
 const options = scriptOptions(
   {
@@ -29,7 +31,7 @@ const options = scriptOptions(
     devices: ["webgpu", "wasm"],
     threshold: 0.15,
     only: [],
-    rounds: 9,
+    rounds: 3,
     seconds: 120,
     force: false,
     json: null,
@@ -63,44 +65,44 @@ async function startWorker(root, device) {
   return { about: await next(), ask, close };
 }
 
-/** Starts a worker over each checkout; `sample` returns the milliseconds of a row on one side. */
-async function openPair(roots, device) {
-  const [base, change] = [await startWorker(roots.base, device), await startWorker(roots.change, device)];
-  const workers = { base, change };
+/** Starts a worker over each checkout, the base first or last; `sample` returns the milliseconds of a row on one side. */
+async function openPair(roots, device, baseFirst) {
+  const workers = {};
+  for (const side of baseFirst ? ["base", "change"] : ["change", "base"]) {
+    workers[side] = await startWorker(roots[side], device);
+  }
   const sample = async (side, row) => {
     const { ms, error } = await workers[side].ask({ row });
     if (error !== undefined) throw Object.assign(new Error(error), { side });
     return ms;
   };
   const close = async () => {
-    await base.close();
-    await change.close();
+    await workers.base.close();
+    await workers.change.close();
   };
-  return { about: change.about, sample, close };
+  return { about: workers.change.about, sample, close };
 }
 
 const shownRow = ({ row, ratios, slower, absent, failed }) => {
-  const shown = ratios.map((ratio) => ratio.toFixed(2)).join(" ") || "-";
+  const text = (ratio) => ratio.toFixed(2);
+  const spread = `${text(Math.min(...ratios))} to ${text(Math.max(...ratios))} in ${ratios.length} pairs`;
   const why = absent === undefined ? "not measured: out of time" : `new: the base says ${absent}`;
+  const shown = ratios.length === 0 ? "-" : `${text(median(ratios))} (${spread})`;
   const verdict = slower ? "SLOWER" : failed ? `FAILED: ${failed}` : ratios.length === 0 ? why : "";
-  return `  ${row.padEnd(22)} ${shown.padEnd(16)} ${verdict}`;
+  return `  ${row.padEnd(26)} ${shown.padEnd(32)} ${verdict}`.trimEnd();
 };
 
-async function compareOn(device, roots, deadline) {
+async function compareOn(device, roots) {
   const { only } = options;
-  let pair = await openPair(roots, device);
-  const { device: label, rows: all } = pair.about;
+  const first = await openPair(roots, device, true);
+  const { device: label, rows: all } = first.about;
   checkNames("only", only, all);
-  const open = async () => {
-    const opened = pair ?? (await openPair(roots, device));
-    pair = null;
-    return opened;
-  };
+  const open = (i) => (i === 0 ? first : openPair(roots, device, i % 2 === 0));
   const rows = await judge(only.length > 0 ? all.filter((row) => only.includes(row)) : all, open, {
     threshold: options.threshold,
     rounds: options.rounds,
-    confirmations: CONFIRMATIONS,
-    deadline,
+    pairs: PAIRS,
+    deadline: performance.now() + (1000 * options.seconds) / options.devices.length,
     note: (text) => console.log(`${device}: ${text}`),
   });
   console.log([`\n${device}: ${label}`, ...rows.map(shownRow)].join("\n"));
@@ -121,12 +123,7 @@ async function main() {
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
   const roots = { base: made.tree, change: ROOT };
   const reports = [];
-  const { devices } = options;
-  const begun = performance.now();
-  for (const [i, device] of devices.entries()) {
-    const deadline = begun + ((i + 1) * 1000 * options.seconds) / devices.length;
-    reports.push(await compareOn(device, roots, deadline));
-  }
+  for (const device of options.devices) reports.push(await compareOn(device, roots));
   const all = reports.flatMap(({ device, rows }) =>
     rows.filter(({ slower, failed }) => slower || failed).map(({ row }) => `${device} ${row}`),
   );

@@ -1,4 +1,4 @@
-// Decides which rows are slower: by medians of ratios of neighbouring samples, and only if later measurements confirm them.
+// Decides which rows are slower: by medians of ratios of neighbouring samples, over several pairs of processes.
 
 import { median } from "../shared.mjs";
 
@@ -6,8 +6,8 @@ import { median } from "../shared.mjs";
 const SAMPLES = 2;
 
 /**
- * The ratio change / base of one row: the median over rounds of the ratio of their fastest samples. The order of the two sides
- * alternates. `sample` returns milliseconds.
+ * The ratio change / base of one row in one pair of processes: the median over rounds of the ratio of their fastest samples. The
+ * order of the two sides alternates. `sample` returns milliseconds.
  */
 async function ratioOf(sample, row, rounds) {
   const ratios = [];
@@ -23,47 +23,43 @@ async function ratioOf(sample, row, rounds) {
   return median(ratios);
 }
 
-/** Whether the median of all measurements exceeds the threshold, and every confirmation at least half of it. */
-export function isSlower(ratios, threshold) {
-  const [, ...confirmations] = ratios;
-  return median(ratios) > 1 + threshold && confirmations.every((ratio) => ratio > 1 + threshold / 2);
-}
-
 /** Measures a row once more. If a side cannot run it, the reason becomes `absent` (of the base) or `failed` (of the change). */
-async function measure(result, sample, rounds, threshold) {
+async function measure(result, sample, rounds) {
   try {
     result.ratios.push(await ratioOf(sample, result.row, rounds));
-    result.slower = isSlower(result.ratios, threshold);
   } catch (error) {
     if (error.side === undefined) throw error;
-    result.slower = false;
     result[error.side === "base" ? "absent" : "failed"] = error.message;
   }
 }
 
 /**
- * Measures every row once, and those that seem slower again in each confirmation, always in new processes (`open` starts a
- * pair). Returns all ratios of each row. A row that is not begun before `deadline` (of performance.now) has none.
+ * Measures every row in `pairs[0]` pairs of processes, and goes on to `pairs[1]` with those whose median exceeds half of the
+ * threshold: a process may stay fast or slow for as long as it lives, so samples of one say little about the code. A row is
+ * slower if the median over all pairs exceeds the threshold. `open(i)` starts pair i. Returns all ratios of each row. After
+ * `deadline` (of performance.now) no row is begun, and only rows that seem slower are measured again.
  */
-export async function judge(
-  rows,
-  open,
-  { threshold, rounds, confirmations, deadline = Infinity, note = () => {} },
-) {
-  const results = rows.map((row) => ({ row, ratios: [], slower: true }));
-  for (const [stage, count] of [rounds, ...confirmations].entries()) {
-    const suspects = results.filter(({ slower }) => slower);
-    if (suspects.length === 0) break;
-    if (stage > 0) note(`measured again: ${suspects.map(({ row }) => row).join(", ")}`);
-    const { sample, close } = await open();
+export async function judge(rows, open, { threshold, rounds, pairs, deadline = Infinity, note = () => {} }) {
+  const results = rows.map((row) => ({ row, ratios: [], slower: false }));
+  const isOpen = ({ ratios, absent, failed }) => {
+    if (absent !== undefined || failed !== undefined) return false;
+    const isFew = ratios.length < pairs[0] && performance.now() <= deadline;
+    return isFew || (ratios.length > 0 && median(ratios) > 1 + threshold / 2);
+  };
+  for (let i = 0; i < pairs[1]; i++) {
+    const left = results.filter(isOpen);
+    if (left.length === 0) break;
+    if (i === pairs[0]) note(`measured again: ${left.map(({ row }) => row).join(", ")}`);
+    const { sample, close } = await open(i);
     try {
-      for (const suspect of suspects) {
-        if (stage === 0 && performance.now() > deadline) suspect.slower = false;
-        else await measure(suspect, sample, count, threshold);
-      }
+      for (const result of left) if (isOpen(result)) await measure(result, sample, rounds);
     } finally {
       await close();
     }
+  }
+  for (const result of results) {
+    const { ratios } = result;
+    result.slower = isOpen(result) && ratios.length === pairs[1] && median(ratios) > 1 + threshold;
   }
   return results;
 }

@@ -51,7 +51,7 @@ export function rowsOf(device, library) {
       ]),
     lmHeadLoss: () =>
       row("lmHeadLoss", [normals(T / 2, d), normals(V, d), integers("i32", V, T / 2)], {}, ["dh"]),
-    rmsNorm: () => row("rmsNorm", [normals(2 * T, d), normals(d)]),
+    rmsNorm: () => row("rmsNorm", [normals(16 * T, d), normals(d)]),
     softmax: () => row("softmax", [normals(heads * T, T), null]),
     siluMul: () => row("siluMul", [normals(T, f), normals(T, f)]),
     rope: () => row("rope", [query(), normals(T, c / 2), normals(T, c / 2)]),

@@ -6,16 +6,17 @@ import { Random } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../scripts/test-folder.ts";
 import { differs, findBase } from "../regress/base-tree.mjs";
-import { isSlower, judge } from "../regress/judge.mjs";
+import { judge } from "../regress/judge.mjs";
 
 type Side = "base" | "change";
 
-/** Times of a machine that others use: 1 ms, up to three times as long now and then, and a bias of each process. */
+/** Times of a machine that others use: 1 ms, up to three times as long now and then, and in one of four processes always slow. */
 function noisyPairs(seed: number, slowdown: Readonly<Record<string, number>>) {
   const random = new Random(seed, 0);
   const uniform = () => random.word() / 2 ** 32;
   return async () => {
-    const bias: Record<Side, number> = { base: 1 + 0.05 * uniform(), change: 1 + 0.05 * uniform() };
+    const biasOf = () => (uniform() < 0.25 ? 1.4 : 1 + 0.05 * uniform());
+    const bias: Record<Side, number> = { base: biasOf(), change: biasOf() };
     const sample = async (side: Side, row: string) => {
       const load = uniform() < 0.3 ? 1 + 2 * uniform() : 1 + 0.1 * uniform();
       return bias[side] * load * (side === "change" ? (slowdown[row] ?? 1) : 1);
@@ -24,23 +25,34 @@ function noisyPairs(seed: number, slowdown: Readonly<Record<string, number>>) {
   };
 }
 
-const SETTINGS = { threshold: 0.15, rounds: 9, confirmations: [15, 25] };
+const SETTINGS = { threshold: 0.15, rounds: 3, pairs: [3, 25] };
 
 describe("judge", () => {
-  it("finds a row that is 30 % slower among equals on a noisy machine, and nothing else", async () => {
-    for (let seed = 1; seed <= 40; seed++) {
+  it("finds most rows that are 30 % slower on a noisy machine, and no other", async () => {
+    let found = 0;
+    for (let seed = 1; seed <= 100; seed++) {
       const rows = ["a", "b", "c", "d", "e"];
       const results = await judge(rows, noisyPairs(seed, { c: 1.3 }), SETTINGS);
       const slower = results.filter((result: { slower: boolean }) => result.slower);
-      expect(slower.map(({ row }: { row: string }) => row)).toEqual(["c"]);
+      expect(slower.filter(({ row }: { row: string }) => row !== "c")).toEqual([]);
+      found += slower.length;
     }
+    expect(found).toBeGreaterThan(80);
   });
 
-  it("needs the confirmations: one measurement alone is no verdict", () => {
-    expect(isSlower([1.6, 1.56, 1.1], 0.15)).toBe(true);
-    expect(isSlower([1.9, 1.02], 0.15)).toBe(false);
-    expect(isSlower([1.9, 1.3, 1.05], 0.15)).toBe(false);
-    expect(isSlower([1.1, 1.1, 1.1], 0.15)).toBe(false);
+  it("goes on with what seems slower, in new processes, and calls it so by the median of all of them", async () => {
+    const measured = async (ratios: readonly number[]) => {
+      const open = async (i: number) => ({
+        sample: async (side: Side) => (side === "change" ? (ratios[i] ?? 1) : 1),
+        close: async () => {},
+      });
+      const [result] = await judge(["row"], open, { ...SETTINGS, pairs: [3, 5] });
+      return result;
+    };
+    expect(await measured([1.4, 1.4, 1])).toEqual({ row: "row", ratios: [1.4, 1.4, 1, 1, 1], slower: false });
+    expect(await measured([1.4, 1, 1])).toEqual({ row: "row", ratios: [1.4, 1, 1], slower: false });
+    expect(await measured([1.4, 1.1, 1, 1.4, 1.4])).toMatchObject({ slower: true });
+    expect(await measured([1.1, 1.1, 1.1, 1.1, 1.1])).toMatchObject({ slower: false });
   });
 
   it("tells what the change cannot run from what the base does not have, and measures the rest", async () => {
@@ -56,7 +68,7 @@ describe("judge", () => {
     expect(results).toEqual([
       { row: "broken", ratios: [], slower: false, failed: "wrong" },
       { row: "new", ratios: [], slower: false, absent: "no such op" },
-      { row: "same", ratios: [1], slower: false },
+      { row: "same", ratios: [1, 1, 1], slower: false },
     ]);
   });
 
