@@ -4,7 +4,6 @@ import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import {
-  evaluateLoss,
   type LabeledBatch,
   type MethodOptions,
   type ModelConfig,
@@ -12,6 +11,7 @@ import {
   Trainer,
   type TrainerOptions,
 } from "../src/index.ts";
+import { evaluateLosses } from "../src/training/evaluate-loss.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const METHODS: MethodOptions[] = [
@@ -55,7 +55,7 @@ interface Run {
   readonly passes: number;
 }
 
-/** Trains on these batches, with an evaluation after every fourth. */
+/** Trains on these batches, with an evaluation on some of them after every fourth, beside one of the frozen model. */
 async function train(
   device: Device,
   model: ModelConfig,
@@ -79,10 +79,10 @@ async function train(
   for (const [i, batch] of batches.entries()) {
     hidden.mockClear();
     const { loss, gradNorm } = await trainer.step(batch);
-    passes += hidden.mock.calls.length;
     losses.push(loss);
     norms.push(gradNorm);
-    if (i % 4 === 3) evaluated.push(await evaluateLoss(decoder, adapter, [batches[0]]));
+    if (i % 4 === 3) evaluated.push(...(await evaluateLosses(decoder, [null, adapter], batches.slice(0, 5))));
+    passes += hidden.mock.calls.length;
   }
   const parameters = [];
   for (const [, tensor] of adapter.parameters) parameters.push([...(await tensor.read())]);
@@ -149,5 +149,25 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
     );
     if (method.lora) expect(passes).toBe(plainPasses);
     else expect(passes).toBeLessThan(0.8 * plainPasses);
+  });
+
+  it("repeat the passes of evaluations too", async () => {
+    const [device] = opened;
+    const pick = new TestRandom(1);
+    const model = drawModel(pick);
+    using decoder = randomDecoder(device, model);
+    using adapter = makeAdapter({ method: "ladder" }, decoder, "tiny");
+    const batches = Array.from({ length: 6 }, () => packed(drawRows(pick, model, 2, 9)));
+    const alone = [];
+    for (const batch of batches) {
+      device.onOp = () => {}; // what is watched does not repeat
+      alone.push(await evaluateLosses(decoder, [null, adapter], [batch]));
+      device.onOp = null;
+    }
+    const hidden = vi.spyOn(decoder, "hidden");
+    const repeated = [];
+    for (const batch of batches) repeated.push(await evaluateLosses(decoder, [null, adapter], [batch]));
+    expect(repeated).toEqual(alone);
+    expect(hidden).toHaveBeenCalledTimes(3);
   });
 });

@@ -1,9 +1,10 @@
-import { concatAll } from "@sidenet/tensor";
+import { concatAll, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder } from "../model/decoder.ts";
-import { type LossSettings, lossOf, meanOf, refuseUncounted } from "./loss.ts";
+import { type Loss, type LossSettings, lossOf, meanOf, refuseUncounted } from "./loss.ts";
+import { inputTensors, isRepeatable, repeatCall, uploadInputs } from "./pass-inputs.ts";
 
 /**
  * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood over scored
@@ -26,7 +27,6 @@ export async function evaluateLosses(
   batches: readonly LabeledBatch[],
   options: LossSettings = {},
 ): Promise<number[]> {
-  const { device } = decoder;
   const makeLoss = lossOf(options);
   const losses = adapters.map((adapter) => makeLoss(decoder, adapter));
   const totals = adapters.map(() => 0);
@@ -37,23 +37,37 @@ export async function evaluateLosses(
     counted += count;
     let a = 0;
     for (const pass of sharedPasses(adapters)) {
-      const ofPass = losses.slice(a, a + pass.length);
-      using means = device.scope(() => {
-        const forward = decoder.prepare(batch);
-        const ys = residualStreams(decoder, pass, forward);
-        const each = ofPass.map((loss, i) =>
-          device.scope(() => {
-            const uploaded = loss.upload?.(batch) ?? [];
-            return device.ops.reshape(meanOf(loss, device.ops, ys[i], batch, forward, uploaded), {
-              shape: [1],
-            });
-          }),
-        );
-        return concatAll(device.ops, each, 0);
-      });
+      using means = meansOf(decoder, pass, losses.slice(a, a + pass.length), batch);
       for (const mean of await means.read()) totals[a++] += mean * count;
     }
   }
   if (counted === 0) throw refuseUncounted(batches);
   return totals.map((total) => total / counted);
+}
+
+/** The mean losses f32[N] of a batch by N adapters that share a pass, by one loss each. */
+function meansOf(
+  decoder: Decoder,
+  pass: readonly (Adapter | null)[],
+  losses: readonly Loss[],
+  batch: LabeledBatch,
+): Tensor {
+  const { device } = decoder;
+  return device.scope(() => {
+    const inputs = uploadInputs(decoder, losses, batch);
+    const { forward, uploaded } = inputs;
+    const run = () => {
+      const ys = residualStreams(decoder, pass, forward);
+      const means = losses.map((loss, i) =>
+        device.scope(() => {
+          const mean = meanOf(loss, device.ops, ys[i], batch, forward, uploaded[i]);
+          return device.ops.reshape(mean, { shape: [1] });
+        }),
+      );
+      return new Map([["means", concatAll(device.ops, means, 0)]]);
+    };
+    const call = repeatCall(pass.at(-1) ?? decoder, "evaluation", decoder, inputTensors(inputs));
+    const results = isRepeatable(pass, losses) ? device.repeat(call, run) : run();
+    return results.get("means")!;
+  });
 }

@@ -13,13 +13,14 @@ import {
   type SavedFormats,
   Tape,
 } from "@sidenet/autograd";
-import { type Device, formatShape, type ParamStore, SidenetError, type Tensor } from "@sidenet/tensor";
+import { type Device, type ParamStore, type RepeatCall, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
-import type { Decoder, Forward } from "../model/decoder.ts";
+import type { Decoder } from "../model/decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
 import { type Loss, lossOf, type MakeLoss, meanOf, refuseUncounted } from "./loss.ts";
+import { inputTensors, isRepeatable, type PassInputs, repeatCall, uploadInputs } from "./pass-inputs.ts";
 
 /** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
 export interface MemoryOptions {
@@ -71,22 +72,6 @@ interface Prepared {
   readonly norm: Tensor;
   readonly factor: Tensor;
   readonly gradients: Gradients;
-}
-
-/** What a forward and backward pass computes from. */
-interface PassInputs {
-  readonly forward: Forward;
-  /** What the loss reads of the batch. */
-  readonly uploaded: readonly Tensor[];
-  /** The gradient of the loss; null: 1. */
-  readonly upstream: Tensor | null;
-}
-
-/** Its tensors, null for those that it has not. */
-function tensorsOf({ forward, uploaded, upstream }: PassInputs): (Tensor | null)[] {
-  const { ids, context, prefixMask } = forward;
-  const { rope, keyMask, segments } = context;
-  return [ids, rope.cos, rope.sin, keyMask, segments, prefixMask, upstream, ...uploaded];
 }
 
 /** The progress of a trainer. A checkpoint holds it with the parameters and the moments. */
@@ -196,7 +181,8 @@ export class Trainer {
           const { maxGradNorm = 1 } = this.#options;
           const clip = () => Object.entries(clipGlobalNorm(gradients, maxGradNorm));
           const measured = () => new Map(this.flops.measure("update", clip));
-          const clipped = this.#repeat("the norm", [...gradients.values()], measured);
+          const call = { owner: this, key: "the norm", inputs: [...gradients.values()] };
+          const clipped = this.#repeat(call, measured);
           const [norm, factor] = [clipped.get("norm")!, clipped.get("factor")!];
           for (const gradient of gradients.values()) device.keep(gradient, "gradients");
           return { loss: device.keep(loss), norm: device.keep(norm), factor: device.keep(factor), gradients };
@@ -244,21 +230,15 @@ export class Trainer {
   #backward(batch: LabeledBatch, share: number, memory: string): { loss: Tensor; gradients: Gradients } {
     const { decoder, adapter } = this;
     const device = this.#device;
-    const inputs: PassInputs = {
-      forward: decoder.prepare(batch),
-      uploaded: this.#loss.upload?.(batch) ?? [],
-      upstream: share === 1 ? null : device.tensor([share], [], { label: "share of the loss" }),
-    };
+    const inputs = uploadInputs(decoder, [this.#loss], batch);
+    const upstream = share === 1 ? null : device.tensor([share], [], { label: "share of the loss" });
     const dropoutStream = this.#passes++;
-    const run = () => this.#run(batch, inputs, dropoutStream);
-    const tensors = tensorsOf(inputs);
-    const live = tensors.filter((tensor) => tensor !== null);
-    const shapes = tensors.map((tensor) => tensor && `${tensor.dtype}${formatShape(tensor.shape)}`);
-    const key = [memory, decoder.prefixIds.length, ...shapes].join(" ");
-    const results =
-      adapter.isRepeatable && this.#loss.upload
-        ? this.#repeat(key, live, run, { consume: live })
-        : device.scope(run, { consume: live });
+    const run = () => this.#run(batch, inputs, upstream, dropoutStream);
+    const call = repeatCall(this, memory, decoder, [...inputTensors(inputs), upstream]);
+    const options = { consume: call.inputs };
+    const results = isRepeatable([adapter], [this.#loss])
+      ? this.#repeat(call, run, options)
+      : device.scope(run, options);
     const gradients: Gradients = new Map();
     for (const [name, tensor] of results) if (name !== "loss") gradients.set(name, tensor);
     return { loss: results.get("loss")!, gradients };
@@ -266,18 +246,22 @@ export class Trainer {
 
   /** `Device.repeat`, with the operations counted. */
   #repeat<K>(
-    key: string,
-    inputs: readonly Tensor[],
+    call: RepeatCall,
     body: () => ReadonlyMap<K, Tensor>,
     options: { consume?: readonly Tensor[] } = {},
   ): ReadonlyMap<K, Tensor> {
-    return this.flops.repeat(key, () => this.#device.repeat({ owner: this, key, inputs }, body, options));
+    return this.flops.repeat(call.key, () => this.#device.repeat(call, body, options));
   }
 
   /** The forward and backward pass of a micro-batch: its loss, and the gradients by parameter. */
-  #run(batch: LabeledBatch, inputs: PassInputs, dropoutStream: number): ReadonlyMap<"loss" | Tensor, Tensor> {
+  #run(
+    batch: LabeledBatch,
+    inputs: PassInputs,
+    upstream: Tensor | null,
+    dropoutStream: number,
+  ): ReadonlyMap<"loss" | Tensor, Tensor> {
     const { decoder, adapter } = this;
-    const { forward, uploaded, upstream } = inputs;
+    const { forward, uploaded } = inputs;
     const device = this.#device;
     const { savedFormats, gradientCheckpointing, chunkTokens } = this.#options;
     using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
@@ -288,10 +272,10 @@ export class Trainer {
         runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
         ...(chunkTokens && { chunkTokens }),
       });
-      return meanOf(this.#loss, tape, y, batch, forward, uploaded);
+      return meanOf(this.#loss, tape, y, batch, forward, uploaded[0]);
     };
     // When this scope ends, only what the tape has saved of the forward pass is still alive.
-    const consume = tensorsOf({ ...inputs, upstream: null }).filter((tensor) => tensor !== null);
+    const consume = inputTensors(inputs).filter((tensor) => tensor !== null);
     const loss = this.flops.measure("forward", () => device.scope(computeLoss, { consume }));
     const gradients = this.flops.measure("backward", () => tape.backward(loss, upstream));
     return new Map<"loss" | Tensor, Tensor>([["loss", loss], ...gradients]);
