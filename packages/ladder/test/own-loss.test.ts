@@ -2,7 +2,7 @@
 
 import { CpuDevice, logSoftmax, type Ops, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import {
   batchLoss,
   type Decoder,
@@ -10,6 +10,7 @@ import {
   initializeAdapter,
   type LabeledBatch,
   type MakeLoss,
+  type MethodOptions,
   measureStep,
   planStep,
   residualStream,
@@ -25,24 +26,29 @@ const config = { ...drawModel(new TestRandom(3)), numHiddenLayers: 3 };
 const lora = { method: "lora", lora: { rank: 2 } } as const;
 
 /** The sum of the log-probabilities of each row's labels, f32[B]. */
-function rowLogProbabilities(decoder: Decoder, ops: Ops, y: Tensor, batch: LabeledBatch): Tensor {
+function rowLogProbabilities(
+  decoder: Decoder,
+  ops: Ops,
+  y: Tensor,
+  batch: LabeledBatch,
+  head = decoder.head,
+): Tensor {
   const { device } = decoder;
   const { batchSize: B, length: T } = batch;
   const targets = shiftLabels(batch.labels, B, T);
   const ids = device.tensor(targets, [B, T, 1], { dtype: "i32" }); // -100 is outside the vocabulary: 0
-  const of = ops.gatherAlong(logSoftmax(ops, decoder.logits(ops, y)), ids);
+  const of = ops.gatherAlong(logSoftmax(ops, decoder.logits(ops, y, head)), ids);
   return ops.sum(ops.reshape(of, { shape: [B, T] }), { axis: 1 });
 }
 
 /** DPO (Rafailov et al. 2023) over pairs of rows, the preferred one first. */
-const dpo: MakeLoss = (decoder) => ({
+const dpo: MakeLoss = (decoder, adapter) => ({
   count: ({ batchSize }) => batchSize / 2,
-  mean(ops, y, batch, forward) {
-    const { device } = decoder;
-    const frozen = device.scope(() => residualStream(decoder, null, forward));
+  readsFrozen: true,
+  mean(ops, y, { batch, frozen }) {
     const [policy, reference] = [
-      rowLogProbabilities(decoder, ops, y, batch),
-      rowLogProbabilities(decoder, device.ops, frozen, batch),
+      rowLogProbabilities(decoder, ops, y, batch, adapter?.head ?? undefined),
+      rowLogProbabilities(decoder, decoder.device.ops, frozen!, batch),
     ];
     const gain = ops.reshape(ops.sub(policy, reference), { shape: [batch.batchSize / 2, 2] });
     const logs = logSoftmax(ops, ops.scale(gain, { factor: 0.5 })); // log σ(β (gain of one - gain of the other))
@@ -53,7 +59,7 @@ const dpo: MakeLoss = (decoder) => ({
 /** The library's loss, as a loss of one's own. */
 const likelihood: MakeLoss = (decoder, adapter) => ({
   count: scoredPositions,
-  mean: (ops, y, batch) => batchLoss(decoder, ops, y, batch, adapter?.head),
+  mean: (ops, y, { batch }) => batchLoss(decoder, ops, y, batch, adapter?.head),
 });
 
 const pairs = (seed: number): LabeledBatch => {
@@ -69,8 +75,9 @@ async function losses(
   options: Partial<TrainerOptions>,
   batches: LabeledBatch[],
   steps: number,
+  method: MethodOptions = lora,
 ) {
-  using adapter = await initializeAdapter(lora, decoder, "tiny");
+  using adapter = await initializeAdapter(method, decoder, "tiny");
   using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.02, ...options });
   const found: number[] = [];
   for (let step = 0; step < steps; step++) found.push((await trainer.step(batches)).loss);
@@ -84,6 +91,47 @@ describe("a loss of one's own", () => {
     const found = await losses(decoder, { loss: dpo }, [pairs(1), pairs(2)], 8);
     expect(found[0]).toBeCloseTo(Math.LN2, 6);
     expect(found.at(-1)).toBeLessThan(0.6);
+  });
+
+  it.each([
+    ["ladder", 0],
+    ["head", 0],
+    ["lora", 1],
+  ] as const)(
+    "is given the frozen model's hidden state: with %s by %d further passes",
+    async (method, further) => {
+      using decoder = randomDecoder(await openNodeWasm(), config);
+      const own: Tensor[] = [];
+      const byItself: MakeLoss = (of, adapter) => ({
+        ...dpo(of, adapter),
+        readsFrozen: false,
+        mean: (ops, y, inputs) =>
+          dpo(of, adapter).mean(ops, y, { ...inputs, frozen: residualStream(of, null, inputs.forward) }),
+      });
+      const read: MakeLoss = (of, adapter) => ({
+        ...dpo(of, adapter),
+        mean(ops, y, inputs) {
+          own.push(of.device.keep(of.device.retain(inputs.frozen!)));
+          return dpo(of, adapter).mean(ops, y, inputs);
+        },
+      });
+      const hidden = vi.spyOn(decoder, "hidden");
+      const expected = await losses(decoder, { loss: byItself }, [pairs(1)], 4, { method });
+      const passes = hidden.mock.calls.length;
+      hidden.mockClear();
+      expect(await losses(decoder, { loss: read }, [pairs(1)], 4, { method })).toEqual(expected);
+      expect(hidden).toHaveBeenCalledTimes(passes - 5 * (1 - further)); // four steps and an evaluation
+      const values = await Promise.all(own.map((state) => state.read()));
+      for (const state of values) expect(state).toEqual(values[0]); // nothing that is trained changes it
+      for (const state of own) state.dispose();
+    },
+  );
+
+  it("cannot compare with a frozen model where that model is trained", async () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    await expect(losses(decoder, { loss: dpo }, [pairs(1)], 1, { method: "full" })).rejects.toThrow(
+      /L-METHOD.*full fine-tuning changes the model itself/,
+    );
   });
 
   it("weights batches by what it counts, so micro-batches of pairs give the same training", async () => {
@@ -101,21 +149,24 @@ describe("a loss of one's own", () => {
     );
   });
 
-  it("is planned: the peak of a plan is the peak of a step", async () => {
-    const step: StepOptions = {
-      method: lora,
-      loss: dpo,
-      storage: {},
-      memory: { gradientCheckpointing: true },
-      batchSize: 4,
-      context: 8,
-    };
-    using device = await openNodeWasm();
-    const plan = planStep(config, { ...step, profile: device.profile });
-    const plain = planStep(config, { ...step, loss: likelihood, profile: device.profile });
-    expect(measureStep(device, config, step).peakBytes).toBe(plan.peakBytes);
-    expect(plan.flops).toBeGreaterThan(plain.flops); // those of the frozen model's pass
-  });
+  it.each([lora, { method: "ladder" } as const])(
+    "is planned with $method: the peak of a plan is that of a step",
+    async (method) => {
+      const step: StepOptions = {
+        method,
+        loss: dpo,
+        storage: {},
+        memory: { gradientCheckpointing: true },
+        batchSize: 4,
+        context: 8,
+      };
+      using device = await openNodeWasm();
+      const plan = planStep(config, { ...step, profile: device.profile });
+      const plain = planStep(config, { ...step, loss: likelihood, profile: device.profile });
+      expect(measureStep(device, config, step).peakBytes).toBe(plan.peakBytes);
+      expect(plan.flops).toBeGreaterThan(plain.flops); // those of the reference
+    },
+  );
 
   it("is refused with an option of the library's loss, or if its mean is no scalar", async () => {
     using decoder = randomDecoder(new CpuDevice(), config);

@@ -110,6 +110,37 @@ export function residualStreams(
   });
 }
 
+/**
+ * `residualStreams` and, as `frozen`, H_L of the model without adapters, which is that of the same pass unless an adapter changes
+ * it. Throws `L-METHOD` where the model's own weights are trained.
+ */
+export function streamsAndFrozen(
+  decoder: Decoder,
+  adapters: readonly (Adapter | null)[],
+  forward: Forward,
+  options: StreamOptions = {},
+): { ys: Tensor[]; frozen: Tensor } {
+  const { device, config } = decoder;
+  if (adapters.some((adapter) => adapter?.parameters === decoder.weights)) {
+    throw new SidenetError(
+      "L-METHOD",
+      "the loss compares with the frozen model, and full fine-tuning changes the model itself. Train an adapter or a side network.",
+    );
+  }
+  if (adapters.some(changesBackbone)) {
+    const { chunkTokens } = options;
+    const frozen = residualStream(decoder, null, forward, chunkTokens ? { chunkTokens } : {});
+    return { frozen, ys: residualStreams(decoder, adapters, forward, options) };
+  }
+  let frozen: Tensor | null = null;
+  const onHidden = (index: number, h: Tensor) => {
+    options.onHidden?.(index, h);
+    if (index === config.numHiddenLayers) frozen = device.ops.reshape(h, { shape: h.shape }); // a view that outlives h
+  };
+  const ys = residualStreams(decoder, adapters, forward, { ...options, onHidden });
+  return { frozen: frozen!, ys };
+}
+
 /** Returns y, which `part` of an adapter made in place of the hidden state h. Throws `L-METHOD` unless it has h's shape. */
 function checkHidden({ method }: Adapter, part: "embed" | "finish", y: Tensor, h: Tensor): Tensor {
   if (y instanceof Tensor && sameShape(y.shape, h.shape)) return y;

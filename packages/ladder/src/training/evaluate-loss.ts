@@ -1,10 +1,10 @@
 import { concatAll, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
-import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
+import { sharedPasses } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder } from "../model/decoder.ts";
-import { type Loss, type LossSettings, lossOf, meanOf, refuseUncounted } from "./loss.ts";
-import { inputTensors, isRepeatable, repeatCall, uploadInputs } from "./pass-inputs.ts";
+import { type Loss, type LossSettings, lossOf, refuseUncounted } from "./loss.ts";
+import { inputTensors, isRepeatable, passLosses, repeatCall, uploadInputs } from "./pass.ts";
 
 /**
  * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood over scored
@@ -55,16 +55,10 @@ function meansOf(
   const { device } = decoder;
   return device.scope(() => {
     const inputs = uploadInputs(decoder, losses, batch);
-    const { forward, uploaded } = inputs;
     const run = () => {
-      const ys = residualStreams(decoder, pass, forward);
-      const means = losses.map((loss, i) =>
-        device.scope(() => {
-          const mean = meanOf(loss, device.ops, ys[i], batch, forward, uploaded[i]);
-          return device.ops.reshape(mean, { shape: [1] });
-        }),
-      );
-      return new Map([["means", concatAll(device.ops, means, 0)]]);
+      const means = passLosses(decoder, pass, losses, inputs);
+      const rows = means.map((mean) => device.ops.reshape(mean, { shape: [1] }));
+      return new Map([["means", concatAll(device.ops, rows, 0)]]);
     };
     const call = repeatCall(pass.at(-1) ?? decoder, "evaluation", decoder, inputTensors(inputs));
     const results = isRepeatable(pass, losses) ? device.repeat(call, run) : run();

@@ -5,26 +5,33 @@ import { type LabeledBatch, scoredPositions, targetLoss, uploadTargets } from ".
 import type { Decoder, Forward } from "../model/decoder.ts";
 import type { LossOptions } from "../model/head.ts";
 
+/** What a loss reads besides y. */
+export interface LossInputs {
+  readonly batch: LabeledBatch;
+  /** The batch on the device, for passes of other models over it. */
+  readonly forward: Forward;
+  /** What `upload` returned. */
+  readonly uploaded: readonly Tensor[];
+  /** Where the loss `readsFrozen`: the frozen model's H_L f32[B,T,d], the input of its final norm, which no tape records. */
+  readonly frozen: Tensor | null;
+}
+
 /** The loss of a batch: a mean over positions, rows, or whatever else it counts. */
 export interface Loss {
   /** The number of those in a batch, by which batches and micro-batches of a step are weighted; one with 0 is left out. */
   readonly count: (batch: LabeledBatch) => number;
-  /**
-   * The mean f32[], computed with `ops` from y f32[B,T,d], the input of the final norm. `forward` is the batch on the device, for
-   * passes of other models, or of the frozen one, over it.
-   */
-  readonly mean: (
-    ops: Ops,
-    y: Tensor,
-    batch: LabeledBatch,
-    forward: Forward,
-    uploaded: readonly Tensor[],
-  ) => Tensor;
+  /** The mean f32[], computed with `ops` from y f32[B,T,d], the input of the final norm. */
+  readonly mean: (ops: Ops, y: Tensor, inputs: LossInputs) => Tensor;
   /**
    * Uploads what `mean` reads of a batch besides `forward`. Where a loss has it, `mean` may depend on nothing of the host, not on
    * `batch` either, and a GPU's steps of one shape repeat (`Device.repeat`).
    */
   readonly upload?: (batch: LabeledBatch) => readonly Tensor[];
+  /**
+   * Whether `mean` compares with the frozen model, as preference losses and distillation do. Beside a side network or a head its
+   * hidden state is that of the step's own pass; an adapter inside the blocks costs a second pass. Default false.
+   */
+  readonly readsFrozen?: boolean;
 }
 
 /** Makes the loss of a decoder with an adapter; null: without one. */
@@ -36,8 +43,7 @@ export const likelihoodLoss =
   (decoder, adapter) => ({
     count: scoredPositions,
     upload: (batch) => uploadTargets(decoder, batch),
-    mean: (ops, y, _batch, _forward, targets) =>
-      targetLoss(decoder, ops, y, targets, adapter?.head ?? null, options),
+    mean: (ops, y, { uploaded }) => targetLoss(decoder, ops, y, uploaded, adapter?.head ?? null, options),
   });
 
 /** Options of `lossOf`. */

@@ -15,12 +15,12 @@ import {
 } from "@sidenet/autograd";
 import { type Device, type ParamStore, type RepeatCall, SidenetError, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
-import { residualStream } from "../methods/residual-stream.ts";
+import type { StreamOptions } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder } from "../model/decoder.ts";
 import { FlopCounts } from "./flop-counts.ts";
-import { type Loss, lossOf, type MakeLoss, meanOf, refuseUncounted } from "./loss.ts";
-import { inputTensors, isRepeatable, type PassInputs, repeatCall, uploadInputs } from "./pass-inputs.ts";
+import { type Loss, lossOf, type MakeLoss, refuseUncounted } from "./loss.ts";
+import { inputTensors, isRepeatable, type PassInputs, passLosses, repeatCall, uploadInputs } from "./pass.ts";
 
 /** Options that save memory at the cost of time or precision; docs/memory.md has the figures. */
 export interface MemoryOptions {
@@ -233,7 +233,7 @@ export class Trainer {
     const inputs = uploadInputs(decoder, [this.#loss], batch);
     const upstream = share === 1 ? null : device.tensor([share], [], { label: "share of the loss" });
     const dropoutStream = this.#passes++;
-    const run = () => this.#run(batch, inputs, upstream, dropoutStream);
+    const run = () => this.#run(inputs, upstream, dropoutStream);
     const call = repeatCall(this, memory, decoder, [...inputTensors(inputs), upstream]);
     const options = { consume: call.inputs };
     const results = isRepeatable([adapter], [this.#loss])
@@ -255,25 +255,21 @@ export class Trainer {
 
   /** The forward and backward pass of a micro-batch: its loss, and the gradients by parameter. */
   #run(
-    batch: LabeledBatch,
     inputs: PassInputs,
     upstream: Tensor | null,
     dropoutStream: number,
   ): ReadonlyMap<"loss" | Tensor, Tensor> {
     const { decoder, adapter } = this;
-    const { forward, uploaded } = inputs;
     const device = this.#device;
     const { savedFormats, gradientCheckpointing, chunkTokens } = this.#options;
     using tape = new Tape(device, adapter.parameters, { formats: savedFormats ?? {} });
-    const computeLoss = () => {
-      const y = residualStream(decoder, adapter, forward, {
-        ops: tape,
-        dropoutStream,
-        runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
-        ...(chunkTokens && { chunkTokens }),
-      });
-      return meanOf(this.#loss, tape, y, batch, forward, uploaded[0]);
+    const streamOptions: StreamOptions = {
+      ops: tape,
+      dropoutStream,
+      runLayer: gradientCheckpointing ? (fn, inputs) => checkpoint(tape, fn, inputs) : null,
+      ...(chunkTokens && { chunkTokens }),
     };
+    const computeLoss = () => passLosses(decoder, [adapter], [this.#loss], inputs, streamOptions)[0];
     // When this scope ends, only what the tape has saved of the forward pass is still alive.
     const consume = inputTensors(inputs).filter((tensor) => tensor !== null);
     const loss = this.flops.measure("forward", () => device.scope(computeLoss, { consume }));

@@ -1,11 +1,15 @@
+/** A pass over a batch and the losses at its end, in training and in evaluation. */
 import { formatShape, type RepeatCall, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
+import { residualStreams, type StreamOptions, streamsAndFrozen } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
-import type { Loss } from "./loss.ts";
+import { type Loss, meanOf } from "./loss.ts";
 
-/** What a pass over a batch and the losses after it compute from, on the device. */
+/** What a pass computes from. */
 export interface PassInputs {
+  readonly batch: LabeledBatch;
+  /** The batch on the device. */
   readonly forward: Forward;
   /** What each loss reads of the batch besides. */
   readonly uploaded: readonly (readonly Tensor[])[];
@@ -13,6 +17,7 @@ export interface PassInputs {
 
 /** Uploads a batch. */
 export const uploadInputs = (decoder: Decoder, losses: readonly Loss[], batch: LabeledBatch): PassInputs => ({
+  batch,
   forward: decoder.prepare(batch),
   uploaded: losses.map(({ upload }) => upload?.(batch) ?? []),
 });
@@ -40,3 +45,22 @@ export function repeatCall(
 export const isRepeatable = (adapters: readonly (Adapter | null)[], losses: readonly Loss[]): boolean =>
   adapters.every((adapter) => adapter === null || adapter.isRepeatable) &&
   losses.every(({ upload }) => upload);
+
+/** The mean losses f32[] by adapters that share a pass over the backbone, by one loss each. */
+export function passLosses(
+  decoder: Decoder,
+  adapters: readonly (Adapter | null)[],
+  losses: readonly Loss[],
+  { batch, forward, uploaded }: PassInputs,
+  options: StreamOptions = {},
+): Tensor[] {
+  const { device } = decoder;
+  const { ops = device.ops } = options;
+  const readsFrozen = losses.some((loss) => loss.readsFrozen);
+  const { ys, frozen } = readsFrozen
+    ? streamsAndFrozen(decoder, adapters, forward, options)
+    : { ys: residualStreams(decoder, adapters, forward, options), frozen: null };
+  return losses.map((loss, i) =>
+    device.scope(() => meanOf(loss, ops, ys[i], { batch, forward, uploaded: uploaded[i], frozen })),
+  );
+}
