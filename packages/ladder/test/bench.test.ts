@@ -28,7 +28,7 @@ describe("the suite", () => {
     const device = new MetaDevice();
     const cases = suiteCases({
       models: Object.keys(BENCH_MODELS),
-      tokens: [64],
+      tokens: [1, 3, 64],
       dtypes: ["f32", "f16"],
       only: [],
       timeMs: 1,
@@ -264,6 +264,9 @@ describe("sidenet bench", () => {
     expect(slower.exitCode).toBe(1);
     expect(slower.out).toContain(`slower: ${first.name}`);
     expect(slower.err.split("timed again").length - 1).toBe(2);
+    const others = await sidenet("bench", "--device", "cpu", "--only", "siluMul", "--compare", output);
+    expect(others).toMatchObject({ exitCode: 1, out: "" });
+    expect(others.err).toContain("[L-BENCH]");
     const faster = await sidenet("bench", ...rows, "--compare", await scaled(1e3), "--json");
     expect(faster.exitCode).toBe(0);
     const { comparison } = faster.json() as { comparison: { slower: string[]; rows: { verdict: string }[] } };

@@ -90,6 +90,8 @@ function nf4(out: number, inner: number, read = out): Record<string, OperandSpec
   };
 }
 
+const half = (tokens: number): number => Math.ceil(tokens / 2);
+
 type Rule = (m: BenchModel, T: number) => readonly Variant[];
 
 /** The same op for three of a block's linear layers, of weights [O, I]. */
@@ -182,9 +184,9 @@ const RULES: Partial<Record<OpName, Rule>> = {
   selectRows: ({ d }, T) => [
     {
       operands: {
-        x: partly((T / 2) * d, T, d),
-        rows: ids([T / 2], T),
-        back: { ...ids([T], T / 2), moves: 0 },
+        x: partly(half(T) * d, T, d),
+        rows: ids([half(T)], T),
+        back: { ...ids([T], half(T)), moves: 0 },
       },
     },
   ],
@@ -221,9 +223,9 @@ const RULES: Partial<Record<OpName, Rule>> = {
   broadcast: ({ d }, T) => [{ operands: { x: [d] }, attrs: { shape: [T, d], axis: 0 } }],
   concat: ({ d }, T) => [{ operands: { a: [T, d], b: [T, d] } }],
   slice: ({ d }, T) => [
-    { operands: { x: partly((T / 2) * d, T, d) }, attrs: { start: T / 4, count: T / 2 } },
+    { operands: { x: partly(half(T) * d, T, d) }, attrs: { start: T >> 2, count: half(T) } },
   ],
-  sliceBackward: ({ d }, T) => [{ operands: { dy: [T / 2, d] }, attrs: { start: T / 4, length: T } }],
+  sliceBackward: ({ d }, T) => [{ operands: { dy: [half(T), d] }, attrs: { start: T >> 2, length: T } }],
   cacheWrite: ({ keyHeads, c }, T) => [
     {
       operands: { cache: partly(T * keyHeads * c, 1, 2 * T, keyHeads, c), x: [1, T, keyHeads, c] },
