@@ -7,7 +7,7 @@ import { describe, expect, it, vi } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { compareReports, keepFaster } from "../src/bench/compare-reports.ts";
 import { type KernelBench, measureKernel } from "../src/bench/kernel.ts";
-import { calibrate, timeOf } from "../src/bench/measure.ts";
+import { calibrate, measureCase, timeOf } from "../src/bench/measure.ts";
 import { makeOperand, makeOperands } from "../src/bench/operands.ts";
 import { BENCH_MODELS, type Fill } from "../src/bench/shapes.ts";
 import { type BenchReport, joinRuns, suiteCases } from "../src/bench/suite.ts";
@@ -28,7 +28,7 @@ describe("the suite", () => {
     const device = new MetaDevice();
     const cases = suiteCases({
       models: Object.keys(BENCH_MODELS),
-      tokens: [64],
+      tokens: [1, 3, 64],
       dtypes: ["f32", "f16"],
       only: [],
       timeMs: 1,
@@ -44,6 +44,49 @@ describe("the suite", () => {
       expect(run, item.name).not.toThrow();
     }
     expect(device.memory.liveBytes).toBe(0);
+  });
+});
+
+describe("the bytes of a row", () => {
+  it("are those that its op has to move: read once, written once, and both in place", async () => {
+    const [T, d, f, V] = [8, 576, 1536, 49152];
+    const blocks = (T * d) / 64;
+    const wanted = {
+      "add f32": 3 * 4 * T * d,
+      "accumulate f32": 3 * 4 * T * d,
+      "accumulate f16": 3 * 2 * T * d,
+      "adamw f32": 7 * 4 * d * f,
+      "adamw8 f32": (12 + 4) * d * f + 4 * 4 * ((d * f) / 256) + 4 * 512,
+      "sgd f32": 5 * 4 * d * f,
+      "fill f32": 4 * T * d,
+      "normal f32": 4 * T * d,
+      "cacheWrite f32": 2 * 4 * T * 192,
+      "embedding f32": 4 * T + 2 * 4 * T * d,
+      "nf4Embedding f32": 4 * T + (T * d) / 2 + blocks + 4 * Math.ceil(blocks / 256) + 4 * 273 + 4 * T * d,
+      "selectRows f32": 4 * (T / 2) + 2 * 4 * (T / 2) * d,
+      "slice f32": 2 * 4 * (T / 2) * d,
+      "gatherAlong f32": 3 * 4 * T * 64,
+      "nf4QuantizePart f32": 4 * d * f + (d * f) / 2 + 4 * ((d * f) / 64) + 4 * 16,
+      "linear down f16": 4 * T * f + 2 * d * f + 4 * T * d,
+      "crossEntropy f32": 4 * T * V + 4 * T + 4 + 2 * 4 * T,
+    };
+    const device = new MetaDevice();
+    const models = ["smollm2-135m"];
+    const only = Object.keys(wanted).map((name) => `${name} ${T} `);
+    const found: Record<string, number> = {};
+    for (const item of suiteCases({
+      models,
+      tokens: [T],
+      dtypes: ["f32", "f16"],
+      only,
+      timeMs: 1,
+      check: false,
+    })) {
+      const result = await measureCase(device, item, { timeMs: 1, check: false });
+      const [name] = item.name.split(` ${T} `);
+      if ("bytes" in result) found[name] = result.bytes;
+    }
+    expect(found).toMatchObject(wanted);
   });
 });
 
@@ -221,6 +264,9 @@ describe("sidenet bench", () => {
     expect(slower.exitCode).toBe(1);
     expect(slower.out).toContain(`slower: ${first.name}`);
     expect(slower.err.split("timed again").length - 1).toBe(2);
+    const others = await sidenet("bench", "--device", "cpu", "--only", "siluMul", "--compare", output);
+    expect(others).toMatchObject({ exitCode: 1, out: "" });
+    expect(others.err).toContain("[L-BENCH]");
     const faster = await sidenet("bench", ...rows, "--compare", await scaled(1e3), "--json");
     expect(faster.exitCode).toBe(0);
     const { comparison } = faster.json() as { comparison: { slower: string[]; rows: { verdict: string }[] } };
@@ -255,6 +301,8 @@ describe("sidenet bench", () => {
       ["--kernel", "x.wgsl", "--no-check"],
       ["--kernel", "x.wgsl", "--device", "wasm"],
       ["--kernel", "x.wgsl", "--buffer", "x=ten"],
+      ["--kernel", "x.wgsl", "--buffer", "x=4", "--buffer", "x=8"],
+      ["--kernel", "x.wgsl", "--param", "n=4", "--param", "n=8"],
       ["--kernel", "x.wgsl", "--grid", "1,2,3,4"],
     ]) {
       const { exitCode, out } = await sidenet("bench", ...wrong);
@@ -320,12 +368,16 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("sidenet bench --kernel", 
       expect(typo).toContain("typo.wgsl was refused");
       expect(typo).toContain("unresolved value 'half'");
       expect(await reason("entry", { entry: "main" })).toContain('"main"');
-      await reason("unbound", { buffers: [buffers[0]] });
+      expect(await reason("unbound", { buffers: [buffers[0]] })).toContain("No tensor was bound to y.");
       const stray = { name: "z", elements: 4, dtype: "f32" } as const;
       expect(await reason("stray", { buffers: [...buffers, stray] })).toBe(
         "[L-KERNEL] stray.wgsl has no binding z; it has x, y.",
       );
-      expect(await reason("param", { params: { n: 4 } })).toBe("[L-KERNEL] param.wgsl has no parameter n.");
+      expect(await reason("param", { params: { n: 4 } })).toBe(
+        "[L-KERNEL] param.wgsl has no parameter n; it has none.",
+      );
+      const large = measureKernel(device, { ...right, name: "large", grid: [2 ** 16, 1, 1] }, 5);
+      await expect(large).rejects.toThrow("[T-TOO-LARGE] large/halve: 65536 x 1 x 1 workgroups");
       expect((await measureKernel(device, { ...right, name: "right" }, 5)).dispatches).toBe(1);
       expect(device.memory.liveBytes).toBe(0);
     } finally {

@@ -125,6 +125,6 @@ it("a constant chooses among the lines below a line, also where the kernel has n
   expect(variant({ WIDTH: 4 })[1]).toBe("alias x_v = vec4<f32>;");
   expect(variant({ WIDTH: 2 })[1]).toBe("alias x_v = vec2<f32>;");
   expect(variant({ WIDTH: 1 }).slice(0, 2)).toEqual(["", "alias x_v = f32;"]);
-  expect(variant({ WIDTH: 1 }, true).slice(0, 3)).toEqual(["enable f16;", "", "alias x_v = f16;"]);
+  expect(variant({ WIDTH: 1 }, true).slice(0, 2)).toEqual(["enable f16; ", "alias x_v = f16;"]);
   expect(() => variant({ HEIGHT: 1 })).toThrow(/T-KERNEL.*no const HEIGHT/s);
 });

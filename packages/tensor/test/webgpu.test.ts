@@ -198,7 +198,7 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
         gpu.dispatch("mistyped/main", call(x, y));
         using after = gpu.ops.add(x, x);
         await expect(y.read()).rejects.toThrow(
-          /T-KERNEL.*kernels\/mistyped\.wgsl was refused by .*unresolved value 'z'/s,
+          /T-KERNEL.*mistyped\.wgsl was refused by .*unresolved value 'z'/s,
         );
         expect([...(await x.read())]).toEqual([2, 4, 6, 8]);
         expect([...(await after.read())]).toEqual([4, 8, 12, 16]);
@@ -209,7 +209,7 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
       gpu.dispatch("right/nowhere" as "right/main", call(y, z));
       await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL.*"nowhere"/s);
       gpu.dispatch("right/main", { ...call(y, y), bind: { y } });
-      await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL/);
+      await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL.*No tensor was bound to x\./);
       await gpu.synchronize();
     });
 
@@ -230,9 +230,38 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
       using half = gpu.profile.f16 ? gpu.zeros([1], { dtype: "f16" }) : null;
       if (half) expect(calling({ bind: { x: half, y } })).toThrow(/T-KERNEL.*"alias x_t = f32;"/);
       expect(() => gpu.dispatch("none/main", { bind: {}, params: {}, grid: 1 })).toThrow(/no kernel "none"/);
+      expect(calling({ bind: { x: y, y } })).toThrow(/T-KERNEL.*x and y are bound to the same memory/);
+      expect(calling({ params: undefined })).toThrow(/T-KERNEL.*wanted { bind, params, grid }/);
+      gpu.addKernel(
+        "counts",
+        `struct Params { n: u32, i: i32, a: f32 }\nvar<immediate> p: Params;\n${DOUBLE}`,
+      );
+      const counting = (params: object) => () =>
+        gpu.dispatch("counts/main", { bind: { x, y }, params: { n: 1, i: -1, a: 0.5, ...params }, grid: 1 });
+      for (const params of [
+        { n: -1 },
+        { n: 1.5 },
+        { n: 2 ** 32 },
+        { n: Number.NaN },
+        { i: 2 ** 31 },
+        { n: undefined },
+      ])
+        expect(counting(params)).toThrow(/T-KERNEL.*parameter [ni] is/);
+      expect(counting({ m: 1 })).toThrow(/T-KERNEL.*no parameter m; it has n, i, a/);
+      counting({ i: -(2 ** 31), n: 2 ** 32 - 1 })();
+      for (const grid of [[2 ** 16, 1, 1], 2 ** 33])
+        expect(calling({ grid })).toThrow(/T-TOO-LARGE.*an axis holds 65535\. Spread/);
       for (const grid of [undefined, 1.5, -1, [1, 1], [1, Number.NaN, 1]])
         expect(calling({ grid })).toThrow(/T-KERNEL.*grid/);
       expect(() => gpu.addKernel("a/b", DOUBLE)).toThrow(/T-KERNEL/);
+      for (const fields of ["n: u32, at: vec2<u32>", "n: u32, @size(8) i: u32", ""])
+        expect(() =>
+          gpu.addKernel("layout", `struct Params { ${fields} }\nvar<immediate> p: Params;\n${DOUBLE}`),
+        ).toThrow(/T-KERNEL.*layout\.wgsl wants its parameters as/);
+      expect(() =>
+        gpu.addKernel("named", `struct Args { n: u32 }\nvar<immediate> p: Args;\n${DOUBLE}`),
+      ).toThrow(/T-KERNEL.*"var<immediate> p: Params;"/);
+      gpu.addKernel("prose", `// has no Params\n${DOUBLE}`);
       expect(() => gpu.addKernel("double", `${DOUBLE} `)).toThrow(/T-KERNEL.*name of its own/);
       calling({ grid: 0 })();
       calling({})();

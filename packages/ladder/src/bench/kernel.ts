@@ -63,9 +63,9 @@ export async function measureKernel(
       timeMs,
     );
   } catch (error) {
-    if (!(error instanceof SidenetError) || error.code !== "T-KERNEL") throw error;
-    const reason = error.text.replaceAll(`kernels/${id}.wgsl`, `${name}.wgsl`);
-    throw new SidenetError("L-KERNEL", reason, { cause: error });
+    if (!(error instanceof SidenetError)) throw error;
+    const code = error.code === "T-KERNEL" ? "L-KERNEL" : error.code;
+    throw new SidenetError(code, error.text.replaceAll(id, name), { cause: error });
   } finally {
     for (const tensor of Object.values(bind)) tensor.dispose();
   }

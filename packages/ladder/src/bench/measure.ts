@@ -1,5 +1,13 @@
 /** Times a case: wall time, and GPU time by timestamps if the adapter has them. */
-import { type Device, SidenetError, sizeBytes, type Tensor, WebGpuDevice } from "@sidenet/tensor";
+import {
+  type Device,
+  rowOf,
+  SidenetError,
+  sizeBytes,
+  sizeOf,
+  type Tensor,
+  WebGpuDevice,
+} from "@sidenet/tensor";
 import { Bench } from "tinybench";
 import { checkCase, makeOperands } from "./operands.ts";
 import type { BenchCase } from "./shapes.ts";
@@ -19,11 +27,11 @@ export interface BenchResult {
   readonly op: string;
   /** Wall time, where the calls of a batch share submission and waiting. */
   readonly wall: Timing;
-  /** GPU time by timestamps; null without them. */
+  /** GPU time by timestamps, the least of a few batches; null without them. */
   readonly gpuMs: number | null;
   readonly dispatches: number;
   readonly flops: number;
-  /** Bytes of operands read and results written, each once: the minimum that the op must move. */
+  /** Bytes of operands read and results written, each once, what is updated in place twice: the minimum that the op must move. */
   readonly bytes: number;
   readonly gflops: number;
   readonly gigabytesPerSecond: number;
@@ -85,6 +93,9 @@ export async function calibrate(device: Device, call: () => void, warmMs = 0): P
   return calls;
 }
 
+/** Batches of which the fastest counts: one alone may have been slowed by other load, several times on a busy software driver. */
+const GPU_BATCHES = 3;
+
 /** GPU time of one call in milliseconds, and its number of dispatches. */
 async function gpuTime(
   device: Device,
@@ -97,11 +108,14 @@ async function gpuTime(
   await device.synchronize();
   const dispatches = device.statistics().dispatches - before;
   if (!device.gpu.features.has("timestamp-query")) return { gpuMs: null, dispatches };
-  device.startProfile();
-  for (let i = 0; i < calls; i++) call();
-  const kernels = await device.stopProfile();
-  const total = kernels.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0);
-  return { gpuMs: total / calls, dispatches };
+  let gpuMs = Number.POSITIVE_INFINITY;
+  for (let batch = 0; batch < GPU_BATCHES; batch++) {
+    device.startProfile();
+    for (let i = 0; i < calls; i++) call();
+    const kernels = await device.stopProfile();
+    gpuMs = Math.min(gpuMs, kernels.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0) / calls);
+  }
+  return { gpuMs, dispatches };
 }
 
 /** Times of a call, and its number of dispatches. */
@@ -141,7 +155,14 @@ export async function timeCall(
   return { name, op, wall, gpuMs, dispatches, flops, bytes, ...rates };
 }
 
-const bytesOf = (tensor: Tensor | null): number => (tensor ? sizeBytes(tensor.dtype, tensor.size) : 0);
+/** Bytes of a call's operands: each read once, and written as well if it is updated in place. */
+function operandBytes({ op, operands }: BenchCase): number {
+  return rowOf(op).signature.inputs.reduce((sum, { name, updated }) => {
+    const operand = operands[name];
+    if (!operand) return sum;
+    return sum + sizeBytes(operand.dtype, operand.moves ?? sizeOf(operand.shape) * (updated ? 2 : 1));
+  }, 0);
+}
 
 /** Checks and times one case. A `SidenetError` becomes a `BenchFailure`. */
 export async function measureCase(
@@ -155,7 +176,7 @@ export async function measureCase(
     operands = makeOperands(device, benchCase);
     const problem = check ? await checkCase(device, benchCase, operands) : null;
     if (problem !== null) return { name, op, error: problem };
-    let bytes = operands.reduce((sum, operand) => sum + bytesOf(operand), 0);
+    let bytes = operandBytes(benchCase);
     const call = () => {
       for (const tensor of Object.values(device.run(op, operands, attrs, residuals))) tensor.dispose();
     };
@@ -163,7 +184,7 @@ export async function measureCase(
     const outputs = Object.values(device.run(op, operands, attrs, residuals));
     const flops = device.flops - flopsBefore;
     for (const tensor of outputs) {
-      bytes += bytesOf(tensor);
+      bytes += sizeBytes(tensor.dtype, tensor.size);
       tensor.dispose();
     }
     return await timeCall(device, { name, op, call, flops, bytes }, timeMs);

@@ -32,6 +32,8 @@ export interface Operand {
   readonly shape: readonly number[];
   readonly dtype: DType;
   readonly fill: Fill;
+  /** Elements that the op reads plus those that it writes, where that is not all of them once (twice if updated in place). */
+  readonly moves?: number;
 }
 
 /** One row at one set of extents. */
@@ -49,6 +51,7 @@ interface OperandSpec {
   readonly shape: readonly number[];
   readonly dtype?: DType;
   readonly fill?: Fill;
+  readonly moves?: number;
 }
 /** An operand, or its shape alone. */
 type Loose = readonly number[] | OperandSpec;
@@ -61,25 +64,33 @@ interface Variant {
   readonly residuals?: readonly string[];
 }
 
-const ids = (shape: number[], below: number): Loose => ({
+const ids = (shape: number[], below: number): OperandSpec => ({
   shape,
   dtype: "i32",
   fill: { kind: "ids", below },
 });
 /** Activations: f32, whatever the type of the weights. */
-const plain = (...shape: number[]): Loose => ({ shape, dtype: "f32" });
-const value = (shape: number[], number: number): Loose => ({ shape, fill: { kind: "value", value: number } });
+const plain = (...shape: number[]): OperandSpec => ({ shape, dtype: "f32" });
+const value = (shape: number[], number: number): OperandSpec => ({
+  shape,
+  fill: { kind: "value", value: number },
+});
+/** An operand of which the op moves only so many elements: it reads some, or overwrites without reading. */
+const partly = (moves: number, ...shape: number[]): OperandSpec => ({ shape, moves });
 
-/** The four tensors of a weight [out, in] in NF4 with double quantization. */
-function nf4(out: number, inner: number): Record<string, Loose> {
-  const blocks = Math.ceil((out * inner) / NF4_BLOCKS.block);
+/** The four tensors of a weight [out, in] in NF4 with double quantization, of which `read` rows are read. */
+function nf4(out: number, inner: number, read = out): Record<string, OperandSpec> {
+  const blocksOf = (rows: number) => Math.ceil((rows * inner) / NF4_BLOCKS.block);
+  const nestedOf = (rows: number) => Math.ceil(blocksOf(rows) / NF4_BLOCKS.nestedBlock);
   return {
-    codes: { shape: [(out * inner) / 2], fill: { kind: "bytes" } },
+    codes: { shape: [(out * inner) / 2], fill: { kind: "bytes" }, moves: (read * inner) / 2 },
     table: { shape: [273], fill: { kind: "nf4-table" } },
-    absmax: value([Math.ceil(blocks / NF4_BLOCKS.nestedBlock)], 0.01),
-    scales: { shape: [blocks], fill: { kind: "bytes" } },
+    absmax: { ...value([nestedOf(out)], 0.01), moves: nestedOf(read) },
+    scales: { shape: [blocksOf(out)], fill: { kind: "bytes" }, moves: blocksOf(read) },
   };
 }
+
+const half = (tokens: number): number => Math.ceil(tokens / 2);
 
 type Rule = (m: BenchModel, T: number) => readonly Variant[];
 
@@ -110,8 +121,8 @@ const RULES: Partial<Record<OpName, Rule>> = {
   nf4QuantizePart: ({ d, f }) => [
     {
       operands: {
-        codes: { shape: [(f * d) / 2], fill: { kind: "bytes" } },
-        absmax: [(f * d) / NF4_BLOCKS.block],
+        codes: { ...partly((f * d) / 2, (f * d) / 2), fill: { kind: "bytes" } },
+        absmax: partly((f * d) / NF4_BLOCKS.block, (f * d) / NF4_BLOCKS.block),
         w: [f, d],
         table: { shape: [16], fill: { kind: "nf4-table" } },
       },
@@ -169,10 +180,18 @@ const RULES: Partial<Record<OpName, Rule>> = {
   lmHeadLossBackwardW: ({ d, V }, T) => [
     { operands: { dloss: value([], 1), h: plain(T, d), w: [V, d], targets: ids([T], V) } },
   ],
-  embedding: ({ d, V }, T) => [{ operands: { ids: ids([T], V), table: [V, d] } }],
-  selectRows: ({ d }, T) => [{ operands: { x: [T, d], rows: ids([T / 2], T), back: ids([T], T / 2) } }],
+  embedding: ({ d, V }, T) => [{ operands: { ids: ids([T], V), table: partly(T * d, V, d) } }],
+  selectRows: ({ d }, T) => [
+    {
+      operands: {
+        x: partly(half(T) * d, T, d),
+        rows: ids([half(T)], T),
+        back: { ...ids([T], half(T)), moves: 0 },
+      },
+    },
+  ],
   nf4Embedding: ({ d, V }, T) => [
-    { operands: { ids: ids([T], V), ...nf4(V, d) }, attrs: { rows: V, width: d } },
+    { operands: { ids: ids([T], V), ...nf4(V, d, T) }, attrs: { rows: V, width: d } },
   ],
   nf4HeadLoss: ({ d, V }, T) =>
     [["forward"], ["with dh", "dh"]].map(([label, ...residuals]) => ({
@@ -203,12 +222,20 @@ const RULES: Partial<Record<OpName, Rule>> = {
   transpose: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { permutation: [1, 0] } }],
   broadcast: ({ d }, T) => [{ operands: { x: [d] }, attrs: { shape: [T, d], axis: 0 } }],
   concat: ({ d }, T) => [{ operands: { a: [T, d], b: [T, d] } }],
-  slice: ({ d }, T) => [{ operands: { x: [T, d] }, attrs: { start: T / 4, count: T / 2 } }],
-  sliceBackward: ({ d }, T) => [{ operands: { dy: [T / 2, d] }, attrs: { start: T / 4, length: T } }],
-  cacheWrite: ({ keyHeads, c }, T) => [
-    { operands: { cache: [1, 2 * T, keyHeads, c], x: [1, T, keyHeads, c] }, attrs: { offset: T } },
+  slice: ({ d }, T) => [
+    { operands: { x: partly(half(T) * d, T, d) }, attrs: { start: T >> 2, count: half(T) } },
   ],
-  gatherAlong: ({ d }, T) => [{ operands: { x: [T, d], ids: ids([T, 64], d) } }],
+  sliceBackward: ({ d }, T) => [{ operands: { dy: [half(T), d] }, attrs: { start: T >> 2, length: T } }],
+  cacheWrite: ({ keyHeads, c }, T) => [
+    {
+      operands: { cache: partly(T * keyHeads * c, 1, 2 * T, keyHeads, c), x: [1, T, keyHeads, c] },
+      attrs: { offset: T },
+    },
+  ],
+  fill: overwritten,
+  normal: overwritten,
+  uniform: overwritten,
+  gatherAlong: ({ d }, T) => [{ operands: { x: partly(T * 64, T, d), ids: ids([T, 64], d) } }],
   gatherAlongBackward: ({ d }, T) => [
     { operands: { dy: [T, 64], ids: ids([T, 64], d) }, attrs: { length: d } },
   ],
@@ -228,6 +255,10 @@ const RULES: Partial<Record<OpName, Rule>> = {
   sumSquares: ({ d, f }) => [{ operands: { totals: value([256], 0), x: [f, d] } }],
   clipFactor: () => [{ operands: { sumSquares: value([256], 4) } }],
 };
+
+function overwritten({ d }: BenchModel, T: number): Variant[] {
+  return [{ operands: { x: partly(T * d, T, d) } }];
+}
 
 function attentionBackward({ heads, keyHeads, c }: BenchModel, T: number): Variant[] {
   const query = [1, T, heads, c];
@@ -257,7 +288,7 @@ export function benchCases(op: OpName, model: BenchModel, tokens: number, elem: 
           const { fill = { kind: "normal" }, ...spec }: OperandSpec =
             "shape" in given ? given : { shape: given };
           const type = dtype ?? spec.dtype ?? (accepts.includes(elem) ? elem : "f32");
-          return [name, { shape: spec.shape, dtype: type, fill }];
+          return [name, { ...spec, dtype: type, fill }];
         }),
     ),
     attrs,

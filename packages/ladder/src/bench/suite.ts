@@ -21,7 +21,7 @@ export interface BenchOptions {
 
 /** A result, compared with the peak rates of the device. */
 export interface BenchRow extends BenchResult {
-  /** The rate as a share of the ceiling that limits it, bytes or operations; above 1 if a cache supplies the data. */
+  /** The rate as a share of the ceiling that limits it, bytes or operations; above 1 if a cache supplies the data or more is read than written. */
   readonly shareOfCeiling: number;
   readonly limit: "copy" | "multiply-add";
 }

@@ -22,6 +22,10 @@ export const SUITE_ONLY = ["models", "tokens", "dtypes", "only", "check"];
 
 const TYPES: readonly string[] = ["f32", "f16", "i32", "u32"] satisfies DType[];
 
+function refuseTwice(name: string, isKnown: boolean): void {
+  if (isKnown) throw new InvalidArgumentError(`There is another for ${name}.`);
+}
+
 /** "x=4096" or "ids=4096:i32". */
 function parseBuffer(text: string, all: readonly KernelBuffer[] = []): KernelBuffer[] {
   const [, name, count, dtype = "f32"] = /^(\w+)=(\d+)(?::(\w+))?$/.exec(text) ?? [];
@@ -30,6 +34,10 @@ function parseBuffer(text: string, all: readonly KernelBuffer[] = []): KernelBuf
       `Wanted NAME=ELEMENTS or NAME=ELEMENTS:TYPE, a type of ${TYPES.join(", ")}.`,
     );
   }
+  refuseTwice(
+    name,
+    all.some((buffer) => buffer.name === name),
+  );
   return [...all, { name, elements: Number(count), dtype: dtype as DType }];
 }
 
@@ -39,6 +47,7 @@ function parseParam(text: string, all: Readonly<Record<string, number>> = {}): R
   if (name === undefined || !Number.isFinite(Number(value))) {
     throw new InvalidArgumentError("Wanted NAME=NUMBER.");
   }
+  refuseTwice(name, Object.hasOwn(all, name));
   return { ...all, [name]: Number(value) };
 }
 

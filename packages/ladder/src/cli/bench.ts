@@ -121,6 +121,7 @@ async function bench(report: Report, options: BenchCommand, command: Command): P
   checkOptions(options, command);
   if (options.tune) return tune(options, report);
   const before = options.compare === undefined ? null : await readBaseline(options.compare);
+  if (before !== null) checkCommonRows(before, options);
   await prepareOutput(options);
   const { kernel, dtypes } = options;
   const device = kernel !== undefined && options.device === "auto" ? "webgpu" : options.device;
@@ -196,6 +197,17 @@ function checkOptions(options: BenchCommand, command: Command): void {
       );
     }
   }
+}
+
+/** Refuses a comparison that would find nothing slower because it has nothing to compare. Throws `L-BENCH`. */
+function checkCommonRows({ results }: Baseline, options: BenchCommand): void {
+  const known = new Set(results.map(({ name }) => name));
+  if (options.kernel !== undefined || suiteCases(suiteOptions(options)).some(({ name }) => known.has(name)))
+    return;
+  throw new SidenetError(
+    "L-BENCH",
+    `${options.compare} has none of the rows that --only, --tokens, --models and --dtypes choose. Its first is "${results[0]?.name}".`,
+  );
 }
 
 const suiteOptions = ({ models, tokens, dtypes, only, time, check }: BenchCommand) => ({

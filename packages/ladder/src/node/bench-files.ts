@@ -38,11 +38,10 @@ function bar({ name, shareOfCeiling, limit, gflops, gigabytesPerSecond }: BenchR
   const colour = limit === "copy" ? "var(--c0)" : "var(--c1)";
   const width = (100 * Math.min(1, shareOfCeiling)).toFixed(1);
   const rate = limit === "copy" ? `${digits(gigabytesPerSecond)} GB/s` : `${digits(gflops)} GFLOP/s`;
-  const note = shareOfCeiling > 1 ? " (from a cache)" : "";
   return (
     `<span class="name">${escapeHtml(name)}</span>` +
     `<span class="track"><i style="width:${width}%;background:${colour}"></i></span>` +
-    `<span class="value">${rate}, ${percent(shareOfCeiling)}${note}</span>`
+    `<span class="value">${rate}, ${percent(shareOfCeiling)}</span>`
   );
 }
 
@@ -88,7 +87,8 @@ const section = (title: string, body: string): string => `<section><h2>${title}<
 
 const key =
   '<p class="key"><span><i style="background:var(--c0)"></i>limited by bytes</span>' +
-  '<span><i style="background:var(--c1)"></i>limited by operations</span></p>';
+  '<span><i style="background:var(--c1)"></i>limited by operations</span>' +
+  "<span>above 100 %: from a cache, or more read than written</span></p>";
 
 /** The page of a run, with what an earlier one took where there is a comparison. Throws `L-FILE`. */
 export async function renderBenchPage(

@@ -15,7 +15,7 @@ import { CommandStream } from "./command-stream.ts";
 import { DriverErrors } from "./driver-errors.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
 import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
-import { addKernelSource, packParams } from "./kernel-source.ts";
+import { addKernelSource, type KernelSource, kernelSource, packParams } from "./kernel-source.ts";
 import type { KernelTime } from "./kernel-time.ts";
 import { PipelineCache, pipelineKey } from "./pipelines.ts";
 import type { Handle } from "./recording.ts";
@@ -285,14 +285,15 @@ export class WebGpuDevice extends Device {
    */
   dispatch(kernel: KernelEntry, call: KernelCall): void {
     this.assertUsable();
-    for (const tensor of checkCall(kernel, call)) this.assertOwn(tensor, kernel);
+    const source = kernelSource(kernel.split("/")[0]);
+    for (const tensor of checkCall(kernel, call, source)) this.assertOwn(tensor, kernel);
     const key = pipelineKey(kernel, dtypesOf(call), call.consts, call.bodies);
     if (this.#proven.has(key)) this.#dispatch(kernel, call);
-    else this.#tryOut(key, kernel, call);
+    else this.#tryOut(key, kernel, call, source);
   }
 
   /** Runs a kernel for the first time, in a separate submit: if the GPU refuses it, no other command is lost. */
-  #tryOut(key: string, kernel: KernelEntry, call: KernelCall): void {
+  #tryOut(key: string, kernel: KernelEntry, call: KernelCall, source: KernelSource): void {
     this.#stream.submit();
     let isRun = false;
     this.#errors.scope(
@@ -302,17 +303,21 @@ export class WebGpuDevice extends Device {
         this.#stream.submit();
       },
       (error) => {
-        if (error !== null) this.#refuse(key, kernel, error);
+        if (error !== null) this.#refuse(key, source, call, error);
         else if (isRun) this.#proven.add(key);
       },
     );
   }
 
-  #refuse(key: string, kernel: KernelEntry, error: GPUError): void {
+  #refuse(key: string, { file, bindings }: KernelSource, { bind }: KernelCall, error: GPUError): void {
     this.#pipelines.forget(key);
     this.#bindGroups.clear();
-    const file = `kernels/${kernel.split("/")[0]}.wgsl`;
-    this.#errors.note("T-KERNEL", `${file} was refused by ${this.label}: ${error.message}`);
+    const unbound = [...bindings.keys()].filter((name) => !(name in bind));
+    const hint = unbound.length > 0 ? `No tensor was bound to ${unbound.join(", ")}. ` : "";
+    this.#errors.note(
+      "T-KERNEL",
+      `${file}.wgsl was refused by ${this.label}: ${hint}${error.message.trim()}`,
+    );
   }
 
   /** Dispatches a kernel; returns whether there was anything to run. */

@@ -2,6 +2,7 @@ import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import type { KernelCall } from "../op.ts";
 import { Tensor } from "../tensor.ts";
+import type { KernelSource } from "./kernel-source.ts";
 
 /** Element types by binding, which select the variant of a kernel together with constants and bodies. */
 export function dtypesOf({ bind }: KernelCall): Record<string, DType> {
@@ -19,26 +20,30 @@ export function foldGrid(
   grid: KernelCall["grid"],
   limit: number,
 ): readonly [number, number, number] | null {
-  if (typeof grid === "number") {
-    if (grid === 0) return null;
-    const y = Math.ceil(grid / limit);
-    return [Math.ceil(grid / y), y, 1];
-  }
-  if (grid.some((extent) => extent === 0)) return null;
-  if (grid.some((extent) => extent > limit)) {
+  const rows = typeof grid === "number" ? Math.max(1, Math.ceil(grid / limit)) : 1;
+  const [x, y, z] = typeof grid === "number" ? [Math.ceil(grid / rows), rows, 1] : grid;
+  if (x * y * z === 0) return null;
+  if (Math.max(x, y, z) > limit) {
+    const cure = "Spread them over more axes, or give a workgroup more to do.";
     throw new SidenetError(
       "T-TOO-LARGE",
-      `${kernel}: ${grid.join(" x ")} workgroups, an axis holds ${limit}.`,
+      `${kernel}: ${x} x ${y} x ${z} workgroups, an axis holds ${limit}. ${cure}`,
     );
   }
-  return grid;
+  return [x, y, z];
 }
 
 /**
  * Checks a call from outside the op table and returns its tensors, whose device and liveness the caller has to check. Throws
- * `T-KERNEL` for a binding that is not a tensor and for a malformed grid.
+ * `T-KERNEL` for a binding that is not a tensor, for memory that one binding reads and another writes, for an integer parameter
+ * that its type cannot hold, and for a malformed grid.
  */
-export function checkCall(kernel: string, { bind, grid }: KernelCall): readonly Tensor[] {
+export function checkCall(
+  kernel: string,
+  { bind, params, grid }: KernelCall,
+  { bindings, params: fields }: KernelSource,
+): readonly Tensor[] {
+  if (!bind || !params) throw new SidenetError("T-KERNEL", `${kernel}: wanted { bind, params, grid }.`);
   const extents = typeof grid === "number" ? [grid] : Array.isArray(grid) && grid.length === 3 ? grid : null;
   if (!extents?.every((extent) => Number.isInteger(extent) && extent >= 0)) {
     throw new SidenetError(
@@ -46,9 +51,30 @@ export function checkCall(kernel: string, { bind, grid }: KernelCall): readonly 
       `${kernel}: the grid is ${grid}, wanted a number of workgroups, or three.`,
     );
   }
-  return Object.entries(bind).flatMap(([name, tensor]) => {
+  for (const { name, type } of fields) {
+    if (type === "f32" || params[name] === undefined) continue; // a missing one is refused where parameters are packed
+    const value = Number(params[name]);
+    if ((type === "u32" ? value >>> 0 : value | 0) === value) continue;
+    throw new SidenetError("T-KERNEL", `${kernel}: parameter ${name} is ${value}, wanted ${type}.`);
+  }
+  const named = Object.entries(bind).flatMap(([name, tensor]) => {
     if (tensor === null) return [];
-    if (tensor instanceof Tensor) return tensor;
+    if (tensor instanceof Tensor) return { name, tensor };
     throw new SidenetError("T-KERNEL", `${kernel}: ${tensor} is bound to ${name}, wanted a tensor or null.`);
   });
+  for (const [i, { name, tensor }] of named.entries()) {
+    const isWritten = bindings.get(name)?.writable;
+    const other = named
+      .slice(0, i)
+      .find(
+        (earlier) =>
+          earlier.tensor.storage === tensor.storage && bindings.get(earlier.name)?.writable !== isWritten,
+      );
+    if (!other) continue;
+    throw new SidenetError(
+      "T-KERNEL",
+      `${kernel}: ${other.name} and ${name} are bound to the same memory, which one of them writes. Bind a copy to the other.`,
+    );
+  }
+  return named.map(({ tensor }) => tensor);
 }

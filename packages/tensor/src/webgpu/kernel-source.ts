@@ -98,15 +98,20 @@ function parseKernel(file: string, text: string): KernelSource {
 }
 
 function parseParams(file: string, text: string): ParamField[] {
-  if (!/\bParams\b/.test(text)) return []; // a kernel without parameters
-  const body = /struct Params \{([^}]*)\}/.exec(text)?.[1] ?? "";
-  const fields = [...body.replaceAll(/\/\/.*$/gm, "").matchAll(/(\w+)\s*:\s*(u32|i32|f32)\b/g)].map(
-    ([, name = "", type]) => ({ name, type: type as ParamField["type"] }),
-  );
-  if (fields.length === 0 || fields.length * 4 > MAX_PARAM_BYTES || !IMMEDIATE.test(text)) {
+  const code = text.replaceAll(/\/\/.*$/gm, "");
+  if (!/\bParams\b|\bvar<(immediate|uniform)>/.test(code)) return []; // a kernel without parameters
+  const body = /struct Params \{([^}]*)\}/.exec(code)?.[1] ?? "";
+  const members = body.split(",").flatMap((member) => member.trim() || []);
+  const fields = members.flatMap((member): ParamField[] => {
+    const [, name, type] = /^(\w+)\s*:\s*(u32|i32|f32)$/.exec(member) ?? [];
+    return name === undefined ? [] : [{ name, type: type as ParamField["type"] }];
+  });
+  const [count, most] = [fields.length, MAX_PARAM_BYTES / 4];
+  if (count === 0 || count < members.length || count > most || !IMMEDIATE.test(text)) {
     throw new SidenetError(
       "T-KERNEL",
-      `kernels/${file}.wgsl wants a struct Params of 1 to ${MAX_PARAM_BYTES / 4} scalars and "var<immediate> p: Params;", or no Params.`,
+      `${file}.wgsl wants its parameters as "struct Params { ... }" of 1 to ${most} scalars (f32, i32, u32) and the line ` +
+        '"var<immediate> p: Params;", or none of either. Write a vector as scalars.',
     );
   }
   return fields;
@@ -129,8 +134,7 @@ const choosesLines = (text: string, name: string): boolean =>
 export function specialize(source: KernelSource, variant: Variant): string {
   let text = chooseLines(source.text, variant.consts);
   const replace = (pattern: RegExp, replacement: (line: string) => string, what: string): void => {
-    if (!pattern.test(text))
-      throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no ${what}.`);
+    if (!pattern.test(text)) throw new SidenetError("T-KERNEL", `${source.file}.wgsl has no ${what}.`);
     text = text.replace(pattern, replacement);
   };
   for (const [name, dtype] of Object.entries(variant.dtypes)) {
@@ -148,7 +152,7 @@ export function specialize(source: KernelSource, variant: Variant): string {
     replace(
       aliases,
       (line) => line.replaceAll("f32", "f16"),
-      `line "alias ${name}_t = f32;", by which ${name} could be f16`,
+      `line "alias ${name}_t = f32;", which would become f16 for ${name}: write the type of the binding as array<${name}_t>`,
     );
   }
   for (const [name, value] of Object.entries(variant.consts)) {
@@ -164,7 +168,7 @@ export function specialize(source: KernelSource, variant: Variant): string {
     text = text.replace(/^requires immediate_address_space;$/m, "");
     text = text.replace(IMMEDIATE, "@group(1) @binding(0) var<uniform> p: Params;");
   }
-  return half.length > 0 ? `enable f16;\n${text}` : text;
+  return half.length > 0 ? `enable f16; ${text}` : text; // no line more, or the lines of errors would be off by one
 }
 
 /** Views of one buffer, which every dispatch overwrites. */
@@ -205,10 +209,7 @@ export function packParams(
     const { name, type } = params[i];
     const value = Number(values[name]);
     if (Number.isNaN(value) && (values[name] === undefined || type !== "f32")) {
-      throw new SidenetError(
-        "T-KERNEL",
-        `kernels/${source.file}.wgsl: parameter ${name} is ${values[name]}.`,
-      );
+      throw new SidenetError("T-KERNEL", `${source.file}.wgsl: parameter ${name} is ${values[name]}.`);
     }
     if (type === "f32") float[i] = value;
     else if (type === "i32") signed[i] = value;
@@ -221,6 +222,10 @@ export function packParams(
 }
 
 function refuseUnknown(source: KernelSource, values: Readonly<Record<string, number | boolean>>): never {
+  const names = source.params.map(({ name }) => name).join(", ");
   const unknown = Object.keys(values).find((name) => !source.params.some((field) => field.name === name));
-  throw new SidenetError("T-KERNEL", `kernels/${source.file}.wgsl has no parameter ${unknown}.`);
+  throw new SidenetError(
+    "T-KERNEL",
+    `${source.file}.wgsl has no parameter ${unknown}; ${names ? `it has ${names}` : "it has none"}.`,
+  );
 }

@@ -78,7 +78,10 @@ export class PipelineCache {
       const binding = source.bindings.get(name);
       if (!binding) {
         const names = [...source.bindings.keys()].join(", ");
-        throw new SidenetError("T-KERNEL", `kernels/${file}.wgsl has no binding ${name}; it has ${names}.`);
+        const others = names
+          ? `it has ${names}`
+          : 'it has none of the form "@group(0) @binding(0) var<storage, read> x: ..."';
+        throw new SidenetError("T-KERNEL", `${file}.wgsl has no binding ${name}; ${others}.`);
       }
       const place = { binding: binding.index, visibility: COMPUTE_STAGE };
       if (binding.isTexture)
