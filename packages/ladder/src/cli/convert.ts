@@ -5,7 +5,7 @@ import { CALIBRATION_TOKENS, type CalibrationOptions } from "../node/calibration
 import { convertModel } from "../node/convert-model.ts";
 import { CONVERT_TYPES, type ConvertOptions, type ConvertType } from "../node/convert-options.ts";
 import { addConfigOptions } from "./config-options.ts";
-import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
+import { addFieldOptions, type FieldFlags, fieldMapping, modelOption } from "./data-options.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { byteSize, positiveInteger } from "./options.ts";
@@ -45,10 +45,7 @@ Examples:
 /** Options of every command that writes a model. */
 export function addOutputOptions(command: Command): Command {
   return command
-    .requiredOption(
-      "--model <path>",
-      "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
-    )
+    .addOption(modelOption().makeOptionMandatory())
     .requiredOption("--output <path>", "folder to write, or a file that ends in .gguf")
     .addOption(new Option("--dtype <type>", "type of the matrices").choices(CONVERT_TYPES).default("f16"))
     .option("--max-shard <size>", "maximum size of one safetensors file, such as 500MB or 5GB", byteSize, 5e9)

@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import type { WeightDType } from "../model/base-storage.ts";
 import type { InferenceOptions } from "../node/inference.ts";
+import { modelOption } from "./data-options.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { nonNegativeInteger, numberWithin, repeatable, seed, share, temperature } from "./options.ts";
@@ -22,10 +23,7 @@ export interface InferenceFlags {
 /** `--model`, `--adapter`, how the weights are stored, where to compute. */
 export function addInferenceOptions(command: Command): Command {
   return command
-    .requiredOption(
-      "--model <path>",
-      "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
-    )
+    .addOption(modelOption().makeOptionMandatory())
     .option("--adapter <dir>", "adapter: output folder of train, or a LoRA saved by PEFT")
     .option("--chat-template <file>", "Jinja chat template, in place of the model's")
     .option(
