@@ -8,7 +8,7 @@ import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
 import { streamGguf } from "../formats/gguf-write.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { type ModelTensor, mergeAdapter, modelTensors } from "../methods/model-tensors.ts";
-import { parameterCount } from "../methods/side-config.ts";
+import { parameterCount } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
