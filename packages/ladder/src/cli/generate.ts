@@ -4,7 +4,7 @@ import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import { readText } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
-import { startId } from "../text/tokenizer.ts";
+import { requireChatTemplate, startId } from "../text/tokenizer.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { showLoading } from "./download-progress.ts";
@@ -87,11 +87,7 @@ function idsOf(
     const ids = tokenizer.encode(prompt);
     return ids.length > 0 ? ids : [startId(tokenizer)]; // a text from nothing
   }
-  const chat = tokenizer.chatTemplate();
-  if (chat === null) {
-    const cure = "Give one with --chat-template, or continue plain text.";
-    throw new SidenetError("L-CHAT-TEMPLATE", `${model} has no chat template. ${cure}`);
-  }
+  const chat = requireChatTemplate(tokenizer, model, "continue plain text");
   const messages = [
     ...(system === undefined ? [] : [{ role: "system", content: system }]),
     { role: "user", content: prompt },

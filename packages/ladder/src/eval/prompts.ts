@@ -2,8 +2,7 @@
 import { SidenetError } from "@sidenet/tensor";
 import type { Source } from "../data/records.ts";
 import type { Decoder } from "../model/decoder.ts";
-import type { ChatTemplate } from "../text/chat-template.ts";
-import { startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
+import { requireChatTemplate, startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
 import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";
 
@@ -16,20 +15,12 @@ export interface EvalRow {
 /** Questions as turns of the model's chat template, or as plain text. */
 export type PromptTemplate = "plain" | "chat";
 
-function templateOf(tokenizer: Tokenizer): ChatTemplate {
-  const template = tokenizer.chatTemplate();
-  if (template !== null) return template;
-  throw new SidenetError(
-    "L-CHAT-TEMPLATE",
-    "the model has no chat template. Give one with --chat-template, or ask with --template plain.",
-  );
-}
-
 /** Ids of a question up to where its answer begins. */
 export function promptIds({ user, ask }: Question, tokenizer: Tokenizer, template: PromptTemplate): number[] {
   if (ask === "") return [startId(tokenizer)];
   if (template === "plain") return tokenizer.encode(user + ask);
-  const text = templateOf(tokenizer).render([{ role: "user", content: user }], true);
+  const chat = requireChatTemplate(tokenizer, "the model", "ask with --template plain");
+  const text = chat.render([{ role: "user", content: user }], true);
   return tokenizer.encode(text, { addSpecialTokens: false });
 }
 
