@@ -1,16 +1,11 @@
 /** Questions as tokens: what a model is shown, and what it may answer. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Source } from "../data/records.ts";
+import type { Row } from "../data/rows.ts";
 import type { Decoder } from "../model/decoder.ts";
 import { requireChatTemplate, startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
 import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";
-
-/** A row of data and where it came from. */
-export interface EvalRow {
-  readonly value: unknown;
-  readonly source: Source;
-}
 
 /** Questions as turns of the model's chat template, or as plain text. */
 export type PromptTemplate = "plain" | "chat";
@@ -70,7 +65,7 @@ export function followUpIds(
 
 /** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
 export function checkLengths(
-  rows: readonly EvalRow[],
+  rows: readonly Row[],
   { contextLimit: limit, contextText }: Decoder,
   lengthOf: (row: number) => number,
   cure = "",
