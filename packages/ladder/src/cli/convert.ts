@@ -13,7 +13,8 @@ import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";
 
-interface ConvertFlags {
+/** Of `addOutputOptions`, and where it is computed. */
+export interface OutputFlags {
   readonly model: string;
   readonly output: string;
   readonly dtype: ConvertType;
@@ -92,7 +93,7 @@ export function defineConvert(program: Command, session: Session): void {
   addConfigOptions(command);
 }
 
-async function convert(report: Report, flags: ConvertFlags & CalibrationFlags): Promise<Outcome> {
+async function convert(report: Report, flags: OutputFlags & CalibrationFlags): Promise<Outcome> {
   const { model, output, dtype: type, maxShard: maxShardBytes, overwrite } = flags;
   const calibration = calibrationOf(flags);
   const options = { model, output, type, adapter: null, maxShardBytes, overwrite, calibration };
