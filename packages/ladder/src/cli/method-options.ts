@@ -188,7 +188,7 @@ export function refuseOtherMethods(command: Command, methods: readonly Method[])
 }
 
 /** What trades memory for time or precision. */
-export function addMemoryOptions(command: Command): Command {
+function addMemoryOptions(command: Command): Command {
   const choice = (flags: string, text: string, names: readonly string[]) =>
     new Option(flags, text).choices(names);
   return command
