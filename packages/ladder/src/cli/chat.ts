@@ -13,13 +13,13 @@ import {
   addInferenceOptions,
   addSamplingOptions,
   type InferenceFlags,
-  Interrupt,
   inferenceOptions,
   samplerOf,
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
+import { Interrupt } from "./signals.ts";
 import type { Report, Terminal } from "./terminal.ts";
 
 interface ChatFlags extends InferenceFlags, Sampling {

@@ -13,13 +13,13 @@ import {
   addSamplingOptions,
   collect,
   type InferenceFlags,
-  Interrupt,
   inferenceOptions,
   samplerOf,
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
+import { Interrupt } from "./signals.ts";
 import type { Report } from "./terminal.ts";
 
 interface GenerateFlags extends InferenceFlags, Sampling {

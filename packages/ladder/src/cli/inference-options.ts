@@ -90,22 +90,3 @@ export const collect = repeatable((value: string, earlier: readonly string[] = [
   ...earlier,
   value,
 ]);
-
-/** From here to its disposal Ctrl-C ends what is written, and not the process. */
-export class Interrupt {
-  readonly #abort = new AbortController();
-  readonly #listener = () => this.#abort.abort();
-
-  constructor() {
-    process.on("SIGINT", this.#listener);
-  }
-
-  [Symbol.dispose](): void {
-    process.off("SIGINT", this.#listener);
-  }
-
-  /** Aborted by Ctrl-C. */
-  get signal(): AbortSignal {
-    return this.#abort.signal;
-  }
-}
