@@ -31,7 +31,7 @@ function isExecutable(path) {
 }
 
 /** The path of a Chromium, which is installed if there is none and `install` is true. Throws `SetupError`. */
-export function ensureChromium(install = true) {
+export function ensureChromium(install) {
   const found = findChromium();
   if (found !== null) return found;
   const what = "The browser tests need Chromium, and there is none.";

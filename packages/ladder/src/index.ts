@@ -40,7 +40,6 @@ export {
   type ConstantAnswer,
   type EvalOptions,
   type EvalResult,
-  type EvalRow,
   type Evaluation,
   type PromptTemplate,
   prepareEvaluation,

@@ -1,7 +1,8 @@
 import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type EvalOptions, type EvalRow, prepareEvaluation } from "../src/eval/evaluate.ts";
+import type { Row } from "../src/data/rows.ts";
+import { type EvalOptions, prepareEvaluation } from "../src/eval/evaluate.ts";
 import { finalNumber } from "../src/eval/final-number.ts";
 import { estimate, type Metric } from "../src/eval/intervals.ts";
 import { slidingWindows } from "../src/eval/perplexity.ts";
@@ -179,7 +180,7 @@ const options = (change: Partial<EvalOptions>): EvalOptions => ({
   answerTokens: 6,
   ...change,
 });
-const rows = (values: readonly object[]): EvalRow[] =>
+const rows = (values: readonly object[]): Row[] =>
   values.map((value, i) => ({ value, source: `line ${i + 1}` }));
 const scoreOf = (metrics: readonly Metric[], name: string) =>
   estimate(metrics.find((metric) => metric.name === name)!, 0).value;

@@ -1,6 +1,6 @@
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { CpuDevice, DEFAULT_TILES, TILE_CANDIDATES, type Tiles, type WebGpuDevice } from "@sidenet/tensor";
-import { openNodeWebGpu, tileCachePath, writeTileCache } from "@sidenet/tensor/node";
+import { openNodeWebGpu, tileCachePath, tileCacheText } from "@sidenet/tensor/node";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { rowOf, TestRandom } from "../src/index.ts";
@@ -64,21 +64,12 @@ describe.runIf(gpuAvailable)("the cache of tiles", () => {
     const first = await open();
     expect(first.profile.tiles).toBeUndefined();
     const tiles = { ...DEFAULT_TILES, rowsBlock: 8, fewRows: 2 };
-    expect(writeTileCache(first, tiles)).toBe(tileCachePath());
+    writeFileSync(tileCachePath(), tileCacheText(first, tiles));
     expect((await open()).profile.tiles).toEqual(tiles);
   });
 
-  it("does not keep what killed processes have left of it", async () => {
-    writeFileSync(`${tileCachePath()}.${2 ** 30}.tmp`, "half"); // a number that no process has
-    writeFileSync(`${tileCachePath()}.${process.ppid}.tmp`, "of a process that lives");
-    writeTileCache(await open(), DEFAULT_TILES);
-    expect(readdirSync(folder).sort()).toEqual(["tiles.json", `tiles.json.${process.ppid}.tmp`]);
-    rmSync(`${tileCachePath()}.${process.ppid}.tmp`);
-  });
-
   it("is ignored when it is damaged, of another adapter or of other kernels, with one warning that names the file", async () => {
-    writeTileCache(await open(), DEFAULT_TILES);
-    const text = readFileSync(tileCachePath(), "utf8");
+    const text = tileCacheText(await open(), DEFAULT_TILES);
     const entry = JSON.parse(text);
     const bad = [
       text.slice(0, 40),

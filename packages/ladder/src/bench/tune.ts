@@ -132,7 +132,7 @@ async function tuneOne(device: WebGpuDevice, name: TileName, tiles: Tiles): Prom
 /** Tunes every entry that the device uses, and sets the result on the device. Throws what the device throws. */
 export async function tuneTiles(
   device: WebGpuDevice,
-  onChoice: (choice: TunedTile) => void = () => {},
+  onChoice: (choice: TunedTile) => void,
 ): Promise<Tuning> {
   let tiles = defaultTiles(device.profile);
   const choices: TunedTile[] = [];

@@ -24,7 +24,7 @@ export async function readTensors(checkpoint: Checkpoint): Promise<Map<string, H
 }
 
 /** Uploads a tensor; floats are stored as `float`. */
-export function upload(device: Device, { dtype, shape, values }: HostTensor, float: DType = "f32"): Tensor {
+export function upload(device: Device, { dtype, shape, values }: HostTensor, float: DType): Tensor {
   return device.tensor(values, shape, { dtype: dtype === "f32" ? float : dtype, label: "golden input" });
 }
 

@@ -1,9 +1,9 @@
 /** `sidenet bench --tune`. */
 import { dirname } from "node:path";
 import { type Device, SidenetError, WebGpuDevice } from "@sidenet/tensor";
-import { tileCachePath, writeTileCache } from "@sidenet/tensor/node";
+import { tileCachePath, tileCacheText } from "@sidenet/tensor/node";
 import { tuneTiles } from "../bench/tune.ts";
-import { fileError } from "../node/file-source.ts";
+import { writeFileAtomic } from "../node/atomic-write.ts";
 import { makeFolder } from "../node/make-folder.ts";
 import { checkOutputFile } from "../node/output-folder.ts";
 import { EXIT, type Outcome } from "./session.ts";
@@ -18,18 +18,14 @@ export async function benchTune(device: Device, report: Report): Promise<Outcome
       `--tune chooses tiles of WebGPU kernels, and ${device.label} has none.`,
     );
   }
-  await makeFolder(dirname(tileCachePath())); // told now, not after minutes
-  await checkOutputFile(tileCachePath(), []);
+  const file = tileCachePath();
+  await makeFolder(dirname(file)); // told now, not after minutes
+  await checkOutputFile(file, []);
   const { tiles, choices } = await tuneTiles(device, ({ name, chosen }) => report.note(`${name}: ${chosen}`));
   const rows = choices.flatMap(({ name, chosen, tried }) =>
     tried.map(({ value, ratio }) => [`${name} ${value}`, ratio.toFixed(2), value === chosen ? "chosen" : ""]),
   );
-  let file: string;
-  try {
-    file = writeTileCache(device, tiles);
-  } catch (cause) {
-    throw fileError(tileCachePath(), cause);
-  }
+  await writeFileAtomic(file, tileCacheText(device, tiles));
   report.print(formatTable(["tile", "time, of the default's", ""], rows));
   report.print(`\nwritten: ${file}`);
   return { json: { device: device.label, tiles, choices, file }, exitCode: EXIT.ok };

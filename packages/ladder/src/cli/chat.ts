@@ -1,10 +1,11 @@
-import { type Device, SidenetError } from "@sidenet/tensor";
+import type { Device } from "@sidenet/tensor";
 import type { Command } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import { generateTexts } from "../generation/generate-text.ts";
 import { KeptText } from "../generation/kept-text.ts";
 import { type Inference, openInference } from "../node/inference.ts";
 import type { ChatMessage, ChatTemplate } from "../text/chat-template.ts";
+import { requireChatTemplate } from "../text/tokenizer.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { showLoading } from "./download-progress.ts";
@@ -12,13 +13,13 @@ import {
   addInferenceOptions,
   addSamplingOptions,
   type InferenceFlags,
-  Interrupt,
   inferenceOptions,
   samplerOf,
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
+import { Interrupt } from "./signals.ts";
 import type { Report, Terminal } from "./terminal.ts";
 
 interface ChatFlags extends InferenceFlags, Sampling {
@@ -55,13 +56,8 @@ export function defineChat(program: Command, session: Session): void {
 async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {
   return withDevice(flags, report, async (device) => {
     using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
-    const template = inference.tokenizer.chatTemplate();
-    if (template === null) {
-      throw new SidenetError(
-        "L-CHAT-TEMPLATE",
-        `${flags.model} has no chat template. Give one with --chat-template, or continue texts with sidenet generate.`,
-      );
-    }
+    const otherwise = "continue texts with sidenet generate";
+    const template = requireChatTemplate(inference.tokenizer, flags.model, otherwise);
     using conversation = new Conversation(inference, template, flags);
     report.note(COMMANDS);
     for await (const line of terminal.lines?.("> ") ?? []) {

@@ -5,7 +5,7 @@ import { CALIBRATION_TOKENS, type CalibrationOptions } from "../node/calibration
 import { convertModel } from "../node/convert-model.ts";
 import { CONVERT_TYPES, type ConvertOptions, type ConvertType } from "../node/convert-options.ts";
 import { addConfigOptions } from "./config-options.ts";
-import { addFieldOptions, type FieldFlags, fieldMapping } from "./data-options.ts";
+import { addFieldOptions, type FieldFlags, fieldMapping, modelOption } from "./data-options.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { byteSize, positiveInteger } from "./options.ts";
@@ -13,7 +13,8 @@ import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";
 
-interface ConvertFlags {
+/** Of `addOutputOptions`, and where it is computed. */
+export interface OutputFlags {
   readonly model: string;
   readonly output: string;
   readonly dtype: ConvertType;
@@ -45,10 +46,7 @@ Examples:
 /** Options of every command that writes a model. */
 export function addOutputOptions(command: Command): Command {
   return command
-    .requiredOption(
-      "--model <path>",
-      "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
-    )
+    .addOption(modelOption().makeOptionMandatory())
     .requiredOption("--output <path>", "folder to write, or a file that ends in .gguf")
     .addOption(new Option("--dtype <type>", "type of the matrices").choices(CONVERT_TYPES).default("f16"))
     .option("--max-shard <size>", "maximum size of one safetensors file, such as 500MB or 5GB", byteSize, 5e9)
@@ -95,7 +93,7 @@ export function defineConvert(program: Command, session: Session): void {
   addConfigOptions(command);
 }
 
-async function convert(report: Report, flags: ConvertFlags & CalibrationFlags): Promise<Outcome> {
+async function convert(report: Report, flags: OutputFlags & CalibrationFlags): Promise<Outcome> {
   const { model, output, dtype: type, maxShard: maxShardBytes, overwrite } = flags;
   const calibration = calibrationOf(flags);
   const options = { model, output, type, adapter: null, maxShardBytes, overwrite, calibration };

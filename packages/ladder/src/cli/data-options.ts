@@ -1,4 +1,4 @@
-/** Options about data that several commands have. */
+/** Options about the model and the data that several commands have. */
 import { existsSync } from "node:fs";
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
@@ -6,6 +6,10 @@ import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/reco
 import { TASKS, type Task } from "../eval/tasks.ts";
 import type { WeightedFile } from "../node/run/train-run-options.ts";
 import { countOrShare } from "./options.ts";
+
+/** `--model` of the commands that read its weights. */
+export const modelOption = (): Option =>
+  new Option("--model <path>", "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books");
 
 export const mapOption = (): Option =>
   new Option("--map <field=name...>", "names of the fields in the data, such as question=problem");

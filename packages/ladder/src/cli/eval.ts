@@ -120,7 +120,7 @@ function number(value: number, isShare: boolean, sign = false): string {
   return sign && value >= 0 ? `+${digits}` : digits;
 }
 
-const cells = ({ value, low, high }: Estimate, isShare: boolean, sign = false): string =>
+const cells = ({ value, low, high }: Estimate, isShare: boolean, sign: boolean): string =>
   `${number(value, isShare, sign)} [${number(low, isShare, sign)}, ${number(high, isShare, sign)}]`;
 
 const SHARES = /^(accuracy|exact_match|has_number|first_wrong_step)/;

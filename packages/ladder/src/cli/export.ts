@@ -1,25 +1,17 @@
 import { SidenetError } from "@sidenet/tensor";
-import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
-import type { ConvertType } from "../node/convert-options.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addConfigOptions } from "./config-options.ts";
-import { addOutputOptions, convertAndTell } from "./convert.ts";
+import { addOutputOptions, convertAndTell, type OutputFlags } from "./convert.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatBytes } from "./table.ts";
 import type { Report } from "./terminal.ts";
 
-interface ExportFlags {
-  readonly model: string;
+interface ExportFlags extends OutputFlags {
   readonly adapter: string;
-  readonly output: string;
   readonly as: "adapter" | "merged";
-  readonly dtype: ConvertType;
-  readonly maxShard: number;
-  readonly overwrite: boolean;
-  readonly device: DeviceName;
 }
 
 const HELP = `

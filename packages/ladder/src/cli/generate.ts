@@ -1,10 +1,10 @@
-import { type Device, SidenetError } from "@sidenet/tensor";
+import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import { readText } from "../node/file-source.ts";
 import { type Inference, openInference } from "../node/inference.ts";
-import { startId } from "../text/tokenizer.ts";
+import { requireChatTemplate, startId } from "../text/tokenizer.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { showLoading } from "./download-progress.ts";
@@ -13,13 +13,13 @@ import {
   addSamplingOptions,
   collect,
   type InferenceFlags,
-  Interrupt,
   inferenceOptions,
   samplerOf,
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
+import { Interrupt } from "./signals.ts";
 import type { Report } from "./terminal.ts";
 
 interface GenerateFlags extends InferenceFlags, Sampling {
@@ -87,11 +87,7 @@ function idsOf(
     const ids = tokenizer.encode(prompt);
     return ids.length > 0 ? ids : [startId(tokenizer)]; // a text from nothing
   }
-  const chat = tokenizer.chatTemplate();
-  if (chat === null) {
-    const cure = "Give one with --chat-template, or continue plain text.";
-    throw new SidenetError("L-CHAT-TEMPLATE", `${model} has no chat template. ${cure}`);
-  }
+  const chat = requireChatTemplate(tokenizer, model, "continue plain text");
   const messages = [
     ...(system === undefined ? [] : [{ role: "system", content: system }]),
     { role: "user", content: prompt },
@@ -104,30 +100,55 @@ async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outc
   return withDevice(flags, report, async (device) => {
     using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const ids = prompts.map((prompt) => idsOf(prompt, inference, flags));
-    return await writeTexts(report, device, inference, flags, { prompts, ids });
+    const started = performance.now();
+    const all = await writeTexts(report, inference, flags, prompts, ids);
+    const seconds = (performance.now() - started) / 1000;
+    const count = all.reduce((sum, one) => sum + one.ids.length, 0);
+    report.note(`${count} tokens in ${seconds.toFixed(1)} s`);
+    const results = all.map(({ text, ids: own, stopped }, i) => ({
+      prompt: prompts[i],
+      text,
+      ids: own,
+      prompt_ids: ids[i],
+      stopped,
+    }));
+    const { prompt: _, ...first } = results[0];
+    return {
+      json: {
+        ...first,
+        results,
+        seconds,
+        tokens_per_second: count / seconds,
+        device: device.kind,
+        adapter: flags.adapter ?? null,
+        sampling: samplingOf(flags),
+        ...peakJson(device),
+      },
+    };
   });
 }
 
+/** Writes the text after each prompt: a single one as it comes, several one after the other. */
 async function writeTexts(
   report: Report,
-  device: Device,
   { decoder, adapter, tokenizer }: Inference,
   flags: GenerateFlags,
-  { prompts, ids }: { prompts: readonly string[]; ids: readonly (readonly number[])[] },
-): Promise<Outcome> {
-  const sampling = samplingOf(flags);
+  prompts: readonly string[],
+  ids: readonly (readonly number[])[],
+): Promise<Continuation[]> {
+  const { maxTokens, batchSize, stop = [] } = flags;
+  const sampling = samplerOf(samplingOf(flags));
   const isSingle = prompts.length === 1;
   const shown = (i: number) => (flags.template === "plain" ? prompts[i] : "");
-  const started = performance.now();
   const all: Continuation[] = [];
   checkPrompts(decoder, ids, flags); // before anything is written
   if (isSingle) report.write(shown(0));
   using interrupt = new Interrupt();
-  for (let start = 0; start < ids.length && !interrupt.signal.aborted; start += flags.batchSize) {
-    const some = await generateTexts(decoder, adapter, tokenizer, ids.slice(start, start + flags.batchSize), {
-      maxTokens: flags.maxTokens,
-      stop: flags.stop ?? [],
-      sampling: samplerOf(sampling),
+  for (let start = 0; start < ids.length && !interrupt.signal.aborted; start += batchSize) {
+    const some = await generateTexts(decoder, adapter, tokenizer, ids.slice(start, start + batchSize), {
+      maxTokens,
+      stop,
+      sampling,
       firstStream: start, // a prompt's text does not depend on --batch-size
       signal: interrupt.signal,
       ...(isSingle && { onText: (text: string) => report.write(text) }),
@@ -136,31 +157,5 @@ async function writeTexts(
     if (isSingle) report.write("\n");
     else for (const [i, { text }] of some.entries()) report.print(`${shown(start + i)}${text}\n`);
   }
-  const seconds = (performance.now() - started) / 1000;
-  const count = all.reduce((sum, one) => sum + one.ids.length, 0);
-  report.note(`${count} tokens in ${seconds.toFixed(1)} s`);
-  const results = all.map(({ text, ids: own, stopped }, i) => ({
-    prompt: prompts[i],
-    text,
-    ids: own,
-    prompt_ids: ids[i],
-    stopped,
-  }));
-  const { text, ids: own, prompt_ids, stopped } = results[0];
-  const adapterName = flags.adapter ?? null;
-  return {
-    json: {
-      text,
-      ids: own,
-      prompt_ids,
-      stopped,
-      results,
-      seconds,
-      tokens_per_second: count / seconds,
-      device: device.kind,
-      adapter: adapterName,
-      sampling,
-      ...peakJson(device),
-    },
-  };
+  return all;
 }

@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import type { Sampling } from "../generation/generate.ts";
 import type { WeightDType } from "../model/base-storage.ts";
 import type { InferenceOptions } from "../node/inference.ts";
+import { modelOption } from "./data-options.ts";
 import { deviceOption, jsonOption } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import { nonNegativeInteger, numberWithin, repeatable, seed, share, temperature } from "./options.ts";
@@ -22,10 +23,7 @@ export interface InferenceFlags {
 /** `--model`, `--adapter`, how the weights are stored, where to compute. */
 export function addInferenceOptions(command: Command): Command {
   return command
-    .requiredOption(
-      "--model <path>",
-      "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books",
-    )
+    .addOption(modelOption().makeOptionMandatory())
     .option("--adapter <dir>", "adapter: output folder of train, or a LoRA saved by PEFT")
     .option("--chat-template <file>", "Jinja chat template, in place of the model's")
     .option(
@@ -92,22 +90,3 @@ export const collect = repeatable((value: string, earlier: readonly string[] = [
   ...earlier,
   value,
 ]);
-
-/** From here to its disposal Ctrl-C ends what is written, and not the process. */
-export class Interrupt {
-  readonly #abort = new AbortController();
-  readonly #listener = () => this.#abort.abort();
-
-  constructor() {
-    process.on("SIGINT", this.#listener);
-  }
-
-  [Symbol.dispose](): void {
-    process.off("SIGINT", this.#listener);
-  }
-
-  /** Aborted by Ctrl-C. */
-  get signal(): AbortSignal {
-    return this.#abort.signal;
-  }
-}

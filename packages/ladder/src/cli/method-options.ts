@@ -4,10 +4,10 @@ import { Command, Option } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
 import type { LadderOptions, SideOptions, XLadderOptions } from "../methods/ladder-config.ts";
 import type { LoraOptions } from "../methods/lora-config.ts";
-import { type MethodOptions, quantizesByDefault } from "../methods/method.ts";
+import type { MethodOptions } from "../methods/method.ts";
 import { IMPORTANCES, type Importance } from "../methods/pruning.ts";
 import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
-import { defaultDType, defaultMemory } from "../training/method-defaults.ts";
+import { defaultMemory, defaultStorage } from "../training/method-defaults.ts";
 import type { MemoryOptions } from "../training/trainer.ts";
 import {
   fraction,
@@ -19,15 +19,6 @@ import {
   positiveNumber,
   seed,
 } from "./options.ts";
-
-export type WeightChoice = WeightDType | "auto";
-
-/** `--dtype auto`: f16 where the adapter has it, but for weights that are trained. */
-const weightDType = (
-  dtype: WeightChoice,
-  device: Pick<Device, "kind" | "profile">,
-  method: Method,
-): WeightDType => (dtype === "auto" ? defaultDType(device, method) : dtype);
 
 /** As commander hands them over; what was not given is missing. */
 export interface SizeFlags {
@@ -65,7 +56,7 @@ export interface MemoryFlags {
 /** The flags of a step of one method. */
 export interface StepFlags extends SizeFlags, MemoryFlags {
   readonly method: Method;
-  readonly dtype: WeightChoice;
+  readonly dtype: WeightDType | "auto";
   readonly batchSize: number;
   readonly gradientAccumulation: number;
 }
@@ -197,7 +188,7 @@ export function refuseOtherMethods(command: Command, methods: readonly Method[])
 }
 
 /** What trades memory for time or precision. */
-export function addMemoryOptions(command: Command): Command {
+function addMemoryOptions(command: Command): Command {
   const choice = (flags: string, text: string, names: readonly string[]) =>
     new Option(flags, text).choices(names);
   return command
@@ -264,7 +255,7 @@ export function stepSettings(
   device: Pick<Device, "kind" | "profile">,
 ): { method: MethodOptions; storage: Required<BaseStorage>; memory: MemoryOptions } {
   const { method } = flags;
-  const storage = storageOf(method, weightDType(flags.dtype, device, method), flags);
+  const storage = storageOf(flags, device);
   return { method: methodOptions(method, flags), storage, memory: memoryOptions(flags, method, storage) };
 }
 
@@ -307,9 +298,16 @@ function memoryOptions(
 }
 
 /** How the model of this method is stored. */
-function storageOf(method: Method, dtype: WeightDType, flags: MemoryFlags): Required<BaseStorage> {
-  const quantizeBlocks = flags.quantize === "auto" ? quantizesByDefault(method) : flags.quantize === "nf4";
-  return { dtype, quantizeBlocks, quantizeEmbeddings: flags.quantizeEnds };
+function storageOf(
+  { method, dtype, quantize, quantizeEnds }: StepFlags,
+  device: Pick<Device, "kind" | "profile">,
+): Required<BaseStorage> {
+  const auto = defaultStorage(method, device);
+  return {
+    dtype: dtype === "auto" ? auto.dtype : dtype,
+    quantizeBlocks: quantize === "auto" ? auto.quantizeBlocks : quantize === "nf4",
+    quantizeEmbeddings: quantizeEnds,
+  };
 }
 
 /** The fields that have a value: options that were not given keep their defaults. */

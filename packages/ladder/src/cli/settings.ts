@@ -75,7 +75,7 @@ function schemaOf(option: Option): z.ZodType {
 }
 
 /** What a file may say about a command: every setting by name, none required. */
-export function settingsSchema(command: Command): z.ZodType<Record<string, unknown>> {
+function settingsSchema(command: Command): z.ZodType<Record<string, unknown>> {
   const entries = settingsOf(command).map((option) => [settingName(option), schemaOf(option).optional()]);
   return z.strictObject(Object.fromEntries(entries));
 }

@@ -1,4 +1,4 @@
-/** Ctrl-C, SIGTERM and a closed terminal (SIGHUP) for commands whose work can be stopped between steps. */
+/** Ctrl-C, SIGTERM and a closed terminal (SIGHUP) for commands whose work can be stopped between steps, or in a text. */
 import { EXIT } from "./session.ts";
 import type { Report } from "./terminal.ts";
 
@@ -34,4 +34,23 @@ export function stopOnSignals(report: Report, action: string): StopSignals {
       for (const signal of SIGNALS) process.off(signal, onSignal);
     },
   };
+}
+
+/** From here to its disposal Ctrl-C ends what is written, and not the process. */
+export class Interrupt {
+  readonly #abort = new AbortController();
+  readonly #listener = () => this.#abort.abort();
+
+  constructor() {
+    process.on("SIGINT", this.#listener);
+  }
+
+  [Symbol.dispose](): void {
+    process.off("SIGINT", this.#listener);
+  }
+
+  /** Aborted by Ctrl-C. */
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
 }

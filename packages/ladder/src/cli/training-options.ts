@@ -8,6 +8,7 @@ import {
   type FieldFlags,
   fieldMapping,
   heldOutOption,
+  modelOption,
   type QuestionFlags,
   weightedFile,
 } from "./data-options.ts";
@@ -46,7 +47,7 @@ export interface TrainingFlags extends StepFlags, FieldFlags, QuestionFlags {
 /** Every setting of a run of one method, none required: a config file may have it. */
 export function addTrainSettings(command: Command): Command {
   command
-    .option("--model <path>", "folder with config.json, .safetensors or .gguf file, hub id, or tiny-books")
+    .addOption(modelOption())
     .option("--data <file...>", "data files; FILE:WEIGHT to sample files unequally")
     .option("--output <dir>", "folder for the adapter, checkpoints and metrics")
     .addOption(methodOption());

@@ -1,6 +1,7 @@
 /** The tasks, scored: rows of data in, metrics out. It reads no files and prints nothing. */
 import { SidenetError } from "@sidenet/tensor";
 import { describeFields } from "../data/records.ts";
+import type { Row } from "../data/rows.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import type { Decoder } from "../model/decoder.ts";
@@ -10,7 +11,6 @@ import type { Metric } from "./intervals.ts";
 import { scoredBytes, scoreWindows, slidingWindows, type WindowScore } from "./perplexity.ts";
 import {
   checkLengths,
-  type EvalRow,
   encodeAnswer,
   followUpIds,
   type PromptTemplate,
@@ -31,7 +31,7 @@ import {
   type Task,
 } from "./tasks.ts";
 
-export type { EvalRow, PromptTemplate } from "./prompts.ts";
+export type { PromptTemplate } from "./prompts.ts";
 
 /** How a model is evaluated. */
 export interface EvalOptions {
@@ -95,7 +95,7 @@ export interface EvalResult {
 
 /** Turns rows into what is scored. Throws `L-RECORD`, `L-CHAT-TEMPLATE`, `L-OPTION` or `L-EVAL`. */
 export function prepareEvaluation(
-  rows: readonly EvalRow[],
+  rows: readonly Row[],
   tokenizer: Tokenizer,
   options: EvalOptions,
 ): Evaluation {
@@ -115,7 +115,7 @@ const proportion = (name: string, right: readonly (boolean | null)[]): Metric =>
   items: right.map((one) => ({ top: one ? 1 : 0, bottom: one === null ? 0 : 1 })),
 });
 
-function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+function choices(rows: readonly Row[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const { batchSize } = options;
   const questions = rows.map(({ value, source }) => choiceQuestion(choiceRow(value, source), options.task));
   const items = questions.map((question, i) =>
@@ -149,7 +149,7 @@ function choices(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOp
   };
 }
 
-function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+function critic(rows: readonly Row[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const { batchSize, template } = options;
   const parsed = rows.map(({ value, source }) => criticRow(value, source));
   const verdicts = parsed.map(criticVerdict);
@@ -198,7 +198,7 @@ function critic(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOpt
 /** In plain text a model continues with a question of its own. */
 const NEXT_QUESTION = "\nQuestion:";
 
-function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+function finalNumbers(rows: readonly Row[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const questions = rows.map(({ value, source }) => gsm8kQuestion(gsm8kRow(value, source)));
   const prompts = questions.map((question) => promptIds(question, tokenizer, options.template));
   const resultOf = (answers: readonly Continuation[]): EvalResult => {
@@ -248,7 +248,7 @@ function finalNumbers(rows: readonly EvalRow[], tokenizer: Tokenizer, options: E
   };
 }
 
-function textOf({ value, source }: EvalRow): string {
+function textOf({ value, source }: Row): string {
   const text = (value as { text?: unknown } | null)?.text;
   if (typeof text === "string") return text;
   throw new SidenetError(
@@ -257,7 +257,7 @@ function textOf({ value, source }: EvalRow): string {
   );
 }
 
-function perplexity(rows: readonly EvalRow[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
+function perplexity(rows: readonly Row[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const { batchSize, context, stride, joinTexts, maxTokens } = options;
   if (!(stride < context)) {
     throw new SidenetError(

@@ -1,35 +1,21 @@
 /** Questions as tokens: what a model is shown, and what it may answer. */
 import { SidenetError } from "@sidenet/tensor";
 import type { Source } from "../data/records.ts";
+import type { Row } from "../data/rows.ts";
 import type { Decoder } from "../model/decoder.ts";
-import type { ChatTemplate } from "../text/chat-template.ts";
-import { startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
+import { requireChatTemplate, startId, type Tokenizer, turnEndId } from "../text/tokenizer.ts";
 import type { ScoringItem } from "./score-continuations.ts";
 import type { ChoiceQuestion, FollowUp, Question } from "./tasks.ts";
 
-/** A row of data and where it came from. */
-export interface EvalRow {
-  readonly value: unknown;
-  readonly source: Source;
-}
-
 /** Questions as turns of the model's chat template, or as plain text. */
 export type PromptTemplate = "plain" | "chat";
-
-function templateOf(tokenizer: Tokenizer): ChatTemplate {
-  const template = tokenizer.chatTemplate();
-  if (template !== null) return template;
-  throw new SidenetError(
-    "L-CHAT-TEMPLATE",
-    "the model has no chat template. Give one with --chat-template, or ask with --template plain.",
-  );
-}
 
 /** Ids of a question up to where its answer begins. */
 export function promptIds({ user, ask }: Question, tokenizer: Tokenizer, template: PromptTemplate): number[] {
   if (ask === "") return [startId(tokenizer)];
   if (template === "plain") return tokenizer.encode(user + ask);
-  const text = templateOf(tokenizer).render([{ role: "user", content: user }], true);
+  const chat = requireChatTemplate(tokenizer, "the model", "ask with --template plain");
+  const text = chat.render([{ role: "user", content: user }], true);
   return tokenizer.encode(text, { addSpecialTokens: false });
 }
 
@@ -79,7 +65,7 @@ export function followUpIds(
 
 /** Throws `L-CONTEXT` with the first row that does not fit, before any is scored. */
 export function checkLengths(
-  rows: readonly EvalRow[],
+  rows: readonly Row[],
   { contextLimit: limit, contextText }: Decoder,
   lengthOf: (row: number) => number,
   cure = "",

@@ -2,7 +2,7 @@
  * Log-likelihoods of continuations. A prompt goes through the model once, however many continuations it has, and so does a
  * lead that precedes some of them. Adapters that leave the backbone's hidden states as they are share its passes.
  */
-import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
+import { concatAll, logSoftmax, SidenetError, type Tensor } from "@sidenet/tensor";
 import { ModelCache } from "../generation/model-cache.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStreams, sharedPasses } from "../methods/residual-stream.ts";
@@ -199,17 +199,15 @@ async function readAndScore(
   const { device } = decoder;
   const scores = adapters.map(() => continuations.map((own) => own.map(() => 0)));
   const add = async (statesOf: () => readonly Tensor[], targets: readonly Target[]) => {
-    using nats = device.scope(() => {
-      const found = statesOf().map((states, a) =>
-        negativeLogLikelihoods(decoder, adapters[a], states, targets),
-      );
+    using logs = device.scope(() => {
+      const found = statesOf().map((states, a) => logLikelihoods(decoder, adapters[a], states, targets));
       return concatAll(device.ops, found, 0);
     });
-    const values = await nats.read();
+    const values = await logs.read();
     for (const [a, own] of scores.entries()) {
       const start = a * targets.length;
       for (const [i, { item, continuation }] of targets.entries())
-        own[item][continuation] -= values[start + i];
+        own[item][continuation] += values[start + i];
     }
   };
   const rows: Continued[] = continuations.flatMap((own, item) =>
@@ -270,8 +268,8 @@ function restStates(
   });
 }
 
-/** f32[targets] of states [B,T,d]: log Σ e^z - z[id], computed from the logits of a few rows at a time. */
-function negativeLogLikelihoods(
+/** log p f32[targets] of each target's token after its row of states [B,T,d], from the logits of a few rows at a time. */
+function logLikelihoods(
   decoder: Decoder,
   adapter: Adapter | null,
   states: Tensor,
@@ -285,34 +283,19 @@ function negativeLogLikelihoods(
   const parts: Tensor[] = [];
   for (let start = 0; start < targets.length; start += rows) {
     const some = targets.slice(start, start + rows);
-    const column = (values: readonly number[], shape: readonly number[]) =>
-      device.tensor(values, shape, { dtype: "i32" });
+    const column = (of: (target: Target) => number) =>
+      device.tensor(some.map(of), [some.length, 1], { dtype: "i32" });
     const part = device.scope(() => {
       const picked = ops.embedding(
-        column(
-          some.map((target) => target.state),
-          [1, some.length],
-        ),
+        column(({ state }) => state),
         flat,
       );
-      const logits = ops.reshape(decoder.logits(ops, picked, adapter?.head ?? decoder.head), {
-        shape: [some.length, config.vocabSize],
-      });
+      const logs = logSoftmax(ops, decoder.logits(ops, picked, adapter?.head ?? decoder.head));
       const own = ops.gatherAlong(
-        logits,
-        column(
-          some.map((target) => target.id),
-          [some.length, 1],
-        ),
-        { axis: 1 },
+        ops.reshape(logs, { shape: [some.length, config.vocabSize] }),
+        column(({ id }) => id),
       );
-      const max = ops.max(logits, { axis: 1 });
-      const shifted = ops.exp(ops.sub(logits, ops.reshape(max, { shape: [some.length, 1] })));
-      const shift = ops.add(max, ops.log(ops.sum(shifted, { axis: 1 })));
-      return ops.sub(
-        ops.reshape(shift, { shape: [some.length] }),
-        ops.reshape(own, { shape: [some.length] }),
-      );
+      return ops.reshape(own, { shape: [some.length] });
     });
     parts.push(part);
   }

@@ -36,7 +36,7 @@ export interface ChoiceQuestion extends Question {
 export type FollowUp = Pick<ChoiceQuestion, "choices" | "label">;
 
 /** A text is written, and the number it arrives at is right or wrong. */
-export interface NumberQuestion extends Question {
+interface NumberQuestion extends Question {
   readonly final: number;
 }
 
@@ -64,7 +64,7 @@ const gsm8kSchema = z.looseObject({ question: z.string(), answer: z.string() });
 /** GSM8K's calculator annotations, which are not meant to be read. */
 const CALCULATOR = /<<[^<>]*>>/g;
 
-export interface Gsm8kRow {
+interface Gsm8kRow {
   readonly question: string;
   /** The worked solution, without calculator annotations. */
   readonly solution: string;
@@ -94,7 +94,7 @@ const criticSchema = z
     ({ solution, first_error_step: step }) => step == null || step < solution.split("\n").length,
     "first_error_step is no line of the solution",
   );
-export type CriticRow = z.infer<typeof criticSchema>;
+type CriticRow = z.infer<typeof criticSchema>;
 
 /** Throws `L-RECORD`. */
 export const criticRow = (value: unknown, source: Source): CriticRow =>

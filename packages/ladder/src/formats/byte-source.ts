@@ -16,28 +16,28 @@ export function refuse({ name }: Pick<ByteSource, "name">, code: string, text: s
   throw new SidenetError(code, `${name}: ${text}`);
 }
 
-/** Throws `L-RANGE` unless [offset, offset + length) lies inside the source. */
-export function checkRange(
-  source: Pick<ByteSource, "name" | "sizeBytes">,
-  offset: number,
-  length: number,
-): void {
-  const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
-  if (!whole || offset < 0 || length < 0 || offset + length > source.sizeBytes) {
-    const asked = `asked for ${length} bytes at ${offset}, but it has ${source.sizeBytes}`;
-    refuse(source, "L-RANGE", `${asked}. Is the file truncated? Fetch it again.`);
-  }
+/** A source whose `read` is called for bytes within its size alone; for others the source throws `L-RANGE`. */
+export function byteSource(
+  name: string,
+  sizeBytes: number,
+  read: ByteSource["read"],
+  close: ByteSource["close"] = async () => {},
+): ByteSource {
+  return {
+    name,
+    sizeBytes,
+    async read(offset, length) {
+      const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+      if (!whole || offset < 0 || length < 0 || offset + length > sizeBytes) {
+        const asked = `asked for ${length} bytes at ${offset}, but it has ${sizeBytes}`;
+        refuse({ name }, "L-RANGE", `${asked}. Is the file truncated? Fetch it again.`);
+      }
+      return read(offset, length);
+    },
+    close,
+  };
 }
 
 /** A source over bytes in memory; reads are views, not copies. */
-export function memorySource(bytes: Uint8Array, name = "memory"): ByteSource {
-  const self = { name, sizeBytes: bytes.byteLength };
-  return {
-    ...self,
-    async read(offset, length) {
-      checkRange(self, offset, length);
-      return bytes.subarray(offset, offset + length);
-    },
-    async close() {},
-  };
-}
+export const memorySource = (bytes: Uint8Array, name = "memory"): ByteSource =>
+  byteSource(name, bytes.byteLength, async (offset, length) => bytes.subarray(offset, offset + length));

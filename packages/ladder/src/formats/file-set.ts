@@ -1,6 +1,6 @@
 /** The files of a model by their names, wherever they are. */
 import { SidenetError } from "@sidenet/tensor";
-import { type ByteSource, checkRange } from "./byte-source.ts";
+import { type ByteSource, byteSource } from "./byte-source.ts";
 import { checkJsonSize, parseJson } from "./json.ts";
 
 /** Files of one folder, or those that the user of a page has chosen. */
@@ -33,24 +33,17 @@ export interface FileLike extends BlobLike {
 }
 
 /** A source over a blob, such as a file of a page; only what is asked for is read. */
-export function blobSource(blob: BlobLike, name: string): ByteSource {
-  const self = { name, sizeBytes: blob.size };
-  return {
-    ...self,
-    async read(offset, length) {
-      checkRange(self, offset, length);
-      try {
-        return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
-      } catch (cause) {
-        const why = cause instanceof Error ? cause.message : String(cause);
-        throw new SidenetError("L-FILE", `${name} cannot be read: ${why} Has it changed? Choose it again.`, {
-          cause,
-        });
-      }
-    },
-    async close() {},
-  };
-}
+export const blobSource = (blob: BlobLike, name: string): ByteSource =>
+  byteSource(name, blob.size, async (offset, length) => {
+    try {
+      return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new SidenetError("L-FILE", `${name} cannot be read: ${why} Has it changed? Choose it again.`, {
+        cause,
+      });
+    }
+  });
 
 /** Files of a page as a set. Of a folder that was chosen, files of its subfolders are left out. */
 export function fileSet(files: Iterable<FileLike>, name: string): FileSet {

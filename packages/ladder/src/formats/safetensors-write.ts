@@ -94,7 +94,7 @@ export function encodeSafetensors(
  */
 export async function* streamSafetensors(
   groups: readonly TensorGroup[],
-  metadata: Readonly<Record<string, string>> = {},
+  metadata: Readonly<Record<string, string>>,
 ): AsyncGenerator<Uint8Array> {
   yield encodeHeader(
     groups.flatMap(({ tensors }) => tensors),

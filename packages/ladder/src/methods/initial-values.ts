@@ -23,7 +23,7 @@ export function initialValues(
   { name, shape, kind }: ParameterSpec,
   stream: number,
   layers: number,
-  { seed = 0, deviation = DEVIATION }: InitialOptions = {},
+  { seed = 0, deviation = DEVIATION }: InitialOptions,
 ): Float32Array {
   const values = new Float32Array(sizeOf(shape));
   if (kind === "norm") return values.fill(1);

@@ -1,8 +1,9 @@
 /** Configurations of Ladders and xLadders for a backbone, from a few options (methods.md, 2 and 3). */
+import { parameterCount } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { refuseField as refuse } from "./config-error.ts";
 import type { Importance } from "./pruning.ts";
-import { checkSideConfig, parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
+import { checkSideConfig, type SideConfig, sideParameters } from "./side-config.ts";
 
 /** Options that Ladder and xLadder share (methods.md, 2). */
 export interface SideOptions {

@@ -1,6 +1,7 @@
 /** Adapters from options: the one file that knows every method by name. */
 import { SidenetError } from "@sidenet/tensor";
 import type { LabeledBatch } from "../model/batch-loss.ts";
+import { parameterCount } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Decoder } from "../model/decoder.ts";
 import { type Adapter, METHODS, type Method } from "./adapter.ts";
@@ -11,7 +12,7 @@ import { type LadderOptions, ladderConfig, type XLadderOptions, xladderConfig } 
 import { Lora } from "./lora.ts";
 import { type LoraOptions, loraConfig } from "./lora-config.ts";
 import { prunedValues } from "./pruned-init.ts";
-import { parameterCount, type SideConfig, sideParameters } from "./side-config.ts";
+import { type SideConfig, sideParameters } from "./side-config.ts";
 import { residualScale } from "./side-init.ts";
 import { SideNetwork } from "./side-network.ts";
 

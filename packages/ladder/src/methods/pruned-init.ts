@@ -158,7 +158,7 @@ function gradientsOf(
 export async function measureImportance(
   decoder: Decoder,
   layers: ReadonlySet<number>,
-  { importance = "l1", calibration = [] }: PruneOptions = {},
+  { importance = "l1", calibration = [] }: PruneOptions,
 ): Promise<Map<number, BlockImportance>> {
   using sums = new ParamStore(decoder.device, "workspace");
   if (importance === "fisher") await addFisherSums(sums, decoder, layers, calibration);

@@ -1,5 +1,5 @@
 /** The configuration of a side network, and the parameters that follow from it (methods.md, 2). */
-import { SidenetError, sizeOf } from "@sidenet/tensor";
+import { SidenetError } from "@sidenet/tensor";
 import * as z from "zod";
 import { checked } from "../external-input.ts";
 import { type BlockShape, blockParameters, type ParameterSpec } from "../model/block.ts";
@@ -110,7 +110,3 @@ export function sideParameters(config: SideConfig, model: ModelConfig): Paramete
   specs.push({ name: SIDE_UP, shape: [d, dSide], kind: "linear" });
   return specs;
 }
-
-/** Number of elements of all parameters. */
-export const parameterCount = (specs: readonly ParameterSpec[]): number =>
-  specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

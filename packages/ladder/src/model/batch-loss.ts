@@ -63,8 +63,8 @@ export function targetLoss(
   ops: Ops,
   y: Tensor,
   [targets, rows, back]: readonly Tensor[],
-  head: Head | null = null,
-  options: LossOptions = {},
+  head: Head | null,
+  options: LossOptions,
 ): Tensor {
   const { hiddenSize: d } = decoder.config;
   const scored = rows ? ops.selectRows(ops.reshape(y, { shape: [y.size / d, d] }), rows, back) : y;

@@ -2,7 +2,7 @@
  * The transformer block of the Llama family (methods.md, 1), for backbones and side networks alike. A frozen backbone runs
  * it with the device's ops, a side network at its own sizes with a tape.
  */
-import type { Ops, ParamStore, Tensor } from "@sidenet/tensor";
+import { type Ops, type ParamStore, sizeOf, type Tensor } from "@sidenet/tensor";
 import { nf4Projection } from "./nf4-weight.ts";
 import { floatProjection, type Projection, type WeightRange } from "./projection.ts";
 import { type RopeTables, rotate } from "./rope-tables.ts";
@@ -71,6 +71,10 @@ export interface ParameterSpec {
   readonly shape: readonly number[];
   readonly kind: "linear" | "bias" | "norm";
 }
+
+/** Number of elements of all parameters. */
+export const parameterCount = (specs: readonly ParameterSpec[]): number =>
+  specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
 
 /** The seven linear layers of a block: their Hugging Face names, by their names in `BlockWeights`. */
 export const PROJECTIONS = {

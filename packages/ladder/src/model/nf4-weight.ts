@@ -2,7 +2,6 @@
 import {
   formatShape,
   NF4_BLOCKS,
-  NF4_MAP_AT,
   NF4_OFFSET_AT,
   nf4Table,
   type Ops,
@@ -265,24 +264,16 @@ export function denseMatrix(store: ParamStore, weight: string, shape: readonly n
 const PART = 2 ** 22;
 
 /**
- * Quantizes a weight on the device of a store, by default with double quantization, and puts its tensors into the store. It works in parts,
+ * Quantizes a weight on the device of a store, with double quantization, and puts its tensors into the store. It works in parts,
  * so that only one part at a time is on the device in f32. Throws `L-NF4-FINITE`, naming the weight, for a value that is not
  * finite.
  */
-export function quantizeNf4(
-  store: ParamStore,
-  weight: string,
-  values: Float32Array,
-  options: { double?: boolean } = {},
-): void {
-  const { double = true } = options;
+export function quantizeNf4(store: ParamStore, weight: string, values: Float32Array): void {
   checkFinite(weight, values);
   const { device } = store;
   const { ops } = device;
   const parts = device.scope(() => {
-    const table = device.tensor(nf4Table({ double }), [double ? DOUBLE_TABLE : NF4_MAP_AT], {
-      label: weight + TABLE,
-    });
+    const table = device.tensor(nf4Table(), [DOUBLE_TABLE], { label: weight + TABLE });
     const codes = device.empty([Math.ceil(values.length / 2)], { dtype: "u8", label: weight });
     const absmax = device.empty([Math.ceil(values.length / NF4_BLOCKS.block)], { label: weight + ABSMAX });
     for (let at = 0; at < values.length; at += PART) {
@@ -291,11 +282,8 @@ export function quantizeNf4(
         ops.nf4QuantizePart(codes, absmax, device.tensor(part, [part.length]), table, { at });
       });
     }
-    if (!double) return [codes, table, absmax, null] as const;
     const [scales, nested] = ops.nf4QuantizeScales(absmax, table);
-    return [codes, table, nested, scales] as const;
+    return [codes, table, nested, scales];
   });
-  for (const [i, part] of ["", TABLE, ABSMAX, SCALES].entries()) {
-    if (parts[i]) store.add(weight + part, parts[i]);
-  }
+  for (const [i, part] of ["", TABLE, ABSMAX, SCALES].entries()) store.add(weight + part, parts[i]);
 }

@@ -93,7 +93,7 @@ const key =
 /** The page of a run, with what an earlier one took where there is a comparison. Throws `L-FILE`. */
 export async function renderBenchPage(
   report: BenchReport,
-  comparison: readonly ComparedRow[] = [],
+  comparison: readonly ComparedRow[],
 ): Promise<string> {
   const { device, date, ceilings, results, failures } = report;
   const style = await readText(new URL("report.css", ASSETS));

@@ -8,18 +8,19 @@ import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
 import { streamGguf } from "../formats/gguf-write.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { type ModelTensor, mergeAdapter, modelTensors } from "../methods/model-tensors.ts";
-import { parameterCount } from "../methods/side-config.ts";
+import { parameterCount } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { openAdapter, openFullWeights } from "./adapter-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { calibrationRows } from "./calibration-rows.ts";
 import { ggufTokenizer } from "./carry-tokenizer.ts";
-import type {
-  ConvertOptions,
-  ConvertProgress,
-  ConvertSummary,
-  ConvertType,
-  OutgoingModel,
+import {
+  type ConvertOptions,
+  type ConvertProgress,
+  type ConvertSummary,
+  type ConvertType,
+  type OutgoingModel,
+  reporting,
 } from "./convert-options.ts";
 import { makeFolder } from "./make-folder.ts";
 import { type ModelFiles, openModel } from "./open-model.ts";
@@ -87,17 +88,7 @@ async function writeGguf(
   const name = basename(options.model).replace(/\.gguf$/, "");
   const metadata = { ...ggufModelFields(model.config, name, type), ...tokenizer.fields };
   const tensors = ggufModelTensors(model.config, model.tensors, type);
-  const total = tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-  let done = 0;
-  const reported = tensors.map((tensor) => ({
-    ...tensor,
-    read: async () => {
-      const bytes = await tensor.read();
-      done += bytes.length;
-      onProgress(done, total);
-      return bytes;
-    },
-  }));
+  const reported = reporting(tensors, ({ sizeBytes }) => sizeBytes, onProgress);
   await makeFolder(dirname(resolve(options.output)));
   await writeFileAtomic(options.output, streamGguf(metadata, reported));
   const { size: bytes } = await stat(options.output);

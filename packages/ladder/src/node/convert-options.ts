@@ -1,4 +1,4 @@
-/** Options and result of a conversion. */
+/** Options, progress and result of a conversion. */
 import type { CalibratedLayers } from "../calibration/calibrated-layers.ts";
 import type { ModelTensor } from "../methods/model-tensors.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -46,6 +46,25 @@ export interface ConvertSummary {
 
 /** Called with the bytes written so far and in all. */
 export type ConvertProgress = (doneBytes: number, totalBytes: number) => void;
+
+/** Parts of an output that call `onProgress` with their bytes when they have been read. */
+export function reporting<Part extends { readonly read: () => Promise<unknown> }>(
+  parts: readonly Part[],
+  sizeOf: (part: Part) => number,
+  onProgress: ConvertProgress,
+): Part[] {
+  const total = parts.reduce((sum, part) => sum + sizeOf(part), 0);
+  let done = 0;
+  return parts.map((part) => ({
+    ...part,
+    async read() {
+      const content = await part.read();
+      done += sizeOf(part);
+      onProgress(done, total);
+      return content;
+    },
+  }));
+}
 
 /** A model with all that goes into its new files. */
 export interface OutgoingModel {

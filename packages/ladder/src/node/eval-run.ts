@@ -1,11 +1,11 @@
 /** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
 import type { Device } from "@sidenet/tensor";
 import { type FieldMapping, mapFields } from "../data/records.ts";
+import type { Row } from "../data/rows.ts";
 import {
   type ConstantAnswer,
   type EvalOptions,
   type EvalResult,
-  type EvalRow,
   prepareEvaluation,
 } from "../eval/evaluate.ts";
 import { type Estimate, estimate, estimateDifference, type Metric } from "../eval/intervals.ts";
@@ -65,8 +65,8 @@ export interface EvalRunEvents {
   onProgress?(done: number, total: number): void;
 }
 
-async function readSome({ data, fields, limit }: EvalRunOptions): Promise<EvalRow[]> {
-  const rows: EvalRow[] = [];
+async function readSome({ data, fields, limit }: EvalRunOptions): Promise<Row[]> {
+  const rows: Row[] = [];
   for (const path of data) {
     for await (const { value, source } of readRows(path)) {
       if (limit !== null && rows.length >= limit) return rows;

@@ -1,6 +1,6 @@
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
-import { type ByteSource, checkRange } from "../formats/byte-source.ts";
+import { type ByteSource, byteSource } from "../formats/byte-source.ts";
 
 /** Some systems refuse one read or write of 2 GiB or more. */
 const MAX_TRANSFER_BYTES = 2 ** 30;
@@ -84,17 +84,12 @@ export async function openFileSource(path: string): Promise<ByteSource> {
     await file.close();
     throw error;
   }
-  const self = { name: path, sizeBytes };
-  return {
-    ...self,
-    async read(offset, length) {
-      checkRange(self, offset, length);
-      try {
-        return await readFully(file, offset, length);
-      } catch (cause) {
-        throw fileError(path, cause);
-      }
-    },
-    close: () => file.close(),
+  const read = async (offset: number, length: number) => {
+    try {
+      return await readFully(file, offset, length);
+    } catch (cause) {
+      throw fileError(path, cause);
+    }
   };
+  return byteSource(path, sizeBytes, read, () => file.close());
 }

@@ -107,9 +107,7 @@ async function requestRest(request: Download, part: Part, progress: () => void):
   // The stall of the body is watched chunk by chunk: a signal would end a long download.
   const abort = new AbortController();
   const timer = setTimeout(() => abort.abort(new Error("no answer came")), retry.stallMs);
-  const response = await fetchOnce(url, { headers, signal: abort.signal }, 2 ** 31 - 1).finally(() =>
-    clearTimeout(timer),
-  );
+  const response = await fetchOnce(url, { headers, signal: abort.signal }).finally(() => clearTimeout(timer));
   const start = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "")?.[1];
   if (response.status === 416 || (response.status === 206 && Number(start) !== part.bytes)) {
     await response.body?.cancel();

@@ -45,18 +45,10 @@ export function reasonOf(error: unknown): string {
 }
 
 /** Throws `TransientError` where the server is busy; other answers are the caller's to judge. */
-export async function fetchOnce(
-  url: string | URL | Request,
-  init: RequestInit,
-  stallMs: number,
-): Promise<Response> {
+export async function fetchOnce(url: string | URL | Request, init: RequestInit): Promise<Response> {
   let response: Response;
   try {
-    const stall = AbortSignal.timeout(stallMs);
-    response = await fetch(url, {
-      ...init,
-      signal: init.signal ? AbortSignal.any([init.signal, stall]) : stall,
-    });
+    response = await fetch(url, init);
   } catch (cause) {
     throw new TransientError(reasonOf(cause), null, { cause });
   }
@@ -90,8 +82,8 @@ export async function withRetries<T>(
 /** A `fetch` for the hub's library, for its small answers. */
 export const retryingFetch =
   (options: RetryOptions): typeof fetch =>
-  (url, init = {}) =>
-    withRetries(options, () => fetchOnce(url, init, options.stallMs));
+  (url, init) =>
+    withRetries(options, () => fetchOnce(url, { ...init, signal: AbortSignal.timeout(options.stallMs) }));
 
 /** The error for an answer that repeating does not change. */
 export function statusError(what: string, status: number): SidenetError {

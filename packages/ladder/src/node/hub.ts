@@ -151,7 +151,7 @@ async function cachedSnapshot(folder: string, { revision, configOnly }: Settings
  * Without an answer from the hub the snapshot in the cache is used, if it is whole; a commit that is whole there is not asked
  * for. Throws `L-HUB`.
  */
-export async function downloadModel(id: string, options: HubOptions = {}): Promise<string> {
+export async function downloadModel(id: string, options: HubOptions): Promise<string> {
   const hub = (await import("@huggingface/hub")) as unknown as HubLibrary;
   const { HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE } = process.env;
   const revision = options.revision ?? "main";

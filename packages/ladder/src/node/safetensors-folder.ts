@@ -16,7 +16,12 @@ import { isBlockMatrix } from "../model/base-storage.ts";
 import { nf4Bytes, nf4Headers, quantizedValues } from "../model/nf4-file.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { carryTokenizer } from "./carry-tokenizer.ts";
-import type { ConvertOptions, ConvertProgress, OutgoingModel } from "./convert-options.ts";
+import {
+  type ConvertOptions,
+  type ConvertProgress,
+  type OutgoingModel,
+  reporting,
+} from "./convert-options.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
 import { sizeOfFiles, writeFolderAtomic } from "./output-folder.ts";
 
@@ -97,19 +102,9 @@ export async function writeSafetensorsFolder(
 ): Promise<{ bytes: number; files: string[]; missing: string[] }> {
   const dtype = floatDtype(model);
   const groups = model.tensors.map((tensor) => groupOf(device, tensor, model, dtype));
-  const total = groups.reduce((sum, group) => sum + sizeOfGroup(group), 0);
-  let done = 0;
-  const reported = groups.map((group) => ({
-    ...group,
-    read: async () => {
-      const parts = await group.read();
-      done += sizeOfGroup(group);
-      onProgress(done, total);
-      return parts;
-    },
-  }));
+  const reported = reporting(groups, sizeOfGroup, onProgress);
   return writeFolderAtomic(options.output, async (folder) => {
-    const names = await writeShards(folder, shardsOf(reported, options.maxShardBytes), total);
+    const names = await writeShards(folder, shardsOf(reported, options.maxShardBytes));
     const tokenizer = await carryTokenizer(model.files, folder);
     await writeJsonFile(join(folder, CONFIG), await configJson(model, dtype));
     const files = [CONFIG, ...names, ...tokenizer.files];
@@ -117,11 +112,7 @@ export async function writeSafetensorsFolder(
   });
 }
 
-async function writeShards(
-  folder: string,
-  shards: readonly TensorGroup[][],
-  totalBytes: number,
-): Promise<string[]> {
+async function writeShards(folder: string, shards: readonly TensorGroup[][]): Promise<string[]> {
   const number = (i: number) => String(i).padStart(5, "0");
   const nameOf = (i: number) =>
     shards.length === 1 ? WEIGHTS : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
@@ -134,7 +125,8 @@ async function writeShards(
     for (const { tensors } of shard) for (const tensor of tensors) weightMap[tensor.name] = name;
   }
   if (shards.length === 1) return names;
-  const index = { metadata: { total_size: totalBytes }, weight_map: weightMap };
+  const total_size = shards.flat().reduce((sum, group) => sum + sizeOfGroup(group), 0);
+  const index = { metadata: { total_size }, weight_map: weightMap };
   await writeJsonFile(join(folder, INDEX), index);
   return [...names, INDEX];
 }

@@ -7,7 +7,7 @@ import { inBatches } from "../data/batches.ts";
 import type { TokenRecord } from "../data/records.ts";
 import { effectiveDepth } from "../methods/adapter.ts";
 import { initializeAdapter } from "../methods/method.ts";
-import { parameterCount } from "../methods/side-config.ts";
+import { parameterCount } from "../model/block.ts";
 import { decoderParameters } from "../model/decoder.ts";
 import { refusePacked } from "../model/prefix.ts";
 import { evaluateLoss } from "../training/evaluate-loss.ts";

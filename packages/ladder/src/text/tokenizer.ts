@@ -238,6 +238,20 @@ function withChat(
   };
 }
 
+/** The chat template of a model. Throws `L-CHAT-TEMPLATE` where it has none; `otherwise` says what else can be done then. */
+export function requireChatTemplate(
+  tokenizer: Pick<Tokenizer, "chatTemplate">,
+  model: string,
+  otherwise: string,
+): ChatTemplate {
+  const template = tokenizer.chatTemplate();
+  if (template !== null) return template;
+  throw new SidenetError(
+    "L-CHAT-TEMPLATE",
+    `${model} has no chat template. Give one with --chat-template, or ${otherwise}.`,
+  );
+}
+
 /** BOS where the tokenizer itself puts it in front of a text, else null. */
 export const leadingBos = ({ encode, bosId }: Pick<Tokenizer, "encode" | "bosId">): number | null =>
   encode("").includes(bosId ?? -1) ? bosId : null;

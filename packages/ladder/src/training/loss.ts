@@ -38,7 +38,7 @@ export interface Loss {
 export type MakeLoss = (decoder: Decoder, adapter: Adapter | null) => Loss;
 
 /** Mean negative log-likelihood of the labels over scored positions. */
-export const likelihoodLoss =
+const likelihoodLoss =
   (options: LossOptions): MakeLoss =>
   (decoder, adapter) => ({
     count: scoredPositions,

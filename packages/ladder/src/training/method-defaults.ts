@@ -3,7 +3,7 @@ import type { Device } from "@sidenet/tensor";
 import type { Method } from "../methods/adapter.ts";
 import { hasSideNetwork, type MethodOptions, quantizesByDefault, sideConfigOf } from "../methods/method.ts";
 import type { SideConfig } from "../methods/side-config.ts";
-import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
+import type { BaseStorage } from "../model/base-storage.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { MemoryOptions } from "./trainer.ts";
 
@@ -31,18 +31,12 @@ export function defaultLearningRate(options: MethodOptions, model: ModelConfig):
   return Number((SIDE_RATE_SCALE / (width * Math.sqrt(model.hiddenSize))).toPrecision(2));
 }
 
-/** Default dtype of the model: f16 on a GPU that has it, unless the weights themselves are trained. */
-export const defaultDType = (
-  { kind, profile }: Pick<Device, "kind" | "profile">,
-  method: Method,
-): WeightDType => (profile.f16 && kind !== "cpu" && method !== "full" ? "f16" : "f32");
-
-/** Default storage of the model. */
+/** Default storage of the model: in f16 on a GPU that has it, unless the weights themselves are trained. */
 export const defaultStorage = (
   method: Method,
-  device: Pick<Device, "kind" | "profile">,
+  { kind, profile }: Pick<Device, "kind" | "profile">,
 ): Required<BaseStorage> => ({
-  dtype: defaultDType(device, method),
+  dtype: profile.f16 && kind !== "cpu" && method !== "full" ? "f16" : "f32",
   quantizeBlocks: quantizesByDefault(method),
   quantizeEmbeddings: false,
 });

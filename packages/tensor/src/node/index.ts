@@ -16,7 +16,7 @@ import { readTileCache } from "./tile-cache.ts";
 import { openNodeWasm } from "./wasm.ts";
 
 export { chooseDevice, type OpenedDevice } from "../choose-device.ts";
-export { tileCachePath, writeTileCache } from "./tile-cache.ts";
+export { tileCachePath, tileCacheText } from "./tile-cache.ts";
 export { openNodeWasm } from "./wasm.ts";
 
 /** Dawn aborts the process if this object is collected while a device lives. While it is referenced, Node does not exit. */

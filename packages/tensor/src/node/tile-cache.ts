@@ -1,7 +1,8 @@
 /** The tile cache: `sidenet bench --tune` writes a tile table to it, and WebGPU devices read it when they open. */
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { kernels } from "@sidenet/kernels";
 import type { Tiles } from "../profile.ts";
 import { areTiles } from "../tiles.ts";
@@ -18,12 +19,11 @@ export function tileCachePath(): string {
 
 /** Hash of the kernels that the table chooses between: timings of other kernel texts do not apply. */
 function kernelsHash(): string {
-  let hash = 0x811c9dc5; // FNV-1a
+  const hash = createHash("sha256");
   for (const [name, text] of Object.entries(kernels)) {
-    if (!/^(matmul|attention)-/.test(name)) continue;
-    for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+    if (/^(matmul|attention)-/.test(name)) hash.update(text);
   }
-  return (hash >>> 0).toString(16);
+  return hash.digest("hex");
 }
 
 /** What a table was measured on: the adapter, its driver and the kernels. */
@@ -37,37 +37,10 @@ function identityOf(device: WebGpuDevice): Readonly<Record<string, string>> {
   return { vendor, architecture, device: name, description, kernels: kernelsHash() };
 }
 
-/** Writes the table for this adapter, replacing the file, and returns its path. Throws what the file system throws. */
-export function writeTileCache(device: WebGpuDevice, tiles: Tiles): string {
-  const path = tileCachePath();
+/** The text of the file with the table for this adapter. */
+export function tileCacheText(device: WebGpuDevice, tiles: Tiles): string {
   const entry = { format: FORMAT, date: new Date().toISOString(), measuredFor: identityOf(device), tiles };
-  mkdirSync(dirname(path), { recursive: true });
-  discardLeftovers(path);
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    writeFileSync(temporary, `${JSON.stringify(entry, null, 1)}\n`);
-    renameSync(temporary, path);
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    throw error;
-  }
-  return path;
-}
-
-/** Removes what killed processes have left beside the file. */
-function discardLeftovers(path: string): void {
-  for (const name of readdirSync(dirname(path))) {
-    const pid = /^tiles\.json\.(\d+)\.tmp$/.exec(name)?.[1];
-    if (pid !== undefined && !isAlive(Number(pid))) rmSync(join(dirname(path), name), { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM"; // another user's
-  }
+  return `${JSON.stringify(entry, null, 1)}\n`;
 }
 
 /** The table in a file's text, or the reason why this device cannot use it. */
