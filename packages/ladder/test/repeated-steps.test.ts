@@ -13,7 +13,7 @@ import {
   type TrainerOptions,
 } from "../src/index.ts";
 import { evaluateLosses } from "../src/training/evaluate-loss.ts";
-import { likelihoodLoss } from "../src/training/loss.ts";
+import { lossOf } from "../src/training/loss.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
 const METHODS: MethodOptions[] = [
@@ -26,7 +26,7 @@ const METHODS: MethodOptions[] = [
 
 /** The library's loss, and the squared distance from the frozen model. */
 const nearFrozen: MakeLoss = (decoder, adapter) => {
-  const likelihood = likelihoodLoss({})(decoder, adapter);
+  const likelihood = lossOf({})(decoder, adapter);
   return {
     ...likelihood,
     readsFrozen: true,
