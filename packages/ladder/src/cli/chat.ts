@@ -26,7 +26,7 @@ interface ChatFlags extends InferenceFlags, Sampling {
   readonly maxTokens: number;
 }
 
-const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer`;
+const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer, or the chat`;
 
 const HELP = `
 Each line of the terminal, or of a pipe, is a turn.
