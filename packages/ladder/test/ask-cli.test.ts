@@ -45,6 +45,9 @@ describe("sidenet generate", () => {
     const file = join(folder, "prompts.txt");
     await writeFile(file, "xyz\n\nq\r\n");
     const args = ["--max-tokens", "4", "--temperature", "1", "--seed", "3"];
+    await writeFile(join(folder, "marked.txt"), "\ufeffxyz\r\n");
+    const marked = await generated("--prompt-file", join(folder, "marked.txt"), ...args);
+    expect(marked.results.map(({ prompt }) => prompt)).toEqual(["xyz"]);
     const several = await generated("--prompt", "ab", "--prompt-file", file, ...args);
     expect(several.results.map(({ prompt }) => prompt)).toEqual(["ab", "xyz", "q"]);
     expect((await generated("--prompt", "ab", ...args)).text).toBe(several.results[0].text);
@@ -147,8 +150,17 @@ describe("sidenet chat", () => {
     expect(messages.length).toBeLessThan(13);
     expect(messages.at(-2)?.content).toBe(lines[5]);
     expect(run.err).toMatch(/oldest messages no longer fit/);
-    const tooLong = await sidenetWith(["x".repeat(300)], ...args());
-    expect(tooLong.err).toMatch(/L-CONTEXT/);
+  });
+
+  it("refuses a turn longer than the context, and goes on with the conversation", async () => {
+    const run = await sidenetWith(["hello", "x".repeat(300), "more"], ...args(), "--json");
+    const without = await sidenetWith(["hello", "more"], ...args(), "--json");
+    expect(run.err).toMatch(/L-CONTEXT\] a turn of \d+ tokens.* leaves no space.*fewer words/);
+    expect(run.err).not.toMatch(/oldest messages/);
+    expect((run.json() as { messages: unknown[] }).messages).toEqual(
+      (without.json() as { messages: unknown[] }).messages,
+    );
+    expect(run.exitCode).toBe(0);
   });
 });
 

@@ -78,6 +78,13 @@ describe("a data file", () => {
     );
   });
 
+  it("is refused when another separator than its name's separates the columns, as spreadsheets of some countries write it", async () => {
+    await expect(all(await file("x.csv", "prompt;completion\na;b\n"))).rejects.toThrow(
+      /L-DATA.*one column, "prompt;completion"\. .*separated by ";"\?/,
+    );
+    await expect(all(await file("x.tsv", "prompt,completion\na,b\n"))).rejects.toThrow(/separated by ","\?/);
+  });
+
   it("is Parquet, with lists and structs, over several row groups", async () => {
     const records = await all(PARQUET, { question: "question", choices: "choices", label: "label" });
     expect(records).toHaveLength(10);
@@ -284,9 +291,29 @@ describe("a conversation", () => {
     });
   });
 
+  it("is refused where the template does not write calls of tools, which are then answers that say nothing", () => {
+    const calling = (calls: object[]) => ({
+      messages: [
+        { role: "user", content: "u" },
+        { role: "assistant", content: "", tool_calls: calls },
+      ],
+    });
+    expect(() => learned(calling([{ name: "add" }]))).toThrow(
+      /L-CHAT-TEMPLATE\] s: .*does not write "tool_calls"\. .*--chat-template/,
+    );
+    expect(learned(calling([])).learned).toBe("<|im_end|>"); // as some data sets have it on every turn
+  });
+
   it("is refused by name where there is no template, or nobody to learn from", () => {
     expect(() => learned(turns("u", "v"), { chat: null })).toThrow(/L-CHAT-TEMPLATE\] s: .*--chat-template/);
-    expect(() => learned(turns("u"))).toThrow(/L-NOTHING-TO-LEARN\] s: /);
+    expect(() => learned(turns("u"))).toThrow(/L-NOTHING-TO-LEARN\] s: .*no answer of the assistant/);
+    expect(() => learned(turns("u", "v"), { chat: new ChatTemplate("{{ 1 + none }}", {}, "m") })).toThrow(
+      /L-CHAT-TEMPLATE\] s: m: the chat template refuses/,
+    );
+    const odd = [...turns("u", "v").messages, { role: "user", content: 12 }];
+    expect(() => parseRecord({ messages: odd }, "s")).toThrow(
+      /L-RECORD\] s: .*"messages" must be .*\. Item 3 is something else\./,
+    );
     expect(() => parseRecord({ question: "q", choices: ["a"], label: 1 }, "s")).toThrow(/L-RECORD\] s/);
   });
 });

@@ -199,6 +199,8 @@ describe("a model in the files of a page", () => {
     const message = async (files: Iterable<FileLike>) =>
       (await errorOf(openModelFiles(files, "mine"))).message;
     expect(await message(without("config.json"))).toMatch(/L-MODEL-MISSING\] mine: it holds no config\.json/);
+    const adapter = new File(["{}"], "adapter_config.json");
+    expect(await message([adapter])).toMatch(/L-MODEL-MISSING\] mine: .*give it to --adapter/);
     expect(await message(without("x-2.safetensors"))).toMatch(
       /L-FILE-MISSING.*mine has no file x-2\.safetensors/,
     );

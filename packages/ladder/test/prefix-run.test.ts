@@ -9,7 +9,7 @@ import { exportAdapter } from "../src/node/export-adapter.ts";
 import { openInference } from "../src/node/inference.ts";
 import { trainRun } from "../src/node/train-run.ts";
 import { afterPrefix, encodePrefix } from "../src/text/prefix-text.ts";
-import { loadTokenizer } from "../src/text/tokenizer.ts";
+import { loadTokenizer, startId } from "../src/text/tokenizer.ts";
 import { sidenet } from "./capture.ts";
 import { cpu, tinyArguments, tinyOptions, traceOf, writeTinyFiles } from "./tiny-run.ts";
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
@@ -120,6 +120,8 @@ describe("a run with a prefix", () => {
     await writeFile(empty, "");
     const options = tinyOptions(files, await newFolder(), "ladder", { prefix: empty });
     await expect(trainRun(cpu(), options)).rejects.toThrow(/L-PROMPT.*empty\.txt is empty/);
+    await writeFile(empty, Buffer.from([0x47, 0x72, 0xfc, 0xdf, 0x65])); // Latin-1
+    await expect(trainRun(cpu(), options)).rejects.toThrow(/L-FILE.*empty\.txt is not UTF-8 text/);
   });
 
   it("leaves space for the records, or says how much there is", async () => {
@@ -163,6 +165,8 @@ describe("texts after a prefix", () => {
     const after = afterPrefix(tokenizer, encodePrefix(tokenizer, "hi"));
     expect(after.encode("hi")).toEqual([107, 108]);
     expect(after.encode("")).toEqual([]);
+    expect(startId(after)).toBe(108); // not BOS, which would begin another text
+    expect(startId(after.withChatTemplate("", "t"))).toBe(108);
     for (const text of ["hi", "<|endoftext|>hi"]) {
       const continuing = { addSpecialTokens: false, continues: true };
       expect(after.encode(text, { continues: true })).toEqual(tokenizer.encode(text, continuing));

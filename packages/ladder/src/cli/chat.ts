@@ -27,13 +27,14 @@ interface ChatFlags extends InferenceFlags, Sampling {
   readonly maxTokens: number;
 }
 
-const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer`;
+const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer, or the chat`;
 
 const HELP = `
 Each line of the terminal, or of a pipe, is a turn.
 ${COMMANDS}
 
-When the conversation outgrows the model's context its oldest turns are dropped, and the rest is read again. Decoding is greedy
+When the conversation outgrows the model's context its oldest turns are dropped, and the rest is read again. A turn that is longer
+than the context is refused, and the conversation stays as it was. Decoding is greedy
 unless one of --temperature, --top-k, --top-p, --min-p and --seed is given. With --json the last line of standard output holds
 the conversation.
 
@@ -100,16 +101,16 @@ class Conversation {
     this.#messages = system === undefined ? [] : [{ role: "system", content: system }];
   }
 
-  /** Prints the assistant's answer as it is generated. Throws `L-CONTEXT` for a turn longer than the context. */
+  /** Prints the assistant's answer as it is generated. A turn that no context has space for is refused, and the conversation goes on. */
   async answer(text: string, report: Report): Promise<void> {
     const { decoder, adapter, tokenizer } = this.#inference;
-    this.#messages.push({ role: "user", content: text });
-    const ids = this.#fittingIds(report);
-    const limit = decoder.contextLimit;
+    const ids = this.#take(text, report);
+    if (ids === null) return;
+    const space = decoder.contextLimit - ids.length;
     const started = performance.now();
     using interrupt = new Interrupt();
     const [answer] = await generateTexts(decoder, adapter, tokenizer, [ids], {
-      maxTokens: Math.max(1, Math.min(this.#flags.maxTokens, limit - ids.length)),
+      maxTokens: Math.min(this.#flags.maxTokens, space),
       // A seed's draws are numbered from each answer's start, so every answer has a seed of its own.
       sampling: samplerOf({ ...this.#sampling, seed: (this.#sampling.seed + this.#turns++) % 2 ** 32 }),
       signal: interrupt.signal,
@@ -120,21 +121,30 @@ class Conversation {
     this.#messages.push({ role: "assistant", content: answer.text });
     this.#tokens += answer.ids.length;
     this.#seconds += (performance.now() - started) / 1000;
-    if (answer.stopped === "max tokens") report.note("(cut at --max-tokens)");
+    if (answer.stopped !== "max tokens") return;
+    report.note(space < this.#flags.maxTokens ? "(cut: the context is full)" : "(cut at --max-tokens)");
   }
 
-  /** The conversation as tokens, without its oldest turns where it is too long. */
-  #fittingIds(report: Report): number[] {
+  /** Adds the user's turn. The conversation as tokens, without its oldest turns where it is too long; null if the turn alone is. */
+  #take(text: string, report: Report): number[] | null {
     const { decoder, tokenizer } = this.#inference;
+    const messages: ChatMessage[] = [...this.#messages, { role: "user", content: text }];
     const first = this.#flags.system === undefined ? 0 : 1;
     for (let left = 0; ; left += 2) {
-      const ids = tokenizer.encode(this.#template.render(this.#messages, true), { addSpecialTokens: false });
-      const isLast = this.#messages.length <= first + 1;
-      if (ids.length + LEAST_ANSWER <= decoder.contextLimit || isLast) {
+      const ids = tokenizer.encode(this.#template.render(messages, true), { addSpecialTokens: false });
+      if (ids.length + LEAST_ANSWER <= decoder.contextLimit) {
         if (left > 0) report.note(`(the ${left} oldest messages no longer fit the context)`);
+        this.#messages = messages;
         return ids;
       }
-      this.#messages.splice(first, 2);
+      if (messages.length === first + 1) {
+        report.error(
+          `[L-CONTEXT] a turn of ${ids.length} tokens, chat template and system message included, leaves no space for an answer in ` +
+            `${decoder.contextText}. The turn is left out: say it in fewer words.`,
+        );
+        return null;
+      }
+      messages.splice(first, 2);
     }
   }
 

@@ -68,7 +68,7 @@ export function defineGenerate(program: Command, session: Session): void {
 }
 
 async function promptsOf({ prompt = [], promptFile }: GenerateFlags): Promise<string[]> {
-  const lines = promptFile === undefined ? [] : (await readText(promptFile)).split(/\r?\n/);
+  const lines = promptFile === undefined ? [] : (await readText(promptFile)).split("\n");
   const prompts = [...prompt, ...lines.filter((line) => line !== "")];
   if (prompts.length > 0) return prompts;
   throw new SidenetError(

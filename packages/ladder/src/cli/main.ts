@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 // The command's process: streams, and an end that nothing can delay.
-import { createInterface } from "node:readline";
 import { fileError } from "../node/file-source.ts";
 import { runSidenet } from "./program.ts";
 import { EXIT } from "./session.ts";
+import { typedLines } from "./typed-lines.ts";
 
 // `sidenet check ... | head` closes the pipe early, which is no error; a full disk or a closed terminal is one.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -17,29 +17,17 @@ process.stderr.on("error", () => {});
 const written = (stream: NodeJS.WriteStream) =>
   new Promise<void>((resolve) => stream.write("", () => resolve()));
 
-/** Lines as they are typed, or as a pipe brings them. */
-async function* lines(prompt: string): AsyncGenerator<string> {
-  const terminal = process.stdin.isTTY === true && process.stderr.isTTY === true;
-  const input = createInterface({ input: process.stdin, output: process.stderr, terminal, prompt });
-  // In this mode the terminal sends Ctrl-C as a character.
-  input.on("SIGINT", () => process.emit("SIGINT"));
-  try {
-    if (terminal) input.prompt();
-    for await (const line of input) {
-      yield line;
-      if (terminal) input.prompt();
-    }
-  } finally {
-    input.close();
-  }
-}
-
 const exitCode = await runSidenet(process.argv.slice(2), {
   out: (text) => process.stdout.write(text),
   err: (text) => process.stderr.write(text),
   interactive: process.stderr.isTTY === true,
   ...(process.stderr.columns ? { columns: process.stderr.columns } : {}),
-  lines,
+  lines: (prompt) =>
+    typedLines(prompt, {
+      input: process.stdin,
+      output: process.stderr,
+      terminal: process.stdin.isTTY === true && process.stderr.isTTY === true,
+    }),
 });
 await Promise.all([written(process.stdout), written(process.stderr)]);
 process.exit(exitCode); // not exitCode = ...: a driver's threads would keep the process alive

@@ -107,8 +107,11 @@ function cureFor(value: unknown): string {
   if (Array.isArray(choices) && Number(label) >= choices.length)
     return `Its "label" is past its ${choices.length} choices, which count from 0.`;
   for (const [name, schema, wanted] of WANTED) {
-    if (Object.hasOwn(fields, name) && !schema.safeParse(fields[name]).success)
-      return `Its "${name}" must be ${wanted}.`;
+    if (!Object.hasOwn(fields, name)) continue;
+    const { error } = schema.safeParse(fields[name]);
+    const item = error?.issues[0].path[0];
+    const where = typeof item === "number" ? ` Item ${item + 1} is something else.` : "";
+    if (error) return `Its "${name}" must be ${wanted}.${where}`;
   }
   const texts = Object.keys(fields).filter((name) => typeof fields[name] === "string");
   const asked = texts.filter((name) => !ANSWER_NAMES.test(name));
@@ -248,10 +251,15 @@ function templateOf({ chat }: EncodeOptions, source: Source): ChatTemplate {
 }
 
 function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): Piecewise {
-  const conversation = (messages: readonly ChatMessage[], tools?: readonly Tool[] | null): Piecewise => ({
-    pieces: templateOf(options, source).pieces(messages, tools),
-    framed: true,
-  });
+  const conversation = (messages: readonly ChatMessage[], tools?: readonly Tool[] | null): Piecewise => {
+    const template = templateOf(options, source);
+    try {
+      return { pieces: template.pieces(messages, tools), framed: true };
+    } catch (cause) {
+      if (!(cause instanceof SidenetError)) throw cause;
+      throw new SidenetError(cause.code, `${source}: ${cause.text}`, { cause });
+    }
+  };
   const pair = (prompt: string, completion: string): Piecewise => ({
     pieces: [
       { text: prompt, learned: false },
@@ -328,7 +336,7 @@ export function encodeRecord(
     throw new SidenetError(
       "L-NOTHING-TO-LEARN",
       learnedFrom < 0
-        ? `${source}: it has nothing to learn after its first token. Remove the record.`
+        ? `${source}: after its first token it has nothing to learn: no text, no completion, no answer of the assistant. Remove the record.`
         : `${source}: its first ${maxLength} tokens have nothing to learn: the first label is that of token ${learnedFrom + 1}. ` +
             "Raise --max-length or remove the record.",
     );

@@ -48,8 +48,13 @@ export function onlyGguf(names: ReadonlySet<string>): string | null {
 export async function readConfig(files: FileSet): Promise<ModelConfig> {
   if (!files.names.has(CONFIG)) {
     const ggufs = ggufsIn(files.names);
-    const cure =
-      ggufs.length > 1 ? `Name one of its models: ${ggufs.join(", ")}.` : "Is it the folder of a model?";
+    let cure = "Is it the folder of a model?";
+    if (ggufs.length > 1) cure = `Name one of its models: ${ggufs.join(", ")}.`;
+    if (files.names.has("adapter_config.json")) {
+      cure =
+        "It is the folder of an adapter: give it to --adapter, and the model it was trained with to --model. After --method " +
+        "full, sidenet export makes it a model.";
+    }
     throw new SidenetError("L-MODEL-MISSING", `${files.name}: it holds no ${CONFIG}. ${cure}`);
   }
   const { value, name } = await readJson(files, CONFIG);

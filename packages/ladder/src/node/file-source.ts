@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { SidenetError } from "@sidenet/tensor";
 import { type ByteSource, byteSource } from "../formats/byte-source.ts";
@@ -33,13 +34,16 @@ export function fileError(path: string, cause: unknown): SidenetError {
   return new SidenetError(kind, `${path}: ${text}`, { cause });
 }
 
-/** The text of a file in UTF-8. Throws as `fileError` says. */
+/**
+ * The text of a file that a person wrote, in UTF-8: a byte order mark is dropped and lines end in "\n", whatever system they were
+ * written on. Throws as `fileError` says, and `L-FILE` for text that is not UTF-8.
+ */
 export async function readText(path: string | URL): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (cause) {
+  const bytes = await readFile(path).catch((cause) => {
     throw fileError(String(path), cause);
-  }
+  });
+  if (!isUtf8(bytes)) throw new SidenetError("L-FILE", `${path} is not UTF-8 text. Save it as UTF-8.`);
+  return new TextDecoder().decode(bytes).replaceAll("\r\n", "\n");
 }
 
 /** Writes all of `bytes` at `position`, or at the file's own place: one write may store less, as on a disk that is nearly full. */

@@ -66,9 +66,12 @@ export class ChatTemplate {
 
   /**
    * A conversation in pieces, of which the assistant's turns are learned. Turns that the template changes when others follow,
-   * as some do by removing their reasoning, are not learned, since the model would not write them so. Throws `L-CHAT-TEMPLATE`.
+   * as some do by removing their reasoning, are not learned, since the model would not write them so. Throws `L-CHAT-TEMPLATE`,
+   * also where the template leaves out the calls of tools: their turns would be learned as answers that say nothing.
    */
   pieces(messages: readonly ChatMessage[], tools: readonly Tool[] | null = null): TextPiece[] {
+    if (!this.#writesCalls(messages, tools))
+      throw this.#error('the chat template does not write "tool_calls"');
     const answers = [...messages.keys()].filter((i) => messages[i].role === "assistant");
     for (let first = 0; first === 0 || first < answers.length; first++) {
       const pieces = this.#piecesAround(messages, tools, answers.slice(first));
@@ -78,6 +81,20 @@ export class ChatTemplate {
       "the chat template changes what earlier turns look like, or does not begin an answer as it begins one for generation, " +
         "so the text is not what the model would continue. End the record with an answer of the assistant",
     );
+  }
+
+  /** Whether calls of tools show in the text, if there are any. */
+  #writesCalls(messages: readonly ChatMessage[], tools: readonly Tool[] | null): boolean {
+    const calls = messages.some(({ tool_calls: made }) => Array.isArray(made) && made.length > 0);
+    if (!calls) return true;
+    const silent = messages.map(({ tool_calls: _, ...message }) => message);
+    let text: string;
+    try {
+      text = this.render(silent, false, tools);
+    } catch {
+      return true; // it refuses what only a call explains
+    }
+    return text !== this.render(messages, false, tools);
   }
 
   /** The pieces with these answers learned; null if the text before or of one of them changes when turns follow. */
@@ -104,7 +121,7 @@ export class ChatTemplate {
   #error(problem: string, cause?: unknown): SidenetError {
     return new SidenetError(
       "L-CHAT-TEMPLATE",
-      `${this.#name}: ${problem}. Use --template plain, or --chat-template with another one.`,
+      `${this.#name}: ${problem}. Give another one with --chat-template.`,
       cause === undefined ? {} : { cause },
     );
   }

@@ -17,6 +17,7 @@ export function afterPrefix(tokenizer: Tokenizer, prefixIds: readonly number[]):
   if (last === undefined) return tokenizer;
   return {
     ...tokenizer,
+    prefixEnd: last,
     encode(text: string, { continues = false }: EncodingOptions = {}) {
       if (continues !== false) return tokenizer.encode(text, { addSpecialTokens: false, continues });
       const ids = tokenizer.encode(text, { addSpecialTokens: false, continues: last });

@@ -29,6 +29,8 @@ export interface Tokenizer {
   readonly bosId: number | null;
   /** Ids that end a text: the tokenizer's own first, then those at which the model stops, and the end of its chat template's turns. */
   readonly eosIds: readonly number[];
+  /** The last token of the prefix that texts continue; absent where there is none. */
+  readonly prefixEnd?: number;
   /** The model's chat template, or null. Throws `L-CHAT-TEMPLATE`. */
   chatTemplate(): ChatTemplate | null;
   /** The same tokenizer with another chat template; `name` appears in error messages. Throws `L-CHAT-TEMPLATE`. */
@@ -256,9 +258,16 @@ export function requireChatTemplate(
 export const leadingBos = ({ encode, bosId }: Pick<Tokenizer, "encode" | "bosId">): number | null =>
   encode("").includes(bosId ?? -1) ? bosId : null;
 
-/** The token that a text starts from where nothing is before it: BOS, or the end of a text before it. Throws `L-PROMPT`. */
-export function startId({ bosId, eosIds }: Pick<Tokenizer, "bosId" | "eosIds">): number {
-  const id = bosId ?? eosIds[0];
+/**
+ * The token that a text without a beginning of its own starts from: BOS, or the end of a text before it. After a prefix either would
+ * say that the prefix belongs to another text, so its last token is read once more. Throws `L-PROMPT`.
+ */
+export function startId({
+  prefixEnd,
+  bosId,
+  eosIds,
+}: Pick<Tokenizer, "prefixEnd" | "bosId" | "eosIds">): number {
+  const id = prefixEnd ?? bosId ?? eosIds[0];
   if (id !== undefined) return id;
   throw new SidenetError(
     "L-PROMPT",

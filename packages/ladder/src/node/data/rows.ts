@@ -42,8 +42,16 @@ async function* jsonRows(path: string): AsyncGenerator<Row> {
     yield { value, source: sourceAt(basename(path), "item", i + 1) };
 }
 
-/** Throws `L-DATA` unless the header names each column once. */
-function checkHeader(header: readonly string[], path: string): string[] {
+/** Throws `L-DATA` unless the header names each column once, with the separator that the name of the file tells. */
+function checkHeader(header: readonly string[], path: string, delimiter: string): string[] {
+  const other = header.length === 1 ? [",", ";", "\t"].find((mark) => header[0].includes(mark)) : undefined;
+  if (other !== undefined && other !== delimiter) {
+    throw new SidenetError(
+      "L-DATA",
+      `${path} has one column, ${JSON.stringify(header[0])}. Are its columns separated by ${JSON.stringify(other)}? Commas ` +
+        "separate them in a .csv file and tabs in a .tsv file: save it as one of these.",
+    );
+  }
   const twice = header.find((name, i) => header.indexOf(name) < i);
   if (twice === undefined) return [...header];
   throw new SidenetError(
@@ -78,7 +86,7 @@ async function* tableText(path: string): AsyncGenerator<string> {
 
 async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
   const parser = parseCsv({
-    columns: (header: string[]) => checkHeader(header, path),
+    columns: (header: string[]) => checkHeader(header, path, delimiter),
     delimiter,
     relax_quotes: true,
     skip_empty_lines: true,
