@@ -34,12 +34,21 @@ export function copyRows(
   const ranges = largest <= maxBindingBytes ? [{ start: 0, count: rows }] : k.split(rows, [x, y]);
   for (const range of ranges) {
     const size = range.count * (entry === "pad" ? toRow : row);
-    k.run(`copy-rows/${entry}`, {
-      bind: { x: k.rows(x, rows, range), y: k.rows(y, rows, range) },
-      params: { size, row, fromAt, fromRow, toAt, toRow },
-      grid: Math.ceil(size / 64),
-    });
+    const bind = { x: k.rows(x, rows, range), y: k.rows(y, rows, range) };
+    run(k, entry, bind, { size, row, fromAt, fromRow, toAt, toRow });
   }
+}
+
+/** Runs the kernel over vectors of four where all extents and places, in elements, are multiples of that. */
+function run(
+  k: KernelContext,
+  entry: "copy" | "pad",
+  bind: Record<"x" | "y", Tensor>,
+  extents: Record<"size" | "row" | "fromAt" | "fromRow" | "toAt" | "toRow", number>,
+): void {
+  const WIDTH = Object.values(extents).every((extent) => extent % 4 === 0) ? 4 : 1;
+  const params = Object.fromEntries(Object.entries(extents).map(([name, extent]) => [name, extent / WIDTH]));
+  k.run(`copy-rows/${entry}`, { bind, params, consts: { WIDTH }, grid: Math.ceil(params.size / 64) });
 }
 
 /** Start in the source and in the target, and length, in elements. */
@@ -64,10 +73,7 @@ function copyRange(k: KernelContext, x: Tensor, y: Tensor, { from, to, count }: 
     const size = Math.min(maxCount, count - done);
     const source = part(x, from + done, size);
     const target = part(y, to + done, size);
-    k.run("copy-rows/copy", {
-      bind: { x: source.window, y: target.window },
-      params: { size, row: size, fromAt: source.shift, fromRow: 0, toAt: target.shift, toRow: 0 },
-      grid: Math.ceil(size / 64),
-    });
+    const extents = { size, row: size, fromAt: source.shift, fromRow: 0, toAt: target.shift, toRow: 0 };
+    run(k, "copy", { x: source.window, y: target.window }, extents);
   }
 }
