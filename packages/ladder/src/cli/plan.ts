@@ -247,6 +247,6 @@ function printBudget(report: Report, { memory_bytes, longest, best }: Budget, co
   const head = ["method", "longest context", "memory alone holds", "peak", "FLOPs a step"];
   report.print(`\nIn ${formatBytes(memory_bytes)}:\n${formatTable(head, rows)}`);
   report.print(`The model's own context is ${contextLimit(config)}.`);
-  if (best) report.print(`Best: ${best.method}, with ${best.context} tokens.`);
+  if (best) report.print(`The longest context is that of ${best.method}: ${best.context} tokens.`);
   else report.print(NOTHING_FITS);
 }
