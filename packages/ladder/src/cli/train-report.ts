@@ -1,12 +1,25 @@
 /** The text that `train` prints. */
 import { type BytesByCategory, CATEGORIES } from "@sidenet/tensor";
-import type { EvalMetrics, RunStart, Sample, StepMetrics, TrainSummary } from "../node/train-run.ts";
+import type {
+  EvalMetrics,
+  RunReady,
+  RunStart,
+  Sample,
+  StepMetrics,
+  TrainSummary,
+} from "../node/train-run.ts";
 import { formatTable } from "./table.ts";
 
 const indent = (text: string): string => text.replace(/^/gm, "  | ");
 const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`;
 const number = (value: number | null): string => (value === null ? "not finite" : value.toFixed(4));
+
+export const describeReady = (ready: RunReady): string =>
+  `model: ${millions(ready.backboneParameters)} parameters; trained: ${millions(ready.trainableParameters)}; ` +
+  `effective depth ${ready.effectiveDepth}\n` +
+  `data: ${ready.trainRecords} training records, ${ready.heldOutRecords} held out` +
+  (ready.prefixTokens > 0 ? `, each after a prefix of ${ready.prefixTokens} tokens` : "");
 
 /** `steps` is how many are asked for. */
 export function describeStart(start: RunStart, steps: number): string {
@@ -15,10 +28,6 @@ export function describeStart(start: RunStart, steps: number): string {
       ? "equal, as expected"
       : "DIFFERENT, which is a bug in sidenet";
   return [
-    `model: ${millions(start.backboneParameters)} parameters; trained: ${millions(start.trainableParameters)}; ` +
-      `effective depth ${start.effectiveDepth}`,
-    `data: ${start.trainRecords} training records, ${start.heldOutRecords} held out` +
-      (start.prefixTokens > 0 ? `, each after a prefix of ${start.prefixTokens} tokens` : ""),
     `held-out loss: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
       `${start.initialEvalLoss.toFixed(4)} (${same})`,
     ...(start.resumedFrom === null ? [] : [resumption(start.resumedFrom, steps)]),

@@ -6,6 +6,7 @@ import type { Report } from "./terminal.ts";
 import {
   describeEvaluation,
   describeProgress,
+  describeReady,
   describeSample,
   describeStart,
   describeStep,
@@ -36,6 +37,7 @@ function eventsOf(report: Report, { steps, logEvery }: ShownRun): TrainRunEvents
   return {
     onLoad: showLoading(report),
     onNote: (text) => report.note(text),
+    onReady: (ready) => report.note(describeReady(ready)),
     onStart: (start) => report.note(describeStart(start, steps)),
     onSample: (when, sample) => {
       report.endBar();

@@ -38,6 +38,7 @@ export type { Existing } from "./run/run-folder.ts";
 export type { WeightedFile } from "./run/train-run-options.ts";
 export {
   type RunFailure,
+  type RunReady,
   type RunStart,
   type StepMetrics,
   type TrainRunEvents,

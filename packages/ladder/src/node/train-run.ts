@@ -33,7 +33,7 @@ import type { TrainRunOptions } from "./run/train-run-options.ts";
 
 export type { EvalMetrics, Sample, StepMetrics } from "../training/metrics.ts";
 export type { RunFailure } from "./run/failure.ts";
-export type { RunStart, TrainRunEvents } from "./run/run-parts.ts";
+export type { RunReady, RunStart, TrainRunEvents } from "./run/run-parts.ts";
 export type { TrainSummary } from "./run/summary.ts";
 export type { TrainRunOptions } from "./run/train-run-options.ts";
 
@@ -111,15 +111,17 @@ async function runLoaded(
     checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
     evalBatches: inBatches(byLength, options.batchSize, run.maxLength),
   };
-  const resumed = earlier ? await restore(parts, earlier) : null;
-  const state = resumed ?? (await begin(parts));
-  events.onStart?.({
+  events.onReady?.({
     trainableParameters: adapter.parameters.count,
     effectiveDepth: effectiveDepth(adapter, decoder.config),
     backboneParameters: parameterCount(decoderParameters(decoder.config)), // not the bytes that NF4 makes of them
     trainRecords: run.trainRecords,
     heldOutRecords: run.heldOut.length,
     prefixTokens: decoder.prefixIds.length,
+  });
+  const resumed = earlier ? await restore(parts, earlier) : null;
+  const state = resumed ?? (await begin(parts));
+  events.onStart?.({
     frozenEvalLoss: state.start.frozenEvalLoss,
     initialEvalLoss: state.start.initialEvalLoss,
     resumedFrom: resumed?.counters.step ?? null,

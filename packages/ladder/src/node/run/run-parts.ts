@@ -14,6 +14,8 @@ import type { TrainRunOptions } from "./train-run-options.ts";
 export interface TrainRunEvents extends LoopEvents {
   /** Bytes of the model that are read, and all there are. */
   onLoad?(doneBytes: number, totalBytes: number): void;
+  /** Model, adapter and data are loaded; a new run is evaluated next. */
+  onReady?(ready: RunReady): void;
   /** Before the first step of this process. */
   onStart?(start: RunStart): void;
   /** A held-out record as the model continues it, before and after training. */
@@ -22,8 +24,8 @@ export interface TrainRunEvents extends LoopEvents {
   onFailure?(failure: RunFailure): void;
 }
 
-/** What is known of a run before its first step. */
-export interface RunStart {
+/** What was loaded for a run. */
+export interface RunReady {
   readonly trainableParameters: number;
   /** Blocks on the longest way from tokens to logits. */
   readonly effectiveDepth: number;
@@ -32,6 +34,10 @@ export interface RunStart {
   readonly heldOutRecords: number;
   /** Tokens of the prefix before every record; 0: none. */
   readonly prefixTokens: number;
+}
+
+/** What is known of a run before its first step. */
+export interface RunStart {
   /** Held-out loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;
