@@ -312,7 +312,7 @@ describe("a conversation", () => {
     );
     const odd = [...turns("u", "v").messages, { role: "user", content: 12 }];
     expect(() => parseRecord({ messages: odd }, "s")).toThrow(
-      /L-RECORD\] s: .*"messages" must be .*\. Item 3 is something else\./,
+      /L-RECORD\] s: .*"messages" must be .*; found: item 3 is something else\./,
     );
     expect(() => parseRecord({ question: "q", choices: ["a"], label: 1 }, "s")).toThrow(/L-RECORD\] s/);
   });

@@ -82,13 +82,13 @@ describe("a new user is told", () => {
       "a field that holds no text",
       () => train("null.jsonl"),
       1,
-      /completion \(null\)\. Its "completion" must be a text\./,
+      /line 1: its "completion" must be a text; found: null\.$/m,
     ],
     [
       "a label past the choices",
       () => train("label.jsonl"),
       1,
-      /Its "label" is past its 2 choices, which count from 0/,
+      /line 1: its "label" is past its 2 choices, which count from 0/,
     ],
     [
       "rows longer than the context",

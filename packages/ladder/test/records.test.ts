@@ -99,7 +99,12 @@ describe("a JSONL file", () => {
     ["blank", "\n  \n", "L-DATA", /no records/],
     ["a line that is no JSON", '{"text":"a"}\n\n{oops\n', "L-RECORD", /line 3 .*\{oops/],
     ["a line cut short", '{"text":"a"}\n{"text":"b', "L-RECORD", /line 2 /],
-    ["a field of the wrong type", '{"text":5}', "L-RECORD", /line 1: .*text \(number\)/],
+    [
+      "a field of the wrong type",
+      '{"text":5}',
+      "L-RECORD",
+      /line 1: its "text" must be a text; found: number/,
+    ],
     ["a prompt alone", '{"text":"a"}\n{"prompt":"a"}', "L-RECORD", /line 2: .*prompt \(string\)/],
     [
       "turns of another name",

@@ -96,23 +96,32 @@ const turnsSchema = listOf(z.record(z.string(), z.unknown()));
 /** Usual names of the field that is learned. */
 const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 
-/** What is wrong with the fields of a value, or how they could be mapped to those of a record. */
-function cureFor(value: unknown): string {
-  if (recordSchema.safeParse(value).success)
-    return "Leave the field mapping out: without it this is a valid record.";
-  if (value === null || typeof value !== "object" || Array.isArray(value))
-    return "A record is one JSON object; a file that holds one array of records is named .json.";
-  const fields: Record<string, unknown> = { ...value };
+type Fields = Readonly<Record<string, unknown>>;
+const isObject = (value: unknown): value is Fields =>
+  value !== null && typeof value === "object" && !Array.isArray(value);
+
+/** What is wrong with a field that has the name of one of a record; null: nothing. */
+function faultOf(fields: Fields): string | null {
   const { label, choices } = fields;
   if (Array.isArray(choices) && Number(label) >= choices.length)
-    return `Its "label" is past its ${choices.length} choices, which count from 0.`;
+    return `its "label" is past its ${choices.length} choices, which count from 0.`;
   for (const [name, schema, wanted] of WANTED) {
     if (!Object.hasOwn(fields, name)) continue;
     const { error } = schema.safeParse(fields[name]);
     const item = error?.issues[0].path[0];
-    const where = typeof item === "number" ? ` Item ${item + 1} is something else.` : "";
-    if (error) return `Its "${name}" must be ${wanted}.${where}`;
+    const found = typeof item === "number" ? `item ${item + 1} is something else` : typeName(fields[name]);
+    if (error) return `its "${name}" must be ${wanted}; found: ${found}.`;
   }
+  return null;
+}
+
+/** How the fields of a value could be mapped to those of a record. */
+function cureFor(value: unknown): string {
+  if (recordSchema.safeParse(value).success)
+    return "Leave the field mapping out: without it this is a valid record.";
+  if (!isObject(value))
+    return "A record is one JSON object; a file that holds one array of records is named .json.";
+  const fields: Fields = { ...value };
   const texts = Object.keys(fields).filter((name) => typeof fields[name] === "string");
   const asked = texts.filter((name) => !ANSWER_NAMES.test(name));
   const answer = texts.find((name) => ANSWER_NAMES.test(name)) ?? asked[1];
@@ -128,14 +137,13 @@ function cureFor(value: unknown): string {
   return `Map its fields, such as ${flags} (or --text, --map).`;
 }
 
+const typeName = (value: unknown): string =>
+  Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
+
 /** The fields of a value and their types, for error messages. */
 export function describeFields(value: unknown): string {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    return Array.isArray(value) ? "an array" : JSON.stringify(value);
-  }
-  const fields = Object.entries(value).map(
-    ([key, field]) => `${key} (${Array.isArray(field) ? "array" : field === null ? "null" : typeof field})`,
-  );
+  if (!isObject(value)) return Array.isArray(value) ? "an array" : JSON.stringify(value);
+  const fields = Object.entries(value).map(([key, field]) => `${key} (${typeName(field)})`);
   return `the fields ${fields.join(", ")}`;
 }
 
@@ -177,6 +185,8 @@ export function mapFields(value: unknown, fields: FieldMapping): unknown {
 export function parseRecord(value: unknown, source: Source, given: unknown = value): TextRecord {
   const parsed = recordSchema.safeParse(value);
   if (parsed.success) return parsed.data;
+  const fault = isObject(given) ? faultOf(given) : null;
+  if (fault !== null) throw new SidenetError("L-RECORD", `${source}: ${fault}`);
   throw new SidenetError(
     "L-RECORD",
     `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +
