@@ -69,7 +69,7 @@ export class BackwardPass {
         const seed = upstream
           ? device.retain(upstream)
           : device.tensor([1], root.shape, { dtype: root.dtype, label: "upstream" });
-        this.#slots.add(root, seed, upstream === null);
+        this.#slots.add([root], [{ gradient: seed, owned: upstream === null }]);
         for (let record = records.pop(); record; record = records.pop()) this.#consume(record);
         return this.#collect(leaves);
       });
@@ -93,7 +93,7 @@ export class BackwardPass {
   }
 
   #pull(record: RecordedOp, dy: Tensor, saved: Readonly<Record<string, Tensor | null>>): void {
-    for (const { inputs, run, isFresh: isNew = false } of record.plan.pulls) {
+    for (const { inputs, run, isFresh = false } of record.plan.pulls) {
       const values = inputs.map((name) => record.inputs.get(name)!);
       const contexts = values.map((value) => ({
         attrs: record.attrs,
@@ -109,15 +109,15 @@ export class BackwardPass {
             throw refuseGradient(record.op, inputs[i], gradient, shape);
           }
           return pulled.map((gradient, i) => {
-            const { made, fresh } = isNew ? { made: true, fresh: true } : this.#rules.take(gradient);
+            const { made, fresh } = isFresh ? { made: true, fresh: true } : this.#rules.take(gradient);
             // A rule may give two inputs one memory, which accumulating for either would change for both.
             const isShared = pulled.some((other, j) => j !== i && other.memoryKey === gradient.memoryKey);
-            return { gradient: made ? gradient : this.#device.retain(gradient), fresh: fresh && !isShared };
+            return { gradient: made ? gradient : this.#device.retain(gradient), owned: fresh && !isShared };
           });
         },
         { label: `the gradient of ${record.op}` },
       );
-      this.#slots.addAll(values, gradients);
+      this.#slots.add(values, gradients);
     }
   }
 

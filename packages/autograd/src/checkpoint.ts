@@ -1,5 +1,5 @@
 import { type Device, type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
-import { checkInputs, checkResult, runUnrecorded, withHandles } from "./recorded-function.ts";
+import { checkResult, deviceOf, runUnrecorded, withHandles } from "./recorded-function.ts";
 import { Tape } from "./tape.ts";
 
 /** Computes one tensor from tensors, with the ops it is given and no others; deterministic, since it runs twice. */
@@ -21,9 +21,8 @@ const refuse = (problem: string): SidenetError => new SidenetError("A-CHECKPOINT
  * leaf, or uses the tape; `A-IN-PLACE` when it writes into an input; `A-CLOSED`, `A-SECOND-ORDER`; and whatever `fn` throws.
  */
 export function checkpoint(ops: Ops, fn: Recomputed, inputs: readonly Tensor[]): Tensor {
-  checkInputs(inputs, refuse);
-  if (!(ops instanceof Tape)) return runOnce(inputs[0]?.device ?? null, fn, ops, inputs);
-  const { device } = ops;
+  const device = deviceOf(ops, inputs, refuse);
+  if (!(ops instanceof Tape)) return runOnce(device, fn, ops, inputs);
   return device.scope(
     () => {
       const captured = new Set<Tensor>();
@@ -82,7 +81,6 @@ function runAgain(device: Device, fn: Recomputed, tape: Tape, inputs: readonly T
 }
 
 /** Runs `fn` in a scope of its own, which frees its intermediate tensors. */
-function runOnce(device: Device | null, fn: Recomputed, ops: Ops, inputs: readonly Tensor[]): Tensor {
-  if (device === null) throw refuse("it has no inputs, so there is nothing to compute again");
+function runOnce(device: Device, fn: Recomputed, ops: Ops, inputs: readonly Tensor[]): Tensor {
   return device.scope(() => checkResult(fn(ops, ...inputs), refuse), { label: "a checkpoint's function" });
 }

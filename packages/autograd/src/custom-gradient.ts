@@ -1,7 +1,7 @@
 import { type Ops, SidenetError, type Tensor } from "@sidenet/tensor";
 import {
-  checkInputs,
   checkResult,
+  deviceOf,
   type ForwardResult,
   type Refuse,
   runUnrecorded,
@@ -42,9 +42,7 @@ export interface CustomGradient {
  */
 export function customGradient(ops: Ops, rule: CustomGradient, inputs: readonly Tensor[]): Tensor {
   const refuse: Refuse = (problem) => new SidenetError("A-CUSTOM", `${rule.name}: ${problem}.`);
-  checkInputs(inputs, refuse);
-  const device = ops instanceof Tape ? ops.device : inputs[0]?.device;
-  if (!device) throw refuse("it has no inputs");
+  const device = deviceOf(ops, inputs, refuse);
   const forward = (given: Ops, operands: readonly Tensor[]): ForwardResult => {
     const result = rule.forward(given, ...operands);
     const { y, saves } = result && "saves" in result ? result : { y: result, saves: [] };

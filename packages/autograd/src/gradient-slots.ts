@@ -11,10 +11,11 @@ export interface TrackedValue {
 /** f32 for a leaf, whatever its dtype, since optimizers need the small terms; the value's own dtype otherwise. */
 export const gradientDtype = ({ leaf, dtype }: TrackedValue): DType => (leaf ? "f32" : dtype);
 
+/** A gradient, or a part of one. */
 interface Slot {
-  gradient: Tensor;
+  readonly gradient: Tensor;
   /** No one else has this memory, so it may be accumulated into. */
-  owned: boolean;
+  readonly owned: boolean;
 }
 
 /** Gradients that the backward pass has started to sum and not yet consumed, by value. */
@@ -26,30 +27,23 @@ export class GradientSlots {
     this.#device = device;
   }
 
-  /** Adds a contribution and takes over its handle. Contributions of several uses of a value are summed. */
-  add(value: TrackedValue, contribution: Tensor, owned: boolean): void {
+  /**
+   * Adds a contribution to each of the values and takes over its handle; those of several uses of a value are summed. After an
+   * error none is left behind.
+   */
+  add(values: readonly TrackedValue[], contributions: readonly Slot[]): void {
     try {
-      const slot = this.#slots.get(value);
-      const next = this.#prepare(value, { gradient: contribution, owned }, slot === undefined);
-      if (slot === undefined) this.#slots.set(value, next);
-      else this.#sum(slot, next);
+      for (const [i, contribution] of contributions.entries()) this.#addTo(values[i], contribution);
     } catch (error) {
-      contribution.dispose("the failed backward pass"); // no scope may own it
+      for (const { gradient } of contributions) gradient.dispose("the failed backward pass"); // no scope may own it
       throw error;
     }
   }
 
-  /** Adds a contribution to each of the values; after an error none is left behind. */
-  addAll(
-    values: readonly TrackedValue[],
-    contributions: readonly { readonly gradient: Tensor; readonly fresh: boolean }[],
-  ): void {
-    try {
-      for (const [i, { gradient, fresh }] of contributions.entries()) this.add(values[i], gradient, fresh);
-    } catch (error) {
-      for (const { gradient } of contributions) gradient.dispose("the failed backward pass");
-      throw error;
-    }
+  #addTo(value: TrackedValue, contribution: Slot): void {
+    const slot = this.#slots.get(value);
+    const next = this.#prepare(value, contribution, slot === undefined);
+    this.#slots.set(value, slot === undefined ? next : this.#sum(slot, next));
   }
 
   /** Removes the gradient of a value and returns it. */
@@ -83,21 +77,18 @@ export class GradientSlots {
   }
 
   /** Sums in place when one side owns its memory, so that two buffers are alive instead of three. */
-  #sum(slot: Slot, next: Slot): void {
+  #sum(slot: Slot, next: Slot): Slot {
     const { ops } = this.#device;
     const by = "its accumulation";
-    if (slot.owned) {
-      ops.accumulate(slot.gradient, next.gradient);
-      next.gradient.dispose(by);
-    } else if (next.owned) {
-      ops.accumulate(next.gradient, slot.gradient);
-      slot.gradient.dispose(by);
-      Object.assign(slot, next);
-    } else {
-      const total = ops.add(slot.gradient, next.gradient);
-      slot.gradient.dispose(by);
-      next.gradient.dispose(by);
-      Object.assign(slot, { gradient: total, owned: true });
+    if (slot.owned || next.owned) {
+      const [total, other] = slot.owned ? [slot, next] : [next, slot];
+      ops.accumulate(total.gradient, other.gradient);
+      other.gradient.dispose(by);
+      return total;
     }
+    const sum = ops.add(slot.gradient, next.gradient);
+    slot.gradient.dispose(by);
+    next.gradient.dispose(by);
+    return { gradient: sum, owned: true };
   }
 }

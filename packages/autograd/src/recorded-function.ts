@@ -1,6 +1,6 @@
 import { buildOps, type Device, isFloat, type Ops, type SidenetError, Tensor } from "@sidenet/tensor";
 import { refuseInPlace } from "./refusals.ts";
-import type { Tape } from "./tape.ts";
+import { Tape } from "./tape.ts";
 
 /** Makes the error of `checkpoint` or of `customGradient` from what is wrong. */
 export type Refuse = (problem: string) => SidenetError;
@@ -30,9 +30,12 @@ export function withHandles<R>(
   }
 }
 
-/** Throws unless the inputs are an array, as the type says. */
-export function checkInputs(inputs: readonly Tensor[], refuse: Refuse): void {
+/** The device that a function runs on. Throws unless the inputs are an array, as the type says, and not empty outside a tape. */
+export function deviceOf(ops: Ops, inputs: readonly Tensor[], refuse: Refuse): Device {
   if (!Array.isArray(inputs)) throw refuse(`its inputs are ${describe(inputs)}, wanted an array of tensors`);
+  const device: Device | undefined = ops instanceof Tape ? ops.device : inputs[0]?.device;
+  if (device === undefined) throw refuse("it has no inputs");
+  return device;
 }
 
 /** Returns `y` if it is one float tensor; throws otherwise. */

@@ -1,5 +1,6 @@
 /** The errors of a tape, in one place so that they read alike: what was called, why it fails, and what to do instead. */
 import { formatShape, type Shape, SidenetError, Tensor } from "@sidenet/tensor";
+import { IN_PLACE, SECOND_ORDER } from "./rules/grad-row.ts";
 
 export const refuseLeaf = (name: string, problem: string): SidenetError =>
   new SidenetError("A-LEAF", `${name} cannot be trained: ${problem}.`);
@@ -56,9 +57,8 @@ export const refuseNoGradientRow = (op: string, inputs: readonly string[]): Side
 /** The error for tracked inputs that have no gradient, alone or because their op has none. */
 export function refuseNoGradient(op: string, inputs: readonly string[], reason: string): SidenetError {
   const names = inputs.join(", ");
-  if (reason === "in place") return refuseInPlace(op, names, "is tracked");
-  if (reason === "gradients of gradients are not supported")
-    return refuseSecondOrder(op, `${names} is tracked`);
+  if (reason === IN_PLACE.none) return refuseInPlace(op, names, "is tracked");
+  if (reason === SECOND_ORDER.none) return refuseSecondOrder(op, `${names} is tracked`);
   return new SidenetError(
     "A-NO-GRADIENT",
     `${op}: ${names} is tracked, but has no gradient here (${reason}). Call ${op} of device.ops if none is wanted.`,

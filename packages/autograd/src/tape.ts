@@ -14,7 +14,14 @@ import {
   refuseUnused,
   refuseUpstream,
 } from "./refusals.ts";
-import { hasNoGradient, type Pull, type PullRow, planOf, selectPulls } from "./rules/grad-row.ts";
+import {
+  hasNoGradient,
+  INTEGER_OUTPUT,
+  type Pull,
+  type PullRow,
+  planOf,
+  selectPulls,
+} from "./rules/grad-row.ts";
 import { gradRowOf } from "./rules/index.ts";
 import { type SavedFormats, type SavedTensor, SavedTensors } from "./saved-tensors.ts";
 
@@ -226,7 +233,8 @@ export class Tape {
     const gradient = gradRowOf(row);
     if (gradient === null) throw refuseNoGradientRow(op, [...tracked.keys()]);
     if (hasNoGradient(gradient)) {
-      if (gradient.none !== "integer output") throw refuseNoGradient(op, [...tracked.keys()], gradient.none);
+      if (gradient.none !== INTEGER_OUTPUT.none)
+        throw refuseNoGradient(op, [...tracked.keys()], gradient.none);
       return this.device.run(row, inputs, attrs);
     }
     for (const name of tracked.keys()) {

@@ -47,6 +47,9 @@ export interface RowRange {
   readonly count: number;
 }
 
+/** No rows: a kernel that sums over rows or looks them up is dispatched over it too, since it writes the zeros. */
+export const NO_ROWS: RowRange = { start: 0, count: 0 };
+
 /** Splits 0 .. count into consecutive ranges of at most `max`. */
 export function rangesOf(count: number, max: number): RowRange[] {
   const ranges: RowRange[] = [];

@@ -1,4 +1,4 @@
-import { gradRow } from "./grad-row.ts";
+import { gradRow, INTEGER_INPUT } from "./grad-row.ts";
 
 const SAVES = ["q", "k", "v", "y", "lse", "keyMask", "segments"] as const;
 
@@ -20,8 +20,8 @@ export const attention = gradRow(
       pull: (ops, dy, { q, k, v, y, lse, keyMask, segments }, { attrs }) =>
         ops.attentionBackwardKV(dy, q, k, v, y, lse, keyMask, segments, attrs)[1],
     },
-    keyMask: { none: "integer input" },
-    segments: { none: "integer input" },
+    keyMask: INTEGER_INPUT,
+    segments: INTEGER_INPUT,
   },
   {
     inputs: ["k", "v"], // one pass over the queries computes both

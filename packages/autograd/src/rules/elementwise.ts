@@ -1,4 +1,4 @@
-import { gradRow, IN_PLACE, INTEGER_OUTPUT } from "./grad-row.ts";
+import { gradRow, IN_PLACE, INTEGER_INPUT, INTEGER_OUTPUT } from "./grad-row.ts";
 import { unbroadcast, widen } from "./shared.ts";
 
 // rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
@@ -71,7 +71,7 @@ export const less = INTEGER_OUTPUT;
 export const lessEqual = INTEGER_OUTPUT;
 
 export const where = gradRow("where", {
-  mask: { none: "integer input" },
+  mask: INTEGER_INPUT,
   a: {
     saves: ["mask"],
     pull: (ops, dy, { mask }, context) => unbroadcast(ops, dy, context, (wide) => ops.where(mask, wide)),

@@ -39,6 +39,7 @@ export interface NoGradient {
 }
 
 export const IN_PLACE: NoGradient = { none: "in place" };
+export const INTEGER_INPUT: NoGradient = { none: "integer input" };
 export const INTEGER_OUTPUT: NoGradient = { none: "integer output" };
 export const SECOND_ORDER: NoGradient = { none: "gradients of gradients are not supported" };
 export const QUANTIZED: NoGradient = { none: "a quantized weight" };

@@ -1,4 +1,4 @@
-import { gradRow } from "./grad-row.ts";
+import { gradRow, INTEGER_INPUT } from "./grad-row.ts";
 
 export const reshape = gradRow("reshape", {
   x: { saves: [], pull: (ops, dy, _saved, { shape }) => ops.reshape(dy, { shape }) },
@@ -21,7 +21,7 @@ export const sliceBackward = gradRow("sliceBackward", {
 });
 
 export const embedding = gradRow("embedding", {
-  ids: { none: "integer input" },
+  ids: INTEGER_INPUT,
   table: {
     saves: ["ids"],
     pull: (ops, dy, { ids }, { shape }) => ops.embeddingBackward(dy, ids, { rows: shape[0] }),
@@ -31,8 +31,8 @@ export const embedding = gradRow("embedding", {
 export const selectRows = gradRow("selectRows", {
   // Each row is selected at most once, so the gradient is the inverse selection.
   x: { saves: ["rows", "back"], pull: (ops, dy, { rows, back }) => ops.selectRows(dy, back, rows) },
-  rows: { none: "integer input" },
-  back: { none: "integer input" },
+  rows: INTEGER_INPUT,
+  back: INTEGER_INPUT,
 });
 
 export const transpose = gradRow("transpose", {

@@ -1,4 +1,4 @@
-import { gradRow } from "./grad-row.ts";
+import { gradRow, INTEGER_INPUT } from "./grad-row.ts";
 
 export const crossEntropy = gradRow("crossEntropy", {
   logits: {
@@ -6,7 +6,7 @@ export const crossEntropy = gradRow("crossEntropy", {
     pull: (ops, dy, { logits, targets, max, logSum }, { attrs }) =>
       ops.crossEntropyBackward(dy, logits, targets, max, logSum, attrs),
   },
-  targets: { none: "integer input" },
+  targets: INTEGER_INPUT,
 });
 
 export const lmHeadLoss = gradRow("lmHeadLoss", {
@@ -16,5 +16,5 @@ export const lmHeadLoss = gradRow("lmHeadLoss", {
     saves: ["h", "w", "targets"],
     pull: (ops, dy, { h, w, targets }, { attrs }) => ops.lmHeadLossBackwardW(dy, h, w, targets, attrs),
   },
-  targets: { none: "integer input" },
+  targets: INTEGER_INPUT,
 });

@@ -1,4 +1,4 @@
-import { gradRow, QUANTIZED } from "./grad-row.ts";
+import { gradRow, INTEGER_INPUT, QUANTIZED } from "./grad-row.ts";
 import { biasGradient, widen } from "./shared.ts";
 
 export const nf4Linear = gradRow("nf4Linear", {
@@ -27,5 +27,5 @@ export const nf4HeadLoss = gradRow("nf4HeadLoss", {
   table: QUANTIZED,
   absmax: QUANTIZED,
   scales: QUANTIZED,
-  targets: { none: "integer input" },
+  targets: INTEGER_INPUT,
 });

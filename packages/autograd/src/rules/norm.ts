@@ -1,4 +1,4 @@
-import { gradRow } from "./grad-row.ts";
+import { gradRow, INTEGER_INPUT } from "./grad-row.ts";
 import { biasGradient } from "./shared.ts";
 
 export const rmsNorm = gradRow("rmsNorm", {
@@ -40,5 +40,5 @@ export const layerNorm = gradRow("layerNorm", {
 
 export const softmax = gradRow("softmax", {
   x: { saves: ["y"], pull: (ops, dy, { y }) => ops.softmaxBackward(dy, y) },
-  mask: { none: "integer input" },
+  mask: INTEGER_INPUT,
 });

@@ -1,5 +1,5 @@
 import { type Ops, type Shape, sizeOf, type Tensor } from "@sidenet/tensor";
-import { gradRow, INTEGER_OUTPUT, SECOND_ORDER } from "./grad-row.ts";
+import { gradRow, INTEGER_INPUT, INTEGER_OUTPUT, SECOND_ORDER } from "./grad-row.ts";
 import { widen } from "./shared.ts";
 
 // rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
@@ -58,7 +58,7 @@ export const gatherAlong = gradRow("gatherAlong", {
     pull: (ops, dy, { ids }, { attrs: { axis }, shape, dtype }) =>
       ops.gatherAlongBackward(widen(ops, dy, dtype), ids, { axis, length: shape.at(axis)! }),
   },
-  ids: { none: "integer input" },
+  ids: INTEGER_INPUT,
 });
 
 export const gatherAlongBackward = SECOND_ORDER;

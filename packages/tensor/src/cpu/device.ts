@@ -60,7 +60,12 @@ export class CpuDevice extends Device {
   }
 
   protected override write(tensor: Tensor, values: ArrayLike<number>): void {
-    this.#store(tensor, values);
+    const memory = tensor.storage.handle as CpuMemory;
+    const stored = this.#blank(tensor);
+    if (tensor.dtype === "f16" && !this.#double)
+      for (let i = 0; i < stored.length; i++) stored[i] = roundToFloat16(values[i]);
+    else stored.set(values);
+    memory.values = stored;
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
@@ -82,7 +87,7 @@ export class CpuDevice extends Device {
   protected override compute(execution: Execution): void {
     runReference(execution, {
       load: (tensor) => this.#values(tensor),
-      store: (tensor, values) => this.#store(tensor, values),
+      store: (tensor, values) => this.write(tensor, values),
     });
   }
 
@@ -94,15 +99,6 @@ export class CpuDevice extends Device {
       memory.values.fill(isFloat(tensor.dtype) ? Number.NaN : -1);
     }
     return memory.values;
-  }
-
-  #store(tensor: Tensor, values: ArrayLike<number>): void {
-    const memory = tensor.storage.handle as CpuMemory;
-    const stored = this.#blank(tensor);
-    if (tensor.dtype === "f16" && !this.#double)
-      for (let i = 0; i < stored.length; i++) stored[i] = roundToFloat16(values[i]);
-    else stored.set(values);
-    memory.values = stored;
   }
 
   /** Throws `T-OUT-OF-MEMORY` if the process has no more memory. */

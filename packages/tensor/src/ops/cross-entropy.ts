@@ -24,6 +24,7 @@ export interface LossAttrs {
 export const checkLoss = ({ V }: Dims): string | null =>
   V === 0 ? "an empty vocabulary has no softmax" : null;
 
+export const LOSS_ATTRS: LossAttrs = { ignoreIndex: -100, labelSmoothing: 0 };
 export const LOSS_RANGES = { ignoreIndex: SIGNED_WORD, labelSmoothing: { least: 0, most: 1 } };
 
 /**
@@ -169,7 +170,7 @@ export const crossEntropy = defineOp({
     "loss = mean over rows with target ≠ ignoreIndex of log Σ exp(logits) - logits[target]; 0 when no row is scored, NaN when a " +
     "target is no class; labelSmoothing s puts (1 - s) logits[target] + s mean(logits) in the place of logits[target]",
   sig: "logits[N,V] targets:i32[N] -> loss:f32[] | max:f32[N] logSum:f32[N]",
-  attrs: { ignoreIndex: -100, labelSmoothing: 0 },
+  attrs: LOSS_ATTRS,
   ranges: LOSS_RANGES,
   check: checkLoss,
   reference({ logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex, labelSmoothing }) {
@@ -182,11 +183,11 @@ export const crossEntropy = defineOp({
     }
     loss[0] = total / Math.max(1, countScored(targets, ignoreIndex));
   },
-  kernel(k, { logits, targets, loss, max, logSum }, { N, V }, { ignoreIndex, labelSmoothing }) {
+  kernel(k, { logits, targets, loss, max, logSum }, { N, V }, attrs) {
     const nll = k.temp([N]);
     const rows = { max: max ?? k.temp([N]), logSum: logSum ?? k.temp([N]), nll };
-    runRowLosses(k, { logits, targets, ...rows }, { rows: N, firstRow: 0, V, ignoreIndex, labelSmoothing });
-    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex });
+    runRowLosses(k, { logits, targets, ...rows }, { rows: N, firstRow: 0, V, ...attrs });
+    runMeanLoss(k, { targets, nll, loss }, { rows: N, ignoreIndex: attrs.ignoreIndex });
   },
   draw: (pick) => {
     const { N, C: V } = drawRows(pick, 1, 40, 1);
@@ -200,7 +201,7 @@ export const crossEntropyBackward = defineOp({
   name: "crossEntropyBackward",
   doc: "dlogits = (softmax(logits) - (1 - s) onehot(target) - s / V) · dloss / number of scored rows; ignored rows are 0",
   sig: "dloss:f32[] logits[N,V] targets:i32[N] max:f32[N] logSum:f32[N] -> dlogits[N,V]",
-  attrs: { ignoreIndex: -100, labelSmoothing: 0 },
+  attrs: LOSS_ATTRS,
   ranges: LOSS_RANGES,
   reference({ dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex, labelSmoothing }) {
     const scored = Math.max(1, countScored(targets, ignoreIndex));
@@ -212,10 +213,7 @@ export const crossEntropyBackward = defineOp({
       }
     }
   },
-  kernel(k, { dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex, labelSmoothing }) {
-    const operands = { logits, targets, max, logSum, dloss, dlogits };
-    runLogitGradients(k, operands, { rows: N, firstRow: 0, V, ignoreIndex, labelSmoothing });
-  },
+  kernel: (k, io, { N, V }, attrs) => runLogitGradients(k, io, { rows: N, firstRow: 0, V, ...attrs }),
   draw: (pick) => {
     const { N, C: V } = drawRows(pick, 1, 40, 1);
     const { attrs, values } = drawTargets(pick, V);

@@ -1,5 +1,5 @@
 import { EPS, type HostArray } from "../dtype.ts";
-import { defineOp, type KernelContext } from "../op.ts";
+import { defineOp, type KernelContext, NO_ROWS } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 import { operandWindow, type Panels, splitOperand } from "./panels.ts";
@@ -10,8 +10,7 @@ export function runGather(
   { ids, table, y }: { ids: Tensor; table: Tensor | Panels; y: Tensor },
   { N, V, C }: { N: number; V: number; C: number },
 ): void {
-  const noRows = { start: 0, count: 0 }; // still one dispatch: it writes the zeros
-  const windows = V === 0 ? [noRows] : splitOperand(k, table, V);
+  const windows = V === 0 ? [NO_ROWS] : splitOperand(k, table, V);
   for (const tokens of k.split(N, [y])) {
     const bind = { ids, y: k.rows(y, N, tokens) };
     for (const range of windows) {
@@ -106,9 +105,8 @@ export const embeddingBackward = defineOp({
     }
   },
   kernel(k, { dy, ids, dtable }, { N, C }, { rows }) {
-    const noTokens = { start: 0, count: 0 }; // still one dispatch: it writes the zeros
     for (const range of k.split(rows, [dtable])) {
-      for (const tokens of N === 0 ? [noTokens] : k.split(N, [dy])) {
+      for (const tokens of N === 0 ? [NO_ROWS] : k.split(N, [dy])) {
         k.run("embedding/backward", {
           bind: {
             ids: k.rows(ids, N, tokens),

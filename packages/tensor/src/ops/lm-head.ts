@@ -7,12 +7,14 @@
 import { EPS, elementBytes, type HostArray } from "../dtype.ts";
 import { COUNT, defineOp, type KernelContext, NOT_NEGATIVE, type RowRange, rangesOf } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
+import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import type { TestRandom } from "../test-random.ts";
 import {
   checkLoss,
   countScored,
   drawTargets,
+  LOSS_ATTRS,
   LOSS_RANGES,
   type LossAttrs,
   rowLoss,
@@ -204,6 +206,10 @@ export function referenceHeadLoss(
   loss[0] = total / scored;
 }
 
+/** dh adds a second matmul with W and the gradients of the logits. */
+export const headLossFlops = ({ N, C, V }: Dims, _attrs: object, has: (output: string) => boolean): number =>
+  (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V);
+
 /** Draws a head, and tokens in one chunk or several. */
 function drawHead(pick: TestRandom) {
   const four = pick.oneOf([4, 1]);
@@ -218,7 +224,7 @@ export const lmHeadLoss = defineOp({
   name: "lmHeadLoss",
   doc: "crossEntropy(h · wᵀ, targets) in chunks of tokens; the residual dh is d loss / d h",
   sig: "h[N,C] w[V,C] targets:i32[N] -> loss:f32[] | dh[N,C]",
-  attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
+  attrs: { ...LOSS_ATTRS, ...CHUNKS },
   ranges: { ...LOSS_RANGES, ...CHUNK_RANGES },
   check: checkLoss,
   reference: (io, { N, C, V }, attrs) => referenceHeadLoss(io, { N, C, V }, attrs),
@@ -226,15 +232,14 @@ export const lmHeadLoss = defineOp({
   draw: drawHead,
   // Logits are sums of C products; the exponential turns their absolute error into a relative one.
   close: ({ C, V }) => ({ rel: (64 + 4 * Math.sqrt(C * V)) * EPS, abs: 1e-6 }),
-  // dh adds a second matmul with W and the gradients of the logits.
-  flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
+  flops: headLossFlops,
 });
 
 export const lmHeadLossBackwardW = defineOp({
   name: "lmHeadLossBackwardW",
   doc: "dw = dloss · d loss / d w of lmHeadLoss, with the logits of each chunk recomputed",
   sig: "dloss:f32[] h[N,C] w[V,C] targets:i32[N] -> dw:f32[V,C]",
-  attrs: { ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS },
+  attrs: { ...LOSS_ATTRS, ...CHUNKS },
   ranges: { ...LOSS_RANGES, ...CHUNK_RANGES },
   reference({ dloss, h, w, targets, dw }, { N, C, V }, attrs) {
     const scored = Math.max(1, countScored(targets, attrs.ignoreIndex));

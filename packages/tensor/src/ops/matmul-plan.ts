@@ -5,7 +5,7 @@
  * independent. Windows of rows of b are columns of y in nt; in nn and tn they are ranges of k, whose results accumulate.
  */
 import type { DType } from "../dtype.ts";
-import type { KernelCall, KernelContext, RowRange, WindowPreference } from "../op.ts";
+import { type KernelCall, type KernelContext, NO_ROWS, type RowRange, type WindowPreference } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
 import type { Tensor } from "../tensor.ts";
 import { tilesOf } from "../tiles.ts";
@@ -30,7 +30,7 @@ export interface MatmulExtents {
   readonly accumulate?: boolean;
 }
 
-export interface MatmulOperands {
+interface MatmulOperands {
   readonly a: Tensor;
   /** Panels only if the matmul is not batched. */
   readonly b: Tensor | Panels;
@@ -131,8 +131,6 @@ function runRows(k: KernelContext, bind: Bindings, window: Window, params: Kerne
 const preferences = (k: KernelContext): { a?: WindowPreference; b?: WindowPreference } =>
   hasEightLanes(k.profile) ? TEXTURE_WINDOWS : { a: VECTORS, b: VECTORS };
 
-const whole = (count: number): RowRange => ({ start: 0, count });
-
 /** Dispatches y[P,M,N] = a·b (+ bias[N]), in windows where an operand is larger than one binding. */
 export function runMatmul(
   k: KernelContext,
@@ -209,7 +207,7 @@ function runSumWindows(
   { a, b, y, bias, f16 }: WindowedOperands,
   { M, K, N, accumulate }: Extents,
 ): void {
-  const ranges = K === 0 ? [whole(0)] : splitOperand(k, b, K, form === "tn" ? [a] : [], preferences(k).b);
+  const ranges = K === 0 ? [NO_ROWS] : splitOperand(k, b, K, form === "tn" ? [a] : [], preferences(k).b);
   if (ranges.length > 1 && y.dtype === "f16" && !accumulate) {
     // Accumulating in y would round to f16 after each window: accumulate in f32 and round once.
     const sum = k.temp([M, N]);

@@ -38,16 +38,14 @@ export function referenceLinear(
 // A sum of K products of normal numbers grows as √K; its f32 error is at most K · eps, in practice √K · eps.
 const closeProduct = ({ K }: Dims) => ({ rel: (8 + K) * EPS, abs: 1e-6 });
 
-/** Draws an extent around the tile sizes (4, 8, 16, 32, 64), often a multiple of 4, which has kernels of its own. */
-function drawExtent(pick: TestRandom, max: number, four: number): number {
-  return four * pick.int(0, Math.floor(max / four));
-}
-
-/** Draws M, K, N: several tiles, or few tiles and a K that is long enough for split-K. */
+/**
+ * Draws M, K, N around the tile sizes (4, 8, 16, 32, 64), often multiples of 4, which have kernels of their own: several tiles, or few
+ * tiles and a K that is long enough for split-K.
+ */
 function drawExtents(pick: TestRandom): number[] {
   const four = pick.oneOf([4, 4, 1]);
   const max = pick.chance(0.75) ? [70, 70, 140] : [24, 700, 24];
-  return max.map((extent) => drawExtent(pick, extent, four));
+  return max.map((extent) => four * pick.int(0, Math.floor(extent / four)));
 }
 
 function drawProduct(pick: TestRandom) {

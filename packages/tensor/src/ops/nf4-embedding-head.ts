@@ -4,9 +4,9 @@ import { SidenetError } from "../errors.ts";
 import { defineOp } from "../op.ts";
 import { sizeOf } from "../shape.ts";
 import type { TensorSpec } from "../signature.ts";
-import { checkLoss, drawTargets, LOSS_RANGES } from "./cross-entropy.ts";
+import { checkLoss, drawTargets, LOSS_ATTRS, LOSS_RANGES } from "./cross-entropy.ts";
 import { referenceGather, runGather } from "./embedding.ts";
-import { CHUNK_RANGES, CHUNKS, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
+import { CHUNK_RANGES, CHUNKS, headLossFlops, referenceHeadLoss, runHeadLoss } from "./lm-head.ts";
 import { checkNf4, dequantizeNf4, drawNf4, type Nf4Operands } from "./nf4.ts";
 import { DEFAULTS, PANEL_RANGES, panelsOf } from "./nf4-linear.ts";
 
@@ -62,7 +62,7 @@ export const nf4HeadLoss = defineOp({
   name: "nf4HeadLoss",
   doc: "lmHeadLoss over a head [vocab, C] in NF4, of which at most a panel of rows is dequantized at a time",
   sig: "h:f32[N,C] codes:u8[P..] table:f32[L] absmax:f32[A] scales?:u8[B] targets:i32[N] -> loss:f32[] | dh:f32[N,C]",
-  attrs: { vocab: 0, ignoreIndex: -100, labelSmoothing: 0, ...CHUNKS, ...DEFAULTS },
+  attrs: { vocab: 0, ...LOSS_ATTRS, ...CHUNKS, ...DEFAULTS },
   ranges: { ...LOSS_RANGES, ...CHUNK_RANGES, ...PANEL_RANGES },
   check: checkLoss,
   infer: ([h, codes, table, absmax, scales], { vocab: V, block, nestedBlock, panelBytes }) => {
@@ -104,5 +104,5 @@ export const nf4HeadLoss = defineOp({
   },
   // As lmHeadLoss, with weights up to 4 times as large: logits reach tens, and the exponential makes their absolute errors relative.
   close: ({ C, V }) => ({ rel: (256 + 16 * Math.sqrt(C * V)) * EPS, abs: 1e-5 }),
-  flops: ({ N, C, V }, _attrs, has) => (has("dh") ? 2 : 1) * (2 * N * C * V + 4 * N * V),
+  flops: headLossFlops,
 });

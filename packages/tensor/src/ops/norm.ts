@@ -1,5 +1,5 @@
 import { EPS } from "../dtype.ts";
-import { defineOp, type KernelContext, NOT_NEGATIVE } from "../op.ts";
+import { defineOp, type KernelContext, NO_ROWS, NOT_NEGATIVE } from "../op.ts";
 import type { Dims } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { columnGroups, drawRows, rowGroups } from "./row-groups.ts";
@@ -71,7 +71,7 @@ export function runNormBackwardGain(
   { dy, x, mean, rstd, dgain }: { dy: Tensor; x: Tensor; mean: Tensor | null; rstd: Tensor; dgain: Tensor },
   { N, C }: Dims,
 ): void {
-  const parts = N === 0 ? [{ start: 0, count: 0 }] : k.split(N, [dy, x, mean, rstd]); // the empty range still writes zeros
+  const parts = N === 0 ? [NO_ROWS] : k.split(N, [dy, x, mean, rstd]);
   for (const range of parts) {
     const { consts, vectors, grid } = columnGroups(k.profile, C);
     const accumulate = range.start > 0;

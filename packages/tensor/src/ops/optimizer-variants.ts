@@ -2,6 +2,7 @@
 import { EPS, type HostArray } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import { dynamicMap } from "../quant-maps.ts";
+import { sizeOf } from "../shape.ts";
 import { part, windows } from "./block-windows.ts";
 import { runElementwise } from "./elementwise-kernels.ts";
 import { ADAMW_ATTRS, ADAMW_RANGES, adamwParams, drawAdamW } from "./optimizer.ts";
@@ -122,9 +123,8 @@ export const adamw8 = defineOp({
   },
   draw: (pick) => {
     const N = pick.shape(2000);
-    const size = N.reduce((a, b) => a * b, 1);
     return {
-      dims: { N, B: Math.ceil(size / STATE_BLOCK), L: 512 },
+      dims: { N, B: Math.ceil(sizeOf(N) / STATE_BLOCK), L: 512 },
       ...drawAdamW(pick),
       values: {
         mCodes: (n) => pick.ints(n, 0, 255),

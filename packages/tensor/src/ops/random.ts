@@ -11,7 +11,7 @@ import type { TestRandom } from "../test-random.ts";
 const LANES = 64;
 const WORDS = 4; // of a Philox block
 
-interface Source {
+export interface Source {
   readonly seed: number;
   readonly stream: number;
   /** Position of the first element in the stream: a multiple of 4. */

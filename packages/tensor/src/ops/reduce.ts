@@ -1,6 +1,6 @@
 import { EPS, type HostArray } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
-import { defineOp, type Inferred, type KernelContext, type RowRange } from "../op.ts";
+import { defineOp, type Inferred, type KernelContext, NO_ROWS } from "../op.ts";
 import { formatShape, sameShape } from "../shape.ts";
 import type { Dims, TensorSpec } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
@@ -47,8 +47,7 @@ export function runSum(
     }
     return;
   }
-  const nothing: RowRange[] = [{ start: 0, count: 0 }]; // an empty sum still writes zeros
-  const parts = length === 0 ? nothing : k.split(length, [x]);
+  const parts = length === 0 ? [NO_ROWS] : k.split(length, [x]);
   // Partial results in f16 would round after every window.
   const total = parts.length > 1 && y.dtype === "f16" ? k.temp(y.shape) : y;
   for (const range of parts) {

@@ -39,7 +39,7 @@ function placeOf(id: number, list: readonly Pooled<unknown>[]): number {
  * soon as its last command is encoded, since commands run in order, but it is destroyed only after a submit.
  */
 export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
-  readonly #create: (sizeBytes: number) => R;
+  readonly #allocate: (sizeBytes: number) => R;
   #limitBytes: number;
   /** By size, each list by falling ids. */
   readonly #free = new Map<number, Pooled<R>[]>();
@@ -52,8 +52,8 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
   /** Peak of the bytes in use. */
   #peakInUse = 0;
 
-  constructor(create: (sizeBytes: number) => R, limitBytes: number) {
-    this.#create = create;
+  constructor(allocate: (sizeBytes: number) => R, limitBytes: number) {
+    this.#allocate = allocate;
     this.#limitBytes = limitBytes;
   }
 
@@ -84,10 +84,9 @@ export class BufferPool<R extends { destroy(): void } = GPUBuffer> {
     return true;
   }
 
-  acquire(sizeBytes: number): Pooled<R> {
-    const found = this.reuse(sizeBytes);
-    if (found) return found;
-    const gpu = this.#create(sizeBytes);
+  /** A new one. */
+  create(sizeBytes: number): Pooled<R> {
+    const gpu = this.#allocate(sizeBytes);
     this.#allBytes += sizeBytes;
     this.#noteUse();
     return { id: nextId++, gpu, sizeBytes };

@@ -1,5 +1,5 @@
 import { Device } from "../device.ts";
-import { elementBytes, type HostArray, hostArray } from "../dtype.ts";
+import { elementBytes, type HostArray, hostArray, sizeBytes } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { withKernelContext } from "../kernel-context.ts";
 import type { Allocation } from "../memory.ts";
@@ -117,22 +117,22 @@ export class WebGpuDevice extends Device {
   }
 
   protected override async download(tensor: Tensor): Promise<HostArray> {
-    const sizeBytes = Math.ceil((tensor.size * elementBytes(tensor.dtype)) / 4) * 4;
-    if (sizeBytes === 0) return hostArray(tensor.dtype, 0);
-    const roundBytes = 2 ** Math.ceil(Math.log2(Math.max(sizeBytes, 256))); // few sizes, for reuse
+    const readBytes = sizeBytes(tensor.dtype, tensor.size);
+    if (readBytes === 0) return hostArray(tensor.dtype, 0);
+    const roundBytes = 2 ** Math.ceil(Math.log2(Math.max(readBytes, 256))); // few sizes, for reuse
     const staging = this.#acquire(this.#staging, {
-      sizeBytes: roundBytes > this.profile.maxBufferBytes ? sizeBytes : roundBytes,
+      sizeBytes: roundBytes > this.profile.maxBufferBytes ? readBytes : roundBytes,
       label: `read of ${tensor}`,
       category: "workspace",
     });
     try {
       return await this.#orLoss(async () => {
         const { gpu } = tensor.storage.handle as PooledBuffer;
-        this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, sizeBytes);
+        this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, readBytes);
         this.#stream.submit();
-        await staging.gpu.mapAsync(1, 0, sizeBytes);
+        await staging.gpu.mapAsync(1, 0, readBytes);
         await this.#settle();
-        const bytes = staging.gpu.getMappedRange(0, sizeBytes).slice(0);
+        const bytes = staging.gpu.getMappedRange(0, readBytes).slice(0);
         return fromBytes(bytes, tensor.dtype, tensor.size);
       });
     } finally {
@@ -204,7 +204,7 @@ export class WebGpuDevice extends Device {
     return this.#errors.scope(
       "out-of-memory",
       () => {
-        made = pool.acquire(request.sizeBytes);
+        made = pool.create(request.sizeBytes);
         return made;
       },
       (error) => {

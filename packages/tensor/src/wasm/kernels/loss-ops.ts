@@ -1,6 +1,6 @@
 /** Cross-entropy from logits, or from the head's input in chunks of tokens whose logits fit the workspace. */
 import type { LossAttrs } from "../../ops/cross-entropy.ts";
-import { tokenChunks } from "../../ops/lm-head.ts";
+import { type CHUNKS, tokenChunks } from "../../ops/lm-head.ts";
 import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
@@ -76,11 +76,8 @@ export const crossEntropyBackward: WasmOp = (
   return true;
 };
 
-interface HeadAttrs extends LossAttrs {
-  readonly chunkTokens: number;
-  readonly chunkBytes: number;
-  readonly blockColumns: number;
-}
+type HeadAttrs = LossAttrs & typeof CHUNKS;
+
 interface HeadIo {
   readonly h: Tensor;
   readonly w: Tensor;
@@ -99,11 +96,11 @@ interface Head {
 function forChunks(
   k: WasmContext,
   { h, w, V, targets }: Head,
-  { chunkTokens, chunkBytes, blockColumns, ...attrs }: HeadAttrs,
+  attrs: HeadAttrs,
   each: (rows: Rows, extents: Extents, h: Tensor, isFirst: boolean) => void,
 ): Tensor {
   const [N, C] = h.shape;
-  const chunks = tokenChunks(h, V, { chunkTokens, chunkBytes, blockColumns });
+  const chunks = tokenChunks(h, V, attrs);
   const [nll, max, logSum] = [k.temp([N]), k.temp([N]), k.temp([N])];
   const maxTokens = chunks[0]?.count ?? 0;
   const all = k.temp([maxTokens, V]);

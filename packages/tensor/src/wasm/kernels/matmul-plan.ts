@@ -16,6 +16,7 @@ import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Nf4Part } from "../../ops/nf4-linear.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext } from "../context.ts";
+import { overRows } from "./f16-windows.ts";
 import { PANEL_COLS } from "./library.ts";
 import { PACK_STEPS } from "./tasks.ts";
 
@@ -67,7 +68,7 @@ export const rightOf = (
   { whole: [, width = I], from: [row = 0, column = 0] }: Nf4Part = { whole: [], from: [] },
 ): Nf4Right => ({ weight: weightOf(weight, blocks), row, column, width });
 
-export interface MatmulOperands {
+interface MatmulOperands {
   readonly a: Tensor;
   /** f32, f16, or a weight in NF4, which has no batches. */
   readonly b: Tensor | Nf4Right;
@@ -105,6 +106,19 @@ export function runMatmul(
     return;
   }
   k.scope(() => runWindows(k, form, operands, extents));
+}
+
+/** y[M,N] = a·b (+ bias[N]), where a and y have the same rows: if they are f16, they go through in windows as f32. */
+export function runMatmulRows(
+  k: WasmContext,
+  form: "nn" | "nt",
+  { a, b, y, bias = null }: MatmulOperands,
+  { M, K, N }: Omit<MatmulExtents, "P">,
+): true {
+  overRows(k, M, { inputs: { a }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
+    runMatmul(k, form, { a: io.a!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K, N }),
+  );
+  return true;
 }
 
 function runWindows(

@@ -3,8 +3,7 @@ import type { Nf4Blocks, Nf4Operands } from "../../ops/nf4.ts";
 import type { Nf4Part } from "../../ops/nf4-linear.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmContext, WasmOp } from "../context.ts";
-import { overRows } from "./f16-windows.ts";
-import { F16_WINDOW, rightOf, runMatmul, weightOf } from "./matmul-plan.ts";
+import { rightOf, runMatmulRows, weightOf } from "./matmul-plan.ts";
 import { chunks, rowTasks } from "./work.ts";
 
 /** Elements that a thread decodes, or quantizes, in a nanosecond. */
@@ -40,26 +39,14 @@ export const nf4Linear: WasmOp = (
   { x, bias, y, ...weight }: LinearIo,
   { N, I, O },
   attrs: Nf4Blocks & Nf4Part,
-) => {
-  const b = rightOf(weight, I, attrs, attrs);
-  overRows(k, N, { inputs: { x }, outputs: { y }, whole: { bias }, window: F16_WINDOW }, (io, { count }) =>
-    runMatmul(k, "nt", { a: io.x!, b, y: io.y!, bias: io.bias }, { P: 1, M: count, K: I, N: O }),
-  );
-  return true;
-};
+) => runMatmulRows(k, "nt", { a: x, b: rightOf(weight, I, attrs, attrs), y, bias }, { M: N, K: I, N: O });
 
 export const nf4LinearBackwardX: WasmOp = (
   k,
   { dy, dx, ...weight }: Nf4Operands<Tensor> & { dy: Tensor; dx: Tensor },
   { N, I, O },
   attrs: Nf4Blocks & Nf4Part,
-) => {
-  const b = rightOf(weight, I, attrs, attrs);
-  overRows(k, N, { inputs: { dy }, outputs: { dx }, window: F16_WINDOW }, (io, { count }) =>
-    runMatmul(k, "nn", { a: io.dy!, b, y: io.dx! }, { P: 1, M: count, K: O, N: I }),
-  );
-  return true;
-};
+) => runMatmulRows(k, "nn", { a: dy, b: rightOf(weight, I, attrs, attrs), y: dx }, { M: N, K: O, N: I });
 
 type QuantizeIo = Readonly<Record<"w" | "table" | "codes" | "absmax", Tensor>>;
 

@@ -31,14 +31,7 @@ export const adamw8: WasmOp = (k, io: Record<string, Tensor>, { N, B }, attrs) =
   return true;
 };
 
-interface SgdAttrs {
-  readonly lr: number;
-  readonly momentum: number;
-  readonly weightDecay: number;
-  readonly nesterov: boolean;
-}
-
-export const sgd: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs: SgdAttrs) => {
+export const sgd: WasmOp = (k, io: Record<string, Tensor>, { N }, attrs) => {
   k.run("sgd", { ...io, g: widened(k, io.g), n: N, ...attrs }, chunks(N));
   return true;
 };

@@ -1,4 +1,5 @@
 /** Ops that draw random numbers. */
+import type { Source } from "../../ops/random.ts";
 import type { Tensor } from "../../tensor.ts";
 import type { WasmOp } from "../context.ts";
 import { overRows } from "./f16-windows.ts";
@@ -6,12 +7,6 @@ import { chunks } from "./work.ts";
 
 /** Numbers that a thread draws in a nanosecond. */
 const DRAWN_PER_NS = 0.3;
-
-interface Source {
-  readonly seed: number;
-  readonly stream: number;
-  readonly offset: number;
-}
 
 const sourceArgs = ({ seed, stream, offset }: Source) => ({ seed, stream, firstBlock: offset / 4 });
 
