@@ -1,9 +1,10 @@
 /** Scores of continuations and of windows: what is told on the way, many logits, and models that are not finite. */
-import { CpuDevice, type Device, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, type Device, Random, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { expect, it } from "vitest";
 import { scoreWindows, slidingWindows } from "../src/eval/perplexity.ts";
 import { type ScoringItem, scoreContinuations } from "../src/eval/score-continuations.ts";
+import { makeAdapter } from "../src/methods/method.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { drawModel, randomDecoder } from "./tiny-model.ts";
 
@@ -35,10 +36,11 @@ it("no group is padded past the context by the longest continuation of any of it
   const items: ScoringItem[] = [
     { prompt: ids(50), continuations: [[7]] },
     { prompt: ids(55), continuations: [ids(10)] }, // 64 tokens are read: the context
+    { prompt: ids(55), continuations: [[7]] },
     { prompt: ids(60), continuations: [[7]] },
   ];
   const alone = await scoreContinuations(decoder, [null], items, { batchSize: 1 });
-  expect(await scoreContinuations(decoder, [null], items, { batchSize: 3 })).toEqual(alone);
+  expect(await scoreContinuations(decoder, [null], items, { batchSize: 4 })).toEqual(alone);
 });
 
 it("more logits than are held at a time are computed in parts", async () => {
@@ -50,19 +52,20 @@ it("more logits than are held at a time are computed in parts", async () => {
     tieWordEmbeddings: true,
   };
   using decoder = open(model, await openNodeWasm()); // 2 MiB of logits a token
-  const ids = Array.from({ length: 18 }, (_, i) => i * 10_007);
-  const scoreOf = async (prompt: number[], rest: number[]) => {
+  using adapter = makeAdapter({ method: "ladder", ladder: { width: 8, layers: 1 } }, decoder, "tiny");
+  for (const [stream, [, tensor]] of [...adapter.parameters].entries())
+    decoder.device.assign(tensor, new Random(1, stream).normals(tensor.size));
+  const scoresOf = async (prompt: number[], rest: number[]) => {
     const item = { prompt, continuations: [rest] };
-    const scores = await scoreContinuations(decoder, [null, null], [item], { batchSize: 1 });
+    const scores = await scoreContinuations(decoder, [adapter, null], [item], { batchSize: 1 });
     return scores.map(([{ continuations }]) => continuations[0]);
   };
-  const [first, second] = [
-    await scoreOf([1], ids.slice(0, 9)),
-    await scoreOf([1, ...ids.slice(0, 9)], ids.slice(9)),
-  ];
-  const whole = await scoreOf([1], ids);
-  expect(whole[0]).toBeCloseTo(first[0] + second[0], 3);
-  expect(whole[1]).toBe(whole[0]);
+  const ids = Array.from({ length: 18 }, (_, i) => i * 10_007);
+  const [begin, end] = [ids.slice(0, 9), ids.slice(9)];
+  const [first, second] = [await scoresOf([1], begin), await scoresOf([1, ...begin], end)];
+  const whole = await scoresOf([1], ids);
+  for (const [a, score] of whole.entries()) expect(score).toBeCloseTo(first[a] + second[a], 3);
+  expect(Math.abs(whole[0] - whole[1])).toBeGreaterThan(0.1);
 });
 
 it("likelihoods that are not finite are refused", async () => {
@@ -76,9 +79,13 @@ it("likelihoods that are not finite are refused", async () => {
     scoreContinuations(decoder, [null], [{ prompt: [1], continuations }], { batchSize: 1 });
   await expect(score([[2], [12, 3]])).rejects.toThrow(/L-DIVERGED\].*likelihoods of answers are not finite/);
   expect(await score([[2], [3, 12]])).toHaveLength(1); // the last token is not read
-  const windows = slidingWindows([1, 2, 3, 4, 5, 6, 12, 7, 8], 4, 2, "text");
-  await expect(scoreWindows(decoder, [null], windows, { batchSize: 2 })).rejects.toThrow(
-    /L-DIVERGED\].*window 3 is not finite/,
+  const after = [{ prompt: [1], continuations: [[2]], afterLead: [[3]] }];
+  await expect(scoreContinuations(decoder, [null], after, { batchSize: 1, lead: [12] })).rejects.toThrow(
+    /L-DIVERGED/,
   );
-  expect(await scoreWindows(decoder, [null], windows.slice(0, 2), { batchSize: 2 })).toHaveLength(1);
+  const windows = slidingWindows([1, 2, 3, 4, 5, 6, 7, 8, 12, 9], 4, 2, "text");
+  await expect(scoreWindows(decoder, [null], windows, { batchSize: 2 })).rejects.toThrow(
+    /L-DIVERGED\].*window 4 is not finite/,
+  );
+  expect(await scoreWindows(decoder, [null], windows.slice(0, 3), { batchSize: 2 })).toHaveLength(1);
 });
