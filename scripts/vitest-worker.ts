@@ -7,7 +7,11 @@ import { afterEach, beforeEach, expect } from "vitest";
 // The same values on every run, so that a build fails only because of a change. SIDENET_SEED and SIDENET_RUNS draw others and
 // more. A failure prints its seed.
 const { SIDENET_SEED: seed = "1", SIDENET_RUNS: runs } = process.env;
-fc.configureGlobal({ seed: Number(seed), ...(runs ? { numRuns: Number(runs) } : {}) });
+fc.configureGlobal({
+  seed: Number(seed),
+  defaultSizeToMaxWhenMaxSpecified: true, // else a `maxLength` of 60 draws ten at most
+  ...(runs ? { numRuns: Number(runs) } : {}),
+});
 
 // Every test must end with at most as many live tensors as it began with, on every device that it used.
 const begun = new Map<MemoryAccount, number>();

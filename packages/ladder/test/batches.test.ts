@@ -6,6 +6,7 @@ import {
   type BatchStreamOptions,
   dataPositionSchema,
   inMemory,
+  type StreamedBatch,
 } from "../src/data/batch-stream.ts";
 import { inBatches, joinRecords, makeBatch, packRows } from "../src/data/batches.ts";
 import { mixture } from "../src/data/mixture.ts";
@@ -56,6 +57,10 @@ describe("a batch", () => {
     );
   });
 
+  it("has at least one row", () => {
+    expect(() => makeBatch([], 70)).toThrow(/L-DATA.*no rows/);
+  });
+
   it("follows the next until every record was in one", () => {
     fc.assert(
       fc.property(fc.array(tokenRecord), fc.integer({ min: 1, max: 5 }), (records, batchSize) => {
@@ -90,6 +95,13 @@ describe("packing", () => {
         },
       ),
     );
+  });
+
+  it("gives the longest records space first, each where least of it is left", () => {
+    expect(packRows([9, 2, 8, 3, 16, 2], 20)).toEqual([
+      [4, 1, 5],
+      [0, 2, 3],
+    ]);
   });
 
   it("marks the tokens of each record, and scores no first token", () => {
@@ -268,9 +280,12 @@ describe("the order of training", () => {
         const stream = open(drawn);
         for (let i = 0; i < steps; i++) await stream.next();
         const kept = dataPositionSchema.parse(JSON.parse(JSON.stringify(stream.position)));
-        const again = open(drawn);
-        again.seek(kept);
-        for (let i = 0; i < 5; i++) expect(await again.next()).toEqual(await stream.next());
+        const wanted: StreamedBatch[] = [];
+        while (wanted.length < 5) wanted.push(await stream.next());
+        for (const again of [open(drawn), stream]) {
+          again.seek(kept);
+          for (const batch of wanted) expect(await again.next()).toEqual(batch);
+        }
       }),
       { numRuns: 50 },
     );

@@ -170,6 +170,12 @@ describe("a chat template", () => {
       "none|2",
     ],
     [
+      "keeps what is written between set and endset",
+      "{% set x %}[{{ c | trim }}]{% endset %}{{ x }}",
+      " a ",
+      "[a]",
+    ],
+    [
       "is given no tools and no documents",
       "{{ 1 if tools is none else 2 }}{{ 1 if documents is none else 2 }}",
       "",

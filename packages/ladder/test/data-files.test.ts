@@ -114,6 +114,15 @@ describe("a data file", () => {
     expect(Math.max(...texts.map((text) => text.length))).toBeLessThan(3000);
   });
 
+  it("is split within a paragraph only where that is very long, at the end of a line", async () => {
+    const lines = Array.from({ length: 400 }, (_, i) => `line ${i} of a very long paragraph`);
+    const records = await all(await file("x.txt", lines.join("\n")));
+    const texts = records.map(({ record }) => (record as { text: string }).text);
+    expect(texts.join("\n")).toBe(lines.join("\n"));
+    expect(texts.map(({ length }) => Math.floor(length / 1000))).toEqual([8, 5]);
+    expect(records[1].source).toBe(`x.txt, line ${1 + texts[0].split("\n").length}`);
+  });
+
   it("keeps the indentation of a text's first line", async () => {
     const records = await all(await file("x.md", "\n    if x:\n        y\n\n"));
     expect(records[0].record).toEqual({ text: "    if x:\n        y" });

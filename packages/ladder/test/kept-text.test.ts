@@ -81,10 +81,14 @@ it("a kept text belongs to one prompt, and to one model and adapter", async () =
   using kept = new KeptText();
   const call = generateBatch(decoder, adapter, [[1, 2], [3]], { maxTokens: 1, kept });
   await expect(call).rejects.toThrow(/L-OPTION\] the text of one prompt can be kept, and there are 2/);
-  const prompt = [3, 1, 4, 1, 5];
+  const prepare = vi.spyOn(decoder, "prepare");
+  const text = [3, 1, 4, 1, 5];
   for (const own of [adapter, null, adapter]) {
-    const ids = await generate(decoder, own, prompt, { maxTokens: 3, kept });
-    expect(ids).toEqual(await generate(decoder, own, prompt, { maxTokens: 3 }));
+    prepare.mockClear();
+    const ids = await generate(decoder, own, text, { maxTokens: 3, kept });
+    expect(prepare.mock.calls[0][0].length).toBe(text.length); // what the other kept is not its own
+    expect(ids).toEqual(await generate(decoder, own, text, { maxTokens: 3 }));
+    text.push(...ids, 9); // so that the next call goes on with what this one keeps
   }
 });
 

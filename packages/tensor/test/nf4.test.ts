@@ -27,6 +27,21 @@ function refused(body: () => unknown, code: string, text: string): void {
   expect((thrown as SidenetError).message).toContain(text);
 }
 
+it("a weight is scaled in float32: by a rounded reciprocal, to a rounded product", async () => {
+  const device = new CpuDevice();
+  using table = device.tensor(nf4Table(), [nf4Table().length]);
+  for (const [largest, weight, code] of [
+    [1.9987108707427979, -1.6950994729995728, 1], // 0 by the exact reciprocal
+    [1.8626830577850342, -0.08479867875576019, 6], // 7 by the exact product
+  ]) {
+    using w = device.tensor(Float32Array.of(largest, weight), [2]);
+    const [codes, absmax] = device.ops.nf4Quantize(w, table);
+    expect(Array.from(await codes.read())).toEqual([(15 << 4) | code]);
+    codes.dispose();
+    absmax.dispose();
+  }
+});
+
 describe("the dynamic map", () => {
   it("has 256 ascending entries with 0 and 1, and its negatives where there is a sign", () => {
     const signed = dynamicMap(true);

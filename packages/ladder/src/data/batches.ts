@@ -72,7 +72,7 @@ export function inBatches(
  * at most 11/9 of the optimal number of rows). Returns indices into `lengths`.
  */
 export function packRows(lengths: readonly number[], capacity: number): number[][] {
-  const order = [...lengths.keys()].sort((a, b) => lengths[b] - lengths[a] || a - b);
+  const order = [...lengths.keys()].sort((a, b) => lengths[b] - lengths[a]);
   const rows: { free: number; items: number[] }[] = [];
   for (const item of order) {
     let best: (typeof rows)[number] | null = null;
@@ -80,7 +80,7 @@ export function packRows(lengths: readonly number[], capacity: number): number[]
       if (row.free >= lengths[item] && (best === null || row.free < best.free)) best = row;
     }
     if (best === null) {
-      best = { free: Math.max(capacity, lengths[item]), items: [] };
+      best = { free: capacity, items: [] };
       rows.push(best);
     }
     best.items.push(item);

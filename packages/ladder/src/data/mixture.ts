@@ -16,7 +16,7 @@ function repeatsOf(weights: readonly number[]): number[] {
   let best = ratios.map(Math.round);
   let bestError = Number.POSITIVE_INFINITY;
   for (let scale = 1; scale <= MAX_REPEATS; scale++) {
-    const repeats = ratios.map((ratio) => Math.max(1, Math.round(ratio * scale)));
+    const repeats = ratios.map((ratio) => Math.round(ratio * scale));
     const error = Math.max(...repeats.map((count, i) => Math.abs(count / (ratios[i] * scale) - 1)));
     if (error >= bestError - 1e-9) continue;
     best = repeats;
@@ -33,9 +33,8 @@ export function mixture(sets: readonly TokenDataset[], weights: readonly number[
   return {
     length: ends.at(-1) ?? 0,
     async get(index): Promise<TokenRecord> {
-      const set = ends.findIndex((end) => index < end);
-      const within = index - (set === 0 ? 0 : ends[set - 1]);
-      return sets[set].get(within % sets[set].length);
+      const set = sets[ends.findIndex((end) => index < end)];
+      return set.get(index % set.length); // its part of the epoch is a whole number of its lengths
     },
   };
 }

@@ -109,7 +109,7 @@ function groupsOf(
   for (const i of order) {
     const rest = positionsAfterPrompt(items[i], lead);
     const group = groups.at(-1);
-    if (group && group.length < batchSize && items[i].prompt.length + Math.max(longestRest, rest) <= limit) {
+    if (group && group.length < batchSize && items[i].prompt.length + longestRest <= limit) {
       group.push(i);
       longestRest = Math.max(longestRest, rest);
     } else {

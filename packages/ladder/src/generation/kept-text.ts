@@ -47,7 +47,6 @@ export class KeptText {
   dispose(): void {
     this.#caches?.dispose();
     this.#caches = null;
-    this.#ids = [];
   }
 
   /** For `using`. */

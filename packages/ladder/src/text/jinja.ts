@@ -110,7 +110,7 @@ function allowUndefined(node: Node): void {
   if (node.type !== "For") return;
   const iterable = node.iterable as Node;
   const [owner, field] = iterable.type === "SelectExpression" ? [iterable, "lhs"] : [node, "iterable"]; // "for x in xs if ..."
-  const operator = { type: "Identifier", value: "or" };
+  const operator = { value: "or" };
   const nothing = { type: "ArrayLiteral", value: [] };
   owner[field] = { type: "BinaryExpression", operator, left: owner[field], right: nothing };
 }
