@@ -24,7 +24,7 @@ export interface LossAttrs {
 export const checkLoss = ({ V }: Dims): string | null =>
   V === 0 ? "an empty vocabulary has no softmax" : null;
 
-export const LOSS_ATTRS: LossAttrs = { ignoreIndex: -100, labelSmoothing: 0 };
+export const LOSS_ATTRS = { ignoreIndex: -100, labelSmoothing: 0 };
 export const LOSS_RANGES = { ignoreIndex: SIGNED_WORD, labelSmoothing: { least: 0, most: 1 } };
 
 /**
