@@ -171,6 +171,42 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
     else expect(passes).toBeLessThan(0.8 * plainPasses);
   });
 
+  it("are not taken for evaluations by another loss, model or selection of adapters", async () => {
+    const [device] = opened;
+    const pick = new TestRandom(2);
+    const model = drawModel(pick);
+    using decoder = randomDecoder(device, model, 1);
+    using other = randomDecoder(device, model, 2);
+    using adapter = makeAdapter({ method: "ladder" }, decoder, "tiny");
+    const batch = packed(drawRows(pick, model, 2, 9));
+    const size: MakeLoss = () => ({
+      count: () => 1,
+      upload: () => [],
+      mean: (ops, y) => ops.mean(ops.mul(y, y)),
+    });
+    const doubled: MakeLoss = () => ({
+      ...size(decoder, null),
+      mean: (ops, y) => ops.scale(ops.mean(ops.mul(y, y)), { factor: 2 }),
+    });
+    const evaluations = [
+      () => evaluateLosses(decoder, [adapter], [batch], { loss: size }),
+      () => evaluateLosses(decoder, [adapter], [batch], { loss: doubled }),
+      () => evaluateLosses(other, [adapter], [batch], { loss: size }),
+      () => evaluateLosses(decoder, [null, adapter], [batch], { loss: size }),
+      () => evaluateLosses(decoder, [null], [batch], { loss: size }),
+      () => evaluateLosses(decoder, [null], [batch]),
+      () => evaluateLosses(decoder, [adapter], [batch]),
+    ];
+    const expected = [];
+    device.onOp = () => {}; // what is watched does not repeat
+    for (const evaluate of evaluations) expected.push(await evaluate());
+    device.onOp = null;
+    for (let round = 0; round < 5; round++)
+      for (const [i, evaluate] of evaluations.entries()) expect(await evaluate()).toEqual(expected[i]);
+    for (const [i, evaluate] of evaluations.entries())
+      for (let round = 0; round < 5; round++) expect(await evaluate()).toEqual(expected[i]);
+  });
+
   it("repeat the passes of evaluations too", async () => {
     const [device] = opened;
     const pick = new TestRandom(1);

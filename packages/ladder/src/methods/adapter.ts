@@ -68,8 +68,8 @@ export interface Adapter {
   readonly side?: SideAdapter | null;
   /**
    * Whether its parts depend on tensors alone, those that they are given and the trained ones, and not on `forward.tokens` or other
-   * numbers of the host: then steps of equal shapes issue equal commands, and a GPU is given those of an earlier step again, without
-   * a call of these parts (`Device.repeat`). Default false.
+   * numbers of the host: then steps and evaluations of equal shapes issue equal commands, and a GPU is given those of an earlier
+   * one again, without a call of these parts (`Device.repeat`). Default false.
    */
   readonly isRepeatable?: boolean;
   /** Replaces the backbone's head. */

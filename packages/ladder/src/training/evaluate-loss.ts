@@ -37,12 +37,39 @@ export async function evaluateLosses(
     counted += count;
     let a = 0;
     for (const pass of sharedPasses(adapters)) {
-      using means = meansOf(decoder, pass, losses.slice(a, a + pass.length), batch);
+      using means = meansOf(
+        decoder,
+        pass,
+        losses.slice(a, a + pass.length),
+        batch,
+        nameOf(decoder, pass, options),
+      );
       for (const mean of await means.read()) totals[a++] += mean * count;
     }
   }
   if (counted === 0) throw refuseUncounted(batches);
   return totals.map((total) => total / counted);
+}
+
+const numbers = new WeakMap<object, number>();
+let lastNumber = 0;
+
+/** A number by which texts can name an object. */
+function numberOf(object: object): number {
+  const number = numbers.get(object) ?? ++lastNumber;
+  numbers.set(object, number);
+  return number;
+}
+
+/** All that an evaluation's commands depend on but the shapes of the batch. */
+function nameOf(
+  decoder: Decoder,
+  pass: readonly (Adapter | null)[],
+  { loss, lossChunkBytes = 0 }: LossSettings,
+): string {
+  const adapters = pass.map((adapter) => (adapter ? numberOf(adapter) : 0));
+  const ownLoss = loss ? numberOf(loss) : 0;
+  return `evaluation by ${numberOf(decoder)} with ${adapters}, loss ${ownLoss}, chunks of ${lossChunkBytes}`;
 }
 
 /** The mean losses f32[N] of a batch by N adapters that share a pass, by one loss each. */
@@ -51,6 +78,7 @@ function meansOf(
   pass: readonly (Adapter | null)[],
   losses: readonly Loss[],
   batch: LabeledBatch,
+  name: string,
 ): Tensor {
   const { device } = decoder;
   return device.scope(() => {
@@ -60,7 +88,7 @@ function meansOf(
       const rows = means.map((mean) => device.ops.reshape(mean, { shape: [1] }));
       return new Map([["means", concatAll(device.ops, rows, 0)]]);
     };
-    const call = repeatCall(pass.at(-1) ?? decoder, "evaluation", decoder, inputTensors(inputs));
+    const call = repeatCall(pass.at(-1) ?? decoder, name, decoder, inputTensors(inputs));
     const results = isRepeatable(pass, losses) ? device.repeat(call, run) : run();
     return results.get("means")!;
   });
