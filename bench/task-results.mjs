@@ -4,10 +4,11 @@
 //   npm run build && node bench/task-results.mjs --model MODEL --task choice --train FILE --dev FILE --output DIR
 //     [--methods ladder,xladder,qlora] [--steps 100] [--batch-size 8] [--limit 200] [--device auto] [--args="..."]
 //
-// --task is one that scores right answers, so not perplexity. --args are more arguments of `sidenet train`.
+// --task is one that scores right answers. --args are more arguments of `sidenet train`.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { QUESTION_TASKS } from "@sidenet/ladder";
 import { scriptOptions, usageError } from "../scripts/lib/options.mjs";
 import { sidenet } from "../scripts/lib/sidenet.mjs";
 import { requireSuccess } from "../scripts/lib/steps.mjs";
@@ -28,7 +29,10 @@ const values = scriptOptions(
   },
   { required: ["model", "train", "dev", "output"], positive: ["steps", "batch-size", "limit"] },
 );
-if (values.task === "perplexity") usageError("--task perplexity: the table is of shares of right answers");
+if (!QUESTION_TASKS.includes(values.task))
+  usageError(
+    `--task ${values.task}: the table is of shares of right answers, so it takes ${QUESTION_TASKS.join(", ")}`,
+  );
 
 /** Runs sidenet, shows its progress, and returns the object that it prints. */
 function runSidenet(...given) {

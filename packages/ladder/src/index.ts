@@ -52,7 +52,7 @@ export {
   type ScoringOptions,
   scoreContinuations,
 } from "./eval/score-continuations.ts";
-export { TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
+export { QUESTION_TASKS, type QuestionTask, TASKS, type Task, trainingRecord } from "./eval/tasks.ts";
 export { type ByteSource, memorySource } from "./formats/byte-source.ts";
 export { type Checkpoint, type CheckpointTensor, requireTensor } from "./formats/checkpoint.ts";
 export { type BlobLike, blobSource, type FileLike } from "./formats/file-set.ts";

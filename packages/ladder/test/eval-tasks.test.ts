@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { encodeRecord } from "../src/data/records.ts";
 import { finalNumber } from "../src/eval/final-number.ts";
 import { encodeAnswer, followUpIds, promptIds, scoringItem } from "../src/eval/prompts.ts";
-import { choiceQuestion, TASKS, trainingRecord } from "../src/eval/tasks.ts";
+import { choiceQuestion, QUESTION_TASKS, trainingRecord } from "../src/eval/tasks.ts";
 import { CHOICES, CRITIC, tokenizer } from "./eval-rows.ts";
 import { wordTokenizer } from "./tiny-tokenizer.ts";
 
@@ -45,7 +45,7 @@ describe("an answer", () => {
 });
 
 describe("what train learns of a task", () => {
-  const learned = (task: (typeof TASKS)[number], value: object, asChat = false) => {
+  const learned = (task: (typeof QUESTION_TASKS)[number], value: object, asChat = false) => {
     const record = trainingRecord(task, value, "s", asChat);
     const encoding = { bosId: null, eosId: 2, maxLength: 500, cut: false, chat: tokenizer.chatTemplate() };
     const { inputIds, labels } = encodeRecord(record, "s", tokenizer, encoding);
@@ -61,7 +61,6 @@ describe("what train learns of a task", () => {
     expect(learned("critic", CRITIC[1]).learned).toBe(" correct<|im_end|>");
     expect(learned("critic", CRITIC[2]).learned).toBe(" incorrect<|im_end|>");
     expect(learned("blimp", CHOICES[2]).all).toBe("up<|im_end|>");
-    expect(learned("perplexity", { text: "abc" }).all).toBe("abc<|im_end|>");
     const gsm8k = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2\n" };
     expect(learned("gsm8k", gsm8k, true)).toEqual({
       all: "<|im_start|>user\nQuestion: 1+1?<|im_end|>\n<|im_start|>assistant\n1+1=2\n#### 2<|im_end|>\n",
@@ -70,7 +69,7 @@ describe("what train learns of a task", () => {
   });
 
   it("is refused by row where it is no row of the task", () => {
-    for (const task of TASKS) {
+    for (const task of QUESTION_TASKS) {
       for (const value of [{ x: 1 }, null]) {
         expect(() => trainingRecord(task, value, "f.jsonl, line 3", false)).toThrow(
           /L-RECORD\] f\.jsonl, line 3/,

@@ -1,67 +1,15 @@
-import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
-import fc from "fast-check";
+import { Random } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
-import type { Row } from "../src/data/rows.ts";
 import { type EvalOptions, prepareEvaluation } from "../src/eval/evaluate.ts";
 import { finalNumber } from "../src/eval/final-number.ts";
-import { estimate, type Metric } from "../src/eval/intervals.ts";
-import { slidingWindows } from "../src/eval/perplexity.ts";
+import { estimate } from "../src/eval/intervals.ts";
 import { scoreContinuations } from "../src/eval/score-continuations.ts";
 import { generate } from "../src/generation/generate.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
-import { makeAdapter } from "../src/methods/method.ts";
-import { residualStream } from "../src/methods/residual-stream.ts";
 import type { Decoder } from "../src/model/decoder.ts";
 import type { Tokenizer } from "../src/text/tokenizer.ts";
 import { CHOICES, CRITIC, tokenizer } from "./eval-rows.ts";
-import { drawModel, randomDecoder } from "./tiny-model.ts";
-
-/** A tiny model over bytes, of one layer, with an adapter that does something. */
-function drawn(seed: number, method: "ladder" | "lora" | "head" = "ladder") {
-  const device = new CpuDevice();
-  const model = {
-    ...drawModel(new TestRandom(seed)),
-    vocabSize: tokenizer.vocabSize,
-    numHiddenLayers: 1,
-    hiddenSize: 16,
-    maxPositionEmbeddings: 512,
-  };
-  const decoder = randomDecoder(device, model, seed);
-  const sizes = { ladder: { width: 8, layers: 1 }, lora: { rank: 2 }, seed };
-  const adapter = makeAdapter({ method, ...sizes }, decoder, "tiny");
-  for (const [stream, [name, tensor]] of [...adapter.parameters].entries()) {
-    if (!/up\.weight|lora_B|lm_head/.test(name)) continue;
-    device.scope(() => {
-      const values = new Random(seed, stream).normals(tensor.size, 0.3);
-      device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
-    });
-  }
-  return {
-    decoder,
-    adapter,
-    [Symbol.dispose]() {
-      adapter.dispose();
-      decoder.dispose();
-    },
-  };
-}
-
-/** log p of every token of a text but the first, given all before it: one pass, no cache, softmax in double. */
-async function plainLogProbabilities(decoder: Decoder, adapter: Adapter | null, ids: readonly number[]) {
-  using all = decoder.device.scope(() => {
-    const batch = { inputIds: ids, batchSize: 1, length: ids.length, attentionMask: null };
-    const y = residualStream(decoder, adapter, decoder.prepare(batch));
-    return decoder.logits(decoder.device.ops, y, adapter?.head ?? undefined);
-  });
-  const logits = await all.read();
-  const V = decoder.config.vocabSize;
-  return ids.slice(1).map((id, t) => {
-    const row = Array.from(logits.slice(t * V, (t + 1) * V));
-    return row[id] - Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
-  });
-}
-
-const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+import { drawn, options, plainLogProbabilities, rows, scoreOf, sum } from "./plain-evaluation.ts";
 
 /** log p(continuation | prompt), as `plainLogProbabilities` has it. */
 async function plainScore(
@@ -141,93 +89,6 @@ describe("the score of a continuation", () => {
       return decoder.device.memory.peak(0).peakBytes;
     };
     expect(await peakOf(1)).toBeLessThan((await peakOf(2 ** 28)) / 2);
-  });
-});
-
-describe("sliding windows", () => {
-  it("score each token but the first once, with as much before it as they can", () => {
-    fc.assert(
-      fc.property(
-        fc.integer({ min: 0, max: 60 }),
-        fc.integer({ min: 2, max: 20 }),
-        fc.integer({ min: 1, max: 19 }),
-        (length, context, stride) => {
-          fc.pre(stride < context);
-          const ids = Array.from({ length }, (_, i) => i);
-          const windows = slidingWindows(ids, context, stride, "x");
-          const scored = windows.flatMap(({ labels }) => labels.filter((label) => label !== -100));
-          expect(scored).toEqual(ids.slice(1));
-          for (const { inputIds, labels } of windows) {
-            expect(inputIds.length).toBeLessThanOrEqual(context);
-            expect(labels[0]).toBe(-100);
-            const first = labels.findIndex((label) => label !== -100);
-            expect(first >= context - stride || inputIds[0] === 0).toBe(true);
-          }
-        },
-      ),
-    );
-  });
-});
-
-const options = (change: Partial<EvalOptions>): EvalOptions => ({
-  task: "choice",
-  template: "plain",
-  batchSize: 2,
-  context: 16,
-  stride: 8,
-  joinTexts: false,
-  maxTokens: null,
-  answerTokens: 6,
-  ...change,
-});
-const rows = (values: readonly object[]): Row[] =>
-  values.map((value, i) => ({ value, source: `line ${i + 1}` }));
-const scoreOf = (metrics: readonly Metric[], name: string) =>
-  estimate(metrics.find((metric) => metric.name === name)!, 0).value;
-
-describe("perplexity", () => {
-  it("is that of a plain sum over the same windows, of texts apart and as one", async () => {
-    using parts = drawn(3, "head");
-    const { decoder, adapter } = parts;
-    const texts = ["abc def ghi jkl mno pqr stu", "xé🙂 x", "short", ""];
-    for (const joinTexts of [false, true]) {
-      const evaluation = prepareEvaluation(
-        rows(texts.map((text) => ({ text }))),
-        tokenizer,
-        options({ task: "perplexity", joinTexts, maxTokens: 36 }),
-      );
-      const done: number[][] = [];
-      const [{ metrics }] = await evaluation.run(decoder, [adapter], (...counts) => done.push(counts));
-      expect(done.at(-1)).toEqual([evaluation.count, evaluation.count]);
-      expect(done).toHaveLength(Math.ceil(evaluation.count / 2));
-      let [nats, count, left] = [0, 0, 36];
-      for (const text of joinTexts ? [texts.join("\n\n")] : texts) {
-        const ids = tokenizer.encode(text).slice(0, left);
-        left -= ids.length;
-        for (let t = 1; t < ids.length; t++) {
-          // Windows begin at multiples of 8; the one that scores token t is the first that reaches it.
-          const start = t < 16 ? 0 : 8 * Math.ceil((t + 1 - 16) / 8);
-          nats -= (await plainLogProbabilities(decoder, adapter, ids.slice(start, t + 1))).at(-1)!;
-          count++;
-        }
-      }
-      expect(scoreOf(metrics, "nats_per_token")).toBeCloseTo(nats / count, 4);
-      expect(scoreOf(metrics, "bits_per_byte")).toBeCloseTo(nats / Math.LN2 / count, 4); // a token is a byte
-      expect(scoreOf(metrics, "perplexity") / Math.exp(nats / count)).toBeCloseTo(1, 4);
-      expect(metrics[0].items.reduce((total, { bottom }) => total + bottom, 0)).toBe(count);
-    }
-  });
-
-  it("is refused where nothing can be scored", async () => {
-    const prepare = (values: object[], change: Partial<EvalOptions> = {}) =>
-      prepareEvaluation(rows(values), tokenizer, options({ task: "perplexity", ...change }));
-    expect(() => prepare([{ text: "a" }])).toThrow(/L-EVAL/);
-    expect(() => prepare([{ text: "abc" }], { stride: 16 })).toThrow(/L-OPTION.*below 16/);
-    expect(() => prepare([{ title: "abc" }])).toThrow(/L-RECORD\] line 1.*--map/);
-    using parts = drawn(3);
-    const run = (context: number) => prepare([{ text: "abc" }], { context }).run(parts.decoder, [null]);
-    await expect(run(513)).rejects.toThrow(/L-OPTION\].*513.*context of 512/);
-    expect(await run(512)).toHaveLength(1);
   });
 });
 

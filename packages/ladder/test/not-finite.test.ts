@@ -47,6 +47,7 @@ describe("a model with a NaN among its weights", () => {
   it.each([
     ["choice", { question: "a?", choices: ["b", "cd"], label: 0 }],
     ["gsm8k", { question: "1+1?", answer: "#### 2" }],
+    ["loss", { prompt: "abc", completion: " def" }],
     ["perplexity", { text: "abc def ghi" }],
   ])("has no score: %s", async (task, row) => {
     const data = join(root, `${task}.jsonl`);

@@ -65,6 +65,7 @@ const CHOICES = rows([
   { question: "is it up?", choices: ["down", "up", "u"], label: 1 },
 ]);
 const DATA: Record<Task, ReturnType<typeof rows>> = {
+  loss: rows([{ prompt: "abc def", completion: " ghi" }, ...CHOICES.map(({ value }) => value)]),
   perplexity: rows([{ text: "abc def ghi jkl mno pqr stu" }, { text: "short" }]),
   choice: CHOICES,
   boolq: CHOICES,

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/records.ts";
-import { TASKS, type Task } from "../eval/tasks.ts";
+import { QUESTION_TASKS, type QuestionTask } from "../eval/tasks.ts";
 import type { WeightedFile } from "../node/run/train-run-options.ts";
 import { countOrShare } from "./options.ts";
 
@@ -84,7 +84,7 @@ export function weightedFile(text: string): WeightedFile {
 /** As commander hands them over. */
 export interface QuestionFlags {
   readonly evalData?: readonly string[];
-  readonly task?: Task;
+  readonly task?: QuestionTask;
   readonly template: "plain" | "chat";
   readonly chatTemplate?: string;
   readonly prefix?: string;
@@ -98,7 +98,7 @@ export function addQuestionSettings(command: Command): void {
       new Option(
         "--task <name>",
         "train on rows of this task, as eval asks them (default: records as they are)",
-      ).choices(TASKS),
+      ).choices(QUESTION_TASKS),
     )
     .addOption(
       new Option("--template <kind>", "prompt and completion as plain text, or as turns of the chat template")

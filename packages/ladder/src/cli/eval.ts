@@ -30,6 +30,7 @@ interface EvalFlags extends InferenceFlags {
 
 const HELP = `
 Tasks, and the fields of a row of data (docs/guide-evaluate.md has the exact definitions):
+  loss              any record that train takes: the loss of what train would learn of it
   perplexity        text: sliding windows of --context tokens, --stride tokens apart; each token is scored once
   choice, boolq,    context?, question, choices, label: the choice with the largest log-likelihood, and the same divided by
   arc                 the choice's length in bytes
@@ -41,6 +42,7 @@ With --adapter every task is scored without the adapter (before) and with it (af
 of its own, over the same items. Intervals are at 95 %: Wilson's for proportions, a bootstrap seeded by --seed for the rest.
 
 Examples:
+  $ npx sidenet eval --model SmolLM2-135M-Instruct.Q4_1.gguf --task loss --data dev.jsonl --adapter out/run
   $ npx sidenet eval --model SmolLM2-135M-Instruct.Q4_1.gguf --task boolq --data boolq.dev.jsonl --limit 200
   $ npx sidenet eval --model SmolLM2-135M-Instruct.Q4_1.gguf --task critic --data critic.jsonl --adapter out/run
   $ npx sidenet eval --model SmolLM2-135M-Instruct.Q4_1.gguf --task perplexity --data wikitext2.jsonl --join --max-tokens 20000`;
@@ -48,7 +50,9 @@ Examples:
 export function defineEval(program: Command, session: Session): void {
   const command = program
     .command("eval")
-    .description("Evaluate a model with and without an adapter: perplexity, multiple choice, gsm8k, critic.")
+    .description(
+      "Evaluate a model with and without an adapter: loss, perplexity, multiple choice, gsm8k, critic.",
+    )
     .addOption(new Option("--task <name>", "evaluation task").choices(TASKS).makeOptionMandatory())
     .requiredOption("--data <file...>", "JSONL, JSON, CSV, TSV, Parquet or text files")
     .addOption(

@@ -1,6 +1,6 @@
 /** The tasks, scored: rows of data in, metrics out. It reads no files and prints nothing. */
 import { SidenetError } from "@sidenet/tensor";
-import { describeFields } from "../data/records.ts";
+import { describeFields, encodeRecord, encodingBy, parseRecord } from "../data/records.ts";
 import type { Row } from "../data/rows.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import type { Adapter } from "../methods/adapter.ts";
@@ -99,6 +99,7 @@ export function prepareEvaluation(
   tokenizer: Tokenizer,
   options: EvalOptions,
 ): Evaluation {
+  if (options.task === "loss") return loss(rows, tokenizer, options);
   if (options.task === "perplexity") return perplexity(rows, tokenizer, options);
   if (options.task === "gsm8k") return finalNumbers(rows, tokenizer, options);
   if (options.task === "critic") return critic(rows, tokenizer, options);
@@ -248,6 +249,40 @@ function finalNumbers(rows: readonly Row[], tokenizer: Tokenizer, options: EvalO
   };
 }
 
+/** Of windows or records that were scored. */
+function tokenMetrics(scores: readonly WindowScore[]): Metric[] {
+  const items = scores.map(({ nats, tokens }) => ({ top: nats, bottom: tokens }));
+  return [
+    { name: "perplexity", items, transform: "exp" },
+    { name: "nats_per_token", items },
+  ];
+}
+
+/** Records as `train` encodes them: what it would learn of each is scored. */
+function loss(rows: readonly Row[], tokenizer: Tokenizer, { batchSize, template }: EvalOptions): Evaluation {
+  const encoding = {
+    ...encodingBy(tokenizer),
+    maxLength: Number.POSITIVE_INFINITY, // run() knows the context, and a prefix in it
+    cut: false,
+    asChat: template === "chat",
+  };
+  const records = rows.map(({ value, source }) =>
+    encodeRecord(parseRecord(value, source), source, tokenizer, encoding),
+  );
+  const resultOf = (scores: readonly WindowScore[]): EvalResult => ({
+    metrics: tokenMetrics(scores),
+    predictions: scores.map((score, i) => ({ source: rows[i].source, ...score })),
+  });
+  return {
+    count: rows.length,
+    constantAnswer: null,
+    async run(decoder, adapters, onProgress) {
+      checkLengths(rows, decoder, (i) => records[i].inputIds.length);
+      return (await scoreWindows(decoder, adapters, records, { batchSize, onProgress })).map(resultOf);
+    },
+  };
+}
+
 function textOf({ value, source }: Row): string {
   const text = (value as { text?: unknown } | null)?.text;
   if (typeof text === "string") return text;
@@ -284,14 +319,9 @@ function perplexity(rows: readonly Row[], tokenizer: Tokenizer, options: EvalOpt
     );
   }
   const resultOf = (scores: readonly WindowScore[]): EvalResult => {
-    const perToken = scores.map(({ nats, tokens }) => ({ top: nats, bottom: tokens }));
     const bits = scores.map(({ nats }, i) => ({ top: nats * (1 / Math.LN2), bottom: byteCounts[i] }));
     return {
-      metrics: [
-        { name: "perplexity", items: perToken, transform: "exp" },
-        { name: "nats_per_token", items: perToken },
-        { name: "bits_per_byte", items: bits },
-      ],
+      metrics: [...tokenMetrics(scores), { name: "bits_per_byte", items: bits }],
       predictions: scores.map((score, i) => ({ source: windows[i].source, ...score })),
     };
   };

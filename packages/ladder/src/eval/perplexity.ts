@@ -1,6 +1,6 @@
 /** Perplexity over sliding windows: each token is scored once, with as much before it as the windows allow. */
 import { concatAll } from "@sidenet/tensor";
-import { inBatches } from "../data/batches.ts";
+import { makeBatch } from "../data/batches.ts";
 import type { TokenRecord } from "../data/records.ts";
 import { TextStream } from "../generation/text-stream.ts";
 import type { Adapter } from "../methods/adapter.ts";
@@ -56,7 +56,7 @@ export function scoredBytes(
   return counts;
 }
 
-/** What one window of text cost the model. */
+/** What the scored tokens of a window, or of a record, cost the model. */
 export interface WindowScore {
   /** Negative log-likelihood in nats, summed. */
   readonly nats: number;
@@ -65,8 +65,8 @@ export interface WindowScore {
 }
 
 /**
- * Scores of windows, in their order, with each adapter; null is the backbone alone. Throws `L-DIVERGED` for one that is not
- * finite.
+ * Scores of windows, or of records, in their order, with each adapter; null is the backbone alone. Those of similar lengths go
+ * through the model together. Throws `L-DIVERGED` for one that is not finite.
  */
 export async function scoreWindows(
   decoder: Decoder,
@@ -74,21 +74,27 @@ export async function scoreWindows(
   windows: readonly TokenRecord[],
   { batchSize, onProgress }: Pick<ScoringOptions, "batchSize" | "onProgress">,
 ): Promise<WindowScore[][]> {
-  const scores: WindowScore[][] = adapters.map(() => []);
-  const longest = Math.max(...windows.map((window) => window.inputIds.length));
-  let done = 0;
-  for (const batch of inBatches(windows, batchSize, longest)) {
+  const scores = adapters.map((): WindowScore[] => new Array(windows.length));
+  const lengthOf = (i: number) => windows[i].inputIds.length;
+  const order = [...windows.keys()].sort((a, b) => lengthOf(a) - lengthOf(b));
+  for (let start = 0; start < order.length; start += batchSize) {
+    const group = order.slice(start, start + batchSize);
+    const batch = makeBatch(
+      group.map((i) => windows[i]),
+      lengthOf(group.at(-1)!),
+    );
     const found: WindowScore[][] = [];
     for (const pass of sharedPasses(adapters)) found.push(...(await scoreBatch(decoder, pass, batch)));
     for (const [a, own] of found.entries()) {
-      const bad = own.findIndex(({ nats }) => !Number.isFinite(nats));
-      if (bad >= 0) {
-        throw await notFinite(`the loss of window ${done + bad + 1} is not finite`, decoder, adapters[a]);
+      for (const [g, i] of group.entries()) {
+        if (!Number.isFinite(own[g].nats)) {
+          const what = `the loss of ${windows[i].source} is not finite`;
+          throw await notFinite(what, decoder, adapters[a]);
+        }
+        scores[a][i] = own[g];
       }
-      scores[a].push(...own);
     }
-    done += batch.batchSize;
-    onProgress?.(done, windows.length);
+    onProgress?.(start + group.length, windows.length);
   }
   return scores;
 }

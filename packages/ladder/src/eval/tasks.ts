@@ -12,9 +12,13 @@ import {
 } from "../data/records.ts";
 import { finalNumber } from "./final-number.ts";
 
-/** Names of the tasks; docs/guide-evaluate.md defines each. */
-export const TASKS = ["perplexity", "choice", "boolq", "arc", "blimp", "critic", "gsm8k"] as const;
-/** The name of a task, as `--task` takes it. */
+/** Tasks whose rows are questions with a right answer, which can be trained on too. */
+export const QUESTION_TASKS = ["choice", "boolq", "arc", "blimp", "critic", "gsm8k"] as const;
+/** The name of such a task, as `train --task` takes it. */
+export type QuestionTask = (typeof QUESTION_TASKS)[number];
+/** Names of the tasks of `eval`; docs/guide-evaluate.md defines each. */
+export const TASKS = ["loss", "perplexity", ...QUESTION_TASKS] as const;
+/** The name of a task, as `eval --task` takes it. */
 export type Task = (typeof TASKS)[number];
 
 /** What a model is asked, before any template. */
@@ -158,14 +162,18 @@ export function choiceRow(value: unknown, source: Source): ChoiceRecord {
 }
 
 /** A row of a task as `train` learns it: what `eval` asks, and the right answer to it. Throws `L-RECORD`. */
-export function trainingRecord(task: Task, value: unknown, source: Source, asChat: boolean): TextRecord {
+export function trainingRecord(
+  task: QuestionTask,
+  value: unknown,
+  source: Source,
+  asChat: boolean,
+): TextRecord {
   const pair = ({ user, ask }: Question, answer: string): TextRecord => {
     if (ask === "") return { text: answer };
     if (!asChat) return { prompt: user + ask, completion: ` ${answer}` };
     const turn = (role: string, content: string) => ({ role, content });
     return { messages: [turn("user", user), turn("assistant", answer)] };
   };
-  if (task === "perplexity") return parseRecord(value, source);
   if (task === "gsm8k") {
     const row = gsm8kRow(value, source);
     return pair(gsm8kQuestion(row), row.solution);

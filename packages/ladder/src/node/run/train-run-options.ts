@@ -1,7 +1,7 @@
 /** Options of a fine-tuning run: data, model, method and length. */
 
 import type { FieldMapping } from "../../data/records.ts";
-import type { Task } from "../../eval/tasks.ts";
+import type { QuestionTask } from "../../eval/tasks.ts";
 import type { MethodOptions } from "../../methods/method.ts";
 import type { BaseStorage } from "../../model/base-storage.ts";
 import type { MemoryOptions } from "../../training/trainer.ts";
@@ -21,7 +21,7 @@ interface DataOptions {
   /** Files to evaluate with, instead of held-out records. */
   readonly evalData?: readonly string[];
   /** Rows of this task are learned: what `eval` asks, and the right answer. Null, the default: records as they are. */
-  readonly task?: Task | null;
+  readonly task?: QuestionTask | null;
   /** Prompts and completions as plain text, the default, or as turns of the model's chat template. */
   readonly template?: "plain" | "chat";
   /** File of a chat template, in place of the model's. */
