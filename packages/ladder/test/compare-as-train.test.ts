@@ -32,8 +32,9 @@ function drawOptions(pick: TestRandom): string[] {
     ...(asChat
       ? ["--data", join(root, "pairs.jsonl"), "--prompt", "ask", "--completion", "say", "--template", "chat"]
       : ["--data", files.data, `${files.more}:2`]),
-    ...(asChat ? ["--chat-template", template] : some("--eval-data", files.more)),
-    ...["--steps", `${pick.int(3, 6)}`, "--batch-size", `${pick.int(2, 4)}`, "--held-out", oneOf("4", "0.3")],
+    ...(asChat ? ["--chat-template", template] : []),
+    ...oneOf(["--held-out", "4"], ["--held-out", "0.3"], asChat ? [] : ["--eval-data", files.more]),
+    ...["--steps", `${pick.int(3, 6)}`, "--batch-size", `${pick.int(2, 4)}`],
     ...oneOf([], ["--pack-length", "48"], ["--bucket-by-length"], ["--max-length", "16"]),
     ...some("--gradient-accumulation", "2"),
     ...some("--micro-batch", "1"),

@@ -140,6 +140,17 @@ describe("settings", () => {
     expect((await sidenet("train", "--config", join(root, "none.yaml"))).err).toContain("[L-FILE-MISSING]");
     expect((await sidenet("train", "--set", "steps")).err).toContain("--set wants name=value");
   });
+
+  it.each([
+    ["--held-out 4 --eval-data x", "--eval-data takes the place of held-out records"],
+    ["--patience 2", "--patience counts the evaluations of --eval-every"],
+    ["--calibration 3", "--calibration is what --importance fisher is measured on"],
+  ])("that would do nothing are refused: %s", async (given, message) => {
+    const output = join(root, "none");
+    const needed = ["--model", "x", "--data", "x", "--output", output];
+    const { exitCode, err } = await sidenet("train", ...needed, ...given.split(" "));
+    expect({ exitCode, err }).toEqual({ exitCode: 2, err: expect.stringContaining(`[C-USAGE] ${message}`) });
+  });
 });
 
 describe("a run", () => {

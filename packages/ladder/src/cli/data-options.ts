@@ -61,14 +61,6 @@ export function fieldMapping({ text, prompt, completion, map }: FieldFlags): Fie
   return prompt !== undefined && completion !== undefined ? { prompt, completion } : {};
 }
 
-export const heldOutOption = (): Option =>
-  new Option(
-    "--held-out <n>",
-    "records held out for evaluation, from the end of the data; below 1: a random fraction",
-  )
-    .argParser(countOrShare)
-    .default(16);
-
 /** "a.jsonl:2.5" is a file and its weight, unless a file has that very name. */
 export function weightedFile(text: string): WeightedFile {
   const [, path, digits] = /^(.+):([^:/\\]*)$/.exec(text) ?? [];
@@ -83,6 +75,7 @@ export function weightedFile(text: string): WeightedFile {
 
 /** As commander hands them over. */
 export interface QuestionFlags {
+  readonly heldOut?: number;
   readonly evalData?: readonly string[];
   readonly task?: QuestionTask;
   readonly template: "plain" | "chat";
@@ -93,6 +86,11 @@ export interface QuestionFlags {
 /** How records are put to the model, and which it is evaluated with. */
 export function addQuestionSettings(command: Command): void {
   command
+    .option(
+      "--held-out <n>",
+      "records held out for evaluation, from the end of the data (default: 16); below 1: a random fraction",
+      countOrShare,
+    )
     .option("--eval-data <file...>", "evaluation files, in place of held-out records")
     .addOption(
       new Option(

@@ -7,7 +7,6 @@ import {
   addQuestionSettings,
   type FieldFlags,
   fieldMapping,
-  heldOutOption,
   modelOption,
   type QuestionFlags,
   weightedFile,
@@ -27,7 +26,6 @@ export interface TrainingFlags extends StepFlags, FieldFlags, QuestionFlags {
   readonly maxLength?: number;
   readonly packLength?: number;
   readonly bucketByLength: boolean;
-  readonly heldOut: number;
   readonly learningRate?: number;
   readonly warmupSteps: number;
   readonly schedule: "constant" | "linear" | "cosine";
@@ -72,7 +70,6 @@ export function addRunOptions(command: Command): Command {
       positiveInteger,
     )
     .option("--bucket-by-length", "batch records of similar lengths, so that there is less padding", false)
-    .addOption(heldOutOption())
     .option("--learning-rate <x>", "peak learning rate (default: by method and model)", positiveNumber)
     .option("--warmup-steps <n>", "steps of linear warmup", nonNegativeInteger, 5)
     .addOption(
@@ -129,8 +126,14 @@ export function runOptions(flags: TrainingFlags): Omit<ShownRun, "storage" | "me
     throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
   if (flags.patience !== undefined && flags.evalEvery === undefined)
     throw new SidenetError("C-USAGE", "--patience counts the evaluations of --eval-every. Give both.");
+  if (flags.heldOut !== undefined && flags.evalData !== undefined)
+    throw new SidenetError(
+      "C-USAGE",
+      "--eval-data takes the place of held-out records. Leave --held-out out.",
+    );
   return {
     ...flags,
+    heldOut: flags.heldOut ?? 16,
     data: flags.data.map(weightedFile),
     fields: fieldMapping(flags),
     outputDir: flags.output,
