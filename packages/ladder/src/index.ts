@@ -2,7 +2,7 @@ export type { Ceilings } from "./bench/ceilings.ts";
 export type { BenchFailure, BenchResult, Timing } from "./bench/measure.ts";
 export { BENCH_MODELS, type BenchModel } from "./bench/shapes.ts";
 export { type BenchOptions, type BenchReport, type BenchRow, runSuite } from "./bench/suite.ts";
-export { CalibratedLayers, type LayerReport } from "./calibration/calibrated-layers.ts";
+export { CalibratedLayers } from "./calibration/calibrated-layers.ts";
 export {
   BatchStream,
   type BatchStreamOptions,

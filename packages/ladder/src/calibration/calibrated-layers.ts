@@ -28,9 +28,6 @@ export const MAX_COLUMNS = 8192;
 /** Damping: this share of the mean of H's diagonal is added to the diagonal. */
 const DAMPING = 0.01;
 
-/** Called after each layer with the relative squared error of the outputs of each weight. */
-export type LayerReport = (layer: number, errors: Readonly<Record<string, number>>) => void;
-
 /** Throws `L-CALIBRATION` without tokens, or for a model whose matrices H would be too large. */
 function checkCalibration(tensors: readonly ModelTensor[], tokens: number): void {
   if (tokens === 0) {
@@ -60,7 +57,6 @@ export class CalibratedLayers {
   readonly #config: ModelConfig;
   readonly #tensors: ReadonlyMap<string, ModelTensor>;
   readonly #batches: readonly TokenBatch[];
-  readonly #onLayer: LayerReport;
   #rows: CalibrationRow[] | null = null;
   /** Weights of the last quantized layer. */
   #quantized = new Map<string, DoubleNf4>();
@@ -72,7 +68,6 @@ export class CalibratedLayers {
     config: ModelConfig,
     tensors: readonly ModelTensor[],
     batches: readonly TokenBatch[],
-    onLayer: LayerReport = () => {},
   ) {
     checkCalibration(
       tensors,
@@ -82,7 +77,6 @@ export class CalibratedLayers {
     this.#config = config;
     this.#tensors = new Map(tensors.map((tensor) => [tensor.name, tensor]));
     this.#batches = batches;
-    this.#onLayer = onLayer;
   }
 
   /**
@@ -108,22 +102,19 @@ export class CalibratedLayers {
     const linear = await this.#load(store);
     const moments = await this.#observe(blockWeights(this.#config, store));
     using nf4 = new ParamStore(this.#device, "weights");
-    const errors: Record<string, number> = {};
     for (const places of READERS) {
       const feedback = this.#feedback(places[0], moments.get(places[0])!);
       moments.delete(places[0]);
       for (const place of places) {
         const short = `${PROJECTIONS[place]}.weight`;
         const name = layerName(this.#layer, short);
-        const { nf4: values, error } = calibratedNf4(name, linear.get(short)!, feedback);
+        const { nf4: values } = calibratedNf4(name, linear.get(short)!, feedback);
         uploadNf4(nf4, short, values);
         this.#quantized.set(name, values);
-        errors[name] = error;
       }
     }
     for (const [name, tensor] of store) if (!nf4.has(name)) nf4.add(name, this.#device.retain(tensor));
     await this.#advance(blockWeights(this.#config, nf4));
-    this.#onLayer(this.#layer, errors);
   }
 
   /** Loads the layer's parameters in f32 into a store, by their names within the layer; returns its linear weights. */
