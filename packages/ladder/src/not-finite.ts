@@ -1,5 +1,5 @@
 /** Errors for NaN and infinite results, which name the tensor that is the cause, and what to do. */
-import { isFloat, type ParamStore, SidenetError } from "@sidenet/tensor";
+import { firstNonFinite, isFloat, type ParamStore, SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "./methods/adapter.ts";
 import type { Decoder } from "./model/decoder.ts";
 
@@ -7,17 +7,15 @@ import type { Decoder } from "./model/decoder.ts";
 async function nonFiniteValue(store: ParamStore): Promise<string | null> {
   for (const [name, tensor] of store) {
     if (!isFloat(tensor.dtype)) continue;
-    const values = await tensor.read();
-    let at = 0;
-    while (at < values.length && Number.isFinite(values[at])) at++;
-    if (at === values.length) continue;
+    const found = firstNonFinite(await tensor.read());
+    if (found === null) continue;
     const index: number[] = [];
-    let rest = at;
+    let rest = found.index;
     for (const size of [...tensor.shape].reverse()) {
       index.unshift(rest % size);
       rest = Math.floor(rest / size);
     }
-    return `${name}[${index.join(", ")}] = ${values[at]}`;
+    return `${name}[${index.join(", ")}] = ${found.value}`;
   }
   return null;
 }

@@ -10,6 +10,7 @@ export interface NonFinite {
   readonly value: number;
 }
 
+/** The first value that is NaN or infinite, or null. */
 export function firstNonFinite(values: HostArray): NonFinite | null {
   for (let index = 0; index < values.length; index++) {
     if (!Number.isFinite(values[index])) return { index, value: values[index] };

@@ -1,4 +1,5 @@
 /// <reference lib="esnext.disposable" preserve="true" />
+export { firstNonFinite, type NonFinite } from "./anomaly.ts";
 export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
 export { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";

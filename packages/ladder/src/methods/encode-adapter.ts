@@ -1,5 +1,5 @@
 /** Adapters as the contents of their two files (methods.md, 2 and 4). */
-import { SidenetError } from "@sidenet/tensor";
+import { firstNonFinite, SidenetError } from "@sidenet/tensor";
 import { checkNarrowed } from "../formats/float-codec.ts";
 import { encodeSafetensors, type FloatType, type WritableTensor } from "../formats/safetensors-write.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -48,8 +48,8 @@ export async function encodeAdapter(
 ): Promise<EncodedAdapter> {
   const tensors: Record<string, WritableTensor> = {};
   for (const [name, tensor] of adapter.parameters) {
-    const data = Float32Array.from(await tensor.read());
-    if (!data.every(Number.isFinite)) {
+    const data = new Float32Array(await tensor.read());
+    if (firstNonFinite(data)) {
       throw new SidenetError(
         "L-ADAPTER-VALUES",
         `${name} holds a value that is not finite, so nothing was written. Train with a lower learning rate.`,

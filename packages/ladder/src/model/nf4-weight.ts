@@ -1,6 +1,8 @@
 /** Linear weights in NF4: as bitsandbytes stores them in a checkpoint, and as tensors on a device. */
 import {
+  firstNonFinite,
   formatShape,
+  type HostArray,
   NF4_BLOCKS,
   NF4_OFFSET_AT,
   nf4Table,
@@ -127,14 +129,13 @@ export async function nf4Source(
 }
 
 /** Throws `L-NF4-FINITE`. */
-export function checkFinite(name: string, values: ArrayLike<number>): void {
-  for (let i = 0; i < values.length; i++) {
-    if (Number.isFinite(values[i])) continue;
-    throw new SidenetError(
-      "L-NF4-FINITE",
-      `${name}: value ${i} is ${values[i]}, which NF4 cannot represent. Is the checkpoint damaged?`,
-    );
-  }
+export function checkFinite(name: string, values: HostArray): void {
+  const found = firstNonFinite(values);
+  if (found === null) return;
+  throw new SidenetError(
+    "L-NF4-FINITE",
+    `${name}: value ${found.index} is ${found.value}, which NF4 cannot represent. Is the checkpoint damaged?`,
+  );
 }
 
 function checkType(checkpoint: Checkpoint, dtype: string, name: string, wanted: string): void {
