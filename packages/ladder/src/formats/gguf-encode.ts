@@ -1,5 +1,5 @@
 /** Encodes float32 values in the types of written GGUF files. */
-import { float16Table, float32ToFloat16, sizeOf } from "@sidenet/tensor";
+import { float32ToFloat16, sizeOf } from "@sidenet/tensor";
 import { GGUF_TYPE_IDS, GGUF_TYPES } from "./gguf-types.ts";
 import { storedBytes } from "./safetensors-write.ts";
 
@@ -19,18 +19,20 @@ function encodeQ8(values: Float32Array): Uint8Array {
   const blocks = values.length / 32;
   const out = new Uint8Array(blocks * 34);
   const bytes = new Int8Array(out.buffer);
-  const half = float16Table();
+  const scales = new Float32Array(blocks);
   for (let b = 0; b < blocks; b++) {
     let largest = 0;
     for (let j = 0; j < 32; j++) largest = Math.max(largest, Math.abs(values[b * 32 + j]));
-    const d = Math.fround(largest / 127);
-    const bits = float32ToFloat16(Float32Array.of(d))[0];
-    const inverse = d > 0 && half[bits] > 0 ? Math.fround(1 / d) : 0;
-    out[b * 34] = bits & 255;
-    out[b * 34 + 1] = bits >> 8;
+    scales[b] = largest / 127;
+  }
+  const halves = float32ToFloat16(scales);
+  for (let b = 0; b < blocks; b++) {
+    const inverse = halves[b] > 0 ? Math.fround(1 / scales[b]) : 0;
+    out[b * 34] = halves[b] & 255;
+    out[b * 34 + 1] = halves[b] >> 8;
     for (let j = 0; j < 32; j++) {
       const scaled = Math.fround(values[b * 32 + j] * inverse);
-      bytes[b * 34 + 2 + j] = Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5);
+      bytes[b * 34 + 2 + j] = Math.trunc(scaled + (scaled < 0 ? -0.5 : 0.5));
     }
   }
   return out;
