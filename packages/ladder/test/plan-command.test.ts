@@ -25,6 +25,8 @@ describe("sidenet plan", () => {
     const args = ["--model", "SmolLM2-135M", "--method", "ladder", "--context", "256", "--batch", "2"];
     const json = (await sidenet("plan", ...args, "--json")).json() as unknown as Row & { plans: Row[] };
     expect(json).toMatchObject({ method: "ladder", tokens: 512, context: 256 });
+    expect(json).toMatchObject({ device: "meta: any discrete adapter with f16" });
+    expect(json).not.toHaveProperty("adapter"); // elsewhere that is what was trained
     expect(json.plans).toHaveLength(1);
     expect(json.plans[0].peak_bytes).toBe(json.peak_bytes);
     const sum = Object.values(json.peak_bytes_by_category).reduce((a, b) => a + b, 0);
@@ -98,6 +100,9 @@ describe("sidenet plan", () => {
       ["--memory", "12"],
       ["--method", "lore"],
       ["--method", "qlora+turbo"],
+      ["--method", "qlora+int8-rungs"],
+      ["--method", "qlora", "ladder", "qlora"],
+      ["--device", "wasm", "--adapter-class", "integrated"],
       ["--context", ""],
     ]) {
       expect((await sidenet("plan", "--model", "Qwen2.5-7B", ...wrong)).exitCode, wrong.join(" ")).toBe(2);
