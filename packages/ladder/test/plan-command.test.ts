@@ -156,6 +156,36 @@ describe("sidenet plan", () => {
     expect(peaks[1]).toBeGreaterThan(peaks[0] as number);
   });
 
+  it("plans the peak of a run over files that are in NF4, to the byte, whatever --quantize says", async () => {
+    const { model: source, data } = await writeTinyFiles(folder);
+    const model = join(folder, "in-nf4");
+    await sidenet("convert", "--model", source, "--output", model, "--dtype", "nf4", "--device", "cpu");
+    for (const [method, quantize] of [
+      ["lora", "auto"],
+      ["head", "none"],
+      ["qlora", "none"],
+    ] as const) {
+      const shared = [
+        "--model",
+        model,
+        "--method",
+        method,
+        "--quantize",
+        quantize,
+        "--device",
+        "cpu",
+        "--json",
+      ];
+      const args = ["--data", data, "--held-out", "4", "--steps", "1", "--sample-tokens", "0"];
+      const output = ["--output", join(folder, `nf4-${method}`), "--batch-size", "1"];
+      const run = (await sidenet("train", ...shared, ...args, ...output)).json();
+      const plan = (await sidenet("plan", ...shared, "--context", "32")).json();
+      expect(plan.peak_bytes_by_category, method).toEqual(run.peak_bytes_by_category);
+    }
+    const full = await sidenet("plan", "--model", model, "--method", "full");
+    expect(full.err).toMatch(/L-METHOD\] .* from files that are not in NF4 themselves/);
+  });
+
   it("reads a config.json and nothing else", async () => {
     const config = await readFile(new URL("../configs/SmolLM2-135M/config.json", import.meta.url), "utf8");
     await writeFile(join(folder, "config.json"), config);
