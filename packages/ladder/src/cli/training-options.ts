@@ -13,7 +13,13 @@ import {
   weightedFile,
 } from "./data-options.ts";
 import { deviceOption } from "./device.ts";
-import { addStepOptions, methodOption, methodOptions, type StepFlags } from "./method-options.ts";
+import {
+  addStepOptions,
+  methodOption,
+  methodOptions,
+  refuseOtherMethods,
+  type StepFlags,
+} from "./method-options.ts";
 import { nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
 import type { ShownRun } from "./training-run.ts";
 
@@ -123,12 +129,29 @@ function addWatchingSettings(command: Command): void {
     );
 }
 
+/** Throws `C-USAGE` for flags that do not go together, or do nothing for the method. */
+export function checkFlags(command: Command, flags: TrainingFlags): void {
+  refuseOtherMethods(command, [flags.method]);
+  runOptions(flags);
+}
+
 /** The run that the flags describe, but for what depends on the device. Throws `C-USAGE` for flags that do not go together. */
 export function runOptions(flags: TrainingFlags): Omit<ShownRun, "storage" | "memory"> {
   if (flags.calibration !== undefined && flags.importance !== "fisher")
     throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
   if (flags.patience !== undefined && flags.evalEvery === undefined)
     throw new SidenetError("C-USAGE", "--patience counts the evaluations of --eval-every. Give both.");
+  if (flags.bucketByLength && flags.packLength !== undefined)
+    throw new SidenetError(
+      "C-USAGE",
+      "--pack-length fills rows with records of any length, so --bucket-by-length does nothing. Give one of them.",
+    );
+  const { task, text, prompt } = flags;
+  if (task !== undefined && task !== "perplexity" && (text ?? prompt) !== undefined)
+    throw new SidenetError(
+      "C-USAGE",
+      `--text, --prompt and --completion are fields of plain records; those that --task ${task} reads are mapped by --map.`,
+    );
   return {
     ...flags,
     data: flags.data.map(weightedFile),
