@@ -31,8 +31,14 @@ async function generated(...args: string[]): Promise<Generated> {
 describe("sidenet generate", () => {
   it("writes the prompt and what follows, as it comes; the same as --json has", async () => {
     const args = ["--prompt", "ab", "--max-tokens", "5"];
-    const { text, ids, results } = await generated(...args);
+    const { text, ids, results, ...more } = await generated(...args);
     expect(ids).toHaveLength(5);
+    expect(more).toMatchObject({
+      model: common[1],
+      adapter: null,
+      device: expect.stringMatching(/^cpu: ./),
+      sampling: { temperature: 0, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1, seed: 0 },
+    });
     expect(results).toMatchObject([
       { prompt: "ab", text, prompt_ids: ["a", "b"].map((c) => c.charCodeAt(0) + 3) },
     ]);
@@ -286,6 +292,17 @@ describe("sidenet eval", () => {
     expect(run).toMatchObject({ exitCode: 1, out: "" });
     expect(run.err).toMatch(/L-RECORD\] bad\.jsonl, line 2/);
     expect((await sidenet("eval", ...common, "--task", "none", "--data", data)).exitCode).toBe(2);
+    for (const [option, task] of [
+      [["--stride", "4"], "perplexity"],
+      [["--context", "9"], "perplexity"],
+      [["--join"], "perplexity"],
+      [["--max-tokens", "4"], "perplexity"],
+      [["--answer-tokens", "4"], "gsm8k"],
+    ] as const) {
+      const other = await sidenet("eval", ...common, "--task", "boolq", "--data", data, ...option);
+      expect(other).toMatchObject({ exitCode: 2, out: "" });
+      expect(other.err).toContain(`${option[0]} is for ${task}, and does nothing for boolq`);
+    }
     expect(
       (await sidenet("eval", ...common, "--task", "choice", "--data", data, "--map", "x=y")).exitCode,
     ).toBe(2);

@@ -66,7 +66,7 @@ const METHODS: readonly (readonly [variant: string, method: string, ...own: stri
 const SUFFIXES: Readonly<Record<string, readonly string[]>> = {
   "int8-rungs": ["--rungs", "int8"],
   checkpointing: ["--gradient-checkpointing"],
-  f32: ["--saved", "f32", "--rungs", "f32", "--optimizer-state", "f32"],
+  f32: ["--saved", "f32", "--optimizer-state", "f32"], // of a side network the rungs as well
 };
 
 /** What does not say when, where and how fast. */

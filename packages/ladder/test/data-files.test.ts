@@ -1,5 +1,6 @@
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
@@ -64,6 +65,9 @@ describe("a data file", () => {
     const latin = Buffer.from("text\ncaf\u00e9\n", "latin1");
     await expect(all(await file("x.csv", latin))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
     await expect(all(await file("x.txt", latin))).rejects.toThrow(/L-DATA.*x\.txt is not UTF-8/);
+    await expect(all(await file("x.jsonl.gz", gzipSync("text")))).rejects.toThrow(
+      /L-DATA.*x\.jsonl\.gz is compressed\. Decompress it/,
+    );
     const json = Buffer.from('[{"text":"caf\u00e9"}]', "latin1");
     await expect(all(await file("x.json", json))).rejects.toThrow(/L-DATA.*x\.json is not UTF-8/);
     const cut = Buffer.from("text\ncaf\u00e9").subarray(0, -1);

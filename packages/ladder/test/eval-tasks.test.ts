@@ -60,7 +60,8 @@ describe("what train learns of a task", () => {
     expect(learned("critic", CRITIC[0]).learned).toBe(" incorrect\nFirst wrong step: 1<|im_end|>");
     expect(learned("critic", CRITIC[1]).learned).toBe(" correct<|im_end|>");
     expect(learned("critic", CRITIC[2]).learned).toBe(" incorrect<|im_end|>");
-    expect(learned("blimp", CHOICES[2]).all).toBe("up<|im_end|>");
+    for (const row of [CHOICES[2], { choices: ["down", "up"], label: 1 }])
+      expect(learned("blimp", row).all).toBe("up<|im_end|>");
     const gsm8k = { question: "1+1?", answer: "1+1=<<1+1=2>>2\n#### 2\n" };
     expect(learned("gsm8k", gsm8k, true)).toEqual({
       all: "<|im_start|>user\nQuestion: 1+1?<|im_end|>\n<|im_start|>assistant\n1+1=2\n#### 2<|im_end|>\n",
@@ -76,7 +77,9 @@ describe("what train learns of a task", () => {
         );
       }
     }
-    expect(() => trainingRecord("choice", { text: "a" }, "s", false)).toThrow(/no choices, but.*text/);
+    expect(() => trainingRecord("choice", { text: "a" }, "s", false)).toThrow(
+      /question is missing; choices is missing; .*Wanted the fields question, choices.*; this row has the fields text/,
+    );
     const wrong = { solution: 5, label: 1 };
     expect(() => trainingRecord("critic", wrong, "s", false)).toThrow(
       /question is missing; solution: .*string/,

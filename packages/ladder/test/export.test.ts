@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, ParamStore, sizeOf, TestRandom } from "@sidenet/tensor";
 import { beforeEach, describe, expect, it } from "vitest";
@@ -164,7 +164,14 @@ describe("sidenet convert and export", () => {
       "--json",
     );
     expect(run.exitCode).toBe(0);
-    expect(run.json()).toMatchObject({ format: "gguf", type: "f32", files: ["c.gguf"], warnings: [] });
+    expect(run.json()).toMatchObject({
+      model: source,
+      format: "gguf",
+      dtype: "f32",
+      size_bytes: (await stat(at("c.gguf"))).size,
+      files: ["c.gguf"],
+      warnings: [],
+    });
     expect(String(run.json().missing)).toContain("tokenizer");
     using lora = aLora(MODEL);
     const adapter = await putAdapter(at("a"), lora, MODEL);
@@ -184,7 +191,13 @@ describe("sidenet convert and export", () => {
       "bf16",
     );
     expectPeak(alone.json());
-    expect(alone.json()).toMatchObject({ format: "adapter", kind: "peft", method: "lora" });
+    expect(alone.json()).toMatchObject({
+      model: source,
+      format: "adapter",
+      kind: "peft",
+      method: "lora",
+      dtype: "bf16",
+    });
     expect(JSON.parse(await readFile(at("peft", "adapter_config.json"), "utf8"))).toMatchObject({
       peft_type: "LORA",
       base_model_name_or_path: "base",
@@ -211,5 +224,13 @@ describe("sidenet convert and export", () => {
     expect(
       (await sidenet("convert", "--model", source, "--output", at("z"), "--max-shard", "big")).exitCode,
     ).toBe(2);
+    for (const [command, one] of [
+      [["convert", "--model", source, "--output", at("z.gguf")], "a GGUF file"],
+      [["export", ...common, "--output", at("z"), "--as", "adapter"], "an adapter"],
+    ] as const) {
+      const whole = await sidenet(...command, "--max-shard", "1MB");
+      expect(whole.exitCode).toBe(2);
+      expect(whole.err).toContain(`--max-shard splits a model's folder, and ${one} is one file`);
+    }
   });
 });

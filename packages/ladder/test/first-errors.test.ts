@@ -102,6 +102,18 @@ describe("a new user is told", () => {
       2,
       /--rank is for lora or qlora, and does nothing for ladder/,
     ],
+    [
+      "lengths that packing mixes",
+      () => train("pairs.jsonl", "--pack-length", "64", "--bucket-by-length"),
+      2,
+      /--pack-length fills rows .* --bucket-by-length does nothing/,
+    ],
+    [
+      "fields that no task has",
+      () => train("pairs.jsonl", "--task", "gsm8k", "--text", "prompt"),
+      2,
+      /--text, .* those that --task gsm8k reads are mapped by --map/,
+    ],
     ["patience for nothing", () => train("pairs.jsonl", "--patience", "2"), 2, /--eval-every\. Give both/],
     ["an empty name", () => train("pairs.jsonl", "--output", ""), 2, /--output is empty/],
     [

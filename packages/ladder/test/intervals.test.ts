@@ -14,7 +14,10 @@ describe("an interval", () => {
     expect(wilson(8, 10).high).toBeCloseTo(0.9433178, 6);
     expect(wilson(0, 0)).toEqual({ low: 0, high: 1 });
     expect(wilson(0, 5)).toEqual({ low: 0, high: expect.closeTo(0.4344825, 6) });
-    expect(wilson(16, 16).high).toBe(1); // not 1 + 2^-52
+    for (let n = 1; n < 100; n++) {
+      expect(wilson(n, n).high, `${n}`).toBe(1); // not 1 + 2^-52, nor 1 - 2^-53
+      expect(wilson(0, n).low, `${n}`).toBe(0);
+    }
     expect(estimate(share([1, 1, 0, 1]), 0)).toMatchObject({ value: 0.75, count: 4, ...wilson(3, 4) });
   });
 

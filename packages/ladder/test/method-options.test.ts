@@ -4,7 +4,7 @@ import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import {
-  addSizeOptions,
+  addStepOptions,
   methodOptions,
   refuseOtherMethods,
   type SizeFlags,
@@ -30,7 +30,7 @@ const models = new Map<string, ModelConfig>(
 );
 
 function optionsOf(method: Method, line: string) {
-  const command = addSizeOptions(new Command()).exitOverride();
+  const command = addStepOptions(new Command(), 1).exitOverride();
   command.configureOutput({ writeErr: () => {} });
   command.parse(line.split(" ").filter(Boolean), { from: "user" });
   refuseOtherMethods(command, [method]);
@@ -155,6 +155,15 @@ describe("flags of side networks", () => {
       ["lora", "--rungs-at 1 2", /--rungs-at is for ladder, and does nothing for lora/],
       ["ladder", "--delta 2", /--delta is for xladder, and does nothing for ladder/],
       ["head", "--no-rung-norm", /--no-rung-norm is for ladder or xladder, and does nothing for head/],
+      ["ladder", "--reduction 4 --side-width 18", /--side-width stands in place of --reduction/],
+      ["lora", "--rungs int8", /--rungs is for ladder or xladder, and does nothing for lora/],
+      ["qlora", "--chunk-tokens 64", /--chunk-tokens is for ladder or xladder or head, and .* for qlora/],
+      [
+        "head",
+        "--gradient-checkpointing",
+        /^\[C-USAGE\] --gradient-checkpointing is for .* nothing for head/,
+      ],
+      ["head", "--no-gradient-checkpointing", /^\[C-USAGE\] --no-gradient-checkpointing is for .* for head/],
     ] as const) {
       expect(() => optionsOf(method, line)).toThrow(message);
     }

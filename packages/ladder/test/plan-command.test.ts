@@ -25,6 +25,8 @@ describe("sidenet plan", () => {
     const args = ["--model", "SmolLM2-135M", "--method", "ladder", "--context", "256", "--batch", "2"];
     const json = (await sidenet("plan", ...args, "--json")).json() as unknown as Row & { plans: Row[] };
     expect(json).toMatchObject({ method: "ladder", tokens: 512, context: 256 });
+    expect(json).toMatchObject({ device: "meta: any discrete adapter with f16" });
+    expect(json).not.toHaveProperty("adapter"); // elsewhere that is what was trained
     expect(json.plans).toHaveLength(1);
     expect(json.plans[0].peak_bytes).toBe(json.peak_bytes);
     const sum = Object.values(json.peak_bytes_by_category).reduce((a, b) => a + b, 0);
@@ -98,6 +100,9 @@ describe("sidenet plan", () => {
       ["--memory", "12"],
       ["--method", "lore"],
       ["--method", "qlora+turbo"],
+      ["--method", "qlora+int8-rungs"],
+      ["--method", "qlora", "ladder", "qlora"],
+      ["--device", "wasm", "--adapter-class", "integrated"],
       ["--context", ""],
     ]) {
       expect((await sidenet("plan", "--model", "Qwen2.5-7B", ...wrong)).exitCode, wrong.join(" ")).toBe(2);
@@ -149,6 +154,36 @@ describe("sidenet plan", () => {
       peaks.push(plan.peak_bytes);
     }
     expect(peaks[1]).toBeGreaterThan(peaks[0] as number);
+  });
+
+  it("plans the peak of a run over files that are in NF4, to the byte, whatever --quantize says", async () => {
+    const { model: source, data } = await writeTinyFiles(folder);
+    const model = join(folder, "in-nf4");
+    await sidenet("convert", "--model", source, "--output", model, "--dtype", "nf4", "--device", "cpu");
+    for (const [method, quantize] of [
+      ["lora", "auto"],
+      ["head", "none"],
+      ["qlora", "none"],
+    ] as const) {
+      const shared = [
+        "--model",
+        model,
+        "--method",
+        method,
+        "--quantize",
+        quantize,
+        "--device",
+        "cpu",
+        "--json",
+      ];
+      const args = ["--data", data, "--held-out", "4", "--steps", "1", "--sample-tokens", "0"];
+      const output = ["--output", join(folder, `nf4-${method}`), "--batch-size", "1"];
+      const run = (await sidenet("train", ...shared, ...args, ...output)).json();
+      const plan = (await sidenet("plan", ...shared, "--context", "32")).json();
+      expect(plan.peak_bytes_by_category, method).toEqual(run.peak_bytes_by_category);
+    }
+    const full = await sidenet("plan", "--model", model, "--method", "full");
+    expect(full.err).toMatch(/L-METHOD\] .* from files that are not in NF4 themselves/);
   });
 
   it("reads a config.json and nothing else", async () => {

@@ -85,6 +85,9 @@ describe("settings", () => {
         expect(values[settingName(option)]).toEqual(usual);
     }
     expect((await sidenet("init", path)).exitCode).toBe(2);
+    const useless = await sidenet("init", `${path}.new`, "--method", "lora", "--rungs", "int8");
+    expect(useless).toMatchObject({ exitCode: 2, out: "" }); // as train says it
+    expect(useless.err).toContain("--rungs is for ladder or xladder, and does nothing for lora");
     expect(configText(newCommand(), "head")).toMatch(/^# head\n/);
   });
 

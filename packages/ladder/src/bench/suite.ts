@@ -1,5 +1,7 @@
 /** The benchmark suite: its cases, and the report of a run. */
+
 import { type Device, type OpName, opNames } from "@sidenet/tensor";
+import { deviceName } from "../device-name.ts";
 import { type Ceilings, measureCeilings } from "./ceilings.ts";
 import { type BenchFailure, type BenchResult, measureCase } from "./measure.ts";
 import { BENCH_MODELS, type BenchCase, benchCases } from "./shapes.ts";
@@ -64,7 +66,7 @@ export async function reportOn(
     else results.push(besideCeilings(result, ceilings));
   }
   const date = new Date().toISOString().slice(0, 10);
-  return { device: `${device.kind}: ${device.label}`, date, ceilings, results, failures };
+  return { device: deviceName(device), date, ceilings, results, failures };
 }
 
 /** A report with the rows of several runs, all compared with the highest ceilings of these runs. */

@@ -1,5 +1,6 @@
 import type { Device } from "@sidenet/tensor";
 import type { Command } from "commander";
+import { deviceName } from "../device-name.ts";
 import type { Sampling } from "../generation/generate.ts";
 import { generateTexts } from "../generation/generate-text.ts";
 import { KeptText } from "../generation/kept-text.ts";
@@ -15,6 +16,7 @@ import {
   type InferenceFlags,
   inferenceOptions,
   samplerOf,
+  samplingJson,
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
@@ -153,9 +155,10 @@ class Conversation {
       messages: this.#messages,
       tokens: this.#tokens,
       tokens_per_second: this.#tokens / Math.max(this.#seconds, 1e-9),
-      device: device.kind,
+      model: this.#flags.model,
       adapter: this.#flags.adapter ?? null,
-      sampling: this.#sampling,
+      device: deviceName(device),
+      sampling: samplingJson(this.#sampling),
       ...peakJson(device),
     };
   }

@@ -2,6 +2,7 @@ import { type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { type CaseLocation, type CaseResult, checkCase } from "../check/check.ts";
+import { deviceName } from "../device-name.ts";
 import type { WeightDType } from "../model/base-storage.ts";
 import { findCases } from "../node/golden-folder.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
@@ -48,8 +49,7 @@ async function check(report: Report, dir: string, options: CheckOptions): Promis
     return {
       json: {
         ...totals,
-        device: device.kind,
-        adapter: device.label,
+        device: deviceName(device),
         dtype: options.dtype,
         ...peakJson(device),
         cases: results,

@@ -1,7 +1,9 @@
 /** `sidenet compare` with data: one method after the other is trained as `sidenet train` does it. */
+
 import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import { Command } from "commander";
+import { deviceName } from "../device-name.ts";
 import { openModelConfig } from "../node/open-model.ts";
 import type { TrainSummary } from "../node/train-run.ts";
 import { withDevice } from "./device.ts";
@@ -55,13 +57,13 @@ export async function compareRuns(
       results.push(result);
       if (stop.signal.aborted || ("error" in result && !OF_ONE_METHOD.includes(result.error.code))) break;
     }
-    return { device: device.kind, adapter: device.label };
+    return deviceName(device);
   });
   const { model, steps, batchSize: batch_size, gradientAccumulation: gradient_accumulation, seed } = flags;
   const failed = results.some((result) => "error" in result);
   return {
     text: runTable(results),
-    json: { model, planned: false, ...device, steps, batch_size, gradient_accumulation, seed, results },
+    json: { model, planned: false, device, steps, batch_size, gradient_accumulation, seed, results },
     exitCode: stop.signal.aborted ? stop.exitCode() : failed ? EXIT.failed : EXIT.ok,
   };
 }

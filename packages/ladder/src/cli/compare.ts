@@ -1,9 +1,11 @@
 /** `sidenet compare`: several methods with the same data and seed, or planned side by side. */
+
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import { DEVICE_NAMES } from "@sidenet/tensor/node";
 import { Command } from "commander";
+import { deviceName } from "../device-name.ts";
 import { writeJsonFile } from "../node/json-file.ts";
 import { makeFolder } from "../node/make-folder.ts";
 import { RESULTS, writeReport } from "../node/report.ts";
@@ -168,10 +170,16 @@ async function comparePlans(report: Report, flags: PlanFlags & CompareOptions, m
   const variants = usableVariants(report, methods, config, flags, device);
   const results = planAll(config, variants, flags.context ?? DEFAULT_CONTEXTS, flags, device);
   const parts = [planTitle(model, flags, device), planTable(results), contextNote(results, config)];
-  const { kind, label: adapter } = device;
   return {
     text: parts.filter(Boolean).join("\n\n"),
-    json: { model, planned: true, device: kind, adapter, batch_size, gradient_accumulation, results },
+    json: {
+      model,
+      planned: true,
+      device: deviceName(device),
+      batch_size,
+      gradient_accumulation,
+      results,
+    },
     exitCode: planExitCode(results),
   };
 }

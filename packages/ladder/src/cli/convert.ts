@@ -43,13 +43,30 @@ Examples:
   $ npx sidenet convert --model out/smollm2 --output out/smollm2-nf4 --dtype nf4 --calibrate train.jsonl
   $ npx sidenet convert --model out/smollm2 --output out/smollm2.Q8_0.gguf --dtype q8_0`;
 
+/** Bytes of a safetensors file, unless given. */
+const MAX_SHARD = 5e9;
+
+/** Throws `C-USAGE` where no safetensors file of a model is written. */
+export function refuseShards({ maxShard, output }: OutputFlags, isModel: boolean): void {
+  if (maxShard === MAX_SHARD || (isModel && !output.endsWith(".gguf"))) return;
+  const what = isModel ? "a GGUF file" : "an adapter";
+  throw new SidenetError(
+    "C-USAGE",
+    `--max-shard splits a model's folder, and ${what} is one file. Leave it out.`,
+  );
+}
+
 /** Options of every command that writes a model. */
 export function addOutputOptions(command: Command): Command {
   return command
     .addOption(modelOption().makeOptionMandatory())
     .requiredOption("--output <path>", "folder to write, or a file that ends in .gguf")
     .addOption(new Option("--dtype <type>", "type of the matrices").choices(CONVERT_TYPES).default("f16"))
-    .option("--max-shard <size>", "maximum size of one safetensors file, such as 500MB or 5GB", byteSize, 5e9)
+    .addOption(
+      new Option("--max-shard <size>", "maximum size of one safetensors file, such as 500MB")
+        .argParser(byteSize)
+        .default(MAX_SHARD, "5GB"),
+    )
     .option("--overwrite", "replace --output if it holds a model", false);
 }
 
@@ -70,7 +87,7 @@ export async function convertAndTell(
   for (const warning of summary.warnings) report.note(`warning: ${warning}`);
   for (const part of summary.missing) report.note(`missing: ${part}`);
   report.print(
-    `${summary.output}: ${summary.format} ${summary.type}, ${summary.parameters} parameters, ${formatBytes(summary.bytes)} ` +
+    `${summary.output}: ${summary.format} ${summary.dtype}, ${summary.parameters} parameters, ${formatBytes(summary.size_bytes)} ` +
       `(${summary.files.join(", ")})`,
   );
   return { json: { ...summary, ...peak } };
@@ -95,6 +112,7 @@ export function defineConvert(program: Command, session: Session): void {
 
 async function convert(report: Report, flags: OutputFlags & CalibrationFlags): Promise<Outcome> {
   const { model, output, dtype: type, maxShard: maxShardBytes, overwrite } = flags;
+  refuseShards(flags, true);
   const calibration = calibrationOf(flags);
   const options = { model, output, type, adapter: null, maxShardBytes, overwrite, calibration };
   return convertAndTell(report, options, type === "nf4" ? flags.device : null);

@@ -1,3 +1,4 @@
+import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import type { Estimate } from "../eval/intervals.ts";
 import { TASKS, type Task } from "../eval/tasks.ts";
@@ -7,7 +8,7 @@ import { mapOption, parseMapping } from "./data-options.ts";
 import { peakJson, withDevice } from "./device.ts";
 import { showLoading } from "./download-progress.ts";
 import { addInferenceOptions, type InferenceFlags, inferenceOptions } from "./inference-options.ts";
-import { positiveInteger, seed } from "./options.ts";
+import { givenOptions, positiveInteger, seed } from "./options.ts";
 import type { Outcome, Session } from "./session.ts";
 import { formatTable } from "./table.ts";
 import type { Report } from "./terminal.ts";
@@ -86,7 +87,29 @@ export function defineEval(program: Command, session: Session): void {
   addConfigOptions(command);
 }
 
-async function evaluate(report: Report, flags: EvalFlags): Promise<Outcome> {
+/** Options of one task. */
+const TASK_OPTIONS: { readonly [flag in keyof EvalFlags]?: Task } = {
+  context: "perplexity",
+  stride: "perplexity",
+  join: "perplexity",
+  maxTokens: "perplexity",
+  answerTokens: "gsm8k",
+};
+
+/** Throws `C-USAGE` for an option of another task: it would do nothing. */
+function refuseOtherTasks(command: Command, task: Task): void {
+  for (const option of givenOptions(command)) {
+    const owner = TASK_OPTIONS[option.attributeName() as keyof EvalFlags] ?? task;
+    if (owner !== task)
+      throw new SidenetError(
+        "C-USAGE",
+        `${option.long} is for ${owner}, and does nothing for ${task}. Leave it out.`,
+      );
+  }
+}
+
+async function evaluate(report: Report, flags: EvalFlags, command: Command): Promise<Outcome> {
+  refuseOtherTasks(command, flags.task);
   const { task, data, template, batchSize, context, answerTokens } = flags;
   return withDevice(flags, report, async (device) => {
     const summary = await evalRun(

@@ -2,7 +2,7 @@ import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addConfigOptions } from "./config-options.ts";
-import { addOutputOptions, convertAndTell, type OutputFlags } from "./convert.ts";
+import { addOutputOptions, convertAndTell, type OutputFlags, refuseShards } from "./convert.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
 import { hubOptions } from "./download-progress.ts";
 import type { Outcome, Session } from "./session.ts";
@@ -38,6 +38,7 @@ export function defineExport(program: Command, session: Session): void {
 
 async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcome> {
   const { model, adapter, output, dtype: type, maxShard: maxShardBytes, overwrite } = flags;
+  refuseShards(flags, flags.as === "merged");
   if (flags.as === "merged") {
     return convertAndTell(report, { model, output, type, adapter, maxShardBytes, overwrite }, flags.device);
   }
@@ -57,7 +58,7 @@ async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcom
       hub: hubOptions(report),
     });
     report.print(
-      `${output}: ${summary.kind} adapter, ${summary.parameters} parameters, ${formatBytes(summary.bytes)}`,
+      `${output}: ${summary.kind} adapter, ${summary.parameters} parameters, ${formatBytes(summary.size_bytes)}`,
     );
     return { json: { ...summary, ...peakJson(device) } };
   });

@@ -1,5 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
+import { deviceName } from "../device-name.ts";
 import { checkPrompts, type Sampling } from "../generation/generate.ts";
 import { type Continuation, generateTexts } from "../generation/generate-text.ts";
 import { readText } from "../node/file-source.ts";
@@ -15,6 +16,7 @@ import {
   type InferenceFlags,
   inferenceOptions,
   samplerOf,
+  samplingJson,
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
@@ -119,9 +121,10 @@ async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outc
         results,
         seconds,
         tokens_per_second: count / seconds,
-        device: device.kind,
+        model: flags.model,
         adapter: flags.adapter ?? null,
-        sampling: samplingOf(flags),
+        device: deviceName(device),
+        sampling: samplingJson(samplingOf(flags)),
         ...peakJson(device),
       },
     };

@@ -81,6 +81,23 @@ export function samplingOf(options: Sampling): Required<Sampling> {
   return { temperature: heat, topK, topP, minP, repetitionPenalty, seed: first };
 }
 
+/** As `--json` has it. */
+export const samplingJson = ({
+  temperature,
+  topK,
+  topP,
+  minP,
+  repetitionPenalty,
+  seed,
+}: Required<Sampling>) => ({
+  temperature,
+  top_k: topK,
+  top_p: topP,
+  min_p: minP,
+  repetition_penalty: repetitionPenalty,
+  seed,
+});
+
 /** What `generate` takes: null for the likeliest token each time. */
 export const samplerOf = (sampling: Required<Sampling>): Sampling | null =>
   sampling.temperature === 0 && sampling.repetitionPenalty === 1 ? null : sampling;

@@ -7,7 +7,7 @@ import { jsonOption } from "./device.ts";
 import type { Outcome, Session } from "./session.ts";
 import { configText } from "./settings.ts";
 import type { Report } from "./terminal.ts";
-import { addTrainSettings } from "./training-options.ts";
+import { addTrainSettings, checkFlags, type TrainingFlags } from "./training-options.ts";
 
 const HELP = `
 Settings that are given as flags are written as they are, the others as comments with their defaults.
@@ -31,9 +31,10 @@ export function defineInit(program: Command, session: Session): void {
 async function init(
   report: Report,
   file: string,
-  { overwrite }: { overwrite?: boolean },
+  { overwrite, ...flags }: TrainingFlags & { overwrite?: boolean },
   command: Command,
 ): Promise<Outcome> {
+  checkFlags(command, { ...flags, data: flags.data ?? [] });
   if (existsSync(file) && !overwrite) {
     throw new SidenetError("C-USAGE", `${file} exists already. Give another name, or --overwrite.`);
   }

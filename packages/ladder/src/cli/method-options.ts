@@ -4,7 +4,7 @@ import { Command, Option } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
 import type { LadderOptions, SideOptions, XLadderOptions } from "../methods/ladder-config.ts";
 import type { LoraOptions } from "../methods/lora-config.ts";
-import type { MethodOptions } from "../methods/method.ts";
+import { hasSideNetwork, type MethodOptions } from "../methods/method.ts";
 import { IMPORTANCES, type Importance } from "../methods/pruning.ts";
 import type { BaseStorage, WeightDType } from "../model/base-storage.ts";
 import { defaultMemory, defaultStorage } from "../training/method-defaults.ts";
@@ -153,8 +153,16 @@ const OPTIONS = {
   lora: Partial<Record<keyof SizeFlags, keyof LoraOptions>>;
 };
 
+/** The methods that a memory option does something for, where not all are. */
+const MEMORY_METHODS: { readonly [flag in keyof MemoryFlags]?: readonly Method[] } = {
+  rungs: METHODS.filter(hasSideNetwork),
+  gradientCheckpointing: METHODS.filter((method) => method !== "head"), // whose backward pass has no block in it
+  chunkTokens: ["ladder", "xladder", "head"], // the others train in the blocks, which a tape records as a whole
+};
+
 /** The methods that have an option for a flag. */
 const methodsWith = (flag: string): readonly Method[] =>
+  MEMORY_METHODS[flag as keyof MemoryFlags] ??
   METHODS.filter((method) => {
     const group = method === "qlora" ? "lora" : method;
     return group in OPTIONS && flag in OPTIONS[group as keyof typeof OPTIONS];
@@ -175,7 +183,7 @@ export function flagOf(name: string): string {
   return flag?.long ?? name;
 }
 
-/** Throws `C-USAGE` for a size that none of the methods has: it would do nothing. */
+/** Throws `C-USAGE` for an option that none of the methods has: it would do nothing. */
 export function refuseOtherMethods(command: Command, methods: readonly Method[]): void {
   for (const option of givenOptions(command)) {
     const flag = option.attributeName();
@@ -262,6 +270,8 @@ export function stepSettings(
 export function methodOptions(method: Method, flags: SizeFlags): MethodOptions {
   if (flags.importance !== undefined && flags.init !== "pruned")
     throw new SidenetError("C-USAGE", "--importance says what --init pruned keeps. Give both.");
+  if (flags.reduction !== undefined && flags.sideWidth !== undefined)
+    throw new SidenetError("C-USAGE", "--side-width stands in place of --reduction. Give one of them.");
   const optionsOf = (group: keyof typeof OPTIONS) =>
     defined(
       Object.fromEntries(

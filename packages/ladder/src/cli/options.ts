@@ -112,5 +112,7 @@ export const isRepeatable = ({ variadic, parseArg }: Option): boolean =>
 export const givenOptions = (command: Command): Option[] =>
   command.options.filter((option) => {
     const value: unknown = command.getOptionValue(option.attributeName());
-    return value !== undefined && value !== (option.negate ? true : option.defaultValue);
+    // What a negation set to false was not given by the option itself.
+    const unset: unknown = option.negate ? true : option.isBoolean() ? false : option.defaultValue;
+    return value !== undefined && value !== unset;
   });

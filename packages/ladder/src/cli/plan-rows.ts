@@ -35,12 +35,21 @@ export function stepOf(
   return { ...settings, batchSize, gradientAccumulation, prefixTokens, profile: device.profile };
 }
 
+/** Kinds of GPU to plan for; the first unless another is given. */
+export const ADAPTER_CLASSES = ["discrete", "integrated", "software"] as const;
+
 /** Bindings of NVIDIA's driver; most GPUs have as much or more. */
 const USUAL_BINDING = 2 ** 31 - 4;
 
 /** The device that is planned for: that of this machine, or for `meta` a GPU of the given class. Throws as `openDevice`. */
 export async function plannedDevice(report: Report, flags: PlanFlags): Promise<PlannedDevice> {
   const { adapterClass, bindingLimit } = flags;
+  if (flags.device !== "meta" && adapterClass !== ADAPTER_CLASSES[0]) {
+    throw new SidenetError(
+      "C-USAGE",
+      `--adapter-class is for --device meta, and does nothing for ${flags.device}. Leave one of them out.`,
+    );
+  }
   const { kind, label, profile } =
     flags.device === "meta"
       ? genericDevice(adapterClass)

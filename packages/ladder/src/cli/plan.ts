@@ -1,7 +1,9 @@
 /** `sidenet plan`: what a training step would take, from a model's configuration alone. */
+
 import { SidenetError } from "@sidenet/tensor";
 import { DEVICE_NAMES } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
+import { deviceName } from "../device-name.ts";
 import { METHODS } from "../methods/adapter.ts";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
 import { bundledConfigs } from "../node/bundled-configs.ts";
@@ -13,6 +15,7 @@ import { deviceOption, jsonOption } from "./device.ts";
 import { addStepOptions } from "./method-options.ts";
 import { byteSize, listOf, positiveInteger } from "./options.ts";
 import {
+  ADAPTER_CLASSES,
   contextNote,
   type FailedRow,
   failedRow,
@@ -100,8 +103,8 @@ export function addPlanOptions(command: Command, contexts: readonly number[]): C
     .option("--prefix-tokens <n>", "tokens of a prefix before each row (train --prefix)", positiveInteger)
     .addOption(
       new Option("--adapter-class <kind>", "for --device meta: the kind of GPU")
-        .choices(["discrete", "integrated", "software"])
-        .default("discrete"),
+        .choices(ADAPTER_CLASSES)
+        .default(ADAPTER_CLASSES[0]),
     )
     .option(
       "--binding-limit <size>",
@@ -150,7 +153,7 @@ async function plan(report: Report, options: PlanCommand, command: Command): Pro
     report.note(`${flags.memoryTimeline}: ${variant.name} at ${context} tokens, ${timeline.length} ops`);
   }
   const alone = rows.length === 1 ? rows[0] : {};
-  const json = { ...alone, model: flags.model, device: device.kind, adapter: device.label };
+  const json = { ...alone, model: flags.model, device: deviceName(device) };
   const { batchSize: batch_size, gradientAccumulation: gradient_accumulation } = flags;
   return {
     json: { ...json, batch_size, gradient_accumulation, plans: rows, ...budget },

@@ -12,7 +12,13 @@ import {
   weightedFile,
 } from "./data-options.ts";
 import { deviceOption } from "./device.ts";
-import { addStepOptions, methodOption, methodOptions, type StepFlags } from "./method-options.ts";
+import {
+  addStepOptions,
+  methodOption,
+  methodOptions,
+  refuseOtherMethods,
+  type StepFlags,
+} from "./method-options.ts";
 import { nonNegativeInteger, numberWithin, positiveInteger, positiveNumber } from "./options.ts";
 import type { ShownRun } from "./training-run.ts";
 
@@ -120,17 +126,44 @@ function addWatchingSettings(command: Command): void {
     );
 }
 
+/** Throws `C-USAGE` for flags that do not go together, or do nothing for the method. */
+export function checkFlags(command: Command, flags: TrainingFlags): void {
+  refuseOtherMethods(command, [flags.method]);
+  runOptions(flags);
+}
+
+/** Throws `C-USAGE` for a flag that does nothing beside another, or without one. */
+function refuseIdleFlags(flags: TrainingFlags): void {
+  const { calibration, importance, patience, evalEvery, heldOut, evalData, packLength, task, text, prompt } =
+    flags;
+  const idle: readonly (readonly [isIdle: boolean, message: string])[] = [
+    [
+      calibration !== undefined && importance !== "fisher",
+      "--calibration is what --importance fisher is measured on. Give both.",
+    ],
+    [
+      patience !== undefined && evalEvery === undefined,
+      "--patience counts the evaluations of --eval-every. Give both.",
+    ],
+    [
+      heldOut !== undefined && evalData !== undefined,
+      "--eval-data takes the place of held-out records. Leave --held-out out.",
+    ],
+    [
+      flags.bucketByLength && packLength !== undefined,
+      "--pack-length fills rows with records of any length, so --bucket-by-length does nothing. Give one of them.",
+    ],
+    [
+      task !== undefined && (text ?? prompt) !== undefined,
+      `--text, --prompt and --completion are fields of plain records; those that --task ${task} reads are mapped by --map.`,
+    ],
+  ];
+  for (const [isIdle, message] of idle) if (isIdle) throw new SidenetError("C-USAGE", message);
+}
+
 /** The run that the flags describe, but for what depends on the device. Throws `C-USAGE` for flags that do not go together. */
 export function runOptions(flags: TrainingFlags): Omit<ShownRun, "storage" | "memory"> {
-  if (flags.calibration !== undefined && flags.importance !== "fisher")
-    throw new SidenetError("C-USAGE", "--calibration is what --importance fisher is measured on. Give both.");
-  if (flags.patience !== undefined && flags.evalEvery === undefined)
-    throw new SidenetError("C-USAGE", "--patience counts the evaluations of --eval-every. Give both.");
-  if (flags.heldOut !== undefined && flags.evalData !== undefined)
-    throw new SidenetError(
-      "C-USAGE",
-      "--eval-data takes the place of held-out records. Leave --held-out out.",
-    );
+  refuseIdleFlags(flags);
   return {
     ...flags,
     heldOut: flags.heldOut ?? 16,

@@ -4,7 +4,13 @@ import { type Command, InvalidArgumentError } from "commander";
 import { METHODS, type Method } from "../methods/adapter.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { checkMethod } from "../training/plan.ts";
-import { type MemoryFlags, refuseOtherMethods, type StepFlags, stepSettings } from "./method-options.ts";
+import {
+  type MemoryFlags,
+  refuseOtherMethods,
+  type StepFlags,
+  stepSettings,
+  takesFlag,
+} from "./method-options.ts";
 import type { Report } from "./terminal.ts";
 
 /** What may follow a method after "+": options of the same meaning, for this method alone. */
@@ -33,10 +39,13 @@ export function parseVariant(text: string): Variant {
     throw new InvalidArgumentError(`"${method}" is not a method. Methods are ${METHODS.join(", ")}.`);
   }
   const flags = levers.map((lever) => {
-    if (Object.hasOwn(LEVERS, lever)) return LEVERS[lever];
-    throw new InvalidArgumentError(
-      `"${lever}" is not a method suffix. Suffixes are ${Object.keys(LEVERS).join(", ")}.`,
-    );
+    if (!Object.hasOwn(LEVERS, lever)) {
+      throw new InvalidArgumentError(
+        `"${lever}" is not a method suffix. Suffixes are ${Object.keys(LEVERS).join(", ")}.`,
+      );
+    }
+    if (Object.keys(LEVERS[lever]).some((flag) => takesFlag(known, flag))) return LEVERS[lever];
+    throw new InvalidArgumentError(`The suffix "${lever}" does nothing for ${known}.`);
   });
   return { name: text, method: known, flags: Object.assign({}, ...flags) as Partial<MemoryFlags> };
 }
@@ -55,13 +64,17 @@ export interface MethodChoice {
   readonly named: boolean;
 }
 
-/** Throws `C-USAGE` for a size that none of the methods has. */
+/** Throws `C-USAGE` for an option that none of the methods has, and for a method that is named twice. */
 export function chooseMethods(
   command: Command,
   named: readonly Variant[] | undefined,
   defaults: readonly string[],
 ): MethodChoice {
   const variants = named ?? defaults.map(parseVariant);
+  const names = variants.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined)
+    throw new SidenetError("C-USAGE", `the method ${twice} is named twice. Name each once.`);
   refuseOtherMethods(
     command,
     variants.map(({ method }) => method),

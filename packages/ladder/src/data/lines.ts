@@ -24,8 +24,11 @@ function decodeLine(bytes: Uint8Array, number: number, name: string): string {
     const text = decoder.decode(bytes);
     return number === 1 && text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text;
   } catch (cause) {
-    const where = `${name} is not UTF-8 text in line ${number}`;
-    throw new SidenetError("L-DATA", `${where}. Save it as UTF-8.`, { cause });
+    const isGzip = number === 1 && bytes[0] === 0x1f && bytes[1] === 0x8b;
+    const text = isGzip
+      ? `${name} is compressed. Decompress it, such as with gunzip.`
+      : `${name} is not UTF-8 text in line ${number}. Save it as UTF-8.`;
+    throw new SidenetError("L-DATA", text, { cause });
   }
 }
 
@@ -76,9 +79,10 @@ export function parseLine(line: string, source: Source): unknown {
     return JSON.parse(line);
   } catch (cause) {
     const shown = line.length > 60 ? `${line.slice(0, 60)}...` : line;
+    const array = line.startsWith("[") ? " A file that holds one array of records is named .json." : "";
     throw new SidenetError(
       "L-RECORD",
-      `${source} is not JSON: ${shown}. Each line is one whole JSON object.`,
+      `${source} is not JSON: ${shown}. Each line is one whole JSON object.${array}`,
       { cause },
     );
   }

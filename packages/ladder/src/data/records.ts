@@ -63,7 +63,7 @@ const labelSchema = z.union([
     .transform((mark) => (mark >= "A" ? mark.charCodeAt(0) - 65 : Number(mark))),
 ]);
 /** A question with choices, of which the right one is learned. */
-const choiceSchema = z
+export const choiceSchema = z
   .object({
     context: text.nullish(),
     question: text,

@@ -118,7 +118,9 @@ const proportion = (name: string, right: readonly (boolean | null)[]): Metric =>
 
 function choices(rows: readonly Row[], tokenizer: Tokenizer, options: EvalOptions): Evaluation {
   const { batchSize } = options;
-  const questions = rows.map(({ value, source }) => choiceQuestion(choiceRow(value, source), options.task));
+  const questions = rows.map(({ value, source }) =>
+    choiceQuestion(choiceRow(value, source, options.task), options.task),
+  );
   const items = questions.map((question, i) =>
     scoringItem(question, rows[i].source, tokenizer, options.template),
   );

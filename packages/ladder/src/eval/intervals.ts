@@ -30,7 +30,11 @@ export function wilson(successes: number, count: number): { low: number; high: n
   const z2 = Z * Z;
   const centre = (p + z2 / (2 * count)) / (1 + z2 / count);
   const half = (Z / (1 + z2 / count)) * Math.sqrt((p * (1 - p)) / count + z2 / (4 * count * count));
-  return { low: Math.max(0, centre - half), high: Math.min(1, centre + half) };
+  // At the ends both are exact, which their rounded difference and sum are not.
+  return {
+    low: successes === 0 ? 0 : centre - half,
+    high: successes === count ? 1 : centre + half,
+  };
 }
 
 const shown = (metric: Metric, quotient: number): number =>

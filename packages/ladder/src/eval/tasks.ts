@@ -4,8 +4,8 @@ import * as z from "zod";
 import {
   ANSWER,
   type ChoiceRecord,
+  choiceSchema,
   describeFields,
-  parseRecord,
   questionText,
   type Source,
   type TextRecord,
@@ -151,15 +151,20 @@ export const gsm8kQuestion = ({ question, final }: Gsm8kRow): NumberQuestion => 
   final,
 });
 
-/** Throws `L-RECORD` for a record without choices. */
-export function choiceRow(value: unknown, source: Source): ChoiceRecord {
-  const record = parseRecord(value, source);
-  if ("choices" in record) return record;
-  throw new SidenetError(
-    "L-RECORD",
-    `${source}: it has no choices, but ${describeFields(value)}. Wanted question, choices and label; map other names with --map.`,
+/** A question that is not shown may be missing. */
+const sentencesSchema = z.preprocess(
+  (value) => (typeof value === "object" && value !== null ? { question: "", ...value } : value),
+  choiceSchema,
+);
+
+/** Throws `L-RECORD`. */
+export const choiceRow = (value: unknown, source: Source, task: Task): ChoiceRecord =>
+  parseRow(
+    task === "blimp" ? sentencesSchema : choiceSchema,
+    value,
+    source,
+    `the fields ${task === "blimp" ? "" : "question, "}choices (a list of texts) and label (the right one: its index, from 0, or its letter)`,
   );
-}
 
 /** A row of a task as `train` learns it: what `eval` asks, and the right answer to it. Throws `L-RECORD`. */
 export function trainingRecord(
@@ -185,6 +190,6 @@ export function trainingRecord(
       row.label === 1 ? VERDICTS[1] : step ? `${FIRST_WRONG_LEAD} ${step.choices[step.label]}` : VERDICTS[0];
     return pair(criticQuestion(row), answer);
   }
-  const question = choiceQuestion(choiceRow(value, source), task);
+  const question = choiceQuestion(choiceRow(value, source, task), task);
   return pair(question, question.choices[question.label]);
 }

@@ -20,7 +20,7 @@ export class FullTuning implements Adapter {
       throw new SidenetError(
         "L-METHOD",
         `${name} is ${dtype}; full fine-tuning trains every weight and wants f32. Load the model with --dtype f32 and ` +
-          "--quantize none, or train an adapter.",
+          "--quantize none, from files that are not in NF4 themselves (sidenet convert --dtype f32 writes such), or train an adapter.",
       );
     }
     for (const [, tensor] of weights) weights.device.categorize(tensor, "adapter");

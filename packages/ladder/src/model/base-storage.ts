@@ -29,8 +29,12 @@ export function formatOf(spec: ParameterSpec, storage: BaseStorage): WeightDType
   return storage.dtype ?? "f32";
 }
 
-/** Uninitialized weights of the right shapes, for plans and for measurements that do not depend on values. */
-export function emptyWeights(device: Device, config: ModelConfig, storage: BaseStorage): ParamStore {
+/**
+ * Uninitialized weights of the right shapes, for plans and for measurements that do not depend on values. Blocks that the model's
+ * files hold in NF4 are loaded as they are, whatever is asked for.
+ */
+export function emptyWeights(device: Device, config: ModelConfig, wanted: BaseStorage): ParamStore {
+  const storage = config.quantization ? { ...wanted, quantizeBlocks: true } : wanted;
   return ParamStore.filled(device, "weights", (store) => {
     const put = (name: string, shape: Shape, dtype: DType) =>
       store.add(name, device.empty(shape, { dtype, category: "weights", label: name }));

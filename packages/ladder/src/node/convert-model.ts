@@ -82,7 +82,7 @@ async function writeGguf(
   model: OutgoingModel,
   options: ConvertOptions,
   onProgress: ConvertProgress,
-): Promise<Pick<ConvertSummary, "bytes" | "files" | "missing">> {
+): Promise<Pick<ConvertSummary, "size_bytes" | "files" | "missing">> {
   const tokenizer = await ggufTokenizer(model.files, model.config);
   const type = GGUF_TYPES[options.type]!;
   const name = basename(options.model).replace(/\.gguf$/, "");
@@ -91,8 +91,8 @@ async function writeGguf(
   const reported = reporting(tensors, ({ sizeBytes }) => sizeBytes, onProgress);
   await makeFolder(dirname(resolve(options.output)));
   await writeFileAtomic(options.output, streamGguf(metadata, reported));
-  const { size: bytes } = await stat(options.output);
-  return { bytes, files: [basename(options.output)], missing: tokenizer.missing };
+  const { size } = await stat(options.output);
+  return { size_bytes: size, files: [basename(options.output)], missing: tokenizer.missing };
 }
 
 /**
@@ -144,16 +144,16 @@ async function writeModel(
   options: ConvertOptions,
   onProgress: ConvertProgress,
 ): Promise<ConvertSummary> {
-  const { output, type } = options;
+  const { model, output, type: dtype } = options;
   const { config, tensors } = adapter
     ? mergeAdapter(files.config, own, adapter)
     : { config: files.config, tensors: own };
   using calibrated = await openCalibration(device, options, files, config, tensors);
-  const outgoing: OutgoingModel = { files, config, tensors, type, calibrated };
+  const outgoing: OutgoingModel = { files, config, tensors, type: dtype, calibrated };
   const written =
     format === "gguf"
       ? await writeGguf(outgoing, options, onProgress)
       : await writeSafetensorsFolder(device, outgoing, options, onProgress);
   const warnings = warningsFor(options, own);
-  return { output, format, type, parameters: parameterCount(tensors), ...written, warnings };
+  return { model, output, format, dtype, parameters: parameterCount(tensors), ...written, warnings };
 }

@@ -32,11 +32,12 @@ export interface ConvertOptions {
 
 /** What was written. */
 export interface ConvertSummary {
+  readonly model: string;
   readonly output: string;
   readonly format: "safetensors" | "gguf";
-  readonly type: ConvertType;
+  readonly dtype: ConvertType;
   readonly parameters: number;
-  readonly bytes: number;
+  readonly size_bytes: number;
   /** Names in the folder, or that of the one file. */
   readonly files: readonly string[];
   /** What the source has not, and the result therefore neither. */

@@ -2,6 +2,7 @@
 import type { Device } from "@sidenet/tensor";
 import { type FieldMapping, mapFields } from "../data/records.ts";
 import type { Row } from "../data/rows.ts";
+import { deviceName } from "../device-name.ts";
 import {
   type ConstantAnswer,
   type EvalOptions,
@@ -124,7 +125,7 @@ export async function evalRun(
     template: options.template,
     quantized: isQuantized,
     prefix_tokens: decoder.prefixIds.length,
-    device: `${device.kind}: ${device.label}`,
+    device: deviceName(device),
     count,
     constant_answer: constantAnswer,
     before: named(before.metrics, (metric) => estimate(metric, seed)),

@@ -19,13 +19,15 @@ export interface ExportOptions {
 
 /** What was written. */
 export interface ExportSummary {
+  readonly model: string;
   readonly output: string;
   readonly format: "adapter";
   /** "peft": Python's PEFT reads it; "ladder": docs/adapter-format.md says how. */
   readonly kind: "peft" | "ladder" | "head";
   readonly method: string;
+  readonly dtype: ExportOptions["type"];
   readonly parameters: number;
-  readonly bytes: number;
+  readonly size_bytes: number;
   readonly files: readonly string[];
 }
 
@@ -47,12 +49,14 @@ export async function exportAdapter(device: Device, options: ExportOptions): Pro
       await saveAdapter(folder, adapter, base, DTYPES[type]);
       const files = (await readdir(folder)).sort();
       return {
+        model: options.model,
         output,
         format: "adapter",
         kind: adapter.side ? "ladder" : adapter.head ? "head" : "peft",
         method: adapter.method,
+        dtype: type,
         parameters: adapter.parameters.count,
-        bytes: await sizeOfFiles(folder, files),
+        size_bytes: await sizeOfFiles(folder, files),
         files,
       };
     });

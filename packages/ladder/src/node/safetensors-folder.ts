@@ -99,7 +99,7 @@ export async function writeSafetensorsFolder(
   model: OutgoingModel,
   options: ConvertOptions,
   onProgress: ConvertProgress,
-): Promise<{ bytes: number; files: string[]; missing: string[] }> {
+): Promise<{ size_bytes: number; files: string[]; missing: string[] }> {
   const dtype = floatDtype(model);
   const groups = model.tensors.map((tensor) => groupOf(device, tensor, model, dtype));
   const reported = reporting(groups, sizeOfGroup, onProgress);
@@ -108,7 +108,7 @@ export async function writeSafetensorsFolder(
     const tokenizer = await carryTokenizer(model.files, folder);
     await writeJsonFile(join(folder, CONFIG), await configJson(model, dtype));
     const files = [CONFIG, ...names, ...tokenizer.files];
-    return { bytes: await sizeOfFiles(folder, files), files, missing: tokenizer.missing };
+    return { size_bytes: await sizeOfFiles(folder, files), files, missing: tokenizer.missing };
   });
 }
 

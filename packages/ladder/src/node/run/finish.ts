@@ -1,6 +1,8 @@
 /** What a run leaves when it ends: the adapter, and a summary of how it went. */
+
 import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
+import { deviceName } from "../../device-name.ts";
 import { effectiveDepth } from "../../methods/adapter.ts";
 import { evaluateLoss } from "../../training/evaluate-loss.ts";
 import type { StepMetrics } from "../../training/metrics.ts";
@@ -8,7 +10,7 @@ import type { StopReason, TrainingLoop } from "../../training/training-loop.ts";
 import { saveAdapter } from "../adapter-files.ts";
 import { writeJsonFile } from "../json-file.ts";
 import { RUN_FILES } from "./run-folder.ts";
-import { deviceName, type RunParts, sample } from "./run-parts.ts";
+import { type RunParts, sample } from "./run-parts.ts";
 import type { TrainSummary } from "./summary.ts";
 
 /** The steps of a run, those of earlier processes included. */
@@ -66,7 +68,7 @@ export async function finish(
     method: options.method.method,
     model: parts.run.modelName,
     prefix_tokens: decoder.prefixIds.length,
-    device: deviceName(parts),
+    device: deviceName(parts.trainer.decoder.device),
     trainable_parameters: adapter.parameters.count,
     effective_depth: effectiveDepth(adapter, decoder.config),
     peak_bytes: peak.peakBytes,

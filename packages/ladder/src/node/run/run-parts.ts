@@ -62,10 +62,6 @@ export interface RunParts extends RunRequest {
   readonly evalBatches: readonly LabeledBatch[];
 }
 
-/** The device of a run, as its files name it. */
-export const deviceName = ({ trainer }: RunParts): string =>
-  `${trainer.decoder.device.kind}: ${trainer.decoder.device.label}`;
-
 /** A held-out record as the model continues it; null where no samples are wanted. */
 export async function sample({ run, options }: RunParts, adapter: Adapter | null): Promise<Sample | null> {
   return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;

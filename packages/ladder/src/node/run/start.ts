@@ -1,5 +1,7 @@
 /** Where a run starts: anew, or from its last whole checkpoint. */
+
 import { SidenetError } from "@sidenet/tensor";
+import { deviceName } from "../../device-name.ts";
 import { evaluateLosses } from "../../training/evaluate-loss.ts";
 import { defaultLearningRate } from "../../training/method-defaults.ts";
 import { newRunState, type RunState } from "../../training/run-state.ts";
@@ -7,7 +9,7 @@ import { readBackboneSetup } from "../adapter-files.ts";
 import { packageVersion } from "../version.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { clearRunFolder, type RunFile, writeRunFile } from "./run-folder.ts";
-import { deviceName, type RunParts, sample } from "./run-parts.ts";
+import { type RunParts, sample } from "./run-parts.ts";
 
 /** Ends a run that was asked to stop before there is anything to keep. */
 function stopIfAsked({ signal }: RunParts): void {
@@ -38,7 +40,7 @@ export async function begin(parts: RunParts): Promise<RunState> {
     version: 1,
     settings: options.settings ?? {},
     sidenet: packageVersion(),
-    device: deviceName(parts),
+    device: deviceName(parts.trainer.decoder.device),
     model: run.modelName,
     started: new Date().toISOString(),
     defaults: {
@@ -46,7 +48,7 @@ export async function begin(parts: RunParts): Promise<RunState> {
       "max-length": run.maxLength,
     },
   });
-  return newRunState(start, deviceName(parts), { window: 0, batch: 0 });
+  return newRunState(start, deviceName(parts.trainer.decoder.device), { window: 0, batch: 0 });
 }
 
 /** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
@@ -76,13 +78,17 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
     );
   }
   events.onNote?.(`continuing from ${path}`);
-  if (state.device !== deviceName(parts)) {
+  if (state.device !== deviceName(parts.trainer.decoder.device)) {
     events.onNote?.(
       `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,
     );
   }
   const { settings = earlier.settings } = options;
-  await writeRunFile(options.outputDir, { ...earlier, settings, device: deviceName(parts) });
+  await writeRunFile(options.outputDir, {
+    ...earlier,
+    settings,
+    device: deviceName(parts.trainer.decoder.device),
+  });
   const best = state.best && (await checkpoints.list("best")).some(({ step }) => step === state.best?.step);
-  return { ...state, best: best ? state.best : null, device: deviceName(parts) };
+  return { ...state, best: best ? state.best : null, device: deviceName(parts.trainer.decoder.device) };
 }
