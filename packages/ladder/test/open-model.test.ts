@@ -182,6 +182,11 @@ describe("a model in the files of a page", () => {
     inFolder("m/onnx/config.json", "{"),
   ];
 
+  it("says of a web page that it is one: servers answer with their start page where there is no file", async () => {
+    const error = await errorOf(openModelFiles([file("config.json", "<!doctype html>")], "mine"));
+    expect(error.message).toMatch(/L-JSON\] config\.json is not JSON.*web page/);
+  });
+
   it("is opened as from a disk: a folder with shards and all that its tokenizer has, or a GGUF", async () => {
     const model = await openModelFiles(shards, "mine");
     expect(model.name).toBe("mine");
