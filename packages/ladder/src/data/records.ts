@@ -1,6 +1,7 @@
 /** Records of text data, and their encoding as tokens with labels. */
 import { SidenetError } from "@sidenet/tensor";
 import * as z from "zod";
+import { checkCounts } from "../check-counts.ts";
 import {
   type ChatMessage,
   type ChatTemplate,
@@ -311,11 +312,8 @@ function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId, 
   return { inputIds, labels };
 }
 
-/**
- * Tokens and labels of a record: a completion, the assistant's turns, the right choice or a whole text are learned.
- * Throws `L-TOO-LONG`, `L-CHAT-TEMPLATE`, or `L-NOTHING-TO-LEARN` when no label is left after the first token.
- */
-export function encodeRecord(
+/** `encodeRecord`, for any `maxLength`. */
+function encodeWithin(
   record: TextRecord,
   source: Source,
   encoder: Encoder,
@@ -355,6 +353,21 @@ export function encodeRecord(
 }
 
 /**
+ * Tokens and labels of a record: a completion, the assistant's turns, the right choice or a whole text are learned.
+ * Throws `L-OPTION` for a `maxLength` that is none, `L-TOO-LONG`, `L-CHAT-TEMPLATE`, or `L-NOTHING-TO-LEARN` when no label is
+ * left after the first token.
+ */
+export function encodeRecord(
+  record: TextRecord,
+  source: Source,
+  encoder: Encoder,
+  options: EncodeOptions,
+): TokenRecord {
+  checkCounts({ maxLength: options.maxLength });
+  return encodeWithin(record, source, encoder, options);
+}
+
+/**
  * A record as sequences of at most `maxLength` tokens: a plain text is split into consecutive windows, so that all of it is
  * learned; any other record is encoded by `encodeRecord`. A last window of one token is dropped. Throws as `encodeRecord`.
  */
@@ -367,7 +380,8 @@ export function encodeWindows(
   const isPlain = !("messages" in record || "completion" in record || "choices" in record);
   if (!isPlain) return [encodeRecord(record, source, encoder, options)];
   const { maxLength } = options;
-  const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
+  checkCounts({ maxLength });
+  const whole = encodeWithin(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
   const windows: TokenRecord[] = [];
   for (let first = 0; first + 1 < whole.inputIds.length; first += maxLength) {
     const part = (values: readonly number[]) => values.slice(first, first + maxLength);
