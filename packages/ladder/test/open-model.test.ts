@@ -209,13 +209,15 @@ describe("a model in the files of a page", () => {
     expect(await message(without("x-2.safetensors"))).toMatch(
       /L-FILE-MISSING.*mine has no file x-2\.safetensors/,
     );
-    const gone: FileLike = {
-      name: "config.json",
-      size: 9,
-      slice: () => ({ arrayBuffer: () => Promise.reject(new Error("The file has changed.")) }),
+    const reading = (arrayBuffer: () => Promise<ArrayBuffer>) => {
+      const config: FileLike = { name: "config.json", size: 9, slice: () => ({ arrayBuffer }) };
+      return message([...without("config.json"), config]);
     };
-    expect(await message([...without("config.json"), gone])).toBe(
+    expect(await reading(() => Promise.reject(new Error("The file has changed.")))).toBe(
       "[L-FILE] config.json cannot be read: The file has changed. Has it changed? Choose it again.",
+    );
+    expect(await reading(async () => new ArrayBuffer(12))).toMatch(
+      /L-FILE\] config\.json cannot be read: 9 bytes were asked for, 12 came/,
     );
   });
 });
