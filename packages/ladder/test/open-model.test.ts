@@ -182,6 +182,11 @@ describe("a model in the files of a page", () => {
     inFolder("m/onnx/config.json", "{"),
   ];
 
+  it("says of a web page that it is one: servers answer with their start page where there is no file", async () => {
+    const error = await errorOf(openModelFiles([file("config.json", "<!doctype html>")], "mine"));
+    expect(error.message).toMatch(/L-JSON\] config\.json is not JSON.*web page/);
+  });
+
   it("is opened as from a disk: a folder with shards and all that its tokenizer has, or a GGUF", async () => {
     const model = await openModelFiles(shards, "mine");
     expect(model.name).toBe("mine");
@@ -204,13 +209,15 @@ describe("a model in the files of a page", () => {
     expect(await message(without("x-2.safetensors"))).toMatch(
       /L-FILE-MISSING.*mine has no file x-2\.safetensors/,
     );
-    const gone: FileLike = {
-      name: "config.json",
-      size: 9,
-      slice: () => ({ arrayBuffer: () => Promise.reject(new Error("The file has changed.")) }),
+    const reading = (arrayBuffer: () => Promise<ArrayBuffer>) => {
+      const config: FileLike = { name: "config.json", size: 9, slice: () => ({ arrayBuffer }) };
+      return message([...without("config.json"), config]);
     };
-    expect(await message([...without("config.json"), gone])).toBe(
+    expect(await reading(() => Promise.reject(new Error("The file has changed.")))).toBe(
       "[L-FILE] config.json cannot be read: The file has changed. Has it changed? Choose it again.",
+    );
+    expect(await reading(async () => new ArrayBuffer(12))).toMatch(
+      /L-FILE\] config\.json cannot be read: 9 bytes were asked for, 12 came/,
     );
   });
 });

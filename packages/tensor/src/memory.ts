@@ -113,7 +113,10 @@ export class MemoryAccount {
     this.onReserve?.(allocation);
   }
 
-  /** The peak since the previous call of this method: bytes in total and by category. */
+  /**
+   * The peak since the previous call of this method, by whomever: bytes in total and by category. For timelines: unlike `peak`, it
+   * leaves out what `Device.repeat` issues again. @internal
+   */
   takeHighest(): { bytes: number; byCategory: BytesByCategory } {
     const taken = { bytes: this.#highestBytes, byCategory: this.#highest };
     this.#noteHighest();

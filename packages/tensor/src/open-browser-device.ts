@@ -21,7 +21,7 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
   }
   if (isCode(error, "T-NO-DEVICE")) return withoutStop(error.text);
   // Their cures are for those who chose the device; the browser's reason is enough for those who see another one.
-  if (isCode(error, "T-WASM")) return `WebAssembly does not run here: ${reasonOf(error)}`;
+  if (isCode(error, "T-WASM")) return `WebAssembly does not run here: ${reasonOf(error)}${policyCure(error)}`;
   if (isCode(error, "T-THREADS")) return `WebAssembly has one thread: ${reasonOf(error)}`;
   throw error;
 }
@@ -29,6 +29,11 @@ function refusal(error: unknown, gpu: GPU | undefined): string {
 const withoutStop = (text: string): string => text.replace(/[.\s]+$/, "");
 const reasonOf = ({ cause }: Error): string =>
   withoutStop(cause instanceof Error ? cause.message : String(cause));
+/** Where a policy does not allow WebAssembly, browsers say so in words of their own, some of which ask for more than is needed. */
+const policyCure = (error: Error): string =>
+  /unsafe-eval|CSP|Content Security Policy/i.test(reasonOf(error))
+    ? " (a Content-Security-Policy has to allow it: script-src 'wasm-unsafe-eval')"
+    : "";
 
 /**
  * Opens the best device of this browser, in the order of `chooseDevice`, or the requested one. If the browser refuses a device,

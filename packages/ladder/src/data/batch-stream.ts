@@ -1,6 +1,7 @@
 /** The endless stream of training batches, which can start at any position. */
 import { Random, SidenetError } from "@sidenet/tensor";
 import * as z from "zod";
+import { checkCounts } from "../check-counts.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";
@@ -94,8 +95,10 @@ export class BatchStream {
   /** The latest call of `next`: the one after it starts where it ends. */
   #latest: Promise<unknown> = Promise.resolve();
 
-  /** Throws `L-DATA` for data without records. */
+  /** Throws `L-DATA` for data without records, and `L-OPTION` for a size or a length that is none. */
   constructor(data: TokenDataset, options: BatchStreamOptions) {
+    const { batchSize, maxLength, packLength } = options;
+    checkCounts({ batchSize, maxLength, packLength: packLength ?? 1 });
     if (data.length === 0)
       throw new SidenetError("L-DATA", "there are no records to train on. Check --data.");
     this.#data = data;

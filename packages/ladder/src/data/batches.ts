@@ -1,6 +1,7 @@
 /** Batches from token records: packing of records into rows, and padding of rows. */
 
 import { SidenetError } from "@sidenet/tensor";
+import { checkCounts } from "../check-counts.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { TokenRecord } from "./records.ts";
 
@@ -26,13 +27,14 @@ export function joinRecords(records: readonly TokenRecord[]): TokenRecord {
 
 /**
  * A batch of rows, padded on the right to one length with token 0, whatever the model's padding token: padding is masked and not
- * scored. Throws `L-DATA` without a row.
+ * scored. Throws `L-DATA` without a row, and `L-OPTION` for a length that is none.
  */
 export function makeBatch(
   rows: readonly TokenRecord[],
   maxLength: number,
   multiple = LENGTH_MULTIPLE,
 ): LabeledBatch {
+  checkCounts({ maxLength, multiple });
   if (rows.length === 0)
     throw new SidenetError("L-DATA", "a batch has no rows. Give it at least one record.");
   const longest = Math.max(...rows.map((row) => row.inputIds.length));
@@ -54,12 +56,13 @@ export function makeBatch(
   return { inputIds, labels, attentionMask, segments, batchSize: rows.length, length };
 }
 
-/** All records in order, in batches. */
+/** All records in order, in batches. Throws `L-OPTION` for a size or a length that is none. */
 export function inBatches(
   records: readonly TokenRecord[],
   batchSize: number,
   maxLength: number,
 ): LabeledBatch[] {
+  checkCounts({ batchSize });
   const batches: LabeledBatch[] = [];
   for (let i = 0; i < records.length; i += batchSize) {
     batches.push(makeBatch(records.slice(i, i + batchSize), maxLength));

@@ -1,6 +1,7 @@
 /** Records of text data, and their encoding as tokens with labels. */
 import { SidenetError } from "@sidenet/tensor";
 import * as z from "zod";
+import { checkCounts } from "../check-counts.ts";
 import {
   type ChatMessage,
   type ChatTemplate,
@@ -312,8 +313,9 @@ function encodePieces({ pieces, framed }: Piecewise, encoder: Encoder, { eosId, 
 }
 
 /**
- * Tokens and labels of a record: a completion, the assistant's turns, the right choice or a whole text are learned.
- * Throws `L-TOO-LONG`, `L-CHAT-TEMPLATE`, or `L-NOTHING-TO-LEARN` when no label is left after the first token.
+ * Tokens and labels of a record: a completion, the assistant's turns, the right choice or a whole text are learned. A `maxLength` of
+ * Infinity takes records of any length. Throws `L-OPTION` for one that is no length, `L-TOO-LONG`, `L-CHAT-TEMPLATE`, or
+ * `L-NOTHING-TO-LEARN` when no label is left after the first token.
  */
 export function encodeRecord(
   record: TextRecord,
@@ -322,6 +324,7 @@ export function encodeRecord(
   options: EncodeOptions,
 ): TokenRecord {
   const { bosId, eosId, maxLength, cut } = options;
+  if (maxLength !== Number.POSITIVE_INFINITY) checkCounts({ maxLength });
   const piecewise = piecesOf(record, source, options);
   const { framed } = piecewise;
   const { inputIds, labels } = encodePieces(piecewise, encoder, options);
@@ -367,6 +370,7 @@ export function encodeWindows(
   const isPlain = !("messages" in record || "completion" in record || "choices" in record);
   if (!isPlain) return [encodeRecord(record, source, encoder, options)];
   const { maxLength } = options;
+  checkCounts({ maxLength });
   const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
   const windows: TokenRecord[] = [];
   for (let first = 0; first + 1 < whole.inputIds.length; first += maxLength) {

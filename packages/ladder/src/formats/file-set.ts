@@ -36,7 +36,9 @@ export interface FileLike extends BlobLike {
 export const blobSource = (blob: BlobLike, name: string): ByteSource =>
   byteSource(name, blob.size, async (offset, length) => {
     try {
-      return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      const bytes = new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      if (bytes.length !== length) throw new Error(`${length} bytes were asked for, ${bytes.length} came.`);
+      return bytes;
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new SidenetError("L-FILE", `${name} cannot be read: ${why} Has it changed? Choose it again.`, {

@@ -18,8 +18,8 @@ export function parseJson(text: string, name: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new SidenetError("L-JSON", `${name} is not JSON: ${(cause as Error).message}. Is it complete?`, {
-      cause,
-    });
+    // Servers of pages answer with their start page where there is no such file.
+    const cure = text.startsWith("<") ? "It looks like a web page: is its address right?" : "Is it complete?";
+    throw new SidenetError("L-JSON", `${name} is not JSON: ${(cause as Error).message}. ${cure}`, { cause });
   }
 }

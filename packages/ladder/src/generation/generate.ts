@@ -1,4 +1,5 @@
 import { concatAll, SidenetError, type Tensor } from "@sidenet/tensor";
+import { checkCounts } from "../check-counts.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { residualStream } from "../methods/residual-stream.ts";
 import type { Decoder, TokenBatch } from "../model/decoder.ts";
@@ -114,9 +115,7 @@ export function checkPrompts(
       `the text of one prompt can be kept, and there are ${prompts.length}.`,
     );
   }
-  if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-    throw new SidenetError("L-OPTION", `maxTokens is ${maxTokens}, wanted a whole number of new tokens.`);
-  }
+  checkCounts({ maxTokens }, 0);
   if (prompts.some((prompt) => prompt.length === 0)) {
     throw new SidenetError(
       "L-PROMPT",

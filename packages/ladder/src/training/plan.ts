@@ -13,6 +13,7 @@ import {
   recordTimeline,
   SidenetError,
 } from "@sidenet/tensor";
+import { checkCounts } from "../check-counts.ts";
 import { type Adapter, effectiveDepth } from "../methods/adapter.ts";
 import { type MethodOptions, makeAdapter } from "../methods/method.ts";
 import { changesBackbone, refusePrefix } from "../methods/residual-stream.ts";
@@ -86,8 +87,9 @@ export const BINDING_LIMITS = [2 ** 27, 2 ** 30, 2 ** 31, 2 ** 32] as const;
 /** Tokens of a batch: kernels count its positions in 31 bits. */
 const MAX_BATCH_TOKENS = 2 ** 31 - 1;
 
-/** A batch of this shape in which every position is visible and scored; its ids and labels are 0. Throws `T-TOO-LARGE`. */
+/** A batch of this shape in which every position is visible and scored; its ids and labels are 0. Throws `L-OPTION`, `T-TOO-LARGE`. */
 export function plannedBatch(batchSize: number, length: number): LabeledBatch {
+  checkCounts({ batchSize, length });
   const size = batchSize * length;
   if (size > MAX_BATCH_TOKENS) {
     throw new SidenetError(

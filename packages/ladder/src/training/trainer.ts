@@ -14,6 +14,7 @@ import {
   Tape,
 } from "@sidenet/autograd";
 import { type Device, type ParamStore, type RepeatCall, SidenetError, type Tensor } from "@sidenet/tensor";
+import { checkCounts } from "../check-counts.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import type { StreamOptions } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
@@ -99,11 +100,8 @@ export class Trainer {
 
   /** Throws `L-OPTION` where options of AdamW or of the library's loss come with another, and for rows or tokens that are no whole number above 0. */
   constructor(decoder: Decoder, adapter: Adapter, options: TrainerOptions) {
-    for (const name of ["microBatchSize", "chunkTokens"] as const) {
-      const count = options[name] ?? null;
-      if (count === null || (Number.isInteger(count) && count > 0)) continue;
-      throw new SidenetError("L-OPTION", `${name} is ${count}, wanted a whole number above 0.`);
-    }
+    const { microBatchSize, chunkTokens } = options;
+    checkCounts({ microBatchSize: microBatchSize ?? 1, chunkTokens: chunkTokens ?? 1 });
     this.decoder = decoder;
     this.adapter = adapter;
     this.#options = options;

@@ -1,10 +1,11 @@
-// The page of docs/guide-page.md, as it stands there: it trains, and goes on after it was closed.
+// The page of docs/guide-page.md, as it stands there: it trains, and goes on after it was closed or lost its device.
 import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Browser, BrowserContext } from "playwright-core";
+import type { BytesByCategory } from "@sidenet/tensor";
+import type { Browser, BrowserContext, Page } from "playwright-core";
 import { build, defaultClientConditions } from "vite";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { openChromium } from "../../../../scripts/lib/browser.mjs";
@@ -18,6 +19,8 @@ const FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 type Told = Partial<Record<"device" | "reason" | "sample" | "error", string>> & {
   step?: number;
   loss?: number;
+  plannedBytes?: number;
+  memory?: BytesByCategory;
 };
 
 /** Builds the page of the guide, and serves it. */
@@ -68,8 +71,12 @@ afterAll(async () => {
   site?.close();
 });
 
-/** Trains in a new page until `isEnd` of what its worker tells, and closes the page. */
-async function train(context: BrowserContext, isEnd: (told: Told) => boolean): Promise<Told[]> {
+/** Trains beside the model of `files` in a new page until `isEnd` of what its worker tells, and closes the page. */
+async function train(
+  context: BrowserContext,
+  isEnd: (told: Told) => boolean,
+  { files = FILES, onTold }: { files?: readonly string[]; onTold?: (told: Told, page: Page) => void } = {},
+): Promise<Told[]> {
   const page = await context.newPage();
   const told: Told[] = [];
   const ended = new Promise<void>((resolve, reject) => {
@@ -78,12 +85,13 @@ async function train(context: BrowserContext, isEnd: (told: Told) => boolean): P
       if (message.type() !== "log") return; // the browser's own
       const [value] = await Promise.all(message.args().map((arg) => arg.jsonValue()));
       told.push(value);
+      onTold?.(value, page);
       if (value.error) reject(new Error(value.error));
       else if (isEnd(value)) resolve();
     });
   });
   await page.goto(site.url);
-  await page.locator("input").setInputFiles(FILES.map((name) => join(MODEL, name)));
+  await page.locator("input").setInputFiles(files.map((name) => join(MODEL, name)));
   await ended;
   await page.close();
   return told;
@@ -98,6 +106,9 @@ it("trains, and a page that is closed goes on from its checkpoint to the same re
     reason: "this browser's WebGPU finds no graphics card",
   });
   expect(lossOf(whole, 40)).toBeLessThan(lossOf(whole, 1)! - 0.5);
+  const { plannedBytes } = whole.find((told) => "plannedBytes" in told)!;
+  const { memory } = whole.findLast((told) => "memory" in told)!;
+  expect(Object.values(memory!).reduce((a, b) => a + b)).toBe(plannedBytes);
   expect(whole.map(({ sample }) => sample ?? "").join("")).not.toBe("");
   const context = await browser.newContext();
   const first = await train(context, ({ step }) => step === 25);
@@ -105,4 +116,25 @@ it("trains, and a page that is closed goes on from its checkpoint to the same re
   expect(lossOf(first, 20)).toBe(lossOf(whole, 20));
   expect(rest.find(({ step }) => step !== undefined)!.step).toBe(21);
   expect(lossOf(rest, 40)).toBe(lossOf(whole, 40));
+});
+
+it("goes on from the checkpoint in a new worker after the device was lost", async () => {
+  let lost = false;
+  const onTold = ({ step }: Told, page: Page) => {
+    if (step !== 21 || lost) return;
+    lost = true;
+    void page.workers()[0].evaluate('postMessage({ code: "T-DEVICE-LOST" })');
+  };
+  const told = await train(await browser.newContext(), isDone, { onTold });
+  const steps = told.flatMap(({ step }) => step ?? []);
+  const again = steps.findIndex((step, i) => step < steps[i - 1]);
+  expect(steps.slice(again)).toEqual(Array.from({ length: 20 }, (_, i) => i + 21));
+});
+
+it("does not go on from the checkpoint of another model", async () => {
+  const context = await browser.newContext();
+  await train(context, ({ step }) => step === 21);
+  const files = FILES.filter((name) => name !== "tokenizer_config.json");
+  const told = await train(context, ({ step }) => step !== undefined, { files });
+  expect(told.at(-1)!.step).toBe(1);
 });

@@ -19,7 +19,7 @@ export class DriverErrors {
    */
   #uncaptured: SidenetError | null = null;
   /** Error scopes whose result is pending. */
-  #pending: Promise<void>[] = [];
+  readonly #pending: Promise<void>[] = [];
 
   constructor(gpu: GPUDevice, label: string) {
     this.#gpu = gpu;
@@ -58,16 +58,21 @@ export class DriverErrors {
     try {
       return body();
     } finally {
-      this.#pending.push(this.#gpu.popErrorScope().then(judge));
-      if (this.#pending.length > MAX_PENDING) this.#pending = [Promise.all(this.#pending).then(() => {})];
+      this.#await(this.#gpu.popErrorScope().then(judge));
+      if (this.#pending.length > MAX_PENDING)
+        this.#await(Promise.all(this.#pending.splice(0)).then(() => {}));
     }
+  }
+
+  /** The next wait throws what `result` throws. A lost device makes it throw, and there may be no wait any more. */
+  #await(result: Promise<void>): void {
+    result.catch(() => {});
+    this.#pending.push(result);
   }
 
   /** Waits for the results of all error scopes. */
   async settle(): Promise<void> {
-    const pending = this.#pending;
-    this.#pending = [];
-    await Promise.all(pending);
+    await Promise.all(this.#pending.splice(0));
     this.#first ??= this.#uncaptured;
     this.#uncaptured = null;
   }

@@ -60,7 +60,7 @@ describe("WebAssembly in a page with a content security policy", () => {
   it("gives way to the reference, and says why, where the policy allows no WebAssembly", async () => {
     const opened = await inPage<Opened>("openedAsWasm", { policy: "script-src 'self' 'unsafe-inline'" });
     expect(opened.kind).toBe("cpu");
-    expect(opened.reason).toMatch(/^WebAssembly does not run here: .*Content Security Policy.*[^.]$/);
+    expect(opened.reason).toMatch(/^WebAssembly does not run here: .*script-src 'wasm-unsafe-eval'\)$/);
     expect(opened.reason).not.toContain("--device");
   });
 });
