@@ -38,6 +38,10 @@ describe("a data file", () => {
     );
     await expect(all(await file("x.json", '{"a":[],"b":[]}'))).rejects.toThrow(/L-DATA.*holds 2 arrays/);
     await expect(all(await file("x.json", "[1,"))).rejects.toThrow(/L-DATA.*x\.json is not JSON/);
+    expect(await all(await file("x.json", '\ufeff[{"text":"a"},{"text":"b"}]'))).toEqual(wanted);
+    const large = await file("x.json", "[");
+    await truncate(large, 2 ** 28 + 1);
+    await expect(all(large)).rejects.toThrow(/L-DATA.*x\.json has 268435457 bytes, more than 268435456/);
   });
 
   it("is a table, with quotes, line ends inside cells, and arrays written as JSON", async () => {
@@ -50,6 +54,12 @@ describe("a data file", () => {
     expect((await all(tsv))[0].record).toEqual({ question: "1+1", choices: ["2", "3"], label: 1 });
     await expect(all(await file("x.csv", "a,b\n1,2,3\n"))).rejects.toThrow(/L-DATA.*as a table/);
     await expect(all(await file("x.csv", 'a\n"open\n'))).rejects.toThrow(/L-DATA.*as a table/);
+  });
+
+  it("is a table of any length, read in parts that may end within a character", async () => {
+    const cells = Array.from({ length: 3 }, (_, i) => "x".repeat(i) + "🙂".repeat(30_000));
+    const records = await all(await file("x.csv", `text\n${cells.join("\n")}\n`));
+    expect(records.map(({ record }) => record)).toEqual(cells.map((text) => ({ text })));
   });
 
   it("keeps cells that look like lists as text where no list is wanted, and quotes within cells", async () => {
@@ -83,6 +93,8 @@ describe("a data file", () => {
       /L-DATA.*one column, "prompt;completion"\. .*separated by ";"\?/,
     );
     await expect(all(await file("x.tsv", "prompt,completion\na,b\n"))).rejects.toThrow(/separated by ","\?/);
+    const named = await file("x.csv", '"text; whole",text\na,b\n');
+    expect((await all(named)).map(({ record }) => record)).toEqual([{ text: "b" }]);
   });
 
   it("is Parquet, with lists and structs, over several row groups", async () => {
