@@ -45,7 +45,7 @@ describe("a data file", () => {
   });
 
   it("is a table, with quotes, line ends inside cells, and arrays written as JSON", async () => {
-    const csv = await file("x.csv", '\ufefftext,id\n"a, ""b""\nc",1\nd,2\n');
+    const csv = await file("x.csv", '\ufefftext,id\n"a, ""b""\nc",1\n\nd,2\n');
     expect(await all(csv)).toEqual([
       { record: { text: 'a, "b"\nc' }, source: "x.csv, row 1" },
       { record: { text: "d" }, source: "x.csv, row 2" },
@@ -62,6 +62,12 @@ describe("a data file", () => {
     expect(records.map(({ record }) => record)).toEqual(cells.map((text) => ({ text })));
   });
 
+  it("is told by the end of its name in letters of either case", async () => {
+    expect(await all(await file("X.CSV", "text\na\n"))).toEqual([
+      { record: { text: "a" }, source: "X.CSV, row 1" },
+    ]);
+  });
+
   it("keeps cells that look like lists as text where no list is wanted, and quotes within cells", async () => {
     const csv = await file("x.csv", 'prompt,completion\n[1],"[2, 3]"\nsay "hi" to,them\n');
     expect((await all(csv)).map(({ record }) => record)).toEqual([
@@ -72,12 +78,12 @@ describe("a data file", () => {
 
   it("is refused when it is not UTF-8, and read as UTF-16 where a table says so", async () => {
     const latin = Buffer.from("text\ncaf\u00e9\n", "latin1");
-    await expect(all(await file("x.csv", latin))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
+    await expect(all(await file("x.csv", latin))).rejects.toThrow(/^\[L-DATA\] \S*x\.csv is not UTF-8/);
     await expect(all(await file("x.txt", latin))).rejects.toThrow(/L-DATA.*x\.txt is not UTF-8/);
     const json = Buffer.from('[{"text":"caf\u00e9"}]', "latin1");
     await expect(all(await file("x.json", json))).rejects.toThrow(/L-DATA.*x\.json is not UTF-8/);
     const cut = Buffer.from("text\ncaf\u00e9").subarray(0, -1);
-    await expect(all(await file("x.csv", cut))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
+    await expect(all(await file("x.csv", cut))).rejects.toThrow(/^\[L-DATA\] \S*x\.csv is not UTF-8/);
     const wide = Buffer.from("\ufefftext\ncaf\u00e9\n", "utf16le");
     expect((await all(await file("x.tsv", wide)))[0].record).toEqual({ text: "caf\u00e9" });
   });
