@@ -184,6 +184,7 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
       return made;
     });
     const batch = packed(drawRows(pick, model, 2, 9));
+    const next = { ...batch };
     const size: MakeLoss = () => ({
       count: () => 1,
       upload: () => [],
@@ -193,7 +194,14 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
       ...size(decoder, null),
       mean: (ops, y) => ops.scale(ops.mean(ops.mul(y, y)), { factor: 2 }),
     });
+    /** One that uploads nothing depends on what the host knows of each batch. */
+    const byHost: MakeLoss = () => ({
+      count: () => 1,
+      mean: (ops, y, { batch }) => ops.scale(ops.mean(ops.mul(y, y)), { factor: 1 + Number(batch === next) }),
+    });
     const evaluations = [
+      () => evaluateLosses(decoder, [adapter], [batch], { loss: byHost }),
+      () => evaluateLosses(decoder, [adapter], [next], { loss: byHost }),
       () => evaluateLosses(decoder, [adapter], [batch], { loss: size }),
       () => evaluateLosses(decoder, [adapter], [batch], { loss: doubled }),
       () => evaluateLosses(other, [adapter], [batch], { loss: size }),
