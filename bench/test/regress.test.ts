@@ -40,25 +40,53 @@ describe("judge", () => {
     expect(found).toBeGreaterThan(80);
   });
 
-  it("goes on with what seems slower, in new processes, and calls it so by the median of all of them", async () => {
-    const measured = async (ratios: readonly number[]) => {
-      const open = async (i: number) => ({
-        sample: async (side: Side) => (side === "change" ? (ratios[i] ?? 1) : 1),
-        close: async () => {},
-      });
-      const [result] = await judge(["row"], open, { ...SETTINGS, pairs: [3, 5] });
-      return result;
+  it("takes the median over rounds of the fastest of two samples each, of which both sides are first as often", async () => {
+    const order: Side[] = [];
+    const times = { base: [9, 1, 2, 5, 7, 4], change: [3, 8, 8, 4, 4, 9] };
+    const sample = async (side: Side) => {
+      order.push(side);
+      return times[side][order.filter((other) => other === side).length - 1];
     };
-    expect(await measured([1.4, 1.4, 1])).toEqual({ row: "row", ratios: [1.4, 1.4, 1, 1, 1], slower: false });
-    expect(await measured([1.4, 1, 1])).toEqual({ row: "row", ratios: [1.4, 1, 1], slower: false });
-    expect(await measured([1.4, 1.1, 1, 1.4, 1.4])).toMatchObject({ slower: true });
-    expect(await measured([1.1, 1.1, 1.1, 1.1, 1.1])).toMatchObject({ slower: false });
+    const open = async () => ({ sample, close: async () => {} });
+    const [{ ratios }] = await judge(["row"], open, { ...SETTINGS, pairs: [1, 1] });
+    expect(ratios).toEqual([2]); // of 3 / 1, 4 / 2 and 4 / 4
+    const [baseFirst, changeFirst] = [
+      ["base", "change"],
+      ["change", "base"],
+    ];
+    expect(order).toEqual([baseFirst, changeFirst, changeFirst, baseFirst, baseFirst, changeFirst].flat());
   });
 
-  it("tells what the change cannot run from what the base does not have, and measures the rest", async () => {
+  it("goes on with what seems slower, in new processes, and calls it so by the median of all of them", async () => {
+    const notes: string[] = [];
+    const measured = async (ratios: readonly number[]) => {
+      let [opened, closed] = [0, 0];
+      const open = async (i: number) => {
+        opened++;
+        const sample = async (side: Side) => (side === "change" ? (ratios[i] ?? 1) : 1);
+        return { sample, close: async () => void closed++ };
+      };
+      const note = (text: string) => notes.push(text);
+      const [result] = await judge(["row"], open, { ...SETTINGS, pairs: [3, 5], note });
+      expect([opened, closed]).toEqual([result.ratios.length, result.ratios.length]);
+      return result;
+    };
+    expect(await measured([1.4, 1, 1])).toEqual({ row: "row", ratios: [1.4, 1, 1], slower: false });
+    expect(await measured([1.06, 1.06, 1.06])).toMatchObject({ ratios: [1.06, 1.06, 1.06], slower: false });
+    expect(notes).toEqual([]);
+    expect(await measured([1.4, 1.4, 1])).toEqual({ row: "row", ratios: [1.4, 1.4, 1, 1, 1], slower: false });
+    expect(notes).toEqual(["measured again: row"]);
+    expect(await measured([1.4, 1.1, 1, 1.4, 1.4])).toMatchObject({ slower: true });
+    const little = [1.1, 1.1, 1.1, 1.1, 1.1];
+    expect(await measured(little)).toMatchObject({ ratios: little, slower: false });
+  });
+
+  it("tells what the change cannot run from what the base does not have, once, and measures the rest", async () => {
+    const asked: string[] = [];
     const open = async () => ({
       close: async () => {},
       sample: async (side: Side, row: string) => {
+        asked.push(`${side} ${row}`);
         if (row === "broken" && side === "change") throw Object.assign(new Error("wrong"), { side });
         if (row === "new" && side === "base") throw Object.assign(new Error("no such op"), { side });
         return 1;
@@ -70,11 +98,38 @@ describe("judge", () => {
       { row: "new", ratios: [], slower: false, absent: "no such op" },
       { row: "same", ratios: [1, 1, 1], slower: false },
     ]);
+    expect(asked.filter((call) => call === "change broken" || call === "base new")).toHaveLength(2);
+  });
+
+  it("ends with an error that is of no side, and closes the processes", async () => {
+    let closed = 0;
+    const open = async () => ({
+      sample: async () => Promise.reject(new Error("the worker is gone")),
+      close: async () => void closed++,
+    });
+    await expect(judge(["row"], open, SETTINGS)).rejects.toThrow("the worker is gone");
+    expect(closed).toBe(1);
   });
 
   it("begins no row after the deadline, and leaves it without a ratio", async () => {
     const results = await judge(["late"], noisyPairs(1, {}), { ...SETTINGS, deadline: 0 });
     expect(results).toEqual([{ row: "late", ratios: [], slower: false }]);
+  });
+
+  it("measures after the deadline only what seems slower", async () => {
+    const deadline = performance.now() + 50;
+    const sample = async (side: Side, row: string) => {
+      while (row === "same" && performance.now() <= deadline)
+        await new Promise((done) => setTimeout(done, 5));
+      return side === "change" && row === "slow" ? 1.4 : 1;
+    };
+    const open = async () => ({ sample, close: async () => {} });
+    const results = await judge(["slow", "same", "late"], open, { ...SETTINGS, pairs: [3, 5], deadline });
+    expect(results).toEqual([
+      { row: "slow", ratios: [1.4, 1.4, 1.4, 1.4, 1.4], slower: true },
+      { row: "same", ratios: [1], slower: false },
+      { row: "late", ratios: [], slower: false },
+    ]);
   });
 });
 

@@ -314,6 +314,32 @@ describe("a calibrated model", () => {
     expect(rows.some(({ segments }) => segments != null)).toBe(true);
   });
 
+  it("takes records evenly through the data, each once, and of a long one what a row holds", async () => {
+    const { tokenizer } = byteTokenizer();
+    const taken = async (texts: readonly string[], tokens?: number) => {
+      await writeFile(data, texts.map((text) => JSON.stringify({ text })).join("\n"));
+      const options = { data: [data], ...(tokens !== undefined && { tokens }) };
+      const rows = await calibrationRows(options, tokenizer, { ...MODEL, maxPositionEmbeddings: 100 });
+      const ids = rows.flatMap(({ inputIds }) => Array.from(inputIds));
+      return {
+        ids,
+        records: tokenizer
+          .decode(ids, { skipSpecial: true })
+          .split(/(?<=;)/)
+          .sort(),
+      };
+    };
+    const texts = Array.from({ length: 65 }, (_, i) => `${10 + i};`);
+    for (const count of [1, 2, 63, 64, 65]) {
+      expect((await taken(texts.slice(0, count))).records).toEqual(texts.slice(0, count));
+    }
+    const all = texts.slice(0, 64);
+    const quarter = await taken(all, (await taken(all)).ids.length / 4);
+    expect(quarter.records).toEqual(all.filter((_, i) => i % 4 === 0));
+    const long = await taken(["a".repeat(300), "b".repeat(300)]);
+    expect(long.ids.map((id) => tokenizer.decode([id])).join("")).toBe("a".repeat(100) + "b".repeat(100));
+  });
+
   it("is what the command makes with --calibrate, whose other flags want it", async () => {
     const flags = ["convert", "--model", model, "--output", at("made"), "--dtype", "nf4", "--device", "cpu"];
     const lonely = await sidenet(...flags, "--calibration-tokens", "300");

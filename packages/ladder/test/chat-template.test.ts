@@ -2,7 +2,6 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { encodeRecord, encodingBy, parseRecord } from "../src/data/records.ts";
 import { followUpIds } from "../src/eval/prompts.ts";
-import { StopMatcher, TextStream } from "../src/generation/text-stream.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
 import { strftime } from "../src/text/jinja.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
@@ -95,6 +94,20 @@ describe("a chat template", () => {
     expect(() => parseRecord(silent, "line 2")).toThrow(/L-RECORD\] line 2: .*"tool_calls"/);
   });
 
+  it("learns calls of a template that refuses their turns without them", () => {
+    const source =
+      "{% for m in messages %}{% if not m.content and not m.tool_calls %}{{ raise_exception('empty') }}{% endif %}" +
+      "{{ m.content or m.tool_calls[0].name }};{% endfor %}";
+    const turns = [
+      { role: "user", content: "sum?" },
+      { role: "assistant", content: null, tool_calls: [{ name: "add" }] },
+    ];
+    expect(new ChatTemplate(source, {}, "m").pieces(turns)).toEqual([
+      { text: "sum?;", learned: false },
+      { text: "add;", learned: true },
+    ]);
+  });
+
   it("learns only the last answer where the template rewrites earlier turns, as Qwen3's removes their reasoning", () => {
     const source =
       "{% for m in messages %}<{{ m.role }}>{{ m.content if loop.last or m.role != 'assistant' else m.content.split('</think>')[-1] }}" +
@@ -105,10 +118,12 @@ describe("a chat template", () => {
       { role: "user", content: "c" },
       { role: "assistant", content: "so</think>d" },
     ];
-    expect(new ChatTemplate(source, {}, "m").pieces(turns)).toEqual([
+    const template = new ChatTemplate(source, {}, "m");
+    expect(template.pieces(turns)).toEqual([
       { text: "<user>a<assistant>b<user>c<assistant>", learned: false },
       { text: "so</think>d", learned: true },
     ]);
+    expect(() => template.pieces(turns.slice(0, 3))).toThrow(/changes what earlier turns/);
   });
 
   it("learns every answer but the first where that is changed by what a template puts before it", () => {
@@ -268,100 +283,6 @@ describe("a chat template", () => {
       followUpIds(steps, tokenizer, template).map((ids) => tokenizer.decode(ids));
     expect(texts("chat")).toEqual([" 1<|im_end|>", " 12<|im_end|>"]);
     expect(texts("plain")).toEqual([" 1<|endoftext|>", " 12<|endoftext|>"]);
-  });
-});
-
-describe("text that comes id by id", () => {
-  const streamed = (tokenizer: Tokenizer, ids: readonly number[], stream = new TextStream(tokenizer)) => {
-    const parts = ids.map((id) => stream.push(id));
-    return { parts, rest: stream.end() };
-  };
-  const sample = fc.string({ unit: "binary", maxLength: 30 });
-
-  it("is the whole text in the end, and never a half character on the way", () => {
-    const { tokenizer } = byteTokenizer();
-    fc.assert(
-      fc.property(sample, (text) => {
-        const ids = tokenizer.encode(text);
-        const { parts, rest } = streamed(tokenizer, ids);
-        expect(parts.join("") + rest).toBe(tokenizer.decode(ids));
-        if (!text.includes("\ufffd")) expect(parts.join("")).not.toContain("\ufffd");
-      }),
-    );
-    const { parts } = streamed(tokenizer, tokenizer.encode("a🙂b"));
-    expect(parts).toEqual(["a", "", "", "", "🙂", "b"]);
-  });
-
-  it("gives bytes that are no character at the end at the latest", () => {
-    const { tokenizer } = byteTokenizer();
-    const euro = tokenizer.encode("€");
-    expect(streamed(tokenizer, euro.slice(0, 2))).toEqual({ parts: ["", ""], rest: "\ufffd" });
-    expect(streamed(tokenizer, [...euro.slice(0, 1), ...tokenizer.encode("x")])).toEqual({
-      parts: ["", "\ufffdx"],
-      rest: "",
-    });
-  });
-
-  it("may be followed by another text", () => {
-    const tokenizer = wordTokenizer();
-    const ids = tokenizer.encode("ab c é").slice(0, -1); // ends within é
-    const stream = new TextStream(tokenizer);
-    expect(streamed(tokenizer, ids, stream).rest).toBe("\ufffd");
-    expect(streamed(tokenizer, ids, stream)).toEqual(streamed(tokenizer, ids));
-    expect(stream.end()).toBe("");
-  });
-
-  it("keeps the blanks of a vocabulary that marks words", () => {
-    const tokenizer = wordTokenizer();
-    fc.assert(
-      fc.property(fc.array(fc.constantFrom("ab", "c", " ", "é", "\n", "</s>")), (parts) => {
-        const ids = tokenizer.encode(parts.join(""));
-        const { parts: given, rest } = streamed(tokenizer, ids);
-        expect(given.join("") + rest).toBe(tokenizer.decode(ids, { skipSpecial: true }));
-      }),
-    );
-  });
-});
-
-describe("stop strings", () => {
-  const parts = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), maxLength: 4 }));
-  const stops = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c"), minLength: 1, maxLength: 4 }), {
-    maxLength: 3,
-  });
-
-  it("end the text at the first of them, however it comes in parts", () => {
-    fc.assert(
-      fc.property(parts, stops, (list, wanted) => {
-        const matcher = new StopMatcher(wanted);
-        const seen: string[] = [];
-        for (const part of list) {
-          seen.push(matcher.push(part));
-          if (matcher.isStopped) break;
-        }
-        const text = seen.join("") + matcher.end();
-        const whole = list.join("");
-        const found = wanted.map((stop) => whole.indexOf(stop)).filter((at) => at >= 0);
-        expect(matcher.isStopped).toBe(found.length > 0);
-        // Parts beyond the one that holds a stop string may hold one that began earlier: only what was read is judged.
-        const cut = wanted.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-        expect(cut).toEqual([]);
-        expect(whole.startsWith(text)).toBe(true);
-        if (found.length === 0) expect(text).toBe(whole);
-      }),
-    );
-  });
-
-  it("hold back no more than their own beginning", () => {
-    const matcher = new StopMatcher(["\nQuestion:"]);
-    const pushed = ["yes\nQu", "ite", "\n"].map((text) => matcher.push(text));
-    expect([...pushed, matcher.end(), matcher.end()]).toEqual(["yes", "\nQuite", "", "\n", ""]);
-  });
-
-  it("are not empty, and let nothing through once found", () => {
-    const matcher = new StopMatcher(["", "b"]);
-    expect([matcher.push("a"), matcher.isStopped]).toEqual(["a", false]);
-    expect([matcher.push("abc"), matcher.isStopped]).toEqual(["a", true]);
-    expect([matcher.push("def"), matcher.end()]).toEqual(["", ""]);
   });
 });
 

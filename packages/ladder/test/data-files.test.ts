@@ -39,10 +39,14 @@ describe("a data file", () => {
     );
     await expect(all(await file("x.json", '{"a":[],"b":[]}'))).rejects.toThrow(/L-DATA.*holds 2 arrays/);
     await expect(all(await file("x.json", "[1,"))).rejects.toThrow(/L-DATA.*x\.json is not JSON/);
+    expect(await all(await file("x.json", '\ufeff[{"text":"a"},{"text":"b"}]'))).toEqual(wanted);
+    const large = await file("x.json", "[");
+    await truncate(large, 2 ** 28 + 1);
+    await expect(all(large)).rejects.toThrow(/L-DATA.*x\.json has 268435457 bytes, more than 268435456/);
   });
 
   it("is a table, with quotes, line ends inside cells, and arrays written as JSON", async () => {
-    const csv = await file("x.csv", '\ufefftext,id\n"a, ""b""\nc",1\nd,2\n');
+    const csv = await file("x.csv", '\ufefftext,id\n"a, ""b""\nc",1\n\nd,2\n');
     expect(await all(csv)).toEqual([
       { record: { text: 'a, "b"\nc' }, source: "x.csv, row 1" },
       { record: { text: "d" }, source: "x.csv, row 2" },
@@ -51,6 +55,18 @@ describe("a data file", () => {
     expect((await all(tsv))[0].record).toEqual({ question: "1+1", choices: ["2", "3"], label: 1 });
     await expect(all(await file("x.csv", "a,b\n1,2,3\n"))).rejects.toThrow(/L-DATA.*as a table/);
     await expect(all(await file("x.csv", 'a\n"open\n'))).rejects.toThrow(/L-DATA.*as a table/);
+  });
+
+  it("is a table of any length, read in parts that may end within a character", async () => {
+    const cells = Array.from({ length: 3 }, (_, i) => "x".repeat(i) + "🙂".repeat(30_000));
+    const records = await all(await file("x.csv", `text\n${cells.join("\n")}\n`));
+    expect(records.map(({ record }) => record)).toEqual(cells.map((text) => ({ text })));
+  });
+
+  it("is told by the end of its name in letters of either case", async () => {
+    expect(await all(await file("X.CSV", "text\na\n"))).toEqual([
+      { record: { text: "a" }, source: "X.CSV, row 1" },
+    ]);
   });
 
   it("keeps cells that look like lists as text where no list is wanted, and quotes within cells", async () => {
@@ -63,7 +79,7 @@ describe("a data file", () => {
 
   it("is refused when it is not UTF-8, and read as UTF-16 where a table says so", async () => {
     const latin = Buffer.from("text\ncaf\u00e9\n", "latin1");
-    await expect(all(await file("x.csv", latin))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
+    await expect(all(await file("x.csv", latin))).rejects.toThrow(/^\[L-DATA\] \S*x\.csv is not UTF-8/);
     await expect(all(await file("x.txt", latin))).rejects.toThrow(/L-DATA.*x\.txt is not UTF-8/);
     await expect(all(await file("x.jsonl.gz", gzipSync("text")))).rejects.toThrow(
       /L-DATA.*x\.jsonl\.gz is compressed\. Decompress it/,
@@ -71,7 +87,7 @@ describe("a data file", () => {
     const json = Buffer.from('[{"text":"caf\u00e9"}]', "latin1");
     await expect(all(await file("x.json", json))).rejects.toThrow(/L-DATA.*x\.json is not UTF-8/);
     const cut = Buffer.from("text\ncaf\u00e9").subarray(0, -1);
-    await expect(all(await file("x.csv", cut))).rejects.toThrow(/L-DATA.*x\.csv is not UTF-8/);
+    await expect(all(await file("x.csv", cut))).rejects.toThrow(/^\[L-DATA\] \S*x\.csv is not UTF-8/);
     const wide = Buffer.from("\ufefftext\ncaf\u00e9\n", "utf16le");
     expect((await all(await file("x.tsv", wide)))[0].record).toEqual({ text: "caf\u00e9" });
   });
@@ -87,6 +103,8 @@ describe("a data file", () => {
       /L-DATA.*one column, "prompt;completion"\. .*separated by ";"\?/,
     );
     await expect(all(await file("x.tsv", "prompt,completion\na,b\n"))).rejects.toThrow(/separated by ","\?/);
+    const named = await file("x.csv", '"text; whole",text\na,b\n');
+    expect((await all(named)).map(({ record }) => record)).toEqual([{ text: "b" }]);
   });
 
   it("is Parquet, with lists and structs, over several row groups", async () => {

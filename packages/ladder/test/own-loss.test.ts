@@ -141,6 +141,41 @@ describe("a loss of one's own", () => {
     for (const [i, loss] of parts.entries()) expect(loss).toBeCloseTo(whole[i], 10);
   });
 
+  it("is not asked for a batch in which it counts nothing", async () => {
+    using decoder = randomDecoder(new CpuDevice(), config);
+    const strict: MakeLoss = (own, adapter) => ({
+      ...likelihood(own, adapter),
+      mean(ops, y, inputs) {
+        expect(scoredPositions(inputs.batch)).toBeGreaterThan(0);
+        return likelihood(own, adapter).mean(ops, y, inputs);
+      },
+    });
+    const none = { ...pairs(3), labels: Array.from(pairs(3).labels, () => -100) };
+    const batches = [pairs(1), pairs(2)];
+    expect(await losses(decoder, { loss: strict }, [batches[0], none, batches[1]], 3)).toEqual(
+      await losses(decoder, { loss: likelihood }, batches, 3),
+    );
+  });
+
+  it("is in an evaluation the mean over all that it counts", async () => {
+    using decoder = randomDecoder(new CpuDevice({ precision: "f64" }), config);
+    const batches = [4, 5, 6].map((seed) => drawBatch(new TestRandom(seed), config));
+    const counts = batches.map(scoredPositions);
+    expect(new Set(counts).size).toBeGreaterThan(1);
+    const alone: number[] = [];
+    for (const batch of batches) {
+      using means = decoder.device.scope(() => {
+        const y = residualStream(decoder, null, decoder.prepare(batch));
+        return batchLoss(decoder, decoder.device.ops, y, batch);
+      });
+      alone.push(await means.item());
+    }
+    const sum = (values: readonly number[]) => values.reduce((a, b) => a + b);
+    const mean = sum(alone.map((loss, i) => loss * counts[i])) / sum(counts);
+    expect(await evaluateLoss(decoder, null, batches)).toBeCloseTo(mean, 12);
+    expect(await evaluateLoss(decoder, null, batches, { loss: likelihood })).toBeCloseTo(mean, 12);
+  });
+
   it("gives the library's training if it is the library's loss, evaluation included", async () => {
     using decoder = randomDecoder(new CpuDevice(), config);
     const batches = [drawBatch(new TestRandom(4), config), drawBatch(new TestRandom(5), config)];

@@ -1,13 +1,16 @@
 // A prefix changes nothing but the price: a row after it is what it would be as the end of one longer row.
-import { CpuDevice, type Device, MetaDevice, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, type Device, MetaDevice, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 import { scoreContinuations } from "../src/eval/score-continuations.ts";
 import { generate, generateBatch } from "../src/generation/generate.ts";
+import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import { SideNetwork } from "../src/methods/side-network.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
+import { evaluateLoss } from "../src/training/evaluate-loss.ts";
+import { Trainer } from "../src/training/trainer.ts";
 import { drawBatch, drawModel, drawSide, randomDecoder } from "./tiny-model.ts";
 
 const runs = (numRuns: number) => ({
@@ -137,19 +140,46 @@ describe("a prefix", () => {
   it("is read by the model alone: a side network sees the states of its rows", async () => {
     const device = new CpuDevice();
     using decoder = randomDecoder(device, model, 3);
-    using side = SideNetwork.initialize(device, drawSide(new TestRandom(5), model), model);
+    const sizes = drawSide(new TestRandom(5), model);
+    using side = SideNetwork.initialize(device, sizes, model);
     const batch = drawBatch(new TestRandom(8), model);
-    const states: number[][] = [];
-    const read = () =>
-      device.scope(() => {
-        residualStream(decoder, side, decoder.prepare(batch), {
-          onSideState: (_, { shape }) => states.push([...shape]),
-        });
-      });
-    read();
+    const { batchSize, length } = batch;
+    const statesOf = () => {
+      const states: number[][] = [];
+      const onSideState = (k: number, { shape }: Tensor) => states.push([k, ...shape]);
+      device.scope(() => void residualStream(decoder, side, decoder.prepare(batch), { onSideState }));
+      return states;
+    };
+    const wanted = Array.from({ length: sizes.num_hidden_layers }, (_, i) => [
+      i + 1,
+      batchSize,
+      length,
+      sizes.hidden_size,
+    ]);
+    expect(statesOf()).toEqual(wanted);
     decoder.readPrefix(prefix);
-    read();
-    expect(states.slice(states.length / 2)).toEqual(states.slice(0, states.length / 2));
+    expect(statesOf()).toEqual(wanted);
+  });
+
+  it("is refused where an adapter changes the blocks that read it", async () => {
+    using decoder = randomDecoder(new CpuDevice(), model, 3);
+    const batch = drawBatch(new TestRandom(8), model);
+    for (const method of ["lora", "full", "ladder", "head"] as const) {
+      decoder.readPrefix([]);
+      using adapter = makeAdapter({ method }, decoder, "tiny");
+      using trainer = new Trainer(decoder, adapter, { learningRate: () => 0.01 });
+      decoder.readPrefix(prefix);
+      const calls = [
+        () => trainer.step(batch),
+        () => evaluateLoss(decoder, adapter, [batch]),
+        () => generate(decoder, adapter, [1], { maxTokens: 1 }),
+      ];
+      for (const call of calls) {
+        const refused = /L-METHOD.*the method changes these/;
+        if (method === "lora" || method === "full") await expect(call()).rejects.toThrow(refused);
+        else await call();
+      }
+    }
   });
 
   it("holds two vectors per token, layer and key head until it is replaced", () => {

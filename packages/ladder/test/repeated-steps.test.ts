@@ -1,5 +1,5 @@
 /** Steps whose commands a GPU is given again (`Device.repeat`) train as those that run the model's code. */
-import { type Device, TestRandom } from "@sidenet/tensor";
+import { type Device, Random, TestRandom } from "@sidenet/tensor";
 import { openNodeWebGpu } from "@sidenet/tensor/node";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
@@ -177,8 +177,14 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
     const model = drawModel(pick);
     using decoder = randomDecoder(device, model, 1);
     using other = randomDecoder(device, model, 2);
-    using adapter = makeAdapter({ method: "ladder" }, decoder, "tiny");
+    const [adapter, second, last] = [1, 2, 3].map((seed) => {
+      const made = makeAdapter({ method: "ladder" }, decoder, "tiny");
+      for (const [stream, [, tensor]] of [...made.parameters].entries())
+        device.assign(tensor, new Random(seed, stream).normals(tensor.size, 0.3));
+      return made;
+    });
     const batch = packed(drawRows(pick, model, 2, 9));
+    const next = { ...batch };
     const size: MakeLoss = () => ({
       count: () => 1,
       upload: () => [],
@@ -188,11 +194,20 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
       ...size(decoder, null),
       mean: (ops, y) => ops.scale(ops.mean(ops.mul(y, y)), { factor: 2 }),
     });
+    /** One that uploads nothing depends on what the host knows of each batch. */
+    const byHost: MakeLoss = () => ({
+      count: () => 1,
+      mean: (ops, y, { batch }) => ops.scale(ops.mean(ops.mul(y, y)), { factor: 1 + Number(batch === next) }),
+    });
     const evaluations = [
+      () => evaluateLosses(decoder, [adapter], [batch], { loss: byHost }),
+      () => evaluateLosses(decoder, [adapter], [next], { loss: byHost }),
       () => evaluateLosses(decoder, [adapter], [batch], { loss: size }),
       () => evaluateLosses(decoder, [adapter], [batch], { loss: doubled }),
       () => evaluateLosses(other, [adapter], [batch], { loss: size }),
       () => evaluateLosses(decoder, [null, adapter], [batch], { loss: size }),
+      () => evaluateLosses(decoder, [adapter, last], [batch], { loss: size }),
+      () => evaluateLosses(decoder, [second, last], [batch], { loss: size }),
       () => evaluateLosses(decoder, [null], [batch], { loss: size }),
       () => evaluateLosses(decoder, [null], [batch]),
       () => evaluateLosses(decoder, [adapter], [batch]),
@@ -205,6 +220,7 @@ describe.skipIf(process.env.SIDENET_DEVICE === "cpu")("repeated steps", () => {
       for (const [i, evaluate] of evaluations.entries()) expect(await evaluate()).toEqual(expected[i]);
     for (const [i, evaluate] of evaluations.entries())
       for (let round = 0; round < 5; round++) expect(await evaluate()).toEqual(expected[i]);
+    for (const made of [adapter, second, last]) made.dispose();
   });
 
   it("repeat the passes of evaluations too", async () => {

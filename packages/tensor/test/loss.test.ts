@@ -83,6 +83,32 @@ it.each(ENGINES)(
   },
 );
 
+it.each(ENGINES)(
+  "a loss in which no row is scored is 0, and so are its gradients, on %s",
+  async (_, open) => {
+    using device = await open();
+    const [N, V, C] = [3, 8, 4];
+    const made = device.scope(() => {
+      const [logits, h, w] = [
+        [N, V],
+        [N, C],
+        [V, C],
+      ].map((shape, i) => device.tensor(new Random(i).normals(shape[0] * shape[1]), shape));
+      const targets = device.tensor([-100, -100, -100], [N], { dtype: "i32" });
+      const upstream = device.tensor([1], []);
+      const { loss, max, logSum } = device.run("crossEntropy", [logits, targets], {}, ["max", "logSum"]);
+      const { dlogits } = device.run("crossEntropyBackward", [upstream, logits, targets, max, logSum], {});
+      const head = device.run("lmHeadLoss", [h, w, targets], {}, ["dh"]);
+      const { dw } = device.run("lmHeadLossBackwardW", [upstream, h, w, targets], {});
+      return { loss, dlogits, headLoss: head.loss, dh: head.dh, dw };
+    });
+    for (const tensor of Object.values(made)) {
+      expect([...(await tensor.read())].every((value) => value === 0)).toBe(true);
+      tensor.dispose();
+    }
+  },
+);
+
 it.each(ENGINES)("a logit of -∞ is a class of probability 0 on %s", async (_, open) => {
   using device = await open();
   using logits = device.tensor([0, Number.NEGATIVE_INFINITY, 1, 2], [1, 4]);

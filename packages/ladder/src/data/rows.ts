@@ -26,23 +26,19 @@ export async function* textRows(lines: AsyncIterable<Line>, name: string): Async
   let held: string[] = [];
   let length = 0;
   let first = 1;
-  const take = (): Row | null => {
+  const take = (): Row => {
     const text = held.join("\n").trimEnd();
     held = [];
     length = 0;
-    return text === "" ? null : { value: { text }, source: sourceAt(name, "line", first) };
+    return { value: { text }, source: sourceAt(name, "line", first) };
   };
   for await (const { text, number } of lines) {
     const ends = text.trim() === "";
-    if ((ends && length >= TEXT_CHARACTERS) || length >= 4 * TEXT_CHARACTERS) {
-      const row = take();
-      if (row) yield row;
-    }
+    if ((ends && length >= TEXT_CHARACTERS) || length >= 4 * TEXT_CHARACTERS) yield take();
     if (length === 0 && ends) continue;
     if (length === 0) first = number;
     held.push(text.replace(/\r$/, ""));
     length += text.length + 1;
   }
-  const row = take();
-  if (row) yield row;
+  if (length > 0) yield take();
 }

@@ -53,7 +53,7 @@ async function takeRecords(
 
 /** 0 .. length - 1, each once, such that any first part of them is spread over all: bits in reverse order. */
 function* spread(length: number): IterableIterator<number> {
-  const bits = Math.max(1, Math.ceil(Math.log2(length)));
+  const bits = Math.ceil(Math.log2(length));
   for (let i = 0; i < 2 ** bits; i++) {
     let index = 0;
     for (let b = 0; b < bits; b++) if (Math.floor(i / 2 ** b) % 2 === 1) index += 2 ** (bits - 1 - b);

@@ -204,7 +204,7 @@ export const crossEntropyBackward = defineOp({
   attrs: LOSS_ATTRS,
   ranges: LOSS_RANGES,
   reference({ dloss, logits, targets, max, logSum, dlogits }, { N, V }, { ignoreIndex, labelSmoothing }) {
-    const scored = Math.max(1, countScored(targets, ignoreIndex));
+    const scored = countScored(targets, ignoreIndex);
     for (let n = 0; n < N; n++) {
       if (targets[n] === ignoreIndex) continue;
       for (let v = 0; v < V; v++) {

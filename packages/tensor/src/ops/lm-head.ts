@@ -242,7 +242,7 @@ export const lmHeadLossBackwardW = defineOp({
   attrs: { ...LOSS_ATTRS, ...CHUNKS },
   ranges: { ...LOSS_RANGES, ...CHUNK_RANGES },
   reference({ dloss, h, w, targets, dw }, { N, C, V }, attrs) {
-    const scored = Math.max(1, countScored(targets, attrs.ignoreIndex));
+    const scored = countScored(targets, attrs.ignoreIndex);
     forScoredRows({ h, w, targets }, { N, C, V }, attrs, (n, _, derivative) => {
       for (let v = 0; v < V; v++) {
         const d = (derivative(v) * dloss[0]) / scored;
