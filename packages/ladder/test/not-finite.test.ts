@@ -45,14 +45,14 @@ describe("a model with a NaN among its weights", () => {
   });
 
   it.each([
-    ["choice", { question: "a?", choices: ["b", "cd"], label: 0 }],
-    ["gsm8k", { question: "1+1?", answer: "#### 2" }],
-    ["loss", { prompt: "abc", completion: " def" }],
-    ["perplexity", { text: "abc def ghi" }],
-  ])("has no score: %s", async (task, row) => {
+    ["choice", { question: "a?", choices: ["b", "cd"], label: 0 }, []],
+    ["gsm8k", { question: "1+1?", answer: "#### 2" }, ["--answer-tokens", "4"]],
+    ["loss", { prompt: "abc", completion: " def" }, []],
+    ["perplexity", { text: "abc def ghi" }, []],
+  ])("has no score: %s", async (task, row, more) => {
     const data = join(root, `${task}.jsonl`);
     await writeFile(data, `${JSON.stringify(row)}\n`);
-    const run = await sidenet("eval", ...common, "--task", task, "--data", data, "--answer-tokens", "4");
+    const run = await sidenet("eval", ...common, "--task", task, "--data", data, ...more);
     expect(run).toMatchObject({ exitCode: 1, err: expect.stringMatching(NAMED) });
   });
 
