@@ -1,4 +1,4 @@
-import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { generate, generateBatch, type Sampling } from "../src/generation/generate.ts";
 import { generateTexts } from "../src/generation/generate-text.ts";
@@ -6,7 +6,7 @@ import { ModelCache } from "../src/generation/model-cache.ts";
 import type { Adapter } from "../src/methods/adapter.ts";
 import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
-import { drawModel, randomDecoder } from "./tiny-model.ts";
+import { disturb, drawModel, randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
 /** A tiny model with an adapter that does something. */
@@ -16,13 +16,7 @@ function drawn(seed: number, method: "ladder" | "lora" | "head" | null, vocabSiz
   const decoder = randomDecoder(device, model, seed);
   const sizes = { ladder: { width: 8, layers: 2 }, lora: { rank: 2 }, seed };
   const adapter: Adapter | null = method && makeAdapter({ method, ...sizes }, decoder, "tiny");
-  for (const [stream, [name, tensor]] of [...(adapter?.parameters ?? [])].entries()) {
-    if (!/up\.weight|lora_B|lm_head/.test(name)) continue;
-    device.scope(() => {
-      const values = new Random(seed, stream).normals(tensor.size, 0.3);
-      device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
-    });
-  }
+  if (adapter) disturb(adapter, seed);
   return {
     decoder,
     adapter,

@@ -1,5 +1,5 @@
 /** A tiny model to evaluate, and its scores computed plainly: one pass a text, no cache, no batch. */
-import { CpuDevice, Random, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import type { Row } from "../src/data/rows.ts";
 import type { EvalOptions } from "../src/eval/evaluate.ts";
 import { estimate, type Metric } from "../src/eval/intervals.ts";
@@ -8,7 +8,7 @@ import { makeAdapter } from "../src/methods/method.ts";
 import { residualStream } from "../src/methods/residual-stream.ts";
 import type { Decoder } from "../src/model/decoder.ts";
 import { tokenizer } from "./eval-rows.ts";
-import { drawModel, randomDecoder } from "./tiny-model.ts";
+import { disturb, drawModel, randomDecoder } from "./tiny-model.ts";
 
 /** A tiny model over bytes, of one layer, with an adapter that does something. */
 export function drawn(seed: number, method: "ladder" | "lora" | "head" = "ladder") {
@@ -23,13 +23,7 @@ export function drawn(seed: number, method: "ladder" | "lora" | "head" = "ladder
   const decoder = randomDecoder(device, model, seed);
   const sizes = { ladder: { width: 8, layers: 1 }, lora: { rank: 2 }, seed };
   const adapter = makeAdapter({ method, ...sizes }, decoder, "tiny");
-  for (const [stream, [name, tensor]] of [...adapter.parameters].entries()) {
-    if (!/up\.weight|lora_B|lm_head/.test(name)) continue;
-    device.scope(() => {
-      const values = new Random(seed, stream).normals(tensor.size, 0.3);
-      device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
-    });
-  }
+  disturb(adapter, seed);
   return {
     decoder,
     adapter,

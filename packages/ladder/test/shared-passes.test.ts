@@ -10,6 +10,7 @@ import { sharedPasses } from "../src/methods/residual-stream.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
 import type { Decoder } from "../src/model/decoder.ts";
 import { evaluateLosses } from "../src/training/evaluate-loss.ts";
+import { options, rows } from "./plain-evaluation.ts";
 import { drawBatch, drawModel, randomDecoder } from "./tiny-model.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
 
@@ -59,13 +60,13 @@ afterAll(() => {
   device.dispose();
 });
 
-const rows = (values: readonly object[]) => values.map((value, i) => ({ value, source: `line ${i + 1}` }));
-const CHOICES = rows([
+const QUESTIONS = [
   { question: "2+2?", choices: ["four", "5", "twenty two"], label: 0 },
   { question: "is it up?", choices: ["down", "up", "u"], label: 1 },
-]);
+];
+const CHOICES = rows(QUESTIONS);
 const DATA: Record<Task, ReturnType<typeof rows>> = {
-  loss: rows([{ prompt: "abc def", completion: " ghi" }, ...CHOICES.map(({ value }) => value)]),
+  loss: rows([{ prompt: "abc def", completion: " ghi" }, ...QUESTIONS]),
   perplexity: rows([{ text: "abc def ghi jkl mno pqr stu" }, { text: "short" }]),
   choice: CHOICES,
   boolq: CHOICES,
@@ -74,17 +75,7 @@ const DATA: Record<Task, ReturnType<typeof rows>> = {
   critic: rows([{ question: "1+1?", solution: "1+1=3\nx", label: 0, first_error_step: 0 }]),
   gsm8k: rows([{ question: "1+1?", answer: "#### 2" }]),
 };
-const evaluation = (task: Task) =>
-  prepareEvaluation(DATA[task], tokenizer, {
-    task,
-    template: "plain",
-    batchSize: 2,
-    context: 16,
-    stride: 8,
-    joinTexts: false,
-    maxTokens: null,
-    answerTokens: 4,
-  });
+const evaluation = (task: Task) => prepareEvaluation(DATA[task], tokenizer, options({ task }));
 
 /** The result of `body`, how many blocks ran, and the peak of memory. */
 async function observed<T>(body: () => Promise<T>) {

@@ -1,4 +1,5 @@
 import { type Device, ParamStore, Random, sizeOf, type TestRandom } from "@sidenet/tensor";
+import type { Adapter } from "../src/methods/adapter.ts";
 import type { SideConfig } from "../src/methods/side-config.ts";
 import type { LabeledBatch } from "../src/model/batch-loss.ts";
 import type { ParameterSpec } from "../src/model/block.ts";
@@ -66,6 +67,18 @@ export function randomWeights(specs: readonly ParameterSpec[], seed: number) {
     ] as const;
   });
   return Object.fromEntries(named);
+}
+
+/** Adds to the parameters that are 0 in a new adapter, so that it does something. */
+export function disturb({ parameters }: Adapter, seed: number): void {
+  for (const [stream, [name, tensor]] of [...parameters].entries()) {
+    if (!/up\.weight|lora_B|lm_head/.test(name)) continue;
+    const { device } = tensor;
+    device.scope(() => {
+      const values = new Random(seed, stream).normals(tensor.size, 0.3);
+      device.ops.accumulate(tensor, device.tensor(values, tensor.shape));
+    });
+  }
 }
 
 /** A decoder of `randomWeights`. */
