@@ -24,6 +24,7 @@ function stopIfAsked({ signal }: RunParts): void {
 export async function begin(parts: RunParts): Promise<RunState> {
   const { options, run, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;
+  const device = deviceName(decoder.device);
   stopIfAsked(parts);
   const [frozenEvalLoss, initialEvalLoss] = await evaluateLosses(
     decoder,
@@ -40,7 +41,7 @@ export async function begin(parts: RunParts): Promise<RunState> {
     version: 1,
     settings: options.settings ?? {},
     sidenet: packageVersion(),
-    device: deviceName(parts.trainer.decoder.device),
+    device,
     model: run.modelName,
     started: new Date().toISOString(),
     defaults: {
@@ -48,7 +49,7 @@ export async function begin(parts: RunParts): Promise<RunState> {
       "max-length": run.maxLength,
     },
   });
-  return newRunState(start, deviceName(parts.trainer.decoder.device), { window: 0, batch: 0 });
+  return newRunState(start, device, { window: 0, batch: 0 });
 }
 
 /** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
@@ -78,17 +79,14 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
     );
   }
   events.onNote?.(`continuing from ${path}`);
-  if (state.device !== deviceName(parts.trainer.decoder.device)) {
+  const device = deviceName(trainer.decoder.device);
+  if (state.device !== device) {
     events.onNote?.(
       `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,
     );
   }
   const { settings = earlier.settings } = options;
-  await writeRunFile(options.outputDir, {
-    ...earlier,
-    settings,
-    device: deviceName(parts.trainer.decoder.device),
-  });
+  await writeRunFile(options.outputDir, { ...earlier, settings, device });
   const best = state.best && (await checkpoints.list("best")).some(({ step }) => step === state.best?.step);
-  return { ...state, best: best ? state.best : null, device: deviceName(parts.trainer.decoder.device) };
+  return { ...state, best: best ? state.best : null, device };
 }
