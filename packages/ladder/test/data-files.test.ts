@@ -152,7 +152,7 @@ describe("a data file", () => {
 
   it("is told from one that holds something else on its lines", async () => {
     await expect(all(await file("x.jsonl", '["a","b"]\n'))).rejects.toThrow(
-      /an array\. A record is one JSON object/,
+      /this one is an array\. A record is one JSON object/,
     );
     await expect(all(await file("x.json", '{"text":"a"}\n{"text":"b"}\n'))).rejects.toThrow(
       /one record a line \.jsonl/,

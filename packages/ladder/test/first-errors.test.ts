@@ -242,7 +242,7 @@ describe("a new user is told", () => {
         join(root, "pairs.jsonl"),
       ],
       1,
-      /no text, but the fields prompt .*--map text=completion/,
+      /no text, but has the fields prompt .*--map text=completion/,
     ],
     [
       "a model that is none",

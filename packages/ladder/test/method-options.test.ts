@@ -157,7 +157,7 @@ describe("flags of side networks", () => {
       ["head", "--no-rung-norm", /--no-rung-norm is for ladder or xladder, and does nothing for head/],
       ["ladder", "--reduction 4 --side-width 18", /--side-width stands in place of --reduction/],
       ["lora", "--rungs int8", /--rungs is for ladder or xladder, and does nothing for lora/],
-      ["qlora", "--chunk-tokens 64", /--chunk-tokens is for ladder or xladder or head, and .* for qlora/],
+      ["qlora", "--chunk-tokens 64", /--chunk-tokens is for ladder, xladder or head, and .* for qlora/],
       [
         "head",
         "--gradient-checkpointing",

@@ -183,6 +183,9 @@ export function flagOf(name: string): string {
   return flag?.long ?? name;
 }
 
+/** "a, b or c". */
+const EITHER = new Intl.ListFormat("en-GB", { type: "disjunction" });
+
 /** Throws `C-USAGE` for an option that none of the methods has: it would do nothing. */
 export function refuseOtherMethods(command: Command, methods: readonly Method[]): void {
   for (const option of givenOptions(command)) {
@@ -190,7 +193,7 @@ export function refuseOtherMethods(command: Command, methods: readonly Method[])
     if (methods.some((method) => takesFlag(method, flag))) continue;
     throw new SidenetError(
       "C-USAGE",
-      `${option.long} is for ${methodsWith(flag).join(" or ")}, and does nothing for ${methods.join(", ")}. Leave it out, or give another method.`,
+      `${option.long} is for ${EITHER.format(methodsWith(flag))}, and does nothing for ${methods.join(", ")}. Leave it out, or give another method.`,
     );
   }
 }

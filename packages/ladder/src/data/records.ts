@@ -141,11 +141,11 @@ function cureFor(value: unknown): string {
 const typeName = (value: unknown): string =>
   Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
 
-/** The fields of a value and their types, for error messages. */
+/** "has the fields ..." with their types, or what a value is that has none, for error messages. */
 export function describeFields(value: unknown): string {
-  if (!isObject(value)) return Array.isArray(value) ? "an array" : JSON.stringify(value);
+  if (!isObject(value)) return `is ${Array.isArray(value) ? "an array" : JSON.stringify(value)}`;
   const fields = Object.entries(value).map(([key, field]) => `${key} (${typeName(field)})`);
-  return `the fields ${fields.join(", ")}`;
+  return `has the fields ${fields.join(", ")}`;
 }
 
 /** Fields that belong together: if one of a group is mapped, the record gets the fields of that group only. */
@@ -191,7 +191,7 @@ export function parseRecord(value: unknown, source: Source, given: unknown = val
   throw new SidenetError(
     "L-RECORD",
     `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +
-      '"content": "..."}, ...]} or {"question": "...", "choices": ["...", ...], "label": 0}; this one has ' +
+      '"content": "..."}, ...]} or {"question": "...", "choices": ["...", ...], "label": 0}; this one ' +
       `${describeFields(given)}. ${cureFor(given)}`,
   );
 }

@@ -60,7 +60,7 @@ function parseRow<Schema extends z.ZodType>(
   });
   throw new SidenetError(
     "L-RECORD",
-    `${source}: ${problems.join("; ")}. Wanted ${wanted}; this row has ${describeFields(value)}. Map other names with --map.`,
+    `${source}: ${problems.join("; ")}. Wanted ${wanted}; this row ${describeFields(value)}. Map other names with --map.`,
   );
 }
 
