@@ -1,8 +1,8 @@
 // Installs the packed packages as a user does, in an empty strict TypeScript project outside this repository: a program is
 // type-checked and run, Vite builds a page and the playground, and the sidenet command trains.
 //
-//   npm run check:pack                          builds first
-//   npm run check:pack -- --node 22 --node 24   also on these versions of Node, which npm installs
+//   npm run check:pack                                        builds first
+//   npm run check:pack -- --runtime node@24 --runtime deno    also on these (node, deno, bun), which npm installs
 //
 // It needs a network for the packages' dependencies, so it is not part of `npm run check`.
 
@@ -10,10 +10,10 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "nod
 import { join } from "node:path";
 import { build, createLogger } from "vite";
 import { ROOT } from "./lib/environment.mjs";
-import { fetchNode, installedNode } from "./lib/node-versions.mjs";
 import { scriptOptions } from "./lib/options.mjs";
 import { npm } from "./lib/packages.mjs";
 import { packPublished } from "./lib/published.mjs";
+import { fetchRuntime, installedNode } from "./lib/runtimes.mjs";
 import { reportFailure, requireSuccess, run, SetupError } from "./lib/steps.mjs";
 import { withFolder } from "./lib/work-folder.mjs";
 
@@ -118,14 +118,14 @@ async function buildPlayground(project) {
 }
 
 /** Trains two steps with the project's sidenet command. Returns what its doctor says of this machine's GPU. */
-function checkCommand(project, node) {
+function checkCommand(project, start) {
   const records = Array.from(
     { length: 6 },
     (_, i) => `${JSON.stringify({ text: `Mouse number ${i} ran.` })}\n`,
   );
   writeFileSync(join(project, "data.jsonl"), records.join(""));
   const sidenet = (...args) =>
-    node([join("node_modules", "@sidenet", "ladder", "bin", "sidenet.js"), ...args, "--json"]);
+    start([join("node_modules", "@sidenet", "ladder", "bin", "sidenet.js"), ...args, "--json"]);
   const settings = ["--model", "tiny-books", "--data", "data.jsonl", "--output", "run", "--device", "wasm"];
   const train = sidenet("train", ...settings, "--steps", "2", "--batch-size", "2", "--held-out", "2");
   const { stdout } = requireSuccess(train, "The sidenet command of the packed packages does not train.");
@@ -143,10 +143,10 @@ function checkCommand(project, node) {
   return `WebGPU on ${adapter.description || adapter.vendor}`;
 }
 
-/** Checks a user's project on one version of Node. */
-async function checkOn({ path, version }, project, tarballs) {
+/** Checks a user's project on one runtime. Its packages are installed and its types checked by Node. */
+async function checkOn({ label, ...runtime }, project, tarballs) {
   const started = performance.now();
-  const what = (text) => `${text} (Node ${version})`;
+  const what = (text) => `${text} (${label})`;
   writeProject(project, tarballs);
   // include=dev: an earlier build here left NODE_ENV at production (Vite sets it), and npm would leave out devDependencies.
   const install = [
@@ -157,34 +157,37 @@ async function checkOn({ path, version }, project, tarballs) {
     "--prefer-offline",
     "--loglevel=error",
   ];
-  requireSuccess(npm(project, install, path), what("The packed packages do not install."));
-  const node = (args) => run(path, args, { cwd: project });
-  const tsc = node([join("node_modules", "typescript", "bin", "tsc"), "-p", "."]);
+  requireSuccess(npm(project, install, runtime.node), what("The packed packages do not install."));
+  const start = (args) => run(runtime.path, [...runtime.run, ...args], { cwd: project });
+  const tsc = run(runtime.node, [join("node_modules", "typescript", "bin", "tsc"), "-p", "."], {
+    cwd: project,
+  });
   requireSuccess(tsc, what("The packed packages do not type-check."));
   for (const [kind, file] of [
     ["A program on the packed packages", join("dist", "index.js")],
     ["A page that Vite built on the packed packages", await buildPage(project)],
   ]) {
-    const { stdout } = requireSuccess(node([file]), what(`${kind} does not run.`));
+    const { stdout } = requireSuccess(start([file]), what(`${kind} does not run.`));
     if (stdout.trim() !== EXPECTED) {
       throw new SetupError(what(`${kind} prints a wrong result.`), `${stdout}, not ${EXPECTED}`);
     }
   }
   await buildPlayground(project);
-  const gpu = checkCommand(project, node);
+  const gpu = checkCommand(project, start);
   const seconds = ((performance.now() - started) / 1000).toFixed(0);
   console.error(
-    `pack: Node ${version}: installs, type-checks, runs, builds a page and the playground, trains; ${gpu} (${seconds} s)`,
+    `pack: ${label}: installs, type-checks, runs, builds a page and the playground, trains; ${gpu} (${seconds} s)`,
   );
 }
 
-const values = scriptOptions({ node: { type: "string", multiple: true, default: [] } });
+const values = scriptOptions({ runtime: { type: "string", multiple: true, default: [] } });
 try {
   await withFolder(null, async (folder) => {
-    const cache = join(ROOT, "node_modules", ".cache", "node");
-    const nodes = [installedNode(), ...values.node.map((version) => fetchNode(version, cache))];
+    const cache = join(ROOT, "node_modules", ".cache", "runtimes");
+    const runtimes = [installedNode(), ...values.runtime.map((wanted) => fetchRuntime(wanted, cache))];
     const tarballs = packPublished(ROOT, join(folder, "tarballs"));
-    for (const node of nodes) await checkOn(node, join(folder, `project-${node.version}`), tarballs);
+    for (const [i, runtime] of runtimes.entries())
+      await checkOn(runtime, join(folder, `project-${i}`), tarballs);
   });
 } catch (error) {
   reportFailure(error);

@@ -7,15 +7,15 @@ import type { WasmDevice } from "../wasm/device.ts";
 import { hasRelaxedSimd, openWasm, type WasmOptions } from "../wasm/open.ts";
 import type { Spawn } from "../wasm/runtime.ts";
 
-/** The code of a worker, as text, since a worker cannot load TypeScript. */
-const WORKER = `const { parentPort, workerData: { module, memory, index } } = require("node:worker_threads");
-const { work } = new WebAssembly.Instance(module, { env: { memory } }).exports;
+/** The code of a worker, as text, since a worker cannot load TypeScript. `module` is a name that Deno and Bun take for themselves. */
+const WORKER = `const { parentPort, workerData: { program, memory, index } } = require("node:worker_threads");
+const { work } = new WebAssembly.Instance(program, { env: { memory } }).exports;
 parentPort.postMessage("ready");
 work(index);`;
 
-const spawn: Spawn = (module, memory, index) =>
+const spawn: Spawn = (program, memory, index) =>
   new Promise((resolve, reject) => {
-    const worker = new Worker(WORKER, { eval: true, workerData: { module, memory, index } });
+    const worker = new Worker(WORKER, { eval: true, workerData: { program, memory, index } });
     worker.once("message", () => {
       worker.unref(); // idle threads do not keep the process alive
       resolve(worker);
