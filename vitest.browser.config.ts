@@ -1,8 +1,8 @@
 import { defaultServerConditions } from "vite";
 import { defineConfig } from "vitest/config";
 
-// `npm run test:browser`: tests in Node that drive a headless Chromium (scripts/lib/browser.mjs). A test is
-// packages/*/test/browser/NAME.spec.ts; the code of its page stands beside it, NAME.page.ts.
+// `npm run test:browser`: tests in Node with pages in a headless Chromium and Firefox (scripts/lib/chromium.mjs,
+// firefox.mjs). A test is packages/*/test/browser/NAME.spec.ts; the code of its page stands beside it, NAME.page.ts.
 const conditions = ["source", ...defaultServerConditions];
 const report = process.env.SIDENET_TEST_REPORT; // a file for .ci/run to count from
 

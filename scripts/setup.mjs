@@ -2,7 +2,7 @@
 // `npm run demo` run this first. If nothing is missing, it takes a quarter of a second and prints one line.
 //
 //   node scripts/setup.mjs                 npm packages and a WebGPU adapter
-//   node scripts/setup.mjs --browser       npm packages and Chromium, for the browser tests
+//   node scripts/setup.mjs --browser       these, and Chromium and Firefox, for the browser tests
 //   node scripts/setup.mjs --check-only    installs nothing; says what is missing
 //   SIDENET_DEVICE=cpu                     no adapter is needed
 //
@@ -10,7 +10,7 @@
 
 import { fileURLToPath } from "node:url";
 import { findAdapter } from "./lib/adapter.mjs";
-import { ensureChromium } from "./lib/chromium.mjs";
+import { ensureChromium, ensureFirefox } from "./lib/browsers.mjs";
 import { ensureRuntimeFolder, ROOT } from "./lib/environment.mjs";
 import { scriptOptions } from "./lib/options.mjs";
 import { ensurePackages } from "./lib/packages.mjs";
@@ -61,7 +61,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const install = !options["check-only"];
     if (options.browser) {
       setupPackages(install);
-      say(`ready, Chromium at ${ensureChromium(install)}`);
+      ensureAdapter(install); // Firefox has no software driver of its own
+      say(`ready, Chromium at ${ensureChromium(install)}, Firefox at ${ensureFirefox(install)}`);
     } else {
       const name = setup(install);
       say(name === null ? "ready, for the CPU only (SIDENET_DEVICE=cpu)" : `ready, WebGPU on ${name}`);

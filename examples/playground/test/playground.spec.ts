@@ -6,7 +6,7 @@ import { openAdapter, openModelConfig } from "@sidenet/ladder/node";
 import { CpuDevice } from "@sidenet/tensor";
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openChromium } from "../../../scripts/lib/browser.mjs";
+import { openChromium } from "../../../scripts/lib/chromium.mjs";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { openElsewhere, openSite, type Site, Visit } from "./site.ts";
 

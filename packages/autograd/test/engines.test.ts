@@ -4,7 +4,7 @@ import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { clipGlobalNorm, Tape } from "../src/index.ts";
 import { C, decoderStep } from "./decoder-step.ts";
-import { expectNoLeaks, relativeError } from "./support.ts";
+import { expectClose, expectNoLeaks } from "./support.ts";
 
 /** f16 activations under f32 parameters, then f32 activations under a frozen f16 weight: what mixed rules must take. */
 async function mixedStep(device: Device): Promise<Map<string, ArrayLike<number>>> {
@@ -40,17 +40,6 @@ async function mixedStep(device: Device): Promise<Map<string, ArrayLike<number>>
 
 /** Multiples of 1/64 below 32 are exact in f16. */
 const roundToHalf = (x: number): number => Math.round(x * 64) / 64;
-
-function expectClose(
-  got: Map<string, ArrayLike<number>>,
-  want: Map<string, ArrayLike<number>>,
-  limit: number,
-): void {
-  for (const [name, values] of want) {
-    const error = relativeError(Float64Array.from(got.get(name)!), Float64Array.from(values));
-    expect(error, name).toBeLessThan(limit);
-  }
-}
 
 // `SIDENET_DEVICE=cpu` is the explicit way to do without an adapter; otherwise a missing one fails.
 const gpuAvailable = process.env.SIDENET_DEVICE !== "cpu";

@@ -59,3 +59,15 @@ export function relativeError(a: HostArray, b: HostArray): number {
   }
   return Math.sqrt(difference / (norm || 1));
 }
+
+/** Fails where tensors by name differ from those of `want` by a relative error of `limit` or more. */
+export function expectClose(
+  got: Map<string, ArrayLike<number>>,
+  want: Map<string, ArrayLike<number>>,
+  limit: number,
+): void {
+  for (const [name, values] of want) {
+    const error = relativeError(Float64Array.from(got.get(name)!), Float64Array.from(values));
+    expect(error, name).toBeLessThan(limit);
+  }
+}

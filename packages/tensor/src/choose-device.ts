@@ -19,7 +19,7 @@ export function chooseDevice(
 } {
   if (adapter && !adapter.software) return { device: "webgpu", reason: "a hardware GPU" };
   const found = adapter
-    ? `no hardware GPU, only the software adapter ${adapter.description}`
+    ? `no hardware GPU, only a software adapter (${adapter.description})`
     : "no WebGPU adapter";
   if (simd()) return { device: "wasm", reason: found };
   const why = `${found}, and no WebAssembly SIMD`;

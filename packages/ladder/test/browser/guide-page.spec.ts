@@ -8,7 +8,7 @@ import type { BytesByCategory } from "@sidenet/tensor";
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import { build, defaultClientConditions } from "vite";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { openChromium } from "../../../../scripts/lib/browser.mjs";
+import { openChromium } from "../../../../scripts/lib/chromium.mjs";
 import { temporaryFolder } from "../../../../scripts/test-folder.ts";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../../../../..");

@@ -3,7 +3,7 @@ import { appendFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { openChromium } from "../../../../scripts/lib/browser.mjs";
+import { openChromium } from "../../../../scripts/lib/chromium.mjs";
 import { temporaryFolder } from "../../../../scripts/test-folder.ts";
 import { writeReport } from "../../src/node/report.ts";
 import { serveReport } from "../../src/node/report-server.ts";

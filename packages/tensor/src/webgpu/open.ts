@@ -67,9 +67,16 @@ const isSoftware = (info: GPUAdapterInfo): boolean =>
     `${info.device} ${info.description} ${info.architecture}`,
   );
 
-const labelOf = (info: GPUAdapterInfo): string =>
-  [info.device, info.description].find((text) => text !== "") ??
-  (`${info.vendor} ${info.architecture}`.trim() || "GPU");
+/** A browser may tell little of its adapter, or nothing; some give the PCI numbers of device and vendor, which name nothing. */
+const labelOf = (info: GPUAdapterInfo): string => {
+  const [device, description, vendor, architecture] = [
+    info.device,
+    info.description,
+    info.vendor,
+    info.architecture,
+  ].map((text) => (/^(0x[\da-f]+|\d+)$/i.test(text) ? "" : text));
+  return device || description || `${vendor} ${architecture}`.trim() || "unnamed GPU";
+};
 
 /** Requests an adapter. Throws `T-NO-ADAPTER` with a message that says what to install or enable. */
 export async function requestAdapter(

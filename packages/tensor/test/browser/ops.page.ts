@@ -1,33 +1,33 @@
 /** Ops in a page: random cases on a device of the browser against the reference. */
 import {
-  CpuDevice,
-  compareOutcomes,
+  checkRow,
   type Device,
-  drawCase,
   type OpName,
   openBrowserDevice,
   openBrowserWasm,
   openWebGpu,
   opNames,
-  rowOf,
-  runCase,
-  TestRandom,
+  type WebGpuOptions,
 } from "@sidenet/tensor";
 
-/** What differs from the reference, by op; each op takes `cases` random cases. */
-async function differences(device: Device, names: readonly OpName[], cases: number): Promise<string[]> {
-  const reference = new CpuDevice({ precision: "f64" });
+/** What differs from the reference: the first difference of each op in `cases` random cases. */
+async function differences(
+  device: Device,
+  { names = opNames, cases, elem = "f32" }: Cases,
+): Promise<string[]> {
   const found: string[] = [];
   for (const name of names) {
-    for (let seed = 1; seed <= cases; seed++) {
-      const drawn = drawCase(rowOf(name), new TestRandom(seed));
-      const expected = await runCase(reference, name, drawn);
-      const got = await runCase(device, name, drawn);
-      const problem = compareOutcomes(name, drawn, got, expected);
-      if (problem !== null) found.push(`${problem} (seed ${seed})`);
-    }
+    const problem = await checkRow(device, name, cases, elem);
+    if (problem !== null) found.push(`${name}, ${problem}`);
   }
   return found;
+}
+
+/** Which random cases, of all ops if there are no `names`. */
+export interface Cases {
+  readonly names?: readonly OpName[];
+  readonly cases: number;
+  readonly elem?: "f32" | "f16";
 }
 
 /** WebAssembly: what it says of itself, and every op. */
@@ -38,29 +38,19 @@ export async function wasm() {
       isolated: (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated === true,
       cores: (globalThis as { navigator?: { hardwareConcurrency: number } }).navigator!.hardwareConcurrency,
       threads: device.threads,
-      differences: await differences(device, opNames, 10),
+      differences: await differences(device, { cases: 10 }),
     };
   } finally {
     device.dispose();
   }
 }
 
-/** WebGPU: the adapter, or why there is none, and a few ops of each kind of kernel. */
-export async function webGpu() {
+/** WebGPU: the adapter, or why there is none, and ops on it. */
+export async function webGpu({ options, ...cases }: Cases & { options?: WebGpuOptions }) {
   const { gpu } = (globalThis as unknown as { navigator: { gpu?: GPU } }).navigator;
-  const device = await openWebGpu(gpu, { poison: true });
+  const device = await openWebGpu(gpu, { poison: true, ...options });
   try {
-    const names: OpName[] = [
-      "add",
-      "matmul",
-      "linear",
-      "rmsNorm",
-      "softmax",
-      "attention",
-      "crossEntropy",
-      "sum",
-    ];
-    return { label: device.label, differences: await differences(device, names, 2) };
+    return { label: device.label, differences: await differences(device, cases) };
   } finally {
     device.dispose();
   }

@@ -1,6 +1,9 @@
+import type { OpName } from "@sidenet/tensor";
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openChromium, openPage } from "../../../../scripts/lib/browser.mjs";
+import { openChromium, openPage } from "../../../../scripts/lib/chromium.mjs";
+import { callInFirefox } from "../../../../scripts/lib/firefox.mjs";
+import type { Cases } from "./ops.page.ts";
 
 const PAGE = new URL("./ops.page.ts", import.meta.url);
 let browser: Browser;
@@ -11,10 +14,14 @@ beforeAll(async () => {
 afterAll(() => browser?.close());
 
 /** Runs a function of the page in one of its own. */
-async function inPage<T>(name: string, options: { isolated?: boolean; policy?: string } = {}): Promise<T> {
+async function inPage<T>(
+  name: string,
+  options: { isolated?: boolean; policy?: string } = {},
+  argument?: Cases,
+): Promise<T> {
   const page = await openPage(browser, PAGE, options);
   try {
-    return await page.call(name);
+    return await page.call(name, argument);
   } finally {
     await page.close();
   }
@@ -65,10 +72,42 @@ describe("WebAssembly in a page with a content security policy", () => {
   });
 });
 
+interface WebGpuReport {
+  readonly label: string;
+  readonly differences: readonly string[];
+}
+
 describe("WebGPU in a page", () => {
   it("finds an adapter, and agrees with the reference", async () => {
-    const report = await inPage<{ label: string; differences: string[] }>("webGpu"); // throws T-NO-ADAPTER
+    const names: OpName[] = [
+      "add",
+      "matmul",
+      "linear",
+      "rmsNorm",
+      "softmax",
+      "attention",
+      "crossEntropy",
+      "sum",
+    ];
+    const report = await inPage<WebGpuReport>("webGpu", {}, { names, cases: 2 }); // throws T-NO-ADAPTER
     expect(report.label).not.toBe("");
+    expect(report.differences).toEqual([]);
+  });
+});
+
+// Its WebGPU compiles WGSL by another compiler than Chromium's and Node's.
+describe("Firefox", () => {
+  it.each([
+    ["the kernels of a software driver", { adapterClass: "software" }, "f32"],
+    ["the kernels of a GPU", { adapterClass: "discrete" }, "f32"],
+    ["the kernels of a GPU in f16", { adapterClass: "discrete" }, "f16"],
+  ] as const)("agrees with the reference in every op on WebGPU, with %s", async (_, options, elem) => {
+    const report: WebGpuReport = await callInFirefox(PAGE, "webGpu", { options, elem, cases: 1 });
+    expect(report.differences).toEqual([]);
+  });
+
+  it("agrees with the reference in every op on WebAssembly", async () => {
+    const report: WasmReport = await callInFirefox(PAGE, "wasm");
     expect(report.differences).toEqual([]);
   });
 });

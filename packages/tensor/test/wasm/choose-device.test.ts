@@ -1,5 +1,10 @@
 import { availableParallelism } from "node:os";
-import { type AdapterReport, type BrowserDeviceName, openBrowserDevice } from "@sidenet/tensor";
+import {
+  type AdapterReport,
+  type BrowserDeviceName,
+  describeAdapter,
+  openBrowserDevice,
+} from "@sidenet/tensor";
 import { chooseDevice, openDevice, openNodeWasm, releaseDawn } from "@sidenet/tensor/node";
 import { afterEach, describe, expect, it } from "vitest";
 
@@ -65,9 +70,23 @@ describe("a device in a page", () => {
     expect(await opened("auto", none)).toEqual(["wasm", "this browser's WebGPU finds no graphics card"]);
     const [software, why] = await opened("auto", refusing("SwiftShader"));
     expect(software).toBe("wasm");
-    expect(why).toContain("only the software adapter SwiftShader");
+    expect(why).toContain("only a software adapter (SwiftShader)");
     for (const name of ["auto", "webgpu"] as const)
       expect(await opened(name, refusing("Card"))).toEqual(["wasm", "Card gave no device: not today"]);
+  });
+
+  it("is named by what a browser tells of its adapter, but not by PCI numbers", async () => {
+    const info = { vendor: "", architecture: "", device: "", description: "" };
+    const name = (told: object) =>
+      describeAdapter({
+        info: { ...info, ...told },
+        limits: {},
+        features: new Set(),
+      } as unknown as GPUAdapter).description;
+    expect(name({ vendor: "nvidia", architecture: "ampere" })).toBe("nvidia ampere"); // Chrome
+    expect(name({ vendor: "65541", device: "0", description: "llvmpipe" })).toBe("llvmpipe"); // Deno
+    expect(name({ vendor: "nvidia", device: "0x2684" })).toBe("nvidia");
+    expect(name({})).toBe("unnamed GPU"); // Firefox
   });
 
   it("is opened with the options of a GPU", async () => {
