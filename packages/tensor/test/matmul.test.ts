@@ -80,18 +80,19 @@ it.runIf(gpuAvailable).each([
 ])("a matmul with enough blocks for large ones uses %s, and is right", async (_, maxWorkgroupBytes) => {
   const gpu = await openTestGpu({ adapterClass: "discrete", maxWorkgroupBytes });
   const P = 130;
+  // Several steps of k, the last of which is short.
   const shapes = {
     matmul: [
-      [P, 68, 20],
-      [P, 20, 72],
+      [P, 68, 76],
+      [P, 76, 72],
     ],
     matmulNT: [
-      [P, 68, 20],
-      [P, 72, 20],
+      [P, 68, 76],
+      [P, 72, 76],
     ],
     matmulTN: [
-      [P, 18, 68],
-      [P, 18, 72],
+      [P, 75, 68],
+      [P, 75, 72],
     ],
   } as const;
   for (const [name, [a, b]] of Object.entries(shapes)) {
