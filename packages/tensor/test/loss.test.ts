@@ -1,7 +1,9 @@
 import { CpuDevice, type Device, MetaDevice, Random, roundToFloat16 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
+import fc from "fast-check";
 import { expect, it } from "vitest";
-import { gpuAvailable, openTestGpu } from "./support.ts";
+import { CHUNKS, tokenChunks } from "../src/ops/lm-head.ts";
+import { assertClose, gpuAvailable, openTestGpu, propertyRuns } from "./support.ts";
 
 it("a smoothed loss is the mixture that it says: (1 - s) of the target's and s of the mean over all classes", async () => {
   const [N, V, s] = [3, 7, 0.3];
@@ -147,6 +149,27 @@ it.each(ENGINES)(
   },
 );
 
+it.each(ENGINES)(
+  "blocks of any number of rows of the head, and any number of tokens, give the same loss and dh on %s",
+  async (_, open) => {
+    const [C, V] = [64, 1000];
+    using device = await open();
+    for (const N of [1, 3]) {
+      const made = device.scope(() => {
+        const [h, w] = [N, V].map((rows) => device.tensor(new Random(rows).normals(rows * C), [rows, C]));
+        const targets = device.tensor([5, 999, 0].slice(0, N), [N], { dtype: "i32" });
+        return [{ blockColumns: V }, { blockColumns: 301 }].map((attrs) =>
+          device.run("lmHeadLoss", [h, w, targets], attrs, ["dh"]),
+        );
+      });
+      const [whole, blocks] = made;
+      expect(await blocks.loss.item()).toBeCloseTo(await whole.loss.item(), 4);
+      assertClose("dh", await blocks.dh.read(), await whole.dh.read(), { rel: 1e-5, abs: 1e-6 }, null);
+      for (const { loss, dh } of made) for (const tensor of [loss, dh]) tensor.dispose();
+    }
+  },
+);
+
 it("counts of the loss over a head that are no counts are refused by name", async () => {
   for (const device of [await openNodeWasm(), ...(gpuAvailable ? [await openTestGpu()] : [])]) {
     using h = device.tensor([1, 2, 3, 4], [2, 2]);
@@ -204,3 +227,23 @@ it.each([{ subgroupMatrices: true }, {}])(
     expect(workspaceOf(1024) - workspaceOf(256)).toBeLessThanOrEqual(4 * 4 * (1024 - 256));
   },
 );
+
+it("a chunk has as many tokens as chunkBytes hold logits of, in whole steps, of which it has at least one", () => {
+  const cases = fc.record({
+    adapterClass: fc.constantFrom("discrete", "integrated", "software"),
+    dtype: fc.constantFrom("f32", "f16"),
+    N: fc.integer({ min: 1, max: 3000 }),
+    V: fc.integer({ min: 1, max: 300_000 }),
+    chunkBytes: fc.integer({ min: 1, max: 2 ** 28 }),
+  });
+  const property = fc.property(cases, ({ adapterClass, dtype, N, V, chunkBytes }) => {
+    using h = new MetaDevice({ adapterClass }).empty([N, 4], { dtype });
+    const step = dtype === "f16" ? 128 : 64; // windows of h start at aligned offsets
+    const chunks = tokenChunks(h, V, { ...CHUNKS, chunkBytes });
+    expect(chunks.reduce((sum, { count }) => sum + count, 0)).toBe(N);
+    const most = chunks[0].count;
+    if (most > step) expect(4 * V * most).toBeLessThanOrEqual(chunkBytes);
+    if (most < N) expect(4 * V * (most + step)).toBeGreaterThan(chunkBytes);
+  });
+  fc.assert(property, propertyRuns(500));
+});

@@ -1,13 +1,18 @@
 import {
   CpuDevice,
   type Device,
+  MetaDevice,
+  nf4Table,
   Random,
   roundToFloat16,
   type Tensor,
+  TestRandom,
   type WebGpuDevice,
 } from "@sidenet/tensor";
+import { openNodeWasm } from "@sidenet/tensor/node";
+import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
+import { assertClose, gpuAvailable, openTestGpu, propertyRuns } from "./support.ts";
 
 type Options = Parameters<typeof openTestGpu>[0];
 
@@ -75,18 +80,19 @@ it.runIf(gpuAvailable).each([
 ])("a matmul with enough blocks for large ones uses %s, and is right", async (_, maxWorkgroupBytes) => {
   const gpu = await openTestGpu({ adapterClass: "discrete", maxWorkgroupBytes });
   const P = 130;
+  // Several steps of k, the last of which is short.
   const shapes = {
     matmul: [
-      [P, 68, 20],
-      [P, 20, 72],
+      [P, 68, 76],
+      [P, 76, 72],
     ],
     matmulNT: [
-      [P, 68, 20],
-      [P, 72, 20],
+      [P, 68, 76],
+      [P, 72, 76],
     ],
     matmulTN: [
-      [P, 18, 68],
-      [P, 18, 72],
+      [P, 75, 68],
+      [P, 75, 72],
     ],
   } as const;
   for (const [name, [a, b]] of Object.entries(shapes)) {
@@ -204,5 +210,84 @@ describe.runIf(gpuAvailable)("a product in f16", () => {
       const want = roundToFloat16(0.0185546875 * (K - 2 * window));
       expect([y.dtype, new Set(await y.read())]).toEqual(["f16", new Set([want])]);
     }
+  });
+});
+
+describe("matmul on WebAssembly", () => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await openNodeWasm({ poison: true });
+  });
+  afterAll(() => device?.dispose());
+
+  it.each([
+    ["windows of every extent", 1, 520, 4099, 523],
+    ["batches, some at a time", 60, 7, 2048, 10],
+    ["batches, in windows of k", 60, 7, 2049, 10],
+    ["batches of one row", 3, 1, 40, 20],
+    ["one row, times longer ones than a task has elements", 1, 1, 33_000, 5],
+  ])("is exact on integers in %s", async (_, P, M, K, N) => {
+    const { cast, linear, mul, reshape, sub, sum } = device.ops;
+    const pick = new TestRandom(1);
+    const column = (x: Tensor) => reshape(x, { shape: [P, x.size / P, 1] });
+    const row = (x: Tensor) => reshape(x, { shape: [P, 1, x.size / P] });
+    const matrix = (x: Tensor) => reshape(x, { shape: x.shape.slice(1) });
+    for (const dtype of ["f32", "f16"] as const) {
+      const differences = device.scope(() => {
+        // (u vᵀ) · (x wᵀ) = u (v · x) wᵀ: what is read or written at a wrong place of a window shows.
+        const [u, v, x, w] = [M, K, K, N].map((n) => device.tensor(pick.ints(P * n, -2, 2), [P, n]));
+        const want = mul(mul(column(u), row(w)), column(sum(mul(v, x), { axis: 1 })));
+        const [a, aT] = [mul(column(u), row(v)), mul(column(v), row(u))];
+        const [b, bT] = [mul(column(x), row(w)), mul(column(w), row(x))].map((y) => cast(y, { to: dtype }));
+        const { matmul, matmulNT, matmulTN } = device.ops;
+        const plain = [matmul(a, b), matmulNT(a, bT), matmulTN(aT, b)].map((y) => sub(y, want));
+        if (P > 1) return plain;
+        return [...plain, sub(linear(matrix(a), matrix(bT), matrix(w)), device.ops.add(matrix(want), w))];
+      });
+      for (const [i, difference] of differences.entries()) {
+        const name = `${["matmul", "matmulNT", "matmulTN", "linear"][i]} of b in ${dtype}`;
+        expect(new Set((await difference.read()).map(Math.abs)), name).toEqual(new Set([0]));
+        difference.dispose();
+      }
+    }
+  });
+
+  it("multiplies by a weight in NF4 as by the values that it stands for, in windows of every extent", async () => {
+    const [M, O, I] = [7, 2112, 2176];
+    const differences = device.scope(() => {
+      const { linear, matmul, nf4Dequantize, nf4Linear, nf4LinearBackwardX, nf4Quantize, sub } = device.ops;
+      const table = device.tensor(nf4Table(), [273]);
+      const [codes, absmax] = nf4Quantize(device.tensor(normals([O, I], 0), [O, I]), table);
+      const w = nf4Dequantize(codes, table, absmax, null, { shape: [O, I] });
+      const [x, dy] = [device.tensor(normals([M, I], 1), [M, I]), device.tensor(normals([M, O], 2), [M, O])];
+      return [
+        sub(nf4Linear(x, codes, table, absmax, null, null, { out: O }), linear(x, w)),
+        sub(nf4LinearBackwardX(dy, codes, table, absmax, null, { in: I }), matmul(dy, w)),
+      ];
+    });
+    for (const difference of differences) {
+      expect(new Set((await difference.read()).map(Math.abs))).toEqual(new Set([0]));
+      difference.dispose();
+    }
+  });
+
+  it("packs at most 4 MiB of each operand, whatever their extents", () => {
+    const extents = fc.record({
+      P: fc.integer({ min: 1, max: 20 }),
+      M: fc.integer({ min: 1, max: 5000 }),
+      K: fc.integer({ min: 1, max: 9000 }),
+      N: fc.integer({ min: 1, max: 5000 }),
+      panelRows: fc.constantFrom(5, 6),
+    });
+    const property = ({ P, M, K, N, panelRows }: Record<"P" | "M" | "K" | "N" | "panelRows", number>) => {
+      const plan = new MetaDevice({ wasm: { panelRows } });
+      using a = plan.empty([P, M, K]);
+      using b = plan.empty([P, K, N]);
+      const before = plan.memory.liveBytes;
+      plan.memory.resetPeak();
+      using y = plan.ops.matmul(a, b);
+      expect(plan.memory.peak().peakBytes - before - 4 * y.size).toBeLessThanOrEqual(2 * 2 ** 22);
+    };
+    fc.assert(fc.property(extents, property), propertyRuns(300));
   });
 });

@@ -92,6 +92,19 @@ describe("the plan of a matmul", () => {
     expect(splitCases).toBeGreaterThan(300);
   });
 
+  it("the partial results of all splits fit one binding together, however small it is", () => {
+    const maxBindingBytes = 2 ** 20;
+    const extent = fours(4000);
+    const property = (form: Form, M: number, K: number, N: number) => {
+      for (const { kernel, call } of planOf({ maxBindingBytes }, form, { P: 1, M, K, N }).calls) {
+        if (kernel !== "matmul-split-k/main") continue;
+        const { vectors, splits } = call.params as Record<string, number>;
+        expect(16 * vectors * splits).toBeLessThanOrEqual(maxBindingBytes);
+      }
+    };
+    fc.assert(fc.property(forms, extent, extent, extent, property), propertyRuns(300));
+  });
+
   it.each([
     // The gradient of a head's chunk, a layer of a small model, a side network's weight, more of it, enough blocks, a short sum.
     ["matmul", { P: 1, M: 64, K: 152_064, N: 3584 }, 64, 9],
@@ -140,6 +153,17 @@ describe("the plan of a matmul", () => {
     const tuned = planOf({ adapterClass: "integrated", tiles: DEFAULT_TILES }, "matmul", sizes);
     expect(tuned.calls[0].call.params.splits).toBe(64);
   });
+});
+
+it("a matmul on a software driver holds the textures of one window of a and of b at a time", () => {
+  const extent = fours(16_000);
+  const property = (form: Form, M: number, K: number, N: number) => {
+    const profile = { adapterClass: "software", subgroupSize: 8 } as const;
+    const { calls, workspace } = planOf(profile, form, { P: 1, M, K, N });
+    expect(calls[0].kernel).toContain("matmul-rows/");
+    expect(workspace).toBeLessThanOrEqual(2 ** 26); // 32 MiB and 16 MiB, and what their layout adds
+  };
+  fc.assert(fc.property(forms, extent, extent, extent, property), propertyRuns(300));
 });
 
 /** Extents with a long K and small results, by op, which replace those of the row's own draw. */

@@ -101,7 +101,7 @@ function runWindow(
     k.run("matmul-few/main", { bind: { ...bind }, params: common, grid: [columnGroups, m, 1] });
     return;
   }
-  if (isVectors && depth > 0) {
+  if (isVectors) {
     runBlocks(k, bind, window, accumulate);
     return;
   }

@@ -22,9 +22,8 @@ import { PACK_STEPS } from "./tasks.ts";
 
 /** Steps of k in one window. Windows are summed one after the other, so rounding depends on this; it must not depend on threads. */
 const WINDOW_STEPS = 2048;
-/** Bytes of the packed operands of a window. */
-const LEFT_BYTES = 2 ** 22;
-const RIGHT_BYTES = 2 ** 22;
+/** Bytes of each packed operand of a window. */
+const PACKED_BYTES = 2 ** 22;
 /** Panels of a block: about 96 x 64 elements, whose operands over SUM_STEPS fit the L2 cache. */
 const BLOCK_ROWS = 16;
 const BLOCK_COLS = 8;
@@ -130,13 +129,11 @@ function runWindows(
   const { P, M, K, N } = extents;
   const { panelRows } = k;
   const steps = Math.min(K, WINDOW_STEPS);
-  const rows = Math.min(M, Math.max(1, Math.floor(LEFT_BYTES / (4 * steps * panelRows))) * panelRows);
-  const cols = Math.min(N, Math.max(1, Math.floor(RIGHT_BYTES / (4 * steps * PANEL_COLS))) * PANEL_COLS);
+  const rows = Math.min(M, Math.floor(PACKED_BYTES / (4 * steps * panelRows)) * panelRows);
+  const cols = Math.min(N, Math.floor(PACKED_BYTES / (4 * steps * PANEL_COLS)) * PANEL_COLS);
   const leftSize = divide(rows, panelRows) * panelRows * steps;
   const rightSize = divide(cols, PANEL_COLS) * PANEL_COLS * steps;
-  const isWhole = rows === M && cols === N && steps === K;
-  const maxBatches = isWhole ? Math.max(1, Math.floor(RIGHT_BYTES / (4 * Math.max(leftSize, rightSize)))) : 1;
-  const batches = Math.min(P, maxBatches);
+  const batches = Math.min(P, Math.floor(PACKED_BYTES / (4 * Math.max(leftSize, rightSize))));
   const left = k.temp([batches * leftSize]);
   const right = k.temp([batches * rightSize]);
   const { bias = null } = operands;
