@@ -30,6 +30,8 @@ const ALLOWED = 5e-5;
 const WINDOW = 32;
 const WINDOWS = 3;
 const ANSWER_TOKENS = 128;
+/** Stands before the questions of arc. */
+const PREFIX = "Question: What falls from clouds?\nAnswer: rain\n\n";
 
 const TASKS = {
   arc: null,
@@ -93,10 +95,11 @@ const CHECKS = {
 };
 
 /** What `eval` is told beside a task. Its windows contain the last token that they predict. */
-const FLAGS = {
+const flagsOf = (work) => ({
+  arc: ["--prefix", join(work, "prefix.txt")],
   gsm8k: ["--answer-tokens", ANSWER_TOKENS],
   perplexity: ["--context", WINDOW + 1, "--stride", WINDOW],
-};
+});
 
 /**
  * The first rows of a file, as lines. The harness's texts begin with BOS, which is not scored, so texts are given one where the
@@ -123,7 +126,7 @@ function evaluateHere(task, model, work) {
   const predictions = join(work, `${task}.predictions.jsonl`);
   const given = { task, model, data: join(work, `${task}.jsonl`), predictions, device: options.device };
   const args = Object.entries(given).flatMap(([name, value]) => [`--${name}`, value]);
-  const done = sidenet(["eval", ...args, ...(FLAGS[task] ?? []), "--quiet"].map(String));
+  const done = sidenet(["eval", ...args, ...(flagsOf(work)[task] ?? []), "--quiet"].map(String));
   const { before, device } = requireSuccess(done, `sidenet eval --task ${task} failed.`).result;
   const lines = readFileSync(predictions, "utf8").trim().split("\n");
   return { metrics: before, device, lines: lines.map((line) => JSON.parse(line).before) };
@@ -189,6 +192,7 @@ async function toFloat32(work) {
 async function compareAll(python, work) {
   const model = await toFloat32(work);
   const tasks = Object.keys(TASKS).filter((task) => options[task] !== undefined);
+  writeFileSync(join(work, "prefix.txt"), PREFIX);
   const here = {};
   for (const task of tasks) {
     writeFileSync(join(work, `${task}.jsonl`), `${(await linesOf(task, model)).join("\n")}\n`);
@@ -200,6 +204,7 @@ async function compareAll(python, work) {
     tasks,
     window: WINDOW,
     answer_tokens: ANSWER_TOKENS,
+    prefix: PREFIX,
   };
   writeFileSync(manifest, JSON.stringify(settings));
   requireSuccess(run(python, [PYTHON_HALF, manifest]), "compare-eval.py failed.");

@@ -65,7 +65,7 @@ def tasks_of(manifest, tokenizer):
     """Tasks by name; `file` is the one of the rows if it has another name."""
     steps = lambda doc: [f"{i + 1}{tokenizer.eos_token}" for i in range(doc["solution"].count("\n") + 1)]
     return {
-        "arc": CHOICE,
+        "arc": CHOICE | {"description": manifest["prefix"]},
         "boolq": CHOICE | {"doc_to_text": "{{context}}\n" + QUESTION},
         "blimp": CHOICE | {"doc_to_text": "", "target_delimiter": ""},
         "critic": CHOICE | {"doc_to_text": CRITIC},
