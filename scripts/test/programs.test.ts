@@ -229,6 +229,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   "scripts/check-exports.mjs": "npm run check",
   "scripts/check-pack.mjs": "needs a network",
   "scripts/check-peft.mjs": "needs Python",
+  "scripts/compare-eval.mjs": "needs Python",
   "scripts/compare-families.mjs": "needs llama.cpp",
   "scripts/compare-llama-cpp.mjs": "needs llama.cpp",
   "scripts/compare-perplexity.mjs": "needs llama.cpp",

@@ -12,6 +12,8 @@ describe("a final number", () => {
     ["#### -3\nQuestion: 7", -3],
     ["First 3, then 4.", 4],
     ["costs $ .5", 0.5],
+    ["he owes -$ 5.", -5],
+    ["x = 15 - 7", 7],
     ["no number", null],
     ["#### none\n5", null],
     ["####7 and 8", 7],

@@ -182,6 +182,18 @@ describe("texts after a prefix", () => {
     expect(tokenizer.decode(joined)).toBe("abab");
   });
 
+  it("are encoded as in one text with it, though its last blank line alone would be one token", () => {
+    const given = byteTokenizer().json as { model: { vocab: object } };
+    const vocab = { ...given.model.vocab, ĊĊ: 259 };
+    const pre_tokenizer = { type: "ByteLevel", add_prefix_space: false, use_regex: true };
+    const json = { ...given, pre_tokenizer, model: { ...given.model, vocab, merges: ["Ċ Ċ"] } };
+    const tokenizer = loadTokenizer(json, {});
+    expect(tokenizer.encode("hi\n\n")).toEqual([107, 108, 259]);
+    const prefix = encodePrefix(tokenizer, "hi\n\n");
+    const joined = [...prefix, ...afterPrefix(tokenizer, prefix).encode("hi")];
+    expect(joined).toEqual(tokenizer.encode("hi\n\nhi"));
+  });
+
   it("are as ever where there is none", () => {
     const tokenizer = loadTokenizer(byteTokenizer().json, bos);
     expect(afterPrefix(tokenizer, [])).toBe(tokenizer);

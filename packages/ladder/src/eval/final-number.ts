@@ -1,6 +1,7 @@
 /** The number that a worked solution arrives at. */
 
-const NUMBER = /-?\$?\s?\d[\d,]*(?:\.\d+)?|-?\$?\s?\.\d+/g;
+/** A minus with a blank after it subtracts, or begins an item of a list. */
+const NUMBER = /-?(?:\$\s?)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)/g;
 
 /** "$1,234.50" is 1234.5; null: past all numbers. */
 function parseNumber(text: string): number | null {

@@ -1,9 +1,18 @@
 /** Texts after a prefix (`Decoder.readPrefix`): the prefix is the beginning, and every text continues it. */
 import { type EncodingOptions, leadingBos, type Tokenizer } from "./tokenizer.ts";
 
-/** The ids of a prefix: the beginning of a text, with BOS where the tokenizer puts it there. */
+/** A word, which is what records and questions begin with. */
+const WORD = "A";
+
+/**
+ * The ids of a prefix: the beginning of a text, with BOS where the tokenizer puts it there. It is encoded as before a word: there,
+ * to tokenizers such as GPT-2's, a blank line is two tokens, and at the end of a text one.
+ */
 export function encodePrefix(tokenizer: Tokenizer, text: string): number[] {
-  const ids = tokenizer.encode(text, { addSpecialTokens: false });
+  const alone = tokenizer.encode(text, { addSpecialTokens: false });
+  const word = tokenizer.encode(WORD, { addSpecialTokens: false, continues: true });
+  const before = tokenizer.encode(text + WORD, { addSpecialTokens: false }).slice(0, -word.length);
+  const ids = tokenizer.decode(before) === tokenizer.decode(alone) ? before : alone; // the word may merge with the last of the text
   const bosId = leadingBos(tokenizer);
   return bosId === null || ids[0] === bosId ? ids : [bosId, ...ids];
 }
