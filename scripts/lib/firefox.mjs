@@ -62,6 +62,6 @@ export async function callInFirefox(entry, name, argument = null, { timeout = 10
     browser.kill();
     await ended;
     served.close();
-    rmSync(profile, { recursive: true, force: true });
+    rmSync(profile, { recursive: true, force: true, maxRetries: 5 }); // its processes may still write
   }
 }
