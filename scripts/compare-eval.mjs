@@ -11,12 +11,12 @@
 // virtual environment is made (gigabytes). With --keep, the files stay in that folder. Exits with 1 if anything differs by more
 // than is allowed. Not part of CI. docs/results.md has its output.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openModel } from "@sidenet/ladder/node";
 import { fetchModel } from "./fetch-model.mjs";
 import { ROOT } from "./lib/environment.mjs";
-import { scriptOptions } from "./lib/options.mjs";
+import { scriptOptions, usageError } from "./lib/options.mjs";
 import { compareWithPython } from "./lib/python.mjs";
 import { sidenet } from "./lib/sidenet.mjs";
 import { requireSuccess, run } from "./lib/steps.mjs";
@@ -45,6 +45,9 @@ const options = scriptOptions(
   { ...TASKS, limit: 100, model: null, device: "auto", python: null, keep: null },
   { positive: ["limit"] },
 );
+const tasks = Object.keys(TASKS).filter((task) => options[task] !== undefined);
+const missing = tasks.find((task) => !existsSync(options[task]));
+if (missing !== undefined) usageError(`--${missing} ${options[missing]}: there is no such file`);
 
 const CHOICE = {
   metrics: { accuracy: "acc", accuracy_normalized: "acc_bytes" },
@@ -191,7 +194,6 @@ async function toFloat32(work) {
 
 async function compareAll(python, work) {
   const model = await toFloat32(work);
-  const tasks = Object.keys(TASKS).filter((task) => options[task] !== undefined);
   writeFileSync(join(work, "prefix.txt"), PREFIX);
   const here = {};
   for (const task of tasks) {
