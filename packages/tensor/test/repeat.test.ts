@@ -151,7 +151,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     }
   });
 
-  it("never leaves out a body that changes a tensor in place, keeps one, or returns one that it did not make", async () => {
+  it("never leaves out a body that changes a tensor in place, keeps one, or returns one twice or that it did not make", async () => {
     using total = device.zeros([N, N]);
     const kept: Tensor[] = [];
     const bodies = {
@@ -177,6 +177,13 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
       "changes its input": (x: Tensor) => {
         device.ops.accumulate(x, total);
         return square(device)(x);
+      },
+      "returns one under two names": (x: Tensor) => {
+        const y = device.ops.mul(x, x);
+        return new Map([
+          ["y", y],
+          ["z", y],
+        ]);
       },
       "returns a live one": () => new Map([["y", device.retain(total)]]),
     };

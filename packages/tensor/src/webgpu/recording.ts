@@ -96,7 +96,8 @@ export class Recorder {
     );
     const isPure = [...this.#others].every(([storage, { version }]) => storage.version === version);
     const isKept = [...this.#inputVersions].every(([{ version }, before]) => version === before);
-    if (!isWhole || !isPure || !isKept || this.#live.size !== returned.size) return null;
+    const isAll = this.#live.size === returned.size && returned.size === outputs.size;
+    if (!isWhole || !isPure || !isKept || !isAll) return null;
     const describe = ({ shape, dtype, storage }: Tensor): RecordedOutput => ({
       shape,
       dtype,

@@ -1,4 +1,5 @@
 import type { Device } from "../device.ts";
+import { SidenetError } from "../errors.ts";
 import type { RepeatCall } from "../repeat-call.ts";
 import type { Tensor } from "../tensor.ts";
 import type { CommandStream } from "./command-stream.ts";
@@ -111,12 +112,18 @@ export class Repeats {
     for (const [op, count] of flops) countFlops(op, count);
     for (const tensor of consume) tensor.dispose("repeat, which consumed it");
     const placed = [...outputs].map(([name, output]): [K, Tensor] => {
-      take(output.handle);
+      if (!take(output.handle)) throw refuseOutput(output);
       return [name as K, place(output)];
     });
     return new Map(placed);
   }
 }
+
+const refuseOutput = ({ label }: RecordedOutput): SidenetError =>
+  new SidenetError(
+    "T-USE-AFTER-FREE",
+    `repeat: the memory for ${label} was an input's, and is gone or in use. Open another device if it ran out of memory before.`,
+  );
 
 const commandsOf = (known: Known | null): number => known?.recording.commands.length ?? 1;
 
