@@ -264,9 +264,9 @@ export class WebGpuDevice extends Device {
     options: { consume?: readonly Tensor[] } = {},
   ): ReadonlyMap<K, Tensor> {
     this.assertUsable();
-    const run = () => super.repeat(call, body, options);
     const isWatched = this.detectAnomaly || this.onOp !== null || this.memory.onReserve !== null;
-    return isWatched ? run() : this.#repeats.run(call, run, options.consume ?? []);
+    const run = () => this.scope(body);
+    return super.repeat(call, () => (isWatched ? run() : this.#repeats.run(call, run)), options);
   }
 
   /** Uses another tile table from now on: for tuning. */
