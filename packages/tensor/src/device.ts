@@ -108,19 +108,18 @@ export abstract class Device {
   async read(tensor: Tensor): Promise<HostArray> {
     this.assertOwn(tensor, "read");
     this.assertUsable();
-    const values = await this.download(tensor);
-    await this.#anomalies?.settle();
-    return values;
+    const download = () => this.download(tensor);
+    return this.#anomalies ? this.#anomalies.during(download) : download();
   }
 
   /**
    * Resolves when all ops so far have run. Rejects with the first error that the driver reported, and with `T-ANOMALY` if
-   * `detectAnomaly` found one.
+   * `detectAnomaly` found one. Such an error is told once, to all reads and waits in flight.
    */
   async synchronize(): Promise<void> {
     this.assertUsable();
-    await this.finish();
-    await this.#anomalies?.settle();
+    const finish = () => this.finish();
+    await (this.#anomalies ? this.#anomalies.during(finish) : finish());
   }
 
   /**
