@@ -36,7 +36,7 @@ interface Watched {
 export class AnomalyWatch {
   /** Checks a tensor's values at the time of the call. */
   readonly #look: (tensor: Tensor) => Finding;
-  readonly #known = new WeakMap<Storage, Finding>();
+  #known = new WeakMap<Storage, Finding>();
   #judged: Promise<void> = Promise.resolve();
   readonly #results = new LateResults();
   #first: SidenetError | null = null;
@@ -76,6 +76,11 @@ export class AnomalyWatch {
   /** Call when the host has written new values: they are looked at when an op first reads them. */
   forget({ storage }: Tensor): void {
     this.#known.delete(storage);
+  }
+
+  /** Call when ops have run in between that were not watched. */
+  forgetAll(): void {
+    this.#known = new WeakMap();
   }
 
   /**

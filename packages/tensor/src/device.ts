@@ -48,7 +48,8 @@ export abstract class Device {
   /** The same by op, without ops that compute nothing. */
   readonly flopsByOp = new Map<string, number>();
   readonly #scopes = new ScopeStack();
-  #anomalies: AnomalyWatch | null = null;
+  readonly #anomalies = new AnomalyWatch((tensor) => this.findNonFinite(tensor));
+  #detectsAnomaly = false;
   #isDisposed = false;
 
   // Methods of a backend. After `dispose()` only `deallocate` is still called.
@@ -108,8 +109,7 @@ export abstract class Device {
   async read(tensor: Tensor): Promise<HostArray> {
     this.assertOwn(tensor, "read");
     this.assertUsable();
-    const download = () => this.download(tensor);
-    return this.#anomalies ? this.#anomalies.during(download) : download();
+    return this.#anomalies.during(() => this.download(tensor));
   }
 
   /**
@@ -118,8 +118,7 @@ export abstract class Device {
    */
   async synchronize(): Promise<void> {
     this.assertUsable();
-    const finish = () => this.finish();
-    await (this.#anomalies ? this.#anomalies.during(finish) : finish());
+    await this.#anomalies.during(() => this.finish());
   }
 
   /**
@@ -131,13 +130,13 @@ export abstract class Device {
    * take one for a number.
    */
   get detectAnomaly(): boolean {
-    return this.#anomalies !== null;
+    return this.#detectsAnomaly;
   }
 
-  /** Switches the check on or off for the following ops. */
+  /** Switches the check on or off for the following ops. What it has found is still reported. */
   set detectAnomaly(on: boolean) {
-    if (on === this.detectAnomaly) return;
-    this.#anomalies = on ? new AnomalyWatch((tensor) => this.findNonFinite(tensor)) : null;
+    if (on && !this.#detectsAnomaly) this.#anomalies.forgetAll();
+    this.#detectsAnomaly = on;
   }
 
   // Tensors.
@@ -202,7 +201,7 @@ export abstract class Device {
       );
     }
     if (this.holdsValues) this.write(tensor, values);
-    this.#anomalies?.forget(tensor);
+    this.#anomalies.forget(tensor);
     tensor.storage.version++;
   }
 
@@ -368,9 +367,9 @@ export abstract class Device {
 
   #compute(execution: Execution): void {
     const { row, io } = execution;
-    const watched = this.#anomalies?.before(row, io);
+    const watched = this.#detectsAnomaly ? this.#anomalies.before(row, io) : null;
     this.compute(execution);
-    if (watched) this.#anomalies?.after(row, io, watched);
+    if (watched) this.#anomalies.after(row, io, watched);
   }
 
   #view(row: AnyOpRow, io: Record<string, Tensor | null>, spec: TensorSpec): Tensor {
