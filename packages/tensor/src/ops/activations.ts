@@ -1,7 +1,6 @@
 import { EPS } from "../dtype.ts";
 import { type Closeness, defineOp, type OpRow } from "../op.ts";
-import type { TestRandom } from "../test-random.ts";
-import { runElementwise, unary } from "./elementwise-kernels.ts";
+import { bodyOf, commonOf, type ElementwiseRow, runElementwise, unary } from "./elementwise-kernels.ts";
 import { erf } from "./erf.ts";
 
 // Every export of this file is a row of the op table.
@@ -12,18 +11,12 @@ const sigmoidWgsl = (x: string): string =>
   `let e = exp(-abs(${x})); let s = select(e, vec4<f32>(1.0), ${x} >= vec4<f32>(0.0)) / (1.0 + e);`;
 const sigmoidOf = (x: number): number => 1 / (1 + Math.exp(-x));
 
-interface SlopeRow<A extends object> {
-  readonly name: string;
-  readonly doc: string;
-  readonly attrs?: A;
-  readonly check?: (attrs: A) => string | null;
-  /** The body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`, with a = dy and b = x. */
-  readonly wgsl: (attrs: A) => string;
+/** Its WGSL is the body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`, with a = dy and b = x. */
+interface SlopeRow<A extends object> extends ElementwiseRow<A> {
   /** f'(x) in double. */
   readonly slope: (x: number, attrs: A) => number;
   readonly flops: number;
   readonly close: Closeness;
-  readonly draw?: (pick: TestRandom) => Partial<A>;
 }
 
 type SlopeSig = "dy[N..] x[N..] -> dx[N..]";
@@ -32,16 +25,13 @@ type SlopeSig = "dy[N..] x[N..] -> dx[N..]";
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 function slope<A extends object = {}>(row: SlopeRow<A>): OpRow<SlopeSig, A> {
   return defineOp<SlopeSig, A>({
-    name: row.name,
-    doc: row.doc,
+    ...commonOf(row),
     sig: "dy[N..] x[N..] -> dx[N..]",
-    attrs: row.attrs ?? ({} as A),
-    check: (_, attrs) => row.check?.(attrs) ?? null,
     reference({ dy, x, dx }, _, attrs) {
       for (let i = 0; i < x.length; i++) dx[i] = dy[i] * row.slope(x[i], attrs);
     },
     kernel: (k, { dy, x, dx }, _, attrs) =>
-      runElementwise(k, "binary/main", { a: dy, b: x, y: dx }, { body: row.wgsl(attrs) }),
+      runElementwise(k, "binary/main", { a: dy, b: x, y: dx }, bodyOf(row, attrs)),
     draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: row.draw?.(pick) ?? {} }),
     close: row.close,
     flops: ({ N }) => row.flops * N,
@@ -66,7 +56,7 @@ const sigmoidSlopeOf = (x: number, rate = 1): number => {
 export const sigmoidBackward = slope({
   name: "sigmoidBackward",
   doc: "dx = dy · σ(x) σ(-x)",
-  wgsl: () => "let e = exp(-abs(b)); let q = 1.0 / (1.0 + e); return a * (e * q * q);",
+  wgsl: "let e = exp(-abs(b)); let q = 1.0 / (1.0 + e); return a * (e * q * q);",
   slope: (x) => sigmoidSlopeOf(x),
   flops: 6,
   close: { rel: 16 * EPS },
@@ -92,7 +82,7 @@ const SILU_SLOPE_CLOSE = { rel: 32 * EPS, abs: 8 * EPS };
 export const siluBackward = slope({
   name: "siluBackward",
   doc: "dx = dy · silu'(x), silu'(x) = σ(x) (1 + x (1 - σ(x)))",
-  wgsl: () => `${sigmoidWgsl("b")} return a * s * (1.0 + b * (1.0 - s));`,
+  wgsl: `${sigmoidWgsl("b")} return a * s * (1.0 + b * (1.0 - s));`,
   slope: siluSlopeOf,
   flops: 8,
   close: SILU_SLOPE_CLOSE,
@@ -127,7 +117,7 @@ export const tanh = unary({
 export const tanhBackward = slope({
   name: "tanhBackward",
   doc: "dx = dy · (1 - tanh² x), computed as 4 σ(2x) σ(-2x)",
-  wgsl: () => "let e = exp(-2.0 * abs(b)); let q = 1.0 / (1.0 + e); return a * (4.0 * e * q * q);",
+  wgsl: "let e = exp(-2.0 * abs(b)); let q = 1.0 / (1.0 + e); return a * (4.0 * e * q * q);",
   slope: (x) => 4 * sigmoidSlopeOf(x, 2),
   flops: 8,
   close: { rel: 16 * EPS },
