@@ -14,6 +14,7 @@ export {
 } from "./data/batch-stream.ts";
 export { inBatches, joinRecords, makeBatch, packRows } from "./data/batches.ts";
 export { EncodedRecords, type HeldOut, splitRecords } from "./data/encoded-records.ts";
+export type { FieldMapping, RecordField } from "./data/field-mapping.ts";
 export { type Line, linesOf } from "./data/lines.ts";
 export {
   type Indexed,
@@ -28,9 +29,7 @@ export {
   encodeRecord,
   encodeWindows,
   encodingBy,
-  type FieldMapping,
   parseRecord,
-  type RecordField,
   type Source,
   type TextRecord,
   type TokenRecord,

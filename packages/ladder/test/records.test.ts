@@ -3,14 +3,9 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
+import type { FieldMapping } from "../src/data/field-mapping.ts";
 import { linesOf } from "../src/data/lines.ts";
-import {
-  type EncodeOptions,
-  encodeRecord,
-  encodeWindows,
-  type FieldMapping,
-  type TextRecord,
-} from "../src/data/records.ts";
+import { type EncodeOptions, encodeRecord, encodeWindows, type TextRecord } from "../src/data/records.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
 import { errorOf } from "./code-of.ts";
 

@@ -1,5 +1,6 @@
 /** Lists of records that need not be in memory. */
-import { type FieldMapping, mapFields, parseRecord, type Source, type TextRecord } from "./records.ts";
+import { type FieldMapping, mapFields } from "./field-mapping.ts";
+import { parseRecord, type Source, type TextRecord } from "./records.ts";
 
 /** A list whose items are read on request. */
 export interface Indexed<T> {

@@ -1,6 +1,6 @@
 /** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
 import type { Device } from "@sidenet/tensor";
-import { type FieldMapping, mapFields } from "../data/records.ts";
+import { type FieldMapping, mapFields } from "../data/field-mapping.ts";
 import type { Row } from "../data/rows.ts";
 import { deviceName } from "../device-name.ts";
 import {

@@ -2,9 +2,10 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
+import { mapFields } from "../../data/field-mapping.ts";
 import { mixture } from "../../data/mixture.ts";
 import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
-import { type EncodeOptions, encodingBy, mapFields, type TokenRecord } from "../../data/records.ts";
+import { type EncodeOptions, encodingBy, type TokenRecord } from "../../data/records.ts";
 import { trainingRecord } from "../../eval/tasks.ts";
 import { contextLimit } from "../../model/config.ts";
 import type { Decoder } from "../../model/decoder.ts";
