@@ -167,6 +167,20 @@ describe("a data file", () => {
     expect((await all(path, fields))[0].record).toEqual({ question: "q", choices: ["a", "b"], label: 1 });
     await expect(all(path, { ...fields, label: "stem" })).rejects.toThrow(/L-RECORD.*x\.jsonl, line 1/);
   });
+
+  it("may give its choices marks of their own, as ARC does: a label is the place of one of them", async () => {
+    const fields = { choices: "choices.text", label: "answerKey" };
+    const labelOf = async (label: string, marks: readonly unknown[]) => {
+      const row = { question: "q", choices: { text: ["a", "b", "c"], label: marks }, answerKey: label };
+      const [{ record }] = await all(await file("x.jsonl", JSON.stringify(row)), fields);
+      return (record as { label: number }).label;
+    };
+    expect(await labelOf("2", ["1", "2", "3"])).toBe(1);
+    expect(await labelOf("3", [1, 2, 3])).toBe(2);
+    expect(await labelOf("B", ["A", "B", "C"])).toBe(1);
+    expect(await labelOf("A", ["C", "B", "A"])).toBe(2);
+    await expect(labelOf("0", ["1", "2", "3"])).rejects.toThrow(/L-RECORD.*line 1: its label "0" is none/);
+  });
 });
 
 describe("records on disk", () => {

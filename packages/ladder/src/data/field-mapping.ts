@@ -1,4 +1,5 @@
 /** The fields of records, and their names in the data. */
+import { SidenetError } from "@sidenet/tensor";
 
 /** Fields that a record, or a row of an evaluation task, may have; others are ignored. */
 export const RECORD_FIELDS = [
@@ -39,15 +40,33 @@ function fieldAt(value: object, path: string): unknown {
   }, value);
 }
 
-/** The record with its fields under their own names. */
-export function mapFields(value: unknown, fields: FieldMapping): unknown {
+/**
+ * The label as an index, where the choices have marks of their own, as those of ARC: `{"text": [...], "label": ["1", "2", ...]}`.
+ * There "2" is the second, although digits count from 0 otherwise.
+ */
+function labelBy(marks: readonly unknown[], label: unknown, source: string): number {
+  const index = marks.map(String).indexOf(String(label));
+  if (index >= 0) return index;
+  throw new SidenetError(
+    "L-RECORD",
+    `${source}: its label ${JSON.stringify(label)} is none of its choices' own, ${JSON.stringify(marks)}. Correct it, or map label to ` +
+      "the field that has the right one.",
+  );
+}
+
+/** The record with its fields under their own names. Throws `L-RECORD` for a label that none of the choices has. */
+export function mapFields(value: unknown, fields: FieldMapping, source: string): unknown {
   const mapped = Object.keys(fields) as RecordField[];
   if (mapped.length === 0 || value === null || typeof value !== "object") return value;
   const group = FIELD_GROUPS.filter((names) => mapped.some((name) => names.includes(name))).flat();
-  return Object.fromEntries(
+  const record = Object.fromEntries(
     group.flatMap((name) => {
       const found = fieldAt(value, fields[name] ?? name);
       return found === undefined ? [] : [[name, found]];
     }),
   );
+  const [, parent] = /^(.+)\.text$/.exec(fields.choices ?? "") ?? [];
+  const marks = parent === undefined ? null : fieldAt(value, `${parent}.label`);
+  if (Array.isArray(marks) && "label" in record) record.label = labelBy(marks, record.label, source);
+  return record;
 }

@@ -25,7 +25,7 @@ export type RecordParser = (value: unknown, source: Source) => TextRecord;
 export const recordParser =
   (fields: FieldMapping): RecordParser =>
   (value, source) =>
-    parseRecord(mapFields(value, fields), source, value);
+    parseRecord(mapFields(value, fields, source), source, value);
 
 /** The items at these indices. */
 export const pickItems = <T>(list: Indexed<T>, indices: readonly number[]): Indexed<T> => ({

@@ -71,7 +71,7 @@ async function readSome({ data, fields, limit }: EvalRunOptions): Promise<Row[]>
   for (const path of data) {
     for await (const { value, source } of readRows(path)) {
       if (limit !== null && rows.length >= limit) return rows;
-      rows.push({ value: mapFields(value, fields), source });
+      rows.push({ value: mapFields(value, fields, source), source });
     }
   }
   return rows;

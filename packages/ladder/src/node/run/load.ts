@@ -76,7 +76,8 @@ interface OpenedData extends Parts {
 /** How rows become records: by their fields, or as a task's questions and right answers. */
 function parserOf({ task = null, template, fields }: TrainRunOptions): RecordParser {
   if (task === null) return recordParser(fields);
-  return (value, source) => trainingRecord(task, mapFields(value, fields), source, template === "chat");
+  return (value, source) =>
+    trainingRecord(task, mapFields(value, fields, source), source, template === "chat");
 }
 
 /** Held-out records come from the end of the data, unless `evalData` names files for them. */
