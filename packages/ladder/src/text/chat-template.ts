@@ -1,17 +1,7 @@
 /** Conversations as text, by a model's own Jinja template, run by Hugging Face's library. */
 import { SidenetError } from "@sidenet/tensor";
-import * as z from "zod";
 import { jinjaTemplate } from "./jinja.ts";
-
-/** One turn of a conversation; one that calls tools may have no content. Further fields are passed on to the template. */
-export const messageSchema = z
-  .looseObject({ role: z.string(), content: z.string().nullish() })
-  .refine(({ content, tool_calls: calls }) => content != null || Array.isArray(calls));
-/**
- * One turn of a conversation.
- * @interface
- */
-export type ChatMessage = z.infer<typeof messageSchema>;
+import type { ChatMessage } from "./messages.ts";
 
 /** Special tokens by the names that templates use, such as `bos_token`. */
 export type SpecialTokens = Readonly<Record<string, string>>;
