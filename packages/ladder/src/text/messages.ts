@@ -39,10 +39,32 @@ function joined(content: unknown, context: z.RefinementCtx): unknown {
   return refuse(context, `has other content than text: ${JSON.stringify(content[other]?.type ?? null)}`);
 }
 
+/** The arguments of a call as an object. OpenAI's format has their JSON as a text, which templates would write as JSON once more. */
+function withArguments(call: unknown): unknown {
+  if (!isObject(call)) return call;
+  if (isObject(call.function)) return { ...call, function: withArguments(call.function) };
+  if (typeof call.arguments !== "string") return call;
+  try {
+    const parsed: unknown = JSON.parse(call.arguments);
+    return isObject(parsed) ? { ...call, arguments: parsed } : call;
+  } catch {
+    return call;
+  }
+}
+
+function readField(name: string, field: unknown, context: z.RefinementCtx): unknown {
+  if (name === "content") return joined(field, context);
+  if (name !== "tool_calls" || !Array.isArray(field)) return field;
+  return field.length === 0 ? null : field.map(withArguments);
+}
+
+/** Templates ask whether a field is there, so one that holds nothing is left out, as tables have it on every turn. */
 function readTurn(given: unknown, context: z.RefinementCtx): unknown {
   if (!isObject(given)) return given;
-  const turn = named(given, context);
-  return { ...turn, content: joined(turn.content, context) };
+  const fields = Object.entries(named(given, context)).map(
+    ([name, field]) => [name, readField(name, field, context)] as const,
+  );
+  return Object.fromEntries(fields.filter(([name, field]) => name === "content" || field !== null));
 }
 
 /** One turn of a conversation; one that calls tools may have no content. Further fields are passed on to the template. */
