@@ -312,6 +312,18 @@ describe("a conversation", () => {
     });
   });
 
+  it("is not learned where an answer has the weight 0", () => {
+    const { messages } = turns("u", "v", "w", "x");
+    const weighted = (...weights: unknown[]) => ({
+      messages: messages.map((turn, i) => (i % 2 ? { ...turn, weight: weights[(i - 1) / 2] } : turn)),
+    });
+    expect(learned(weighted(0, 1))).toEqual({ ...learned({ messages }), learned: "x<|im_end|>" });
+    expect(learned(weighted(1, 0)).learned).toBe("v<|im_end|>");
+    expect(learned(weighted(null, 1)).learned).toBe("v<|im_end|>x<|im_end|>");
+    expect(() => learned(weighted(0, 0))).toThrow("L-NOTHING-TO-LEARN");
+    expect(() => learned(weighted(1, 0.5))).toThrow(/L-RECORD.*found: item 4 has a weight other than 0 /);
+  });
+
   it("ends at any of the ids at which the model stops", () => {
     const other = new ChatTemplate(
       "{% for m in messages %}{{ m.content }}<|endoftext|>\n{% endfor %}",

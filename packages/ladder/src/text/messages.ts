@@ -72,7 +72,11 @@ export const messageSchema = z.preprocess(
   readTurn,
   z
     .looseObject({ role: z.string(), content: z.string().nullish() })
-    .refine(({ content, tool_calls: calls }) => content != null || Array.isArray(calls), "has no content"),
+    .refine(({ content, tool_calls: calls }) => content != null || Array.isArray(calls), "has no content")
+    .refine(
+      ({ weight = 1 }) => weight === 0 || weight === 1,
+      "has a weight other than 0 (not learned) and 1",
+    ),
 );
 /**
  * One turn of a conversation.
