@@ -14,6 +14,7 @@ export {
 } from "./data/batch-stream.ts";
 export { inBatches, joinRecords, makeBatch, packRows } from "./data/batches.ts";
 export { EncodedRecords, type HeldOut, splitRecords } from "./data/encoded-records.ts";
+export type { FieldMapping, RecordField } from "./data/field-mapping.ts";
 export { type Line, linesOf } from "./data/lines.ts";
 export {
   type Indexed,
@@ -28,9 +29,7 @@ export {
   encodeRecord,
   encodeWindows,
   encodingBy,
-  type FieldMapping,
   parseRecord,
-  type RecordField,
   type Source,
   type TextRecord,
   type TokenRecord,
@@ -155,13 +154,8 @@ export { type DoubleNf4, denseMatrix, type Nf4Values, quantizeNf4 } from "./mode
 export type { Projection, WeightRange } from "./model/projection.ts";
 export { type RopeTables, ropeFrequencies, ropeTables, ropeValues } from "./model/rope-tables.ts";
 export { type KvShape, kvLayers, kvShapes, StateCache } from "./model/state-cache.ts";
-export {
-  type ChatMessage,
-  ChatTemplate,
-  type SpecialTokens,
-  type TextPiece,
-  type Tool,
-} from "./text/chat-template.ts";
+export { ChatTemplate, type SpecialTokens, type TextPiece, type Tool } from "./text/chat-template.ts";
+export type { ChatMessage } from "./text/messages.ts";
 export { afterPrefix, encodePrefix } from "./text/prefix-text.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 export { evaluateLoss } from "./training/evaluate-loss.ts";

@@ -4,6 +4,7 @@ import { encodeRecord, encodingBy, parseRecord } from "../src/data/records.ts";
 import { followUpIds } from "../src/eval/prompts.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
 import { strftime } from "../src/text/jinja.ts";
+import type { ChatMessage } from "../src/text/messages.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { byteTokenizer, wordTokenizer } from "./tiny-tokenizer.ts";
 
@@ -92,6 +93,32 @@ describe("a chat template", () => {
     expect(learned.join("").trim().split(/ {2,}/)).toEqual(['add({"a": 1});', "It is 2.;"]);
     const silent = { messages: [{ role: "assistant", content: null }] };
     expect(() => parseRecord(silent, "line 2")).toThrow(/L-RECORD\] line 2: .*"tool_calls"/);
+  });
+
+  it("has the arguments of calls as objects, and no fields that hold nothing, whatever the data have", () => {
+    const call = (args: unknown) => ({ type: "function", function: { name: "f", arguments: args } });
+    const turn = { role: "assistant", content: "", name: null };
+    const textOf = (source: string, ...turns: object[]) => {
+      const record = parseRecord({ messages: turns }, "s") as { messages: ChatMessage[] };
+      return new ChatTemplate(source, {}, "m").render(record.messages, false);
+    };
+    const asJson =
+      "{% for c in messages[0].tool_calls %}{{ (c.function or c).arguments | tojson }}{% endfor %}";
+    const asText =
+      "{% for c in messages[0].tool_calls %}{{ 'f(' + c['function']['arguments'] + ')' ~ c.type }}{% endfor %}";
+    for (const args of ['{"a":[1,"é"]}', { a: [1, "é"] }]) {
+      expect(textOf(asJson, { ...turn, tool_calls: [call(args)] })).toBe('{"a": [1, "é"]}');
+      expect(textOf(asText, { ...turn, tool_calls: [call(args)] })).toBe('f({"a": [1, "é"]})function');
+      expect(textOf(asJson, { ...turn, tool_calls: [{ name: "f", arguments: args }] })).toBe(
+        '{"a": [1, "é"]}',
+      );
+    }
+    expect(textOf(asText, { ...turn, tool_calls: [call("[1]"), call("oops")] })).toBe(
+      "f([1])functionf(oops)function",
+    );
+    const names = "{% for m in messages %}{{ m.keys() | list | join(',') }};{% endfor %}";
+    const empty = [null, []].map((tool_calls) => ({ ...turn, tool_calls }));
+    expect(textOf(names, ...empty)).toBe("role,content;role,content;");
   });
 
   it("learns calls of a template that refuses their turns without them", () => {

@@ -5,8 +5,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { EncodedRecords, splitRecords } from "../src/data/encoded-records.ts";
+import type { FieldMapping } from "../src/data/field-mapping.ts";
 import { type RecordList, recordParser } from "../src/data/record-list.ts";
-import { encodeRecord, encodingBy, type FieldMapping, parseRecord } from "../src/data/records.ts";
+import { encodeRecord, encodingBy, parseRecord } from "../src/data/records.ts";
 import { openRecords, readRecords } from "../src/node/data/record-store.ts";
 import { ChatTemplate } from "../src/text/chat-template.ts";
 import { byteTokenizer } from "./tiny-tokenizer.ts";
@@ -166,6 +167,20 @@ describe("a data file", () => {
     expect((await all(path, fields))[0].record).toEqual({ question: "q", choices: ["a", "b"], label: 1 });
     await expect(all(path, { ...fields, label: "stem" })).rejects.toThrow(/L-RECORD.*x\.jsonl, line 1/);
   });
+
+  it("may give its choices marks of their own, as ARC does: a label is the place of one of them", async () => {
+    const fields = { choices: "choices.text", label: "answerKey" };
+    const labelOf = async (label: string, marks: readonly unknown[]) => {
+      const row = { question: "q", choices: { text: ["a", "b", "c"], label: marks }, answerKey: label };
+      const [{ record }] = await all(await file("x.jsonl", JSON.stringify(row)), fields);
+      return (record as { label: number }).label;
+    };
+    expect(await labelOf("2", ["1", "2", "3"])).toBe(1);
+    expect(await labelOf("3", [1, 2, 3])).toBe(2);
+    expect(await labelOf("B", ["A", "B", "C"])).toBe(1);
+    expect(await labelOf("A", ["C", "B", "A"])).toBe(2);
+    await expect(labelOf("0", ["1", "2", "3"])).rejects.toThrow(/L-RECORD.*line 1: its label "0" is none/);
+  });
 });
 
 describe("records on disk", () => {
@@ -295,6 +310,18 @@ describe("a conversation", () => {
       all: "<|im_start|>uu<|im_end|>\n<|im_start|>av<|im_end|>\n<|im_start|>uw<|im_end|>\n<|im_start|>ax<|im_end|>\n",
       learned: "v<|im_end|>x<|im_end|>",
     });
+  });
+
+  it("is not learned where an answer has the weight 0", () => {
+    const { messages } = turns("u", "v", "w", "x");
+    const weighted = (...weights: unknown[]) => ({
+      messages: messages.map((turn, i) => (i % 2 ? { ...turn, weight: weights[(i - 1) / 2] } : turn)),
+    });
+    expect(learned(weighted(0, 1))).toEqual({ ...learned({ messages }), learned: "x<|im_end|>" });
+    expect(learned(weighted(1, 0)).learned).toBe("v<|im_end|>");
+    expect(learned(weighted(null, 1)).learned).toBe("v<|im_end|>x<|im_end|>");
+    expect(() => learned(weighted(0, 0))).toThrow("L-NOTHING-TO-LEARN");
+    expect(() => learned(weighted(1, 0.5))).toThrow(/L-RECORD.*found: item 4 has a weight other than 0 /);
   });
 
   it("ends at any of the ids at which the model stops", () => {

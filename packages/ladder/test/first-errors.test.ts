@@ -10,10 +10,7 @@ beforeAll(async () => {
   await writeFile(join(root, "qa.jsonl"), '{"question": "q", "answer": "a"}\n'.repeat(20));
   await writeFile(join(root, "pairs.jsonl"), '{"prompt": "q", "completion": " a"}\n'.repeat(20));
   await writeFile(join(root, "odd.jsonl"), '{"n": 1}\n');
-  await writeFile(
-    join(root, "alpaca.jsonl"),
-    '{"instruction": "q", "input": "", "output": "a"}\n'.repeat(20),
-  );
+  await writeFile(join(root, "tasks.jsonl"), '{"task": "q", "hint": "", "output": "a"}\n'.repeat(20));
   await writeFile(join(root, "half.jsonl"), '{"prompt": "q"}\n');
   await writeFile(join(root, "null.jsonl"), '{"prompt": "q", "completion": null}\n');
   await writeFile(join(root, "label.jsonl"), '{"question": "q", "choices": ["a", "b"], "label": 2}\n');
@@ -73,9 +70,9 @@ describe("a new user is told", () => {
     ],
     [
       "fields of other names, the answer not next to the question",
-      () => train("alpaca.jsonl"),
+      () => train("tasks.jsonl"),
       1,
-      /such as --prompt instruction --completion output/,
+      /such as --prompt task --completion output .*leaves out hint/,
     ],
     ["half a record", () => train("half.jsonl"), 1, /line 1: .*Its "completion" is missing\./],
     [

@@ -3,14 +3,9 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
+import type { FieldMapping } from "../src/data/field-mapping.ts";
 import { linesOf } from "../src/data/lines.ts";
-import {
-  type EncodeOptions,
-  encodeRecord,
-  encodeWindows,
-  type FieldMapping,
-  type TextRecord,
-} from "../src/data/records.ts";
+import { type EncodeOptions, encodeRecord, encodeWindows, type TextRecord } from "../src/data/records.ts";
 import { readRecords } from "../src/node/data/record-store.ts";
 import { errorOf } from "./code-of.ts";
 
@@ -87,6 +82,43 @@ describe("a JSONL file", () => {
     expect(labels).toEqual([...encoder.encode("a"), 0]);
   });
 
+  it("holds conversations as ShareGPT writes them, and content in parts", async () => {
+    const said = [
+      { from: "human", value: "a" },
+      { from: "gpt", value: "b" },
+    ];
+    const read = async (row: object, fields: FieldMapping = {}) =>
+      (await readAll(JSON.stringify(row), fields))[0].record;
+    const messages = [
+      { role: "user", content: "a" },
+      { role: "assistant", content: "b" },
+    ];
+    const system = { role: "system", content: "s" };
+    expect(await read({ id: "1", source: "web", conversations: said })).toEqual({ messages });
+    expect(await read({ talk: said }, { messages: "talk" })).toEqual({ messages });
+    expect(await read({ conversations: said, system: "s" })).toEqual({ messages: [system, ...messages] });
+    const own = { conversations: [{ from: "system", value: "s" }, ...said], system: "t" };
+    expect(await read(own)).toEqual({ messages: [system, ...messages] });
+    const parts = [
+      { type: "text", text: "a" },
+      { type: "text", text: " b" },
+    ];
+    const joined = await read({ messages: [{ role: "user", content: parts }], conversations: said });
+    expect(joined).toEqual({ messages: [{ role: "user", content: "a b" }] });
+  });
+
+  it("holds tasks as Alpaca writes them", async () => {
+    const rows = [
+      { instruction: "Add.", input: "1 and 2", output: "3", text: "### all of it" },
+      { instruction: "Add.", input: "", output: "3" },
+      { instruction: "Add.", output: "3" },
+    ];
+    const found = await readAll(rows.map((row) => JSON.stringify(row)).join("\n"));
+    expect(found.map(({ record: one }) => one)).toEqual(
+      ["Add.\n\n1 and 2", "Add.", "Add."].map((prompt) => ({ prompt, completion: "3" })),
+    );
+  });
+
   it("may call its fields otherwise", async () => {
     const content = '{"question":"2+2","answer":"4"}';
     const [pair] = await readAll(content, { prompt: "question", completion: "answer" });
@@ -108,9 +140,27 @@ describe("a JSONL file", () => {
     ["a prompt alone", '{"text":"a"}\n{"prompt":"a"}', "L-RECORD", /line 2: .*prompt \(string\)/],
     [
       "turns of another name",
-      '{"id":"1","conversations":[{"from":"human","value":"a"}]}',
+      '{"id":"1","source":"web","dialog":[{"speaker":"human","value":"a"}]}',
       "L-RECORD",
-      /line 1: .*--map messages=conversations; each needs the fields role and content/,
+      /line 1: .*--map messages=dialog; each needs the fields role and content, or from and value/,
+    ],
+    [
+      "a speaker that is not known",
+      '{"conversations":[{"from":"human","value":"a"},{"from":"function_call","value":"{}"}]}',
+      "L-RECORD",
+      /line 1: its "conversations" must be .*; found: item 2 is from "function_call", which is none of human, /,
+    ],
+    [
+      "a turn with a picture",
+      '{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url"}]}]}',
+      "L-RECORD",
+      /line 1: its "messages" .*; found: item 1 has other content than text: "image_url"\./,
+    ],
+    [
+      "a text that would be left out",
+      '{"question":"a","hint":"b","answer":"c","n":1}',
+      "L-RECORD",
+      /line 1: .* --prompt question --completion answer \(or --text, --map\), which leaves out hint\./,
     ],
     ["a line that is no object", '"text"', "L-RECORD", /line 1: .*"text"/],
     ["not UTF-8", Uint8Array.of(0x22, 0xff, 0x22), "L-DATA", /UTF-8/],

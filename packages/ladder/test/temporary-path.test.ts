@@ -100,6 +100,7 @@ describe("a file or folder that is written", () => {
   it.skipIf(process.platform === "win32")("never replaces a device", async () => {
     await checkOutputFile("/dev/null", []);
     await writeFileAtomic("/dev/null", "text");
+    await expect(checkOutputFile(join(folder, "none", "file"), [])).rejects.toThrow("L-FILE-MISSING");
     expect((await lstat("/dev/null")).isCharacterDevice()).toBe(true);
   });
 });
@@ -126,6 +127,21 @@ describe.skipIf(process.platform === "win32")("a command", () => {
       expect(await readdir(folder)).toEqual([]);
     },
   );
+
+  it("writes its file to a pipe, and takes a reader that has enough for the end", async () => {
+    const script = 'lines=$1; shift; { "$@" 3>&1 >/dev/null; echo $? >&2; } | head -n $lines';
+    const piped = (lines: string, ...args: string[]) => {
+      const given = ["-c", script, "sh", lines, process.execPath, command.main, ...args, "--model", model];
+      const { stdout, stderr } = spawnSync("sh", given, { encoding: "utf8" });
+      return { lines: stdout.split("\n").length - 1, code: stderr.trim().split("\n").at(-1) };
+    };
+    const data = join(folder, "rows.jsonl");
+    await writeFile(data, '{"text":"Once upon a time"}\n{"text":"there was a king"}\n');
+    const args = ["--task", "loss", "--data", data, "--predictions", "/dev/fd/3", "--device", "cpu"];
+    expect(piped("9", "eval", ...args)).toEqual({ lines: 2, code: "0" });
+    const plan = ["plan", "--method", "full", "--memory-timeline", "/dev/fd/3"]; // more than a pipe holds
+    expect(piped("1", ...plan)).toEqual({ lines: 1, code: "0" });
+  });
 
   it.skipIf(!existsSync("/dev/full"))("whose output goes to a full disk says so", () => {
     const script = '"$1" "$2" plan --model "$3" --method ladder > /dev/full';

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
-import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/records.ts";
+import { type FieldMapping, RECORD_FIELDS, type RecordField } from "../data/field-mapping.ts";
 import { QUESTION_TASKS, type QuestionTask } from "../eval/tasks.ts";
 import type { WeightedFile } from "../node/run/train-run-options.ts";
 import { countOrShare } from "./options.ts";

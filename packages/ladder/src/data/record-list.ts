@@ -1,5 +1,6 @@
 /** Lists of records that need not be in memory. */
-import { type FieldMapping, mapFields, parseRecord, type Source, type TextRecord } from "./records.ts";
+import { type FieldMapping, mapFields } from "./field-mapping.ts";
+import { parseRecord, type Source, type TextRecord } from "./records.ts";
 
 /** A list whose items are read on request. */
 export interface Indexed<T> {
@@ -24,7 +25,7 @@ export type RecordParser = (value: unknown, source: Source) => TextRecord;
 export const recordParser =
   (fields: FieldMapping): RecordParser =>
   (value, source) =>
-    parseRecord(mapFields(value, fields), source, value);
+    parseRecord(mapFields(value, fields, source), source, value);
 
 /** The items at these indices. */
 export const pickItems = <T>(list: Indexed<T>, indices: readonly number[]): Indexed<T> => ({

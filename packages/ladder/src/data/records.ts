@@ -2,37 +2,14 @@
 import { SidenetError } from "@sidenet/tensor";
 import * as z from "zod";
 import { checkCounts } from "../check-counts.ts";
-import {
-  type ChatMessage,
-  type ChatTemplate,
-  messageSchema,
-  type TextPiece,
-  type Tool,
-} from "../text/chat-template.ts";
+import type { ChatTemplate, TextPiece, Tool } from "../text/chat-template.ts";
+import { type ChatMessage, messageSchema } from "../text/messages.ts";
 import { type EncodingOptions, leadingBos, type Tokenizer } from "../text/tokenizer.ts";
 
 /** Where a record came from, such as "train.jsonl, line 7"; it appears in error messages. */
 export type Source = string;
 
 const text = z.string();
-
-/** Fields that a record, or a row of an evaluation task, may have; others are ignored. */
-export const RECORD_FIELDS = [
-  "text",
-  "prompt",
-  "completion",
-  "messages",
-  "tools",
-  "context",
-  "question",
-  "choices",
-  "label",
-  "answer",
-  "solution",
-  "first_error_step",
-] as const;
-/** The name of a field that `--map` takes. */
-export type RecordField = (typeof RECORD_FIELDS)[number];
 
 /** A value, or its JSON as a text, which is what a cell of a table has. */
 const orJson = <Schema extends z.ZodType>(schema: Schema) =>
@@ -55,6 +32,20 @@ const chatSchema = z.object({
   messages: listOf(messageSchema),
   tools: orJson(z.array(z.record(z.string(), z.unknown())).nullish()),
 });
+/** A conversation as ShareGPT has it. */
+const conversationsSchema = z
+  .object({ conversations: chatSchema.shape.messages, system: text.nullish(), tools: chatSchema.shape.tools })
+  .transform(({ conversations, system, tools }) => {
+    const first = system && conversations[0].role !== "system" ? [{ role: "system", content: system }] : [];
+    return { messages: [...first, ...conversations], tools };
+  });
+/** A task as Alpaca has it: the instruction, a blank line and the input are the prompt. */
+const instructionSchema = z
+  .object({ instruction: text, input: text.nullish(), output: text })
+  .transform(({ instruction, input, output }) => ({
+    prompt: input ? `${instruction}\n\n${input}` : instruction,
+    completion: output,
+  }));
 /** The index of a choice, as a number, as digits, or as a letter. */
 const labelSchema = z.union([
   z.int().nonnegative(),
@@ -74,26 +65,37 @@ export const choiceSchema = z
   .refine(({ choices, label }) => label < choices.length, { message: "label is not an index into choices" });
 
 /** The kinds of record. A value that fits several is of the first of them, and keeps the fields of that one only. */
-const recordSchema = z.union([chatSchema, pairSchema, choiceSchema, plainSchema]);
+const recordSchema = z.union([
+  chatSchema,
+  conversationsSchema,
+  pairSchema,
+  choiceSchema,
+  instructionSchema,
+  plainSchema,
+]);
 /** A record: a text, a prompt and its completion, a conversation, or a question with choices. */
 export type TextRecord = z.infer<typeof recordSchema>;
 export type ChoiceRecord = z.infer<typeof choiceSchema>;
 
+const TURNS =
+  'a list of {"role": "...", "content": "..."} or {"from": "human" or "gpt", "value": "..."}, each a text; only beside "tool_calls" ' +
+  "the content may be missing";
 /** The type of each field, and its description for error messages. */
-const WANTED: readonly (readonly [RecordField, z.ZodType, string])[] = [
-  [
-    "messages",
-    chatSchema.shape.messages,
-    'a list of {"role": "...", "content": "..."}, each a text; only beside "tool_calls" the content may be missing',
-  ],
+const WANTED: readonly (readonly [string, z.ZodType, string])[] = [
+  ["messages", chatSchema.shape.messages, TURNS],
+  ["conversations", chatSchema.shape.messages, TURNS],
   ["tools", chatSchema.shape.tools, "a list of objects, each of which describes a tool"],
   ["text", text, "a text"],
   ["prompt", text, "a text"],
   ["completion", text, "a text"],
   ["label", labelSchema, "the index of one of its choices, or its letter"],
 ];
-/** What may be the turns of a conversation. */
-const turnsSchema = listOf(z.record(z.string(), z.unknown()));
+/** What may be the turns of a conversation: each names who speaks. */
+const turnsSchema = listOf(
+  z
+    .record(z.string(), z.unknown())
+    .refine((turn) => Object.keys(turn).some((name) => /^(role|from|speaker|author|sender)$/i.test(name))),
+);
 /** Usual names of the field that is learned. */
 const ANSWER_NAMES = /^(output|response|answer|target|completion|chosen)s?$/i;
 
@@ -109,9 +111,11 @@ function faultOf(fields: Fields): string | null {
   for (const [name, schema, wanted] of WANTED) {
     if (!Object.hasOwn(fields, name)) continue;
     const { error } = schema.safeParse(fields[name]);
-    const item = error?.issues[0].path[0];
-    const found = typeof item === "number" ? `item ${item + 1} is something else` : typeName(fields[name]);
-    if (error) return `its "${name}" must be ${wanted}; found: ${found}.`;
+    if (!error) continue;
+    const { code, path, message } = error.issues[0];
+    const problem = code === "custom" ? message : "is something else";
+    const found = typeof path[0] === "number" ? `item ${path[0] + 1} ${problem}` : typeName(fields[name]);
+    return `its "${name}" must be ${wanted}; found: ${found}.`;
   }
   return null;
 }
@@ -126,16 +130,17 @@ function cureFor(value: unknown): string {
   const texts = Object.keys(fields).filter((name) => typeof fields[name] === "string");
   const asked = texts.filter((name) => !ANSWER_NAMES.test(name));
   const answer = texts.find((name) => ANSWER_NAMES.test(name)) ?? asked[1];
-  const [first, second] = [asked[0], answer]
-    .filter((name) => name !== undefined)
-    .map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
+  const chosen = [asked[0], answer].filter((name) => name !== undefined);
+  const [first, second] = chosen.map((name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`));
   const turns = Object.keys(fields).find((name) => turnsSchema.safeParse(fields[name]).success);
-  if (turns !== undefined && second === undefined)
-    return `Map its turns with --map messages=${turns}; each needs the fields role and content.`;
+  if (turns !== undefined)
+    return `Map its turns with --map messages=${turns}; each needs the fields role and content, or from and value.`;
   if (first === undefined) return "Map other fields with --text, or --prompt and --completion, or --map.";
   if (second === undefined && first === "prompt") return 'Its "completion" is missing.';
   const flags = second === undefined ? `--text ${first}` : `--prompt ${first} --completion ${second}`;
-  return `Map its fields, such as ${flags} (or --text, --map).`;
+  const left = texts.filter((name) => !chosen.includes(name));
+  const loss = left.length === 0 ? "" : `, which leaves out ${left.join(", ")}`;
+  return `Map its fields, such as ${flags} (or --text, --map)${loss}.`;
 }
 
 const typeName = (value: unknown): string =>
@@ -148,46 +153,12 @@ export function describeFields(value: unknown): string {
   return `has the fields ${fields.join(", ")}`;
 }
 
-/** Fields that belong together: if one of a group is mapped, the record gets the fields of that group only. */
-const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
-  ["text"],
-  ["prompt", "completion"],
-  ["messages", "tools"],
-  ["context", "question", "choices", "label"],
-  ["question", "answer"],
-  ["question", "solution", "label", "first_error_step"],
-];
-
-/** The names in the data of fields of a record; "choices.text" is a field within a field. */
-export type FieldMapping = Readonly<Partial<Record<RecordField, string>>>;
-
-function fieldAt(value: object, path: string): unknown {
-  if (Object.hasOwn(value, path)) return (value as Record<string, unknown>)[path];
-  return path.split(".").reduce<unknown>((inner, name) => {
-    const isThere = inner !== null && typeof inner === "object" && Object.hasOwn(inner, name);
-    return isThere ? (inner as Record<string, unknown>)[name] : undefined;
-  }, value);
-}
-
-/** The record with its fields under their own names. */
-export function mapFields(value: unknown, fields: FieldMapping): unknown {
-  const mapped = Object.keys(fields) as RecordField[];
-  if (mapped.length === 0 || value === null || typeof value !== "object") return value;
-  const group = FIELD_GROUPS.filter((names) => mapped.some((name) => names.includes(name))).flat();
-  return Object.fromEntries(
-    group.flatMap((name) => {
-      const found = fieldAt(value, fields[name] ?? name);
-      return found === undefined ? [] : [[name, found]];
-    }),
-  );
-}
-
 /** Parses one record; `given` is the value before its fields were mapped. Throws `L-RECORD` with its source and what is wrong. */
 export function parseRecord(value: unknown, source: Source, given: unknown = value): TextRecord {
   const parsed = recordSchema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const fault = isObject(given) ? faultOf(given) : null;
-  if (fault !== null) throw new SidenetError("L-RECORD", `${source}: ${fault}`);
+  const fault = [value, given].filter(isObject).map(faultOf).find(Boolean);
+  if (fault) throw new SidenetError("L-RECORD", `${source}: ${fault}`);
   throw new SidenetError(
     "L-RECORD",
     `${source}: a record is {"text": "..."}, {"prompt": "...", "completion": "..."}, {"messages": [{"role": "user", ` +

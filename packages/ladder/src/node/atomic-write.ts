@@ -4,10 +4,17 @@ import { SidenetError } from "@sidenet/tensor";
 import { fileError, writeFully } from "./file-source.ts";
 import { targetOf, withTemporary } from "./temporary-path.ts";
 
+/** Whether `path` is a pipe or a device, which is written to as it is. /dev/stdout may be one that no other path leads to. */
+export const isStream = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (stats) => !stats.isFile() && !stats.isDirectory(),
+    () => false,
+  );
+
 /**
  * Writes a file so that its name only ever shows the old content or the whole new one: a temporary file in the same
  * folder, flushed, renamed over the target, the folder flushed. On failure the temporary file is removed. A link stays and its
- * target is written; a pipe or a device such as /dev/stdout is written to as it is.
+ * target is written; a pipe or a device such as /dev/stdout is written to as it is, until its reader has enough.
  * Throws `L-FILE` or `L-FILE-MISSING` (no such folder), and what making the content throws.
  */
 export async function writeFileAtomic(
@@ -15,12 +22,13 @@ export async function writeFileAtomic(
   content: string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
 ): Promise<void> {
   try {
-    const target = await targetOf(path);
-    const stats = await stat(target).catch(() => null);
-    if (stats && !stats.isFile() && !stats.isDirectory()) {
-      await writeContent(target, "w", content);
+    if (await isStream(path)) {
+      await writeContent(path, "w", content).catch((cause) => {
+        if (cause.code !== "EPIPE") throw cause;
+      });
       return;
     }
+    const target = await targetOf(path);
     await withTemporary(target, "tmp", async (temporary) => {
       await writeContent(temporary, "wx", content, (file) => file.sync());
       await rename(temporary, target);

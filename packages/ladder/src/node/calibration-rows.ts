@@ -1,8 +1,9 @@
 /** Text that a quantization is calibrated on, as rows of tokens. */
 
 import { joinRecords, packRows } from "../data/batches.ts";
+import type { FieldMapping } from "../data/field-mapping.ts";
 import { recordParser } from "../data/record-list.ts";
-import { encodeRecord, encodingBy, type FieldMapping, type TokenRecord } from "../data/records.ts";
+import { encodeRecord, encodingBy, type TokenRecord } from "../data/records.ts";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
 import type { TokenBatch } from "../model/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";

@@ -1,6 +1,6 @@
 /** One evaluation from files: everything `sidenet eval` does, with its terminal left out. */
 import type { Device } from "@sidenet/tensor";
-import { type FieldMapping, mapFields } from "../data/records.ts";
+import { type FieldMapping, mapFields } from "../data/field-mapping.ts";
 import type { Row } from "../data/rows.ts";
 import { deviceName } from "../device-name.ts";
 import {
@@ -71,7 +71,7 @@ async function readSome({ data, fields, limit }: EvalRunOptions): Promise<Row[]>
   for (const path of data) {
     for await (const { value, source } of readRows(path)) {
       if (limit !== null && rows.length >= limit) return rows;
-      rows.push({ value: mapFields(value, fields), source });
+      rows.push({ value: mapFields(value, fields, source), source });
     }
   }
   return rows;

@@ -1,7 +1,7 @@
 import { access, constants, mkdir, readdir, realpath, rename, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { syncFolder } from "./atomic-write.ts";
+import { isStream, syncFolder } from "./atomic-write.ts";
 import { TOKENIZER_FILES } from "./carry-tokenizer.ts";
 import { fileError } from "./file-source.ts";
 import { makeFolder } from "./make-folder.ts";
@@ -98,14 +98,13 @@ export async function checkOutputFile(path: string, inputs: readonly string[]): 
         `${path} is read from, and would be replaced. Write to another place.`,
       );
     }
-    if ((await stat(real)).isDirectory())
+    if ((await stat(path)).isDirectory())
       throw new SidenetError(
         "L-OUTPUT",
         `${path} is a folder, and a file is to be written. Name another place.`,
       );
   }
-  const isWritten = real !== null && !(await stat(real)).isFile(); // a pipe or a device; a file is replaced
-  const place = isWritten ? real : dirname(real ?? path);
+  const place = (await isStream(path)) ? path : dirname(real ?? path); // a file is replaced
   await access(place, constants.W_OK).catch((cause: unknown) => {
     throw fileError(place, cause);
   });

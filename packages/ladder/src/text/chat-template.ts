@@ -1,17 +1,7 @@
 /** Conversations as text, by a model's own Jinja template, run by Hugging Face's library. */
 import { SidenetError } from "@sidenet/tensor";
-import * as z from "zod";
 import { jinjaTemplate } from "./jinja.ts";
-
-/** One turn of a conversation; one that calls tools may have no content. Further fields are passed on to the template. */
-export const messageSchema = z
-  .looseObject({ role: z.string(), content: z.string().nullish() })
-  .refine(({ content, tool_calls: calls }) => content != null || Array.isArray(calls));
-/**
- * One turn of a conversation.
- * @interface
- */
-export type ChatMessage = z.infer<typeof messageSchema>;
+import type { ChatMessage } from "./messages.ts";
 
 /** Special tokens by the names that templates use, such as `bos_token`. */
 export type SpecialTokens = Readonly<Record<string, string>>;
@@ -65,14 +55,16 @@ export class ChatTemplate {
   }
 
   /**
-   * A conversation in pieces, of which the assistant's turns are learned. Turns that the template changes when others follow,
+   * A conversation in pieces, of which the assistant's turns are learned, but for those of `weight` 0. Turns that the template changes when others follow,
    * as some do by removing their reasoning, are not learned, since the model would not write them so. Throws `L-CHAT-TEMPLATE`,
    * also where the template leaves out the calls of tools: their turns would be learned as answers that say nothing.
    */
   pieces(messages: readonly ChatMessage[], tools: readonly Tool[] | null = null): TextPiece[] {
     if (!this.#writesCalls(messages, tools))
       throw this.#error('the chat template does not write "tool_calls"');
-    const answers = [...messages.keys()].filter((i) => messages[i].role === "assistant");
+    const answers = [...messages.keys()].filter(
+      (i) => messages[i].role === "assistant" && messages[i].weight !== 0,
+    );
     for (let first = 0; first === 0 || first < answers.length; first++) {
       const pieces = this.#piecesAround(messages, tools, answers.slice(first));
       if (pieces) return pieces;

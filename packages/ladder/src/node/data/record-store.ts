@@ -3,6 +3,7 @@ import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
+import type { FieldMapping } from "../../data/field-mapping.ts";
 import { parseLine, sourceAt } from "../../data/lines.ts";
 import {
   type RecordList,
@@ -10,7 +11,7 @@ import {
   recordParser,
   type StoredRecord,
 } from "../../data/record-list.ts";
-import { type FieldMapping, parseRecord, type Source } from "../../data/records.ts";
+import { parseRecord, type Source } from "../../data/records.ts";
 import { readFully, writeFully } from "../file-source.ts";
 import { readLines } from "./jsonl.ts";
 import { dataError, isJsonl, noRecords, readRows } from "./rows.ts";

@@ -2,9 +2,10 @@
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
+import { mapFields } from "../../data/field-mapping.ts";
 import { mixture } from "../../data/mixture.ts";
 import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
-import { type EncodeOptions, encodingBy, mapFields, type TokenRecord } from "../../data/records.ts";
+import { type EncodeOptions, encodingBy, type TokenRecord } from "../../data/records.ts";
 import { trainingRecord } from "../../eval/tasks.ts";
 import { contextLimit } from "../../model/config.ts";
 import type { Decoder } from "../../model/decoder.ts";
@@ -75,7 +76,8 @@ interface OpenedData extends Parts {
 /** How rows become records: by their fields, or as a task's questions and right answers. */
 function parserOf({ task = null, template, fields }: TrainRunOptions): RecordParser {
   if (task === null) return recordParser(fields);
-  return (value, source) => trainingRecord(task, mapFields(value, fields), source, template === "chat");
+  return (value, source) =>
+    trainingRecord(task, mapFields(value, fields, source), source, template === "chat");
 }
 
 /** Held-out records come from the end of the data, unless `evalData` names files for them. */

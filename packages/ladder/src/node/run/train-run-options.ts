@@ -1,6 +1,6 @@
 /** Options of a fine-tuning run: data, model, method and length. */
 
-import type { FieldMapping } from "../../data/records.ts";
+import type { FieldMapping } from "../../data/field-mapping.ts";
 import type { QuestionTask } from "../../eval/tasks.ts";
 import type { MethodOptions } from "../../methods/method.ts";
 import type { BaseStorage } from "../../model/base-storage.ts";
