@@ -1,6 +1,6 @@
 // rope: rotates the pair (i, i + D/2) of each head by the angle of its position; direction -1 rotates back
 //   in x[B,T,H,D] cos[T,D/2] sin[T,D/2]   out y[B,T,H,D]
-//   grid: one thread per vector of angles of a position and HEADS · rounds of its heads
+//   grid: one thread per vector of angles of a position and HEADS · rounds of its heads; the first is at position `first`
 //   why: angles are read, and their position computed, once for several heads, whose loads are all in flight at once
 //   numerics: the host computes the tables in double, since WGSL's sin and cos are too coarse   source: Su et al. 2021
 requires immediate_address_space;
@@ -15,7 +15,7 @@ alias y_v = vec4<f32>;
 alias value = vec4<f32>; // the type of intermediate values
 // WIDTH=1: alias value = f32;
 
-struct Params { threads: u32, t: u32, h: u32, half: u32, parts: u32, rounds: u32, direction: f32 }
+struct Params { threads: u32, t: u32, first: u32, h: u32, half: u32, parts: u32, rounds: u32, direction: f32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> x: array<x_v>;
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3
   let i = thread % p.half;
   let part = thread / p.half; // (b · T + t) · parts + index of the group of heads
   let row = part / p.parts;
-  let angle = row % p.t * p.half + i;
+  let angle = (row + p.first) % p.t * p.half + i;
   let c = cos[angle];
   let s = p.direction * sin[angle];
   var head = part % p.parts * p.rounds * HEADS;

@@ -216,8 +216,8 @@ export abstract class Device {
 
   /** Counts a storage and allocates its memory; if either fails, neither is done. */
   #reserve(storage: Storage, allocate: () => unknown): void {
-    this.memory.reserve(storage);
     try {
+      this.memory.reserve(storage);
       storage.handle = allocate();
     } catch (error) {
       this.memory.free(storage);
@@ -273,11 +273,11 @@ export abstract class Device {
     return this.#scopes.labels.filter((label) => label !== PLAIN_SCOPE);
   }
 
-  /** Takes a tensor out of its scope, so that it lives until `dispose()`; optionally changes its category. Throws `T-DEVICE`, `T-USE-AFTER-FREE`. */
+  /** Takes a tensor out of its scope, so that it lives until `dispose()`; optionally changes its category. Throws `T-NAME`, `T-DEVICE`, `T-USE-AFTER-FREE`. */
   keep(tensor: Tensor, category?: Category): Tensor {
     this.assertOwn(tensor, "keep");
-    this.#scopes.keep(tensor);
     if (category !== undefined) this.categorize(tensor, category);
+    this.#scopes.keep(tensor);
     return tensor;
   }
 

@@ -33,11 +33,11 @@ const STALE = 111;
 export async function runCase(device: Device, op: OpOrName, drawn: OpCase): Promise<Outcome[]> {
   const { signature } = rowOf(op);
   const residuals = signature.outputs.filter((operand) => operand.residual).map((operand) => operand.name);
-  const inputs = drawn.inputs.map(
-    (input) => input && device.tensor(input.values, input.shape, { dtype: input.dtype }),
-  );
+  const inputs: (Tensor | null)[] = [];
   let outputs: Record<string, Tensor> = {};
   try {
+    for (const input of drawn.inputs)
+      inputs.push(input && device.tensor(input.values, input.shape, { dtype: input.dtype }));
     outputs = device.run(op, inputs, drawn.attrs, residuals);
     const written: [string, Tensor][] = Object.entries(outputs);
     for (const [i, operand] of signature.inputs.entries()) {

@@ -5,6 +5,7 @@ import {
   MetaDevice,
   ParamStore,
   Random,
+  runCase,
   type Shape,
   SidenetError,
   type Tensor,
@@ -199,6 +200,30 @@ describe("a new tensor", () => {
     expect(messageOf(() => device.categorize(x, "wieghts" as "weights"))).toContain("T-NAME");
     expect(device.memory.live.workspace).toBe(16);
     expect(device.memory.liveBytes).toBe(16);
+    const keep = () => device.scope(() => device.keep(device.zeros([2]), "wieghts" as "weights"));
+    expect(messageOf(keep)).toContain("T-NAME");
+    expect(device.memory.liveBytes).toBe(16);
+  });
+
+  it("that a listener to allocations refuses leaves no memory behind", () => {
+    const device = new CpuDevice();
+    device.memory.onReserve = () => {
+      throw new Error("no more");
+    };
+    expect(() => device.empty([2])).toThrow("no more");
+    expect(device.memory.liveBytes).toBe(0);
+  });
+
+  it("of a case whose next operand is wrong leaves no memory behind", async () => {
+    const device = new CpuDevice();
+    const [x, y] = [[2], [3]].map((shape, i) => ({
+      name: "ab"[i],
+      shape,
+      dtype: "f32" as const,
+      values: [1, 2],
+    }));
+    await expect(runCase(device, "add", { inputs: [x, y], attrs: {} })).rejects.toThrow("T-SHAPE");
+    expect(device.memory.liveBytes).toBe(0);
   });
 
   it.each([

@@ -213,6 +213,27 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
       await gpu.synchronize();
     });
 
+    it("that ran takes no other work with it where a later call binds too little", async () => {
+      const gpu = await open();
+      gpu.addKernel("fixed", DOUBLE.replace("x: array<f32>", "x: array<f32, 64>"));
+      using large = gpu.tensor(new Float32Array(64).fill(3), [64]);
+      using small = gpu.tensor([1, 2, 3, 4], [4]);
+      using y = gpu.zeros([4]);
+      const calling = (x: Tensor | null) =>
+        gpu.dispatch("fixed/main", { bind: { x, y }, params: {}, grid: 1 });
+      for (let time = 0; time < 2; time++) {
+        calling(large);
+        expect([...(await y.read())]).toEqual([6, 6, 6, 6]);
+        using before = gpu.ops.add(small, small);
+        calling(small);
+        using after = gpu.ops.mul(small, small);
+        await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL.*fixed\.wgsl was refused/);
+        expect([...(await before.read()), ...(await after.read())]).toEqual([2, 4, 6, 8, 1, 4, 9, 16]);
+        calling(null); // as large as it has to be
+        await gpu.synchronize();
+      }
+    });
+
     it("is refused at once where a call of it cannot be", async () => {
       const gpu = await open();
       gpu.addKernel("double", DOUBLE);
@@ -231,6 +252,16 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
       if (half) expect(calling({ bind: { x: half, y } })).toThrow(/T-KERNEL.*"alias x_t = f32;"/);
       expect(() => gpu.dispatch("none/main", { bind: {}, params: {}, grid: 1 })).toThrow(/no kernel "none"/);
       expect(calling({ bind: { x: y, y } })).toThrow(/T-KERNEL.*x and y are bound to the same memory/);
+      gpu.addKernel("both", DOUBLE.replace("<storage, read>", "<storage, read_write>"));
+      using view = gpu.ops.reshape(y, { shape: [1, 1] });
+      expect(() => gpu.dispatch("both/main", { bind: { x: view, y }, params: {}, grid: 1 })).toThrow(
+        /T-KERNEL.*x and y are bound to the same memory, which both write/,
+      );
+      using parts = gpu.zeros([128]);
+      using first = gpu.alias(parts, [64], 0);
+      using second = gpu.alias(parts, [64], 64);
+      gpu.dispatch("both/main", { bind: { x: first, y: second }, params: {}, grid: 1 });
+      await gpu.synchronize();
       expect(calling({ params: undefined })).toThrow(/T-KERNEL.*wanted { bind, params, grid }/);
       gpu.addKernel(
         "counts",

@@ -10,7 +10,7 @@ import {
   type TiledKernel,
   tiledKernel,
 } from "./attention-kernels.ts";
-import { type Window, wholeWindow, windowsOf } from "./attention-windows.ts";
+import { forWindows, type Window, wholeWindow } from "./attention-windows.ts";
 import { runAccumulate } from "./elementwise-kernels.ts";
 import { toF16WithExponents } from "./f16-rows.ts";
 import { runSum } from "./reduce.ts";
@@ -185,29 +185,31 @@ export function runAttention(
   const lse = io.lse ?? k.temp([extents.B, extents.T, extents.H, 2]);
   const mask = maskOf(k, io, extents);
   if (isFewQueries(k.profile, extents)) {
-    for (const window of windowsOf(k, extents, [q, y], [key, v])) runFew(k, window, { ...io, lse }, mask);
+    const operands = { byQuery: [q, y], byKey: [key, v], written: [y] };
+    forWindows(k, extents, operands, (window) => runFew(k, window, { ...io, lse }, mask));
     return;
   }
   const kernel = tiledKernel(k.profile, extents);
   const [queries, keys, values] = operandsOf(kernel, k, extents.D, q, key, v);
-  for (const window of windowsOf(k, extents, [queries, y], [keys, values])) {
+  const operands = { byQuery: [queries, y], byKey: [keys, values], written: [y] };
+  forWindows(k, extents, operands, (window) => {
     const { ofQueries, ofKeys } = window;
     const heads = { q: ofQueries(queries), k: ofKeys(keys), v: ofKeys(values) };
     runTiled(k, "forward", { kernel, window, mask, heads, perQuery: { lse }, out: { y: ofQueries(y) } });
-  }
+  });
 }
 
 /** stats[B,T,H,4] = (lse, dy·y, scale): what the gradient kernels need of each query besides its vectors. */
 function runStatistics(k: KernelContext, { dy, y, lse }: BackwardInputs, extents: AttentionExtents): Tensor {
   const { B, T, H } = extents;
   const stats = k.temp([B, T, H, 4]);
-  for (const window of windowsOf(k, extents, [dy, y], [])) {
+  forWindows(k, extents, { byQuery: [dy, y], byKey: [], written: [] }, (window) =>
     k.run("attention-tile/statistics", {
       bind: { dy: window.ofQueries(dy), yIn: window.ofQueries(y), lseIn: lse, stats },
       params: paramsOf(window, MASK_KIND.none),
       grid: Math.ceil((window.extents.B * window.extents.T * H) / THREADS),
-    });
-  }
+    }),
+  );
   return stats;
 }
 
@@ -231,9 +233,10 @@ export function runAttentionBackwardQ(
   extents: AttentionExtents,
 ): void {
   const { byQuery, byKey, callOf } = prepareBackward(k, io, extents);
-  for (const window of windowsOf(k, extents, [...byQuery, io.dq], byKey)) {
-    runTiled(k, "backward_q", { ...callOf(window), out: { dq: window.ofQueries(io.dq) } });
-  }
+  const operands = { byQuery: [...byQuery, io.dq], byKey, written: [io.dq] };
+  forWindows(k, extents, operands, (window) =>
+    runTiled(k, "backward_q", { ...callOf(window), out: { dq: window.ofQueries(io.dq) } }),
+  );
 }
 
 export function runAttentionBackwardKV(
@@ -243,16 +246,17 @@ export function runAttentionBackwardKV(
 ): void {
   const { byQuery, byKey, callOf } = prepareBackward(k, io, extents);
   let sequence = -1; // firstKey of the sequence whose dk and dv have been written by an earlier window
-  for (const window of windowsOf(k, extents, byQuery, [...byKey, io.dk, io.dv])) {
+  const written = [io.dk, io.dv];
+  forWindows(k, extents, { byQuery, byKey: [...byKey, ...written], written }, (window) => {
     const totals = [window.ofKeys(io.dk), window.ofKeys(io.dv)];
     const isFirst = window.firstKey !== sequence;
     sequence = window.firstKey;
     const [dk, dv] = isFirst ? totals : totals.map(({ shape, dtype }) => k.temp(shape, dtype));
     runTiled(k, "backward_kv", { ...callOf(window), out: { dk, dv } });
-    if (isFirst) continue;
+    if (isFirst) return;
     for (const [i, x] of [dk, dv].entries()) {
       runAccumulate(k, totals[i], x);
       x.dispose();
     }
-  }
+  });
 }

@@ -59,7 +59,7 @@ interface CopiedRange {
 }
 
 /** y[to + i] = x[from + i] for i < count, in flat elements; copies as much as fits a binding at a time. */
-function copyRange(k: KernelContext, x: Tensor, y: Tensor, { from, to, count }: CopiedRange): void {
+export function copyRange(k: KernelContext, x: Tensor, y: Tensor, { from, to, count }: CopiedRange): void {
   const { maxBindingBytes, bindingAlignment } = k.profile;
   const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype));
   const maxCount = Math.floor((maxBindingBytes - bindingAlignment) / largest);

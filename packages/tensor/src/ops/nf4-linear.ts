@@ -74,6 +74,7 @@ export function panelsOf(
   const panels = Math.max(1, Math.ceil(O / (8 * eights)));
   const rows = Math.min(O, 8 * Math.ceil(O / panels / 8)); // about equal panels: a small last one would take as long on a GPU
   const panel = k.temp([rows, I], dtype);
+  k.split(1, [panel]); // throws if eight rows do not fit a binding
   return {
     rows,
     make({ start, count }) {

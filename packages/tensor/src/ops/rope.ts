@@ -1,7 +1,6 @@
-import { EPS, elementBytes } from "../dtype.ts";
+import { EPS } from "../dtype.ts";
 import { defineOp } from "../op.ts";
 import { type DeviceProfile, hasEightLanes } from "../profile.ts";
-import type { Tensor } from "../tensor.ts";
 
 /**
  * Which heads of a position a thread processes, and how many at once. On a software driver, where every workgroup has a cost, it
@@ -41,38 +40,20 @@ export const rope = defineOp({
       }
     }
   },
-  kernel(k, { x, cos, sin, y }, { B, T, H, D, P }, { inverse }) {
+  kernel(k, { x, cos, sin, y }, { B, T, H, P }, { inverse }) {
     if (x.size === 0) return;
     const { consts, parts, rounds, half } = groupsOf(k.profile, H, P);
-    const run = (
-      x: Tensor,
-      y: Tensor,
-      tables: { cos: Tensor; sin: Tensor },
-      rows: number,
-      t: number,
-    ): void => {
-      const threads = rows * parts * half;
+    const direction = inverse ? -1 : 1;
+    k.split(1, [cos, sin]); // throws if they do not fit a binding
+    for (const range of k.split(B * T, [x, y])) {
+      const threads = range.count * parts * half;
+      const [from, to] = [x, y].map((tensor) => k.rows(tensor, B * T, range));
       k.run("rope/main", {
-        bind: { x, ...tables, y },
-        params: { threads, t, h: H, half, parts, rounds, direction: inverse ? -1 : 1 },
+        bind: { x: from, cos, sin, y: to },
+        params: { threads, t: T, first: range.start % T, h: H, half, parts, rounds, direction },
         grid: Math.ceil(threads / consts.LANES),
         consts,
       });
-    };
-    const largest = Math.max(elementBytes(x.dtype), elementBytes(y.dtype)) * T * H * D;
-    if (B > 1 && largest <= k.profile.maxBindingBytes) {
-      // Split between sequences, so that every window starts at position 0.
-      for (const range of k.split(B, [x, y])) {
-        run(k.rows(x, B, range), k.rows(y, B, range), { cos, sin }, range.count * T, T);
-      }
-      return;
-    }
-    for (let b = 0; b < B; b++) {
-      const [from, to] = [x, y].map((tensor) => k.rows(tensor, B, { start: b, count: 1 }));
-      for (const range of k.split(T, [from, to, cos, sin])) {
-        const window = (tensor: Tensor) => k.rows(tensor, T, range);
-        run(window(from), window(to), { cos: window(cos), sin: window(sin) }, range.count, range.count);
-      }
     }
   },
   draw: (pick) => {

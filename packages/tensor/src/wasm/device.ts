@@ -20,7 +20,10 @@ export class WasmDevice extends Device {
   override readonly kind = "wasm";
   override readonly label: string;
   override readonly profile: DeviceProfile;
-  readonly #runtime: Runtime;
+  /** Threads that compute, including the calling one. */
+  readonly threads: number;
+  /** null once the device is disposed: its memory goes though somebody still holds the device. */
+  #runtime: Runtime | null;
   readonly #poison: boolean;
   readonly #context: WasmContext;
   #references = 0;
@@ -38,34 +41,35 @@ export class WasmDevice extends Device {
       maxBufferBytes: 2 ** 32,
       wasm: { panelRows: runtime.panelRows },
     };
-    this.#context = new WasmContext(this, (kernel, args, tasks) => runtime.run(kernel, args, tasks));
+    this.#context = new WasmContext(this, (kernel, args, tasks) => this.#runtime!.run(kernel, args, tasks));
     const { threads, relaxedSimd } = runtime;
+    this.threads = threads;
     this.label =
       `WebAssembly SIMD${relaxedSimd ? " with fused multiply-add" : ""}, ` +
       (threads === 1 ? "one thread" : `${threads} threads`);
   }
 
-  /** Threads that compute, including the calling one. */
-  get threads(): number {
-    return this.#runtime.threads;
-  }
-
-  /** Bytes of linear memory, total and free; dispatches, and how many of them ran on all threads; ops that ran by their reference. */
+  /**
+   * Bytes of linear memory, total and free; dispatches, and how many of them ran on all threads; ops that ran by their reference.
+   * Throws `T-DEVICE-LOST`.
+   */
   statistics(): WasmStatistics & { references: number } {
-    return { ...this.#runtime.statistics(), references: this.#references };
+    this.assertUsable();
+    return { ...this.#runtime!.statistics(), references: this.#references };
   }
 
   protected override allocate(storage: Storage): number {
-    const address = this.#runtime.heap.acquire(storage.sizeBytes);
+    const runtime = this.#runtime!;
+    const address = runtime.heap.acquire(storage.sizeBytes);
     if (address === null) {
-      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, this.#runtime.whyFull()));
+      throw new SidenetError("T-OUT-OF-MEMORY", this.memory.explain(storage, runtime.whyFull()));
     }
-    if (this.#poison) this.#runtime.f32(address, storage.sizeBytes / 4).fill(Number.NaN);
+    if (this.#poison) runtime.f32(address, storage.sizeBytes / 4).fill(Number.NaN);
     return address;
   }
 
   protected override deallocate(storage: Storage): void {
-    this.#runtime.heap.release(storage.handle as number, storage.sizeBytes);
+    this.#runtime?.heap.release(storage.handle as number, storage.sizeBytes);
     storage.handle = null;
   }
 
@@ -92,7 +96,8 @@ export class WasmDevice extends Device {
 
   /** Terminates the threads. */
   protected override close(): void {
-    this.#runtime.dispose();
+    this.#runtime!.dispose();
+    this.#runtime = null;
   }
 
   protected override compute(execution: Execution): void {
@@ -107,7 +112,7 @@ export class WasmDevice extends Device {
   /** A view of a tensor's memory; f16 as 16-bit integers. */
   #view({ dtype, size, storage, offset }: Tensor): ReturnType<typeof storedArray> {
     const address = (storage.handle as number) + offset * elementBytes(dtype);
-    return storedArray(dtype, this.#runtime.memory.buffer, address, size);
+    return storedArray(dtype, this.#runtime!.memory.buffer, address, size);
   }
 
   /** The values of a tensor: a view of its memory, or for f16 a copy. */

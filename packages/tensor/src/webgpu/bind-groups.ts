@@ -10,6 +10,9 @@ import { isTexture } from "./textures.ts";
 /** Several steps of different lengths: one of QLoRA on a 7B model has some 7,000. */
 const GROUP_LIMIT = 32768;
 
+/** Size of the buffer that is bound in place of absent operands. */
+export const EMPTY_BYTES = 256;
+
 type Limits = Pick<DeviceProfile, "maxBindingBytes" | "bindingAlignment">;
 
 /** The bytes of a buffer that a tensor occupies. */
@@ -39,7 +42,7 @@ export class BindGroupCache {
   constructor(gpu: GPUDevice, limits: Limits) {
     this.#gpu = gpu;
     this.#limits = limits;
-    this.#nothing = gpu.createBuffer({ size: 256, usage: USAGE.STORAGE });
+    this.#nothing = gpu.createBuffer({ size: EMPTY_BYTES, usage: USAGE.STORAGE });
   }
 
   /** Throws `T-TOO-LARGE` for a tensor that does not fit a binding. */

@@ -14,7 +14,7 @@ import { BufferPool, type Pooled, type PooledBuffer, USAGE } from "./buffer-pool
 import { CommandStream } from "./command-stream.ts";
 import { DriverErrors } from "./driver-errors.ts";
 import { fromBytes, toBytes } from "./host-bytes.ts";
-import { checkCall, dtypesOf, foldGrid } from "./kernel-call.ts";
+import { checkCall, dtypesOf, extentsOf, foldGrid } from "./kernel-call.ts";
 import { addKernelSource, type KernelSource, kernelSource, packParams } from "./kernel-source.ts";
 import type { KernelTime } from "./kernel-time.ts";
 import { PipelineCache, pipelineKey } from "./pipelines.ts";
@@ -51,8 +51,8 @@ export class WebGpuDevice extends Device {
   readonly #bindGroups: BindGroupCache;
   readonly #errors: DriverErrors;
   readonly #repeats: Repeats;
-  /** Keys of the callers' kernel variants that have run without an error. */
-  readonly #proven = new Set<string>();
+  /** The callers' kernel variants that have run without an error: by key, the smallest extent of each binding. */
+  readonly #proven = new Map<string, readonly number[]>();
 
   /** Use `openWebGpu`. */
   constructor(gpu: WebGpuType<"GPUDevice">, settings: WebGpuSettings) {
@@ -286,18 +286,19 @@ export class WebGpuDevice extends Device {
 
   /**
    * Runs a single kernel outside any op: for benchmarks and kernels of the caller. Throws `T-KERNEL`, `T-DEVICE` and
-   * `T-USE-AFTER-FREE`. If the text does not compile or the GPU refuses the first call, the next wait rejects with `T-KERNEL`.
+   * `T-USE-AFTER-FREE`. If the text does not compile or the GPU refuses the call, the next wait rejects with `T-KERNEL`.
    */
   dispatch(kernel: KernelEntry, call: KernelCall): void {
     this.assertUsable();
     const source = kernelSource(kernel.split("/")[0]);
     for (const tensor of checkCall(kernel, call, source)) this.assertOwn(tensor, kernel);
     const key = pipelineKey(kernel, dtypesOf(call), call.consts, call.bodies);
-    if (this.#proven.has(key)) this.#dispatch(kernel, call);
+    const proven = this.#proven.get(key);
+    if (proven && extentsOf(call).every((extent, i) => extent >= proven[i])) this.#dispatch(kernel, call);
     else this.#tryOut(key, kernel, call, source);
   }
 
-  /** Runs a kernel for the first time, in a separate submit: if the GPU refuses it, no other command is lost. */
+  /** Runs a kernel for the first time, or with less memory than before, in a separate submit: if the GPU refuses it, no other command is lost. */
   #tryOut(key: string, kernel: KernelEntry, call: KernelCall, source: KernelSource): void {
     this.#stream.submit();
     let isRun = false;
@@ -309,8 +310,16 @@ export class WebGpuDevice extends Device {
       },
       (error) => {
         if (error !== null) this.#refuse(key, source, call, error);
-        else if (isRun) this.#proven.add(key);
+        else if (isRun) this.#prove(key, call);
       },
+    );
+  }
+
+  #prove(key: string, call: KernelCall): void {
+    const before = this.#proven.get(key);
+    this.#proven.set(
+      key,
+      extentsOf(call).map((extent, i) => Math.min(extent, before?.[i] ?? extent)),
     );
   }
 

@@ -2,6 +2,7 @@ import type { DType } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import type { KernelCall } from "../op.ts";
 import { Tensor } from "../tensor.ts";
+import { EMPTY_BYTES } from "./bind-groups.ts";
 import type { KernelSource } from "./kernel-source.ts";
 
 /** Element types by binding, which select the variant of a kernel together with constants and bodies. */
@@ -33,10 +34,20 @@ export function foldGrid(
   return [x, y, z];
 }
 
+/** Whether tensors in the same memory have elements in common. */
+const overlap = (a: Tensor, b: Tensor): boolean =>
+  a.offset < b.offset + b.size && b.offset < a.offset + a.size;
+
+/**
+ * Elements of the bindings in the order of the call. With a binding of fewer than a proven call had, the GPU may refuse the kernel.
+ */
+export const extentsOf = ({ bind }: KernelCall): number[] =>
+  Object.values(bind).map((tensor) => tensor?.size ?? EMPTY_BYTES / 4);
+
 /**
  * Checks a call from outside the op table and returns its tensors, whose device and liveness the caller has to check. Throws
- * `T-KERNEL` for a binding that is not a tensor, for memory that one binding reads and another writes, for an integer parameter
- * that its type cannot hold, and for a malformed grid.
+ * `T-KERNEL` for a binding that is not a tensor, for memory that one binding writes and another reads or writes, for an integer
+ * parameter that its type cannot hold, and for a malformed grid.
  */
 export function checkCall(
   kernel: string,
@@ -62,18 +73,18 @@ export function checkCall(
     if (tensor instanceof Tensor) return { name, tensor };
     throw new SidenetError("T-KERNEL", `${kernel}: ${tensor} is bound to ${name}, wanted a tensor or null.`);
   });
+  const isWritten = (name: string) => bindings.get(name)?.writable === true;
   for (const [i, { name, tensor }] of named.entries()) {
-    const isWritten = bindings.get(name)?.writable;
-    const other = named
-      .slice(0, i)
-      .find(
-        (earlier) =>
-          earlier.tensor.storage === tensor.storage && bindings.get(earlier.name)?.writable !== isWritten,
-      );
+    const other = named.slice(0, i).find((earlier) => {
+      if (earlier.tensor.storage !== tensor.storage) return false;
+      if (!isWritten(earlier.name) || !isWritten(name)) return isWritten(earlier.name) || isWritten(name);
+      return overlap(earlier.tensor, tensor);
+    });
     if (!other) continue;
+    const writers = isWritten(other.name) && isWritten(name) ? "both write" : "one of them writes";
     throw new SidenetError(
       "T-KERNEL",
-      `${kernel}: ${other.name} and ${name} are bound to the same memory, which one of them writes. Bind a copy to the other.`,
+      `${kernel}: ${other.name} and ${name} are bound to the same memory, which ${writers}. Bind a copy to the other.`,
     );
   }
   return named.map(({ tensor }) => tensor);

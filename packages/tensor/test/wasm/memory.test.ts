@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import {
   CpuDevice,
   compareOutcomes,
@@ -6,9 +8,11 @@ import {
   runCase,
   type Tensor,
   TestRandom,
+  WasmDevice,
 } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
+import { Runtime } from "../../src/wasm/runtime.ts";
 
 const MIB = 2 ** 20;
 
@@ -108,5 +112,23 @@ describe("WebAssembly memory", () => {
     expect([...(await again.read())]).toEqual([5]);
     for (const tensor of [...held, again]) tensor.dispose();
     device.dispose();
+  });
+
+  it("goes when the device is disposed, though the device and a tensor of it are still held", async () => {
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    const open = async () => {
+      const runtime = await Runtime.open({ relaxedSimd: false, threads: 1, mayWait: true, spawn: null });
+      return { device: new WasmDevice(runtime), memory: new WeakRef(runtime.memory) };
+    };
+    const { device, memory } = await open();
+    const x = device.tensor([1, 2], [2]);
+    device.dispose();
+    await new Promise((resolve) => setTimeout(resolve)); // a WeakRef holds its target until then
+    collect();
+    expect(memory.deref()).toBeUndefined();
+    x.dispose();
+    expect([device.memory.liveCount, device.threads]).toEqual([0, 1]);
+    expect(() => device.statistics()).toThrow("T-DEVICE-LOST");
   });
 });
