@@ -137,7 +137,7 @@ async function printed(source: string): Promise<unknown[][]> {
 }
 
 it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
-  const [composed, custom, op, glu, side, method, masks, loss] = blocks(
+  const [composed, custom, op, scaled, glu, side, method, masks, loss] = blocks(
     await read("guide-autograd-research.md"),
     "ts",
   );
@@ -152,6 +152,10 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   expect(wrong).toBeNull();
   expect(error).toBeLessThan(1e-7);
   expect(record).toEqual([["softsign"], 48, "bytes"]);
+  expect(await printed(scaled)).toEqual([
+    ["wrong on this device:", null],
+    ["y:", [-1, 2]],
+  ]);
   const [[, wrongGlu], [, gluError]] = await printed(glu);
   expect(wrongGlu).toBeNull();
   expect(gluError).toBeLessThan(1e-6);
