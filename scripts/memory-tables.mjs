@@ -10,8 +10,6 @@ import { scriptOptions } from "./lib/options.mjs";
 
 export const FILE = fileURLToPath(new URL("../docs/memory.md", import.meta.url));
 
-/** The limits of a typical GPU, which `sidenet plan` assumes too. */
-const PROFILE = { maxBindingBytes: 2 ** 31 - 4, maxBufferBytes: 2 ** 32 };
 const LEAN = { optimizerState: "8bit", savedFormats: { saved: "f16", rungs: "f16" } };
 
 /** Methods with the default settings of `sidenet plan`. */
@@ -48,7 +46,6 @@ function planOf(config, settings, context) {
     memory: { ...LEAN, ...memory },
     batchSize: 1,
     context,
-    profile: PROFILE,
   });
 }
 

@@ -134,7 +134,7 @@ async function printed(source: string): Promise<unknown[][]> {
 }
 
 it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
-  const [composed, custom, op, glu, side, method, loss] = blocks(
+  const [composed, custom, op, scaled, glu, side, method, masks, loss] = blocks(
     await read("guide-autograd-research.md"),
     "ts",
   );
@@ -149,6 +149,10 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   expect(wrong).toBeNull();
   expect(error).toBeLessThan(1e-7);
   expect(record).toEqual([["softsign"], 48, "bytes"]);
+  expect(await printed(scaled)).toEqual([
+    ["wrong on this device:", null],
+    ["y:", [-1, 2]],
+  ]);
   const [[, wrongGlu], [, gluError]] = await printed(glu);
   expect(wrongGlu).toBeNull();
   expect(gluError).toBeLessThan(1e-6);
@@ -156,6 +160,10 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   expect(end).toBeLessThan(start - 0.3);
   const [[, frozen], [, before], [, after]] = (await printed(side)) as [string, number][];
   expect(before).toBe(frozen);
+  expect(await printed(masks)).toEqual([
+    ["H_0:", [90, 100, 3, 4, 70, 80]],
+    ["mask:", [1, 1, 0, 1]],
+  ]);
   const losses = (await printed(loss)).map(([, value]) => value as number);
   expect(losses[0]).toBeCloseTo(Math.LN2, 6);
   expect(losses.at(-1)).toBeLessThan(0.5);

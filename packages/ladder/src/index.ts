@@ -173,6 +173,7 @@ export {
   type PlanOptions,
   planStep,
   type StepOptions,
+  USUAL_LIMITS,
 } from "./training/plan.ts";
 export { newRunState, type RunState } from "./training/run-state.ts";
 export type { StepProfile, TimeShare } from "./training/step-profile.ts";

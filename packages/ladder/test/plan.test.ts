@@ -271,7 +271,6 @@ const lean = (method: "ladder" | "qlora", gradientCheckpointing: boolean): Omit<
     savedFormats: { saved: "f16", rungs: "f16" },
   },
   batchSize: 1,
-  profile: { maxBindingBytes: 2 ** 31 - 4, maxBufferBytes: 2 ** 32 },
 });
 
 describe("the promises on 7B and 8B models", () => {
@@ -332,7 +331,20 @@ it.each<[method: "ladder" | "lora", lean: MemoryOptions, lavish?: MemoryOptions]
   expect(peak(lean)).toBeLessThan(peak(lavish));
 });
 
+it("a buffer that no GPU of the plan holds, and numbers that are none, are refused in words for code and command", async () => {
+  const config = await openModelConfig("Qwen2.5-7B");
+  const options = { ...lean("ladder", true), context: 64 };
+  const small = { ...options, profile: { maxBufferBytes: 2 ** 28 } };
+  expect(() => planStep(config, small)).toThrow(
+    /T-TOO-LARGE.*model.embed_tokens.weight.*--quantize-ends, quantizeEmbeddings/,
+  );
+  expect(() => planStep(config, { ...options, gradientAccumulation: 1.5 })).toThrow(
+    /L-OPTION.*gradientAccumulation/,
+  );
+  expect(() => planStep(config, { ...options, prefixTokens: -1 })).toThrow(/L-OPTION.*prefixTokens/);
+});
+
 it("a batch of more tokens than kernels can count is refused before anything is planned", () => {
-  expect(() => plannedBatch(2 ** 31, 16)).toThrow(/T-TOO-LARGE.*Lower --context or --batch-size/);
+  expect(() => plannedBatch(2 ** 31, 16)).toThrow(/T-TOO-LARGE.*Lower the context or the batch size/);
   expect(() => plannedBatch(1, 1e99)).toThrow(/T-TOO-LARGE/);
 });

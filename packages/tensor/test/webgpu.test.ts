@@ -1,4 +1,12 @@
-import { CpuDevice, type Device, MetaDevice, Random, type Tensor, type WebGpuDevice } from "@sidenet/tensor";
+import {
+  CpuDevice,
+  type Device,
+  MetaDevice,
+  Random,
+  type Tensor,
+  unary,
+  type WebGpuDevice,
+} from "@sidenet/tensor";
 import { openDevice, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { assertClose, gpuAvailable, type openTestGpu } from "./support.ts";
@@ -206,6 +214,12 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
         gpu.dispatch("right/main", call(x, y));
         expect([...(await y.read())]).toEqual([4, 8, 12, 16]);
       }
+      // The kernel of unary rows has a binding s, which few of them use.
+      const row = unary({ name: "mistyped", doc: "y", wgsl: "return x * q;", f: (x) => x, flops: 1, rel: 0 });
+      gpu.ops.call(row, z).dispose();
+      const told = await gpu.synchronize().catch(String);
+      expect(told).toMatch(/T-KERNEL.*unresolved value 'q'/s);
+      expect(told).not.toContain("No tensor was bound");
       gpu.dispatch("right/nowhere" as "right/main", call(y, z));
       await expect(gpu.synchronize()).rejects.toThrow(/T-KERNEL.*"nowhere"/s);
       gpu.dispatch("right/main", { ...call(y, y), bind: { y } });

@@ -1,8 +1,15 @@
 /** What `plan` and a planned `compare` share: from a method to a row of their tables. */
-import { CATEGORIES, type Device, type DeviceProfile, SidenetError } from "@sidenet/tensor";
+import { CATEGORIES, DEFAULT_PROFILE, type Device, type DeviceProfile, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { contextLimit, type ModelConfig } from "../model/config.ts";
-import { BINDING_LIMITS, type LargeBuffer, type Plan, type PlanOptions, planStep } from "../training/plan.ts";
+import {
+  BINDING_LIMITS,
+  type LargeBuffer,
+  type Plan,
+  type PlanOptions,
+  planStep,
+  USUAL_LIMITS,
+} from "../training/plan.ts";
 import { withDevice } from "./device.ts";
 import { type StepFlags, stepSettings } from "./method-options.ts";
 import { EXIT } from "./session.ts";
@@ -38,9 +45,6 @@ export function stepOf(
 /** Kinds of GPU to plan for; the first unless another is given. */
 export const ADAPTER_CLASSES = ["discrete", "integrated", "software"] as const;
 
-/** Bindings of NVIDIA's driver; most GPUs have as much or more. */
-const USUAL_BINDING = 2 ** 31 - 4;
-
 /** The device that is planned for: that of this machine, or for `meta` a GPU of the given class. Throws as `openDevice`. */
 export async function plannedDevice(report: Report, flags: PlanFlags): Promise<PlannedDevice> {
   const { adapterClass, bindingLimit } = flags;
@@ -66,14 +70,11 @@ function genericDevice(adapterClass: DeviceProfile["adapterClass"]): PlannedDevi
     kind: "meta",
     label: `any ${adapterClass} adapter with f16`,
     profile: {
+      ...DEFAULT_PROFILE,
+      ...USUAL_LIMITS,
       adapterClass,
-      f16: true,
       subgroups: adapterClass !== "integrated",
       subgroupSize: adapterClass === "software" ? 8 : 32,
-      maxBindingBytes: USUAL_BINDING,
-      maxBufferBytes: 2 ** 32,
-      bindingAlignment: 256,
-      maxWorkgroupsPerAxis: 65535,
     },
   };
 }

@@ -56,12 +56,13 @@ export interface Adapter {
   readonly parameters: ParamStore;
   /**
    * Replaces the embedded tokens: H_0 f32[B,T,d], from `forward.tokens` and the h that the backbone's embedding makes of them.
-   * The tape then records every block.
+   * The blocks are then given the tape, which records what depends on trained tensors.
    */
   embed?(ops: Ops, forward: Forward, h: Tensor): Tensor;
   /**
    * The weights of block `layer`, counted from 0, with what is trained in it. `dropoutStream` is the number of the training pass,
-   * from which dropout draws; null: no dropout. The tape then records every block.
+   * from which dropout draws; null: no dropout. The blocks are then given the tape, which records what depends on trained tensors:
+   * nothing before the first block that has some.
    */
   adaptBlock?(layer: number, frozen: BlockWeights, dropoutStream: number | null): BlockWeights;
   /** A network beside the backbone. */

@@ -8,7 +8,10 @@ import type { LossOptions } from "../model/head.ts";
 /** What a loss reads besides y. */
 export interface LossInputs {
   readonly batch: LabeledBatch;
-  /** The batch on the device, for passes of other models over it. */
+  /**
+   * The batch as this decoder prepared it, for other passes of the same decoder. Another model has positions and a prefix of its
+   * own: `teacher.prepare(batch)`.
+   */
   readonly forward: Forward;
   /** What `upload` returned. */
   readonly uploaded: readonly Tensor[];

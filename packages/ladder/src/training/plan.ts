@@ -48,7 +48,7 @@ export interface StepOptions {
 
 /** A step, and the GPU it is planned for. */
 export interface PlanOptions extends StepOptions {
-  /** Limits and features of the GPU. Default: a discrete GPU with WebGPU's minimal limits. */
+  /** Limits and features of the GPU. Default: a discrete GPU with f16 and `USUAL_LIMITS`, as for `sidenet plan`. */
   readonly profile?: Partial<DeviceProfile>;
 }
 
@@ -81,6 +81,9 @@ export interface Plan {
   readonly timeline: readonly MemorySample[];
 }
 
+/** The limits that a plan assumes: those of NVIDIA's driver. Most GPUs have as much or more. */
+export const USUAL_LIMITS = { maxBindingBytes: 2 ** 31 - 4, maxBufferBytes: 2 ** 32 } as const;
+
 /** Usual limits of binding sizes, in bytes: WebGPU's minimum, and those of GPUs. */
 export const BINDING_LIMITS = [2 ** 27, 2 ** 30, 2 ** 31, 2 ** 32] as const;
 
@@ -94,7 +97,7 @@ export function plannedBatch(batchSize: number, length: number): LabeledBatch {
   if (size > MAX_BATCH_TOKENS) {
     throw new SidenetError(
       "T-TOO-LARGE",
-      `a batch of ${batchSize} rows of ${length} tokens has more than ${MAX_BATCH_TOKENS} tokens. Lower --context or --batch-size.`,
+      `a batch of ${batchSize} rows of ${length} tokens has more than ${MAX_BATCH_TOKENS} tokens. Lower the context or the batch size.`,
     );
   }
   return {
@@ -113,20 +116,29 @@ const withoutContextLimit = (config: ModelConfig): ModelConfig => ({
   slidingWindow: null,
 });
 
-/** Plans one training step of a model from its configuration alone: `measureStep` on the `meta` device. */
+/** Plans one training step of a model from its configuration alone: `measureStep` on the `meta` device. Throws as it does. */
 export const planStep = (config: ModelConfig, options: PlanOptions): Plan =>
-  measureStep(new MetaDevice(options.profile), config, options);
+  measureStep(new MetaDevice({ ...USUAL_LIMITS, ...options.profile }), config, options);
 
 /**
  * Runs one training step of a model of this configuration on any device, with uninitialized weights, since memory and FLOPs do
- * not depend on values. Everything else that lives on the device counts too. Throws what `makeAdapter` throws, and `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where it does not fit.
+ * not depend on values. Everything else that lives on the device counts too.
+ *
+ * Throws what `makeAdapter` and the constructor of `Trainer` throw; `L-OPTION` for a number of rows, tokens or batches that is
+ * none; `L-CONTEXT` for a prefix that leaves no space, and `L-METHOD` for one before a method that changes the blocks;
+ * `T-TOO-LARGE` or `T-OUT-OF-MEMORY` where it does not fit.
  */
 export function measureStep(device: Device, config: ModelConfig, options: StepOptions): Plan {
   const { memory } = device;
   const large = new Map<string, number>();
   const before = memory.onReserve;
-  memory.onReserve = ({ label, sizeBytes }) => {
-    refuseLarge(label, sizeBytes, device.profile.maxBufferBytes);
+  const { maxBufferBytes } = device.profile;
+  memory.onReserve = (allocation) => {
+    const { label, sizeBytes } = allocation;
+    if (sizeBytes > maxBufferBytes) {
+      memory.free(allocation);
+      throw refuseLarge(label, sizeBytes, maxBufferBytes);
+    }
     if (sizeBytes > BINDING_LIMITS[0]) large.set(label, Math.max(large.get(label) ?? 0, sizeBytes));
   };
   try {
@@ -141,6 +153,8 @@ export function measureStep(device: Device, config: ModelConfig, options: StepOp
       gradientAccumulation = 1,
       prefixTokens = 0,
     } = options;
+    checkCounts({ gradientAccumulation });
+    checkCounts({ prefixTokens }, 0);
     decoder.readPrefix(new Array(prefixTokens).fill(0));
     using adapter = typeof method === "function" ? method(decoder) : makeAdapter(method, decoder, "planned");
     using trainer = new Trainer(decoder, adapter, {
@@ -192,15 +206,12 @@ export function checkMethod(config: ModelConfig, { method, storage, hasPrefix }:
   if (hasPrefix && changesBackbone(adapter)) throw refusePrefix();
 }
 
-/** Throws `T-TOO-LARGE`. */
-function refuseLarge(label: string, sizeBytes: number, maxBufferBytes: number): void {
-  if (sizeBytes <= maxBufferBytes) return;
-  throw new SidenetError(
+const refuseLarge = (label: string, sizeBytes: number, maxBufferBytes: number): SidenetError =>
+  new SidenetError(
     "T-TOO-LARGE",
-    `${label} needs a buffer of ${sizeBytes} bytes, this GPU allows ${maxBufferBytes}. Use smaller weights ` +
-      "(--dtype f16, --quantize-ends) or a GPU with larger buffers.",
+    `${label} needs a buffer of ${sizeBytes} bytes, this GPU allows ${maxBufferBytes}. Store weights in f16 (--dtype f16), and ` +
+      "embeddings in NF4 (--quantize-ends, quantizeEmbeddings), or take a GPU with larger buffers.",
   );
-}
 
 /** Contexts are searched in steps of this many tokens. */
 const CONTEXT_STEP = 64;

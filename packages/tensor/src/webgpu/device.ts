@@ -326,12 +326,14 @@ export class WebGpuDevice extends Device {
   #refuse(key: string, { file, bindings }: KernelSource, { bind }: KernelCall, error: GPUError): void {
     this.#pipelines.forget(key);
     this.#bindGroups.clear();
-    const unbound = [...bindings.keys()].filter((name) => !(name in bind));
-    const hint = unbound.length > 0 ? `No tensor was bound to ${unbound.join(", ")}. ` : "";
-    this.#errors.note(
-      "T-KERNEL",
-      `${file}.wgsl was refused by ${this.label}: ${hint}${error.message.trim()}`,
+    const message = error.message.trim();
+    // A kernel may have bindings that this entry point does not use: the driver says by its number which is missing.
+    const unbound = [...bindings].filter(
+      ([name, { index }]) => !(name in bind) && new RegExp(`\\bbinding\\W+${index}\\b`).test(message),
     );
+    const names = unbound.map(([name]) => name).join(", ");
+    const hint = names && `No tensor was bound to ${names}. `;
+    this.#errors.note("T-KERNEL", `${file}.wgsl was refused by ${this.label}: ${hint}${message}`);
   }
 
   /** Dispatches a kernel; returns whether there was anything to run. */
