@@ -43,7 +43,7 @@ export {
   type PromptTemplate,
   prepareEvaluation,
 } from "./eval/evaluate.ts";
-export { type Estimate, estimate, estimateDifference, type Metric, wilson } from "./eval/intervals.ts";
+export { type Estimate, estimate, estimateDifference, type Metric } from "./eval/intervals.ts";
 export { scoreWindows, slidingWindows, type WindowScore } from "./eval/perplexity.ts";
 export {
   type Scores,
@@ -109,7 +109,7 @@ export { Lora, type LowRank, loraParameters, withLowRank } from "./methods/lora.
 export { type LoraConfig, type LoraOptions, loraConfig, parseLoraConfig } from "./methods/lora-config.ts";
 export { initializeAdapter, type MethodOptions, makeAdapter, quantizesByDefault } from "./methods/method.ts";
 export { type ModelTensor, mergeAdapter, modelTensors } from "./methods/model-tensors.ts";
-export { type PruneOptions, prunedValues, sourceBlocks } from "./methods/pruned-init.ts";
+export { type PruneOptions, prunedValues } from "./methods/pruned-init.ts";
 export { IMPORTANCES, type Importance } from "./methods/pruning.ts";
 export { residualStream, type StreamOptions } from "./methods/residual-stream.ts";
 export { parseSideConfig, type SideConfig, sideParameters } from "./methods/side-config.ts";

@@ -166,7 +166,6 @@ describe("a checkpoint from a GGUF", () => {
       },
       "L-CONFIG-UNSUPPORTED",
     ],
-    ["a part of a split file", { "split.count": { type: "u16", value: 2 } }, "L-CONFIG-UNSUPPORTED"],
   ])("%s is refused", async (_, fields, code) => {
     const bad = { metadata: { ...llamaMetadata(), ...fields }, tensors: llamaTensors() };
     expect(await codeOf(open(bad))).toBe(code);

@@ -108,7 +108,7 @@ export class CalibratedLayers {
       for (const place of places) {
         const short = `${PROJECTIONS[place]}.weight`;
         const name = layerName(this.#layer, short);
-        const { nf4: values } = calibratedNf4(name, linear.get(short)!, feedback);
+        const values = calibratedNf4(name, linear.get(short)!, feedback);
         uploadNf4(nf4, short, values);
         this.#quantized.set(name, values);
       }

@@ -62,7 +62,7 @@ function lazyTensor(
     );
   }
   const readBytes = async (): Promise<Uint8Array> => {
-    const bytes = await gguf.source.read(info.offset, info.sizeBytes);
+    const bytes = await info.source.read(info.offset, info.sizeBytes);
     return heads > 0 ? unpermuteRows(bytes, heads, config.headDim) : bytes;
   };
   const readFloat32 = async () => dequantize(info.type.name, await readBytes(), info.name);

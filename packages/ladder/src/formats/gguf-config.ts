@@ -124,7 +124,7 @@ function llama3Key(gguf: GgufFile): RopeScaling[] {
 async function llama3From(gguf: GgufFile, theta: number, headDim: number): Promise<RopeScaling | null> {
   const info = gguf.tensors.get(ROPE_FACTORS);
   if (!info) return null;
-  const factors = dequantize(info.type.name, await gguf.source.read(info.offset, info.sizeBytes), info.name);
+  const factors = dequantize(info.type.name, await info.source.read(info.offset, info.sizeBytes), info.name);
   const factor = factors.at(-1) ?? 1;
   if (factors.every((value) => value === 1)) return null;
   const base = ropeFrequencies({ theta, scaling: null }, headDim);
@@ -164,7 +164,7 @@ async function ropeOf(gguf: GgufFile, reader: Reader, headDim: number): Promise<
   return { theta, scaling: linear ?? llama3 };
 }
 
-function refuseUnsupported(gguf: GgufFile, reader: Reader): void {
+function refuseUnsupported(reader: Reader): void {
   for (const key of REFUSED) {
     const value = reader.value(key);
     if (value !== undefined && value !== 0 && value !== false) {
@@ -175,10 +175,6 @@ function refuseUnsupported(gguf: GgufFile, reader: Reader): void {
     }
   }
   if (reader.value("attention.causal") === false) unsupported(reader.name, "attention is not causal.");
-  const shards = gguf.metadata.get("split.count");
-  if (typeof shards === "number" && shards > 1) {
-    unsupported(reader.name, `it is one of ${shards} parts. Join them with llama.cpp's gguf-split --merge.`);
-  }
 }
 
 /** The window, and which layers of a Qwen model have it. */
@@ -211,7 +207,7 @@ export async function modelConfigFromGguf(gguf: GgufFile): Promise<ModelConfig> 
     );
   }
   const reader = readerOf(gguf, family);
-  refuseUnsupported(gguf, reader);
+  refuseUnsupported(reader);
   const embedding = gguf.tensors.get("token_embd.weight");
   const hiddenSize = positiveInteger(reader, "embedding_length");
   const layers = positiveInteger(reader, "block_count");

@@ -16,7 +16,9 @@ export interface GgufTensorInfo {
   readonly type: GgufType;
   /** Outermost axis first, as everywhere in this project; the file has the reverse order. */
   readonly shape: readonly number[];
-  /** Offset in the file, in bytes. */
+  /** The file that holds it, of several one. */
+  readonly source: ByteSource;
+  /** Offset in that file, in bytes. */
   readonly offset: number;
   readonly sizeBytes: number;
 }
@@ -159,7 +161,7 @@ async function readTensorInfo(
     );
   }
   const offset = Number(cursor.u64());
-  return { name, type, shape, offset, sizeBytes: (elements / type.blockElements) * type.blockBytes };
+  return { name, type, shape, source, offset, sizeBytes: (elements / type.blockElements) * type.blockBytes };
 }
 
 function alignmentOf(source: ByteSource, metadata: ReadonlyMap<string, GgufValue>): number {

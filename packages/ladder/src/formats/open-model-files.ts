@@ -7,9 +7,10 @@ import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { ByteSource } from "./byte-source.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { type FileLike, type FileSet, fileSet, readJson, readText } from "./file-set.ts";
-import { type GgufFile, readGguf } from "./gguf.ts";
+import type { GgufFile } from "./gguf.ts";
 import { checkpointFromGguf } from "./gguf-checkpoint.ts";
 import { modelConfigFromGguf } from "./gguf-config.ts";
+import { ggufFiles, type OpenFile, openGgufFile } from "./gguf-parts.ts";
 import { tokenizerFromGguf } from "./gguf-tokenizer.ts";
 import {
   CHAT_TEMPLATE,
@@ -35,19 +36,19 @@ export interface OpenedModel {
   close(): Promise<void>;
 }
 
-const ggufsIn = (names: ReadonlySet<string>): string[] =>
-  [...names].filter((name) => name.endsWith(".gguf")).sort();
-
-/** The model of a folder that holds one GGUF file and no config of another model; null where it is not such a folder. */
+/**
+ * The model of a folder that holds one GGUF file, whole or in parts, and no config of another model; null where it is not such a
+ * folder.
+ */
 export function onlyGguf(names: ReadonlySet<string>): string | null {
-  const ggufs = ggufsIn(names);
+  const ggufs = ggufFiles(names);
   return !names.has(CONFIG) && ggufs.length === 1 ? ggufs[0] : null;
 }
 
 /** Throws `L-MODEL-MISSING` where there is none. */
 export async function readConfig(files: FileSet): Promise<ModelConfig> {
   if (!files.names.has(CONFIG)) {
-    const ggufs = ggufsIn(files.names);
+    const ggufs = ggufFiles(files.names);
     let cure = "Is it the folder of a model?";
     if (ggufs.length > 1) cure = `Name one of its models: ${ggufs.join(", ")}.`;
     if (files.names.has("adapter_config.json")) {
@@ -148,29 +149,30 @@ export async function openFolder(
   return { name, config, checkpoint, tokenizer, close: () => checkpoint.close() };
 }
 
-/** Opens a model in a GGUF file; closes a source that is no such file. */
+/** Opens a model in a GGUF file or in the parts of one, which are closed if it is no such model. */
 export async function openGguf(
   name: string,
-  source: ByteSource,
+  file: string,
+  open: OpenFile,
 ): Promise<OpenedModel & { readonly gguf: GgufFile }> {
+  const gguf = await openGgufFile(file, open);
   try {
-    const gguf = await readGguf(source);
     const config = await modelConfigFromGguf(gguf);
     const checkpoint = checkpointFromGguf(gguf, config);
     const tokenizer = once(async () => tokenizerFromGguf(gguf));
     return { name, config, checkpoint, tokenizer, gguf, close: () => checkpoint.close() };
   } catch (error) {
-    await source.close();
+    await gguf.source.close();
     throw error;
   }
 }
 
 /**
- * Opens a model from the files of a page (`File` objects): one `.gguf` file, or those of a folder in the layout of the Hugging Face
+ * Opens a model from the files of a page (`File` objects): one `.gguf` file or all its parts, or those of a folder in the layout of the Hugging Face
  * hub, with shards or without; `name` is for messages and for adapters. Throws `L-MODEL-MISSING`, and what reading the files throws.
  */
 export async function openModelFiles(files: Iterable<FileLike>, name: string): Promise<OpenedModel> {
   const set = fileSet(files, name);
   const gguf = onlyGguf(set.names);
-  return gguf === null ? openFolder(name, set) : openGguf(name, await set.open(gguf));
+  return gguf === null ? openFolder(name, set) : openGguf(name, gguf, set.open);
 }

@@ -4,10 +4,9 @@ import { float32ToBfloat16 } from "./float-codec.ts";
 /** Types of floats in a safetensors file. */
 export type FloatType = "F32" | "F16" | "BF16";
 
-/** A tensor to write: a Float32Array is rounded for F16 and BF16, a Uint16Array holds the bits of F16 or BF16. */
+/** A tensor to write; floats are rounded for F16 and BF16. */
 export type WritableTensor = { readonly shape: readonly number[] } & (
-  | { readonly dtype: "F32"; readonly data: Float32Array }
-  | { readonly dtype: "F16" | "BF16"; readonly data: Float32Array | Uint16Array }
+  | { readonly dtype: FloatType; readonly data: Float32Array }
   | { readonly dtype: "I32"; readonly data: Int32Array }
   | { readonly dtype: "U8"; readonly data: Uint8Array }
 );

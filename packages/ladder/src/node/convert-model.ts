@@ -85,7 +85,7 @@ async function writeGguf(
 ): Promise<Pick<ConvertSummary, "size_bytes" | "files" | "missing">> {
   const tokenizer = await ggufTokenizer(model.files, model.config);
   const type = GGUF_TYPES[options.type]!;
-  const name = basename(options.model).replace(/\.gguf$/, "");
+  const name = basename(options.model).replace(/(-\d{5}-of-\d{5})?\.gguf$/, "");
   const metadata = { ...ggufModelFields(model.config, name, type), ...tokenizer.fields };
   const tensors = ggufModelTensors(model.config, model.tensors, type);
   const reported = reporting(tensors, ({ sizeBytes }) => sizeBytes, onProgress);

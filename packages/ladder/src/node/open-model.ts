@@ -3,8 +3,9 @@ import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
 import type { FileSet } from "../formats/file-set.ts";
-import { type GgufFile, readGguf } from "../formats/gguf.ts";
+import type { GgufFile } from "../formats/gguf.ts";
 import { modelConfigFromGguf } from "../formats/gguf-config.ts";
+import { openGgufFile } from "../formats/gguf-parts.ts";
 import { CONFIG } from "../formats/model-files.ts";
 import { type OpenedModel, onlyGguf, openFolder, openGguf, readConfig } from "../formats/open-model-files.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
@@ -57,14 +58,14 @@ async function locate(path: string, hub: HubOptions): Promise<Location> {
 }
 
 /**
- * Opens a model; weights are read on demand. `path` is a folder, a `.gguf` file, a `.safetensors` file beside its
+ * Opens a model; weights are read on demand. `path` is a folder, a `.gguf` file or a part of one, a `.safetensors` file beside its
  * `config.json`, or, if there is no such path, the name of a bundled model or a hub id, which is downloaded. Throws `L-MODEL-MISSING`, `L-HUB`, and what
  * reading its files throws.
  */
 export async function openModel(path: string, hub: HubOptions = {}): Promise<ModelFiles> {
   const location = await locate(path, hub);
   if (location.kind === "gguf") {
-    const { gguf, ...model } = await openGguf(path, await openFileSource(location.file));
+    const { gguf, ...model } = await openGguf(path, location.file, openFileSource);
     return { ...model, origin: { kind: "gguf", gguf } };
   }
   const { folder } = location;
@@ -86,10 +87,10 @@ export async function openModelConfig(path: string, hub: HubOptions = {}): Promi
   if (bundled) return readConfig(await filesIn(bundled));
   const location = await locate(path, { ...hub, configOnly: true });
   if (location.kind !== "gguf") return readConfig(await filesIn(location.folder));
-  const source = await openFileSource(location.file);
+  const gguf = await openGgufFile(location.file, openFileSource);
   try {
-    return await modelConfigFromGguf(await readGguf(source));
+    return await modelConfigFromGguf(gguf);
   } finally {
-    await source.close();
+    await gguf.source.close();
   }
 }
