@@ -58,11 +58,12 @@ export function defineChat(program: Command, session: Session): void {
 }
 
 async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {
+  const sampling = samplingOf(flags);
   return withDevice(flags, report, async (device) => {
     using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const otherwise = "continue texts with sidenet generate";
     const template = requireChatTemplate(inference.tokenizer, flags.model, otherwise);
-    using conversation = new Conversation(inference, template, flags);
+    using conversation = new Conversation(inference, template, flags, sampling);
     report.note(COMMANDS);
     for await (const line of terminal.lines?.("> ") ?? []) {
       const text = line.trim();
@@ -91,11 +92,11 @@ class Conversation {
   #tokens = 0;
   #seconds = 0;
 
-  constructor(inference: Inference, template: ChatTemplate, flags: ChatFlags) {
+  constructor(inference: Inference, template: ChatTemplate, flags: ChatFlags, sampling: Required<Sampling>) {
     this.#inference = inference;
     this.#template = template;
     this.#flags = flags;
-    this.#sampling = samplingOf(flags);
+    this.#sampling = sampling;
     this.reset();
   }
 

@@ -98,12 +98,13 @@ function idsOf(
 }
 
 async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outcome> {
+  const sampling = samplingOf(flags);
   const prompts = await promptsOf(flags);
   return withDevice(flags, report, async (device) => {
     using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const ids = prompts.map((prompt) => idsOf(prompt, inference, flags));
     const started = performance.now();
-    const all = await writeTexts(report, inference, flags, prompts, ids);
+    const all = await writeTexts(report, inference, flags, prompts, ids, samplerOf(sampling));
     const seconds = (performance.now() - started) / 1000;
     const count = all.reduce((sum, one) => sum + one.ids.length, 0);
     report.note(`${count} tokens in ${seconds.toFixed(1)} s`);
@@ -124,7 +125,7 @@ async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outc
         model: flags.model,
         adapter: flags.adapter ?? null,
         device: deviceName(device),
-        sampling: samplingJson(samplingOf(flags)),
+        sampling: samplingJson(sampling),
         ...peakJson(device),
       },
     };
@@ -138,9 +139,9 @@ async function writeTexts(
   flags: GenerateFlags,
   prompts: readonly string[],
   ids: readonly (readonly number[])[],
+  sampling: Sampling | null,
 ): Promise<Continuation[]> {
   const { maxTokens, batchSize, stop = [] } = flags;
-  const sampling = samplerOf(samplingOf(flags));
   const isSingle = prompts.length === 1;
   const shown = (i: number) => (flags.template === "plain" ? prompts[i] : "");
   const all: Continuation[] = [];
