@@ -20,7 +20,7 @@ import {
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
-import type { Outcome, Session } from "./session.ts";
+import { EXIT, type Outcome, type Session } from "./session.ts";
 import { Interrupt } from "./signals.ts";
 import type { Report } from "./terminal.ts";
 
@@ -37,7 +37,7 @@ interface GenerateFlags extends InferenceFlags, Sampling {
 const HELP = `
 Decoding is greedy unless one of --temperature, --top-k, --top-p, --min-p and --seed is given; then the temperature is 1 by
 default, the seed 0, and the same seed gives the same text. --top-k, --top-p and --min-p are applied in this order. Prompts in
-a batch do not influence each other. Ctrl-C ends the text.
+a batch do not influence each other. Ctrl-C ends the text; what there is of it stands, and the exit code is 130.
 
 Examples:
   $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "The capital of France is" --max-tokens 16
@@ -116,7 +116,9 @@ async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outc
       stopped,
     }));
     const { prompt: _, ...first } = results[0];
+    const isWhole = all.length === prompts.length && all.every(({ stopped }) => stopped !== "interrupted");
     return {
+      exitCode: isWhole ? EXIT.ok : EXIT.SIGINT,
       json: {
         ...first,
         results,
