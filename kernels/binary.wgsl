@@ -2,7 +2,7 @@
 //   the op row gives the bodies of `apply` and `test`
 //   in a[N] b[N]   out y[N] or m[N / 4]   grid: one workgroup per LANES · VECTORS vectors of four; the last may reach into
 //   the padding of the storage
-//   numerics: f32 for every element type
+//   numerics: f32 for every element type; `scalar` and `other` are parameters that a row may use
 requires immediate_address_space;
 
 const LANES: u32 = 64;
@@ -12,7 +12,7 @@ alias a_v = vec4<f32>;
 alias b_v = vec4<f32>;
 alias y_v = vec4<f32>;
 
-struct Params { vectors: u32 }
+struct Params { vectors: u32, scalar: f32, other: f32 }
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> a: array<a_v>;

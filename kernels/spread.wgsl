@@ -22,6 +22,7 @@ struct Params {
   d0: u32, d1: u32, d2: u32, d3: u32, d4: u32, d5: u32,
   aAxes: u32, bAxes: u32, maskAxes: u32,
   hasA: u32, hasB: u32,
+  scalar: f32, other: f32, // that a row may use
 }
 var<immediate> p: Params;
 

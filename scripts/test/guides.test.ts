@@ -1,5 +1,5 @@
-// The guides' commands and snippets run as they stand: with the bundled model, data made here, and fewer steps.
-import { readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+// The guides' commands and snippets run as they stand: with the bundled model, the guides' data, and fewer steps.
+import { copyFile, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as autograd from "@sidenet/autograd";
@@ -12,7 +12,9 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { sidenet } from "../../packages/ladder/test/capture.ts";
 import { temporaryFolder } from "../test-folder.ts";
 
-const DOCS = resolve(fileURLToPath(import.meta.url), "../../../docs");
+const ROOT = resolve(fileURLToPath(import.meta.url), "../../..");
+const DOCS = join(ROOT, "docs");
+const DATA = join(ROOT, "examples/data");
 const gpu = process.env.SIDENET_DEVICE !== "cpu";
 
 const read = (name: string) => readFile(join(DOCS, name), "utf8");
@@ -21,13 +23,8 @@ const blocks = (text: string, language: string) =>
 
 const folder = temporaryFolder();
 beforeAll(async () => {
-  const records = Array.from({ length: 24 }, (_, i) => ({
-    prompt: `Who met mouse ${i}?`,
-    completion: ` Mouse ${i + 1}.`,
-  }));
-  const lines = records.map((record) => `${JSON.stringify(record)}\n`).join("");
-  await writeFile(join(folder, "train.jsonl"), lines);
-  await writeFile(join(folder, "dev.jsonl"), lines);
+  await copyFile(join(DATA, "animals.jsonl"), join(folder, "train.jsonl"));
+  await copyFile(join(DATA, "animals-dev.jsonl"), join(folder, "dev.jsonl"));
   const [kernel] = blocks(await read("guide-benchmark-kernels.md"), "wgsl");
   await writeFile(join(folder, "saxpy.wgsl"), kernel);
   const [prefix] = blocks(await read("guide-fine-tune.md"), "text");
@@ -194,12 +191,11 @@ async function anchorsOf(path: string): Promise<Set<string>> {
 }
 
 it("every link from one document to another leads to a file, and to a heading of it where it names one", async () => {
-  const root = dirname(DOCS);
   const documents = (await readdir(DOCS))
     .filter((name) => name.endsWith(".md"))
     .map((name) => join(DOCS, name));
   const readmes = ["", "kernels", "packages/autograd", "packages/ladder", "packages/tensor"].map((folder) =>
-    join(root, folder, "README.md"),
+    join(ROOT, folder, "README.md"),
   );
   const missing: string[] = [];
   for (const path of [...documents, ...readmes]) {

@@ -57,7 +57,6 @@ function makeLoop(training: Training, { trainer, initialLoss, events, evaluate }
   const { steps, batchSize, maxLength } = settings;
   const stream = new BatchStream(inMemory(data.train), { batchSize, maxLength, seed });
   const start = {
-    trainRecords: data.train.length,
     frozenEvalLoss: initialLoss,
     initialEvalLoss: initialLoss,
     sample: null,

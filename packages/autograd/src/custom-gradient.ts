@@ -34,7 +34,8 @@ export interface CustomGradient {
 
 /**
  * Runs the forward pass of `rule` and, where `ops` is a tape, records it as one op with the gradient that `rule` gives. The
- * result belongs to the innermost scope. `gradcheck` compares it with finite differences like any function of ops.
+ * result belongs to the innermost scope. `gradcheck` compares it with finite differences like any function of ops. `forward`
+ * may use an input through a closure too, such as the weights of a block.
  *
  * Throws `A-CUSTOM` when the forward pass makes anything but a float tensor, uses a tracked tensor that is not among the
  * inputs, or uses the tape; `A-IN-PLACE` when it writes into an input; `A-CLOSED`, `A-SECOND-ORDER`. The backward pass throws

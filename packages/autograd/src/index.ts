@@ -25,6 +25,7 @@ export {
   withGradient,
 } from "./rules/grad-row.ts";
 export { gradTable } from "./rules/index.ts";
+export { unbroadcast } from "./rules/shared.ts";
 export type { SavedFormat, SavedFormats } from "./saved-tensors.ts";
 export { makeSchedule, type Schedule, type ScheduleOptions } from "./schedule.ts";
 export {

@@ -14,7 +14,7 @@ export interface ForwardResult {
 
 /**
  * Calls `body` with new handles on the inputs. The tape does not track these handles, and the caller's closure does not have
- * them, so `runUnrecorded` can tell an input from a tensor that the function captured.
+ * them, so `runUnrecorded` can tell an argument from a tensor that the function captured.
  */
 export function withHandles<R>(
   device: Device,
@@ -61,7 +61,8 @@ const describe = (value: unknown): string =>
  * are mapped from handles to the inputs, and a result that is no tensor of its own becomes one.
  *
  * A tracked tensor that the function uses without being given it would lose its gradient. It is added to `captured` if it is a
- * leaf of the tape and `captured` is given, and refused otherwise; so are in-place writes into an input, and use of the tape.
+ * leaf of the tape and `captured` is given, and refused otherwise; so are in-place writes into an input, and use of the tape. An
+ * input may come through a closure too, unless `captured` says that the function runs again: then on a tape that tracks handles.
  */
 export function runUnrecorded(
   tape: Tape,
@@ -73,19 +74,21 @@ export function runUnrecorded(
   const { device, recordCount } = tape;
   const capture = (tensor: Tensor, what: string): void => {
     if (captured && tape.leafName(tensor) !== null) captured.add(tensor);
-    else if (tape.isTracked(tensor)) {
-      throw refuse(
-        `${what} (${tensor}) is tracked, but is none of the function's inputs. Add it to the inputs, and use the argument`,
-      );
+    else if (tape.isTracked(tensor) && (captured || !inputs.includes(tensor))) {
+      const problem = inputs.includes(tensor)
+        ? "an input, but comes through a closure. Use"
+        : "tracked, but is none of the function's inputs. Add it to the inputs, and use";
+      throw refuse(`${what} (${tensor}) is ${problem} the argument`);
     }
   };
   return withHandles(device, inputs, (handles) => {
+    const isInput = (tensor: Tensor) => handles.includes(tensor) || inputs.includes(tensor);
     const ops = buildOps((row, operands, attrs) => {
       for (const [i, { name, updated }] of row.signature.inputs.entries()) {
         const tensor = operands[i];
         if (!tensor) continue;
         capture(tensor, `${name} of ${row.name}`);
-        if (updated && handles.includes(tensor)) {
+        if (updated && isInput(tensor)) {
           throw refuseInPlace(row.name, name, "is an input of a function whose backward pass needs it");
         }
       }
@@ -96,7 +99,7 @@ export function runUnrecorded(
     if (tape.recordCount !== recordCount)
       throw refuse("its function used the tape instead of the ops that it is given");
     capture(y, "its result");
-    const isOwn = !handles.includes(y) && !tape.isTracked(y);
+    const isOwn = !isInput(y) && !tape.isTracked(y);
     return {
       y: isOwn ? y : device.ops.reshape(y, { shape: y.shape }),
       saves: saves.map((tensor) => inputs[handles.indexOf(tensor)] ?? tensor),

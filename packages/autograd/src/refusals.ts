@@ -1,5 +1,5 @@
 /** The errors of a tape, in one place so that they read alike: what was called, why it fails, and what to do instead. */
-import { formatShape, type Shape, SidenetError, Tensor } from "@sidenet/tensor";
+import { formatShape, type Shape, SidenetError, sizeOf, Tensor } from "@sidenet/tensor";
 import { IN_PLACE, SECOND_ORDER } from "./rules/grad-row.ts";
 
 export const refuseLeaf = (name: string, problem: string): SidenetError =>
@@ -39,12 +39,15 @@ export const refuseChanged = (op: string, operand: string, tensor: string): Side
       "of other values. Call backward before the update, or give the op a copy.",
   );
 
-export const refuseGradient = (op: string, input: string, made: unknown, wanted: Shape): SidenetError =>
-  new SidenetError(
+export function refuseGradient(op: string, input: string, made: unknown, wanted: Shape): SidenetError {
+  const isLarger = made instanceof Tensor && made.size > sizeOf(wanted);
+  return new SidenetError(
     "A-RULE",
     `the gradient rule of ${op} made ${made instanceof Tensor ? formatShape(made.shape) : made} for input ${input} of ` +
-      `${formatShape(wanted)}. This is a mistake in the rule: gradcheck the op.`,
+      `${formatShape(wanted)}. This is a mistake in the rule: ` +
+      (isLarger ? "where an input was broadcast, it sums with unbroadcast." : "gradcheck the op."),
   );
+}
 
 /** The error for tracked inputs of an op outside the table that was defined without gradients. */
 export const refuseNoGradientRow = (op: string, inputs: readonly string[]): SidenetError =>

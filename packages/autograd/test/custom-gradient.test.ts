@@ -161,6 +161,42 @@ describe("customGradient", () => {
     expect(device.memory.liveCount).toBe(2);
   });
 
+  it("takes an input through a closure as it takes the argument", async () => {
+    const device = new CpuDevice();
+    using x = device.tensor([1, 2], [2]);
+    using w = device.tensor([3, 5], [2]);
+    const rule = (product: (ops: Ops, a: Tensor) => Tensor): CustomGradient => ({
+      name: "product",
+      forward: (ops, a) => ({ y: product(ops, a), saves: [a, w] }),
+      pull: (ops, dy, [a, b]) => [ops.mul(dy, b), ops.mul(dy, a)],
+    });
+    const { values } = await gradientsOf(device, [x, w], (tape) =>
+      tape.sum(
+        customGradient(
+          tape,
+          rule((ops, a) => ops.mul(a, w)),
+          [x, w],
+        ),
+      ),
+    );
+    const u = new TestRandom(5).normal();
+    expect(relativeError(values[0], Float64Array.of(3 * u, 5 * u))).toBeLessThan(1e-6);
+    expect(relativeError(values[1], Float64Array.of(u, 2 * u))).toBeLessThan(1e-6);
+    device.scope(() => {
+      using tape = new Tape(device, [x]);
+      const inPlace = rule((ops, a) => {
+        ops.fill(w, { value: 0 });
+        return ops.mul(a, w);
+      });
+      expectCode("A-IN-PLACE", () => customGradient(tape, inPlace, [x, w]), "an input of a function");
+      const returned: CustomGradient = { ...SQUARED_RELU, forward: () => w };
+      expect(tape.isTracked(customGradient(tape, returned, [x, w]))).toBe(true);
+      expect(tape.isTracked(w), "the result is a tensor of its own").toBe(false);
+      const h = tape.scale(x, { factor: 2 });
+      expectCode("A-CHECKPOINT", () => checkpoint(tape, (ops) => ops.silu(h), [h]), "through a closure");
+    });
+  });
+
   it("takes gradients of two inputs that share their memory", async () => {
     const device = new CpuDevice();
     const sum = (pull: CustomGradient["pull"]): CustomGradient => ({

@@ -1,6 +1,7 @@
 /** Ops that are not in the table: `defineOp` or `unary` makes the row, `withGradient` adds its gradients, `ops.call` runs it. */
 import {
   type AnyOpRow,
+  binary,
   CpuDevice,
   checkRow,
   type Device,
@@ -14,7 +15,7 @@ import {
 } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
-import { checkpoint, disposeGradients, gradcheck, Tape, withGradient } from "../src/index.ts";
+import { checkpoint, disposeGradients, gradcheck, Tape, unbroadcast, withGradient } from "../src/index.ts";
 import { expectCode, expectNoLeaks } from "./support.ts";
 
 /** y = max(x, 0)²: an elementwise op, which the library's own kernel runs. */
@@ -31,6 +32,29 @@ const squaredRelu = withGradient(
     x: {
       saves: ["x"],
       pull: (ops, dy, { x }) => ops.scale(ops.mul(dy, ops.relu(x)), { factor: 2 }),
+    },
+  },
+);
+
+/** y = a + rate · b, which broadcasts. */
+const blend = withGradient(
+  binary({
+    name: "blend",
+    doc: "y = a + rate · b",
+    attrs: { rate: 1 },
+    wgsl: "return a + p.scalar * b;",
+    scalars: ({ rate }) => [rate],
+    f: (a, b, { rate }) => a + rate * b,
+    flops: 2,
+    rel: 2 ** -22,
+    draw: (pick) => ({ rate: pick.normal() }),
+  }),
+  {
+    a: { saves: [], pull: (ops, dy, _, context) => unbroadcast(ops, dy, context) },
+    b: {
+      saves: [],
+      pull: (ops, dy, _, context) =>
+        unbroadcast(ops, dy, context, (wide) => ops.scale(wide, { factor: context.attrs.rate })),
     },
   },
 );
@@ -95,8 +119,11 @@ const ENGINES: [string, () => Device | Promise<Device>][] = [
 describe("an op outside the table", () => {
   it.each(ENGINES)("gives on %s what its reference gives, and leaves nothing behind", async (_, open) => {
     using device = await open();
-    for (const row of [squaredRelu, reglu]) expect(await checkRow(device, row, 20), row.name).toBeNull();
-    if (device.profile.f16) expect(await checkRow(device, squaredRelu, 20, "f16")).toBeNull();
+    for (const row of [squaredRelu, blend, reglu])
+      expect(await checkRow(device, row, 20), row.name).toBeNull();
+    for (const row of device.profile.f16 ? [squaredRelu, blend] : []) {
+      expect(await checkRow(device, row, 20, "f16"), row.name).toBeNull();
+    }
     expectNoLeaks(device);
   });
 
@@ -113,6 +140,24 @@ describe("an op outside the table", () => {
         { allowZero },
       );
     }
+  });
+
+  it("sums the gradients of operands that were broadcast, by unbroadcast, in its attributes", async () => {
+    const values = Float64Array.from({ length: 12 }, (_, i) => Math.sin(1 + 3 * i));
+    const inputs = [[3, 1], [4], [2, 1, 4]].map((shape) => ({
+      shape,
+      values: values.slice(
+        0,
+        shape.reduce((a, b) => a * b),
+      ),
+    }));
+    await gradcheck(
+      (ops, x, y, z) => ops.call(blend, ops.call(blend, x, y, { rate: -3 }), z, { rate: 0.5 }),
+      inputs,
+    );
+    using device = new MetaDevice();
+    device.scope(() => device.ops.call(blend, device.empty([3, 1]), device.empty([4])).size);
+    expect(device.flopsByOp.get("blend")).toBe(2 * 12);
   });
 
   it("is recorded by its name, and saves what its tracked inputs need", () => {
@@ -167,6 +212,9 @@ describe("an op outside the table", () => {
       });
     };
     expectCode("A-RULE", () => backward((ops, dy) => ops.sum(dy)), "wrong made [] for input gate of [2]");
+    const wide = (ops: Ops, dy: Tensor) => ops.concat(dy, dy, { axis: 0 });
+    expectCode("A-RULE", () => backward(wide), "made [4] for input gate of [2]");
+    expectCode("A-RULE", () => backward(wide), "unbroadcast");
     const nothing = (() => {}) as unknown as () => Tensor;
     expectCode("A-RULE", () => backward(nothing), "wrong made undefined for input gate of [2]");
     expectNoLeaks(device);

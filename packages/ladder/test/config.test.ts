@@ -51,6 +51,7 @@ describe("config.json", () => {
       qkNorm: false,
       maxPositionEmbeddings: 2048,
       slidingWindow: null,
+      slidingLayers: null,
       bosTokenId: 1,
       eosTokenIds: [2],
       padTokenId: null,

@@ -69,6 +69,24 @@ describe("a model of any family", () => {
     );
   });
 
+  it.each([
+    ["max_window_layers", { max_window_layers: 2 }],
+    [
+      "layer_types",
+      { layer_types: ["full", "sliding", "full", "sliding"].map((kind) => `${kind}_attention`) },
+    ],
+  ])("keeps the layers whose attention has a window, given as %s, through a GGUF file", async (_, given) => {
+    const attentionBias = { qkv: true, o: false };
+    const qwen2 = { ...MODEL, family: "qwen2", numHiddenLayers: 4, attentionBias, mlpBias: false } as const;
+    const wanted = { use_sliding_window: true, sliding_window: 16, ...given };
+    const config = parseModelConfig({ ...modelConfigJson(qwen2, "float16"), ...wanted });
+    expect(modelConfigJson(config, "float16")).toMatchObject(wanted);
+    const source = await putModel(at("m"), config);
+    await convert(source, at("m.gguf"), "f16");
+    await convert(at("m.gguf"), at("back"), "f16");
+    expect(JSON.parse(await readFile(at("back", "config.json"), "utf8"))).toMatchObject(wanted);
+  });
+
   it("keeps 16-bit values to the bit, in one file or in shards", async () => {
     for (const dtype of ["F16", "BF16"] as const) {
       const source = await putModel(at(dtype), drawFamily(new TestRandom(3)), dtype);

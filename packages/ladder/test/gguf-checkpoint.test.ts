@@ -158,6 +158,14 @@ describe("a checkpoint from a GGUF", () => {
       { "llama.rope.scaling.attn_factor": { type: "f32", value: 1.5 } },
       "L-CONFIG-ROPE",
     ],
+    [
+      "layers with a window that are not listed",
+      {
+        "llama.attention.sliding_window": { type: "u32", value: 32 },
+        "llama.attention.sliding_window_pattern": { type: "u32", value: 4 },
+      },
+      "L-CONFIG-UNSUPPORTED",
+    ],
     ["a part of a split file", { "split.count": { type: "u16", value: 2 } }, "L-CONFIG-UNSUPPORTED"],
   ])("%s is refused", async (_, fields, code) => {
     const bad = { metadata: { ...llamaMetadata(), ...fields }, tensors: llamaTensors() };

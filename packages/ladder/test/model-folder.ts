@@ -19,6 +19,10 @@ const NAMES = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
 export function drawFamily(pick: TestRandom): ModelConfig {
   const family = pick.oneOf(["llama", "mistral", "qwen2", "qwen3"] as const);
   const bias = pick.chance(0.3);
+  const model = drawModel(pick);
+  const slidingWindow = family === "llama" ? null : pick.oneOf([null, 32]);
+  const slides = Array.from({ length: model.numHiddenLayers }, () => pick.chance(0.5));
+  const isMixed = family.startsWith("qwen") && slides.includes(true) && slides.includes(false);
   const scalings: (RopeScaling | null)[] = [
     null,
     { type: "linear", factor: 4 },
@@ -26,8 +30,9 @@ export function drawFamily(pick: TestRandom): ModelConfig {
     { type: "llama3", factor: 16, lowFreqFactor: 2, highFreqFactor: 3, originalMaxPositionEmbeddings: 64 },
   ];
   return {
-    ...drawModel(pick),
+    ...model,
     family,
+    headDim: Math.max(6, model.headDim), // with fewer frequencies a scaling may change none, and a GGUF file shows none
     rope: { theta: pick.oneOf([1e4, 5e5, 1e6]), scaling: pick.oneOf(scalings) },
     attentionBias: {
       qkv: family === "qwen2" || (family !== "mistral" && bias),
@@ -35,7 +40,8 @@ export function drawFamily(pick: TestRandom): ModelConfig {
     },
     mlpBias: family === "llama" && pick.chance(0.3),
     qkNorm: family === "qwen3",
-    slidingWindow: family === "mistral" ? pick.oneOf([null, 32]) : null,
+    slidingWindow,
+    slidingLayers: slidingWindow !== null && isMixed ? slides : null,
   };
 }
 
@@ -104,4 +110,5 @@ export const MODEL: ModelConfig = {
   attentionBias: { qkv: true, o: true },
   qkNorm: false,
   slidingWindow: null,
+  slidingLayers: null,
 };

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
 import { concatBytes, encodeSafetensors } from "../src/formats/safetensors-write.ts";
+import { makeAdapter } from "../src/methods/method.ts";
 import { parseModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
 import { loadWeights } from "../src/model/load-weights.ts";
@@ -103,6 +104,23 @@ describe.each([
     expect(device.memory.liveCount).toBe(0);
   });
 });
+
+describe.each(["layers.0.self_attn.q_proj", "layers.1.mlp.down_proj"])(
+  "a checkpoint in NF4 but for %s",
+  (module) => {
+    const name = `model.${module}.weight`;
+    it.each([false, true])("is in NF4 as a whole where that is asked for: %s", async (quantizeBlocks) => {
+      const { file, dense } = await quantizedCheckpoint(true);
+      const { shape } = decoderParameters(config).find((spec) => spec.name === name)!;
+      const others = Object.entries(file).filter(([key]) => !key.startsWith(name));
+      const mixed = await open({ ...Object.fromEntries(others), [name]: f32(shape, dense.get(name)!) });
+      const weights = await loadWeights(new CpuDevice(), config, mixed, { quantizeBlocks });
+      using decoder = new Decoder(config, weights);
+      expect(decoder.isQuantized).toBe(quantizeBlocks); // what an adapter's file says of the weights beside it
+      makeAdapter({ method: "qlora" }, decoder, "base").dispose(); // throws over a model in floats
+    });
+  },
+);
 
 describe("NF4 tensors that do not fit are refused, with nothing left on the device:", () => {
   const name = "model.layers.0.self_attn.q_proj.weight";

@@ -54,6 +54,7 @@ describe("a model on disk", () => {
     expect(await tensorsOf(await put({ ...shards, "model.safetensors.index.json": map }))).toEqual([
       "d",
       "e",
+      "unlisted",
     ]);
 
     const gguf = buildGguf({ metadata: llamaMetadata(), tensors: llamaTensors() });

@@ -77,7 +77,7 @@ it("a TrainingLoop of a method of one's own goes on from its checkpoint as if it
     const checkpoints = new Checkpoints(folder, 1);
     const restored = await checkpoints.restoreLatest(trainer);
     if (restored) stream.seek(dataPositionSchema.parse(restored.state.data));
-    const start = { trainRecords: 5, frozenEvalLoss: 0, initialEvalLoss: 0, sample: null };
+    const start = { frozenEvalLoss: 0, initialEvalLoss: 0, sample: null };
     const path = join(folder, "metrics.jsonl");
     const log = await MetricsLog.open(path, await readMetrics(path));
     const parts = {
@@ -120,7 +120,7 @@ it("a TrainingLoop without a log, on a device of this thread, stops when a timer
     signal: abort.signal,
     evaluate: async () => ({ loss: 0, sample: null }),
   };
-  const start = { trainRecords: 1, frozenEvalLoss: 0, initialEvalLoss: 0, sample: null };
+  const start = { frozenEvalLoss: 0, initialEvalLoss: 0, sample: null };
   const loop = new TrainingLoop(parts, newRunState(start, "cpu", stream.position), false);
   expect(await loop.run()).toBe("signal");
   expect(loop.state.counters.step).toBeLessThan(2000);

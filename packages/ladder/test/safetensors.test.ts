@@ -180,8 +180,11 @@ describe("a malformed safetensors file", () => {
 });
 
 describe("shards", () => {
-  const shardOf = (key: string) =>
-    concatBytes(encodeSafetensors({ [key]: { dtype: "U8", shape: [1], data: Uint8Array.of(7) } }));
+  /** A file that holds a tensor for each letter of its name. */
+  const shardOf = (names: string) => {
+    const tensor = { dtype: "U8", shape: [1], data: Uint8Array.of(7) } as const;
+    return concatBytes(encodeSafetensors(Object.fromEntries([...names].map((name) => [name, tensor]))));
+  };
   const openShard = (file: string) => open(shardOf(file.replace(".safetensors", "")));
   const join = (index: unknown) => openSafetensorsShards("index.json", index, openShard);
 
@@ -191,10 +194,20 @@ describe("shards", () => {
     expect(await requireTensor(checkpoint, "b").readBytes()).toEqual(Uint8Array.of(7));
   });
 
+  it("give all that they hold, also what the index does not name", async () => {
+    const checkpoint = await join({ weight_map: { a: "ax.safetensors", b: "b.safetensors" } });
+    expect([...checkpoint.tensors.keys()]).toEqual(["a", "x", "b"]);
+  });
+
   it.each([
     ["an index without a map", {}],
     ["a file outside the folder", { weight_map: { a: "../a.safetensors" } }],
     ["a tensor that its shard lacks", { weight_map: { c: "a.safetensors" } }],
+    ["a tensor that is in another shard too", { weight_map: { a: "ab.safetensors", b: "b.safetensors" } }],
+    [
+      "a tensor in two shards that the index does not name",
+      { weight_map: { a: "ax.safetensors", b: "bx.safetensors" } },
+    ],
   ])("%s is refused", async (_, index) => {
     expect(await codeOf(join(index))).toBe("L-SAFETENSORS-INDEX");
   });

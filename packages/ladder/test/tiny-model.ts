@@ -26,6 +26,7 @@ export function drawModel(pick: TestRandom): ModelConfig {
     qkNorm: pick.chance(0.3),
     maxPositionEmbeddings: 64,
     slidingWindow: null,
+    slidingLayers: null,
     bosTokenId: 1,
     eosTokenIds: [2],
     padTokenId: 0,

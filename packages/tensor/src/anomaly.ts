@@ -1,5 +1,6 @@
 import { type HostArray, isFloat } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
+import { LateResults } from "./late-results.ts";
 import type { AnyOpRow } from "./op.ts";
 import { formatShape } from "./shape.ts";
 import type { Storage, Tensor } from "./tensor.ts";
@@ -35,8 +36,9 @@ interface Watched {
 export class AnomalyWatch {
   /** Checks a tensor's values at the time of the call. */
   readonly #look: (tensor: Tensor) => Finding;
-  readonly #known = new WeakMap<Storage, Finding>();
+  #known = new WeakMap<Storage, Finding>();
   #judged: Promise<void> = Promise.resolve();
+  readonly #results = new LateResults();
   #first: SidenetError | null = null;
 
   constructor(look: (tensor: Tensor) => Finding) {
@@ -60,14 +62,15 @@ export class AnomalyWatch {
     const written = [...signature.inputs.filter(({ updated }) => updated), ...signature.outputs].flatMap(
       ({ name }) => (io[name] ? [{ name, finding: this.#lookAt(io[name]) }] : []),
     );
-    this.#judged = this.#judged.then(async () => {
+    const judged = this.#judged.then(async () => {
       if (this.#first !== null) return;
       const found = await Promise.all(written.map(({ finding }) => finding));
       const bad = found.findIndex((one) => one !== null);
       if (bad < 0 || (await Promise.all(inputs)).some((one) => one !== null)) return;
       this.#first ??= anomaly(row.name, written[bad].name, found[bad]!, shapes);
     });
-    this.#judged.catch(() => {}); // reported by `settle`
+    this.#results.add(judged);
+    this.#judged = judged.catch(() => {}); // the next wait reports it
   }
 
   /** Call when the host has written new values: they are looked at when an op first reads them. */
@@ -75,22 +78,35 @@ export class AnomalyWatch {
     this.#known.delete(storage);
   }
 
-  /** Throws `T-ANOMALY` once, for the first op that made a NaN or infinity; rethrows errors of the checks. */
-  async settle(): Promise<void> {
-    const judged = this.#judged;
+  /** Call when ops have run in between that were not watched. */
+  forgetAll(): void {
+    this.#known = new WeakMap();
+  }
+
+  /**
+   * Runs a wait. Then it throws `T-ANOMALY` for the first op that made a NaN or infinity, once to all waits in flight, or errors
+   * of the checks.
+   */
+  async during<T>(wait: () => Promise<T>): Promise<T> {
+    const settle = this.#results.begin(() => {
+      const first = this.#first;
+      this.#first = null;
+      if (first) this.#results.throw(first);
+    });
+    let result: T;
     try {
-      await judged;
-    } finally {
-      if (this.#judged === judged) this.#judged = Promise.resolve();
+      result = await wait();
+    } catch (error) {
+      await settle().catch(() => {}); // follows from this error, or is the same
+      throw error;
     }
-    const first = this.#first;
-    this.#first = null;
-    if (first) throw first;
+    await settle();
+    return result;
   }
 
   #lookAt(tensor: Tensor): Finding {
     const finding = isFloat(tensor.dtype) ? this.#look(tensor) : FINITE;
-    finding.catch(() => {}); // reported by `settle`, or by the next read
+    finding.catch(() => {}); // the next wait reports it
     this.#known.set(tensor.storage, finding);
     return finding;
   }

@@ -48,7 +48,8 @@ export abstract class Device {
   /** The same by op, without ops that compute nothing. */
   readonly flopsByOp = new Map<string, number>();
   readonly #scopes = new ScopeStack();
-  #anomalies: AnomalyWatch | null = null;
+  readonly #anomalies = new AnomalyWatch((tensor) => this.findNonFinite(tensor));
+  #detectsAnomaly = false;
   #isDisposed = false;
 
   // Methods of a backend. After `dispose()` only `deallocate` is still called.
@@ -108,19 +109,16 @@ export abstract class Device {
   async read(tensor: Tensor): Promise<HostArray> {
     this.assertOwn(tensor, "read");
     this.assertUsable();
-    const values = await this.download(tensor);
-    await this.#anomalies?.settle();
-    return values;
+    return this.#anomalies.during(() => this.download(tensor));
   }
 
   /**
    * Resolves when all ops so far have run. Rejects with the first error that the driver reported, and with `T-ANOMALY` if
-   * `detectAnomaly` found one.
+   * `detectAnomaly` found one. Such an error is told once, to all reads and waits in flight.
    */
   async synchronize(): Promise<void> {
     this.assertUsable();
-    await this.finish();
-    await this.#anomalies?.settle();
+    await this.#anomalies.during(() => this.finish());
   }
 
   /**
@@ -132,13 +130,13 @@ export abstract class Device {
    * take one for a number.
    */
   get detectAnomaly(): boolean {
-    return this.#anomalies !== null;
+    return this.#detectsAnomaly;
   }
 
-  /** Switches the check on or off for the following ops. */
+  /** Switches the check on or off for the following ops. What it has found is still reported. */
   set detectAnomaly(on: boolean) {
-    if (on === this.detectAnomaly) return;
-    this.#anomalies = on ? new AnomalyWatch((tensor) => this.findNonFinite(tensor)) : null;
+    if (on && !this.#detectsAnomaly) this.#anomalies.forgetAll();
+    this.#detectsAnomaly = on;
   }
 
   // Tensors.
@@ -203,7 +201,7 @@ export abstract class Device {
       );
     }
     if (this.holdsValues) this.write(tensor, values);
-    this.#anomalies?.forget(tensor);
+    this.#anomalies.forget(tensor);
     tensor.storage.version++;
   }
 
@@ -369,9 +367,9 @@ export abstract class Device {
 
   #compute(execution: Execution): void {
     const { row, io } = execution;
-    const watched = this.#anomalies?.before(row, io);
+    const watched = this.#detectsAnomaly ? this.#anomalies.before(row, io) : null;
     this.compute(execution);
-    if (watched) this.#anomalies?.after(row, io, watched);
+    if (watched) this.#anomalies.after(row, io, watched);
   }
 
   #view(row: AnyOpRow, io: Record<string, Tensor | null>, spec: TensorSpec): Tensor {

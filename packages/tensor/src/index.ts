@@ -47,7 +47,13 @@ export { type BrowserDeviceName, openBrowserDevice } from "./open-browser-device
 export type { GeluForm } from "./ops/activations.ts";
 export type { AttentionAttrs } from "./ops/attention.ts";
 export { concatAll, logSoftmax, repeat, sliceAll, topKValues } from "./ops/composed.ts";
-export { type BinaryRow, binary, type UnaryRow, unary } from "./ops/elementwise-kernels.ts";
+export {
+  type BinaryRow,
+  binary,
+  type ElementwiseRow,
+  type UnaryRow,
+  unary,
+} from "./ops/elementwise-kernels.ts";
 export {
   buildOps,
   type Execute,

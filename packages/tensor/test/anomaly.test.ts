@@ -72,6 +72,25 @@ describe.each(Object.keys(DEVICES))("detectAnomaly on %s", (kind) => {
     expect(Number.isFinite(await y.item())).toBe(false);
   });
 
+  it("tells what it found before it was switched off, once", async () => {
+    device.detectAnomaly = true;
+    using x = device.tensor([1e30], [1]);
+    using y = device.ops.mul(x, x);
+    device.detectAnomaly = false;
+    using z = device.ops.mul(y, y);
+    await expect(z.read()).rejects.toThrow("mul made");
+    await device.synchronize();
+  });
+
+  it("knows nothing of what ops made while it was off", async () => {
+    device.detectAnomaly = true;
+    using x = device.tensor([1e30], [1]);
+    expect(await told(device, (ops) => ops.neg(x))).toBe("clean");
+    device.detectAnomaly = false;
+    device.scope(() => device.ops.accumulate(x, device.ops.mul(x, x)));
+    expect(await told(device, (ops) => ops.neg(x))).toBe("clean");
+  });
+
   it("looks again at what the host has written over", async () => {
     using x = device.tensor([1, 2], [2]);
     expect(await told(device, (ops) => ops.neg(x))).toBe("clean");

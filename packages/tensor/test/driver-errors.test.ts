@@ -21,6 +21,17 @@ it.each([1, 600])("%i results of a lost device reject the next wait, and nothing
     );
   }
   await new Promise((turn) => setTimeout(turn));
-  await expect(errors.settle()).rejects.toThrow("Instance dropped");
-  await errors.settle();
+  const wait = () => errors.begin(() => {})();
+  await expect(wait()).rejects.toThrow("Instance dropped");
+  await wait();
+});
+
+it("an error that an op throws reaches all waits in flight, and no later one", async () => {
+  const errors = new DriverErrors(lostGpu(), "gpu");
+  const throwFirst = () => errors.throwFirst();
+  const begun = [errors.begin(throwFirst), errors.begin(throwFirst)];
+  errors.note("T-KERNEL", "refused");
+  expect(throwFirst).toThrow("refused");
+  for (const end of begun) await expect(end()).rejects.toThrow("refused");
+  await errors.begin(throwFirst)();
 });

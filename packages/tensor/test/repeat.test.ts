@@ -83,14 +83,17 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
         const live = own.memory.liveBytes;
         const { body, counter } = makeBody(own, weight, program, isFreedEarly);
         const key = JSON.stringify([program, isFreedEarly, seed]);
+        const consume = (x: Tensor) => ({ consume: isFreedEarly ? [] : [x] });
         for (let i = 0; i < 5; i++) {
           const x = input(own, i);
           const flops = own.flops;
-          const again = await readAndFree(repeat(own, key, x, body));
+          const call = { owner: OWNER, key, inputs: [x] };
+          const again = await readAndFree(own.repeat(call, () => body(x), consume(x)));
           const used = own.flops - flops;
           const y = input(own, i);
           const plain = makeBody(own, weight, program, isFreedEarly).body;
-          expect(again).toEqual(await readAndFree(own.scope(() => plain(y), { consume: [y] })));
+          expect(again).toEqual(await readAndFree(own.scope(() => plain(y), consume(y))));
+          expect([x.disposed, y.disposed]).toEqual([true, true]);
           expect(own.flops - flops).toBe(2 * used);
           expect(own.memory.liveBytes).toBe(live);
         }
@@ -151,7 +154,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
     }
   });
 
-  it("never leaves out a body that changes a tensor in place, keeps one, or returns one that it did not make", async () => {
+  it("never leaves out a body that changes a tensor in place, keeps one, or returns one twice or that it did not make", async () => {
     using total = device.zeros([N, N]);
     const kept: Tensor[] = [];
     const bodies = {
@@ -178,6 +181,17 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
         device.ops.accumulate(x, total);
         return square(device)(x);
       },
+      "keeps its input": (x: Tensor) => {
+        kept.push(device.retain(x));
+        return square(device)(x);
+      },
+      "returns one under two names": (x: Tensor) => {
+        const y = device.ops.mul(x, x);
+        return new Map([
+          ["y", y],
+          ["z", y],
+        ]);
+      },
       "returns a live one": () => new Map([["y", device.retain(total)]]),
     };
     for (const [name, body] of Object.entries(bodies)) {
@@ -192,7 +206,7 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
       }
       expect([name, runs]).toEqual([name, 6]);
     }
-    expect(kept.length).toBe(6);
+    expect(kept.length).toBe(12);
   });
 
   it("never takes the memory of a tensor that a body returns and did not make", async () => {
@@ -237,6 +251,15 @@ describe.skipIf(!gpuAvailable)("repeat on a GPU", () => {
       const again = device.repeat({ owner: OWNER, key: "number", inputs }, body);
       expect(await readAndFree(again)).toEqual(await readAndFree(device.scope(body)));
       for (const tensor of inputs) tensor.dispose();
+    }
+  });
+
+  it("runs the body for an input of another shape", () => {
+    for (let i = 0; i < 8; i++) {
+      const shape = i < 5 ? [N, N] : [N * N];
+      const y = repeat(device, "shape", device.tensor(matrix(i), shape), square(device)).get("y")!;
+      expect(y.shape).toEqual(shape);
+      y.dispose();
     }
   });
 

@@ -1,7 +1,7 @@
-// While a program waits for a device, the other tasks of its thread have their turn: timers, requests, an abort.
-import { CpuDevice, type Device } from "@sidenet/tensor";
+// Waiting for a device: other tasks of the thread have their turn (timers, requests, an abort), and errors reach all who wait.
+import { CpuDevice, type Device, type WebGpuDevice } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
 
 const kinds: readonly (readonly [string, () => Device | Promise<Device>])[] = [
@@ -31,4 +31,43 @@ it.each(kinds)("a read from %s gives the values at the time of the call", async 
   device.ops.fill(x, { value: 7 });
   expect([...(await before)]).toEqual([1, 2]);
   expect([...(await x.read())]).toEqual([7, 7]);
+});
+
+/** How each of these waits ends: the code of its error, or "fine". */
+const endsOf = (waits: readonly Promise<unknown>[]) =>
+  Promise.all(
+    waits.map((wait) =>
+      wait.then(
+        () => "fine",
+        ({ code }) => code,
+      ),
+    ),
+  );
+
+it.each(kinds)("an anomaly on %s is told once, to all who wait", async (_, open) => {
+  using device = await open();
+  device.detectAnomaly = true;
+  using zero = device.tensor([0], [1]);
+  using y = device.ops.div(zero, zero);
+  const waits = [device.synchronize(), y.read(), y.read(), device.synchronize()];
+  expect(await endsOf(waits)).toEqual(Array(4).fill("T-ANOMALY"));
+  expect(await endsOf([y.read(), device.synchronize()])).toEqual(["fine", "fine"]);
+});
+
+describe.skipIf(!gpuAvailable)("an error of a driver", () => {
+  const BROKEN =
+    "@group(0) @binding(0) var<storage, read_write> y: array<f32>;\n" +
+    "@compute @workgroup_size(1) fn main() { y[0] = nothing; }";
+  it.each([false, true])("is told once, to all who wait (anomalies watched: %s)", async (isWatched) => {
+    using device = (await openTestGpu()) as WebGpuDevice;
+    device.addKernel("broken", BROKEN);
+    using y = device.zeros([1]);
+    await device.synchronize();
+    device.dispatch("broken/main", { bind: { y }, params: {}, grid: 1 });
+    device.detectAnomaly = isWatched;
+    if (isWatched) device.ops.neg(y).dispose(); // its check waits for the GPU too
+    const waits = [y.read(), device.synchronize(), y.read()];
+    expect(await endsOf(waits)).toEqual(Array(3).fill("T-KERNEL"));
+    expect(await endsOf([y.read(), device.synchronize()])).toEqual(["fine", "fine"]);
+  });
 });

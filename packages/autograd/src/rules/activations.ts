@@ -2,25 +2,20 @@ import { gradRow, SECOND_ORDER } from "./grad-row.ts";
 
 // rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
 
+// The slopes are computed from x: from the output, y - y² would be 0 where sigmoid or tanh rounds to 1, and a saturated gate would
+// stay so.
+
 export const sigmoid = gradRow("sigmoid", {
-  // σ' = σ(x) σ(-x). Computed from the output, as y - y², it would be 0 where y rounds to 1, and a saturated gate would stay so.
-  x: {
-    saves: ["x"],
-    pull: (ops, dy, { x }) => ops.mul(ops.mul(dy, ops.sigmoid(x)), ops.sigmoid(ops.scale(x, { factor: -1 }))),
-  },
+  x: { saves: ["x"], readsF16: true, pull: (ops, dy, { x }) => ops.sigmoidBackward(dy, x) },
 });
 
+export const sigmoidBackward = SECOND_ORDER;
+
 export const silu = gradRow("silu", {
-  x: {
-    saves: ["x"],
-    // silu(x) = siluMul(x, 1), and siluMulBackward computes the derivative.
-    pull(ops, dy, { x }) {
-      const ones = ops.scale(x, { factor: 0 });
-      ops.fill(ones, { value: 1 });
-      return ops.siluMulBackward(dy, x, ones)[0];
-    },
-  },
+  x: { saves: ["x"], readsF16: true, pull: (ops, dy, { x }) => ops.siluBackward(dy, x) },
 });
+
+export const siluBackward = SECOND_ORDER;
 
 export const siluMul = gradRow(
   "siluMul",
@@ -47,21 +42,13 @@ export const relu = gradRow("relu", {
 });
 
 export const tanh = gradRow("tanh", {
-  // 1 - tanh² = 4 σ(2x) σ(-2x). Computed from the output it would be 0 where y rounds to 1, as for sigmoid.
-  x: {
-    saves: ["x"],
-    pull(ops, dy, { x }) {
-      const slope = ops.mul(
-        ops.sigmoid(ops.scale(x, { factor: 2 })),
-        ops.sigmoid(ops.scale(x, { factor: -2 })),
-      );
-      return ops.mul(ops.scale(dy, { factor: 4 }), slope);
-    },
-  },
+  x: { saves: ["x"], readsF16: true, pull: (ops, dy, { x }) => ops.tanhBackward(dy, x) },
 });
 
+export const tanhBackward = SECOND_ORDER;
+
 export const gelu = gradRow("gelu", {
-  x: { saves: ["x"], pull: (ops, dy, { x }, { attrs }) => ops.geluBackward(dy, x, attrs) },
+  x: { saves: ["x"], readsF16: true, pull: (ops, dy, { x }, { attrs }) => ops.geluBackward(dy, x, attrs) },
 });
 
 export const geluBackward = SECOND_ORDER;

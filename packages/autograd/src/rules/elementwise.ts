@@ -2,7 +2,8 @@ import { gradRow, IN_PLACE, INTEGER_INPUT, INTEGER_OUTPUT } from "./grad-row.ts"
 import { unbroadcast, widen } from "./shared.ts";
 
 // rules/index.ts spreads this file into the gradient table: it exports nothing but rows.
-// Rules of binary ops sum the gradient over the axes along which their operand was broadcast (unbroadcast).
+// Rules of binary ops sum the gradient over the axes along which their operand was broadcast (unbroadcast). What a rule makes lives
+// until it ends: a scope in it frees what it needs no longer.
 
 export const add = gradRow("add", {
   a: { saves: [], pull: (ops, dy, _saved, context) => unbroadcast(ops, dy, context) },
@@ -34,7 +35,11 @@ export const div = gradRow("div", {
     saves: ["a", "b"],
     // -(dy / b) (a / b): two quotients, since b² may overflow or underflow.
     pull: (ops, dy, { a, b }, context) =>
-      ops.neg(unbroadcast(ops, dy, context, (wide) => ops.mul(ops.div(wide, b), ops.div(a, b)))),
+      ops.neg(
+        unbroadcast(ops, dy, context, (wide) =>
+          dy.device.scope(() => ops.mul(ops.div(wide, b), ops.div(a, b))),
+        ),
+      ),
   },
 });
 
@@ -106,7 +111,8 @@ export const sqrt = gradRow("sqrt", {
     saves: ["y"],
     pull(ops, dy, { y }) {
       const smallest = y.dtype === "f16" ? 2 ** -12 : 2 ** -63;
-      return ops.div(ops.scale(dy, { factor: 0.5 }), ops.clamp(y, { min: smallest }));
+      const twice = dy.device.scope(() => ops.clamp(ops.scale(y, { factor: 2 }), { min: 2 * smallest }));
+      return ops.div(dy, twice);
     },
   },
 });
@@ -118,7 +124,10 @@ export const pow = gradRow("pow", {
     pull: (ops, dy, { x }, { attrs: { exponent } }) =>
       exponent === 0
         ? ops.scale(dy, { factor: 0 })
-        : ops.mul(ops.scale(dy, { factor: exponent }), ops.pow(x, { exponent: exponent - 1 })),
+        : ops.scale(
+            dy.device.scope(() => ops.mul(dy, ops.pow(x, { exponent: exponent - 1 }))),
+            { factor: exponent },
+          ),
   },
 });
 

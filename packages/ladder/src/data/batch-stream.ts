@@ -60,9 +60,11 @@ export const dataPositionSchema = z.strictObject({
   window: z.int().nonnegative(),
   /** Index of the next batch within the window. */
   batch: z.int().nonnegative(),
+  /** Within a window: a number made of the lengths of its records, by which its batches were put together. */
+  lengths: z.exactOptional(z.int().nonnegative()),
 });
 /**
- * A position in the stream of batches: the window, and the batch within it, both counted from 0.
+ * A position in the stream of batches: the window, and the batch within it, both counted from 0, and what its batches depend on.
  * @interface
  */
 export type DataPosition = z.infer<typeof dataPositionSchema>;
@@ -92,6 +94,8 @@ export class BatchStream {
   #position: DataPosition = { window: 0, batch: 0 };
   /** The batches of the current window, as rows; null: not read yet. */
   #batches: TokenRecord[][] | null = null;
+  /** Of the window that was read last. */
+  #lengths = 0;
   /** The latest call of `next`: the one after it starts where it ends. */
   #latest: Promise<unknown> = Promise.resolve();
 
@@ -132,16 +136,17 @@ export class BatchStream {
 
   async #read(): Promise<StreamedBatch> {
     this.#batches ??= await this.#readWindow(this.#position.window);
-    const { window, batch: index } = this.#position;
+    const { window, batch: index, lengths = this.#lengths } = this.#position;
     const rows = this.#batches[index];
-    if (rows === undefined) {
+    if (rows === undefined || lengths !== this.#lengths) {
       throw new SidenetError(
         "L-RESUME",
-        `batch ${index} of data window ${window} does not exist: it has ${this.#batches.length}. Were the data, the batch ` +
-          "size, the seed or the packing changed since the checkpoint?",
+        `batch ${index} of data window ${window} is not what it was: the window's records have other lengths now, or other ` +
+          "batches. Resume with the --max-length, the data, the batch size, the seed and the packing of the checkpoint.",
       );
     }
-    if (index + 1 < this.#batches.length) this.#position = { window, batch: index + 1 };
+    if (index + 1 < this.#batches.length)
+      this.#position = { window, batch: index + 1, lengths: this.#lengths };
     else {
       this.#position = { window: window + 1, batch: 0 };
       this.#batches = null;
@@ -159,8 +164,9 @@ export class BatchStream {
     const records: TokenRecord[] = [];
     for (let i = 0; i < this.#windowSize; i++) records.push(await this.#data.get(this.#order.at(first + i)));
     const random = new Random(seed, WINDOW_STREAMS + window);
+    const lengths = records.map((record) => record.inputIds.length);
+    this.#lengths = fingerprint(lengths);
     if (packLength !== null) {
-      const lengths = records.map((record) => record.inputIds.length);
       const rows = packRows(lengths, packLength).map((items) => joinRecords(items.map((i) => records[i])));
       return slices(random.shuffle(rows), batchSize);
     }
@@ -169,6 +175,10 @@ export class BatchStream {
     return random.shuffle(slices(records, batchSize));
   }
 }
+
+/** A number that hardly any two lists of numbers have in common (FNV-1a). */
+const fingerprint = (numbers: readonly number[]): number =>
+  numbers.reduce((hash, number) => Math.imul(hash ^ number, 0x01000193) >>> 0, 0x811c9dc5);
 
 /** Number of records of a window: whole batches, and at most an epoch. */
 function windowSize(count: number, { batchSize, packLength, bucketByLength }: BatchStreamOptions): number {

@@ -10,7 +10,7 @@ const MAX_REPEATS = 20;
  * How often each record of a set appears in an epoch: small whole numbers close to the ratio of the weights, which must be
  * above 0. Whole numbers, so that all records of a set appear equally often.
  */
-function repeatsOf(weights: readonly number[]): number[] {
+export function repeatsOf(weights: readonly number[]): number[] {
   const least = Math.min(...weights);
   const ratios = weights.map((weight) => weight / least);
   let best = ratios.map(Math.round);

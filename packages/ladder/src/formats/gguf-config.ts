@@ -181,6 +181,24 @@ function refuseUnsupported(gguf: GgufFile, reader: Reader): void {
   }
 }
 
+/** The window, and which layers of a Qwen model have it. */
+function slidingOf(
+  reader: Reader,
+  family: Family,
+  layers: number,
+): Pick<ModelConfig, "slidingWindow" | "slidingLayers"> {
+  const window = reader.number("attention.sliding_window", 0);
+  if (window <= 0) return { slidingWindow: null, slidingLayers: null };
+  const pattern = reader.value("attention.sliding_window_pattern") ?? null;
+  if (pattern === null) return { slidingWindow: window, slidingLayers: null };
+  const isPattern = family !== "llama" && Array.isArray(pattern) && pattern.length === layers;
+  if (!isPattern || !pattern.every((slides) => typeof slides === "boolean") || !pattern.includes(true)) {
+    const wanted = `true or false for each of ${layers} layers of a Qwen model`;
+    return unsupported(reader.name, `attention.sliding_window_pattern is not what is understood: ${wanted}.`);
+  }
+  return { slidingWindow: window, slidingLayers: pattern.includes(false) ? pattern : null };
+}
+
 /** Throws `L-CONFIG-ARCHITECTURE`, `L-CONFIG`, `L-CONFIG-UNSUPPORTED` or `L-CONFIG-ROPE`. */
 export async function modelConfigFromGguf(gguf: GgufFile): Promise<ModelConfig> {
   const architecture = gguf.metadata.get("general.architecture");
@@ -196,16 +214,16 @@ export async function modelConfigFromGguf(gguf: GgufFile): Promise<ModelConfig> 
   refuseUnsupported(gguf, reader);
   const embedding = gguf.tensors.get("token_embd.weight");
   const hiddenSize = positiveInteger(reader, "embedding_length");
+  const layers = positiveInteger(reader, "block_count");
   const heads = headsOf(reader, hiddenSize);
   const has = (name: string) => gguf.tensors.has(name);
-  const window = reader.number("attention.sliding_window", 0);
   const eos = ["eos", "eot", "eom"].map((kind) => reader.id(`tokenizer.ggml.${kind}_token_id`));
   return {
     family,
     vocabSize: embedding?.shape[0] ?? positiveInteger(reader, "vocab_size"),
     hiddenSize,
     intermediateSize: positiveInteger(reader, "feed_forward_length"),
-    numHiddenLayers: positiveInteger(reader, "block_count"),
+    numHiddenLayers: layers,
     ...heads,
     rmsNormEps: shortestFloat32(reader.number("attention.layer_norm_rms_epsilon")),
     rope: await ropeOf(gguf, reader, heads.headDim),
@@ -214,7 +232,7 @@ export async function modelConfigFromGguf(gguf: GgufFile): Promise<ModelConfig> 
     mlpBias: has("blk.0.ffn_gate.bias"),
     qkNorm: has("blk.0.attn_q_norm.weight"),
     maxPositionEmbeddings: positiveInteger(reader, "context_length"),
-    slidingWindow: window > 0 ? window : null,
+    ...slidingOf(reader, family, layers),
     bosTokenId: reader.id("tokenizer.ggml.bos_token_id"),
     eosTokenIds: [...new Set(eos.filter((id) => id !== null))],
     padTokenId: reader.id("tokenizer.ggml.padding_token_id"),

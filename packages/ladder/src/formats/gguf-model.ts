@@ -17,6 +17,11 @@ const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { F32: 0, F16: 1, Q8
 const u32 = (value: number): GgufField => ({ type: "u32", value });
 const f32 = (value: number): GgufField => ({ type: "f32", value });
 const string = (value: string): GgufField => ({ type: "string", value });
+const flags = (values: readonly boolean[]): GgufField => ({
+  type: "array",
+  of: "bool",
+  value: values.map((value) => ({ type: "bool", value })),
+});
 
 /** Mistral is written as "llama": the same block. */
 const architectureOf = ({ family }: ModelConfig): string => (family === "mistral" ? "llama" : family);
@@ -57,6 +62,7 @@ export function ggufModelFields(config: ModelConfig, name: string, type: GgufWri
     ...(config.slidingWindow === null
       ? {}
       : { [key("attention.sliding_window")]: u32(config.slidingWindow) }),
+    ...(config.slidingLayers && { [key("attention.sliding_window_pattern")]: flags(config.slidingLayers) }),
     [key("rope.dimension_count")]: u32(config.headDim),
     ...ropeFields(config, key),
   };

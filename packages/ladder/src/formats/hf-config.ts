@@ -37,6 +37,7 @@ const familyOf = ({ family, slidingWindow }: ModelConfig): Family =>
 function familyFields(config: ModelConfig, family: Family): object {
   const { qkv, o } = config.attentionBias;
   const window = config.slidingWindow;
+  const layers = config.slidingLayers;
   const refuse = (): never => {
     throw new SidenetError(
       "L-CONFIG-UNSUPPORTED",
@@ -49,7 +50,12 @@ function familyFields(config: ModelConfig, family: Family): object {
   }
   if (config.mlpBias) refuse();
   if (family === "mistral") return qkv || o ? refuse() : { sliding_window: window };
-  const sliding = { use_sliding_window: window !== null, sliding_window: window, max_window_layers: 0 };
+  const sliding = {
+    use_sliding_window: window !== null,
+    sliding_window: window,
+    max_window_layers: layers ? layers.indexOf(true) : 0, // where "layer_types" is not read
+    ...(layers && { layer_types: layers.map((slides) => (slides ? "sliding_attention" : "full_attention")) }),
+  };
   if (family === "qwen2") return qkv && !o ? sliding : refuse();
   return qkv === o ? { attention_bias: qkv, ...sliding } : refuse();
 }

@@ -6,9 +6,9 @@ import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string().min(1)) });
 
 /**
- * Joins the shards that a `model.safetensors.index.json` names into one checkpoint.
+ * Joins the shards that a `model.safetensors.index.json` names into one checkpoint, with all that they hold.
  * `open` gets plain file names (no folders). Throws `L-SAFETENSORS-INDEX` on a malformed index, a file name that leaves
- * the folder, or a tensor that is not in the shard the index names; shards opened so far are closed then.
+ * the folder, a tensor that is not in the shard the index names, or one that is in another too; shards opened so far are closed then.
  */
 export async function openSafetensorsShards(
   indexName: string,
@@ -18,21 +18,28 @@ export async function openSafetensorsShards(
   const { weight_map } = checked(indexSchema, index, (why) =>
     fail(indexName, `malformed: ${why}. Fetch it again.`),
   );
-  const weightMap = Object.entries(weight_map);
+  const places = new Map(Object.entries(weight_map));
   const shards = new Map<string, Checkpoint>();
   try {
-    for (const [, file] of weightMap) {
+    for (const [, file] of places) {
       if (!isPlainName(file)) {
         fail(indexName, `shard ${shown(file)} is not a plain file name. Fetch the index again.`);
       }
       if (!shards.has(file)) shards.set(file, await openNamed(indexName, file, open));
     }
-    const tensors = new Map<string, CheckpointTensor>();
-    for (const [name, file] of weightMap) {
-      const tensor = shards.get(file)?.tensors.get(name);
-      if (!tensor)
+    for (const [name, file] of places) {
+      if (!shards.get(file)?.tensors.has(name))
         fail(indexName, `it places ${shown(name)} in ${file}, which does not hold it. Fetch both again.`);
-      tensors.set(name, tensor);
+    }
+    const tensors = new Map<string, CheckpointTensor>();
+    for (const [file, shard] of shards) {
+      for (const [name, tensor] of shard.tensors) {
+        const place = places.get(name) ?? file;
+        if (place !== file)
+          fail(indexName, `${shown(name)} is in ${place} and in ${file}. Fetch all of them again.`);
+        places.set(name, file);
+        tensors.set(name, tensor);
+      }
     }
     const metadata = new Map([...shards.values()].flatMap((shard) => [...shard.metadata]));
     return { name: indexName, tensors, metadata, close: () => closeAll(shards.values()) };

@@ -135,7 +135,7 @@ export function makeAdapter(options: MethodOptions, decoder: Decoder, baseModel:
   if (side) return SideNetwork.initialize(device, side, config);
   if (method === "full") return new FullTuning(decoder);
   if (method === "head") return HeadTuning.initialize(decoder);
-  if (method === "qlora" && !decoder.isQuantized) {
+  if (method === "qlora" && !decoder.isQuantized && config.quantization === null) {
     throw new SidenetError(
       "L-METHOD",
       "QLoRA is LoRA over weights in NF4, and this model's are not. Use --quantize nf4, or --method lora.",

@@ -38,6 +38,8 @@ export interface ModelConfig {
   readonly maxPositionEmbeddings: number;
   /** Up to this many tokens full attention equals the model's own; null: at any length. See `contextLimit`. */
   readonly slidingWindow: number | null;
+  /** Whether the attention of each layer has that window; null: that of all, or there is none. */
+  readonly slidingLayers: readonly boolean[] | null;
   readonly bosTokenId: number | null;
   readonly eosTokenIds: readonly number[];
   readonly padTokenId: number | null;
@@ -243,12 +245,17 @@ function quantizationOf(raw: Raw, name: string): Quantization | null {
 }
 
 /** The window, if any layer uses one. Qwen switches it on by `use_sliding_window`, Mistral by giving a number. */
-function slidingWindowOf(family: Family, raw: Raw): number | null {
+function slidingOf(family: Family, raw: Raw): Pick<ModelConfig, "slidingWindow" | "slidingLayers"> {
   const window = raw.sliding_window === undefined ? FAMILIES[family].slidingWindow : raw.sliding_window;
-  if (family === "llama") return null;
-  if (family === "mistral") return window; // it has no layer_types
-  if (raw.layer_types) return raw.layer_types.includes("sliding_attention") ? window : null;
-  return raw.use_sliding_window && raw.max_window_layers < raw.num_hidden_layers ? window : null;
+  const none = { slidingWindow: null, slidingLayers: null };
+  if (family === "llama" || window === null) return none;
+  if (family === "mistral") return { slidingWindow: window, slidingLayers: null }; // it has no layer_types
+  const types = raw.layer_types;
+  const layers = Array.from({ length: raw.num_hidden_layers }, (_, i) =>
+    types ? types[i] === "sliding_attention" : raw.use_sliding_window && i >= raw.max_window_layers,
+  );
+  if (!layers.includes(true)) return none;
+  return { slidingWindow: window, slidingLayers: layers.includes(false) ? layers : null };
 }
 
 function headsOf(family: Family, raw: Raw, name: string) {
@@ -300,7 +307,7 @@ export function parseModelConfig(json: unknown, name = "config.json"): ModelConf
     mlpBias: family === "llama" && raw.mlp_bias,
     qkNorm: family === "qwen3",
     maxPositionEmbeddings: raw.max_position_embeddings ?? rule.maxPositionEmbeddings,
-    slidingWindow: slidingWindowOf(family, raw),
+    ...slidingOf(family, raw),
     bosTokenId: idOr(raw.bos_token_id, rule.bosTokenId),
     eosTokenIds: eos === null ? [] : [eos].flat().filter((id) => id >= 0),
     padTokenId: idOr(raw.pad_token_id, null),

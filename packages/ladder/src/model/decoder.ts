@@ -129,9 +129,11 @@ export class Decoder {
     return denseMatrix(this.weights, name, this.#shapes.get(name) ?? this.weights.get(name).shape);
   }
 
-  /** Whether the linear layers of the blocks are in NF4. */
+  /** Whether all linear layers of the blocks are in NF4. A quantized checkpoint may hold some of them in floats. */
   get isQuantized(): boolean {
-    return this.weights.get(layerName(0, `${PROJECTIONS.q}.weight`)).dtype === "u8";
+    const inNf4 = (layer: number, name: string) =>
+      this.weights.get(layerName(layer, `${name}.weight`)).dtype === "u8";
+    return this.#layers.every((_, layer) => Object.values(PROJECTIONS).every((name) => inNf4(layer, name)));
   }
 
   get #headName(): string {

@@ -24,7 +24,7 @@ import { finish, writeAdapter } from "./run/finish.ts";
 import { type LoadedRun, loadRun } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { withResumeHint } from "./run/resume-hint.ts";
-import { openRunFolder, RUN_FILES, type RunFile } from "./run/run-folder.ts";
+import { openRunFolder, RUN_FILES, type RunFile, writeRunFile } from "./run/run-folder.ts";
 import { lockRunFolder } from "./run/run-lock.ts";
 import { type RunParts, type RunRequest, sample, type TrainRunEvents } from "./run/run-parts.ts";
 import { begin, restore } from "./run/start.ts";
@@ -119,7 +119,7 @@ async function runLoaded(
     heldOutRecords: run.heldOut.length,
     prefixTokens: decoder.prefixIds.length,
   });
-  const resumed = earlier ? await restore(parts, earlier) : null;
+  const resumed = earlier ? await restore(parts) : null;
   const state = resumed ?? (await begin(parts));
   events.onStart?.({
     frozenEvalLoss: state.start.frozenEvalLoss,
@@ -127,7 +127,7 @@ async function runLoaded(
     resumedFrom: resumed?.counters.step ?? null,
   });
   if (state.start.sample) events.onSample?.("before", state.start.sample);
-  return await train(parts, state, resumed !== null);
+  return await train(parts, state, resumed && earlier);
 }
 
 /** The first training records; each is a sample of the gradient for itself. */
@@ -139,10 +139,12 @@ async function calibrationRecords(
   return Promise.all(Array.from({ length: count }, (_, i) => train.get(i)));
 }
 
-/** The metrics of an earlier process up to the step at which the run resumes. */
-async function keptMetrics(path: string, step: number): Promise<MetricsLine[]> {
+/** The metrics of an earlier process up to where the run resumes; evaluations that count no more are left out. */
+async function keptMetrics(path: string, { counters, evaluation }: RunState): Promise<MetricsLine[]> {
   const lines = await readMetrics(path);
-  return lines.filter((line) => (isEvaluation(line) ? line.step <= step : line.step < step));
+  return lines.filter((line) =>
+    isEvaluation(line) ? line.step <= (evaluation.step ?? -1) : line.step < counters.step,
+  );
 }
 
 /** The training records from where the run is, in rows of its sizes. */
@@ -167,16 +169,27 @@ function checkpointsWithAdapter(parts: RunParts): RunCheckpoints | null {
   };
 }
 
-/** Runs the loop from a state on, and writes how it ended. */
-async function train(parts: RunParts, state: RunState, resumed: boolean): Promise<TrainSummary> {
+/** Writes that an earlier run goes on with the settings of now, once its next batch has been read with them. */
+async function continueRun({ options }: RunParts, earlier: RunFile, state: RunState, stream: BatchStream) {
+  const { position } = stream;
+  await stream.next();
+  stream.seek(position);
+  const { settings = earlier.settings } = options;
+  await writeRunFile(options.outputDir, { ...earlier, settings, device: state.device });
+  await forgetEnd(options.outputDir);
+}
+
+/** Runs the loop from a state on, and writes how it ended. `earlier`: the run that is resumed. */
+async function train(parts: RunParts, state: RunState, earlier: RunFile | null): Promise<TrainSummary> {
   const { options, events, trainer, evalBatches } = parts;
   const { decoder, adapter } = trainer;
   const { step } = state.counters;
   const metricsPath = join(options.outputDir, RUN_FILES.metrics);
-  const kept = resumed ? await keptMetrics(metricsPath, step) : [];
-  const earlier = kept.flatMap((line) => (isEvaluation(line) ? [] : [line]));
-  const losses = earlier.map(({ loss }) => loss);
   const stream = streamOf(parts, state);
+  if (earlier) await continueRun(parts, earlier, state, stream);
+  const kept = earlier ? await keptMetrics(metricsPath, state) : [];
+  const steps = kept.flatMap((line) => (isEvaluation(line) ? [] : [line]));
+  const losses = steps.map(({ loss }) => loss);
   const evaluate = async () => ({
     loss: await evaluateLoss(decoder, adapter, evalBatches, options.memory),
     sample: await sample(parts, adapter),
@@ -185,7 +198,6 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
     losses.push(line.loss);
     events.onStep?.(line);
   };
-  if (resumed) await forgetEnd(options.outputDir);
   const log = await MetricsLog.open(metricsPath, kept);
   decoder.device.memory.resetPeak();
   const timeline = options.memoryTimeline ?? null;
@@ -200,13 +212,13 @@ async function train(parts: RunParts, state: RunState, resumed: boolean): Promis
       writeTimeline: timeline === null ? null : (samples) => writeTimeline(timeline, samples),
     },
     state,
-    resumed,
+    earlier !== null,
   );
   try {
     const reason = await loop.run();
     if (timeline !== null && loop.state.counters.step - step < 2)
       events.onNote?.(`no ${timeline}: it records the second step, and the run had fewer than two`);
-    return await finish(parts, loop, reason, { losses, earlier, resumedFrom: resumed ? step : null });
+    return await finish(parts, loop, reason, { losses, earlier: steps, resumedFrom: earlier && step });
   } catch (error) {
     const hinted = withResumeHint(error, loop.savedStep);
     const { profile, state: reached } = loop;

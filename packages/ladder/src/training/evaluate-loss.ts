@@ -6,6 +6,9 @@ import type { Decoder } from "../model/decoder.ts";
 import { type Loss, type LossSettings, lossOf, refuseUncounted } from "./loss.ts";
 import { inputTensors, isRepeatable, passLosses, repeatCall, uploadInputs } from "./pass.ts";
 
+/** Whether two losses are those of one model on one set of records: sums in another order round otherwise. */
+export const isSameLoss = (a: number, b: number): boolean => Math.abs(a - b) <= 1e-5 * Math.abs(a);
+
 /**
  * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood over scored
  * positions. Throws `L-NOTHING-TO-LEARN` when it counts nothing.

@@ -20,7 +20,10 @@ export const runStateSchema = z.strictObject({
   best: z.strictObject({ step: count, loss: z.number() }).nullable(),
   /** Figures from before the first step. */
   start: z.strictObject({
-    trainRecords: count,
+    /** Records of each file, and how often each of them appears in an epoch: they fix the order of the data. */
+    mixture: z.string().optional(),
+    /** Hash of the held-out records and of how the model is stored: with another one, the losses below are measured anew. */
+    comparison: z.string().optional(),
     frozenEvalLoss: z.number(),
     initialEvalLoss: z.number(),
     sample: sample.nullable(),

@@ -1,6 +1,6 @@
 import { EPS } from "../dtype.ts";
-import { defineOp, type OpRow } from "../op.ts";
-import { runElementwise, unary } from "./elementwise-kernels.ts";
+import { type Closeness, defineOp, type OpRow } from "../op.ts";
+import { bodyOf, commonOf, type ElementwiseRow, runElementwise, unary } from "./elementwise-kernels.ts";
 import { erf } from "./erf.ts";
 
 // Every export of this file is a row of the op table.
@@ -11,6 +11,33 @@ const sigmoidWgsl = (x: string): string =>
   `let e = exp(-abs(${x})); let s = select(e, vec4<f32>(1.0), ${x} >= vec4<f32>(0.0)) / (1.0 + e);`;
 const sigmoidOf = (x: number): number => 1 / (1 + Math.exp(-x));
 
+/** Its WGSL is the body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`, with a = dy and b = x. */
+interface SlopeRow<A extends object> extends ElementwiseRow<A> {
+  /** f'(x) in double. */
+  readonly slope: (x: number, attrs: A) => number;
+  readonly flops: number;
+  readonly close: Closeness;
+}
+
+type SlopeSig = "dy[N..] x[N..] -> dx[N..]";
+
+/** The row of the gradient of an elementwise op, dx = dy · f'(x). */
+// biome-ignore lint/complexity/noBannedTypes: a row without attributes
+function slope<A extends object = {}>(row: SlopeRow<A>): OpRow<SlopeSig, A> {
+  return defineOp<SlopeSig, A>({
+    ...commonOf(row),
+    sig: "dy[N..] x[N..] -> dx[N..]",
+    reference({ dy, x, dx }, _, attrs) {
+      for (let i = 0; i < x.length; i++) dx[i] = dy[i] * row.slope(x[i], attrs);
+    },
+    kernel: (k, { dy, x, dx }, _, attrs) =>
+      runElementwise(k, "binary/main", { a: dy, b: x, y: dx }, bodyOf(row, attrs)),
+    draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: row.draw?.(pick) ?? {} }),
+    close: row.close,
+    flops: ({ N }) => row.flops * N,
+  });
+}
+
 export const sigmoid = unary({
   name: "sigmoid",
   doc: "y = 1 / (1 + e^-x)",
@@ -20,6 +47,21 @@ export const sigmoid = unary({
   rel: 16 * EPS,
 });
 
+/** σ'(x) = e / (1 + e)² with e = e^-|x|, which is not 0 where σ(x) rounds to 1; `rate` · x in place of x. */
+const sigmoidSlopeOf = (x: number, rate = 1): number => {
+  const e = Math.exp(-rate * Math.abs(x));
+  return e / (1 + e) ** 2;
+};
+
+export const sigmoidBackward = slope({
+  name: "sigmoidBackward",
+  doc: "dx = dy · σ(x) σ(-x)",
+  wgsl: "let e = exp(-abs(b)); let q = 1.0 / (1.0 + e); return a * (e * q * q);",
+  slope: (x) => sigmoidSlopeOf(x),
+  flops: 6,
+  close: { rel: 16 * EPS },
+});
+
 export const silu = unary({
   name: "silu",
   doc: "y = x · sigmoid(x)",
@@ -27,6 +69,23 @@ export const silu = unary({
   f: (x) => x * sigmoidOf(x),
   flops: 5,
   rel: 16 * EPS,
+});
+
+const siluSlopeOf = (x: number): number => {
+  const s = sigmoidOf(x);
+  return s * (1 + x * (1 - s));
+};
+
+// silu' is 0 near x = -1.28, where 1 + x (1 - σ) cancels: an absolute error of a few eps of dy remains.
+const SILU_SLOPE_CLOSE = { rel: 32 * EPS, abs: 8 * EPS };
+
+export const siluBackward = slope({
+  name: "siluBackward",
+  doc: "dx = dy · silu'(x), silu'(x) = σ(x) (1 + x (1 - σ(x)))",
+  wgsl: `${sigmoidWgsl("b")} return a * s * (1.0 + b * (1.0 - s));`,
+  slope: siluSlopeOf,
+  flops: 8,
+  close: SILU_SLOPE_CLOSE,
 });
 
 export const relu = unary({
@@ -53,6 +112,15 @@ export const tanh = unary({
   f: Math.tanh,
   flops: 12,
   rel: 8 * EPS, // e^-2|x| is at most 1; where it matters, its 3 + 2|x| units in the last place are small beside 1
+});
+
+export const tanhBackward = slope({
+  name: "tanhBackward",
+  doc: "dx = dy · (1 - tanh² x), computed as 4 σ(2x) σ(-2x)",
+  wgsl: "let e = exp(-2.0 * abs(b)); let q = 1.0 / (1.0 + e); return a * (4.0 * e * q * q);",
+  slope: (x) => 4 * sigmoidSlopeOf(x, 2),
+  flops: 8,
+  close: { rel: 16 * EPS },
 });
 
 /** Which of the two functions called GELU: x Φ(x), or its approximation by a tanh. */
@@ -101,28 +169,20 @@ export const gelu = unary({
   draw: (pick) => ({ form: pick.oneOf(["erf", "tanh"]) }),
 });
 
-export const geluBackward: OpRow<"dy[N..] x[N..] -> dx[N..]", { form: GeluForm }> = defineOp({
+export const geluBackward = slope({
   name: "geluBackward",
   doc: "dx = dy · gelu'(x): Φ(x) + x φ(x), or the derivative of the tanh form",
-  sig: "dy[N..] x[N..] -> dx[N..]",
   attrs: { form: "erf" as GeluForm },
-  check: (_, attrs) => checkForm(attrs),
-  reference({ dy, x, dx }, _, { form }) {
-    for (let i = 0; i < x.length; i++) {
-      if (form === "erf") {
-        dx[i] = dy[i] * (cdfOf(x[i]) + (x[i] * Math.exp(-(x[i] ** 2) / 2)) / Math.sqrt(2 * Math.PI));
-      } else {
-        const t = Math.tanh(innerOf(x[i]));
-        const slope = GELU_SCALE * (1 + 3 * GELU_CUBE * x[i] ** 2);
-        dx[i] = dy[i] * (0.5 * (1 + t) + 0.5 * x[i] * (1 - t * t) * slope);
-      }
-    }
+  check: checkForm,
+  wgsl: ({ form }) => GELU_BACKWARD_WGSL[form],
+  slope(x, { form }) {
+    if (form === "erf") return cdfOf(x) + (x * Math.exp(-(x ** 2) / 2)) / Math.sqrt(2 * Math.PI);
+    const t = Math.tanh(innerOf(x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x ** 2);
   },
-  kernel: (k, { dy, x, dx }, _, { form }) =>
-    runElementwise(k, "binary/main", { a: dy, b: x, y: dx }, { body: GELU_BACKWARD_WGSL[form] }),
-  draw: (pick) => ({ dims: { N: pick.shape(3000) }, attrs: { form: pick.oneOf(["erf", "tanh"] as const) } }),
+  flops: 30,
   close: { rel: 32 * EPS, abs: 5e-7 }, // as gelu; 1 - t² loses a few ulp more
-  flops: ({ N }) => 30 * N,
+  draw: (pick) => ({ form: pick.oneOf(["erf", "tanh"]) }),
 });
 
 export const siluMul = defineOp({
@@ -150,15 +210,13 @@ export const siluMulBackward = defineOp({
   sig: "dy[N..] gate[N..] up[N..] -> dgate[N..] dup[N..]",
   reference({ dy, gate, up, dgate, dup }) {
     for (let i = 0; i < gate.length; i++) {
-      const s = sigmoidOf(gate[i]);
-      dgate[i] = dy[i] * up[i] * s * (1 + gate[i] * (1 - s));
-      dup[i] = dy[i] * gate[i] * s;
+      dgate[i] = dy[i] * up[i] * siluSlopeOf(gate[i]);
+      dup[i] = dy[i] * gate[i] * sigmoidOf(gate[i]);
     }
   },
   kernel: (k, { dy, gate, up, dgate, dup }) =>
     runElementwise(k, "silu-mul-backward/main", { dy, gate, up, dgate, dup }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
-  // silu' is 0 near gate = -1.28, where 1 + g (1 - σ) cancels: an absolute error of a few eps of dy · up remains.
-  close: { rel: 32 * EPS, abs: 8 * EPS },
+  close: SILU_SLOPE_CLOSE,
   flops: ({ N }) => 10 * N,
 });

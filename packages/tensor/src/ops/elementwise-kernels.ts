@@ -31,11 +31,15 @@ const GROUPS = {
 /** Number of axes of kernels/spread.wgsl. */
 const SPREAD_AXES = 6;
 
+type Scalars = readonly [scalar?: number, other?: number];
+
 /** What an op gives to a kernel of the family. */
 interface Elementwise {
   /** The body of the kernel's one-line function: WGSL over vec4s. */
   readonly body?: string;
-  /** Parameters that the body may use, by their names in `Params`. */
+  /** The values of `p.scalar` and `p.other` in the body. */
+  readonly scalars?: Scalars;
+  /** Parameters of a kernel without a body, by their names in `Params`. */
   readonly params?: Readonly<Record<string, number | boolean>>;
   /** Tensors that are bound whole in every window. */
   readonly whole?: Readonly<Record<string, Tensor | null>>;
@@ -46,7 +50,7 @@ export function runElementwise(
   k: KernelContext,
   kernel: KernelEntry,
   bind: Readonly<Record<string, Tensor | null>>,
-  { body, params, whole }: Elementwise = {},
+  { body, scalars: [scalar = 0, other = 0] = [], params, whole }: Elementwise = {},
   bodyName = "apply",
 ): void {
   const group = hasEightLanes(k.profile) ? GROUPS.eightLanes : GROUPS.usual;
@@ -61,7 +65,7 @@ export function runElementwise(
     const vectors = Math.ceil(range.count / 4);
     k.run(kernel, {
       bind: whole ? { ...windows, ...whole } : windows,
-      params: { vectors, ...params },
+      params: body === undefined ? { vectors, ...params } : { vectors, scalar, other },
       grid: Math.ceil(vectors / (group.LANES * group.VECTORS)),
       consts: group,
       ...(body !== undefined && { bodies: { [bodyName]: body } }),
@@ -86,12 +90,12 @@ interface SpreadOperands {
 
 /** Dispatches y = x in the type of y; in f16 values beyond its range become infinite. */
 export const runConvert = (k: KernelContext, x: Tensor, y: Tensor): void =>
-  runElementwise(k, "unary/main", { x, y }, { body: "return x;", params: { scalar: 0, other: 0 } });
+  runElementwise(k, "unary/main", { x, y }, { body: "return x;" });
 
 /** Dispatches y = x as f16; values beyond its range become its largest number, never infinity. */
 export function runToF16(k: KernelContext, x: Tensor, y: Tensor): void {
   const body = "return clamp(x, vec4(-p.scalar), vec4(p.scalar));";
-  runElementwise(k, "unary/main", { x, y }, { body, params: { scalar: LARGEST_F16, other: 0 } });
+  runElementwise(k, "unary/main", { x, y }, { body, scalars: [LARGEST_F16] });
 }
 
 /** Dispatches an entry point of spread.wgsl in windows of the outermost axis of the output. */
@@ -102,6 +106,7 @@ export function runSpread(
   { a, b, mask }: SpreadOperands,
   output: { readonly y: Tensor } | { readonly m: Tensor },
   bodies: Readonly<Record<string, string>>,
+  [scalar = 0, other = 0]: Scalars = [],
 ): void {
   const operands: Record<string, Tensor | null> = mask ? { a, b, mask } : { a, b };
   const [[outputName, y]] = Object.entries<Tensor>(output);
@@ -147,6 +152,8 @@ export function runSpread(
         maskAxes: mask ? bits(2) : 0,
         hasA: a !== null,
         hasB: b !== null,
+        scalar,
+        other,
       },
       grid: Math.ceil(size / 4 / (group.LANES * group.VECTORS)),
       consts: { ...group, FOURS: Number(d0 % 4 === 0) },
@@ -155,8 +162,8 @@ export function runSpread(
   }
 }
 
-/** y = f(x). */
-export interface UnaryRow<A extends object> {
+/** What the rows of elementwise ops have in common. */
+export interface ElementwiseRow<A extends object> {
   readonly name: string;
   readonly doc: string;
   /** Every attribute, with its default. */
@@ -165,12 +172,34 @@ export interface UnaryRow<A extends object> {
   readonly ranges?: { readonly [K in keyof A]?: NumberRange };
   /** Describes what is wrong with attributes of the right types and ranges, or null. */
   readonly check?: (attrs: A) => string | null;
-  /** The body of `apply(x: vec4<f32>) -> vec4<f32>`; `p.scalar` and `p.other` are the values of `scalars`. */
+  /** The body of the function `apply` from vec4<f32> to vec4<f32>, with `p.scalar` and `p.other` from `scalars`. */
   readonly wgsl: string | ((attrs: A) => string);
   /** The values of `p.scalar` and `p.other` in the WGSL text. Default 0. */
   readonly scalars?: (attrs: A) => readonly [scalar: number, other?: number];
+  /** Attributes of a random case, if not the defaults. */
+  readonly draw?: (pick: TestRandom) => Partial<A>;
+}
+
+/** What an op row takes from an elementwise row as it is. */
+export const commonOf = <A extends object>(row: ElementwiseRow<A>) => ({
+  name: row.name,
+  doc: row.doc,
+  attrs: row.attrs ?? ({} as A),
+  ranges: row.ranges ?? {},
+  check: (_: unknown, attrs: A) => row.check?.(attrs) ?? null,
+});
+
+/** What a call of a row gives to its kernel. */
+export const bodyOf = <A extends object>({ wgsl, scalars }: ElementwiseRow<A>, attrs: A) => ({
+  body: typeof wgsl === "string" ? wgsl : wgsl(attrs),
+  scalars: scalars?.(attrs) ?? [],
+});
+
+/** y = f(x); its WGSL is the body of `apply(x: vec4<f32>) -> vec4<f32>`. */
+export interface UnaryRow<A extends object> extends ElementwiseRow<A> {
   /** The same formula in double. */
   readonly f: (x: number, attrs: A) => number;
+  /** Operations for each element. */
   readonly flops: number;
   /** Relative tolerance, of the largest |y| of the tensor. */
   readonly rel: number;
@@ -178,8 +207,6 @@ export interface UnaryRow<A extends object> {
   readonly abs?: number;
   /** Values of a random case, if not normal ones. */
   readonly values?: (pick: TestRandom, size: number) => ArrayLike<number>;
-  /** Attributes of a random case, if not the defaults. */
-  readonly draw?: (pick: TestRandom) => Partial<A>;
 }
 
 type UnarySig = "x[N..] -> y[N..]";
@@ -188,20 +215,12 @@ type UnarySig = "x[N..] -> y[N..]";
 // biome-ignore lint/complexity/noBannedTypes: a row without attributes
 export function unary<A extends object = {}>(row: UnaryRow<A>): OpRow<UnarySig, A> {
   return defineOp<UnarySig, A>({
-    name: row.name,
-    doc: row.doc,
+    ...commonOf(row),
     sig: "x[N..] -> y[N..]",
-    attrs: row.attrs ?? ({} as A),
-    ranges: row.ranges ?? {},
-    check: (_, attrs) => row.check?.(attrs) ?? null,
     reference({ x, y }, _, attrs) {
       for (let i = 0; i < x.length; i++) y[i] = row.f(x[i], attrs);
     },
-    kernel(k, { x, y }, _, attrs) {
-      const [scalar = 0, other = 0] = row.scalars?.(attrs) ?? [];
-      const body = typeof row.wgsl === "string" ? row.wgsl : row.wgsl(attrs);
-      runElementwise(k, "unary/main", { x, y }, { body, params: { scalar, other } });
-    },
+    kernel: (k, { x, y }, _, attrs) => runElementwise(k, "unary/main", { x, y }, bodyOf(row, attrs)),
     draw: (pick) => {
       const { values } = row;
       return {
@@ -230,16 +249,17 @@ export function drawBroadcast(pick: TestRandom): { A: Shape; B: Shape } {
 export const drawAwayFromBounds = (pick: TestRandom, size: number): Float64Array =>
   Float64Array.from({ length: size }, () => pick.int(-5, 4) / 2 + 0.01 + 0.48 * pick.unit());
 
-/** y = f(a, b), broadcasting. */
-export interface BinaryRow {
-  readonly name: string;
-  readonly doc: string;
-  /** The body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`. */
-  readonly wgsl: string;
+/** y = f(a, b), broadcasting; its WGSL is the body of `apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32>`. */
+// biome-ignore lint/complexity/noBannedTypes: a row without attributes
+export interface BinaryRow<A extends object = {}> extends ElementwiseRow<A> {
   /** The same formula in double. */
-  readonly f: (a: number, b: number) => number;
+  readonly f: (a: number, b: number, attrs: A) => number;
+  /** Operations for each element of y. Default: 1. */
+  readonly flops?: number;
   /** Relative tolerance, of the largest |y| of the tensor. Default: that of one rounding. */
   readonly rel?: number;
+  /** Absolute tolerance in addition. */
+  readonly abs?: number;
   /** Values of a random case by operand, if not normal ones. */
   readonly values?: (pick: TestRandom) => Readonly<Record<string, (size: number) => ArrayLike<number>>>;
 }
@@ -263,21 +283,26 @@ function mapBroadcast(
 }
 
 /** The row of an elementwise op y = f(a, b), which broadcasts. */
-export function binary(row: BinaryRow): OpRow<BinarySig, object> {
-  return defineOp<BinarySig, object>({
-    name: row.name,
-    doc: row.doc,
+// biome-ignore lint/complexity/noBannedTypes: a row without attributes
+export function binary<A extends object = {}>(row: BinaryRow<A>): OpRow<BinarySig, A> {
+  return defineOp<BinarySig, A>({
+    ...commonOf(row),
     sig: "a[A..] b[B..] -> y[Y..]",
     infer: ([a, b]) => inferBroadcast(row.name, a, b, a.dtype),
-    reference: ({ a, b, y }, _dims, _attrs, shapes) => mapBroadcast({ a, b, y }, shapes, row.f),
-    kernel(k, { a, b, y }) {
-      if (sameShape(a.shape, b.shape)) {
-        runElementwise(k, "binary/main", { a, b, y }, { body: row.wgsl });
-      } else runSpread(k, row.name, "main", { a, b }, { y }, { apply: row.wgsl });
+    reference: ({ a, b, y }, _dims, attrs, shapes) =>
+      mapBroadcast({ a, b, y }, shapes, (a, b) => row.f(a, b, attrs)),
+    kernel(k, { a, b, y }, _, attrs) {
+      const given = bodyOf(row, attrs);
+      if (sameShape(a.shape, b.shape)) runElementwise(k, "binary/main", { a, b, y }, given);
+      else runSpread(k, row.name, "main", { a, b }, { y }, { apply: given.body }, given.scalars);
     },
-    draw: (pick) => ({ dims: { ...drawBroadcast(pick) }, values: row.values?.(pick) ?? {} }),
-    close: { rel: row.rel ?? EPS }, // one rounding
-    flops: ({ Y }) => Y,
+    draw: (pick) => ({
+      dims: { ...drawBroadcast(pick) },
+      attrs: row.draw?.(pick) ?? {},
+      values: row.values?.(pick) ?? {},
+    }),
+    close: { rel: row.rel ?? EPS, abs: row.abs ?? 0 }, // one rounding
+    flops: ({ Y }) => (row.flops ?? 1) * Y,
   });
 }
 

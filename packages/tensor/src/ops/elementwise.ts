@@ -213,12 +213,7 @@ export const scaleBy = defineOp({
     for (let i = 0; i < x.length; i++) y[i] = s[0] * x[i];
   },
   kernel: (k, { x, s, y }) =>
-    runElementwise(
-      k,
-      "unary/main",
-      { x, y },
-      { body: "return s[0] * x;", params: { scalar: 0, other: 0 }, whole: { s } },
-    ),
+    runElementwise(k, "unary/main", { x, y }, { body: "return s[0] * x;", whole: { s } }),
   draw: (pick) => ({ dims: { N: pick.shape(3000) } }),
   close: { rel: EPS },
   flops: ({ N }) => N,

@@ -126,12 +126,12 @@ export class WebGpuDevice extends Device {
       category: "workspace",
     });
     try {
-      return await this.#orLoss(async () => {
+      return await this.#orLoss(async (settle) => {
         const { gpu } = tensor.storage.handle as PooledBuffer;
         this.#stream.copy(gpu, tensor.offset * elementBytes(tensor.dtype), staging.gpu, readBytes);
         this.#stream.submit();
         await staging.gpu.mapAsync(1, 0, readBytes);
-        await this.#settle();
+        await settle();
         const bytes = staging.gpu.getMappedRange(0, readBytes).slice(0);
         return fromBytes(bytes, tensor.dtype, tensor.size);
       });
@@ -142,22 +142,27 @@ export class WebGpuDevice extends Device {
     }
   }
 
-  /** Runs a wait for the GPU. If it fails because the device is lost, which browsers report later, throws `T-DEVICE-LOST` instead. */
-  async #orLoss<T>(wait: () => Promise<T>): Promise<T> {
+  /**
+   * Runs a wait for the GPU, which calls `settle` for the driver's errors. If it fails because the device is lost, which browsers
+   * report later, throws `T-DEVICE-LOST` instead.
+   */
+  async #orLoss<T>(wait: (settle: () => Promise<void>) => Promise<T>): Promise<T> {
+    const settle = this.#errors.begin(() => this.assertUsable());
     try {
-      return await wait();
+      return await wait(settle);
     } catch (error) {
       await this.#errors.awaitLoss();
-      await this.#settle();
+      this.assertUsable();
+      await settle();
       throw error;
     }
   }
 
   protected override async finish(): Promise<void> {
     this.#stream.submit();
-    await this.#orLoss(async () => {
+    await this.#orLoss(async (settle) => {
       await this.gpu.queue.onSubmittedWorkDone();
-      await this.#settle();
+      await settle();
     });
   }
 
@@ -264,9 +269,9 @@ export class WebGpuDevice extends Device {
     options: { consume?: readonly Tensor[] } = {},
   ): ReadonlyMap<K, Tensor> {
     this.assertUsable();
-    const run = () => super.repeat(call, body, options);
     const isWatched = this.detectAnomaly || this.onOp !== null || this.memory.onReserve !== null;
-    return isWatched ? run() : this.#repeats.run(call, run, options.consume ?? []);
+    const run = () => this.scope(body);
+    return super.repeat(call, () => (isWatched ? run() : this.#repeats.run(call, run)), options);
   }
 
   /** Uses another tile table from now on: for tuning. */
@@ -349,10 +354,5 @@ export class WebGpuDevice extends Device {
         foldGrid("fill/main", Math.ceil(count / 256), this.profile.maxWorkgroupsPerAxis)!,
       );
     }
-  }
-
-  async #settle(): Promise<void> {
-    await this.#errors.settle();
-    this.assertUsable();
   }
 }

@@ -1,8 +1,8 @@
 import { SidenetError } from "../errors.ts";
+import { LateResults } from "../late-results.ts";
 
 /** How long to wait for the device-lost event after a call was refused. */
 const LOSS_PATIENCE_MS = 500;
-const MAX_PENDING = 256;
 
 const isOutOfMemory = (error: GPUError): boolean => error.constructor.name === "GPUOutOfMemoryError";
 
@@ -18,8 +18,8 @@ export class DriverErrors {
    * for which there was no memory), so it counts only if all scopes have ended without one.
    */
   #uncaptured: SidenetError | null = null;
-  /** Error scopes whose result is pending. */
-  readonly #pending: Promise<void>[] = [];
+  /** Those of error scopes. A lost device makes them reject. */
+  readonly #results = new LateResults();
 
   constructor(gpu: GPUDevice, label: string) {
     this.#gpu = gpu;
@@ -43,13 +43,13 @@ export class DriverErrors {
     this.#first ??= new SidenetError(code, message);
   }
 
-  /** Throws the error that was kept: a lost device every time, any other error once. */
+  /** Throws the error that was kept: a lost device every time, any other error once, but to all waits in flight too. */
   throwFirst(): void {
     const first = this.#first;
     if (first === null) return;
     if (first.code !== "T-DEVICE-LOST") this.#first = null;
     this.#uncaptured = null;
-    throw first;
+    this.#results.throw(first);
   }
 
   /** Runs `body` in an error scope; `judge` gets the result later, null if there was no error. */
@@ -58,23 +58,17 @@ export class DriverErrors {
     try {
       return body();
     } finally {
-      this.#await(this.#gpu.popErrorScope().then(judge));
-      if (this.#pending.length > MAX_PENDING)
-        this.#await(Promise.all(this.#pending.splice(0)).then(() => {}));
+      this.#results.add(this.#gpu.popErrorScope().then(judge));
     }
   }
 
-  /** The next wait throws what `result` throws. A lost device makes it throw, and there may be no wait any more. */
-  #await(result: Promise<void>): void {
-    result.catch(() => {});
-    this.#pending.push(result);
-  }
-
-  /** Waits for the results of all error scopes. */
-  async settle(): Promise<void> {
-    await Promise.all(this.#pending.splice(0));
-    this.#first ??= this.#uncaptured;
-    this.#uncaptured = null;
+  /** Begins a wait; what it returns ends it: waits for the results of all error scopes and throws what `check` throws. */
+  begin(check: () => void): () => Promise<void> {
+    return this.#results.begin(() => {
+      this.#first ??= this.#uncaptured;
+      this.#uncaptured = null;
+      check();
+    });
   }
 
   /** Waits for a device-lost event after a refused call: browsers report it later. */

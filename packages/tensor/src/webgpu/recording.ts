@@ -3,7 +3,7 @@
  * The commands name buffers, so they mean the same only while each of these has the role that it had.
  */
 import type { Category } from "../memory.ts";
-import type { Shape } from "../shape.ts";
+import { type Shape, sameShape } from "../shape.ts";
 import type { Storage, Tensor } from "../tensor.ts";
 import type { PooledBuffer, PooledTexture } from "./buffer-pool.ts";
 import type { Command } from "./command-stream.ts";
@@ -20,11 +20,18 @@ export interface RecordedOutput {
   readonly handle: Handle;
 }
 
-/** An input at the beginning. */
-interface RecordedInput {
+/** The memory of an input at the beginning. */
+interface InputMemory {
   readonly handle: Handle;
-  /** Tensors that shared its memory: only the last of them frees it. */
+  /** Tensors that shared it: only the last of them frees it. */
   readonly references: number;
+}
+
+interface RecordedInput extends InputMemory {
+  readonly shape: Shape;
+  readonly dtype: Tensor["dtype"];
+  /** Whether the run freed it. */
+  readonly isFreed: boolean;
 }
 
 /** A finished run. */
@@ -45,8 +52,8 @@ export interface Recording {
 export class Recorder {
   /** Commands in their order; the stream adds them. */
   readonly commands: Command[] = [];
-  readonly #inputs: readonly RecordedInput[];
-  readonly #inputVersions: ReadonlyMap<Storage, number>;
+  readonly #inputs: readonly Tensor[];
+  readonly #before: readonly (InputMemory & { readonly version: number })[];
   readonly #inputHandles: ReadonlySet<Handle>;
   readonly #taken = new Set<Handle>();
   /** Storages made by the run that still live. */
@@ -54,12 +61,13 @@ export class Recorder {
   readonly #others = new Map<Storage, { readonly handle: Handle; readonly version: number }>();
 
   constructor(inputs: readonly Tensor[]) {
-    this.#inputs = inputs.map(({ storage }) => ({
-      handle: storage.handle as Handle,
-      references: storage.references,
+    this.#inputs = inputs;
+    this.#before = inputs.map(({ storage: { handle, references, version } }) => ({
+      handle: handle as Handle,
+      references,
+      version,
     }));
-    this.#inputVersions = new Map(inputs.map(({ storage }) => [storage, storage.version]));
-    this.#inputHandles = new Set(this.#inputs.map(({ handle }) => handle));
+    this.#inputHandles = new Set(this.#before.map(({ handle }) => handle));
   }
 
   /** A storage was given memory. */
@@ -95,8 +103,14 @@ export class Recorder {
       ({ storage }) => this.#live.has(storage) && storage.references === 1,
     );
     const isPure = [...this.#others].every(([storage, { version }]) => storage.version === version);
-    const isKept = [...this.#inputVersions].every(([{ version }, before]) => version === before);
-    if (!isWhole || !isPure || !isKept || this.#live.size !== returned.size) return null;
+    const freed = [...new Set(this.#inputs.filter((tensor) => tensor.disposed))];
+    const isKept = this.#inputs.every(({ storage }, i) => {
+      const { references, version } = this.#before[i];
+      const freedHere = freed.filter((tensor) => tensor.storage === storage).length;
+      return storage.version === version && storage.references === references - freedHere;
+    });
+    const isAll = this.#live.size === returned.size && returned.size === outputs.size;
+    if (!isWhole || !isPure || !isKept || !isAll) return null;
     const describe = ({ shape, dtype, storage }: Tensor): RecordedOutput => ({
       shape,
       dtype,
@@ -106,7 +120,12 @@ export class Recorder {
     });
     return {
       commands: this.commands,
-      inputs: this.#inputs,
+      inputs: this.#inputs.map(({ shape, dtype, disposed }, i) => ({
+        ...this.#before[i],
+        shape,
+        dtype,
+        isFreed: disposed,
+      })),
       taken: this.#taken,
       others: new Map([...this.#others].map(([storage, { handle }]) => [storage, handle])),
       outputs: new Map([...outputs].map(([key, tensor]) => [key, describe(tensor)])),
@@ -115,11 +134,14 @@ export class Recorder {
   }
 }
 
-/** Whether inputs and other tensors have the memory that they had, and the inputs share it with as many. */
+/** Whether inputs and other tensors have the memory that they had, and the inputs their shapes and as many that share it. */
 export function isInPlace({ inputs, others }: Recording, given: readonly Tensor[]): boolean {
   if (given.length !== inputs.length) return false;
-  const isAsBefore = ({ storage }: Tensor, i: number) =>
-    storage.handle === inputs[i].handle && storage.references === inputs[i].references;
+  const isAsBefore = ({ storage, shape, dtype }: Tensor, i: number) =>
+    storage.handle === inputs[i].handle &&
+    storage.references === inputs[i].references &&
+    dtype === inputs[i].dtype &&
+    sameShape(shape, inputs[i].shape);
   if (!given.every(isAsBefore)) return false;
   for (const [storage, handle] of others) if (storage.handle !== handle) return false;
   return true;

@@ -1,4 +1,5 @@
 import type { Device } from "../device.ts";
+import { SidenetError } from "../errors.ts";
 import type { RepeatCall } from "../repeat-call.ts";
 import type { Tensor } from "../tensor.ts";
 import type { CommandStream } from "./command-stream.ts";
@@ -49,8 +50,8 @@ export class Repeats {
     this.#internals = internals;
   }
 
-  /** The outputs of `run`, which frees what it consumes, or of the commands that it issued before. */
-  run<K>({ owner, key, inputs }: RepeatCall, run: () => Outputs<K>, consume: readonly Tensor[]): Outputs<K> {
+  /** The outputs of `run`, or of the commands that it issued before. */
+  run<K>({ owner, key, inputs }: RepeatCall, run: () => Outputs<K>): Outputs<K> {
     if (this.recorder) return run(); // within another body: a part of its commands
     const all: KnownByKey = this.#byOwner.get(owner) ?? new Map();
     this.#byOwner.set(owner, all);
@@ -60,7 +61,7 @@ export class Repeats {
       put(all, key, null);
       return outputs;
     }
-    const repeated = known?.isProven ? this.#issue<K>(known.recording, inputs, consume) : null;
+    const repeated = known?.isProven ? this.#issue<K>(known.recording, inputs) : null;
     if (repeated) {
       put(all, key, known);
       return repeated;
@@ -96,7 +97,7 @@ export class Repeats {
   }
 
   /** Issues the commands and returns the outputs; null, and nothing is done, where their memory is another's now. */
-  #issue<K>(recording: Recording, inputs: readonly Tensor[], consume: readonly Tensor[]): Outputs<K> | null {
+  #issue<K>(recording: Recording, inputs: readonly Tensor[]): Outputs<K> | null {
     const { commands, taken, outputs, flops, extraBytes } = recording;
     const { stream, take, release, place, countFlops } = this.#internals;
     // A run that would be a new peak is for the account to see.
@@ -109,14 +110,20 @@ export class Repeats {
     for (const handle of held) release(handle);
     if (!isFree) return null;
     for (const [op, count] of flops) countFlops(op, count);
-    for (const tensor of consume) tensor.dispose("repeat, which consumed it");
+    for (const [i, { isFreed }] of recording.inputs.entries()) if (isFreed) inputs[i].dispose("repeat");
     const placed = [...outputs].map(([name, output]): [K, Tensor] => {
-      take(output.handle);
+      if (!take(output.handle)) throw refuseOutput(output);
       return [name as K, place(output)];
     });
     return new Map(placed);
   }
 }
+
+const refuseOutput = ({ label }: RecordedOutput): SidenetError =>
+  new SidenetError(
+    "T-USE-AFTER-FREE",
+    `repeat: the memory for ${label} was an input's, and is gone or in use. Open another device if it ran out of memory before.`,
+  );
 
 const commandsOf = (known: Known | null): number => known?.recording.commands.length ?? 1;
 

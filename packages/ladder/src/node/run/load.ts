@@ -3,7 +3,7 @@ import { type Device, SidenetError } from "@sidenet/tensor";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
 import { mapFields } from "../../data/field-mapping.ts";
-import { mixture } from "../../data/mixture.ts";
+import { mixture, repeatsOf } from "../../data/mixture.ts";
 import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
 import { type EncodeOptions, encodingBy, type TokenRecord } from "../../data/records.ts";
 import { trainingRecord } from "../../eval/tasks.ts";
@@ -26,6 +26,8 @@ export interface LoadedRun {
   readonly train: TokenDataset;
   /** Records that are trained on, whatever their weights. */
   readonly trainRecords: number;
+  /** Those of each file, and how often each of them appears in an epoch: "384 x 1 + 20 x 3". */
+  readonly mixture: string;
   readonly heldOut: readonly TokenRecord[];
   readonly maxLength: number;
   /** Closes the files of data, which are read as they are needed. */
@@ -130,12 +132,14 @@ export async function loadRun(
         ...options.storage,
         ...(onLoad ? { onProgress: onLoad } : {}),
       });
+      const repeats = repeatsOf(data.weights);
       return {
         decoder: prefixedDecoder(config, weights, prefixIds),
         tokenizer,
         modelName: model.name,
         train: mixture(sets, data.weights),
         trainRecords: sets.reduce((sum, { length }) => sum + length, 0),
+        mixture: sets.map(({ length }, i) => `${length} x ${repeats[i]}`).join(" + "),
         heldOut: held.flat(),
         maxLength: encoding.maxLength,
         close: data.close,

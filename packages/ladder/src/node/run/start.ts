@@ -1,14 +1,15 @@
 /** Where a run starts: anew, or from its last whole checkpoint. */
 
+import { createHash } from "node:crypto";
 import { SidenetError } from "@sidenet/tensor";
 import { deviceName } from "../../device-name.ts";
-import { evaluateLosses } from "../../training/evaluate-loss.ts";
+import { evaluateLoss, evaluateLosses, isSameLoss } from "../../training/evaluate-loss.ts";
 import { defaultLearningRate } from "../../training/method-defaults.ts";
 import { newRunState, type RunState } from "../../training/run-state.ts";
 import { readBackboneSetup } from "../adapter-files.ts";
 import { packageVersion } from "../version.ts";
 import { Checkpoints } from "./checkpoints.ts";
-import { clearRunFolder, type RunFile, writeRunFile } from "./run-folder.ts";
+import { clearRunFolder, writeRunFile } from "./run-folder.ts";
 import { type RunParts, sample } from "./run-parts.ts";
 
 /** Ends a run that was asked to stop before there is anything to keep. */
@@ -18,6 +19,13 @@ function stopIfAsked({ signal }: RunParts): void {
     "L-STOPPED",
     "stopped before the first step: nothing was trained, and nothing was changed.",
   );
+}
+
+/** What the losses of the frozen model come from. */
+function comparisonOf({ run, options }: RunParts): string {
+  const records = run.heldOut.map(({ inputIds, labels }) => [inputIds, labels]);
+  const from = [run.modelName, options.storage, records];
+  return createHash("sha256").update(JSON.stringify(from)).digest("hex");
 }
 
 /** Starts a new run: evaluates before the first step and writes `run.json`. Throws `L-STOPPED`. */
@@ -35,7 +43,9 @@ export async function begin(parts: RunParts): Promise<RunState> {
   stopIfAsked(parts);
   const before = await sample(parts, null);
   stopIfAsked(parts);
-  const start = { trainRecords: run.trainRecords, frozenEvalLoss, initialEvalLoss, sample: before };
+  const { mixture } = run;
+  const comparison = comparisonOf(parts);
+  const start = { mixture, comparison, frozenEvalLoss, initialEvalLoss, sample: before };
   await clearRunFolder(options.outputDir);
   await writeRunFile(options.outputDir, {
     version: 1,
@@ -53,7 +63,7 @@ export async function begin(parts: RunParts): Promise<RunState> {
 }
 
 /** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
-export async function restore(parts: RunParts, earlier: RunFile): Promise<RunState | null> {
+export async function restore(parts: RunParts): Promise<RunState | null> {
   const { trainer, events, run, options } = parts;
   const checkpoints = parts.checkpoints ?? new Checkpoints(options.outputDir, options.keep ?? 2);
   const restored = await checkpoints.restoreLatest(trainer);
@@ -63,11 +73,11 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
     return null;
   }
   const { state, path } = restored;
-  if (state.start.trainRecords !== run.trainRecords) {
+  if (state.start.mixture !== run.mixture) {
     throw new SidenetError(
       "L-RESUME",
-      `${path} was made with ${state.start.trainRecords} records to train on, now there are ${run.trainRecords}. Give the ` +
-        "data of the first run, or start anew with --overwrite.",
+      `${path} was made with ${state.start.mixture} records to train on (records of a file x their repeats), now there are ` +
+        `${run.mixture}. Give --data the files and weights of the first run, or start anew with --overwrite.`,
     );
   }
   const { prefixIds = [] } = await readBackboneSetup(options.outputDir);
@@ -85,8 +95,28 @@ export async function restore(parts: RunParts, earlier: RunFile): Promise<RunSta
       `it was computed on ${state.device}: another device rounds differently, so losses may differ slightly`,
     );
   }
-  const { settings = earlier.settings } = options;
-  await writeRunFile(options.outputDir, { ...earlier, settings, device });
   const best = state.best && (await checkpoints.list("best")).some(({ step }) => step === state.best?.step);
-  return { ...state, best: best ? state.best : null, device };
+  return await comparable(parts, { ...state, best: best ? state.best : null, device });
+}
+
+/** The state with losses that those of this process can be compared with. */
+async function comparable(parts: RunParts, state: RunState): Promise<RunState> {
+  const { trainer, evalBatches, options, events } = parts;
+  const comparison = comparisonOf(parts);
+  if (state.start.comparison === comparison) return state;
+  const frozenEvalLoss = await evaluateLoss(trainer.decoder, null, evalBatches, options.memory);
+  const before = state.start.frozenEvalLoss;
+  if (isSameLoss(before, frozenEvalLoss)) return { ...state, start: { ...state.start, comparison } };
+  events.onNote?.(
+    `the frozen model's held-out loss was ${before.toFixed(4)} and is ${frozenEvalLoss.toFixed(4)} with the records or weights of ` +
+      "now: earlier evaluations, and the best adapter by them, do not count any more",
+  );
+  const start = {
+    ...state.start,
+    comparison,
+    frozenEvalLoss,
+    initialEvalLoss: frozenEvalLoss, // an untrained adapter changes nothing
+    sample: await sample(parts, null),
+  };
+  return { ...state, start, evaluation: { step: null, withoutGain: 0 }, best: null };
 }

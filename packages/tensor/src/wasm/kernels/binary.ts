@@ -6,9 +6,9 @@ import type { FunctionBuilder, Local } from "../assembler/function.ts";
 import { f32x4, i32, type V128, v128 } from "../assembler/instructions.ts";
 import { GELU_SLOPE } from "./activations.ts";
 import { defineKernel, words } from "./kernel.ts";
-import { sigmoidOf } from "./math.ts";
+import { expOf, sigmoidOf } from "./math.ts";
 import { forChunk, forRows, OUTER_AXES } from "./tasks.ts";
-import { at, forVectors } from "./vectors.ts";
+import { at, forVectors, splat } from "./vectors.ts";
 
 type Function2 = (a: V128, b: V128) => V128;
 
@@ -84,15 +84,38 @@ export const [equal, equalBroadcast] = both(() => f32x4.eq, "mask");
 export const [less, lessBroadcast] = both(() => f32x4.lt, "mask");
 export const [lessEqual, lessEqualBroadcast] = both(() => f32x4.le, "mask");
 
-/** dx = dy · gelu'(x). */
-const geluBackward = (make: (f: FunctionBuilder) => (x: Local<"v128">) => V128) =>
+/** dx = dy · f'(x). */
+const backward = (make: (f: FunctionBuilder) => (x: Local<"v128">) => V128) =>
   sameShape((f) => {
     const slopeOf = make(f);
     return (dy, x) => f32x4.mul(dy, slopeOf(f.v128(x)));
   });
 
-export const geluBackwardErf = geluBackward(GELU_SLOPE.erf);
-export const geluBackwardTanh = geluBackward(GELU_SLOPE.tanh);
+export const geluBackwardErf = backward(GELU_SLOPE.erf);
+export const geluBackwardTanh = backward(GELU_SLOPE.tanh);
+
+/** scale · e / (1 + e)² with e = e^-rate|x|, which is not 0 where the sigmoid rounds to 1. */
+const sigmoidSlope = (rate: number, scale: number) =>
+  backward((f) => {
+    const exp = expOf(f);
+    const [one, minusRate, all] = [1, -rate, scale].map((value) => splat(f, value));
+    return (x) => {
+      const e = f.v128(exp(f32x4.mul(f32x4.abs(x), minusRate)));
+      const root = f.v128(f32x4.add(e, one));
+      return f32x4.div(f32x4.mul(e, all), f32x4.mul(root, root));
+    };
+  });
+
+export const sigmoidBackward = sigmoidSlope(1, 1);
+export const tanhBackward = sigmoidSlope(2, 4);
+
+export const siluBackward = backward((f) => {
+  const [sigmoid, one] = [sigmoidOf(f), splat(f, 1)];
+  return (x) => {
+    const s = f.v128(sigmoid(x));
+    return f32x4.mul(s, f.madd(x, f32x4.sub(one, s), one));
+  };
+});
 
 export const siluMul = sameShape((f) => {
   const sigmoid = sigmoidOf(f);

@@ -48,15 +48,17 @@ export const gelu: WasmOp = (k, { x, y }: Record<"x" | "y", Tensor>, _, { form }
     { perNs: EXP_PER_NS },
   );
 
-export const geluBackward: WasmOp = (
-  k,
-  { dy, x, dx }: Record<"dy" | "x" | "dx", Tensor>,
-  _,
-  { form }: { form: GeluForm },
-) => {
-  const kernel = form === "erf" ? "geluBackwardErf" : "geluBackwardTanh";
-  return runElements(k, kernel, { inputs: { a: dy, b: x }, outputs: { y: dx } }, { perNs: EXP_PER_NS });
-};
+const backward =
+  <A>(kernelOf: (attrs: A) => KernelName): WasmOp =>
+  (k, { dy: a, x: b, dx: y }: Record<"dy" | "x" | "dx", Tensor>, _, attrs: A) =>
+    runElements(k, kernelOf(attrs), { inputs: { a, b }, outputs: { y } }, { perNs: EXP_PER_NS });
+
+export const sigmoidBackward = backward(() => "sigmoidBackward");
+export const siluBackward = backward(() => "siluBackward");
+export const tanhBackward = backward(() => "tanhBackward");
+export const geluBackward = backward(({ form }: { form: GeluForm }) =>
+  form === "erf" ? "geluBackwardErf" : "geluBackwardTanh",
+);
 
 export const clamp: WasmOp = (
   k,
