@@ -1,7 +1,8 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, vi } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
+import { runSidenet } from "../src/cli/program.ts";
 import type { Estimate } from "../src/eval/intervals.ts";
 import type { EvalSummary } from "../src/node/eval-run.ts";
 import { expectPeak, sidenet, sidenetWith } from "./capture.ts";
@@ -26,6 +27,16 @@ async function generated(...args: string[]): Promise<Generated> {
   const run = await sidenet("generate", ...common, ...args, "--json");
   expect(run.err).not.toContain("L-");
   return run.json() as unknown as Generated;
+}
+
+/** Until it is disposed of, Ctrl-C is pressed as soon as a command listens to it. */
+function ctrlC(): Disposable {
+  const on = process.on.bind(process);
+  const spy = vi.spyOn(process, "on").mockImplementation((name, listener) => {
+    if (name === "SIGINT") queueMicrotask(() => listener("SIGINT"));
+    return on(name, listener);
+  });
+  return { [Symbol.dispose]: () => spy.mockRestore() };
 }
 
 describe("sidenet generate", () => {
@@ -98,6 +109,15 @@ describe("sidenet generate", () => {
     expect((JSON.parse(out) as { prompt_ids: number[] }).prompt_ids).toHaveLength(1);
   });
 
+  it("keeps what Ctrl-C has left of its texts, and does not end as if all were there", async () => {
+    using _ = ctrlC();
+    const args = ["--prompt", "ab", "--prompt", "cd", "--batch-size", "1", "--max-tokens", "5", "--json"];
+    const run = await sidenet("generate", ...common, ...args);
+    expect(run.exitCode).toBe(130);
+    const { results, text } = run.json() as unknown as Generated;
+    expect(results).toMatchObject([{ prompt: "ab", text, stopped: "interrupted" }]);
+  });
+
   it("says what is missing", async () => {
     expect(await sidenet("generate", ...common)).toMatchObject({ exitCode: 2 });
     expect((await sidenet("generate", ...common, "--prompt", "a", "--system", "s")).exitCode).toBe(2);
@@ -133,6 +153,20 @@ describe("sidenet chat", () => {
     const alone = await sidenetWith(["more"], ...args(), "--json");
     expectPeak(run.json());
     expect((alone.json() as { messages: unknown[] }).messages[1]).not.toEqual(messages[3]);
+  });
+
+  it("ends with an answer that Ctrl-C has ended where no person types, who might go on", async () => {
+    using _ = ctrlC();
+    const piped = await sidenetWith(["hello", "more"], ...args(), "--json");
+    expect(piped.exitCode).toBe(130);
+    expect((piped.json() as { messages: unknown[] }).messages).toHaveLength(2);
+    const typed = async function* () {
+      yield* ["hello", "more"];
+    };
+    const out: string[] = [];
+    const terminal = { out: (text: string) => out.push(text), err: () => {}, interactive: true };
+    const exitCode = await runSidenet([...args(), "--json"], { ...terminal, typed: true, lines: typed });
+    expect([exitCode, JSON.parse(out.join("")).messages.length]).toEqual([0, 4]);
   });
 
   it("forgets, ends and explains on command", async () => {

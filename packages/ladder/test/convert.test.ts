@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
@@ -228,6 +228,16 @@ describe("the output", () => {
       /q8_0.*f32, f16, bf16, nf4.*\.gguf/,
     );
     expect((await errorOf(convert(source, at("x.gguf"), "nf4"))).code).toBe("L-CONVERT-TYPE");
+  });
+
+  it("is a file or a folder by the end of its name, in letters of either case", async () => {
+    const source = await putModel(at("named"), MODEL);
+    await convert(source, at("NAMED.GGUF"), "f16");
+    expect((await stat(at("NAMED.GGUF"))).isFile()).toBe(true);
+    const { message } = await errorOf(convert(source, at("o.Safetensors"), "f16"));
+    expect(message).toMatch(
+      /L-OUTPUT\] .*o\.Safetensors has the name of a file, and a folder .*Name a folder/,
+    );
   });
 
   async function openModelTypes(path: string): Promise<Set<string>> {

@@ -111,6 +111,36 @@ describe("a new user is told", () => {
       2,
       /--text, .* those that --task gsm8k reads are mapped by --map/,
     ],
+    [
+      "a template for sentences that answer nothing",
+      () => train("pairs.jsonl", "--task", "blimp", "--template", "chat"),
+      2,
+      /--template chat does nothing for blimp/,
+    ],
+    [
+      "a template for texts",
+      () => evaluate("perplexity", "pairs.jsonl", "--template", "chat"),
+      2,
+      /--template chat does nothing for perplexity/,
+    ],
+    [
+      "a chat template for plain text",
+      () => evaluate("arc", "pairs.jsonl", "--chat-template", "chat.jinja"),
+      2,
+      /--chat-template does nothing for arc in plain text\. Add --template chat/,
+    ],
+    [
+      "a seed of no chance",
+      () => ["generate", "--model", "none", "--prompt", "p", "--temperature", "0", "--seed", "1"],
+      2,
+      /--temperature 0 .* --seed do nothing/,
+    ],
+    [
+      "a share of no chance",
+      () => ["chat", "--model", "none", "--temperature", "0", "--top-p", "0.9"],
+      2,
+      /--temperature 0 .*--top-p/,
+    ],
     ["patience for nothing", () => train("pairs.jsonl", "--patience", "2"), 2, /--eval-every\. Give both/],
     ["an empty name", () => train("pairs.jsonl", "--output", ""), 2, /--output is empty/],
     [

@@ -25,6 +25,8 @@ describe("sidenet plan", () => {
     const args = ["--model", "SmolLM2-135M", "--method", "ladder", "--context", "256", "--batch", "2"];
     const json = (await sidenet("plan", ...args, "--json")).json() as unknown as Row & { plans: Row[] };
     expect(json).toMatchObject({ method: "ladder", tokens: 512, context: 256 });
+    const last = (await sidenet("plan", ...args, "--batch-size", "3", "--json")).json();
+    expect(last).toMatchObject({ batch_size: 3, tokens: 768 }); // two names of one option, of which the last counts
     expect(json).toMatchObject({ device: "meta: any discrete adapter with f16" });
     expect(json).not.toHaveProperty("adapter"); // elsewhere that is what was trained
     expect(json.plans).toHaveLength(1);

@@ -21,7 +21,7 @@ import {
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
-import type { Outcome, Session } from "./session.ts";
+import { EXIT, type Outcome, type Session } from "./session.ts";
 import { Interrupt } from "./signals.ts";
 import type { Report, Terminal } from "./terminal.ts";
 
@@ -33,7 +33,7 @@ interface ChatFlags extends InferenceFlags, Sampling {
 const COMMANDS = `/reset  forget the conversation    /exit  end    /help  this list    Ctrl-C  end the answer, or the chat`;
 
 const HELP = `
-Each line of the terminal, or of a pipe, is a turn.
+Each line of the terminal, or of a pipe, is a turn. In a pipe Ctrl-C ends the chat as well, with exit code 130.
 ${COMMANDS}
 
 When the conversation outgrows the model's context its oldest turns are dropped, and the rest is read again. A turn that is longer
@@ -58,21 +58,26 @@ export function defineChat(program: Command, session: Session): void {
 }
 
 async function chat(report: Report, terminal: Terminal, flags: ChatFlags): Promise<Outcome> {
+  const sampling = samplingOf(flags);
   return withDevice(flags, report, async (device) => {
     using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const otherwise = "continue texts with sidenet generate";
     const template = requireChatTemplate(inference.tokenizer, flags.model, otherwise);
-    using conversation = new Conversation(inference, template, flags);
+    using conversation = new Conversation(inference, template, flags, sampling);
     report.note(COMMANDS);
+    let exitCode: number = EXIT.ok;
     for await (const line of terminal.lines?.("> ") ?? []) {
       const text = line.trim();
       if (text === "/exit") break;
       if (text === "/help") report.note(COMMANDS);
       else if (text === "/reset") conversation.reset();
       else if (text.startsWith("/")) report.note(`there is no ${text}. ${COMMANDS}`);
-      else if (text !== "") await conversation.answer(text, report);
+      else if (text !== "" && !(await conversation.answer(text, report)) && !terminal.typed) {
+        exitCode = EXIT.SIGINT;
+        break;
+      }
     }
-    return { json: conversation.summary(device) };
+    return { json: conversation.summary(device), exitCode };
   });
 }
 
@@ -91,11 +96,11 @@ class Conversation {
   #tokens = 0;
   #seconds = 0;
 
-  constructor(inference: Inference, template: ChatTemplate, flags: ChatFlags) {
+  constructor(inference: Inference, template: ChatTemplate, flags: ChatFlags, sampling: Required<Sampling>) {
     this.#inference = inference;
     this.#template = template;
     this.#flags = flags;
-    this.#sampling = samplingOf(flags);
+    this.#sampling = sampling;
     this.reset();
   }
 
@@ -104,11 +109,14 @@ class Conversation {
     this.#messages = system === undefined ? [] : [{ role: "system", content: system }];
   }
 
-  /** Prints the assistant's answer as it is generated. A turn that no context has space for is refused, and the conversation goes on. */
-  async answer(text: string, report: Report): Promise<void> {
+  /**
+   * Prints the assistant's answer as it is generated. A turn that no context has space for is refused, and the conversation goes on.
+   * Returns false where Ctrl-C has ended the answer.
+   */
+  async answer(text: string, report: Report): Promise<boolean> {
     const { decoder, adapter, tokenizer } = this.#inference;
     const ids = this.#take(text, report);
-    if (ids === null) return;
+    if (ids === null) return true;
     const space = decoder.contextLimit - ids.length;
     const started = performance.now();
     using interrupt = new Interrupt();
@@ -124,8 +132,9 @@ class Conversation {
     this.#messages.push({ role: "assistant", content: answer.text });
     this.#tokens += answer.ids.length;
     this.#seconds += (performance.now() - started) / 1000;
-    if (answer.stopped !== "max tokens") return;
-    report.note(space < this.#flags.maxTokens ? "(cut: the context is full)" : "(cut at --max-tokens)");
+    if (answer.stopped === "max tokens")
+      report.note(space < this.#flags.maxTokens ? "(cut: the context is full)" : "(cut at --max-tokens)");
+    return answer.stopped !== "interrupted";
   }
 
   /** Adds the user's turn. The conversation as tokens, without its oldest turns where it is too long; null if the turn alone is. */

@@ -3,7 +3,7 @@ import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import { CALIBRATION_TOKENS, type CalibrationOptions } from "../node/calibration-rows.ts";
 import { convertModel } from "../node/convert-model.ts";
-import { CONVERT_TYPES, type ConvertOptions, type ConvertType } from "../node/convert-options.ts";
+import { CONVERT_TYPES, type ConvertOptions, type ConvertType, isGgufPath } from "../node/convert-options.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping, modelOption } from "./data-options.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";
@@ -48,7 +48,7 @@ const MAX_SHARD = 5e9;
 
 /** Throws `C-USAGE` where no safetensors file of a model is written. */
 export function refuseShards({ maxShard, output }: OutputFlags, isModel: boolean): void {
-  if (maxShard === MAX_SHARD || (isModel && !output.endsWith(".gguf"))) return;
+  if (maxShard === MAX_SHARD || (isModel && !isGgufPath(output))) return;
   const what = isModel ? "a GGUF file" : "an adapter";
   throw new SidenetError(
     "C-USAGE",

@@ -108,8 +108,24 @@ function refuseOtherTasks(command: Command, task: Task): void {
   }
 }
 
+/** Throws `C-USAGE` for a template that nothing is put into. The end of its turns ends the answers of gsm8k, plain ones too. */
+function refuseIdleTemplates({ task, template, chatTemplate }: EvalFlags): void {
+  const asks = task !== "blimp" && task !== "perplexity";
+  if (template === "chat" && !asks)
+    throw new SidenetError(
+      "C-USAGE",
+      `--template chat does nothing for ${task}, which asks nothing. Leave it out.`,
+    );
+  if (chatTemplate !== undefined && template === "plain" && task !== "loss" && task !== "gsm8k")
+    throw new SidenetError(
+      "C-USAGE",
+      `--chat-template does nothing for ${task} in plain text. ${asks ? "Add --template chat, or leave" : "Leave"} it out.`,
+    );
+}
+
 async function evaluate(report: Report, flags: EvalFlags, command: Command): Promise<Outcome> {
   refuseOtherTasks(command, flags.task);
+  refuseIdleTemplates(flags);
   const { task, data, template, batchSize, context, answerTokens } = flags;
   return withDevice(flags, report, async (device) => {
     const summary = await evalRun(

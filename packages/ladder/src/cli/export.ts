@@ -1,5 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
+import { isGgufPath } from "../node/convert-options.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addOutputOptions, convertAndTell, type OutputFlags, refuseShards } from "./convert.ts";
@@ -42,10 +43,10 @@ async function exportTrained(report: Report, flags: ExportFlags): Promise<Outcom
   if (flags.as === "merged") {
     return convertAndTell(report, { model, output, type, adapter, maxShardBytes, overwrite }, flags.device);
   }
-  if (type === "nf4" || type === "q8_0" || output.endsWith(".gguf")) {
+  if (type === "nf4" || type === "q8_0" || isGgufPath(output)) {
     throw new SidenetError(
       "C-USAGE",
-      `an adapter is written to a folder in f32, f16 or bf16, not ${output.endsWith(".gguf") ? "to a .gguf file" : `in ${type}`}.`,
+      `an adapter is written to a folder in f32, f16 or bf16, not ${isGgufPath(output) ? "to a .gguf file" : `in ${type}`}.`,
     );
   }
   return withDevice(flags.device, report, async (device) => {

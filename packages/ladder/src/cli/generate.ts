@@ -20,7 +20,7 @@ import {
   samplingOf,
 } from "./inference-options.ts";
 import { positiveInteger } from "./options.ts";
-import type { Outcome, Session } from "./session.ts";
+import { EXIT, type Outcome, type Session } from "./session.ts";
 import { Interrupt } from "./signals.ts";
 import type { Report } from "./terminal.ts";
 
@@ -37,7 +37,7 @@ interface GenerateFlags extends InferenceFlags, Sampling {
 const HELP = `
 Decoding is greedy unless one of --temperature, --top-k, --top-p, --min-p and --seed is given; then the temperature is 1 by
 default, the seed 0, and the same seed gives the same text. --top-k, --top-p and --min-p are applied in this order. Prompts in
-a batch do not influence each other. Ctrl-C ends the text.
+a batch do not influence each other. Ctrl-C ends the text; what there is of it stands, and the exit code is 130.
 
 Examples:
   $ npx sidenet generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "The capital of France is" --max-tokens 16
@@ -98,12 +98,13 @@ function idsOf(
 }
 
 async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outcome> {
+  const sampling = samplingOf(flags);
   const prompts = await promptsOf(flags);
   return withDevice(flags, report, async (device) => {
     using inference = await openInference(device, inferenceOptions(flags, report), showLoading(report));
     const ids = prompts.map((prompt) => idsOf(prompt, inference, flags));
     const started = performance.now();
-    const all = await writeTexts(report, inference, flags, prompts, ids);
+    const all = await writeTexts(report, inference, flags, prompts, ids, samplerOf(sampling));
     const seconds = (performance.now() - started) / 1000;
     const count = all.reduce((sum, one) => sum + one.ids.length, 0);
     report.note(`${count} tokens in ${seconds.toFixed(1)} s`);
@@ -115,7 +116,9 @@ async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outc
       stopped,
     }));
     const { prompt: _, ...first } = results[0];
+    const isWhole = all.length === prompts.length && all.every(({ stopped }) => stopped !== "interrupted");
     return {
+      exitCode: isWhole ? EXIT.ok : EXIT.SIGINT,
       json: {
         ...first,
         results,
@@ -124,7 +127,7 @@ async function continueTexts(report: Report, flags: GenerateFlags): Promise<Outc
         model: flags.model,
         adapter: flags.adapter ?? null,
         device: deviceName(device),
-        sampling: samplingJson(samplingOf(flags)),
+        sampling: samplingJson(sampling),
         ...peakJson(device),
       },
     };
@@ -138,9 +141,9 @@ async function writeTexts(
   flags: GenerateFlags,
   prompts: readonly string[],
   ids: readonly (readonly number[])[],
+  sampling: Sampling | null,
 ): Promise<Continuation[]> {
   const { maxTokens, batchSize, stop = [] } = flags;
-  const sampling = samplerOf(samplingOf(flags));
   const isSingle = prompts.length === 1;
   const shown = (i: number) => (flags.template === "plain" ? prompts[i] : "");
   const all: Continuation[] = [];

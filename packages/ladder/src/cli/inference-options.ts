@@ -1,4 +1,5 @@
 /** Options of the commands that ask a model: generate, chat and eval. */
+import { SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
 import type { Sampling } from "../generation/generate.ts";
@@ -71,12 +72,20 @@ export function addSamplingOptions(command: Command): Command {
     .option("--seed <n>", "seed of the sampling", seed);
 }
 
-/** Chance only where it is asked for: greedy otherwise, though a repetition penalty holds for that as well. */
+/**
+ * Chance only where it is asked for: greedy otherwise, though a repetition penalty holds for that as well. Throws `C-USAGE` for what
+ * does nothing without chance.
+ */
 export function samplingOf(options: Sampling): Required<Sampling> {
   const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
   const chosen = [options.topK, options.topP, options.minP, options.seed].some(
     (value) => value !== undefined,
   );
+  if (chosen && options.temperature === 0)
+    throw new SidenetError(
+      "C-USAGE",
+      "--temperature 0 takes the likeliest token each time, so --top-k, --top-p, --min-p and --seed do nothing. Leave one or the other out.",
+    );
   const { temperature: heat = chosen ? 1 : 0, seed: first = 0 } = options;
   return { temperature: heat, topK, topP, minP, repetitionPenalty, seed: first };
 }

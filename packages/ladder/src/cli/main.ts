@@ -17,17 +17,14 @@ process.stderr.on("error", () => {});
 const written = (stream: NodeJS.WriteStream) =>
   new Promise<void>((resolve) => stream.write("", () => resolve()));
 
+const typed = process.stdin.isTTY === true && process.stderr.isTTY === true;
 const exitCode = await runSidenet(process.argv.slice(2), {
   out: (text) => process.stdout.write(text),
   err: (text) => process.stderr.write(text),
   interactive: process.stderr.isTTY === true,
   ...(process.stderr.columns ? { columns: process.stderr.columns } : {}),
-  lines: (prompt) =>
-    typedLines(prompt, {
-      input: process.stdin,
-      output: process.stderr,
-      terminal: process.stdin.isTTY === true && process.stderr.isTTY === true,
-    }),
+  typed,
+  lines: (prompt) => typedLines(prompt, { input: process.stdin, output: process.stderr, terminal: typed }),
 });
 await Promise.all([written(process.stdout), written(process.stderr)]);
 process.exit(exitCode); // not exitCode = ...: a driver's threads would keep the process alive

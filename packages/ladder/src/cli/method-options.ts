@@ -254,7 +254,7 @@ function addMemoryOptions(command: Command): Command {
 /** What decides a step, planned or run; `batchSize` is the default. */
 export function addStepOptions(command: Command, batchSize: number): Command {
   command
-    .option("--batch-size <n>", "records per batch", positiveInteger, batchSize)
+    .option("--batch, --batch-size <n>", "records per batch", positiveInteger, batchSize)
     .option("--gradient-accumulation <n>", "batches per optimizer step", positiveInteger, 1)
     .addOption(dtypeOption());
   return addMemoryOptions(addSizeOptions(command));

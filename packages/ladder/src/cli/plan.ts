@@ -39,9 +39,7 @@ import { chooseMethods, parseVariant, usableVariants, type Variant } from "./var
 interface PlanCommand extends PlanFlags {
   readonly model: string;
   readonly method?: readonly Variant[];
-  readonly methods?: readonly Variant[];
   readonly context?: readonly number[];
-  readonly batch?: number;
   readonly memory?: number;
   readonly memoryTimeline?: string;
 }
@@ -71,8 +69,6 @@ export function definePlan(program: Command, session: Session): void {
       "methods to plan, with optional suffixes (default: all)",
       listOf(parseVariant),
     )
-    .addOption(new Option("--methods <names...>").argParser(listOf(parseVariant)).hideHelp())
-    .addOption(new Option("--batch <n>").argParser(positiveInteger).hideHelp())
     .option(
       "--memory <size>",
       "find the longest context that fits into this memory, such as 12GB or 16GiB, for each method",
@@ -129,10 +125,9 @@ const DEFAULT_VARIANTS = METHODS.flatMap((name) =>
   name === "qlora" ? [name, "qlora+checkpointing"] : [name],
 );
 
-async function plan(report: Report, options: PlanCommand, command: Command): Promise<Outcome> {
-  const methods = chooseMethods(command, options.method ?? options.methods, DEFAULT_VARIANTS);
-  const contexts = options.context ?? DEFAULT_CONTEXTS;
-  const flags = { ...options, batchSize: options.batch ?? options.batchSize };
+async function plan(report: Report, flags: PlanCommand, command: Command): Promise<Outcome> {
+  const methods = chooseMethods(command, flags.method, DEFAULT_VARIANTS);
+  const contexts = flags.context ?? DEFAULT_CONTEXTS;
   const config = await openPlannedConfig(flags.model);
   const device = await plannedDevice(report, flags);
   const variants = usableVariants(report, methods, config, flags, device);

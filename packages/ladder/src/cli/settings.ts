@@ -28,9 +28,9 @@ const NOT_SETTINGS = new Set([
 export const settingName = (option: Option): string =>
   (option.long ?? option.flags).replace(/^--/, "").replace(/^no-/, "");
 
-/** Hidden options are other names of flags, and flags of one invocation are no settings. */
+/** Flags of one invocation are no settings. */
 export const settingsOf = (command: Command): Option[] =>
-  command.options.filter((option) => !option.hidden && !NOT_SETTINGS.has(settingName(option)));
+  command.options.filter((option) => !NOT_SETTINGS.has(settingName(option)));
 
 const shown = (value: unknown): string => JSON.stringify(value) ?? String(value);
 

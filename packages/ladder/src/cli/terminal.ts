@@ -10,6 +10,8 @@ export interface Terminal {
   readonly interactive: boolean;
   /** Width of standard error, where it has one. */
   readonly columns?: number;
+  /** A person types these lines. */
+  readonly typed?: boolean;
   /** Lines of standard input, for the commands that read it; `prompt` is shown to a person who types them. */
   lines?(prompt: string): AsyncIterable<string>;
 }

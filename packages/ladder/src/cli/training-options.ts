@@ -154,6 +154,10 @@ function refuseIdleFlags(flags: TrainingFlags): void {
       "--pack-length fills rows with records of any length, so --bucket-by-length does nothing. Give one of them.",
     ],
     [
+      task === "blimp" && flags.template === "chat",
+      "--template chat does nothing for blimp, which asks nothing. Leave it out.",
+    ],
+    [
       task !== undefined && (text ?? prompt) !== undefined,
       `--text, --prompt and --completion are fields of plain records; those that --task ${task} reads are mapped by --map.`,
     ],

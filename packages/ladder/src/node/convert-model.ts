@@ -19,6 +19,7 @@ import {
   type ConvertProgress,
   type ConvertSummary,
   type ConvertType,
+  isGgufPath,
   type OutgoingModel,
   reporting,
 } from "./convert-options.ts";
@@ -30,7 +31,7 @@ import { writeSafetensorsFolder } from "./safetensors-folder.ts";
 const GGUF_TYPES: Partial<Record<ConvertType, GgufWriteType>> = { f32: "F32", f16: "F16", q8_0: "Q8_0" };
 
 function checkType({ output, type }: ConvertOptions): "gguf" | "safetensors" {
-  const format = output.endsWith(".gguf") ? "gguf" : "safetensors";
+  const format = isGgufPath(output) ? "gguf" : "safetensors";
   const known = format === "gguf" ? Object.keys(GGUF_TYPES) : ["f32", "f16", "bf16", "nf4"];
   if (known.includes(type)) return format;
   const other = format === "gguf" ? "a folder holds it" : "a file that ends in .gguf holds it";
@@ -85,7 +86,7 @@ async function writeGguf(
 ): Promise<Pick<ConvertSummary, "size_bytes" | "files" | "missing">> {
   const tokenizer = await ggufTokenizer(model.files, model.config);
   const type = GGUF_TYPES[options.type]!;
-  const name = basename(options.model).replace(/(-\d{5}-of-\d{5})?\.gguf$/, "");
+  const name = basename(options.model).replace(/(-\d{5}-of-\d{5})?\.gguf$/i, "");
   const metadata = { ...ggufModelFields(model.config, name, type), ...tokenizer.fields };
   const tensors = ggufModelTensors(model.config, model.tensors, type);
   const reported = reporting(tensors, ({ sizeBytes }) => sizeBytes, onProgress);

@@ -38,9 +38,9 @@ async function namesIn(folder: string): Promise<string[] | null> {
 const isIn = (inner: string, outer: string): boolean => inner === outer || inner.startsWith(`${outer}/`);
 
 /**
- * Throws `L-OUTPUT` when something is at `path` that may not be replaced: anything, unless `overwrite` is set; then still
- * what is no such `kind`, a folder that holds no model and no adapter or more than that, such as a run, and what is read from
- * (`inputs`).
+ * Throws `L-OUTPUT` for a folder with the name of a file, and when something is at `path` that may not be replaced: anything, unless
+ * `overwrite` is set; then still what is no such `kind`, a folder that holds no model and no adapter or more than that, such as a
+ * run, and what is read from (`inputs`).
  */
 export async function checkOutput(
   path: string,
@@ -49,6 +49,12 @@ export async function checkOutput(
   inputs: readonly string[],
 ): Promise<void> {
   if (path === "") throw new SidenetError("L-OUTPUT", "the name of the output is empty. Name a place.");
+  if (kind === "folder" && /\.safetensors$/i.test(path)) {
+    throw new SidenetError(
+      "L-OUTPUT",
+      `${path} has the name of a file, and a folder is written, with the .safetensors file in it. Name a folder.`,
+    );
+  }
   const real = await realpath(path).catch(() => null);
   if (real === null) return;
   for (const input of inputs) {
