@@ -102,6 +102,7 @@ async function runLoaded(
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });
+  const rows = Math.min(options.batchSize, options.memory.microBatchSize ?? options.batchSize);
   // Records of similar lengths go together, which needs less padding.
   const byLength = [...run.heldOut].sort((a, b) => a.inputIds.length - b.inputIds.length);
   const parts: RunParts = {
@@ -109,7 +110,7 @@ async function runLoaded(
     run,
     trainer,
     checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
-    evalBatches: inBatches(byLength, options.batchSize, run.maxLength),
+    evalBatches: inBatches(byLength, rows, run.maxLength),
   };
   events.onReady?.({
     trainableParameters: adapter.parameters.count,
