@@ -38,7 +38,7 @@ export interface RunReady {
 
 /** What is known of a run before its first step. */
 export interface RunStart {
-  /** Held-out loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
+  /** Held-out loss of the backbone alone, and with the untrained adapter: equal but for rounding, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;
   /** Steps that were done by an earlier process; null: a new run. */
