@@ -52,6 +52,7 @@ export async function begin(parts: RunParts): Promise<RunState> {
     defaults: {
       "learning-rate": defaultLearningRate(options.method, decoder.config),
       "max-length": run.maxLength,
+      "optimizer-state": options.memory.optimizerState ?? "f32",
     },
   });
   return newRunState(start, device, { window: 0, batch: 0 });
