@@ -158,7 +158,7 @@ export { ChatTemplate, type SpecialTokens, type TextPiece, type Tool } from "./t
 export type { ChatMessage } from "./text/messages.ts";
 export { afterPrefix, encodePrefix } from "./text/prefix-text.ts";
 export { type EncodingOptions, loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
-export { evaluateLoss } from "./training/evaluate-loss.ts";
+export { type EvaluationOptions, evaluateLoss } from "./training/evaluate-loss.ts";
 export { FlopCounts, type FlopsByOp, type Phase, type PhaseFlops } from "./training/flop-counts.ts";
 export type { Loss, LossInputs, LossSettings, MakeLoss } from "./training/loss.ts";
 export { defaultLearningRate, defaultMemory, defaultStorage } from "./training/method-defaults.ts";

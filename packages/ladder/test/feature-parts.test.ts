@@ -1,10 +1,13 @@
 import { type Device, ParamStore, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
+import { describeStart } from "../src/cli/train-report.ts";
+import { makeAdapter } from "../src/methods/method.ts";
 import { isBlockMatrix } from "../src/model/base-storage.ts";
 import type { ModelConfig } from "../src/model/config.ts";
 import { Decoder, decoderParameters } from "../src/model/decoder.ts";
 import { quantizeNf4 } from "../src/model/nf4-weight.ts";
+import { evaluateLosses } from "../src/training/evaluate-loss.ts";
 import { measureStep, planStep } from "../src/training/plan.ts";
 import { drawModel, randomWeights } from "./tiny-model.ts";
 
@@ -89,4 +92,31 @@ describe.each(devices)("on %s the feed-forward half of a frozen block", (_, open
     expect(run).toEqual(planStep(CONFIG, { ...step, profile: device.profile }));
     expect(run.flopsByOp.accumulate).toBeDefined();
   });
+});
+
+it("an untrained LoRA, whose features are computed as a whole, is the frozen model but for rounding", async () => {
+  using device = await openNodeWasm({ threads: 2 });
+  using decoder = decoderOf(device, { ...CONFIG, numHiddenLayers: 2 }, "f32");
+  using lora = makeAdapter({ method: "lora" }, decoder, "tiny");
+  const ids = Int32Array.from({ length: TOKENS }, (_, i) => (i * 7) % decoder.config.vocabSize);
+  const batch = {
+    inputIds: ids,
+    labels: ids,
+    batchSize: 1,
+    length: TOKENS,
+    attentionMask: null,
+    segments: null,
+  };
+  const start = async () => {
+    const [frozen, initial] = await evaluateLosses(decoder, [null, lora], [batch], { chunkTokens: TOKENS });
+    return { frozenEvalLoss: frozen, initialEvalLoss: initial, resumedFrom: null };
+  };
+  const untrained = await start();
+  expect(untrained.initialEvalLoss).not.toBe(untrained.frozenEvalLoss);
+  expect(describeStart(untrained, 1)).toContain("(equal but for rounding, as expected)");
+  const same = { ...untrained, initialEvalLoss: untrained.frozenEvalLoss };
+  expect(describeStart(same, 1)).toContain("(equal, as expected)");
+  const b = lora.parameters.get("base_model.model.model.layers.1.mlp.down_proj.lora_B.weight");
+  device.scope(() => device.ops.fill(b, { value: 0.01 }));
+  expect(describeStart(await start(), 1)).toContain("DIFFERENT");
 });

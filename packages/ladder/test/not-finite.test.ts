@@ -1,5 +1,6 @@
 // A model that computes NaN says so, and where they came from: in every command that uses it.
-import { writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CpuDevice, TestRandom } from "@sidenet/tensor";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -64,6 +65,27 @@ describe("a model with a NaN among its weights", () => {
     expect(run.exitCode).toBe(1);
     expect(run.err).toMatch(/L-DIVERGED\][\s\S]*up_proj\.weight\[5, 3\] = NaN/);
     expect(run.err).not.toContain("--learning-rate");
+  });
+
+  it("ends training before the first update where only held-out records meet it, and compare names it", async () => {
+    const DAMAGED = "model.embed_tokens.weight";
+    await mkdir(join(root, "x"));
+    const { model } = await writeTinyModel(join(root, "x"), (tensors) => {
+      const { data, shape } = tensors[DAMAGED];
+      (data as Float32Array)[("x".charCodeAt(0) + 3) * shape[1]] = Number.NaN;
+    });
+    const data = join(root, "held.jsonl");
+    const line = (text: string) => `${JSON.stringify({ text })}\n`;
+    await writeFile(data, line("abc def ghi").repeat(4) + line("abc x"));
+    const shared = ["--model", model, "--device", "cpu", "--data", data, "--held-out", "1", "--steps", "2"];
+    const output = join(root, "held");
+    const run = await sidenet("train", ...shared, "--output", output);
+    expect(run.exitCode).toBe(1);
+    expect(run.err).toMatch(/L-DIVERGED\] the held-out loss of the frozen model is not finite.*embed_tokens/);
+    expect(existsSync(output)).toBe(false);
+    const compared = await sidenet("compare", ...shared, "--methods", "ladder", "--output", `${output}s`);
+    expect(compared.out).toMatch(/^ladder +L-DIVERGED( +-)+$/m);
+    expect(compared.out).not.toContain("NaN");
   });
 });
 

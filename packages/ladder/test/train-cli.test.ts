@@ -201,6 +201,19 @@ describe("a run", () => {
     ).toBe(0);
   });
 
+  it("keeps the moments that it began with, whatever auto makes of other weights", async () => {
+    const output = join(temporaryFolder(), "out");
+    const resume = (...flags: string[]) => sidenet("train", "--output", output, "--resume", ...flags);
+    await sidenet("train", ...base, "--output", output, "--steps", "2");
+    expect(await resume("--quantize", "none", "--steps", "3")).toMatchObject({ exitCode: 0 });
+    expect(await resume("--set", "optimizer-state=auto", "--steps", "4")).toMatchObject({ exitCode: 0 });
+    expect(await resume("--optimizer-state", "8bit", "--steps", "5")).toMatchObject({ exitCode: 0 });
+    expect(await resume("--optimizer-state", "f32")).toMatchObject({
+      exitCode: 2,
+      err: expect.stringMatching(/optimizer-state was "8bit", now it is "f32".*Leave --optimizer-state out/),
+    });
+  });
+
   it("trains a model whose padding token is none of its vocabulary: padding is hidden, so any token will do", async () => {
     const own = await writeTinyFiles(temporaryFolder());
     const path = join(own.model, "config.json");

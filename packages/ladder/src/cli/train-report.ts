@@ -8,6 +8,7 @@ import type {
   StepMetrics,
   TrainSummary,
 } from "../node/train-run.ts";
+import { isSameLoss } from "../training/evaluate-loss.ts";
 import { formatTable } from "./table.ts";
 
 const indent = (text: string): string => text.replace(/^/gm, "  | ");
@@ -23,13 +24,15 @@ export const describeReady = (ready: RunReady): string =>
 
 /** `steps` is how many are asked for. */
 export function describeStart(start: RunStart, steps: number): string {
+  const { frozenEvalLoss: frozen, initialEvalLoss: initial } = start;
   const same =
-    start.frozenEvalLoss === start.initialEvalLoss
+    frozen === initial
       ? "equal, as expected"
-      : "DIFFERENT, which is a bug in sidenet";
+      : isSameLoss(frozen, initial)
+        ? "equal but for rounding, as expected"
+        : "DIFFERENT, which is a bug in sidenet";
   return [
-    `held-out loss: frozen model ${start.frozenEvalLoss.toFixed(4)}, with the untrained adapter ` +
-      `${start.initialEvalLoss.toFixed(4)} (${same})`,
+    `held-out loss: frozen model ${frozen.toFixed(4)}, with the untrained adapter ${initial.toFixed(4)} (${same})`,
     ...(start.resumedFrom === null ? [] : [resumption(start.resumedFrom, steps)]),
   ].join("\n");
 }

@@ -61,7 +61,7 @@ const FIXED = [
   ...["method", "batch-size", "seed", "held-out", "eval-data", "pack-length", "bucket-by-length"],
   ...["task", "template", "chat-template", "prefix", "map", "text", "prompt", "completion"],
   ...["reduction", "side-width", "layers", "rungs-at", "delta", "fusion", "initial-rung", "rung-norm"],
-  ...["rank", "alpha", "rslora", "lora-layers", "targets"],
+  ...["rank", "alpha", "rslora", "lora-layers", "targets", "optimizer-state"],
 ];
 
 /** Notes the changed settings of a resumed run. Throws `C-USAGE` for a change that would make it another run. */
@@ -94,10 +94,14 @@ async function inheritSettings(report: Report, command: Command, layers: Layers)
     else throw new SidenetError("C-USAGE", `${output} holds no run to resume. Check --output.`);
     return;
   }
-  const known = Object.entries(run.settings).filter(([, value]) => value !== null);
+  // Moments stay as "auto" had them then, whatever the weights are now.
+  const { "optimizer-state": moments = "auto" } = run.defaults;
+  const earlier = { ...run.settings, "optimizer-state": moments };
+  const known = Object.entries(earlier).filter(([, value]) => value !== null);
   const before = checkSettings(command, Object.fromEntries(known), `the run in ${output}`);
   applySettings(command, before, ...layers);
-  compareSettings(report, run.settings, currentSettings(command));
+  if (command.getOptionValue("optimizerState") === "auto") command.setOptionValue("optimizerState", moments);
+  compareSettings(report, earlier, currentSettings(command));
 }
 
 async function train(

@@ -10,7 +10,6 @@ import { initializeAdapter } from "../methods/method.ts";
 import { parameterCount } from "../model/block.ts";
 import { decoderParameters } from "../model/decoder.ts";
 import { refusePacked } from "../model/prefix.ts";
-import { evaluateLoss } from "../training/evaluate-loss.ts";
 import { defaultLearningRate } from "../training/method-defaults.ts";
 import { isEvaluation, type MetricsLine, type StepMetrics } from "../training/metrics.ts";
 import type { RunState } from "../training/run-state.ts";
@@ -26,7 +25,13 @@ import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { withResumeHint } from "./run/resume-hint.ts";
 import { openRunFolder, RUN_FILES, type RunFile, writeRunFile } from "./run/run-folder.ts";
 import { lockRunFolder } from "./run/run-lock.ts";
-import { type RunParts, type RunRequest, sample, type TrainRunEvents } from "./run/run-parts.ts";
+import {
+  heldOutLosses,
+  type RunParts,
+  type RunRequest,
+  sample,
+  type TrainRunEvents,
+} from "./run/run-parts.ts";
 import { begin, restore } from "./run/start.ts";
 import type { TrainSummary } from "./run/summary.ts";
 import type { TrainRunOptions } from "./run/train-run-options.ts";
@@ -102,6 +107,7 @@ async function runLoaded(
     weightDecay: options.weightDecay,
     maxGradNorm: options.maxGradNorm,
   });
+  const rows = Math.min(options.batchSize, options.memory.microBatchSize ?? options.batchSize);
   // Records of similar lengths go together, which needs less padding.
   const byLength = [...run.heldOut].sort((a, b) => a.inputIds.length - b.inputIds.length);
   const parts: RunParts = {
@@ -109,7 +115,7 @@ async function runLoaded(
     run,
     trainer,
     checkpoints: options.saveEvery == null ? null : new Checkpoints(options.outputDir, options.keep ?? 2),
-    evalBatches: inBatches(byLength, options.batchSize, run.maxLength),
+    evalBatches: inBatches(byLength, rows, run.maxLength),
   };
   events.onReady?.({
     trainableParameters: adapter.parameters.count,
@@ -181,7 +187,7 @@ async function continueRun({ options }: RunParts, earlier: RunFile, state: RunSt
 
 /** Runs the loop from a state on, and writes how it ended. `earlier`: the run that is resumed. */
 async function train(parts: RunParts, state: RunState, earlier: RunFile | null): Promise<TrainSummary> {
-  const { options, events, trainer, evalBatches } = parts;
+  const { options, events, trainer } = parts;
   const { decoder, adapter } = trainer;
   const { step } = state.counters;
   const metricsPath = join(options.outputDir, RUN_FILES.metrics);
@@ -190,10 +196,10 @@ async function train(parts: RunParts, state: RunState, earlier: RunFile | null):
   const kept = earlier ? await keptMetrics(metricsPath, state) : [];
   const steps = kept.flatMap((line) => (isEvaluation(line) ? [] : [line]));
   const losses = steps.map(({ loss }) => loss);
-  const evaluate = async () => ({
-    loss: await evaluateLoss(decoder, adapter, evalBatches, options.memory),
-    sample: await sample(parts, adapter),
-  });
+  const evaluate = async () => {
+    const [loss] = await heldOutLosses(parts, [adapter]);
+    return { loss, sample: await sample(parts, adapter) };
+  };
   const onStep = (line: StepMetrics) => {
     losses.push(line.loss);
     events.onStep?.(line);

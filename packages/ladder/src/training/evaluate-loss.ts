@@ -1,10 +1,13 @@
 import { concatAll, type Tensor } from "@sidenet/tensor";
 import type { Adapter } from "../methods/adapter.ts";
-import { sharedPasses } from "../methods/residual-stream.ts";
+import { type StreamOptions, sharedPasses } from "../methods/residual-stream.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { Decoder } from "../model/decoder.ts";
 import { type Loss, type LossSettings, lossOf, refuseUncounted } from "./loss.ts";
 import { inputTensors, isRepeatable, passLosses, repeatCall, uploadInputs } from "./pass.ts";
+
+/** Options of an evaluation. */
+export interface EvaluationOptions extends LossSettings, Pick<StreamOptions, "chunkTokens"> {}
 
 /** Whether two losses are those of one model on one set of records: sums in another order round otherwise. */
 export const isSameLoss = (a: number, b: number): boolean => Math.abs(a - b) <= 1e-5 * Math.abs(a);
@@ -17,7 +20,7 @@ export async function evaluateLoss(
   decoder: Decoder,
   adapter: Adapter | null,
   batches: readonly LabeledBatch[],
-  options: LossSettings = {},
+  options: EvaluationOptions = {},
 ): Promise<number> {
   const [loss] = await evaluateLosses(decoder, [adapter], batches, options);
   return loss;
@@ -28,7 +31,7 @@ export async function evaluateLosses(
   decoder: Decoder,
   adapters: readonly (Adapter | null)[],
   batches: readonly LabeledBatch[],
-  options: LossSettings = {},
+  options: EvaluationOptions = {},
 ): Promise<number[]> {
   const makeLoss = lossOf(options);
   const losses = adapters.map((adapter) => makeLoss(decoder, adapter));
@@ -40,13 +43,7 @@ export async function evaluateLosses(
     counted += count;
     let a = 0;
     for (const pass of sharedPasses(adapters)) {
-      using means = meansOf(
-        decoder,
-        pass,
-        losses.slice(a, a + pass.length),
-        batch,
-        nameOf(decoder, pass, options),
-      );
+      using means = meansOf(decoder, pass, losses.slice(a, a + pass.length), batch, options);
       for (const mean of await means.read()) totals[a++] += mean * count;
     }
   }
@@ -68,11 +65,11 @@ function numberOf(object: object): number {
 function nameOf(
   decoder: Decoder,
   pass: readonly (Adapter | null)[],
-  { loss, lossChunkBytes = 0 }: LossSettings,
+  { loss, lossChunkBytes = 0, chunkTokens = 0 }: EvaluationOptions,
 ): string {
   const adapters = pass.map((adapter) => (adapter ? numberOf(adapter) : 0));
   const ownLoss = loss ? numberOf(loss) : 0;
-  return `evaluation by ${numberOf(decoder)} with ${adapters}, loss ${ownLoss}, chunks of ${lossChunkBytes}`;
+  return `evaluation by ${numberOf(decoder)} with ${adapters}, loss ${ownLoss}, chunks of ${lossChunkBytes} bytes and ${chunkTokens} tokens`;
 }
 
 /** The mean losses f32[N] of a batch by N adapters that share a pass, by one loss each. */
@@ -81,17 +78,23 @@ function meansOf(
   pass: readonly (Adapter | null)[],
   losses: readonly Loss[],
   batch: LabeledBatch,
-  name: string,
+  options: EvaluationOptions,
 ): Tensor {
   const { device } = decoder;
+  const { chunkTokens } = options;
   return device.scope(() => {
     const inputs = uploadInputs(decoder, losses, batch);
     const run = () => {
-      const means = passLosses(decoder, pass, losses, inputs);
+      const means = passLosses(decoder, pass, losses, inputs, chunkTokens ? { chunkTokens } : {});
       const rows = means.map((mean) => device.ops.reshape(mean, { shape: [1] }));
       return new Map([["means", concatAll(device.ops, rows, 0)]]);
     };
-    const call = repeatCall(pass.at(-1) ?? decoder, name, decoder, inputTensors(inputs));
+    const call = repeatCall(
+      pass.at(-1) ?? decoder,
+      nameOf(decoder, pass, options),
+      decoder,
+      inputTensors(inputs),
+    );
     const results = isRepeatable(pass, losses) ? device.repeat(call, run) : run();
     return results.get("means")!;
   });

@@ -45,7 +45,7 @@ export async function writeTrainerState(
     throw new SidenetError(
       "L-CHECKPOINT",
       `${checkpoint.name}: this run trains ${name} as ${type} ${formatShape(shape)}, the checkpoint ${found}. ` +
-        "Resume with the method and sizes of the checkpoint.",
+        "Resume with the method, the sizes and the optimizer state of the checkpoint.",
     );
   }
   const stray = [...checkpoint.tensors.keys()].find(

@@ -4,13 +4,12 @@ import { join } from "node:path";
 import type { Device } from "@sidenet/tensor";
 import { deviceName } from "../../device-name.ts";
 import { effectiveDepth } from "../../methods/adapter.ts";
-import { evaluateLoss } from "../../training/evaluate-loss.ts";
 import type { StepMetrics } from "../../training/metrics.ts";
 import type { StopReason, TrainingLoop } from "../../training/training-loop.ts";
 import { saveAdapter } from "../adapter-files.ts";
 import { writeJsonFile } from "../json-file.ts";
 import { RUN_FILES } from "./run-folder.ts";
-import { type RunParts, sample } from "./run-parts.ts";
+import { heldOutLosses, type RunParts, sample } from "./run-parts.ts";
 import type { TrainSummary } from "./summary.ts";
 
 /** The steps of a run, those of earlier processes included. */
@@ -60,7 +59,7 @@ export async function finish(
   await writeAdapter(parts);
   let evalLoss: number | null = best?.loss ?? null;
   if (evalLoss === null && reason !== "signal") {
-    evalLoss = await evaluateLoss(decoder, adapter, parts.evalBatches, options.memory);
+    [evalLoss] = await heldOutLosses(parts, [adapter]);
   }
   const after = reason === "signal" ? null : await sample(parts, adapter);
   if (after) events.onSample?.("after", after);

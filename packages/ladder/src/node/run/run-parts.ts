@@ -1,6 +1,8 @@
 /** What the parts of a run share: the request, what was loaded, and the event handlers. */
 import type { Adapter } from "../../methods/adapter.ts";
 import type { LabeledBatch } from "../../model/batch-loss.ts";
+import { notFinite } from "../../not-finite.ts";
+import { evaluateLosses } from "../../training/evaluate-loss.ts";
 import type { Sample } from "../../training/metrics.ts";
 import type { Trainer } from "../../training/trainer.ts";
 import type { LoopEvents } from "../../training/training-loop.ts";
@@ -38,7 +40,7 @@ export interface RunReady {
 
 /** What is known of a run before its first step. */
 export interface RunStart {
-  /** Held-out loss of the backbone alone, and with the untrained adapter: equal, since U = 0, or B = 0. */
+  /** Held-out loss of the backbone alone, and with the untrained adapter: equal but for rounding, since U = 0, or B = 0. */
   readonly frozenEvalLoss: number;
   readonly initialEvalLoss: number;
   /** Steps that were done by an earlier process; null: a new run. */
@@ -60,6 +62,18 @@ export interface RunParts extends RunRequest {
   readonly checkpoints: Checkpoints | null;
   /** Of the held-out records. */
   readonly evalBatches: readonly LabeledBatch[];
+}
+
+/** Held-out losses with adapters, of which null is the frozen model alone. Throws `L-DIVERGED` for one that is not finite. */
+export async function heldOutLosses(
+  { trainer: { decoder }, evalBatches, options }: RunParts,
+  adapters: readonly (Adapter | null)[],
+): Promise<number[]> {
+  const losses = await evaluateLosses(decoder, adapters, evalBatches, options.memory);
+  const i = losses.findIndex((loss) => !Number.isFinite(loss));
+  if (i < 0) return losses;
+  const whose = adapters[i] ? "with the adapter" : "of the frozen model";
+  throw await notFinite(`the held-out loss ${whose} is not finite: ${losses[i]}`, decoder, adapters[i]);
 }
 
 /** A held-out record as the model continues it; null where no samples are wanted. */

@@ -3,14 +3,14 @@
 import { createHash } from "node:crypto";
 import { SidenetError } from "@sidenet/tensor";
 import { deviceName } from "../../device-name.ts";
-import { evaluateLoss, evaluateLosses, isSameLoss } from "../../training/evaluate-loss.ts";
+import { isSameLoss } from "../../training/evaluate-loss.ts";
 import { defaultLearningRate } from "../../training/method-defaults.ts";
 import { newRunState, type RunState } from "../../training/run-state.ts";
 import { readBackboneSetup } from "../adapter-files.ts";
 import { packageVersion } from "../version.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { clearRunFolder, writeRunFile } from "./run-folder.ts";
-import { type RunParts, sample } from "./run-parts.ts";
+import { heldOutLosses, type RunParts, sample } from "./run-parts.ts";
 
 /** Ends a run that was asked to stop before there is anything to keep. */
 function stopIfAsked({ signal }: RunParts): void {
@@ -28,18 +28,13 @@ function comparisonOf({ run, options }: RunParts): string {
   return createHash("sha256").update(JSON.stringify(from)).digest("hex");
 }
 
-/** Starts a new run: evaluates before the first step and writes `run.json`. Throws `L-STOPPED`. */
+/** Starts a new run: evaluates before the first step and writes `run.json`. Throws `L-STOPPED`, `L-DIVERGED`. */
 export async function begin(parts: RunParts): Promise<RunState> {
-  const { options, run, trainer, evalBatches } = parts;
+  const { options, run, trainer } = parts;
   const { decoder, adapter } = trainer;
   const device = deviceName(decoder.device);
   stopIfAsked(parts);
-  const [frozenEvalLoss, initialEvalLoss] = await evaluateLosses(
-    decoder,
-    [null, adapter],
-    evalBatches,
-    options.memory,
-  );
+  const [frozenEvalLoss, initialEvalLoss] = await heldOutLosses(parts, [null, adapter]);
   stopIfAsked(parts);
   const before = await sample(parts, null);
   stopIfAsked(parts);
@@ -57,12 +52,13 @@ export async function begin(parts: RunParts): Promise<RunState> {
     defaults: {
       "learning-rate": defaultLearningRate(options.method, decoder.config),
       "max-length": run.maxLength,
+      "optimizer-state": options.memory.optimizerState ?? "f32",
     },
   });
   return newRunState(start, device, { window: 0, batch: 0 });
 }
 
-/** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`. */
+/** Goes back to the last whole checkpoint; null where the run ended before its first. Throws `L-CHECKPOINT`, `L-RESUME`, `L-DIVERGED`. */
 export async function restore(parts: RunParts): Promise<RunState | null> {
   const { trainer, events, run, options } = parts;
   const checkpoints = parts.checkpoints ?? new Checkpoints(options.outputDir, options.keep ?? 2);
@@ -101,13 +97,12 @@ export async function restore(parts: RunParts): Promise<RunState | null> {
 
 /** The state with losses that those of this process can be compared with. */
 async function comparable(parts: RunParts, state: RunState): Promise<RunState> {
-  const { trainer, evalBatches, options, events } = parts;
   const comparison = comparisonOf(parts);
   if (state.start.comparison === comparison) return state;
-  const frozenEvalLoss = await evaluateLoss(trainer.decoder, null, evalBatches, options.memory);
+  const [frozenEvalLoss] = await heldOutLosses(parts, [null]);
   const before = state.start.frozenEvalLoss;
   if (isSameLoss(before, frozenEvalLoss)) return { ...state, start: { ...state.start, comparison } };
-  events.onNote?.(
+  parts.events.onNote?.(
     `the frozen model's held-out loss was ${before.toFixed(4)} and is ${frozenEvalLoss.toFixed(4)} with the records or weights of ` +
       "now: earlier evaluations, and the best adapter by them, do not count any more",
   );
