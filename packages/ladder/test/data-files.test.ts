@@ -43,7 +43,7 @@ describe("a data file", () => {
     expect(await all(await file("x.json", '\ufeff[{"text":"a"},{"text":"b"}]'))).toEqual(wanted);
     const large = await file("x.json", "[");
     await truncate(large, 2 ** 28 + 1);
-    await expect(all(large)).rejects.toThrow(/L-DATA.*x\.json has 268435457 bytes, more than 268435456/);
+    await expect(all(large)).rejects.toThrow(/L-DATA.*x\.json has more than 268435456 bytes/);
   });
 
   it("is a table, with quotes, line ends inside cells, and arrays written as JSON", async () => {
@@ -82,8 +82,8 @@ describe("a data file", () => {
     const latin = Buffer.from("text\ncaf\u00e9\n", "latin1");
     await expect(all(await file("x.csv", latin))).rejects.toThrow(/^\[L-DATA\] \S*x\.csv is not UTF-8/);
     await expect(all(await file("x.txt", latin))).rejects.toThrow(/L-DATA.*x\.txt is not UTF-8/);
-    await expect(all(await file("x.jsonl.gz", gzipSync("text")))).rejects.toThrow(
-      /L-DATA.*x\.jsonl\.gz is compressed\. Decompress it/,
+    await expect(all(await file("x.jsonl", gzipSync("text")))).rejects.toThrow(
+      /L-DATA.*x\.jsonl is compressed\. Decompress it.* name that ends in \.gz/,
     );
     const json = Buffer.from('[{"text":"caf\u00e9"}]', "latin1");
     await expect(all(await file("x.json", json))).rejects.toThrow(/L-DATA.*x\.json is not UTF-8/);

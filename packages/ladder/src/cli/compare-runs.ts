@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { CATEGORIES, type Device, SidenetError } from "@sidenet/tensor";
 import { Command } from "commander";
 import { deviceName } from "../device-name.ts";
+import { isStream } from "../node/atomic-write.ts";
 import { openModelConfig } from "../node/open-model.ts";
 import type { TrainSummary } from "../node/train-run.ts";
 import { withDevice } from "./device.ts";
@@ -39,7 +40,8 @@ export async function compareRuns(
   methods: MethodChoice,
 ): Promise<Outcome & { readonly text: string }> {
   const results: Result[] = [];
-  for (const variant of methods.variants) runOptions(flagsOf(variant, flags)); // reports mistakes before a device is opened
+  const runs = methods.variants.map((variant) => runOptions(flagsOf(variant, flags))); // reports mistakes before a device is opened
+  if (runs.length > 1) await refusePipes(runs[0]);
   using stop = stopOnSignals(
     report,
     "stopping before the next step, with a checkpoint; the results of finished methods are kept",
@@ -66,6 +68,18 @@ export async function compareRuns(
     json: { model, planned: false, device, steps, batch_size, gradient_accumulation, seed, results },
     exitCode: stop.signal.aborted ? stop.exitCode() : failed ? EXIT.failed : EXIT.ok,
   };
+}
+
+/** Throws `C-USAGE` for data that only the first method would get. */
+async function refusePipes({ data, evalData = [] }: ReturnType<typeof runOptions>): Promise<void> {
+  for (const file of [...data, ...evalData]) {
+    const path = typeof file === "string" ? file : file.path;
+    if (await isStream(path))
+      throw new SidenetError(
+        "C-USAGE",
+        `${path} is a pipe, and each method reads the data. Save them to a file first.`,
+      );
+  }
 }
 
 const isOfOneMethod = (error: unknown): boolean =>

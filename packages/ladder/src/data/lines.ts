@@ -26,7 +26,7 @@ function decodeLine(bytes: Uint8Array, number: number, name: string): string {
   } catch (cause) {
     const isGzip = number === 1 && bytes[0] === 0x1f && bytes[1] === 0x8b;
     const text = isGzip
-      ? `${name} is compressed. Decompress it, such as with gunzip.`
+      ? `${name} is compressed. Decompress it, such as with gunzip, or give it a name that ends in .gz.`
       : `${name} is not UTF-8 text in line ${number}. Save it as UTF-8.`;
     throw new SidenetError("L-DATA", text, { cause });
   }

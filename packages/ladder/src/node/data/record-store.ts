@@ -12,8 +12,9 @@ import {
   type StoredRecord,
 } from "../../data/record-list.ts";
 import { parseRecord, type Source } from "../../data/records.ts";
+import { isStream } from "../atomic-write.ts";
 import { readFully, writeFully } from "../file-source.ts";
-import { readLines } from "./jsonl.ts";
+import { isGzip, readLines } from "./jsonl.ts";
 import { dataError, isJsonl, noRecords, readRows } from "./rows.ts";
 
 /** A list of records that holds files open. */
@@ -62,7 +63,7 @@ async function indexJsonl(path: string, parse: RecordParser): Promise<IndexedFil
   }
 }
 
-/** Rows of other formats are written once as JSON lines to a file that is gone when it is closed. */
+/** Rows of other formats, and those that can be read only from the start on, are written once as JSON lines to a file that is gone when it is closed. */
 async function spool(path: string, parse: RecordParser): Promise<IndexedFile> {
   const folder = await mkdtemp(join(tmpdir(), "sidenet-data-"));
   const handle = await open(join(folder, "rows.jsonl"), "w+");
@@ -98,9 +99,10 @@ export async function openRecords(paths: readonly string[], parse: RecordParser)
   };
   for (const path of paths) {
     try {
-      const file = await (isJsonl(path) ? indexJsonl(path, parse) : spool(path, parse));
+      const inPlace = isJsonl(path) && !isGzip(path) && !(await isStream(path));
+      const file = await (inPlace ? indexJsonl(path, parse) : spool(path, parse));
       // What was spooled is a record already.
-      files.push({ file, first: length, parse: isJsonl(path) ? parse : parseRecord, path });
+      files.push({ file, first: length, parse: inPlace ? parse : parseRecord, path });
       length += file.starts.length;
       if (file.starts.length === 0) throw noRecords(path);
     } catch (cause) {

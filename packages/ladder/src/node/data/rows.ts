@@ -1,7 +1,5 @@
 /** Data files of every format as rows, one by one. */
 import { isUtf8 } from "node:buffer";
-import { createReadStream } from "node:fs";
-import { readFile, stat } from "node:fs/promises";
 import { basename, extname } from "node:path";
 import { Readable } from "node:stream";
 import { TextDecoder } from "node:util";
@@ -10,14 +8,13 @@ import { CsvError, parse as parseCsv } from "csv-parse";
 import { sourceAt } from "../../data/lines.ts";
 import { jsonlRows, type Row, textRows } from "../../data/rows.ts";
 import { fileError } from "../file-source.ts";
-import { readLines } from "./jsonl.ts";
+import { isGzip, readBytes, readLines } from "./jsonl.ts";
 import { readParquet } from "./parquet.ts";
 
 /** JSON is parsed whole; longer texts are no string in V8. */
 const MAX_JSON_BYTES = 2 ** 28;
 /** An array, or an object with one field that is an array. */
 async function* jsonRows(path: string): AsyncGenerator<Row> {
-  const { size } = await stat(path);
   const refuse = (problem: string, cause?: unknown): SidenetError =>
     new SidenetError(
       "L-DATA",
@@ -25,9 +22,15 @@ async function* jsonRows(path: string): AsyncGenerator<Row> {
         "a line .jsonl.",
       { cause },
     );
-  if (size > MAX_JSON_BYTES) throw refuse(`has ${size} bytes, more than ${MAX_JSON_BYTES}`);
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of readBytes(path)) {
+    size += chunk.length;
+    if (size > MAX_JSON_BYTES) throw refuse(`has more than ${MAX_JSON_BYTES} bytes`);
+    chunks.push(chunk);
+  }
   let parsed: unknown;
-  const bytes = await readFile(path);
+  const bytes = Buffer.concat(chunks);
   if (!isUtf8(bytes)) throw new SidenetError("L-DATA", `${path} is not UTF-8 text. Save it as UTF-8.`);
   try {
     parsed = JSON.parse(bytes.toString("utf8").replace(/^\ufeff/, ""));
@@ -76,7 +79,7 @@ async function* tableText(path: string): AsyncGenerator<string> {
       );
     }
   };
-  for await (const chunk of createReadStream(path) as AsyncIterable<Uint8Array>) {
+  for await (const chunk of readBytes(path)) {
     const isWide = chunk[0] === 0xff && chunk[1] === 0xfe;
     decoder ??= new TextDecoder(isWide ? "utf-16le" : "utf-8", { fatal: true });
     yield decode(chunk);
@@ -113,6 +116,11 @@ async function* csvRows(path: string, delimiter: string): AsyncGenerator<Row> {
 }
 
 async function* parquetRows(path: string): AsyncGenerator<Row> {
+  if (isGzip(path))
+    throw new SidenetError(
+      "L-DATA",
+      `${path}: Parquet is read from its end. Decompress the file, such as with gunzip.`,
+    );
   let number = 0;
   for await (const value of readParquet(path))
     yield { value, source: sourceAt(basename(path), "row", ++number) };
@@ -130,17 +138,17 @@ const READERS: Readonly<Record<string, (path: string) => AsyncGenerator<Row>>> =
   ".md": textFileRows,
 };
 
-/** Whether records of this file lie one a line, so that they can be read from it in any order. */
-export const isJsonl = (path: string): boolean => !Object.hasOwn(READERS, extname(path).toLowerCase());
+const formatOf = (path: string): string => extname(isGzip(path) ? path.slice(0, -3) : path).toLowerCase();
+
+/** Whether the records of this file lie one a line. */
+export const isJsonl = (path: string): boolean => !Object.hasOwn(READERS, formatOf(path));
 
 /**
  * The rows of a file: JSONL, JSON, CSV, TSV, Parquet or plain text, by the end of its name. No format but JSON is held in
  * memory. Throws `L-DATA`, `L-RECORD`, or `L-FILE-MISSING`.
  */
 export async function* readRows(path: string): AsyncGenerator<Row> {
-  const rows = isJsonl(path)
-    ? jsonlRows(readLines(path), basename(path))
-    : READERS[extname(path).toLowerCase()](path);
+  const rows = isJsonl(path) ? jsonlRows(readLines(path), basename(path)) : READERS[formatOf(path)](path);
   let count = 0;
   try {
     for await (const row of rows) {
@@ -153,14 +161,20 @@ export async function* readRows(path: string): AsyncGenerator<Row> {
   if (count === 0) throw noRecords(path);
 }
 
+/** What a pipe brought is gone. */
+const pipeCure = (path: string): string =>
+  path.startsWith("/dev/")
+    ? " What came from a pipe is read once: to read it again, pipe it in again and name it with --data."
+    : "";
+
 /** The error for a file without a record. */
 export const noRecords = (path: string): SidenetError =>
   new SidenetError(
     "L-DATA",
-    `${path} has no records. ${isJsonl(path) ? "A data file has one JSON object a line." : "Is it the right file?"}`,
+    `${path} has no records. ${isJsonl(path) ? "A data file has one JSON object a line." : "Is it the right file?"}${pipeCure(path)}`,
   );
 
 /** An error of the file system, as one of this library. */
 export function dataError(path: string, cause: unknown): SidenetError {
-  return new SidenetError("L-DATA", `data file ${fileError(path, cause).text}`, { cause });
+  return new SidenetError("L-DATA", `data file ${fileError(path, cause).text}${pipeCure(path)}`, { cause });
 }
