@@ -240,6 +240,7 @@ export abstract class Device {
    * `T-USE-AFTER-FREE`.
    */
   retain(tensor: Tensor): Tensor {
+    this.assertUsable();
     this.assertOwn(tensor, "retain");
     return this.alias(tensor, tensor.shape, tensor.offset);
   }

@@ -1,5 +1,13 @@
 // What a device refuses once it was disposed, and what it still does: the same on every kind of device.
-import { CpuDevice, type Device, MetaDevice, SidenetError, type Tensor } from "@sidenet/tensor";
+import {
+  CpuDevice,
+  DEFAULT_TILES,
+  type Device,
+  MetaDevice,
+  SidenetError,
+  type Tensor,
+  type WebGpuDevice,
+} from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import { gpuAvailable, openTestGpu } from "./support.ts";
@@ -31,10 +39,17 @@ const uses: readonly (readonly [string, (device: Device, x: Tensor) => unknown])
   ["an assignment", (device, x) => device.assign(x, [5, 6])],
   ["a read", (_, x) => x.read()],
   ["a wait", (device) => device.synchronize()],
+  ["another handle", (device, x) => device.retain(x)],
 ];
 
-describe.each(kinds)("a %s device that was disposed", (_, open) => {
-  it.each(uses)("refuses %s", async (_, use) => {
+const gpuUses = [
+  ["the start of a profile", (device: WebGpuDevice) => device.startProfile()],
+  ["the end of a profile", (device: WebGpuDevice) => device.stopProfile()],
+  ["other tiles", (device: WebGpuDevice) => device.retile(DEFAULT_TILES)],
+] as unknown as typeof uses;
+
+describe.each(kinds)("a %s device that was disposed", (kind, open) => {
+  it.each(kind === "webgpu" ? [...uses, ...gpuUses] : uses)("refuses %s", async (_, use) => {
     const device = await open();
     using x = device.tensor([1, 2], [2]);
     device.dispose();

@@ -161,12 +161,14 @@ describe.runIf(gpuAvailable)("the WebGPU engine", () => {
     if (!gpu.gpu.features.has("timestamp-query")) return;
     using x = gpu.tensor(normals(100_000), [1000, 100]);
     gpu.startProfile();
+    expect(() => gpu.startProfile()).toThrow(/T-PROFILE.*timed already/);
     for (let i = 0; i < 5; i++) gpu.ops.rmsNorm(x).dispose();
     const times = await gpu.stopProfile();
     expect(times).toHaveLength(1);
     expect(times[0].kernel).toMatch(/^norm\/forward$/);
     expect(times[0].dispatches).toBe(5);
     expect(times[0].elapsedMs).toBeGreaterThan(0);
+    expect(await gpu.stopProfile()).toEqual([]);
   });
 
   it("leaves no rejection behind when it is lost while kernels are timed", async () => {

@@ -1,6 +1,7 @@
 /** Times a case: wall time, and GPU time by timestamps if the adapter has them. */
 import {
   type Device,
+  type KernelTime,
   rowOf,
   SidenetError,
   sizeBytes,
@@ -111,8 +112,12 @@ async function gpuTime(
   let gpuMs = Number.POSITIVE_INFINITY;
   for (let batch = 0; batch < GPU_BATCHES; batch++) {
     device.startProfile();
-    for (let i = 0; i < calls; i++) call();
-    const kernels = await device.stopProfile();
+    let kernels: KernelTime[] = [];
+    try {
+      for (let i = 0; i < calls; i++) call();
+    } finally {
+      kernels = await device.stopProfile(); // also where a call fails: the next benchmark starts another
+    }
     gpuMs = Math.min(gpuMs, kernels.reduce((sum, { elapsedMs }) => sum + elapsedMs, 0) / calls);
   }
   return { gpuMs, dispatches };

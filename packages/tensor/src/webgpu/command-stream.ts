@@ -167,6 +167,10 @@ export class CommandStream {
     this.#afterSubmit();
   }
 
+  get isProfiling(): boolean {
+    return this.#profiler !== null;
+  }
+
   startProfile(): void {
     this.submit();
     this.#profiler = new Profiler(this.#device);

@@ -100,19 +100,27 @@ export class WebGpuDevice extends Device {
     };
   }
 
-  /** Times every kernel until `stopProfile`. Throws `T-PROFILE` if the adapter has no timestamp queries. */
+  /** Times every kernel until `stopProfile`. Throws `T-PROFILE` if the adapter has no timestamp queries, or kernels are timed already. */
   startProfile(): void {
+    this.assertUsable();
     if (!this.gpu.features.has("timestamp-query")) {
       throw new SidenetError(
         "T-PROFILE",
         `${this.label} has no timestamp queries, so kernels cannot be timed on it.`,
       );
     }
+    if (this.#stream.isProfiling) {
+      throw new SidenetError(
+        "T-PROFILE",
+        "kernels are timed already, and a second start would lose these times: call stopProfile first.",
+      );
+    }
     this.#stream.startProfile();
   }
 
-  /** Stops profiling and returns the GPU time by kernel since `startProfile`. */
-  stopProfile(): Promise<KernelTime[]> {
+  /** Stops profiling and returns the GPU time by kernel since `startProfile`; none where that was not called. */
+  async stopProfile(): Promise<KernelTime[]> {
+    super.assertUsable(); // errors of the driver are for waits and ops, and must not leave the profile running
     return this.#orLoss(() => this.#stream.stopProfile());
   }
 
@@ -276,6 +284,7 @@ export class WebGpuDevice extends Device {
 
   /** Uses another tile table from now on: for tuning. */
   retile(tiles: Tiles): void {
+    this.assertUsable();
     this.profile = { ...this.profile, tiles };
   }
 
