@@ -1,6 +1,6 @@
 // What the READMEs show is run: the commands of the project's, with the bundled model, and the packages' snippets.
 // (autograd's has a test of its own, which knows what its numbers should be.)
-import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as ladder from "@sidenet/ladder";
@@ -96,6 +96,21 @@ describe("the README's commands", () => {
 /** The cells of each row of a table. */
 const cellsOf = (text: string) =>
   [...text.matchAll(/^\| (.*) \|$/gm)].map(([, row]) => row.split(" | ").map((cell) => cell.trim()));
+
+it.each([
+  ["tensor", "T"],
+  ["autograd", "A"],
+])("the README of %s lists every code of its errors", async (name, letter) => {
+  const source = join(ROOT, "packages", name, "src");
+  const files = (await readdir(source, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  const texts = await Promise.all(files.map((file) => readFile(join(source, file), "utf8")));
+  const codesIn = (text: string, quote: string) =>
+    new Set(
+      [...text.matchAll(new RegExp(`${quote}(${letter}-[A-Z][A-Z-]*)${quote}`, "g"))].map(([, code]) => code),
+    );
+  const listed = codesIn(await readText(`packages/${name}/README.md`), "`");
+  expect([...listed].sort()).toEqual([...codesIn(texts.join("\n"), '"')].sort());
+});
 
 it("the README's peaks of memory are those of docs/memory.md, which are planned", async () => {
   const [, , ...rows] = cellsOf(

@@ -13,8 +13,8 @@ export interface EvaluationOptions extends LossSettings, Pick<StreamOptions, "ch
 export const isSameLoss = (a: number, b: number): boolean => Math.abs(a - b) <= 1e-5 * Math.abs(a);
 
 /**
- * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood over scored
- * positions. Throws `L-NOTHING-TO-LEARN` when it counts nothing.
+ * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood in nats per
+ * scored token. Throws `L-NOTHING-TO-LEARN` when it counts nothing, and for batches as `Trainer.step` does.
  */
 export async function evaluateLoss(
   decoder: Decoder,
