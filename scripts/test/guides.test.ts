@@ -134,7 +134,7 @@ async function printed(source: string): Promise<unknown[][]> {
 }
 
 it("guide-autograd-research.md: its functions have right gradients, and its tapes keep what it says", async () => {
-  const [composed, custom, op, scaled, glu, side, method, masks, loss] = blocks(
+  const [composed, custom, op, scaled, glu, side, reader, method, masks, loss] = blocks(
     await read("guide-autograd-research.md"),
     "ts",
   );
@@ -168,6 +168,9 @@ it("guide-autograd-research.md: its functions have right gradients, and its tape
   expect(losses[0]).toBeCloseTo(Math.LN2, 6);
   expect(losses.at(-1)).toBeLessThan(0.5);
   expect(after).toBeLessThan(before);
+  const [[, untrained], [, trained], plan] = (await printed(reader)) as [string, number][];
+  expect(trained).toBeLessThan(untrained - 0.3);
+  expect(plan[1]).toBeGreaterThan(1e6);
 });
 
 it("guide-data.md: its program reads what its table says", async () => {

@@ -174,6 +174,54 @@ export class GatedBlock extends OwnAdapter implements Adapter, SideAdapter {
   }
 }
 
+/** A network that attends to the keys and values of every block: y = H_L + Σ attention(D · H_i, k_i, v_i) · U. */
+export class AttentionReader extends OwnAdapter implements Adapter, SideAdapter {
+  readonly method = "attention-reader";
+  readonly side = this;
+  constructor(decoder: Decoder) {
+    const { device } = decoder;
+    const { hiddenSize: d, numAttentionHeads, headDim } = decoder.config;
+    const width = numAttentionHeads * headDim;
+    super(decoder, (store) => {
+      store.add(
+        "down",
+        device.tensor(() => new Random(5).normals(width * d, d ** -0.5), [width, d]),
+      );
+      store.add("up", device.zeros([d, width]));
+    });
+  }
+  cacheShapes(): readonly Shape[] {
+    return []; // the keys and values of earlier positions are in the model's own cache
+  }
+  start(ops: Ops, { context }: Forward): SidePass {
+    const { keyMask, segments, offset: queryOffset } = context;
+    const { numAttentionHeads, headDim } = config;
+    let [keys, values, sum]: (Tensor | null)[] = [null, null, null];
+    return {
+      observeAttention: (_, k, v) => {
+        [keys, values] = [k, v];
+      },
+      observe: (index, h) => {
+        if (index === 0) return;
+        const earlier = sum;
+        sum = h.device.scope(
+          () => {
+            const heads = [...h.shape.slice(0, 2), numAttentionHeads, headDim];
+            const q = ops.reshape(ops.linear(h, this.parameters.get("down")), { shape: heads });
+            const read = ops.attention(q, keys!, values!, keyMask, segments, { queryOffset });
+            return earlier ? ops.add(earlier, read) : read;
+          },
+          { consume: earlier ? [earlier] : [] },
+        );
+      },
+      finish: (h) => {
+        const read = ops.reshape(sum!, { shape: [...h.shape.slice(0, 2), numAttentionHeads * headDim] });
+        return ops.add(h, ops.linear(read, this.parameters.get("up")));
+      },
+    };
+  }
+}
+
 /** A recurrence beside the model: y = H_L + gate · tanh(s), where s_t = s_{t-1} + gain · H_0 is all that it keeps of the past. */
 export class RunningSum extends OwnAdapter implements Adapter, SideAdapter {
   readonly method = "running-sum";

@@ -1,12 +1,13 @@
 // Methods of the user's own in the places that an adapter has, an optimizer of the user's own, and plans of both.
 
 import type { Gradients, Optimizer, OptimizerStep } from "@sidenet/autograd";
-import { CpuDevice, type Ops, ParamStore, type Tensor, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, type Ops, ParamStore, Random, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm } from "@sidenet/tensor/node";
 import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import {
   type Adapter,
+  type BlockWeights,
   encodeAdapter,
   evaluateLoss,
   type Forward,
@@ -21,8 +22,10 @@ import {
   type StepOptions,
   Trainer,
 } from "../src/index.ts";
+import { residualStreams } from "../src/methods/residual-stream.ts";
 import { restoreAdapter, saveAdapter } from "../src/node/index.ts";
 import {
+  AttentionReader,
   config,
   GainTuning,
   GatedBlock,
@@ -70,6 +73,7 @@ describe.each([
   ["an edit of every block's output", Reft],
   ["a block beside the model", GatedBlock],
   ["a recurrence beside the model", RunningSum],
+  ["a network that attends to the model's keys and values", AttentionReader],
 ] as const)("%s", (_, Own) => {
   it.each([false, true])(
     "is trained, evaluated and sampled (checkpointing: %s)",
@@ -141,6 +145,58 @@ describe("an adapter of one's own", () => {
       /L-ADAPTER-CONFIG\] here: the method "prompt" is none of/,
     );
     expect(() => mergeAdapter(config, [], prompt)).toThrow(/L-MERGE\].*only LoRA and a trained head/);
+  });
+});
+
+describe("a network that attends to the model's keys and values", () => {
+  const batch = { inputIds: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], batchSize: 2, length: 5, attentionMask: null };
+
+  it("gets those of all tokens where they go through a block in chunks, after a prefix and in a shared pass", async () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, config);
+    const resting = device.memory.liveBytes;
+    {
+      using reader = new AttentionReader(decoder);
+      device.assign(reader.parameters.get("up"), new Random(8).normals(reader.parameters.get("up").size));
+      for (const ids of [[], [3, 4, 5]]) {
+        decoder.readPrefix(ids);
+        const states = async (adapters: (Adapter | null)[], chunkTokens: number) => {
+          const given = device.scope(() =>
+            residualStreams(decoder, adapters, decoder.prepare(batch), { chunkTokens }),
+          );
+          const values = await Promise.all(given.map((y) => y.read()));
+          for (const y of given) y.dispose();
+          return values;
+        };
+        const [frozen, alone] = [...(await states([null], 5)), ...(await states([reader], 5))];
+        expect(alone).not.toEqual(frozen);
+        expect(await states([null, reader, reader], 2)).toEqual([frozen, alone, alone]);
+      }
+      decoder.readPrefix([]);
+    }
+    expect(device.memory.liveBytes).toBe(resting);
+  });
+
+  it("leaves nothing behind when it fails, and cannot be inside the blocks too", async () => {
+    const device = new CpuDevice();
+    using decoder = randomDecoder(device, config);
+    using reader = new AttentionReader(decoder);
+    const resting = device.memory.liveBytes;
+    const run = (adapter: Adapter) =>
+      device.scope(() => residualStreams(decoder, [adapter], decoder.prepare(batch)));
+    const start: AttentionReader["start"] = (...inputs) => ({
+      ...reader.start(...inputs),
+      observeAttention(layer) {
+        if (layer === 0) throw new Error("a mistake");
+      },
+    });
+    const rest = { method: "own", parameters: reader.parameters, dispose() {}, [Symbol.dispose]() {} };
+    expect(() => run({ ...rest, side: { cacheShapes: () => [], start } })).toThrow("a mistake");
+    expect(device.memory.liveBytes).toBe(resting);
+    const adaptBlock = (_: number, frozen: BlockWeights) => frozen;
+    expect(() => run({ ...rest, side: reader, adaptBlock })).toThrow(
+      /L-METHOD\].*"own" changes.*observeAttention/,
+    );
   });
 });
 

@@ -27,6 +27,11 @@ export interface SidePass {
    * Tensors made here belong to the scope of the whole pass, so intermediate results need a scope of their own.
    */
   observe(index: number, h: Tensor): void;
+  /**
+   * Takes the keys and values of block `layer`, counted from 0, before `observe` takes its output: f32[B,S,n_kv,c], of all positions
+   * that attention sees there, keys after rope. They are freed when that `observe` returns. Absent: they are not kept so long.
+   */
+  observeAttention?(layer: number, k: Tensor, v: Tensor): void;
   /** y f32[B,T,d], which goes into the final norm in place of H_L. */
   finish(h: Tensor): Tensor;
 }

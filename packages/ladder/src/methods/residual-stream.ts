@@ -1,9 +1,9 @@
 import { formatShape, type Ops, SidenetError, sameShape, Tensor } from "@sidenet/tensor";
-import type { RunLayer } from "../model/block.ts";
+import type { Attention, BlockWeights, RunLayer } from "../model/block.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Decoder, Forward } from "../model/decoder.ts";
 import { kvLayers, type StateCache } from "../model/state-cache.ts";
-import type { Adapter } from "./adapter.ts";
+import type { Adapter, SidePass } from "./adapter.ts";
 
 /**
  * Default number of tokens of a row that go through a block at a time where no tape records it: as many as the model is wide, so
@@ -71,6 +71,42 @@ export function sharedPasses(adapters: readonly (Adapter | null)[]): (Adapter | 
   return passes;
 }
 
+/** The keys and values of the block that runs, for the side networks that read them. */
+class KeptAttention {
+  #kept: Tensor[] = [];
+
+  /** The weights of a block, from which they are kept. Each chunk of tokens brings those of the whole row. */
+  keep(frozen: BlockWeights): BlockWeights {
+    const attention: Attention = (ops, q, k, v, ...rest) => {
+      this.dispose();
+      this.#kept = [k, v].map((tensor) => tensor.device.retain(tensor));
+      return frozen.attention(ops, q, k, v, ...rest);
+    };
+    return { ...frozen, attention };
+  }
+
+  give(pass: SidePass | undefined, layer: number): void {
+    const [k, v] = this.#kept;
+    if (k) pass?.observeAttention?.(layer, k, v);
+  }
+
+  dispose(): void {
+    for (const tensor of this.#kept.splice(0)) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** A tape would miss the keys and values of a block that is computed again, and an adapter inside the block has them anyway. */
+const refuseReader = ({ method }: Adapter): SidenetError =>
+  new SidenetError(
+    "L-METHOD",
+    `the adapter "${method}" changes the model's blocks, so its network is not given their keys and values (observeAttention). ` +
+      "Take them in adaptBlock, by an attention of its own.",
+  );
+
 /** `residualStream` of each adapter, by one pass over the backbone. The adapters must be one of `sharedPasses`. */
 export function residualStreams(
   decoder: Decoder,
@@ -88,17 +124,26 @@ export function residualStreams(
     const cache = options.sideCaches?.[i]?.tensors ?? null;
     return adapter?.side?.start(ops, forward, { cache, runLayer, onState: options.onSideState ?? null });
   });
+  const isRead = passes.some((pass) => pass?.observeAttention);
+  if (changing && isRead) throw refuseReader(changing);
+  using kept = new KeptAttention();
   const h = decoder.hidden(backboneOps, forward, {
     observe: (index, state) => {
       onHidden?.(index, state);
-      for (const pass of passes) pass?.observe(index, state);
+      for (const pass of passes) {
+        kept.give(pass, index - 1);
+        pass?.observe(index, state);
+      }
+      kept.dispose();
     },
     embed: changing?.embed
       ? (own) => checkHidden(changing, "embed", changing.embed!(ops, forward, own), own)
       : null,
     adaptBlock: changing?.adaptBlock
       ? (layer, frozen) => changing.adaptBlock!(layer, frozen, dropoutStream)
-      : null,
+      : isRead
+        ? (_, frozen) => kept.keep(frozen)
+        : null,
     cache: options.cache ? kvLayers(options.cache.tensors) : null,
     ...(isRecorded ? { runLayer } : { chunkTokens: options.chunkTokens ?? chunkTokensOf(decoder.config) }),
   });
