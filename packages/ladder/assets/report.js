@@ -297,7 +297,9 @@ function tiles(runs, live) {
   return element(
     "div",
     { class: "tiles" },
-    tile(`${before == null ? "" : `${loss(before)} → `}${loss(after)}`, "held-out loss"),
+    before == null && after == null
+      ? null
+      : tile(`${before == null ? "" : `${loss(before)} → `}${loss(after)}`, "held-out loss"),
     tile(`${steps.length}${planned ? ` / ${planned}` : ""}`, live && !summary ? "steps so far" : "steps"),
     tile(bytes(summary?.peak_bytes ?? now?.peak_bytes), "peak memory"),
     tile((summary?.tokens_per_second ?? now?.tokens_per_second ?? 0).toFixed(0), "tokens/s"),

@@ -347,6 +347,10 @@ describe("a conversation", () => {
       all: "<|im_start|>K.\nQuestion: q?\nAnswer: yes<|im_end|>",
       learned: " yes<|im_end|>",
     });
+    const task = { instruction: "i", input: "n", output: "o" };
+    expect(learned(task, asChat).all).toBe("<|im_start|>ui\n\nn<|im_end|>\n<|im_start|>ao<|im_end|>\n");
+    expect(learned(task)).toEqual({ all: "<|im_start|>i\n\nn\n\no<|im_end|>", learned: "o<|im_end|>" });
+    expect(learned({ instruction: "i", input: "", output: "o" }).all).toBe("<|im_start|>i\n\no<|im_end|>");
   });
 
   it("is refused where the template does not write calls of tools, which are then answers that say nothing", () => {

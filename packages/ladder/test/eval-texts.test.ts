@@ -142,9 +142,9 @@ describe("loss", () => {
           predictions: null,
         },
       });
-      expect(scored.before.nats_per_token.value).toBeCloseTo(trained.frozen_eval_loss, 5);
+      expect(scored.before.nats_per_token.value).toBeCloseTo(trained.frozen_eval_loss!, 5);
       expect(scored.after?.nats_per_token.value).toBeCloseTo(trained.eval_loss!, 5);
-      expect(trained.eval_loss).not.toBeCloseTo(trained.frozen_eval_loss, 3);
+      expect(trained.eval_loss).not.toBeCloseTo(trained.frozen_eval_loss!, 3);
     }
   });
 

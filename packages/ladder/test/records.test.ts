@@ -114,9 +114,8 @@ describe("a JSONL file", () => {
       { instruction: "Add.", output: "3" },
     ];
     const found = await readAll(rows.map((row) => JSON.stringify(row)).join("\n"));
-    expect(found.map(({ record: one }) => one)).toEqual(
-      ["Add.\n\n1 and 2", "Add.", "Add."].map((prompt) => ({ prompt, completion: "3" })),
-    );
+    const { text: _, ...task } = rows[0];
+    expect(found.map(({ record: one }) => one)).toEqual([task, ...rows.slice(1)]);
   });
 
   it("may call its fields otherwise", async () => {

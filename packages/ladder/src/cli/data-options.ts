@@ -88,7 +88,7 @@ export function addQuestionSettings(command: Command): void {
   command
     .option(
       "--held-out <n>",
-      "records held out for evaluation, from the end of the data (default: 16); below 1: a random fraction",
+      "records held out for evaluation, from the end of the data (default: a fifth, at most 16); below 1: a random fraction; 0: none",
       countOrShare,
     )
     .option("--eval-data <file...>", "evaluation files, in place of held-out records")

@@ -41,8 +41,8 @@ export const share = numberThat("a number above 0, at most 1", (value) => value 
 export const fraction = numberThat("a number from 0 to below 1", (value) => value >= 0 && value < 1);
 /** A number of things, or below 1 a share of them. */
 export const countOrShare = numberThat(
-  "a whole number above 0, or a share below 1",
-  (value) => value > 0 && (value < 1 || Number.isSafeInteger(value)),
+  "a whole number, or a share below 1",
+  (value) => value >= 0 && (value < 1 || Number.isSafeInteger(value)),
 );
 
 /** 32 bits, as generators of random numbers take them. */

@@ -22,19 +22,23 @@ export const describeReady = (ready: RunReady): string =>
   `data: ${ready.trainRecords} training records, ${ready.heldOutRecords} held out` +
   (ready.prefixTokens > 0 ? `, each after a prefix of ${ready.prefixTokens} tokens` : "");
 
-/** `steps` is how many are asked for. */
+/** `steps` is how many are asked for. Empty for a new run without held-out records. */
 export function describeStart(start: RunStart, steps: number): string {
-  const { frozenEvalLoss: frozen, initialEvalLoss: initial } = start;
+  const { frozenEvalLoss: frozen, initialEvalLoss: initial, resumedFrom } = start;
+  return [
+    ...(frozen === null || initial === null ? [] : [describeUntrained(frozen, initial)]),
+    ...(resumedFrom === null ? [] : [resumption(resumedFrom, steps)]),
+  ].join("\n");
+}
+
+function describeUntrained(frozen: number, initial: number): string {
   const same =
     frozen === initial
       ? "equal, as expected"
       : isSameLoss(frozen, initial)
         ? "equal but for rounding, as expected"
         : "DIFFERENT, which is a bug in sidenet";
-  return [
-    `held-out loss: frozen model ${frozen.toFixed(4)}, with the untrained adapter ${initial.toFixed(4)} (${same})`,
-    ...(start.resumedFrom === null ? [] : [resumption(start.resumedFrom, steps)]),
-  ].join("\n");
+  return `held-out loss: frozen model ${frozen.toFixed(4)}, with the untrained adapter ${initial.toFixed(4)} (${same})`;
 }
 
 const resumption = (done: number, steps: number): string =>
@@ -92,7 +96,7 @@ export function describeSummary(summary: TrainSummary): string {
     "",
     memoryTable(summary.peak_bytes_by_category, summary.peak_bytes),
     "",
-    ...(after === null
+    ...(before === null || after === null
       ? []
       : [`held-out loss: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`]),
     `${steps} steps${ENDS[summary.stop_reason]}, ${summary.tokens} tokens in ` +

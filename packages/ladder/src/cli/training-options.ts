@@ -170,7 +170,7 @@ export function runOptions(flags: TrainingFlags): Omit<ShownRun, "storage" | "me
   refuseIdleFlags(flags);
   return {
     ...flags,
-    heldOut: flags.heldOut ?? 16,
+    heldOut: flags.heldOut ?? null,
     data: flags.data.map(weightedFile),
     fields: fieldMapping(flags),
     outputDir: flags.output,

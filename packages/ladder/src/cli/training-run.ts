@@ -38,7 +38,10 @@ function eventsOf(report: Report, { steps, logEvery }: ShownRun): TrainRunEvents
     onLoad: showLoading(report),
     onNote: (text) => report.note(text),
     onReady: (ready) => report.note(describeReady(ready)),
-    onStart: (start) => report.note(describeStart(start, steps)),
+    onStart: (start) => {
+      const text = describeStart(start, steps);
+      if (text) report.note(text);
+    },
     onSample: (when, sample) => {
       report.endBar();
       report.note(describeSample(when, sample));

@@ -3,7 +3,7 @@ import { Random, SidenetError } from "@sidenet/tensor";
 import * as z from "zod";
 import { checkCounts } from "../check-counts.ts";
 import type { LabeledBatch } from "../model/batch-loss.ts";
-import { joinRecords, LENGTH_MULTIPLE, makeBatch, packRows } from "./batches.ts";
+import { joinRecords, makeBatch, packRows } from "./batches.ts";
 import type { Indexed } from "./record-list.ts";
 import type { TokenRecord } from "./records.ts";
 
@@ -46,8 +46,6 @@ export interface BatchStreamOptions {
   readonly seed: number;
   /** Rows are not padded beyond this length. */
   readonly maxLength: number;
-  /** Rows are padded to a multiple of this. Default 32. */
-  readonly padMultiple?: number;
   /** Pack several records into rows of this many tokens; null, the default: one record per row. */
   readonly packLength?: number | null;
   /** Put records of similar length into the same batch. Default false. */
@@ -116,11 +114,6 @@ export class BatchStream {
     return this.#position;
   }
 
-  /** The epochs before the current window, as a fraction. */
-  get epoch(): number {
-    return (this.#position.window * this.#windowSize) / this.#data.length;
-  }
-
   /** Moves to a position of a stream with the same data and options. */
   seek(position: DataPosition): void {
     if (position.window !== this.#position.window) this.#batches = null;
@@ -151,9 +144,8 @@ export class BatchStream {
       this.#position = { window: window + 1, batch: 0 };
       this.#batches = null;
     }
-    const { maxLength, padMultiple = LENGTH_MULTIPLE } = this.#options;
     return {
-      batch: makeBatch(rows, maxLength, padMultiple),
+      batch: makeBatch(rows, this.#options.maxLength),
       sources: rows.map((row) => row.source),
     };
   }

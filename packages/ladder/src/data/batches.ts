@@ -6,7 +6,7 @@ import type { LabeledBatch } from "../model/batch-loss.ts";
 import type { TokenRecord } from "./records.ts";
 
 /** Default multiple to which lengths are padded, so that buffer sizes repeat. */
-export const LENGTH_MULTIPLE = 32;
+const LENGTH_MULTIPLE = 32;
 
 /** Segment id of padding. */
 const NO_SEGMENT = -1;

@@ -80,8 +80,8 @@ export function splitRecords<T>(
   if (count <= 0 || count >= records.length) {
     throw new SidenetError(
       "L-DATA",
-      `--held-out keeps ${count} records for evaluation, but the data has only ${records.length}. At least one must be held out and ` +
-        "one left to train on: give more data or a smaller --held-out.",
+      `--held-out keeps ${count} of ${records.length} records for evaluation: at least one must be held out and one left to train on. ` +
+        "Give more data, a smaller --held-out, or --held-out 0 to train without an evaluation.",
     );
   }
   const all = Array.from({ length: records.length }, (_, i) => i);

@@ -39,13 +39,8 @@ const conversationsSchema = z
     const first = system && conversations[0].role !== "system" ? [{ role: "system", content: system }] : [];
     return { messages: [...first, ...conversations], tools };
   });
-/** A task as Alpaca has it: the instruction, a blank line and the input are the prompt. */
-const instructionSchema = z
-  .object({ instruction: text, input: text.nullish(), output: text })
-  .transform(({ instruction, input, output }) => ({
-    prompt: input ? `${instruction}\n\n${input}` : instruction,
-    completion: output,
-  }));
+/** A task as Alpaca has it: a blank line separates the instruction, the input if there is one, and the output. */
+const instructionSchema = z.object({ instruction: text, input: text.nullish(), output: text });
 /** The index of a choice, as a number, as digits, or as a letter. */
 const labelSchema = z.union([
   z.int().nonnegative(),
@@ -264,6 +259,10 @@ function piecesOf(record: TextRecord, source: Source, options: EncodeOptions): P
     const [question, answer] = [questionText(record), record.choices[record.label]];
     return asChat ? turns(question, answer) : pair(question + ANSWER, ` ${answer}`);
   }
+  if ("instruction" in record) {
+    const task = record.input ? `${record.instruction}\n\n${record.input}` : record.instruction;
+    return asChat ? turns(task, record.output) : pair(`${task}\n\n`, record.output);
+  }
   return { pieces: [{ text: record.text, learned: true }], framed: false };
 }
 
@@ -338,8 +337,7 @@ export function encodeWindows(
   encoder: Encoder,
   options: EncodeOptions,
 ): TokenRecord[] {
-  const isPlain = !("messages" in record || "completion" in record || "choices" in record);
-  if (!isPlain) return [encodeRecord(record, source, encoder, options)];
+  if (!("text" in record)) return [encodeRecord(record, source, encoder, options)];
   const { maxLength } = options;
   checkCounts({ maxLength });
   const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });

@@ -1,7 +1,7 @@
 /** One fine-tuning run from files to files: everything `sidenet train` does, with its terminal left out. */
 import { join } from "node:path";
 import { makeSchedule } from "@sidenet/autograd";
-import type { Device } from "@sidenet/tensor";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import { BatchStream, dataPositionSchema } from "../data/batch-stream.ts";
 import { inBatches } from "../data/batches.ts";
 import type { TokenRecord } from "../data/records.ts";
@@ -61,6 +61,11 @@ export async function trainRun(
   // Mistakes are reported before anything is read.
   scheduleOf(options, 1);
   if (options.prefix != null && options.packLength != null) throw refusePacked();
+  if (options.evalEvery != null && options.heldOut === 0 && !options.evalData?.length) {
+    const text =
+      "--eval-every evaluates on held-out records, and --held-out 0 keeps none. Leave one of them out.";
+    throw new SidenetError("L-OPTION", text);
+  }
   const { existing = "refuse", outputDir } = options;
   if (options.memoryTimeline != null) {
     const data = options.data.map((file) => (typeof file === "string" ? file : file.path));
@@ -198,7 +203,7 @@ async function train(parts: RunParts, state: RunState, earlier: RunFile | null):
   const losses = steps.map(({ loss }) => loss);
   const evaluate = async () => {
     const [loss] = await heldOutLosses(parts, [adapter]);
-    return { loss, sample: await sample(parts, adapter) };
+    return { loss: loss!, sample: await sample(parts, adapter) };
   };
   const onStep = (line: StepMetrics) => {
     losses.push(line.loss);

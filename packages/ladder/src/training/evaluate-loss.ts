@@ -10,7 +10,8 @@ import { inputTensors, isRepeatable, passLosses, repeatCall, uploadInputs } from
 export interface EvaluationOptions extends LossSettings, Pick<StreamOptions, "chunkTokens"> {}
 
 /** Whether two losses are those of one model on one set of records: sums in another order round otherwise. */
-export const isSameLoss = (a: number, b: number): boolean => Math.abs(a - b) <= 1e-5 * Math.abs(a);
+export const isSameLoss = (a: number | null, b: number | null): boolean =>
+  a === null || b === null ? a === b : Math.abs(a - b) <= 1e-5 * Math.abs(a);
 
 /**
  * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood in nats per

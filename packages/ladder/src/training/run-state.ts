@@ -24,8 +24,9 @@ export const runStateSchema = z.strictObject({
     mixture: z.string().optional(),
     /** Hash of the held-out records and of how the model is stored: with another one, the losses below are measured anew. */
     comparison: z.string().optional(),
-    frozenEvalLoss: z.number(),
-    initialEvalLoss: z.number(),
+    /** Null where nothing is held out. */
+    frozenEvalLoss: z.number().nullable(),
+    initialEvalLoss: z.number().nullable(),
     sample: sample.nullable(),
   }),
   /** Device that computed so far: another one's rounding may differ. */

@@ -4,7 +4,7 @@ import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
 import { mapFields } from "../../data/field-mapping.ts";
 import { mixture, repeatsOf } from "../../data/mixture.ts";
-import { type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
+import { pickItems, type RecordList, type RecordParser, recordParser } from "../../data/record-list.ts";
 import { type EncodeOptions, encodingBy, type TokenRecord } from "../../data/records.ts";
 import { trainingRecord } from "../../eval/tasks.ts";
 import { contextLimit } from "../../model/config.ts";
@@ -34,9 +34,11 @@ export interface LoadedRun {
   close(): Promise<void>;
 }
 
+/** Records held out of as many, unless it is said how many. */
+const usualHeldOut = (total: number): number => Math.min(16, Math.max(1, Math.floor(total / 5)));
+
 /** How many of so many records are held out of each file: in proportion to its length. */
-function heldOutOf(lengths: readonly number[], heldOut: number): number[] {
-  const total = lengths.reduce((sum, length) => sum + length, 0);
+function heldOutOf(lengths: readonly number[], total: number, heldOut: number): number[] {
   let before = 0;
   return lengths.map((length) => {
     const start = Math.round((before * heldOut) / total);
@@ -52,18 +54,24 @@ interface Parts {
 }
 
 /** Holds out records of all files; below 1 the same share of each. Throws `L-DATA` when a part would be empty. */
-function split(files: readonly RecordList[], heldOut: number, seed: number): Parts {
+function split(files: readonly RecordList[], { heldOut, seed }: TrainRunOptions): Parts {
   const lengths = files.map(({ length }) => length);
-  const isShare = heldOut < 1;
-  const amounts = isShare ? lengths.map(() => heldOut) : heldOutOf(lengths, heldOut);
+  const total = lengths.reduce((sum, length) => sum + length, 0);
+  const wanted = heldOut ?? usualHeldOut(total);
+  if (wanted === 0) return { train: files, heldOut: [] };
+  const isShare = wanted < 1;
+  const amounts = isShare ? lengths.map(() => wanted) : heldOutOf(lengths, total, wanted);
   const train: RecordList[] = [];
   const held: RecordList[] = [];
   for (const [i, records] of files.entries()) {
-    if (!isShare && amounts[i] === 0 && files.length > 1) {
-      train.push(records);
+    const amount = amounts[i];
+    // One of several files may be on one side as a whole.
+    if (!isShare && wanted < total && (amount === 0 || amount === records.length)) {
+      train.push(amount === 0 ? records : pickItems(records, []));
+      if (amount > 0) held.push(records);
       continue;
     }
-    const parts = splitRecords(records, { amount: amounts[i], isShare }, seed);
+    const parts = splitRecords(records, { amount, isShare }, seed);
     train.push(parts.train);
     held.push(parts.heldOut);
   }
@@ -96,9 +104,7 @@ async function openData(options: TrainRunOptions): Promise<OpenedData> {
     }
     const data = stores.slice(0, files.length);
     const parts =
-      evalData.length > 0
-        ? { train: data, heldOut: stores.slice(files.length) }
-        : split(data, options.heldOut, options.seed);
+      evalData.length > 0 ? { train: data, heldOut: stores.slice(files.length) } : split(data, options);
     return { ...parts, weights: files.map(({ weight }) => weight), close };
   } catch (error) {
     await close();

@@ -40,9 +40,12 @@ export interface RunReady {
 
 /** What is known of a run before its first step. */
 export interface RunStart {
-  /** Held-out loss of the backbone alone, and with the untrained adapter: equal but for rounding, since U = 0, or B = 0. */
-  readonly frozenEvalLoss: number;
-  readonly initialEvalLoss: number;
+  /**
+   * Held-out loss of the backbone alone, and with the untrained adapter: equal but for rounding, since U = 0, or B = 0. Null where
+   * nothing is held out.
+   */
+  readonly frozenEvalLoss: number | null;
+  readonly initialEvalLoss: number | null;
   /** Steps that were done by an earlier process; null: a new run. */
   readonly resumedFrom: number | null;
 }
@@ -64,11 +67,15 @@ export interface RunParts extends RunRequest {
   readonly evalBatches: readonly LabeledBatch[];
 }
 
-/** Held-out losses with adapters, of which null is the frozen model alone. Throws `L-DIVERGED` for one that is not finite. */
+/**
+ * Held-out losses with adapters, of which null is the frozen model alone; null where nothing is held out. Throws `L-DIVERGED` for
+ * one that is not finite.
+ */
 export async function heldOutLosses(
   { trainer: { decoder }, evalBatches, options }: RunParts,
   adapters: readonly (Adapter | null)[],
-): Promise<number[]> {
+): Promise<(number | null)[]> {
+  if (evalBatches.length === 0) return adapters.map(() => null);
   const losses = await evaluateLosses(decoder, adapters, evalBatches, options.memory);
   const i = losses.findIndex((loss) => !Number.isFinite(loss));
   if (i < 0) return losses;
@@ -76,7 +83,9 @@ export async function heldOutLosses(
   throw await notFinite(`the held-out loss ${whose} is not finite: ${losses[i]}`, decoder, adapters[i]);
 }
 
-/** A held-out record as the model continues it; null where no samples are wanted. */
+/** A held-out record as the model continues it; null where no samples are wanted, or nothing is held out. */
 export async function sample({ run, options }: RunParts, adapter: Adapter | null): Promise<Sample | null> {
-  return options.sampleTokens > 0 ? sampleText(run, adapter, options.sampleTokens) : null;
+  return options.sampleTokens > 0 && run.heldOut.length > 0
+    ? sampleText(run, adapter, options.sampleTokens)
+    : null;
 }

@@ -101,9 +101,10 @@ async function comparable(parts: RunParts, state: RunState): Promise<RunState> {
   if (state.start.comparison === comparison) return state;
   const [frozenEvalLoss] = await heldOutLosses(parts, [null]);
   const before = state.start.frozenEvalLoss;
+  const shown = (loss: number | null) => loss?.toFixed(4) ?? "none";
   if (isSameLoss(before, frozenEvalLoss)) return { ...state, start: { ...state.start, comparison } };
   parts.events.onNote?.(
-    `the frozen model's held-out loss was ${before.toFixed(4)} and is ${frozenEvalLoss.toFixed(4)} with the records or weights of ` +
+    `the frozen model's held-out loss was ${shown(before)} and is ${shown(frozenEvalLoss)} with the records or weights of ` +
       "now: earlier evaluations, and the best adapter by them, do not count any more",
   );
   const start = {

@@ -14,9 +14,10 @@ export interface TrainSummary {
   readonly tokens: number;
   /** By step; null where it was not finite and the step skipped. */
   readonly loss: readonly (number | null)[];
-  readonly frozen_eval_loss: number;
-  readonly initial_eval_loss: number;
-  /** Of the adapter that was written; null where the run was asked to stop and did not evaluate. */
+  /** These are null where nothing is held out. */
+  readonly frozen_eval_loss: number | null;
+  readonly initial_eval_loss: number | null;
+  /** Of the adapter that was written; null, too, where the run was asked to stop and did not evaluate. */
   readonly eval_loss: number | null;
   /** Steps after which the adapter was as it was written: the best evaluation's, or all. */
   readonly adapter_step: number;

@@ -30,8 +30,11 @@ interface DataOptions {
   readonly prefix?: string | null;
   /** Tokens a record is cut to; null: longer records than the model's context are refused. */
   readonly maxLength: number | null;
-  /** Held-out records from the end of the data, never trained on; below 1 a share of them, drawn by the seed. */
-  readonly heldOut: number;
+  /**
+   * Held-out records from the end of the data, never trained on; below 1 a share of them, drawn by the seed; 0: none, and no
+   * evaluations. Null, the default: a fifth, at most 16.
+   */
+  readonly heldOut?: number | null;
 }
 
 /** Options of a fine-tuning run. */
