@@ -337,7 +337,8 @@ export function encodeWindows(
   encoder: Encoder,
   options: EncodeOptions,
 ): TokenRecord[] {
-  if (!("text" in record)) return [encodeRecord(record, source, encoder, options)];
+  const isPlain = !["messages", "completion", "choices", "instruction"].some((name) => name in record);
+  if (!isPlain) return [encodeRecord(record, source, encoder, options)];
   const { maxLength } = options;
   checkCounts({ maxLength });
   const whole = encodeRecord(record, source, encoder, { ...options, maxLength: Number.POSITIVE_INFINITY });
