@@ -65,6 +65,25 @@ describe("a model on the hub", () => {
     expect(hub.asked.some(({ path }) => path.includes("/resolve/"))).toBe(false);
   });
 
+  it.each([
+    [
+      "config.json",
+      "tiny-Q4_K_M.gguf",
+      /^org\/tiny: .* no config\.json, but GGUF files such as tiny-Q4_K_M\.gguf\. Download/,
+    ],
+    [
+      "model.safetensors",
+      "other.bin",
+      /^org\/tiny: .* no model\.safetensors, which is needed\. Choose a repository/,
+    ],
+  ])("is refused by name without %s", async (missing, other, text) => {
+    delete hub.files[missing];
+    hub.files[other] = "not wanted";
+    const error = await errorOf(openModel("org/tiny", options()));
+    expect([error.code, error.text]).toEqual(["L-HUB", expect.stringMatching(text)]);
+    expect(hub.asked.some(({ path }) => path.includes("/resolve/"))).toBe(false);
+  });
+
   it("is downloaded once for callers at the same time", async () => {
     await Promise.all([fetchWhole(), fetchWhole(), fetchWhole()]);
     for (const name of ["config.json", "tokenizer.json", "model.safetensors"])

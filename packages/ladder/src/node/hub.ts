@@ -77,11 +77,21 @@ async function wantedFiles(listing: AsyncIterable<HubEntry>, configOnly: boolean
     const etag = entry.lfs?.oid ?? entry.oid ?? "";
     if (entry.type === "file" && /^\w+$/.test(etag) && Number.isSafeInteger(entry.size)) files.push(entry);
   }
+  const paths = files.map(({ path }) => path);
+  const isWhole = paths.includes(WEIGHTS);
+  const isWeights = (path: string) => (isWhole ? path === WEIGHTS : SHARDS.test(path));
+  if (!paths.includes(CONFIG)) throw missingFile(CONFIG, paths);
   if (configOnly) return files.filter(({ path }) => path === CONFIG);
-  const isWhole = files.some(({ path }) => path === WEIGHTS);
-  return files.filter(
-    ({ path }) => SMALL_FILES.test(path) || (isWhole ? path === WEIGHTS : SHARDS.test(path)),
-  );
+  if (!paths.some(isWeights)) throw missingFile(WEIGHTS, paths);
+  return files.filter(({ path }) => SMALL_FILES.test(path) || isWeights(path));
+}
+
+function missingFile(wanted: string, paths: readonly string[]): SidenetError {
+  const gguf = paths.find((path) => path.endsWith(".gguf"));
+  const others = gguf
+    ? `but GGUF files such as ${gguf}. Download one and give its path to --model`
+    : "which is needed. Choose a repository of the model in the safetensors format";
+  return new SidenetError("L-HUB", `the repository has no ${wanted}, ${others}.`);
 }
 
 type Settings = HubOptions & { readonly retry: RetryOptions; readonly revision: string };
