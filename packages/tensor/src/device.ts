@@ -163,18 +163,18 @@ export abstract class Device {
 
   /**
    * A tensor with the given values in row-major order. A function for them is not called on `meta`. Throws `T-SHAPE` if their
-   * number does not fit the shape, `T-VALUE` for anything but an array of numbers.
+   * number does not fit the shape, `T-VALUE` for anything but an array of numbers that the dtype holds.
    */
   tensor(
     values: ArrayLike<number> | (() => ArrayLike<number>),
     shape: Shape,
     options: TensorOptions = {},
   ): Tensor {
-    const { label = "tensor" } = options;
+    const { label = "tensor", dtype = "f32" } = options;
     if (typeof values === "function" && !this.holdsValues) return this.empty(shape, { ...options, label });
     const given = typeof values === "function" ? values() : values;
     checkShape(shape, label);
-    checkValues(given, label);
+    checkValues(given, dtype, label);
     if (given.length !== sizeOf(shape)) {
       throw new SidenetError(
         "T-SHAPE",
@@ -192,7 +192,7 @@ export abstract class Device {
   assign(tensor: Tensor, values: ArrayLike<number>): void {
     this.assertUsable();
     this.assertOwn(tensor, "assign");
-    checkValues(values, "assign");
+    checkValues(values, tensor.dtype, "assign");
     if (values.length !== tensor.size || tensor.offset !== 0) {
       const why = tensor.offset !== 0 ? "it is a view" : `${values.length} values were given`;
       throw new SidenetError(

@@ -1,18 +1,16 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 export { firstNonFinite, type NonFinite } from "./anomaly.ts";
-export { type BroadcastAxis, broadcastShape, joinAxes } from "./broadcasting.ts";
+export { type BroadcastAxis, joinAxes } from "./broadcasting.ts";
 export { chooseDevice, type OpenedDevice } from "./choose-device.ts";
 export { CpuDevice, type CpuPrecision } from "./cpu/device.ts";
 export { Device, type DeviceKind, type TensorOptions } from "./device.ts";
-export { type DType, elementBytes, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
+export { type DType, type HostArray, isFloat, sizeBytes } from "./dtype.ts";
 export { SidenetError } from "./errors.ts";
 export {
   float16Table,
   float16ToFloat32,
   float32ToFloat16,
-  fromFloat16Bits,
   roundToFloat16,
-  toFloat16Bits,
 } from "./float16.ts";
 export {
   type Allocation,
@@ -43,6 +41,7 @@ export {
   type RowRange,
   type WindowPreference,
 } from "./op.ts";
+export { drawCase, type OpCase } from "./op-case.ts";
 export { type BrowserDeviceName, openBrowserDevice } from "./open-browser-device.ts";
 export type { GeluForm } from "./ops/activations.ts";
 export type { AttentionAttrs } from "./ops/attention.ts";
@@ -62,7 +61,6 @@ export {
   type Ops,
   type OpTable,
   opNames,
-  opTable,
   rowOf,
 } from "./ops/index.ts";
 export { NF4_BLOCKS, type Nf4Blocks } from "./ops/nf4.ts";
@@ -70,9 +68,8 @@ export { STATE_BLOCK, stateMaps } from "./ops/optimizer-variants.ts";
 export { ParamStore } from "./param-store.ts";
 export { DEFAULT_PROFILE, type DeviceProfile, type Tiles } from "./profile.ts";
 export { dynamicMap, NF4_LEVELS, NF4_MAP_AT, NF4_OFFSET_AT, nf4Table } from "./quant-maps.ts";
-export { philox, Random } from "./random.ts";
+export { Random } from "./random.ts";
 export type { RepeatCall } from "./repeat-call.ts";
-export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 export type { Dims, DimsOf, InputDimsOf, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
@@ -82,7 +79,6 @@ export {
   DEFAULT_TILES,
   defaultTiles,
   TILE_CANDIDATES,
-  tilesOf,
   tunableTiles,
 } from "./tiles.ts";
 export { type MemorySample, recordTimeline } from "./timeline.ts";

@@ -1,6 +1,6 @@
-import { broadcastShape, CpuDevice, type Device, Random, type Tensor } from "@sidenet/tensor";
+import { CpuDevice, type Device, Random, type Tensor } from "@sidenet/tensor";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { joinAxes } from "../src/broadcasting.ts";
+import { broadcastShape, joinAxes } from "../src/broadcasting.ts";
 import { assertClose, gpuAvailable, openTestGpu } from "./support.ts";
 
 it("aligns shapes at their last axes, and refuses by name what does not fit", () => {

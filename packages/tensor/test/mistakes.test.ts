@@ -253,6 +253,24 @@ describe("a new tensor", () => {
     }
   });
 
+  it.each([
+    ["u8", [0, 255], [-1, 256, 1.7, Number.NaN, Number.POSITIVE_INFINITY]],
+    ["i32", [-(2 ** 31), 2 ** 31 - 1], [-(2 ** 31) - 1, 2 ** 31, 0.5, Number.NaN, Number.NEGATIVE_INFINITY]],
+    ["u32", [0, 2 ** 32 - 1], [-1, 2 ** 32, 0.5, Number.NaN]],
+  ] as const)("of %s has only values that it holds", async (dtype, held, others) => {
+    for (const device of [new CpuDevice(), await openNodeWasm({ threads: 1 })]) {
+      using x = device.tensor(held, [2], { dtype });
+      for (const value of others) {
+        const message = new RegExp(`T-VALUE.*value 1 is ${value}, and ${dtype} holds whole numbers from`);
+        expect(() => device.tensor([1, value], [2], { dtype, label: "ids" })).toThrow(message);
+        expect(() => device.assign(x, new Float64Array([1, value]))).toThrow(message);
+      }
+      expect([...(await x.read())]).toEqual(held);
+      device.assign(x, new Float32Array([-0, 3]));
+      expect([...(await x.read())]).toEqual([0, 3]);
+    }
+  });
+
   it("whose values cannot be written leaves no memory behind", () => {
     const device = new CpuDevice();
     let reads = 0;

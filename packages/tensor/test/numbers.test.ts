@@ -59,6 +59,17 @@ describe.each(DEVICES)("elementwise ops on %s at the edges of float32", (_, open
     await compare(name, [pairs.map(([a]) => a), pairs.map(([, b]) => b)]);
   });
 
+  it("exp and softmax of what is far below 0 are at most 1.3e-38", async () => {
+    const lows = [Number.NEGATIVE_INFINITY, -3e38, -200];
+    using x = device.tensor([...lows, 0], [4]);
+    using exp = device.ops.exp(x);
+    using softmax = device.ops.softmax(x);
+    for (const y of [await exp.read(), await softmax.read()]) {
+      expect(y[3]).toBe(1);
+      for (const value of y.slice(0, 3)) expect(value >= 0 && value <= 1.3e-38, `${value}`).toBe(true);
+    }
+  });
+
   it("fill writes what is no number", async () => {
     using x = device.zeros([3]);
     for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {

@@ -4,7 +4,7 @@ import { openNodeWebGpu, tileCachePath, tileCacheText } from "@sidenet/tensor/no
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { rowOf, TestRandom } from "../src/index.ts";
-import { drawCase } from "../src/sample.ts";
+import { drawCase } from "../src/op-case.ts";
 import { areTiles } from "../src/tiles.ts";
 import { compareOutcomes, runCase } from "../src/verify.ts";
 import { gpuAvailable, openTestGpu } from "./support.ts";

@@ -129,7 +129,7 @@ export const sign = unary({
 
 export const exp = unary({
   name: "exp",
-  doc: "y = e^x; an x above 88 counts as 88, since e^89 has no float32",
+  doc: "y = e^x; an x above 88 counts as 88, since e^89 has no float32; below -87.3 y is 0 to 1.3e-38",
   wgsl: "return exp(min(x, vec4<f32>(88.0)));",
   f: (x) => Math.exp(Math.min(x, 88)),
   flops: 1,

@@ -11,7 +11,8 @@ export const softmax = defineOp({
   name: "softmax",
   doc:
     "y = e^x / Σ e^x over the last axis; where mask is 0 an element is hidden: y = 0, and so is a row with nothing visible. " +
-    "A mask has the last axes of x, and repeats over those before",
+    "A mask has the last axes of x, and repeats over those before. An element far below its row's maximum, such as -∞, gives at most " +
+    "1.3e-38, which need not be 0",
   sig: "x[N..,C] mask?:u8[M..,C] -> y[N..,C]",
   infer: ([x, mask]) => {
     if (mask && !endsWith(x.shape, mask.shape)) {

@@ -23,8 +23,6 @@ export interface WebGpuOptions {
   readonly adapterClass?: DeviceProfile["adapterClass"];
   /** false: reduce over a workgroup through workgroup memory only, as on an adapter without subgroups. */
   readonly subgroups?: boolean;
-  /** An allocation that would exceed this many live bytes throws `T-OUT-OF-MEMORY`. */
-  readonly memoryLimitBytes?: number;
   /** Fill new memory with NaN. For tests. */
   readonly poison?: boolean;
 }
@@ -202,12 +200,10 @@ export async function openWebGpu(
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new SidenetError("T-NO-DEVICE", `${labelOf(adapter.info)} gave no device: ${why}`, { cause });
   }
-  const opened = new WebGpuDevice(device, {
+  return new WebGpuDevice(device, {
     label: labelOf(adapter.info),
     profile: profileOf(gpu!, adapter, device, options),
     immediates,
     poison: options.poison ?? false,
   });
-  if (options.memoryLimitBytes !== undefined) opened.memory.limitBytes = options.memoryLimitBytes;
-  return opened;
 }
