@@ -56,6 +56,18 @@ it.each(["light", "dark"] as const)("draws curves, memory, times and samples in 
   await page.close();
 });
 
+it("of a run that holds out none has no held-out loss", async () => {
+  const none = join(root, "none");
+  await trainRun(cpu(), tinyOptions(files, none, "ladder", { heldOut: 0, steps: 3 }));
+  const page = await browser.newPage();
+  await page.goto(pathToFileURL(await writeReport(none)).href);
+  await page.locator('body[data-drawn="5"]').waitFor();
+  expect(await page.locator(".tile").first().textContent()).toBe("3steps");
+  const text = await page.locator("body").innerText();
+  expect(text).not.toMatch(/held.out|NaN/);
+  await page.close();
+});
+
 it("counts steps in whole numbers, and shows bars on a phone too", async () => {
   const page = await browser.newPage({ viewport: { width: 390, height: 800 } });
   await page.addInitScript(`{
