@@ -74,7 +74,7 @@ export { philox, Random } from "./random.ts";
 export type { RepeatCall } from "./repeat-call.ts";
 export { drawCase, type OpCase } from "./sample.ts";
 export { formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
-export type { Dims, DimsOf, Operand, Signature, TensorSpec } from "./signature.ts";
+export type { Dims, DimsOf, InputDimsOf, Operand, Signature, TensorSpec } from "./signature.ts";
 export { Tensor } from "./tensor.ts";
 export { TestRandom } from "./test-random.ts";
 export {

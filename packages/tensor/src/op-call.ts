@@ -2,7 +2,14 @@
 import { type DType, isFloat } from "./dtype.ts";
 import { SidenetError } from "./errors.ts";
 import type { AnyOpRow } from "./op.ts";
-import { bindInputs, type Dims, formatOperand, outputSpec, type TensorSpec } from "./signature.ts";
+import {
+  bindInputs,
+  bindOutputs,
+  type Dims,
+  formatOperand,
+  outputSpec,
+  type TensorSpec,
+} from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** The arguments of a call: operands in the order of the signature, attributes, and the residuals to make. */
@@ -78,6 +85,7 @@ export function bindCall(
     throw new SidenetError("T-SHAPE", `${name}: ${problem} (${sig}; given ${given.join(" ")}).`);
   }
   const inferred = row.infer?.(operands, fullAttrs);
+  if (inferred) bindOutputs(name, signature, inferred.outputs, bindings);
   const elem = elementType(row, io);
   const outputs: [string, TensorSpec][] = [];
   for (const [i, operand] of signature.outputs.entries()) {

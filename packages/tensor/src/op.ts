@@ -6,6 +6,7 @@ import {
   type Dims,
   type DimsOf,
   type InputArgs,
+  type InputDimsOf,
   type InputNames,
   type InputSpecs,
   type NullableNames,
@@ -132,7 +133,7 @@ export interface Draw<A> {
 /** The result of an `infer` function. */
 export interface Inferred {
   readonly outputs: readonly TensorSpec[];
-  /** Added to the extents that the signature binds. */
+  /** Added to the extents that inputs and outputs bind to the letters of the signature. */
   readonly dims?: Dims;
 }
 
@@ -151,7 +152,7 @@ export interface OpDefinition<Sig extends string, A extends Attrs> {
   /** Specs of all outputs, and further extents, where the signature cannot give them. Throws `T-ATTR`. */
   infer?(inputs: InputSpecs<Sig>, attrs: A): Inferred;
   /** Describes what is wrong with extents that the signature accepts, or null. `has` says which optional inputs are given. */
-  readonly check?: (dims: DimsOf<Sig>, attrs: A, has: (input: string) => boolean) => string | null;
+  readonly check?: (dims: InputDimsOf<Sig>, attrs: A, has: (input: string) => boolean) => string | null;
   /** The output shares the memory of the input: no kernel, no copy. */
   readonly view?: boolean;
   /** The definition of the op, as plain loops over doubles. Outputs arrive zero-filled. `shapes` is for ops over axes. */

@@ -190,6 +190,26 @@ export function bindInputs(
   return bindings;
 }
 
+/**
+ * Binds the letters of outputs to the extents that `infer` found. Throws `T-SIGNATURE` where these are not those of the signature.
+ */
+export function bindOutputs(
+  op: string,
+  { outputs, text }: Signature,
+  specs: readonly TensorSpec[],
+  bindings: Bindings,
+): void {
+  for (const [i, operand] of outputs.entries()) {
+    const spec = specs[i];
+    if (!spec || bindShape(operand, spec.shape, bindings)) continue;
+    const made = `${operand.name} ${formatShape(spec.shape)}`;
+    throw new SidenetError(
+      "T-SIGNATURE",
+      `${op}: infer made ${made}, wanted ${formatOperand(operand, bindings)} (${text}).`,
+    );
+  }
+}
+
 /** Shape and dtype of an output, from bound letters. */
 export function outputSpec(operand: Operand, bindings: Bindings, elem: DType): TensorSpec {
   const { letters, runAt } = operand;
@@ -231,10 +251,14 @@ type StripMark<Name extends string> = Name extends `${infer Bare}?`
 type IsOptional<Token> = Token extends `${string}?[${string}` | `${string}?:${string}` ? true : false;
 
 /**
- * Extents by letter: those that the inputs always bind, and by the index signature those that `infer` adds or an optional
+ * Extents by letter: those that inputs and outputs always bind, and by the index signature those that `infer` adds or an optional
  * input binds. Of any signature they are any, so that every row is an `AnyOpRow`.
  */
-export type DimsOf<Sig extends string> = unknown extends Sig
+export type DimsOf<Sig extends string> = InputDimsOf<Sig> & {
+  readonly [_ in BoundLetter<(Primary<Sig> | Residual<Sig>)[number]>]: number;
+};
+/** `DimsOf`, but for letters that outputs alone have. */
+export type InputDimsOf<Sig extends string> = unknown extends Sig
   ? // biome-ignore lint/suspicious/noExplicitAny: see above
     any
   : Dims & { readonly [_ in BoundLetter<Left<Sig>[number]>]: number };

@@ -10,7 +10,7 @@ import { type OpOrName, rowOf } from "./ops/index.ts";
 import type { DeviceProfile } from "./profile.ts";
 import { drawCase, type OpCase } from "./sample.ts";
 import { formatShape, type Shape, sameShape } from "./shape.ts";
-import { bindInputs, type Dims } from "./signature.ts";
+import { bindInputs, bindOutputs, type Dims } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 import { TestRandom } from "./test-random.ts";
 
@@ -60,9 +60,10 @@ export function caseDims(op: OpOrName, drawn: OpCase): Dims {
   const row = rowOf(op);
   const letters = row.signature.inputs.flatMap((operand) => operand.letters);
   const leftOut = Object.fromEntries(letters.map((letter) => [letter, 1]));
-  const { dims } = bindInputs(row.name, row.signature, drawn.inputs);
+  const bindings = bindInputs(row.name, row.signature, drawn.inputs);
   const inferred = row.infer?.(drawn.inputs, { ...row.attrs, ...drawn.attrs });
-  return { ...leftOut, ...dims, ...inferred?.dims };
+  if (inferred) bindOutputs(row.name, row.signature, inferred.outputs, bindings);
+  return { ...leftOut, ...bindings.dims, ...inferred?.dims };
 }
 
 /** Errors of rounding to f16: relative, and absolute below its smallest normal number. */

@@ -1,5 +1,5 @@
 /** Signatures of ops of one's own: mistakes in them are named where the op is defined. */
-import { CpuDevice, defineOp, type OpRow } from "@sidenet/tensor";
+import { CpuDevice, type Dims, type DimsOf, defineOp, type OpRow } from "@sidenet/tensor";
 import { describe, expect, it } from "vitest";
 import { messageOf } from "./support.ts";
 
@@ -43,4 +43,39 @@ it("a signature with an infer function may leave extents to it", () => {
   const outputs = device.scope(() => device.run(row, [device.zeros([2])]));
   expect(outputs.y.shape).toEqual([3]);
   outputs.y.dispose();
+});
+
+describe("letters that only outputs have", () => {
+  const infer = (shape: number[]) => () => ({ outputs: [{ shape, dtype: "f32" }] });
+
+  it("are extents of kernel and reference, by the shape that infer gives", () => {
+    let seen: Dims = {};
+    const reference = (_io: object, dims: Dims) => {
+      seen = dims;
+    };
+    const row = rowOf("x[N] -> y[K,M..]", { infer: infer([3, 4, 5]), reference });
+    using device = new CpuDevice();
+    device.scope(() => device.run(row, [device.zeros([2])]).y.size);
+    expect(seen).toEqual({ N: 2, K: 3, M: 20 });
+  });
+
+  it("have types, and others may be undefined", () => {
+    type Known<T> = keyof { [K in keyof T as string extends K ? never : K]: T[K] };
+    const letters: Record<Known<DimsOf<"x[N..,C] b?[O] -> y[K,N..] | z:f32[P]">>, true> = {
+      N: true,
+      C: true,
+      K: true,
+      P: true,
+      // @ts-expect-error: an optional input gives none
+      O: true,
+    };
+    expect(Object.keys(letters)).toHaveLength(5);
+  });
+
+  it("are refused where infer contradicts the signature", () => {
+    using device = new CpuDevice();
+    const row = rowOf("x[N] -> y[N,K]", { infer: infer([3, 4]) });
+    const message = messageOf(() => device.scope(() => device.run(row, [device.zeros([2])])));
+    expect(message).toContain("[T-SIGNATURE] own: infer made y [3, 4], wanted y[N=2, K]");
+  });
 });

@@ -266,10 +266,9 @@ export interface BinaryRow<A extends object = {}> extends ElementwiseRow<A> {
 
 type BinarySig = "a[A..] b[B..] -> y[Y..]";
 
-const inferBroadcast = (op: string, a: TensorSpec, b: TensorSpec, dtype: DType): Inferred => {
-  const shape = broadcastShape(op, [a.shape, b.shape]);
-  return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype }] };
-};
+const inferBroadcast = (op: string, a: TensorSpec, b: TensorSpec, dtype: DType): Inferred => ({
+  outputs: [{ shape: broadcastShape(op, [a.shape, b.shape]), dtype }],
+});
 
 /** y = f(a, b), where a and b repeat along axes of y. */
 function mapBroadcast(

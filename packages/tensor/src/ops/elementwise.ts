@@ -2,7 +2,7 @@ import { broadcastShape, broadcastSource } from "../broadcasting.ts";
 import { type DType, EPS, LARGEST_F16, LARGEST_F32 } from "../dtype.ts";
 import { SidenetError } from "../errors.ts";
 import { defineOp, UNBOUNDED } from "../op.ts";
-import { sameShape, sizeOf } from "../shape.ts";
+import { sameShape } from "../shape.ts";
 import {
   binary,
   comparison,
@@ -79,7 +79,7 @@ export const where = defineOp({
       "where",
       present.map((operand) => operand.shape),
     );
-    return { dims: { Y: sizeOf(shape) }, outputs: [{ shape, dtype: present[1].dtype }] };
+    return { outputs: [{ shape, dtype: present[1].dtype }] };
   },
   reference({ mask, a, b, y }, _dims, _attrs, shapes) {
     for (let i = 0; i < y.length; i++) {

@@ -140,7 +140,7 @@ export const topK = defineOp({
         `topK: count is ${count}, the last axis of ${formatShape(x.shape)} has ${C}.`,
       );
     }
-    return { dims: { K: count }, outputs: [{ shape: [...x.shape.slice(0, -1), count], dtype: "i32" }] };
+    return { outputs: [{ shape: [...x.shape.slice(0, -1), count], dtype: "i32" }] };
   },
   reference({ x, ids }, { N, C, K }) {
     for (let n = 0; n < N; n++) {

@@ -227,7 +227,6 @@ export const nf4Linear = defineOp({
           attrs,
         ),
       ],
-      dims: { O: out },
     };
   },
   reference({ x, codes, table, absmax, scales, bias, y }, { N, I, O }, attrs) {
@@ -272,7 +271,6 @@ export const nf4LinearBackwardX = defineOp({
         attrs,
       ),
     ],
-    dims: { I: inner },
   }),
   reference({ dy, codes, table, absmax, scales, dx }, { N, I, O }, attrs) {
     const w = referenceWeight({ codes, table, absmax, scales }, O, I, attrs);

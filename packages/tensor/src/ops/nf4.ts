@@ -178,7 +178,7 @@ export const nf4Dequantize = defineOp({
   attrs: { shape: [] as readonly number[], ...NF4_BLOCKS },
   infer: ([codes, table, absmax, scales], { shape, ...blocks }) => {
     checkNf4("nf4Dequantize", sizeOf(shape), { codes, table, absmax, scales }, blocks);
-    return { outputs: [{ shape, dtype: "f32" }], dims: { M: sizeOf(shape) } };
+    return { outputs: [{ shape, dtype: "f32" }] };
   },
   reference({ codes, table, absmax, scales, w }, { M }, { shape: _, ...blocks }) {
     w.set(dequantizeNf4({ codes, table, absmax, scales }, M, blocks));
