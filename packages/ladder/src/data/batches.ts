@@ -27,7 +27,8 @@ export function joinRecords(records: readonly TokenRecord[]): TokenRecord {
 
 /**
  * A batch of rows, padded on the right to one length with token 0, whatever the model's padding token: padding is masked and not
- * scored. Throws `L-DATA` without a row, and `L-OPTION` for a length that is none.
+ * scored. The length is that of the longest row, rounded up to a `multiple`, so that lengths repeat, but not past `maxLength`. That
+ * limits the padding only: a row that is longer is not cut. Throws `L-DATA` without a row, and `L-OPTION` for a length that is none.
  */
 export function makeBatch(
   rows: readonly TokenRecord[],

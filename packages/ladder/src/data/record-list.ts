@@ -20,7 +20,7 @@ export type RecordList = Indexed<StoredRecord>;
 /** Makes a record from the fields of a row. Throws `L-RECORD`. */
 export type RecordParser = (value: unknown, source: Source) => TextRecord;
 
-/** The parser for records whose fields have other names in the data. */
+/** The parser for records whose fields have other names in the data. It throws `L-RECORD` for a row that is no record. */
 export const recordParser =
   (fields: FieldMapping): RecordParser =>
   (value, source) =>

@@ -36,6 +36,8 @@ export interface StreamOptions {
  *
  * The backbone computes with `ops` only where an adapter trains inside its blocks or before them. Otherwise it is given the
  * device's own ops, so that a tape cannot record it.
+ *
+ * Throws `L-METHOD` for an adapter that changes the blocks after a prefix, or makes a hidden state of another shape.
  */
 export function residualStream(
   decoder: Decoder,

@@ -71,7 +71,10 @@ export function prefixedDecoder(
   }
 }
 
-/** Throws what opening a model, an adapter and a file throws. */
+/**
+ * Loads a model as its adapter was trained, in NF4 where that was and after the same prefix, unless the options say otherwise. Throws
+ * what opening a model, an adapter and a file throws, and `L-METHOD` for a prefix before an adapter that changes the blocks.
+ */
 export async function openInference(
   device: Device,
   options: InferenceOptions,

@@ -7,8 +7,8 @@ import { type Loss, type LossSettings, lossOf, refuseUncounted } from "./loss.ts
 import { inputTensors, isRepeatable, passLosses, repeatCall, uploadInputs } from "./pass.ts";
 
 /**
- * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood over scored
- * positions. Throws `L-NOTHING-TO-LEARN` when it counts nothing.
+ * Mean loss over all that it counts in the batches, with or without an adapter: by default, the negative log-likelihood in nats per
+ * scored token. Throws `L-NOTHING-TO-LEARN` when it counts nothing, and for batches as `Trainer.step` does.
  */
 export async function evaluateLoss(
   decoder: Decoder,

@@ -57,11 +57,12 @@ export interface TrainerOptions extends MemoryOptions {
 
 /** The figures of one training step. */
 export interface StepReport {
-  /** Loss before the step's update. */
+  /** Loss before the step's update: of the library's loss, nats per scored token. */
   readonly loss: number;
   /** Global gradient norm before clipping. */
   readonly gradNorm: number;
   readonly learningRate: number;
+  /** Tokens of the batches, padding included. */
   readonly tokens: number;
   /** False where the loss or the norm was not finite and nothing was updated. */
   readonly updated: boolean;
@@ -129,6 +130,10 @@ export class Trainer {
   /**
    * One update from one batch, or from several batches whose gradients are accumulated. It waits for the loss and the gradient
    * norm: where one is not finite, nothing is updated, since the update would make every parameter NaN.
+   *
+   * Throws `L-NOTHING-TO-LEARN` where no label is scored, `L-LABELS` and `L-TOKEN` for labels and ids that are not the model's,
+   * `L-CONTEXT` for rows that are too long, `L-METHOD` for an adapter or a loss that does not fit, `A-UNUSED` for parameters
+   * that get no gradient, and `A-OPTIMIZER` for a learning rate that is none.
    */
   async step(batches: LabeledBatch | readonly LabeledBatch[]): Promise<StepReport> {
     const all = asList(batches);
@@ -147,7 +152,7 @@ export class Trainer {
     }
   }
 
-  /** The update of `step` without waiting for the device. Loss and gradient norm, f32[] each, belong to the caller. */
+  /** The update of `step` without waiting for the device. Loss and gradient norm, f32[] each, belong to the caller. Throws as it does. */
   dispatchStep(batches: LabeledBatch | readonly LabeledBatch[]): { loss: Tensor; norm: Tensor } {
     const prepared = this.#prepare(asList(batches));
     const { loss, norm } = prepared;
