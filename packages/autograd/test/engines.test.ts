@@ -1,5 +1,5 @@
 /** A whole step on WebGPU and on WebAssembly against the reference: saved tensors, pooled memory and gradients that share it. */
-import { CpuDevice, type Device, ParamStore, TestRandom } from "@sidenet/tensor";
+import { CpuDevice, type Device, ParamStore, type Tensor, TestRandom } from "@sidenet/tensor";
 import { openNodeWasm, openNodeWebGpu } from "@sidenet/tensor/node";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { clipGlobalNorm, Tape } from "../src/index.ts";
@@ -38,6 +38,31 @@ async function mixedStep(device: Device): Promise<Map<string, ArrayLike<number>>
   return values;
 }
 
+/** Attention in which each of 5 queries sees all `S` keys, and its gradients: by one op, or by softmax. */
+async function openAttention(device: Device, S: number, isFused: boolean) {
+  const pick = new TestRandom(S);
+  const [B, T, H, D] = [2, 5, 2, 8];
+  const values = new Map<string, ArrayLike<number>>();
+  const leaves = Object.entries({ q: T, k: S, v: S }).map(
+    ([name, count]) =>
+      [name, device.tensor(pick.normals(B * count * H * D), [B, count, H, D])] as [string, Tensor],
+  );
+  const [q, k, v] = leaves.map(([, tensor]) => tensor);
+  using tape = new Tape(device, leaves);
+  const swap = (x: Tensor) => tape.transpose(x, { permutation: [0, 2, 1, 3] });
+  using y = device.scope(() => {
+    if (isFused) return tape.attention(q, k, v, null, null, { queryOffset: S });
+    const scores = tape.scale(tape.matmulNT(swap(q), swap(k)), { factor: D ** -0.5 });
+    return swap(tape.matmul(tape.softmax(scores), swap(v)));
+  });
+  using dy = device.tensor(pick.normals(y.size), y.shape);
+  const gradients = tape.backward(y, dy);
+  values.set("y", await y.read());
+  for (const [name, tensor] of leaves) values.set(name, await gradients.get(tensor)!.read());
+  for (const tensor of [...gradients.keys(), ...gradients.values()]) tensor.dispose();
+  return values;
+}
+
 /** Multiples of 1/64 below 32 are exact in f16. */
 const roundToHalf = (x: number): number => Math.round(x * 64) / 64;
 
@@ -66,6 +91,15 @@ describe.each(ENGINES)("a step on %s agrees with the reference", (_, open) => {
     for (let again = 0; again < 2; again++) {
       expectClose(await decoderStep(device), want, 2e-5);
       expectNoLeaks(device);
+    }
+  });
+
+  it("in attention to every key, over as many keys as queries and over others, which is softmax attention", async () => {
+    const reference = new CpuDevice({ precision: "f64" });
+    for (const S of [5, 7, 3]) {
+      const want = await openAttention(reference, S, false);
+      expectClose(await openAttention(reference, S, true), want, 1e-12);
+      expectClose(await openAttention(device, S, true), want, 1e-5);
     }
   });
 

@@ -11,7 +11,7 @@ const NOTHING_VISIBLE = -3.0e38;
 
 /** The causal rule and the scale of scores. */
 export interface AttentionAttrs {
-  /** Query t attends to keys s <= t + queryOffset. */
+  /** Query t attends to keys s <= t + queryOffset: S shows every key. */
   queryOffset: number;
   /** Factor of q·k; null: 1 / sqrt(D). */
   scale: number | null;
@@ -117,7 +117,8 @@ export const attention = defineOp({
   doc:
     "causal attention with grouped heads: y[t,h] = Σ_s softmax_s(scale · q[t,h]·k[s,g]) v[s,g], g = floor(h / (H/G)), over " +
     "keys s <= t + queryOffset with keyMask[s] = 1 and, in a packed sequence, segments[s] = segments[t + queryOffset]: a " +
-    "query is at position t + queryOffset of the keys; a query without visible keys gives 0; lse holds the maximum score " +
+    "query is at position t + queryOffset of the keys; without segments, queryOffset = S shows every key, as bidirectional " +
+    "and cross-attention need; a query without visible keys gives 0; lse holds the maximum score " +
     "and the log of Σ exp(score - maximum)",
   sig: "q[B,T,H,D] k[B,S,G,D] v[B,S,G,D] keyMask?:u8[B,S] segments?:i32[B,S] -> y[B,T,H,D] | lse:f32[B,T,H,P]",
   attrs,
