@@ -170,7 +170,7 @@ describe("a data file", () => {
 
   it("may give its choices marks of their own, as ARC does: a label is the place of one of them", async () => {
     const fields = { choices: "choices.text", label: "answerKey" };
-    const labelOf = async (label: string, marks: readonly unknown[]) => {
+    const labelOf = async (label: string | number, marks: readonly unknown[]) => {
       const row = { question: "q", choices: { text: ["a", "b", "c"], label: marks }, answerKey: label };
       const [{ record }] = await all(await file("x.jsonl", JSON.stringify(row)), fields);
       return (record as { label: number }).label;
@@ -179,6 +179,8 @@ describe("a data file", () => {
     expect(await labelOf("3", [1, 2, 3])).toBe(2);
     expect(await labelOf("B", ["A", "B", "C"])).toBe(1);
     expect(await labelOf("A", ["C", "B", "A"])).toBe(2);
+    expect(await labelOf(0, ["A", "B", "C"])).toBe(0); // an index: it is no mark, and could be none
+    await expect(labelOf(0, ["1", "2", "3"])).rejects.toThrow(/L-RECORD.*its label 0 is none/);
     await expect(labelOf("0", ["1", "2", "3"])).rejects.toThrow(/L-RECORD.*line 1: its label "0" is none/);
   });
 });

@@ -77,10 +77,20 @@ describe.skipIf(process.platform === "win32")("a pipe", () => {
     await expect(openRecords(["/dev/fd/999"], parseRecord)).rejects.toThrow(
       /L-DATA.*pipe it in again .* --data/,
     );
-    const args = ["--model", "tiny-books", "--data", path, "--output", join(folder, "out")];
-    const compared = await sidenet("compare", "--methods", "ladder", "lora", ...args);
-    expect(compared.exitCode).toBe(2);
-    expect(compared.err).toMatch(/C-USAGE\] \S*pipe is a pipe, and each method reads the data/);
+    const output = join(folder, "out");
+    const file = join(folder, "texts.jsonl");
+    await writeFile(file, '{"text":"a"}\n{"text":"b"}\n');
+    for (const args of [
+      ["--data", path],
+      ["--data", file, "--eval-data", path],
+      ["--data", file, "--prefix", path],
+      ["--data", file, "--chat-template", path],
+    ]) {
+      const names = ["--model", "tiny-books", "--methods", "ladder", "head"];
+      const compared = await sidenet("compare", ...names, ...args, "--output", output);
+      expect([args, compared.exitCode]).toEqual([args, 2]);
+      expect(compared.err).toMatch(/C-USAGE\] \S*pipe is a pipe, and each method reads it/);
+    }
   });
 
   it.skipIf(!existsSync("/dev/ptmx"))("is no terminal, from which a run would wait for data", async () => {

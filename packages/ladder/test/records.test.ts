@@ -97,6 +97,10 @@ describe("a JSONL file", () => {
     expect(await read({ id: "1", source: "web", conversations: said })).toEqual({ messages });
     expect(await read({ talk: said }, { messages: "talk" })).toEqual({ messages });
     expect(await read({ conversations: said, system: "s" })).toEqual({ messages: [system, ...messages] });
+    expect(await read({ talk: said, system: "s" }, { messages: "talk" })).toEqual({
+      messages: [system, ...messages],
+    });
+    expect(await read({ messages, system: "s" })).toEqual({ messages: [system, ...messages] });
     const own = { conversations: [{ from: "system", value: "s" }, ...said], system: "t" };
     expect(await read(own)).toEqual({ messages: [system, ...messages] });
     const parts = [

@@ -101,6 +101,7 @@ describe("a file or folder that is written", () => {
     await checkOutputFile("/dev/null", []);
     await writeFileAtomic("/dev/null", "text");
     await expect(checkOutputFile(join(folder, "none", "file"), [])).rejects.toThrow("L-FILE-MISSING");
+    await expect(checkOutputFile(join(folder, "file.gz"), [])).rejects.toThrow(/L-OUTPUT.*not compressed/);
     expect((await lstat("/dev/null")).isCharacterDevice()).toBe(true);
   });
 });

@@ -70,15 +70,13 @@ export async function compareRuns(
   };
 }
 
-/** Throws `C-USAGE` for data that only the first method would get. */
-async function refusePipes({ data, evalData = [] }: ReturnType<typeof runOptions>): Promise<void> {
-  for (const file of [...data, ...evalData]) {
-    const path = typeof file === "string" ? file : file.path;
-    if (await isStream(path))
-      throw new SidenetError(
-        "C-USAGE",
-        `${path} is a pipe, and each method reads the data. Save them to a file first.`,
-      );
+/** Throws `C-USAGE` for a file that only the first method could read. */
+async function refusePipes(options: ReturnType<typeof runOptions>): Promise<void> {
+  const { data, evalData = [], prefix, chatTemplate } = options;
+  for (const file of [...data, ...evalData, prefix, chatTemplate]) {
+    const path = typeof file === "object" ? file?.path : file;
+    if (path !== undefined && (await isStream(path)))
+      throw new SidenetError("C-USAGE", `${path} is a pipe, and each method reads it. Save it to a file first.`);
   }
 }
 

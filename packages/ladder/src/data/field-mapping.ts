@@ -7,6 +7,7 @@ export const RECORD_FIELDS = [
   "prompt",
   "completion",
   "messages",
+  "system",
   "tools",
   "context",
   "question",
@@ -23,7 +24,7 @@ export type RecordField = (typeof RECORD_FIELDS)[number];
 const FIELD_GROUPS: readonly (readonly RecordField[])[] = [
   ["text"],
   ["prompt", "completion"],
-  ["messages", "tools"],
+  ["messages", "system", "tools"],
   ["context", "question", "choices", "label"],
   ["question", "answer"],
   ["question", "solution", "label", "first_error_step"],
@@ -42,11 +43,12 @@ function fieldAt(value: object, path: string): unknown {
 
 /**
  * The label as an index, where the choices have marks of their own, as those of ARC: `{"text": [...], "label": ["1", "2", ...]}`.
- * There "2" is the second, although digits count from 0 otherwise.
+ * There "2" is the second, although digits count from 0 otherwise; beside letters a number is an index.
  */
 function labelBy(marks: readonly unknown[], label: unknown, source: string): number {
   const index = marks.map(String).indexOf(String(label));
   if (index >= 0) return index;
+  if (typeof label === "number" && marks.every((mark) => !/^\d+$/.test(String(mark)))) return label;
   throw new SidenetError(
     "L-RECORD",
     `${source}: its label ${JSON.stringify(label)} is none of its choices' own, ${JSON.stringify(marks)}. Correct it, or map label to ` +

@@ -27,18 +27,26 @@ const listOf = <Item extends z.ZodType>(item: Item) => orJson(z.array(item).min(
 const plainSchema = z.object({ text });
 /** A prompt and its completion, which is learned. */
 const pairSchema = z.object({ prompt: text, completion: text });
-/** A conversation, of which the assistant's turns are learned, and the tools that it may call. */
-const chatSchema = z.object({
-  messages: listOf(messageSchema),
+const turns = listOf(messageSchema);
+/** What may stand beside the turns of a conversation: what the system says first, and the tools that the assistant may call. */
+const besideTurns = {
+  system: text.nullish(),
   tools: orJson(z.array(z.record(z.string(), z.unknown())).nullish()),
+};
+type BesideTurns = z.infer<z.ZodObject<typeof besideTurns>>;
+/** A conversation, of which the assistant's turns are learned. */
+type Chat = { messages: ChatMessage[]; tools?: BesideTurns["tools"] };
+const chatOf = (said: ChatMessage[], { system, tools }: BesideTurns): Chat => ({
+  messages: system && said[0].role !== "system" ? [{ role: "system", content: system }, ...said] : said,
+  tools,
 });
-/** A conversation as ShareGPT has it. */
+const chatSchema = z
+  .object({ messages: turns, ...besideTurns })
+  .transform(({ messages, ...beside }) => chatOf(messages, beside));
+/** As ShareGPT has it. */
 const conversationsSchema = z
-  .object({ conversations: chatSchema.shape.messages, system: text.nullish(), tools: chatSchema.shape.tools })
-  .transform(({ conversations, system, tools }) => {
-    const first = system && conversations[0].role !== "system" ? [{ role: "system", content: system }] : [];
-    return { messages: [...first, ...conversations], tools };
-  });
+  .object({ conversations: turns, ...besideTurns })
+  .transform(({ conversations, ...beside }) => chatOf(conversations, beside));
 /** A task as Alpaca has it: a blank line separates the instruction, the input if there is one, and the output. */
 const instructionSchema = z.object({ instruction: text, input: text.nullish(), output: text });
 /** The index of a choice, as a number, as digits, or as a letter. */
@@ -77,9 +85,10 @@ const TURNS =
   "the content may be missing";
 /** The type of each field, and its description for error messages. */
 const WANTED: readonly (readonly [string, z.ZodType, string])[] = [
-  ["messages", chatSchema.shape.messages, TURNS],
-  ["conversations", chatSchema.shape.messages, TURNS],
-  ["tools", chatSchema.shape.tools, "a list of objects, each of which describes a tool"],
+  ["messages", turns, TURNS],
+  ["conversations", turns, TURNS],
+  ["system", besideTurns.system, "a text"],
+  ["tools", besideTurns.tools, "a list of objects, each of which describes a tool"],
   ["text", text, "a text"],
   ["prompt", text, "a text"],
   ["completion", text, "a text"],

@@ -162,8 +162,8 @@ export async function* readRows(path: string): AsyncGenerator<Row> {
 }
 
 /** What a pipe brought is gone. */
-const pipeCure = (path: string): string =>
-  path.startsWith("/dev/")
+const pipeCure = (path: string, cause?: unknown): string =>
+  path.startsWith("/dev/") && (cause as NodeJS.ErrnoException | undefined)?.code !== "ENXIO"
     ? " What came from a pipe is read once: to read it again, pipe it in again and name it with --data."
     : "";
 
@@ -176,5 +176,5 @@ export const noRecords = (path: string): SidenetError =>
 
 /** An error of the file system, as one of this library. */
 export function dataError(path: string, cause: unknown): SidenetError {
-  return new SidenetError("L-DATA", `data file ${fileError(path, cause).text}${pipeCure(path)}`, { cause });
+  return new SidenetError("L-DATA", `data file ${fileError(path, cause).text}${pipeCure(path, cause)}`, { cause });
 }
