@@ -76,7 +76,10 @@ async function refusePipes(options: ReturnType<typeof runOptions>): Promise<void
   for (const file of [...data, ...evalData, prefix, chatTemplate]) {
     const path = typeof file === "object" ? file?.path : file;
     if (path !== undefined && (await isStream(path)))
-      throw new SidenetError("C-USAGE", `${path} is a pipe, and each method reads it. Save it to a file first.`);
+      throw new SidenetError(
+        "C-USAGE",
+        `${path} is a pipe, and each method reads it. Save it to a file first.`,
+      );
   }
 }
 

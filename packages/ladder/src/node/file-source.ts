@@ -19,7 +19,8 @@ const CURES: Readonly<Record<string, string>> = {
   ENAMETOOLONG: "the name is too long. Choose a shorter one.",
   ELOOP: "its links lead in a circle. Check them.",
   ESPIPE: "it is a pipe, and a file is needed, since it is read more than once. Save it to a file first.",
-  ENXIO: 'it is a socket, which cannot be opened by its name. Put "cat |" before the command, or "| cat" after it.',
+  ENXIO:
+    'it is a socket, which cannot be opened by its name. Put "cat |" before the command, or "| cat" after it.',
   Z_BUF_ERROR: "it ends too early for a gzip file. Is it complete?",
   Z_DATA_ERROR:
     "it is not what gzip writes. Is it complete? If it is not compressed, its name may not end in .gz.",

@@ -176,5 +176,7 @@ export const noRecords = (path: string): SidenetError =>
 
 /** An error of the file system, as one of this library. */
 export function dataError(path: string, cause: unknown): SidenetError {
-  return new SidenetError("L-DATA", `data file ${fileError(path, cause).text}${pipeCure(path, cause)}`, { cause });
+  return new SidenetError("L-DATA", `data file ${fileError(path, cause).text}${pipeCure(path, cause)}`, {
+    cause,
+  });
 }
