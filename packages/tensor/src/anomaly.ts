@@ -97,7 +97,8 @@ export class AnomalyWatch {
     try {
       result = await wait();
     } catch (error) {
-      await settle().catch(() => {}); // follows from this error, or is the same
+      const checked = this.#results.begin(() => {});
+      await checked().catch(() => {}); // follows from this error, or is the same; what was found is told by the next wait
       throw error;
     }
     await settle();

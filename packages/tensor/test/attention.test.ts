@@ -256,3 +256,26 @@ describe.runIf(gpuAvailable).each([
 
   it("leaves no memory behind", () => expect(gpu.memory.liveCount).toBe(0));
 });
+
+describe("bindings smaller than a batch", () => {
+  it("hold the copy of one sequence of attention at a time, however many there are", () => {
+    const workspaceOf = (B: number): number => {
+      const device = new MetaDevice({ maxBindingBytes: 2048 });
+      device.scope(() => {
+        const [q, k, v] = [12, 3, 3].map((heads) => device.empty([B, 33, heads, 8], { dtype: "f16" }));
+        device.ops.attention(q, k, v);
+      });
+      return device.memory.peakBytes;
+    };
+    // What grows: q, k, v and y in f16, and lse.
+    const outputs = (B: number) => B * 33 * (2 * (12 + 3 + 3 + 12) * 8 + 4 * 12 * 2);
+    expect(workspaceOf(16) - outputs(16)).toBeLessThan(workspaceOf(4) - outputs(4) + 2048);
+  });
+
+  it("are refused by a plan where they do not hold the angles of rope", () => {
+    const device = new MetaDevice({ maxBindingBytes: 8192 });
+    using x = device.empty([1, 256, 1, 64]);
+    using angles = device.empty([256, 32]);
+    expect(() => device.ops.rope(x, angles, angles)).toThrow(/T-TOO-LARGE.*rope/);
+  });
+});

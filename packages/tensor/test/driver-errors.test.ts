@@ -35,3 +35,12 @@ it("an error that an op throws reaches all waits in flight, and no later one", a
   for (const end of begun) await expect(end()).rejects.toThrow("refused");
   await errors.begin(throwFirst)();
 });
+
+it("an error outside all scopes is T-GPU at the next wait, once", async () => {
+  const gpu = lostGpu();
+  const errors = new DriverErrors(gpu, "gpu");
+  const wait = () => errors.begin(() => errors.throwFirst())();
+  gpu.onuncapturederror!({ error: { message: "bad" } } as GPUUncapturedErrorEvent);
+  await expect(wait()).rejects.toThrow(/T-GPU.*bad/);
+  await wait();
+});

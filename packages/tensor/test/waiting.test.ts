@@ -70,4 +70,43 @@ describe.skipIf(!gpuAvailable)("an error of a driver", () => {
     expect(await endsOf(waits)).toEqual(Array(3).fill("T-KERNEL"));
     expect(await endsOf([y.read(), device.synchronize()])).toEqual(["fine", "fine"]);
   });
+
+  it("does not replace an earlier one, nor a finding of detectAnomaly", async () => {
+    using device = (await openTestGpu()) as WebGpuDevice;
+    const refuse = (name: string) => {
+      device.addKernel(name, BROKEN.replace("nothing", name));
+      device.dispatch(`${name}/main` as "fill/main", { bind: { y }, params: {}, grid: 1 });
+    };
+    using y = device.zeros([1]);
+    await device.synchronize();
+    refuse("first");
+    const told = device.synchronize().catch(String);
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    refuse("second");
+    expect(await told).toContain("first.wgsl");
+    await expect(device.synchronize()).rejects.toThrow("second.wgsl");
+    device.detectAnomaly = true;
+    using z = device.ops.div(y, y);
+    await new Promise((resolve) => setTimeout(resolve, 250)); // found, but not told yet
+    refuse("third");
+    expect(await endsOf([z.read()])).toEqual(["T-KERNEL"]);
+    expect(await endsOf([z.read()])).toEqual(["T-ANOMALY"]);
+    expect(await endsOf([z.read()])).toEqual(["fine"]);
+  });
+
+  it("leaves no profile running", async () => {
+    using device = (await openTestGpu()) as WebGpuDevice;
+    if (!device.gpu.features.has("timestamp-query")) return;
+    device.addKernel("broken", BROKEN);
+    using y = device.zeros([1]);
+    await device.synchronize();
+    device.startProfile();
+    device.dispatch("broken/main", { bind: { y }, params: {}, grid: 1 });
+    await device.gpu.queue.onSubmittedWorkDone();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await device.stopProfile();
+    expect(await endsOf([device.synchronize()])).toEqual(["T-KERNEL"]);
+    device.startProfile();
+    await device.stopProfile();
+  });
 });

@@ -49,6 +49,7 @@ export function forWindows(
     run(wholeWindow(extents));
     return;
   }
+  const workspace = new Map<Tensor, Tensor>(); // by operand, for the copy of one sequence at a time
   for (let b = 0; b < B; b++) {
     const own = new Map([...all].map((tensor) => [tensor, k.rows(tensor, B, { start: b, count: 1 })]));
     const sequenceOf = (tensor: Tensor) => own.get(tensor)!;
@@ -57,7 +58,8 @@ export function forWindows(
       ([, { offset, dtype }]) => (offset * elementBytes(dtype)) % bindingAlignment > 0,
     );
     for (const [tensor, { shape, dtype, size }] of copies) {
-      const copy = k.temp(shape, dtype);
+      const copy = workspace.get(tensor) ?? k.temp(shape, dtype);
+      workspace.set(tensor, copy);
       own.set(tensor, copy);
       if (!written.includes(tensor)) copyRange(k, tensor, copy, { from: b * size, to: 0, count: size });
     }
@@ -74,7 +76,7 @@ export function forWindows(
       const copy = sequenceOf(tensor);
       if (written.includes(tensor))
         copyRange(k, copy, tensor, { from: 0, to: b * copy.size, count: copy.size });
-      copy.dispose();
     }
   }
+  for (const copy of workspace.values()) copy.dispose();
 }

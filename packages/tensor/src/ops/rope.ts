@@ -20,7 +20,7 @@ export const rope = defineOp({
   name: "rope",
   doc:
     "rotates element i and i + D/2 of each head by the angle of its position, rotate-half layout (methods.md, 1); " +
-    "inverse rotates back, which is the gradient",
+    "inverse rotates back, which is the gradient; cos and sin must each fit one binding",
   sig: "x[B..,T,H,D] cos:f32[T,P] sin:f32[T,P] -> y[B..,T,H,D]",
   attrs: { inverse: false },
   check: ({ D, P }) =>

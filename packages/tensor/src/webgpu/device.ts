@@ -159,6 +159,7 @@ export class WebGpuDevice extends Device {
     try {
       return await wait(settle);
     } catch (error) {
+      if (error instanceof SidenetError) throw error;
       await this.#errors.awaitLoss();
       this.assertUsable();
       await settle();

@@ -30,6 +30,7 @@ interface InputMemory {
 interface RecordedInput extends InputMemory {
   readonly shape: Shape;
   readonly dtype: Tensor["dtype"];
+  readonly offset: number;
   /** Whether the run freed it. */
   readonly isFreed: boolean;
 }
@@ -120,10 +121,11 @@ export class Recorder {
     });
     return {
       commands: this.commands,
-      inputs: this.#inputs.map(({ shape, dtype, disposed }, i) => ({
+      inputs: this.#inputs.map(({ shape, dtype, offset, disposed }, i) => ({
         ...this.#before[i],
         shape,
         dtype,
+        offset,
         isFreed: disposed,
       })),
       taken: this.#taken,
@@ -137,10 +139,11 @@ export class Recorder {
 /** Whether inputs and other tensors have the memory that they had, and the inputs their shapes and as many that share it. */
 export function isInPlace({ inputs, others }: Recording, given: readonly Tensor[]): boolean {
   if (given.length !== inputs.length) return false;
-  const isAsBefore = ({ storage, shape, dtype }: Tensor, i: number) =>
+  const isAsBefore = ({ storage, shape, dtype, offset }: Tensor, i: number) =>
     storage.handle === inputs[i].handle &&
     storage.references === inputs[i].references &&
     dtype === inputs[i].dtype &&
+    offset === inputs[i].offset &&
     sameShape(shape, inputs[i].shape);
   if (!given.every(isAsBefore)) return false;
   for (const [storage, handle] of others) if (storage.handle !== handle) return false;
