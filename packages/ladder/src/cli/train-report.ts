@@ -19,7 +19,7 @@ const number = (value: number | null): string => (value === null ? "not finite" 
 export const describeReady = (ready: RunReady): string =>
   `model: ${millions(ready.backboneParameters)} parameters; trained: ${millions(ready.trainableParameters)}; ` +
   `effective depth ${ready.effectiveDepth}\n` +
-  `data: ${ready.trainRecords} training records, ${ready.heldOutRecords} held out` +
+  `data: ${ready.trainRecords} training records, ${ready.heldOutRecords || "none"} held out` +
   (ready.prefixTokens > 0 ? `, each after a prefix of ${ready.prefixTokens} tokens` : "");
 
 /** `steps` is how many are asked for. Empty for a new run without held-out records. */
