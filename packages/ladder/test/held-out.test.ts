@@ -63,7 +63,7 @@ describe("a run that holds out none", () => {
       expect(json()).toMatchObject(none);
     }
     expect(again.json()).toMatchObject({ resumed_from: 2, steps: 3 });
-    expect(run.err).toContain("1 training records, 0 held out");
+    expect(run.err).toContain("1 training records, none held out");
     expect(await readFile(join(output, "report.html"), "utf8")).toContain('"eval_loss":null');
   });
 

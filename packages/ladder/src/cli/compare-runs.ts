@@ -123,7 +123,8 @@ async function runVariant(
     settings: settingsOfTrain(flags),
   } as const;
   const summary = await showRun(device, report, run, signal);
-  if (summary.eval_loss !== null) report.note(`${variant.name}: held-out loss ${lossText(summary.eval_loss)}`);
+  if (summary.eval_loss !== null)
+    report.note(`${variant.name}: held-out loss ${lossText(summary.eval_loss)}`);
   return { ...summary, method: variant.name };
 }
 
