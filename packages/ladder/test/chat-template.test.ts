@@ -126,8 +126,8 @@ describe("a chat template", () => {
 
     it.each([
       ["{{ a | trim }}", ""],
-      ["{{ 'x' + a }}", "x"],
-      ["{{ 'x' ~ (c.function or c).get('arguments') }}", "x"],
+      ["{{ 'x' ~ a }}", "x"],
+      ["{{ 'x' + c.function.get('arguments') }}", "x"],
       ["{{ 'x' + (a or '') }}", "x"],
       ["{{ 'x' + a | default('{}') }}", "x"],
       ["{{ 'x' + (a if c else '') }}", "x"],
