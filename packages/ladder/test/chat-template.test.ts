@@ -142,7 +142,9 @@ describe("a chat template", () => {
       expect(fromText).toBe(before + given);
       expect(fromObject).toBe(before + spaced);
       const said = { ...turn, content: "[object Map]", tool_calls: [call(given)] };
-      expect(textOf(`{{ messages[0].content }}${calls(written)}`, said)).toBe(`[object Map]${before}${given}`);
+      expect(textOf(`{{ messages[0].content }}${calls(written)}`, said)).toBe(
+        `[object Map]${before}${given}`,
+      );
       const record = parseRecord({ messages: [{ role: "user", content: "q" }, said] }, "s");
       const { messages } = record as { messages: ChatMessage[] };
       const both = `{% for m in messages %}{% set messages = [m] %}${calls(written)};{% endfor %}`;

@@ -1,6 +1,6 @@
 /** The arguments of calls of tools in the form that a chat template writes: an object, or its JSON as a text. */
 import { jinjaTemplate } from "./jinja.ts";
-import { isObject, type ChatMessage } from "./messages.ts";
+import { type ChatMessage, isObject } from "./messages.ts";
 
 const toJson = jinjaTemplate("{{ value | tojson }}");
 const MARK = "which-form-of-arguments";
@@ -34,9 +34,7 @@ function changeArguments(
     return "arguments" in call ? { ...call, arguments: change(call.arguments) } : call;
   };
   return messages.map((message) =>
-    Array.isArray(message.tool_calls)
-      ? { ...message, tool_calls: message.tool_calls.map(changed) }
-      : message,
+    Array.isArray(message.tool_calls) ? { ...message, tool_calls: message.tool_calls.map(changed) } : message,
   );
 }
 
