@@ -95,30 +95,73 @@ describe("a chat template", () => {
     expect(() => parseRecord(silent, "line 2")).toThrow(/L-RECORD\] line 2: .*"tool_calls"/);
   });
 
-  it("has the arguments of calls as objects, and no fields that hold nothing, whatever the data have", () => {
+  describe("with calls of tools", () => {
     const call = (args: unknown) => ({ type: "function", function: { name: "f", arguments: args } });
     const turn = { role: "assistant", content: "", name: null };
     const textOf = (source: string, ...turns: object[]) => {
       const record = parseRecord({ messages: turns }, "s") as { messages: ChatMessage[] };
       return new ChatTemplate(source, {}, "m").render(record.messages, false);
     };
-    const asJson =
-      "{% for c in messages[0].tool_calls %}{{ (c.function or c).arguments | tojson }}{% endfor %}";
-    const asText =
-      "{% for c in messages[0].tool_calls %}{{ 'f(' + c['function']['arguments'] + ')' ~ c.type }}{% endfor %}";
-    for (const args of ['{"a":[1,"é"]}', { a: [1, "é"] }]) {
-      expect(textOf(asJson, { ...turn, tool_calls: [call(args)] })).toBe('{"a": [1, "é"]}');
-      expect(textOf(asText, { ...turn, tool_calls: [call(args)] })).toBe('f({"a": [1, "é"]})function');
-      expect(textOf(asJson, { ...turn, tool_calls: [{ name: "f", arguments: args }] })).toBe(
-        '{"a": [1, "é"]}',
+    const calls = (written: string) =>
+      `{% for c in messages[0].tool_calls %}{% set a = (c.function or c).arguments %}${written}{% endfor %}`;
+    const joined = calls("{{ 'f(' + c['function']['arguments'] + ')' ~ c.type }}");
+    const given = '{"a":[1,"é"]}';
+    const object = { a: [1, "é"] };
+    const spaced = '{"a": [1, "é"]}';
+
+    it("gets their arguments as objects, whatever the data have", () => {
+      for (const args of [given, object]) {
+        for (const one of [call(args), { name: "f", arguments: args }]) {
+          const wants = (written: string) =>
+            expect(textOf(calls(written), { ...turn, tool_calls: [one] }), written);
+          wants("{{ a | tojson }}").toBe(spaced);
+          wants("{{ c | tojson }}").toContain(`"arguments": ${spaced}}`);
+          wants("{% for k, v in a | items %}{{ k }}={{ v | tojson }}{% endfor %}").toBe('a=[1, "é"]');
+          wants("{{ a if a is string else a | tojson }}").toBe(spaced);
+          wants("{{ a }}").toBe(spaced);
+          wants("{{ a.a[1] }}").toBe("é");
+        }
+      }
+    });
+
+    it.each([
+      ["{{ a | trim }}", ""],
+      ["{{ 'x' ~ a }}", "x"],
+      ["{{ 'x' + c.function.get('arguments') }}", "x"],
+      ["{{ 'x' + (a or '') }}", "x"],
+      ["{{ 'x' + a | default('{}') }}", "x"],
+      ["{{ 'x' + (a if c else '') }}", "x"],
+      ["{{ ['x', a] | join('') }}", "x"],
+      ["{{ a | string }}", ""],
+      ["{{ a | replace('q', 'r') }}", ""],
+      ["{{ a.strip() }}", ""],
+    ])("gets their arguments as JSON where it writes %s", (written, before) => {
+      const [fromText, fromObject] = [given, object].map((args) =>
+        textOf(calls(written), { ...turn, tool_calls: [call(args)] }),
       );
-    }
-    expect(textOf(asText, { ...turn, tool_calls: [call("[1]"), call("oops")] })).toBe(
-      "f([1])functionf(oops)function",
-    );
-    const names = "{% for m in messages %}{{ m.keys() | list | join(',') }};{% endfor %}";
-    const empty = [null, []].map((tool_calls) => ({ ...turn, tool_calls }));
-    expect(textOf(names, ...empty)).toBe("role,content;role,content;");
+      expect(fromText).toBe(before + given);
+      expect(fromObject).toBe(before + spaced);
+      const said = { ...turn, content: "[object Map]", tool_calls: [call(given)] };
+      expect(textOf(`{{ messages[0].content }}${calls(written)}`, said)).toBe(
+        `[object Map]${before}${given}`,
+      );
+      const record = parseRecord({ messages: [{ role: "user", content: "q" }, said] }, "s");
+      const { messages } = record as { messages: ChatMessage[] };
+      const both = `{% for m in messages %}{% set messages = [m] %}${calls(written)};{% endfor %}`;
+      expect(new ChatTemplate(both, {}, "m").pieces(messages)).toEqual([
+        { text: ";", learned: false },
+        { text: `${before}${given};`, learned: true },
+      ]);
+    });
+
+    it("gets arguments as they are that are no JSON of an object, and no fields that hold nothing", () => {
+      expect(textOf(joined, { ...turn, tool_calls: [call("[1]"), call("oops")] })).toBe(
+        "f([1])functionf(oops)function",
+      );
+      const names = "{% for m in messages %}{{ m.keys() | list | join(',') }};{% endfor %}";
+      const empty = [null, []].map((tool_calls) => ({ ...turn, tool_calls }));
+      expect(textOf(names, ...empty)).toBe("role,content;role,content;");
+    });
   });
 
   it("learns calls of a template that refuses their turns without them", () => {

@@ -62,12 +62,14 @@ describe.each([3, 0])("a GGUF file in parts, of which the first has %i tensors",
     await close();
   });
 
-  it("is opened from the files of a page", async () => {
-    const files = [...partsOf(first)].map(
-      ([name, bytes]) => new File([bytes as Uint8Array<ArrayBuffer>], name),
-    );
-    const { checkpoint } = await openModelFiles(files, "mine");
-    expect(checkpoint.tensors.size).toBe(TENSORS.length);
+  it("is opened from the files of a page, whatever the case of their ending", async () => {
+    const named = (change: (name: string) => string) =>
+      [...partsOf(first)].map(([name, bytes]) => new File([bytes as Uint8Array<ArrayBuffer>], change(name)));
+    const files = named((name) => name);
+    for (const given of [files, named((name) => name.replace(".gguf", ".GGUF"))]) {
+      const { checkpoint } = await openModelFiles(given, "mine");
+      expect(checkpoint.tensors.size).toBe(TENSORS.length);
+    }
     const error = await errorOf(openModelFiles(files.slice(0, 2), "mine"));
     expect(error.message).toMatch(
       /L-FILE-MISSING\] m-00001-of-00003.* mine has no file m-00003-of-00003\.gguf/,

@@ -71,6 +71,7 @@ describe("a model on the hub", () => {
       "tiny-Q4_K_M.gguf",
       /^org\/tiny: .* no config\.json, but GGUF files such as tiny-Q4_K_M\.gguf\. Download/,
     ],
+    ["config.json", "TINY.GGUF", /^org\/tiny: .* but GGUF files such as TINY\.GGUF\. Download/],
     [
       "model.safetensors",
       "other.bin",

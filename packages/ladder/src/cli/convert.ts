@@ -1,9 +1,10 @@
 import { CpuDevice, type Device, SidenetError } from "@sidenet/tensor";
 import type { DeviceName } from "@sidenet/tensor/node";
 import { type Command, Option } from "commander";
+import { isGgufPath } from "../formats/model-files.ts";
 import { CALIBRATION_TOKENS, type CalibrationOptions } from "../node/calibration-rows.ts";
 import { convertModel } from "../node/convert-model.ts";
-import { CONVERT_TYPES, type ConvertOptions, type ConvertType, isGgufPath } from "../node/convert-options.ts";
+import { CONVERT_TYPES, type ConvertOptions, type ConvertType } from "../node/convert-options.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addFieldOptions, type FieldFlags, fieldMapping, modelOption } from "./data-options.ts";
 import { deviceOption, jsonOption, peakJson, withDevice } from "./device.ts";

@@ -1,6 +1,6 @@
 import { SidenetError } from "@sidenet/tensor";
 import { type Command, Option } from "commander";
-import { isGgufPath } from "../node/convert-options.ts";
+import { isGgufPath } from "../formats/model-files.ts";
 import { exportAdapter } from "../node/export-adapter.ts";
 import { addConfigOptions } from "./config-options.ts";
 import { addOutputOptions, convertAndTell, type OutputFlags, refuseShards } from "./convert.ts";

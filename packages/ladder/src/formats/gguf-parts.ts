@@ -5,19 +5,20 @@
 import { SidenetError } from "@sidenet/tensor";
 import { type ByteSource, refuse } from "./byte-source.ts";
 import { type GgufFile, type GgufTensorInfo, readGguf } from "./gguf.ts";
+import { isGgufPath } from "./model-files.ts";
 
 /** Opens a file of the folder that a model is in. */
 export type OpenFile = (file: string) => Promise<ByteSource>;
 
-const PART = /-(\d{5})-of-(\d{5})\.gguf$/;
+const PART = /-(\d{5})(?=-of-(\d{5})\.gguf$)/i;
 
 /** The name of another part, counted from 0, of the file that this one is a part of by its name. */
 const partName = (file: string, part: number): string =>
-  file.replace(PART, (_, __, count) => `-${String(part + 1).padStart(5, "0")}-of-${count}.gguf`);
+  file.replace(PART, `-${String(part + 1).padStart(5, "0")}`);
 
 /** The GGUF files among these, each by its first part. */
 export const ggufFiles = (names: Iterable<string>): string[] => {
-  const files = [...names].filter((name) => name.endsWith(".gguf"));
+  const files = [...names].filter(isGgufPath);
   return [...new Set(files.map((name) => partName(name, 0)))].sort();
 };
 

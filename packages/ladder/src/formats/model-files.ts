@@ -9,3 +9,6 @@ export const TOKENIZER_CONFIG = "tokenizer_config.json";
 export const GENERATION_CONFIG = "generation_config.json";
 /** In newer models beside `TOKENIZER_CONFIG`, and before what that says. */
 export const CHAT_TEMPLATE = "chat_template.jinja";
+
+/** Whether a path is that of a GGUF file, which is a model by itself. */
+export const isGgufPath = (path: string): boolean => /\.gguf$/i.test(path);

@@ -83,7 +83,7 @@ async function openWeights(files: FileSet): Promise<Checkpoint> {
   }
   const safetensors = [...names].filter((name) => name.endsWith(".safetensors"));
   if (safetensors.length === 1) return open(safetensors[0]);
-  const other = [...names].find((name) => /\.(bin|pth?|ckpt|gguf)$/.test(name));
+  const other = [...names].find((name) => /\.(bin|pth?|ckpt|gguf)$/i.test(name));
   const found =
     safetensors.length > 1
       ? `${safetensors.length} safetensors files without ${INDEX}`

@@ -6,6 +6,7 @@ import { CalibratedLayers } from "../calibration/calibrated-layers.ts";
 import type { GgufWriteType } from "../formats/gguf-encode.ts";
 import { ggufModelFields, ggufModelTensors } from "../formats/gguf-model.ts";
 import { streamGguf } from "../formats/gguf-write.ts";
+import { isGgufPath } from "../formats/model-files.ts";
 import type { Adapter } from "../methods/adapter.ts";
 import { type ModelTensor, mergeAdapter, modelTensors } from "../methods/model-tensors.ts";
 import { parameterCount } from "../model/block.ts";
@@ -19,7 +20,6 @@ import {
   type ConvertProgress,
   type ConvertSummary,
   type ConvertType,
-  isGgufPath,
   type OutgoingModel,
   reporting,
 } from "./convert-options.ts";

@@ -11,9 +11,6 @@ export const CONVERT_TYPES = ["f32", "f16", "bf16", "nf4", "q8_0"] as const;
 /** The name of such a type, as `--dtype` takes it. */
 export type ConvertType = (typeof CONVERT_TYPES)[number];
 
-/** Whether an output is one GGUF file; any other is a folder. */
-export const isGgufPath = (output: string): boolean => /\.gguf$/i.test(output);
-
 /** What is converted, to what, and where it goes. */
 export interface ConvertOptions {
   /** What `openModel` takes. */

@@ -3,7 +3,7 @@ import { createReadStream, existsSync } from "node:fs";
 import { readFile, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { SidenetError } from "@sidenet/tensor";
-import { CONFIG, INDEX, WEIGHTS } from "../formats/model-files.ts";
+import { CONFIG, INDEX, isGgufPath, WEIGHTS } from "../formats/model-files.ts";
 import { writeFileAtomic } from "./atomic-write.ts";
 import { download, type HubEntry } from "./hub-download.ts";
 import { type RetryOptions, reasonOf, retryingFetch, statusError } from "./hub-fetch.ts";
@@ -87,7 +87,7 @@ async function wantedFiles(listing: AsyncIterable<HubEntry>, configOnly: boolean
 }
 
 function missingFile(wanted: string, paths: readonly string[]): SidenetError {
-  const gguf = paths.find((path) => path.endsWith(".gguf"));
+  const gguf = paths.find(isGgufPath);
   const others = gguf
     ? `but GGUF files such as ${gguf}. Download one and give its path to --model`
     : "which is needed. Choose a repository of the model in the safetensors format";

@@ -1,5 +1,6 @@
 /** Conversations as text, by a model's own Jinja template, run by Hugging Face's library. */
 import { SidenetError } from "@sidenet/tensor";
+import { withArgumentsFor } from "./call-arguments.ts";
 import { jinjaTemplate } from "./jinja.ts";
 import type { ChatMessage } from "./messages.ts";
 
@@ -17,7 +18,7 @@ export interface TextPiece {
 
 /** A model's chat template. */
 export class ChatTemplate {
-  readonly #render: (values: Record<string, unknown>) => string;
+  readonly #template: (values: Record<string, unknown>) => string;
   readonly #special: SpecialTokens;
   readonly #name: string;
 
@@ -26,7 +27,7 @@ export class ChatTemplate {
     this.#special = special;
     this.#name = name;
     try {
-      this.#render = jinjaTemplate(source);
+      this.#template = jinjaTemplate(source);
     } catch (cause) {
       throw this.#error(`the chat template cannot be parsed: ${(cause as Error).message}`, cause);
     }
@@ -34,15 +35,27 @@ export class ChatTemplate {
 
   /**
    * The text of a conversation; with `addGenerationPrompt` it ends with the opening of an assistant turn. Not every template shows
-   * `tools`. Throws `L-CHAT-TEMPLATE`.
+   * `tools`. The `arguments` of calls may be objects or JSON: the template gets what it writes. Throws `L-CHAT-TEMPLATE`.
    */
   render(
     messages: readonly ChatMessage[],
     addGenerationPrompt: boolean,
     tools: readonly Tool[] | null = null,
   ): string {
+    return this.#render(this.#withArguments(messages, tools), addGenerationPrompt, tools);
+  }
+
+  #withArguments(messages: readonly ChatMessage[], tools: readonly Tool[] | null): readonly ChatMessage[] {
+    return withArgumentsFor((given) => this.#render(given, false, tools), messages);
+  }
+
+  #render(
+    messages: readonly ChatMessage[],
+    addGenerationPrompt: boolean,
+    tools: readonly Tool[] | null,
+  ): string {
     try {
-      return this.#render({
+      return this.#template({
         ...this.#special,
         messages,
         tools,
@@ -59,7 +72,8 @@ export class ChatTemplate {
    * as some do by removing their reasoning, are not learned, since the model would not write them so. Throws `L-CHAT-TEMPLATE`,
    * also where the template leaves out the calls of tools: their turns would be learned as answers that say nothing.
    */
-  pieces(messages: readonly ChatMessage[], tools: readonly Tool[] | null = null): TextPiece[] {
+  pieces(given: readonly ChatMessage[], tools: readonly Tool[] | null = null): TextPiece[] {
+    const messages = this.#withArguments(given, tools);
     if (!this.#writesCalls(messages, tools))
       throw this.#error('the chat template does not write "tool_calls"');
     const answers = [...messages.keys()].filter(
@@ -82,11 +96,11 @@ export class ChatTemplate {
     const silent = messages.map(({ tool_calls: _, ...message }) => message);
     let text: string;
     try {
-      text = this.render(silent, false, tools);
+      text = this.#render(silent, false, tools);
     } catch {
       return true; // it refuses what only a call explains
     }
-    return text !== this.render(messages, false, tools);
+    return text !== this.#render(messages, false, tools);
   }
 
   /** The pieces with these answers learned; null if the text before or of one of them changes when turns follow. */
@@ -104,10 +118,10 @@ export class ChatTemplate {
       return continues;
     };
     for (const i of answers) {
-      if (!add(this.render(messages.slice(0, i), true, tools), false)) return null;
-      if (!add(this.render(messages.slice(0, i + 1), false, tools), true)) return null;
+      if (!add(this.#render(messages.slice(0, i), true, tools), false)) return null;
+      if (!add(this.#render(messages.slice(0, i + 1), false, tools), true)) return null;
     }
-    return add(this.render(messages, false, tools), false) ? pieces : null;
+    return add(this.#render(messages, false, tools), false) ? pieces : null;
   }
 
   #error(problem: string, cause?: unknown): SidenetError {

@@ -105,22 +105,6 @@ function replaceCall(node: Node): void {
   }
 }
 
-/**
- * Makes an object that is joined to a text its JSON: the library writes "[object Map]", and Python refuses. Some templates write the
- * arguments of a call so, since OpenAI's format has them as JSON.
- */
-function joinAsJson(node: Node): void {
-  if (node.type !== "BinaryExpression" || !["+", "~"].includes(String((node.operator as Node).value))) return;
-  for (const side of ["left", "right"]) {
-    const operand = node[side] as Node;
-    if (operand.type !== "MemberExpression" && operand.type !== "Identifier") continue;
-    const named = (value: string): Node => ({ type: "Identifier", value });
-    const condition = { type: "TestExpression", operand, negate: false, test: named("mapping") };
-    const trueExpr = { type: "FilterExpression", operand, filter: named("tojson") };
-    node[side] = { type: "Ternary", condition, trueExpr, falseExpr: operand };
-  }
-}
-
 /** Makes a loop over what is not defined, such as the `tool_calls` of a message without any, one over nothing. */
 function allowUndefined(node: Node): void {
   if (node.type !== "For") return;
@@ -136,7 +120,6 @@ function replaceParts(part: unknown): void {
   for (const inner of part instanceof Map ? [...part].flat() : Object.values(part)) replaceParts(inner);
   replaceCall(part as Node);
   allowUndefined(part as Node);
-  joinAsJson(part as Node);
 }
 
 /** Parses a template; returns the function that renders it with the values of its variables. Throws the library's errors. */

@@ -2,7 +2,7 @@
 import * as z from "zod";
 
 type Fields = Readonly<Record<string, unknown>>;
-const isObject = (value: unknown): value is Fields =>
+export const isObject = (value: unknown): value is Fields =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** Who speaks in ShareGPT's `{from, value}`, by the names that chat templates have. */
@@ -39,23 +39,9 @@ function joined(content: unknown, context: z.RefinementCtx): unknown {
   return refuse(context, `has other content than text: ${JSON.stringify(content[other]?.type ?? null)}`);
 }
 
-/** The arguments of a call as an object. OpenAI's format has their JSON as a text, which templates would write as JSON once more. */
-function withArguments(call: unknown): unknown {
-  if (!isObject(call)) return call;
-  if (isObject(call.function)) return { ...call, function: withArguments(call.function) };
-  if (typeof call.arguments !== "string") return call;
-  try {
-    const parsed: unknown = JSON.parse(call.arguments);
-    return isObject(parsed) ? { ...call, arguments: parsed } : call;
-  } catch {
-    return call;
-  }
-}
-
 function readField(name: string, field: unknown, context: z.RefinementCtx): unknown {
   if (name === "content") return joined(field, context);
-  if (name !== "tool_calls" || !Array.isArray(field)) return field;
-  return field.length === 0 ? null : field.map(withArguments);
+  return name === "tool_calls" && Array.isArray(field) && field.length === 0 ? null : field;
 }
 
 /** Templates ask whether a field is there, so one that holds nothing is left out, as tables have it on every turn. */
