@@ -29,19 +29,25 @@ export async function damagedWeights({ weights }: Decoder): Promise<string | nul
   );
 }
 
-/** An `L-DIVERGED` error: `what` happened ("the logits of token 3 are not finite"), and which tensor is the cause. */
+/** What helps where training makes values that are too large. */
+export const SLOWER = "try a lower --learning-rate or a longer --warmup-steps";
+
+/**
+ * An `L-DIVERGED` error: `what` happened ("the logits of token 3 are not finite"), and which tensor is the cause. `cure`: what helps
+ * where it is none.
+ */
 export async function notFinite(
   what: string,
   decoder: Decoder,
   adapter: Adapter | null,
+  cure = `try --dtype f32, without --quantize${adapter ? ", or without the adapter" : ""}`,
 ): Promise<SidenetError> {
   const damaged = await damagedWeights(decoder);
   const trained = damaged ?? (adapter && (await nonFiniteValue(adapter.parameters)));
-  const cure =
+  const cause =
     damaged ??
     (trained
       ? `The adapter's ${trained}. Train it again, with a lower --learning-rate.`
-      : "All weights are finite, so values grew too large on the way: try --dtype f32, without --quantize" +
-        `${adapter ? ", or without the adapter" : ""}.`);
-  return new SidenetError("L-DIVERGED", `${what}. ${cure}`);
+      : `All weights are finite, so values grew too large on the way: ${cure}.`);
+  return new SidenetError("L-DIVERGED", `${what}. ${cause}`);
 }

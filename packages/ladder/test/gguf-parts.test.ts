@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
 import { memorySource } from "../src/formats/byte-source.ts";
 import { openGgufFile } from "../src/formats/gguf-parts.ts";
-import { openModelFiles } from "../src/formats/open-model-files.ts";
+import { openGguf, openModelFiles } from "../src/formats/open-model-files.ts";
 import { openFileSource } from "../src/node/file-source.ts";
 import { openModel, openModelConfig } from "../src/node/open-model.ts";
 import { errorOf } from "./code-of.ts";
@@ -42,6 +42,18 @@ async function put(files: Map<string, Uint8Array>): Promise<string> {
   return folder;
 }
 
+/** Opens these files, and else those on the disk; says how many of these are open. */
+function counting(files: ReadonlyMap<string, Uint8Array | null>) {
+  let opened = 0;
+  const open = async (file: string) => {
+    const bytes = files.get(file);
+    if (!bytes) return openFileSource(file);
+    opened++;
+    return { ...memorySource(bytes, file), close: async () => void opened-- };
+  };
+  return { open, opened: () => opened };
+}
+
 describe.each([3, 0])("a GGUF file in parts, of which the first has %i tensors", (first) => {
   it("is the model of the whole file, by any part or by the folder", async () => {
     const whole = join(
@@ -74,6 +86,24 @@ describe.each([3, 0])("a GGUF file in parts, of which the first has %i tensors",
     expect(error.message).toMatch(
       /L-FILE-MISSING\] m-00001-of-00003.* mine has no file m-00003-of-00003\.gguf/,
     );
+  });
+});
+
+describe("the parts of a GGUF file", () => {
+  it("are closed with it", async () => {
+    const { open, opened } = counting(partsOf(3));
+    const { source } = await openGgufFile(nameOf(1), open);
+    expect(opened()).toBe(3);
+    await source.close();
+    expect(opened()).toBe(0);
+  });
+
+  it("are closed where they are of no model that can be read", async () => {
+    const metadata = { ...llamaMetadata("mamba"), ...splitFields(0) };
+    const first = buildGguf({ metadata, tensors: TENSORS.slice(0, 3) });
+    const { open, opened } = counting(partsOf(3).set(nameOf(0), first));
+    expect((await errorOf(openGguf("m", nameOf(0), open))).message).toContain("mamba");
+    expect(opened()).toBe(0);
   });
 });
 
@@ -131,15 +161,9 @@ describe("parts that do not belong together are refused by name, and closed:", (
     ],
   ])("%s", async (_, given, change, message) => {
     const files = new Map<string, Uint8Array | null>([...partsOf(3), ...Object.entries(change)]);
-    let opened = 0;
-    const open = async (file: string) => {
-      const bytes = files.get(file);
-      if (!bytes) return openFileSource(file);
-      opened++;
-      return { ...memorySource(bytes, file), close: async () => void opened-- };
-    };
+    const { open, opened } = counting(files);
     expect((await errorOf(openGgufFile(nameOf(given), open))).message).toMatch(message);
-    expect(opened).toBe(0);
+    expect(opened()).toBe(0);
   });
 
   it("one has another name than its place", async () => {

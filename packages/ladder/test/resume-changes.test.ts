@@ -1,5 +1,5 @@
 // What a resumed run may change: its losses are compared with those of the same records and weights only.
-import { cp, readdir, readFile } from "node:fs/promises";
+import { cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { temporaryFolder } from "../../../scripts/test-folder.ts";
@@ -50,6 +50,7 @@ describe("a resumed run", () => {
     async (_, change) => {
       const options = await earlierRun({
         storage: { dtype: "f32", quantizeBlocks: false, quantizeEmbeddings: false },
+        sampleTokens: 2,
       });
       const { data } = await writeTinyFiles(temporaryFolder(), 25);
       const other: Partial<TrainRunOptions> = "data" in change ? { data: [data], heldOut: 5 } : change;
@@ -58,11 +59,46 @@ describe("a resumed run", () => {
       expect(summary.frozen_eval_loss).toBe(fresh.frozen_eval_loss);
       expect(summary.initial_eval_loss).toBe(fresh.frozen_eval_loss);
       expect(summary.eval_loss).toBe(fresh.eval_loss);
+      expect(summary.samples?.before).toEqual(fresh.samples?.before);
       expect(summary.adapter_step).toBe(4);
       expect(await evaluationsIn(options.outputDir)).toEqual([4, 6]);
       expect(notes).toMatch(/held-out loss was \d\.\d{4} and is \d\.\d{4} .*do not count any more/);
     },
   );
+
+  it.each([
+    ["weights", (folder: string) => writeTinyFiles(folder, 24, 8)],
+    ["a config", (folder: string) => changeConfig(join(folder, "model", "config.json"))],
+  ])("with %s replaced in the model's folder measures the frozen model anew", async (_, replace) => {
+    const folder = temporaryFolder();
+    const { model } = await writeTinyFiles(folder);
+    const options = await earlierRun({ model });
+    await replace(folder);
+    const fresh = await trainRun(cpu(), { ...options, outputDir: temporaryFolder() });
+    const { summary, notes } = await resume(options, { steps: 6 });
+    expect(summary.frozen_eval_loss).toBe(fresh.frozen_eval_loss);
+    expect(notes).toContain("do not count any more");
+  });
+
+  it("that scores other tokens of the same records measures the frozen model anew", async () => {
+    const data = join(temporaryFolder(), "data.jsonl");
+    const writeAll = (record: object) => writeFile(data, `${JSON.stringify(record)}\n`.repeat(8));
+    await writeAll({ prompt: "abc", completion: "defghi" });
+    const options = await earlierRun({ data: [data] });
+    await writeAll({ text: "abcdefghi" });
+    const fresh = await trainRun(cpu(), { ...options, outputDir: temporaryFolder() });
+    const { summary } = await resume(options, { steps: 6 });
+    expect(summary.frozen_eval_loss).toBe(fresh.frozen_eval_loss);
+  });
+
+  it("whose evaluations of before do not count has its whole patience again", async () => {
+    const options = await earlierRun();
+    const change = { maxLength: 5, evalEvery: 3, patience: 1, steps: 6 };
+    expect((await resume(options, change)).summary).toMatchObject({ steps: 6, stop_reason: "done" });
+    const again = await earlierRun();
+    const same = await resume(again, { ...change, maxLength: 12 });
+    expect(same.summary).toMatchObject({ steps: 4, stop_reason: "patience" });
+  });
 
   it("goes on comparing where the same records go through the same weights", async () => {
     const options = await earlierRun();
@@ -95,6 +131,11 @@ describe("a resumed run", () => {
     expect((await resume(options, { steps: 6 })).summary.steps).toBe(6);
   });
 });
+
+async function changeConfig(path: string) {
+  const config = JSON.parse(await readFile(path, "utf8"));
+  await writeFile(path, JSON.stringify({ ...config, rope_theta: 10 }));
+}
 
 const weighted = (weight: number) => [
   { path: files.data, weight: 1 },

@@ -34,14 +34,15 @@ const TOKENIZER = {
   model: { type: "BPE", vocab: Object.fromEntries(LETTERS.map((letter, id) => [letter, id])), merges: [] },
 };
 
-/** Writes a random model of the Llama family and `records` records of data. */
+/** Writes a random model of the Llama family, the same for the same seed, and `records` records of data. */
 export async function writeTinyFiles(
   folder: string,
   records = 24,
+  seed = 7,
 ): Promise<{ model: string; data: string; more: string }> {
   const model = join(folder, "model");
   await mkdir(model, { recursive: true });
-  const tensors = randomWeights(decoderParameters(parseModelConfig(CONFIG)), 7);
+  const tensors = randomWeights(decoderParameters(parseModelConfig(CONFIG)), seed);
   await writeFile(join(model, "model.safetensors"), concatBytes(encodeSafetensors(tensors)));
   await writeFile(join(model, "config.json"), JSON.stringify(CONFIG));
   await writeFile(join(model, "tokenizer.json"), JSON.stringify(TOKENIZER));

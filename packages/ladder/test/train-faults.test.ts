@@ -209,6 +209,64 @@ describe("a loss that is not finite", () => {
   });
 });
 
+/** Gives NaN as the held-out loss after this step. */
+class SpoiledEvaluation extends SpoiledDevice {
+  override async read(tensor: Tensor) {
+    const values = await super.read(tensor);
+    return tensor.shape.join() === "1" && this.step === 2 ? values.fill(Number.NaN) : values;
+  }
+}
+
+describe("a held-out loss that is not finite", () => {
+  /** Of two steps, after the second of which the loss is spoiled. */
+  const ofTwo = (change: Partial<TrainRunOptions> = {}) =>
+    tinyOptions(files, temporaryFolder(), "lora", {
+      ...{ steps: 2, evalEvery: 1, schedule: "constant", warmupSteps: 0, saveEvery: 100 },
+      ...change,
+    });
+
+  it("ends the run with the best adapter of before", async () => {
+    const one = ofTwo({ steps: 1 });
+    await trainRun(cpu(), one);
+    const options = ofTwo();
+    const device = new SpoiledEvaluation();
+    const error = await failureOf(device, options, counting(device));
+    expect(error.code).toBe("L-DIVERGED");
+    expect(error.message).toMatch(/held-out loss with the adapter is .*try a lower --learning-rate/);
+    expect(error.message).toContain(
+      `No checkpoint had been written. The best adapter by its held-out loss, that after 1 step, is in ${options.outputDir}.`,
+    );
+    expect((await traceOf(options.outputDir)).adapter).toBe((await traceOf(one.outputDir)).adapter);
+  });
+
+  it("is what the run ends with also where the best adapter cannot be written", async () => {
+    const device = new SpoiledEvaluation();
+    const events = {
+      ...counting(device),
+      onEvaluation: () => {
+        disk.fault = { code: "ENOSPC", path: /adapter_model/, during: "write" } as const;
+      },
+    };
+    const options = ofTwo();
+    const error = await failureOf(device, options, events);
+    expect(error.code).toBe("L-DIVERGED");
+    expect(error.message).toMatch(/that after 1 step, could not be written: .*the disk is full/);
+    expect(await readdir(options.outputDir)).not.toContain("adapter_model.safetensors");
+  });
+
+  it("says where to resume, but not from the step that has it", async () => {
+    const before = ofTwo({ saveEvery: 1 });
+    const device = new SpoiledEvaluation();
+    const error = await failureOf(device, before, counting(device));
+    expect(error.message).toContain("checkpoint after 1 step is intact: continue from it with --resume");
+    const last = ofTwo({ evalEvery: null });
+    const again = new SpoiledEvaluation();
+    expect((await failureOf(again, last, counting(again))).message).toMatch(
+      /--warmup-steps\. The checkpoint after 2 steps has the same loss: start anew with --overwrite\.$/,
+    );
+  });
+});
+
 describe("a device", () => {
   it("without memory left ends the run with the breakdown, the cure and the checkpoint", async () => {
     const device = new CpuDevice();

@@ -19,7 +19,7 @@ import { writeTimeline } from "./memory-timeline.ts";
 import { checkOutputFile } from "./output-folder.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { forgetEnd, recordFailure } from "./run/failure.ts";
-import { finish, writeAdapter } from "./run/finish.ts";
+import { finish, keepBest, writeAdapter } from "./run/finish.ts";
 import { type LoadedRun, loadRun } from "./run/load.ts";
 import { MetricsLog, readMetrics } from "./run/metrics-log.ts";
 import { withResumeHint } from "./run/resume-hint.ts";
@@ -231,11 +231,12 @@ async function train(parts: RunParts, state: RunState, earlier: RunFile | null):
       events.onNote?.(`no ${timeline}: it records the second step, and the run had fewer than two`);
     return await finish(parts, loop, reason, { losses, earlier: steps, resumedFrom: earlier && step });
   } catch (error) {
-    const hinted = withResumeHint(error, loop.savedStep);
-    const { profile, state: reached } = loop;
-    const failure = await recordFailure(options.outputDir, hinted, reached.counters.step, profile);
+    const { profile, savedStep, state: reached } = loop;
+    const done = reached.counters.step;
+    const ending = await keepBest(withResumeHint(error, done, savedStep), parts, reached);
+    const failure = await recordFailure(options.outputDir, ending, done, profile);
     events.onFailure?.(failure);
-    throw hinted;
+    throw ending;
   } finally {
     await log.close();
   }

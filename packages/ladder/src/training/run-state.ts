@@ -22,7 +22,7 @@ export const runStateSchema = z.strictObject({
   start: z.strictObject({
     /** Records of each file, and how often each of them appears in an epoch: they fix the order of the data. */
     mixture: z.string().optional(),
-    /** Hash of the held-out records and of how the model is stored: with another one, the losses below are measured anew. */
+    /** Hash of the held-out records, of the model's config and files, and of how it is stored: with another one, the losses below are measured anew. */
     comparison: z.string().optional(),
     /** Null where nothing is held out. */
     frozenEvalLoss: z.number().nullable(),

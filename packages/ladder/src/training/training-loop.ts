@@ -1,7 +1,7 @@
 /** The loop over the steps of a run, with metrics, evaluations and checkpoints. */
 import { type MemorySample, SidenetError } from "@sidenet/tensor";
 import type { BatchStream, StreamedBatch } from "../data/batch-stream.ts";
-import { damagedWeights } from "../not-finite.ts";
+import { damagedWeights, SLOWER } from "../not-finite.ts";
 import type { EvalMetrics, MetricsLine, Sample, StepMetrics } from "./metrics.ts";
 import type { RunState } from "./run-state.ts";
 import { memoryOver, memoryPoints, type StepProfile, timeOver } from "./step-profile.ts";
@@ -251,9 +251,9 @@ export class TrainingLoop {
     const cure =
       damaged ??
       (options.onNonFinite === "skip"
-        ? `It was the ${inARow}th in a row. Try a lower --learning-rate or a longer --warmup-steps.`
-        : "Look at these records, try a lower --learning-rate or a longer --warmup-steps, or skip such steps with " +
-          `--on-nonfinite skip${checkpoints ? " --resume" : ""}; --detect-anomaly names the op.`);
+        ? `It was the ${inARow}th in a row: ${SLOWER}.`
+        : `Look at these records, ${SLOWER}, or skip such steps with --on-nonfinite skip${checkpoints ? " --resume" : ""}; ` +
+          "--detect-anomaly names the op.");
     throw new SidenetError("L-DIVERGED", `${where}; the parameters are as they were before it. ${cure}`);
   }
 }

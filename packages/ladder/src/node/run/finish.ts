@@ -1,13 +1,15 @@
 /** What a run leaves when it ends: the adapter, and a summary of how it went. */
 
 import { join } from "node:path";
-import type { Device } from "@sidenet/tensor";
+import { type Device, SidenetError } from "@sidenet/tensor";
 import { deviceName } from "../../device-name.ts";
 import { effectiveDepth } from "../../methods/adapter.ts";
 import type { StepMetrics } from "../../training/metrics.ts";
+import type { RunState } from "../../training/run-state.ts";
 import type { StopReason, TrainingLoop } from "../../training/training-loop.ts";
 import { saveAdapter } from "../adapter-files.ts";
 import { writeJsonFile } from "../json-file.ts";
+import { inSteps } from "./resume-hint.ts";
 import { RUN_FILES } from "./run-folder.ts";
 import { heldOutLosses, type RunParts, sample } from "./run-parts.ts";
 import type { TrainSummary } from "./summary.ts";
@@ -92,4 +94,19 @@ export async function finish(
   if (loop.profile) await write(RUN_FILES.profile, loop.profile);
   await write(RUN_FILES.summary, summary);
   return summary;
+}
+
+/** Writes the best adapter of a run that diverged after it; returns the error, which says so. */
+export async function keepBest(error: unknown, parts: RunParts, { best }: RunState): Promise<unknown> {
+  const { checkpoints, trainer, options } = parts;
+  if (!best || !checkpoints || !(error instanceof SidenetError) || error.code !== "L-DIVERGED") return error;
+  const whose = `The best adapter by its held-out loss, that after ${inSteps(best.step)},`;
+  let where = `is in ${options.outputDir}.`;
+  try {
+    await checkpoints.restoreBest(trainer, best.step);
+    await writeAdapter(parts);
+  } catch (cause) {
+    where = `could not be written: ${cause instanceof SidenetError ? cause.text : cause}`;
+  }
+  return new SidenetError(error.code, `${error.text} ${whose} ${where}`, { cause: error });
 }

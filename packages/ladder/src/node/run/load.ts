@@ -1,4 +1,6 @@
 /** What a run trains, and on what: files become a model on a device and records of tokens. */
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { type Device, SidenetError } from "@sidenet/tensor";
 import type { TokenDataset } from "../../data/batch-stream.ts";
 import { EncodedRecords, splitRecords } from "../../data/encoded-records.ts";
@@ -16,13 +18,15 @@ import type { Tokenizer } from "../../text/tokenizer.ts";
 import { checkMethod } from "../../training/plan.ts";
 import { openRecords, type RecordStore } from "../data/record-store.ts";
 import { prefixedDecoder, prefixIdsOf, withTemplateOf } from "../inference.ts";
-import { openModel } from "../open-model.ts";
+import { type ModelFiles, openModel } from "../open-model.ts";
 import type { TrainRunOptions } from "./train-run-options.ts";
 
 export interface LoadedRun {
   readonly decoder: Decoder;
   readonly tokenizer: Tokenizer;
   readonly modelName: string;
+  /** Sizes and times of the files that the weights are in. */
+  readonly weightFiles: readonly (readonly (number | undefined)[])[];
   readonly train: TokenDataset;
   /** Records that are trained on, whatever their weights. */
   readonly trainRecords: number;
@@ -112,6 +116,18 @@ async function openData(options: TrainRunOptions): Promise<OpenedData> {
   }
 }
 
+async function weightFilesOf({ origin }: ModelFiles): Promise<LoadedRun["weightFiles"]> {
+  const paths =
+    origin.kind === "gguf"
+      ? new Set([...origin.gguf.tensors.values()].map(({ source }) => source.name))
+      : (await readdir(origin.folder))
+          .filter((name) => name.endsWith(".safetensors"))
+          .sort()
+          .map((name) => join(origin.folder, name));
+  const files = await Promise.all([...paths].map((path) => stat(path).catch(() => null)));
+  return files.map((file) => [file?.size, file?.mtimeMs]);
+}
+
 /** Reads the data before the model: a mistake in a file of kilobytes is reported before gigabytes are read. */
 export async function loadRun(
   device: Device,
@@ -143,6 +159,7 @@ export async function loadRun(
         decoder: prefixedDecoder(config, weights, prefixIds),
         tokenizer,
         modelName: model.name,
+        weightFiles: await weightFilesOf(model),
         train: mixture(sets, data.weights),
         trainRecords: sets.reduce((sum, { length }) => sum + length, 0),
         mixture: sets.map(({ length }, i) => `${length} x ${repeats[i]}`).join(" + "),

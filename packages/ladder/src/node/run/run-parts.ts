@@ -1,7 +1,8 @@
 /** What the parts of a run share: the request, what was loaded, and the event handlers. */
+import { SidenetError } from "@sidenet/tensor";
 import type { Adapter } from "../../methods/adapter.ts";
 import type { LabeledBatch } from "../../model/batch-loss.ts";
-import { notFinite } from "../../not-finite.ts";
+import { notFinite, SLOWER } from "../../not-finite.ts";
 import { evaluateLosses } from "../../training/evaluate-loss.ts";
 import type { Sample } from "../../training/metrics.ts";
 import type { Trainer } from "../../training/trainer.ts";
@@ -67,6 +68,9 @@ export interface RunParts extends RunRequest {
   readonly evalBatches: readonly LabeledBatch[];
 }
 
+/** The `L-DIVERGED` of a held-out loss: whoever goes on from the same step meets it again. */
+export class HeldOutLossError extends SidenetError {}
+
 /**
  * Held-out losses with adapters, of which null is the frozen model alone; null where nothing is held out. Throws `L-DIVERGED` for
  * one that is not finite.
@@ -79,8 +83,10 @@ export async function heldOutLosses(
   const losses = await evaluateLosses(decoder, adapters, evalBatches, options.memory);
   const i = losses.findIndex((loss) => !Number.isFinite(loss));
   if (i < 0) return losses;
-  const whose = adapters[i] ? "with the adapter" : "of the frozen model";
-  throw await notFinite(`the held-out loss ${whose} is not finite: ${losses[i]}`, decoder, adapters[i]);
+  const adapter = adapters[i];
+  const what = `the held-out loss ${adapter ? "with the adapter" : "of the frozen model"} is not finite: ${losses[i]}`;
+  const cause = await notFinite(what, decoder, adapter, adapter ? SLOWER : undefined);
+  throw new HeldOutLossError(cause.code, cause.text);
 }
 
 /** A held-out record as the model continues it; null where no samples are wanted, or nothing is held out. */

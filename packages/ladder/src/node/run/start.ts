@@ -22,9 +22,9 @@ function stopIfAsked({ signal }: RunParts): void {
 }
 
 /** What the losses of the frozen model come from. */
-function comparisonOf({ run, options }: RunParts): string {
+function comparisonOf({ run, options, trainer }: RunParts): string {
   const records = run.heldOut.map(({ inputIds, labels }) => [inputIds, labels]);
-  const from = [run.modelName, options.storage, records];
+  const from = [run.modelName, run.weightFiles, trainer.decoder.config, options.storage, records];
   return createHash("sha256").update(JSON.stringify(from)).digest("hex");
 }
 
