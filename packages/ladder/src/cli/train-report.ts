@@ -1,5 +1,6 @@
 /** The text that `train` prints. */
 import { type BytesByCategory, CATEGORIES } from "@sidenet/tensor";
+import { inSteps } from "../node/run/resume-hint.ts";
 import type {
   EvalMetrics,
   RunReady,
@@ -42,14 +43,14 @@ function describeUntrained(frozen: number, initial: number): string {
 }
 
 const resumption = (done: number, steps: number): string =>
-  `resumed after ${done} steps${done < steps ? "" : `: all ${steps} are done. To train longer, give for example --steps ${2 * done}`}`;
+  `resumed after ${inSteps(done)}${done < steps ? "" : `: all ${steps} are done. To train longer, give for example --steps ${2 * done}`}`;
 
 export const describeSample = (when: string, { prompt, text }: Sample): string =>
   `\n${when} training:\n${indent(`${prompt}▸${text}`)}\n`;
 
 export function describeEvaluation({ step, eval_loss, sample }: EvalMetrics): string {
   const text = sample ? `\n${indent(`${sample.prompt}▸${sample.text}`)}` : "";
-  return `after ${step} steps: held-out loss ${eval_loss.toFixed(4)}${text}`;
+  return `after ${inSteps(step)}: held-out loss ${eval_loss.toFixed(4)}${text}`;
 }
 
 /** "weights 257 + saved 35 + ... = 353 MiB": the parts of the peak so far, the largest first. */
@@ -99,9 +100,9 @@ export function describeSummary(summary: TrainSummary): string {
     ...(before === null || after === null
       ? []
       : [`held-out loss: ${before.toFixed(4)} (frozen model) → ${after.toFixed(4)} (trained)`]),
-    `${steps} steps${ENDS[summary.stop_reason]}, ${summary.tokens} tokens in ` +
+    `${inSteps(steps)}${ENDS[summary.stop_reason]}, ${summary.tokens} tokens in ` +
       `${summary.seconds.toFixed(0)} s: ${summary.tokens_per_second.toFixed(0)} tokens/s, ` +
       `${(summary.flops / seconds / 1e9).toFixed(1)} GFLOP/s`,
-    `adapter: ${summary.adapter}${from === steps ? "" : ` (the best one, after ${from} steps)`}`,
+    `adapter: ${summary.adapter}${from === steps ? "" : ` (the best one, after ${inSteps(from)})`}`,
   ].join("\n");
 }
