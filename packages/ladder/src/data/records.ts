@@ -34,12 +34,14 @@ const besideTurns = {
   tools: orJson(z.array(z.record(z.string(), z.unknown())).nullish()),
 };
 type BesideTurns = z.infer<z.ZodObject<typeof besideTurns>>;
-/** A conversation, of which the assistant's turns are learned. */
-type Chat = { messages: ChatMessage[]; tools?: BesideTurns["tools"] };
-const chatOf = (said: ChatMessage[], { system, tools }: BesideTurns): Chat => ({
+const chatOf = (
+  said: ChatMessage[],
+  { system, tools }: BesideTurns,
+): { messages: ChatMessage[]; tools?: BesideTurns["tools"] } => ({
   messages: system && said[0].role !== "system" ? [{ role: "system", content: system }, ...said] : said,
   tools,
 });
+/** A conversation, of which the assistant's turns are learned. */
 const chatSchema = z
   .object({ messages: turns, ...besideTurns })
   .transform(({ messages, ...beside }) => chatOf(messages, beside));
