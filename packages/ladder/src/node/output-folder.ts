@@ -92,7 +92,8 @@ export async function checkOutput(
 
 /**
  * Makes sure, before a long run, that a file can be written at its end; one of that name is replaced then. Throws `L-OUTPUT`
- * for what is read from (`inputs`) and for names of compressed files, `L-FILE-MISSING` or `L-FILE` where there is no folder for it that can be written.
+ * for what is read from (`inputs`) and for names of compressed files, `L-FILE-MISSING` or `L-FILE` where there is no folder for it
+ * that can be written.
  */
 export async function checkOutputFile(path: string, inputs: readonly string[]): Promise<void> {
   if (/\.gz$/i.test(path)) {

@@ -63,7 +63,10 @@ async function indexJsonl(path: string, parse: RecordParser): Promise<IndexedFil
   }
 }
 
-/** Rows of other formats, and those that can be read only from the start on, are written once as JSON lines to a file that is gone when it is closed. */
+/**
+ * Rows of other formats, and those that can be read only from the start on, are written once as JSON lines to a file that is gone
+ * when it is closed.
+ */
 async function spool(path: string, parse: RecordParser): Promise<IndexedFile> {
   const folder = await mkdtemp(join(tmpdir(), "sidenet-data-"));
   const handle = await open(join(folder, "rows.jsonl"), "w+");
